@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error a user can meet, each with the exit code that the command line gives it.
+
+The classes carry data, so that a caller can act on an error without reading its text; the text names what is wrong,
+where, and what to do next.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class CkptreeError(Exception):
+    """Base of all: something failed (exit code 1)."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(CkptreeError):
+    """The request itself cannot be meant that way (exit code 2)."""
+
+    exit_code = 2
+
+
+class NoDaemonError(CkptreeError):
+    """Nobody listens on the socket, or the daemon went away in the middle (exit code 3)."""
+
+    exit_code = 3
+
+
+class NoSuchRootError(CkptreeError):
+    """There is no process of that number, namespace, cgroup or unit (exit code 4)."""
+
+    exit_code = 4
+
+
+class HostError(CkptreeError):
+    """Not permitted, or this host cannot: no root, no BTF, no bcc, a child namespace (exit code 5)."""
+
+    exit_code = 5
+
+
+class RefusedError(CkptreeError):
+    """The tree cannot be captured whole in the mode asked for; nothing is written (exit code 7).
+
+    Attributes:
+        leaks: one line for each leaking pid; never put into a file.
+    """
+
+    exit_code = 7
+
+    def __init__(self, message: str, leaks: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.leaks = tuple(leaks)
+
+
+class FormatError(CkptreeError, ValueError):
+    """Bytes that are no image of ours (exit code 8).
+
+    Attributes:
+        offset: byte offset of the record or field at fault, from the start of the file; -1 where the file has none
+            (a JSON document names the `path` instead).
+        path: the field at fault, as in ``PIDS[3].depth``.
+    """
+
+    exit_code = 8
+
+    def __init__(self, path: str, message: str, offset: int = -1) -> None:
+        where = f"{path} at byte {offset}" if offset >= 0 else path
+        super().__init__(f"{where}: {message}")
+        self.path = path
+        self.offset = offset
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["FormatError"], tuple[str, str, int]]:
+        """Survive pickling: the constructor's arguments are not ``args``."""
+        return type(self), (self.path, self.message, self.offset)

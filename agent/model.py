@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A snapshot: immutable, self-contained, in the image's own terms.
+
+Theory
+------
+A snapshot has *pid objects* (the kernel's ``struct pid``: one number for each pid namespace that sees it) and *tasks*,
+which refer to pid objects by **tag**. Tags count from ``first_tag`` in the order in which the pid objects were
+discovered: for each task in tree order its pid, tgid, pgrp and session, each if new. So ``pids[tag - first_tag]`` is the
+pid object of a tag, and the first one is the root task's. Two values are no tags:
+
+* ``0``: the id has no number in the root's pid namespace (and, as a parent, "outside": only the root has that);
+* ``CKPT_PID_ROOT``: the id is the session that the root itself inherited from outside.
+
+Namespaces are numbered from 0, the root's own, parents before children. ``level`` is relative to the root's.
+A *birth* is the edge from a task to the thread that created it, with the session and group it was born into. Ancestors
+are tasks that are gone, but through which a living task's birth runs.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+CKPT_PID_ROOT = -4097
+CKPT_PID_NULL = -4096
+
+Mode = Literal["container", "subtree"]
+Dialect = Literal["seed", "v23"]
+Verified = Literal["sweep", "numbering", "no"]
+
+
+class TaskState(StrEnum):
+    """What a task was at the cut."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ZOMBIE = "zombie"
+    DEAD_LEADER = "dead-leader"  # a leader that has exited while threads of its group live on
+
+
+class Namespace(NamedTuple):
+    """A pid namespace as the snapshot knows it.
+
+    Attributes:
+        id: its place in ``Snapshot.namespaces``; 0 is the root task's.
+        inum: the inode number of /proc/PID/ns/pid. The kernel hands it to the next namespace at once: no identity.
+        level: depth below the root's namespace, which has 0.
+        parent: the id of the namespace above; None for the root's.
+    """
+
+    id: int
+    inum: int
+    level: int
+    parent: int | None
+
+
+class PidObject(NamedTuple):
+    """One ``struct pid``, from the root's namespace inward.
+
+    Attributes:
+        numbers: one for each level, outermost first.
+        namespaces: the ids of the namespaces the numbers belong to, same order. May be empty where a bare image said
+            nothing of them.
+    """
+
+    numbers: tuple[int, ...]
+    namespaces: tuple[int, ...]
+
+
+class OutsidePid(NamedTuple):
+    """A pid object that only a birth or an ancestor mentions; it has no tag.
+
+    Attributes:
+        numbers: as in PidObject; empty where the root's namespace does not see it.
+        namespaces: as in PidObject. A namespace that died has no id: -1.
+    """
+
+    numbers: tuple[int, ...]
+    namespaces: tuple[int, ...]
+
+
+PidRef = int | OutsidePid
+"""A tag (or 0, or CKPT_PID_ROOT), else the numbers themselves."""
+
+
+class Creator(NamedTuple):
+    """Who called clone(): exactly one of the two is set.
+
+    Attributes:
+        tag: tag of the creating thread's pid object, where that thread is a task of the snapshot.
+        ancestor: index into ``Snapshot.ancestors`` otherwise.
+    """
+
+    tag: int | None
+    ancestor: int | None
+
+
+class Birth(NamedTuple):
+    """How a task came to be.
+
+    Attributes:
+        creator: the thread that called clone(); None: not observed (assumed), or outside the tree (the root's).
+        observed: False where the birth happened before the watch began, or was lost.
+        sid: session at birth; None where not observed.
+        pgid: process group at birth; None where not observed.
+        flags: names of the clone flags that shape the tree, sorted: CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK.
+        order: number of the birth event. Larger is later. None where not observed.
+    """
+
+    creator: Creator | None
+    observed: bool
+    sid: PidRef | None
+    pgid: PidRef | None
+    flags: tuple[str, ...]
+    order: int | None
+
+
+class AncestorEvent(NamedTuple):
+    """Something an ancestor did that shapes its children's births.
+
+    Attributes:
+        event: ``setsid``, ``setpgid``, ``subreaper`` or ``exit``.
+        order: number of the event.
+        value: the new session or group; for ``subreaper`` 1 or 0; None for ``exit``.
+    """
+
+    event: Literal["setsid", "setpgid", "subreaper", "exit"]
+    order: int
+    value: PidRef | None
+
+
+class Ancestor(NamedTuple):
+    """A task that is gone, kept because a living task's birth runs through it.
+
+    Attributes:
+        id: its index in ``Snapshot.ancestors``.
+        numbers, namespaces: its pid object, as in OutsidePid.
+        birth: its own birth.
+        events: in order; of each kind the last one that mattered.
+    """
+
+    id: int
+    numbers: tuple[int, ...]
+    namespaces: tuple[int, ...]
+    birth: Birth
+    events: tuple[AncestorEvent, ...]
+
+
+class Task(NamedTuple):
+    """One row of the tree: a thread, leader or not, dead or alive.
+
+    Attributes:
+        pid, ppid, tgid, pgid, sid: tags. ppid is the tag of the *thread* that is real_parent; 0 for the root. A thread
+            has its group's parent.
+        depth: level of its own pid namespace below the root's.
+        start_ns: CLOCK_BOOTTIME at birth; None where the image does not say.
+        state: see TaskState; None where the image does not say.
+        exit_code: raw wait status of a task that has exited, else None.
+        exit_signal: signal sent to the parent at exit (17 is SIGCHLD); -1 for a thread; None where unknown.
+        comm: at most 15 bytes, not necessarily UTF-8.
+        uid, gid: real ids in the initial user namespace.
+        subreaper: PR_SET_CHILD_SUBREAPER is in force.
+        child_namespace: id of the namespace its next child will be born into where that is not its own (unshare or
+            setns pending); -1 for one that holds no task of the tree.
+        argv, cwd, env: only where they were asked for.
+        birth: see Birth.
+    """
+
+    pid: int
+    ppid: int
+    tgid: int
+    pgid: int
+    sid: int
+    depth: int
+    start_ns: int | None = None
+    state: TaskState | None = None
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    comm: bytes | None = None
+    uid: int | None = None
+    gid: int | None = None
+    subreaper: bool | None = None
+    child_namespace: int | None = None
+    argv: tuple[bytes, ...] | None = None
+    cwd: bytes | None = None
+    env: tuple[bytes, ...] | None = None
+    birth: Birth | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the records HEADER, HEADER_ARCH, CONTAINER and LSM_INFO carry of the host.
+
+    Attributes:
+        release, version, machine: as uname(2) gives them.
+        kernel_version: major, minor, patch out of `release`.
+        xstate_size: bytes of extended processor state, 0 where unknown.
+        lsm: name of the security module in force.
+    """
+
+    release: str = ""
+    version: str = ""
+    machine: str = ""
+    kernel_version: tuple[int, int, int] = (0, 0, 0)
+    has_fxsr: bool = False
+    has_xsave: bool = False
+    xstate_size: int = 0
+    lsm: str = "lsm_none"
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """How far the snapshot can be trusted.
+
+    Attributes:
+        verified: ``sweep``: compared with every task the kernel has; ``numbering``: the selected tasks compared, their
+            being all rests on unbroken event numbers; ``no``: neither.
+        lost: events lost since the watch began. Repaired loss is complete: births are then marked, per task.
+        sweeps: full sweeps so far.
+        anomalies: differences between table and kernel that no event explains, healed, in this snapshot.
+        kernel_threads_left_out: kernel and io workers under the root; nobody can rebuild them.
+        reasons: why this is incomplete, for people; empty where it is complete.
+    """
+
+    verified: Verified
+    lost: int = 0
+    sweeps: int = 0
+    anomalies: int = 0
+    kernel_threads_left_out: int = 0
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """False means exit code 6: not verified, or a number unknown."""
+        return self.verified != "no" and not self.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The tree at one instant.
+
+    Attributes:
+        mode: ``container``: the root is a namespace's init and nothing leaks; ``subtree``: any root.
+        boot_id: of the host, from /proc/sys/kernel/random/boot_id; empty where the image does not say.
+        time_ns: CLOCK_REALTIME of the cut.
+        header: the host.
+        namespaces, pids, tasks, ancestors: see the module's theory. ``tasks`` are parents first.
+        squashed: sessions and groups from outside that one special tag now stands for, by name, where more than one.
+        entered: tasks that entered the container from outside and were left out on request, by name.
+        completeness: see Completeness.
+        first_tag, dialect: of the image this came from, or is to become.
+    """
+
+    mode: Mode
+    time_ns: int
+    pids: tuple[PidObject, ...]
+    tasks: tuple[Task, ...]
+    namespaces: tuple[Namespace, ...] = ()
+    ancestors: tuple[Ancestor, ...] = ()
+    squashed: tuple[str, ...] = ()
+    entered: tuple[str, ...] = ()
+    boot_id: str = ""
+    header: Header = field(default_factory=Header)
+    completeness: Completeness = field(default_factory=lambda: Completeness("no"))
+    first_tag: int = 1
+    dialect: Dialect = "seed"
+
+    def pid(self, tag: int) -> PidObject | None:
+        """The pid object of a tag; None for the special values."""
+        return self.pids[tag - self.first_tag] if tag >= self.first_tag else None
+
+    def number(self, tag: int) -> int:
+        """The number of a tag in the root's namespace; 0 for an id from outside it."""
+        pid = self.pid(tag)
+        return pid.numbers[0] if pid else 0

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshot <-> bytes. No clock, no /proc, no bcc here."""
