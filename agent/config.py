@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's configuration: a TOML file of a few keys, all optional.
+
+A mistake in it is refused by name, before anything is loaded into the kernel: a daemon that quietly ran with a default
+instead would be believed to run with what the file says.
+"""
+
+import mmap
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from agent.errors import UsageError
+
+_MAX_RING_BYTES: Final = 1 << 31  # the largest power of two in the u32 that BPF has for it
+_SUN_PATH_BYTES: Final = 107  # sockaddr_un's path without its NUL
+_MAX_DRAIN_MS: Final = 10_000
+_MAX_SWEEP_S: Final = 24 * 60 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the daemon can be told.
+
+    Attributes:
+        ring_bytes: size of the ring buffer between kernel and daemon: how large a storm is taken without loss.
+        drain_interval_ms: the longest time that an event waits in the ring.
+        sweep_interval_s: time between two comparisons of the whole table with the kernel.
+        socket: where the daemon listens.
+        socket_mode: permissions of the socket: who may ask for any process's tree.
+    """
+
+    ring_bytes: int = 4 * 1024 * 1024
+    drain_interval_ms: int = 50
+    sweep_interval_s: int = 30
+    socket: Path = Path("/run/ckptree/ckptree.sock")
+    socket_mode: int = 0o600
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file; a key that it lacks has its default.
+
+    Raises:
+        UsageError: the file cannot be read, is no TOML, or has a key or value that is not allowed.
+    """
+    try:
+        given = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is no TOML file: {error}") from error
+    return Config(**{key: _checked(path, key, value) for key, value in given.items()})
+
+
+def _checked(path: Path, key: str, value: object) -> Any:
+    """A value in the type of its key."""
+    if key not in _RULES:
+        close = get_close_matches(key, _RULES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_RULES)}"
+        raise UsageError(f"{path}: {key}: no such key; {hint}")
+    allowed, convert = _RULES[key]
+    converted = convert(value)
+    if converted is None:
+        raise UsageError(f"{path}: {key}: {_shown(value)} is not allowed; it must be {allowed}")
+    return converted
+
+
+def _shown(value: object) -> str:
+    """A value as TOML writes it, near enough to be found in the file."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _whole(value: object, low: int, high: int) -> int | None:
+    """An integer within bounds. TOML's true and false are none, though Python's are."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
+
+
+def _ring_bytes(value: object) -> int | None:
+    size = _whole(value, mmap.PAGESIZE, _MAX_RING_BYTES)
+    return size if size is not None and size.bit_count() == 1 else None
+
+
+def _socket(value: object) -> Path | None:
+    if not isinstance(value, str) or "\0" in value or not value.startswith("/") or value.endswith("/"):
+        return None
+    return Path(value) if len(value.encode()) <= _SUN_PATH_BYTES else None
+
+
+_RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
+    "ring_bytes": (f"a power of two from {mmap.PAGESIZE} (one page) to {_MAX_RING_BYTES}", _ring_bytes),
+    "drain_interval_ms": (f"an integer from 1 to {_MAX_DRAIN_MS}", lambda value: _whole(value, 1, _MAX_DRAIN_MS)),
+    "sweep_interval_s": (f"an integer from 1 to {_MAX_SWEEP_S}", lambda value: _whole(value, 1, _MAX_SWEEP_S)),
+    "socket": (f"an absolute path of at most {_SUN_PATH_BYTES} bytes, in quotes", _socket),
+    "socket_mode": ("an octal integer from 0o000 to 0o777", lambda value: _whole(value, 0, 0o777)),
+}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The details of a process that no task record carries: its arguments, working directory and environment.
+
+Theory
+------
+A pid names another process as soon as the first one is gone, so two reads by path may see two processes. A *directory*
+of procfs, once opened, stays with the one ``struct pid`` it was opened for: names looked up below it fail with ESRCH
+when that is gone. So a process is opened once, its start time is compared through that descriptor, and all else is
+read through it: what is returned belongs to the process that was asked for.
+
+It is as of the read, not of the cut, and the process may have rewritten it: argv and environment are its own memory.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agent.host import ns_per_tick
+
+UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""How procfs says that a task is gone, or that it is none of our business."""
+
+_STARTTIME: Final = 22 - 3  # field 22 of stat; the first one after comm is field 3
+
+
+class Details(NamedTuple):
+    """What a process says of itself.
+
+    Attributes:
+        argv: None where the process is gone, has no memory any more (a zombie), or never had (a kernel thread).
+        cwd: as the kernel writes it: " (deleted)" is appended where the directory is gone. None where the process is
+            gone or not ours to look into.
+        env: None as cwd is, and for a zombie.
+    """
+
+    argv: tuple[bytes, ...] | None
+    cwd: bytes | None
+    env: tuple[bytes, ...] | None
+
+
+NOTHING: Final = Details(None, None, None)
+
+
+def details(pid: int, start_ns: int, root: Path = Path("/proc")) -> Details:
+    """Read the details of the process that has this pid since then; all None where that process is gone.
+
+    Args:
+        pid: number in the pid namespace of the procfs.
+        start_ns: CLOCK_BOOTTIME at birth, as this process's time namespace counts it. Compared in clock ticks, since
+            procfs tells no more: a pid that is taken again within one tick would pass.
+        root: where procfs is mounted.
+    """
+    try:
+        with opened(root / str(pid)) as process:
+            stat = read_at(process, "stat")
+            if stat is None or int(stat_fields(stat)[_STARTTIME]) != start_ns // ns_per_tick():
+                return NOTHING
+            # Since "exec: Force single empty string when argv is empty" (in v5.18) nobody runs without arguments, so an
+            # empty file means: no memory.
+            argv = _strings(read_at(process, "cmdline")) or None
+            env = None if argv is None else _strings(read_at(process, "environ"))
+            return Details(argv, _cwd(process), env)
+    except UNREADABLE:
+        return NOTHING
+
+
+@contextmanager
+def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
+    """A descriptor of a directory, below another one where that is given; it sticks to one process or task."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_at(directory: int, name: str) -> bytes | None:
+    """A whole file below an opened directory; None where it is gone or not permitted."""
+    try:
+        # Unbuffered, so that the file is asked once for all it has: fewer chances for two halves of two moments.
+        with open(os.open(name, os.O_RDONLY, dir_fd=directory), "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read()
+    except UNREADABLE:
+        return None
+
+
+def stat_fields(stat: bytes) -> list[bytes]:
+    """The fields of a stat file from the third one on.
+
+    The second is the name of the task, in parentheses, and a name may hold anything: also spaces, newlines and ")". No
+    field after it does, so the *last* parenthesis ends it.
+    """
+    return stat.rpartition(b")")[2].split()
+
+
+def _strings(data: bytes | None) -> tuple[bytes, ...] | None:
+    """NUL-ended strings; the last one may lack its NUL where the process has written over them."""
+    if data is None:
+        return None
+    return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
+
+
+def _cwd(process: int) -> bytes | None:
+    try:
+        return os.readlink(b"cwd", dir_fd=process)
+    except UNREADABLE:
+        return None

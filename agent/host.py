@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This host: what an image's header records of it, and what /proc's numbers mean on it.
+
+Everything is read from files whose root the caller may choose, so that a test needs no other machine. Nothing here
+raises for a file that a kernel was built without: the header then says less.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from agent.errors import HostError
+from agent.model import Header
+
+PROC_PID_INIT_INO: Final = 0xEFFFFFFC
+"""Inode number of the initial pid namespace: a constant of the kernel, in its linux/proc_ns.h."""
+
+_NS_PER_SECOND: Final = 1_000_000_000
+# The kernel lets one of these at a time lead; the others in the list (capability, yama, bpf, ...) stack below it and
+# were never the name that an image carries. Each fits the ten bytes that the image has for it.
+_MAJOR_LSMS: Final = frozenset({"apparmor", "selinux", "smack", "tomoyo"})
+_RELEASE: Final = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
+
+
+def clock_ticks() -> int:
+    """Clock ticks per second, the unit of the times in /proc/PID/stat; 100 on all but the oldest architectures."""
+    return os.sysconf("SC_CLK_TCK")
+
+
+def ns_per_tick() -> int:
+    """Length of a clock tick, rounded as the kernel's nsec_to_clock_t() rounds it."""
+    return _NS_PER_SECOND // clock_ticks()
+
+
+def boot_id(proc: Path = Path("/proc")) -> str:
+    """The kernel's random name for this boot; empty where /proc/sys is hidden."""
+    return _text(proc / "sys/kernel/random/boot_id").strip()
+
+
+def in_initial_pid_namespace(proc: Path = Path("/proc")) -> bool:
+    """Whether this process is a member of the pid namespace that the kernel booted with.
+
+    Raises:
+        HostError: no procfs is mounted there, or it is one that does not know this process.
+    """
+    link = proc / "self/ns/pid"
+    try:
+        return link.readlink().name == f"pid:[{PROC_PID_INIT_INO}]"
+    except OSError as error:
+        raise HostError(f"{link} cannot be read ({error.strerror}): mount procfs on {proc}") from error
+
+
+def header(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> Header:
+    """This host as an image's header describes it.
+
+    ``xstate_size`` stays 0, unknown: no file tells it, and CPUID is out of an interpreter's reach.
+    """
+    uname = os.uname()
+    flags = _cpu_flags(_text(proc / "cpuinfo"))
+    return Header(
+        release=uname.release,
+        version=uname.version,
+        machine=uname.machine,
+        kernel_version=kernel_version(uname.release),
+        has_fxsr="fxsr" in flags,
+        has_xsave="xsave" in flags,
+        lsm=_major_lsm(_text(sysfs / "kernel/security/lsm")),
+    )
+
+
+def kernel_version(release: str) -> tuple[int, int, int]:
+    """Major, minor and patch out of uname's release; a part that it lacks ("6.1-rc1") is 0."""
+    match = _RELEASE.match(release)
+    if match is None:
+        return (0, 0, 0)
+    major, minor, patch = (int(part or 0) for part in match.groups())
+    return (major, minor, patch)
+
+
+def _cpu_flags(cpuinfo: str) -> frozenset[str]:
+    """The first processor's flags; empty on an architecture that names none."""
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _major_lsm(listed: str) -> str:
+    """The security module that leads, in the words of an image."""
+    return next((name for name in listed.strip().split(",") if name in _MAJOR_LSMS), "lsm_none")
+
+
+def _text(path: Path) -> str:
+    """A file's text; empty where this kernel lacks the file or keeps it from us."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

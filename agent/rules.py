@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel does to tasks, pid objects and namespaces: each rule once, named as the kernel names it.
+
+Theory
+------
+A pid object lives while somebody uses it: as its own pid (every task), as pgid or as sid (every thread group). Its
+numbers are taken at every level as long as it lives, so a dead session leader's number stays taken.
+
+A task lives through ``birth -> exit -> release``:
+
+* *exit* (do_exit, exit_notify): it runs no more; its children get a new parent: a living thread of its own group, else
+  the nearest living subreaper above on the same namespace level, else the init of its namespace.
+* A thread that is no leader is released at once, unless it is traced. A leader stays, first as *dead leader* while other
+  threads of its group live, then as *zombie* until its parent waits, or at once where the parent ignores SIGCHLD.
+* *release* (release_task): it gives up its pid objects and is gone.
+
+exec by a thread that is no leader (de_thread) ends the others, and the thread takes over its leader's pid object, place
+in the tree and start time; the thread's own number goes.
+
+Every function leaves the objects consistent whatever order it is called in: a lossy event stream must not break them.
+Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
+"""
+
+from agent.objects import (
+    EXITED,
+    IO_WORKER,
+    KERNEL,
+    PTRACED,
+    SUBREAPER,
+    UNDER_SUBREAPER,
+    Namespace,
+    Pid,
+    Task,
+)
+
+SIGCHLD = 17
+
+
+# ---- pid objects: kernel/pid.c -------------------------------------------------------------------------------------
+
+
+def hash_pid(pid: Pid) -> None:
+    """alloc_pid(): take its number at every level."""
+    namespace: Namespace | None = pid.namespace
+    for number in reversed(pid.numbers):
+        if namespace is None:
+            return
+        namespace.numbers[number] = pid
+        namespace = namespace.parent
+
+
+def attach_pid(pid: Pid) -> None:
+    """One more user."""
+    pid.users += 1
+
+
+def detach_pid(pid: Pid) -> None:
+    """One user less; free_pid() with the last one: its numbers go at every level."""
+    pid.users -= 1
+    if pid.users > 0:
+        return
+    namespace: Namespace | None = pid.namespace
+    for number in reversed(pid.numbers):
+        if namespace is None:
+            return
+        if namespace.numbers.get(number) is pid:
+            del namespace.numbers[number]
+        namespace = namespace.parent
+
+
+# ---- the tree: kernel/fork.c, kernel/exit.c ------------------------------------------------------------------------
+
+
+def link_child(leader: Task, parent: Task | None) -> None:
+    """Make a group the child of a thread; None: the parent is not known."""
+    leader.parent = parent
+    if parent is not None:
+        first = parent.first_child
+        leader.next = first
+        leader.previous = None
+        if first is not None:
+            first.previous = leader
+        parent.first_child = leader
+
+
+def unlink_child(leader: Task) -> None:
+    """Take a group off its parent's list."""
+    parent = leader.parent
+    if parent is None:
+        return
+    if leader.previous is not None:
+        leader.previous.next = leader.next
+    else:
+        parent.first_child = leader.next
+    if leader.next is not None:
+        leader.next.previous = leader.previous
+    leader.parent = leader.next = leader.previous = None
+
+
+def change_pgid(leader: Task, pgid: Pid) -> None:
+    """change_pid(PIDTYPE_PGID)."""
+    attach_pid(pgid)
+    if leader.pgid is not None:
+        detach_pid(leader.pgid)
+    leader.pgid = pgid
+
+
+def change_sid(leader: Task, sid: Pid) -> None:
+    """change_pid(PIDTYPE_SID)."""
+    attach_pid(sid)
+    if leader.sid is not None:
+        detach_pid(leader.sid)
+    leader.sid = sid
+
+
+def add_process(task: Task, parent: Task | None, pgid: Pid, sid: Pid) -> None:
+    """copy_process() without CLONE_THREAD: a new group with one task."""
+    pid = task.pid
+    pid.task = task
+    pid.users += 1
+    task.pgid = pgid
+    pgid.users += 1
+    task.sid = sid
+    sid.users += 1
+    link_child(task, parent)
+    if pid.numbers[-1] == 1 and pid.namespace.reaper is None:
+        pid.namespace.reaper = task  # is_child_reaper(): the first one in its namespace
+
+
+def add_thread(task: Task, leader: Task) -> None:
+    """copy_process() with CLONE_THREAD."""
+    task.pid.task = task
+    attach_pid(task.pid)
+    task.leader = leader
+    task.exit_signal = -1
+    if leader.threads is None:
+        leader.threads = {}
+    leader.threads[task] = None
+
+
+# ---- death: kernel/exit.c ------------------------------------------------------------------------------------------
+
+
+def is_alone(leader: Task) -> bool:
+    """thread_group_empty(): no other thread of the group is left."""
+    return not leader.threads
+
+
+def is_zombie(task: Task) -> bool:
+    """It has exited and waits to be waited for; a dead leader of living threads is not there yet."""
+    return bool(task.flags & EXITED) and (task.leader is not task or is_alone(task))
+
+
+def find_alive_thread(task: Task) -> Task | None:
+    """A thread of the group that has not exited; the kernel goes by PF_EXITING, so kernel workers count too."""
+    leader = task.leader
+    if not leader.flags & EXITED:
+        return leader
+    if leader.threads:
+        for thread in leader.threads:
+            if not thread.flags & EXITED:
+                return thread
+    return None
+
+
+def find_child_reaper(father: Task) -> Task | None:
+    """Who adopts in father's namespace; when father was that, a living thread of its group takes over."""
+    namespace = father.pid.namespace
+    if namespace.reaper is father:
+        namespace.reaper = find_alive_thread(father)
+    return namespace.reaper
+
+
+def find_new_reaper(father: Task) -> Task | None:
+    """The new parent of father's children; None where it is not known, or where all of the namespace dies."""
+    reaper = find_child_reaper(father)
+    thread = find_alive_thread(father)
+    if thread is not None:
+        return thread
+    if father.leader.flags & UNDER_SUBREAPER:
+        level = father.pid.level
+        above = father.leader.parent
+        while above is not None and above.pid.level == level:
+            if above.leader.flags & SUBREAPER:
+                thread = find_alive_thread(above)
+                if thread is not None:
+                    return thread
+            above = above.leader.parent
+    return reaper
+
+
+def reparent_children(father: Task) -> Task | None:
+    """forget_original_parent().
+
+    Returns:
+        The new parent; None where it is not known: the children then have none until they are asked about.
+    """
+    if father.first_child is None:
+        find_child_reaper(father)
+        return None
+    reaper = find_new_reaper(father)
+    for child in father.children():
+        unlink_child(child)
+        link_child(child, reaper)
+        if reaper is None or reaper.leader is not father.leader:
+            child.exit_signal = SIGCHLD  # reparent_leader()
+    return reaper
+
+
+def exit_task(task: Task) -> Task | None:
+    """do_exit() up to exit_notify(): it runs no more.
+
+    Returns:
+        The new parent of its children, as reparent_children() does.
+    """
+    task.flags |= EXITED
+    return reparent_children(task)
+
+
+def release_task(task: Task) -> None:
+    """It gives up its pid objects and leaves group and tree. What holds the object after that is history."""
+    pid = task.pid
+    if pid.task is not task:
+        return  # gone already
+    if task.first_child is not None:
+        reparent_children(task)
+    pid.task = None
+    leader = task.leader
+    if leader is task:
+        unlink_child(task)
+        if task.threads:
+            for thread in tuple(task.threads):  # only after loss: a leader outlives its threads
+                release_task(thread)
+        task.threads = None
+        if task.pgid is not None:
+            detach_pid(task.pgid)
+        if task.sid is not None:
+            detach_pid(task.sid)
+        if pid.namespace.reaper is task:
+            pid.namespace.reaper = None
+        task.pgid = task.sid = None
+    else:
+        if leader.threads is not None:
+            leader.threads.pop(task, None)
+            if not leader.threads:
+                leader.threads = None
+        task.leader = task
+    detach_pid(pid)
+    task.flags |= EXITED
+
+
+def dies_unwaited(task: Task) -> bool:
+    """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced."""
+    return task.leader is not task and not task.flags & PTRACED
+
+
+# ---- exec: fs/exec.c -----------------------------------------------------------------------------------------------
+
+
+def de_thread(thread: Task) -> Task:
+    """exec by a thread that is no leader: it becomes the leader, under the leader's number and start time.
+
+    The leader's Task stays, for the process it stands for lives on; it takes what is the thread's own: the address, the
+    children, being alive. The thread's Task becomes history, for the births that run through it.
+
+    Returns:
+        The leader's Task.
+    """
+    leader = thread.leader
+    if leader is thread:
+        return leader
+    leader.address = thread.address
+    leader.flags = thread.flags & ~EXITED
+    leader.exit_signal = SIGCHLD
+    leader.exit_code = 0
+    for child in thread.children():
+        unlink_child(child)
+        link_child(child, leader)
+    if leader.pid.namespace.reaper is thread:
+        leader.pid.namespace.reaper = leader
+    if leader.threads:
+        for other in tuple(leader.threads):
+            release_task(other)
+    return leader
+
+
+def is_kernel_worker(task: Task) -> bool:
+    """Kernel code that runs as a task: nobody can rebuild it."""
+    return bool(task.flags & (KERNEL | IO_WORKER))

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The records of bpf/events.h as Python reads them. Decoding is a pure function of the bytes.
+
+The header is the definition; tests/test_wire.py compiles it and compares every offset, size and constant with what
+stands here. A record is unpacked by one precompiled Struct, and a handler takes only what it needs: fields that a kind
+of record does not use are skipped as padding, which is what makes 400,000 records a second possible.
+"""
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Kind(IntEnum):
+    """enum record_kind."""
+
+    FORK = 1
+    EXEC = 2
+    EXIT = 3
+    SESSION = 4
+    GROUP = 5
+    SUBREAPER = 6
+    STATE = 7
+    GONE = 8
+    FREE = 9
+    RELEASE = 10
+    WAITED = 11
+    REGROUPED = 12
+    MARKER = 13
+
+
+MAX_LEVELS = 33
+LOST_NUMBERS = 512
+
+# (field, struct code), in the order of the header.
+RECORD = (("seq", "Q"), ("kind", "I"), ("argument", "I"))
+RECORD_TASK = (
+    *RECORD,
+    ("task", "Q"),
+    ("start_ns", "Q"),
+    ("parent", "Q"),
+    ("pid", "Q"),
+    ("tgid", "Q"),
+    ("pgid", "Q"),
+    ("sid", "Q"),
+    ("tid", "I"),
+    ("parent_tid", "I"),
+    ("flags", "I"),
+    ("exit_code", "I"),
+    ("exit_signal", "i"),
+    ("uid", "I"),
+    ("gid", "I"),
+    ("by_tid", "I"),
+    ("by", "Q"),
+    ("levels", "4s"),
+    ("child_inum", "I"),
+    ("child_ns_id", "Q"),
+    ("comm", "16s"),
+)
+RECORD_END = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("exit_code", "I"))
+RECORD_CALL = (*RECORD, ("task", "Q"), ("tid", "I"), ("value", "I"))
+SWEEP_ROW = (
+    ("seq", "Q"),
+    ("task", "Q"),
+    ("start_ns", "Q"),
+    ("parent", "Q"),
+    ("pid", "Q"),
+    ("pgid", "Q"),
+    ("sid", "Q"),
+    ("tid", "I"),
+    ("flags", "I"),
+)
+PID_NUMBER = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
+QUESTION = (("task", "Q"), ("start_ns", "Q"))
+PAGE = (("seq", "Q"), ("lost", "Q"), ("nested", "Q"), ("reserved", "40s"), ("lost_seq", f"{8 * LOST_NUMBERS}s"))
+
+Fields = tuple[tuple[str, str], ...]
+
+
+def reader(fields: Fields, *wanted: str) -> struct.Struct:
+    """A Struct that yields the wanted fields, in the header's order, and skips the others; all of them if none is named.
+
+    Raises:
+        ValueError: a name that is no field: caught when the module is imported, not when a record comes.
+    """
+    if unknown := set(wanted) - {name for name, _ in fields}:
+        raise ValueError(f"no such fields: {sorted(unknown)}")
+    codes = [code if not wanted or name in wanted else f"{struct.calcsize('=' + code)}x" for name, code in fields]
+    return struct.Struct("=" + "".join(codes))
+
+
+HEAD = reader(RECORD)
+TASK = reader(RECORD_TASK)
+TASK_BYTES = TASK.size
+END = reader(RECORD_END)
+CALL = reader(RECORD_CALL)
+ROW = reader(SWEEP_ROW)
+NUMBER = reader(PID_NUMBER)
+
+# One Struct for each depth: all numbers of a pid object in one go.
+_NUMBERS = tuple(struct.Struct("=" + "IIQ" * levels) for levels in range(MAX_LEVELS + 1))
+
+
+class PidState(NamedTuple):
+    """One pid object as a record tells it, level 0 first.
+
+    Attributes:
+        numbers: its numbers.
+        inums: inode numbers of its namespaces.
+        ns_ids: their identities.
+    """
+
+    numbers: tuple[int, ...]
+    inums: tuple[int, ...]
+    ns_ids: tuple[int, ...]
+
+
+class TaskState(NamedTuple):
+    """A whole record_task, by name: for tests and for reading along; the table unpacks what it needs itself."""
+
+    seq: int
+    kind: int
+    argument: int
+    task: int
+    start_ns: int
+    parent: int
+    pid: int
+    tgid: int
+    pgid: int
+    sid: int
+    tid: int
+    parent_tid: int
+    flags: int
+    exit_code: int
+    exit_signal: int
+    uid: int
+    gid: int
+    by_tid: int
+    by: int
+    levels: bytes
+    child_inum: int
+    child_ns_id: int
+    comm: bytes
+
+
+def pid_state(data: memoryview | bytes, at: int, role: int) -> PidState | None:
+    """Read the numbers of one pid object of a record_task.
+
+    Args:
+        data: what holds the record.
+        at: where the record starts.
+        role: 0 pid, 1 tgid, 2 pgid, 3 sid.
+
+    Returns:
+        None where the record does not repeat them because an earlier role has the same object.
+    """
+    levels = data[at + _LEVELS : at + _LEVELS + 4]
+    own = levels[role]
+    if not own:
+        return None
+    flat = _NUMBERS[min(own, MAX_LEVELS)].unpack_from(data, at + TASK_BYTES + 16 * sum(levels[:role]))
+    return PidState(flat[0::3], flat[1::3], flat[2::3])
+
+
+_LEVELS = struct.calcsize("=" + "".join(code for _, code in RECORD_TASK[: [n for n, _ in RECORD_TASK].index("levels")]))
+
+
+def record_bytes(data: memoryview | bytes, at: int, kind: int) -> int:
+    """Length of the record that starts there."""
+    if kind <= Kind.STATE:
+        return TASK_BYTES + 16 * sum(data[at + _LEVELS : at + _LEVELS + 4])
+    if kind == Kind.MARKER:
+        return HEAD.size
+    return CALL.size if kind in (Kind.WAITED, Kind.REGROUPED) else END.size

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The records that the kernel side writes and agent/wire.py reads: the one definition of both.
+ *
+ * Plain types, explicit padding, never packed, every field naturally aligned: gcc, clang and bcc agree on the layout,
+ * and tests/test_wire.py holds the Python mirror to it. Native byte order.
+ *
+ * Order. A record's number is taken first, its state is read after. So of two records about one task the one with the
+ * larger number never shows an older state: whatever changes after a state was read announces itself under a number
+ * that is larger still. Apply records in the order of numbers; the ring holds them slightly out of it.
+ *
+ * A number that never arrives was lost; struct page says which ones.
+ */
+#ifndef CKPTREE_EVENTS_H
+#define CKPTREE_EVENTS_H
+
+#include <linux/types.h>
+
+#define MAX_LEVELS 33	/* a pid in the deepest namespace, level 32, has one number for each level from 0 */
+#define MAX_OBJECTS 4	/* pid, tgid, pgrp, session */
+#define LOST_NUMBERS 512	/* how many lost numbers are told one by one; a power of two */
+
+enum record_kind {
+	RECORD_FORK = 1,	/* struct record_task: the new task; argument: low 32 clone flags; by: who called clone() */
+	RECORD_EXEC,		/* struct record_task; argument: the tid that the task had before exec */
+	RECORD_EXIT,		/* struct record_task: state before exit_notify(); argument: 1 if no thread of the group is left */
+	RECORD_SESSION,		/* struct record_task: after setsid() */
+	RECORD_GROUP,		/* struct record_task: after setpgid(), the task that moved */
+	RECORD_SUBREAPER,	/* struct record_task: after prctl(PR_SET_CHILD_SUBREAPER) */
+	RECORD_STATE,		/* struct record_task: the answer to a question by address */
+	RECORD_GONE,		/* struct record_end: the other answer: no such task any more */
+	RECORD_FREE,		/* struct record_end: the last reference went, an RCU grace period or more after the reap */
+	RECORD_RELEASE,		/* struct record_end: release_task() begins: the numbers become free */
+	RECORD_WAITED,		/* struct record_call: a wait returned number `value`, as the caller counts; 0: some child */
+	RECORD_REGROUPED,	/* struct record_call: setpgid() of a task that the hook could not find; value: pid argument */
+	RECORD_MARKER,		/* struct record: a point in the stream; argument: whatever was asked for */
+};
+
+/* record_task.flags */
+#define TASK_SUBREAPER		(1u << 0)	/* signal->is_child_subreaper */
+#define TASK_UNDER_SUBREAPER	(1u << 1)	/* signal->has_child_subreaper */
+#define TASK_EXITED		(1u << 2)	/* exit_state is not 0: exit_notify() is past */
+#define TASK_RELEASED		(1u << 3)	/* exit_state EXIT_DEAD */
+#define TASK_EXITING		(1u << 4)	/* PF_EXITING */
+#define TASK_STOPPED		(1u << 5)	/* __state: __TASK_STOPPED */
+#define TASK_KERNEL		(1u << 6)	/* PF_KTHREAD: a kernel thread */
+#define TASK_IO_WORKER		(1u << 7)	/* PF_IO_WORKER or PF_USER_WORKER: kernel code in a user's group */
+#define TASK_AUTOREAP		(1u << 8)	/* EXIT with argument 1: the parent ignores SIGCHLD, nobody will wait */
+#define TASK_PTRACED		(1u << 9)	/* ptrace is not 0: a dead thread stays for its tracer */
+#define TASK_TRACING_STOP	(1u << 10)	/* __state: __TASK_TRACED */
+
+/* Every record starts with this. 16 bytes. */
+struct record {
+	__u64 seq;	/* number of the record, from 0, without gaps but for loss */
+	__u32 kind;	/* enum record_kind */
+	__u32 argument;	/* see enum record_kind */
+};
+
+/* One number of a pid object. 16 bytes. */
+struct pid_number {
+	__u32 nr;	/* the number */
+	__u32 inum;	/* inode number of its namespace: reused at once, no identity */
+	__u64 ns_id;	/* identity of its namespace within this boot: ns_common.ns_id, else the start of its init, ns */
+};
+
+/*
+ * The whole state of one task. 144 bytes, then the numbers of up to four pid objects.
+ * Behind it, for each role r in pid, tgid, pgrp, session with levels[r] != 0: struct pid_number[levels[r]], level 0
+ * first. levels[r] == 0: the same object as an earlier role, told by its identity.
+ */
+struct record_task {
+	struct record head;
+	__u64 task;		/* address of the task_struct; stays within the daemon */
+	__u64 start_ns;		/* CLOCK_BOOTTIME at birth, ns */
+	__u64 parent;		/* address of real_parent */
+	__u64 pid;		/* identities of the four pid objects: pid->ino, else number and address mixed */
+	__u64 tgid;
+	__u64 pgid;
+	__u64 sid;
+	__u32 tid;		/* number in the initial namespace */
+	__u32 parent_tid;	/* number of real_parent there */
+	__u32 flags;		/* TASK_* */
+	__u32 exit_code;	/* raw wait status; means something once the task exits */
+	__s32 exit_signal;	/* signal to the parent at exit, -1 for a thread */
+	__u32 uid;		/* real ids, initial user namespace */
+	__u32 gid;
+	__u32 by_tid;		/* FORK: number of the task that called clone() in the initial namespace; else 0 */
+	__u64 by;		/* FORK: its address; else 0 */
+	__u8 levels[MAX_OBJECTS];
+	__u32 child_inum;	/* namespace the next child is born into, where it is not the task's own; else 0 */
+	__u64 child_ns_id;
+	__u8 comm[16];		/* NUL padded */
+};
+
+/* A task that is gone or going. 40 bytes. */
+struct record_end {
+	struct record head;
+	__u64 task;		/* address */
+	__u64 start_ns;
+	__u32 tid;		/* its number in the initial namespace when last it had one */
+	__u32 exit_code;	/* raw, of this one thread */
+};
+
+/* A system call whose effect the hook could not announce itself. 32 bytes. */
+struct record_call {
+	struct record head;
+	__u64 task;		/* address of the caller */
+	__u32 tid;		/* the caller's number in the initial namespace */
+	__u32 value;
+};
+
+/*
+ * What the task iterator writes for each task. 64 bytes. Takes no number: seq says how many had been issued just before
+ * the state was read, so records below it are no newer than the row.
+ */
+struct sweep_row {
+	__u64 seq;
+	__u64 task;
+	__u64 start_ns;
+	__u64 parent;
+	__u64 pid;
+	__u64 pgid;
+	__u64 sid;
+	__u32 tid;
+	__u32 flags;
+};
+
+/* What is asked for by address: the context of the program `state`. */
+struct question {
+	__u64 task;		/* address of a task_struct; garbage is answered by RECORD_GONE */
+	__u64 start_ns;		/* must be equal; 0: any */
+};
+
+/* Counters, mapped read-only into the agent. */
+struct page {
+	__u64 seq;		/* numbers issued so far */
+	__u64 lost;		/* of these, numbers whose record found no room */
+	__u64 nested;		/* program runs skipped because the scratch buffers were all in use; took no number */
+	__u64 reserved[5];
+	__u64 lost_seq[LOST_NUMBERS];	/* the last ones, at [n & (LOST_NUMBERS - 1)] */
+};
+
+#endif

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which hook announces what, best first. The loader goes down each list until one really loads and attaches.
+
+Trying is the only test that tells the truth: kernels report support for fentry and refuse the load.
+"""
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["raw_tracepoint", "tracepoint", "fentry", "kprobe"]
+
+
+class Hook(NamedTuple):
+    """One program at one place.
+
+    Attributes:
+        kind: how it is attached.
+        target: the tracepoint (``sys_exit_setsid``, ``task_newtask``) or the kernel function.
+        program: the function in bpf/*.c.
+    """
+
+    kind: Kind
+    target: str
+    program: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}"
+
+
+class Feature(NamedTuple):
+    """Something to be announced.
+
+    Attributes:
+        name: what `status` calls it.
+        required: without it there is no capture at all. Without the others the sweeps still find the change, later.
+        ways: alternatives, best first; each is a set of hooks that only make sense together.
+    """
+
+    name: str
+    required: bool
+    ways: tuple[tuple[Hook, ...], ...]
+
+
+def _raw(target: str, program: str) -> Hook:
+    return Hook("raw_tracepoint", target, program)
+
+
+def _call(name: str) -> Hook:
+    return Hook("tracepoint", f"sys_exit_{name}", f"on_{name}")
+
+
+# fexit on change_pid sees every change of session or group at once, 32-bit system calls too. A kprobe there would see
+# the state before the change, and an entry is no announcement; so the system calls' own tracepoints come next.
+CHANGE_PID = Hook("fentry", "change_pid", "kretfunc__vmlinux__change_pid")
+RELEASE_TASK = Hook("fentry", "release_task", "kfunc__vmlinux__release_task")
+
+FEATURES = (
+    Feature("fork", True, ((_raw("task_newtask", "on_fork"),),)),
+    Feature("exec", True, ((_raw("sched_process_exec", "on_exec"),),)),
+    Feature("exit", True, ((_raw("sched_process_exit", "on_exit"),),)),
+    Feature("free", True, ((_raw("sched_process_free", "on_free"),),)),
+    Feature("setsid", False, ((CHANGE_PID,), (_call("setsid"),))),
+    Feature("setpgid", False, ((CHANGE_PID,), (_call("setpgid"),))),
+    Feature("subreaper", False, ((_call("prctl"),),)),
+    Feature(
+        "reap",
+        False,
+        (
+            (RELEASE_TASK,),
+            (Hook("kprobe", "release_task", "kprobe_release_task"),),
+            (_call("wait4"), _call("waitid")),
+        ),
+    ),
+)

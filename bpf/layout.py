@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the BPF programs need to know of the running kernel, as ``-D`` flags for the compiler.
+
+Every offset comes from BTF. Nothing is guessed from a version number: a member that a kernel lacks is left undefined,
+and ``kernel.h`` compiles the way without it. The names are ``OFF_<struct>_<member>``, dots as underscores; a bit field
+also gets ``MASK_...``; structures whose size matters get ``SIZE_<struct>``.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agent.errors import HostError
+from bpf.btf import Btf
+
+# struct -> members without which there is nothing to capture
+_REQUIRED = {
+    "task_struct": (
+        "pid",
+        "tgid",
+        "real_parent",
+        "group_leader",
+        "exit_code",
+        "exit_signal",
+        "exit_state",
+        "flags",
+        "comm",
+        "thread_pid",
+        "signal",
+        "nsproxy",
+        "cred",
+        "pid_links",
+        "children",
+        "sibling",
+        "sighand",
+        "ptrace",
+    ),
+    "signal_struct": ("pids", "flags", "group_exit_code", "is_child_subreaper", "has_child_subreaper", "live"),
+    "pid": ("level", "numbers", "tasks"),
+    "upid": ("nr", "ns"),
+    "pid_namespace": ("ns.inum", "child_reaper"),
+    "nsproxy": ("pid_ns_for_children",),
+    "cred": ("uid", "gid"),
+    "sighand_struct": ("action",),
+    "k_sigaction": ("sa.sa_handler", "sa.sa_flags"),
+}
+
+# Features: name -> (struct, member), and what is lost without it.
+_OPTIONAL = {
+    "pid.ino": ("pid", "ino"),  # else a pid object is told by its number and address
+    "pid_namespace.ns_id": ("pid_namespace", "ns.ns_id"),  # else a namespace is told by the start of its init
+}
+
+# The same member under the names it has had; the first one that exists is taken.
+# Linux kernel commit 2f064a59a11f "sched: Change task_struct::state" (in v5.14)
+# Linux kernel commit cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime" (in v5.5)
+_RENAMED = {
+    "STATE": ("task_struct", ("__state", "state")),
+    "START": ("task_struct", ("start_boottime", "real_start_time")),
+}
+
+# Arguments of a system call in the saved registers, x86-64 and arm64. arm64 keeps the first one in orig_x0, because
+# regs[0] is the return value by the time the call ends.
+_ARGUMENT_REGISTERS = ({0: "di", 1: "si", 2: "dx", 3: "r10"}, {0: "orig_x0"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The compiler flags for one kernel.
+
+    Attributes:
+        flags: ``-DNAME=VALUE``, in a fixed order.
+        missing: features this kernel lacks, by name.
+    """
+
+    flags: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def _define(flags: dict[str, int], btf: Btf, structs: dict[str, int], struct: str, path: str, name: str) -> bool:
+    member = btf.member(structs[struct], path) if struct in structs else None
+    if member is None:
+        return False
+    flags[f"OFF_{name}"] = member.offset
+    if member.mask:
+        flags[f"MASK_{name}"] = member.mask
+    return True
+
+
+def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None:
+    """Define OFF_ARG0.. for the architecture at hand."""
+    regs = structs["pt_regs"]
+    names = next((names for names in _ARGUMENT_REGISTERS if btf.member(regs, names[0])), None)
+    if names is None:
+        raise HostError("BTF: struct pt_regs is of an architecture that ckptree does not know (x86-64 and arm64 it does)")
+    for number in range(4):
+        if number in names:
+            member = btf.member(regs, names[number])
+            offset = member.offset if member else None
+        else:  # arm64: u64 regs[31]
+            member = btf.member(regs, "regs")
+            offset = member.offset + 8 * number if member else None
+        if offset is None:
+            raise HostError(f"BTF: struct pt_regs has no place for system call argument {number}")
+        flags[f"OFF_ARG{number}"] = offset
+
+
+def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
+    """Look up everything the programs need.
+
+    Args:
+        btf: the running kernel's.
+        without: features to treat as missing although the kernel has them, so that the way without them can be tried.
+
+    Raises:
+        HostError: a member without which nothing works does not exist.
+    """
+    wanted = {*_REQUIRED, "pt_regs"}
+    structs = btf.structs(wanted)
+    flags: dict[str, int] = {}
+    lost = sorted(wanted - structs.keys())
+    for struct, members in _REQUIRED.items():
+        for path in members:
+            if not _define(flags, btf, structs, struct, path, f"{struct}_{path.replace('.', '_')}"):
+                lost.append(f"{struct}.{path}")
+    for name, (struct, candidates) in _RENAMED.items():
+        if not any(_define(flags, btf, structs, struct, path, name) for path in candidates):
+            lost.append(f"{struct}.{candidates[0]}")
+    if lost:
+        raise HostError(f"BTF: this kernel has no {', '.join(lost)}; ckptree cannot read its tasks")
+
+    missing = [
+        feature
+        for feature, (struct, path) in _OPTIONAL.items()
+        if feature in without or not _define(flags, btf, structs, struct, path, f"{struct}_{path.replace('.', '_')}")
+    ]
+    _registers(flags, btf, structs)
+    flags["SIZE_upid"] = btf.size(structs["upid"])
+    flags["SIZE_k_sigaction"] = btf.size(structs["k_sigaction"])
+    # Linux kernel commit "exit: add group_dead to sched_process_exit" (in v6.16): before, signal->live says it.
+    exit_arguments = btf.tracepoint_arguments("sched_process_exit")
+    if exit_arguments is not None and exit_arguments >= 2:
+        flags["HAVE_GROUP_DEAD"] = 1
+    return Layout(tuple(f"-D{name}={value}" for name, value in flags.items()), tuple(missing))

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Birth, exec, death: raw tracepoints, which every kernel with BPF has.
+ *
+ * task_newtask, not sched_process_fork: only it has the clone flags, and it alone fires for io workers. It fires at the
+ * end of copy_process(), before the child can run, so a child's own records always come after its birth.
+ */
+
+int on_announce_raw(struct bpf_raw_tracepoint_args *ctx)
+{
+	announce();
+	return 0;
+}
+
+/* task_newtask(struct task_struct *task, unsigned long clone_flags) */
+int on_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (request(RECORD_FORK, (u32)ctx->args[1], (void *)ctx->args[0], (void *)bpf_get_current_task()))
+		announce_raw.call(ctx, 0);
+	return 0;
+}
+
+/* sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm) */
+int on_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (request(RECORD_EXEC, (u32)ctx->args[1], (void *)ctx->args[0], 0))
+		announce_raw.call(ctx, 0);
+	return 0;
+}
+
+/* sched_process_exit(struct task_struct *p, bool group_dead); the flag since v6.16 */
+int on_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	const void *task = (void *)ctx->args[0];
+	u32 group_dead;
+
+#ifdef HAVE_GROUP_DEAD
+	group_dead = ctx->args[1] & 1;
+#else
+	const void *signal = 0;
+	s32 live = 0;
+
+	READ(signal, task, OFF_task_struct_signal);
+	READ(live, signal, OFF_signal_struct_live);
+	group_dead = live == 0;
+#endif
+	if (request(RECORD_EXIT, group_dead, task, 0))
+		announce_raw.call(ctx, 0);
+	return 0;
+}
+
+/* sched_process_free(struct task_struct *p): from an RCU callback */
+int on_free(struct bpf_raw_tracepoint_args *ctx)
+{
+	announce_end(RECORD_FREE, (void *)ctx->args[0], 0);
+	return 0;
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * setsid, setpgid, subreaper, reap: the best hook that loads; bpf/hooks.py holds the order.
+ *
+ * The system call tracepoints fire when the call returns, so that the state is the new one. sys_exit carries no
+ * arguments; they still stand in the caller's saved registers, which saves a hook and a hash at sys_enter.
+ */
+
+/* sys_exit_*: what perf hands to a program. Own definition, so that no format file is needed. */
+struct sys_exit {
+	u64 common;
+	s64 id;
+	s64 ret;
+};
+
+static __always_inline u64 argument(u32 offset)
+{
+	u64 value = 0;
+	void *regs = (void *)bpf_task_pt_regs((void *)bpf_get_current_task_btf());
+
+	READ(value, regs, offset);
+	return value;
+}
+
+int on_announce_perf(struct sys_exit *ctx)
+{
+	announce();
+	return 0;
+}
+
+int on_setsid(struct sys_exit *ctx)
+{
+	if (ctx->ret >= 0 && request(RECORD_SESSION, 0, (void *)bpf_get_current_task(), 0))
+		announce_perf.call(ctx, 0);
+	return 0;
+}
+
+/* The number of a process as the caller counts: its pid object's number at the level of the caller's namespace. */
+static __always_inline u32 number_at(const void *leader, u32 level)
+{
+	const void *pid = 0;
+	u32 own_level = 0, nr = 0;
+
+	READ(pid, leader, OFF_task_struct_thread_pid);
+	if (!pid)
+		return 0;
+	READ(own_level, pid, OFF_pid_level);
+	if (own_level < level)
+		return 0;
+	READ(nr, pid, OFF_pid_numbers + (level & 63) * SIZE_upid + OFF_upid_nr);
+	return nr;
+}
+
+int on_setpgid(struct sys_exit *ctx)
+{
+	const void *task = (void *)bpf_get_current_task();
+	const void *pid = 0, *leader = 0, *list, *found = 0;
+	u32 wanted, level = 0;
+	int i;
+
+	if (ctx->ret != 0)
+		return 0;
+	wanted = (u32)argument(OFF_ARG0);
+	READ(pid, task, OFF_task_struct_thread_pid);
+	READ(level, pid, OFF_pid_level);
+	READ(leader, task, OFF_task_struct_group_leader);
+	if (!wanted || wanted == number_at(leader, level)) {
+		found = leader;
+	} else {
+		/* a child of this thread, newest first; a child that another thread forked is not on the list */
+		list = (const char *)task + OFF_task_struct_children;
+#pragma clang loop unroll(disable)
+		for (i = 0; i < 64; i++) {
+			const void *entry = 0;
+			const void *child;
+
+			READ(entry, list, sizeof(void *)); /* list_head.prev */
+			if (!entry || entry == (const char *)task + OFF_task_struct_children)
+				break;
+			child = (const char *)entry - OFF_task_struct_sibling;
+			if (number_at(child, level) == wanted) {
+				found = child;
+				break;
+			}
+			list = entry;
+		}
+	}
+	if (!found)
+		announce_call(RECORD_REGROUPED, wanted);
+	else if (request(RECORD_GROUP, 0, found, 0))
+		announce_perf.call(ctx, 0);
+	return 0;
+}
+
+int on_prctl(struct sys_exit *ctx)
+{
+	if (ctx->ret == 0 && (u32)argument(OFF_ARG0) == PR_SET_CHILD_SUBREAPER &&
+	    request(RECORD_SUBREAPER, 0, (void *)bpf_get_current_task(), 0))
+		announce_perf.call(ctx, 0);
+	return 0;
+}
+
+int on_wait4(struct sys_exit *ctx)
+{
+	if (ctx->ret > 0)
+		announce_call(RECORD_WAITED, (u32)ctx->ret);
+	return 0;
+}
+
+int on_waitid(struct sys_exit *ctx)
+{
+	/* siginfo_t: si_signo, si_errno, si_code, hole, then si_pid */
+	struct { s32 signo, error, code, hole; u32 pid; } info = {};
+	const void *to;
+
+	if (ctx->ret != 0 || (argument(OFF_ARG3) & WNOWAIT_BIT))
+		return 0;
+	to = (void *)argument(OFF_ARG2);
+	if (to) {
+		bpf_probe_read_user(&info, sizeof(info), to);
+		if (info.signo != SIGCHLD_NR)
+			return 0; /* WNOHANG and nothing there */
+	}
+	announce_call(RECORD_WAITED, info.pid);
+	return 0;
+}
+
+#ifdef WITH_CHANGE_PID
+/*
+ * change_pid(struct pid **pids, struct task_struct *task, enum pid_type type, struct pid *pid), after it. `pids` is new in
+ * v6.15 and nothing else tells the two shapes apart without a walk through all of BTF: where the second argument is one
+ * of the few enum values it is the type, else a pointer.
+ */
+int kretfunc__vmlinux__change_pid(u64 *ctx)
+{
+	const void *task = (void *)(ctx[1] <= MAX_OBJECTS ? ctx[0] : ctx[1]);
+
+	if (request(RECORD_GROUP, 0, task, 0))
+		announce();
+	return 0;
+}
+#endif
+
+/* release_task(struct task_struct *p), before it */
+int kfunc__vmlinux__release_task(u64 *ctx)
+{
+	announce_end(RECORD_RELEASE, (void *)ctx[0], 0);
+	return 0;
+}
+
+int kprobe_release_task(struct pt_regs *ctx)
+{
+	u64 task = 0;
+
+	READ(task, ctx, OFF_ARG0);
+	announce_end(RECORD_RELEASE, (void *)task, 0);
+	return 0;
+}
