@@ -39,6 +39,7 @@ RECORD_TASK = (
     ("task", "Q"),
     ("start_ns", "Q"),
     ("parent", "Q"),
+    ("leader", "Q"),
     ("pid", "Q"),
     ("tgid", "Q"),
     ("pgid", "Q"),
@@ -60,7 +61,6 @@ RECORD_TASK = (
 RECORD_END = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("exit_code", "I"))
 RECORD_CALL = (*RECORD, ("task", "Q"), ("tid", "I"), ("value", "I"))
 SWEEP_ROW = (
-    ("seq", "Q"),
     ("task", "Q"),
     ("start_ns", "Q"),
     ("parent", "Q"),
@@ -69,6 +69,9 @@ SWEEP_ROW = (
     ("sid", "Q"),
     ("tid", "I"),
     ("flags", "I"),
+    ("uid", "I"),
+    ("gid", "I"),
+    ("comm", "16s"),
 )
 PID_NUMBER = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
 QUESTION = (("task", "Q"), ("start_ns", "Q"))
@@ -92,6 +95,7 @@ def reader(fields: Fields, *wanted: str) -> struct.Struct:
 HEAD = reader(RECORD)
 TASK = reader(RECORD_TASK)
 TASK_BYTES = TASK.size
+LEVELS_AT = struct.calcsize("=" + "".join(code for _, code in RECORD_TASK[: [n for n, _ in RECORD_TASK].index("levels")]))
 END = reader(RECORD_END)
 CALL = reader(RECORD_CALL)
 ROW = reader(SWEEP_ROW)
@@ -124,6 +128,7 @@ class TaskState(NamedTuple):
     task: int
     start_ns: int
     parent: int
+    leader: int
     pid: int
     tgid: int
     pgid: int
@@ -154,7 +159,7 @@ def pid_state(data: memoryview | bytes, at: int, role: int) -> PidState | None:
     Returns:
         None where the record does not repeat them because an earlier role has the same object.
     """
-    levels = data[at + _LEVELS : at + _LEVELS + 4]
+    levels = data[at + LEVELS_AT : at + LEVELS_AT + 4]
     own = levels[role]
     if not own:
         return None
@@ -162,13 +167,10 @@ def pid_state(data: memoryview | bytes, at: int, role: int) -> PidState | None:
     return PidState(flat[0::3], flat[1::3], flat[2::3])
 
 
-_LEVELS = struct.calcsize("=" + "".join(code for _, code in RECORD_TASK[: [n for n, _ in RECORD_TASK].index("levels")]))
-
-
 def record_bytes(data: memoryview | bytes, at: int, kind: int) -> int:
     """Length of the record that starts there."""
     if kind <= Kind.STATE:
-        return TASK_BYTES + 16 * sum(data[at + _LEVELS : at + _LEVELS + 4])
+        return TASK_BYTES + 16 * sum(data[at + LEVELS_AT : at + LEVELS_AT + 4])
     if kind == Kind.MARKER:
         return HEAD.size
     return CALL.size if kind in (Kind.WAITED, Kind.REGROUPED) else END.size

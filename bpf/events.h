@@ -48,6 +48,7 @@ enum record_kind {
 #define TASK_AUTOREAP		(1u << 8)	/* EXIT with argument 1: the parent ignores SIGCHLD, nobody will wait */
 #define TASK_PTRACED		(1u << 9)	/* ptrace is not 0: a dead thread stays for its tracer */
 #define TASK_TRACING_STOP	(1u << 10)	/* __state: __TASK_TRACED */
+#define TASK_MOVING		(1u << 11)	/* the next child will be born into another namespace */
 
 /* Every record starts with this. 16 bytes. */
 struct record {
@@ -64,7 +65,7 @@ struct pid_number {
 };
 
 /*
- * The whole state of one task. 144 bytes, then the numbers of up to four pid objects.
+ * The whole state of one task. 152 bytes, then the numbers of up to four pid objects.
  * Behind it, for each role r in pid, tgid, pgrp, session with levels[r] != 0: struct pid_number[levels[r]], level 0
  * first. levels[r] == 0: the same object as an earlier role, told by its identity.
  */
@@ -73,6 +74,7 @@ struct record_task {
 	__u64 task;		/* address of the task_struct; stays within the daemon */
 	__u64 start_ns;		/* CLOCK_BOOTTIME at birth, ns */
 	__u64 parent;		/* address of real_parent */
+	__u64 leader;		/* address of group_leader */
 	__u64 pid;		/* identities of the four pid objects: pid->ino, else number and address mixed */
 	__u64 tgid;
 	__u64 pgid;
@@ -110,11 +112,10 @@ struct record_call {
 };
 
 /*
- * What the task iterator writes for each task. 64 bytes. Takes no number: seq says how many had been issued just before
- * the state was read, so records below it are no newer than the row.
+ * What the task iterator writes for each task. 80 bytes. Takes no number and so says nothing of when it was true: a row
+ * that differs from what is known is a reason to ask, no more.
  */
 struct sweep_row {
-	__u64 seq;
 	__u64 task;
 	__u64 start_ns;
 	__u64 parent;
@@ -123,6 +124,9 @@ struct sweep_row {
 	__u64 sid;
 	__u32 tid;
 	__u32 flags;
+	__u32 uid;
+	__u32 gid;
+	__u8 comm[16];
 };
 
 /* What is asked for by address: the context of the program `state`. */

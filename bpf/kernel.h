@@ -27,7 +27,7 @@
 
 #define WAKE_EVERY	4096	/* a power of two: one record in so many wakes the agent */
 
-#define SCRATCH_BYTES	4096	/* power of two above the largest record: 144 + 4 * 33 * 16 = 2256 */
+#define SCRATCH_BYTES	4096	/* power of two above the largest record: 152 + 4 * 33 * 16 = 2264 */
 #define SCRATCH_DEPTH	3
 
 #define READ(to, base, offset) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)((const char *)(base) + (offset)))
@@ -167,6 +167,21 @@ static __always_inline u32 task_flags(u32 pf, u32 state, u32 exit_state, u32 ptr
 	return flags;
 }
 
+/* The namespace of the next child, where unshare() or setns() has made it another than the task's own; else NULL. */
+static __always_inline const void *pending_namespace(const void *task, const void *pid)
+{
+	const void *nsproxy = 0, *child_ns = 0, *own_ns = 0;
+	u32 level = 0;
+
+	READ(nsproxy, task, OFF_task_struct_nsproxy);
+	if (!nsproxy || !pid)
+		return 0;
+	READ(level, pid, OFF_pid_level);
+	READ(own_ns, pid, OFF_pid_numbers + (level & 63) * SIZE_upid + OFF_upid_ns);
+	READ(child_ns, nsproxy, OFF_nsproxy_pid_ns_for_children);
+	return child_ns != own_ns ? child_ns : 0;
+}
+
 /* do_notify_parent(): a parent that ignores SIGCHLD, or said SA_NOCLDWAIT, has its children reaped for it. */
 static __always_inline u32 autoreap(const void *task)
 {
@@ -217,10 +232,10 @@ static __always_inline int request(u32 kind, u32 argument, const void *task, con
 /* The numbered record with the whole state of a task that request() asked for. */
 static __always_inline void announce(void)
 {
-	u32 zero = 0, slot, level = 0, pf = 0, state = 0, exit_state = 0, ptrace = 0, signal_flags = 0, code = 0;
+	u32 zero = 0, slot, pf = 0, state = 0, exit_state = 0, ptrace = 0, signal_flags = 0, code = 0;
 	struct page *p = counters();
 	u32 *in_use = depth.lookup(&zero);
-	const void *pid = 0, *signal = 0, *nsproxy = 0, *cred = 0, *child_ns = 0, *own_ns = 0, *task, *by;
+	const void *pid = 0, *signal = 0, *cred = 0, *child_ns, *task, *by;
 	u8 reaper_bits = 0, under_bits = 0;
 	struct scratch *s;
 	struct record_task *r;
@@ -245,6 +260,7 @@ static __always_inline void announce(void)
 	READ(r->start_ns, task, OFF_START);
 	READ(r->tid, task, OFF_task_struct_pid);
 	READ(r->parent, task, OFF_task_struct_real_parent);
+	READ(r->leader, task, OFF_task_struct_group_leader);
 	READ(r->parent_tid, r->parent, OFF_task_struct_pid);
 	READ(r->exit_signal, task, OFF_task_struct_exit_signal);
 	bpf_probe_read_kernel(r->comm, sizeof(r->comm), (const char *)task + OFF_task_struct_comm);
@@ -280,15 +296,11 @@ static __always_inline void announce(void)
 
 	r->child_inum = 0;
 	r->child_ns_id = 0;
-	READ(nsproxy, task, OFF_task_struct_nsproxy);
-	if (nsproxy && pid) {
-		READ(level, pid, OFF_pid_level);
-		READ(own_ns, pid, OFF_pid_numbers + (level & 63) * SIZE_upid + OFF_upid_ns);
-		READ(child_ns, nsproxy, OFF_nsproxy_pid_ns_for_children);
-		if (child_ns && child_ns != own_ns) {
-			READ(r->child_inum, child_ns, OFF_pid_namespace_ns_inum);
-			r->child_ns_id = namespace_identity(child_ns);
-		}
+	child_ns = pending_namespace(task, pid);
+	if (child_ns) {
+		r->flags |= TASK_MOVING;
+		READ(r->child_inum, child_ns, OFF_pid_namespace_ns_inum);
+		r->child_ns_id = namespace_identity(child_ns);
 	}
 
 	s->roles[PIDTYPE_PID] = pid;

@@ -22,11 +22,10 @@ int bpf_iter__task(struct task_iterator *ctx)
 	u32 pf = 0, state = 0, exit_state = 0, ptrace = 0;
 	u8 reaper_bits = 0, under_bits = 0;
 	struct sweep_row row = {};
-	struct page *p = counters();
+	const void *cred = 0;
 
-	if (!task || !p)
+	if (!task)
 		return 0;
-	row.seq = *(volatile u64 *)&p->seq;
 	row.task = (u64)task;
 	READ(row.start_ns, task, OFF_START);
 	READ(row.tid, task, OFF_task_struct_pid);
@@ -44,6 +43,12 @@ int bpf_iter__task(struct task_iterator *ctx)
 	READ(reaper_bits, signal, OFF_signal_struct_is_child_subreaper);
 	READ(under_bits, signal, OFF_signal_struct_has_child_subreaper);
 	row.flags = task_flags(pf, state, exit_state, ptrace, reaper_bits, under_bits);
+	if (pending_namespace(task, pid))
+		row.flags |= TASK_MOVING;
+	READ(cred, task, OFF_task_struct_cred);
+	READ(row.uid, cred, OFF_cred_uid);
+	READ(row.gid, cred, OFF_cred_gid);
+	bpf_probe_read_kernel(row.comm, sizeof(row.comm), task + OFF_task_struct_comm);
 	bpf_seq_write(meta->seq_file, &row, sizeof(row));
 	return 0;
 }

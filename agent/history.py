@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Births, and the dead that births run through.
+
+Theory
+------
+Every task holds its creator, so the chain of creators is kept alive by the tasks below it: an ancestor that is gone
+stays in memory exactly as long as some living task's birth runs through it, and Python's reference count lets it go.
+
+That alone would let one lineage grow for ever: a daemon that keeps forking its successor and exiting leaves one dead
+ancestor for each generation. So chains are contracted as they grow, when a task with a dead creator forks. A dead
+ancestor ``d`` may be cut out of ``child -> d -> g`` when ``g`` is dead too and ``d`` cannot matter to a rebuild:
+
+* nobody uses its number any more (else it must come back as a ghost, in its place), and
+* ``g`` could have had the child itself: ``d`` was born into the session in which ``g`` ended, and ended in that session.
+
+What stays is at most one dead helper for each session that a living task still uses: bounded by the living.
+"""
+
+from agent.objects import Deed, Pid, Task
+
+
+def remember(task: Task, what: str, order: int, value: Pid | int | None) -> None:
+    """Note a deed; of each kind the last one counts."""
+    deeds = task.deeds
+    deed: Deed = (what, order, value)
+    if deeds is None:
+        task.deeds = (deed,)
+    else:
+        task.deeds = (*(other for other in deeds if other[0] != what), deed)
+
+
+def is_gone(task: Task) -> bool:
+    """It has been released: only births know it."""
+    return task.pid.task is not task
+
+
+def last_sid(task: Task) -> Pid | None:
+    """The session that a task which is gone ended in, as far as its deeds tell."""
+    for what, _, value in task.deeds or ():
+        if what == "setsid":
+            return value if isinstance(value, Pid) else None
+    return task.birth_sid
+
+
+def _is_idle(ancestor: Task, above: Task) -> bool:
+    return (
+        ancestor.pid.users == 0
+        and ancestor.order >= 0
+        and last_sid(ancestor) is ancestor.birth_sid
+        and last_sid(above) is ancestor.birth_sid
+    )
+
+
+def contract(task: Task) -> None:
+    """Cut idle ancestors out of the chain above a task, up to its first living ancestor."""
+    while True:
+        creator = task.creator
+        if creator is None or not is_gone(creator):
+            return
+        above = creator.creator
+        if above is not None and is_gone(above) and _is_idle(creator, above):
+            task.creator = above
+        else:
+            task = creator

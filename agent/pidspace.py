@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pid objects and namespaces as records tell of them: finds the known one, or enters the new one.
+
+A record names a pid object by identity and, for each level, number and namespace. At any instant a number belongs to one
+pid object in its namespace. So a new object under a known number means that the old one's users are all gone, however
+little was heard of that; the owner of the space is told, to bury them.
+"""
+
+from collections.abc import Callable
+
+from agent import rules, wire
+from agent.objects import Namespace, Pid
+
+INITIAL_INUM = 0xEFFFFFFC  # PROC_PID_INIT_INO
+
+_IDENTITIES = wire.reader(wire.RECORD_TASK, "pid", "tgid", "pgid", "sid")
+
+Data = memoryview | bytes
+
+
+class PidSpace:
+    """All pid objects of a host.
+
+    Args:
+        bury: called with a pid object whose number has been taken by another.
+
+    Attributes:
+        initial: the initial namespace.
+        numbers: its pid objects by number, which are all there are.
+        namespaces: the others, by identity; holds the living, and dead ones until the next one appears.
+    """
+
+    def __init__(self, bury: Callable[[Pid], None]) -> None:
+        self.initial = Namespace(0, INITIAL_INUM, None)
+        self.numbers = self.initial.numbers
+        self.namespaces: dict[int, Namespace] = {}
+        self._bury = bury
+
+    def own(self, data: Data, at: int, tid: int, identity: int) -> Pid:
+        """The pid object of the task a record_task tells of."""
+        if data[at + wire.LEVELS_AT] <= 1:
+            return self._enter(identity, (tid,), self.initial)
+        state = wire.pid_state(data, at, 0)
+        return self.enter(identity, state) if state else self._enter(identity, (tid,), self.initial)
+
+    def role(self, data: Data, at: int, role: int) -> Pid:
+        """The pid object in a role of a record_task: 1 tgid, 2 pgid, 3 sid.
+
+        The numbers stand in the record once, with the first role that has the object.
+        """
+        identities = _IDENTITIES.unpack_from(data, at)
+        identity = identities[role]
+        state = wire.pid_state(data, at, identities.index(identity))
+        if state is None:  # a task past release_task(): it has no pids any more
+            return Pid(identity, (0,), self.initial)
+        return self.enter(identity, state)
+
+    def enter(self, identity: int, state: wire.PidState) -> Pid:
+        """The pid object of an identity; a new one is entered at every level."""
+        known = self.numbers.get(state.numbers[0])
+        if known is not None and known.identity == identity:
+            return known
+        namespace = self.initial
+        for level in range(1, len(state.numbers)):
+            namespace = self._namespace(state.ns_ids[level], state.inums[level], namespace)
+        return self._enter(identity, state.numbers, namespace)
+
+    def _enter(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
+        known = namespace.numbers.get(numbers[-1])
+        if known is not None:
+            if known.identity == identity:
+                return known
+            self._bury(known)
+        if namespace is not self.initial and (outer := self.numbers.get(numbers[0])) is not None:
+            self._bury(outer)
+        pid = Pid(identity, numbers, namespace)
+        rules.hash_pid(pid)
+        return pid
+
+    def _namespace(self, identity: int, inum: int, parent: Namespace) -> Namespace:
+        """A namespace by identity.
+
+        Where the kernel has no ns_id the identity is its init's start, and a second look is due: one that is dead, or
+        elsewhere, is another.
+        """
+        known = self.namespaces.get(identity)
+        if known is not None and known.parent is parent:
+            return known
+        for dead in [one.identity for one in self.namespaces.values() if not one.numbers]:
+            del self.namespaces[dead]
+        namespace = self.namespaces[identity] = Namespace(identity, inum, parent)
+        return namespace
+
+    def living(self) -> list[Namespace]:
+        """The namespaces that hold a pid object, the initial one first."""
+        return [self.initial, *(namespace for namespace in self.namespaces.values() if namespace.numbers)]

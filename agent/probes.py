@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loading helper hands over: the descriptors of maps, programs and links, and what may be done with them.
+
+This process imports no bcc and needs no capability: reading the mapped ring, starting an iterator from its link and
+running a program once are free to whoever holds the descriptor.
+"""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from agent.errors import HostError
+from agent.ring import Page, Ring
+from bpf import syscall
+
+_MAX_DESCRIPTORS = 128
+_ITERATOR_CHUNK = 1 << 20
+
+
+class Probes:
+    """The loaded kernel side.
+
+    Args:
+        ring_bytes: size of the ring, a power of two of pages.
+        without: kernel features to treat as missing: for trying the ways around them.
+
+    Attributes:
+        ring: the records.
+        page: the counters.
+        hooks: by feature, the hooks in force; an empty list: none worked.
+        tried: by hook, what the kernel or bcc said to those that did not work.
+        missing: features this kernel lacks.
+        bcc: version of the compiler used.
+
+    Raises:
+        HostError: not permitted, or this host cannot.
+    """
+
+    def __init__(self, ring_bytes: int, without: Iterable[str] = ()) -> None:
+        document, descriptors = _load(ring_bytes, without)
+        if "error" in document:
+            raise HostError(document["error"])
+        self._descriptors: dict[str, int] = dict(zip(document["names"], descriptors, strict=True))
+        self.hooks: dict[str, list[str]] = document["hooks"]
+        self.tried: dict[str, str] = document["tried"]
+        self.missing: list[str] = document["missing"]
+        self.bcc: str = document["bcc"]
+        self.ring = Ring(self._descriptors["map:ring"], ring_bytes)
+        self.page = Page(self._descriptors["map:page"])
+        self.ask = syscall.TestRun(self._descriptors["program:state"])
+        self._marker = syscall.TestRun(self._descriptors["program:marker"])
+        self._programs = [fd for name, fd in self._descriptors.items() if name.startswith("program:")]
+
+    def fileno(self) -> int:
+        """Readable, now and then, while records come in: one in some thousands wakes us."""
+        return self._descriptors["map:ring"]
+
+    def mark(self, argument: int = 0) -> None:
+        """Put a marker into the stream."""
+        self._marker(argument, 0)
+
+    def rows(self) -> bytes:
+        """Walk all tasks: struct sweep_row, one after the other."""
+        iterator = syscall.create_iterator(self._descriptors["iterator"])
+        try:
+            chunks = []
+            while chunk := os.read(iterator, _ITERATOR_CHUNK):
+                chunks.append(chunk)
+            return b"".join(chunks)
+        finally:
+            os.close(iterator)
+
+    def skipped(self) -> int:
+        """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
+        return self.page.nested + sum(syscall.recursion_misses(fd) for fd in self._programs)
+
+    def close(self) -> None:
+        """Detach everything."""
+        self.ring.close()
+        self.page.close()
+        for fd in self._descriptors.values():
+            os.close(fd)
+        self._descriptors.clear()
+
+
+def _load(ring_bytes: int, without: Iterable[str]) -> tuple[dict[str, Any], list[int]]:
+    """Run the helper to its end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    complaints = os.memfd_create("ckptree-loader")
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.set_inheritable(theirs.fileno(), True)
+        arguments = [sys.executable, "-m", "bpf.loader", str(theirs.fileno()), str(ring_bytes), *without]
+        helper = os.posix_spawn(
+            sys.executable,
+            arguments,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, null, 1),
+                (os.POSIX_SPAWN_DUP2, complaints, 2),
+            ],
+        )
+        theirs.close()
+        message, descriptors, _, _ = socket.recv_fds(ours, 1 << 16, _MAX_DESCRIPTORS)
+        os.waitpid(helper, 0)
+        if not message:
+            said = os.pread(complaints, 1 << 14, 0).decode(errors="replace").strip()
+            last = said.splitlines()[-1] if said else "it said nothing"
+            raise HostError(f"the helper that loads BPF died: {last}")
+        return json.loads(message), descriptors
+    finally:
+        ours.close()
+        theirs.close()
+        os.close(complaints)
+        os.close(null)

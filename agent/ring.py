@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapped BPF ring buffer, read in batches, and the counters beside it.
+
+Layout (kernel/bpf/ringbuf.c): one page that holds the consumer's position and that we may write; then, read-only, one
+page with the producer's position and the data, mapped twice in a row so that no record is ever split. Positions only
+grow. A record is ``u32 length | BUSY | DISCARD, u32 offset of its page``, then the bytes, padded to 8.
+
+The kernel's side publishes a record by clearing BUSY; nothing behind a busy record may be looked at, so headers are read
+in place, one aligned word each, never copied first. Nobody wakes us for a record: epoll would not even tell, so ask
+`pending` on a timer.
+"""
+
+import mmap
+from collections.abc import Callable
+
+from agent import wire
+
+_BUSY = 1 << 31
+_DISCARD = 1 << 30
+_LENGTH = _DISCARD - 1
+_PAGE = mmap.PAGESIZE
+
+
+class Ring:
+    """A BPF_MAP_TYPE_RINGBUF, consumed by this process alone.
+
+    Args:
+        fd: of the map; stays the caller's.
+        size: bytes of its data area.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._mask = size - 1
+        self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._producer_map = mmap.mmap(
+            fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
+        )
+        self._consumer = memoryview(self._consumer_map).cast("Q")
+        producer = memoryview(self._producer_map)
+        self._producer = producer[:8].cast("Q")
+        self._data = producer[_PAGE:]
+        self._words = self._data.cast("I")
+
+    @property
+    def pending(self) -> int:
+        """Bytes that producers have reserved and nobody has consumed."""
+        return self._producer[0] - self._consumer[0]
+
+    def drain(self, feed: Callable[[memoryview, int], None]) -> int:
+        """Hand every finished record to `feed(data, at)`, then give the room back.
+
+        Should `feed` raise, the batch is not consumed: it comes again.
+
+        Returns:
+            Bytes consumed; 0 when there was nothing, or the next record is still being written.
+        """
+        position = start = self._consumer[0]
+        end = self._producer[0]
+        data, words, mask = self._data, self._words, self._mask
+        while position < end:
+            at = position & mask
+            header = words[at >> 2]
+            if header & _BUSY:
+                break
+            if not header & _DISCARD:
+                feed(data, at + 8)
+            position += (header & _LENGTH) + 15 & ~7
+        self._consumer[0] = position
+        return position - start
+
+    def close(self) -> None:
+        """Unmap."""
+        for view in (self._words, self._data, self._producer, self._consumer):
+            view.release()
+        self._producer_map.close()
+        self._consumer_map.close()
+
+
+class Page:
+    """The counters of the kernel side: struct page of bpf/events.h.
+
+    Args:
+        fd: of the array map that holds it, mappable.
+    """
+
+    def __init__(self, fd: int) -> None:
+        size = -(-wire.reader(wire.PAGE).size // _PAGE) * _PAGE
+        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._words = memoryview(self._map).cast("Q")
+        self._lost_known = 0
+
+    @property
+    def issued(self) -> int:
+        """Numbers taken so far: every record that exists has a smaller one."""
+        return self._words[0]
+
+    @property
+    def nested(self) -> int:
+        """Program runs skipped for want of a scratch buffer."""
+        return self._words[2]
+
+    def lost_numbers(self, next_number: int) -> tuple[set[int], bool]:
+        """Which numbers were lost since the last call.
+
+        Args:
+            next_number: numbers below it are of no interest: an older value means that the slot is not written yet.
+
+        Returns:
+            The numbers, and whether there were so many that some have been overwritten.
+        """
+        words = self._words
+        count = words[1]
+        new = count - self._lost_known
+        if new > wire.LOST_NUMBERS:
+            self._lost_known = count
+            return set(), True
+        found = set()
+        for index in range(self._lost_known, count):
+            number = words[8 + index % wire.LOST_NUMBERS]
+            if number < next_number:
+                break  # counted, its number about to be written; next time
+            found.add(number)
+            self._lost_known = index + 1
+        return found, False
+
+    def close(self) -> None:
+        """Unmap."""
+        self._words.release()
+        self._map.close()

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts records into the order of their numbers, and knows which numbers will never come.
+
+Two CPUs take numbers and write records independently, so neighbours arrive swapped now and then; and a CPU may be held
+up (a virtual machine's may be for milliseconds) between the two. So a missing number is late, not lost, until the kernel
+side says that its record found no room: it keeps count of those, and of the last few hundred the numbers themselves.
+"""
+
+from collections.abc import Callable, Collection
+
+from agent import wire
+
+Handler = Callable[[memoryview | bytes, int], None]
+
+_HEAD = wire.HEAD.unpack_from
+
+
+class Stream:
+    """Records in, handler calls out, in order.
+
+    Args:
+        handlers: for each kind of record; called with what holds the record and where it starts. Kinds that are not in
+            it are passed over.
+
+    Attributes:
+        next: the number expected next: every smaller one has been handled or given up.
+        records: handled so far.
+        lost: numbers given up.
+        suspect: numbers were lost since this was last set to False: the table needs a sweep.
+    """
+
+    def __init__(self, handlers: dict[wire.Kind, Handler]) -> None:
+        self._handlers: list[Handler | None] = [None] * (max(wire.Kind) + 1)
+        for kind, handler in handlers.items():
+            self._handlers[kind] = handler
+        self._early: dict[int, bytes] = {}
+        self.next = 0
+        self.records = 0
+        self.lost = 0
+        self.suspect = False
+
+    @property
+    def waiting(self) -> bool:
+        """Later numbers have come already."""
+        return bool(self._early)
+
+    def feed(self, data: memoryview | bytes, at: int) -> None:
+        """Take the record that starts at `at`."""
+        seq, kind, _ = _HEAD(data, at)
+        if seq == self.next:
+            self.next = seq + 1
+            self.records += 1
+            handler = self._handlers[kind]
+            if handler is not None:
+                handler(data, at)
+            if self._early:
+                self._catch_up()
+        elif seq > self.next:
+            self._early[seq] = bytes(data[at : at + wire.record_bytes(data, at, kind)])
+        else:
+            # Given up too soon. It is older than what has been handled, but what it tells first-hand, a birth or a death
+            # of an exact identity, is as true as ever.
+            self._handle(bytes(data[at : at + wire.record_bytes(data, at, kind)]))
+
+    def _handle(self, record: bytes) -> None:
+        self.records += 1
+        handler = self._handlers[_HEAD(record, 0)[1]]
+        if handler is not None:
+            handler(record, 0)
+
+    def _catch_up(self) -> None:
+        early = self._early
+        while early and (record := early.pop(self.next, None)) is not None:
+            self.next += 1
+            self._handle(record)
+
+    def give_up(self, numbers: Collection[int]) -> None:
+        """These numbers will never come, so go on without them, as far as that leads."""
+        while self.next in numbers:
+            self.next += 1
+            self.lost += 1
+            self.suspect = True
+            self._catch_up()
+
+    def give_up_below(self, number: int) -> None:
+        """None of the missing numbers below this one is waited for any longer."""
+        while self.next < number:
+            if self.next in self._early:
+                self._catch_up()
+            else:
+                self.next += 1
+                self.lost += 1
+                self.suspect = True
+        self._catch_up()
