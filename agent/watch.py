@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The watch: probes, stream and table together, kept complete, and the snapshot taken from them.
+
+How a snapshot is made certain
+------------------------------
+1. *Drain*: apply every record whose number had been issued when the request came.
+2. *Ask*: put the kernel the question how each task of the tree is (a few microseconds each), or, for a large tree, sweep:
+   walk all of the host's tasks and ask only about those that differ. The answers go through the same ring, so they
+   stand in event order among the events that happen meanwhile.
+3. *Cut*: drain up to a marker behind the last answer. What the table holds now is the tree at the marker.
+
+Membership of the tree rests on unbroken numbering (``verified: numbering``), or on the sweep. Loss, and program runs
+that the kernel skipped, are made good by a sweep before anything else. A difference between an answer and the table
+is explained by an event that comes a moment later, the call it tells of having begun before the answer; one that nothing
+explains is an anomaly: counted, and healed by the answer itself.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent import host, select
+from agent.config import Config
+from agent.errors import HostError, NoSuchRootError
+from agent.model import Completeness, Header, Mode, Snapshot, Verified
+from agent.objects import Namespace, Task
+from agent.probes import Probes
+from agent.stream import Stream
+from agent.table import ProcessTable
+
+_ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the ring beside what else happens
+_SWEEP_FROM = 150  # tasks; above, one walk over the host costs less than so many questions
+_ROUNDS = 8  # a question may lead to others: an unknown parent's parent
+_LATE_S = 0.2  # a number that neither comes nor is said to be lost for so long is given up
+_EXPLAIN_S = 0.004  # how long a difference may wait for its event
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the watch has done so far.
+
+    Attributes:
+        sweeps: full ones.
+        snapshots: taken.
+        skipped: program runs that took no number.
+    """
+
+    sweeps: int = 0
+    snapshots: int = 0
+    skipped: int = 0
+
+
+class Watch:
+    """A live process table, from the moment of construction.
+
+    Args:
+        config: ring size and intervals.
+        without: kernel features to do without, for trying that.
+
+    Raises:
+        HostError: not permitted, or this host cannot.
+    """
+
+    def __init__(self, config: Config, without: Iterable[str] = ()) -> None:
+        if not host.in_initial_pid_namespace():
+            raise HostError(
+                "not in the initial pid namespace: the kernel would show this process only a part of the tasks. "
+                "Run ckptree on the host (in a container: share the host's pid namespace)"
+            )
+        self.probes = Probes(config.ring_bytes, without)
+        self.table = ProcessTable()
+        self.stream = Stream(dict(self.table.handlers))
+        self.totals = Totals()
+        self._lost: set[int] = set()
+        self.header: Header = host.header()
+        self.boot_id = host.boot_id()
+        self.sweep()
+
+    # ---- keeping up ------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Apply what the ring holds."""
+        self.probes.ring.drain(self.stream.feed)
+        if self.stream.waiting:
+            self._account()
+
+    def _account(self) -> None:
+        """Numbers are missing: learn which ones are lost."""
+        numbers, overflow = self.probes.page.lost_numbers(self.stream.next)
+        if overflow:
+            self.stream.give_up_below(self.probes.page.issued)
+        self._lost |= numbers
+        self.stream.give_up(self._lost)
+        self._lost = {number for number in self._lost if number >= self.stream.next}
+
+    def catch_up(self) -> None:
+        """Apply every record whose number was issued before this call; wait for those still being written."""
+        target = self.probes.page.issued
+        deadline = 0.0
+        while True:
+            self.probes.ring.drain(self.stream.feed)
+            if self.stream.next >= target:
+                return
+            self._account()
+            if self.stream.next >= target:
+                return
+            now = time.monotonic()
+            if not deadline:
+                deadline = now + _LATE_S
+            elif now > deadline:
+                self.stream.give_up_below(target)
+                return
+            time.sleep(0)
+
+    def _ask(self, questions: list[tuple[int, int]]) -> None:
+        """Put questions, and whatever follows from the answers."""
+        ask = self.probes.ask
+        for _ in range(_ROUNDS):
+            for start in range(0, len(questions), _ASK_AT_ONCE):
+                for address, start_ns in questions[start : start + _ASK_AT_ONCE]:
+                    ask(address, start_ns)
+                self.catch_up()
+            questions = self.table.take_questions()
+            if not questions:
+                return
+
+    def sweep(self) -> None:
+        """Compare the table with all tasks of the kernel, and heal what differs."""
+        skipped = self.probes.skipped()
+        self.stream.suspect = False
+        self.catch_up()
+        rows = self.probes.rows()
+        self.catch_up()
+        self._ask(self.table.differing(rows))
+        if not self.totals.sweeps:
+            self.table.settle()
+            self.table.counts.anomalies = 0  # the first sweep fills the table: nothing to differ from
+        self.totals.sweeps += 1
+        self.totals.skipped = skipped
+
+    def tend(self) -> None:
+        """Between requests: apply what has come, ask what is in doubt, repair loss."""
+        self.drain()
+        if self.stream.suspect:
+            self.sweep()
+        elif self.table.doubts or self.table.unknown:
+            self._ask(self.table.take_questions())
+
+    # ---- answering -------------------------------------------------------------------------------------------------
+
+    def find(self, number: int, caller: int | None = None) -> Task:
+        """The process that a caller means by a number.
+
+        Args:
+            number: as the caller's pid namespace counts.
+            caller: the caller's own number in the initial namespace; None: that one's.
+
+        Raises:
+            NoSuchRootError: nobody has it, or it is a thread's.
+        """
+        self.catch_up()
+        asking = self.table.task(caller) if caller else None
+        namespace = asking.pid.namespace if asking is not None else self.table.pids.initial
+        return self._process(namespace, number, f"pid {number}")
+
+    def find_namespace(self, inum: int) -> Task:
+        """The init of the pid namespace with an inode number.
+
+        Raises:
+            NoSuchRootError: there is none.
+        """
+        self.catch_up()
+        for namespace in self.table.pids.living():
+            if namespace.inum == inum:
+                return self._process(namespace, 1, f"init of pidns:{inum}")
+        raise NoSuchRootError(f"no process lives in a pid namespace pidns:{inum}; see the links /proc/PID/ns/pid")
+
+    def _process(self, namespace: Namespace, number: int, text: str) -> Task:
+        pid = namespace.numbers.get(number)
+        task = pid.task if pid is not None else None
+        if task is None:
+            held = " (the number is held by a group or session whose leader is dead)" if pid is not None else ""
+            raise NoSuchRootError(f"no such process: {text}{held}")
+        if task.leader is not task:
+            leader = task.leader.pid.number_in(namespace)
+            raise NoSuchRootError(f"{text} is a thread, not a process: its process is {leader}")
+        return task
+
+    def snapshot(self, root: Task, mode: str = "auto", *, without_entered: bool = False) -> Snapshot:
+        """The tree below a task, at one instant.
+
+        Args:
+            root: from `find`.
+            mode: ``auto``, ``container`` or ``subtree``.
+            without_entered: leave out what entered the container from outside.
+
+        Raises:
+            NoSuchRootError: it has been reaped meanwhile.
+            RefusedError: it leaks, or is no container.
+            HostError: it is a kernel thread.
+        """
+        resolved = select.resolve_mode(root, mode)
+        if self.stream.suspect or self.probes.skipped() != self.totals.skipped:
+            self.sweep()
+        anomalies = self.table.counts.anomalies
+        verified = self._verify(root, resolved)
+        self._explain()
+        if root.pid.task is not root:
+            raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
+        chosen = select.select(root, resolved, without_entered=without_entered)
+        time_ns = time.time_ns()
+        self.totals.snapshots += 1
+        reasons = list(chosen.unknown)
+        if self.stream.suspect:
+            verified = "no"
+            reasons.append("events were lost while the snapshot was taken: take it again")
+        return Snapshot(
+            mode=resolved,
+            time_ns=time_ns,
+            pids=chosen.pids,
+            tasks=chosen.tasks,
+            namespaces=chosen.namespaces,
+            ancestors=chosen.ancestors,
+            squashed=chosen.squashed,
+            entered=chosen.entered,
+            boot_id=self.boot_id,
+            header=self.header,
+            completeness=Completeness(
+                verified=verified,
+                lost=self.stream.lost,
+                sweeps=self.totals.sweeps,
+                anomalies=self.table.counts.anomalies - anomalies,
+                kernel_threads_left_out=chosen.kernel_workers,
+                reasons=tuple(reasons),
+            ),
+        )
+
+    def _verify(self, root: Task, mode: Mode) -> Verified:
+        """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
+        mark = self.probes.page.issued
+        asked: set[Task] = set()
+        for _ in range(_ROUNDS):
+            found = select.members(root, mode, without_entered=True)
+            if len(found) > _SWEEP_FROM:
+                self.sweep()
+                return "sweep"
+            new = [task for task in found if task not in asked and task.order < mark and task.address]
+            if not new:
+                break
+            asked.update(new)
+            self._ask([self.table.question(task) for task in new])
+        return "numbering"
+
+    def _explain(self) -> None:
+        """Give differences the time their events need; those that stay are anomalies."""
+        if self.table.surprises:
+            deadline = time.monotonic() + _EXPLAIN_S
+            while self.table.surprises and time.monotonic() < deadline:
+                time.sleep(0)
+                self.catch_up()
+                if self.table.doubts or self.table.unknown:
+                    self._ask(self.table.take_questions())
+            self.table.settle()
+
+    def close(self) -> None:
+        """Detach the probes."""
+        self.probes.close()
