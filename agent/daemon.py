@@ -181,7 +181,6 @@ class Daemon:
             "hooks": watch.probes.hooks,
             "tried": watch.probes.tried,
             "missing": watch.probes.missing,
-            "bcc": watch.probes.bcc,
         }
 
 

@@ -33,7 +33,6 @@ class Probes:
         hooks: by feature, the hooks in force; an empty list: none worked.
         tried: by hook, what the kernel or bcc said to those that did not work.
         missing: features this kernel lacks.
-        bcc: version of the compiler used.
 
     Raises:
         HostError: not permitted, or this host cannot.
@@ -47,7 +46,6 @@ class Probes:
         self.hooks: dict[str, list[str]] = document["hooks"]
         self.tried: dict[str, str] = document["tried"]
         self.missing: list[str] = document["missing"]
-        self.bcc: str = document["bcc"]
         self.ring = Ring(self._descriptors["map:ring"], ring_bytes)
         self.page = Page(self._descriptors["map:page"])
         self.ask = syscall.TestRun(self._descriptors["program:state"])

@@ -25,7 +25,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 _MAGIC = 0xEB9F
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM = 1, 2, 3, 4, 5, 6
-_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _FUNC_PROTO, _TYPE_TAG = 8, 9, 10, 11, 13, 18
+_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _FUNC, _FUNC_PROTO, _TYPE_TAG = 8, 9, 10, 11, 12, 13, 18
 _MODIFIERS = frozenset((_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG))
 # Words behind the three common ones: (fixed, for each of vlen). DATASEC 15, DECL_TAG 17, ENUM64 19, VAR 14.
 _WORDS = {_INT: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENUM: (0, 2), _FUNC_PROTO: (0, 2)}
@@ -73,6 +73,9 @@ class Btf:
     Args:
         path: a raw BTF file.
 
+    Attributes:
+        types: the whole type section, as bytes: two kernels with the same one have the same type ids.
+
     Raises:
         HostError: there is none, or it is no BTF.
     """
@@ -83,7 +86,8 @@ class Btf:
             raise HostError(f"{path}: not BTF of this machine's byte order")
         head = view[:24].cast("I")
         header_len, type_off, type_len, str_off, str_len = head[1:6]
-        self._types = view[header_len + type_off : header_len + type_off + type_len].cast("I")
+        self.types = view[header_len + type_off : header_len + type_off + type_len]
+        self._types = self.types.cast("I")
         self._strings = bytes(view[header_len + str_off : header_len + str_off + str_len])
         self._at = [0]  # word index of each type seen so far; type 0 is void
         self._next = 0
@@ -172,6 +176,11 @@ class Btf:
                 if inner is not None:
                     return inner._replace(offset=bits // 8 + inner.offset)
         return None
+
+    def function(self, name: str) -> int:
+        """The type id of a kernel function; 0 where BTF does not name it."""
+        at = self._find(name, _FUNC)
+        return self._at.index(at) if at >= 0 else 0
 
     def _find(self, name: str, kind: int) -> int:
         """Word index of the first type of that name and kind, or -1."""

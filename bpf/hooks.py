@@ -6,7 +6,7 @@ Trying is the only test that tells the truth: kernels report support for fentry 
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["raw_tracepoint", "tracepoint", "fentry", "kprobe"]
+Kind = Literal["raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
 
 
 class Hook(NamedTuple):
@@ -50,8 +50,8 @@ def _call(name: str) -> Hook:
 
 # fexit on change_pid sees every change of session or group at once, 32-bit system calls too. A kprobe there would see
 # the state before the change, and an entry is no announcement; so the system calls' own tracepoints come next.
-CHANGE_PID = Hook("fentry", "change_pid", "kretfunc__vmlinux__change_pid")
-RELEASE_TASK = Hook("fentry", "release_task", "kfunc__vmlinux__release_task")
+CHANGE_PID = Hook("fexit", "change_pid", "after_change_pid")
+RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
 
 FEATURES = (
     Feature("fork", True, ((_raw("task_newtask", "on_fork"),),)),

@@ -46,12 +46,12 @@ struct scratch {
 	u8 bytes[SCRATCH_BYTES * 2];
 };
 
-BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+BPF_RINGBUF_OUTPUT(ring, 16); /* pages; the loader makes it as large as it is told */
 BPF_F_TABLE("array", u32, struct page, page, 1, 1 << 10 /* BPF_F_MMAPABLE */);
 BPF_PERCPU_ARRAY(depth, u32, 1);
 BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCH_DEPTH);
-BPF_PROG_ARRAY(announce_raw, 1);	/* the program on_announce_raw; programs of one type share one array */
-BPF_PROG_ARRAY(announce_perf, 1);
+BPF_PROG_ARRAY(raw, 1);	/* on_announce, for programs of raw tracepoints: an array serves one type only */
+BPF_PROG_ARRAY(perf, 1);	/* the same for tracepoints */
 
 static __always_inline struct page *counters(void)
 {

@@ -6,7 +6,8 @@
  * end of copy_process(), before the child can run, so a child's own records always come after its birth.
  */
 
-int on_announce_raw(struct bpf_raw_tracepoint_args *ctx)
+/* Never attached: the others tail-call it. Loaded once for each type of program, which is why it has no use for ctx. */
+int on_announce(void *ctx)
 {
 	announce();
 	return 0;
@@ -16,7 +17,7 @@ int on_announce_raw(struct bpf_raw_tracepoint_args *ctx)
 int on_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	if (request(RECORD_FORK, (u32)ctx->args[1], (void *)ctx->args[0], (void *)bpf_get_current_task()))
-		announce_raw.call(ctx, 0);
+		raw.call(ctx, 0);
 	return 0;
 }
 
@@ -24,7 +25,7 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 int on_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	if (request(RECORD_EXEC, (u32)ctx->args[1], (void *)ctx->args[0], 0))
-		announce_raw.call(ctx, 0);
+		raw.call(ctx, 0);
 	return 0;
 }
 
@@ -45,7 +46,7 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 	group_dead = live == 0;
 #endif
 	if (request(RECORD_EXIT, group_dead, task, 0))
-		announce_raw.call(ctx, 0);
+		raw.call(ctx, 0);
 	return 0;
 }
 

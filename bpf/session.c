@@ -22,16 +22,10 @@ static __always_inline u64 argument(u32 offset)
 	return value;
 }
 
-int on_announce_perf(struct sys_exit *ctx)
-{
-	announce();
-	return 0;
-}
-
 int on_setsid(struct sys_exit *ctx)
 {
 	if (ctx->ret >= 0 && request(RECORD_SESSION, 0, (void *)bpf_get_current_task(), 0))
-		announce_perf.call(ctx, 0);
+		perf.call(ctx, 0);
 	return 0;
 }
 
@@ -88,7 +82,7 @@ int on_setpgid(struct sys_exit *ctx)
 	if (!found)
 		announce_call(RECORD_REGROUPED, wanted);
 	else if (request(RECORD_GROUP, 0, found, 0))
-		announce_perf.call(ctx, 0);
+		perf.call(ctx, 0);
 	return 0;
 }
 
@@ -96,7 +90,7 @@ int on_prctl(struct sys_exit *ctx)
 {
 	if (ctx->ret == 0 && (u32)argument(OFF_ARG0) == PR_SET_CHILD_SUBREAPER &&
 	    request(RECORD_SUBREAPER, 0, (void *)bpf_get_current_task(), 0))
-		announce_perf.call(ctx, 0);
+		perf.call(ctx, 0);
 	return 0;
 }
 
@@ -125,13 +119,12 @@ int on_waitid(struct sys_exit *ctx)
 	return 0;
 }
 
-#ifdef WITH_CHANGE_PID
 /*
  * change_pid(struct pid **pids, struct task_struct *task, enum pid_type type, struct pid *pid), after it. `pids` is new in
  * v6.15 and nothing else tells the two shapes apart without a walk through all of BTF: where the second argument is one
  * of the few enum values it is the type, else a pointer.
  */
-int kretfunc__vmlinux__change_pid(u64 *ctx)
+int after_change_pid(u64 *ctx)
 {
 	const void *task = (void *)(ctx[1] <= MAX_OBJECTS ? ctx[0] : ctx[1]);
 
@@ -139,16 +132,15 @@ int kretfunc__vmlinux__change_pid(u64 *ctx)
 		announce();
 	return 0;
 }
-#endif
 
 /* release_task(struct task_struct *p), before it */
-int kfunc__vmlinux__release_task(u64 *ctx)
+int before_release_task(u64 *ctx)
 {
 	announce_end(RECORD_RELEASE, (void *)ctx[0], 0);
 	return 0;
 }
 
-int kprobe_release_task(struct pt_regs *ctx)
+int kprobe_release_task(void *ctx)
 {
 	u64 task = 0;
 

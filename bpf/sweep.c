@@ -12,8 +12,7 @@ struct iterator_meta {
 	u64 seq_num;
 };
 
-/* name given by the loader's type table: bpf_iter__<target> */
-int bpf_iter__task(struct task_iterator *ctx)
+int on_task(struct task_iterator *ctx)
 {
 	const char *task = ctx->task;
 	struct iterator_meta *meta = ctx->meta;
@@ -70,7 +69,7 @@ int state(struct bpf_raw_tracepoint_args *ctx)
 		READ(owner, pid, OFF_pid_tasks); /* tasks[PIDTYPE_PID].first */
 	if (pid && owner == task + OFF_task_struct_pid_links && (!wanted || start_ns == wanted)) {
 		if (request(RECORD_STATE, 0, task, 0))
-			announce_raw.call(ctx, 0);
+			raw.call(ctx, 0);
 		return 0;
 	}
 	announce_end(RECORD_GONE, task, wanted);

@@ -1,25 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf(2), the few commands that a process which never saw bcc needs. Structures: include/uapi/linux/bpf.h."""
+"""bpf(2) and perf_event_open(2): the few commands needed, by number. Structures: include/uapi/linux/bpf.h.
+
+Loading and attaching go through here, and so does whatever the daemon does with the descriptors afterwards: neither
+needs bcc, which only compiles.
+"""
 
 import ctypes
 import os
 import platform
 import struct
+from typing import NamedTuple
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 321)
-_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}.get(platform.machine(), 298)
-_PROG_TEST_RUN = 10
-_OBJ_GET_INFO_BY_FD = 15
-_LINK_CREATE = 28
-_ITER_CREATE = 33
-_TRACE_ITER = 28  # attach types
-_PERF_EVENT = 41
+_ARM = platform.machine() == "aarch64"
+_SYS_BPF = 280 if _ARM else 321
+_SYS_PERF_EVENT_OPEN = 241 if _ARM else 298
+
+_MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN, _OBJ_GET_INFO = 0, 2, 5, 10, 15
+_RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 17, 28, 33
+
+PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_TRACING = 2, 5, 17, 26
+ATTACH_FENTRY, ATTACH_FEXIT, ATTACH_ITER, _ATTACH_PERF = 24, 25, 28, 41
+MAP_RINGBUF = 27
+
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
+_PERF_ATTR_BYTES = 112
+_LOG_BYTES = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+
+
+class MapShape(NamedTuple):
+    """What a map is made by: type, sizes in bytes, entries, flags."""
+
+    map_type: int
+    key_bytes: int
+    value_bytes: int
+    entries: int
+    flags: int
 
 
 def _check(result: int, what: str) -> int:
@@ -34,51 +54,118 @@ def _bpf(command: int, attributes: bytes, what: str) -> int:
     return _check(_syscall(_SYS_BPF, command, buffer, len(attributes)), what)
 
 
-def link_iterator(program_fd: int) -> int:
-    """Link an iterator program: every iterator made from the link walks all tasks."""
-    return _bpf(_LINK_CREATE, struct.pack("<IIIIQI4x", program_fd, 0, _TRACE_ITER, 0, 0, 0), "BPF_LINK_CREATE")
+# ---- making ----------------------------------------------------------------------------------------------------------
 
 
-def create_iterator(link_fd: int) -> int:
-    """Start a walk; read it to its end. Needs no capability. Sees the caller's pid namespace."""
-    return _bpf(_ITER_CREATE, struct.pack("<II", link_fd, 0), "BPF_ITER_CREATE")
+def create_map(shape: MapShape, name: str) -> int:
+    """BPF_MAP_CREATE."""
+    attributes = struct.pack("<5IIII15sx", *shape, 0, 0, 0, name.encode()[:15])
+    return _bpf(_MAP_CREATE, attributes, f"BPF_MAP_CREATE {name}")
 
 
-def link_tracepoint(program_fd: int, tracepoint_id: int) -> tuple[int, int]:
-    """Attach a program to a tracepoint on every CPU, whatever the one that perf asks to name.
+def map_shape(map_fd: int) -> MapShape:
+    """Of an existing map."""
+    map_type, _, *rest = struct.unpack_from("<6I", _info(map_fd, 80))
+    return MapShape(map_type, *rest)
 
-    Returns:
-        The link and the perf event it rests on; close either and the hook is gone.
+
+def set_program(map_fd: int, index: int, program_fd: int) -> None:
+    """Put a program into a program array."""
+    key, value = ctypes.c_uint32(index), ctypes.c_uint32(program_fd)
+    attributes = struct.pack("<I4xQQQ", map_fd, ctypes.addressof(key), ctypes.addressof(value), 0)
+    _bpf(_MAP_UPDATE, attributes, "BPF_MAP_UPDATE_ELEM")
+
+
+def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0, attach_btf_id: int = 0) -> int:
+    """BPF_PROG_LOAD.
+
+    Raises:
+        OSError: refused; the text ends with the verifier's last words, if it had any.
     """
-    # struct perf_event_attr: type, size, config, sample_period
-    attributes = struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, 112, tracepoint_id, 1) + bytes(88)
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    perf_fd = _check(
-        _syscall(_SYS_PERF_EVENT_OPEN, buffer, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC), "perf_event_open"
-    )
+    instructions = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"GPL")
+
+    def attributes(log: "ctypes.Array[ctypes.c_char] | None") -> bytes:
+        return struct.pack(
+            "<IIQQIIQII15sxIIIIQIIQIII4x",
+            *(program_type, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(licence)),
+            *((1, len(log), ctypes.addressof(log)) if log else (0, 0, 0)),
+            *(0, 0, name.encode()[:15], 0, attach_type, 0, 0, 0, 0, 0, 0, 0, attach_btf_id, 0),
+        )
+
     try:
-        link_fd = _bpf(_LINK_CREATE, struct.pack("<IIIIQ", program_fd, perf_fd, _PERF_EVENT, 0, 0), "BPF_LINK_CREATE")
+        return _bpf(_PROG_LOAD, attributes(None), f"BPF_PROG_LOAD {name}")
+    except OSError as first:
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        try:
+            return _bpf(_PROG_LOAD, attributes(log), f"BPF_PROG_LOAD {name}")
+        except OSError:
+            words = log.value.decode(errors="replace").strip().splitlines()
+            last = [line for line in words if not line.startswith("processed ")][-1:]
+            raise OSError(first.errno, ": ".join([str(first.strerror), *last])) from first
+
+
+def attach_raw_tracepoint(program_fd: int, name: str | None) -> int:
+    """BPF_RAW_TRACEPOINT_OPEN; without a name, for fentry and fexit, which know their place. Returns a link."""
+    text = ctypes.create_string_buffer(name.encode()) if name else None
+    attributes = struct.pack("<QI4x", ctypes.addressof(text) if text else 0, program_fd)
+    return _bpf(_RAW_TRACEPOINT_OPEN, attributes, f"BPF_RAW_TRACEPOINT_OPEN {name or ''}".rstrip())
+
+
+def _attach_perf(program_fd: int, perf_attributes: bytes) -> tuple[int, int]:
+    """A perf event and a link on it. The event names one CPU; the hook works on all."""
+    buffer = ctypes.create_string_buffer(perf_attributes.ljust(_PERF_ATTR_BYTES, b"\0"), _PERF_ATTR_BYTES)
+    perf_fd = _check(_syscall(_SYS_PERF_EVENT_OPEN, buffer, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC), "perf_event_open")
+    try:
+        link_fd = _bpf(_LINK_CREATE, struct.pack("<IIIIQ", program_fd, perf_fd, _ATTACH_PERF, 0, 0), "BPF_LINK_CREATE")
     except OSError:
         os.close(perf_fd)
         raise
     return link_fd, perf_fd
 
 
+def attach_tracepoint(program_fd: int, tracepoint_id: int) -> tuple[int, int]:
+    """Attach to a tracepoint; returns the link and the perf event it rests on. Close either and the hook is gone."""
+    # struct perf_event_attr: type, size, config, sample_period
+    return _attach_perf(program_fd, struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTR_BYTES, tracepoint_id, 1))
+
+
+def attach_kprobe(program_fd: int, pmu_type: int, function: str) -> tuple[int, int]:
+    """Attach to the entry of a kernel function; returns as attach_tracepoint."""
+    name = ctypes.create_string_buffer(function.encode())
+    # ... sample_type, read_format, flags, wakeup, bp_type; then config1 is the name, config2 the offset
+    attributes = struct.pack("<IIQQQQQIIQQ", pmu_type, _PERF_ATTR_BYTES, 0, 1, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
+    return _attach_perf(program_fd, attributes)
+
+
+def link_iterator(program_fd: int) -> int:
+    """Link an iterator program: every iterator made from the link walks all tasks."""
+    return _bpf(_LINK_CREATE, struct.pack("<IIIIQI4x", program_fd, 0, ATTACH_ITER, 0, 0, 0), "BPF_LINK_CREATE")
+
+
+# ---- using: no capability needed -------------------------------------------------------------------------------------
+
+
+def create_iterator(link_fd: int) -> int:
+    """Start a walk; read it to its end. Sees the caller's pid namespace."""
+    return _bpf(_ITER_CREATE, struct.pack("<II", link_fd, 0), "BPF_ITER_CREATE")
+
+
+def _info(fd: int, size: int) -> bytes:
+    info = ctypes.create_string_buffer(size)
+    _bpf(_OBJ_GET_INFO, struct.pack("<IIQ", fd, size, ctypes.addressof(info)), "BPF_OBJ_GET_INFO_BY_FD")
+    return info.raw
+
+
 def recursion_misses(program_fd: int) -> int:
     """How many runs of a program the kernel has skipped, because it was running on that CPU already."""
-    info = ctypes.create_string_buffer(256)  # struct bpf_prog_info; recursion_misses is a u64 at 208
-    _bpf(
-        _OBJ_GET_INFO_BY_FD,
-        struct.pack("<IIQ", program_fd, len(info), ctypes.addressof(info)),
-        "BPF_OBJ_GET_INFO_BY_FD",
-    )
-    return int(struct.unpack_from("<Q", info, 208)[0])
+    return int(struct.unpack_from("<Q", _info(program_fd, 232), 208)[0])
 
 
 class TestRun:
     """BPF_PROG_TEST_RUN of a raw tracepoint program with two words of context.
 
-    Everything is laid out once: a call costs about as much as the system call itself. Needs no capability.
+    Everything is laid out once: a call costs about as much as the system call itself.
 
     Args:
         program_fd: the program.
@@ -86,15 +173,12 @@ class TestRun:
 
     def __init__(self, program_fd: int) -> None:
         self._context = (ctypes.c_uint64 * 2)()
-        # prog_fd, retval, data_size_in/out, data_in/out, repeat, duration, ctx_size_in/out, ctx_in/out, flags, cpu, batch
+        # prog_fd, retval, data sizes and pointers, repeat, duration, ctx sizes and pointers, flags, cpu, batch_size
         attributes = struct.pack(
             "<IIIIQQIIIIQQIIII",
-            program_fd,
-            *(0,) * 7,
-            ctypes.sizeof(self._context),
-            0,
-            ctypes.addressof(self._context),
-            *(0,) * 5,
+            *(program_fd, 0, 0, 0, 0, 0, 0, 0),
+            *(ctypes.sizeof(self._context), 0, ctypes.addressof(self._context), 0),
+            *(0, 0, 0, 0),
         )
         self._attributes = ctypes.create_string_buffer(attributes, len(attributes))
         self._arguments = (_SYS_BPF, _PROG_TEST_RUN, ctypes.byref(self._attributes), len(attributes))

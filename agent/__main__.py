@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ckptree`` as installed: the daemon without the command line's imports, everything else through them."""
+
+import sys
+
+
+def main() -> None:
+    """Dispatch."""
+    if sys.argv[1:2] == ["daemon"]:
+        from agent import daemon  # noqa: PLC0415 - the daemon stays in memory, and never imports typer
+
+        sys.exit(daemon.main(sys.argv[2:]))
+    from agent import cli  # noqa: PLC0415
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. Each verb imports what it needs when it runs, for starting is most of what a verb costs."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agent.client import DEFAULT_SOCKET, Answer
+from agent.errors import CkptreeError, HostError, NoDaemonError, RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from agent.model import Dialect, Snapshot
+    from agent.watch import Watch
+
+app = typer.Typer(
+    name="ckptree",
+    help="Consistent process-tree checkpoints from eBPF: who is who, without freezing anything.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(StrEnum):
+    """What a snapshot is written as."""
+
+    CKPT = "ckpt"
+    JSON = "json"
+
+
+class DialectName(StrEnum):
+    """How PIDS.offset is meant."""
+
+    SEED = "seed"
+    V23 = "v23"
+
+
+class ModeName(StrEnum):
+    """What belongs to the tree."""
+
+    AUTO = "auto"
+    CONTAINER = "container"
+    SUBTREE = "subtree"
+
+
+class Source(StrEnum):
+    """Where the tree is read from."""
+
+    AUTO = "auto"
+    DAEMON = "daemon"
+    BPF = "bpf"
+    PROCFS = "procfs"
+
+
+Socket = Annotated[Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _say(text: str) -> None:
+    typer.echo(f"ckptree: {text}", err=True)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def daemon(context: typer.Context) -> None:
+    """Watch all process trees of this host, in the foreground, and answer on a Unix socket."""
+    from agent import daemon as program  # noqa: PLC0415
+
+    raise typer.Exit(program.main(context.args))
+
+
+@app.command()
+def snapshot(
+    root: Annotated[str, typer.Argument(metavar="ROOT", help="A pid, as this process counts, or pidns:INUM.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = "-",
+    fmt: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.CKPT,
+    dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,
+    mode: Annotated[ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")] = ModeName.AUTO,
+    source: Annotated[Source, typer.Option(help="auto: the daemon, else BPF in this process.")] = Source.AUTO,
+    with_argv: Annotated[bool, typer.Option("--with-argv", help="Add argv, cwd and environment.")] = False,
+    without_entered: Annotated[
+        bool, typer.Option("--without-entered", help="Leave out tasks that entered the container from outside.")
+    ] = False,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Exit 0 where an incomplete snapshot would exit 6.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Seconds to wait for the daemon.", min=0.001)] = 30.0,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a snapshot of the tree below ROOT and write it."""
+    from exporters import registry, store  # noqa: PLC0415
+
+    if as_json:
+        fmt = Format.JSON
+    if output == "-" and fmt is Format.CKPT and sys.stdout.isatty():
+        raise UsageError("a ckpt image is binary: name a file with -o, or choose -f json")
+    kind, _, rest = root.rpartition(":")
+    if not rest.isdecimal() or kind not in ("", "pidns"):
+        raise UsageError(f"ROOT {root!r}: expected a pid, or pidns:INUM")
+    options = {"mode": mode.value, "without_entered": without_entered}
+    answer = _capture(root, fmt, dialect, source, socket, timeout, options)
+    data = answer.data
+    if with_argv:
+        data = registry.dump(_with_details(registry.load(data), root), fmt.value, dialect.value)
+    if output == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        store.write(Path(output), data)
+    _report(answer)
+    if not answer.complete and not allow_incomplete:
+        raise typer.Exit(6)
+
+
+def _report(answer: Answer) -> None:
+    for line in answer.squashed:
+        _say(f"squashed: {line}")
+    for line in answer.entered:
+        _say(f"left out, entered from outside: {line}")
+    if not answer.complete:
+        _say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
+
+
+def _capture(
+    root: str,
+    fmt: Format,
+    dialect: DialectName,
+    source: Source,
+    socket: Path | None,
+    timeout: float,
+    options: dict[str, Any],
+) -> Answer:
+    """Ask the daemon, or do what it would do."""
+    from agent.client import Client  # noqa: PLC0415
+
+    if source in (Source.AUTO, Source.DAEMON):
+        try:
+            with Client(socket or DEFAULT_SOCKET, timeout) as client:
+                return client.snapshot(root, fmt=fmt.value, dialect=dialect.value, **options)
+        except NoDaemonError:
+            if source is Source.DAEMON or socket is not None:
+                raise
+    if source is Source.PROCFS:
+        from agent import proctable  # noqa: PLC0415
+
+        return _answer(proctable.snapshot(root, **options), fmt, dialect.value)
+    return _one_shot(root, fmt, dialect.value, options)
+
+
+def _one_shot(root: str, fmt: Format, dialect: "Dialect", options: dict[str, Any]) -> Answer:
+    from agent.config import Config  # noqa: PLC0415
+    from agent.watch import Watch  # noqa: PLC0415
+
+    try:
+        watch = Watch(Config())
+    except HostError as error:
+        raise HostError(f"{error}. Without BPF, `--source procfs` answers, unverified") from error
+    try:
+        kind, _, rest = root.rpartition(":")
+        task = watch.find_namespace(int(rest)) if kind else watch.find(int(rest), os.getpid())
+        return _answer(watch.snapshot(task, **options), fmt, dialect)
+    finally:
+        _let_go(watch)
+
+
+def _let_go(watch: "Watch") -> None:
+    """Detach in a child: the kernel takes a third of a second over it, which nobody has to wait for."""
+    if os.fork() == 0:
+        try:
+            for stream in range(3):
+                os.close(stream)  # whoever reads our output must not wait for this child to end it
+            watch.close()
+        finally:
+            os._exit(0)
+
+
+def _answer(snapshot: "Snapshot", fmt: Format, dialect: "Dialect") -> Answer:
+    from exporters import registry  # noqa: PLC0415
+
+    completeness = snapshot.completeness
+    return Answer(
+        registry.dump(snapshot, fmt.value, dialect),
+        completeness.complete,
+        completeness.verified,
+        completeness.reasons,
+        snapshot.squashed,
+        snapshot.entered,
+        len(snapshot.tasks),
+        0,
+    )
+
+
+def _with_details(snapshot: "Snapshot", root: str) -> "Snapshot":
+    """Add argv, cwd and environment, read now: a little after the cut. Only where the root's numbers are ours."""
+    from agent.details import details  # noqa: PLC0415
+
+    if snapshot.mode == "container" or not root.isdecimal() or snapshot.number(snapshot.tasks[0].pid) != int(root):
+        raise UsageError(
+            "--with-argv reads /proc by the numbers of the snapshot, which count from the root's pid namespace: "
+            "run it inside that namespace, or name a root outside of any container"
+        )
+    tasks = []
+    for task in snapshot.tasks:
+        if task.pid == task.tgid and task.start_ns is not None:
+            found = details(snapshot.number(task.pid), task.start_ns)
+            tasks.append(task._replace(argv=found.argv, cwd=found.cwd, env=found.env))
+        else:
+            tasks.append(task)
+    return replace(snapshot, tasks=tuple(tasks))
+
+
+@app.command()
+def show(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A snapshot in any format, or - for standard input.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a snapshot, as a tree."""
+    from exporters import registry, treeview  # noqa: PLC0415
+
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise CkptreeError(f"cannot read {file}: {error.strerror or error}") from error
+    loaded = registry.load(data)
+    if as_json:
+        sys.stdout.buffer.write(registry.dump(loaded, "json"))
+    else:
+        encoding = (sys.stdout.encoding or "ascii").lower()
+        typer.echo(treeview.render(loaded, unicode=encoding.startswith("utf")))
+
+
+@app.command()
+def status(socket: Socket = None, as_json: AsJson = False) -> None:
+    """Show how the daemon is, and which hooks it has."""
+    from agent.client import Client  # noqa: PLC0415
+
+    with Client(socket or DEFAULT_SOCKET, 10.0) as client:
+        found = client.status()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
+    for key, value in found.items():
+        typer.echo(f"{key:<14} {value}")
+    for feature, used in hooks.items():
+        typer.echo(f"hook {feature:<9} {', '.join(used) or 'none: changes are found by the next sweep'}")
+    for hook, said in tried.items():
+        typer.echo(f"tried          {hook}: {said}")
+    for feature in missing:
+        typer.echo(f"kernel lacks   {feature}")
+
+
+def main() -> None:
+    """Run a verb; an error of ours is one message and its exit code."""
+    try:
+        app()
+    except RefusedError as error:
+        _say(str(error))
+        for line in error.leaks:
+            _say(f"  {line}")
+        sys.exit(error.exit_code)
+    except CkptreeError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live objects out of a /proc scan, so that selection has one form of input whatever the source.
+
+What /proc does not say is filled in as far as it can be: a dead group or session leader has the numbers that its members
+see; a namespace's parent is that of the nearest ancestor one level up. Births are not observed, the subreaper flag is not
+known. A snapshot from here is never verified.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent import host, procfs, rules, select
+from agent.errors import NoSuchRootError, RefusedError
+from agent.model import Completeness, Mode, Snapshot
+from agent.objects import EXITED, KERNEL, STOPPED, Namespace, Pid, Task
+from agent.pidspace import INITIAL_INUM
+
+_UNVERIFIED = "source procfs: read task by task while they ran, so it may show a state that never was"
+
+
+class ProcTable:
+    """The tasks of one scan.
+
+    Args:
+        rows: from procfs.scan().
+    """
+
+    def __init__(self, rows: Sequence[procfs.ProcRow]) -> None:
+        self.initial = Namespace(0, INITIAL_INUM, None)
+        self.tasks: dict[int, Task] = {}
+        self._rows = {row.tid: row for row in rows}
+        self._namespaces: dict[tuple[int, int], Namespace] = {}
+        for row in rows:
+            self._enter_pid(row.tid, row.numbers, self._namespace(row))
+        leaders = [row for row in rows if row.tid == row.tgid]
+        for row in leaders:
+            task = self._task(row)
+            namespace = task.pid.namespace
+            pgid = self._held(row.pgid_numbers, namespace)
+            sid = self._held(row.sid_numbers, namespace)
+            rules.add_process(task, None, pgid, sid)
+        for row in rows:
+            if row.tid != row.tgid and row.tgid in self.tasks:
+                rules.add_thread(self._task(row), self.tasks[row.tgid])
+        for row in leaders:
+            parent = self.tasks.get(row.ppid)
+            if parent is not None:
+                rules.link_child(self.tasks[row.tid], parent)
+
+    def _task(self, row: procfs.ProcRow) -> Task:
+        flags = KERNEL if row.kernel_thread else 0
+        if row.state == "Z":
+            flags |= EXITED
+        elif row.state in "Tt":
+            flags |= STOPPED
+        task = Task(self.initial.numbers[row.numbers[0]], row.start_ns, 0, flags)
+        task.exit_code = row.exit_code or 0
+        task.exit_signal = row.exit_signal
+        task.comm = row.comm
+        task.ids = (row.uid, row.gid)
+        self.tasks[row.tid] = task
+        return task
+
+    def _namespace(self, row: procfs.ProcRow) -> Namespace:
+        level = len(row.numbers) - 1
+        if not level:
+            return self.initial
+        above = self._rows.get(row.ppid)
+        seen = {row.tid}
+        while above is not None and len(above.numbers) > level and above.tid not in seen:
+            if above.pid_ns == row.pid_ns and len(above.numbers) == len(row.numbers):
+                return self._namespace(above)
+            seen.add(above.tid)
+            above = self._rows.get(above.ppid)
+        parent = self._namespace(above) if above is not None and len(above.numbers) <= level else self.initial
+        while parent.level < level - 1:  # its init is gone or hidden: a namespace without a name between
+            parent = self._named(0, parent)
+        return self._named(row.pid_ns or 0, parent)
+
+    def _named(self, inum: int, parent: Namespace) -> Namespace:
+        key = (inum, id(parent))
+        if key not in self._namespaces:
+            self._namespaces[key] = Namespace(len(self._namespaces) + 1, inum, parent)
+        return self._namespaces[key]
+
+    def _enter_pid(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
+        pid = Pid(identity, numbers, namespace)
+        rules.hash_pid(pid)
+        return pid
+
+    def _held(self, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
+        """The pid object of a group or session; one without a task has what numbers its members see."""
+        known = self.initial.numbers.get(numbers[0])
+        if known is not None:
+            return known
+        visible = tuple(number for number in numbers if number) or (0,)
+        return self._enter_pid(numbers[0], visible, namespace.ancestor(len(visible) - 1))
+
+    def find(self, root: str) -> Task:
+        """The task of a pid, or the init of ``pidns:INUM``.
+
+        Raises:
+            NoSuchRootError: there is none, or it is a thread.
+        """
+        kind, _, rest = root.rpartition(":")
+        if kind:
+            for task in self.tasks.values():
+                if task.pid.namespace.inum == int(rest) and task.pid.numbers[-1] == 1:
+                    return task
+            raise NoSuchRootError(f"/proc shows no init of a pid namespace {root}")
+        found = self.tasks.get(int(rest))
+        if found is None:
+            raise NoSuchRootError(f"no such process: pid {rest}")
+        if found.leader is not found:
+            raise NoSuchRootError(f"pid {rest} is a thread, not a process: its process is {found.leader.pid.numbers[0]}")
+        return found
+
+
+def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path = Path("/proc")) -> Snapshot:
+    """A snapshot out of /proc, marked as what it is.
+
+    Raises:
+        CkptreeError: no such root, a leak, or no /proc.
+    """
+    table = ProcTable(procfs.scan(proc))
+    task = table.find(root)
+    resolved: Mode = select.resolve_mode(task, mode)
+    try:
+        chosen = select.select(task, resolved, without_entered=without_entered)
+    except RefusedError as error:
+        raise RefusedError(f"{error} (as far as /proc tells)", error.leaks) from error
+    return Snapshot(
+        mode=resolved,
+        time_ns=time.time_ns(),
+        pids=chosen.pids,
+        tasks=tuple(row._replace(subreaper=None) for row in chosen.tasks),
+        namespaces=chosen.namespaces,
+        squashed=chosen.squashed,
+        entered=chosen.entered,
+        boot_id=host.boot_id(),
+        header=host.header(),
+        completeness=Completeness(
+            "no", kernel_threads_left_out=chosen.kernel_workers, reasons=(_UNVERIFIED, *chosen.unknown)
+        ),
+    )

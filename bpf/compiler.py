@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""C to bytecode, and the only import of bcc. What was compiled once for a kernel is kept for its next boot.
+
+bcc takes half a second, most of what a start costs, so the result is stored under a key of everything that went into it:
+the sources, the offsets of this kernel, the whole of its BTF (the ids in it), and which bcc. The store must be this
+user's own and nobody else's to write, for what it holds is loaded into the kernel.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from agent.errors import HostError
+from bpf import syscall
+from bpf.btf import VMLINUX, Btf
+from bpf.layout import Layout
+
+_HERE = Path(__file__).parent
+_SOURCES = ("events.h", "kernel.h", "lifecycle.c", "session.c", "sweep.c")
+_MAPS = ("ring", "page", "depth", "scratch", "raw", "perf")
+_PROGRAMS = (
+    *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
+    *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
+    *("after_change_pid", "before_release_task", "kprobe_release_task"),
+    *("on_task", "state", "marker"),
+)
+_TRACED = ("change_pid", "release_task", "bpf_iter_task")  # functions whose BTF ids a load needs
+_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
+_CACHE = Path("/var/cache/ckptree")
+_NO_BCC = (
+    "the system's Python has no bcc. On Debian and Ubuntu: apt-get install python3-bpfcc, and a virtual environment made "
+    "with --system-site-packages from /usr/bin/python3. (PyPI's `bcc` is an unrelated package.)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Compiled programs, ready to load.
+
+    Attributes:
+        code: bytecode by program; a reference to a map is the index of its name in `maps`.
+        maps: shape by name.
+        btf_ids: of the kernel functions that programs attach to; 0: the kernel has none.
+    """
+
+    code: dict[str, bytes]
+    maps: dict[str, syscall.MapShape]
+    btf_ids: dict[str, int]
+
+    def linked(self, program: str, map_fds: dict[str, int]) -> bytes:
+        """The bytecode of a program with the descriptors of real maps in it."""
+        fds = [map_fds[name] for name in self.maps]
+        return _relocate(self.code[program], lambda index: fds[index])
+
+
+def _relocate(code: bytes, new: Any) -> bytes:
+    """Replace every reference to a map. An instruction: u8 opcode, u8 registers, s16 offset, s32 immediate."""
+    out = bytearray(code)
+    at = 0
+    while at < len(out):
+        opcode, registers, _, immediate = struct.unpack_from("<BBhi", out, at)
+        if opcode == _LD_IMM64:
+            if registers >> 4 == _PSEUDO_MAP_FD:
+                struct.pack_into("<i", out, at + 4, new(immediate))
+            at += 8
+        at += 8
+    return bytes(out)
+
+
+def bundle(btf: Btf, layout: Layout) -> Bundle:
+    """The compiled programs for this kernel, from the store if it has them.
+
+    Raises:
+        HostError: bcc is not there, or is something else, or cannot compile.
+    """
+    spec = importlib.util.find_spec("bcc")
+    if spec is None or not spec.origin:
+        raise HostError(_NO_BCC)
+    source = "\n".join((_HERE / name).read_text() for name in _SOURCES)
+    digest = hashlib.blake2b(digest_size=20)
+    compiler = os.stat(spec.origin)
+    for part in (source, *layout.flags, spec.origin, str(compiler.st_mtime_ns), str(compiler.st_size)):
+        digest.update(part.encode() + b"\0")
+    digest.update(btf.types)
+    path = Path(os.environ.get("CACHE_DIRECTORY", _CACHE)) / f"{digest.hexdigest()}.bundle"
+    stored = _restore(path)
+    if stored is not None:
+        return stored
+    made = _compile(source, btf, layout)
+    _store(path, made)
+    return made
+
+
+def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
+    # Headers that happen to be installed, perhaps another kernel's, must not matter: bcc finds ours first.
+    os.environ["BCC_KERNEL_SOURCE"] = str(_HERE)
+    import bcc  # noqa: PLC0415 - 70 MB and 50 ms that a stored bundle saves
+
+    if not hasattr(bcc, "BPF"):
+        raise HostError(f"{bcc.__file__} is PyPI's `bcc`, not the BPF compiler: pip uninstall bcc; " + _NO_BCC)
+
+    class Module(bcc.BPF):  # type: ignore[misc]  # bcc has no types
+        def _trace_autoload(self) -> None:
+            """Load and attach nothing by name: that is for the loader."""
+
+    try:
+        module = Module(text=source.encode(), cflags=[*layout.flags, "-Wno-everything"])
+    except Exception as error:
+        # bcc raises nothing narrower. It creates the maps while it compiles, which is where a user without rights fails.
+        if os.geteuid():
+            raise HostError("not permitted: compiling and loading BPF needs root, or CAP_BPF and CAP_PERFMON") from error
+        raise HostError(f"bcc could not build the programs: {error}") from error
+    fds = {name: int(module[name.encode()].map_fd) for name in _MAPS}
+    index = {fd: number for number, fd in enumerate(fds.values())}
+    return Bundle(
+        code={name: _relocate(module.dump_func(name.encode()), index.__getitem__) for name in _PROGRAMS},
+        maps={name: syscall.map_shape(fd) for name, fd in fds.items()},
+        btf_ids={name: btf.function(name) for name in _TRACED},
+    )
+
+
+def _restore(path: Path) -> Bundle | None:
+    """A stored bundle, if it is there, whole, and nobody else could have written it."""
+    try:
+        for place in (path.parent, path):
+            found = os.lstat(place)
+            if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                return None
+        document = msgpack.unpackb(path.read_bytes())
+        maps = {name: syscall.MapShape(*shape) for name, shape in document["maps"].items()}
+        return Bundle(document["code"], maps, document["btf_ids"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(path: Path, made: Bundle) -> None:
+    """Keep a bundle; where that cannot be done the next start compiles again."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
+            out.write(msgpack.packb({"code": made.code, "maps": made.maps, "btf_ids": made.btf_ids}))
+        os.replace(out.name, path)
+
+
+def vmlinux() -> Btf:
+    """The running kernel's types."""
+    return Btf(VMLINUX)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshot <-> the document: the whole schema, the same for every format that has maps and lists.
+
+    document  = {format, version, dialect, first_tag, mode, root, header} | facts (see exporters.facts), where
+    pids      = [{tag, numbers, namespaces}]
+    tasks     = [{pid, ppid, tgid, pgid, sid, depth} | the facts of a task]
+    header    = {release, version, machine, kernel_version: [major, minor, patch], has_fxsr, has_xsave, xstate_size,
+                 lsm}
+
+The first line is the base, which the 2011 image says by itself; there the facts go into a record of their own.
+"""
+
+from agent.errors import FormatError
+from agent.model import Dialect, Header, Mode, Snapshot
+from exporters.facts import Base, Document, assemble, facts, task_facts
+from exporters.fields import S32_MAX, U32_MAX, Fields
+from exporters.soundness import TAG_MAX, TaskIds, first_fault
+
+FORMAT = "ckptree"
+VERSION = 1
+
+_DIALECTS: tuple[Dialect, ...] = ("seed", "v23")
+_MODES: tuple[Mode, ...] = ("container", "subtree")
+
+# The order in which a task reads best. Nobody captures terminals and file owners yet; their keys stand so that the
+# schema is whole.
+_TASK_KEYS: Document = dict.fromkeys(
+    ("start_ns", "state", "exit_code", "exit_signal", "comm", "uid", "gid", "subreaper", "child_namespace")
+) | {"tty": None, "fown": (), "argv": None, "cwd": None, "env": None, "birth": None}
+
+
+def to_document(snapshot: Snapshot) -> Document:
+    """The whole document, keys in the order in which they read best."""
+    known = facts(snapshot)
+    pids = [
+        {"tag": tag, "numbers": pid.numbers, "namespaces": pid.namespaces}
+        for tag, pid in enumerate(snapshot.pids, snapshot.first_tag)
+    ]
+    tasks = [
+        {**TaskIds(*task[:6])._asdict(), **_TASK_KEYS, **row}
+        for task, row in zip(snapshot.tasks, task_facts(snapshot.tasks), strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "dialect": snapshot.dialect,
+        "first_tag": snapshot.first_tag,
+        "mode": snapshot.mode,
+        "root": snapshot.first_tag,
+        "boot_id": known["boot_id"],
+        "time_ns": known["time_ns"],
+        "header": header_fields(snapshot.header),
+        "completeness": known["completeness"],
+        "namespaces": known["namespaces"],
+        "pids": pids,
+        "tasks": tasks,
+        "ancestors": known["ancestors"],
+        "squashed": known["squashed"],
+        "entered": known["entered"],
+        "not_rebuildable": [],
+    }
+
+
+def from_document(value: object) -> Snapshot:
+    """The snapshot of a whole document; FormatError names the field at fault."""
+    document = Fields(value)
+    document.word("format", (FORMAT,))
+    document.integer("version", VERSION, VERSION)
+    pids = list(document.maps("pids"))
+    base = Base(
+        mode=document.word("mode", _MODES),
+        dialect=document.word("dialect", _DIALECTS),
+        first_tag=document.integer("first_tag", 1, TAG_MAX),
+        header=read_header(document.map("header"), Header()),
+        numbers=[pid.integers("numbers", -S32_MAX, S32_MAX) for pid in pids],
+        tasks=[
+            TaskIds(*[task.integer(field, -S32_MAX, S32_MAX) for field in TaskIds._fields])
+            for task in document.maps("tasks")
+        ],
+    )
+    for tag, pid in enumerate(pids, base.first_tag):
+        pid.integer("tag", tag, tag)
+    document.integer("root", base.first_tag, base.first_tag)
+    fault = first_fault(base.first_tag, base.numbers, base.tasks)
+    if fault:
+        row = f"{fault.array}[{fault.index}].{fault.field}" if fault.field else fault.array
+        raise FormatError(row, fault.text)
+    return assemble(base, document)
+
+
+def header_fields(header: Header) -> Document:
+    """The header's map, keys sorted."""
+    return {
+        "has_fxsr": header.has_fxsr,
+        "has_xsave": header.has_xsave,
+        "kernel_version": header.kernel_version,
+        "lsm": header.lsm,
+        "machine": header.machine,
+        "release": header.release,
+        "version": header.version,
+        "xstate_size": header.xstate_size,
+    }
+
+
+def read_header(fields: Fields, absent: Header) -> Header:
+    """The header of its map; a missing key reads as in `absent`."""
+    version = absent.kernel_version
+    if fields.has("kernel_version"):
+        numbers = fields.integers("kernel_version", 0, U32_MAX)
+        if len(numbers) != len(version):
+            raise fields.wrong("kernel_version", "major, minor and patch")
+        version = numbers[0], numbers[1], numbers[2]
+    size = fields.maybe_integer("xstate_size", 0, U32_MAX)
+    fxsr, xsave = fields.flag("has_fxsr"), fields.flag("has_xsave")
+    return Header(
+        release=fields.text("release", absent.release),
+        version=fields.text("version", absent.version),
+        machine=fields.text("machine", absent.machine),
+        kernel_version=version,
+        has_fxsr=absent.has_fxsr if fxsr is None else fxsr,
+        has_xsave=absent.has_xsave if xsave is None else xsave,
+        xstate_size=absent.xstate_size if size is None else size,
+        lsm=fields.text("lsm", absent.lsm),
+    )

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts of a snapshot: what a bare image cannot say of a tree, as plain maps, lists, strings, numbers and bytes.
+
+    facts     = {boot_id, time_ns, namespaces, pids: [{namespaces}], tasks: [{state, ..., birth}], ancestors, squashed,
+                 entered, completeness}
+    birth     = {creator: {tag} | {ancestor} | null, observed, sid: ref, pgid: ref, flags, order}
+    ancestor  = {id, numbers, namespaces, events: [{event, order, value: ref}]} | birth
+    ref       = tag | {numbers, namespaces} | null
+
+The rows of ``pids`` and ``tasks`` go with those of a base, which has the numbers and the ids. Absent is null. Kernel
+strings stay bytes here (exporters.fields has their text). Keys that nobody here knows are ignored.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+from agent.errors import FormatError
+from agent.model import (
+    CKPT_PID_ROOT,
+    Ancestor,
+    AncestorEvent,
+    Birth,
+    Completeness,
+    Creator,
+    Dialect,
+    Header,
+    Mode,
+    Namespace,
+    OutsidePid,
+    PidObject,
+    PidRef,
+    Snapshot,
+    Task,
+    TaskState,
+    Verified,
+)
+from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
+from exporters.soundness import TaskIds
+
+TIME_NS_MAX = 2**63 - 1
+
+Document: TypeAlias = dict[str, object]
+
+_EventName: TypeAlias = Literal["setsid", "setpgid", "subreaper", "exit"]
+
+_VERIFIED: tuple[Verified, ...] = ("sweep", "numbering", "no")
+_EVENTS: tuple[_EventName, ...] = ("setsid", "setpgid", "subreaper", "exit")
+_STATES = tuple(TaskState)
+
+
+class Base(NamedTuple):
+    """What a bare image says; see model.Snapshot for the fields."""
+
+    mode: Mode
+    dialect: Dialect
+    first_tag: int
+    header: Header
+    numbers: Sequence[tuple[int, ...]]
+    tasks: Sequence[TaskIds]
+
+
+def facts(snapshot: Snapshot) -> Document:
+    """What a bare image cannot say of the whole tree, keys sorted at every depth; `task_facts` has the tasks'."""
+    done = snapshot.completeness
+    return {
+        "ancestors": [
+            {
+                "creator": _creator(birth.creator),
+                "events": [{"event": e.event, "order": e.order, "value": _ref(e.value)} for e in ancestor.events],
+                "flags": birth.flags,
+                "id": ancestor.id,
+                "namespaces": ancestor.namespaces,
+                "numbers": ancestor.numbers,
+                "observed": birth.observed,
+                "order": birth.order,
+                "pgid": _ref(birth.pgid),
+                "sid": _ref(birth.sid),
+            }
+            for ancestor in snapshot.ancestors
+            for birth in (ancestor.birth,)
+        ],
+        "boot_id": snapshot.boot_id or None,
+        "completeness": {
+            "anomalies": done.anomalies,
+            "kernel_threads_left_out": done.kernel_threads_left_out,
+            "lost": done.lost,
+            "reasons": done.reasons,
+            "sweeps": done.sweeps,
+            "verified": done.verified,
+        },
+        "entered": snapshot.entered,
+        "namespaces": [
+            {"id": id_, "inum": inum, "level": level, "parent": parent}
+            for id_, inum, level, parent in snapshot.namespaces
+        ],
+        "pids": [{"namespaces": pid.namespaces} for pid in snapshot.pids],
+        "squashed": snapshot.squashed,
+        "time_ns": snapshot.time_ns,
+    }
+
+
+def task_facts(tasks: Sequence[Task]) -> list[Document]:
+    """What a bare image cannot say of each task, keys sorted.
+
+    The one loop that every capture of thousands of tasks goes through: it unpacks whole rows and calls nothing.
+    """
+    rows: list[Document] = []
+    for task in tasks:
+        (_, _, _, _, _, _, start_ns, state, code, signal, comm, uid, gid, reaper, child, argv, cwd, env, birth) = task
+        origin: Document | None = None
+        if birth is not None:
+            creator, observed, sid, pgid, flags, order = birth
+            origin = {
+                "creator": None
+                if creator is None
+                else {"ancestor": creator[1]}
+                if creator[0] is None
+                else {"tag": creator[0]},
+                "flags": flags,
+                "observed": observed,
+                "order": order,
+                "pgid": pgid if pgid.__class__ is int else _ref(pgid),
+                "sid": sid if sid.__class__ is int else _ref(sid),
+            }
+        rows.append(
+            {
+                "argv": argv,
+                "birth": origin,
+                "child_namespace": child,
+                "comm": comm,
+                "cwd": cwd,
+                "env": env,
+                "exit_code": code,
+                "exit_signal": signal,
+                "gid": gid,
+                "start_ns": start_ns,
+                "state": state,
+                "subreaper": reaper,
+                "uid": uid,
+            }
+        )
+    return rows
+
+
+def assemble(base: Base, known: Fields) -> Snapshot:
+    """Join a sound base and the facts about it."""
+    reader = _FactsReader(base, known)
+    return Snapshot(
+        mode=base.mode,
+        time_ns=known.integer("time_ns", 0, TIME_NS_MAX),
+        pids=reader.pids(),
+        tasks=reader.tasks(),
+        namespaces=reader.namespaces,
+        ancestors=reader.ancestors(),
+        squashed=known.texts("squashed"),
+        entered=known.texts("entered"),
+        boot_id=known.text("boot_id", ""),
+        header=base.header,
+        completeness=reader.completeness(),
+        first_tag=base.first_tag,
+        dialect=base.dialect,
+    )
+
+
+class _FactsReader:
+    """Reads the facts in the light of the base: what is referred to must exist."""
+
+    def __init__(self, base: Base, known: Fields) -> None:
+        self._base = base
+        self._known = known
+        self._first = base.first_tag
+        self._last = base.first_tag + len(base.numbers) - 1
+        self._ancestors = known.count("ancestors")
+        self.namespaces = tuple([self._namespace(fields, id_) for id_, fields in enumerate(known.maps("namespaces"))])
+
+    def pids(self) -> tuple[PidObject, ...]:
+        rows = self._rows("pids", len(self._base.numbers))
+        pids = []
+        for numbers, fields in zip(self._base.numbers, rows, strict=True):
+            ids = self._namespace_ids(fields, len(numbers))
+            pids.append(PidObject(numbers, ids))
+        return tuple(pids)
+
+    def tasks(self) -> tuple[Task, ...]:
+        rows = self._rows("tasks", len(self._base.tasks))
+        last_namespace = len(self.namespaces) - 1
+        return tuple(
+            [
+                Task(
+                    *ids,
+                    fields.maybe_integer("start_ns", 0, U64_MAX),
+                    fields.word("state", _STATES) if fields.has("state") else None,
+                    fields.maybe_integer("exit_code", -S32_MAX, S32_MAX),
+                    fields.maybe_integer("exit_signal", -S32_MAX, S32_MAX),
+                    fields.raw("comm"),
+                    fields.maybe_integer("uid", 0, U32_MAX),
+                    fields.maybe_integer("gid", 0, U32_MAX),
+                    fields.flag("subreaper"),
+                    fields.maybe_integer("child_namespace", -1, last_namespace),
+                    fields.raws("argv"),
+                    fields.raw("cwd"),
+                    fields.raws("env"),
+                    self._birth(fields.map("birth")) if fields.has("birth") else None,
+                )
+                for ids, fields in zip(self._base.tasks, rows, strict=True)
+            ]
+        )
+
+    def ancestors(self) -> tuple[Ancestor, ...]:
+        return tuple(
+            [
+                Ancestor(
+                    id=fields.integer("id", index, index),
+                    numbers=pid.numbers,
+                    namespaces=pid.namespaces,
+                    birth=self._birth(fields),
+                    events=tuple([self._event(event) for event in fields.maps("events")]),
+                )
+                for index, fields in enumerate(self._known.maps("ancestors"))
+                for pid in (self._outside(fields),)
+            ]
+        )
+
+    def completeness(self) -> Completeness:
+        if not self._known.has("completeness"):
+            return Completeness("no")
+        fields = self._known.map("completeness")
+        return Completeness(
+            verified=fields.word("verified", _VERIFIED),
+            lost=fields.maybe_integer("lost", 0, U64_MAX) or 0,
+            sweeps=fields.maybe_integer("sweeps", 0, U64_MAX) or 0,
+            anomalies=fields.maybe_integer("anomalies", 0, U64_MAX) or 0,
+            kernel_threads_left_out=fields.maybe_integer("kernel_threads_left_out", 0, U64_MAX) or 0,
+            reasons=fields.texts("reasons"),
+        )
+
+    def _rows(self, key: str, count: int) -> list[Fields]:
+        rows = list(self._known.maps(key))
+        if len(rows) != count:
+            raise FormatError(self._known.at(key), f"has {len(rows)} rows for the {count} of the base")
+        return rows
+
+    def _namespace(self, fields: Fields, id_: int) -> Namespace:
+        return Namespace(
+            id=fields.integer("id", id_, id_),
+            inum=fields.integer("inum", 0, U64_MAX),
+            level=fields.integer("level", min(id_, 1), S32_MAX) if id_ else fields.integer("level", 0, 0),
+            # Parents before children; and the first namespace is the root's, whose parent is not ours to know.
+            parent=fields.integer("parent", 0, id_ - 1) if id_ else None,
+        )
+
+    def _namespace_ids(self, fields: Fields, count: int) -> tuple[int, ...]:
+        ids = fields.integers("namespaces", -1, len(self.namespaces) - 1)
+        if ids and len(ids) != count:
+            raise FormatError(fields.at("namespaces"), f"has {len(ids)} entries for a pid of {count} numbers")
+        return ids
+
+    def _outside(self, fields: Fields) -> OutsidePid:
+        numbers = fields.integers("numbers", 0, S32_MAX)
+        return OutsidePid(numbers, self._namespace_ids(fields, len(numbers)))
+
+    def _birth(self, fields: Fields) -> Birth:
+        creator = self._creator_of(fields.map("creator")) if fields.has("creator") else None
+        order = fields.maybe_integer("order", 0, U64_MAX)
+        observed = fields.flag("observed")
+        return Birth(
+            creator=creator,
+            # The contract's null creator means assumed; `observed` is ours, and tells it from one outside the tree.
+            observed=creator is not None if observed is None else observed,
+            sid=self._ref_of(fields, "sid"),
+            pgid=self._ref_of(fields, "pgid"),
+            flags=fields.texts("flags"),
+            order=order,
+        )
+
+    def _creator_of(self, fields: Fields) -> Creator:
+        tag = fields.maybe_integer("tag", self._first, self._last)
+        ancestor = fields.maybe_integer("ancestor", 0, self._ancestors - 1)
+        if (tag is None) == (ancestor is None):
+            raise FormatError(fields.path, "must have either a tag or an ancestor")
+        return Creator(tag, ancestor)
+
+    def _event(self, fields: Fields) -> AncestorEvent:
+        event = fields.word("event", _EVENTS)
+        order = fields.integer("order", 0, U64_MAX)
+        # That of a subreaper is a switch, not a tag.
+        value = fields.maybe_integer("value", 0, 1) if event == "subreaper" else self._ref_of(fields, "value")
+        return AncestorEvent(event, order, value)
+
+    def _ref_of(self, fields: Fields, key: str) -> PidRef | None:
+        if not fields.has(key):
+            return None
+        if not fields.is_integer(key):
+            return self._outside(fields.map(key))
+        tag = fields.integer(key, CKPT_PID_ROOT, self._last)
+        if tag < self._first and tag not in (0, CKPT_PID_ROOT):
+            raise fields.wrong(key, f"a tag from {self._first} to {self._last}, 0 or {CKPT_PID_ROOT}")
+        return tag
+
+
+def _creator(creator: Creator | None) -> Document | None:
+    if creator is None:
+        return None
+    return {"ancestor": creator.ancestor} if creator.tag is None else {"tag": creator.tag}
+
+
+def _ref(ref: PidRef | None) -> object:
+    return {"namespaces": ref.namespaces, "numbers": ref.numbers} if isinstance(ref, OutsidePid) else ref

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head of a checkpoint image: the records that tell of the host, before any pid.
+
+    head      = HEADER release version machine ARCH CONTAINER lsm LSM_INFO
+    HEADER    = record 1: u64 magic, u16 arch, major, minor, patch, rev, 6 bytes, 12 x u16 constants,
+                          u64 seconds, u64 uflags
+    ARCH      = record 2: u16 has_fxsr, u16 has_xsave, u16 xstate_size, u16
+    CONTAINER = record 3: nothing
+    LSM_INFO  = record 7: up to 192 bytes, none of which we need
+
+The strings are BUFFERs (record 4), NUL padded: those of uname(2) as long as constants 5 to 7 say, the LSM's 11 bytes.
+``seconds`` is CLOCK_REALTIME; bit 0 of ``uflags`` means that the root is any task, not a namespace's init.
+"""
+
+import struct
+from dataclasses import replace
+from typing import NamedTuple
+
+from agent.errors import FormatError
+from agent.model import Header, Mode, Snapshot
+from exporters.facts import TIME_NS_MAX
+from exporters.records import ARCH, BUFFER, CONTAINER, HEADER, LSM_INFO, Cursor, record
+
+HEAD_MAGIC = 0x00FEED0CC0A2D200
+NS_PER_S = 1_000_000_000
+
+_HEADER = struct.Struct("<Q5H6x12HQQ")
+_ARCH = struct.Struct("<4H")
+
+_ARCH_X86_64 = 2
+_REV = 6
+# task_comm_len, at_vector_size, signal_nsig; uts sysname, nodename, release, version, machine, domainname;
+# rlimit_nlimits, n_tty_buf_size, tty_termios_nccs: of an x86-64 kernel of that time.
+_CONSTANTS = (16, 44, 64, 65, 65, 65, 65, 65, 65, 16, 4096, 19)
+_UTS_BYTES = 65
+_UTS_LIMIT = 1024
+_LSM_BYTES = 11
+_LSM_INFO_LIMIT = 192
+_LSM_INFO = b"dummy"
+_SUBTREE = 1  # bit of uflags
+_U16_MAX = 0xFFFF
+
+
+class Head(NamedTuple):
+    """What the head says.
+
+    Attributes:
+        mode: of the capture.
+        seconds: CLOCK_REALTIME of the cut.
+        header: the host.
+        notes: oddities that do not touch the tree, for people.
+    """
+
+    mode: Mode
+    seconds: int
+    header: Header
+    notes: tuple[str, ...]
+
+
+def write_head(snapshot: Snapshot) -> list[bytes]:
+    """The records of the head."""
+    header = as_said(snapshot.header)
+    uflags = _SUBTREE if snapshot.mode == "subtree" else 0
+    version = header.kernel_version
+    seconds = snapshot.time_ns // NS_PER_S
+    return [
+        record(HEADER, _HEADER.pack(HEAD_MAGIC, _ARCH_X86_64, *version, _REV, *_CONSTANTS, seconds, uflags)),
+        record(BUFFER, _padded(header.release, _UTS_BYTES)),
+        record(BUFFER, _padded(header.version, _UTS_BYTES)),
+        record(BUFFER, _padded(header.machine, _UTS_BYTES)),
+        record(ARCH, _ARCH.pack(header.has_fxsr, header.has_xsave, header.xstate_size, 0)),
+        record(CONTAINER, b""),
+        record(BUFFER, _padded(header.lsm, _LSM_BYTES)),
+        record(LSM_INFO, _LSM_INFO),
+    ]
+
+
+def as_said(header: Header) -> Header:
+    """The header as the base's fixed fields can say it."""
+    major, minor, patch = header.kernel_version
+    return replace(
+        header,
+        kernel_version=(min(major, _U16_MAX), min(minor, _U16_MAX), min(patch, _U16_MAX)),
+        xstate_size=min(header.xstate_size, _U16_MAX),
+        release=_fitted(header.release, _UTS_BYTES),
+        version=_fitted(header.version, _UTS_BYTES),
+        machine=_fitted(header.machine, _UTS_BYTES),
+        lsm=_fitted(header.lsm, _LSM_BYTES),
+    )
+
+
+def read_head(cursor: Cursor) -> Head:
+    """Take the records of the head."""
+    at, body = cursor.record(HEADER, _HEADER.size)
+    magic, arch, major, minor, patch, rev, *constants, seconds, uflags = _HEADER.unpack(body)
+    if magic != HEAD_MAGIC:
+        raise FormatError("HEADER.magic", f"is 0x{magic:016x}, not 0x{HEAD_MAGIC:016x}: no checkpoint image", at + 8)
+    if seconds > TIME_NS_MAX // NS_PER_S:
+        raise FormatError("HEADER.time", f"is {seconds} s: no time", at + 56)
+    uts: list[str] = []
+    for place, size in zip((42, 44, 46), constants[5:8], strict=True):
+        if size > _UTS_LIMIT:
+            raise FormatError("HEADER.uts_len", f"is {size} and may be {_UTS_LIMIT} at most", at + place)
+        uts.append(_unpadded(cursor.record(BUFFER, size)[1]))
+    fxsr, xsave, xstate, _ = _ARCH.unpack(cursor.record(ARCH, _ARCH.size)[1])
+    cursor.record(CONTAINER, 0)
+    lsm = _unpadded(cursor.record(BUFFER, _LSM_BYTES)[1])
+    cursor.record(LSM_INFO, limit=_LSM_INFO_LIMIT)
+    notes = []
+    if arch != _ARCH_X86_64:
+        notes.append(f"HEADER.arch_id is {arch}; x86-64 is {_ARCH_X86_64}")
+    if rev != _REV:
+        notes.append(f"HEADER.rev is {rev}; known is {_REV}")
+    if uflags & ~_SUBTREE:
+        notes.append(f"HEADER.uflags is 0x{uflags:x}; known is bit 0, subtree")
+    release, version, machine = uts
+    header = Header(release, version, machine, (major, minor, patch), fxsr != 0, xsave != 0, xstate, lsm)
+    return Head("subtree" if uflags & _SUBTREE else "container", seconds, header, tuple(notes))
+
+
+def _fitted(text: str, size: int) -> str:
+    return _unpadded(_padded(text, size))
+
+
+def _padded(text: str, size: int) -> bytes:
+    """A string in a C array: cut between characters, always ended by a NUL."""
+    raw = text.encode("utf-8", "backslashreplace")
+    if len(raw) >= size:
+        raw = raw[: size - 1].decode("utf-8", "ignore").encode("utf-8")
+    return raw.ljust(size, b"\0")
+
+
+def _unpadded(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("utf-8", "backslashreplace")

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshot <-> JSON: the document (exporters.document) as UTF-8 text that ends with a newline.
+
+    file  = "{" NL key ": " value {"," NL key ": " value} NL "}" NL
+    value = compact JSON; but for a list of maps: "[" NL row {"," NL row} NL "]", each row compact, on a line of its own
+
+So a task is a line: grep finds it and diff shows it, while all the work is still done by the encoder in C. Which lines
+are broken matters to people alone; the reader takes any JSON.
+
+JSON has no bytes. comm, argv, cwd and env are text with two escapes, a doubled backslash and ``\\xHH`` for a byte that
+is no UTF-8; exporters.fields has the rule. (In the file the backslash of an escape is doubled once more, by JSON.)
+"""
+
+import json
+
+from agent.errors import FormatError
+from agent.model import Snapshot
+from exporters.document import from_document, to_document
+from exporters.fields import escape
+
+
+def dumps(snapshot: Snapshot) -> bytes:
+    """The JSON text of a snapshot, in UTF-8."""
+    lines = [f'"{key}": {_value(value)}' for key, value in to_document(snapshot).items()]
+    # Half a surrogate pair, as Python makes of a foreign byte, is written as JSON's own escape for it.
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
+
+
+def loads(data: bytes) -> Snapshot:
+    """The snapshot of a JSON text; FormatError for anything else."""
+    try:
+        document = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise FormatError("document", "is not UTF-8", error.start) from error
+    except RecursionError as error:
+        raise FormatError("document", "is nested too deeply to be a snapshot") from error
+    except ValueError as error:
+        raise FormatError("document", f"is no JSON: {error}") from error
+    return from_document(document)
+
+
+def _text(value: object) -> str:
+    """Called by the encoder for what JSON does not have."""
+    if isinstance(value, bytes):
+        return escape(value)
+    raise TypeError(f"a document holds no {type(value).__name__}")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=_text).encode
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join([_encode(row) for row in value]) + "\n]"
+    return _encode(value)

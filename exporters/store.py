@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files appear whole or not at all, readable by their owner alone."""
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from agent.errors import CkptreeError
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file: under another name beside it first, then, once it is on disk, under its own.
+
+    A path that is something else than a file (a pipe, /dev/null) is written to as it is.
+
+    Raises:
+        CkptreeError: it cannot be written; what stood there before still does.
+    """
+    try:
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            with path.open("wb") as out:
+                out.write(data)
+            return
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+        try:
+            with os.fdopen(fd, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(fd)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise CkptreeError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the live tests share: one daemon, started before any tree, and a way to ask it.
+
+A live test that cannot run fails: that a machine without root or BPF has nothing to say is for whoever calls pytest to
+decide, by ``-m "not live"``.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.client import Client
+from agent.model import Snapshot
+from exporters import registry
+
+Capture = Callable[[int, str], Snapshot]
+
+
+@pytest.fixture(scope="session")
+def daemon_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A daemon of this checkout, listening."""
+    path = tmp_path_factory.mktemp("daemon") / "ckptree.sock"
+    log = path.with_suffix(".log")
+    with log.open("wb") as out:
+        daemon = subprocess.Popen([sys.executable, "-m", "agent.daemon", "--socket", os.fspath(path)], stderr=out)
+    try:
+        deadline = time.monotonic() + 20
+        while b"listening on" not in log.read_bytes():
+            assert daemon.poll() is None, f"the daemon ended: {log.read_text()}"
+            assert time.monotonic() < deadline, "the daemon is not ready after 20 s"
+            time.sleep(0.02)
+        yield path
+        assert daemon.poll() is None, f"the daemon died during the tests: {log.read_text()}"
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait(10)
+    assert log.read_text().count("Traceback") == 0, log.read_text()
+
+
+@pytest.fixture(scope="session")
+def client(daemon_socket: Path) -> Iterator[Client]:
+    """A connection to it."""
+    with Client(daemon_socket) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def capture(client: Client) -> Capture:
+    """Take a snapshot; it went through an image and back."""
+
+    def take(pid: int, mode: str = "auto") -> Snapshot:
+        answer = client.snapshot(str(pid), mode=mode)
+        assert answer.complete, answer.reasons
+        return registry.load(answer.data)
+
+    return take
