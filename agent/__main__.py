@@ -7,10 +7,10 @@ import sys
 def main() -> None:
     """Dispatch."""
     if sys.argv[1:2] == ["daemon"]:
-        from agent import daemon  # noqa: PLC0415 - the daemon stays in memory, and never imports typer
+        from agent import daemon
 
         sys.exit(daemon.main(sys.argv[2:]))
-    from agent import cli  # noqa: PLC0415
+    from agent import cli
 
     cli.main()
 

@@ -74,7 +74,7 @@ def _say(text: str) -> None:
 )
 def daemon(context: typer.Context) -> None:
     """Watch all process trees of this host, in the foreground, and answer on a Unix socket."""
-    from agent import daemon as program  # noqa: PLC0415
+    from agent import daemon as program
 
     raise typer.Exit(program.main(context.args))
 
@@ -85,7 +85,9 @@ def snapshot(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = "-",
     fmt: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.CKPT,
     dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,
-    mode: Annotated[ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")] = ModeName.AUTO,
+    mode: Annotated[
+        ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")
+    ] = ModeName.AUTO,
     source: Annotated[Source, typer.Option(help="auto: the daemon, else BPF in this process.")] = Source.AUTO,
     with_argv: Annotated[bool, typer.Option("--with-argv", help="Add argv, cwd and environment.")] = False,
     without_entered: Annotated[
@@ -99,7 +101,7 @@ def snapshot(
     as_json: AsJson = False,
 ) -> None:
     """Take a snapshot of the tree below ROOT and write it."""
-    from exporters import registry, store  # noqa: PLC0415
+    from exporters import registry, store
 
     if as_json:
         fmt = Format.JSON
@@ -142,7 +144,7 @@ def _capture(
     options: dict[str, Any],
 ) -> Answer:
     """Ask the daemon, or do what it would do."""
-    from agent.client import Client  # noqa: PLC0415
+    from agent.client import Client
 
     if source in (Source.AUTO, Source.DAEMON):
         try:
@@ -152,15 +154,15 @@ def _capture(
             if source is Source.DAEMON or socket is not None:
                 raise
     if source is Source.PROCFS:
-        from agent import proctable  # noqa: PLC0415
+        from agent import proctable
 
         return _answer(proctable.snapshot(root, **options), fmt, dialect.value)
     return _one_shot(root, fmt, dialect.value, options)
 
 
 def _one_shot(root: str, fmt: Format, dialect: "Dialect", options: dict[str, Any]) -> Answer:
-    from agent.config import Config  # noqa: PLC0415
-    from agent.watch import Watch  # noqa: PLC0415
+    from agent.config import Config
+    from agent.watch import Watch
 
     try:
         watch = Watch(Config())
@@ -186,7 +188,7 @@ def _let_go(watch: "Watch") -> None:
 
 
 def _answer(snapshot: "Snapshot", fmt: Format, dialect: "Dialect") -> Answer:
-    from exporters import registry  # noqa: PLC0415
+    from exporters import registry
 
     completeness = snapshot.completeness
     return Answer(
@@ -203,7 +205,7 @@ def _answer(snapshot: "Snapshot", fmt: Format, dialect: "Dialect") -> Answer:
 
 def _with_details(snapshot: "Snapshot", root: str) -> "Snapshot":
     """Add argv, cwd and environment, read now: a little after the cut. Only where the root's numbers are ours."""
-    from agent.details import details  # noqa: PLC0415
+    from agent.details import details
 
     if snapshot.mode == "container" or not root.isdecimal() or snapshot.number(snapshot.tasks[0].pid) != int(root):
         raise UsageError(
@@ -226,7 +228,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what is in a snapshot, as a tree."""
-    from exporters import registry, treeview  # noqa: PLC0415
+    from exporters import registry, treeview
 
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
@@ -243,7 +245,7 @@ def show(
 @app.command()
 def status(socket: Socket = None, as_json: AsJson = False) -> None:
     """Show how the daemon is, and which hooks it has."""
-    from agent.client import Client  # noqa: PLC0415
+    from agent.client import Client
 
     with Client(socket or DEFAULT_SOCKET, 10.0) as client:
         found = client.status()

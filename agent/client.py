@@ -136,7 +136,9 @@ class Client:
                 elapsed_ns=answer["elapsed_ns"],
             )
         except KeyError as error:
-            raise CkptreeError(f"the daemon on {self.path} answered without {error}: it is of another version") from error
+            raise CkptreeError(
+                f"the daemon on {self.path} answered without {error}: it is of another version"
+            ) from error
 
     def status(self) -> control.Message:
         """The daemon's counters and hooks."""

@@ -65,7 +65,7 @@ class Decoder:
             del buffer[: _LENGTH.size + length]
             try:
                 message = msgpack.unpackb(payload)
-            except Exception as error:  # noqa: BLE001 - msgpack raises ValueError and three kinds of its own
+            except Exception as error:
                 raise ProtocolError(f"a message that is no msgpack: {error}") from error
             if not isinstance(message, dict):
                 raise ProtocolError("a message that is no map")

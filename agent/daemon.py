@@ -308,7 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         drop_capabilities()
         gc.collect()
         gc.freeze()  # the modules are for good: collections need not look at them
-        print(f"ckptree: watching {len(daemon.watch.table.tasks())} tasks, listening on {config.socket}", file=sys.stderr)
+        print(
+            f"ckptree: watching {len(daemon.watch.table.tasks())} tasks, listening on {config.socket}", file=sys.stderr
+        )
         notify("READY=1")
         daemon.run()
     except CkptreeError as error:

@@ -80,7 +80,7 @@ def read_at(directory: int, name: str) -> bytes | None:
     """A whole file below an opened directory; None where it is gone or not permitted."""
     try:
         # Unbuffered, so that the file is asked once for all it has: fewer chances for two halves of two moments.
-        with open(os.open(name, os.O_RDONLY, dir_fd=directory), "rb", buffering=0) as file:  # noqa: PTH123
+        with open(os.open(name, os.O_RDONLY, dir_fd=directory), "rb", buffering=0) as file:
             return file.read()
     except UNREADABLE:
         return None

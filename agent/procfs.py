@@ -130,7 +130,7 @@ def _process(root: Path, tgid: int) -> list[ProcRow]:
     """The rows of a process's threads; none where it is gone or hidden."""
     try:
         with opened(root / str(tgid)) as process, opened("task", process) as tasks:
-            tids = [int(name) for name in os.listdir(tasks) if name.isdigit()]  # noqa: PTH208 (a path has no descriptor)
+            tids = [int(name) for name in os.listdir(tasks) if name.isdigit()]
             return [row for tid in tids if (row := _task(tasks, tid))]
     except UNREADABLE:
         return []

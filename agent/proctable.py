@@ -113,7 +113,9 @@ class ProcTable:
         if found is None:
             raise NoSuchRootError(f"no such process: pid {rest}")
         if found.leader is not found:
-            raise NoSuchRootError(f"pid {rest} is a thread, not a process: its process is {found.leader.pid.numbers[0]}")
+            raise NoSuchRootError(
+                f"pid {rest} is a thread, not a process: its process is {found.leader.pid.numbers[0]}"
+            )
         return found
 
 

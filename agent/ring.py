@@ -33,9 +33,7 @@ class Ring:
         self.size = size
         self._mask = size - 1
         self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer_map = mmap.mmap(
-            fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
-        )
+        self._producer_map = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
         self._consumer = memoryview(self._consumer_map).cast("Q")
         producer = memoryview(self._producer_map)
         self._producer = producer[:8].cast("Q")

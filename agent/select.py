@@ -241,9 +241,14 @@ class _Births:
         if names is None:
             names = _FLAGS[flags] = tuple(text for bit, text in _FLAG_NAMES if flags & bit)
         if task.order < 0:
-            return Birth(None, False, None, None, names, None)  # noqa: FBT003 - a row, in its own order
+            return Birth(None, False, None, None, names, None)
         return Birth(
-            self._creator(task), True, self._pid(task.birth_sid), self._pid(task.birth_pgid), names, task.order  # noqa: FBT003
+            self._creator(task),
+            True,
+            self._pid(task.birth_sid),
+            self._pid(task.birth_pgid),
+            names,
+            task.order,
         )
 
     def _creator(self, task: Task) -> Creator | None:

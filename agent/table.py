@@ -181,9 +181,7 @@ class ProcessTable:
                 or task.child_namespace is not None
             ):
                 questions.append(self.question(task))
-        questions += [
-            self.question(pid.task) for pid in numbers.values() if pid.task is not None and pid not in seen
-        ]
+        questions += [self.question(pid.task) for pid in numbers.values() if pid.task is not None and pid not in seen]
         return questions
 
     def settle(self) -> int:

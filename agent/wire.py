@@ -95,7 +95,9 @@ def reader(fields: Fields, *wanted: str) -> struct.Struct:
 HEAD = reader(RECORD)
 TASK = reader(RECORD_TASK)
 TASK_BYTES = TASK.size
-LEVELS_AT = struct.calcsize("=" + "".join(code for _, code in RECORD_TASK[: [n for n, _ in RECORD_TASK].index("levels")]))
+LEVELS_AT = struct.calcsize(
+    "=" + "".join(code for _, code in RECORD_TASK[: [n for n, _ in RECORD_TASK].index("levels")])
+)
 END = reader(RECORD_END)
 CALL = reader(RECORD_CALL)
 ROW = reader(SWEEP_ROW)

@@ -102,7 +102,7 @@ def bundle(btf: Btf, layout: Layout) -> Bundle:
 def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
     # Headers that happen to be installed, perhaps another kernel's, must not matter: bcc finds ours first.
     os.environ["BCC_KERNEL_SOURCE"] = str(_HERE)
-    import bcc  # noqa: PLC0415 - 70 MB and 50 ms that a stored bundle saves
+    import bcc
 
     if not hasattr(bcc, "BPF"):
         raise HostError(f"{bcc.__file__} is PyPI's `bcc`, not the BPF compiler: pip uninstall bcc; " + _NO_BCC)
@@ -116,7 +116,9 @@ def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
     except Exception as error:
         # bcc raises nothing narrower. It creates the maps while it compiles, which is where a user without rights fails.
         if os.geteuid():
-            raise HostError("not permitted: compiling and loading BPF needs root, or CAP_BPF and CAP_PERFMON") from error
+            raise HostError(
+                "not permitted: compiling and loading BPF needs root, or CAP_BPF and CAP_PERFMON"
+            ) from error
         raise HostError(f"bcc could not build the programs: {error}") from error
     fds = {name: int(module[name.encode()].map_fd) for name in _MAPS}
     index = {fd: number for number, fd in enumerate(fds.values())}

@@ -91,7 +91,9 @@ def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None
     regs = structs["pt_regs"]
     names = next((names for names in _ARGUMENT_REGISTERS if btf.member(regs, names[0])), None)
     if names is None:
-        raise HostError("BTF: struct pt_regs is of an architecture that ckptree does not know (x86-64 and arm64 it does)")
+        raise HostError(
+            "BTF: struct pt_regs is of an architecture that ckptree does not know (x86-64 and arm64 it does)"
+        )
     for number in range(4):
         if number in names:
             member = btf.member(regs, names[number])

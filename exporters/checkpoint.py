@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-import msgpack  # type: ignore[import-untyped]  # it ships no types
+import msgpack
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
