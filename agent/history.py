@@ -11,7 +11,9 @@ ancestor for each generation. So chains are contracted as they grow, when a task
 ancestor ``d`` may be cut out of ``child -> d -> g`` when ``g`` is dead too and ``d`` cannot matter to a rebuild:
 
 * nobody uses its number any more (else it must come back as a ghost, in its place), and
-* ``g`` could have had the child itself: ``d`` was born into the session in which ``g`` ended, and ended in that session.
+* ``g`` could have had the child itself: it ended in the session that the child was born into; or no living task uses that
+  session any more, and then it is all one where the child was born. A session that nobody living uses counts as never
+  having been made.
 
 What stays is at most one dead helper for each session that a living task still uses: bounded by the living.
 """
@@ -35,20 +37,18 @@ def is_gone(task: Task) -> bool:
 
 
 def last_sid(task: Task) -> Pid | None:
-    """The session that a task which is gone ended in, as far as its deeds tell."""
+    """The session that a task which is gone ended in, as far as that can still matter."""
     for what, _, value in task.deeds or ():
-        if what == "setsid":
-            return value if isinstance(value, Pid) else None
+        if what == "setsid" and isinstance(value, Pid) and value.users:
+            return value
     return task.birth_sid
 
 
-def _is_idle(ancestor: Task, above: Task) -> bool:
-    return (
-        ancestor.pid.users == 0
-        and ancestor.order >= 0
-        and last_sid(ancestor) is ancestor.birth_sid
-        and last_sid(above) is ancestor.birth_sid
-    )
+def _is_idle(ancestor: Task, above: Task, child: Task) -> bool:
+    if ancestor.pid.users or ancestor.order < 0:
+        return False
+    session = child.birth_sid
+    return session is None or not session.users or last_sid(above) is session
 
 
 def contract(task: Task) -> None:
@@ -58,7 +58,9 @@ def contract(task: Task) -> None:
         if creator is None or not is_gone(creator):
             return
         above = creator.creator
-        if above is not None and is_gone(above) and _is_idle(creator, above):
+        if above is not None and is_gone(above) and _is_idle(creator, above, task):
+            if above.deeds is not None:  # what a dead session's leader did must not seem to come before this birth
+                above.deeds = tuple(d for d in above.deeds if not isinstance(d[2], Pid) or d[2].users) or None
             task.creator = above
         else:
             task = creator

@@ -25,6 +25,7 @@ AUTOREAP = 1 << 8
 PTRACED = 1 << 9
 TRACING_STOP = 1 << 10
 MOVING = 1 << 11
+CREATED = 1 << 31  # ours alone: it has called clone(), so its exit belongs to a history
 
 CLONE_VFORK = 0x00004000
 CLONE_PARENT = 0x00008000
@@ -104,7 +105,8 @@ class Task:
 
     Attributes:
         pid: its own pid object.
-        leader: of its thread group; itself for a leader.
+        leader: of its thread group; itself for a leader; NOBODY once it has been released, so that nothing but the births
+            that run through it keeps it.
         start_ns: CLOCK_BOOTTIME at birth. With the number it is the task's identity; a thread that execs takes both
             from its leader.
         address: of the task_struct; 0 where not known. For asking the kernel, never for files.
@@ -192,3 +194,7 @@ class Task:
             following = child.next
             yield child
             child = following
+
+
+NOBODY = Task(Pid(0, (0,), Namespace(0, 0, None)), 0, 0, EXITED)
+"""The leader of whoever is gone: no parent, no group, no children."""

@@ -9,7 +9,7 @@ little was heard of that; the owner of the space is told, to bury them.
 from collections.abc import Callable
 
 from agent import rules, wire
-from agent.objects import Namespace, Pid
+from agent.objects import Namespace, Pid, Task
 
 INITIAL_INUM = 0xEFFFFFFC  # PROC_PID_INIT_INO
 
@@ -55,24 +55,37 @@ class PidSpace:
             return Pid(identity, (0,), self.initial)
         return self.enter(identity, state)
 
+    def task(self, data: Data, at: int, role: int) -> Task | None:
+        """The task whose own pid object is in a role of a record_task, if the table has it; enters nothing."""
+        identities = _IDENTITIES.unpack_from(data, at)
+        state = wire.pid_state(data, at, identities.index(identities[role]))
+        pid = self.numbers.get(state.numbers[0]) if state is not None else None
+        return pid.task if pid is not None and pid.identity == identities[role] else None
+
     def enter(self, identity: int, state: wire.PidState) -> Pid:
         """The pid object of an identity; a new one is entered at every level."""
         known = self.numbers.get(state.numbers[0])
         if known is not None and known.identity == identity:
             return known
         namespace = self.initial
+        if len(state.numbers) > 1 and state.ns_ids[-1] not in self.namespaces:
+            for dead in [one.identity for one in self.namespaces.values() if not one.numbers]:
+                del self.namespaces[dead]
         for level in range(1, len(state.numbers)):
             namespace = self._namespace(state.ns_ids[level], state.inums[level], namespace)
         return self._enter(identity, state.numbers, namespace)
 
     def _enter(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
-        known = namespace.numbers.get(numbers[-1])
-        if known is not None:
-            if known.identity == identity:
-                return known
-            self._bury(known)
-        if namespace is not self.initial and (outer := self.numbers.get(numbers[0])) is not None:
-            self._bury(outer)
+        at: Namespace | None = namespace
+        for number in reversed(numbers):
+            if at is None:
+                break
+            known = at.numbers.get(number)
+            if known is not None:
+                if known.identity == identity:
+                    return known
+                self._bury(known)
+            at = at.parent
         pid = Pid(identity, numbers, namespace)
         rules.hash_pid(pid)
         return pid
@@ -86,8 +99,6 @@ class PidSpace:
         known = self.namespaces.get(identity)
         if known is not None and known.parent is parent:
             return known
-        for dead in [one.identity for one in self.namespaces.values() if not one.numbers]:
-            del self.namespaces[dead]
         namespace = self.namespaces[identity] = Namespace(identity, inum, parent)
         return namespace
 

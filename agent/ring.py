@@ -87,6 +87,7 @@ class Page:
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._words = memoryview(self._map).cast("Q")
         self._lost_known = 0
+        self._slots = [-1] * wire.LOST_NUMBERS  # what each one held when last read
 
     @property
     def issued(self) -> int:
@@ -98,11 +99,8 @@ class Page:
         """Program runs skipped for want of a scratch buffer."""
         return self._words[2]
 
-    def lost_numbers(self, next_number: int) -> tuple[set[int], bool]:
+    def lost_numbers(self) -> tuple[set[int], bool]:
         """Which numbers were lost since the last call.
-
-        Args:
-            next_number: numbers below it are of no interest: an older value means that the slot is not written yet.
 
         Returns:
             The numbers, and whether there were so many that some have been overwritten.
@@ -115,9 +113,11 @@ class Page:
             return set(), True
         found = set()
         for index in range(self._lost_known, count):
-            number = words[8 + index % wire.LOST_NUMBERS]
-            if number < next_number:
+            slot = index % wire.LOST_NUMBERS
+            number = words[8 + slot]
+            if number == self._slots[slot]:
                 break  # counted, its number about to be written; next time
+            self._slots[slot] = number
             found.add(number)
             self._lost_known = index + 1
         return found, False

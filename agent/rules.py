@@ -25,6 +25,7 @@ from agent.objects import (
     EXITED,
     IO_WORKER,
     KERNEL,
+    NOBODY,
     PTRACED,
     SUBREAPER,
     UNDER_SUBREAPER,
@@ -164,10 +165,13 @@ def find_alive_thread(task: Task) -> Task | None:
 
 
 def find_child_reaper(father: Task) -> Task | None:
-    """Who adopts in father's namespace; when father was that, a living thread of its group takes over."""
+    """Who adopts in father's namespace; when father was that, a living thread of its group takes over.
+
+    Where none is left, zap_pid_ns_processes() kills the namespace: its children stay with the dying init to the end.
+    """
     namespace = father.pid.namespace
     if namespace.reaper is father:
-        namespace.reaper = find_alive_thread(father)
+        namespace.reaper = find_alive_thread(father) or father
     return namespace.reaper
 
 
@@ -199,6 +203,8 @@ def reparent_children(father: Task) -> Task | None:
         find_child_reaper(father)
         return None
     reaper = find_new_reaper(father)
+    if reaper is father:
+        return father
     for child in father.children():
         unlink_child(child)
         link_child(child, reaper)
@@ -222,7 +228,9 @@ def release_task(task: Task) -> None:
     pid = task.pid
     if pid.task is not task:
         return  # gone already
-    if task.first_child is not None:
+    if pid.namespace.reaper is task:
+        pid.namespace.reaper = None
+    if task.first_child is not None:  # only after loss, or of a namespace's init
         reparent_children(task)
     pid.task = None
     leader = task.leader
@@ -236,15 +244,13 @@ def release_task(task: Task) -> None:
             detach_pid(task.pgid)
         if task.sid is not None:
             detach_pid(task.sid)
-        if pid.namespace.reaper is task:
-            pid.namespace.reaper = None
         task.pgid = task.sid = None
     else:
         if leader.threads is not None:
             leader.threads.pop(task, None)
             if not leader.threads:
                 leader.threads = None
-        task.leader = task
+    task.leader = NOBODY
     detach_pid(pid)
     task.flags |= EXITED
 
@@ -252,6 +258,20 @@ def release_task(task: Task) -> None:
 def dies_unwaited(task: Task) -> bool:
     """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced."""
     return task.leader is not task and not task.flags & PTRACED
+
+
+# ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------
+
+
+def propagate_has_child_subreaper(leader: Task) -> None:
+    """prctl(PR_SET_CHILD_SUBREAPER, 1): every group below is marked, except namespace inits and what is below those."""
+    below = [leader]
+    while below:
+        for thread in below.pop().group():
+            for child in thread.children():
+                if not child.flags & UNDER_SUBREAPER and child.pid.namespace.reaper is not child:
+                    child.flags |= UNDER_SUBREAPER
+                    below.append(child)
 
 
 # ---- exec: fs/exec.c -----------------------------------------------------------------------------------------------

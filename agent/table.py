@@ -32,7 +32,9 @@ from agent.objects import (
     CLONE_PARENT,
     CLONE_THREAD,
     CLONE_VFORK,
+    CREATED,
     EXITED,
+    EXITING,
     MOVING,
     PTRACED,
     RELEASED,
@@ -57,7 +59,7 @@ _MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks
 _FORK = wire.reader(
     wire.RECORD_TASK,
     *("seq", "argument", "task", "start_ns", "parent", "pid", "tgid", "pgid", "sid", "tid", "parent_tid", "flags"),
-    *("exit_signal", "uid", "gid", "by_tid", "comm"),
+    *("exit_signal", "uid", "gid", "by_tid", "by", "comm"),
 ).unpack_from
 _EXIT = wire.reader(
     wire.RECORD_TASK, "argument", "start_ns", "pid", "pgid", "sid", "tid", "flags", "exit_code"
@@ -108,7 +110,7 @@ class ProcessTable:
         self._numbers = self.pids.numbers
         self._orphans: dict[int, dict[Task, None]] = {}  # by the address of a parent that is not in the table
         self._leaderless: dict[int, set[int]] = {}  # addresses of threads, by that of a leader not in the table
-        self._asked: dict[int, Task] = {}
+        self._asked: dict[tuple[int, int], Task] = {}
         self._comms: dict[bytes, bytes] = {}
         self._ids: dict[tuple[int, int], tuple[int, int]] = {}
         self.handlers = {
@@ -140,8 +142,9 @@ class ProcessTable:
 
     def question(self, task: Task) -> tuple[int, int]:
         """What to ask about a task: (address, start_ns). The answer comes back as a record."""
-        self._asked[task.address] = task
-        return task.address, task.start_ns
+        question = task.address, task.start_ns
+        self._asked[question] = task
+        return question
 
     def take_questions(self) -> list[tuple[int, int]]:
         """The open questions, as (address, start_ns; 0 for any); they count as put."""
@@ -162,7 +165,8 @@ class ProcessTable:
         numbers = self._numbers
         for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm in _ROWS(rows):
             pid = numbers.get(tid)
-            if pid is None or pid.identity != identity or (task := pid.task) is None:
+            task = pid.task if pid is not None and pid.identity == identity else None
+            if pid is None or task is None or task.address != address or task.start_ns != start_ns:
                 questions.append((address, start_ns))
                 continue
             seen.add(pid)
@@ -174,7 +178,6 @@ class ProcessTable:
                 or (leader.pgid is None or leader.pgid.identity != pgid)
                 or (leader.sid is None or leader.sid.identity != sid)
                 or (parent is None or parent.address != parent_address)
-                or task.address != address
                 or task.ids != (uid, gid)
                 or comm[: len(task.comm) + 1].rstrip(b"\0") != task.comm
                 or flags & MOVING
@@ -212,12 +215,18 @@ class ProcessTable:
             uid,
             gid,
             by_tid,
+            by_address,
             comm,
         ) = _FORK(data, at)
         by = self._numbers.get(by_tid)
         creator = by.task if by is not None else None
+        if creator is not None:
+            if creator.address == by_address:
+                creator.flags |= CREATED
+            else:
+                creator = None
         pid = self._numbers.get(tid)
-        if pid is not None and pid.identity == identity and pid.task is not None:
+        if pid is not None and pid.identity == identity and pid.task is not None and pid.task.start_ns == start_ns:
             task = pid.task  # a sweep or an answer was faster
         elif clone_flags & CLONE_THREAD and (creator is None or creator.leader.pid.identity != tgid_identity):
             entered = self._merge(data, at)  # its group is not the creator's: records were lost
@@ -304,6 +313,9 @@ class ProcessTable:
         if self.surprises:
             self.surprises.pop(task, None)
         task.exit_code = exit_code
+        task.flags = task.flags & ~PTRACED | flags & PTRACED
+        if task.flags & CREATED:
+            history.remember(task, "exit", _HEAD(data, at)[0], None)
         if group_dead:
             leader.exit_code = exit_code
             leader.flags |= flags & AUTOREAP
@@ -313,10 +325,15 @@ class ProcessTable:
     def _exit(self, task: Task) -> None:
         """What follows from an exit: children get a new parent, and whoever nobody waits for is released."""
         leader = task.leader
-        if task.first_child is not None:
-            # a new parent that ignores SIGCHLD has the zombies it inherits reaped at once
-            self.doubts.update(dict.fromkeys(child for child in task.children() if child.flags & EXITED))
-        rules.exit_task(task)
+        if task.first_child is None:
+            rules.exit_task(task)
+        else:
+            children = tuple(task.children())
+            reaper = rules.exit_task(task)
+            for child in children:
+                # a new parent that ignores SIGCHLD has the zombies it inherits reaped at once
+                if reaper is None or child.flags & EXITED:
+                    self.doubts[child] = None
         if rules.dies_unwaited(task):
             rules.release_task(task)
         if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
@@ -394,20 +411,15 @@ class ProcessTable:
             history.remember(leader, "setpgid", seq, leader.pgid)
 
     def subreaper(self, data: Data, at: int) -> None:
-        """RECORD_SUBREAPER. propagate_has_child_subreaper(): every task below is marked."""
+        """RECORD_SUBREAPER."""
         task = self._merge(data, at)
         if task is None:
             return
         leader = task.leader
-        on = leader.flags & SUBREAPER
-        history.remember(leader, "subreaper", _HEAD(data, at)[0], int(bool(on)))
-        below = [leader] if on else []
-        while below:
-            for thread in below.pop().group():
-                for child in thread.children():
-                    if not child.flags & UNDER_SUBREAPER:
-                        child.flags |= UNDER_SUBREAPER
-                        below.append(child)
+        on = bool(leader.flags & SUBREAPER)
+        history.remember(leader, "subreaper", _HEAD(data, at)[0], int(on))
+        if on:
+            rules.propagate_has_child_subreaper(leader)
 
     def regrouped(self, data: Data, at: int) -> None:
         """RECORD_REGROUPED: whose group changed, the hook could not tell."""
@@ -422,7 +434,7 @@ class ProcessTable:
     def state(self, data: Data, at: int) -> None:
         """RECORD_STATE: how a task is, whatever the events have said."""
         state = TaskState(*_TASK(data, at))
-        self._asked.pop(state.task, None)
+        self._asked.pop((state.task, state.start_ns), None)
         pid = self._numbers.get(state.tid)
         known = pid.task if pid is not None and pid.identity == state.pid else None
         if known is not None:
@@ -452,8 +464,11 @@ class ProcessTable:
     def gone(self, data: Data, at: int) -> None:
         """RECORD_GONE."""
         address, start_ns, _, _ = _END(data, at)
-        task = self._asked.pop(address, None)
-        if task is None or task.start_ns != start_ns or task.address != address or task.pid.task is not task:
+        for child in self._orphans.pop(address, ()):
+            self.doubts[child] = None
+        self._leaderless.pop(address, None)
+        task = self._asked.pop((address, start_ns), None)
+        if task is None or task.address != address or task.pid.task is not task:
             return
         if not task.flags & EXITED:
             self._end(task, task.exit_code)
@@ -473,6 +488,8 @@ class ProcessTable:
             None for a thread whose leader is not in the table: it is entered once that is.
         """
         state = TaskState(*_TASK(data, at))
+        if not state.pid:
+            return None  # past release_task(): it has no pids any more, and is nobody
         pid = self._numbers.get(state.tid)
         task = pid.task if pid is not None and pid.identity == state.pid else None
         if task is None:
@@ -481,7 +498,10 @@ class ProcessTable:
                 return None
         task.address = state.task
         task.start_ns = state.start_ns
-        task.flags = state.flags & ~_NOT_FROM_RECORDS | task.flags & _NOT_FROM_RECORDS
+        # PF_EXITING is set before an exit is announced. So a record without it, numbered after, tells of another
+        # task_struct under the same number: an exec by a thread that was not heard of.
+        kept = _NOT_FROM_RECORDS | CREATED if state.flags & EXITING else CREATED
+        task.flags = state.flags & ~_NOT_FROM_RECORDS | task.flags & kept
         self._name(task, state.comm)
         if task.ids != (state.uid, state.gid):
             task.ids = self._ids.setdefault((state.uid, state.gid), (state.uid, state.gid))
@@ -514,7 +534,7 @@ class ProcessTable:
     def _enter(self, state: TaskState, data: Data, at: int) -> Task | None:
         leader: Task | None = None
         if state.tgid != state.pid:
-            leader = self.pids.role(data, at, 1).task
+            leader = self.pids.task(data, at, 1)
             if leader is None:
                 self._leaderless.setdefault(state.leader, set()).add(state.task)
                 self.unknown.add(state.leader)

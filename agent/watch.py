@@ -80,15 +80,20 @@ class Watch:
 
     def drain(self) -> None:
         """Apply what the ring holds."""
+        issued = self.probes.page.issued
         self.probes.ring.drain(self.stream.feed)
         if self.stream.waiting:
-            self._account()
+            self._account(issued)
 
-    def _account(self) -> None:
-        """Numbers are missing: learn which ones are lost."""
-        numbers, overflow = self.probes.page.lost_numbers(self.stream.next)
+    def _account(self, issued: int) -> None:
+        """Numbers are missing: learn which ones are lost.
+
+        Args:
+            issued: numbers issued before the ring was drained. Those from there on may still be in it.
+        """
+        numbers, overflow = self.probes.page.lost_numbers()
         if overflow:
-            self.stream.give_up_below(self.probes.page.issued)
+            self.stream.give_up_below(issued)
         self._lost |= numbers
         self.stream.give_up(self._lost)
         self._lost = {number for number in self._lost if number >= self.stream.next}
@@ -101,7 +106,7 @@ class Watch:
             self.probes.ring.drain(self.stream.feed)
             if self.stream.next >= target:
                 return
-            self._account()
+            self._account(target)
             if self.stream.next >= target:
                 return
             now = time.monotonic()
