@@ -39,7 +39,10 @@ class PidSpace:
     def own(self, data: Data, at: int, tid: int, identity: int) -> Pid:
         """The pid object of the task a record_task tells of."""
         if data[at + wire.LEVELS_AT] <= 1:
-            return self._enter(identity, (tid,), self.initial)
+            if tid in self.numbers:
+                return self._enter(identity, (tid,), self.initial)
+            pid = self.numbers[tid] = Pid(identity, (tid,), self.initial)  # nearly always: a new one, at one level
+            return pid
         state = wire.pid_state(data, at, 0)
         return self.enter(identity, state) if state else self._enter(identity, (tid,), self.initial)
 

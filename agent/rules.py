@@ -200,7 +200,8 @@ def reparent_children(father: Task) -> Task | None:
         The new parent; None where it is not known: the children then have none until they are asked about.
     """
     if father.first_child is None:
-        find_child_reaper(father)
+        if father.pid.namespace.reaper is father:
+            find_child_reaper(father)
         return None
     reaper = find_new_reaper(father)
     if reaper is father:

@@ -96,25 +96,15 @@ def name(task: Task) -> str:
     return f"{'/'.join(map(str, task.pid.numbers))} ({task.comm.decode(errors='backslashreplace')})"
 
 
-def members(root: Task, mode: Mode, *, without_entered: bool = False) -> list[Task]:
-    """The tasks of the snapshot, in tree order.
+def members(root: Task) -> list[Task]:
+    """The root and what descends from it, in tree order; what entered a container from outside is not among it.
 
     Raises:
-        RefusedError: somebody has entered the container; all are named.
         HostError: the root is a kernel thread.
     """
     if rules.is_kernel_worker(root):
         raise HostError(f"{name(root)} is a kernel thread: it cannot be captured, nor rebuilt")
-    level = root.pid.level
-    found = list(_walk(root, level))
-    if mode == "container" and (entered := _entered(root, found)) and not without_entered:
-        leaks = [f"{name(task)}: entered from outside (parent {_parent_name(task)})" for task in entered]
-        raise RefusedError(
-            f"{len(leaks)} task(s) entered the container of {name(root)} from outside: "
-            "--without-entered leaves them out",
-            leaks,
-        )
-    return found
+    return list(_walk(root, root.pid.level))
 
 
 def _parent_name(task: Task) -> str:
@@ -303,7 +293,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         RefusedError: container mode, and something leaks; every leaking pid is named.
         HostError: the root is a kernel thread.
     """
-    all_tasks = members(root, mode, without_entered=without_entered)
+    all_tasks = members(root)
     tasks = [task for task in all_tasks if not rules.is_kernel_worker(task)]
     tags = _Tags(root, first_tag)
     level = tags.level
@@ -315,8 +305,9 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         own = tags(task.pid)
         inside[task] = own
         ids.append((own, tags(leader.pid), tags(leader.pgid), tags(leader.sid)))
+    entered = _entered(root, all_tasks) if mode == "container" else []
     if mode == "container":
-        _refuse_leaks(root, tasks, tags)
+        _refuse_leaks(root, [] if without_entered else entered, _leaks(tasks, tags))
 
     namespaces = _Namespaces(tags.namespace, tags.pids)
     births = _Births(tags, namespaces, inside)
@@ -359,36 +350,44 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         )
     of = namespaces.of
     pids = tuple(PidObject(pid.numbers[level:] if level else pid.numbers, of(pid)) for pid in tags.pids)
-    entered = tuple(map(name, _entered(root, all_tasks))) if mode == "container" else ()
     return Selection(
         pids,
         tuple(rows),
         tuple(namespaces.rows),
         births.ancestors(),
         _squashed(tags),
-        entered,
+        tuple(map(name, entered)),
         len(all_tasks) - len(tasks),
         tuple(unknown),
     )
 
 
-def _refuse_leaks(root: Task, tasks: list[Task], tags: _Tags) -> None:
-    leaks = []
-    if tags.outside:
-        for task in tasks:
-            leader = task.leader
-            if leader is not task:
-                continue
-            for role, pid in (("group", leader.pgid), ("session", leader.sid)):
-                if pid is not None and pid in tags.outside:
-                    numbers = "/".join(map(str, pid.numbers))
-                    owner = f" ({pid.task.comm.decode(errors='backslashreplace')})" if pid.task else ", which is dead"
-                    leaks.append(f"{name(task)}: its {role} is {numbers}{owner}, outside the container")
+def _leaks(tasks: list[Task], tags: _Tags) -> list[str]:
+    """Groups and sessions from outside, one line for each use."""
+    lines = []
+    for task in tasks if tags.outside else ():
+        leader = task.leader
+        for role, pid in (("group", leader.pgid), ("session", leader.sid)) if leader is task else ():
+            if pid is not None and pid in tags.outside:
+                numbers = "/".join(map(str, pid.numbers))
+                owner = (
+                    f" ({pid.task.comm.decode(errors='backslashreplace')})" if pid.task else ", whose leader is dead"
+                )
+                lines.append(f"{name(task)}: its {role} is {numbers}{owner}, outside the container")
+    return lines
+
+
+def _refuse_leaks(root: Task, entered: list[Task], leaks: list[str]) -> None:
+    lines = [f"{name(task)}: entered from outside (parent {_parent_name(task)})" for task in entered]
+    advice = []
+    if entered:
+        advice.append("--without-entered leaves out what entered from outside")
     if leaks:
+        advice.append("start its init with setsid, or use --mode subtree, which writes ids from outside as 0")
+    if advice:
         raise RefusedError(
-            f"the container of {name(root)} leaks: {len(leaks)} group(s) or session(s) come from outside. "
-            "Start its init with setsid, or use --mode subtree, which writes them as 0",
-            leaks,
+            f"the container of {name(root)} leaks in {len(lines) + len(leaks)} place(s): {'; '.join(advice)}",
+            lines + leaks,
         )
 
 

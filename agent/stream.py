@@ -12,7 +12,7 @@ from agent import wire
 
 Handler = Callable[[memoryview | bytes, int], None]
 
-_HEAD = wire.HEAD.unpack_from
+_HEAD = wire.reader(wire.RECORD, "seq", "kind").unpack_from
 
 
 class Stream:
@@ -46,7 +46,7 @@ class Stream:
 
     def feed(self, data: memoryview | bytes, at: int) -> None:
         """Take the record that starts at `at`."""
-        seq, kind, _ = _HEAD(data, at)
+        seq, kind = _HEAD(data, at)
         if seq == self.next:
             self.next = seq + 1
             self.records += 1

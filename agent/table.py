@@ -65,6 +65,7 @@ _EXIT = wire.reader(
     wire.RECORD_TASK, "argument", "start_ns", "pid", "pgid", "sid", "tid", "flags", "exit_code"
 ).unpack_from
 _EXEC = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
+_SESSION = wire.reader(wire.RECORD_TASK, "seq", "kind", "pid", "pgid", "sid", "tid").unpack_from
 _END = wire.reader(wire.RECORD_END, "task", "start_ns", "tid", "exit_code").unpack_from
 _CALL = wire.reader(wire.RECORD_CALL, "tid", "value").unpack_from
 _ROWS = wire.ROW.iter_unpack
@@ -241,7 +242,8 @@ class ProcessTable:
                 task.comm = creator.comm
             if task.ids != (uid, gid):
                 task.ids = self._ids.setdefault((uid, gid), (uid, gid))
-            self._name(task, comm)
+            if comm.rstrip(b"\0") != task.comm:
+                self._name(task, comm)
             if clone_flags & CLONE_THREAD and creator is not None:
                 rules.add_thread(task, creator.leader)
             else:
@@ -398,12 +400,19 @@ class ProcessTable:
 
     def session(self, data: Data, at: int) -> None:
         """RECORD_SESSION, RECORD_GROUP."""
-        task = self._merge(data, at)
+        seq, kind, identity, pgid, sid, tid = _SESSION(data, at)
+        pid = self._numbers.get(tid)
+        task = pid.task if pid is not None and pid.identity == identity else None
         if task is None:
-            return
+            task = self._merge(data, at)
+            if task is None:
+                return
         leader = task.leader
-        seq, kind, _ = _HEAD(data, at)
-        if self.surprises.get(leader) in ("session", "group"):
+        if leader.pgid is None or leader.pgid.identity != pgid:
+            rules.change_pgid(leader, self.pids.role(data, at, 2))
+        if leader.sid is None or leader.sid.identity != sid:
+            rules.change_sid(leader, self.pids.role(data, at, 3))
+        if self.surprises and self.surprises.get(leader) in ("session", "group"):
             del self.surprises[leader]
         if kind == Kind.SESSION:
             history.remember(leader, "setsid", seq, leader.sid)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from agent import host, select
 from agent.config import Config
 from agent.errors import HostError, NoSuchRootError
-from agent.model import Completeness, Header, Mode, Snapshot, Verified
+from agent.model import Completeness, Header, Snapshot, Verified
 from agent.objects import Namespace, Task
 from agent.probes import Probes
 from agent.stream import Stream
@@ -31,7 +31,8 @@ from agent.table import ProcessTable
 _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the ring beside what else happens
 _SWEEP_FROM = 150  # tasks; above, one walk over the host costs less than so many questions
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
-_LATE_S = 0.2  # a number that neither comes nor is said to be lost for so long is given up
+_LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
+_ATTEMPTS = 3  # at a snapshot without loss in the middle of it
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 
 
@@ -205,11 +206,14 @@ class Watch:
             HostError: it is a kernel thread.
         """
         resolved = select.resolve_mode(root, mode)
-        if self.stream.suspect or self.probes.skipped() != self.totals.skipped:
-            self.sweep()
         anomalies = self.table.counts.anomalies
-        verified = self._verify(root, resolved)
-        self._explain()
+        for _ in range(_ATTEMPTS):
+            if self.stream.suspect or self.probes.skipped() != self.totals.skipped:
+                self.sweep()
+            verified = self._verify(root)
+            self._explain()
+            if not self.stream.suspect:
+                break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
         chosen = select.select(root, resolved, without_entered=without_entered)
@@ -240,12 +244,12 @@ class Watch:
             ),
         )
 
-    def _verify(self, root: Task, mode: Mode) -> Verified:
+    def _verify(self, root: Task) -> Verified:
         """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
         mark = self.probes.page.issued
         asked: set[Task] = set()
         for _ in range(_ROUNDS):
-            found = select.members(root, mode, without_entered=True)
+            found = select.members(root)
             if len(found) > _SWEEP_FROM:
                 self.sweep()
                 return "sweep"
