@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent import rootname
 from agent.client import DEFAULT_SOCKET, Answer
 from agent.errors import CkptreeError, HostError, NoDaemonError, RefusedError, UsageError
 
@@ -107,9 +108,7 @@ def snapshot(
         fmt = Format.JSON
     if output == "-" and fmt is Format.CKPT and sys.stdout.isatty():
         raise UsageError("a ckpt image is binary: name a file with -o, or choose -f json")
-    kind, _, rest = root.rpartition(":")
-    if not rest.isdecimal() or kind not in ("", "pidns"):
-        raise UsageError(f"ROOT {root!r}: expected a pid, or pidns:INUM")
+    rootname.parse(root)
     options = {"mode": mode.value, "without_entered": without_entered}
     answer = _capture(root, fmt, dialect, source, socket, timeout, options)
     data = answer.data
@@ -169,8 +168,7 @@ def _one_shot(root: str, fmt: Format, dialect: "Dialect", options: dict[str, Any
     except HostError as error:
         raise HostError(f"{error}. Without BPF, `--source procfs` answers, unverified") from error
     try:
-        kind, _, rest = root.rpartition(":")
-        task = watch.find_namespace(int(rest)) if kind else watch.find(int(rest), os.getpid())
+        task = watch.find(rootname.parse(root), os.getpid())
         return _answer(watch.snapshot(task, **options), fmt, dialect)
     finally:
         _let_go(watch)

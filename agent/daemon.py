@@ -17,14 +17,16 @@ import socket
 import stat
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-from agent import control
+from agent import control, rootname
 from agent.config import Config, load
 from agent.errors import CkptreeError, UsageError
+from agent.model import Dialect
 from agent.watch import Watch
 from exporters import registry
 
@@ -109,14 +111,14 @@ class Daemon:
     def _serve(self, peer: "Peer") -> None:
         """Something may be read from, or written to, a client."""
         try:
-            for request in peer.receive():
-                peer.send(control.encode(self._answer(request, peer.pid)))
+            try:
+                for request in peer.receive():
+                    peer.send(control.encode(self._answer(request, peer.pid)))
+            except control.ProtocolError as error:
+                peer.send(control.encode(control.failure(error)))
+                peer.closed = True
             peer.flush()
         except (EOFError, OSError):
-            peer.closed = True
-        except control.ProtocolError as error:
-            peer.send(control.encode(control.failure(error)))
-            peer.flush()
             peer.closed = True
         if peer.closed:
             self._selector.unregister(peer.connection)
@@ -128,25 +130,23 @@ class Daemon:
                 self._selector.modify(peer.connection, wanted, key.data)
 
     def _answer(self, request: control.Message, pid: int) -> control.Message:
-        verb = self._verbs.get(str(request.get("verb")))
         try:
-            if verb is None:
-                raise UsageError(f"the daemon knows no verb {request.get('verb')!r}; is it older than this client?")
+            verb = self._verbs[_choice(request, "verb", tuple(self._verbs))]
             return {"ok": True, **verb(request, pid)}
         except CkptreeError as error:
             return control.failure(error)
+        except Exception as error:  # noqa: BLE001 - one request must not end the watch for everybody
+            traceback.print_exc()
+            return control.failure(CkptreeError(f"internal error, see the daemon's log: {error!r}"))
 
     def _snapshot(self, request: control.Message, pid: int) -> control.Message:
         begin = time.perf_counter_ns()
-        root = str(request.get("root", ""))
-        kind, _, rest = root.rpartition(":")
-        if not rest.isdecimal() or kind not in ("", "pidns"):
-            raise UsageError(f"ROOT {root!r}: expected a pid, or pidns:INUM")
-        task = self.watch.find_namespace(int(rest)) if kind else self.watch.find(int(rest), pid)
-        snapshot = self.watch.snapshot(
-            task, str(request.get("mode", "auto")), without_entered=bool(request.get("without_entered"))
-        )
-        data = registry.dump(snapshot, str(request.get("format", "ckpt")), request.get("dialect", "seed"))
+        mode = _choice(request, "mode", ("auto", "container", "subtree"))
+        fmt = _choice(request, "format", ("ckpt", *registry.FORMATS))
+        dialect = _choice(request, "dialect", get_args(Dialect))
+        task = self.watch.find(rootname.parse(str(request.get("root", ""))), pid)
+        snapshot = self.watch.snapshot(task, mode, without_entered=bool(request.get("without_entered")))
+        data = registry.dump(snapshot, fmt, cast("Dialect", dialect))
         elapsed = time.perf_counter_ns() - begin
         completeness = snapshot.completeness
         return {
@@ -183,6 +183,14 @@ class Daemon:
             "tried": watch.probes.tried,
             "missing": watch.probes.missing,
         }
+
+
+def _choice(request: control.Message, key: str, allowed: Sequence[str]) -> str:
+    """An argument that has to be one of a few; the first one is the default."""
+    value = request.get(key, allowed[0])
+    if value not in allowed:
+        raise UsageError(f"{key} {value!r}: expected one of {', '.join(allowed)}")
+    return str(value)
 
 
 class Peer:

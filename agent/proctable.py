@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent import host, procfs, rules, select
+from agent import host, procfs, rootname, rules, select
 from agent.errors import NoSuchRootError, RefusedError
 from agent.model import Completeness, Mode, Snapshot
 from agent.objects import EXITED, KERNEL, STOPPED, Namespace, Pid, Task
@@ -103,19 +103,17 @@ class ProcTable:
         Raises:
             NoSuchRootError: there is none, or it is a thread.
         """
-        kind, _, rest = root.rpartition(":")
-        if kind:
+        wanted = rootname.parse(root)
+        if wanted.namespace:
             for task in self.tasks.values():
-                if task.pid.namespace.inum == int(rest) and task.pid.numbers[-1] == 1:
+                if task.pid.namespace.inum == wanted.number and task.pid.numbers[-1] == 1:
                     return task
-            raise NoSuchRootError(f"/proc shows no init of a pid namespace {root}")
-        found = self.tasks.get(int(rest))
+            raise NoSuchRootError(f"/proc shows no init of a pid namespace {wanted}")
+        found = self.tasks.get(wanted.number)
         if found is None:
-            raise NoSuchRootError(f"no such process: pid {rest}")
+            raise NoSuchRootError(f"no such process: {wanted}")
         if found.leader is not found:
-            raise NoSuchRootError(
-                f"pid {rest} is a thread, not a process: its process is {found.leader.pid.numbers[0]}"
-            )
+            raise NoSuchRootError(f"{wanted} is a thread, not a process: its process is {found.leader.pid.numbers[0]}")
         return found
 
 

@@ -25,6 +25,7 @@ from agent.errors import HostError, NoSuchRootError
 from agent.model import Completeness, Header, Snapshot, Verified
 from agent.objects import Namespace, Task
 from agent.probes import Probes
+from agent.rootname import RootName
 from agent.stream import Stream
 from agent.table import ProcessTable
 
@@ -154,32 +155,25 @@ class Watch:
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
-    def find(self, number: int, caller: int | None = None) -> Task:
-        """The process that a caller means by a number.
+    def find(self, root: RootName, caller: int | None = None) -> Task:
+        """The process that a caller means.
 
         Args:
-            number: as the caller's pid namespace counts.
-            caller: the caller's own number in the initial namespace; None: that one's.
+            root: a pid counts as in the caller's pid namespace.
+            caller: the caller's own number in the initial namespace; None: that namespace is meant.
 
         Raises:
             NoSuchRootError: nobody has it, or it is a thread's.
         """
         self.catch_up()
+        if root.namespace:
+            for namespace in self.table.pids.living():
+                if namespace.inum == root.number:
+                    return self._process(namespace, 1, f"init of {root}")
+            raise NoSuchRootError(f"no process lives in a pid namespace {root}; see the links /proc/PID/ns/pid")
         asking = self.table.task(caller) if caller else None
         namespace = asking.pid.namespace if asking is not None else self.table.pids.initial
-        return self._process(namespace, number, f"pid {number}")
-
-    def find_namespace(self, inum: int) -> Task:
-        """The init of the pid namespace with an inode number.
-
-        Raises:
-            NoSuchRootError: there is none.
-        """
-        self.catch_up()
-        for namespace in self.table.pids.living():
-            if namespace.inum == inum:
-                return self._process(namespace, 1, f"init of pidns:{inum}")
-        raise NoSuchRootError(f"no process lives in a pid namespace pidns:{inum}; see the links /proc/PID/ns/pid")
+        return self._process(namespace, root.number, str(root))
 
     def _process(self, namespace: Namespace, number: int, text: str) -> Task:
         pid = namespace.numbers.get(number)

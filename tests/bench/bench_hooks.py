@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does being watched cost the watched? Loops of calls with the daemon running and without, in turn.
+
+``python -m tests.bench.bench_hooks [--pairs 15] [--json]`` from the repository's root, as root. The machine's own speed
+drifts by more than the hooks cost, so only neighbours are compared: the figure is the median of the differences of pairs.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from tests.bench.compiled import compiled
+from tests.bench.figures import median, quantile, table
+from tests.bench.watcher import Watcher
+
+CALLS = {"fork": 1500, "vfork": 4000, "thread": 4000, "setpgid": 100_000, "getppid": 500_000}
+"""Calls per loop: a fifth of a second or so, short against the drift."""
+
+
+def loop_ns(name: str) -> float:
+    """ns per call, once."""
+    command = [str(compiled("bench_hooks")), name, str(CALLS[name])]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def run(pairs: int, watcher: Watcher) -> dict[str, list[tuple[float, float]]]:
+    """(without, with) for each loop, pairs times; every other pair is taken the other way round."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in CALLS}
+    for n in range(pairs):
+        sides: dict[bool, dict[str, float]] = {}
+        for watched in (bool(n % 2), not n % 2):
+            if watched:
+                watcher.start()
+            try:
+                sides[watched] = {name: loop_ns(name) for name in CALLS}
+            finally:
+                watcher.stop()
+        for name, pair in found.items():
+            pair.append((sides[False][name], sides[True][name]))
+    return found
+
+
+def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Median without, median of differences, and the quartiles of these."""
+    differences = [watched - bare for bare, watched in pairs]
+    return {
+        "bare_ns": median(bare for bare, _ in pairs),
+        "added_ns": median(differences),
+        "added_q1_ns": quantile(differences, 0.25),
+        "added_q3_ns": quantile(differences, 0.75),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    watcher = Watcher()
+    figures = {name: summary(pairs) for name, pairs in run(options.pairs, watcher).items()}
+    if options.json:
+        print(json.dumps(figures))
+        return 0
+    head = ("call", "ns unwatched", "ns added", "quartiles", "share")
+    cells = [
+        [
+            name,
+            f"{f['bare_ns']:.0f}",
+            f"{f['added_ns']:+.0f}",
+            f"{f['added_q1_ns']:+.0f} .. {f['added_q3_ns']:+.0f}",
+            f"{100 * f['added_ns'] / f['bare_ns']:.1f} %",
+        ]
+        for name, f in figures.items()
+    ]
+    print(table(head, cells))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

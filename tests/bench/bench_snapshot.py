@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does one capture of a quiet tree cost? All methods in turn, tree by tree, in one run.
+
+``python -m tests.bench.bench_snapshot [--tasks 10,100,1000,5000] [--rounds 21] [--json]`` from the repository's root,
+as root. The daemon's figure is from the request to the bytes of the image; the command line's is a whole process.
+"""
+
+import argparse
+import gc
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bench.figures import median, quantile, table
+from tests.bench.idle_tree import IdleTree
+from tests.bench.iterator import BareIterator
+from tests.bench.scanners import scan_proc, scan_psutil
+from tests.bench.watcher import Watcher
+
+CALL = "ckptree, as a client sees it"
+CLI = "ckptree snapshot, whole process"
+DAEMON = "ckptree, in the daemon"
+ITERATOR = "bare iterator"
+ONE_SHOT = "ckptree snapshot --source bpf"
+PROC = "C scan of /proc"
+PSUTIL = "psutil"
+SLOW = {CLI, ONE_SHOT, PSUTIL}
+
+Figures = dict[str, dict[str, float]]
+
+
+def wall_ns(call: Callable[[], object]) -> int:
+    """Time around a call."""
+    begun = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - begun
+
+
+def command(*arguments: str) -> None:
+    """Run the command line, as installed beside this interpreter."""
+    subprocess.run([str(Path(sys.executable).parent / "ckptree"), *arguments], check=True, stderr=subprocess.DEVNULL)
+
+
+def methods(root: int, watcher: Watcher, iterator: BareIterator, image: Path) -> dict[str, Callable[[], int]]:
+    """Each takes one capture and returns what it took, ns."""
+    snapshot = ("snapshot", str(root), "--mode", "subtree", "-o", str(image))
+    return {
+        ITERATOR: lambda: iterator().duration_ns,
+        DAEMON: lambda: watcher.image_ns(root),
+        CALL: lambda: wall_ns(lambda: watcher.image_ns(root)),
+        PROC: lambda: scan_proc().duration_ns,
+        PSUTIL: lambda: scan_psutil().duration_ns,
+        CLI: lambda: wall_ns(lambda: command(*snapshot, "--socket", str(watcher.socket))),
+        ONE_SHOT: lambda: wall_ns(lambda: command(*snapshot, "--source", "bpf")),
+    }
+
+
+def measure(tasks: int, rounds: int, watcher: Watcher, iterator: BareIterator, directory: Path) -> Figures:
+    """Medians and 99th percentiles in ms for one size of tree. Slow methods take part in every fifth round."""
+    with IdleTree(tasks) as tree:
+        ways = methods(tree.root, watcher, iterator, directory / "image.ckpt")
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for n in range(rounds):
+            for name, way in ways.items():
+                if n and name in SLOW and n % 5:
+                    continue
+                times[name].append(way() / 1e6)
+    return {
+        name: {"median_ms": median(found), "p99_ms": quantile(found, 0.99), "scans": len(found)}
+        for name, found in times.items()
+    }
+
+
+def lines(figures: dict[int, Figures]) -> list[list[str]]:
+    """The table: medians, and how many times the daemon's snapshot fits into each."""
+    names = next(iter(figures.values()))
+    return [
+        [
+            name,
+            *(
+                f"{found[name]['median_ms']:.2f} ({found[name]['median_ms'] / found[DAEMON]['median_ms']:.2f}x)"
+                for found in figures.values()
+            ),
+        ]
+        for name in names
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default="10,100,1000,5000", help="sizes of the tree")
+    parser.add_argument("--rounds", type=int, default=21, help="for each size")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    figures: dict[int, Figures] = {}
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckptree-bench-")))
+        iterator = BareIterator()
+        stack.callback(iterator.close)
+        watcher = stack.enter_context(Watcher())
+        gc.disable()  # it would run within the measurements
+        for tasks in map(int, options.tasks.split(",")):
+            figures[tasks] = measure(tasks, options.rounds, watcher, iterator, directory)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print("median ms (in units of the daemon's own)\n")
+        print(table(("tasks", *map(str, figures)), lines(figures)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C programs beside this file, built once per run into a directory that goes with the run."""
+
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@cache
+def _directory() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="ckptree-bench-")
+
+
+@cache
+def compiled(name: str, *options: str) -> Path:
+    """Build ``name``.c with gcc and further options; the path of the result."""
+    target = Path(_directory().name) / name
+    command = ["gcc", "-O2", "-Wall", "-Wextra", "-pthread", *options, str(HERE / f"{name}.c"), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A quiet tree of a known size (idle_tree.c) as a context."""
+
+import subprocess
+from types import TracebackType
+from typing import Self
+
+from tests.bench.compiled import compiled
+
+
+class IdleTree:
+    """Sleeping tasks under one root.
+
+    Args:
+        tasks: how many in all: root, processes and threads.
+        breadth: children of each process; 0: all are the root's.
+        threads: of each process, besides its first.
+
+    Attributes:
+        root: number of the root, once entered.
+    """
+
+    def __init__(self, tasks: int, *, breadth: int = 0, threads: int = 0) -> None:
+        if tasks % (threads + 1):
+            raise ValueError(f"{tasks} tasks do not make processes of {threads + 1} each")
+        self._options = (str(tasks), str(breadth), str(threads))
+        self._process: subprocess.Popen[str] | None = None
+        self.root = 0
+
+    def __enter__(self) -> Self:
+        command = [str(compiled("idle_tree", "-static")), *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self.root = self._process.pid
+        if self._process.stdout is None or not self._process.stdout.readline().startswith("ready"):
+            raise RuntimeError("the tree does not stand")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.communicate()

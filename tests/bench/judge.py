@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Was a captured set of tasks ever true? The judge of torn snapshots.
+
+Theory
+------
+A capture claims that at one instant the tree was exactly these rows. What the storm's log knows rules out instants:
+
+* a shown task rules out all before it was asked for and all after it was seen to be gone;
+* a task that is not shown rules out the time for which it was surely there;
+* a shown session, group, parent or state rules out the time for which the task surely had another.
+
+Each finding is an open interval. If they cover the whole window in which the capture was taken, no such instant exists
+and the capture is *torn*. The proof is the smallest number of findings that cover it: most often two, "X is shown, gone
+by a" and "Y is missing, there since b", where b < a is false.
+
+The judge is mild: where the log leaves something open, it accepts. What it calls torn surely is.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tests.bench.stormlog import ALWAYS, Change, Kind, Life, StormLog
+
+BUCKET_NS = 20_000_000
+LONG_NS = 50 * BUCKET_NS
+"""Lives longer than this are looked at for each capture, the others only where their bucket is."""
+
+
+class Row(NamedTuple):
+    """One captured task or thread; None where the method does not tell.
+
+    Attributes:
+        tid, tgid, ppid, sid, pgid: numbers in the initial namespace. ppid is a process, never a thread.
+        zombie: it is shown as dead: zombie or dead leader.
+        start_lo, start_hi: between these, CLOCK_BOOTTIME ns, it was born: equal, or a clock tick apart.
+    """
+
+    tid: int
+    tgid: int | None = None
+    ppid: int | None = None
+    sid: int | None = None
+    pgid: int | None = None
+    zombie: bool | None = None
+    start_lo: int | None = None
+    start_hi: int | None = None
+
+
+class Capture(NamedTuple):
+    """A set of rows and when it was taken.
+
+    Attributes:
+        rows: what was shown.
+        t0, t1: CLOCK_BOOTTIME ns before the capture was asked for, and after it was there.
+        closed: every row claims to be of the storm's tree. Otherwise the capture is of the whole host, and rows of
+            tasks that the log does not know are other people's.
+    """
+
+    rows: Sequence[Row]
+    t0: int
+    t1: int
+    closed: bool = False
+
+
+class Finding(NamedTuple):
+    """Why the capture cannot be of any instant strictly between lo and hi."""
+
+    lo: int
+    hi: int
+    tid: int
+    fact: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge says.
+
+    Attributes:
+        torn: no instant of the widened window fits.
+        feasible: the first interval of instants that fit, None if torn.
+        fresh: one of the instants that fit lies within the window itself.
+        clash: the smallest set of findings that no instant survives; empty unless torn.
+    """
+
+    torn: bool
+    feasible: tuple[int, int] | None
+    fresh: bool
+    clash: tuple[Finding, ...]
+
+
+def gaps(findings: Iterable[Finding], lo: int, hi: int) -> Iterator[tuple[int, int]]:
+    """What findings leave of [lo, hi], in order. Ends count as left: stamps are never that exact."""
+    reach = lo
+    for finding in sorted(findings):
+        if finding.lo >= hi:
+            break
+        if finding.lo >= reach:
+            yield reach, finding.lo
+        reach = max(reach, finding.hi)
+    if reach <= hi:
+        yield reach, hi
+
+
+def smallest_cover(findings: Iterable[Finding], lo: int, hi: int) -> tuple[Finding, ...]:
+    """The fewest findings that leave nothing of [lo, hi], given that all together do."""
+    ordered = sorted(findings)
+    cover: list[Finding] = []
+    reach, best, at = lo, None, 0
+    while reach <= hi:
+        while at < len(ordered) and ordered[at].lo < reach:
+            if best is None or ordered[at].hi > best.hi:
+                best = ordered[at]
+            at += 1
+        if best is None or best.hi <= reach:
+            raise ValueError("the findings leave a gap")
+        cover.append(best)
+        reach = best.hi
+    return tuple(cover)
+
+
+def _not_in(allowed: Sequence[tuple[int, int]], tid: int, fact: str) -> Iterator[Finding]:
+    """Findings for the complement of a few intervals."""
+    reach = -1
+    for lo, hi in sorted(allowed):
+        if lo > reach:
+            yield Finding(reach, lo, tid, fact)
+        reach = max(reach, hi)
+    if reach < ALWAYS:
+        yield Finding(reach, ALWAYS + 1, tid, fact)
+
+
+def _held(value: int, first: int, changes: tuple[Change, ...]) -> list[tuple[int, int]]:
+    """When an id that was `first` at birth and then changed may have been `value`."""
+    allowed = []
+    since = -1
+    for now, change in zip((first, *(c.value for c in changes)), (*changes, Change(ALWAYS, ALWAYS, 0)), strict=True):
+        if now == value:
+            allowed.append((since, change.hi))
+        since = change.lo
+    return allowed
+
+
+class Judge:
+    """Judges captures by one log."""
+
+    def __init__(self, log: StormLog) -> None:
+        self._lives = log.lives
+        self._stop_ns = log.stop_ns
+        root = next(life for life in log.lives if life and life.kind is Kind.ROOT)
+        self._root_tid = root.tid
+        self._by_tid: dict[int, list[int]] = defaultdict(list)
+        self._long: set[int] = set()
+        self._bucket: dict[int, list[int]] = defaultdict(list)
+        for i, life in enumerate(log.lives):
+            if life is None:
+                continue
+            self._by_tid[life.tid].append(i)
+            if life.must_end - life.birth_hi > LONG_NS:
+                self._long.add(i)
+            elif life.birth_hi < life.must_end:
+                for bucket in range(life.birth_hi // BUCKET_NS, life.must_end // BUCKET_NS + 1):
+                    self._bucket[bucket].append(i)
+        for lives in self._by_tid.values():
+            lives.sort(key=self._birth)
+
+    def judge(self, capture: Capture, *, widen_ns: int = 0) -> Verdict:
+        """Judge one capture in its window, widened on both sides."""
+        lo, hi = capture.t0 - widen_ns, capture.t1 + widen_ns
+        if hi > self._stop_ns:
+            raise ValueError("taken while the storm was being taken down: the log does not tell")
+        shown: set[int] = set()
+        findings = [f for row in capture.rows for f in self._of_row(row, capture, shown, lo, hi)]
+        findings += self._missing(shown, lo, hi)
+        left = list(gaps(findings, lo, hi))
+        if not left:
+            return Verdict(torn=True, feasible=None, fresh=False, clash=smallest_cover(findings, lo, hi))
+        fresh = any(a <= capture.t1 and b >= capture.t0 for a, b in left)
+        return Verdict(torn=False, feasible=left[0], fresh=fresh, clash=())
+
+    def explain(self, finding: Finding) -> str:
+        """A finding in words, with what the log says of the lives of that number near it."""
+        near = [
+            f"{life.kind.name.lower()} of {self._life(life.parent).tid}, born {life.birth_lo}..{life.birth_hi}, "
+            f"ends {life.death_lo}..{life.gone_hi}"
+            + (f", exec {life.exec_lo}..{life.exec_hi}" if life.exec_lo < ALWAYS else "")
+            for life in map(self._life, self._by_tid.get(finding.tid, ()))
+            if life.birth_lo <= finding.hi and life.gone_hi >= finding.lo
+        ]
+        return f"{finding.tid} {finding.fact} ({finding.lo}, {finding.hi}) [{'; '.join(near[-2:])}]"
+
+    def covers(self, capture: Capture, *, widen_ns: int = 0) -> bool:
+        """Whether the log tells enough to judge this capture."""
+        return capture.t1 + widen_ns <= self._stop_ns
+
+    def _birth(self, i: int) -> int:
+        life = self._lives[i]
+        return life.birth_lo if life else 0
+
+    def _life(self, i: int) -> Life:
+        life = self._lives[i]
+        if life is None:
+            raise ValueError(f"life {i} never was")
+        return life
+
+    def _match(self, row: Row, lo: int, hi: int) -> int | None:
+        """The life a row is about: by number and start, else by number and time."""
+        lives = self._by_tid.get(row.tid, ())
+        if row.start_lo is not None and row.start_hi is not None:
+            at = bisect_left(lives, row.start_hi + 1, key=self._birth) - 1
+            if at >= 0 and self._life(lives[at]).birth_hi >= row.start_lo:
+                return lives[at]
+            return None
+        best, best_overlap = None, 0
+        for i in lives:
+            life = self._life(i)
+            overlap = min(hi, life.gone_hi) - max(lo, life.birth_lo)
+            if overlap > best_overlap:
+                best, best_overlap = i, overlap
+        return best
+
+    def _of_row(self, row: Row, capture: Capture, shown: set[int], lo: int, hi: int) -> Iterator[Finding]:
+        i = self._match(row, lo, hi)
+        if i is None:
+            yield from self._unknown(row, closed=capture.closed)
+            return
+        life = self._life(i)
+        if i in shown:
+            yield Finding(-1, ALWAYS + 1, row.tid, "shown twice")
+        shown.add(i)
+        if life.birth_lo > lo:
+            yield Finding(-1, life.birth_lo, row.tid, "shown, not asked for before")
+        if life.gone_hi < hi:
+            yield Finding(life.gone_hi, ALWAYS + 1, row.tid, "shown, gone by")
+        if row.tgid is not None and row.tgid != life.tgid:
+            yield Finding(-1, ALWAYS + 1, row.tid, f"in group {row.tgid}, never was")
+        if row.zombie is not None:
+            yield from self._state(row, life, lo, hi)
+        leader = self._life(life.leader) if life.leader != i else life
+        if row.sid is not None and (leader.sids or row.sid != leader.sid):
+            yield from _not_in(_held(row.sid, leader.sid, leader.sids), row.tid, f"session {row.sid}")
+        if row.pgid is not None and (leader.pgids or row.pgid != leader.pgid):
+            yield from _not_in(_held(row.pgid, leader.pgid, leader.pgids), row.tid, f"process group {row.pgid}")
+        if row.ppid is not None and life.kind is not Kind.ROOT:
+            yield from self._parent(row, life, lo, hi)
+
+    def _state(self, row: Row, life: Life, lo: int, hi: int) -> Iterator[Finding]:
+        if row.zombie:
+            if life.death_lo > lo:
+                allowed = [(life.death_lo, ALWAYS), (life.exec_lo, life.exec_hi)]
+                yield from _not_in(allowed, row.tid, "zombie")
+        elif life.zombie_hi < min(hi, life.gone_hi):  # else `gone by` says it better
+            yield Finding(life.zombie_hi, ALWAYS + 1, row.tid, "alive, a zombie by")
+
+    def _parent(self, row: Row, life: Life, lo: int, hi: int) -> Iterator[Finding]:
+        """A child stays with its parent until that may be dead, and is the root's once it must be."""
+        parent = self._life(life.parent)
+        if row.ppid == parent.tid == self._root_tid:
+            return
+        if row.ppid == parent.tid:
+            handed_over = min(parent.zombie_hi, parent.gone_hi)
+            if handed_over < hi:
+                yield Finding(handed_over, ALWAYS + 1, row.tid, f"child of {row.ppid}, which was dead by")
+        elif row.ppid == self._root_tid:
+            if parent.death_lo > lo:
+                yield Finding(-1, parent.death_lo, row.tid, f"the root's, while {parent.tid} lived")
+        else:
+            yield Finding(-1, ALWAYS + 1, row.tid, f"child of {row.ppid}, never was")
+
+    def _unknown(self, row: Row, *, closed: bool) -> Iterator[Finding]:
+        """A row without a life of its own."""
+        for i in self._by_tid.get(row.tid, ()):
+            life = self._life(i)
+            leader = self._life(life.leader)
+            if life.kind is not Kind.THREAD or leader.exec_lo == ALWAYS or row.start_lo is None or row.start_hi is None:
+                continue
+            if row.start_lo <= leader.birth_hi and row.start_hi >= leader.birth_lo:
+                # Linux: de_thread() gives the old leader the thread's number for a moment before it releases it.
+                yield from _not_in([(leader.exec_lo, leader.exec_hi)], row.tid, "old leader under a thread's number")
+                return
+        if closed:
+            yield Finding(-1, ALWAYS + 1, row.tid, "shown, not of this tree")
+
+    def _missing(self, shown: set[int], lo: int, hi: int) -> Iterator[Finding]:
+        candidates = self._long - shown
+        for bucket in range(lo // BUCKET_NS, hi // BUCKET_NS + 1):
+            candidates.update(i for i in self._bucket.get(bucket, ()) if i not in shown)
+        for i in candidates:
+            life = self._life(i)
+            if life.birth_hi < hi and life.must_end > lo:
+                yield Finding(life.birth_hi, life.must_end, life.tid, "missing, there from and to")

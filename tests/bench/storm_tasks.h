@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What a task of the storm does and notes: births, ends, sessions and groups, threads, exec. Each call stamps the log. */
+#ifndef STORM_TASKS_H
+#define STORM_TASKS_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "storm_log.h"
+
+#define LOG_FD 200 /* where the log is open across exec */
+#define MS 1000000ull
+
+static struct log *book;
+static struct life *lives;
+static struct { /* the process this code runs in */
+	uint32_t life;
+	int32_t sid, pgid;
+} me;
+static uint64_t dice;
+static char self_path[4096];
+
+static uint64_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static uint32_t roll(uint32_t sides)
+{
+	dice ^= dice << 13;
+	dice ^= dice >> 7;
+	dice ^= dice << 17;
+	return (dice >> 20) % sides;
+}
+
+static void doze(uint64_t ns)
+{
+	struct timespec t = { ns / 1000000000ull, ns % 1000000000ull };
+
+	nanosleep(&t, NULL);
+}
+
+static void count(uint32_t *what)
+{
+	atomic_fetch_add_explicit((_Atomic uint32_t *)what, 1, memory_order_relaxed);
+}
+
+static int map_log(int fd, size_t bytes)
+{
+	book = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	lives = (struct life *)((char *)book + sizeof(*book));
+	return book == MAP_FAILED ? -1 : 0;
+}
+
+/* ---- births ---- */
+
+/* Take a life. The stamp comes last: right before the clone() that follows. */
+static uint32_t expect(enum kind kind)
+{
+	uint32_t i = atomic_fetch_add((_Atomic uint32_t *)&book->taken, 1);
+	struct life *l = lives + i;
+
+	if (i >= book->capacity) /* the workers stop well before: there is always room for what is under way */
+		_exit(99);
+	l->kind = kind;
+	l->parent = kind == KIND_THREAD ? lives[me.life].parent : me.life;
+	l->leader = kind == KIND_THREAD ? me.life : i;
+	l->sid = me.sid;
+	l->pgid = me.pgid;
+	count(&book->counts[kind]);
+	l->birth_lo = now();
+	return i;
+}
+
+static void begin(uint32_t i)
+{
+	struct life *l = lives + i;
+
+	l->birth_child = now();
+	l->tid = syscall(SYS_gettid);
+	l->tgid = getpid();
+	book->by_tid[l->tid] = i;
+	if (l->kind != KIND_THREAD)
+		me.life = i;
+}
+
+static pid_t born(uint32_t i, pid_t pid)
+{
+	uint64_t t = now();
+
+	if (pid < 0) {
+		lives[i].kind = KIND_VOID;
+		return pid;
+	}
+	lives[i].birth_parent = t;
+	lives[i].tid = lives[i].tgid = pid;
+	return pid;
+}
+
+/* fork() with a life: the child returns 0 and has said that it lives. */
+static pid_t spawn(enum kind kind, uint32_t *i)
+{
+	pid_t pid;
+
+	*i = expect(kind);
+	pid = fork();
+	if (pid)
+		return born(*i, pid);
+	begin(*i);
+	dice ^= (uint64_t)lives[*i].tid * 0x9e3779b97f4a7c15ull;
+	return 0;
+}
+
+/* ---- ends ---- */
+
+static void leave(void)
+{
+	lives[me.life].death_lo = now();
+	_exit(7);
+}
+
+static void reap(uint32_t i, pid_t pid)
+{
+	siginfo_t info;
+	long r;
+
+	do {
+		lives[i].reap_lo = now();
+		r = pid & 1 ? waitpid(pid, NULL, 0) : waitid(P_PID, pid, &info, WEXITED);
+	} while (r < 0 && errno == EINTR);
+	if (r >= 0)
+		lives[i].gone_hi = now();
+}
+
+static void watch_go(uint32_t i, pid_t tgid, pid_t tid)
+{
+	while (syscall(SYS_tgkill, tgid, tid, 0) == 0)
+		sched_yield();
+	lives[i].gone_hi = now();
+}
+
+/* ---- sessions and groups ---- */
+
+static void own_session(void)
+{
+	struct life *l = lives + me.life;
+	uint64_t before = now();
+	pid_t sid = setsid();
+
+	if (sid < 0)
+		return;
+	l->setsid_hi = now();
+	l->setsid_lo = before;
+	me.sid = me.pgid = sid;
+	count(&book->setsids);
+}
+
+/* A failed call leaves no stamps, a lower bound alone says that it was under way when its maker died. */
+static void join_group(pid_t group)
+{
+	struct life *l = lives + me.life;
+
+	l->new_pgid = group;
+	l->setpgid_lo = now();
+	if (setpgid(0, group)) {
+		l->setpgid_lo = 0;
+		return;
+	}
+	l->setpgid_hi = now();
+	me.pgid = group;
+	count(&book->setpgids);
+}
+
+static void move_to_group(uint32_t i, pid_t pid, pid_t group)
+{
+	struct life *l = lives + i;
+
+	l->new_pgid = group;
+	l->moved_lo = now();
+	if (setpgid(pid, group)) {
+		l->moved_lo = 0;
+		return;
+	}
+	l->moved_hi = now();
+	count(&book->setpgids);
+}
+
+/* ---- threads ---- */
+
+struct thread {
+	pthread_t handle;
+	uint32_t life;
+	uint64_t sleep_ns;
+	void (*last)(uint32_t life);
+};
+
+static void *thread_main(void *arg)
+{
+	struct thread *t = arg;
+
+	begin(t->life);
+	if (t->sleep_ns)
+		doze(t->sleep_ns);
+	if (t->last)
+		t->last(t->life);
+	lives[t->life].death_lo = now();
+	return NULL;
+}
+
+static int spawn_thread(struct thread *t)
+{
+	static pthread_attr_t attr;
+	static int ready;
+
+	if (!ready) {
+		pthread_attr_init(&attr);
+		pthread_attr_setstacksize(&attr, 32768);
+		ready = 1;
+	}
+	t->life = expect(KIND_THREAD);
+	if (pthread_create(&t->handle, &attr, thread_main, t)) {
+		lives[t->life].kind = KIND_VOID;
+		return -1;
+	}
+	lives[t->life].birth_parent = now();
+	return 0;
+}
+
+/* exec ourselves; the new program closes the two lives it is given and leaves. */
+static void become_new(uint32_t leader, uint32_t thread)
+{
+	char a[16], b[16], size[24];
+	char *argv[] = { "storm", "--after-exec", a, b, size, NULL };
+	char *env[] = { NULL };
+
+	snprintf(a, sizeof(a), "%u", leader);
+	snprintf(b, sizeof(b), "%u", thread);
+	snprintf(size, sizeof(size), "%zu", sizeof(*book) + (size_t)book->capacity * sizeof(*lives));
+	count(&book->execs);
+	if (thread != leader)
+		lives[thread].death_lo = now();
+	lives[leader].exec_lo = now();
+	execve(self_path, argv, env);
+	_exit(98);
+}
+
+static int after_exec(char **argv)
+{
+	uint64_t t = now();
+	uint32_t leader = atoi(argv[2]), thread = atoi(argv[3]);
+
+	if (map_log(LOG_FD, strtoull(argv[4], NULL, 10)))
+		return 1;
+	lives[leader].exec_hi = t;
+	if (thread != leader)
+		lives[thread].gone_hi = t;
+	me.life = leader;
+	leave();
+	return 0;
+}
+
+static void exec_from_thread(uint32_t life)
+{
+	become_new(me.life, life);
+}
+
+#endif

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ckptree's daemon as a context, and its snapshots as scans for the judge."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agent.client import Client
+from agent.errors import NoDaemonError
+from agent.model import CKPT_PID_ROOT, Snapshot, TaskState
+from exporters import jsonfmt
+from tests.bench.judge import Row
+from tests.bench.scanners import Scan
+
+_REPOSITORY = Path(__file__).parents[2]
+_PATIENCE_S = 20.0
+_DEAD = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
+
+
+def rows_of(snapshot: Snapshot) -> list[Row]:
+    """A snapshot's tasks by their numbers. An id from outside the tree has none: None, nothing to judge."""
+
+    def number(tag: int) -> int | None:
+        return snapshot.number(tag) or None if tag != CKPT_PID_ROOT else None
+
+    group = {task.pid: task.tgid for task in snapshot.tasks}  # a parent is a thread; /proc and the log name its process
+    return [
+        Row(
+            tid=snapshot.number(task.pid),
+            tgid=number(task.tgid),
+            ppid=number(group.get(task.ppid, task.ppid)),
+            sid=number(task.sid),
+            pgid=number(task.pgid),
+            zombie=None if task.state is None else task.state in _DEAD,
+            start_lo=task.start_ns,
+            start_hi=task.start_ns,
+        )
+        for task in snapshot.tasks
+    ]
+
+
+def _decode(data: bytes) -> list[Row]:
+    return rows_of(jsonfmt.loads(data))
+
+
+class Watcher:
+    """A daemon of its own, on a socket of its own.
+
+    Attributes:
+        socket: its path.
+    """
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="ckptree-watcher-")
+        self.socket = Path(self._directory.name) / "ckptree.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._directory.cleanup()
+
+    @property
+    def client(self) -> Client:
+        """A connection that stays."""
+        if self._client is None:
+            raise RuntimeError("the daemon is not running")
+        return self._client
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [sys.executable, "-m", "agent.daemon", "--socket", str(self.socket)]
+        self._process = subprocess.Popen(command, cwd=_REPOSITORY)
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self._client = Client(self.socket)
+                self._client.status()
+            except NoDaemonError:
+                if self._process.poll() is not None or time.monotonic() > end:
+                    self.stop()
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End it and wait for the end."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+            self._process = None
+
+    def scan(self, root: int) -> Scan:
+        """One snapshot of the tree under root, as the client sees it."""
+        begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        answer = self.client.snapshot(str(root), mode="subtree", fmt="json")
+        ended = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return Scan(
+            begun,
+            ended,
+            partial(_decode, answer.data),
+            closed=True,
+            elapsed_ns=answer.elapsed_ns,
+            complete=answer.complete,
+        )
+
+    def image_ns(self, root: int) -> int:
+        """What the daemon took for one checkpoint image, from request to bytes."""
+        return self.client.snapshot(str(root), mode="subtree").elapsed_ns
+
+    def cpu_s(self) -> float:
+        """CPU time that the daemon has used, user and system."""
+        if self._process is None:
+            raise RuntimeError("the daemon is not running")
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
