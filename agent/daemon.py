@@ -81,8 +81,7 @@ class Daemon:
             self.watch.tend()
             now = time.monotonic()
             if now - swept >= self._config.sweep_interval_s:
-                self.watch.sweep()
-                self.watch.table.settle()
+                self.watch.rest()
                 swept = now
         self._unlink()
 
@@ -319,6 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         drop_capabilities()
         gc.collect()
         gc.freeze()  # the modules are for good: collections need not look at them
+        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
         print(
             f"ckptree: watching {len(daemon.watch.table.tasks())} tasks, listening on {config.socket}", file=sys.stderr
         )

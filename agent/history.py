@@ -18,10 +18,10 @@ ancestor ``d`` may be cut out of ``child -> d -> g`` when ``g`` is dead too and 
 What stays is at most one dead helper for each session that a living task still uses: bounded by the living.
 """
 
-from agent.objects import Deed, Pid, Task
+from agent.objects import Deed, DeedName, Pid, Task
 
 
-def remember(task: Task, what: str, order: int, value: Pid | int | None) -> None:
+def remember(task: Task, what: DeedName, order: int, value: Pid | int | None) -> None:
     """Note a deed; of each kind the last one counts."""
     deeds = task.deeds
     deed: Deed = (what, order, value)

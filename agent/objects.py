@@ -10,7 +10,7 @@ nothing that can be derived.
 """
 
 from collections.abc import Iterator
-from typing import Optional
+from typing import Literal, Optional
 
 # record_task.flags, bpf/events.h; tests/test_wire.py compares.
 SUBREAPER = 1 << 0
@@ -97,7 +97,8 @@ class Pid:
 
 
 # What a task did that shapes its children's births: (what, order, value).
-Deed = tuple[str, int, Pid | int | None]
+DeedName = Literal["setsid", "setpgid", "subreaper", "exit"]
+Deed = tuple[DeedName, int, Pid | int | None]
 
 
 class Task:

@@ -17,42 +17,26 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from agent import history, rules
+from agent.births import Births
 from agent.errors import HostError, RefusedError
 from agent.model import (
     CKPT_PID_ROOT,
     Ancestor,
-    AncestorEvent,
-    Birth,
-    Creator,
     Mode,
-    OutsidePid,
     PidObject,
-    PidRef,
     TaskState,
 )
 from agent.model import Namespace as SnapshotNamespace
 from agent.model import Task as SnapshotTask
 from agent.objects import (
-    CLONE_NEWPID,
-    CLONE_PARENT,
-    CLONE_THREAD,
-    CLONE_VFORK,
     EXITED,
     STOPPED,
     SUBREAPER,
     TRACING_STOP,
-    Namespace,
     Pid,
     Task,
 )
-
-_FLAG_NAMES = (
-    (CLONE_NEWPID, "CLONE_NEWPID"),
-    (CLONE_PARENT, "CLONE_PARENT"),
-    (CLONE_THREAD, "CLONE_THREAD"),
-    (CLONE_VFORK, "CLONE_VFORK"),
-)
-_FLAGS: dict[int, tuple[str, ...]] = {}  # by value: there are few, and every task has one
+from agent.tags import Namespaces, Tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +47,7 @@ class Selection:
         pids, tasks, namespaces, ancestors, squashed, entered: as in model.Snapshot.
         kernel_workers: tasks left out.
         unknown: tasks with a number or a parent that is not known, by name.
+        outsiders: live objects outside the tree that the births depend on.
     """
 
     pids: tuple[PidObject, ...]
@@ -73,6 +58,7 @@ class Selection:
     entered: tuple[str, ...]
     kernel_workers: int
     unknown: tuple[str, ...]
+    outsiders: tuple[Task, ...]
 
 
 def resolve_mode(root: Task, mode: str) -> Mode:
@@ -143,142 +129,6 @@ def _entered(root: Task, reached: Collection[Task]) -> list[Task]:
     ]
 
 
-class _Tags:
-    """Collects pid objects in the order in which they are met."""
-
-    def __init__(self, root: Task, first_tag: int) -> None:
-        self.namespace = root.pid.namespace
-        self.level = self.namespace.level
-        self.pids: list[Pid] = []
-        self._tags: dict[Pid | None, int] = {}
-        self._first = first_tag
-        self.outside: dict[Pid, int] = {}
-        leader = root.leader
-        # The root inherited its session, if it does not lead one.
-        inherited = leader.sid if leader.sid is not leader.pid else None
-        if inherited is not None and inherited.number_in(self.namespace):
-            self._tags[inherited] = CKPT_PID_ROOT
-            self.outside[inherited] = CKPT_PID_ROOT
-
-    def __call__(self, pid: Pid | None) -> int:
-        """The tag of a pid object, which is collected if need be."""
-        tag = self._tags.get(pid)
-        if tag is None:
-            if pid is None:
-                return 0
-            if pid.number_in(self.namespace):
-                tag = self._first + len(self.pids)
-                self.pids.append(pid)
-            else:
-                tag = 0
-                self.outside[pid] = 0
-            self._tags[pid] = tag
-        return tag
-
-    def known(self, pid: Pid | None) -> int | None:
-        """The tag of a pid object that has one, or a special value."""
-        return self._tags.get(pid)
-
-
-class _Namespaces:
-    """Numbers the namespaces of the collected pid objects: the root's is 0, parents before children."""
-
-    def __init__(self, root: Namespace, pids: Collection[Pid]) -> None:
-        self._root = root
-        self._ids: dict[Namespace, int] = {root: 0}
-        self._chains: dict[Namespace, tuple[int, ...]] = {root: (0,)}
-        self.rows = [SnapshotNamespace(0, root.inum, 0, None)]
-        self._by_identity = {root.identity: 0}
-        deeper = {pid.namespace for pid in pids if pid.namespace is not root}
-        for namespace in sorted(deeper, key=lambda one: (one.level, one.identity)):
-            self._add(namespace)
-
-    def _add(self, namespace: Namespace) -> tuple[int, ...]:
-        chain = self._chains.get(namespace)
-        if chain is None:
-            above = self._add(namespace.parent or self._root)
-            number = len(self.rows)
-            self.rows.append(SnapshotNamespace(number, namespace.inum, namespace.level - self._root.level, above[-1]))
-            chain = self._chains[namespace] = (*above, number)
-            self._by_identity[namespace.identity] = number
-        return chain
-
-    def of(self, pid: Pid) -> tuple[int, ...]:
-        """Ids of a pid object's namespaces from the root's inward; -1 for those that hold none of the snapshot's."""
-        chain = self._chains.get(pid.namespace)
-        return chain if chain is not None else (0, *(-1,) * (pid.level - self._root.level))
-
-    def child_id(self, pending: tuple[int, int] | None) -> int | None:
-        """Id of the namespace of a task's next child: -1 for one that holds no task of the tree."""
-        return None if pending is None else self._by_identity.get(pending[0], -1)
-
-
-class _Births:
-    """Birth edges, and the ancestors they run through."""
-
-    def __init__(self, tags: _Tags, namespaces: _Namespaces, inside: dict[Task, int]) -> None:
-        self._tags = tags
-        self._namespaces = namespaces
-        self._inside = inside
-        self._level = tags.level
-        self._index: dict[Task, int] = {}
-        self._order: list[Task] = []
-
-    def of(self, task: Task) -> Birth:
-        """The birth of a task of the snapshot, or of an ancestor."""
-        flags = task.clone_flags
-        names = _FLAGS.get(flags)
-        if names is None:
-            names = _FLAGS[flags] = tuple(text for bit, text in _FLAG_NAMES if flags & bit)
-        if task.order < 0:
-            return Birth(None, False, None, None, names, None)
-        return Birth(
-            self._creator(task),
-            True,
-            self._pid(task.birth_sid),
-            self._pid(task.birth_pgid),
-            names,
-            task.order,
-        )
-
-    def _creator(self, task: Task) -> Creator | None:
-        creator = task.creator
-        if creator is None:
-            return None
-        tag = self._inside.get(creator)
-        if tag is not None:
-            return Creator(tag, None)
-        if not history.is_gone(creator) or not creator.pid.number_in(self._tags.namespace):
-            return None  # it lives, or lived, outside the tree
-        index = self._index.get(creator)
-        if index is None:
-            index = self._index[creator] = len(self._order)
-            self._order.append(creator)
-        return Creator(None, index)
-
-    def _pid(self, pid: Pid | None) -> PidRef | None:
-        if pid is None:
-            return None
-        tag = self._tags.known(pid)
-        if tag is not None:
-            return tag
-        if not pid.number_in(self._tags.namespace):
-            return 0
-        return OutsidePid(pid.numbers[self._level :], self._namespaces.of(pid))
-
-    def ancestors(self) -> tuple[Ancestor, ...]:
-        """Everybody that a birth has named so far, and those that their births name in turn."""
-        rows = []
-        for index, task in enumerate(self._order):  # grows while it is walked
-            events = tuple(
-                AncestorEvent(what, order, self._pid(value) if isinstance(value, Pid) else value)  # type: ignore[arg-type]  # `what` is one of the four
-                for what, order, value in sorted(task.deeds or (), key=lambda deed: deed[1])
-            )
-            numbers = task.pid.numbers[self._level :]
-            rows.append(Ancestor(index, numbers, self._namespaces.of(task.pid), self.of(task), events))
-        return tuple(rows)
-
-
 def _state(task: Task) -> TaskState:
     flags = task.flags
     if flags & EXITED:
@@ -295,22 +145,31 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
     """
     all_tasks = members(root)
     tasks = [task for task in all_tasks if not rules.is_kernel_worker(task)]
-    tags = _Tags(root, first_tag)
+    tags = Tags(root, first_tag)
     level = tags.level
-    running, state_of = TaskState.RUNNING, _state
+    own_tag = tags.own
     ids: list[tuple[int, int, int, int]] = []
     inside: dict[Task, int] = {}
+    last_pgid: Pid | None = None
+    last_sid: Pid | None = None
+    pgid = sid = 0
     for task in tasks:
         leader = task.leader
-        own = tags(task.pid)
-        inside[task] = own
-        ids.append((own, tags(leader.pid), tags(leader.pgid), tags(leader.sid)))
+        own = inside[task] = own_tag(task.pid)
+        tgid = own if leader is task else tags(leader.pid)
+        if leader.pgid is not last_pgid:  # mostly the one before has the same
+            last_pgid = leader.pgid
+            pgid = tags(last_pgid)
+        if leader.sid is not last_sid:
+            last_sid = leader.sid
+            sid = tags(last_sid)
+        ids.append((own, tgid, pgid, sid))
     entered = _entered(root, all_tasks) if mode == "container" else []
     if mode == "container":
         _refuse_leaks(root, [] if without_entered else entered, _leaks(tasks, tags))
 
-    namespaces = _Namespaces(tags.namespace, tags.pids)
-    births = _Births(tags, namespaces, inside)
+    namespaces = Namespaces(tags.namespace, tags.pids)
+    births = Births(tags, namespaces, inside)
     birth_of = births.of
     unknown: list[str] = []
     rows: list[SnapshotTask] = []
@@ -334,7 +193,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
                 sid,
                 task.pid.level - level,
                 task.start_ns,
-                state_of(task) if flags & (EXITED | STOPPED | TRACING_STOP) else running,
+                _state(task) if flags & (EXITED | STOPPED | TRACING_STOP) else TaskState.RUNNING,
                 task.exit_code if flags & EXITED else None,
                 task.exit_signal,
                 task.comm,
@@ -359,10 +218,35 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         tuple(map(name, entered)),
         len(all_tasks) - len(tasks),
         tuple(unknown),
+        tuple(births.outsiders),
     )
 
 
-def _leaks(tasks: list[Task], tags: _Tags) -> list[str]:
+def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[Task]) -> list[object]:
+    """All that a selection depends on, to be compared: while it is equal, selecting again would select the same.
+
+    Args:
+        root, mode: as in select().
+        tasks: members(root).
+        outsiders: the selection's.
+    """
+    facts: list[object] = []
+    for task in tasks:
+        leader = task.leader
+        facts.append(
+            (
+                *(task, task.pid, task.flags, task.ids, task.comm, task.exit_code, task.exit_signal, task.start_ns),
+                *(task.child_namespace, task.order, task.creator, leader, leader.flags),
+                *(leader.parent, leader.pgid, leader.sid),
+            )
+        )
+    facts += [(task, history.is_gone(task), task.creator, task.deeds) for task in outsiders]
+    if mode == "container":
+        facts += _entered(root, tasks)
+    return facts
+
+
+def _leaks(tasks: list[Task], tags: Tags) -> list[str]:
     """Groups and sessions from outside, one line for each use."""
     lines = []
     for task in tasks if tags.outside else ():
@@ -391,7 +275,7 @@ def _refuse_leaks(root: Task, entered: list[Task], leaks: list[str]) -> None:
         )
 
 
-def _squashed(tags: _Tags) -> tuple[str, ...]:
+def _squashed(tags: Tags) -> tuple[str, ...]:
     """Ids from outside that one special value now stands for, where that is more than one."""
     lines = []
     for special in (0, CKPT_PID_ROOT):

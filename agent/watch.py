@@ -15,6 +15,7 @@ is explained by an event that comes a moment later, the call it tells of having 
 explains is an anomaly: counted, and healed by the answer itself.
 """
 
+import gc
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from agent import host, select
 from agent.config import Config
 from agent.errors import HostError, NoSuchRootError
-from agent.model import Completeness, Header, Snapshot, Verified
+from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.objects import Namespace, Task
 from agent.probes import Probes
 from agent.rootname import RootName
@@ -74,6 +75,7 @@ class Watch:
         self.stream = Stream(dict(self.table.handlers))
         self.totals = Totals()
         self._lost: set[int] = set()
+        self._last: tuple[object, list[object], select.Selection] | None = None
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
         self.sweep()
@@ -145,6 +147,13 @@ class Watch:
         self.totals.sweeps += 1
         self.totals.skipped = skipped
 
+    def rest(self) -> None:
+        """What is due now and then: a sweep for what no event told, and letting go of what is kept for speed."""
+        self._last = None
+        self.sweep()
+        self.table.settle()
+        gc.collect()
+
     def tend(self) -> None:
         """Between requests: apply what has come, ask what is in doubt, repair loss."""
         self.drain()
@@ -210,7 +219,7 @@ class Watch:
                 break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
-        chosen = select.select(root, resolved, without_entered=without_entered)
+        chosen = self._select(root, resolved, without_entered=without_entered)
         time_ns = time.time_ns()
         self.totals.snapshots += 1
         reasons = list(chosen.unknown)
@@ -253,6 +262,18 @@ class Watch:
             asked.update(new)
             self._ask([self.table.question(task) for task in new])
         return "numbering"
+
+    def _select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
+        """Select, unless the last selection was of the same tree and nothing it depends on has changed."""
+        key = (root, mode, without_entered)
+        tasks = select.members(root)
+        if self._last is not None:
+            last_key, signature, chosen = self._last
+            if last_key == key and select.signature(root, mode, tasks, chosen.outsiders) == signature:
+                return chosen
+        chosen = select.select(root, mode, without_entered=without_entered)
+        self._last = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen)
+        return chosen
 
     def _explain(self) -> None:
         """Give differences the time their events need; those that stay are anomalies."""

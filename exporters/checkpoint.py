@@ -21,7 +21,7 @@ one that does not fit it is an error. FOREIGN is any other type; it is skipped a
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -83,18 +83,19 @@ class Reading:
 
 def dumps(snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
     """The image of a snapshot."""
-    pids = _pack_pids(snapshot.pids)
+    body = _pack_body(snapshot, dialect)
+    pids = body.pids
     count = len(snapshot.pids)
     nested = (len(pids) - 8 * count) // 4
     first = snapshot.first_tag
-    payload = _pack_extension(snapshot, dialect)
+    payload = _pack_extension(snapshot, body)
     return b"".join(
         [
             *write_head(snapshot),
             record(PIDS, _PIDS.pack(count, nested, first if dialect == "v23" else first - 1, 0)),
             record(BUFFER, pids),
             record(TREE, _TREE.pack(len(snapshot.tasks), 0)),
-            record(BUFFER, _pack_tasks(snapshot.tasks, dialect)),
+            record(BUFFER, body.tasks),
             record(EXTENSION, _EXTENSION.pack(EXTENSION_VERSION, zlib.crc32(payload)) + payload),
             record(TAIL, _TAIL.pack(TAIL_MAGIC)),
         ]
@@ -132,7 +133,41 @@ def _pack_tasks(tasks: Sequence[Task], dialect: Dialect) -> bytes:
     return struct.pack(f"<{len(flat)}i", *flat)
 
 
-def _pack_extension(snapshot: Snapshot, dialect: Dialect) -> bytes:
+class _Body(NamedTuple):
+    """What there is much of, packed: the arrays of the base, and their counterparts of the extension.
+
+    Attributes:
+        of: the rows it was made of, and the dialect.
+        pids, tasks: the base's.
+        pid_facts, task_facts: the extension's, as msgpack.
+    """
+
+    of: tuple[Sequence[PidObject], Sequence[Task], Dialect]
+    pids: bytes
+    tasks: bytes
+    pid_facts: bytes
+    task_facts: bytes
+
+
+_last: _Body | None = None
+
+
+def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
+    """Pack the rows. Those of the snapshot before are at hand: a tree captured again may have the very same ones."""
+    global _last
+    of = (snapshot.pids, snapshot.tasks, dialect)
+    if _last is None or any(old is not new for old, new in zip(_last.of, of, strict=True)):
+        _last = _Body(
+            of,
+            _pack_pids(snapshot.pids),
+            _pack_tasks(snapshot.tasks, dialect),
+            _pack(facts(snapshot)["pids"]),
+            _pack(_task_rows(snapshot, dialect)),
+        )
+    return _last
+
+
+def _task_rows(snapshot: Snapshot, dialect: Dialect) -> list[Document]:
     rows = task_facts(snapshot.tasks)
     if dialect == "v23":
         # Its base has no word for the root's inherited session: the extension keeps it.
@@ -140,16 +175,25 @@ def _pack_extension(snapshot: Snapshot, dialect: Dialect) -> bytes:
             lost = {field: CKPT_PID_ROOT for field in ("pgid", "sid") if getattr(task, field) == CKPT_PID_ROOT}
             if lost:
                 rows[index] = dict(sorted((rows[index] | lost).items()))
+    return rows
+
+
+def _pack_extension(snapshot: Snapshot, body: _Body) -> bytes:
+    """The map of all facts, keys sorted; the two long values come packed."""
     fields = header_fields(snapshot.header)
     said = header_fields(as_said(snapshot.header))
-    known = facts(snapshot) | {
+    known = facts(replace(snapshot, pids=(), tasks=())) | {
         "header": {key: value for key, value in fields.items() if value != said[key]},
-        "tasks": rows,
+        "tasks": (),
     }
-    return _pack(dict(sorted(known.items())))
+    packed = {"pids": body.pid_facts, "tasks": body.task_facts}
+    parts: list[bytes] = [msgpack.Packer().pack_map_header(len(known))]
+    for key in sorted(known):
+        parts += (_pack(key), packed[key] if key in packed else _pack(known[key]))
+    return b"".join(parts)
 
 
-def _pack(known: Document) -> bytes:
+def _pack(known: object) -> bytes:
     packed: bytes
     try:
         packed = msgpack.packb(known)
@@ -291,7 +335,7 @@ def _unpack(payload: bytes) -> object:
     try:
         # Lists are allocated for the length they claim. Skipping first allocates nothing and fails on a claim that the
         # payload does not keep, so that what is built afterwards is no larger than what is there.
-        walker = msgpack.Unpacker(max_buffer_size=0)
+        walker = msgpack.Unpacker(max_buffer_size=max(len(payload), 1))
         walker.feed(payload)
         walker.skip()
         value: object = msgpack.unpackb(payload)

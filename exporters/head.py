@@ -19,7 +19,7 @@ from typing import NamedTuple
 from agent.errors import FormatError
 from agent.model import Header, Mode, Snapshot
 from exporters.facts import TIME_NS_MAX
-from exporters.records import ARCH, BUFFER, CONTAINER, HEADER, LSM_INFO, Cursor, record
+from exporters.records import ARCH, BUFFER, CONTAINER, HEAD_BYTES, HEADER, LSM_INFO, Cursor, record
 
 HEAD_MAGIC = 0x00FEED0CC0A2D200
 NS_PER_S = 1_000_000_000
@@ -91,6 +91,8 @@ def as_said(header: Header) -> Header:
 
 def read_head(cursor: Cursor) -> Head:
     """Take the records of the head."""
+    if cursor.ahead(HEAD_BYTES, 8) == HEAD_MAGIC.to_bytes(8, "big"):
+        raise FormatError("HEADER.magic", "was written by a big-endian machine; only little-endian is read", HEAD_BYTES)
     at, body = cursor.record(HEADER, _HEADER.size)
     magic, arch, major, minor, patch, rev, *constants, seconds, uflags = _HEADER.unpack(body)
     if magic != HEAD_MAGIC:

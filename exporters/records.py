@@ -52,6 +52,10 @@ class Cursor:
         """Bytes from here to the end of the file."""
         return len(self._data) - self.at
 
+    def ahead(self, skip: int, size: int) -> bytes:
+        """Bytes further on, fewer where the file ends; nothing is taken."""
+        return self._data[self.at + skip : self.at + skip + size]
+
     def next(self, wanted: int = TAIL) -> int:
         """Type of the next record; `wanted` is what to call it where there is none."""
         if len(self._data) - self.at < HEAD_BYTES:
@@ -91,7 +95,7 @@ class Cursor:
         start = self.at
         self.record(ERROR)
         # The text is for people, so whatever is there will do.
-        raw = self._data[self.at + HEAD_BYTES : self.at + HEAD_BYTES + _ERROR_TEXT_BYTES].partition(b"\0")[0]
+        raw = self.ahead(HEAD_BYTES, _ERROR_TEXT_BYTES).partition(b"\0")[0]
         text = raw.decode("utf-8", "backslashreplace")
         return FormatError("ERROR", f"the checkpoint failed when it was written: {text!r}", start)
 

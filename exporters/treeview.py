@@ -50,10 +50,10 @@ _ASCII = _Signs("|- ", "`- ", "|  ", "   ", " - ")
 
 
 def render(snapshot: Snapshot, *, unicode: bool = True) -> str:
-    """The snapshot as lines of text, the last one ended too; pure ASCII where `unicode` is False."""
+    """The snapshot as lines of text, without a newline after the last one; pure ASCII where `unicode` is False."""
     signs = _UNICODE if unicode else _ASCII
     view = _View(snapshot, signs)
-    text = "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()]) + "\n"
+    text = "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()])
     return text if unicode else text.encode("ascii", "backslashreplace").decode("ascii")
 
 
