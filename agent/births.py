@@ -45,7 +45,7 @@ class Births:
         if names is None:
             names = _FLAGS[flags] = tuple(text for bit, text in _FLAG_NAMES if flags & bit)
         order = task.order
-        if order < 0:
+        if order < 0 or task.creator is None:
             return Birth(None, False, None, None, names, None)
         creator, sid, pgid = task.creator, task.birth_sid, task.birth_pgid
         creators, refs = self._creators, self._refs

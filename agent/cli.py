@@ -264,7 +264,7 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
 def main() -> None:
     """Run a verb; an error of ours is one message and its exit code."""
     try:
-        app()
+        app(prog_name="ckptree")
     except RefusedError as error:
         _say(str(error))
         for line in error.leaks:

@@ -30,16 +30,14 @@ class ProcTable:
         self.initial = Namespace(0, INITIAL_INUM, None)
         self.tasks: dict[int, Task] = {}
         self._rows = {row.tid: row for row in rows}
-        self._namespaces: dict[tuple[int, int], Namespace] = {}
+        self._namespaces: dict[tuple[int, int, int], Namespace] = {}
         for row in rows:
             self._enter_pid(row.tid, row.numbers, self._namespace(row))
         leaders = [row for row in rows if row.tid == row.tgid]
+        self._dead = self._deepest(leaders)
         for row in leaders:
             task = self._task(row)
-            namespace = task.pid.namespace
-            pgid = self._held(row.pgid_numbers, namespace)
-            sid = self._held(row.sid_numbers, namespace)
-            rules.add_process(task, None, pgid, sid)
+            rules.add_process(task, None, self._held(row.pgid_numbers), self._held(row.sid_numbers))
         for row in rows:
             if row.tid != row.tgid and row.tgid in self.tasks:
                 rules.add_thread(self._task(row), self.tasks[row.tgid])
@@ -59,27 +57,38 @@ class ProcTable:
         task.exit_signal = row.exit_signal
         task.comm = row.comm
         task.ids = (row.uid, row.gid)
+        if row.pid_ns_for_children not in (None, row.pid_ns):
+            task.child_namespace = self._pending(row.pid_ns_for_children or 0)
         self.tasks[row.tid] = task
         return task
 
+    def _pending(self, inum: int) -> tuple[int, int]:
+        """The namespace of a task's next child, by (identity, inode number); one that nobody lives in has no identity."""
+        known = next((one.identity for one in self._namespaces.values() if one.inum == inum and inum), -1)
+        return known, inum
+
     def _namespace(self, row: procfs.ProcRow) -> Namespace:
+        """The namespace of a task: its parent's, where that is on the same level, else one below its parent's."""
         level = len(row.numbers) - 1
         if not level:
             return self.initial
         above = self._rows.get(row.ppid)
         seen = {row.tid}
-        while above is not None and len(above.numbers) > level and above.tid not in seen:
-            if above.pid_ns == row.pid_ns and len(above.numbers) == len(row.numbers):
-                return self._namespace(above)
+        while above is not None and len(above.numbers) > level + 1 and above.tid not in seen:
             seen.add(above.tid)
             above = self._rows.get(above.ppid)
+        if above is not None and len(above.numbers) == level + 1 and above.tid not in seen:
+            namespace = self._namespace(above)
+            namespace.inum = namespace.inum or row.pid_ns or 0
+            return namespace
         parent = self._namespace(above) if above is not None and len(above.numbers) <= level else self.initial
         while parent.level < level - 1:  # its init is gone or hidden: a namespace without a name between
-            parent = self._named(0, parent)
-        return self._named(row.pid_ns or 0, parent)
+            parent = self._named(0, 0, parent)
+        return self._named(row.pid_ns or 0, row.tid, parent)
 
-    def _named(self, inum: int, parent: Namespace) -> Namespace:
-        key = (inum, id(parent))
+    def _named(self, inum: int, top: int, parent: Namespace) -> Namespace:
+        """By inode number; where that is not to be read, by its topmost task."""
+        key = (inum, 0 if inum else top, id(parent))
         if key not in self._namespaces:
             self._namespaces[key] = Namespace(len(self._namespaces) + 1, inum, parent)
         return self._namespaces[key]
@@ -89,13 +98,24 @@ class ProcTable:
         rules.hash_pid(pid)
         return pid
 
-    def _held(self, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
-        """The pid object of a group or session; one without a task has what numbers its members see."""
+    def _held(self, numbers: tuple[int, ...]) -> Pid:
+        """The pid object of a group or session; one without a task is as deep as its deepest member sees it."""
         known = self.initial.numbers.get(numbers[0])
         if known is not None:
             return known
-        visible = tuple(number for number in numbers if number) or (0,)
+        visible, namespace = self._dead[numbers[0]]
         return self._enter_pid(numbers[0], visible, namespace.ancestor(len(visible) - 1))
+
+    def _deepest(self, rows: Sequence[procfs.ProcRow]) -> dict[int, tuple[tuple[int, ...], Namespace]]:
+        """For each group and session by its outermost number: all its numbers that somebody sees, and where."""
+        found: dict[int, tuple[tuple[int, ...], Namespace]] = {}
+        for row in rows:
+            for numbers in (row.pgid_numbers, row.sid_numbers):
+                visible = tuple(number for number in numbers if number) or (0,)
+                known = found.get(numbers[0])
+                if known is None or len(known[0]) < len(visible):
+                    found[numbers[0]] = (visible, self._namespace(row))
+        return found
 
     def find(self, root: str) -> Task:
         """The task of a pid, or the init of ``pidns:INUM``.

@@ -111,6 +111,7 @@ class ProcessTable:
         self._numbers = self.pids.numbers
         self._orphans: dict[int, dict[Task, None]] = {}  # by the address of a parent that is not in the table
         self._leaderless: dict[int, set[int]] = {}  # addresses of threads, by that of a leader not in the table
+        self._creatorless: dict[int, dict[Task, None]] = {}  # by the address of a creator that is not in the table
         self._asked: dict[tuple[int, int], Task] = {}
         self._comms: dict[bytes, bytes] = {}
         self._ids: dict[tuple[int, int], tuple[int, int]] = {}
@@ -256,7 +257,7 @@ class ProcessTable:
                 if sid is None or sid.identity != sid_identity:
                     sid = self.pids.role(data, at, 3)
                 rules.add_process(task, self._parent(task, parent_tid, parent_address), pgid, sid)
-            if self._orphans or self._leaderless:
+            if self._orphans or self._leaderless or self._creatorless:
                 self._gather(task)
         task.order = seq
         task.clone_flags = clone_flags & _SHAPING
@@ -264,7 +265,10 @@ class ProcessTable:
         task.birth_sid = leader.sid
         task.birth_pgid = leader.pgid
         task.creator = creator
-        if creator is not None and creator.creator is not None and history.is_gone(creator.creator):
+        if creator is None and by_tid:
+            self._creatorless.setdefault(by_address, {})[task] = None
+            self.unknown.add(by_address)
+        elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
             history.contract(creator)
 
     def _name(self, task: Task, raw: bytes) -> None:
@@ -290,6 +294,9 @@ class ProcessTable:
         for child in self._orphans.pop(task.address, ()):
             if child.pid.task is child and child.parent is None:
                 rules.link_child(child, task)
+        for child in self._creatorless.pop(task.address, ()):
+            child.creator = task
+            task.flags |= CREATED
         self.unknown |= self._leaderless.pop(task.address, set())
 
     # ---- death -----------------------------------------------------------------------------------------------------
@@ -476,9 +483,10 @@ class ProcessTable:
         for child in self._orphans.pop(address, ()):
             self.doubts[child] = None
         self._leaderless.pop(address, None)
+        self._creatorless.pop(address, None)
         task = self._asked.pop((address, start_ns), None)
-        if task is None or task.address != address or task.pid.task is not task:
-            return
+        if task is None or task.address != address or task.pid.task is not task or task.threads:
+            return  # a leader goes before its threads in one case only: one of them is about to exec in its place
         if not task.flags & EXITED:
             self._end(task, task.exit_code)
             self.surprises[task] = "gone"
@@ -524,7 +532,7 @@ class ProcessTable:
         if leader.sid is None or leader.sid.identity != state.sid:
             rules.change_sid(leader, self.pids.role(data, at, 3))
         self._follow_parent(leader, state)
-        if self._orphans or self._leaderless:
+        if self._orphans or self._leaderless or self._creatorless:
             self._gather(task)
         return task
 
