@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+# make setup   what is missing from apt, and a virtual environment with ckptree in it
+# make demo    snapshot a hard tree and compare every number with the kernel's own
+# make test    all checks and all tests; as root the live ones too
+# make bench   measurements
+# make clean   remove what the others made
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The system's Python, for that one has bcc. Another may stand first on PATH.
+SYSTEM_PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A virtual environment knows its own path: one that was copied here with its checkout is made again.
+STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
+ROOT := $(filter 0,$(shell id -u))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+# One command for each Debian package, true where it is not needed any more.
+define FIND_MISSING
+missing=(); \
+need() { "$${@:2}" >/dev/null 2>&1 </dev/null || missing+=("$$1"); }; \
+need python3 $(SYSTEM_PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)'; \
+need python3-venv $(SYSTEM_PYTHON) -c 'import ensurepip, venv'; \
+need python3-bpfcc $(SYSTEM_PYTHON) -c 'from bcc import BPF'; \
+need gcc gcc --version; \
+need libc6-dev test -e /usr/include/stdio.h
+endef
+
+.PHONY: help setup packages demo test bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+setup: $(STAMP)
+
+packages:
+	@$(FIND_MISSING); \
+	if (($${#missing[@]} == 0)); then exit 0; fi; \
+	install=(apt-get install --yes --no-install-recommends "$${missing[@]}"); \
+	if ! command -v apt-get >/dev/null; then \
+		echo "setup: missing, by their Debian names: $${missing[*]}. There is no apt-get here: install them your way" >&2; \
+	elif [[ -z "$(ROOT)" ]]; then \
+		echo "setup: not root, and missing: $${missing[*]}. Install with: sudo $${install[*]}" >&2; \
+	else \
+		echo "setup: installing $${missing[*]}" >&2; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		"$${install[@]}" </dev/null >&2 || { apt-get update </dev/null >&2 && "$${install[@]}" </dev/null >&2; }; \
+	fi
+
+$(STAMP): pyproject.toml | packages
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| ! grep -qx 'include-system-site-packages = true' $(VENV)/pyvenv.cfg \
+		|| ! grep -qxF 'home = $(patsubst %/,%,$(dir $(SYSTEM_PYTHON)))' $(VENV)/pyvenv.cfg \
+		|| ! head -1 $(BIN)/pip | grep -qF "$(CURDIR)/$(VENV)/bin/"; then \
+		echo "setup: making $(VENV)" >&2; \
+		$(SYSTEM_PYTHON) -m venv --clear --system-site-packages $(VENV); \
+	fi
+	@echo "setup: installing ckptree and what its checks need into $(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]' </dev/null
+	@$(BIN)/ckptree --help >/dev/null
+	@touch $@
+
+demo: setup
+	@$(BIN)/python tests/demo/demo.py
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+ifneq ($(ROOT),)
+	$(BIN)/pytest
+else
+	@echo "test: not root: leaving out the live tests, which load BPF" >&2
+	$(BIN)/pytest -m 'not live'
+endif
+
+bench: setup
+	@for script in tests/bench/bench_*.py; do echo "bench: $$script" >&2; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures of scripted trees against the kernel's answer and the oracle's births."""
+
+import pytest
+
+from tests.live.compare import Capture, assert_matches, assert_refused, events_lost
+from tests.live.expectation import Expectation
+from tests.live.scenarios import SCENARIOS
+from tests.live.treeprog import Tree
+
+pytestmark = pytest.mark.live
+
+_ATTEMPTS = 5
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_capture_of_a_scenario_is_the_tree(name: str, capture: Capture) -> None:
+    """Every task, pid object, tag, namespace and birth; or a refusal that names every leak and nothing else."""
+    for _ in range(_ATTEMPTS):
+        before = events_lost(capture)
+        with Tree() as tree:
+            target = SCENARIOS[name](tree)
+            if target.leaks:
+                assert Expectation(tree, tree.view(), target.root, target.mode).leaks == set(target.leaks)
+                assert_refused(capture, tree, target.root)
+                return
+            snapshot = capture(tree.number(target.root), target.mode)
+            if snapshot.completeness.lost == before:
+                assert_matches(snapshot, tree, target.root)
+                return
+    pytest.fail(f"events were lost in each of {_ATTEMPTS} attempts: the machine is too busy for this test")
+
+
+def test_a_refusal_names_sessions_from_outside_along_with_what_entered(capture: Capture) -> None:
+    """One kind of leak does not hide the other."""
+    with Tree() as tree:
+        tree.run("fork 0 1 newpid; fork 1 2; setsid 2; fork 0 3; setns 3 1; fork 3 4; setsid 4")
+
+        assert_refused(capture, tree, 1)

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives treeprog.c: makes process trees step by step, and tells the oracle what the kernel let pass.
+
+A node is a task, named by a small number of the script's choosing; node 0 is there from the start, outside of every
+tree that a script makes, and adopts its orphans. After each step the driver waits until /proc shows for every task that
+the step ended, stopped or continued what the oracle says: a step that returns has happened.
+
+Scripts are text, one system call a line or between semicolons::
+
+    fork 0 1 newpid; setsid 1; fork 1 2; thread 2 3; exit 2 7; wait 1 2
+"""
+
+import os
+import shlex
+import signal
+import struct
+import time
+from collections.abc import Callable, Sequence
+from errno import EEXIST, errorcode
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.live.kernelview import KernelView, kernel_view, parse_stat
+from tests.live.mailbox import CALL, CLONE, EXEC, SCRATCH, TIMEOUT_S, Mailbox, Result, TreeError
+from tests.live.oracle import Oracle
+from tests.live.tasks import NEWPID, PARENT, THREAD, VFORK, Life, Namespace, Pid, Process, Task
+
+KEEPER = -1
+
+_BITS = {
+    NEWPID: 0x20000000,
+    PARENT: 0x8000,
+    VFORK: 0x4000 | 0x100,  # with CLONE_VM
+    THREAD: 0x10000 | 0x800 | 0x400 | 0x200 | 0x100 | 0x40000,  # with SIGHAND, FILES, FS, VM and SYSVSEM
+}
+_WORDS = {"newpid": NEWPID, "sibling": PARENT, "vfork": VFORK}
+_SYS = {
+    "close": 3, "exit": 60, "wait4": 61, "kill": 62, "setpgid": 109, "setsid": 112, "prctl": 157, "rt_sigaction": 13,
+    "exit_group": 231, "waitid": 247, "openat": 257, "unshare": 272, "setns": 308,
+}  # fmt: skip
+_AT_FDCWD = -100
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+_WNOHANG, _WEXITED, _WNOWAIT, _WNOTHREAD, _WALL = 1, 4, 0x1000000, 0x20000000, 0x40000000
+_P_PID = 1
+_CLD_EXITED = 1
+_CORE_DUMPED = 0x80
+_PF_EXITING = 4
+_NOBODY = -99999  # a number that no task has
+
+
+class Tree:
+    """A process tree under a script's control, and the oracle that goes with it.
+
+    Attributes:
+        oracle: what must be.
+        log: the steps so far, each with its outcome; a failing test prints it.
+    """
+
+    def __init__(self, nodes: int = 1024, *, strict: bool = True) -> None:
+        """`strict`: a system call that fails is an error; else it is logged and has no effect."""
+        self._strict = strict
+        self._changed: list[Task] = []
+        self.oracle = Oracle(self._changed.append)
+        self.log: list[str] = []
+        self._mailbox = Mailbox(nodes)
+        self.oracle.initial.inum = Path("/proc/self/ns/pid").stat().st_ino
+        keeper = self.oracle.found(KEEPER, self._mailbox.keeper, None)
+        self.oracle.found(0, self._mailbox[0].tid, keeper)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is not None:
+            error.add_note("script so far: " + "; ".join(self.log))
+        self.close()
+
+    def close(self) -> None:
+        """End every task of the tree."""
+        self._mailbox.close()
+
+    def task(self, node: int) -> Task:
+        """The task that serves `node`, or did."""
+        try:
+            return self.oracle.tasks[node]
+        except KeyError:
+            raise TreeError(f"node {node} was never born") from None
+
+    def number(self, node: int) -> int:
+        """Its number in the initial namespace."""
+        return self.task(node).pid.numbers[0]
+
+    def can_act(self, task: Task) -> bool:
+        """Whether it can carry out an order now."""
+        return task.life is Life.ALIVE and not task.process.stopped and task.blocked_by is None
+
+    def view(self) -> KernelView:
+        """What the kernel says of every task below the keeper."""
+        return kernel_view(self)
+
+    def run(self, script: str) -> None:
+        """Carry out a script."""
+        for line in script.replace(";", "\n").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                verb, *rest = words
+                method: Callable[..., Result] = getattr(self, verb)
+                method(*(int(word) if word.lstrip("-").isdigit() else word for word in rest))
+
+    def fork(self, parent: int, child: int, *words: str, set_tid: Sequence[int] = ()) -> Result:
+        """clone3() of a process.
+
+        Args:
+            parent: the creating thread.
+            child: the node of the new one.
+            words: ``newpid``, ``sibling`` (CLONE_PARENT), ``vfork`` (with CLONE_VM: the parent is blocked until the
+                child execs or exits), and ``like=N``: with the numbers that node N has or had.
+            set_tid: the numbers to ask for, outermost first.
+        """
+        flags = frozenset(_WORDS[word] for word in words if "=" not in word)
+        for word in words:
+            if word.startswith("like="):
+                set_tid = self.task(int(word[5:])).pid.numbers
+        return self._clone(f"fork {parent} {child} {' '.join(words)}".rstrip(), parent, child, flags, set_tid)
+
+    def thread(self, parent: int, child: int) -> Result:
+        """clone3() of a thread."""
+        return self._clone(f"thread {parent} {child}", parent, child, frozenset({THREAD}), ())
+
+    def setsid(self, node: int) -> Result:
+        """setsid()."""
+        result = self._call(f"setsid {node}", node, "setsid")
+        if not result.errno:
+            self.oracle.setsid(self.task(node))
+        return self._settled(result)
+
+    def setpgid(self, node: int, target: int, group: int) -> Result:
+        """setpgid(target, group), called by `node`, with the numbers that it sees them by."""
+        caller, moved, pid = self.task(node), self.task(target), self.task(group).pid
+        if moved.life is Life.GONE or self.oracle.could_never_end(moved, pid):
+            raise TreeError(f"setpgid {node} {target} {group}: the target is gone, or could never end in that group")
+        numbers = [each.number_in(caller.pid.namespace) for each in (moved.pid, pid)]
+        if 0 in numbers:  # not to be seen from there; 0 itself would mean the caller
+            numbers = [-1, -1]
+        result = self._call(f"setpgid {node} {target} {group}", node, "setpgid", *numbers)
+        if not result.errno:
+            # Should the number have been freed and used again, the group is that of the new owner.
+            group_pid = next(each for each in self.oracle.held() if each.number_in(caller.pid.namespace) == numbers[1])
+            self.oracle.setpgid(moved, group_pid)
+        return self._settled(result)
+
+    def subreaper(self, node: int, value: int = 1) -> Result:
+        """prctl(PR_SET_CHILD_SUBREAPER, value)."""
+        result = self._call(f"subreaper {node} {value}", node, "prctl", _PR_SET_CHILD_SUBREAPER, value)
+        if not result.errno:
+            self.oracle.subreaper(self.task(node), value)
+        return self._settled(result)
+
+    def sigchld(self, node: int, action: str) -> Result:
+        """Set SIGCHLD to ``ignore`` (children then reap themselves) or to ``default``."""
+        self._mailbox.write(node, struct.pack("4Q", int(action == "ignore"), 0, 0, 0))
+        result = self._call(f"sigchld {node} {action}", node, "rt_sigaction", signal.SIGCHLD, SCRATCH, 0, 8)
+        if not result.errno:
+            self.task(node).process.ignores_sigchld = action == "ignore"
+        return self._settled(result)
+
+    def exit(self, node: int, code: int = 0) -> Result:
+        """exit_group(): the whole process."""
+        self._call(f"exit {node} {code}", node, "exit_group", code, returns=False)
+        self.oracle.end(self.task(node).process, code << 8)
+        return self._settled(self._mailbox[node].outcome())
+
+    def leave(self, node: int, code: int = 0) -> Result:
+        """exit() of this thread alone."""
+        self._call(f"leave {node} {code}", node, "exit", code, returns=False)
+        self.oracle.leave(self.task(node), code)
+        return self._settled(self._mailbox[node].outcome())
+
+    def kill(self, target: int, name: str = "SIGKILL", by: int = KEEPER) -> Result:
+        """Send a signal to a process: from outside, or by a node. SIGSTOP, SIGCONT, or one that ends it."""
+        number, process = signal.Signals[name], self.task(target).process
+        sender = self.task(by)
+        if self.task(target).life is Life.GONE:
+            raise TreeError(f"kill {target}: its number may be another's by now")
+        forced = process.leader.pid.namespace not in sender.pid.namespaces
+        acts = not process.unkillable or (forced and number in (signal.SIGKILL, signal.SIGSTOP))
+        if process.alive() is None or (process.stopped and number not in (signal.SIGKILL, signal.SIGCONT)):
+            acts = False
+        text = f"kill {target} {name} {by}"
+        if by == KEEPER:
+            os.kill(process.leader.pid.numbers[0], number)
+            self.log.append(text)
+            result = Result(0, 0, 0, 0)
+        else:
+            seen = process.leader.pid.number_in(sender.pid.namespace) or _NOBODY
+            result = self._call(text, by, "kill", seen, number, returns=not acts or sender.process is not process)
+        if not result.errno:
+            if number == signal.SIGCONT:
+                self.oracle.stop(process, stopped=False)
+            elif acts and number == signal.SIGSTOP:
+                self.oracle.stop(process, stopped=True)
+            elif acts:
+                self.oracle.end(process, int(number))
+        return self._settled(result)
+
+    def wait(self, node: int, target: int, how: str = "wait4") -> Result:
+        """Reap a zombie, by ``wait4`` or ``waitid``; 0 where there is nothing to reap yet."""
+        caller, process = self.task(node), self.task(target).process
+        pid = process.leader.pid.number_in(caller.pid.namespace) or _NOBODY
+        self._mailbox.write(node, bytes(32))
+        text = f"wait {node} {target} {how}"
+        if how == "wait4":
+            result = self._call(text, node, "wait4", pid, SCRATCH, _WNOHANG | _WALL, 0)
+            status = self._mailbox.read(node, "i")[0]
+        else:
+            result = self._call(text, node, "waitid", _P_PID, pid, SCRATCH, _WNOHANG | _WALL | _WEXITED, 0)
+            _, _, reason, _, reaped, _, value = self._mailbox.read(node, "7i")
+            status = value << 8 if reason == _CLD_EXITED else value
+            result = result._replace(value=reaped)
+        expected = process.is_zombie and process.parent is not None and process.parent.process is caller.process
+        if expected != (result.value == pid) or (expected and status & ~_CORE_DUMPED != process.status):
+            raise TreeError(f"{text}: {result}, status {status}; expected {expected}, status {process.status}")
+        if expected:
+            self.oracle.reaped(process)
+        elif self._strict:
+            raise TreeError(f"{text}: nothing to reap")
+        return self._settled(result)
+
+    def exec(self, node: int) -> Result:
+        """execve() of the interpreter again: the node's thread survives, with the leader's number."""
+        text = f"exec {node}"
+        result = self._checked(text, self._post(text, node, EXEC))
+        if not result.errno:
+            self.oracle.exec(self.task(node))
+        return self._settled(result)
+
+    def unshare(self, node: int) -> Result:
+        """unshare(CLONE_NEWPID)."""
+        result = self._call(f"unshare {node}", node, "unshare", _BITS[NEWPID])
+        if not result.errno:
+            self.oracle.unshare(self.task(node))
+        return self._settled(result)
+
+    def setns(self, node: int, target: int) -> Result:
+        """setns(CLONE_NEWPID) to the namespace that `target` lives in."""
+        path = f"/proc/{self.number(target)}/ns/pid".encode()
+        self._mailbox.write(node, path + b"\0")
+        fd = self._call(f"openat {node}", node, "openat", _AT_FDCWD, SCRATCH, os.O_RDONLY | os.O_CLOEXEC)
+        if fd.errno:
+            return self._settled(fd)
+        result = self._call(f"setns {node} {target}", node, "setns", fd.value, _BITS[NEWPID])
+        self._call(f"close {node}", node, "close", fd.value)
+        if not result.errno:
+            self.oracle.setns(self.task(node), self.task(target))
+        return self._settled(result)
+
+    def is_child_of_thread(self, node: int, child: Pid) -> bool:
+        """Ask the kernel whether this very thread is the parent: waitid(__WNOTHREAD) that leaves the child alone."""
+        seen = child.number_in(self.task(node).pid.namespace)
+        options = _WNOHANG | _WNOWAIT | _WNOTHREAD | _WALL | _WEXITED
+        return bool(seen) and not self._call("", node, "waitid", _P_PID, seen, 0, options, 0).errno
+
+    def is_subreaper(self, node: int) -> bool:
+        """Ask the kernel."""
+        self._call("", node, "prctl", _PR_GET_CHILD_SUBREAPER, SCRATCH)
+        return bool(self._mailbox.read(node, "i")[0])
+
+    def _clone(self, text: str, parent: int, child: int, flags: frozenset[str], set_tid: Sequence[int]) -> Result:
+        if child in self.oracle.tasks or not 0 < child < len(self._mailbox):
+            raise TreeError(f"{text}: node {child} is not free")
+        creator, arguments = self.task(parent), [sum(_BITS[flag] for flag in flags), child]
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            innermost_first = tuple(reversed(set_tid))
+            vfork = child if VFORK in flags else None
+            result = self._post(text, parent, CLONE, *arguments, set_tid=innermost_first, or_ready=vfork)
+            # A task that reaps itself leaves /proc a moment before its number is free.
+            if (
+                result.errno != EEXIST
+                or time.monotonic() > deadline
+                or self._number_used(creator.child_namespace, set_tid)
+            ):
+                break
+            self.log.pop()
+        if result.errno:
+            return self._settled(self._checked(text, result))
+        self._mailbox.until_ready(child)
+        folder = Path(f"/proc/{self._mailbox[child].tgid}/task/{self._mailbox[child].tid}")
+        status = (folder / "status").read_text(encoding="utf-8", errors="replace")
+        numbers = tuple(int(word) for word in status.partition("\nNSpid:")[2].partition("\n")[0].split())
+        task = self.oracle.born(creator, child, numbers, flags)
+        namespace = task.pid.namespace
+        if namespace.inum is None:
+            namespace.inum = (folder / "ns/pid").stat().st_ino
+        return self._settled(result._replace(value=task.pid.number_in(creator.pid.namespace)))
+
+    def _number_used(self, namespace: Namespace, numbers: Sequence[int]) -> bool:
+        """Whether any of them, outermost first, still belongs to something."""
+        wanted = list(zip(namespace.path(), numbers, strict=False))
+        return any(pid.number_in(each) == number for pid in self.oracle.held() for each, number in wanted)
+
+    def _call(self, text: str, node: int, name: str, *arguments: int, returns: bool = True) -> Result:
+        return self._checked(text, self._post(text, node, CALL, *arguments, number=_SYS[name], returns=returns))
+
+    def _post(
+        self,
+        text: str,
+        node: int,
+        order: int,
+        *arguments: int,
+        number: int = 0,
+        set_tid: Sequence[int] = (),
+        returns: bool = True,
+        or_ready: int | None = None,
+    ) -> Result:
+        """Give an order and wait for its answer; with `or_ready`, at most until that node is there."""
+        task = self.task(node)
+        if not self.can_act(task):
+            raise TreeError(f"{text}: node {node} is {task.life}, stopped or blocked")
+        self._mailbox.post(node, order, number, arguments, set_tid)
+        if or_ready is not None:
+            returns = not self._mailbox.until_either(node, or_ready)
+        if returns:
+            self._mailbox.until_answered(node)
+        result = self._mailbox[node].outcome() if returns else Result(0, 0, self._mailbox[node].before_ns, 0)
+        if text:
+            self.log.append(text + (f" -> {errorcode.get(result.errno, '?')}" if result.errno else ""))
+        return result
+
+    def _checked(self, text: str, result: Result) -> Result:
+        """An order without a text is a question, and an error is an answer."""
+        if result.errno and text and self._strict:
+            raise TreeError(f"{text}: {os.strerror(result.errno)}")
+        return result
+
+    def _settled(self, result: Result) -> Result:
+        """Wait until /proc shows of every task that changed what the oracle says of it."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self._changed:
+            task = self._changed[-1]
+            shown = _shown(task.process, task)
+            if _as_expected(task, shown):
+                self._changed.pop()
+            elif time.monotonic() > deadline:
+                self._changed.clear()
+                raise TreeError(f"node {task.node} should be {task.life}, and /proc shows {shown} of it")
+            else:
+                time.sleep(0.00005)
+        return result
+
+
+def _shown(process: Process, task: Task) -> tuple[str, int] | None:
+    """State letter and flags of a task; None where it is gone."""
+    try:
+        text = Path(f"/proc/{process.leader.pid.numbers[0]}/task/{task.pid.numbers[0]}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = parse_stat(text)
+    if fields[2] != b"treeprog":
+        return None  # the number is another's by now: forks come fast on a busy machine
+    return fields[3].decode(), int(fields[9])
+
+
+def _as_expected(task: Task, shown: tuple[str, int] | None) -> bool:
+    if task.life is Life.GONE:
+        return shown is None or task.successor is not None
+    if shown is None:
+        return False
+    state, flags = shown
+    if task.life is Life.DEAD:
+        return state == "Z"
+    if task.life is Life.LINGERING:
+        return bool(flags & _PF_EXITING) and state in "SD"
+    return not flags & _PF_EXITING and (state == "T") == task.process.stopped

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the records of bpf/events.h, as the kernel's side does."""
+
+from agent import wire
+from agent.wire import Kind, PidState
+
+INITIAL_INUM = 0xEFFFFFFC
+
+
+def a_state(numbers: tuple[int, ...], ns_ids: tuple[int, ...], inums: tuple[int, ...] | None = None) -> PidState:
+    """What a record says of a pid object."""
+    return PidState(numbers, inums or tuple(INITIAL_INUM - n for n in ns_ids), ns_ids)
+
+
+class RecordWriter:
+    """Packs records and numbers them.
+
+    Attributes:
+        seq: number of the next record.
+    """
+
+    def __init__(self, seq: int = 0) -> None:
+        self.seq = seq
+
+    def _head(self, kind: Kind, argument: int = 0) -> tuple[int, int, int]:
+        self.seq += 1
+        return self.seq - 1, int(kind), argument
+
+    def task(self, kind: Kind, argument: int = 0, *, roles: tuple[tuple[int, PidState], ...], **fields: int) -> bytes:
+        """struct record_task; roles are identity and numbers of pid, tgid, pgrp and session."""
+        values: dict[str, int | bytes] = dict.fromkeys((name for name, _ in wire.RECORD_TASK), 0)
+        values.update(fields, comm=b"task")
+        values["seq"], values["kind"], values["argument"] = self._head(kind, argument)
+        values["pid"], values["tgid"], values["pgid"], values["sid"] = identities = [identity for identity, _ in roles]
+        levels, tail = [], b""
+        for role, (identity, state) in enumerate(roles):
+            told = identity in identities[:role] or not identity
+            levels.append(0 if told else len(state.numbers))
+            if not told:
+                tail += b"".join(wire.NUMBER.pack(*number) for number in zip(*state, strict=True))
+        values["levels"] = bytes(levels)
+        return wire.TASK.pack(*values.values()) + tail
+
+    def end(self, kind: Kind, task: int, start_ns: int, tid: int = 0, exit_code: int = 0) -> bytes:
+        """struct record_end."""
+        return wire.END.pack(*self._head(kind), task, start_ns, tid, exit_code)
+
+    def call(self, kind: Kind, task: int, tid: int, value: int) -> bytes:
+        """struct record_call."""
+        return wire.CALL.pack(*self._head(kind), task, tid, value)
+
+    def marker(self, argument: int = 0) -> bytes:
+        """struct record alone."""
+        return wire.HEAD.pack(*self._head(Kind.MARKER, argument))

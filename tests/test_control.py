@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What daemon and client say to each other: as bytes, and how a client takes what goes wrong."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import control
+from agent.client import Client
+from agent.errors import CkptreeError, FormatError, HostError, NoDaemonError, NoSuchRootError, RefusedError, UsageError
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=8) | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+_messages = st.lists(st.dictionaries(st.text(max_size=4), _values, max_size=3), max_size=4)
+
+
+@given(_messages, st.lists(st.integers(1, 40), min_size=1))
+def test_messages_arrive_as_sent_however_the_stream_is_cut(messages: list[control.Message], cuts: list[int]) -> None:
+    """A socket gives bytes in pieces of its own choosing."""
+    stream = b"".join(map(control.encode, messages))
+    decoder = control.Decoder(control.MAX_REQUEST)
+    received, at, turn = [], 0, 0
+    while at < len(stream):
+        size = cuts[turn % len(cuts)]
+        received += decoder.feed(stream[at : at + size])
+        at, turn = at + size, turn + 1
+
+    assert received == messages
+
+
+@pytest.mark.parametrize(
+    ("stream", "complaint"),
+    [
+        (b"GET / HTTP/1.1\r\n", "a message of 1195725856 bytes"),
+        ((control.MAX_REQUEST + 1).to_bytes(4, "big"), f"a message of {control.MAX_REQUEST + 1} bytes"),
+        (b"\0\0\0\1\xc1", "no msgpack"),
+        (b"\0\0\0\0", "no msgpack"),
+        (b"\0\0\0\2\x01\x02", "no msgpack"),
+        (b"\0\0\0\1\x07", "no map"),
+        (b"\0\0\0\1\x90", "no map"),
+    ],
+)
+def test_what_is_not_the_protocol_is_called_that(stream: bytes, complaint: str) -> None:
+    """It ends the connection, not the daemon; a length is believed only up to the limit."""
+    with pytest.raises(control.ProtocolError, match=complaint):
+        control.Decoder(control.MAX_REQUEST).feed(stream)
+
+
+@pytest.mark.parametrize("kind", [CkptreeError, UsageError, NoDaemonError, NoSuchRootError, HostError])
+def test_an_error_crosses_the_socket_as_the_error_it_is(kind: type[CkptreeError]) -> None:
+    """Class, exit code and text."""
+    (answer,) = control.Decoder(control.MAX_ANSWER).feed(control.encode(control.failure(kind("it is so"))))
+
+    with pytest.raises(CkptreeError, match=r"^it is so$") as caught:
+        control.raise_failure(answer)
+    assert type(caught.value) is kind
+
+
+def test_a_refusal_brings_its_leaks() -> None:
+    """They go to the user, line by line."""
+    (answer,) = control.Decoder(control.MAX_ANSWER).feed(
+        control.encode(control.failure(RefusedError("no", ["a", "b"])))
+    )
+
+    with pytest.raises(RefusedError, match=r"^no$") as caught:
+        control.raise_failure(answer)
+    assert caught.value.leaks == ("a", "b")
+
+
+def test_an_error_of_a_kind_the_client_has_not_still_fails() -> None:
+    """Of a newer daemon, say; or one that only files have."""
+    for answer in (control.failure(FormatError("file", "bad")), {"ok": False}, {}):
+        with pytest.raises(CkptreeError):
+            control.raise_failure(answer)
+
+
+def test_success_raises_nothing() -> None:
+    """An answer that is ok is left to whoever asked."""
+    control.raise_failure({"ok": True, "exit_code": 7})
+
+
+@contextmanager
+def _server(path: Path, serve: Callable[[socket.socket], object]) -> Iterator[None]:
+    """Something that is no daemon, but listens there for one connection."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen(1)
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                serve(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(10)
+
+
+def _answering(*answers: Any) -> Callable[[socket.socket], None]:
+    def serve(connection: socket.socket) -> None:
+        for answer in answers:
+            connection.recv(1 << 16)
+            connection.sendall(control.encode(answer))
+
+    return serve
+
+
+def test_a_client_asks_many_times_over_one_connection(tmp_path: Path) -> None:
+    """Each request has its answer before the next is sent."""
+    path = tmp_path / "socket"
+    with _server(path, _answering({"ok": True, "n": 1}, {"ok": True, "n": 2})), Client(path, 5) as client:
+        assert [client.status(), client.status()] == [{"n": 1}, {"n": 2}]
+
+
+def test_a_daemon_that_hangs_up_is_no_daemon(tmp_path: Path) -> None:
+    """Exit code 3, and the socket is named."""
+    path = tmp_path / "socket"
+    with (
+        _server(path, lambda connection: connection.recv(4)),
+        Client(path, 5) as client,
+        pytest.raises(NoDaemonError, match=f"{path} went away"),
+    ):
+        client.status()
+
+
+def test_a_daemon_that_hangs_up_in_the_middle_of_an_answer_is_no_daemon(tmp_path: Path) -> None:
+    """Half an answer is none."""
+    path = tmp_path / "socket"
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(control.encode({"ok": True, "data": b"x" * 100})[:50])
+
+    with (
+        _server(path, serve),
+        Client(path, 5) as client,
+        pytest.raises(NoDaemonError, match="went away before it answered"),
+    ):
+        client.snapshot("1")
+
+
+def test_a_daemon_that_is_silent_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+    """The option that sets it is named."""
+    path, done = tmp_path / "socket", threading.Event()
+    with _server(path, lambda _: done.wait(10)):
+        with Client(path, 0.05) as client, pytest.raises(NoDaemonError, match=r"within 0\.05 s \(--timeout\)"):
+            client.status()
+        done.set()
+
+
+def test_an_answer_of_another_version_is_called_that(tmp_path: Path) -> None:
+    """No KeyError for a user."""
+    path = tmp_path / "socket"
+    with (
+        _server(path, _answering({"ok": True, "data": b""})),
+        Client(path, 5) as client,
+        pytest.raises(CkptreeError, match="'complete': it is of another version"),
+    ):
+        client.snapshot("1")
+
+
+def test_who_is_not_a_daemon_is_found_out(tmp_path: Path) -> None:
+    """Another program's socket, by mistake."""
+    path = tmp_path / "socket"
+    with (
+        _server(path, lambda connection: connection.sendall(b"220 mail.example ESMTP\r\n")),
+        Client(path, 5) as client,
+        pytest.raises(CkptreeError),
+    ):
+        client.status()
+
+
+def test_nobody_there_is_told_with_the_remedy(tmp_path: Path) -> None:
+    """Whether there is no file, or a file that nobody listens on."""
+    dead = tmp_path / "dead"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(os.fspath(dead))
+    for path in (tmp_path / "none", dead):
+        with pytest.raises(NoDaemonError, match=f"start one with `ckptree daemon --socket {path}`"):
+            Client(path)
+
+
+def test_a_request_is_a_length_and_a_map() -> None:
+    """To the byte, for clients in other languages."""
+    assert control.encode({"verb": "status"}) == b"\0\0\0\x0d" + msgpack.packb({"verb": "status"})

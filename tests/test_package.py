@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed: three packages, the BPF sources among them, and a program."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())
+OFFLINE = ("No matching distribution found", "Connection", "Temporary failure in name resolution")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as a wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    if importlib.util.find_spec("hatchling"):
+        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", os.fspath(folder)]
+    else:
+        build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", os.fspath(folder), os.fspath(TOP)]
+    built = subprocess.run(build, cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if built.returncode and any(text in built.stdout + built.stderr for text in OFFLINE):
+        pytest.skip("offline, and hatchling is not installed")
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its files, away from the checkout."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def sources() -> set[str]:
+    """What the three packages consist of, in the checkout."""
+    paths = (path for package in ("agent", "bpf", "exporters") for path in (TOP / package).rglob("*"))
+    return {os.fspath(path.relative_to(TOP)) for path in paths if path.is_file() and path.parent.name != "__pycache__"}
+
+
+def test_a_wheel_holds_three_packages_and_nothing_beside_them(wheel: Path) -> None:
+    """Tests, in particular, stay out of everybody's site-packages."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.partition("/")[0] for name in archive.namelist()}
+
+    assert {name for name in names if not name.endswith(".dist-info")} == {"agent", "bpf", "exporters"}
+
+
+def test_every_source_file_travels(unpacked: Path) -> None:
+    """C programs and the headers they include above all: they are compiled on the machine that watches."""
+    carried = {os.fspath(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    needed = sources()
+
+    assert {"bpf/lifecycle.c", "bpf/session.c", "bpf/sweep.c", "bpf/kernel.h", "bpf/events.h"} <= needed
+    assert any(name.startswith("bpf/include/") and name.endswith(".h") for name in needed)
+    assert needed <= carried
+
+
+def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path) -> None:
+    """From another folder, and from its own files alone."""
+    program = "import agent.cli, bpf.compiler; print(agent.cli.__file__); agent.cli.main()"
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", program, "show", "/dev/null"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.fspath(unpacked)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.stdout.strip() == os.fspath(unpacked / "agent/cli.py")
+    assert (ran.returncode, ran.stderr[:9]) == (8, "ckptree: ")
+
+
+def test_the_licence_travels(unpacked: Path) -> None:
+    """Under the name that installers look for."""
+    assert [path.name for path in unpacked.rglob("LICENSE")] == ["LICENSE"]
+
+
+def test_bcc_is_no_dependency() -> None:
+    """PyPI's `bcc` is an unrelated package: installed, it would hide the system's."""
+    project = PYPROJECT["project"]
+    extras = [name for names in project["optional-dependencies"].values() for name in names]
+
+    assert not [name for name in project["dependencies"] + extras if name.lower().startswith(("bcc", "bpfcc"))]
+
+
+def test_what_is_installed_here_is_this_checkout() -> None:
+    """``ckptree`` is agent.__main__, which the daemon's start depends on."""
+    (script,) = (entry for entry in metadata.entry_points(group="console_scripts") if entry.name == "ckptree")
+
+    assert script.value == PYPROJECT["project"]["scripts"]["ckptree"] == "agent.__main__:main"
+    assert metadata.version("ckptree") == PYPROJECT["project"]["version"]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files appear whole or not at all."""
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import CkptreeError
+from exporters import store
+
+
+def test_a_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    """It may hold command lines and environments."""
+    before = os.umask(0)
+    try:
+        store.write(tmp_path / "image", b"data")
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "image").read_bytes() == b"data"
+    assert stat.S_IMODE((tmp_path / "image").stat().st_mode) == 0o600
+
+
+def test_an_older_file_is_replaced_mode_and_all(tmp_path: Path) -> None:
+    """A reader that has it open keeps what it opened."""
+    path = tmp_path / "image"
+    path.write_bytes(b"a longer one than the next")
+    path.chmod(0o644)
+    with path.open("rb") as reader:
+        store.write(path, b"new")
+        assert reader.read() == b"a longer one than the next"
+
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_what_was_there_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The disk is full, say."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "image"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(CkptreeError, match=f"cannot write {path}: No space left on device"):
+        store.write(path, b"new")
+
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the disk is slow."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(tmp_path / "image", b"new")
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_reader_ever_sees_a_part(tmp_path: Path) -> None:
+    """Under its own name it is there as a whole."""
+    path = tmp_path / "image"
+    contents = [bytes([letter]) * 300_000 for letter in b"ab"]
+    store.write(path, contents[0])
+    seen, stop = set(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(20):
+        store.write(path, contents[turn % 2])
+    stop.set()
+    reader.join()
+
+    assert seen <= set(contents)
+
+
+@pytest.mark.parametrize("where", ["missing/image", "file/image", "."])
+def test_where_no_file_can_be_is_an_error_that_names_it(tmp_path: Path, where: str) -> None:
+    """No folder, a file for a folder, a folder for a file."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CkptreeError, match=f"^cannot write {tmp_path / where}: "):
+        store.write(tmp_path / where, b"data")
+
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    """So are devices; /dev/null above all must not become a file."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    received = []
+    reader = threading.Thread(target=lambda: received.append(path.read_bytes()))
+    reader.start()
+    store.write(path, b"data")
+    reader.join(10)
+    store.write(Path("/dev/null"), b"data")
+
+    assert received == [b"data"]
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_full_device_is_an_error() -> None:
+    """What the last write to it says counts too."""
+    with pytest.raises(CkptreeError, match="cannot write /dev/full: No space left on device"):
+        store.write(Path("/dev/full"), b"data")

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random programs on a simulated kernel: the table shows what the kernel has, whatever happens to the records."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from agent import history, wire
+from agent.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD
+from agent.wire import Kind
+from tests.kernelobjects import Thread
+from tests.kernelsim import Kernel
+from tests.records import a_state
+from tests.watched import Watched, check_links, watched
+
+MAX_TASKS = 40
+
+# A step is the name of a call and two numbers that choose who makes it, and with whom.
+Step = tuple[str, int, int]
+
+
+def choose(options: list[Any], index: int) -> Any:
+    """One of them, or None if there are none."""
+    return options[index % len(options)] if options else None
+
+
+def may_fork(kernel: Kernel, thread: Thread) -> bool:
+    """Its children's namespace has an init that lives, or none yet, and there is room."""
+    return len(kernel.threads) < MAX_TASKS and not (thread.pending or thread.space).closed
+
+
+def finish(kernel: Kernel) -> None:
+    """Let every exit that has begun be completed."""
+    for thread in list(kernel.threads):
+        if thread in kernel.threads and thread.exiting and not thread.exited:
+            kernel.exit_notify(thread)
+
+
+def fork(kernel: Kernel, thread: Thread, other: int) -> None:
+    """Mostly plain; sometimes into a new namespace, sometimes for the parent."""
+    flags = (0, 0, 0, CLONE_NEWPID, CLONE_PARENT)[other % 5]
+    may_be_parents = thread.space.init is not thread and thread.group.parent is not None
+    if may_fork(kernel, thread) and (flags != CLONE_PARENT or may_be_parents):
+        depth = len((thread.pending or thread.space).chain())
+        kernel.fork(thread, flags if depth < 4 or flags != CLONE_NEWPID else 0)
+
+
+def new_thread(kernel: Kernel, thread: Thread, _other: int) -> None:
+    """Not while its children belong elsewhere."""
+    if len(kernel.threads) < MAX_TASKS and thread.pending is None and not thread.space.closed:
+        kernel.thread(thread)
+
+
+def leave(kernel: Kernel, thread: Thread, other: int) -> None:
+    """exit() of one thread, at once or with a pause before its end."""
+    if thread.group is kernel.init.group:
+        return
+    if other % 3:
+        kernel.exit(thread, other)
+    else:
+        kernel.begin_exit(thread, other)
+
+
+def leave_all(kernel: Kernel, thread: Thread, other: int) -> None:
+    """exit_group()."""
+    if thread.group is not kernel.init.group:
+        finish(kernel)
+        if thread in kernel.threads and not thread.exiting:
+            kernel.exit_group(thread, other)
+
+
+def wait(kernel: Kernel, thread: Thread, other: int) -> None:
+    """For a zombie of any thread of the group."""
+    zombie = choose([z for z in kernel.zombies() if z.group.parent and z.group.parent.group is thread.group], other)
+    if zombie is not None:
+        kernel.wait(thread, zombie, nameless=other % 4 == 0)
+
+
+def free(kernel: Kernel, _thread: Thread, other: int) -> None:
+    """In any order, some time later."""
+    if kernel.corpses:
+        kernel.free(other % len(kernel.corpses))
+
+
+def setsid(kernel: Kernel, thread: Thread, other: int) -> None:
+    """Unless its number is a group's; asked about at times before the record comes."""
+    group = thread.group
+    if not any(t.group.pgid is group.leader.pid for t in kernel.threads):
+        kernel.setsid(thread, quiet=other % 3 == 0)
+        if other % 3 == 0:
+            kernel.answer(thread.address, thread.start_ns)
+            kernel.announce(Kind.SESSION, thread)
+
+
+def setpgid(kernel: Kernel, thread: Thread, other: int) -> None:
+    """Itself or a child, into a group of its session."""
+    mine = [t.group for t in kernel.threads if t.leads and t.group.parent and t.group.parent.group is thread.group]
+    target = choose([thread.group, *mine], other)
+    if target.sid is not thread.group.sid or target.sid is target.leader.pid:
+        return
+    groups = [target.leader.pid] + [t.group.pgid for t in kernel.threads if t.group.sid is target.sid]
+    pgid = choose([pid for pid in groups if pid.seen_from(thread.space)], other // 2)
+    if pgid is not None:
+        kernel.setpgid(thread, target, pgid, quiet=other % 3 == 0)
+        if other % 3 == 0:
+            kernel.answer(target.leader.address, target.leader.start_ns)
+            kernel.announce(Kind.GROUP, target.leader)
+
+
+def subreaper(kernel: Kernel, thread: Thread, other: int) -> None:
+    """On, mostly."""
+    kernel.subreaper(thread, on=other % 4 != 0)
+
+
+def execute(kernel: Kernel, thread: Thread, _other: int) -> None:
+    """By any thread."""
+    finish(kernel)
+    if thread in kernel.threads and not thread.exiting:
+        kernel.exec(thread)
+
+
+def unshare(kernel: Kernel, thread: Thread, other: int) -> None:
+    """The next child is to be an init; or setns() into a namespace there is below."""
+    below = {t.space for t in kernel.threads if thread.space in t.pid.spaces}
+    space = choose(sorted(below, key=lambda s: s.identity), other // 2)
+    if other % 2 and space is not None:
+        kernel.setns(thread, space)
+    elif len(thread.space.chain()) < 4 and thread.pending is None:
+        kernel.unshare(thread)
+
+
+def ignore(kernel: Kernel, thread: Thread, other: int) -> None:
+    """SIGCHLD."""
+    thread.group.ignores = other % 2 == 0
+
+
+def trace(kernel: Kernel, thread: Thread, other: int) -> None:
+    """Attach to, or let go of, a thread; a dead one is reaped by that."""
+    target = choose([t for t in kernel.threads if not t.leads], other)
+    if target is None:
+        return
+    if not target.exiting:
+        target.traced = not target.traced
+    elif target.exited:
+        kernel.wait(thread, target)
+
+
+def answer(kernel: Kernel, thread: Thread, other: int) -> None:
+    """Anybody may be asked about at any time, in the middle of an exit too; or is gone."""
+    target = choose(list(kernel.threads), other)
+    kernel.answer(target.address, target.start_ns if other % 3 else 0)
+
+
+CALLS: dict[str, Callable[[Kernel, Thread, int], None]] = {
+    call.__name__: call
+    for call in (
+        *(fork, new_thread, leave, leave_all, wait, free, setsid, setpgid, subreaper, execute, unshare, ignore, trace, answer),
+    )
+}
+NAMES = (*CALLS, *("fork",) * 8, *("new_thread",) * 3, *("leave",) * 4, *("wait",) * 3)
+PROGRAMS = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.integers(0, 999), st.integers(0, 999)), min_size=1, max_size=60
+)
+PATIENT = settings(
+    deadline=None,
+    max_examples=1000,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def make(kernel: Kernel, step: Step) -> None:
+    """One step of a program."""
+    name, who, other = step
+    callers = kernel.alive()
+    CALLS[name](kernel, callers[who % len(callers)], other)
+
+
+def births_agree(pair: Watched) -> None:
+    """Who is known to have created whom is right; a creator that is gone may stand for its own."""
+    for thread in pair.kernel.threads:
+        task = pair.table.task(thread.tid)
+        if task is None or task.order < 0 or task.creator is None:
+            continue
+        if not history.is_gone(task.creator):
+            assert task.creator.pid.identity == thread.creator
+
+
+@given(PROGRAMS, st.booleans())
+@PATIENT
+def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release: bool) -> None:  # noqa: FBT001
+    """After any call, once its questions are answered: without loss, nothing else has to be asked."""
+    pair = watched(pid_max=60, tells_release=tells_release)
+    for step in program:
+        make(pair.kernel, step)
+        if not any(thread.exiting and not thread.exited for thread in pair.kernel.threads):
+            pair.ask()
+            pair.agree()
+            births_agree(pair)
+    finish(pair.kernel)
+    pair.ask()
+    pair.agree()
+
+
+@given(PROGRAMS)
+@PATIENT
+def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list[Step]) -> None:
+    """Nothing but rows and answers."""
+    unseen: list[bytes] = []
+    pair = Watched(via=unseen.append, pid_max=60)
+    for step in program:
+        make(pair.kernel, step)
+    finish(pair.kernel)
+    pair.kernel.emit = pair.feed
+    pair.stream.give_up_below(len(unseen))
+    pair.sweep()
+    pair.agree()
+
+
+@given(PROGRAMS, st.data())
+@PATIENT
+def test_no_loss_or_disorder_of_records_raises_and_sweeping_heals_it(program: list[Step], data: st.DataObject) -> None:
+    """Lost, swapped, late and repeated records; what was given up comes after all."""
+    chance = random.Random(data.draw(st.integers(0, 2**32), label="seed"))
+    held: list[bytes] = []
+    pair = watched(pid_max=60)
+
+    def deliver(record: bytes) -> None:
+        fate = chance.random()
+        if fate < 0.1:
+            return
+        held.append(record)
+        if fate < 0.2:
+            held.append(record)
+        if fate > 0.5:
+            chance.shuffle(held)
+            while len(held) > (3 if fate < 0.8 else 0):
+                pair.feed(held.pop())
+
+    pair.kernel.emit = deliver
+    for step in program:
+        make(pair.kernel, step)
+        if chance.random() < 0.1:
+            pair.stream.give_up_below(pair.kernel.writer.seq)
+        if chance.random() < 0.1:
+            pair.put(pair.table.take_questions())
+    finish(pair.kernel)
+    while held:
+        pair.feed(held.pop())
+    pair.kernel.emit = pair.feed
+    pair.stream.give_up_below(pair.kernel.writer.seq)
+    for _ in range(3):
+        pair.sweep()
+    pair.agree()
+
+
+@given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))
+@PATIENT
+def test_no_well_formed_record_raises(noise: list[tuple[Kind, int]]) -> None:
+    """Any task, number, identity from a few, so that they meet: nonsense, but as a record may look."""
+    pair = watched()
+    writer = pair.kernel.writer
+    for kind, seed in noise:
+        chance = random.Random(seed)
+        numbers = [tuple(chance.choices(range(1, 5), k=chance.randint(1, 3))) for _ in range(4)]
+        roles = [(chance.randint(0, 4), a_state(each, tuple(range(1, 1 + len(each))))) for each in numbers]
+        names = [name for name, code in wire.RECORD_TASK[3:] if code in ("Q", "I")]
+        fields = {name: chance.randint(0, 5) for name in names} | {"flags": chance.getrandbits(12)}
+        argument = chance.choice([0, 1, 2, CLONE_THREAD, CLONE_PARENT])
+        if kind <= Kind.STATE:
+            pair.feed(writer.task(kind, argument, roles=(roles[0], roles[1], roles[2], roles[3]), **fields))
+        else:
+            pair.feed(writer.end(kind, *chance.choices(range(5), k=4)))
+        check_links(pair.table)
+        pair.put(pair.table.take_questions())

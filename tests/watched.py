@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated kernel with a table that watches it, and what can be compared of the two."""
+
+from collections.abc import Callable
+from typing import Any
+
+from agent import history
+from agent.objects import EXITED, UNDER_SUBREAPER, Pid, Task
+from agent.stream import Stream
+from agent.table import ProcessTable
+from tests.kernelobjects import Thread
+from tests.kernelsim import Kernel
+
+_ROUNDS = 50
+
+Picture = dict[int, dict[str, Any]]
+
+
+class Watched:
+    """Kernel and table, connected by a stream.
+
+    Args:
+        via: what becomes of each record on its way; the stream's feed when it is None.
+        options: the kernel's.
+    """
+
+    def __init__(self, via: Callable[[bytes], None] | None = None, **options: Any) -> None:
+        self.table = ProcessTable()
+        self.stream = Stream(dict(self.table.handlers))
+        self.kernel = Kernel(via or self.feed, **options)
+
+    def feed(self, record: bytes) -> None:
+        """One record into the stream."""
+        self.stream.feed(record, 0)
+
+    def task(self, thread: Thread) -> Task:
+        """The table's view of a thread."""
+        task = self.table.task(thread.tid)
+        assert task is not None
+        assert task.pid.identity == thread.pid.identity
+        return task
+
+    def ask(self) -> None:
+        """Put the table's questions, and those that follow, as the watch does."""
+        for _ in range(_ROUNDS):
+            questions = self.table.take_questions()
+            if not questions:
+                return
+            self.put(questions)
+        raise AssertionError("the table goes on asking")
+
+    def put(self, questions: list[tuple[int, int]]) -> None:
+        """Have the kernel answer."""
+        for address, start_ns in questions:
+            self.kernel.answer(address, start_ns)
+
+    def sweep(self) -> None:
+        """What the watch does at the start and after loss."""
+        self.stream.suspect = False
+        self.put(self.table.differing(self.kernel.rows()))
+        self.ask()
+
+    def agree(self) -> None:
+        """Table and kernel show the same tasks, numbers, tree; the table is consistent in itself."""
+        assert picture_of_table(self.table) == picture_of_kernel(self.kernel)
+        assert numbers_of_table(self.table) == numbers_of_kernel(self.kernel)
+        check_links(self.table)
+        check_users(self.table)
+
+
+def watched(**options: Any) -> Watched:
+    """One whose table knows the kernel's init."""
+    pair = Watched(**options)
+    pair.sweep()
+    return pair
+
+
+def picture_of_kernel(kernel: Kernel) -> Picture:
+    """Every task, by number."""
+    return {
+        thread.tid: {
+            "identity": thread.pid.identity,
+            "numbers": thread.pid.numbers,
+            "namespace": thread.space.identity if thread.space.parent else 0,
+            "start": thread.start_ns,
+            "address": thread.address,
+            "leader": thread.group.leader.tid,
+            "parent": thread.group.parent.tid if thread.group.parent else 0,
+            "pgid": thread.group.pgid.identity,
+            "sid": thread.group.sid.identity,
+            "exited": thread.exited,
+            "exit_signal": thread.group.exit_signal if thread.leads else -1,
+            "under": thread.group.under,
+        }
+        for thread in kernel.threads
+    }
+
+
+def picture_of_table(table: ProcessTable) -> Picture:
+    """The same of the table."""
+    return {
+        task.pid.numbers[0]: {
+            "identity": task.pid.identity,
+            "numbers": task.pid.numbers,
+            "namespace": task.pid.namespace.identity,
+            "start": task.start_ns,
+            "address": task.address,
+            "leader": task.leader.pid.numbers[0],
+            "parent": task.leader.parent.pid.numbers[0] if task.leader.parent else 0,
+            "pgid": task.leader.pgid.identity if task.leader.pgid else None,
+            "sid": task.leader.sid.identity if task.leader.sid else None,
+            "exited": bool(task.flags & EXITED),
+            "exit_signal": task.exit_signal,
+            "under": bool(task.leader.flags & UNDER_SUBREAPER),
+        }
+        for task in table.tasks()
+    }
+
+
+def numbers_of_kernel(kernel: Kernel) -> dict[int, dict[int, int]]:
+    """Identities of pid objects by namespace and number."""
+    held = {pid for t in kernel.threads for pid in (t.pid, t.group.pgid, t.group.sid)}
+    spaces = {space for pid in held for space in pid.spaces}
+    return {
+        space.identity if space.parent else 0: {number: pid.identity for number, pid in space.used.items()}
+        for space in spaces
+    }
+
+
+def numbers_of_table(table: ProcessTable) -> dict[int, dict[int, int]]:
+    """The same of the table."""
+    return {
+        space.identity: {number: pid.identity for number, pid in space.numbers.items()}
+        for space in table.pids.living()
+    }
+
+
+def check_links(table: ProcessTable) -> None:
+    """Links run both ways, and to nobody who is gone."""
+    for task in table.tasks():
+        assert not history.is_gone(task)
+        assert table.task(task.pid.numbers[0]) is task
+        assert not history.is_gone(task.leader)
+        assert task in set(task.group())
+        if task.leader is task:
+            assert task.parent is None or task in set(task.parent.children())
+        previous = None
+        for child in task.children():
+            assert child.parent is task
+            assert child.previous is previous
+            assert not history.is_gone(child)
+            previous = child
+
+
+def check_users(table: ProcessTable) -> None:
+    """Each pid object counts those who use it, and is there because of them."""
+    users: dict[Pid | None, int] = {}
+    for task in table.tasks():
+        for pid in (task.pid, *((task.pgid, task.sid) if task.leader is task else ())):
+            users[pid] = users.get(pid, 0) + 1
+    assert {pid: pid.users for pid in table.pids.numbers.values()} == users
