@@ -21,13 +21,14 @@ class Births:
     Args:
         tags: of the collected pid objects.
         namespaces: of the collected pid objects.
+        root: of the tree. Whoever created it is outside, and so told of as nobody.
         inside: the tasks of the snapshot, with their tags.
 
     Attributes:
         outsiders: creators that are no tasks of the snapshot, gone or living elsewhere.
     """
 
-    def __init__(self, tags: Tags, namespaces: Namespaces, inside: dict[Task, int]) -> None:
+    def __init__(self, tags: Tags, namespaces: Namespaces, root: Task, inside: dict[Task, int]) -> None:
         self._tags = tags
         self._namespaces = namespaces
         self._inside = inside
@@ -35,6 +36,7 @@ class Births:
         self._gone: list[Task] = []
         self.outsiders: list[Task] = []
         # Many tasks have the same creator, and were born into the same session and group.
+        self._root = root
         self._creators: dict[Task | None, Creator | None] = {None: None}
         self._refs: dict[Pid | None, PidRef | None] = {None: None}
 
@@ -48,6 +50,8 @@ class Births:
         if order < 0 or task.creator is None:
             return Birth(None, False, None, None, names, None)
         creator, sid, pgid = task.creator, task.birth_sid, task.birth_pgid
+        if task is self._root:
+            creator = None
         creators, refs = self._creators, self._refs
         return Birth(
             creators[creator] if creator in creators else self._creator(creator),

@@ -270,7 +270,7 @@ def propagate_has_child_subreaper(leader: Task) -> None:
     while below:
         for thread in below.pop().group():
             for child in thread.children():
-                if not child.flags & UNDER_SUBREAPER and child.pid.namespace.reaper is not child:
+                if not child.flags & UNDER_SUBREAPER and child.pid.numbers[-1] != 1:
                     child.flags |= UNDER_SUBREAPER
                     below.append(child)
 

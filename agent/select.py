@@ -169,7 +169,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         _refuse_leaks(root, [] if without_entered else entered, _leaks(tasks, tags))
 
     namespaces = Namespaces(tags.namespace, tags.pids)
-    births = Births(tags, namespaces, inside)
+    births = Births(tags, namespaces, root, inside)
     birth_of = births.of
     unknown: list[str] = []
     rows: list[SnapshotTask] = []

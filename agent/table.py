@@ -177,6 +177,7 @@ class ProcessTable:
             if (
                 (task.flags ^ flags) & _SWEPT
                 or flags & ~task.flags & EXITED
+                or (task.flags & EXITED and not flags & (EXITED | EXITING))
                 or (leader.pgid is None or leader.pgid.identity != pgid)
                 or (leader.sid is None or leader.sid.identity != sid)
                 or (parent is None or parent.address != parent_address)
@@ -384,10 +385,10 @@ class ProcessTable:
             return
         pid = caller.pid.namespace.numbers.get(number)
         task = pid.task if pid is not None else None
-        if task is None or not rules.is_zombie(task):
+        if task is None or not task.flags & EXITED:
             return  # stopped or continued; or reaped already
         parent = task.leader.parent
-        if parent is not None and parent.leader is caller.leader:
+        if parent is not None and parent.leader is caller.leader and rules.is_zombie(task):
             self._end(task, task.exit_code)
         else:
             self.doubts[task] = None  # a tracer's wait does not reap another's child

@@ -6,6 +6,7 @@ into order, decoded and applied, as in the daemon. Time is CPU time of this proc
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -60,6 +61,8 @@ def replay(run: bytes) -> tuple[int, float]:
     stream.next = struct.unpack_from("<Q", run, 8)[0]
     feed = stream.feed
     position, end = 0, len(run)
+    gc.collect()
+    gc.disable()  # as the daemon does
     begin = time.process_time()
     while position < end:
         feed(data, position + 8)
