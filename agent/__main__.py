@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``ckptree`` as installed: the daemon without the command line's imports, everything else through them."""
 
+import contextlib
+import os
 import sys
 
 
@@ -12,7 +14,11 @@ def main() -> None:
         sys.exit(daemon.main(sys.argv[2:]))
     from agent import cli
 
-    cli.main()
+    code = cli.main()
+    with contextlib.suppress(OSError):  # a reader that has gone is no news at this point
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter would tidy up for as long as most verbs take
 
 
 if __name__ == "__main__":

@@ -50,11 +50,9 @@ class Births:
         if order < 0 or task.creator is None:
             return Birth(None, False, None, None, names, None)
         creator, sid, pgid = task.creator, task.birth_sid, task.birth_pgid
-        if task is self._root:
-            creator = None
         creators, refs = self._creators, self._refs
         return Birth(
-            creators[creator] if creator in creators else self._creator(creator),
+            None if task is self._root else creators[creator] if creator in creators else self._creator(creator),
             True,
             refs[sid] if sid in refs else self._ref(sid),
             refs[pgid] if pgid in refs else self._ref(pgid),

@@ -261,17 +261,17 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         typer.echo(f"kernel lacks   {feature}")
 
 
-def main() -> None:
+def main() -> int:
     """Run a verb; an error of ours is one message and its exit code."""
     try:
         app(prog_name="ckptree")
-    except RefusedError as error:
-        _say(str(error))
-        for line in error.leaks:
-            _say(f"  {line}")
-        sys.exit(error.exit_code)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except CkptreeError as error:
         _say(str(error))
-        sys.exit(error.exit_code)
+        for line in error.leaks if isinstance(error, RefusedError) else ():
+            _say(f"  {line}")
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    return 0
