@@ -12,8 +12,6 @@ def main() -> None:
         from agent import daemon
 
         sys.exit(daemon.main(sys.argv[2:]))
-    # typer adapts to pydantic where that is installed, and imports a tenth of a second of it for types we do not use.
-    sys.modules.setdefault("pydantic", None)  # type: ignore[arg-type]  # None is how an import is made to fail
     from agent import cli
 
     code = cli.main()
