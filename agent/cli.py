@@ -102,7 +102,7 @@ def snapshot(
     as_json: AsJson = False,
 ) -> None:
     """Take a snapshot of the tree below ROOT and write it."""
-    from exporters import registry, store
+    from exporters import store
 
     if as_json:
         fmt = Format.JSON
@@ -113,6 +113,8 @@ def snapshot(
     answer = _capture(root, fmt, dialect, source, socket, timeout, options)
     data = answer.data
     if with_argv:
+        from exporters import registry
+
         data = registry.dump(_with_details(registry.load(data), root), fmt.value, dialect.value)
     if output == "-":
         sys.stdout.buffer.write(data)

@@ -4,7 +4,6 @@
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from agent.errors import CkptreeError
@@ -23,7 +22,8 @@ def write(path: Path, data: bytes) -> None:
             with path.open("wb") as out:
                 out.write(data)
             return
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "wb") as out:
                 out.write(data)
