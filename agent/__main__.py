@@ -6,15 +6,20 @@ import os
 import sys
 
 
-def main() -> None:
-    """Dispatch."""
+def main() -> int:
+    """Dispatch; returns the exit code."""
     if sys.argv[1:2] == ["daemon"]:
         from agent import daemon
 
-        sys.exit(daemon.main(sys.argv[2:]))
+        return daemon.main(sys.argv[2:])
     from agent import cli
 
-    code = cli.main()
+    return cli.main()
+
+
+def run() -> None:
+    """The installed command."""
+    code = main()
     with contextlib.suppress(OSError):  # a reader that has gone is no news at this point
         sys.stdout.flush()
     sys.stderr.flush()
@@ -22,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -93,6 +93,21 @@ def members(root: Task) -> list[Task]:
     return list(_walk(root, root.pid.level))
 
 
+def entered(root: Task, reached: Collection[Task]) -> list[Task]:
+    """Processes of the root's namespace that do not descend from the root: they came in from outside.
+
+    Args:
+        root: init of a container.
+        reached: members(root).
+    """
+    inside = set(reached)
+    return [
+        pid.task
+        for pid in root.pid.namespace.numbers.values()
+        if pid.task is not None and pid.task not in inside and pid.task.leader is pid.task
+    ]
+
+
 def _parent_name(task: Task) -> str:
     parent = task.leader.parent
     return name(parent) if parent is not None else "unknown"
@@ -117,16 +132,6 @@ def _walk(root: Task, level: int) -> Iterator[Task]:
             else:
                 stack.extend(sorted(task.children(), key=number, reverse=True))
         yield task
-
-
-def _entered(root: Task, reached: Collection[Task]) -> list[Task]:
-    """Members of the root's namespace that do not descend from the root, threads aside, topmost first."""
-    inside = set(reached)
-    return [
-        pid.task
-        for pid in root.pid.namespace.numbers.values()
-        if pid.task is not None and pid.task not in inside and pid.task.leader is pid.task
-    ]
 
 
 def _state(task: Task) -> TaskState:
@@ -164,9 +169,9 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
             last_sid = leader.sid
             sid = tags(last_sid)
         ids.append((own, tgid, pgid, sid))
-    entered = _entered(root, all_tasks) if mode == "container" else []
+    outsiders = entered(root, all_tasks) if mode == "container" else []
     if mode == "container":
-        _refuse_leaks(root, [] if without_entered else entered, _leaks(tasks, tags))
+        _refuse_leaks(root, [] if without_entered else outsiders, _leaks(tasks, tags))
 
     namespaces = Namespaces(tags.namespace, tags.pids)
     births = Births(tags, namespaces, root, inside)
@@ -215,7 +220,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         tuple(namespaces.rows),
         births.ancestors(),
         _squashed(tags),
-        tuple(map(name, entered)),
+        tuple(map(name, outsiders)),
         len(all_tasks) - len(tasks),
         tuple(unknown),
         tuple(births.outsiders),
@@ -242,7 +247,7 @@ def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[T
         )
     facts += [(task, history.is_gone(task), task.creator, task.deeds) for task in outsiders]
     if mode == "container":
-        facts += _entered(root, tasks)
+        facts += entered(root, tasks)
     return facts
 
 

@@ -248,6 +248,7 @@ class ProcessTable:
                 self._name(task, comm)
             if clone_flags & CLONE_THREAD and creator is not None:
                 rules.add_thread(task, creator.leader)
+                self._follow_group(creator.leader, pgid_identity, sid_identity, data, at)
             else:
                 task.exit_signal = exit_signal
                 # the child has its creator's group and session, unless one of them was announced only now
@@ -347,7 +348,10 @@ class ProcessTable:
         if rules.dies_unwaited(task):
             rules.release_task(task)
         if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
-            rules.release_task(leader)
+            if rules.waits_for_its_namespace(leader):
+                self.doubts[leader] = None
+            else:
+                rules.release_task(leader)
 
     def _bury(self, pid: Pid) -> None:
         """Its number belongs to somebody else now, so nobody can be using it: its reap has gone unseen."""
@@ -416,10 +420,7 @@ class ProcessTable:
             if task is None:
                 return
         leader = task.leader
-        if leader.pgid is None or leader.pgid.identity != pgid:
-            rules.change_pgid(leader, self.pids.role(data, at, 2))
-        if leader.sid is None or leader.sid.identity != sid:
-            rules.change_sid(leader, self.pids.role(data, at, 3))
+        self._follow_group(leader, pgid, sid, data, at)
         if self.surprises and self.surprises.get(leader) in ("session", "group"):
             del self.surprises[leader]
         if kind == Kind.SESSION:
@@ -528,14 +529,17 @@ class ProcessTable:
             task.exit_signal = state.exit_signal
         else:
             leader.flags = leader.flags & ~_OF_GROUP | state.flags & _OF_GROUP
-        if leader.pgid is None or leader.pgid.identity != state.pgid:
-            rules.change_pgid(leader, self.pids.role(data, at, 2))
-        if leader.sid is None or leader.sid.identity != state.sid:
-            rules.change_sid(leader, self.pids.role(data, at, 3))
+        self._follow_group(leader, state.pgid, state.sid, data, at)
         self._follow_parent(leader, state)
         if self._orphans or self._leaderless or self._creatorless:
             self._gather(task)
         return task
+
+    def _follow_group(self, leader: Task, pgid: int, sid: int, data: Data, at: int) -> None:
+        if leader.pgid is None or leader.pgid.identity != pgid:
+            rules.change_pgid(leader, self.pids.role(data, at, 2))
+        if leader.sid is None or leader.sid.identity != sid:
+            rules.change_sid(leader, self.pids.role(data, at, 3))
 
     def _follow_parent(self, leader: Task, state: TaskState) -> None:
         parent = leader.parent

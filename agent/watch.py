@@ -213,7 +213,7 @@ class Watch:
         for _ in range(_ATTEMPTS):
             if self.stream.suspect or self.probes.skipped() != self.totals.skipped:
                 self.sweep()
-            verified = self._verify(root)
+            verified = self._verify(root, resolved)
             self._explain()
             if not self.stream.suspect:
                 break
@@ -247,12 +247,14 @@ class Watch:
             ),
         )
 
-    def _verify(self, root: Task) -> Verified:
+    def _verify(self, root: Task, mode: Mode) -> Verified:
         """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
         mark = self.probes.page.issued
         asked: set[Task] = set()
         for _ in range(_ROUNDS):
             found = select.members(root)
+            if mode == "container":
+                found += select.entered(root, found)
             if len(found) > _SWEEP_FROM:
                 self.sweep()
                 return "sweep"
