@@ -115,7 +115,7 @@ class Task:
         exit_code: raw wait status; meaningful with EXITED.
         exit_signal: signal to the parent at exit; -1 for a thread.
         ids: (uid, gid), shared between tasks.
-        comm: at most 15 bytes, shared between tasks.
+        comm: as the kernel has it, NUL padded, shared between tasks.
         child_namespace: (identity, inum) of the namespace of its next child where that is not its own.
         first_child: of this very thread, as in the kernel; siblings are linked through next and previous.
         parent, pgid, sid, threads: of the group; only a leader's are set. parent is the *thread* that is real_parent;

@@ -17,7 +17,7 @@ from agent.ring import Page, Ring
 from bpf import syscall
 
 _MAX_DESCRIPTORS = 128
-_ITERATOR_CHUNK = 1 << 20
+_ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
 
 
 class Probes:

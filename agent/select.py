@@ -77,9 +77,13 @@ def resolve_mode(root: Task, mode: str) -> Mode:
     return "container"
 
 
+def _comm(task: Task) -> bytes:
+    return task.comm.rstrip(b"\0")
+
+
 def name(task: Task) -> str:
     """For people: its numbers and what it calls itself."""
-    return f"{'/'.join(map(str, task.pid.numbers))} ({task.comm.decode(errors='backslashreplace')})"
+    return f"{'/'.join(map(str, task.pid.numbers))} ({_comm(task).decode(errors='backslashreplace')})"
 
 
 def members(root: Task) -> list[Task]:
@@ -201,7 +205,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
                 _state(task) if flags & (EXITED | STOPPED | TRACING_STOP) else TaskState.RUNNING,
                 task.exit_code if flags & EXITED else None,
                 task.exit_signal,
-                task.comm,
+                _comm(task),
                 task.ids[0],
                 task.ids[1],
                 bool(leader.flags & SUBREAPER),
@@ -260,7 +264,7 @@ def _leaks(tasks: list[Task], tags: Tags) -> list[str]:
             if pid is not None and pid in tags.outside:
                 numbers = "/".join(map(str, pid.numbers))
                 owner = (
-                    f" ({pid.task.comm.decode(errors='backslashreplace')})" if pid.task else ", whose leader is dead"
+                    f" ({_comm(pid.task).decode(errors='backslashreplace')})" if pid.task else ", whose leader is dead"
                 )
                 lines.append(f"{name(task)}: its {role} is {numbers}{owner}, outside the container")
     return lines

@@ -182,7 +182,7 @@ class ProcessTable:
                 or (leader.sid is None or leader.sid.identity != sid)
                 or (parent is None or parent.address != parent_address)
                 or task.ids != (uid, gid)
-                or comm[: len(task.comm) + 1].rstrip(b"\0") != task.comm
+                or comm != task.comm
                 or flags & MOVING
                 or task.child_namespace is not None
             ):
@@ -244,7 +244,7 @@ class ProcessTable:
                 task.comm = creator.comm
             if task.ids != (uid, gid):
                 task.ids = self._ids.setdefault((uid, gid), (uid, gid))
-            if comm.rstrip(b"\0") != task.comm:
+            if comm != task.comm:
                 self._name(task, comm)
             if clone_flags & CLONE_THREAD and creator is not None:
                 rules.add_thread(task, creator.leader)
@@ -273,8 +273,7 @@ class ProcessTable:
         elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
             history.contract(creator)
 
-    def _name(self, task: Task, raw: bytes) -> None:
-        comm = raw.rstrip(b"\0")
+    def _name(self, task: Task, comm: bytes) -> None:
         if comm != task.comm:
             if len(self._comms) > _MAX_SHARED:
                 self._comms.clear()

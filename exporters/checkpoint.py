@@ -137,12 +137,13 @@ class _Body(NamedTuple):
     """What there is much of, packed: the arrays of the base, and their counterparts of the extension.
 
     Attributes:
-        of: the rows it was made of, and the dialect.
+        of, dialect: what it was made of.
         pids, tasks: the base's.
         pid_facts, task_facts: the extension's, as msgpack.
     """
 
-    of: tuple[Sequence[PidObject], Sequence[Task], Dialect]
+    of: tuple[Sequence[PidObject], Sequence[Task]]
+    dialect: Dialect
     pids: bytes
     tasks: bytes
     pid_facts: bytes
@@ -155,10 +156,11 @@ _last: _Body | None = None
 def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
     """Pack the rows. Those of the snapshot before are at hand: a tree captured again may have the very same ones."""
     global _last
-    of = (snapshot.pids, snapshot.tasks, dialect)
-    if _last is None or any(old is not new for old, new in zip(_last.of, of, strict=True)):
+    of = (snapshot.pids, snapshot.tasks)
+    if _last is None or _last.dialect != dialect or any(old is not new for old, new in zip(_last.of, of, strict=True)):
         _last = _Body(
             of,
+            dialect,
             _pack_pids(snapshot.pids),
             _pack_tasks(snapshot.tasks, dialect),
             _pack(facts(snapshot)["pids"]),

@@ -298,7 +298,7 @@ class Kernel:
                 self.exit_group(thread, 9)
         for thread in inside:
             if thread in self.threads and not thread.leads:
-                self.release(thread)  # its tracer has let go of it
+                self.wait(self.init, thread)  # its tracer does that
         for thread in inside:
             if thread in self.threads and thread.group.parent is not None:
                 self.wait(thread.group.parent, thread)  # it came from outside, and its parent reaps it there

@@ -157,7 +157,22 @@ def answer(kernel: Kernel, thread: Thread, other: int) -> None:
 CALLS: dict[str, Callable[[Kernel, Thread, int], None]] = {
     call.__name__: call
     for call in (
-        *(fork, new_thread, leave, leave_all, wait, free, setsid, setpgid, subreaper, execute, unshare, ignore, trace, answer),
+        *(
+            fork,
+            new_thread,
+            leave,
+            leave_all,
+            wait,
+            free,
+            setsid,
+            setpgid,
+            subreaper,
+            execute,
+            unshare,
+            ignore,
+            trace,
+            answer,
+        ),
     )
 }
 NAMES = (*CALLS, *("fork",) * 8, *("new_thread",) * 3, *("leave",) * 4, *("wait",) * 3)
@@ -166,7 +181,7 @@ PROGRAMS = st.lists(
 )
 PATIENT = settings(
     deadline=None,
-    max_examples=1000,
+    max_examples=100,
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

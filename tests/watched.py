@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated kernel with a table that watches it, and what can be compared of the two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from agent import history
@@ -32,6 +33,15 @@ class Watched:
     def feed(self, record: bytes) -> None:
         """One record into the stream."""
         self.stream.feed(record, 0)
+
+    @contextmanager
+    def losing(self) -> Iterator[list[bytes]]:
+        """What is emitted meanwhile is lost, and given up; yields it."""
+        records: list[bytes] = []
+        self.kernel.emit = records.append
+        yield records
+        self.kernel.emit = self.feed
+        self.stream.give_up_below(self.kernel.writer.seq)
 
     def task(self, thread: Thread) -> Task:
         """The table's view of a thread."""
@@ -130,8 +140,7 @@ def numbers_of_kernel(kernel: Kernel) -> dict[int, dict[int, int]]:
 def numbers_of_table(table: ProcessTable) -> dict[int, dict[int, int]]:
     """The same of the table."""
     return {
-        space.identity: {number: pid.identity for number, pid in space.numbers.items()}
-        for space in table.pids.living()
+        space.identity: {number: pid.identity for number, pid in space.numbers.items()} for space in table.pids.living()
     }
 
 

@@ -45,7 +45,7 @@ def ckptree(
     python: str = sys.executable,
 ) -> Ran:
     """Run the command line, behind the words `before`: those of unshare(1), say."""
-    command = [*before, python, "-m", "agent", *map(os.fspath, arguments)]
+    command = [*before, python, "-m", "agent", *map(str, arguments)]
     ran = subprocess.run(
         command,
         cwd=TOP,
@@ -71,7 +71,7 @@ def wait_for(process: "subprocess.Popen[bytes]", log: Path) -> None:
 def a_daemon(folder: Path, *arguments: str | Path) -> Iterator[Daemon]:
     """A daemon on a socket in that folder; it is gone afterwards, if it still was there."""
     socket, log = folder / "own.sock", folder / "own.log"
-    command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(socket), *map(os.fspath, arguments)]
+    command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(socket), *map(str, arguments)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=TOP, stdin=subprocess.DEVNULL, stderr=out)
     try:
@@ -127,9 +127,9 @@ def differences(snapshot: Snapshot, root: int) -> list[str]:
     found = {snapshot.number(task.pid): snapshot_row(snapshot, task) for task in snapshot.tasks}
     lines = []
     for number in sorted(kernel.keys() | found.keys()):
-        ours, theirs = found.get(number), kernel.get(number)
-        if ours is not None and theirs is not None:  # of a zombie the kernel does not tell all
-            ours = ours._replace(**{key: None for key, value in theirs._asdict().items() if value is None})
-        if ours != theirs:
+        ours = found[number]._asdict() if number in found else {}
+        theirs = kernel[number]._asdict() if number in kernel else {}
+        told = {key: value for key, value in theirs.items() if value is not None}  # of a zombie it does not tell all
+        if not told or {key: ours.get(key) for key in told} != told:
             lines.append(f"{number}: {ours}, the kernel: {theirs}")
     return lines

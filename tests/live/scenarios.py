@@ -1,193 +1,174 @@
 # SPDX-License-Identifier: Apache-2.0
 """Process trees that must be captured and rebuilt exactly, each a script of system calls.
 
-Node 1 is the root unless the scenario says otherwise: init of a new pid namespace and leader of its session and group. In
-the notes n(pP gG sS) is node n with parent P, group G and session S.
+Node 1 is the root unless the scenario says otherwise. In the notes n(pP gG sS) is node n with parent P, group G and
+session S.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-from agent.model import Mode
+from tests.live import nested_scenarios
+from tests.live.scenario import CONTAINER, SCENARIOS, Scenario, Target, scenario
 from tests.live.treeprog import Tree
 
-_CONTAINER = "fork 0 1 newpid; setsid 1;"
+__all__ = ["SCENARIOS", "Scenario", "Target", "nested_scenarios"]
 
 
-class Target(NamedTuple):
-    """What to capture. `leaks` are the nodes because of which mode container must be refused."""
-
-    root: int = 1
-    mode: Mode = "container"
-    leaks: tuple[int, ...] = ()
-
-
-Scenario = Callable[[Tree], Target]
-SCENARIOS: dict[str, Scenario] = {}
-
-
-def _scenario(make: Scenario) -> Scenario:
-    SCENARIOS[make.__name__] = make
-    return make
-
-
-@_scenario
+@scenario
 def deep_and_broad(tree: Tree) -> Target:
     """Three children each, two generations: all in the root's session and group."""
-    tree.run(_CONTAINER + "fork 1 2; fork 1 3; fork 1 4; fork 2 5; fork 2 6; fork 3 7; fork 3 8; fork 4 9; fork 4 10")
+    tree.run(CONTAINER + "fork 1 2; fork 1 3; fork 1 4; fork 2 5; fork 2 6; fork 3 7; fork 3 8; fork 4 9; fork 4 10")
     return Target()
 
 
-@_scenario
+@scenario
 def threads(tree: Tree) -> Target:
     """Three tasks of one process; each thread has the root as its parent."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; thread 2 4")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; thread 2 4")
     return Target()
 
 
-@_scenario
+@scenario
 def child_of_a_thread(tree: Tree) -> Target:
     """4 has a thread as its parent, not the leader."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; fork 3 4; fork 2 5; thread 3 6; fork 6 7")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; fork 3 4; fork 2 5; thread 3 6; fork 6 7")
     return Target()
 
 
-@_scenario
+@scenario
 def child_of_a_thread_that_dies(tree: Tree) -> Target:
     """4 goes to the first thread that lives, and was made by one that is gone."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; fork 3 4; leave 3")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; fork 3 4; leave 3")
     return Target()
 
 
-@_scenario
+@scenario
 def child_of_a_leader_that_leaves(tree: Tree) -> Target:
     """4 goes from the dead leader to its thread."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; thread 2 5; fork 2 4; leave 2 3")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; thread 2 5; fork 2 4; leave 2 3")
     return Target()
 
 
-@_scenario
+@scenario
 def dead_group_leader(tree: Tree) -> Target:
     """The leader of a thread group is gone, its thread lives."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; leave 2 7")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; leave 2 7")
     return Target()
 
 
-@_scenario
+@scenario
 def dead_leader_of_a_stopped_group(tree: Tree) -> Target:
     """Stopped threads around a leader that has left."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; leave 2 7; kill 2 SIGSTOP")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; leave 2 7; kill 2 SIGSTOP")
     return Target()
 
 
-@_scenario
+@scenario
 def zombies(tree: Tree) -> Target:
     """Unreaped, by every way to go."""
-    tree.run(_CONTAINER + "fork 1 2; fork 1 3; fork 1 4; fork 1 5; exit 2 0; exit 3 3; kill 4 SIGKILL; kill 5 SIGSEGV")
+    tree.run(CONTAINER + "fork 1 2; fork 1 3; fork 1 4; fork 1 5; exit 2 0; exit 3 3; kill 4 SIGKILL; kill 5 SIGSEGV")
     return Target()
 
 
-@_scenario
+@scenario
 def zombie_of_a_thread_group(tree: Tree) -> Target:
     """The leader left with 3, the last thread with 5: the process's status is the last one's."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; leave 2 3; leave 3 5")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; leave 2 3; leave 3 5")
     return Target()
 
 
-@_scenario
+@scenario
 def zombie_session_leader_with_member(tree: Tree) -> Target:
     """2(Z s2), 3(p1 s2): the leader is still a task."""
-    tree.run(_CONTAINER + "fork 1 2; setsid 2; fork 2 3; exit 2")
+    tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; exit 2")
     return Target()
 
 
-@_scenario
+@scenario
 def orphan_of_a_dead_session_leader(tree: Tree) -> Target:
     """3(p1 g2 s2), and nobody has pid 2."""
-    tree.run(_CONTAINER + "fork 1 2; setsid 2; fork 2 3; exit 2; wait 1 2")
+    tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; exit 2; wait 1 2")
     return Target()
 
 
-@_scenario
+@scenario
 def orphan_with_its_leader_alive(tree: Tree) -> Target:
     """4(p1 g2 s2), 2 lives: 4's parent is not of its session."""
-    tree.run(_CONTAINER + "fork 1 2; setsid 2; fork 2 3; fork 3 4; exit 3; wait 2 3 waitid")
+    tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; fork 3 4; exit 3; wait 2 3 waitid")
     return Target()
 
 
-@_scenario
+@scenario
 def fork_before_setsid(tree: Tree) -> Target:
     """3(p2 s1), 2(s2): the child keeps the session its parent left."""
-    tree.run(_CONTAINER + "fork 1 2; fork 2 3; setsid 2")
+    tree.run(CONTAINER + "fork 1 2; fork 2 3; setsid 2")
     return Target()
 
 
-@_scenario
+@scenario
 def fork_before_setsid_twice(tree: Tree) -> Target:
     """12(p11 s1), though both 10 and 11 lead sessions of their own."""
-    tree.run(_CONTAINER + "fork 1 10; fork 10 11; fork 11 12; setsid 10; setsid 11; fork 11 13")
+    tree.run(CONTAINER + "fork 1 10; fork 10 11; fork 11 12; setsid 10; setsid 11; fork 11 13")
     return Target()
 
 
-@_scenario
+@scenario
 def subreaper_adopts_a_daemon(tree: Tree) -> Target:
     """4(p2 g3 s3): a session without a leader, whose orphan is not init's."""
-    tree.run(_CONTAINER + "fork 1 2; setsid 2; subreaper 2; fork 2 3; setsid 3; fork 3 4; exit 3; wait 2 3")
+    tree.run(CONTAINER + "fork 1 2; setsid 2; subreaper 2; fork 2 3; setsid 3; fork 3 4; exit 3; wait 2 3")
     return Target()
 
 
-@_scenario
+@scenario
 def sibling_by_clone_parent(tree: Tree) -> Target:
     """4(p2 g3 s3): made by 3, a child of 2."""
-    tree.run(_CONTAINER + "fork 1 2; setsid 2; fork 2 3; setsid 3; fork 3 4 sibling")
+    tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; setsid 3; fork 3 4 sibling")
     return Target()
 
 
-@_scenario
+@scenario
 def subreaper_flags(tree: Tree) -> Target:
     """Set after its descendants were born; set and cleared again after an adoption; neither is inherited."""
-    tree.run(_CONTAINER + "fork 1 2; fork 2 3; fork 3 4; subreaper 2; exit 3; wait 2 3; fork 2 5")
+    tree.run(CONTAINER + "fork 1 2; fork 2 3; fork 3 4; subreaper 2; exit 3; wait 2 3; fork 2 5")
     tree.run("fork 1 6; subreaper 6; fork 6 7; fork 7 8; exit 7; wait 6 7; subreaper 6 0")
     return Target()
 
 
-@_scenario
+@scenario
 def dead_process_group_leader(tree: Tree) -> Target:
     """3(g2 s1), and nobody has pid 2, which was of the same session."""
-    tree.run(_CONTAINER + "fork 1 2; setpgid 2 2 2; fork 2 3; exit 2; wait 1 2")
+    tree.run(CONTAINER + "fork 1 2; setpgid 2 2 2; fork 2 3; exit 2; wait 1 2")
     return Target()
 
 
-@_scenario
+@scenario
 def owner_left_its_group(tree: Tree) -> Target:
     """2(g1), 3(g2): 2 lives, but outside the group that has its number."""
-    tree.run(_CONTAINER + "fork 1 2; fork 1 3; setpgid 1 2 2; setpgid 1 3 2; setpgid 2 2 1")
+    tree.run(CONTAINER + "fork 1 2; fork 1 3; setpgid 1 2 2; setpgid 1 3 2; setpgid 2 2 1")
     return Target()
 
 
-@_scenario
+@scenario
 def groups_swapped(tree: Tree) -> Target:
     """2(g3), 3(g2): each is in the other's group."""
-    tree.run(_CONTAINER + "fork 1 2; fork 1 3; fork 1 4; setpgid 2 2 2; setpgid 3 3 3")
+    tree.run(CONTAINER + "fork 1 2; fork 1 3; fork 1 4; setpgid 2 2 2; setpgid 3 3 3")
     tree.run("setpgid 4 4 2; setpgid 2 2 3; setpgid 3 3 2; exit 4; wait 1 4")
     return Target()
 
 
-@_scenario
-def session_outside_is_refused(tree: Tree) -> Target:
-    """`unshare -pf` without setsid: session and group of the init and of its child are from outside."""
-    tree.run("fork 0 1; unshare 1; fork 1 2; fork 2 3; fork 2 4; setsid 4")
-    return Target(root=2, leaks=(2, 3))
+@scenario
+def group_set_by_another_thread(tree: Tree) -> Target:
+    """3 puts its leader's child in a group; what that makes next, a thread or a process, is born into it."""
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; fork 2 4; setpgid 3 4 4; thread 4 5; fork 5 6; fork 4 7")
+    return Target()
 
 
-@_scenario
-def session_outside_of_a_subtree(tree: Tree) -> Target:
-    """The same, as a subtree: 0 where there is no number."""
-    tree.run("fork 0 1; unshare 1; fork 1 2; fork 2 3; fork 2 4; setsid 4")
-    return Target(root=2, mode="subtree")
+@scenario
+def subtree_of_a_dead_creator(tree: Tree) -> Target:
+    """Who made the root is not of its subtree, dead or alive."""
+    tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; fork 3 4; exit 2; wait 1 2")
+    return Target(root=3, mode="subtree")
 
 
-@_scenario
+@scenario
 def job_of_a_shell(tree: Tree) -> Target:
     """The root leads a group in a session that is not its own; 5 is in the group of a task outside the subtree."""
     tree.run("fork 0 1; setsid 1; fork 1 2; setpgid 1 2 2; fork 2 3; fork 2 4; setsid 4; fork 2 5; setpgid 5 5 1")
@@ -195,211 +176,104 @@ def job_of_a_shell(tree: Tree) -> Target:
     return Target(root=2, mode="subtree")
 
 
-@_scenario
-def two_sessions_from_outside(tree: Tree) -> Target:
-    """2 and 5 have different sessions, neither with a number where 2 lives."""
-    tree.run("fork 0 1; fork 1 2 newpid; fork 1 3; setsid 3; setns 3 2; fork 3 4; fork 4 5; exit 4; wait 3 4")
-    return Target(root=2, mode="subtree")
-
-
-@_scenario
-def two_sessions_from_outside_are_refused(tree: Tree) -> Target:
-    """The same as a container."""
-    return two_sessions_from_outside(tree)._replace(mode="container", leaks=(2, 5))
-
-
-@_scenario
-def linear_nested_namespace(tree: Tree) -> Target:
-    """Numbers [2,1] and [3,2]; the inner init's session is the outer one's, without a number inside."""
-    tree.run(_CONTAINER + "fork 1 2 newpid; fork 2 3; fork 2 4; setsid 4; fork 1 5")
-    return Target()
-
-
-@_scenario
-def sibling_namespaces(tree: Tree) -> Target:
-    """The same inner numbers twice."""
-    tree.run(_CONTAINER + "fork 1 2 newpid; fork 1 3 newpid; fork 2 4; fork 3 5; fork 4 6 newpid; fork 5 7 newpid")
-    return Target()
-
-
-@_scenario
-def dead_leaders_in_a_nested_namespace(tree: Tree) -> Target:
-    """Sessions and groups whose leaders are gone keep both their numbers."""
-    tree.run(_CONTAINER + "fork 1 2 newpid; fork 2 3; setsid 3; fork 3 4; fork 4 5; setpgid 3 4 4; setpgid 4 5 4")
-    tree.run("exit 4; wait 3 4; exit 3; wait 2 3")
-    return Target()
-
-
-@_scenario
-def group_of_a_dead_namespace(tree: Tree) -> Target:
-    """3 is in the group of an inner init that is gone, and its namespace with it."""
-    tree.run(_CONTAINER + "fork 1 2 newpid; setpgid 1 2 2; fork 1 3; setpgid 1 3 2; kill 2; wait 1 2")
-    return Target()
-
-
-@_scenario
-def namespace_that_cannot_end(tree: Tree) -> Target:
-    """An inner init waits inside its exit for a zombie whose parent is outside and does not reap it."""
-    tree.run(_CONTAINER + "fork 1 2 newpid; fork 1 3; setns 3 2; fork 3 4; kill 2")
-    return Target()
-
-
-@_scenario
-def unshare_then_fork(tree: Tree) -> Target:
-    """2 stays where it is; its first child is an init."""
-    tree.run(_CONTAINER + "fork 1 2; unshare 2; fork 2 3; fork 2 4; fork 4 5")
-    return Target()
-
-
-@_scenario
-def pending_namespaces(tree: Tree) -> Target:
-    """Unshared without a child so far; set to a namespace below; by one thread of two; set back again."""
-    tree.run(_CONTAINER + "fork 1 2; unshare 2; fork 1 3; fork 1 4 newpid; setns 3 4; fork 1 5; thread 5 6; setns 6 4")
-    tree.run("fork 1 7; setns 7 4; setns 7 7; fork 7 8")
-    return Target()
-
-
-@_scenario
-def set_into_one_of_two_namespaces(tree: Tree) -> Target:
-    """An ancestor's child is born into one of two sibling namespaces: its parent is not to be seen from there."""
-    tree.run(_CONTAINER + "fork 1 2 newpid; fork 1 3 newpid; fork 1 4; setns 4 3; fork 4 5; fork 5 6; exit 5; wait 4 5")
-    tree.run("fork 4 7")
-    return Target()
-
-
-@_scenario
-def entered_from_outside_is_refused(tree: Tree) -> Target:
-    """3 entered, as docker exec does: it leads its own session inside, and still has no parent there."""
-    tree.run(_CONTAINER + "fork 0 2; setns 2 1; fork 2 3; setsid 3; fork 3 4; fork 1 5")
-    return Target(leaks=(3,))
-
-
-@_scenario
-def child_of_one_that_entered(tree: Tree) -> Target:
-    """The one that entered is gone: its child is init's now, and was made by a dead stranger."""
-    tree.run(_CONTAINER + "fork 0 2; setns 2 1; fork 2 3; setsid 3; fork 3 4; fork 4 5; setsid 5; exit 3; wait 2 3")
-    return Target()
-
-
-@_scenario
+@scenario
 def exec_by_a_thread(tree: Tree) -> Target:
     """One task with the leader's pid; the thread's own number is gone."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; thread 2 4; exec 3")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; thread 2 4; exec 3")
     return Target()
 
 
-@_scenario
+@scenario
 def exec_by_a_thread_with_children(tree: Tree) -> Target:
     """Children of the leader and of each thread all come to the one that is left."""
-    tree.run(_CONTAINER + "fork 1 2; thread 2 3; thread 2 4; fork 2 5; fork 3 6; fork 4 7; exec 3; fork 3 8; exec 5")
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; thread 2 4; fork 2 5; fork 3 6; fork 4 7; exec 3; fork 3 8; exec 5")
     return Target()
 
 
-@_scenario
+@scenario
 def exec_under_a_dead_leader(tree: Tree) -> Target:
     """The leader had left before its thread took its number."""
-    tree.run(_CONTAINER + "fork 1 2; setsid 2; fork 2 5; thread 2 3; leave 2 7; exec 3; fork 3 4")
+    tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 5; thread 2 3; leave 2 7; exec 3; fork 3 4")
     return Target()
 
 
-@_scenario
+@scenario
 def vfork_pending(tree: Tree) -> Target:
     """The parent waits, the child shares its memory."""
-    tree.run(_CONTAINER + "fork 1 2; fork 2 3 vfork; fork 3 4; thread 3 5")
+    tree.run(CONTAINER + "fork 1 2; fork 2 3 vfork; fork 3 4; thread 3 5")
     return Target()
 
 
-@_scenario
+@scenario
 def vfork_over(tree: Tree) -> Target:
     """One child has exited, one has called exec; the parent goes on."""
-    tree.run(_CONTAINER + "fork 1 2; fork 2 3 vfork; exit 3 4; fork 2 4 vfork; exec 4; fork 2 5")
+    tree.run(CONTAINER + "fork 1 2; fork 2 3 vfork; exit 3 4; fork 2 4 vfork; exec 4; fork 2 5")
     return Target()
 
 
-@_scenario
+@scenario
 def stopped(tree: Tree) -> Target:
     """Stopped alone, stopped with a thread, and continued."""
-    tree.run(
-        _CONTAINER + "fork 1 2; fork 1 3; thread 3 4; fork 1 5; kill 2 SIGSTOP; kill 3 SIGSTOP 4; kill 5 SIGSTOP 1"
-    )
+    tree.run(CONTAINER + "fork 1 2; fork 1 3; thread 3 4; fork 1 5; kill 2 SIGSTOP; kill 3 SIGSTOP 4; kill 5 SIGSTOP 1")
     tree.run("kill 5 SIGCONT")
     return Target()
 
 
-@_scenario
+@scenario
 def stopped_orphans_are_continued(tree: Tree) -> Target:
     """A stopped group that loses its last link to its session goes on."""
-    tree.run(_CONTAINER + "fork 1 2; setsid 2; fork 2 3; fork 3 4; setpgid 4 4 4; fork 4 5; kill 5 SIGSTOP; exit 3")
+    tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; fork 3 4; setpgid 4 4 4; fork 4 5; kill 5 SIGSTOP; exit 3")
     tree.run("fork 2 6; kill 6 SIGSTOP")
     return Target()
 
 
-@_scenario
+@scenario
 def autoreaped_children(tree: Tree) -> Target:
     """Nobody waited for 3 or 7: both left no zombie; 5's zombie went when its new parent ignored SIGCHLD."""
-    tree.run(_CONTAINER + "sigchld 1 ignore; fork 1 2; sigchld 2 ignore; fork 2 3; fork 3 4; exit 3 1")
+    tree.run(CONTAINER + "sigchld 1 ignore; fork 1 2; sigchld 2 ignore; fork 2 3; fork 3 4; exit 3 1")
     tree.run("fork 1 6; sigchld 6 default; fork 6 5; exit 5; exit 6; fork 2 7; setsid 7; fork 7 8; exit 7")
     return Target()
 
 
-@_scenario
+@scenario
 def chain_of_dead_ancestors(tree: Tree) -> Target:
     """Each generation left at once: 7's session came through four that are gone."""
     tree.run(
-        _CONTAINER + "fork 1 2; fork 2 3; setsid 3; fork 3 4; setpgid 4 4 4; fork 4 5; fork 5 6; fork 6 7; setsid 6"
+        CONTAINER + "fork 1 2; fork 2 3; setsid 3; fork 3 4; setpgid 4 4 4; fork 4 5; fork 5 6; fork 6 7; setsid 6"
     )
     for node in (2, 3, 4, 5, 6):
         tree.run(f"exit {node}; wait 1 {node}")
     return Target()
 
 
-@_scenario
+@scenario
 def double_fork_daemons(tree: Tree) -> Target:
     """Two daemons of the classic kind, one below the other."""
-    tree.run(_CONTAINER + "fork 1 2; fork 2 3; setsid 3; fork 3 4; exit 3; wait 2 3; exit 2; wait 1 2")
+    tree.run(CONTAINER + "fork 1 2; fork 2 3; setsid 3; fork 3 4; exit 3; wait 2 3; exit 2; wait 1 2")
     tree.run("fork 4 5; setsid 5; fork 5 6; exit 5; wait 4 5")
     return Target()
 
 
-@_scenario
+@scenario
 def pid_reuse(tree: Tree) -> Target:
     """3 has the number and the parent that 2 had; 4 was made by 2."""
-    tree.run(_CONTAINER + "fork 1 2; fork 2 4; exit 2 5; wait 1 2; fork 1 3 like=2; fork 3 5")
+    tree.run(CONTAINER + "fork 1 2; fork 2 4; exit 2 5; wait 1 2; fork 1 3 like=2; fork 3 5")
     return Target()
 
 
-@_scenario
-def deepest_namespace(tree: Tree) -> Target:
-    """Thirty-three numbers: the kernel allows no more."""
-    tree.run("fork 0 1; setsid 1")
-    for level in range(32):
-        tree.run(f"fork {level + 1} {level + 2} newpid")
-    tree.run("fork 33 34; setsid 34; fork 34 35")
-    return Target(mode="subtree")
-
-
-@_scenario
+@scenario
 def six_hundred_pids(tree: Tree) -> Target:
     """More pid records than a page holds."""
-    tree.run(_CONTAINER)
+    tree.run(CONTAINER)
     for node in range(2, 601):
         tree.run(f"fork {node // 8 + 1 if node > 8 else 1} {node}")
     return Target()
 
 
-@_scenario
+@scenario
 def two_hundred_tasks(tree: Tree) -> Target:
     """More task records than a page holds, half of them threads."""
-    tree.run(_CONTAINER)
+    tree.run(CONTAINER)
     for node in range(2, 200, 2):
         tree.run(f"fork 1 {node}; thread {node} {node + 1}")
-    return Target()
-
-
-@_scenario
-def four_hundred_nested(tree: Tree) -> Target:
-    """More nested pid records than a page holds, on two levels."""
-    tree.run(_CONTAINER + "fork 1 2 newpid; fork 2 3 newpid")
-    for node in range(4, 404):
-        tree.run(f"fork {2 + node % 2} {node}")
     return Target()

@@ -37,3 +37,15 @@ def test_a_refusal_names_sessions_from_outside_along_with_what_entered(capture: 
         tree.run("fork 0 1 newpid; fork 1 2; setsid 2; fork 0 3; setns 3 1; fork 3 4; setsid 4")
 
         assert_refused(capture, tree, 1)
+
+
+def test_nothing_is_left_of_a_namespace_whose_end_was_reaped(capture: Capture) -> None:
+    """Its tasks die all at once and in any order, some reaped by nobody: the race needs many tries."""
+    for _ in range(60):
+        with Tree() as tree:
+            tree.run("fork 0 1 newpid; setsid 1; unshare 1; fork 1 2; fork 1 3; setpgid 3 3 3; fork 3 4; leave 2 3")
+            tree.run("wait 1 3 waitid; wait 1 2; setns 1 1; fork 1 5")
+
+            snapshot = capture(tree.number(1), "container")
+
+            assert [task.pid for task in snapshot.tasks] == [1, 2]

@@ -19,7 +19,7 @@ from agent import control
 from agent.client import Client
 from agent.errors import NoDaemonError, UsageError
 from exporters import registry
-from tests.live.daemons import TOP, Daemon, a_daemon, a_hard_tree, ckptree, differences, wait_for
+from tests.live.daemons import PATIENCE_S, TOP, Daemon, a_daemon, a_hard_tree, ckptree, differences
 
 pytestmark = pytest.mark.live
 
@@ -68,7 +68,7 @@ def test_it_holds_no_compiler(running: Daemon) -> None:
     maps = Path(f"/proc/{running.process.pid}/maps").read_text()
     children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children")
 
-    assert "bpf_map" in maps or "anon_inode:bpf" in maps or "[anon" in maps or "anon_inode" in maps
+    assert "bpf-map" in maps
     for name in ("libLLVM", "libbcc", "libclang", "_psutil"):
         assert name not in maps
     assert not children.exists() or not children.read_text()
@@ -277,31 +277,25 @@ def test_lost_events_are_made_good_and_births_then_assumed(tmp_path: Path) -> No
             assert (answer.complete, answer.reasons, len(found.tasks)) == (True, (), 201)
             assert differences(found, burst.pid) == []
             assert client.status()["lost"] == found.completeness.lost > before.completeness.lost
-            observed = [task.birth is not None and task.birth.observed for task in found.tasks]
-            assert not all(observed)
-            assert all(
-                task.birth is None or task.birth.creator is None for task in found.tasks if not task.birth.observed
-            )
+            births = [task.birth for task in found.tasks if task.birth is not None]
+            assert len(births) == 201
+            assert not all(birth.observed for birth in births)
+            assert all(birth.observed or birth.creator is None for birth in births)
         finally:
             os.killpg(burst.pid, signal.SIGKILL)
 
 
-def test_a_daemon_told_to_end_while_it_starts_ends(tmp_path: Path) -> None:
-    """And no socket stays that nobody answers on."""
-    log = tmp_path / "log"
-    command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(tmp_path / "socket")]
-    with log.open("wb") as out, subprocess.Popen(command, cwd=TOP, stderr=out) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "socket").exists():
+def test_a_daemon_told_to_end_while_it_starts_is_in_nobodys_way(tmp_path: Path) -> None:
+    """It ends at once, and the next one starts."""
+    path = tmp_path / "own.sock"
+    command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(path)]
+    with subprocess.Popen(command, cwd=TOP, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not path.exists():
             assert time.monotonic() < deadline
             time.sleep(0.002)
         process.terminate()
-        process.wait(60)
+        assert process.wait(20) in (0, -signal.SIGTERM)
 
-    assert process.returncode in (0, -signal.SIGTERM)
-    again = subprocess.Popen(command, cwd=TOP, stderr=log.open("wb"))
-    try:
-        wait_for(again, log)
-    finally:
-        again.terminate()
-        again.wait(20)
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
+        assert client.status()["pid"] == daemon.process.pid

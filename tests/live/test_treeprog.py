@@ -55,7 +55,7 @@ def test_the_shared_memory_is_laid_out_alike_on_both_sides() -> None:
     subprocess.run(["gcc", "-fsyntax-only", "-x", "c", "-"], input=source, text=True, check=True)
 
 
-def test_a_tree_ends_with_its_controller() -> None:
+def test_a_tree_ends_with_its_controller(tmp_path: Path) -> None:
     """Killed, the controller cannot clear up; the keeper does."""
     script = (
         "from tests.live.treeprog import Tree\n"
@@ -64,8 +64,9 @@ def test_a_tree_ends_with_its_controller() -> None:
         "print(*[task.pid.numbers[0] for task in tree.oracle.unreleased()], flush=True)\n"
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = _SOURCE.parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script]
+    root, env = _SOURCE.parents[2], {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     numbers = [int(word) for word in done.stdout.split()]
     assert len(numbers) == 7, done.stderr
 

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Process trees across pid namespaces that must be captured and rebuilt exactly; see scenarios.py."""
+
+from tests.live.scenario import CONTAINER, Target, scenario
+from tests.live.treeprog import Tree
+
+
+@scenario
+def session_outside_is_refused(tree: Tree) -> Target:
+    """`unshare -pf` without setsid: session and group of the init and of its child are from outside."""
+    tree.run("fork 0 1; unshare 1; fork 1 2; fork 2 3; fork 2 4; setsid 4")
+    return Target(root=2, leaks=(2, 3))
+
+
+@scenario
+def session_outside_of_a_subtree(tree: Tree) -> Target:
+    """The same, as a subtree: 0 where there is no number."""
+    tree.run("fork 0 1; unshare 1; fork 1 2; fork 2 3; fork 2 4; setsid 4")
+    return Target(root=2, mode="subtree")
+
+
+@scenario
+def two_sessions_from_outside(tree: Tree) -> Target:
+    """2 and 5 have different sessions, neither with a number where 2 lives."""
+    tree.run("fork 0 1; fork 1 2 newpid; fork 1 3; setsid 3; setns 3 2; fork 3 4; fork 4 5; exit 4; wait 3 4")
+    return Target(root=2, mode="subtree")
+
+
+@scenario
+def two_sessions_from_outside_are_refused(tree: Tree) -> Target:
+    """The same as a container."""
+    return two_sessions_from_outside(tree)._replace(mode="container", leaks=(2, 5))
+
+
+@scenario
+def linear_nested_namespace(tree: Tree) -> Target:
+    """Numbers [2,1] and [3,2]; the inner init's session is the outer one's, without a number inside."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 2 3; fork 2 4; setsid 4; fork 1 5")
+    return Target()
+
+
+@scenario
+def sibling_namespaces(tree: Tree) -> Target:
+    """The same inner numbers twice."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 1 3 newpid; fork 2 4; fork 3 5; fork 4 6 newpid; fork 5 7 newpid")
+    return Target()
+
+
+@scenario
+def dead_leaders_in_a_nested_namespace(tree: Tree) -> Target:
+    """Sessions and groups whose leaders are gone keep both their numbers."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 2 3; setsid 3; fork 3 4; fork 4 5; setpgid 3 4 4; setpgid 4 5 4")
+    tree.run("exit 4; wait 3 4; exit 3; wait 2 3")
+    return Target()
+
+
+@scenario
+def group_of_a_dead_namespace(tree: Tree) -> Target:
+    """3 is in the group of an inner init that is gone, and its namespace with it."""
+    tree.run(CONTAINER + "fork 1 2 newpid; setpgid 1 2 2; fork 1 3; setpgid 1 3 2; kill 2; wait 1 2")
+    return Target()
+
+
+@scenario
+def namespace_that_cannot_end(tree: Tree) -> Target:
+    """An inner init waits inside its exit for a zombie whose parent is outside and does not reap it."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 1 3; setns 3 2; fork 3 4; kill 2")
+    return Target()
+
+
+@scenario
+def namespace_that_cannot_end_and_is_ignored(tree: Tree) -> Target:
+    """The same with a parent that ignores SIGCHLD: it leaves no zombie, but it has not left yet."""
+    tree.run(CONTAINER + "fork 1 2; sigchld 2 ignore; fork 2 3 newpid; fork 1 4; setns 4 3; fork 4 5; kill 3")
+    return Target()
+
+
+@scenario
+def unshare_then_fork(tree: Tree) -> Target:
+    """2 stays where it is; its first child is an init."""
+    tree.run(CONTAINER + "fork 1 2; unshare 2; fork 2 3; fork 2 4; fork 4 5")
+    return Target()
+
+
+@scenario
+def pending_namespaces(tree: Tree) -> Target:
+    """Unshared without a child so far; set to a namespace below; by one thread of two; set back again."""
+    tree.run(CONTAINER + "fork 1 2; unshare 2; fork 1 3; fork 1 4 newpid; setns 3 4; fork 1 5; thread 5 6; setns 6 4")
+    tree.run("fork 1 7; setns 7 4; setns 7 7; fork 7 8")
+    return Target()
+
+
+@scenario
+def set_into_one_of_two_namespaces(tree: Tree) -> Target:
+    """An ancestor's child is born into one of two sibling namespaces: its parent is not to be seen from there."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 1 3 newpid; fork 1 4; setns 4 3; fork 4 5; fork 5 6; exit 5; wait 4 5")
+    tree.run("fork 4 7")
+    return Target()
+
+
+@scenario
+def entered_from_outside_is_refused(tree: Tree) -> Target:
+    """3 entered, as docker exec does: it leads its own session inside, and still has no parent there."""
+    tree.run(CONTAINER + "fork 0 2; setns 2 1; fork 2 3; setsid 3; fork 3 4; fork 1 5")
+    return Target(leaks=(3,))
+
+
+@scenario
+def child_of_one_that_entered(tree: Tree) -> Target:
+    """The one that entered is gone: its child is init's now, and was made by a dead stranger."""
+    tree.run(CONTAINER + "fork 0 2; setns 2 1; fork 2 3; setsid 3; fork 3 4; fork 4 5; setsid 5; exit 3; wait 2 3")
+    return Target()
+
+
+@scenario
+def deepest_namespace(tree: Tree) -> Target:
+    """Thirty-three numbers: the kernel allows no more."""
+    tree.run("fork 0 1; setsid 1")
+    for level in range(32):
+        tree.run(f"fork {level + 1} {level + 2} newpid")
+    tree.run("fork 33 34; setsid 34; fork 34 35")
+    return Target(mode="subtree")
+
+
+@scenario
+def four_hundred_nested(tree: Tree) -> Target:
+    """More nested pid records than a page holds, on two levels."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 2 3 newpid")
+    for node in range(4, 404):
+        tree.run(f"fork {2 + node % 2} {node}")
+    return Target()

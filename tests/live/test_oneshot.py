@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots with and without a daemon: from inside containers, of containers that leak, and where something is missing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.client import Client
+from agent.config import Config
+from agent.errors import RefusedError
+from agent.rootname import parse
+from agent.watch import Watch
+from exporters import registry
+from tests.live.daemons import TOP, Ran, a_container, a_hard_tree, ckptree, differences, only_child
+
+pytestmark = pytest.mark.live
+
+INSIDE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+OPTIONAL = ("pid.ino", "pid_namespace.ns_id")
+
+
+def without_births(data: bytes) -> Any:
+    """What two snapshots of a tree that holds still have in common."""
+    document = json.loads(data)
+    for row in document["tasks"]:
+        del row["birth"]
+    return {key: document[key] for key in ("mode", "root", "boot_id", "namespaces", "pids", "tasks", "squashed")}
+
+
+def test_without_a_daemon_a_snapshot_is_as_good_but_for_births(daemon_socket: Path, tmp_path: Path) -> None:
+    """These were not observed, and it says so: exit code 0 all the same."""
+    with a_hard_tree() as root:
+        with Client(daemon_socket) as client:
+            watched = client.snapshot(str(root), fmt="json")
+        ran = ckptree("snapshot", str(root), "--source", "bpf", "-f", "json", "-o", tmp_path / "tree.json")
+        written = (tmp_path / "tree.json").read_bytes()
+
+        assert (ran.code, ran.out) == (0, b"")
+        assert differences(registry.load(written), root) == []
+    assert without_births(written) == without_births(watched.data)
+    assert all(row["birth"]["creator"] is None for row in json.loads(written)["tasks"])
+    assert registry.load(written).completeness.complete
+
+
+def test_whoever_reads_the_output_does_not_wait_for_the_probes_to_go() -> None:
+    """The child that detaches them holds no stream open: a pipe's end comes with the program's."""
+    ran = ckptree("snapshot", str(os.getpid()), "--source", "bpf", "-f", "json")
+
+    assert ran.code == 0
+    assert registry.load(ran.out).number(1) == os.getpid()
+
+
+@pytest.mark.parametrize("without", [OPTIONAL[:1], OPTIONAL[1:], OPTIONAL])
+def test_a_kernel_that_lacks_a_feature_is_read_as_well(without: tuple[str, ...]) -> None:
+    """Older ones number neither pid objects nor namespaces: twins with the same numbers are still told apart."""
+    with a_hard_tree() as before:
+        watch = Watch(Config(), without)
+        try:
+            with a_hard_tree() as after:
+                for root in (before, after):
+                    snapshot = watch.snapshot(watch.find(parse(str(root))))
+                    assert snapshot.completeness.complete, snapshot.completeness.reasons
+                    assert differences(snapshot, root) == []
+                    assert [row.level for row in snapshot.namespaces] == [0, 1, 1, 2]
+            assert set(watch.probes.missing) >= set(without)
+        finally:
+            watch.close()
+
+
+# ---- from inside a container ---------------------------------------------------------------------------------------
+
+
+def from_inside(script: str, daemon_socket: Path) -> Any:
+    """A shell as init of a new pid namespace, which runs ckptree; what it prints."""
+    program = f"{sys.executable} -m agent snapshot --socket {daemon_socket} --json --mode subtree"
+    ran = subprocess.run(
+        [*INSIDE, "sh", "-c", f"{script.format(program)}; exit $?"],
+        cwd=TOP,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr.decode()
+    return json.loads(ran.stdout)
+
+
+def test_a_caller_in_a_container_names_roots_by_his_own_numbers(daemon_socket: Path) -> None:
+    """1 is his init, not the host's; and the numbers he gets are his."""
+    document = from_inside("sleep 100 & {} 1", daemon_socket)
+
+    assert [(row["comm"], row["depth"]) for row in document["tasks"][:2]] == [("sh", 0), ("sleep", 0)]
+    assert [row["numbers"] for row in document["pids"]][:2] == [[1], [2]]
+    assert [row["level"] for row in document["namespaces"]] == [0]
+
+
+def test_a_child_of_his_is_found_by_its_number_there(daemon_socket: Path) -> None:
+    """Which on the host is another process's, if anybody's."""
+    document = from_inside("sleep 100 & {} $!", daemon_socket)
+
+    assert [(row["comm"], row["pid"]) for row in document["tasks"]] == [("sleep", document["root"])]
+    assert document["pids"][0]["numbers"] == [2]
+
+
+@pytest.mark.parametrize("arguments", [("daemon",), ("snapshot", "1", "--source", "bpf")])
+def test_watching_from_inside_a_container_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Exit code 5: the kernel would show a part of the tasks, and nobody would know."""
+    options = ("--socket", tmp_path / "socket") if arguments == ("daemon",) else ()
+    ran = ckptree(*arguments, *options, before=INSIDE)
+
+    assert (ran.code, ran.out) == (5, b"")
+    assert "not in the initial pid namespace" in ran.err
+    assert "Traceback" not in ran.err
+    assert os.listdir(tmp_path) == []
+
+
+# ---- of a container ------------------------------------------------------------------------------------------------
+
+
+def test_a_container_that_leaks_is_refused_and_every_leak_is_named(daemon_socket: Path, tmp_path: Path) -> None:
+    """Exit code 7: its session and its group are its maker's. Nothing is written; as a subtree it can be had."""
+    output = tmp_path / "tree.ckpt"
+    with a_container("sleep", "100") as init:
+        refused = ckptree("snapshot", str(init), "--socket", daemon_socket, "-o", output)
+        alone = ckptree("snapshot", str(init), "--source", "bpf", "-o", output)
+        assert os.listdir(tmp_path) == []
+        subtree = ckptree("snapshot", str(init), "--socket", daemon_socket, "--mode", "subtree", "-o", output)
+
+    for ran in (refused, alone):
+        assert (ran.code, ran.out) == (7, b"")
+        named = [
+            line.split(", ")[0].split(": ", 2)[2] for line in ran.err.splitlines() if f"{init}/1 (sleep): its" in line
+        ]
+        assert [line.partition(" (")[0] for line in named] == [
+            f"its group is {os.getpgid(0)}",
+            f"its session is {os.getsid(0)}",
+        ]
+        assert "--mode subtree" in ran.err
+    assert subtree.code == 0
+    root = registry.load(output.read_bytes()).tasks[0]
+    assert (root.pgid, root.sid) == (0, 0)
+
+
+@pytest.fixture
+def entered() -> Iterator[tuple[int, int]]:
+    """A sound container, and a task in it that came from outside."""
+    with a_container("setsid", "sleep", "100") as init:
+        command = ["nsenter", "--target", str(init), "--pid", "setsid", "sleep", "200"]
+        with subprocess.Popen(command) as outer:
+            try:
+                yield init, only_child(outer.pid, "sleep")
+            finally:
+                for child in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split():
+                    os.kill(int(child), 9)
+                outer.kill()
+
+
+def test_who_entered_a_container_is_a_leak(daemon_socket: Path, tmp_path: Path, entered: tuple[int, int]) -> None:
+    """Nobody in there is its parent, so nobody could fork it."""
+    init, guest = entered
+    ran = ckptree("snapshot", str(init), "--socket", daemon_socket, "-o", tmp_path / "tree.ckpt")
+
+    assert (ran.code, ran.out) == (7, b"")
+    assert f"{guest}/2 (sleep)" in ran.err
+    assert "--without-entered" in ran.err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("source", ["daemon", "bpf"])
+def test_who_entered_can_be_left_out_and_is_listed(
+    daemon_socket: Path, tmp_path: Path, entered: tuple[int, int], source: str
+) -> None:
+    """On stderr, and in the file by name."""
+    init, guest = entered
+    where = ("--socket", daemon_socket) if source == "daemon" else ()
+    output = tmp_path / "tree.json"
+    ran = ckptree(*("snapshot", str(init), "--source", source, *where, "--without-entered", "-f", "json", "-o", output))
+    written = registry.load(output.read_bytes())
+
+    assert (ran.code, ran.out) == (0, b"")
+    assert f"{guest}/2 (sleep)" in ran.err
+    assert [written.number(task.pid) for task in written.tasks] == [1]
+    assert [line for line in written.entered if "sleep" in line] == list(written.entered) != []
+
+
+def test_a_snapshot_of_a_container_through_its_namespace(client: Client) -> None:
+    """``pidns:INUM``, as a link in /proc/PID/ns has it."""
+    with a_container("setsid", "sleep", "100") as init:
+        inum = os.stat(f"/proc/{init}/ns/pid").st_ino
+        found = registry.load(client.snapshot(f"pidns:{inum}").data)
+
+        assert differences(found, init) == []
+    assert found.mode == "container"
+
+
+def test_a_refusal_is_the_same_error_through_the_client(client: Client) -> None:
+    """With its leaks, for a program to act on."""
+    with a_container("sleep", "100") as init, pytest.raises(RefusedError) as caught:
+        client.snapshot(str(init))
+
+    assert len(caught.value.leaks) == 2
+
+
+# ---- where something is missing ------------------------------------------------------------------------------------
+
+
+def assert_cannot(ran: Ran, *words: str) -> None:
+    """Exit code 5, no data, no traceback, and the words that help."""
+    assert (ran.code, ran.out) == (5, b""), ran.err
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err
+
+
+@pytest.mark.parametrize("verb", ["daemon", "snapshot"])
+def test_another_bcc_is_told_from_the_compiler(tmp_path: Path, verb: str) -> None:
+    """PyPI's package of that name is something else, and stands before the system's on the path."""
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc/__init__.py").write_text('"""Crystals."""\n')
+    socket = ("--socket", tmp_path / "socket") if verb == "daemon" else ("1", "--source", "bpf")
+    ran = ckptree(verb, *socket, env={"PYTHONPATH": os.fspath(tmp_path)})
+
+    assert_cannot(ran, "python3-bpfcc", "PyPI", str(tmp_path / "bcc/__init__.py"))
+    assert not (tmp_path / "socket").exists()
+
+
+def test_a_python_without_bcc_is_told_how_to_get_it(tmp_path: Path) -> None:
+    """A virtual environment that does not see the system's packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    path = os.pathsep.join([os.fspath(TOP), sysconfig.get_path("purelib")])
+    ran = ckptree(
+        *("snapshot", "1", "--source", "bpf"),
+        env={"PYTHONPATH": path},
+        python=os.fspath(tmp_path / "venv/bin/python"),
+    )
+
+    assert_cannot(ran, "apt-get install python3-bpfcc", "--system-site-packages", "PyPI", "--source procfs")
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """What ckptree needs, where everybody may read it."""
+    site = Path(sysconfig.get_path("purelib"))
+    with tempfile.TemporaryDirectory(prefix="ckptree-public-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        for package in (TOP / "agent", TOP / "bpf", TOP / "exporters", site / "msgpack"):
+            shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        yield folder
+
+
+def test_a_plain_user_is_told_to_be_root(public: Path) -> None:
+    """Exit code 5; no socket stays."""
+    ran = subprocess.run(
+        [f"{sys.base_prefix}/bin/python3", "-P", "-m", "agent", "daemon", "--socket", public / "socket"],
+        cwd=public,
+        env={"PYTHONPATH": os.fspath(public), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert_cannot(Ran(ran.returncode, ran.stdout, ran.stderr.decode()), "not permitted", "root")
+    assert not (public / "socket").exists()
