@@ -324,6 +324,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         notify("READY=1")
         daemon.run()
+    except SystemExit as done:  # argparse's way to end: after --help, or a usage error
+        return done.code if isinstance(done.code, int) else 0
     except CkptreeError as error:
         print(f"ckptree: {error}", file=sys.stderr)
         return error.exit_code

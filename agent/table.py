@@ -22,9 +22,6 @@ settles it (the call had begun and not yet ended). What stays is an *anomaly*.
 Questions are collected in `doubts`; whoever drives the table puts them to the kernel.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 from agent import history, rules, wire
 from agent.objects import (
     AUTOREAP,
@@ -34,27 +31,15 @@ from agent.objects import (
     CLONE_VFORK,
     CREATED,
     EXITED,
-    EXITING,
-    MOVING,
     PTRACED,
-    RELEASED,
-    STOPPED,
     SUBREAPER,
-    TRACING_STOP,
-    UNDER_SUBREAPER,
-    Pid,
     Task,
 )
-from agent.pidspace import Data, PidSpace
+from agent.pidspace import Data
+from agent.roster import Roster
 from agent.wire import Kind, TaskState
 
 _SHAPING = CLONE_NEWPID | CLONE_PARENT | CLONE_THREAD | CLONE_VFORK
-_OF_GROUP = SUBREAPER | UNDER_SUBREAPER
-# A record may have been read before an exit and be numbered after it, so being dead is not for a record to take back.
-_NOT_FROM_RECORDS = EXITED | RELEASED | AUTOREAP
-# What a sweep can tell of; of EXITED only that it is missing here: an exit is announced before exit_notify() sets it.
-_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | TRACING_STOP | PTRACED
-_MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
 
 _FORK = wire.reader(
     wire.RECORD_TASK,
@@ -68,53 +53,19 @@ _EXEC = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
 _SESSION = wire.reader(wire.RECORD_TASK, "seq", "kind", "pid", "pgid", "sid", "tid").unpack_from
 _END = wire.reader(wire.RECORD_END, "task", "start_ns", "tid", "exit_code").unpack_from
 _CALL = wire.reader(wire.RECORD_CALL, "tid", "value").unpack_from
-_ROWS = wire.ROW.iter_unpack
 _HEAD = wire.HEAD.unpack_from
 _TASK = wire.TASK.unpack_from
 
-Surprise = Literal["exit", "gone", "group", "parent", "session"]
 
-
-@dataclass(slots=True)
-class Counts:
-    """What went past, since the watch began.
+class ProcessTable(Roster):
+    """What each record does.
 
     Attributes:
-        repairs: facts that a record put right though it told of something else.
-        anomalies: surprises that no event settled.
-        assumed: tasks entered without a birth.
-    """
-
-    repairs: int = 0
-    anomalies: int = 0
-    assumed: int = 0
-
-
-class ProcessTable:
-    """All tasks of a host, by pid namespace and number.
-
-    Attributes:
-        pids: the pid objects and namespaces.
-        doubts: tasks to be asked about.
-        unknown: addresses of tasks that are not in the table and have to be: parents and leaders no record told of.
-        surprises: what answers showed before any event did, by task.
-        counts: see Counts.
         handlers: the method for each kind of record, called with the bytes and where in them the record starts.
     """
 
     def __init__(self) -> None:
-        self.pids = PidSpace(self._bury)
-        self.doubts: dict[Task, None] = {}
-        self.unknown: set[int] = set()
-        self.surprises: dict[Task, Surprise] = {}
-        self.counts = Counts()
-        self._numbers = self.pids.numbers
-        self._orphans: dict[int, dict[Task, None]] = {}  # by the address of a parent that is not in the table
-        self._leaderless: dict[int, set[int]] = {}  # addresses of threads, by that of a leader not in the table
-        self._creatorless: dict[int, dict[Task, None]] = {}  # by the address of a creator that is not in the table
-        self._asked: dict[tuple[int, int], Task] = {}
-        self._comms: dict[bytes, bytes] = {}
-        self._ids: dict[tuple[int, int], tuple[int, int]] = {}
+        super().__init__()
         self.handlers = {
             Kind.FORK: self.fork,
             Kind.EXEC: self.exec,
@@ -130,72 +81,6 @@ class ProcessTable:
             Kind.REGROUPED: self.regrouped,
             Kind.MARKER: self.marker,
         }
-
-    # ---- looking up and asking -------------------------------------------------------------------------------------
-
-    def task(self, tid: int) -> Task | None:
-        """The task of a number in the initial namespace; None also for a number that only a group or session holds."""
-        pid = self._numbers.get(tid)
-        return pid.task if pid is not None else None
-
-    def tasks(self) -> list[Task]:
-        """All of them, in no particular order."""
-        return [pid.task for pid in self._numbers.values() if pid.task is not None]
-
-    def question(self, task: Task) -> tuple[int, int]:
-        """What to ask about a task: (address, start_ns). The answer comes back as a record."""
-        question = task.address, task.start_ns
-        self._asked[question] = task
-        return question
-
-    def take_questions(self) -> list[tuple[int, int]]:
-        """The open questions, as (address, start_ns; 0 for any); they count as put."""
-        questions = [(address, 0) for address in self.unknown]
-        questions += [self.question(task) for task in self.doubts if task.pid.task is task and task.address]
-        self.unknown.clear()
-        self.doubts.clear()
-        return questions
-
-    def differing(self, rows: bytes) -> list[tuple[int, int]]:
-        """What a sweep gives reason to ask: rows that differ from the table, and tasks without a row.
-
-        Args:
-            rows: struct sweep_row, one after the other: every task the kernel has, each as of some moment.
-        """
-        questions: list[tuple[int, int]] = []
-        seen: set[Pid] = set()
-        numbers = self._numbers
-        for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm in _ROWS(rows):
-            pid = numbers.get(tid)
-            task = pid.task if pid is not None and pid.identity == identity else None
-            if pid is None or task is None or task.address != address or task.start_ns != start_ns:
-                questions.append((address, start_ns))
-                continue
-            seen.add(pid)
-            leader = task.leader
-            parent = leader.parent
-            if (
-                (task.flags ^ flags) & _SWEPT
-                or flags & ~task.flags & EXITED
-                or (task.flags & EXITED and not flags & (EXITED | EXITING))
-                or (leader.pgid is None or leader.pgid.identity != pgid)
-                or (leader.sid is None or leader.sid.identity != sid)
-                or (parent is None or parent.address != parent_address)
-                or task.ids != (uid, gid)
-                or comm != task.comm
-                or flags & MOVING
-                or task.child_namespace is not None
-            ):
-                questions.append(self.question(task))
-        questions += [self.question(pid.task) for pid in numbers.values() if pid.task is not None and pid not in seen]
-        return questions
-
-    def settle(self) -> int:
-        """Turn the surprises that no event has settled into anomalies; returns how many."""
-        unsettled = len(self.surprises)
-        self.counts.anomalies += unsettled
-        self.surprises.clear()
-        return unsettled
 
     # ---- birth -----------------------------------------------------------------------------------------------------
 
@@ -273,33 +158,6 @@ class ProcessTable:
         elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
             history.contract(creator)
 
-    def _name(self, task: Task, comm: bytes) -> None:
-        if comm != task.comm:
-            if len(self._comms) > _MAX_SHARED:
-                self._comms.clear()
-            task.comm = self._comms.setdefault(comm, comm)
-
-    def _parent(self, task: Task, tid: int, address: int) -> Task | None:
-        """The parent a record names; one that is not in the table is asked about, and the task waits for it."""
-        pid = self._numbers.get(tid)
-        parent = pid.task if pid is not None else None
-        if parent is not None and parent.address == address:
-            return parent
-        if tid:  # 0 is the idle task, parent of init and kthreadd
-            self._orphans.setdefault(address, {})[task] = None
-            self.unknown.add(address)
-        return None
-
-    def _gather(self, task: Task) -> None:
-        """Somebody may have waited for this one to be entered."""
-        for child in self._orphans.pop(task.address, ()):
-            if child.pid.task is child and child.parent is None:
-                rules.link_child(child, task)
-        for child in self._creatorless.pop(task.address, ()):
-            child.creator = task
-            task.flags |= CREATED
-        self.unknown |= self._leaderless.pop(task.address, set())
-
     # ---- death -----------------------------------------------------------------------------------------------------
 
     def exit(self, data: Data, at: int) -> None:
@@ -331,41 +189,6 @@ class ProcessTable:
             leader.flags |= flags & AUTOREAP
         if not task.flags & EXITED:
             self._exit(task)
-
-    def _exit(self, task: Task) -> None:
-        """What follows from an exit: children get a new parent, and whoever nobody waits for is released."""
-        leader = task.leader
-        if task.first_child is None:
-            rules.exit_task(task)
-        else:
-            children = tuple(task.children())
-            reaper = rules.exit_task(task)
-            for child in children:
-                # a new parent that ignores SIGCHLD has the zombies it inherits reaped at once
-                if reaper is None or child.flags & EXITED:
-                    self.doubts[child] = None
-        if rules.dies_unwaited(task):
-            rules.release_task(task)
-        if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
-            if rules.waits_for_its_namespace(leader):
-                self.doubts[leader] = None
-            else:
-                rules.release_task(leader)
-
-    def _bury(self, pid: Pid) -> None:
-        """Its number belongs to somebody else now, so nobody can be using it: its reap has gone unseen."""
-        task = pid.task
-        if task is not None:
-            self._end(task, task.exit_code)
-
-    def _end(self, task: Task, exit_code: int) -> None:
-        """It is gone for good, whether or not its exit was heard of."""
-        self.surprises.pop(task, None)
-        if not task.flags & EXITED:
-            self.counts.repairs += 1
-            task.exit_code = exit_code
-            self._exit(task)
-        rules.release_task(task)
 
     def free(self, data: Data, at: int) -> None:
         """RECORD_FREE, RECORD_RELEASE: an exact identity is gone for good."""
@@ -496,79 +319,3 @@ class ProcessTable:
 
     def marker(self, data: Data, at: int) -> None:
         """RECORD_MARKER: nothing happens."""
-
-    # ---- taking over a whole state ---------------------------------------------------------------------------------
-
-    def _merge(self, data: Data, at: int) -> Task | None:
-        """Make the table agree with a record_task; a task that is not there is entered, with an assumed birth.
-
-        Returns:
-            None for a thread whose leader is not in the table: it is entered once that is.
-        """
-        state = TaskState(*_TASK(data, at))
-        if not state.pid:
-            return None  # past release_task(): it has no pids any more, and is nobody
-        pid = self._numbers.get(state.tid)
-        task = pid.task if pid is not None and pid.identity == state.pid else None
-        if task is None:
-            task = self._enter(state, data, at)
-            if task is None:
-                return None
-        task.address = state.task
-        task.start_ns = state.start_ns
-        # PF_EXITING is set before an exit is announced. So a record without it, numbered after, tells of another
-        # task_struct under the same number: an exec by a thread that was not heard of.
-        kept = _NOT_FROM_RECORDS | CREATED if state.flags & EXITING else CREATED
-        task.flags = state.flags & ~_NOT_FROM_RECORDS | task.flags & kept
-        self._name(task, state.comm)
-        if task.ids != (state.uid, state.gid):
-            task.ids = self._ids.setdefault((state.uid, state.gid), (state.uid, state.gid))
-        leader = task.leader
-        if leader is task:
-            task.exit_signal = state.exit_signal
-        else:
-            leader.flags = leader.flags & ~_OF_GROUP | state.flags & _OF_GROUP
-        self._follow_group(leader, state.pgid, state.sid, data, at)
-        self._follow_parent(leader, state)
-        if self._orphans or self._leaderless or self._creatorless:
-            self._gather(task)
-        return task
-
-    def _follow_group(self, leader: Task, pgid: int, sid: int, data: Data, at: int) -> None:
-        if leader.pgid is None or leader.pgid.identity != pgid:
-            rules.change_pgid(leader, self.pids.role(data, at, 2))
-        if leader.sid is None or leader.sid.identity != sid:
-            rules.change_sid(leader, self.pids.role(data, at, 3))
-
-    def _follow_parent(self, leader: Task, state: TaskState) -> None:
-        parent = leader.parent
-        if parent is not None and parent.address == state.parent:
-            return
-        known = self._parent(leader, state.parent_tid, state.parent) if parent is None else self.task(state.parent_tid)
-        if known is None or known.address != state.parent:
-            return
-        # Between its exit event and exit_notify() a dead parent still stands in the kernel's record.
-        if parent is None or not known.flags & EXITED:
-            rules.unlink_child(leader)
-            rules.link_child(leader, known)
-
-    def _enter(self, state: TaskState, data: Data, at: int) -> Task | None:
-        leader: Task | None = None
-        if state.tgid != state.pid:
-            leader = self.pids.task(data, at, 1)
-            if leader is None:
-                self._leaderless.setdefault(state.leader, set()).add(state.task)
-                self.unknown.add(state.leader)
-                return None
-        self.counts.assumed += 1
-        pid = self.pids.own(data, at, state.tid, state.pid)
-        task = Task(pid, state.start_ns, state.task, state.flags & ~_NOT_FROM_RECORDS)
-        if leader is not None:
-            rules.add_thread(task, leader)
-        else:
-            pgid, sid = self.pids.role(data, at, 2), self.pids.role(data, at, 3)
-            rules.add_process(task, self._parent(task, state.parent_tid, state.parent), pgid, sid)
-        if state.flags & EXITED:
-            task.flags |= EXITED
-            task.exit_code = state.exit_code
-        return task

@@ -133,7 +133,8 @@ def unshare(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def ignore(kernel: Kernel, thread: Thread, other: int) -> None:
-    """SIGCHLD."""
+    """SIGCHLD; not within an exit, whose record has told already whether somebody will wait."""
+    finish(kernel)
     thread.group.ignores = other % 2 == 0
 
 
