@@ -87,7 +87,7 @@ class Page:
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._words = memoryview(self._map).cast("Q")
         self._lost_known = 0
-        self._slots = [-1] * wire.LOST_NUMBERS  # what each one held when last read
+        self._slots = [0] * wire.LOST_NUMBERS  # what each one held when last read
 
     @property
     def issued(self) -> int:
@@ -110,6 +110,7 @@ class Page:
         new = count - self._lost_known
         if new > wire.LOST_NUMBERS:
             self._lost_known = count
+            self._slots = list(words[8 : 8 + wire.LOST_NUMBERS])
             return set(), True
         found = set()
         for index in range(self._lost_known, count):

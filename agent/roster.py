@@ -135,7 +135,9 @@ class Roster:
                 or task.child_namespace is not None
             ):
                 questions.append(self.question(task))
-        questions += [self.question(pid.task) for pid in numbers.values() if pid.task is not None and pid not in seen]
+        unseen = [pid.task for pid in numbers.values() if pid.task is not None and pid not in seen]
+        unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
+        questions += map(self.question, unseen)
         return questions
 
     def settle(self) -> int:
@@ -226,7 +228,8 @@ class Roster:
         pid = self._numbers.get(tid)
         parent = pid.task if pid is not None else None
         if parent is not None and parent.address == address:
-            return parent
+            # between its exit event and exit_notify() it still gets children, who then move on with the others
+            return (rules.find_new_reaper(parent) or parent) if parent.flags & EXITED else parent
         if tid:  # 0 is the idle task, parent of init and kthreadd
             self._orphans.setdefault(address, {})[task] = None
             self.unknown.add(address)
@@ -238,8 +241,9 @@ class Roster:
             if child.pid.task is child and child.parent is None:
                 rules.link_child(child, task)
         for child in self._creatorless.pop(task.address, ()):
-            child.creator = task
-            task.flags |= CREATED
+            if task.start_ns <= child.start_ns:  # else another one, at the same address
+                child.creator = task
+                task.flags |= CREATED
         self.unknown |= self._leaderless.pop(task.address, set())
 
     def _name(self, task: Task, comm: bytes) -> None:
@@ -264,6 +268,10 @@ class Roster:
                     self.doubts[child] = None
         if rules.dies_unwaited(task):
             rules.release_task(task)
+        self._reap_unwaited(leader)
+
+    def _reap_unwaited(self, leader: Task) -> None:
+        """A group that is over, and whose parent ignores SIGCHLD, goes at once."""
         if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
             if rules.waits_for_its_namespace(leader):
                 self.doubts[leader] = None
@@ -277,7 +285,9 @@ class Roster:
             self.counts.repairs += 1
             task.exit_code = exit_code
             self._exit(task)
+        leader = task.leader
         rules.release_task(task)
+        self._reap_unwaited(leader)
 
     def _bury(self, pid: Pid) -> None:
         """Its number belongs to somebody else now, so nobody can be using it: its reap has gone unseen."""

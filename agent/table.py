@@ -192,7 +192,10 @@ class ProcessTable(Roster):
 
     def free(self, data: Data, at: int) -> None:
         """RECORD_FREE, RECORD_RELEASE: an exact identity is gone for good."""
-        _, start_ns, tid, exit_code = _END(data, at)
+        address, start_ns, tid, exit_code = _END(data, at)
+        if self._orphans or self._creatorless:  # whoever is entered at this address next is somebody else
+            self._creatorless.pop(address, None)
+            self.doubts.update(dict.fromkeys(self._orphans.pop(address, ())))
         pid = self._numbers.get(tid)
         task = pid.task if pid is not None else None
         # Mostly it has been reaped before. A leader that exec gave a thread's number to matches nobody either.
