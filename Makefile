@@ -81,7 +81,11 @@ else
 endif
 
 bench: setup
-	@for script in tests/bench/bench_*.py; do echo "bench: $$script" >&2; $(BIN)/python "$$script"; done
+	@for script in tests/bench/bench_*.py; do \
+		name=$$(basename "$$script" .py); \
+		echo "bench: $$name" >&2; \
+		$(BIN)/python -m "tests.bench.$$name"; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

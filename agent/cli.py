@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line. Each verb imports what it needs when it runs, for starting is most of what a verb costs."""
 
+import errno
 import json
 import os
 import sys
@@ -61,7 +62,9 @@ class Source(StrEnum):
     PROCFS = "procfs"
 
 
-Socket = Annotated[Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH")]
+Socket = Annotated[
+    Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH", readable=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -97,7 +100,9 @@ def snapshot(
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Exit 0 where an incomplete snapshot would exit 6.")
     ] = False,
-    timeout: Annotated[float, typer.Option(metavar="S", help="Seconds to wait for the daemon.", min=0.001)] = 30.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", help="Seconds to wait for the daemon.", min=0.001, max=86400.0)
+    ] = 30.0,
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
@@ -108,6 +113,8 @@ def snapshot(
         fmt = Format.JSON
     if output == "-" and fmt is Format.CKPT and sys.stdout.isatty():
         raise UsageError("a ckpt image is binary: name a file with -o, or choose -f json")
+    if output == "-" and sys.stdout is None:
+        raise UsageError("standard output is closed: name a file with -o")
     rootname.parse(root)
     options = {"mode": mode.value, "without_entered": without_entered}
     answer = _capture(root, fmt, dialect, source, socket, timeout, options)
@@ -276,4 +283,9 @@ def main() -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
+            _say(f"cannot write to standard output: {error.strerror}")
+            return 1
+        raise
     return 0

@@ -25,7 +25,7 @@ from typing import Any, cast, get_args
 
 from agent import control, rootname
 from agent.config import Config, load
-from agent.errors import CkptreeError, UsageError
+from agent.errors import CkptreeError, HostError, UsageError
 from agent.model import Dialect
 from agent.watch import Watch
 from exporters import registry
@@ -245,7 +245,10 @@ def listen(path: Path, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     before = os.umask(0o777 & ~mode)
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if path.parent == Config().socket.parent:  # ours to make; another folder that is missing is a slip of the pen
+            os.umask(0o022)
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            os.umask(0o777 & ~mode)
         try:
             listener.bind(os.fspath(path))
         except OSError as error:
@@ -257,7 +260,8 @@ def listen(path: Path, mode: int) -> socket.socket:
         listener.listen(64)
     except OSError as error:
         listener.close()
-        raise CkptreeError(f"cannot listen on {path}: {error.strerror or error}") from error
+        kind = HostError if isinstance(error, PermissionError) else CkptreeError
+        raise kind(f"cannot listen on {path}: {error.strerror or error}") from error
     finally:
         os.umask(before)
     return listener

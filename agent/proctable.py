@@ -13,6 +13,7 @@ from pathlib import Path
 from agent import host, procfs, rootname, rules, select
 from agent.errors import NoSuchRootError, RefusedError
 from agent.model import Completeness, Mode, Snapshot
+from agent.model import Task as SnapshotTask
 from agent.objects import EXITED, KERNEL, STOPPED, Namespace, Pid, Task
 from agent.pidspace import INITIAL_INUM
 
@@ -117,6 +118,15 @@ class ProcTable:
                     found[numbers[0]] = (visible, self._namespace(row))
         return found
 
+    def as_known(self, row: SnapshotTask, numbers: tuple[int, ...]) -> SnapshotTask:
+        """A row without what /proc does not tell: the subreaper flag, and the exit code where that is not permitted."""
+        hidden = row.exit_code == 0 and any(
+            one.exit_code is None
+            for one in self._rows.values()
+            if one.state == "Z" and one.numbers[-len(numbers) :] == numbers
+        )
+        return row._replace(subreaper=None, exit_code=None if hidden else row.exit_code)
+
     def find(self, root: str) -> Task:
         """The task of a pid, or the init of ``pidns:INUM``.
 
@@ -154,7 +164,7 @@ def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path 
         mode=resolved,
         time_ns=time.time_ns(),
         pids=chosen.pids,
-        tasks=tuple(row._replace(subreaper=None) for row in chosen.tasks),
+        tasks=tuple(table.as_known(row, chosen.pids[row.pid - 1].numbers) for row in chosen.tasks),
         namespaces=chosen.namespaces,
         squashed=chosen.squashed,
         entered=chosen.entered,

@@ -196,6 +196,9 @@ class Roster:
             return
         known = self._parent(leader, state.parent_tid, state.parent) if parent is None else self.task(state.parent_tid)
         if known is None or known.address != state.parent:
+            if parent is not None and state.parent_tid:  # first who that is, then this one again
+                self.unknown.add(state.parent)
+                self.doubts[leader] = None
             return
         # Between its exit event and exit_notify() a dead parent still stands in the kernel's record.
         if parent is None or not known.flags & EXITED:
@@ -288,6 +291,8 @@ class Roster:
         leader = task.leader
         rules.release_task(task)
         self._reap_unwaited(leader)
+        if leader is not task and leader.flags & EXITED and leader.pid.task is leader and rules.is_alone(leader):
+            self.doubts[leader] = None  # only now the kernel looks whether anybody will wait for it
 
     def _bury(self, pid: Pid) -> None:
         """Its number belongs to somebody else now, so nobody can be using it: its reap has gone unseen."""

@@ -72,8 +72,24 @@ def detach_pid(pid: Pid) -> None:
 # ---- the tree: kernel/fork.c, kernel/exit.c ------------------------------------------------------------------------
 
 
+def descends_from(task: Task | None, leader: Task) -> bool:
+    """Whether a thread is of a group, or below it."""
+    while task is not None:
+        if task.leader is leader:
+            return True
+        task = task.leader.parent
+    return False
+
+
 def link_child(leader: Task, parent: Task | None) -> None:
-    """Make a group the child of a thread; None: the parent is not known."""
+    """Make a group the child of a thread; None: the parent is not known.
+
+    After loss a record may name a parent that still stands below this very group. There is no such tree: the parent then
+    counts as not known, and walks up the tree end.
+    """
+    has_below = leader.first_child is not None or leader.threads
+    if parent is not None and (parent.leader is leader or (has_below and descends_from(parent, leader))):
+        parent = None
     leader.parent = parent
     if parent is not None:
         first = parent.first_child

@@ -188,7 +188,9 @@ class Watch:
         pid = namespace.numbers.get(number)
         task = pid.task if pid is not None else None
         if task is None:
-            held = " (the number is held by a group or session whose leader is dead)" if pid is not None else ""
+            held = (
+                " (the number is held by a group or session whose leader is dead)" if pid is not None and number else ""
+            )
             raise NoSuchRootError(f"no such process: {text}{held}")
         if task.leader is not task:
             leader = task.leader.pid.number_in(namespace)

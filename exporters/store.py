@@ -18,6 +18,7 @@ def write(path: Path, data: bytes) -> None:
         CkptreeError: it cannot be written; what stood there before still does.
     """
     try:
+        path = path.resolve()  # a link stays a link: what it points to is written
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             with path.open("wb") as out:
                 out.write(data)

@@ -68,7 +68,7 @@ def test_every_source_file_travels(unpacked: Path) -> None:
 
 def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path) -> None:
     """From another folder, and from its own files alone."""
-    program = "import agent.cli, bpf.compiler; print(agent.cli.__file__); agent.cli.main()"
+    program = "import runpy, agent, bpf.compiler; print(agent.__file__); runpy.run_module('agent', run_name='__main__')"
     ran = subprocess.run(
         [sys.executable, "-P", "-c", program, "show", "/dev/null"],
         cwd=tmp_path,
@@ -78,7 +78,7 @@ def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path)
         check=False,
     )
 
-    assert ran.stdout.strip() == os.fspath(unpacked / "agent/cli.py")
+    assert ran.stdout.strip() == os.fspath(unpacked / "agent/__init__.py")
     assert (ran.returncode, ran.stderr[:9]) == (8, "ckptree: ")
 
 
@@ -99,5 +99,7 @@ def test_what_is_installed_here_is_this_checkout() -> None:
     """``ckptree`` is agent.__main__, which the daemon's start depends on."""
     (script,) = (entry for entry in metadata.entry_points(group="console_scripts") if entry.name == "ckptree")
 
-    assert script.value == PYPROJECT["project"]["scripts"]["ckptree"] == "agent.__main__:main"
+    assert script.value == PYPROJECT["project"]["scripts"]["ckptree"]
+    assert script.module == "agent.__main__"
+    assert callable(script.load())
     assert metadata.version("ckptree") == PYPROJECT["project"]["version"]

@@ -151,6 +151,20 @@ def test_a_zombie_whose_last_dead_thread_a_tracer_lets_go_is_reaped_where_nobody
     pair.agree()
 
 
+def test_a_zombie_left_alone_by_its_traced_thread_is_asked_about() -> None:
+    """Whether its parent ignores SIGCHLD counts at that moment, not when it exited."""
+    pair = watched()
+    tracer = pair.kernel.fork(pair.kernel.init)
+    leader = pair.kernel.fork(pair.kernel.init)
+    thread = pair.kernel.thread(leader)
+    thread.traced = True
+    pair.kernel.exit_group(leader)
+    pair.kernel.init.group.ignores = True
+    pair.kernel.wait(tracer, thread)
+    pair.ask()
+    pair.agree()
+
+
 def test_exec_by_a_thread_goes_on_under_the_leaders_number() -> None:
     """exit(leader), exec(leader, old tid), and much later free(tid): the process is never taken for dead."""
     pair = watched()

@@ -69,6 +69,23 @@ def test_a_parent_that_is_not_known_is_asked_about_by_address_and_linked_when_it
     pair.agree()
 
 
+def test_a_parent_not_known_at_the_time_of_the_answer_is_found_within_the_same_sweep() -> None:
+    """A thread whose birth was lost has adopted the child; the table had thought of init."""
+    pair = watched()
+    father = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(father)
+    with pair.losing():
+        thread = pair.kernel.thread(father)
+    pair.kernel.exit(father)
+
+    assert pair.task(child).parent is pair.task(pair.kernel.init)
+
+    pair.sweep()
+
+    assert pair.task(child).parent is pair.task(thread)
+    pair.agree()
+
+
 def test_a_creator_that_is_not_known_is_asked_about_and_the_birth_completed() -> None:
     """Whoever has its number in the table is not taken for it."""
     pair = watched(pid_max=2)
@@ -216,6 +233,23 @@ def test_an_answer_between_an_exit_and_its_end_brings_nobody_back_to_life() -> N
     assert pair.table.surprises == {}
 
     pair.kernel.exit_notify(father)
+    pair.agree()
+
+
+@pytest.mark.parametrize("who", ["thread", "unwaited process"])
+def test_an_answer_in_the_middle_of_an_exit_does_not_bring_back_who_was_released(who: str) -> None:
+    """The question was on its way; the table has taken the exit for done, the kernel is still at it."""
+    pair = watched()
+    dying = pair.kernel.fork(pair.kernel.init)
+    if who == "thread":
+        dying = pair.kernel.thread(dying)
+    else:
+        pair.kernel.init.group.ignores = True
+    question = pair.table.question(pair.task(dying))
+    pair.kernel.begin_exit(dying)
+    pair.put([question])
+    pair.kernel.exit_notify(dying)
+    pair.ask()
     pair.agree()
 
 

@@ -133,9 +133,10 @@ def unshare(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def ignore(kernel: Kernel, thread: Thread, other: int) -> None:
-    """SIGCHLD; not within an exit, whose record has told already whether somebody will wait."""
+    """SIGCHLD; not while a group is at its end, whose record has told already whether somebody will wait."""
     finish(kernel)
-    thread.group.ignores = other % 2 == 0
+    if not any(t.exited and t.traced for t in kernel.threads):
+        thread.group.ignores = other % 2 == 0
 
 
 def trace(kernel: Kernel, thread: Thread, other: int) -> None:
