@@ -17,12 +17,28 @@ def main() -> int:
     return cli.main()
 
 
+def fill_standard_streams() -> None:
+    """A supervisor may start us without some of them: no file opened later may take their place.
+
+    What would be written to standard output then fails, as to a full disk; messages to nobody are nobody's loss.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open("/dev/full" if descriptor == 1 else os.devnull, os.O_RDWR)  # the lowest free one: this very one
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
+
+
 def run() -> None:
     """The installed command."""
+    fill_standard_streams()
     code = main()
-    with contextlib.suppress(OSError):  # a reader that has gone is no news at this point
-        sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a reader that has gone is no news at this point
+            stream.flush()
     os._exit(code)  # the interpreter would tidy up for as long as most verbs take
 
 

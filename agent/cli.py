@@ -113,8 +113,6 @@ def snapshot(
         fmt = Format.JSON
     if output == "-" and fmt is Format.CKPT and sys.stdout.isatty():
         raise UsageError("a ckpt image is binary: name a file with -o, or choose -f json")
-    if output == "-" and sys.stdout is None:
-        raise UsageError("standard output is closed: name a file with -o")
     rootname.parse(root)
     options = {"mode": mode.value, "without_entered": without_entered}
     answer = _capture(root, fmt, dialect, source, socket, timeout, options)

@@ -31,6 +31,7 @@ from agent.objects import (
     CLONE_VFORK,
     CREATED,
     EXITED,
+    EXITING,
     PTRACED,
     SUBREAPER,
     Task,
@@ -280,10 +281,18 @@ class ProcessTable(Roster):
         self._asked.pop((state.task, state.start_ns), None)
         pid = self._numbers.get(state.tid)
         known = pid.task if pid is not None and pid.identity == state.pid else None
+        between = state.flags & EXITING and not state.flags & EXITED
         if known is not None:
             self._compare(known, state)
+        elif between and state.pid != state.tgid and not state.flags & PTRACED:
+            return  # its exit has been heard of, and its release follows for certain
         task = self._merge(data, at)
         if task is None:
+            return
+        if known is None and between:  # exit_notify() decides whether anybody will wait for it
+            task.exit_code = state.exit_code
+            self._exit(task)
+            self.doubts[task] = None
             return
         task.child_namespace = (state.child_ns_id, state.child_inum) if state.child_inum else None
         if state.flags & EXITED and not task.flags & EXITED:

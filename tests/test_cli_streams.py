@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line where standard streams are closed, full, or gone."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporters import registry
+
+
+def closing(descriptor: int) -> Callable[[], None]:
+    """What a shell does for ``1>&-``."""
+    return lambda: os.close(descriptor)
+
+
+def snapshot(*, closed: int | None = None, stdout: int = subprocess.PIPE) -> "subprocess.CompletedProcess[bytes]":
+    """A snapshot of this process to standard output."""
+    command = [sys.executable, "-m", "agent", "snapshot", str(os.getpid()), "--source", "procfs", "--allow-incomplete"]
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL if closed != 0 else None,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        preexec_fn=None if closed is None else closing(closed),
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("descriptor", [0, 2])
+def test_data_comes_whole_where_another_stream_is_closed(descriptor: int) -> None:
+    """A supervisor may start programs like that; nothing went wrong, so the exit code is 0."""
+    ran = snapshot(closed=descriptor)
+
+    assert ran.returncode == 0
+    assert registry.load(ran.stdout).number(1) == os.getpid()
+
+
+def test_nowhere_to_write_to_is_a_failure_and_no_traceback() -> None:
+    """Nobody can have read what it wrote."""
+    ran = snapshot(closed=1)
+
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(b"ckptree: ")
+    assert b"Traceback" not in ran.stderr
+
+
+def test_a_full_disk_behind_standard_output_is_a_failure() -> None:
+    """The last bytes count too."""
+    with Path("/dev/full").open("wb") as full:
+        ran = snapshot(stdout=full.fileno())
+
+    assert ran.returncode == 1
+    assert b"No space left on device" in ran.stderr
+    assert b"Traceback" not in ran.stderr
+
+
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    """``ckptree snapshot PID | true``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = snapshot(stdout=writer)
+    finally:
+        os.close(writer)
+
+    assert ran.returncode != 0
+    assert b"Traceback" not in ran.stderr
