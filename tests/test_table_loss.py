@@ -253,6 +253,18 @@ def test_an_answer_in_the_middle_of_an_exit_does_not_bring_back_who_was_released
     pair.agree()
 
 
+def test_a_group_record_in_the_middle_of_an_exit_does_not_bring_back_who_was_released() -> None:
+    """setpgid() finds a child that is about to be reaped unwaited."""
+    pair = watched()
+    pair.kernel.init.group.ignores = True
+    child = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.begin_exit(child)
+    pair.kernel.setpgid(pair.kernel.init, child.group, child.pid)
+    pair.kernel.exit_notify(child)
+    pair.ask()
+    pair.agree()
+
+
 @pytest.mark.parametrize("what", ["exit", "gone", "group", "session"])
 def test_an_answer_that_no_event_explains_is_an_anomaly_and_heals(what: str) -> None:
     """The event was lost."""

@@ -142,8 +142,8 @@ def ignore(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def trace(kernel: Kernel, thread: Thread, other: int) -> None:
-    """Attach to, or let go of, a thread; a dead one is reaped by that."""
-    target = choose([t for t in kernel.threads if not t.leads], other)
+    """Attach to, or let go of, a thread that the caller has a number for; a dead one is reaped by that."""
+    target = choose([t for t in kernel.threads if not t.leads and t.pid.seen_from(thread.space)], other)
     if target is None:
         return
     if not target.exiting:
