@@ -28,7 +28,8 @@ need python3 $(SYSTEM_PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)
 need python3-venv $(SYSTEM_PYTHON) -c 'import ensurepip, venv'; \
 need python3-bpfcc $(SYSTEM_PYTHON) -c 'from bcc import BPF'; \
 need gcc gcc --version; \
-need libc6-dev test -e /usr/include/stdio.h
+need libc6-dev test -e /usr/include/stdio.h; \
+need clang clang --version
 endef
 
 .PHONY: help setup packages demo test bench clean

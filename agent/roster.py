@@ -25,7 +25,7 @@ from agent.objects import (
     Task,
 )
 from agent.pidspace import Data, PidSpace
-from agent.wire import TaskState
+from agent.wire import Kind, TaskState
 
 _OF_GROUP = SUBREAPER | UNDER_SUBREAPER
 # A record may have been read before an exit and be numbered after it, so being dead is not for a record to take back.
@@ -160,6 +160,9 @@ class Roster:
             return None  # past release_task(): it has no pids any more, and is nobody
         pid = self._numbers.get(state.tid)
         task = pid.task if pid is not None and pid.identity == state.pid else None
+        if task is None and state.kind == Kind.GROUP and state.flags & EXITING and not state.flags & EXITED:
+            self.unknown.add(state.task)  # moved in the middle of its exit: whether it stays as a zombie is to be asked
+            return None
         if task is None:
             task = self._enter(state, data, at)
             if task is None:
