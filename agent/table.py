@@ -48,7 +48,7 @@ _FORK = wire.reader(
     *("exit_signal", "uid", "gid", "by_tid", "by", "comm"),
 ).unpack_from
 _EXIT = wire.reader(
-    wire.RECORD_TASK, "argument", "start_ns", "pid", "pgid", "sid", "tid", "flags", "exit_code"
+    wire.RECORD_TASK, "argument", "start_ns", "pid", "pgid", "sid", "tid", "parent_tid", "flags", "exit_code"
 ).unpack_from
 _EXEC = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
 _SESSION = wire.reader(wire.RECORD_TASK, "seq", "kind", "pid", "pgid", "sid", "tid").unpack_from
@@ -163,7 +163,7 @@ class ProcessTable(Roster):
 
     def exit(self, data: Data, at: int) -> None:
         """RECORD_EXIT."""
-        group_dead, start_ns, identity, pgid_identity, sid_identity, tid, flags, exit_code = _EXIT(data, at)
+        group_dead, start_ns, identity, pgid_identity, sid_identity, tid, parent_tid, flags, exit_code = _EXIT(data, at)
         pid = self._numbers.get(tid)
         task = pid.task if pid is not None and pid.identity == identity else None
         if (
@@ -190,6 +190,9 @@ class ProcessTable(Roster):
             leader.flags |= flags & AUTOREAP
         if not task.flags & EXITED:
             self._exit(task)
+        # The record asked a parent that is itself about to exit whether it ignores SIGCHLD; the new one may.
+        if group_dead and (parent := leader.parent) is not None and parent.pid.numbers[0] != parent_tid:
+            self.doubts[leader] = None
 
     def free(self, data: Data, at: int) -> None:
         """RECORD_FREE, RECORD_RELEASE: an exact identity is gone for good."""
