@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bpf/events.h and its mirrors in Python agree: two compilers say so, field by field."""
 
+import os
 import shutil
 import struct
 import subprocess
@@ -81,6 +82,7 @@ def compiler(request: pytest.FixtureRequest) -> str:
     """Each compiler that the header has to suit."""
     name: str = request.param
     if shutil.which(COMPILERS[name][0]) is None:
+        assert os.geteuid(), f"{name} is missing, which `make setup` installs for root"
         pytest.skip(f"{name}: no such compiler here")
     return name
 
