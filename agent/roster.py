@@ -30,8 +30,8 @@ from agent.wire import Kind, TaskState
 _OF_GROUP = SUBREAPER | UNDER_SUBREAPER
 # A record may have been read before an exit and be numbered after it, so being dead is not for a record to take back.
 _NOT_FROM_RECORDS = EXITED | RELEASED | AUTOREAP
-# What a sweep can tell of; of EXITED only that it is missing here: an exit is announced before exit_notify() sets it.
-_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | TRACING_STOP | PTRACED
+_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | TRACING_STOP | PTRACED | EXITED  # what a sweep can tell of
+_SWEPT_IN_ROW = _SWEPT | MOVING  # a table never has this one: it keeps what its question was answered
 _MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
 _ROWS = wire.ROW.iter_unpack
 _TASK = wire.TASK.unpack_from
@@ -52,6 +52,13 @@ class Counts:
     repairs: int = 0
     anomalies: int = 0
     assumed: int = 0
+
+
+def _differ(known: int, flags: int) -> bool:
+    """Whether a row's flags contradict the table's. An exit is announced before exit_notify() sets EXITED."""
+    if known & EXITED and not flags & EXITED and flags & EXITING:
+        known &= ~EXITED
+    return known & _SWEPT != flags & _SWEPT_IN_ROW
 
 
 class Roster:
@@ -111,31 +118,29 @@ class Roster:
             rows: struct sweep_row, one after the other: every task the kernel has, each as of some moment.
         """
         questions: list[tuple[int, int]] = []
-        seen: set[Pid] = set()
-        numbers = self._numbers
+        seen: set[Task] = set()
+        saw = seen.add
+        number = self._numbers.get
         for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm in _ROWS(rows):
-            pid = numbers.get(tid)
+            pid = number(tid)
             task = pid.task if pid is not None and pid.identity == identity else None
-            if pid is None or task is None or task.address != address or task.start_ns != start_ns:
+            if task is None or task.address != address or task.start_ns != start_ns:
                 questions.append((address, start_ns))
                 continue
-            seen.add(pid)
+            saw(task)
             leader = task.leader
             parent = leader.parent
             if (
-                (task.flags ^ flags) & _SWEPT
-                or flags & ~task.flags & EXITED
-                or (task.flags & EXITED and not flags & (EXITED | EXITING))
+                (task.flags & _SWEPT != flags & _SWEPT_IN_ROW and _differ(task.flags, flags))
                 or (leader.pgid is None or leader.pgid.identity != pgid)
                 or (leader.sid is None or leader.sid.identity != sid)
                 or (parent is None or parent.address != parent_address)
                 or task.ids != (uid, gid)
                 or comm != task.comm
-                or flags & MOVING
                 or task.child_namespace is not None
             ):
                 questions.append(self.question(task))
-        unseen = [pid.task for pid in numbers.values() if pid.task is not None and pid not in seen]
+        unseen = [task for task in self.tasks() if task not in seen]
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
         questions += map(self.question, unseen)
         return questions

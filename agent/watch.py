@@ -76,6 +76,7 @@ class Watch:
         self.totals = Totals()
         self._lost: set[int] = set()
         self._last: tuple[object, list[object], select.Selection] | None = None
+        self._walked: tuple[Task, int, list[Task]] | None = None
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
         self.sweep()
@@ -149,7 +150,7 @@ class Watch:
 
     def rest(self) -> None:
         """What is due now and then: a sweep for what no event told, and letting go of what is kept for speed."""
-        self._last = None
+        self._last = self._walked = None
         self.sweep()
         self.table.settle()
         gc.collect()
@@ -213,8 +214,6 @@ class Watch:
         resolved = select.resolve_mode(root, mode)
         anomalies = self.table.counts.anomalies
         for _ in range(_ATTEMPTS):
-            if self.stream.suspect or self.probes.skipped() != self.totals.skipped:
-                self.sweep()
             verified = self._verify(root, resolved)
             self._explain()
             if not self.stream.suspect:
@@ -254,12 +253,15 @@ class Watch:
         mark = self.probes.page.issued
         asked: set[Task] = set()
         for _ in range(_ROUNDS):
-            found = select.members(root)
+            found = self._members(root)
             if mode == "container":
-                found += select.entered(root, found)
+                found = found + select.entered(root, found)
             if len(found) > _SWEEP_FROM:
                 self.sweep()
                 return "sweep"
+            if self.stream.suspect or (not asked and self.probes.skipped() != self.totals.skipped):
+                self.sweep()  # who is in the tree is not certain before
+                continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]
             if not new:
                 break
@@ -267,10 +269,16 @@ class Watch:
             self._ask([self.table.question(task) for task in new])
         return "numbering"
 
+    def _members(self, root: Task) -> list[Task]:
+        """The tree, walked anew only where a record has been applied since: nothing else changes the table."""
+        if self._walked is None or self._walked[:2] != (root, self.stream.records):
+            self._walked = root, self.stream.records, select.members(root)
+        return self._walked[2]
+
     def _select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select, unless the last selection was of the same tree and nothing it depends on has changed."""
         key = (root, mode, without_entered)
-        tasks = select.members(root)
+        tasks = self._members(root)
         if self._last is not None:
             last_key, signature, chosen = self._last
             if last_key == key and select.signature(root, mode, tasks, chosen.outsiders) == signature:

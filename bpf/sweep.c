@@ -12,42 +12,69 @@ struct iterator_meta {
 	u64 seq_num;
 };
 
+/*
+ * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
+ * program here that has those, and the one that reads every task there is. A third faster than bpf_probe_read_kernel().
+ * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
+ */
+#define LOAD(width, to, base, offset) \
+	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
+
+static __always_inline u64 loaded_pid_identity(const void *pid)
+{
+	u64 id = 0;
+
+	if (pid) {
+#ifdef OFF_pid_ino
+		LOAD(u64, id, pid, OFF_pid_ino);
+#else
+		const void *untyped = 0; /* the verifier lets nobody shift a typed pointer, as this identity has to */
+
+		READ(untyped, &pid, 0);
+		id = pid_identity(untyped);
+#endif
+	}
+	return id;
+}
+
 int on_task(struct task_iterator *ctx)
 {
 	const char *task = ctx->task;
 	struct iterator_meta *meta = ctx->meta;
-	const void *pid = 0, *signal = 0;
-	const void *roles[MAX_OBJECTS] = {};
-	u32 pf = 0, state = 0, exit_state = 0, ptrace = 0;
-	u8 reaper_bits = 0, under_bits = 0;
+	const void *pid, *pgid, *sid, *signal, *cred;
+	u32 pf, state, exit_state, ptrace;
+	u8 reaper_bits, under_bits;
 	struct sweep_row row = {};
-	const void *cred = 0;
 
 	if (!task)
 		return 0;
 	row.task = (u64)task;
-	READ(row.start_ns, task, OFF_START);
-	READ(row.tid, task, OFF_task_struct_pid);
-	READ(row.parent, task, OFF_task_struct_real_parent);
-	READ(signal, task, OFF_task_struct_signal);
-	READ(pid, task, OFF_task_struct_thread_pid);
-	bpf_probe_read_kernel(roles, sizeof(roles), (const char *)signal + OFF_signal_struct_pids);
-	row.pid = pid_identity(pid);
-	row.pgid = pid_identity(roles[2]);
-	row.sid = pid_identity(roles[3]);
-	READ(pf, task, OFF_task_struct_flags);
-	READ(state, task, OFF_STATE);
-	READ(exit_state, task, OFF_task_struct_exit_state);
-	READ(ptrace, task, OFF_task_struct_ptrace);
-	READ(reaper_bits, signal, OFF_signal_struct_is_child_subreaper);
-	READ(under_bits, signal, OFF_signal_struct_has_child_subreaper);
+	LOAD(u64, row.start_ns, task, OFF_START);
+	LOAD(u32, row.tid, task, OFF_task_struct_pid);
+	LOAD(u64, row.parent, task, OFF_task_struct_real_parent);
+	LOAD(u64, signal, task, OFF_task_struct_signal);
+	LOAD(u64, pid, task, OFF_task_struct_thread_pid);
+	LOAD(u64, cred, task, OFF_task_struct_cred);
+	if (!signal || !cred)
+		return 0;
+	row.pid = loaded_pid_identity(pid);
+	LOAD(u64, pgid, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
+	row.pgid = loaded_pid_identity(pgid);
+	LOAD(u64, sid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
+	row.sid = loaded_pid_identity(sid);
+	LOAD(u32, pf, task, OFF_task_struct_flags);
+	LOAD(u32, state, task, OFF_STATE);
+	LOAD(u32, exit_state, task, OFF_task_struct_exit_state);
+	LOAD(u32, ptrace, task, OFF_task_struct_ptrace);
+	LOAD(u8, reaper_bits, signal, OFF_signal_struct_is_child_subreaper);
+	LOAD(u8, under_bits, signal, OFF_signal_struct_has_child_subreaper);
 	row.flags = task_flags(pf, state, exit_state, ptrace, reaper_bits, under_bits);
 	if (pending_namespace(task, pid))
 		row.flags |= TASK_MOVING;
-	READ(cred, task, OFF_task_struct_cred);
-	READ(row.uid, cred, OFF_cred_uid);
-	READ(row.gid, cred, OFF_cred_gid);
-	bpf_probe_read_kernel(row.comm, sizeof(row.comm), task + OFF_task_struct_comm);
+	LOAD(u32, row.uid, cred, OFF_cred_uid);
+	LOAD(u32, row.gid, cred, OFF_cred_gid);
+	LOAD(u64, *(u64 *)&row.comm[0], task, OFF_task_struct_comm);
+	LOAD(u64, *(u64 *)&row.comm[8], task, OFF_task_struct_comm + 8);
 	bpf_seq_write(meta->seq_file, &row, sizeof(row));
 	return 0;
 }
