@@ -72,6 +72,23 @@ def _say(text: str) -> None:
     typer.echo(f"ckptree: {text}", err=True)
 
 
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ckptree {version('ckptree')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Consistent process-tree checkpoints from eBPF: who is who, without freezing anything."""
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
@@ -111,6 +128,10 @@ def snapshot(
 
     if as_json:
         fmt = Format.JSON
+    if not output:
+        raise UsageError("-o '': name a file, or - for standard output")
+    if source in (Source.BPF, Source.PROCFS) and socket is not None:
+        raise UsageError(f"--socket is the daemon's, and --source {source.value} asks no daemon: leave one of them out")
     if output == "-" and fmt is Format.CKPT and sys.stdout.isatty():
         raise UsageError("a ckpt image is binary: name a file with -o, or choose -f json")
     rootname.parse(root)
@@ -120,7 +141,7 @@ def snapshot(
     if with_argv:
         from exporters import registry
 
-        data = registry.dump(_with_details(registry.load(data), root), fmt.value, dialect.value)
+        data = registry.dump(_with_details(registry.load(data)), fmt.value, dialect.value)
     if output == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -208,19 +229,19 @@ def _answer(snapshot: "Snapshot", fmt: Format, dialect: "Dialect") -> Answer:
     )
 
 
-def _with_details(snapshot: "Snapshot", root: str) -> "Snapshot":
-    """Add argv, cwd and environment, read now: a little after the cut. Only where the root's numbers are ours."""
+def _with_details(snapshot: "Snapshot") -> "Snapshot":
+    """Add argv, cwd and environment, read now: a little after the cut. What this /proc does not show has none."""
+    from agent import procfs
     from agent.details import details
 
-    if snapshot.mode == "container" or not root.isdecimal() or snapshot.number(snapshot.tasks[0].pid) != int(root):
-        raise UsageError(
-            "--with-argv reads /proc by the numbers of the snapshot, which count from the root's pid namespace: "
-            "run it inside that namespace, or name a root outside of any container"
-        )
+    inums = {namespace.id: namespace.inum for namespace in snapshot.namespaces}
+    here = {(row.pid_ns, row.numbers[-1]): row.tid for row in procfs.scan() if row.tid == row.tgid}
     tasks = []
     for task in snapshot.tasks:
-        if task.pid == task.tgid and task.start_ns is not None:
-            found = details(snapshot.number(task.pid), task.start_ns)
+        pid = snapshot.pid(task.pid)
+        number = here.get((inums.get(pid.namespaces[-1]), pid.numbers[-1])) if pid and pid.namespaces else None
+        if number is not None and task.pid == task.tgid and task.start_ns is not None:
+            found = details(number, task.start_ns)
             tasks.append(task._replace(argv=found.argv, cwd=found.cwd, env=found.env))
         else:
             tasks.append(task)

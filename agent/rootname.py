@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROOT, as users write it: a pid, or ``pidns:INUM``."""
+"""ROOT, as users write it: a pid, or ``pidns:INUM``; ``pidns:[INUM]`` too, as `show` and readlink print it."""
 
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ def parse(text: str) -> RootName:
         UsageError: it is neither.
     """
     kind, _, digits = text.rpartition(":")
+    if kind and digits.startswith("[") and digits.endswith("]"):
+        digits = digits[1:-1]
     if kind not in ("", "pidns") or not (digits.isascii() and digits.isdecimal()) or len(digits) > _MAX_DIGITS:
         shown = text if len(text) < 60 else text[:60] + "..."
         raise UsageError(f"ROOT {shown!r}: expected a pid, or pidns:INUM with the number of a link /proc/PID/ns/pid")

@@ -279,7 +279,7 @@ def _refuse_leaks(root: Task, entered: list[Task], leaks: list[str]) -> None:
         advice.append("start its init with setsid, or use --mode subtree, which writes ids from outside as 0")
     if advice:
         raise RefusedError(
-            f"the container of {name(root)} leaks in {len(lines) + len(leaks)} place(s): {'; '.join(advice)}",
+            f"the container of {name(root)} leaks: {'; '.join(advice)}. What leaks:",
             lines + leaks,
         )
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +134,8 @@ def test_details_are_added_on_request_alone(root: str) -> None:
         ("snapshot", "1", "--source", "guess"),
         ("snapshot", "1", "--timeout", "0"),
         ("snapshot", "1", "--timeout", "soon"),
+        ("snapshot", "1", "--source", "bpf", "--socket", "/no/such/socket"),
+        ("snapshot", "1", "--source", "procfs", "-o", ""),
         ("daemon", "--no-such-option"),
         ("daemon", "--config", "/no/such/file"),
         ("show",),
@@ -146,7 +149,25 @@ def test_what_cannot_be_meant_is_a_usage_error(here: Here, arguments: tuple[str,
     assert b"Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("text", ["x", "", "1.5", "0x10", "1 2", "-1", "pidns:", "pidns:x", "pidns:1:2", "user:1", "٣"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "",
+        "1.5",
+        "0x10",
+        "1 2",
+        "-1",
+        "pidns:",
+        "pidns:x",
+        "pidns:[",
+        "pidns:[1",
+        "[1]",
+        "pidns:1:2",
+        "user:1",
+        "٣",
+    ],
+)
 def test_a_root_of_no_known_kind_is_a_usage_error(here: Here, text: str) -> None:
     """Before anybody is asked."""
     ran = here("snapshot", "--source", "procfs", "--", text)
@@ -155,13 +176,20 @@ def test_a_root_of_no_known_kind_is_a_usage_error(here: Here, text: str) -> None
     assert f"ROOT {text!r}" in ran.stderr.decode()
 
 
-@pytest.mark.parametrize("text", [NO_PID, "0", "pidns:1"])
+def test_the_version_is_that_of_the_package(here: Here) -> None:
+    """As installed."""
+    ran = here("--version")
+
+    assert (ran.returncode, ran.stdout.decode()) == (0, f"ckptree {version('ckptree')}\n")
+
+
+@pytest.mark.parametrize("text", [NO_PID, "0", "pidns:1", "pidns:[1]"])
 def test_a_root_that_nobody_has_is_no_such_root(here: Here, tmp_path: Path, text: str) -> None:
     """Exit code 4, and no file."""
     ran = here("snapshot", text, "--source", "procfs", "-o", tmp_path / "tree.ckpt")
 
     assert (ran.returncode, ran.stdout) == (4, b"")
-    assert text.encode() in ran.stderr
+    assert text.translate({91: None, 93: None}).encode() in ran.stderr
     assert os.listdir(tmp_path) == []
 
 

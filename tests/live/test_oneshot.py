@@ -202,6 +202,18 @@ def test_a_snapshot_of_a_container_through_its_namespace(client: Client) -> None
     assert found.mode == "container"
 
 
+def test_the_arguments_of_a_containers_tasks_are_read_by_the_numbers_that_they_have_outside(
+    daemon_socket: Path,
+) -> None:
+    """Inside, it is 1, as many others are; and the root is named as `show` prints its namespace."""
+    with a_container("setsid", "sleep", "100") as init:
+        inum = os.stat(f"/proc/{init}/ns/pid").st_ino
+        ran = ckptree("snapshot", f"pidns:[{inum}]", "--socket", daemon_socket, "--json", "--with-argv")
+    task = json.loads(ran.out)["tasks"][0]
+
+    assert (ran.code, task["argv"], task["cwd"]) == (0, ["sleep", "100"], os.getcwd())
+
+
 def test_a_refusal_is_the_same_error_through_the_client(client: Client) -> None:
     """With its leaks, for a program to act on."""
     with a_container("sleep", "100") as init, pytest.raises(RefusedError) as caught:
