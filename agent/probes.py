@@ -25,7 +25,7 @@ class Probes:
 
     Args:
         ring_bytes: size of the ring, a power of two of pages.
-        without: kernel features to treat as missing: for trying the ways around them.
+        without: kernel features to treat as missing, and hooks not to load: for trying what is left, and measuring it.
 
     Attributes:
         ring: the records.

@@ -4,8 +4,8 @@
 How a snapshot is made certain
 ------------------------------
 1. *Drain*: apply every record whose number had been issued when the request came.
-2. *Ask*: put the kernel the question how each task of the tree is (a few microseconds each), or, for a large tree, sweep:
-   walk all of the host's tasks and ask only about those that differ. The answers go through the same ring, so they
+2. *Ask*: put the kernel the question how each task of the tree is (a few microseconds each), or, where the tree is much of
+   the host, sweep: walk all tasks and ask only about those that differ. The answers go through the same ring, so they
    stand in event order among the events that happen meanwhile.
 3. *Cut*: drain up to a marker behind the last answer. What the table holds now is the tree at the marker.
 
@@ -31,7 +31,9 @@ from agent.stream import Stream
 from agent.table import ProcessTable
 
 _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the ring beside what else happens
-_SWEEP_FROM = 150  # tasks; above, one walk over the host costs less than so many questions
+# One walk over the host costs less than many questions: in the time of one, it sees so many tasks; to begin with it costs
+# as much as so many more.
+_ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
@@ -256,7 +258,7 @@ class Watch:
             found = self._members(root)
             if mode == "container":
                 found = found + select.entered(root, found)
-            if len(found) > _SWEEP_FROM:
+            if len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
                 self.sweep()
                 return "sweep"
             if self.stream.suspect or (not asked and self.probes.skipped() != self.totals.skipped):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short-lived process that loads and attaches, hands the descriptors over and goes.
 
-It runs as ``python -m bpf.loader FD RING_BYTES [FEATURE]...``; FD is one end of a Unix socket, and the features are
-kernel features to do without. Its answer is one message: a JSON document and, by SCM_RIGHTS, the descriptors in the order
-the document names them. Whoever receives them needs no capability and no compiler from then on.
+It runs as ``python -m bpf.loader FD RING_BYTES [FEATURE]...``; FD is one end of a Unix socket, and the features are what
+to do without: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is one message: a JSON
+document and, by SCM_RIGHTS, the descriptors in the order the document names them. Whoever receives them needs no
+capability and no compiler from then on.
 """
 
 import ctypes
@@ -11,7 +12,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Loader:
     Args:
         bundle: the compiled programs.
         ring_bytes: size of the ring; a power of two of pages.
+        without: features to leave out; the required ones are not among those.
 
     Attributes:
         descriptors: by name, what is to be handed over.
@@ -61,8 +63,9 @@ class Loader:
         tried: by hook, what was said to those that did not work.
     """
 
-    def __init__(self, bundle: compiler.Bundle, ring_bytes: int) -> None:
+    def __init__(self, bundle: compiler.Bundle, ring_bytes: int, without: Collection[str] = ()) -> None:
         self._bundle = bundle
+        self._without = without
         self.descriptors: dict[str, int] = {}
         self.hooks: dict[str, list[str]] = {}
         self.tried: dict[str, str] = {}
@@ -119,7 +122,7 @@ class Loader:
         self.descriptors["iterator"] = syscall.link_iterator(self._load("on_task", "iterator", "bpf_iter_task"))
         for feature in FEATURES:
             self.hooks[feature.name] = []
-            for way in feature.ways:
+            for way in feature.ways if feature.required or feature.name not in self._without else ():
                 if self._works(way):
                     self.hooks[feature.name] = [str(hook) for hook in way]
                     break
@@ -136,7 +139,7 @@ class Loader:
         return True
 
 
-def load(ring_bytes: int, without: Iterable[str]) -> tuple[dict[str, Any], list[int]]:
+def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], list[int]]:
     """Do all of it.
 
     Returns:
@@ -148,8 +151,8 @@ def load(ring_bytes: int, without: Iterable[str]) -> tuple[dict[str, Any], list[
     """
     private_mounts()
     btf = compiler.vmlinux()
-    offsets = layout(btf, tuple(without))
-    loader = Loader(compiler.bundle(btf, offsets), ring_bytes)
+    offsets = layout(btf, without)
+    loader = Loader(compiler.bundle(btf, offsets), ring_bytes, without)
     loader.run()
     document = {
         "names": list(loader.descriptors),

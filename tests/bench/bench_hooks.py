@@ -12,12 +12,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from bpf.hooks import FEATURES
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, quantile, table
+from tests.bench.held import held
 from tests.bench.watcher import Watcher
 
 CALLS = {"fork": 1500, "vfork": 4000, "thread": 4000, "setpgid": 100_000, "getppid": 500_000}
 """Calls per loop: a fifth of a second or so, short against the drift."""
+
+OPTIONAL = tuple(feature.name for feature in FEATURES if not feature.required)
+KINDS = {
+    "getppid, raw tracepoints alone": OPTIONAL,
+    "getppid, and one system call's tracepoint": tuple(name for name in OPTIONAL if name != "setsid"),
+    "getppid, all": (),
+}
+"""What is left out, by what is then loaded, as this kernel lets it."""
 
 
 def loop_ns(name: str) -> float:
@@ -43,6 +53,17 @@ def run(pairs: int, watcher: Watcher) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
+def run_kinds(pairs: int) -> dict[str, list[tuple[float, float]]]:
+    """(without, with) for a call that is nobody's hook, with one kind of hook after the other loaded."""
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for _ in range(pairs):
+        for kind, without in KINDS.items():
+            bare = loop_ns("getppid")
+            with held(without):
+                found[kind].append((bare, loop_ns("getppid")))
+    return found
+
+
 def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
     """Median without, median of differences, and the quartiles of these."""
     differences = [watched - bare for bare, watched in pairs]
@@ -62,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     watcher = Watcher()
-    figures = {name: summary(pairs) for name, pairs in run(options.pairs, watcher).items()}
+    found = run(options.pairs, watcher) | run_kinds(options.pairs)
+    figures = {name: summary(pairs) for name, pairs in found.items()}
     if options.json:
         print(json.dumps(figures))
         return 0
