@@ -326,6 +326,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"ckptree: watching {len(daemon.watch.table.tasks())} tasks, listening on {config.socket}", file=sys.stderr
         )
+        if daemon.watch.blind:
+            print(
+                f"ckptree: no hook for {', '.join(daemon.watch.blind)} works here, so every snapshot walks all tasks of "
+                "the host; `ckptree status` shows what was tried. Where tracefs is not mounted, mounting it at "
+                "/sys/kernel/tracing helps, or CAP_SYS_ADMIN at the start",
+                file=sys.stderr,
+            )
         notify("READY=1")
         daemon.run()
     except SystemExit as done:  # argparse's way to end: after --help, or a usage error

@@ -69,6 +69,9 @@ class Roster:
         doubts: tasks to be asked about.
         unknown: addresses of tasks that are not here and have to be: parents, leaders and creators no record told of.
         surprises: what answers showed before any event did, by task.
+        astray: a subreaper came to light that no event had told of. Orphans may have gone to it that are somewhere else
+            here: only a sweep finds them. Whoever sweeps sets it back.
+        unlisted: tasks that live, and that the last sweep's walk should have listed and did not.
         counts: see Counts.
     """
 
@@ -77,6 +80,8 @@ class Roster:
         self.doubts: dict[Task, None] = {}
         self.unknown: set[int] = set()
         self.surprises: dict[Task, Surprise] = {}
+        self.astray = False
+        self.unlisted: set[Task] = set()
         self.counts = Counts()
         self._numbers = self.pids.numbers
         self._orphans: dict[int, dict[Task, None]] = {}  # by the address of a parent that is not here
@@ -120,12 +125,14 @@ class Roster:
         questions: list[tuple[int, int]] = []
         seen: set[Task] = set()
         saw = seen.add
+        moved: set[int] = set()
         number = self._numbers.get
         for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm in _ROWS(rows):
             pid = number(tid)
             task = pid.task if pid is not None and pid.identity == identity else None
             if task is None or task.address != address or task.start_ns != start_ns:
                 questions.append((address, start_ns))
+                moved.add(tid)
                 continue
             saw(task)
             leader = task.leader
@@ -143,7 +150,12 @@ class Roster:
         unseen = [task for task in self.tasks() if task not in seen]
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
         questions += map(self.question, unseen)
+        self.unlisted = {task for task in unseen if task.pid.numbers[0] not in moved}
         return questions
+
+    def strike_off(self, mark: int) -> None:
+        """Once the answers are in: what has ended, or was born as number `mark` or later, is rightly not listed."""
+        self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
 
     def settle(self) -> int:
         """Turn the surprises that no event has settled into anomalies; returns how many."""
@@ -172,6 +184,8 @@ class Roster:
             task = self._enter(state, data, at)
             if task is None:
                 return None
+        elif state.flags & ~task.leader.flags & _OF_GROUP and state.kind != Kind.SUBREAPER:
+            self.astray = True
         task.address = state.task
         task.start_ns = state.start_ns
         # PF_EXITING is set before an exit is announced. So a record without it, numbered after, tells of another

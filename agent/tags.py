@@ -87,4 +87,7 @@ class Namespaces:
 
     def child_id(self, pending: tuple[int, int] | None) -> int | None:
         """Id of the namespace of a task's next child: -1 for one that holds no task of the tree."""
-        return None if pending is None else self._by_identity.get(pending[0], -1)
+        if pending is None:
+            return None
+        # 0: one that has had no task yet, as kernels without ns_id tell it. The initial one is nobody's next.
+        return self._by_identity.get(pending[0], -1) if pending[0] else -1

@@ -83,6 +83,11 @@ class Watch:
         self.boot_id = host.boot_id()
         self.sweep()
 
+    @property
+    def blind(self) -> list[str]:
+        """What no hook announces here, by the names of bpf/hooks.py: every snapshot then rests on a sweep."""
+        return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
+
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -139,11 +144,13 @@ class Watch:
     def sweep(self) -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()
-        self.stream.suspect = False
+        self.stream.suspect = self.table.astray = False
         self.catch_up()
+        mark = self.stream.next
         rows = self.probes.rows()
         self.catch_up()
         self._ask(self.table.differing(rows))
+        self.table.strike_off(mark)
         if not self.totals.sweeps:
             self.table.settle()
             self.table.counts.anomalies = 0  # the first sweep fills the table: nothing to differ from
@@ -160,7 +167,7 @@ class Watch:
     def tend(self) -> None:
         """Between requests: apply what has come, ask what is in doubt, repair loss."""
         self.drain()
-        if self.stream.suspect:
+        if self.stream.suspect or self.table.astray:
             self.sweep()
         elif self.table.doubts or self.table.unknown:
             self._ask(self.table.take_questions())
@@ -225,7 +232,7 @@ class Watch:
         chosen = self._select(root, resolved, without_entered=without_entered)
         time_ns = time.time_ns()
         self.totals.snapshots += 1
-        reasons = list(chosen.unknown)
+        reasons = [*chosen.unknown, *self._unlisted(root)]
         if self.stream.suspect:
             verified = "no"
             reasons.append("events were lost while the snapshot was taken: take it again")
@@ -258,10 +265,10 @@ class Watch:
             found = self._members(root)
             if mode == "container":
                 found = found + select.entered(root, found)
-            if len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
+            if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
                 self.sweep()
                 return "sweep"
-            if self.stream.suspect or (not asked and self.probes.skipped() != self.totals.skipped):
+            if self.stream.suspect or self.table.astray or (not asked and self.probes.skipped() != self.totals.skipped):
                 self.sweep()  # who is in the tree is not certain before
                 continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]
@@ -270,6 +277,16 @@ class Watch:
             asked.update(new)
             self._ask([self.table.question(task) for task in new])
         return "numbering"
+
+    def _unlisted(self, root: Task) -> list[str]:
+        """Processes of the tree that the kernel's walk passes over; it then does so with all of their threads."""
+        members = set(self._members(root)) if self.table.unlisted else ()
+        unlisted = {task.leader for task in self.table.unlisted if task.pid.task is task}
+        return [
+            f"{select.name(leader)}: the kernel's task iterator does not list it, so some of its threads may be missing"
+            for leader in unlisted
+            if leader in members
+        ]
 
     def _members(self, root: Task) -> list[Task]:
         """The tree, walked anew only where a record has been applied since: nothing else changes the table."""

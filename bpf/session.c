@@ -123,12 +123,22 @@ int on_waitid(struct sys_exit *ctx)
  * change_pid(struct pid **pids, struct task_struct *task, enum pid_type type, struct pid *pid), after it. `pids` is new in
  * v6.15 and nothing else tells the two shapes apart without a walk through all of BTF: where the second argument is one
  * of the few enum values it is the type, else a pointer.
+ *
+ * setsid() comes here twice, first with the session, then with the group (set_special_pids()); the second time it is done.
+ * Nobody but setsid() makes a task's own number its session, and a session's leader can never change its group.
  */
 int after_change_pid(u64 *ctx)
 {
 	const void *task = (void *)(ctx[1] <= MAX_OBJECTS ? ctx[0] : ctx[1]);
+	const void *signal = 0, *own = 0, *pgid = 0, *sid = 0;
 
-	if (request(RECORD_GROUP, 0, task, 0))
+	READ(own, task, OFF_task_struct_thread_pid);
+	READ(signal, task, OFF_task_struct_signal);
+	READ(pgid, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
+	READ(sid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
+	if (sid == own && pgid != own)
+		return 0;
+	if (request(sid == own ? RECORD_SESSION : RECORD_GROUP, 0, task, 0))
 		announce();
 	return 0;
 }

@@ -180,6 +180,14 @@ def test_a_pending_namespace_is_told_by_id_or_as_one_without_tasks(pair: Watched
     assert [task.child_namespace for task in selected(pair, root).tasks] == [None, None, 1, -1]
 
 
+def test_a_pending_namespace_without_an_identity_is_not_taken_for_the_initial_one(pair: Watched) -> None:
+    """Kernels without ns_id tell a namespace by its init, and this one has none yet."""
+    root = pair.kernel.fork(pair.kernel.init)
+    pair.task(root).child_namespace = (0, 4026532999)
+
+    assert [task.child_namespace for task in selected(pair, root).tasks] == [-1]
+
+
 def test_a_group_or_session_from_outside_is_refused_and_every_use_named(pair: Watched) -> None:
     """An init that was not started with setsid; nothing is written."""
     root = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)

@@ -3,6 +3,7 @@
 
 import pytest
 
+from agent import wire
 from agent.objects import CLONE_NEWPID, EXITED
 from agent.wire import Kind
 from tests.watched import Watched, watched
@@ -342,3 +343,50 @@ def test_a_late_birth_of_one_that_is_dead_is_healed() -> None:
     pair.feed(late[0])
     pair.sweep()
     pair.agree()
+
+
+def test_a_subreaper_that_no_event_told_of_leads_to_a_sweep() -> None:
+    """An orphan may have gone to it, and the table has that orphan elsewhere."""
+    pair = watched()
+    reaper = pair.kernel.fork(pair.kernel.init)
+    with pair.losing():
+        pair.kernel.subreaper(reaper, on=True)
+    middle = pair.kernel.fork(reaper)
+    orphan = pair.kernel.fork(middle)
+    pair.kernel.exit(middle)
+    assert not pair.table.astray
+
+    pair.put([pair.table.question(pair.task(reaper))])
+    assert pair.table.astray
+
+    pair.sweep()
+    assert pair.task(orphan).parent is pair.task(reaper)
+    pair.agree()
+
+
+def test_a_subreaper_whose_event_came_is_no_reason_to_sweep() -> None:
+    """The event marked what is below it."""
+    pair = watched()
+    reaper = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(reaper)
+    pair.kernel.subreaper(reaper, on=True)
+    pair.put([pair.table.question(pair.task(thread)) for thread in (reaper, child)])
+
+    assert not pair.table.astray
+
+
+def test_a_task_that_lives_and_is_not_listed_is_noted_and_one_that_came_later_is_not() -> None:
+    """There are kernels whose iterator passes over a process."""
+    pair = watched()
+    hidden = pair.kernel.fork(pair.kernel.init)
+    gone = pair.kernel.fork(pair.kernel.init)
+    mark = pair.stream.next
+    rows = [row for row in wire.ROW.iter_unpack(pair.kernel.rows()) if row[6] not in (hidden.tid, gone.tid)]
+    with pair.losing():
+        pair.kernel.exit(gone)
+        pair.kernel.wait(pair.kernel.init, gone)
+    pair.kernel.fork(pair.kernel.init)
+    pair.put(pair.table.differing(b"".join(wire.ROW.pack(*row) for row in rows)))
+    pair.table.strike_off(mark)
+
+    assert pair.table.unlisted == {pair.task(hidden)}

@@ -19,6 +19,7 @@ from agent.config import Config
 from agent.errors import RefusedError
 from agent.rootname import parse
 from agent.watch import Watch
+from bpf.hooks import FEATURES
 from exporters import registry
 from tests.live.daemons import TOP, Ran, a_container, a_hard_tree, ckptree, differences, only_child
 
@@ -74,6 +75,36 @@ def test_a_kernel_that_lacks_a_feature_is_read_as_well(without: tuple[str, ...])
             assert set(watch.probes.missing) >= set(without)
         finally:
             watch.close()
+
+
+def test_without_a_hook_for_what_is_optional_every_snapshot_sweeps() -> None:
+    """Sessions, groups, subreapers and reaps are then found by comparing all tasks."""
+    optional = tuple(feature.name for feature in FEATURES if not feature.required)
+    watch = Watch(Config(), optional)
+    try:
+        with a_hard_tree() as root:
+            snapshot = watch.snapshot(watch.find(parse(str(root))))
+            assert differences(snapshot, root) == []
+        assert (watch.blind, snapshot.completeness.verified) == ([*optional], "sweep")
+    finally:
+        watch.close()
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="32-bit system calls by int 0x80 are x86's")
+def test_a_subreaper_that_became_one_by_a_32_bit_call_has_its_orphans(client: Client, tmp_path: Path) -> None:
+    """No tracepoint tells of such a call; its flag in the answer does."""
+    source = TOP / "tests/live/quiet_subreaper.c"
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "quiet", source], check=True)
+    with subprocess.Popen([tmp_path / "quiet"], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        orphan = int(program.stdout.readline())
+        found = registry.load(client.snapshot(str(program.pid)).data)
+        program.kill()
+
+    assert [(found.number(task.pid), found.number(task.ppid)) for task in found.tasks] == [
+        (program.pid, 0),
+        (orphan, program.pid),
+    ]
 
 
 # ---- from inside a container ---------------------------------------------------------------------------------------
