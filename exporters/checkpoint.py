@@ -25,14 +25,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-import msgpack
-
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
 from exporters.document import header_fields, read_header
 from exporters.facts import Base, Document, assemble, facts, task_facts
 from exporters.fields import Fields
 from exporters.head import NS_PER_S, Head, as_said, read_head, write_head
+from exporters.packed import pack, pack_map_head, unpack
 from exporters.records import (
     BUFFER,
     ERROR,
@@ -163,8 +162,8 @@ def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
             dialect,
             _pack_pids(snapshot.pids),
             _pack_tasks(snapshot.tasks, dialect),
-            _pack(facts(snapshot)["pids"]),
-            _pack(_task_rows(snapshot, dialect)),
+            pack(facts(snapshot)["pids"]),
+            pack(_task_rows(snapshot, dialect)),
         )
     return _last
 
@@ -189,20 +188,10 @@ def _pack_extension(snapshot: Snapshot, body: _Body) -> bytes:
         "tasks": (),
     }
     packed = {"pids": body.pid_facts, "tasks": body.task_facts}
-    parts: list[bytes] = [msgpack.Packer().pack_map_header(len(known))]
+    parts: list[bytes] = [pack_map_head(len(known))]
     for key in sorted(known):
-        parts += (_pack(key), packed[key] if key in packed else _pack(known[key]))
+        parts += (pack(key), packed[key] if key in packed else pack(known[key]))
     return b"".join(parts)
-
-
-def _pack(known: object) -> bytes:
-    packed: bytes
-    try:
-        packed = msgpack.packb(known)
-    except UnicodeEncodeError:
-        # Python's stand-in for a foreign byte. An error handler that was always there would slow down every string.
-        packed = msgpack.packb(known, unicode_errors="backslashreplace")
-    return packed
 
 
 class _Pids(NamedTuple):
@@ -321,7 +310,7 @@ def _join(base: Base, seconds: int, at: int, body: bytes) -> Snapshot:
         raise FormatError("EXTENSION.crc", text, at + HEAD_BYTES + 4)
     at += HEAD_BYTES + _EXTENSION.size
     try:
-        known = Fields(_unpack(payload))
+        known = Fields(unpack(payload, "payload"))
         header = _whole_header(base.header, known)
         base = base._replace(header=header)
         if base.dialect == "v23":
@@ -331,19 +320,6 @@ def _join(base: Base, seconds: int, at: int, body: bytes) -> Snapshot:
         return assemble(base, known)
     except FormatError as error:
         raise FormatError(f"EXTENSION.{error.path}", error.message, at) from error
-
-
-def _unpack(payload: bytes) -> object:
-    try:
-        # Lists are allocated for the length they claim. Skipping first allocates nothing and fails on a claim that the
-        # payload does not keep, so that what is built afterwards is no larger than what is there.
-        walker = msgpack.Unpacker(max_buffer_size=max(len(payload), 1))
-        walker.feed(payload)
-        walker.skip()
-        value: object = msgpack.unpackb(payload)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise FormatError("payload", f"is no msgpack ({type(error).__name__} {error})") from error
-    return value
 
 
 def _whole_header(said: Header, known: Fields) -> Header:
