@@ -141,7 +141,7 @@ def snapshot(
     if with_argv:
         from exporters import registry
 
-        data = registry.dump(_with_details(registry.load(data)), fmt.value, dialect.value)
+        data = registry.image(_with_details(registry.load(data)), fmt.value, dialect.value)
     if output == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -218,7 +218,7 @@ def _answer(snapshot: "Snapshot", fmt: Format, dialect: "Dialect") -> Answer:
 
     completeness = snapshot.completeness
     return Answer(
-        registry.dump(snapshot, fmt.value, dialect),
+        registry.image(snapshot, fmt.value, dialect),
         completeness.complete,
         completeness.verified,
         completeness.reasons,
@@ -262,7 +262,7 @@ def show(
         raise CkptreeError(f"cannot read {file}: {error.strerror or error}") from error
     loaded = registry.load(data)
     if as_json:
-        sys.stdout.buffer.write(registry.dump(loaded, "json"))
+        sys.stdout.buffer.write(registry.image(loaded, "json"))
     else:
         encoding = (sys.stdout.encoding or "ascii").lower()
         typer.echo(treeview.render(loaded, unicode=encoding.startswith("utf")))

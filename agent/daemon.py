@@ -141,11 +141,11 @@ class Daemon:
     def _snapshot(self, request: control.Message, pid: int) -> control.Message:
         begin = time.perf_counter_ns()
         mode = _choice(request, "mode", ("auto", "container", "subtree"))
-        fmt = _choice(request, "format", ("ckpt", *registry.FORMATS))
+        fmt = _choice(request, "format", registry.LOSSLESS)
         dialect = _choice(request, "dialect", get_args(Dialect))
         task = self.watch.find(rootname.parse(str(request.get("root", ""))), pid)
         snapshot = self.watch.snapshot(task, mode, without_entered=bool(request.get("without_entered")))
-        data = registry.dump(snapshot, fmt, cast("Dialect", dialect))
+        data = registry.image(snapshot, fmt, cast("Dialect", dialect))
         elapsed = time.perf_counter_ns() - begin
         completeness = snapshot.completeness
         return {

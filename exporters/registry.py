@@ -2,65 +2,104 @@
 """The formats by name, and which of them a file is in.
 
 A name chooses what is written. What is read is known by its content alone: a suffix says what someone hoped for.
-A format is a row of `FORMATS`; nothing else knows how many there are.
+A format is a row of `FORMATS`, or one that another package brings (exporters.format tells how); nothing else knows how
+many there are.
+
+The module of a format is imported when it is used first, but for the image's own, which nearly every run needs. Other
+packages are looked for where a name or a file is none of ours, and not otherwise: that takes longer than a snapshot.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from agent.errors import FormatError, UsageError
+from agent.errors import CkptreeError, FormatError, UsageError
 from agent.model import Dialect, Snapshot
-from exporters import checkpoint, jsonfmt
+from exporters import checkpoint
+from exporters.format import Dump, Format, Reader
 from exporters.head import HEAD_MAGIC
 from exporters.records import HEAD_BYTES
 
 _BLANKS = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 
+# The first byte of a msgpack map -> how many bytes of length follow it: fixmap, map 16 and map 32.
+_MAP_LENGTH_BYTES = dict.fromkeys(range(0x80, 0x90), 0) | {0xDE: 2, 0xDF: 4}
+# The first byte of a msgpack string: fixstr, str 8, str 16 and str 32.
+_MSGPACK_STRINGS = {bytes([code]) for code in (*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB)}
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """One way to write a snapshot and to read it back.
 
-    Attributes:
-        name: as `dump` and the command line take it.
-        text: True where people can read it, so that it may go to a terminal.
-        looks_like: how its files begin, for people.
-        dump: writes it.
-        load: reads it; FormatError for bytes that are not of this format.
-        recognize: True for bytes that can be of no other format.
+def dump(snapshot: Snapshot, name: str = "ckpt", dialect: Dialect | None = None) -> Dump:
+    """Write a snapshot.
+
+    Args:
+        snapshot: what to write.
+        name: of the format: one of `FORMATS`, or one that another package brings.
+        dialect: which one to write, in formats that have it; the snapshot's own where it is not given.
+
+    Returns:
+        The file, or the files of a folder (`Format.directory`), and what they cannot say, in sentences for people.
+
+    Raises:
+        UsageError: there is no format of that name.
+        CkptreeError: it cannot be written, or the format is another package's and broken.
     """
-
-    name: str
-    text: bool
-    looks_like: str
-    dump: Callable[[Snapshot, Dialect], bytes]
-    load: Callable[[bytes], Snapshot]
-    recognize: Callable[[bytes], bool]
+    return find(name).dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
 
 
-def dump(snapshot: Snapshot, name: str = "ckpt", dialect: Dialect = "seed") -> bytes:
-    """Write a snapshot in the format of that name; UsageError where there is none."""
-    found = FORMATS.get(name)
-    if found is None:
-        raise UsageError(f"no format is called {name!r}; there are {', '.join(FORMATS)}")
-    return found.dump(snapshot, dialect)
+def image(snapshot: Snapshot, name: str = "ckpt", dialect: Dialect | None = None) -> bytes:
+    """Write a snapshot in one of the `LOSSLESS` formats, which are one file each and need no notes; else as `dump`."""
+    data = dump(snapshot, name, dialect).data if name in LOSSLESS else None
+    if not isinstance(data, bytes):
+        raise UsageError(f"format {name!r} cannot be read back; those that can be are {', '.join(LOSSLESS)}")
+    return data
 
 
 def load(data: bytes) -> Snapshot:
     """Read a snapshot in whatever format it is; FormatError where it is in none."""
-    return recognize(data).load(data)
+    return _recognize(data)[1].load(data)
 
 
 def recognize(data: bytes) -> Format:
     """The format that these bytes are in; FormatError where it is none."""
+    return _recognize(data)[0]
+
+
+def find(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        UsageError: there is none.
+        CkptreeError: it is another package's and broken.
+    """
+    found = FORMATS.get(name)
+    if found is None:
+        from exporters import plugins
+
+        found = plugins.find(name)
+        if found is None:
+            known = ", ".join(dict.fromkeys((*FORMATS, *plugins.names())))
+            raise UsageError(f"no format is called {name!r}; there are {known}")
+    return found
+
+
+def _recognize(data: bytes) -> tuple[Format, Reader]:
     for candidate in FORMATS.values():
-        if candidate.recognize(data):
-            return candidate
-    expected = "; ".join(f"{candidate.name} begins with {candidate.looks_like}" for candidate in FORMATS.values())
+        if candidate.reader and candidate.reader.recognize(data):
+            return candidate, candidate.reader
+    from exporters import plugins
+
+    others = plugins.survey(FORMATS)
+    broken = list(others.broken)
+    for candidate in others.formats:
+        try:
+            if candidate.reader and candidate.reader.recognize(data):
+                return candidate, candidate.reader
+        except CkptreeError as error:
+            broken.append(str(error))
+    known = [(each.name, each.reader.looks_like) for each in (*FORMATS.values(), *others.formats) if each.reader]
+    expected = "; ".join(f"{name} begins with {looks_like}" for name, looks_like in known)
     what = f"begins with {data[:16].hex(' ')}" if data else "is empty"
-    raise FormatError("file", f"{what}, which is no format known here: {expected}", 0)
+    raise FormatError("file", "; ".join([f"{what}, which is no format known here: {expected}", *broken]), 0)
 
 
 def _is_checkpoint(data: bytes) -> bool:
@@ -73,8 +112,34 @@ def _is_json(data: bytes) -> bool:
     return data.removeprefix(_BOM).lstrip(_BLANKS)[:1] == b"{"
 
 
-def _dump_json(snapshot: Snapshot, dialect: Dialect) -> bytes:
-    return jsonfmt.dumps(replace(snapshot, dialect=dialect))
+def _is_msgpack(data: bytes) -> bool:
+    """A map with a string for its first key, by the first bytes of each."""
+    length = _MAP_LENGTH_BYTES.get(data[0]) if data else None
+    return length is not None and data[1 + length : 2 + length] in _MSGPACK_STRINGS
+
+
+def _dump_json(snapshot: Snapshot) -> Dump:
+    from exporters import jsonfmt
+
+    return Dump(jsonfmt.dumps(snapshot))
+
+
+def _load_json(data: bytes) -> Snapshot:
+    from exporters import jsonfmt
+
+    return jsonfmt.loads(data)
+
+
+def _dump_msgpack(snapshot: Snapshot) -> Dump:
+    from exporters import msgpackfmt
+
+    return Dump(msgpackfmt.dumps(snapshot))
+
+
+def _load_msgpack(data: bytes) -> Snapshot:
+    from exporters import msgpackfmt
+
+    return msgpackfmt.loads(data)
 
 
 FORMATS: Final = {
@@ -82,13 +147,22 @@ FORMATS: Final = {
     for row in (
         Format(
             name="ckpt",
-            text=False,
-            looks_like=f"a record head of {HEAD_BYTES} bytes and the magic 0x{HEAD_MAGIC:016x}, little endian",
-            dump=checkpoint.dumps,
-            load=checkpoint.loads,
-            recognize=_is_checkpoint,
+            dump=lambda snapshot: Dump(checkpoint.dumps(snapshot, snapshot.dialect)),
+            reader=Reader(
+                _is_checkpoint,
+                checkpoint.loads,
+                f"a record head of {HEAD_BYTES} bytes and the magic 0x{HEAD_MAGIC:016x}, little endian",
+            ),
         ),
-        Format(name="json", text=True, looks_like="'{'", dump=_dump_json, load=jsonfmt.loads, recognize=_is_json),
+        Format(
+            name="msgpack",
+            dump=_dump_msgpack,
+            reader=Reader(_is_msgpack, _load_msgpack, "a msgpack map whose first key is a string"),
+        ),
+        Format(name="json", dump=_dump_json, reader=Reader(_is_json, _load_json, "'{'"), text=True),
     )
 }
-"""The formats there are, in the order in which a file is tried."""
+"""The formats that come with ckptree, in the order in which a file is tried."""
+
+LOSSLESS: Final = tuple(row.name for row in FORMATS.values() if row.reader)
+"""Names of those that can be read back: each says all that a snapshot says."""
