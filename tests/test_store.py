@@ -122,3 +122,105 @@ def test_a_full_device_is_an_error() -> None:
     """What the last write to it says counts too."""
     with pytest.raises(CkptreeError, match="cannot write /dev/full: No space left on device"):
         store.write(Path("/dev/full"), b"data")
+
+
+FOLDER = {"pstree.img": b"tree", "core-1.img": b"one", "core-2.img": b"two"}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What is in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    """Each file in it too."""
+    before = os.umask(0)
+    try:
+        store.write(tmp_path / "images", FOLDER)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "images").iterdir()}
+
+    assert files_of(tmp_path / "images") == FOLDER
+    assert stat.S_IMODE((tmp_path / "images").stat().st_mode) == 0o700
+    assert modes == {0o600}
+    assert os.listdir(tmp_path) == ["images"]
+
+
+def test_a_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
+    """Made for it, perhaps through a link, with a mode that is not ours."""
+    (tmp_path / "images").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to("images")
+    store.write(tmp_path / "link", FOLDER)
+
+    assert (tmp_path / "link").is_symlink()
+    assert files_of(tmp_path / "images") == FOLDER
+    assert stat.S_IMODE((tmp_path / "images").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("name", ["full", "file"])
+def test_a_folder_takes_no_other_place(tmp_path: Path, name: str) -> None:
+    """Nothing of somebody's is lost for it, and nothing of it is left."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "core-9.img").write_bytes(b"old")
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(CkptreeError, match=f"^cannot write {tmp_path / name}: a new folder .* remove it$"):
+        store.write(tmp_path / name, FOLDER)
+
+    assert files_of(tmp_path / "full") == {"core-9.img": b"old"}
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+
+
+def test_a_folder_that_fills_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes there between our look and our renaming wins."""
+    path = tmp_path / "images"
+    path.mkdir()
+    rename = os.rename
+
+    def late(source: str, target: Path) -> None:
+        (path / "theirs").touch()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(CkptreeError, match=f"cannot write {path}: Directory not empty"):
+        store.write(path, FOLDER)
+
+    assert os.listdir(path) == ["theirs"]
+    assert os.listdir(tmp_path) == ["images"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_of_a_folder_that_fails_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    """A full disk, or Ctrl-C, with some files written already."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises((CkptreeError, KeyboardInterrupt)):
+        store.write(tmp_path / "images", FOLDER)
+
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../escaped", "/etc/escaped", "a\0b"])
+def test_no_file_of_a_folder_is_anywhere_else(tmp_path: Path, name: str) -> None:
+    """Whoever made up the names."""
+    with pytest.raises(CkptreeError, match="is no name of a file in it"):
+        store.write(tmp_path / "images", {"pstree.img": b"", name: b""})
+
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["missing/images", "file/images"])
+def test_where_no_folder_can_be_is_an_error_that_names_it(tmp_path: Path, where: str) -> None:
+    """No folder above it, a file for one."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CkptreeError, match=f"^cannot write {tmp_path / where}: "):
+        store.write(tmp_path / where, FOLDER)
+
+    assert os.listdir(tmp_path) == ["file"]
