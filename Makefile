@@ -29,7 +29,8 @@ need python3-venv $(SYSTEM_PYTHON) -c 'import ensurepip, venv'; \
 need python3-bpfcc $(SYSTEM_PYTHON) -c 'from bcc import BPF'; \
 need gcc gcc --version; \
 need libc6-dev test -e /usr/include/stdio.h; \
-need clang clang --version
+need clang clang --version; \
+need criu crit --help
 endef
 
 .PHONY: help setup packages demo test bench clean

@@ -142,6 +142,12 @@ def _load_msgpack(data: bytes) -> Snapshot:
     return msgpackfmt.loads(data)
 
 
+def _dump_criu(snapshot: Snapshot) -> Dump:
+    from exporters import criu
+
+    return criu.dump(snapshot)
+
+
 FORMATS: Final = {
     row.name: row
     for row in (
@@ -160,6 +166,7 @@ FORMATS: Final = {
             reader=Reader(_is_msgpack, _load_msgpack, "a msgpack map whose first key is a string"),
         ),
         Format(name="json", dump=_dump_json, reader=Reader(_is_json, _load_json, "'{'"), text=True),
+        Format(name="criu", dump=_dump_criu, directory=True),
     )
 }
 """The formats that come with ckptree, in the order in which a file is tried."""

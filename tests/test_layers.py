@@ -14,7 +14,7 @@ CONTRACTS = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["importl
 THIRD_PARTY = {
     "agent": {"msgpack", "psutil", "typer"},
     "bpf": {"bcc", "msgpack"},
-    "exporters": {"msgpack"},
+    "exporters": {"google", "msgpack"},  # google.protobuf, within functions: the criu format alone needs it
 }
 
 
