@@ -6,7 +6,7 @@
     core-TID.img    one core_entry for each other thread: its name
 
 ``crit x DIR ps`` and ``crit decode`` show them. They are no checkpoint that criu could restore: there is no memory, no
-file, no register in them, and so no inventory.img either, without which criu does not even try.
+file, no register in them, and so no inventory.img either, which a restore reads first.
 
 CRIU has one number for each id, which is the one in the root's pid namespace. An id that has none there is 0, and so is
 the root's parent. A parent is a process. What else of a snapshot has no place here is told in notes (exporters.format).

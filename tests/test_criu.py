@@ -19,7 +19,10 @@ from exporters import criuschema, registry, store
 from tests.builders import a_crowd, a_family, a_snapshot, a_task, patient, snapshots
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # crit's, which has pycriu
+# Both take the packages that the system has for them, whatever ours are.
+SYSTEM = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
+Pycriu = tuple[dict[str, int], dict[str, Any], dict[str, int]]
 # What pycriu says of magic numbers and messages, as JSON: {name: number}, {message: {field: [number, label, type]}}.
 ASK_PYCRIU = """
 import json, sys
@@ -50,7 +53,12 @@ def crit() -> Callable[..., str]:
 
     def run(*arguments: str | Path) -> str:
         ran = subprocess.run(
-            [str(program), *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [str(program), *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            env=SYSTEM,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert (ran.returncode, ran.stderr) == (0, "")
         return ran.stdout
@@ -228,36 +236,35 @@ def test_a_name_that_is_no_utf_8_is_shown_escaped(crit: Callable[..., str], tmp_
     assert "\\xHH, for 10" in "\n".join(registry.dump(a_snapshot([(10,), (11,)], tasks), "criu").notes)
 
 
-def test_numbers_and_types_are_those_that_pycriu_has(crit: Callable[..., str]) -> None:
-    """Magic numbers, field numbers, labels, types, machines."""
-    ran = subprocess.run(
-        [SYSTEM_PYTHON, "-c", ASK_PYCRIU, *criuschema.MESSAGES], capture_output=True, text=True, check=True
-    )
+@pytest.fixture(scope="session")
+def pycriu(crit: Callable[..., str]) -> Pycriu:
+    """What pycriu says of magic numbers, of the fields of our messages, and of machines."""
+    ask = [SYSTEM_PYTHON, "-c", ASK_PYCRIU, *criuschema.MESSAGES]
+    ran = subprocess.run(ask, env=SYSTEM, capture_output=True, text=True, check=True)
     magic, fields, machines = json.loads(ran.stdout)
+    return magic, fields, machines
+
+
+def test_numbers_and_types_are_those_that_pycriu_has(pycriu: Pycriu) -> None:
+    """Magic numbers, field numbers, labels, types, machines."""
+    magic, fields, machines = pycriu
     ours = {
         name: {field: [number, label, kind] for field, number, label, kind in rows}
         for name, rows in criuschema.MESSAGES.items()
     }
     ours["core_entry"]["mtype"][2] = "enum"
 
-    assert [magic[name] for name in ("IMG_COMMON", "PSTREE", "CORE")] == [
-        *(criuschema.IMG_COMMON, criuschema.PSTREE, criuschema.CORE)
-    ]
+    assert magic["IMG_COMMON"] == criuschema.IMG_COMMON
+    assert (magic["PSTREE"], magic["CORE"]) == (criuschema.PSTREE, criuschema.CORE)
     for name, rows in ours.items():
         assert rows == {field: fields[name][field] for field in rows}
-    assert {name.upper(): number for name, number in criuschema.MACHINES.items()} == {
-        "X86_64": machines["X86_64"],
-        "AARCH64": machines["AARCH64"],
-    }
+    assert {name.lower(): machines[name] for name in ("X86_64", "AARCH64")} == criuschema.MACHINES
     assert machines["UNKNOWN"] == criuschema.UNKNOWN_MACHINE
 
 
-def test_a_required_field_without_a_field_of_ours_does_not_exist(crit: Callable[..., str]) -> None:
-    """An image without it would be none to CRIU."""
-    ran = subprocess.run(
-        [SYSTEM_PYTHON, "-c", ASK_PYCRIU, *criuschema.MESSAGES], capture_output=True, text=True, check=True
-    )
-    for name, rows in json.loads(ran.stdout)[1].items():
+def test_every_field_that_pycriu_requires_is_there(pycriu: Pycriu) -> None:
+    """A message without it would be none to CRIU."""
+    for name, rows in pycriu[1].items():
         required = {field for field, (_, label, _) in rows.items() if label == "required"}
 
         assert required <= {row[0] for row in criuschema.MESSAGES[name]}

@@ -58,6 +58,7 @@ def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> No
 def test_the_daemon_loads_little() -> None:
     """It stays in memory: no compiler, no command line, no psutil, no package that it uses now and then."""
     heavy = {"bcc", "typer", "click", "rich", "psutil", "asyncio", "bpf.compiler", "bpf.loader", "agent.cli"}
+    heavy |= {"exporters.jsonfmt", "exporters.msgpackfmt", "exporters.criu", "exporters.plugins", "google.protobuf"}
 
     assert not loaded_by("agent.daemon") & heavy
 
