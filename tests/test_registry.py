@@ -158,6 +158,13 @@ def test_another_package_brings_a_format(packages: Path) -> None:
     assert registry.load(data).tasks == a_family().tasks
 
 
+def test_a_bad_file_of_another_package_is_told_in_its_words(packages: Path) -> None:
+    """An error of our kind is an answer, not a defect of the package."""
+    install(packages, "bringer", {"good": "GOOD"}, GOOD)
+    with pytest.raises(FormatError, match=r"^document: is no JSON"):
+        registry.load(b"!{")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "code", "what"),
     [
