@@ -264,8 +264,14 @@ def show(
     if as_json:
         sys.stdout.buffer.write(registry.image(loaded, "json"))
     else:
+        import shutil
+
         encoding = (sys.stdout.encoding or "ascii").lower()
-        typer.echo(treeview.render(loaded, unicode=encoding.startswith("utf")))
+        terminal = sys.stdout.isatty()
+        # https://no-color.org: any value but the empty one forbids colour.
+        color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        width = shutil.get_terminal_size().columns if terminal else None
+        typer.echo(treeview.render(loaded, unicode=encoding.startswith("utf"), color=color, width=width))
 
 
 @app.command()

@@ -16,23 +16,28 @@
 A task's numbers go from the root's namespace inward; one number alone is that in the root's. Group, session and
 namespace are shown where they differ from the parent's, a state where it is not running, and a creator where it is not
 the parent. Threads are in braces; those with nothing to say share lines.
+
+With colour, a task's numbers have that of its session, its name that of its group (exporters.remarks has the rule), and
+the dead are red. Colour is never alone: without it every fact is still there in words. In a narrow terminal nothing is
+cut off: remarks go on in the next line, and fewer generations are indented.
 """
 
-import signal
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from agent.model import CKPT_PID_ROOT, Namespace, Snapshot, Task, TaskState
-from exporters.fields import escape
+from agent.model import Snapshot, Task, TaskState
+from exporters.ink import BOLD, Ink, Phrase, Span, columns, fold, width
+from exporters.remarks import ALARM, Kind, Remark, Remarks, count, name, plain
 
-_WIDTH = 100  # columns that threads may share
+_WIDTH = 100  # columns that threads may share where nobody gave a width
+_NARROWEST = 20  # narrower than that nothing can be laid out; lines are then wider than asked for
 _DEEPEST = 40  # generations that are indented; a chain of thousands would be mostly margin
 _NAMED = 6  # users of a ghost that are named
-_CORE_DUMPED = 0x80
-_SIGNAL = 0x7F
 _NS_PER_S = 1_000_000_000
+_ALARMING = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
 class _Signs(NamedTuple):
@@ -49,246 +54,186 @@ _UNICODE = _Signs("├─ ", "└─ ", "│  ", "   ", " · ")
 _ASCII = _Signs("|- ", "`- ", "|  ", "   ", " - ")
 
 
-def render(snapshot: Snapshot, *, unicode: bool = True) -> str:
-    """The snapshot as lines of text, without a newline after the last one; pure ASCII where `unicode` is False."""
-    signs = _UNICODE if unicode else _ASCII
-    view = _View(snapshot, signs)
-    text = "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()])
-    return text if unicode else text.encode("ascii", "backslashreplace").decode("ascii")
+def render(snapshot: Snapshot, *, unicode: bool = True, color: bool = False, width: int | None = None) -> str:
+    """The snapshot as lines of text, without a newline after the last one.
+
+    Args:
+        snapshot: what to show.
+        unicode: False for pure ASCII.
+        color: True to add a terminal's colour sequences (SGR, 256 colours).
+        width: columns of the terminal, which no line exceeds; None: lines are as long as what they say.
+    """
+    view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width)
+    return "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()])
 
 
 class _View:
     """The lines of one snapshot, and the lookups they need."""
 
-    def __init__(self, snapshot: Snapshot, signs: _Signs) -> None:
+    def __init__(self, snapshot: Snapshot, signs: _Signs, ink: Ink, width: int | None) -> None:
         self._snapshot = snapshot
         self._signs = signs
-        self._tasks = {task.pid: task for task in snapshot.tasks}
+        self._ink = ink
+        self._width = None if width is None else max(width, _NARROWEST)
+        # Half of the line at most is margin.
+        indented = _DEEPEST if self._width is None else self._width // 2 // len(signs.child)
+        self._deepest = min(indented, _DEEPEST)
+        self._remarks = Remarks(snapshot)
         self._threads: defaultdict[int, list[Task]] = defaultdict(list)
         self._children: defaultdict[int, list[Task]] = defaultdict(list)
         self._root = snapshot.tasks[0]
         for task in snapshot.tasks[1:]:
-            if self._is_thread(task):
+            if self._remarks.is_thread(task):
                 self._threads[task.tgid].append(task)
             else:
                 # A thread whose leader is gone altogether stands where its process would.
                 self._children[task.ppid or self._root.pid].append(task)
-        births = [task.birth for task in snapshot.tasks[1:] if task.birth]
-        self._all_assumed = bool(births) and not any(birth.observed for birth in births)
 
     def summary(self) -> Iterator[str]:
         """What the snapshot is, and how far it can be trusted."""
         snapshot, header = self._snapshot, self._snapshot.header
         processes = len({task.tgid for task in snapshot.tasks})
-        counts = [_count(processes, "process", "processes")]
+        counts = [count(processes, "process", "processes")]
         if len(snapshot.tasks) > processes:
-            counts.append(_count(len(snapshot.tasks) - processes, "thread"))
-        counts.append(_count(len(snapshot.pids), "pid"))
+            counts.append(count(len(snapshot.tasks) - processes, "thread"))
+        counts.append(count(len(snapshot.pids), "pid"))
         if len(snapshot.namespaces) > 1:
-            counts.append(_count(len(snapshot.namespaces), "pid namespace"))
+            counts.append(count(len(snapshot.namespaces), "pid namespace"))
         when = datetime.fromtimestamp(snapshot.time_ns // _NS_PER_S, UTC)
-        host = " ".join(_plain(word) for word in (header.release, header.machine) if word)
-        yield self._joined(
-            f"{snapshot.mode} of {self._numbers(self._root.pid)}",
+        host = " ".join(plain(word) for word in (header.release, header.machine) if word)
+        yield from self._said(
+            f"{snapshot.mode} of {self._remarks.numbers(self._root.pid)}",
             ", ".join(counts),
             f"{when:%Y-%m-%d %H:%M:%S} UTC",
             host and f"Linux {host}",
         )
         yield from self._trust()
         if snapshot.squashed:
-            yield f"   outside, under one tag: {', '.join(map(_plain, snapshot.squashed))}"
+            squashed = ", ".join(map(plain, snapshot.squashed))
+            yield from self._said(f"outside, under one tag: {squashed}", margin=self._signs.below)
         if snapshot.entered:
-            yield f"   entered from outside and left out: {', '.join(map(_plain, snapshot.entered))}"
+            entered = ", ".join(map(plain, snapshot.entered))
+            yield from self._said(f"entered from outside and left out: {entered}", margin=self._signs.below)
 
     def tree(self) -> Iterator[str]:
         """The tasks, each below its parent."""
         signs = self._signs
         # What is below, last line first: the task or a ready line of threads, how far in, and what stands before it.
-        todo: list[tuple[Task | str, int, str, str]] = [(self._root, 0, "", "")]
+        todo: list[tuple[Task | Phrase, int, str, str]] = [(self._root, 0, "", "")]
         while todo:
             item, generation, branch, margin = todo.pop()
-            if isinstance(item, str):
-                yield branch + item
+            if not isinstance(item, Task):
+                yield branch + self._ink.line(item)
                 continue
-            far = f"[{generation} deep] " if generation > _DEEPEST else ""
-            yield branch + far + self._label(item)
-            below = self._below(item, _WIDTH - len(margin))
+            label = self._label(item)
+            if generation > self._deepest:
+                label[0] = (Span(f"[{generation} deep] "), *label[0])
+            below = self._below(item, columns(margin))
+            # Where a label goes on, so does the line down to what is below it.
+            down = signs.beside if below and generation < self._deepest else signs.below
+            yield from self._folded(label, branch, margin + down)
             for place, each in enumerate(reversed(below)):
-                if generation >= _DEEPEST:
+                if generation >= self._deepest:
                     # No further in: from here on the labels count the generations.
                     todo.append((each, generation + 1, margin + signs.last, margin))
                 else:
-                    sign, more = (signs.child, signs.beside) if place else (signs.last, signs.below)
-                    todo.append((each, generation + 1, margin + sign, margin + more))
+                    sign, beside = (signs.child, signs.beside) if place else (signs.last, signs.below)
+                    todo.append((each, generation + 1, margin + sign, margin + beside))
 
     def ghosts(self) -> Iterator[str]:
         """The pid objects that live on as a session, group or thread group only."""
-        snapshot = self._snapshot
+        snapshot, remarks = self._snapshot, self._remarks
         users: defaultdict[int, dict[str, list[Task]]] = defaultdict(lambda: defaultdict(list))
         for task in snapshot.tasks:
-            if self._is_thread(task):
+            if remarks.is_thread(task):
                 continue
             for use, tag in (("session", task.sid), ("group", task.pgid), ("thread group", task.tgid)):
-                if tag not in self._tasks:
+                if tag not in remarks.tasks:
                     users[tag][use].append(task)
-        ghosts = [tag for tag, _ in enumerate(snapshot.pids, snapshot.first_tag) if tag not in self._tasks]
+        ghosts = [tag for tag, _ in enumerate(snapshot.pids, snapshot.first_tag) if tag not in remarks.tasks]
         if not ghosts:
             return
         yield ""
-        yield "pids without a task"
+        yield from self._folded([(Span("pids without a task", BOLD),)], "", self._signs.below)
         for tag in ghosts:
-            uses = [f"{use} of {self._named(tasks)}" for use, tasks in users[tag].items()]
-            yield "   " + self._joined(self._numbers(tag), *(uses or ["used by no task"]))
+            uses = [(Span(f"{use} of {self._named(tasks)}"),) for use, tasks in users[tag].items()]
+            number = Span(remarks.numbers(tag), self._ink.of(remarks.tint(tag)) if remarks.is_id(tag) else "")
+            label = [(number,), *(uses or [(Span("used by no task"),)])]
+            yield from self._folded(label, self._signs.below, self._signs.below * 2)
 
     def _trust(self) -> Iterator[str]:
         done = self._snapshot.completeness
         checked = "not verified" if done.verified == "no" else f"verified by {done.verified}"
         bare = all(task.comm is None and task.state is None for task in self._snapshot.tasks)
-        yield self._joined(
-            "complete" if done.complete else "INCOMPLETE",
+        said = (
             checked,
             f"{done.lost} events lost" if done.lost else "",
-            f"{_count(done.anomalies, 'anomaly', 'anomalies')} healed" if done.anomalies else "",
-            f"{_count(done.kernel_threads_left_out, 'kernel thread')} left out" if done.kernel_threads_left_out else "",
-            "births assumed" if self._all_assumed else "",
+            f"{count(done.anomalies, 'anomaly', 'anomalies')} healed" if done.anomalies else "",
+            f"{count(done.kernel_threads_left_out, 'kernel thread')} left out" if done.kernel_threads_left_out else "",
+            "births assumed" if self._remarks.all_assumed else "",
             "bare image: numbers only" if bare else "",
         )
+        verdict = Span("complete") if done.complete else Span("INCOMPLETE", f"{BOLD};{self._ink.of(ALARM)}")
+        yield from self._folded([(verdict,), *[(Span(text),) for text in said if text]], "", self._signs.below)
         for reason in done.reasons:
-            yield f"   {_plain(reason)}"
+            yield from self._said(plain(reason), margin=self._signs.below)
 
-    def _below(self, task: Task, width: int) -> "Sequence[Task | str]":
+    def _below(self, task: Task, margin: int) -> "Sequence[Task | Phrase]":
         """What is drawn below a task: its threads that have nothing to say in shared lines, then all else."""
-        lines: list[Task | str] = []
+        lines: list[Task | Phrase] = []
         others: list[Task] = []
-        line = ""
-        for thread in self._threads[task.pid] if task.pid == task.tgid else ():
-            if self._children.get(thread.pid) or self._notes(thread):
+        line: list[Span] = []
+        # Without a width of the terminal the threads' own is counted, without what stands before them.
+        room = _WIDTH - margin if self._width is None else self._width - margin - len(self._signs.child)
+        used = 0
+        for thread in self._threads.get(task.pid, ()) if task.pid == task.tgid else ():
+            phrase = self._ink.spoken([self._name(thread)])[0]
+            wide = width(phrase)
+            if self._children.get(thread.pid) or self._remarks.of(thread) or (self._width is not None and wide > room):
                 others.append(thread)
-                continue
-            name = self._name(thread)
-            if line and len(line) + 1 + len(name) > width:
-                lines.append(line)
-                line = name
+            elif line and used + 1 + wide <= room:
+                line += (Span(" "), *phrase)
+                used += 1 + wide
             else:
-                line = f"{line} {name}" if line else name
-        return [*lines, *([line] if line else []), *others, *self._children.get(task.pid, ())]
+                lines += [tuple(line)] if line else []
+                line, used = list(phrase), wide
+        return [*lines, *([tuple(line)] if line else []), *others, *self._children.get(task.pid, ())]
 
-    def _label(self, task: Task) -> str:
-        return self._joined(self._name(task), *self._notes(task))
+    def _label(self, task: Task) -> list[Phrase]:
+        return [self._name(task), *[(self._remark(task, remark),) for remark in self._remarks.of(task)]]
 
-    def _name(self, task: Task) -> str:
-        name = self._numbers(task.pid)
+    def _name(self, task: Task) -> Phrase:
+        session, group = (self._ink.of(self._remarks.tint(tag)) for tag in (task.sid, task.pgid))
+        leads = f"{BOLD};" if task.pid in (task.sid, task.pgid) else ""
+        spans = [Span(self._remarks.numbers(task.pid), leads + session)]
+        called = name(task)
         if task.comm is not None:
-            name += f" {_plain(escape(task.comm))}"
-        return name if task.pid == task.tgid else f"{{{name}}}"
+            spans += [Span(" "), Span(called, group)]
+        return tuple(spans) if task.pid == task.tgid else (Span("{"), *spans, Span("}"))
 
-    def _notes(self, task: Task) -> list[str]:
-        """All that is not as one expects of a child of its parent."""
-        thread = self._is_thread(task)
-        above = self._tasks.get(task.tgid if thread else task.ppid)
-        notes = [_state(task), self._namespace(task, above)]
-        if not thread:
-            notes += [self._session(task, above), self._group(task, above)]
-            if task.pid != task.tgid:
-                notes.append(f"thread of {self._ref(task.tgid)} (gone)")
-        if task.subreaper and not thread:
-            notes.append("subreaper")
-        if task.child_namespace is not None:
-            notes.append(f"next child in {self._pidns(task.child_namespace) or 'an empty pidns'}")
-        notes.append(self._birth(task))
-        return [note for note in notes if note]
-
-    def _session(self, task: Task, above: Task | None) -> str:
-        if task.sid == task.pid:
-            return "session leader"
-        return "" if above and above.sid == task.sid else f"session {self._ref(task.sid)}"
-
-    def _group(self, task: Task, above: Task | None) -> str:
-        if task.pgid == task.pid:
-            return "" if task.sid == task.pid else "group leader"
-        return "" if above and above.pgid == task.pgid else f"group {self._ref(task.pgid)}"
-
-    def _namespace(self, task: Task, above: Task | None) -> str:
-        mine = self._innermost(task)
-        if above is None or (mine == self._innermost(above) and task.depth == above.depth):
-            return ""
-        pidns = self._pidns(mine) if mine is not None else ""
-        return f"{pidns} level {task.depth}" if pidns else f"level {task.depth}"
-
-    def _innermost(self, task: Task) -> int | None:
-        pid = self._snapshot.pid(task.pid)
-        return pid.namespaces[-1] if pid and pid.namespaces else None
-
-    def _pidns(self, id_: int) -> str:
-        known: Sequence[Namespace] = self._snapshot.namespaces
-        return f"pidns:[{known[id_].inum}]" if 0 <= id_ < len(known) else ""
-
-    def _birth(self, task: Task) -> str:
-        birth = task.birth
-        if birth is None or task is self._root:
-            return ""
-        if birth.creator is None:
-            if birth.observed:
-                return "born of a task outside"
-            return "" if self._all_assumed else "birth assumed"
-        if birth.creator.ancestor is not None:
-            ancestor = self._snapshot.ancestors[birth.creator.ancestor]
-            return f"born of {ancestor.numbers[0] if ancestor.numbers else 'a task outside'} (gone)"
-        tag = birth.creator.tag
-        creator = self._tasks.get(tag) if tag is not None else None
-        if tag is None or tag == task.ppid or (creator and creator.tgid == task.tgid):
-            return ""
-        return f"born of {self._ref(tag)}" + ("" if creator else " (gone)")
-
-    def _is_thread(self, task: Task) -> bool:
-        """True for a thread that has a leader to stand below."""
-        return task.pid != task.tgid and task.tgid in self._tasks
-
-    def _numbers(self, tag: int) -> str:
-        pid = self._snapshot.pid(tag)
-        return "/".join(map(str, pid.numbers)) if pid else "?"
-
-    def _ref(self, tag: int) -> str:
-        if tag == CKPT_PID_ROOT:
-            return "inherited from outside"
-        return str(self._snapshot.number(tag)) if tag else "outside"
+    def _remark(self, task: Task, remark: Remark) -> Span:
+        if remark.kind is Kind.STATE:
+            return Span(remark.text, self._ink.of(ALARM) if task.state in _ALARMING else BOLD)
+        if remark.kind is Kind.SESSION:
+            return Span(remark.text, self._ink.of(self._remarks.tint(task.sid)))
+        if remark.kind is Kind.GROUP:
+            return Span(remark.text, self._ink.of(self._remarks.tint(task.pgid)))
+        return Span(remark.text)
 
     def _named(self, tasks: Sequence[Task]) -> str:
-        names = [self._ref(task.pid) for task in tasks[:_NAMED]]
+        names = [self._remarks.ref(task.pid) for task in tasks[:_NAMED]]
         if len(tasks) > _NAMED:
             names.append(f"{len(tasks) - _NAMED} more")
         return ", ".join(names)
 
-    def _joined(self, *parts: str) -> str:
-        """The parts that there are; the first one is the name, the others are remarks."""
-        return self._signs.between.join([part for part in parts if part])
+    def _said(self, *parts: str, margin: str = "") -> Iterator[str]:
+        """The parts that there are, uncoloured."""
+        return self._folded([(Span(part),) for part in parts if part], margin, margin + self._signs.below)
 
-
-def _state(task: Task) -> str:
-    if task.state is None or task.state is TaskState.RUNNING:
-        return ""
-    ended = "" if task.exit_code is None else f", {_ended(task.exit_code)}"
-    return ("dead leader" if task.state is TaskState.DEAD_LEADER else task.state.value) + ended
-
-
-def _ended(code: int) -> str:
-    """A wait status, as a shell's user would say it."""
-    number = code & _SIGNAL
-    if not number:
-        return f"exited {code >> 8 & 0xFF}"
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    return f"killed by {name}" + (", core dumped" if code & _CORE_DUMPED else "")
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def _plain(text: str) -> str:
-    """A foreign string without what a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])
+    def _folded(self, phrases: Sequence[Phrase], first: str, rest: str) -> Iterator[str]:
+        """A label in as many lines as it takes; what stands before the first of them, and before the others."""
+        ends = [sys.maxsize] * 2 if self._width is None else [self._width - columns(margin) for margin in (first, rest)]
+        margin = first
+        for line in fold(self._ink.spoken(phrases), self._signs.between, *ends):
+            yield margin + self._ink.line(line)
+            margin = rest
