@@ -15,14 +15,18 @@ round again, and the words tell.
 
 import signal
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Namespace, Snapshot, Task, TaskState
 from exporters.fields import escape
 
-_CORE_DUMPED = 0x80
+CORE_DUMPED = 0x80
+"""The bit of a wait status that says whether a core was dumped."""
+
 _SIGNAL = 0x7F
+_NS_PER_S = 1_000_000_000
 
 
 class Tint(NamedTuple):
@@ -185,6 +189,16 @@ class Remarks:
         return f"born of {self.ref(tag)}" + ("" if tag in self.tasks else " (gone)")
 
 
+def is_bare(snapshot: Snapshot) -> bool:
+    """True for the snapshot of an image that has numbers and no facts."""
+    return all(task.comm is None and task.state is None for task in snapshot.tasks)
+
+
+def moment(time_ns: int) -> str:
+    """A CLOCK_REALTIME as date and time."""
+    return f"{datetime.fromtimestamp(time_ns // _NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def name(task: Task) -> str:
     """The comm of a task as text that no terminal obeys; empty where the image does not say."""
     return "" if task.comm is None else plain(escape(task.comm))
@@ -207,7 +221,7 @@ def ended(code: int) -> str:
         word = signal.Signals(number).name
     except ValueError:
         word = f"signal {number}"
-    return f"killed by {word}" + (", core dumped" if code & _CORE_DUMPED else "")
+    return f"killed by {word}" + (", core dumped" if code & CORE_DUMPED else "")
 
 
 def count(number: int, one: str, many: str = "") -> str:

@@ -25,18 +25,16 @@ cut off: remarks go on in the next line, and fewer generations are indented.
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from agent.model import Snapshot, Task, TaskState
 from exporters.ink import BOLD, Ink, Phrase, Span, columns, fold, width
-from exporters.remarks import ALARM, Kind, Remark, Remarks, count, name, plain
+from exporters.remarks import ALARM, Kind, Remark, Remarks, count, is_bare, moment, name, plain
 
 _WIDTH = 100  # columns that threads may share where nobody gave a width
 _NARROWEST = 20  # narrower than that nothing can be laid out; lines are then wider than asked for
 _DEEPEST = 40  # generations that are indented; a chain of thousands would be mostly margin
 _NAMED = 6  # users of a ghost that are named
-_NS_PER_S = 1_000_000_000
 _ALARMING = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
@@ -99,12 +97,11 @@ class _View:
         counts.append(count(len(snapshot.pids), "pid"))
         if len(snapshot.namespaces) > 1:
             counts.append(count(len(snapshot.namespaces), "pid namespace"))
-        when = datetime.fromtimestamp(snapshot.time_ns // _NS_PER_S, UTC)
         host = " ".join(plain(word) for word in (header.release, header.machine) if word)
         yield from self._said(
             f"{snapshot.mode} of {self._remarks.numbers(self._root.pid)}",
             ", ".join(counts),
-            f"{when:%Y-%m-%d %H:%M:%S} UTC",
+            moment(snapshot.time_ns),
             host and f"Linux {host}",
         )
         yield from self._trust()
@@ -164,14 +161,13 @@ class _View:
     def _trust(self) -> Iterator[str]:
         done = self._snapshot.completeness
         checked = "not verified" if done.verified == "no" else f"verified by {done.verified}"
-        bare = all(task.comm is None and task.state is None for task in self._snapshot.tasks)
         said = (
             checked,
             f"{done.lost} events lost" if done.lost else "",
             f"{count(done.anomalies, 'anomaly', 'anomalies')} healed" if done.anomalies else "",
             f"{count(done.kernel_threads_left_out, 'kernel thread')} left out" if done.kernel_threads_left_out else "",
             "births assumed" if self._remarks.all_assumed else "",
-            "bare image: numbers only" if bare else "",
+            "bare image: numbers only" if is_bare(self._snapshot) else "",
         )
         verdict = Span("complete") if done.complete else Span("INCOMPLETE", f"{BOLD};{self._ink.of(ALARM)}")
         yield from self._folded([(verdict,), *[(Span(text),) for text in said if text]], "", self._signs.below)

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two snapshots compared: what is different, by who is who and not by row or tag.
+
+Theory
+------
+Two snapshots are *equal* where both have the same pid objects, the same tasks in the same tree, groups, sessions and
+thread groups, the same states, exit codes (but for whether a core was dumped) and subreaper flags, and where the same
+pids share a namespace. Tags and the order of rows, births, times, names, owners, and what was squashed are no part of
+that: they may be *noted*. Two trees that would be written with the same PIDS and TREE buffers, but for how the tags
+happened to be given, and are alike in the rest, are equal.
+
+A pid object is the same where its numbers are, from the root's namespace inward. (Its number in the root's namespace is
+unique, but one that goes on differently inside is another.) A task is the same where its pid object is and, if that can
+be known, its start time. That depends on what the two snapshots are of:
+
+* One tree at two times. The host has not been booted in between, and at least one task has kept its number and its
+  start time. Then a task with the same number and another start time is another task: its number was used again.
+* Two trees: another host or boot, or one tree rebuilt from the other's image. A rebuilt task has its old number, but
+  it never has its old start time; so no start time is the same, and numbers alone tell who is who. Where an image has
+  no start times (a bare one) it is the same.
+
+A number used again does not by itself make two snapshots different: start times are no part of being equal. Where all
+the rest agrees it is noted; where it does not, one task is gone and another one was born.
+
+A fact that only one of the two snapshots knows (a bare image has no states) is a difference: what is not known is not
+known to be equal. It is told once for each fact, not once for each task. An old image in the dialect v23 writes 0 for
+the session that the root inherited, too, so against such a one the two are not told apart.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from agent.model import PidObject, Snapshot, Task
+from exporters.remarks import CORE_DUMPED, is_bare, plain
+
+Numbers: TypeAlias = tuple[int, ...]
+"""The numbers of a pid object, outermost first: what it is known by."""
+
+Ref: TypeAlias = Numbers | int
+"""A pid object, or 0 or CKPT_PID_ROOT."""
+
+Side: TypeAlias = Literal["a", "b"]
+
+Place: TypeAlias = Literal["parent", "thread group", "group", "session"]
+Condition: TypeAlias = Literal["state", "exit code", "subreaper"]
+Trait: TypeAlias = Literal["comm", "uid", "gid"]
+
+
+class Change(NamedTuple):
+    """What a field was in `a` and is in `b`; None: not so, or not known."""
+
+    field: Place | Condition | Trait
+    a: Ref | str | bytes | None
+    b: Ref | str | bytes | None
+
+
+class Changed(NamedTuple):
+    """A task that both snapshots have, and what is not the same in them.
+
+    Attributes:
+        a, b: the task in either.
+        changes: at least one.
+    """
+
+    a: Task
+    b: Task
+    changes: tuple[Change, ...]
+
+
+class Stray(NamedTuple):
+    """A number whose namespace is not, in `b`, the one that its fellows of `a` have.
+
+    Attributes:
+        numbers: its pid object.
+        level: which of the numbers.
+        a, b: ids of the namespaces.
+    """
+
+    numbers: Numbers
+    level: int
+    a: int
+    b: int
+
+
+class Unsaid(NamedTuple):
+    """A fact that one snapshot says nothing of.
+
+    Attributes:
+        fact: which.
+        side: who is silent.
+        known: of how many tasks (pids, for namespaces) the other one says it.
+    """
+
+    fact: Condition | Literal["namespaces"]
+    side: Side
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """All that is different between two snapshots; everything in the order of the numbers.
+
+    Attributes:
+        a, b: the snapshots.
+        one_tree: True where both are of one tree, so that start times told who is who; False: numbers alone did.
+        gone, born: tasks of a alone and of b alone.
+        moved: tasks with another parent, thread group, group or session.
+        changed: tasks with another state, exit code or subreaper flag.
+        pids_gone, pids_came: pid objects of one snapshot alone that are no task there (ghosts).
+        strays: pids that are in another namespace, seen from their fellows.
+        unsaid: what one of the two does not say.
+        replaced: tasks that are the same in everything but their start time; no part of being equal.
+        renamed: tasks with another comm, uid or gid; no part of being equal.
+        notes: on the snapshots as a whole, for people; no part of being equal.
+    """
+
+    a: Snapshot
+    b: Snapshot
+    one_tree: bool
+    gone: tuple[Task, ...]
+    born: tuple[Task, ...]
+    moved: tuple[Changed, ...]
+    changed: tuple[Changed, ...]
+    pids_gone: tuple[PidObject, ...]
+    pids_came: tuple[PidObject, ...]
+    strays: tuple[Stray, ...]
+    unsaid: tuple[Unsaid, ...]
+    replaced: tuple[Changed, ...]
+    renamed: tuple[Changed, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """True where the two are equal, as the module's theory has it."""
+        return not (
+            self.gone
+            or self.born
+            or self.moved
+            or self.changed
+            or self.pids_gone
+            or self.pids_came
+            or self.strays
+            or self.unsaid
+        )
+
+
+def difference(a: Snapshot, b: Snapshot) -> Difference:
+    """Compare two snapshots."""
+    return _Comparison(a, b).result()
+
+
+class _Comparison:
+    """Two snapshots, looked up by numbers."""
+
+    def __init__(self, a: Snapshot, b: Snapshot) -> None:
+        self._a, self._b = a, b
+        self._tasks_a, self._tasks_b = _by_numbers(a), _by_numbers(b)
+        self._common = sorted(self._tasks_a.keys() & self._tasks_b.keys())
+        self._inherited_is_known = not any(side.dialect == "v23" and is_bare(side) for side in (a, b))
+        self._one_tree = a.boot_id != "" and a.boot_id == b.boot_id and any(map(self._same_start, self._common))
+        self._unsaid: Counter[tuple[Condition | Literal["namespaces"], Side]] = Counter()
+
+    def result(self) -> Difference:
+        moved, changed, replaced, renamed = [], [], [], []
+        again: set[Numbers] = set()
+        for numbers in self._common:
+            a, b = self._tasks_a[numbers], self._tasks_b[numbers]
+            places, conditions = tuple(self._places(a, b)), tuple(self._conditions(a, b))
+            if self._other_task(a, b):
+                if places or conditions:
+                    again.add(numbers)
+                else:
+                    replaced.append(Changed(a, b, ()))
+                continue
+            moved += [Changed(a, b, places)] if places else []
+            changed += [Changed(a, b, conditions)] if conditions else []
+            traits = tuple(_traits(a, b))
+            renamed += [Changed(a, b, traits)] if traits else []
+        strays = tuple(self._strays())
+        return Difference(
+            a=self._a,
+            b=self._b,
+            one_tree=self._one_tree,
+            gone=_only(self._tasks_a, self._tasks_b, again),
+            born=_only(self._tasks_b, self._tasks_a, again),
+            moved=tuple(moved),
+            changed=tuple(changed),
+            pids_gone=_ghosts_only(self._a, self._tasks_a, self._b),
+            pids_came=_ghosts_only(self._b, self._tasks_b, self._a),
+            strays=strays,
+            unsaid=tuple([Unsaid(fact, side, known) for (fact, side), known in sorted(self._unsaid.items())]),
+            replaced=tuple(replaced),
+            renamed=tuple(renamed),
+            notes=tuple(self._notes()),
+        )
+
+    def _same_start(self, numbers: Numbers) -> bool:
+        start_ns = self._tasks_a[numbers].start_ns
+        return start_ns is not None and start_ns == self._tasks_b[numbers].start_ns
+
+    def _other_task(self, a: Task, b: Task) -> bool:
+        """True where two tasks of one tree have only their numbers in common."""
+        return self._one_tree and a.start_ns is not None and b.start_ns is not None and a.start_ns != b.start_ns
+
+    def _places(self, a: Task, b: Task) -> Iterator[Change]:
+        fields: tuple[tuple[Place, int, int], ...] = (
+            ("parent", a.ppid, b.ppid),
+            ("thread group", a.tgid, b.tgid),
+            ("group", a.pgid, b.pgid),
+            ("session", a.sid, b.sid),
+        )
+        for field, tag_a, tag_b in fields:
+            before, after = self._ref(self._a, tag_a), self._ref(self._b, tag_b)
+            if before != after:
+                yield Change(field, before, after)
+
+    def _conditions(self, a: Task, b: Task) -> Iterator[Change]:
+        said = self._said("state", a.state is not None, b.state is not None)
+        if a.state is not b.state and said:
+            yield Change("state", a.state, b.state)
+        if _without_core(a.exit_code) != _without_core(b.exit_code) and (
+            # Where the state is known, that there is no exit code is known as well.
+            (a.state is not None and b.state is not None)
+            or self._said("exit code", a.exit_code is not None, b.exit_code is not None)
+        ):
+            yield Change("exit code", a.exit_code, b.exit_code)
+        said = self._said("subreaper", a.subreaper is not None, b.subreaper is not None)
+        if a.subreaper is not b.subreaper and said:
+            yield Change("subreaper", a.subreaper, b.subreaper)
+
+    def _said(self, fact: Condition | Literal["namespaces"], by_a: bool, by_b: bool) -> bool:  # noqa: FBT001  # a pair
+        """True where both say it, or neither; what only one says is counted."""
+        if by_a != by_b:
+            self._unsaid[fact, "b" if by_a else "a"] += 1
+        return by_a == by_b
+
+    def _ref(self, snapshot: Snapshot, tag: int) -> Ref:
+        pid = snapshot.pid(tag)
+        if pid:
+            return pid.numbers
+        return tag if self._inherited_is_known else 0
+
+    def _strays(self) -> Iterator[Stray]:
+        """The pids that stand in the way of one namespace in `b` for each of those in `a`."""
+        ids_b = {pid.numbers: pid.namespaces for pid in self._b.pids}
+        both: list[Stray] = []
+        for numbers, ids in sorted((pid.numbers, pid.namespaces) for pid in self._a.pids if pid.numbers in ids_b):
+            theirs = ids_b[numbers]
+            if self._said("namespaces", bool(ids), bool(theirs)):
+                both += [Stray(numbers, level, *pair) for level, pair in enumerate(zip(ids, theirs, strict=True))]
+        # Each namespace is paired with the one that most of its pids are in now; the others have strayed.
+        fellows = Counter([(row.a, row.b) for row in both])
+        pairs: dict[int, int] = {}
+        taken: set[int] = set()
+        for id_a, id_b in sorted(fellows, key=lambda pair: (-fellows[pair], pair)):
+            if id_a not in pairs and id_b not in taken:
+                pairs[id_a] = id_b
+                taken.add(id_b)
+        return (row for row in both if pairs.get(row.a) != row.b)
+
+    def _notes(self) -> Iterator[str]:
+        a, b = self._a, self._b
+        if a.mode != b.mode:
+            yield f"a is a {a.mode}, b a {b.mode}"
+        if a.boot_id and b.boot_id and a.boot_id != b.boot_id:
+            yield "captured on different hosts, or with a boot in between"
+        for side, snapshot in (("a", a), ("b", b)):
+            if not snapshot.completeness.complete:
+                yield f"{side} is incomplete: {plain('; '.join(snapshot.completeness.reasons)) or 'not verified'}"
+        if a.squashed != b.squashed:
+            said = [plain(", ".join(side.squashed)) or "nothing" for side in (a, b)]
+            yield f"under one tag from outside: {said[0]} in a, {said[1]} in b"
+
+
+def _by_numbers(snapshot: Snapshot) -> dict[Numbers, Task]:
+    first = snapshot.first_tag
+    return {snapshot.pids[task.pid - first].numbers: task for task in snapshot.tasks}
+
+
+def _only(mine: dict[Numbers, Task], theirs: dict[Numbers, Task], again: set[Numbers]) -> tuple[Task, ...]:
+    return tuple([mine[numbers] for numbers in sorted((mine.keys() - theirs.keys()) | again)])
+
+
+def _ghosts_only(snapshot: Snapshot, tasks: dict[Numbers, Task], other: Snapshot) -> tuple[PidObject, ...]:
+    known = {pid.numbers for pid in other.pids}
+    return tuple(sorted([pid for pid in snapshot.pids if pid.numbers not in known and pid.numbers not in tasks]))
+
+
+def _without_core(code: int | None) -> int | None:
+    return None if code is None else code & ~CORE_DUMPED
+
+
+def _traits(a: Task, b: Task) -> Iterator[Change]:
+    fields: tuple[tuple[Trait, bytes | int | None, bytes | int | None], ...] = (
+        ("comm", a.comm, b.comm),
+        ("uid", a.uid, b.uid),
+        ("gid", a.gid, b.gid),
+    )
+    for field, before, after in fields:
+        # A name that one image does not have says nothing of the task.
+        if before is not None and after is not None and before != after:
+            yield Change(field, before, after)

@@ -1,0 +1,456 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two snapshots compared: equal means exactly what it should, and what differs is told of whom it is true."""
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.model import CKPT_PID_ROOT, Completeness, Namespace, PidObject, Snapshot, Task, TaskState
+from exporters import checkpoint
+from exporters.difference import difference, lines, to_document
+from tests.builders import a_family, a_snapshot, a_task, born, patient, snapshots
+
+# What is behind the head, which is the same for every comparison.
+HEAD = 4
+
+
+def with_task(snapshot: Snapshot, tag: int, **fields: object) -> Snapshot:
+    """The snapshot with one task changed."""
+    tasks = [task._replace(**fields) if task.pid == tag else task for task in snapshot.tasks]  # type: ignore[arg-type]
+    return replace(snapshot, tasks=tuple(tasks))
+
+
+def without(snapshot: Snapshot, *tags: int) -> Snapshot:
+    """The snapshot without some tasks; their pid objects stay."""
+    return replace(snapshot, tasks=tuple(task for task in snapshot.tasks if task.pid not in tags))
+
+
+def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
+    """The same tree; the n-th pid object of the old order becomes the order[n]-th, and tags count from `first`."""
+    new = {snapshot.first_tag + old: first + place for old, place in enumerate(order)}
+    new |= {0: 0, CKPT_PID_ROOT: CKPT_PID_ROOT}
+    pids = dict(zip(order, snapshot.pids, strict=True))
+    tasks = [
+        task._replace(
+            pid=new[task.pid], ppid=new[task.ppid], tgid=new[task.tgid], pgid=new[task.pgid], sid=new[task.sid]
+        )
+        for task in snapshot.tasks
+    ]
+    return replace(snapshot, pids=tuple(pids[n] for n in sorted(pids)), tasks=tuple(tasks), first_tag=first)
+
+
+def meaning(snapshot: Snapshot) -> object:
+    """All that being equal is about: both buffers with tags given in the order of numbers, and the facts."""
+    ranks = sorted(range(len(snapshot.pids)), key=lambda n: snapshot.pids[n].numbers)
+    ranked = relabelled(snapshot, [ranks.index(n) for n in range(len(ranks))], 1)
+    tasks = sorted(ranked.tasks)
+    shared = defaultdict(set)
+    for pid in snapshot.pids:
+        for place, id_ in enumerate(pid.namespaces):
+            shared[id_].add((pid.numbers, place))
+    return (
+        checkpoint._pack_pids(ranked.pids),
+        checkpoint._pack_tasks(tasks, "seed"),
+        [(t.state, None if t.exit_code is None else t.exit_code & ~0x80, t.subreaper) for t in tasks],
+        frozenset(map(frozenset, shared.values())),
+    )
+
+
+def told(a: Snapshot, b: Snapshot) -> list[str]:
+    """The lines behind the head."""
+    return lines(difference(a, b))[HEAD:]
+
+
+def test_a_difference_is_told_by_kind_and_by_number() -> None:
+    """As the command line shows it."""
+    a = a_family()
+    b = with_task(a, 2, state=TaskState.ZOMBIE, exit_code=0)
+    b = with_task(b, 4, ppid=1, comm=b"in\x1bit")
+    b = replace(without(b, 7), time_ns=a.time_ns + 5_000_000_000, pids=(*b.pids[:6], PidObject((4723,), (0,))))
+    b = replace(b, tasks=(*b.tasks, a_task(7, 1, comm=b"sh")))
+
+    assert lines(difference(a, b)) == [
+        "different: 1 gone, 1 born, 1 moved, 1 changed",
+        "a: subtree of 4711 · 6 tasks · 2024-05-01 12:00:00 UTC",
+        "b: subtree of 4711 · 6 tasks · 2024-05-01 12:00:05 UTC",
+        "who is who: by number and start time",
+        "",
+        "gone",
+        "   4722 cc · child of 4711 · zombie, exited 3 · group 4690 · born of 4700 (gone)",
+        "born",
+        "   4723 sh · child of 4711",
+        "moved",
+        "   4720/1 init: parent 4712 → 4711",
+        "changed",
+        "   4712 make: state running → zombie; exit code none → exited 0",
+        "",
+        "notes, no part of being equal",
+        r"   4720/1 init: comm init → in\x1bit",
+    ]
+
+
+def test_a_snapshot_equals_itself_in_four_lines() -> None:
+    """And there is nothing to note."""
+    assert lines(difference(a_family(), a_family())) == [
+        "equal",
+        "a: subtree of 4711 · 6 tasks · 2024-05-01 12:00:00 UTC",
+        "b: subtree of 4711 · 6 tasks · 2024-05-01 12:00:00 UTC",
+        "who is who: by number and start time",
+    ]
+
+
+@patient
+@given(snapshots(), st.randoms(use_true_random=False), st.integers(1, 1000))
+def test_tags_and_the_order_of_rows_make_no_difference(snapshot: Snapshot, random: object, first: int) -> None:
+    """They are a file's own business."""
+    order = list(range(1, len(snapshot.pids)))
+    random.shuffle(order)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
+    other = relabelled(snapshot, [0, *order], first)
+    other = replace(other, tasks=(other.tasks[0], *reversed(other.tasks[1:])))
+
+    assert difference(snapshot, other).equal
+
+
+TOUCHED = [
+    "state",
+    "exit_code",
+    "subreaper",
+    "ppid",
+    "tgid",
+    "pgid",
+    "sid",
+    "comm",
+    "start_ns",
+    "birth",
+    "number",
+    "inner",
+    "namespaces",
+    "member",
+    "ghost",
+    "last",
+]
+
+
+def touched(draw: st.DrawFn, a: Snapshot, what: str) -> Snapshot:
+    """The snapshot with one thing changed, which may matter or not; tags may end up where no kernel would have them."""
+    task = draw(st.sampled_from(a.tasks))
+    place = draw(st.integers(0, len(a.pids) - 1))
+    pid = a.pids[place]
+    if what == "last":
+        return replace(a, tasks=a.tasks[:-1] or a.tasks)
+    if what == "ghost":
+        return replace(a, pids=(*a.pids, PidObject((5_000_000,), ())))
+    if what in ("number", "inner", "namespaces", "member"):
+        ids = range(-1, 3)
+        new = {
+            "number": pid._replace(numbers=(5_000_000, *pid.numbers[1:])),
+            "inner": pid._replace(numbers=(*pid.numbers[:-1], 6_000_000)),
+            "namespaces": pid._replace(namespaces=() if pid.namespaces else pid.numbers),
+            "member": pid._replace(namespaces=tuple(draw(st.sampled_from(ids)) for _ in pid.namespaces)),
+        }[what]
+        return replace(a, pids=(*a.pids[:place], new, *a.pids[place + 1 :]))
+    tags = [0, CKPT_PID_ROOT, *range(a.first_tag, a.first_tag + len(a.pids))]
+    values: dict[str, list[object]] = {
+        "state": [None, *TaskState],
+        "exit_code": [None, 0, 0x8B, 0x0B, (task.exit_code or 0) ^ 0x80],
+        "subreaper": [None, False, True],
+        "ppid": [0, *tags[2:]],
+        "tgid": [*tags[2:]],
+        "pgid": [*tags],
+        "sid": [*tags],
+        "comm": [None, b"other"],
+        "start_ns": [None, 7],
+        "birth": [None],
+    }
+    return with_task(a, task.pid, **{what: draw(st.sampled_from(values[what]))})
+
+
+@st.composite
+def neighbours(draw: st.DrawFn, what: str) -> tuple[Snapshot, Snapshot]:
+    """A snapshot and one like it, told apart by one thing at most."""
+    a = draw(snapshots())
+    known = [task._replace(state=task.state or TaskState.RUNNING) for task in a.tasks]
+    a = replace(a, tasks=tuple(known)) if draw(st.booleans()) else a
+    return a, touched(draw, a, what)
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_equal_means_the_same_buffers_and_facts_and_nothing_else(what: str) -> None:
+    """Judged by the bytes of the image, tags given anew; and the other way round what is gone is born."""
+
+    @settings(patient, max_examples=40)
+    @given(neighbours(what))
+    def judged(pair: tuple[Snapshot, Snapshot]) -> None:
+        a, b = pair
+        found, back = difference(a, b), difference(b, a)
+
+        assert found.equal == back.equal == (meaning(a) == meaning(b))
+        assert lines(found)[0].startswith("equal" if found.equal else "different: ")
+        assert (found.gone, found.born, found.pids_gone) == (back.born, back.gone, back.pids_came)
+        assert [row.a for row in found.moved] == [row.b for row in back.moved]
+        assert [(fact, side) for fact, side, _ in found.unsaid] == [
+            (fact, "b" if side == "a" else "a") for fact, side, _ in back.unsaid
+        ]
+
+    judged()
+
+
+@patient
+@given(snapshots(), snapshots())
+def test_any_two_snapshots_can_be_told_apart(a: Snapshot, b: Snapshot) -> None:
+    """For people in lines that a terminal can show, for programs in what JSON can hold."""
+    found = difference(a, b)
+
+    assert all(line.isprintable() for line in lines(found))
+    assert all(line.isascii() for line in lines(found, unicode=False))
+    assert json.loads(json.dumps(to_document(found)))["equal"] == found.equal
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ppid": 3}, "parent 101 → 103"),
+        ({"tgid": 3}, "thread group 102 → 103"),
+        ({"pgid": 4}, "group 101 → 104"),
+        ({"sid": 4}, "session 101 → 104"),
+        ({"sid": 0}, "session 101 → outside"),
+        ({"sid": CKPT_PID_ROOT}, "session 101 → inherited from outside"),
+        ({"state": TaskState.STOPPED}, "state running → stopped"),
+        ({"state": TaskState.ZOMBIE, "exit_code": 9}, "state running → zombie; exit code none → killed by SIGKILL"),
+        ({"subreaper": True}, "subreaper no → yes"),
+    ],
+)
+def test_what_became_of_a_task_is_told_in_words(change: dict[str, object], said: str) -> None:
+    """One field or two; all of these count."""
+    tasks = [a_task(1, 0), a_task(2, 1, comm=b"sh"), a_task(3, 1)]
+    a = a_snapshot([(100 + n,) for n in range(1, 5)], tasks)
+    found = told(a, with_task(a, 2, **change))
+
+    # Somebody who has become a thread is still named as what he was.
+    assert found[2] == f"   102 sh: {said}"
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start_ns": None},
+        {"birth": born(2)},
+        {"uid": 7},
+        {"comm": b"x"},
+        {"exit_signal": 0},
+        {"child_namespace": 0},
+        {"cwd": b"/"},
+    ],
+)
+def test_what_is_no_part_of_being_equal_makes_no_difference(change: dict[str, object]) -> None:
+    """Though some of it is noted."""
+    a = a_family()
+
+    assert difference(a, with_task(a, 2, **change)).equal
+
+
+def test_a_dumped_core_is_no_difference() -> None:
+    """A rebuilt task was killed by the same signal, and leaves no core a second time."""
+    a = with_task(a_family(), 7, exit_code=11 | 0x80)
+
+    assert difference(a, with_task(a, 7, exit_code=11)).equal
+    assert not difference(a, with_task(a, 7, exit_code=6)).equal
+
+
+def test_a_new_name_or_owner_is_noted() -> None:
+    """A program was run, or changed its user."""
+    a = a_family()
+
+    assert told(a, with_task(a, 7, comm=b"ld", uid=1000, gid=100)) == [
+        "",
+        "notes, no part of being equal",
+        "   4722 cc: comm cc → ld; uid 0 → 1000; gid 0 → 100",
+    ]
+
+
+def test_a_number_used_again_is_another_task() -> None:
+    """In one tree the start time tells; what has become of the old one is that it is gone."""
+    a = a_family()
+    found = difference(a, with_task(a, 7, start_ns=5, comm=b"sh", pgid=1, state=TaskState.RUNNING, exit_code=None))
+
+    assert not found.equal
+    assert [(task.comm, task.start_ns) for task in (*found.gone, *found.born)] == [(b"cc", 7_000_000), (b"sh", 5)]
+    assert (found.moved, found.changed, found.renamed) == ((), (), ())
+
+
+def test_a_number_used_again_by_its_like_is_noted_alone() -> None:
+    """Start times are no part of being equal."""
+    a = a_family()
+
+    assert told(a, with_task(a, 7, start_ns=5)) == [
+        "",
+        "notes, no part of being equal",
+        "   4722 cc: another task since, with the same number",
+    ]
+
+
+@pytest.mark.parametrize("boot_id", ["", "another", a_family().boot_id])
+def test_a_rebuilt_tree_is_compared_by_its_numbers(boot_id: str) -> None:
+    """Here or elsewhere: every start time is another one, and nobody was replaced."""
+    a = a_family()
+    tasks = [task._replace(start_ns=(task.start_ns or 0) + 10**9) for task in a.tasks]
+    found = difference(a, with_task(replace(a, boot_id=boot_id, tasks=tuple(tasks)), 7, pgid=1))
+
+    assert not found.one_tree
+    assert (found.gone, found.born, found.replaced) == ((), (), ())
+    assert [row.a.pid for row in found.moved] == [7]
+    assert lines(found)[3] == "who is who: by number"
+
+
+def test_another_boot_is_noted() -> None:
+    """Where both say which one they are of."""
+    a = a_family()
+
+    assert told(a, replace(a, boot_id="another"))[-1] == "   captured on different hosts, or with a boot in between"
+    assert told(a, replace(a, boot_id="")) == []
+
+
+def test_a_number_that_goes_on_differently_inside_is_another_pid() -> None:
+    """Numbers are compared at every level."""
+    a = a_family()
+    b = replace(a, pids=(*a.pids[:3], PidObject((4720, 2), (0, 1)), *a.pids[4:]))
+    found = difference(a, b)
+
+    assert [task.pid for task in (*found.gone, *found.born)] == [4, 4]
+    assert (found.pids_gone, found.pids_came) == ((), ())
+
+
+def test_pids_without_a_task_come_and_go() -> None:
+    """They live on as somebody's group; where a task became one, it is the task that is gone."""
+    a = a_family()
+    lost = with_task(replace(a, pids=(*a.pids[:2], PidObject((4691,), (0,)), *a.pids[3:])), 7, pgid=3)
+
+    assert told(a, lost) == [
+        "",
+        "moved",
+        "   4722 cc: group 4690 → 4691",
+        "pids without a task, gone",
+        "   4690",
+        "pids without a task, new",
+        "   4691",
+    ]
+    assert told(a, without(a, 7))[1:] == [
+        "gone",
+        "   4722 cc · child of 4711 · zombie, exited 3 · group 4690 · born of 4700 (gone)",
+    ]
+
+
+def in_namespaces(*ids: int) -> Snapshot:
+    """A root, and five tasks in inner namespaces of those ids."""
+    pids = [PidObject((1,), (0,)), *[PidObject((2 + n, 1 + n), (0, id_)) for n, id_ in enumerate(ids)]]
+    tasks = [a_task(1, 0), *[a_task(2 + n, 1, depth=1) for n in range(len(ids))]]
+    spaces = tuple(Namespace(n, 4026532000 + n, min(n, 1), 0 if n else None) for n in range(1 + max(ids)))
+    return replace(a_snapshot(tasks=tasks, namespaces=spaces), pids=tuple(pids))
+
+
+def test_who_shares_a_namespace_matters_and_what_it_is_called_does_not() -> None:
+    """Ids and inode numbers are given anew each time."""
+    a = in_namespaces(1, 1, 2, 2, 2)
+
+    assert difference(a, in_namespaces(2, 2, 1, 1, 1)).equal
+    assert told(a, in_namespaces(2, 2, 1, 1, 2)) == [
+        "",
+        "in another pid namespace",
+        "   6/5: its number 5 is with 4/3 in a, with 2/1 in b",
+    ]
+    assert told(a, in_namespaces(1, 1, 1, 1, 1))[2:] == [
+        "   2/1: its number 1 is with 3/2 in a, with 3/2 in b",
+        "   3/2: its number 2 is with 2/1 in a, with 2/1 in b",
+    ]
+
+
+def a_bare(snapshot: Snapshot, dialect: str = "seed") -> Snapshot:
+    """The snapshot as the tools of 2011 would have written it."""
+    bare = replace(
+        snapshot,
+        pids=tuple(PidObject(pid.numbers, ()) for pid in snapshot.pids),
+        tasks=tuple(Task(*task[:6]) for task in snapshot.tasks),
+        boot_id="",
+    )
+    if dialect == "v23":
+        tasks = [t._replace(pgid=max(t.pgid, 0), sid=max(t.sid, 0)) for t in bare.tasks]
+        return replace(bare, dialect="v23", tasks=tuple(tasks))
+    return bare
+
+
+def test_what_a_bare_image_does_not_say_is_told_once() -> None:
+    """What is not known is not known to be equal; the tree is compared all the same."""
+    a = a_family()
+
+    assert told(a, with_task(a_bare(a), 7, pgid=1)) == [
+        "",
+        "moved",
+        "   4722 cc: group 4690 → 4711",
+        "known to one alone",
+        "   exit code: a says it of 1 task, b does not",
+        "   namespaces: a says it of 7 pids, b does not",
+        "   state: a says it of 6 tasks, b does not",
+        "   subreaper: a says it of 6 tasks, b does not",
+    ]
+    assert difference(a_bare(a), a_bare(a)).equal
+
+
+def test_an_old_image_has_one_word_for_two_kinds_of_outside() -> None:
+    """The dialect v23 cannot say that the root inherited its session; where nothing else says it, it is not asked."""
+    a = with_task(a_family(), 1, sid=CKPT_PID_ROOT, pgid=0)
+    bare = a_bare(a)
+
+    assert difference(bare, a_bare(a, "v23")).equal
+    assert not difference(bare, with_task(bare, 1, sid=0)).equal
+    assert not difference(a, with_task(replace(a, dialect="v23"), 1, sid=0)).equal
+
+
+def test_the_same_happened_to_the_threads_of_a_process_is_told_once() -> None:
+    """Forty threads are not forty lines; one that something else happened to is."""
+    threads = [a_task(tag, 1, tgid=2, comm=b"w") for tag in range(4, 44)]
+    a = a_snapshot([(n,) for n in range(101, 144)], [a_task(1, 0), a_task(2, 1), a_task(3, 1), *threads])
+    moved = [t._replace(pgid=3) if t.tgid == 2 else t for t in a.tasks]
+    b = with_task(replace(a, tasks=tuple(moved)), 43, state=TaskState.STOPPED)
+    dead = without(a, 2, *range(4, 44))
+
+    assert told(a, b)[1:] == [
+        "moved",
+        "   102 task-2 (and 40 threads): group 101 → 103",
+        "changed",
+        "   {143 w}: state running → stopped",
+    ]
+    assert told(a, dead)[1:] == ["gone", "   102 task-2 (and 40 threads) · child of 101"]
+    assert told(a, without(a, 43))[1:] == ["gone", "   {143 w} · thread of 102"]
+
+
+def test_what_each_snapshot_is_like_as_a_whole_is_noted() -> None:
+    """None of it makes a difference."""
+    a = a_family()
+    b = replace(a, mode="container", squashed=(), completeness=Completeness("no", reasons=("a gap\n",)))
+
+    assert difference(a, b).equal
+    assert told(a, b)[2:] == [
+        "   a is a subtree, b a container",
+        r"   b is incomplete: a gap\n",
+        "   under one tag from outside: 4000, 4001 in a, nothing in b",
+    ]
+
+
+def test_a_program_reads_who_what_and_how() -> None:
+    """All by numbers, names as text."""
+    a = a_family()
+    b = with_task(with_task(a, 6, state=TaskState.STOPPED), 4, pgid=CKPT_PID_ROOT, comm=b"\xff")
+    document = json.loads(json.dumps(to_document(difference(a, without(b, 7)))))
+
+    worker = {"numbers": [4714], "comm": "wor\\xffker", "thread_group": [4712]}
+    init = {"numbers": [4720, 1], "comm": "init", "thread_group": [4720, 1]}
+    assert document["gone"] == [{"numbers": [4722], "comm": "cc", "thread_group": [4722]}]
+    assert document["changed"] == [worker | {"changes": [{"field": "state", "a": "running", "b": "stopped"}]}]
+    assert document["moved"] == [init | {"changes": [{"field": "group", "a": [4720, 1], "b": CKPT_PID_ROOT}]}]
+    assert document["renamed"] == [init | {"changes": [{"field": "comm", "a": "init", "b": "\\xff"}]}]
+    assert (document["identity"], document["a"]["root"], document["a"]["tasks"]) == ("start", [4711], 6)
