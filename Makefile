@@ -30,7 +30,8 @@ need python3-bpfcc $(SYSTEM_PYTHON) -c 'from bcc import BPF'; \
 need gcc gcc --version; \
 need libc6-dev test -e /usr/include/stdio.h; \
 need clang clang --version; \
-need criu crit --help
+need criu crit --help; \
+need graphviz dot -V
 endef
 
 .PHONY: help setup packages demo test bench clean

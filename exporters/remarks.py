@@ -26,6 +26,7 @@ CORE_DUMPED = 0x80
 """The bit of a wait status that says whether a core was dumped."""
 
 _SIGNAL = 0x7F
+_NAMED = 6  # users of a ghost that are named
 _NS_PER_S = 1_000_000_000
 
 
@@ -126,6 +127,24 @@ class Remarks:
         creator = self.tasks.get(tag)
         return tag != task.ppid and not (creator and creator.tgid == task.tgid)
 
+    def ghosts(self) -> dict[int, dict[str, list[Task]]]:
+        """The pid objects without a task, by tag: what each one still is, a session or a group, and of which processes."""
+        snapshot = self._snapshot
+        ghosts: dict[int, dict[str, list[Task]]] = {
+            tag: {} for tag, _ in enumerate(snapshot.pids, snapshot.first_tag) if tag not in self.tasks
+        }
+        for task in snapshot.tasks if ghosts else ():
+            if self.is_thread(task):
+                continue
+            for use, tag in (("session", task.sid), ("group", task.pgid), ("thread group", task.tgid)):
+                if tag in ghosts:
+                    ghosts[tag].setdefault(use, []).append(task)
+        return ghosts
+
+    def uses(self, ghost: dict[str, list[Task]]) -> list[str]:
+        """What a ghost still is, in words."""
+        return [f"{use} of {self._few(tasks)}" for use, tasks in ghost.items()] or ["used by no task"]
+
     def tint(self, tag: int) -> Tint:
         """The colour of a session or group that a task has."""
         return self._tints[tag]
@@ -154,6 +173,12 @@ class Remarks:
         """The id of the namespace a pid object lives in; None where the image does not say."""
         pid = self._snapshot.pid(tag)
         return pid.namespaces[-1] if pid and pid.namespaces else None
+
+    def _few(self, tasks: Sequence[Task]) -> str:
+        names = [self.ref(task.pid) for task in tasks[:_NAMED]]
+        if len(tasks) > _NAMED:
+            names.append(f"{len(tasks) - _NAMED} more")
+        return ", ".join(names)
 
     def _session(self, task: Task, above: Task | None) -> str:
         if task.sid == task.pid:

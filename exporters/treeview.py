@@ -34,7 +34,6 @@ from exporters.remarks import ALARM, Kind, Remark, Remarks, count, is_bare, mome
 _WIDTH = 100  # columns that threads may share where nobody gave a width
 _NARROWEST = 20  # narrower than that nothing can be laid out; lines are then wider than asked for
 _DEEPEST = 40  # generations that are indented; a chain of thousands would be mostly margin
-_NAMED = 6  # users of a ghost that are named
 _ALARMING = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
@@ -139,23 +138,15 @@ class _View:
 
     def ghosts(self) -> Iterator[str]:
         """The pid objects that live on as a session, group or thread group only."""
-        snapshot, remarks = self._snapshot, self._remarks
-        users: defaultdict[int, dict[str, list[Task]]] = defaultdict(lambda: defaultdict(list))
-        for task in snapshot.tasks:
-            if remarks.is_thread(task):
-                continue
-            for use, tag in (("session", task.sid), ("group", task.pgid), ("thread group", task.tgid)):
-                if tag not in remarks.tasks:
-                    users[tag][use].append(task)
-        ghosts = [tag for tag, _ in enumerate(snapshot.pids, snapshot.first_tag) if tag not in remarks.tasks]
+        remarks = self._remarks
+        ghosts = remarks.ghosts()
         if not ghosts:
             return
         yield ""
         yield from self._folded([(Span("pids without a task", BOLD),)], "", self._signs.below)
-        for tag in ghosts:
-            uses = [(Span(f"{use} of {self._named(tasks)}"),) for use, tasks in users[tag].items()]
+        for tag, ghost in ghosts.items():
             number = Span(remarks.numbers(tag), self._ink.of(remarks.tint(tag)) if remarks.is_id(tag) else "")
-            label = [(number,), *(uses or [(Span("used by no task"),)])]
+            label = [(number,), *[(Span(use),) for use in remarks.uses(ghost)]]
             yield from self._folded(label, self._signs.below, self._signs.below * 2)
 
     def _trust(self) -> Iterator[str]:
@@ -215,12 +206,6 @@ class _View:
         if remark.kind is Kind.GROUP:
             return Span(remark.text, self._ink.of(self._remarks.tint(task.pgid)))
         return Span(remark.text)
-
-    def _named(self, tasks: Sequence[Task]) -> str:
-        names = [self._remarks.ref(task.pid) for task in tasks[:_NAMED]]
-        if len(tasks) > _NAMED:
-            names.append(f"{len(tasks) - _NAMED} more")
-        return ", ".join(names)
 
     def _said(self, *parts: str, margin: str = "") -> Iterator[str]:
         """The parts that there are, uncoloured."""
