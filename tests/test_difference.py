@@ -93,6 +93,22 @@ def test_a_difference_is_told_by_kind_and_by_number() -> None:
     ]
 
 
+def test_a_terminal_without_unicode_gets_the_same_in_ascii() -> None:
+    """Other signs, and foreign names escaped."""
+    a = a_family()
+    found = difference(a, with_task(a, 7, pgid=CKPT_PID_ROOT, comm="é".encode()))
+
+    assert lines(found, unicode=False)[HEAD:] == [
+        "",
+        "moved",
+        "   4722 cc: group 4690 -> inherited from outside",
+        "",
+        "notes, no part of being equal",
+        r"   4722 cc: comm cc -> \xe9",
+    ]
+    assert lines(found, unicode=False)[1] == "a: subtree of 4711 - 6 tasks - 2024-05-01 12:00:00 UTC"
+
+
 def test_a_snapshot_equals_itself_in_four_lines() -> None:
     """And there is nothing to note."""
     assert lines(difference(a_family(), a_family())) == [
@@ -367,6 +383,13 @@ def test_who_shares_a_namespace_matters_and_what_it_is_called_does_not() -> None
         "   2/1: its number 1 is with 3/2 in a, with 3/2 in b",
         "   3/2: its number 2 is with 2/1 in a, with 2/1 in b",
     ]
+
+
+def test_a_program_reads_namespaces_by_their_inode_numbers() -> None:
+    """Those of either side; ids mean nothing outside of their file."""
+    found = difference(in_namespaces(1, 1, 2, 2, 2), in_namespaces(2, 2, 1, 1, 2))
+
+    assert to_document(found)["namespaces"] == [{"numbers": (6, 5), "level": 1, "a": 4026532002, "b": 4026532002}]
 
 
 def a_bare(snapshot: Snapshot, dialect: str = "seed") -> Snapshot:

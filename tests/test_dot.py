@@ -159,6 +159,14 @@ def test_a_thread_that_is_stopped_says_so() -> None:
     )
 
 
+def test_where_no_birth_was_seen_the_title_says_so_once() -> None:
+    """And no process does."""
+    assumed = Birth(None, False, None, None, (), None)
+    text = drawn(a_snapshot([(1,), (2,)], [a_task(1, 0, birth=assumed), a_task(2, 1, birth=assumed)]))
+
+    assert text.count("assumed") == text.count("UTC · births assumed") == 1
+
+
 def test_a_ghost_leads_to_the_topmost_of_its_members_only() -> None:
     """What is below them has their colour; a hundred lines would say no more."""
     tasks = [a_task(1, 0), a_task(2, 1, pgid=5), a_task(3, 2, pgid=5), a_task(4, 1, pgid=5)]

@@ -366,6 +366,23 @@ def test_signs_of_two_columns_count_as_two() -> None:
     assert max(map(columns, lines)) <= 28
 
 
+def test_a_word_that_no_line_can_hold_is_cut() -> None:
+    """A pid of ten levels, and a name of bytes that are no text; in ASCII each sign of it is longer still."""
+    pid = PidObject((4190000, *range(4190001, 4190009), 1), ())
+    snapshot = a_snapshot(tasks=[a_task(1, 0, comm=b"\xff" * 15, depth=9)])
+    lines = render(replace(snapshot, pids=(pid,)), width=30, unicode=False).splitlines()
+
+    assert lines[-6:] == [
+        "4190000/4190001/4190002/419",
+        "   0003/4190004/4190005/419000",
+        "   6/4190007/4190008/1",
+        r"   \xff\xff\xff\xff\xff\xff\xf",
+        r"   f\xff\xff\xff\xff\xff\xff\x",
+        r"   ff\xff - session leader",
+    ]
+    assert r"\u7a0b" in render(a_snapshot(tasks=[a_task(1, 0, comm="程".encode())]), width=30, unicode=False)
+
+
 @patient
 @given(snapshots(), st.none() | st.integers(20, 130))
 def test_colour_only_adds(snapshot: Snapshot, width: int | None) -> None:
