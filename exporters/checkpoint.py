@@ -22,16 +22,18 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import msgpack
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
+from exporters import collector
 from exporters.document import header_fields, read_header
-from exporters.facts import Base, Document, assemble, facts, task_facts
-from exporters.fields import Fields
+from exporters.facts import Base, Document, assemble, facts, task_facts, wrongs
+from exporters.fields import U32_MAX, Fields
+from exporters.findings import Finding
 from exporters.head import NS_PER_S, Head, as_said, read_head, write_head
 from exporters.records import (
     BUFFER,
@@ -44,7 +46,7 @@ from exporters.records import (
     Cursor,
     record,
 )
-from exporters.soundness import DEPTH_MAX, TaskIds, first_fault
+from exporters.soundness import DEPTH_MAX, Fault, TaskIds, faults
 
 TAIL_MAGIC = 0x002D2A0CC0DEEF00
 EXTENSION_VERSION = 1
@@ -109,12 +111,68 @@ def loads(data: bytes) -> Snapshot:
 
 def read(data: bytes) -> Reading:
     """The snapshot of an image, and what else is in it; FormatError for anything else."""
-    cursor = Cursor(data)
-    head = read_head(cursor)
-    base = _read_base(cursor, head)
-    foreign, extension = _read_rest(cursor)
-    snapshot = _join(base, head.seconds, *extension) if extension else _bare(base, head.seconds)
-    return Reading(snapshot, foreign, head.notes)
+    parts = take(Cursor(data))
+    if parts.snapshot is None:  # a plain cursor has stopped before
+        raise FormatError("file", "holds no tree", 0)
+    return Reading(parts.snapshot, parts.foreign, parts.notes)
+
+
+class Places(NamedTuple):
+    """Where in the file the rows of the base are, and the facts about them.
+
+    Attributes:
+        pids: byte offset of each pid object; those that did not fit into their buffer have none.
+        tasks: of the first task.
+        extension: of our own record's payload, or of TAIL.
+    """
+
+    pids: Sequence[int]
+    tasks: int
+    extension: int
+
+    def locate(self, fault: Fault) -> Finding | None:
+        """The finding that a fault is in this file; None for one about a pid object that could not be read."""
+        path, at = f"EXTENSION.{fault.array}[{fault.index}].{fault.field}", self.extension
+        if fault.array == "pids" and fault.field != "namespaces":
+            path = f"PIDS[{fault.index}].{fault.field}" if fault.field else "PIDS"
+            if fault.index >= len(self.pids):
+                return None
+            at = self.pids[fault.index]
+        elif fault.array == "tasks":
+            field, within = _TASK_FIELDS[fault.field]
+            path, at = f"TREE[{fault.index}].{field}", self.tasks + _TASK.size * fault.index + within
+        return Finding(fault.rule, path, fault.text, at, fault.tags)
+
+
+class Parts(NamedTuple):
+    """What one pass over an image has found.
+
+    Attributes:
+        base: the base, as far as there is one.
+        snapshot: base and facts; None where the facts, or their absence, could not be made one with the base.
+        foreign, notes: as in Reading.
+        places: where all that is.
+    """
+
+    base: Base
+    snapshot: Snapshot | None
+    foreign: tuple[tuple[int, int], ...]
+    notes: tuple[str, ...]
+    places: Places
+
+
+def take(cursor: Cursor) -> Parts:
+    """Read an image. What is wrong goes to the cursor's `report`, which says whether that is the end of it."""
+    with collector.paused():
+        head = read_head(cursor)
+        base, places = _read_base(cursor, head)
+        foreign, extension = _read_rest(cursor)
+        if extension is None:
+            snapshot: Snapshot | None = _bare(base, head.seconds)
+        else:
+            places = places._replace(extension=extension[0] + HEAD_BYTES + _EXTENSION.size)
+            snapshot = _join(cursor, base, head.seconds, *extension)
+        return Parts(base, snapshot, foreign, head.notes, places)
 
 
 def _pack_pids(pids: Sequence[PidObject]) -> bytes:
@@ -206,91 +264,112 @@ def _pack(known: object) -> bytes:
 
 
 class _Pids(NamedTuple):
-    offset: int
+    offset: int | None
     offset_at: int
     numbers: list[tuple[int, ...]]
-    at: int
+    places: Sequence[int]
 
 
 def _read_pids(cursor: Cursor) -> _Pids:
     head_at, body = cursor.record(PIDS, _PIDS.size)
-    count, nested, offset, _ = _PIDS.unpack(body)
+    # Where the head is not whole, there are as many pids as the buffer has.
+    count, nested, offset, _ = _PIDS.unpack(body) if len(body) == _PIDS.size else (None, 0, None, 0)
     if count == 0:
-        raise FormatError("PIDS.nr_pids", "is 0; a tree has at least its root's", head_at + 8)
+        cursor.report(Finding("no-pids", "PIDS.nr_pids", "is 0; a tree has at least its root's", head_at + 8))
     start, raw = cursor.record(BUFFER)
-    if len(raw) != 8 * count + 4 * nested:
+    if count is not None and len(raw) != 8 * count + 4 * nested:
         text = f"{count} pid objects with {nested} nested numbers take {8 * count + 4 * nested} bytes, not {len(raw)}"
-        raise FormatError("PIDS.BUFFER.len", text, start + 4)
+        cursor.report(Finding("pids-buffer-length", "PIDS.BUFFER.len", text, start + 4))
     at = start + HEAD_BYTES
-    words = struct.unpack(f"<{len(raw) // 4}i", raw)
+    words = struct.unpack_from(f"<{len(raw) // 4}i", raw)
     numbers: list[tuple[int, ...]] = []
     place, end = 0, len(words)
     while place < end:
         following = place + 2 + words[place]
         if not 0 <= words[place] <= DEPTH_MAX or following > end:
-            text = f"is {words[place] & 0xFFFFFFFF}, but namespaces nest {DEPTH_MAX} deep at most"
+            name, text = "pid-depth", f"is {words[place] & U32_MAX}, but namespaces nest {DEPTH_MAX} deep at most"
             if following > end:
-                text = f"is {words[place] & 0xFFFFFFFF}, and its numbers would run past the end of the buffer"
-            raise FormatError(f"PIDS[{len(numbers)}].depth", text, at + 4 * place)
+                name = "pid-past-end"
+                text = f"is {words[place] & U32_MAX}, and its numbers would run past the end of the buffer"
+            cursor.report(Finding(name, f"PIDS[{len(numbers)}].depth", text, at + 4 * place))
+            break
         numbers.append(words[place + 1 : following])
         place = following
-    if len(numbers) != count:
-        raise FormatError("PIDS.nr_pids", f"is {count}, but the buffer holds {len(numbers)} pid objects", head_at + 8)
-    return _Pids(offset, head_at + 16, numbers, at)
+    places = list(accumulate([4 + 4 * len(pid) for pid in numbers], initial=at))[:-1]
+    if count is not None and len(numbers) != count:
+        if place == end:
+            text = f"is {count}, but the buffer holds {len(numbers)} pid objects"
+            cursor.report(Finding("pids-count", "PIDS.nr_pids", text, head_at + 8))
+        if 8 * count <= len(raw):
+            # Who goes on knows nothing of the others, but that the tasks may name them.
+            numbers += [()] * (count - len(numbers))
+    return _Pids(offset, head_at + 16, numbers, places)
 
 
 def _read_tasks(cursor: Cursor) -> tuple[list[TaskIds], int]:
     head_at, body = cursor.record(TREE, _TREE.size)
-    count, _ = _TREE.unpack(body)
+    count, _ = _TREE.unpack(body) if len(body) == _TREE.size else (None, 0)
     if count == 0:
-        raise FormatError("TREE.nr_tasks", "is 0; a tree has at least its root", head_at + 8)
+        cursor.report(Finding("no-tasks", "TREE.nr_tasks", "is 0; a tree has at least its root", head_at + 8))
     start, raw = cursor.record(BUFFER)
-    if len(raw) != _TASK.size * count:
+    if count is not None and len(raw) != _TASK.size * count:
         text = f"{count} tasks take {_TASK.size * count} bytes, not {len(raw)}"
-        raise FormatError("TREE.BUFFER.len", text, start + 4)
-    return [TaskIds(*row) for row in _TASK.iter_unpack(raw)], start + HEAD_BYTES
+        cursor.report(Finding("tasks-buffer-length", "TREE.BUFFER.len", text, start + 4))
+    whole = raw[: len(raw) // _TASK.size * _TASK.size]
+    return [TaskIds(*row) for row in _TASK.iter_unpack(whole)], start + HEAD_BYTES
 
 
-def _read_base(cursor: Cursor, head: Head) -> Base:
+def _read_base(cursor: Cursor, head: Head) -> tuple[Base, Places]:
     pids = _read_pids(cursor)
     tasks, tasks_at = _read_tasks(cursor)
-    first = tasks[0].pid
-    dialect: Dialect = "v23" if pids.offset == first else "seed"
+    places = Places(pids.places, tasks_at, cursor.at)
+    offset = pids.offset
+    first = tasks[0].pid if tasks else (offset or 0) + 1
     if first < 1:
-        raise FormatError("TREE[0].vpid", f"the root's tag must be positive, not {first}", tasks_at)
-    if pids.offset not in (first, first - 1):
-        text = f"is {pids.offset}; with {first} as the root's tag it must be {first - 1} (seed) or {first} (v23)"
-        raise FormatError("PIDS.offset", text, pids.offset_at)
-    fault = first_fault(first, pids.numbers, tasks)
-    if fault and fault.array == "pids":
-        at = pids.at + sum([4 + 4 * len(numbers) for numbers in pids.numbers[: fault.index]])
-        raise FormatError(f"PIDS[{fault.index}].{fault.field}" if fault.field else "PIDS", fault.text, at)
-    if fault:
-        field, within = _TASK_FIELDS[fault.field]
-        raise FormatError(f"TREE[{fault.index}].{field}", fault.text, tasks_at + _TASK.size * fault.index + within)
-    return Base(head.mode, dialect, first, head.header, pids.numbers, tasks)
+        text = f"the root's tag must be positive, not {first}"
+        cursor.report(Finding("root-tag", "TREE[0].vpid", text, tasks_at, (first,)))
+        first = (offset or 0) + 1
+    elif offset is not None and offset not in (first, first - 1):
+        text = f"is {offset}; with {first} as the root's tag it must be {first - 1} (seed) or {first} (v23)"
+        cursor.report(Finding("offset", "PIDS.offset", text, pids.offset_at, (first,)))
+    dialect: Dialect = "v23" if offset == first else "seed"
+    for fault in faults(first, pids.numbers, tasks):
+        # That there is nothing was said where it should have been.
+        found = places.locate(fault) if fault.rule not in ("no-pids", "no-tasks") else None
+        if found:
+            cursor.report(found)
+    return Base(head.mode, dialect, first, head.header, pids.numbers, tasks), places
 
 
 def _read_rest(cursor: Cursor) -> tuple[tuple[tuple[int, int], ...], tuple[int, bytes] | None]:
     """What follows the tree, to the end of the file: the foreign records, and where our own is and what is in it."""
     foreign: list[tuple[int, int]] = []
     extension: tuple[int, bytes] | None = None
+    foreign_at = 0
     while (kind := cursor.next()) != TAIL:
         if kind == ERROR:
-            raise cursor.gave_up()
+            cursor.record(TAIL)
+            continue
         at, body = cursor.record(kind)
         if kind != EXTENSION:
+            foreign_at = foreign_at or at
             foreign.append((kind, HEAD_BYTES + len(body)))
         elif extension is None:
             extension = at, body
         else:
-            raise FormatError("EXTENSION", f"is the second one; the first is at byte {extension[0]}", at)
+            text = f"is the second one; the first is at byte {extension[0]}"
+            cursor.report(Finding("second-extension", "EXTENSION", text, at))
     at, body = cursor.record(TAIL, _TAIL.size)
-    magic = _TAIL.unpack(body)[0]
-    if magic != TAIL_MAGIC:
-        raise FormatError("TAIL.magic", f"is 0x{magic:016x}, not 0x{TAIL_MAGIC:016x}", at + HEAD_BYTES)
+    if len(body) == _TAIL.size and (magic := _TAIL.unpack(body)[0]) != TAIL_MAGIC:
+        text = f"is 0x{magic:016x}, not 0x{TAIL_MAGIC:016x}"
+        cursor.report(Finding("tail-magic", "TAIL.magic", text, at + HEAD_BYTES))
     if cursor.left:
-        raise FormatError("file", f"{cursor.left} bytes follow TAIL; nothing may", cursor.at)
+        text = f"{cursor.left} bytes follow TAIL; nothing may"
+        cursor.report(Finding("bytes-after-tail", "file", text, cursor.at))
+    if foreign:
+        kinds = ", ".join(map(str, sorted({kind for kind, _ in foreign})))
+        text = f"{len(foreign)} that nobody here knows, of type {kinds}; a conversion drops them"
+        cursor.report(Finding("foreign-records", "records", text, foreign_at))
     return tuple(foreign), extension
 
 
@@ -307,30 +386,54 @@ def _bare(base: Base, seconds: int) -> Snapshot:
     )
 
 
-def _join(base: Base, seconds: int, at: int, body: bytes) -> Snapshot:
-    """The snapshot of an image with our record, which must fit the base."""
+def _join(cursor: Cursor, base: Base, seconds: int, at: int, body: bytes) -> Snapshot | None:
+    """The snapshot of an image with our record, which must fit the base; None where that was reported not to."""
     if len(body) < _EXTENSION.size:
-        raise FormatError("EXTENSION.len", f"is {HEAD_BYTES + len(body)}: no room for version and checksum", at + 4)
+        text = f"is {HEAD_BYTES + len(body)}: no room for version and checksum"
+        cursor.report(Finding("extension-length", "EXTENSION.len", text, at + 4))
+        return None
     version, checksum = _EXTENSION.unpack_from(body)
     payload = body[_EXTENSION.size :]
     if version != EXTENSION_VERSION:
         text = f"is {version}, known is {EXTENSION_VERSION}: written by another ckptree, read it with that one"
-        raise FormatError("EXTENSION.version", text, at + HEAD_BYTES)
+        cursor.report(Finding("extension-version", "EXTENSION.version", text, at + HEAD_BYTES))
+        return None
     if zlib.crc32(payload) != checksum:
         text = f"is 0x{checksum:08x}, that of the payload is 0x{zlib.crc32(payload):08x}: the file is damaged"
-        raise FormatError("EXTENSION.crc", text, at + HEAD_BYTES + 4)
-    at += HEAD_BYTES + _EXTENSION.size
+        cursor.report(Finding("extension-checksum", "EXTENSION.crc", text, at + HEAD_BYTES + 4))
+        return None
+
+    def wrong(name: str, error: FormatError) -> None:
+        cursor.report(Finding(name, f"EXTENSION.{error.path}", error.message, at + HEAD_BYTES + _EXTENSION.size))
+
     try:
         known = Fields(_unpack(payload))
-        header = _whole_header(base.header, known)
-        base = base._replace(header=header)
+    except FormatError as error:
+        wrong("extension-payload", error)
+        return None
+    try:
+        base = base._replace(header=_whole_header(base.header, known))
+    except FormatError as error:
+        wrong("extension-base", error)
+    try:
         if base.dialect == "v23":
             base = base._replace(tasks=_whole_ids(base.tasks, known))
+    except FormatError as error:
+        wrong("extension-base", error)
+    try:
         # The base has whole seconds of it.
         known.integer("time_ns", NS_PER_S * seconds, NS_PER_S * (seconds + 1) - 1)
-        return assemble(base, known)
     except FormatError as error:
-        raise FormatError(f"EXTENSION.{error.path}", error.message, at) from error
+        wrong("extension-base", error)
+    if () in base.numbers:
+        return None  # pid objects that could not be read; the facts about them can't be judged
+    try:
+        return assemble(base, known)
+    except FormatError:
+        for each in wrongs(base, known):
+            # That a list does not go with the base is named by the list.
+            wrong("extension-base" if each.path in ("pids", "tasks") else "extension-field", each)
+    return None
 
 
 def _unpack(payload: bytes) -> object:

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that is wrong with a file, not only the first thing.
+
+Nothing is judged twice: an image is read by the very code that loads it, with a cursor that goes on
+(exporters.framing), so what a reader refuses is an error here by construction. Behind that come the rules that readers
+do without (exporters.kernelrules). Names and meanings are in exporters.findings.
+"""
+
+from agent.errors import FormatError
+from exporters import checkpoint, collector, registry
+from exporters.facts import Base
+from exporters.findings import Finding
+from exporters.framing import Collector
+from exporters.kernelrules import doubts
+from exporters.records import HEADER
+from exporters.soundness import TaskIds
+
+
+def check(data: bytes) -> list[Finding]:
+    """All findings of a file in any format known here, by offset; none where all is well. Raises nothing."""
+    try:
+        found = registry.recognize(data)
+    except FormatError as error:
+        # An image that was cut off or whose magic was overwritten is an image still.
+        if data[:4] == HEADER.to_bytes(4, "little"):
+            return _image(data)
+        return [Finding("unknown-format", error.path, error.message, 0)]
+    return _image(data) if found.name == "ckpt" else _document(found, data)
+
+
+def _image(data: bytes) -> list[Finding]:
+    cursor = Collector(data)
+    parts = checkpoint.take(cursor)
+    with collector.paused():
+        located = [parts.places.locate(fault) for fault in doubts(parts.base, parts.snapshot)]
+    # What framing and the rules behind it both find is one finding; the framing's words are nearer to the file.
+    findings: dict[tuple[str, int | None, str], Finding] = {}
+    for found in (*cursor.findings, *located):
+        if found:
+            findings.setdefault((found.name, found.offset, found.path), found)
+    return sorted(findings.values(), key=lambda found: (found.offset or 0, found.name))
+
+
+def _document(format_: registry.Format, data: bytes) -> list[Finding]:
+    """Of a document its own reader tells what it refuses, by path: its bytes mean nothing to people."""
+    try:
+        with collector.paused():
+            snapshot = format_.load(data)
+    except FormatError as error:
+        return [Finding("document", error.path, error.message, None if error.offset < 0 else error.offset)]
+    base = Base(
+        snapshot.mode,
+        snapshot.dialect,
+        snapshot.first_tag,
+        snapshot.header,
+        [pid.numbers for pid in snapshot.pids],
+        [TaskIds(*task[:6]) for task in snapshot.tasks],
+    )
+    return [
+        Finding(fault.rule, f"{fault.array}[{fault.index}].{fault.field}", fault.text, None, fault.tags)
+        for fault in doubts(base, snapshot)
+    ]

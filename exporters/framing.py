@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cursor that goes on: every finding of one pass over an image, where the plain one stops at the first.
+
+What it does about a record that can't be taken as what is wanted:
+
+    the file ends               it is noted once; what is there of the body counts, and all later records are empty
+    another type, due later     the wanted record is missing: it is read as empty, and nothing is taken
+    another type, else          the record is in the way: it is passed over
+    a wrong length              the record is taken as it is
+    framing lost                (a length below 8, bytes of another machine, an older format, a writer that failed)
+                                nothing behind this place means anything: all later records are empty
+
+A body that is not of the size asked for is the reader's cue to say nothing about what is in it. Each pass takes every
+byte at most once, so nothing here costs more than the file's own size.
+"""
+
+from exporters.findings import Finding
+from exporters.records import ARCH, CONTAINER, EXTENSION, HEAD_BYTES, HEADER, LSM_INFO, PIDS, TAIL, TREE, Cursor
+
+# When each record is due. BUFFERs stand between all of them.
+_DUE = {kind: n for n, kind in enumerate((HEADER, ARCH, CONTAINER, LSM_INFO, PIDS, TREE, EXTENSION, TAIL))}
+
+_LOST = ("record-head", "big-endian", "pre-patch-image", "writer-failed")
+
+
+class Collector(Cursor):
+    """A cursor that raises nothing.
+
+    Attributes:
+        findings: all of them so far, in the order in which they were met.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.findings: list[Finding] = []
+        self._over = False
+        self._due = -1
+        self._surprise = -1  # where a record was that nobody wanted
+
+    def report(self, found: Finding) -> None:
+        """Take note of any finding."""
+        if found.name == "unexpected-record":
+            if self._surprise == found.offset:
+                return
+            self._surprise = self.at
+        self.findings.append(found)
+        if found.name in _LOST:
+            self._stop()
+
+    def next(self, wanted: int = TAIL) -> int:
+        """Type of the next record; TAIL, which ends every loop, where there is none."""
+        if not self._over:
+            end = self._end(wanted)
+            if end is None:
+                return self._head()[0]
+            self.report(end)
+            self._stop()
+        return TAIL
+
+    def record(self, wanted: int, size: int | None = None, limit: int | None = None) -> tuple[int, bytes]:
+        """Take the next record: where it is, and its body, which may be of any size."""
+        due = _DUE.get(wanted, self._due)
+        in_the_way = 0
+        while not self._over and (found := self._obstacle(wanted, size, limit)) is not None:
+            if found.name != "unexpected-record" or not in_the_way:
+                self.report(found)
+            if found.name in ("truncated", "record-length"):
+                return self._take()
+            if found.name in _LOST or _DUE.get(self._head()[0], -1) > due:
+                return self.at, b""
+            if HEAD_BYTES <= self._head()[1] <= self.left:
+                self._take()
+                in_the_way += 1
+            else:
+                self._stop()  # no record either
+        if self._over:
+            return self.at, b""
+        self._due = due
+        return self._take()
+
+    def _take(self) -> tuple[int, bytes]:
+        start = self.at
+        if self.left < HEAD_BYTES or self._head()[1] > self.left:
+            self._stop()
+            return start, self._data[start + HEAD_BYTES :]
+        return super()._take()
+
+    def _stop(self) -> None:
+        """Take nothing from here on."""
+        self._over = True
+        self.at = len(self._data)
