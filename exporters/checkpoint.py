@@ -272,16 +272,17 @@ class _Pids(NamedTuple):
 
 def _read_pids(cursor: Cursor) -> _Pids:
     head_at, body = cursor.record(PIDS, _PIDS.size)
-    # Where the head is not whole, there are as many pids as the buffer has.
-    count, nested, offset, _ = _PIDS.unpack(body) if len(body) == _PIDS.size else (None, 0, None, 0)
+    whole = len(body) == _PIDS.size
+    count, nested, offset, _ = _PIDS.unpack(body) if whole else (None, 0, None, 0)
     if count == 0:
         cursor.report(Finding("no-pids", "PIDS.nr_pids", "is 0; a tree has at least its root's", head_at + 8))
     start, raw = cursor.record(BUFFER)
-    if count is not None and len(raw) != 8 * count + 4 * nested:
+    if cursor.whole and count is not None and len(raw) != 8 * count + 4 * nested:
         text = f"{count} pid objects with {nested} nested numbers take {8 * count + 4 * nested} bytes, not {len(raw)}"
         cursor.report(Finding("pids-buffer-length", "PIDS.BUFFER.len", text, start + 4))
     at = start + HEAD_BYTES
-    words = struct.unpack_from(f"<{len(raw) // 4}i", raw)
+    # Behind a head that is none, nobody knows whose buffer this is.
+    words = struct.unpack_from(f"<{len(raw) // 4}i", raw) if whole else ()
     numbers: list[tuple[int, ...]] = []
     place, end = 0, len(words)
     while place < end:
@@ -291,13 +292,14 @@ def _read_pids(cursor: Cursor) -> _Pids:
             if following > end:
                 name = "pid-past-end"
                 text = f"is {words[place] & U32_MAX}, and its numbers would run past the end of the buffer"
-            cursor.report(Finding(name, f"PIDS[{len(numbers)}].depth", text, at + 4 * place))
+            if cursor.whole:
+                cursor.report(Finding(name, f"PIDS[{len(numbers)}].depth", text, at + 4 * place))
             break
         numbers.append(words[place + 1 : following])
         place = following
     places = list(accumulate([4 + 4 * len(pid) for pid in numbers], initial=at))[:-1]
     if count is not None and len(numbers) != count:
-        if place == end:
+        if place == end and cursor.whole:
             text = f"is {count}, but the buffer holds {len(numbers)} pid objects"
             cursor.report(Finding("pids-count", "PIDS.nr_pids", text, head_at + 8))
         if 8 * count <= len(raw):
@@ -312,30 +314,33 @@ def _read_tasks(cursor: Cursor) -> tuple[list[TaskIds], int]:
     if count == 0:
         cursor.report(Finding("no-tasks", "TREE.nr_tasks", "is 0; a tree has at least its root", head_at + 8))
     start, raw = cursor.record(BUFFER)
-    if count is not None and len(raw) != _TASK.size * count:
+    if cursor.whole and count is not None and len(raw) != _TASK.size * count:
         text = f"{count} tasks take {_TASK.size * count} bytes, not {len(raw)}"
         cursor.report(Finding("tasks-buffer-length", "TREE.BUFFER.len", text, start + 4))
-    whole = raw[: len(raw) // _TASK.size * _TASK.size]
-    return [TaskIds(*row) for row in _TASK.iter_unpack(whole)], start + HEAD_BYTES
+    rows = raw[: len(raw) // _TASK.size * _TASK.size] if count is not None else b""
+    return [TaskIds(*row) for row in _TASK.iter_unpack(rows)], start + HEAD_BYTES
 
 
 def _read_base(cursor: Cursor, head: Head) -> tuple[Base, Places]:
     pids = _read_pids(cursor)
     tasks, tasks_at = _read_tasks(cursor)
     places = Places(pids.places, tasks_at, cursor.at)
-    offset = pids.offset
-    first = tasks[0].pid if tasks else (offset or 0) + 1
-    if first < 1:
+    offset = -1 if pids.offset is None else pids.offset
+    first = tasks[0].pid if tasks else offset + 1
+    if first < 1 and pids.numbers:
         text = f"the root's tag must be positive, not {first}"
         cursor.report(Finding("root-tag", "TREE[0].vpid", text, tasks_at, (first,)))
-        first = (offset or 0) + 1
-    elif offset is not None and offset not in (first, first - 1):
+        first = offset + 1
+    elif pids.numbers and offset not in (first, first - 1):
         text = f"is {offset}; with {first} as the root's tag it must be {first - 1} (seed) or {first} (v23)"
         cursor.report(Finding("offset", "PIDS.offset", text, pids.offset_at, (first,)))
+        # Who goes on believes the one that fits more tasks.
+        end = len(pids.numbers)
+        first = max((first, offset + 1), key=lambda tag: sum([tag <= task.pid < tag + end for task in tasks]))
     dialect: Dialect = "v23" if offset == first else "seed"
-    for fault in faults(first, pids.numbers, tasks):
-        # That there is nothing was said where it should have been.
-        found = places.locate(fault) if fault.rule not in ("no-pids", "no-tasks") else None
+    for fault in faults(first, pids.numbers, tasks) if pids.numbers else ():
+        # That there is no task was said where it should have been.
+        found = places.locate(fault) if fault.rule != "no-tasks" else None
         if found:
             cursor.report(found)
     return Base(head.mode, dialect, first, head.header, pids.numbers, tasks), places

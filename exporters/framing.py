@@ -4,8 +4,8 @@
 What it does about a record that can't be taken as what is wanted:
 
     the file ends               it is noted once; what is there of the body counts, and all later records are empty
-    another type, due later     the wanted record is missing: it is read as empty, and nothing is taken
-    another type, else          the record is in the way: it is passed over
+    another type                what is wanted follows before anything that is due later: this is in the way, and is
+                                passed over; else what is wanted is missing: it is read as empty, and nothing is taken
     a wrong length              the record is taken as it is
     framing lost                (a length below 8, bytes of another machine, an older format, a writer that failed)
                                 nothing behind this place means anything: all later records are empty
@@ -40,9 +40,9 @@ class Collector(Cursor):
     def report(self, found: Finding) -> None:
         """Take note of any finding."""
         if found.name == "unexpected-record":
-            if self._surprise == found.offset:
+            told, self._surprise = self._surprise, self.at
+            if told == self.at:
                 return
-            self._surprise = self.at
         self.findings.append(found)
         if found.name in _LOST:
             self._stop()
@@ -60,29 +60,45 @@ class Collector(Cursor):
     def record(self, wanted: int, size: int | None = None, limit: int | None = None) -> tuple[int, bytes]:
         """Take the next record: where it is, and its body, which may be of any size."""
         due = _DUE.get(wanted, self._due)
-        in_the_way = 0
+        self.whole = False
         while not self._over and (found := self._obstacle(wanted, size, limit)) is not None:
-            if found.name != "unexpected-record" or not in_the_way:
-                self.report(found)
+            self.report(found)
             if found.name in ("truncated", "record-length"):
                 return self._take()
-            if found.name in _LOST or _DUE.get(self._head()[0], -1) > due:
-                return self.at, b""
-            if HEAD_BYTES <= self._head()[1] <= self.left:
-                self._take()
-                in_the_way += 1
-            else:
+            if found.name in _LOST:
+                break
+            if not HEAD_BYTES <= self._head()[1] <= self.left:
                 self._stop()  # no record either
+                break
+            following = self._find(wanted, due)
+            if following is None:
+                return self.at, b""
+            self.at = following
         if self._over:
             return self.at, b""
         self._due = due
         return self._take()
+
+    def _find(self, wanted: int, due: int) -> int | None:
+        """Where the wanted record is, if it comes before any that is due later: others are in its way."""
+        here = self.at
+        found = None
+        while self._end(wanted) is None:
+            kind, length = self._head()
+            if kind == wanted:
+                found = self.at
+            if kind == wanted or _DUE.get(kind, -1) > due or length < HEAD_BYTES:
+                break
+            self.at += length
+        self.at = here
+        return found
 
     def _take(self) -> tuple[int, bytes]:
         start = self.at
         if self.left < HEAD_BYTES or self._head()[1] > self.left:
             self._stop()
             return start, self._data[start + HEAD_BYTES :]
+        self.whole = True
         return super()._take()
 
     def _stop(self) -> None:

@@ -18,7 +18,7 @@ All passes take unsound trees too: a tag that names nothing is passed over, for 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from agent.model import CKPT_PID_ROOT, Birth, Namespace, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, Namespace, Snapshot, Task
 from exporters.facts import Base
 from exporters.soundness import DEPTH_MAX, PID_NUMBER_MAX, Fault, TaskIds
 
@@ -27,27 +27,31 @@ RESERVED_PIDS = 300
 
 # The ids of a tag's namespaces; of none where nothing is known of them.
 _Lines = Mapping[int, tuple[int, ...]]
+_Pids = Sequence[tuple[int, ...]]
+_Tasks = Sequence[TaskIds | Task]
 
 
 def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
     """All that breaks these rules: of the base, and of the namespaces and births where there is a snapshot of it."""
     if not base.tasks or not base.numbers:
         return
-    tasks: Sequence[TaskIds | Task] = snapshot.tasks if snapshot else base.tasks
+    tasks: _Tasks = snapshot.tasks if snapshot else base.tasks
     lines = dict(enumerate([pid.namespaces for pid in snapshot.pids], base.first_tag)) if snapshot else {}
     place: dict[int, int] = {}
     for index, task in enumerate(tasks):
         place.setdefault(task.pid, index)
+    # A task's own word for it may differ; that was said.
+    deep = {tag: len(numbers) - 1 for tag, numbers in enumerate(base.numbers, base.first_tag) if len(numbers) > 1}
     yield from _root_faults(base)
     yield from _inherited_faults(tasks)
     yield from _session_faults(tasks, place)
     yield from _group_faults(tasks, place)
-    yield from _thread_faults(tasks, place)
-    yield from _nesting_faults(base.first_tag, tasks, place, lines, snapshot)
-    yield from _init_faults(base.first_tag, base.numbers, tasks, lines)
+    yield from _thread_faults(tasks, place, range(base.first_tag, base.first_tag + len(base.numbers)), deep)
+    yield from _nesting_faults(base.first_tag, tasks, place, deep, lines, snapshot)
+    yield from _init_faults(base.first_tag, base.numbers, tasks, deep, lines)
     if snapshot:
         yield from _namespace_faults(snapshot.namespaces)
-        yield from _fit_faults(base.numbers, lines, snapshot.namespaces)
+        yield from _fit_faults(base.first_tag, base.numbers, lines, snapshot.namespaces)
 
 
 def _root_faults(base: Base) -> Iterator[Fault]:
@@ -64,7 +68,7 @@ def _root_faults(base: Base) -> Iterator[Fault]:
         yield Fault("no-number-left", "pids", 0, "numbers", text)
 
 
-def _inherited_faults(tasks: Sequence[TaskIds | Task]) -> Iterator[Fault]:
+def _inherited_faults(tasks: _Tasks) -> Iterator[Fault]:
     outside: list[tuple[int, str]] = []
     inherited = tasks[0].sid == CKPT_PID_ROOT
     for index, task in enumerate(tasks):
@@ -84,7 +88,7 @@ def _inherited_faults(tasks: Sequence[TaskIds | Task]) -> Iterator[Fault]:
         yield Fault("outside-id", "tasks", index, field, text, tags)
 
 
-def _session_faults(tasks: Sequence[TaskIds | Task], place: Mapping[int, int]) -> Iterator[Fault]:
+def _session_faults(tasks: _Tasks, place: Mapping[int, int]) -> Iterator[Fault]:
     for index, task in enumerate(tasks):
         pid, sid = task.pid, task.sid
         if pid != task.tgid and task.tgid in place:
@@ -103,14 +107,14 @@ def _session_faults(tasks: Sequence[TaskIds | Task], place: Mapping[int, int]) -
             yield Fault("session-owner", "tasks", index, "sid", text, (pid, sid))
 
 
-def _group_faults(tasks: Sequence[TaskIds | Task], place: Mapping[int, int]) -> Iterator[Fault]:
+def _group_faults(tasks: _Tasks, place: Mapping[int, int]) -> Iterator[Fault]:
     # The session of each group: of its owner, else of itself where it is one, else of the first member.
     sessions = {task.sid: task.sid for task in tasks if task.sid > 0}
     sessions[CKPT_PID_ROOT] = CKPT_PID_ROOT
     for index, task in enumerate(tasks):
         pgid, sid = task.pgid, task.sid
-        if pgid in (0, task.pid) or (task.pid != task.tgid and task.tgid in place):
-            continue
+        if pgid in (0, task.pid) or task.pid == sid or (task.pid != task.tgid and task.tgid in place):
+            continue  # outside, its own, a session leader's, which was said, or its leader's to say
         owner = tasks[place[pgid]] if pgid in place else None
         if owner and owner.tgid != pgid:
             text = f"is {pgid}, but that is a thread of {owner.tgid}; only a process has a group"
@@ -122,72 +126,66 @@ def _group_faults(tasks: Sequence[TaskIds | Task], place: Mapping[int, int]) -> 
             yield Fault("group-sessions", "tasks", index, "pgid", text, (task.pid, pgid))
 
 
-def _thread_faults(tasks: Sequence[TaskIds | Task], place: Mapping[int, int]) -> Iterator[Fault]:
+def _thread_faults(tasks: _Tasks, place: Mapping[int, int], tags: range, deep: Mapping[int, int]) -> Iterator[Fault]:
     for index, task in enumerate(tasks):
-        if task.pid == task.tgid:
+        if task.pid == task.tgid or task.pid not in tags or task.tgid not in tags:
             continue
-        leader = place.get(task.tgid)
-        if leader is None:
+        mine, theirs = deep.get(task.pid, 0), deep.get(task.tgid, 0)
+        if task.tgid not in place:
             text = f"tag {task.tgid} has no task, and a leader stays as long as its threads"
             yield Fault("leader-without-task", "tasks", index, "tgid", text, (task.pid, task.tgid))
-        elif tasks[leader].depth != task.depth:
-            text = f"is {task.depth}, but that of its thread group is {tasks[leader].depth}"
+        elif mine != theirs:
+            text = f"is {mine}, but that of its thread group is {theirs}"
             yield Fault("thread-group", "tasks", index, "depth", text, (task.pid, task.tgid))
 
 
 def _nesting_faults(
-    first: int, tasks: Sequence[TaskIds | Task], place: Mapping[int, int], lines: _Lines, snapshot: Snapshot | None
+    first: int,
+    tasks: _Tasks,
+    place: Mapping[int, int],
+    deep: Mapping[int, int],
+    lines: _Lines,
+    snapshot: Snapshot | None,
 ) -> Iterator[Fault]:
     for index, task in enumerate(tasks):
-        above = place.get(task.ppid)
-        if above is None or not index:
+        if not deep or not index or task.ppid not in place:
             continue
-        parent = tasks[above]
-        if task.depth < parent.depth:
-            text = f"is {task.depth}, but that of its parent {parent.pid} is {parent.depth}"
-            yield Fault("nesting-parent", "tasks", index, "depth", text, (task.pid, parent.pid))
-            continue
-        if task.depth == 0:
-            continue
-        mine, theirs = lines.get(task.pid, ()), lines.get(parent.pid, ())
-        if mine and mine[: len(theirs)] != theirs:
-            text = f"{mine} are neither those of its parent {parent.pid}, {theirs}, nor below them"
-            yield Fault("nesting-parent", "pids", task.pid - first, "namespaces", text, (task.pid, parent.pid))
-        depth = _creator_depth(task, tasks, place, snapshot)
-        if depth is None:
-            depth = parent.depth
-        if task.depth > depth + 1:
-            text = f"is {task.depth}, but that of its creator is {depth}, and clone() goes one level down"
-            yield Fault("nesting-depth", "tasks", index, "depth", text, (task.pid, parent.pid))
+        mine, theirs = deep.get(task.pid, 0), deep.get(task.ppid, 0)
+        line, above = lines.get(task.pid, ()), lines.get(task.ppid, ())
+        if mine < theirs:
+            text = f"is {mine}, but that of its parent {task.ppid} is {theirs}"
+            yield Fault("nesting-parent", "tasks", index, "depth", text, (task.pid, task.ppid))
+        elif line and line[: len(above)] != above:
+            text = f"{line} are neither those of its parent {task.ppid}, {above}, nor below them"
+            yield Fault("nesting-parent", "pids", task.pid - first, "namespaces", text, (task.pid, task.ppid))
+        elif mine > theirs + 1:
+            theirs = _creator_depth(task, deep, snapshot, theirs)
+            if mine > theirs + 1:
+                text = f"is {mine}, but that of its creator is {theirs}, and clone() goes one level down"
+                yield Fault("nesting-depth", "tasks", index, "depth", text, (task.pid, task.ppid))
 
 
-def _creator_depth(
-    task: TaskIds | Task, tasks: Sequence[TaskIds | Task], place: Mapping[int, int], snapshot: Snapshot | None
-) -> int | None:
-    """Where the birth was seen: how deep the creator was; None where nobody knows, and where it was outside."""
-    birth: Birth | None = task.birth if isinstance(task, Task) else None
-    if snapshot is None or birth is None or birth.creator is None:
-        return None
-    tag, ancestor = birth.creator
-    if tag is not None:
-        return tasks[place[tag]].depth if tag in place else None
-    numbers = snapshot.ancestors[ancestor].numbers if ancestor is not None else ()
-    return len(numbers) - 1 if numbers else None
+def _creator_depth(task: TaskIds | Task, deep: Mapping[int, int], snapshot: Snapshot | None, unknown: int) -> int:
+    """How deep the creator of a task was, where its birth was seen and it was not outside."""
+    creator = task.birth.creator if isinstance(task, Task) and task.birth else None
+    if snapshot is None or creator is None:
+        return unknown
+    if creator.tag is not None:
+        return deep.get(creator.tag, 0)
+    numbers = snapshot.ancestors[creator.ancestor].numbers if creator.ancestor is not None else ()
+    return len(numbers) - 1 if numbers else unknown
 
 
-def _init_faults(
-    first: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds | Task], lines: _Lines
-) -> Iterator[Fault]:
+def _init_faults(first: int, pids: _Pids, tasks: _Tasks, deep: Mapping[int, int], lines: _Lines) -> Iterator[Fault]:
     """Nested namespaces without an init; where it is not known which namespace is which, levels without one."""
     inits = set()
     members: defaultdict[int | tuple[int, ...], list[int]] = defaultdict(list)
     for index, task in enumerate(tasks):
-        at = task.pid - first
-        if task.depth == 0 or not 0 <= at < len(pids) or len(pids[at]) < 2:
+        if task.pid not in deep:
             continue
-        where = lines.get(task.pid) or task.depth
+        where = lines.get(task.pid) or deep[task.pid]
         members[where].append(index)
-        if pids[at][-1] == 1 and task.pid == task.tgid:
+        if pids[task.pid - first][-1] == 1 and task.pid == task.tgid:
             inits.add(where)
     for where, indices in members.items():
         if where not in inits:
@@ -206,7 +204,7 @@ def _namespace_faults(namespaces: Sequence[Namespace]) -> Iterator[Fault]:
             yield Fault("namespace-level", "namespaces", id_, "level", text)
 
 
-def _fit_faults(pids: Sequence[tuple[int, ...]], lines: _Lines, namespaces: Sequence[Namespace]) -> Iterator[Fault]:
+def _fit_faults(first: int, pids: _Pids, lines: _Lines, namespaces: Sequence[Namespace]) -> Iterator[Fault]:
     known: list[tuple[int, ...]] = []
     for id_, _, _, parent in namespaces:
         # No longer than it takes to differ from any pid's: a file may claim a chain of thousands.
@@ -219,9 +217,9 @@ def _fit_faults(pids: Sequence[tuple[int, ...]], lines: _Lines, namespaces: Sequ
         # Of a namespace that died nothing is known, nor of what it was in.
         if line != known[line[-1]] if line[-1] >= 0 else line[0] != 0:
             text = f"{line} is no line of namespaces from the root's, 0, inward"
-            yield Fault("namespace-fit", "pids", tag - next(iter(lines)), "namespaces", text, (tag,))
+            yield Fault("namespace-fit", "pids", tag - first, "namespaces", text, (tag,))
         for level, (id_, number) in enumerate(zip(line[1:], numbers[1:], strict=True), 1):
             other = seen.setdefault((id_, number), tag) if id_ >= 0 else tag
             if other != tag:
                 text = f"at level {level} {number} is already that of tag {other}, in namespace {id_}"
-                yield Fault("duplicate-number", "pids", tag - next(iter(lines)), "numbers", text, (other, tag))
+                yield Fault("duplicate-number", "pids", tag - first, "numbers", text, (other, tag))

@@ -49,12 +49,14 @@ class Cursor:
 
     Attributes:
         at: where the next record begins.
+        whole: the last record was there, with all its bytes; always so where a cursor stops at errors.
         notes: messages of the warnings so far.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.at = 0
+        self.whole = True
         self.notes: list[str] = []
 
     @property

@@ -150,8 +150,8 @@ def _tag_faults(index: int, task: TaskIds, first: int, end: int) -> Iterator[Fau
         ("sid", task.sid, (0, CKPT_PID_ROOT)),
     )
     for field, tag, special in fields:
-        if first <= tag < end or tag in special:
-            continue
+        if first <= tag < end or tag in special or (index == 0 and field == "pid"):
+            continue  # the root's was compared with the first tag
         allowed = ", ".join([f"{first} to {end - 1}", *map(str, special)])
         text = f"{tag} is the tag of no pid object; possible here: {allowed}"
         rule = "native-tag" if field in ("pid", "tgid") and tag <= 0 else "tag-range"
