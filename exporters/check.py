@@ -7,7 +7,9 @@ do without (exporters.kernelrules). Names and meanings are in exporters.findings
 """
 
 from agent.errors import FormatError
-from exporters import checkpoint, collector, registry
+from agent.model import Snapshot
+from exporters import checkpoint, collector, jsonfmt, registry
+from exporters.document import examine, path_of
 from exporters.facts import Base
 from exporters.findings import Finding
 from exporters.framing import Collector
@@ -42,21 +44,25 @@ def _image(data: bytes) -> list[Finding]:
 
 
 def _document(format_: registry.Format, data: bytes) -> list[Finding]:
-    """Of a document its own reader tells what it refuses, by path: its bytes mean nothing to people."""
-    try:
-        with collector.paused():
-            snapshot = format_.load(data)
-    except FormatError as error:
-        return [Finding("document", error.path, error.message, None if error.offset < 0 else error.offset)]
-    base = Base(
-        snapshot.mode,
-        snapshot.dialect,
-        snapshot.first_tag,
-        snapshot.header,
-        [pid.numbers for pid in snapshot.pids],
-        [TaskIds(*task[:6]) for task in snapshot.tasks],
-    )
-    return [
-        Finding(fault.rule, f"{fault.array}[{fault.index}].{fault.field}", fault.text, None, fault.tags)
-        for fault in doubts(base, snapshot)
-    ]
+    """A document's findings have paths and no offsets: its bytes mean nothing to people."""
+    findings: list[Finding] = []
+    with collector.paused():
+        try:
+            if format_.name == "json":
+                base, snapshot, findings = examine(jsonfmt.parse(data))
+            else:
+                snapshot = format_.load(data)
+                base = _base_of(snapshot)
+        except FormatError as error:
+            return [Finding("document", error.path, error.message, None if error.offset < 0 else error.offset)]
+        if base is not None:
+            findings += [
+                Finding(fault.rule, path_of(fault), fault.text, None, fault.tags) for fault in doubts(base, snapshot)
+            ]
+        return findings
+
+
+def _base_of(snapshot: Snapshot) -> Base:
+    numbers = [pid.numbers for pid in snapshot.pids]
+    tasks = [TaskIds(*task[:6]) for task in snapshot.tasks]
+    return Base(snapshot.mode, snapshot.dialect, snapshot.first_tag, snapshot.header, numbers, tasks)

@@ -163,10 +163,7 @@ def assemble(base: Base, known: Fields) -> Snapshot:
 
 
 def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
-    """All that `assemble` would refuse: the first thing of each field, and in the long lists of each row.
-
-    But not the time: a base knows more closely what that may be.
-    """
+    """All that `assemble` would refuse: the first thing of each field, and in the long lists of each row."""
     try:
         reader = _FactsReader(base, known)
     except FormatError as error:
@@ -176,6 +173,7 @@ def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
     yield from reader.wrong_rows("pids", len(base.numbers))
     yield from reader.wrong_rows("tasks", len(base.tasks))
     parts: tuple[Callable[[], object], ...] = (
+        lambda: known.integer("time_ns", 0, TIME_NS_MAX),
         lambda: known.texts("squashed"),
         lambda: known.texts("entered"),
         lambda: known.text("boot_id", ""),

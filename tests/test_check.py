@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from agent.model import CKPT_PID_ROOT, Ancestor, Creator, Namespace, PidObject
-from exporters import checkpoint, jsonfmt, kernelrules
+from exporters import checkpoint, jsonfmt, kernelrules, registry
 from exporters.check import check
 from exporters.findings import RULES, to_document
 from tests.builders import a_family, a_snapshot, a_task, born
@@ -369,6 +369,31 @@ def test_a_document_is_held_to_the_same_rules_without_offsets() -> None:
 
     assert (found.name, found.severity, found.offset, found.pids) == ("session-leader-group", "error", None, (2, 1))
     assert found.path == "tasks[1].pgid"
+
+
+def test_a_documents_bad_rows_are_all_found() -> None:
+    """Ids and facts alike, with what no reader asks for."""
+    document = json.loads(jsonfmt.dumps(a_family()))
+    document["tasks"][1]["ppid"] = 3
+    document["tasks"][2]["pgid"] = 2
+    document["tasks"][3]["uid"] = -1
+    document["tasks"][5]["state"] = "asleep"
+
+    assert [(one.name, one.path, one.pids) for one in check(json.dumps(document).encode())] == [
+        ("parent-without-task", "tasks[1].ppid", (2, 3)),
+        ("document", "tasks[3].uid", ()),
+        ("document", "tasks[5].state", ()),
+        ("session-leader-group", "tasks[2].pgid", (4, 2)),
+    ]
+
+
+def test_any_format_that_someone_adds_is_held_to_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that it takes is a reader."""
+    bad = a_snapshot([(100,), (101,)], [a_task(1, 0), a_task(2, 1, pgid=1, sid=2)])
+    added = replace(registry.FORMATS["json"], name="other", load=lambda _: bad, recognize=lambda data: data == b"other")
+    monkeypatch.setitem(registry.FORMATS, "other", added)
+
+    assert found_in(b"other") == [("session-leader-group", None, (2, 1))]
 
 
 def test_a_finding_says_where_and_what_and_machines_get_the_same() -> None:

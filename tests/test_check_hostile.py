@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.errors import FormatError
 from agent.model import Snapshot
-from exporters import checkpoint, jsonfmt
+from exporters import checkpoint, jsonfmt, registry
 from exporters.check import check
 from exporters.findings import RULES
 from tests.builders import a_crowd, a_family, patient, snapshots
@@ -115,6 +115,22 @@ PARTS = st.sampled_from(["pids", "tasks", "namespaces", "ancestors", "header", "
 def test_any_msgpack_in_our_record_is_judged(value: object, key: str) -> None:
     """In place of each of its parts."""
     judged(with_records(an_extension(some_facts(**{key: value}))))
+
+
+@patient
+@given(st.lists(MUTATION, min_size=1, max_size=4))
+def test_any_damage_to_a_document_is_judged_as_its_reader_judges_it(mutations: list[tuple[int, int]]) -> None:
+    """Any bytes of it."""
+    damaged = bytearray(jsonfmt.dumps(a_family()))
+    for at, value in mutations:
+        damaged[at % len(damaged)] = value
+    errors = [found.name for found in check(bytes(damaged)) if found.severity == "error"]
+    try:
+        registry.load(bytes(damaged))
+    except FormatError:
+        assert errors
+    else:
+        assert set(errors) <= BEYOND_READERS
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"{}", b"[]", b"\xff{", jsonfmt.dumps(a_family())[:-9]])
