@@ -8,7 +8,7 @@ do without (exporters.kernelrules). Names and meanings are in exporters.findings
 
 from agent.errors import FormatError
 from agent.model import Snapshot
-from exporters import checkpoint, collector, jsonfmt, registry
+from exporters import collector, jsonfmt, reading, registry
 from exporters.document import examine, path_of
 from exporters.facts import Base
 from exporters.findings import Finding
@@ -32,7 +32,7 @@ def check(data: bytes) -> list[Finding]:
 
 def _image(data: bytes) -> list[Finding]:
     cursor = Collector(data)
-    parts = checkpoint.take(cursor)
+    parts = reading.take(cursor)
     with collector.paused():
         located = [parts.places.locate(fault) for fault in doubts(parts.base, parts.snapshot)]
     # What framing and the rules behind it both find is one finding; the framing's words are nearer to the file.
