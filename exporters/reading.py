@@ -198,6 +198,8 @@ def _read_rest(cursor: Cursor) -> tuple[tuple[tuple[int, int], ...], tuple[int, 
             cursor.record(TAIL)
             continue
         at, body = cursor.record(kind)
+        if not cursor.whole:
+            continue  # cut off: nothing is known of it
         if kind != EXTENSION:
             foreign_at = foreign_at or at
             foreign.append((kind, HEAD_BYTES + len(body)))

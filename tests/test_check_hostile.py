@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """No bytes make a check raise, hang or cost more than their own size, and it never disagrees with the reader."""
 
-import contextlib
 import random
 import struct
 import time
@@ -16,46 +15,11 @@ from agent.errors import FormatError
 from agent.model import Snapshot
 from exporters import checkpoint, jsonfmt, registry
 from exporters.check import check
-from exporters.findings import RULES
 from tests.builders import a_crowd, a_family, patient, snapshots
+from tests.checked import BEYOND_READERS, judged
 from tests.images import GOLDEN, TAIL_AT, a_record, an_extension, an_image, patched, repaired, some_facts, with_records
 
 WHOLE = checkpoint.dumps(a_family())
-
-# What an error says that the readers do without.
-BEYOND_READERS = {
-    "session-leader-group",
-    "owner-is-thread",
-    "session-owner",
-    "group-sessions",
-    "inherited-session",
-    "container-root",
-    "root-depth",
-    "nesting-parent",
-    "namespace-level",
-    "namespace-fit",
-    "thread-group",
-    "duplicate-number",
-}
-
-
-def judged(data: bytes) -> list[str]:
-    """Names of the errors; each finding is a rule's, within the file, and the reader agrees about the whole."""
-    findings = check(data)
-    for found in findings:
-        assert found.name in RULES
-        assert found.text
-        assert found.offset is None or 0 <= found.offset <= len(data)
-    assert [found.offset or 0 for found in findings] == sorted(found.offset or 0 for found in findings)
-    errors = [found.name for found in findings if found.severity == "error"]
-    read = False
-    with contextlib.suppress(FormatError):
-        checkpoint.read(data)
-        read = True
-    assert errors or read
-    if read:
-        assert set(errors) <= BEYOND_READERS
-    return errors
 
 
 @pytest.mark.parametrize("image", [GOLDEN, WHOLE], ids=["bare", "whole"])
