@@ -29,6 +29,7 @@ import msgpack
 
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, PidObject, Snapshot, Task
+from exporters import collector
 from exporters.document import header_fields
 from exporters.facts import Document, facts, task_facts
 from exporters.head import as_said, write_head
@@ -59,6 +60,7 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
+@collector.paused()
 def dumps(snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
     """The image of a snapshot."""
     body = _pack_body(snapshot, dialect)

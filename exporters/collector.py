@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's collector of circles, and how to spare a reader from it.
+"""Python's collector of circles, and how to spare readers and writers from it.
 
-A reader makes millions of small tuples, none of which can be part of a circle, and each some thousands of them have the
-collector walk over all that there is. For an image of 100,000 tasks that was half of the time.
+They make millions of small tuples and maps, none of which can be part of a circle, and each some thousands of them have
+the collector walk over all that there is. For an image of 100,000 tasks that was half of the time.
 """
 
 import gc

@@ -111,6 +111,7 @@ RULES: Final[dict[str, Rule]] = {
     "extension-payload": Rule("error", "our own record holds no msgpack", "ours"),
     "extension-field": Rule("error", "a field of our own record is not as its schema says", "ours"),
     "extension-base": Rule("error", "our own record contradicts the base", "ours: the base stands alone"),
+    "birth-creator": Rule("error", "a birth whose creator is a tag without a task", "ours: the dead are ancestors"),
     "document": Rule("error", "a document that its reader refuses", "ours"),
     "unknown-format": Rule("error", "the file is in no format known here", "ours"),
 }

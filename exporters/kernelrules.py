@@ -10,6 +10,7 @@ The readers do without it: a tree can be shown, compared and converted that brea
 * level 0 is the root's namespace. A child's namespace is its parent's or below: clone() goes one level down at most,
   setns() further, and whoever adopts is of the late parent's namespace. All threads of a group are in one;
 * a container's root is its namespace's init, and a namespace is made by making its init;
+* who created a task is a task of the tree, or an ancestor, which is gone;
 * a number is one pid object's in each namespace, and the namespaces of a pid object are a line from the root's inward.
 
 All passes take unsound trees too: a tag that names nothing is passed over, for that was said already.
@@ -51,6 +52,7 @@ def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
     yield from _init_faults(base.first_tag, base.numbers, tasks, deep, lines)
     if snapshot:
         yield from _namespace_faults(snapshot.namespaces)
+        yield from _birth_faults(snapshot.tasks, place)
         yield from _fit_faults(base.first_tag, base.numbers, lines, snapshot.namespaces)
 
 
@@ -192,6 +194,14 @@ def _init_faults(first: int, pids: _Pids, tasks: _Tasks, deep: Mapping[int, int]
             tags = tuple([tasks[index].pid for index in indices])
             text = f"{len(tags)} tasks are in a namespace at this level, and its init is not among them"
             yield Fault("namespace-without-init", "tasks", indices[0], "depth", text, tags)
+
+
+def _birth_faults(tasks: Sequence[Task], place: Mapping[int, int]) -> Iterator[Fault]:
+    for index, task in enumerate(tasks):
+        birth = task.birth
+        if birth and birth.creator and birth.creator.tag is not None and birth.creator.tag not in place:
+            text = f"names tag {birth.creator.tag}, which has no task; a creator that is gone is an ancestor"
+            yield Fault("birth-creator", "tasks", index, "birth.creator", text, (task.pid, birth.creator.tag))
 
 
 def _namespace_faults(namespaces: Sequence[Namespace]) -> Iterator[Fault]:

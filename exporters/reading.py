@@ -62,13 +62,14 @@ class Places(NamedTuple):
 
     def locate(self, fault: Fault) -> Finding | None:
         """The finding that a fault is in this file; None for one about a pid object that could not be read."""
+        # Fields that the base does not have are our own record's.
         path, at = f"EXTENSION.{fault.array}[{fault.index}].{fault.field}", self.extension
         if fault.array == "pids" and fault.field != "namespaces":
             path = f"PIDS[{fault.index}].{fault.field}" if fault.field else "PIDS"
             if fault.index >= len(self.pids):
                 return None
             at = self.pids[fault.index]
-        elif fault.array == "tasks":
+        elif fault.array == "tasks" and fault.field in _TASK_FIELDS:
             field, within = _TASK_FIELDS[fault.field]
             path, at = f"TREE[{fault.index}].{field}", self.tasks + TASK_ROW.size * fault.index + within
         return Finding(fault.rule, path, fault.text, at, fault.tags)

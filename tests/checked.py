@@ -17,6 +17,7 @@ BEYOND_READERS = {
     "nesting-parent",
     "namespace-level",
     "namespace-fit",
+    "birth-creator",
     "thread-group",
     "duplicate-number",
 }

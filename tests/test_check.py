@@ -215,6 +215,10 @@ BAD = {
     "extension-payload": extended(an_extension(b"\xc1"), "extension-payload"),
     "extension-field": extended(an_extension(some_facts(boot_id=7)), "extension-field"),
     "extension-base": extended(an_extension(some_facts(pids=[{}] * 4)), "extension-base"),
+    "birth-creator": Bad(
+        (image := checkpoint.dumps(a_snapshot([(100,), (101,)], [a_task(1, 0, birth=born(2))]))),
+        [("birth-creator", payload_at(image), (1, 2))],
+    ),
     "document": Bad(b'{"format": "ckptree", "version": 2}', [("document", None, ())]),
     "unknown-format": Bad(b"GIF89a", [("unknown-format", 0, ())]),
 }
@@ -259,6 +263,26 @@ def test_a_bad_task_hides_none_of_the_others() -> None:
         ("tag-range", 531, (5,)),
         ("tail-magic", 551, ()),
         ("bytes-after-tail", 559, ()),
+    ]
+
+
+def test_what_stands_behind_a_record_in_the_way_or_a_missing_one_is_still_judged() -> None:
+    """And a tree of which one half is missing is not blamed for naming it."""
+    bad = patched(GOLDEN, 475, "<i", 3)
+    shifted = bad[:307] + a_record(77) * 3 + bad[307:]
+
+    assert found_in(shifted) == [("unexpected-record", 307, ()), ("parent-without-task", 475 + 24, (2, 3))]
+    assert found_in(bad[:307] + bad[315:]) == [("unexpected-record", 307, ()), ("parent-without-task", 467, (2, 3))]
+    assert found_in(bad[:347] + bad[423:]) == [("unexpected-record", 347, ())]
+    assert found_in(bad[:423] + bad[543:]) == [("unexpected-record", 423, ())]
+
+
+def test_what_was_written_of_a_cut_off_buffer_is_judged() -> None:
+    """Up to the last whole row; that it is short is told once."""
+    assert found_in(patched(GOLDEN, 391, "<i", -5)[:400]) == [("truncated", 375, ()), ("pid-number", 387, (2,))]
+    assert found_in(patched(GOLDEN, 475, "<i", 3)[:500]) == [
+        ("truncated", 443, ()),
+        ("parent-without-task", 475, (2, 3)),
     ]
 
 
