@@ -34,13 +34,11 @@ def _image(data: bytes) -> list[Finding]:
     cursor = Collector(data)
     parts = reading.take(cursor)
     with collector.paused():
-        located = [parts.places.locate(fault) for fault in doubts(parts.base, parts.snapshot)]
-    # What framing and the rules behind it both find is one finding; the framing's words are nearer to the file.
-    findings: dict[tuple[str, int | None, str], Finding] = {}
-    for found in (*cursor.findings, *located):
-        if found:
-            findings.setdefault((found.name, found.offset, found.path), found)
-    return sorted(findings.values(), key=lambda found: (found.offset or 0, found.name))
+        for fault in doubts(parts.base, parts.snapshot):
+            found = parts.places.locate(fault)
+            if found:
+                cursor.report(found)
+        return cursor.findings()
 
 
 def _document(format_: registry.Format, data: bytes) -> list[Finding]:

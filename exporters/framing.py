@@ -14,6 +14,9 @@ A body that is not of the size asked for is the reader's cue to say nothing abou
 byte at most once, so nothing here costs more than the file's own size.
 """
 
+from collections import Counter
+from dataclasses import replace
+
 from exporters.findings import Finding
 from exporters.records import ARCH, CONTAINER, EXTENSION, HEAD_BYTES, HEADER, LSM_INFO, PIDS, TAIL, TREE, Cursor
 
@@ -23,27 +26,43 @@ _DUE = {kind: n for n, kind in enumerate((HEADER, ARCH, CONTAINER, LSM_INFO, PID
 _LOST = ("record-head", "big-endian", "pre-patch-image", "writer-failed")
 
 
-class Collector(Cursor):
-    """A cursor that raises nothing.
+LISTED = 10_000
+"""Findings of one rule that are kept: a file of a hundred million wrong rows has as many."""
 
-    Attributes:
-        findings: all of them so far, in the order in which they were met.
-    """
+
+class Collector(Cursor):
+    """A cursor that raises nothing."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self.findings: list[Finding] = []
+        self._found: dict[tuple[str, int | None, str], Finding] = {}
+        self._counts: Counter[str] = Counter()
+        self._unlisted: dict[str, Finding] = {}
         self._over = False
         self._due = -1
         self._surprise = -1  # where a record was that nobody wanted
 
+    def findings(self) -> list[Finding]:
+        """All of them so far by offset; of each rule the first thousands, and then one that says how many more."""
+        more = [
+            replace(first, message=f"{self._counts[name] - LISTED} more of {name} from here on, not listed", pids=())
+            for name, first in self._unlisted.items()
+        ]
+        return sorted([*self._found.values(), *more], key=lambda found: (found.offset or 0, found.name))
+
     def report(self, found: Finding) -> None:
-        """Take note of any finding."""
+        """Take note of any finding; what framing and the rules behind it both find is one, in the framing's words."""
         if found.name == "unexpected-record":
             told, self._surprise = self._surprise, self.at
             if told == self.at:
                 return
-        self.findings.append(found)
+        key = (found.name, found.offset, found.path)
+        if key not in self._found:
+            self._counts[found.name] += 1
+            if self._counts[found.name] <= LISTED:
+                self._found[key] = found
+            else:
+                self._unlisted.setdefault(found.name, found)
         if found.name in _LOST:
             self._stop()
 

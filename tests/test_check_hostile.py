@@ -15,6 +15,7 @@ from agent.errors import FormatError
 from agent.model import Snapshot
 from exporters import checkpoint, jsonfmt, registry
 from exporters.check import check
+from exporters.framing import LISTED
 from tests.builders import a_crowd, a_family, patient, snapshots
 from tests.checked import BEYOND_READERS, judged
 from tests.images import GOLDEN, TAIL_AT, a_record, an_extension, an_image, patched, repaired, some_facts, with_records
@@ -186,6 +187,19 @@ def test_a_hundred_thousand_tasks_are_checked_as_fast_as_they_are_read_twice() -
 
     assert findings == []
     assert time.process_time() - begun < 2 * reading + 0.5
+
+
+def test_of_endless_findings_thousands_are_listed_and_the_others_counted() -> None:
+    """So that a large file of nothing but faults costs what a large file does."""
+    count = LISTED + 5
+    findings = check(
+        an_image([(n + 1,) for n in range(count + 1)], [(1, 0, 1, 1, 1, 0)] + [(0, 1, 1, 1, 1, 0)] * count)
+    )
+    native = [found for found in findings if found.name == "native-tag"]
+
+    assert len(native) == LISTED + 1
+    assert native[-1].message == "5 more of native-tag from here on, not listed"
+    assert (native[-1].offset or 0) - (native[-2].offset or 0) == 24
 
 
 def test_random_records_in_any_order_are_judged() -> None:
