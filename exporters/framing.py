@@ -10,8 +10,8 @@ What it does about a record that can't be taken as what is wanted:
     framing lost                (a length below 8, bytes of another machine, an older format, a writer that failed)
                                 nothing behind this place means anything: all later records are empty
 
-A body that is not of the size asked for is the reader's cue to say nothing about what is in it. Each pass takes every
-byte at most once, so nothing here costs more than the file's own size.
+A body that is not of the size asked for is the reader's cue to say nothing about what is in it. Every byte is taken at
+most once, and each of the grammar's dozen records is looked for at most once, so the cost is that of the file's size.
 """
 
 from collections import Counter
