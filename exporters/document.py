@@ -12,9 +12,10 @@ The first line is the base, which the 2011 image says by itself; there the facts
 
 from agent.errors import FormatError
 from agent.model import Dialect, Header, Mode, Snapshot
-from exporters.facts import Base, Document, assemble, facts, task_facts
+from exporters.facts import Base, Document, assemble, facts, task_facts, wrongs
 from exporters.fields import S32_MAX, U32_MAX, Fields
-from exporters.soundness import TAG_MAX, TaskIds, first_fault
+from exporters.findings import Finding
+from exporters.soundness import TAG_MAX, Fault, TaskIds, faults, first_fault
 
 FORMAT = "ckptree"
 VERSION = 1
@@ -64,6 +65,37 @@ def to_document(snapshot: Snapshot) -> Document:
 def from_document(value: object) -> Snapshot:
     """The snapshot of a whole document; FormatError names the field at fault."""
     document = Fields(value)
+    base = _read_base(document)
+    fault = first_fault(base.first_tag, base.numbers, base.tasks)
+    if fault:
+        raise FormatError(path_of(fault), fault.text)
+    return assemble(base, document)
+
+
+def examine(value: object) -> tuple[Base | None, Snapshot | None, list[Finding]]:
+    """The base and the snapshot of a document, as far as there are any, and all that `from_document` would refuse."""
+    base = None
+    try:
+        document = Fields(value)
+        base = _read_base(document)
+        found = [
+            Finding(fault.rule, path_of(fault), fault.text, None, fault.tags)
+            for fault in faults(base.first_tag, base.numbers, base.tasks)
+        ]
+        return base, assemble(base, document), found
+    except FormatError as error:
+        if base is None:
+            return None, None, [Finding("document", error.path, error.message)]
+    found += [Finding("document", error.path, error.message) for error in wrongs(base, document)]
+    return base, None, found
+
+
+def path_of(fault: Fault) -> str:
+    """Where in a document a fault is."""
+    return f"{fault.array}[{fault.index}].{fault.field}" if fault.field else fault.array
+
+
+def _read_base(document: Fields) -> Base:
     document.word("format", (FORMAT,))
     document.integer("version", VERSION, VERSION)
     pids = list(document.maps("pids"))
@@ -81,11 +113,7 @@ def from_document(value: object) -> Snapshot:
     for tag, pid in enumerate(pids, base.first_tag):
         pid.integer("tag", tag, tag)
     document.integer("root", base.first_tag, base.first_tag)
-    fault = first_fault(base.first_tag, base.numbers, base.tasks)
-    if fault:
-        row = f"{fault.array}[{fault.index}].{fault.field}" if fault.field else fault.array
-        raise FormatError(row, fault.text)
-    return assemble(base, document)
+    return base
 
 
 def header_fields(header: Header) -> Document:

@@ -11,7 +11,7 @@ The rows of ``pids`` and ``tasks`` go with those of a base, which has the number
 strings stay bytes here (exporters.fields has their text). Keys that nobody here knows are ignored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from agent.errors import FormatError
@@ -162,6 +162,31 @@ def assemble(base: Base, known: Fields) -> Snapshot:
     )
 
 
+def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
+    """All that `assemble` would refuse: the first thing of each field, and in the long lists of each row."""
+    try:
+        reader = _FactsReader(base, known)
+    except FormatError as error:
+        # What refers to a namespace can't be judged without them.
+        yield error
+        return
+    yield from reader.wrong_rows("pids", len(base.numbers))
+    yield from reader.wrong_rows("tasks", len(base.tasks))
+    parts: tuple[Callable[[], object], ...] = (
+        lambda: known.integer("time_ns", 0, TIME_NS_MAX),
+        lambda: known.texts("squashed"),
+        lambda: known.texts("entered"),
+        lambda: known.text("boot_id", ""),
+        reader.ancestors,
+        reader.completeness,
+    )
+    for part in parts:
+        try:
+            part()
+        except FormatError as error:
+            yield error
+
+
 class _FactsReader:
     """Reads the facts in the light of the base: what is referred to must exist."""
 
@@ -233,6 +258,24 @@ class _FactsReader:
             kernel_threads_left_out=fields.maybe_integer("kernel_threads_left_out", 0, U64_MAX) or 0,
             reasons=fields.texts("reasons"),
         )
+
+    def wrong_rows(self, key: Literal["pids", "tasks"], count: int) -> Iterator[FormatError]:
+        """What is wrong with each row of a list, and with its being a list of so many."""
+        try:
+            self._rows(key, count)
+        except FormatError as error:
+            if error.path == self._known.at(key):
+                yield error
+        known, base = self._known, self._base
+        for index, row in enumerate(known.entries(key)[:count]):
+            # As if this row were the whole list.
+            self._known = Fields({key: [row]})
+            self._base = base._replace(numbers=base.numbers[index : index + 1], tasks=base.tasks[index : index + 1])
+            try:
+                self.pids() if key == "pids" else self.tasks()
+            except FormatError as error:
+                yield FormatError(f"{key}[{index}]{error.path.removeprefix(f'{key}[0]')}", error.message)
+        self._known, self._base = known, base
 
     def _rows(self, key: str, count: int) -> list[Fields]:
         rows = list(self._known.maps(key))

@@ -158,6 +158,11 @@ class Fields:
         for index, value in enumerate(self._list(key)):
             yield Fields(value, f"{path}[{index}]")
 
+    def entries(self, key: str) -> "list[object]":
+        """The entries of a list, whatever they are; none where it is no list."""
+        value = self._map.get(key)
+        return value if isinstance(value, list) else []
+
     def count(self, key: str) -> int:
         """Length of a list."""
         return len(self._list(key))

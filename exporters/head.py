@@ -16,9 +16,9 @@ import struct
 from dataclasses import replace
 from typing import NamedTuple
 
-from agent.errors import FormatError
 from agent.model import Header, Mode, Snapshot
 from exporters.facts import TIME_NS_MAX
+from exporters.findings import Finding
 from exporters.records import ARCH, BUFFER, CONTAINER, HEAD_BYTES, HEADER, LSM_INFO, Cursor, record
 
 HEAD_MAGIC = 0x00FEED0CC0A2D200
@@ -91,33 +91,54 @@ def as_said(header: Header) -> Header:
 
 def read_head(cursor: Cursor) -> Head:
     """Take the records of the head."""
-    if cursor.ahead(HEAD_BYTES, 8) == HEAD_MAGIC.to_bytes(8, "big"):
-        raise FormatError("HEADER.magic", "was written by a big-endian machine; only little-endian is read", HEAD_BYTES)
-    at, body = cursor.record(HEADER, _HEADER.size)
-    magic, arch, major, minor, patch, rev, *constants, seconds, uflags = _HEADER.unpack(body)
-    if magic != HEAD_MAGIC:
-        raise FormatError("HEADER.magic", f"is 0x{magic:016x}, not 0x{HEAD_MAGIC:016x}: no checkpoint image", at + 8)
-    if seconds > TIME_NS_MAX // NS_PER_S:
-        raise FormatError("HEADER.time", f"is {seconds} s: no time", at + 56)
+    at = cursor.at
+    fields = _read_header(cursor)
     uts: list[str] = []
-    for place, size in zip((42, 44, 46), constants[5:8], strict=True):
-        if size > _UTS_LIMIT:
-            raise FormatError("HEADER.uts_len", f"is {size} and may be {_UTS_LIMIT} at most", at + place)
+    for place, size in zip((42, 44, 46), fields.uts, strict=True):
+        if size is not None and size > _UTS_LIMIT:
+            text = f"is {size} and may be {_UTS_LIMIT} at most"
+            cursor.report(Finding("uts-length", "HEADER.uts_len", text, at + place))
+            size = None
         uts.append(_unpadded(cursor.record(BUFFER, size)[1]))
-    fxsr, xsave, xstate, _ = _ARCH.unpack(cursor.record(ARCH, _ARCH.size)[1])
+    _, arch = cursor.record(ARCH, _ARCH.size)
+    fxsr, xsave, xstate, _ = _ARCH.unpack(arch) if len(arch) == _ARCH.size else (0, 0, 0, 0)
     cursor.record(CONTAINER, 0)
     lsm = _unpadded(cursor.record(BUFFER, _LSM_BYTES)[1])
     cursor.record(LSM_INFO, limit=_LSM_INFO_LIMIT)
-    notes = []
-    if arch != _ARCH_X86_64:
-        notes.append(f"HEADER.arch_id is {arch}; x86-64 is {_ARCH_X86_64}")
-    if rev != _REV:
-        notes.append(f"HEADER.rev is {rev}; known is {_REV}")
-    if uflags & ~_SUBTREE:
-        notes.append(f"HEADER.uflags is 0x{uflags:x}; known is bit 0, subtree")
     release, version, machine = uts
-    header = Header(release, version, machine, (major, minor, patch), fxsr != 0, xsave != 0, xstate, lsm)
-    return Head("subtree" if uflags & _SUBTREE else "container", seconds, header, tuple(notes))
+    header = Header(release, version, machine, fields.version, fxsr != 0, xsave != 0, xstate, lsm)
+    return Head("subtree" if fields.uflags & _SUBTREE else "container", fields.seconds, header, tuple(cursor.notes))
+
+
+class _HeaderFields(NamedTuple):
+    version: tuple[int, int, int] = (0, 0, 0)
+    uts: tuple[int | None, ...] = (None, None, None)
+    seconds: int = 0
+    uflags: int = _SUBTREE  # the mode that asks less of a tree, where nobody knows
+
+
+def _read_header(cursor: Cursor) -> _HeaderFields:
+    if cursor.ahead(HEAD_BYTES, 8) == HEAD_MAGIC.to_bytes(8, "big"):
+        text = "was written by a big-endian machine; only little-endian is read"
+        cursor.report(Finding("big-endian", "HEADER.magic", text, HEAD_BYTES))
+    at, body = cursor.record(HEADER, _HEADER.size)
+    if len(body) != _HEADER.size:
+        return _HeaderFields()
+    magic, arch, major, minor, patch, rev, *constants, seconds, uflags = _HEADER.unpack(body)
+    if magic != HEAD_MAGIC:
+        text = f"is 0x{magic:016x}, not 0x{HEAD_MAGIC:016x}: no checkpoint image"
+        cursor.report(Finding("head-magic", "HEADER.magic", text, at + 8))
+    if seconds > TIME_NS_MAX // NS_PER_S:
+        cursor.report(Finding("head-time", "HEADER.time", f"is {seconds} s: no time", at + 56))
+    if arch != _ARCH_X86_64:
+        text = f"is {arch}; x86-64 is {_ARCH_X86_64}"
+        cursor.report(Finding("foreign-arch", "HEADER.arch_id", text, at + 16))
+    if rev != _REV:
+        cursor.report(Finding("foreign-revision", "HEADER.rev", f"is {rev}; known is {_REV}", at + 24))
+    if uflags & ~_SUBTREE:
+        text = f"is 0x{uflags:x}; known is bit 0, subtree"
+        cursor.report(Finding("unknown-flags", "HEADER.uflags", text, at + 64))
+    return _HeaderFields((major, minor, patch), tuple(constants[5:8]), seconds, uflags)
 
 
 def _fitted(text: str, size: int) -> str:

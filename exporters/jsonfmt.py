@@ -28,15 +28,20 @@ def dumps(snapshot: Snapshot) -> bytes:
 
 def loads(data: bytes) -> Snapshot:
     """The snapshot of a JSON text; FormatError for anything else."""
+    return from_document(parse(data))
+
+
+def parse(data: bytes) -> object:
+    """What a JSON text says, whatever that is; FormatError where it is none."""
     try:
-        document = json.loads(data.decode("utf-8-sig"))
+        value: object = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise FormatError("document", "is not UTF-8", error.start) from error
     except RecursionError as error:
         raise FormatError("document", "is nested too deeply to be a snapshot") from error
     except ValueError as error:
         raise FormatError("document", f"is no JSON: {error}") from error
-    return from_document(document)
+    return value
 
 
 def _text(value: object) -> str:

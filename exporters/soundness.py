@@ -2,8 +2,9 @@
 """What must hold between pid objects and tasks, whatever file they came in.
 
 The old readers left most of this unchecked: a parent out of range or a cycle of parents crashed them or made them wait
-for ever. Here one pass over the pids and one over the tasks finds the first fault, and the caller says where in its
-file that is. Everything read is sound in this sense, so nothing behind the readers needs to ask again:
+for ever. Here a pass over the pids and three over the tasks find what is wrong, and the caller says where in its file
+that is. A reader takes the first fault, a checker all of them. Everything read is sound in this sense, so nothing
+behind the readers needs to ask again:
 
 * every number is a pid's, no two pid objects share the number in the root's namespace, and 1 is the innermost number
   of an init and nothing else's;
@@ -14,7 +15,7 @@ file that is. Everything read is sound in this sense, so nothing behind the read
 * the tasks of a thread group have one group and one session, and the task that a tgid names, if it lives, leads it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -45,136 +46,171 @@ class Fault:
     """Where pids and tasks do not fit together.
 
     Attributes:
-        array: which of the two.
+        rule: name of the rule that is broken, a key of findings.RULES.
+        array: in which of the arrays; ``namespaces`` are those of a snapshot.
         index: place in it.
         field: ``numbers`` of a pid, a field of TaskIds, or ``""`` for the array itself.
         text: what is wrong, and what would be right.
+        tags: the pid objects it is about.
     """
 
-    array: Literal["pids", "tasks"]
+    rule: str
+    array: Literal["pids", "tasks", "namespaces"]
     index: int
     field: str
     text: str
+    tags: tuple[int, ...] = ()
 
 
 def first_fault(first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds]) -> Fault | None:
-    """Find the first fault, pids before tasks; None where all is sound.
+    """Find the first fault, pids before tasks; None where all is sound. Arguments as for `faults`."""
+    return next(faults(first_tag, pids, tasks), None)
+
+
+def faults(first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds]) -> Iterator[Fault]:
+    """All faults, pids before tasks. What one fault makes of others is not told again where that can be known.
 
     Args:
         first_tag: tag of the first pid object.
         pids: the numbers of each pid object, outermost first.
         tasks: parents first.
     """
-    return _pid_fault(first_tag, pids) or _task_fault(first_tag, pids, tasks)
-
-
-def _pid_fault(first_tag: int, pids: Sequence[tuple[int, ...]]) -> Fault | None:
     if not pids:
-        return Fault("pids", 0, "", "there is no pid object; a tree has at least its root's")
-    if first_tag < 1 or first_tag + len(pids) - 1 > TAG_MAX:
-        return Fault("pids", 0, "", f"tags cannot count from {first_tag}: all must be from 1 to {TAG_MAX}")
+        yield Fault("no-pids", "pids", 0, "", "there is no pid object; a tree has at least its root's")
+    elif first_tag < 1 or first_tag + len(pids) - 1 > TAG_MAX:
+        text = f"tags cannot count from {first_tag}: all must be from 1 to {TAG_MAX}"
+        yield Fault("tag-overflow", "pids", 0, "", text)
+    yield from _pid_faults(first_tag, pids)
+    if not tasks:
+        yield Fault("no-tasks", "tasks", 0, "", "there is no task; a tree has at least its root")
+        return
+    # Of several tasks with one pid the first one has it.
+    place: dict[int, int] = {}
+    yield from _id_faults(first_tag, pids, tasks, place)
+    yield from _parent_faults(tasks, place, range(first_tag, first_tag + len(pids)))
+    yield from _group_faults(tasks, place)
+
+
+def _pid_faults(first_tag: int, pids: Sequence[tuple[int, ...]]) -> Iterator[Fault]:
     seen: dict[int, int] = {}
     for index, numbers in enumerate(pids):
         if not 1 <= len(numbers) <= DEPTH_MAX + 1:
-            return Fault("pids", index, "depth", f"a pid has 1 to {DEPTH_MAX + 1} numbers, not {len(numbers)}")
+            text = f"a pid has 1 to {DEPTH_MAX + 1} numbers, not {len(numbers)}"
+            yield Fault("pid-depth", "pids", index, "depth", text, (first_tag + index,))
+            if not numbers:
+                continue
         for level, number in enumerate(numbers):
             if not 1 <= number <= PID_NUMBER_MAX:
                 text = f"{number} at level {level} is no pid number; those are 1 to {PID_NUMBER_MAX}"
-                return Fault("pids", index, "numbers", text)
+                yield Fault("pid-number", "pids", index, "numbers", text, (first_tag + index,))
         if 1 in numbers[:-1]:
             text = f"{_path(numbers)} has an inner namespace below the number 1, but an init lives in its own"
-            return Fault("pids", index, "numbers", text)
+            yield Fault("init-number", "pids", index, "numbers", text, (first_tag + index,))
         first = seen.setdefault(numbers[0], index)
         if first != index:
             text = f"the number {numbers[0]} is already that of pid object {first} ({_path(pids[first])})"
-            return Fault("pids", index, "numbers", text)
-    return None
+            yield Fault("duplicate-number", "pids", index, "numbers", text, (first_tag + first, first_tag + index))
 
 
-def _task_fault(first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds]) -> Fault | None:
-    if not tasks:
-        return Fault("tasks", 0, "", "there is no task; a tree has at least its root")
+def _id_faults(
+    first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds], place: dict[int, int]
+) -> Iterator[Fault]:
+    """Each task by itself; fills in where the task of a tag is."""
     if tasks[0].pid != first_tag:
-        return Fault("tasks", 0, "pid", f"the root's tag must be the first one, {first_tag}, not {tasks[0].pid}")
-    place: dict[int, int] = {}
+        text = f"the root's tag must be the first one, {first_tag}, not {tasks[0].pid}"
+        yield Fault("root-tag", "tasks", 0, "pid", text, (tasks[0].pid,))
+    end = first_tag + len(pids)
     for index, task in enumerate(tasks):
-        wrong = _tag_fault(task, first_tag, first_tag + len(pids))
-        if wrong:
-            return Fault("tasks", index, *wrong)
-        if place.setdefault(task.pid, index) != index:
-            return Fault("tasks", index, "pid", f"tag {task.pid} is already the pid of task {place[task.pid]}")
-        depth = len(pids[task.pid - first_tag]) - 1
-        if task.depth != depth:
-            return Fault("tasks", index, "depth", f"is {task.depth}, but that of pid object {task.pid} is {depth}")
-    return _parent_fault(tasks, place) or _group_fault(tasks, place)
+        pid, ppid, tgid, pgid, sid, depth = task
+        # Most tasks are right in everything; they should cost no more than this.
+        if not (
+            first_tag <= pid < end
+            and first_tag <= tgid < end
+            and (ppid == 0 or first_tag <= ppid < end)
+            and (first_tag <= sid < end or sid in (0, CKPT_PID_ROOT))
+            and (first_tag <= pgid < end or pgid in (0, CKPT_PID_ROOT))
+        ):
+            yield from _tag_faults(index, task, first_tag, end)
+        if place.setdefault(pid, index) != index:
+            text = f"tag {pid} is already the pid of task {place[pid]}"
+            yield Fault("duplicate-task", "tasks", index, "pid", text, (pid,))
+        # Of a pid that is not there or not known there is no depth to compare.
+        if first_tag <= pid < end and depth != (known := len(pids[pid - first_tag]) - 1) and known >= 0:
+            text = f"is {depth}, but that of pid object {pid} is {known}"
+            yield Fault("task-depth", "tasks", index, "depth", text, (pid,))
 
 
-def _tag_fault(task: TaskIds, first: int, end: int) -> tuple[str, str] | None:
-    """A tag that names nothing: the field, and the text."""
-    # Most tasks are right in everything; they should cost no more than this.
-    if (
-        first <= task.pid < end
-        and first <= task.tgid < end
-        and (task.ppid == 0 or first <= task.ppid < end)
-        and (first <= task.sid < end or task.sid in (0, CKPT_PID_ROOT))
-        and (first <= task.pgid < end or task.pgid in (0, CKPT_PID_ROOT))
-    ):
-        return None
-    pairs: tuple[tuple[str, int, tuple[int, ...]], ...] = (
+def _tag_faults(index: int, task: TaskIds, first: int, end: int) -> Iterator[Fault]:
+    """Tags that name nothing."""
+    fields: tuple[tuple[str, int, tuple[int, ...]], ...] = (
         ("pid", task.pid, ()),
         ("ppid", task.ppid, (0,)),
         ("tgid", task.tgid, ()),
         ("pgid", task.pgid, (0, CKPT_PID_ROOT)),
         ("sid", task.sid, (0, CKPT_PID_ROOT)),
     )
-    field, tag, special = next((f, t, s) for f, t, s in pairs if t not in s and not first <= t < end)
-    allowed = ", ".join([f"{first} to {end - 1}", *map(str, special)])
-    return field, f"{tag} is the tag of no pid object; possible here: {allowed}"
+    for field, tag, special in fields:
+        if first <= tag < end or tag in special or (index == 0 and field == "pid"):
+            continue  # the root's was compared with the first tag
+        allowed = ", ".join([f"{first} to {end - 1}", *map(str, special)])
+        text = f"{tag} is the tag of no pid object; possible here: {allowed}"
+        rule = "native-tag" if field in ("pid", "tgid") and tag <= 0 else "tag-range"
+        yield Fault(rule, "tasks", index, field, text, (task.pid,))
 
 
-def _parent_fault(tasks: Sequence[TaskIds], place: dict[int, int]) -> Fault | None:
+def _parent_faults(tasks: Sequence[TaskIds], place: dict[int, int], tags: range) -> Iterator[Fault]:
     root = tasks[0]
     if root.ppid != 0:
-        return Fault("tasks", 0, "ppid", f"the root's parent is outside and must be 0, not {root.ppid}")
+        text = f"the root's parent is outside and must be 0, not {root.ppid}"
+        yield Fault("root-parent", "tasks", 0, "ppid", text, (root.pid,))
+    ends: dict[int, bool] = {}
     for index, task in enumerate(tasks):
         if task.ppid == 0:
             if task.tgid != root.tgid:
-                return Fault("tasks", index, "ppid", "is 0, but only the root (and its threads) has its parent outside")
+                text = "is 0, but only the root (and its threads) has its parent outside"
+                yield Fault("parent-outside", "tasks", index, "ppid", text, (task.pid,))
             continue
         parent = place.get(task.ppid)
+        if (parent is not None and parent < index) or not index:  # of the root's enough was said
+            continue
         if parent is None:
-            return Fault("tasks", index, "ppid", f"tag {task.ppid} has no task, and the dead are nobody's parent")
-        if parent >= index:
-            loop = _in_cycle(index, tasks, place)
-            text = (
-                "its line of parents runs in a circle"
-                if loop
-                else f"comes before its parent, task {parent}; parents must be first"
-            )
-            return Fault("tasks", index, "ppid", text)
-    return None
+            if task.ppid in tags:
+                text = f"tag {task.ppid} has no task, and the dead are nobody's parent"
+                yield Fault("parent-without-task", "tasks", index, "ppid", text, (task.pid, task.ppid))
+        elif _ends(index, tasks, place, ends):
+            text = f"comes before its parent, task {parent}; parents must be first"
+            yield Fault("parent-order", "tasks", index, "ppid", text, (task.pid, task.ppid))
+        else:
+            text = "its line of parents runs in a circle"
+            yield Fault("parent-cycle", "tasks", index, "ppid", text, (task.pid, task.ppid))
 
 
-def _in_cycle(index: int, tasks: Sequence[TaskIds], place: dict[int, int]) -> bool:
-    seen: set[int] = set()
+def _ends(index: int, tasks: Sequence[TaskIds], place: dict[int, int], known: dict[int, bool]) -> bool:
+    """Whether a task's line of parents comes to an end; remembers it for all on the way, so that no step is gone twice."""
+    way: dict[int, None] = {}
     at: int | None = index
-    while at is not None and at not in seen:
-        seen.add(at)
-        at = place.get(tasks[at].ppid)
-    return at is not None
+    while at is not None and at not in way and at not in known:
+        way[at] = None
+        above = tasks[at].ppid
+        at = place.get(above) if above else None
+    ends = at is None or known.get(at, False)
+    known.update(dict.fromkeys(way, ends))
+    return ends
 
 
-def _group_fault(tasks: Sequence[TaskIds], place: dict[int, int]) -> Fault | None:
+def _group_faults(tasks: Sequence[TaskIds], place: dict[int, int]) -> Iterator[Fault]:
     shared: dict[int, TaskIds] = {}
     for index, task in enumerate(tasks):
         leader = place.get(task.tgid)
         if leader is not None and tasks[leader].tgid != task.tgid:
-            return Fault("tasks", index, "tgid", f"task {leader} is in another thread group: it leads none")
+            text = f"task {leader} is in another thread group: it leads none"
+            yield Fault("leader-elsewhere", "tasks", index, "tgid", text, (task.pid, task.tgid))
         first = shared.setdefault(task.tgid, task)
-        for field, mine, theirs in (("pgid", task.pgid, first.pgid), ("sid", task.sid, first.sid)):
-            if mine != theirs:
-                return Fault("tasks", index, field, f"is {mine}, but that of its thread group is {theirs}")
-    return None
+        if task.pgid != first.pgid or task.sid != first.sid:
+            for field, mine, theirs in (("pgid", task.pgid, first.pgid), ("sid", task.sid, first.sid)):
+                if mine != theirs:
+                    text = f"is {mine}, but that of its thread group is {theirs}"
+                    yield Fault("thread-group", "tasks", index, field, text, (task.pid, first.pid))
 
 
 def _path(numbers: tuple[int, ...]) -> str:

@@ -2,10 +2,8 @@
 """Files that are no sound image: each is refused by name and place, whatever the bytes, and at no great cost."""
 
 import random
-import struct
 import time
 import tracemalloc
-import zlib
 
 import pytest
 from hypothesis import given
@@ -23,6 +21,7 @@ from tests.images import (
     an_extension,
     an_image,
     patched,
+    repaired,
     some_facts,
     with_records,
 )
@@ -279,16 +278,6 @@ def test_every_truncated_file_is_refused(image: bytes) -> None:
     """At every length there is."""
     for length in range(len(image)):
         refused(image[:length])
-
-
-def repaired(data: bytes) -> bytes:
-    """The same image with a checksum that fits, so that what is behind it is reached."""
-    out = bytearray(data)
-    at = data.find(struct.pack("<I", 8101), TAIL_AT)
-    if 0 <= at <= len(data) - 16:
-        length = struct.unpack_from("<I", data, at + 4)[0]
-        struct.pack_into("<I", out, at + 12, zlib.crc32(data[at + 16 : at + length]))
-    return bytes(out)
 
 
 @pytest.mark.parametrize("image", [GOLDEN, checkpoint.dumps(a_family())], ids=["bare", "whole"])

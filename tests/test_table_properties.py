@@ -42,6 +42,8 @@ def finish(kernel: Kernel) -> None:
 def fork(kernel: Kernel, thread: Thread, other: int) -> None:
     """Mostly plain; sometimes into a new namespace, sometimes for the parent."""
     flags = (0, 0, 0, CLONE_NEWPID, CLONE_PARENT)[other % 5]
+    if flags == CLONE_NEWPID and thread.pending is not None:
+        return  # EINVAL of copy_pid_ns(): one new namespace at a time
     may_be_parents = thread.space.init is not thread and thread.group.parent is not None
     if may_fork(kernel, thread) and (flags != CLONE_PARENT or may_be_parents):
         depth = len((thread.pending or thread.space).chain())

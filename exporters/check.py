@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that is wrong with a file, not only the first thing.
+
+Nothing is judged twice: an image is read by the very code that loads it, with a cursor that goes on
+(exporters.framing), so what a reader refuses is an error here by construction. Behind that come the rules that readers
+do without (exporters.kernelrules). Names and meanings are in exporters.findings.
+"""
+
+from agent.errors import FormatError
+from agent.model import Snapshot
+from exporters import collector, jsonfmt, reading, registry
+from exporters.document import examine, path_of
+from exporters.facts import Base
+from exporters.findings import Finding
+from exporters.format import Format
+from exporters.framing import Collector
+from exporters.kernelrules import doubts
+from exporters.packed import unpack
+from exporters.records import HEADER
+from exporters.soundness import TaskIds
+
+
+def check(data: bytes) -> list[Finding]:
+    """All findings of a file in any format known here, by offset; none where all is well. Raises nothing."""
+    try:
+        found = registry.recognize(data)
+    except FormatError as error:
+        # An image that was cut off or whose magic was overwritten is an image still.
+        if data[:4] == HEADER.to_bytes(4, "little"):
+            return _image(data)
+        return [Finding("unknown-format", error.path, error.message, 0)]
+    return _image(data) if found.name == "ckpt" else _document(found, data)
+
+
+def _image(data: bytes) -> list[Finding]:
+    cursor = Collector(data)
+    parts = reading.take(cursor)
+    with collector.paused():
+        for fault in doubts(parts.base, parts.snapshot):
+            found = parts.places.locate(fault)
+            if found:
+                cursor.report(found)
+        return cursor.findings()
+
+
+def _document(format_: Format, data: bytes) -> list[Finding]:
+    """A document's findings have paths and no offsets: its bytes mean nothing to people."""
+    findings: list[Finding] = []
+    with collector.paused():
+        try:
+            if format_.name == "json":
+                base, snapshot, findings = examine(jsonfmt.parse(data))
+            elif format_.name == "msgpack":
+                base, snapshot, findings = examine(unpack(data, "document"))
+            else:
+                snapshot = registry.load(data)
+                base = _base_of(snapshot)
+        except FormatError as error:
+            return [Finding("document", error.path, error.message, None if error.offset < 0 else error.offset)]
+        if base is not None:
+            findings += [
+                Finding(fault.rule, path_of(fault), fault.text, None, fault.tags) for fault in doubts(base, snapshot)
+            ]
+        return findings
+
+
+def _base_of(snapshot: Snapshot) -> Base:
+    numbers = [pid.numbers for pid in snapshot.pids]
+    tasks = [TaskIds(*task[:6]) for task in snapshot.tasks]
+    return Base(snapshot.mode, snapshot.dialect, snapshot.first_tag, snapshot.header, numbers, tasks)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mutated images into the reader and the check: python -m tests.fuzz.fuzz_image [--plain] [OPTION...] [CORPUS]
+
+With atheris (pip install atheris) the mutations follow the code's branches; the options are libFuzzer's, as in
+``-runs=1000000 -max_total_time=600``. Without it, or with ``--plain``, they are blind, and ``-runs``, ``-seed`` and
+``-max_total_time`` are all there is. Either way an exception that is not ours, or a check that disagrees with the
+reader, ends the run with the bytes that made it: libFuzzer's crash file, or their hex.
+"""
+
+import importlib
+import random
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from exporters import checkpoint, jsonfmt
+from tests.builders import a_crowd, a_family
+from tests.checked import judged
+from tests.images import GOLDEN, a_record, an_extension, repaired, some_facts, with_records
+
+SEEDS = (
+    GOLDEN,
+    with_records(a_record(103, b"a task"), an_extension(some_facts())),
+    checkpoint.dumps(a_family()),
+    checkpoint.dumps(a_family(), "v23"),
+    checkpoint.dumps(a_crowd(5, 2, level=1)),
+    jsonfmt.dumps(a_family()),
+)
+LONGEST_BYTES = 1 << 14
+
+_WORDS = (0, 1, 2, 3, 7, 8, 16, 24, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, -4096 & 0xFFFFFFFF, -4097 & 0xFFFFFFFF)
+_KINDS = (1, 2, 3, 4, 7, 101, 102, 8101, 9001, 9999)
+
+
+def one(data: bytes) -> None:
+    """One input, as it is, and with a checksum that fits, so that what is behind it is reached."""
+    judged(data)
+    whole = repaired(data)
+    if whole != data:
+        judged(whole)
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """A few fields, bytes or stretches of it changed."""
+    out = bytearray(data)
+    for _ in range(chance.randint(1, 5)):
+        at = chance.randrange(len(out) + 1)
+        word = chance.choice((*_WORDS, *_KINDS, chance.randrange(64)))
+        match chance.randrange(8):
+            case 0 | 1 | 2:
+                # Nearly all fields are words, at places of which few are aligned.
+                out[at : at + 4] = struct.pack("<I", word)
+            case 3 | 4:
+                out[at : at + 1] = bytes([chance.randrange(256)])
+            case 5:
+                del out[at : at + chance.randrange(1, 40)]
+            case 6:
+                start = chance.randrange(len(out) + 1)
+                out[at:at] = out[start : start + chance.randrange(1, 120)]
+            case _:
+                other = chance.choice(SEEDS)
+                start = chance.randrange(len(other))
+                out[at : at + 24] = other[start : start + 24]
+    return bytes(out[:LONGEST_BYTES])
+
+
+def plain(runs: int, seconds: float, seed: int) -> int:
+    """Blind mutations, until there were so many or so long; gives their number."""
+    chance = random.Random(seed)
+    end = time.monotonic() + seconds
+    done = 0
+    while done < runs and time.monotonic() < end:
+        data = mutated(chance.choice(SEEDS), chance)
+        try:
+            one(data)
+        except Exception:
+            print(f"seed {seed}, image {done}:\n{data.hex()}", file=sys.stderr)
+            raise
+        done += 1
+    return done
+
+
+def _option(arguments: list[str], name: str, default: int) -> int:
+    """That of libFuzzer's spelling; below 0 is without end, as there."""
+    for argument in arguments:
+        if argument.startswith(f"-{name}="):
+            value = int(argument.partition("=")[2])
+            return value if value >= 0 else sys.maxsize
+    return default
+
+
+def main(arguments: list[str]) -> None:
+    """Run with whichever of the two there is."""
+    atheris: Any = None
+    if "--plain" in arguments:
+        arguments.remove("--plain")
+    else:
+        try:
+            atheris = importlib.import_module("atheris")
+        except ImportError:
+            print("no atheris (pip install atheris has it): the mutations are blind", file=sys.stderr)
+    if atheris is None:
+        seconds = _option(arguments, "max_total_time", sys.maxsize) or sys.maxsize
+        done = plain(_option(arguments, "runs", 100_000), seconds, _option(arguments, "seed", 2011))
+        print(f"{done} images, none of them too much")
+        return
+    corpus = [Path(argument) for argument in arguments if not argument.startswith("-")]
+    for directory in corpus[:1]:
+        directory.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(SEEDS):
+            (directory / f"seed-{number}").write_bytes(seed)
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], f"-max_len={LONGEST_BYTES}", *arguments], one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each rule with an image that breaks it and nothing else: the finding's name, its place, and the pids it names."""
+
+import json
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+
+from agent.model import CKPT_PID_ROOT, Ancestor, Creator, Namespace, PidObject
+from exporters import checkpoint, jsonfmt, kernelrules, registry
+from exporters.check import check
+from exporters.findings import RULES, to_document
+from exporters.format import Reader
+from tests.builders import a_family, a_snapshot, a_task, born
+from tests.images import (
+    GOLDEN,
+    TAIL_AT,
+    a_record,
+    an_extension,
+    an_image,
+    patched,
+    records_of,
+    some_facts,
+    with_records,
+)
+
+PIDS_AT = 379
+FIELDS = ("pid", "ppid", "tgid", "pgid", "sid", "depth")
+Found = tuple[str, int | None, tuple[int, ...]]
+
+
+def found_in(data: bytes) -> list[Found]:
+    """Names, places and pids of all findings."""
+    return [(one.name, one.offset, one.pids) for one in check(data)]
+
+
+class Bad(NamedTuple):
+    """An image, and all that is to be found in it."""
+
+    data: bytes
+    findings: list[Found]
+
+
+def field(at: int, layout: str, value: int, *findings: Found) -> Bad:
+    """The golden image with one wrong field."""
+    return Bad(patched(GOLDEN, at, layout, value), list(findings))
+
+
+def tree(
+    pids: list[tuple[int, ...]],
+    tasks: list[tuple[int, ...]],
+    name: str,
+    task: int,
+    column: str,
+    about: tuple[int, ...],
+    offset: int = 0,
+) -> Bad:
+    """A bare image with one wrong id of one task."""
+    tasks_at = PIDS_AT + sum(4 + 4 * len(pid) for pid in pids) + 24
+    at = tasks_at + 24 * task + 4 * FIELDS.index(column)
+    return Bad(an_image(pids, tasks, offset), [(name, at, about)])
+
+
+def without(kind: int) -> bytes:
+    """The golden image without the records of a type."""
+    return b"".join([a_record(each, body) for each, body in records_of(GOLDEN) if each != kind])
+
+
+def a_container(spaces: list[tuple[int, int]] | None = None, **lines: tuple[int, ...]) -> bytes:
+    """A written image: init, in namespace 1 below it an init and another, in namespace 2 beside it an init.
+
+    `spaces` has level and parent of the namespaces from the second on, `lines` the namespaces of t1 to t4.
+    """
+    known = {"t1": (0,), "t2": (0, 1), "t3": (0, 1), "t4": (0, 2)} | lines
+    numbers = {"t1": (1,), "t2": (5, 1), "t3": (6, 2), "t4": (7, 1)}
+    rows = spaces or [(1, 0), (1, 0)]
+    snapshot = a_snapshot(
+        numbers.values(),
+        [a_task(1, 0), a_task(2, 1, depth=1), a_task(3, 2, depth=1), a_task(4, 1, depth=1)],
+        mode="container",
+        namespaces=(Namespace(0, 10, 0, None), *(Namespace(n, 10 + n, *row) for n, row in enumerate(rows, 1))),
+    )
+    pids = tuple([pid._replace(namespaces=known[f"t{tag}"]) for tag, pid in enumerate(snapshot.pids, 1)])
+    return checkpoint.dumps(replace(snapshot, pids=pids))
+
+
+def payload_at(data: bytes) -> int:
+    """Where the payload of our own record is: the last record but TAIL."""
+    return len(data) - 16 - len(records_of(data)[-2][1]) + 8
+
+
+def extended(record: bytes, name: str, at: int = TAIL_AT + 16) -> Bad:
+    """The golden image with a record of ours."""
+    return Bad(with_records(record), [(name, at, ())])
+
+
+ROOT = (1, 0, 1, 1, 1, 0)
+DAMAGED = bytearray(an_extension(some_facts()))
+DAMAGED[20] ^= 1
+
+BAD = {
+    "truncated": Bad(GOLDEN[:-1], [("truncated", 547, ())]),
+    "unexpected-record": Bad(without(3), [("unexpected-record", 307, ())]),
+    "record-head": field(547, "<I", 4, ("record-head", 547, ())),
+    "record-length": field(42, "<H", 64, ("record-length", 76, ())),
+    "writer-failed": field(307, "<I", 9999, ("writer-failed", 307, ())),
+    "foreign-records": Bad(with_records(a_record(103), a_record(4)), [("foreign-records", TAIL_AT, ())]),
+    "second-extension": Bad(
+        with_records(an_extension(some_facts()), an_extension(some_facts())),
+        [("second-extension", TAIL_AT + len(an_extension(some_facts())), ())],
+    ),
+    "tail-magic": field(551, "<Q", 1, ("tail-magic", 551, ())),
+    "bytes-after-tail": Bad(GOLDEN + b"\0", [("bytes-after-tail", 559, ())]),
+    "big-endian": field(8, ">Q", 0x00FEED0CC0A2D200, ("big-endian", 8, ())),
+    "head-magic": field(8, "<Q", 0, ("head-magic", 8, ())),
+    "head-time": field(56, "<Q", 2**63, ("head-time", 56, ())),
+    "uts-length": field(44, "<H", 1025, ("uts-length", 44, ())),
+    "foreign-arch": field(16, "<H", 183, ("foreign-arch", 16, ())),
+    "foreign-revision": field(24, "<H", 3, ("foreign-revision", 24, ())),
+    "unknown-flags": field(64, "<Q", 0x10, ("unknown-flags", 64, ())),
+    "pre-patch-image": field(351, "<I", 16, ("pre-patch-image", 351, ())),
+    "no-pids": Bad(an_image([], [ROOT]), [("no-pids", 355, ())]),
+    "pids-buffer-length": field(359, "<I", 0, ("pids-buffer-length", 375, ())),
+    "pids-count": Bad(
+        patched(patched(GOLDEN, 355, "<I", 4), 359, "<I", 3),
+        [("pids-count", 355, ())],
+    ),
+    "pid-past-end": field(415, "<I", 1, ("pid-past-end", 415, ())),
+    "pid-depth": Bad(
+        an_image([(1,), tuple(range(2, 36))], [ROOT, (2, 1, 2, 2, 2, 33)]),
+        [("pid-depth", 387, ())],
+    ),
+    "pid-number": field(391, "<i", 4194304, ("pid-number", 387, (2,))),
+    "init-number": Bad(
+        patched(an_image([(2,), (5, 1, 7)], [(1, 0, 1, 1, 1, 0)]), 64, "<Q", 1), [("init-number", 387, (2,))]
+    ),
+    "duplicate-number": field(391, "<i", 9, ("duplicate-number", 395, (2, 3))),
+    "offset": field(363, "<I", 2, ("offset", 363, (1,))),
+    "tag-overflow": Bad(
+        an_image([(1,), (2,)], [(2**31 - 1, 0, 2**31 - 1, 2**31 - 1, 2**31 - 1, 0)], 2**31 - 2),
+        [("tag-overflow", 379, ())],
+    ),
+    "no-tasks": Bad(an_image([(1,)], []), [("no-tasks", 395, ())]),
+    "tasks-buffer-length": field(431, "<I", 3, ("tasks-buffer-length", 443, ())),
+    "root-tag": tree([(1,), (2,)], [(0, 0, 1, 1, 1, 0)], "root-tag", 0, "pid", (0,)),
+    "native-tag": tree([(1,), (2,)], [ROOT, (0, 1, 2, 1, 1, 0)], "native-tag", 1, "pid", (0,)),
+    "tag-range": field(475, "<i", 6, ("tag-range", 475, (2,))),
+    "duplicate-task": tree(
+        [(1,), (2,)], [ROOT, (2, 1, 2, 1, 1, 0), (2, 1, 2, 1, 1, 0)], "duplicate-task", 2, "pid", (2,)
+    ),
+    "task-depth": field(515, "<I", 2**32 - 1, ("task-depth", 515, (4,))),
+    "root-parent": field(451, "<i", 2, ("root-parent", 451, (1,))),
+    "parent-outside": field(475, "<i", 0, ("parent-outside", 475, (2,))),
+    "parent-without-task": field(475, "<i", 3, ("parent-without-task", 475, (2, 3))),
+    "parent-cycle": field(475, "<i", 2, ("parent-cycle", 475, (2, 2))),
+    "parent-order": field(475, "<i", 5, ("parent-order", 475, (2, 5))),
+    "leader-elsewhere": tree(
+        [(1,), (2,), (3,)],
+        [ROOT, (2, 1, 1, 1, 1, 0), (3, 1, 2, 1, 1, 0)],
+        "leader-elsewhere",
+        2,
+        "tgid",
+        (3, 2),
+    ),
+    "thread-group": field(531, "<i", 1, ("thread-group", 531, (5, 2))),
+    "leader-without-task": tree(
+        [(1,), (2,), (3,)], [ROOT, (2, 1, 3, 1, 1, 0)], "leader-without-task", 1, "tgid", (2, 3)
+    ),
+    "session-leader-group": tree(
+        [(1,), (2,), (3,)], [ROOT, (2, 1, 2, 3, 2, 0)], "session-leader-group", 1, "pgid", (2, 3)
+    ),
+    "owner-is-thread": tree(
+        [(1,), (2,), (3,)], [ROOT, (2, 1, 1, 1, 1, 0), (3, 1, 3, 2, 1, 0)], "owner-is-thread", 2, "pgid", (3, 2)
+    ),
+    "session-owner": tree(
+        [(1,), (2,), (3,)], [ROOT, (2, 1, 2, 2, 1, 0), (3, 2, 3, 3, 2, 0)], "session-owner", 2, "sid", (3, 2)
+    ),
+    "group-sessions": tree(
+        [(1,), (2,), (3,), (4,), (9,)],
+        [ROOT, (2, 1, 2, 2, 2, 0), (3, 1, 3, 5, 1, 0), (4, 1, 4, 5, 2, 0)],
+        "group-sessions",
+        3,
+        "pgid",
+        (4, 5),
+    ),
+    "inherited-session": tree([(1,), (2,)], [ROOT, (2, 1, 2, 2, -4097, 0)], "inherited-session", 1, "sid", (2,)),
+    "outside-id": tree([(1,), (2,)], [(1, 0, 1, 0, 0, 0), (2, 1, 2, 2, 0, 0)], "outside-id", 0, "pgid", (1, 2)),
+    "container-root": field(383, "<i", 2, ("container-root", 379, (1,))),
+    "root-depth": Bad(an_image([(4, 1)], [(1, 0, 1, 1, 1, 1)]), [("root-depth", 379, (1,))]),
+    "nesting-parent": Bad(
+        an_image([(1,), (5, 1), (6,)], [ROOT, (2, 1, 2, 2, 2, 1), (3, 2, 3, 3, 2, 0)]),
+        [("nesting-parent", 379 + 28 + 24 + 48 + 20, (3, 2))],
+    ),
+    "nesting-depth": Bad(
+        an_image([(1,), (5, 2, 1), (6, 1)], [ROOT, (2, 1, 2, 2, 2, 2), (3, 1, 3, 3, 3, 1)]),
+        [("nesting-depth", 379 + 36 + 24 + 24 + 20, (2, 1))],
+    ),
+    "namespace-without-init": tree(
+        [(1,), (5, 2)], [ROOT, (2, 1, 2, 2, 2, 1)], "namespace-without-init", 1, "depth", (2,)
+    ),
+    "namespace-level": Bad(
+        (image := a_container(spaces=[(1, 0), (3, 0)])), [("namespace-level", payload_at(image), ())]
+    ),
+    "namespace-fit": Bad(
+        (image := a_container(t2=(1, 1), t3=(1, 1))),
+        [
+            ("namespace-fit", payload_at(image), (2,)),
+            ("namespace-fit", payload_at(image), (3,)),
+            ("nesting-parent", payload_at(image), (2, 1)),
+        ],
+    ),
+    "extension-length": extended(a_record(8101, b"1234567"), "extension-length", TAIL_AT + 4),
+    "extension-version": extended(an_extension(some_facts(), version=2), "extension-version", TAIL_AT + 8),
+    "extension-checksum": extended(bytes(DAMAGED), "extension-checksum", TAIL_AT + 12),
+    "extension-payload": extended(an_extension(b"\xc1"), "extension-payload"),
+    "extension-field": extended(an_extension(some_facts(boot_id=7)), "extension-field"),
+    "extension-base": extended(an_extension(some_facts(pids=[{}] * 4)), "extension-base"),
+    "birth-creator": Bad(
+        (image := checkpoint.dumps(a_snapshot([(100,), (101,)], [a_task(1, 0, birth=born(2))]))),
+        [("birth-creator", payload_at(image), (1, 2))],
+    ),
+    "document": Bad(b'{"format": "ckptree", "version": 2}', [("document", None, ())]),
+    "unknown-format": Bad(b"GIF89a", [("unknown-format", 0, ())]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_rule_is_found_broken_by_name_and_place_and_nothing_else_is(name: str) -> None:
+    """One bad file for each rule."""
+    bad = BAD[name]
+
+    assert name in [each for each, _, _ in bad.findings]
+    assert found_in(bad.data) == bad.findings
+
+
+def test_every_rule_has_a_bad_file_but_for_the_one_that_takes_millions_of_pids() -> None:
+    """Which has a test of its own."""
+    assert set(BAD) | {"no-number-left"} == set(RULES)
+
+
+def test_the_golden_image_and_a_tree_with_one_of_everything_are_clean() -> None:
+    """In both dialects; all that is noted is that the family's root came with a session from outside."""
+    assert check(GOLDEN) == []
+    assert check(checkpoint.dumps(a_family())) == []
+    assert check(checkpoint.dumps(a_family(), "v23")) == []
+    assert check(a_container()) == []
+    assert check(jsonfmt.dumps(a_family())) == []
+
+
+def test_a_bad_task_hides_none_of_the_others() -> None:
+    """Each thing that is wrong in one image, in the order of its bytes."""
+    data = GOLDEN + b"\0"
+    for at, value in [(8, 0), (391, -5), (475, 3), (483, 77), (499, 0), (515, 9), (531, 77), (551, 1)]:
+        data = patched(data, at, "<i", value)
+
+    assert found_in(data) == [
+        ("head-magic", 8, ()),
+        ("pid-number", 387, (2,)),
+        ("parent-without-task", 475, (2, 3)),
+        ("tag-range", 483, (2,)),
+        ("parent-outside", 499, (4,)),
+        ("task-depth", 515, (4,)),
+        ("tag-range", 531, (5,)),
+        ("tail-magic", 551, ()),
+        ("bytes-after-tail", 559, ()),
+    ]
+
+
+def test_what_stands_behind_a_record_in_the_way_or_a_missing_one_is_still_judged() -> None:
+    """And a tree of which one half is missing is not blamed for naming it."""
+    bad = patched(GOLDEN, 475, "<i", 3)
+    shifted = bad[:307] + a_record(77) * 3 + bad[307:]
+
+    assert found_in(shifted) == [("unexpected-record", 307, ()), ("parent-without-task", 475 + 24, (2, 3))]
+    assert found_in(bad[:307] + bad[315:]) == [("unexpected-record", 307, ()), ("parent-without-task", 467, (2, 3))]
+    assert found_in(bad[:347] + bad[423:]) == [("unexpected-record", 347, ())]
+    assert found_in(bad[:423] + bad[543:]) == [("unexpected-record", 423, ())]
+
+
+def test_what_was_written_of_a_cut_off_buffer_is_judged() -> None:
+    """Up to the last whole row; that it is short is told once."""
+    assert found_in(patched(GOLDEN, 391, "<i", -5)[:400]) == [("truncated", 375, ()), ("pid-number", 387, (2,))]
+    assert found_in(patched(GOLDEN, 475, "<i", 3)[:500]) == [
+        ("truncated", 443, ()),
+        ("parent-without-task", 475, (2, 3)),
+    ]
+
+
+def test_a_bad_row_of_our_record_hides_none_of_the_others() -> None:
+    """Fields of the whole, and rows of the long lists, each named by its path."""
+    rows = [{"comm": 7}, {"uid": -1, "gid": -1}, 7, {"birth": {"creator": {}}}]
+    pids: list[dict[str, object]] = [{}, {"namespaces": [4]}, {}, {}, {}]
+    known = some_facts(tasks=rows, pids=pids, time_ns=None, squashed=[1], completeness={"verified": "yes"})
+    paths = {one.path for one in check(with_records(an_extension(known)))}
+
+    assert paths == {
+        "EXTENSION.tasks[0].comm",
+        "EXTENSION.tasks[1].uid",
+        "EXTENSION.tasks[2]",
+        "EXTENSION.tasks[3].birth.creator",
+        "EXTENSION.pids[1].namespaces",
+        "EXTENSION.time_ns",
+        "EXTENSION.squashed",
+        "EXTENSION.completeness.verified",
+    }
+
+
+def test_tags_are_those_of_the_image_where_they_start_above_1() -> None:
+    """In either dialect."""
+    pids = [(1,), (2,)]
+    tasks = [(8, 0, 8, 8, 8, 0), (9, 8, 9, 8, 9, 0)]
+
+    assert found_in(an_image(pids, tasks, offset=7)) == [("session-leader-group", 379 + 40 + 24 + 12, (9, 8))]
+    assert found_in(an_image(pids, tasks, offset=8)) == [("session-leader-group", 379 + 40 + 24 + 12, (9, 8))]
+
+
+def test_an_offset_that_fits_nothing_is_told_once_and_the_root_is_believed_where_more_tasks_fit() -> None:
+    """Not once for each tag that would be out of range then."""
+    assert [name for name, _, _ in found_in(patched(GOLDEN, 363, "<I", 70000))] == ["offset"]
+
+
+def test_a_number_may_come_again_in_another_namespace_and_not_in_its_own() -> None:
+    """At every level; only our record says which namespace is which."""
+    twice = a_container(t4=(0, 1))
+
+    assert found_in(a_container()) == []
+    assert found_in(twice) == [("duplicate-number", 379 + 8 + 12 + 12, (2, 4))]
+
+
+def test_a_namespace_that_is_not_below_the_parents_is_found_by_its_id() -> None:
+    """Levels alone would fit."""
+    data = a_container(t3=(0, 2))
+
+    assert found_in(data) == [("nesting-parent", payload_at(data), (3, 2))]
+
+
+def test_a_namespace_without_init_is_found_though_another_on_its_level_has_one() -> None:
+    """Where our record tells them apart."""
+    spaces = tuple(Namespace(n, 10 + n, min(n, 1), 0 if n else None) for n in range(3))
+    pids = (PidObject((1,), (0,)), PidObject((5, 1), (0, 1)), PidObject((6, 2), (0, 2)))
+    tasks = (a_task(1, 0), a_task(2, 1, depth=1), a_task(3, 1, depth=1))
+    alone = checkpoint.dumps(replace(a_snapshot(), mode="container", pids=pids, tasks=tasks, namespaces=spaces))
+
+    assert [(name, about) for name, _, about in found_in(alone)] == [("namespace-without-init", (3,))]
+
+
+@pytest.mark.parametrize("creator", [Creator(2, None), Creator(None, 0)])
+def test_a_sibling_born_into_a_namespace_below_its_creators_is_no_leap(creator: Creator) -> None:
+    """CLONE_PARENT: its parent is two levels up, the creator one. A creator that nobody saw is taken to be the parent."""
+    pids = [(9,), (5, 1), (6, 2, 1)]
+    gone = Ancestor(0, (7, 3), (0, 1), born(1), ())
+    seen = [a_task(1, 0), a_task(2, 1, depth=1), a_task(3, 1, depth=2, birth=born(creator))]
+    assumed = [*seen[:2], a_task(3, 1, depth=2, birth=born(None, None, observed=False))]
+
+    assert found_in(checkpoint.dumps(a_snapshot(pids, seen, ancestors=(gone,)))) == []
+    assert [name for name, _, _ in found_in(checkpoint.dumps(a_snapshot(pids, assumed)))] == ["nesting-depth"]
+
+
+def test_threads_do_not_repeat_what_is_said_of_their_leader() -> None:
+    """The group's leader speaks for all."""
+    tasks = [(1, 0, 1, 1, 1, 0), (2, 1, 2, 3, 2, 0), (4, 1, 2, 3, 2, 0)]
+
+    assert [about for _, _, about in found_in(an_image([(1,), (2,), (3,), (4,)], tasks))] == [(2, 3)]
+
+
+def test_the_inherited_session_is_the_roots_or_nobodys() -> None:
+    """In both of its uses; a group of its number is in it."""
+    inherits = (1, 0, 1, CKPT_PID_ROOT, CKPT_PID_ROOT, 0)
+
+    assert found_in(an_image([(1,), (2,)], [inherits, (2, 1, 2, CKPT_PID_ROOT, CKPT_PID_ROOT, 0)])) == []
+    assert [name for name, _, _ in found_in(an_image([(1,), (2,)], [inherits, (2, 1, 2, CKPT_PID_ROOT, 2, 0)]))] == [
+        "session-leader-group"
+    ]
+    assert [
+        name for name, _, _ in found_in(an_image([(1,), (2,), (3,)], [inherits, (2, 1, 2, CKPT_PID_ROOT, 3, 0)]))
+    ] == ["group-sessions"]
+
+
+def test_a_tree_that_takes_every_number_leaves_none_for_a_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning, on a smaller host than any."""
+    monkeypatch.setattr(kernelrules, "PID_NUMBER_MAX", kernelrules.RESERVED_PIDS + 2)
+    full, roomy = ([(1,), (number,), (302,)] for number in (301, 7))
+    tasks = [(1, 0, 1, 1, 1, 0), (2, 1, 2, 1, 1, 0)]
+
+    assert found_in(an_image(full, tasks)) == [("no-number-left", 379, ())]
+    assert found_in(an_image(roomy, tasks)) == []
+
+
+def test_a_document_is_held_to_the_same_rules_without_offsets() -> None:
+    """By the path in the document instead."""
+    tasks = [a_task(1, 0), a_task(2, 1, pgid=1, sid=2)]
+    (found,) = check(jsonfmt.dumps(a_snapshot([(100,), (101,)], tasks)))
+
+    assert (found.name, found.severity, found.offset, found.pids) == ("session-leader-group", "error", None, (2, 1))
+    assert found.path == "tasks[1].pgid"
+
+
+def test_a_documents_bad_rows_are_all_found() -> None:
+    """Ids and facts alike, with what no reader asks for."""
+    document = json.loads(jsonfmt.dumps(a_family()))
+    document["tasks"][1]["ppid"] = 3
+    document["tasks"][2]["pgid"] = 2
+    document["tasks"][3]["uid"] = -1
+    document["tasks"][5]["state"] = "asleep"
+
+    assert [(one.name, one.path, one.pids) for one in check(json.dumps(document).encode())] == [
+        ("parent-without-task", "tasks[1].ppid", (2, 3)),
+        ("document", "tasks[3].uid", ()),
+        ("document", "tasks[5].state", ()),
+        ("session-leader-group", "tasks[2].pgid", (4, 2)),
+    ]
+
+
+def test_any_format_that_someone_adds_is_held_to_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that it takes is a reader."""
+    bad = a_snapshot([(100,), (101,)], [a_task(1, 0), a_task(2, 1, pgid=1, sid=2)])
+    reader = Reader(recognize=lambda data: data == b"other", load=lambda _: bad, looks_like="'other'")
+    added = replace(registry.FORMATS["json"], name="other", reader=reader)
+    monkeypatch.setitem(registry.FORMATS, "other", added)
+
+    assert found_in(b"other") == [("session-leader-group", None, (2, 1))]
+
+
+def test_a_finding_says_where_and_what_and_machines_get_the_same() -> None:
+    """One map for each, of plain values."""
+    (found,) = check(patched(GOLDEN, 475, "<i", 3))
+
+    assert found.text == "TREE[1].vppid: tag 3 has no task, and the dead are nobody's parent"
+    assert json.loads(json.dumps(to_document([found]))) == [
+        {
+            "severity": "error",
+            "name": "parent-without-task",
+            "offset": 475,
+            "pids": [2, 3],
+            "path": "TREE[1].vppid",
+            "text": found.text,
+        }
+    ]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a kernel can have been in is never called an error: random programs on a simulated kernel, captured and checked."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import RefusedError
+from agent.model import Dialect, Mode, Snapshot
+from agent.objects import Task
+from agent.select import resolve_mode, select
+from exporters import checkpoint
+from exporters.check import check
+from exporters.findings import Finding
+from tests.builders import A_HEADER, A_TIME_NS
+from tests.test_table_properties import PATIENT, PROGRAMS, Step, finish, make
+from tests.watched import watched
+
+
+def captured(root: Task, mode: Mode) -> Snapshot | None:
+    """What a capture of that root writes; None where it writes nothing, for something leaks."""
+    try:
+        made = select(root, mode, first_tag=1, without_entered=True)
+    except RefusedError:
+        return None
+    return Snapshot(
+        mode,
+        A_TIME_NS,
+        made.pids,
+        made.tasks,
+        made.namespaces,
+        made.ancestors,
+        made.squashed,
+        made.entered,
+        header=A_HEADER,
+    )
+
+
+def errors(snapshot: Snapshot, dialect: Dialect) -> list[Finding]:
+    """What is said against its image, warnings aside."""
+    return [found for found in check(checkpoint.dumps(snapshot, dialect)) if found.severity == "error"]
+
+
+@given(PROGRAMS, st.sampled_from(["seed", "v23"]))
+@PATIENT
+def test_no_tree_of_a_kernel_is_an_error(program: list[Step], dialect: Dialect) -> None:
+    """Of any root that was captured, with all its namespaces, ghosts, zombies and adopted tasks, in either dialect."""
+    pair = watched(pid_max=60)
+    for step in program:
+        make(pair.kernel, step)
+    finish(pair.kernel)
+    pair.ask()
+    for thread in [thread for thread in pair.kernel.threads if thread.leads]:
+        root = pair.table.task(thread.tid)
+        if root is None:
+            continue  # whether the table has all of them is another test's to say
+        modes: set[Mode] = {"subtree", resolve_mode(root, "auto")}
+        for mode in modes:
+            snapshot = captured(root, mode)
+            if snapshot:
+                assert errors(snapshot, dialect) == []
