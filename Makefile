@@ -34,7 +34,7 @@ need criu crit --help; \
 need graphviz dot -V
 endef
 
-.PHONY: help setup packages demo test bench clean
+.PHONY: help setup packages demo test bench fuzz clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -89,6 +89,9 @@ bench: setup
 		echo "bench: $$name" >&2; \
 		$(BIN)/python -m "tests.bench.$$name"; \
 	done
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

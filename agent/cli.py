@@ -3,6 +3,7 @@
 
 import errno
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent import rootname
+from agent import fileverbs, rootname
 from agent.client import DEFAULT_SOCKET, Answer
 from agent.errors import CkptreeError, HostError, NoDaemonError, RefusedError, UsageError
+from agent.fileverbs import AsJson, DialectName
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -29,20 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Format(StrEnum):
-    """What a snapshot is written as."""
-
-    CKPT = "ckpt"
-    JSON = "json"
-
-
-class DialectName(StrEnum):
-    """How PIDS.offset is meant."""
-
-    SEED = "seed"
-    V23 = "v23"
 
 
 class ModeName(StrEnum):
@@ -65,7 +53,6 @@ class Source(StrEnum):
 Socket = Annotated[
     Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH", readable=False)
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _say(text: str) -> None:
@@ -104,7 +91,12 @@ def daemon(context: typer.Context) -> None:
 def snapshot(
     root: Annotated[str, typer.Argument(metavar="ROOT", help="A pid, as this process counts, or pidns:INUM.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = "-",
-    fmt: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.CKPT,
+    fmt: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT"
+        ),
+    ] = None,
     dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,
     mode: Annotated[
         ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")
@@ -124,29 +116,26 @@ def snapshot(
     as_json: AsJson = False,
 ) -> None:
     """Take a snapshot of the tree below ROOT and write it."""
-    from exporters import store
+    from agent import output as writing
 
-    if as_json:
-        fmt = Format.JSON
-    if not output:
-        raise UsageError("-o '': name a file, or - for standard output")
+    if as_json and fmt not in (None, "json"):
+        raise UsageError(f"--json is -f json: leave out -f {fmt}")
     if source in (Source.BPF, Source.PROCFS) and socket is not None:
         raise UsageError(f"--socket is the daemon's, and --source {source.value} asks no daemon: leave one of them out")
-    if output == "-" and fmt is Format.CKPT and sys.stdout.isatty():
-        raise UsageError("a ckpt image is binary: name a file with -o, or choose -f json")
+    if not math.isfinite(timeout):
+        raise UsageError(f"--timeout {timeout}: expected a number of seconds")
+    target = writing.Target(output, "json" if as_json else fmt or "ckpt")
     rootname.parse(root)
     options = {"mode": mode.value, "without_entered": without_entered}
-    answer = _capture(root, fmt, dialect, source, socket, timeout, options)
-    data = answer.data
-    if with_argv:
+    plain = target.lossless and not with_argv
+    answer = _capture(root, target.format.name if plain else "ckpt", dialect, source, socket, timeout, options)
+    if plain:
+        target.write(answer.data)
+    else:
         from exporters import registry
 
-        data = registry.image(_with_details(registry.load(data)), fmt.value, dialect.value)
-    if output == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:
-        store.write(Path(output), data)
+        loaded = registry.load(answer.data)
+        target.write_snapshot(_with_details(loaded) if with_argv else loaded, _say)
     _report(answer)
     if not answer.complete and not allow_incomplete:
         raise typer.Exit(6)
@@ -163,7 +152,7 @@ def _report(answer: Answer) -> None:
 
 def _capture(
     root: str,
-    fmt: Format,
+    fmt: str,
     dialect: DialectName,
     source: Source,
     socket: Path | None,
@@ -176,7 +165,7 @@ def _capture(
     if source in (Source.AUTO, Source.DAEMON):
         try:
             with Client(socket or DEFAULT_SOCKET, timeout) as client:
-                return client.snapshot(root, fmt=fmt.value, dialect=dialect.value, **options)
+                return client.snapshot(root, fmt=fmt, dialect=dialect.value, **options)
         except NoDaemonError:
             if source is Source.DAEMON or socket is not None:
                 raise
@@ -187,7 +176,7 @@ def _capture(
     return _one_shot(root, fmt, dialect.value, options)
 
 
-def _one_shot(root: str, fmt: Format, dialect: "Dialect", options: dict[str, Any]) -> Answer:
+def _one_shot(root: str, fmt: str, dialect: "Dialect", options: dict[str, Any]) -> Answer:
     from agent.config import Config
     from agent.watch import Watch
 
@@ -213,12 +202,12 @@ def _let_go(watch: "Watch") -> None:
             os._exit(0)
 
 
-def _answer(snapshot: "Snapshot", fmt: Format, dialect: "Dialect") -> Answer:
+def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
     from exporters import registry
 
     completeness = snapshot.completeness
     return Answer(
-        registry.image(snapshot, fmt.value, dialect),
+        registry.image(snapshot, fmt, dialect),
         completeness.complete,
         completeness.verified,
         completeness.reasons,
@@ -249,32 +238,6 @@ def _with_details(snapshot: "Snapshot") -> "Snapshot":
 
 
 @app.command()
-def show(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A snapshot in any format, or - for standard input.")],
-    as_json: AsJson = False,
-) -> None:
-    """Show what is in a snapshot, as a tree."""
-    from exporters import registry, treeview
-
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise CkptreeError(f"cannot read {file}: {error.strerror or error}") from error
-    loaded = registry.load(data)
-    if as_json:
-        sys.stdout.buffer.write(registry.image(loaded, "json"))
-    else:
-        import shutil
-
-        encoding = (sys.stdout.encoding or "ascii").lower()
-        terminal = sys.stdout.isatty()
-        # https://no-color.org: any value but the empty one forbids colour.
-        color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        width = shutil.get_terminal_size().columns if terminal else None
-        typer.echo(treeview.render(loaded, unicode=encoding.startswith("utf"), color=color, width=width))
-
-
-@app.command()
 def status(socket: Socket = None, as_json: AsJson = False) -> None:
     """Show how the daemon is, and which hooks it has."""
     from agent.client import Client
@@ -295,6 +258,10 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         typer.echo(f"kernel lacks   {feature}")
 
 
+for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert):
+    app.command()(_verb)
+
+
 def main() -> int:
     """Run a verb; an error of ours is one message and its exit code."""
     try:
@@ -310,7 +277,7 @@ def main() -> int:
         return 130
     except OSError as error:
         if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
-            _say(f"cannot write to standard output: {error.strerror}")
+            _say(f"cannot write to standard output, which is full or closed: {error.strerror}")
             return 1
         raise
     return 0

@@ -58,7 +58,10 @@ class Client:
             self._socket.connect(os.fspath(path))
         except PermissionError as error:
             self._socket.close()
-            raise HostError(f"not permitted to connect to {path}: be root, or let the daemon's config say") from error
+            raise HostError(
+                f"not permitted to connect to {path}: be root, or have the daemon's configuration "
+                "open it with socket_mode. Without the daemon, `--source procfs` answers, unverified"
+            ) from error
         except OSError as error:
             self._socket.close()
             raise NoDaemonError(

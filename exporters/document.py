@@ -27,7 +27,7 @@ _MODES: tuple[Mode, ...] = ("container", "subtree")
 # schema is whole.
 _TASK_KEYS: Document = dict.fromkeys(
     ("start_ns", "state", "exit_code", "exit_signal", "comm", "uid", "gid", "subreaper", "child_namespace")
-) | {"tty": None, "fown": (), "argv": None, "cwd": None, "env": None, "birth": None}
+) | {"tty": None, "fown": None, "argv": None, "cwd": None, "env": None, "birth": None}
 
 
 def to_document(snapshot: Snapshot) -> Document:

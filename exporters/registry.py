@@ -148,6 +148,12 @@ def _dump_criu(snapshot: Snapshot) -> Dump:
     return criu.dump(snapshot)
 
 
+def _dump_dot(snapshot: Snapshot) -> Dump:
+    from exporters import dot
+
+    return Dump(dot.dumps(snapshot))
+
+
 FORMATS: Final = {
     row.name: row
     for row in (
@@ -167,6 +173,7 @@ FORMATS: Final = {
         ),
         Format(name="json", dump=_dump_json, reader=Reader(_is_json, _load_json, "'{'"), text=True),
         Format(name="criu", dump=_dump_criu, directory=True),
+        Format(name="dot", dump=_dump_dot, text=True),
     )
 }
 """The formats that come with ckptree, in the order in which a file is tried."""

@@ -7,6 +7,7 @@ may be somebody's only copy.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -27,14 +28,14 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
             there; what stood there before still does.
     """
     try:
-        path = path.resolve()  # a link stays a link: what it points to is written
         if isinstance(data, Mapping):
-            _write_folder(path, data)
+            _write_folder(path.resolve(), data)
             return
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe may have no name: /dev/stdout leads to it
             with path.open("wb") as out:
                 out.write(data)
             return
+        path = path.resolve()  # a link stays a link: what it points to is written
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -47,6 +48,8 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+    except RuntimeError as error:  # what pathlib has for links in a circle
+        raise CkptreeError(f"cannot write {path}: {os.strerror(errno.ELOOP)}") from error
     except OSError as error:
         raise CkptreeError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that work on files alone: show, check, diff, convert. They need no daemon, no root and no kernel."""
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.errors import CkptreeError, FormatError, UsageError
+
+if TYPE_CHECKING:
+    from agent.model import Snapshot
+
+
+class DialectName(StrEnum):
+    """How PIDS.offset is meant."""
+
+    SEED = "seed"
+    V23 = "v23"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_FILE = "A snapshot in any format that can be read, or - for standard input."
+File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
+
+
+def _say(text: str) -> None:
+    typer.echo(f"ckptree: {text}", err=True)
+
+
+def _read(file: str) -> bytes:
+    try:
+        if file == "-":
+            if sys.stdin is None:
+                raise CkptreeError("cannot read standard input: it is closed")
+            return sys.stdin.buffer.read()
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror or error}") from error
+
+
+def _load(file: str, data: bytes) -> "Snapshot":
+    """The snapshot in a file; an error of its format names the file."""
+    from exporters import registry
+
+    try:
+        return registry.load(data)
+    except FormatError as error:
+        raise FormatError(f"{_name(file)}: {error.path}", error.message, error.offset) from error
+
+
+def _name(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _unicode() -> bool:
+    return (sys.stdout.encoding or "ascii").lower().startswith("utf")
+
+
+def show(file: File, as_json: AsJson = False) -> None:
+    """Show what is in a snapshot, as a tree."""
+    from exporters import registry, treeview
+
+    loaded = _load(file, _read(file))
+    if as_json:
+        sys.stdout.buffer.write(registry.image(loaded, "json"))
+        return
+    import shutil
+
+    terminal = sys.stdout.isatty()
+    # https://no-color.org: any value but the empty one forbids colour.
+    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width = shutil.get_terminal_size().columns if terminal else None
+    typer.echo(treeview.render(loaded, unicode=_unicode(), color=color, width=width))
+
+
+def check(file: File, as_json: AsJson = False) -> None:
+    """Find everything that is wrong with a file. Exit code 8 where anything is an error; warnings alone are 0."""
+    from exporters import findings
+    from exporters.check import check as find_all
+
+    found = find_all(_read(file))
+    errors = sum(one.severity == "error" for one in found)
+    if as_json:
+        typer.echo(json.dumps(findings.to_document(found), indent=1))
+    for one in () if as_json else found:
+        where = f" at byte {one.offset}" if one.offset is not None else ""
+        about = f" (tags {', '.join(map(str, one.pids))})" if one.pids else ""
+        typer.echo(f"{one.severity} {one.name}{where}{about}: {one.text}")
+    _say(f"{_name(file)}: {errors} errors, {len(found) - errors} warnings" if found else f"{_name(file)}: sound")
+    if errors:
+        raise typer.Exit(8)
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help=_FILE)],
+    b: Annotated[str, typer.Argument(metavar="B", help=_FILE)],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two snapshots by who is who. Exit code 0 where they are equal, 1 where not."""
+    from exporters import difference
+
+    if a == b == "-":
+        raise UsageError("A and B cannot both be standard input")
+    found = difference.difference(_load(a, _read(a)), _load(b, _read(b)))
+    if as_json:
+        typer.echo(json.dumps(difference.to_document(found), indent=1))
+    else:
+        for line in difference.lines(found, unicode=_unicode()):
+            typer.echo(line)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help=_FILE)],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="Where to write, or - for standard output.")],
+    fmt: Annotated[
+        str, typer.Option("--format", "-f", help="ckpt, msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT")
+    ] = "ckpt",
+    dialect: Annotated[
+        DialectName | None, typer.Option(help="Of a ckpt image; that of IN where it is not given.")
+    ] = None,
+) -> None:
+    """Write a snapshot in another format. What the format cannot say is reported; msgpack, json and ckpt say all."""
+    from agent.output import Target
+    from exporters import checkpoint, registry
+
+    out = Target(target, fmt)
+    data = _read(source)
+    loaded = _load(source, data)
+    if registry.recognize(data).name == "ckpt":
+        for kind, length in checkpoint.read(data).foreign:
+            _say(f"{_name(source)}: a record of type {kind}, {length} bytes, is not known here and left out")
+    out.write_snapshot(loaded, _say, dialect.value if dialect else None)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a verb writes a snapshot to: a file, a folder or standard output; refused before the work where it cannot be.
+
+A binary format does not go to a terminal, a folder does not go to a stream, and a name that ends in a slash is a folder's.
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import UsageError
+from exporters import registry, store
+
+if TYPE_CHECKING:
+    from agent.model import Dialect, Snapshot
+    from exporters.format import Format
+
+
+def find_format(name: str) -> "Format":
+    """The format of a name, `svg` too; UsageError where there is none."""
+    if name == "svg":
+        from agent import picture
+
+        return picture.FORMAT
+    try:
+        return registry.find(name)
+    except UsageError as error:
+        raise UsageError(f"{error}, svg") from error
+
+
+class Target:
+    """One output.
+
+    Args:
+        name: a path, or ``-`` for standard output.
+        fmt: name of the format.
+
+    Attributes:
+        format: what is to be written.
+
+    Raises:
+        UsageError: the two do not go together, or there is no such format.
+    """
+
+    def __init__(self, name: str, fmt: str) -> None:
+        self.format = find_format(fmt)
+        self._name = name
+        if not name:
+            raise UsageError("an empty name: name a file, or - for standard output")
+        if self.format.directory and name == "-":
+            raise UsageError(f"the format {fmt} is a folder of files: name one, for it cannot go to a stream")
+        if not self.format.directory and name.endswith("/"):
+            raise UsageError(f"{name} names a folder, and the format {fmt} is a file: name one in it")
+        if not self.format.directory and not self.format.text and _is_terminal(name):
+            raise UsageError(f"the format {fmt} is binary and no terminal's: name a file with -o, or choose -f json")
+
+    @property
+    def lossless(self) -> bool:
+        """Whether a daemon can be asked for this format itself."""
+        return self.format.name in registry.LOSSLESS
+
+    def write_snapshot(
+        self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
+    ) -> None:
+        """Write a snapshot, and say what the format cannot."""
+        if self.format.name == "svg":
+            made = self.format.dump(snapshot)
+        else:
+            made = registry.dump(snapshot, self.format.name, dialect)
+        self.write(made.data)
+        for note in made.notes:
+            say(f"{self.format.name}: {note}")
+
+    def write(self, data: bytes | dict[str, bytes]) -> None:
+        """Write what the format has made."""
+        if self._name == "-" and isinstance(data, bytes):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            store.write(Path(self._name), data)
+
+
+def _is_terminal(name: str) -> bool:
+    if name == "-":
+        return sys.stdout.isatty()
+    try:
+        if not stat.S_ISCHR(os.stat(name).st_mode):
+            return False
+        fd = os.open(name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.isatty(fd)
+    finally:
+        os.close(fd)
