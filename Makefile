@@ -3,6 +3,7 @@
 # make demo    snapshot a hard tree and compare every number with the kernel's own
 # make test    all checks and all tests; as root the live ones too
 # make bench   measurements
+# make fuzz    mutated images into the reader, ten million or RUNS=...
 # make clean   remove what the others made
 
 SHELL := /bin/bash
@@ -16,6 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A virtual environment knows its own path: one that was copied here with its checkout is made again.
 STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
+RUNS := 10000000
 ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore

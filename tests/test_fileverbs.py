@@ -13,7 +13,7 @@ import pytest
 
 from exporters import checkpoint, registry
 from tests.builders import a_family
-from tests.images import GOLDEN, patched, records_of, with_records
+from tests.images import GOLDEN, a_record, patched, with_records
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 TOP = Path(__file__).parents[1]
