@@ -228,15 +228,17 @@ class Roster:
             rules.link_child(leader, known)
 
     def _enter(self, state: TaskState, data: Data, at: int) -> Task | None:
+        pid = self.pids.own(data, at, state.tid, state.pid)  # first, for it may bury whoever had the number before
         leader: Task | None = None
         if state.tgid != state.pid:
             leader = self.pids.task(data, at, 1)
             if leader is None:
+                rules.attach_pid(pid)
+                rules.detach_pid(pid)  # nobody uses it yet
                 self._leaderless.setdefault(state.leader, set()).add(state.task)
                 self.unknown.add(state.leader)
                 return None
         self.counts.assumed += 1
-        pid = self.pids.own(data, at, state.tid, state.pid)
         task = Task(pid, state.start_ns, state.task, state.flags & ~_NOT_FROM_RECORDS)
         if leader is not None:
             rules.add_thread(task, leader)
