@@ -298,12 +298,11 @@ class Roster:
         self._reap_unwaited(leader)
 
     def _reap_unwaited(self, leader: Task) -> None:
-        """A group that is over, and whose parent ignores SIGCHLD, goes at once."""
+        """A group that is over, and whose parent ignores SIGCHLD, mostly goes at once."""
         if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
-            if rules.waits_for_its_namespace(leader):
-                self.doubts[leader] = None
-            else:
-                rules.release_task(leader)
+            # Its parent may exit before exit_notify() looks, and the next one may want the zombie; or its own namespace
+            # keeps it: it is asked which.
+            self.doubts[leader] = None
 
     def _end(self, task: Task, exit_code: int) -> None:
         """It is gone for good, whether or not its exit was heard of."""

@@ -277,11 +277,6 @@ def dies_unwaited(task: Task) -> bool:
     return task.leader is not task and not task.flags & PTRACED
 
 
-def waits_for_its_namespace(init: Task) -> bool:
-    """zap_pid_ns_processes(): a namespace's init does not end before every other number in it is free."""
-    return init.pid.numbers[-1] == 1 and len(init.pid.namespace.numbers) > 1
-
-
 # ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------
 
 

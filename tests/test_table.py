@@ -107,7 +107,23 @@ def test_a_parent_that_ignores_sigchld_has_its_children_reaped_at_once() -> None
 
     pair.kernel.exit(thread)
 
+    pair.ask()
     assert pair.table.task(leader.tid) is None
+    pair.agree()
+
+
+def test_a_parent_that_ignores_sigchld_and_goes_first_leaves_the_zombie_to_the_next_one() -> None:
+    """Who looks after an exit is known at exit_notify(), after the exit was told."""
+    pair = watched()
+    parent = pair.kernel.fork(pair.kernel.init)
+    parent.group.ignores = True
+    child = pair.kernel.fork(parent)
+    pair.kernel.begin_exit(child)
+    pair.kernel.exit(parent)
+    pair.kernel.exit_notify(child)
+    pair.ask()
+
+    assert pair.task(child).parent is pair.task(pair.kernel.init)
     pair.agree()
 
 
