@@ -373,5 +373,5 @@ def _as_expected(task: Task, shown: tuple[str, int] | None) -> bool:
     if task.life is Life.DEAD:
         return state == "Z"
     if task.life is Life.LINGERING:
-        return bool(flags & _PF_EXITING) and state in "SD"
+        return bool(flags & _PF_EXITING) and state in "SDI"  # I: up to 6.1 or so it waits as idle tasks do
     return not flags & _PF_EXITING and (state == "T") == task.process.stopped
