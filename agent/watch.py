@@ -150,6 +150,8 @@ class Watch:
         rows = self.probes.rows()
         self.catch_up()
         self._ask(self.table.differing(rows))
+        if not self.totals.sweeps:
+            self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
         self.table.strike_off(mark)
         if not self.totals.sweeps:
             self.table.settle()

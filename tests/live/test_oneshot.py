@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agent import wire
 from agent.client import Client
 from agent.config import Config
 from agent.errors import RefusedError
@@ -105,6 +106,23 @@ def test_a_subreaper_that_became_one_by_a_32_bit_call_has_its_orphans(client: Cl
         (program.pid, 0),
         (orphan, program.pid),
     ]
+
+
+def test_a_process_that_the_walk_passes_over_makes_its_snapshot_incomplete() -> None:
+    """There are machines whose init and its threads no task iterator lists; elsewhere all of its threads are there."""
+    watch = Watch(Config())
+    try:
+        init = watch.find(parse("1"))
+        snapshot = watch.snapshot(init, "subtree")
+        listed = {row[6] for row in wire.ROW.iter_unpack(watch.probes.rows())}
+    finally:
+        watch.close()
+    threads = {int(tid) for tid in os.listdir("/proc/1/task")}
+    shown = {snapshot.number(task.pid) for task in snapshot.tasks}
+
+    assert snapshot.completeness.complete == (1 in listed)
+    assert 1 not in listed or threads <= shown
+    assert 1 in listed or any("1 (" in reason for reason in snapshot.completeness.reasons)
 
 
 # ---- from inside a container ---------------------------------------------------------------------------------------
