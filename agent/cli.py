@@ -183,7 +183,9 @@ def _one_shot(root: str, fmt: str, dialect: "Dialect", options: dict[str, Any]) 
     try:
         watch = Watch(Config())
     except HostError as error:
-        raise HostError(f"{error}. Without BPF, `--source procfs` answers, unverified") from error
+        if "--source procfs" in str(error):
+            raise
+        raise HostError(f"{str(error).rstrip('.')}. Without BPF, `--source procfs` answers, unverified") from error
     try:
         task = watch.find(rootname.parse(root), os.getpid())
         return _answer(watch.snapshot(task, **options), fmt, dialect)

@@ -98,7 +98,8 @@ class Client:
                     return answer
         except TimeoutError as error:
             raise NoDaemonError(
-                f"the daemon on {self.path} did not answer within {self._socket.gettimeout():g} s (--timeout)"
+                f"the daemon on {self.path} did not answer within {self._socket.gettimeout():g} s: "
+                "it is stopped, or very busy"
             ) from error
         except OSError as error:
             raise NoDaemonError(f"the daemon on {self.path} went away: {error.strerror or error}") from error

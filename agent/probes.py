@@ -17,6 +17,7 @@ from agent.ring import Page, Ring
 from bpf import syscall
 
 _MAX_DESCRIPTORS = 128
+_CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoint", "program:on_announce tracepoint"}
 _ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
 
 
@@ -50,7 +51,10 @@ class Probes:
         self.page = Page(self._descriptors["map:page"])
         self.ask = syscall.TestRun(self._descriptors["program:state"])
         self._marker = syscall.TestRun(self._descriptors["program:marker"])
-        self._programs = [fd for name, fd in self._descriptors.items() if name.startswith("program:")]
+        # those that run by themselves; the others are called, by one of these or by us
+        self._programs = [
+            fd for name, fd in self._descriptors.items() if name.startswith("program:") and name not in _CALLED
+        ]
 
     def fileno(self) -> int:
         """Readable, now and then, while records come in: one in some thousands wakes us."""

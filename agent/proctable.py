@@ -159,7 +159,7 @@ def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path 
     try:
         chosen = select.select(task, resolved, without_entered=without_entered)
     except RefusedError as error:
-        raise RefusedError(f"{error} (as far as /proc tells)", error.leaks) from error
+        raise RefusedError(f"as far as /proc tells, {error}", error.leaks) from error
     return Snapshot(
         mode=resolved,
         time_ns=time.time_ns(),

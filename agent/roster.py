@@ -147,7 +147,7 @@ class Roster:
                 or task.child_namespace is not None
             ):
                 questions.append(self.question(task))
-        unseen = [task for task in self.tasks() if task not in seen]
+        unseen = [pid.task for pid in self._numbers.values() if pid.task is not None and pid.task not in seen]
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
         questions += map(self.question, unseen)
         self.unlisted = {task for task in unseen if task.pid.numbers[0] not in moved}

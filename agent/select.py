@@ -274,12 +274,12 @@ def _refuse_leaks(root: Task, entered: list[Task], leaks: list[str]) -> None:
     lines = [f"{name(task)}: entered from outside (parent {_parent_name(task)})" for task in entered]
     advice = []
     if entered:
-        advice.append("--without-entered leaves out what entered from outside")
+        advice.append("leave out what entered from outside with --without-entered")
     if leaks:
         advice.append("start its init with setsid, or use --mode subtree, which writes ids from outside as 0")
     if advice:
         raise RefusedError(
-            f"the container of {name(root)} leaks: {'; '.join(advice)}. What leaks:",
+            f"the container of {name(root)} leaks, so it was not written: {'; or '.join(advice)}",
             lines + leaks,
         )
 

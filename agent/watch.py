@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent import host, select
+from agent import host, rules, select
 from agent.config import Config
 from agent.errors import HostError, NoSuchRootError
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
@@ -282,12 +282,11 @@ class Watch:
 
     def _unlisted(self, root: Task) -> list[str]:
         """Processes of the tree that the kernel's walk passes over; it then does so with all of their threads."""
-        members = set(self._members(root)) if self.table.unlisted else ()
         unlisted = {task.leader for task in self.table.unlisted if task.pid.task is task}
         return [
             f"{select.name(leader)}: the kernel's task iterator does not list it, so some of its threads may be missing"
             for leader in unlisted
-            if leader in members
+            if rules.descends_from(leader, root)
         ]
 
     def _members(self, root: Task) -> list[Task]:

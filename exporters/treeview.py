@@ -10,7 +10,7 @@
     │  └─ 4720/1 init · pidns:[4026532001] level 1 · session leader
     └─ 4722 cc · zombie, exited 3 · group 4690 · born of 4700 (gone)
 
-    pids without a task
+    pids without a task here
        4690 · group of 4722
 
 A task's numbers go from the root's namespace inward; one number alone is that in the root's. Group, session and
@@ -143,7 +143,7 @@ class _View:
         if not ghosts:
             return
         yield ""
-        yield from self._folded([(Span("pids without a task", BOLD),)], "", self._signs.below)
+        yield from self._folded([(Span("pids without a task here", BOLD),)], "", self._signs.below)
         for tag, ghost in ghosts.items():
             number = Span(remarks.numbers(tag), self._ink.of(remarks.tint(tag)) if remarks.is_id(tag) else "")
             label = [(number,), *[(Span(use),) for use in remarks.uses(ghost)]]

@@ -158,7 +158,7 @@ def test_a_daemon_that_is_silent_is_given_up_after_the_timeout(tmp_path: Path) -
     """The option that sets it is named."""
     path, done = tmp_path / "socket", threading.Event()
     with _server(path, lambda _: done.wait(10)):
-        with Client(path, 0.05) as client, pytest.raises(NoDaemonError, match=r"within 0\.05 s \(--timeout\)"):
+        with Client(path, 0.05) as client, pytest.raises(NoDaemonError, match=r"within 0\.05 s: it is stopped"):
             client.status()
         done.set()
 

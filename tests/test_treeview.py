@@ -34,7 +34,7 @@ complete · verified by numbering
 │  └─ 4720/1 init · pidns:[4026531837] level 1 · session leader · subreaper
 └─ 4722 cc · zombie, exited 3 · group 4690 · born of 4700 (gone)
 
-pids without a task
+pids without a task here
    4690 · group of 4722"""
 
 IN_ASCII = """\
@@ -63,7 +63,7 @@ complete · verified by numbering
 └─ 4722 cc · zombie, exited 3
       group 4690 · born of 4700 (gone)
 
-pids without a task
+pids without a task here
    4690 · group of 4722"""
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
@@ -112,7 +112,7 @@ def test_a_bare_image_is_shown_by_its_numbers() -> None:
         "└─ 5 · group 9",
         "   └─ 7/1 · level 1 · session leader",
         "",
-        "pids without a task",
+        "pids without a task here",
         "   9 · group of 5",
     ]
 
@@ -242,7 +242,7 @@ def test_a_ghost_says_what_it_is_still_used_as() -> None:
     text = render(a_snapshot([(100 + n,) for n in range(13)], [a_task(1, 0), *children]))
 
     assert text.splitlines()[-3:] == [
-        "pids without a task",
+        "pids without a task here",
         "   111 · session of 101, 102, 103, 104, 105, 106, 4 more · group of 101, 102, 103, 104, 105, 106, 4 more",
         "   112 · used by no task",
     ]
