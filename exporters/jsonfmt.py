@@ -12,18 +12,25 @@ is no UTF-8; exporters.fields has the rule. (In the file the backslash of an esc
 """
 
 import json
+import re
 
 from agent.errors import FormatError
 from agent.model import Snapshot
 from exporters.document import from_document, to_document
 from exporters.fields import escape
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def dumps(snapshot: Snapshot) -> bytes:
     """The JSON text of a snapshot, in UTF-8."""
     lines = [f'"{key}": {_value(value)}' for key, value in to_document(snapshot).items()]
-    # Half a surrogate pair, as Python makes of a foreign byte, is written as JSON's own escape for it.
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair, as Python makes of a foreign byte, becomes the text that the other formats have for it.
+        return _SURROGATE.sub(lambda half: rf"\\u{ord(half[0]):04x}", text).encode()
 
 
 def loads(data: bytes) -> Snapshot:
