@@ -2,7 +2,6 @@
 """``ckptree`` as installed: the daemon without the command line's imports, everything else through them."""
 
 import contextlib
-import errno
 import os
 import sys
 
@@ -12,12 +11,7 @@ def main() -> int:
     if sys.argv[1:2] == ["daemon"]:
         from agent import daemon
 
-        try:
-            return daemon.main(sys.argv[2:])
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            return 1  # its help, into a full file
+        return daemon.main(sys.argv[2:])
     from agent import cli
 
     return cli.main()

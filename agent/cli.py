@@ -16,7 +16,7 @@ import typer
 from agent import fileverbs, rootname
 from agent.client import DEFAULT_SOCKET, Answer
 from agent.errors import CkptreeError, HostError, NoDaemonError, RefusedError, UsageError
-from agent.fileverbs import AsJson, DialectName
+from agent.fileverbs import AsJson, DialectName, say
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -53,10 +53,6 @@ class Source(StrEnum):
 Socket = Annotated[
     Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH", readable=False)
 ]
-
-
-def _say(text: str) -> None:
-    typer.echo(f"ckptree: {text}", err=True)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
@@ -135,7 +131,7 @@ def snapshot(
         from exporters import registry
 
         loaded = registry.load(answer.data)
-        target.write_snapshot(_with_details(loaded) if with_argv else loaded, _say)
+        target.write_snapshot(_with_details(loaded) if with_argv else loaded, say)
     _report(answer)
     if not answer.complete and not allow_incomplete:
         raise typer.Exit(6)
@@ -143,11 +139,11 @@ def snapshot(
 
 def _report(answer: Answer) -> None:
     for line in answer.squashed:
-        _say(f"squashed: {line}")
+        say(f"squashed: {line}")
     for line in answer.entered:
-        _say(f"left out, entered from outside: {line}")
+        say(f"left out, entered from outside: {line}")
     if not answer.complete:
-        _say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
+        say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
 
 
 def _capture(
@@ -271,15 +267,15 @@ def main() -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except CkptreeError as error:
-        _say(str(error))
+        say(str(error))
         for line in error.leaks if isinstance(error, RefusedError) else ():
-            _say(f"  {line}")
+            say(f"  {line}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except OSError as error:
         if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
-            _say(f"cannot write to standard output, which is full or closed: {error.strerror}")
+            say(f"cannot write to standard output, which is full or closed: {error.strerror}")
             return 1
         raise
     return 0

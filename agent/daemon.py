@@ -307,7 +307,10 @@ def _parse(argv: Sequence[str]) -> Config:
     )
     parser.add_argument("--socket", type=Path, help=f"where to listen (default {Config().socket})")
     parser.add_argument("--config", type=Path, help="TOML file: ring_bytes, drain_interval_ms, sweep_interval_s, ...")
-    options: Any = parser.parse_args(argv)
+    try:
+        options: Any = parser.parse_args(argv)
+    except OSError as error:  # it prints its help
+        raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
     config = load(options.config) if options.config else Config()
     return replace(config, socket=options.socket) if options.socket else config
 

@@ -28,7 +28,8 @@ _FILE = "A snapshot in any format that can be read, or - for standard input."
 File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A message for people: standard output carries data only."""
     typer.echo(f"ckptree: {text}", err=True)
 
 
@@ -44,13 +45,18 @@ def _read(file: str) -> bytes:
 
 
 def _load(file: str, data: bytes) -> "Snapshot":
-    """The snapshot in a file; an error of its format names the file."""
-    from exporters import registry
+    """The snapshot in a file; an error of its format names the file, and records that nobody knows are reported."""
+    from exporters import checkpoint, registry
 
     try:
-        return registry.load(data)
+        if registry.recognize(data).name != "ckpt":
+            return registry.load(data)
+        reading = checkpoint.read(data)
     except FormatError as error:
         raise FormatError(f"{_name(file)}: {error.path}", error.message, error.offset) from error
+    for kind, length in reading.foreign:
+        say(f"{_name(file)}: a record of type {kind}, {length} bytes, is not known here and left out")
+    return reading.snapshot
 
 
 def _name(file: str) -> str:
@@ -91,7 +97,7 @@ def check(file: File, as_json: AsJson = False) -> None:
         where = f" at byte {one.offset}" if one.offset is not None else ""
         about = f" (tags {', '.join(map(str, one.pids))})" if one.pids else ""
         typer.echo(f"{one.severity} {one.name}{where}{about}: {one.text}")
-    _say(f"{_name(file)}: {errors} errors, {len(found) - errors} warnings" if found else f"{_name(file)}: sound")
+    say(f"{_name(file)}: {errors} errors, {len(found) - errors} warnings" if found else f"{_name(file)}: sound")
     if errors:
         raise typer.Exit(8)
 
@@ -128,12 +134,7 @@ def convert(
 ) -> None:
     """Write a snapshot in another format. What the format cannot say is reported; msgpack, json and ckpt say all."""
     from agent.output import Target
-    from exporters import checkpoint, registry
 
     out = Target(target, fmt)
-    data = _read(source)
-    loaded = _load(source, data)
-    if registry.recognize(data).name == "ckpt":
-        for kind, length in checkpoint.read(data).foreign:
-            _say(f"{_name(source)}: a record of type {kind}, {length} bytes, is not known here and left out")
-    out.write_snapshot(loaded, _say, dialect.value if dialect else None)
+    loaded = _load(source, _read(source))
+    out.write_snapshot(loaded, say, dialect.value if dialect else None)

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,7 @@ class Target:
         self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
     ) -> None:
         """Write a snapshot, and say what the format cannot."""
-        if self.format.name == "svg":
-            made = self.format.dump(snapshot)
-        else:
-            made = registry.dump(snapshot, self.format.name, dialect)
+        made = self.format.dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
         self.write(made.data)
         for note in made.notes:
             say(f"{self.format.name}: {note}")
