@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The program that rebuild.c runs and agent/restart/program.py writes: the one definition of both; a test compiles it
+ * and compares. See program.py for the order of the parts.
+ */
+#ifndef CKPTREE_REBUILD_H
+#define CKPTREE_REBUILD_H
+
+#include <stdint.h>
+
+#define PROGRAM_MAGIC 0x45525443u
+#define PROGRAM_VERSION 1u
+#define NO_ACTOR 0xffffffffu
+
+enum op {	/* see Op in plan.py */
+	OP_CLONE = 1,
+	OP_SETSID,
+	OP_SETPGID,
+	OP_SUBREAPER,
+	OP_ENTER,
+	OP_UNSHARE,
+	OP_EXIT,
+	OP_REAP,
+	OP_AWAIT,
+	OP_ACTIVATE,
+	OP_STOP,
+};
+
+/* value of an OP_CLONE step */
+#define CLONE_BIT_THREAD 1
+#define CLONE_BIT_PARENT 2
+#define CLONE_BIT_NEWPID 4
+
+enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
+
+/* program_head.flags */
+#define PROGRAM_PIDNS 1u	/* actor 0 is the init of a new pid namespace */
+#define PROGRAM_ANY_NUMBERS 2u	/* the kernel chooses all numbers */
+#define PROGRAM_REAPER 4u	/* actor 0 stays, reaps orphans, and ends as the root does */
+#define PROGRAM_NO_STDIO 8u	/* standard streams become /dev/null */
+
+/* program_actor.flags */
+#define ACTOR_THREAD 1u
+#define ACTOR_SPARE 2u		/* its numbers are spare ones: the same at every level */
+#define ACTOR_TASK 4u
+#define ACTOR_ENDS 8u		/* it exits within the program */
+
+struct program_head {
+	uint32_t magic;
+	uint32_t version;
+	uint32_t actors;
+	uint32_t steps;
+	uint32_t dependencies;
+	uint32_t numbers;
+	uint32_t flags;
+	int32_t spare_first;	/* numbers that nobody in the program has, at any level */
+	int32_t spare_end;
+	uint32_t reserved;
+};
+
+struct program_actor {
+	uint32_t first_step;
+	uint32_t step_count;
+	uint32_t first_number;	/* depth + 1 of them, level of the root's namespace first; 0: not known yet */
+	uint32_t depth;
+	uint32_t leader;
+	uint32_t flags;
+	int32_t exit_signal;
+	uint32_t reserved;
+	char comm[16];
+};
+
+struct program_step {
+	uint32_t op;
+	uint32_t by;
+	uint32_t target;
+	int32_t value;
+	uint32_t phase;
+	uint32_t first_dependency;
+	uint32_t dependency_count;
+	uint32_t place;		/* in the plan, for messages */
+};
+
+#endif
