@@ -53,6 +53,22 @@ class RefusedError(CkptreeError):
         self.leaks = tuple(leaks)
 
 
+class NotRebuildableError(RefusedError):
+    """No kernel can be brought to that tree again, or nobody knows how.
+
+    Attributes:
+        tag: of the task that stands in the way; 0 for the tree as a whole.
+        rule: short name of the rule.
+        text: what it says of this task.
+    """
+
+    def __init__(self, tag: int, rule: str, text: str) -> None:
+        super().__init__(f"not rebuildable: {text} ({rule})")
+        self.tag = tag
+        self.rule = rule
+        self.text = text
+
+
 class FormatError(CkptreeError, ValueError):
     """Bytes that are no image of ours (exit code 8).
 

@@ -69,6 +69,39 @@ def detach_pid(pid: Pid) -> None:
         namespace = namespace.parent
 
 
+# ---- sessions and groups: kernel/sys.c -----------------------------------------------------------------------------
+
+
+def leads_session(leader: Task) -> bool:
+    """signal->leader: it has called setsid(), or is an init that has."""
+    return leader.sid is leader.pid
+
+
+def may_setsid(leader: Task) -> bool:
+    """ksys_setsid(): EPERM for a session leader, and while any process has the caller's pid as its group."""
+    return not leads_session(leader) and leader.pid.users == 1
+
+
+def setsid(leader: Task) -> None:
+    """ksys_setsid(): leader of a new session and of a new group, both under its own pid."""
+    change_sid(leader, leader.pid)
+    change_pgid(leader, leader.pid)
+
+
+def may_setpgid(caller: Task, leader: Task, member: Task | None) -> bool:
+    """setpgid(): a process moves itself or a child of its own session, no session leader, within that session.
+
+    Args:
+        caller: leader of the calling group.
+        leader: who is moved.
+        member: any process of the group to join; None where that is to be the leader's own new group.
+    """
+    own = leader is caller or (leader.parent is not None and leader.parent.leader is caller)
+    return (
+        own and leader.sid is caller.sid and not leads_session(leader) and (member is None or member.sid is leader.sid)
+    )
+
+
 # ---- the tree: kernel/fork.c, kernel/exit.c ------------------------------------------------------------------------
 
 

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first part of a plan: everybody is born, helpers and ghosts too, and nobody exits.
+
+A process makes its threads, then those that must be born into the session that it was born into, calls setsid() if it
+leads a session, and makes the others. Who enters a namespace waits until its init is there.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from agent import rules
+from agent.errors import NotRebuildableError
+from agent.restart.cast import Cast, Node
+from agent.restart.groups import founders
+from agent.restart.lineage import Route, Way
+from agent.restart.plan import CloneBits, Op, Role
+from agent.restart.script import Script
+
+_WAIT = "wait"
+"""Yielded by a life that cannot go on yet."""
+
+
+class Births:
+    """Who bears whom, and when.
+
+    Args:
+        script: to write to.
+        routes: how each process comes to its parent, from restart.solver.
+
+    Attributes:
+        helpers: by maker, birth session, receiver of their children and namespace.
+    """
+
+    def __init__(self, script: Script, routes: dict[Node, Route]) -> None:
+        self._script = script
+        self._cast: Cast = script.cast
+        self._routes = routes
+        self._made: dict[Node, list[Node]] = {}
+        self.helpers: dict[tuple[Node, Node | None, Node | None, int], Node] = {}
+        self._founders: set[Node] = set()
+        self._assign_helpers()
+
+    def _assign_helpers(self) -> None:
+        """Put a helper between maker and child where the route needs one; several children share it."""
+        for node, way in self._routes.items():
+            maker = node.maker or self._cast.top
+            if way.way is Way.LIFTED:
+                maker = self._helper(node, maker, way.space)
+            node.sibling = way.way is Way.SIBLING
+            node.maker = maker
+            self._made.setdefault(maker, []).append(node)
+        self._founders = founders(self._cast)
+
+    def _helper(self, node: Node, maker: Node, space: int) -> Node:
+        parent = node.parent
+        key = (maker, node.birth_sid, parent, space)
+        helper = self.helpers.get(key)
+        if helper is None:
+            helper = self.helpers[key] = Node(Role.HELPER, 0, (), space)
+            helper.maker = maker
+            helper.parent = parent.leader if parent is not None else None
+            helper.birth_sid = node.birth_sid
+            helper.sid = node.birth_sid or maker.leader.sid
+            helper.pgid = helper.sid
+            helper.order = node.order
+            to = "/".join(map(str, helper.parent.numbers)) if helper.parent else ""
+            helper.why = f"leaves its children to {to or 'the reaper'}"
+            self._made.setdefault(maker, []).append(helper)
+        return helper
+
+    def write(self) -> None:
+        """All births.
+
+        Raises:
+            NotRebuildableError: two wait for each other.
+            CallRefusedError: the kernel would refuse a step.
+        """
+        top = self._cast.top
+        lives: deque[tuple[Node, Iterator[str | Node]]] = deque([(top, self._life(top))])
+        idle = 0
+        while lives:
+            node, life = lives.popleft()
+            for event in life:
+                if isinstance(event, Node):
+                    lives.append((event, self._life(event)))
+                    idle = 0
+                    continue
+                lives.append((node, life))
+                idle += 1
+                break
+            if lives and idle > len(lives):
+                name = "/".join(map(str, lives[0][0].numbers))
+                raise NotRebuildableError(lives[0][0].tag, "circular-births", f"{name} waits for one that waits for it")
+
+    def _life(self, node: Node) -> Iterator[str | Node]:
+        """What a thread does until all are born: yields those it has made, or that it has to wait."""
+        leader = node.leader
+        if leader is node:
+            for thread in node.threads:
+                self._script.enter(thread)
+                self._script.step(Op.CLONE, node, thread, CloneBits.THREAD)
+                yield thread
+        children = sorted(
+            self._made.get(node, ()), key=lambda child: (child.pgid is not self._cast.outside, child.order)
+        )
+        early = [one for one in children if self._is_early(leader, one)]
+        yield from self._bear_all(node, early)
+        if leader is node and leader.leads_session:
+            while any(not self._has_borne_early(thread) for thread in node.threads):
+                yield _WAIT
+            self._script.step(Op.SETSID, node)
+        elif leader.leads_session:
+            while len(early) < len(children) and not self._is_session_leader(leader):
+                yield _WAIT
+        yield from self._bear_all(node, [one for one in children if one not in early])
+
+    def _bear_all(self, maker: Node, children: list[Node]) -> Iterator[str | Node]:
+        """In order, but for those that enter a namespace whose init is not there yet."""
+        while children:
+            later = []
+            for child in children:
+                if self._can_bear(maker, child):
+                    yield from self._bear(maker, child)
+                else:
+                    later.append(child)
+            if len(later) == len(children):
+                yield _WAIT
+            children = later
+
+    def _can_bear(self, maker: Node, child: Node) -> bool:
+        if child.space == maker.space or child.numbers[-1:] == (1,):
+            return True
+        return self._script.is_born(self._cast.inits[child.space])
+
+    def _has_borne_early(self, thread: Node) -> bool:
+        return all(one.index >= 0 for one in self._made.get(thread, ()) if self._is_early(thread.leader, one))
+
+    def _is_early(self, leader: Node, child: Node) -> bool:
+        """Born before its maker calls setsid()."""
+        return leader.leads_session and child.birth_sid is not None and child.birth_sid is not leader
+
+    def _is_session_leader(self, leader: Node) -> bool:
+        return rules.leads_session(self._script.task(leader))
+
+    def _bear(self, maker: Node, child: Node) -> Iterator[Node]:
+        cast = self._cast
+        bits = CloneBits.PARENT if child.sibling else 0
+        nested = child.numbers[-1:] == (1,) and child.space != maker.space
+        entered = child.space != maker.space and not nested
+        if entered:
+            self._script.step(Op.ENTER, maker, cast.inits[child.space], why="its next child is born there")
+        self._found_for(maker, child)
+        self._script.enter(child)
+        self._script.step(Op.CLONE, maker, child, bits | (CloneBits.NEWPID if nested else 0))
+        if entered:
+            self._script.step(Op.ENTER, maker, maker, why="back to its own")
+        self._join_early(maker, child)
+        yield child
+
+    def _found_for(self, maker: Node, child: Node) -> None:
+        """A child that will never see its group's number is born into it; its maker must be in it by then."""
+        group = child.pgid
+        if maker.leader is group and group in self._founders and not self._cast.sees(child.space, group):
+            self._script.found(group)
+
+    def _join_early(self, maker: Node, child: Node) -> None:
+        """Its parent puts it there, else."""
+        group = child.birth_pgid or child.pgid
+        task = self._script.task(child)
+        if (
+            child.leader is not child
+            or group is self._cast.outside
+            or self._cast.sees(child.space, group)
+            or child.leads_session
+            or group.index < 0
+        ):
+            return
+        if task.pgid is not self._script.task(group).pid:
+            if group in self._founders:
+                self._script.found(group)
+            if self._cast.sees(maker.space, group):
+                self._script.step(Op.SETPGID, maker, child, group.index, "it cannot see that group's number itself")

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel for plans: system calls in, the live objects out, and a refusal where the real one would refuse.
+
+The objects are the process table's (agent.objects) and so are the rules (agent.rules): what a plan comes to here is what
+the table would say of the same calls. Added is what a table never needs to know, for it is told: which calls fail, and
+which numbers are free.
+
+Each call also notes what it has to do with, in `touched`: two calls of different tasks may change places unless they touch
+one thing and at least one of them changes it. `reads` are things whose state the call depends on, `adds` are changes that
+commute with each other (another child, another member of a group), `writes` all others.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent import rules
+from agent.objects import EXITED, STOPPED, SUBREAPER, UNDER_SUBREAPER, Namespace, Pid, Task
+
+Thing = tuple[str, object]
+
+_OUTSIDE_NUMBERS: Final = 1 << 30
+"""Numbers that no image has, for tasks that may have any."""
+
+_ADDRESS_STEP: Final = 0x1000
+
+
+class CallRefusedError(Exception):
+    """A call that the kernel would refuse.
+
+    Attributes:
+        errno: its name.
+        text: the rule that stands in the way.
+    """
+
+    def __init__(self, errno: str, text: str) -> None:
+        super().__init__(f"{errno}: {text}")
+        self.errno = errno
+        self.text = text
+
+
+@dataclass(slots=True)
+class Touched:
+    """What a call has to do with; see the module."""
+
+    reads: list[Thing] = field(default_factory=list)
+    adds: list[Thing] = field(default_factory=list)
+    writes: list[Thing] = field(default_factory=list)
+
+
+class Kernel:
+    """Tasks and the calls they make.
+
+    Attributes:
+        initial: the caller's pid namespace.
+        guard: the process, there, that makes the top of the tree.
+        touched: by the last call.
+    """
+
+    def __init__(self) -> None:
+        self._fresh = _OUTSIDE_NUMBERS
+        self._spaces = 0
+        self._clock = 0
+        self._pending: dict[Task, Namespace] = {}
+        self._members: dict[Pid, dict[Task, None]] = {}
+        self._closed: set[Namespace] = set()
+        self._moved: dict[Task, Touched] = {}  # by an exit
+        self.touched = Touched()
+        self.initial = Namespace(0, 0, None)
+        init = self._enter_task(self.initial, (self._next(),), None, None)
+        self.initial.reaper = init
+        self.guard = self._enter_task(self.initial, (self._next(),), init, init)
+        self.guard.flags |= SUBREAPER
+
+    # ---- birth -----------------------------------------------------------------------------------------------------
+
+    def clone(
+        self,
+        by: Task,
+        numbers: tuple[int, ...],
+        *,
+        thread: bool = False,
+        parent: bool = False,
+        newpid: bool = False,
+        exit_signal: int = rules.SIGCHLD,
+    ) -> Task:
+        """clone3().
+
+        Args:
+            by: the caller.
+            numbers: the innermost ones, outermost of them first; the kernel chooses those above.
+            thread, parent, newpid: CLONE_THREAD, CLONE_PARENT, CLONE_NEWPID.
+            exit_signal: of a process.
+
+        Raises:
+            CallRefusedError: as clone3() would fail.
+        """
+        touched = self.touched = Touched()
+        own, space = by.pid.namespace, self._pending.get(by, by.pid.namespace)
+        if by.flags & EXITED:
+            raise CallRefusedError("ESRCH", "the caller is dead")
+        if (thread or newpid) and space is not own:
+            raise CallRefusedError("EINVAL", "after setns or unshare there are neither threads nor new pid namespaces")
+        if parent and own.reaper is not None and own.reaper.leader is by.leader:
+            raise CallRefusedError("EINVAL", "the init of a pid namespace has no siblings")
+        if newpid:
+            self._spaces += 1
+            space = Namespace(self._spaces, self._spaces, space)
+        if space in self._closed:
+            raise CallRefusedError("ENOMEM", "the init of that pid namespace is dead")
+        task = self._enter_task(space, numbers, by, by.leader.parent if parent else by, thread=thread)
+        leader = by.leader
+        touched.reads += [("sid", leader), ("pgid", leader), ("space", space)]
+        touched.writes += [("task", task)]
+        if space.reaper is task:
+            touched.writes.append(("space", space))
+        if thread:
+            touched.adds.append(("threads", leader))
+        else:
+            task.exit_signal = exit_signal
+            born_of = task.parent
+            if parent:
+                touched.reads.append(("parent", leader))
+            if born_of is not None:
+                touched.adds.append(("children", born_of))
+            if task.pgid is not None:
+                touched.adds.append(("members", task.pgid))
+        return task
+
+    def _enter_task(
+        self,
+        space: Namespace,
+        numbers: tuple[int, ...],
+        by: Task | None,
+        parent: Task | None,
+        *,
+        thread: bool = False,
+    ) -> Task:
+        missing = space.level + 1 - len(numbers)
+        if missing < 0:
+            raise CallRefusedError("EINVAL", f"{len(numbers)} numbers for a pid of {space.level + 1} levels")
+        fresh = self._next()
+        full = (fresh,) * missing + numbers
+        if space.reaper is None and space.level and full[-1] != 1:
+            if numbers:
+                raise CallRefusedError("EINVAL", f"the first task of a pid namespace has number 1, not {full[-1]}")
+            full = (*full[:-1], 1)
+        at: Namespace | None = space
+        for number in reversed(full):
+            if at is not None and number in at.numbers:
+                raise CallRefusedError("EEXIST", f"number {number} is in use at level {at.level}")
+            at = at.parent if at is not None else None
+        self._clock += 1
+        pid = Pid(self._clock, full, space)
+        rules.hash_pid(pid)
+        task = Task(pid, self._clock, self._clock * _ADDRESS_STEP, 0)
+        task.order = self._clock
+        if by is None:
+            rules.add_process(task, None, pid, pid)
+        elif thread:
+            rules.add_thread(task, by.leader)
+        else:
+            leader = by.leader
+            if leader.flags & (SUBREAPER | UNDER_SUBREAPER):
+                task.flags |= UNDER_SUBREAPER
+            if leader.pgid is None or leader.sid is None:
+                raise CallRefusedError("ESRCH", "the caller has been reaped")
+            rules.add_process(task, parent, leader.pgid, leader.sid)
+        if task.leader is task and task.pgid is not None:
+            self._members.setdefault(task.pgid, {})[task] = None
+        return task
+
+    def _next(self) -> int:
+        self._fresh += 1
+        return self._fresh
+
+    # ---- namespaces ------------------------------------------------------------------------------------------------
+
+    def setns(self, by: Task, init: Task) -> None:
+        """setns(CLONE_NEWPID) to the namespace of a task; to its own, the next child is born at home again."""
+        self.touched = Touched(reads=[("task", init)])
+        space = init.pid.namespace
+        if space.ancestor(by.pid.namespace.level) is not by.pid.namespace:
+            raise CallRefusedError("EINVAL", "only one's own pid namespace and those below it can be entered")
+        if space is by.pid.namespace:
+            self._pending.pop(by, None)
+        else:
+            self._pending[by] = space
+        self._tell_pending(by)
+
+    def unshare(self, by: Task) -> None:
+        """unshare(CLONE_NEWPID)."""
+        self.touched = Touched()
+        if by in self._pending:
+            raise CallRefusedError("EINVAL", "the next child's pid namespace is not the caller's own any more")
+        self._spaces += 1
+        self._pending[by] = Namespace(self._spaces, self._spaces, by.pid.namespace)
+        self._tell_pending(by)
+
+    def _tell_pending(self, by: Task) -> None:
+        space = self._pending.get(by)
+        by.child_namespace = (space.identity, space.inum) if space is not None else None
+
+    # ---- session and group -----------------------------------------------------------------------------------------
+
+    def setsid(self, by: Task) -> None:
+        """setsid()."""
+        leader = by.leader
+        self.touched = Touched(writes=[("sid", leader), ("pgid", leader), ("group", leader.pid)])
+        if not rules.may_setsid(leader):
+            raise CallRefusedError("EPERM", "it leads a session, or its pid is in use as a process group")
+        self._leave(leader)
+        rules.setsid(leader)
+        self._members[leader.pid] = {leader: None}
+
+    def setpgid(self, by: Task, target: Task, owner: Pid) -> None:
+        """setpgid(): `target` joins the group of a pid object, or founds it where it is its own."""
+        leader = target.leader
+        touched = self.touched = Touched(
+            reads=[("sid", by.leader), ("sid", leader), ("parent", leader)], writes=[("pgid", leader)]
+        )
+        for pid in (leader.pid, owner):
+            if not pid.number_in(by.pid.namespace):
+                raise CallRefusedError(
+                    "ESRCH", f"{'/'.join(map(str, pid.numbers))} has no number where the caller lives"
+                )
+        members = self._members.get(owner)
+        founds = owner is leader.pid
+        if not founds and not members:
+            raise CallRefusedError("EPERM", "there is no such group")
+        if not rules.may_setpgid(by.leader, leader, None if founds else next(iter(members or ()))):
+            raise CallRefusedError("EPERM", "a session leader, another session, or neither oneself nor a child")
+        if founds:
+            touched.writes.append(("group", owner))
+        else:
+            touched.reads.append(("group", owner))
+            touched.adds.append(("members", owner))
+        if leader.pgid is not None and leader.pgid is not owner and self._holds_group(leader):
+            touched.writes.append(("members", leader.pgid))  # whoever is to be in it must be so by now
+        if leader.pgid is not owner:
+            self._leave(leader)
+            rules.change_pgid(leader, owner)
+            self._members.setdefault(owner, {})[leader] = None
+
+    def _leave(self, leader: Task) -> None:
+        members = self._members.get(leader.pgid) if leader.pgid is not None else None
+        if members is not None:
+            members.pop(leader, None)
+            if not members and leader.pgid is not None:
+                del self._members[leader.pgid]
+
+    # ---- subreapers ------------------------------------------------------------------------------------------------
+
+    def subreaper(self, by: Task, *, on: bool) -> None:
+        """prctl(PR_SET_CHILD_SUBREAPER)."""
+        leader = by.leader
+        self.touched = Touched(writes=[("subreaper", leader)])
+        leader.flags = leader.flags | SUBREAPER if on else leader.flags & ~SUBREAPER
+        if on:
+            rules.propagate_has_child_subreaper(leader)
+
+    # ---- death -----------------------------------------------------------------------------------------------------
+
+    def exit(self, by: Task, status: int) -> None:
+        """exit() of one thread, or the end of a process that has no other."""
+        touched = self.touched = Touched()
+        if by.pid.namespace.reaper is by and len(by.pid.namespace.numbers) > 1 and rules.is_alone(by.leader):
+            raise CallRefusedError("EBUSY", "with the init its pid namespace dies, and others live in it")
+        children = tuple(by.children())
+        touched.reads.append(("children", by))
+        by.exit_code = status
+        reaper = rules.exit_task(by)
+        changed: list[Thing] = [("task", by), *[("parent", child) for child in children]]
+        if children and reaper is not None:
+            above = by.leader.parent
+            while above is not None:
+                touched.reads += [("subreaper", above.leader), ("parent", above.leader)]
+                if above.leader is reaper.leader:
+                    break
+                above = above.leader.parent
+            touched.adds.append(("children", reaper))
+        if by.leader is by and by.pgid is not None and self._holds_group(by):
+            changed.append(("members", by.pgid))
+        touched.writes += changed
+        self._moved[by] = Touched(list(touched.reads), [], changed)
+        if by.leader is not by:
+            rules.release_task(by)
+
+    def _holds_group(self, leader: Task) -> bool:
+        """Whether others may rely on it for their group's being there: its founder, or anybody once that has left."""
+        pgid = leader.pgid
+        return pgid is leader.pid or pgid is None or pgid.task not in self._members.get(pgid, ())
+
+    def wait(self, by: Task, target: Task, *, reap: bool) -> None:
+        """waitid() for one child; `reap`: without WNOWAIT."""
+        # An exit has happened when it has been waited for, not when it was begun.
+        moved = self._moved.get(target, Touched())
+        touched = self.touched = Touched(list(moved.reads), [], list(moved.writes))
+        if target.parent is None or target.parent.leader is not by.leader:
+            raise CallRefusedError("ECHILD", "it is no child of the one that waits")
+        if not rules.is_zombie(target):
+            raise CallRefusedError("EAGAIN", "it has not exited")
+        if reap:
+            touched.writes.append(("task", target))
+            self._leave(target)
+            if target.pid.namespace.reaper is target:
+                self._closed.add(target.pid.namespace)
+            rules.release_task(target)
+
+    def stop(self, by: Task) -> None:
+        """kill(getpid(), SIGSTOP)."""
+        self.touched = Touched()
+        for thread in by.group():
+            if not thread.flags & EXITED:
+                thread.flags |= STOPPED

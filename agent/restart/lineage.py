@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a task comes to the parent it must have, given who makes it.
+
+While all are born nobody exits, so whoever made somebody stands above him, and so do the makers of makers. There are
+three ways to a parent P:
+
+* P makes the task;
+* a sibling: another child of P makes it with CLONE_PARENT;
+* it is lifted: its maker forks a helper, the helper forks it and exits, and it goes to the nearest subreaper above the
+  helper on the level of the helper's pid namespace, else to that namespace's init. P is made subreaper for that moment.
+
+Helpers exit from the bottom up, so whoever is above a task when it is born is still there when it is lifted.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from agent.restart.cast import Cast, Node
+from agent.restart.plan import Role
+
+
+class Way(Enum):
+    """See the module."""
+
+    DIRECT = "direct"
+    SIBLING = "sibling"
+    LIFTED = "lifted"
+
+
+class Route(NamedTuple):
+    """A way, and for a lift in which namespace the helper lives."""
+
+    way: Way
+    space: int = 0
+
+
+def makers(node: Node) -> Iterator[Node]:
+    """Whoever stands above a node when all are born: its maker, and so on. Cut off where it runs in a circle."""
+    seen = set()
+    at = node.leader.maker
+    while at is not None and at not in seen:
+        seen.add(at)
+        yield at
+        at = at.leader.maker
+
+
+def sessions(node: Node) -> set[Node]:
+    """The sessions that a thread is in at some time."""
+    leader = node.leader
+    found = {leader.birth_sid} if leader.birth_sid is not None else set()
+    if leader.sid is leader:
+        found.add(leader)
+    elif leader.birth_sid is None:
+        found.add(leader.sid)
+    return found
+
+
+def may_make(cast: Cast, maker: Node, node: Node) -> bool:
+    """Whether a thread can have children in the namespace of a node at all."""
+    return maker.space in cast.chain(node.space)
+
+
+def route(cast: Cast, maker: Node, node: Node) -> Route | None:
+    """How a node that `maker` makes comes to its parent; None: not at all."""
+    parent = node.parent
+    if not may_make(cast, maker, node):
+        return None
+    if parent is None or parent is maker:
+        return Route(Way.DIRECT)
+    is_init = maker.space != node.space and node.numbers[-1:] == (1,)
+    nested = is_init and cast.spaces[node.space] != maker.space  # takes a helper in between, and so a sibling
+    can_be_sibling = maker.leader.parent is parent and cast.inits.get(maker.space) is not maker.leader
+    if node.sibling and can_be_sibling and not nested:
+        return Route(Way.SIBLING)
+    receiver = parent.leader if _receives(parent) else None
+    if receiver is not None and not nested:
+        if _adopts(cast, maker, receiver):
+            return Route(Way.LIFTED, maker.space)
+        if maker.space != node.space and not is_init and cast.inits.get(node.space) is receiver:
+            return Route(Way.LIFTED, node.space)
+    if can_be_sibling and not nested:
+        return Route(Way.SIBLING)
+    return None
+
+
+def _receives(parent: Node) -> bool:
+    """Orphans go to the first thread that lives: to the leader, or once that has gone to the first of the others."""
+    leader = parent.leader
+    return parent is leader or (leader.exits and bool(leader.threads) and leader.threads[0] is parent)
+
+
+def _adopts(cast: Cast, maker: Node, receiver: Node) -> bool:
+    """Whether the children of a helper that `maker` forked go to `receiver` when it exits."""
+    if cast.inits.get(maker.space) is receiver and (cast.pidns or maker.space):
+        return True
+    for above in (maker, *makers(maker)):
+        if above.space != maker.space:
+            return False
+        if above.leader is receiver:
+            return above.leader is not maker.leader or above.role is not Role.HELPER
+    return False

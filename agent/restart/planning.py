@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a snapshot to a plan that is proven to build it.
+
+What was observed of the births is tried first, then what the rules allow without. A plan counts when the model of the
+kernel, run anew from its first step, ends in the snapshot.
+"""
+
+from agent.errors import CkptreeError, NotRebuildableError
+from agent.model import Snapshot
+from agent.restart import simulate
+from agent.restart.cast import Cast
+from agent.restart.plan import Plan
+from agent.restart.replay import replay
+from agent.restart.schedule import Scheduler
+from agent.restart.solver import Solver
+
+
+def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
+    """Find a plan.
+
+    Args:
+        snapshot: sound, as the readers leave it.
+        pidns: give the tree a pid namespace of its own.
+
+    Raises:
+        NotRebuildableError: there is none, or none is known; it names the task and the rule.
+    """
+    try:
+        plan = _attempt(snapshot, pidns=pidns, observed=_has_births(snapshot))
+    except NotRebuildableError as error:
+        if not _has_births(snapshot):
+            raise
+        try:
+            plan = _attempt(snapshot, pidns=pidns, observed=False)
+        except NotRebuildableError:
+            raise error from None  # what was observed says more of why
+    return plan._replace(notes=_notes(snapshot))
+
+
+def _has_births(snapshot: Snapshot) -> bool:
+    return any(task.birth is not None and task.birth.observed for task in snapshot.tasks)
+
+
+def _attempt(snapshot: Snapshot, *, pidns: bool, observed: bool) -> Plan:
+    cast = Cast(snapshot, pidns=pidns)
+    if observed:
+        replay(cast)
+    solver = Solver(cast)
+    solver.solve()
+    plan = Scheduler(cast, solver.routes).plan()
+    prove(snapshot, plan)
+    return plan
+
+
+def prove(snapshot: Snapshot, plan: Plan) -> None:
+    """Run a plan on the model, and compare.
+
+    Raises:
+        NotRebuildableError: it ends in another tree.
+    """
+    machine = simulate.run(plan)
+    try:
+        made = simulate.result(plan, machine, snapshot.mode)
+    except CkptreeError as error:
+        raise NotRebuildableError(
+            0, "simulation", f"the tree that the plan builds cannot be captured: {error}"
+        ) from error
+    difference = simulate.difference(snapshot, made)
+    if difference is not None:
+        raise NotRebuildableError(0, "simulation", f"the plan comes to another tree: {difference}")
+
+
+def _notes(snapshot: Snapshot) -> tuple[str, ...]:
+    return tuple(f"squashed: {line}" for line in snapshot.squashed)
