@@ -70,7 +70,7 @@ def route(cast: Cast, maker: Node, node: Node) -> Route | None:
         return Route(Way.DIRECT)
     is_init = maker.space != node.space and node.numbers[-1:] == (1,)
     nested = is_init and cast.spaces[node.space] != maker.space  # takes a helper in between, and so a sibling
-    can_be_sibling = maker.leader.parent is parent and cast.inits.get(maker.space) is not maker.leader
+    can_be_sibling = parent_of(maker) is parent and cast.inits.get(maker.space) is not maker.leader
     if node.sibling and can_be_sibling and not nested:
         return Route(Way.SIBLING)
     receiver = parent.leader if _receives(parent) else None
@@ -82,6 +82,12 @@ def route(cast: Cast, maker: Node, node: Node) -> Route | None:
     if can_be_sibling and not nested:
         return Route(Way.SIBLING)
     return None
+
+
+def parent_of(node: Node) -> Node | None:
+    """The parent of a thread once all are born; ghosts stay with whoever made them."""
+    leader = node.leader
+    return leader.maker if leader.role is Role.GHOST else leader.parent
 
 
 def _receives(parent: Node) -> bool:
