@@ -16,8 +16,10 @@ A *birth* is the edge from a task to the thread that created it, with the sessio
 are tasks that are gone, but through which a living task's birth runs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 CKPT_PID_ROOT = -4097
@@ -234,6 +236,9 @@ class Completeness:
         return self.verified != "no" and not self.reasons
 
 
+_NOTHING: Mapping[tuple[str | int, ...], Mapping[str, object]] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The tree at one instant.
@@ -248,6 +253,9 @@ class Snapshot:
         entered: tasks that entered the container from outside and were left out on request, by name.
         completeness: see Completeness.
         first_tag, dialect: of the image this came from, or is to become.
+        unknown: what a file said under keys of ours that nobody here knows: each with its value, by the way from the
+            document to the map that has them, as in ``("tasks", 3, "birth")``. They say nothing of the tree; who
+            writes the snapshot again puts them back. Nobody changes a value: lists are tuples.
     """
 
     mode: Mode
@@ -263,6 +271,7 @@ class Snapshot:
     completeness: Completeness = field(default_factory=lambda: Completeness("no"))
     first_tag: int = 1
     dialect: Dialect = "seed"
+    unknown: Mapping[tuple[str | int, ...], Mapping[str, object]] = field(default_factory=lambda: _NOTHING, hash=False)
 
     def pid(self, tag: int) -> PidObject | None:
         """The pid object of a tag; None for the special values."""

@@ -7,6 +7,7 @@
     header    = {release, version, machine, kernel_version: [major, minor, patch], has_fxsr, has_xsave, xstate_size,
                  lsm}
 
+Keys that nobody here knows stand where they stood when the document was read (exporters.unknown).
 The first line is the base, which the 2011 image says by itself; there the facts go into a record of their own.
 """
 
@@ -16,6 +17,7 @@ from exporters.facts import Base, Document, assemble, facts, task_facts, wrongs
 from exporters.fields import S32_MAX, U32_MAX, Fields
 from exporters.findings import Finding
 from exporters.soundness import TAG_MAX, Fault, TaskIds, faults, first_fault
+from exporters.unknown import put
 
 FORMAT = "ckptree"
 VERSION = 1
@@ -41,7 +43,7 @@ def to_document(snapshot: Snapshot) -> Document:
         {**TaskIds(*task[:6])._asdict(), **_TASK_KEYS, **row}
         for task, row in zip(snapshot.tasks, task_facts(snapshot.tasks), strict=True)
     ]
-    return {
+    document: Document = {
         "format": FORMAT,
         "version": VERSION,
         "dialect": snapshot.dialect,
@@ -60,6 +62,8 @@ def to_document(snapshot: Snapshot) -> Document:
         "entered": known["entered"],
         "not_rebuildable": [],
     }
+    put(document, snapshot.unknown)
+    return document
 
 
 def from_document(value: object) -> Snapshot:
