@@ -193,10 +193,12 @@ class Header:
     """What the records HEADER, HEADER_ARCH, CONTAINER and LSM_INFO carry of the host.
 
     Attributes:
-        release, version, machine: as uname(2) gives them.
+        release, version, machine: as uname(2) gives them, which are bytes: the text of those (exporters.fields).
         kernel_version: major, minor, patch out of `release`.
         xstate_size: bytes of extended processor state, 0 where unknown.
-        lsm: name of the security module in force.
+        lsm: name of the security module in force; text as above.
+        arch_id, rev, constants, uflags, arch, lsm_info: what an image has there that is not as ckptree writes it
+            (exporters.hostmap); None, or nothing, where it is.
     """
 
     release: str = ""
@@ -207,6 +209,12 @@ class Header:
     has_xsave: bool = False
     xstate_size: int = 0
     lsm: str = "lsm_none"
+    arch_id: int | None = None
+    rev: int | None = None
+    constants: tuple[int, ...] = ()
+    uflags: int = 0
+    arch: bytes | None = None
+    lsm_info: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ from typing import NamedTuple
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, PidObject, Snapshot, Task
 from exporters import collector
-from exporters.document import header_fields
 from exporters.facts import Document, facts, task_facts
 from exporters.head import as_said, write_head
+from exporters.hostmap import header_fields
 from exporters.packed import pack, pack_map_head
 from exporters.reading import (
     EXTENSION_HEAD,
@@ -166,7 +166,7 @@ def _pack_extension(snapshot: Snapshot, body: _Body) -> bytes:
     fields = header_fields(snapshot.header)
     said = header_fields(as_said(snapshot.header))
     known = facts(replace(snapshot, pids=(), tasks=())) | {
-        "header": {key: value for key, value in fields.items() if value != said[key]},
+        "header": {key: value for key, value in fields.items() if value != said.get(key)},
         "tasks": (),
     }
     put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})

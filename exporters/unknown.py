@@ -44,7 +44,10 @@ _TASK = (
     "pid ppid tgid pgid sid depth start_ns state exit_code exit_signal comm uid gid subreaper child_namespace "
     "tty fown argv cwd env birth"
 )
-_HEADER = "release version machine kernel_version has_fxsr has_xsave xstate_size lsm"
+_HEADER = (
+    "release version machine kernel_version has_fxsr has_xsave xstate_size lsm "
+    "arch arch_id constants lsm_info rev uflags"
+)
 _COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons"
 
 DOCUMENT = _shape(
