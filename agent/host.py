@@ -12,6 +12,7 @@ from typing import Final
 
 from agent.errors import HostError
 from agent.model import Header
+from exporters.fields import escape
 
 PROC_PID_INIT_INO: Final = 0xEFFFFFFC
 """Inode number of the initial pid namespace: a constant of the kernel, in its linux/proc_ns.h."""
@@ -59,14 +60,19 @@ def header(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> Header:
     uname = os.uname()
     flags = _cpu_flags(_text(proc / "cpuinfo"))
     return Header(
-        release=uname.release,
-        version=uname.version,
-        machine=uname.machine,
+        release=_word(uname.release),
+        version=_word(uname.version),
+        machine=_word(uname.machine),
         kernel_version=kernel_version(uname.release),
         has_fxsr="fxsr" in flags,
         has_xsave="xsave" in flags,
         lsm=_major_lsm(_text(sysfs / "kernel/security/lsm")),
     )
+
+
+def _word(name: str) -> str:
+    """A string of uname(2), which is bytes, as an image's header has it."""
+    return escape(os.fsencode(name))
 
 
 def kernel_version(release: str) -> tuple[int, int, int]:

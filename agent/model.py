@@ -16,8 +16,10 @@ A *birth* is the edge from a task to the thread that created it, with the sessio
 are tasks that are gone, but through which a living task's birth runs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 CKPT_PID_ROOT = -4097
@@ -191,10 +193,12 @@ class Header:
     """What the records HEADER, HEADER_ARCH, CONTAINER and LSM_INFO carry of the host.
 
     Attributes:
-        release, version, machine: as uname(2) gives them.
+        release, version, machine: as uname(2) gives them, which are bytes: the text of those (exporters.fields).
         kernel_version: major, minor, patch out of `release`.
         xstate_size: bytes of extended processor state, 0 where unknown.
-        lsm: name of the security module in force.
+        lsm: name of the security module in force; text as above.
+        arch_id, rev, constants, uflags, arch, lsm_info: what an image has there that is not as ckptree writes it
+            (exporters.hostmap); None, or nothing, where it is.
     """
 
     release: str = ""
@@ -205,6 +209,12 @@ class Header:
     has_xsave: bool = False
     xstate_size: int = 0
     lsm: str = "lsm_none"
+    arch_id: int | None = None
+    rev: int | None = None
+    constants: tuple[int, ...] = ()
+    uflags: int = 0
+    arch: bytes | None = None
+    lsm_info: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +244,9 @@ class Completeness:
         return self.verified != "no" and not self.reasons
 
 
+_NOTHING: Mapping[tuple[str | int, ...], Mapping[str, object]] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The tree at one instant.
@@ -248,6 +261,9 @@ class Snapshot:
         entered: tasks that entered the container from outside and were left out on request, by name.
         completeness: see Completeness.
         first_tag, dialect: of the image this came from, or is to become.
+        unknown: what a file said under keys of ours that nobody here knows: each with its value, by the way from the
+            document to the map that has them, as in ``("tasks", 3, "birth")``. They say nothing of the tree; who
+            writes the snapshot again puts them back. Nobody changes a value: lists are tuples.
     """
 
     mode: Mode
@@ -263,6 +279,7 @@ class Snapshot:
     completeness: Completeness = field(default_factory=lambda: Completeness("no"))
     first_tag: int = 1
     dialect: Dialect = "seed"
+    unknown: Mapping[tuple[str | int, ...], Mapping[str, object]] = field(default_factory=lambda: _NOTHING, hash=False)
 
     def pid(self, tag: int) -> PidObject | None:
         """The pid object of a tag; None for the special values."""

@@ -28,9 +28,9 @@ from typing import NamedTuple
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, PidObject, Snapshot, Task
 from exporters import collector
-from exporters.document import header_fields
 from exporters.facts import Document, facts, task_facts
 from exporters.head import as_said, write_head
+from exporters.hostmap import header_fields
 from exporters.packed import pack, pack_map_head
 from exporters.reading import (
     EXTENSION_HEAD,
@@ -42,6 +42,7 @@ from exporters.reading import (
     take,
 )
 from exporters.records import BUFFER, EXTENSION, PIDS, TAIL, TREE, Cursor, record
+from exporters.unknown import Unknown, put
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class _Body(NamedTuple):
         pid_facts, task_facts: the extension's, as msgpack.
     """
 
-    of: tuple[Sequence[PidObject], Sequence[Task]]
+    of: tuple[Sequence[PidObject], Sequence[Task], Unknown]
     dialect: Dialect
     pids: bytes
     tasks: bytes
@@ -128,20 +129,23 @@ class _Body(NamedTuple):
 
 
 _last: _Body | None = None
+_ROWS = (("pids",), ("tasks",))  # the ways into what a body has
 
 
 def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
     """Pack the rows. Those of the snapshot before are at hand: a tree captured again may have the very same ones."""
     global _last
-    of = (snapshot.pids, snapshot.tasks)
+    of = (snapshot.pids, snapshot.tasks, snapshot.unknown)
     if _last is None or _last.dialect != dialect or any(old is not new for old, new in zip(_last.of, of, strict=True)):
+        rows: Document = {"pids": facts(snapshot)["pids"], "tasks": _task_rows(snapshot, dialect)}
+        put(rows, {way: keys for way, keys in snapshot.unknown.items() if way[:1] in _ROWS})
         _last = _Body(
             of,
             dialect,
             _pack_pids(snapshot.pids),
             _pack_tasks(snapshot.tasks, dialect),
-            pack(facts(snapshot)["pids"]),
-            pack(_task_rows(snapshot, dialect)),
+            pack(rows["pids"]),
+            pack(rows["tasks"]),
         )
     return _last
 
@@ -162,9 +166,10 @@ def _pack_extension(snapshot: Snapshot, body: _Body) -> bytes:
     fields = header_fields(snapshot.header)
     said = header_fields(as_said(snapshot.header))
     known = facts(replace(snapshot, pids=(), tasks=())) | {
-        "header": {key: value for key, value in fields.items() if value != said[key]},
+        "header": {key: value for key, value in fields.items() if value != said.get(key)},
         "tasks": (),
     }
+    put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})
     packed = {"pids": body.pid_facts, "tasks": body.task_facts}
     parts: list[bytes] = [pack_map_head(len(known))]
     for key in sorted(known):

@@ -4,18 +4,20 @@
     document  = {format, version, dialect, first_tag, mode, root, header} | facts (see exporters.facts), where
     pids      = [{tag, numbers, namespaces}]
     tasks     = [{pid, ppid, tgid, pgid, sid, depth} | the facts of a task]
-    header    = {release, version, machine, kernel_version: [major, minor, patch], has_fxsr, has_xsave, xstate_size,
-                 lsm}
+    header    = see exporters.hostmap
 
+Keys that nobody here knows stand where they stood when the document was read (exporters.unknown).
 The first line is the base, which the 2011 image says by itself; there the facts go into a record of their own.
 """
 
 from agent.errors import FormatError
 from agent.model import Dialect, Header, Mode, Snapshot
 from exporters.facts import Base, Document, assemble, facts, task_facts, wrongs
-from exporters.fields import S32_MAX, U32_MAX, Fields
+from exporters.fields import S32_MAX, Fields
 from exporters.findings import Finding
+from exporters.hostmap import header_fields, read_header
 from exporters.soundness import TAG_MAX, Fault, TaskIds, faults, first_fault
+from exporters.unknown import put
 
 FORMAT = "ckptree"
 VERSION = 1
@@ -41,7 +43,7 @@ def to_document(snapshot: Snapshot) -> Document:
         {**TaskIds(*task[:6])._asdict(), **_TASK_KEYS, **row}
         for task, row in zip(snapshot.tasks, task_facts(snapshot.tasks), strict=True)
     ]
-    return {
+    document: Document = {
         "format": FORMAT,
         "version": VERSION,
         "dialect": snapshot.dialect,
@@ -60,6 +62,8 @@ def to_document(snapshot: Snapshot) -> Document:
         "entered": known["entered"],
         "not_rebuildable": [],
     }
+    put(document, snapshot.unknown)
+    return document
 
 
 def from_document(value: object) -> Snapshot:
@@ -114,39 +118,3 @@ def _read_base(document: Fields) -> Base:
         pid.integer("tag", tag, tag)
     document.integer("root", base.first_tag, base.first_tag)
     return base
-
-
-def header_fields(header: Header) -> Document:
-    """The header's map, keys sorted."""
-    return {
-        "has_fxsr": header.has_fxsr,
-        "has_xsave": header.has_xsave,
-        "kernel_version": header.kernel_version,
-        "lsm": header.lsm,
-        "machine": header.machine,
-        "release": header.release,
-        "version": header.version,
-        "xstate_size": header.xstate_size,
-    }
-
-
-def read_header(fields: Fields, absent: Header) -> Header:
-    """The header of its map; a missing key reads as in `absent`."""
-    version = absent.kernel_version
-    if fields.has("kernel_version"):
-        numbers = fields.integers("kernel_version", 0, U32_MAX)
-        if len(numbers) != len(version):
-            raise fields.wrong("kernel_version", "major, minor and patch")
-        version = numbers[0], numbers[1], numbers[2]
-    size = fields.maybe_integer("xstate_size", 0, U32_MAX)
-    fxsr, xsave = fields.flag("has_fxsr"), fields.flag("has_xsave")
-    return Header(
-        release=fields.text("release", absent.release),
-        version=fields.text("version", absent.version),
-        machine=fields.text("machine", absent.machine),
-        kernel_version=version,
-        has_fxsr=absent.has_fxsr if fxsr is None else fxsr,
-        has_xsave=absent.has_xsave if xsave is None else xsave,
-        xstate_size=absent.xstate_size if size is None else size,
-        lsm=fields.text("lsm", absent.lsm),
-    )

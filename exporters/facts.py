@@ -8,7 +8,7 @@
     ref       = tag | {numbers, namespaces} | null
 
 The rows of ``pids`` and ``tasks`` go with those of a base, which has the numbers and the ids. Absent is null. Kernel
-strings stay bytes here (exporters.fields has their text). Keys that nobody here knows are ignored.
+strings stay bytes here (exporters.fields has their text). Keys that nobody here knows are kept (exporters.unknown).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +36,7 @@ from agent.model import (
 )
 from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 from exporters.soundness import TaskIds
+from exporters.unknown import collect
 
 TIME_NS_MAX = 2**63 - 1
 
@@ -159,6 +160,7 @@ def assemble(base: Base, known: Fields) -> Snapshot:
         completeness=reader.completeness(),
         first_tag=base.first_tag,
         dialect=base.dialect,
+        unknown=collect(known.whole),
     )
 
 
@@ -179,6 +181,7 @@ def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
         lambda: known.text("boot_id", ""),
         reader.ancestors,
         reader.completeness,
+        lambda: collect(known.whole),
     )
     for part in parts:
         try:

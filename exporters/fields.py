@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from agent.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _Word = TypeVar("_Word", bound=str)
 
@@ -79,6 +79,11 @@ class Fields:
         """The path of a field."""
         return f"{self.path}.{key}" if self.path else key
 
+    @property
+    def whole(self) -> "Mapping[object, object]":
+        """The map itself, with all that nobody asks for."""
+        return self._map
+
     def has(self, key: str) -> bool:
         """True where the field is there and not null."""
         return self._map.get(key) is not None
@@ -119,7 +124,7 @@ class Fields:
         value = self._map.get(key)
         if value is None and absent is not None:
             return absent
-        if not isinstance(value, str) or not _is_text(value):
+        if not isinstance(value, str) or not is_text(value):
             raise self.wrong(key, "a string")
         return value
 
@@ -127,7 +132,7 @@ class Fields:
         """A list of strings; absent is the empty one."""
         values = self._list(key)
         for value in values:
-            if not isinstance(value, str) or not _is_text(value):
+            if not isinstance(value, str) or not is_text(value):
                 raise self.wrong(key, "a list of strings")
         return tuple(values)  # type: ignore[arg-type]  # each one was looked at above
 
@@ -186,7 +191,7 @@ class Fields:
             raise FormatError(self.at(key), str(error)) from error
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """False for half a surrogate pair, which JSON can spell and no other carrier can."""
     if value.isascii():
         return True

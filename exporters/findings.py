@@ -93,6 +93,12 @@ RULES: Final[dict[str, Rule]] = {
     "inherited-session": Rule("error", "-4097 where the root did not inherit its session", "restore_validate_task"),
     # Sound, and common below a container's shell; only a new namespace brings an outside with it.
     "outside-id": Rule("warning", "sessions or groups from outside need a new pid namespace", "ckpt_init_tree"),
+    # states
+    "exited-parent": Rule("error", "the parent is a task that has exited", "ours: forget_original_parent"),
+    "zombie-leader": Rule("error", "a zombie whose thread group has other threads", "ours: delay_group_leader"),
+    "dead-leader": Rule("error", "a dead leader without another thread, or no leader", "ours: delay_group_leader"),
+    "exit-code": Rule("error", "an exit code of a task that has not exited", "ours"),
+    "exit-code-unknown": Rule("warning", "a task has exited, and nobody knows how", "ours: a rebuild makes one up"),
     # namespaces
     "container-root": Rule("error", "the root of a container is not its init", "checkpoint of a container: EINVAL"),
     "root-depth": Rule(

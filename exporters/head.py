@@ -4,41 +4,53 @@
     head      = HEADER release version machine ARCH CONTAINER lsm LSM_INFO
     HEADER    = record 1: u64 magic, u16 arch, major, minor, patch, rev, 6 bytes, 12 x u16 constants,
                           u64 seconds, u64 uflags
-    ARCH      = record 2: u16 has_fxsr, u16 has_xsave, u16 xstate_size, u16
+    ARCH      = record 2: of x86: u16 has_fxsr, u16 has_xsave, u16 xstate_size, u16; of others up to 192 bytes
     CONTAINER = record 3: nothing
     LSM_INFO  = record 7: up to 192 bytes, none of which we need
 
 The strings are BUFFERs (record 4), NUL padded: those of uname(2) as long as constants 5 to 7 say, the LSM's 11 bytes.
 ``seconds`` is CLOCK_REALTIME; bit 0 of ``uflags`` means that the root is any task, not a namespace's init.
+
+All of it comes back as it was, whoever wrote it, but for the six bytes that are nothing. exporters.hostmap has what is
+written where nothing else is known, and how foreign values are kept.
 """
 
+import re
 import struct
-from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from agent.model import Header, Mode, Snapshot
 from exporters.facts import TIME_NS_MAX
+from exporters.fields import escape
 from exporters.findings import Finding
-from exporters.records import ARCH, BUFFER, CONTAINER, HEAD_BYTES, HEADER, LSM_INFO, Cursor, record
+from exporters.hostmap import (
+    ARCH_AARCH64,
+    ARCH_LIMIT,
+    ARCH_X86_64,
+    CONSTANTS,
+    LSM_INFO,
+    LSM_INFO_LIMIT,
+    REV,
+    SUBTREE,
+    U16_MAX,
+    UTS_CONSTANTS,
+    UTS_LIMIT,
+    X86_ARCH,
+    arch_body,
+    arch_id,
+    is_x86,
+    settled,
+)
+from exporters.records import ARCH, BUFFER, CONTAINER, HEAD_BYTES, HEADER, Cursor, record
+from exporters.records import LSM_INFO as LSM_INFO_RECORD
 
 HEAD_MAGIC = 0x00FEED0CC0A2D200
 NS_PER_S = 1_000_000_000
 
 _HEADER = struct.Struct("<Q5H6x12HQQ")
-_ARCH = struct.Struct("<4H")
-
-_ARCH_X86_64 = 2
-_REV = 6
-# task_comm_len, at_vector_size, signal_nsig; uts sysname, nodename, release, version, machine, domainname;
-# rlimit_nlimits, n_tty_buf_size, tty_termios_nccs: of an x86-64 kernel of that time.
-_CONSTANTS = (16, 44, 64, 65, 65, 65, 65, 65, 65, 16, 4096, 19)
-_UTS_BYTES = 65
-_UTS_LIMIT = 1024
 _LSM_BYTES = 11
-_LSM_INFO_LIMIT = 192
-_LSM_INFO = b"dummy"
-_SUBTREE = 1  # bit of uflags
-_U16_MAX = 0xFFFF
+_ESCAPE = re.compile(rb"\\(?:(\\)|x([0-9a-f]{2}))")
 
 
 class Head(NamedTuple):
@@ -57,64 +69,69 @@ class Head(NamedTuple):
     notes: tuple[str, ...]
 
 
+class _Host(NamedTuple):
+    """The host as the records have it: all fields fit, and no bytes are text yet."""
+
+    arch_id: int = ARCH_X86_64
+    version: tuple[int, ...] = (0, 0, 0)
+    rev: int = REV
+    constants: tuple[int, ...] = CONSTANTS
+    uflags: int = 0  # without the mode's bit
+    uts: tuple[bytes, ...] = (b"", b"", b"")
+    arch: bytes = b""
+    lsm: bytes = b""
+    lsm_info: bytes = LSM_INFO
+
+
 def write_head(snapshot: Snapshot) -> list[bytes]:
     """The records of the head."""
-    header = as_said(snapshot.header)
-    uflags = _SUBTREE if snapshot.mode == "subtree" else 0
-    version = header.kernel_version
+    host = _pack(snapshot.header)
+    uflags = host.uflags | (SUBTREE if snapshot.mode == "subtree" else 0)
     seconds = snapshot.time_ns // NS_PER_S
+    head = (HEAD_MAGIC, host.arch_id, *host.version, host.rev, *host.constants, seconds, uflags)
     return [
-        record(HEADER, _HEADER.pack(HEAD_MAGIC, _ARCH_X86_64, *version, _REV, *_CONSTANTS, seconds, uflags)),
-        record(BUFFER, _padded(header.release, _UTS_BYTES)),
-        record(BUFFER, _padded(header.version, _UTS_BYTES)),
-        record(BUFFER, _padded(header.machine, _UTS_BYTES)),
-        record(ARCH, _ARCH.pack(header.has_fxsr, header.has_xsave, header.xstate_size, 0)),
+        record(HEADER, _HEADER.pack(*head)),
+        *[record(BUFFER, raw) for raw in host.uts],
+        record(ARCH, host.arch),
         record(CONTAINER, b""),
-        record(BUFFER, _padded(header.lsm, _LSM_BYTES)),
-        record(LSM_INFO, _LSM_INFO),
+        record(BUFFER, host.lsm),
+        record(LSM_INFO_RECORD, host.lsm_info),
     ]
 
 
+@lru_cache(maxsize=4)
 def as_said(header: Header) -> Header:
     """The header as the base's fixed fields can say it."""
-    major, minor, patch = header.kernel_version
-    return replace(
-        header,
-        kernel_version=(min(major, _U16_MAX), min(minor, _U16_MAX), min(patch, _U16_MAX)),
-        xstate_size=min(header.xstate_size, _U16_MAX),
-        release=_fitted(header.release, _UTS_BYTES),
-        version=_fitted(header.version, _UTS_BYTES),
-        machine=_fitted(header.machine, _UTS_BYTES),
-        lsm=_fitted(header.lsm, _LSM_BYTES),
-    )
+    return _unpack(_pack(header))
 
 
 def read_head(cursor: Cursor) -> Head:
     """Take the records of the head."""
     at = cursor.at
     fields = _read_header(cursor)
-    uts: list[str] = []
-    for place, size in zip((42, 44, 46), fields.uts, strict=True):
-        if size is not None and size > _UTS_LIMIT:
-            text = f"is {size} and may be {_UTS_LIMIT} at most"
+    host = fields.host
+    uts: list[bytes] = []
+    for place, size in zip((42, 44, 46), host.constants[UTS_CONSTANTS], strict=True):
+        if size > UTS_LIMIT:
+            text = f"is {size} and may be {UTS_LIMIT} at most"
             cursor.report(Finding("uts-length", "HEADER.uts_len", text, at + place))
-            size = None
-        uts.append(_unpadded(cursor.record(BUFFER, size)[1]))
-    _, arch = cursor.record(ARCH, _ARCH.size)
-    fxsr, xsave, xstate, _ = _ARCH.unpack(arch) if len(arch) == _ARCH.size else (0, 0, 0, 0)
+        known = fields.whole and size <= UTS_LIMIT
+        uts.append(cursor.record(BUFFER, size if known else None)[1])
+    ours = not fields.whole or is_x86(host.arch_id)
+    _, arch = cursor.record(ARCH, X86_ARCH.size) if ours else cursor.record(ARCH, limit=ARCH_LIMIT)
     cursor.record(CONTAINER, 0)
-    lsm = _unpadded(cursor.record(BUFFER, _LSM_BYTES)[1])
-    cursor.record(LSM_INFO, limit=_LSM_INFO_LIMIT)
-    release, version, machine = uts
-    header = Header(release, version, machine, fields.version, fxsr != 0, xsave != 0, xstate, lsm)
-    return Head("subtree" if fields.uflags & _SUBTREE else "container", fields.seconds, header, tuple(cursor.notes))
+    lsm = cursor.record(BUFFER, _LSM_BYTES)[1]
+    info = cursor.record(LSM_INFO_RECORD, limit=LSM_INFO_LIMIT)[1]
+    header = _unpack(host._replace(uts=tuple(uts), arch=arch, lsm=lsm, lsm_info=info))
+    mode: Mode = "subtree" if fields.uflags & SUBTREE else "container"
+    return Head(mode, fields.seconds, header, tuple(cursor.notes))
 
 
 class _HeaderFields(NamedTuple):
-    version: tuple[int, int, int] = (0, 0, 0)
-    uts: tuple[int | None, ...] = (None, None, None)
+    host: _Host = _Host()
     seconds: int = 0
-    uflags: int = _SUBTREE  # the mode that asks less of a tree, where nobody knows
+    uflags: int = SUBTREE  # the mode that asks less of a tree, where nobody knows
+    whole: bool = False
 
 
 def _read_header(cursor: Cursor) -> _HeaderFields:
@@ -130,28 +147,79 @@ def _read_header(cursor: Cursor) -> _HeaderFields:
         cursor.report(Finding("head-magic", "HEADER.magic", text, at + 8))
     if seconds > TIME_NS_MAX // NS_PER_S:
         cursor.report(Finding("head-time", "HEADER.time", f"is {seconds} s: no time", at + 56))
-    if arch != _ARCH_X86_64:
-        text = f"is {arch}; x86-64 is {_ARCH_X86_64}"
+    if arch != ARCH_X86_64:
+        text = f"is {arch}; x86-64 is {ARCH_X86_64}"
+        if arch == ARCH_AARCH64:
+            text = f"is {arch}, as ckptree writes for arm64; the format has no number of its own for that"
         cursor.report(Finding("foreign-arch", "HEADER.arch_id", text, at + 16))
-    if rev != _REV:
-        cursor.report(Finding("foreign-revision", "HEADER.rev", f"is {rev}; known is {_REV}", at + 24))
-    if uflags & ~_SUBTREE:
+    if rev != REV:
+        cursor.report(Finding("foreign-revision", "HEADER.rev", f"is {rev}; known is {REV}", at + 24))
+    if uflags & ~SUBTREE:
         text = f"is 0x{uflags:x}; known is bit 0, subtree"
         cursor.report(Finding("unknown-flags", "HEADER.uflags", text, at + 64))
-    return _HeaderFields((major, minor, patch), tuple(constants[5:8]), seconds, uflags)
+    host = _Host(arch, (major, minor, patch), rev, tuple(constants), uflags & ~SUBTREE)
+    return _HeaderFields(host, seconds, uflags, whole=True)
 
 
-def _fitted(text: str, size: int) -> str:
-    return _unpadded(_padded(text, size))
+@lru_cache(maxsize=4)  # one host is captured again and again
+def _pack(header: Header) -> _Host:
+    """What the records say of a header; what does not fit is cut."""
+    constants = header.constants or CONSTANTS
+    texts = (header.release, header.version, header.machine)
+    return _Host(
+        arch_id(header),
+        tuple([min(number, U16_MAX) for number in header.kernel_version]),
+        REV if header.rev is None else header.rev,
+        constants,
+        header.uflags,
+        tuple([_padded(text, size) for text, size in zip(texts, constants[UTS_CONSTANTS], strict=True)]),
+        arch_body(header),
+        _padded(header.lsm, _LSM_BYTES),
+        LSM_INFO if header.lsm_info is None else header.lsm_info,
+    )
+
+
+def _unpack(host: _Host) -> Header:
+    """The header that the records tell of."""
+    fxsr, xsave, xstate = 0, 0, 0
+    if is_x86(host.arch_id) and len(host.arch) == X86_ARCH.size:
+        fxsr, xsave, xstate, _ = X86_ARCH.unpack(host.arch)
+    release, version, machine = [_text(raw) for raw in host.uts]
+    major, minor, patch = host.version
+    return settled(
+        Header(
+            release,
+            version,
+            machine,
+            (major, minor, patch),
+            fxsr != 0,
+            xsave != 0,
+            xstate,
+            _text(host.lsm),
+            host.arch_id,
+            host.rev,
+            host.constants,
+            host.uflags,
+            host.arch,
+            host.lsm_info,
+        )
+    )
 
 
 def _padded(text: str, size: int) -> bytes:
-    """A string in a C array: cut between characters, always ended by a NUL."""
+    """A string in a C array. What is longer is cut between characters, and ends with a NUL then."""
     raw = text.encode("utf-8", "backslashreplace")
-    if len(raw) >= size:
-        raw = raw[: size - 1].decode("utf-8", "ignore").encode("utf-8")
+    if b"\\" in raw:
+        # A backslash that begins no escape is one: who made this text may not know of them.
+        raw = _ESCAPE.sub(lambda found: b"\\" if found[1] else bytes.fromhex(found[2].decode("ascii")), raw)
+    if len(raw) > size:
+        end = max(size - 1, 0)
+        while end and raw[end] & 0xC0 == 0x80:  # within a character
+            end -= 1
+        raw = raw[:end]
     return raw.ljust(size, b"\0")
 
 
-def _unpadded(raw: bytes) -> str:
-    return raw.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+def _text(raw: bytes) -> str:
+    """The text of what is in a C array: all of it, should it hold more than one NUL-terminated string."""
+    return escape(raw.rstrip(b"\0"))

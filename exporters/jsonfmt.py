@@ -9,22 +9,32 @@ are broken matters to people alone; the reader takes any JSON.
 
 JSON has no bytes. comm, argv, cwd and env are text with two escapes, a doubled backslash and ``\\xHH`` for a byte that
 is no UTF-8; exporters.fields has the rule. (In the file the backslash of an escape is doubled once more, by JSON.)
+Under a key that nobody here knows, where no one can tell text from bytes, bytes are ``{"$bytes": text}``;
+exporters.plain has that rule.
 """
 
 import json
 import re
+from dataclasses import replace
 
 from agent.errors import FormatError
 from agent.model import Snapshot
 from exporters.document import from_document, to_document
 from exporters.fields import escape
+from exporters.plain import may_be_spelled, spelled, spelled_key, unspelled
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def dumps(snapshot: Snapshot) -> bytes:
     """The JSON text of a snapshot, in UTF-8."""
-    lines = [f'"{key}": {_value(value)}' for key, value in to_document(snapshot).items()]
+    if snapshot.unknown:
+        unknown = {
+            way: {spelled_key(key): spelled(value) for key, value in keys.items()}
+            for way, keys in snapshot.unknown.items()
+        }
+        snapshot = replace(snapshot, unknown=unknown)
+    lines = [f"{_encode(key)}: {_value(value)}" for key, value in to_document(snapshot).items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     try:
         return text.encode()
@@ -41,7 +51,10 @@ def loads(data: bytes) -> Snapshot:
 def parse(data: bytes) -> object:
     """What a JSON text says, whatever that is; FormatError where it is none."""
     try:
-        value: object = json.loads(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        value: object = json.loads(text, object_hook=unspelled if may_be_spelled(text) else None)
+    except FormatError:
+        raise
     except UnicodeDecodeError as error:
         raise FormatError("document", "is not UTF-8", error.start) from error
     except RecursionError as error:

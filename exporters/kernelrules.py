@@ -11,7 +11,8 @@ The readers do without it: a tree can be shown, compared and converted that brea
   setns() further, and whoever adopts is of the late parent's namespace. All threads of a group are in one;
 * a container's root is its namespace's init, and a namespace is made by making its init;
 * who created a task is a task of the tree, or an ancestor, which is gone;
-* a number is one pid object's in each namespace, and the namespaces of a pid object are a line from the root's inward.
+* a number is one pid object's in each namespace, and the namespaces of a pid object are a line from the root's inward;
+* the states of tasks go with the tree: exporters.staterules.
 
 All passes take unsound trees too: a tag that names nothing is passed over, for that was said already.
 """
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from agent.model import CKPT_PID_ROOT, Namespace, Snapshot, Task
 from exporters.facts import Base
 from exporters.soundness import DEPTH_MAX, PID_NUMBER_MAX, Fault, TaskIds
+from exporters.staterules import state_faults
 
 RESERVED_PIDS = 300
 """Numbers up to here are not given again after the first round, nor to helpers of a rebuild."""
@@ -52,6 +54,7 @@ def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
     yield from _init_faults(base.first_tag, base.numbers, tasks, deep, lines)
     if snapshot:
         yield from _namespace_faults(snapshot.namespaces)
+        yield from state_faults(snapshot, place)
         yield from _birth_faults(snapshot.tasks, place)
         yield from _fit_faults(base.first_tag, base.numbers, lines, snapshot.namespaces)
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
 from exporters import collector
-from exporters.document import read_header
 from exporters.facts import Base, assemble, wrongs
 from exporters.fields import U32_MAX, Fields
 from exporters.findings import Finding
 from exporters.head import NS_PER_S, Head, as_said, read_head
+from exporters.hostmap import read_header
 from exporters.packed import unpack
 from exporters.records import BUFFER, ERROR, EXTENSION, HEAD_BYTES, PIDS, TAIL, TREE, Cursor
 from exporters.soundness import DEPTH_MAX, Fault, TaskIds, faults

@@ -96,7 +96,7 @@ class _View:
         counts.append(count(len(snapshot.pids), "pid"))
         if len(snapshot.namespaces) > 1:
             counts.append(count(len(snapshot.namespaces), "pid namespace"))
-        host = " ".join(plain(word) for word in (header.release, header.machine) if word)
+        host = " ".join(plain(word.partition("\0")[0]) for word in (header.release, header.machine) if word)
         yield from self._said(
             f"{snapshot.mode} of {self._remarks.numbers(self._root.pid)}",
             ", ".join(counts),

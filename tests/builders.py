@@ -27,6 +27,7 @@ from agent.model import (
     TaskState,
     Verified,
 )
+from exporters.hostmap import settled
 
 A_HEADER = Header("6.1.0", "#1 SMP", "x86_64", (6, 1, 0), has_fxsr=True, has_xsave=True, xstate_size=2696)
 A_TIME_NS = 1_714_564_800_123_456_789  # 2024-05-01 12:00:00 UTC
@@ -134,9 +135,25 @@ _text = st.text(st.sampled_from("aé\\\0\n\U0001f600 "), max_size=80)
 _words = st.lists(_text, max_size=2).map(tuple)
 _raw = st.binary(max_size=15)
 _raws = st.none() | st.lists(_raw, max_size=2).map(tuple)
-_header = st.tuples(*(_text, _text, _text, st.tuples(_u32, _u32, _u32), st.booleans(), st.booleans(), _u32, _text)).map(
-    lambda fields: Header(*fields)
+_u16 = st.integers(0, 2**16 - 1)
+_machine = st.sampled_from(["x86_64", "aarch64"]) | _text
+_constants = st.tuples(*[st.integers(0, 1024)] * 12)
+# Few hosts are foreign, in few ways: all the others would never be tried otherwise.
+_foreign: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "arch_id": _u16,
+        "rev": _u16,
+        "constants": _constants,
+        "uflags": st.integers(0, 2**63 - 1).map(lambda bits: bits * 2),
+        "arch": st.binary(min_size=8, max_size=8),
+        "lsm_info": st.binary(max_size=192),
+    },
 )
+_header = st.tuples(
+    st.tuples(_text, _text, _machine, st.tuples(_u32, _u32, _u32), st.booleans(), st.booleans(), _u32, _text),
+    st.just({}) | _foreign,
+).map(lambda drawn: settled(Header(*drawn[0], **drawn[1])))
 _completeness = st.tuples(st.sampled_from(get_args(Verified)), _u64, _u64, _u64, _u64, _words).map(
     lambda fields: Completeness(*fields)
 )

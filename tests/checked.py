@@ -19,6 +19,10 @@ BEYOND_READERS = {
     "namespace-fit",
     "birth-creator",
     "thread-group",
+    "exited-parent",
+    "zombie-leader",
+    "dead-leader",
+    "exit-code",
     "duplicate-number",
 }
 """Errors that the readers do without: of these rules at least a part is no reader's."""

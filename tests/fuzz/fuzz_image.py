@@ -12,6 +12,7 @@ import random
 import struct
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from tests.builders import a_crowd, a_family
 from tests.checked import judged
 from tests.images import GOLDEN, a_record, an_extension, repaired, some_facts, with_records
 
+# As a later version may write it, and of another machine.
+LATER = replace(
+    a_family(),
+    unknown={(): {"later": (1, {"$bytes": b"\xff"})}, ("tasks", 1, "birth"): {"later": None}},
+    header=replace(a_family().header, machine="aarch64", rev=7, lsm_info=b"\xff"),
+)
 SEEDS = (
     GOLDEN,
     with_records(a_record(103, b"a task"), an_extension(some_facts())),
@@ -27,6 +34,8 @@ SEEDS = (
     checkpoint.dumps(a_family(), "v23"),
     checkpoint.dumps(a_crowd(5, 2, level=1)),
     jsonfmt.dumps(a_family()),
+    checkpoint.dumps(LATER),
+    jsonfmt.dumps(LATER),
 )
 LONGEST_BYTES = 1 << 14
 

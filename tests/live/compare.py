@@ -14,6 +14,7 @@ from tests.live import expectation, tasks
 from tests.live.expectation import Expectation
 from tests.live.tasks import Life
 from tests.live.treeprog import Tree
+from tests.roundtrip import assert_comes_back
 
 Capture = Callable[[int, str], Snapshot]
 
@@ -23,12 +24,16 @@ _CORE_DUMPED = 0x80
 
 
 def assert_matches(snapshot: Snapshot, tree: Tree, root: int) -> None:
-    """Raise AssertionError with every difference between `snapshot` and the tree below node `root` as it is now."""
+    """Raise AssertionError with every difference between `snapshot` and the tree below node `root` as it is now.
+
+    Nor may anything be lost on the way through the formats, or an error be found in the image of what a kernel was in.
+    """
     found = list(differences(snapshot, Expectation(tree, tree.view(), root, snapshot.mode)))
     if found:
         shown = "\n  ".join(found[:_LIMIT])
         more = f"\n  and {len(found) - _LIMIT} more" if len(found) > _LIMIT else ""
         raise AssertionError(f"the snapshot of node {root} differs from the tree:\n  {shown}{more}")
+    assert_comes_back(snapshot)
 
 
 def events_lost(capture: Capture) -> int:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold between the states of tasks and the tree that they are in.
+
+A task exits once, and exit_notify() comes behind it: what is said here is true from there on, which is where a task
+counts as exited at all (model.TaskState).
+
+* Who has exited is nobody's parent: forget_original_parent() gave its children to a thread of its group that lives, to
+  a subreaper or to the namespace's init. But an init that dies has nobody to give them to. It keeps them while it kills
+  and reaps them (zap_pid_ns_processes()), and so does the last of its threads.
+* A leader that has exited while its group has other threads is a dead leader, and without them a zombie. Those others
+  need not live: one that is traced stays until its tracer has seen it. Only a leader is a dead leader; a thread that
+  has exited and is still there is a zombie, for it is traced.
+* Who lives has no exit code. Who has exited has one, but not everybody may ask for it (/proc shows it to few).
+
+Nothing is said of stopped tasks: a tracer stops and continues single threads, whatever the others do.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from agent.model import Snapshot, TaskState
+from exporters.soundness import Fault
+
+
+def state_faults(snapshot: Snapshot, place: Mapping[int, int]) -> Iterator[Fault]:
+    """All that breaks these rules.
+
+    Args:
+        snapshot: whatever a reader takes, or a check made of it.
+        place: where the task of a pid's tag is.
+    """
+    ended = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
+    tasks = snapshot.tasks
+    exited = {task.pid: index for index, task in enumerate(tasks) if task.state in ended}
+    for index, task in enumerate(tasks):
+        if task.exit_code is not None and task.state is not None and task.pid not in exited:
+            text = f"is {task.exit_code}, but the task is {task.state}; only who has exited has one"
+            yield Fault("exit-code", "tasks", index, "exit_code", text, (task.pid,))
+    if not exited:
+        return
+    yield from _leader_faults(snapshot, exited)
+    yield from _parent_faults(snapshot, exited, place)
+    silent = [index for index in exited.values() if tasks[index].exit_code is None]
+    if silent:
+        tags = tuple([tasks[index].pid for index in silent])
+        text = f"is not known, of {len(silent)} that have exited: they cannot be made to exit in the same way"
+        yield Fault("exit-code-unknown", "tasks", silent[0], "exit_code", text, tags)
+
+
+def _leader_faults(snapshot: Snapshot, exited: Mapping[int, int]) -> Iterator[Fault]:
+    members = Counter([task.tgid for task in snapshot.tasks])
+    for tag, index in exited.items():
+        task = snapshot.tasks[index]
+        dead_leader = task.state is TaskState.DEAD_LEADER
+        if tag != task.tgid:
+            if dead_leader:
+                text = (
+                    f"is dead-leader, but the leader of its group is {task.tgid}; a thread that has exited is a zombie"
+                )
+                yield Fault("dead-leader", "tasks", index, "state", text, (tag, task.tgid))
+        elif members[tag] > 1 and not dead_leader:
+            text = f"is zombie, but {members[tag] - 1} threads of its group are there: it is a dead leader"
+            yield Fault("zombie-leader", "tasks", index, "state", text, (tag,))
+        # A thread that is the kernel's own is left out of every snapshot, and keeps its leader waiting all the same.
+        elif members[tag] == 1 and dead_leader and not snapshot.completeness.kernel_threads_left_out:
+            text = "is dead-leader, but no other thread of its group is there: it is a zombie"
+            yield Fault("dead-leader", "tasks", index, "state", text, (tag,))
+
+
+def _parent_faults(snapshot: Snapshot, exited: Mapping[int, int], place: Mapping[int, int]) -> Iterator[Fault]:
+    inits = {tag for tag, pid in enumerate(snapshot.pids, snapshot.first_tag) if pid.numbers[-1:] == (1,)}
+    for index, task in enumerate(snapshot.tasks):
+        if task.ppid not in exited or (task.pid != task.tgid and task.tgid in place):
+            continue  # its leader speaks for it
+        parent = snapshot.tasks[exited[task.ppid]]
+        if parent.tgid in inits:
+            continue
+        text = f"is {task.ppid}, but that task is {parent.state}, and who has exited is nobody's parent"
+        yield Fault("exited-parent", "tasks", index, "ppid", text, (task.pid, task.ppid))

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of ours that nobody here knows: a later version's, found where they stand and put back there.
+
+    unknown = {way: {key: value}}                       Snapshot.unknown; exporters.plain says what a value may be
+    way     = the steps from the document to the map that has the keys, as in ("tasks", 3, "birth"); () is the document
+
+A converter does not change the tree, so each map that was read is one that will be written, in whatever format, and a
+way leads to the same map in all of them. A key that one format alone has (the ids of a task, which are the base's in
+an image) is known in all of them.
+
+Nearly no file has such keys, and all pay for looking. So all maps of one kind are looked at in one go, which says
+whether there is anything to find; only then is each of them asked.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
+
+from exporters.plain import at, in_order, plain
+
+Way: TypeAlias = tuple[str | int, ...]
+Unknown: TypeAlias = Mapping[Way, Mapping[str, object]]
+
+NOTHING: Unknown = MappingProxyType({})
+
+
+class _Shape(NamedTuple):
+    """One kind of map: its keys, and which of them lead to a map or to a list of maps."""
+
+    keys: frozenset[str]
+    maps: "dict[str, _Shape]"
+    lists: "dict[str, _Shape]"
+
+
+def _shape(keys: str, maps: dict[str, _Shape] | None = None, lists: dict[str, _Shape] | None = None) -> _Shape:
+    return _Shape(frozenset(keys.split()), maps or {}, lists or {})
+
+
+_PID = _shape("numbers namespaces")
+_ORIGIN = {"creator": _shape("tag ancestor"), "sid": _PID, "pgid": _PID}
+_BIRTH = "creator observed sid pgid flags order"
+_TASK = (
+    "pid ppid tgid pgid sid depth start_ns state exit_code exit_signal comm uid gid subreaper child_namespace "
+    "tty fown argv cwd env birth"
+)
+_HEADER = (
+    "release version machine kernel_version has_fxsr has_xsave xstate_size lsm "
+    "arch arch_id constants lsm_info rev uflags"
+)
+_COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons"
+
+DOCUMENT = _shape(
+    "format version dialect first_tag mode root boot_id time_ns header completeness namespaces pids tasks ancestors "
+    "squashed entered",
+    {"header": _shape(_HEADER), "completeness": _shape(_COMPLETENESS)},
+    {
+        "namespaces": _shape("id inum level parent"),
+        "pids": _shape("tag numbers namespaces"),
+        "tasks": _shape(_TASK, {"birth": _shape(_BIRTH, _ORIGIN)}),
+        "ancestors": _shape(
+            f"{_BIRTH} id numbers namespaces events",
+            _ORIGIN,
+            {"events": _shape("event order value", {"value": _PID})},
+        ),
+    },
+)
+"""The document's own map. Its list ``not_rebuildable`` is nobody's here: what is in it is kept like an unknown key's."""
+
+_EMPTY = "not_rebuildable"
+
+
+def collect(document: Mapping[object, object]) -> Unknown:
+    """All keys of a document that nobody here knows; FormatError where a value is none that can be kept."""
+    asked = {key: value for key, value in document.items() if value or key != _EMPTY}
+    if _are_known([asked], DOCUMENT):
+        return NOTHING
+    return dict(_found(asked, DOCUMENT, (), ""))
+
+
+def put(document: dict[str, object], unknown: Unknown) -> None:
+    """Put them where they were, in a document that was just made. A map whose keys were in order stays so."""
+    for way, keys in unknown.items():
+        place: object = document
+        for step in way:
+            place = place[step]  # type: ignore[index]  # each step was one of a map or a list when it was found
+        if not isinstance(place, dict):
+            raise TypeError(f"{way} leads to no map")
+        in_order = list(place) == sorted(place)
+        place.update(keys)
+        if in_order:
+            ordered = dict(sorted(place.items()))
+            place.clear()
+            place.update(ordered)
+
+
+def _are_known(maps: list[dict[object, object]], shape: _Shape) -> bool:
+    """Whether no map of one kind has a key that is not known, nor any below them."""
+    if not shape.keys.issuperset(chain.from_iterable(maps)):
+        return False
+    for key, inner in shape.maps.items():
+        below = [value for each in maps if (value := each.get(key)).__class__ is dict]
+        if below and not _are_known(below, inner):
+            return False
+    for key, inner in shape.lists.items():
+        rows = [
+            row for each in maps if (value := each.get(key)).__class__ is list for row in value if row.__class__ is dict
+        ]
+        if rows and not _are_known(rows, inner):
+            return False
+    return True
+
+
+def _found(
+    value: Mapping[object, object], shape: _Shape, way: Way, path: str
+) -> Iterator[tuple[Way, dict[str, object]]]:
+    others = {key: each for key, each in value.items() if key not in shape.keys}
+    if others:
+        yield way, {key: plain(others[key], at(path, key)) for key in in_order(others, path)}
+    for key, inner in shape.maps.items():
+        below = value.get(key)
+        if isinstance(below, dict):
+            yield from _found(below, inner, (*way, key), at(path, key))
+    for key, inner in shape.lists.items():
+        rows = value.get(key)
+        for index, row in enumerate(rows if isinstance(rows, list) else ()):
+            if isinstance(row, dict):
+                yield from _found(row, inner, (*way, key, index), f"{at(path, key)}[{index}]")
