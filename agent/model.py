@@ -173,7 +173,7 @@ class FileOwner(NamedTuple):
 
     Attributes:
         fd: the descriptor.
-        pid: whose; of a group without members too, which no signal reaches any more.
+        pid: whose; 0 also where nobody is left who is meant, as fcntl has it.
         type: how `pid` is meant.
     """
 

@@ -8,8 +8,8 @@ Nothing announces them, and no number of an event stands for them: they are read
 hardly any process has a tie; so the questions that verify a snapshot tell in passing who has (Roster.noted), and only
 these are read. All that have the same terminal are told by one of them.
 
-Which pid object is meant is said as births do it: no tag is given for it. One that has no users any more, a group without
-members, is known to whoever refers to it alone, by the numbers it had.
+Which pid object is meant is said as births do it: no tag is given for it. A terminal goes on naming the group in its
+foreground when that has no members any more, by the numbers it had; an owner that is gone is nobody: 0, as fcntl says.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -149,16 +149,19 @@ class Ties:
         at = wire.TERMINAL.size
         return Terminal(
             None if hung_up else _device(name.rstrip(b"\0")),
-            self._ref(chosen, pgrp, row, at, levels[0]),
-            self._ref(chosen, old_pgrp, row, at + levels[0] * wire.NUMBER.size, levels[1]),
+            self._ref(chosen, pgrp, row, at, levels[0]) if levels[0] else CKPT_PID_NULL,
+            self._ref(chosen, old_pgrp, row, at + levels[0] * wire.NUMBER.size, levels[1])
+            if levels[1]
+            else CKPT_PID_NULL,
         )
 
     def _owner(self, chosen: Selection, row: bytes) -> FileOwner:
         _, _, identity, _, fd, pid_type, levels = wire.OWNER.unpack_from(row)
-        return FileOwner(fd, self._ref(chosen, identity, row, wire.OWNER.size, levels), _TYPES.get(pid_type, "pgrp"))
+        pid = self._ref(chosen, identity, row, wire.OWNER.size, levels) if levels else 0
+        return FileOwner(fd, pid, _TYPES.get(pid_type, "pgrp"))
 
     def _ref(self, chosen: Selection, identity: int, row: bytes, at: int, levels: int) -> PidRef:
-        return chosen.refs(self._pids.told(identity, wire.numbers(row, at, levels))) if levels else CKPT_PID_NULL
+        return chosen.refs(self._pids.told(identity, wire.numbers(row, at, levels)))
 
 
 class _Shape(NamedTuple):

@@ -165,7 +165,7 @@ struct owner_row {
 	__u32 tid;
 	__u32 fd;
 	__u32 pid_type;		/* enum pid_type: 0 a thread, 1 a process, 2 a group */
-	__u32 levels;
+	__u32 levels;		/* 0: there is nobody left whom it means */
 };
 
 /* What is asked for by address: the context of the program `state`. */

@@ -267,7 +267,9 @@ int on_file(struct file_iterator *ctx)
 	READ(row.tid, task, OFF_task_struct_pid);
 	row.fd = ctx->fd;
 	READ(row.pid_type, owner, OFF_fown_struct_pid_type);
-	row.levels = levels = levels_of(pid);
+	/* f_getown_ex(): who has nobody left that is meant is nobody, though its number may be in use, as another's even */
+	READ(again, pid, OFF_pid_tasks + (row.pid_type & 3) * sizeof(void *));
+	row.levels = levels = again ? levels_of(pid) : 0;
 	bpf_seq_write(meta->seq_file, &row, sizeof(row));
 	write_numbers(meta->seq_file, pid, levels);
 	READ(again, owner, OFF_fown_struct_pid);
