@@ -2,9 +2,9 @@
 """Birth edges as a snapshot tells them, and the ancestors they run through."""
 
 from agent import history
-from agent.model import Ancestor, AncestorEvent, Birth, Creator, OutsidePid, PidRef
+from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef
 from agent.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK, Pid, Task
-from agent.tags import Namespaces, Tags
+from agent.tags import Namespaces, Refs, Tags
 
 _FLAG_NAMES = (
     (CLONE_NEWPID, "CLONE_NEWPID"),
@@ -39,6 +39,7 @@ class Births:
         self._root = root
         self._creators: dict[Task | None, Creator | None] = {None: None}
         self._refs: dict[Pid | None, PidRef | None] = {None: None}
+        self._named = Refs(tags, namespaces)
 
     def of(self, task: Task) -> Birth:
         """The birth of a task of the snapshot, or of an ancestor."""
@@ -78,11 +79,7 @@ class Births:
     def _ref(self, pid: Pid | None) -> PidRef | None:
         if pid is None:
             return None
-        ref: PidRef | None = self._tags.known(pid)
-        if ref is None:
-            visible = pid.number_in(self._tags.namespace)
-            ref = OutsidePid(pid.numbers[self._level :], self._namespaces.of(pid)) if visible else 0
-        self._refs[pid] = ref
+        ref = self._refs[pid] = self._named(pid)
         return ref
 
     def ancestors(self) -> tuple[Ancestor, ...]:

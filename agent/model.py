@@ -14,6 +14,10 @@ pid object of a tag, and the first one is the root task's. Two values are no tag
 Namespaces are numbered from 0, the root's own, parents before children. ``level`` is relative to the root's.
 A *birth* is the edge from a task to the thread that created it, with the session and group it was born into. Ancestors
 are tasks that are gone, but through which a living task's birth runs.
+
+Births, terminals and owners of files mention pid objects without collecting them: tags are those of the image, in the
+order of its tasks' ids, and whoever rebuilds a tree needs no ghost for a group that only a terminal remembers. Such a
+*reference* is a tag where the pid object has one, a special value where that is due, and else the numbers themselves.
 """
 
 from collections.abc import Mapping
@@ -69,7 +73,7 @@ class PidObject(NamedTuple):
 
 
 class OutsidePid(NamedTuple):
-    """A pid object that only a birth or an ancestor mentions; it has no tag.
+    """A pid object that only a birth, an ancestor, a terminal or an owner mentions; it has no tag.
 
     Attributes:
         numbers: as in PidObject; empty where the root's namespace does not see it.
@@ -147,6 +151,39 @@ class Ancestor(NamedTuple):
     events: tuple[AncestorEvent, ...]
 
 
+OwnerType = Literal["tid", "pid", "pgrp"]
+"""What fcntl calls F_OWNER_TID, F_OWNER_PID and F_OWNER_PGRP."""
+
+
+class Terminal(NamedTuple):
+    """The controlling terminal of a process, or what is left of one that hung up.
+
+    Attributes:
+        name: below /dev, ``pts/0``; None where it hung up, or was not found.
+        pgrp: the group in its foreground; CKPT_PID_NULL: there is none; None: not known.
+        old_pgrp: the group that was in the foreground when it hung up, which its session's leader remembers;
+            CKPT_PID_NULL: none; None: not known.
+    """
+
+    name: bytes | None
+    pgrp: PidRef | None
+    old_pgrp: PidRef | None
+
+
+class FileOwner(NamedTuple):
+    """Who gets the signals of an open file, by fcntl's F_SETOWN.
+
+    Attributes:
+        fd: the descriptor.
+        pid: whose; 0 also where nobody is left who is meant, as fcntl has it.
+        type: how `pid` is meant.
+    """
+
+    fd: int
+    pid: PidRef
+    type: OwnerType
+
+
 class Task(NamedTuple):
     """One row of the tree: a thread, leader or not, dead or alive.
 
@@ -164,6 +201,9 @@ class Task(NamedTuple):
         child_namespace: id of the namespace its next child will be born into where that is not its own (unshare or
             setns pending); -1 for one that holds no task of the tree.
         argv, cwd, env: only where they were asked for.
+        tty: of the process, with its leader; None where it has none, or (see Snapshot.as_of_read) nobody looked.
+        fown: the owners of open files, by descriptor, once for each process and table of files: with the leader, or
+            with the first thread that has a table of its own. None as in tty.
         birth: see Birth.
     """
 
@@ -185,6 +225,8 @@ class Task(NamedTuple):
     argv: tuple[bytes, ...] | None = None
     cwd: bytes | None = None
     env: tuple[bytes, ...] | None = None
+    tty: Terminal | None = None
+    fown: tuple[FileOwner, ...] | None = None
     birth: Birth | None = None
 
 
@@ -260,6 +302,8 @@ class Snapshot:
         squashed: sessions and groups from outside that one special tag now stands for, by name, where more than one.
         entered: tasks that entered the container from outside and were left out on request, by name.
         completeness: see Completeness.
+        as_of_read: the fields of a task that were looked at, not at the cut, but a moment after it, and so are as of
+            then; by name. What is neither here nor of the cut is not known, of any task.
         first_tag, dialect: of the image this came from, or is to become.
         unknown: what a file said under keys of ours that nobody here knows: each with its value, by the way from the
             document to the map that has them, as in ``("tasks", 3, "birth")``. They say nothing of the tree; who
@@ -277,6 +321,7 @@ class Snapshot:
     boot_id: str = ""
     header: Header = field(default_factory=Header)
     completeness: Completeness = field(default_factory=lambda: Completeness("no"))
+    as_of_read: tuple[str, ...] = ()
     first_tag: int = 1
     dialect: Dialect = "seed"
     unknown: Mapping[tuple[str | int, ...], Mapping[str, object]] = field(default_factory=lambda: _NOTHING, hash=False)

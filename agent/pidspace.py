@@ -78,6 +78,17 @@ class PidSpace:
             namespace = self._namespace(state.ns_ids[level], state.inums[level], namespace)
         return self._enter(identity, state.numbers, namespace)
 
+    def told(self, identity: int, state: wire.PidState) -> Pid:
+        """The pid object of an identity as somebody still refers to it; enters nothing, for it may have no users left."""
+        known = self.numbers.get(state.numbers[0])
+        if known is not None and known.identity == identity:
+            return known
+        namespace = self.initial
+        for inum, ns_id in zip(state.inums[1:], state.ns_ids[1:], strict=True):
+            inner = self.namespaces.get(ns_id)
+            namespace = inner if inner and inner.parent is namespace else Namespace(ns_id, inum, namespace)
+        return Pid(identity, state.numbers, namespace)
+
     def _enter(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
         at: Namespace | None = namespace
         for number in reversed(numbers):

@@ -14,10 +14,12 @@ from typing import Any
 
 from agent.errors import HostError
 from agent.ring import Page, Ring
+from agent.wire import Tie
 from bpf import syscall
 
 _MAX_DESCRIPTORS = 128
 _CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoint", "program:on_announce tracepoint"}
+_TIES: tuple[Tie, ...] = ("terminals", "owners")
 _ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
 
 
@@ -66,14 +68,23 @@ class Probes:
 
     def rows(self) -> bytes:
         """Walk all tasks: struct sweep_row, one after the other."""
-        iterator = syscall.create_iterator(self._descriptors["iterator"])
+        return _walk(self._descriptors["iterator"])
+
+    @property
+    def ties(self) -> tuple[Tie, ...]:
+        """Which ones can be read here."""
+        return tuple(tie for tie in _TIES if f"iterator:{tie}" in self._descriptors)
+
+    def tied(self, tie: Tie, process: int = 0) -> bytes:
+        """The terminals, struct terminal_row, or the owners of files, struct owner_row: all, or those of a process.
+
+        Before Linux 6.1 there is no asking for one, and all are told.
+        """
+        link = syscall.link_iterator(self._descriptors[f"iterator:{tie}"], process)
         try:
-            chunks = []
-            while chunk := os.read(iterator, _ITERATOR_CHUNK):
-                chunks.append(chunk)
-            return b"".join(chunks)
+            return _walk(link)
         finally:
-            os.close(iterator)
+            os.close(link)
 
     def skipped(self) -> int:
         """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
@@ -86,6 +97,17 @@ class Probes:
         for fd in self._descriptors.values():
             os.close(fd)
         self._descriptors.clear()
+
+
+def _walk(link: int) -> bytes:
+    iterator = syscall.create_iterator(link)
+    try:
+        chunks = []
+        while chunk := os.read(iterator, _ITERATOR_CHUNK):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(iterator)
 
 
 def _load(ring_bytes: int, without: Iterable[str]) -> tuple[dict[str, Any], list[int]]:

@@ -72,6 +72,7 @@ class Roster:
         astray: a subreaper came to light that no event had told of. Orphans may have gone to it that are somewhere else
             here: only a sweep finds them. Whoever sweeps sets it back.
         unlisted: tasks that live, and that the last sweep's walk should have listed and did not.
+        noted: the ties (bpf/events.h) of the tasks that have any, as of the last answer about each, or else the last sweep.
         counts: see Counts.
     """
 
@@ -82,6 +83,7 @@ class Roster:
         self.surprises: dict[Task, Surprise] = {}
         self.astray = False
         self.unlisted: set[Task] = set()
+        self.noted: dict[Task, int] = {}
         self.counts = Counts()
         self._numbers = self.pids.numbers
         self._orphans: dict[int, dict[Task, None]] = {}  # by the address of a parent that is not here
@@ -127,7 +129,8 @@ class Roster:
         saw = seen.add
         moved: set[int] = set()
         number = self._numbers.get
-        for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm in _ROWS(rows):
+        noted = self.noted = {}
+        for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm, ties in _ROWS(rows):
             pid = number(tid)
             task = pid.task if pid is not None and pid.identity == identity else None
             if task is None or task.address != address or task.start_ns != start_ns:
@@ -135,6 +138,8 @@ class Roster:
                 moved.add(tid)
                 continue
             saw(task)
+            if ties:
+                noted[task] = ties
             leader = task.leader
             parent = leader.parent
             if (

@@ -36,7 +36,7 @@ from agent.objects import (
     Pid,
     Task,
 )
-from agent.tags import Namespaces, Tags
+from agent.tags import Namespaces, Refs, Tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Selection:
         kernel_workers: tasks left out.
         unknown: tasks with a number or a parent that is not known, by name.
         outsiders: live objects outside the tree that the births depend on.
+        inside: the live objects of `tasks`, with their tags, in the same order.
+        refs: how the snapshot refers to a pid object.
     """
 
     pids: tuple[PidObject, ...]
@@ -59,6 +61,8 @@ class Selection:
     kernel_workers: int
     unknown: tuple[str, ...]
     outsiders: tuple[Task, ...]
+    inside: dict[Task, int]
+    refs: Refs
 
 
 def resolve_mode(root: Task, mode: str) -> Mode:
@@ -213,6 +217,8 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
                 None,
                 None,
                 None,
+                None,
+                None,
                 birth_of(task),
             )
         )
@@ -228,6 +234,8 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         len(all_tasks) - len(tasks),
         tuple(unknown),
         tuple(births.outsiders),
+        inside,
+        Refs(tags, namespaces),
     )
 
 

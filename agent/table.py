@@ -298,6 +298,10 @@ class ProcessTable(Roster):
             self.doubts[task] = None
             return
         task.child_namespace = (state.child_ns_id, state.child_inum) if state.child_inum else None
+        if state.by:
+            self.noted[task] = state.by
+        elif self.noted:
+            self.noted.pop(task, None)
         if state.flags & EXITED and not task.flags & EXITED:
             task.exit_code = state.exit_code
             self._exit(task)

@@ -7,7 +7,7 @@ session has CKPT_PID_ROOT, as session and as group. Every other one is collected
 
 from collections.abc import Collection
 
-from agent.model import CKPT_PID_ROOT
+from agent.model import CKPT_PID_ROOT, OutsidePid, PidRef
 from agent.model import Namespace as SnapshotNamespace
 from agent.objects import Namespace, Pid, Task
 
@@ -91,3 +91,24 @@ class Namespaces:
             return None
         # 0: one that has had no task yet, as kernels without ns_id tell it. The initial one is nobody's next.
         return self._by_identity.get(pending[0], -1) if pending[0] else -1
+
+
+class Refs:
+    """How a snapshot refers to pid objects that it does not collect for that (see agent.model).
+
+    Args:
+        tags, namespaces: of the collected ones, which are complete.
+    """
+
+    def __init__(self, tags: Tags, namespaces: Namespaces) -> None:
+        self._tags = tags
+        self._namespaces = namespaces
+
+    def __call__(self, pid: Pid) -> PidRef:
+        """A tag or special value, else the numbers from the root's namespace inward."""
+        known = self._tags.known(pid)
+        if known is not None:
+            return known
+        if not pid.number_in(self._tags.namespace):
+            return 0
+        return OutsidePid(pid.numbers[self._tags.level :], self._namespaces.of(pid))

@@ -24,11 +24,13 @@ from agent import host, rules, select
 from agent.config import Config
 from agent.errors import HostError, NoSuchRootError
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
+from agent.model import Task as SnapshotTask
 from agent.objects import Namespace, Task
 from agent.probes import Probes
 from agent.rootname import RootName
 from agent.stream import Stream
 from agent.table import ProcessTable
+from agent.ties import Ties
 
 _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the ring beside what else happens
 # One walk over the host costs less than many questions: in the time of one, it sees so many tasks; to begin with it costs
@@ -79,6 +81,8 @@ class Watch:
         self._lost: set[int] = set()
         self._last: tuple[object, list[object], select.Selection] | None = None
         self._walked: tuple[Task, int, list[Task]] | None = None
+        self._told: select.Selection | None = None
+        self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids)
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
         self.sweep()
@@ -161,7 +165,8 @@ class Watch:
 
     def rest(self) -> None:
         """What is due now and then: a sweep for what no event told, and letting go of what is kept for speed."""
-        self._last = self._walked = None
+        self._last = self._walked = self._told = None
+        self._ties.forget()
         self.sweep()
         self.table.settle()
         gc.collect()
@@ -224,6 +229,7 @@ class Watch:
         """
         resolved = select.resolve_mode(root, mode)
         anomalies = self.table.counts.anomalies
+        mark = self.probes.page.issued
         for _ in range(_ATTEMPTS):
             verified = self._verify(root, resolved)
             self._explain()
@@ -233,6 +239,7 @@ class Watch:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
         chosen = self._select(root, resolved, without_entered=without_entered)
         time_ns = time.time_ns()
+        tasks = self._tied(chosen, mark)
         self.totals.snapshots += 1
         reasons = [*chosen.unknown, *self._unlisted(root)]
         if self.stream.suspect:
@@ -242,7 +249,7 @@ class Watch:
             mode=resolved,
             time_ns=time_ns,
             pids=chosen.pids,
-            tasks=chosen.tasks,
+            tasks=tasks,
             namespaces=chosen.namespaces,
             ancestors=chosen.ancestors,
             squashed=chosen.squashed,
@@ -257,6 +264,7 @@ class Watch:
                 kernel_threads_left_out=chosen.kernel_workers,
                 reasons=tuple(reasons),
             ),
+            as_of_read=self._ties.fields,
         )
 
     def _verify(self, root: Task, mode: Mode) -> Verified:
@@ -306,6 +314,20 @@ class Watch:
         chosen = select.select(root, mode, without_entered=without_entered)
         self._last = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen)
         return chosen
+
+    def _tied(self, chosen: select.Selection, mark: int) -> tuple[SnapshotTask, ...]:
+        """The rows of a selection with their terminals and owners of files, read now.
+
+        Args:
+            chosen: the selection.
+            mark: no task that was born before this number has not been asked about, or walked past.
+        """
+        if chosen is not self._told:
+            born = [task for task in chosen.inside if task.order >= mark and task.address and task.pid.task is task]
+            if born:
+                self._ask([self.table.question(task) for task in born])
+            self._told = chosen
+        return self._ties.add(chosen, self.table.noted)
 
     def _explain(self) -> None:
         """Give differences the time their events need; those that stay are anomalies."""

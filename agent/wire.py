@@ -8,7 +8,7 @@ of record does not use are skipped as padding, which is what makes 400,000 recor
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Kind(IntEnum):
@@ -72,11 +72,36 @@ SWEEP_ROW = (
     ("uid", "I"),
     ("gid", "I"),
     ("comm", "16s"),
+    ("ties", "Q"),
+)
+TERMINAL_ROW = (
+    ("task", "Q"),
+    ("start_ns", "Q"),
+    ("terminal", "Q"),
+    ("pgrp", "Q"),
+    ("old_pgrp", "Q"),
+    ("tid", "I"),
+    ("levels", "2s"),
+    ("hung_up", "B"),
+    ("pad", "B"),
+    ("name", "64s"),
+)
+OWNER_ROW = (
+    ("start_ns", "Q"),
+    ("files", "Q"),
+    ("owner", "Q"),
+    ("tid", "I"),
+    ("fd", "I"),
+    ("pid_type", "I"),
+    ("levels", "I"),
 )
 PID_NUMBER = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
 QUESTION = (("task", "Q"), ("start_ns", "Q"))
 PAGE = (("seq", "Q"), ("lost", "Q"), ("nested", "Q"), ("reserved", "40s"), ("lost_seq", f"{8 * LOST_NUMBERS}s"))
 
+TIES_OWNED = 1
+
+Tie = Literal["terminals", "owners"]
 Fields = tuple[tuple[str, str], ...]
 
 
@@ -101,6 +126,8 @@ LEVELS_AT = struct.calcsize(
 END = reader(RECORD_END)
 CALL = reader(RECORD_CALL)
 ROW = reader(SWEEP_ROW)
+TERMINAL = reader(TERMINAL_ROW, "start_ns", "terminal", "pgrp", "old_pgrp", "tid", "levels", "hung_up", "name")
+OWNER = reader(OWNER_ROW)
 NUMBER = reader(PID_NUMBER)
 
 # One Struct for each depth: all numbers of a pid object in one go.
@@ -165,7 +192,12 @@ def pid_state(data: memoryview | bytes, at: int, role: int) -> PidState | None:
     own = levels[role]
     if not own:
         return None
-    flat = _NUMBERS[min(own, MAX_LEVELS)].unpack_from(data, at + TASK_BYTES + 16 * sum(levels[:role]))
+    return numbers(data, at + TASK_BYTES + 16 * sum(levels[:role]), own)
+
+
+def numbers(data: memoryview | bytes, at: int, levels: int) -> PidState:
+    """So many struct pid_number."""
+    flat = _NUMBERS[min(levels, MAX_LEVELS)].unpack_from(data, at)
     return PidState(flat[0::3], flat[1::3], flat[2::3])
 
 

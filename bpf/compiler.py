@@ -24,15 +24,15 @@ from bpf.btf import VMLINUX, Btf
 from bpf.layout import Layout
 
 _HERE = Path(__file__).parent
-_SOURCES = ("events.h", "kernel.h", "lifecycle.c", "session.c", "sweep.c")
+_SOURCES = ("events.h", "kernel.h", "lifecycle.c", "session.c", "ties.c", "sweep.c")
 _MAPS = ("ring", "page", "depth", "scratch", "raw", "perf")
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
     *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
     *("after_change_pid", "before_release_task", "kprobe_release_task"),
-    *("on_task", "state", "marker"),
+    *("on_task", "on_terminal", "on_file", "state", "marker"),
 )
-_TRACED = ("change_pid", "release_task", "bpf_iter_task")  # functions whose BTF ids a load needs
+_TRACED = ("change_pid", "release_task", "bpf_iter_task", "bpf_iter_task_file")  # functions whose BTF ids a load needs
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 _CACHE = Path("/var/cache/ckptree")
 _NO_BCC = (

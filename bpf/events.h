@@ -27,7 +27,7 @@ enum record_kind {
 	RECORD_SESSION,		/* struct record_task: after setsid() */
 	RECORD_GROUP,		/* struct record_task: after setpgid(), the task that moved */
 	RECORD_SUBREAPER,	/* struct record_task: after prctl(PR_SET_CHILD_SUBREAPER) */
-	RECORD_STATE,		/* struct record_task: the answer to a question by address */
+	RECORD_STATE,		/* struct record_task: the answer to a question by address; by: its ties, see sweep_row */
 	RECORD_GONE,		/* struct record_end: the other answer: no such task any more */
 	RECORD_FREE,		/* struct record_end: the last reference went, an RCU grace period or more after the reap */
 	RECORD_RELEASE,		/* struct record_end: release_task() begins: the numbers become free */
@@ -87,7 +87,7 @@ struct record_task {
 	__u32 uid;		/* real ids, initial user namespace */
 	__u32 gid;
 	__u32 by_tid;		/* FORK: number of the task that called clone() in the initial namespace; else 0 */
-	__u64 by;		/* FORK: its address; else 0 */
+	__u64 by;		/* FORK: its address; STATE: ties, as in sweep_row; else 0 */
 	__u8 levels[MAX_OBJECTS];
 	__u32 child_inum;	/* namespace the next child is born into, where it is not the task's own; else 0 */
 	__u64 child_ns_id;
@@ -112,7 +112,7 @@ struct record_call {
 };
 
 /*
- * What the task iterator writes for each task. 80 bytes. Takes no number and so says nothing of when it was true: a row
+ * What the task iterator writes for each task. 88 bytes. Takes no number and so says nothing of when it was true: a row
  * that differs from what is known is a reason to ask, no more.
  */
 struct sweep_row {
@@ -127,6 +127,45 @@ struct sweep_row {
 	__u32 uid;
 	__u32 gid;
 	__u8 comm[16];
+	__u64 ties;	/* see below; 0 for most tasks */
+};
+
+/*
+ * Ties: what a task has to do with pid objects beside the tree, as one word that tells whether there is anything to read.
+ * The address is that of the tty_struct, or of tty_old_pgrp, of leaders only; whoever has the same has the same terminal.
+ */
+#define TIES_OWNED 1ull	/* a file of its table has an owner, or the table is too large to look through in passing */
+
+/*
+ * The terminal of a process: of those that have one, or had one that hung up on them. 112 bytes, then the numbers of its
+ * foreground group, then those of the group that was in the foreground when it hung up: struct pid_number[levels[n]]. Last
+ * __u64 held: 0 if something changed while it was read, which then has to be read again.
+ */
+struct terminal_row {
+	__u64 task;
+	__u64 start_ns;
+	__u64 terminal;		/* address, as in ties */
+	__u64 pgrp;		/* identity; 0: there is none */
+	__u64 old_pgrp;		/* the same */
+	__u32 tid;
+	__u8 levels[2];
+	__u8 hung_up;		/* 1: there is no tty_struct any more, and so neither name nor pgrp */
+	__u8 pad;
+	__u8 name[64];		/* NUL padded; as the driver has it: "pts0" */
+};
+
+/*
+ * An open file that has an owner (fcntl F_SETOWN). 40 bytes, then the owner's numbers: struct pid_number[levels], and
+ * __u64 held as in terminal_row.
+ */
+struct owner_row {
+	__u64 start_ns;		/* of the task */
+	__u64 files;		/* address of its table: whoever has the same shares it */
+	__u64 owner;		/* identity */
+	__u32 tid;
+	__u32 fd;
+	__u32 pid_type;		/* enum pid_type: 0 a thread, 1 a process, 2 a group */
+	__u32 levels;		/* 0: there is nobody left whom it means */
 };
 
 /* What is asked for by address: the context of the program `state`. */

@@ -88,6 +88,26 @@ static __always_inline u64 pid_identity(const void *pid)
 
 	READ(nr, pid, OFF_pid_numbers + OFF_upid_nr);
 	id = ((u64)nr << 42) | (((u64)pid >> 6) & ((1ULL << 42) - 1));
+/* What an iterator program is given. */
+struct task_iterator {
+	void *meta;
+	void *task;
+};
+
+struct iterator_meta {
+	void *seq_file;
+	u64 session_id;
+	u64 seq_num;
+};
+
+/*
+ * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
+ * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more than twice as long.
+ * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
+ */
+#define LOAD(width, to, base, offset) \
+	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
+
 #endif
 	return id;
 }
@@ -105,8 +125,39 @@ static __always_inline u64 namespace_identity(const void *ns)
 		READ(init, init, OFF_task_struct_group_leader);
 	if (init)
 		READ(id, init, OFF_START);
+/* What an iterator program is given. */
+struct task_iterator {
+	void *meta;
+	void *task;
+};
+
+struct iterator_meta {
+	void *seq_file;
+	u64 session_id;
+	u64 seq_num;
+};
+
+/*
+ * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
+ * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more than twice as long.
+ * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
+ */
+#define LOAD(width, to, base, offset) \
+	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
+
 #endif
 	return id;
+}
+
+/* One number of a pid object. */
+static __always_inline void read_number(struct pid_number *to, const void *pid, u32 level)
+{
+	struct { u32 nr; u32 hole; void *ns; } upid = {};
+
+	bpf_probe_read_kernel(&upid, sizeof(upid), (const char *)pid + OFF_pid_numbers + level * SIZE_upid);
+	to->nr = upid.nr;
+	READ(to->inum, upid.ns, OFF_pid_namespace_ns_inum);
+	to->ns_id = namespace_identity(upid.ns);
 }
 
 /* Append the numbers of a pid object to the scratch buffer; returns how many. */
@@ -121,19 +172,15 @@ static __always_inline u8 put_numbers(struct scratch *s, const void *pid)
 		level = MAX_LEVELS - 1;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < MAX_LEVELS; i++) {
-		struct { u32 nr; u32 hole; void *ns; } upid = {};
 		struct pid_number *to;
 
 		/* clang would fold both exits into one comparison that the verifier cannot follow */
 		asm volatile("" : "+r"(i));
 		if (i > level || i >= MAX_LEVELS)
 			break;
-		bpf_probe_read_kernel(&upid, sizeof(upid), (const char *)pid + OFF_pid_numbers + i * SIZE_upid);
 		offset &= SCRATCH_BYTES - 1;
 		to = (void *)&s->bytes[offset];
-		to->nr = upid.nr;
-		READ(to->inum, upid.ns, OFF_pid_namespace_ns_inum);
-		to->ns_id = namespace_identity(upid.ns);
+		read_number(to, pid, i);
 		offset += sizeof(*to);
 	}
 	*(volatile u64 *)&s->offset = offset;
@@ -266,7 +313,7 @@ static __always_inline void announce(void)
 	bpf_probe_read_kernel(r->comm, sizeof(r->comm), (const char *)task + OFF_task_struct_comm);
 	r->by = (u64)by;
 	r->by_tid = 0;
-	if (by)
+	if (s->kind == RECORD_FORK && by)
 		READ(r->by_tid, by, OFF_task_struct_pid);
 	READ(cred, task, OFF_task_struct_cred);
 	READ(r->uid, cred, OFF_cred_uid);
@@ -370,5 +417,25 @@ static __always_inline void announce_call(u32 kind, u32 value)
 	if (ring.ringbuf_output(out, sizeof(r), wakeup(seq)))
 		lost(p, seq);
 }
+
+/* What an iterator program is given. */
+struct task_iterator {
+	void *meta;
+	void *task;
+};
+
+struct iterator_meta {
+	void *seq_file;
+	u64 session_id;
+	u64 seq_num;
+};
+
+/*
+ * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
+ * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more than twice as long.
+ * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
+ */
+#define LOAD(width, to, base, offset) \
+	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
 
 #endif

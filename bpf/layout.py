@@ -50,6 +50,30 @@ _OPTIONAL = {
     "pid_namespace.ns_id": ("pid_namespace", "ns.ns_id"),  # else a namespace is told by the start of its init
 }
 
+# What ties a process to pid objects beside the tree, by feature: each member under the names it has had. Without one of
+# them the feature is left out.
+# Linux kernel commit "tty: cumulate and document tty_struct::ctrl* members" (in v5.14)
+# Linux kernel commit "file: reclaim 24 bytes from f_owner" (in v6.12): file->f_owner became a pointer. `f_owner.pid` is a
+# member only where it is none yet, and that is how the two are told apart.
+_TIES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
+    "terminals": (
+        ("signal_struct_tty", "signal_struct", ("tty",)),
+        ("signal_struct_tty_old_pgrp", "signal_struct", ("tty_old_pgrp",)),
+        ("tty_struct_name", "tty_struct", ("name",)),
+        ("tty_struct_pgrp", "tty_struct", ("ctrl.pgrp", "pgrp")),
+    ),
+    "owners": (
+        ("task_struct_files", "task_struct", ("files",)),
+        ("files_struct_fdt", "files_struct", ("fdt",)),
+        ("files_struct_open_fds_init", "files_struct", ("open_fds_init",)),
+        ("files_struct_fd_array", "files_struct", ("fd_array",)),
+        ("fdtable_max_fds", "fdtable", ("max_fds",)),
+        ("file_f_owner", "file", ("f_owner",)),
+        ("fown_struct_pid", "fown_struct", ("pid",)),
+        ("fown_struct_pid_type", "fown_struct", ("pid_type",)),
+    ),
+}
+
 # The same member under the names it has had; the first one that exists is taken.
 # Linux kernel commit 2f064a59a11f "sched: Change task_struct::state" (in v5.14)
 # Linux kernel commit cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime" (in v5.5)
@@ -106,6 +130,18 @@ def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None
         flags[f"OFF_ARG{number}"] = offset
 
 
+def _tie(flags: dict[str, int], btf: Btf, structs: dict[str, int], feature: str) -> bool:
+    """Define all that a feature of `_TIES` needs, and HAVE_..., or nothing."""
+    found: dict[str, int] = {}
+    for name, struct, candidates in _TIES[feature]:
+        if not any(_define(found, btf, structs, struct, path, name) for path in candidates):
+            return False
+    if feature == "owners" and btf.member(structs["file"], "f_owner.pid"):
+        found["HAVE_EMBEDDED_OWNER"] = 1
+    flags |= found | {f"HAVE_{feature.upper()}": 1}
+    return True
+
+
 def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
     """Look up everything the programs need.
 
@@ -117,7 +153,7 @@ def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
         HostError: a member without which nothing works does not exist.
     """
     wanted = {*_REQUIRED, "pt_regs"}
-    structs = btf.structs(wanted)
+    structs = btf.structs(wanted | {struct for members in _TIES.values() for _, struct, _ in members})
     flags: dict[str, int] = {}
     lost = sorted(wanted - structs.keys())
     for struct, members in _REQUIRED.items():
@@ -135,6 +171,7 @@ def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
         for feature, (struct, path) in _OPTIONAL.items()
         if feature in without or not _define(flags, btf, structs, struct, path, f"{struct}_{path.replace('.', '_')}")
     ]
+    missing += [feature for feature in _TIES if feature in without or not _tie(flags, btf, structs, feature)]
     _registers(flags, btf, structs)
     flags["SIZE_upid"] = btf.size(structs["upid"])
     flags["SIZE_k_sigaction"] = btf.size(structs["k_sigaction"])

@@ -26,6 +26,9 @@ _MS_REC_PRIVATE = (1 << 14) | (1 << 18)
 _MS_BIND = 1 << 12
 _TRACEFS = Path("/sys/kernel/tracing")
 _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
+# The iterator programs that are linked for one process at a time, by whoever asks: feature (bpf/layout.py) -> program and
+# what it iterates over.
+_TIES = {"terminals": ("on_terminal", "bpf_iter_task"), "owners": ("on_file", "bpf_iter_task_file")}
 _TYPES = {
     "raw_tracepoint": (syscall.PROG_RAW_TRACEPOINT, 0),
     "tracepoint": (syscall.PROG_TRACEPOINT, 0),
@@ -56,15 +59,20 @@ class Loader:
         bundle: the compiled programs.
         ring_bytes: size of the ring; a power of two of pages.
         without: features to leave out; the required ones are not among those.
+        missing: features that this kernel lacks.
 
     Attributes:
         descriptors: by name, what is to be handed over.
         hooks: by feature, those in force.
         tried: by hook, what was said to those that did not work.
+        missing: as above, and those whose program does not load.
     """
 
-    def __init__(self, bundle: compiler.Bundle, ring_bytes: int, without: Collection[str] = ()) -> None:
+    def __init__(
+        self, bundle: compiler.Bundle, ring_bytes: int, without: Collection[str] = (), missing: Collection[str] = ()
+    ) -> None:
         self._bundle = bundle
+        self.missing = list(missing)
         self._without = without
         self.descriptors: dict[str, int] = {}
         self.hooks: dict[str, list[str]] = {}
@@ -120,6 +128,7 @@ class Loader:
         for program in ("state", "marker"):
             self.descriptors[f"program:{program}"] = self._load(program, "raw_tracepoint")
         self.descriptors["iterator"] = syscall.link_iterator(self._load("on_task", "iterator", "bpf_iter_task"))
+        self._load_ties()
         for feature in FEATURES:
             self.hooks[feature.name] = []
             for way in feature.ways if feature.required or feature.name not in self._without else ():
@@ -128,6 +137,15 @@ class Loader:
                     break
             if feature.required and not self.hooks[feature.name]:
                 raise HostError(f"no hook for {feature.name} works on this kernel: {self.tried}")
+
+    def _load_ties(self) -> None:
+        for feature, (program, function) in _TIES.items():
+            if feature not in self.missing:
+                try:
+                    self.descriptors[f"iterator:{feature}"] = self._load(program, "iterator", function)
+                except OSError as error:
+                    self.tried[f"iterator:{feature}"] = error.strerror or str(error)
+                    self.missing.append(feature)
 
     def _works(self, way: tuple[Hook, ...]) -> bool:
         for hook in way:
@@ -152,13 +170,13 @@ def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], lis
     private_mounts()
     btf = compiler.vmlinux()
     offsets = layout(btf, without)
-    loader = Loader(compiler.bundle(btf, offsets), ring_bytes, without)
+    loader = Loader(compiler.bundle(btf, offsets), ring_bytes, without, offsets.missing)
     loader.run()
     document = {
         "names": list(loader.descriptors),
         "hooks": loader.hooks,
         "tried": loader.tried,
-        "missing": list(offsets.missing),
+        "missing": loader.missing,
     }
     return document, list(loader.descriptors.values())
 

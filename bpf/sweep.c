@@ -1,25 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Asking: every task there is (iterator), one task by address, and a mark in the stream. */
 
-struct task_iterator {
-	void *meta;
-	void *task;
-};
-
-struct iterator_meta {
-	void *seq_file;
-	u64 session_id;
-	u64 seq_num;
-};
-
-/*
- * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
- * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more than twice as long.
- * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
- */
-#define LOAD(width, to, base, offset) \
-	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
-
 static __always_inline u64 loaded_pid_identity(const void *pid)
 {
 	u64 id = 0;
@@ -71,6 +52,7 @@ int on_task(struct task_iterator *ctx)
 	row.flags = task_flags(pf, state, exit_state, ptrace, reaper_bits, under_bits);
 	if (pending_namespace(task, pid))
 		row.flags |= TASK_MOVING;
+	row.ties = loaded_ties(task, signal);
 	LOAD(u32, row.uid, cred, OFF_cred_uid);
 	LOAD(u32, row.gid, cred, OFF_cred_gid);
 	LOAD(u64, *(u64 *)&row.comm[0], task, OFF_task_struct_comm);
@@ -95,7 +77,7 @@ int state(struct bpf_raw_tracepoint_args *ctx)
 	if (pid)
 		READ(owner, pid, OFF_pid_tasks); /* tasks[PIDTYPE_PID].first */
 	if (pid && owner == task + OFF_task_struct_pid_links && (!wanted || start_ns == wanted)) {
-		if (request(RECORD_STATE, 0, task, 0))
+		if (request(RECORD_STATE, 0, task, (void *)ties(task)))
 			raw.call(ctx, 0);
 		return 0;
 	}

@@ -138,12 +138,20 @@ def attach_kprobe(program_fd: int, pmu_type: int, function: str) -> tuple[int, i
     return _attach_perf(program_fd, attributes)
 
 
-def link_iterator(program_fd: int) -> int:
-    """Link an iterator program: every iterator made from the link walks all tasks."""
-    return _bpf(_LINK_CREATE, struct.pack("<IIIIQI4x", program_fd, 0, ATTACH_ITER, 0, 0, 0), "BPF_LINK_CREATE")
-
-
 # ---- using: no capability needed -------------------------------------------------------------------------------------
+
+
+def link_iterator(program_fd: int, process: int = 0) -> int:
+    """Link an iterator program: every iterator made from the link walks all tasks.
+
+    Args:
+        program_fd: the program.
+        process: number of a process in the initial namespace, to walk its threads alone; nobody where there is none.
+            Linux before 6.1 takes no notice of it and walks all.
+    """
+    info = ctypes.create_string_buffer(struct.pack("<III4x", 0, process, 0), 16)  # union bpf_iter_link_info.task
+    where = (ctypes.addressof(info), len(info)) if process else (0, 0)
+    return _bpf(_LINK_CREATE, struct.pack("<IIIIQI4x", program_fd, 0, ATTACH_ITER, 0, *where), "BPF_LINK_CREATE")
 
 
 def create_iterator(link_fd: int) -> int:

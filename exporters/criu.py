@@ -38,6 +38,7 @@ _LEFT_OUT = {
     "start times": ("start_ns",),
     "exit signals": ("exit_signal",),
     "user and group ids": ("uid", "gid"),
+    "controlling terminals, owners of files": ("tty", "fown"),
     "arguments, working folders and environments": ("argv", "cwd", "env"),
 }
 

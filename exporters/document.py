@@ -25,8 +25,7 @@ VERSION = 1
 _DIALECTS: tuple[Dialect, ...] = ("seed", "v23")
 _MODES: tuple[Mode, ...] = ("container", "subtree")
 
-# The order in which a task reads best. Nobody captures terminals and file owners yet; their keys stand so that the
-# schema is whole.
+# The order in which a task reads best.
 _TASK_KEYS: Document = dict.fromkeys(
     ("start_ns", "state", "exit_code", "exit_signal", "comm", "uid", "gid", "subreaper", "child_namespace")
 ) | {"tty": None, "fown": None, "argv": None, "cwd": None, "env": None, "birth": None}
@@ -54,6 +53,7 @@ def to_document(snapshot: Snapshot) -> Document:
         "time_ns": known["time_ns"],
         "header": header_fields(snapshot.header),
         "completeness": known["completeness"],
+        "as_of_read": known["as_of_read"],
         "namespaces": known["namespaces"],
         "pids": pids,
         "tasks": tasks,

@@ -2,10 +2,10 @@
 """The facts of a snapshot: what a bare image cannot say of a tree, as plain maps, lists, strings, numbers and bytes.
 
     facts     = {boot_id, time_ns, namespaces, pids: [{namespaces}], tasks: [{state, ..., birth}], ancestors, squashed,
-                 entered, completeness}
+                 entered, completeness, as_of_read}
     birth     = {creator: {tag} | {ancestor} | null, observed, sid: ref, pgid: ref, flags, order}
     ancestor  = {id, numbers, namespaces, events: [{event, order, value: ref}]} | birth
-    ref       = tag | {numbers, namespaces} | null
+    ref       = tag | {numbers, namespaces} | null          exporters.belongings has what else refers to pid objects
 
 The rows of ``pids`` and ``tasks`` go with those of a base, which has the numbers and the ids. Absent is null. Kernel
 strings stay bytes here (exporters.fields has their text). Keys that nobody here knows are kept (exporters.unknown).
@@ -34,6 +34,7 @@ from agent.model import (
     TaskState,
     Verified,
 )
+from exporters.belongings import owners_document, read_owners, read_terminal, ref_document, terminal_document
 from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 from exporters.soundness import TaskIds
 from exporters.unknown import collect
@@ -67,19 +68,22 @@ def facts(snapshot: Snapshot) -> Document:
         "ancestors": [
             {
                 "creator": _creator(birth.creator),
-                "events": [{"event": e.event, "order": e.order, "value": _ref(e.value)} for e in ancestor.events],
+                "events": [
+                    {"event": e.event, "order": e.order, "value": ref_document(e.value)} for e in ancestor.events
+                ],
                 "flags": birth.flags,
                 "id": ancestor.id,
                 "namespaces": ancestor.namespaces,
                 "numbers": ancestor.numbers,
                 "observed": birth.observed,
                 "order": birth.order,
-                "pgid": _ref(birth.pgid),
-                "sid": _ref(birth.sid),
+                "pgid": ref_document(birth.pgid),
+                "sid": ref_document(birth.sid),
             }
             for ancestor in snapshot.ancestors
             for birth in (ancestor.birth,)
         ],
+        "as_of_read": snapshot.as_of_read,
         "boot_id": snapshot.boot_id or None,
         "completeness": {
             "anomalies": done.anomalies,
@@ -107,7 +111,29 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
     """
     rows: list[Document] = []
     for task in tasks:
-        (_, _, _, _, _, _, start_ns, state, code, signal, comm, uid, gid, reaper, child, argv, cwd, env, birth) = task
+        (
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            start_ns,
+            state,
+            code,
+            signal,
+            comm,
+            uid,
+            gid,
+            reaper,
+            child,
+            argv,
+            cwd,
+            env,
+            tty,
+            fown,
+            birth,
+        ) = task
         origin: Document | None = None
         if birth is not None:
             creator, observed, sid, pgid, flags, order = birth
@@ -120,8 +146,8 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
                 "flags": flags,
                 "observed": observed,
                 "order": order,
-                "pgid": pgid if pgid.__class__ is int else _ref(pgid),
-                "sid": sid if sid.__class__ is int else _ref(sid),
+                "pgid": pgid if pgid.__class__ is int else ref_document(pgid),
+                "sid": sid if sid.__class__ is int else ref_document(sid),
             }
         rows.append(
             {
@@ -133,10 +159,12 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
                 "env": env,
                 "exit_code": code,
                 "exit_signal": signal,
+                "fown": None if fown is None else owners_document(fown),
                 "gid": gid,
                 "start_ns": start_ns,
                 "state": state,
                 "subreaper": reaper,
+                "tty": None if tty is None else terminal_document(tty),
                 "uid": uid,
             }
         )
@@ -158,6 +186,7 @@ def assemble(base: Base, known: Fields) -> Snapshot:
         boot_id=known.text("boot_id", ""),
         header=base.header,
         completeness=reader.completeness(),
+        as_of_read=known.texts("as_of_read"),
         first_tag=base.first_tag,
         dialect=base.dialect,
         unknown=collect(known.whole),
@@ -178,6 +207,7 @@ def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
         lambda: known.integer("time_ns", 0, TIME_NS_MAX),
         lambda: known.texts("squashed"),
         lambda: known.texts("entered"),
+        lambda: known.texts("as_of_read"),
         lambda: known.text("boot_id", ""),
         reader.ancestors,
         reader.completeness,
@@ -228,6 +258,8 @@ class _FactsReader:
                     fields.raws("argv"),
                     fields.raw("cwd"),
                     fields.raws("env"),
+                    read_terminal(fields.map("tty"), self._ref_of) if fields.has("tty") else None,
+                    read_owners(fields.maps("fown"), self._ref_of) if fields.has("fown") else None,
                     self._birth(fields.map("birth")) if fields.has("birth") else None,
                 )
                 for ids, fields in zip(self._base.tasks, rows, strict=True)
@@ -333,14 +365,15 @@ class _FactsReader:
         value = fields.maybe_integer("value", 0, 1) if event == "subreaper" else self._ref_of(fields, "value")
         return AncestorEvent(event, order, value)
 
-    def _ref_of(self, fields: Fields, key: str) -> PidRef | None:
+    def _ref_of(self, fields: Fields, key: str, special: Sequence[int] = (0, CKPT_PID_ROOT)) -> PidRef | None:
         if not fields.has(key):
             return None
         if not fields.is_integer(key):
             return self._outside(fields.map(key))
         tag = fields.integer(key, CKPT_PID_ROOT, self._last)
-        if tag < self._first and tag not in (0, CKPT_PID_ROOT):
-            raise fields.wrong(key, f"a tag from {self._first} to {self._last}, 0 or {CKPT_PID_ROOT}")
+        if tag < self._first and tag not in special:
+            words = ", ".join(map(str, special[:-1]))
+            raise fields.wrong(key, f"a tag from {self._first} to {self._last}, {words} or {special[-1]}")
         return tag
 
 
@@ -348,7 +381,3 @@ def _creator(creator: Creator | None) -> Document | None:
     if creator is None:
         return None
     return {"ancestor": creator.ancestor} if creator.tag is None else {"tag": creator.tag}
-
-
-def _ref(ref: PidRef | None) -> object:
-    return {"namespaces": ref.namespaces, "numbers": ref.numbers} if isinstance(ref, OutsidePid) else ref

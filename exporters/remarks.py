@@ -5,8 +5,9 @@ Theory
 ------
 A task is *named* by its numbers, from the root's namespace inward, and its comm. All else is a *remark*, and made only
 where something is not as one expects of a child of its parent: group, session and namespace where they differ from the
-parent's, a state where it is not running, a creator where it is not the parent. A thread is compared with its leader,
-which it stands below; one whose leader has no task stands where its process would, and is remarked on like a process.
+parent's, a terminal where the parent has another or is not in its foreground, a state where it is not running, a creator
+where it is not the parent. A thread is compared with its leader, which it stands below; one whose leader has no task
+stands where its process would, and is remarked on like a process.
 
 A colour stands for one id: a session and the group of the same leader share theirs. Ids take the colours in the order in
 which the tree mentions them, so those that lie near each other differ; where there are more ids than colours, they come
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from agent.model import CKPT_PID_ROOT, Namespace, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, Namespace, Snapshot, Task, TaskState
 from exporters.fields import escape
 
 CORE_DUMPED = 0x80
@@ -66,6 +67,7 @@ class Kind(StrEnum):
     NAMESPACE = "namespace"
     SESSION = "session"
     GROUP = "group"
+    TERMINAL = "terminal"
     THREAD = "thread"
     SUBREAPER = "subreaper"
     NEXT_CHILD = "next-child"
@@ -103,6 +105,7 @@ class Remarks:
         remarks = [Remark(Kind.STATE, state(task)), Remark(Kind.NAMESPACE, self._namespace(task, above))]
         if not thread:
             remarks += [Remark(Kind.SESSION, self._session(task, above)), Remark(Kind.GROUP, self._group(task, above))]
+            remarks.append(Remark(Kind.TERMINAL, self._terminal(task, above)))
             if task.pid != task.tgid:
                 remarks.append(Remark(Kind.THREAD, f"thread of {self.ref(task.tgid)} (gone)"))
             if task.subreaper:
@@ -189,6 +192,18 @@ class Remarks:
         if task.pgid == task.pid:
             return "" if task.sid == task.pid else "group leader"
         return "" if above and above.pgid == task.pgid else f"group {self.ref(task.pgid)}"
+
+    def _terminal(self, task: Task, above: Task | None) -> str:
+        mine, parents = task.tty, above.tty if above else None
+        if mine is None:
+            return ""
+        if mine.old_pgrp not in (None, CKPT_PID_NULL):
+            return "its terminal hung up"
+        called = f"on {plain(escape(mine.name))}" if mine.name is not None else "on a terminal"
+        same = parents is not None and parents.name == mine.name
+        if mine.pgrp != task.pgid or (same and above is not None and above.pgid == task.pgid):
+            return "" if same else called
+        return "in the foreground" if same else f"{called}, in the foreground"
 
     def _namespace(self, task: Task, above: Task | None) -> str:
         mine = self.innermost(task.pid)

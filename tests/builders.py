@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from agent.model import (
+    CKPT_PID_NULL,
     CKPT_PID_ROOT,
     Ancestor,
     AncestorEvent,
@@ -16,15 +17,18 @@ from agent.model import (
     Completeness,
     Creator,
     Dialect,
+    FileOwner,
     Header,
     Mode,
     Namespace,
     OutsidePid,
+    OwnerType,
     PidObject,
     PidRef,
     Snapshot,
     Task,
     TaskState,
+    Terminal,
     Verified,
 )
 from exporters.hostmap import settled
@@ -187,6 +191,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         boot_id=boot_id,
         header=draw(_header),
         completeness=draw(_completeness),
+        as_of_read=draw(_words),
         first_tag=shape.first,
         dialect=dialect,
     )
@@ -271,6 +276,20 @@ def _births(shape: Shape) -> st.SearchStrategy[Birth]:
 
 
 @cache
+def _terminals(shape: Shape) -> st.SearchStrategy[Terminal]:
+    group = st.just(CKPT_PID_NULL) | _refs(shape)
+    return st.tuples(st.none() | _raw, group, group).map(lambda drawn: Terminal(*drawn))
+
+
+@cache
+def _owners(shape: Shape) -> st.SearchStrategy[FileOwner]:
+    owner = st.sampled_from([0, CKPT_PID_NULL, CKPT_PID_ROOT, *shape.tags]) | _outside(shape)
+    return st.tuples(st.integers(0, 2**31 - 1), owner, st.sampled_from(get_args(OwnerType))).map(
+        lambda drawn: FileOwner(*drawn)
+    )
+
+
+@cache
 def _task_facts(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
     """All fields of a task but its ids, in their order."""
     return st.tuples(
@@ -286,6 +305,8 @@ def _task_facts(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
         _raws,
         st.none() | _raw,
         _raws,
+        st.none() | _terminals(shape),
+        st.none() | st.lists(_owners(shape), max_size=2).map(tuple),
         st.none() | _births(shape),
     )
 

@@ -114,7 +114,7 @@ class Kernel:
         return b"".join(
             wire.ROW.pack(
                 *(t.address, t.start_ns, t.group.parent.address if t.group.parent else 0xFFFF0000),
-                *(t.pid.identity, t.group.pgid.identity, t.group.sid.identity, t.tid, self.flags(t), 0, 0, b"task"),
+                *(t.pid.identity, t.group.pgid.identity, t.group.sid.identity, t.tid, self.flags(t), 0, 0, b"task", 0),
             )
             for t in sorted(self.threads, key=lambda t: t.tid)
         )

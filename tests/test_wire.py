@@ -25,6 +25,8 @@ STRUCTS: dict[str, wire.Fields] = {
     "record_end": wire.RECORD_END,
     "record_call": wire.RECORD_CALL,
     "sweep_row": wire.SWEEP_ROW,
+    "terminal_row": wire.TERMINAL_ROW,
+    "owner_row": wire.OWNER_ROW,
     "pid_number": wire.PID_NUMBER,
     "question": wire.QUESTION,
     "page": wire.PAGE,
@@ -63,6 +65,7 @@ def value_asserts() -> Iterator[str]:
     """Constants, the kinds of record, the flags."""
     values = {f"RECORD_{kind.name}": int(kind) for kind in Kind}
     values |= {f"TASK_{flag}": getattr(objects, flag) for flag in FLAGS}
+    values |= {"TIES_OWNED": wire.TIES_OWNED}
     values |= {"MAX_LEVELS": wire.MAX_LEVELS, "LOST_NUMBERS": wire.LOST_NUMBERS, "MAX_OBJECTS": 4}
     for name, value in values.items():
         yield f'_Static_assert({name} == {value}, "{name}");'

@@ -9,7 +9,17 @@ import re
 from collections.abc import Callable, Iterator
 
 from agent.errors import RefusedError
-from agent.model import Namespace, OutsidePid, PidObject, PidRef, Snapshot, Task, TaskState
+from agent.model import (
+    CKPT_PID_NULL,
+    Namespace,
+    OutsidePid,
+    PidObject,
+    PidRef,
+    Snapshot,
+    Task,
+    TaskState,
+    Terminal,
+)
 from tests.live import expectation, tasks
 from tests.live.expectation import Expectation
 from tests.live.tasks import Life
@@ -28,7 +38,7 @@ def assert_matches(snapshot: Snapshot, tree: Tree, root: int) -> None:
 
     Nor may anything be lost on the way through the formats, or an error be found in the image of what a kernel was in.
     """
-    found = list(differences(snapshot, Expectation(tree, tree.view(), root, snapshot.mode)))
+    found = list(differences(snapshot, Expectation(tree, tree.view(), root, snapshot.mode), tree))
     if found:
         shown = "\n  ".join(found[:_LIMIT])
         more = f"\n  and {len(found) - _LIMIT} more" if len(found) > _LIMIT else ""
@@ -57,8 +67,8 @@ def assert_refused(capture: Capture, tree: Tree, root: int) -> None:
         raise AssertionError(f"the refusal names {extra}, which do not leak")
 
 
-def differences(snapshot: Snapshot, expected: Expectation) -> Iterator[str]:
-    """One line for each difference."""
+def differences(snapshot: Snapshot, expected: Expectation, tree: Tree | None = None) -> Iterator[str]:
+    """One line for each difference; with `tree` its tasks are asked who owns their files."""
     last = snapshot.first_tag + len(snapshot.pids) - 1
     if any(tag > last for task in snapshot.tasks for tag in task[:5]):
         yield f"tasks: a tag is beyond the last pid, {last}"
@@ -86,6 +96,8 @@ def differences(snapshot: Snapshot, expected: Expectation) -> Iterator[str]:
         for field, is_, should in _fields(snapshot, expected, namespaces, shown, task):
             if is_ != should:
                 yield f"{name}: {field} is {is_}, expected {should}"
+        if tree is not None:
+            yield from _owners(snapshot, tree, name, shown, task)
         for line in births.of(task, shown):
             yield f"{name}: birth: {line}"
     yield from births.order()
@@ -171,7 +183,43 @@ def _fields(
     yield "comm", shown.comm, view.comm
     yield "uid", shown.uid, view.uid
     yield "gid", shown.gid, view.gid
+    yield "terminal", shown.tty, _terminal(snapshot, expected, namespaces, task)
     yield "start_ns", None if shown.start_ns is None else shown.start_ns // _TICK_NS, view.start_ticks
+
+
+def _terminal(
+    snapshot: Snapshot, expected: Expectation, namespaces: _Partition, task: expectation.Row
+) -> Terminal | None:
+    """What /proc says of a process's terminal. It says nothing of one that has hung up."""
+    if task.view.tid != task.view.tgid or task.view.terminal is None:
+        return None
+    pid = expected.held(task.view.foreground)
+    assert pid is not None, "a foreground group that nobody is in"
+    tag: PidRef | None = expected.tag(pid)
+    if isinstance(tag, int) and tag > 0:
+        tag += snapshot.first_tag - 1
+    pgrp = OutsidePid(expected.seen(pid), namespaces.of(pid)) if tag is None else tag
+    return Terminal(b"pts/%d" % task.view.terminal[1], pgrp, CKPT_PID_NULL)
+
+
+def _owners(snapshot: Snapshot, tree: Tree, name: str, shown: Task, task: expectation.Row) -> Iterator[str]:
+    """The owners of files, as the process itself gets them from fcntl, by the numbers of its own namespace."""
+    if not task.task.is_leader or not tree.can_act(task.task):
+        return
+    should = tree.owners(task.task.node)
+    is_ = {owner.fd: (owner.type, _seen(snapshot, owner.pid, shown)) for owner in shown.fown or ()}
+    if is_ != should:
+        yield f"{name}: owners of files are {is_}, expected {should}"
+
+
+def _seen(snapshot: Snapshot, ref: PidRef, by: Task) -> int:
+    """The number of a pid object in the namespace of a task."""
+    pid, own = snapshot.pid(ref) if isinstance(ref, int) else ref, snapshot.pid(by.pid)
+    assert own is not None
+    level = len(own.numbers) - 1
+    if pid is None or len(pid.numbers) <= level or pid.namespaces[: level + 1] != own.namespaces:
+        return 0
+    return pid.numbers[level]
 
 
 def _inum(snapshot: Snapshot, task: Task) -> int | None:

@@ -89,6 +89,10 @@ class Expectation:
             return CKPT_PID_ROOT
         return self._tags.get(id(pid))
 
+    def held(self, number: int) -> Pid | None:
+        """The pid object that something uses, by its number in the initial namespace."""
+        return self._objects.get(number)
+
     def number(self, tag: int) -> int:
         """The number of a tag in the root's namespace."""
         return self.seen(self.pids[tag - 1])[0]

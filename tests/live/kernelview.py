@@ -35,6 +35,8 @@ class TaskView(NamedTuple):
         inum: of its pid namespace; None where it cannot be read any more.
         child_inum: of the namespace of its next child; None where there is none yet.
         threads: of its process, unreleased.
+        terminal: major and minor of the controlling terminal; None where it has none.
+        foreground: the group in its foreground; -1 where there is none.
     """
 
     tid: int
@@ -56,6 +58,8 @@ class TaskView(NamedTuple):
     inum: int | None
     child_inum: int | None
     threads: int
+    terminal: tuple[int, int] | None
+    foreground: int
 
 
 KernelView = dict[int, TaskView]
@@ -136,12 +140,18 @@ def _tasks(tgid: int) -> Iterator[TaskView]:
             inum=_inum(folder / "ns/pid"),
             child_inum=_inum(folder / "ns/pid_for_children"),
             threads=len(names),
+            terminal=_device(int(field[7])),
+            foreground=int(field[8]),
         )
 
 
 def _lines(status: bytes) -> dict[bytes, list[bytes]]:
     pairs = (line.partition(b":") for line in status.splitlines())
     return {key: value.split() for key, _, value in pairs}
+
+
+def _device(number: int) -> tuple[int, int] | None:
+    return (os.major(number), os.minor(number)) if number else None
 
 
 def _inum(link: Path) -> int | None:

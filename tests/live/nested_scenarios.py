@@ -113,12 +113,30 @@ def child_of_one_that_entered(tree: Tree) -> Target:
 
 
 @scenario
+def terminal_of_a_namespace_below(tree: Tree) -> Target:
+    """The job in the foreground is an inner init; its own child leads a group that the terminal does not know."""
+    tree.run(
+        CONTAINER + "terminal 1; fork 1 2 newpid; setpgid 1 2 2; fork 2 3; setpgid 3 3 3; fork 3 4; foreground 1 2"
+    )
+    tree.run("fork 1 5; setpgid 1 5 5; own 1 pgrp 2; own 2 pgrp 3; own 3 pid 4; own 3 pid 2")
+    return Target()
+
+
+@scenario
+def terminal_from_outside(tree: Tree) -> Target:
+    """The foreground group, and an owner, have no number where the root lives."""
+    tree.run("fork 0 1; setsid 1; terminal 1; own 1 pid 1; own 1 pgrp 1; fork 1 2 newpid; fork 2 3; setpgid 3 3 3")
+    tree.run("own 3 pgrp 3; own 2 tid 3")
+    return Target(root=2, mode="subtree")
+
+
+@scenario
 def deepest_namespace(tree: Tree) -> Target:
     """Thirty-three numbers: the kernel allows no more."""
     tree.run("fork 0 1; setsid 1")
     for level in range(32):
         tree.run(f"fork {level + 1} {level + 2} newpid")
-    tree.run("fork 33 34; setsid 34; fork 34 35")
+    tree.run("fork 33 34; setsid 34; terminal 34; fork 34 35; setpgid 34 35 35; own 35 pgrp 35; foreground 34 35")
     return Target(mode="subtree")
 
 

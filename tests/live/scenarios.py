@@ -255,6 +255,53 @@ def double_fork_daemons(tree: Tree) -> Target:
 
 
 @scenario
+def controlling_terminal(tree: Tree) -> Target:
+    """A shell with a job in the foreground and one in the background; a daemon that left the terminal, and a zombie."""
+    tree.run(CONTAINER + "fork 1 2; setsid 2; terminal 2; fork 2 3; setpgid 2 3 3; fork 3 4; fork 2 5; setpgid 2 5 5")
+    tree.run("foreground 2 3; thread 5 6; fork 2 7; setsid 7; fork 7 8; fork 2 9; exit 9 1")
+    return Target()
+
+
+@scenario
+def terminal_of_a_subtree(tree: Tree) -> Target:
+    """The root's terminal has a group in its foreground that is no part of the subtree, and none of its tasks' ids."""
+    tree.run(
+        "fork 0 1; setsid 1; terminal 1; fork 1 2; setpgid 1 2 2; fork 1 3; setpgid 1 3 3; fork 2 4; foreground 1 3"
+    )
+    return Target(root=2, mode="subtree")
+
+
+@scenario
+def terminal_of_a_subtrees_session(tree: Tree) -> Target:
+    """The session that the root inherited is the group in the foreground."""
+    tree.run("fork 0 1; setsid 1; terminal 1; fork 1 2; setpgid 1 2 2; fork 2 3")
+    return Target(root=2, mode="subtree")
+
+
+@scenario
+def foreground_group_without_its_leader(tree: Tree) -> Target:
+    """Group 3 has its number from a process that is gone."""
+    tree.run(CONTAINER + "terminal 1; fork 1 3; setpgid 1 3 3; fork 3 4; foreground 1 3; exit 3; wait 1 3")
+    return Target()
+
+
+@scenario
+def owners_of_files(tree: Tree) -> Target:
+    """Groups with and without a leader, processes and threads, some gone since; and a child that has the same files."""
+    tree.run(CONTAINER + "fork 1 2; setpgid 2 2 2; fork 2 3; fork 1 4; setpgid 4 4 4; fork 1 5; thread 5 6")
+    tree.run("own 5 pgrp 2; own 5 pgrp 4; own 5 pid 1; own 5 tid 6; own 5 pid 4; own 6 pgrp 1; own 3 pgrp 2")
+    tree.run("fork 5 7; own 7 pid 7; exit 2; wait 1 2; exit 4; wait 1 4")
+    return Target()
+
+
+@scenario
+def owner_of_files_of_a_dead_leader(tree: Tree) -> Target:
+    """The leader has no files any more; its threads have."""
+    tree.run(CONTAINER + "fork 1 2; thread 2 3; thread 2 4; own 3 pgrp 1; leave 2 1")
+    return Target()
+
+
+@scenario
 def pid_reuse(tree: Tree) -> Target:
     """3 has the number and the parent that 2 had; 4 was made by 2."""
     tree.run(CONTAINER + "fork 1 2; fork 2 4; exit 2 5; wait 1 2; fork 1 3 like=2; fork 3 5")

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from errno import EEXIST, errorcode
 from pathlib import Path
+from termios import TIOCSPGRP
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,7 @@ _WORDS = {"newpid": NEWPID, "sibling": PARENT, "vfork": VFORK}
 _SYS = {
     "close": 3, "exit": 60, "wait4": 61, "kill": 62, "setpgid": 109, "setsid": 112, "prctl": 157, "rt_sigaction": 13,
     "exit_group": 231, "waitid": 247, "openat": 257, "unshare": 272, "setns": 308,
+    "ioctl": 16, "fcntl": 72, "pipe2": 293,
 }  # fmt: skip
 _AT_FDCWD = -100
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
@@ -46,6 +48,8 @@ _P_PID = 1
 _CLD_EXITED = 1
 _CORE_DUMPED = 0x80
 _PF_EXITING = 4
+_F_SETOWN_EX, _F_GETOWN_EX = 15, 16
+_OWNER_TYPES = ("tid", "pid", "pgrp")  # F_OWNER_*
 _NOBODY = -99999  # a number that no task has
 
 
@@ -64,6 +68,9 @@ class Tree:
         self.oracle = Oracle(self._changed.append)
         self.log: list[str] = []
         self._mailbox = Mailbox(nodes)
+        self._masters: dict[int, int] = {}  # of pseudo-terminals, by the node that opened the other end
+        self._terminals: dict[int, int] = {}  # the descriptor there
+        self._owned = False
         self.oracle.initial.inum = Path("/proc/self/ns/pid").stat().st_ino
         keeper = self.oracle.found(KEEPER, self._mailbox.keeper, None)
         self.oracle.found(0, self._mailbox[0].tid, keeper)
@@ -81,6 +88,8 @@ class Tree:
     def close(self) -> None:
         """End every task of the tree."""
         self._mailbox.close()
+        for node in tuple(self._masters):
+            self.hangup(node)
 
     def task(self, node: int) -> Task:
         """The task that serves `node`, or did."""
@@ -256,6 +265,54 @@ class Tree:
         if not result.errno:
             self.oracle.setns(self.task(node), self.task(target))
         return self._settled(result)
+
+    def terminal(self, node: int) -> Result:
+        """Open a new pseudo-terminal, which becomes that of the node's session."""
+        master, slave = os.openpty()
+        path = os.ttyname(slave).encode()
+        os.close(slave)
+        self._masters[node] = master
+        self._mailbox.write(node, path + b"\0")
+        result = self._call(f"terminal {node}", node, "openat", _AT_FDCWD, SCRATCH, os.O_RDWR)
+        self._terminals[node] = result.value
+        return result
+
+    def foreground(self, node: int, group: int) -> Result:
+        """tcsetpgrp() by the node that opened the terminal."""
+        number = self.task(group).pid.number_in(self.task(node).pid.namespace)
+        self._mailbox.write(node, struct.pack("i", number))
+        return self._call(f"foreground {node} {group}", node, "ioctl", self._terminals[node], TIOCSPGRP, SCRATCH)
+
+    def hangup(self, node: int) -> None:
+        """Close the other end of the terminal that the node opened."""
+        os.close(self._masters.pop(node))
+
+    def ignore(self, node: int, name: str) -> Result:
+        """Ignore a signal that the oracle knows nothing of."""
+        self._mailbox.write(node, struct.pack("4Q", 1, 0, 0, 0))
+        return self._call(f"ignore {node} {name}", node, "rt_sigaction", signal.Signals[name], SCRATCH, 0, 8)
+
+    def own(self, node: int, kind: str, target: int) -> Result:
+        """Open a file and make a ``tid``, ``pid`` or ``pgrp`` its owner (F_SETOWN_EX)."""
+        self._owned = True
+        pipe = self._call(f"pipe2 {node}", node, "pipe2", SCRATCH, 0)
+        if pipe.errno:
+            return pipe
+        fd = self._mailbox.read(node, "i")[0]
+        number = self.task(target).pid.number_in(self.task(node).pid.namespace)
+        self._mailbox.write(node, struct.pack("ii", _OWNER_TYPES.index(kind), number))
+        return self._call(f"own {node} {kind} {target}", node, "fcntl", fd, _F_SETOWN_EX, SCRATCH)
+
+    def owners(self, node: int) -> dict[int, tuple[str, int]]:
+        """Ask the kernel (F_GETOWN_EX) who owns each of the node's files, as the node counts; by descriptor."""
+        found = {}
+        for name in os.listdir(f"/proc/{self.number(node)}/fd") if self._owned else ():
+            if not self._call("", node, "fcntl", int(name), _F_GETOWN_EX, SCRATCH).errno:
+                kind, number = self._mailbox.read(node, "ii")
+                # Without an owner it answers with a thread's number 0, and so it does where that cannot be seen from here.
+                if number or kind:
+                    found[int(name)] = (_OWNER_TYPES[kind], number)
+        return found
 
     def is_child_of_thread(self, node: int, child: Pid) -> bool:
         """Ask the kernel whether this very thread is the parent: waitid(__WNOTHREAD) that leaves the child alone."""

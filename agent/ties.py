@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ties to pid objects beside the tree: the controlling terminals of a snapshot's processes, the owners of their files.
+
+Theory
+------
+Nothing announces them, and no number of an event stands for them: they are read after the cut, and a snapshot says that
+(Snapshot.as_of_read). Reading is dear, a few microseconds for a process and a fraction of one for each open file, and
+hardly any process has a tie; so the questions that verify a snapshot tell in passing who has (Roster.noted), and only
+these are read. All that have the same terminal are told by one of them.
+
+Which pid object is meant is said as births do it: no tag is given for it. A terminal goes on naming the group in its
+foreground when that has no members any more, by the numbers it had; an owner that is gone is nobody: 0, as fcntl says.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from agent import wire
+from agent.model import CKPT_PID_NULL, FileOwner, OwnerType, PidRef, Terminal
+from agent.model import Task as SnapshotTask
+from agent.objects import Task
+from agent.pidspace import PidSpace
+from agent.select import Selection
+from agent.wire import TIES_OWNED, Tie
+
+FIELDS: dict[Tie, str] = {"terminals": "tty", "owners": "fown"}
+"""The field of a task that each kind of tie is told in."""
+
+# A link for one process takes as long as walking past so many tasks.
+_TASKS_PER_LINK = 12
+_ATTEMPTS = 4  # to read a row that nobody changed meanwhile
+_TYPES: dict[int, OwnerType] = {0: "tid", 1: "pid", 2: "pgrp"}  # enum pid_type
+_HELD_BYTES = 8
+
+Found = dict[Task, tuple[bytes, ...]]
+"""The rows of each task that has any."""
+
+
+class Ties:
+    """Reads ties, and writes them into the rows of a selection.
+
+    Args:
+        read: gives the rows of a process, by its number in the initial namespace, or (0) of all.
+        kinds: which of them can be read here.
+        pids: the pid objects of the host.
+
+    Attributes:
+        fields: names of the fields that are read, for Snapshot.as_of_read.
+    """
+
+    def __init__(self, read: Callable[[Tie, int], bytes], kinds: Collection[Tie], pids: PidSpace) -> None:
+        self._read = read
+        self._kinds = kinds
+        self._pids = pids
+        self.fields = tuple(FIELDS[kind] for kind in kinds)
+        self._last: tuple[Selection, dict[Task, int], Found, Found, tuple[SnapshotTask, ...]] | None = None
+
+    def forget(self) -> None:
+        """Let go of what is kept for speed."""
+        self._last = None
+
+    def add(self, chosen: Selection, noted: Mapping[Task, int]) -> tuple[SnapshotTask, ...]:
+        """The rows of a selection with their ties: the very same tuple as the last time, if nothing has changed.
+
+        Args:
+            chosen: the selection.
+            noted: of the tasks that have ties, the word that says so (bpf/events.h); other trees' too.
+        """
+        inside = chosen.inside
+        if len(noted) > len(inside):
+            mine = {task: noted[task] for task in inside if task in noted}
+        else:
+            mine = {task: word for task, word in noted.items() if task in inside}
+        terminals = self._terminals(mine, inside)
+        owners = self._rows("owners", [task for task, word in mine.items() if word & TIES_OWNED], inside)
+        last = self._last
+        if last is None or last[0] is not chosen or last[1:4] != (mine, terminals, owners):
+            self._last = last = chosen, mine, terminals, owners, self._written(chosen, mine, terminals, owners)
+        return last[4]
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def _terminals(self, mine: Mapping[Task, int], inside: Collection[Task]) -> Found:
+        """Of the tasks that have the same terminal one is asked; where that one is gone, all."""
+        having: dict[int, list[Task]] = {}
+        for task, word in mine.items():
+            if word > TIES_OWNED:
+                having.setdefault(word & ~TIES_OWNED, []).append(task)
+        found = self._rows("terminals", [tasks[0] for tasks in having.values()], inside)
+        told = {_address(rows[0]) for rows in found.values()}
+        silent = [task for address, tasks in having.items() if address not in told for task in tasks[1:]]
+        return found | self._rows("terminals", silent, inside) if silent else found
+
+    def _rows(self, kind: Tie, wanted: Iterable[Task], inside: Collection[Task]) -> Found:
+        """The rows of these tasks, and of others of the tree that are met."""
+        processes = dict.fromkeys([task.leader.pid.numbers[0] for task in wanted]) if kind in self._kinds else {}
+        found: dict[Task, tuple[bytes, ...]] = {}
+        if not processes:
+            return found
+        whole = len(processes) * _TASKS_PER_LINK > len(self._pids.numbers)
+        for attempt in range(_ATTEMPTS):
+            data = self._read(kind, 0) if whole else b"".join([self._read(kind, number) for number in processes])
+            rows: dict[Task, list[bytes]] = {}
+            for tid, start_ns, row in _split(kind, data):
+                pid = self._pids.numbers.get(tid)
+                task = pid.task if pid is not None else None
+                if task is not None and task.start_ns == start_ns and task in inside:
+                    rows.setdefault(task, []).append(row)
+            found |= {task: tuple(told) for task, told in rows.items()}
+            unsteady = [task for task, told in rows.items() if not all(map(_is_held, told))]
+            if not unsteady or attempt == _ATTEMPTS - 1:
+                break
+            processes = dict.fromkeys([task.leader.pid.numbers[0] for task in unsteady])
+            whole = False
+        return found
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    def _written(
+        self, chosen: Selection, mine: dict[Task, int], terminals: Found, owners: Found
+    ) -> tuple[SnapshotTask, ...]:
+        if not terminals and not owners:
+            return chosen.tasks
+        places = {task: place for place, task in enumerate(chosen.inside)}
+        rows = list(chosen.tasks)
+        by_address = {_address(told[0]): self._terminal(chosen, told[0]) for told in terminals.values()}
+        for task, word in mine.items():
+            address = _address(terminals[task][0]) if task in terminals else word & ~TIES_OWNED
+            terminal = by_address.get(address)
+            if terminal is not None:
+                rows[places[task]] = rows[places[task]]._replace(tty=terminal)
+        for task, told in self._unshared(owners, places):
+            owned = tuple([self._owner(chosen, row) for row in told])
+            rows[places[task]] = rows[places[task]]._replace(fown=owned)
+        return tuple(rows)
+
+    @staticmethod
+    def _unshared(owners: Found, places: Mapping[Task, int]) -> Iterator[tuple[Task, Sequence[bytes]]]:
+        """Each table of files once for each process, with the first of the threads that share it."""
+        told: set[tuple[Task, int]] = set()
+        for task in sorted(owners, key=places.__getitem__):
+            table = task.leader, wire.OWNER.unpack_from(owners[task][0])[1]
+            if table not in told:
+                told.add(table)
+                yield task, owners[task]
+
+    def _terminal(self, chosen: Selection, row: bytes) -> Terminal:
+        _, _, pgrp, old_pgrp, _, levels, hung_up, name = wire.TERMINAL.unpack_from(row)
+        at = wire.TERMINAL.size
+        return Terminal(
+            None if hung_up else _device(name.rstrip(b"\0")),
+            self._ref(chosen, pgrp, row, at, levels[0]) if levels[0] else CKPT_PID_NULL,
+            self._ref(chosen, old_pgrp, row, at + levels[0] * wire.NUMBER.size, levels[1])
+            if levels[1]
+            else CKPT_PID_NULL,
+        )
+
+    def _owner(self, chosen: Selection, row: bytes) -> FileOwner:
+        _, _, identity, _, fd, pid_type, levels = wire.OWNER.unpack_from(row)
+        pid = self._ref(chosen, identity, row, wire.OWNER.size, levels) if levels else 0
+        return FileOwner(fd, pid, _TYPES.get(pid_type, "pgrp"))
+
+    def _ref(self, chosen: Selection, identity: int, row: bytes, at: int, levels: int) -> PidRef:
+        return chosen.refs(self._pids.told(identity, wire.numbers(row, at, levels)))
+
+
+class _Shape(NamedTuple):
+    """Where in a row is what every kind has."""
+
+    size: int
+    key: Callable[[bytes, int], tuple[int, int, int]]
+
+
+def _terminal_key(data: bytes, at: int) -> tuple[int, int, int]:
+    start_ns, _, _, _, tid, levels, _, _ = wire.TERMINAL.unpack_from(data, at)
+    return tid, start_ns, sum(levels)
+
+
+def _owner_key(data: bytes, at: int) -> tuple[int, int, int]:
+    start_ns, _, _, tid, _, _, levels = wire.OWNER.unpack_from(data, at)
+    return tid, start_ns, levels
+
+
+_SHAPES: dict[Tie, _Shape] = {
+    "terminals": _Shape(wire.TERMINAL.size, _terminal_key),
+    "owners": _Shape(wire.OWNER.size, _owner_key),
+}
+
+
+def _split(kind: Tie, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Number and start of whose row it is, and the row."""
+    size, key = _SHAPES[kind]
+    at = 0
+    while at < len(data):
+        tid, start_ns, levels = key(data, at)
+        end = at + size + levels * wire.NUMBER.size + _HELD_BYTES
+        yield tid, start_ns, data[at:end]
+        at = end
+
+
+def _address(row: bytes) -> int:
+    """Of a terminal."""
+    address: int = wire.TERMINAL.unpack_from(row)[1]
+    return address
+
+
+def _is_held(row: bytes) -> bool:
+    return any(row[-_HELD_BYTES:])
+
+
+def _device(name: bytes) -> bytes:
+    """The name below /dev: devpts has the pseudo-terminals in a folder of their own."""
+    number = name.removeprefix(b"pts")
+    return b"pts/" + number if number != name and number.isdigit() else name

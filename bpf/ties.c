@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Ties to pid objects beside the tree: the controlling terminal of a process, and the owners of its open files.
+ *
+ * Few have any, so they are told in two steps. The sweep and the question by address say in passing whether there is
+ * anything to read (`ties` in bpf/events.h); whoever has is then read by an iterator of its own, which the agent makes for
+ * this one process, or for all where that is cheaper. An iterator over all open files of a host takes twice as long as the sweep.
+ */
+
+struct file_iterator {
+	void *meta;
+	void *task;
+	u32 fd;
+	u32 pad;
+	void *file;
+};
+
+#define TABLE_SMALL 64	/* NR_OPEN_DEFAULT: a table that never had more lies in the files_struct itself */
+
+/* Of an open file, the pid object that owns it; NULL: none. */
+#ifdef HAVE_EMBEDDED_OWNER
+#define LOAD_OWNER(to, file) LOAD(u64, to, file, OFF_file_f_owner + OFF_fown_struct_pid)
+#else
+#define LOAD_OWNER(to, file) LOAD(u64, to, file, OFF_file_f_owner) /* made for the first owner, and kept */
+#endif
+
+#define OWNED(n) \
+	if (open & (1ull << (n))) { \
+		LOAD(u64, file, files, OFF_files_struct_fd_array + (n) * sizeof(void *)); \
+		if (file) { \
+			LOAD_OWNER(owner, file); \
+			if (owner) \
+				return TIES_OWNED; \
+		} \
+	}
+#define OWNED_8(n) \
+	if (open & (0xffull << (n))) { \
+		OWNED(n) OWNED(n + 1) OWNED(n + 2) OWNED(n + 3) OWNED(n + 4) OWNED(n + 5) OWNED(n + 6) OWNED(n + 7) \
+	}
+
+/* Whether a table of open files has to be read. One look for each open file: nothing compared with the iterator's. */
+static __always_inline u64 loaded_owned(const char *task, const char *leader)
+{
+#ifdef HAVE_OWNERS
+	const void *files, *shared, *table, *file, *owner;
+	u32 max_fds;
+	u64 open;
+
+	LOAD(u64, files, task, OFF_task_struct_files);
+	if (!files)
+		return 0;
+	if (task != leader) {
+		LOAD(u64, shared, leader, OFF_task_struct_files);
+		if (files == shared)
+			return 0;
+	}
+	LOAD(u64, table, files, OFF_files_struct_fdt);
+	if (!table)
+		return 0;
+	LOAD(u32, max_fds, table, OFF_fdtable_max_fds);
+	if (max_fds > TABLE_SMALL)
+		return TIES_OWNED;
+	LOAD(u64, open, files, OFF_files_struct_open_fds_init);
+	OWNED_8(0) OWNED_8(8) OWNED_8(16) OWNED_8(24) OWNED_8(32) OWNED_8(40) OWNED_8(48) OWNED_8(56)
+#endif
+	return 0;
+}
+
+static __always_inline u64 loaded_ties(const char *task, const char *signal)
+{
+	const char *leader;
+	u64 word = 0;
+
+	LOAD(u64, leader, task, OFF_task_struct_group_leader);
+#ifdef HAVE_TERMINALS
+	if (task == leader) {
+		const void *terminal;
+
+		LOAD(u64, terminal, signal, OFF_signal_struct_tty);
+		if (!terminal)
+			LOAD(u64, terminal, signal, OFF_signal_struct_tty_old_pgrp);
+		if (terminal)
+			READ(word, &terminal, 0); /* the verifier lets nobody put a bit into a typed pointer */
+	}
+#endif
+	return word | loaded_owned(task, leader);
+}
+
+/* The same of a task that the verifier knows nothing of. */
+static __always_inline u64 owned(const void *task, const void *leader)
+{
+#ifdef HAVE_OWNERS
+	const void *files = 0, *shared = 0, *table = 0;
+	u32 max_fds = 0, i;
+	u64 open = 0;
+
+	READ(files, task, OFF_task_struct_files);
+	if (!files)
+		return 0;
+	if (task != leader) {
+		READ(shared, leader, OFF_task_struct_files);
+		if (files == shared)
+			return 0;
+	}
+	READ(table, files, OFF_files_struct_fdt);
+	READ(max_fds, table, OFF_fdtable_max_fds);
+	if (max_fds > TABLE_SMALL)
+		return TIES_OWNED;
+	READ(open, files, OFF_files_struct_open_fds_init);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < TABLE_SMALL; i++) {
+		const void *file = 0, *owner = 0;
+
+		asm volatile("" : "+r"(i));
+		if (i >= TABLE_SMALL || !(open >> i))
+			break;
+		if (!(open >> i & 1))
+			continue;
+		READ(file, files, OFF_files_struct_fd_array + i * sizeof(void *));
+		if (!file)
+			continue;
+#ifdef HAVE_EMBEDDED_OWNER
+		READ(owner, file, OFF_file_f_owner + OFF_fown_struct_pid);
+#else
+		READ(owner, file, OFF_file_f_owner);
+#endif
+		if (owner)
+			return TIES_OWNED;
+	}
+#endif
+	return 0;
+}
+
+static __always_inline u64 ties(const void *task)
+{
+	const void *leader = 0;
+	u64 terminal = 0;
+
+	READ(leader, task, OFF_task_struct_group_leader);
+#ifdef HAVE_TERMINALS
+	if (task == leader) {
+		const void *signal = 0;
+
+		READ(signal, task, OFF_task_struct_signal);
+		READ(terminal, signal, OFF_signal_struct_tty);
+		if (!terminal)
+			READ(terminal, signal, OFF_signal_struct_tty_old_pgrp);
+	}
+#endif
+	return terminal | owned(task, leader);
+}
+
+/* How many numbers a pid object has; 0 where there is none. */
+static __always_inline u32 levels_of(const void *pid)
+{
+	u32 level = 0;
+
+	if (!pid)
+		return 0;
+	READ(level, pid, OFF_pid_level);
+	return level < MAX_LEVELS ? level + 1 : MAX_LEVELS;
+}
+
+/* The numbers of a pid object, behind the row. A row that did not fit as a whole is written again by the kernel. */
+static __always_inline void write_numbers(void *seq_file, const void *pid, u32 levels)
+{
+	u32 i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < MAX_LEVELS; i++) {
+		struct pid_number number = {};
+
+		asm volatile("" : "+r"(i));
+		if (i >= levels || i >= MAX_LEVELS)
+			break;
+		read_number(&number, pid, i);
+		bpf_seq_write(seq_file, &number, sizeof(number));
+	}
+}
+
+/*
+ * What ends a row: 1 if the same structures were in place after it was read as before, for then they have been referred to
+ * all along. Nothing locks them meanwhile.
+ */
+static __always_inline void write_held(void *seq_file, u64 held)
+{
+	u64 word = held;
+
+	bpf_seq_write(seq_file, &word, sizeof(word));
+}
+
+/* iter/task: struct terminal_row of a process that has or had a terminal. */
+int on_terminal(struct task_iterator *ctx)
+{
+#ifdef HAVE_TERMINALS
+	struct iterator_meta *meta = ctx->meta;
+	struct terminal_row row = {};
+	const void *task = 0, *leader = 0, *signal = 0, *tty = 0, *pgrp = 0, *old_pgrp = 0, *again = 0;
+	u64 held;
+
+	READ(task, &ctx->task, 0);
+	if (!task)
+		return 0;
+	READ(leader, task, OFF_task_struct_group_leader);
+	READ(signal, task, OFF_task_struct_signal);
+	if (task != leader || !signal)
+		return 0;
+	READ(tty, signal, OFF_signal_struct_tty);
+	READ(old_pgrp, signal, OFF_signal_struct_tty_old_pgrp);
+	if (tty) {
+		bpf_probe_read_kernel(row.name, sizeof(row.name), (const char *)tty + OFF_tty_struct_name);
+		READ(pgrp, tty, OFF_tty_struct_pgrp);
+	} else if (!old_pgrp) {
+		return 0;
+	}
+	row.task = (u64)task;
+	READ(row.start_ns, task, OFF_START);
+	READ(row.tid, task, OFF_task_struct_pid);
+	row.terminal = (u64)(tty ? tty : old_pgrp);
+	row.hung_up = !tty;
+	row.pgrp = pid_identity(pgrp);
+	row.old_pgrp = pid_identity(old_pgrp);
+	row.levels[0] = levels_of(pgrp);
+	row.levels[1] = levels_of(old_pgrp);
+	bpf_seq_write(meta->seq_file, &row, sizeof(row));
+	write_numbers(meta->seq_file, pgrp, row.levels[0]);
+	write_numbers(meta->seq_file, old_pgrp, row.levels[1]);
+	READ(again, signal, OFF_signal_struct_tty);
+	held = again == tty;
+	READ(again, signal, OFF_signal_struct_tty_old_pgrp);
+	held &= again == old_pgrp;
+	if (tty) {
+		READ(again, tty, OFF_tty_struct_pgrp);
+		held &= again == pgrp;
+	}
+	write_held(meta->seq_file, held);
+#endif
+	return 0;
+}
+
+/* iter/task_file: struct owner_row of an open file that has an owner. The iterator holds the file meanwhile. */
+int on_file(struct file_iterator *ctx)
+{
+#ifdef HAVE_OWNERS
+	struct iterator_meta *meta = ctx->meta;
+	struct owner_row row = {};
+	const void *task = 0, *file = 0, *owner = 0, *pid = 0, *again = 0;
+	u32 levels;
+
+	READ(task, &ctx->task, 0);
+	READ(file, &ctx->file, 0);
+	if (!task || !file)
+		return 0;
+#ifdef HAVE_EMBEDDED_OWNER
+	owner = (const char *)file + OFF_file_f_owner;
+#else
+	READ(owner, file, OFF_file_f_owner);
+#endif
+	if (!owner)
+		return 0;
+	READ(pid, owner, OFF_fown_struct_pid);
+	if (!pid)
+		return 0;
+	READ(row.start_ns, task, OFF_START);
+	READ(row.files, task, OFF_task_struct_files);
+	row.owner = pid_identity(pid);
+	READ(row.tid, task, OFF_task_struct_pid);
+	row.fd = ctx->fd;
+	READ(row.pid_type, owner, OFF_fown_struct_pid_type);
+	/* f_getown_ex(): who has nobody left that is meant is nobody, though its number may be in use, as another's even */
+	READ(again, pid, OFF_pid_tasks + (row.pid_type & 3) * sizeof(void *));
+	row.levels = levels = again ? levels_of(pid) : 0;
+	bpf_seq_write(meta->seq_file, &row, sizeof(row));
+	write_numbers(meta->seq_file, pid, levels);
+	READ(again, owner, OFF_fown_struct_pid);
+	write_held(meta->seq_file, again == pid);
+#endif
+	return 0;
+}

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What belongs to a task beside its place in the tree, as plain maps and back: its terminal, the owners of its files.
+
+    tty   = {name, pgrp: ref | -4096, old_pgrp: ref | -4096}
+    fown  = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
+
+A ref is as in exporters.facts; -4096 says that there is no pid object, null that nobody knows.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, OwnerType, PidRef, Terminal
+from exporters.fields import S32_MAX, Fields
+
+_TYPES: tuple[OwnerType, ...] = ("tid", "pid", "pgrp")
+_SPECIAL = (0, CKPT_PID_NULL, CKPT_PID_ROOT)
+
+
+class RefReader(Protocol):
+    """Reads a reference to a pid object; FormatError where it is none, or names a tag that is not there."""
+
+    def __call__(self, fields: Fields, key: str, special: Sequence[int] = ...) -> PidRef | None:
+        """The reference; `special` has the values that are no tags and may stand there all the same."""
+
+
+def ref_document(ref: PidRef | None) -> object:
+    """A reference as a tag, a map or null."""
+    return {"namespaces": ref.namespaces, "numbers": ref.numbers} if isinstance(ref, OutsidePid) else ref
+
+
+def terminal_document(terminal: Terminal) -> dict[str, object]:
+    """The map of a terminal, keys sorted."""
+    name, pgrp, old_pgrp = terminal
+    return {"name": name, "old_pgrp": ref_document(old_pgrp), "pgrp": ref_document(pgrp)}
+
+
+def owners_document(owners: Sequence[FileOwner]) -> list[dict[str, object]]:
+    """The maps of a process's owners of files, keys sorted."""
+    return [{"fd": fd, "pid": ref_document(pid), "type": type_} for fd, pid, type_ in owners]
+
+
+def read_terminal(fields: Fields, ref: RefReader) -> Terminal:
+    """A terminal of its map."""
+    return Terminal(fields.raw("name"), ref(fields, "pgrp", _SPECIAL), ref(fields, "old_pgrp", _SPECIAL))
+
+
+def read_owners(rows: Iterable[Fields], ref: RefReader) -> tuple[FileOwner, ...]:
+    """The owners of files of their maps."""
+    return tuple([_owner(fields, ref) for fields in rows])
+
+
+def _owner(fields: Fields, ref: RefReader) -> FileOwner:
+    fd = fields.integer("fd", 0, S32_MAX)
+    pid = ref(fields, "pid", _SPECIAL)
+    if pid is None:
+        raise fields.wrong("pid", "a tag or a map of numbers")
+    return FileOwner(fd, pid, fields.word("type", _TYPES))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Terminals and owners of files beyond what the scenarios have: those that go, those there are many of, those unseen."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from agent.config import Config
+from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Terminal
+from agent.rootname import parse
+from agent.watch import Watch
+from tests.live.compare import Capture, assert_matches
+from tests.live.treeprog import Tree
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def watch() -> Iterator[Watch]:
+    """One of this process, so that what it keeps can be looked at."""
+    made = Watch(Config())
+    yield made
+    made.close()
+
+
+def test_a_file_says_what_it_was_looked_for(capture: Capture) -> None:
+    """A null of a field that is named there means: it has none."""
+    snapshot = capture(os.getpid(), "subtree")
+
+    assert snapshot.as_of_read == ("tty", "fown")
+
+
+def test_a_leader_whose_terminal_hung_up_remembers_the_group_in_its_foreground(capture: Capture) -> None:
+    """tty_old_pgrp; nobody else of the session has anything left."""
+    with Tree() as tree:
+        tree.run("fork 0 1; setsid 1; ignore 1 SIGHUP; terminal 1; fork 1 2; setpgid 1 2 2; fork 2 3; foreground 1 2")
+        before = capture(tree.number(1), "subtree")
+        tree.hangup(1)
+        while capture(tree.number(1), "subtree").tasks[0].tty == before.tasks[0].tty:
+            pass
+        after = capture(tree.number(1), "subtree")
+
+    assert [task.tty for task in before.tasks] == [Terminal(before.tasks[0].tty.name, 2, CKPT_PID_NULL)] * 3  # type: ignore[union-attr]  # it has one
+    assert [task.tty for task in after.tasks] == [Terminal(None, CKPT_PID_NULL, 2), None, None]
+
+
+def test_a_foreground_group_that_nobody_is_in_any_more_keeps_its_number(capture: Capture) -> None:
+    """As tcgetpgrp has it."""
+    with Tree() as tree:
+        tree.run("fork 0 1; setsid 1; terminal 1; fork 1 2; setpgid 1 2 2; foreground 1 2; exit 2; wait 1 2")
+        group = tree.task(2).pid.numbers
+        snapshot = capture(tree.number(1), "subtree")
+        answer = os.tcgetpgrp(tree._masters[1])
+
+    assert snapshot.tasks[0].tty is not None
+    assert snapshot.tasks[0].tty.pgrp == OutsidePid(group, (0,))
+    assert answer == group[0]
+
+
+def test_what_many_have_is_read_in_one_go_and_is_as_right(capture: Capture, watch: Watch) -> None:
+    """Each of them has a terminal, and files with owners: in the daemon, and where everything is looked through."""
+    with Tree() as tree:
+        tree.run("fork 0 1; setsid 1; own 1 pid 1")
+        for node in range(2, 42):
+            tree.run(f"fork 1 {node}; setsid {node}; terminal {node}; own {node} pgrp {node}")
+        assert_matches(capture(tree.number(1), "subtree"), tree, 1)
+        snapshot = watch.snapshot(watch.find(parse(str(tree.number(1)))))
+        assert watch.snapshot(watch.find(parse(str(tree.number(1))))).tasks is snapshot.tasks
+
+
+def test_an_owner_that_is_taken_away_is_no_owner(watch: Watch) -> None:
+    """And what has not changed is the very same rows, which spares the writer its work."""
+    me = watch.find(parse(str(os.getpid())))
+    reader, writer = os.pipe()
+    try:
+        plain = watch.snapshot(me).tasks
+        fcntl.fcntl(reader, fcntl.F_SETOWN, -os.getpgrp())
+        owned = watch.snapshot(me)
+        again = watch.snapshot(me)
+        fcntl.fcntl(reader, fcntl.F_SETOWN, 0)
+        after = watch.snapshot(me).tasks
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+    pgrp = owned.tasks[0].pgid
+    assert owned.tasks[0].fown == (FileOwner(reader, pgrp, "pgrp"),)
+    assert again.tasks is owned.tasks
+    assert plain[0].fown is None
+    assert after[0].fown is None
+
+
+LARGE = """
+import fcntl, os, signal, sys
+place = int(sys.argv[1])
+fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+os.dup2(0, place)
+os.close(0)
+os.write(2, b".")
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("place", [1, 63, 64, 1000])
+def test_a_file_is_found_wherever_it_stands_in_the_table(watch: Watch, place: int) -> None:
+    """Tables of up to 64 files are looked through in passing, larger ones are read in any case."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LARGE, str(place)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as it:
+        assert it.stderr is not None
+        assert it.stderr.read(1) == b"."
+        snapshot = watch.snapshot(watch.find(parse(str(it.pid))))
+        it.send_signal(signal.SIGKILL)
+
+    assert snapshot.tasks[0].fown == (FileOwner(place, 1, "pid"),)
+
+
+@pytest.mark.parametrize(
+    ("without", "fields"), [(("terminals",), ("fown",)), (("owners",), ("tty",)), (("terminals", "owners"), ())]
+)
+def test_a_kernel_that_does_not_tell_makes_a_snapshot_that_says_so(
+    without: tuple[str, ...], fields: tuple[str, ...]
+) -> None:
+    """What nobody looked at is null, and named nowhere; all else is as it is."""
+    watch = Watch(Config(), without)
+    try:
+        with Tree() as tree:
+            tree.run("fork 0 1; setsid 1; terminal 1; own 1 pid 1; fork 1 2; setsid 2; own 2 pgrp 2")
+            snapshot = watch.snapshot(watch.find(parse(str(tree.number(1)))))
+        assert (snapshot.as_of_read, set(without) <= set(watch.probes.missing)) == (fields, True)
+        assert [task.tty is not None for task in snapshot.tasks] == ["tty" in fields, False]
+        assert [task.fown is not None for task in snapshot.tasks] == ["fown" in fields] * 2
+        assert snapshot.completeness.complete
+    finally:
+        watch.close()

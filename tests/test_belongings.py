@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Terminals and owners of files as the documents tell them, and what of them is refused."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.errors import FormatError
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Snapshot, Terminal
+from exporters import checkpoint, jsonfmt, msgpackfmt, registry, treeview
+from exporters.check import check
+from tests.builders import a_snapshot, a_task, born
+
+TTY = Terminal(b"pts/3", 2, CKPT_PID_NULL)
+DEAD = OutsidePid((90,), (0,))
+
+
+def at_a_terminal() -> Snapshot:
+    """A shell and its job in the foreground; and a terminal that hung up, whose group no number tells any more."""
+    owners = (FileOwner(3, 2, "pgrp"), FileOwner(4, 1, "pid"), FileOwner(5, 0, "tid"), FileOwner(6, DEAD, "pgrp"))
+    tasks = [
+        a_task(1, 0, comm=b"sh", birth=born(None), tty=TTY, fown=owners),
+        a_task(2, 1, pgid=2, comm=b"vi", birth=born(1, 2), tty=TTY),
+        a_task(3, 1, pgid=3, sid=3, birth=born(1, 3), tty=Terminal(None, CKPT_PID_NULL, DEAD), fown=()),
+        a_task(4, 1, birth=born(1, 4), tty=Terminal(b"tty\xff\\", CKPT_PID_ROOT, None)),
+    ]
+    return a_snapshot([(100,), (101,), (102,), (103,)], tasks, as_of_read=("tty", "fown"))
+
+
+def document() -> Any:
+    """The same as any JSON reader sees it."""
+    return json.loads(jsonfmt.dumps(at_a_terminal()))
+
+
+def test_they_are_told_as_the_schema_has_them() -> None:
+    """A tag, a special value, or the numbers of what has no tag."""
+    found = document()
+
+    assert found["as_of_read"] == ["tty", "fown"]
+    assert [task["tty"] for task in found["tasks"]] == [
+        {"name": "pts/3", "pgrp": 2, "old_pgrp": -4096},
+        {"name": "pts/3", "pgrp": 2, "old_pgrp": -4096},
+        {"name": None, "pgrp": -4096, "old_pgrp": {"numbers": [90], "namespaces": [0]}},
+        {"name": "tty\\xff\\\\", "pgrp": -4097, "old_pgrp": None},
+    ]
+    assert [task["fown"] for task in found["tasks"]] == [
+        [
+            {"fd": 3, "pid": 2, "type": "pgrp"},
+            {"fd": 4, "pid": 1, "type": "pid"},
+            {"fd": 5, "pid": 0, "type": "tid"},
+            {"fd": 6, "pid": {"numbers": [90], "namespaces": [0]}, "type": "pgrp"},
+        ],
+        None,
+        [],
+        None,
+    ]
+
+
+@pytest.mark.parametrize("dialect", ["seed", "v23"])
+def test_they_come_back_the_same_through_every_lossless_format(dialect: Any) -> None:
+    """Bytes that are no UTF-8 too; and the pid objects of the image are those of its tasks."""
+    snapshot = replace(at_a_terminal(), dialect=dialect)
+
+    assert checkpoint.loads(checkpoint.dumps(snapshot, dialect)) == snapshot
+    assert jsonfmt.loads(jsonfmt.dumps(snapshot)) == snapshot
+    assert msgpackfmt.loads(msgpackfmt.dumps(snapshot)) == snapshot
+    assert len(snapshot.pids) == 4
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value", "path", "reason"),
+    [
+        (0, "tty", [], "tasks[0].tty", "a map"),
+        (0, "tty", {"pgrp": 5}, "tasks[0].tty.pgrp", "from -4097 to 4"),
+        (0, "tty", {"pgrp": -1}, "tasks[0].tty.pgrp", "a tag from 1 to 4, 0, -4096 or -4097"),
+        (0, "tty", {"old_pgrp": {"numbers": [1], "namespaces": [7]}}, "tasks[0].tty.old_pgrp.namespaces", "from -1"),
+        (0, "tty", {"name": 7}, "tasks[0].tty.name", "text"),
+        (0, "fown", {}, "tasks[0].fown", "a list"),
+        (0, "fown", [{"fd": -1, "pid": 1, "type": "pid"}], "tasks[0].fown[0].fd", "from 0"),
+        (0, "fown", [{"fd": 1, "pid": None, "type": "pid"}], "tasks[0].fown[0].pid", "not absent"),
+        (0, "fown", [{"fd": 1, "pid": 1, "type": "session"}], "tasks[0].fown[0].type", "'tid' or 'pid' or 'pgrp'"),
+    ],
+    ids=range(9),
+)
+def test_what_is_none_is_refused_by_its_path(task: int, key: str, value: object, path: str, reason: str) -> None:
+    """By the reader, and by the checker, which names it as an error."""
+    changed = document()
+    changed["tasks"][task][key] = value
+    data = json.dumps(changed).encode()
+
+    with pytest.raises(FormatError) as caught:
+        jsonfmt.loads(data)
+    assert (caught.value.path, reason in caught.value.message) == (path, True)
+    assert [(one.severity, one.path) for one in check(data)] == [("error", path)]
+
+
+def test_a_tree_view_says_which_terminal_and_who_is_in_its_foreground() -> None:
+    """Of the process that brings the terminal along; whoever inherits it says so in the foreground only."""
+    lines = treeview.render(at_a_terminal()).splitlines()
+
+    assert [line for line in lines if "sh" in line or "vi" in line] == [
+        "100 sh · session leader · on pts/3",
+        "├─ 101 vi · group leader · in the foreground",
+    ]
+    assert any(line.startswith("├─ 102 task-3") and line.endswith("its terminal hung up") for line in lines)
+
+
+def test_criu_has_no_words_for_them() -> None:
+    """Which is said."""
+    notes = "\n".join(registry.dump(at_a_terminal(), "criu").notes)
+
+    assert "controlling terminals, owners of files" in notes
