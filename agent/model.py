@@ -184,6 +184,20 @@ class FileOwner(NamedTuple):
     type: OwnerType
 
 
+class Obstacle(NamedTuple):
+    """Why a tree cannot be rebuilt.
+
+    Attributes:
+        tag: of the task that stands in the way; 0 for the tree as a whole.
+        rule: short name of the rule, which never changes.
+        text: what it says of this task, for people.
+    """
+
+    tag: int
+    rule: str
+    text: str
+
+
 class Task(NamedTuple):
     """One row of the tree: a thread, leader or not, dead or alive.
 
@@ -301,6 +315,7 @@ class Snapshot:
         namespaces, pids, tasks, ancestors: see the module's theory. ``tasks`` are parents first.
         squashed: sessions and groups from outside that one special tag now stands for, by name, where more than one.
         entered: tasks that entered the container from outside and were left out on request, by name.
+        not_rebuildable: what stands in the way of rebuilding it, where that was looked for; empty: nothing known.
         completeness: see Completeness.
         as_of_read: the fields of a task that were looked at, not at the cut, but a moment after it, and so are as of
             then; by name. What is neither here nor of the cut is not known, of any task.
@@ -322,6 +337,7 @@ class Snapshot:
     header: Header = field(default_factory=Header)
     completeness: Completeness = field(default_factory=lambda: Completeness("no"))
     as_of_read: tuple[str, ...] = ()
+    not_rebuildable: tuple[Obstacle, ...] = ()
     first_tag: int = 1
     dialect: Dialect = "seed"
     unknown: Mapping[tuple[str | int, ...], Mapping[str, object]] = field(default_factory=lambda: _NOTHING, hash=False)

@@ -60,7 +60,7 @@ def to_document(snapshot: Snapshot) -> Document:
         "ancestors": known["ancestors"],
         "squashed": known["squashed"],
         "entered": known["entered"],
-        "not_rebuildable": [],
+        "not_rebuildable": known["not_rebuildable"],
     }
     put(document, snapshot.unknown)
     return document

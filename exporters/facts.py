@@ -2,7 +2,7 @@
 """The facts of a snapshot: what a bare image cannot say of a tree, as plain maps, lists, strings, numbers and bytes.
 
     facts     = {boot_id, time_ns, namespaces, pids: [{namespaces}], tasks: [{state, ..., birth}], ancestors, squashed,
-                 entered, completeness, as_of_read}
+                 entered, completeness, as_of_read, not_rebuildable}
     birth     = {creator: {tag} | {ancestor} | null, observed, sid: ref, pgid: ref, flags, order}
     ancestor  = {id, numbers, namespaces, events: [{event, order, value: ref}]} | birth
     ref       = tag | {numbers, namespaces} | null          exporters.belongings has what else refers to pid objects
@@ -26,6 +26,7 @@ from agent.model import (
     Header,
     Mode,
     Namespace,
+    Obstacle,
     OutsidePid,
     PidObject,
     PidRef,
@@ -98,6 +99,7 @@ def facts(snapshot: Snapshot) -> Document:
             {"id": id_, "inum": inum, "level": level, "parent": parent}
             for id_, inum, level, parent in snapshot.namespaces
         ],
+        "not_rebuildable": [{"rule": rule, "tag": tag, "text": text} for tag, rule, text in snapshot.not_rebuildable],
         "pids": [{"namespaces": pid.namespaces} for pid in snapshot.pids],
         "squashed": snapshot.squashed,
         "time_ns": snapshot.time_ns,
@@ -187,6 +189,7 @@ def assemble(base: Base, known: Fields) -> Snapshot:
         header=base.header,
         completeness=reader.completeness(),
         as_of_read=known.texts("as_of_read"),
+        not_rebuildable=reader.obstacles(),
         first_tag=base.first_tag,
         dialect=base.dialect,
         unknown=collect(known.whole),
@@ -208,6 +211,7 @@ def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
         lambda: known.texts("squashed"),
         lambda: known.texts("entered"),
         lambda: known.texts("as_of_read"),
+        reader.obstacles,
         lambda: known.text("boot_id", ""),
         reader.ancestors,
         reader.completeness,
@@ -278,6 +282,14 @@ class _FactsReader:
                 )
                 for index, fields in enumerate(self._known.maps("ancestors"))
                 for pid in (self._outside(fields),)
+            ]
+        )
+
+    def obstacles(self) -> tuple[Obstacle, ...]:
+        return tuple(
+            [
+                Obstacle(fields.integer("tag", 0, self._last), fields.text("rule"), fields.text("text"))
+                for fields in self._known.maps("not_rebuildable")
             ]
         )
 

@@ -52,12 +52,17 @@ _COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons"
 
 DOCUMENT = _shape(
     "format version dialect first_tag mode root boot_id time_ns header completeness namespaces pids tasks ancestors "
-    "squashed entered",
+    "squashed entered as_of_read not_rebuildable",
     {"header": _shape(_HEADER), "completeness": _shape(_COMPLETENESS)},
     {
         "namespaces": _shape("id inum level parent"),
         "pids": _shape("tag numbers namespaces"),
-        "tasks": _shape(_TASK, {"birth": _shape(_BIRTH, _ORIGIN)}),
+        "tasks": _shape(
+            _TASK,
+            {"birth": _shape(_BIRTH, _ORIGIN), "tty": _shape("name pgrp old_pgrp", {"pgrp": _PID, "old_pgrp": _PID})},
+            {"fown": _shape("fd pid type", {"pid": _PID})},
+        ),
+        "not_rebuildable": _shape("tag rule text"),
         "ancestors": _shape(
             f"{_BIRTH} id numbers namespaces events",
             _ORIGIN,
@@ -65,17 +70,14 @@ DOCUMENT = _shape(
         ),
     },
 )
-"""The document's own map. Its list ``not_rebuildable`` is nobody's here: what is in it is kept like an unknown key's."""
-
-_EMPTY = "not_rebuildable"
+"""The document's own map."""
 
 
 def collect(document: Mapping[object, object]) -> Unknown:
     """All keys of a document that nobody here knows; FormatError where a value is none that can be kept."""
-    asked = {key: value for key, value in document.items() if value or key != _EMPTY}
-    if _are_known([asked], DOCUMENT):
+    if _are_known([dict(document)], DOCUMENT):
         return NOTHING
-    return dict(_found(asked, DOCUMENT, (), ""))
+    return dict(_found(document, DOCUMENT, (), ""))
 
 
 def put(document: dict[str, object], unknown: Unknown) -> None:

@@ -21,6 +21,7 @@ from agent.model import (
     Header,
     Mode,
     Namespace,
+    Obstacle,
     OutsidePid,
     OwnerType,
     PidObject,
@@ -94,7 +95,14 @@ def a_family() -> Snapshot:
         born(1, 5, pgid=OutsidePid((), ())),
         (AncestorEvent("setpgid", 6, 3), AncestorEvent("subreaper", 7, 1), AncestorEvent("exit", 8, None)),
     )
-    return a_snapshot(numbers, tasks, ancestors=(ancestor,), squashed=("4000", "4001"), entered=("5000 sh",))
+    return a_snapshot(
+        numbers,
+        tasks,
+        ancestors=(ancestor,),
+        squashed=("4000", "4001"),
+        entered=("5000 sh",),
+        not_rebuildable=(Obstacle(7, "a-rule", "has a reason"),),
+    )
 
 
 def a_crowd(tasks: int, ghosts: int = 0, *, level: int = 0) -> Snapshot:
