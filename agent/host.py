@@ -21,6 +21,7 @@ _NS_PER_SECOND: Final = 1_000_000_000
 # The kernel lets one of these at a time lead; the others in the list (capability, yama, bpf, ...) stack below it and
 # were never the name that an image carries. Each fits the ten bytes that the image has for it.
 _MAJOR_LSMS: Final = frozenset({"apparmor", "selinux", "smack", "tomoyo"})
+_PTS_MAJOR: Final = 136  # UNIX98_PTY_SLAVE_MAJOR
 _RELEASE: Final = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
 
 
@@ -73,6 +74,22 @@ def header(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> Header:
 def _word(name: str) -> str:
     """A string of uname(2), which is bytes, as an image's header has it."""
     return escape(os.fsencode(name))
+
+
+def device_name(number: int, sysfs: Path = Path("/sys")) -> bytes | None:
+    """The name below /dev of a character device; None where sysfs does not tell.
+
+    Args:
+        number: major and minor in one, as the kernel writes it in /proc.
+        sysfs: where that is mounted.
+    """
+    major, minor = os.major(number), os.minor(number)
+    if major == _PTS_MAJOR:  # sysfs has no pseudo-terminals
+        return b"pts/%d" % minor
+    try:
+        return os.fsencode(os.readlink(sysfs / f"dev/char/{major}:{minor}").rpartition("/")[2])
+    except OSError:
+        return None
 
 
 def kernel_version(release: str) -> tuple[int, int, int]:

@@ -29,7 +29,7 @@ NAMESPACE_WITHOUT_INIT: Final = 0
 """``pid_ns_for_children`` of a task that unshared its pid namespace and has not forked since: it has no number yet."""
 
 # Places in stat_fields(): proc(5) counts from 1 and the first field after the name is its third.
-_STATE, _PPID, _PGRP, _SESSION, _FLAGS = 0, 1, 2, 3, 9 - 3
+_STATE, _PPID, _PGRP, _SESSION, _TTY, _TPGID, _FLAGS = 0, 1, 2, 3, 7 - 3, 8 - 3, 9 - 3
 _STARTTIME, _EXIT_SIGNAL, _EXIT_CODE = 22 - 3, 38 - 3, 52 - 3
 
 _PF_IO_WORKER: Final = 0x10
@@ -65,6 +65,9 @@ class ProcRow:
         pid_ns: inode number of its pid namespace; None where not permitted.
         pid_ns_for_children: of the one that its next child will be born into; NAMESPACE_WITHOUT_INIT where that has no
             task yet; None for a zombie and where not permitted.
+        terminal: number of the device that is the controlling terminal; 0: it has none.
+        foreground: number of the group in its foreground; 0 where the procfs's namespace does not see it, -1: there is
+            none.
         subreaper: None: /proc does not tell.
     """
 
@@ -85,6 +88,8 @@ class ProcRow:
     kernel_thread: bool
     pid_ns: int | None
     pid_ns_for_children: int | None
+    terminal: int = 0
+    foreground: int = -1
     subreaper: bool | None = None
 
 
@@ -175,6 +180,8 @@ def _task(tasks: int, tid: int) -> ProcRow | None:
         kernel_thread=_is_kernels(int(fields[_FLAGS]), leader=tid == tgid),
         pid_ns=pid_ns,
         pid_ns_for_children=None if zombie else for_children,
+        terminal=int(fields[_TTY]) & 0xFFFF_FFFF,
+        foreground=int(fields[_TPGID]),
     )
 
 

@@ -3,7 +3,7 @@
 
 What /proc does not say is filled in as far as it can be: a dead group or session leader has the numbers that its members
 see; a namespace's parent is that of the nearest ancestor one level up. Births are not observed, the subreaper flag is not
-known. A snapshot from here is never verified.
+known, nor who owns files, nor what a terminal that hung up has left. A snapshot from here is never verified.
 """
 
 import time
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent import host, procfs, rootname, rules, select
 from agent.errors import NoSuchRootError, RefusedError
-from agent.model import Completeness, Mode, Snapshot
+from agent.model import Completeness, Mode, OutsidePid, PidRef, Snapshot, Terminal
 from agent.model import Task as SnapshotTask
 from agent.objects import EXITED, KERNEL, STOPPED, Namespace, Pid, Task
 from agent.pidspace import INITIAL_INUM
@@ -127,6 +127,19 @@ class ProcTable:
         )
         return row._replace(subreaper=None, exit_code=None if hidden else row.exit_code)
 
+    def terminal(self, task: Task, chosen: select.Selection) -> Terminal | None:
+        """The controlling terminal of a leader."""
+        row = self._rows[task.pid.numbers[0]]
+        if task.leader is not task or not row.terminal:
+            return None
+        pid = self.initial.numbers.get(row.foreground)
+        pgrp: PidRef | None = chosen.refs(pid) if pid is not None else None
+        if row.foreground <= 0:
+            pgrp = 0
+        elif pid is None and not next(iter(chosen.inside)).pid.level:
+            pgrp = OutsidePid((row.foreground,), (0,))  # of a group that no task is in /proc tells the outermost number
+        return Terminal(host.device_name(row.terminal), pgrp, None)
+
     def find(self, root: str) -> Task:
         """The task of a pid, or the init of ``pidns:INUM``.
 
@@ -164,7 +177,10 @@ def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path 
         mode=resolved,
         time_ns=time.time_ns(),
         pids=chosen.pids,
-        tasks=tuple(table.as_known(row, chosen.pids[row.pid - 1].numbers) for row in chosen.tasks),
+        tasks=tuple(
+            table.as_known(row, chosen.pids[row.pid - 1].numbers)._replace(tty=table.terminal(live, chosen))
+            for row, live in zip(chosen.tasks, chosen.inside, strict=True)
+        ),
         namespaces=chosen.namespaces,
         squashed=chosen.squashed,
         entered=chosen.entered,
@@ -173,4 +189,5 @@ def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path 
         completeness=Completeness(
             "no", kernel_threads_left_out=chosen.kernel_workers, reasons=(_UNVERIFIED, *chosen.unknown)
         ),
+        as_of_read=("tty",),
     )

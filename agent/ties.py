@@ -53,11 +53,16 @@ class Ties:
         self._kinds = kinds
         self._pids = pids
         self.fields = tuple(FIELDS[kind] for kind in kinds)
-        self._last: tuple[Selection, dict[Task, int], Found, Found, tuple[SnapshotTask, ...]] | None = None
+        self._noted: dict[Task, int] = {}
+        self._plan: _Plan | None = None
+        self._answers: dict[Tie, tuple[_Plan, bytes, Found]] = {}
+        self._last: tuple[_Plan, Found, Found, tuple[SnapshotTask, ...]] | None = None
 
     def forget(self) -> None:
         """Let go of what is kept for speed."""
-        self._last = None
+        self._plan = self._last = None
+        self._answers.clear()
+        self._noted.clear()
 
     def add(self, chosen: Selection, noted: Mapping[Task, int]) -> tuple[SnapshotTask, ...]:
         """The rows of a selection with their ties: the very same tuple as the last time, if nothing has changed.
@@ -66,69 +71,74 @@ class Ties:
             chosen: the selection.
             noted: of the tasks that have ties, the word that says so (bpf/events.h); other trees' too.
         """
-        inside = chosen.inside
-        if len(noted) > len(inside):
-            mine = {task: noted[task] for task in inside if task in noted}
-        else:
-            mine = {task: word for task, word in noted.items() if task in inside}
-        terminals = self._terminals(mine, inside)
-        owners = self._rows("owners", [task for task, word in mine.items() if word & TIES_OWNED], inside)
+        plan = self._plan
+        if plan is None or plan.chosen is not chosen or self._noted != noted:
+            new = _plan(chosen, noted)
+            # What other trees have is none of its business.
+            if plan is None or plan.chosen is not chosen or plan[1:] != new[1:]:
+                plan = self._plan = new
+            self._noted = dict(noted)
+        terminals, owners = self._terminals(plan), self._rows("owners", plan, plan.owning)
         last = self._last
-        if last is None or last[0] is not chosen or last[1:4] != (mine, terminals, owners):
-            self._last = last = chosen, mine, terminals, owners, self._written(chosen, mine, terminals, owners)
-        return last[4]
+        if last is None or last[0] is not plan or last[1:3] != (terminals, owners):
+            self._last = last = plan, terminals, owners, self._written(plan, terminals, owners)
+        return last[3]
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
-    def _terminals(self, mine: Mapping[Task, int], inside: Collection[Task]) -> Found:
+    def _terminals(self, plan: "_Plan") -> Found:
         """Of the tasks that have the same terminal one is asked; where that one is gone, all."""
-        having: dict[int, list[Task]] = {}
-        for task, word in mine.items():
-            if word > TIES_OWNED:
-                having.setdefault(word & ~TIES_OWNED, []).append(task)
-        found = self._rows("terminals", [tasks[0] for tasks in having.values()], inside)
+        found = self._rows("terminals", plan, [tasks[0] for tasks in plan.having.values()])
         told = {_address(rows[0]) for rows in found.values()}
-        silent = [task for address, tasks in having.items() if address not in told for task in tasks[1:]]
-        return found | self._rows("terminals", silent, inside) if silent else found
+        silent = [task for address, tasks in plan.having.items() if address not in told for task in tasks[1:]]
+        return found | self._rows("terminals", plan, silent) if silent else found
 
-    def _rows(self, kind: Tie, wanted: Iterable[Task], inside: Collection[Task]) -> Found:
+    def _rows(self, kind: Tie, plan: "_Plan", wanted: Iterable[Task]) -> Found:
         """The rows of these tasks, and of others of the tree that are met."""
         processes = dict.fromkeys([task.leader.pid.numbers[0] for task in wanted]) if kind in self._kinds else {}
-        found: dict[Task, tuple[bytes, ...]] = {}
+        found: Found = {}
         if not processes:
             return found
         whole = len(processes) * _TASKS_PER_LINK > len(self._pids.numbers)
         for attempt in range(_ATTEMPTS):
             data = self._read(kind, 0) if whole else b"".join([self._read(kind, number) for number in processes])
-            rows: dict[Task, list[bytes]] = {}
-            for tid, start_ns, row in _split(kind, data):
-                pid = self._pids.numbers.get(tid)
-                task = pid.task if pid is not None else None
-                if task is not None and task.start_ns == start_ns and task in inside:
-                    rows.setdefault(task, []).append(row)
+            answer = self._answers.get(kind)
+            if answer is not None and answer[0] is plan and answer[1] == data:
+                return answer[2]
+            rows = self._by_task(kind, plan, data)
             found |= {task: tuple(told) for task, told in rows.items()}
             unsteady = [task for task, told in rows.items() if not all(map(_is_held, told))]
-            if not unsteady or attempt == _ATTEMPTS - 1:
+            if not unsteady:
+                if not attempt:
+                    self._answers[kind] = plan, data, found
                 break
             processes = dict.fromkeys([task.leader.pid.numbers[0] for task in unsteady])
             whole = False
         return found
 
+    def _by_task(self, kind: Tie, plan: "_Plan", data: bytes) -> dict[Task, list[bytes]]:
+        rows: dict[Task, list[bytes]] = {}
+        for tid, start_ns, row in _split(kind, data):
+            pid = self._pids.numbers.get(tid)
+            task = pid.task if pid is not None else None
+            if task is not None and task.start_ns == start_ns and task in plan.chosen.inside:
+                rows.setdefault(task, []).append(row)
+        return rows
+
     # ---- writing ---------------------------------------------------------------------------------------------------
 
-    def _written(
-        self, chosen: Selection, mine: dict[Task, int], terminals: Found, owners: Found
-    ) -> tuple[SnapshotTask, ...]:
+    def _written(self, plan: "_Plan", terminals: Found, owners: Found) -> tuple[SnapshotTask, ...]:
+        chosen = plan.chosen
         if not terminals and not owners:
             return chosen.tasks
         places = {task: place for place, task in enumerate(chosen.inside)}
         rows = list(chosen.tasks)
         by_address = {_address(told[0]): self._terminal(chosen, told[0]) for told in terminals.values()}
-        for task, word in mine.items():
-            address = _address(terminals[task][0]) if task in terminals else word & ~TIES_OWNED
-            terminal = by_address.get(address)
-            if terminal is not None:
-                rows[places[task]] = rows[places[task]]._replace(tty=terminal)
+        for address, tasks in plan.having.items():
+            for task in tasks:
+                terminal = by_address.get(_address(terminals[task][0]) if task in terminals else address)
+                if terminal is not None:
+                    rows[places[task]] = rows[places[task]]._replace(tty=terminal)
         for task, told in self._unshared(owners, places):
             owned = tuple([self._owner(chosen, row) for row in told])
             rows[places[task]] = rows[places[task]]._replace(fown=owned)
@@ -162,6 +172,32 @@ class Ties:
 
     def _ref(self, chosen: Selection, identity: int, row: bytes, at: int, levels: int) -> PidRef:
         return chosen.refs(self._pids.told(identity, wire.numbers(row, at, levels)))
+
+
+class _Plan(NamedTuple):
+    """Who is to be read.
+
+    Attributes:
+        chosen: of whom.
+        having: the tasks that have each terminal, by its address.
+        owning: those that may have files with owners.
+    """
+
+    chosen: Selection
+    having: dict[int, list[Task]]
+    owning: list[Task]
+
+
+def _plan(chosen: Selection, noted: Mapping[Task, int]) -> _Plan:
+    having: dict[int, list[Task]] = {}
+    owning = []
+    for task, word in noted.items():
+        if task in chosen.inside:
+            if word > TIES_OWNED:
+                having.setdefault(word & ~TIES_OWNED, []).append(task)
+            if word & TIES_OWNED:
+                owning.append(task)
+    return _Plan(chosen, having, owning)
 
 
 class _Shape(NamedTuple):

@@ -134,7 +134,7 @@ struct sweep_row {
  * Ties: what a task has to do with pid objects beside the tree, as one word that tells whether there is anything to read.
  * The address is that of the tty_struct, or of tty_old_pgrp, of leaders only; whoever has the same has the same terminal.
  */
-#define TIES_OWNED 1ull	/* a file of its table has an owner, or the table is too large to look through in passing */
+#define TIES_OWNED 1ull	/* a file of its table has an owner, or there are too many to look through in passing */
 
 /*
  * The terminal of a process: of those that have one, or had one that hung up on them. 112 bytes, then the numbers of its

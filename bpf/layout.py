@@ -65,9 +65,12 @@ _TIES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "owners": (
         ("task_struct_files", "task_struct", ("files",)),
         ("files_struct_fdt", "files_struct", ("fdt",)),
+        ("files_struct_fdtab", "files_struct", ("fdtab",)),
         ("files_struct_open_fds_init", "files_struct", ("open_fds_init",)),
         ("files_struct_fd_array", "files_struct", ("fd_array",)),
         ("fdtable_max_fds", "fdtable", ("max_fds",)),
+        ("fdtable_fd", "fdtable", ("fd",)),
+        ("fdtable_open_fds", "fdtable", ("open_fds",)),
         ("file_f_owner", "file", ("f_owner",)),
         ("fown_struct_pid", "fown_struct", ("pid",)),
         ("fown_struct_pid_type", "fown_struct", ("pid_type",)),

@@ -16,6 +16,8 @@ struct file_iterator {
 };
 
 #define TABLE_SMALL 64	/* NR_OPEN_DEFAULT: a table that never had more lies in the files_struct itself */
+#define FEW		8
+#define TABLE_WORDS 16	/* of its bitmap, 64 files each: what is looked through in passing at most, if hardly any is in use */
 
 /* Of an open file, the pid object that owns it; NULL: none. */
 #ifdef HAVE_EMBEDDED_OWNER
@@ -38,7 +40,64 @@ struct file_iterator {
 		OWNED(n) OWNED(n + 1) OWNED(n + 2) OWNED(n + 3) OWNED(n + 4) OWNED(n + 5) OWNED(n + 6) OWNED(n + 7) \
 	}
 
-/* Whether a table of open files has to be read. One look for each open file: nothing compared with the iterator's. */
+static __always_inline int has_owner(const void *file)
+{
+	const void *owner = 0;
+
+#ifdef HAVE_OWNERS
+	if (file)
+#ifdef HAVE_EMBEDDED_OWNER
+		READ(owner, file, OFF_file_f_owner + OFF_fown_struct_pid);
+#else
+		READ(owner, file, OFF_file_f_owner);
+#endif
+#endif
+	return owner != 0;
+}
+
+/*
+ * Whether the files of a table, seen by nobody's type, have owners. A process may be in a large table that it makes little
+ * use of, for a child starts with one as large as its creator needed. One with more than 64 files open is read in any case.
+ */
+static __always_inline u64 owned(const void *table)
+{
+#ifdef HAVE_OWNERS
+	const void *bitmap = 0, *array = 0;
+	u64 open[TABLE_WORDS] = {};
+	u32 max_fds = 0, i;
+
+	READ(max_fds, table, OFF_fdtable_max_fds);
+	READ(array, table, OFF_fdtable_fd);
+	READ(bitmap, table, OFF_fdtable_open_fds);
+	if (max_fds <= TABLE_SMALL) {
+		READ(open[0], bitmap, 0);
+	} else {
+		if (max_fds > TABLE_WORDS * 64)
+			return TIES_OWNED;
+		bpf_probe_read_kernel(open, sizeof(open), bitmap); /* what is behind its end is not looked at */
+#pragma unroll
+		for (i = 1; i < TABLE_WORDS; i++)
+			if (open[i] && i * 64 < max_fds)
+				return TIES_OWNED;
+	}
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 64; i++) {
+		const void *file = 0;
+
+		asm volatile("" : "+r"(i));
+		if (i >= 64 || !(open[0] >> i))
+			break;
+		if (!(open[0] >> i & 1))
+			continue;
+		READ(file, array, i * sizeof(void *));
+		if (has_owner(file))
+			return TIES_OWNED;
+	}
+#endif
+	return 0;
+}
+
+/* The same of a task whose type the verifier knows, and in the table that nearly everybody has: one look for each file. */
 static __always_inline u64 loaded_owned(const char *task, const char *leader)
 {
 #ifdef HAVE_OWNERS
@@ -59,7 +118,7 @@ static __always_inline u64 loaded_owned(const char *task, const char *leader)
 		return 0;
 	LOAD(u32, max_fds, table, OFF_fdtable_max_fds);
 	if (max_fds > TABLE_SMALL)
-		return TIES_OWNED;
+		return owned(table);
 	LOAD(u64, open, files, OFF_files_struct_open_fds_init);
 	OWNED_8(0) OWNED_8(8) OWNED_8(16) OWNED_8(24) OWNED_8(32) OWNED_8(40) OWNED_8(48) OWNED_8(56)
 #endif
@@ -86,54 +145,35 @@ static __always_inline u64 loaded_ties(const char *task, const char *signal)
 	return word | loaded_owned(task, leader);
 }
 
-/* The same of a task that the verifier knows nothing of. */
-static __always_inline u64 owned(const void *task, const void *leader)
+/* The same of a task that the verifier knows nothing of, and with few files: as few reads as there can be. */
+static __always_inline u64 few_owned(const void *files)
 {
 #ifdef HAVE_OWNERS
-	const void *files = 0, *shared = 0, *table = 0;
-	u32 max_fds = 0, i;
-	u64 open = 0;
+	const void *table = 0;
+	struct {
+		u64 open; /* files_struct has it a little before the array */
+		u8 between[OFF_files_struct_fd_array - OFF_files_struct_open_fds_init - sizeof(u64)];
+		const void *file[FEW];
+	} own = {};
+	u32 i;
 
-	READ(files, task, OFF_task_struct_files);
-	if (!files)
-		return 0;
-	if (task != leader) {
-		READ(shared, leader, OFF_task_struct_files);
-		if (files == shared)
-			return 0;
-	}
 	READ(table, files, OFF_files_struct_fdt);
-	READ(max_fds, table, OFF_fdtable_max_fds);
-	if (max_fds > TABLE_SMALL)
-		return TIES_OWNED;
-	READ(open, files, OFF_files_struct_open_fds_init);
-#pragma clang loop unroll(disable)
-	for (i = 0; i < TABLE_SMALL; i++) {
-		const void *file = 0, *owner = 0;
-
-		asm volatile("" : "+r"(i));
-		if (i >= TABLE_SMALL || !(open >> i))
-			break;
-		if (!(open >> i & 1))
-			continue;
-		READ(file, files, OFF_files_struct_fd_array + i * sizeof(void *));
-		if (!file)
-			continue;
-#ifdef HAVE_EMBEDDED_OWNER
-		READ(owner, file, OFF_file_f_owner + OFF_fown_struct_pid);
-#else
-		READ(owner, file, OFF_file_f_owner);
-#endif
-		if (owner)
+	if (table != files + OFF_files_struct_fdtab)
+		return owned(table);
+	READ(own, files, OFF_files_struct_open_fds_init);
+	if (own.open >> FEW)
+		return owned(table);
+#pragma unroll
+	for (i = 0; i < FEW; i++)
+		if (own.open >> i & 1 && has_owner(own.file[i]))
 			return TIES_OWNED;
-	}
 #endif
 	return 0;
 }
 
 static __always_inline u64 ties(const void *task)
 {
-	const void *leader = 0;
+	const void *leader = 0, *files = 0, *shared = 0;
 	u64 terminal = 0;
 
 	READ(leader, task, OFF_task_struct_group_leader);
@@ -147,7 +187,14 @@ static __always_inline u64 ties(const void *task)
 			READ(terminal, signal, OFF_signal_struct_tty_old_pgrp);
 	}
 #endif
-	return terminal | owned(task, leader);
+#ifdef HAVE_OWNERS
+	READ(files, task, OFF_task_struct_files);
+	if (task != leader)
+		READ(shared, leader, OFF_task_struct_files);
+	if (files && files != shared)
+		terminal |= few_owned(files);
+#endif
+	return terminal;
 }
 
 /* How many numbers a pid object has; 0 where there is none. */

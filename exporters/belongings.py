@@ -10,7 +10,7 @@ A ref is as in exporters.facts; -4096 says that there is no pid object, null tha
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, OwnerType, PidRef, Terminal
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, OwnerType, PidRef, Task, Terminal
 from exporters.fields import S32_MAX, Fields
 
 _TYPES: tuple[OwnerType, ...] = ("tid", "pid", "pgrp")
@@ -27,6 +27,16 @@ class RefReader(Protocol):
 def ref_document(ref: PidRef | None) -> object:
     """A reference as a tag, a map or null."""
     return {"namespaces": ref.namespaces, "numbers": ref.numbers} if isinstance(ref, OutsidePid) else ref
+
+
+def belongings(task: Task) -> dict[str, object]:
+    """What a task has of all this, and no key for what it has not."""
+    found: dict[str, object] = {}
+    if task.tty is not None:
+        found["tty"] = terminal_document(task.tty)
+    if task.fown is not None:
+        found["fown"] = owners_document(task.fown)
+    return found
 
 
 def terminal_document(terminal: Terminal) -> dict[str, object]:

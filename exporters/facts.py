@@ -35,7 +35,7 @@ from agent.model import (
     TaskState,
     Verified,
 )
-from exporters.belongings import owners_document, read_owners, read_terminal, ref_document, terminal_document
+from exporters.belongings import belongings, read_owners, read_terminal, ref_document
 from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 from exporters.soundness import TaskIds
 from exporters.unknown import collect
@@ -107,7 +107,7 @@ def facts(snapshot: Snapshot) -> Document:
 
 
 def task_facts(tasks: Sequence[Task]) -> list[Document]:
-    """What a bare image cannot say of each task, keys sorted.
+    """What a bare image cannot say of each task, keys sorted; what few tasks have is there where it is.
 
     The one loop that every capture of thousands of tasks goes through: it unpacks whole rows and calls nothing.
     """
@@ -161,15 +161,15 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
                 "env": env,
                 "exit_code": code,
                 "exit_signal": signal,
-                "fown": None if fown is None else owners_document(fown),
                 "gid": gid,
                 "start_ns": start_ns,
                 "state": state,
                 "subreaper": reaper,
-                "tty": None if tty is None else terminal_document(tty),
                 "uid": uid,
             }
         )
+        if tty is not None or fown is not None:
+            rows[-1] = dict(sorted({**rows[-1], **belongings(task)}.items()))
     return rows
 
 

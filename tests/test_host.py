@@ -127,3 +127,13 @@ def test_a_second_is_a_whole_number_of_ticks() -> None:
     """Otherwise the kernel would round a start time in another way than ns_per_tick() does."""
     assert os.sysconf("SC_CLK_TCK") == host.clock_ticks()
     assert host.ns_per_tick() * host.clock_ticks() == 1_000_000_000
+
+
+def test_a_device_is_named_as_below_dev(tmp_path: Path) -> None:
+    """Pseudo-terminals by their number, which no sysfs has; the others as sysfs does; None where it does not."""
+    (tmp_path / "dev/char").mkdir(parents=True)
+    (tmp_path / "dev/char/4:64").symlink_to("../../devices/platform/serial8250/tty/ttyS0")
+
+    names = [host.device_name(os.makedev(*number), tmp_path) for number in ((136, 0), (136, 300), (4, 64), (4, 65))]
+
+    assert names == [b"pts/0", b"pts/300", b"ttyS0", None]

@@ -2,6 +2,7 @@
 """Snapshots out of /proc: rows that a test invents, and a tree whose every number is known beforehand."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from agent import proctable, select
 from agent.errors import HostError, NoSuchRootError, RefusedError
-from agent.model import Snapshot, TaskState
+from agent.model import OutsidePid, Snapshot, TaskState, Terminal
 from agent.procfs import ProcRow
 from agent.proctable import ProcTable
 
@@ -58,6 +59,7 @@ def taken(root: int, *rows: ProcRow, mode: str = "subtree") -> select.Selection:
 
 
 INIT = a_row(1, 0)
+PTS_7 = 136 << 8 | 7
 
 
 def test_parents_groups_and_sessions_are_those_of_the_rows() -> None:
@@ -273,3 +275,56 @@ def test_errors_from_proc_say_how_far_they_can_be_trusted() -> None:
         patch.setattr("agent.procfs.scan", lambda _: rows)
         with pytest.raises(RefusedError, match="as far as /proc tells"):
             proctable.snapshot("5", "auto")
+
+
+# ---- terminals -----------------------------------------------------------------------------------------------------
+
+
+def terminals(root: int, *rows: ProcRow) -> list[Terminal | None]:
+    """Of each task that a snapshot of these has."""
+    table = ProcTable(rows)
+    chosen = select.select(table.find(str(root)), "subtree")
+    return [table.terminal(task, chosen) for task in chosen.inside]
+
+
+def test_a_terminal_is_named_with_the_group_in_its_foreground() -> None:
+    """By tag; a thread has its leader's, and who has none has none."""
+    shell = replace(a_row(5, 1), terminal=PTS_7, foreground=6)
+    job = replace(a_row(6, 5, sid=(5,)), terminal=PTS_7, foreground=6)
+
+    mine = Terminal(b"pts/7", 2, None)
+    assert terminals(5, INIT, shell, job, a_thread(7, job), a_row(8, 5)) == [mine, mine, None, None]
+
+
+def test_a_foreground_group_from_elsewhere_has_the_number_that_proc_tells() -> None:
+    """Of another tree's group all numbers are known, of one without members the outermost one; 0 is not to be seen."""
+    other = a_row(9, 1)
+    root, inner = a_row(5, 1), a_row(6, 5, 1)
+    for foreground, seen, seen_inside in (
+        (9, OutsidePid((9,), (0,)), 0),
+        (70, OutsidePid((70,), (0,)), None),
+        (0, 0, 0),
+    ):
+        rows = [replace(row, terminal=PTS_7, foreground=foreground) for row in (root, inner)]
+
+        assert terminals(5, INIT, other, *rows)[0] == Terminal(b"pts/7", seen, None)
+        assert terminals(6, INIT, other, *rows)[0] == Terminal(b"pts/7", seen_inside, None)
+
+
+def test_a_snapshot_out_of_proc_says_that_it_looked_for_terminals_and_for_no_owners() -> None:
+    """As the kernel tells a process with a terminal of its own."""
+    child, master = pty.fork()
+    if not child:
+        os.write(1, b".")
+        signal.pause()
+    try:
+        os.read(master, 1)
+        snapshot = proctable.snapshot(str(child), "subtree")
+        name = os.fsencode(os.readlink(f"/proc/{child}/fd/0")).removeprefix(b"/dev/")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(master)
+
+    assert snapshot.as_of_read == ("tty",)
+    assert snapshot.tasks[0].tty == Terminal(name, 1, None)

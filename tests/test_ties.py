@@ -243,7 +243,9 @@ def test_as_long_as_nothing_changes_the_rows_are_the_same_ones(host: Host) -> No
     """Which is how the writer knows that it has written them; a change is noticed."""
     host.note("terminals", host.root, TTY, terminal_row(host.root, TTY, host.root.pid))
     chosen = host.selected()
-    first, second = host.ties.add(chosen, host.noted), host.ties.add(chosen, dict(host.noted))
+    first = host.ties.add(chosen, host.noted)
+    host.note("owners", host.kernel.fork(host.kernel.init), TIES_OWNED)
+    second = host.ties.add(chosen, host.noted)
     host.rows["terminals"][host.root.tid] = [terminal_row(host.root, TTY, None)]
     third = host.ties.add(chosen, host.noted)
     host.ties.forget()
