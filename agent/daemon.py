@@ -28,6 +28,7 @@ from agent.config import Config, load
 from agent.errors import CkptreeError, HostError, UsageError
 from agent.model import Dialect
 from agent.watch import Watch
+from exporters import checkpoint as _checkpoint  # noqa: F401  # the registry's first use is where somebody waits
 from exporters import registry
 
 _CHUNK = 1 << 16

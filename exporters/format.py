@@ -12,9 +12,10 @@ before: who does not use it does not wait for it. One that cannot be used is rep
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from agent.model import Snapshot
+if TYPE_CHECKING:  # naming a format takes no snapshot
+    from agent.model import Snapshot
 
 ENTRY_POINTS = "ckptree.exporters"
 """The entry-point group."""
@@ -42,7 +43,7 @@ class Reader(NamedTuple):
     """
 
     recognize: Callable[[bytes], bool]
-    load: Callable[[bytes], Snapshot]
+    load: "Callable[[bytes], Snapshot]"
     looks_like: str
 
 
@@ -61,7 +62,7 @@ class Format:
     """
 
     name: str
-    dump: Callable[[Snapshot], Dump]
+    dump: "Callable[[Snapshot], Dump]"
     reader: Reader | None = None
     text: bool = False
     directory: bool = False

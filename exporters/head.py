@@ -42,10 +42,9 @@ from exporters.hostmap import (
     is_x86,
     settled,
 )
-from exporters.records import ARCH, BUFFER, CONTAINER, HEAD_BYTES, HEADER, Cursor, record
+from exporters.records import ARCH, BUFFER, CONTAINER, HEAD_BYTES, HEAD_MAGIC, HEADER, Cursor, record
 from exporters.records import LSM_INFO as LSM_INFO_RECORD
 
-HEAD_MAGIC = 0x00FEED0CC0A2D200
 NS_PER_S = 1_000_000_000
 
 _HEADER = struct.Struct("<Q5H6x12HQQ")

@@ -17,6 +17,9 @@ PIDS, TREE, EXTENSION, TAIL, ERROR = 101, 102, 8101, 9001, 9999
 HEAD_BYTES = 8
 """What each record begins with: its type and its length."""
 
+HEAD_MAGIC = 0x00FEED0CC0A2D200
+"""What follows in the first record of an image, HEADER."""
+
 _HEAD = struct.Struct("<II")
 _ERROR_TEXT_BYTES = 200
 _OLD_TREE_LEN = 16

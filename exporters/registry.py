@@ -5,19 +5,20 @@ A name chooses what is written. What is read is known by its content alone: a su
 A format is a row of `FORMATS`, or one that another package brings (exporters.format tells how); nothing else knows how
 many there are.
 
-The module of a format is imported when it is used first, but for the image's own, which nearly every run needs. Other
-packages are looked for where a name or a file is none of ours, and not otherwise: that takes longer than a snapshot.
+The module of a format is imported when it is used first: to name one, or to pass on what a daemon has written, takes
+none of them. Other packages are looked for where a name or a file is none of ours, and not otherwise: that takes longer
+than a snapshot.
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.errors import CkptreeError, FormatError, UsageError
-from agent.model import Dialect, Snapshot
-from exporters import checkpoint
 from exporters.format import Dump, Format, Reader
-from exporters.head import HEAD_MAGIC
-from exporters.records import HEAD_BYTES
+from exporters.records import HEAD_BYTES, HEAD_MAGIC
+
+if TYPE_CHECKING:
+    from agent.model import Dialect, Snapshot
 
 _BLANKS = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
@@ -28,7 +29,7 @@ _MAP_LENGTH_BYTES = dict.fromkeys(range(0x80, 0x90), 0) | {0xDE: 2, 0xDF: 4}
 _MSGPACK_STRINGS = {bytes([code]) for code in (*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB)}
 
 
-def dump(snapshot: Snapshot, name: str = "ckpt", dialect: Dialect | None = None) -> Dump:
+def dump(snapshot: "Snapshot", name: str = "ckpt", dialect: "Dialect | None" = None) -> Dump:
     """Write a snapshot.
 
     Args:
@@ -46,7 +47,7 @@ def dump(snapshot: Snapshot, name: str = "ckpt", dialect: Dialect | None = None)
     return find(name).dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
 
 
-def image(snapshot: Snapshot, name: str = "ckpt", dialect: Dialect | None = None) -> bytes:
+def image(snapshot: "Snapshot", name: str = "ckpt", dialect: "Dialect | None" = None) -> bytes:
     """Write a snapshot in one of the `LOSSLESS` formats, which are one file each and need no notes; else as `dump`."""
     data = dump(snapshot, name, dialect).data if name in LOSSLESS else None
     if not isinstance(data, bytes):
@@ -54,7 +55,7 @@ def image(snapshot: Snapshot, name: str = "ckpt", dialect: Dialect | None = None
     return data
 
 
-def load(data: bytes) -> Snapshot:
+def load(data: bytes) -> "Snapshot":
     """Read a snapshot in whatever format it is; FormatError where it is in none."""
     return _recognize(data)[1].load(data)
 
@@ -118,37 +119,49 @@ def _is_msgpack(data: bytes) -> bool:
     return length is not None and data[1 + length : 2 + length] in _MSGPACK_STRINGS
 
 
-def _dump_json(snapshot: Snapshot) -> Dump:
+def _dump_checkpoint(snapshot: "Snapshot") -> Dump:
+    from exporters import checkpoint
+
+    return Dump(checkpoint.dumps(snapshot, snapshot.dialect))
+
+
+def _load_checkpoint(data: bytes) -> "Snapshot":
+    from exporters import checkpoint
+
+    return checkpoint.loads(data)
+
+
+def _dump_json(snapshot: "Snapshot") -> Dump:
     from exporters import jsonfmt
 
     return Dump(jsonfmt.dumps(snapshot))
 
 
-def _load_json(data: bytes) -> Snapshot:
+def _load_json(data: bytes) -> "Snapshot":
     from exporters import jsonfmt
 
     return jsonfmt.loads(data)
 
 
-def _dump_msgpack(snapshot: Snapshot) -> Dump:
+def _dump_msgpack(snapshot: "Snapshot") -> Dump:
     from exporters import msgpackfmt
 
     return Dump(msgpackfmt.dumps(snapshot))
 
 
-def _load_msgpack(data: bytes) -> Snapshot:
+def _load_msgpack(data: bytes) -> "Snapshot":
     from exporters import msgpackfmt
 
     return msgpackfmt.loads(data)
 
 
-def _dump_criu(snapshot: Snapshot) -> Dump:
+def _dump_criu(snapshot: "Snapshot") -> Dump:
     from exporters import criu
 
     return criu.dump(snapshot)
 
 
-def _dump_dot(snapshot: Snapshot) -> Dump:
+def _dump_dot(snapshot: "Snapshot") -> Dump:
     from exporters import dot
 
     return Dump(dot.dumps(snapshot))
@@ -159,10 +172,10 @@ FORMATS: Final = {
     for row in (
         Format(
             name="ckpt",
-            dump=lambda snapshot: Dump(checkpoint.dumps(snapshot, snapshot.dialect)),
+            dump=_dump_checkpoint,
             reader=Reader(
                 _is_checkpoint,
-                checkpoint.loads,
+                _load_checkpoint,
                 f"a record head of {HEAD_BYTES} bytes and the magic 0x{HEAD_MAGIC:016x}, little endian",
             ),
         ),

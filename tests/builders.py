@@ -2,6 +2,7 @@
 """Snapshots to test with: a small tree that has one of everything, large ones, and a strategy for arbitrary ones."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple, get_args
 
@@ -67,6 +68,12 @@ def a_snapshot(
     }
     root = (a_task(1, 0, comm=b"bash", birth=born(None)),)
     return Snapshot(pids=objects, tasks=root if tasks is None else tuple(tasks), **(defaults | fields))
+
+
+def with_task(snapshot: Snapshot, tag: int, **fields: object) -> Snapshot:
+    """The snapshot with one task changed."""
+    tasks = [task._replace(**fields) if task.pid == tag else task for task in snapshot.tasks]  # type: ignore[arg-type]
+    return replace(snapshot, tasks=tuple(tasks))
 
 
 def a_family() -> Snapshot:

@@ -5,44 +5,22 @@ import io
 import json
 import os
 import pty
-import signal
-import socket
 import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from agent import control
 from agent.__main__ import main
 from exporters import registry
+from tests.commandline import Ran, ckptree
 
 NO_PID = str(2**22 + 1)  # larger than any pid can be
 SUSPECT = "source procfs: read task by task while they ran"
-
-
-class Ran(NamedTuple):
-    """How a run ended."""
-
-    returncode: int
-    stdout: bytes
-    stderr: bytes
-
-
-def ckptree(*arguments: str | Path, **options: Any) -> Ran:
-    """Run it, with no terminal anywhere."""
-    given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": 60} | options
-    if "input" in given:
-        del given["stdin"]
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | given
-    ran: Any = subprocess.run([sys.executable, "-m", "agent", *arguments], check=False, **given)
-    return Ran(ran.returncode, ran.stdout or b"", ran.stderr)
 
 
 Here = Callable[..., Ran]
@@ -224,71 +202,6 @@ def test_a_container_that_is_none_is_refused(tmp_path: Path, root: str) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("verb", [("snapshot", "1"), ("snapshot", "1", "--source", "daemon"), ("status",)])
-def test_a_socket_that_was_named_and_has_no_listener_is_no_daemon(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    """Exit code 3: who names a socket wants that daemon, and no substitute."""
-    path = tmp_path / "socket"
-    ran = ckptree(*verb, "--socket", path)
-
-    assert (ran.returncode, ran.stdout) == (3, b"")
-    assert f"start one with `ckptree daemon --socket {path}`" in ran.stderr.decode()
-
-
-def test_a_daemon_that_does_not_answer_in_time_is_no_daemon(tmp_path: Path) -> None:
-    """``--timeout`` is in seconds."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(os.fspath(tmp_path / "socket"))
-        listener.listen(1)
-        ran = ckptree("snapshot", "1", "--socket", tmp_path / "socket", "--timeout", "0.1")
-
-    assert ran.returncode == 3
-    assert b"did not answer within 0.1 s" in ran.stderr
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_socket_that_one_may_not_open_is_not_permitted(tmp_path: Path) -> None:
-    """Exit code 5, not 3: there is a daemon."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        path = tmp_path / "socket"
-        listener.bind(os.fspath(path))
-        listener.listen(1)
-        path.chmod(0o600)
-        script = "import os, sys; os.setresuid(65534, 65534, 65534); from agent.cli import main; sys.exit(main())"
-        ran = subprocess.run(
-            [sys.executable, "-c", "import agent.cli, agent.client; " + script, "status", "--socket", path],
-            capture_output=True,
-            check=False,
-        )
-
-    assert ran.returncode == 5
-    assert f"not permitted to connect to {path}".encode() in ran.stderr
-
-
-def _serve_once(listener: socket.socket, answer: control.Message) -> None:
-    connection, _ = listener.accept()
-    with connection:
-        connection.recv(1 << 16)
-        connection.sendall(control.encode(answer))
-
-
-@pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 7])
-def test_what_the_daemon_says_becomes_the_exit_code(tmp_path: Path, code: int) -> None:
-    """A refusal brings lines that name the leaks."""
-    path = tmp_path / "socket"
-    answer = {"ok": False, "error": "so it is", "exit_code": code, "leaks": ["one", "two"]}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(os.fspath(path))
-        listener.listen(1)
-        server = threading.Thread(target=_serve_once, args=(listener, answer))
-        server.start()
-        ran = ckptree("snapshot", "1", "--socket", path, "-o", tmp_path / "image")
-        server.join()
-
-    leaks = b"ckptree:   one\nckptree:   two\n" if code == 7 else b""
-    assert (ran.returncode, ran.stdout, ran.stderr) == (code, b"", b"ckptree: so it is\n" + leaks)
-    assert not (tmp_path / "image").exists()
-
-
 def test_an_image_is_not_written_to_a_terminal(root: str) -> None:
     """Exit code 2, before anything is captured."""
     ours, theirs = pty.openpty()
@@ -381,38 +294,9 @@ def test_a_reader_that_has_had_enough_is_no_traceback(image: Path) -> None:
     assert b"Traceback" not in ran.stderr
 
 
-def test_an_interrupt_is_no_traceback(tmp_path: Path) -> None:
-    """Ctrl-C while the daemon thinks: 130, as a shell expects."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(os.fspath(tmp_path / "socket"))
-        listener.listen(1)
-        program = [sys.executable, "-m", "agent", "snapshot", "1", "--socket", os.fspath(tmp_path / "socket")]
-        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            connection, _ = listener.accept()
-            connection.recv(1 << 16)
-            time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
-            connection.close()
-
-    assert process.returncode == 130
-    assert b"Traceback" not in said
-
-
 def test_help_is_data(here: Here) -> None:
     """On stdout, exit code 0, for each verb."""
     for arguments in (["--help"], ["-h"], ["snapshot", "-h"], ["daemon", "-h"], ["show", "-h"], ["status", "-h"]):
         ran = here(*arguments)
         assert (ran.returncode, ran.stderr) == (0, b"")
         assert ran.stdout.lower().startswith(b"usage: ckptree")
-
-
-def test_a_daemon_does_not_take_a_file_for_its_socket(tmp_path: Path) -> None:
-    """It might be somebody's image."""
-    path = tmp_path / "image"
-    path.write_bytes(b"data")
-    ran = ckptree("daemon", "--socket", path)
-
-    assert ran.returncode == 1
-    assert f"{path} exists and is no socket" in ran.stderr.decode()
-    assert path.read_bytes() == b"data"

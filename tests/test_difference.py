@@ -2,62 +2,21 @@
 """Two snapshots compared: equal means exactly what it should, and what differs is told of whom it is true."""
 
 import json
-from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agent.model import CKPT_PID_ROOT, Completeness, Namespace, PidObject, Snapshot, Task, TaskState
-from exporters import checkpoint
 from exporters.difference import difference, lines, to_document
-from tests.builders import a_family, a_snapshot, a_task, born, patient, snapshots
+from tests.builders import a_family, a_snapshot, a_task, born, with_task
 
 # What is behind the head, which is the same for every comparison.
 HEAD = 4
 
 
-def with_task(snapshot: Snapshot, tag: int, **fields: object) -> Snapshot:
-    """The snapshot with one task changed."""
-    tasks = [task._replace(**fields) if task.pid == tag else task for task in snapshot.tasks]  # type: ignore[arg-type]
-    return replace(snapshot, tasks=tuple(tasks))
-
-
 def without(snapshot: Snapshot, *tags: int) -> Snapshot:
     """The snapshot without some tasks; their pid objects stay."""
     return replace(snapshot, tasks=tuple(task for task in snapshot.tasks if task.pid not in tags))
-
-
-def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
-    """The same tree; the n-th pid object of the old order becomes the order[n]-th, and tags count from `first`."""
-    new = {snapshot.first_tag + old: first + place for old, place in enumerate(order)}
-    new |= {0: 0, CKPT_PID_ROOT: CKPT_PID_ROOT}
-    pids = dict(zip(order, snapshot.pids, strict=True))
-    tasks = [
-        task._replace(
-            pid=new[task.pid], ppid=new[task.ppid], tgid=new[task.tgid], pgid=new[task.pgid], sid=new[task.sid]
-        )
-        for task in snapshot.tasks
-    ]
-    return replace(snapshot, pids=tuple(pids[n] for n in sorted(pids)), tasks=tuple(tasks), first_tag=first)
-
-
-def meaning(snapshot: Snapshot) -> object:
-    """All that being equal is about: both buffers with tags given in the order of numbers, and the facts."""
-    ranks = sorted(range(len(snapshot.pids)), key=lambda n: snapshot.pids[n].numbers)
-    ranked = relabelled(snapshot, [ranks.index(n) for n in range(len(ranks))], 1)
-    tasks = sorted(ranked.tasks)
-    shared = defaultdict(set)
-    for pid in snapshot.pids:
-        for place, id_ in enumerate(pid.namespaces):
-            shared[id_].add((pid.numbers, place))
-    return (
-        checkpoint._pack_pids(ranked.pids),
-        checkpoint._pack_tasks(tasks, "seed"),
-        [(t.state, None if t.exit_code is None else t.exit_code & ~0x80, t.subreaper) for t in tasks],
-        frozenset(map(frozenset, shared.values())),
-    )
 
 
 def told(a: Snapshot, b: Snapshot) -> list[str]:
@@ -117,113 +76,6 @@ def test_a_snapshot_equals_itself_in_four_lines() -> None:
         "b: subtree of 4711 · 6 tasks · 2024-05-01 12:00:00 UTC",
         "who is who: by number and start time",
     ]
-
-
-@patient
-@given(snapshots(), st.randoms(use_true_random=False), st.integers(1, 1000))
-def test_tags_and_the_order_of_rows_make_no_difference(snapshot: Snapshot, random: object, first: int) -> None:
-    """They are a file's own business."""
-    order = list(range(1, len(snapshot.pids)))
-    random.shuffle(order)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
-    other = relabelled(snapshot, [0, *order], first)
-    other = replace(other, tasks=(other.tasks[0], *reversed(other.tasks[1:])))
-
-    assert difference(snapshot, other).equal
-
-
-TOUCHED = [
-    "state",
-    "exit_code",
-    "subreaper",
-    "ppid",
-    "tgid",
-    "pgid",
-    "sid",
-    "comm",
-    "start_ns",
-    "birth",
-    "number",
-    "inner",
-    "namespaces",
-    "member",
-    "ghost",
-    "last",
-]
-
-
-def touched(draw: st.DrawFn, a: Snapshot, what: str) -> Snapshot:
-    """The snapshot with one thing changed, which may matter or not; tags may end up where no kernel would have them."""
-    task = draw(st.sampled_from(a.tasks))
-    place = draw(st.integers(0, len(a.pids) - 1))
-    pid = a.pids[place]
-    if what == "last":
-        return replace(a, tasks=a.tasks[:-1] or a.tasks)
-    if what == "ghost":
-        return replace(a, pids=(*a.pids, PidObject((5_000_000,), ())))
-    if what in ("number", "inner", "namespaces", "member"):
-        ids = range(-1, 3)
-        new = {
-            "number": pid._replace(numbers=(5_000_000, *pid.numbers[1:])),
-            "inner": pid._replace(numbers=(*pid.numbers[:-1], 6_000_000)),
-            "namespaces": pid._replace(namespaces=() if pid.namespaces else pid.numbers),
-            "member": pid._replace(namespaces=tuple(draw(st.sampled_from(ids)) for _ in pid.namespaces)),
-        }[what]
-        return replace(a, pids=(*a.pids[:place], new, *a.pids[place + 1 :]))
-    tags = [0, CKPT_PID_ROOT, *range(a.first_tag, a.first_tag + len(a.pids))]
-    values: dict[str, list[object]] = {
-        "state": [None, *TaskState],
-        "exit_code": [None, 0, 0x8B, 0x0B, (task.exit_code or 0) ^ 0x80],
-        "subreaper": [None, False, True],
-        "ppid": [0, *tags[2:]],
-        "tgid": [*tags[2:]],
-        "pgid": [*tags],
-        "sid": [*tags],
-        "comm": [None, b"other"],
-        "start_ns": [None, 7],
-        "birth": [None],
-    }
-    return with_task(a, task.pid, **{what: draw(st.sampled_from(values[what]))})
-
-
-@st.composite
-def neighbours(draw: st.DrawFn, what: str) -> tuple[Snapshot, Snapshot]:
-    """A snapshot and one like it, told apart by one thing at most."""
-    a = draw(snapshots())
-    known = [task._replace(state=task.state or TaskState.RUNNING) for task in a.tasks]
-    a = replace(a, tasks=tuple(known)) if draw(st.booleans()) else a
-    return a, touched(draw, a, what)
-
-
-@pytest.mark.parametrize("what", TOUCHED)
-def test_equal_means_the_same_buffers_and_facts_and_nothing_else(what: str) -> None:
-    """Judged by the bytes of the image, tags given anew; and the other way round what is gone is born."""
-
-    @settings(patient, max_examples=40)
-    @given(neighbours(what))
-    def judged(pair: tuple[Snapshot, Snapshot]) -> None:
-        a, b = pair
-        found, back = difference(a, b), difference(b, a)
-
-        assert found.equal == back.equal == (meaning(a) == meaning(b))
-        assert lines(found)[0].startswith("equal" if found.equal else "different: ")
-        assert (found.gone, found.born, found.pids_gone) == (back.born, back.gone, back.pids_came)
-        assert [row.a for row in found.moved] == [row.b for row in back.moved]
-        assert [(fact, side) for fact, side, _ in found.unsaid] == [
-            (fact, "b" if side == "a" else "a") for fact, side, _ in back.unsaid
-        ]
-
-    judged()
-
-
-@patient
-@given(snapshots(), snapshots())
-def test_any_two_snapshots_can_be_told_apart(a: Snapshot, b: Snapshot) -> None:
-    """For people in lines that a terminal can show, for programs in what JSON can hold."""
-    found = difference(a, b)
-
-    assert all(line.isprintable() for line in lines(found))
-    assert all(line.isascii() for line in lines(found, unicode=False))
-    assert json.loads(json.dumps(to_document(found)))["equal"] == found.equal
 
 
 @pytest.mark.parametrize(

@@ -231,8 +231,10 @@ def test_no_package_is_looked_for_while_names_and_files_are_ours(tmp_path: Path)
     path = tmp_path / "image"
     path.write_bytes(registry.image(a_family()))
     program = f"from exporters import registry; data = open({os.fspath(path)!r}, 'rb').read(); "
+    named = loaded_after(program + "registry.find('ckpt'); registry.recognize(data)")
     loaded = loaded_after(program + "registry.image(registry.load(data), 'ckpt'); registry.find('json')")
 
+    assert not named & {"exporters.checkpoint", "exporters.reading", "exporters.facts", "agent.model", "msgpack"}
     assert "exporters.checkpoint" in loaded
     assert not loaded & {"exporters.jsonfmt", "exporters.msgpackfmt", "exporters.criu", "exporters.plugins"}
     assert not loaded & {"importlib.metadata", "google.protobuf"}
