@@ -69,9 +69,7 @@ class Rebuild:
         root_status: raw wait status of the root, once it has ended by itself.
     """
 
-    def __init__(
-        self, plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, helper: Path = HELPER
-    ) -> None:
+    def __init__(self, plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, helper: Path = HELPER) -> None:
         self.plan = plan
         self.any_numbers = any_numbers
         self.pids: tuple[int, ...] = ()
@@ -121,6 +119,10 @@ class Rebuild:
     def signal(self, number: int) -> None:
         """Send a signal to the root."""
         self._send(Message(Said.SIGNAL, value=number))
+
+    def end(self) -> None:
+        """Have all killed; wait() returns when that is done."""
+        self._send(Message(Said.KILL))
 
     def detach(self) -> None:
         """Leave the tree to its guard, which stays with it."""
@@ -251,7 +253,9 @@ class Rebuild:
         actors = self.plan.actors
         at = control.answer_offset(self._code) + control.ANSWER.size
         pids = list(struct.unpack_from(f"={len(actors)}i", self._memory, at))
-        count = sum(len(actor.numbers) if actor.numbers and not self.any_numbers else actor.depth + 1 for actor in actors)
+        count = sum(
+            len(actor.numbers) if actor.numbers and not self.any_numbers else actor.depth + 1 for actor in actors
+        )
         place = len(self._code) - 4 * count
         found = struct.unpack_from(f"={count}i", self._memory, place)
         numbers = []
@@ -334,7 +338,7 @@ def _spawned(helper: Path, program_file: int, control_socket: int) -> int:
     places = zip(high, (control.FD_PROGRAM, control.FD_CONTROL), strict=True)
     try:
         moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
-        return os.posix_spawn(helper, [helper], os.environ, file_actions=moves)
+        return os.posix_spawn(helper, [os.fspath(helper)], os.environ, file_actions=moves)
     finally:
         for descriptor in high:
             os.close(descriptor)

@@ -16,7 +16,7 @@ of a zombie's dead parent; whether a task is a subreaper.
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -83,17 +83,21 @@ class _Comparison:
         self.standing = standing
         self.actors = standing.plan.actors
         self.by_tag = {
-            actor.tag: index
-            for index, actor in enumerate(self.actors)
-            if actor.tag and actor.role is not Role.HELPER
+            actor.tag: index for index, actor in enumerate(self.actors) if actor.tag and actor.role is not Role.HELPER
         }
         kept = [index for index, actor in enumerate(self.actors) if actor.role is not Role.HELPER]
-        self.found = {index: read_status(standing.pids[index]) for index in kept if standing.pids[index]}
+        self.found: dict[int, Status | None] = {
+            index: read_status(standing.pids[index]) for index in kept if standing.pids[index]
+        }
         self.here = read_status(os.getpid())
-        self.root = standing.plan.tasks[0]
 
     def differences(self) -> Iterator[str]:
         tasks = dict(zip(self.standing.plan.tasks, self.standing.snapshot.tasks, strict=True))
+        top = self.found.get(0)
+        if top is None:
+            yield f"{name_of(self.actors[0])}: there is nobody"
+            return
+        self.top = top
         for index, actor in enumerate(self.actors):
             if actor.role is Role.HELPER:
                 continue
@@ -110,7 +114,7 @@ class _Comparison:
         numbers = self.standing.numbers[index]
         who = name_of(actor)
         if status.pid[-len(numbers) :] != numbers:
-            yield f"{who}: has the numbers {_list(status.pid[-len(numbers):])} instead of {_list(numbers)}"
+            yield f"{who}: has the numbers {_list(status.pid[-len(numbers) :])} instead of {_list(numbers)}"
         outside = len(self.here.pid) - (0 if self.standing.plan.pidns else 1) if self.here else 0
         if self.here and len(status.pid) - outside != actor.depth + 1:
             yield f"{who}: is {len(status.pid) - outside - 1} namespaces deep instead of {actor.depth}"
@@ -123,9 +127,10 @@ class _Comparison:
         if status.ppid != parent:
             yield f"{who}: has the parent {status.ppid} instead of {parent} (tag {task.ppid})"
         levels = self.actors[index].depth + 1
+        inherited = {"group": self.top.pgid[-1], "session": self.top.sid[-1]}
         for what, tag, found in (("group", task.pgid, status.pgid), ("session", task.sid, status.sid)):
             seen = found[-levels:]
-            expected = self._id(tag, task)
+            expected = self._id(tag, task, inherited[what])
             if expected is None:
                 if seen[0] in self._own_numbers():
                     yield f"{who}: has the {what} {_list(seen)}, of the tree, instead of one from outside"
@@ -139,12 +144,14 @@ class _Comparison:
         leader = self.actors[index].leader
         return self.standing.guard if leader == 0 else self.standing.pids[0]
 
-    def _id(self, tag: int, task: Task) -> tuple[int, ...] | None:
-        """The numbers of a session or group as a task at its depth sees them; None: any that is not of the tree."""
+    def _id(self, tag: int, task: Task, inherited: int) -> tuple[int, ...] | None:
+        """The numbers of a session or group as a task at its depth sees them; None: any that is not of the tree.
+
+        The root's own session, where it did not found it, is that of actor 0.
+        """
         blank = (0,) * (task.depth + 1)
         if tag == CKPT_PID_ROOT:
-            root = self.found.get(self.root)
-            return (root.sid[-1], *blank[1:]) if root else blank
+            return (inherited, *blank[1:])
         if tag == 0:
             return blank if self.standing.plan.pidns else None
         if tag not in self.by_tag:
@@ -216,10 +223,10 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
         if status is None:
             yield f"{who}: there is nobody"
             continue
-        ended = task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
-        if ended != (status.state in "ZX"):
-            yield f"{who}: is in state {status.state}, and was {task.state}"
-        elif stopped and (task.state is TaskState.STOPPED) != (status.state == "T"):
+        wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (status.state in "ZX")
+        if stopped:
+            wrong |= (task.state is TaskState.STOPPED) != (status.state == "T")
+        if wrong:
             yield f"{who}: is in state {status.state}, and was {task.state}"
         if task.state is TaskState.ZOMBIE and task.exit_code is not None:
             code = _exit_code(pid)
@@ -242,8 +249,3 @@ def _exit_code(pid: int) -> int:
         return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[_EXIT_CODE])
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def expected_numbers(plan: Plan, numbers: Sequence[tuple[int, ...]]) -> Mapping[int, tuple[int, ...]]:
-    """Numbers by tag, as they are in the rebuilt tree."""
-    return {actor.tag: numbers[index] for index, actor in enumerate(plan.actors) if actor.tag}

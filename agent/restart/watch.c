@@ -139,6 +139,7 @@ static void detach(void)
 
 	for (int stream = 0; null >= 0 && stream < 3; stream++)
 		CALL3(dup3, null, stream, 0);
+	CALL1(chdir, "/");
 	CALL1(close, guard.control);
 	guard.control = -1;
 	CALL0(setsid);
