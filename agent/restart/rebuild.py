@@ -201,7 +201,8 @@ class Rebuild:
         try:
             data = self._socket.recv(control.MESSAGE.size)
         except ConnectionResetError:
-            data = b""
+            # The guard ended without reading all of ours. That is told once, and before what it said last.
+            data = self._socket.recv(control.MESSAGE.size)
         if len(data) != control.MESSAGE.size:
             self._over = True
             raise RebuildError("the guard of the tree is gone: somebody has killed it, and the tree with it")
