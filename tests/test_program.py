@@ -35,7 +35,9 @@ VALUES = {
     **{f"RUN_{run.name}": int(run) for run in control.Run},
     **{name: getattr(program, name) for name in dir(program) if name.startswith(("PROGRAM_", "ACTOR_"))},
     **{name: getattr(control, name) for name in ("FD_PROGRAM", "FD_CONTROL")},
-    **{"PROGRAM_MAGIC": program.MAGIC, "PROGRAM_VERSION": program.VERSION, "NO_ACTOR": program.NO_ACTOR},
+    "PROGRAM_MAGIC": program.MAGIC,
+    "PROGRAM_VERSION": program.VERSION,
+    "NO_ACTOR": program.NO_ACTOR,
     "PHASES": len(Phase),
 }
 

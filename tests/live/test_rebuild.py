@@ -460,8 +460,9 @@ def test_a_program_that_cannot_run_is_an_error() -> None:
     child = writer.born(root, 10)
     with rebuilt(writer.activated().plan()) as made:
         made.activate()
-        with pytest.raises(RebuildError, match=r"task 2 \(10\) cannot run its program: ENOENT"):
-            made.release({child: Program(b"/nonexistent", [b"x"], [])}) or made.wait()
+        with pytest.raises(RebuildError, match=r"task 2 \(10\) cannot run its program: ENOENT"):  # noqa: PT012
+            made.release({child: Program(b"/nonexistent", [b"x"], [])})
+            made.wait()
 
 
 @pytest.fixture
@@ -475,9 +476,7 @@ def public() -> Iterator[Path]:
 def test_who_is_not_root_gets_a_user_namespace_as_well(public: Path) -> None:
     """Numbers within are then free to choose."""
     for package in ("agent", "tests"):
-        shutil.copytree(
-            TOP / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "live", "bench")
-        )
+        shutil.copytree(TOP / package, public / package, ignore=shutil.ignore_patterns("__pycache__", "live", "bench"))
     program = COORDINATOR.replace("import sys, time", f"import sys, time\nsys.path.insert(0, {os.fspath(public)!r})")
     change = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all"]
     command = [*change, "/usr/bin/python3", "-c", program, "pidns", "holding"]
