@@ -36,12 +36,18 @@ need criu crit --help; \
 need graphviz dot -V
 endef
 
+HELPER := agent/restart/ckptree-rebuild
+
 .PHONY: help setup packages demo test bench fuzz clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-setup: $(STAMP)
+setup: $(STAMP) $(HELPER)
+
+# Installing compiles it too; this is for when a source has changed since.
+$(HELPER): $(wildcard agent/restart/*.[ch]) hatch_build.py | $(STAMP)
+	@$(BIN)/python hatch_build.py
 
 packages:
 	@$(FIND_MISSING); \
@@ -96,5 +102,5 @@ fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(HELPER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

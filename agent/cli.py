@@ -17,6 +17,7 @@ from agent import fileverbs, rootname
 from agent.client import DEFAULT_SOCKET, Answer
 from agent.errors import CkptreeError, HostError, NoDaemonError, RefusedError, UsageError
 from agent.fileverbs import AsJson, DialectName, say
+from agent.restart import verb as restartverb
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -256,7 +257,7 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         typer.echo(f"kernel lacks   {feature}")
 
 
-for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert):
+for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, restartverb.restart):
     app.command()(_verb)
 
 

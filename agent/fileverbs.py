@@ -59,6 +59,11 @@ def _load(file: str, data: bytes) -> "Snapshot":
     return reading.snapshot
 
 
+def load_file(file: str) -> "Snapshot":
+    """The snapshot in a file, or from standard input."""
+    return _load(file, _read(file))
+
+
 def _name(file: str) -> str:
     return "standard input" if file == "-" else file
 

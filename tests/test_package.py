@@ -66,6 +66,23 @@ def test_every_source_file_travels(unpacked: Path) -> None:
     assert needed <= carried
 
 
+def test_a_wheel_is_for_one_kind_of_machine_and_any_python(wheel: Path) -> None:
+    """The helper that rebuilds trees is a program for this processor, and needs nothing of Python's."""
+    assert wheel.name.endswith(f"-py3-none-linux_{os.uname().machine}.whl")
+
+
+def test_the_helper_travels_ready_to_run(wheel: Path) -> None:
+    """Installers keep the mode that the archive has; it is small and needs no library."""
+    with zipfile.ZipFile(wheel) as archive:
+        entry = archive.getinfo("agent/restart/ckptree-rebuild")
+        program = archive.read(entry)
+
+    assert entry.external_attr >> 16 & 0o111 == 0o111
+    assert program.startswith(b"\x7fELF")
+    assert len(program) < 100_000
+    assert b"ld-linux" not in program
+
+
 def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path) -> None:
     """From another folder, and from its own files alone."""
     program = "import runpy, agent, bpf.compiler; print(agent.__file__); runpy.run_module('agent', run_name='__main__')"

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An actor's life until the tree stands as planned: its steps, one after the other, each when those it depends on are
+ * done. A child goes on in the same function as somebody else: nothing is called in between, so that a chain of
+ * processes of any length needs no deeper stack than one.
+ */
+#include "state.h"
+
+#define THREAD_STACK 16384
+
+/* One entry in the kernel's list of locks to be marked when their owner dies: the actor's word in `alive`. */
+struct robust {
+	struct robust_list_head head;
+	struct robust_list entry;
+};
+
+static void arm(uint32_t me, struct robust *robust)
+{
+	robust->entry.next = &robust->head.list;
+	robust->head.list.next = &robust->entry;
+	robust->head.futex_offset = (char *)&program.alive[me] - (char *)&robust->entry;
+	robust->head.list_op_pending = NULL;
+	store(&program.alive[me], (uint32_t)CALL0(gettid));
+	CALL2(set_robust_list, &robust->head, sizeof(robust->head));
+}
+
+/* From now on its end is nobody's concern; also exec() would count as one. */
+void actor_disarm(uint32_t me)
+{
+	store(&program.alive[me], 0);
+	CALL2(set_robust_list, NULL, sizeof(struct robust_list_head));
+}
+
+void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, int value)
+{
+	struct state *state = program.state;
+	uint32_t nobody = 0;
+
+	if (!__atomic_compare_exchange_n(&state->failing, &nobody, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return;
+	state->failure = (struct message){.kind = SAID_FAILED, .reason = reason, .actor = actor, .place = place,
+					  .error = error, .value = value};
+	store(&state->failed, 1);
+	wake_guard();
+}
+
+/* Say so, and wait for the guard's SIGKILL. */
+_Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error)
+{
+	note_failure(reason, actor, place, error, 0);
+	for (;;)
+		CALL4(ppoll, 0, 0, 0, 0);
+}
+
+static void set_number(uint32_t actor, uint32_t level, int32_t number)
+{
+	int32_t *at = &program.numbers[program.actors[actor].first_number + level];
+
+	store((uint32_t *)at, (uint32_t)number);
+	futex_wake_all((uint32_t *)at);
+}
+
+/* Where the kernel chooses, an actor reads its own numbers below the level that its creator sees. */
+static void learn_numbers(uint32_t me)
+{
+	const struct program_actor *actor = &program.actors[me];
+	char text[4096], *at, *line;
+	int32_t found[34] = {0};
+	uint32_t count = 0;
+	long size, fd;
+
+	fd = CALL4(openat, -100, "/proc/thread-self/status", O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		fail(REASON_STEP, me, NO_ACTOR, (int)-fd);
+	size = CALL3(read, fd, text, sizeof(text) - 1);
+	CALL1(close, fd);
+	text[size > 0 ? size : 0] = 0;
+	for (line = text; *line; line++)
+		if (line[0] == '\n' && line[1] == 'N' && line[2] == 'S' && line[3] == 'p' && line[4] == 'i' && line[5] == 'd')
+			break;
+	for (at = line + 7; *line && *at && *at != '\n'; at++)
+		if (*at >= '0' && *at <= '9') {
+			if (at[-1] < '0' || at[-1] > '9')
+				count++;
+			if (count > 33)
+				break;
+			found[count - 1] = found[count - 1] * 10 + (*at - '0');
+		}
+	if (count < actor->depth + 1)
+		fail(REASON_STEP, me, NO_ACTOR, ENXIO);
+	for (uint32_t level = 0; level <= actor->depth; level++)
+		set_number(me, level, found[count - actor->depth - 1 + level]);
+}
+
+/* The number of an actor as another one sees it; it may take a moment until it is known. */
+static int32_t number_for(uint32_t by, uint32_t target)
+{
+	uint32_t *at = (uint32_t *)&program.numbers[program.actors[target].first_number + program.actors[by].depth];
+
+	wait_at_least(at, 1);
+	return (int32_t)load(at);
+}
+
+/* The first moments of everybody. */
+static void come_to_life(uint32_t me, struct robust *robust)
+{
+	const struct program_actor *actor = &program.actors[me];
+	struct report report = {me};
+
+	arm(me, robust);
+	CALL2(prctl, PR_SET_NAME, actor->comm);
+	if ((program.head->flags & PROGRAM_ANY_NUMBERS) && actor->depth)
+		learn_numbers(me);
+	/* The kernel adds the sender's pid, translated for the reader. It knows processes only. */
+	if (!(actor->flags & ACTOR_THREAD))
+		CALL6(sendto, FD_REPORT, &report, sizeof(report), MSG_NOSIGNAL, 0, 0);
+	bump(&program.state->progress);
+	drop(PHASE_BUILD);
+}
+
+static void thread_body(void *argument)
+{
+	actor_run((uint32_t)(uintptr_t)argument);
+}
+
+static int32_t next_spare(uint32_t me, uint32_t place)
+{
+	uint32_t taken = bump(&program.state->spare) - 1;
+
+	if ((int64_t)program.head->spare_first + taken >= program.head->spare_end)
+		fail(REASON_STEP, me, place, EAGAIN);
+	return program.head->spare_first + (int32_t)taken;
+}
+
+/* Returns twice, unless it is a thread: 0 in the child. */
+static long give_birth(uint32_t me, const struct program_step *step)
+{
+	const struct program_actor *child = &program.actors[step->target];
+	int32_t innermost_first[34];
+	struct clone_args args = {0};
+	int chosen = !(program.head->flags & PROGRAM_ANY_NUMBERS);
+	long answer;
+
+	if (step->value & CLONE_BIT_NEWPID)
+		args.flags |= CLONE_NEWPID;
+	if (step->value & CLONE_BIT_PARENT)
+		args.flags |= CLONE_PARENT;	/* and the exit signal is that of the creator: another is EINVAL */
+	else if (!(step->value & CLONE_BIT_THREAD))
+		args.exit_signal = (uint64_t)(child->exit_signal >= 0 ? child->exit_signal : SIGCHLD);
+	if (chosen) {
+		args.set_tid = (uint64_t)(uintptr_t)innermost_first;
+		args.set_tid_size = child->depth + 1;
+	}
+	if (step->value & CLONE_BIT_THREAD) {
+		char *stack = map(THREAD_STACK, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+		if (!stack)
+			return -ENOMEM;
+		args.flags |= CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+		args.stack = (uint64_t)(uintptr_t)stack;
+		args.stack_size = THREAD_STACK;
+	}
+	do {
+		int32_t spare = chosen && (child->flags & ACTOR_SPARE) ? next_spare(me, step->place) : 0;
+
+		for (uint32_t level = 0; chosen && level <= child->depth; level++) {
+			if (spare)
+				set_number(step->target, level, spare);
+			innermost_first[child->depth - level] = program.numbers[child->first_number + level];
+		}
+		if (step->value & CLONE_BIT_THREAD)
+			answer = clone3_thread(&args, thread_body, (void *)(uintptr_t)step->target);
+		else
+			answer = CALL2(clone3, &args, sizeof(args));
+	} while (answer == -EEXIST && chosen && (child->flags & ACTOR_SPARE));
+	if (answer > 0 && !chosen)
+		set_number(step->target, program.actors[me].depth, (int32_t)answer);
+	return answer;
+}
+
+static long enter(uint32_t me, uint32_t target)
+{
+	uint32_t leader = program.actors[target].leader;
+	long fd = CALL2(pidfd_open, number_for(me, leader), 0), answer;
+
+	if (fd < 0)
+		return fd;
+	answer = CALL2(setns, fd, CLONE_NEWPID);
+	CALL1(close, fd);
+	return answer;
+}
+
+static void ask_guard(uint32_t me, enum ask what)
+{
+	store(&program.asked[me], what);
+	bump(&program.state->asks);
+	wake_guard();
+}
+
+/* A namespace's init is immune to its own signals, but not to the faults that it commits. */
+static void commit_fault(int number)
+{
+	long fd;
+	char *page;
+	char *volatile nowhere = NULL;
+
+	switch (number) {
+	case SIGSEGV:
+		*(volatile char *)nowhere = 0;
+		break;
+	case SIGILL:
+		ILLEGAL_INSTRUCTION();
+		break;
+	case SIGFPE:
+		DIVISION_BY_ZERO();
+		break;
+	case SIGTRAP:
+		BREAKPOINT();
+		break;
+	case SIGBUS:
+		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to be touched */
+		page = map(4096, MAP_SHARED, (int)fd, 0);
+		if (page)
+			*(volatile char *)page = 0;
+		break;
+	}
+}
+
+static _Noreturn void end(uint32_t me, const struct program_step *step)
+{
+	uint64_t no_core[2] = {0, 0}, nothing = 0;
+	int number = step->value & 0x7f;
+	int init = CALL0(getpid) == 1;
+
+	if (!number || (program.actors[me].flags & ACTOR_THREAD)) {
+		mark_done((uint32_t)(step - program.steps));
+		actor_disarm(me);
+		for (;;)
+			CALL1(exit, number ? 0 : step->value >> 8 & 0xff);
+	}
+	CALL4(prlimit64, 0, RLIMIT_CORE, no_core, 0);
+	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe does not ask for the limit */
+	mark_done((uint32_t)(step - program.steps));
+	actor_disarm(me);
+	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
+	if (init && number == SIGKILL)
+		ask_guard(me, ASK_KILL);
+	else if (init)
+		commit_fault(number);
+	else
+		CALL2(kill, CALL0(getpid), number);
+	if (!init || number != SIGKILL)
+		fail(REASON_STEP, me, step->place, EOPNOTSUPP);
+	for (;;)
+		CALL4(ppoll, 0, 0, 0, 0);
+}
+
+static long await(uint32_t me, uint32_t target, int more)
+{
+	struct child_info info;
+	long answer;
+
+	do
+		answer = CALL5(waitid, P_PID, number_for(me, target), &info, WEXITED | WALL | more, 0);
+	while (answer == -EINTR);
+	return answer;
+}
+
+static void stop(uint32_t me)
+{
+	if (CALL0(getpid) == 1)
+		ask_guard(me, ASK_STOP);
+	else
+		CALL2(kill, CALL0(getpid), SIGSTOP);
+}
+
+static long take(uint32_t me, const struct program_step *step)
+{
+	uint32_t target = step->target;
+
+	switch (step->op) {
+	case OP_SETSID:
+		return CALL0(setsid);
+	case OP_SETPGID:
+		return CALL2(setpgid, target == NO_ACTOR || target == me ? 0 : number_for(me, target),
+			     number_for(me, (uint32_t)step->value));
+	case OP_SUBREAPER:
+		return CALL5(prctl, PR_SET_CHILD_SUBREAPER, step->value, 0, 0, 0);
+	case OP_ENTER:
+		return enter(me, target);
+	case OP_UNSHARE:
+		return CALL1(unshare, CLONE_NEWPID);
+	case OP_REAP:
+		return await(me, target, 0);
+	case OP_AWAIT:
+		return await(me, target, WNOWAIT);
+	case OP_ACTIVATE:
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+_Noreturn void actor_run(uint32_t me)
+{
+	struct robust robust;
+	uint32_t at, end_at;
+
+born:
+	come_to_life(me, &robust);
+	at = program.actors[me].first_step;
+	end_at = at + program.actors[me].step_count;
+	for (; at < end_at; at++) {
+		const struct program_step *step = &program.steps[at];
+		long answer;
+
+		if (step->op == OP_STOP)
+			break;
+		for (uint32_t n = 0; n < step->dependency_count; n++)
+			wait_at_least(&program.done[program.dependencies[step->first_dependency + n]], 1);
+		wait_at_least(&program.state->gate, step->phase);
+		if (step->op == OP_EXIT)
+			end(me, step);
+		if (step->op == OP_CLONE) {
+			answer = give_birth(me, step);
+			if (!answer) {
+				me = step->target;
+				goto born;
+			}
+		} else {
+			answer = take(me, step);
+		}
+		if (answer < 0)
+			fail(REASON_STEP, me, step->place, (int)-answer);
+		mark_done(at);
+	}
+	wait_at_least(&program.state->release, 1);
+	if (at < end_at) {
+		bump(&program.state->released);
+		actor_disarm(me);
+		wait_at_least(&program.state->gate, PHASE_STOP);
+		mark_done(at);
+		stop(me);
+	}
+	actor_settle(me);
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the guard alone knows. */
+#ifndef CKPTREE_GUARD_H
+#define CKPTREE_GUARD_H
+
+#include "state.h"
+
+struct guard {
+	int control;		/* -1: detached */
+	int signals;		/* signalfd */
+	int32_t first;		/* actor 0 as the guard sees it; 0: it has been waited for */
+	int32_t root_status;
+};
+
+extern struct guard guard;
+
+void tell(struct message message);
+void guard_watch(void);
+void take_down(void);
+
+#endif

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * System calls as they are, for a program without a C library: a process that is forked ten thousand times should
+ * have next to nothing to copy. Each returns the kernel's answer, negative errno where it failed.
+ */
+#ifndef CKPTREE_KERNEL_CALLS_H
+#define CKPTREE_KERNEL_CALLS_H
+
+#include <asm/unistd.h>
+#include <linux/errno.h>
+#include <linux/futex.h>
+#include <linux/sched.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SIG_BLOCK 0
+#define SIG_SETMASK 2
+#define SIGILL 4
+#define SIGTRAP 5
+#define SIGBUS 7
+#define SIGFPE 8
+#define SIGKILL 9
+#define SIGSEGV 11
+#define SIGTERM 15
+#define SIGINT 2
+#define SIGQUIT 3
+#define SIGCHLD 17
+#define SIGSTOP 19
+#define SIGNALS 64
+
+#define PROT_READ 1
+#define PROT_WRITE 2
+#define MAP_SHARED 1
+#define MAP_PRIVATE 2
+#define MAP_ANONYMOUS 0x20
+#define MAP_NORESERVE 0x4000
+
+#define O_RDONLY 0
+#define O_WRONLY 1
+#define O_RDWR 2
+#define O_CLOEXEC 02000000
+
+#define PR_SET_PDEATHSIG 1
+#define PR_SET_DUMPABLE 4
+#define PR_SET_NAME 15
+#define PR_SET_CHILD_SUBREAPER 36
+
+#define MS_NOSUID 2
+#define MS_NODEV 4
+#define MS_NOEXEC 8
+#define MS_REC 16384
+#define MS_PRIVATE (1 << 18)
+
+#define P_ALL 0
+#define P_PID 1
+#define WNOHANG 1
+#define WEXITED 4
+#define WNOWAIT 0x01000000
+#define WALL 0x40000000
+
+#define AF_UNIX 1
+#define SOCK_SEQPACKET 5
+#define SOCK_NONBLOCK 04000
+#define SOL_SOCKET 1
+#define SO_PASSCRED 16
+#define SCM_CREDENTIALS 2
+#define MSG_DONTWAIT 0x40
+#define MSG_NOSIGNAL 0x4000
+
+#define POLLIN 1
+#define POLLHUP 16
+#define RLIMIT_CORE 4
+#define CAP_SYS_ADMIN 21
+#define CLOSE_RANGE_CLOEXEC 4
+
+#if defined(__x86_64__)
+static inline long call6(long n, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long answer;
+
+	__asm__ volatile("syscall" : "=a"(answer) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return answer;
+}
+
+/* clone3() of a thread: it calls body(argument) on its own stack, and body does not return. */
+static inline long clone3_thread(struct clone_args *args, void (*body)(void *), void *argument)
+{
+	register void (*in_r12)(void *) __asm__("r12") = body;
+	register void *in_r13 __asm__("r13") = argument;
+	long answer;
+
+	__asm__ volatile("syscall\n\ttest %%rax, %%rax\n\tjnz 1f\n\txor %%ebp, %%ebp\n\tmov %%r13, %%rdi\n\t"
+			 "call *%%r12\n\tud2\n1:"
+			 : "=a"(answer)
+			 : "a"((long)__NR_clone3), "D"(args), "S"(sizeof(*args)), "r"(in_r12), "r"(in_r13)
+			 : "rcx", "r11", "memory");
+	return answer;
+}
+
+#define PROGRAM_START(body) \
+	__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall " #body "\n\tud2\n")
+#define ILLEGAL_INSTRUCTION() __asm__ volatile("ud2")
+#define BREAKPOINT() __asm__ volatile("int3")
+#define DIVISION_BY_ZERO() __asm__ volatile("xor %%ecx, %%ecx\n\tmov $1, %%eax\n\tcltd\n\tidiv %%ecx" : : : "eax", "ecx", "edx")
+#define RELAX() __asm__ volatile("pause")
+#elif defined(__aarch64__)
+static inline long call6(long n, long a, long b, long c, long d, long e, long f)
+{
+	register long x8 __asm__("x8") = n;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+
+	__asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+	return x0;
+}
+
+static inline long clone3_thread(struct clone_args *args, void (*body)(void *), void *argument)
+{
+	register long x8 __asm__("x8") = __NR_clone3;
+	register long x0 __asm__("x0") = (long)args;
+	register long x1 __asm__("x1") = sizeof(*args);
+	register void (*in_x20)(void *) __asm__("x20") = body;
+	register void *in_x21 __asm__("x21") = argument;
+
+	__asm__ volatile("svc #0\n\tcbnz x0, 1f\n\tmov x29, xzr\n\tmov x0, x21\n\tblr x20\n\tbrk #0\n1:"
+			 : "+r"(x0) : "r"(x8), "r"(x1), "r"(in_x20), "r"(in_x21) : "memory");
+	return x0;
+}
+
+#define PROGRAM_START(body) __asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tbl " #body "\n\tbrk #0\n")
+#define ILLEGAL_INSTRUCTION() __asm__ volatile("udf #0")
+#define BREAKPOINT() __asm__ volatile("brk #0")
+#define DIVISION_BY_ZERO() ((void)0)	/* this processor answers 0 */
+#define RELAX() __asm__ volatile("yield")
+#else
+#error "x86-64 and aarch64 only"
+#endif
+
+#define CALL6(n, a, b, c, d, e, f) call6(__NR_##n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+#define CALL5(n, a, b, c, d, e) CALL6(n, a, b, c, d, e, 0)
+#define CALL4(n, a, b, c, d) CALL6(n, a, b, c, d, 0, 0)
+#define CALL3(n, a, b, c) CALL6(n, a, b, c, 0, 0, 0)
+#define CALL2(n, a, b) CALL6(n, a, b, 0, 0, 0, 0)
+#define CALL1(n, a) CALL6(n, a, 0, 0, 0, 0, 0)
+#define CALL0(n) CALL6(n, 0, 0, 0, 0, 0, 0)
+
+struct timespec64 {
+	int64_t seconds;
+	int64_t nanoseconds;
+};
+
+struct poll_fd {
+	int fd;
+	short events;
+	short found;
+};
+
+struct span {
+	void *base;
+	size_t size;
+};
+
+struct message_head {		/* struct msghdr */
+	void *name;
+	unsigned int name_size;
+	struct span *spans;
+	size_t span_count;
+	void *control;
+	size_t control_size;
+	unsigned int flags;
+};
+
+struct credentials_control {	/* struct cmsghdr with struct ucred behind it */
+	size_t size;
+	int level;
+	int type;
+	int pid;
+	unsigned int uid;
+	unsigned int gid;
+	unsigned int padding;
+};
+
+struct child_info {		/* siginfo_t, as waitid() fills it */
+	int signal;
+	int error;
+	int code;
+	int padding;
+	int pid;
+	unsigned int uid;
+	int status;
+	char rest[128 - 28];
+};
+
+/* The wait status as wait4() would tell it. */
+static inline int raw_status(const struct child_info *info)
+{
+	return info->code == 1 ? (info->status & 0xff) << 8 : info->status | (info->code == 3 ? 0x80 : 0);
+}
+
+/* The compiler calls these two where it pleases. */
+void *memset(void *at, int value, size_t size);
+void *memcpy(void *to, const void *from, size_t size);
+
+static inline void *map(size_t size, int flags, int fd, uint64_t offset)
+{
+	long at = CALL6(mmap, 0, size, PROT_READ | PROT_WRITE, flags, fd, offset);
+
+	return at < 0 && at > -4096 ? NULL : (void *)at;
+}
+
+static inline uint64_t now_ns(void)
+{
+	struct timespec64 now = {0, 0};
+
+	CALL2(clock_gettime, 1, &now);
+	return (uint64_t)now.seconds * 1000000000u + (uint64_t)now.nanoseconds;
+}
+
+static inline void sleep_ns(int64_t ns)
+{
+	struct timespec64 span = {ns / 1000000000, ns % 1000000000};
+
+	CALL2(nanosleep, &span, 0);
+}
+
+/* Sleep while the word has this value; shared memory, hence no FUTEX_PRIVATE_FLAG. */
+static inline void futex_wait(uint32_t *word, uint32_t value, const struct timespec64 *timeout)
+{
+	CALL4(futex, word, FUTEX_WAIT, value, timeout);
+}
+
+static inline void futex_wake_all(uint32_t *word)
+{
+	CALL3(futex, word, FUTEX_WAKE, 0x7fffffff);
+}
+
+#endif

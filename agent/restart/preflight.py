@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known to fail before anything is made: limits of this host, and numbers that others have."""
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from agent.errors import HostError
+from agent.restart.plan import Plan, Role
+
+MOST_LEVELS: Final = 32
+"""The kernel's MAX_PID_NS_LEVEL."""
+
+
+def preflight(plan: Plan, *, any_numbers: bool = False, proc: Path = Path("/proc")) -> None:
+    """Refuse what cannot succeed; all reasons are told at once.
+
+    Raises:
+        HostError: naming them.
+    """
+    reasons = [*_levels(plan, proc), *_room(plan, proc)]
+    if not any_numbers and not plan.pidns:
+        reasons += [*_too_large(plan, proc), *_taken(plan, proc)]
+    if reasons:
+        raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
+
+
+def _levels(plan: Plan, proc: Path) -> Iterator[str]:
+    here = _level(proc)
+    deepest = max(actor.depth for actor in plan.actors) + (1 if plan.pidns else 0)
+    if here + deepest > MOST_LEVELS:
+        yield (
+            f"pid namespaces nest {MOST_LEVELS} deep at most; this process is at level {here}, and the tree needs "
+            f"{deepest} more"
+        )
+
+
+def _level(proc: Path) -> int:
+    """How many pid namespaces above that of this process the mounted procfs shows."""
+    for line in (proc / "self/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            return len(line.split()) - 2
+    return 0
+
+
+def _too_large(plan: Plan, proc: Path) -> Iterator[str]:
+    pid_max = int((proc / "sys/kernel/pid_max").read_text())
+    # Deeper levels have limits of their own, which are not visible before they are there.
+    large = sorted({actor.numbers[0] for actor in plan.actors if actor.numbers and actor.numbers[0] >= pid_max})
+    if large:
+        yield (
+            f"numbers go up to {pid_max - 1} here, and the tree has {_some(large)}: raise kernel.pid_max, or leave out "
+            "--no-pidns"
+        )
+
+
+def _taken(plan: Plan, proc: Path) -> Iterator[str]:
+    for number in sorted({actor.numbers[0] for actor in plan.actors if actor.numbers}):
+        # A thread's number has no entry in the listing, and yet can be looked up.
+        try:
+            status = (proc / str(number) / "status").read_text(errors="replace")
+        except OSError:
+            continue
+        name = status.partition("\n")[0].partition(":")[2].strip()
+        yield f"the number {number} is taken: it is {name}"
+
+
+def _room(plan: Plan, proc: Path) -> Iterator[str]:
+    needed = sum(actor.role is not Role.HELPER for actor in plan.actors)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if os.geteuid() and soft != resource.RLIM_INFINITY and needed > soft:
+        yield f"the limit of processes (ulimit -u) is {soft}, and the tree has {needed}"
+    for limit, used, where in _cgroup_limits(proc):
+        if used + needed > limit:
+            yield f"the cgroup {where} may have {limit} tasks and has {used}; the tree has {needed}"
+
+
+def _cgroup_limits(proc: Path) -> Iterator[tuple[int, int, str]]:
+    """pids.max and pids.current of the cgroup of this process and of those above it."""
+    for line in (proc / "self/cgroup").read_text().splitlines():
+        hierarchy, controllers, path = line.split(":", 2)
+        if hierarchy != "0" and "pids" not in controllers.split(","):
+            continue
+        top = Path("/sys/fs/cgroup") if hierarchy == "0" else Path("/sys/fs/cgroup/pids")
+        folder = top / path.lstrip("/")
+        while folder != top and top in folder.parents:
+            try:
+                limit = (folder / "pids.max").read_text().strip()
+                if limit != "max":
+                    used = int((folder / "pids.current").read_text())
+                    yield int(limit), used, "/" + str(folder.relative_to(top))
+            except (OSError, ValueError):
+                pass
+            folder = folder.parent
+
+
+def _some(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return f"{shown} and {len(numbers) - 10} more" if len(numbers) > 10 else shown

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes of a rebuilt tree run: one command for all, or what each ran once.
+
+A process with a live leader runs its program; a group whose leader is dead can run none, for exec() would bring the
+leader back, and holds instead. Threads end with exec(): a program that wants them is told which.
+"""
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.errors import CkptreeError, UsageError
+from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
+from agent.restart.control import Program
+from agent.restart.plan import Plan
+
+
+def split_command(text: str) -> list[str]:
+    """A command as a shell splits it into words.
+
+    Raises:
+        UsageError: a quote is open, there is nothing, or the program is not to be found.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--run {text}: {error}") from error
+    if not words:
+        raise UsageError("--run: expected hold, argv or a command")
+    path = shutil.which(words[0])
+    if path is None:
+        raise UsageError(f"--run {text}: there is no program {words[0]}")
+    return [os.path.abspath(path), *words]
+
+
+def one_command(
+    words: Sequence[str],
+    snapshot: Snapshot,
+    plan: Plan,
+    numbers: Sequence[tuple[int, ...]],
+    pids: Sequence[int],
+    image: str,
+) -> dict[int, Program]:
+    """The same for all, each with its place in the tree in its environment.
+
+    Args:
+        words: path, then the arguments from the program's name on.
+        snapshot, plan: what was rebuilt.
+        numbers, pids: by actor, as they came to be.
+        image: path of the file; empty where it was no file.
+    """
+    path, *argv = (os.fsencode(word) for word in words)
+    inherited = [key + b"=" + value for key, value in os.environb.items() if not key.startswith(b"CKPTREE_")]
+    inherited.append(b"CKPTREE_IMAGE=" + os.fsencode(os.path.abspath(image) if image else ""))
+    threads: dict[int, list[str]] = {}
+    for index, task in zip(plan.tasks, snapshot.tasks, strict=True):
+        if task.pid != task.tgid:
+            text = f"{task.pid}:{','.join(map(str, numbers[index]))}"
+            threads.setdefault(plan.actors[index].leader, []).append(text)
+    programs = {}
+    for index, task in _living(snapshot, plan):
+        own = {
+            "TAG": str(task.pid),
+            "PID": str(pids[index]),
+            "NUMBERS": ",".join(map(str, numbers[index])),
+            "THREADS": " ".join(threads.get(index, ())),
+            "TTY": _json(_terminal(task.tty) if task.tty is not None else None),
+            "FOWN": _json([_owner(owner) for owner in task.fown] if task.fown else None),
+        }
+        env = [*inherited, *(f"CKPTREE_{name}={value}".encode() for name, value in own.items())]
+        programs[index] = Program(path, argv, env)
+    return programs
+
+
+def own_arguments(snapshot: Snapshot, plan: Plan) -> dict[int, Program]:
+    """What each ran when it was captured, found along the PATH that it had.
+
+    Raises:
+        UsageError: the image has no arguments.
+        CkptreeError: a program is not on this host.
+    """
+    programs = {}
+    missing = []
+    for index, task in _living(snapshot, plan):
+        if task.argv is None:
+            raise UsageError(
+                f"--run argv: the image does not say what tag {task.pid} ran: capture with `snapshot --with-argv`"
+            )
+        env = task.env or ()
+        places = [value[5:] for value in env if value.startswith(b"PATH=")]
+        path = _found(task.argv[0], places[0] if places else os.environb.get(b"PATH", os.defpath.encode()), task.cwd)
+        if path is None:
+            missing.append(f"{os.fsdecode(task.argv[0])} (tag {task.pid})")
+        else:
+            programs[index] = Program(path, task.argv, env, task.cwd)
+    if missing:
+        raise CkptreeError("--run argv: these are no programs here: " + ", ".join(missing))
+    return programs
+
+
+def _found(name: bytes, path: bytes, cwd: bytes | None) -> bytes | None:
+    # A login shell's name begins with a dash, which is no part of its file's.
+    name = name.removeprefix(b"-")
+    if b"/" in name:
+        where = Path(os.fsdecode(cwd or b"/")) / os.fsdecode(name)
+        return os.fsencode(where) if os.access(where, os.X_OK) else None
+    found = shutil.which(os.fsdecode(name), path=os.fsdecode(path))
+    return os.fsencode(os.path.abspath(found)) if found else None
+
+
+def _living(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:
+    """Processes whose leaders live, with their actors."""
+    dead = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
+    pairs = zip(plan.tasks, snapshot.tasks, strict=True)
+    return [(index, task) for index, task in pairs if task.pid == task.tgid and task.state not in dead]
+
+
+def _json(value: object) -> str:
+    return "" if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def _terminal(tty: Terminal) -> Mapping[str, object]:
+    name = None if tty.name is None else tty.name.decode(errors="surrogateescape")
+    return {"name": name, "pgrp": _ref(tty.pgrp), "old_pgrp": _ref(tty.old_pgrp)}
+
+
+def _owner(owner: FileOwner) -> Mapping[str, object]:
+    return {"fd": owner.fd, "pid": _ref(owner.pid), "type": owner.type}
+
+
+def _ref(ref: PidRef | None) -> object:
+    if ref is None or isinstance(ref, int):
+        return ref
+    return {"numbers": ref.numbers, "namespaces": ref.namespaces}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The guard: it brings forth actor 0, looks on while the actors bring forth one another, tells the coordinator, and takes
+ * everything down again when something fails or nobody wants it any more. It outlives the tree.
+ *
+ *     fd 3    the program, see rebuild.h and control.h
+ *     fd 4    SOCK_SEQPACKET to the coordinator; its end without SAID_DETACH means that the coordinator has died
+ */
+#include "guard.h"
+
+struct program program;
+struct guard guard = {.root_status = -1};
+
+PROGRAM_START(guard_main);
+
+void *memset(void *at, int value, size_t size)
+{
+	for (char *byte = at; size--; byte++)
+		*byte = (char)value;
+	return at;
+}
+
+void *memcpy(void *to, const void *from, size_t size)
+{
+	char *out = to;
+
+	for (const char *in = from; size--; in++, out++)
+		*out = *in;
+	return to;
+}
+
+void tell(struct message message)
+{
+	if (guard.control >= 0)
+		CALL6(sendto, guard.control, &message, sizeof(message), MSG_NOSIGNAL, 0, 0);
+}
+
+static _Noreturn void leave(int code)
+{
+	for (;;)
+		CALL1(exit_group, code);
+}
+
+static _Noreturn void give_up(enum setup what, long error)
+{
+	tell((struct message){.kind = SAID_FAILED, .reason = REASON_SETUP, .actor = NO_ACTOR, .place = NO_ACTOR,
+			      .error = (int)-error, .value = what});
+	tell((struct message){.kind = SAID_GONE, .value = -1});
+	leave(1);
+}
+
+static void *array(uint32_t **at, size_t count)
+{
+	void *mine = *at;
+
+	*at += count;
+	return mine;
+}
+
+static void map_program(void)
+{
+	struct program_head head;
+	size_t size, state_size, words;
+	char *at;
+	uint32_t *word;
+
+	if (CALL4(pread64, FD_PROGRAM, &head, sizeof(head), 0) != sizeof(head) || head.magic != PROGRAM_MAGIC
+	    || head.version != PROGRAM_VERSION || !head.actors)
+		give_up(SETUP_PROGRAM, -ENOEXEC);
+	size = sizeof(head) + head.actors * sizeof(struct program_actor) + head.steps * sizeof(struct program_step)
+	       + ((size_t)head.dependencies + head.numbers) * 4;
+	size = (size + 7) & ~(size_t)7;
+	at = map(size + sizeof(struct answer) + head.actors * sizeof(int32_t), MAP_SHARED, FD_PROGRAM, 0);
+	words = 2 * (size_t)head.steps + 2 * (size_t)head.actors;
+	state_size = (sizeof(struct state) + 63) & ~(size_t)63;
+	program.state = map(state_size + words * 4, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (!at || !program.state)
+		give_up(SETUP_PROGRAM, -ENOMEM);
+	program.head = (struct program_head *)at;
+	program.actors = (struct program_actor *)(program.head + 1);
+	program.steps = (struct program_step *)(program.actors + head.actors);
+	program.dependencies = (uint32_t *)(program.steps + head.steps);
+	program.numbers = (int32_t *)(program.dependencies + head.dependencies);
+	program.answer = (struct answer *)(at + size);
+	program.outer = (int32_t *)(program.answer + 1);
+	word = (uint32_t *)((char *)program.state + state_size);
+	program.done = array(&word, head.steps);
+	program.needed = array(&word, head.steps);
+	program.alive = array(&word, head.actors);
+	program.asked = array(&word, head.actors);
+	for (uint32_t n = 0; n < head.dependencies; n++)
+		program.needed[program.dependencies[n]] = 1;
+	for (uint32_t n = 0; n < head.steps; n++)
+		program.state->left[program.steps[n].phase]++;
+	for (uint32_t phase = PHASE_ACTIVATE; phase < PHASES; phase++)
+		program.state->left[phase]++;
+	program.state->left[PHASE_BUILD] += head.actors;
+	while (program.root < head.actors - 1 && !(program.actors[program.root].flags & ACTOR_TASK))
+		program.root++;
+}
+
+static int may_administer(void)
+{
+	struct {
+		uint32_t version;
+		int pid;
+	} head = {0x20080522, 0};
+	struct {
+		uint32_t effective, permitted, inheritable;
+	} data[2] = {0};
+
+	return !CALL2(capget, &head, data) && (data[0].effective >> CAP_SYS_ADMIN & 1);
+}
+
+static long write_file(const char *path, const char *text, size_t size)
+{
+	long fd = CALL4(openat, -100, path, O_WRONLY | O_CLOEXEC, 0), answer;
+
+	if (fd < 0)
+		return fd;
+	answer = CALL3(write, fd, text, size);
+	CALL1(close, fd);
+	return answer < 0 ? answer : 0;
+}
+
+/* "ID ID 1": the caller is himself in the new user namespace. */
+static long map_self(const char *path, uint32_t id)
+{
+	char digits[12], text[32];
+	size_t count = 0, size = 0;
+
+	do
+		digits[count++] = (char)('0' + id % 10);
+	while (id /= 10);
+	for (int copy = 0; copy < 2; copy++) {
+		for (size_t n = count; n--;)
+			text[size++] = digits[n];
+		text[size++] = ' ';
+	}
+	text[size++] = '1';
+	return write_file(path, text, size);
+}
+
+static void enter_user_namespace(void)
+{
+	uint32_t uid = (uint32_t)CALL0(geteuid), gid = (uint32_t)CALL0(getegid);
+	long answer = CALL1(unshare, CLONE_NEWUSER);
+
+	if (answer)
+		give_up(SETUP_USERNS, answer);
+	write_file("/proc/self/setgroups", "deny", 4);
+	answer = map_self("/proc/self/uid_map", uid);
+	if (!answer)
+		answer = map_self("/proc/self/gid_map", gid);
+	if (answer)
+		give_up(SETUP_IDMAP, answer);
+	program.answer->user_namespace = 1;
+}
+
+static void open_channels(void)
+{
+	int pair[2], yes = 1;
+	uint64_t all = ~(uint64_t)0, watched = 0;
+	static const int numbers[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, 1};
+	long wake = CALL2(eventfd2, 0, O_CLOEXEC | SOCK_NONBLOCK);
+
+	CALL4(rt_sigprocmask, SIG_BLOCK, &all, 0, sizeof(all));
+	if (wake < 0 || CALL4(socketpair, AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, pair))
+		give_up(SETUP_SOCKETS, wake < 0 ? wake : -EMFILE);
+	CALL5(setsockopt, pair[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes));
+	/* Out of one another's way first: any of them may have a number that is to be another's. */
+	wake = CALL3(fcntl, wake, 0, 20);
+	pair[0] = (int)CALL3(fcntl, pair[0], 0, 20);
+	pair[1] = (int)CALL3(fcntl, pair[1], 0, 20);
+	CALL3(dup3, pair[0], FD_REPORTS, O_CLOEXEC);
+	CALL3(dup3, pair[1], FD_REPORT, O_CLOEXEC);
+	CALL3(dup3, wake, FD_WAKE, O_CLOEXEC);
+	for (size_t n = 0; n < sizeof(numbers) / sizeof(*numbers); n++)
+		watched |= (uint64_t)1 << (numbers[n] - 1);
+	guard.signals = (int)CALL4(signalfd4, -1, &watched, sizeof(watched), O_CLOEXEC | SOCK_NONBLOCK);
+	CALL3(dup3, guard.signals, 8, O_CLOEXEC);
+	guard.signals = 8;
+	CALL3(close_range, 9, ~0u, 0);
+}
+
+/* What actor 0 does before it is one; all others inherit it. */
+static void begin_tree(void)
+{
+	struct {
+		uint64_t handler, flags, restorer, mask;
+	} by_default = {0};
+	uint64_t nothing = 0;
+	long null;
+
+	CALL2(prctl, PR_SET_PDEATHSIG, SIGKILL);
+	CALL1(close, FD_CONTROL);
+	CALL1(close, FD_REPORTS);
+	CALL1(close, guard.signals);
+	for (int number = 1; number <= SIGNALS; number++)
+		CALL4(rt_sigaction, number, &by_default, 0, 8);
+	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
+	if (program.head->flags & PROGRAM_PIDNS) {
+		long answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0);
+
+		if (answer)
+			fail(REASON_SETUP, SETUP_PRIVATE, NO_ACTOR, (int)-answer);
+		answer = CALL5(mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, 0);
+		program.answer->proc_error = (int)-answer;
+	} else if (program.head->flags & PROGRAM_REAPER) {
+		CALL5(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	}
+	if (program.head->flags & PROGRAM_NO_STDIO) {
+		null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
+		if (null < 0)
+			fail(REASON_SETUP, SETUP_STDIO, NO_ACTOR, (int)-null);
+		for (int stream = 0; stream < 3; stream++)
+			if (stream != null)
+				CALL3(dup3, null, stream, 0);
+		if (null > 2)
+			CALL1(close, null);
+	}
+}
+
+static void begin(void)
+{
+	const struct program_actor *first = &program.actors[0];
+	int32_t number = program.numbers[first->first_number];
+	struct clone_args args = {0};
+	int pidns = program.head->flags & PROGRAM_PIDNS;
+	long answer;
+
+	args.exit_signal = SIGCHLD;
+	if (pidns)
+		args.flags = CLONE_NEWPID | CLONE_NEWNS;
+	if (!(program.head->flags & PROGRAM_ANY_NUMBERS) && !pidns) {
+		if (first->flags & ACTOR_SPARE)
+			number = program.numbers[first->first_number] = program.head->spare_first
+				+ (int32_t)bump(&program.state->spare) - 1;
+		args.set_tid = (uint64_t)(uintptr_t)&number;
+		args.set_tid_size = 1;
+	}
+	program.answer->first_clone_ns = now_ns();
+	do
+		answer = CALL2(clone3, &args, sizeof(args));
+	while (answer == -EEXIST && (first->flags & ACTOR_SPARE)
+	       && (number = program.numbers[first->first_number] = program.head->spare_first
+		   + (int32_t)bump(&program.state->spare) - 1) < program.head->spare_end);
+	if (answer < 0)
+		give_up(SETUP_CLONE, answer);
+	if (answer) {
+		guard.first = (int32_t)answer;
+		return;
+	}
+	program.numbers[first->first_number] = (int32_t)CALL0(getpid);
+	begin_tree();
+	actor_run(0);
+}
+
+_Noreturn void guard_main(void)
+{
+	guard.control = FD_CONTROL;
+	map_program();
+	open_channels();
+	CALL5(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	if ((program.head->flags & PROGRAM_PIDNS) && !may_administer())
+		enter_user_namespace();
+	begin();
+	guard_watch();
+	leave(0);
+}

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rebuild under way: the shell around the helper that makes a planned tree.
+
+The helper is the guard of the tree. It and this process, its coordinator, talk over one socket; when that ends without a
+word, whoever is left takes it that the other has died: the guard takes the tree down. So whatever becomes of this
+process, no half of a tree stays.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NoReturn, Self
+
+from agent.errors import CkptreeError, HostError
+from agent.restart import control, program
+from agent.restart.control import Message, Program, Reason, Run, Said, Setup
+from agent.restart.plan import NOBODY, Actor, Op, Plan, Step
+
+HELPER: Final = Path(__file__).parent / "ckptree-rebuild"
+_PATIENCE: Final = 2.0
+"""Seconds after which also one who is no terminal is told how far it is."""
+
+_SETUP: Final = {
+    Setup.PROGRAM: "the helper cannot read its program",
+    Setup.USERNS: "not root, and a user namespace for the tree is refused: unshare(CLONE_NEWUSER)",
+    Setup.IDMAP: "not root, and the ids of the user namespace cannot be mapped",
+    Setup.SOCKETS: "no descriptors for the helper",
+    Setup.CLONE: "the first process of the tree is refused: clone3()",
+    Setup.PRIVATE: "the mounts of the tree cannot be made private",
+    Setup.STDIO: "/dev/null cannot be opened",
+}
+
+
+class RebuildError(CkptreeError):
+    """A rebuild failed; nothing of it is left.
+
+    Attributes:
+        step: the step that failed, or was the next of an actor that is gone; None where there is none.
+        error: errno, 0 where no system call failed.
+    """
+
+    def __init__(self, message: str, step: Step | None = None, error: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
+        self.error = error
+
+
+class Rebuild:
+    """A tree that is being made, stands, or runs.
+
+    Use as a context: what has not been detached is taken down at its end.
+
+    Attributes:
+        plan: what is made.
+        pids: for each actor the pid as this process sees it, once it stands; 0 for threads that /proc does not show.
+        numbers: for each actor its numbers, from the root's namespace inward.
+        guard: pid of the guard.
+        root_status: raw wait status of the root, once it has ended by itself.
+    """
+
+    def __init__(self, plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, helper: Path = HELPER) -> None:
+        self.plan = plan
+        self.any_numbers = any_numbers
+        self.pids: tuple[int, ...] = ()
+        self.numbers: tuple[tuple[int, ...], ...] = tuple(actor.numbers for actor in plan.actors)
+        self.root_status: int | None = None
+        self.guard = 0
+        pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+        self._code = program.encode(plan, any_numbers=any_numbers, no_stdio=no_stdio, pid_max=pid_max)
+        self._helper = helper
+        self._over = False
+        self._detached = False
+        self._file = -1
+        self._failed: Message | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def build(self) -> None:
+        """Start the guard and wait until everybody is born and in place."""
+        self._spawn()
+        self._await(Said.STANDING)
+        self._read_pids()
+
+    def activate(self) -> None:
+        """Let everybody have its turn; zombies, dead leaders and ghosts go."""
+        self._send(Message(Said.GO))
+        self._await(Said.ACTIVE)
+
+    def release(self, programs: Mapping[int, Program] | None = None) -> None:
+        """Let the tasks hold for ever, or run their programs; then stop those that were stopped."""
+        if programs:
+            actors = len(self.plan.actors)
+            section = control.run_section(programs, actors)
+            offset = control.run_offset(self._code, actors)
+            os.ftruncate(self._file, offset + len(section))
+            os.pwrite(self._file, section, offset)
+            self._send(Message(Said.RELEASE, value=Run.SECTION, offset=offset, size=len(section)))
+        else:
+            self._send(Message(Said.RELEASE, value=Run.HOLD))
+        self._await(Said.RELEASED)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the root."""
+        self._send(Message(Said.SIGNAL, value=number))
+
+    def end(self) -> None:
+        """Have all killed; wait() returns when that is done."""
+        self._send(Message(Said.KILL))
+
+    def detach(self) -> None:
+        """Leave the tree to its guard, which stays with it."""
+        self._send(Message(Said.DETACH))
+        self._over = True
+        self._detached = True
+        self._close()
+
+    def wait(self) -> int | None:
+        """Wait for the end of the tree: the root's raw wait status, None where nobody saw it."""
+        while not self._over:
+            self._receive()
+        if self._failed:
+            self._raise(self._failed)
+        return self.root_status
+
+    def kill(self) -> None:
+        """Take the tree down and wait until nobody is left. Signals that come meanwhile wait, too."""
+        if not self.guard or self._detached:
+            return
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            if not self._over:
+                self._send(Message(Said.KILL))
+            with suppress(RebuildError):
+                while not self._over:
+                    self._receive()
+            os.waitpid(self.guard, 0)
+            self._detached = True
+            self._close()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    @property
+    def building_ns(self) -> int:
+        """How long it took from the first clone() until all stood."""
+        first, standing, *_ = self._answer()
+        return standing - first
+
+    @property
+    def proc_error(self) -> int:
+        """Why the tree has no /proc of its own; 0 where it has."""
+        return self._answer()[2]
+
+    def _answer(self) -> tuple[int, int, int, int]:
+        first, standing, error, user = control.ANSWER.unpack_from(self._memory, control.answer_offset(self._code))
+        return first, standing, error, user
+
+    def _spawn(self) -> None:
+        if not os.access(self._helper, os.X_OK):
+            raise HostError(f"{self._helper} is missing: `make setup` compiles it")
+        start = control.answer_offset(self._code)
+        size = start + control.ANSWER.size + 4 * len(self.plan.actors)
+        self._file = os.memfd_create("ckptree-program")
+        os.ftruncate(self._file, size)
+        os.pwrite(self._file, self._code, 0)
+        self._memory = mmap.mmap(self._file, size)
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.guard = _spawned(self._helper, self._file, theirs.fileno())
+
+    def _close(self) -> None:
+        self._socket.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._socket.send(control.MESSAGE.pack(*message))
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                raise
+
+    def _receive(self) -> Message:
+        try:
+            data = self._socket.recv(control.MESSAGE.size)
+        except ConnectionResetError:
+            # The guard ended without reading all of ours. That is told once, and before what it said last.
+            data = self._socket.recv(control.MESSAGE.size)
+        if len(data) != control.MESSAGE.size:
+            self._over = True
+            raise RebuildError("the guard of the tree is gone: somebody has killed it, and the tree with it")
+        message = Message(*control.MESSAGE.unpack(data))
+        if message.kind == Said.GONE:
+            self._over = True
+            self.root_status = message.value if message.value >= 0 else None
+        elif message.kind == Said.FAILED:
+            self._failed = message
+        return message
+
+    def _await(self, kind: Said) -> None:
+        begin = time.monotonic()
+        shown = False
+        while True:
+            if select.select([self._socket], [], [], 0.5)[0]:
+                message = self._receive()
+                if shown and sys.stderr is not None and sys.stderr.isatty():
+                    sys.stderr.write("\n")
+                    shown = False
+                if message.kind == kind:
+                    return
+                if self._over:
+                    break
+            elif kind is Said.STANDING:
+                shown = self._show_progress(time.monotonic() - begin) or shown
+        if self._failed:
+            self._raise(self._failed)
+        if kind is Said.RELEASED:
+            return  # it was over before all had begun
+        raise RebuildError("the root of the tree ended before its time")
+
+    def _show_progress(self, seconds: float) -> bool:
+        if sys.stderr is None:
+            return False
+        terminal = sys.stderr.isatty()
+        if not terminal and seconds < _PATIENCE:
+            return False
+        at = control.answer_offset(self._code) + control.ANSWER.size
+        pids = struct.unpack_from(f"={len(self.plan.actors)}i", self._memory, at)
+        processes = sum(actor.leader == index for index, actor in enumerate(self.plan.actors))
+        text = f"ckptree: {sum(pid > 0 for pid in pids)} of {processes} processes made"
+        sys.stderr.write(f"\r{text}" if terminal else f"{text}\n")
+        sys.stderr.flush()
+        return True
+
+    def _read_pids(self) -> None:
+        """Pids of processes from the guard, numbers as they came to be; threads are found in /proc by their numbers."""
+        actors = self.plan.actors
+        at = control.answer_offset(self._code) + control.ANSWER.size
+        pids = list(struct.unpack_from(f"={len(actors)}i", self._memory, at))
+        count = sum(
+            len(actor.numbers) if actor.numbers and not self.any_numbers else actor.depth + 1 for actor in actors
+        )
+        place = len(self._code) - 4 * count
+        found = struct.unpack_from(f"={count}i", self._memory, place)
+        numbers = []
+        start = 0
+        for actor in actors:
+            numbers.append(found[start : start + actor.depth + 1])
+            start += actor.depth + 1
+        self.numbers = tuple(numbers)
+        groups: dict[int, list[int]] = {}
+        for index, actor in enumerate(actors):
+            if actor.leader != index:
+                groups.setdefault(actor.leader, []).append(index)
+        for leader, members in groups.items():
+            tids = _threads(pids[leader], actors[leader].depth + 1)
+            for index in members:
+                pids[index] = tids.get(self.numbers[index], 0)
+        self.pids = tuple(pids)
+
+    def _raise(self, message: Message) -> NoReturn:
+        """Say what failed, with all that is known of it."""
+        name = errno.errorcode.get(message.error, str(message.error))
+        cause = f"{name}, {os.strerror(message.error)}" if message.error else ""
+        step = self.plan.steps[message.place] if message.place < len(self.plan.steps) else None
+        told = self._told(step) if step else "no step"
+        who = self._name(message.actor) if message.actor < len(self.plan.actors) else "nobody"
+        if message.reason == Reason.SETUP:
+            setup = message.value or message.actor
+            text = f"{_SETUP[Setup(setup)]}: {cause}"
+            if setup == Setup.CLONE and message.error == errno.EEXIST:
+                text += holders(self.plan.actors[0].numbers[:1])
+            if message.error in (errno.EPERM, errno.ENOSPC) and setup in (Setup.USERNS, Setup.IDMAP, Setup.CLONE):
+                raise HostError(text)
+            raise RebuildError(text, None, message.error)
+        if message.reason == Reason.DIED:
+            raise RebuildError(f"{who} was killed from outside; its next step was: {told}", step)
+        if message.reason == Reason.STUCK:
+            raise RebuildError(f"nothing was done for 10 seconds; the first step that is undone: {told}", step)
+        if message.reason == Reason.RUN:
+            raise RebuildError(f"{who} cannot run its program: {cause}", None, message.error)
+        text = f"step {message.place} failed: {told}: {cause}"
+        if step and step.op is Op.CLONE and message.error == errno.EEXIST and not self.plan.pidns:
+            text += holders(self.plan.actors[step.target].numbers[:1])
+        raise RebuildError(text, step, message.error)
+
+    def _told(self, step: Step) -> str:
+        text = f"{step.op.name.lower()} by {self._name(step.by)}"
+        if step.target != NOBODY:
+            text += f" of {self._name(step.target)}"
+        if step.op is Op.SETPGID:
+            text += f" into the group of {self._name(step.value)}"
+        return f"{text} ({step.why})" if step.why else text
+
+    def _name(self, index: int) -> str:
+        return name_of(self.plan.actors[index])
+
+
+def name_of(actor: Actor) -> str:
+    """An actor for people: what it is, its tag, its numbers."""
+    numbers = "/".join(map(str, actor.numbers)) or "any number"
+    return f"{actor.role.value} {actor.tag} ({numbers})" if actor.tag else f"{actor.role.value} ({numbers})"
+
+
+def holders(numbers: tuple[int, ...]) -> str:
+    """Who has these numbers now, as far as /proc shows it."""
+    lines = []
+    for number in numbers:
+        try:
+            comm = Path(f"/proc/{number}/comm").read_bytes().strip().decode(errors="replace")
+        except OSError:
+            lines.append(f"; nobody visible has {number} now: a session or group may still be named so")
+        else:
+            lines.append(f"; {number} is now {comm}")
+    return "".join(lines)
+
+
+def _spawned(helper: Path, program_file: int, control_socket: int) -> int:
+    """Start it with its two descriptors at 3 and 4; its pid."""
+    # First far out of the way, for either may have the number that the other is to get.
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
+    places = zip(high, (control.FD_PROGRAM, control.FD_CONTROL), strict=True)
+    try:
+        moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
+        return os.posix_spawn(helper, [os.fspath(helper)], os.environ, file_actions=moves)
+    finally:
+        for descriptor in high:
+            os.close(descriptor)
+
+
+def _threads(pid: int, levels: int) -> dict[tuple[int, ...], int]:
+    """Tids of a process by their numbers on its innermost levels."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text(errors="replace").splitlines():
+            if line.startswith("NSpid:"):
+                found[tuple(map(int, line.split()[1:][-levels:]))] = int(task.name)
+    return found

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an actor becomes once the tree is active: one that holds its place and does nothing, one that runs a program, or
+ * the reaper.
+ */
+#include "state.h"
+
+static _Noreturn void hold(void)
+{
+	for (;;)
+		CALL4(ppoll, 0, 0, 0, 0);
+}
+
+static void count(void)
+{
+	bump(&program.state->released);
+	futex_wake_all(&program.state->released);
+}
+
+static int stops(uint32_t me)
+{
+	const struct program_actor *actor = &program.actors[me];
+
+	return actor->step_count && program.steps[actor->first_step + actor->step_count - 1].op == OP_STOP;
+}
+
+/* Offsets become addresses in this process's own copy of the section. */
+static char **pointers(char *section, uint64_t offset)
+{
+	uint64_t *at = (uint64_t *)(section + offset);
+
+	for (uint64_t *each = at; *each; each++)
+		*each += (uint64_t)(uintptr_t)section;
+	return (char **)at;
+}
+
+static _Noreturn void run(uint32_t me, char *section)
+{
+	const struct run_entry *entry = &((struct run_entry *)section)[me];
+	char *path = section + entry->path;
+	char **argv = pointers(section, entry->argv), **envp = pointers(section, entry->envp);
+	long answer;
+
+	if (entry->cwd)
+		CALL1(chdir, section + entry->cwd);
+	/* Closed by exec() itself: until then a failure can still be told. */
+	CALL3(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+	answer = CALL3(execve, path, argv, envp);
+	note_failure(REASON_RUN, me, NO_ACTOR, (int)-answer, 0);
+	for (;;)
+		CALL1(exit_group, 127);
+}
+
+/* It ends as the root ends, and with it, in a namespace of its own, all others. */
+static _Noreturn void reap(void)
+{
+	struct child_info info;
+	int32_t root = program.numbers[program.actors[program.root].first_number];
+
+	for (;;) {
+		info.pid = 0;
+		if (CALL5(waitid, P_ALL, 0, &info, WEXITED | WALL, 0) == -ECHILD)
+			break;
+		if (info.pid == root) {
+			program.state->root_status = raw_status(&info);
+			store(&program.state->root_ended, 1);
+			break;
+		}
+	}
+	for (;;)
+		CALL1(exit_group, 0);
+}
+
+_Noreturn void actor_settle(uint32_t me)
+{
+	struct state *state = program.state;
+	const struct program_actor *actor = &program.actors[me];
+	const struct run_entry *entry = NULL, *group;
+	char *section = NULL;
+
+	if (!me && (program.head->flags & PROGRAM_REAPER)) {
+		actor_disarm(me);
+		CALL3(close_range, 3, ~0u, 0);
+		count();
+		reap();
+	}
+	if (load(&state->release) == RUN_SECTION) {
+		section = map(state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM, state->run_offset);
+		if (!section)
+			fail(REASON_RUN, me, NO_ACTOR, ENOMEM);
+		entry = &((struct run_entry *)section)[me];
+		group = &((struct run_entry *)section)[actor->leader];
+		/* Its leader's exec() takes it away at any moment: nobody may wait for it. */
+		if ((actor->flags & ACTOR_THREAD) && group->path) {
+			actor_disarm(me);
+			hold();
+		}
+	}
+	actor_disarm(me);
+	if (entry && entry->path) {
+		if (!stops(me))
+			count();
+		run(me, section);
+	}
+	CALL3(close_range, 3, ~0u, 0);
+	if (!stops(me))
+		count();
+	hold();
+}

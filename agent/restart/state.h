@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What all actors and the guard share while a program runs, and how one of them tells the others of its progress.
+ */
+#ifndef CKPTREE_STATE_H
+#define CKPTREE_STATE_H
+
+#include "control.h"
+#include "kernel_calls.h"
+#include "rebuild.h"
+
+#define FD_WAKE 5		/* eventfd that wakes the guard */
+#define FD_REPORT 6		/* actors' end of the socket pair that tells the guard their outer pids */
+#define FD_REPORTS 7		/* the guard's end */
+
+enum ask { ASK_KILL = 1, ASK_STOP };	/* what a namespace's init cannot do to itself */
+
+struct state {
+	uint32_t gate;			/* the last phase that may run */
+	uint32_t left[PHASES];		/* what is undone; one more each for the guard, BUILD one more for each actor */
+	uint32_t progress;		/* steps and births done */
+	uint32_t failing;		/* claimed by whoever fails first */
+	uint32_t failed;		/* and `failure` is complete */
+	struct message failure;
+	uint32_t spare;			/* numbers that were taken from the spare ones */
+	uint32_t release;		/* enum run, once */
+	uint32_t released;		/* those that hold, run, or wait to stop */
+	uint32_t asks;
+	int32_t root_status;		/* where a reaper saw the root's end */
+	uint32_t root_ended;
+	uint64_t run_offset;
+	uint64_t run_size;
+};
+
+struct program {
+	struct program_head *head;
+	struct program_actor *actors;
+	struct program_step *steps;
+	uint32_t *dependencies;
+	int32_t *numbers;
+	struct answer *answer;
+	int32_t *outer;			/* pids as the guard sees them */
+	struct state *state;
+	uint32_t *done;			/* by step */
+	uint32_t *alive;		/* by actor: its tid, a robust futex */
+	uint32_t *asked;		/* by actor: enum ask */
+	uint32_t *needed;		/* by step: somebody waits for it */
+	uint32_t root;			/* first actor that is a task */
+};
+
+extern struct program program;
+
+struct report {
+	uint32_t actor;
+};
+
+_Noreturn void actor_run(uint32_t me);
+_Noreturn void actor_settle(uint32_t me);
+void actor_disarm(uint32_t me);
+_Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error);
+void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, int value);
+
+static inline uint32_t load(const uint32_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline void store(uint32_t *word, uint32_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+static inline uint32_t bump(uint32_t *word)
+{
+	return __atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL);
+}
+
+/* Both cores may be wanted by others: look a few times, then sleep. */
+static inline void wait_at_least(uint32_t *word, uint32_t wanted)
+{
+	uint32_t value;
+
+	for (int spin = 0; spin < 20; spin++) {
+		if (load(word) >= wanted)
+			return;
+		RELAX();
+	}
+	while ((value = load(word)) < wanted)
+		futex_wait(word, value, NULL);
+}
+
+static inline void wake_guard(void)
+{
+	uint64_t one = 1;
+
+	CALL3(write, FD_WAKE, &one, sizeof(one));
+}
+
+static inline void open_gate(uint32_t phase)
+{
+	store(&program.state->gate, phase);
+	futex_wake_all(&program.state->gate);
+}
+
+/* One thing less to do in a phase; the last one has consequences. */
+static inline void drop(uint32_t phase)
+{
+	if (__atomic_sub_fetch(&program.state->left[phase], 1, __ATOMIC_ACQ_REL))
+		return;
+	if (phase == PHASE_ACTIVATE) {
+		open_gate(PHASE_LEAVE);
+		drop(PHASE_LEAVE);
+	} else if (phase != PHASE_STOP) {
+		wake_guard();
+	}
+}
+
+static inline void mark_done(uint32_t at)
+{
+	store(&program.done[at], 1);
+	bump(&program.state->progress);
+	if (program.needed[at])
+		futex_wake_all(&program.done[at]);
+	drop(program.steps[at].phase);
+}
+
+#endif

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb restart: rebuild the tree of a snapshot, and stay with it.
+
+Its exit code is, with `--run hold`, 0 when a signal has taken the tree down; with a command it is the root's, and 125
+where restart itself failed: nobody could tell 1 or 2 from those of the command.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from agent.errors import CkptreeError, UsageError
+from agent.fileverbs import AsJson, File, load_file, say
+
+if TYPE_CHECKING:
+    from agent.restart.control import Program
+    from agent.restart.rebuild import Rebuild
+    from agent.restart.verify import Standing
+
+OWN_FAILURE = 125
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_FORWARDED = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGWINCH, signal.SIGALRM),
+)
+
+
+class _Interrupted(Exception):  # noqa: N818 - it is none
+    """A signal asks for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Wish(NamedTuple):
+    """What was asked for."""
+
+    file: str
+    any_numbers: bool
+    pidns: bool
+    run: str
+    detach: bool
+    pidfile: Path | None
+    as_json: bool
+
+
+def restart(
+    file: File,
+    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="The same pids, or any.")] = True,
+    pidns: Annotated[bool, typer.Option("--pidns/--no-pidns", help="In a pid namespace of its own, or here.")] = True,
+    run: Annotated[
+        str, typer.Option(help="hold: tasks do nothing; argv: what they ran; else a command for all.", metavar="CMD")
+    ] = "hold",
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the tree is active; a guard stays.")] = False,
+    pidfile: Annotated[
+        Path | None, typer.Option(help="With --detach: the guard's pid; SIGTERM to it ends the tree.", metavar="FILE")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
+    wish = _Wish(file, not pids, pidns, run, detach, pidfile, as_json)
+    try:
+        if pidfile is not None and not detach:
+            raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
+        code = _restart(wish)
+    except CkptreeError as error:
+        if run == "hold":
+            raise
+        say(str(error))
+        for line in getattr(error, "leaks", ()):
+            say(f"  {line}")
+        raise typer.Exit(OWN_FAILURE) from error
+    except _Interrupted as interrupted:
+        code = 0 if run == "hold" else 128 + interrupted.number
+    if code:
+        raise typer.Exit(code)
+
+
+def _restart(wish: _Wish) -> int:
+    from agent.restart.planning import make_plan
+    from agent.restart.preflight import preflight
+    from agent.restart.programs import own_arguments, split_command
+    from agent.restart.rebuild import Rebuild
+    from agent.restart.verify import Standing
+
+    words = split_command(wish.run) if wish.run not in ("hold", "argv") else None
+    snapshot = load_file(wish.file)
+    plan = make_plan(snapshot, pidns=wish.pidns)
+    for note in plan.notes:
+        say(note)
+    programs = own_arguments(snapshot, plan) if wish.run == "argv" else None
+    preflight(plan, any_numbers=wish.any_numbers)
+    with (
+        _raising(),
+        Rebuild(plan, any_numbers=wish.any_numbers, no_stdio=wish.detach) as rebuild,
+    ):
+        rebuild.build()
+        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
+        if words is not None:
+            programs = _commands(words, standing, wish.file)
+        _prove(standing, wish, rebuild)
+        if wish.detach:
+            _leave(rebuild, programs, wish.pidfile)
+            return 0
+        if programs is None:
+            rebuild.release()
+            return _hold(rebuild)
+        return _forward(rebuild, programs)
+
+
+def _commands(words: list[str], standing: "Standing", file: str) -> "dict[int, Program]":
+    from agent.restart.programs import one_command
+
+    image = "" if file == "-" else file
+    return one_command(words, standing.snapshot, standing.plan, standing.numbers, standing.pids, image)
+
+
+def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
+    """Compare with the kernel, tell that it stands, activate, and compare again."""
+    from agent.restart.rebuild import RebuildError
+    from agent.restart.verify import verify, verify_active
+
+    found = verify(standing)
+    if not found:
+        _announce(standing, rebuild, wish)
+        rebuild.activate()
+        found = verify_active(standing, stopped=False)
+    if found:
+        raise RebuildError("the kernel says of the rebuilt tree:\n  " + "\n  ".join(found))
+
+
+def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
+    plan, pids = standing.plan, standing.pids
+    root = pids[plan.tasks[0]]
+    if rebuild.proc_error:
+        say(f"the tree has no /proc of its own: {os.strerror(rebuild.proc_error)}")
+    if wish.as_json:
+        tasks = [
+            {"tag": plan.actors[index].tag, "pid": pids[index], "numbers": standing.numbers[index]}
+            for index in plan.tasks
+        ]
+        print(json.dumps({"root": root, "tasks": tasks}), flush=True)
+    else:
+        say(f"{len(plan.tasks)} tasks stand; the root is {root}")
+
+
+def _hold(rebuild: "Rebuild") -> int:
+    """Until a signal comes."""
+    status = rebuild.wait()
+    end = "" if status is None else f": wait status {status:#x}"
+    raise CkptreeError(f"the root of the tree is gone, and the tree with it{end}")
+
+
+def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
+    """Signals go to the root; its end is ours."""
+    asked = 0
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += number == signal.SIGTERM
+        if number == signal.SIGTERM and asked > 1:
+            rebuild.end()
+        else:
+            rebuild.signal(number)
+
+    with _handled(_FORWARDED, forward):
+        rebuild.release(programs)
+        status = rebuild.wait()
+    if status is None:
+        if asked > 1:
+            return 128 + signal.SIGKILL
+        raise CkptreeError("the tree is gone, and how its root ended nobody saw")
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: Path | None) -> None:
+    rebuild.release(programs)
+    if pidfile is not None:
+        unfinished = pidfile.with_name(f".{pidfile.name}.{os.getpid()}")
+        try:
+            unfinished.write_text(f"{rebuild.guard}\n")
+            unfinished.replace(pidfile)
+        except OSError as error:
+            raise CkptreeError(f"cannot write {pidfile}: {error.strerror}") from error
+    rebuild.detach()
+
+
+@contextmanager
+def _raising() -> Iterator[None]:
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise _Interrupted(number)
+
+    with _handled(_ENDING, interrupt):
+        yield
+
+
+@contextmanager
+def _handled(numbers: tuple[signal.Signals, ...], handler: "signal._HANDLER") -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a build that is no Python: the helper that rebuilds trees is compiled, and the wheel is for one machine."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # as a program it needs no hatchling
+    BuildHookInterface = object
+
+TOP = Path(__file__).resolve().parent
+FOLDER = TOP / "agent" / "restart"
+HELPER = FOLDER / "ckptree-rebuild"
+SOURCES = ("rebuild.c", "watch.c", "takedown.c", "actor.c", "settle.c")
+FLAGS = (
+    *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-s"),
+    # No C library, no position to find out at the start: the less there is of it, the faster it forks.
+    *("-static", "-no-pie", "-fno-pie", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector"),
+    *("-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns"),
+    *("-Wl,--build-id=none", "-Wl,-z,noexecstack"),
+)
+
+
+def compile_helper() -> None:
+    """Compile it beside its sources; it appears whole or not at all."""
+    unfinished = HELPER.with_name(f"{HELPER.name}.{os.getpid()}")
+    command = [os.environ.get("CC", "gcc"), *FLAGS, "-o", str(unfinished), *SOURCES]
+    try:
+        subprocess.run(command, cwd=FOLDER, check=True)
+        unfinished.replace(HELPER)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
+    """What hatchling calls for a wheel, an editable one too."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
+        """Compile, and say for which machine. Any Python 3 will do, for the helper is a program of its own."""
+        if self.target_name != "wheel":
+            return
+        compile_helper()
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["artifacts"].append("agent/restart/ckptree-rebuild")
+
+
+if __name__ == "__main__":
+    compile_helper()
+    sys.exit(0)
