@@ -256,7 +256,7 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         typer.echo(f"kernel lacks   {feature}")
 
 
-for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert):
+for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan):
     app.command()(_verb)
 
 
