@@ -257,7 +257,7 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         typer.echo(f"kernel lacks   {feature}")
 
 
-for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, restartverb.restart):
+for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan, restartverb.restart):
     app.command()(_verb)
 
 

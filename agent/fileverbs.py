@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that work on files alone: show, check, diff, convert. They need no daemon, no root and no kernel."""
+"""The verbs that work on files alone: show, check, diff, convert, plan. They need no daemon, no root and no kernel."""
 
 import json
 import os
@@ -21,6 +21,15 @@ class DialectName(StrEnum):
 
     SEED = "seed"
     V23 = "v23"
+
+
+class PlanFormat(StrEnum):
+    """How a plan is shown."""
+
+    TEXT = "text"
+    JSON = "json"
+    DOT = "dot"
+    SVG = "svg"
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -143,3 +152,33 @@ def convert(
     out = Target(target, fmt)
     loaded = _load(source, _read(source))
     out.write_snapshot(loaded, say, dialect.value if dialect else None)
+
+
+def plan(
+    file: File,
+    fmt: Annotated[PlanFormat, typer.Option("--format", "-f", help="How to show it.")] = PlanFormat.TEXT,
+    as_json: AsJson = False,
+    pidns: Annotated[
+        bool, typer.Option("--pidns/--no-pidns", help="In a pid namespace of its own, or in the caller's.")
+    ] = True,
+) -> None:
+    """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
+    loaded = _load(file, _read(file))
+    from agent.restart import planview
+    from agent.restart.planning import make_plan
+
+    made = make_plan(loaded, pidns=pidns)
+    if as_json or fmt is PlanFormat.JSON:
+        typer.echo(json.dumps(planview.to_document(made, loaded), indent=1))
+    elif fmt is PlanFormat.TEXT:
+        text = planview.render(made, loaded)
+        typer.echo(text if _unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
+    else:
+        from agent.restart import plandrawing
+
+        drawing = plandrawing.dumps(made, loaded)
+        if fmt is PlanFormat.SVG:
+            from agent import picture
+
+            drawing = picture.svg(drawing)
+        sys.stdout.buffer.write(drawing)

@@ -124,11 +124,16 @@ class Kernel:
 
     # ---- birth -----------------------------------------------------------------------------------------------------
 
-    def _number(self, space: Space) -> Number:
-        """alloc_pid()."""
+    def _number(self, space: Space, wanted: tuple[int, ...] = ()) -> Number:
+        """alloc_pid(); with set_tid the innermost numbers are those wanted."""
         self._identity += 1
         numbers = []
-        for level in space.chain():
+        for level, wish in zip(space.chain(), (*(0,) * (len(space.chain()) - len(wanted)), *wanted), strict=True):
+            if wish:
+                assert wish not in level.used, "EEXIST"
+                assert level.init is not None or wish == 1, "EINVAL"
+                numbers.append(wish)
+                continue
             number = level.last + 1
             while number in level.used or number > self.pid_max:
                 number = number + 1 if number < self.pid_max else 2
@@ -146,23 +151,25 @@ class Kernel:
         self.threads[thread] = None
         return thread
 
-    def fork(self, by: Thread, flags: int = 0) -> Thread:
+    def fork(self, by: Thread, flags: int = 0, wanted: tuple[int, ...] = (), exit_signal: int = SIGCHLD) -> Thread:
         """clone(): a process."""
         space = by.pending or by.space
+        assert not flags & CLONE_PARENT or by.space.init is None or by.space.init.group is not by.group, "EINVAL"
         if flags & CLONE_NEWPID:
             space = self.new_space(space)
-        child = self._thread(self._number(space), by)
+        child = self._thread(self._number(space, wanted), by)
         parent = by.group.parent if flags & CLONE_PARENT else by
         under = by.group.under or by.group.subreaper
         child.group = Group(child, [child], parent, by.group.pgid, by.group.sid, under=under, ignores=by.group.ignores)
+        child.group.exit_signal = exit_signal
         if space.init is None:
             space.init = child
-        self.announce(Kind.FORK, child, flags | SIGCHLD, by)
+        self.announce(Kind.FORK, child, flags | exit_signal, by)
         return child
 
-    def thread(self, by: Thread) -> Thread:
+    def thread(self, by: Thread, wanted: tuple[int, ...] = ()) -> Thread:
         """clone(CLONE_THREAD)."""
-        thread = self._thread(self._number(by.space), by)
+        thread = self._thread(self._number(by.space, wanted), by)
         thread.group = by.group
         by.group.threads.append(thread)
         self.announce(Kind.FORK, thread, CLONE_THREAD, by)

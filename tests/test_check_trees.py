@@ -12,7 +12,8 @@ from exporters import checkpoint
 from exporters.check import check
 from exporters.findings import Finding
 from tests.builders import A_HEADER, A_TIME_NS
-from tests.test_table_properties import PATIENT, PROGRAMS, Step, finish, make
+from tests.programs import PROGRAMS, Step, finish, make
+from tests.test_table_properties import PATIENT
 from tests.watched import watched
 
 

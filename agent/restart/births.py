@@ -112,7 +112,7 @@ class Births:
         elif leader.leads_session:
             while len(early) < len(children) and not self._is_session_leader(leader):
                 yield _WAIT
-        yield from self._bear_all(node, [one for one in children if one not in early])
+        yield from self._bear_all(node, [one for one in children if not self._is_early(leader, one)])
 
     def _bear_all(self, maker: Node, children: list[Node]) -> Iterator[str | Node]:
         """In order, but for those that enter a namespace whose init is not there yet."""

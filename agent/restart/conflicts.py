@@ -64,8 +64,8 @@ class Conflicts:
                 last[by] = max(last.get(by, NOBODY), other)
         if not last:
             return ()
-        actor = step.by
-        while last and (born := self._born.get(actor)) is not None:
+        actor, earliest = step.by, min(last.values())
+        while last and (born := self._born.get(actor)) is not None and earliest <= born:
             by = self._steps[born][0]
             if last.get(by, born + 1) <= born:
                 del last[by]

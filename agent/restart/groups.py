@@ -63,19 +63,24 @@ class Groups:
     def _move_owners(self, movers: list[Node]) -> None:
         """Owners that belong into other groups: each goes once its own group has everybody it needs."""
         waiting = dict.fromkeys(movers)
-        needs = {node: {other for other in movers if other.pgid is node} for node in movers}
+        missing = dict.fromkeys(movers, 0)  # how many of its group are still to come
+        for node in movers:
+            if node.pgid in missing:
+                missing[node.pgid] += 1
+        ready = [node for node in movers if not missing[node]]
         while waiting:
-            ready = [node for node in waiting if not needs[node] & waiting.keys()]
-            if not ready:
-                first = next(iter(waiting))
-                holder = self._holder(first)
-                self._join(first)
-                del waiting[first]
-                self._holders.append(holder)
-                continue
-            for node in ready:
-                self._join(node)
-                del waiting[node]
+            if ready:
+                node = ready.pop()
+            else:
+                node = next(iter(waiting))
+                self._holders.append(self._holder(node))
+            self._join(node)
+            del waiting[node]
+            group = node.pgid
+            if group in waiting:
+                missing[group] -= 1
+                if not missing[group]:
+                    ready.append(group)
         for holder in self._holders:
             self._script.leave(holder)
 

@@ -12,8 +12,9 @@ three ways to a parent P:
 Helpers exit from the bottom up, so whoever is above a task when it is born is still there when it is lifted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
+from itertools import chain
 from typing import NamedTuple
 
 from agent.restart.cast import Cast, Node
@@ -43,6 +44,22 @@ def makers(node: Node) -> Iterator[Node]:
         seen.add(at)
         yield at
         at = at.leader.maker
+
+
+def depths(nodes: Iterable[Node]) -> dict[Node, int]:
+    """How many stand above each node when all are born, and above its makers; no maker may be his own."""
+    found: dict[Node, int] = {}
+    for node in nodes:
+        walked: list[Node] = []
+        at: Node | None = node
+        while at is not None and at not in found:
+            walked.append(at)
+            at = at.leader.maker
+        depth = found[at] if at is not None else -1
+        for below in reversed(walked):
+            depth += 1
+            found[below] = depth
+    return found
 
 
 def sessions(node: Node) -> set[Node]:
@@ -100,7 +117,7 @@ def _adopts(cast: Cast, maker: Node, receiver: Node) -> bool:
     """Whether the children of a helper that `maker` forked go to `receiver` when it exits."""
     if cast.inits.get(maker.space) is receiver and (cast.pidns or maker.space):
         return True
-    for above in (maker, *makers(maker)):
+    for above in chain((maker,), makers(maker)):
         if above.space != maker.space:
             return False
         if above.leader is receiver:

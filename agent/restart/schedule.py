@@ -13,13 +13,15 @@ The order of things
 5. Tasks are activated in tree order, zombies and dead leaders exit in their turn. Ghosts leave. Stopped tasks stop.
 """
 
+from collections.abc import Collection
+
 from agent.errors import NotRebuildableError
 from agent.model import TaskState
 from agent.restart.births import Births
 from agent.restart.cast import Cast, Node
 from agent.restart.groups import Groups
 from agent.restart.kernel import CallRefusedError
-from agent.restart.lineage import Route, makers
+from agent.restart.lineage import Route, depths
 from agent.restart.plan import Op, Phase, Plan
 from agent.restart.script import Script
 
@@ -55,7 +57,7 @@ class Scheduler:
         return self._script.plan()
 
     def _lifts(self, births: Births) -> None:
-        helpers = sorted(births.helpers.values(), key=_depth, reverse=True)
+        helpers = _deepest_first(births.helpers.values())
         open_ = None
         for helper in helpers:
             receiver = helper.parent
@@ -97,7 +99,7 @@ class Scheduler:
             else:
                 self._script.step(Op.ACTIVATE, node)
         self._script.phase = Phase.LEAVE
-        for ghost in sorted(self._cast.ghosts, key=_depth, reverse=True):
+        for ghost in _deepest_first(self._cast.ghosts):
             self._script.leave(ghost)
         self._script.phase = Phase.STOP
         stopped = set()
@@ -107,5 +109,6 @@ class Scheduler:
                 self._script.step(Op.STOP, node)
 
 
-def _depth(node: Node) -> int:
-    return sum(1 for _ in makers(node))
+def _deepest_first(nodes: Collection[Node]) -> list[Node]:
+    depth = depths(nodes)
+    return sorted(nodes, key=depth.__getitem__, reverse=True)

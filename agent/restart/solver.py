@@ -54,6 +54,7 @@ class Solver:
         for node in self._processes:
             if node.parent is not None:
                 self._children.setdefault(node.parent.leader, []).append(node)
+        self._sound: set[Node] = set()  # whose makers lead to the top, as things stand
         self.routes: dict[Node, Route] = {}
 
     def solve(self) -> None:
@@ -70,6 +71,7 @@ class Solver:
         for node in self._processes:
             if node.role is Role.GHOST:
                 self._place_ghost(node)
+        self._sound.clear()
         for node in self._processes:
             found = self._route(node)
             if found is None:
@@ -126,6 +128,7 @@ class Solver:
         return None
 
     def _reassign(self, node: Node) -> None:
+        self._sound.clear()
         self._assign(node)
         for child in self._children.get(node, ()):
             self._assign(child)
@@ -137,9 +140,26 @@ class Solver:
             return None
         if session is not None and session not in sessions(maker):
             return None
-        if any(above.leader is node for above in makers(node)):
+        if self._runs_in_a_circle(node):
             return None  # it would have to be there before itself
         return route(self._cast, maker, node)
+
+    def _runs_in_a_circle(self, node: Node) -> bool:
+        """Whether a process is among its own makers; whoever is below a sound one is sound, so each is looked at once."""
+        walked = [node]
+        for above in makers(node):
+            leader = above.leader
+            if leader is node:
+                return True
+            if leader in self._sound:
+                break
+            walked.append(leader)
+        else:
+            at = walked[-1].maker
+            if at is not None and at.leader in walked:
+                return False  # it stands below a circle, whose members find that themselves
+        self._sound.update(walked)
+        return False
 
     def _arrangements(self, node: Node) -> list[Arrangement]:
         """What could be arranged so that a node can be made."""

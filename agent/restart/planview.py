@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan in words: who is there and why, then every step in the order in which it works, phase by phase.
+
+    plan for subtree of 4711, in a pid namespace of its own: 6 tasks, 1 ghost, 1 reaper; 21 steps
+
+    ghost 4690: its group has members
+    reaper 1: init of the new pid namespace
+
+    build, 12 steps
+       0 reaper 1 forks 4711
+       1 4711 founds group 4711
+       2 4711 puts 4712 into group 4711, after 0: it cannot see that group's number itself
+
+Tasks are named by their numbers, from the root's namespace inward, as everywhere; the others by what they are as well,
+and helpers, which may have any number, are counted. A step that waits for another actor's says which: the numbers are
+those of the steps. Phases follow one another as wholes.
+
+The document
+------------
+`to_document` says the same for programs: ::
+
+    {"format": "ckptree-plan", "version": 1, "pidns": the tree gets a pid namespace of its own,
+     "actors": [{"id", "role": "task|ghost|helper|reaper", "tag": TAG|null, "name", "numbers": [outermost..innermost],
+                 "depth", "leader": ID, "maker": ID|null, "parent": ID|null, "status": raw wait status|null,
+                 "exit_signal", "comm", "why"}],
+     "steps": [{"id", "phase", "op", "by": ID, "target": ID|null, "value": INT, "after": [step ids], "text", "why"}],
+     "tasks": [actor of each task of the image], "notes": [text]}
+
+`maker` calls clone() for an actor; `parent` is the one it has in the end, null for who is not there any more then, and
+for the top. `value` is: of a clone 1 for a thread, 2 for a sibling, 4 for a new pid namespace, added up; of a setpgid the
+actor whose group it is; of a subreaper 1 or 0; of an exit the wait status.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.model import Snapshot
+from agent.restart.plan import NOBODY, Actor, CloneBits, Op, Plan, Role, Step
+from exporters.fields import escape
+from exporters.remarks import count, ended, path, plain
+
+FORMAT = "ckptree-plan"
+VERSION = 1
+
+
+class PlanView:
+    """The names of a plan's actors, and what its steps say of them.
+
+    Args:
+        plan: what to show.
+        snapshot: that it is for.
+
+    Attributes:
+        names: of the actors.
+        makers: for each actor the one that calls clone() for it; NOBODY for the top.
+        parents: for each actor the parent it has in the end; NOBODY where it is not there then, and for the top.
+    """
+
+    def __init__(self, plan: Plan, snapshot: Snapshot) -> None:
+        self.plan = plan
+        self.snapshot = snapshot
+        self.makers = plan.parents()
+        helpers = 0
+        self.names: list[str] = []
+        for actor in plan.actors:
+            helpers += actor.role is Role.HELPER
+            self.names.append(_name(actor, helpers))
+        self.parents = self._final_parents()
+
+    def _final_parents(self) -> list[int]:
+        parents = [NOBODY] * len(self.plan.actors)
+        by_tag = {task.pid: actor for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True)}
+        for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True):
+            parents[actor] = by_tag.get(task.ppid, 0 if actor else NOBODY)  # what stands above the root is the top
+        return parents
+
+    # ---- words -----------------------------------------------------------------------------------------------------
+
+    def lines(self) -> Iterator[str]:
+        """All of it, a line each."""
+        plan = self.plan
+        yield self.title()
+        extras = [n for n, actor in enumerate(plan.actors) if actor.role is not Role.TASK]
+        if extras:
+            yield ""
+        yield from [f"{self.names[n]}: {self.reason(n)}" for n in extras]
+        if plan.notes:
+            yield ""
+        yield from [f"note: {plain(note)}" for note in plan.notes]
+        digits = len(str(len(plan.steps)))
+        sizes = Counter(step.phase for step in plan.steps)
+        phase = None
+        for index, step in enumerate(plan.steps):
+            if step.phase is not phase:
+                phase = step.phase
+                yield ""
+                yield f"{phase.name.lower()}, {count(sizes[phase], 'step')}"
+            yield f"  {index:>{digits}} {self.sentence(step)}{self._after(step)}{_because(step.why)}"
+
+    def title(self) -> str:
+        """What is built, and how many are in it."""
+        plan = self.plan
+        roles = Counter(actor.role for actor in plan.actors)
+        who = ", ".join([count(roles[role], role.value) for role in Role if roles[role]])
+        where = "a pid namespace of its own" if plan.pidns else "the caller's pid namespace"
+        root = path(self.snapshot.pids[0].numbers)
+        return f"plan for {self.snapshot.mode} of {root}, in {where}: {who}; {count(len(plan.steps), 'step')}"
+
+    def reason(self, actor: int) -> str:
+        """Why an actor that is no task is there, and between whom it stands."""
+        found = self.plan.actors[actor]
+        maker = self.makers[actor]
+        by = "" if maker == NOBODY else f", born of {self.names[maker]}"
+        return f"{found.why or 'stands above the root'}{by}"
+
+    def sentence(self, step: Step) -> str:
+        """What a step does."""
+        by = self.names[step.by]
+        own = path(self.plan.actors[step.by].numbers)
+        target = self.names[step.target] if step.target != NOBODY else ""
+        match step.op:
+            case Op.CLONE:
+                return f"{by} {_birth(step.value, target)}"
+            case Op.SETSID:
+                return f"{by} founds session {own} with setsid()"
+            case Op.SETPGID:
+                return f"{by} {self._joining(step, target)}"
+            case Op.SUBREAPER:
+                return f"{by} becomes subreaper" if step.value else f"{by} ceases to be subreaper"
+            case Op.ENTER if step.target == step.by:
+                return f"{by} returns to its own pid namespace for its children"
+            case Op.ENTER:
+                return f"{by} enters the pid namespace of {target} for its children"
+            case Op.UNSHARE:
+                return f"{by} unshares the pid namespace of its children"
+            case Op.EXIT if self.plan.actors[step.by].role is Role.TASK:
+                return f"{by} exits: {ended(step.value)}"
+            case Op.EXIT:
+                return f"{by} exits"
+            case Op.REAP:
+                return f"{by} reaps {target}"
+            case Op.AWAIT:
+                return f"{by} waits for the end of {target}, which stays a zombie"
+            case Op.ACTIVATE:
+                return f"{by} has its turn"
+            case Op.STOP:
+                return f"{by} stops"
+
+    def _joining(self, step: Step, target: str) -> str:
+        group = path(self.plan.actors[step.value].numbers)
+        if step.target == step.by:
+            return f"founds group {group}" if step.value == step.by else f"joins group {group}"
+        return f"lets {target} found its group" if step.value == step.target else f"puts {target} into group {group}"
+
+    def _after(self, step: Step) -> str:
+        return f", after {' '.join(map(str, step.after))}" if step.after else ""
+
+    # ---- the document ----------------------------------------------------------------------------------------------
+
+    def to_document(self) -> dict[str, Any]:
+        """See the module."""
+        plan = self.plan
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "pidns": plan.pidns,
+            "actors": [self._actor(n, actor) for n, actor in enumerate(plan.actors)],
+            "steps": [self._step(n, step) for n, step in enumerate(plan.steps)],
+            "tasks": list(plan.tasks),
+            "notes": list(plan.notes),
+        }
+
+    def _actor(self, index: int, actor: Actor) -> Mapping[str, object]:
+        return {
+            "id": index,
+            "role": actor.role.value,
+            "tag": actor.tag or None,
+            "name": self.names[index],
+            "numbers": list(actor.numbers),
+            "depth": actor.depth,
+            "leader": actor.leader,
+            "maker": _id(self.makers[index]),
+            "parent": _id(self.parents[index]),
+            "status": actor.status,
+            "exit_signal": actor.exit_signal,
+            "comm": escape(actor.comm),
+            "why": actor.why,
+        }
+
+    def _step(self, index: int, step: Step) -> Mapping[str, object]:
+        return {
+            "id": index,
+            "phase": step.phase.name.lower(),
+            "op": step.op.name.lower(),
+            "by": step.by,
+            "target": _id(step.target),
+            "value": int(step.value),
+            "after": list(step.after),
+            "text": self.sentence(step),
+            "why": step.why,
+        }
+
+
+def render(plan: Plan, snapshot: Snapshot) -> str:
+    """The plan as lines of text, without a newline after the last one."""
+    return "\n".join(PlanView(plan, snapshot).lines())
+
+
+def to_document(plan: Plan, snapshot: Snapshot) -> dict[str, Any]:
+    """The plan as data for JSON; see the module."""
+    return PlanView(plan, snapshot).to_document()
+
+
+def _id(actor: int) -> int | None:
+    return None if actor == NOBODY else actor
+
+
+def _name(actor: Actor, helpers: int) -> str:
+    if actor.role is Role.HELPER:
+        return f"helper {helpers}"
+    numbers = path(actor.numbers)
+    return numbers if actor.role is Role.TASK else f"{actor.role} {numbers}".rstrip()
+
+
+def _birth(bits: int, child: str) -> str:
+    if bits & CloneBits.THREAD:
+        return f"makes thread {child}"
+    into = " into a new pid namespace" if bits & CloneBits.NEWPID else ""
+    return f"forks {child}{into}{' as its sibling' if bits & CloneBits.PARENT else ''}"
+
+
+def _because(why: str) -> str:
+    return f": {why}" if why else ""
