@@ -9,9 +9,10 @@ from hypothesis import given
 
 from agent.model import Snapshot
 from tests.builders import a_crowd, a_family, a_snapshot, a_task, patient, snapshots
+from tests.programs import PROGRAMS, Step, finish, make
 from tests.roundtrip import assert_comes_back
 from tests.test_check_trees import captured
-from tests.programs import PATIENT, PROGRAMS, Step, finish, make
+from tests.test_table_properties import PATIENT
 from tests.watched import watched
 
 PAGE_BYTES = 4096

@@ -6,6 +6,7 @@ restart.replay and restart.solver to say. Sessions and groups are nodes too: the
 nobody: `outside` stands for the session and group that the top of the tree inherits from whoever rebuilds it.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from agent.errors import NotRebuildableError
@@ -194,6 +195,7 @@ class Cast:
             ghost.pgid = ghost if users else ghost.sid
 
     def _refuse_hopeless(self) -> None:
+        crowd = Counter(space for node in self.tasks if node.leader is node for space in self.chain(node.space))
         inhabited = {space for node in self.tasks for space in self.chain(node.space)}
         for node in self.nodes:
             row = node.task
@@ -208,6 +210,11 @@ class Cast:
                 )
             if row is None:
                 continue
+            if node.exits and node.numbers[-1] == 1 and node is self.inits.get(node.space) and crowd[node.space] > 1:
+                text = (
+                    f"the init {name} waits within its exit for others of its namespace, whose parents do not reap them"
+                )
+                raise NotRebuildableError(node.tag, "dying-namespace", text)
             if node.leader.role is not Role.TASK:
                 raise NotRebuildableError(
                     node.tag, "leader-without-task", f"the leader of {name}'s thread group has no task"

@@ -1,27 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captured, planned, rebuilt in another pid namespace, captured again: the same tree."""
 
+import os
+from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, note, settings
 
-from agent.errors import NotRebuildableError
+from agent.errors import HostError, NotRebuildableError
 from agent.model import Snapshot
 from agent.restart.planning import make_plan
+from agent.restart.preflight import preflight
 from agent.restart.rebuild import Rebuild
 from agent.restart.verify import Standing, verify, verify_active
-from exporters.difference import lines
 from exporters.comparison import difference
+from exporters.difference import lines
 from tests.live.conftest import Capture
-from tests.live.random_trees import Program, play, programs
+from tests.live.expectation import Expectation
+from tests.live.random_trees import ROOT, Program, play, programs
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 
 pytestmark = pytest.mark.live
 
-HOPELESS: dict[str, str] = {}
-"""Scenarios that no kernel can be brought to again, and the rule that says so."""
+HOPELESS = dict.fromkeys(("namespace_that_cannot_end", "namespace_that_cannot_end_and_is_ignored"), "dying-namespace")
+"""Scenarios that cannot be made again, and the rule that says so."""
+
+TOO_DEEP = "deepest_namespace"
+"""It has all levels that there are, and a namespace of its own above them is one too many."""
+
+
+PROVEN = {"namespace-without-init", "dying-namespace", "init-in-inner-group", "zombie-thread"}
+"""Rules by which a random tree may be refused."""
 
 
 def unobserved(snapshot: Snapshot) -> Snapshot:
@@ -60,4 +71,50 @@ def test_a_scenario_comes_again(name: str, births: str, capture: Capture) -> Non
         with pytest.raises(NotRebuildableError, match=HOPELESS[name]):
             make_plan(snapshot)
         return
+    if name == TOO_DEEP:
+        with pytest.raises(HostError, match="nest 32 deep"):
+            preflight(make_plan(snapshot))
+        return
     assert_comes_again(snapshot, capture)
+
+
+def refusal(snapshot: Snapshot) -> str | None:
+    """The rule by which no plan is made."""
+    try:
+        make_plan(snapshot)
+    except NotRebuildableError as error:
+        return error.rule
+    return None
+
+
+_EXAMPLES = int(os.environ.get("CKPTREE_EXAMPLES", "30"))
+
+
+@pytest.mark.parametrize("births", ["observed", "unobserved"])
+def test_a_random_tree_comes_again(births: str, capture: Capture) -> None:
+    """Or is refused by a rule that is a kernel's."""
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(programs(20, 90))
+    def judged(program: Program) -> None:
+        with Tree(strict=False) as tree:
+            play(tree, program)
+            note("; ".join(tree.log))
+            root = tree.task(ROOT)
+            mode = "container" if root.process.unkillable else "subtree"
+            if mode == "container" and Expectation(tree, tree.view(), ROOT, "container").leaks:
+                mode = "subtree"
+            snapshot = capture(root.pid.numbers[0], mode)
+        if births == "unobserved":
+            snapshot = unobserved(snapshot)
+        rule = refusal(snapshot)
+        outcomes[rule or "rebuilt"] += 1
+        note(f"refused: {rule}")
+        assert rule in (None, *PROVEN)
+        if rule is not None:
+            return
+        assert_comes_again(snapshot, capture)
+
+    judged()
+    print(births, dict(outcomes))
