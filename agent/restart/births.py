@@ -50,6 +50,18 @@ class Births:
             node.maker = maker
             self._made.setdefault(maker, []).append(node)
         self._founders = founders(self._cast)
+        for node in self._routes:
+            self._pass_on_group(node)
+
+    def _pass_on_group(self, node: Node) -> None:
+        """Who cannot see his group's number must get it by birth, and so must all makers that cannot see it either."""
+        group = _given_group(node)
+        while group is not None and group is not self._cast.outside and not self._cast.sees(node.space, group):
+            node.birth_pgid = group
+            maker = node.maker.leader if node.maker is not None else None
+            if maker is None or maker.birth_pgid is not None or node.birth_sid is maker:
+                return
+            node = maker
 
     def _helper(self, node: Node, maker: Node, space: int) -> Node:
         parent = node.parent
@@ -159,24 +171,21 @@ class Births:
 
     def _found_for(self, maker: Node, child: Node) -> None:
         """A child that will never see its group's number is born into it; its maker must be in it by then."""
-        group = child.pgid
-        if maker.leader is group and group in self._founders and not self._cast.sees(child.space, group):
-            self._script.found(group)
+        if maker.leader is child.birth_pgid and maker.leader in self._founders:
+            self._script.found(maker.leader)
 
     def _join_early(self, maker: Node, child: Node) -> None:
         """Its parent puts it there, else."""
-        group = child.birth_pgid or child.pgid
-        task = self._script.task(child)
-        if (
-            child.leader is not child
-            or group is self._cast.outside
-            or self._cast.sees(child.space, group)
-            or child.leads_session
-            or group.index < 0
-        ):
+        group = child.birth_pgid
+        if group is None or group.index < 0 or child.leader is not child:
             return
-        if task.pgid is not self._script.task(group).pid:
+        if self._script.task(child).pgid is not self._script.task(group).pid:
             if group in self._founders:
                 self._script.found(group)
             if self._cast.sees(maker.space, group):
                 self._script.step(Op.SETPGID, maker, child, group.index, "it cannot see that group's number itself")
+
+
+def _given_group(node: Node) -> Node | None:
+    """The group that a process is to have before it changes that by itself: as observed, else the one it stays in."""
+    return node.birth_pgid or (None if node.leads_session else node.pgid)

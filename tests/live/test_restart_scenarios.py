@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 
 from agent.errors import HostError, NotRebuildableError
 from agent.model import Snapshot
@@ -95,7 +95,12 @@ def test_a_random_tree_comes_again(births: str, capture: Capture) -> None:
     """Or is refused by a rule that is a kernel's."""
     outcomes: Counter[str] = Counter()
 
-    @settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=_EXAMPLES,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.reuse, Phase.generate),
+    )
     @given(programs(20, 90))
     def judged(program: Program) -> None:
         with Tree(strict=False) as tree:
