@@ -2,6 +2,7 @@
 """Keys of ours that nobody here knows come back where they were, in every lossless format and by every way there."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations
@@ -228,6 +229,19 @@ def test_the_last_that_all_formats_carry_is_kept(value: object) -> None:
     read = registry.load(msgpack.packb(to_document(a_snapshot()) | {"tomorrow": value}))
     for name in registry.LOSSLESS:
         assert repr(registry.load(registry.image(read, name)).unknown) == repr(read.unknown)
+
+
+def test_a_place_is_told_in_few_words_and_at_no_cost() -> None:
+    """Keys of a million letters on the way to a million values, the last of which cannot be kept."""
+    value: Any = [*range(300_000), 2**64]
+    for _ in range(20):
+        value = {"a" * 100_000: value}
+    text = jsonfmt.dumps(a_snapshot())[:-3] + f', "tomorrow": {json.dumps(value)}}}'.encode()
+    begun = time.monotonic()
+    error = refused(text)
+
+    assert time.monotonic() - begun < 10
+    assert error.path == "tomorrow" + ".'aaaaaaaaaaaa...aaaaaaaaaaaaa'" * 20 + "[300000]"
 
 
 def test_a_key_that_is_no_text_is_refused_in_our_own_maps_too() -> None:
