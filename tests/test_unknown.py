@@ -274,6 +274,12 @@ def test_bytes_have_one_spelling_in_json_and_no_text_is_taken_for_them(value: ob
     assert jsonfmt.loads(json.dumps(json.loads(text)).replace("$", "\\u0024").encode()) == read
 
 
+def test_a_way_that_leads_to_no_map_is_a_mistake_of_whoever_made_the_snapshot() -> None:
+    """No reader makes one."""
+    with pytest.raises(TypeError, match="leads to no map"):
+        jsonfmt.dumps(replace(a_family(), unknown={("tasks",): {"tomorrow": 1}}))
+
+
 def test_looking_for_them_finds_none_in_a_map_that_is_none() -> None:
     """What stands where a map should is another's to refuse."""
     assert collect({"tasks": 7, "pids": [7, None], "header": [], "ancestors": [{"events": 1}]}) == {}
