@@ -16,6 +16,9 @@ types, and what is nested deeper than `DEPTH_MAX`.
 
 import math
 import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agent.errors import FormatError
 from exporters.fields import U64_MAX, escape, is_text, unescape
@@ -24,47 +27,83 @@ DEPTH_MAX = 64
 """Lists and maps that may stand around a value, counted from the key that nobody knows."""
 
 _S64_MIN = -(2**63)
+_WORD_MAX = 40
 _BYTES = "$bytes"
 _DOLLARS = re.compile(r"\$+bytes")
 
 
-def plain(value: object, path: str, depth: int = 0) -> object:
-    """The value, with tuples for lists and the keys of each map in order; FormatError where it is none of the above."""
+class NotPlainError(ValueError):
+    """A value that cannot be kept; where it is, is put together on the way out, for that is rarely asked.
+
+    Attributes:
+        message: why.
+        steps: from the value that was asked for to the one at fault, the last one first.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.steps: list[str | int] = []
+
+    def at(self, way: Sequence[str | int]) -> FormatError:
+        """The error that names the field."""
+        return FormatError(path_of([*way, *reversed(self.steps)]), self.message)
+
+
+def plain(value: object, depth: int = 0) -> object:
+    """The value, with tuples for lists and the keys of each map in order, that many lists and maps around it.
+
+    Raises:
+        NotPlainError: it is none of the above.
+    """
     if value is None or isinstance(value, bool | bytes):
         return value
     if isinstance(value, str):
         if not is_text(value):
-            raise FormatError(path, "holds half a surrogate pair, which has no UTF-8")
+            raise NotPlainError("holds half a surrogate pair, which has no UTF-8")
         return value
     if isinstance(value, int):
         if not _S64_MIN <= value <= U64_MAX:
-            raise FormatError(path, "is an integer beyond 64 bits")
+            raise NotPlainError("is an integer beyond 64 bits")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise FormatError(path, "is not finite, and JSON has no such number")
+            raise NotPlainError("is not finite, and JSON has no such number")
         return value
     if not isinstance(value, list | dict):
-        raise FormatError(path, f"is a {type(value).__name__}, which JSON has no word for")
+        raise NotPlainError(f"is a {type(value).__name__}, which JSON has no word for")
     if depth == DEPTH_MAX:
-        raise FormatError(path, f"is nested deeper than {DEPTH_MAX} lists and maps")
-    if isinstance(value, list):
-        return tuple([plain(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value)])
-    return {key: plain(value[key], at(path, key), depth + 1) for key in in_order(value, path)}
+        raise NotPlainError(f"is nested deeper than {DEPTH_MAX} lists and maps")
+    steps: Sequence[str | int] = in_order(value) if isinstance(value, dict) else range(len(value))
+    held: Any = value  # either of the two, by either kind of step
+    made = []
+    for step in steps:
+        try:
+            made.append(plain(held[step], depth + 1))
+        except NotPlainError as error:
+            error.steps.append(step)
+            raise
+    return dict(zip(steps, made, strict=True)) if isinstance(value, dict) else tuple(made)
 
 
-def in_order(found: dict[object, object], path: str) -> list[str]:
-    """The keys of a map, sorted; FormatError where one is no text."""
+def in_order(found: Mapping[object, object]) -> list[str]:
+    """The keys of a map, sorted; NotPlainError where one is no text."""
     keys = [key for key in found if isinstance(key, str) and is_text(key)]
     if len(keys) != len(found):
-        raise FormatError(path or "document", "has a key that is no text")
+        raise NotPlainError("has a key that is no text")
     return sorted(keys)
 
 
-def at(path: str, key: str) -> str:
-    """The path of a key below another one; a key may be anything, also what a terminal would obey."""
-    word = key if key.isidentifier() else ascii(key)
-    return f"{path}.{word}" if path else word
+def path_of(way: Sequence[str | int]) -> str:
+    """A way as people write it; a key on it may be of any length, and what a terminal would obey."""
+    path = ""
+    for step in way:
+        if isinstance(step, int):
+            path += f"[{step}]"
+            continue
+        word = step if step.isidentifier() and step.isascii() and len(step) <= _WORD_MAX else reprlib.repr(step)
+        path += f".{word}" if path else word
+    return path or "document"
 
 
 def spelled(value: object) -> object:

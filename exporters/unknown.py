@@ -17,7 +17,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
-from exporters.plain import at, in_order, plain
+from exporters.plain import NotPlainError, plain
 
 Way: TypeAlias = tuple[str | int, ...]
 Unknown: TypeAlias = Mapping[Way, Mapping[str, object]]
@@ -77,7 +77,7 @@ def collect(document: Mapping[object, object]) -> Unknown:
     """All keys of a document that nobody here knows; FormatError where a value is none that can be kept."""
     if _are_known([dict(document)], DOCUMENT):
         return NOTHING
-    return dict(_found(document, DOCUMENT, (), ""))
+    return dict(_found(document, DOCUMENT, ()))
 
 
 def put(document: dict[str, object], unknown: Unknown) -> None:
@@ -113,18 +113,20 @@ def _are_known(maps: list[dict[object, object]], shape: _Shape) -> bool:
     return True
 
 
-def _found(
-    value: Mapping[object, object], shape: _Shape, way: Way, path: str
-) -> Iterator[tuple[Way, dict[str, object]]]:
+def _found(value: Mapping[object, object], shape: _Shape, way: Way) -> Iterator[tuple[Way, dict[str, object]]]:
     others = {key: each for key, each in value.items() if key not in shape.keys}
-    if others:
-        yield way, {key: plain(others[key], at(path, key)) for key in in_order(others, path)}
+    try:
+        kept = plain(others, -1)
+    except NotPlainError as error:
+        raise error.at(way) from error
+    if isinstance(kept, dict) and kept:
+        yield way, kept
     for key, inner in shape.maps.items():
         below = value.get(key)
         if isinstance(below, dict):
-            yield from _found(below, inner, (*way, key), at(path, key))
+            yield from _found(below, inner, (*way, key))
     for key, inner in shape.lists.items():
         rows = value.get(key)
         for index, row in enumerate(rows if isinstance(rows, list) else ()):
             if isinstance(row, dict):
-                yield from _found(row, inner, (*way, key, index), f"{at(path, key)}[{index}]")
+                yield from _found(row, inner, (*way, key, index))

@@ -2,6 +2,7 @@
 """Keys of ours that nobody here knows come back where they were, in every lossless format and by every way there."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations
@@ -229,6 +230,19 @@ def test_the_last_that_all_formats_carry_is_kept(value: object) -> None:
         assert repr(registry.load(registry.image(read, name)).unknown) == repr(read.unknown)
 
 
+def test_a_place_is_told_in_few_words_and_at_no_cost() -> None:
+    """Keys of a million letters on the way to a million values, the last of which cannot be kept."""
+    value: Any = [*range(300_000), 2**64]
+    for _ in range(20):
+        value = {"a" * 100_000: value}
+    text = jsonfmt.dumps(a_snapshot())[:-3] + f', "tomorrow": {json.dumps(value)}}}'.encode()
+    begun = time.monotonic()
+    error = refused(text)
+
+    assert time.monotonic() - begun < 10
+    assert error.path == "tomorrow" + ".'aaaaaaaaaaaa...aaaaaaaaaaaaa'" * 20 + "[300000]"
+
+
 def test_a_key_that_is_no_text_is_refused_in_our_own_maps_too() -> None:
     """JSON has no such key, wherever it stands."""
     rows: list[dict[object, object]] = [{}, {b"comm": 1}, {}, {}]
@@ -257,6 +271,12 @@ def test_bytes_have_one_spelling_in_json_and_no_text_is_taken_for_them(value: ob
     assert json.loads(text)["tomorrow"] == spelling
     assert jsonfmt.loads(text) == read
     assert jsonfmt.loads(json.dumps(json.loads(text)).replace("$", "\\u0024").encode()) == read
+
+
+def test_a_way_that_leads_to_no_map_is_a_mistake_of_whoever_made_the_snapshot() -> None:
+    """No reader makes one."""
+    with pytest.raises(TypeError, match="leads to no map"):
+        jsonfmt.dumps(replace(a_family(), unknown={("tasks",): {"tomorrow": 1}}))
 
 
 def test_looking_for_them_finds_none_in_a_map_that_is_none() -> None:
