@@ -20,14 +20,14 @@ def preflight(plan: Plan, *, any_numbers: bool = False, proc: Path = Path("/proc
     Raises:
         HostError: naming them.
     """
-    reasons = [*_levels(plan, proc), *_room(plan, proc)]
+    reasons = [*_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
     if not any_numbers and not plan.pidns:
         reasons += [*_too_large(plan, proc), *_taken(plan, proc)]
     if reasons:
         raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
 
 
-def _levels(plan: Plan, proc: Path) -> Iterator[str]:
+def _levels(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
     here = _level(proc)
     deepest = max(actor.depth for actor in plan.actors) + (1 if plan.pidns else 0)
     if here + deepest > MOST_LEVELS:
@@ -35,6 +35,9 @@ def _levels(plan: Plan, proc: Path) -> Iterator[str]:
             f"pid namespaces nest {MOST_LEVELS} deep at most; this process is at level {here}, and the tree needs "
             f"{deepest} more"
         )
+    levels = max(len(actor.numbers) for actor in plan.actors)
+    if levels > MOST_LEVELS and not any_numbers:
+        yield f"clone3() lets a process choose numbers at {MOST_LEVELS} levels, and the tree has {levels}"
 
 
 def _level(proc: Path) -> int:
