@@ -55,6 +55,18 @@ def test_a_namespace_of_its_own_has_all_numbers_free(proc: Path) -> None:
     preflight(here.plan(), any_numbers=True, proc=proc)
 
 
+def test_who_may_choose_no_numbers_here_is_told_what_else_there_is(proc: Path) -> None:
+    """In a namespace of its own it is for a user namespace to allow it."""
+    (proc / "self/status").write_text("NSpid:\t7\nCapEff:\t0000000000000000\n")
+    here = PlanWriter(pidns=False)
+    here.actor(901)
+    with pytest.raises(HostError, match="--no-pids, or leave out --no-pidns"):
+        preflight(here.plan(), proc=proc)
+    own = PlanWriter()
+    own.actor(1)
+    preflight(own.plan(), proc=proc)
+
+
 def test_namespaces_nest_only_so_deep(proc: Path) -> None:
     """Counted from that of the caller."""
     (proc / "self/status").write_text("NSpid:\t" + "\t".join("7" * 20) + "\n")

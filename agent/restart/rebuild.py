@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from agent.errors import CkptreeError, HostError
-from agent.restart import control, program
+from agent.restart import control, orphans, program
 from agent.restart.control import Message, Program, Reason, Run, Said, Setup
 from agent.restart.plan import NOBODY, Actor, Op, Plan, Step
 
@@ -97,6 +97,7 @@ class Rebuild:
         self._over = False
         self._detached = False
         self._file = -1
+        self._kept: set[int] = set()
         self._failed: Message | None = None
 
     def __enter__(self) -> Self:
@@ -195,6 +196,9 @@ class Rebuild:
         os.ftruncate(self._file, size)
         os.pwrite(self._file, self._code, 0)
         self._memory = mmap.mmap(self._file, size)
+        if not self.plan.pidns:
+            orphans.adopt()
+            self._kept = orphans.children()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.guard = _spawned(self._helper, self._file, theirs.fileno(), session_group=self._session_group)
@@ -220,6 +224,9 @@ class Rebuild:
             data = self._socket.recv(control.MESSAGE.size)
         if len(data) != control.MESSAGE.size:
             self._over = True
+            if not self.plan.pidns:
+                os.waitid(os.P_PID, self.guard, os.WEXITED | os.WNOWAIT)
+                orphans.kill_all_but(self._kept | {self.guard})
             raise RebuildError("the guard of the tree is gone: somebody has killed it, and the tree with it")
         message = Message(*control.MESSAGE.unpack(data))
         if message.kind == Said.GONE:

@@ -9,12 +9,16 @@ ends when the last one has returned, the rebuild's when all children have come t
 import argparse
 import json
 import subprocess
+from typing import TYPE_CHECKING
 
 from agent.restart.plan import Op, Phase, Plan
 from agent.restart.rebuild import Rebuild
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, quantile, table
 from tests.plans import PlanWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BARE = "bare clone3() loop with set_tid"
 REBUILD = "rebuild, until all stand"
@@ -46,7 +50,7 @@ def measured(tasks: int, rounds: int) -> dict[str, list[int]]:
     """All figures, ns. The first round of each warms up."""
     plan = flat(tasks)
     assert all(step.op in (Op.CLONE, Op.ACTIVATE) for step in plan.steps if step.phase <= Phase.ACTIVATE)
-    methods = {BARE: lambda: bare(tasks), REBUILD: lambda: rebuild(plan)}
+    methods: dict[str, Callable[[], int]] = {BARE: lambda: bare(tasks), REBUILD: lambda: rebuild(plan)}
     found: dict[str, list[int]] = {name: [] for name in methods}
     for round_ in range(rounds + 1):
         for name, method in methods.items():
