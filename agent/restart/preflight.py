@@ -13,6 +13,9 @@ from agent.restart.plan import Plan, Role
 MOST_LEVELS: Final = 32
 """The kernel's MAX_PID_NS_LEVEL."""
 
+_MAY_CHOOSE: Final = 1 << 21 | 1 << 40
+"""CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE."""
+
 
 def preflight(plan: Plan, *, any_numbers: bool = False, proc: Path = Path("/proc")) -> None:
     """Refuse what cannot succeed; all reasons are told at once.
@@ -20,14 +23,14 @@ def preflight(plan: Plan, *, any_numbers: bool = False, proc: Path = Path("/proc
     Raises:
         HostError: naming them.
     """
-    reasons = [*_levels(plan, proc), *_room(plan, proc)]
+    reasons = [*_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
     if not any_numbers and not plan.pidns:
-        reasons += [*_too_large(plan, proc), *_taken(plan, proc)]
+        reasons += [*_permission(proc), *_too_large(plan, proc), *_taken(plan, proc)]
     if reasons:
         raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
 
 
-def _levels(plan: Plan, proc: Path) -> Iterator[str]:
+def _levels(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
     here = _level(proc)
     deepest = max(actor.depth for actor in plan.actors) + (1 if plan.pidns else 0)
     if here + deepest > MOST_LEVELS:
@@ -35,6 +38,9 @@ def _levels(plan: Plan, proc: Path) -> Iterator[str]:
             f"pid namespaces nest {MOST_LEVELS} deep at most; this process is at level {here}, and the tree needs "
             f"{deepest} more"
         )
+    levels = max(len(actor.numbers) for actor in plan.actors)
+    if levels > MOST_LEVELS and not any_numbers:
+        yield f"clone3() lets a process choose numbers at {MOST_LEVELS} levels, and the tree has {levels}"
 
 
 def _level(proc: Path) -> int:
@@ -43,6 +49,16 @@ def _level(proc: Path) -> int:
         if line.startswith("NSpid:"):
             return len(line.split()) - 2
     return 0
+
+
+def _permission(proc: Path) -> Iterator[str]:
+    for line in (proc / "self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff" and not int(value, 16) & _MAY_CHOOSE:
+            yield (
+                "to choose numbers here takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: be root, take any numbers with "
+                "--no-pids, or leave out --no-pidns"
+            )
 
 
 def _too_large(plan: Plan, proc: Path) -> Iterator[str]:

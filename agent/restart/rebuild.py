@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from agent.errors import CkptreeError, HostError
-from agent.restart import control, program
+from agent.restart import control, orphans, program
 from agent.restart.control import Message, Program, Reason, Run, Said, Setup
 from agent.restart.plan import NOBODY, Actor, Op, Plan, Step
 
@@ -61,6 +61,12 @@ class Rebuild:
 
     Use as a context: what has not been detached is taken down at its end.
 
+    Args:
+        any_numbers: let the kernel choose all numbers.
+        no_stdio: give the tasks /dev/null for their standard streams.
+        session_group: let the tree begin in the group of this session's leader, in place of this process's own.
+        helper: the program.
+
     Attributes:
         plan: what is made.
         pids: for each actor the pid as this process sees it, once it stands; 0 for threads that /proc does not show.
@@ -69,7 +75,15 @@ class Rebuild:
         root_status: raw wait status of the root, once it has ended by itself.
     """
 
-    def __init__(self, plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, helper: Path = HELPER) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        any_numbers: bool = False,
+        no_stdio: bool = False,
+        session_group: bool = False,
+        helper: Path = HELPER,
+    ) -> None:
         self.plan = plan
         self.any_numbers = any_numbers
         self.pids: tuple[int, ...] = ()
@@ -79,9 +93,11 @@ class Rebuild:
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
         self._code = program.encode(plan, any_numbers=any_numbers, no_stdio=no_stdio, pid_max=pid_max)
         self._helper = helper
+        self._session_group = session_group
         self._over = False
         self._detached = False
         self._file = -1
+        self._kept: set[int] = set()
         self._failed: Message | None = None
 
     def __enter__(self) -> Self:
@@ -180,9 +196,12 @@ class Rebuild:
         os.ftruncate(self._file, size)
         os.pwrite(self._file, self._code, 0)
         self._memory = mmap.mmap(self._file, size)
+        if not self.plan.pidns:
+            orphans.adopt()
+            self._kept = orphans.children()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.guard = _spawned(self._helper, self._file, theirs.fileno())
+            self.guard = _spawned(self._helper, self._file, theirs.fileno(), session_group=self._session_group)
 
     def _close(self) -> None:
         self._socket.close()
@@ -205,6 +224,9 @@ class Rebuild:
             data = self._socket.recv(control.MESSAGE.size)
         if len(data) != control.MESSAGE.size:
             self._over = True
+            if not self.plan.pidns:
+                os.waitid(os.P_PID, self.guard, os.WEXITED | os.WNOWAIT)
+                orphans.kill_all_but(self._kept | {self.guard})
             raise RebuildError("the guard of the tree is gone: somebody has killed it, and the tree with it")
         message = Message(*control.MESSAGE.unpack(data))
         if message.kind == Said.GONE:
@@ -332,14 +354,19 @@ def holders(numbers: tuple[int, ...]) -> str:
     return "".join(lines)
 
 
-def _spawned(helper: Path, program_file: int, control_socket: int) -> int:
+def _spawned(helper: Path, program_file: int, control_socket: int, *, session_group: bool) -> int:
     """Start it with its two descriptors at 3 and 4; its pid."""
     # First far out of the way, for either may have the number that the other is to get.
     high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
     places = zip(high, (control.FD_PROGRAM, control.FD_CONTROL), strict=True)
+    moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
+    argv = [os.fspath(helper)]
     try:
-        moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
-        return os.posix_spawn(helper, [os.fspath(helper)], os.environ, file_actions=moves)
+        if session_group:
+            # A session whose leader is gone has no such group: what comes of it is found when all stand.
+            with suppress(PermissionError):
+                return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setpgroup=os.getsid(0))
+        return os.posix_spawn(helper, argv, os.environ, file_actions=moves)
     finally:
         for descriptor in high:
             os.close(descriptor)

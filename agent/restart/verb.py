@@ -89,7 +89,7 @@ def _restart(wish: _Wish) -> int:
     from agent.restart.preflight import preflight
     from agent.restart.programs import own_arguments, split_command
     from agent.restart.rebuild import Rebuild
-    from agent.restart.verify import Standing
+    from agent.restart.verify import Standing, in_session_group
 
     words = split_command(wish.run) if wish.run not in ("hold", "argv") else None
     snapshot = load_file(wish.file)
@@ -100,7 +100,12 @@ def _restart(wish: _Wish) -> int:
     preflight(plan, any_numbers=wish.any_numbers)
     with (
         _raising(),
-        Rebuild(plan, any_numbers=wish.any_numbers, no_stdio=wish.detach) as rebuild,
+        Rebuild(
+            plan,
+            any_numbers=wish.any_numbers,
+            no_stdio=wish.detach,
+            session_group=in_session_group(snapshot, pidns=wish.pidns),
+        ) as rebuild,
     ):
         rebuild.build()
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)

@@ -127,10 +127,9 @@ class _Comparison:
         if status.ppid != parent:
             yield f"{who}: has the parent {status.ppid} instead of {parent} (tag {task.ppid})"
         levels = self.actors[index].depth + 1
-        inherited = {"group": self.top.pgid[-1], "session": self.top.sid[-1]}
         for what, tag, found in (("group", task.pgid, status.pgid), ("session", task.sid, status.sid)):
             seen = found[-levels:]
-            expected = self._id(tag, task, inherited[what])
+            expected = self._id(tag, task)
             if expected is None:
                 if seen[0] in self._own_numbers():
                     yield f"{who}: has the {what} {_list(seen)}, of the tree, instead of one from outside"
@@ -144,14 +143,14 @@ class _Comparison:
         leader = self.actors[index].leader
         return self.standing.guard if leader == 0 else self.standing.pids[0]
 
-    def _id(self, tag: int, task: Task, inherited: int) -> tuple[int, ...] | None:
+    def _id(self, tag: int, task: Task) -> tuple[int, ...] | None:
         """The numbers of a session or group as a task at its depth sees them; None: any that is not of the tree.
 
-        The root's own session, where it did not found it, is that of actor 0.
+        The root's own session, where it did not found it, is that of actor 0; as a group it is named by the same number.
         """
         blank = (0,) * (task.depth + 1)
         if tag == CKPT_PID_ROOT:
-            return (inherited, *blank[1:])
+            return (self.top.sid[-1], *blank[1:])
         if tag == 0:
             return blank if self.standing.plan.pidns else None
         if tag not in self.by_tag:
@@ -249,3 +248,8 @@ def _exit_code(pid: int) -> int:
         return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[_EXIT_CODE])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def in_session_group(snapshot: Snapshot, *, pidns: bool) -> bool:
+    """Whether the group that the tree inherits has to be that of the session's leader: some group is named as such."""
+    return not pidns and any(task.pgid == CKPT_PID_ROOT for task in snapshot.tasks)

@@ -258,8 +258,8 @@ static void nap(void)
 {
 	struct poll_fd polled[] = {{FD_WAKE, POLLIN, 0}, {guard.signals, POLLIN, 0}, {guard.control, POLLIN, 0}};
 	/* Reports are read now and then, not one by one: each waking would cost the tree a moment. */
-	int64_t ms = stage == BUILDING || stage == ACTIVATING ? 2 : stage == RUNNING ? 200 : stage >= RELEASING ? 1 : 5;
-	struct timespec64 timeout = {0, ms * 1000000};
+	int64_t ms = stage == BUILDING || stage == ACTIVATING ? 2 : stage == RUNNING ? 1000 : stage >= RELEASING ? 1 : 5;
+	struct timespec64 timeout = {ms / 1000, ms % 1000 * 1000000};
 	uint64_t wakings;
 
 	CALL5(ppoll, polled, guard.control < 0 ? 2 : 3, &timeout, 0, 0);

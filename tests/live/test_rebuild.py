@@ -411,14 +411,24 @@ def test_a_detached_tree_ends_with_its_guard(end: signal.Signals) -> None:
     assert_gone(pids)
 
 
-def test_a_guard_that_is_killed_is_an_error_and_leaves_nothing() -> None:
-    """The tree goes with it."""
-    writer = PlanWriter()
-    writer.born(writer.actor(1), 10)
-    with rebuilt(writer.activated().plan()) as made:
-        os.kill(made.guard, signal.SIGKILL)
-        with pytest.raises(RebuildError, match="the guard of the tree is gone"):
-            made.activate()
+@pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
+def test_a_guard_that_is_killed_is_an_error_and_leaves_nothing(*, pidns: bool) -> None:
+    """The tree goes with it: as a namespace, or because its orphans come to the coordinator."""
+    bystander = subprocess.Popen(["sleep", "100"])
+    writer = PlanWriter(pidns=pidns)
+    reaper = writer.actor(1) if pidns else writer.actor(role=Role.REAPER, tag=0)
+    child = writer.born(reaper, role=Role.HELPER)
+    writer.born(child, role=Role.HELPER, bits=CloneBits.THREAD)
+    writer.step(Op.SETSID, writer.born(child, role=Role.HELPER))
+    try:
+        with rebuilt(writer.activated().plan()) as made:
+            os.kill(made.guard, signal.SIGKILL)
+            with pytest.raises(RebuildError, match="the guard of the tree is gone"):
+                made.activate()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
 
 
 def test_tasks_run_their_programs_and_the_end_of_the_root_is_told(tmp_path: Path) -> None:
@@ -475,7 +485,7 @@ def public() -> Iterator[Path]:
 
 def test_who_is_not_root_gets_a_user_namespace_as_well(public: Path) -> None:
     """Numbers within are then free to choose."""
-    for package in ("agent", "tests"):
+    for package in ("agent", "exporters", "tests"):
         shutil.copytree(TOP / package, public / package, ignore=shutil.ignore_patterns("__pycache__", "live", "bench"))
     program = COORDINATOR.replace("import sys, time", f"import sys, time\nsys.path.insert(0, {os.fspath(public)!r})")
     change = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all"]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture, rebuild, capture again: each scripted tree comes back as it was, by the kernel's own answers."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.errors import HostError
+from agent.model import Snapshot, TaskState
+from agent.restart.planning import make_plan
+from agent.restart.preflight import preflight
+from agent.restart.rebuild import Rebuild
+from agent.restart.verify import Standing, in_session_group, verify, verify_active
+from exporters import difference
+from tests.builders import a_snapshot, a_task
+from tests.live.compare import Capture
+from tests.live.scenarios import SCENARIOS
+from tests.live.treeprog import Tree
+
+pytestmark = pytest.mark.live
+
+
+def again(capture: Capture, snapshot: Snapshot, *, pidns: bool, any_numbers: bool = False) -> Snapshot:
+    """The tree rebuilt, compared with /proc, and captured."""
+    plan = make_plan(snapshot, pidns=pidns)
+    preflight(plan, any_numbers=any_numbers)
+    group = in_session_group(snapshot, pidns=pidns)
+    with Rebuild(plan, any_numbers=any_numbers, no_stdio=True, session_group=group) as rebuild:
+        rebuild.build()
+        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
+        assert verify(standing) == []
+        rebuild.activate()
+        rebuild.release()
+        assert verify_active(standing, stopped=True) == []
+        return capture(rebuild.pids[plan.tasks[0]], snapshot.mode)
+
+
+LEAKS = {"session_outside_is_refused", "two_sessions_from_outside_are_refused", "entered_from_outside_is_refused"}
+# With their init these namespaces end, and what is left in them now nobody could put there.
+ENDING = {"namespace_that_cannot_end", "namespace_that_cannot_end_and_is_ignored"}
+TOO_DEEP = {"deepest_namespace"}
+HERE = ("job_of_a_shell", "terminal_of_a_subtree", "terminal_of_a_subtrees_session")
+
+
+def captured(name: str, capture: Capture) -> Snapshot:
+    """A scenario, which is over when this returns."""
+    with Tree() as tree:
+        target = SCENARIOS[name](tree)
+        return capture(tree.number(target.root), target.mode)
+
+
+def assert_equal(a: Snapshot, b: Snapshot) -> None:
+    """By what the image says; when they were born is no part of it."""
+    found = difference.difference(a, b)
+    assert found.equal, "\n".join(difference.lines(found, unicode=False))
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in LEAKS | ENDING | TOO_DEEP])
+def test_a_scenario_comes_back_in_a_namespace_of_its_own(name: str, capture: Capture) -> None:
+    """With all that an image says of it."""
+    snapshot = captured(name, capture)
+
+    assert_equal(snapshot, again(capture, snapshot, pidns=True))
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_scenario_comes_back_with_the_numbers_it_had_here(name: str, capture: Capture) -> None:
+    """They are free again."""
+    snapshot = captured(name, capture)
+
+    assert_equal(snapshot, again(capture, snapshot, pidns=False))
+
+
+@pytest.mark.parametrize("name", sorted(TOO_DEEP))
+def test_a_tree_that_is_too_deep_for_one_more_namespace_is_refused(name: str, capture: Capture) -> None:
+    """Before anything is made."""
+    snapshot = captured(name, capture)
+
+    with pytest.raises(HostError, match="pid namespaces nest 32 deep at most"):
+        again(capture, snapshot, pidns=True)
+
+
+def test_with_any_numbers_all_but_those_is_as_it_was(capture: Capture) -> None:
+    """Who is whose child, in which session and group."""
+    snapshot = captured("double_fork_daemons", capture)
+    made = again(capture, snapshot, pidns=True, any_numbers=True)
+
+    assert [task[:6] for task in made.tasks] == [task[:6] for task in snapshot.tasks]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pgid": 1}, "has the group"),
+        ({"sid": 1}, "has the session"),
+        ({"ppid": 1}, "has the parent"),
+    ],
+)
+def test_what_differs_from_the_image_is_told(change: dict[str, Any], said: str) -> None:
+    """Each by name; here the image is another than the one that was rebuilt."""
+    tasks = [
+        a_task(1, 0),
+        a_task(2, 1, pgid=2, sid=2),
+        a_task(3, 2, pgid=3, sid=2),
+    ]
+    snapshot = a_snapshot([(1,), (20,), (30,)], tasks, mode="container")
+    plan = make_plan(snapshot)
+    with Rebuild(plan, no_stdio=True) as rebuild:
+        rebuild.build()
+        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
+        other = replace(snapshot, tasks=(*snapshot.tasks[:2], snapshot.tasks[2]._replace(**change)))
+        numbers = (*rebuild.numbers[:-1], (31,))
+
+        assert verify(standing) == []
+        (only,) = verify(standing._replace(snapshot=other))
+        assert only.startswith(f"task 3 (30): {said}")
+        assert any("has the numbers 30 instead of 31" in line for line in verify(standing._replace(numbers=numbers)))
+
+
+def test_states_that_differ_from_the_image_are_told() -> None:
+    """A zombie of another status, one that is not stopped, one that is alive."""
+    tasks = [a_task(1, 0), a_task(2, 1, state=TaskState.ZOMBIE, exit_code=3 << 8), a_task(3, 1)]
+    snapshot = a_snapshot([(1,), (20,), (30,)], tasks, mode="container")
+    plan = make_plan(snapshot)
+    with Rebuild(plan, no_stdio=True) as rebuild:
+        rebuild.build()
+        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
+        rebuild.activate()
+        rebuild.release()
+        zombie = snapshot.tasks[1]._replace(exit_code=9)
+        stopped = snapshot.tasks[2]._replace(state=TaskState.STOPPED)
+        other = standing._replace(snapshot=replace(snapshot, tasks=(snapshot.tasks[0], zombie, stopped)))
+
+        assert verify_active(standing, stopped=True) == []
+        assert verify_active(other, stopped=True) == [
+            "task 2 (20): has the wait status 768 instead of 9",
+            "task 3 (30): is in state S, and was stopped",
+        ]

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ckptree restart as a program: its line, its exit codes, its signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.restart.verify import read_status
+from exporters import registry
+from tests.builders import a_snapshot, a_task
+
+pytestmark = pytest.mark.live
+TOP = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a child that has a second thread, and a zombie."""
+    tasks = [
+        a_task(1, 0),
+        a_task(2, 1),
+        a_task(3, 1, tgid=2),
+        a_task(4, 1, state="zombie", exit_code=3 << 8),
+    ]
+    snapshot = a_snapshot([(100,), (110,), (111,), (120,)], tasks)
+    path = tmp_path_factory.mktemp("image") / "tree.ckpt"
+    path.write_bytes(registry.image(snapshot, "ckpt"))
+    return path
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The verb and its arguments."""
+    return [sys.executable, "-m", "agent", "restart", *(os.fspath(argument) for argument in arguments)]
+
+
+def ran(*arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """To its end."""
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": 30} | options
+    return subprocess.run(command(*arguments), cwd=TOP, capture_output=True, text=True, check=False, **given)
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
+    """With its ready line."""
+    process = subprocess.Popen(
+        command(*arguments, "--json"), cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        yield process, json.loads(line)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def soon(condition: Any) -> bool:
+    """Whether it comes true within a few seconds."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def gone(pid: int) -> bool:
+    """Dead, if not buried."""
+    found = read_status(pid)
+    return found is None or found.state in "ZX"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_tree_that_holds_is_taken_down_by_a_signal_with_exit_code_0(image: Path, number: signal.Signals) -> None:
+    """The line has one entry for each task, threads and zombies too, by tag, with pids as this process sees them."""
+    with running(image) as (process, ready):
+        pids = [task["pid"] for task in ready["tasks"]]
+        assert [(task["tag"], task["numbers"]) for task in ready["tasks"]] == [
+            *((1, [100]), (2, [110]), (3, [111]), (4, [120])),
+        ]
+        assert ready["root"] == pids[0]
+        assert soon(lambda: read_status(pids[3]).state == "Z")  # type: ignore[union-attr]
+        assert [read_status(pid).tgid for pid in pids] == [pids[0], pids[1], pids[1], pids[3]]  # type: ignore[union-attr]
+        process.send_signal(number)
+
+        assert process.wait(10) == 0
+        assert all(gone(pid) for pid in pids)
+
+
+def test_the_end_of_a_root_that_was_to_hold_is_a_failure(image: Path) -> None:
+    """Somebody has killed it."""
+    with running(image) as (process, ready):
+        time.sleep(0.2)
+        os.kill(ready["root"], signal.SIGKILL)
+
+        assert process.wait(10) == 1
+        assert gone(ready["tasks"][1]["pid"])
+
+
+def test_the_exit_status_of_a_command_is_that_of_the_root(image: Path) -> None:
+    """By tag, each knows who it is; the others go with the root, in their namespace."""
+    text = "sh -c 'test $CKPTREE_TAG = 1 && exit 7; sleep 100'"
+
+    assert ran(image, "--run", text).returncode == 7
+
+
+def test_a_signal_is_forwarded_and_its_death_told(image: Path) -> None:
+    """128 and the signal, as shells have it."""
+    with running(image, "--run", "sleep 100") as (process, ready):
+        assert soon(lambda: Path(f"/proc/{ready['root']}/comm").read_text() == "sleep\n")
+        time.sleep(0.1)
+        process.send_signal(signal.SIGUSR1)
+
+        assert process.wait(10) == 128 + signal.SIGUSR1
+
+
+def test_a_second_sigterm_kills(image: Path) -> None:
+    """Whom the first one did not impress."""
+    text = "sh -c 'trap \"\" TERM; while :; do sleep 0.05; done'"
+    with running(image, "--run", text) as (process, ready):
+        assert soon(lambda: Path(f"/proc/{ready['root']}/comm").read_text() == "sh\n")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == 128 + signal.SIGKILL
+        assert all(gone(task["pid"]) for task in ready["tasks"])
+
+
+def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
+    """Then 125: nobody could tell them from the command's."""
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"no image")
+
+    assert ran(bad).returncode == 8
+    assert ran(bad, "--run", "true").returncode == 125
+    assert ran(tmp_path / "none").returncode == 1
+    assert ran(image, "--run", "no-such-program").returncode == 125
+    assert ran(image, "--pidfile", tmp_path / "pid").returncode == 2
+    refused = ran(image, "--run", "argv")
+    assert (refused.returncode, "--with-argv" in refused.stderr) == (125, True)
+
+
+def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: Path) -> None:
+    """restart itself returns, and nobody waits for the end of its output."""
+    pidfile = tmp_path / "pid"
+    done = ran(image, "--detach", "--pidfile", pidfile, "--json")
+    ready = json.loads(done.stdout)
+    guard = int(pidfile.read_text())
+
+    assert done.returncode == 0
+    assert not gone(ready["root"])
+    assert Path(f"/proc/{guard}/comm").read_text() == "ckptree-rebuild\n"
+    os.kill(guard, signal.SIGTERM)
+    assert soon(lambda: gone(guard) and gone(ready["root"]))
+
+
+def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: Path) -> None:
+    """The line has the numbers that they got."""
+    with image.open("rb") as file:
+        words = command("-", "--no-pids", "--no-pidns", "--json")
+        process = subprocess.Popen(words, cwd=TOP, stdin=file, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    ready = json.loads(process.stdout.readline())
+    process.terminate()
+
+    assert process.wait(10) == 0
+    process.stdout.close()
+    assert all(task["numbers"] == [task["pid"]] for task in ready["tasks"])
+    assert all(gone(task["pid"]) for task in ready["tasks"])

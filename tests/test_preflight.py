@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused before anything is made, and what the processes of a tree are told to run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.errors import CkptreeError, HostError, UsageError
+from agent.model import FileOwner, OutsidePid, Terminal
+from agent.restart.plan import Role
+from agent.restart.planning import make_plan
+from agent.restart.preflight import preflight
+from agent.restart.programs import one_command, own_arguments, split_command
+from tests.builders import a_snapshot, a_task
+from tests.plans import PlanWriter
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A procfs with a few things in it."""
+    for name, text in {
+        "self/status": "Name:\tx\nNSpid:\t7\n",
+        "self/cgroup": "0::/\n",
+        "sys/kernel/pid_max": "32768\n",
+        "900/status": "Name:\tsshd\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_all_reasons_are_told_at_once(proc: Path) -> None:
+    """Numbers that others have, by whom, and numbers that there are not."""
+    writer = PlanWriter(pidns=False)
+    root = writer.actor(role=Role.REAPER, tag=0)
+    for number in (900, 901, 40000):
+        writer.born(root, number)
+    with pytest.raises(HostError) as caught:
+        preflight(writer.plan(), proc=proc)
+
+    assert str(caught.value).splitlines()[1:] == [
+        "  numbers go up to 32767 here, and the tree has 40000: raise kernel.pid_max, or leave out --no-pidns",
+        "  the number 900 is taken: it is sshd",
+    ]
+
+
+def test_a_namespace_of_its_own_has_all_numbers_free(proc: Path) -> None:
+    """Nobody is in it yet; and with any numbers nobody asks."""
+    writer = PlanWriter()
+    writer.born(writer.actor(1), 900)
+    preflight(writer.plan(), proc=proc)
+    here = PlanWriter(pidns=False)
+    here.actor(900)
+    preflight(here.plan(), any_numbers=True, proc=proc)
+
+
+def test_who_may_choose_no_numbers_here_is_told_what_else_there_is(proc: Path) -> None:
+    """In a namespace of its own it is for a user namespace to allow it."""
+    (proc / "self/status").write_text("NSpid:\t7\nCapEff:\t0000000000000000\n")
+    here = PlanWriter(pidns=False)
+    here.actor(901)
+    with pytest.raises(HostError, match="--no-pids, or leave out --no-pidns"):
+        preflight(here.plan(), proc=proc)
+    own = PlanWriter()
+    own.actor(1)
+    preflight(own.plan(), proc=proc)
+
+
+def test_namespaces_nest_only_so_deep(proc: Path) -> None:
+    """Counted from that of the caller."""
+    (proc / "self/status").write_text("NSpid:\t" + "\t".join("7" * 20) + "\n")
+    writer = PlanWriter()
+    writer.born(writer.actor(1), *range(100, 114))
+    with pytest.raises(HostError, match="this process is at level 19, and the tree needs 14 more"):
+        preflight(writer.plan(), proc=proc)
+    writer.actors[1] = writer.actors[1]._replace(numbers=tuple(range(100, 113)), depth=12)
+    (proc / "self/status").write_text("NSpid:\t7\n")
+    preflight(writer.plan(), proc=proc)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("'a", "No closing quotation"), ("", "expected"), ("no-such-1 x", "no-such-1")]
+)
+def test_a_command_that_is_none_is_a_usage_error(text: str, said: str) -> None:
+    """Before the image is read."""
+    with pytest.raises(UsageError, match=said):
+        split_command(text)
+
+
+def test_a_command_is_split_as_a_shell_does_and_no_shell_runs() -> None:
+    """The path is found here; the name is as it was given."""
+    path, *argv = split_command("sh -c 'a $B' \"c d\"")
+
+    assert os.path.isabs(path)
+    assert argv == ["sh", "-c", "a $B", "c d"]
+
+
+def test_each_process_is_told_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tag, pid, numbers, threads, terminal, owners; none for threads, zombies, and groups with a dead leader."""
+    monkeypatch.setenv("CKPTREE_STALE", "1")
+    tty = Terminal(b"pts/0", 1, None)
+    owner = FileOwner(5, OutsidePid((77,), (0,)), "pgrp")
+    tasks = [
+        a_task(1, 0),
+        a_task(2, 1, tty=tty, fown=(owner,)),
+        a_task(3, 1, tgid=2),
+        a_task(4, 1, state="zombie", exit_code=0),
+    ]
+    snapshot = a_snapshot([(1,), (20,), (30,), (40,)], tasks, mode="container")
+    plan = make_plan(snapshot)
+    numbers = [actor.numbers for actor in plan.actors]
+    pids = [1000 + index for index in range(len(plan.actors))]
+    programs = one_command(["/bin/x", "x", "y"], snapshot, plan, numbers, pids, "image.ckpt")
+    index = plan.tasks[1]
+    env = dict(text.split(b"=", 1) for text in programs[index].env)
+    own = {key: value.decode() for key, value in env.items() if key.startswith(b"CKPTREE_")}
+
+    assert set(programs) == {plan.tasks[0], index}
+    assert programs[index][:2] == (b"/bin/x", [b"x", b"y"])
+    assert env[b"PATH"] == os.environb[b"PATH"]
+    assert own == {
+        b"CKPTREE_TAG": "2",
+        b"CKPTREE_PID": str(pids[index]),
+        b"CKPTREE_NUMBERS": "20",
+        b"CKPTREE_THREADS": "3:30",
+        b"CKPTREE_IMAGE": os.path.abspath("image.ckpt"),
+        b"CKPTREE_TTY": '{"name":"pts/0","pgrp":1,"old_pgrp":null}',
+        b"CKPTREE_FOWN": '[{"fd":5,"pid":{"numbers":[77],"namespaces":[0]},"type":"pgrp"}]',
+    }
+
+
+def test_what_each_ran_is_found_along_its_own_path(tmp_path: Path) -> None:
+    """With its environment and working directory."""
+    program = tmp_path / "tool"
+    program.write_text("")
+    program.chmod(0o755)
+    env = (b"PATH=" + os.fsencode(tmp_path),)
+    tasks = [a_task(1, 0, argv=(b"/bin/sh",), cwd=b"/"), a_task(2, 1, argv=(b"tool", b"-x"), env=env, cwd=b"/tmp")]
+    snapshot = a_snapshot([(1,), (20,)], tasks, mode="container")
+    plan = make_plan(snapshot)
+    found = own_arguments(snapshot, plan)[plan.tasks[1]]
+
+    assert found == (os.fsencode(program), (b"tool", b"-x"), env, b"/tmp")
+
+
+def test_what_is_not_on_this_host_is_listed() -> None:
+    """And an image without arguments is told how to get some."""
+    tasks = [a_task(1, 0, argv=(b"/no/such",)), a_task(2, 1, argv=(b"neither",))]
+    snapshot = a_snapshot([(1,), (20,)], tasks, mode="container")
+    with pytest.raises(CkptreeError, match=r"/no/such \(tag 1\), neither \(tag 2\)"):
+        own_arguments(snapshot, make_plan(snapshot))
+    bare = a_snapshot([(1,)], [a_task(1, 0)], mode="container")
+    with pytest.raises(UsageError, match="--with-argv"):
+        own_arguments(bare, make_plan(bare))
