@@ -164,7 +164,7 @@ class Solver:
     def _arrangements(self, node: Node) -> list[Arrangement]:
         """What could be arranged so that a node can be made."""
         parent, session, cast = node.parent, node.birth_sid, self._cast
-        if parent is None or session is None or session is cast.outside:
+        if parent is None or session is None:
             return []
         above = parent.leader
         found = []
