@@ -50,6 +50,20 @@ class Births:
             node.maker = maker
             self._made.setdefault(maker, []).append(node)
         self._founders = founders(self._cast)
+        for node in self._routes:
+            self._pass_on(node)
+
+    def _pass_on(self, node: Node) -> None:
+        """A group that neither a process nor its makers see comes from the first who was in it when it was born."""
+        group = node.birth_pgid or node.pgid
+        maker = node.maker.leader if node.maker is not None else None
+        if group is self._cast.outside or self._cast.sees(node.space, group):
+            return
+        while maker is not None and maker.birth_pgid is None and not self._cast.sees(maker.space, group):
+            if group in (maker.pgid, maker) or maker.role is Role.REAPER:
+                return
+            maker.birth_pgid = group
+            maker = maker.maker.leader if maker.maker is not None else None
 
     def _helper(self, node: Node, maker: Node, space: int) -> Node:
         parent = node.parent
