@@ -185,7 +185,7 @@ class Births:
             child.leader is not child
             or group is self._cast.outside
             or self._cast.sees(child.space, group)
-            or child.leads_session
+            or (child.leads_session and child.birth_pgid is None)
             or group.index < 0
         ):
             return
