@@ -228,6 +228,28 @@ def a_group_that_an_inner_init_does_not_see(kernel: Kernel, root: Thread) -> Non
     kernel.setpgid(owner, inner.group, inner.pid)
 
 
+@scene
+def an_inner_init_has_left_the_group_outside(kernel: Kernel, root: Thread) -> Thread:
+    """Its child is still there, and neither of them sees any of the two groups."""
+    outer = kernel.fork(kernel.init, CLONE_NEWPID)
+    owner = kernel.fork(outer)
+    inner = kernel.fork(outer, CLONE_NEWPID)
+    kernel.fork(inner)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.setpgid(outer, inner.group, owner.pid)
+    return outer
+
+
+@scene
+def a_session_leader_passes_a_group_on(kernel: Kernel, root: Thread) -> None:
+    """An inner init, whose parent had founded a group, has children in that from before its setsid()."""
+    owner = kernel.fork(root)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    inner = kernel.fork(owner, CLONE_NEWPID)
+    kernel.fork(inner)
+    kernel.setsid(inner)
+
+
 # ---- threads and the dead ------------------------------------------------------------------------------------------
 
 
@@ -348,7 +370,7 @@ def subtree_of_a_job(kernel: Kernel, root: Thread) -> Thread:
     return job
 
 
-SUBTREES = {"subtree_of_a_job", "a_thread_bears_before_two_setsids"}
+SUBTREES = {"subtree_of_a_job", "a_thread_bears_before_two_setsids", "an_inner_init_has_left_the_group_outside"}
 
 
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])

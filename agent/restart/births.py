@@ -57,7 +57,7 @@ class Births:
         """A group that neither a process nor its makers see comes from the first who was in it when it was born."""
         group = node.birth_pgid or node.pgid
         maker = node.maker.leader if node.maker is not None else None
-        if group is self._cast.outside or self._cast.sees(node.space, group):
+        if self._cast.sees(node.space, group):
             return
         while maker is not None and maker.birth_pgid is None and not self._cast.sees(maker.space, group):
             if group in (maker.pgid, maker) or maker.role is Role.REAPER:
@@ -115,7 +115,8 @@ class Births:
                 self._script.step(Op.CLONE, node, thread, CloneBits.THREAD)
                 yield thread
         children = sorted(
-            self._made.get(node, ()), key=lambda child: (child.pgid is not self._cast.outside, child.order)
+            self._made.get(node, ()),
+            key=lambda child: ((child.birth_pgid or child.pgid) is not self._cast.outside, child.order),
         )
         early = [one for one in children if self._is_early(leader, one)]
         yield from self._bear_all(node, early)
