@@ -5,12 +5,15 @@ That kernel (tests/kernelsim.py) shares no line with the model that plans are tr
 allows unasked is asked about here, in the words of the manual pages.
 """
 
+import random
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from agent import objects
 from agent.errors import RefusedError
-from agent.model import Mode, Snapshot, TaskState
+from agent.model import CKPT_PID_ROOT, Mode, Snapshot, TaskState
 from agent.restart.plan import NOBODY, CloneBits, Op, Plan, Step
 from agent.select import select
 from tests.kernelobjects import Number, Space, Thread
@@ -46,6 +49,44 @@ def taken(pair: Watched, root: Thread, mode: Mode) -> Snapshot:
 def unobserved(snapshot: Snapshot) -> Snapshot:
     """The same tree, of whose births nobody knows anything."""
     return replace(snapshot, tasks=tuple(task._replace(birth=None) for task in snapshot.tasks), ancestors=())
+
+
+def interleaved(plan: Plan, chance: random.Random) -> Iterator[int]:
+    """The steps in some order that keeps each actor's, what they wait for, and the phases; fewer where they get stuck.
+
+    An exit counts as made once it was begun, as for a rebuild, and takes effect any time from then on, at last when
+    somebody waits for it.
+    """
+    queues: list[deque[int]] = [deque() for _ in plan.actors]
+    for index, step in enumerate(plan.steps):
+        queues[step.by].append(index)
+    left = Counter(step.phase for step in plan.steps)
+    born, done = {0}, set[int]()
+    dying: dict[int, int] = {}  # actor -> its exit, which has no effect yet
+    # Some actors are slow: that brings out more than chance alone.
+    weight = [chance.choice((1, 1, 10, 100)) for _ in plan.actors]
+    while len(done) < len(plan.steps):
+        phase = min(phase for phase in left if left[phase])
+        heads = [queue[0] for actor, queue in enumerate(queues) if queue and actor in born]
+        ready = [one for one in heads if plan.steps[one].phase is phase and done.issuperset(plan.steps[one].after)]
+        if not ready:
+            return
+        index = chance.choices(ready, [weight[plan.steps[one].by] for one in ready])[0]
+        step = plan.steps[index]
+        queues[step.by].popleft()
+        done.add(index)
+        left[phase] -= 1
+        if step.op is Op.CLONE:
+            born.add(step.target)
+        if step.op in (Op.REAP, Op.AWAIT) and step.target in dying:
+            yield dying.pop(step.target)
+        if step.op is Op.EXIT:
+            dying[step.by] = index
+        else:
+            yield index
+        while dying and chance.random() < 0.3:
+            yield dying.pop(chance.choice(list(dying)))
+    yield from dying.values()
 
 
 class Stage:
@@ -172,7 +213,7 @@ class Stage:
 
     # ---- what came of it -------------------------------------------------------------------------------------------
 
-    def rows(self, snapshot: Snapshot) -> dict[int, Row]:
+    def rows(self) -> dict[int, Row]:
         """The tree by number in the root's namespace, as `rows_of` has it of the snapshot."""
         kernel = self.kernel
         root = self.thread(self.plan.tasks[0])
@@ -184,46 +225,33 @@ class Stage:
                 inside[thread] = None
                 below += [group.leader for group in kernel.children(thread)]
         level = len(root.space.chain()) - 1
-        outside = root.group.sid if root.group.sid.seen_from(root.space) and not self._owns(root, inside) else None
 
         def name(pid: Number) -> int:
-            if pid is outside and outside is not root.pid:
-                return objects_special(snapshot)
-            return pid.seen_from(root.space)
+            inherited = pid is root.group.sid and pid is not root.pid and pid.seen_from(root.space)
+            return CKPT_PID_ROOT if inherited else pid.seen_from(root.space)
 
-        return {
-            thread.pid.numbers[level]: (
+        def row(thread: Thread) -> Row:
+            group = thread.group
+            parent = group.parent if group is not root.group else None
+            code = thread.code if group.code is None else group.code
+            return (
                 thread.pid.numbers[level:],
-                0
-                if thread.group is root.group
-                else parent.pid.seen_from(root.space)
-                if (parent := thread.group.parent)
-                else 0,
-                thread.group.leader.pid.seen_from(root.space),
-                name(thread.group.pgid),
-                name(thread.group.sid),
+                parent.pid.seen_from(root.space) if parent is not None else 0,
+                group.leader.pid.seen_from(root.space),
+                name(group.pgid),
+                name(group.sid),
                 self._state(thread),
-                (thread.code if thread.group.code is None else thread.group.code) & ~CORE_DUMPED
-                if thread.exited
-                else None,
-                thread.group.subreaper,
+                code & ~CORE_DUMPED if thread.exited else None,
+                group.subreaper,
             )
-            for thread in inside
-        }
 
-    def _owns(self, root: Thread, inside: dict[Thread, None]) -> bool:
-        return any(thread.pid is root.group.sid for thread in inside)
+        return {thread.pid.numbers[level]: row(thread) for thread in inside}
 
     @staticmethod
     def _state(thread: Thread) -> TaskState:
         if thread.exited:
             return TaskState.DEAD_LEADER if len(thread.group.threads) > 1 else TaskState.ZOMBIE
         return TaskState.STOPPED if thread.stopped else TaskState.RUNNING
-
-
-def objects_special(_snapshot: Snapshot) -> int:
-    """CKPT_PID_ROOT."""
-    return -4097
 
 
 def rows_of(snapshot: Snapshot) -> dict[int, Row]:

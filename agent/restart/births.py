@@ -51,17 +51,19 @@ class Births:
             self._made.setdefault(maker, []).append(node)
         self._founders = founders(self._cast)
         for node in self._routes:
-            self._pass_on_group(node)
+            self._pass_on(node)
 
-    def _pass_on_group(self, node: Node) -> None:
-        """Who cannot see his group's number must get it by birth, and so must all makers that cannot see it either."""
-        group = _given_group(node)
-        while group is not None and group is not self._cast.outside and not self._cast.sees(node.space, group):
-            node.birth_pgid = group
-            maker = node.maker.leader if node.maker is not None else None
-            if maker is None or maker.birth_pgid is not None or node.birth_sid is maker:
+    def _pass_on(self, node: Node) -> None:
+        """A group that neither a process nor its makers see comes from the first who was in it when it was born."""
+        group = node.birth_pgid or node.pgid
+        maker = node.maker.leader if node.maker is not None else None
+        if self._cast.sees(node.space, group):
+            return
+        while maker is not None and maker.birth_pgid is None and not self._cast.sees(maker.space, group):
+            if group in (maker.pgid, maker) or maker.role is Role.REAPER:
                 return
-            node = maker
+            maker.birth_pgid = group
+            maker = maker.maker.leader if maker.maker is not None else None
 
     def _helper(self, node: Node, maker: Node, space: int) -> Node:
         parent = node.parent
@@ -113,7 +115,8 @@ class Births:
                 self._script.step(Op.CLONE, node, thread, CloneBits.THREAD)
                 yield thread
         children = sorted(
-            self._made.get(node, ()), key=lambda child: (child.pgid is not self._cast.outside, child.order)
+            self._made.get(node, ()),
+            key=lambda child: ((child.birth_pgid or child.pgid) is not self._cast.outside, child.order),
         )
         early = [one for one in children if self._is_early(leader, one)]
         yield from self._bear_all(node, early)
@@ -171,21 +174,24 @@ class Births:
 
     def _found_for(self, maker: Node, child: Node) -> None:
         """A child that will never see its group's number is born into it; its maker must be in it by then."""
-        if maker.leader is child.birth_pgid and maker.leader in self._founders:
-            self._script.found(maker.leader)
+        group = child.pgid
+        if maker.leader is group and group in self._founders and not self._cast.sees(child.space, group):
+            self._script.found(group)
 
     def _join_early(self, maker: Node, child: Node) -> None:
         """Its parent puts it there, else."""
-        group = child.birth_pgid
-        if group is None or group.index < 0 or child.leader is not child:
+        group = child.birth_pgid or child.pgid
+        task = self._script.task(child)
+        if (
+            child.leader is not child
+            or group is self._cast.outside
+            or self._cast.sees(child.space, group)
+            or (child.leads_session and child.birth_pgid is None)
+            or group.index < 0
+        ):
             return
-        if self._script.task(child).pgid is not self._script.task(group).pid:
+        if task.pgid is not self._script.task(group).pid:
             if group in self._founders:
                 self._script.found(group)
             if self._cast.sees(maker.space, group):
                 self._script.step(Op.SETPGID, maker, child, group.index, "it cannot see that group's number itself")
-
-
-def _given_group(node: Node) -> Node | None:
-    """The group that a process is to have before it changes that by itself: as observed, else the one it stays in."""
-    return node.birth_pgid or (None if node.leads_session else node.pgid)

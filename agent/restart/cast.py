@@ -196,11 +196,15 @@ class Cast:
 
     def _refuse_hopeless(self) -> None:
         crowd = Counter(space for node in self.tasks if node.leader is node for space in self.chain(node.space))
+        if self.snapshot.mode == "container" and not self.pidns:
+            text = "a container is rebuilt in a pid namespace of its own, and not in the caller's"
+            raise NotRebuildableError(self.root.tag, "container-without-namespace", text)
         inhabited = {space for node in self.tasks for space in self.chain(node.space)}
+        founded = {node.pgid for node in self.nodes if not node.pgid.leads_session}
         for node in self.nodes:
             row = node.task
             name = "/".join(map(str, node.numbers))
-            if node.space and node.space not in self.inits:
+            if any(space and space not in self.inits for space in self.chain(node.space)):
                 raise NotRebuildableError(
                     node.tag, "namespace-without-init", f"{name} is in a pid namespace that has no init"
                 )
@@ -215,6 +219,9 @@ class Cast:
                     f"the init {name} waits within its exit for others of its namespace, whose parents do not reap them"
                 )
                 raise NotRebuildableError(node.tag, "dying-namespace", text)
+            if row.state is TaskState.ZOMBIE and self.inits.get(node.space) is node and self._holds_ghosts(node.space):
+                text = f"the init {name} is dead, and numbers of its namespace are held that nobody can take any more"
+                raise NotRebuildableError(node.tag, "dead-init", text)
             if node.leader.role is not Role.TASK:
                 raise NotRebuildableError(
                     node.tag, "leader-without-task", f"the leader of {name}'s thread group has no task"
@@ -226,10 +233,16 @@ class Cast:
             if node.numbers[-1] == 1 and node.pgid is not node and node.pgid.space == node.space:
                 text = f"the init {name} is in a group of its own namespace, and could never end"
                 raise NotRebuildableError(node.tag, "init-in-inner-group", text)
+            if node.leader is node and node.pgid is self.outside and node in founded:
+                text = f"{name} has founded its group and is in one outside, where nobody of the tree can put it"
+                raise NotRebuildableError(node.tag, "outside-id", text)
             if not self.pidns and node.leader is node and self.outside in (node.sid, node.pgid) and row.sid == 0:
                 raise NotRebuildableError(
                     node.tag, "outside-id", f"{name}'s session has no number here: that takes a new pid namespace"
                 )
+
+    def _holds_ghosts(self, space: int) -> bool:
+        return any(space in self.chain(ghost.space) for ghost in self.ghosts)
 
     # ---- namespaces ------------------------------------------------------------------------------------------------
 

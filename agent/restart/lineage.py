@@ -83,10 +83,13 @@ def route(cast: Cast, maker: Node, node: Node) -> Route | None:
     parent = node.parent
     if not may_make(cast, maker, node):
         return None
+    is_init = maker.space != node.space and node.numbers[-1:] == (1,)
+    above = cast.spaces[node.space] if is_init else None
+    nested = above is not None and above != maker.space  # takes a helper in between
+    if nested and above is not None and (parent is None or cast.inits.get(above) is parent.leader):
+        return Route(Way.LIFTED, above) if parent is None or _receives(parent) else None
     if parent is None or parent is maker:
         return Route(Way.DIRECT)
-    is_init = maker.space != node.space and node.numbers[-1:] == (1,)
-    nested = is_init and cast.spaces[node.space] != maker.space  # takes a helper in between, and so a sibling
     can_be_sibling = parent_of(maker) is parent and cast.inits.get(maker.space) is not maker.leader
     if node.sibling and can_be_sibling and not nested:
         return Route(Way.SIBLING)

@@ -26,6 +26,11 @@ from agent.restart.plan import Role
 _STEPS = 20_000
 """Arrangements tried before giving up."""
 
+_LOOKS = 200_000
+"""Looks at processes before giving up, in addition to some at each of them: a kernel's trees take a few rounds."""
+
+_ROUNDS = 50
+
 
 class Arrangement(NamedTuple):
     """What can be arranged: a node is born into `session`, and made by `maker` if that is not None."""
@@ -104,9 +109,10 @@ class Solver:
         processes = [node for node in self._processes if node.role is Role.TASK or node.maker is not None]
         stack: list[tuple[list[Arrangement], Arrangement]] = []
         first_stuck: Node | None = None
-        at, clean, tried = 0, 0, 0
+        at, clean, tried, looks = 0, 0, 0, _LOOKS + _ROUNDS * len(processes)
         while clean < len(processes):
             node = processes[at]
+            looks -= 1
             if self._route(node) is not None:
                 at = (at + 1) % len(processes)
                 clean += 1
@@ -118,7 +124,7 @@ class Solver:
                 options, taken_back = stack.pop()
                 del self._arranged[taken_back.node]
                 self._reassign(taken_back.node)
-            if not options or tried == _STEPS:
+            if not options or tried == _STEPS or looks < 0:
                 return first_stuck
             tried += 1
             chosen, *others = options
@@ -164,7 +170,7 @@ class Solver:
     def _arrangements(self, node: Node) -> list[Arrangement]:
         """What could be arranged so that a node can be made."""
         parent, session, cast = node.parent, node.birth_sid, self._cast
-        if parent is None or session is None or session is cast.outside:
+        if parent is None or session is None:
             return []
         above = parent.leader
         found = []
