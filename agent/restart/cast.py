@@ -214,7 +214,8 @@ class Cast:
                 )
             if row is None:
                 continue
-            if node.exits and node.numbers[-1] == 1 and node is self.inits.get(node.space) and crowd[node.space] > 1:
+            dead = row.state is TaskState.ZOMBIE and node is self.inits.get(node.space)
+            if dead and crowd[node.space] > 1:
                 text = (
                     f"the init {name} waits within its exit for others of its namespace, whose parents do not reap them"
                 )
