@@ -95,8 +95,10 @@ static void answer_asks(void)
 		if (!what)
 			continue;
 		__atomic_sub_fetch(&program.state->asks, 1, __ATOMIC_ACQ_REL);
-		if (program.outer[actor] > 0)
-			CALL2(kill, program.outer[actor], what == ASK_KILL ? SIGKILL : SIGSTOP);
+		int32_t process = program.outer[program.actors[actor].leader];	/* a thread may ask for all */
+
+		if (process > 0)
+			CALL2(kill, process, what == ASK_KILL ? SIGKILL : SIGSTOP);
 	}
 }
 

@@ -147,3 +147,10 @@ def four_hundred_nested(tree: Tree) -> Target:
     for node in range(4, 404):
         tree.run(f"fork {2 + node % 2} {node}")
     return Target()
+
+
+@scenario
+def stopped_init_without_its_leader(tree: Tree) -> Target:
+    """No init can stop itself; and of this one only a thread is there to see to it."""
+    tree.run(CONTAINER + "fork 1 2 newpid; thread 2 3; leave 2 3; kill 2 SIGSTOP -1")
+    return Target()

@@ -32,7 +32,10 @@ TOO_DEEP = "deepest_namespace"
 
 
 PROVEN = {"namespace-without-init", "dying-namespace", "init-in-inner-group", "zombie-thread"}
-"""Rules by which a random tree may be refused."""
+"""Rules by which a random tree may be refused: nothing makes it again."""
+
+UNPROVEN = {"refused-call", "session-of-another-line", "simulation", "ghost-without-maker", "circular-births"}
+"""No way to make it was found, which does not say that there is none."""
 
 
 def unobserved(snapshot: Snapshot) -> Snapshot:
@@ -92,7 +95,8 @@ _EXAMPLES = int(os.environ.get("CKPTREE_EXAMPLES", "30"))
 
 @pytest.mark.parametrize("births", ["observed", "unobserved"])
 def test_a_random_tree_comes_again(births: str, capture: Capture) -> None:
-    """Or is refused by a rule that is a kernel's."""
+    """Or is refused by a rule that is a kernel's; where births are not known, also because no way was found."""
+    allowed = PROVEN if births == "observed" else PROVEN | UNPROVEN
     outcomes: Counter[str] = Counter()
 
     @settings(
@@ -116,10 +120,11 @@ def test_a_random_tree_comes_again(births: str, capture: Capture) -> None:
         rule = refusal(snapshot)
         outcomes[rule or "rebuilt"] += 1
         note(f"refused: {rule}")
-        assert rule in (None, *PROVEN)
+        assert rule is None or rule in allowed
         if rule is not None:
             return
         assert_comes_again(snapshot, capture)
 
     judged()
-    print(births, dict(outcomes))
+    print(f"{births}: {dict(outcomes)}")
+    assert outcomes["rebuilt"] > outcomes.total() * 0.8
