@@ -250,6 +250,19 @@ def a_session_leader_passes_a_group_on(kernel: Kernel, root: Thread) -> None:
     kernel.setsid(inner)
 
 
+@scene
+def a_dead_owner_of_a_session_left(kernel: Kernel, root: Thread) -> Thread:
+    """An inner init was put into its group; who did that has left their session since."""
+    outer = kernel.fork(kernel.init, CLONE_NEWPID)
+    inner = kernel.fork(outer, CLONE_NEWPID)
+    owner = kernel.fork(outer)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.setpgid(outer, inner.group, owner.pid)
+    gone(kernel, owner, outer)
+    kernel.setsid(outer)
+    return outer
+
+
 # ---- threads and the dead ------------------------------------------------------------------------------------------
 
 
@@ -370,7 +383,12 @@ def subtree_of_a_job(kernel: Kernel, root: Thread) -> Thread:
     return job
 
 
-SUBTREES = {"subtree_of_a_job", "a_thread_bears_before_two_setsids", "an_inner_init_has_left_the_group_outside"}
+SUBTREES = {
+    "subtree_of_a_job",
+    "a_thread_bears_before_two_setsids",
+    "an_inner_init_has_left_the_group_outside",
+    "a_dead_owner_of_a_session_left",
+}
 
 
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
