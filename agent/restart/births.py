@@ -114,10 +114,7 @@ class Births:
                 self._script.enter(thread)
                 self._script.step(Op.CLONE, node, thread, CloneBits.THREAD)
                 yield thread
-        children = sorted(
-            self._made.get(node, ()),
-            key=lambda child: ((child.birth_pgid or child.pgid) is not self._cast.outside, child.order),
-        )
+        children = sorted(self._made.get(node, ()), key=self._turn)
         early = [one for one in children if self._is_early(leader, one)]
         yield from self._bear_all(node, early)
         if leader is node and leader.leads_session:
@@ -128,6 +125,11 @@ class Births:
             while len(early) < len(children) and not self._is_session_leader(leader):
                 yield _WAIT
         yield from self._bear_all(node, [one for one in children if not self._is_early(leader, one)])
+
+    def _turn(self, child: Node) -> tuple[bool, bool, tuple[int, int]]:
+        """Ghosts first, for others are put into their groups; then those who inherit a group that nobody here sees."""
+        group = child.birth_pgid or child.pgid
+        return child.role is not Role.GHOST, group is not self._cast.outside, child.order
 
     def _bear_all(self, maker: Node, children: list[Node]) -> Iterator[str | Node]:
         """In order, but for those that enter a namespace whose init is not there yet."""

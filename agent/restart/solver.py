@@ -209,7 +209,7 @@ class Solver:
             return session
         best: Node | None = None
         for node in cast.nodes:
-            fits = session is None or node.leader.sid is session
+            fits = session is None or session in sessions(node)  # at some time
             if fits and node is not ghost and node.leader is node and node.space in cast.chain(ghost.space):
                 if node.role is Role.GHOST and node.maker is None:
                     continue

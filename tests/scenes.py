@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees that are hard to rebuild, by name: what is called on a simulated kernel to come to them."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from agent.model import Mode, Snapshot
+from agent.objects import CLONE_NEWPID, CLONE_PARENT
+from tests.kernelobjects import Thread
+from tests.kernelsim import Kernel
+from tests.planned import taken
+from tests.watched import watched
+
+Scene = Callable[[Kernel, Thread], Thread | None]
+
+SCENES: dict[str, Scene] = {}
+
+
+def scene(made: Scene) -> Scene:
+    """One more tree; it gets an init that leads a session, and may return another root than that."""
+    SCENES[made.__name__] = made
+    return made
+
+
+def gone(kernel: Kernel, thread: Thread, waits: Thread) -> None:
+    """It exits, and is waited for."""
+    kernel.exit_group(thread)
+    kernel.wait(waits, thread)
+
+
+def taken_from(name: str, mode: Mode = "container") -> Snapshot:
+    """The snapshot of a scene."""
+    pair = watched()
+    kernel = pair.kernel
+    root = kernel.fork(kernel.init, CLONE_NEWPID)
+    kernel.setsid(root)
+    root = SCENES[name](kernel, root) or root
+    pair.ask()
+    pair.agree()
+    return taken(pair, root, mode)
+
+
+# ---- sessions ------------------------------------------------------------------------------------------------------
+
+
+@scene
+def orphan_of_a_dead_session_leader(kernel: Kernel, root: Thread) -> None:
+    """3 is in the session of 2, which is no more."""
+    leader = kernel.fork(root)
+    kernel.setsid(leader)
+    kernel.fork(leader)
+    gone(kernel, leader, root)
+
+
+@scene
+def orphan_of_a_living_session_leader(kernel: Kernel, root: Thread) -> None:
+    """4 is in the session of 2, and a child of the init."""
+    leader = kernel.fork(root)
+    kernel.setsid(leader)
+    middle = kernel.fork(leader)
+    kernel.fork(middle)
+    gone(kernel, middle, leader)
+
+
+@scene
+def fork_before_setsid(kernel: Kernel, root: Thread) -> None:
+    """3 is a child of 2 that 2 has left behind in its first session."""
+    leader = kernel.fork(root)
+    kernel.fork(leader)
+    kernel.setsid(leader)
+
+
+@scene
+def fork_before_setsid_twice(kernel: Kernel, root: Thread) -> None:
+    """The last one is of a session two generations up."""
+    first = kernel.fork(root)
+    second = kernel.fork(first)
+    kernel.setsid(first)
+    kernel.fork(second)
+    kernel.setsid(second)
+
+
+@scene
+def zombie_session_leader_with_a_member(kernel: Kernel, root: Thread) -> None:
+    """Nobody has waited for 2."""
+    leader = kernel.fork(root)
+    kernel.setsid(leader)
+    kernel.fork(leader)
+    kernel.exit_group(leader, 3 << 8)
+
+
+@scene
+def subreaper_adopts_a_daemon(kernel: Kernel, root: Thread) -> None:
+    """4 is a child of 2, in the session of 3, which is no more."""
+    reaper = kernel.fork(root)
+    kernel.setsid(reaper)
+    kernel.subreaper(reaper)
+    leader = kernel.fork(reaper)
+    kernel.setsid(leader)
+    kernel.fork(leader)
+    gone(kernel, leader, reaper)
+
+
+@scene
+def subreaper_adopts_of_a_living_leader(kernel: Kernel, root: Thread) -> None:
+    """5 is a child of 2, in the session of 3, which is another child of 2."""
+    reaper = kernel.fork(root)
+    kernel.subreaper(reaper)
+    leader = kernel.fork(reaper)
+    kernel.setsid(leader)
+    middle = kernel.fork(leader)
+    kernel.fork(middle)
+    gone(kernel, middle, leader)
+
+
+@scene
+def former_subreaper_has_an_orphan(kernel: Kernel, root: Thread) -> None:
+    """The flag is off now."""
+    subreaper_adopts_a_daemon(kernel, root)
+    kernel.subreaper(next(thread for thread in kernel.threads if thread.group.subreaper), on=False)
+
+
+@scene
+def clone_parent_sibling(kernel: Kernel, root: Thread) -> None:
+    """4 is a child of 2, in the session of 3, which has made it."""
+    leader = kernel.fork(root)
+    kernel.setsid(leader)
+    child = kernel.fork(leader)
+    kernel.setsid(child)
+    kernel.fork(child, CLONE_PARENT)
+
+
+@scene
+def session_leader_is_no_ancestor(kernel: Kernel, root: Thread) -> None:
+    """An orphaned session leader with a child from before its setsid()."""
+    first = kernel.fork(root)
+    kernel.setsid(first)
+    middle = kernel.fork(first)
+    leader = kernel.fork(middle)
+    kernel.fork(leader)
+    kernel.setsid(leader)
+    gone(kernel, middle, first)
+
+
+@scene
+def children_of_two_foreign_sessions(kernel: Kernel, root: Thread) -> None:
+    """A subreaper has adopted from two sessions, whose leaders are no more."""
+    reaper = kernel.fork(root)
+    kernel.subreaper(reaper)
+    for _ in range(2):
+        leader = kernel.fork(reaper)
+        kernel.setsid(leader)
+        kernel.fork(leader)
+        gone(kernel, leader, reaper)
+
+
+@scene
+def a_thread_bears_before_two_setsids(kernel: Kernel, root: Thread) -> Thread:
+    """The last one is of the session outside, though two above it have left that since."""
+    outer = kernel.fork(kernel.init, CLONE_NEWPID)
+    leader = kernel.fork(kernel.thread(outer))
+    kernel.fork(kernel.thread(leader))
+    kernel.setsid(outer)
+    kernel.setsid(leader)
+    return outer
+
+
+# ---- groups --------------------------------------------------------------------------------------------------------
+
+
+@scene
+def dead_group_leader(kernel: Kernel, root: Thread) -> None:
+    """3 is in the group of 2, which is no more."""
+    owner = kernel.fork(root)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.fork(owner)
+    gone(kernel, owner, root)
+
+
+@scene
+def owner_has_left_its_group(kernel: Kernel, root: Thread) -> None:
+    """2 lives on in the group of 1, and 3 in that of 2."""
+    owner, member = kernel.fork(root), kernel.fork(root)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.setpgid(member, member.group, owner.pid)
+    kernel.setpgid(owner, owner.group, root.pid)
+
+
+@scene
+def owners_in_each_others_groups(kernel: Kernel, root: Thread) -> None:
+    """2 is in the group of 3, and 3 in that of 2."""
+    one, other = kernel.fork(root), kernel.fork(root)
+    kernel.setpgid(one, one.group, one.pid)
+    kernel.setpgid(other, other.group, other.pid)
+    third = kernel.fork(one)
+    kernel.setpgid(one, one.group, other.pid)
+    kernel.setpgid(other, other.group, one.pid)
+    gone(kernel, third, one)
+
+
+@scene
+def owners_in_a_row(kernel: Kernel, root: Thread) -> None:
+    """Each is in the group of the next."""
+    owners = [kernel.fork(root) for _ in range(5)]
+    for owner in owners:
+        kernel.setpgid(owner, owner.group, owner.pid)
+    for owner, following in pairwise(owners):
+        kernel.fork(owner)
+        kernel.setpgid(owner, owner.group, following.pid)
+
+
+@scene
+def a_group_that_an_inner_init_does_not_see(kernel: Kernel, root: Thread) -> None:
+    """And that its children are in as well, though it has one of its own by now."""
+    owner = kernel.fork(root)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    inner = kernel.fork(owner, CLONE_NEWPID)
+    kernel.fork(inner)
+    kernel.setpgid(owner, inner.group, inner.pid)
+
+
+@scene
+def an_inner_init_has_left_the_group_outside(kernel: Kernel, root: Thread) -> Thread:
+    """Its child is still there, and neither of them sees any of the two groups."""
+    outer = kernel.fork(kernel.init, CLONE_NEWPID)
+    owner = kernel.fork(outer)
+    inner = kernel.fork(outer, CLONE_NEWPID)
+    kernel.fork(inner)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.setpgid(outer, inner.group, owner.pid)
+    return outer
+
+
+@scene
+def a_session_leader_passes_a_group_on(kernel: Kernel, root: Thread) -> None:
+    """An inner init, whose parent had founded a group, has children in that from before its setsid()."""
+    owner = kernel.fork(root)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    inner = kernel.fork(owner, CLONE_NEWPID)
+    kernel.fork(inner)
+    kernel.setsid(inner)
+
+
+@scene
+def a_dead_owner_of_a_session_left(kernel: Kernel, root: Thread) -> Thread:
+    """An inner init was put into its group; who did that has left their session since."""
+    outer = kernel.fork(kernel.init, CLONE_NEWPID)
+    inner = kernel.fork(outer, CLONE_NEWPID)
+    owner = kernel.fork(outer)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.setpgid(outer, inner.group, owner.pid)
+    gone(kernel, owner, outer)
+    kernel.setsid(outer)
+    return outer
+
+
+# ---- threads and the dead ------------------------------------------------------------------------------------------
+
+
+@scene
+def threads(kernel: Kernel, root: Thread) -> None:
+    """Two more."""
+    child = kernel.fork(root)
+    kernel.thread(kernel.thread(child))
+
+
+@scene
+def child_of_a_thread(kernel: Kernel, root: Thread) -> None:
+    """Its parent is the thread itself."""
+    kernel.fork(kernel.thread(kernel.fork(root)))
+
+
+@scene
+def dead_leader(kernel: Kernel, root: Thread) -> None:
+    """A thread lives on, and has the children."""
+    child = kernel.fork(root)
+    kernel.fork(child)
+    kernel.thread(child)
+    kernel.exit(child)
+
+
+@scene
+def zombies(kernel: Kernel, root: Thread) -> None:
+    """Nobody has waited for them; one is in a session of its own."""
+    kernel.setsid(kernel.fork(root))
+    for code in (0, 3 << 8, 9, 11):
+        kernel.exit_group(kernel.fork(root), code)
+    kernel.exit_group(next(thread for thread in kernel.threads if thread.group.parent is root), 1 << 8)
+
+
+@scene
+def subreaper_with_a_child(kernel: Kernel, root: Thread) -> None:
+    """The flag comes back."""
+    reaper = kernel.fork(root)
+    kernel.fork(reaper)
+    kernel.subreaper(reaper)
+
+
+@scene
+def exec_by_a_thread(kernel: Kernel, root: Thread) -> None:
+    """It is the leader now."""
+    child = kernel.fork(root)
+    kernel.fork(child)
+    kernel.exec(kernel.thread(child))
+
+
+@scene
+def deep_and_broad(kernel: Kernel, root: Thread) -> None:
+    """Three children each."""
+    for child in [kernel.fork(root) for _ in range(3)]:
+        for grandchild in [kernel.fork(child) for _ in range(3)]:
+            kernel.fork(grandchild)
+
+
+# ---- namespaces ----------------------------------------------------------------------------------------------------
+
+
+@scene
+def nested_namespaces(kernel: Kernel, root: Thread) -> None:
+    """One below the other."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    kernel.fork(inner)
+    kernel.fork(kernel.fork(inner, CLONE_NEWPID))
+
+
+@scene
+def sibling_namespaces(kernel: Kernel, root: Thread) -> None:
+    """The same inner numbers twice."""
+    for inner in [kernel.fork(root, CLONE_NEWPID) for _ in range(2)]:
+        kernel.fork(inner)
+
+
+@scene
+def unshare_then_fork(kernel: Kernel, root: Thread) -> None:
+    """The first child is an init, the second one is not."""
+    child = kernel.fork(root)
+    kernel.unshare(child)
+    kernel.fork(child)
+    kernel.fork(child)
+
+
+@scene
+def unshare_and_no_child_yet(kernel: Kernel, root: Thread) -> None:
+    """The next child will be one."""
+    kernel.unshare(kernel.fork(root))
+
+
+@scene
+def entered_from_the_namespace_above(kernel: Kernel, root: Thread) -> None:
+    """Its parent is not of its namespace."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    child = kernel.fork(root)
+    kernel.setns(child, inner.space)
+    kernel.fork(child)
+    kernel.setns(child, child.space)
+
+
+@scene
+def group_of_a_dead_inner_init(kernel: Kernel, root: Thread) -> None:
+    """Of a namespace within one: who takes its number has to be born below the right one."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    innermost = kernel.fork(inner, CLONE_NEWPID)
+    kernel.setpgid(inner, innermost.group, innermost.pid)
+    kernel.setpgid(inner, inner.group, innermost.pid)
+    gone(kernel, innermost, inner)
+
+
+@scene
+def subtree_of_a_job(kernel: Kernel, root: Thread) -> Thread:
+    """Its root leads a group, in the session of a shell."""
+    job = kernel.fork(root)
+    kernel.setpgid(job, job.group, job.pid)
+    kernel.fork(kernel.fork(job))
+    return job
+
+
+SUBTREES = {
+    "subtree_of_a_job",
+    "a_thread_bears_before_two_setsids",
+    "an_inner_init_has_left_the_group_outside",
+    "a_dead_owner_of_a_session_left",
+}
