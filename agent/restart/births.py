@@ -171,7 +171,7 @@ class Births:
         self._script.step(Op.CLONE, maker, child, bits | (CloneBits.NEWPID if nested else 0))
         if entered:
             self._script.step(Op.ENTER, maker, maker, why="back to its own")
-        self._join_early(maker, child)
+        self._join_early(child)
         yield child
 
     def _found_for(self, maker: Node, child: Node) -> None:
@@ -180,7 +180,7 @@ class Births:
         if maker.leader is group and group in self._founders and not self._cast.sees(child.space, group):
             self._script.found(group)
 
-    def _join_early(self, maker: Node, child: Node) -> None:
+    def _join_early(self, child: Node) -> None:
         """Its parent puts it there, else."""
         group = child.birth_pgid or child.pgid
         task = self._script.task(child)
@@ -195,5 +195,6 @@ class Births:
         if task.pgid is not self._script.task(group).pid:
             if group in self._founders:
                 self._script.found(group)
-            if self._cast.sees(maker.space, group):
-                self._script.step(Op.SETPGID, maker, child, group.index, "it cannot see that group's number itself")
+            parent = self._script.parent_of(child)  # of a sibling, not its maker
+            if self._cast.sees(parent.space, group):
+                self._script.step(Op.SETPGID, parent, child, group.index, "it cannot see that group's number itself")

@@ -216,7 +216,7 @@ class Kernel:
         """setpgid(): `target` joins the group of a pid object, or founds it where it is its own."""
         leader = target.leader
         touched = self.touched = Touched(
-            reads=[("sid", by.leader), ("sid", leader), ("parent", leader)], writes=[("pgid", leader)]
+            reads=[("task", leader), ("sid", by.leader), ("sid", leader), ("parent", leader)], writes=[("pgid", leader)]
         )
         for pid in (leader.pid, owner):
             if not pid.number_in(by.pid.namespace):

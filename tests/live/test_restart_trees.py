@@ -31,7 +31,7 @@ TOO_DEEP = "deepest_namespace"
 """It has all levels that there are, and a namespace of its own above them is one too many."""
 
 
-PROVEN = {"namespace-without-init", "dying-namespace", "init-in-inner-group", "zombie-thread"}
+PROVEN = {"dead-init", "namespace-without-init", "dying-namespace", "init-in-inner-group", "zombie-thread"}
 """Rules by which a random tree may be refused: nothing makes it again."""
 
 UNPROVEN = {"refused-call", "session-of-another-line", "simulation", "ghost-without-maker", "circular-births"}
