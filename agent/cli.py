@@ -103,6 +103,10 @@ def snapshot(
     without_entered: Annotated[
         bool, typer.Option("--without-entered", help="Leave out tasks that entered the container from outside.")
     ] = False,
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="Do not look for a way to rebuild the tree.")] = False,
+    require_rebuildable: Annotated[
+        bool, typer.Option("--require-rebuildable", help="Write nothing, and exit 7, where the tree cannot be rebuilt.")
+    ] = False,
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Exit 0 where an incomplete snapshot would exit 6.")
     ] = False,
@@ -121,21 +125,48 @@ def snapshot(
         raise UsageError(f"--socket is the daemon's, and --source {source.value} asks no daemon: leave one of them out")
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout {timeout}: expected a number of seconds")
+    if no_plan and require_rebuildable:
+        raise UsageError("--require-rebuildable takes a plan, and --no-plan forbids it: leave one of them out")
     target = writing.Target(output, "json" if as_json else fmt or "ckpt")
     rootname.parse(root)
     options = {"mode": mode.value, "without_entered": without_entered}
     plain = target.lossless and not with_argv
     answer = _capture(root, target.format.name if plain else "ckpt", dialect, source, socket, timeout, options)
-    if plain:
+    if plain and no_plan:
         target.write(answer.data)
     else:
         from exporters import registry
 
         loaded = registry.load(answer.data)
-        target.write_snapshot(_with_details(loaded) if with_argv else loaded, say)
+        if with_argv:
+            loaded = _with_details(loaded)
+        judged = loaded if no_plan else _judged(loaded, required=require_rebuildable)
+        if plain and judged is loaded:
+            target.write(answer.data)
+        else:
+            target.write_snapshot(judged, say)
     _report(answer)
     if not answer.complete and not allow_incomplete:
         raise typer.Exit(6)
+
+
+def _judged(snapshot: "Snapshot", *, required: bool) -> "Snapshot":
+    """With what stands in the way of a rebuild, which is said while the original still lives.
+
+    Raises:
+        RefusedError: something does, and nothing may.
+    """
+    from agent.restart.planning import obstacles
+
+    found = obstacles(snapshot)
+    if not found:
+        return snapshot
+    lines = [f"{obstacle.text} ({obstacle.rule})" for obstacle in found]
+    if required:
+        raise RefusedError("not rebuildable, so it was not written, as --require-rebuildable has it", lines)
+    for line in lines:
+        say(f"not rebuildable, because {line}")
+    return replace(snapshot, not_rebuildable=found)
 
 
 def _report(answer: Answer) -> None:

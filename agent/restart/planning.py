@@ -6,7 +6,7 @@ kernel, run anew from its first step, ends in the snapshot.
 """
 
 from agent.errors import CkptreeError, NotRebuildableError
-from agent.model import Snapshot
+from agent.model import Obstacle, Snapshot
 from agent.restart import simulate
 from agent.restart.cast import Cast
 from agent.restart.plan import Plan
@@ -35,6 +35,15 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
         except NotRebuildableError:
             raise error from None  # what was observed says more of why
     return plan._replace(notes=_notes(snapshot))
+
+
+def obstacles(snapshot: Snapshot) -> tuple[Obstacle, ...]:
+    """What stands in the way of a rebuild in a pid namespace of its own; empty where there is a plan."""
+    try:
+        make_plan(snapshot)
+    except NotRebuildableError as error:
+        return (Obstacle(error.tag, error.rule, error.text),)
+    return ()
 
 
 def _has_births(snapshot: Snapshot) -> bool:
