@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An actor's life until the tree stands as planned: its steps, one after the other, each when those it depends on are
- * done. A child goes on in the same function as somebody else: nothing is called in between, so that a chain of
- * processes of any length needs no deeper stack than one.
+ * done.
  */
 #include "state.h"
-
-#define THREAD_STACK 16384
 
 /* One entry in the kernel's list of locks to be marked when their owner dies: the actor's word in `alive`. */
 struct robust {
@@ -118,11 +115,6 @@ static void come_to_life(uint32_t me, struct robust *robust)
 	drop(PHASE_BUILD);
 }
 
-static void thread_body(void *argument)
-{
-	actor_run((uint32_t)(uintptr_t)argument);
-}
-
 static int32_t next_spare(uint32_t me, uint32_t place)
 {
 	uint32_t taken = bump(&program.state->spare) - 1;
@@ -132,7 +124,6 @@ static int32_t next_spare(uint32_t me, uint32_t place)
 	return program.head->spare_first + (int32_t)taken;
 }
 
-/* Returns twice, unless it is a thread: 0 in the child. */
 static long give_birth(uint32_t me, const struct program_step *step)
 {
 	const struct program_actor *child = &program.actors[step->target];
@@ -151,15 +142,8 @@ static long give_birth(uint32_t me, const struct program_step *step)
 		args.set_tid = (uint64_t)(uintptr_t)innermost_first;
 		args.set_tid_size = child->depth + 1;
 	}
-	if (step->value & CLONE_BIT_THREAD) {
-		char *stack = map(THREAD_STACK, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-		if (!stack)
-			return -ENOMEM;
+	if (step->value & CLONE_BIT_THREAD)
 		args.flags |= CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-		args.stack = (uint64_t)(uintptr_t)stack;
-		args.stack_size = THREAD_STACK;
-	}
 	do {
 		int32_t spare = chosen && (child->flags & ACTOR_SPARE) ? next_spare(me, step->place) : 0;
 
@@ -168,10 +152,7 @@ static long give_birth(uint32_t me, const struct program_step *step)
 				set_number(step->target, level, spare);
 			innermost_first[child->depth - level] = program.numbers[child->first_number + level];
 		}
-		if (step->value & CLONE_BIT_THREAD)
-			answer = clone3_thread(&args, thread_body, (void *)(uintptr_t)step->target);
-		else
-			answer = CALL2(clone3, &args, sizeof(args));
+		answer = clone_actor(&args, actor_run, step->target);
 	} while (answer == -EEXIST && chosen && (child->flags & ACTOR_SPARE));
 	if (answer > 0 && !chosen)
 		set_number(step->target, program.actors[me].depth, (int32_t)answer);
@@ -301,15 +282,14 @@ static long take(uint32_t me, const struct program_step *step)
 	}
 }
 
-_Noreturn void actor_run(uint32_t me)
+_Noreturn void actor_run(void *index)
 {
+	uint32_t me = (uint32_t)(uintptr_t)index;
+	uint32_t at = program.actors[me].first_step;
+	uint32_t end_at = at + program.actors[me].step_count;
 	struct robust robust;
-	uint32_t at, end_at;
 
-born:
 	come_to_life(me, &robust);
-	at = program.actors[me].first_step;
-	end_at = at + program.actors[me].step_count;
 	for (; at < end_at; at++) {
 		const struct program_step *step = &program.steps[at];
 		long answer;
@@ -321,15 +301,7 @@ born:
 		wait_at_least(&program.state->gate, step->phase);
 		if (step->op == OP_EXIT)
 			end(me, step);
-		if (step->op == OP_CLONE) {
-			answer = give_birth(me, step);
-			if (!answer) {
-				me = step->target;
-				goto born;
-			}
-		} else {
-			answer = take(me, step);
-		}
+		answer = step->op == OP_CLONE ? give_birth(me, step) : take(me, step);
 		if (answer < 0)
 			fail(REASON_STEP, me, step->place, (int)-answer);
 		mark_done(at);

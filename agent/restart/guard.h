@@ -10,6 +10,7 @@ struct guard {
 	int signals;		/* signalfd */
 	int32_t first;		/* actor 0 as the guard sees it; 0: it has been waited for */
 	int32_t root_status;
+	char *stack;		/* somewhere in it */
 };
 
 extern struct guard guard;

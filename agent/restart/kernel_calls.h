@@ -33,6 +33,9 @@
 #define MAP_SHARED 1
 #define MAP_PRIVATE 2
 #define MAP_ANONYMOUS 0x20
+#define MREMAP_MAYMOVE 1
+#define MREMAP_FIXED 2
+#define PAGE 4096
 #define MAP_NORESERVE 0x4000
 
 #define O_RDONLY 0
@@ -86,8 +89,8 @@ static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 	return answer;
 }
 
-/* clone3() of a thread: it calls body(argument) on its own stack, and body does not return. */
-static inline long clone3_thread(struct clone_args *args, void (*body)(void *), void *argument)
+/* clone3() of one who calls body(argument) on a stack of its own; body does not return. */
+static inline long clone3_call(struct clone_args *args, void (*body)(void *), void *argument)
 {
 	register void (*in_r12)(void *) __asm__("r12") = body;
 	register void *in_r13 __asm__("r13") = argument;
@@ -122,7 +125,7 @@ static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 	return x0;
 }
 
-static inline long clone3_thread(struct clone_args *args, void (*body)(void *), void *argument)
+static inline long clone3_call(struct clone_args *args, void (*body)(void *), void *argument)
 {
 	register long x8 __asm__("x8") = __NR_clone3;
 	register long x0 __asm__("x0") = (long)args;

@@ -9,7 +9,9 @@
 #include "guard.h"
 
 struct program program;
-struct guard guard = {.root_status = -1};
+struct guard guard;
+
+extern char __bss_start[], _end[];	/* the linker's: there is no writable data but this */
 
 PROGRAM_START(guard_main);
 
@@ -74,7 +76,8 @@ static void map_program(void)
 	words = 2 * (size_t)head.steps + 2 * (size_t)head.actors;
 	state_size = (sizeof(struct state) + 63) & ~(size_t)63;
 	program.state = map(state_size + words * 4, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (!at || !program.state)
+	program.stacks = map((size_t)head.actors * ACTOR_STACK, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (!at || !program.state || !program.stacks)
 		give_up(SETUP_PROGRAM, -ENOMEM);
 	program.head = (struct program_head *)at;
 	program.actors = (struct program_actor *)(program.head + 1);
@@ -183,8 +186,30 @@ static void open_channels(void)
 	CALL3(close_range, 9, ~0u, 0);
 }
 
+/*
+ * All memory of the tree is shared, stacks too. Private pages would have the kernel keep, for every process, a list of all
+ * its forefathers that may have the page as well, and copy it at each fork: in a chain of processes the last ones
+ * would take a thousand times as long as the first.
+ */
+static void share_memory(void)
+{
+	char *begin = (char *)((uintptr_t)__bss_start & ~(uintptr_t)(PAGE - 1));
+	size_t size = ((size_t)(_end - begin) + PAGE - 1) & ~(size_t)(PAGE - 1);
+	char *copy = map(size, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char *stack = (char *)((uintptr_t)guard.stack & ~(uintptr_t)(PAGE - 1));
+
+	if (copy) {
+		memcpy(copy, begin, (size_t)(_end - begin));
+		CALL5(mremap, copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, begin);
+	}
+	/* The guard's own stack: some of it below where it was called, some above. Where there is none, nothing happens. */
+	CALL2(munmap, stack - 64 * PAGE, 64 * PAGE);
+	for (int page = 0; page < 64; page++)
+		CALL2(munmap, stack + page * PAGE, PAGE);
+}
+
 /* What actor 0 does before it is one; all others inherit it. */
-static void begin_tree(void)
+static void begin_tree(void *index)
 {
 	struct {
 		uint64_t handler, flags, restorer, mask;
@@ -192,6 +217,8 @@ static void begin_tree(void)
 	uint64_t nothing = 0;
 	long null;
 
+	share_memory();
+	program.numbers[program.actors[0].first_number] = (int32_t)CALL0(getpid);
 	CALL2(prctl, PR_SET_PDEATHSIG, SIGKILL);
 	CALL1(close, FD_CONTROL);
 	CALL1(close, FD_REPORTS);
@@ -219,6 +246,7 @@ static void begin_tree(void)
 		if (null > 2)
 			CALL1(close, null);
 	}
+	actor_run(index);
 }
 
 static void begin(void)
@@ -241,24 +269,20 @@ static void begin(void)
 	}
 	program.answer->first_clone_ns = now_ns();
 	do
-		answer = CALL2(clone3, &args, sizeof(args));
+		answer = clone_actor(&args, begin_tree, 0);
 	while (answer == -EEXIST && (first->flags & ACTOR_SPARE)
 	       && (number = program.numbers[first->first_number] = program.head->spare_first
 		   + (int32_t)bump(&program.state->spare) - 1) < program.head->spare_end);
 	if (answer < 0)
 		give_up(SETUP_CLONE, answer);
-	if (answer) {
-		guard.first = (int32_t)answer;
-		return;
-	}
-	program.numbers[first->first_number] = (int32_t)CALL0(getpid);
-	begin_tree();
-	actor_run(0);
+	guard.first = (int32_t)answer;
 }
 
 _Noreturn void guard_main(void)
 {
 	guard.control = FD_CONTROL;
+	guard.root_status = -1;
+	guard.stack = (char *)__builtin_frame_address(0);
 	map_program();
 	open_channels();
 	CALL5(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);

@@ -29,7 +29,7 @@ from agent.restart.plan import NOBODY, Actor, Op, Plan, Step
 
 HELPER: Final = Path(__file__).parent / "ckptree-rebuild"
 _PATIENCE: Final = 2.0
-"""Seconds after which also one who is no terminal is told how far it is."""
+"""Seconds after which also one who is no terminal is told how far it is, and again each time after twice as many."""
 
 _SETUP: Final = {
     Setup.PROGRAM: "the helper cannot read its program",
@@ -97,6 +97,7 @@ class Rebuild:
         self._over = False
         self._detached = False
         self._file = -1
+        self._patience = _PATIENCE
         self._kept: set[int] = set()
         self._failed: Message | None = None
 
@@ -261,8 +262,9 @@ class Rebuild:
         if sys.stderr is None:
             return False
         terminal = sys.stderr.isatty()
-        if not terminal and seconds < _PATIENCE:
+        if not terminal and seconds < self._patience:
             return False
+        self._patience = 2 * seconds
         at = control.answer_offset(self._code) + control.ANSWER.size
         pids = struct.unpack_from(f"={len(self.plan.actors)}i", self._memory, at)
         processes = sum(actor.leader == index for index, actor in enumerate(self.plan.actors))

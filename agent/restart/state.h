@@ -13,6 +13,8 @@
 #define FD_REPORT 6		/* actors' end of the socket pair that tells the guard their outer pids */
 #define FD_REPORTS 7		/* the guard's end */
 
+#define ACTOR_STACK 16384
+
 enum ask { ASK_KILL = 1, ASK_STOP };	/* what a namespace's init cannot do to itself */
 
 struct state {
@@ -46,6 +48,7 @@ struct program {
 	uint32_t *asked;		/* by actor: enum ask */
 	uint32_t *needed;		/* by step: somebody waits for it */
 	uint32_t root;			/* first actor that is a task */
+	char *stacks;			/* by actor: ACTOR_STACK bytes */
 };
 
 extern struct program program;
@@ -54,11 +57,19 @@ struct report {
 	uint32_t actor;
 };
 
-_Noreturn void actor_run(uint32_t me);
+_Noreturn void actor_run(void *me);
 _Noreturn void actor_settle(uint32_t me);
 void actor_disarm(uint32_t me);
 _Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error);
 void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, int value);
+
+/* Where a new actor begins: on its own stack. */
+static inline long clone_actor(struct clone_args *args, void (*body)(void *), uint32_t actor)
+{
+	args->stack = (uint64_t)(uintptr_t)(program.stacks + (size_t)actor * ACTOR_STACK);
+	args->stack_size = ACTOR_STACK;
+	return clone3_call(args, body, (void *)(uintptr_t)actor);
+}
 
 static inline uint32_t load(const uint32_t *word)
 {

@@ -97,6 +97,20 @@ def test_a_chain_of_processes_has_the_numbers_and_parents_of_the_plan() -> None:
         assert [Path(f"/proc/{pid}/comm").read_text().strip() for pid in made.pids[:2]] == ["actor-0", "actor-1"]
 
 
+def test_a_chain_twice_as_long_takes_about_twice_as_long() -> None:
+    """Nobody has private memory, of which the kernel would keep a list of all forefathers for each of them."""
+
+    def took(length: int) -> int:
+        writer = PlanWriter()
+        last = writer.actor(1)
+        for n in range(length):
+            last = writer.born(last, 1000 + n)
+        with rebuilt(writer.activated().plan()) as made:
+            return made.building_ns
+
+    assert min(took(2000) for _ in range(2)) < 6 * min(took(500) for _ in range(4)) + 500_000_000
+
+
 def test_who_holds_has_an_empty_mask_default_signals_and_no_descriptor_but_three() -> None:
     """What the coordinator ignores or blocks is its own affair."""
     writer = PlanWriter()
