@@ -6,7 +6,6 @@ import json
 import math
 import os
 import sys
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -98,7 +97,9 @@ def snapshot(
         ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")
     ] = ModeName.AUTO,
     source: Annotated[Source, typer.Option(help="auto: the daemon, else BPF in this process.")] = Source.AUTO,
-    with_argv: Annotated[bool, typer.Option("--with-argv", help="Add argv, cwd and environment.")] = False,
+    with_argv: Annotated[
+        bool, typer.Option("--with-argv", help="Add argv, cwd, environment, program and rights.")
+    ] = False,
     without_entered: Annotated[
         bool, typer.Option("--without-entered", help="Leave out tasks that entered the container from outside.")
     ] = False,
@@ -131,7 +132,11 @@ def snapshot(
         from exporters import registry
 
         loaded = registry.load(answer.data)
-        target.write_snapshot(_with_details(loaded) if with_argv else loaded, say)
+        if with_argv:
+            from agent import enrich
+
+            loaded = enrich.with_details(loaded)
+        target.write_snapshot(loaded, say)
     _report(answer)
     if not answer.complete and not allow_incomplete:
         raise typer.Exit(6)
@@ -214,25 +219,6 @@ def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
         len(snapshot.tasks),
         0,
     )
-
-
-def _with_details(snapshot: "Snapshot") -> "Snapshot":
-    """Add argv, cwd and environment, read now: a little after the cut. What this /proc does not show has none."""
-    from agent import procfs
-    from agent.details import details
-
-    inums = {namespace.id: namespace.inum for namespace in snapshot.namespaces}
-    here = {(row.pid_ns, row.numbers[-1]): row.tid for row in procfs.scan() if row.tid == row.tgid}
-    tasks = []
-    for task in snapshot.tasks:
-        pid = snapshot.pid(task.pid)
-        number = here.get((inums.get(pid.namespaces[-1]), pid.numbers[-1])) if pid and pid.namespaces else None
-        if number is not None and task.pid == task.tgid and task.start_ns is not None:
-            found = details(number, task.start_ns)
-            tasks.append(task._replace(argv=found.argv, cwd=found.cwd, env=found.env))
-        else:
-            tasks.append(task)
-    return replace(snapshot, tasks=tuple(tasks))
 
 
 @app.command()
