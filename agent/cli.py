@@ -99,7 +99,9 @@ def snapshot(
         ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")
     ] = ModeName.AUTO,
     source: Annotated[Source, typer.Option(help="auto: the daemon, else BPF in this process.")] = Source.AUTO,
-    with_argv: Annotated[bool, typer.Option("--with-argv", help="Add argv, cwd and environment.")] = False,
+    with_argv: Annotated[
+        bool, typer.Option("--with-argv", help="Add argv, cwd, environment, program and rights.")
+    ] = False,
     without_entered: Annotated[
         bool, typer.Option("--without-entered", help="Leave out tasks that entered the container from outside.")
     ] = False,
@@ -139,7 +141,9 @@ def snapshot(
 
         loaded = registry.load(answer.data)
         if with_argv:
-            loaded = _with_details(loaded)
+            from agent import enrich
+
+            loaded = enrich.with_details(loaded)
         judged = loaded if no_plan else _judged(loaded, required=require_rebuildable)
         if plain and judged is loaded:
             target.write(answer.data)
@@ -246,25 +250,6 @@ def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
         len(snapshot.tasks),
         0,
     )
-
-
-def _with_details(snapshot: "Snapshot") -> "Snapshot":
-    """Add argv, cwd and environment, read now: a little after the cut. What this /proc does not show has none."""
-    from agent import procfs
-    from agent.details import details
-
-    inums = {namespace.id: namespace.inum for namespace in snapshot.namespaces}
-    here = {(row.pid_ns, row.numbers[-1]): row.tid for row in procfs.scan() if row.tid == row.tgid}
-    tasks = []
-    for task in snapshot.tasks:
-        pid = snapshot.pid(task.pid)
-        number = here.get((inums.get(pid.namespaces[-1]), pid.numbers[-1])) if pid and pid.namespaces else None
-        if number is not None and task.pid == task.tgid and task.start_ns is not None:
-            found = details(number, task.start_ns)
-            tasks.append(task._replace(argv=found.argv, cwd=found.cwd, env=found.env))
-        else:
-            tasks.append(task)
-    return replace(snapshot, tasks=tuple(tasks))
 
 
 @app.command()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The details of a process that no task record carries: its arguments, working directory and environment.
+"""The details of a process that no task record carries: arguments, working directory, environment, program, rights.
 
 Theory
 ------
@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.host import ns_per_tick
+from agent.model import Capabilities, ProcessDetails
 
 UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 """How procfs says that a task is gone, or that it is none of our business."""
 
-_STARTTIME: Final = 22 - 3  # field 22 of stat; the first one after comm is field 3
+_FLAGS, _STARTTIME = 9 - 3, 22 - 3  # fields 9 and 22 of stat; the first one after comm is field 3
+_PF_FORKNOEXEC: Final = 0x40  # set by fork, cleared by exec
+_DELETED: Final = b" (deleted)"
+_CAPS: Final = (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb")
 
 
 class Details(NamedTuple):
@@ -33,11 +37,13 @@ class Details(NamedTuple):
         cwd: as the kernel writes it: " (deleted)" is appended where the directory is gone. None where the process is
             gone or not ours to look into.
         env: None as cwd is, and for a zombie.
+        process: what else it takes to start it anew; None where the process is gone. A zombie still has its rights.
     """
 
     argv: tuple[bytes, ...] | None
     cwd: bytes | None
     env: tuple[bytes, ...] | None
+    process: ProcessDetails | None = None
 
 
 NOTHING: Final = Details(None, None, None)
@@ -55,13 +61,14 @@ def details(pid: int, start_ns: int, root: Path = Path("/proc")) -> Details:
     try:
         with opened(root / str(pid)) as process:
             stat = read_at(process, "stat")
-            if stat is None or int(stat_fields(stat)[_STARTTIME]) != start_ns // ns_per_tick():
+            fields = stat_fields(stat) if stat is not None else []
+            if not fields or int(fields[_STARTTIME]) != start_ns // ns_per_tick():
                 return NOTHING
             # Since "exec: Force single empty string when argv is empty" (in v5.18) nobody runs without arguments, so an
             # empty file means: no memory.
             argv = _strings(read_at(process, "cmdline")) or None
             env = None if argv is None else _strings(read_at(process, "environ"))
-            return Details(argv, _cwd(process), env)
+            return Details(argv, _link(process, b"cwd"), env, _process(process, int(fields[_FLAGS])))
     except UNREADABLE:
         return NOTHING
 
@@ -102,8 +109,43 @@ def _strings(data: bytes | None) -> tuple[bytes, ...] | None:
     return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
 
 
-def _cwd(process: int) -> bytes | None:
+def _link(process: int, name: bytes) -> bytes | None:
     try:
-        return os.readlink(b"cwd", dir_fd=process)
+        return os.readlink(name, dir_fd=process)
     except UNREADABLE:
         return None
+
+
+def _process(process: int, flags: int) -> ProcessDetails | None:
+    status = read_at(process, "status")
+    if not status:
+        return None
+    # A name has no bare newline there, so it cannot fake a line.
+    lines = {key: value.split() for key, _, value in (line.partition(b":") for line in status.split(b"\n"))}
+
+    def numbers(key: bytes, base: int = 10) -> tuple[int, ...] | None:
+        return tuple([int(word, base) for word in lines[key]]) if key in lines else None
+
+    exe = _link(process, b"exe")
+    deleted = exe is not None and exe.endswith(_DELETED) and _is_unlinked(process)
+    caps = [each[0] for key in _CAPS if (each := numbers(key, 16))]
+    umask, no_new_privs = numbers(b"Umask", 8), numbers(b"NoNewPrivs")
+    return ProcessDetails(
+        exe=None if deleted else exe,
+        deleted_exe=exe.removesuffix(_DELETED) if deleted and exe is not None else None,
+        uids=numbers(b"Uid"),
+        gids=numbers(b"Gid"),
+        groups=numbers(b"Groups"),
+        caps=Capabilities(*caps) if len(caps) == len(_CAPS) else None,
+        no_new_privs=bool(no_new_privs[0]) if no_new_privs else None,
+        umask=umask[0] if umask else None,
+        execed=not flags & _PF_FORKNOEXEC,
+    )
+
+
+def _is_unlinked(process: int) -> bool:
+    """Whether the program is in no folder any more: a name, too, may end in what the kernel marks that with."""
+    try:
+        return os.stat(b"exe", dir_fd=process).st_nlink == 0
+    except OSError:
+        return True

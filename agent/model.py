@@ -198,6 +198,43 @@ class Obstacle(NamedTuple):
     text: str
 
 
+class Capabilities(NamedTuple):
+    """The capability sets of a process, a bit for each capability."""
+
+    inheritable: int
+    permitted: int
+    effective: int
+    bounding: int
+    ambient: int
+
+
+class ProcessDetails(NamedTuple):
+    """What starting a process anew takes beside its arguments, folder and environment. None is: not told.
+
+    Ids are those that the reader's user namespace has.
+
+    Attributes:
+        exe: path of its program; None where that is gone, or the reader may not know.
+        deleted_exe: the path that its program had before it was removed; None where it was not.
+        uids, gids: real, effective, saved, and for file systems.
+        groups: supplementary ones, in the kernel's order.
+        caps: see Capabilities.
+        no_new_privs: prctl(PR_SET_NO_NEW_PRIVS) is in force.
+        umask: of its main thread; None also where it has exited.
+        execed: it has called exec since its birth; else it runs what its creator ran.
+    """
+
+    exe: bytes | None = None
+    deleted_exe: bytes | None = None
+    uids: tuple[int, ...] | None = None
+    gids: tuple[int, ...] | None = None
+    groups: tuple[int, ...] | None = None
+    caps: Capabilities | None = None
+    no_new_privs: bool | None = None
+    umask: int | None = None
+    execed: bool | None = None
+
+
 class Task(NamedTuple):
     """One row of the tree: a thread, leader or not, dead or alive.
 
@@ -218,6 +255,7 @@ class Task(NamedTuple):
         tty: of the process, with its leader; None where it has none, or (see Snapshot.as_of_read) nobody looked.
         fown: the owners of open files, by descriptor, once for each process and table of files: with the leader, or
             with the first thread that has a table of its own. None as in tty.
+        details: of the process, with its leader, only where they were asked for.
         birth: see Birth.
     """
 
@@ -241,6 +279,7 @@ class Task(NamedTuple):
     env: tuple[bytes, ...] | None = None
     tty: Terminal | None = None
     fown: tuple[FileOwner, ...] | None = None
+    details: ProcessDetails | None = None
     birth: Birth | None = None
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What belongs to a task beside its place in the tree, as plain maps and back: its terminal, the owners of its files.
+"""What belongs to a task beside its place in the tree, as plain maps and back: terminal, owners of files, program, rights.
 
-    tty   = {name, pgrp: ref | -4096, old_pgrp: ref | -4096}
-    fown  = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
+    tty      = {name, pgrp: ref | -4096, old_pgrp: ref | -4096}
+    fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
+    details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed}
+    caps     = {inheritable, permitted, effective, bounding, ambient}
 
 A ref is as in exporters.facts; -4096 says that there is no pid object, null that nobody knows.
 """
@@ -10,10 +12,23 @@ A ref is as in exporters.facts; -4096 says that there is no pid object, null tha
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, OwnerType, PidRef, Task, Terminal
-from exporters.fields import S32_MAX, Fields
+from agent.model import (
+    CKPT_PID_NULL,
+    CKPT_PID_ROOT,
+    Capabilities,
+    FileOwner,
+    OutsidePid,
+    OwnerType,
+    PidRef,
+    ProcessDetails,
+    Task,
+    Terminal,
+)
+from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 
 _TYPES: tuple[OwnerType, ...] = ("tid", "pid", "pgrp")
+_IDS = ("real", "effective", "saved", "fs")
+_UMASK_MAX = 0o777
 _SPECIAL = (0, CKPT_PID_NULL, CKPT_PID_ROOT)
 
 
@@ -36,6 +51,8 @@ def belongings(task: Task) -> dict[str, object]:
         found["tty"] = terminal_document(task.tty)
     if task.fown is not None:
         found["fown"] = owners_document(task.fown)
+    if task.details is not None:
+        found["details"] = details_document(task.details)
     return found
 
 
@@ -48,6 +65,13 @@ def terminal_document(terminal: Terminal) -> dict[str, object]:
 def owners_document(owners: Sequence[FileOwner]) -> list[dict[str, object]]:
     """The maps of a process's owners of files, keys sorted."""
     return [{"fd": fd, "pid": ref_document(pid), "type": type_} for fd, pid, type_ in owners]
+
+
+def details_document(details: ProcessDetails) -> dict[str, object]:
+    """The map of a process's details, keys sorted."""
+    found = details._asdict()
+    found["caps"] = None if details.caps is None else dict(sorted(details.caps._asdict().items()))
+    return dict(sorted(found.items()))
 
 
 def read_terminal(fields: Fields, ref: RefReader) -> Terminal:
@@ -66,3 +90,29 @@ def _owner(fields: Fields, ref: RefReader) -> FileOwner:
     if pid is None:
         raise fields.wrong("pid", "a tag or a map of numbers")
     return FileOwner(fd, pid, fields.word("type", _TYPES))
+
+
+def read_details(fields: Fields) -> ProcessDetails:
+    """A process's details of their map."""
+    return ProcessDetails(
+        exe=fields.raw("exe"),
+        deleted_exe=fields.raw("deleted_exe"),
+        uids=_four(fields, "uids"),
+        gids=_four(fields, "gids"),
+        groups=fields.integers("groups", 0, U32_MAX) if fields.has("groups") else None,
+        caps=_capabilities(fields.map("caps")) if fields.has("caps") else None,
+        no_new_privs=fields.flag("no_new_privs"),
+        umask=fields.maybe_integer("umask", 0, _UMASK_MAX),
+        execed=fields.flag("execed"),
+    )
+
+
+def _four(fields: Fields, key: str) -> tuple[int, ...] | None:
+    ids = fields.integers(key, 0, U32_MAX) if fields.has(key) else None
+    if ids is not None and len(ids) != len(_IDS):
+        raise fields.wrong(key, f"the ids {', '.join(_IDS)}")
+    return ids
+
+
+def _capabilities(fields: Fields) -> Capabilities:
+    return Capabilities(*[fields.integer(name, 0, U64_MAX) for name in Capabilities._fields])

@@ -40,6 +40,7 @@ _LEFT_OUT = {
     "user and group ids": ("uid", "gid"),
     "controlling terminals, owners of files": ("tty", "fown"),
     "arguments, working folders and environments": ("argv", "cwd", "env"),
+    "programs, credentials and capabilities": ("details",),
 }
 
 

@@ -35,7 +35,7 @@ from agent.model import (
     TaskState,
     Verified,
 )
-from exporters.belongings import belongings, read_owners, read_terminal, ref_document
+from exporters.belongings import belongings, read_details, read_owners, read_terminal, ref_document
 from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 from exporters.soundness import TaskIds
 from exporters.unknown import collect
@@ -134,6 +134,7 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
             env,
             tty,
             fown,
+            details,
             birth,
         ) = task
         origin: Document | None = None
@@ -168,7 +169,7 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
                 "uid": uid,
             }
         )
-        if tty is not None or fown is not None:
+        if tty is not None or fown is not None or details is not None:
             rows[-1] = dict(sorted({**rows[-1], **belongings(task)}.items()))
     return rows
 
@@ -264,6 +265,7 @@ class _FactsReader:
                     fields.raws("env"),
                     read_terminal(fields.map("tty"), self._ref_of) if fields.has("tty") else None,
                     read_owners(fields.maps("fown"), self._ref_of) if fields.has("fown") else None,
+                    read_details(fields.map("details")) if fields.has("details") else None,
                     self._birth(fields.map("birth")) if fields.has("birth") else None,
                 )
                 for ids, fields in zip(self._base.tasks, rows, strict=True)

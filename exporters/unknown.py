@@ -42,11 +42,15 @@ _ORIGIN = {"creator": _shape("tag ancestor"), "sid": _PID, "pgid": _PID}
 _BIRTH = "creator observed sid pgid flags order"
 _TASK = (
     "pid ppid tgid pgid sid depth start_ns state exit_code exit_signal comm uid gid subreaper child_namespace "
-    "tty fown argv cwd env birth"
+    "tty fown argv cwd env details birth"
 )
 _HEADER = (
     "release version machine kernel_version has_fxsr has_xsave xstate_size lsm "
     "arch arch_id constants lsm_info rev uflags"
+)
+_DETAILS = _shape(
+    "exe deleted_exe uids gids groups caps no_new_privs umask execed",
+    {"caps": _shape("inheritable permitted effective bounding ambient")},
 )
 _COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons"
 
@@ -59,7 +63,11 @@ DOCUMENT = _shape(
         "pids": _shape("tag numbers namespaces"),
         "tasks": _shape(
             _TASK,
-            {"birth": _shape(_BIRTH, _ORIGIN), "tty": _shape("name pgrp old_pgrp", {"pgrp": _PID, "old_pgrp": _PID})},
+            {
+                "birth": _shape(_BIRTH, _ORIGIN),
+                "details": _DETAILS,
+                "tty": _shape("name pgrp old_pgrp", {"pgrp": _PID, "old_pgrp": _PID}),
+            },
             {"fown": _shape("fd pid type", {"pid": _PID})},
         ),
         "not_rebuildable": _shape("tag rule text"),

@@ -15,6 +15,7 @@ from agent.model import (
     Ancestor,
     AncestorEvent,
     Birth,
+    Capabilities,
     Completeness,
     Creator,
     Dialect,
@@ -27,6 +28,7 @@ from agent.model import (
     OwnerType,
     PidObject,
     PidRef,
+    ProcessDetails,
     Snapshot,
     Task,
     TaskState,
@@ -154,6 +156,13 @@ _text = st.text(st.sampled_from("aé\\\0\n\U0001f600 "), max_size=80)
 _words = st.lists(_text, max_size=2).map(tuple)
 _raw = st.binary(max_size=15)
 _raws = st.none() | st.lists(_raw, max_size=2).map(tuple)
+_four = st.none() | st.tuples(_u32, _u32, _u32, _u32)
+_caps = st.none() | st.tuples(_u64, _u64, _u64, _u64, _u64).map(lambda drawn: Capabilities(*drawn))
+_maybe = st.sampled_from([None, False, True])
+_details = st.tuples(
+    *(st.none() | _raw, st.none() | _raw, _four, _four, st.none() | st.lists(_u32, max_size=2).map(tuple), _caps),
+    *(_maybe, st.none() | st.integers(0, 0o777), _maybe),
+).map(lambda drawn: ProcessDetails(*drawn))
 _u16 = st.integers(0, 2**16 - 1)
 _machine = st.sampled_from(["x86_64", "aarch64"]) | _text
 _constants = st.tuples(*[st.integers(0, 1024)] * 12)
@@ -322,6 +331,7 @@ def _task_facts(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
         _raws,
         st.none() | _terminals(shape),
         st.none() | st.lists(_owners(shape), max_size=2).map(tuple),
+        st.none() | _details,
         st.none() | _births(shape),
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terminals and owners of files as the documents tell them, and what of them is refused."""
+"""Terminals, owners of files and details as the documents tell them, and what of them is refused."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from agent.errors import FormatError
-from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Snapshot, Terminal
+from agent.model import (
+    CKPT_PID_NULL,
+    CKPT_PID_ROOT,
+    Capabilities,
+    FileOwner,
+    OutsidePid,
+    ProcessDetails,
+    Snapshot,
+    Terminal,
+)
 from exporters import checkpoint, jsonfmt, msgpackfmt, registry, treeview
 from exporters.check import check
 from tests.builders import a_snapshot, a_task, born
@@ -96,6 +105,76 @@ def test_what_is_none_is_refused_by_its_path(task: int, key: str, value: object,
     assert [(one.severity, one.path) for one in check(data)] == [("error", path)]
 
 
+def with_details() -> Snapshot:
+    """A daemon with few rights, and one of which next to nothing is known."""
+    known = ProcessDetails(
+        exe=b"/usr/sbin/d\xff",
+        uids=(1, 2, 3, 4),
+        gids=(5, 6, 7, 8),
+        groups=(9, 10),
+        caps=Capabilities(0, 2**41 - 1, 1, 2**64 - 1, 0),
+        no_new_privs=True,
+        umask=0o22,
+        execed=True,
+    )
+    tasks = [a_task(1, 0, details=known), a_task(2, 1, details=ProcessDetails(deleted_exe=b"/tmp/x", groups=()))]
+    return a_snapshot([(100,), (101,)], tasks, as_of_read=("argv", "cwd", "env", "details"))
+
+
+def test_details_are_told_by_name() -> None:
+    """What is not known is null; no groups at all are an empty list."""
+    found = json.loads(jsonfmt.dumps(with_details()))["tasks"]
+
+    assert found[0]["details"] == {
+        "exe": "/usr/sbin/d\\xff",
+        "deleted_exe": None,
+        "uids": [1, 2, 3, 4],
+        "gids": [5, 6, 7, 8],
+        "groups": [9, 10],
+        "caps": {"inheritable": 0, "permitted": 2**41 - 1, "effective": 1, "bounding": 2**64 - 1, "ambient": 0},
+        "no_new_privs": True,
+        "umask": 18,
+        "execed": True,
+    }
+    assert {key for key, value in found[1]["details"].items() if value is not None} == {"deleted_exe", "groups"}
+
+
+def test_details_come_back_the_same_through_every_lossless_format() -> None:
+    """All bits of a capability set too."""
+    snapshot = with_details()
+
+    assert checkpoint.loads(checkpoint.dumps(snapshot, "seed")) == snapshot
+    assert jsonfmt.loads(jsonfmt.dumps(snapshot)) == snapshot
+    assert msgpackfmt.loads(msgpackfmt.dumps(snapshot)) == snapshot
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path", "reason"),
+    [
+        ("exe", 1, "exe", "text"),
+        ("uids", [1, 2, 3], "uids", "real, effective, saved, fs"),
+        ("gids", [1, 2, 3, -1], "gids", "from 0"),
+        ("groups", "9", "groups", "a list"),
+        ("caps", {"inheritable": 0}, "caps.permitted", "absent"),
+        ("caps", [], "caps", "a map"),
+        ("umask", 0o1000, "umask", "from 0 to 511"),
+        ("execed", 1, "execed", "true or false"),
+        ("no_new_privs", "no", "no_new_privs", "true or false"),
+    ],
+    ids=range(9),
+)
+def test_details_that_are_none_are_refused_by_their_path(field: str, value: object, path: str, reason: str) -> None:
+    """By the reader, and by the checker."""
+    changed = json.loads(jsonfmt.dumps(with_details()))
+    changed["tasks"][0]["details"][field] = value
+    data = json.dumps(changed).encode()
+
+    with pytest.raises(FormatError) as caught:
+        jsonfmt.loads(data)
+    assert (caught.value.path, reason in caught.value.message) == (f"tasks[0].details.{path}", True)
+    assert [(one.severity, one.path) for one in check(data)] == [("error", f"tasks[0].details.{path}")]
+
+
 def test_a_tree_view_says_which_terminal_and_who_is_in_its_foreground() -> None:
     """Of the process that brings the terminal along; whoever inherits it says so in the foreground only."""
     lines = treeview.render(at_a_terminal()).splitlines()
@@ -112,3 +191,4 @@ def test_criu_has_no_words_for_them() -> None:
     notes = "\n".join(registry.dump(at_a_terminal(), "criu").notes)
 
     assert "controlling terminals, owners of files" in notes
+    assert "programs, credentials and capabilities" in "\n".join(registry.dump(with_details(), "criu").notes)

@@ -2,6 +2,7 @@
 """Arguments, directory and environment: of invented processes, of this one, and never of the wrong one."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from agent.details import NOTHING, Details, details, opened, read_at, stat_fields
 from agent.host import ns_per_tick
+from agent.model import Capabilities, ProcessDetails
 
 PID = 41
 TICKS = 182174
@@ -22,7 +24,7 @@ def a_process(root: Path, **files: bytes) -> None:
     directory.mkdir()
     (directory / "stat").write_bytes(b"41 (sh) S 1 41 41 0 -1 4194304 " + b"0 " * 12 + b"%d 0 0\n" % TICKS)
     for name, content in files.items():
-        if name == "cwd":
+        if name in ("cwd", "exe"):
             (directory / name).symlink_to(os.fsdecode(content))
         else:
             (directory / name).write_bytes(content)
@@ -46,7 +48,7 @@ def test_an_overwritten_command_line_may_lack_its_end(tmp_path: Path) -> None:
     """Daemons write a title over their arguments."""
     a_process(tmp_path, cmdline=b"nginx: worker process", environ=b"")
 
-    assert details(PID, START_NS, tmp_path) == ((b"nginx: worker process",), None, ())
+    assert Details((b"nginx: worker process",), None, ()) == details(PID, START_NS, tmp_path)
 
 
 def test_a_process_without_memory_has_no_strings(tmp_path: Path) -> None:
@@ -115,11 +117,14 @@ def test_a_childs_strings_are_those_it_was_started_with() -> None:
         told = details(child.pid, start_of(child.pid))
         child.communicate(b"\n")
 
-    assert Details(tuple(map(os.fsencode, command)), b"/", (b"ONLY=this",)) == told
+    assert Details(tuple(map(os.fsencode, command)), b"/", (b"ONLY=this",), told.process) == told
+    assert told.process is not None
+    assert told.process.exe == os.fsencode(Path(sys.executable).resolve())
+    assert told.process.execed is True
 
 
-def test_a_zombie_has_nothing() -> None:
-    """Its memory and its directory are gone though its number is not."""
+def test_a_zombie_has_nothing_but_its_rights() -> None:
+    """Its memory, its directory and its program are gone though its number is not."""
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     try:
@@ -127,7 +132,111 @@ def test_a_zombie_has_nothing() -> None:
     finally:
         os.waitpid(pid, 0)
 
-    assert told == NOTHING
+    assert told[:3] == NOTHING[:3]
+    assert told.process is not None
+    assert (told.process.exe, told.process.umask) == (None, None)
+    assert told.process.uids == (*os.getresuid(), os.geteuid())
+
+
+STATUS = b"""Name:\tsh\\nUid:\\t7
+Umask:\t0027
+State:\tS (sleeping)
+Uid:\t1000\t1001\t1002\t1003
+Gid:\t100\t101\t102\t103
+Groups:\t4 24 1000 4294967294\x20
+NStgid:\t41
+CapInh:\t0000000000000001
+CapPrm:\t000001ffffffffff
+CapEff:\t0000000000000003
+CapBnd:\tffffffffffffffff
+CapAmb:\t0000000000000000
+NoNewPrivs:\t1
+"""
+
+
+def test_program_and_rights_are_those_of_the_status(tmp_path: Path) -> None:
+    """Every field of an ordinary process."""
+    a_process(tmp_path, cmdline=b"sh\0", exe=b"/bin/d\xffsh", status=STATUS)
+
+    assert details(PID, START_NS, tmp_path).process == ProcessDetails(
+        exe=b"/bin/d\xffsh",
+        deleted_exe=None,
+        uids=(1000, 1001, 1002, 1003),
+        gids=(100, 101, 102, 103),
+        groups=(4, 24, 1000, 4294967294),
+        caps=Capabilities(1, 0x1FF_FFFF_FFFF, 3, 2**64 - 1, 0),
+        no_new_privs=True,
+        umask=0o27,
+        execed=True,
+    )
+
+
+def test_what_a_kernel_does_not_tell_is_none(tmp_path: Path) -> None:
+    """No groups at all is something else."""
+    a_process(tmp_path, status=b"Name:\tsh\nGroups:\t \n")
+
+    assert details(PID, START_NS, tmp_path).process == ProcessDetails(groups=(), execed=True)
+
+
+@pytest.mark.parametrize(("link", "gone"), [(b"/bin/x (deleted)", True), (b"/bin/x", False)])
+def test_a_program_that_was_removed_has_the_path_it_had(tmp_path: Path, link: bytes, gone: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """What the kernel puts behind it is no part of that."""
+    a_process(tmp_path, exe=link, status=STATUS)
+    told = details(PID, START_NS, tmp_path).process
+
+    assert told is not None
+    assert (told.exe, told.deleted_exe) == ((None, b"/bin/x") if gone else (b"/bin/x", None))
+
+
+def test_a_program_may_be_called_what_the_kernel_calls_removed_ones(tmp_path: Path) -> None:
+    """It is there, so that is its name."""
+    program = tmp_path / "x (deleted)"
+    program.touch()
+    a_process(tmp_path, exe=os.fsencode(program), status=STATUS)
+    told = details(PID, START_NS, tmp_path).process
+
+    assert told is not None
+    assert (told.exe, told.deleted_exe) == (os.fsencode(program), None)
+
+
+def test_the_kernel_marks_a_removed_program_as_we_read_it(tmp_path: Path) -> None:
+    """A copy of sleep that is removed while it runs."""
+    program = tmp_path / "sleeper"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "1000"]) as child:
+        here = details(child.pid, start_of(child.pid)).process
+        program.unlink()
+        gone = details(child.pid, start_of(child.pid)).process
+        child.kill()
+
+    assert here is not None
+    assert gone is not None
+    assert (here.exe, here.deleted_exe) == (os.fsencode(program), None)
+    assert (gone.exe, gone.deleted_exe) == (None, os.fsencode(program))
+
+
+def test_who_has_not_called_exec_says_so() -> None:
+    """It runs what its creator runs."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.umask(0o27)
+        os.write(writer, b".")
+        os.read(reader, 2)
+        os._exit(0)
+    try:
+        while (told := details(child, start_of(child)).process) is not None and told.umask != 0o27:
+            pass
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
+
+    assert told is not None
+    assert (told.execed, told.umask) == (False, 0o27)
+    assert told.groups is not None
+    assert set(told.groups) == set(os.getgroups())
 
 
 def test_an_opened_process_does_not_become_another() -> None:

@@ -23,6 +23,8 @@ from agent.watch import Watch
 from bpf.hooks import FEATURES
 from exporters import registry
 from tests.live.daemons import TOP, Ran, a_container, a_hard_tree, ckptree, differences, only_child
+from tests.live.scenario import CONTAINER
+from tests.live.treeprog import Tree
 
 pytestmark = pytest.mark.live
 
@@ -123,6 +125,36 @@ def test_a_process_that_the_walk_passes_over_makes_its_snapshot_incomplete() -> 
     assert snapshot.completeness.complete == (1 in listed)
     assert 1 not in listed or threads <= shown
     assert 1 in listed or any("1 (" in reason for reason in snapshot.completeness.reasons)
+
+
+def test_a_container_has_the_details_of_its_processes_at_every_level(daemon_socket: Path, tmp_path: Path) -> None:
+    """Those of an inner namespace, too, which the host's /proc shows; in a file that is for its owner alone."""
+    image = tmp_path / "tree.ckpt"
+    with Tree() as tree:
+        tree.run(CONTAINER + "fork 1 2; exec 2; fork 2 3 newpid; fork 3 4; thread 3 5; fork 1 6; exit 6 1")
+        root = str(tree.number(1))
+        ran = ckptree("snapshot", root, "--with-argv", "--socket", daemon_socket, "-o", image)
+        status = {node: Path(f"/proc/{tree.number(node)}/status").read_text() for node in (1, 2, 3, 4, 6)}
+        program = os.readlink(f"/proc/{root}/exe").encode()
+    found = registry.load(image.read_bytes())
+    details = {found.number(task.pid): task.details for task in found.tasks if task.details}
+
+    assert (ran.code, found.mode, len(found.namespaces)) == (0, "container", 2)
+    assert image.stat().st_mode & 0o777 == 0o600
+    assert found.as_of_read == ("tty", "fown", "argv", "cwd", "env", "details")
+    assert len(found.tasks) == len(details) + 1  # all but the thread
+    for node, text in status.items():
+        lines = dict(line.split(":", 1) for line in text.splitlines())
+        told = details[tree.task(node).pid.numbers[1]]
+        assert told.caps is not None
+        assert f"{told.caps.effective:016x}" == lines["CapEff"].strip()
+        assert f"{told.caps.bounding:016x}" == lines["CapBnd"].strip()
+        assert told.uids == tuple(map(int, lines["Uid"].split()))
+        assert told.groups == tuple(map(int, lines["Groups"].split()))
+        assert told.umask == (int(lines["Umask"], 8) if "Umask" in lines else None)
+        assert told.no_new_privs is False
+        assert told.exe == (None if node == 6 else program)
+        assert told.execed is (node == 2)
 
 
 # ---- from inside a container ---------------------------------------------------------------------------------------

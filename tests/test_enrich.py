@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose details a snapshot is given: invented processes, found from the same namespace, from above and from below."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.enrich import with_details
+from agent.model import Namespace, Snapshot, TaskState
+from tests.builders import a_snapshot, a_task
+
+TICK_NS = 10_000_000
+OUTER, INNER = 4026531836, 4026532000
+
+
+def a_process(root: Path, tid: int, numbers: tuple[int, ...], *, ticks: int, inum: int | None) -> None:
+    """A process of an invented /proc; without `inum` its namespace cannot be read."""
+    for folder in (root / f"{tid}", root / f"{tid}/task/{tid}"):
+        (folder / "ns").mkdir(parents=True, exist_ok=True)
+        stat = f"{tid} (x) S 1 1 1 0 -1 0 " + "0 " * 12 + f"{ticks} " + "0 " * 15 + "17 " + "0 " * 14
+        (folder / "stat").write_text(stat)
+        ids = " ".join(map(str, numbers))
+        (folder / "status").write_text(
+            f"Name:\tx\nTgid:\t{tid}\nUid:\t{tid} 0 0 0\nGid:\t0 0 0 0\nNStgid:\t{ids}\nNSpid:\t{ids}\n"
+            f"NSpgid:\t{ids}\nNSsid:\t{ids}\n"
+        )
+        (folder / "cmdline").write_bytes(b"x-%d\0" % tid)
+        (folder / "environ").write_bytes(b"")
+        if inum is not None:
+            (folder / "ns/pid").symlink_to(f"pid:[{inum}]")
+
+
+def a_container() -> Snapshot:
+    """An init and one below, in a namespace of their own that holds another; a thread and a zombie."""
+    tasks = [
+        a_task(1, 0, start_ns=5 * TICK_NS + 3),
+        a_task(2, 1, depth=1, start_ns=6 * TICK_NS),
+        a_task(3, 1, start_ns=7 * TICK_NS, state=TaskState.ZOMBIE),
+        a_task(4, 0, tgid=1, start_ns=8 * TICK_NS),
+    ]
+    namespaces = (Namespace(0, OUTER, 0, None), Namespace(1, INNER, 1, 0))
+    return a_snapshot([(1,), (2, 1), (3,), (4,)], tasks, namespaces=namespaces, as_of_read=("tty",))
+
+
+def found(snapshot: Snapshot) -> list[tuple[bytes, ...] | None]:
+    """The arguments of each task."""
+    return [task.argv for task in snapshot.tasks]
+
+
+def test_processes_of_child_namespaces_are_found_from_above(tmp_path: Path) -> None:
+    """The host's /proc has one number more for everybody; a thread has no details of its own."""
+    a_process(tmp_path, 71, (71, 1), ticks=5, inum=OUTER)
+    a_process(tmp_path, 72, (72, 2, 1), ticks=6, inum=INNER)
+    a_process(tmp_path, 73, (73, 3), ticks=7, inum=None)
+    told = with_details(a_container(), tmp_path)
+
+    assert found(told) == [(b"x-71",), (b"x-72",), (b"x-73",), None]
+    assert [task.details.uids[0] if task.details and task.details.uids else 0 for task in told.tasks] == [71, 72, 73, 0]
+    assert told.as_of_read == ("tty", "argv", "cwd", "env", "details")
+
+
+def test_processes_are_found_from_a_namespace_below(tmp_path: Path) -> None:
+    """Those that live there, by the numbers they have there."""
+    a_process(tmp_path, 1, (1,), ticks=6, inum=INNER)
+
+    assert found(with_details(a_container(), tmp_path)) == [None, (b"x-1",), None, None]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "ticks", "inum"),
+    [((71, 2), 5, OUTER), ((71, 1), 4, OUTER), ((71, 1), 5, INNER)],
+    ids=["number", "start", "namespace"],
+)
+def test_somebody_else_is_not_taken_for_it(tmp_path: Path, numbers: tuple[int, ...], ticks: int, inum: int) -> None:
+    """One of the three is enough to tell."""
+    a_process(tmp_path, 71, numbers, ticks=ticks, inum=inum)
+
+    assert found(with_details(a_container(), tmp_path)) == [None] * 4
+
+
+def test_of_two_that_it_could_be_it_is_neither(tmp_path: Path) -> None:
+    """Siblings with the same numbers, born in the same tick, whose namespaces are closed to us."""
+    for tid in (71, 72):
+        a_process(tmp_path, tid, (tid, 1), ticks=5, inum=None)
+
+    assert found(with_details(a_container(), tmp_path)) == [None] * 4
+
+
+def test_this_process_is_found_on_this_host() -> None:
+    """With the kernel's own numbers."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    snapshot = a_snapshot([(os.getpid(),)], [a_task(1, 0, start_ns=int(fields[19]) * TICK_NS)], namespaces=())
+    told = with_details(snapshot).tasks[0]
+
+    assert told.cwd == os.fsencode(Path.cwd())
+    assert told.details is not None
+    assert told.details.uids == (*os.getresuid(), os.geteuid())
