@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A restorer at its smallest: an application that puts its own memory aside, and takes it up again.
+
+Started by hand it becomes a tree: itself, a child, and a daemon in a session of its own whose parent has gone. Each process
+counts. On SIGUSR1 each writes its count to FOLDER/PID. Started by `ckptree restart --run`, each process of the rebuilt tree
+is this program anew, under the pid that it had; it finds CKPTREE_TAG in its environment, forks nobody, for everybody is
+there already, and goes on from the count under its pid.
+
+    counter.py FOLDER
+    ckptree snapshot PID -o tree.ckpt; kill -USR1 PID...; kill -KILL PID...
+    ckptree restart tree.ckpt --run 'counter.py FOLDER'
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+TICK_S = 0.01
+
+
+class Counter:
+    """What there is in a process's memory: one number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / str(os.getpid())
+        self.value = int(self.file.read_text()) if "CKPTREE_TAG" in os.environ else 0
+
+    def save(self, *_: object) -> None:
+        """Put it aside, whole or not at all."""
+        unfinished = self.file.with_suffix(".new")
+        unfinished.write_text(str(self.value))
+        unfinished.rename(self.file)
+
+    def run(self) -> None:
+        """Count for ever."""
+        signal.signal(signal.SIGUSR1, self.save)
+        while True:
+            time.sleep(TICK_S)
+            self.value += 1
+
+
+def grow() -> None:
+    """Become three processes."""
+    if os.fork() == 0:
+        return
+    middle = os.fork()
+    if middle == 0:
+        os.setsid()
+        if os.fork() != 0:
+            os._exit(0)
+        return
+    os.waitpid(middle, 0)
+
+
+def main() -> None:
+    """See the module."""
+    folder = Path(sys.argv[1])
+    if "CKPTREE_TAG" not in os.environ:
+        grow()
+    Counter(folder).run()
+
+
+if __name__ == "__main__":
+    main()
