@@ -19,10 +19,10 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _PATIENCE: Final = 10.0
 
 
-def adopt() -> None:
-    """From now on orphans from below this process are its children."""
+def adopt(*, wanted: bool) -> None:
+    """From now on orphans from below this process are its children, or are not any more."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0):
         number = ctypes.get_errno()
         raise OSError(number, f"prctl: {os.strerror(number)}")
 

@@ -198,7 +198,7 @@ class Rebuild:
         os.pwrite(self._file, self._code, 0)
         self._memory = mmap.mmap(self._file, size)
         if not self.plan.pidns:
-            orphans.adopt()
+            orphans.adopt(wanted=True)
             self._kept = orphans.children()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -207,6 +207,8 @@ class Rebuild:
     def _close(self) -> None:
         self._socket.close()
         if self._file >= 0:
+            if not self.plan.pidns:
+                orphans.adopt(wanted=False)
             os.close(self._file)
             self._file = -1
 
