@@ -356,6 +356,8 @@ class Kernel:
             thread.start_ns, thread.creator = old.start_ns, old.creator
             thread.pid, old.pid = old.pid, thread.pid
             group.leader = thread
+            if self.init is old:
+                self.init = thread  # it is the process that the number stands for
             group.exit_signal = SIGCHLD
             self.release(old)
         self.announce(Kind.EXEC, thread, old_tid)
