@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
-# make demo    snapshot a hard tree and compare every number with the kernel's own
+# make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
 # make bench   measurements
 # make fuzz    mutated images into the reader, ten million or RUNS=...
