@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import CkptreeError, HostError, UsageError
+from agent.errors import HostError, UsageError
 from agent.model import FileOwner, OutsidePid, Terminal
 from agent.restart.plan import Role
 from agent.restart.planning import make_plan
 from agent.restart.preflight import preflight
-from agent.restart.programs import one_command, own_arguments, split_command
+from agent.restart.programs import one_command, split_command
 from tests.builders import a_snapshot, a_task
 from tests.plans import PlanWriter
 
@@ -128,28 +128,3 @@ def test_each_process_is_told_its_place(monkeypatch: pytest.MonkeyPatch) -> None
         b"CKPTREE_TTY": '{"name":"pts/0","pgrp":1,"old_pgrp":null}',
         b"CKPTREE_FOWN": '[{"fd":5,"pid":{"numbers":[77],"namespaces":[0]},"type":"pgrp"}]',
     }
-
-
-def test_what_each_ran_is_found_along_its_own_path(tmp_path: Path) -> None:
-    """With its environment and working directory."""
-    program = tmp_path / "tool"
-    program.write_text("")
-    program.chmod(0o755)
-    env = (b"PATH=" + os.fsencode(tmp_path),)
-    tasks = [a_task(1, 0, argv=(b"/bin/sh",), cwd=b"/"), a_task(2, 1, argv=(b"tool", b"-x"), env=env, cwd=b"/tmp")]
-    snapshot = a_snapshot([(1,), (20,)], tasks, mode="container")
-    plan = make_plan(snapshot)
-    found = own_arguments(snapshot, plan)[plan.tasks[1]]
-
-    assert found == (os.fsencode(program), (b"tool", b"-x"), env, b"/tmp")
-
-
-def test_what_is_not_on_this_host_is_listed() -> None:
-    """And an image without arguments is told how to get some."""
-    tasks = [a_task(1, 0, argv=(b"/no/such",)), a_task(2, 1, argv=(b"neither",))]
-    snapshot = a_snapshot([(1,), (20,)], tasks, mode="container")
-    with pytest.raises(CkptreeError, match=r"/no/such \(tag 1\), neither \(tag 2\)"):
-        own_arguments(snapshot, make_plan(snapshot))
-    bare = a_snapshot([(1,)], [a_task(1, 0)], mode="container")
-    with pytest.raises(UsageError, match="--with-argv"):
-        own_arguments(bare, make_plan(bare))

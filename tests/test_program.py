@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.model import Capabilities
 from agent.restart import control, program
 from agent.restart.plan import CloneBits, Op, Phase, Role
 from tests.plans import PlanWriter
@@ -33,8 +34,10 @@ VALUES = {
     **{f"REASON_{reason.name}": int(reason) for reason in control.Reason},
     **{f"SETUP_{setup.name}": int(setup) for setup in control.Setup},
     **{f"RUN_{run.name}": int(run) for run in control.Run},
+    **{f"DOING_{doing.name}": int(doing) for doing in control.Doing},
     **{name: getattr(program, name) for name in dir(program) if name.startswith(("PROGRAM_", "ACTOR_"))},
     **{name: getattr(control, name) for name in ("FD_PROGRAM", "FD_CONTROL")},
+    **{name: getattr(control, name) for name in dir(control) if name.startswith("RIGHTS_")},
     "PROGRAM_MAGIC": program.MAGIC,
     "PROGRAM_VERSION": program.VERSION,
     "NO_ACTOR": program.NO_ACTOR,
@@ -86,9 +89,11 @@ def test_every_field_and_constant_is_as_the_headers_have_it(tmp_path: Path) -> N
         ("int32_t value;\n\tuint64_t offset;", "int64_t value;\n\tuint64_t offset;", "message.value: size"),
         ("OP_SUBREAPER,\n\tOP_ENTER", "OP_ENTER,\n\tOP_SUBREAPER", "OP_SUBREAPER"),
         ("SAID_GO = 16", "SAID_GO = 17", "SAID_GO"),
+        ("uint32_t uid;			/*", "uint64_t uid;			/*", "run_entry.uid: size"),
+        ("DOING_CAPGET,\n\tDOING_SETGROUPS", "DOING_SETGROUPS,\n\tDOING_CAPGET", "DOING_CAPGET"),
         ("ACTOR_TASK 4u", "ACTOR_TASK 16u", "ACTOR_TASK"),
     ],
-    ids=["swapped", "wider", "operations", "messages", "flags"],
+    ids=["swapped", "wider", "operations", "messages", "rights", "calls", "flags"],
 )
 def test_a_header_that_differs_is_noticed(tmp_path: Path, in_header: str, instead: str, complaint: str) -> None:
     """The comparison is no empty one."""
@@ -149,7 +154,45 @@ def test_a_run_section_has_each_string_once_and_points_to_it() -> None:
         return found
 
     entries = [control.RUN_ENTRY.unpack_from(section, n * control.RUN_ENTRY.size) for n in range(3)]
-    assert entries[1] == (0, 0, 0, 0)
+    assert not any(entries[1])
     assert [array(entries[0][1]), array(entries[0][2])] == [[b"x", b"A=1"], list(env)]
     assert (text(entries[2][0]), array(entries[2][1]), text(entries[2][3])) == (b"/bin/x", [b"x"], b"/tmp")
     assert section.count(b"A=1\0") == section.count(b"/bin/x\0") == 1
+
+
+def test_a_run_section_has_the_rights_of_each() -> None:
+    """Groups are a list of their own; who has no rights there keeps his."""
+    caps = Capabilities(1, 2, 3, 4, 1 << 40)
+    rights = control.Rights(1, 2, 3, 4, (5, 6), caps, no_new_privs=True, umask=0o22)
+    programs = {
+        0: control.Program(b"/bin/x", (b"x",), ()),
+        1: control.Program(b"/bin/x", (b"x",), (), b"/", rights),
+        2: control.Program(b"/bin/x", (b"x",), (), b"/", rights._replace(groups=None, no_new_privs=False)),
+        3: control.Program(b"/bin/x", (b"x",), (), b"/", rights._replace(groups=(7,), no_new_privs=False)),
+    }
+    section = control.run_section(programs, 4)
+    names = [name for name, _ in control.RUN_ENTRY_FIELDS]
+    entries = [
+        dict(zip(names, control.RUN_ENTRY.unpack_from(section, n * control.RUN_ENTRY.size), strict=True))
+        for n in range(4)
+    ]
+    groups = [struct.unpack_from(f"={each['group_count']}I", section, each["groups"]) for each in entries]
+
+    assert [each["flags"] for each in entries] == [0, 7, 1, 3]
+    assert groups == [(), (5, 6), (), (7,)]
+    assert {name: entries[1][name] for name in names[5:]} == {
+        "inheritable": 1,
+        "permitted": 2,
+        "effective": 3,
+        "bounding": 4,
+        "ambient": 1 << 40,
+        "flags": 7,
+        "umask": 0o22,
+        "uid": 1,
+        "euid": 2,
+        "gid": 3,
+        "egid": 4,
+        "group_count": 2,
+        "reserved": 0,
+    }
+    assert section[entries[3]["path"] :].startswith(b"/bin/x\0")

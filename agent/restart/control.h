@@ -8,7 +8,8 @@
  * The run section is written just before the release, where tasks are to run something. Offsets in it count from its
  * start; 0 is none.
  *
- *     run section = struct run_entry * actors | u64 offset of a string * n, 0 ... | strings, each with its NUL
+ *     run section = struct run_entry * actors | u64 offset of a string * n, 0 ... | u32 group * n ...
+ *                   | strings, each with its NUL
  */
 #ifndef CKPTREE_CONTROL_H
 #define CKPTREE_CONTROL_H
@@ -36,12 +37,33 @@ enum reason {		/* message.reason of SAID_FAILED */
 	REASON_DIED,		/* an actor is gone: actor, place of its first step that is undone */
 	REASON_STUCK,		/* nothing was done for a long time: actor, place of the first step that is undone */
 	REASON_SETUP,		/* something before any step, `value` is an enum setup: error */
-	REASON_RUN,		/* actor could not run its program: error */
+	REASON_RUN,		/* actor could not run its program: error, `value` is an enum doing */
 };
 
 enum setup { SETUP_PROGRAM = 1, SETUP_USERNS, SETUP_IDMAP, SETUP_SOCKETS, SETUP_CLONE, SETUP_PRIVATE, SETUP_STDIO };
 
 enum run { RUN_HOLD = 1, RUN_SECTION };	/* message.value of SAID_RELEASE */
+
+enum doing {		/* the call by which a task that is to run something was stopped */
+	DOING_MMAP = 1,
+	DOING_CAPGET,
+	DOING_SETGROUPS,
+	DOING_SETRESGID,
+	DOING_CAPBSET_DROP,
+	DOING_KEEPCAPS,
+	DOING_SETRESUID,
+	DOING_CAPSET,
+	DOING_CAP_AMBIENT,
+	DOING_NO_NEW_PRIVS,
+	DOING_PDEATHSIG,
+	DOING_CHDIR,
+	DOING_EXECVE,
+};
+
+/* run_entry.flags */
+#define RIGHTS_GIVEN 1u		/* it takes the rights below; else it keeps those that it has */
+#define RIGHTS_GROUPS 2u	/* also the groups: who may not set them has the right ones already */
+#define RIGHTS_NO_NEW_PRIVS 4u
 
 struct message {
 	uint32_t kind;
@@ -66,6 +88,20 @@ struct run_entry {
 	uint64_t argv;			/* of an array of offsets that ends with 0 */
 	uint64_t envp;
 	uint64_t cwd;			/* 0: stays where it is */
+	uint64_t groups;		/* of an array of u32; its length is group_count */
+	uint64_t inheritable;		/* capability sets, a bit for each */
+	uint64_t permitted;
+	uint64_t effective;
+	uint64_t bounding;
+	uint64_t ambient;
+	uint32_t flags;
+	uint32_t umask;
+	uint32_t uid;			/* real; exec() makes the saved one, and that for files, the effective one */
+	uint32_t euid;
+	uint32_t gid;
+	uint32_t egid;
+	uint32_t group_count;
+	uint32_t reserved;
 };
 
 #endif

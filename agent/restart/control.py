@@ -11,17 +11,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from agent.model import Capabilities
+
 # (field, struct code), in the order of the header.
 MESSAGE_FIELDS = (
     *(("kind", "I"), ("reason", "I"), ("actor", "I"), ("place", "I"), ("error", "i"), ("value", "i")),
     *(("offset", "Q"), ("size", "Q")),
 )
 ANSWER_FIELDS = (("first_clone_ns", "Q"), ("standing_ns", "Q"), ("proc_error", "i"), ("user_namespace", "i"))
-RUN_ENTRY_FIELDS = (("path", "Q"), ("argv", "Q"), ("envp", "Q"), ("cwd", "Q"))
+RUN_ENTRY_FIELDS = (
+    *(("path", "Q"), ("argv", "Q"), ("envp", "Q"), ("cwd", "Q"), ("groups", "Q")),
+    *(("inheritable", "Q"), ("permitted", "Q"), ("effective", "Q"), ("bounding", "Q"), ("ambient", "Q")),
+    *(("flags", "I"), ("umask", "I"), ("uid", "I"), ("euid", "I"), ("gid", "I"), ("egid", "I")),
+    *(("group_count", "I"), ("reserved", "I")),
+)
 
 MESSAGE: Final = struct.Struct("=" + "".join(code for _, code in MESSAGE_FIELDS))
 ANSWER: Final = struct.Struct("=" + "".join(code for _, code in ANSWER_FIELDS))
 RUN_ENTRY: Final = struct.Struct("=" + "".join(code for _, code in RUN_ENTRY_FIELDS))
+
+# run_entry.flags
+RIGHTS_GIVEN: Final = 1  # it takes the rights that the entry has
+RIGHTS_GROUPS: Final = 2  # the groups too
+RIGHTS_NO_NEW_PRIVS: Final = 4
 
 FD_PROGRAM: Final = 3
 FD_CONTROL: Final = 4
@@ -71,6 +83,24 @@ class Run(IntEnum):
     SECTION = 2
 
 
+class Doing(IntEnum):
+    """The call by which a task that is to run something was stopped."""
+
+    MMAP = 1
+    CAPGET = 2
+    SETGROUPS = 3
+    SETRESGID = 4
+    CAPBSET_DROP = 5
+    KEEPCAPS = 6
+    SETRESUID = 7
+    CAPSET = 8
+    CAP_AMBIENT = 9
+    NO_NEW_PRIVS = 10
+    PDEATHSIG = 11
+    CHDIR = 12
+    EXECVE = 13
+
+
 class Message(NamedTuple):
     """One packet; see control.h for what a kind uses."""
 
@@ -84,6 +114,27 @@ class Message(NamedTuple):
     size: int = 0
 
 
+class Rights(NamedTuple):
+    """What a task may do when it runs its program.
+
+    Attributes:
+        uid, euid, gid, egid: real and effective; exec() makes the saved ones, and those for files, the effective ones.
+        groups: supplementary ones; None: those that it has already.
+        caps: before exec().
+        no_new_privs: as prctl() has it.
+        umask: of new files.
+    """
+
+    uid: int
+    euid: int
+    gid: int
+    egid: int
+    groups: tuple[int, ...] | None
+    caps: Capabilities
+    no_new_privs: bool
+    umask: int
+
+
 class Program(NamedTuple):
     """What a task is to run.
 
@@ -91,13 +142,15 @@ class Program(NamedTuple):
         path: of the file, no search.
         argv: its arguments, its name first.
         env: the environment, as NAME=value.
-        cwd: where to be, if that is there; None: where the guard is.
+        cwd: where to be; None: where the guard is.
+        rights: None: those of the guard.
     """
 
     path: bytes
     argv: Sequence[bytes]
     env: Sequence[bytes]
     cwd: bytes | None = None
+    rights: Rights | None = None
 
 
 def answer_offset(program: bytes) -> int:
@@ -119,7 +172,8 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
     texts = {text for one in lists for text in one}
     texts |= {each.path for each in programs.values()} | {each.cwd for each in programs.values() if each.cwd}
     arrays_at = RUN_ENTRY.size * actors
-    texts_at = arrays_at + 8 * sum(len(each.argv) + len(each.env) + 2 for each in programs.values())
+    groups_at = arrays_at + 8 * sum(len(each.argv) + len(each.env) + 2 for each in programs.values())
+    texts_at = groups_at + 4 * sum(len(each.rights.groups or ()) for each in programs.values() if each.rights)
     places: dict[bytes, int] = {}
     data = bytearray()
     for text in texts:
@@ -127,11 +181,31 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
         data += text + b"\0"
     entries = bytearray(arrays_at)
     arrays = bytearray()
+    groups = bytearray()
     for actor, each in programs.items():
         at = []
         for one in (each.argv, each.env):
             at.append(arrays_at + len(arrays))
             arrays += struct.pack(f"={len(one) + 1}Q", *(places[text] for text in one), 0)
         cwd = places[each.cwd] if each.cwd else 0
-        RUN_ENTRY.pack_into(entries, RUN_ENTRY.size * actor, places[each.path], *at, cwd)
-    return bytes(entries + arrays + data)
+        rights = _packable(each.rights, groups_at + len(groups))
+        RUN_ENTRY.pack_into(entries, RUN_ENTRY.size * actor, places[each.path], *at, cwd, *rights)
+        mine = (each.rights.groups if each.rights else None) or ()
+        groups += struct.pack(f"={len(mine)}I", *mine)
+    return bytes(entries + arrays + groups + data)
+
+
+def _packable(rights: Rights | None, groups_at: int) -> tuple[int, ...]:
+    """The fields of an entry from `groups` on."""
+    if rights is None:
+        return (0,) * 14
+    flags = (
+        RIGHTS_GIVEN
+        | (RIGHTS_GROUPS if rights.groups is not None else 0)
+        | (RIGHTS_NO_NEW_PRIVS if rights.no_new_privs else 0)
+    )
+    caps = rights.caps
+    return (
+        *(groups_at, caps.inheritable, caps.permitted, caps.effective, caps.bounding, caps.ambient, flags),
+        *(rights.umask, rights.uid, rights.euid, rights.gid, rights.egid, len(rights.groups or ()), 0),
+    )

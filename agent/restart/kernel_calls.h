@@ -45,8 +45,15 @@
 
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_DUMPABLE 4
+#define PR_SET_KEEPCAPS 8
 #define PR_SET_NAME 15
+#define PR_CAPBSET_READ 23
+#define PR_CAPBSET_DROP 24
 #define PR_SET_CHILD_SUBREAPER 36
+#define PR_SET_NO_NEW_PRIVS 38
+#define PR_CAP_AMBIENT 47
+#define PR_CAP_AMBIENT_RAISE 2
+#define PR_CAP_AMBIENT_CLEAR_ALL 4
 
 #define MS_NOSUID 2
 #define MS_NODEV 4
@@ -164,6 +171,17 @@ struct poll_fd {
 	int fd;
 	short events;
 	short found;
+};
+
+struct capability_head {
+	uint32_t version;
+	int pid;
+};
+
+#define CAPABILITY_VERSION 0x20080522
+
+struct capability_data {	/* two of them: bits 0 to 31, and the rest */
+	uint32_t effective, permitted, inheritable;
 };
 
 struct span {

@@ -10,12 +10,13 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from agent.errors import CkptreeError, UsageError
+from agent.errors import RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.control import Program
 from agent.restart.plan import Plan
+from agent.restart.rebuild import name_of
+from agent.restart.rights import Host, obstacles, recorded, this_host
 
 
 def split_command(text: str) -> list[str]:
@@ -75,40 +76,44 @@ def one_command(
     return programs
 
 
-def own_arguments(snapshot: Snapshot, plan: Plan) -> dict[int, Program]:
-    """What each ran when it was captured, found along the PATH that it had.
+def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> tuple[dict[int, Program], list[str]]:
+    """What each process that has called exec ran when it was captured, under the rights that it had.
+
+    Args:
+        snapshot, plan: what is to be rebuilt.
+        host: what may be given here; that of this process where it is None.
+
+    Returns:
+        The programs by actor; and, for people, who has none, for it only forked and so holds.
 
     Raises:
-        UsageError: the image has no arguments.
-        CkptreeError: a program is not on this host.
+        UsageError: the image has no details.
+        RefusedError: some cannot be started again as they were; all of them are named.
     """
+    host = host or this_host(pidns=plan.pidns)
+    refused, held = [], []
     programs = {}
-    missing = []
-    for index, task in _living(snapshot, plan):
-        if task.argv is None:
-            raise UsageError(
-                f"--run argv: the image does not say what tag {task.pid} ran: capture with `snapshot --with-argv`"
-            )
-        env = task.env or ()
-        places = [value[5:] for value in env if value.startswith(b"PATH=")]
-        path = _found(task.argv[0], places[0] if places else os.environb.get(b"PATH", os.defpath.encode()), task.cwd)
-        if path is None:
-            missing.append(f"{os.fsdecode(task.argv[0])} (tag {task.pid})")
+    living = [*_living(snapshot, plan), *_leaderless(snapshot, plan)]
+    if all(task.details is None for _, task in living):
+        raise UsageError("--run argv: the image does not say what ran: capture with `snapshot --with-argv`")
+    for index, task in living:
+        who = name_of(plan.actors[index])
+        if task.details is not None and task.details.execed is False:
+            held.append(f"{who} has only forked, and holds")
+            continue
+        reasons = list(obstacles(task, host))
+        if reasons:
+            refused.append(f"{who}: {'; '.join(reasons)}")
         else:
-            programs[index] = Program(path, task.argv, env, task.cwd)
-    if missing:
-        raise CkptreeError("--run argv: these are no programs here: " + ", ".join(missing))
-    return programs
+            programs[index] = recorded(task, host)
+    if refused:
+        raise RefusedError("--run argv: these cannot be started again as they were", refused)
+    return programs, held
 
 
-def _found(name: bytes, path: bytes, cwd: bytes | None) -> bytes | None:
-    # A login shell's name begins with a dash, which is no part of its file's.
-    name = name.removeprefix(b"-")
-    if b"/" in name:
-        where = Path(os.fsdecode(cwd or b"/")) / os.fsdecode(name)
-        return os.fsencode(where) if os.access(where, os.X_OK) else None
-    found = shutil.which(os.fsdecode(name), path=os.fsdecode(path))
-    return os.fsencode(os.path.abspath(found)) if found else None
+def _leaderless(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:
+    pairs = zip(plan.tasks, snapshot.tasks, strict=True)
+    return [(index, task) for index, task in pairs if task.state == TaskState.DEAD_LEADER]
 
 
 def _living(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:

@@ -104,13 +104,8 @@ static void map_program(void)
 
 static int may_administer(void)
 {
-	struct {
-		uint32_t version;
-		int pid;
-	} head = {0x20080522, 0};
-	struct {
-		uint32_t effective, permitted, inheritable;
-	} data[2] = {0};
+	struct capability_head head = {CAPABILITY_VERSION, 0};
+	struct capability_data data[2] = {0};
 
 	return !CALL2(capget, &head, data) && (data[0].effective >> CAP_SYS_ADMIN & 1);
 }

@@ -24,7 +24,7 @@ from typing import Final, NoReturn, Self
 
 from agent.errors import CkptreeError, HostError
 from agent.restart import control, orphans, program
-from agent.restart.control import Message, Program, Reason, Run, Said, Setup
+from agent.restart.control import Doing, Message, Program, Reason, Run, Said, Setup
 from agent.restart.plan import NOBODY, Actor, Op, Plan, Step
 
 HELPER: Final = Path(__file__).parent / "ckptree-rebuild"
@@ -321,7 +321,8 @@ class Rebuild:
         if message.reason == Reason.STUCK:
             raise RebuildError(f"nothing was done for 10 seconds; the first step that is undone: {told}", step)
         if message.reason == Reason.RUN:
-            raise RebuildError(f"{who} cannot run its program: {cause}", None, message.error)
+            doing = f"{Doing(message.value).name.lower()}: " if message.value else ""
+            raise RebuildError(f"{who} cannot run its program: {doing}{cause}", None, message.error)
         text = f"step {message.place} failed: {told}: {cause}"
         if step and step.op is Op.CLONE and message.error == errno.EEXIST and not self.plan.pidns:
             text += holders(self.plan.actors[step.target].numbers[:1])

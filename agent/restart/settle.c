@@ -39,16 +39,10 @@ static _Noreturn void run(uint32_t me, char *section)
 	const struct run_entry *entry = &((struct run_entry *)section)[me];
 	char *path = section + entry->path;
 	char **argv = pointers(section, entry->argv), **envp = pointers(section, entry->envp);
-	long answer;
 
-	if (entry->cwd)
-		CALL1(chdir, section + entry->cwd);
 	/* Closed by exec() itself: until then a failure can still be told. */
 	CALL3(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
-	answer = CALL3(execve, path, argv, envp);
-	note_failure(REASON_RUN, me, NO_ACTOR, (int)-answer, 0);
-	for (;;)
-		CALL1(exit_group, 127);
+	cannot_run(me, DOING_EXECVE, CALL3(execve, path, argv, envp));
 }
 
 /* It ends as the root ends, and with it, in a namespace of its own, all others. */
@@ -87,7 +81,7 @@ _Noreturn void actor_settle(uint32_t me)
 	if (load(&state->release) == RUN_SECTION) {
 		section = map(state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM, state->run_offset);
 		if (!section)
-			fail(REASON_RUN, me, NO_ACTOR, ENOMEM);
+			cannot_run(me, DOING_MMAP, -ENOMEM);
 		entry = &((struct run_entry *)section)[me];
 		group = &((struct run_entry *)section)[actor->leader];
 		/* Its leader's exec() takes it away at any moment: nobody may wait for it. */
@@ -96,12 +90,15 @@ _Noreturn void actor_settle(uint32_t me)
 			hold();
 		}
 	}
-	actor_disarm(me);
 	if (entry && entry->path) {
+		/* Before it counts as released: who detaches then knows that nobody was refused his rights. */
+		take_rights(me, section);
+		actor_disarm(me);
 		if (!stops(me))
 			count();
 		run(me, section);
 	}
+	actor_disarm(me);
 	CALL3(close_range, 3, ~0u, 0);
 	if (!stops(me))
 		count();

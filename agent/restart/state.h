@@ -60,6 +60,8 @@ struct report {
 _Noreturn void actor_run(void *me);
 _Noreturn void actor_settle(uint32_t me);
 void actor_disarm(uint32_t me);
+void take_rights(uint32_t me, const char *section);
+_Noreturn void cannot_run(uint32_t me, enum doing what, long answer);
 _Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error);
 void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, int value);
 

@@ -96,7 +96,11 @@ def _restart(wish: _Wish) -> int:
     plan = make_plan(snapshot, pidns=wish.pidns)
     for note in plan.notes:
         say(note)
-    programs = own_arguments(snapshot, plan) if wish.run == "argv" else None
+    programs = None
+    if wish.run == "argv":
+        programs, held = own_arguments(snapshot, plan)
+        for line in held:
+            say(line)
     preflight(plan, any_numbers=wish.any_numbers)
     with (
         _raising(),

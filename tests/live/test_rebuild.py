@@ -484,7 +484,7 @@ def test_a_program_that_cannot_run_is_an_error() -> None:
     child = writer.born(root, 10)
     with rebuilt(writer.activated().plan()) as made:
         made.activate()
-        with pytest.raises(RebuildError, match=r"task 2 \(10\) cannot run its program: ENOENT"):  # noqa: PT012
+        with pytest.raises(RebuildError, match=r"task 2 \(10\) cannot run its program: execve: ENOENT"):  # noqa: PT012
             made.release({child: Program(b"/nonexistent", [b"x"], [])})
             made.wait()
 

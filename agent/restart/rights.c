@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a task may do once it runs its program: less than an actor may, and never more than was recorded. Each call
+ * must succeed; the first one that does not is the end of the tree.
+ */
+#include "state.h"
+
+/* The guard is told, and takes all down; nobody goes on with rights that are half given up. */
+_Noreturn void cannot_run(uint32_t me, enum doing what, long answer)
+{
+	note_failure(REASON_RUN, me, NO_ACTOR, (int)-answer, what);
+	for (;;)
+		CALL1(exit_group, 127);
+}
+
+static void must(uint32_t me, enum doing what, long answer)
+{
+	if (answer < 0)
+		cannot_run(me, what, answer);
+}
+
+static void set_capabilities(uint32_t me, uint64_t effective, uint64_t permitted, uint64_t inheritable)
+{
+	struct capability_head head = {CAPABILITY_VERSION, 0};
+	struct capability_data data[2] = {
+		{(uint32_t)effective, (uint32_t)permitted, (uint32_t)inheritable},
+		{(uint32_t)(effective >> 32), (uint32_t)(permitted >> 32), (uint32_t)(inheritable >> 32)},
+	};
+
+	must(me, DOING_CAPSET, CALL2(capset, &head, data));
+}
+
+/* While it is still in the bounding set: afterwards the kernel lets nobody add it to the inheritable ones. */
+static void make_inheritable(uint32_t me, uint64_t inheritable)
+{
+	struct capability_head head = {CAPABILITY_VERSION, 0};
+	struct capability_data data[2] = {0};
+
+	must(me, DOING_CAPGET, CALL2(capget, &head, data));
+	set_capabilities(me, data[0].effective | (uint64_t)data[1].effective << 32,
+			 data[0].permitted | (uint64_t)data[1].permitted << 32, inheritable);
+}
+
+static void bound(uint32_t me, uint64_t bounding)
+{
+	for (uint32_t bit = 0; bit < 64; bit++) {
+		long there = CALL5(prctl, PR_CAPBSET_READ, bit, 0, 0, 0);
+
+		if (there < 0)
+			break;	/* the kernel has no more of them */
+		if (there && !(bounding >> bit & 1))
+			must(me, DOING_CAPBSET_DROP, CALL5(prctl, PR_CAPBSET_DROP, bit, 0, 0, 0));
+	}
+}
+
+/* A change of ids has made the kernel forget it, and the guard may have died in between. */
+static void die_with_guard(uint32_t me)
+{
+	struct poll_fd reports = {FD_REPORT, 0, 0};
+	struct timespec64 now = {0, 0};
+
+	must(me, DOING_PDEATHSIG, CALL5(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
+	if (CALL5(ppoll, &reports, 1, &now, 0, 0) > 0)
+		for (;;)
+			CALL1(exit_group, 127);
+}
+
+void take_rights(uint32_t me, const char *section)
+{
+	const struct run_entry *entry = &((const struct run_entry *)section)[me];
+
+	if (entry->flags & RIGHTS_GIVEN) {
+		CALL1(umask, entry->umask);
+		if (entry->flags & RIGHTS_GROUPS)
+			must(me, DOING_SETGROUPS, CALL2(setgroups, entry->group_count, section + entry->groups));
+		/* Those for files follow the effective ones, here as with exec(). */
+		must(me, DOING_SETRESGID, CALL3(setresgid, entry->gid, entry->egid, entry->egid));
+		must(me, DOING_CAP_AMBIENT, CALL5(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
+		make_inheritable(me, entry->inheritable);
+		bound(me, entry->bounding);
+		/* Who stops being root would lose all of them, and is to lose the others only. exec() ends that again. */
+		must(me, DOING_KEEPCAPS, CALL5(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0));
+		must(me, DOING_SETRESUID, CALL3(setresuid, entry->uid, entry->euid, entry->euid));
+		set_capabilities(me, entry->effective, entry->permitted, entry->inheritable);
+		for (uint32_t bit = 0; bit < 64; bit++)
+			if (entry->ambient >> bit & 1)
+				must(me, DOING_CAP_AMBIENT,
+				     CALL5(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0));
+		if (entry->flags & RIGHTS_NO_NEW_PRIVS)
+			must(me, DOING_NO_NEW_PRIVS, CALL5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+		if (!me)
+			die_with_guard(me);
+	}
+	if (entry->cwd)
+		must(me, DOING_CHDIR, CALL1(chdir, section + entry->cwd));
+}

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a process can be started again under the rights that it had.
+
+Theory
+------
+A process gets its rights before exec(), and exec() changes them once more: the saved ids, and those for files, become
+the effective ones; root's capabilities become all that the bounding set leaves, another's become the ambient ones.
+So not all that a process can come to have in its life can be given to a new program. What exec() makes of the recorded
+rights is computed here, and has to be just them: neither more, which would be dangerous, nor less, which would be
+another process. Securebits are not recorded, and taken to be none.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agent.model import Capabilities, ProcessDetails, Task, TaskState
+from agent.restart.control import Program, Rights
+
+_ALL: Final = (1 << 64) - 1
+_SYS_ADMIN: Final = 21
+
+
+class Host(NamedTuple):
+    """What may be given here.
+
+    Attributes:
+        uids, gids: ranges that there are.
+        groups: the only ones that can be had; None: any.
+        bounding: capabilities that can be had.
+        no_new_privs: is in force for ever.
+    """
+
+    uids: tuple[range, ...]
+    gids: tuple[range, ...]
+    groups: frozenset[int] | None
+    bounding: int
+    no_new_privs: bool
+
+
+def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
+    """What this process may give. Who may not administer gets a user namespace, which has his own ids and no others."""
+    lines = {key: value for key, _, value in (x.partition(":") for x in (proc / "self/status").read_text().split("\n"))}
+    bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"].strip() == "1"
+    if int(lines["CapEff"], 16) >> _SYS_ADMIN & 1:
+        return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs)
+    uid, gid = os.geteuid(), os.getegid()
+    own = range(uid, uid + 1), range(gid, gid + 1)
+    return Host((own[0],), (own[1],), frozenset(os.getgroups()), _ALL if pidns else bounding, no_new_privs)
+
+
+def _ranges(path: Path) -> tuple[range, ...]:
+    rows = [tuple(map(int, line.split())) for line in path.read_text().splitlines()]
+    return tuple(range(first, first + count) for first, _, count in rows)
+
+
+def obstacles(task: Task, host: Host) -> Iterator[str]:
+    """Why a process cannot be started again as it was, as far as that can be known before; empty if it can."""
+    details = task.details
+    if details is None:
+        yield "nothing is known of its program and rights"
+        return
+    if task.state == TaskState.DEAD_LEADER:
+        yield "its main thread has exited, and exec would bring that back"
+        return
+    if details.deleted_exe is not None:
+        yield f"its program was deleted: {os.fsdecode(details.deleted_exe)}"
+    known = {
+        "arguments": task.argv,
+        "folder": task.cwd,
+        "environment": task.env,
+        "program": details.exe or details.deleted_exe,
+        "user": details.uids,
+        "group": details.gids,
+        "groups": details.groups,
+        "capabilities": details.caps,
+        "no_new_privs": details.no_new_privs,
+        "umask": details.umask,
+        "exec": details.execed,
+    }
+    if missing := [name for name, value in known.items() if value is None]:
+        yield f"not told: {', '.join(missing)}"
+    if details.exe is not None:
+        yield from _program(details.exe)
+    if task.cwd is not None and not Path(os.fsdecode(task.cwd)).is_dir():
+        yield f"there is no folder {os.fsdecode(task.cwd)} here"
+    if details.exe is not None and not missing:
+        yield from _not_to_be_had(details, host)
+        yield from _changed_by_exec(details)
+
+
+def _program(path: bytes) -> Iterator[str]:
+    name = os.fsdecode(path)
+    if not Path(name).is_file():
+        yield f"there is no program {name} here"
+    elif not os.access(name, os.X_OK):
+        yield f"{name} may not be executed"
+    elif "security.capability" in os.listxattr(name):
+        yield f"{name} has capabilities of its own, which exec would add"
+
+
+def _not_to_be_had(details: ProcessDetails, host: Host) -> Iterator[str]:
+    known = _known(details)
+    for name, ids, ranges in (("user", known.uids, host.uids), ("group", known.gids, host.gids)):
+        if strange := sorted({one for one in ids if not any(one in each for each in ranges)}):
+            yield f"{name} {_list(strange)} cannot be had here"
+    if host.groups is not None:
+        if set(known.groups) != host.groups:
+            yield f"groups {_list(known.groups) or 'none'} cannot be had here"
+    elif strange := [one for one in known.groups if not any(one in each for each in host.gids)]:
+        yield f"groups {_list(strange)} cannot be had here"
+    caps = known.caps
+    if lacking := (caps.bounding | caps.permitted | caps.inheritable) & ~host.bounding:
+        yield f"capabilities {lacking:#x} cannot be had here"
+    if host.no_new_privs and not details.no_new_privs:
+        yield "no_new_privs is in force here, and was not for it"
+
+
+def _changed_by_exec(details: ProcessDetails) -> Iterator[str]:
+    """What exec() would make other than it was."""
+    known, caps, fixed = _known(details), _known(details).caps, bool(details.no_new_privs)
+    for name, ids in (("user", known.uids), ("group", known.gids)):
+        if len(set(ids[1:])) > 1:
+            yield f"its {name} ids {_list(ids)} are no program's first: exec makes the last three the same"
+    yield from _set_ids(known, fixed=fixed)
+    mixed = known.uids[0] != known.uids[1] or known.gids[0] != known.gids[1]
+    if mixed and (fixed or caps.ambient):
+        # Kernels differ in what counts as a change of ids.
+        yield "its real and effective ids differ, which exec would not leave so"
+    if 0 in known.uids[:2]:
+        permitted = caps.inheritable | caps.bounding | caps.ambient
+        if fixed:
+            permitted &= caps.permitted
+        effective = permitted if known.uids[1] == 0 else caps.ambient
+    else:
+        permitted = effective = caps.ambient
+    for name, was, becomes in (("permitted", caps.permitted, permitted), ("effective", caps.effective, effective)):
+        if was != becomes:
+            yield f"its {name} capabilities are {was:#x}, and exec would make them {becomes:#x}"
+
+
+def _set_ids(known: "_Known", *, fixed: bool) -> Iterator[str]:
+    try:
+        status, volume = os.stat(known.exe), os.statvfs(known.exe)
+    except OSError:
+        return
+    if fixed or volume.f_flag & os.ST_NOSUID:
+        return
+    if status.st_mode & stat.S_ISUID and status.st_uid != known.uids[1]:
+        yield f"{os.fsdecode(known.exe)} would make it user {status.st_uid}"
+    if status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP and status.st_gid != known.gids[1]:
+        yield f"{os.fsdecode(known.exe)} would make it group {status.st_gid}"
+
+
+class _Known(NamedTuple):
+    """Details none of which is missing."""
+
+    exe: bytes
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    groups: tuple[int, ...]
+    caps: Capabilities
+
+
+def _known(details: ProcessDetails) -> _Known:
+    exe, uids, gids, groups, caps = details.exe, details.uids, details.gids, details.groups, details.caps
+    if exe is None or uids is None or gids is None or groups is None or caps is None:
+        raise ValueError("whose details are missing has been refused")
+    return _Known(exe, uids, gids, groups, caps)
+
+
+def _list(numbers: "tuple[int, ...] | list[int]") -> str:
+    return ", ".join(map(str, numbers))
+
+
+def recorded(task: Task, host: Host) -> Program:
+    """What a process ran, under the rights that it had; only of one without obstacles."""
+    details = task.details
+    if details is None or task.argv is None or details.umask is None:
+        raise ValueError("whose details are missing has been refused")
+    known = _known(details)
+    rights = Rights(
+        uid=known.uids[0],
+        euid=known.uids[1],
+        gid=known.gids[0],
+        egid=known.gids[1],
+        groups=known.groups if host.groups is None else None,
+        caps=known.caps,
+        no_new_privs=bool(details.no_new_privs),
+        umask=details.umask,
+    )
+    return Program(known.exe, task.argv, task.env or (), task.cwd, rights)
