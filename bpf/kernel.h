@@ -88,26 +88,6 @@ static __always_inline u64 pid_identity(const void *pid)
 
 	READ(nr, pid, OFF_pid_numbers + OFF_upid_nr);
 	id = ((u64)nr << 42) | (((u64)pid >> 6) & ((1ULL << 42) - 1));
-/* What an iterator program is given. */
-struct task_iterator {
-	void *meta;
-	void *task;
-};
-
-struct iterator_meta {
-	void *seq_file;
-	u64 session_id;
-	u64 seq_num;
-};
-
-/*
- * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
- * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more than twice as long.
- * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
- */
-#define LOAD(width, to, base, offset) \
-	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
-
 #endif
 	return id;
 }
@@ -125,26 +105,6 @@ static __always_inline u64 namespace_identity(const void *ns)
 		READ(init, init, OFF_task_struct_group_leader);
 	if (init)
 		READ(id, init, OFF_START);
-/* What an iterator program is given. */
-struct task_iterator {
-	void *meta;
-	void *task;
-};
-
-struct iterator_meta {
-	void *seq_file;
-	u64 session_id;
-	u64 seq_num;
-};
-
-/*
- * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
- * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more than twice as long.
- * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
- */
-#define LOAD(width, to, base, offset) \
-	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
-
 #endif
 	return id;
 }
@@ -432,7 +392,7 @@ struct iterator_meta {
 
 /*
  * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
- * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more than twice as long.
+ * program here that has those, and the one that reads every task there is. bpf_probe_read_kernel() would take twice as long.
  * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
  */
 #define LOAD(width, to, base, offset) \
