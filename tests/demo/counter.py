@@ -11,6 +11,7 @@ there already, and goes on from the count under its pid.
     ckptree restart tree.ckpt --run 'counter.py FOLDER'
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 TICK_S = 0.01
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Counter:
@@ -42,7 +44,8 @@ class Counter:
 
 
 def grow() -> None:
-    """Become three processes."""
+    """Become three processes; the daemon stays ours, as that of a supervisor would."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if os.fork() == 0:
         return
     middle = os.fork()

@@ -46,12 +46,11 @@ def saved(folder: Path, pids: list[int], numbers: list[int]) -> list[int]:
 def test_a_tree_of_counters_counts_on(capture: Capture, tmp_path: Path) -> None:
     """Captured, put aside, killed, rebuilt, restored: the same numbers, and each goes on from its own count."""
     root = subprocess.Popen([sys.executable, COUNTER, tmp_path], start_new_session=True)
-    # the daemon is an orphan: let the root adopt it, as a supervisor does
     snapshots: list[Snapshot] = []
 
     def grown() -> bool:
         snapshots.append(capture(root.pid, "subtree"))
-        return len(snapshots[-1].tasks) == 2 and b"SigCgt:" in Path(f"/proc/{root.pid}/status").read_bytes()
+        return len(snapshots[-1].tasks) == 3 and b"SigCgt:" in Path(f"/proc/{root.pid}/status").read_bytes()
 
     within(10, grown)
     time.sleep(0.5)
