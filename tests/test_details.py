@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -222,13 +223,12 @@ def test_who_has_not_called_exec_says_so() -> None:
     if not child:
         os.umask(0o27)
         os.write(writer, b".")
-        os.read(reader, 2)
-        os._exit(0)
+        signal.pause()
     try:
-        while (told := details(child, start_of(child)).process) is not None and told.umask != 0o27:
-            pass
+        os.read(reader, 1)
+        told = details(child, start_of(child)).process
     finally:
-        os.kill(child, 9)
+        os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(reader)
         os.close(writer)
