@@ -133,6 +133,15 @@ def _as_snapshot(snapshot: Snapshot, made: Selection) -> Snapshot:
 
 Row = tuple[object, ...]
 
+_EXITED = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
+
+
+def _status(task: SnapshotTask) -> int | None:
+    """With which it ended; who may not read that has null, and gets 0."""
+    if task.exit_code is None:
+        return 0 if task.state in _EXITED else None
+    return task.exit_code & ~CORE_DUMPED
+
 
 def _rows(snapshot: Snapshot, tasks: tuple[SnapshotTask, ...]) -> dict[int, Row]:
     """By number in the root's namespace; ids as numbers, which are unique there, or as the special values."""
@@ -149,7 +158,7 @@ def _rows(snapshot: Snapshot, tasks: tuple[SnapshotTask, ...]) -> dict[int, Row]
             name(task.sid),
             task.depth,
             task.state or TaskState.RUNNING,
-            None if task.exit_code is None else task.exit_code & ~CORE_DUMPED,
+            _status(task),
             bool(task.subreaper),
         )
         for task in tasks

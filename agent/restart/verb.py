@@ -85,6 +85,7 @@ def restart(
 
 
 def _restart(wish: _Wish) -> int:
+    from agent.restart import pidfile
     from agent.restart.planning import make_plan
     from agent.restart.preflight import preflight
     from agent.restart.programs import own_arguments, split_command
@@ -102,6 +103,8 @@ def _restart(wish: _Wish) -> int:
         for line in held:
             say(line)
     preflight(plan, any_numbers=wish.any_numbers)
+    if wish.pidfile is not None:
+        pidfile.check(wish.pidfile)
     with (
         _raising(),
         Rebuild(
@@ -175,6 +178,8 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
     def forward(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked += number == signal.SIGTERM
+        if number == signal.SIGINT:
+            say("SIGINT goes to the root, which may not end by it; a second SIGTERM to this process kills the tree")
         if number == signal.SIGTERM and asked > 1:
             rebuild.end()
         else:
@@ -191,15 +196,13 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
 
 
 def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: Path | None) -> None:
+    from agent.restart import pidfile as pidfiles
+
     rebuild.release(programs)
     if pidfile is not None:
-        unfinished = pidfile.with_name(f".{pidfile.name}.{os.getpid()}")
-        try:
-            unfinished.write_text(f"{rebuild.guard}\n")
-            unfinished.replace(pidfile)
-        except OSError as error:
-            raise CkptreeError(f"cannot write {pidfile}: {error.strerror}") from error
+        pidfiles.write(pidfile, rebuild.guard)
     rebuild.detach()
+    say(f"the tree stays with its guard, {rebuild.guard}: SIGTERM to that ends it")
 
 
 @contextmanager

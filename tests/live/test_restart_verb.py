@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -179,3 +180,29 @@ def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: 
     process.stdout.close()
     assert all(task["numbers"] == [task["pid"]] for task in ready["tasks"])
     assert all(gone(task["pid"]) for task in ready["tasks"])
+
+
+def test_a_pid_file_is_no_device_and_belongs_to_one_tree(image: Path, tmp_path: Path) -> None:
+    """What is not a file stays what it is; a second tree does not take the first one's; nothing is built for nothing."""
+    device = tmp_path / "full"
+    os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+    refused = ran(image, "--detach", "--pidfile", device)
+    nowhere = ran(image, "--detach", "--pidfile", tmp_path / "none" / "pid")
+
+    assert (refused.returncode, nowhere.returncode) == (1, 1)
+    assert "No space left" in refused.stderr
+    assert stat.S_ISCHR(device.stat().st_mode)
+    assert "is no folder" in nowhere.stderr
+    assert "tasks stand" not in nowhere.stderr
+
+    file = tmp_path / "guard.pid"
+    first = ran(image, "--detach", "--pidfile", file)
+    guard = int(file.read_text())
+    second = ran(image, "--detach", "--pidfile", file)
+    os.kill(guard, signal.SIGTERM)
+
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert f"guard, {guard}" in first.stderr
+    assert f"names the guard {guard} of a tree that stands" in second.stderr
+    assert soon(lambda: gone(guard))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file with the pid of a detached tree's guard: whoever is to end the tree later finds it there."""
+
+import os
+from pathlib import Path
+
+from agent.errors import CkptreeError
+from agent.restart.rebuild import HELPER
+from exporters import store
+
+
+def check(path: Path) -> None:
+    """Before anything is built: whether the file can be written, and belongs to no tree that stands.
+
+    Raises:
+        CkptreeError: no, and why.
+    """
+    if not path.exists():
+        folder = path.parent
+        if not folder.is_dir():
+            raise CkptreeError(f"cannot write {path}: {folder} is no folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise CkptreeError(f"cannot write {path}: not permitted in {folder}")
+        return
+    if not os.access(path, os.W_OK):
+        raise CkptreeError(f"cannot write {path}: not permitted")
+    guard = _living_guard(path)
+    if guard is not None:
+        raise CkptreeError(
+            f"{path} names the guard {guard} of a tree that stands: end that with SIGTERM, or name another file"
+        )
+
+
+def write(path: Path, pid: int) -> None:
+    """The pid, whole or not at all; a device or pipe stays what it is."""
+    store.write(path, f"{pid}\n".encode())
+
+
+def _living_guard(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    try:
+        pid = int(path.read_bytes()[:16])
+        comm = Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except (OSError, ValueError):
+        return None
+    return pid if comm == HELPER.name[:15] else None

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A snapshot says at once whether its tree can be rebuilt, while the original still lives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.live.scenarios import SCENARIOS
+from tests.live.treeprog import Tree
+
+pytestmark = pytest.mark.live
+TOP = Path(__file__).parents[2]
+
+
+def snapshot(root: int, socket: Path, *options: str | Path) -> "subprocess.CompletedProcess[str]":
+    """By the daemon, as JSON."""
+    command = [sys.executable, "-m", "agent", "snapshot", str(root), "--socket", socket, "-f", "json", *options]
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("double_fork_daemons", None), ("namespace_that_cannot_end", "dying-namespace")]
+)
+def test_what_stands_in_the_way_is_said_and_written(
+    name: str, rule: str | None, daemon_socket: Path, tmp_path: Path
+) -> None:
+    """Or refused, or not looked for, as one likes."""
+    strict = tmp_path / "strict.json"
+    with Tree() as tree:
+        root = tree.number(SCENARIOS[name](tree).root)
+        plain = snapshot(root, daemon_socket)
+        required = snapshot(root, daemon_socket, "--require-rebuildable", "-o", strict)
+        unasked = snapshot(root, daemon_socket, "--no-plan")
+
+    assert [row["rule"] for row in json.loads(plain.stdout)["not_rebuildable"]] == ([rule] if rule else [])
+    assert ("not rebuildable, because" in plain.stderr) == bool(rule)
+    assert plain.returncode == unasked.returncode == 0
+    assert json.loads(unasked.stdout)["not_rebuildable"] == []
+    assert required.returncode == (7 if rule else 0)
+    assert strict.exists() == (rule is None)
+
+
+def test_to_forbid_a_plan_and_to_require_one_is_a_contradiction(daemon_socket: Path) -> None:
+    """Told before anything is captured."""
+    assert snapshot(1, daemon_socket, "--no-plan", "--require-rebuildable").returncode == 2
