@@ -162,6 +162,10 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
         print(json.dumps({"root": root, "tasks": tasks}), flush=True)
     else:
         say(f"{len(plan.tasks)} tasks stand; the root is {root}")
+        if wish.any_numbers:
+            for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
+                old, new = ("/".join(map(str, each)) for each in (plan.actors[index].numbers, standing.numbers[index]))
+                say(f"  tag {task.pid}: {old} is now {new}, pid {pids[index]}")
 
 
 def _hold(rebuild: "Rebuild") -> int:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -206,3 +207,14 @@ def test_a_pid_file_is_no_device_and_belongs_to_one_tree(image: Path, tmp_path: 
     assert f"names the guard {guard} of a tree that stands" in second.stderr
     assert soon(lambda: gone(guard))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_with_any_numbers_the_mapping_is_told(image: Path, tmp_path: Path) -> None:
+    """One line for each task: its tag, what it was, what it is now, and the pid as the caller sees it."""
+    file = tmp_path / "guard.pid"
+    done = ran(image, "--no-pids", "--detach", "--pidfile", file)
+    os.kill(int(file.read_text()), signal.SIGTERM)
+    lines = re.findall(r"tag (\d+): (\d+) is now \d+, pid \d+", done.stderr)
+
+    assert done.returncode == 0
+    assert lines == [("1", "100"), ("2", "110"), ("3", "111"), ("4", "120")]
