@@ -32,7 +32,7 @@ TOO_DEEP = "deepest_namespace"
 
 
 PROVEN = {"dead-init", "namespace-without-init", "dying-namespace", "init-in-inner-group", "zombie-thread"}
-"""Rules by which a random tree may be refused: nothing makes it again."""
+"""Rules by which a random tree may be refused: what they name, no call that is planned here brings about."""
 
 UNPROVEN = {"refused-call", "session-of-another-line", "simulation", "ghost-without-maker", "circular-births"}
 """No way to make it was found, which does not say that there is none."""
