@@ -17,8 +17,8 @@ struct file_iterator {
 
 #define TABLE_SMALL 64	/* NR_OPEN_DEFAULT: a table that never had more lies in the files_struct itself */
 #define TABLE_WORDS 16 /* of its bitmap, 64 files each: of what size a table is looked through in passing */
-#define FEW	8	/* files that are looked up together */
-#define MORE	24	/* files that are looked up one by one among the first 64, at most; among any other 64 it is two */
+#define MORE	16	/* files that are looked up among the first 64, at most; among any other 64 it is two */
+#define FEW	8	/* files that are looked up together, where all are among these */
 
 /* Of an open file, the pid object that owns it; NULL: none. */
 #ifdef HAVE_EMBEDDED_OWNER
@@ -56,14 +56,6 @@ static __always_inline int has_owner(const void *file)
 	return owner != 0;
 }
 
-static __always_inline int stands_owned(const void *array, u32 fd)
-{
-	const void *file = 0;
-
-	READ(file, array, fd * sizeof(void *));
-	return has_owner(file);
-}
-
 /* How many zeros a number ends in, without a branch that the verifier would have to follow. */
 static __always_inline u32 trailing_zeros(u64 bits)
 {
@@ -84,7 +76,6 @@ static __always_inline u64 owned(const void *table)
 {
 #ifdef HAVE_OWNERS
 	const void *bitmap = 0, *array = 0;
-	const void *first[FEW] = {};
 	u64 open[TABLE_WORDS] = {}, bits;
 	u32 max_fds = 0, word, i;
 
@@ -97,37 +88,25 @@ static __always_inline u64 owned(const void *table)
 		bpf_probe_read_kernel(open, sizeof(open), bitmap); /* what is behind its end is not looked at */
 	else
 		READ(open[0], bitmap, 0);
-	READ(first, array, 0);
-#pragma unroll
-	for (i = 0; i < FEW; i++)
-		if (open[0] >> i & 1 && has_owner(first[i]))
-			return TIES_OWNED;
-	bits = open[0] & -1ull << FEW;
 #pragma clang loop unroll(disable)
-	for (i = 0; i < MORE; i++) {
-		asm volatile("" : "+r"(i));
-		if (i >= MORE || !bits)
-			break;
-		if (stands_owned(array, trailing_zeros(bits)))
-			return TIES_OWNED;
-		bits &= bits - 1;
-	}
-	if (bits)
-		return TIES_OWNED;
-#pragma clang loop unroll(disable)
-	for (word = 1; word < TABLE_WORDS; word++) {
+	for (word = 0; word < TABLE_WORDS; word++) {
 		asm volatile("" : "+r"(word));
 		if (word >= TABLE_WORDS || word * 64 >= max_fds)
 			break;
 		bits = open[word];
-		if (!bits)
-			continue;
-		if (stands_owned(array, word * 64 + trailing_zeros(bits)))
-			return TIES_OWNED;
-		bits &= bits - 1;
-		if (bits && stands_owned(array, word * 64 + trailing_zeros(bits)))
-			return TIES_OWNED;
-		if (bits & (bits - 1))
+#pragma clang loop unroll(disable)
+		for (i = 0; i < (word ? 2 : MORE); i++) {
+			const void *file = 0;
+
+			asm volatile("" : "+r"(i));
+			if (i >= MORE || !bits)
+				break;
+			READ(file, array, (word * 64 + trailing_zeros(bits)) * sizeof(void *));
+			if (has_owner(file))
+				return TIES_OWNED;
+			bits &= bits - 1;
+		}
+		if (bits)
 			return TIES_OWNED;
 	}
 #endif
@@ -157,7 +136,9 @@ static __always_inline u64 loaded_owned(const char *task, const char *leader)
 	if (max_fds > TABLE_SMALL)
 		return owned(table);
 	LOAD(u64, open, files, OFF_files_struct_open_fds_init);
-	OWNED_8(0) OWNED_8(8) OWNED_8(16) OWNED_8(24) OWNED_8(32) OWNED_8(40) OWNED_8(48) OWNED_8(56)
+	if (open >> 16)
+		return owned(table);
+	OWNED_8(0) OWNED_8(8)
 #endif
 	return 0;
 }
