@@ -16,8 +16,9 @@ struct file_iterator {
 };
 
 #define TABLE_SMALL 64	/* NR_OPEN_DEFAULT: a table that never had more lies in the files_struct itself */
-#define FEW		8
-#define TABLE_WORDS 16	/* of its bitmap, 64 files each: what is looked through in passing at most, if hardly any is in use */
+#define TABLE_WORDS 16 /* of its bitmap, 64 files each: of what size a table is looked through in passing */
+#define MORE	16	/* files that are looked up among the first 64, at most; among any other 64 it is two */
+#define FEW	8	/* files that are looked up together, where all are among these */
 
 /* Of an open file, the pid object that owns it; NULL: none. */
 #ifdef HAVE_EMBEDDED_OWNER
@@ -55,42 +56,57 @@ static __always_inline int has_owner(const void *file)
 	return owner != 0;
 }
 
+/* How many zeros a number ends in, without a branch that the verifier would have to follow. */
+static __always_inline u32 trailing_zeros(u64 bits)
+{
+	u64 n = (bits & -bits) - 1; /* as many ones: count them */
+
+	n -= n >> 1 & 0x5555555555555555;
+	n = (n & 0x3333333333333333) + (n >> 2 & 0x3333333333333333);
+	n = (n + (n >> 4)) & 0x0f0f0f0f0f0f0f0f;
+	return n * 0x0101010101010101 >> 56;
+}
+
 /*
- * Whether the files of a table, seen by nobody's type, have owners. A process may be in a large table that it makes little
- * use of, for a child starts with one as large as its creator needed. One with more than 64 files open is read in any case.
+ * Whether the files of a table, seen by nobody's type, have owners. Large tables are common, with few files in them: a
+ * child starts with one as large as its creator needed, and shells keep a file at 255. Where very many are open, the
+ * process is read in any case.
  */
 static __always_inline u64 owned(const void *table)
 {
 #ifdef HAVE_OWNERS
 	const void *bitmap = 0, *array = 0;
-	u64 open[TABLE_WORDS] = {};
-	u32 max_fds = 0, i;
+	u64 open[TABLE_WORDS] = {}, bits;
+	u32 max_fds = 0, word, i;
 
 	READ(max_fds, table, OFF_fdtable_max_fds);
 	READ(array, table, OFF_fdtable_fd);
 	READ(bitmap, table, OFF_fdtable_open_fds);
-	if (max_fds <= TABLE_SMALL) {
-		READ(open[0], bitmap, 0);
-	} else {
-		if (max_fds > TABLE_WORDS * 64)
-			return TIES_OWNED;
+	if (max_fds > TABLE_WORDS * 64)
+		return TIES_OWNED;
+	if (max_fds > 64)
 		bpf_probe_read_kernel(open, sizeof(open), bitmap); /* what is behind its end is not looked at */
-#pragma unroll
-		for (i = 1; i < TABLE_WORDS; i++)
-			if (open[i] && i * 64 < max_fds)
-				return TIES_OWNED;
-	}
+	else
+		READ(open[0], bitmap, 0);
 #pragma clang loop unroll(disable)
-	for (i = 0; i < 64; i++) {
-		const void *file = 0;
-
-		asm volatile("" : "+r"(i));
-		if (i >= 64 || !(open[0] >> i))
+	for (word = 0; word < TABLE_WORDS; word++) {
+		asm volatile("" : "+r"(word));
+		if (word >= TABLE_WORDS || word * 64 >= max_fds)
 			break;
-		if (!(open[0] >> i & 1))
-			continue;
-		READ(file, array, i * sizeof(void *));
-		if (has_owner(file))
+		bits = open[word];
+#pragma clang loop unroll(disable)
+		for (i = 0; i < (word ? 2 : MORE); i++) {
+			const void *file = 0;
+
+			asm volatile("" : "+r"(i));
+			if (i >= MORE || !bits)
+				break;
+			READ(file, array, (word * 64 + trailing_zeros(bits)) * sizeof(void *));
+			if (has_owner(file))
+				return TIES_OWNED;
+			bits &= bits - 1;
+		}
+		if (bits)
 			return TIES_OWNED;
 	}
 #endif
@@ -120,7 +136,9 @@ static __always_inline u64 loaded_owned(const char *task, const char *leader)
 	if (max_fds > TABLE_SMALL)
 		return owned(table);
 	LOAD(u64, open, files, OFF_files_struct_open_fds_init);
-	OWNED_8(0) OWNED_8(8) OWNED_8(16) OWNED_8(24) OWNED_8(32) OWNED_8(40) OWNED_8(48) OWNED_8(56)
+	if (open >> 16)
+		return owned(table);
+	OWNED_8(0) OWNED_8(8)
 #endif
 	return 0;
 }

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.client import Client
 from agent.config import Config
 from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Terminal
 from agent.rootname import parse
 from agent.watch import Watch
+from agent.wire import TIES_OWNED
+from exporters import registry
 from tests.live.compare import Capture, assert_matches
 from tests.live.treeprog import Tree
 
@@ -98,29 +101,54 @@ def test_an_owner_that_is_taken_away_is_no_owner(watch: Watch) -> None:
     assert after[0].fown is None
 
 
-LARGE = """
+OWNER = """
 import fcntl, os, signal, sys
-place = int(sys.argv[1])
+place, others = map(int, sys.argv[1:])
 fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
 os.dup2(0, place)
 os.close(0)
+for _ in range(others):
+    os.dup(2)
 os.write(2, b".")
 signal.pause()
 """
 
 
-@pytest.mark.parametrize("place", [1, 63, 64, 1000])
-def test_a_file_is_found_wherever_it_stands_in_the_table(watch: Watch, place: int) -> None:
-    """Tables of up to 64 files are looked through in passing, larger ones are read in any case."""
+@pytest.mark.parametrize("others", [0, 7, 40, 120])
+@pytest.mark.parametrize("place", [1, 63, 64, 255, 1023, 2000])
+def test_a_file_is_found_wherever_it_stands_in_the_table(client: Client, watch: Watch, place: int, others: int) -> None:
+    """In small tables and large ones, among few files and many; by a question, and by a walk over all tasks."""
+    command = [sys.executable, "-c", OWNER, str(place), str(others)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as it:
+        assert it.stderr is not None
+        assert it.stderr.read(1) == b"."
+        asked = registry.load(client.snapshot(str(it.pid)).data)
+        watch.sweep()
+        task = watch.find(parse(str(it.pid)))
+        noted = watch.table.noted.get(task)
+        it.send_signal(signal.SIGKILL)
+
+    assert asked.tasks[0].fown == (FileOwner(place, 1, "pid"),)
+    assert noted == TIES_OWNED
+
+
+@pytest.mark.parametrize("place", [1, 40, 63, 64, 255, 1023])
+def test_who_owns_nothing_is_not_noted(watch: Watch, place: int) -> None:
+    """Also where a file stands high up, as shells have one: it need not be read."""
     with subprocess.Popen(
-        [sys.executable, "-c", LARGE, str(place)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", OWNER.replace("fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())", ""), str(place), "5"],
+        stderr=subprocess.PIPE,
     ) as it:
         assert it.stderr is not None
         assert it.stderr.read(1) == b"."
-        snapshot = watch.snapshot(watch.find(parse(str(it.pid))))
+        task = watch.find(parse(str(it.pid)))
+        noted = []
+        for look in (watch.sweep, lambda: watch.snapshot(task)):
+            look()
+            noted.append(watch.table.noted.get(task))
         it.send_signal(signal.SIGKILL)
 
-    assert snapshot.tasks[0].fown == (FileOwner(place, 1, "pid"),)
+    assert noted == [None, None]
 
 
 @pytest.mark.parametrize(
