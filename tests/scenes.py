@@ -380,3 +380,13 @@ SUBTREES = {
     "an_inner_init_has_left_the_group_outside",
     "a_dead_owner_of_a_session_left",
 }
+
+
+@scene
+def thread_bears_into_the_group_that_its_leader_leaves(kernel: Kernel, root: Thread) -> None:
+    """A child of an inner init's thread is in the group outside; one of the init is in the init's own, and sees neither."""
+    init = kernel.fork(root, CLONE_NEWPID)
+    thread = kernel.thread(init)
+    kernel.fork(thread)
+    kernel.setpgid(init, init.group, init.pid)
+    kernel.fork(init, CLONE_NEWPID)

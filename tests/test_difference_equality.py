@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent.model import CKPT_PID_ROOT, PidObject, Snapshot, TaskState
 from exporters import checkpoint
 from exporters.difference import difference, lines, to_document
+from exporters.remarks import is_bare
 from tests.builders import patient, snapshots, with_task
 
 
@@ -27,6 +28,19 @@ def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
         for task in snapshot.tasks
     ]
     return replace(snapshot, pids=tuple(pids[n] for n in sorted(pids)), tasks=tuple(tasks), first_tag=first)
+
+
+def old_words(snapshot: Snapshot) -> Snapshot:
+    """As an old image in the dialect v23 says it: 0 for the session that the root inherited, too."""
+    tasks = [task._replace(pgid=max(task.pgid, 0), sid=max(task.sid, 0)) for task in snapshot.tasks]
+    return replace(snapshot, tasks=tuple(tasks))
+
+
+def mean_the_same(a: Snapshot, b: Snapshot) -> bool:
+    """Against an old image of that dialect, in its words."""
+    if any(each.dialect == "v23" and is_bare(each) for each in (a, b)):
+        a, b = old_words(a), old_words(b)
+    return meaning(a) == meaning(b)
 
 
 def meaning(snapshot: Snapshot) -> object:
@@ -131,7 +145,7 @@ def test_equal_means_the_same_buffers_and_facts_and_nothing_else(what: str) -> N
         a, b = pair
         found, back = difference(a, b), difference(b, a)
 
-        assert found.equal == back.equal == (meaning(a) == meaning(b))
+        assert found.equal == back.equal == mean_the_same(a, b)
         assert lines(found)[0].startswith("equal" if found.equal else "different: ")
         assert (found.gone, found.born, found.pids_gone) == (back.born, back.gone, back.pids_came)
         assert [row.a for row in found.moved] == [row.b for row in back.moved]

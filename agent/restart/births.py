@@ -145,9 +145,20 @@ class Births:
             children = later
 
     def _can_bear(self, maker: Node, child: Node) -> bool:
+        if self._founds_for(maker, child) and not self._has_passed_on(maker.leader):
+            return False
         if child.space == maker.space or child.numbers[-1:] == (1,):
             return True
         return self._script.is_born(self._cast.inits[child.space])
+
+    def _has_passed_on(self, founder: Node) -> bool:
+        """Whether all are born who must be born into the group that a process has before it founds its own."""
+        return all(
+            one.index >= 0
+            for thread in (founder, *founder.threads)
+            for one in self._made.get(thread, ())
+            if not self._founds_for(thread, one) and not self._cast.sees(one.space, one.birth_pgid or one.pgid)
+        )
 
     def _has_borne_early(self, thread: Node) -> bool:
         return all(one.index >= 0 for one in self._made.get(thread, ()) if self._is_early(thread.leader, one))
@@ -166,7 +177,8 @@ class Births:
         entered = child.space != maker.space and not nested
         if entered:
             self._script.step(Op.ENTER, maker, cast.inits[child.space], why="its next child is born there")
-        self._found_for(maker, child)
+        if self._founds_for(maker, child):
+            self._script.found(maker.leader)
         self._script.enter(child)
         self._script.step(Op.CLONE, maker, child, bits | (CloneBits.NEWPID if nested else 0))
         if entered:
@@ -174,11 +186,10 @@ class Births:
         self._join_early(child)
         yield child
 
-    def _found_for(self, maker: Node, child: Node) -> None:
+    def _founds_for(self, maker: Node, child: Node) -> bool:
         """A child that will never see its group's number is born into it; its maker must be in it by then."""
         group = child.pgid
-        if maker.leader is group and group in self._founders and not self._cast.sees(child.space, group):
-            self._script.found(group)
+        return maker.leader is group and group in self._founders and not self._cast.sees(child.space, group)
 
     def _join_early(self, child: Node) -> None:
         """Its parent puts it there, else."""

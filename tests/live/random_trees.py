@@ -21,7 +21,7 @@ ROOT = 1
 _CODES = (0, 3, 255)
 _SIGNALS = ("SIGKILL", "SIGTERM", "SIGSEGV")
 _MAX_LEVEL = 6
-_WEIGHTS = Counter(
+WEIGHTS = Counter(
     fork=16, thread=6, setsid=5, setpgid=8, subreaper=3, exit=6, leave=5, wait=6, newpid=3, sibling=3,
     vfork=2, kill=2, exec=3, sigchld=2, stop=2, cont=1, unshare=2, setns=2, reuse=2,
 )  # fmt: skip
@@ -204,7 +204,7 @@ def chosen(tree: Tree, program: Program) -> Task:
 
 def programs(least: int = 10, most: int = 60) -> st.SearchStrategy[Program]:
     """Random programs of `least` to `most` draws; births weigh more than deaths, so that trees grow."""
-    verbs = st.sampled_from(sorted(_WEIGHTS.elements()))
+    verbs = st.sampled_from(sorted(WEIGHTS.elements()))
     number = st.integers(0, 255)
     draws = st.lists(st.builds(Draw, verbs, number, number, number), min_size=least, max_size=most)
     return st.builds(Program, st.sampled_from(("container", "subtree")), draws.map(tuple), number)
