@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -56,6 +57,14 @@ class RebuildError(CkptreeError):
         self.error = error
 
 
+class Begin(Enum):
+    """The session and group that a tree begins in, which is what it has of them from outside."""
+
+    HERE = "this process's own"
+    NUMBERED = "this process's own, or a new session if that one has no number in this namespace"
+    LEADERS_GROUP = "such a session, and the group of its leader"
+
+
 class Rebuild:
     """A tree that is being made, stands, or runs.
 
@@ -64,7 +73,7 @@ class Rebuild:
     Args:
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
-        session_group: let the tree begin in the group of this session's leader, in place of this process's own.
+        begin: the session and group that the tree begins in.
         helper: the program.
 
     Attributes:
@@ -81,7 +90,7 @@ class Rebuild:
         *,
         any_numbers: bool = False,
         no_stdio: bool = False,
-        session_group: bool = False,
+        begin: Begin = Begin.HERE,
         helper: Path = HELPER,
     ) -> None:
         self.plan = plan
@@ -93,7 +102,7 @@ class Rebuild:
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
         self._code = program.encode(plan, any_numbers=any_numbers, no_stdio=no_stdio, pid_max=pid_max)
         self._helper = helper
-        self._session_group = session_group
+        self._begin = begin
         self._over = False
         self._detached = False
         self._file = -1
@@ -202,7 +211,7 @@ class Rebuild:
             self._kept = orphans.children()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.guard = _spawned(self._helper, self._file, theirs.fileno(), session_group=self._session_group)
+            self.guard = _spawned(self._helper, self._file, theirs.fileno(), begin=self._begin)
 
     def _close(self) -> None:
         self._socket.close()
@@ -359,7 +368,7 @@ def holders(numbers: tuple[int, ...]) -> str:
     return "".join(lines)
 
 
-def _spawned(helper: Path, program_file: int, control_socket: int, *, session_group: bool) -> int:
+def _spawned(helper: Path, program_file: int, control_socket: int, *, begin: Begin) -> int:
     """Start it with its two descriptors at 3 and 4; its pid."""
     # First far out of the way, for either may have the number that the other is to get.
     high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
@@ -367,7 +376,9 @@ def _spawned(helper: Path, program_file: int, control_socket: int, *, session_gr
     moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
     argv = [os.fspath(helper)]
     try:
-        if session_group:
+        if begin is not Begin.HERE and os.getsid(0) == 0:
+            return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setsid=True)
+        if begin is Begin.LEADERS_GROUP:
             # A session whose leader is gone has no such group: what comes of it is found when all stand.
             with suppress(PermissionError):
                 return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setpgroup=os.getsid(0))

@@ -90,7 +90,7 @@ def _restart(wish: _Wish) -> int:
     from agent.restart.preflight import preflight
     from agent.restart.programs import own_arguments, split_command
     from agent.restart.rebuild import Rebuild
-    from agent.restart.verify import Standing, in_session_group
+    from agent.restart.verify import Standing, beginning
 
     words = split_command(wish.run) if wish.run not in ("hold", "argv") else None
     snapshot = load_file(wish.file)
@@ -111,7 +111,7 @@ def _restart(wish: _Wish) -> int:
             plan,
             any_numbers=wish.any_numbers,
             no_stdio=wish.detach,
-            session_group=in_session_group(snapshot, pidns=wish.pidns),
+            begin=beginning(snapshot, pidns=wish.pidns),
         ) as rebuild,
     ):
         rebuild.build()

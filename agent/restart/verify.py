@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
 from agent.restart.plan import Actor, Plan, Role
-from agent.restart.rebuild import name_of
+from agent.restart.rebuild import Begin, name_of
 
 _PROC: Final = Path("/proc")
 _SETTLING: Final = 2.0
@@ -133,6 +133,8 @@ class _Comparison:
             if expected is None:
                 if seen[0] in self._own_numbers():
                     yield f"{who}: has the {what} {_list(seen)}, of the tree, instead of one from outside"
+            elif tag == CKPT_PID_ROOT and not expected[0] and not self.standing.plan.pidns:
+                yield f"{who}: has a {what} without a number in this namespace instead of one that has (tag {tag})"
             elif seen != expected:
                 yield f"{who}: has the {what} {_list(seen)} instead of {_list(expected)} (tag {tag})"
 
@@ -250,6 +252,10 @@ def _exit_code(pid: int) -> int:
         return 0
 
 
-def in_session_group(snapshot: Snapshot, *, pidns: bool) -> bool:
-    """Whether the group that the tree inherits has to be that of the session's leader: some group is named as such."""
-    return not pidns and any(task.pgid == CKPT_PID_ROOT for task in snapshot.tasks)
+def beginning(snapshot: Snapshot, *, pidns: bool) -> Begin:
+    """Where the tree has to begin for its -4097 to be true: in a session that has a number, and its leader's group."""
+    if not pidns and any(task.pgid == CKPT_PID_ROOT for task in snapshot.tasks):
+        return Begin.LEADERS_GROUP
+    if not pidns and any(task.sid == CKPT_PID_ROOT for task in snapshot.tasks):
+        return Begin.NUMBERED
+    return Begin.HERE

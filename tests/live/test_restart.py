@@ -10,7 +10,7 @@ from agent.model import Snapshot, TaskState
 from agent.restart.planning import make_plan
 from agent.restart.preflight import preflight
 from agent.restart.rebuild import Rebuild
-from agent.restart.verify import Standing, in_session_group, verify, verify_active
+from agent.restart.verify import Standing, beginning, verify, verify_active
 from exporters import difference
 from tests.builders import a_snapshot, a_task
 from tests.live.compare import Capture
@@ -24,8 +24,8 @@ def again(capture: Capture, snapshot: Snapshot, *, pidns: bool, any_numbers: boo
     """The tree rebuilt, compared with /proc, and captured."""
     plan = make_plan(snapshot, pidns=pidns)
     preflight(plan, any_numbers=any_numbers)
-    group = in_session_group(snapshot, pidns=pidns)
-    with Rebuild(plan, any_numbers=any_numbers, no_stdio=True, session_group=group) as rebuild:
+    begin = beginning(snapshot, pidns=pidns)
+    with Rebuild(plan, any_numbers=any_numbers, no_stdio=True, begin=begin) as rebuild:
         rebuild.build()
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
         assert verify(standing) == []

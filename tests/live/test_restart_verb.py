@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from agent.model import CKPT_PID_ROOT
 from agent.restart.verify import read_status
 from exporters import registry
 from tests.builders import a_snapshot, a_task
@@ -218,3 +219,18 @@ def test_with_any_numbers_the_mapping_is_told(image: Path, tmp_path: Path) -> No
 
     assert done.returncode == 0
     assert lines == [("1", "100"), ("2", "110"), ("3", "111"), ("4", "120")]
+
+
+@pytest.mark.parametrize("pgid", [0, CKPT_PID_ROOT])
+def test_a_tree_that_inherited_a_session_of_its_namespace_inherits_one_also_where_the_shell_has_none(
+    pgid: int, tmp_path: Path
+) -> None:
+    """In a container whose session is the host's, the number of that is 0."""
+    tasks = [a_task(1, 0, sid=CKPT_PID_ROOT, pgid=pgid), a_task(2, 1, sid=CKPT_PID_ROOT, pgid=pgid)]
+    path = tmp_path / "tree.ckpt"
+    path.write_bytes(registry.image(a_snapshot([(1000,), (1001,)], tasks), "ckpt"))
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", *command("--no-pidns", "--run", "true", path)]
+
+    done = subprocess.run(inside, cwd=TOP, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 0, done.stderr
