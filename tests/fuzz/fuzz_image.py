@@ -38,6 +38,7 @@ SEEDS = (
     jsonfmt.dumps(LATER),
 )
 LONGEST_BYTES = 1 << 14
+TELLING_S = 10.0
 
 _WORDS = (0, 1, 2, 3, 7, 8, 16, 24, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, -4096 & 0xFFFFFFFF, -4097 & 0xFFFFFFFF)
 _KINDS = (1, 2, 3, 4, 7, 101, 102, 8101, 9001, 9999)
@@ -78,9 +79,13 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 def plain(runs: int, seconds: float, seed: int) -> int:
     """Blind mutations, until there were so many or so long; gives their number."""
     chance = random.Random(seed)
-    end = time.monotonic() + seconds
+    begin = told = time.monotonic()
+    end = begin + seconds
     done = 0
-    while done < runs and time.monotonic() < end:
+    while done < runs and (now := time.monotonic()) < end:
+        if now - told >= TELLING_S:
+            told = now
+            print(f"{done} images of {runs}, {done / (now - begin):.0f} a second", file=sys.stderr)
         data = mutated(chance.choice(SEEDS), chance)
         try:
             one(data)
