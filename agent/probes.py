@@ -36,6 +36,7 @@ class Probes:
         hooks: by feature, the hooks in force; an empty list: none worked.
         tried: by hook, what the kernel or bcc said to those that did not work.
         missing: features this kernel lacks.
+        filters: whether the ties of a single process can be asked for.
 
     Raises:
         HostError: not permitted, or this host cannot.
@@ -57,6 +58,15 @@ class Probes:
         self._programs = [
             fd for name, fd in self._descriptors.items() if name.startswith("program:") and name not in _CALLED
         ]
+        self.filters = self._try_filter()
+
+    def _try_filter(self) -> bool:
+        try:
+            for tie in self.ties[:1]:
+                self.tied(tie, os.getpid())
+        except OSError:
+            return False
+        return True
 
     def fileno(self) -> int:
         """Readable, now and then, while records come in: one in some thousands wakes us."""
@@ -78,7 +88,8 @@ class Probes:
     def tied(self, tie: Tie, process: int = 0) -> bytes:
         """The terminals, struct terminal_row, or the owners of files, struct owner_row: all, or those of a process.
 
-        Before Linux 6.1 there is no asking for one, and all are told.
+        Raises:
+            OSError: those of a process were asked for, and `filters` is False.
         """
         link = syscall.link_iterator(self._descriptors[f"iterator:{tie}"], process)
         try:

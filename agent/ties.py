@@ -43,13 +43,17 @@ class Ties:
         read: gives the rows of a process, by its number in the initial namespace, or (0) of all.
         kinds: which of them can be read here.
         pids: the pid objects of the host.
+        filters: False where the rows of all can be had alone.
 
     Attributes:
         fields: names of the fields that are read, for Snapshot.as_of_read.
     """
 
-    def __init__(self, read: Callable[[Tie, int], bytes], kinds: Collection[Tie], pids: PidSpace) -> None:
+    def __init__(
+        self, read: Callable[[Tie, int], bytes], kinds: Collection[Tie], pids: PidSpace, *, filters: bool = True
+    ) -> None:
         self._read = read
+        self._filters = filters
         self._kinds = kinds
         self._pids = pids
         self.fields = tuple(FIELDS[kind] for kind in kinds)
@@ -99,7 +103,7 @@ class Ties:
         found: Found = {}
         if not processes:
             return found
-        whole = len(processes) * _TASKS_PER_LINK > len(self._pids.numbers)
+        whole = not self._filters or len(processes) * _TASKS_PER_LINK > len(self._pids.numbers)
         for attempt in range(_ATTEMPTS):
             data = self._read(kind, 0) if whole else b"".join([self._read(kind, number) for number in processes])
             answer = self._answers.get(kind)
@@ -113,7 +117,7 @@ class Ties:
                     self._answers[kind] = plan, data, found
                 break
             processes = dict.fromkeys([task.leader.pid.numbers[0] for task in unsteady])
-            whole = False
+            whole = not self._filters
         return found
 
     def _by_task(self, kind: Tie, plan: "_Plan", data: bytes) -> dict[Task, list[bytes]]:

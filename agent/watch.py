@@ -82,7 +82,7 @@ class Watch:
         self._last: tuple[object, list[object], select.Selection] | None = None
         self._walked: tuple[Task, int, list[Task]] | None = None
         self._told: select.Selection | None = None
-        self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids)
+        self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
         self.sweep()

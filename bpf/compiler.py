@@ -24,7 +24,7 @@ from bpf.btf import VMLINUX, Btf
 from bpf.layout import Layout
 
 _HERE = Path(__file__).parent
-_SOURCES = ("events.h", "kernel.h", "lifecycle.c", "session.c", "ties.c", "sweep.c")
+_SOURCES = ("events.h", "kernel.h", "iterator.h", "lifecycle.c", "session.c", "ties.c", "sweep.c")
 _MAPS = ("ring", "page", "depth", "scratch", "raw", "perf")
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),

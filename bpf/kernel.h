@@ -378,24 +378,4 @@ static __always_inline void announce_call(u32 kind, u32 value)
 		lost(p, seq);
 }
 
-/* What an iterator program is given. */
-struct task_iterator {
-	void *meta;
-	void *task;
-};
-
-struct iterator_meta {
-	void *seq_file;
-	u64 session_id;
-	u64 seq_num;
-};
-
-/*
- * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
- * program here that has those, and the one that reads every task there is. bpf_probe_read_kernel() would take twice as long.
- * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
- */
-#define LOAD(width, to, base, offset) \
-	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
-
 #endif

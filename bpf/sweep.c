@@ -1,23 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Asking: every task there is (iterator), one task by address, and a mark in the stream. */
 
-static __always_inline u64 loaded_pid_identity(const void *pid)
-{
-	u64 id = 0;
-
-	if (pid) {
-#ifdef OFF_pid_ino
-		LOAD(u64, id, pid, OFF_pid_ino);
-#else
-		const void *untyped = 0; /* the verifier lets nobody shift a typed pointer, as this identity has to */
-
-		READ(untyped, &pid, 0);
-		id = pid_identity(untyped);
-#endif
-	}
-	return id;
-}
-
 int on_task(struct task_iterator *ctx)
 {
 	const char *task = ctx->task;

@@ -147,7 +147,9 @@ def link_iterator(program_fd: int, process: int = 0) -> int:
     Args:
         program_fd: the program.
         process: number of a process in the initial namespace, to walk its threads alone; nobody where there is none.
-            Linux before 6.1 takes no notice of it and walks all.
+
+    Raises:
+        OSError: a `process` was given, and the kernel is older than 6.1 and has no such filter.
     """
     info = ctypes.create_string_buffer(struct.pack("<III4x", 0, process, 0), 16)  # union bpf_iter_link_info.task
     where = (ctypes.addressof(info), len(info)) if process else (0, 0)

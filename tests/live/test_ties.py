@@ -14,6 +14,7 @@ from agent.client import Client
 from agent.config import Config
 from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Terminal
 from agent.rootname import parse
+from agent.ties import Ties
 from agent.watch import Watch
 from agent.wire import TIES_OWNED
 from exporters import registry
@@ -130,6 +131,20 @@ def test_a_file_is_found_wherever_it_stands_in_the_table(client: Client, watch: 
 
     assert asked.tasks[0].fown == (FileOwner(place, 1, "pid"),)
     assert noted == TIES_OWNED
+
+
+def test_without_a_filter_all_is_as_right(watch: Watch) -> None:
+    """As on Linux before 6.1."""
+    ties = Ties(watch.probes.tied, watch.probes.ties, watch.table.pids, filters=False)
+    with Tree() as tree:
+        tree.run("fork 0 1; setsid 1; terminal 1; own 1 pid 1; fork 1 2; setpgid 1 2 2; own 2 pgrp 2; foreground 1 2")
+        snapshot = watch.snapshot(watch.find(parse(str(tree.number(1)))))
+        assert watch._last is not None
+        told = ties.add(watch._last[2], watch.table.noted)
+
+    assert watch.probes.filters
+    assert told == snapshot.tasks
+    assert all(task.tty and task.fown for task in told)
 
 
 @pytest.mark.parametrize("place", [1, 40, 63, 64, 255, 1023])
