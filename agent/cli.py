@@ -6,16 +6,15 @@ import json
 import math
 import sys
 from dataclasses import replace
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent import fileverbs, rootname
+from agent import fileverbs, rootname, treeverb
 from agent.client import DEFAULT_SOCKET, Answer
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.fileverbs import AsJson, DialectName, say
+from agent.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
 from agent.restart import verb as restartverb
 
 if TYPE_CHECKING:
@@ -30,30 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class ModeName(StrEnum):
-    """What belongs to the tree."""
-
-    AUTO = "auto"
-    CONTAINER = "container"
-    SUBTREE = "subtree"
-
-
-class Source(StrEnum):
-    """Where the tree is read from."""
-
-    AUTO = "auto"
-    DAEMON = "daemon"
-    BPF = "bpf"
-    PROCFS = "procfs"
-
-
-Socket = Annotated[
-    Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH", readable=False)
-]
-
-ROOT_HELP = "A pid, as this process counts, pidns:INUM, cgroup:PATH or unit:NAME."
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
@@ -95,10 +70,8 @@ def snapshot(
         ),
     ] = None,
     dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,
-    mode: Annotated[
-        ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")
-    ] = ModeName.AUTO,
-    source: Annotated[Source, typer.Option(help="auto: the daemon, else BPF in this process.")] = Source.AUTO,
+    mode: Mode = ModeName.AUTO,
+    source: Source = SourceName.AUTO,
     with_argv: Annotated[
         bool, typer.Option("--with-argv", help="Add argv, cwd, environment, program and rights.")
     ] = False,
@@ -124,8 +97,7 @@ def snapshot(
 
     if as_json and fmt not in (None, "json"):
         raise UsageError(f"--json is -f json: leave out -f {fmt}")
-    if source in (Source.BPF, Source.PROCFS) and socket is not None:
-        raise UsageError(f"--socket is the daemon's, and --source {source.value} asks no daemon: leave one of them out")
+    check_source(source, socket)
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout {timeout}: expected a number of seconds")
     if no_plan and require_rebuildable:
@@ -210,7 +182,15 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         typer.echo(f"kernel lacks   {feature}")
 
 
-for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan, restartverb.restart):
+for _verb in (
+    fileverbs.show,
+    fileverbs.check,
+    fileverbs.diff,
+    fileverbs.convert,
+    fileverbs.plan,
+    restartverb.restart,
+    treeverb.tree,
+):
     app.command()(_verb)
 
 
