@@ -12,6 +12,7 @@ import typer
 
 from agent import fileverbs, rootname, treeverb
 from agent.client import DEFAULT_SOCKET, Answer
+from agent.doctor import verb as doctorverb
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.fileverbs import AsJson, DialectName, say
 from agent.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
@@ -183,13 +184,8 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
 
 
 for _verb in (
-    fileverbs.show,
-    fileverbs.check,
-    fileverbs.diff,
-    fileverbs.convert,
-    fileverbs.plan,
-    restartverb.restart,
-    treeverb.tree,
+    *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
+    *(restartverb.restart, treeverb.tree, doctorverb.doctor),
 ):
     app.command()(_verb)
 
