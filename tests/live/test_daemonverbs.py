@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from tests.live.daemons import TOP, a_container, ckptree
 from tests.scraped import families
+from tests.teletype import on_a_terminal
 
 pytestmark = pytest.mark.live
 
@@ -179,3 +181,20 @@ def test_metrics_are_those_of_the_daemon(daemon_socket: Path) -> None:
 
     assert snapshots() == before + 1
     assert json.loads(ckptree("metrics", "--json", "--socket", daemon_socket).out)["snapshots"] == before + 1
+
+
+def test_a_tree_on_a_terminal_shows_an_event_soon(daemon_socket: Path) -> None:
+    """Not only when it asks again by itself, every second; and it ends with its root."""
+    took = []
+    with a_shell() as shell, on_a_terminal("tree", str(shell.pid), "--socket", str(daemon_socket)) as teletype:
+        teletype.see(rf"{shell.pid} sh")
+        for number in range(1, 6):
+            begin = time.monotonic()
+            do(shell, "sleep 100 & :")
+            teletype.see(rf"{1 + number} processes")
+            took.append(time.monotonic() - begin)
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+
+        assert teletype.end() == 4
+    assert sorted(took)[2] < 0.4
