@@ -3,8 +3,8 @@
 
 How often: every second, and soon after an event where a daemon tells them; what has no event (stop and continue, say) is
 seen within the second. Where asking and drawing take long (many tasks, no daemon), so seldom that they take a tenth of the
-time. A refusal (a session from outside appeared, say) leaves what was there, and says so; that the root is gone, or the daemon,
-ends it.
+time. A refusal (a session from outside appeared, say) leaves what was there, and says so; that the root is gone, or the
+daemon, ends it.
 """
 
 import time
