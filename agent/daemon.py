@@ -5,7 +5,6 @@ One thread, one loop: a timer drains the ring, requests drain it too, and now an
 told. Imports as little as it can: this process stays.
 """
 
-import argparse
 import contextlib
 import ctypes
 import gc
@@ -16,11 +15,9 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from agent.config import Config, load
+from agent import daemonargs
+from agent.config import Config
 from agent.errors import CkptreeError
 from agent.server import Server, listen
 from agent.watch import Watch
@@ -110,24 +107,10 @@ def notify(state: str) -> None:
             manager.send(state.encode())
 
 
-def _parse(argv: Sequence[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="ckptree daemon", description="Watch all process trees of this host and answer on a Unix socket."
-    )
-    parser.add_argument("--socket", type=Path, help=f"where to listen (default {Config().socket})")
-    parser.add_argument("--config", type=Path, help="TOML file: ring_bytes, drain_interval_ms, sweep_interval_s, ...")
-    try:
-        options: Any = parser.parse_args(argv)
-    except OSError as error:  # it prints its help
-        raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
-    config = load(options.config) if options.config else Config()
-    return replace(config, socket=options.socket) if options.socket else config
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run in the foreground; returns the exit code."""
     try:
-        config = _parse(sys.argv[1:] if argv is None else argv)
+        config = daemonargs.parse(sys.argv[1:] if argv is None else argv)
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         daemon = Daemon(config)
