@@ -22,6 +22,7 @@ from agent.errors import UsageError
 _AT_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")
 _MAX_RING_BYTES: Final = 1 << 31  # the largest power of two in the u32 that BPF has for it
 _SUN_PATH_BYTES: Final = 107  # sockaddr_un's path without its NUL
+_MAX_NAME: Final = 256  # as sysconf(_SC_LOGIN_NAME_MAX) has it
 _MAX_DRAIN_MS: Final = 10_000
 _MAX_SWEEP_S: Final = 24 * 60 * 60
 
@@ -32,17 +33,22 @@ class Config:
 
     Attributes:
         ring_bytes: size of the ring buffer between kernel and daemon: how large a storm is taken without loss.
-        drain_interval_ms: the longest time that an event waits in the ring.
+        drain_interval_ms: the longest time that an event waits in the ring while much happens, or somebody listens; else
+            that is up to a second (agent.pace).
         sweep_interval_s: time between two comparisons of the whole table with the kernel.
         socket: where the daemon listens.
-        socket_mode: permissions of the socket: who may ask for any process's tree.
+        socket_mode: permissions of the socket: who may connect. Everybody, by default: what each one may see is decided by
+            who they are (agent.access), and what they may cost is bounded.
+        group: whose members may see every tree, as root may; none where it is empty, or there is no such group when the
+            daemon starts.
     """
 
     ring_bytes: int = 4 * 1024 * 1024
     drain_interval_ms: int = 50
     sweep_interval_s: int = 30
     socket: Path = Path("/run/ckptree/ckptree.sock")
-    socket_mode: int = 0o600
+    socket_mode: int = 0o666
+    group: str = "ckptree"
 
 
 def load(path: Path) -> Config:
@@ -162,10 +168,15 @@ def _socket(value: object) -> Path | None:
     return Path(value) if len(value.encode()) <= _SUN_PATH_BYTES else None
 
 
+def _group(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _MAX_NAME and "\0" not in value else None
+
+
 _RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     "ring_bytes": (f"a power of two from {mmap.PAGESIZE} (one page) to {_MAX_RING_BYTES}", _ring_bytes),
     "drain_interval_ms": (f"an integer from 1 to {_MAX_DRAIN_MS}", lambda value: _whole(value, 1, _MAX_DRAIN_MS)),
     "sweep_interval_s": (f"an integer from 1 to {_MAX_SWEEP_S}", lambda value: _whole(value, 1, _MAX_SWEEP_S)),
     "socket": (f"an absolute path of at most {_SUN_PATH_BYTES} bytes", _socket),
     "socket_mode": ("an octal integer from 0o000 to 0o777", lambda value: _whole(value, 0, 0o777)),
+    "group": (f"the name of a group, of at most {_MAX_NAME} characters, in quotes, or empty", _group),
 }

@@ -8,6 +8,7 @@ told. Imports as little as it can: this process stays.
 import contextlib
 import ctypes
 import gc
+import grp
 import os
 import selectors
 import signal
@@ -17,8 +18,10 @@ import time
 from collections.abc import Sequence
 
 from agent import daemonargs
+from agent.access import Policy
 from agent.config import Config
 from agent.errors import CkptreeError
+from agent.pace import Pace
 from agent.server import Server, listen
 from agent.watch import Watch
 
@@ -47,8 +50,8 @@ class Daemon:
             self._unlink()
             raise
         self._running = True
-        self.server = Server(self.watch, self._listener, self._selector)
-        self._selector.register(self.watch.probes, selectors.EVENT_READ, self._tend)
+        self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
+        self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
@@ -59,24 +62,29 @@ class Daemon:
         signal.set_wakeup_fd(writer.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        interval = self._config.drain_interval_ms / 1000
+        pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
         swept = time.monotonic()
         while self._running:
-            for key, _ in self._selector.select(interval):
+            wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
+            ready = self._selector.select(0 if self.server.busy or self.watch.behind else wait)
+            turn = self.server.service.turns.begin()
+            for key, _ in ready:
                 key.data(key.fileobj)
+            turn.spent("clients")
             self.watch.tend()
+            turn.spent("ring")
+            turn.spent(self.server.tend() or "clients")
             now = time.monotonic()
             if now - swept >= self._config.sweep_interval_s:
                 self.watch.rest()
                 swept = now
+                turn.spent("sweep")
+            turn.end()
         self._unlink()
 
     def _stop(self, reader: socket.socket) -> None:
         reader.recv(64)
         self._running = False
-
-    def _tend(self, _probes: object) -> None:
-        self.watch.drain()
 
     def _unlink(self) -> None:
         """Take the socket away, unless somebody has put another one there."""
@@ -96,6 +104,14 @@ def drop_capabilities() -> None:
     if libc.capset(ctypes.byref(Header(_LINUX_CAPABILITY_VERSION_3, 0)), none):
         number = ctypes.get_errno()
         raise CkptreeError(f"cannot drop capabilities: {os.strerror(number)}")
+
+
+def group_id(name: str) -> int | None:
+    """The id of a group; None where there is none of that name."""
+    try:
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        return None
 
 
 def notify(state: str) -> None:

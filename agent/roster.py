@@ -5,8 +5,9 @@ What a task, a parent, a leader or a creator is not there for is remembered by t
 about, and made good when it is entered. The events themselves are in `table`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from agent import rules, wire
 from agent.objects import (
@@ -45,13 +46,18 @@ class Counts:
 
     Attributes:
         repairs: facts that a record put right though it told of something else.
-        anomalies: surprises that no event settled.
+        kinds: surprises that no event settled, by what they were.
         assumed: tasks entered without a birth.
     """
 
     repairs: int = 0
-    anomalies: int = 0
+    kinds: Counter[Surprise] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Surprise), 0)))
     assumed: int = 0
+
+    @property
+    def anomalies(self) -> int:
+        """Of all kinds."""
+        return self.kinds.total()
 
 
 def _differ(known: int, flags: int) -> bool:
@@ -165,7 +171,7 @@ class Roster:
     def settle(self) -> int:
         """Turn the surprises that no event has settled into anomalies; returns how many."""
         unsettled = len(self.surprises)
-        self.counts.anomalies += unsettled
+        self.counts.kinds.update(self.surprises.values())
         self.surprises.clear()
         return unsettled
 

@@ -28,7 +28,8 @@ def test_the_defaults_are_allowed_values(tmp_path: Path) -> None:
     """What holds when nothing is said can also be said."""
     defaults = asdict(Config())
     text = "\n".join(
-        f'{key} = "{value}"' if isinstance(value, Path) else f"{key} = {value}" for key, value in defaults.items()
+        f'{key} = "{value}"' if isinstance(value, (Path, str)) else f"{key} = {value}"
+        for key, value in defaults.items()
     )
 
     assert load(written(tmp_path, text)) == Config()
@@ -44,10 +45,11 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         sweep_interval_s = 60  # a minute
         socket = "/run/other.sock"
         socket_mode = 0o660
+        group = "adm"
         """,
     )
 
-    assert load(path) == Config(1 << 24, 7, 60, Path("/run/other.sock"), 0o660)
+    assert load(path) == Config(1 << 24, 7, 60, Path("/run/other.sock"), 0o660, "adm")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,8 @@ def test_a_value_at_its_limit_is_allowed(tmp_path: Path, line: str) -> None:
         (f"socket = '/{'é' * 54}'", "at most 107 bytes"),
         ("socket = 5", "an absolute path"),
         ("socket_mode = 0o1000", "an octal integer from 0o000 to 0o777"),
+        ("group = 7", "the name of a group"),
+        (f'group = "{"g" * 257}"', "the name of a group"),
         ("socket_mode = '0600'", "an octal integer from 0o000 to 0o777"),
         ("[sweep_interval_s]", "an integer from 1 to 86400"),
     ],
@@ -121,7 +125,7 @@ def test_a_wrong_value_is_shown_as_the_file_has_it(tmp_path: Path) -> None:
         ("ring_byte", "did you mean ring_bytes?"),
         ("sweep-interval-s", "did you mean sweep_interval_s?"),
         ("sockets", "did you mean socket?"),
-        ("colour", "there are ring_bytes, drain_interval_ms, sweep_interval_s, socket, socket_mode"),
+        ("colour", "there are ring_bytes, drain_interval_ms, sweep_interval_s, socket, socket_mode, group"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, key: str, hint: str) -> None:
