@@ -8,7 +8,9 @@ import pytest
 
 from bpf import compiler, syscall
 
-BUNDLE = compiler.Bundle({"on_fork": b"\x95" + bytes(7)}, {"ring": syscall.MapShape(27, 0, 0, 4096, 0)}, {"change_pid": 7})
+BUNDLE = compiler.Bundle(
+    {"on_fork": b"\x95" + bytes(7)}, {"ring": syscall.MapShape(27, 0, 0, 4096, 0)}, {"change_pid": 7}
+)
 
 
 @pytest.fixture
