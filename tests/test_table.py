@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table, by records of a simulated kernel: what each of them does, in order and in the orders that really occur."""
 
+from typing import Any
+
 import pytest
 
 from agent import history, wire
@@ -389,7 +391,8 @@ def test_an_answer_that_says_nothing_new_is_counted_apart(field: str) -> None:
     pair.put([pair.table.question(pair.task(process))])
     state = wire.TaskState(*wire.TASK.unpack_from(answers[0]))
     value = getattr(state, field)
-    other = state._replace(**{field: b"another" if field == "comm" else value ^ 0x40})
+    changed: dict[str, Any] = {field: b"another" if field == "comm" else value ^ 0x40}
+    other = state._replace(**changed)
 
     assert pair.table._confirms(pair.task(process), state)
     assert not pair.table._confirms(pair.task(process), other)

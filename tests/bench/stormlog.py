@@ -75,7 +75,7 @@ class Life(NamedTuple):
         exec_lo, exec_hi: the exec in between may have made the leader look dead for a moment; both ALWAYS where none.
         sid, pgid: at birth.
         sids, pgids: what followed.
-        heir: index of the life that is its parent once the first one is dead, and until it is dead itself; then the root is.
+        heir: index of the life that is its parent once the first one is dead; and when that is dead too, the root is.
     """
 
     tid: int
