@@ -66,23 +66,33 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
+        worker = self.server.worker
         swept = time.monotonic()
         while self._running:
+            behind = not worker.busy and (self.watch.behind or self.watch.is_in_doubt)
             wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
-            ready = self._selector.select(0 if self.server.busy or self.watch.behind else wait)
+            ready = self._selector.select(0 if self.server.busy or behind else wait)
             turn = self.server.service.turns.begin()
             for key, _ in ready:
                 key.data(key.fileobj)
             turn.spent("clients")
-            self.watch.tend()
+            if not worker.busy:
+                self.watch.tend()
             turn.spent("ring")
-            turn.spent(self.server.tend() or "clients")
+            turn.spent(self.server.tend())
             now = time.monotonic()
-            if now - swept >= self._config.sweep_interval_s:
-                self.watch.rest()
-                swept = now
+            due = now - swept >= self._config.sweep_interval_s
+            if not worker.busy and (due or self.watch.is_in_doubt):
+                sweep = self.watch.rest if due else self.watch.mend
+                if due:
+                    swept = now
+                if self.watch.is_large:
+                    worker.start("sweep", sweep)
+                else:
+                    sweep()
                 turn.spent("sweep")
             turn.end()
+        worker.wait()
         self._unlink()
 
     def _stop(self, reader: socket.socket) -> None:

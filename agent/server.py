@@ -27,8 +27,9 @@ from agent.audit import Log
 from agent.config import Config
 from agent.conversation import READ_BYTES, Conversation
 from agent.errors import BusyError, CkptreeError, HostError
-from agent.service import Service
+from agent.service import Asker, Service
 from agent.watch import Watch
+from agent.worker import Worker
 
 MAX_CLIENTS: Final = 512
 MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for those who may see everything
@@ -55,6 +56,7 @@ class Server:
 
     Attributes:
         service: what answers.
+        worker: runs what takes long. While it does, the watch is not the loop's.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class Server:
     ) -> None:
         self.service = Service(watch, Log(sys.stderr.fileno()))
         self.service.unsent_of = self._unsent_of
+        self.worker = Worker(selector, self.service.turns.job)
         self._policy = policy or Policy(os.geteuid(), None)
         self._selector = selector
         self._peers: set[Peer] = set()
         self._ready: deque[Peer] = deque()
+        self._gone: list[Asker] = []
         self._next_check = 0.0
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
@@ -74,7 +78,7 @@ class Server:
     @property
     def busy(self) -> bool:
         """There are requests to answer: the loop is not to wait."""
-        return bool(self._ready)
+        return bool(self._ready) and not self.worker.busy
 
     @property
     def listened_to(self) -> bool:
@@ -83,27 +87,62 @@ class Server:
 
     def tend(self) -> str:
         """Answer some requests, hand out events, hang up on who has expired; returns the last verb answered."""
-        self.service.feed.settle()
-        for peer in tuple(self._peers) if self.listened_to else ():
-            self._queue(peer)
-        now = begin = time.monotonic()
-        verb = ""
-        # Each has one turn before anybody has two.
-        for _ in range(len(self._ready)):
-            peer = self._ready.popleft()
-            peer.queued = False
-            if peer in self._peers:
-                verb = peer.talk.turn(now) or verb
-                self._attend(peer)
-                now = time.monotonic()
-                if now - begin > _TURN_S:
-                    break
+        verb = "clients"
+        if not self.worker.busy:
+            self._forget()
+            self.service.feed.settle()
+            for peer in tuple(self._peers) if self.listened_to else ():
+                self._queue(peer)
+            verb = self._answer_some()
+        now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + _CHECK_S
             for peer in [peer for peer in self._peers if peer.talk.deadline_s <= now]:
                 self.service.clients.expired[peer.talk.expiry] += 1
                 self._drop(peer)
         return verb
+
+    def _answer_some(self) -> str:
+        """Each has one turn before anybody has two."""
+        verb = "clients"
+        begin = time.monotonic()
+        for _ in range(len(self._ready)):
+            now = time.monotonic()
+            if now - begin > _TURN_S or self.worker.busy:
+                break
+            peer = self._ready.popleft()
+            peer.queued = False
+            if peer not in self._peers:
+                continue
+            if peer.talk.subscribed:
+                verb = "events"
+                peer.talk.tell(self.service.watch.stream.next, now)
+            elif (request := peer.talk.next_request(now)) is not None:
+                verb = self._answer(peer, request)
+            self._attend(peer)
+        return verb
+
+    def _answer(self, peer: "Peer", request: control.Message) -> str:
+        verb = control.verb(request)
+        if self.service.is_heavy(request):
+            self.worker.start(
+                verb, lambda: self.service.packed(request, peer.talk.asker), lambda payload: self._reply(peer, payload)
+            )
+        else:
+            peer.talk.reply(self.service.packed(request, peer.talk.asker), time.monotonic())
+        return verb
+
+    def _reply(self, peer: "Peer", payload: bytes) -> None:
+        if peer in self._peers:
+            peer.talk.reply(payload, time.monotonic())
+            self._attend(peer)
+        else:  # it has not waited for the answer
+            self._gone.append(peer.talk.asker)
+
+    def _forget(self) -> None:
+        """What the gone had subscribed to; not while a job might be telling them of an event."""
+        while self._gone:
+            self.service.forget(self._gone.pop())
 
     # ---- connections -----------------------------------------------------------------------------------------------
 
@@ -125,7 +164,7 @@ class Server:
                         connection.send(control.encode(control.failure(error)))
                 connection.close()
                 continue
-            self._welcome(Peer(connection, Conversation(self.service, viewer, time.monotonic())))
+            self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
 
     def _admit(self, viewer: Viewer) -> None:
         """Whether there is room for one more.
@@ -163,11 +202,11 @@ class Server:
             peer.events = 0
         peer.connection.close()
         self._peers.discard(peer)
-        self.service.forget(peer.talk.asker)
+        self._gone.append(peer.talk.asker)
         self.service.clients.connected = len(self._peers)
 
     def _unsent_of(self, uid: int) -> int:
-        return sum(peer.talk.unsent_bytes for peer in self._peers if peer.viewer.uid == uid)
+        return sum(peer.talk.unsent_bytes for peer in tuple(self._peers) if peer.viewer.uid == uid)
 
     # ---- to and fro ------------------------------------------------------------------------------------------------
 

@@ -103,20 +103,25 @@ class Service:
             "metrics": self._metrics,
         }
 
+    def is_heavy(self, request: control.Message) -> bool:
+        """Whether the answer may take long enough to be a job for the worker."""
+        return control.verb(request) in ("snapshot", "subscribe") and self.watch.is_large
+
+    def packed(self, request: control.Message, asker: Asker) -> bytes:
+        """The answer to a request, packed."""
+        return control.pack(self.answer(request, asker))
+
     def answer(self, request: control.Message, asker: Asker) -> control.Message:
         """The answer to a request. Whatever the request is, there is one, and the watch goes on."""
-        name = "other"
+        self.clients.requests[control.verb(request)] += 1
         try:
-            name = control.choice(request, "verb", tuple(self._verbs))
-            return {"ok": True, **self._verbs[name](request, asker)}
+            return {"ok": True, **self._verbs[control.choice(request, "verb", control.VERBS)](request, asker)}
         except CkptreeError as error:
             answer = control.failure(error)
         except Exception as error:  # noqa: BLE001 - one request must not end the watch for everybody
             traceback.print_exc()
             text = f": {error!r}" if asker.viewer.privileged else ""
             answer = control.failure(CkptreeError(f"internal error, see the daemon's log{text}"))
-        finally:
-            self.clients.requests[name] += 1
         self.clients.refused[answer["kind"]] += 1
         return answer
 

@@ -40,6 +40,7 @@ _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
+_LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
@@ -111,6 +112,16 @@ class Watch:
     def blind(self) -> list[str]:
         """What no hook announces here, by the names of bpf/hooks.py: every snapshot then rests on a sweep."""
         return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
+
+    @property
+    def is_large(self) -> bool:
+        """So much is watched that walking over it takes longer than a loop should be away from its clients."""
+        return len(self.table.pids.numbers) > _LARGE
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Loss has to be made good by a sweep."""
+        return self.stream.suspect or self.table.astray
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
@@ -191,12 +202,14 @@ class Watch:
         self.table.settle()
         gc.collect()
 
+    def mend(self) -> None:
+        """Repair loss."""
+        self.sweep("loss")
+
     def tend(self) -> None:
-        """Between requests: apply what has come, if not all at once, ask what is in doubt, repair loss."""
+        """Between requests: apply what has come, if not all at once, and ask what is in doubt."""
         self.drain(_DRAIN_BYTES)
-        if self.stream.suspect or self.table.astray:
-            self.sweep("loss")
-        elif self.table.doubts or self.table.unknown:
+        if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
             self._ask(self.table.take_questions())
 
     # ---- answering -------------------------------------------------------------------------------------------------
@@ -351,7 +364,7 @@ class Watch:
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
                 self.sweep("no-hook" if self.blind else "large-tree")
                 return "sweep"
-            if self.stream.suspect or self.table.astray or (not asked and self.probes.skipped() != self.totals.skipped):
+            if self.is_in_doubt or (not asked and self.probes.skipped() != self.totals.skipped):
                 self.sweep("loss")  # who is in the tree is not certain before
                 continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]
