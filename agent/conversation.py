@@ -7,7 +7,7 @@ States
 
     silent     nothing of a request has come, nothing is unsent      may last IDLE_S
     asking     a part of a request has come                          may last REQUEST_S, from its first byte on
-    asked      its request is being answered                         lasts as long as that does
+    asked      its request waits for its turn, or is being answered  lasts as long as that does
     answering  an answer, or events, are unsent                      may last STALL_S without one byte being taken
     listening  it has subscribed and everything is sent              may last for ever; whatever it says is an error
     closing    it broke the protocol, or hung up its side            ends when what is unsent is sent
@@ -92,7 +92,7 @@ class Conversation:
         """When it expires, unless it gets on before."""
         if self._unsent:
             return self._moved + STALL_S
-        if self.subscribed or self._asked:
+        if self.subscribed or self._asked or self._decoder.complete:  # it waits for us
             return float("inf")
         return self._asking_since + REQUEST_S if self._decoder.waiting else self._moved + IDLE_S
 

@@ -71,7 +71,7 @@ class Daemon:
         while self._running:
             behind = not worker.busy and (self.watch.behind or self.watch.is_in_doubt)
             wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
-            ready = self._selector.select(0 if self.server.busy or behind else wait)
+            ready = self._selector.select(0 if behind else self.server.wait_s(wait))
             turn = self.server.service.turns.begin()
             for key, _ in ready:
                 key.data(key.fileobj)

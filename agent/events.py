@@ -241,9 +241,11 @@ class Feed:
         self._tell("birth", state, task, _birth)
 
     def _exec(self, data: Data, at: int) -> None:
-        self._table.exec(data, at)
         state = TaskState(*_TASK(data, at))
-        self._tell("exec", state, self._task(state), lambda _task, _namespace: {})
+        caller = self._table.task(state.argument)  # the number that the calling thread had
+        old = caller.pid if caller is not None else None
+        self._table.exec(data, at)
+        self._tell("exec", state, self._task(state), lambda _, namespace: {"old_tid": _number(old, namespace)})
 
     def _exit(self, data: Data, at: int) -> None:
         state = TaskState(*_TASK(data, at))
@@ -289,6 +291,9 @@ class Feed:
         before = (leader.sid, leader.pgid, leader.flags & SUBREAPER, leader.parent) if leader is not None else None
         covering = {each for each in self.subscriptions if each.covers(leader)} if leader is not None else ()
         self._table.state(data, at)
+        if task is None and (entered := self._task(state)) is not None:
+            for child in entered.children():  # whose parent was not known before
+                self._moved(child, state.seq, ())
         if leader is None or before is None or leader.pid.task is not leader:
             return
         sid, pgid, subreaper, parent = before

@@ -40,6 +40,10 @@ _TASK = wire.TASK.unpack_from
 Surprise = Literal["exit", "gone", "group", "parent", "session"]
 
 
+def _none_of_any() -> Counter[Surprise]:
+    return Counter(dict.fromkeys(get_args(Surprise), 0))
+
+
 @dataclass(slots=True)
 class Counts:
     """What went past, since the watch began.
@@ -51,13 +55,17 @@ class Counts:
     """
 
     repairs: int = 0
-    kinds: Counter[Surprise] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Surprise), 0)))
+    kinds: Counter[Surprise] = field(default_factory=_none_of_any)
     assumed: int = 0
 
     @property
     def anomalies(self) -> int:
         """Of all kinds."""
         return self.kinds.total()
+
+    def forget_anomalies(self) -> None:
+        """Count them from here."""
+        self.kinds = _none_of_any()
 
 
 def _differ(known: int, flags: int) -> bool:

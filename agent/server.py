@@ -28,6 +28,7 @@ from agent.config import Config
 from agent.conversation import READ_BYTES, Conversation
 from agent.errors import BusyError, CkptreeError, HostError
 from agent.service import Asker, Service
+from agent.shares import Shares
 from agent.watch import Watch
 from agent.worker import Worker
 
@@ -36,6 +37,7 @@ MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for those who may see every
 MAX_CLIENTS_PER_USER: Final = 32  # of those who may not
 _BACKLOG: Final = 512
 _ACCEPT_AT_ONCE: Final = 64
+_DEAF_S: Final = 0.005  # after so many
 _TURN_S: Final = 0.02  # how long requests are answered before the ring has its turn again
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
 _CHECK_S: Final = 1.0  # between two looks for clients that have expired
@@ -69,16 +71,27 @@ class Server:
         self._selector = selector
         self._peers: set[Peer] = set()
         self._ready: deque[Peer] = deque()
+        self._waiting: list[Peer] = []
+        self._shares = Shares()
         self._gone: list[Asker] = []
         self._next_check = 0.0
+        self._listener = listener
+        self._deaf_until = 0.0
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
     # ---- what the loop calls ---------------------------------------------------------------------------------------
 
-    @property
-    def busy(self) -> bool:
-        """There are requests to answer: the loop is not to wait."""
-        return bool(self._ready) and not self.worker.busy
+    def wait_s(self, longest_s: float) -> float:
+        """How long the loop may wait, at most so long: for the next request whose turn has come."""
+        now = time.monotonic()
+        if self._deaf_until:
+            longest_s = min(longest_s, self._deaf_until - now)
+        if self.worker.busy:
+            return max(longest_s, 0.0)
+        if self._ready:
+            return 0.0
+        due = min((self._shares.due_s(peer.viewer.uid) for peer in self._waiting), default=now + longest_s)
+        return max(min(due - now, longest_s), 0.0)
 
     @property
     def listened_to(self) -> bool:
@@ -88,6 +101,9 @@ class Server:
     def tend(self) -> str:
         """Answer some requests, hand out events, hang up on who has expired; returns the last verb answered."""
         verb = "clients"
+        if self._deaf_until and time.monotonic() >= self._deaf_until:
+            self._deaf_until = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         if not self.worker.busy:
             self._forget()
             self.service.feed.settle()
@@ -106,35 +122,47 @@ class Server:
         """Each has one turn before anybody has two."""
         verb = "clients"
         begin = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        self._ready.extend(waiting)
         for _ in range(len(self._ready)):
             now = time.monotonic()
             if now - begin > _TURN_S or self.worker.busy:
                 break
             peer = self._ready.popleft()
-            peer.queued = False
             if peer not in self._peers:
                 continue
+            if not peer.viewer.privileged and self._shares.due_s(peer.viewer.uid) > now:
+                self._waiting.append(peer)
+                continue
+            peer.queued = False
             if peer.talk.subscribed:
                 verb = "events"
                 peer.talk.tell(self.service.watch.stream.next, now)
             elif (request := peer.talk.next_request(now)) is not None:
                 verb = self._answer(peer, request)
+                continue
             self._attend(peer)
         return verb
 
     def _answer(self, peer: "Peer", request: control.Message) -> str:
         verb = control.verb(request)
+        begin = time.monotonic()
+
+        def work() -> bytes:
+            return self.service.packed(request, peer.talk.asker)
+
         if self.service.is_heavy(request):
-            self.worker.start(
-                verb, lambda: self.service.packed(request, peer.talk.asker), lambda payload: self._reply(peer, payload)
-            )
+            self.worker.start(verb, work, lambda payload: self._reply(peer, payload, begin))
         else:
-            peer.talk.reply(self.service.packed(request, peer.talk.asker), time.monotonic())
+            self._reply(peer, work(), begin)
         return verb
 
-    def _reply(self, peer: "Peer", payload: bytes) -> None:
+    def _reply(self, peer: "Peer", payload: bytes, begin_s: float) -> None:
+        now = time.monotonic()
+        if not peer.viewer.privileged:
+            self._shares.spend(peer.viewer.uid, now - begin_s, now)
         if peer in self._peers:
-            peer.talk.reply(payload, time.monotonic())
+            peer.talk.reply(payload, now)
             self._attend(peer)
         else:  # it has not waited for the answer
             self._gone.append(peer.talk.asker)
@@ -165,6 +193,9 @@ class Server:
                 connection.close()
                 continue
             self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
+        # Whoever connects in an endless loop gets no more of our time than this.
+        self._selector.unregister(listener)
+        self._deaf_until = time.monotonic() + _DEAF_S
 
     def _admit(self, viewer: Viewer) -> None:
         """Whether there is room for one more.

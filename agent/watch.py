@@ -190,7 +190,7 @@ class Watch:
         self.table.strike_off(mark)
         if not self.totals.sweeps:
             self.table.settle()
-            self.table.counts.kinds.clear()  # the first sweep fills the table: nothing to differ from
+            self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
         self.totals.causes[cause] += 1
         self.totals.skipped = skipped
 
