@@ -54,7 +54,8 @@ class Daemon:
             raise
         self._running = True
         self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
-        self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+        self._heeded = False
+        self._heed_ring(wanted=True)
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
@@ -71,6 +72,7 @@ class Daemon:
         while self._running:
             behind = not worker.busy and (self.watch.behind or self.watch.is_in_doubt)
             wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
+            self._heed_ring(wanted=not worker.busy)
             ready = self._selector.select(0 if behind else self.server.wait_s(wait))
             turn = self.server.service.turns.begin()
             for key, _ in ready:
@@ -79,21 +81,24 @@ class Daemon:
             if not worker.busy:
                 self.watch.tend()
             turn.spent("ring")
-            turn.spent(self.server.tend())
+            turn.spent(self.server.tend(hurry=behind))
             now = time.monotonic()
             due = now - swept >= self._config.sweep_interval_s
             if not worker.busy and (due or self.watch.is_in_doubt):
-                sweep = self.watch.rest if due else self.watch.mend
-                if due:
-                    swept = now
-                if self.watch.is_large:
-                    worker.start("sweep", sweep)
-                else:
-                    sweep()
-                turn.spent("sweep")
+                swept = now if due else swept
+                worker.start("sweep", self.watch.rest if due else self.watch.mend)
             turn.end()
         worker.wait()
         self._unlink()
+
+    def _heed_ring(self, *, wanted: bool) -> None:
+        """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""
+        if wanted is not self._heeded:
+            self._heeded = wanted
+            if wanted:
+                self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+            else:
+                self._selector.unregister(self.watch.probes)
 
     def _stop(self, reader: socket.socket) -> None:
         reader.recv(64)

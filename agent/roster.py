@@ -5,6 +5,8 @@ What a task, a parent, a leader or a creator is not there for is remembered by t
 about, and made good when it is entered. The events themselves are in `table`.
 """
 
+import itertools
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -124,12 +126,16 @@ class Roster:
         self._asked[question] = task
         return question
 
-    def take_questions(self) -> list[tuple[int, int]]:
-        """The open questions, as (address, start_ns; 0 for any); they count as put."""
-        questions = [(address, 0) for address in self.unknown]
-        questions += [self.question(task) for task in self.doubts if task.pid.task is task and task.address]
-        self.unknown.clear()
-        self.doubts.clear()
+    def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
+        """Open questions, as (address, start_ns; 0 for any), about so many at most; they count as put."""
+        questions: list[tuple[int, int]] = []
+        while self.unknown and len(questions) < most:
+            questions.append((self.unknown.pop(), 0))
+        doubts = list(itertools.islice(self.doubts, most - len(questions)))
+        for task in doubts:
+            del self.doubts[task]
+            if task.pid.task is task and task.address:
+                questions.append(self.question(task))
         return questions
 
     def differing(self, rows: bytes) -> list[tuple[int, int]]:

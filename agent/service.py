@@ -105,7 +105,7 @@ class Service:
 
     def is_heavy(self, request: control.Message) -> bool:
         """Whether the answer may take long enough to be a job for the worker."""
-        return control.verb(request) in ("snapshot", "subscribe") and self.watch.is_large
+        return control.verb(request) in ("snapshot", "subscribe") and self.watch.is_busy
 
     def packed(self, request: control.Message, asker: Asker) -> bytes:
         """The answer to a request, packed."""
@@ -196,25 +196,34 @@ class Service:
             self.feed.add(subscription, asker.unsent)
             made.append(subscription)
 
-        answer: control.Message = {"snapshot": None}
-        if wanted and root is not None:
-            begin = time.perf_counter_ns()
-            said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
-            try:
-                snapshot = self._taken(root, "subtree", request, asker, begin_telling)
-                answer = {"snapshot": registry.image(snapshot, "ckpt"), **_about(snapshot)}
-                said["tasks"] = len(snapshot.tasks)
-            except CkptreeError as error:
-                for subscription in made:
-                    self.feed.remove(subscription)
-                self._audit("subscribe", request, asker, begin, said, control.failure(error)["kind"])
-                raise
-            answer["elapsed_ns"] = self._audit("subscribe", request, asker, begin, said, "ok")
-        else:
-            self.watch.catch_up()
-            begin_telling()
+        try:
+            if wanted and root is not None:
+                answer = self._first_snapshot(root, request, asker, begin_telling)
+            else:
+                answer = {"snapshot": None}
+                self.watch.catch_up()
+                begin_telling()
+        except BaseException:
+            for subscription in made:
+                self.feed.remove(subscription)
+            raise
         (asker.subscription,) = made
         return answer | {"order": asker.subscription.position}
+
+    def _first_snapshot(
+        self, root: Task, request: control.Message, asker: Asker, at_cut: Callable[[], None]
+    ) -> control.Message:
+        begin = time.perf_counter_ns()
+        said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
+        try:
+            snapshot = self._taken(root, "subtree", request, asker, at_cut)
+            data = registry.image(snapshot, "ckpt")
+        except CkptreeError as error:
+            self._audit("subscribe", request, asker, begin, said, control.failure(error)["kind"])
+            raise
+        said["tasks"] = len(snapshot.tasks)
+        elapsed = self._audit("subscribe", request, asker, begin, said, "ok")
+        return {"snapshot": data, **_about(snapshot), "elapsed_ns": elapsed}
 
     def _status(self, _request: control.Message, asker: Asker) -> control.Message:
         watch = self.watch

@@ -16,7 +16,6 @@ explains is an anomaly: counted, and healed by the answer itself.
 """
 
 import gc
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -82,7 +81,7 @@ class Watch:
         without: kernel features to do without, for trying that.
 
     Attributes:
-        behind: the ring held more than the last look took.
+        behind: there is more in the ring than the last look took.
 
     Raises:
         HostError: not permitted, or this host cannot.
@@ -114,9 +113,9 @@ class Watch:
         return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
 
     @property
-    def is_large(self) -> bool:
-        """So much is watched that walking over it takes longer than a loop should be away from its clients."""
-        return len(self.table.pids.numbers) > _LARGE
+    def is_busy(self) -> bool:
+        """A snapshot may take longer than a loop should be away from its clients: so much is watched, or happens."""
+        return len(self.table.pids.numbers) > _LARGE or self.is_in_doubt or self.probes.ring.pending > _DRAIN_BYTES
 
     @property
     def is_in_doubt(self) -> bool:
@@ -125,7 +124,7 @@ class Watch:
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
-    def drain(self, limit: int = sys.maxsize) -> None:
+    def drain(self, limit: int = _DRAIN_BYTES) -> None:
         """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
         issued = self.probes.page.issued
         self.behind = self.probes.ring.drain(self.stream.feed, limit) >= limit
@@ -207,10 +206,15 @@ class Watch:
         self.sweep("loss")
 
     def tend(self) -> None:
-        """Between requests: apply what has come, if not all at once, and ask what is in doubt."""
-        self.drain(_DRAIN_BYTES)
+        """Between requests: apply what has come, and ask what is in doubt; neither all at once.
+
+        The answers stand in the ring, behind what has happened meanwhile: they are among what has come next time.
+        """
+        self.drain()
         if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
-            self._ask(self.table.take_questions())
+            for address, start_ns in self.table.take_questions(_ASK_AT_ONCE):
+                self.probes.ask(address, start_ns)
+            self.behind = True
 
     # ---- answering -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from agent.access import Viewer
 from agent.events import BACKLOG_BYTES, KINDS, Subscription
 from agent.objects import CLONE_NEWPID, CLONE_VFORK
+from agent.wire import Kind
 from exporters import registry
 from tests.kernelobjects import Thread
 from tests.kernelsim import Kernel
@@ -262,10 +263,13 @@ def test_while_nobody_listens_records_go_straight_to_the_table() -> None:
     assert handlers != straight
     scene.service.feed.remove(first.subscription)
     assert handlers != straight
+    births = Listener(scene, kinds=["birth"])
     scene.service.feed.remove(second.subscription)
 
+    assert [kind for kind, handler in enumerate(handlers) if handler != straight[kind]] == [Kind.FORK]
+    scene.service.feed.remove(births.subscription)
     assert handlers == straight
-    assert handlers[1] == table.fork
+    assert handlers[Kind.FORK] == table.fork
 
 
 # ---- a snapshot and what follows it ---------------------------------------------------------------------------------
