@@ -4,6 +4,7 @@
 # make test    all checks and all tests; as root the live ones too
 # make bench   measurements
 # make fuzz    mutated images into the reader, ten million or RUNS=...
+# make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
 
 SHELL := /bin/bash
@@ -38,7 +39,7 @@ endef
 
 HELPER := agent/restart/ckptree-rebuild
 
-.PHONY: help setup packages demo test bench fuzz clean
+.PHONY: help setup packages demo test bench fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -100,6 +101,9 @@ bench: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
+
+fuzz-api: setup
+	$(BIN)/python -m tests.fuzz.fuzz_api -runs=$(RUNS)
 
 clean:
 	rm -rf $(VENV) $(HELPER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
