@@ -103,7 +103,7 @@ class Decoder:
         """Bytes that no message has been made of."""
         return len(self._buffer)
 
-    def push(self, data: bytes) -> None:
+    def push(self, data: bytes | memoryview) -> None:
         """Take more bytes."""
         self._buffer += data
 

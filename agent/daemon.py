@@ -5,7 +5,6 @@ One thread, one loop: a timer drains the ring, requests drain it too, and now an
 told. Imports as little as it can: this process stays.
 """
 
-import argparse
 import contextlib
 import ctypes
 import gc
@@ -17,13 +16,12 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
+from agent import daemonargs
 from agent.access import Policy
-from agent.config import Config, load
+from agent.config import Config
 from agent.errors import CkptreeError
+from agent.journal import Journal
 from agent.pace import Pace
 from agent.server import Server, listen
 from agent.watch import Watch
@@ -53,7 +51,9 @@ class Daemon:
             self._unlink()
             raise
         self._running = True
-        self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
+        policy = Policy(os.geteuid(), group_id(config.group))
+        self.log = Journal()
+        self.server = Server(self.watch, self._listener, self._selector, policy, self.log)
         self._heeded = False
         self._heed_ring(wanted=True)
 
@@ -85,7 +85,9 @@ class Daemon:
             now = time.monotonic()
             due = now - swept >= self._config.sweep_interval_s
             if not worker.busy and (due or self.watch.is_in_doubt):
-                swept = now if due else swept
+                if due:
+                    swept = now
+                    self.log.tend()
                 worker.start("sweep", self.watch.rest if due else self.watch.mend)
             turn.end()
         worker.wait()
@@ -141,24 +143,10 @@ def notify(state: str) -> None:
             manager.send(state.encode())
 
 
-def _parse(argv: Sequence[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="ckptree daemon", description="Watch all process trees of this host and answer on a Unix socket."
-    )
-    parser.add_argument("--socket", type=Path, help=f"where to listen (default {Config().socket})")
-    parser.add_argument("--config", type=Path, help="TOML file: ring_bytes, drain_interval_ms, sweep_interval_s, ...")
-    try:
-        options: Any = parser.parse_args(argv)
-    except OSError as error:  # it prints its help
-        raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
-    config = load(options.config) if options.config else Config()
-    return replace(config, socket=options.socket) if options.socket else config
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run in the foreground; returns the exit code."""
     try:
-        config = _parse(sys.argv[1:] if argv is None else argv)
+        config = daemonargs.parse(sys.argv[1:] if argv is None else argv)
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         daemon = Daemon(config)

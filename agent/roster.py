@@ -126,6 +126,10 @@ class Roster:
         self._asked[question] = task
         return question
 
+    def asked(self, question: tuple[int, int]) -> Task | None:
+        """Whom a question that has not been answered is about; None for somebody who is not here."""
+        return self._asked.get(question)
+
     def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
         """Open questions, as (address, start_ns; 0 for any), about so many at most; they count as put."""
         questions: list[tuple[int, int]] = []
@@ -149,6 +153,7 @@ class Roster:
         saw = seen.add
         moved: set[int] = set()
         number = self._numbers.get
+        noted_before = self.noted
         noted = self.noted = {}
         for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm, ties in _ROWS(rows):
             pid = number(tid)
@@ -176,6 +181,7 @@ class Roster:
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
         questions += map(self.question, unseen)
         self.unlisted = {task for task in unseen if task.pid.numbers[0] not in moved}
+        noted |= {task: noted_before[task] for task in unseen if task in noted_before}
         return questions
 
     def strike_off(self, mark: int) -> None:

@@ -14,7 +14,6 @@ import selectors
 import socket
 import stat
 import struct
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -23,10 +22,10 @@ from typing import Final
 
 from agent import control
 from agent.access import Policy, Viewer
-from agent.audit import Log
 from agent.config import Config
 from agent.conversation import READ_BYTES, Conversation
 from agent.errors import BusyError, CkptreeError, HostError
+from agent.journal import Journal
 from agent.service import Asker, Service
 from agent.shares import Shares
 from agent.watch import Watch
@@ -56,6 +55,7 @@ class Server:
         listener: from `listen`; is registered, and stays the caller's.
         selector: what the caller's loop waits on. The data of each key is a function of the ready file.
         policy: who sees everything.
+        log: takes a line for each snapshot.
 
     Attributes:
         service: what answers.
@@ -63,12 +63,17 @@ class Server:
     """
 
     def __init__(
-        self, watch: Watch, listener: socket.socket, selector: selectors.BaseSelector, policy: Policy | None = None
+        self,
+        watch: Watch,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        policy: Policy,
+        log: Journal,
     ) -> None:
-        self.service = Service(watch, Log(sys.stderr.fileno()))
+        self.service = Service(watch, log)
         self.service.unsent_of = self._unsent_of
         self.worker = Worker(selector, self.service.turns.job)
-        self._policy = policy or Policy(os.geteuid(), None)
+        self._policy = policy
         self._selector = selector
         self._peers: set[Peer] = set()
         self._ready: deque[Peer] = deque()

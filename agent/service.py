@@ -14,9 +14,10 @@ from typing import Any, cast, get_args
 
 from agent import VERSION, control, metrics, rootname
 from agent.access import Viewer
-from agent.audit import Log, line
+from agent.audit import line
 from agent.errors import BusyError, CkptreeError, UsageError
 from agent.events import KINDS, Feed, Subscription
+from agent.journal import Journal
 from agent.model import Dialect, Snapshot
 from agent.objects import Task
 from agent.watch import Sees, Watch
@@ -85,7 +86,7 @@ class Service:
         unsent_of: gives the bytes that the clients of a user have not fetched yet.
     """
 
-    def __init__(self, watch: Watch, log: Log) -> None:
+    def __init__(self, watch: Watch, log: Journal) -> None:
         self.watch = watch
         self.feed = Feed(watch.stream, watch.table)
         self.clients = Clients()
@@ -119,7 +120,7 @@ class Service:
         except CkptreeError as error:
             answer = control.failure(error)
         except Exception as error:  # noqa: BLE001 - one request must not end the watch for everybody
-            traceback.print_exc()
+            self._log.error(traceback.format_exc().rstrip())
             text = f": {error!r}" if asker.viewer.privileged else ""
             answer = control.failure(CkptreeError(f"internal error, see the daemon's log{text}"))
         self.clients.refused[answer["kind"]] += 1
@@ -327,7 +328,7 @@ class Service:
             "result": result,
             "ms": round(elapsed / 1e6, 3),
         }
-        self._log.write(line(verb, **fields))
+        self._log.info(line(verb, **fields))
         return elapsed
 
 

@@ -99,8 +99,9 @@ class Watch:
         self.totals = Totals()
         self.behind = False
         self._lost: set[int] = set()
-        self._last: tuple[object, list[object], select.Selection] | None = None
+        self._last: tuple[object, list[object], select.Selection, int] | None = None
         self._walked: tuple[Task, int, list[Task]] | None = None
+        self._swept: tuple[int, bytes, list[Task]] | None = None
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
@@ -121,6 +122,11 @@ class Watch:
     def is_in_doubt(self) -> bool:
         """Loss has to be made good by a sweep."""
         return self.stream.suspect or self.table.astray
+
+    @property
+    def _news(self) -> int:
+        """Records that changed the table, or may have: while it stays the same, so does the table."""
+        return self.stream.records - self.table.confirmed
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
@@ -183,7 +189,7 @@ class Watch:
         mark = self.stream.next
         rows = self.probes.rows()
         self.catch_up()
-        self._ask(self.table.differing(rows))
+        self._ask(self._differing(rows))
         if not self.totals.sweeps:
             self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
         self.table.strike_off(mark)
@@ -193,9 +199,20 @@ class Watch:
         self.totals.causes[cause] += 1
         self.totals.skipped = skipped
 
+    def _differing(self, rows: bytes) -> list[tuple[int, int]]:
+        """What a walk gives reason to ask. Where neither walk nor table have changed since the last one: the same."""
+        table, news = self.table, self._news
+        if self._swept is not None and self._swept[0] == news and self._swept[1] == rows:
+            return [table.question(task) for task in self._swept[2]]
+        questions = table.differing(rows)
+        doubted = [table.asked(question) for question in questions]
+        strangers = doubted.count(None)
+        self._swept = None if strangers else (news, rows, [task for task in doubted if task is not None])
+        return questions
+
     def rest(self) -> None:
         """What is due now and then: a sweep for what no event told, and letting go of what is kept for speed."""
-        self._last = self._walked = self._told = None
+        self._last = self._walked = self._told = self._swept = None
         self._ties.forget()
         self.sweep()
         self.table.settle()
@@ -389,20 +406,24 @@ class Watch:
 
     def _members(self, root: Task) -> list[Task]:
         """The tree, walked anew only where a record has been applied since: nothing else changes the table."""
-        if self._walked is None or self._walked[:2] != (root, self.stream.records):
-            self._walked = root, self.stream.records, select.members(root)
+        if self._walked is None or self._walked[:2] != (root, self._news):
+            self._walked = root, self._news, select.members(root)
         return self._walked[2]
 
     def _select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select, unless the last selection was of the same tree and nothing it depends on has changed."""
         key = (root, mode, without_entered)
+        news = self._news
         tasks = self._members(root)
         if self._last is not None:
-            last_key, signature, chosen = self._last
+            last_key, signature, chosen, last_news = self._last
+            if last_key == key and last_news == news:
+                return chosen
             if last_key == key and select.signature(root, mode, tasks, chosen.outsiders) == signature:
+                self._last = (key, signature, chosen, news)
                 return chosen
         chosen = select.select(root, mode, without_entered=without_entered)
-        self._last = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen)
+        self._last = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen, news)
         return chosen
 
     def _tied(self, chosen: select.Selection, mark: int) -> tuple[SnapshotTask, ...]:

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 from agent import control
 from agent.access import Viewer
-from agent.audit import Log
 from agent.config import Config
+from agent.journal import Journal
 from agent.model import Header
 from agent.service import Asker, Service
 from agent.watch import Watch
@@ -114,7 +114,7 @@ class Scene:
         self.kernel = Kernel(lambda _: None)
         self.watch = a_watch(self.kernel)
         self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.service = Service(self.watch, Log(writer))
+        self.service = Service(self.watch, Journal(writer))
 
     def child(self, parent: Thread | None = None, ids: tuple[int, int] | None = None, flags: int = 0) -> Thread:
         """A new process, init's unless told otherwise; a change of ids tells nobody."""

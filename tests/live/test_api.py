@@ -246,7 +246,7 @@ def test_another_user_sees_their_own_and_nothing_else(running: Daemon, sleeper: 
                 if child == 0:
                     os._exit(3)
                 os.waitpid(child, 0)
-                heard = []
+                heard: list[tuple[str, int, int]] = []
                 while not heard or heard[-1][0] != "death":
                     event = events.next_within(5)
                     assert event is not None
