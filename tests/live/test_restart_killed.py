@@ -26,7 +26,7 @@ pytestmark = pytest.mark.live
 MOMENTS = os.environ.get("CKPTREE_MOMENTS")
 IMPORTED = (pidfile, preflight, programs, verify)
 """What the verb imports when it is called: here that would be in each process again."""
-NAME = b"ckpt-left-over"
+NAME = b"ckpt-%d" % os.getpid()
 
 
 def a_large_tree() -> Snapshot:
@@ -52,12 +52,16 @@ def left_over(others: set[int]) -> list[int]:
 
 def forked(body: Callable[[], None]) -> int:
     """A process in a group of its own that does something, and its pid; whatever it says, nobody hears."""
+    # Python forgets, in a child, a signal that comes before os.fork() has returned there.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pid = os.fork()
     if pid:
         os.setpgid(pid, pid)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
     try:
         os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
