@@ -184,7 +184,7 @@ def test_what_cannot_be_rebuilt_is_7_with_the_task_and_the_rule(here: Run) -> No
     ran = here("hopeless.ckpt")
 
     assert (ran.returncode, ran.stdout) == (7, b"")
-    assert b"101 is a dead thread that only its tracer keeps (zombie-thread)" in ran.stderr
+    assert b"101 is a dead thread that only its tracer keeps; a limit of ckptree (zombie-thread)" in ran.stderr
 
 
 def test_a_bad_image_is_8_and_a_format_that_there_is_not_is_2(here: Run) -> None:

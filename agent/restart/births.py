@@ -44,9 +44,9 @@ class Births:
         """Put a helper between maker and child where the route needs one; several children share it."""
         for node, way in self._routes.items():
             maker = node.maker or self._cast.top
-            if way.way is Way.LIFTED:
-                maker = self._helper(node, maker, way.space)
-            node.sibling = way.way is Way.SIBLING
+            if way.way in (Way.LIFTED, Way.NEPHEW):
+                maker = self._helper(node, maker, way)
+            node.sibling = way.way in (Way.SIBLING, Way.NEPHEW)
             node.maker = maker
             self._made.setdefault(maker, []).append(node)
         self._founders = founders(self._cast)
@@ -65,8 +65,9 @@ class Births:
             maker.birth_pgid = group
             maker = maker.maker.leader if maker.maker is not None else None
 
-    def _helper(self, node: Node, maker: Node, space: int) -> Node:
-        parent = node.parent
+    def _helper(self, node: Node, maker: Node, way: Route) -> Node:
+        parent = node.parent if way.way is Way.LIFTED else maker
+        space = way.space
         key = (maker, node.birth_sid, parent, space)
         helper = self.helpers.get(key)
         if helper is None:
@@ -78,7 +79,10 @@ class Births:
             helper.pgid = helper.sid
             helper.order = node.order
             to = "/".join(map(str, helper.parent.numbers)) if helper.parent else ""
-            helper.why = f"leaves its children to {to or 'the reaper'}"
+            does = (
+                "leaves its children to" if parent is not maker else "bears in a namespace below what are children of"
+            )
+            helper.why = f"{does} {to or 'the reaper'}"
             self._made.setdefault(maker, []).append(helper)
         return helper
 
@@ -147,7 +151,7 @@ class Births:
     def _can_bear(self, maker: Node, child: Node) -> bool:
         if self._founds_for(maker, child) and not self._has_passed_on(maker.leader):
             return False
-        if child.space == maker.space or child.numbers[-1:] == (1,):
+        if child.space == maker.space or child.is_init:
             return True
         return self._script.is_born(self._cast.inits[child.space])
 
@@ -173,7 +177,7 @@ class Births:
     def _bear(self, maker: Node, child: Node) -> Iterator[Node]:
         cast = self._cast
         bits = CloneBits.PARENT if child.sibling else 0
-        nested = child.numbers[-1:] == (1,) and child.space != maker.space
+        nested = child.is_init and child.space != maker.space
         entered = child.space != maker.space and not nested
         if entered:
             self._script.step(Op.ENTER, maker, cast.inits[child.space], why="its next child is born there")

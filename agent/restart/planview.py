@@ -20,9 +20,9 @@ The document
 `to_document` says the same for programs: ::
 
     {"format": "ckptree-plan", "version": 1, "pidns": the tree gets a pid namespace of its own,
-     "actors": [{"id", "role": "task|ghost|helper|reaper", "tag": TAG|null, "name", "numbers": [outermost..innermost],
-                 "depth", "leader": ID, "maker": ID|null, "parent": ID|null, "status": raw wait status|null,
-                 "exit_signal", "comm", "why"}],
+     "actors": [{"id", "role": "task|ghost|helper|reaper|keeper", "tag": TAG|null, "name",
+                 "numbers": [outermost..innermost], "depth", "leader": ID, "maker": ID|null, "parent": ID|null,
+                 "status": raw wait status|null, "exit_signal", "comm", "why"}],
      "steps": [{"id", "phase", "op", "by": ID, "target": ID|null, "value": INT, "after": [step ids], "text", "why"}],
      "tasks": [actor of each task of the image], "notes": [text]}
 
@@ -142,6 +142,8 @@ class PlanView:
                 return f"{by} reaps {target}"
             case Op.AWAIT:
                 return f"{by} waits for the end of {target}, which stays a zombie"
+            case Op.LINGER:
+                return f"{by} waits until {target} is within its exit, and stays there"
             case Op.ACTIVATE:
                 return f"{by} has its turn"
             case Op.STOP:

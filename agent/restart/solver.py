@@ -178,7 +178,7 @@ class Solver:
             found.append(Arrangement(session, parent, above.sid))
         if self._is_free(above) and above.leads_session and above not in (cast.top, session):
             found.append(Arrangement(above, None, session))
-        if self._is_free(session) and session.role is Role.TASK:
+        if self._is_free(session) and session.role in (Role.TASK, Role.KEEPER):
             births = dict.fromkeys(birth for birth in (above.sid, above.birth_sid) if birth is not None)
             found += [Arrangement(session, parent, birth) for birth in births if birth is not session]
         return found
