@@ -365,6 +365,42 @@ def group_of_a_dead_inner_init(kernel: Kernel, root: Thread) -> None:
     gone(kernel, innermost, inner)
 
 
+@scene
+def children_of_an_init_are_in_a_group_that_it_was_in(kernel: Kernel, root: Thread) -> None:
+    """None of them sees it: they were born into it, and the init has a session of its own now."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    owner = kernel.fork(root)
+    kernel.setpgid(root, owner.group, owner.pid)
+    kernel.setpgid(root, inner.group, owner.pid)
+    kernel.fork(inner)
+    kernel.fork(inner, CLONE_NEWPID)
+    kernel.setsid(inner)
+
+
+@scene
+def children_of_an_init_are_in_the_group_that_it_is_in(kernel: Kernel, root: Thread) -> None:
+    """It was put there by its parent, and before they were born."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    owner = kernel.fork(root)
+    kernel.setpgid(root, owner.group, owner.pid)
+    kernel.setpgid(root, inner.group, owner.pid)
+    kernel.fork(kernel.fork(inner), CLONE_NEWPID)
+
+
+@scene
+def an_orphaned_init_is_in_a_group_of_another_session(kernel: Kernel, root: Thread) -> None:
+    """It does not see that group, and its parent is not of that session."""
+    leader = kernel.fork(root)
+    kernel.setsid(leader)
+    between = kernel.fork(leader)
+    owner = kernel.fork(leader)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.setpgid(leader, between.group, owner.pid)
+    kernel.fork(between, CLONE_NEWPID)
+    gone(kernel, between, leader)
+    gone(kernel, leader, root)
+
+
 # ---- inits that have exited, and inits that are none of the tree ---------------------------------------------------
 
 

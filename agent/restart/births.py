@@ -38,6 +38,7 @@ class Births:
         self._made: dict[Node, list[Node]] = {}
         self.helpers: dict[tuple[Node, Node | None, Node | None, int], Node] = {}
         self._founders: set[Node] = set()
+        self._patient = True  # whoever can be put into his group at birth alone waits until it is there
         self._assign_helpers()
 
     def _assign_helpers(self) -> None:
@@ -55,7 +56,7 @@ class Births:
 
     def _pass_on(self, node: Node) -> None:
         """A group that neither a process nor its makers see comes from the first who was in it when it was born."""
-        group = node.birth_pgid or node.pgid
+        group = _first_group(node)
         maker = node.maker.leader if node.maker is not None else None
         if self._cast.sees(node.space, group):
             return
@@ -106,6 +107,9 @@ class Births:
                 lives.append((node, life))
                 idle += 1
                 break
+            if lives and idle > len(lives) and self._patient:
+                self._patient = False
+                idle = 0
             if lives and idle > len(lives):
                 name = "/".join(map(str, lives[0][0].numbers))
                 raise NotRebuildableError(lives[0][0].tag, "circular-births", f"{name} waits for one that waits for it")
@@ -132,7 +136,7 @@ class Births:
 
     def _turn(self, child: Node) -> tuple[bool, bool, tuple[int, int]]:
         """Ghosts first, for others are put into their groups; then those who inherit a group that nobody here sees."""
-        group = child.birth_pgid or child.pgid
+        group = _first_group(child)
         return child.role is not Role.GHOST, group is not self._cast.outside, child.order
 
     def _bear_all(self, maker: Node, children: list[Node]) -> Iterator[str | Node]:
@@ -151,6 +155,8 @@ class Births:
     def _can_bear(self, maker: Node, child: Node) -> bool:
         if self._founds_for(maker, child) and not self._has_passed_on(maker.leader):
             return False
+        if self._patient and self._is_put_by_others(child) and not self._script.is_born(_first_group(child)):
+            return False
         if child.space == maker.space or child.is_init:
             return True
         return self._script.is_born(self._cast.inits[child.space])
@@ -161,7 +167,7 @@ class Births:
             one.index >= 0
             for thread in (founder, *founder.threads)
             for one in self._made.get(thread, ())
-            if not self._founds_for(thread, one) and not self._cast.sees(one.space, one.birth_pgid or one.pgid)
+            if not self._founds_for(thread, one) and not self._cast.sees(one.space, _first_group(one))
         )
 
     def _has_borne_early(self, thread: Node) -> bool:
@@ -183,6 +189,7 @@ class Births:
             self._script.step(Op.ENTER, maker, cast.inits[child.space], why="its next child is born there")
         if self._founds_for(maker, child):
             self._script.found(maker.leader)
+        self._put_maker(maker.leader, child)
         self._script.enter(child)
         self._script.step(Op.CLONE, maker, child, bits | (CloneBits.NEWPID if nested else 0))
         if entered:
@@ -195,9 +202,33 @@ class Births:
         group = child.pgid
         return maker.leader is group and group in self._founders and not self._cast.sees(child.space, group)
 
+    def _is_put_by_others(self, child: Node) -> bool:
+        """It does not see the group that it is in first."""
+        group = _first_group(child)
+        return child.leader is child and group is not self._cast.outside and not self._cast.sees(child.space, group)
+
+    def _put_maker(self, maker: Node, child: Node) -> None:
+        """Who is to hand on a group that neither of the two sees must be in it by now: its own parent puts it there."""
+        group = _first_group(child)
+        if (
+            not self._is_put_by_others(child)
+            or group not in (maker.birth_pgid, maker.pgid)
+            or self._cast.sees(maker.space, group)
+            or not self._script.is_born(group)
+        ):
+            return
+        task, owner = self._script.task(maker), self._script.task(group)
+        if task.pgid is owner.pid or task.sid is not owner.sid or rules.leads_session(task):
+            return
+        parent = self._script.parent_of(maker)
+        if self._cast.sees(parent.space, group):
+            if group in self._founders:
+                self._script.found(group)
+            self._script.step(Op.SETPGID, parent, maker, group.index, "its children are to be born into that group")
+
     def _join_early(self, child: Node) -> None:
         """Its parent puts it there, else."""
-        group = child.birth_pgid or child.pgid
+        group = _first_group(child)
         task = self._script.task(child)
         if (
             child.leader is not child
@@ -213,3 +244,8 @@ class Births:
             parent = self._script.parent_of(child)  # of a sibling, not its maker
             if self._cast.sees(parent.space, group):
                 self._script.step(Op.SETPGID, parent, child, group.index, "it cannot see that group's number itself")
+
+
+def _first_group(node: Node) -> Node:
+    """The group that it is in before it does anything about that itself."""
+    return node.birth_pgid or node.pgid
