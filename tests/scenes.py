@@ -401,6 +401,17 @@ def an_orphaned_init_is_in_a_group_of_another_session(kernel: Kernel, root: Thre
     gone(kernel, leader, root)
 
 
+@scene
+def a_child_of_a_session_left_to_a_thread_of_a_dead_leader(kernel: Kernel, root: Thread) -> None:
+    """Nobody but its own descendants is alive to make the leader of its session again, or a thread is."""
+    thread = kernel.thread(root)
+    leader = kernel.fork(thread)
+    kernel.setsid(leader)
+    kernel.fork(kernel.fork(leader, CLONE_PARENT))
+    kernel.exit(root)
+    gone(kernel, leader, thread)
+
+
 # ---- inits that have exited, and inits that are none of the tree ---------------------------------------------------
 
 

@@ -211,7 +211,7 @@ class Solver:
         for node in cast.nodes:
             fits = session is None or session in sessions(node)  # at some time
             if fits and node is not ghost and node.leader is node and node.space in cast.chain(ghost.space):
-                if node.role is Role.GHOST and node.maker is None:
+                if (node.role is Role.GHOST and node.maker is None) or any(one.leader is ghost for one in makers(node)):
                     continue
                 if not node.exits:
                     return node
