@@ -4,9 +4,6 @@
 A refusal is *proven* where a rule of the kernel says that no kernel can be in that state, or can be brought there again
 under the options that were asked for. All others are limits of ckptree. The proven ones, by Linux 6.18:
 
-`container-without-namespace`
-    A container's root has number 1, and in the caller's own namespace that is its init's: alloc_pid(), kernel/pid.c, gives
-    a number to one pid object at a time (EEXIST).
 `dying-namespace`
     zap_pid_ns_processes(), kernel/pid_namespace.c: an init that exits lets nobody be born into its namespace any more,
     kills whoever lives in it, and reaps its children. So what is left are zombies, each the child of somebody outside,
@@ -26,9 +23,6 @@ def refuse_hopeless(cast: Cast) -> None:
     Raises:
         NotRebuildableError: it names the task and the rule.
     """
-    if cast.snapshot.mode == "container" and not cast.pidns:
-        text = "a container is rebuilt in a pid namespace of its own, and not in the caller's"
-        raise NotRebuildableError(cast.root.tag, "container-without-namespace", text, proven=True)
     if cast.top is cast.root:
         _refuse_keepers(cast)
     founded = {node.pgid for node in cast.nodes if not node.pgid.leads_session}
@@ -81,7 +75,7 @@ def _refuse_dying(cast: Cast, node: Node) -> None:
 
 def _refuse_outside(cast: Cast, node: Node, *, founded: bool) -> None:
     row = node.task
-    if node.is_init and node.pgid is not node and node.space in cast.chain(node.pgid.space):
+    if cast.inits.get(node.space) is node and node.pgid is not node and node.space in cast.chain(node.pgid.space):
         text = f"the init {name(node)} is in a group of its own namespace, and could never end"
         raise NotRebuildableError(node.tag, "init-in-inner-group", text)
     if node.leader is not node:
