@@ -12,7 +12,7 @@
        2 4711 puts 4712 into group 4711, after 0: it cannot see that group's number itself
 
 Tasks are named by their numbers, from the root's namespace inward, as everywhere; the others by what they are as well,
-and helpers, which may have any number, are counted. A step that waits for another actor's says which: the numbers are
+and helpers and keepers without numbers are counted. A step that waits for another actor's says which: the numbers are
 those of the steps. Phases follow one another as wholes.
 
 The document
@@ -61,11 +61,11 @@ class PlanView:
         self.plan = plan
         self.snapshot = snapshot
         self.makers = plan.parents()
-        helpers = 0
+        unnumbered: Counter[Role] = Counter()
         self.names: list[str] = []
         for actor in plan.actors:
-            helpers += actor.role is Role.HELPER
-            self.names.append(_name(actor, helpers))
+            unnumbered[actor.role] += not actor.numbers
+            self.names.append(_name(actor, unnumbered[actor.role]))
         self.parents = self._final_parents()
 
     def _final_parents(self) -> list[int]:
@@ -73,6 +73,9 @@ class PlanView:
         by_tag = {task.pid: actor for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True)}
         for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True):
             parents[actor] = by_tag.get(task.ppid, 0 if actor else NOBODY)  # what stands above the root is the top
+        for index, each in enumerate(self.plan.actors):
+            if each.role is Role.KEEPER:
+                parents[index] = 0
         return parents
 
     # ---- words -----------------------------------------------------------------------------------------------------
@@ -143,7 +146,7 @@ class PlanView:
             case Op.AWAIT:
                 return f"{by} waits for the end of {target}, which stays a zombie"
             case Op.LINGER:
-                return f"{by} waits until {target} is within its exit, and stays there"
+                return f"{by} waits for {target} to be within its exit, where numbers of its namespace keep it"
             case Op.ACTIVATE:
                 return f"{by} has its turn"
             case Op.STOP:
@@ -218,9 +221,9 @@ def _id(actor: int) -> int | None:
     return None if actor == NOBODY else actor
 
 
-def _name(actor: Actor, helpers: int) -> str:
-    if actor.role is Role.HELPER:
-        return f"helper {helpers}"
+def _name(actor: Actor, count_of_role: int) -> str:
+    if actor.role in (Role.HELPER, Role.KEEPER) and not actor.numbers:
+        return f"{actor.role} {count_of_role}"
     numbers = path(actor.numbers)
     return numbers if actor.role is Role.TASK else f"{actor.role} {numbers}".rstrip()
 
