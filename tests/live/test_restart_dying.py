@@ -4,6 +4,7 @@
 import os
 import signal
 from dataclasses import replace
+from errno import ENOMEM
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from agent.model import Namespace, PidObject, Snapshot, TaskState
 from agent.restart.plan import Role
 from agent.restart.planning import make_plan
 from agent.restart.rebuild import Rebuild, RebuildError
-from agent.restart.verify import Standing, verify, verify_active
+from agent.restart.verify import Standing, read_status, verify, verify_active
 from tests.builders import a_snapshot, a_task
 from tests.live.rebuilds import active, assert_gone, eventually, exit_code, free_number, rebuilt, status
+from tests.live.scenario import CONTAINER
+from tests.live.treeprog import Tree
 
 pytestmark = pytest.mark.live
 
@@ -68,6 +71,27 @@ def test_dead_inits_wait_within_their_exit_and_the_tree_ends_all_the_same(pidns:
         assert made.numbers[keeper][-1] == 1
         os.kill(pids[HOLDER], signal.SIGKILL)
         eventually(pids[OUTER], "Z")
+
+
+def test_a_kernel_leaves_nothing_but_others_zombies_where_an_init_has_exited() -> None:
+    """Its children are gone, alive or zombies before; who entered is a zombie; and nobody is born there any more."""
+    with Tree(strict=False) as tree:
+        tree.run(
+            CONTAINER + "fork 1 2 newpid; fork 2 3; fork 2 4; exit 4; fork 1 5; setns 5 2; fork 5 6; setns 1 2; kill 2"
+        )
+        found = {node: read_status(tree.number(node)) for node in (2, 3, 4, 6)}
+
+        assert (found[3], found[4]) == (None, None)
+        assert [each.state == "Z" for each in (found[2], found[6]) if each is not None] == [False, True]
+        assert tree.fork(1, 7).errno == ENOMEM
+
+
+def test_a_kernel_does_not_reap_a_leader_before_its_threads() -> None:
+    """It has exited, and there is nothing to wait for."""
+    with Tree(strict=False) as tree:
+        tree.run(CONTAINER + "fork 1 2; thread 2 3; leave 2")
+
+        assert (status(tree.number(2)).state, tree.wait(1, 2).value) == ("Z", 0)
 
 
 def test_nothing_is_left_of_dead_inits_when_their_guard_is_killed() -> None:
