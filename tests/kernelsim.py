@@ -25,8 +25,8 @@ class Kernel:
         emit: takes each record.
         pid_max: numbers are taken in turn and come again after this one.
         tells_release: release_task() can be hooked.
-        lingers: an init that exits as the leader of its group waits within its exit until no number of its namespace is in
-            use any more; else whoever keeps it there is reaped.
+        lingers: an init that exits waits within its exit until no number of its namespace is in use any more; else whoever
+            keeps it there is reaped.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class Kernel:
         if thread.space.init is thread:
             thread.space.init = next(self._living(thread.group), thread)
             if thread.space.init is thread:
-                thread.lingering = self.lingers and thread.leads
+                thread.lingering = self.lingers
                 self._zap(thread)
                 if thread.lingering:
                     self._lingering.append(thread)

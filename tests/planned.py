@@ -254,7 +254,7 @@ class Stage:
     @staticmethod
     def _state(thread: Thread) -> TaskState:
         if thread.exited or thread.lingering:
-            return TaskState.DEAD_LEADER if len(thread.group.threads) > 1 else TaskState.ZOMBIE
+            return TaskState.DEAD_LEADER if thread.leads and len(thread.group.threads) > 1 else TaskState.ZOMBIE
         return TaskState.STOPPED if thread.stopped else TaskState.RUNNING
 
 

@@ -432,6 +432,27 @@ def a_dead_init_waits_for_a_zombie_of_another_parent(kernel: Kernel, root: Threa
 
 
 @scene
+def the_last_thread_of_a_dead_init_waits(kernel: Kernel, root: Thread) -> None:
+    """For a zombie, and for a dead init below, which is its child."""
+    init = kernel.fork(root, CLONE_NEWPID)
+    thread = kernel.thread(init)
+    entered(kernel, root, init)
+    entered(kernel, root, kernel.fork(thread, CLONE_NEWPID))
+    kernel.exit(init)
+    kernel.exit_group(thread, 3 << 8)
+
+
+@scene
+def the_last_thread_of_a_dead_init_was_killed(kernel: Kernel, root: Thread) -> None:
+    """Its leader exited before, by itself; what is told of it is how the group ended."""
+    init = kernel.fork(root, CLONE_NEWPID)
+    thread = kernel.thread(init)
+    entered(kernel, root, init)
+    kernel.exit(init, 5 << 8)
+    kernel.exit_group(thread, 9)
+
+
+@scene
 def a_dead_init_waits_for_a_dead_init_within(kernel: Kernel, root: Thread) -> None:
     """Which waits for a zombie, and the parents of all three are others."""
     outer = kernel.fork(root, CLONE_NEWPID)

@@ -234,7 +234,7 @@ static _Noreturn void end(uint32_t me, const struct program_step *step, struct r
 	int number = step->value & 0x7f;
 	int init = CALL0(getpid) == 1;
 
-	if (!number || (program.actors[me].flags & ACTOR_THREAD)) {
+	if (!number || (program.actors[me].flags & (ACTOR_THREAD | ACTOR_LINGERS)) == ACTOR_THREAD) {
 		mark_done((uint32_t)(step - program.steps));
 		part(me, robust);
 		for (;;)

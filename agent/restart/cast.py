@@ -35,7 +35,8 @@ class Node:
         birth_pgid: the group it must be born into, because it can never join it; None: all the same.
         sibling: it is made with CLONE_PARENT.
         order: of its birth among those of one maker; observed ones as they were, else by number.
-        lingers: an init that has exited, and waits within its exit until no number of its namespace is in use any more.
+        lingers: an init that has exited, or the last of its threads, and waits within its exit until no number of its
+            namespace is in use any more.
         why: for people.
         index: of its actor, once it has one.
     """
@@ -90,6 +91,11 @@ class Node:
     def leads_session(self) -> bool:
         """It calls setsid() at some time."""
         return self.leader.sid is self.leader
+
+    @property
+    def waits_in_exit(self) -> bool:
+        """It or a thread of its group lingers."""
+        return any(thread.lingers for thread in (self.leader, *self.leader.threads))
 
     @property
     def exits(self) -> bool:
@@ -240,8 +246,13 @@ class Cast:
             others = [node for node in inside.get(space, ()) if node.leader is not init]
             if init.role is Role.KEEPER:
                 init.lingers = space not in awaited and all(node.exits for node in others)
-            elif init.task is not None and init.task.state is TaskState.ZOMBIE:
-                init.lingers = bool(others)
+            else:
+                last = [
+                    thread for thread in (init, *init.threads) if thread.task and thread.task.state is TaskState.ZOMBIE
+                ]
+                alive = [thread for thread in (init, *init.threads) if not thread.exits]
+                if len(last) == 1 and not alive:
+                    last[0].lingers = bool(others)
 
     # ---- namespaces ------------------------------------------------------------------------------------------------
 

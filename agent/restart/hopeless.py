@@ -46,6 +46,8 @@ def _refuse_keepers(cast: Cast) -> None:
 
 def _refuse_strange_threads(node: Node) -> None:
     row = node.task
+    if node.lingers:
+        return
     if node.leader.task is None:
         text = f"the leader of {name(node)}'s thread group has no task"
         raise NotRebuildableError(node.tag, "leader-without-task", text, proven=True)
@@ -57,18 +59,18 @@ def _refuse_strange_threads(node: Node) -> None:
 
 def _refuse_dying(cast: Cast, node: Node) -> None:
     """What cannot be in a namespace whose init waits within its exit."""
-    if node.lingers and node is cast.top:
+    if node.lingers and node.leader is cast.top:
         text = f"the init {name(node)} waits within its exit, and nobody above it is of the tree to see to that"
         raise NotRebuildableError(node.tag, "dying-namespace", text)
     for space in cast.chain(node.space):
         init = cast.inits.get(space)
-        if init is None or init.task is None or not init.lingers or node.leader is init:
+        if init is None or init.task is None or not init.waits_in_exit or node.leader is init:
             continue
-        if node.task is None or node.task.state is not TaskState.ZOMBIE:
+        if not node.waits_in_exit and node.task is not None and node.task.state is not TaskState.ZOMBIE:
             text = f"{name(node)} lives in the pid namespace of {name(init)}, which has exited"
             raise NotRebuildableError(node.tag, "dying-namespace", text, proven=True)
         parent = node.parent
-        if not node.lingers and parent is not None and space in cast.chain(parent.space):
+        if not node.waits_in_exit and parent is not None and space in cast.chain(parent.space):
             text = f"{name(node)} is a zombie, and its parent is within the pid namespace of {name(init)}, which has exited"
             raise NotRebuildableError(node.tag, "dying-namespace", text, proven=True)
 

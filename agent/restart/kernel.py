@@ -268,6 +268,7 @@ class Kernel:
         zaps = by.pid.namespace.reaper is by and all(thread.flags & EXITED for thread in by.group() if thread is not by)
         if zaps:
             self._zap(by)
+            by.leader.exit_code = status
             touched.writes.append(inside.pop(0))
         touched.adds += inside
         touched.reads.append(("children", by))
@@ -286,7 +287,7 @@ class Kernel:
             changed.append(("members", by.pgid))
         touched.writes += changed
         self._moved[by] = Touched(list(touched.reads), inside, changed)
-        if by.leader is not by:
+        if by.leader is not by and not self.lingers(by):
             rules.release_task(by)
 
     def _zap(self, init: Task) -> None:
@@ -304,7 +305,7 @@ class Kernel:
     def lingers(self, task: Task) -> bool:
         """Whether it is an init that waits within its exit, since a number of its namespace is in use besides its own."""
         space = task.pid.namespace
-        return space in self._closed and space.reaper is task and len(space.numbers) > 1
+        return space in self._closed and space.reaper is task and len(space.numbers) > len({task.pid, task.leader.pid})
 
     def linger(self, target: Task) -> None:
         """Wait until an init is where nothing but the release of its namespace's numbers moves it."""

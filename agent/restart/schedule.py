@@ -96,7 +96,10 @@ class Scheduler:
             if node.lingers:
                 continue
             if row is not None and node.exits:
-                self._script.step(Op.EXIT, node, value=row.exit_code or 0)
+                by_itself = (
+                    row.state is TaskState.DEAD_LEADER and node.waits_in_exit
+                )  # a signal would take its thread along
+                self._script.step(Op.EXIT, node, value=0 if by_itself else row.exit_code or 0)
                 if row.state is TaskState.ZOMBIE and node is not self._cast.top:
                     self._script.step(Op.AWAIT, self._script.parent_of(node), node)
             else:

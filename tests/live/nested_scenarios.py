@@ -84,6 +84,22 @@ def namespaces_that_cannot_end_within_one_another(tree: Tree) -> Target:
 
 
 @scenario
+def namespace_that_cannot_end_in_its_last_thread(tree: Tree) -> Target:
+    """The leader has exited before; a namespace within, whose init is that thread's child, cannot end either."""
+    tree.run(
+        CONTAINER + "fork 1 2 newpid; thread 2 3; fork 2 4 newpid; fork 1 5; setns 5 4; fork 5 6; leave 2; exit 3 4"
+    )
+    return Target()
+
+
+@scenario
+def namespace_that_cannot_end_and_whose_last_thread_was_killed(tree: Tree) -> Target:
+    """By a signal, from outside."""
+    tree.run(CONTAINER + "fork 1 2 newpid; thread 2 3; fork 1 5; setns 5 2; fork 5 6; leave 2 7; kill 2")
+    return Target()
+
+
+@scenario
 def namespace_that_cannot_end_because_of_a_group(tree: Tree) -> Target:
     """An inner init waits inside its exit for the number of 4, which is gone; 3 is in its group."""
     tree.run(CONTAINER + "fork 1 2 newpid; fork 1 3; setns 1 2; fork 1 4; setns 1 1")
