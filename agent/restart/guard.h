@@ -5,6 +5,8 @@
 
 #include "state.h"
 
+#define GUARD_STACK 65536
+
 struct guard {
 	int control;		/* -1: detached */
 	int signals;		/* signalfd */

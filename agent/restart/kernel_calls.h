@@ -27,6 +27,8 @@
 #define SIGCHLD 17
 #define SIGSTOP 19
 #define SIGNALS 64
+#define SA_RESTORER 0x04000000
+#define SA_ONSTACK 0x08000000
 
 #define PROT_READ 1
 #define PROT_WRITE 2
@@ -182,6 +184,16 @@ struct capability_head {
 
 struct capability_data {	/* two of them: bits 0 to 31, and the rest */
 	uint32_t effective, permitted, inheritable;
+};
+
+struct signal_action {		/* struct sigaction */
+	uint64_t handler, flags, restorer, mask;
+};
+
+struct signal_stack {		/* stack_t */
+	void *base;
+	int flags;
+	size_t size;
 };
 
 struct span {
