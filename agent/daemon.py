@@ -5,10 +5,10 @@ One thread, one loop: a timer drains the ring, requests drain it too, and now an
 told. Imports as little as it can: this process stays.
 """
 
-import argparse
 import contextlib
 import ctypes
 import gc
+import grp
 import os
 import selectors
 import signal
@@ -16,12 +16,12 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from agent.config import Config, load
+from agent import daemonargs
+from agent.access import Policy
+from agent.config import Config
 from agent.errors import CkptreeError
+from agent.pace import Pace
 from agent.server import Server, listen
 from agent.watch import Watch
 
@@ -50,8 +50,8 @@ class Daemon:
             self._unlink()
             raise
         self._running = True
-        self.server = Server(self.watch, self._listener, self._selector)
-        self._selector.register(self.watch.probes, selectors.EVENT_READ, self._tend)
+        self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
+        self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
@@ -62,24 +62,29 @@ class Daemon:
         signal.set_wakeup_fd(writer.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        interval = self._config.drain_interval_ms / 1000
+        pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
         swept = time.monotonic()
         while self._running:
-            for key, _ in self._selector.select(interval):
+            wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
+            ready = self._selector.select(0 if self.server.busy or self.watch.behind else wait)
+            turn = self.server.service.turns.begin()
+            for key, _ in ready:
                 key.data(key.fileobj)
+            turn.spent("clients")
             self.watch.tend()
+            turn.spent("ring")
+            turn.spent(self.server.tend() or "clients")
             now = time.monotonic()
             if now - swept >= self._config.sweep_interval_s:
                 self.watch.rest()
                 swept = now
+                turn.spent("sweep")
+            turn.end()
         self._unlink()
 
     def _stop(self, reader: socket.socket) -> None:
         reader.recv(64)
         self._running = False
-
-    def _tend(self, _probes: object) -> None:
-        self.watch.drain()
 
     def _unlink(self) -> None:
         """Take the socket away, unless somebody has put another one there."""
@@ -101,6 +106,14 @@ def drop_capabilities() -> None:
         raise CkptreeError(f"cannot drop capabilities: {os.strerror(number)}")
 
 
+def group_id(name: str) -> int | None:
+    """The id of a group; None where there is none of that name."""
+    try:
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        return None
+
+
 def notify(state: str) -> None:
     """sd_notify(3)."""
     path = os.environ.get("NOTIFY_SOCKET")
@@ -110,24 +123,10 @@ def notify(state: str) -> None:
             manager.send(state.encode())
 
 
-def _parse(argv: Sequence[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="ckptree daemon", description="Watch all process trees of this host and answer on a Unix socket."
-    )
-    parser.add_argument("--socket", type=Path, help=f"where to listen (default {Config().socket})")
-    parser.add_argument("--config", type=Path, help="TOML file: ring_bytes, drain_interval_ms, sweep_interval_s, ...")
-    try:
-        options: Any = parser.parse_args(argv)
-    except OSError as error:  # it prints its help
-        raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
-    config = load(options.config) if options.config else Config()
-    return replace(config, socket=options.socket) if options.socket else config
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run in the foreground; returns the exit code."""
     try:
-        config = _parse(sys.argv[1:] if argv is None else argv)
+        config = daemonargs.parse(sys.argv[1:] if argv is None else argv)
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         daemon = Daemon(config)
