@@ -97,7 +97,7 @@ def test_a_second_sigterm_kills(image: Path) -> None:
 
 
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
-    """Then 125: nobody could tell them from the command's."""
+    """Then 125: nobody could tell them from the command's. What cannot be meant is 2 in any case."""
     bad = tmp_path / "bad"
     bad.write_bytes(b"no image")
 
@@ -106,6 +106,8 @@ def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code
     assert ran(tmp_path / "none").returncode == 1
     assert ran(image, "--run", "no-such-program").returncode == 125
     assert ran(image, "--pidfile", tmp_path / "pid").returncode == 2
+    assert ran(image, "--pidfile", tmp_path / "pid", "--run", "true").returncode == 2
+    assert ran(image, "--run", "").returncode == 2
     refused = ran(image, "--run", "argv")
     assert (refused.returncode, "--with-argv" in refused.stderr) == (125, True)
 
