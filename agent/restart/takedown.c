@@ -109,6 +109,25 @@ static void leave_it_to_the_reaper(void)
 		sleep_ns(500000);
 }
 
+/* Another tree may have put its own guard's pid there meanwhile. */
+void remove_pidfile(void)
+{
+	char text[16] = {0};
+	long fd, size;
+
+	if (!guard.pidfile)
+		return;
+	fd = CALL4(openat, -100, guard.pidfile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	size = CALL3(read, fd, text, sizeof(text) - 1);
+	CALL1(close, fd);
+	if (size > 0 && text[size - 1] == '\n')
+		text[size - 1] = 0;
+	if (number_in(text) == (int32_t)CALL0(getpid))
+		CALL3(unlinkat, -100, guard.pidfile, 0);
+}
+
 void take_down(void)
 {
 	size_t size = MOST_PIDS * sizeof(int32_t);

@@ -233,7 +233,7 @@ def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: P
     rebuild.release(programs)
     if pidfile is not None:
         pidfiles.write(pidfile, rebuild.guard)
-    rebuild.detach()
+    rebuild.detach(pidfile)
     say(f"the tree stays with its guard, {rebuild.guard}: SIGTERM to that ends it")
 
 

@@ -124,6 +124,23 @@ def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: P
     assert Path(f"/proc/{guard}/comm").read_text() == "ckptree-rebuild\n"
     os.kill(guard, signal.SIGTERM)
     assert soon(lambda: gone(guard) and gone(ready["root"]))
+    assert not pidfile.exists()
+
+
+def test_a_guard_removes_its_pid_file_and_no_other_ones(image: Path, tmp_path: Path) -> None:
+    """When the root has ended by itself, too; through a link, with what it points to; not if another pid is in it."""
+    own, link, changed = (tmp_path / name for name in ("own", "link", "changed"))
+    link.symlink_to(own)
+    for file in (link, changed):
+        done = ran(image, "--detach", "--pidfile", file, "--run", "sleep 1000", "--json")
+        guard, root = int(file.read_text()), json.loads(done.stdout)["root"]
+        if file is changed:
+            changed.write_text(f"{guard}0\n")
+        os.kill(root, signal.SIGKILL)
+        assert soon(lambda guard=guard: gone(guard))
+
+    assert not own.exists()
+    assert changed.exists()
 
 
 def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: Path) -> None:
