@@ -51,6 +51,8 @@
 #define PR_SET_KEEPCAPS 8
 #define PR_SET_NAME 15
 #define PR_CAPBSET_READ 23
+#define PR_SET_MM 35
+#define PR_SET_MM_MAP 14
 #define PR_CAPBSET_DROP 24
 #define PR_SET_CHILD_SUBREAPER 36
 #define PR_SET_NO_NEW_PRIVS 38
@@ -197,6 +199,14 @@ struct signal_stack {		/* stack_t */
 	void *base;
 	int flags;
 	size_t size;
+};
+
+struct memory_map {		/* struct prctl_mm_map */
+	uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
+	uint64_t arg_start, arg_end, env_start, env_end;
+	uint64_t auxv;
+	uint32_t auxv_size;
+	uint32_t exe_fd;
 };
 
 struct span {

@@ -371,8 +371,8 @@ def holders(numbers: tuple[int, ...]) -> str:
             lines.append(f"; nobody visible has {number} now: a session or group may still be named so")
         else:
             lines.append(f"; {number} is now {comm}")
-    lines.append("; --no-pids takes any numbers")
-    return "".join(lines)
+    advice = "; --no-pids takes any numbers" if lines else ""
+    return "".join(lines) + advice
 
 
 def _spawned(helper: Path, program_file: int, control_socket: int, *, begin: Begin) -> int:
