@@ -156,6 +156,8 @@ static long give_birth(uint32_t me, const struct program_step *step)
 	}
 	if (step->value & CLONE_BIT_THREAD)
 		args.flags |= CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+	else
+		args.flags |= CLONE_CLEAR_SIGHAND;
 	do {
 		int32_t spare = chosen && (child->flags & ACTOR_SPARE) ? next_spare(me, step->place) : 0;
 

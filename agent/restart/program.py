@@ -24,7 +24,7 @@ PROGRAM_HEAD = (
 )
 PROGRAM_ACTOR = (
     *(("first_step", "I"), ("step_count", "I"), ("first_number", "I"), ("depth", "I"), ("leader", "I"), ("flags", "I")),
-    *(("exit_signal", "i"), ("reserved", "I"), ("comm", "16s")),
+    *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s")),
 )
 PROGRAM_STEP = (
     *(("op", "I"), ("by", "I"), ("target", "I"), ("value", "i"), ("phase", "I"), ("first_dependency", "I")),
@@ -89,7 +89,7 @@ def encode(plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, pid
         actors.append(
             ACTOR.pack(
                 *(start, counts[index], len(numbers), actor.depth, actor.leader, bits),
-                *(actor.exit_signal, 0, actor.comm),
+                *(actor.exit_signal, actor.tag, actor.comm),
             )
         )
         start += counts[index]

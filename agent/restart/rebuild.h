@@ -68,7 +68,7 @@ struct program_actor {
 	uint32_t leader;
 	uint32_t flags;
 	int32_t exit_signal;
-	uint32_t reserved;
+	uint32_t tag;		/* of its pid object in the image; 0: it has none */
 	char comm[16];
 };
 

@@ -77,7 +77,7 @@ class Script:
         else:
             self._machine.run(step)
         after = self._conflicts.enter(len(self._steps), step, self._machine.kernel.touched)
-        self._steps.append(step._replace(after=after))
+        self._steps.append(Step(op, by.index, about, value, self.phase, after, why) if after else step)
 
     def is_born(self, node: Node) -> bool:
         """Whether its CLONE is written."""

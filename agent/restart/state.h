@@ -103,6 +103,15 @@ static inline void wait_at_least(uint32_t *word, uint32_t wanted)
 		futex_wait(word, value, NULL);
 }
 
+/* Its end of the reports' channel is closed then, and nobody else's is open. */
+static inline int guard_is_gone(void)
+{
+	struct poll_fd reports = {FD_REPORT, 0, 0};
+	struct timespec64 now = {0, 0};
+
+	return CALL5(ppoll, &reports, 1, &now, 0, 0) > 0;
+}
+
 static inline void wake_guard(void)
 {
 	uint64_t one = 1;
