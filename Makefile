@@ -7,6 +7,7 @@
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
 # make bench   measurements
 # make fuzz    mutated images into the reader, ten million or RUNS=...
+# make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
 
 SHELL := /bin/bash
@@ -73,9 +74,9 @@ endef
 HELPER := agent/restart/ckptree-rebuild
 
 # What a Debian package is made of, beside the wheels.
-PACKAGED := debian systemd README.md CHANGELOG.md
+PACKAGED := debian docs systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test deb test-deb test-systemd bench fuzz clean
+.PHONY: help setup packages packages-deb packages-machines demo test deb test-deb test-systemd bench fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -143,6 +144,9 @@ bench: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
+
+fuzz-api: setup
+	$(BIN)/python -m tests.fuzz.fuzz_api -runs=$(RUNS)
 
 clean:
 	rm -rf $(VENV) $(HELPER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -75,6 +75,7 @@ class Thread:
     traced: bool = False
     stopped: bool = False
     code: int = 0
+    ids: tuple[int, int] = (0, 0)  # real user and group id
 
     @property
     def tid(self) -> int:

@@ -106,6 +106,8 @@ class Kernel:
             flags=self.flags(thread) | flags,
             exit_code=thread.code if group.code is None else group.code,
             exit_signal=group.exit_signal if thread.leads else -1,
+            uid=thread.ids[0],
+            gid=thread.ids[1],
             by=by.address if by else 0,
             by_tid=by.tid if by else 0,
             child_inum=pending.inum if pending else 0,
@@ -126,7 +128,16 @@ class Kernel:
         return b"".join(
             wire.ROW.pack(
                 *(t.address, t.start_ns, t.group.parent.address if t.group.parent else 0xFFFF0000),
-                *(t.pid.identity, t.group.pgid.identity, t.group.sid.identity, t.tid, self.flags(t), 0, 0, b"task", 0),
+                *(
+                    t.pid.identity,
+                    t.group.pgid.identity,
+                    t.group.sid.identity,
+                    t.tid,
+                    self.flags(t),
+                    *t.ids,
+                    b"task",
+                    0,
+                ),
             )
             for t in sorted(self.threads, key=lambda t: t.tid)
         )
@@ -160,6 +171,8 @@ class Kernel:
         self._clock += 1
         address = self._addresses.pop() if self._addresses else 0x1000 + 0x40 * self._clock
         thread = Thread(address, self._clock, pid, None, creator.pid.identity if creator else 0)  # type: ignore[arg-type]  # set by the caller
+        if creator is not None:
+            thread.ids = creator.ids
         self.threads[thread] = None
         return thread
 
