@@ -76,7 +76,7 @@ endef
 HELPER := agent/restart/ckptree-rebuild
 
 # What a Debian package is made of, beside the wheels.
-PACKAGED := debian systemd README.md CHANGELOG.md
+PACKAGED := debian docs systemd README.md CHANGELOG.md
 
 .PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench fuzz fuzz-api clean
 

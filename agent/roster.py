@@ -72,7 +72,9 @@ class Counts:
 
 def _differ(known: int, flags: int) -> bool:
     """Whether a row's flags contradict the table's. An exit is announced before exit_notify() sets EXITED."""
-    if known & EXITED and not flags & EXITED and flags & EXITING:
+    if not flags & EXITED and flags & EXITING:
+        if not known & EXITED:
+            return True  # of an init it may not be announced any more
         known &= ~EXITED
     return known & _SWEPT != flags & _SWEPT_IN_ROW
 
@@ -326,6 +328,8 @@ class Roster:
                     self.doubts[child] = None
         if rules.dies_unwaited(task):
             rules.release_task(task)
+        elif task is not leader and not task.flags & PTRACED:
+            self.doubts[task] = None
         self._reap_unwaited(leader)
 
     def _reap_unwaited(self, leader: Task) -> None:
