@@ -154,22 +154,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.collect()
         gc.freeze()  # the modules are for good: collections need not look at them
         gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
-        print(
-            f"ckptree: watching {len(daemon.watch.table.tasks())} tasks, listening on {config.socket}", file=sys.stderr
-        )
+        daemon.log.notice(f"watching {len(daemon.watch.table.tasks())} tasks, listening on {config.socket}")
         if daemon.watch.blind:
-            print(
-                f"ckptree: no hook for {', '.join(daemon.watch.blind)} works here, so every snapshot walks all tasks of "
+            text = (
+                f"no hook for {', '.join(daemon.watch.blind)} works here, so every snapshot walks all tasks of "
                 "the host; `ckptree status` shows what was tried. Where tracefs is not mounted, mounting it at "
-                "/sys/kernel/tracing helps, or CAP_SYS_ADMIN at the start",
-                file=sys.stderr,
+                "/sys/kernel/tracing helps, or CAP_SYS_ADMIN at the start"
             )
+            daemon.log.warning(text)
         notify("READY=1")
         daemon.run()
     except SystemExit as done:  # argparse's way to end: after --help, or a usage error
         return done.code if isinstance(done.code, int) else 0
     except CkptreeError as error:
-        print(f"ckptree: {error}", file=sys.stderr)
+        Journal().error(str(error))
         return error.exit_code
     return 0
 
