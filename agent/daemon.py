@@ -55,6 +55,7 @@ class Daemon:
         self.log = Journal()
         self.server = Server(self.watch, self._listener, self._selector, policy, self.log)
         self._heeded = False
+        self._lost = 0
         self._heed_ring(wanted=True)
 
     def run(self) -> None:
@@ -90,8 +91,19 @@ class Daemon:
                     self.log.tend()
                 worker.start("sweep", self.watch.rest if due else self.watch.mend)
             turn.end()
+            self._tell_of_loss()
         worker.wait()
         self._unlink()
+
+    def _tell_of_loss(self) -> None:
+        """That there was some; how much is in `ckptree metrics`."""
+        if self.watch.stream.lost != self._lost:
+            self._lost = self.watch.stream.lost
+            text = (
+                "records of the kernel side were lost, and births with them; the table is compared with the kernel now. "
+                "A larger ring_bytes takes larger storms"
+            )
+            self.log.warning(text)
 
     def _heed_ring(self, *, wanted: bool) -> None:
         """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""

@@ -277,6 +277,15 @@ signal.pause()
 """
 
 
+def wait_for_line(log: Path, words: bytes) -> int:
+    """How often it is there, once it is."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (count := log.read_bytes().count(words)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return count
+
+
 def test_lost_events_are_made_good_and_births_then_assumed(tmp_path: Path) -> None:
     """A ring too small for a burst, and nobody who drains it meanwhile: the next snapshot is complete again."""
     config = tmp_path / "config.toml"
@@ -305,6 +314,7 @@ def test_lost_events_are_made_good_and_births_then_assumed(tmp_path: Path) -> No
             assert (answer.complete, answer.reasons, len(found.tasks)) == (True, (), 201)
             assert differences(found, burst.pid) == []
             assert client.status()["lost"] == found.completeness.lost > before.completeness.lost
+            assert wait_for_line(daemon.log, b"records of the kernel side were lost") == 1
             births = [task.birth for task in found.tasks if task.birth is not None]
             assert len(births) == 201
             assert not all(birth.observed for birth in births)
