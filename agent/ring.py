@@ -123,6 +123,11 @@ class Page:
         return self._words[0]
 
     @property
+    def lost(self) -> int:
+        """Of these, numbers whose record found no room."""
+        return self._words[1]
+
+    @property
     def nested(self) -> int:
         """Program runs skipped for want of a scratch buffer."""
         return self._words[2]

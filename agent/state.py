@@ -61,23 +61,26 @@ class Place(NamedTuple):
         position: bytes of it consumed.
         lost_known: as ring.LostNumbers.
         lost: numbers known to be lost whose turn has not come.
-        sweeps, snapshots, skipped: as watch.Totals.
     """
 
     ring: str
     position: int
     lost_known: tuple[int, tuple[int, ...]]
     lost: tuple[int, ...]
-    sweeps: int
-    snapshots: int
-    skipped: int
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one watch leaves to the next."""
+    """What one watch leaves to the next.
+
+    Attributes:
+        place: where it stopped.
+        totals: as watch.Totals.
+        table, stream: what it knew.
+    """
 
     place: Place
+    totals: tuple[int, int, int]
     table: ProcessTable
     stream: Stream
 
@@ -132,7 +135,7 @@ class _Writer:
         ):
             pass
         return [
-            [place.ring, place.position, [count, *slots], list(place.lost), *place[4:]],
+            [place.ring, place.position, [count, *slots], list(place.lost), *memory.totals],
             [stream.next, stream.records, stream.lost, stream.suspect, stream.early],
             namespaces,
             pids,

@@ -53,7 +53,7 @@ def load(data: bytes) -> Memory:
     try:
         place, stream, namespaces, pids, tasks, comms, ids, rest = msgpack.unpackb(body)
         reader = _Reader(namespaces, pids, tasks, comms, ids)
-        return Memory(_place(place), reader.table(rest), reader.stream(stream))
+        return Memory(*_place(place), reader.table(rest), reader.stream(stream))
     except StateError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, msgpack.UnpackException) as error:
@@ -84,11 +84,11 @@ def _at(values: Sequence[_T], index: int) -> _T:
     return values[index]
 
 
-def _place(row: Any) -> Place:
+def _place(row: Any) -> tuple[Place, tuple[int, int, int]]:
     ring, position, (count, *slots), lost, sweeps, snapshots, skipped = row
     _ints((position, count, *slots, *lost, sweeps, snapshots, skipped))
     _expect("lost numbers", holds=isinstance(ring, str) and len(slots) == wire.LOST_NUMBERS)
-    return Place(ring, position, (count, tuple(slots)), tuple(lost), sweeps, snapshots, skipped)
+    return Place(ring, position, (count, tuple(slots)), tuple(lost)), (sweeps, snapshots, skipped)
 
 
 class _Reader:

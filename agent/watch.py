@@ -20,14 +20,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent import host, rules, select
+from agent import host, rules, select, state, statereader
 from agent.config import Config
-from agent.errors import HostError, NoSuchRootError
+from agent.errors import NoSuchRootError
+from agent.intake import Intake
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.model import Task as SnapshotTask
 from agent.objects import Namespace, Task
 from agent.probes import Probes
 from agent.rootname import RootName
+from agent.state import Memory
 from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.ties import Ties
@@ -37,7 +39,6 @@ _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
-_LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 
@@ -63,29 +64,59 @@ class Watch:
     Args:
         config: ring size and intervals.
         without: kernel features to do without, for trying that.
+        probes: the kernel side, where that is loaded already.
+        left: what another watch of these probes has left (agent.state).
+
+    Attributes:
+        remembers: it goes on from what was left.
+        refusal: why it does not, where something was left.
 
     Raises:
         HostError: not permitted, or this host cannot.
     """
 
-    def __init__(self, config: Config, without: Iterable[str] = ()) -> None:
-        if not host.in_initial_pid_namespace():
-            raise HostError(
-                "not in the initial pid namespace: the kernel would show this process only a part of the tasks. "
-                "Run ckptree on the host (in a container: share the host's pid namespace)"
-            )
-        self.probes = Probes(config.ring_bytes, without)
+    def __init__(
+        self, config: Config, without: Iterable[str] = (), probes: Probes | None = None, left: bytes | None = None
+    ) -> None:
+        self.probes = probes or Probes(config.ring_bytes, without)
         self.table = ProcessTable()
         self.stream = Stream(dict(self.table.handlers))
         self.totals = Totals()
-        self._lost: set[int] = set()
+        self._intake = Intake(self.probes, self.stream)
+        self.refusal = self._resume(left) if left is not None else ""
+        self.remembers = left is not None and not self.refusal
         self._last: tuple[object, list[object], select.Selection] | None = None
         self._walked: tuple[Task, int, list[Task]] | None = None
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
-        self.sweep()
+        if self.probes.is_taken_over and not self.remembers:
+            self._intake.join()
+        for _ in range(_ATTEMPTS):
+            self.sweep()
+            if not (self.stream.suspect or self.table.astray):
+                break
+
+    def memory(self) -> bytes:
+        """What it knows, for the next one. Nothing may be consumed from here on."""
+        totals = self.totals
+        counts = totals.sweeps, totals.snapshots, totals.skipped
+        return state.dump(Memory(self._intake.place, counts, self.table, self.stream))
+
+    def _resume(self, left: bytes) -> str:
+        """Go on where another one has stopped; or say why not."""
+        try:
+            memory = statereader.load(left)
+        except statereader.StateError as error:
+            return str(error)
+        intake = Intake(self.probes, memory.stream)
+        refusal = intake.misfit(memory.place)
+        if not refusal:
+            intake.resume(memory.place)
+            self.table, self.stream, self._intake = memory.table, memory.stream, intake
+            self.totals = Totals(*memory.totals)
+        return refusal
 
     @property
     def blind(self) -> list[str]:
@@ -96,42 +127,7 @@ class Watch:
 
     def drain(self) -> None:
         """Apply what the ring holds."""
-        issued = self.probes.page.issued
-        self.probes.ring.drain(self.stream.feed)
-        if self.stream.waiting:
-            self._account(issued)
-
-    def _account(self, issued: int) -> None:
-        """Numbers are missing: learn which ones are lost.
-
-        Args:
-            issued: numbers issued before the ring was drained. Those from there on may still be in it.
-        """
-        numbers, overflow = self.probes.page.lost_numbers()
-        if overflow:
-            self.stream.give_up_below(issued)
-        self._lost |= numbers
-        self.stream.give_up(self._lost)
-        self._lost = {number for number in self._lost if number >= self.stream.next}
-
-    def catch_up(self) -> None:
-        """Apply every record whose number was issued before this call; wait for those still being written."""
-        target = self.probes.page.issued
-        deadline = 0.0
-        while True:
-            self.probes.ring.drain(self.stream.feed)
-            if self.stream.next >= target:
-                return
-            self._account(target)
-            if self.stream.next >= target:
-                return
-            now = time.monotonic()
-            if not deadline:
-                deadline = now + _LATE_S
-            elif now > deadline:
-                self.stream.give_up_below(target)
-                return
-            time.sleep(0)
+        self._intake.drain()
 
     def _ask(self, questions: list[tuple[int, int]]) -> None:
         """Put questions, and whatever follows from the answers."""
@@ -140,7 +136,7 @@ class Watch:
             for start in range(0, len(questions), _ASK_AT_ONCE):
                 for address, start_ns in questions[start : start + _ASK_AT_ONCE]:
                     ask(address, start_ns)
-                self.catch_up()
+                self._intake.catch_up()
             questions = self.table.take_questions()
             if not questions:
                 return
@@ -149,10 +145,10 @@ class Watch:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()
         self.stream.suspect = self.table.astray = False
-        self.catch_up()
+        self._intake.catch_up()
         mark = self.stream.next
         rows = self.probes.rows()
-        self.catch_up()
+        self._intake.catch_up()
         self._ask(self.table.differing(rows))
         if not self.totals.sweeps:
             self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
@@ -191,7 +187,7 @@ class Watch:
         Raises:
             NoSuchRootError: nobody has it, or it is a thread's.
         """
-        self.catch_up()
+        self._intake.catch_up()
         if root.namespace:
             for namespace in self.table.pids.living():
                 if namespace.inum == root.number:
@@ -335,7 +331,7 @@ class Watch:
             deadline = time.monotonic() + _EXPLAIN_S
             while self.table.surprises and time.monotonic() < deadline:
                 time.sleep(0)
-                self.catch_up()
+                self._intake.catch_up()
                 if self.table.doubts or self.table.unknown:
                     self._ask(self.table.take_questions())
             self.table.settle()
