@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one daemon to the next: what a restart keeps, what a crash keeps, and what is not taken over."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.client import Client
+from agent.model import Snapshot
+from bpf import syscall
+from exporters import registry
+from tests.bench.judge import Capture, Judge
+from tests.bench.storm import Storm
+from tests.bench.watcher import rows_of
+from tests.live.compare import assert_matches
+from tests.live.compare import differences as differences_from_oracle
+from tests.live.daemons import PATIENCE_S, TOP, a_hard_tree, ckptree, differences
+from tests.live.expectation import Expectation
+from tests.live.random_trees import ROOT, begin, random_draws
+from tests.live.servicemanager import ServiceManager
+from tests.live.tasks import THREAD
+from tests.live.treeprog import Tree
+
+pytestmark = pytest.mark.live
+
+_KILLS = int(os.environ.get("CKPTREE_KILLS", "5"))
+_RESTARTS = 3
+_STEPS = 12  # of a tree, between two events in a daemon's life
+_RATE = 1500
+_MANIFEST, _MEMORY = "ckptree/manifest", "ckptree/memory"
+_NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+
+
+def capture(manager: ServiceManager, number: int) -> Snapshot:
+    """A subtree, through an image and back."""
+    with Client(manager.socket, PATIENCE_S) as client:
+        answer = client.snapshot(str(number), mode="subtree")
+    assert answer.complete, answer.reasons
+    return registry.load(answer.data)
+
+
+def status(manager: ServiceManager) -> dict[str, object]:
+    """What the daemon says of itself."""
+    with Client(manager.socket, PATIENCE_S) as client:
+        return dict(client.status())
+
+
+def unobserved(snapshot: Snapshot) -> set[int]:
+    """The numbers of the tasks whose birth nobody saw; none of them tells of one."""
+    assumed = [task for task in snapshot.tasks if task.birth is None or not task.birth.observed]
+    assert all(task.birth is None or (task.birth.creator, task.birth.order) == (None, None) for task in assumed)
+    return {snapshot.number(task.pid) for task in assumed}
+
+
+@pytest.fixture
+def managed(tmp_path: Path) -> Iterator[Callable[..., ServiceManager]]:
+    """Makes service managers that are gone afterwards; none of their daemons may have failed."""
+    made: list[ServiceManager] = []
+
+    def make(*arguments: str | Path, **options: object) -> ServiceManager:
+        manager = ServiceManager(tmp_path, *arguments, **options)  # type: ignore[arg-type]  # as the caller names them
+        made.append(manager)
+        manager.__enter__()
+        return manager
+
+    yield make
+    for manager in made:
+        manager.__exit__(None, None, None)
+        assert "Traceback" not in manager.log.read_text(), manager.log.read_text()
+
+
+# ---- restarts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_restart_in_the_middle_of_a_storm_loses_nothing(managed: Callable[..., ServiceManager], seed: int) -> None:
+    """Every task born before, between and after has its birth, as the oracle has it; and every capture could be true."""
+    manager = managed()
+    scans = []
+    with Storm(idle=50, rate=_RATE, workers=2) as storm, Tree(strict=False) as tree:
+        player = begin(tree, "subtree")
+        draws = random_draws(seed, _STEPS * (2 * _RESTARTS + 1))
+        for turn in range(2 * _RESTARTS + 1):
+            for _ in range(_STEPS):
+                player.play(next(draws))
+            if turn == 2 * _RESTARTS:
+                break
+            if turn % 2:
+                manager.start()
+            else:
+                assert manager.end() == 0
+        found = capture(manager, tree.number(ROOT))
+        for _ in range(3):
+            begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            scan = capture(manager, storm.root)
+            scans.append((Capture(rows_of(scan), begun, time.clock_gettime_ns(time.CLOCK_BOOTTIME), closed=True), scan))
+
+        assert manager.complaints() == []
+        assert found.completeness.lost == 0
+        assert_matches(found, tree, ROOT)
+    judge = Judge(storm.log)
+    for each, scan in scans:
+        assert not judge.judge(each).torn
+        assert unobserved(scan) == set()
+
+
+def test_a_restart_keeps_the_births_of_a_hard_tree(managed: Callable[..., ServiceManager]) -> None:
+    """Threads, zombies, namespaces, dead leaders, ancestors: all as before, and as /proc has them."""
+    manager = managed()
+    with a_hard_tree() as root:
+        before = capture(manager, root)
+        manager.restart()
+        after = capture(manager, root)
+
+        assert differences(after, root) == []
+    assert (after.tasks, after.ancestors, after.pids) == (before.tasks, before.ancestors, before.pids)
+    assert unobserved(after) == set()
+    assert manager.complaints() == []
+    assert "hooks and births taken over" in manager.log.read_text()
+
+
+def test_what_was_lost_while_nobody_read_is_made_good_and_then_assumed(
+    managed: Callable[..., ServiceManager], tmp_path: Path
+) -> None:
+    """A small ring runs over between two daemons: births before that are kept, those lost are marked."""
+    config = tmp_path / "config.toml"
+    config.write_text("ring_bytes = 65536\n")
+    manager = managed("--config", config)
+    sleeper = "import subprocess, sys, time; [subprocess.Popen(['sleep', '60']) for _ in range(20)]; print(flush=True)"
+    many = "import subprocess, sys; [subprocess.run(['true']) for _ in range(300)]"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{sleeper}; sys.stdin.read(1); {many}; {sleeper}; sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        try:
+            parent.stdout.readline()
+            before = capture(manager, parent.pid)
+            assert manager.end() == 0
+            parent.stdin.write(b".")
+            parent.stdin.flush()
+            parent.stdout.readline()
+            manager.start()
+            after = capture(manager, parent.pid)
+
+            assert differences(after, parent.pid) == []
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+    old = {before.number(task.pid) for task in before.tasks}
+    assert (len(before.tasks), len(after.tasks)) == (21, 41)
+    assert unobserved(before) == set()
+    assert unobserved(after) == {after.number(task.pid) for task in after.tasks} - old
+    assert after.completeness.lost > 0
+
+
+def test_taking_over_needs_no_capability(managed: Callable[..., ServiceManager]) -> None:
+    """Loading would; that nothing had to be loaded is what this shows."""
+    manager = managed()
+    manager.before = [*_NO_CAPABILITY]
+    manager.restart()
+    manager.end(signal.SIGKILL)
+    manager.start()
+    with a_hard_tree() as root:
+        found = capture(manager, root)
+
+        assert differences(found, root) == []
+    assert unobserved(found) == set()
+    assert manager.complaints() == []
+
+    refused = ckptree("daemon", "--socket", manager.socket.with_name("other"), before=_NO_CAPABILITY)
+    assert refused.code == 5
+
+
+# ---- crashes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_daemon_killed_again_and_again_comes_back_and_is_right(
+    managed: Callable[..., ServiceManager], tmp_path: Path
+) -> None:
+    """At any moment of a storm, its own start among them: what is unknown is marked, and the rest is as the kernel says."""
+    config = tmp_path / "config.toml"
+    config.write_text("sweep_interval_s = 1\n")
+    manager = managed("--config", config)
+    chance = random.Random(int(os.environ.get("CKPTREE_SEED", "1")))
+    with Storm(idle=50, rate=_RATE, workers=2) as storm:
+        for turn in range(_KILLS):
+            with Tree(strict=False) as tree:
+                player = begin(tree, "subtree")
+                draws = random_draws(chance.randrange(1 << 30), 4 * _STEPS)
+                for _ in range(_STEPS):
+                    player.play(next(draws))
+                time.sleep(chance.random() * 0.2)
+                manager.end(signal.SIGKILL)
+                if turn % 2:  # once more, before it has come up
+                    manager.start(wait=False)
+                    time.sleep(chance.random() * 0.15)
+                    manager.end(signal.SIGKILL)
+                killed = newest(tree)
+                for _ in range(_STEPS):
+                    player.play(next(draws))
+                manager.start()
+                back = newest(tree)
+                for _ in range(2 * _STEPS):
+                    player.play(next(draws))
+                found = capture(manager, tree.number(ROOT))
+                expected = Expectation(tree, tree.view(), ROOT, "subtree")
+                lines = list(differences_from_oracle(found, expected, tree))
+
+                assert manager.complaints() == []
+                assert [line for line in lines if not may_be_unknown(line, tree, killed, back)] == [], "\n".join(
+                    tree.log
+                )
+                unobserved(found)
+                unobserved(capture(manager, storm.root))
+    assert_a_sweep_finds_nothing(manager)
+
+
+def newest(tree: Tree) -> int:
+    """The order of the last birth so far."""
+    return max(task.birth.order for task in tree.oracle.tasks.values())
+
+
+def may_be_unknown(line: str, tree: Tree, killed: int, back: int) -> bool:
+    """It says that a birth is not known, and that was before the kill; or, of a thread, before the daemon was back.
+
+    The ring keeps the births from after the kill, but to be understood that of a thread takes a leader who is known.
+    """
+    match = re.match(r"node (\d+) .*: birth: not observed$", line)
+    if match is None:
+        return False
+    birth = tree.task(int(match[1])).birth
+    return birth.order <= (back if THREAD in birth.flags else killed)
+
+
+def assert_a_sweep_finds_nothing(manager: ServiceManager) -> None:
+    """The counters of what was put right stand still over a comparison with all tasks that the kernel has."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        before = status(manager)
+        while status(manager)["sweeps"] == before["sweeps"]:
+            time.sleep(0.05)
+        after = status(manager)
+        if all(before[name] == after[name] for name in ("repairs", "anomalies", "assumed", "lost")):
+            return
+    pytest.fail(f"every sweep finds something: {before} {after}")
+
+
+# ---- what is not taken over --------------------------------------------------------------------------------------------
+
+
+def test_another_size_of_the_ring_has_everything_loaded_anew(
+    managed: Callable[..., ServiceManager], tmp_path: Path
+) -> None:
+    """It is said, and nothing of the old is left in the store."""
+    config = tmp_path / "config.toml"
+    config.write_text("ring_bytes = 131072\n")
+    manager = managed()
+    manager.flush()
+    old = {syscall.identity(descriptor) for _, descriptor in manager.store}
+    manager.arguments = ["--config", os.fspath(config)]
+    manager.restart()
+    manager.flush()
+    new = {syscall.identity(descriptor) for _, descriptor in manager.store}
+
+    (said,) = manager.complaints()
+    assert "no use: its ring has 4194304 bytes, and 131072 are configured; loading anew" in said
+    assert status(manager)["ring_bytes"] == 131072
+    assert {each for each in old & new if each[-1].isdigit()} == set()
+    assert len({name for name, _ in manager.store}) == len(manager.store)
+    manager.restart()
+    assert "births taken over" in manager.log.read_text().splitlines()[-1]
+
+
+def change_manifest(manager: ServiceManager, change: Callable[[dict[str, object]], object]) -> None:
+    """Edit the manifest in the store."""
+    descriptor = dict(manager.store)[_MANIFEST]
+    document = json.loads(os.pread(descriptor, 1 << 20, 0))
+    change(document)
+    data = json.dumps(document).encode()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, data, 0)
+
+
+def drop(manager: ServiceManager, name: str) -> None:
+    """The store loses one."""
+    (entry,) = (entry for entry in manager.store if entry[0] == name)
+    manager.store.remove(entry)
+    os.close(entry[1])
+
+
+def put(manager: ServiceManager, name: str, data: bytes) -> None:
+    """Replace, or add, a file in the store."""
+    for entry in [entry for entry in manager.store if entry[0] == name]:
+        manager.store.remove(entry)
+        os.close(entry[1])
+    descriptor = os.memfd_create(name)
+    os.pwrite(descriptor, data, 0)
+    manager.store.append((name, descriptor))
+
+
+def exchange(manager: ServiceManager) -> None:
+    """Two programs under each other's names."""
+    places = [place for place, (name, _) in enumerate(manager.store) if name.startswith("ckptree/raw_tracepoint/")]
+    first, second, *_ = places
+    (one, a), (two, b) = manager.store[first], manager.store[second]
+    manager.store[first], manager.store[second] = (one, b), (two, a)
+
+
+def twice(manager: ServiceManager) -> None:
+    """One name comes twice."""
+    name, descriptor = manager.store[0]
+    manager.store.append((name, os.dup(descriptor)))
+
+
+UNFIT: dict[str, tuple[Callable[[ServiceManager], object], str]] = {
+    "other programs": (
+        lambda m: change_manifest(m, lambda document: document.update(order=["0" * 40, 4194304, []])),
+        "it is of another version of ckptree",
+    ),
+    "other features": (
+        lambda m: change_manifest(m, lambda d: d.update(order=[*d["order"][:2], ["owners"]])),  # type: ignore[index]
+        "it was loaded with other features",
+    ),
+    "a manifest of another kind": (lambda m: put(m, _MANIFEST, b"{}"), "its manifest is of another version"),
+    "no manifest": (lambda m: drop(m, _MANIFEST), "it is not all there"),
+    "garbage": (lambda m: put(m, _MANIFEST, b"\0garbage"), "its manifest cannot be read"),
+    "one missing": (lambda m: drop(m, "ckptree/program/state"), "program:state is missing"),
+    "two exchanged": (exchange, "is another one"),
+    "one too many": (twice, "some names came twice"),
+    "a stranger": (lambda m: put(m, "ckptree/stranger", b""), "there is more than there should be: ckptree/stranger"),
+}  # fmt: skip
+
+
+def test_what_does_not_fit_is_not_taken_over(managed: Callable[..., ServiceManager]) -> None:
+    """Each time it is said why, everything is loaded, and what was there before is gone."""
+    manager = managed()
+    for turn, (name, (spoil, why)) in enumerate(UNFIT.items(), 1):
+        manager.end(signal.SIGKILL)
+        spoil(manager)
+        manager.start()
+        manager.flush()
+
+        said = manager.complaints()
+        assert len(said) == turn, (name, said)
+        assert why in said[-1], (name, said)
+        assert said[-1].endswith("loading anew")
+        assert len({name for name, _ in manager.store}) == len(manager.store) > 20, name
+
+
+def test_a_store_too_small_is_noticed(managed: Callable[..., ServiceManager]) -> None:
+    """FileDescriptorStoreMax=, say: nothing is kept that is of use, and the daemon works all the same."""
+    manager = managed(store_max=20)
+    manager.restart()
+
+    assert "it is not all there" in manager.complaints()[0] or "took" in manager.complaints()[0]
+    assert status(manager)["tasks"]
+
+
+def old_memory(manager: ServiceManager) -> bytes:
+    """What a daemon left at its end."""
+    descriptor = dict(manager.store)[_MEMORY]
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def test_a_memory_that_is_stale_or_broken_is_refused_and_a_sweep_fills_the_table(
+    managed: Callable[..., ServiceManager],
+) -> None:
+    """The hooks are taken over all the same; what is known no more is marked."""
+    manager = managed()
+    with a_hard_tree() as root:
+        assert manager.end() == 0
+        memory = old_memory(manager)
+        manager.start()
+        manager.flush()
+        assert _MEMORY not in dict(manager.store)
+        for data, why in (
+            (memory, "it is stale: somebody has read on from there"),
+            (memory[: len(memory) // 2], "bytes, and should have"),
+            (memory[:-1] + bytes([memory[-1] ^ 1]), "its check sum is wrong"),
+            (b"", "it ends after 0 bytes"),
+            (os.urandom(10_000), "it does not begin as one"),
+        ):
+            manager.end(signal.SIGKILL)
+            put(manager, _MEMORY, data)
+            manager.start()
+            manager.flush()
+            found = capture(manager, root)
+
+            assert manager.complaints()[-1].startswith("ckptree: what the last daemon knew is of no use: ")
+            assert why in manager.complaints()[-1]
+            assert _MEMORY not in dict(manager.store)
+            assert differences(found, root) == []
+            assert unobserved(found) == {found.number(task.pid) for task in found.tasks}
+
+
+# ---- the manager -------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_asks_during_a_restart_is_answered_after_it(managed: Callable[..., ServiceManager]) -> None:
+    """The manager holds the socket; nobody binds it again or takes it away."""
+    manager = managed(activates=True)
+    before = manager.socket.stat().st_ino
+    assert status(manager)["tasks"]
+    assert manager.end() == 0
+    command = [sys.executable, "-m", "agent", "status", "--json", "--socket", os.fspath(manager.socket)]
+    with subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE) as asking:
+        with pytest.raises(subprocess.TimeoutExpired):
+            asking.wait(0.5)
+        manager.start()
+        assert asking.wait(PATIENCE_S) == 0
+        assert asking.stdout
+        assert json.loads(asking.stdout.read())["pid"] == manager.pid
+    assert manager.end() == 0
+    assert manager.socket.stat().st_ino == before
+
+
+def test_the_watchdog_is_fed_while_the_ring_is_drained_and_not_while_it_is_not(
+    managed: Callable[..., ServiceManager],
+) -> None:
+    """A stopped daemon feeds nobody."""
+    manager = managed(watchdog_s=0.4)
+    time.sleep(0.6)
+    assert manager.heard("WATCHDOG") >= 3
+    os.kill(manager.pid, signal.SIGSTOP)
+    time.sleep(0.1)
+    fed = manager.heard("WATCHDOG")
+    time.sleep(0.5)
+    assert manager.heard("WATCHDOG") == fed
+    os.kill(manager.pid, signal.SIGCONT)
+    time.sleep(0.3)
+    assert manager.heard("WATCHDOG") > fed
+
+
+def test_it_tells_how_it_is(managed: Callable[..., ServiceManager], tmp_path: Path) -> None:
+    """Ready once, with its counts, which come again; and that it stops."""
+    config = tmp_path / "config.toml"
+    config.write_text("sweep_interval_s = 1\n")
+    manager = managed("--config", config)
+    time.sleep(1.5)
+    assert manager.end() == 0
+
+    told = [line for _, line in manager.said if line.startswith("STATUS=")]
+    assert manager.heard("READY=1") == 1
+    assert manager.heard("STOPPING=1") == 1
+    assert len(told) >= 2
+    assert all(re.match(r"STATUS=watching \d+ tasks in \d+ pid namespaces; \d+ records, 0 lost", line) for line in told)
+
+
+def test_no_child_of_it_believes_that_it_is_meant(managed: Callable[..., ServiceManager]) -> None:
+    """The variables are taken out, and what was passed on is closed at an exec: the helper gets none of it."""
+    manager = managed(activates=True)
+    environment = Path(f"/proc/{manager.pid}/environ").read_bytes()
+    listening = [each for each in Path(f"/proc/{manager.pid}/fd").iterdir() if each.name == "3"]
+
+    assert b"LISTEN_FDS=1" in environment  # as exec left it; what it has made of that shows in its descriptors
+    assert listening
+    flags = Path(f"/proc/{manager.pid}/fdinfo/3").read_text()
+    assert int(re.findall(r"flags:\s+(\d+)", flags)[0], 8) & os.O_CLOEXEC
+
+
+def test_without_a_manager_nothing_is_kept(tmp_path: Path) -> None:
+    """The daemon of a terminal ends with all it has."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(os.fspath(tmp_path / "notify"))
+        inbox.settimeout(0.2)
+        ran = ckptree("daemon", "--config", tmp_path / "no-such-file", env={"NOTIFY_SOCKET": ""})
+        assert ran.code == 2
+        with pytest.raises(TimeoutError):
+            inbox.recv(100)
