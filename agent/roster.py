@@ -8,7 +8,7 @@ about, and made good when it is entered. The events themselves are in `table`.
 from dataclasses import dataclass
 from typing import Literal
 
-from agent import rules, wire
+from agent import history, rules, wire
 from agent.objects import (
     AUTOREAP,
     CREATED,
@@ -165,6 +165,10 @@ class Roster:
     def strike_off(self, mark: int) -> None:
         """Once the answers are in: what has ended, or was born as number `mark` or later, is rightly not listed."""
         self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
+
+    def reunite(self) -> None:
+        """Once all are entered after loss, or at the start: births then name the pid objects that live."""
+        history.reunite(self.tasks(), self.pids.living_one)
 
     def settle(self) -> int:
         """Turn the surprises that no event has settled into anomalies; returns how many."""

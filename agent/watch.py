@@ -144,6 +144,7 @@ class Watch:
     def sweep(self) -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()
+        incomplete = self.stream.suspect or self.table.astray or skipped != self.totals.skipped or not self.totals.sweeps
         self.stream.suspect = self.table.astray = False
         self._intake.catch_up()
         mark = self.stream.next
@@ -153,6 +154,8 @@ class Watch:
         if not self.totals.sweeps:
             self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
         self.table.strike_off(mark)
+        if incomplete or self.stream.suspect:
+            self.table.reunite()
         if not self.totals.sweeps:
             self.table.settle()
             self.table.counts.anomalies = 0  # the first sweep fills the table: nothing to differ from
