@@ -6,10 +6,11 @@ told. Under a service manager that keeps descriptors (agent.handover) the hooks 
 knew when it ends in order. Imports as little as it can: this process stays.
 """
 
-import argparse
 import contextlib
 import ctypes
 import gc
+import grp
+import math
 import os
 import selectors
 import signal
@@ -17,15 +18,14 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from agent import handover
-from agent.config import Config, load
+from agent import daemonargs, handover
+from agent.access import Policy
+from agent.config import Config
 from agent.errors import CkptreeError
 from agent.handover import Inheritance
 from agent.manager import Manager
+from agent.pace import Pace
 from agent.probes import Probes
 from agent.server import Server, listen
 from agent.watch import Watch
@@ -74,8 +74,8 @@ class Daemon:
         except BaseException:
             self._unlink()
             raise
-        self.server = Server(self.watch, self._listener, self._selector)
-        self._selector.register(self.watch.probes, selectors.EVENT_READ, self._tend)
+        self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
+        self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
 
     def _begin(self) -> tuple[Inheritance, Watch]:
         """Go on with what the last daemon has left, or load anew; either way what is loaded now is kept for the next."""
@@ -106,20 +106,27 @@ class Daemon:
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
-        interval = self._config.drain_interval_ms / 1000
-        if self._manager.watchdog_s is not None:
-            interval = min(interval, self._manager.watchdog_s)
+        pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
+        longest = self._manager.watchdog_s or math.inf
         swept = time.monotonic()
         while self._running:
-            for key, _ in self._selector.select(interval):
+            wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
+            ready = self._selector.select(0 if self.server.busy or self.watch.behind else min(wait, longest))
+            turn = self.server.service.turns.begin()
+            for key, _ in ready:
                 key.data(key.fileobj)
+            turn.spent("clients")
             self.watch.tend()
             self._feed()
+            turn.spent("ring")
+            turn.spent(self.server.tend() or "clients")
             now = time.monotonic()
             if now - swept >= self._config.sweep_interval_s:
                 self.watch.rest()
                 self._manager.status(self.counts)
                 swept = now
+                turn.spent("sweep")
+            turn.end()
         self._manager.notify("STOPPING=1")
         if self._manager.listens and not handover.leave_memory(self._manager, self.watch.memory()):
             print("ckptree: the service manager did not take what was known here", file=sys.stderr)
@@ -151,9 +158,6 @@ class Daemon:
     def _stop(self, reader: socket.socket) -> None:
         reader.recv(64)
         self._running = False
-
-    def _tend(self, _probes: object) -> None:
-        self.watch.drain()
 
     def _unlink(self) -> None:
         """Take our socket away, unless somebody has put another one there; one that was passed on is not ours."""
@@ -189,24 +193,18 @@ def drop_capabilities() -> None:
         raise CkptreeError(f"cannot drop capabilities: {os.strerror(number)}")
 
 
-def _parse(argv: Sequence[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="ckptree daemon", description="Watch all process trees of this host and answer on a Unix socket."
-    )
-    parser.add_argument("--socket", type=Path, help=f"where to listen (default {Config().socket})")
-    parser.add_argument("--config", type=Path, help="TOML file: ring_bytes, drain_interval_ms, sweep_interval_s, ...")
+def group_id(name: str) -> int | None:
+    """The id of a group; None where there is none of that name."""
     try:
-        options: Any = parser.parse_args(argv)
-    except OSError as error:  # it prints its help
-        raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
-    config = load(options.config) if options.config else Config()
-    return replace(config, socket=options.socket) if options.socket else config
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run in the foreground; returns the exit code."""
     try:
-        config = _parse(sys.argv[1:] if argv is None else argv)
+        config = daemonargs.parse(sys.argv[1:] if argv is None else argv)
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         manager = Manager(os.environ)

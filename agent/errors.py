@@ -39,6 +39,18 @@ class HostError(CkptreeError):
     exit_code = 5
 
 
+class NotPermittedError(HostError):
+    """There is such a process, and the one who asks may not see its tree (exit code 5)."""
+
+
+class VersionError(CkptreeError):
+    """Client and daemon have no version of their protocol in common (exit code 1)."""
+
+
+class BusyError(CkptreeError):
+    """A bound of the daemon is reached, of clients or of answers nobody has fetched; later it may serve (exit code 1)."""
+
+
 class RefusedError(CkptreeError):
     """The tree cannot be captured whole in the mode asked for; nothing is written (exit code 7).
 

@@ -2,7 +2,6 @@
 """The verbs that work on files alone: show, check, diff, convert, plan. They need no daemon, no root and no kernel."""
 
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent import terminal
 from agent.errors import CkptreeError, FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -77,10 +77,6 @@ def _name(file: str) -> str:
     return "standard input" if file == "-" else file
 
 
-def _unicode() -> bool:
-    return (sys.stdout.encoding or "ascii").lower().startswith("utf")
-
-
 def show(file: File, as_json: AsJson = False) -> None:
     """Show what is in a snapshot, as a tree."""
     from exporters import registry, treeview
@@ -89,13 +85,7 @@ def show(file: File, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.buffer.write(registry.image(loaded, "json"))
         return
-    import shutil
-
-    terminal = sys.stdout.isatty()
-    # https://no-color.org: any value but the empty one forbids colour.
-    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    width = shutil.get_terminal_size().columns if terminal else None
-    typer.echo(treeview.render(loaded, unicode=_unicode(), color=color, width=width))
+    typer.echo(treeview.render(loaded, **terminal.abilities()))
 
 
 def check(file: File, as_json: AsJson = False) -> None:
@@ -130,7 +120,7 @@ def diff(
     if as_json:
         typer.echo(json.dumps(difference.to_document(found), indent=1))
     else:
-        for line in difference.lines(found, unicode=_unicode()):
+        for line in difference.lines(found, unicode=terminal.unicode()):
             typer.echo(line)
     if not found.equal:
         raise typer.Exit(1)
@@ -172,7 +162,7 @@ def plan(
         typer.echo(json.dumps(planview.to_document(made, loaded), indent=1))
     elif fmt is PlanFormat.TEXT:
         text = planview.render(made, loaded)
-        typer.echo(text if _unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
+        typer.echo(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
     else:
         from agent.restart import plandrawing
 

@@ -4,6 +4,7 @@
 Numbers that are missing are accounted for: late, or lost and said to be, or given up at last.
 """
 
+import sys
 import time
 
 from agent.probes import Probes
@@ -23,18 +24,20 @@ class Intake:
 
     Attributes:
         stream: as above.
+        behind: the ring held more than the last look took.
     """
 
     def __init__(self, probes: Probes, stream: Stream) -> None:
         self.stream = stream
         self._probes = probes
+        self.behind = False
         self._lost: set[int] = set()
 
-    def drain(self) -> None:
-        """Apply what the ring holds."""
+    def drain(self, limit: int = sys.maxsize) -> None:
+        """Apply what the ring holds, up to so many bytes."""
         issued = self._probes.page.issued
-        self._probes.ring.drain(self.stream.feed)
-        if self.stream.waiting:
+        self.behind = self._probes.ring.drain(self.stream.feed, limit) >= limit
+        if self.stream.waiting and not self.behind:
             self._account(issued)
 
     def _account(self, issued: int) -> None:

@@ -135,7 +135,12 @@ class Probes:
 
     def skipped(self) -> int:
         """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
-        return self.page.nested + sum(syscall.recursion_misses(fd) for fd in self._programs)
+        return self.page.nested + sum(syscall.usage(fd).recursion_misses for fd in self._programs)
+
+    def usage(self) -> dict[str, syscall.Usage]:
+        """How each program has fared, by its name."""
+        named = ((name, fd) for name, fd in self._descriptors.items() if name.startswith("program:"))
+        return {name.removeprefix("program:"): syscall.usage(fd) for name, fd in named}
 
     def close(self) -> None:
         """Detach everything."""

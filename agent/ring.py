@@ -11,6 +11,7 @@ in place, one aligned word each, never copied first. Nobody wakes us for a recor
 """
 
 import mmap
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,10 +29,14 @@ class Ring:
     Args:
         fd: of the map; stays the caller's.
         size: bytes of its data area.
+
+    Attributes:
+        most_pending: the most that `drain` has found waiting, bytes.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         self.size = size
+        self.most_pending = 0
         self._mask = size - 1
         self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer_map = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
@@ -59,16 +64,24 @@ class Ring:
         seq: int = wire.HEAD.unpack_from(self._data, at + 8)[0]
         return seq
 
-    def drain(self, feed: Callable[[memoryview, int], None]) -> int:
+    def drain(self, feed: Callable[[memoryview, int], None], limit: int = sys.maxsize) -> int:
         """Hand every finished record to `feed(data, at)`, then give the room back.
 
         Should `feed` raise, the batch is not consumed: it comes again.
+
+        Args:
+            feed: takes each record.
+            limit: look at no record that begins so many bytes behind the first one.
 
         Returns:
             Bytes consumed; 0 when there was nothing, or the next record is still being written.
         """
         position = start = self._consumer[0]
         end = self._producer[0]
+        if end - start > self.most_pending:
+            self.most_pending = end - start
+        if end - start > limit:
+            end = start + limit
         data, words, mask = self._data, self._words, self._mask
         while position < end:
             at = position & mask
@@ -124,7 +137,7 @@ class Page:
 
     @property
     def lost(self) -> int:
-        """Of these, numbers whose record found no room."""
+        """Numbers whose records found no room in the ring."""
         return self._words[1]
 
     @property

@@ -5,8 +5,9 @@ What a task, a parent, a leader or a creator is not there for is remembered by t
 about, and made good when it is entered. The events themselves are in `table`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from agent import history, rules, wire
 from agent.objects import (
@@ -45,13 +46,18 @@ class Counts:
 
     Attributes:
         repairs: facts that a record put right though it told of something else.
-        anomalies: surprises that no event settled.
+        kinds: surprises that no event settled, by what they were.
         assumed: tasks entered without a birth.
     """
 
     repairs: int = 0
-    anomalies: int = 0
+    kinds: Counter[Surprise] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Surprise), 0)))
     assumed: int = 0
+
+    @property
+    def anomalies(self) -> int:
+        """Of all kinds."""
+        return self.kinds.total()
 
 
 def _differ(known: int, flags: int) -> bool:
@@ -76,7 +82,7 @@ class Roster:
         orphans: by the address of a parent that is not here, who waits for it.
         leaderless: addresses of threads, by that of a leader that is not here.
         creatorless: by the address of a creator that is not here, who waits for it.
-        asked: whom each question that has been put is about.
+        unanswered: whom each question that has been put is about.
         counts: see Counts.
     """
 
@@ -93,7 +99,7 @@ class Roster:
         self.orphans: dict[int, dict[Task, None]] = {}
         self.leaderless: dict[int, set[int]] = {}
         self.creatorless: dict[int, dict[Task, None]] = {}
-        self.asked: dict[tuple[int, int], Task] = {}
+        self.unanswered: dict[tuple[int, int], Task] = {}
         self._comms: dict[bytes, bytes] = {}
         self._ids: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -111,8 +117,12 @@ class Roster:
     def question(self, task: Task) -> tuple[int, int]:
         """What to ask about a task: (address, start_ns). The answer comes back as a record."""
         question = task.address, task.start_ns
-        self.asked[question] = task
+        self.unanswered[question] = task
         return question
+
+    def asked(self, question: tuple[int, int]) -> Task | None:
+        """Whom a question that has not been answered is about; None for somebody who is not here."""
+        return self.unanswered.get(question)
 
     def take_questions(self) -> list[tuple[int, int]]:
         """The open questions, as (address, start_ns; 0 for any); they count as put."""
@@ -133,6 +143,7 @@ class Roster:
         saw = seen.add
         moved: set[int] = set()
         number = self._numbers.get
+        noted_before = self.noted
         noted = self.noted = {}
         for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm, ties in _ROWS(rows):
             pid = number(tid)
@@ -160,6 +171,7 @@ class Roster:
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
         questions += map(self.question, unseen)
         self.unlisted = {task for task in unseen if task.pid.numbers[0] not in moved}
+        noted |= {task: noted_before[task] for task in unseen if task in noted_before}
         return questions
 
     def strike_off(self, mark: int) -> None:
@@ -173,7 +185,7 @@ class Roster:
     def settle(self) -> int:
         """Turn the surprises that no event has settled into anomalies; returns how many."""
         unsettled = len(self.surprises)
-        self.counts.anomalies += unsettled
+        self.counts.kinds.update(self.surprises.values())
         self.surprises.clear()
         return unsettled
 

@@ -20,15 +20,16 @@ Grammar (msgpack, all arrays; ints unless said otherwise)::
 
     memory     := "ckptree\\0" u32 version, u32 CRC-32 of body, u64 bytes of body (little endian), body
     body       := [place, stream, [namespace*], [pid*], [task*], [comm bytes*], [[uid, gid]*], rest]
-    place      := [ring (text), position, [lost count, slot*], [lost number*], sweeps, snapshots, skipped]
-    stream     := [next, records, lost, suspect (bool), [record (bytes) that came too early *]]
+    place      := [ring (text), position, [lost count, slot*], [lost number*], total*]
+    stream     := [next, [records of a kind*], lost, suspect (bool), [record (bytes) that came too early *]]
     namespace  := [identity, inum, parent, reaper (task), is listed (bool), [number, pid]*]     the first: the initial one
     pid        := [identity, namespace, users, task, number*]
     task       := [pid, start_ns, address, flags, exit_code, exit_signal, ids, comm, [child ns identity, inum] | nil,
                    leader (-1: released), [thread*], [child*, newest first], pgid, sid, creator, birth_pgid, birth_sid,
                    clone_flags, order, [what, order, value]* deeds]
     value      := pid for setsid and setpgid, 1 or 0 for subreaper, -1 for exit
-    rest       := [repairs, anomalies, assumed, astray (bool), [doubted task*], [unknown address*], [[task, surprise]*],
+    rest       := [repairs, [anomalies of a kind*], assumed, confirmed, astray (bool), [doubted task*],
+                   [unknown address*], [[task, surprise]*],
                    [unlisted task*], [[task, ties]*], [[address, [orphan*]]*], [[address, [thread address*]]*],
                    [[address, [creatorless task*]]*], [[address, start_ns, asked task]*]]
 """
@@ -75,12 +76,12 @@ class Memory:
 
     Attributes:
         place: where it stopped.
-        totals: as watch.Totals.
+        totals: what it counted itself (watch.Totals).
         table, stream: what it knew.
     """
 
     place: Place
-    totals: tuple[int, int, int]
+    totals: tuple[int, ...]
     table: ProcessTable
     stream: Stream
 
@@ -136,7 +137,7 @@ class _Writer:
             pass
         return [
             [place.ring, place.position, [count, *slots], list(place.lost), *memory.totals],
-            [stream.next, stream.records, stream.lost, stream.suspect, stream.early],
+            [stream.next, stream.kinds, stream.lost, stream.suspect, stream.early],
             namespaces,
             pids,
             tasks,
@@ -154,7 +155,11 @@ class _Writer:
         return len(rows) > before
 
     def _namespace(self, namespace: Namespace | None) -> int:
-        return -1 if namespace is None else self._namespaces[namespace]
+        if namespace is None:
+            return -1
+        if namespace not in self._namespaces:
+            self._namespace(namespace.parent)  # those above come first
+        return self._namespaces[namespace]
 
     def _pid(self, pid: Pid | None) -> int:
         return -1 if pid is None else self._pids[pid]
@@ -208,7 +213,7 @@ class _Writer:
         table, number = self._table, self._task
         counts = table.counts
         return [
-            *(counts.repairs, counts.anomalies, counts.assumed),
+            *(counts.repairs, [counts.kinds[kind] for kind in SURPRISES], counts.assumed, table.confirmed),
             table.astray,
             [number(task) for task in table.doubts],
             sorted(table.unknown),
@@ -218,5 +223,5 @@ class _Writer:
             [[address, [number(task) for task in tasks]] for address, tasks in table.orphans.items()],
             [[address, sorted(threads)] for address, threads in table.leaderless.items()],
             [[address, [number(task) for task in tasks]] for address, tasks in table.creatorless.items()],
-            [[address, start_ns, number(task)] for (address, start_ns), task in table.asked.items()],
+            [[address, start_ns, number(task)] for (address, start_ns), task in table.unanswered.items()],
         ]

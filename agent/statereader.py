@@ -10,6 +10,7 @@ the sweep which follows.
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import msgpack
 from agent import wire
 from agent.errors import CkptreeError
 from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Task
+from agent.roster import Counts
 from agent.state import DEEDS, FRAME, MAGIC, SURPRISES, VERSION, Memory, Place
 from agent.stream import Stream
 from agent.table import ProcessTable
@@ -32,8 +34,12 @@ class StateError(CkptreeError):
     """Bytes that are no memory of ours."""
 
 
-def load(data: bytes) -> Memory:
+def load(data: bytes, totals: int) -> Memory:
     """A memory from its bytes.
+
+    Args:
+        data: all of them.
+        totals: how many of those there have to be.
 
     Raises:
         StateError: they are cut short, damaged, of another version, or contradict themselves; the text says which.
@@ -53,7 +59,7 @@ def load(data: bytes) -> Memory:
     try:
         place, stream, namespaces, pids, tasks, comms, ids, rest = msgpack.unpackb(body)
         reader = _Reader(namespaces, pids, tasks, comms, ids)
-        return Memory(*_place(place), reader.table(rest), reader.stream(stream))
+        return Memory(*_place(place, totals), reader.table(rest), reader.stream(stream))
     except StateError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, msgpack.UnpackException) as error:
@@ -84,11 +90,12 @@ def _at(values: Sequence[_T], index: int) -> _T:
     return values[index]
 
 
-def _place(row: Any) -> tuple[Place, tuple[int, int, int]]:
-    ring, position, (count, *slots), lost, sweeps, snapshots, skipped = row
-    _ints((position, count, *slots, *lost, sweeps, snapshots, skipped))
+def _place(row: Any, count: int) -> tuple[Place, tuple[int, ...]]:
+    ring, position, (read, *slots), lost, *totals = row
+    _ints((position, read, *slots, *lost, *totals))
     _expect("lost numbers", holds=isinstance(ring, str) and len(slots) == wire.LOST_NUMBERS)
-    return Place(ring, position, (count, tuple(slots)), tuple(lost)), (sweeps, snapshots, skipped)
+    _expect("totals", holds=len(totals) == count)
+    return Place(ring, position, (read, tuple(slots)), tuple(lost)), tuple(totals)
 
 
 class _Reader:
@@ -241,8 +248,8 @@ class _Reader:
 
     def stream(self, row: Any) -> Stream:
         """The stream, which feeds that table."""
-        number, records, lost, suspect, early = row
-        _ints((number, records, lost))
+        number, kinds, lost, suspect, early = row
+        _ints((number, *kinds, lost))
         for record in early:
             seq, kind, _ = wire.HEAD.unpack_from(record)
             levels = record[wire.LEVELS_AT : wire.LEVELS_AT + 4] if kind <= Kind.STATE else b""
@@ -255,17 +262,18 @@ class _Reader:
             )
         stream = Stream(dict(self._table.handlers))
         stream.resume(number, early)
-        stream.records, stream.lost, stream.suspect = records, lost, _bool(suspect)
+        _expect("kinds of records", holds=len(kinds) == len(stream.kinds))
+        stream.kinds, stream.lost, stream.suspect = kinds, lost, _bool(suspect)
         return stream
 
     def table(self, rest: Any) -> ProcessTable:
         """The table."""
         table = self._table
-        repairs, anomalies, assumed, astray, doubts, unknown, surprises, unlisted, noted, *waiting = rest
+        repairs, anomalies, assumed, confirmed, astray, doubts, unknown, surprises, unlisted, noted, *waiting = rest
         orphans, leaderless, creatorless, asked = waiting
-        _ints((repairs, anomalies, assumed, *unknown))
-        counts = table.counts
-        counts.repairs, counts.anomalies, counts.assumed = repairs, anomalies, assumed
+        _ints((repairs, *anomalies, assumed, confirmed, *unknown))
+        table.counts = Counts(repairs, Counter(dict(zip(SURPRISES, anomalies, strict=True))), assumed)
+        table.confirmed = confirmed
         table.astray = _bool(astray)
         table.doubts = dict.fromkeys(self._of(doubts))
         table.unknown = set(unknown)
@@ -283,7 +291,7 @@ class _Reader:
             table.leaderless[address] = set(threads)
         for address, start_ns, index in asked:
             _ints((address, start_ns))
-            table.asked[address, start_ns] = _at(self._tasks, index)
+            table.unanswered[address, start_ns] = _at(self._tasks, index)
         return table
 
     def _of(self, indexes: Iterable[int]) -> list[Task]:

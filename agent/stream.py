@@ -24,7 +24,7 @@ class Stream:
 
     Attributes:
         next: the number expected next: every smaller one has been handled or given up.
-        records: handled so far.
+        kinds: how many have been handled, by kind.
         lost: numbers given up.
         suspect: numbers were lost since this was last set to False: the table needs a sweep.
     """
@@ -34,10 +34,19 @@ class Stream:
         for kind, handler in handlers.items():
             self._handlers[kind] = handler
         self._early: dict[int, bytes] = {}
+        self.kinds = [0] * len(self._handlers)
         self.next = 0
-        self.records = 0
         self.lost = 0
         self.suspect = False
+
+    def handle(self, kind: wire.Kind, handler: Handler) -> None:
+        """From now on this is the handler of a kind."""
+        self._handlers[kind] = handler
+
+    @property
+    def records(self) -> int:
+        """Handled so far."""
+        return sum(self.kinds)
 
     @property
     def waiting(self) -> bool:
@@ -49,7 +58,7 @@ class Stream:
         seq, kind = _HEAD(data, at)
         if seq == self.next:
             self.next = seq + 1
-            self.records += 1
+            self.kinds[kind] += 1
             handler = self._handlers[kind]
             if handler is not None:
                 handler(data, at)
@@ -64,8 +73,9 @@ class Stream:
             self._handle(bytes(data[at : at + wire.record_bytes(data, at, kind)]))
 
     def _handle(self, record: bytes) -> None:
-        self.records += 1
-        handler = self._handlers[_HEAD(record, 0)[1]]
+        kind = _HEAD(record, 0)[1]
+        self.kinds[kind] += 1
+        handler = self._handlers[kind]
         if handler is not None:
             handler(record, 0)
 

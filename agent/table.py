@@ -19,7 +19,9 @@ An answer counts as an event at its own number: whatever it shows has happened b
 events so far explain, the table takes it over and notes a *surprise*; an event that comes later and says the same
 settles it (the call had begun and not yet ended). What stays is an *anomaly*.
 
-Questions are collected in `doubts`; whoever drives the table puts them to the kernel.
+Questions are collected in `doubts`; whoever drives the table puts them to the kernel. An answer that says what the table
+holds already changes nothing, and is counted apart: while no other record has come, all that was derived from the table
+still holds.
 """
 
 from agent import history, rules, wire
@@ -63,10 +65,12 @@ class ProcessTable(Roster):
 
     Attributes:
         handlers: the method for each kind of record, called with the bytes and where in them the record starts.
+        confirmed: answers that said nothing new.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.confirmed = 0
         self.handlers = {
             Kind.FORK: self.fork,
             Kind.EXEC: self.exec,
@@ -281,11 +285,14 @@ class ProcessTable(Roster):
     def state(self, data: Data, at: int) -> None:
         """RECORD_STATE: how a task is, whatever the events have said."""
         state = TaskState(*_TASK(data, at))
-        self.asked.pop((state.task, state.start_ns), None)
+        self.unanswered.pop((state.task, state.start_ns), None)
         pid = self._numbers.get(state.tid)
         known = pid.task if pid is not None and pid.identity == state.pid else None
         between = state.flags & EXITING and not state.flags & EXITED
         if known is not None:
+            if self._confirms(known, state):
+                self.confirmed += 1
+                return
             self._compare(known, state)
         elif between and state.pid != state.tgid and not state.flags & PTRACED:
             return  # its exit has been heard of, and its release follows for certain
@@ -305,6 +312,28 @@ class ProcessTable(Roster):
         if state.flags & EXITED and not task.flags & EXITED:
             task.exit_code = state.exit_code
             self._exit(task)
+
+    def _confirms(self, task: Task, state: TaskState) -> bool:
+        """Whether an answer says of a task what is known, in every field: to take it over would change nothing."""
+        leader = task.leader
+        parent, pgid, sid = leader.parent, leader.pgid, leader.sid
+        return (
+            pgid is not None
+            and sid is not None
+            and (parent.address == state.parent if parent is not None else not state.parent_tid)
+            and pgid.identity == state.pgid
+            and sid.identity == state.sid
+            and task.address == state.task
+            and task.start_ns == state.start_ns
+            and task.flags & ~CREATED == state.flags
+            and task.comm == state.comm
+            and task.ids == (state.uid, state.gid)
+            and leader.pid.identity == state.tgid
+            and (task.exit_signal == state.exit_signal or leader is not task)
+            and task.child_namespace == ((state.child_ns_id, state.child_inum) if state.child_inum else None)
+            and self.noted.get(task, 0) == state.by
+            and not (self.orphans or self.leaderless or self.creatorless)  # nobody waits to hear of it
+        )
 
     def _compare(self, task: Task, state: TaskState) -> None:
         leader = task.leader
@@ -327,7 +356,7 @@ class ProcessTable(Roster):
             self.doubts[child] = None
         self.leaderless.pop(address, None)
         self.creatorless.pop(address, None)
-        task = self.asked.pop((address, start_ns), None)
+        task = self.unanswered.pop((address, start_ns), None)
         if task is None or task.address != address or task.pid.task is not task or task.threads:
             return  # a leader goes before its threads in one case only: one of them is about to exec in its place
         if not task.flags & EXITED:

@@ -16,17 +16,20 @@ explains is an anomaly: counted, and healed by the answer itself.
 """
 
 import gc
+import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from agent import host, rules, select, state, statereader
 from agent.config import Config
-from agent.errors import NoSuchRootError
+from agent.errors import NoSuchRootError, NotPermittedError
 from agent.intake import Intake
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.model import Task as SnapshotTask
-from agent.objects import Namespace, Task
+from agent.objects import Task
 from agent.probes import Probes
 from agent.rootname import RootName
 from agent.state import Memory
@@ -38,8 +41,16 @@ _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the
 # One walk over the host costs less than many questions: in the time of one, it sees so many tasks; to begin with it costs
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
+_DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
+Sees = Callable[[tuple[int, int]], bool]
+"""Whether somebody may see a task of these real ids, user's and group's."""
+
+Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
+"""Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
+questions about a large tree; or because here not all events have a hook."""
+
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 
 
@@ -48,14 +59,19 @@ class Totals:
     """What the watch has done so far.
 
     Attributes:
-        sweeps: full ones.
+        causes: full sweeps, by why.
         snapshots: taken.
         skipped: program runs that took no number.
     """
 
-    sweeps: int = 0
+    causes: Counter[Cause] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Cause), 0)))
     snapshots: int = 0
     skipped: int = 0
+
+    @property
+    def sweeps(self) -> int:
+        """Full sweeps, for whatever reason."""
+        return self.causes.total()
 
 
 class Watch:
@@ -85,8 +101,9 @@ class Watch:
         self._intake = Intake(self.probes, self.stream)
         self.refusal = self._resume(left) if left is not None else ""
         self.remembers = left is not None and not self.refusal
-        self._last: tuple[object, list[object], select.Selection] | None = None
+        self._last: tuple[object, list[object], select.Selection, int] | None = None
         self._walked: tuple[Task, int, list[Task]] | None = None
+        self._swept: tuple[int, bytes, list[Task]] | None = None
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
@@ -94,20 +111,22 @@ class Watch:
         if self.probes.is_taken_over and not self.remembers:
             self._intake.join()
         for _ in range(_ATTEMPTS):
-            self.sweep()
+            self.sweep("start")
             if not (self.stream.suspect or self.table.astray):
                 break
 
     def memory(self) -> bytes:
         """What it knows, for the next one. Nothing may be consumed from here on."""
         totals = self.totals
-        counts = totals.sweeps, totals.snapshots, totals.skipped
-        return state.dump(Memory(self._intake.place, counts, self.table, self.stream))
+        counts = tuple(totals.causes[cause] for cause in get_args(Cause))
+        place = self._intake.place
+        return state.dump(Memory(place, (*counts, totals.snapshots, totals.skipped), self.table, self.stream))
 
     def _resume(self, left: bytes) -> str:
         """Go on where another one has stopped; or say why not."""
+        causes: tuple[Cause, ...] = get_args(Cause)
         try:
-            memory = statereader.load(left)
+            memory = statereader.load(left, totals=len(causes) + 2)
         except statereader.StateError as error:
             return str(error)
         intake = Intake(self.probes, memory.stream)
@@ -115,7 +134,8 @@ class Watch:
         if not refusal:
             intake.resume(memory.place)
             self.table, self.stream, self._intake = memory.table, memory.stream, intake
-            self.totals = Totals(*memory.totals)
+            *counts, snapshots, skipped = memory.totals
+            self.totals = Totals(Counter(dict(zip(causes, counts, strict=True))), snapshots, skipped)
         return refusal
 
     @property
@@ -123,11 +143,25 @@ class Watch:
         """What no hook announces here, by the names of bpf/hooks.py: every snapshot then rests on a sweep."""
         return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
 
+    @property
+    def _news(self) -> int:
+        """Records that changed the table, or may have: while it stays the same, so does the table."""
+        return self.stream.records - self.table.confirmed
+
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Apply what the ring holds."""
-        self._intake.drain()
+    @property
+    def behind(self) -> bool:
+        """The ring held more than the last look took."""
+        return self._intake.behind
+
+    def drain(self, limit: int = sys.maxsize) -> None:
+        """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
+        self._intake.drain(limit)
+
+    def catch_up(self) -> None:
+        """Apply every record whose number was issued before this call; wait for those still being written."""
+        self._intake.catch_up()
 
     def _ask(self, questions: list[tuple[int, int]]) -> None:
         """Put questions, and whatever follows from the answers."""
@@ -141,16 +175,18 @@ class Watch:
             if not questions:
                 return
 
-    def sweep(self) -> None:
+    def sweep(self, cause: Cause = "due") -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()
-        incomplete = self.stream.suspect or self.table.astray or skipped != self.totals.skipped or not self.totals.sweeps
+        incomplete = (
+            self.stream.suspect or self.table.astray or skipped != self.totals.skipped or not self.totals.sweeps
+        )
         self.stream.suspect = self.table.astray = False
-        self._intake.catch_up()
+        self.catch_up()
         mark = self.stream.next
         rows = self.probes.rows()
-        self._intake.catch_up()
-        self._ask(self.table.differing(rows))
+        self.catch_up()
+        self._ask(self._differing(rows))
         if not self.totals.sweeps:
             self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
         self.table.strike_off(mark)
@@ -158,70 +194,112 @@ class Watch:
             self.table.reunite()
         if not self.totals.sweeps:
             self.table.settle()
-            self.table.counts.anomalies = 0  # the first sweep fills the table: nothing to differ from
-        self.totals.sweeps += 1
+            self.table.counts.kinds.clear()  # the first sweep fills the table: nothing to differ from
+        self.totals.causes[cause] += 1
         self.totals.skipped = skipped
+
+    def _differing(self, rows: bytes) -> list[tuple[int, int]]:
+        """What a walk gives reason to ask. Where neither walk nor table have changed since the last one: the same."""
+        table, news = self.table, self._news
+        if self._swept is not None and self._swept[0] == news and self._swept[1] == rows:
+            return [table.question(task) for task in self._swept[2]]
+        questions = table.differing(rows)
+        doubted = [table.asked(question) for question in questions]
+        strangers = doubted.count(None)
+        self._swept = None if strangers else (news, rows, [task for task in doubted if task is not None])
+        return questions
 
     def rest(self) -> None:
         """What is due now and then: a sweep for what no event told, and letting go of what is kept for speed."""
-        self._last = self._walked = self._told = None
+        self._last = self._walked = self._told = self._swept = None
         self._ties.forget()
         self.sweep()
         self.table.settle()
         gc.collect()
 
     def tend(self) -> None:
-        """Between requests: apply what has come, ask what is in doubt, repair loss."""
-        self.drain()
+        """Between requests: apply what has come, if not all at once, ask what is in doubt, repair loss."""
+        self.drain(_DRAIN_BYTES)
         if self.stream.suspect or self.table.astray:
-            self.sweep()
+            self.sweep("loss")
         elif self.table.doubts or self.table.unknown:
             self._ask(self.table.take_questions())
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
-    def find(self, root: RootName, caller: int | None = None) -> Task:
+    def caller(self, pid: int) -> Task | None:
+        """The task that asks, by its number in the initial namespace."""
+        self.catch_up()
+        return self.table.task(pid)
+
+    def find(self, root: RootName, caller: int | Task | None = None, sees: Sees | None = None) -> Task:
         """The process that a caller means.
 
         Args:
             root: a pid counts as in the caller's pid namespace.
-            caller: the caller's own number in the initial namespace; None: that namespace is meant.
+            caller: the caller, or its own number in the initial namespace; None: that namespace is meant.
+            sees: which tasks the caller may see; None: all.
 
         Raises:
             NoSuchRootError: nobody has it, or it is a thread's.
+            NotPermittedError: the caller may not see it.
         """
         self._intake.catch_up()
         if root.namespace:
+            whose = "" if sees is None else " of yours"
             for namespace in self.table.pids.living():
-                if namespace.inum == root.number:
-                    return self._process(namespace, 1, f"init of {root}")
-            raise NoSuchRootError(f"no process lives in a pid namespace {root}; see the links /proc/PID/ns/pid")
-        asking = self.table.task(caller) if caller else None
+                init = namespace.numbers.get(1) if namespace.inum == root.number else None
+                if init is not None and init.task is not None and self._seen(init.task, sees):
+                    return init.task
+            raise NoSuchRootError(f"no process{whose} lives in a pid namespace {root}; see the links /proc/PID/ns/pid")
+        asking = self.table.task(caller) if isinstance(caller, int) else caller
         namespace = asking.pid.namespace if asking is not None else self.table.pids.initial
-        return self._process(namespace, root.number, str(root))
-
-    def _process(self, namespace: Namespace, number: int, text: str) -> Task:
-        pid = namespace.numbers.get(number)
+        pid = namespace.numbers.get(root.number)
         task = pid.task if pid is not None else None
         if task is None:
             held = (
-                " (the number is held by a group or session whose leader is dead)" if pid is not None and number else ""
+                " (the number is held by a group or session whose leader is dead)"
+                if pid is not None and root.number
+                else ""
             )
-            raise NoSuchRootError(f"no such process: {text}{held}")
+            raise NoSuchRootError(f"no such process: {root}{held}")
+        if not self._seen(task, sees):
+            raise NotPermittedError(
+                f"not permitted: {root} is not yours; root and members of the daemon's group may see every tree"
+            )
         if task.leader is not task:
             leader = task.leader.pid.number_in(namespace)
-            raise NoSuchRootError(f"{text} is a thread, not a process: its process is {leader}")
+            raise NoSuchRootError(f"{root} is a thread, not a process: its process is {leader}")
         return task
 
-    def snapshot(self, root: Task, mode: str = "auto", *, without_entered: bool = False) -> Snapshot:
+    def _seen(self, task: Task, sees: Sees | None) -> bool:
+        """Whether somebody may see a task, by the ids that it has now: no event tells that they have changed."""
+        if sees is None:
+            return True
+        if task.address:
+            self._ask([self.table.question(task)])
+        return sees(task.ids)
+
+    def snapshot(
+        self,
+        root: Task,
+        mode: str = "auto",
+        *,
+        without_entered: bool = False,
+        sees: Sees | None = None,
+        at_cut: Callable[[], None] = lambda: None,
+    ) -> Snapshot:
         """The tree below a task, at one instant.
 
         Args:
             root: from `find`.
             mode: ``auto``, ``container`` or ``subtree``.
             without_entered: leave out what entered the container from outside.
+            sees: which tasks the caller may see, by their real user and group id; None: all.
+            at_cut: called when the table is what the snapshot says: all records below `stream.next` are in it.
 
         Raises:
+            NotPermittedError: there is a task in the tree that the caller may not see.
             NoSuchRootError: it has been reaped meanwhile.
             RefusedError: it leaks, or is no container.
             HostError: it is a kernel thread.
@@ -236,7 +314,10 @@ class Watch:
                 break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
+        if sees is not None:
+            self._refuse_others(root, resolved, sees)
         chosen = self._select(root, resolved, without_entered=without_entered)
+        at_cut()
         time_ns = time.time_ns()
         tasks = self._tied(chosen, mark)
         self.totals.snapshots += 1
@@ -266,6 +347,25 @@ class Watch:
             as_of_read=self._ties.fields,
         )
 
+    def _refuse_others(self, root: Task, mode: Mode, sees: Sees) -> None:
+        """A tree is shown whole or not at all. Whose the others are, and what they are called, is not said."""
+        found = self._members(root)
+        if mode == "container":
+            found = found + select.entered(root, found)
+        others = sum(not sees(task.ids) for task in found)
+        if others:
+            raise NotPermittedError(
+                f"not permitted: {others} of the {len(found)} tasks of this tree are not yours; root and members of the "
+                "daemon's group may see every tree"
+            )
+        if mode == "container":  # else the names of whoever leads a session outside would be told
+            outside = {pid.task for task in found for pid in (task.leader.pgid, task.leader.sid) if pid is not None}
+            if any(task is not None and not sees(task.ids) for task in outside):
+                raise NotPermittedError(
+                    "not permitted: a task of this container is in a session or group of somebody else, outside; "
+                    "start its init with setsid, or use --mode subtree, which writes ids from outside as 0"
+                )
+
     def _verify(self, root: Task, mode: Mode) -> Verified:
         """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
         mark = self.probes.page.issued
@@ -275,10 +375,10 @@ class Watch:
             if mode == "container":
                 found = found + select.entered(root, found)
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
-                self.sweep()
+                self.sweep("no-hook" if self.blind else "large-tree")
                 return "sweep"
             if self.stream.suspect or self.table.astray or (not asked and self.probes.skipped() != self.totals.skipped):
-                self.sweep()  # who is in the tree is not certain before
+                self.sweep("loss")  # who is in the tree is not certain before
                 continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]
             if not new:
@@ -298,20 +398,24 @@ class Watch:
 
     def _members(self, root: Task) -> list[Task]:
         """The tree, walked anew only where a record has been applied since: nothing else changes the table."""
-        if self._walked is None or self._walked[:2] != (root, self.stream.records):
-            self._walked = root, self.stream.records, select.members(root)
+        if self._walked is None or self._walked[:2] != (root, self._news):
+            self._walked = root, self._news, select.members(root)
         return self._walked[2]
 
     def _select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select, unless the last selection was of the same tree and nothing it depends on has changed."""
         key = (root, mode, without_entered)
+        news = self._news
         tasks = self._members(root)
         if self._last is not None:
-            last_key, signature, chosen = self._last
+            last_key, signature, chosen, last_news = self._last
+            if last_key == key and last_news == news:
+                return chosen
             if last_key == key and select.signature(root, mode, tasks, chosen.outsiders) == signature:
+                self._last = (key, signature, chosen, news)
                 return chosen
         chosen = select.select(root, mode, without_entered=without_entered)
-        self._last = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen)
+        self._last = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen, news)
         return chosen
 
     def _tied(self, chosen: select.Selection, mark: int) -> tuple[SnapshotTask, ...]:

@@ -129,13 +129,17 @@ def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
     )
 
 
+def _own(place: Path) -> bool:
+    """Whether something is this user's, and nobody else's to write."""
+    found = os.lstat(place)
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
 def _restore(path: Path) -> Bundle | None:
     """A stored bundle, if it is there, whole, and nobody else could have written it."""
     try:
-        for place in (path.parent, path):
-            found = os.lstat(place)
-            if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-                return None
+        if not (_own(path.parent) and _own(path)):
+            return None
         document = msgpack.unpackb(path.read_bytes())
         maps = {name: syscall.MapShape(*shape) for name, shape in document["maps"].items()}
         return Bundle(document["code"], maps, document["btf_ids"])
@@ -146,7 +150,9 @@ def _restore(path: Path) -> Bundle | None:
 def _store(path: Path, made: Bundle) -> None:
     """Keep a bundle; where that cannot be done the next start compiles again."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)  # another user's store may be below
+        if not _own(path.parent):
+            return
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
             out.write(msgpack.packb({"code": made.code, "maps": made.maps, "btf_ids": made.btf_ids}))
         os.replace(out.name, path)

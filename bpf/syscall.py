@@ -182,6 +182,24 @@ def recursion_misses(program_fd: int) -> int:
     return int(struct.unpack_from("<Q", _info(program_fd, 232), 208)[0])
 
 
+class Usage(NamedTuple):
+    """How a program has fared.
+
+    Attributes:
+        run_ns, runs: time in it, and how often it ran: counted only while the sysctl kernel.bpf_stats_enabled is 1.
+        recursion_misses: how many runs the kernel has skipped, because it was running on that CPU already.
+    """
+
+    run_ns: int
+    runs: int
+    recursion_misses: int
+
+
+def usage(program_fd: int) -> Usage:
+    """Of a program."""
+    return Usage(*struct.unpack_from("<3Q", _info(program_fd, 232), 192))
+
+
 class TestRun:
     """BPF_PROG_TEST_RUN of a raw tracepoint program with two words of context.
 

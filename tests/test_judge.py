@@ -222,6 +222,20 @@ def test_a_child_is_handed_to_the_root_when_its_parent_dies() -> None:
     assert judged(judge, a_row(orphan, ppid=5), t0=440).torn
 
 
+def test_an_orphan_is_its_subreapers_until_that_dies_too() -> None:
+    """The parent dies between 420 and 430, the subreaper between 460 and 470; then it is the root's."""
+    subreaper = a_process(23, 300, 460, 470)
+    orphan = a_process(22, 350, 900, 950, parent=1, heir=2)
+    judge = a_judge(EARLY, subreaper, orphan)
+
+    assert judged(judge, a_row(EARLY), a_row(subreaper), a_row(orphan, ppid=21)).feasible == (400, 432)
+    assert judged(judge, a_row(subreaper), a_row(orphan, ppid=23)).feasible == (430, 472)
+    assert judged(judge, a_row(orphan, ppid=10)).feasible == (470, 500)
+    assert judged(judge, a_row(EARLY), a_row(subreaper), a_row(orphan, ppid=23), t1=415).torn
+    assert judged(judge, a_row(subreaper), a_row(orphan, ppid=10), t1=455).torn
+    assert judged(judge, a_row(orphan, ppid=23), t0=480).torn
+
+
 def test_a_capture_during_the_end_is_not_judged() -> None:
     """From there on the log does not tell."""
     judge = a_judge(stop_ns=450)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from agent import VERSION
+
 TOP = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())
 OFFLINE = ("No matching distribution found", "Connection", "Temporary failure in name resolution")
@@ -119,4 +121,4 @@ def test_what_is_installed_here_is_this_checkout() -> None:
     assert script.value == PYPROJECT["project"]["scripts"]["ckptree"]
     assert script.module == "agent.__main__"
     assert callable(script.load())
-    assert metadata.version("ckptree") == PYPROJECT["project"]["version"]
+    assert metadata.version("ckptree") == PYPROJECT["project"]["version"] == VERSION

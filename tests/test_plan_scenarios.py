@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trees that are hard to rebuild, by name: each made on a simulated kernel, planned, and played on another one.
 
-With the births as they were observed, and without any; in a pid namespace of its own always, since all of them are rooted
-in an init. Some say how it is to be done as well.
+With the births as they were observed, and without any; all of them are rooted in an init. Some say how it is to be done
+as well.
 """
+
+from dataclasses import replace
 
 import pytest
 
 from agent.errors import NotRebuildableError
 from agent.model import Snapshot
 from agent.objects import CLONE_NEWPID
+from agent.restart import guest as guests
 from agent.restart.plan import CloneBits, Op, Plan, Role
 from agent.restart.planning import make_plan
 from tests.planned import Stage, rows_of, taken, unobserved
 from tests.scenes import SCENES, SUBTREES, gone, taken_from
 from tests.watched import watched
+
+UNUSED = 1 << 21
+"""A number that no scene has."""
 
 
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
@@ -174,6 +180,22 @@ def test_a_root_that_went_back_to_a_group_outside_is_refused() -> None:
     assert refused(taken(pair, root, "subtree")) == "outside-id"
 
 
-def test_a_container_is_built_in_a_namespace_of_its_own_alone() -> None:
-    """There is one init in the caller's."""
-    assert refused(taken_from("threads"), pidns=False) == "container-without-namespace"
+def as_guest_of_another_number(snapshot: Snapshot) -> Snapshot:
+    """A subtree of a subreaper that has a number which nobody has where it comes to."""
+    guest = guests.as_guest(snapshot)
+    pids = tuple(pid._replace(numbers=(UNUSED,)) if pid.numbers == (1,) else pid for pid in guest.pids)
+    return replace(guest, pids=pids)
+
+
+@pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
+@pytest.mark.parametrize("name", [name for name in SCENES if name not in SUBTREES])
+def test_a_container_is_planned_without_a_namespace_of_its_own(name: str, observed: bool) -> None:  # noqa: FBT001
+    """Where there is an init already: its root is a subreaper then, with another number, and all else is as it was."""
+    snapshot = taken_from(name)
+    plan = make_plan(snapshot if observed else unobserved(snapshot), pidns=False)
+    actors = [actor._replace(numbers=(UNUSED,)) if actor.numbers == (1,) else actor for actor in plan.actors]
+    stage = Stage(plan._replace(actors=tuple(actors)))
+    stage.play()
+
+    assert stage.rows() == rows_of(as_guest_of_another_number(snapshot))
+    assert guests.NOTE in plan.notes

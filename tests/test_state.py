@@ -26,6 +26,7 @@ from tests.records import RecordWriter
 from tests.watched import Watched, check_links, picture_of_table, watched
 
 PLACE = Place("bpf-map:7", 4711, (3, tuple(range(LOST_NUMBERS))), (9, 12))
+TOTALS = (2, 5, 1)
 PATIENT = settings(
     deadline=None,
     max_examples=60,
@@ -36,12 +37,17 @@ PATIENT = settings(
 
 def memory_of(pair: Watched) -> Memory:
     """What it knows now."""
-    return Memory(PLACE, (2, 5, 1), pair.table, pair.stream)
+    return Memory(PLACE, TOTALS, pair.table, pair.stream)
+
+
+def read(data: bytes) -> Memory:
+    """As whoever wrote it would."""
+    return load(data, len(TOTALS))
 
 
 def reborn(pair: Watched) -> Watched:
     """Another one, that has read the memory of the first and watches the same kernel."""
-    memory = load(state.dump(memory_of(pair)))
+    memory = read(state.dump(memory_of(pair)))
     twin = Watched()
     twin.table, twin.stream, twin.kernel = memory.table, memory.stream, pair.kernel
     return twin
@@ -111,9 +117,9 @@ def framed(body: Any) -> bytes:
 def test_a_memory_is_what_was_written() -> None:
     """Place, stream and table; and written again it is the same bytes."""
     pair, data = some_memory()
-    memory = load(data)
+    memory = read(data)
 
-    assert (memory.place, memory.totals) == (PLACE, (2, 5, 1))
+    assert (memory.place, memory.totals) == (PLACE, TOTALS)
     assert (memory.stream.next, memory.stream.records) == (pair.stream.next, pair.stream.records)
     assert memory.stream.early == pair.stream.early != []
     assert picture_of_table(memory.table) == picture_of_table(pair.table)
@@ -125,10 +131,27 @@ def test_a_memory_is_what_was_written() -> None:
 def test_a_record_that_came_too_early_waits_in_the_memory_for_the_one_before() -> None:
     """It is handled once that has come."""
     pair, data = some_memory()
-    stream = load(data).stream
+    stream = read(data).stream
     stream.feed(RecordWriter(pair.stream.next).marker(), 0)
 
     assert (stream.next, stream.waiting) == (pair.stream.next + 2, False)
+
+
+def test_a_namespace_that_only_a_birth_remembers_is_written_with_those_above() -> None:
+    """It is met before them."""
+    pair, _ = some_memory()
+    outer = Namespace(70, 1, pair.table.pids.initial)
+    born = pair.table.tasks()[-1]
+    born.birth_sid = Pid(99, (50, 2, 1), Namespace(80, 2, outer))
+    data = state.dump(memory_of(pair))
+    memory = read(data)
+    found = memory.table.tasks()[-1].birth_sid
+
+    assert state.dump(memory) == data
+    assert found is not None
+    assert [(found.namespace.ancestor(level).identity, number) for level, number in enumerate(found.numbers)] == [
+        *((0, 50), (70, 2), (80, 1)),
+    ]
 
 
 @given(PROGRAMS, PROGRAMS)
@@ -195,9 +218,9 @@ def test_a_memory_cut_short_anywhere_is_refused() -> None:
 
     for end in range(len(data)):
         with pytest.raises(StateError):
-            load(data[:end])
+            read(data[:end])
     with pytest.raises(StateError, match="should have"):
-        load(data + b"\0")
+        read(data + b"\0")
 
 
 def test_a_memory_with_any_bit_turned_is_refused() -> None:
@@ -208,7 +231,7 @@ def test_a_memory_with_any_bit_turned_is_refused() -> None:
         broken = bytearray(data)
         broken[at] ^= 1 << at % 8
         with pytest.raises(StateError):
-            load(bytes(broken))
+            read(bytes(broken))
 
 
 def test_a_memory_of_another_version_says_so() -> None:
@@ -217,7 +240,7 @@ def test_a_memory_of_another_version_says_so() -> None:
     other = struct.pack("<8sI", state.MAGIC, state.VERSION + 1) + data[12:]
 
     with pytest.raises(StateError, match=f"version {state.VERSION + 1}, and this one reads {state.VERSION}"):
-        load(other)
+        read(other)
 
 
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
@@ -239,7 +262,7 @@ def test_a_memory_that_was_tampered_with_is_refused_or_harmless(way: list[int], 
         at = inner
     at[way[-1] % len(at)] = value
     try:
-        memory = load(framed(body))
+        memory = read(framed(body))
     except StateError:
         return
     twin = Watched()
@@ -271,7 +294,7 @@ def test_circles_are_refused() -> None:
         tasks[first][field] = second if field == 14 else [second]
         tasks[second][field] = first if field == 14 else [first]
         with pytest.raises(StateError, match=text):
-            load(framed(body))
+            read(framed(body))
 
 
 def test_everything_there_is_to_know_is_written() -> None:
@@ -283,12 +306,12 @@ def test_everything_there_is_to_know_is_written() -> None:
     assert set(Task.__slots__) == by_row | {"parent", "next", "previous"}  # these follow from who is whose child
     assert set(Pid.__slots__) == {"identity", "namespace", "numbers", "task", "users"}
     assert set(Namespace.__slots__) == {"identity", "inum", "level", "numbers", "parent", "reaper"}
-    assert {field.name for field in fields(Counts)} == {"repairs", "anomalies", "assumed"}
+    assert {field.name for field in fields(Counts)} == {"repairs", "kinds", "assumed"}
     assert set(vars(ProcessTable())) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
-        *("orphans", "leaderless", "creatorless", "asked"),
+        *("orphans", "leaderless", "creatorless", "unanswered", "confirmed"),
         *("handlers", "_numbers", "_comms", "_ids"),  # made anew, or shared for thrift
     }
-    assert set(vars(Stream({}))) == {"_handlers", "_early", "next", "records", "lost", "suspect"}
+    assert set(vars(Stream({}))) == {"_handlers", "_early", "next", "kinds", "lost", "suspect"}
     assert get_args(DeedName) == state.DEEDS
     assert set(state.SURPRISES) == set(get_args(Surprise))

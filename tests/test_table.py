@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table, by records of a simulated kernel: what each of them does, in order and in the orders that really occur."""
 
-from agent import history
+from typing import Any
+
+import pytest
+
+from agent import history, wire
 from agent.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED
 from tests.watched import watched
+
+TOLD = (
+    *("task", "start_ns", "parent", "tgid", "pgid", "sid", "flags", "exit_signal", "uid", "gid"),
+    *("by", "child_inum", "comm"),
+)
+"""The fields of an answer that a table keeps."""
 
 
 def test_a_child_has_its_creators_group_and_session_and_its_birth_is_known() -> None:
@@ -368,4 +378,41 @@ def test_setpgid_of_a_child_that_the_hook_could_not_find_is_asked_about() -> Non
     assert list(pair.table.doubts) == [pair.task(child)]
 
     pair.ask()
+    pair.agree()
+
+
+@pytest.mark.parametrize("field", TOLD)
+def test_an_answer_that_says_nothing_new_is_counted_apart(field: str) -> None:
+    """And one that says anything else, in any field, is not."""
+    pair = watched()
+    process = pair.kernel.fork(pair.kernel.init)
+    answers: list[bytes] = []
+    pair.kernel.emit = answers.append
+    pair.put([pair.table.question(pair.task(process))])
+    state = wire.TaskState(*wire.TASK.unpack_from(answers[0]))
+    value = getattr(state, field)
+    changed: dict[str, Any] = {field: b"another" if field == "comm" else value ^ 0x40}
+    other = state._replace(**changed)
+
+    assert pair.table._confirms(pair.task(process), state)
+    assert not pair.table._confirms(pair.task(process), other)
+
+    pair.feed(answers[0])
+
+    assert pair.table.confirmed == 1
+    pair.agree()
+
+
+def test_a_zombie_is_news_once() -> None:
+    """The second answer about it says what the first one said."""
+    pair = watched()
+    process = pair.kernel.fork(pair.kernel.init)
+    with pair.losing():
+        pair.kernel.exit(process, 0x700)
+    confirmed = []
+    for _ in range(2):
+        pair.put([pair.table.question(pair.task(process))])
+        confirmed.append(pair.table.confirmed)
+
+    assert confirmed == [0, 1]
     pair.agree()

@@ -196,9 +196,6 @@ class Cast:
 
     def _refuse_hopeless(self) -> None:
         crowd = Counter(space for node in self.tasks if node.leader is node for space in self.chain(node.space))
-        if self.snapshot.mode == "container" and not self.pidns:
-            text = "a container is rebuilt in a pid namespace of its own, and not in the caller's"
-            raise NotRebuildableError(self.root.tag, "container-without-namespace", text)
         inhabited = {space for node in self.tasks for space in self.chain(node.space)}
         founded = {node.pgid for node in self.nodes if not node.pgid.leads_session}
         for node in self.nodes:
@@ -208,7 +205,7 @@ class Cast:
                 raise NotRebuildableError(
                     node.tag, "namespace-without-init", f"{name} is in a pid namespace that has no init"
                 )
-            if node.role is Role.GHOST and node.numbers[-1] == 1 and node.space in inhabited:
+            if node.role is Role.GHOST and self._is_init(node) and node.space in inhabited:
                 raise NotRebuildableError(
                     node.tag, "dead-init", f"{name} was the init of a pid namespace, which dies with it"
                 )
@@ -231,7 +228,7 @@ class Cast:
                 raise NotRebuildableError(
                     node.tag, "zombie-thread", f"{name} is a dead thread that only its tracer keeps"
                 )
-            if node.numbers[-1] == 1 and node.pgid is not node and node.pgid.space == node.space:
+            if self._is_init(node) and node.pgid is not node and node.pgid.space == node.space:
                 text = f"the init {name} is in a group of its own namespace, and could never end"
                 raise NotRebuildableError(node.tag, "init-in-inner-group", text)
             if node.leader is node and node.pgid is self.outside and node in founded:
@@ -241,6 +238,10 @@ class Cast:
                 raise NotRebuildableError(
                     node.tag, "outside-id", f"{name}'s session has no number here: that takes a new pid namespace"
                 )
+
+    def _is_init(self, node: Node) -> bool:
+        """In the caller's namespace nobody of the tree is, whatever the number."""
+        return node.numbers[-1] == 1 and (self.pidns or node.space != 0)
 
     def _holds_ghosts(self, space: int) -> bool:
         return any(space in self.chain(ghost.space) for ghost in self.ghosts)

@@ -7,7 +7,7 @@ kernel, run anew from its first step, ends in the snapshot.
 
 from agent.errors import CkptreeError, NotRebuildableError
 from agent.model import Obstacle, Snapshot
-from agent.restart import simulate
+from agent.restart import guest, simulate
 from agent.restart.cast import Cast
 from agent.restart.plan import Plan
 from agent.restart.replay import replay
@@ -25,6 +25,10 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
     Raises:
         NotRebuildableError: there is none, or none is known; it names the task and the rule.
     """
+    notes = tuple(f"squashed: {line}" for line in snapshot.squashed)
+    if not pidns and guest.is_init(snapshot):
+        snapshot = guest.as_guest(snapshot)
+        notes += (guest.NOTE,)
     try:
         plan = _attempt(snapshot, pidns=pidns, observed=_has_births(snapshot))
     except NotRebuildableError as error:
@@ -34,7 +38,7 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
             plan = _attempt(snapshot, pidns=pidns, observed=False)
         except NotRebuildableError:
             raise error from None  # what was observed says more of why
-    return plan._replace(notes=_notes(snapshot))
+    return plan._replace(notes=notes)
 
 
 def obstacles(snapshot: Snapshot) -> tuple[Obstacle, ...]:
@@ -77,7 +81,3 @@ def prove(snapshot: Snapshot, plan: Plan) -> None:
     difference = simulate.difference(snapshot, made)
     if difference is not None:
         raise NotRebuildableError(0, "simulation", f"the plan comes to another tree: {difference}")
-
-
-def _notes(snapshot: Snapshot) -> tuple[str, ...]:
-    return tuple(f"squashed: {line}" for line in snapshot.squashed)

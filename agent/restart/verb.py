@@ -85,7 +85,7 @@ def restart(
 
 
 def _restart(wish: _Wish) -> int:
-    from agent.restart import pidfile
+    from agent.restart import guest, pidfile
     from agent.restart.planning import make_plan
     from agent.restart.preflight import preflight
     from agent.restart.programs import own_arguments, split_command
@@ -94,15 +94,17 @@ def _restart(wish: _Wish) -> int:
 
     words = split_command(wish.run) if wish.run not in ("hold", "argv") else None
     snapshot = load_file(wish.file)
+    if not wish.pidns and guest.is_init(snapshot):
+        snapshot = guest.as_guest(snapshot)
     plan = make_plan(snapshot, pidns=wish.pidns)
-    for note in plan.notes:
-        say(note)
     programs = None
     if wish.run == "argv":
         programs, held = own_arguments(snapshot, plan)
         for line in held:
             say(line)
     preflight(plan, any_numbers=wish.any_numbers)
+    for note in plan.notes:
+        say(note)
     if wish.pidfile is not None:
         pidfile.check(wish.pidfile)
     with (

@@ -148,8 +148,7 @@ class Judge:
     def __init__(self, log: StormLog) -> None:
         self._lives = log.lives
         self._stop_ns = log.stop_ns
-        root = next(life for life in log.lives if life and life.kind is Kind.ROOT)
-        self._root_tid = root.tid
+        self._root = next(i for i, life in enumerate(log.lives) if life and life.kind is Kind.ROOT)
         self._by_tid: dict[int, list[int]] = defaultdict(list)
         self._long: set[int] = set()
         self._bucket: dict[int, list[int]] = defaultdict(list)
@@ -254,19 +253,21 @@ class Judge:
             yield Finding(life.zombie_hi, ALWAYS + 1, row.tid, "alive, a zombie by")
 
     def _parent(self, row: Row, life: Life, lo: int, hi: int) -> Iterator[Finding]:
-        """A child stays with its parent until that may be dead, and is the root's once it must be."""
-        parent = self._life(life.parent)
-        if row.ppid == parent.tid == self._root_tid:
-            return
-        if row.ppid == parent.tid:
-            handed_over = min(parent.zombie_hi, parent.gone_hi)
-            if handed_over < hi:
-                yield Finding(handed_over, ALWAYS + 1, row.tid, f"child of {row.ppid}, which was dead by")
-        elif row.ppid == self._root_tid:
-            if parent.death_lo > lo:
-                yield Finding(-1, parent.death_lo, row.tid, f"the root's, while {parent.tid} lived")
-        else:
+        """A child stays with its parent until that may be dead; then it is its heir's, a subreaper's; then the root's."""
+        held: list[tuple[int, int]] = []
+        since = -1
+        for index in dict.fromkeys((life.parent, life.heir, self._root)):
+            holder = self._life(index)
+            until = ALWAYS if index == self._root else min(holder.zombie_hi, holder.gone_hi)
+            if holder.tid == row.ppid:
+                held.append((since, until))
+            if index == self._root:
+                break
+            since = max(since, holder.death_lo)
+        if not held:
             yield Finding(-1, ALWAYS + 1, row.tid, f"child of {row.ppid}, never was")
+        elif held[0][0] > lo or held[-1][1] < hi or len(held) > 1:
+            yield from _not_in(held, row.tid, f"child of {row.ppid}, while it was another's")
 
     def _unknown(self, row: Row, *, closed: bool) -> Iterator[Finding]:
         """A row without a life of its own."""

@@ -20,13 +20,14 @@ struct row {
 	uint64_t start_ticks;
 	int32_t tid, tgid, ppid, sid, pgid;
 	int32_t state;
-	int32_t depth; /* numbers that the task has in pid namespaces */
-	int32_t inner; /* the last of them */
+	int32_t depth;	/* numbers that the task has in pid namespaces */
+	int32_t number; /* the one at the level that was asked for; 0: it has none there */
 };
 
 struct rows {
 	uint64_t begun_ns, ended_ns;
 	uint64_t count, room;
+	uint64_t level; /* asked for: 0 is the reader's own */
 	struct row *row;
 };
 
@@ -70,19 +71,19 @@ static int parse_stat(const char *text, struct row *r)
 	return 0;
 }
 
-static void parse_status(const char *text, struct row *r)
+static void parse_status(const char *text, struct row *r, uint64_t level)
 {
 	const char *p = strstr(text, "\nNSpid:");
 	char *end;
 	long n;
 
-	r->depth = 0;
+	r->depth = r->number = 0;
 	for (p = p ? p + 7 : ""; *p && *p != '\n'; p = end) {
 		n = strtol(p, &end, 10);
 		if (end == p)
 			break;
-		r->inner = n;
-		r->depth++;
+		if ((uint64_t)r->depth++ == level)
+			r->number = n;
 	}
 }
 
@@ -104,7 +105,7 @@ static void scan_task(int proc, int tgid, const char *tid, struct rows *out)
 	snprintf(path, sizeof(path), "%d/task/%s/status", tgid, tid);
 	if (slurp(proc, path, text, sizeof(text)) <= 0)
 		return;
-	parse_status(text, r);
+	parse_status(text, r, out->level);
 	out->count++;
 }
 

@@ -5,8 +5,9 @@ import ctypes as ct
 import errno
 import os
 import struct
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -58,13 +59,13 @@ class IteratorRead(NamedTuple):
 class _Row(ct.Structure):
     _fields_ = (
         ("start_ticks", ct.c_uint64),
-        *((name, ct.c_int32) for name in ("tid", "tgid", "ppid", "sid", "pgid", "state", "depth", "inner")),
+        *((name, ct.c_int32) for name in ("tid", "tgid", "ppid", "sid", "pgid", "state", "depth", "number")),
     )
 
 
 class _Rows(ct.Structure):
     _fields_ = (
-        *((name, ct.c_uint64) for name in ("begun_ns", "ended_ns", "count", "room")),
+        *((name, ct.c_uint64) for name in ("begun_ns", "ended_ns", "count", "room", "level")),
         ("row", ct.POINTER(_Row)),
     )
 
@@ -98,20 +99,40 @@ def _ticked(ticks: int) -> tuple[int, int]:
     return ticks * TICK_NS, (ticks + 1) * TICK_NS
 
 
-def _proc_rows(data: bytes) -> list[Row]:
-    return [
+def _proc_rows(data: bytes, init: int) -> list[Row]:
+    raw = list(struct.iter_unpack("<Q8i", data))
+    rows = [
         Row(tid, tgid, ppid, sid, pgid, state in b"ZX", *_ticked(ticks))
-        for ticks, tid, tgid, ppid, sid, pgid, state, _, _ in struct.iter_unpack("<Q8i", data)
+        for ticks, tid, tgid, ppid, sid, pgid, state, _, _ in raw
+    ]
+    return _counted_within(rows, {fields[1]: fields[8] for fields in raw}, init) if init else rows
+
+
+def _counted_within(rows: Iterable[Row], numbers: Mapping[int, int], init: int) -> list[Row]:
+    """Rows by the numbers one level below; what has none there is left out, as a row or as what a row refers to.
+
+    Nothing in them tells whose namespace it is. Other inits than the one meant are left out, and the judge passes over
+    rows that nobody of the log was born at the time of.
+    """
+
+    def inner(number: int | None) -> int | None:
+        return numbers.get(number or 0) or None
+
+    return [
+        Row(numbers[row.tid], inner(row.tgid), inner(row.ppid), inner(row.sid), inner(row.pgid), *row[5:])
+        for row in rows
+        if numbers.get(row.tid, 0) > 1 or row.tid == init
     ]
 
 
-def scan_proc() -> Scan:
-    """stat and status of every thread, in C."""
+def scan_proc(init: int = 0) -> Scan:
+    """stat and status of every thread, in C; with `init`, by the numbers of the namespace that it is the init of."""
     rows = _rows()
+    rows.level = int(init > 0)
     if _library().scan_proc(ct.byref(rows)) < 0:
         raise OSError("/proc cannot be read")
     data = ct.string_at(rows.row, rows.count * ct.sizeof(_Row))
-    return Scan(rows.begun_ns, rows.ended_ns, partial(_proc_rows, data))
+    return Scan(rows.begun_ns, rows.ended_ns, partial(_proc_rows, data, init))
 
 
 def scan_iterator(link_fd: int) -> IteratorRead:
@@ -124,35 +145,56 @@ def scan_iterator(link_fd: int) -> IteratorRead:
     return IteratorRead(ct.string_at(room, got), begun.value, ended.value)
 
 
-def _namespaced_pid(tid: int) -> str:
-    """What a psutil user must read by hand."""
+def _namespaced_pid(tid: int, level: int) -> int:
+    """What a psutil user must read by hand; 0: it has no number on that level."""
     with Path(f"/proc/{tid}/status").open() as file:
-        return next((line for line in file if line.startswith("NSpid:")), "")
+        numbers = next((line for line in file if line.startswith("NSpid:")), "").split()[1:]
+    return int(numbers[level]) if level < len(numbers) else 0
 
 
-def _psutil_process(process: psutil.Process) -> Iterator[Row]:
+def _psutil_process(process: psutil.Process, numbers: dict[int, int], init: int) -> Iterator[Row]:
     with process.oneshot():
         pid = process.pid
         ppid = process.ppid()
         zombie = process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
         sid, pgid = os.getsid(pid), os.getpgid(pid)
-        _namespaced_pid(pid)
+        numbers[pid] = _namespaced_pid(pid, int(init > 0))
         started = process._proc.create_time(monotonic=True)  # type: ignore[attr-defined]  # psutil's own identity
         ticks = round(started * 1e9 / TICK_NS)
         yield Row(pid, pid, ppid, sid, pgid, zombie, *_ticked(ticks))
         for thread in process.threads():
             if thread.id != pid:
+                if init:
+                    numbers[thread.id] = _namespaced_pid(thread.id, 1)
                 yield Row(thread.id, pid)
 
 
-def scan_psutil() -> Scan:
+def scan_psutil(init: int = 0) -> Scan:
     """psutil's process_iter with threads, session, group and the namespaced number."""
+    numbers: dict[int, int] = {}
     begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     rows: list[Row] = []
     for process in psutil.process_iter():
         try:
-            rows += list(_psutil_process(process))  # all of it or nothing
+            rows += list(_psutil_process(process, numbers, init))  # all of it or nothing
         except (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError, FileNotFoundError):
             continue
     ended = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return Scan(begun, ended, rows.copy)
+    return Scan(begun, ended, partial(_counted_within, rows, numbers, init) if init else rows.copy)
+
+
+def _ps_rows(text: bytes) -> list[Row]:
+    rows = []
+    for line in text.splitlines():
+        pid, tid, ppid, sid, pgid, state = line.split()
+        rows.append(Row(int(tid), int(pid), int(ppid), int(sid), int(pgid), state[:1] in (b"Z", b"X")))
+    return rows
+
+
+def scan_ps() -> Scan:
+    """ps with threads, a whole process: it tells no start that would say which use of a number is meant."""
+    command = ("ps", "-eLo", "pid=,lwp=,ppid=,sid=,pgid=,stat=")
+    begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    ended = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return Scan(begun, ended, partial(_ps_rows, ran.stdout))

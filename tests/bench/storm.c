@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * A fork storm that keeps its own log (storm_log.h): storm LOG [--seconds S] [--idle N] [--workers W] [--rate R]
- * [--capacity LIVES]. It says "ready PID" once the idle tasks stand and the storm begins, runs for S seconds or until
+ * [--capacity LIVES] [--pid-max P]. It says "ready PID" once the idle tasks stand and the storm begins, runs for S seconds or until
  * SIGTERM, takes everything down and prints its counts as one line of JSON.
  *
  *	root (subreaper) ---- holder ---- idle tasks
  *	   |-- workers ---- scenes: short-lived trees of every kind
  *	   `-- orphans the scenes leave
+ *
+ * With --pid-max the root is the init of a pid namespace that has no more numbers than that, so that each is used again
+ * and again; it says "init PID" first.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,6 +17,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -29,30 +33,6 @@ static void on_signal(int sig)
 {
 	if (sig == SIGTERM || sig == SIGINT)
 		told = 1;
-}
-
-/* Take one child away. Its number is looked up while it is a zombie: afterwards the number may be another's. */
-static int reap_any(void)
-{
-	siginfo_t info = { 0 };
-	struct life *l;
-	uint32_t i;
-
-	if (waitid(P_ALL, 0, &info, WEXITED | WNOWAIT))
-		return errno == EINTR ? 0 : -1;
-	i = book->by_tid[info.si_pid];
-	l = lives + i;
-	if (i && l->tid == info.si_pid)
-		l->zombie_hi = now();
-	else
-		l = NULL;
-	if (l)
-		l->reap_lo = now();
-	waitpid(info.si_pid, NULL, 0);
-	if (l)
-		l->gone_hi = now();
-	count(l ? &book->adopted : &book->unmatched);
-	return 1;
 }
 
 static void hold(uint32_t idle)
@@ -72,16 +52,25 @@ static void hold(uint32_t idle)
 		pause();
 }
 
+static int adopt(uint32_t *i)
+{
+	int r = reap_any(i);
+
+	if (r > 0)
+		count(*i ? &book->adopted : &book->unmatched);
+	return r;
+}
+
 static void take_down(void)
 {
-	uint32_t i, n = taken() < book->capacity ? taken() : book->capacity;
+	uint32_t i, one, n = taken() < book->capacity ? taken() : book->capacity;
 	uint64_t patience = now() + 5000 * MS;
 
 	book->stop_ns = now();
 	for (i = 0; i < n; i++)
 		if ((lives[i].kind == KIND_IDLE || lives[i].kind == KIND_HOLDER) && lives[i].tid)
 			kill(lives[i].tid, SIGKILL); /* ours until we reap them below: the number cannot be another's */
-	while (reap_any() >= 0)
+	while (adopt(&one) >= 0)
 		if (now() > patience) {
 			for (i = 0; i < n; i++)
 				if (lives[i].kind == KIND_WORKER && !lives[i].gone_hi)
@@ -96,10 +85,10 @@ static void report(uint64_t ns)
 
 	printf("{\"lives\": %u, \"storm\": %u, \"seconds\": %.3f, \"per_second\": %.0f, \"idle\": %u, \"processes\": %u, "
 	       "\"vforks\": %u, \"threads\": %u, \"orphans\": %u, \"autoreaped\": %u, \"killed\": %u, \"execs\": %u, "
-	       "\"setsids\": %u, \"setpgids\": %u, \"reaped_by_root\": %u, \"unmatched\": %u, \"full\": %s}\n",
+	       "\"setsids\": %u, \"setpgids\": %u, \"subreapers\": %u, \"namespaces\": %u, \"reaped_by_root\": %u, \"unmatched\": %u, \"full\": %s}\n",
 	       n, storm, ns / 1e9, storm / (ns / 1e9), c[KIND_IDLE], c[KIND_PROCESS], c[KIND_VFORK], c[KIND_THREAD],
 	       c[KIND_ORPHAN], c[KIND_AUTOREAP], c[KIND_KILLED], book->execs, book->setsids, book->setpgids,
-	       book->adopted, book->unmatched, n + 4096 >= book->capacity ? "true" : "false");
+	       book->subreapers, c[KIND_INIT], book->adopted, book->unmatched, n + 4096 >= book->capacity ? "true" : "false");
 }
 
 static long option(int argc, char **argv, const char *name, long otherwise)
@@ -125,6 +114,40 @@ static int open_log(const char *path, uint32_t capacity)
 	return 0;
 }
 
+static pid_t inner_root;
+
+static void pass_on(int sig)
+{
+	kill(inner_root, sig);
+}
+
+/* Go on as the init of a namespace with few numbers; who was called waits for that one's end. Linux 6.14 or later. */
+static int enter_namespace(long pid_max)
+{
+	char text[24];
+	int fd, status;
+
+	if (unshare(CLONE_NEWPID | CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return -1;
+	inner_root = fork();
+	if (inner_root < 0)
+		return -1;
+	if (inner_root) {
+		signal(SIGTERM, pass_on);
+		signal(SIGINT, pass_on);
+		printf("init %d\n", inner_root);
+		fflush(stdout);
+		while (waitpid(inner_root, &status, 0) < 0 && errno == EINTR)
+			;
+		_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+	}
+	snprintf(text, sizeof(text), "%ld", pid_max);
+	if (mount("proc", "/proc", "proc", 0, NULL) || (fd = open("/proc/sys/kernel/pid_max", O_WRONLY)) < 0 ||
+	    write(fd, text, strlen(text)) < 0)
+		return -1;
+	return close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct itimerval tick = { { 0, 20000 }, { 0, 20000 } }; /* so that a blocking wait notices the time */
@@ -139,6 +162,9 @@ int main(int argc, char **argv)
 	if (argc < 2 || readlink("/proc/self/exe", self_path, sizeof(self_path) - 1) < 0 ||
 	    open_log(argv[1], option(argc, argv, "--capacity", 4000000)))
 		return fprintf(stderr, "storm: no log\n"), 2;
+	n = option(argc, argv, "--pid-max", 0);
+	if (n && enter_namespace(n))
+		return fprintf(stderr, "storm: no namespace with %ld numbers: %s\n", n, strerror(errno)), 2;
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	setsid();
@@ -163,7 +189,7 @@ int main(int argc, char **argv)
 	setitimer(ITIMER_REAL, &tick, NULL);
 	begun = now();
 	while (!told && (!seconds || now() - begun < seconds * 1000 * MS) && *(volatile uint32_t *)&book->workers)
-		reap_any();
+		adopt(&i);
 	seconds = now() - begun;
 	take_down();
 	report(seconds);

@@ -20,20 +20,21 @@ class Storm:
         idle: tasks that sleep beside it.
         rate: lives per second, 0 for all the machine can do.
         workers: processes that make the storm, 0 for two per CPU.
+        pid_max: 0, or the storm is in a pid namespace that has no more numbers than this, each used again and again.
 
     Attributes:
-        root: number of its root process, once entered.
+        root: number of its root process in the initial namespace, once entered.
         counts: what it did, once left.
         log: what really happened, once left.
     """
 
-    def __init__(self, *, idle: int = 1000, rate: int = 0, workers: int = 0) -> None:
+    def __init__(self, *, idle: int = 1000, rate: int = 0, workers: int = 0, pid_max: int = 0) -> None:
         # Memory, not a disk: writing back would stall the tasks that stamp.
         home = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 a file system, no fixed file name
         self._directory = tempfile.TemporaryDirectory(prefix="ckptree-storm-", dir=home)
         self._path = Path(self._directory.name) / "log"
         workers = workers or 2 * (os.cpu_count() or 1)
-        self._options = ("--idle", str(idle), "--rate", str(rate), "--workers", str(workers))
+        self._options = ("--idle", str(idle), "--rate", str(rate), "--workers", str(workers), "--pid-max", str(pid_max))
         self._process: subprocess.Popen[str] | None = None
         self.root = 0
         self.counts: dict[str, float] = {}
@@ -44,7 +45,11 @@ class Storm:
         command = [str(program), str(self._path), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         self.root = self._process.pid
-        if not self._line().startswith("ready"):
+        line = self._line()
+        if line.startswith("init"):
+            self.root = int(line.split()[1])
+            line = self._line()
+        if not line.startswith("ready"):
             raise RuntimeError("the storm did not begin")
         return self
 

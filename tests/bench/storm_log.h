@@ -31,6 +31,8 @@ enum kind {
 	KIND_ORPHAN,   /* its creator leaves first; the root reaps it */
 	KIND_AUTOREAP, /* its creator ignores SIGCHLD */
 	KIND_KILLED,   /* ends by SIGKILL */
+	KIND_INIT,     /* of a pid namespace of its own; waited for by its creator, outside */
+	KIND_INNER,    /* in there, a child of that init; waited for, or taken along when the init ends */
 	KIND_COUNT
 };
 
@@ -51,13 +53,15 @@ struct life {
 	uint64_t exec_lo; /* in the leader's life, whichever thread calls exec */
 	uint64_t exec_hi;
 	uint32_t kind;
-	int32_t tid;
+	int32_t tid; /* as the storm's root counts, like every number here */
 	int32_t tgid;
 	uint32_t parent;  /* life of the leader of the process that is its parent at birth */
 	uint32_t leader;  /* life of its thread group's leader; its own unless it is a thread */
 	int32_t sid;	  /* at birth */
 	int32_t pgid;	  /* at birth */
 	int32_t new_pgid; /* what both setpgid() above ask for */
+	uint32_t heir;	  /* life of the subreaper next above: its parent once `parent` is dead; then the root */
+	uint32_t pad;
 };
 
 struct log {
@@ -75,6 +79,7 @@ struct log {
 	uint32_t execs;
 	uint32_t setsids;
 	uint32_t setpgids;
+	uint32_t subreapers;
 	uint32_t by_tid[STORM_NUMBERS]; /* newest life of a number */
 };
 

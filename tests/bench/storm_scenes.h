@@ -51,13 +51,11 @@ static void scene_threads(void)
 	}
 }
 
-/* A thread that its group may end at any moment must have said its number before. */
 static int spawn_noted_thread(struct thread *t)
 {
 	if (spawn_thread(t))
 		return -1;
-	while (!*(volatile int32_t *)&lives[t->life].tid)
-		sched_yield();
+	wait_until_noted(t->life);
 	return 0;
 }
 
@@ -166,6 +164,68 @@ static void scene_orphans(void)
 		reap(i, pid);
 }
 
+/* Orphans that find a subreaper nearer than the root, and lose that too where it leaves first. */
+static void scene_subreaper(void)
+{
+	uint32_t i, middle, k;
+	pid_t child, pid = spawn(KIND_PROCESS, &i);
+	int n;
+
+	if (!pid) {
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		me.heir = me.life;
+		count(&book->subreapers);
+		child = spawn(KIND_PROCESS, &middle);
+		if (!child) {
+			for (n = 1 + roll(3); n; n--) {
+				if (spawn(KIND_ORPHAN, &k))
+					continue;
+				doze(roll(3000) * 1000ull);
+				leave();
+			}
+			leave();
+		}
+		if (child > 0)
+			reap(middle, child);
+		if (roll(2))
+			while (reap_any(&k) >= 0)
+				;
+		leave();
+	}
+	if (pid > 0)
+		reap(i, pid);
+}
+
+/* A pid namespace whose init leaves some of its own behind, dead or alive: they end with it. `deep`: one more within. */
+static void scene_namespace(int deep)
+{
+	uint32_t i, k[3];
+	pid_t child[3], pid = spawn_with(KIND_INIT, &i, CLONE_NEWPID);
+	int n;
+
+	if (!pid) {
+		for (n = 0; n < 3; n++) {
+			child[n] = spawn(KIND_INNER, &k[n]);
+			if (!child[n]) {
+				if (!roll(3))
+					own_session();
+				doze(roll(2000) * 1000ull);
+				leave();
+			}
+		}
+		if (deep)
+			scene_namespace(deep - 1);
+		if (child[0] > 0)
+			reap(k[0], child[0]);
+		for (n = 1; n < 3; n++)
+			if (child[n] > 0)
+				wait_until_noted(k[n]);
+		leave();
+	}
+	if (pid > 0)
+		reap(i, pid);
+}
+
 static void scene_autoreap(void)
 {
 	uint32_t i, k[3];
@@ -264,7 +324,11 @@ static void scene(void)
 					      scene_autoreap, scene_kill,     scene_batch,   scene_orphans,  scene_batch };
 	uint32_t r = roll(32);
 
-	if (r < 7)
+	if (!roll(40)) /* slow: the kernel takes a namespace down at leisure */
+		scene_namespace(roll(2));
+	else if (!roll(20))
+		scene_subreaper();
+	else if (r < 7)
 		scene_fork();
 	else if (r < 15)
 		scene_vfork();

@@ -26,8 +26,9 @@
 static struct log *book;
 static struct life *lives;
 static struct { /* the process this code runs in */
-	uint32_t life;
+	uint32_t life, heir;
 	int32_t sid, pgid;
+	int nested; /* in a namespace below the root's: numbers are read, for what calls return is counted otherwise */
 } me;
 static uint64_t dice;
 static char self_path[4096];
@@ -82,9 +83,21 @@ static uint32_t expect(enum kind kind)
 	l->leader = kind == KIND_THREAD ? me.life : i;
 	l->sid = me.sid;
 	l->pgid = me.pgid;
+	l->heir = me.heir;
 	count(&book->counts[kind]);
 	l->birth_lo = now();
 	return i;
+}
+
+/* Our numbers as the root counts: /proc is mounted as it sees it, TGID/task/TID. */
+static void read_numbers(int32_t *tgid, int32_t *tid)
+{
+	char link[64] = "", *end;
+
+	if (readlink("/proc/thread-self", link, sizeof(link) - 1) < 0)
+		_exit(97);
+	*tgid = strtol(link, &end, 10);
+	*tid = atoi(strrchr(end, '/') + 1);
 }
 
 static void begin(uint32_t i)
@@ -92,8 +105,12 @@ static void begin(uint32_t i)
 	struct life *l = lives + i;
 
 	l->birth_child = now();
-	l->tid = syscall(SYS_gettid);
-	l->tgid = getpid();
+	if (me.nested) {
+		read_numbers(&l->tgid, &l->tid);
+	} else {
+		l->tid = syscall(SYS_gettid);
+		l->tgid = getpid();
+	}
 	book->by_tid[l->tid] = i;
 	if (l->kind != KIND_THREAD)
 		me.life = i;
@@ -108,22 +125,37 @@ static pid_t born(uint32_t i, pid_t pid)
 		return pid;
 	}
 	lives[i].birth_parent = t;
-	lives[i].tid = lives[i].tgid = pid;
+	if (!me.nested)
+		lives[i].tid = lives[i].tgid = pid;
 	return pid;
 }
 
-/* fork() with a life: the child returns 0 and has said that it lives. */
-static pid_t spawn(enum kind kind, uint32_t *i)
+/* clone() with a life, as fork() or with further flags: the child returns 0 and has said that it lives. */
+static pid_t spawn_with(enum kind kind, uint32_t *i, unsigned long flags)
 {
 	pid_t pid;
 
 	*i = expect(kind);
-	pid = fork();
+	pid = flags ? syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0) : fork();
 	if (pid)
 		return born(*i, pid);
+	if (flags & CLONE_NEWPID)
+		me.nested = 1;
 	begin(*i);
 	dice ^= (uint64_t)lives[*i].tid * 0x9e3779b97f4a7c15ull;
 	return 0;
+}
+
+static pid_t spawn(enum kind kind, uint32_t *i)
+{
+	return spawn_with(kind, i, 0);
+}
+
+/* Who may be ended by others at any moment must have said its number before. */
+static void wait_until_noted(uint32_t i)
+{
+	while (!*(volatile int32_t *)&lives[i].tid)
+		sched_yield();
 }
 
 /* ---- ends ---- */
@@ -147,6 +179,32 @@ static void reap(uint32_t i, pid_t pid)
 		lives[i].gone_hi = now();
 }
 
+/*
+ * Take any child away: 1, with its life or 0; -1 where there is none. Its number is looked up while it is a zombie:
+ * afterwards it may be another's.
+ */
+static int reap_any(uint32_t *i)
+{
+	siginfo_t info = { 0 };
+	struct life *l;
+
+	*i = 0;
+	if (waitid(P_ALL, 0, &info, WEXITED | WNOWAIT))
+		return errno == EINTR ? 0 : -1;
+	*i = book->by_tid[info.si_pid];
+	l = lives + *i;
+	if (*i && l->tid == info.si_pid) {
+		l->zombie_hi = now();
+		l->reap_lo = now();
+	} else {
+		*i = 0;
+	}
+	waitpid(info.si_pid, NULL, 0);
+	if (*i)
+		l->gone_hi = now();
+	return 1;
+}
+
 static void watch_go(uint32_t i, pid_t tgid, pid_t tid)
 {
 	while (syscall(SYS_tgkill, tgid, tid, 0) == 0)
@@ -156,21 +214,21 @@ static void watch_go(uint32_t i, pid_t tgid, pid_t tid)
 
 /* ---- sessions and groups ---- */
 
+/* A failed call leaves no stamps, a lower bound alone says that it was under way when its maker died. */
 static void own_session(void)
 {
 	struct life *l = lives + me.life;
-	uint64_t before = now();
-	pid_t sid = setsid();
 
-	if (sid < 0)
+	l->setsid_lo = now();
+	if (setsid() < 0) {
+		l->setsid_lo = 0;
 		return;
+	}
 	l->setsid_hi = now();
-	l->setsid_lo = before;
-	me.sid = me.pgid = sid;
+	me.sid = me.pgid = l->tid;
 	count(&book->setsids);
 }
 
-/* A failed call leaves no stamps, a lower bound alone says that it was under way when its maker died. */
 static void join_group(pid_t group)
 {
 	struct life *l = lives + me.life;

@@ -26,8 +26,9 @@ LIFE_FIELDS = (
     *((name, ct.c_int32) for name in ("tid", "tgid")),
     *((name, ct.c_uint32) for name in ("parent", "leader")),
     *((name, ct.c_int32) for name in ("sid", "pgid", "new_pgid")),
+    *((name, ct.c_uint32) for name in ("heir", "pad")),
 )
-_LIFE = struct.Struct("<15QIiiIIiii")
+_LIFE = struct.Struct("<15QIiiIIiiiII")
 _HEAD = struct.Struct("<QIIIIQ")
 _MAGIC = 0x676F4C6D726F7453
 
@@ -46,6 +47,8 @@ class Kind(IntEnum):
     ORPHAN = 8
     AUTOREAP = 9
     KILLED = 10
+    INIT = 11
+    INNER = 12
 
 
 class Change(NamedTuple):
@@ -60,7 +63,7 @@ class Life(NamedTuple):
     """One task of the storm. All times are ns of CLOCK_BOOTTIME; ALWAYS where there is no end.
 
     Attributes:
-        tid, tgid: numbers in the storm's own namespace, which is the initial one.
+        tid, tgid: numbers in the namespace of the storm's root, like all others here.
         kind: who it was.
         parent: index of the life of its first parent's leader; its own index for the root.
         leader: index of the life of its group's leader.
@@ -72,6 +75,7 @@ class Life(NamedTuple):
         exec_lo, exec_hi: the exec in between may have made the leader look dead for a moment; both ALWAYS where none.
         sid, pgid: at birth.
         sids, pgids: what followed.
+        heir: index of the life that is its parent once the first one is dead; and when that is dead too, the root is.
     """
 
     tid: int
@@ -91,6 +95,7 @@ class Life(NamedTuple):
     pgid: int = 0
     sids: tuple[Change, ...] = ()
     pgids: tuple[Change, ...] = ()
+    heir: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +121,15 @@ def _changes(tid: int, new_pgid: int, stamps: tuple[int, ...]) -> tuple[tuple[Ch
         hi = min((t for t in (setpgid_hi, moved_hi) if t), default=ALWAYS)
         pgids = (Change(lo, hi, new_pgid),)
     if setsid_lo:
-        sids = (Change(setsid_lo, setsid_hi, tid),)
+        sids = (Change(setsid_lo, setsid_hi or ALWAYS, tid),)
         pgids = (*pgids, *sids)
     return sids, pgids
 
 
-def _life(fields: tuple[int, ...], leader_fields: tuple[int, ...]) -> Life | None:
-    """One life; a thread that its whole group took along ends as its leader does."""
+def _life(fields: tuple[int, ...], leader_fields: tuple[int, ...], parent_fields: tuple[int, ...]) -> Life | None:
+    """One life. A thread that its whole group took along ends as its leader does, a namespace as its init."""
     birth_lo, birth_child, birth_parent, death_lo, zombie_hi, reap_lo, gone_hi = fields[:7]
-    exec_lo, exec_hi, number, tid, tgid, parent, leader, sid, pgid, new_pgid = fields[13:]
+    exec_lo, exec_hi, number, tid, tgid, parent, leader, sid, pgid, new_pgid, heir, _ = fields[13:]
     kind = Kind(number)
     if kind is Kind.VOID or not tid:
         return None
@@ -138,6 +143,11 @@ def _life(fields: tuple[int, ...], leader_fields: tuple[int, ...]) -> Life | Non
         exec_lo = exec_hi = 0
     waited_for = kind not in {Kind.THREAD, Kind.AUTOREAP}
     must_end = (max(death_lo, reap_lo) if reap_lo else ALWAYS) if waited_for else death_lo or ALWAYS
+    if kind is Kind.INNER and not reap_lo:
+        # Linux: zap_pid_ns_processes() kills and reaps all that are left, and only then can the init be waited for.
+        must_end = parent_fields[_DEATH_LO] or ALWAYS
+        death_lo = death_lo or parent_fields[_DEATH_LO]
+        gone_hi = gone_hi or parent_fields[_GONE_HI]
     sids, pgids = ((), ()) if kind is Kind.THREAD else _changes(tid, new_pgid, fields[7:13])
     return Life(
         tid,
@@ -157,12 +167,14 @@ def _life(fields: tuple[int, ...], leader_fields: tuple[int, ...]) -> Life | Non
         pgid,
         sids,
         pgids,
+        heir,
     )
 
 
 _NAMES = [name for name, _ in LIFE_FIELDS]
 _TID, _DEATH_LO, _GONE_HI = _NAMES.index("tid"), _NAMES.index("death_lo"), _NAMES.index("gone_hi")
-_EXEC_LO, _EXEC_HI, _LEADER = _NAMES.index("exec_lo"), _NAMES.index("exec_hi"), _NAMES.index("leader")
+_EXEC_LO, _EXEC_HI = _NAMES.index("exec_lo"), _NAMES.index("exec_hi")
+_LEADER, _PARENT = _NAMES.index("leader"), _NAMES.index("parent")
 
 
 def read_log(path: Path) -> StormLog:
@@ -173,4 +185,5 @@ def read_log(path: Path) -> StormLog:
             raise ValueError(f"{path} is no log of this storm")
         file.seek(offset)
         raw = list(_LIFE.iter_unpack(file.read(min(taken, capacity) * life_size)))
-    return StormLog(tuple(_life(fields, raw[fields[_LEADER]]) for fields in raw), stop_ns or ALWAYS)
+    lives = (_life(fields, raw[fields[_LEADER]], raw[fields[_PARENT]]) for fields in raw)
+    return StormLog(tuple(lives), stop_ns or ALWAYS)

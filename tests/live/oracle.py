@@ -18,7 +18,7 @@ which number a new task gets, only the kernel knows; all else is predicted here,
 Everything runs below a subreaper, so ``has_child_subreaper`` is set everywhere and needs no modelling.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from signal import SIGCHLD, SIGKILL
 
 from tests.live.tasks import (
@@ -239,6 +239,11 @@ class Oracle:
             yield process.pgid
             for task in process.threads:
                 yield task.pid
+
+    def holds(self, namespace: Namespace, numbers: Sequence[int]) -> bool:
+        """Whether any of the numbers, outermost first, still belongs to something in that namespace or above."""
+        wanted = list(zip(namespace.path(), numbers, strict=False))
+        return any(pid.number_in(each) == number for pid in self.held() for each, number in wanted)
 
     def _notify(self, task: Task) -> None:
         """exit_notify(): give the children away, then become a zombie or go."""

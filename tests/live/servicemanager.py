@@ -211,5 +211,6 @@ class ServiceManager:
         self.store.clear()
 
     def complaints(self) -> list[str]:
-        """The lines of its log, without those that say that it is ready."""
-        return [line for line in self.log.read_text().splitlines() if "listening on" not in line]
+        """The lines of its log, without those that say that it is ready, and who asked for what."""
+        usual = ("listening on", " uid=")
+        return [line for line in self.log.read_text().splitlines() if not any(each in line for each in usual)]

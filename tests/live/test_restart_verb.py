@@ -7,12 +7,8 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,9 +16,10 @@ from agent.model import CKPT_PID_ROOT
 from agent.restart.verify import read_status
 from exporters import registry
 from tests.builders import a_snapshot, a_task
+from tests.live.rebuilds import is_gone as gone
+from tests.live.restartverb import TOP, command, ran, running, soon
 
 pytestmark = pytest.mark.live
-TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -38,48 +35,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "tree.ckpt"
     path.write_bytes(registry.image(snapshot, "ckpt"))
     return path
-
-
-def command(*arguments: str | Path) -> list[str]:
-    """The verb and its arguments."""
-    return [sys.executable, "-m", "agent", "restart", *(os.fspath(argument) for argument in arguments)]
-
-
-def ran(*arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """To its end."""
-    given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": 30} | options
-    return subprocess.run(command(*arguments), cwd=TOP, capture_output=True, text=True, check=False, **given)
-
-
-@contextmanager
-def running(*arguments: str | Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
-    """With its ready line."""
-    process = subprocess.Popen(
-        command(*arguments, "--json"), cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        yield process, json.loads(line)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def soon(condition: Any) -> bool:
-    """Whether it comes true within a few seconds."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def gone(pid: int) -> bool:
-    """Dead, if not buried."""
-    found = read_status(pid)
-    return found is None or found.state in "ZX"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

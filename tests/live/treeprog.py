@@ -22,10 +22,11 @@ from termios import TIOCSPGRP
 from types import TracebackType
 from typing import Self
 
-from tests.live.kernelview import KernelView, kernel_view, parse_stat
-from tests.live.mailbox import CALL, CLONE, EXEC, SCRATCH, TIMEOUT_S, Mailbox, Result, TreeError
+from tests.live.kernelview import KernelView, kernel_view
+from tests.live.mailbox import CALL, CLONE, EXEC, SCRATCH, SYS, TIMEOUT_S, Mailbox, Result, TreeError
 from tests.live.oracle import Oracle
-from tests.live.tasks import NEWPID, PARENT, THREAD, VFORK, Life, Namespace, Pid, Process, Task
+from tests.live.settling import is_as_expected, shown_state
+from tests.live.tasks import NEWPID, PARENT, THREAD, VFORK, Life, Pid, Task
 
 KEEPER = -1
 
@@ -36,18 +37,12 @@ _BITS = {
     THREAD: 0x10000 | 0x800 | 0x400 | 0x200 | 0x100 | 0x40000,  # with SIGHAND, FILES, FS, VM and SYSVSEM
 }
 _WORDS = {"newpid": NEWPID, "sibling": PARENT, "vfork": VFORK}
-_SYS = {
-    "close": 3, "exit": 60, "wait4": 61, "kill": 62, "setpgid": 109, "setsid": 112, "prctl": 157, "rt_sigaction": 13,
-    "exit_group": 231, "waitid": 247, "openat": 257, "unshare": 272, "setns": 308,
-    "ioctl": 16, "fcntl": 72, "pipe2": 293,
-}  # fmt: skip
 _AT_FDCWD = -100
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _WNOHANG, _WEXITED, _WNOWAIT, _WNOTHREAD, _WALL = 1, 4, 0x1000000, 0x20000000, 0x40000000
 _P_PID = 1
 _CLD_EXITED = 1
 _CORE_DUMPED = 0x80
-_PF_EXITING = 4
 _F_SETOWN_EX, _F_GETOWN_EX = 15, 16
 _OWNER_TYPES = ("tid", "pid", "pgrp")  # F_OWNER_*
 _NOBODY = -99999  # a number that no task has
@@ -338,7 +333,7 @@ class Tree:
             if (
                 result.errno != EEXIST
                 or time.monotonic() > deadline
-                or self._number_used(creator.child_namespace, set_tid)
+                or self.oracle.holds(creator.child_namespace, set_tid)
             ):
                 break
             self.log.pop()
@@ -354,13 +349,8 @@ class Tree:
             namespace.inum = (folder / "ns/pid").stat().st_ino
         return self._settled(result._replace(value=task.pid.number_in(creator.pid.namespace)))
 
-    def _number_used(self, namespace: Namespace, numbers: Sequence[int]) -> bool:
-        """Whether any of them, outermost first, still belongs to something."""
-        wanted = list(zip(namespace.path(), numbers, strict=False))
-        return any(pid.number_in(each) == number for pid in self.oracle.held() for each, number in wanted)
-
     def _call(self, text: str, node: int, name: str, *arguments: int, returns: bool = True) -> Result:
-        return self._checked(text, self._post(text, node, CALL, *arguments, number=_SYS[name], returns=returns))
+        return self._checked(text, self._post(text, node, CALL, *arguments, number=SYS[name], returns=returns))
 
     def _post(
         self,
@@ -398,8 +388,8 @@ class Tree:
         deadline = time.monotonic() + TIMEOUT_S
         while self._changed:
             task = self._changed[-1]
-            shown = _shown(task.process, task)
-            if _as_expected(task, shown):
+            shown = shown_state(task)
+            if is_as_expected(task, shown):
                 self._changed.pop()
             elif time.monotonic() > deadline:
                 self._changed.clear()
@@ -407,28 +397,3 @@ class Tree:
             else:
                 time.sleep(0.00005)
         return result
-
-
-def _shown(process: Process, task: Task) -> tuple[str, int] | None:
-    """State letter and flags of a task; None where it is gone."""
-    try:
-        text = Path(f"/proc/{process.leader.pid.numbers[0]}/task/{task.pid.numbers[0]}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = parse_stat(text)
-    if fields[2] != b"treeprog":
-        return None  # the number is another's by now: forks come fast on a busy machine
-    return fields[3].decode(), int(fields[9])
-
-
-def _as_expected(task: Task, shown: tuple[str, int] | None) -> bool:
-    if task.life is Life.GONE:
-        return shown is None or task.successor is not None
-    if shown is None:
-        return False
-    state, flags = shown
-    if task.life is Life.DEAD:
-        return state == "Z"
-    if task.life is Life.LINGERING:
-        return bool(flags & _PF_EXITING) and state in "SDI"  # I: up to 6.1 or so it waits as idle tasks do
-    return not flags & _PF_EXITING and (state == "T") == task.process.stopped

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree on a screen, asked for again and again.
+
+How often: every second; where asking and drawing take long (many tasks, no daemon), so seldom that they take a tenth of the
+time. A refusal (a session from outside appeared, say) leaves what was there, and says so; that the root is gone, or the
+daemon, ends it.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from agent import terminal
+from agent.client import Answer
+from agent.errors import RefusedError
+from agent.screen import Screen
+from agent.scroll import Viewport
+from exporters import registry, treeview
+from exporters.ink import columns
+
+INTERVAL_S: Final = 1.0
+SHARE: Final = 0.1
+"""Of the time that may go into asking and drawing."""
+
+_TINTED: Final[dict[str, treeview.Tinted]] = {"b": "session and group", "s": "session", "g": "group"}
+_HELP: Final = "s g b: colours, q: quit"
+_BAR: Final = "\x1b[7m"
+
+
+class Follower:
+    """What is shown of a tree, and when it is asked for again.
+
+    Args:
+        name: of the root, for people.
+        ask: takes a snapshot, as an image.
+    """
+
+    def __init__(self, name: str, ask: Callable[[], Answer]) -> None:
+        self._name = name
+        self._ask = ask
+        self._viewport = Viewport()
+        self._abilities = terminal.abilities()
+        self._tinted: treeview.Tinted = "session and group"
+        self._trouble = ""
+        self._due = 0.0
+        self._lines: list[str] = []
+        self._columns = 0
+
+    def refresh(self) -> None:
+        """Ask again.
+
+        Raises:
+            CkptreeError: what is asked says so; a refusal only the first time.
+        """
+        begin = time.monotonic()
+        try:
+            answer = self._ask()
+        except RefusedError as error:
+            if not self._lines:
+                raise
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+            self._snapshot = registry.load(answer.data)
+            self._render()
+        end = time.monotonic()
+        self._due = end + max(INTERVAL_S, (end - begin) * (1 / SHARE - 1))
+
+    def run(self, screen: Screen) -> None:
+        """Until somebody has had enough, or the terminal is gone."""
+        while True:
+            if time.monotonic() >= self._due:
+                self.refresh()
+            width, height = screen.size
+            rows = max(height - 1, 1)
+            if width != self._columns:
+                self._columns = width
+                self._render()
+            screen.draw([*self._viewport.seen(self._lines, rows), self._bar(width, rows)][:height])
+            keys = screen.wait(self._due - time.monotonic())
+            if keys is None or not all(self._press(key, rows) for key in keys):
+                return
+
+    def _press(self, key: str, rows: int) -> bool:
+        """Whether to stay."""
+        if key in _TINTED:
+            self._tinted = _TINTED[key]
+            self._render()
+        elif not self._viewport.press(key, len(self._lines), rows):
+            return key not in ("q", "Q")
+        return True
+
+    def _render(self) -> None:
+        able = self._abilities
+        width = self._columns or able["width"]
+        self._lines = treeview.render(
+            self._snapshot, unicode=able["unicode"], color=able["color"], width=width, tinted=self._tinted
+        ).split("\n")
+
+    def _bar(self, width: int, rows: int) -> str:
+        place = self._viewport.place(len(self._lines), rows)
+        colours = f"colours: {self._tinted}" if self._abilities["color"] else ""
+        said = [self._name, self._trouble, place, colours, _HELP]
+        text = " " + "  ".join(part for part in said if part)
+        while columns(text) > width - 1:
+            text = text[:-1]
+        return _BAR + text + " " * (width - columns(text))
