@@ -68,7 +68,8 @@ def leave(manager: Manager, loaded: Loaded, by: Order) -> None:
     if not manager.listens:
         return
     for name, descriptor in loaded.descriptors.items():
-        manager.store(_stored_as(name), descriptor)
+        if not manager.store(_stored_as(name), descriptor):
+            return  # without a manifest, what has come so far is of no use, and that is how the next one sees it
     identities = {name: syscall.identity(descriptor) for name, descriptor in loaded.descriptors.items()}
     said = {"hooks": loaded.hooks, "tried": loaded.tried, "missing": loaded.missing}
     _store(manager, _MANIFEST, json.dumps({"order": by, "descriptors": identities, **said}).encode())
