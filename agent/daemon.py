@@ -23,7 +23,6 @@ from agent import daemonargs, handover
 from agent.access import Policy
 from agent.config import Config
 from agent.errors import CkptreeError
-from agent.handover import Inheritance
 from agent.manager import Manager
 from agent.pace import Pace
 from agent.probes import Probes
@@ -46,7 +45,6 @@ class Daemon:
     Attributes:
         watch: see there.
         address: where clients find it.
-        inheritance: what it has begun with.
 
     Raises:
         CkptreeError: another daemon listens there, or the watch cannot start.
@@ -70,14 +68,14 @@ class Daemon:
             self._identity = os.stat(config.socket).st_ino
             self.address = str(config.socket)
         try:
-            self.inheritance, self.watch = self._begin()
+            self.watch = self._begin()
         except BaseException:
             self._unlink()
             raise
         self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
         self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
 
-    def _begin(self) -> tuple[Inheritance, Watch]:
+    def _begin(self) -> Watch:
         """Go on with what the last daemon has left, or load anew; either way what is loaded now is kept for the next."""
         order = handover.order(self._config.ring_bytes)
         left = handover.take(self._manager, order)
@@ -87,12 +85,12 @@ class Daemon:
         self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)
+        if left.memory is not None:
+            handover.forget_memory(self._manager)  # first: should it be our end, the next one has to do without
         watch = Watch(self._config, order.without, probes, left.memory)
         if watch.refusal:
             print(f"ckptree: what the last daemon knew is of no use: {watch.refusal}", file=sys.stderr)
-        if left.memory is not None:
-            handover.forget_memory(self._manager)
-        return left, watch
+        return watch
 
     def _catch_signals(self) -> None:
         reader, writer = socket.socketpair()
