@@ -7,6 +7,7 @@
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
 # make bench   measurements
+# make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
 # make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
@@ -78,7 +79,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench fuzz fuzz-api clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -146,6 +147,9 @@ bench: setup
 		echo "bench: $$name" >&2; \
 		$(BIN)/python -m "tests.bench.$$name"; \
 	done
+
+crashes: setup
+	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
