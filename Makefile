@@ -2,6 +2,7 @@
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
+# make man     manual pages and completions, in build/share
 # make deb     the Debian package, in dist
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
@@ -40,6 +41,7 @@ need libc6-dev test -e /usr/include/stdio.h; \
 need clang clang --version; \
 need criu crit --help; \
 need graphviz dot -V; \
+need mandoc test -x /usr/bin/mandoc; \
 need systemd systemd-analyze --version;
 endef
 
@@ -75,7 +77,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test deb test-deb test-systemd bench fuzz clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench fuzz clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -122,6 +124,9 @@ else
 	@echo "test: not root: leaving out the live tests, which load BPF" >&2
 	$(BIN)/pytest -m 'not live and not deb and not machine'
 endif
+
+man: setup
+	@$(BIN)/python -m manual build/share
 
 # Wheels first, with the network; the package is built from them, without.
 deb: setup packages-deb

@@ -47,7 +47,8 @@ def tree(
         else:
             from agent.follow import Follower
 
-            _stay(Follower(str(meant).removeprefix("pid "), ask))
+            events = topmost.answered(meant, lambda pid: sources.events_of(where, pid))
+            _stay(Follower(str(meant).removeprefix("pid "), ask, events))
             return
     if not answer.complete:
         say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
