@@ -7,6 +7,7 @@
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
 # make bench   measurements
+# make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
 # make clean   remove what the others made
 
@@ -77,7 +78,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench fuzz clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench crashes fuzz clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -151,6 +152,9 @@ bench: setup
 		echo "bench: $$name" >&2; \
 		$(BIN)/python -m "tests.bench.$$name"; \
 	done
+
+crashes: setup
+	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)

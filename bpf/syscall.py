@@ -167,6 +167,21 @@ def _info(fd: int, size: int) -> bytes:
     return info.raw
 
 
+def identity(fd: int) -> str:
+    """What a descriptor of a map, program, link or perf event stands for; perf events have no name of their own."""
+    kind = os.readlink(f"/proc/self/fd/{fd}")
+    try:
+        # struct bpf_map_info, bpf_prog_info and bpf_link_info all begin with type and id
+        return f"{kind}:{struct.unpack_from('<I', _info(fd, 80), 4)[0]}"
+    except OSError:
+        return kind
+
+
+def recursion_misses(program_fd: int) -> int:
+    """How many runs of a program the kernel has skipped, because it was running on that CPU already."""
+    return int(struct.unpack_from("<Q", _info(program_fd, 232), 208)[0])
+
+
 class Usage(NamedTuple):
     """How a program has fared.
 

@@ -51,6 +51,7 @@ class Container(Host):
     ckptree = "/usr/bin/ckptree"
     units = "/run/systemd/system"
     manager = "--system"
+    watchdog_s = 10
 
     def __init__(self, folder: Path) -> None:
         self.root = debian(folder / "root")

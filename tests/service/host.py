@@ -26,11 +26,13 @@ class Host(ABC):
         ckptree: the command line, as a shell finds it.
         units: folder of units and their drop-ins, read again at a daemon-reload.
         manager: which of its managers systemctl and systemd-run are to ask.
+        watchdog_s: the least patience that is fair to a daemon there.
     """
 
     ckptree: ClassVar[str]
     units: ClassVar[str]
     manager: ClassVar[str]
+    watchdog_s: ClassVar[int]
 
     @abstractmethod
     def run(self, command: str) -> Ran:
@@ -58,23 +60,13 @@ class Host(ABC):
         lines = (line.split(":", 1) for line in self.run(f"cat /proc/{pid}/status").out.splitlines())
         return {key: value.split() for key, value in lines}
 
-    def tree(self) -> int:
-        """The root of a small tree that is born now; a service of its own, ended with the host."""
+    def tree(self, script: str = "sleep 999 & setsid sleep 999 & systemd-notify --ready; wait") -> int:
+        """The root of a small tree that is born now, once it says that it is ready; a service that ends with the host."""
         unit = f"tree-{time.monotonic_ns()}"
-        words = [
-            "systemd-run",
-            self.manager,
-            "--quiet",
-            f"--unit={unit}",
-            "sh",
-            "-c",
-            "sleep 999 & setsid sleep 999 & wait",
-        ]
-        ran = self.run(shlex.join(words))
+        words = ["systemd-run", self.manager, "--quiet", f"--unit={unit}", "--property=Type=notify"]
+        ran = self.run(shlex.join([*words, "--property=NotifyAccess=all", "sh", "-c", script]))
         assert ran.code == 0, ran.err
-        pid = self.main_pid(f"{unit}.service")
-        self.wait(lambda: len(self.run(f"cat /proc/{pid}/task/{pid}/children").out.split()) == 2)
-        return pid
+        return self.main_pid(f"{unit}.service")
 
     def births(self, root: int) -> list[Any]:
         """Of each task of a tree, what its snapshot knows of its birth."""

@@ -58,6 +58,7 @@ class Machine(Host):
     ckptree = "/usr/bin/ckptree"
     units = "/run/systemd/system"
     manager = "--system"
+    watchdog_s = 10
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -47,6 +47,7 @@ ExecStart=
 ExecStart={PLACE}/bin/python3 -m agent daemon --config /etc/ckptree/ckptree.toml
 WorkingDirectory={PLACE}/source
 StandardError=append:{LOG}
+RestartSec=100ms
 END
 touch {LOG}
 umask 0
@@ -67,6 +68,7 @@ class Manager(Host):
     ckptree = f"{PLACE}/bin/ckptree"
     units = UNITS
     manager = "--user"
+    watchdog_s = 2
 
     def __init__(self, folder: Path, *, contained: bool = False) -> None:
         self._log = folder / "manager.log"

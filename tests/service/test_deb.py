@@ -57,7 +57,7 @@ QUESTIONS = {
     "program": "systemctl show --property=ExecStart --value ckptree.service",
     "compiled": "find /usr/lib/ckptree -path '*/agent/__pycache__/daemon.*.pyc'",
     "owners": "find /usr/lib/ckptree /etc/ckptree ! -user root",
-    "files": "dpkg --verify ckptree",
+    "files": "dpkg --verify ckptree | grep -v /usr/share/",  # this root leaves out manuals
 }
 CONFIGURATION = "/etc/ckptree/ckptree.toml"
 
@@ -93,7 +93,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 
 
 def test_dpkg_is_content_at_every_step(life: Life) -> None:
-    """All that the package needs is there by what it depends on; a service that cannot start here is no failure of its own."""
+    """All it needs is there by what it depends on; that the service cannot start in a container is no failure of dpkg's."""
     for ran in (life.installed, life.upgraded, life.removed, life.purged):
         assert ran.code == 0, ran
 
