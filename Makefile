@@ -121,10 +121,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifneq ($(ROOT),)
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not deb and not machine'
 else
 	@echo "test: not root: leaving out the live tests, which load BPF" >&2
-	$(BIN)/pytest -m 'not live'
+	$(BIN)/pytest -m 'not live and not deb and not machine'
 endif
 
 man: setup
@@ -140,6 +140,12 @@ deb: setup packages-deb
 		|| { cat ../log >&2; exit 1; }
 	@cp build/deb/*.deb dist/
 	@ls -1 dist/*.deb
+
+test-deb: deb packages-machines
+	$(BIN)/pytest -m deb tests/service
+
+test-systemd: deb packages-machines
+	CKPTREE_MACHINE=1 $(BIN)/pytest -m 'machine or live' tests/service
 
 bench: setup
 	@for script in tests/bench/bench_*.py; do \

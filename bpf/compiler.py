@@ -21,6 +21,7 @@ import msgpack
 from agent.errors import HostError
 from bpf import syscall
 from bpf.btf import VMLINUX, Btf
+from bpf.hooks import CHANGE_PID, PRCTL, RELEASE_TASK
 from bpf.layout import Layout
 
 _HERE = Path(__file__).parent
@@ -29,10 +30,11 @@ _MAPS = ("ring", "page", "depth", "scratch", "raw", "perf")
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
     *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
-    *("after_change_pid", "before_release_task", "kprobe_release_task"),
+    *("after_change_pid", "after_prctl", "before_release_task", "kprobe_release_task"),
     *("on_task", "on_terminal", "on_file", "state", "marker"),
 )
-_TRACED = ("change_pid", "release_task", "bpf_iter_task", "bpf_iter_task_file")  # functions whose BTF ids a load needs
+_ITERATORS = ("bpf_iter_task", "bpf_iter_task_file")
+_TRACED = (*_ITERATORS, *(hook.target for hook in (CHANGE_PID, PRCTL, RELEASE_TASK)))  # a load needs their BTF ids
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 _CACHE = Path("/var/cache/ckptree")
 _NO_BCC = (
