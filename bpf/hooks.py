@@ -6,7 +6,7 @@ Trying is the only test that tells the truth: kernels report support for fentry 
 
 from typing import Literal, NamedTuple
 
-Kind = Literal["raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
+Kind = Literal["typed_tracepoint", "raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
 
 
 class Hook(NamedTuple):
@@ -44,6 +44,14 @@ def _raw(target: str, program: str) -> Hook:
     return Hook("raw_tracepoint", target, program)
 
 
+def _typed(target: str, program: str) -> Hook:
+    return Hook("typed_tracepoint", target, f"{program}_typed")
+
+
+def _best(target: str, program: str) -> tuple[tuple[Hook, ...], ...]:
+    return (_typed(target, program),), (_raw(target, program),)
+
+
 def _call(name: str) -> Hook:
     return Hook("tracepoint", f"sys_exit_{name}", f"on_{name}")
 
@@ -54,10 +62,10 @@ CHANGE_PID = Hook("fexit", "change_pid", "after_change_pid")
 RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
 
 FEATURES = (
-    Feature("fork", True, ((_raw("task_newtask", "on_fork"),),)),
-    Feature("exec", True, ((_raw("sched_process_exec", "on_exec"),),)),
-    Feature("exit", True, ((_raw("sched_process_exit", "on_exit"),),)),
-    Feature("free", True, ((_raw("sched_process_free", "on_free"),),)),
+    Feature("fork", True, _best("task_newtask", "on_fork")),
+    Feature("exec", True, _best("sched_process_exec", "on_exec")),
+    Feature("exit", True, _best("sched_process_exit", "on_exit")),
+    Feature("free", True, _best("sched_process_free", "on_free")),
     Feature("setsid", False, ((CHANGE_PID,), (_call("setsid"),))),
     Feature("setpgid", False, ((CHANGE_PID,), (_call("setpgid"),))),
     Feature("subreaper", False, ((_call("prctl"),),)),
