@@ -31,14 +31,14 @@ _SOURCES = (
 _MAPS = ("ring", "page", "depth", "scratch", "raw", "perf")
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
-    *("on_fork_typed", "on_exec_typed", "on_exit_typed", "on_free_typed"),
+    *("on_fork_typed", "on_exit_typed", "on_free_typed"),
     *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
     *("after_change_pid", "before_release_task", "kprobe_release_task"),
     *("on_task", "on_terminal", "on_file", "state", "marker"),
 )
 # What a load needs the BTF ids of.
 _FUNCTIONS = ("change_pid", "release_task", "bpf_iter_task", "bpf_iter_task_file")
-_TRACEPOINTS = ("task_newtask", "sched_process_exec", "sched_process_exit", "sched_process_free")
+_TRACEPOINTS = ("task_newtask", "sched_process_exit", "sched_process_free")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 _CACHE = Path("/var/cache/ckptree")
 _NO_BCC = (

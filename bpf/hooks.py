@@ -63,7 +63,7 @@ RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
 
 FEATURES = (
     Feature("fork", True, _best("task_newtask", "on_fork")),
-    Feature("exec", True, _best("sched_process_exec", "on_exec")),
+    Feature("exec", True, ((_raw("sched_process_exec", "on_exec"),),)),
     Feature("exit", True, _best("sched_process_exit", "on_exit")),
     Feature("free", True, _best("sched_process_free", "on_free")),
     Feature("setsid", False, ((CHANGE_PID,), (_call("setsid"),))),

@@ -73,8 +73,8 @@ int on_free(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /*
- * The same, where a program may be told the types of a tracepoint's arguments (BPF_TRACE_RAW_TP, Linux 5.5). They
- * announce by themselves: no other program could be told the same types.
+ * Birth, exit and free again, where a program is told the types of a tracepoint's arguments (BPF_TRACE_RAW_TP, Linux 5.5).
+ * They announce by themselves: no other program could be told the same types. An exec takes so long that it need not be one.
  */
 int on_fork_typed(u64 *ctx)
 {
@@ -82,15 +82,6 @@ int on_fork_typed(u64 *ctx)
 
 	if (request(RECORD_FORK, (u32)ctx[1], task, 0))
 		loaded_announce(task, (void *)bpf_get_current_task());
-	return 0;
-}
-
-int on_exec_typed(u64 *ctx)
-{
-	const void *task = (void *)ctx[0];
-
-	if (request(RECORD_EXEC, (u32)ctx[1], task, 0))
-		loaded_announce(task, 0);
 	return 0;
 }
 

@@ -59,7 +59,7 @@ class Loader:
     Args:
         bundle: the compiled programs.
         ring_bytes: size of the ring; a power of two of pages.
-        without: features to leave out; the required ones are not among those.
+        without: features to leave out, where they are not required, and single hooks by name.
         missing: features that this kernel lacks.
 
     Attributes:
@@ -103,6 +103,8 @@ class Loader:
             return  # it serves another feature already
         if name in self.tried:
             raise OSError(self.tried[name])
+        if name in self._without:
+            raise OSError("left out")
         traced = hook.target if hook.kind in ("typed_tracepoint", "fentry", "fexit") else ""
         program = self._load(hook.program, hook.kind, traced)
         self.descriptors[f"program:{hook.program}"] = program

@@ -106,7 +106,7 @@ def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0
 
 
 def attach_raw_tracepoint(program_fd: int, name: str | None) -> int:
-    """BPF_RAW_TRACEPOINT_OPEN; without a name, for typed tracepoints, fentry and fexit, which know their place. Returns a link."""
+    """BPF_RAW_TRACEPOINT_OPEN; a program that knows its place (all of PROG_TRACING) has no name. Returns a link."""
     text = ctypes.create_string_buffer(name.encode()) if name else None
     attributes = struct.pack("<QI4x", ctypes.addressof(text) if text else 0, program_fd)
     return _bpf(_RAW_TRACEPOINT_OPEN, attributes, f"BPF_RAW_TRACEPOINT_OPEN {name or ''}".rstrip())
