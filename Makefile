@@ -2,6 +2,7 @@
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
+# make torture captures of a fork storm, ours and others', judged by the storm's own log; STORMS=10 of each kind
 # make bench   measurements
 # make fuzz    mutated images into the reader, ten million or RUNS=...
 # make clean   remove what the others made
@@ -18,6 +19,7 @@ BIN := $(VENV)/bin
 # A virtual environment knows its own path: one that was copied here with its checkout is made again.
 STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 RUNS := 10000000
+STORMS := 1
 ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -38,7 +40,7 @@ endef
 
 HELPER := agent/restart/ckptree-rebuild
 
-.PHONY: help setup packages demo test bench fuzz clean
+.PHONY: help setup packages demo test torture bench fuzz clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -90,6 +92,9 @@ else
 	@echo "test: not root: leaving out the live tests, which load BPF" >&2
 	$(BIN)/pytest -m 'not live'
 endif
+
+torture: setup
+	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
 
 bench: setup
 	@for script in tests/bench/bench_*.py; do \
