@@ -3,9 +3,9 @@
 
 Theory
 ------
-None of the three can be had at the same instant as another. So the two readings are taken between two snapshots: a task that
-both snapshots show alike, in every field, did not change meanwhile, and whatever was read between has to say the same. What
-does not is looked at once more: a task that changes to and fro, from one state to another and back, differs only once.
+None of the three can be had at the same instant as another. So the two readings are taken between two snapshots: a task
+that both snapshots show alike, in every field, did not change meanwhile, and whatever was read between has to say the same.
+What does not is looked at once more: a task that changes to and fro, from one state to another and back, differs only once.
 """
 
 import time

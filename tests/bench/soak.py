@@ -22,7 +22,6 @@ from tests.bench.figures import median, table
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Judge
 from tests.bench.report import splice
-from tests.bench.scanners import Scan
 from tests.bench.storm import Storm
 from tests.bench.torture import SETTLE_S, Tally
 from tests.bench.watcher import Watcher
@@ -78,7 +77,7 @@ class Totals:
 def _one_storm(
     totals: Totals, watcher: Watcher, iterator: BareIterator, options: argparse.Namespace, begun: float, pid_max: int
 ) -> None:
-    scans: list[Scan] = []
+    scans = []
     until = min(time.monotonic() + _STORM_S, begun + options.duration)
     with Storm(idle=options.idle, rate=options.rate, pid_max=pid_max) as storm:
         time.sleep(SETTLE_S)
