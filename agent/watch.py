@@ -39,6 +39,7 @@ _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
+_LET_RUN_S = 1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
@@ -139,7 +140,7 @@ class Watch:
             elif now > deadline:
                 self.stream.give_up_below(target)
                 return
-            time.sleep(0)
+            time.sleep(_LET_RUN_S)
 
     def _ask(self, questions: list[tuple[int, int]]) -> None:
         """Put questions, and whatever follows from the answers."""
