@@ -206,11 +206,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         manager = Manager(os.environ)
+        gc.collect()
+        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
         daemon = Daemon(config, manager)
         drop_capabilities()
-        gc.collect()
-        gc.freeze()  # the modules are for good: collections need not look at them
-        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
+        gc.freeze()  # what is there by now is for good: collections need not look at it
         print(
             f"ckptree: watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}",
             file=sys.stderr,
