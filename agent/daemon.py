@@ -81,7 +81,7 @@ class Daemon:
         left = handover.take(self._manager, order)
         if left.refusal:
             print(f"ckptree: what the last daemon has left is of no use: {left.refusal}; loading anew", file=sys.stderr)
-        probes = Probes(order.ring_bytes, order.without, left.loaded, _Patience(self._manager).wait)
+        probes = Probes(order.ring_bytes, order.without, left.loaded, Patience(self._manager).wait)
         self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)
@@ -164,8 +164,12 @@ class Daemon:
                 os.unlink(self._config.socket)
 
 
-class _Patience:
-    """Asks the service manager for more time while programs are compiled; not for ever."""
+class Patience:
+    """Asks the service manager for more time while programs are compiled; not for ever.
+
+    Args:
+        manager: is asked.
+    """
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
