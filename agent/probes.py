@@ -11,6 +11,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from agent import host
@@ -20,11 +21,12 @@ from agent.wire import Tie
 from bpf import syscall
 
 _MAX_DESCRIPTORS = 128
+# As `python -m bpf.loader`, but for the current folder, where anybody may have put a module: it is found beside this one.
+_HELPER = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import main; main(sys.argv[1:])"
+_TOP = os.fspath(Path(__file__).resolve().parents[1])
 _CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoint", "program:on_announce tracepoint"}
 _TIES: tuple[Tie, ...] = ("terminals", "owners")
 _ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
-
-
 _WAIT_S = 5.0
 
 
@@ -173,7 +175,7 @@ def _load(ring_bytes: int, without: Iterable[str], waiting: Callable[[], None]) 
     null = os.open(os.devnull, os.O_RDWR)
     try:
         os.set_inheritable(theirs.fileno(), True)
-        arguments = [sys.executable, "-m", "bpf.loader", str(theirs.fileno()), str(ring_bytes), *without]
+        arguments = [sys.executable, "-P", "-c", _HELPER, _TOP, str(theirs.fileno()), str(ring_bytes), *without]
         helper = os.posix_spawn(
             sys.executable,
             arguments,
