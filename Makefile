@@ -2,11 +2,13 @@
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
+# make man     manual pages and completions, in build/share
 # make deb     the Debian package, in dist
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
 # make bench   measurements
 # make fuzz    mutated images into the reader, ten million or RUNS=...
+# make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
 
 SHELL := /bin/bash
@@ -40,6 +42,7 @@ need libc6-dev test -e /usr/include/stdio.h; \
 need clang clang --version; \
 need criu crit --help; \
 need graphviz dot -V; \
+need mandoc test -x /usr/bin/mandoc; \
 need systemd systemd-analyze --version;
 endef
 
@@ -73,9 +76,9 @@ endef
 HELPER := agent/restart/ckptree-rebuild
 
 # What a Debian package is made of, beside the wheels.
-PACKAGED := debian systemd README.md CHANGELOG.md
+PACKAGED := debian docs systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test deb test-deb test-systemd bench fuzz clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -123,6 +126,9 @@ else
 	$(BIN)/pytest -m 'not live'
 endif
 
+man: setup
+	@$(BIN)/python -m manual build/share
+
 # Wheels first, with the network; the package is built from them, without.
 deb: setup packages-deb
 	@rm -rf build/deb
@@ -143,6 +149,9 @@ bench: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
+
+fuzz-api: setup
+	$(BIN)/python -m tests.fuzz.fuzz_api -runs=$(RUNS)
 
 clean:
 	rm -rf $(VENV) $(HELPER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

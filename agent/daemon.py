@@ -21,6 +21,7 @@ from agent import daemonargs
 from agent.access import Policy
 from agent.config import Config
 from agent.errors import CkptreeError
+from agent.journal import Journal
 from agent.pace import Pace
 from agent.server import Server, listen
 from agent.watch import Watch
@@ -50,8 +51,11 @@ class Daemon:
             self._unlink()
             raise
         self._running = True
-        self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
-        self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+        policy = Policy(os.geteuid(), group_id(config.group))
+        self.log = Journal()
+        self.server = Server(self.watch, self._listener, self._selector, policy, self.log)
+        self._heeded = False
+        self._heed_ring(wanted=True)
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
@@ -63,24 +67,40 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
+        worker = self.server.worker
         swept = time.monotonic()
         while self._running:
+            behind = not worker.busy and (self.watch.behind or self.watch.is_in_doubt)
             wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
-            ready = self._selector.select(0 if self.server.busy or self.watch.behind else wait)
+            self._heed_ring(wanted=not worker.busy)
+            ready = self._selector.select(0 if behind else self.server.wait_s(wait))
             turn = self.server.service.turns.begin()
             for key, _ in ready:
                 key.data(key.fileobj)
             turn.spent("clients")
-            self.watch.tend()
+            if not worker.busy:
+                self.watch.tend()
             turn.spent("ring")
-            turn.spent(self.server.tend() or "clients")
+            turn.spent(self.server.tend(hurry=behind))
             now = time.monotonic()
-            if now - swept >= self._config.sweep_interval_s:
-                self.watch.rest()
-                swept = now
-                turn.spent("sweep")
+            due = now - swept >= self._config.sweep_interval_s
+            if not worker.busy and (due or self.watch.is_in_doubt):
+                if due:
+                    swept = now
+                    self.log.tend()
+                worker.start("sweep", self.watch.rest if due else self.watch.mend)
             turn.end()
+        worker.wait()
         self._unlink()
+
+    def _heed_ring(self, *, wanted: bool) -> None:
+        """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""
+        if wanted is not self._heeded:
+            self._heeded = wanted
+            if wanted:
+                self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+            else:
+                self._selector.unregister(self.watch.probes)
 
     def _stop(self, reader: socket.socket) -> None:
         reader.recv(64)

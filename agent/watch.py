@@ -16,7 +16,6 @@ explains is an anomaly: counted, and healed by the answer itself.
 """
 
 import gc
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -40,6 +39,7 @@ _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
+_LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
@@ -81,7 +81,7 @@ class Watch:
         without: kernel features to do without, for trying that.
 
     Attributes:
-        behind: the ring held more than the last look took.
+        behind: there is more in the ring than the last look took.
 
     Raises:
         HostError: not permitted, or this host cannot.
@@ -114,13 +114,23 @@ class Watch:
         return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
 
     @property
+    def is_busy(self) -> bool:
+        """A snapshot may take longer than a loop should be away from its clients: so much is watched, or happens."""
+        return len(self.table.pids.numbers) > _LARGE or self.is_in_doubt or self.probes.ring.pending > _DRAIN_BYTES
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Loss has to be made good by a sweep."""
+        return self.stream.suspect or self.table.astray
+
+    @property
     def _news(self) -> int:
         """Records that changed the table, or may have: while it stays the same, so does the table."""
         return self.stream.records - self.table.confirmed
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
-    def drain(self, limit: int = sys.maxsize) -> None:
+    def drain(self, limit: int = _DRAIN_BYTES) -> None:
         """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
         issued = self.probes.page.issued
         self.behind = self.probes.ring.drain(self.stream.feed, limit) >= limit
@@ -185,7 +195,7 @@ class Watch:
         self.table.strike_off(mark)
         if not self.totals.sweeps:
             self.table.settle()
-            self.table.counts.kinds.clear()  # the first sweep fills the table: nothing to differ from
+            self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
         self.totals.causes[cause] += 1
         self.totals.skipped = skipped
 
@@ -208,13 +218,20 @@ class Watch:
         self.table.settle()
         gc.collect()
 
+    def mend(self) -> None:
+        """Repair loss."""
+        self.sweep("loss")
+
     def tend(self) -> None:
-        """Between requests: apply what has come, if not all at once, ask what is in doubt, repair loss."""
-        self.drain(_DRAIN_BYTES)
-        if self.stream.suspect or self.table.astray:
-            self.sweep("loss")
-        elif self.table.doubts or self.table.unknown:
-            self._ask(self.table.take_questions())
+        """Between requests: apply what has come, and ask what is in doubt; neither all at once.
+
+        The answers stand in the ring, behind what has happened meanwhile: they are among what has come next time.
+        """
+        self.drain()
+        if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
+            for address, start_ns in self.table.take_questions(_ASK_AT_ONCE):
+                self.probes.ask(address, start_ns)
+            self.behind = True
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
@@ -368,7 +385,7 @@ class Watch:
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
                 self.sweep("no-hook" if self.blind else "large-tree")
                 return "sweep"
-            if self.stream.suspect or self.table.astray or (not asked and self.probes.skipped() != self.totals.skipped):
+            if self.is_in_doubt or (not asked and self.probes.skipped() != self.totals.skipped):
                 self.sweep("loss")  # who is in the tree is not certain before
                 continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]

@@ -13,6 +13,7 @@ from agent.errors import CkptreeError, NotRebuildableError
 from agent.model import Obstacle, Snapshot
 from agent.restart import guest, simulate
 from agent.restart.cast import Cast
+from agent.restart.hopeless import refuse_hopeless
 from agent.restart.plan import Plan
 from agent.restart.replay import replay
 from agent.restart.schedule import Scheduler
@@ -77,6 +78,7 @@ def _has_births(snapshot: Snapshot) -> bool:
 
 def _attempt(snapshot: Snapshot, *, pidns: bool, observed: bool) -> Plan:
     cast = Cast(snapshot, pidns=pidns)
+    refuse_hopeless(cast)
     if observed:
         replay(cast)
     solver = Solver(cast)

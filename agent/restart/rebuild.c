@@ -73,7 +73,7 @@ static void map_program(void)
 	       + ((size_t)head.dependencies + head.numbers) * 4;
 	size = (size + 7) & ~(size_t)7;
 	at = map(size + sizeof(struct answer) + head.actors * sizeof(int32_t), MAP_SHARED, FD_PROGRAM, 0);
-	words = 2 * (size_t)head.steps + 2 * (size_t)head.actors;
+	words = 2 * (size_t)head.steps + 3 * (size_t)head.actors;
 	state_size = (sizeof(struct state) + 63) & ~(size_t)63;
 	program.state = map(state_size + words * 4, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	program.stacks = map((size_t)head.actors * ACTOR_STACK, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -91,6 +91,7 @@ static void map_program(void)
 	program.needed = array(&word, head.steps);
 	program.alive = array(&word, head.actors);
 	program.asked = array(&word, head.actors);
+	program.ending = array(&word, head.actors);
 	for (uint32_t n = 0; n < head.dependencies; n++)
 		program.needed[program.dependencies[n]] = 1;
 	for (uint32_t n = 0; n < head.steps; n++)

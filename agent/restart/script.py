@@ -89,7 +89,7 @@ class Script:
 
     def parent_of(self, node: Node) -> Node:
         """Its parent as things stand."""
-        parent = self.task(node).parent
+        parent = self.task(node).leader.parent
         if parent is None or parent not in self._by_task:
             raise CallRefusedError("ECHILD", f"nobody of the tree is the parent of {node!r}")
         return self._by_task[parent]

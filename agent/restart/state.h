@@ -46,6 +46,7 @@ struct program {
 	uint32_t *done;			/* by step */
 	uint32_t *alive;		/* by actor: its tid, a robust futex */
 	uint32_t *asked;		/* by actor: enum ask */
+	uint32_t *ending;		/* by actor that lingers: the same robust futex, for its end */
 	uint32_t *needed;		/* by step: somebody waits for it */
 	uint32_t root;			/* first actor that is a task */
 	char *stacks;			/* by actor: ACTOR_STACK bytes */

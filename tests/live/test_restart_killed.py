@@ -48,12 +48,16 @@ def left_over(others: set[int]) -> set[int]:
 
 def forked(body: Callable[[], None]) -> int:
     """A process in a group of its own that does something, and its pid; whatever it says, nobody hears."""
+    # Python forgets, in a child, a signal that comes before os.fork() has returned there.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pid = os.fork()
     if pid:
         os.setpgid(pid, pid)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
     try:
         os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
