@@ -136,7 +136,7 @@ def _btf() -> Finding:
 def _bcc() -> Finding:
     try:
         ran = subprocess.run(
-            [sys.executable, "-c", _IMPORT_BCC], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+            [sys.executable, "-P", "-c", _IMPORT_BCC], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("no", "bcc", str(error))
