@@ -105,10 +105,9 @@ def _environment(page: Page) -> None:
     page.heading("environment")
     page.tagged(bold("NO_COLOR"), "Where it is set and not empty, nothing is coloured.")
     page.tagged(bold("TERM"), "`dumb`: `tree` prints once, and nothing is coloured.")
-    page.text(
-        "What a command of `restart --run` finds: `CKPTREE_TAG`, `CKPTREE_PID`, `CKPTREE_NUMBERS`, `CKPTREE_THREADS`, "
-        "`CKPTREE_IMAGE`, `CKPTREE_TTY`, `CKPTREE_FOWN`."
-    )
+    page.text("What a command of `restart --run` finds:")
+    for name, meaning in restartverb.ENVIRONMENT.items():
+        page.tagged(bold(name), f"{meaning[0].upper()}{meaning[1:]}.")
 
 
 def _files(page: Page) -> None:
