@@ -86,7 +86,7 @@ class Daemon:
         left = handover.take(self._manager, order)
         if left.refusal:
             self.log.notice(f"what the last daemon has left is of no use: {left.refusal}; loading anew")
-        probes = Probes(order.ring_bytes, order.without, left.loaded, _Patience(self._manager).wait)
+        probes = Probes(order.ring_bytes, order.without, left.loaded, Patience(self._manager).wait)
         self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)
@@ -185,8 +185,12 @@ class Daemon:
                 os.unlink(self._config.socket)
 
 
-class _Patience:
-    """Asks the service manager for more time while programs are compiled; not for ever."""
+class Patience:
+    """Asks the service manager for more time while programs are compiled; not for ever.
+
+    Args:
+        manager: is asked.
+    """
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
@@ -228,11 +232,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         manager = Manager(os.environ)
+        gc.collect()
+        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
         daemon = Daemon(config, manager, journal)
         drop_capabilities()
-        gc.collect()
-        gc.freeze()  # the modules are for good: collections need not look at them
-        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
+        gc.freeze()  # what is there by now is for good: collections need not look at it
         journal.notice(
             f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"
         )

@@ -128,7 +128,7 @@ class Watch:
         """Go on where another one has stopped; or say why not."""
         causes: tuple[Cause, ...] = get_args(Cause)
         try:
-            memory = statereader.load(left, totals=len(causes) + 2)
+            memory = statereader.load(left, len(causes) + 2)
         except statereader.StateError as error:
             return str(error)
         intake = Intake(self.probes, memory.stream)
