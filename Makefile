@@ -6,9 +6,11 @@
 # make deb     the Debian package, in dist
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
+# make torture captures of a fork storm, ours and others', judged by the storm's own log; STORMS=10 of each kind
 # make bench   measurements
 # make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
+# make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
 
 SHELL := /bin/bash
@@ -23,6 +25,7 @@ BIN := $(VENV)/bin
 # A virtual environment knows its own path: one that was copied here with its checkout is made again.
 STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 RUNS := 10000000
+STORMS := 1
 ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -76,9 +79,9 @@ endef
 HELPER := agent/restart/ckptree-rebuild
 
 # What a Debian package is made of, beside the wheels.
-PACKAGED := debian systemd README.md CHANGELOG.md
+PACKAGED := debian docs systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd bench crashes fuzz clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture bench crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -146,6 +149,9 @@ test-deb: deb packages-machines
 test-systemd: deb packages-machines
 	CKPTREE_MACHINE=1 $(BIN)/pytest -m 'machine or live' tests/service
 
+torture: setup
+	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
+
 bench: setup
 	@for script in tests/bench/bench_*.py; do \
 		name=$$(basename "$$script" .py); \
@@ -158,6 +164,9 @@ crashes: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
+
+fuzz-api: setup
+	$(BIN)/python -m tests.fuzz.fuzz_api -runs=$(RUNS)
 
 clean:
 	rm -rf $(VENV) $(HELPER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

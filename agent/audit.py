@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One line in the daemon's log for each snapshot: who asked, for what, and what became of it.
 
-    line  = "ckptree: snapshot" { " " key "=" value } newline
+    line  = ("snapshot" | "subscribe") { " " key "=" value }        agent.journal writes it
     value = number | word | quoted
 
 What a client or a task chooses, its name or the ROOT it asks for, is quoted: printable ASCII as it is, any other byte,
 the quote and the backslash as ``\\xNN``. So a line is one line, and what stands between quotes cannot end them.
 """
 
-import os
-import select
 from typing import Final
 
 _LONGEST_BYTES: Final = 200  # of a quoted value
@@ -27,33 +25,6 @@ def quoted(value: str | bytes) -> str:
 
 
 def line(what: str, **fields: Value) -> str:
-    """A line without its end. Text is quoted, numbers are not."""
+    """The text of a line. Text in it is quoted, numbers are not."""
     said = [f"{key}={quoted(value) if isinstance(value, (str, bytes)) else value}" for key, value in fields.items()]
-    return " ".join(("ckptree:", what, *said))
-
-
-class Log:
-    """Lines to a descriptor that whoever reads it may have stopped reading: a line that finds no room is counted.
-
-    Args:
-        fd: of the log; stays the caller's.
-
-    Attributes:
-        dropped: lines that found no room.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
-        self.dropped = 0
-
-    def write(self, text: str) -> None:
-        """One line. A pipe that polls as writable has room for PIPE_BUF bytes, and no line is longer."""
-        try:
-            if self._poll.poll(0) == [(self._fd, select.POLLOUT)]:
-                os.write(self._fd, text.encode("ascii", "backslashreplace") + b"\n")
-                return
-        except OSError:
-            pass
-        self.dropped += 1
+    return " ".join((what, *said))

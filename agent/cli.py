@@ -103,6 +103,8 @@ def snapshot(
     if no_plan and require_rebuildable:
         raise UsageError("--require-rebuildable takes a plan, and --no-plan forbids it: leave one of them out")
     target = writing.Target(output, "json" if as_json else fmt or "ckpt")
+    if fmt is None and not as_json and (other := writing.misnamed(output)):
+        say(f"{output} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     meant = rootname.parse_target(root)
     plain = target.lossless and not with_argv
     options: sources.Options = {
@@ -166,7 +168,7 @@ for _verb in (
     *(restartverb.restart, treeverb.tree, doctorverb.doctor),
     *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics),
 ):
-    app.command()(_verb)
+    app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)
 
 
 def main() -> int:

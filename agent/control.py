@@ -44,6 +44,8 @@ from agent.errors import (
 PROTOCOLS = (1, 1)
 """Oldest and newest version spoken here."""
 
+VERBS = ("snapshot", "hello", "subscribe", "status", "metrics")
+
 MAX_REQUEST = 1 << 16
 MAX_ANSWER = 1 << 30
 _LENGTH = struct.Struct(">I")
@@ -101,7 +103,7 @@ class Decoder:
         """Bytes that no message has been made of."""
         return len(self._buffer)
 
-    def push(self, data: bytes) -> None:
+    def push(self, data: bytes | memoryview) -> None:
         """Take more bytes."""
         self._buffer += data
 
@@ -197,6 +199,12 @@ def choice(request: Message, key: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise UsageError(f"{key} {_shown(value)}: expected one of {', '.join(allowed)}")
     return str(value)
+
+
+def verb(request: Message) -> str:
+    """What a request asks for, whether or not there is such a thing; the first verb where it does not say."""
+    value = request.get("verb", VERBS[0])
+    return value if value in VERBS else "other"
 
 
 def root_text(request: Message) -> str:

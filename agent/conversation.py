@@ -7,11 +7,12 @@ States
 
     silent     nothing of a request has come, nothing is unsent      may last IDLE_S
     asking     a part of a request has come                          may last REQUEST_S, from its first byte on
+    asked      its request waits for its turn, or is being answered  lasts as long as that does
     answering  an answer, or events, are unsent                      may last STALL_S without one byte being taken
     listening  it has subscribed and everything is sent              may last for ever; whatever it says is an error
     closing    it broke the protocol, or hung up its side            ends when what is unsent is sent
 
-A request is answered when the answer before it has been taken, one at each `turn`: who sends a thousand requests waits
+A request is answered when the answer before it has been taken, and one at a time: who sends a thousand requests waits
 a thousand turns, in which everybody else has theirs.
 """
 
@@ -20,7 +21,7 @@ from typing import Final
 
 from agent import control
 from agent.access import Viewer
-from agent.service import Asker, Service
+from agent.service import Asker
 
 IDLE_S: Final = 300.0
 REQUEST_S: Final = 10.0
@@ -33,7 +34,6 @@ class Conversation:
     """A client's requests and the daemon's answers.
 
     Args:
-        service: answers.
         viewer: who it is.
         now_s: of a clock that goes on, here and everywhere below.
 
@@ -41,14 +41,14 @@ class Conversation:
         closing: hang up once nothing is unsent.
     """
 
-    def __init__(self, service: Service, viewer: Viewer, now_s: float) -> None:
-        self._service = service
+    def __init__(self, viewer: Viewer, now_s: float) -> None:
         self._decoder = control.Decoder(control.MAX_REQUEST)
         self._out: deque[memoryview] = deque()
         self._unsent = 0
         self._moved = now_s  # when it last got on: said something, took something
         self._asking_since = 0.0
         self._half_closed = False
+        self._asked = False
         self.asker = Asker(viewer, lambda: self._unsent)
         self.closing = False
 
@@ -74,8 +74,8 @@ class Conversation:
 
     @property
     def ready(self) -> bool:
-        """Whether `turn` has something to do."""
-        if self.closing:
+        """Whether there is a request to answer, or an event to tell."""
+        if self.closing or self._asked:
             return False
         subscription = self.asker.subscription
         if subscription is not None:
@@ -92,7 +92,7 @@ class Conversation:
         """When it expires, unless it gets on before."""
         if self._unsent:
             return self._moved + STALL_S
-        if self.subscribed:
+        if self.subscribed or self._asked or self._decoder.complete:  # it waits for us
             return float("inf")
         return self._asking_since + REQUEST_S if self._decoder.waiting else self._moved + IDLE_S
 
@@ -114,27 +114,31 @@ class Conversation:
     def hang_up(self) -> None:
         """It says nothing any more. What it has asked for is still answered, unless it was events."""
         self._half_closed = True
-        self.closing = self.subscribed or not self._decoder.complete
+        self.closing = self.subscribed or not (self._asked or self._decoder.complete)
 
-    def turn(self, now_s: float) -> str:
-        """Answer one request, or make a message of the events that wait. Returns what that was, for the log."""
-        subscription = self.asker.subscription
-        if subscription is not None:
-            self._put(subscription.take(self._service.watch.stream.next), now_s)
-            self.closing = subscription.ended
-            return "events"
+    def next_request(self, now_s: float) -> control.Message | None:
+        """The request whose turn it is. None: there is none; or this is not the protocol, and then it is told so."""
         try:
             request = self._decoder.pop()
         except control.ProtocolError as error:
             self._fail(error)
-            return "protocol"
-        if request is None:
-            return ""
+            return None
         self._asking_since = now_s
-        self._put(control.pack(self._service.answer(request, self.asker)), now_s)
+        self._asked = request is not None
+        return request
+
+    def reply(self, payload: bytes, now_s: float) -> None:
+        """The answer to that request, packed."""
+        self._asked = False
+        self._put(payload, now_s)
         self.closing = self._half_closed and not self._decoder.complete
-        verb = request.get("verb")
-        return verb if isinstance(verb, str) else "other"
+
+    def tell(self, next_order: int, now_s: float) -> None:
+        """Make a message of the events that wait."""
+        subscription = self.asker.subscription
+        if subscription is not None:
+            self._put(subscription.take(next_order), now_s)
+            self.closing = subscription.ended
 
     def next_chunk(self) -> memoryview:
         """What to send next; empty where there is nothing."""

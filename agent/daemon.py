@@ -23,7 +23,7 @@ from agent import daemonargs, handover
 from agent.access import Policy
 from agent.config import Config
 from agent.errors import CkptreeError
-from agent.handover import Inheritance
+from agent.journal import Journal
 from agent.manager import Manager
 from agent.pace import Pace
 from agent.probes import Probes
@@ -42,19 +42,20 @@ class Daemon:
     Args:
         config: socket, ring and intervals.
         manager: what started this process; it may have passed on the socket, and what the last daemon has left.
+        log: for what an administrator wants to know.
 
     Attributes:
         watch: see there.
         address: where clients find it.
-        inheritance: what it has begun with.
 
     Raises:
         CkptreeError: another daemon listens there, or the watch cannot start.
     """
 
-    def __init__(self, config: Config, manager: Manager) -> None:
+    def __init__(self, config: Config, manager: Manager, log: Journal) -> None:
         self._config = config
         self._manager = manager
+        self.log = log
         self._selector = selectors.DefaultSelector()
         self._identity: int | None = None
         self._running = True
@@ -70,29 +71,31 @@ class Daemon:
             self._identity = os.stat(config.socket).st_ino
             self.address = str(config.socket)
         try:
-            self.inheritance, self.watch = self._begin()
+            self.watch = self._begin()
         except BaseException:
             self._unlink()
             raise
-        self.server = Server(self.watch, self._listener, self._selector, Policy(os.geteuid(), group_id(config.group)))
-        self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+        policy = Policy(os.geteuid(), group_id(config.group))
+        self.server = Server(self.watch, self._listener, self._selector, policy, log)
+        self._heeded = False
+        self._heed_ring(wanted=True)
 
-    def _begin(self) -> tuple[Inheritance, Watch]:
+    def _begin(self) -> Watch:
         """Go on with what the last daemon has left, or load anew; either way what is loaded now is kept for the next."""
         order = handover.order(self._config.ring_bytes)
         left = handover.take(self._manager, order)
         if left.refusal:
-            print(f"ckptree: what the last daemon has left is of no use: {left.refusal}; loading anew", file=sys.stderr)
+            self.log.notice(f"what the last daemon has left is of no use: {left.refusal}; loading anew")
         probes = Probes(order.ring_bytes, order.without, left.loaded, _Patience(self._manager).wait)
         self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)
+        if left.memory is not None:
+            handover.forget_memory(self._manager)  # first: should it be our end, the next one has to do without
         watch = Watch(self._config, order.without, probes, left.memory)
         if watch.refusal:
-            print(f"ckptree: what the last daemon knew is of no use: {watch.refusal}", file=sys.stderr)
-        if left.memory is not None:
-            handover.forget_memory(self._manager)
-        return left, watch
+            self.log.notice(f"what the last daemon knew is of no use: {watch.refusal}")
+        return watch
 
     def _catch_signals(self) -> None:
         reader, writer = socket.socketpair()
@@ -107,30 +110,46 @@ class Daemon:
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
         pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
+        worker = self.server.worker
         longest = self._manager.watchdog_s or math.inf
         swept = time.monotonic()
         while self._running:
+            behind = not worker.busy and (self.watch.behind or self.watch.is_in_doubt)
             wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
-            ready = self._selector.select(0 if self.server.busy or self.watch.behind else min(wait, longest))
+            self._heed_ring(wanted=not worker.busy)
+            ready = self._selector.select(0 if behind else min(self.server.wait_s(wait), longest))
             turn = self.server.service.turns.begin()
             for key, _ in ready:
                 key.data(key.fileobj)
             turn.spent("clients")
-            self.watch.tend()
+            if not worker.busy:
+                self.watch.tend()
             self._feed()
             turn.spent("ring")
-            turn.spent(self.server.tend() or "clients")
+            turn.spent(self.server.tend(hurry=behind))
             now = time.monotonic()
-            if now - swept >= self._config.sweep_interval_s:
-                self.watch.rest()
-                self._manager.status(self.counts)
-                swept = now
-                turn.spent("sweep")
+            due = now - swept >= self._config.sweep_interval_s
+            if not worker.busy and (due or self.watch.is_in_doubt):
+                if due:
+                    swept = now
+                    self.log.tend()
+                    self._manager.status(self.counts)
+                worker.start("sweep", self.watch.rest if due else self.watch.mend)
             turn.end()
+        worker.wait()
         self._manager.notify("STOPPING=1")
         if self._manager.listens and not handover.leave_memory(self._manager, self.watch.memory()):
-            print("ckptree: the service manager did not take what was known here", file=sys.stderr)
+            self.log.warning("the service manager did not take what was known here")
         self._unlink()
+
+    def _heed_ring(self, *, wanted: bool) -> None:
+        """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""
+        if wanted is not self._heeded:
+            self._heeded = wanted
+            if wanted:
+                self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+            else:
+                self._selector.unregister(self.watch.probes)
 
     @property
     def lineage(self) -> str:
@@ -203,34 +222,33 @@ def group_id(name: str) -> int | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run in the foreground; returns the exit code."""
+    journal = Journal()
     try:
         config = daemonargs.parse(sys.argv[1:] if argv is None else argv)
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         manager = Manager(os.environ)
-        daemon = Daemon(config, manager)
+        daemon = Daemon(config, manager, journal)
         drop_capabilities()
         gc.collect()
         gc.freeze()  # the modules are for good: collections need not look at them
         gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
-        print(
-            f"ckptree: watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}",
-            file=sys.stderr,
+        journal.notice(
+            f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"
         )
         if daemon.watch.blind:
-            print(
-                f"ckptree: no hook for {', '.join(daemon.watch.blind)} works here, so every snapshot walks all tasks of "
+            journal.warning(
+                f"no hook for {', '.join(daemon.watch.blind)} works here, so every snapshot walks all tasks of "
                 "the host; `ckptree status` shows what was tried. Where tracefs is not mounted, mounting it at "
                 "/sys/kernel/tracing helps, or CAP_SYS_ADMIN at the start. Under systemd stop it before: a restart keeps "
-                "the hooks there are",
-                file=sys.stderr,
+                "the hooks there are"
             )
         manager.notify("READY=1", f"STATUS={daemon.counts}")
         daemon.run()
     except SystemExit as done:  # argparse's way to end: after --help, or a usage error
         return done.code if isinstance(done.code, int) else 0
     except CkptreeError as error:
-        print(f"ckptree: {error}", file=sys.stderr)
+        journal.error(str(error))
         return error.exit_code
     return 0
 

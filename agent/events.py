@@ -16,7 +16,7 @@ Losses are told where they happened: ``loss``, of the daemon's (records that fou
 table, and ``resync`` follows: take a new snapshot), and ``dropped``, of this subscriber's (it has not read what was sent:
 its backlog is bounded, and what comes meanwhile is counted). ``end``: the root of the subscription is gone.
 
-While nobody has subscribed the records go straight to the table; nothing here runs.
+While nobody has subscribed to what a record could tell, it goes straight to the table; nothing here runs.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -90,19 +90,22 @@ class Subscription:
             and task.pid.number_in(self.namespace) > 0
         )
 
-    def put(self, event: bytes, unsent_bytes: int) -> None:
-        """Queue an event.
+    def has_room(self, unsent_bytes: int) -> bool:
+        """Whether an event may be queued; if not it is counted.
 
         Args:
-            event: packed.
             unsent_bytes: what has been taken already and the socket has not.
         """
-        if self._missing or self._bytes + unsent_bytes + len(event) > BACKLOG_BYTES:
+        if self._missing or self._bytes + unsent_bytes > BACKLOG_BYTES:
             self._missing += 1
             self.dropped += 1
-        else:
-            self._events.append(event)
-            self._bytes += len(event)
+            return False
+        return True
+
+    def put(self, event: bytes) -> None:
+        """Queue an event, packed."""
+        self._events.append(event)
+        self._bytes += len(event)
 
     @property
     def waiting(self) -> bool:
@@ -145,14 +148,14 @@ class Feed:
         self._lost = 0
         self._unsynced = False
         self.subscriptions: dict[Subscription, Callable[[], int]] = {}
-        self._listeners = {
-            Kind.FORK: self._fork,
-            Kind.EXEC: self._exec,
-            Kind.EXIT: self._exit,
-            Kind.SESSION: self._session,
-            Kind.GROUP: self._session,
-            Kind.SUBREAPER: self._subreaper,
-            Kind.STATE: self._state,
+        self._listeners = {  # and what events they make
+            Kind.FORK: (self._fork, {"birth"}),
+            Kind.EXEC: (self._exec, {"exec"}),
+            Kind.EXIT: (self._exit, {"death", "reparent"}),
+            Kind.SESSION: (self._session, {"setsid"}),
+            Kind.GROUP: (self._session, {"setpgid"}),
+            Kind.SUBREAPER: (self._subreaper, {"subreaper"}),
+            Kind.STATE: (self._state, {"setsid", "setpgid", "subreaper", "reparent"}),
         }
 
     def add(self, subscription: Subscription, unsent: Callable[[], int]) -> None:
@@ -160,16 +163,19 @@ class Feed:
         if not self.subscriptions:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
-            for kind, listener in self._listeners.items():
-                self._stream.handle(kind, listener)
         self.subscriptions[subscription] = unsent
+        self._listen()
 
     def remove(self, subscription: Subscription) -> None:
         """Tell no longer."""
         self.subscriptions.pop(subscription, None)
-        if not self.subscriptions:
-            for kind in self._listeners:
-                self._stream.handle(kind, self._table.handlers[kind])
+        self._listen()
+
+    def _listen(self) -> None:
+        """To the records that somebody's events are made of; the others go straight to the table."""
+        wanted = frozenset[str]().union(*(each.kinds for each in self.subscriptions))
+        for kind, (listener, makes) in self._listeners.items():
+            self._stream.handle(kind, self._table.handlers[kind] if wanted.isdisjoint(makes) else listener)
 
     def settle(self) -> None:
         """Between two batches: what is not of a record. The caller has swept if that was due."""
@@ -183,15 +189,12 @@ class Feed:
             root = subscription.root
             if root is not None and root.pid.task is not root and not subscription.ended:
                 subscription.ended = True
-                self._put(subscription, _pack({"event": "end", "order": self._stream.next}))
-
-    def _put(self, subscription: Subscription, event: bytes) -> None:
-        subscription.put(event, self.subscriptions[subscription]())
+                subscription.put(_pack({"event": "end", "order": self._stream.next}))
 
     def _tell_all(self, event: dict[str, Any]) -> None:
         packed = _pack(event)
         for subscription in self.subscriptions:
-            self._put(subscription, packed)
+            subscription.put(packed)
 
     def _tell_loss(self) -> None:
         lost = self._stream.lost - self._lost
@@ -220,12 +223,13 @@ class Feed:
         if task is None:
             return
         packed: dict[Namespace, bytes] = {}
-        for subscription in self.subscriptions:
-            if subscription.wants(kind, state, task, covered=subscription in covering):
+        for subscription, unsent in self.subscriptions.items():
+            covered = subscription in covering
+            if subscription.wants(kind, state, task, covered=covered) and subscription.has_room(unsent()):
                 namespace = subscription.namespace
                 if namespace not in packed:
                     packed[namespace] = _pack({"event": kind, **_who(state, task, namespace), **make(task, namespace)})
-                self._put(subscription, packed[namespace])
+                subscription.put(packed[namespace])
 
     def _task(self, state: TaskState) -> Task | None:
         task = self._table.task(state.tid)
@@ -241,9 +245,11 @@ class Feed:
         self._tell("birth", state, task, _birth)
 
     def _exec(self, data: Data, at: int) -> None:
-        self._table.exec(data, at)
         state = TaskState(*_TASK(data, at))
-        self._tell("exec", state, self._task(state), lambda _task, _namespace: {})
+        caller = self._table.task(state.argument)  # the number that the calling thread had
+        old = caller.pid if caller is not None else None
+        self._table.exec(data, at)
+        self._tell("exec", state, self._task(state), lambda _, namespace: {"old_tid": _number(old, namespace)})
 
     def _exit(self, data: Data, at: int) -> None:
         state = TaskState(*_TASK(data, at))
@@ -289,6 +295,9 @@ class Feed:
         before = (leader.sid, leader.pgid, leader.flags & SUBREAPER, leader.parent) if leader is not None else None
         covering = {each for each in self.subscriptions if each.covers(leader)} if leader is not None else ()
         self._table.state(data, at)
+        if task is None and (entered := self._task(state)) is not None:
+            for child in entered.children():  # whose parent was not known before
+                self._moved(child, state.seq, ())
         if leader is None or before is None or leader.pid.task is not leader:
             return
         sid, pgid, subreaper, parent = before

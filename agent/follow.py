@@ -3,8 +3,8 @@
 
 How often: every second, and soon after an event where a daemon tells them; what has no event (stop and continue, say) is
 seen within the second. Where asking and drawing take long (many tasks, no daemon), so seldom that they take a tenth of the
-time. A refusal (a session from outside appeared, say) leaves what was there, and says so; that the root is gone, or the
-daemon, ends it.
+time. A refusal (a second topmost process in the cgroup, say) leaves what was there, and says so; that the root is gone, or
+the daemon, ends it.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Final
 
 from agent import terminal
 from agent.client import Answer, Subscription
-from agent.errors import CkptreeError, RefusedError
+from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError
 from agent.screen import Screen
 from agent.scroll import Viewport
 from exporters import registry, treeview
@@ -23,6 +23,7 @@ INTERVAL_S: Final = 1.0
 SOON_S: Final = 0.1
 """After what was drawn last, an event may lead to the next drawing."""
 
+_FINAL: Final = {kind.exit_code for kind in (NoDaemonError, NoSuchRootError, HostError)}
 _AT_ONCE_S: Final = 0.001  # for an event that is there already
 _HEARING_S: Final = 0.02  # for all of them
 SHARE: Final = 0.1
@@ -58,13 +59,13 @@ class Follower:
         """Ask again.
 
         Raises:
-            CkptreeError: what is asked says so; a refusal only the first time.
+            CkptreeError: it cannot be had any more; the first time, whatever the reason.
         """
         begin = time.monotonic()
         try:
             answer = self._ask()
-        except RefusedError as error:
-            if not self._lines:
+        except CkptreeError as error:
+            if not self._lines or error.exit_code in _FINAL:
                 raise
             self._trouble = str(error)
         else:

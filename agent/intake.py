@@ -13,6 +13,9 @@ from agent.state import Place
 from agent.stream import Stream
 
 _LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
+_LET_RUN_S = (
+    1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
+)
 
 
 class Intake:
@@ -70,7 +73,7 @@ class Intake:
             elif now > deadline:
                 self.stream.give_up_below(target)
                 return
-            time.sleep(0)
+            time.sleep(_LET_RUN_S)
 
     # ---- from one to the next --------------------------------------------------------------------------------------
 

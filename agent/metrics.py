@@ -56,6 +56,8 @@ class Turns:
 
     def __init__(self) -> None:
         self._seconds = Histogram(TURN_SECONDS)
+        self._job_seconds = Histogram(TURN_SECONDS)
+        self._longest_job_s, self._longest_job = 0.0, ""
         self._begin = self._mark = 0.0
         self._most, self._most_in = 0.0, ""
         self.longest_s = 0.0
@@ -81,9 +83,18 @@ class Turns:
         if took > self.longest_s:
             self.longest_s, self.longest_in = took, self._most_in
 
+    def job(self, name: str, took_s: float) -> None:
+        """Something took so long, beside the loop."""
+        self._job_seconds.add(took_s)
+        if took_s > self._longest_job_s:
+            self._longest_job_s, self._longest_job = took_s, name
+
     def data(self) -> dict[str, Any]:
         """The keys of ``loop``."""
         return {
+            "job_seconds": self._job_seconds.data(),
+            "longest_job_s": self._longest_job_s,
+            "longest_job": self._longest_job,
             "turn_seconds": self._seconds.data(),
             "longest_turn_s": self.longest_s,
             "longest_turn_in": self.longest_in,

@@ -182,6 +182,19 @@ def _families(of: _Figures) -> Iterator[Family]:
     yield Family(
         "ckptree_longest_turn_seconds", "gauge", "The longest of these.", of.gauge("loop.longest_turn_s"), "seconds"
     )
+    yield Family(
+        "ckptree_job_seconds",
+        "histogram",
+        "Work beside the loop: sweeps, and snapshots of many tasks.",
+        of.histogram("loop.job_seconds"),
+        "seconds",
+    )
+    yield Family(
+        "ckptree_longest_job_seconds", "gauge", "The longest of these.", of.gauge("loop.longest_job_s"), "seconds"
+    )
+    yield Family(
+        "ckptree_most_clients", "gauge", "The most that have been connected.", of.gauge("clients.most_connected")
+    )
     yield Family("ckptree_clients", "gauge", "Clients connected.", of.gauge("clients.connected"))
     yield Family("ckptree_connections", "counter", "Connections accepted.", of.counter("clients.accepted"))
     yield Family(

@@ -5,6 +5,8 @@ What a task, a parent, a leader or a creator is not there for is remembered by t
 about, and made good when it is entered. The events themselves are in `table`.
 """
 
+import itertools
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -40,6 +42,10 @@ _TASK = wire.TASK.unpack_from
 Surprise = Literal["exit", "gone", "group", "parent", "session"]
 
 
+def _none_of_any() -> Counter[Surprise]:
+    return Counter(dict.fromkeys(get_args(Surprise), 0))
+
+
 @dataclass(slots=True)
 class Counts:
     """What went past, since the watch began.
@@ -51,7 +57,7 @@ class Counts:
     """
 
     repairs: int = 0
-    kinds: Counter[Surprise] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Surprise), 0)))
+    kinds: Counter[Surprise] = field(default_factory=_none_of_any)
     assumed: int = 0
 
     @property
@@ -59,10 +65,16 @@ class Counts:
         """Of all kinds."""
         return self.kinds.total()
 
+    def forget_anomalies(self) -> None:
+        """Count them from here."""
+        self.kinds = _none_of_any()
+
 
 def _differ(known: int, flags: int) -> bool:
     """Whether a row's flags contradict the table's. An exit is announced before exit_notify() sets EXITED."""
-    if known & EXITED and not flags & EXITED and flags & EXITING:
+    if not flags & EXITED and flags & EXITING:
+        if not known & EXITED:
+            return True  # of an init it may not be announced any more
         known &= ~EXITED
     return known & _SWEPT != flags & _SWEPT_IN_ROW
 
@@ -124,12 +136,16 @@ class Roster:
         """Whom a question that has not been answered is about; None for somebody who is not here."""
         return self.unanswered.get(question)
 
-    def take_questions(self) -> list[tuple[int, int]]:
-        """The open questions, as (address, start_ns; 0 for any); they count as put."""
-        questions = [(address, 0) for address in self.unknown]
-        questions += [self.question(task) for task in self.doubts if task.pid.task is task and task.address]
-        self.unknown.clear()
-        self.doubts.clear()
+    def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
+        """Open questions, as (address, start_ns; 0 for any), about so many at most; they count as put."""
+        questions: list[tuple[int, int]] = []
+        while self.unknown and len(questions) < most:
+            questions.append((self.unknown.pop(), 0))
+        doubts = list(itertools.islice(self.doubts, most - len(questions)))
+        for task in doubts:
+            del self.doubts[task]
+            if task.pid.task is task and task.address:
+                questions.append(self.question(task))
         return questions
 
     def differing(self, rows: bytes) -> list[tuple[int, int]]:
@@ -320,6 +336,8 @@ class Roster:
                     self.doubts[child] = None
         if rules.dies_unwaited(task):
             rules.release_task(task)
+        elif task is not leader and not task.flags & PTRACED:
+            self.doubts[task] = None
         self._reap_unwaited(leader)
 
     def _reap_unwaited(self, leader: Task) -> None:

@@ -14,7 +14,6 @@ import selectors
 import socket
 import stat
 import struct
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -23,19 +22,23 @@ from typing import Final
 
 from agent import control
 from agent.access import Policy, Viewer
-from agent.audit import Log
 from agent.config import Config
 from agent.conversation import READ_BYTES, Conversation
 from agent.errors import BusyError, CkptreeError, HostError
-from agent.service import Service
+from agent.journal import Journal
+from agent.service import Asker, Service
+from agent.shares import Shares
 from agent.watch import Watch
+from agent.worker import Worker
 
 MAX_CLIENTS: Final = 512
 MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for those who may see everything
 MAX_CLIENTS_PER_USER: Final = 32  # of those who may not
 _BACKLOG: Final = 512
 _ACCEPT_AT_ONCE: Final = 64
+_DEAF_S: Final = 0.005  # after so many
 _TURN_S: Final = 0.02  # how long requests are answered before the ring has its turn again
+_HURRIED_TURN_S: Final = 0.004
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
 _CHECK_S: Final = 1.0  # between two looks for clients that have expired
 
@@ -52,58 +55,135 @@ class Server:
         listener: from `listen`; is registered, and stays the caller's.
         selector: what the caller's loop waits on. The data of each key is a function of the ready file.
         policy: who sees everything.
+        log: takes a line for each snapshot.
 
     Attributes:
         service: what answers.
+        worker: runs what takes long. While it does, the watch is not the loop's.
     """
 
     def __init__(
-        self, watch: Watch, listener: socket.socket, selector: selectors.BaseSelector, policy: Policy | None = None
+        self,
+        watch: Watch,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        policy: Policy,
+        log: Journal,
     ) -> None:
-        self.service = Service(watch, Log(sys.stderr.fileno()))
+        self.service = Service(watch, log)
         self.service.unsent_of = self._unsent_of
-        self._policy = policy or Policy(os.geteuid(), None)
+        self.worker = Worker(selector, self.service.turns.job)
+        self._policy = policy
         self._selector = selector
         self._peers: set[Peer] = set()
         self._ready: deque[Peer] = deque()
+        self._waiting: list[Peer] = []
+        self._shares = Shares()
+        self._gone: list[Asker] = []
         self._next_check = 0.0
+        self._listener = listener
+        self._deaf_until = 0.0
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
     # ---- what the loop calls ---------------------------------------------------------------------------------------
 
-    @property
-    def busy(self) -> bool:
-        """There are requests to answer: the loop is not to wait."""
-        return bool(self._ready)
+    def wait_s(self, longest_s: float) -> float:
+        """How long the loop may wait, at most so long: for the next request whose turn has come."""
+        now = time.monotonic()
+        if self._deaf_until:
+            longest_s = min(longest_s, self._deaf_until - now)
+        if self.worker.busy:
+            return max(longest_s, 0.0)
+        if self._ready:
+            return 0.0
+        due = min((self._shares.due_s(peer.viewer.uid) for peer in self._waiting), default=now + longest_s)
+        return max(min(due - now, longest_s), 0.0)
 
     @property
     def listened_to(self) -> bool:
         """Somebody has subscribed to events."""
         return bool(self.service.feed.subscriptions)
 
-    def tend(self) -> str:
-        """Answer some requests, hand out events, hang up on who has expired; returns the last verb answered."""
-        self.service.feed.settle()
-        for peer in tuple(self._peers) if self.listened_to else ():
-            self._queue(peer)
-        now = begin = time.monotonic()
-        verb = ""
-        # Each has one turn before anybody has two.
-        for _ in range(len(self._ready)):
-            peer = self._ready.popleft()
-            peer.queued = False
-            if peer in self._peers:
-                verb = peer.talk.turn(now) or verb
-                self._attend(peer)
-                now = time.monotonic()
-                if now - begin > _TURN_S:
-                    break
+    def tend(self, *, hurry: bool = False) -> str:
+        """Answer some requests, hand out events, hang up on who has expired.
+
+        Args:
+            hurry: there is other work to do.
+
+        Returns:
+            The verb that was answered last.
+        """
+        verb = "clients"
+        if self._deaf_until and time.monotonic() >= self._deaf_until:
+            self._deaf_until = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        if not self.worker.busy:
+            self._forget()
+            self.service.feed.settle()
+            for peer in tuple(self._peers) if self.listened_to else ():
+                self._queue(peer)
+            verb = self._answer_some(_HURRIED_TURN_S if hurry else _TURN_S)
+        now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + _CHECK_S
             for peer in [peer for peer in self._peers if peer.talk.deadline_s <= now]:
                 self.service.clients.expired[peer.talk.expiry] += 1
                 self._drop(peer)
         return verb
+
+    def _answer_some(self, turn_s: float) -> str:
+        """Each has one turn before anybody has two."""
+        verb = "clients"
+        begin = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        self._ready.extend(waiting)
+        for _ in range(len(self._ready)):
+            now = time.monotonic()
+            if now - begin > turn_s or self.worker.busy:
+                break
+            peer = self._ready.popleft()
+            if peer not in self._peers:
+                continue
+            if not peer.viewer.privileged and self._shares.due_s(peer.viewer.uid) > now:
+                self._waiting.append(peer)
+                continue
+            peer.queued = False
+            if peer.talk.subscribed:
+                verb = "events"
+                peer.talk.tell(self.service.watch.stream.next, now)
+            elif (request := peer.talk.next_request(now)) is not None:
+                verb = self._answer(peer, request)
+                continue
+            self._attend(peer)
+        return verb
+
+    def _answer(self, peer: "Peer", request: control.Message) -> str:
+        verb = control.verb(request)
+        begin = time.monotonic()
+
+        def work() -> bytes:
+            return self.service.packed(request, peer.talk.asker)
+
+        if self.service.is_heavy(request):
+            self.worker.start(verb, work, lambda payload: self._reply(peer, payload, begin))
+        else:
+            self._reply(peer, work(), begin)
+        return verb
+
+    def _reply(self, peer: "Peer", payload: bytes, begin_s: float) -> None:
+        now = time.monotonic()
+        if not peer.viewer.privileged:
+            self._shares.spend(peer.viewer.uid, now - begin_s, now)
+        if peer in self._peers:
+            peer.talk.reply(payload, now)
+            self._attend(peer)
+        else:  # it has not waited for the answer
+            self._gone.append(peer.talk.asker)
+
+    def _forget(self) -> None:
+        """What the gone had subscribed to; not while a job might be telling them of an event."""
+        while self._gone:
+            self.service.forget(self._gone.pop())
 
     # ---- connections -----------------------------------------------------------------------------------------------
 
@@ -125,7 +205,10 @@ class Server:
                         connection.send(control.encode(control.failure(error)))
                 connection.close()
                 continue
-            self._welcome(Peer(connection, Conversation(self.service, viewer, time.monotonic())))
+            self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
+        # Whoever connects in an endless loop gets no more of our time than this.
+        self._selector.unregister(listener)
+        self._deaf_until = time.monotonic() + _DEAF_S
 
     def _admit(self, viewer: Viewer) -> None:
         """Whether there is room for one more.
@@ -163,11 +246,11 @@ class Server:
             peer.events = 0
         peer.connection.close()
         self._peers.discard(peer)
-        self.service.forget(peer.talk.asker)
+        self._gone.append(peer.talk.asker)
         self.service.clients.connected = len(self._peers)
 
     def _unsent_of(self, uid: int) -> int:
-        return sum(peer.talk.unsent_bytes for peer in self._peers if peer.viewer.uid == uid)
+        return sum(peer.talk.unsent_bytes for peer in tuple(self._peers) if peer.viewer.uid == uid)
 
     # ---- to and fro ------------------------------------------------------------------------------------------------
 

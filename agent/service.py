@@ -14,9 +14,10 @@ from typing import Any, cast, get_args
 
 from agent import VERSION, control, metrics, rootname
 from agent.access import Viewer
-from agent.audit import Log, line
+from agent.audit import line
 from agent.errors import BusyError, CkptreeError, UsageError
 from agent.events import KINDS, Feed, Subscription
+from agent.journal import Journal
 from agent.model import Dialect, Snapshot
 from agent.objects import Task
 from agent.watch import Sees, Watch
@@ -85,7 +86,7 @@ class Service:
         unsent_of: gives the bytes that the clients of a user have not fetched yet.
     """
 
-    def __init__(self, watch: Watch, log: Log) -> None:
+    def __init__(self, watch: Watch, log: Journal) -> None:
         self.watch = watch
         self.feed = Feed(watch.stream, watch.table)
         self.clients = Clients()
@@ -103,20 +104,25 @@ class Service:
             "metrics": self._metrics,
         }
 
+    def is_heavy(self, request: control.Message) -> bool:
+        """Whether the answer may take long enough to be a job for the worker."""
+        return control.verb(request) in ("snapshot", "subscribe") and self.watch.is_busy
+
+    def packed(self, request: control.Message, asker: Asker) -> bytes:
+        """The answer to a request, packed."""
+        return control.pack(self.answer(request, asker))
+
     def answer(self, request: control.Message, asker: Asker) -> control.Message:
         """The answer to a request. Whatever the request is, there is one, and the watch goes on."""
-        name = "other"
+        self.clients.requests[control.verb(request)] += 1
         try:
-            name = control.choice(request, "verb", tuple(self._verbs))
-            return {"ok": True, **self._verbs[name](request, asker)}
+            return {"ok": True, **self._verbs[control.choice(request, "verb", control.VERBS)](request, asker)}
         except CkptreeError as error:
             answer = control.failure(error)
         except Exception as error:  # noqa: BLE001 - one request must not end the watch for everybody
-            traceback.print_exc()
+            self._log.error(traceback.format_exc().rstrip())
             text = f": {error!r}" if asker.viewer.privileged else ""
             answer = control.failure(CkptreeError(f"internal error, see the daemon's log{text}"))
-        finally:
-            self.clients.requests[name] += 1
         self.clients.refused[answer["kind"]] += 1
         return answer
 
@@ -191,25 +197,34 @@ class Service:
             self.feed.add(subscription, asker.unsent)
             made.append(subscription)
 
-        answer: control.Message = {"snapshot": None}
-        if wanted and root is not None:
-            begin = time.perf_counter_ns()
-            said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
-            try:
-                snapshot = self._taken(root, "subtree", request, asker, begin_telling)
-                answer = {"snapshot": registry.image(snapshot, "ckpt"), **_about(snapshot)}
-                said["tasks"] = len(snapshot.tasks)
-            except CkptreeError as error:
-                for subscription in made:
-                    self.feed.remove(subscription)
-                self._audit("subscribe", request, asker, begin, said, control.failure(error)["kind"])
-                raise
-            answer["elapsed_ns"] = self._audit("subscribe", request, asker, begin, said, "ok")
-        else:
-            self.watch.catch_up()
-            begin_telling()
+        try:
+            if wanted and root is not None:
+                answer = self._first_snapshot(root, request, asker, begin_telling)
+            else:
+                answer = {"snapshot": None}
+                self.watch.catch_up()
+                begin_telling()
+        except BaseException:
+            for subscription in made:
+                self.feed.remove(subscription)
+            raise
         (asker.subscription,) = made
         return answer | {"order": asker.subscription.position}
+
+    def _first_snapshot(
+        self, root: Task, request: control.Message, asker: Asker, at_cut: Callable[[], None]
+    ) -> control.Message:
+        begin = time.perf_counter_ns()
+        said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
+        try:
+            snapshot = self._taken(root, "subtree", request, asker, at_cut)
+            data = registry.image(snapshot, "ckpt")
+        except CkptreeError as error:
+            self._audit("subscribe", request, asker, begin, said, control.failure(error)["kind"])
+            raise
+        said["tasks"] = len(snapshot.tasks)
+        elapsed = self._audit("subscribe", request, asker, begin, said, "ok")
+        return {"snapshot": data, **_about(snapshot), "elapsed_ns": elapsed}
 
     def _status(self, _request: control.Message, asker: Asker) -> control.Message:
         watch = self.watch
@@ -313,7 +328,7 @@ class Service:
             "result": result,
             "ms": round(elapsed / 1e6, 3),
         }
-        self._log.write(line(verb, **fields))
+        self._log.info(line(verb, **fields))
         return elapsed
 
 

@@ -294,7 +294,7 @@ class ProcessTable(Roster):
                 self.confirmed += 1
                 return
             self._compare(known, state)
-        elif between and state.pid != state.tgid and not state.flags & PTRACED:
+        elif between and state.pid != state.tgid and not state.flags & PTRACED and not _is_of_an_init(data, at):
             return  # its exit has been heard of, and its release follows for certain
         task = self._merge(data, at)
         if task is None:
@@ -309,7 +309,9 @@ class ProcessTable(Roster):
             self.noted[task] = state.by
         elif self.noted:
             self.noted.pop(task, None)
-        if state.flags & EXITED and not task.flags & EXITED:
+        # The last of an init may stay within its exit for good; who else is there has an event of that under way.
+        lingers = between and rules.is_last_of_init(task)
+        if (lingers or state.flags & EXITED) and not task.flags & EXITED:
             task.exit_code = state.exit_code
             self._exit(task)
 
@@ -367,3 +369,9 @@ class ProcessTable(Roster):
 
     def marker(self, data: Data, at: int) -> None:
         """RECORD_MARKER: nothing happens."""
+
+
+def _is_of_an_init(data: Data, at: int) -> bool:
+    """Whether a record tells of a thread of a namespace's init, the last of which may have to wait within its exit."""
+    leader = wire.pid_state(data, at, 1) or wire.pid_state(data, at, 0)
+    return leader is not None and len(leader.numbers) > 1 and leader.numbers[-1] == 1

@@ -23,7 +23,7 @@ TIMEOUT_S = 30.0
 
 def tree(
     root: Annotated[str, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: 1.")] = "1",
-    mode: Mode = ModeName.AUTO,
+    mode: Mode = ModeName.SUBTREE,
     source: Source = SourceName.AUTO,
     socket: Socket = None,
     as_json: AsJson = False,

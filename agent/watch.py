@@ -7,7 +7,8 @@ How a snapshot is made certain
 2. *Ask*: put the kernel the question how each task of the tree is (a few microseconds each), or, where the tree is much of
    the host, sweep: walk all tasks and ask only about those that differ. The answers go through the same ring, so they
    stand in event order among the events that happen meanwhile.
-3. *Cut*: drain up to a marker behind the last answer. What the table holds now is the tree at the marker.
+3. *Cut*: drain what stands behind the last answer. What the table holds now is the tree as of the last record. Some zombies
+   may vanish without any event; they are asked about last, again and again until nothing else stands beside the answers.
 
 Membership of the tree rests on unbroken numbering (``verified: numbering``), or on the sweep. Loss, and program runs
 that the kernel skipped, are made good by a sweep before anything else. A difference between an answer and the table
@@ -16,7 +17,6 @@ explains is an anomaly: counted, and healed by the answer itself.
 """
 
 import gc
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ from agent.errors import NoSuchRootError, NotPermittedError
 from agent.intake import Intake
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.model import Task as SnapshotTask
-from agent.objects import Task
+from agent.objects import EXITED, Task
 from agent.probes import Probes
 from agent.rootname import RootName
 from agent.state import Memory
@@ -42,8 +42,10 @@ _ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
+_LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
+_OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
 Sees = Callable[[tuple[int, int]], bool]
 """Whether somebody may see a task of these real ids, user's and group's."""
 
@@ -102,7 +104,7 @@ class Watch:
         self.refusal = self._resume(left) if left is not None else ""
         self.remembers = left is not None and not self.refusal
         self._last: tuple[object, list[object], select.Selection, int] | None = None
-        self._walked: tuple[Task, int, list[Task]] | None = None
+        self._walked: tuple[Task, int, list[Task], list[Task]] | None = None
         self._swept: tuple[int, bytes, list[Task]] | None = None
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
@@ -144,6 +146,16 @@ class Watch:
         return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
 
     @property
+    def is_busy(self) -> bool:
+        """A snapshot may take longer than a loop should be away from its clients: so much is watched, or happens."""
+        return len(self.table.pids.numbers) > _LARGE or self.is_in_doubt or self.probes.ring.pending > _DRAIN_BYTES
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Loss has to be made good by a sweep."""
+        return self.stream.suspect or self.table.astray
+
+    @property
     def _news(self) -> int:
         """Records that changed the table, or may have: while it stays the same, so does the table."""
         return self.stream.records - self.table.confirmed
@@ -152,10 +164,10 @@ class Watch:
 
     @property
     def behind(self) -> bool:
-        """The ring held more than the last look took."""
+        """There is more in the ring than the last look took."""
         return self._intake.behind
 
-    def drain(self, limit: int = sys.maxsize) -> None:
+    def drain(self, limit: int = _DRAIN_BYTES) -> None:
         """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
         self._intake.drain(limit)
 
@@ -194,7 +206,7 @@ class Watch:
             self.table.reunite()
         if not self.totals.sweeps:
             self.table.settle()
-            self.table.counts.kinds.clear()  # the first sweep fills the table: nothing to differ from
+            self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
         self.totals.causes[cause] += 1
         self.totals.skipped = skipped
 
@@ -217,13 +229,20 @@ class Watch:
         self.table.settle()
         gc.collect()
 
+    def mend(self) -> None:
+        """Repair loss."""
+        self.sweep("loss")
+
     def tend(self) -> None:
-        """Between requests: apply what has come, if not all at once, ask what is in doubt, repair loss."""
-        self.drain(_DRAIN_BYTES)
-        if self.stream.suspect or self.table.astray:
-            self.sweep("loss")
-        elif self.table.doubts or self.table.unknown:
-            self._ask(self.table.take_questions())
+        """Between requests: apply what has come, and ask what is in doubt; neither all at once.
+
+        The answers stand in the ring, behind what has happened meanwhile: they are among what has come next time.
+        """
+        self.drain()
+        if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
+            for address, start_ns in self.table.take_questions(_ASK_AT_ONCE):
+                self.probes.ask(address, start_ns)
+            self._intake.behind = True
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
@@ -310,6 +329,7 @@ class Watch:
         for _ in range(_ATTEMPTS):
             verified = self._verify(root, resolved)
             self._explain()
+            self._outlast(root)
             if not self.stream.suspect:
                 break
         if root.pid.task is not root:
@@ -377,7 +397,7 @@ class Watch:
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
                 self.sweep("no-hook" if self.blind else "large-tree")
                 return "sweep"
-            if self.stream.suspect or self.table.astray or (not asked and self.probes.skipped() != self.totals.skipped):
+            if self.is_in_doubt or (not asked and self.probes.skipped() != self.totals.skipped):
                 self.sweep("loss")  # who is in the tree is not certain before
                 continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]
@@ -386,6 +406,17 @@ class Watch:
             asked.update(new)
             self._ask([self.table.question(task) for task in new])
         return "numbering"
+
+    def _outlast(self, root: Task) -> None:
+        """Whoever may vanish without an event is there at the last record that was applied, or known to be gone by then."""
+        for _ in range(_OUTLAST):
+            vanishing = [task for task in self._exited(root) if rules.may_vanish(task) and task.address]
+            if not vanishing:
+                return
+            issued = self.probes.page.issued
+            self._ask([self.table.question(task) for task in vanishing])
+            if self.stream.next <= issued + len(vanishing):
+                return
 
     def _unlisted(self, root: Task) -> list[str]:
         """Processes of the tree that the kernel's walk passes over; it then does so with all of their threads."""
@@ -399,8 +430,14 @@ class Watch:
     def _members(self, root: Task) -> list[Task]:
         """The tree, walked anew only where a record has been applied since: nothing else changes the table."""
         if self._walked is None or self._walked[:2] != (root, self._news):
-            self._walked = root, self._news, select.members(root)
+            members = select.members(root)
+            self._walked = root, self._news, members, [task for task in members if task.flags & EXITED]
         return self._walked[2]
+
+    def _exited(self, root: Task) -> list[Task]:
+        """Those of the tree that run no more."""
+        self._members(root)
+        return self._walked[3] if self._walked is not None else []
 
     def _select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select, unless the last selection was of the same tree and nothing it depends on has changed."""

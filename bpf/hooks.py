@@ -7,7 +7,7 @@ Trying is the only test that tells the truth: kernels report support for fentry 
 import platform
 from typing import Literal, NamedTuple
 
-Kind = Literal["raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
+Kind = Literal["typed_tracepoint", "raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
 
 
 class Hook(NamedTuple):
@@ -45,6 +45,14 @@ def _raw(target: str, program: str) -> Hook:
     return Hook("raw_tracepoint", target, program)
 
 
+def _typed(target: str, program: str) -> Hook:
+    return Hook("typed_tracepoint", target, f"{program}_typed")
+
+
+def _best(target: str, program: str) -> tuple[tuple[Hook, ...], ...]:
+    return (_typed(target, program),), (_raw(target, program),)
+
+
 def _call(name: str) -> Hook:
     return Hook("tracepoint", f"sys_exit_{name}", f"on_{name}")
 
@@ -59,10 +67,10 @@ _ENTRY = "arm64" if platform.machine() == "aarch64" else "x64"
 PRCTL = Hook("fexit", f"__{_ENTRY}_sys_prctl", "after_prctl")
 
 FEATURES = (
-    Feature("fork", True, ((_raw("task_newtask", "on_fork"),),)),
+    Feature("fork", True, _best("task_newtask", "on_fork")),
     Feature("exec", True, ((_raw("sched_process_exec", "on_exec"),),)),
-    Feature("exit", True, ((_raw("sched_process_exit", "on_exit"),),)),
-    Feature("free", True, ((_raw("sched_process_free", "on_free"),),)),
+    Feature("exit", True, _best("sched_process_exit", "on_exit")),
+    Feature("free", True, _best("sched_process_free", "on_free")),
     Feature("setsid", False, ((CHANGE_PID,), (_call("setsid"),))),
     Feature("setpgid", False, ((CHANGE_PID,), (_call("setpgid"),))),
     Feature("subreaper", False, ((PRCTL,), (_call("prctl"),))),

@@ -29,6 +29,7 @@ _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 # what it iterates over.
 _TIES = {"terminals": ("on_terminal", "bpf_iter_task"), "owners": ("on_file", "bpf_iter_task_file")}
 _TYPES = {
+    "typed_tracepoint": (syscall.PROG_TRACING, syscall.ATTACH_RAW_TP),
     "raw_tracepoint": (syscall.PROG_RAW_TRACEPOINT, 0),
     "tracepoint": (syscall.PROG_TRACEPOINT, 0),
     "fentry": (syscall.PROG_TRACING, syscall.ATTACH_FENTRY),
@@ -57,7 +58,7 @@ class Loader:
     Args:
         bundle: the compiled programs.
         ring_bytes: size of the ring; a power of two of pages.
-        without: features to leave out; the required ones are not among those.
+        without: features to leave out, where they are not required, and single hooks by name.
         missing: features that this kernel lacks.
 
     Attributes:
@@ -101,7 +102,9 @@ class Loader:
             return  # it serves another feature already
         if name in self.tried:
             raise OSError(self.tried[name])
-        traced = hook.target if hook.kind in ("fentry", "fexit") else ""
+        if name in self._without:
+            raise OSError("left out")
+        traced = hook.target if hook.kind in ("typed_tracepoint", "fentry", "fexit") else ""
         program = self._load(hook.program, hook.kind, traced)
         self.descriptors[f"program:{hook.program}"] = program
         if hook.kind == "tracepoint":

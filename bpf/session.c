@@ -139,7 +139,7 @@ int after_change_pid(u64 *ctx)
 	if (sid == own && pgid != own)
 		return 0;
 	if (request(sid == own ? RECORD_SESSION : RECORD_GROUP, 0, task, 0))
-		announce();
+		announce(task, 0);
 	return 0;
 }
 

@@ -132,43 +132,40 @@ def in_bash(share: Path, *words: str) -> list[str]:
     return ran.stdout.split()
 
 
-def in_fish(share: Path, *words: str) -> list[str]:
-    """What fish offers for the last word."""
-    script = share / "fish/vendor_completions.d/ckptree.fish"
-    line = " ".join(words).replace("= ", "=").replace(" =", "=")
-    ran = subprocess.run(
-        ["fish", "--no-config", "-c", f"source {script}; complete -C '{line}'"],
-        capture_output=True, text=True, check=True, env={**os.environ, "HOME": str(share)},
-    )  # fmt: skip
-    return [offered.partition("\t")[0].rpartition("=")[2] for offered in ran.stdout.splitlines()]
-
-
-SHELLS = [
-    in_bash,
-    pytest.param(in_fish, marks=pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")),
-]
-
-
-@pytest.mark.parametrize("offered", SHELLS)
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("ckptree", "sn"), ["snapshot"]),
-        (("ckptree", ""), sorted(verb.name for verb in VERBS)),
-        (("ckptree", "snapshot", "--so"), ["--socket", "--source"]),
-        (("ckptree", "snapshot", "--source", ""), ["auto", "bpf", "daemon", "procfs"]),
-        (("ckptree", "snapshot", "1", "-f", "m"), ["msgpack"]),
-        (("ckptree", "snapshot", "pidn"), ["pidns:"]),
-        (("ckptree", "snapshot", "1", "--timeout", ""), []),
-        (("ckptree", "show", "pyproj"), ["pyproject.toml"]),
-        (("ckptree", "snapshot", "1", "-o", "pyproj"), ["pyproject.toml"]),
-        (("ckptree", "daemon", "--ring"), ["--ring-bytes"]),
-    ],
+OFFERS: tuple[tuple[tuple[str, ...], list[str]], ...] = (
+    (("ckptree", "sn"), ["snapshot"]),
+    (("ckptree", ""), sorted(verb.name for verb in VERBS)),
+    (("ckptree", "snapshot", "--so"), ["--socket", "--source"]),
+    (("ckptree", "snapshot", "--source", ""), ["auto", "bpf", "daemon", "procfs"]),
+    (("ckptree", "snapshot", "1", "-f", "m"), ["msgpack"]),
+    (("ckptree", "snapshot", "pidn"), ["pidns:"]),
+    (("ckptree", "snapshot", "1", "--timeout", ""), []),
+    (("ckptree", "show", "pyproj"), ["pyproject.toml"]),
+    (("ckptree", "snapshot", "1", "-o", "pyproj"), ["pyproject.toml"]),
+    (("ckptree", "daemon", "--ring"), ["--ring-bytes"]),
 )
-def test_a_shell_offers_what_fits(share: Path, offered: object, words: tuple[str, ...], expected: list[str]) -> None:
-    """In the folder of this checkout."""
-    assert callable(offered)
-    assert sorted(offered(share, *words)) == expected
+"""Words, and what is offered for the last of them in the folder of this checkout."""
+
+
+def test_bash_offers_what_fits(share: Path) -> None:
+    """Verbs, options, values, files."""
+    assert [sorted(in_bash(share, *words)) for words, _ in OFFERS] == [offered for _, offered in OFFERS]
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
+def test_fish_offers_the_same(share: Path) -> None:
+    """It offers each with what it means."""
+    lines = "; echo //; ".join(f"complete -C '{' '.join(words)}'" for words, _ in OFFERS)
+    script = share / "fish/vendor_completions.d/ckptree.fish"
+    command = ["fish", "--no-config", "-c", f"source {script}; {lines}"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "HOME": os.fspath(share)}
+    )
+    offered = [
+        sorted(line.partition("\t")[0] for line in part.strip().splitlines()) for part in ran.stdout.split("//\n")
+    ]
+
+    assert offered == [expected for _, expected in OFFERS]
 
 
 def test_bash_offers_values_behind_an_equals_sign_and_processes(share: Path) -> None:

@@ -31,7 +31,13 @@ FIGURES: dict[str, Any] = {
     "subscribers": 1,
     "events": {"told": 5, "dropped": 6},
     "log_lines_dropped": 0,
-    "loop": {"turn_seconds": HISTOGRAM, "longest_turn_s": 0.25, "longest_turn_in": "sweep"},
+    "loop": {
+        "turn_seconds": HISTOGRAM,
+        "job_seconds": HISTOGRAM,
+        "longest_job_s": 0.5,
+        "longest_turn_s": 0.25,
+        "longest_turn_in": "sweep",
+    },
     "of a later version": {"anything": [1]},
 }
 
@@ -64,7 +70,8 @@ def test_a_parser_reads_every_figure_as_it_was() -> None:
     assert at("ckptree_hook", feature="fork", hook="raw_tracepoint:task_newtask") == 1
     assert at("ckptree_hook", feature="reap", hook="") == 0
     assert at("ckptree_events_total", fate="dropped") == 6
-    assert len(found) == 41
+    assert at("ckptree_longest_job_seconds") == 0.5
+    assert len(found) == 47
 
 
 def test_every_family_says_what_it_is_and_names_its_unit() -> None:

@@ -100,7 +100,7 @@ def picture_of_kernel(kernel: Kernel) -> Picture:
             "parent": thread.group.parent.tid if thread.group.parent else 0,
             "pgid": thread.group.pgid.identity,
             "sid": thread.group.sid.identity,
-            "exited": thread.exited,
+            "exited": thread.exited or thread.lingering,
             "exit_signal": thread.group.exit_signal if thread.leads else -1,
             "under": thread.group.under,
         }

@@ -166,6 +166,25 @@ def test_status_is_for_people_and_for_programs(daemon_socket: Path) -> None:
     assert len([line for line in words.splitlines() if line.startswith("hook ")]) == len(document["hooks"])
 
 
+def leaves(figures: Any) -> int:
+    """How many numbers there are; a bucket of a histogram is one."""
+    if isinstance(figures, dict):
+        return sum(map(leaves, figures.values()))
+    if isinstance(figures, list):
+        return len(figures)
+    return int(isinstance(figures, (int, float)))
+
+
+def test_every_figure_of_the_daemon_is_exposed(daemon_socket: Path) -> None:
+    """A new one has to be given a name there."""
+    figures = json.loads(ckptree("metrics", "--json", "--socket", daemon_socket).out)
+    exposed = families(ckptree("metrics", "--socket", daemon_socket).out.decode())
+    hooks = sum(len(used) or 1 for used in figures.pop("hooks").values())
+    histograms = sum(family.type == "histogram" for family in exposed)
+
+    assert sum(len(family.samples) for family in exposed) == leaves(figures) + hooks + histograms + len(["version"])
+
+
 def test_metrics_are_those_of_the_daemon(daemon_socket: Path) -> None:
     """A parser of others takes them; and a snapshot is counted."""
 

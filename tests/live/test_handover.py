@@ -147,6 +147,22 @@ def test_a_restart_keeps_the_births_of_a_hard_tree(managed: Callable[..., Servic
     assert "hooks and births taken over" in manager.log.read_text()
 
 
+def test_a_restart_that_another_one_interrupts_keeps_the_births_too(managed: Callable[..., ServiceManager]) -> None:
+    """Told to end at any moment of its start, a daemon leaves what it has got, or has not touched it yet."""
+    manager = managed()
+    with a_hard_tree() as root:
+        assert manager.end() == 0
+        for delay_s in (0.0, 0.04, 0.07, 0.09, 0.11, 0.14):
+            manager.start(wait=False)
+            time.sleep(delay_s)
+            manager.end()
+        manager.start()
+        after = capture(manager, root)
+
+    assert manager.complaints() == []
+    assert unobserved(after) == set()
+
+
 def test_what_was_lost_while_nobody_read_is_made_good_and_then_assumed(
     managed: Callable[..., ServiceManager], tmp_path: Path
 ) -> None:
