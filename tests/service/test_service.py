@@ -194,7 +194,7 @@ def test_who_asks_starts_it(running: Host) -> None:
     """The socket is systemd's, so it is there while the daemon is not."""
     running.do("stop", "ckptree.service")
     assert running.main_pid() == 0
-    ran = running.run(f"{running.ckptree} status")
+    ran = running.run(f"{running.ckptree} snapshot $$ --source daemon --timeout 60 -o /run/snapshot")
 
     assert ran.code == 0, ran.err
     assert running.property("ActiveState") == "active"
