@@ -55,11 +55,13 @@ class Watcher:
 
     Attributes:
         socket: its path.
+        log: what it has said.
     """
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="ckptree-watcher-")
         self.socket = Path(self._directory.name) / "ckptree.sock"
+        self.log = self.socket.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
@@ -83,7 +85,8 @@ class Watcher:
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = [sys.executable, "-m", "agent.daemon", "--socket", str(self.socket)]
-        self._process = subprocess.Popen(command, cwd=_REPOSITORY)
+        with self.log.open("ab") as log:  # a line for each snapshot
+            self._process = subprocess.Popen(command, cwd=_REPOSITORY, stderr=log)
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
