@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -129,14 +128,11 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    figures: Figures = {}
-    for name, measure in (
-        ("idle", lambda: idle(options.idle_s)),
-        ("forks", lambda: forks(options.forks)),
-        ("tasks", lambda: tasks(options.tasks)),
-    ):
-        print(f"{name} ...", file=sys.stderr)
-        figures[name] = measure()
+    figures: Figures = {
+        "idle": idle(options.idle_s),
+        "forks": forks(options.forks),
+        "tasks": tasks(options.tasks),
+    }
     if options.json:
         print(json.dumps(figures, indent=1))
         return
