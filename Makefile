@@ -2,10 +2,13 @@
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
+# make man     manual pages and completions, in build/share
 # make deb     the Debian package, in dist
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
+# make torture captures of a fork storm, ours and others', judged by the storm's own log; STORMS=10 of each kind
 # make bench   measurements
+# make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
 # make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
@@ -22,6 +25,7 @@ BIN := $(VENV)/bin
 # A virtual environment knows its own path: one that was copied here with its checkout is made again.
 STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 RUNS := 10000000
+STORMS := 1
 ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -41,6 +45,7 @@ need libc6-dev test -e /usr/include/stdio.h; \
 need clang clang --version; \
 need criu crit --help; \
 need graphviz dot -V; \
+need mandoc test -x /usr/bin/mandoc; \
 need systemd systemd-analyze --version;
 endef
 
@@ -76,7 +81,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test deb test-deb test-systemd bench fuzz fuzz-api clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture bench crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -118,11 +123,14 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifneq ($(ROOT),)
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not deb and not machine'
 else
 	@echo "test: not root: leaving out the live tests, which load BPF" >&2
-	$(BIN)/pytest -m 'not live'
+	$(BIN)/pytest -m 'not live and not deb and not machine'
 endif
+
+man: setup
+	@$(BIN)/python -m manual build/share
 
 # Wheels first, with the network; the package is built from them, without.
 deb: setup packages-deb
@@ -135,12 +143,24 @@ deb: setup packages-deb
 	@cp build/deb/*.deb dist/
 	@ls -1 dist/*.deb
 
+test-deb: deb packages-machines
+	$(BIN)/pytest -m deb tests/service
+
+test-systemd: deb packages-machines
+	CKPTREE_MACHINE=1 $(BIN)/pytest -m 'machine or live' tests/service
+
+torture: setup
+	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
+
 bench: setup
 	@for script in tests/bench/bench_*.py; do \
 		name=$$(basename "$$script" .py); \
 		echo "bench: $$name" >&2; \
 		$(BIN)/python -m "tests.bench.$$name"; \
 	done
+
+crashes: setup
+	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)

@@ -2,7 +2,6 @@
 """The command line. Each verb imports what it needs when it runs, for starting is most of what a verb costs."""
 
 import errno
-import json
 import math
 import sys
 from dataclasses import replace
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent import fileverbs, rootname, treeverb
-from agent.client import DEFAULT_SOCKET, Answer
+from agent import daemonverbs, fileverbs, rootname, treeverb
+from agent.client import Answer
 from agent.doctor import verb as doctorverb
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.fileverbs import AsJson, DialectName, say
@@ -104,6 +103,8 @@ def snapshot(
     if no_plan and require_rebuildable:
         raise UsageError("--require-rebuildable takes a plan, and --no-plan forbids it: leave one of them out")
     target = writing.Target(output, "json" if as_json else fmt or "ckpt")
+    if fmt is None and not as_json and (other := writing.misnamed(output)):
+        say(f"{output} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     meant = rootname.parse_target(root)
     plain = target.lossless and not with_argv
     options: sources.Options = {
@@ -162,32 +163,12 @@ def _report(answer: Answer) -> None:
         say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
 
 
-@app.command()
-def status(socket: Socket = None, as_json: AsJson = False) -> None:
-    """Show how the daemon is, and which hooks it has."""
-    from agent.client import Client
-
-    with Client(socket or DEFAULT_SOCKET, 10.0) as client:
-        found = client.status()
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
-    hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
-    for key, value in found.items():
-        typer.echo(f"{key:<14} {value}")
-    for feature, used in hooks.items():
-        typer.echo(f"hook {feature:<9} {', '.join(used) or 'none: changes are found by the next sweep'}")
-    for hook, said in tried.items():
-        typer.echo(f"tried          {hook}: {said}")
-    for feature in missing:
-        typer.echo(f"kernel lacks   {feature}")
-
-
 for _verb in (
     *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
     *(restartverb.restart, treeverb.tree, doctorverb.doctor),
+    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics),
 ):
-    app.command()(_verb)
+    app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)
 
 
 def main() -> int:

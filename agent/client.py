@@ -360,6 +360,10 @@ class Subscription:
         """Hang up; the client's connection with it."""
         self._client.close()
 
+    def fileno(self) -> int:
+        """Readable when there may be something new; what has come already, `next_within` has."""
+        return self._socket.fileno()
+
     def __iter__(self) -> Self:
         return self
 

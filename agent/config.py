@@ -4,8 +4,7 @@
 A mistake in it is refused by name and line, before anything is loaded into the kernel: a daemon that quietly ran with a
 default instead would be believed to run with what the file says.
 
-The command line has the same keys, with dashes, by the same rules (`given`). What they mean is said once, below at Config:
-from there it goes into the command line's help and the manual.
+The command line has the same keys, with dashes, by the same rules.
 """
 
 import mmap
@@ -92,7 +91,7 @@ def given(key: str, text: str) -> Any:
 
 
 def meanings() -> dict[str, str]:
-    """What each key means, in the words of Config's description."""
+    """What each key means, in the words of Config's description, for the command line's help and the manual."""
     lines = (Config.__doc__ or "").partition("Attributes:")[2].splitlines()
     found: dict[str, str] = {}
     for line in lines:
@@ -178,5 +177,5 @@ _RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     "sweep_interval_s": (f"an integer from 1 to {_MAX_SWEEP_S}", lambda value: _whole(value, 1, _MAX_SWEEP_S)),
     "socket": (f"an absolute path of at most {_SUN_PATH_BYTES} bytes", _socket),
     "socket_mode": ("an octal integer from 0o000 to 0o777", lambda value: _whole(value, 0, 0o777)),
-    "group": (f"the name of a group, of at most {_MAX_NAME} characters, in quotes, or empty", _group),
+    "group": (f"the name of a group, of at most {_MAX_NAME} characters, or empty", _group),
 }

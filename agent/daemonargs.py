@@ -16,13 +16,15 @@ DESCRIPTION = "Watch all process trees of this host, in the foreground, and answ
 def parser() -> argparse.ArgumentParser:
     """What `parse` understands."""
     made = argparse.ArgumentParser(prog="ckptree daemon", description=DESCRIPTION, allow_abbrev=False)
-    made.add_argument("--config", type=Path, metavar="FILE", help="TOML file with these keys, with _ for -")
+    made.add_argument("--config", type=Path, metavar="FILE", help="TOML file with these keys, with _ for -.")
     said = meanings()
     for key in said:
         made.add_argument(
             _option(key),
             metavar=key.rpartition("_")[2].upper(),
-            help=f"{said[key]} Must be {allowed(key)}; default {default(key)}".replace("%", "%%"),
+            help=f"{said[key][0].upper()}{said[key][1:]} Must be {allowed(key)}; default {default(key)}.".replace(
+                "%", "%%"
+            ),
         )
     return made
 

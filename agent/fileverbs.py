@@ -49,8 +49,17 @@ def _read(file: str) -> bytes:
                 raise CkptreeError("cannot read standard input: it is closed")
             return sys.stdin.buffer.read()
         return Path(file).read_bytes()
+    except IsADirectoryError:
+        raise CkptreeError(f"cannot read {file}: {_folder(file)}") from None
     except OSError as error:
         raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror or error}") from error
+
+
+def _folder(file: str) -> str:
+    """Why a folder is no snapshot."""
+    if (Path(file) / "pstree.img").exists():
+        return "it is a folder of CRIU images, which are written here and not read: crit reads them"
+    return "it is a folder, and a snapshot is a file"
 
 
 def _load(file: str, data: bytes) -> "Snapshot":
@@ -130,16 +139,21 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help=_FILE)],
     target: Annotated[str, typer.Argument(metavar="OUT", help="Where to write, or - for standard output.")],
     fmt: Annotated[
-        str, typer.Option("--format", "-f", help="ckpt, msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT")
-    ] = "ckpt",
+        str | None,
+        typer.Option(
+            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT"
+        ),
+    ] = None,
     dialect: Annotated[
         DialectName | None, typer.Option(help="Of a ckpt image; that of IN where it is not given.")
     ] = None,
 ) -> None:
     """Write a snapshot in another format. What the format cannot say is reported; msgpack, json and ckpt say all."""
-    from agent.output import Target
+    from agent.output import Target, misnamed
 
-    out = Target(target, fmt)
+    out = Target(target, fmt or "ckpt")
+    if fmt is None and (other := misnamed(target)):
+        say(f"{target} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     loaded = _load(source, _read(source))
     out.write_snapshot(loaded, say, dialect.value if dialect else None)
 

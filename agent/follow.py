@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tree on a screen, asked for again and again.
 
-How often: every second; where asking and drawing take long (many tasks, no daemon), so seldom that they take a tenth of the
-time. A refusal (a session from outside appeared, say) leaves what was there, and says so; that the root is gone, or the
-daemon, ends it.
+How often: every second, and soon after an event where a daemon tells them; what has no event (stop and continue, say) is
+seen within the second. Where asking and drawing take long (many tasks, no daemon), so seldom that they take a tenth of the
+time. A refusal (a second topmost process in the cgroup, say) leaves what was there, and says so; that the root is gone, or
+the daemon, ends it.
 """
 
 import time
@@ -11,14 +12,20 @@ from collections.abc import Callable
 from typing import Final
 
 from agent import terminal
-from agent.client import Answer
-from agent.errors import RefusedError
+from agent.client import Answer, Subscription
+from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError
 from agent.screen import Screen
 from agent.scroll import Viewport
 from exporters import registry, treeview
 from exporters.ink import columns
 
 INTERVAL_S: Final = 1.0
+SOON_S: Final = 0.1
+"""After what was drawn last, an event may lead to the next drawing."""
+
+_FINAL: Final = {kind.exit_code for kind in (NoDaemonError, NoSuchRootError, HostError)}
+_AT_ONCE_S: Final = 0.001  # for an event that is there already
+_HEARING_S: Final = 0.02  # for all of them
 SHARE: Final = 0.1
 """Of the time that may go into asking and drawing."""
 
@@ -33,16 +40,18 @@ class Follower:
     Args:
         name: of the root, for people.
         ask: takes a snapshot, as an image.
+        events: of the tree; None: nobody tells.
     """
 
-    def __init__(self, name: str, ask: Callable[[], Answer]) -> None:
+    def __init__(self, name: str, ask: Callable[[], Answer], events: Subscription | None = None) -> None:
         self._name = name
         self._ask = ask
+        self._events = events
         self._viewport = Viewport()
         self._abilities = terminal.abilities()
         self._tinted: treeview.Tinted = "session and group"
         self._trouble = ""
-        self._due = 0.0
+        self._due = self._soonest = 0.0
         self._lines: list[str] = []
         self._columns = 0
 
@@ -50,13 +59,13 @@ class Follower:
         """Ask again.
 
         Raises:
-            CkptreeError: what is asked says so; a refusal only the first time.
+            CkptreeError: it cannot be had any more; the first time, whatever the reason.
         """
         begin = time.monotonic()
         try:
             answer = self._ask()
-        except RefusedError as error:
-            if not self._lines:
+        except CkptreeError as error:
+            if not self._lines or error.exit_code in _FINAL:
                 raise
             self._trouble = str(error)
         else:
@@ -64,7 +73,8 @@ class Follower:
             self._snapshot = registry.load(answer.data)
             self._render()
         end = time.monotonic()
-        self._due = end + max(INTERVAL_S, (end - begin) * (1 / SHARE - 1))
+        rest = (end - begin) * (1 / SHARE - 1)
+        self._due, self._soonest = end + max(INTERVAL_S, rest), end + max(SOON_S, rest)
 
     def run(self, screen: Screen) -> None:
         """Until somebody has had enough, or the terminal is gone."""
@@ -77,9 +87,24 @@ class Follower:
                 self._columns = width
                 self._render()
             screen.draw([*self._viewport.seen(self._lines, rows), self._bar(width, rows)][:height])
-            keys = screen.wait(self._due - time.monotonic())
+            keys = screen.wait(self._due - time.monotonic(), self._events)
+            if self._events is not None and self._hear(self._events):
+                self._due = min(self._due, self._soonest)
             if keys is None or not all(self._press(key, rows) for key in keys):
                 return
+
+    def _hear(self, events: Subscription) -> bool:
+        """Whether something has happened since; what it was is seen in the tree."""
+        heard = False
+        deadline = time.monotonic() + _HEARING_S
+        try:
+            while time.monotonic() < deadline and (event := events.next_within(_AT_ONCE_S)) is not None:
+                heard = True
+                if event.kind == "end":
+                    self._events = None
+        except CkptreeError:  # the next question finds out why
+            self._events, heard = None, True
+        return heard
 
     def _press(self, key: str, rows: int) -> bool:
         """Whether to stay."""

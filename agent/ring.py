@@ -13,6 +13,7 @@ in place, one aligned word each, never copied first. Nobody wakes us for a recor
 import mmap
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from agent import wire
 
@@ -46,9 +47,22 @@ class Ring:
         self._words = self._data.cast("I")
 
     @property
+    def position(self) -> int:
+        """Bytes consumed since the ring was made, by whomever: it stays with the ring, and only grows."""
+        return self._consumer[0]
+
+    @property
     def pending(self) -> int:
         """Bytes that producers have reserved and nobody has consumed."""
         return self._producer[0] - self._consumer[0]
+
+    def first(self) -> int | None:
+        """The number of the record that is to be consumed next; None where there is none, or not yet."""
+        at = self._consumer[0] & self._mask
+        if not self.pending or self._words[at >> 2] & (_BUSY | _DISCARD):
+            return None
+        seq: int = wire.HEAD.unpack_from(self._data, at + 8)[0]
+        return seq
 
     def drain(self, feed: Callable[[memoryview, int], None], limit: int = sys.maxsize) -> int:
         """Hand every finished record to `feed(data, at)`, then give the room back.
@@ -88,19 +102,33 @@ class Ring:
         self._consumer_map.close()
 
 
+class LostNumbers(NamedTuple):
+    """How far the numbers of lost records have been read.
+
+    Attributes:
+        read: how many.
+        slots: what struct page held of them then.
+    """
+
+    read: int
+    slots: tuple[int, ...]
+
+
 class Page:
     """The counters of the kernel side: struct page of bpf/events.h.
 
     Args:
         fd: of the array map that holds it, mappable.
+
+    Attributes:
+        known: how far it has been read.
     """
 
     def __init__(self, fd: int) -> None:
         size = -(-wire.reader(wire.PAGE).size // _PAGE) * _PAGE
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._words = memoryview(self._map).cast("Q")
-        self._lost_known = 0
-        self._slots = [0] * wire.LOST_NUMBERS  # what each one held when last read
+        self.known = LostNumbers(0, (0,) * wire.LOST_NUMBERS)
 
     @property
     def issued(self) -> int:
@@ -123,23 +151,30 @@ class Page:
         Returns:
             The numbers, and whether there were so many that some have been overwritten.
         """
-        words = self._words
+        before, words = self.known.read, self._words
         count = words[1]
-        new = count - self._lost_known
-        if new > wire.LOST_NUMBERS:
-            self._lost_known = count
-            self._slots = list(words[8 : 8 + wire.LOST_NUMBERS])
+        if count == before:
+            return set(), False
+        if count - before > wire.LOST_NUMBERS:
+            self.pass_over()
             return set(), True
         found = set()
-        for index in range(self._lost_known, count):
+        slots = list(self.known.slots)
+        for index in range(before, count):
             slot = index % wire.LOST_NUMBERS
             number = words[8 + slot]
-            if number == self._slots[slot]:
-                break  # counted, its number about to be written; next time
-            self._slots[slot] = number
+            if number == slots[slot]:
+                count = index  # counted, its number about to be written; next time
+                break
+            slots[slot] = number
             found.add(number)
-            self._lost_known = index + 1
+        self.known = LostNumbers(count, tuple(slots))
         return found, False
+
+    def pass_over(self) -> None:
+        """Take all that have been lost so far for known."""
+        count = self._words[1]
+        self.known = LostNumbers(count, tuple(self._words[8 : 8 + wire.LOST_NUMBERS]))
 
     def close(self) -> None:
         """Unmap."""

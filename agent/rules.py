@@ -22,6 +22,7 @@ Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
 """
 
 from agent.objects import (
+    AUTOREAP,
     EXITED,
     IO_WORKER,
     KERNEL,
@@ -306,8 +307,29 @@ def release_task(task: Task) -> None:
 
 
 def dies_unwaited(task: Task) -> bool:
-    """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced."""
-    return task.leader is not task and not task.flags & PTRACED
+    """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced.
+
+    The last one of a namespace's init may have to wait in zap_pid_ns_processes(): it is not gone before that is known.
+    """
+    return task.leader is not task and not task.flags & PTRACED and not is_last_of_init(task)
+
+
+def is_last_of_init(task: Task) -> bool:
+    """Whether a namespace dies with this thread, whose exit has begun."""
+    pid = task.leader.pid
+    return pid.level > 0 and pid.numbers[-1] == 1 and all(each is task or each.flags & EXITED for each in task.group())
+
+
+def may_vanish(task: Task) -> bool:
+    """Whether a process that has exited may be released with no wait call: unwaited for, or by its dying namespace.
+
+    do_notify_parent() has the first kind released at once, zap_pid_ns_processes() waits for the second within the kernel.
+    """
+    if not task.flags & EXITED or task.leader is not task or not is_alone(task):
+        return False
+    namespace = task.pid.namespace
+    dying = namespace.level > 0 and (namespace.reaper is None or bool(namespace.reaper.flags & EXITED))
+    return dying or bool(task.flags & AUTOREAP)
 
 
 # ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------

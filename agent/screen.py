@@ -16,7 +16,7 @@ import socket
 import termios
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from agent.errors import CkptreeError
 from agent.scroll import Keyboard
@@ -25,6 +25,13 @@ _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"  # the other screen, no cu
 _LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LFLAG, _CC = 3, 6  # places in what tcgetattr gives
+
+
+class HasFileno(Protocol):
+    """Something with a descriptor."""
+
+    def fileno(self) -> int:
+        """It."""
 
 
 class Ended(Exception):  # noqa: N818 - nothing went wrong
@@ -100,17 +107,17 @@ class Screen:
         if changed:
             self._write("".join(changed))
 
-    def wait(self, timeout_s: float, also: int | None = None) -> list[str] | None:
+    def wait(self, timeout_s: float, also: HasFileno | None = None) -> list[str] | None:
         """Wait until something happens, and tell which keys were pressed.
 
         Args:
             timeout_s: no longer than this.
-            also: another descriptor; that it can be read ends the wait too.
+            also: something else to wait for; that it can be read ends the wait too.
 
         Returns:
             Keys; None where the terminal has hung up.
         """
-        others = [self._woken.fileno(), *([] if also is None else [also])]
+        others = [self._woken.fileno(), *([] if also is None else [also.fileno()])]
         ready, _, _ = select.select([self._fd, *others], [], [], max(timeout_s, 0))
         if self._woken.fileno() in ready:
             with contextlib.suppress(BlockingIOError):

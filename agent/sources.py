@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from agent import rootname
-from agent.client import DEFAULT_SOCKET, Answer, Client
-from agent.errors import HostError, NoDaemonError
+from agent.client import DEFAULT_SOCKET, Answer, Client, Subscription
+from agent.errors import CkptreeError, HostError, NoDaemonError
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -143,3 +143,13 @@ def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
         len(snapshot.tasks),
         0,
     )
+
+
+def events_of(source: Source, root: str) -> Subscription | None:
+    """What happens below a root, where the source is a daemon that tells; on a connection of its own."""
+    if not isinstance(source, Client):
+        return None
+    try:
+        return Client(source.path).subscribe(root, snapshot=False)
+    except CkptreeError:  # it has too many that listen, or is an older one
+        return None

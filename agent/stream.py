@@ -6,7 +6,7 @@ up (a virtual machine's may be for milliseconds) between the two. So a missing n
 side says that its record found no room: it keeps count of those, and of the last few hundred the numbers themselves.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from agent import wire
 
@@ -94,12 +94,25 @@ class Stream:
             self._catch_up()
 
     def give_up_below(self, number: int) -> None:
-        """None of the missing numbers below this one is waited for any longer."""
-        while self.next < number:
-            if self.next in self._early:
-                self._catch_up()
-            else:
-                self.next += 1
-                self.lost += 1
+        """None of the missing numbers below this one is waited for any longer; there may be millions of them."""
+        for seq in (*sorted(seq for seq in self._early if seq < number), number):
+            if seq > self.next:
+                self.lost += seq - self.next
+                self.next = seq
                 self.suspect = True
-        self._catch_up()
+            self._catch_up()
+
+    @property
+    def early(self) -> list[bytes]:
+        """The records that have come before their turn."""
+        return list(self._early.values())
+
+    def resume(self, number: int, early: Iterable[bytes] = ()) -> None:
+        """Begin in the middle: smaller numbers are no business of this stream.
+
+        Args:
+            number: the one expected next.
+            early: later ones that have come already.
+        """
+        self.next = number
+        self._early = {_HEAD(record, 0)[0]: record for record in early}

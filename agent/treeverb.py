@@ -23,7 +23,7 @@ TIMEOUT_S = 30.0
 
 def tree(
     root: Annotated[str, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: 1.")] = "1",
-    mode: Mode = ModeName.AUTO,
+    mode: Mode = ModeName.SUBTREE,
     source: Source = SourceName.AUTO,
     socket: Socket = None,
     as_json: AsJson = False,
@@ -47,7 +47,8 @@ def tree(
         else:
             from agent.follow import Follower
 
-            _stay(Follower(str(meant).removeprefix("pid "), ask))
+            events = topmost.answered(meant, lambda pid: sources.events_of(where, pid))
+            _stay(Follower(str(meant).removeprefix("pid "), ask, events))
             return
     if not answer.complete:
         say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))

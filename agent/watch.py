@@ -7,7 +7,8 @@ How a snapshot is made certain
 2. *Ask*: put the kernel the question how each task of the tree is (a few microseconds each), or, where the tree is much of
    the host, sweep: walk all tasks and ask only about those that differ. The answers go through the same ring, so they
    stand in event order among the events that happen meanwhile.
-3. *Cut*: drain up to a marker behind the last answer. What the table holds now is the tree at the marker.
+3. *Cut*: drain what stands behind the last answer. What the table holds now is the tree as of the last record. Some zombies
+   may vanish without any event; they are asked about last, again and again until nothing else stands beside the answers.
 
 Membership of the tree rests on unbroken numbering (``verified: numbering``), or on the sweep. Loss, and program runs
 that the kernel skipped, are made good by a sweep before anything else. A difference between an answer and the table
@@ -22,14 +23,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from agent import host, rules, select
+from agent import host, rules, select, state, statereader
 from agent.config import Config
-from agent.errors import HostError, NoSuchRootError, NotPermittedError
+from agent.errors import NoSuchRootError, NotPermittedError
+from agent.intake import Intake
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.model import Task as SnapshotTask
-from agent.objects import Task
+from agent.objects import EXITED, Task
 from agent.probes import Probes
 from agent.rootname import RootName
+from agent.state import Memory
 from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.ties import Ties
@@ -41,8 +44,8 @@ _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
 _LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
-_LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
+_OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
 Sees = Callable[[tuple[int, int]], bool]
 """Whether somebody may see a task of these real ids, user's and group's."""
 
@@ -79,34 +82,63 @@ class Watch:
     Args:
         config: ring size and intervals.
         without: kernel features to do without, for trying that.
+        probes: the kernel side, where that is loaded already.
+        left: what another watch of these probes has left (agent.state).
 
     Attributes:
-        behind: there is more in the ring than the last look took.
+        remembers: it goes on from what was left.
+        refusal: why it does not, where something was left.
 
     Raises:
         HostError: not permitted, or this host cannot.
     """
 
-    def __init__(self, config: Config, without: Iterable[str] = ()) -> None:
-        if not host.in_initial_pid_namespace():
-            raise HostError(
-                "not in the initial pid namespace: the kernel would show this process only a part of the tasks. "
-                "Run ckptree on the host (in a container: share the host's pid namespace)"
-            )
-        self.probes = Probes(config.ring_bytes, without)
+    def __init__(
+        self, config: Config, without: Iterable[str] = (), probes: Probes | None = None, left: bytes | None = None
+    ) -> None:
+        self.probes = probes or Probes(config.ring_bytes, without)
         self.table = ProcessTable()
         self.stream = Stream(dict(self.table.handlers))
         self.totals = Totals()
-        self.behind = False
-        self._lost: set[int] = set()
+        self._intake = Intake(self.probes, self.stream)
+        self.refusal = self._resume(left) if left is not None else ""
+        self.remembers = left is not None and not self.refusal
         self._last: tuple[object, list[object], select.Selection, int] | None = None
-        self._walked: tuple[Task, int, list[Task]] | None = None
+        self._walked: tuple[Task, int, list[Task], list[Task]] | None = None
         self._swept: tuple[int, bytes, list[Task]] | None = None
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
-        self.sweep("start")
+        if self.probes.is_taken_over and not self.remembers:
+            self._intake.join()
+        for _ in range(_ATTEMPTS):
+            self.sweep("start")
+            if not (self.stream.suspect or self.table.astray):
+                break
+
+    def memory(self) -> bytes:
+        """What it knows, for the next one. Nothing may be consumed from here on."""
+        totals = self.totals
+        counts = tuple(totals.causes[cause] for cause in get_args(Cause))
+        place = self._intake.place
+        return state.dump(Memory(place, (*counts, totals.snapshots, totals.skipped), self.table, self.stream))
+
+    def _resume(self, left: bytes) -> str:
+        """Go on where another one has stopped; or say why not."""
+        causes: tuple[Cause, ...] = get_args(Cause)
+        try:
+            memory = statereader.load(left, totals=len(causes) + 2)
+        except statereader.StateError as error:
+            return str(error)
+        intake = Intake(self.probes, memory.stream)
+        refusal = intake.misfit(memory.place)
+        if not refusal:
+            intake.resume(memory.place)
+            self.table, self.stream, self._intake = memory.table, memory.stream, intake
+            *counts, snapshots, skipped = memory.totals
+            self.totals = Totals(Counter(dict(zip(causes, counts, strict=True))), snapshots, skipped)
+        return refusal
 
     @property
     def blind(self) -> list[str]:
@@ -130,44 +162,18 @@ class Watch:
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
+    @property
+    def behind(self) -> bool:
+        """There is more in the ring than the last look took."""
+        return self._intake.behind
+
     def drain(self, limit: int = _DRAIN_BYTES) -> None:
         """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
-        issued = self.probes.page.issued
-        self.behind = self.probes.ring.drain(self.stream.feed, limit) >= limit
-        if self.stream.waiting and not self.behind:
-            self._account(issued)
-
-    def _account(self, issued: int) -> None:
-        """Numbers are missing: learn which ones are lost.
-
-        Args:
-            issued: numbers issued before the ring was drained. Those from there on may still be in it.
-        """
-        numbers, overflow = self.probes.page.lost_numbers()
-        if overflow:
-            self.stream.give_up_below(issued)
-        self._lost |= numbers
-        self.stream.give_up(self._lost)
-        self._lost = {number for number in self._lost if number >= self.stream.next}
+        self._intake.drain(limit)
 
     def catch_up(self) -> None:
         """Apply every record whose number was issued before this call; wait for those still being written."""
-        target = self.probes.page.issued
-        deadline = 0.0
-        while True:
-            self.probes.ring.drain(self.stream.feed)
-            if self.stream.next >= target:
-                return
-            self._account(target)
-            if self.stream.next >= target:
-                return
-            now = time.monotonic()
-            if not deadline:
-                deadline = now + _LATE_S
-            elif now > deadline:
-                self.stream.give_up_below(target)
-                return
-            time.sleep(0)
+        self._intake.catch_up()
 
     def _ask(self, questions: list[tuple[int, int]]) -> None:
         """Put questions, and whatever follows from the answers."""
@@ -176,7 +182,7 @@ class Watch:
             for start in range(0, len(questions), _ASK_AT_ONCE):
                 for address, start_ns in questions[start : start + _ASK_AT_ONCE]:
                     ask(address, start_ns)
-                self.catch_up()
+                self._intake.catch_up()
             questions = self.table.take_questions()
             if not questions:
                 return
@@ -184,6 +190,9 @@ class Watch:
     def sweep(self, cause: Cause = "due") -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()
+        incomplete = (
+            self.stream.suspect or self.table.astray or skipped != self.totals.skipped or not self.totals.sweeps
+        )
         self.stream.suspect = self.table.astray = False
         self.catch_up()
         mark = self.stream.next
@@ -193,6 +202,8 @@ class Watch:
         if not self.totals.sweeps:
             self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
         self.table.strike_off(mark)
+        if incomplete or self.stream.suspect:
+            self.table.reunite()
         if not self.totals.sweeps:
             self.table.settle()
             self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
@@ -231,7 +242,7 @@ class Watch:
         if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
             for address, start_ns in self.table.take_questions(_ASK_AT_ONCE):
                 self.probes.ask(address, start_ns)
-            self.behind = True
+            self._intake.behind = True
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
@@ -252,7 +263,7 @@ class Watch:
             NoSuchRootError: nobody has it, or it is a thread's.
             NotPermittedError: the caller may not see it.
         """
-        self.catch_up()
+        self._intake.catch_up()
         if root.namespace:
             whose = "" if sees is None else " of yours"
             for namespace in self.table.pids.living():
@@ -318,6 +329,7 @@ class Watch:
         for _ in range(_ATTEMPTS):
             verified = self._verify(root, resolved)
             self._explain()
+            self._outlast(root)
             if not self.stream.suspect:
                 break
         if root.pid.task is not root:
@@ -395,6 +407,17 @@ class Watch:
             self._ask([self.table.question(task) for task in new])
         return "numbering"
 
+    def _outlast(self, root: Task) -> None:
+        """Whoever may vanish without an event is there at the last record that was applied, or known to be gone by then."""
+        for _ in range(_OUTLAST):
+            vanishing = [task for task in self._exited(root) if rules.may_vanish(task) and task.address]
+            if not vanishing:
+                return
+            issued = self.probes.page.issued
+            self._ask([self.table.question(task) for task in vanishing])
+            if self.stream.next <= issued + len(vanishing):
+                return
+
     def _unlisted(self, root: Task) -> list[str]:
         """Processes of the tree that the kernel's walk passes over; it then does so with all of their threads."""
         unlisted = {task.leader for task in self.table.unlisted if task.pid.task is task}
@@ -407,8 +430,14 @@ class Watch:
     def _members(self, root: Task) -> list[Task]:
         """The tree, walked anew only where a record has been applied since: nothing else changes the table."""
         if self._walked is None or self._walked[:2] != (root, self._news):
-            self._walked = root, self._news, select.members(root)
+            members = select.members(root)
+            self._walked = root, self._news, members, [task for task in members if task.flags & EXITED]
         return self._walked[2]
+
+    def _exited(self, root: Task) -> list[Task]:
+        """Those of the tree that run no more."""
+        self._members(root)
+        return self._walked[3] if self._walked is not None else []
 
     def _select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select, unless the last selection was of the same tree and nothing it depends on has changed."""
@@ -446,7 +475,7 @@ class Watch:
             deadline = time.monotonic() + _EXPLAIN_S
             while self.table.surprises and time.monotonic() < deadline:
                 time.sleep(0)
-                self.catch_up()
+                self._intake.catch_up()
                 if self.table.doubts or self.table.unknown:
                     self._ask(self.table.take_questions())
             self.table.settle()

@@ -182,6 +182,11 @@ class Btf:
         at = self._find(name, _FUNC)
         return self._at.index(at) if at >= 0 else 0
 
+    def tracepoint(self, event: str) -> int:
+        """The type id of a raw tracepoint, ``btf_trace_EVENT``; 0 where it does not exist."""
+        at = self._find(f"btf_trace_{event}", _TYPEDEF)
+        return self._at.index(at) if at >= 0 else 0
+
     def _find(self, name: str, kind: int) -> int:
         """Word index of the first type of that name and kind, or -1."""
         name_off = self._name_off(name)

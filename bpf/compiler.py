@@ -21,18 +21,25 @@ import msgpack
 from agent.errors import HostError
 from bpf import syscall
 from bpf.btf import VMLINUX, Btf
+from bpf.hooks import CHANGE_PID, PRCTL, RELEASE_TASK
 from bpf.layout import Layout
 
 _HERE = Path(__file__).parent
-_SOURCES = ("events.h", "kernel.h", "iterator.h", "lifecycle.c", "session.c", "ties.c", "sweep.c")
+_SOURCES = (
+    *("events.h", "kernel.h", "iterator.h", "helper_reads.h", "announce.h", "typed_loads.h", "announce.h"),
+    *("lifecycle.c", "session.c", "ties.c", "sweep.c"),
+)
 _MAPS = ("ring", "page", "depth", "scratch", "raw", "perf")
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
+    *("on_fork_typed", "on_exit_typed", "on_free_typed"),
     *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
-    *("after_change_pid", "before_release_task", "kprobe_release_task"),
+    *("after_change_pid", "after_prctl", "before_release_task", "kprobe_release_task"),
     *("on_task", "on_terminal", "on_file", "state", "marker"),
 )
-_TRACED = ("change_pid", "release_task", "bpf_iter_task", "bpf_iter_task_file")  # functions whose BTF ids a load needs
+# What a load needs the BTF ids of.
+_FUNCTIONS = ("bpf_iter_task", "bpf_iter_task_file", *(hook.target for hook in (CHANGE_PID, PRCTL, RELEASE_TASK)))
+_TRACEPOINTS = ("task_newtask", "sched_process_exit", "sched_process_free")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 _CACHE = Path("/var/cache/ckptree")
 _NO_BCC = (
@@ -48,7 +55,7 @@ class Bundle:
     Attributes:
         code: bytecode by program; a reference to a map is the index of its name in `maps`.
         maps: shape by name.
-        btf_ids: of the kernel functions that programs attach to; 0: the kernel has none.
+        btf_ids: of the kernel functions and tracepoints that programs attach to; 0: the kernel has none.
     """
 
     code: dict[str, bytes]
@@ -125,7 +132,8 @@ def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
     return Bundle(
         code={name: _relocate(module.dump_func(name.encode()), index.__getitem__) for name in _PROGRAMS},
         maps={name: syscall.map_shape(fd) for name, fd in fds.items()},
-        btf_ids={name: btf.function(name) for name in _TRACED},
+        btf_ids={name: btf.function(name) for name in _FUNCTIONS}
+        | {name: btf.tracepoint(name) for name in _TRACEPOINTS},
     )
 
 

@@ -57,7 +57,9 @@ struct record {
 	__u32 argument;	/* see enum record_kind */
 };
 
-/* One number of a pid object. 16 bytes. */
+#define INITIAL_INUM 0xEFFFFFFCu	/* PROC_PID_INIT_INO: the namespace of level 0 is always this one */
+
+/* One number of a pid object. 16 bytes. In a record_task that of level 0 has INITIAL_INUM and no ns_id. */
 struct pid_number {
 	__u32 nr;	/* the number */
 	__u32 inum;	/* inode number of its namespace: reused at once, no identity */

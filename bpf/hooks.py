@@ -4,9 +4,10 @@
 Trying is the only test that tells the truth: kernels report support for fentry and refuse the load.
 """
 
+import platform
 from typing import Literal, NamedTuple
 
-Kind = Literal["raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
+Kind = Literal["typed_tracepoint", "raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
 
 
 class Hook(NamedTuple):
@@ -44,6 +45,14 @@ def _raw(target: str, program: str) -> Hook:
     return Hook("raw_tracepoint", target, program)
 
 
+def _typed(target: str, program: str) -> Hook:
+    return Hook("typed_tracepoint", target, f"{program}_typed")
+
+
+def _best(target: str, program: str) -> tuple[tuple[Hook, ...], ...]:
+    return (_typed(target, program),), (_raw(target, program),)
+
+
 def _call(name: str) -> Hook:
     return Hook("tracepoint", f"sys_exit_{name}", f"on_{name}")
 
@@ -52,15 +61,19 @@ def _call(name: str) -> Hook:
 # the state before the change, and an entry is no announcement; so the system calls' own tracepoints come next.
 CHANGE_PID = Hook("fexit", "change_pid", "after_change_pid")
 RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
+# The entry point of the system call, which no other call passes; a tracepoint of one call slows all calls a little, and
+# distributions that restrict perf events (perf_event_paranoid above 2) give none without CAP_SYS_ADMIN.
+_ENTRY = "arm64" if platform.machine() == "aarch64" else "x64"
+PRCTL = Hook("fexit", f"__{_ENTRY}_sys_prctl", "after_prctl")
 
 FEATURES = (
-    Feature("fork", True, ((_raw("task_newtask", "on_fork"),),)),
+    Feature("fork", True, _best("task_newtask", "on_fork")),
     Feature("exec", True, ((_raw("sched_process_exec", "on_exec"),),)),
-    Feature("exit", True, ((_raw("sched_process_exit", "on_exit"),),)),
-    Feature("free", True, ((_raw("sched_process_free", "on_free"),),)),
+    Feature("exit", True, _best("sched_process_exit", "on_exit")),
+    Feature("free", True, _best("sched_process_free", "on_free")),
     Feature("setsid", False, ((CHANGE_PID,), (_call("setsid"),))),
     Feature("setpgid", False, ((CHANGE_PID,), (_call("setpgid"),))),
-    Feature("subreaper", False, ((_call("prctl"),),)),
+    Feature("subreaper", False, ((PRCTL,), (_call("prctl"),))),
     Feature(
         "reap",
         False,

@@ -6,10 +6,25 @@
  * end of copy_process(), before the child can run, so a child's own records always come after its birth.
  */
 
+/* What request() was told, by a program that has nothing of it but what it wrote down. */
+static __always_inline void announce_requested(void)
+{
+	u32 zero = 0, slot;
+	u32 *in_use = depth.lookup(&zero);
+	struct scratch *s;
+
+	if (!in_use)
+		return;
+	slot = *in_use - 1;
+	s = scratch.lookup(&slot);
+	if (s)
+		announce(s->task, s->by);
+}
+
 /* Never attached: the others tail-call it. Loaded once for each type of program, which is why it has no use for ctx. */
 int on_announce(void *ctx)
 {
-	announce();
+	announce_requested();
 	return 0;
 }
 
@@ -54,5 +69,45 @@ int on_exit(struct bpf_raw_tracepoint_args *ctx)
 int on_free(struct bpf_raw_tracepoint_args *ctx)
 {
 	announce_end(RECORD_FREE, (void *)ctx->args[0], 0);
+	return 0;
+}
+
+/*
+ * Birth, exit and free again, where a program is told the types of a tracepoint's arguments (BPF_TRACE_RAW_TP, Linux 5.5).
+ * They announce by themselves: no other program could be told the same types. An exec takes so long that it need not be one.
+ */
+int on_fork_typed(u64 *ctx)
+{
+	const void *task = (void *)ctx[0];
+
+	if (request(RECORD_FORK, (u32)ctx[1], task, 0))
+		loaded_announce(task, (void *)bpf_get_current_task());
+	return 0;
+}
+
+int on_exit_typed(u64 *ctx)
+{
+	const void *task = (void *)ctx[0];
+	u32 group_dead;
+
+#ifdef HAVE_GROUP_DEAD
+	group_dead = ctx[1] & 1;
+#else
+	const void *signal = 0;
+	s32 live = 0;
+
+	LOAD(u64, signal, task, OFF_task_struct_signal);
+	if (signal)
+		LOAD(u32, live, signal, OFF_signal_struct_live);
+	group_dead = live == 0;
+#endif
+	if (request(RECORD_EXIT, group_dead, task, 0))
+		loaded_announce(task, 0);
+	return 0;
+}
+
+int on_free_typed(u64 *ctx)
+{
+	loaded_announce_end(RECORD_FREE, (void *)ctx[0], 0);
 	return 0;
 }

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short-lived process that loads and attaches, hands the descriptors over and goes.
 
-It runs as ``python -m bpf.loader FD RING_BYTES [FEATURE]...``; FD is one end of a Unix socket, and the features are what
-to do without: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is one message: a JSON
-document and, by SCM_RIGHTS, the descriptors in the order the document names them. Whoever receives them needs no
-capability and no compiler from then on.
+Its arguments (agent/probes.py starts it) are ``FD RING_BYTES [FEATURE]...``; FD is one end of a Unix socket, and the
+features are what to do without: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is
+one message: a JSON document and, by SCM_RIGHTS, the descriptors in the order the document names them. Whoever receives
+them needs no capability and no compiler from then on.
 """
 
 import ctypes
 import json
 import os
 import socket
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 # what it iterates over.
 _TIES = {"terminals": ("on_terminal", "bpf_iter_task"), "owners": ("on_file", "bpf_iter_task_file")}
 _TYPES = {
+    "typed_tracepoint": (syscall.PROG_TRACING, syscall.ATTACH_RAW_TP),
     "raw_tracepoint": (syscall.PROG_RAW_TRACEPOINT, 0),
     "tracepoint": (syscall.PROG_TRACEPOINT, 0),
     "fentry": (syscall.PROG_TRACING, syscall.ATTACH_FENTRY),
@@ -58,7 +58,7 @@ class Loader:
     Args:
         bundle: the compiled programs.
         ring_bytes: size of the ring; a power of two of pages.
-        without: features to leave out; the required ones are not among those.
+        without: features to leave out, where they are not required, and single hooks by name.
         missing: features that this kernel lacks.
 
     Attributes:
@@ -102,7 +102,9 @@ class Loader:
             return  # it serves another feature already
         if name in self.tried:
             raise OSError(self.tried[name])
-        traced = hook.target if hook.kind in ("fentry", "fexit") else ""
+        if name in self._without:
+            raise OSError("left out")
+        traced = hook.target if hook.kind in ("typed_tracepoint", "fentry", "fexit") else ""
         program = self._load(hook.program, hook.kind, traced)
         self.descriptors[f"program:{hook.program}"] = program
         if hook.kind == "tracepoint":
@@ -196,7 +198,3 @@ def main(argv: list[str]) -> None:
         document, descriptors = {"error": f"this kernel cannot run the programs: {error.strerror}"}, []
     socket.send_fds(peer, [json.dumps(document).encode()], descriptors)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -33,7 +33,7 @@ int on_task(struct task_iterator *ctx)
 	LOAD(u8, reaper_bits, signal, OFF_signal_struct_is_child_subreaper);
 	LOAD(u8, under_bits, signal, OFF_signal_struct_has_child_subreaper);
 	row.flags = task_flags(pf, state, exit_state, ptrace, reaper_bits, under_bits);
-	if (pending_namespace(task, pid))
+	if (loaded_pending_namespace(task, pid))
 		row.flags |= TASK_MOVING;
 	row.ties = loaded_ties(task, signal);
 	LOAD(u32, row.uid, cred, OFF_cred_uid);

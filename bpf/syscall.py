@@ -19,7 +19,7 @@ _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN, _OBJ_GET_INFO = 0, 2, 5, 1
 _RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 17, 28, 33
 
 PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_TRACING = 2, 5, 17, 26
-ATTACH_FENTRY, ATTACH_FEXIT, ATTACH_ITER, _ATTACH_PERF = 24, 25, 28, 41
+ATTACH_RAW_TP, ATTACH_FENTRY, ATTACH_FEXIT, ATTACH_ITER, _ATTACH_PERF = 23, 24, 25, 28, 41
 MAP_RINGBUF = 27
 
 _PERF_TYPE_TRACEPOINT = 2
@@ -106,7 +106,7 @@ def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0
 
 
 def attach_raw_tracepoint(program_fd: int, name: str | None) -> int:
-    """BPF_RAW_TRACEPOINT_OPEN; without a name, for fentry and fexit, which know their place. Returns a link."""
+    """BPF_RAW_TRACEPOINT_OPEN; a program that knows its place (all of PROG_TRACING) has no name. Returns a link."""
     text = ctypes.create_string_buffer(name.encode()) if name else None
     attributes = struct.pack("<QI4x", ctypes.addressof(text) if text else 0, program_fd)
     return _bpf(_RAW_TRACEPOINT_OPEN, attributes, f"BPF_RAW_TRACEPOINT_OPEN {name or ''}".rstrip())
@@ -165,6 +165,21 @@ def _info(fd: int, size: int) -> bytes:
     info = ctypes.create_string_buffer(size)
     _bpf(_OBJ_GET_INFO, struct.pack("<IIQ", fd, size, ctypes.addressof(info)), "BPF_OBJ_GET_INFO_BY_FD")
     return info.raw
+
+
+def identity(fd: int) -> str:
+    """What a descriptor of a map, program, link or perf event stands for; perf events have no name of their own."""
+    kind = os.readlink(f"/proc/self/fd/{fd}")
+    try:
+        # struct bpf_map_info, bpf_prog_info and bpf_link_info all begin with type and id
+        return f"{kind}:{struct.unpack_from('<I', _info(fd, 80), 4)[0]}"
+    except OSError:
+        return kind
+
+
+def recursion_misses(program_fd: int) -> int:
+    """How many runs of a program the kernel has skipped, because it was running on that CPU already."""
+    return int(struct.unpack_from("<Q", _info(program_fd, 232), 208)[0])
 
 
 class Usage(NamedTuple):

@@ -70,6 +70,7 @@ class Thread:
     creator: int  # identity of the pid object that the caller of clone() had; 0: nobody
     pending: Space | None = None
     exiting: bool = False  # PF_EXITING
+    lingering: bool = False  # in zap_pid_ns_processes(), until no number of its namespace is in use besides its own
     exited: bool = False  # exit_state
     traced: bool = False
     stopped: bool = False

@@ -2,17 +2,19 @@
 """What is refused before anything is made, and what the processes of a tree are told to run."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.errors import HostError, UsageError
+from agent.errors import CkptreeError, HostError, UsageError
 from agent.model import FileOwner, OutsidePid, Terminal
 from agent.restart.plan import CloneBits, Op, Role
 from agent.restart.planning import make_plan
 from agent.restart.preflight import preflight
-from agent.restart.programs import one_command, split_command
+from agent.restart.programs import one_command, split_command, with_path
+from agent.restart.verb import EPILOG
 from tests.builders import a_snapshot, a_task
 from tests.plans import PlanWriter
 
@@ -124,18 +126,23 @@ def test_namespaces_nest_only_so_deep(proc: Path) -> None:
     preflight(writer.plan(), proc=proc)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("'a", "No closing quotation"), ("", "expected"), ("no-such-1 x", "no-such-1")]
-)
+@pytest.mark.parametrize(("text", "said"), [("'a", "No closing quotation"), ("", "expected"), ("  ", "expected")])
 def test_a_command_that_is_none_is_a_usage_error(text: str, said: str) -> None:
     """Before the image is read."""
     with pytest.raises(UsageError, match=said):
         split_command(text)
 
 
+def test_a_program_that_is_not_there_is_an_error_of_ours() -> None:
+    """It is named."""
+    with pytest.raises(CkptreeError, match="there is no program no-such-1") as caught:
+        with_path(["no-such-1", "x"])
+    assert caught.value.exit_code == 1
+
+
 def test_a_command_is_split_as_a_shell_does_and_no_shell_runs() -> None:
     """The path is found here; the name is as it was given."""
-    path, *argv = split_command("sh -c 'a $B' \"c d\"")
+    path, *argv = with_path(split_command("sh -c 'a $B' \"c d\""))
 
     assert os.path.isabs(path)
     assert argv == ["sh", "-c", "a $B", "c d"]
@@ -160,10 +167,12 @@ def test_each_process_is_told_its_place(monkeypatch: pytest.MonkeyPatch) -> None
     index = plan.tasks[1]
     env = dict(text.split(b"=", 1) for text in programs[index].env)
     own = {key: value.decode() for key, value in env.items() if key.startswith(b"CKPTREE_")}
+    explained = set(re.findall(r"CKPTREE_\w+", EPILOG))
 
     assert set(programs) == {plan.tasks[0], index}
     assert programs[index][:2] == (b"/bin/x", [b"x", b"y"])
     assert env[b"PATH"] == os.environb[b"PATH"]
+    assert {key.decode() for key in own} == explained
     assert own == {
         b"CKPTREE_TAG": "2",
         b"CKPTREE_PID": str(pids[index]),

@@ -13,7 +13,7 @@ from agent.doctor.rebuilding import a_tree
 from agent.errors import CkptreeError
 from exporters import registry
 
-_UNIT: Final = "ckptree.service"
+_UNITS: Final = ("ckptree.socket", "ckptree.service")
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 _PATIENCE_S: Final = 10
 
@@ -26,22 +26,28 @@ def examine() -> Iterator[Finding]:
 
 
 def _unit() -> Finding:
+    """Either of the two is enough: the socket starts the service."""
     if not _BOOTED.is_dir():
         return Finding("warn", "unit", "systemd does not run here", "have `ckptree daemon` started at boot your way")
     try:
-        ran = subprocess.run(
-            ["systemctl", "is-enabled", _UNIT],  # noqa: S607 - where it is differs between distributions
-            capture_output=True, text=True, check=False, timeout=_PATIENCE_S,
-        )  # fmt: skip
+        states = {unit: _enabled(unit) for unit in _UNITS}
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("warn", "unit", f"systemctl does not answer: {error}")
-    said = ran.stdout.strip() or "not-found"
-    if said == "enabled":
-        return Finding("ok", "unit", f"{_UNIT} is enabled")
-    mend = f"systemctl enable --now {_UNIT}"
-    if said == "not-found":
-        return Finding("warn", "unit", f"{_UNIT} is not installed", f"copy systemd/{_UNIT}; then {mend}")
-    return Finding("warn", "unit", f"{_UNIT} is {said}: after the next boot nobody watches", mend)
+    found = ", ".join(f"{unit} is {state}" for unit, state in states.items())
+    if "enabled" in states.values():
+        return Finding("ok", "unit", found)
+    mend = f"systemctl enable --now {' '.join(_UNITS)}"
+    if set(states.values()) == {"not-found"}:
+        return Finding("warn", "unit", found, f"install the package, or what is in the folder systemd; then {mend}")
+    return Finding("warn", "unit", f"{found}: after the next boot nobody watches", mend)
+
+
+def _enabled(unit: str) -> str:
+    ran = subprocess.run(
+        ["systemctl", "is-enabled", unit],  # noqa: S607 - where it is differs between distributions
+        capture_output=True, text=True, check=False, timeout=_PATIENCE_S,
+    )  # fmt: skip
+    return ran.stdout.strip() or "not-found"
 
 
 def _graphviz() -> Finding:

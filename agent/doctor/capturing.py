@@ -43,6 +43,18 @@ def examine(socket: Path) -> Iterator[Finding]:
     daemon, answers = _daemon(socket)
     own, hooks = _own_watch()
     yield daemon
+    for part in _parts(own, hooks):
+        # What this process lacks is in nobody's way where a daemon has it, or where the whole has just worked.
+        harmless = part.state == "no" and (answers or own.state == "ok")
+        yield part._replace(state="warn") if harmless else part
+    if own.state == "ok" or not answers:
+        yield own
+    else:
+        yield Finding("warn", "bpf", own.found, "not needed while the daemon answers")
+        yield Finding("ok", "capture", "the daemon has taken a snapshot of this process")
+
+
+def _parts(own: Finding, hooks: list[Finding]) -> Iterator[Finding]:
     yield _pid_namespace()
     yield _btf()
     yield _bcc()
@@ -53,21 +65,18 @@ def examine(socket: Path) -> Iterator[Finding]:
     yield _tracefs(hooks)
     if own.state != "ok":
         yield from _memory_lock()
-    if own.state == "ok" or not answers:
-        yield own
-    else:
-        yield Finding("warn", "bpf", own.found, "not needed while the daemon answers")
-        yield Finding("ok", "capture", "the daemon has taken a snapshot of this process")
 
 
 def _daemon(socket: Path) -> tuple[Finding, bool]:
     try:
         with Client(socket, 10.0) as client:
+            sees = client.hello().sees
             status = client.status()
             answer = client.snapshot(str(os.getpid()), mode="subtree")
     except CkptreeError as error:
         return Finding("warn", "daemon", str(error), "without one, births from before a snapshot are not known"), False
     text = f"pid {status['pid']} on {socket} watches {status['tasks']} tasks, for {status['uptime_s']:.0f} s now"
+    text += "" if sees == "all" else "; this user is shown their own, root and the group of the daemon all"
     if not answer.complete:
         return Finding("warn", "daemon", f"{text}; a snapshot of this process was incomplete: {answer.reasons}"), True
     return Finding("ok", "daemon", text), True
@@ -127,7 +136,7 @@ def _btf() -> Finding:
 def _bcc() -> Finding:
     try:
         ran = subprocess.run(
-            [sys.executable, "-c", _IMPORT_BCC], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+            [sys.executable, "-P", "-c", _IMPORT_BCC], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("no", "bcc", str(error))

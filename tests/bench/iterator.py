@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent import wire
 from tests.bench.judge import Row
-from tests.bench.scanners import Scan, scan_iterator
+from tests.bench.scanners import IteratorRead, Scan, scan_iterator
 
 _ROW = wire.reader(wire.SWEEP_ROW, "task", "start_ns", "parent", "pid", "pgid", "sid", "tid", "flags")
 _TASK_EXITED = 1 << 2
@@ -47,9 +47,13 @@ class BareIterator:
             raise RuntimeError("the iterator could not be loaded")
         self._link = descriptors[0]
 
+    def read(self) -> IteratorRead:
+        """One reading, undecoded: struct sweep_row, one after the other."""
+        return scan_iterator(self._link)
+
     def __call__(self) -> Scan:
         """One scan."""
-        read = scan_iterator(self._link)
+        read = self.read()
         return Scan(read.begun_ns, read.ended_ns, partial(_rows, read.data))
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ class Storm:
 
     Attributes:
         root: number of its root process in the initial namespace, once entered.
+        top: number of the process that it was started as: the root itself, or its parent, outside the namespace.
         counts: what it did, once left.
         log: what really happened, once left.
     """
@@ -36,7 +37,7 @@ class Storm:
         workers = workers or 2 * (os.cpu_count() or 1)
         self._options = ("--idle", str(idle), "--rate", str(rate), "--workers", str(workers), "--pid-max", str(pid_max))
         self._process: subprocess.Popen[str] | None = None
-        self.root = 0
+        self.root = self.top = 0
         self.counts: dict[str, float] = {}
         self.log = StormLog((), 0)
 
@@ -44,7 +45,7 @@ class Storm:
         program = compiled("storm", "-static")  # an exec of it should be cheap
         command = [str(program), str(self._path), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        self.root = self._process.pid
+        self.root = self.top = self._process.pid
         line = self._line()
         if line.startswith("init"):
             self.root = int(line.split()[1])

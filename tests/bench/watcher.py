@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Self
 from agent.client import Client
 from agent.errors import NoDaemonError
 from agent.model import CKPT_PID_ROOT, Snapshot, TaskState
-from exporters import jsonfmt
+from exporters import jsonfmt, registry
 from tests.bench.judge import Row
 from tests.bench.scanners import Scan
 
@@ -53,12 +54,18 @@ def _decode(data: bytes) -> list[Row]:
 class Watcher:
     """A daemon of its own, on a socket of its own.
 
+    Args:
+        settings: its configuration file.
+        before: words before its command, those of taskset(1), say.
+
     Attributes:
         socket: its path.
         log: what it has said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: str = "", *, before: Sequence[str] = ()) -> None:
+        self._settings = settings
+        self._before = before
         self._directory = tempfile.TemporaryDirectory(prefix="ckptree-watcher-")
         self.socket = Path(self._directory.name) / "ckptree.sock"
         self.log = self.socket.with_suffix(".log")
@@ -84,9 +91,11 @@ class Watcher:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = [sys.executable, "-m", "agent.daemon", "--socket", str(self.socket)]
+        config = self.socket.with_name("config.toml")
+        config.write_text(self._settings)
+        command = [*self._before, sys.executable, "-m", "agent.daemon", "--config", str(config)]
         with self.log.open("ab") as log:  # a line for each snapshot
-            self._process = subprocess.Popen(command, cwd=_REPOSITORY, stderr=log)
+            self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY, stderr=log)
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -128,9 +137,30 @@ class Watcher:
         """What the daemon took for one checkpoint image, from request to bytes."""
         return self.client.snapshot(str(root), mode="subtree").elapsed_ns
 
-    def cpu_s(self) -> float:
-        """CPU time that the daemon has used, user and system."""
+    def take(self, root: int) -> Snapshot:
+        """One snapshot of the tree under root."""
+        return registry.load(self.client.snapshot(str(root), mode="subtree").data)
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon."""
         if self._process is None:
             raise RuntimeError("the daemon is not running")
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return self._process.pid
+
+    def resident_bytes(self) -> int:
+        """Memory of the daemon but for the ring's mapping: what is anonymous, and what it maps of files."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        found = {
+            name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest
+        }
+        return 1024 * (found["RssAnon"] + found["RssFile"])
+
+    def descriptors(self) -> int:
+        """How many files it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def cpu_s(self) -> float:
+        """CPU time that the daemon has used, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -83,7 +83,7 @@ def kernel_view(tree: "Tree") -> KernelView:
                 parents[int(name)] = int(parse_stat(stat)[4])
     view: KernelView = {}
     for tgid in sorted(_below(parents, keeper)):
-        for task in _tasks(tgid):
+        for task in tasks_of(tgid):
             view[task.tid] = task
     return _with_parent_threads(tree, view)
 
@@ -108,7 +108,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _tasks(tgid: int) -> Iterator[TaskView]:
+def tasks_of(tgid: int) -> Iterator[TaskView]:
+    """The threads of a process that are still there, as /proc has them."""
     try:
         names = os.listdir(_PROC / str(tgid) / "task")
     except FileNotFoundError:

@@ -40,9 +40,9 @@ def running(*arguments: str | Path) -> Iterator[tuple["subprocess.Popen[str]", d
         process.communicate()
 
 
-def soon(condition: Any) -> bool:
-    """Whether it comes true within a few seconds."""
-    deadline = time.monotonic() + 5
+def soon(condition: Any, *, within: float = 5) -> bool:
+    """Whether it comes true within some seconds."""
+    deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
             return False

@@ -58,6 +58,7 @@ def test_a_daemon_that_answers_is_enough(daemon_socket: Path) -> None:
 
     assert ran.code == 0
     assert (document["capture"], found["bpf"]["state"]) == (True, "warn")
+    assert "no" not in {one["state"] for one in found.values()}
     assert ckptree("snapshot", "1", "--socket", daemon_socket, "--mode", "subtree", "--json", before=INSIDE).code == 0
 
 

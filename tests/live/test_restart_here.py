@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import NotRebuildableError
 from agent.model import Snapshot
 from agent.restart import guest
 from agent.restart.planning import make_plan
@@ -27,7 +26,6 @@ from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 
 pytestmark = pytest.mark.live
-HOPELESS = dict.fromkeys(("namespace_that_cannot_end", "namespace_that_cannot_end_and_is_ignored"), "dying-namespace")
 LARGE = {"two_hundred_tasks", "four_hundred_nested", "six_hundred_pids"}
 """Scenarios that are about their size, which is the same everywhere."""
 
@@ -72,10 +70,6 @@ def test_a_tree_comes_again_here_and_a_root_that_was_an_init_is_a_subreaper(name
     with Tree() as tree:
         target = SCENARIOS[name](tree)
         snapshot = capture(tree.number(target.root), "subtree" if target.leaks else target.mode)
-    if name in HOPELESS:
-        with pytest.raises(NotRebuildableError, match=HOPELESS[name]):
-            make_plan(snapshot, pidns=False)
-        return
     expected = guest.as_guest(snapshot) if guest.is_init(snapshot) else snapshot
     made, tag_of = again_here(capture, expected)
 

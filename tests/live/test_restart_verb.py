@@ -97,7 +97,7 @@ def test_a_second_sigterm_kills(image: Path) -> None:
 
 
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
-    """Then 125: nobody could tell them from the command's."""
+    """Then 125: nobody could tell them from the command's. What cannot be meant is 2 in any case."""
     bad = tmp_path / "bad"
     bad.write_bytes(b"no image")
 
@@ -106,6 +106,8 @@ def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code
     assert ran(tmp_path / "none").returncode == 1
     assert ran(image, "--run", "no-such-program").returncode == 125
     assert ran(image, "--pidfile", tmp_path / "pid").returncode == 2
+    assert ran(image, "--pidfile", tmp_path / "pid", "--run", "true").returncode == 2
+    assert ran(image, "--run", "").returncode == 2
     refused = ran(image, "--run", "argv")
     assert (refused.returncode, "--with-argv" in refused.stderr) == (125, True)
 
@@ -122,6 +124,23 @@ def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: P
     assert Path(f"/proc/{guard}/comm").read_text() == "ckptree-rebuild\n"
     os.kill(guard, signal.SIGTERM)
     assert soon(lambda: gone(guard) and gone(ready["root"]))
+    assert not pidfile.exists()
+
+
+def test_a_guard_removes_its_pid_file_and_no_other_ones(image: Path, tmp_path: Path) -> None:
+    """When the root has ended by itself, too; through a link, with what it points to; not if another pid is in it."""
+    own, link, changed = (tmp_path / name for name in ("own", "link", "changed"))
+    link.symlink_to(own)
+    for file in (link, changed):
+        done = ran(image, "--detach", "--pidfile", file, "--run", "sleep 1000", "--json")
+        guard, root = int(file.read_text()), json.loads(done.stdout)["root"]
+        if file is changed:
+            changed.write_text(f"{guard}0\n")
+        os.kill(root, signal.SIGKILL)
+        assert soon(lambda guard=guard: gone(guard))
+
+    assert not own.exists()
+    assert changed.exists()
 
 
 def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: Path) -> None:

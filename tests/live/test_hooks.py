@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hooks for birth and death that are second choice, where the first does not load."""
+
+import pytest
+
+from agent.config import Config
+from agent.rootname import parse
+from agent.watch import Watch
+from bpf.hooks import FEATURES
+from tests.live.compare import assert_matches
+from tests.live.treeprog import Tree
+
+pytestmark = pytest.mark.live
+
+TYPED = tuple(str(hook) for feature in FEATURES for way in feature.ways for hook in way if "typed" in hook.kind)
+SCRIPT = (
+    "fork 0 1 newpid; setsid 1; fork 1 2 newpid; thread 2 3; fork 3 4; fork 2 5; setsid 5; fork 5 6; exit 5; wait 2 5; "
+    "fork 1 7; exit 7 3; fork 1 8; kill 8; wait 1 8; thread 1 9"
+)
+
+
+@pytest.mark.parametrize("without", [(), TYPED])
+def test_either_way_to_announce_tells_the_same(without: tuple[str, ...]) -> None:
+    """Births, deaths, threads and nested namespaces, all of them seen to happen."""
+    watch = Watch(Config(), without)
+    try:
+        with Tree() as tree:
+            tree.run(SCRIPT)
+            assert_matches(watch.snapshot(watch.find(parse(str(tree.number(1))))), tree, 1)
+        hooks = {hook for hooks in watch.probes.hooks.values() for hook in hooks}
+    finally:
+        watch.close()
+
+    assert TYPED
+    assert hooks.isdisjoint(without)
+    assert {watch.probes.tried[hook] for hook in without} <= {"left out"}

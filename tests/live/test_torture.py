@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short form of ``make torture``: fork storms, and captures of them that the storms' own logs are asked about."""
+
+import pytest
+
+from tests.bench import torture
+
+pytestmark = pytest.mark.live
+
+_SHORT = "--snapshots 40 --iterator 4 --proc 2 --psutil 1 --ps 2 --idle 100 --pid-max 600"
+
+
+def test_no_snapshot_of_a_storm_is_torn_stale_or_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither where numbers are free nor where each is used again at once."""
+    code = torture.main(_SHORT.split())
+    said = capsys.readouterr()
+
+    assert code == 0, said.err
+    assert said.out.count("| ckptree") == 2

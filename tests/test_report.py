@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where figures go: the marks of a file, and pictures."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bench.report import README, bars, lines, splice
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
+    """Again and again, and no other name's."""
+    path = tmp_path / "page.md"
+    path.write_text("a\n<!-- begin one -->\nold\n<!-- end one -->\nb\n<!-- begin two -->\n<!-- end two -->\n")
+    for text in ("first", "second\n"):
+        splice(text, "one", path)
+
+    assert path.read_text() == (
+        "a\n<!-- begin one -->\nsecond\n<!-- end one -->\nb\n<!-- begin two -->\n<!-- end two -->\n"
+    )
+
+
+@pytest.mark.parametrize("page", ["", "<!-- begin x -->", "<!-- end x --><!-- begin x -->"])
+def test_a_file_without_the_marks_is_left_as_it_is(page: str, tmp_path: Path) -> None:
+    """Nobody would find the figures."""
+    path = tmp_path / "page.md"
+    path.write_text(page)
+
+    with pytest.raises(ValueError, match="needs the marks"):
+        splice("text", "x", path)
+
+    assert path.read_text() == page
+
+
+@pytest.mark.parametrize("name", ["torture"])
+def test_the_readme_has_the_marks(name: str, tmp_path: Path) -> None:
+    """Of each command that writes there."""
+    copy = tmp_path / "README.md"
+    copy.write_text(README.read_text())
+
+    splice("text", name, copy)
+
+
+def test_a_bar_is_as_long_as_its_share() -> None:
+    """And an empty one can still be seen."""
+    svg = bars("t", {"h": [("own", 0.0, "0 of 9"), ("a < b", 0.5, "half"), ("c", 1.0, "all")]}, own="own")
+    lengths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', svg)]
+
+    assert lengths[0] > 0
+    assert lengths[1] * 2 == pytest.approx(lengths[2])
+    assert "a &lt; b" in svg
+
+
+def test_curves_lie_within_their_axes() -> None:
+    """Each with a point for each value."""
+    svg = lines(
+        "t", {"own": {10.0: 0.01, 1000.0: 1.0}, "other": {10.0: 5.0, 1000.0: 700.0}}, ("tasks", "ms"), own="own"
+    )
+    points = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)]
+
+    assert len(points) == 4
+    assert all(0 < x < 760 and 0 < y < 400 for x, y in points)
