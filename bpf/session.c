@@ -151,7 +151,7 @@ int after_prctl(u64 *ctx)
 	READ(option, (void *)ctx[0], OFF_ARG0);
 	if (ctx[1] == 0 && (u32)option == PR_SET_CHILD_SUBREAPER &&
 	    request(RECORD_SUBREAPER, 0, (void *)bpf_get_current_task(), 0))
-		announce();
+		announce((void *)bpf_get_current_task(), 0);
 	return 0;
 }
 
