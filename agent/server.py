@@ -15,8 +15,9 @@ import socket
 import stat
 import struct
 import time
+from array import array
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -340,7 +341,7 @@ class Peer:
         return lambda _file: function(self)
 
 
-def credentials(connection: socket.socket) -> tuple[int, int, int, frozenset[int]]:
+def credentials(connection: socket.socket) -> tuple[int, int, int, Collection[int]]:
     """Who is at the other end: pid, uid, gid and supplementary groups, as they were when it connected.
 
     Numbers are those of our pid namespace, which is the initial one, and of our user namespace.
@@ -355,7 +356,7 @@ def credentials(connection: socket.socket) -> tuple[int, int, int, frozenset[int
         if error.errno != errno.ERANGE:
             raise
         groups = _many_groups(connection)
-    return pid, uid, gid, frozenset(memoryview(groups).cast("I"))
+    return pid, uid, gid, array("I", groups)  # of thousands, which somebody may have, a set would take megabytes
 
 
 def _many_groups(connection: socket.socket) -> bytes:

@@ -11,6 +11,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -34,14 +35,19 @@ pytestmark = pytest.mark.live
 NOBODY = 65534
 
 
+@contextlib.contextmanager
+def an_open_folder() -> Iterator[Path]:
+    """One that others may enter; pytest closes its own to them."""
+    with tempfile.TemporaryDirectory(prefix="ckptree-api-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def running() -> Iterator[Daemon]:
     """A daemon whose socket others can reach."""
-    folder = tmp_path_factory.mktemp("api")
-    for each in (folder, *folder.parents[:2]):
-        with contextlib.suppress(PermissionError):
-            each.chmod(0o755)
-    with a_daemon(folder) as daemon:
+    with an_open_folder() as folder, a_daemon(folder) as daemon:
         yield daemon
         assert daemon.process.poll() is None, daemon.log.read_text()
 
@@ -302,24 +308,23 @@ def test_a_tree_with_a_task_of_roots_in_it_is_refused_to_its_user(running: Daemo
     assert "1 of the 2 tasks of this tree are not yours" in refused[1]
 
 
-def test_members_of_the_group_see_everything(tmp_path: Path, sleeper: int) -> None:
+def test_members_of_the_group_see_everything(sleeper: int) -> None:
     """The one that the configuration names; by supplementary groups, of which there may be very many."""
     name, gid = next((group.gr_name, group.gr_gid) for group in grp.getgrall() if group.gr_gid not in (0, NOBODY))
-    for each in (tmp_path, *tmp_path.parents[:3]):
-        with contextlib.suppress(PermissionError):
-            each.chmod(0o755)
-    config = tmp_path / "config.toml"
-    config.write_text(f'group = "{name}"\n')
-    with a_daemon(tmp_path, "--config", config) as daemon:
+    with an_open_folder() as folder:
+        config = folder / "config.toml"
+        config.write_text(f'group = "{name}"\n')
+        config.chmod(0o644)
+        with a_daemon(folder, "--config", config) as daemon:
 
-        def script() -> Any:
-            with Client(daemon.socket) as client:
-                return [client.hello().sees, client.snapshot(str(sleeper)).tasks]
+            def script() -> Any:
+                with Client(daemon.socket) as client:
+                    return [client.hello().sees, client.snapshot(str(sleeper)).tasks]
 
-        assert as_user(NOBODY, NOBODY, [gid], script) == ["all", 1]
-        assert as_user(NOBODY, gid, [], script) == ["all", 1]
-        assert as_user(NOBODY, NOBODY, [*range(10000, 10400), gid], script) == ["all", 1]
-        assert as_user(NOBODY, NOBODY, [*range(10000, 10400)], script)[0] == NotPermittedError.__name__
+            assert as_user(NOBODY, NOBODY, [gid], script) == ["all", 1]
+            assert as_user(NOBODY, gid, [], script) == ["all", 1]
+            assert as_user(NOBODY, NOBODY, [*range(10000, 10400), gid], script) == ["all", 1]
+            assert as_user(NOBODY, NOBODY, [*range(10000, 10400)], script)[0] == NotPermittedError.__name__
 
 
 def test_one_user_does_not_take_all_places(running: Daemon) -> None:
