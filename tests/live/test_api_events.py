@@ -104,7 +104,7 @@ def follow(rows: dict[int, Row], event: Event) -> None:
             )
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_snapshot_and_the_events_from_there_on_are_the_next_snapshot(daemon_socket: Path, seed: int) -> None:
     """Every living process, with parent, group and session."""
     command = [sys.executable, "-c", RESTLESS, str(seed)]
@@ -125,7 +125,7 @@ def test_a_snapshot_and_the_events_from_there_on_are_the_next_snapshot(daemon_so
                 process.stdout.readline()
                 after = asking.snapshot(str(process.pid), mode="subtree")
                 count = 0
-                while (event := events.next_within(0.5)) is not None:
+                while (event := events.next_within(0.2)) is not None:
                     if event.order < after.order:
                         follow(rows, event)
                         count += 1
