@@ -96,8 +96,8 @@ def connected(path: Path) -> socket.socket:
     return peer
 
 
-def is_live(daemon: Daemon, within_s: float = 2.0) -> bool:
-    """It answers, and soon."""
+def is_live(daemon: Daemon, within_s: float = 5.0) -> bool:
+    """It answers, and sooner than any client expires."""
     begin = time.monotonic()
     with Client(daemon.socket, PATIENCE_S) as client:
         client.snapshot(str(os.getpid()))
