@@ -134,7 +134,7 @@ def _restart(wish: _Wish) -> int:
     if wish.pidfile is not None:
         pidfile.check(wish.pidfile)
     with (
-        _raising(),
+        _raising() as asked,
         Rebuild(
             plan,
             any_numbers=wish.any_numbers,
@@ -152,7 +152,7 @@ def _restart(wish: _Wish) -> int:
             return 0
         if programs is None:
             rebuild.release()
-            return _hold(rebuild)
+            return _hold(rebuild, asked)
         return _forward(rebuild, programs)
 
 
@@ -196,8 +196,10 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
                 say(f"  tag {task.pid}: {old} is now {new}, pid {pids[index]}")
 
 
-def _hold(rebuild: "Rebuild") -> int:
+def _hold(rebuild: "Rebuild", asked: list[int]) -> int:
     """Until a signal comes."""
+    if asked:
+        raise _Interrupted(asked[-1])
     status = rebuild.wait()
     end = "" if status is None else f": wait status {status:#x}"
     raise CkptreeError(f"the root of the tree is gone, and the tree with it{end}")
@@ -238,12 +240,16 @@ def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: P
 
 
 @contextmanager
-def _raising() -> Iterator[None]:
+def _raising() -> Iterator[list[int]]:
+    """Signals that ask for the end raise, and are noted: Python drops what is raised within some callbacks of its own."""
+    asked: list[int] = []
+
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
         raise _Interrupted(number)
 
     with _handled(_ENDING, interrupt):
-        yield
+        yield asked
 
 
 @contextmanager
