@@ -79,6 +79,7 @@ class Daemon:
         policy = Policy(os.geteuid(), group_id(config.group))
         self.server = Server(self.watch, self._listener, self._selector, policy, log)
         self._heeded = False
+        self._lost = self.watch.stream.lost  # of the last daemon, which has told
         self._heed_ring(wanted=True)
 
     def _begin(self) -> Watch:
@@ -137,11 +138,22 @@ class Daemon:
                     self._manager.status(self.counts)
                 worker.start("sweep", self.watch.rest if due else self.watch.mend)
             turn.end()
+            self._tell_of_loss()
         worker.wait()
         self._manager.notify("STOPPING=1")
         if self._manager.listens and not handover.leave_memory(self._manager, self.watch.memory()):
             self.log.warning("the service manager did not take what was known here")
         self._unlink()
+
+    def _tell_of_loss(self) -> None:
+        """That there was some; how much is in `ckptree metrics`."""
+        if self.watch.stream.lost != self._lost:
+            self._lost = self.watch.stream.lost
+            text = (
+                "records of the kernel side were lost, and births with them; the table is compared with the kernel now. "
+                "A larger ring_bytes takes larger storms"
+            )
+            self.log.warning(text)
 
     def _heed_ring(self, *, wanted: bool) -> None:
         """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""

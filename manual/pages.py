@@ -59,6 +59,8 @@ def _command(date: str) -> Page:
                 page.tagged(italic(argument.name), argument.help)
         for option in verb.options:
             _option(page, option)
+        for lines in verb.more:
+            page.paragraph(lines)
     _exit_status(page)
     _environment(page)
     _files(page)
