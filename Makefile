@@ -3,6 +3,7 @@
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
 # make torture captures of a fork storm, ours and others', judged by the storm's own log; STORMS=10 of each kind
+# make soak    an hour, or DURATION=... seconds, of storms with everything watched
 # make bench   measurements
 # make fuzz    mutated images into the reader, ten million or RUNS=...
 # make clean   remove what the others made
@@ -20,6 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 RUNS := 10000000
 STORMS := 1
+DURATION := 3600
 ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -40,7 +42,7 @@ endef
 
 HELPER := agent/restart/ckptree-rebuild
 
-.PHONY: help setup packages demo test torture bench fuzz clean
+.PHONY: help setup packages demo test torture soak bench fuzz clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -95,6 +97,10 @@ endif
 
 torture: setup
 	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
+	$(BIN)/python -m tests.bench.loss --write
+
+soak: setup
+	$(BIN)/python -m tests.bench.soak --duration $(DURATION) --write
 
 bench: setup
 	@for script in tests/bench/bench_*.py; do \

@@ -86,13 +86,18 @@ class Page:
         size = -(-wire.reader(wire.PAGE).size // _PAGE) * _PAGE
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._words = memoryview(self._map).cast("Q")
-        self._lost_known = 0
+        self._lost_known = 0  # how many had been counted before the numbers were last read
         self._slots = [0] * wire.LOST_NUMBERS  # what each one held when last read
 
     @property
     def issued(self) -> int:
         """Numbers taken so far: every record that exists has a smaller one."""
         return self._words[0]
+
+    @property
+    def lost(self) -> int:
+        """Of these, numbers whose record found no room."""
+        return self._words[1]
 
     @property
     def nested(self) -> int:
@@ -103,25 +108,18 @@ class Page:
         """Which numbers were lost since the last call.
 
         Returns:
-            The numbers, and whether there were so many that some have been overwritten.
+            The numbers, and whether there were so many that some may have been overwritten.
         """
         words = self._words
-        count = words[1]
-        new = count - self._lost_known
-        if new > wire.LOST_NUMBERS:
-            self._lost_known = count
-            self._slots = list(words[8 : 8 + wire.LOST_NUMBERS])
-            return set(), True
-        found = set()
-        for index in range(self._lost_known, count):
-            slot = index % wire.LOST_NUMBERS
-            number = words[8 + slot]
-            if number == self._slots[slot]:
-                break  # counted, its number about to be written; next time
-            self._slots[slot] = number
-            found.add(number)
-            self._lost_known = index + 1
-        return found, False
+        before = words[1]
+        # The kernel side counts first and writes then, at any time, also while this copies. A place that has changed tells
+        # of one more number, whatever the count was; one that is counted and not yet written is told the next time.
+        slots = words[8 : 8 + wire.LOST_NUMBERS].tolist()
+        found = {number for number, old in zip(slots, self._slots, strict=True) if number != old}
+        self._slots = slots
+        overflow = words[1] - self._lost_known > wire.LOST_NUMBERS
+        self._lost_known = before
+        return found, overflow
 
     def close(self) -> None:
         """Unmap."""

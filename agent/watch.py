@@ -33,14 +33,20 @@ from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.ties import Ties
 
-_ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the ring beside what else happens
+_ASK_AT_ONCE = 1000
+_ROOM_FOR_ANSWER = 2048  # bytes of the ring; mostly a tenth of it is used, so that they fit beside what else happens
 # One walk over the host costs less than many questions: in the time of one, it sees so many tasks; to begin with it costs
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
-_LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
-_LET_RUN_S = 1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
+# A number that neither comes nor is said to be lost for so long is given up: a CPU may be held up. Where losses are counted
+# that have not been told of, by the last of many that overwrite each other, it will hardly come any more.
+_LATE_S, _LATE_AMID_LOSS_S = 1.0, 0.005
+_LET_RUN_S = (
+    1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
+)
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
+_PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 
@@ -117,16 +123,16 @@ class Watch:
             issued: numbers issued before the ring was drained. Those from there on may still be in it.
         """
         numbers, overflow = self.probes.page.lost_numbers()
+        self._lost |= numbers
         if overflow:
             self.stream.give_up_below(issued)
-        self._lost |= numbers
         self.stream.give_up(self._lost)
         self._lost = {number for number in self._lost if number >= self.stream.next}
 
     def catch_up(self) -> None:
         """Apply every record whose number was issued before this call; wait for those still being written."""
         target = self.probes.page.issued
-        deadline = 0.0
+        waiting_since = 0.0
         while True:
             self.probes.ring.drain(self.stream.feed)
             if self.stream.next >= target:
@@ -135,9 +141,10 @@ class Watch:
             if self.stream.next >= target:
                 return
             now = time.monotonic()
-            if not deadline:
-                deadline = now + _LATE_S
-            elif now > deadline:
+            late_s = _LATE_AMID_LOSS_S if self.probes.page.lost > self.stream.lost else _LATE_S
+            if not waiting_since:
+                waiting_since = now
+            elif now - waiting_since > late_s:
                 self.stream.give_up_below(target)
                 return
             time.sleep(_LET_RUN_S)
@@ -145,9 +152,10 @@ class Watch:
     def _ask(self, questions: list[tuple[int, int]]) -> None:
         """Put questions, and whatever follows from the answers."""
         ask = self.probes.ask
+        at_once = max(1, min(_ASK_AT_ONCE, self.probes.ring.size // _ROOM_FOR_ANSWER))
         for _ in range(_ROUNDS):
-            for start in range(0, len(questions), _ASK_AT_ONCE):
-                for address, start_ns in questions[start : start + _ASK_AT_ONCE]:
+            for start in range(0, len(questions), at_once):
+                for address, start_ns in questions[start : start + at_once]:
                     ask(address, start_ns)
                 self.catch_up()
             questions = self.table.take_questions()
@@ -250,11 +258,12 @@ class Watch:
         resolved = select.resolve_mode(root, mode)
         anomalies = self.table.counts.anomalies
         mark = self.probes.page.issued
+        deadline = time.monotonic() + _PATIENCE_S
         for _ in range(_ATTEMPTS):
-            verified = self._verify(root, resolved)
+            verified = self._verify(root, resolved, deadline)
             self._explain()
             self._outlast(root)
-            if not self.stream.suspect:
+            if not self.stream.suspect or time.monotonic() > deadline:
                 break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
@@ -263,7 +272,7 @@ class Watch:
         tasks = self._tied(chosen, mark)
         self.totals.snapshots += 1
         reasons = [*chosen.unknown, *self._unlisted(root)]
-        if self.stream.suspect:
+        if self.stream.suspect or self.table.astray:
             verified = "no"
             reasons.append("events were lost while the snapshot was taken: take it again")
         return Snapshot(
@@ -288,7 +297,7 @@ class Watch:
             as_of_read=self._ties.fields,
         )
 
-    def _verify(self, root: Task, mode: Mode) -> Verified:
+    def _verify(self, root: Task, mode: Mode, deadline: float) -> Verified:
         """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
         mark = self.probes.page.issued
         asked: set[Task] = set()
@@ -301,6 +310,8 @@ class Watch:
                 return "sweep"
             if self.stream.suspect or self.table.astray or (not asked and self.probes.skipped() != self.totals.skipped):
                 self.sweep()  # who is in the tree is not certain before
+                if time.monotonic() > deadline:
+                    break
                 continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]
             if not new:
