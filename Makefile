@@ -103,11 +103,8 @@ soak: setup
 	$(BIN)/python -m tests.bench.soak --duration $(DURATION) --write
 
 bench: setup
-	@for script in tests/bench/bench_*.py; do \
-		name=$$(basename "$$script" .py); \
-		echo "bench: $$name" >&2; \
-		$(BIN)/python -m "tests.bench.$$name"; \
-	done
+	$(BIN)/python -m tests.bench.everything --write
+	$(BIN)/python -m tests.bench.bench_plan
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
