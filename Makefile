@@ -2,10 +2,16 @@
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
+# make man     manual pages and completions, in build/share
+# make deb     the Debian package, in dist
+# make test-deb      that package installed, run, upgraded and purged in a clean root
+# make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
 # make torture captures of a fork storm, ours and others', judged by the storm's own log; STORMS=10 of each kind
 # make soak    an hour, or DURATION=... seconds, of storms with everything watched
 # make bench   measurements
+# make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
+# make fuzz-api    mutated requests into the daemon's protocol, likewise
 # make clean   remove what the others made
 
 SHELL := /bin/bash
@@ -27,9 +33,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 # One command for each Debian package, true where it is not needed any more.
-define FIND_MISSING
+define NEED
 missing=(); \
-need() { "$${@:2}" >/dev/null 2>&1 </dev/null || missing+=("$$1"); }; \
+need() { "$${@:2}" >/dev/null 2>&1 </dev/null || missing+=("$$1"); };
+endef
+
+define NEED_FOR_SETUP
 need python3 $(SYSTEM_PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)'; \
 need python3-venv $(SYSTEM_PYTHON) -c 'import ensurepip, venv'; \
 need python3-bpfcc $(SYSTEM_PYTHON) -c 'from bcc import BPF'; \
@@ -37,12 +46,44 @@ need gcc gcc --version; \
 need libc6-dev test -e /usr/include/stdio.h; \
 need clang clang --version; \
 need criu crit --help; \
-need graphviz dot -V
+need graphviz dot -V; \
+need mandoc test -x /usr/bin/mandoc; \
+need systemd systemd-analyze --version;
+endef
+
+define NEED_FOR_DEB
+need dpkg-dev dpkg-buildpackage --version; \
+need debhelper test -x /usr/bin/dh; \
+need dh-python test -x /usr/bin/dh_python3;
+endef
+
+define NEED_FOR_MACHINES
+need mmdebstrap mmdebstrap --version; \
+need lintian lintian --version; \
+need cpio cpio --version; \
+need qemu-system-x86 qemu-system-x86_64 --version;
+endef
+
+define INSTALL_MISSING
+if (($${#missing[@]} == 0)); then exit 0; fi; \
+install=(apt-get install --yes --no-install-recommends "$${missing[@]}"); \
+if ! command -v apt-get >/dev/null; then \
+	echo "setup: missing, by their Debian names: $${missing[*]}. There is no apt-get here: install them your way" >&2; \
+elif [[ -z "$(ROOT)" ]]; then \
+	echo "setup: not root, and missing: $${missing[*]}. Install with: sudo $${install[*]}" >&2; \
+else \
+	echo "setup: installing $${missing[*]}" >&2; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	"$${install[@]}" </dev/null >&2 || { apt-get update </dev/null >&2 && "$${install[@]}" </dev/null >&2; }; \
+fi
 endef
 
 HELPER := agent/restart/ckptree-rebuild
 
-.PHONY: help setup packages demo test torture soak bench fuzz clean
+# What a Debian package is made of, beside the wheels.
+PACKAGED := debian docs systemd README.md CHANGELOG.md
+
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture soak bench crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -54,18 +95,13 @@ $(HELPER): $(wildcard agent/restart/*.[ch]) hatch_build.py | $(STAMP)
 	@$(BIN)/python hatch_build.py
 
 packages:
-	@$(FIND_MISSING); \
-	if (($${#missing[@]} == 0)); then exit 0; fi; \
-	install=(apt-get install --yes --no-install-recommends "$${missing[@]}"); \
-	if ! command -v apt-get >/dev/null; then \
-		echo "setup: missing, by their Debian names: $${missing[*]}. There is no apt-get here: install them your way" >&2; \
-	elif [[ -z "$(ROOT)" ]]; then \
-		echo "setup: not root, and missing: $${missing[*]}. Install with: sudo $${install[*]}" >&2; \
-	else \
-		echo "setup: installing $${missing[*]}" >&2; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		"$${install[@]}" </dev/null >&2 || { apt-get update </dev/null >&2 && "$${install[@]}" </dev/null >&2; }; \
-	fi
+	@$(NEED) $(NEED_FOR_SETUP) $(INSTALL_MISSING)
+
+packages-deb:
+	@$(NEED) $(NEED_FOR_DEB) $(INSTALL_MISSING)
+
+packages-machines:
+	@$(NEED) $(NEED_FOR_MACHINES) $(INSTALL_MISSING)
 
 $(STAMP): pyproject.toml | packages
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1 \
@@ -89,11 +125,31 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 ifneq ($(ROOT),)
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not deb and not machine'
 else
 	@echo "test: not root: leaving out the live tests, which load BPF" >&2
-	$(BIN)/pytest -m 'not live'
+	$(BIN)/pytest -m 'not live and not deb and not machine'
 endif
+
+man: setup
+	@$(BIN)/python -m manual build/share
+
+# Wheels first, with the network; the package is built from them, without.
+deb: setup packages-deb
+	@rm -rf build/deb
+	@mkdir -p build/deb/ckptree dist
+	@cp -r $(PACKAGED) build/deb/ckptree/
+	@$(BIN)/python -m pip wheel --quiet --wheel-dir build/deb/ckptree/wheels . </dev/null
+	@cd build/deb/ckptree && PIP="$(CURDIR)/$(BIN)/python -m pip" dpkg-buildpackage --build=binary --no-sign >../log 2>&1 </dev/null \
+		|| { cat ../log >&2; exit 1; }
+	@cp build/deb/*.deb dist/
+	@ls -1 dist/*.deb
+
+test-deb: deb packages-machines
+	$(BIN)/pytest -m deb tests/service
+
+test-systemd: deb packages-machines
+	CKPTREE_MACHINE=1 $(BIN)/pytest -m 'machine or live' tests/service
 
 torture: setup
 	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
@@ -106,8 +162,14 @@ bench: setup
 	$(BIN)/python -m tests.bench.everything --write
 	$(BIN)/python -m tests.bench.bench_plan
 
+crashes: setup
+	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'
+
 fuzz: setup
 	$(BIN)/python -m tests.fuzz.fuzz_image --plain -runs=$(RUNS)
+
+fuzz-api: setup
+	$(BIN)/python -m tests.fuzz.fuzz_api -runs=$(RUNS)
 
 clean:
 	rm -rf $(VENV) $(HELPER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

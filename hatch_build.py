@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a build that is no Python: the helper that rebuilds trees is compiled, and the wheel is for one machine."""
+"""The part of a build that is no Python: the helper that rebuilds trees is compiled, so the wheel is for one machine; and
+manual pages and completions are made from the code.
+"""
 
 import os
 import subprocess
@@ -37,10 +39,17 @@ def compile_helper() -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def make_manual() -> str:
+    """Make what belongs below share; returns the folder. Another process imports the code: this one is somebody else's."""
+    folder = TOP / "build" / "share"
+    subprocess.run([sys.executable, "-m", "manual", str(folder)], cwd=TOP, check=True, stdout=subprocess.DEVNULL)
+    return str(folder)
+
+
 class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
     """What hatchling calls for a wheel, an editable one too."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and say for which machine. Any Python 3 will do, for the helper is a program of its own."""
         if self.target_name != "wheel":
             return
@@ -48,6 +57,8 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         build_data["artifacts"].append("agent/restart/ckptree-rebuild")
+        if version != "editable":
+            build_data["shared_data"][make_manual()] = "share"
 
 
 if __name__ == "__main__":

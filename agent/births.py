@@ -15,6 +15,14 @@ _FLAG_NAMES = (
 _FLAGS: dict[int, tuple[str, ...]] = {}  # by value: there are few, and every task has one
 
 
+def flag_names(flags: int) -> tuple[str, ...]:
+    """The clone flags that shape a tree, by name."""
+    names = _FLAGS.get(flags)
+    if names is None:
+        names = _FLAGS[flags] = tuple(text for bit, text in _FLAG_NAMES if flags & bit)
+    return names
+
+
 class Births:
     """Birth edges, and the ancestors they run through.
 
@@ -43,10 +51,7 @@ class Births:
 
     def of(self, task: Task) -> Birth:
         """The birth of a task of the snapshot, or of an ancestor."""
-        flags = task.clone_flags
-        names = _FLAGS.get(flags)
-        if names is None:
-            names = _FLAGS[flags] = tuple(text for bit, text in _FLAG_NAMES if flags & bit)
+        names = flag_names(task.clone_flags)
         order = task.order
         if order < 0 or task.creator is None:
             return Birth(None, False, None, None, names, None)

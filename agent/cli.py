@@ -2,26 +2,23 @@
 """The command line. Each verb imports what it needs when it runs, for starting is most of what a verb costs."""
 
 import errno
-import json
 import math
-import os
 import sys
 from dataclasses import replace
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent import fileverbs, rootname
-from agent.client import DEFAULT_SOCKET, Answer
-from agent.errors import CkptreeError, HostError, NoDaemonError, RefusedError, UsageError
+from agent import daemonverbs, fileverbs, rootname, treeverb
+from agent.client import Answer
+from agent.doctor import verb as doctorverb
+from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.fileverbs import AsJson, DialectName, say
+from agent.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
 from agent.restart import verb as restartverb
 
 if TYPE_CHECKING:
-    from agent.model import Dialect, Snapshot
-    from agent.watch import Watch
+    from agent.model import Snapshot
 
 app = typer.Typer(
     name="ckptree",
@@ -32,28 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class ModeName(StrEnum):
-    """What belongs to the tree."""
-
-    AUTO = "auto"
-    CONTAINER = "container"
-    SUBTREE = "subtree"
-
-
-class Source(StrEnum):
-    """Where the tree is read from."""
-
-    AUTO = "auto"
-    DAEMON = "daemon"
-    BPF = "bpf"
-    PROCFS = "procfs"
-
-
-Socket = Annotated[
-    Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH", readable=False)
-]
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
@@ -86,7 +61,7 @@ def daemon(context: typer.Context) -> None:
 
 @app.command()
 def snapshot(
-    root: Annotated[str, typer.Argument(metavar="ROOT", help="A pid, as this process counts, or pidns:INUM.")],
+    root: Annotated[str, typer.Argument(metavar="ROOT", help=ROOT_HELP)],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = "-",
     fmt: Annotated[
         str | None,
@@ -95,10 +70,8 @@ def snapshot(
         ),
     ] = None,
     dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,
-    mode: Annotated[
-        ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")
-    ] = ModeName.AUTO,
-    source: Annotated[Source, typer.Option(help="auto: the daemon, else BPF in this process.")] = Source.AUTO,
+    mode: Mode = ModeName.AUTO,
+    source: Source = SourceName.AUTO,
     with_argv: Annotated[
         bool, typer.Option("--with-argv", help="Add argv, cwd, environment, program and rights.")
     ] = False,
@@ -120,20 +93,28 @@ def snapshot(
 ) -> None:
     """Take a snapshot of the tree below ROOT and write it."""
     from agent import output as writing
+    from agent import sources, topmost
 
     if as_json and fmt not in (None, "json"):
         raise UsageError(f"--json is -f json: leave out -f {fmt}")
-    if source in (Source.BPF, Source.PROCFS) and socket is not None:
-        raise UsageError(f"--socket is the daemon's, and --source {source.value} asks no daemon: leave one of them out")
+    check_source(source, socket)
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout {timeout}: expected a number of seconds")
     if no_plan and require_rebuildable:
         raise UsageError("--require-rebuildable takes a plan, and --no-plan forbids it: leave one of them out")
     target = writing.Target(output, "json" if as_json else fmt or "ckpt")
-    rootname.parse(root)
-    options = {"mode": mode.value, "without_entered": without_entered}
+    if fmt is None and not as_json and (other := writing.misnamed(output)):
+        say(f"{output} gets the format ckpt, whatever it is called: -f {other} writes {other}")
+    meant = rootname.parse_target(root)
     plain = target.lossless and not with_argv
-    answer = _capture(root, target.format.name if plain else "ckpt", dialect, source, socket, timeout, options)
+    options: sources.Options = {
+        "mode": mode.value,
+        "fmt": target.format.name if plain else "ckpt",
+        "dialect": dialect.value,
+        "without_entered": without_entered,
+    }
+    with sources.opened(source.value, socket, timeout) as where:
+        answer = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
     if plain and no_plan:
         target.write(answer.data)
     else:
@@ -182,99 +163,12 @@ def _report(answer: Answer) -> None:
         say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
 
 
-def _capture(
-    root: str,
-    fmt: str,
-    dialect: DialectName,
-    source: Source,
-    socket: Path | None,
-    timeout: float,
-    options: dict[str, Any],
-) -> Answer:
-    """Ask the daemon, or do what it would do."""
-    from agent.client import Client
-
-    if source in (Source.AUTO, Source.DAEMON):
-        try:
-            with Client(socket or DEFAULT_SOCKET, timeout) as client:
-                return client.snapshot(root, fmt=fmt, dialect=dialect.value, **options)
-        except NoDaemonError:
-            if source is Source.DAEMON or socket is not None:
-                raise
-    if source is Source.PROCFS:
-        from agent import proctable
-
-        return _answer(proctable.snapshot(root, **options), fmt, dialect.value)
-    return _one_shot(root, fmt, dialect.value, options)
-
-
-def _one_shot(root: str, fmt: str, dialect: "Dialect", options: dict[str, Any]) -> Answer:
-    from agent.config import Config
-    from agent.watch import Watch
-
-    try:
-        watch = Watch(Config())
-    except HostError as error:
-        if "--source procfs" in str(error):
-            raise
-        raise HostError(f"{str(error).rstrip('.')}. Without BPF, `--source procfs` answers, unverified") from error
-    try:
-        task = watch.find(rootname.parse(root), os.getpid())
-        return _answer(watch.snapshot(task, **options), fmt, dialect)
-    finally:
-        _let_go(watch)
-
-
-def _let_go(watch: "Watch") -> None:
-    """Detach in a child: the kernel takes a third of a second over it, which nobody has to wait for."""
-    if os.fork() == 0:
-        try:
-            for stream in range(3):
-                os.close(stream)  # whoever reads our output must not wait for this child to end it
-            watch.close()
-        finally:
-            os._exit(0)
-
-
-def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
-    from exporters import registry
-
-    completeness = snapshot.completeness
-    return Answer(
-        registry.image(snapshot, fmt, dialect),
-        completeness.complete,
-        completeness.verified,
-        completeness.reasons,
-        snapshot.squashed,
-        snapshot.entered,
-        len(snapshot.tasks),
-        0,
-    )
-
-
-@app.command()
-def status(socket: Socket = None, as_json: AsJson = False) -> None:
-    """Show how the daemon is, and which hooks it has."""
-    from agent.client import Client
-
-    with Client(socket or DEFAULT_SOCKET, 10.0) as client:
-        found = client.status()
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
-    hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
-    for key, value in found.items():
-        typer.echo(f"{key:<14} {value}")
-    for feature, used in hooks.items():
-        typer.echo(f"hook {feature:<9} {', '.join(used) or 'none: changes are found by the next sweep'}")
-    for hook, said in tried.items():
-        typer.echo(f"tried          {hook}: {said}")
-    for feature in missing:
-        typer.echo(f"kernel lacks   {feature}")
-
-
-for _verb in (fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan, restartverb.restart):
-    app.command()(_verb)
+for _verb in (
+    *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
+    *(restartverb.restart, treeverb.tree, doctorverb.doctor),
+    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics),
+):
+    app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)
 
 
 def main() -> int:

@@ -1,17 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking the daemon."""
+"""Asking the daemon.
 
+::
+
+    with Client() as client:
+        image = client.snapshot("4711").data          # bytes of a checkpoint image
+        print(client.metrics()["lost"])
+    with Client() as client, client.subscribe("4711", kinds=["birth", "death"]) as events:
+        for event in events:                          # from the point of events.snapshot on, in order
+            print(event.kind, event.task)
+
+What each verb takes and gives is in docs/API.md, and the bytes in agent.control. A client needs no other privilege than to
+connect: the daemon sees who it is, and shows root and the members of its group everything, others what is theirs.
+"""
+
+import contextlib
 import os
 import socket
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from agent import control
-from agent.errors import CkptreeError, HostError, NoDaemonError
+from agent.errors import CkptreeError, HostError, NoDaemonError, UsageError, VersionError
 
 DEFAULT_SOCKET = Path("/run/ckptree/ckptree.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the daemon says of itself and of us.
+
+    Attributes:
+        protocol: the version that is spoken.
+        version: of the daemon's program.
+        boot_id: of the host.
+        features: what it can do; a name that is not known here may be passed over.
+        formats: of snapshots.
+        events: kinds of events that can be subscribed to.
+        sees: ``all``, or ``own``: tasks of our own user and groups.
+        pid, uid, gid: who we are to it.
+    """
+
+    protocol: int
+    version: str
+    boot_id: str
+    features: tuple[str, ...]
+    formats: tuple[str, ...]
+    events: tuple[str, ...]
+    sees: str
+    pid: int
+    uid: int
+    gid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +68,7 @@ class Answer:
         reasons, squashed, entered: for the user.
         tasks: how many.
         elapsed_ns: what it took within the daemon, from request to bytes.
+        order: number of the first event that is not in it; 0 where it is from no daemon.
     """
 
     data: bytes
@@ -35,6 +79,45 @@ class Answer:
     entered: tuple[str, ...]
     tasks: int
     elapsed_ns: int
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventTask:
+    """Whom an event is about.
+
+    Attributes:
+        pid, tid: its process and itself, as the subscriber's pid namespace counts.
+        numbers: its numbers from that namespace inward.
+        start_ns: CLOCK_BOOTTIME at birth; with the number, who it is.
+        uid, gid: real ids in the initial user namespace.
+        comm: as of the event; not necessarily UTF-8.
+    """
+
+    pid: int
+    tid: int
+    numbers: tuple[int, ...]
+    start_ns: int
+    uid: int
+    gid: int
+    comm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        kind: of agent.events.KINDS; or ``loss``, ``resync``, ``dropped``, ``end``. Others may come of a later daemon.
+        order: its number: larger is later, and as in the births of snapshots.
+        task: whom it is about; None for those four.
+        details: what is particular to the kind.
+    """
+
+    kind: str
+    order: int
+    task: EventTask | None
+    details: Mapping[str, Any]
 
 
 class Client:
@@ -51,21 +134,27 @@ class Client:
 
     def __init__(self, path: Path | str = DEFAULT_SOCKET, timeout_s: float = 30.0) -> None:
         self.path = Path(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout_s)
+        self._timeout_s = timeout_s
+        self._hello: Hello | None = None
+        self._connect()
+
+    def _connect(self) -> None:
         self._decoder = control.Decoder(control.MAX_ANSWER)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(self._timeout_s)
         try:
-            self._socket.connect(os.fspath(path))
+            self._socket.connect(os.fspath(self.path))
         except PermissionError as error:
             self._socket.close()
             raise HostError(
-                f"not permitted to connect to {path}: be root, or have the daemon's configuration "
+                f"not permitted to connect to {self.path}: be root, or have the daemon's configuration "
                 "open it with socket_mode. Without the daemon, `--source procfs` answers, unverified"
             ) from error
         except OSError as error:
             self._socket.close()
             raise NoDaemonError(
-                f"no daemon on {path} ({error.strerror or error}): start one with `ckptree daemon --socket {path}`"
+                f"no daemon on {self.path} ({error.strerror or error}): "
+                f"start one with `ckptree daemon --socket {self.path}`"
             ) from error
 
     def __enter__(self) -> Self:
@@ -81,28 +170,94 @@ class Client:
         self._socket.close()
 
     def request(self, verb: str, **arguments: Any) -> control.Message:
-        """Ask, and wait for the answer.
+        """Ask, and wait for the answer. The first request says hello before.
 
         Raises:
             NoDaemonError: the daemon went away, or did not answer in time.
+            VersionError: it speaks no version of the protocol that is spoken here.
             CkptreeError: what the daemon says.
         """
+        if self._hello is None:
+            self.hello()
+        elif self._is_hung_up():  # it does so to who has asked nothing for long
+            self._socket.close()
+            self._connect()
+            self._hello = None
+            self.hello()
+        return self._ask(verb, arguments)
+
+    def _is_hung_up(self) -> bool:
+        self._socket.setblocking(False)
         try:
-            self._socket.sendall(control.encode({"verb": verb, **arguments}))
-            while True:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except OSError:
+            return False
+        finally:
+            self._socket.settimeout(self._timeout_s)
+
+    def _ask(self, verb: str, arguments: Mapping[str, Any]) -> control.Message:
+        try:
+            with contextlib.suppress(BrokenPipeError):  # whoever turned us away may have said why
+                self._socket.sendall(control.encode({"verb": verb, **arguments}))
+            answer = self.receive()
+        except TimeoutError as error:
+            raise NoDaemonError(
+                f"the daemon on {self.path} did not answer within {self._timeout_s:g} s: it is stopped, or very busy"
+            ) from error
+        control.raise_failure(answer)
+        return answer
+
+    def receive(self) -> control.Message:
+        """The next message.
+
+        Raises:
+            NoDaemonError: the daemon went away.
+            TimeoutError: it said nothing in time.
+        """
+        try:
+            while (message := self._decoder.pop()) is None:
                 data = self._socket.recv(1 << 20)
                 if not data:
                     raise NoDaemonError(f"the daemon on {self.path} went away before it answered; see its log")
-                for answer in self._decoder.feed(data):
-                    control.raise_failure(answer)
-                    return answer
-        except TimeoutError as error:
-            raise NoDaemonError(
-                f"the daemon on {self.path} did not answer within {self._socket.gettimeout():g} s: "
-                "it is stopped, or very busy"
-            ) from error
+                self._decoder.push(data)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise NoDaemonError(f"the daemon on {self.path} went away: {error.strerror or error}") from error
+        return message
+
+    def hello(self) -> Hello:
+        """Who the daemon is, and who we are to it; asked once.
+
+        Raises:
+            VersionError: there is no version of the protocol in common.
+            CkptreeError: see `request`.
+        """
+        if self._hello is not None:
+            return self._hello
+        try:
+            answer = self._ask("hello", {"protocols": list(control.PROTOCOLS)})
+        except UsageError as error:  # `verb 'hello': expected one of ...`
+            raise VersionError(
+                f"the daemon on {self.path} is older than this client and knows no hello: restart it with the version "
+                "that is installed now"
+            ) from error
+        with self._of_another_version():
+            control.common_version([answer["protocol"]] * 2)
+            peer = answer["peer"]
+            self._hello = Hello(
+                protocol=answer["protocol"],
+                version=answer["version"],
+                boot_id=answer["boot_id"],
+                features=tuple(answer["features"]),
+                formats=tuple(answer["formats"]),
+                events=tuple(answer["events"]),
+                sees=peer["sees"],
+                pid=peer["pid"],
+                uid=peer["uid"],
+                gid=peer["gid"],
+            )
+        return self._hello
 
     def snapshot(
         self,
@@ -123,29 +278,145 @@ class Client:
             without_entered: leave out what entered the container from outside.
 
         Raises:
+            NotPermittedError: it is not ours to see.
             CkptreeError: see `request`.
         """
         answer = self.request(
             "snapshot", root=root, mode=mode, format=fmt, dialect=dialect, without_entered=without_entered
         )
+        with self._of_another_version():
+            return _answer(answer, answer["data"])
+
+    def subscribe(
+        self, root: str | None = None, *, kinds: Iterable[str] | None = None, snapshot: bool | None = None
+    ) -> "Subscription":
+        """Hear of events as they happen. The connection is the subscription's from here on.
+
+        Args:
+            root: a pid as this process counts, or ``pidns:INUM``: only the tree below it; None: all tasks that are ours
+                to see.
+            kinds: which ones, of those that the hello names; None: all.
+            snapshot: begin with a snapshot of the tree, which needs a root; None: iff there is one.
+
+        Raises:
+            NotPermittedError: the root is not ours to see.
+            CkptreeError: see `request`.
+        """
+        arguments: dict[str, Any] = {"root": root, "snapshot": root is not None if snapshot is None else snapshot}
+        if kinds is not None:
+            arguments["kinds"] = list(kinds)
+        answer = self.request("subscribe", **arguments)
+        with self._of_another_version():
+            image = answer["snapshot"]
+            return Subscription(self, answer["order"], None if image is None else _answer(answer, image), self._socket)
+
+    def status(self) -> control.Message:
+        """How the daemon is, and which hooks it has."""
+        answer = self.request("status")
+        del answer["ok"]
+        return answer
+
+    def metrics(self) -> control.Message:
+        """The daemon's figures."""
+        answer = self.request("metrics")
+        del answer["ok"]
+        return answer
+
+    @contextlib.contextmanager
+    def _of_another_version(self) -> Iterator[None]:
         try:
-            return Answer(
-                data=answer["data"],
-                complete=answer["complete"],
-                verified=answer["verified"],
-                reasons=tuple(answer["reasons"]),
-                squashed=tuple(answer["squashed"]),
-                entered=tuple(answer["entered"]),
-                tasks=answer["tasks"],
-                elapsed_ns=answer["elapsed_ns"],
-            )
-        except KeyError as error:
+            yield
+        except (KeyError, TypeError) as error:
             raise CkptreeError(
                 f"the daemon on {self.path} answered without {error}: it is of another version"
             ) from error
 
-    def status(self) -> control.Message:
-        """The daemon's counters and hooks."""
-        answer = self.request("status")
-        del answer["ok"]
-        return answer
+
+class Subscription:
+    """Events as they come: an iterator that waits for the next one. It ends after ``end``, the root being gone.
+
+    Attributes:
+        order: number of the first event that can come: the snapshot has everything before.
+        snapshot: what it began with; None where none was asked for.
+    """
+
+    def __init__(self, client: Client, order: int, snapshot: Answer | None, connection: socket.socket) -> None:
+        self.order = order
+        self.snapshot = snapshot
+        self._client = client
+        self._socket = connection
+        self._waiting: deque[Event] = deque()
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; the client's connection with it."""
+        self._client.close()
+
+    def fileno(self) -> int:
+        """Readable when there may be something new; what has come already, `next_within` has."""
+        return self._socket.fileno()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        event = self.next_within(None)
+        if event is None:
+            raise StopIteration
+        return event
+
+    def next_within(self, timeout_s: float | None) -> Event | None:
+        """The next event; None where none has come in time, or none will come any more.
+
+        Raises:
+            NoDaemonError: the daemon went away.
+            CkptreeError: it ended the subscription, and says why.
+        """
+        while not self._waiting:
+            if self._ended:
+                return None
+            self._socket.settimeout(timeout_s)
+            try:
+                message = self._client.receive()
+            except TimeoutError:
+                return None
+            if "events" not in message:
+                control.raise_failure(message)
+            self._waiting.extend(map(_event, message.get("events", ())))
+        event = self._waiting.popleft()
+        self._ended = event.kind == "end"
+        return event
+
+
+_OF_TASK = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
+
+
+def _event(said: dict[str, Any]) -> Event:
+    task = None
+    if "tid" in said:
+        fields = {key: said[key] for key in _OF_TASK}
+        task = EventTask(**fields | {"numbers": tuple(fields["numbers"])})
+    rest = {key: value for key, value in said.items() if key not in ("event", "order", *_OF_TASK)}
+    return Event(said["event"], said["order"], task, rest)
+
+
+def _answer(answer: control.Message, data: bytes) -> Answer:
+    return Answer(
+        data=data,
+        complete=answer["complete"],
+        verified=answer["verified"],
+        reasons=tuple(answer["reasons"]),
+        squashed=tuple(answer["squashed"]),
+        entered=tuple(answer["entered"]),
+        tasks=answer["tasks"],
+        elapsed_ns=answer["elapsed_ns"],
+        order=answer["order"],
+    )

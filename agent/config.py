@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's configuration: a TOML file of a few keys, all optional.
 
-A mistake in it is refused by name, before anything is loaded into the kernel: a daemon that quietly ran with a default
-instead would be believed to run with what the file says.
+A mistake in it is refused by name and line, before anything is loaded into the kernel: a daemon that quietly ran with a
+default instead would be believed to run with what the file says.
+
+The command line has the same keys, with dashes, by the same rules.
 """
 
 import mmap
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +18,10 @@ from typing import Any, Final
 
 from agent.errors import UsageError
 
+_AT_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")
 _MAX_RING_BYTES: Final = 1 << 31  # the largest power of two in the u32 that BPF has for it
 _SUN_PATH_BYTES: Final = 107  # sockaddr_un's path without its NUL
+_MAX_NAME: Final = 256  # as sysconf(_SC_LOGIN_NAME_MAX) has it
 _MAX_DRAIN_MS: Final = 10_000
 _MAX_SWEEP_S: Final = 24 * 60 * 60
 
@@ -27,17 +32,22 @@ class Config:
 
     Attributes:
         ring_bytes: size of the ring buffer between kernel and daemon: how large a storm is taken without loss.
-        drain_interval_ms: the longest time that an event waits in the ring.
+        drain_interval_ms: the longest time that an event waits in the ring while much happens, or somebody listens; else
+            that is up to a second (agent.pace).
         sweep_interval_s: time between two comparisons of the whole table with the kernel.
         socket: where the daemon listens.
-        socket_mode: permissions of the socket: who may ask for any process's tree.
+        socket_mode: permissions of the socket: who may connect. Everybody, by default: what each one may see is decided by
+            who they are (agent.access), and what they may cost is bounded.
+        group: whose members may see every tree, as root may; none where it is empty, or there is no such group when the
+            daemon starts.
     """
 
     ring_bytes: int = 4 * 1024 * 1024
     drain_interval_ms: int = 50
     sweep_interval_s: int = 30
     socket: Path = Path("/run/ckptree/ckptree.sock")
-    socket_mode: int = 0o600
+    socket_mode: int = 0o666
+    group: str = "ckptree"
 
 
 def load(path: Path) -> Config:
@@ -47,24 +57,92 @@ def load(path: Path) -> Config:
         UsageError: the file cannot be read, is no TOML, or has a key or value that is not allowed.
     """
     try:
-        given = tomllib.loads(path.read_bytes().decode("utf-8"))
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is no TOML file: {error}") from error
-    return Config(**{key: _checked(path, key, value) for key, value in given.items()})
+    try:
+        text = data.decode("utf-8")
+        given = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}:{data[: error.start].count(10) + 1}: is no TOML file: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        found = _AT_LINE.search(str(error))
+        line = int(found[1]) if found else text.count("\n") + 1  # "at end of document"
+        raise UsageError(f"{path}:{line}: is no TOML file: {error}") from error
+    for key, value in given.items():
+        try:
+            given[key] = _checked(key, value)
+        except UsageError as error:
+            raise UsageError(f"{path}:{_line_of(text, key)}: {error}") from error
+    return Config(**given)
 
 
-def _checked(path: Path, key: str, value: object) -> Any:
+def given(key: str, text: str) -> Any:
+    """A value as the command line has it: as in the file, and text without quotes.
+
+    Raises:
+        UsageError: it is not allowed.
+    """
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    return _checked(key, text if isinstance(getattr(Config(), key, None), (str, Path)) else value)
+
+
+def meanings() -> dict[str, str]:
+    """What each key means, in the words of Config's description, for the command line's help and the manual."""
+    lines = (Config.__doc__ or "").partition("Attributes:")[2].splitlines()
+    found: dict[str, str] = {}
+    for line in lines:
+        key, colon, text = line.strip().partition(": ")
+        if colon and key in _RULES:
+            found[key] = text
+        elif line.strip() and found:
+            found[next(reversed(found))] += " " + line.strip()
+    return found
+
+
+def allowed(key: str) -> str:
+    """What values a key may have, in words."""
+    return _RULES[key][0]
+
+
+def default(key: str) -> str:
+    """The value of a key that is not given, as the command line has it."""
+    value = getattr(Config(), key)
+    return f"0o{value:o}" if key == "socket_mode" else str(value)
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line where a key of the document begins to be there.
+
+    That is the first one up to which the document is TOML and has the key, or the first of several that it takes for
+    that (a multi-line value): tomllib tells no lines.
+    """
+    lines = text.splitlines(keepends=True)
+    begin = 0
+    for end in range(1, len(lines) + 1):
+        try:
+            document = tomllib.loads("".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue
+        if key in document:
+            return begin + 1
+        begin = end
+    return begin + 1
+
+
+def _checked(key: str, value: object) -> Any:
     """A value in the type of its key."""
     if key not in _RULES:
         close = get_close_matches(key, _RULES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_RULES)}"
-        raise UsageError(f"{path}: {key}: no such key; {hint}")
+        raise UsageError(f"{key}: no such key; {hint}")
     allowed, convert = _RULES[key]
     converted = convert(value)
     if converted is None:
-        raise UsageError(f"{path}: {key}: {_shown(value)} is not allowed; it must be {allowed}")
+        raise UsageError(f"{key}: {_shown(value)} is not allowed; it must be {allowed}")
     return converted
 
 
@@ -89,10 +167,15 @@ def _socket(value: object) -> Path | None:
     return Path(value) if len(value.encode()) <= _SUN_PATH_BYTES else None
 
 
+def _group(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _MAX_NAME and "\0" not in value else None
+
+
 _RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     "ring_bytes": (f"a power of two from {mmap.PAGESIZE} (one page) to {_MAX_RING_BYTES}", _ring_bytes),
     "drain_interval_ms": (f"an integer from 1 to {_MAX_DRAIN_MS}", lambda value: _whole(value, 1, _MAX_DRAIN_MS)),
     "sweep_interval_s": (f"an integer from 1 to {_MAX_SWEEP_S}", lambda value: _whole(value, 1, _MAX_SWEEP_S)),
-    "socket": (f"an absolute path of at most {_SUN_PATH_BYTES} bytes, in quotes", _socket),
+    "socket": (f"an absolute path of at most {_SUN_PATH_BYTES} bytes", _socket),
     "socket_mode": ("an octal integer from 0o000 to 0o777", lambda value: _whole(value, 0, 0o777)),
+    "group": (f"the name of a group, of at most {_MAX_NAME} characters, or empty", _group),
 }

@@ -5,18 +5,46 @@ Grammar::
 
     stream   := message*
     message  := u32 length (big endian), msgpack map of that length
-    request  := {"verb": "snapshot" | "status", ...arguments}
-    answer   := {"ok": true, ...results} | {"ok": false, "error": text, "exit_code": n, "leaks": [text]}
+    request  := {"verb": "hello" | "snapshot" | "subscribe" | "status" | "metrics", ...arguments}
+    answer   := {"ok": true, ...results}
+              | {"ok": false, "error": text, "kind": name, "exit_code": n, "leaks": [text]}
+    events   := {"events": [event*], "next": order}
 
-A connection carries any number of requests, one after the other, each answered before the next is read.
+A connection carries any number of requests, one after the other, each answered before the next is read. An answer to
+``subscribe`` is the last one: `events` follow until either side hangs up, and the client says nothing more.
+
+Versions
+--------
+``hello`` names the protocol versions that the client speaks, as ``"protocols": [oldest, newest]``; the daemon answers
+with the newest that both speak, as ``"protocol"``, or with an error of kind ``version`` that names both ranges. Who says
+no hello is taken to speak version 1. Within a version verbs, arguments and keys of answers may be added, never taken
+away; an argument that a daemon does not know it passes over, and what it can do stands in ``"features"`` of its hello.
+
+Every argument and every result of each verb is in docs/API.md.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
 
-from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError, RefusedError, UsageError
+from agent.errors import (
+    BusyError,
+    CkptreeError,
+    HostError,
+    NoDaemonError,
+    NoSuchRootError,
+    NotPermittedError,
+    RefusedError,
+    UsageError,
+    VersionError,
+)
+
+PROTOCOLS = (1, 1)
+"""Oldest and newest version spoken here."""
+
+VERBS = ("snapshot", "hello", "subscribe", "status", "metrics")
 
 MAX_REQUEST = 1 << 16
 MAX_ANSWER = 1 << 30
@@ -29,10 +57,34 @@ class ProtocolError(CkptreeError):
     """The other side does not speak this protocol."""
 
 
+_KINDS: tuple[tuple[type[CkptreeError], str], ...] = (
+    (NotPermittedError, "not-permitted"),
+    (BusyError, "busy"),
+    (VersionError, "version"),
+    (ProtocolError, "protocol"),
+    (UsageError, "usage"),
+    (NoDaemonError, "no-daemon"),
+    (NoSuchRootError, "no-such-root"),
+    (HostError, "host"),
+    (RefusedError, "refused"),
+)
+
+
+def pack(message: Message) -> bytes:
+    """The map of a message."""
+    packed: bytes = msgpack.packb(message)
+    return packed
+
+
+def head(payload: bytes) -> bytes:
+    """What stands before a packed map."""
+    return _LENGTH.pack(len(payload))
+
+
 def encode(message: Message) -> bytes:
     """One message as bytes."""
-    payload: bytes = msgpack.packb(message)
-    return _LENGTH.pack(len(payload)) + payload
+    payload = pack(message)
+    return head(payload) + payload
 
 
 class Decoder:
@@ -46,49 +98,145 @@ class Decoder:
         self._limit = limit
         self._buffer = bytearray()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that no message has been made of."""
+        return len(self._buffer)
+
+    def push(self, data: bytes | memoryview) -> None:
+        """Take more bytes."""
+        self._buffer += data
+
+    @property
+    def complete(self) -> bool:
+        """Whether `pop` has something to say: a message, or that this is not the protocol."""
+        if len(self._buffer) < _LENGTH.size:
+            return False
+        length = int(_LENGTH.unpack_from(self._buffer)[0])
+        return length > self._limit or len(self._buffer) >= _LENGTH.size + length
+
+    def pop(self) -> Message | None:
+        """The next message; None where it is not whole yet.
+
+        Raises:
+            ProtocolError: this is not the protocol.
+        """
+        buffer = self._buffer
+        if len(buffer) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(buffer)
+        if length > self._limit:
+            raise ProtocolError(f"a message of {length} bytes: this is no ckptree talking, or of another version")
+        if len(buffer) < _LENGTH.size + length:
+            return None
+        payload = bytes(buffer[_LENGTH.size : _LENGTH.size + length])
+        del buffer[: _LENGTH.size + length]
+        try:
+            message = msgpack.unpackb(payload)
+        except Exception as error:
+            raise ProtocolError(f"a message that is no msgpack: {error}") from error
+        if not isinstance(message, dict):
+            raise ProtocolError("a message that is no map")
+        return message
+
     def feed(self, data: bytes) -> list[Message]:
         """Take more bytes; returns the messages they complete.
 
         Raises:
             ProtocolError: this is not the protocol.
         """
-        buffer = self._buffer
-        buffer += data
+        self.push(data)
         messages: list[Message] = []
-        while len(buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer)
-            if length > self._limit:
-                raise ProtocolError(f"a message of {length} bytes: this is no ckptree talking, or of another version")
-            if len(buffer) < _LENGTH.size + length:
-                break
-            payload = bytes(buffer[_LENGTH.size : _LENGTH.size + length])
-            del buffer[: _LENGTH.size + length]
-            try:
-                message = msgpack.unpackb(payload)
-            except Exception as error:
-                raise ProtocolError(f"a message that is no msgpack: {error}") from error
-            if not isinstance(message, dict):
-                raise ProtocolError("a message that is no map")
+        while (message := self.pop()) is not None:
             messages.append(message)
         return messages
+
+
+def common_version(theirs: object, ours: tuple[int, int] = PROTOCOLS) -> int:
+    """The newest version that both sides speak.
+
+    Args:
+        theirs: oldest and newest, as a hello has them; None: it says nothing, and means version 1.
+        ours: oldest and newest.
+
+    Raises:
+        UsageError: that is no range.
+        VersionError: there is none.
+    """
+    if theirs is None:
+        theirs = (1, 1)
+    if not isinstance(theirs, (list, tuple)) or len(theirs) != 2 or not all(type(each) is int for each in theirs):
+        raise UsageError(f"protocols {_shown(theirs)}: expected [oldest, newest]")
+    oldest, newest = int(theirs[0]), int(theirs[1])
+    common = min(newest, ours[1])
+    if common < max(oldest, ours[0]):
+        older = "client" if newest < ours[0] else "daemon"
+        raise VersionError(
+            f"no common version of the protocol: the daemon speaks {_range(ours)}, the client {_range((oldest, newest))}. "
+            f"The {older} is the older one: update it"
+        )
+    return common
+
+
+def _range(versions: Sequence[int]) -> str:
+    return f"{versions[0]}" if versions[0] == versions[1] else f"{versions[0]} to {versions[1]}"
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, (str, bytes, int, float, type(None))):
+        return f"a {type(value).__name__}"  # which may be nested deeper than anybody can write it
+    text = ascii(value[:60] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) < 60 else text[:60] + "..."
+
+
+def choice(request: Message, key: str, allowed: Sequence[str]) -> str:
+    """An argument that has to be one of a few; the first one is the default.
+
+    Raises:
+        UsageError: it is another one.
+    """
+    value = request.get(key, allowed[0])
+    if value not in allowed:
+        raise UsageError(f"{key} {_shown(value)}: expected one of {', '.join(allowed)}")
+    return str(value)
+
+
+def verb(request: Message) -> str:
+    """What a request asks for, whether or not there is such a thing; the first verb where it does not say."""
+    value = request.get("verb", VERBS[0])
+    return value if value in VERBS else "other"
+
+
+def root_text(request: Message) -> str:
+    """The argument ``root``, as text.
+
+    Raises:
+        UsageError: it is missing, or no text and no number.
+    """
+    value = request.get("root")
+    if not isinstance(value, str) and type(value) is not int:
+        raise UsageError(f"root {_shown(value)}: expected a pid, or the text pidns:INUM")
+    return str(value)
 
 
 def failure(error: CkptreeError) -> Message:
     """An error as an answer."""
     leaks = list(error.leaks) if isinstance(error, RefusedError) else []
-    return {"ok": False, "error": str(error), "exit_code": error.exit_code, "leaks": leaks}
+    name = next((name for kind, name in _KINDS if isinstance(error, kind)), "failed")
+    return {"ok": False, "error": str(error), "kind": name, "exit_code": error.exit_code, "leaks": leaks}
 
 
 def raise_failure(answer: Message) -> None:
     """The error that an answer tells of, raised here as it was there.
 
     Raises:
-        CkptreeError: of the class with that exit code.
+        CkptreeError: of the class with that name, else with that exit code.
     """
     if answer.get("ok"):
         return
     text, code = str(answer.get("error")), answer.get("exit_code")
     if code == RefusedError.exit_code:
         raise RefusedError(text, answer.get("leaks") or ())
-    classes = {kind.exit_code: kind for kind in (UsageError, NoDaemonError, NoSuchRootError, HostError)}
-    raise classes.get(code or 1, CkptreeError)(text)
+    named = {name: kind for kind, name in _KINDS if kind.exit_code == code}
+    coded = {kind.exit_code: kind for kind in (UsageError, NoDaemonError, NoSuchRootError, HostError)}
+    raise named.get(str(answer.get("kind")), coded.get(code or 1, CkptreeError))(text)

@@ -2,13 +2,15 @@
 """``ckptree daemon``: watches from start to end, and answers on a Unix socket.
 
 One thread, one loop: a timer drains the ring, requests drain it too, and now and then a sweep looks for what no event
-told. Imports as little as it can: this process stays.
+told. Under a service manager that keeps descriptors (agent.handover) the hooks outlive this process, and so does what it
+knew when it ends in order. Imports as little as it can: this process stays.
 """
 
-import argparse
 import contextlib
 import ctypes
 import gc
+import grp
+import math
 import os
 import selectors
 import signal
@@ -16,15 +18,20 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from agent.config import Config, load
+from agent import daemonargs, handover
+from agent.access import Policy
+from agent.config import Config
 from agent.errors import CkptreeError
+from agent.journal import Journal
+from agent.manager import Manager
+from agent.pace import Pace
+from agent.probes import Probes
 from agent.server import Server, listen
 from agent.watch import Watch
 
+_EXTENSION_S = 30
+_MOST_EXTENSIONS = 60  # five minutes
 _NICE = -15  # a storm of forks on every CPU must not keep us from the ring it fills
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
@@ -34,58 +41,162 @@ class Daemon:
 
     Args:
         config: socket, ring and intervals.
+        manager: what started this process; it may have passed on the socket, and what the last daemon has left.
+        log: for what an administrator wants to know.
+
+    Attributes:
+        watch: see there.
+        address: where clients find it.
 
     Raises:
         CkptreeError: another daemon listens there, or the watch cannot start.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, manager: Manager, log: Journal) -> None:
         self._config = config
+        self._manager = manager
+        self.log = log
         self._selector = selectors.DefaultSelector()
-        self._listener = listen(config.socket, config.socket_mode)
-        self._identity = os.stat(config.socket).st_ino
+        self._identity: int | None = None
+        self._running = True
+        self._progress = -1
+        if manager.passed.listeners:
+            self._listener, *others = manager.passed.listeners
+            self._listener.setblocking(False)
+            self.address = os.fsdecode(self._listener.getsockname())
+            for other in others:
+                other.close()
+        else:
+            self._listener = listen(config.socket, config.socket_mode)
+            self._identity = os.stat(config.socket).st_ino
+            self.address = str(config.socket)
         try:
-            self.watch = Watch(config)
+            self.watch = self._begin()
         except BaseException:
             self._unlink()
             raise
-        self._running = True
-        self.server = Server(self.watch, self._listener, self._selector)
-        self._selector.register(self.watch.probes, selectors.EVENT_READ, self._tend)
+        policy = Policy(os.geteuid(), group_id(config.group))
+        self.server = Server(self.watch, self._listener, self._selector, policy, log)
+        self._heeded = False
+        self._heed_ring(wanted=True)
 
-    def run(self) -> None:
-        """Until SIGTERM or SIGINT."""
+    def _begin(self) -> Watch:
+        """Go on with what the last daemon has left, or load anew; either way what is loaded now is kept for the next."""
+        order = handover.order(self._config.ring_bytes)
+        left = handover.take(self._manager, order)
+        if left.refusal:
+            self.log.notice(f"what the last daemon has left is of no use: {left.refusal}; loading anew")
+        probes = Probes(order.ring_bytes, order.without, left.loaded, _Patience(self._manager).wait)
+        self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
+        if left.loaded is None:
+            handover.leave(self._manager, probes.loaded, order)
+        if left.memory is not None:
+            handover.forget_memory(self._manager)  # first: should it be our end, the next one has to do without
+        watch = Watch(self._config, order.without, probes, left.memory)
+        if watch.refusal:
+            self.log.notice(f"what the last daemon knew is of no use: {watch.refusal}")
+        return watch
+
+    def _catch_signals(self) -> None:
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
+        self._waker = writer
         self._selector.register(reader, selectors.EVENT_READ, self._stop)
         signal.set_wakeup_fd(writer.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        interval = self._config.drain_interval_ms / 1000
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
+        worker = self.server.worker
+        longest = self._manager.watchdog_s or math.inf
         swept = time.monotonic()
         while self._running:
-            for key, _ in self._selector.select(interval):
+            behind = not worker.busy and (self.watch.behind or self.watch.is_in_doubt)
+            wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
+            self._heed_ring(wanted=not worker.busy)
+            ready = self._selector.select(0 if behind else min(self.server.wait_s(wait), longest))
+            turn = self.server.service.turns.begin()
+            for key, _ in ready:
                 key.data(key.fileobj)
-            self.watch.tend()
+            turn.spent("clients")
+            if not worker.busy:
+                self.watch.tend()
+            self._feed()
+            turn.spent("ring")
+            turn.spent(self.server.tend(hurry=behind))
             now = time.monotonic()
-            if now - swept >= self._config.sweep_interval_s:
-                self.watch.rest()
-                swept = now
+            due = now - swept >= self._config.sweep_interval_s
+            if not worker.busy and (due or self.watch.is_in_doubt):
+                if due:
+                    swept = now
+                    self.log.tend()
+                    self._manager.status(self.counts)
+                worker.start("sweep", self.watch.rest if due else self.watch.mend)
+            turn.end()
+        worker.wait()
+        self._manager.notify("STOPPING=1")
+        if self._manager.listens and not handover.leave_memory(self._manager, self.watch.memory()):
+            self.log.warning("the service manager did not take what was known here")
         self._unlink()
+
+    def _heed_ring(self, *, wanted: bool) -> None:
+        """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""
+        if wanted is not self._heeded:
+            self._heeded = wanted
+            if wanted:
+                self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+            else:
+                self._selector.unregister(self.watch.probes)
+
+    @property
+    def lineage(self) -> str:
+        """Where it comes from, for people."""
+        if self.watch.remembers:
+            return " (hooks and births taken over)"
+        return " (hooks taken over, earlier births assumed)" if self.watch.probes.is_taken_over else ""
+
+    @property
+    def counts(self) -> str:
+        """How it is, in a line."""
+        watch = self.watch
+        return (
+            f"watching {len(watch.table.tasks())} tasks in {len(watch.table.pids.living())} pid namespaces; "
+            f"{watch.stream.records} records, {watch.stream.lost} lost, {watch.totals.snapshots} snapshots"
+        )
+
+    def _feed(self) -> None:
+        """Feed the watchdog, if the ring is empty or has been read from since the last time."""
+        ring = self.watch.probes.ring
+        if not ring.pending or ring.position != self._progress:
+            self._manager.feed()
+            self._progress = ring.position
 
     def _stop(self, reader: socket.socket) -> None:
         reader.recv(64)
         self._running = False
 
-    def _tend(self, _probes: object) -> None:
-        self.watch.drain()
-
     def _unlink(self) -> None:
-        """Take the socket away, unless somebody has put another one there."""
+        """Take our socket away, unless somebody has put another one there; one that was passed on is not ours."""
         with contextlib.suppress(OSError):
-            if os.stat(self._config.socket).st_ino == self._identity:
+            if self._identity is not None and os.stat(self._config.socket).st_ino == self._identity:
                 os.unlink(self._config.socket)
+
+
+class _Patience:
+    """Asks the service manager for more time while programs are compiled; not for ever."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._asked = 0
+
+    def wait(self) -> None:
+        """Called every few seconds."""
+        self._asked += 1
+        if self._asked <= _MOST_EXTENSIONS:
+            self._manager.notify(f"EXTEND_TIMEOUT_USEC={_EXTENSION_S * 1_000_000}", "STATUS=compiling BPF programs")
 
 
 def drop_capabilities() -> None:
@@ -101,56 +212,43 @@ def drop_capabilities() -> None:
         raise CkptreeError(f"cannot drop capabilities: {os.strerror(number)}")
 
 
-def notify(state: str) -> None:
-    """sd_notify(3)."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if path:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, contextlib.suppress(OSError):
-            manager.connect("\0" + path[1:] if path.startswith("@") else path)
-            manager.send(state.encode())
-
-
-def _parse(argv: Sequence[str]) -> Config:
-    parser = argparse.ArgumentParser(
-        prog="ckptree daemon", description="Watch all process trees of this host and answer on a Unix socket."
-    )
-    parser.add_argument("--socket", type=Path, help=f"where to listen (default {Config().socket})")
-    parser.add_argument("--config", type=Path, help="TOML file: ring_bytes, drain_interval_ms, sweep_interval_s, ...")
+def group_id(name: str) -> int | None:
+    """The id of a group; None where there is none of that name."""
     try:
-        options: Any = parser.parse_args(argv)
-    except OSError as error:  # it prints its help
-        raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
-    config = load(options.config) if options.config else Config()
-    return replace(config, socket=options.socket) if options.socket else config
+        return grp.getgrnam(name).gr_gid if name else None
+    except KeyError:
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run in the foreground; returns the exit code."""
+    journal = Journal()
     try:
-        config = _parse(sys.argv[1:] if argv is None else argv)
+        config = daemonargs.parse(sys.argv[1:] if argv is None else argv)
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
-        daemon = Daemon(config)
+        manager = Manager(os.environ)
+        daemon = Daemon(config, manager, journal)
         drop_capabilities()
         gc.collect()
         gc.freeze()  # the modules are for good: collections need not look at them
         gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
-        print(
-            f"ckptree: watching {len(daemon.watch.table.tasks())} tasks, listening on {config.socket}", file=sys.stderr
+        journal.notice(
+            f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"
         )
         if daemon.watch.blind:
-            print(
-                f"ckptree: no hook for {', '.join(daemon.watch.blind)} works here, so every snapshot walks all tasks of "
+            journal.warning(
+                f"no hook for {', '.join(daemon.watch.blind)} works here, so every snapshot walks all tasks of "
                 "the host; `ckptree status` shows what was tried. Where tracefs is not mounted, mounting it at "
-                "/sys/kernel/tracing helps, or CAP_SYS_ADMIN at the start",
-                file=sys.stderr,
+                "/sys/kernel/tracing helps, or CAP_SYS_ADMIN at the start. Under systemd stop it before: a restart keeps "
+                "the hooks there are"
             )
-        notify("READY=1")
+        manager.notify("READY=1", f"STATUS={daemon.counts}")
         daemon.run()
     except SystemExit as done:  # argparse's way to end: after --help, or a usage error
         return done.code if isinstance(done.code, int) else 0
     except CkptreeError as error:
-        print(f"ckptree: {error}", file=sys.stderr)
+        journal.error(str(error))
         return error.exit_code
     return 0
 

@@ -39,6 +39,18 @@ class HostError(CkptreeError):
     exit_code = 5
 
 
+class NotPermittedError(HostError):
+    """There is such a process, and the one who asks may not see its tree (exit code 5)."""
+
+
+class VersionError(CkptreeError):
+    """Client and daemon have no version of their protocol in common (exit code 1)."""
+
+
+class BusyError(CkptreeError):
+    """A bound of the daemon is reached, of clients or of answers nobody has fetched; later it may serve (exit code 1)."""
+
+
 class RefusedError(CkptreeError):
     """The tree cannot be captured whole in the mode asked for; nothing is written (exit code 7).
 
@@ -59,14 +71,20 @@ class NotRebuildableError(RefusedError):
     Attributes:
         tag: of the task that stands in the way; 0 for the tree as a whole.
         rule: short name of the rule.
-        text: what it says of this task.
+        text: what it says of this task, and after it one of PROVEN and LIMIT.
+        proven: no kernel can be in that state, or be brought there again; else ckptree knows no way.
     """
 
-    def __init__(self, tag: int, rule: str, text: str) -> None:
+    PROVEN = "proven: no kernel can be brought there"
+    LIMIT = "a limit of ckptree"
+
+    def __init__(self, tag: int, rule: str, text: str, *, proven: bool = False) -> None:
+        text = f"{text}; {self.PROVEN if proven else self.LIMIT}"
         super().__init__(f"not rebuildable: {text} ({rule})")
         self.tag = tag
         self.rule = rule
         self.text = text
+        self.proven = proven
 
 
 class FormatError(CkptreeError, ValueError):

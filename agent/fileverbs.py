@@ -2,7 +2,6 @@
 """The verbs that work on files alone: show, check, diff, convert, plan. They need no daemon, no root and no kernel."""
 
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent import terminal
 from agent.errors import CkptreeError, FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -49,8 +49,17 @@ def _read(file: str) -> bytes:
                 raise CkptreeError("cannot read standard input: it is closed")
             return sys.stdin.buffer.read()
         return Path(file).read_bytes()
+    except IsADirectoryError:
+        raise CkptreeError(f"cannot read {file}: {_folder(file)}") from None
     except OSError as error:
         raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror or error}") from error
+
+
+def _folder(file: str) -> str:
+    """Why a folder is no snapshot."""
+    if (Path(file) / "pstree.img").exists():
+        return "it is a folder of CRIU images, which are written here and not read: crit reads them"
+    return "it is a folder, and a snapshot is a file"
 
 
 def _load(file: str, data: bytes) -> "Snapshot":
@@ -77,10 +86,6 @@ def _name(file: str) -> str:
     return "standard input" if file == "-" else file
 
 
-def _unicode() -> bool:
-    return (sys.stdout.encoding or "ascii").lower().startswith("utf")
-
-
 def show(file: File, as_json: AsJson = False) -> None:
     """Show what is in a snapshot, as a tree."""
     from exporters import registry, treeview
@@ -89,13 +94,7 @@ def show(file: File, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.buffer.write(registry.image(loaded, "json"))
         return
-    import shutil
-
-    terminal = sys.stdout.isatty()
-    # https://no-color.org: any value but the empty one forbids colour.
-    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    width = shutil.get_terminal_size().columns if terminal else None
-    typer.echo(treeview.render(loaded, unicode=_unicode(), color=color, width=width))
+    typer.echo(treeview.render(loaded, **terminal.abilities()))
 
 
 def check(file: File, as_json: AsJson = False) -> None:
@@ -130,7 +129,7 @@ def diff(
     if as_json:
         typer.echo(json.dumps(difference.to_document(found), indent=1))
     else:
-        for line in difference.lines(found, unicode=_unicode()):
+        for line in difference.lines(found, unicode=terminal.unicode()):
             typer.echo(line)
     if not found.equal:
         raise typer.Exit(1)
@@ -140,16 +139,21 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help=_FILE)],
     target: Annotated[str, typer.Argument(metavar="OUT", help="Where to write, or - for standard output.")],
     fmt: Annotated[
-        str, typer.Option("--format", "-f", help="ckpt, msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT")
-    ] = "ckpt",
+        str | None,
+        typer.Option(
+            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT"
+        ),
+    ] = None,
     dialect: Annotated[
         DialectName | None, typer.Option(help="Of a ckpt image; that of IN where it is not given.")
     ] = None,
 ) -> None:
     """Write a snapshot in another format. What the format cannot say is reported; msgpack, json and ckpt say all."""
-    from agent.output import Target
+    from agent.output import Target, misnamed
 
-    out = Target(target, fmt)
+    out = Target(target, fmt or "ckpt")
+    if fmt is None and (other := misnamed(target)):
+        say(f"{target} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     loaded = _load(source, _read(source))
     out.write_snapshot(loaded, say, dialect.value if dialect else None)
 
@@ -172,7 +176,7 @@ def plan(
         typer.echo(json.dumps(planview.to_document(made, loaded), indent=1))
     elif fmt is PlanFormat.TEXT:
         text = planview.render(made, loaded)
-        typer.echo(text if _unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
+        typer.echo(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
     else:
         from agent.restart import plandrawing
 

@@ -18,6 +18,8 @@ ancestor ``d`` may be cut out of ``child -> d -> g`` when ``g`` is dead too and 
 What stays is at most one dead helper for each session that a living task still uses: bounded by the living.
 """
 
+from collections.abc import Callable, Iterable
+
 from agent.objects import Deed, DeedName, Pid, Task
 
 
@@ -64,3 +66,31 @@ def contract(task: Task) -> None:
             task.creator = above
         else:
             task = creator
+
+
+def reunite(tasks: Iterable[Task], living: Callable[[Pid], Pid]) -> None:
+    """Have births and deeds name the pid objects that live.
+
+    One that nobody seemed to use any more, while not all of its users were known, is entered anew with these.
+
+    Args:
+        tasks: all of them; who is gone is found from there.
+        living: the pid object that lives under the identity of another, which may be that one.
+    """
+    seen: set[Task] = set()
+    for start in tasks:
+        task: Task | None = start
+        while task is not None and task not in seen:
+            seen.add(task)
+            if task.birth_sid is not None:
+                task.birth_sid = living(task.birth_sid)
+            if task.birth_pgid is not None:
+                task.birth_pgid = living(task.birth_pgid)
+            if task.deeds is not None:
+                task.deeds = tuple(
+                    [
+                        (what, order, living(value) if isinstance(value, Pid) else value)
+                        for what, order, value in task.deeds
+                    ]
+                )
+            task = task.creator

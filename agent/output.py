@@ -32,6 +32,12 @@ def find_format(name: str) -> "Format":
         raise UsageError(f"{error}, svg") from error
 
 
+def misnamed(name: str) -> str | None:
+    """The format, another than ckpt, that a file is called after; what it will be is not said by its name."""
+    suffix = Path(name).suffix.removeprefix(".").lower()
+    return suffix if suffix != "ckpt" and suffix in (*registry.FORMATS, "svg") else None
+
+
 class Target:
     """One output.
 

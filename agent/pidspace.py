@@ -89,6 +89,11 @@ class PidSpace:
             namespace = inner if inner and inner.parent is namespace else Namespace(ns_id, inum, namespace)
         return Pid(identity, state.numbers, namespace)
 
+    def living_one(self, pid: Pid) -> Pid:
+        """The pid object that is here under the identity of that one; that one itself where there is none."""
+        known = self.numbers.get(pid.numbers[0])
+        return known if known is not None and known.identity == pid.identity else pid
+
     def _enter(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
         at: Namespace | None = namespace
         for number in reversed(numbers):

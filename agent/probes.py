@@ -7,20 +7,41 @@ running a program once are free to whoever holds the descriptor.
 
 import json
 import os
+import select
 import socket
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
 
+from agent import host
 from agent.errors import HostError
 from agent.ring import Page, Ring
 from agent.wire import Tie
 from bpf import syscall
 
 _MAX_DESCRIPTORS = 128
+# As `python -m bpf.loader`, but for the current folder, where anybody may have put a module: it is found beside this one.
+_HELPER = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import main; main(sys.argv[1:])"
+_TOP = os.fspath(Path(__file__).resolve().parents[1])
 _CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoint", "program:on_announce tracepoint"}
 _TIES: tuple[Tie, ...] = ("terminals", "owners")
 _ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
+_WAIT_S = 5.0
+
+
+class Loaded(NamedTuple):
+    """The kernel side as the helper hands it over.
+
+    Attributes:
+        descriptors: by name.
+        hooks, tried, missing: as in Probes.
+    """
+
+    descriptors: dict[str, int]
+    hooks: dict[str, list[str]]
+    tried: dict[str, str]
+    missing: list[str]
 
 
 class Probes:
@@ -29,8 +50,12 @@ class Probes:
     Args:
         ring_bytes: size of the ring, a power of two of pages.
         without: kernel features to treat as missing, and hooks not to load: for trying what is left, and measuring it.
+        loaded: what is loaded already, by those very arguments; None: it is loaded now.
+        waiting: called every few seconds while the helper works.
 
     Attributes:
+        loaded: the kernel side as it was handed over.
+        is_taken_over: it was loaded before, and its ring may hold records.
         ring: the records.
         page: the counters.
         hooks: by feature, the hooks in force; an empty list: none worked.
@@ -42,14 +67,22 @@ class Probes:
         HostError: not permitted, or this host cannot.
     """
 
-    def __init__(self, ring_bytes: int, without: Iterable[str] = ()) -> None:
-        document, descriptors = _load(ring_bytes, without)
-        if "error" in document:
-            raise HostError(document["error"])
-        self._descriptors: dict[str, int] = dict(zip(document["names"], descriptors, strict=True))
-        self.hooks: dict[str, list[str]] = document["hooks"]
-        self.tried: dict[str, str] = document["tried"]
-        self.missing: list[str] = document["missing"]
+    def __init__(
+        self,
+        ring_bytes: int,
+        without: Iterable[str] = (),
+        loaded: Loaded | None = None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        if not host.in_initial_pid_namespace():
+            raise HostError(
+                "not in the initial pid namespace: the kernel would show this process only a part of the tasks. "
+                "Run ckptree on the host (in a container: share the host's pid namespace)"
+            )
+        self.is_taken_over = loaded is not None
+        self.loaded = loaded or _load(ring_bytes, without, waiting)
+        self._descriptors = self.loaded.descriptors
+        self.hooks, self.tried, self.missing = self.loaded[1:]
         self.ring = Ring(self._descriptors["map:ring"], ring_bytes)
         self.page = Page(self._descriptors["map:page"])
         self.ask = syscall.TestRun(self._descriptors["program:state"])
@@ -71,6 +104,11 @@ class Probes:
     def fileno(self) -> int:
         """Readable, now and then, while records come in: one in some thousands wakes us."""
         return self._descriptors["map:ring"]
+
+    @property
+    def ring_name(self) -> str:
+        """The kernel's name of the ring, which no other one has in this boot."""
+        return syscall.identity(self._descriptors["map:ring"])
 
     def mark(self, argument: int = 0) -> None:
         """Put a marker into the stream."""
@@ -99,7 +137,12 @@ class Probes:
 
     def skipped(self) -> int:
         """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
-        return self.page.nested + sum(syscall.recursion_misses(fd) for fd in self._programs)
+        return self.page.nested + sum(syscall.usage(fd).recursion_misses for fd in self._programs)
+
+    def usage(self) -> dict[str, syscall.Usage]:
+        """How each program has fared, by its name."""
+        named = ((name, fd) for name, fd in self._descriptors.items() if name.startswith("program:"))
+        return {name.removeprefix("program:"): syscall.usage(fd) for name, fd in named}
 
     def close(self) -> None:
         """Detach everything."""
@@ -121,14 +164,18 @@ def _walk(link: int) -> bytes:
         os.close(iterator)
 
 
-def _load(ring_bytes: int, without: Iterable[str]) -> tuple[dict[str, Any], list[int]]:
-    """Run the helper to its end."""
+def _load(ring_bytes: int, without: Iterable[str], waiting: Callable[[], None]) -> Loaded:
+    """Run the helper to its end.
+
+    Raises:
+        HostError: it says that it cannot, or dies.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     complaints = os.memfd_create("ckptree-loader")
     null = os.open(os.devnull, os.O_RDWR)
     try:
         os.set_inheritable(theirs.fileno(), True)
-        arguments = [sys.executable, "-m", "bpf.loader", str(theirs.fileno()), str(ring_bytes), *without]
+        arguments = [sys.executable, "-P", "-c", _HELPER, _TOP, str(theirs.fileno()), str(ring_bytes), *without]
         helper = os.posix_spawn(
             sys.executable,
             arguments,
@@ -140,13 +187,19 @@ def _load(ring_bytes: int, without: Iterable[str]) -> tuple[dict[str, Any], list
             ],
         )
         theirs.close()
+        while not select.select([ours], [], [], _WAIT_S)[0]:
+            waiting()
         message, descriptors, _, _ = socket.recv_fds(ours, 1 << 16, _MAX_DESCRIPTORS)
         os.waitpid(helper, 0)
         if not message:
             said = os.pread(complaints, 1 << 14, 0).decode(errors="replace").strip()
             last = said.splitlines()[-1] if said else "it said nothing"
             raise HostError(f"the helper that loads BPF died: {last}")
-        return json.loads(message), descriptors
+        document = json.loads(message)
+        if "error" in document:
+            raise HostError(document["error"])
+        named = dict(zip(document["names"], descriptors, strict=True))
+        return Loaded(named, document["hooks"], document["tried"], document["missing"])
     finally:
         ours.close()
         theirs.close()

@@ -11,7 +11,9 @@ in place, one aligned word each, never copied first. Nobody wakes us for a recor
 """
 
 import mmap
+import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from agent import wire
 
@@ -27,10 +29,14 @@ class Ring:
     Args:
         fd: of the map; stays the caller's.
         size: bytes of its data area.
+
+    Attributes:
+        most_pending: the most that `drain` has found waiting, bytes.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         self.size = size
+        self.most_pending = 0
         self._mask = size - 1
         self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer_map = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
@@ -41,20 +47,41 @@ class Ring:
         self._words = self._data.cast("I")
 
     @property
+    def position(self) -> int:
+        """Bytes consumed since the ring was made, by whomever: it stays with the ring, and only grows."""
+        return self._consumer[0]
+
+    @property
     def pending(self) -> int:
         """Bytes that producers have reserved and nobody has consumed."""
         return self._producer[0] - self._consumer[0]
 
-    def drain(self, feed: Callable[[memoryview, int], None]) -> int:
+    def first(self) -> int | None:
+        """The number of the record that is to be consumed next; None where there is none, or not yet."""
+        at = self._consumer[0] & self._mask
+        if not self.pending or self._words[at >> 2] & (_BUSY | _DISCARD):
+            return None
+        seq: int = wire.HEAD.unpack_from(self._data, at + 8)[0]
+        return seq
+
+    def drain(self, feed: Callable[[memoryview, int], None], limit: int = sys.maxsize) -> int:
         """Hand every finished record to `feed(data, at)`, then give the room back.
 
         Should `feed` raise, the batch is not consumed: it comes again.
+
+        Args:
+            feed: takes each record.
+            limit: look at no record that begins so many bytes behind the first one.
 
         Returns:
             Bytes consumed; 0 when there was nothing, or the next record is still being written.
         """
         position = start = self._consumer[0]
         end = self._producer[0]
+        if end - start > self.most_pending:
+            self.most_pending = end - start
+        if end - start > limit:
+            end = start + limit
         data, words, mask = self._data, self._words, self._mask
         while position < end:
             at = position & mask
@@ -75,19 +102,33 @@ class Ring:
         self._consumer_map.close()
 
 
+class LostNumbers(NamedTuple):
+    """How far the numbers of lost records have been read.
+
+    Attributes:
+        read: how many.
+        slots: what struct page held of them then.
+    """
+
+    read: int
+    slots: tuple[int, ...]
+
+
 class Page:
     """The counters of the kernel side: struct page of bpf/events.h.
 
     Args:
         fd: of the array map that holds it, mappable.
+
+    Attributes:
+        known: how far it has been read.
     """
 
     def __init__(self, fd: int) -> None:
         size = -(-wire.reader(wire.PAGE).size // _PAGE) * _PAGE
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._words = memoryview(self._map).cast("Q")
-        self._lost_known = 0  # how many had been counted before the numbers were last read
-        self._slots = [0] * wire.LOST_NUMBERS  # what each one held when last read
+        self.known = LostNumbers(0, (0,) * wire.LOST_NUMBERS)
 
     @property
     def issued(self) -> int:
@@ -96,7 +137,7 @@ class Page:
 
     @property
     def lost(self) -> int:
-        """Of these, numbers whose record found no room."""
+        """Numbers whose records found no room in the ring."""
         return self._words[1]
 
     @property
@@ -110,16 +151,19 @@ class Page:
         Returns:
             The numbers, and whether there were so many that some may have been overwritten.
         """
-        words = self._words
-        before = words[1]
+        before, words = self.known, self._words
+        count = words[1]
         # The kernel side counts first and writes then, at any time, also while this copies. A place that has changed tells
         # of one more number, whatever the count was; one that is counted and not yet written is told the next time.
-        slots = words[8 : 8 + wire.LOST_NUMBERS].tolist()
-        found = {number for number, old in zip(slots, self._slots, strict=True) if number != old}
-        self._slots = slots
-        overflow = words[1] - self._lost_known > wire.LOST_NUMBERS
-        self._lost_known = before
-        return found, overflow
+        slots = tuple(words[8 : 8 + wire.LOST_NUMBERS].tolist())
+        found = {number for number, old in zip(slots, before.slots, strict=True) if number != old}
+        self.known = LostNumbers(count, slots)
+        return found, words[1] - before.read > wire.LOST_NUMBERS
+
+    def pass_over(self) -> None:
+        """Take all that have been lost so far for known."""
+        count = self._words[1]
+        self.known = LostNumbers(count, tuple(self._words[8 : 8 + wire.LOST_NUMBERS]))
 
     def close(self) -> None:
         """Unmap."""

@@ -1,11 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROOT, as users write it: a pid, or ``pidns:INUM``; ``pidns:[INUM]`` too, as `show` and readlink print it."""
+"""ROOT, as users write it.
 
-from typing import NamedTuple
+    ROOT    = pid                          as the caller's pid namespace counts
+            | "pidns:" inum                the init of that namespace; ``pidns:[inum]`` too, as `show` and readlink print it
+            | "cgroup:" [hierarchy ":"] path
+            | "unit:" name                 of systemd's system manager; a name without a suffix is a service's
+    hierarchy = a controller of cgroup v1, several of them with commas, or ``name=NAME``
+    path    = absolute within its hierarchy, or that of a folder where the hierarchy is mounted
+
+A daemon is asked for the first two. Who is in a cgroup is read by whoever asks (agent.topmost), so that the answer is of
+their own cgroup and pid namespaces, and what they may not read is not read for them.
+"""
+
+import re
+from typing import Final, NamedTuple, TypeAlias
 
 from agent.errors import UsageError
 
 _MAX_DIGITS = 10  # of a 32-bit number
+_MAX_NAME = 4096  # PATH_MAX; a longer one could be no folder's
+_UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}", re.ASCII)
+_WITH_PROCESSES: Final = ("service", "scope", "slice", "socket", "mount", "swap")
+_WITHOUT: Final = ("target", "timer", "path", "device", "automount")
 
 
 class RootName(NamedTuple):
@@ -24,8 +40,40 @@ class RootName(NamedTuple):
         return f"pidns:{self.number}" if self.namespace else f"pid {self.number}"
 
 
+class CgroupName(NamedTuple):
+    """The topmost process of a cgroup and those below it.
+
+    Attributes:
+        hierarchy: names of controllers, or ``name=NAME``; empty: any hierarchy that has the path, v2's first.
+        path: absolute; no part of it is empty, ``.`` or ``..``.
+    """
+
+    hierarchy: tuple[str, ...]
+    path: str
+
+    def __str__(self) -> str:
+        hierarchy = ",".join(self.hierarchy)
+        return f"cgroup:{hierarchy}:{self.path}" if hierarchy else f"cgroup:{self.path}"
+
+
+class UnitName(NamedTuple):
+    """The topmost process of a unit of systemd.
+
+    Attributes:
+        name: with its suffix.
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"unit:{self.name}"
+
+
+Target: TypeAlias = RootName | CgroupName | UnitName
+
+
 def parse(text: str) -> RootName:
-    """Read a ROOT.
+    """Read a ROOT that names a process or a namespace.
 
     Raises:
         UsageError: it is neither.
@@ -34,6 +82,48 @@ def parse(text: str) -> RootName:
     if kind and digits.startswith("[") and digits.endswith("]"):
         digits = digits[1:-1]
     if kind not in ("", "pidns") or not (digits.isascii() and digits.isdecimal()) or len(digits) > _MAX_DIGITS:
-        shown = text if len(text) < 60 else text[:60] + "..."
-        raise UsageError(f"ROOT {shown!r}: expected a pid, or pidns:INUM with the number of a link /proc/PID/ns/pid")
+        raise UsageError(
+            f"ROOT {_shown(text)!r}: expected a pid, or pidns:INUM with the number of a link /proc/PID/ns/pid"
+        )
     return RootName(kind == "pidns", int(digits))
+
+
+def parse_target(text: str) -> Target:
+    """Read a ROOT of any kind.
+
+    Raises:
+        UsageError: it is none.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "cgroup":
+        return _cgroup(text, rest)
+    if kind == "unit":
+        return _unit(text, rest)
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise UsageError(f"{error}, cgroup:PATH or unit:NAME") from error
+
+
+def _cgroup(text: str, rest: str) -> CgroupName:
+    hierarchy, _, path = ("", "", rest) if rest.startswith("/") else rest.partition(":")
+    parts = [part for part in path.split("/") if part]
+    if not path.startswith("/") or len(path) > _MAX_NAME or {".", ".."} & set(parts) or "\0" in path:
+        raise UsageError(
+            f"ROOT {_shown(text)!r}: expected cgroup:PATH or, of cgroup v1, cgroup:CONTROLLER:PATH; PATH is absolute, as "
+            "in /proc/PID/cgroup, and has no parts . and .."
+        )
+    return CgroupName(tuple(name for name in hierarchy.split(",") if name), "/" + "/".join(parts))
+
+
+def _unit(text: str, name: str) -> UnitName:
+    if not _UNIT.fullmatch(name):
+        raise UsageError(f"ROOT {_shown(text)!r}: expected unit:NAME, the name of a unit of systemd")
+    suffix = name.rpartition(".")[2]
+    if "." in name and suffix in _WITHOUT:
+        raise UsageError(f"ROOT {text!r}: a unit of the kind .{suffix} has no processes of its own")
+    return UnitName(name if "." in name and suffix in _WITH_PROCESSES else f"{name}.service")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) < 60 else text[:60] + "..."

@@ -5,10 +5,13 @@ What a task, a parent, a leader or a creator is not there for is remembered by t
 about, and made good when it is entered. The events themselves are in `table`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import itertools
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-from agent import rules, wire
+from agent import history, rules, wire
 from agent.objects import (
     AUTOREAP,
     CREATED,
@@ -39,24 +42,39 @@ _TASK = wire.TASK.unpack_from
 Surprise = Literal["exit", "gone", "group", "parent", "session"]
 
 
+def _none_of_any() -> Counter[Surprise]:
+    return Counter(dict.fromkeys(get_args(Surprise), 0))
+
+
 @dataclass(slots=True)
 class Counts:
     """What went past, since the watch began.
 
     Attributes:
         repairs: facts that a record put right though it told of something else.
-        anomalies: surprises that no event settled.
+        kinds: surprises that no event settled, by what they were.
         assumed: tasks entered without a birth.
     """
 
     repairs: int = 0
-    anomalies: int = 0
+    kinds: Counter[Surprise] = field(default_factory=_none_of_any)
     assumed: int = 0
+
+    @property
+    def anomalies(self) -> int:
+        """Of all kinds."""
+        return self.kinds.total()
+
+    def forget_anomalies(self) -> None:
+        """Count them from here."""
+        self.kinds = _none_of_any()
 
 
 def _differ(known: int, flags: int) -> bool:
     """Whether a row's flags contradict the table's. An exit is announced before exit_notify() sets EXITED."""
-    if known & EXITED and not flags & EXITED and flags & EXITING:
+    if not flags & EXITED and flags & EXITING:
+        if not known & EXITED:
+            return True  # of an init it may not be announced any more
         known &= ~EXITED
     return known & _SWEPT != flags & _SWEPT_IN_ROW
 
@@ -73,6 +91,10 @@ class Roster:
             here: only a sweep finds them. Whoever sweeps sets it back.
         unlisted: tasks that live, and that the last sweep's walk should have listed and did not.
         noted: the ties (bpf/events.h) of the tasks that have any, as of the last answer about each, or else the last sweep.
+        orphans: by the address of a parent that is not here, who waits for it.
+        leaderless: addresses of threads, by that of a leader that is not here.
+        creatorless: by the address of a creator that is not here, who waits for it.
+        unanswered: whom each question that has been put is about.
         counts: see Counts.
     """
 
@@ -86,10 +108,10 @@ class Roster:
         self.noted: dict[Task, int] = {}
         self.counts = Counts()
         self._numbers = self.pids.numbers
-        self._orphans: dict[int, dict[Task, None]] = {}  # by the address of a parent that is not here
-        self._leaderless: dict[int, set[int]] = {}  # addresses of threads, by that of a leader not here
-        self._creatorless: dict[int, dict[Task, None]] = {}  # by the address of a creator that is not here
-        self._asked: dict[tuple[int, int], Task] = {}
+        self.orphans: dict[int, dict[Task, None]] = {}
+        self.leaderless: dict[int, set[int]] = {}
+        self.creatorless: dict[int, dict[Task, None]] = {}
+        self.unanswered: dict[tuple[int, int], Task] = {}
         self._comms: dict[bytes, bytes] = {}
         self._ids: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -107,19 +129,23 @@ class Roster:
     def question(self, task: Task) -> tuple[int, int]:
         """What to ask about a task: (address, start_ns). The answer comes back as a record."""
         question = task.address, task.start_ns
-        self._asked[question] = task
+        self.unanswered[question] = task
         return question
 
     def asked(self, question: tuple[int, int]) -> Task | None:
         """Whom a question that has not been answered is about; None for somebody who is not here."""
-        return self._asked.get(question)
+        return self.unanswered.get(question)
 
-    def take_questions(self) -> list[tuple[int, int]]:
-        """The open questions, as (address, start_ns; 0 for any); they count as put."""
-        questions = [(address, 0) for address in self.unknown]
-        questions += [self.question(task) for task in self.doubts if task.pid.task is task and task.address]
-        self.unknown.clear()
-        self.doubts.clear()
+    def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
+        """Open questions, as (address, start_ns; 0 for any), about so many at most; they count as put."""
+        questions: list[tuple[int, int]] = []
+        while self.unknown and len(questions) < most:
+            questions.append((self.unknown.pop(), 0))
+        doubts = list(itertools.islice(self.doubts, most - len(questions)))
+        for task in doubts:
+            del self.doubts[task]
+            if task.pid.task is task and task.address:
+                questions.append(self.question(task))
         return questions
 
     def differing(self, rows: bytes) -> list[tuple[int, int]]:
@@ -168,10 +194,14 @@ class Roster:
         """Once the answers are in: what has ended, or was born as number `mark` or later, is rightly not listed."""
         self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
 
+    def reunite(self) -> None:
+        """Once all are entered after loss, or at the start: births then name the pid objects that live."""
+        history.reunite(self.tasks(), self.pids.living_one)
+
     def settle(self) -> int:
         """Turn the surprises that no event has settled into anomalies; returns how many."""
         unsettled = len(self.surprises)
-        self.counts.anomalies += unsettled
+        self.counts.kinds.update(self.surprises.values())
         self.surprises.clear()
         return unsettled
 
@@ -213,7 +243,7 @@ class Roster:
             leader.flags = leader.flags & ~_OF_GROUP | state.flags & _OF_GROUP
         self._follow_group(leader, state.pgid, state.sid, data, at)
         self._follow_parent(leader, state)
-        if self._orphans or self._leaderless or self._creatorless:
+        if self.orphans or self.leaderless or self.creatorless:
             self._gather(task)
         return task
 
@@ -246,7 +276,7 @@ class Roster:
             if leader is None:
                 rules.attach_pid(pid)
                 rules.detach_pid(pid)  # nobody uses it yet
-                self._leaderless.setdefault(state.leader, set()).add(state.task)
+                self.leaderless.setdefault(state.leader, set()).add(state.task)
                 self.unknown.add(state.leader)
                 return None
         self.counts.assumed += 1
@@ -269,20 +299,20 @@ class Roster:
             # between its exit event and exit_notify() it still gets children, who then move on with the others
             return (rules.find_new_reaper(parent) or parent) if parent.flags & EXITED else parent
         if tid:  # 0 is the idle task, parent of init and kthreadd
-            self._orphans.setdefault(address, {})[task] = None
+            self.orphans.setdefault(address, {})[task] = None
             self.unknown.add(address)
         return None
 
     def _gather(self, task: Task) -> None:
         """Somebody may have waited for this one to be entered."""
-        for child in self._orphans.pop(task.address, ()):
+        for child in self.orphans.pop(task.address, ()):
             if child.pid.task is child and child.parent is None:
                 rules.link_child(child, task)
-        for child in self._creatorless.pop(task.address, ()):
+        for child in self.creatorless.pop(task.address, ()):
             if task.start_ns <= child.start_ns:  # else another one, at the same address
                 child.creator = task
                 task.flags |= CREATED
-        self.unknown |= self._leaderless.pop(task.address, set())
+        self.unknown |= self.leaderless.pop(task.address, set())
 
     def _name(self, task: Task, comm: bytes) -> None:
         if comm != task.comm:
@@ -306,6 +336,8 @@ class Roster:
                     self.doubts[child] = None
         if rules.dies_unwaited(task):
             rules.release_task(task)
+        elif task is not leader and not task.flags & PTRACED:
+            self.doubts[task] = None
         self._reap_unwaited(leader)
 
     def _reap_unwaited(self, leader: Task) -> None:

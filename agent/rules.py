@@ -307,8 +307,17 @@ def release_task(task: Task) -> None:
 
 
 def dies_unwaited(task: Task) -> bool:
-    """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced."""
-    return task.leader is not task and not task.flags & PTRACED
+    """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced.
+
+    The last one of a namespace's init may have to wait in zap_pid_ns_processes(): it is not gone before that is known.
+    """
+    return task.leader is not task and not task.flags & PTRACED and not is_last_of_init(task)
+
+
+def is_last_of_init(task: Task) -> bool:
+    """Whether a namespace dies with this thread, whose exit has begun."""
+    pid = task.leader.pid
+    return pid.level > 0 and pid.numbers[-1] == 1 and all(each is task or each.flags & EXITED for each in task.group())
 
 
 def may_vanish(task: Task) -> bool:

@@ -1,31 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's side of its socket: who asks, what they may ask, and the bytes to and fro.
+"""The daemon's side of its socket: connections, who is at the other end of each, and the bounds.
 
-Nothing here waits: every socket is non-blocking, and whoever runs the loop (agent.daemon) calls when one is ready.
+Nothing here waits: every socket is non-blocking, and whoever runs the loop (agent.daemon) calls when one is ready, and
+`tend` in each turn, of which there is one a second at least. What is said is in agent.conversation, what is answered in
+agent.service.
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import selectors
 import socket
 import stat
-import sys
+import struct
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast, get_args
+from typing import Final
 
-from agent import control, rootname
+from agent import control
+from agent.access import Policy, Viewer
 from agent.config import Config
-from agent.errors import CkptreeError, HostError, UsageError
-from agent.model import Dialect
+from agent.conversation import READ_BYTES, Conversation
+from agent.errors import BusyError, CkptreeError, HostError
+from agent.journal import Journal
+from agent.service import Asker, Service
+from agent.shares import Shares
 from agent.watch import Watch
-from exporters import checkpoint as _checkpoint  # noqa: F401  # the registry's first use is where somebody waits
-from exporters import registry
+from agent.worker import Worker
 
-_CHUNK = 1 << 16
+MAX_CLIENTS: Final = 512
+MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for those who may see everything
+MAX_CLIENTS_PER_USER: Final = 32  # of those who may not
+_BACKLOG: Final = 512
+_ACCEPT_AT_ONCE: Final = 64
+_DEAF_S: Final = 0.005  # after so many
+_TURN_S: Final = 0.02  # how long requests are answered before the ring has its turn again
+_HURRIED_TURN_S: Final = 0.004
+_SEND_BYTES: Final = 1 << 18  # to one client in one turn
+_CHECK_S: Final = 1.0  # between two looks for clients that have expired
+
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+_SO_PEERGROUPS: Final = 59
+_GETSOCKOPT_BYTES: Final = 1024  # the most that Python's getsockopt takes
 
 
 class Server:
@@ -35,152 +54,319 @@ class Server:
         watch: what is asked about.
         listener: from `listen`; is registered, and stays the caller's.
         selector: what the caller's loop waits on. The data of each key is a function of the ready file.
+        policy: who sees everything.
+        log: takes a line for each snapshot.
+
+    Attributes:
+        service: what answers.
+        worker: runs what takes long. While it does, the watch is not the loop's.
     """
 
-    def __init__(self, watch: Watch, listener: socket.socket, selector: selectors.BaseSelector) -> None:
-        self.watch = watch
+    def __init__(
+        self,
+        watch: Watch,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        policy: Policy,
+        log: Journal,
+    ) -> None:
+        self.service = Service(watch, log)
+        self.service.unsent_of = self._unsent_of
+        self.worker = Worker(selector, self.service.turns.job)
+        self._policy = policy
         self._selector = selector
-        self._started = time.monotonic()
-        self._verbs: dict[str, Callable[[control.Message, int], control.Message]] = {
-            "snapshot": self._snapshot,
-            "status": self._status,
-        }
+        self._peers: set[Peer] = set()
+        self._ready: deque[Peer] = deque()
+        self._waiting: list[Peer] = []
+        self._shares = Shares()
+        self._gone: list[Asker] = []
+        self._next_check = 0.0
+        self._listener = listener
+        self._deaf_until = 0.0
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
+    # ---- what the loop calls ---------------------------------------------------------------------------------------
+
+    def wait_s(self, longest_s: float) -> float:
+        """How long the loop may wait, at most so long: for the next request whose turn has come."""
+        now = time.monotonic()
+        if self._deaf_until:
+            longest_s = min(longest_s, self._deaf_until - now)
+        if self.worker.busy:
+            return max(longest_s, 0.0)
+        if self._ready:
+            return 0.0
+        due = min((self._shares.due_s(peer.viewer.uid) for peer in self._waiting), default=now + longest_s)
+        return max(min(due - now, longest_s), 0.0)
+
+    @property
+    def listened_to(self) -> bool:
+        """Somebody has subscribed to events."""
+        return bool(self.service.feed.subscriptions)
+
+    def tend(self, *, hurry: bool = False) -> str:
+        """Answer some requests, hand out events, hang up on who has expired.
+
+        Args:
+            hurry: there is other work to do.
+
+        Returns:
+            The verb that was answered last.
+        """
+        verb = "clients"
+        if self._deaf_until and time.monotonic() >= self._deaf_until:
+            self._deaf_until = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        if not self.worker.busy:
+            self._forget()
+            self.service.feed.settle()
+            for peer in tuple(self._peers) if self.listened_to else ():
+                self._queue(peer)
+            verb = self._answer_some(_HURRIED_TURN_S if hurry else _TURN_S)
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_S
+            for peer in [peer for peer in self._peers if peer.talk.deadline_s <= now]:
+                self.service.clients.expired[peer.talk.expiry] += 1
+                self._drop(peer)
+        return verb
+
+    def _answer_some(self, turn_s: float) -> str:
+        """Each has one turn before anybody has two."""
+        verb = "clients"
+        begin = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        self._ready.extend(waiting)
+        for _ in range(len(self._ready)):
+            now = time.monotonic()
+            if now - begin > turn_s or self.worker.busy:
+                break
+            peer = self._ready.popleft()
+            if peer not in self._peers:
+                continue
+            if not peer.viewer.privileged and self._shares.due_s(peer.viewer.uid) > now:
+                self._waiting.append(peer)
+                continue
+            peer.queued = False
+            if peer.talk.subscribed:
+                verb = "events"
+                peer.talk.tell(self.service.watch.stream.next, now)
+            elif (request := peer.talk.next_request(now)) is not None:
+                verb = self._answer(peer, request)
+                continue
+            self._attend(peer)
+        return verb
+
+    def _answer(self, peer: "Peer", request: control.Message) -> str:
+        verb = control.verb(request)
+        begin = time.monotonic()
+
+        def work() -> bytes:
+            return self.service.packed(request, peer.talk.asker)
+
+        if self.service.is_heavy(request):
+            self.worker.start(verb, work, lambda payload: self._reply(peer, payload, begin))
+        else:
+            self._reply(peer, work(), begin)
+        return verb
+
+    def _reply(self, peer: "Peer", payload: bytes, begin_s: float) -> None:
+        now = time.monotonic()
+        if not peer.viewer.privileged:
+            self._shares.spend(peer.viewer.uid, now - begin_s, now)
+        if peer in self._peers:
+            peer.talk.reply(payload, now)
+            self._attend(peer)
+        else:  # it has not waited for the answer
+            self._gone.append(peer.talk.asker)
+
+    def _forget(self) -> None:
+        """What the gone had subscribed to; not while a job might be telling them of an event."""
+        while self._gone:
+            self.service.forget(self._gone.pop())
+
+    # ---- connections -----------------------------------------------------------------------------------------------
+
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            connection, _ = listener.accept()
+        for _ in range(_ACCEPT_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except (
+                OSError
+            ):  # nobody else waits; or this one has gone; or there is no descriptor left, and later there is
+                return
             connection.setblocking(False)
-            peer = Peer(connection)
-            self._selector.register(connection, selectors.EVENT_READ, lambda _: self._serve(peer))
+            try:
+                viewer = self._policy.viewer(*credentials(connection))
+                self._admit(viewer)
+            except (BusyError, OSError) as error:
+                if isinstance(error, BusyError):
+                    with contextlib.suppress(OSError):
+                        connection.send(control.encode(control.failure(error)))
+                connection.close()
+                continue
+            self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
+        # Whoever connects in an endless loop gets no more of our time than this.
+        self._selector.unregister(listener)
+        self._deaf_until = time.monotonic() + _DEAF_S
+
+    def _admit(self, viewer: Viewer) -> None:
+        """Whether there is room for one more.
+
+        Raises:
+            BusyError: there is not.
+        """
+        turned_away = self.service.clients.turned_away
+        if len(self._peers) >= MAX_CLIENTS:
+            turned_away["all"] += 1
+            raise BusyError(f"there are {MAX_CLIENTS} clients already, which is the most")
+        if viewer.privileged:
+            return
+        others = Counter(peer.viewer.uid for peer in self._peers if not peer.viewer.privileged)
+        if others.total() >= MAX_CLIENTS_UNPRIVILEGED:
+            turned_away["unprivileged"] += 1
+            raise BusyError(
+                f"there are {MAX_CLIENTS_UNPRIVILEGED} clients of ordinary users already, which is the most"
+            )
+        if others[viewer.uid] >= MAX_CLIENTS_PER_USER:
+            turned_away["user"] += 1
+            raise BusyError(f"user {viewer.uid} has {MAX_CLIENTS_PER_USER} clients here already, which is the most")
+
+    def _welcome(self, peer: "Peer") -> None:
+        self._peers.add(peer)
+        clients = self.service.clients
+        clients.accepted += 1
+        clients.connected = len(self._peers)
+        clients.most_connected = max(clients.most_connected, clients.connected)
+        self._attend(peer)
+
+    def _drop(self, peer: "Peer") -> None:
+        if peer.events:
+            self._selector.unregister(peer.connection)
+            peer.events = 0
+        peer.connection.close()
+        self._peers.discard(peer)
+        self._gone.append(peer.talk.asker)
+        self.service.clients.connected = len(self._peers)
+
+    def _unsent_of(self, uid: int) -> int:
+        return sum(peer.talk.unsent_bytes for peer in tuple(self._peers) if peer.viewer.uid == uid)
+
+    # ---- to and fro ------------------------------------------------------------------------------------------------
 
     def _serve(self, peer: "Peer") -> None:
         """Something may be read from, or written to, a client."""
-        try:
+        talk = peer.talk
+        if talk.wants_to_read:
             try:
-                for request in peer.receive():
-                    peer.send(control.encode(self._answer(request, peer.pid)))
-            except control.ProtocolError as error:
-                peer.send(control.encode(control.failure(error)))
-                peer.closed = True
-            peer.flush()
-        except (EOFError, OSError):
-            peer.closed = True
-        if peer.closed:
-            self._selector.unregister(peer.connection)
-            peer.connection.close()
-        else:
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
-            key = self._selector.get_key(peer.connection)
-            if key.events != wanted:
-                self._selector.modify(peer.connection, wanted, key.data)
+                data = peer.connection.recv(READ_BYTES)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._drop(peer)
+                return
+            else:
+                if data:
+                    talk.receive(data, time.monotonic())
+                else:
+                    talk.hang_up()
+        self._attend(peer)
 
-    def _answer(self, request: control.Message, pid: int) -> control.Message:
+    def _attend(self, peer: "Peer") -> None:
+        """Send what the socket takes, and see to what comes next."""
+        talk = peer.talk
+        sent = 0
         try:
-            verb = self._verbs[_choice(request, "verb", tuple(self._verbs))]
-            return {"ok": True, **verb(request, pid)}
-        except CkptreeError as error:
-            return control.failure(error)
-        except Exception as error:  # noqa: BLE001 - one request must not end the watch for everybody
-            traceback.print_exc()
-            return control.failure(CkptreeError(f"internal error, see the daemon's log: {error!r}"))
+            while (chunk := talk.next_chunk()) and sent < _SEND_BYTES:
+                count = peer.connection.send(chunk[:_SEND_BYTES])
+                talk.sent(count, time.monotonic())
+                sent += count
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(peer)
+            return
+        finally:
+            self.service.clients.sent_bytes += sent
+        if talk.over:
+            self._drop(peer)
+            return
+        self._queue(peer)
+        self._register(peer)
 
-    def _snapshot(self, request: control.Message, pid: int) -> control.Message:
-        begin = time.perf_counter_ns()
-        mode = _choice(request, "mode", ("auto", "container", "subtree"))
-        fmt = _choice(request, "format", registry.LOSSLESS)
-        dialect = _choice(request, "dialect", get_args(Dialect))
-        task = self.watch.find(rootname.parse(str(request.get("root", ""))), pid)
-        snapshot = self.watch.snapshot(task, mode, without_entered=bool(request.get("without_entered")))
-        data = registry.image(snapshot, fmt, cast("Dialect", dialect))
-        elapsed = time.perf_counter_ns() - begin
-        completeness = snapshot.completeness
-        return {
-            "data": data,
-            "complete": completeness.complete,
-            "reasons": list(completeness.reasons),
-            "verified": completeness.verified,
-            "squashed": list(snapshot.squashed),
-            "entered": list(snapshot.entered),
-            "tasks": len(snapshot.tasks),
-            "elapsed_ns": elapsed,
-        }
+    def _queue(self, peer: "Peer") -> None:
+        if peer.talk.ready and not peer.queued:
+            peer.queued = True
+            self._ready.append(peer)
 
-    def _status(self, _request: control.Message, _pid: int) -> control.Message:
-        watch = self.watch
-        watch.drain()
-        counts = watch.table.counts
-        return {
-            "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self._started, 3),
-            "tasks": len(watch.table.tasks()),
-            "namespaces": len(watch.table.pids.living()),
-            "records": watch.stream.records,
-            "lost": watch.stream.lost,
-            "skipped": watch.totals.skipped,
-            "sweeps": watch.totals.sweeps,
-            "snapshots": watch.totals.snapshots,
-            "anomalies": counts.anomalies,
-            "repairs": counts.repairs,
-            "assumed": counts.assumed,
-            "ring_bytes": watch.probes.ring.size,
-            "ring_pending": watch.probes.ring.pending,
-            "hooks": watch.probes.hooks,
-            "tried": watch.probes.tried,
-            "missing": watch.probes.missing,
-        }
-
-
-def _choice(request: control.Message, key: str, allowed: Sequence[str]) -> str:
-    """An argument that has to be one of a few; the first one is the default."""
-    value = request.get(key, allowed[0])
-    if value not in allowed:
-        raise UsageError(f"{key} {value!r}: expected one of {', '.join(allowed)}")
-    return str(value)
+    def _register(self, peer: "Peer") -> None:
+        talk = peer.talk
+        wanted = selectors.EVENT_READ if talk.wants_to_read else 0
+        if talk.unsent_bytes:
+            wanted |= selectors.EVENT_WRITE
+        if wanted == peer.events:
+            return
+        if not wanted:
+            self._selector.unregister(peer.connection)
+        elif peer.events:
+            self._selector.modify(peer.connection, wanted, peer.call(self._serve))
+        else:
+            self._selector.register(peer.connection, wanted, peer.call(self._serve))
+        peer.events = wanted
 
 
 class Peer:
-    """A client: its bytes in and out, and who it is.
+    """A client: its socket, and what is said over it.
 
     Args:
         connection: a non-blocking socket.
+        talk: the conversation.
+
+    Attributes:
+        viewer: who it is.
+        events: what its socket is registered for.
+        queued: it waits for its turn.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, talk: Conversation) -> None:
         self.connection = connection
-        self.closed = False
-        self.unsent = memoryview(b"")
-        self._decoder = control.Decoder(control.MAX_REQUEST)
-        # pid, uid, gid; the pid as our namespace counts, which is the initial one
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        self.pid = int.from_bytes(credentials[:4], sys.byteorder, signed=True)
+        self.talk = talk
+        self.viewer = talk.asker.viewer
+        self.events = 0
+        self.queued = False
 
-    def receive(self) -> list[control.Message]:
-        """Requests that have come in whole.
+    def call(self, function: Callable[["Peer"], None]) -> Callable[[object], None]:
+        """A function of the ready file that calls this one for this peer."""
+        return lambda _file: function(self)
 
-        Raises:
-            EOFError: it has hung up.
-        """
-        try:
-            data = self.connection.recv(_CHUNK)
-        except BlockingIOError:
-            return []
-        if not data:
-            raise EOFError
-        return self._decoder.feed(data)
 
-    def send(self, data: bytes) -> None:
-        """Queue bytes."""
-        self.unsent = memoryview(bytes(self.unsent) + data)
+def credentials(connection: socket.socket) -> tuple[int, int, int, frozenset[int]]:
+    """Who is at the other end: pid, uid, gid and supplementary groups, as they were when it connected.
 
-    def flush(self) -> None:
-        """Write what the socket takes."""
-        while self.unsent:
-            try:
-                sent = self.connection.send(self.unsent)
-            except BlockingIOError:
-                return
-            self.unsent = self.unsent[sent:]
+    Numbers are those of our pid namespace, which is the initial one, and of our user namespace.
+
+    Raises:
+        OSError: the kernel would not tell.
+    """
+    pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_BYTES)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        groups = _many_groups(connection)
+    return pid, uid, gid, frozenset(memoryview(groups).cast("I"))
+
+
+def _many_groups(connection: socket.socket) -> bytes:
+    """SO_PEERGROUPS of somebody in more groups than Python's getsockopt has room for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    room = ctypes.create_string_buffer(4 * 65536)  # NGROUPS_MAX
+    size = ctypes.c_uint32(len(room))
+    arguments = (connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, room, ctypes.byref(size))
+    if libc.getsockopt(*arguments):
+        raise OSError(ctypes.get_errno(), "SO_PEERGROUPS")
+    return room.raw[: size.value]
 
 
 def listen(path: Path, mode: int) -> socket.socket:
@@ -204,7 +390,7 @@ def listen(path: Path, mode: int) -> socket.socket:
             _take_over(path)
             listener.bind(os.fspath(path))
         os.chmod(path, mode)
-        listener.listen(64)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         kind = HostError if isinstance(error, PermissionError) else CkptreeError

@@ -6,7 +6,7 @@ up (a virtual machine's may be for milliseconds) between the two. So a missing n
 side says that its record found no room: it keeps count of those, and of the last few hundred the numbers themselves.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from agent import wire
 
@@ -24,7 +24,7 @@ class Stream:
 
     Attributes:
         next: the number expected next: every smaller one has been handled or given up.
-        records: handled so far.
+        kinds: how many have been handled, by kind.
         lost: numbers given up that have not come after all.
         suspect: numbers were lost since this was last set to False: the table needs a sweep.
     """
@@ -34,10 +34,19 @@ class Stream:
         for kind, handler in handlers.items():
             self._handlers[kind] = handler
         self._early: dict[int, bytes] = {}
+        self.kinds = [0] * len(self._handlers)
         self.next = 0
-        self.records = 0
         self.lost = 0
         self.suspect = False
+
+    def handle(self, kind: wire.Kind, handler: Handler) -> None:
+        """From now on this is the handler of a kind."""
+        self._handlers[kind] = handler
+
+    @property
+    def records(self) -> int:
+        """Handled so far."""
+        return sum(self.kinds)
 
     @property
     def waiting(self) -> bool:
@@ -49,7 +58,7 @@ class Stream:
         seq, kind = _HEAD(data, at)
         if seq == self.next:
             self.next = seq + 1
-            self.records += 1
+            self.kinds[kind] += 1
             handler = self._handlers[kind]
             if handler is not None:
                 handler(data, at)
@@ -65,8 +74,9 @@ class Stream:
             self._handle(bytes(data[at : at + wire.record_bytes(data, at, kind)]))
 
     def _handle(self, record: bytes) -> None:
-        self.records += 1
-        handler = self._handlers[_HEAD(record, 0)[1]]
+        kind = _HEAD(record, 0)[1]
+        self.kinds[kind] += 1
+        handler = self._handlers[kind]
         if handler is not None:
             handler(record, 0)
 
@@ -85,12 +95,25 @@ class Stream:
             self._catch_up()
 
     def give_up_below(self, number: int) -> None:
-        """None of the missing numbers below this one is waited for any longer."""
-        while self.next < number:
-            if self.next in self._early:
-                self._catch_up()
-            else:
-                self.next += 1
-                self.lost += 1
+        """None of the missing numbers below this one is waited for any longer; there may be millions of them."""
+        for seq in (*sorted(seq for seq in self._early if seq < number), number):
+            if seq > self.next:
+                self.lost += seq - self.next
+                self.next = seq
                 self.suspect = True
-        self._catch_up()
+            self._catch_up()
+
+    @property
+    def early(self) -> list[bytes]:
+        """The records that have come before their turn."""
+        return list(self._early.values())
+
+    def resume(self, number: int, early: Iterable[bytes] = ()) -> None:
+        """Begin in the middle: smaller numbers are no business of this stream.
+
+        Args:
+            number: the one expected next.
+            early: later ones that have come already.
+        """
+        self.next = number
+        self._early = {_HEAD(record, 0)[0]: record for record in early}

@@ -149,7 +149,7 @@ class ProcessTable(Roster):
                 if sid is None or sid.identity != sid_identity:
                     sid = self.pids.role(data, at, 3)
                 rules.add_process(task, self._parent(task, parent_tid, parent_address), pgid, sid)
-            if self._orphans or self._leaderless or self._creatorless:
+            if self.orphans or self.leaderless or self.creatorless:
                 self._gather(task)
         task.order = seq
         task.clone_flags = clone_flags & _SHAPING
@@ -158,7 +158,7 @@ class ProcessTable(Roster):
         task.birth_pgid = leader.pgid
         task.creator = creator
         if creator is None and by_tid:
-            self._creatorless.setdefault(by_address, {})[task] = None
+            self.creatorless.setdefault(by_address, {})[task] = None
             self.unknown.add(by_address)
         elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
             history.contract(creator)
@@ -201,9 +201,9 @@ class ProcessTable(Roster):
     def free(self, data: Data, at: int) -> None:
         """RECORD_FREE, RECORD_RELEASE: an exact identity is gone for good."""
         address, start_ns, tid, exit_code = _END(data, at)
-        if self._orphans or self._creatorless:  # whoever is entered at this address next is somebody else
-            self._creatorless.pop(address, None)
-            self.doubts.update(dict.fromkeys(self._orphans.pop(address, ())))
+        if self.orphans or self.creatorless:  # whoever is entered at this address next is somebody else
+            self.creatorless.pop(address, None)
+            self.doubts.update(dict.fromkeys(self.orphans.pop(address, ())))
         pid = self._numbers.get(tid)
         task = pid.task if pid is not None else None
         # Mostly it has been reaped before. A leader that exec gave a thread's number to matches nobody either.
@@ -285,7 +285,7 @@ class ProcessTable(Roster):
     def state(self, data: Data, at: int) -> None:
         """RECORD_STATE: how a task is, whatever the events have said."""
         state = TaskState(*_TASK(data, at))
-        self._asked.pop((state.task, state.start_ns), None)
+        self.unanswered.pop((state.task, state.start_ns), None)
         pid = self._numbers.get(state.tid)
         known = pid.task if pid is not None and pid.identity == state.pid else None
         between = state.flags & EXITING and not state.flags & EXITED
@@ -294,7 +294,7 @@ class ProcessTable(Roster):
                 self.confirmed += 1
                 return
             self._compare(known, state)
-        elif between and state.pid != state.tgid and not state.flags & PTRACED:
+        elif between and state.pid != state.tgid and not state.flags & PTRACED and not _is_of_an_init(data, at):
             return  # its exit has been heard of, and its release follows for certain
         task = self._merge(data, at)
         if task is None:
@@ -309,7 +309,9 @@ class ProcessTable(Roster):
             self.noted[task] = state.by
         elif self.noted:
             self.noted.pop(task, None)
-        if state.flags & EXITED and not task.flags & EXITED:
+        # The last of an init may stay within its exit for good; who else is there has an event of that under way.
+        lingers = between and rules.is_last_of_init(task)
+        if (lingers or state.flags & EXITED) and not task.flags & EXITED:
             task.exit_code = state.exit_code
             self._exit(task)
 
@@ -332,7 +334,7 @@ class ProcessTable(Roster):
             and (task.exit_signal == state.exit_signal or leader is not task)
             and task.child_namespace == ((state.child_ns_id, state.child_inum) if state.child_inum else None)
             and self.noted.get(task, 0) == state.by
-            and not (self._orphans or self._leaderless or self._creatorless)  # nobody waits to hear of it
+            and not (self.orphans or self.leaderless or self.creatorless)  # nobody waits to hear of it
         )
 
     def _compare(self, task: Task, state: TaskState) -> None:
@@ -352,11 +354,11 @@ class ProcessTable(Roster):
     def gone(self, data: Data, at: int) -> None:
         """RECORD_GONE."""
         address, start_ns, _, _ = _END(data, at)
-        for child in self._orphans.pop(address, ()):
+        for child in self.orphans.pop(address, ()):
             self.doubts[child] = None
-        self._leaderless.pop(address, None)
-        self._creatorless.pop(address, None)
-        task = self._asked.pop((address, start_ns), None)
+        self.leaderless.pop(address, None)
+        self.creatorless.pop(address, None)
+        task = self.unanswered.pop((address, start_ns), None)
         if task is None or task.address != address or task.pid.task is not task or task.threads:
             return  # a leader goes before its threads in one case only: one of them is about to exec in its place
         if not task.flags & EXITED:
@@ -367,3 +369,9 @@ class ProcessTable(Roster):
 
     def marker(self, data: Data, at: int) -> None:
         """RECORD_MARKER: nothing happens."""
+
+
+def _is_of_an_init(data: Data, at: int) -> bool:
+    """Whether a record tells of a thread of a namespace's init, the last of which may have to wait within its exit."""
+    leader = wire.pid_state(data, at, 1) or wire.pid_state(data, at, 0)
+    return leader is not None and len(leader.numbers) > 1 and leader.numbers[-1] == 1

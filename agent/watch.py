@@ -18,17 +18,21 @@ explains is an anomaly: counted, and healed by the answer itself.
 
 import gc
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-from agent import host, rules, select
+from agent import host, rules, select, state, statereader
 from agent.config import Config
-from agent.errors import HostError, NoSuchRootError
+from agent.errors import NoSuchRootError, NotPermittedError
+from agent.intake import Intake
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.model import Task as SnapshotTask
-from agent.objects import EXITED, Namespace, Task
+from agent.objects import EXITED, Task
 from agent.probes import Probes
 from agent.rootname import RootName
+from agent.state import Memory
 from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.ties import Ties
@@ -38,16 +42,19 @@ _ROOM_FOR_ANSWER = 2048  # bytes of the ring; mostly a tenth of it is used, so t
 # One walk over the host costs less than many questions: in the time of one, it sees so many tasks; to begin with it costs
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
+_DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
+_LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
-# A number that neither comes nor is said to be lost for so long is given up: a CPU may be held up. Where losses are counted
-# that have not been told of, by the last of many that overwrite each other, it will hardly come any more.
-_LATE_S, _LATE_AMID_LOSS_S = 1.0, 0.005
-_LET_RUN_S = (
-    1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
-)
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
 _PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
+Sees = Callable[[tuple[int, int]], bool]
+"""Whether somebody may see a task of these real ids, user's and group's."""
+
+Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
+"""Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
+questions about a large tree; or because here not all events have a hook."""
+
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 
 
@@ -56,14 +63,19 @@ class Totals:
     """What the watch has done so far.
 
     Attributes:
-        sweeps: full ones.
+        causes: full sweeps, by why.
         snapshots: taken.
         skipped: program runs that took no number.
     """
 
-    sweeps: int = 0
+    causes: Counter[Cause] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Cause), 0)))
     snapshots: int = 0
     skipped: int = 0
+
+    @property
+    def sweeps(self) -> int:
+        """Full sweeps, for whatever reason."""
+        return self.causes.total()
 
 
 class Watch:
@@ -72,22 +84,27 @@ class Watch:
     Args:
         config: ring size and intervals.
         without: kernel features to do without, for trying that.
+        probes: the kernel side, where that is loaded already.
+        left: what another watch of these probes has left (agent.state).
+
+    Attributes:
+        remembers: it goes on from what was left.
+        refusal: why it does not, where something was left.
 
     Raises:
         HostError: not permitted, or this host cannot.
     """
 
-    def __init__(self, config: Config, without: Iterable[str] = ()) -> None:
-        if not host.in_initial_pid_namespace():
-            raise HostError(
-                "not in the initial pid namespace: the kernel would show this process only a part of the tasks. "
-                "Run ckptree on the host (in a container: share the host's pid namespace)"
-            )
-        self.probes = Probes(config.ring_bytes, without)
+    def __init__(
+        self, config: Config, without: Iterable[str] = (), probes: Probes | None = None, left: bytes | None = None
+    ) -> None:
+        self.probes = probes or Probes(config.ring_bytes, without)
         self.table = ProcessTable()
         self.stream = Stream(dict(self.table.handlers))
         self.totals = Totals()
-        self._lost: set[int] = set()
+        self._intake = Intake(self.probes, self.stream)
+        self.refusal = self._resume(left) if left is not None else ""
+        self.remembers = left is not None and not self.refusal
         self._last: tuple[object, list[object], select.Selection, int] | None = None
         self._walked: tuple[Task, int, list[Task], list[Task]] | None = None
         self._swept: tuple[int, bytes, list[Task]] | None = None
@@ -95,12 +112,50 @@ class Watch:
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
-        self.sweep()
+        if self.probes.is_taken_over and not self.remembers:
+            self._intake.join()
+        for _ in range(_ATTEMPTS):
+            self.sweep("start")
+            if not (self.stream.suspect or self.table.astray):
+                break
+
+    def memory(self) -> bytes:
+        """What it knows, for the next one. Nothing may be consumed from here on."""
+        totals = self.totals
+        counts = tuple(totals.causes[cause] for cause in get_args(Cause))
+        place = self._intake.place
+        return state.dump(Memory(place, (*counts, totals.snapshots, totals.skipped), self.table, self.stream))
+
+    def _resume(self, left: bytes) -> str:
+        """Go on where another one has stopped; or say why not."""
+        causes: tuple[Cause, ...] = get_args(Cause)
+        try:
+            memory = statereader.load(left, totals=len(causes) + 2)
+        except statereader.StateError as error:
+            return str(error)
+        intake = Intake(self.probes, memory.stream)
+        refusal = intake.misfit(memory.place)
+        if not refusal:
+            intake.resume(memory.place)
+            self.table, self.stream, self._intake = memory.table, memory.stream, intake
+            *counts, snapshots, skipped = memory.totals
+            self.totals = Totals(Counter(dict(zip(causes, counts, strict=True))), snapshots, skipped)
+        return refusal
 
     @property
     def blind(self) -> list[str]:
         """What no hook announces here, by the names of bpf/hooks.py: every snapshot then rests on a sweep."""
         return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
+
+    @property
+    def is_busy(self) -> bool:
+        """A snapshot may take longer than a loop should be away from its clients: so much is watched, or happens."""
+        return len(self.table.pids.numbers) > _LARGE or self.is_in_doubt or self.probes.ring.pending > _DRAIN_BYTES
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Loss has to be made good by a sweep."""
+        return self.stream.suspect or self.table.astray
 
     @property
     def _news(self) -> int:
@@ -109,45 +164,18 @@ class Watch:
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Apply what the ring holds."""
-        issued = self.probes.page.issued
-        self.probes.ring.drain(self.stream.feed)
-        if self.stream.waiting:
-            self._account(issued)
+    @property
+    def behind(self) -> bool:
+        """There is more in the ring than the last look took."""
+        return self._intake.behind
 
-    def _account(self, issued: int) -> None:
-        """Numbers are missing: learn which ones are lost.
-
-        Args:
-            issued: numbers issued before the ring was drained. Those from there on may still be in it.
-        """
-        numbers, overflow = self.probes.page.lost_numbers()
-        self._lost |= numbers
-        if overflow:
-            self.stream.give_up_below(issued)
-        self.stream.give_up(self._lost)
-        self._lost = {number for number in self._lost if number >= self.stream.next}
+    def drain(self, limit: int = _DRAIN_BYTES) -> None:
+        """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
+        self._intake.drain(limit)
 
     def catch_up(self) -> None:
         """Apply every record whose number was issued before this call; wait for those still being written."""
-        target = self.probes.page.issued
-        waiting_since = 0.0
-        while True:
-            self.probes.ring.drain(self.stream.feed)
-            if self.stream.next >= target:
-                return
-            self._account(target)
-            if self.stream.next >= target:
-                return
-            now = time.monotonic()
-            late_s = _LATE_AMID_LOSS_S if self.probes.page.lost > self.stream.lost else _LATE_S
-            if not waiting_since:
-                waiting_since = now
-            elif now - waiting_since > late_s:
-                self.stream.give_up_below(target)
-                return
-            time.sleep(_LET_RUN_S)
+        self._intake.catch_up()
 
     def _ask(self, questions: list[tuple[int, int]]) -> None:
         """Put questions, and whatever follows from the answers."""
@@ -157,14 +185,17 @@ class Watch:
             for start in range(0, len(questions), at_once):
                 for address, start_ns in questions[start : start + at_once]:
                     ask(address, start_ns)
-                self.catch_up()
+                self._intake.catch_up()
             questions = self.table.take_questions()
             if not questions:
                 return
 
-    def sweep(self) -> None:
+    def sweep(self, cause: Cause = "due") -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()
+        incomplete = (
+            self.stream.suspect or self.table.astray or skipped != self.totals.skipped or not self.totals.sweeps
+        )
         self.stream.suspect = self.table.astray = False
         self.catch_up()
         mark = self.stream.next
@@ -174,10 +205,13 @@ class Watch:
         if not self.totals.sweeps:
             self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
         self.table.strike_off(mark)
+        if incomplete or self.stream.suspect:
+            self.table.reunite()
+            self._last = self._walked = self._swept = None
         if not self.totals.sweeps:
             self.table.settle()
-            self.table.counts.anomalies = 0  # the first sweep fills the table: nothing to differ from
-        self.totals.sweeps += 1
+            self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
+        self.totals.causes[cause] += 1
         self.totals.skipped = skipped
 
     def _differing(self, rows: bytes) -> list[tuple[int, int]]:
@@ -199,58 +233,96 @@ class Watch:
         self.table.settle()
         gc.collect()
 
+    def mend(self) -> None:
+        """Repair loss."""
+        self.sweep("loss")
+
     def tend(self) -> None:
-        """Between requests: apply what has come, ask what is in doubt, repair loss."""
+        """Between requests: apply what has come, and ask what is in doubt; neither all at once.
+
+        The answers stand in the ring, behind what has happened meanwhile: they are among what has come next time.
+        """
         self.drain()
-        if self.stream.suspect or self.table.astray:
-            self.sweep()
-        elif self.table.doubts or self.table.unknown:
-            self._ask(self.table.take_questions())
+        if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
+            for address, start_ns in self.table.take_questions(_ASK_AT_ONCE):
+                self.probes.ask(address, start_ns)
+            self._intake.behind = True
 
     # ---- answering -------------------------------------------------------------------------------------------------
 
-    def find(self, root: RootName, caller: int | None = None) -> Task:
+    def caller(self, pid: int) -> Task | None:
+        """The task that asks, by its number in the initial namespace."""
+        self.catch_up()
+        return self.table.task(pid)
+
+    def find(self, root: RootName, caller: int | Task | None = None, sees: Sees | None = None) -> Task:
         """The process that a caller means.
 
         Args:
             root: a pid counts as in the caller's pid namespace.
-            caller: the caller's own number in the initial namespace; None: that namespace is meant.
+            caller: the caller, or its own number in the initial namespace; None: that namespace is meant.
+            sees: which tasks the caller may see; None: all.
 
         Raises:
             NoSuchRootError: nobody has it, or it is a thread's.
+            NotPermittedError: the caller may not see it.
         """
-        self.catch_up()
+        self._intake.catch_up()
         if root.namespace:
+            whose = "" if sees is None else " of yours"
             for namespace in self.table.pids.living():
-                if namespace.inum == root.number:
-                    return self._process(namespace, 1, f"init of {root}")
-            raise NoSuchRootError(f"no process lives in a pid namespace {root}; see the links /proc/PID/ns/pid")
-        asking = self.table.task(caller) if caller else None
+                init = namespace.numbers.get(1) if namespace.inum == root.number else None
+                if init is not None and init.task is not None and self._seen(init.task, sees):
+                    return init.task
+            raise NoSuchRootError(f"no process{whose} lives in a pid namespace {root}; see the links /proc/PID/ns/pid")
+        asking = self.table.task(caller) if isinstance(caller, int) else caller
         namespace = asking.pid.namespace if asking is not None else self.table.pids.initial
-        return self._process(namespace, root.number, str(root))
-
-    def _process(self, namespace: Namespace, number: int, text: str) -> Task:
-        pid = namespace.numbers.get(number)
+        pid = namespace.numbers.get(root.number)
         task = pid.task if pid is not None else None
         if task is None:
             held = (
-                " (the number is held by a group or session whose leader is dead)" if pid is not None and number else ""
+                " (the number is held by a group or session whose leader is dead)"
+                if pid is not None and root.number
+                else ""
             )
-            raise NoSuchRootError(f"no such process: {text}{held}")
+            raise NoSuchRootError(f"no such process: {root}{held}")
+        if not self._seen(task, sees):
+            raise NotPermittedError(
+                f"not permitted: {root} is not yours; root and members of the daemon's group may see every tree"
+            )
         if task.leader is not task:
             leader = task.leader.pid.number_in(namespace)
-            raise NoSuchRootError(f"{text} is a thread, not a process: its process is {leader}")
+            raise NoSuchRootError(f"{root} is a thread, not a process: its process is {leader}")
         return task
 
-    def snapshot(self, root: Task, mode: str = "auto", *, without_entered: bool = False) -> Snapshot:
+    def _seen(self, task: Task, sees: Sees | None) -> bool:
+        """Whether somebody may see a task, by the ids that it has now: no event tells that they have changed."""
+        if sees is None:
+            return True
+        if task.address:
+            self._ask([self.table.question(task)])
+        return sees(task.ids)
+
+    def snapshot(
+        self,
+        root: Task,
+        mode: str = "auto",
+        *,
+        without_entered: bool = False,
+        sees: Sees | None = None,
+        at_cut: Callable[[], None] = lambda: None,
+    ) -> Snapshot:
         """The tree below a task, at one instant.
 
         Args:
             root: from `find`.
             mode: ``auto``, ``container`` or ``subtree``.
             without_entered: leave out what entered the container from outside.
+            sees: which tasks the caller may see, by their real user and group id; None: all.
+            at_cut: called when the table is what the snapshot says: all records below `stream.next` are in it.
 
         Raises:
+            NotPermittedError: there is a task in the tree that the caller may not see.
             NoSuchRootError: it has been reaped meanwhile.
             RefusedError: it leaks, or is no container.
             HostError: it is a kernel thread.
@@ -267,7 +339,10 @@ class Watch:
                 break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
+        if sees is not None:
+            self._refuse_others(root, resolved, sees)
         chosen = self._select(root, resolved, without_entered=without_entered)
+        at_cut()
         time_ns = time.time_ns()
         tasks = self._tied(chosen, mark)
         self.totals.snapshots += 1
@@ -297,6 +372,25 @@ class Watch:
             as_of_read=self._ties.fields,
         )
 
+    def _refuse_others(self, root: Task, mode: Mode, sees: Sees) -> None:
+        """A tree is shown whole or not at all. Whose the others are, and what they are called, is not said."""
+        found = self._members(root)
+        if mode == "container":
+            found = found + select.entered(root, found)
+        others = sum(not sees(task.ids) for task in found)
+        if others:
+            raise NotPermittedError(
+                f"not permitted: {others} of the {len(found)} tasks of this tree are not yours; root and members of the "
+                "daemon's group may see every tree"
+            )
+        if mode == "container":  # else the names of whoever leads a session outside would be told
+            outside = {pid.task for task in found for pid in (task.leader.pgid, task.leader.sid) if pid is not None}
+            if any(task is not None and not sees(task.ids) for task in outside):
+                raise NotPermittedError(
+                    "not permitted: a task of this container is in a session or group of somebody else, outside; "
+                    "start its init with setsid, or use --mode subtree, which writes ids from outside as 0"
+                )
+
     def _verify(self, root: Task, mode: Mode, deadline: float) -> Verified:
         """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
         mark = self.probes.page.issued
@@ -306,10 +400,10 @@ class Watch:
             if mode == "container":
                 found = found + select.entered(root, found)
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
-                self.sweep()
+                self.sweep("no-hook" if self.blind else "large-tree")
                 return "sweep"
-            if self.stream.suspect or self.table.astray or (not asked and self.probes.skipped() != self.totals.skipped):
-                self.sweep()  # who is in the tree is not certain before
+            if self.is_in_doubt or (not asked and self.probes.skipped() != self.totals.skipped):
+                self.sweep("loss")  # who is in the tree is not certain before
                 if time.monotonic() > deadline:
                     break
                 continue
@@ -388,7 +482,7 @@ class Watch:
             deadline = time.monotonic() + _EXPLAIN_S
             while self.table.surprises and time.monotonic() < deadline:
                 time.sleep(0)
-                self.catch_up()
+                self._intake.catch_up()
                 if self.table.doubts or self.table.unknown:
                     self._ask(self.table.take_questions())
             self.table.settle()

@@ -21,6 +21,7 @@ import msgpack
 from agent.errors import HostError
 from bpf import syscall
 from bpf.btf import VMLINUX, Btf
+from bpf.hooks import CHANGE_PID, PRCTL, RELEASE_TASK
 from bpf.layout import Layout
 
 _HERE = Path(__file__).parent
@@ -33,11 +34,11 @@ _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
     *("on_fork_typed", "on_exit_typed", "on_free_typed"),
     *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
-    *("after_change_pid", "before_release_task", "kprobe_release_task"),
+    *("after_change_pid", "after_prctl", "before_release_task", "kprobe_release_task"),
     *("on_task", "on_terminal", "on_file", "state", "marker"),
 )
 # What a load needs the BTF ids of.
-_FUNCTIONS = ("change_pid", "release_task", "bpf_iter_task", "bpf_iter_task_file")
+_FUNCTIONS = ("bpf_iter_task", "bpf_iter_task_file", *(hook.target for hook in (CHANGE_PID, PRCTL, RELEASE_TASK)))
 _TRACEPOINTS = ("task_newtask", "sched_process_exit", "sched_process_free")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 _CACHE = Path("/var/cache/ckptree")
@@ -136,13 +137,17 @@ def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
     )
 
 
+def _own(place: Path) -> bool:
+    """Whether something is this user's, and nobody else's to write."""
+    found = os.lstat(place)
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
 def _restore(path: Path) -> Bundle | None:
     """A stored bundle, if it is there, whole, and nobody else could have written it."""
     try:
-        for place in (path.parent, path):
-            found = os.lstat(place)
-            if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-                return None
+        if not (_own(path.parent) and _own(path)):
+            return None
         document = msgpack.unpackb(path.read_bytes())
         maps = {name: syscall.MapShape(*shape) for name, shape in document["maps"].items()}
         return Bundle(document["code"], maps, document["btf_ids"])
@@ -153,7 +158,9 @@ def _restore(path: Path) -> Bundle | None:
 def _store(path: Path, made: Bundle) -> None:
     """Keep a bundle; where that cannot be done the next start compiles again."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)  # another user's store may be below
+        if not _own(path.parent):
+            return
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
             out.write(msgpack.packb({"code": made.code, "maps": made.maps, "btf_ids": made.btf_ids}))
         os.replace(out.name, path)

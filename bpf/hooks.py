@@ -4,6 +4,7 @@
 Trying is the only test that tells the truth: kernels report support for fentry and refuse the load.
 """
 
+import platform
 from typing import Literal, NamedTuple
 
 Kind = Literal["typed_tracepoint", "raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
@@ -60,6 +61,10 @@ def _call(name: str) -> Hook:
 # the state before the change, and an entry is no announcement; so the system calls' own tracepoints come next.
 CHANGE_PID = Hook("fexit", "change_pid", "after_change_pid")
 RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
+# The entry point of the system call, which no other call passes; a tracepoint of one call slows all calls a little, and
+# distributions that restrict perf events (perf_event_paranoid above 2) give none without CAP_SYS_ADMIN.
+_ENTRY = "arm64" if platform.machine() == "aarch64" else "x64"
+PRCTL = Hook("fexit", f"__{_ENTRY}_sys_prctl", "after_prctl")
 
 FEATURES = (
     Feature("fork", True, _best("task_newtask", "on_fork")),
@@ -68,7 +73,7 @@ FEATURES = (
     Feature("free", True, _best("sched_process_free", "on_free")),
     Feature("setsid", False, ((CHANGE_PID,), (_call("setsid"),))),
     Feature("setpgid", False, ((CHANGE_PID,), (_call("setpgid"),))),
-    Feature("subreaper", False, ((_call("prctl"),),)),
+    Feature("subreaper", False, ((PRCTL,), (_call("prctl"),))),
     Feature(
         "reap",
         False,

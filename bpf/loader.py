@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short-lived process that loads and attaches, hands the descriptors over and goes.
 
-It runs as ``python -m bpf.loader FD RING_BYTES [FEATURE]...``; FD is one end of a Unix socket, and the features are what
-to do without: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is one message: a JSON
-document and, by SCM_RIGHTS, the descriptors in the order the document names them. Whoever receives them needs no
-capability and no compiler from then on.
+Its arguments (agent/probes.py starts it) are ``FD RING_BYTES [FEATURE]...``; FD is one end of a Unix socket, and the
+features are what to do without: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is
+one message: a JSON document and, by SCM_RIGHTS, the descriptors in the order the document names them. Whoever receives
+them needs no capability and no compiler from then on.
 """
 
 import ctypes
 import json
 import os
 import socket
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -199,7 +198,3 @@ def main(argv: list[str]) -> None:
         document, descriptors = {"error": f"this kernel cannot run the programs: {error.strerror}"}, []
     socket.send_fds(peer, [json.dumps(document).encode()], descriptors)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -143,6 +143,18 @@ int after_change_pid(u64 *ctx)
 	return 0;
 }
 
+/* long __x64_sys_prctl(const struct pt_regs *regs), after it; the registers are the caller's, as the entry saved them */
+int after_prctl(u64 *ctx)
+{
+	const void *task = (void *)bpf_get_current_task();
+	u64 option = 0;
+
+	READ(option, (void *)ctx[0], OFF_ARG0);
+	if (ctx[1] == 0 && (u32)option == PR_SET_CHILD_SUBREAPER && request(RECORD_SUBREAPER, 0, task, 0))
+		announce(task, 0);
+	return 0;
+}
+
 /* release_task(struct task_struct *p), before it */
 int before_release_task(u64 *ctx)
 {

@@ -167,9 +167,37 @@ def _info(fd: int, size: int) -> bytes:
     return info.raw
 
 
+def identity(fd: int) -> str:
+    """What a descriptor of a map, program, link or perf event stands for; perf events have no name of their own."""
+    kind = os.readlink(f"/proc/self/fd/{fd}")
+    try:
+        # struct bpf_map_info, bpf_prog_info and bpf_link_info all begin with type and id
+        return f"{kind}:{struct.unpack_from('<I', _info(fd, 80), 4)[0]}"
+    except OSError:
+        return kind
+
+
 def recursion_misses(program_fd: int) -> int:
     """How many runs of a program the kernel has skipped, because it was running on that CPU already."""
     return int(struct.unpack_from("<Q", _info(program_fd, 232), 208)[0])
+
+
+class Usage(NamedTuple):
+    """How a program has fared.
+
+    Attributes:
+        run_ns, runs: time in it, and how often it ran: counted only while the sysctl kernel.bpf_stats_enabled is 1.
+        recursion_misses: how many runs the kernel has skipped, because it was running on that CPU already.
+    """
+
+    run_ns: int
+    runs: int
+    recursion_misses: int
+
+
+def usage(program_fd: int) -> Usage:
+    """Of a program."""
+    return Usage(*struct.unpack_from("<3Q", _info(program_fd, 232), 192))
 
 
 class TestRun:

@@ -107,7 +107,9 @@ RULES: Final[dict[str, Rule]] = {
     "nesting-parent": Rule("error", "a task's namespace is not its parent's, nor below it", "ours: no clone does it"),
     # Both are real: setns() into a namespace that stands already makes them. Nothing in the image makes them again.
     "nesting-depth": Rule("warning", "more than one level below the creator: setns() made it", "ckpt_build_tree"),
-    "namespace-without-init": Rule("warning", "no init in a nested namespace: it cannot be made", "ckpt_build_tree"),
+    "namespace-without-init": Rule(
+        "warning", "no init in a nested namespace: another has to be made for it", "ckpt_build_tree"
+    ),
     "namespace-level": Rule("error", "a namespace's level is not one below its parent's", "ours"),
     "namespace-fit": Rule("error", "a pid object's namespaces are no line from the root's inward", "ours"),
     # our own record, and documents

@@ -24,7 +24,7 @@ _HEAD = struct.Struct("<II")
 _ERROR_TEXT_BYTES = 200
 _OLD_TREE_LEN = 16
 
-_NAMES = {
+NAMES = {
     HEADER: "HEADER",
     ARCH: "ARCH",
     CONTAINER: "CONTAINER",
@@ -36,6 +36,7 @@ _NAMES = {
     TAIL: "TAIL",
     ERROR: "ERROR",
 }
+"""What each type is called."""
 
 
 def record(kind: int, body: bytes) -> bytes:
@@ -150,4 +151,4 @@ class Cursor:
 
 
 def _name(kind: int) -> str:
-    return _NAMES.get(kind, f"a record of type {kind}")
+    return NAMES.get(kind, f"a record of type {kind}")

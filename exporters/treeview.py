@@ -25,7 +25,7 @@ cut off: remarks go on in the next line, and fewer generations are indented.
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from agent.model import Snapshot, Task, TaskState
 from exporters.ink import BOLD, Ink, Phrase, Span, columns, fold, width
@@ -34,6 +34,7 @@ from exporters.remarks import ALARM, Kind, Remark, Remarks, count, is_bare, mome
 _WIDTH = 100  # columns that threads may share where nobody gave a width
 _NARROWEST = 20  # narrower than that nothing can be laid out; lines are then wider than asked for
 _DEEPEST = 40  # generations that are indented; a chain of thousands would be mostly margin
+Tinted: TypeAlias = Literal["session and group", "session", "group"]
 _ALARMING = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
@@ -51,7 +52,14 @@ _UNICODE = _Signs("├─ ", "└─ ", "│  ", "   ", " · ")
 _ASCII = _Signs("|- ", "`- ", "|  ", "   ", " - ")
 
 
-def render(snapshot: Snapshot, *, unicode: bool = True, color: bool = False, width: int | None = None) -> str:
+def render(
+    snapshot: Snapshot,
+    *,
+    unicode: bool = True,
+    color: bool = False,
+    width: int | None = None,
+    tinted: Tinted = "session and group",
+) -> str:
     """The snapshot as lines of text, without a newline after the last one.
 
     Args:
@@ -59,16 +67,19 @@ def render(snapshot: Snapshot, *, unicode: bool = True, color: bool = False, wid
         unicode: False for pure ASCII.
         color: True to add a terminal's colour sequences (SGR, 256 colours).
         width: columns of the terminal, which no line exceeds; None: lines are as long as what they say.
+        tinted: what the colours of a task stand for: of its numbers the session and of its name the group, or of both
+            the same one.
     """
-    view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width)
+    view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width, tinted)
     return "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()])
 
 
 class _View:
     """The lines of one snapshot, and the lookups they need."""
 
-    def __init__(self, snapshot: Snapshot, signs: _Signs, ink: Ink, width: int | None) -> None:
+    def __init__(self, snapshot: Snapshot, signs: _Signs, ink: Ink, width: int | None, tinted: Tinted) -> None:
         self._snapshot = snapshot
+        self._tinted = tinted
         self._signs = signs
         self._ink = ink
         self._width = None if width is None else max(width, _NARROWEST)
@@ -190,8 +201,11 @@ class _View:
         return [self._name(task), *[(self._remark(task, remark),) for remark in self._remarks.of(task)]]
 
     def _name(self, task: Task) -> Phrase:
-        session, group = (self._ink.of(self._remarks.tint(tag)) for tag in (task.sid, task.pgid))
-        leads = f"{BOLD};" if task.pid in (task.sid, task.pgid) else ""
+        ids = {"session": (task.sid, task.sid), "group": (task.pgid, task.pgid)}.get(
+            self._tinted, (task.sid, task.pgid)
+        )
+        session, group = (self._ink.of(self._remarks.tint(tag)) for tag in ids)
+        leads = f"{BOLD};" if task.pid in ids else ""
         spans = [Span(self._remarks.numbers(task.pid), leads + session)]
         called = name(task)
         if task.comm is not None:

@@ -70,10 +70,12 @@ class Thread:
     creator: int  # identity of the pid object that the caller of clone() had; 0: nobody
     pending: Space | None = None
     exiting: bool = False  # PF_EXITING
+    lingering: bool = False  # in zap_pid_ns_processes(), until no number of its namespace is in use besides its own
     exited: bool = False  # exit_state
     traced: bool = False
     stopped: bool = False
     code: int = 0
+    ids: tuple[int, int] = (0, 0)  # real user and group id
 
     @property
     def tid(self) -> int:

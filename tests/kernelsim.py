@@ -25,19 +25,31 @@ class Kernel:
         emit: takes each record.
         pid_max: numbers are taken in turn and come again after this one.
         tells_release: release_task() can be hooked.
+        lingers: an init that exits waits within its exit until no number of its namespace is in use any more; else whoever
+            keeps it there is reaped.
     """
 
-    def __init__(self, emit: Callable[[bytes], None], *, pid_max: int = 32768, tells_release: bool = False) -> None:
+    def __init__(
+        self,
+        emit: Callable[[bytes], None],
+        *,
+        pid_max: int = 32768,
+        tells_release: bool = False,
+        lingers: bool = False,
+    ) -> None:
         self.emit = emit
         self.writer = RecordWriter()
         self.pid_max = pid_max
         self.tells_release = tells_release
+        self.lingers = lingers
         self.root = Space(1, INITIAL_INUM, None)
         self.spaces = 1
         self.threads: dict[Thread, None] = {}
         self.corpses: list[tuple[int, int, int, int]] = []  # released, not freed: address, start, tid, code
         self._addresses: list[int] = []
         self._clock = 1000
+        self._zapping = 0
+        self._lingering: list[Thread] = []
         self._identity = 0
         number = self._number(self.root)
         self.init = self._thread(number, None)
@@ -94,6 +106,8 @@ class Kernel:
             flags=self.flags(thread) | flags,
             exit_code=thread.code if group.code is None else group.code,
             exit_signal=group.exit_signal if thread.leads else -1,
+            uid=thread.ids[0],
+            gid=thread.ids[1],
             by=by.address if by else 0,
             by_tid=by.tid if by else 0,
             child_inum=pending.inum if pending else 0,
@@ -114,7 +128,16 @@ class Kernel:
         return b"".join(
             wire.ROW.pack(
                 *(t.address, t.start_ns, t.group.parent.address if t.group.parent else 0xFFFF0000),
-                *(t.pid.identity, t.group.pgid.identity, t.group.sid.identity, t.tid, self.flags(t), 0, 0, b"task", 0),
+                *(
+                    t.pid.identity,
+                    t.group.pgid.identity,
+                    t.group.sid.identity,
+                    t.tid,
+                    self.flags(t),
+                    *t.ids,
+                    b"task",
+                    0,
+                ),
             )
             for t in sorted(self.threads, key=lambda t: t.tid)
         )
@@ -148,6 +171,8 @@ class Kernel:
         self._clock += 1
         address = self._addresses.pop() if self._addresses else 0x1000 + 0x40 * self._clock
         thread = Thread(address, self._clock, pid, None, creator.pid.identity if creator else 0)  # type: ignore[arg-type]  # set by the caller
+        if creator is not None:
+            thread.ids = creator.ids
         self.threads[thread] = None
         return thread
 
@@ -239,11 +264,28 @@ class Kernel:
         self.announce(Kind.EXIT, thread, int(last), flags=flags)
 
     def exit_notify(self, thread: Thread) -> None:
-        """The rest of do_exit()."""
+        """The rest of do_exit(); the init of a namespace may have to wait in it."""
         if thread.space.init is thread:
             thread.space.init = next(self._living(thread.group), thread)
             if thread.space.init is thread:
+                thread.lingering = self.lingers
                 self._zap(thread)
+                if thread.lingering:
+                    self._lingering.append(thread)
+                    self._wake()
+                    return
+        self._end(thread)
+
+    def _wake(self) -> None:
+        """free_pid() wakes an init that waits for this."""
+        for init in () if self._zapping else tuple(self._lingering):
+            own = {init.pid, init.group.leader.pid}
+            if init in self._lingering and not set(init.space.used.values()) - own:
+                self._lingering.remove(init)
+                init.lingering = False
+                self._end(init)
+
+    def _end(self, thread: Thread) -> None:
         reaper = self._new_reaper(thread)
         for child in self.children(thread):
             child.parent = reaper
@@ -268,7 +310,7 @@ class Kernel:
         for other in sorted(thread.group.threads, key=lambda t: t is thread):
             if not other.exiting:
                 self.begin_exit(other, code)
-            if not other.exited:
+            if not other.exited and not other.lingering:
                 self.exit_notify(other)
 
     def _living(self, group: Group) -> Iterator[Thread]:
@@ -299,16 +341,20 @@ class Kernel:
         """zap_pid_ns_processes(): the namespace dies with its init."""
         init.space.closed = True
         init.group.ignores = True
+        self._zapping += 1
         inside = [t for t in self.threads if init.space in t.pid.spaces and t.group is not init.group]
         for thread in inside:
-            if thread in self.threads and not thread.exited:
+            if thread in self.threads and not thread.exited and not thread.lingering:
                 self.exit_group(thread, 9)
         for thread in inside:
-            if thread in self.threads and not thread.leads:
+            if thread in self.threads and not thread.leads and not thread.lingering:
                 self.wait(self.init, thread)  # its tracer does that
         for thread in inside:
-            if thread in self.threads and thread.group.parent is not None:
-                self.wait(thread.group.parent, thread)  # it came from outside, and its parent reaps it there
+            parent = thread.group.parent
+            reaps = parent is not None and (parent.group is init.group or not init.lingering)
+            if thread in self.threads and parent is not None and reaps and thread.exited:
+                self.wait(parent, thread)
+        self._zapping -= 1
 
     def release(self, thread: Thread) -> None:
         """release_task()."""
@@ -329,6 +375,7 @@ class Kernel:
                 for space, number in zip(pid.spaces, pid.numbers, strict=True):
                     if space.used.get(number) is pid:
                         del space.used[number]
+                self._wake()
 
     def wait(self, caller: Thread, zombie: Thread, *, nameless: bool = False) -> None:
         """A wait that reaps; nameless: the caller did not ask which one."""

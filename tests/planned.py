@@ -98,7 +98,7 @@ class Stage:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.kernel = kernel = Kernel(lambda _record: None, pid_max=1 << 22)
+        self.kernel = kernel = Kernel(lambda _record: None, pid_max=1 << 22, lingers=True)
         self.threads: list[Thread | None] = [None] * len(plan.actors)
         self._spare = _SPARE
         guard = kernel.fork(kernel.init, wanted=(self._next(),))
@@ -153,23 +153,27 @@ class Stage:
                 kernel.unshare(by)
             case Op.EXIT:
                 assert not by.exiting, "it is dead"
-                assert by.space.init is not by or self._is_last(by), "its namespace dies with it"
-                kernel.exit(by, step.value)
+                self._exit(by, step.value)
             case Op.REAP:
                 self._await(by, target)
                 kernel.wait(by, target)
             case Op.AWAIT:
                 self._await(by, target)
+            case Op.LINGER:
+                assert target.lingering, "nothing keeps it within its exit"
             case Op.STOP:
                 for thread in by.group.threads:
                     thread.stopped = not thread.exited
             case Op.ACTIVATE:
                 assert not by.exiting, "it is dead"
 
-    def _is_last(self, init: Thread) -> bool:
-        return len(init.group.threads) > 1 or not any(
-            init.space in thread.pid.spaces for thread in self.kernel.threads if thread is not init
-        )
+    def _exit(self, by: Thread, code: int) -> None:
+        """Whoever is in a namespace when its init exits has exited before, and is not reaped by that."""
+        inside = [each for each in self.kernel.threads if by.space in each.pid.spaces and each.group is not by.group]
+        dies = by.space.init is by and all(each.exited for each in by.group.threads if each is not by)
+        assert not dies or all(each.exited or each.lingering for each in inside), "its namespace dies with it"
+        self.kernel.exit(by, code)
+        assert not dies or all(each in self.kernel.threads for each in inside), "it goes with its namespace's init"
 
     def _clone(self, by: Thread, step: Step) -> None:
         assert not by.exiting, "it is dead"
@@ -190,7 +194,7 @@ class Stage:
         levels = len(space.chain()) + more
         assert len(numbers) <= levels, "EINVAL"
         wanted = self._above(space, numbers, levels)
-        if space.init is None and not numbers:
+        if (more or space.init is None) and not numbers:
             wanted = (*wanted[:-1], 1)
         return wanted
 
@@ -241,7 +245,7 @@ class Stage:
                 name(group.pgid),
                 name(group.sid),
                 self._state(thread),
-                code & ~CORE_DUMPED if thread.exited else None,
+                code & ~CORE_DUMPED if thread.exited or thread.lingering else None,
                 group.subreaper,
             )
 
@@ -249,8 +253,8 @@ class Stage:
 
     @staticmethod
     def _state(thread: Thread) -> TaskState:
-        if thread.exited:
-            return TaskState.DEAD_LEADER if len(thread.group.threads) > 1 else TaskState.ZOMBIE
+        if thread.exited or thread.lingering:
+            return TaskState.DEAD_LEADER if thread.leads and len(thread.group.threads) > 1 else TaskState.ZOMBIE
         return TaskState.STOPPED if thread.stopped else TaskState.RUNNING
 
 

@@ -33,7 +33,7 @@ def may_fork(kernel: Kernel, thread: Thread) -> bool:
 def finish(kernel: Kernel) -> None:
     """Let every exit that has begun be completed."""
     for thread in list(kernel.threads):
-        if thread in kernel.threads and thread.exiting and not thread.exited:
+        if thread in kernel.threads and thread.exiting and not thread.exited and not thread.lingering:
             kernel.exit_notify(thread)
 
 

@@ -30,7 +30,7 @@ def gone(kernel: Kernel, thread: Thread, waits: Thread) -> None:
 
 def taken_from(name: str, mode: Mode = "container") -> Snapshot:
     """The snapshot of a scene."""
-    pair = watched()
+    pair = watched(lingers=True)
     kernel = pair.kernel
     root = kernel.fork(kernel.init, CLONE_NEWPID)
     kernel.setsid(root)
@@ -361,8 +361,185 @@ def group_of_a_dead_inner_init(kernel: Kernel, root: Thread) -> None:
     inner = kernel.fork(root, CLONE_NEWPID)
     innermost = kernel.fork(inner, CLONE_NEWPID)
     kernel.setpgid(inner, innermost.group, innermost.pid)
-    kernel.setpgid(inner, inner.group, innermost.pid)
+    kernel.setpgid(inner, kernel.fork(inner).group, innermost.pid)
     gone(kernel, innermost, inner)
+
+
+@scene
+def children_of_an_init_are_in_a_group_that_it_was_in(kernel: Kernel, root: Thread) -> None:
+    """None of them sees it: they were born into it, and the init has a session of its own now."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    owner = kernel.fork(root)
+    kernel.setpgid(root, owner.group, owner.pid)
+    kernel.setpgid(root, inner.group, owner.pid)
+    kernel.fork(inner)
+    kernel.fork(inner, CLONE_NEWPID)
+    kernel.setsid(inner)
+
+
+@scene
+def children_of_an_init_are_in_the_group_that_it_is_in(kernel: Kernel, root: Thread) -> None:
+    """It was put there by its parent, and before they were born."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    owner = kernel.fork(root)
+    kernel.setpgid(root, owner.group, owner.pid)
+    kernel.setpgid(root, inner.group, owner.pid)
+    kernel.fork(kernel.fork(inner), CLONE_NEWPID)
+
+
+@scene
+def an_orphaned_init_is_in_a_group_of_another_session(kernel: Kernel, root: Thread) -> None:
+    """It does not see that group, and its parent is not of that session."""
+    leader = kernel.fork(root)
+    kernel.setsid(leader)
+    between = kernel.fork(leader)
+    owner = kernel.fork(leader)
+    kernel.setpgid(owner, owner.group, owner.pid)
+    kernel.setpgid(leader, between.group, owner.pid)
+    kernel.fork(between, CLONE_NEWPID)
+    gone(kernel, between, leader)
+    gone(kernel, leader, root)
+
+
+@scene
+def a_child_of_a_session_left_to_a_thread_of_a_dead_leader(kernel: Kernel, root: Thread) -> None:
+    """Nobody but its own descendants is alive to make the leader of its session again, or a thread is."""
+    thread = kernel.thread(root)
+    leader = kernel.fork(thread)
+    kernel.setsid(leader)
+    kernel.fork(kernel.fork(leader, CLONE_PARENT))
+    kernel.exit(root)
+    gone(kernel, leader, thread)
+
+
+# ---- inits that have exited, and inits that are none of the tree ---------------------------------------------------
+
+
+def entered(kernel: Kernel, by: Thread, init: Thread) -> Thread:
+    """A child of `by`, born into the namespace of `init`."""
+    kernel.setns(by, init.space)
+    child = kernel.fork(by)
+    kernel.setns(by, by.space)
+    return child
+
+
+@scene
+def a_dead_init_waits_for_a_zombie_of_another_parent(kernel: Kernel, root: Thread) -> None:
+    """3 was killed with its namespace, and its parent does not wait for it."""
+    init = kernel.fork(root, CLONE_NEWPID)
+    entered(kernel, kernel.fork(root), init)
+    kernel.exit_group(init, 3 << 8)
+
+
+@scene
+def the_last_thread_of_a_dead_init_waits(kernel: Kernel, root: Thread) -> None:
+    """For a zombie, and for a dead init below, which is its child."""
+    init = kernel.fork(root, CLONE_NEWPID)
+    thread = kernel.thread(init)
+    entered(kernel, root, init)
+    entered(kernel, root, kernel.fork(thread, CLONE_NEWPID))
+    kernel.exit(init)
+    kernel.exit_group(thread, 3 << 8)
+
+
+@scene
+def the_last_thread_of_a_dead_init_was_killed(kernel: Kernel, root: Thread) -> None:
+    """Its leader exited before, by itself; what is told of it is how the group ended."""
+    init = kernel.fork(root, CLONE_NEWPID)
+    thread = kernel.thread(init)
+    entered(kernel, root, init)
+    kernel.exit(init, 5 << 8)
+    kernel.exit_group(thread, 9)
+
+
+@scene
+def a_dead_init_waits_for_a_dead_init_within(kernel: Kernel, root: Thread) -> None:
+    """Which waits for a zombie, and the parents of all three are others."""
+    outer = kernel.fork(root, CLONE_NEWPID)
+    inner = kernel.fork(outer, CLONE_NEWPID)
+    entered(kernel, kernel.fork(root), inner)
+    entered(kernel, root, outer)
+    kernel.exit_group(inner, 7 << 8)
+    kernel.exit_group(outer)
+
+
+@scene
+def a_dead_init_waits_for_a_number(kernel: Kernel, root: Thread) -> None:
+    """2 is in a group whose owner has gone, of the init's namespace."""
+    member = kernel.fork(root)
+    init = kernel.fork(root, CLONE_NEWPID)
+    owner = entered(kernel, root, init)
+    kernel.setpgid(root, owner.group, owner.pid)
+    kernel.setpgid(root, member.group, owner.pid)
+    kernel.exit_group(init)
+    kernel.wait(root, owner)
+
+
+@scene
+def a_dead_init_waits_for_a_number_below(kernel: Kernel, root: Thread) -> None:
+    """Of a namespace within its own, whose init has gone."""
+    member = kernel.fork(root)
+    inner = kernel.fork(root, CLONE_NEWPID)
+    owner = kernel.fork(entered(kernel, root, inner), CLONE_NEWPID | CLONE_PARENT)
+    kernel.setpgid(root, owner.group, owner.pid)
+    kernel.setpgid(root, member.group, owner.pid)
+    kernel.exit_group(owner)
+    kernel.wait(root, owner)
+    kernel.exit_group(inner)
+
+
+@scene
+def an_init_is_the_child_of_one_two_levels_above(kernel: Kernel, root: Thread) -> None:
+    """3 entered, and made it with CLONE_PARENT."""
+    inner = kernel.fork(root, CLONE_NEWPID)
+    kernel.fork(kernel.fork(entered(kernel, root, inner), CLONE_NEWPID | CLONE_PARENT))
+
+
+def beside(kernel: Kernel, shell: Thread, levels: int) -> tuple[Thread, Thread]:
+    """A child of `shell`, and an init that is another one, so many levels below."""
+    root = kernel.fork(shell)
+    init = kernel.fork(root, CLONE_NEWPID | CLONE_PARENT)
+    for _ in range(levels - 1):
+        init = kernel.fork(entered(kernel, shell, init), CLONE_NEWPID | CLONE_PARENT)
+    return root, init
+
+
+@scene
+def members_of_a_namespace_whose_init_is_no_descendant(kernel: Kernel, shell: Thread) -> Thread:
+    """It is the root's sibling."""
+    root, init = beside(kernel, shell, 1)
+    member = entered(kernel, root, init)
+    kernel.setsid(member)
+    kernel.exit_group(kernel.fork(member), 5)
+    kernel.fork(member, CLONE_NEWPID)
+    return root
+
+
+@scene
+def members_of_three_namespaces_whose_inits_are_no_descendants(kernel: Kernel, shell: Thread) -> Thread:
+    """One within the other."""
+    root, init = beside(kernel, shell, 3)
+    kernel.fork(entered(kernel, root, init))
+    return root
+
+
+@scene
+def zombies_of_a_namespace_whose_init_is_no_descendant(kernel: Kernel, shell: Thread) -> Thread:
+    """Nobody lives in it."""
+    root, init = beside(kernel, shell, 2)
+    entered(kernel, root, init)
+    kernel.exit_group(init)
+    return root
+
+
+@scene
+def a_group_of_an_init_that_is_no_descendant(kernel: Kernel, shell: Thread) -> Thread:
+    """The root is in it, and so is one who lives in that namespace."""
+    root, init = beside(kernel, shell, 1)
+    kernel.setpgid(shell, init.group, init.pid)
+    kernel.setpgid(shell, root.group, init.pid)
+    entered(kernel, root, init)
+    return root
 
 
 @scene
@@ -375,6 +552,10 @@ def subtree_of_a_job(kernel: Kernel, root: Thread) -> Thread:
 
 
 SUBTREES = {
+    "members_of_a_namespace_whose_init_is_no_descendant",
+    "members_of_three_namespaces_whose_inits_are_no_descendants",
+    "zombies_of_a_namespace_whose_init_is_no_descendant",
+    "a_group_of_an_init_that_is_no_descendant",
     "subtree_of_a_job",
     "a_thread_bears_before_two_setsids",
     "an_inner_init_has_left_the_group_outside",

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
 from agent.__main__ import main
+from agent.cli import app
 from exporters import registry
 from tests.commandline import Ran, ckptree
 
@@ -300,3 +303,15 @@ def test_help_is_data(here: Here) -> None:
         ran = here(*arguments)
         assert (ran.returncode, ran.stderr) == (0, b"")
         assert ran.stdout.lower().startswith(b"usage: ckptree")
+
+
+def test_the_help_of_each_verb_describes_each_argument_and_option() -> None:
+    """In the words that are given for it, whatever library prints them."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    for name, verb in group.commands.items():
+        shown = " ".join(verb.get_help(click.Context(verb, info_name=name)).split())
+        for parameter in verb.params:
+            text = getattr(parameter, "help", None)
+            assert text, f"{name}: {parameter.name} is not described"
+            assert " ".join(text.split()) in shown, f"{name}: {parameter.name} is described, but not shown"

@@ -14,6 +14,7 @@ import pytest
 
 from agent import control
 from tests.commandline import ckptree
+from tests.hellos import HELLO
 
 
 @pytest.mark.parametrize("verb", [("snapshot", "1"), ("snapshot", "1", "--source", "daemon"), ("status",)])
@@ -59,8 +60,9 @@ def test_a_socket_that_one_may_not_open_is_not_permitted(tmp_path: Path) -> None
 def _serve_once(listener: socket.socket, answer: control.Message) -> None:
     connection, _ = listener.accept()
     with connection:
-        connection.recv(1 << 16)
-        connection.sendall(control.encode(answer))
+        for each in (HELLO, answer):
+            connection.recv(1 << 16)
+            connection.sendall(control.encode(each))
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 7])

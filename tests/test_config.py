@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Config, load
+from agent.config import Config, load, meanings
+from agent.daemonargs import parse, parser
 from agent.errors import UsageError
 
 
@@ -27,7 +28,8 @@ def test_the_defaults_are_allowed_values(tmp_path: Path) -> None:
     """What holds when nothing is said can also be said."""
     defaults = asdict(Config())
     text = "\n".join(
-        f'{key} = "{value}"' if isinstance(value, Path) else f"{key} = {value}" for key, value in defaults.items()
+        f'{key} = "{value}"' if isinstance(value, (Path, str)) else f"{key} = {value}"
+        for key, value in defaults.items()
     )
 
     assert load(written(tmp_path, text)) == Config()
@@ -43,10 +45,11 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         sweep_interval_s = 60  # a minute
         socket = "/run/other.sock"
         socket_mode = 0o660
+        group = "adm"
         """,
     )
 
-    assert load(path) == Config(1 << 24, 7, 60, Path("/run/other.sock"), 0o660)
+    assert load(path) == Config(1 << 24, 7, 60, Path("/run/other.sock"), 0o660, "adm")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,8 @@ def test_a_value_at_its_limit_is_allowed(tmp_path: Path, line: str) -> None:
         (f"socket = '/{'é' * 54}'", "at most 107 bytes"),
         ("socket = 5", "an absolute path"),
         ("socket_mode = 0o1000", "an octal integer from 0o000 to 0o777"),
+        ("group = 7", "the name of a group"),
+        (f'group = "{"g" * 257}"', "the name of a group"),
         ("socket_mode = '0600'", "an octal integer from 0o000 to 0o777"),
         ("[sweep_interval_s]", "an integer from 1 to 86400"),
     ],
@@ -103,7 +108,7 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(tmp_path: Path, line: str
     with pytest.raises(UsageError) as caught:
         load(path)
 
-    assert str(caught.value).startswith(f"{path}: {key}: ")
+    assert str(caught.value).startswith(f"{path}:1: {key}: ")
     assert allowed in str(caught.value).partition("; it must be ")[2]
     assert caught.value.exit_code == 2
 
@@ -120,7 +125,7 @@ def test_a_wrong_value_is_shown_as_the_file_has_it(tmp_path: Path) -> None:
         ("ring_byte", "did you mean ring_bytes?"),
         ("sweep-interval-s", "did you mean sweep_interval_s?"),
         ("sockets", "did you mean socket?"),
-        ("colour", "there are ring_bytes, drain_interval_ms, sweep_interval_s, socket, socket_mode"),
+        ("colour", "there are ring_bytes, drain_interval_ms, sweep_interval_s, socket, socket_mode, group"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, key: str, hint: str) -> None:
@@ -130,11 +135,41 @@ def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, key: s
     with pytest.raises(UsageError) as caught:
         load(path)
 
-    assert str(caught.value) == f"{path}: {key}: no such key; {hint}"
+    assert str(caught.value) == f"{path}:1: {key}: no such key; {hint}"
 
 
-@pytest.mark.parametrize("content", [b"ring_bytes", b"\xff = 1", b"socket_mode = 1\nsocket_mode = 2"])
-def test_what_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("# first\n\nring_bytes = 5", 3),
+        ("drain_interval_ms = 1\nring_bytes = 4096\ncolour = 1\n", 3),
+        ("ring_bytes = 4096\n\n[sweep_interval_s]\nx = 1", 3),
+        ('ring_bytes = 4096\nsocket = """\nring_bytes = 5\n"""\n', 2),
+        ("ring_bytes = 4096\n'colour' = [\n  1,\n]\n", 2),
+        ("socket_mode = 0o600\ncolour.red = 1", 2),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+    """As compilers do, so that editors jump there; a value of several lines begins where its key is."""
+    path = written(tmp_path, text)
+
+    with pytest.raises(UsageError) as caught:
+        load(path)
+
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"ring_bytes", 1),
+        (b"\xff = 1", 1),
+        (b"# \n# \xff", 2),
+        (b"socket_mode = 1\nsocket_mode = 2", 2),
+        (b"ring_bytes = 4096\nsocket = [\n", 3),
+    ],
+)
+def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, content: bytes, line: int) -> None:
     """The message names the file, and the cause is kept."""
     path = tmp_path / "ckptree.toml"
     path.write_bytes(content)
@@ -142,6 +177,7 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UsageError, match="is no TOML file") as caught:
         load(path)
 
+    assert str(caught.value).startswith(f"{path}:{line}: ")
     assert caught.value.__cause__ is not None
 
 
@@ -149,3 +185,47 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     """Whoever names a file means it."""
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         load(tmp_path / "absent.toml")
+
+
+def test_every_key_has_a_meaning() -> None:
+    """The help and the manual have it from there."""
+    assert list(meanings()) == list(asdict(Config()))
+    assert meanings()["socket_mode"].startswith("permissions of the socket: ")
+    assert meanings()["ring_bytes"].endswith("without loss.")
+
+
+def test_the_command_line_has_every_key_and_comes_before_the_file(tmp_path: Path) -> None:
+    """A value is written as in the file, without quotes."""
+    path = written(tmp_path, "ring_bytes = 4096\nsweep_interval_s = 7")
+    options = ["--sweep-interval-s", "9", "--socket-mode=0o660", "--drain-interval-ms", "1_000", "--socket", "/run/1"]
+
+    assert parse(["--config", str(path), *options]) == Config(4096, 1000, 9, Path("/run/1"), 0o660)
+    assert parse([]) == Config()
+    assert set(vars(parser().parse_args([]))) == {"config", *asdict(Config())}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--ring-bytes", "5", "--ring-bytes: 5 is not allowed; it must be a power of two"),
+        ("--ring-bytes", "4 MiB", "--ring-bytes: '4 MiB' is not allowed"),
+        ("--socket-mode", "0o7777", "--socket-mode: 4095 is not allowed; it must be an octal"),
+        ("--socket", "", "--socket: '' is not allowed; it must be an absolute path"),
+        ("--socket", "/" + "x" * 107, "at most 107 bytes"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_the_same_rules(option: str, value: str, said: str) -> None:
+    """Under the name that it has there."""
+    with pytest.raises(UsageError) as caught:
+        parse([option, value])
+
+    assert said in str(caught.value)
+
+
+def test_a_socket_of_the_command_line_may_be_below_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As any file there."""
+    monkeypatch.chdir("/run")
+
+    assert parse(["--socket", "own.sock"]).socket == Path("/run/own.sock")

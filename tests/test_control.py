@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 
 from agent import control
 from agent.client import Client
-from agent.errors import CkptreeError, FormatError, HostError, NoDaemonError, NoSuchRootError, RefusedError, UsageError
+from agent.errors import (
+    BusyError,
+    CkptreeError,
+    FormatError,
+    HostError,
+    NoDaemonError,
+    NoSuchRootError,
+    NotPermittedError,
+    RefusedError,
+    UsageError,
+    VersionError,
+)
+from tests.hellos import HELLO
 
 _values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=8) | st.binary(max_size=8),
@@ -58,7 +70,13 @@ def test_what_is_not_the_protocol_is_called_that(stream: bytes, complaint: str) 
         control.Decoder(control.MAX_REQUEST).feed(stream)
 
 
-@pytest.mark.parametrize("kind", [CkptreeError, UsageError, NoDaemonError, NoSuchRootError, HostError])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(CkptreeError, UsageError, NoDaemonError, NoSuchRootError, HostError),
+        *(NotPermittedError, BusyError, VersionError),
+    ],
+)
 def test_an_error_crosses_the_socket_as_the_error_it_is(kind: type[CkptreeError]) -> None:
     """Class, exit code and text."""
     (answer,) = control.Decoder(control.MAX_ANSWER).feed(control.encode(control.failure(kind("it is so"))))
@@ -91,6 +109,32 @@ def test_success_raises_nothing() -> None:
     control.raise_failure({"ok": True, "exit_code": 7})
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "common"),
+    [(None, (1, 1), 1), ([1, 1], (1, 1), 1), ([1, 9], (1, 3), 3), ([2, 3], (1, 2), 2), (None, (1, 3), 1)],
+)
+def test_the_newest_version_that_both_speak_is_spoken(theirs: object, ours: tuple[int, int], common: int) -> None:
+    """Who says none means the first."""
+    assert control.common_version(theirs, ours) == common
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "who"),
+    [([2, 3], (1, 1), "daemon"), ([1, 1], (2, 3), "client"), (None, (2, 2), "client"), ([3, 2], (1, 3), "daemon")],
+)
+def test_versions_that_do_not_meet_are_named_with_the_remedy(theirs: object, ours: tuple[int, int], who: str) -> None:
+    """Whichever side is the older one."""
+    with pytest.raises(VersionError, match=f"no common version of the protocol: .* The {who} is the older one"):
+        control.common_version(theirs, ours)
+
+
+@pytest.mark.parametrize("theirs", [1, [], [1], [1, 2, 3], ["1", "2"], [True, True], {}, "12", [1.0, 2.0]])
+def test_what_is_no_range_of_versions_is_a_usage_error(theirs: object) -> None:
+    """Not a crash."""
+    with pytest.raises(UsageError, match=r"expected \[oldest, newest\]"):
+        control.common_version(theirs)
+
+
 @contextmanager
 def _server(path: Path, serve: Callable[[socket.socket], object]) -> Iterator[None]:
     """Something that is no daemon, but listens there for one connection."""
@@ -113,7 +157,7 @@ def _server(path: Path, serve: Callable[[socket.socket], object]) -> Iterator[No
 
 def _answering(*answers: Any) -> Callable[[socket.socket], None]:
     def serve(connection: socket.socket) -> None:
-        for answer in answers:
+        for answer in (HELLO, *answers):
             connection.recv(1 << 16)
             connection.sendall(control.encode(answer))
 
@@ -172,6 +216,34 @@ def test_an_answer_of_another_version_is_called_that(tmp_path: Path) -> None:
         pytest.raises(CkptreeError, match="'complete': it is of another version"),
     ):
         client.snapshot("1")
+
+
+def test_a_daemon_from_before_there_was_a_hello_is_called_older(tmp_path: Path) -> None:
+    """And the client says what to do."""
+    path = tmp_path / "socket"
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        text = "verb 'hello': expected one of snapshot, status"
+        connection.sendall(control.encode({"ok": False, "error": text, "exit_code": 2, "leaks": []}))
+
+    with (
+        _server(path, serve),
+        Client(path, 5) as client,
+        pytest.raises(VersionError, match="older than this client"),
+    ):
+        client.status()
+
+
+def test_a_daemon_that_speaks_a_newer_version_alone_is_told_apart(tmp_path: Path) -> None:
+    """By its own word, and also where it answers all the same."""
+    path = tmp_path / "socket"
+    with (
+        _server(path, lambda connection: connection.sendall(control.encode(HELLO | {"protocol": 2}))),
+        Client(path, 5) as client,
+        pytest.raises(VersionError, match="the client 2"),
+    ):
+        client.status()
 
 
 def test_who_is_not_a_daemon_is_found_out(tmp_path: Path) -> None:

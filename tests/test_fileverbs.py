@@ -99,6 +99,31 @@ def test_convert_to_a_folder_says_what_criu_has_no_word_for(here: Run, tmp_path:
     assert here("convert", "family.ckpt", "-", "-f", "criu").returncode == 2
 
 
+@pytest.mark.parametrize("verb", ["show", "check", "plan", "restart"])
+def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, tmp_path: Path, verb: str) -> None:
+    """They are written and never read."""
+    here("convert", "family.ckpt", "images", "-f", "criu")
+    (tmp_path / "folder").mkdir()
+    images, folder = here(verb, "images"), here(verb, "folder")
+
+    assert (images.returncode, folder.returncode) == (1, 1)
+    assert images.stderr.startswith(
+        b"ckptree: cannot read images: it is a folder of CRIU images, which are written here"
+    )
+    assert folder.stderr == b"ckptree: cannot read folder: it is a folder, and a snapshot is a file\n"
+
+
+def test_a_name_that_promises_another_format_is_remarked_on(here: Run, tmp_path: Path) -> None:
+    """Where none is given; what a file is is known by its content."""
+    unsaid, said, neutral = (
+        here("convert", "golden.ckpt", *arguments) for arguments in (("a.json",), ("b.json", "-f", "json"), ("c.bin",))
+    )
+
+    assert unsaid.stderr == b"ckptree: a.json gets the format ckpt, whatever it is called: -f json writes json\n"
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "c.bin").read_bytes()
+    assert (said.stderr, neutral.stderr) == (b"", b"")
+
+
 def test_convert_draws(here: Run) -> None:
     """As text for graphviz, and as a picture."""
     assert here("convert", "family.ckpt", "-", "-f", "dot").stdout.startswith(b"digraph")

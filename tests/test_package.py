@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed: three packages, the BPF sources among them, and a program."""
+"""What is installed: three packages, the BPF sources among them, a program, and its manual."""
 
 import importlib.util
 import os
@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from agent import VERSION
 
 TOP = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())
@@ -53,7 +55,23 @@ def test_a_wheel_holds_three_packages_and_nothing_beside_them(wheel: Path) -> No
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition("/")[0] for name in archive.namelist()}
 
-    assert {name for name in names if not name.endswith(".dist-info")} == {"agent", "bpf", "exporters"}
+    assert {name for name in names if not name.endswith((".dist-info", ".data"))} == {"agent", "bpf", "exporters"}
+
+
+def test_manual_pages_and_completions_travel_as_data(wheel: Path) -> None:
+    """Installers put them below share, where man and the shells look."""
+    with zipfile.ZipFile(wheel) as archive:
+        shared = {name.partition(".data/data/")[2] for name in archive.namelist() if ".data/" in name}
+
+    assert shared == {
+        "share/man/man1/ckptree.1",
+        "share/man/man5/ckptree-image.5",
+        "share/man/man5/ckptree.toml.5",
+        "share/man/man8/ckptree-daemon.8",
+        "share/bash-completion/completions/ckptree",
+        "share/zsh/vendor-completions/_ckptree",
+        "share/fish/vendor_completions.d/ckptree.fish",
+    }
 
 
 def test_every_source_file_travels(unpacked: Path) -> None:
@@ -119,4 +137,4 @@ def test_what_is_installed_here_is_this_checkout() -> None:
     assert script.value == PYPROJECT["project"]["scripts"]["ckptree"]
     assert script.module == "agent.__main__"
     assert callable(script.load())
-    assert metadata.version("ckptree") == PYPROJECT["project"]["version"]
+    assert metadata.version("ckptree") == PYPROJECT["project"]["version"] == VERSION

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trees that are hard to rebuild, by name: each made on a simulated kernel, planned, and played on another one.
 
-With the births as they were observed, and without any; in a pid namespace of its own always, since all of them are rooted
-in an init. Some say how it is to be done as well.
+With the births as they were observed, and without any; all of them are rooted in an init. Some say how it is to be done
+as well.
 """
+
+from dataclasses import replace
 
 import pytest
 
 from agent.errors import NotRebuildableError
 from agent.model import Snapshot
-from agent.objects import CLONE_NEWPID
+from agent.objects import CLONE_NEWPID, CLONE_PARENT
+from agent.restart import guest as guests
 from agent.restart.plan import CloneBits, Op, Plan, Role
 from agent.restart.planning import make_plan
 from tests.planned import Stage, rows_of, taken, unobserved
-from tests.scenes import SCENES, SUBTREES, gone, taken_from
+from tests.scenes import SCENES, SUBTREES, entered, taken_from
 from tests.watched import watched
+
+UNUSED = 1 << 21
+"""A number that no scene has."""
 
 
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
@@ -131,34 +137,35 @@ def test_a_dead_thread_that_its_tracer_keeps_is_refused() -> None:
     assert refused(taken(pair, root, "container")) == "zombie-thread"
 
 
-def test_a_dead_init_whose_namespace_is_still_named_is_refused() -> None:
-    """It would have to be alive for as long as the number is to be taken."""
+def test_an_init_in_a_group_of_a_namespace_below_is_refused() -> None:
+    """When it exits it would wait for that number to be free, and has it itself."""
     pair = watched()
     kernel = pair.kernel
     root = kernel.fork(kernel.init, CLONE_NEWPID)
     inner = kernel.fork(root, CLONE_NEWPID)
-    kernel.setpgid(root, inner.group, inner.pid)
-    kernel.setpgid(root, root.group, inner.pid)
-    kernel.exit_group(root)
+    innermost = kernel.fork(inner, CLONE_NEWPID)
+    kernel.setpgid(inner, innermost.group, innermost.pid)
+    kernel.setpgid(inner, inner.group, innermost.pid)
+    pair.ask()
+
+    assert refused(taken(pair, root, "subtree")) == "init-in-inner-group"
+
+
+def test_a_namespace_whose_init_is_a_child_of_somebody_outside_is_refused() -> None:
+    """The root is an init itself: there is nobody beside it who could be the other one's parent."""
+    pair = watched()
+    kernel = pair.kernel
+    outside = kernel.fork(kernel.init)
+    root = kernel.fork(outside, CLONE_NEWPID)
+    init = kernel.fork(entered(kernel, outside, root), CLONE_NEWPID | CLONE_PARENT)
+    member = entered(kernel, root, init)
+    pair.ask()
+    assert refused(taken(pair, root, "subtree")) == "namespace-without-init"
+    kernel.setpgid(outside, init.group, init.pid)
+    kernel.setpgid(root, member.group, init.pid)
     pair.ask()
 
     assert refused(taken(pair, root, "subtree")) == "dead-init"
-
-
-def test_a_number_in_a_namespace_without_an_init_is_refused() -> None:
-    """At whatever level: nobody can be born there."""
-    pair = watched()
-    kernel = pair.kernel
-    root = kernel.fork(kernel.init)
-    inner = kernel.fork(root, CLONE_NEWPID)
-    innermost = kernel.fork(inner, CLONE_NEWPID)
-    kernel.setpgid(inner, innermost.group, innermost.pid)
-    kernel.setpgid(root, root.group, innermost.pid)
-    gone(kernel, innermost, inner)
-    gone(kernel, inner, root)
-    pair.ask()
-
-    assert refused(taken(pair, root, "subtree")) == "namespace-without-init"
 
 
 def test_a_root_that_went_back_to_a_group_outside_is_refused() -> None:
@@ -174,6 +181,22 @@ def test_a_root_that_went_back_to_a_group_outside_is_refused() -> None:
     assert refused(taken(pair, root, "subtree")) == "outside-id"
 
 
-def test_a_container_is_built_in_a_namespace_of_its_own_alone() -> None:
-    """There is one init in the caller's."""
-    assert refused(taken_from("threads"), pidns=False) == "container-without-namespace"
+def as_guest_of_another_number(snapshot: Snapshot) -> Snapshot:
+    """A subtree of a subreaper that has a number which nobody has where it comes to."""
+    guest = guests.as_guest(snapshot)
+    pids = tuple(pid._replace(numbers=(UNUSED,)) if pid.numbers == (1,) else pid for pid in guest.pids)
+    return replace(guest, pids=pids)
+
+
+@pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
+@pytest.mark.parametrize("name", [name for name in SCENES if name not in SUBTREES])
+def test_a_container_is_planned_without_a_namespace_of_its_own(name: str, observed: bool) -> None:  # noqa: FBT001
+    """Where there is an init already: its root is a subreaper then, with another number, and all else is as it was."""
+    snapshot = taken_from(name)
+    plan = make_plan(snapshot if observed else unobserved(snapshot), pidns=False)
+    actors = [actor._replace(numbers=(UNUSED,)) if actor.numbers == (1,) else actor for actor in plan.actors]
+    stage = Stage(plan._replace(actors=tuple(actors)))
+    stage.play()
+
+    assert stage.rows() == rows_of(as_guest_of_another_number(snapshot))
+    assert guests.NOTE in plan.notes

@@ -42,6 +42,43 @@ def plan(daemon: Snapshot) -> Plan:
     return make_plan(daemon)
 
 
+def test_an_init_that_waits_within_its_exit_is_told_of_last() -> None:
+    """When those it waits for are zombies."""
+    rows = [
+        a_task(1, 0),
+        a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=3 << 8),
+        a_task(3, 1, depth=1, state=TaskState.ZOMBIE, exit_code=9),
+    ]
+    snapshot = a_snapshot([(100,), (101, 1), (102, 2)], rows)
+
+    assert planview.render(make_plan(snapshot), snapshot).splitlines()[-6:] == [
+        "   7 102/2 exits: killed by SIGKILL, after 6",
+        "   8 100 waits for the end of 102/2, which stays a zombie, after 7",
+        "",
+        "leave, 2 steps",
+        "   9 101/1 exits: exited 3",
+        "  10 100 waits for 101/1 to be within its exit, where numbers of its namespace keep it, after 9",
+    ]
+
+
+def test_a_keeper_stands_beside_the_root() -> None:
+    """Where the init of a namespace is none of the tree."""
+    snapshot = a_snapshot([(100,), (102, 2)], [a_task(1, 0), a_task(2, 1, depth=1)])
+    plan = make_plan(snapshot)
+    actors = planview.to_document(plan, snapshot)["actors"]
+
+    assert [(actor["name"], actor["role"], actor["parent"]) for actor in actors] == [
+        ("reaper 1", "reaper", None),
+        ("keeper 1", "keeper", 0),
+        ("100", "task", 0),
+        ("102/2", "task", 2),
+    ]
+    assert (
+        "keeper 1: init of a pid namespace whose own was none of the tree, born of reaper 1"
+        in planview.render(plan, snapshot).splitlines()
+    )
+
+
 def test_a_plan_in_words(daemon: Snapshot, plan: Plan) -> None:
     """Who is there and why, then every step."""
     assert planview.render(plan, daemon).splitlines() == [
@@ -170,13 +207,15 @@ def test_standard_input_is_a_file_too(here: Run) -> None:
     assert here("-", data=checkpoint.dumps(a_daemon())).stdout == here("daemon.ckpt").stdout
 
 
-def test_without_a_namespace_of_its_own_a_subtree_is_planned_and_a_container_is_not(here: Run) -> None:
-    """Exit code 7."""
+def test_without_a_namespace_of_its_own_a_container_is_planned_too_and_says_what_becomes_of_its_init(here: Run) -> None:
+    """A subtree has none."""
     subtree, container = here("family.ckpt", "--no-pidns"), here("daemon.ckpt", "--no-pidns")
 
-    assert (subtree.returncode, container.returncode, container.stdout) == (0, 7, b"")
+    assert (subtree.returncode, container.returncode) == (0, 0)
     assert subtree.stdout.startswith(b"plan for subtree of 4711, in the caller's pid namespace")
-    assert b"(container-without-namespace)" in container.stderr
+    assert container.stdout.startswith(b"plan for container of 1, in the caller's pid namespace")
+    assert b"a subreaper instead" in container.stdout
+    assert b"a subreaper instead" not in subtree.stdout
 
 
 def test_what_cannot_be_rebuilt_is_7_with_the_task_and_the_rule(here: Run) -> None:
@@ -184,7 +223,7 @@ def test_what_cannot_be_rebuilt_is_7_with_the_task_and_the_rule(here: Run) -> No
     ran = here("hopeless.ckpt")
 
     assert (ran.returncode, ran.stdout) == (7, b"")
-    assert b"101 is a dead thread that only its tracer keeps (zombie-thread)" in ran.stderr
+    assert b"101 is a dead thread that only its tracer keeps; a limit of ckptree (zombie-thread)" in ran.stderr
 
 
 def test_a_bad_image_is_8_and_a_format_that_there_is_not_is_2(here: Run) -> None:

@@ -2,16 +2,19 @@
 """What is refused before anything is made, and what the processes of a tree are told to run."""
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.errors import HostError, UsageError
+from agent.errors import CkptreeError, HostError, UsageError
 from agent.model import FileOwner, OutsidePid, Terminal
-from agent.restart.plan import Role
+from agent.restart.plan import CloneBits, Op, Role
 from agent.restart.planning import make_plan
 from agent.restart.preflight import preflight
-from agent.restart.programs import one_command, split_command
+from agent.restart.programs import one_command, split_command, with_path
+from agent.restart.verb import EPILOG
 from tests.builders import a_snapshot, a_task
 from tests.plans import PlanWriter
 
@@ -20,7 +23,7 @@ from tests.plans import PlanWriter
 def proc(tmp_path: Path) -> Path:
     """A procfs with a few things in it."""
     for name, text in {
-        "self/status": "Name:\tx\nNSpid:\t7\n",
+        "self/status": "Name:\tx\nNSpid:\t7\nCapEff:\t000001ffffffffff\n",
         "self/cgroup": "0::/\n",
         "sys/kernel/pid_max": "32768\n",
         "900/status": "Name:\tsshd\n",
@@ -42,7 +45,23 @@ def test_all_reasons_are_told_at_once(proc: Path) -> None:
     assert str(caught.value).splitlines()[1:] == [
         "  numbers go up to 32767 here, and the tree has 40000: raise kernel.pid_max, or leave out --no-pidns",
         "  the number 900 is taken: it is sshd",
+        "  take any numbers with --no-pids, or leave out --no-pidns",
     ]
+
+
+def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -> None:
+    """That is said before anything is made, along with what else there is to do."""
+    (proc / "1").mkdir()
+    (proc / "1/status").write_text("Name:\tsystemd\n")
+    snapshot = a_snapshot([(1,), (20,)], [a_task(1, 0), a_task(2, 1)], mode="container")
+    with pytest.raises(HostError) as caught:
+        preflight(make_plan(snapshot, pidns=False), proc=proc)
+
+    assert str(caught.value).splitlines()[1:] == [
+        "  the number 1 is taken: it is systemd, the init of this namespace",
+        "  take any numbers with --no-pids, or leave out --no-pidns",
+    ]
+    preflight(make_plan(snapshot, pidns=False), any_numbers=True, proc=proc)
 
 
 def test_a_namespace_of_its_own_has_all_numbers_free(proc: Path) -> None:
@@ -67,6 +86,34 @@ def test_who_may_choose_no_numbers_here_is_told_what_else_there_is(proc: Path) -
     preflight(own.plan(), proc=proc)
 
 
+def nested(writer: PlanWriter) -> None:
+    """By clone()."""
+    writer.born(0, 901, 1, bits=CloneBits.NEWPID)
+
+
+def unshared(writer: PlanWriter) -> None:
+    """Its next child is to be born into one."""
+    writer.step(Op.UNSHARE, 0)
+
+
+@pytest.mark.parametrize("nests", [nested, unshared])
+def test_who_may_not_administer_is_told_that_he_cannot_have_nested_namespaces_here(
+    nests: Callable[[PlanWriter], None], proc: Path
+) -> None:
+    """Also with any numbers; but in a namespace of its own he can, and one that does not nest he can have here."""
+    (proc / "self/status").write_text("NSpid:\t7\nCapEff:\t0000010000000000\n")
+    here, own, flat = (PlanWriter(pidns=pidns) for pidns in (False, True, False))
+    for writer in (here, own, flat):
+        writer.actor(900 if writer is not own else 1)
+        if writer is not flat:
+            nests(writer)
+    for any_numbers in (False, True):
+        with pytest.raises(HostError, match="takes CAP_SYS_ADMIN here: be root, or leave out --no-pidns"):
+            preflight(here.plan(), any_numbers=any_numbers, proc=proc)
+    preflight(own.plan(), proc=proc)
+    preflight(flat.plan(), any_numbers=True, proc=proc)
+
+
 def test_namespaces_nest_only_so_deep(proc: Path) -> None:
     """Counted from that of the caller."""
     (proc / "self/status").write_text("NSpid:\t" + "\t".join("7" * 20) + "\n")
@@ -79,18 +126,23 @@ def test_namespaces_nest_only_so_deep(proc: Path) -> None:
     preflight(writer.plan(), proc=proc)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("'a", "No closing quotation"), ("", "expected"), ("no-such-1 x", "no-such-1")]
-)
+@pytest.mark.parametrize(("text", "said"), [("'a", "No closing quotation"), ("", "expected"), ("  ", "expected")])
 def test_a_command_that_is_none_is_a_usage_error(text: str, said: str) -> None:
     """Before the image is read."""
     with pytest.raises(UsageError, match=said):
         split_command(text)
 
 
+def test_a_program_that_is_not_there_is_an_error_of_ours() -> None:
+    """It is named."""
+    with pytest.raises(CkptreeError, match="there is no program no-such-1") as caught:
+        with_path(["no-such-1", "x"])
+    assert caught.value.exit_code == 1
+
+
 def test_a_command_is_split_as_a_shell_does_and_no_shell_runs() -> None:
     """The path is found here; the name is as it was given."""
-    path, *argv = split_command("sh -c 'a $B' \"c d\"")
+    path, *argv = with_path(split_command("sh -c 'a $B' \"c d\""))
 
     assert os.path.isabs(path)
     assert argv == ["sh", "-c", "a $B", "c d"]
@@ -115,10 +167,12 @@ def test_each_process_is_told_its_place(monkeypatch: pytest.MonkeyPatch) -> None
     index = plan.tasks[1]
     env = dict(text.split(b"=", 1) for text in programs[index].env)
     own = {key: value.decode() for key, value in env.items() if key.startswith(b"CKPTREE_")}
+    explained = set(re.findall(r"CKPTREE_\w+", EPILOG))
 
     assert set(programs) == {plan.tasks[0], index}
     assert programs[index][:2] == (b"/bin/x", [b"x", b"y"])
     assert env[b"PATH"] == os.environb[b"PATH"]
+    assert {key.decode() for key in own} == explained
     assert own == {
         b"CKPTREE_TAG": "2",
         b"CKPTREE_PID": str(pids[index]),

@@ -98,7 +98,6 @@ def test_nobody_is_born_into_a_namespace_whose_init_has_gone(kernel: Kernel, top
     inner = kernel.clone(top, (5, 1), newpid=True)
     kernel.setns(top, inner)
     dead(kernel, inner)
-    kernel.wait(top, inner, reap=True)
 
     assert refused(lambda: kernel.clone(top, ())) == "ENOMEM"
 
@@ -278,6 +277,61 @@ def test_the_mark_of_a_subreaper_stays_when_it_is_none_any_more(kernel: Kernel, 
 def test_an_init_does_not_go_before_its_namespace(kernel: Kernel, top: Task) -> None:
     """That would end all others: no plan does so."""
     kernel.clone(top, (2,))
+
+    assert refused(lambda: kernel.exit(top, 0)) == "EBUSY"
+
+
+def test_a_zombie_of_another_parent_keeps_an_init_within_its_exit(kernel: Kernel, top: Task) -> None:
+    """It is not to be waited for before; then it is."""
+    inner = kernel.clone(top, (2, 1), newpid=True)
+    kernel.setns(top, inner)
+    member = dead(kernel, kernel.clone(top, (3, 2)))
+    dead(kernel, inner)
+    assert kernel.lingers(inner)
+    assert refused(lambda: kernel.wait(top, inner, reap=False)) == "EAGAIN"
+    kernel.linger(inner)
+    kernel.wait(top, member, reap=True)
+
+    assert refused(lambda: kernel.linger(inner)) == "ESRCH"
+    kernel.wait(top, inner, reap=True)
+
+
+def test_a_number_that_a_group_has_keeps_an_init_within_its_exit(kernel: Kernel, top: Task) -> None:
+    """Whoever is in that group, wherever."""
+    inner = kernel.clone(top, (2, 1), newpid=True)
+    kernel.setns(top, inner)
+    owner = kernel.clone(top, (3, 2))
+    kernel.setpgid(top, owner, owner.pid)
+    kernel.setpgid(top, top_child := kernel.clone(top, (4, 3)), owner.pid)
+    for member in (owner, top_child):
+        dead(kernel, member)
+    kernel.wait(top, owner, reap=True)
+    dead(kernel, inner)
+    assert kernel.lingers(inner)
+    kernel.wait(top, top_child, reap=True)
+
+    assert not kernel.lingers(inner)
+
+
+def test_an_init_that_waits_within_its_exit_keeps_another_one_there(kernel: Kernel, top: Task) -> None:
+    """Its parent, which cannot reap it before."""
+    outer = kernel.clone(top, (2, 1), newpid=True)
+    inner = kernel.clone(outer, (3, 2, 1), newpid=True)
+    kernel.setns(top, inner)
+    member = dead(kernel, kernel.clone(top, (4, 3, 2)))
+    assert refused(lambda: kernel.exit(outer, 0)) == "EBUSY"
+    dead(kernel, inner)
+    dead(kernel, outer)
+    assert (kernel.lingers(outer), kernel.lingers(inner)) == (True, True)
+    kernel.wait(top, member, reap=True)
+    kernel.wait(outer, inner, reap=True)
+
+    assert not kernel.lingers(outer)
+
+
+def test_a_zombie_that_is_the_inits_own_child_does_not_stay(kernel: Kernel, top: Task) -> None:
+    """The init reaps it: no plan may count on either."""
+    dead(kernel, kernel.clone(top, (2,)))
 
     assert refused(lambda: kernel.exit(top, 0)) == "EBUSY"
 

@@ -32,6 +32,27 @@ def test_the_table_starts_from_a_sweep_in_any_order() -> None:
     pair.agree()
 
 
+def test_births_name_the_session_that_lives_though_nobody_seemed_to_be_in_it_any_more() -> None:
+    """Its only member that was known has left it, before the others were entered."""
+    pair = Watched()
+    kernel = pair.kernel
+    with pair.losing():
+        shell = kernel.fork(kernel.init)
+        kernel.setsid(shell)
+    helper = kernel.fork(shell)
+    kernel.setsid(helper)
+    child = kernel.fork(helper)
+    kernel.exit(helper)
+    kernel.wait(shell, helper)
+    pair.sweep()
+    creator = pair.task(child).creator
+
+    assert creator is not None
+    assert creator.birth_sid is pair.task(shell).pid
+    assert creator.birth_pgid is pair.task(shell).pid
+    pair.agree()
+
+
 def test_a_birth_that_comes_after_an_answer_completes_the_assumed_one() -> None:
     """An address was asked about between copy_process() and its tracepoint."""
     pair = watched()

@@ -31,14 +31,14 @@ def births_agree(pair: Watched) -> None:
             assert task.creator.pid.identity == thread.creator
 
 
-@given(PROGRAMS, st.booleans())
+@given(PROGRAMS, st.booleans(), st.booleans())
 @PATIENT
-def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release: bool) -> None:  # noqa: FBT001
+def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
     """After any call, once its questions are answered: without loss, nothing else has to be asked."""
-    pair = watched(pid_max=60, tells_release=tells_release)
+    pair = watched(pid_max=60, tells_release=tells_release, lingers=lingers)
     for step in program:
         make(pair.kernel, step)
-        if not any(thread.exiting and not thread.exited for thread in pair.kernel.threads):
+        if not any(thread.exiting and not (thread.exited or thread.lingering) for thread in pair.kernel.threads):
             pair.ask()
             pair.agree()
             births_agree(pair)
@@ -47,12 +47,12 @@ def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release:
     pair.agree()
 
 
-@given(PROGRAMS)
+@given(PROGRAMS, st.booleans())
 @PATIENT
-def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list[Step]) -> None:
+def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list[Step], lingers: bool) -> None:  # noqa: FBT001
     """Nothing but rows and answers."""
     unseen: list[bytes] = []
-    pair = Watched(via=unseen.append, pid_max=60)
+    pair = Watched(via=unseen.append, pid_max=60, lingers=lingers)
     for step in program:
         make(pair.kernel, step)
     finish(pair.kernel)
@@ -68,7 +68,7 @@ def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: l
     """Lost, swapped, late and repeated records; what was given up comes after all."""
     chance = random.Random(data.draw(st.integers(0, 2**32), label="seed"))
     held: list[bytes] = []
-    pair = watched(pid_max=60)
+    pair = watched(pid_max=60, lingers=data.draw(st.booleans(), label="lingers"))
 
     def deliver(record: bytes) -> None:
         fate = chance.random()

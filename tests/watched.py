@@ -69,6 +69,7 @@ class Watched:
         self.stream.suspect = False
         self.put(self.table.differing(self.kernel.rows()))
         self.ask()
+        self.table.reunite()
 
     def agree(self) -> None:
         """Table and kernel show the same tasks, numbers, tree; the table is consistent in itself."""
@@ -76,6 +77,7 @@ class Watched:
         assert numbers_of_table(self.table) == numbers_of_kernel(self.kernel)
         check_links(self.table)
         check_users(self.table)
+        check_births(self.table)
 
 
 def watched(**options: Any) -> Watched:
@@ -98,7 +100,7 @@ def picture_of_kernel(kernel: Kernel) -> Picture:
             "parent": thread.group.parent.tid if thread.group.parent else 0,
             "pgid": thread.group.pgid.identity,
             "sid": thread.group.sid.identity,
-            "exited": thread.exited,
+            "exited": thread.exited or thread.lingering,
             "exit_signal": thread.group.exit_signal if thread.leads else -1,
             "under": thread.group.under,
         }
@@ -168,3 +170,17 @@ def check_users(table: ProcessTable) -> None:
         for pid in (task.pid, *((task.pgid, task.sid) if task.leader is task else ())):
             users[pid] = users.get(pid, 0) + 1
     assert {pid: pid.users for pid in table.pids.numbers.values()} == users
+
+
+def check_births(table: ProcessTable) -> None:
+    """A pid object that lives is the one that births name, and deeds of those they run through."""
+    known: set[Task] = set()
+    for start in table.tasks():
+        task: Task | None = start
+        while task is not None and task not in known:
+            known.add(task)
+            for pid in (task.birth_sid, task.birth_pgid, *(value for _, _, value in task.deeds or ())):
+                if isinstance(pid, Pid):
+                    living = table.pids.numbers.get(pid.numbers[0])
+                    assert living is pid or living is None or living.identity != pid.identity
+            task = task.creator

@@ -21,6 +21,18 @@ static void arm(uint32_t me, struct robust *robust)
 	CALL2(set_robust_list, &robust->head, sizeof(robust->head));
 }
 
+/*
+ * From now on its end is what somebody waits for. The kernel marks the word in exit_mm(): by then no signal changes the
+ * status any more, and nothing but its namespace's numbers keeps the task from becoming a zombie.
+ */
+static void arm_ending(uint32_t me, struct robust *robust)
+{
+	store(&program.ending[me], (uint32_t)CALL0(gettid) | FUTEX_WAITERS);
+	robust->head.futex_offset = (char *)&program.ending[me] - (char *)&robust->entry;
+	store(&program.alive[me], 0);
+	futex_wake_all(&program.ending[me]);
+}
+
 /* From now on its end is nobody's concern; also exec() would count as one. */
 void actor_disarm(uint32_t me)
 {
@@ -144,12 +156,15 @@ static long give_birth(uint32_t me, const struct program_step *step)
 	}
 	if (step->value & CLONE_BIT_THREAD)
 		args.flags |= CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+	else
+		args.flags |= CLONE_CLEAR_SIGHAND;
 	do {
 		int32_t spare = chosen && (child->flags & ACTOR_SPARE) ? next_spare(me, step->place) : 0;
 
 		for (uint32_t level = 0; chosen && level <= child->depth; level++) {
 			if (spare)
-				set_number(step->target, level, spare);
+				set_number(step->target, level,
+					   level == child->depth && step->value & CLONE_BIT_NEWPID ? 1 : spare);
 			innermost_first[child->depth - level] = program.numbers[child->first_number + level];
 		}
 		answer = clone_actor(&args, actor_run, step->target);
@@ -207,22 +222,30 @@ static void commit_fault(int number)
 	}
 }
 
-static _Noreturn void end(uint32_t me, const struct program_step *step)
+static void part(uint32_t me, struct robust *robust)
+{
+	if (program.actors[me].flags & ACTOR_LINGERS)
+		arm_ending(me, robust);
+	else
+		actor_disarm(me);
+}
+
+static _Noreturn void end(uint32_t me, const struct program_step *step, struct robust *robust)
 {
 	uint64_t no_core[2] = {0, 0}, nothing = 0;
 	int number = step->value & 0x7f;
 	int init = CALL0(getpid) == 1;
 
-	if (!number || (program.actors[me].flags & ACTOR_THREAD)) {
+	if (!number || (program.actors[me].flags & (ACTOR_THREAD | ACTOR_LINGERS)) == ACTOR_THREAD) {
 		mark_done((uint32_t)(step - program.steps));
-		actor_disarm(me);
+		part(me, robust);
 		for (;;)
 			CALL1(exit, number ? 0 : step->value >> 8 & 0xff);
 	}
 	CALL4(prlimit64, 0, RLIMIT_CORE, no_core, 0);
 	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe does not ask for the limit */
 	mark_done((uint32_t)(step - program.steps));
-	actor_disarm(me);
+	part(me, robust);
 	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
 	if (init && number == SIGKILL)
 		ask_guard(me, ASK_KILL);
@@ -245,6 +268,15 @@ static long await(uint32_t me, uint32_t target, int more)
 		answer = CALL5(waitid, P_PID, number_for(me, target), &info, WEXITED | WALL | more, 0);
 	while (answer == -EINTR);
 	return answer;
+}
+
+static long await_ending(uint32_t target)
+{
+	uint32_t value;
+
+	while (!((value = load(&program.ending[target])) & FUTEX_OWNER_DIED))
+		futex_wait(&program.ending[target], value, NULL);
+	return 0;
 }
 
 static void stop(uint32_t me)
@@ -275,6 +307,8 @@ static long take(uint32_t me, const struct program_step *step)
 		return await(me, target, 0);
 	case OP_AWAIT:
 		return await(me, target, WNOWAIT);
+	case OP_LINGER:
+		return await_ending(target);
 	case OP_ACTIVATE:
 		return 0;
 	default:
@@ -300,7 +334,7 @@ _Noreturn void actor_run(void *index)
 			wait_at_least(&program.done[program.dependencies[step->first_dependency + n]], 1);
 		wait_at_least(&program.state->gate, step->phase);
 		if (step->op == OP_EXIT)
-			end(me, step);
+			end(me, step, &robust);
 		answer = step->op == OP_CLONE ? give_birth(me, step) : take(me, step);
 		if (answer < 0)
 			fail(REASON_STEP, me, step->place, (int)-answer);

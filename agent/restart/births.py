@@ -38,15 +38,16 @@ class Births:
         self._made: dict[Node, list[Node]] = {}
         self.helpers: dict[tuple[Node, Node | None, Node | None, int], Node] = {}
         self._founders: set[Node] = set()
+        self._patient = True  # whoever can be put into his group at birth alone waits until it is there
         self._assign_helpers()
 
     def _assign_helpers(self) -> None:
         """Put a helper between maker and child where the route needs one; several children share it."""
         for node, way in self._routes.items():
             maker = node.maker or self._cast.top
-            if way.way is Way.LIFTED:
-                maker = self._helper(node, maker, way.space)
-            node.sibling = way.way is Way.SIBLING
+            if way.way in (Way.LIFTED, Way.NEPHEW):
+                maker = self._helper(node, maker, way)
+            node.sibling = way.way in (Way.SIBLING, Way.NEPHEW)
             node.maker = maker
             self._made.setdefault(maker, []).append(node)
         self._founders = founders(self._cast)
@@ -55,7 +56,7 @@ class Births:
 
     def _pass_on(self, node: Node) -> None:
         """A group that neither a process nor its makers see comes from the first who was in it when it was born."""
-        group = node.birth_pgid or node.pgid
+        group = _first_group(node)
         maker = node.maker.leader if node.maker is not None else None
         if self._cast.sees(node.space, group):
             return
@@ -65,8 +66,9 @@ class Births:
             maker.birth_pgid = group
             maker = maker.maker.leader if maker.maker is not None else None
 
-    def _helper(self, node: Node, maker: Node, space: int) -> Node:
-        parent = node.parent
+    def _helper(self, node: Node, maker: Node, way: Route) -> Node:
+        parent = node.parent if way.way is Way.LIFTED else maker
+        space = way.space
         key = (maker, node.birth_sid, parent, space)
         helper = self.helpers.get(key)
         if helper is None:
@@ -78,7 +80,10 @@ class Births:
             helper.pgid = helper.sid
             helper.order = node.order
             to = "/".join(map(str, helper.parent.numbers)) if helper.parent else ""
-            helper.why = f"leaves its children to {to or 'the reaper'}"
+            does = (
+                "leaves its children to" if parent is not maker else "bears in a namespace below what are children of"
+            )
+            helper.why = f"{does} {to or 'the reaper'}"
             self._made.setdefault(maker, []).append(helper)
         return helper
 
@@ -102,6 +107,9 @@ class Births:
                 lives.append((node, life))
                 idle += 1
                 break
+            if lives and idle > len(lives) and self._patient:
+                self._patient = False
+                idle = 0
             if lives and idle > len(lives):
                 name = "/".join(map(str, lives[0][0].numbers))
                 raise NotRebuildableError(lives[0][0].tag, "circular-births", f"{name} waits for one that waits for it")
@@ -128,7 +136,7 @@ class Births:
 
     def _turn(self, child: Node) -> tuple[bool, bool, tuple[int, int]]:
         """Ghosts first, for others are put into their groups; then those who inherit a group that nobody here sees."""
-        group = child.birth_pgid or child.pgid
+        group = _first_group(child)
         return child.role is not Role.GHOST, group is not self._cast.outside, child.order
 
     def _bear_all(self, maker: Node, children: list[Node]) -> Iterator[str | Node]:
@@ -147,7 +155,9 @@ class Births:
     def _can_bear(self, maker: Node, child: Node) -> bool:
         if self._founds_for(maker, child) and not self._has_passed_on(maker.leader):
             return False
-        if child.space == maker.space or child.numbers[-1:] == (1,):
+        if self._patient and self._is_put_by_others(child) and not self._script.is_born(_first_group(child)):
+            return False
+        if child.space == maker.space or child.is_init:
             return True
         return self._script.is_born(self._cast.inits[child.space])
 
@@ -157,7 +167,7 @@ class Births:
             one.index >= 0
             for thread in (founder, *founder.threads)
             for one in self._made.get(thread, ())
-            if not self._founds_for(thread, one) and not self._cast.sees(one.space, one.birth_pgid or one.pgid)
+            if not self._founds_for(thread, one) and not self._cast.sees(one.space, _first_group(one))
         )
 
     def _has_borne_early(self, thread: Node) -> bool:
@@ -173,12 +183,13 @@ class Births:
     def _bear(self, maker: Node, child: Node) -> Iterator[Node]:
         cast = self._cast
         bits = CloneBits.PARENT if child.sibling else 0
-        nested = child.numbers[-1:] == (1,) and child.space != maker.space
+        nested = child.is_init and child.space != maker.space
         entered = child.space != maker.space and not nested
         if entered:
             self._script.step(Op.ENTER, maker, cast.inits[child.space], why="its next child is born there")
         if self._founds_for(maker, child):
             self._script.found(maker.leader)
+        self._put_maker(maker.leader, child)
         self._script.enter(child)
         self._script.step(Op.CLONE, maker, child, bits | (CloneBits.NEWPID if nested else 0))
         if entered:
@@ -191,9 +202,33 @@ class Births:
         group = child.pgid
         return maker.leader is group and group in self._founders and not self._cast.sees(child.space, group)
 
+    def _is_put_by_others(self, child: Node) -> bool:
+        """It does not see the group that it is in first."""
+        group = _first_group(child)
+        return child.leader is child and group is not self._cast.outside and not self._cast.sees(child.space, group)
+
+    def _put_maker(self, maker: Node, child: Node) -> None:
+        """Who is to hand on a group that neither of the two sees must be in it by now: its own parent puts it there."""
+        group = _first_group(child)
+        if (
+            not self._is_put_by_others(child)
+            or group not in (maker.birth_pgid, maker.pgid)
+            or self._cast.sees(maker.space, group)
+            or not self._script.is_born(group)
+        ):
+            return
+        task, owner = self._script.task(maker), self._script.task(group)
+        if task.pgid is owner.pid or task.sid is not owner.sid or rules.leads_session(task):
+            return
+        parent = self._script.parent_of(maker)
+        if self._cast.sees(parent.space, group):
+            if group in self._founders:
+                self._script.found(group)
+            self._script.step(Op.SETPGID, parent, maker, group.index, "its children are to be born into that group")
+
     def _join_early(self, child: Node) -> None:
         """Its parent puts it there, else."""
-        group = child.birth_pgid or child.pgid
+        group = _first_group(child)
         task = self._script.task(child)
         if (
             child.leader is not child
@@ -209,3 +244,8 @@ class Births:
             parent = self._script.parent_of(child)  # of a sibling, not its maker
             if self._cast.sees(parent.space, group):
                 self._script.step(Op.SETPGID, parent, child, group.index, "it cannot see that group's number itself")
+
+
+def _first_group(node: Node) -> Node:
+    """The group that it is in before it does anything about that itself."""
+    return node.birth_pgid or node.pgid

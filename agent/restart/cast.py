@@ -4,6 +4,9 @@
 A node knows what it has to be in the end (`parent`, `sid`, `pgid`); how it comes to be so (`maker`, `birth_sid`) is for
 restart.replay and restart.solver to say. Sessions and groups are nodes too: the one that leads them. Two nodes are
 nobody: `outside` stands for the session and group that the top of the tree inherits from whoever rebuilds it.
+
+A namespace is nothing without its init. Where that is none of the tree, and yet somebody or some number is in its
+namespace, a *keeper* is its init, a child of the reaper that stands above the root.
 """
 
 from collections import Counter
@@ -32,6 +35,8 @@ class Node:
         birth_pgid: the group it must be born into, because it can never join it; None: all the same.
         sibling: it is made with CLONE_PARENT.
         order: of its birth among those of one maker; observed ones as they were, else by number.
+        lingers: an init that has exited, or the last of its threads, and waits within its exit until no number of its
+            namespace is in use any more.
         why: for people.
         index: of its actor, once it has one.
     """
@@ -42,6 +47,7 @@ class Node:
             "birth_sid",
             "index",
             "leader",
+            "lingers",
             "maker",
             "numbers",
             "order",
@@ -69,6 +75,7 @@ class Node:
         self.birth_pgid: Node | None = None
         self.sibling = False
         self.order = (0, 0)
+        self.lingers = False
         self.why = ""
         self.index = -1
 
@@ -76,15 +83,25 @@ class Node:
         return f"<{self.role} {'/'.join(map(str, self.numbers)) or 'any'}>"
 
     @property
+    def is_init(self) -> bool:
+        """It is the first of its namespace."""
+        return self.role is Role.KEEPER or self.numbers[-1:] == (1,)
+
+    @property
     def leads_session(self) -> bool:
         """It calls setsid() at some time."""
         return self.leader.sid is self.leader
 
     @property
+    def waits_in_exit(self) -> bool:
+        """It or a thread of its group lingers."""
+        return any(thread.lingers for thread in (self.leader, *self.leader.threads))
+
+    @property
     def exits(self) -> bool:
         """It will not be alive in the end."""
         if self.task is None:
-            return self.role is not Role.REAPER
+            return self.lingers or self.role not in (Role.REAPER, Role.KEEPER)
         return self.task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
@@ -99,12 +116,13 @@ class Cast:
         outside: the session, and the group, that the top inherits.
         top: the reaper where there is one, else the root's.
         root: of the tree.
-        nodes: all but `outside`: the top first, tasks in the order of the snapshot, then ghosts.
+        nodes: all but `outside`: the top first, tasks in the order of the snapshot, then ghosts, then keepers.
+        keepers: those above before those below.
         spaces: for each namespace the one above it; None for the root's, which has id 0.
         inits: the init of each namespace but that of the top.
 
     Raises:
-        NotRebuildableError: a rule of the kernel stands in the way, whatever the history.
+        NotRebuildableError: the image does not say in which namespace somebody is.
     """
 
     def __init__(self, snapshot: Snapshot, *, pidns: bool = True) -> None:
@@ -132,12 +150,14 @@ class Cast:
                 ghost = Node(Role.GHOST, tag, pid.numbers, chains[tag - first][-1])
                 self.by_tag[tag] = ghost
                 self.ghosts.append(ghost)
+        self.keepers: list[Node] = []
         self._relate()
-        self.nodes = [*([self.top] if self.top is not self.root else []), *self.tasks, *self.ghosts]
-        self.inits = {node.space: node for node in self.nodes if node.numbers[-1:] == (1,) and node.space}
+        self.inits = {node.space: node for node in (*self.tasks, *self.ghosts) if node.is_init and node.space}
         if pidns:
             self.inits[0] = self.top
-        self._refuse_hopeless()
+        self._keep_namespaces()
+        self.nodes = [*([self.top] if self.top is not self.root else []), *self.tasks, *self.ghosts, *self.keepers]
+        self._tell_who_lingers()
 
     def _top(self, snapshot: Snapshot, first: int) -> Node:
         if self.root.numbers == (1,) and self.pidns:
@@ -194,56 +214,45 @@ class Cast:
             ghost.sid = users[0].sid if users else self.top.sid
             ghost.pgid = ghost if users else ghost.sid
 
-    def _refuse_hopeless(self) -> None:
-        crowd = Counter(space for node in self.tasks if node.leader is node for space in self.chain(node.space))
-        if self.snapshot.mode == "container" and not self.pidns:
-            text = "a container is rebuilt in a pid namespace of its own, and not in the caller's"
-            raise NotRebuildableError(self.root.tag, "container-without-namespace", text)
-        inhabited = {space for node in self.tasks for space in self.chain(node.space)}
-        founded = {node.pgid for node in self.nodes if not node.pgid.leads_session}
-        for node in self.nodes:
-            row = node.task
-            name = "/".join(map(str, node.numbers))
-            if any(space and space not in self.inits for space in self.chain(node.space)):
-                raise NotRebuildableError(
-                    node.tag, "namespace-without-init", f"{name} is in a pid namespace that has no init"
-                )
-            if node.role is Role.GHOST and node.numbers[-1] == 1 and node.space in inhabited:
-                raise NotRebuildableError(
-                    node.tag, "dead-init", f"{name} was the init of a pid namespace, which dies with it"
-                )
-            if row is None:
-                continue
-            dead = row.state is TaskState.ZOMBIE and node is self.inits.get(node.space)
-            if dead and crowd[node.space] > 1:
-                text = (
-                    f"the init {name} waits within its exit for others of its namespace, whose parents do not reap them"
-                )
-                raise NotRebuildableError(node.tag, "dying-namespace", text)
-            if row.state is TaskState.ZOMBIE and self.inits.get(node.space) is node and self._holds_ghosts(node.space):
-                text = f"the init {name} is dead, and numbers of its namespace are held that nobody can take any more"
-                raise NotRebuildableError(node.tag, "dead-init", text)
-            if node.leader.role is not Role.TASK:
-                raise NotRebuildableError(
-                    node.tag, "leader-without-task", f"the leader of {name}'s thread group has no task"
-                )
-            if node.leader is not node and row.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER):
-                raise NotRebuildableError(
-                    node.tag, "zombie-thread", f"{name} is a dead thread that only its tracer keeps"
-                )
-            if node.numbers[-1] == 1 and node.pgid is not node and node.pgid.space == node.space:
-                text = f"the init {name} is in a group of its own namespace, and could never end"
-                raise NotRebuildableError(node.tag, "init-in-inner-group", text)
-            if node.leader is node and node.pgid is self.outside and node in founded:
-                text = f"{name} has founded its group and is in one outside, where nobody of the tree can put it"
-                raise NotRebuildableError(node.tag, "outside-id", text)
-            if not self.pidns and node.leader is node and self.outside in (node.sid, node.pgid) and row.sid == 0:
-                raise NotRebuildableError(
-                    node.tag, "outside-id", f"{name}'s session has no number here: that takes a new pid namespace"
-                )
+    def _keep_namespaces(self) -> None:
+        """Where an init is none of the tree, or was its namespace's and is only a number now, a keeper."""
+        crowd = Counter(space for tag in self.by_tag.values() for space in self.chain(tag.space))
+        for ghost in tuple(self.ghosts):
+            if ghost.is_init and ghost.space and crowd[ghost.space] > 1:
+                self.ghosts.remove(ghost)
+                ghost.role = Role.KEEPER
+                ghost.parent = self.top
+                self.keepers.append(ghost)
+        for space in self.spaces:
+            if space and space not in self.inits:
+                keeper = self.inits[space] = Node(Role.KEEPER, 0, (), space)
+                keeper.parent = self.top
+                keeper.sid, keeper.pgid = self.top.sid, self.top.pgid
+                keeper.order = (-1, self.level(space))
+                self.keepers.append(keeper)
+        self.keepers.sort(key=lambda keeper: self.level(keeper.space))
+        for keeper in self.keepers:
+            keeper.why = "init of a pid namespace whose own was none of the tree"
 
-    def _holds_ghosts(self, space: int) -> bool:
-        return any(space in self.chain(ghost.space) for ghost in self.ghosts)
+    def _tell_who_lingers(self) -> None:
+        """Dead inits of namespaces that somebody else's number is in, and keepers of those that nobody lives in."""
+        inside: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            for space in self.chain(node.space):
+                inside.setdefault(space, []).append(node)
+        awaited = {node.task.child_namespace for node in self.tasks if node.task is not None and not node.exits}
+        for space in sorted(self.inits, key=self.level, reverse=True):  # those below have a say in those above
+            init = self.inits[space]
+            others = [node for node in inside.get(space, ()) if node.leader is not init]
+            if init.role is Role.KEEPER:
+                init.lingers = space not in awaited and all(node.exits for node in others)
+            else:
+                last = [
+                    thread for thread in (init, *init.threads) if thread.task and thread.task.state is TaskState.ZOMBIE
+                ]
+                alive = [thread for thread in (init, *init.threads) if not thread.exits]
+                if len(last) == 1 and not alive:
+                    last[0].lingers = bool(others)
 
     # ---- namespaces ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@
  *     file = program, padded to 8 | struct answer | s32 outer pid * actors | padding to a page | run section
  *
  * The run section is written just before the release, where tasks are to run something. Offsets in it count from its
- * start; 0 is none.
+ * start; 0 is none. The name of a file with the guard's pid is behind it, on a page of its own.
  *
  *     run section = struct run_entry * actors | u64 offset of a string * n, 0 ... | u32 group * n ...
  *                   | strings, each with its NUL
@@ -29,7 +29,7 @@ enum said {		/* message.kind */
 	SAID_RELEASE,		/* coordinator: hold, or run the section at `offset` */
 	SAID_SIGNAL,		/* coordinator: send signal `value` to the root */
 	SAID_KILL,		/* coordinator: take all down */
-	SAID_DETACH,		/* coordinator: stay when I have gone */
+	SAID_DETACH,		/* coordinator: stay when I have gone; remove the file whose name is at `offset` in the end */
 };
 
 enum reason {		/* message.reason of SAID_FAILED */

@@ -160,8 +160,12 @@ def answer_offset(program: bytes) -> int:
 
 def run_offset(program: bytes, actors: int) -> int:
     """Where the run section begins: a page that nothing before it reaches into."""
-    page = mmap.PAGESIZE
-    return (answer_offset(program) + ANSWER.size + 4 * actors + page - 1) // page * page
+    return next_page(answer_offset(program) + ANSWER.size + 4 * actors)
+
+
+def next_page(size: int) -> int:
+    """Where something can be mapped alone behind that many bytes."""
+    return (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
 
 
 def run_section(programs: Mapping[int, Program], actors: int) -> bytes:

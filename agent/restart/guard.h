@@ -5,12 +5,15 @@
 
 #include "state.h"
 
+#define GUARD_STACK 65536
+
 struct guard {
 	int control;		/* -1: detached */
 	int signals;		/* signalfd */
 	int32_t first;		/* actor 0 as the guard sees it; 0: it has been waited for */
 	int32_t root_status;
 	char *stack;		/* somewhere in it */
+	const char *pidfile;	/* to be removed in the end; NULL: there is none */
 };
 
 extern struct guard guard;
@@ -18,5 +21,6 @@ extern struct guard guard;
 void tell(struct message message);
 void guard_watch(void);
 void take_down(void);
+void remove_pidfile(void);
 
 #endif

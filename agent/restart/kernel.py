@@ -263,9 +263,14 @@ class Kernel:
     def exit(self, by: Task, status: int) -> None:
         """exit() of one thread, or the end of a process that has no other."""
         touched = self.touched = Touched()
-        if by.pid.namespace.reaper is by and len(by.pid.namespace.numbers) > 1 and rules.is_alone(by.leader):
-            raise CallRefusedError("EBUSY", "with the init its pid namespace dies, and others live in it")
         children = tuple(by.children())
+        inside: list[Thing] = [("inside", space) for space in _spaces(by.pid.namespace)]
+        zaps = by.pid.namespace.reaper is by and all(thread.flags & EXITED for thread in by.group() if thread is not by)
+        if zaps:
+            self._zap(by)
+            by.leader.exit_code = status
+            touched.writes.append(inside.pop(0))
+        touched.adds += inside
         touched.reads.append(("children", by))
         by.exit_code = status
         reaper = rules.exit_task(by)
@@ -281,9 +286,33 @@ class Kernel:
         if by.leader is by and by.pgid is not None and self._holds_group(by):
             changed.append(("members", by.pgid))
         touched.writes += changed
-        self._moved[by] = Touched(list(touched.reads), [], changed)
-        if by.leader is not by:
+        self._moved[by] = Touched(list(touched.reads), inside, changed)
+        if by.leader is not by and not self.lingers(by):
             rules.release_task(by)
+
+    def _zap(self, init: Task) -> None:
+        """zap_pid_ns_processes(), where there is nobody to be killed or reaped: no plan is to rely on that."""
+        space = init.pid.namespace
+        others = [
+            pid.task for pid in space.numbers.values() if pid.task is not None and pid.task.leader is not init.leader
+        ]
+        if not all(task.flags & EXITED for task in others):
+            raise CallRefusedError("EBUSY", "with the init its pid namespace dies, and others live in it")
+        if any(rules.is_zombie(child) and not self.lingers(child) for child in init.children()):
+            raise CallRefusedError("EBUSY", "a zombie whose parent is the init goes with it")
+        self._closed.add(space)
+
+    def lingers(self, task: Task) -> bool:
+        """Whether it is an init that waits within its exit, since a number of its namespace is in use besides its own."""
+        space = task.pid.namespace
+        return space in self._closed and space.reaper is task and len(space.numbers) > len({task.pid, task.leader.pid})
+
+    def linger(self, target: Task) -> None:
+        """Wait until an init is where nothing but the release of its namespace's numbers moves it."""
+        moved = self._moved.get(target, Touched())
+        self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
+        if not self.lingers(target):
+            raise CallRefusedError("ESRCH", "nothing keeps it within its exit")
 
     def _holds_group(self, leader: Task) -> bool:
         """Whether others may rely on it for their group's being there: its founder, or anybody once that has left."""
@@ -294,16 +323,16 @@ class Kernel:
         """waitid() for one child; `reap`: without WNOWAIT."""
         # An exit has happened when it has been waited for, not when it was begun.
         moved = self._moved.get(target, Touched())
-        touched = self.touched = Touched(list(moved.reads), [], list(moved.writes))
+        touched = self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
         if target.parent is None or target.parent.leader is not by.leader:
             raise CallRefusedError("ECHILD", "it is no child of the one that waits")
         if not rules.is_zombie(target):
             raise CallRefusedError("EAGAIN", "it has not exited")
+        if self.lingers(target):
+            raise CallRefusedError("EAGAIN", "it waits within its exit until no number of its namespace is in use")
         if reap:
             touched.writes.append(("task", target))
             self._leave(target)
-            if target.pid.namespace.reaper is target:
-                self._closed.add(target.pid.namespace)
             rules.release_task(target)
 
     def stop(self, by: Task) -> None:
@@ -312,3 +341,13 @@ class Kernel:
         for thread in by.group():
             if not thread.flags & EXITED:
                 thread.flags |= STOPPED
+
+
+def _spaces(space: Namespace) -> list[Namespace]:
+    """A namespace and those above it, but for the initial one."""
+    found = []
+    at: Namespace | None = space
+    while at is not None and at.parent is not None:
+        found.append(at)
+        at = at.parent
+    return found

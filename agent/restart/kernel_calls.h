@@ -27,6 +27,8 @@
 #define SIGCHLD 17
 #define SIGSTOP 19
 #define SIGNALS 64
+#define SA_RESTORER 0x04000000
+#define SA_ONSTACK 0x08000000
 
 #define PROT_READ 1
 #define PROT_WRITE 2
@@ -41,6 +43,7 @@
 #define O_RDONLY 0
 #define O_WRONLY 1
 #define O_RDWR 2
+#define O_NONBLOCK 04000
 #define O_CLOEXEC 02000000
 
 #define PR_SET_PDEATHSIG 1
@@ -48,6 +51,8 @@
 #define PR_SET_KEEPCAPS 8
 #define PR_SET_NAME 15
 #define PR_CAPBSET_READ 23
+#define PR_SET_MM 35
+#define PR_SET_MM_MAP 14
 #define PR_CAPBSET_DROP 24
 #define PR_SET_CHILD_SUBREAPER 36
 #define PR_SET_NO_NEW_PRIVS 38
@@ -117,6 +122,7 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 #define BREAKPOINT() __asm__ volatile("int3")
 #define DIVISION_BY_ZERO() __asm__ volatile("xor %%ecx, %%ecx\n\tmov $1, %%eax\n\tcltd\n\tidiv %%ecx" : : : "eax", "ecx", "edx")
 #define RELAX() __asm__ volatile("pause")
+#define O_NOFOLLOW 0400000
 #elif defined(__aarch64__)
 static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -150,6 +156,7 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 #define BREAKPOINT() __asm__ volatile("brk #0")
 #define DIVISION_BY_ZERO() ((void)0)	/* this processor answers 0 */
 #define RELAX() __asm__ volatile("yield")
+#define O_NOFOLLOW 0100000
 #else
 #error "x86-64 and aarch64 only"
 #endif
@@ -182,6 +189,24 @@ struct capability_head {
 
 struct capability_data {	/* two of them: bits 0 to 31, and the rest */
 	uint32_t effective, permitted, inheritable;
+};
+
+struct signal_action {		/* struct sigaction */
+	uint64_t handler, flags, restorer, mask;
+};
+
+struct signal_stack {		/* stack_t */
+	void *base;
+	int flags;
+	size_t size;
+};
+
+struct memory_map {		/* struct prctl_mm_map */
+	uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
+	uint64_t arg_start, arg_end, env_start, env_end;
+	uint64_t auxv;
+	uint32_t auxv_size;
+	uint32_t exe_fd;
 };
 
 struct span {

@@ -2,9 +2,11 @@
 """How a task comes to the parent it must have, given who makes it.
 
 While all are born nobody exits, so whoever made somebody stands above him, and so do the makers of makers. There are
-three ways to a parent P:
+four ways to a parent P:
 
 * P makes the task;
+* a nephew: the task is the init of a namespace two levels down or more, so P forks a helper into the namespace above
+  it, and the helper makes the task with CLONE_PARENT;
 * a sibling: another child of P makes it with CLONE_PARENT;
 * it is lifted: its maker forks a helper, the helper forks it and exits, and it goes to the nearest subreaper above the
   helper on the level of the helper's pid namespace, else to that namespace's init. P is made subreaper for that moment.
@@ -26,11 +28,12 @@ class Way(Enum):
 
     DIRECT = "direct"
     SIBLING = "sibling"
+    NEPHEW = "nephew"
     LIFTED = "lifted"
 
 
 class Route(NamedTuple):
-    """A way, and for a lift in which namespace the helper lives."""
+    """A way, and for a lift and a nephew in which namespace the helper lives."""
 
     way: Way
     space: int = 0
@@ -83,11 +86,13 @@ def route(cast: Cast, maker: Node, node: Node) -> Route | None:
     parent = node.parent
     if not may_make(cast, maker, node):
         return None
-    is_init = maker.space != node.space and node.numbers[-1:] == (1,)
+    is_init = maker.space != node.space and node.is_init
     above = cast.spaces[node.space] if is_init else None
     nested = above is not None and above != maker.space  # takes a helper in between
     if nested and above is not None and (parent is None or cast.inits.get(above) is parent.leader):
         return Route(Way.LIFTED, above) if parent is None or _receives(parent) else None
+    if nested and above is not None and parent is maker:
+        return Route(Way.NEPHEW, above)
     if parent is None or parent is maker:
         return Route(Way.DIRECT)
     can_be_sibling = parent_of(maker) is parent and cast.inits.get(maker.space) is not maker.leader

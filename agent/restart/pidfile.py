@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file with the pid of a detached tree's guard: whoever is to end the tree later finds it there."""
+"""The file with the pid of a detached tree's guard: whoever is to end the tree later finds it there.
+
+The guard removes it in the end, if it still names it; one that was killed leaves it behind, and it then stops nobody.
+"""
 
 import os
 from pathlib import Path

@@ -6,7 +6,8 @@ Theory
 *Actors* are the threads that a rebuild brings forth: the tasks of the image; *ghosts*, which hold the number of somebody
 who is dead while a session or group still has it; *helpers*, which come and go because a task must be born where no
 task of the image can bear it; and where the root is no namespace's init, a *reaper* above it, in place of all that was
-above it once. Actor 0 stands at the top: the reaper, else the root.
+above it once. Actor 0 stands at the top: the reaper, else the root. Beside the root, as children of the reaper, are the
+*keepers*: each is the init of a namespace that tasks or ghosts are in, while its init was none of the tree.
 
 *Steps* are system calls. Each is made by one actor, `by`, and an actor makes its own in the order in which they stand. The
 whole list is one order that a kernel accepts; `simulate` runs it on a model of the kernel's rules. A rebuild runs the
@@ -17,7 +18,7 @@ waits for those in `after`.
 
     build     everybody is born, is in the right session and group, and has the right parent; helpers have gone
     activate  in tree order: each task has its turn, and zombies and dead leaders exit in theirs
-    leave     ghosts exit and are reaped
+    leave     ghosts exit and are reaped; then the inits exit that wait within their exit for others of their namespace
     stop      what was stopped stops
 """
 
@@ -35,6 +36,7 @@ class Role(StrEnum):
     GHOST = "ghost"
     HELPER = "helper"
     REAPER = "reaper"
+    KEEPER = "keeper"
 
 
 class Op(IntEnum):
@@ -51,6 +53,7 @@ class Op(IntEnum):
     AWAIT = 9  # the same, and it stays a zombie
     ACTIVATE = 10  # its turn in tree order
     STOP = 11  # the group stops
+    LINGER = 12  # wait until `target` is within its exit, where it stays while numbers of its namespace are in use
 
 
 class CloneBits(IntEnum):
@@ -76,7 +79,8 @@ class Actor(NamedTuple):
     Attributes:
         role: see Role.
         tag: of its pid object in the image; 0 for helpers, and for a reaper that stands for nothing.
-        numbers: from the root's namespace inward; empty where any will do. A reaper in a new namespace has number 1.
+        numbers: from the root's namespace inward; empty where any will do. A reaper in a new namespace has number 1, and
+            so has a keeper in its innermost one.
         depth: levels below the root's namespace.
         leader: the actor that leads its thread group; itself for a process.
         status: raw wait status with which it ends, for zombies and dead leaders; else None.
@@ -142,3 +146,7 @@ class Plan(NamedTuple):
             if step.op is Op.CLONE:
                 parents[step.target] = step.by
         return parents
+
+    def lingering(self) -> set[int]:
+        """The actors that wait within their exit in the end."""
+        return {step.target for step in self.steps if step.op is Op.LINGER}

@@ -31,6 +31,7 @@ _STYLES = {
     Role.TASK: "",
     Role.GHOST: "style=dotted, ",
     Role.HELPER: 'style="dashed,filled", fillcolor="#eeeeee", ',
+    Role.KEEPER: 'style="dashed,filled", fillcolor="#fff2cc", ',
     Role.REAPER: 'shape=house, style=filled, fillcolor="#fff2cc", ',
 }
 

@@ -5,10 +5,15 @@ What was observed of the births is tried first, then what the rules allow withou
 kernel, run anew from its first step, ends in the snapshot.
 """
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from agent.errors import CkptreeError, NotRebuildableError
 from agent.model import Obstacle, Snapshot
-from agent.restart import simulate
+from agent.restart import guest, simulate
 from agent.restart.cast import Cast
+from agent.restart.hopeless import refuse_hopeless
 from agent.restart.plan import Plan
 from agent.restart.replay import replay
 from agent.restart.schedule import Scheduler
@@ -25,16 +30,37 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
     Raises:
         NotRebuildableError: there is none, or none is known; it names the task and the rule.
     """
+    notes = tuple(f"squashed: {line}" for line in snapshot.squashed)
+    if not pidns and guest.is_init(snapshot):
+        snapshot = guest.as_guest(snapshot)
+        notes += (guest.NOTE,)
+    with _no_collections():
+        plan = _found(snapshot, pidns=pidns)
+    return plan._replace(notes=notes)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """What a plan is made of is no garbage before it is done, and to look for some meanwhile takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        plan = _attempt(snapshot, pidns=pidns, observed=_has_births(snapshot))
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _found(snapshot: Snapshot, *, pidns: bool) -> Plan:
+    try:
+        return _attempt(snapshot, pidns=pidns, observed=_has_births(snapshot))
     except NotRebuildableError as error:
         if not _has_births(snapshot):
             raise
         try:
-            plan = _attempt(snapshot, pidns=pidns, observed=False)
+            return _attempt(snapshot, pidns=pidns, observed=False)
         except NotRebuildableError:
             raise error from None  # what was observed says more of why
-    return plan._replace(notes=_notes(snapshot))
 
 
 def obstacles(snapshot: Snapshot) -> tuple[Obstacle, ...]:
@@ -52,6 +78,7 @@ def _has_births(snapshot: Snapshot) -> bool:
 
 def _attempt(snapshot: Snapshot, *, pidns: bool, observed: bool) -> Plan:
     cast = Cast(snapshot, pidns=pidns)
+    refuse_hopeless(cast)
     if observed:
         replay(cast)
     solver = Solver(cast)
@@ -77,7 +104,3 @@ def prove(snapshot: Snapshot, plan: Plan) -> None:
     difference = simulate.difference(snapshot, made)
     if difference is not None:
         raise NotRebuildableError(0, "simulation", f"the plan comes to another tree: {difference}")
-
-
-def _notes(snapshot: Snapshot) -> tuple[str, ...]:
-    return tuple(f"squashed: {line}" for line in snapshot.squashed)

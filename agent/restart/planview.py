@@ -12,7 +12,7 @@
        2 4711 puts 4712 into group 4711, after 0: it cannot see that group's number itself
 
 Tasks are named by their numbers, from the root's namespace inward, as everywhere; the others by what they are as well,
-and helpers, which may have any number, are counted. A step that waits for another actor's says which: the numbers are
+and helpers and keepers without numbers are counted. A step that waits for another actor's says which: the numbers are
 those of the steps. Phases follow one another as wholes.
 
 The document
@@ -20,9 +20,9 @@ The document
 `to_document` says the same for programs: ::
 
     {"format": "ckptree-plan", "version": 1, "pidns": the tree gets a pid namespace of its own,
-     "actors": [{"id", "role": "task|ghost|helper|reaper", "tag": TAG|null, "name", "numbers": [outermost..innermost],
-                 "depth", "leader": ID, "maker": ID|null, "parent": ID|null, "status": raw wait status|null,
-                 "exit_signal", "comm", "why"}],
+     "actors": [{"id", "role": "task|ghost|helper|reaper|keeper", "tag": TAG|null, "name",
+                 "numbers": [outermost..innermost], "depth", "leader": ID, "maker": ID|null, "parent": ID|null,
+                 "status": raw wait status|null, "exit_signal", "comm", "why"}],
      "steps": [{"id", "phase", "op", "by": ID, "target": ID|null, "value": INT, "after": [step ids], "text", "why"}],
      "tasks": [actor of each task of the image], "notes": [text]}
 
@@ -61,11 +61,11 @@ class PlanView:
         self.plan = plan
         self.snapshot = snapshot
         self.makers = plan.parents()
-        helpers = 0
+        unnumbered: Counter[Role] = Counter()
         self.names: list[str] = []
         for actor in plan.actors:
-            helpers += actor.role is Role.HELPER
-            self.names.append(_name(actor, helpers))
+            unnumbered[actor.role] += not actor.numbers
+            self.names.append(_name(actor, unnumbered[actor.role]))
         self.parents = self._final_parents()
 
     def _final_parents(self) -> list[int]:
@@ -73,6 +73,9 @@ class PlanView:
         by_tag = {task.pid: actor for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True)}
         for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True):
             parents[actor] = by_tag.get(task.ppid, 0 if actor else NOBODY)  # what stands above the root is the top
+        for index, each in enumerate(self.plan.actors):
+            if each.role is Role.KEEPER:
+                parents[index] = 0
         return parents
 
     # ---- words -----------------------------------------------------------------------------------------------------
@@ -142,6 +145,8 @@ class PlanView:
                 return f"{by} reaps {target}"
             case Op.AWAIT:
                 return f"{by} waits for the end of {target}, which stays a zombie"
+            case Op.LINGER:
+                return f"{by} waits for {target} to be within its exit, where numbers of its namespace keep it"
             case Op.ACTIVATE:
                 return f"{by} has its turn"
             case Op.STOP:
@@ -216,9 +221,9 @@ def _id(actor: int) -> int | None:
     return None if actor == NOBODY else actor
 
 
-def _name(actor: Actor, helpers: int) -> str:
-    if actor.role is Role.HELPER:
-        return f"helper {helpers}"
+def _name(actor: Actor, count_of_role: int) -> str:
+    if actor.role in (Role.HELPER, Role.KEEPER) and not actor.numbers:
+        return f"{actor.role} {count_of_role}"
     numbers = path(actor.numbers)
     return numbers if actor.role is Role.TASK else f"{actor.role} {numbers}".rstrip()
 

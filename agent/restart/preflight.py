@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import HostError
-from agent.restart.plan import Plan, Role
+from agent.restart.plan import CloneBits, Op, Plan, Role
 
 MOST_LEVELS: Final = 32
 """The kernel's MAX_PID_NS_LEVEL."""
 
-_MAY_CHOOSE: Final = 1 << 21 | 1 << 40
+_SYS_ADMIN: Final = 1 << 21
+_MAY_CHOOSE: Final = _SYS_ADMIN | 1 << 40
 """CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE."""
 
 
@@ -24,8 +25,10 @@ def preflight(plan: Plan, *, any_numbers: bool = False, proc: Path = Path("/proc
         HostError: naming them.
     """
     reasons = [*_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
-    if not any_numbers and not plan.pidns:
-        reasons += [*_permission(proc), *_too_large(plan, proc), *_taken(plan, proc)]
+    if not plan.pidns:
+        reasons += _permission(plan, proc, any_numbers=any_numbers)
+        if not any_numbers:
+            reasons += [*_too_large(plan, proc), *_taken(plan, proc)]
     if reasons:
         raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
 
@@ -51,14 +54,28 @@ def _level(proc: Path) -> int:
     return 0
 
 
-def _permission(proc: Path) -> Iterator[str]:
+def _permission(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
+    """In a namespace of its own it is for a user namespace to allow all that; it allows nothing in the caller's."""
+    capabilities = _capabilities(proc)
+    nests = any(
+        step.op in (Op.ENTER, Op.UNSHARE) or (step.op is Op.CLONE and step.value & CloneBits.NEWPID)
+        for step in plan.steps
+    )
+    if nests and not capabilities & _SYS_ADMIN:
+        yield "the tree has pid namespaces of its own, which takes CAP_SYS_ADMIN here: be root, or leave out --no-pidns"
+    if not any_numbers and not capabilities & _MAY_CHOOSE:
+        yield (
+            "to choose numbers here takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: be root, take any numbers with "
+            "--no-pids, or leave out --no-pidns"
+        )
+
+
+def _capabilities(proc: Path) -> int:
     for line in (proc / "self/status").read_text().splitlines():
         name, _, value = line.partition(":")
-        if name == "CapEff" and not int(value, 16) & _MAY_CHOOSE:
-            yield (
-                "to choose numbers here takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: be root, take any numbers with "
-                "--no-pids, or leave out --no-pidns"
-            )
+        if name == "CapEff":
+            return int(value, 16)
+    return 0
 
 
 def _too_large(plan: Plan, proc: Path) -> Iterator[str]:
@@ -73,6 +90,7 @@ def _too_large(plan: Plan, proc: Path) -> Iterator[str]:
 
 
 def _taken(plan: Plan, proc: Path) -> Iterator[str]:
+    advice = ""
     for number in sorted({actor.numbers[0] for actor in plan.actors if actor.numbers}):
         # A thread's number has no entry in the listing, and yet can be looked up.
         try:
@@ -80,7 +98,11 @@ def _taken(plan: Plan, proc: Path) -> Iterator[str]:
         except OSError:
             continue
         name = status.partition("\n")[0].partition(":")[2].strip()
-        yield f"the number {number} is taken: it is {name}"
+        init = ", the init of this namespace" if number == 1 else ""
+        yield f"the number {number} is taken: it is {name}{init}"
+        advice = "take any numbers with --no-pids, or leave out --no-pidns"
+    if advice:
+        yield advice
 
 
 def _room(plan: Plan, proc: Path) -> Iterator[str]:

@@ -24,7 +24,7 @@ PROGRAM_HEAD = (
 )
 PROGRAM_ACTOR = (
     *(("first_step", "I"), ("step_count", "I"), ("first_number", "I"), ("depth", "I"), ("leader", "I"), ("flags", "I")),
-    *(("exit_signal", "i"), ("reserved", "I"), ("comm", "16s")),
+    *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s")),
 )
 PROGRAM_STEP = (
     *(("op", "I"), ("by", "I"), ("target", "I"), ("value", "i"), ("phase", "I"), ("first_dependency", "I")),
@@ -43,9 +43,10 @@ PROGRAM_NO_STDIO: Final = 8  # standard streams become /dev/null
 
 # actor.flags
 ACTOR_THREAD: Final = 1
-ACTOR_SPARE: Final = 2  # a helper: its numbers are spare ones, found while it runs
+ACTOR_SPARE: Final = 2  # a helper or keeper: its numbers are spare ones, found while it runs
 ACTOR_TASK: Final = 4
 ACTOR_ENDS: Final = 8  # it exits within the plan
+ACTOR_LINGERS: Final = 16  # and waits within its exit
 
 RESERVED_PIDS: Final = 300
 NO_ACTOR: Final = 0xFFFFFFFF
@@ -70,6 +71,7 @@ def encode(plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, pid
         | (PROGRAM_NO_STDIO if no_stdio else 0)
     )
     ends = {step.by for step in plan.steps if step.op is Op.EXIT}
+    lingering = plan.lingering()
     actors: list[bytes] = []
     numbers: list[int] = []
     counts = [0] * len(plan.actors)
@@ -82,11 +84,12 @@ def encode(plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, pid
             | (ACTOR_SPARE if not actor.numbers else 0)
             | (ACTOR_TASK if actor.role is Role.TASK else 0)
             | (ACTOR_ENDS if index in ends else 0)
+            | (ACTOR_LINGERS if index in lingering else 0)
         )
         actors.append(
             ACTOR.pack(
                 *(start, counts[index], len(numbers), actor.depth, actor.leader, bits),
-                *(actor.exit_signal, 0, actor.comm),
+                *(actor.exit_signal, actor.tag, actor.comm),
             )
         )
         start += counts[index]

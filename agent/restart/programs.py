@@ -11,7 +11,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 
-from agent.errors import RefusedError, UsageError
+from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.control import Program
 from agent.restart.plan import Plan
@@ -20,10 +20,10 @@ from agent.restart.rights import Host, obstacles, recorded, this_host
 
 
 def split_command(text: str) -> list[str]:
-    """A command as a shell splits it into words.
+    """A command as a shell splits it into words, one at least.
 
     Raises:
-        UsageError: a quote is open, there is nothing, or the program is not to be found.
+        UsageError: a quote is open, or there is nothing.
     """
     try:
         words = shlex.split(text)
@@ -31,9 +31,18 @@ def split_command(text: str) -> list[str]:
         raise UsageError(f"--run {text}: {error}") from error
     if not words:
         raise UsageError("--run: expected hold, argv or a command")
+    return words
+
+
+def with_path(words: list[str]) -> list[str]:
+    """The path of a command's program, then the command.
+
+    Raises:
+        CkptreeError: it is not to be found.
+    """
     path = shutil.which(words[0])
     if path is None:
-        raise UsageError(f"--run {text}: there is no program {words[0]}")
+        raise CkptreeError(f"--run: there is no program {words[0]}")
     return [os.path.abspath(path), *words]
 
 

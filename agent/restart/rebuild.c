@@ -73,7 +73,7 @@ static void map_program(void)
 	       + ((size_t)head.dependencies + head.numbers) * 4;
 	size = (size + 7) & ~(size_t)7;
 	at = map(size + sizeof(struct answer) + head.actors * sizeof(int32_t), MAP_SHARED, FD_PROGRAM, 0);
-	words = 2 * (size_t)head.steps + 2 * (size_t)head.actors;
+	words = 2 * (size_t)head.steps + 3 * (size_t)head.actors;
 	state_size = (sizeof(struct state) + 63) & ~(size_t)63;
 	program.state = map(state_size + words * 4, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	program.stacks = map((size_t)head.actors * ACTOR_STACK, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -91,6 +91,7 @@ static void map_program(void)
 	program.needed = array(&word, head.steps);
 	program.alive = array(&word, head.actors);
 	program.asked = array(&word, head.actors);
+	program.ending = array(&word, head.actors);
 	for (uint32_t n = 0; n < head.dependencies; n++)
 		program.needed[program.dependencies[n]] = 1;
 	for (uint32_t n = 0; n < head.steps; n++)
@@ -203,12 +204,33 @@ static void share_memory(void)
 		CALL2(munmap, stack + page * PAGE, PAGE);
 }
 
+static _Noreturn void end_without_guard(void)
+{
+	take_down();
+	leave(0);
+}
+
+/*
+ * The guard may be killed. A namespace then goes with its init, and the init with the guard. Elsewhere it is for the
+ * reaper to do what the guard would have done; nobody else keeps its handler.
+ */
+static void outlive_guard(void)
+{
+	struct signal_stack stack = {map(GUARD_STACK, MAP_SHARED | MAP_ANONYMOUS, -1, 0), 0, GUARD_STACK};
+	struct signal_action action = {(uint64_t)(uintptr_t)end_without_guard, SA_ONSTACK | SA_RESTORER,
+				       (uint64_t)(uintptr_t)end_without_guard, ~(uint64_t)0};
+
+	if (stack.base) {
+		CALL2(sigaltstack, &stack, 0);
+		CALL4(rt_sigaction, SIGTERM, &action, 0, 8);
+	}
+	CALL2(prctl, PR_SET_PDEATHSIG, SIGTERM);
+}
+
 /* What actor 0 does before it is one; all others inherit it. */
 static void begin_tree(void *index)
 {
-	struct {
-		uint64_t handler, flags, restorer, mask;
-	} by_default = {0};
+	struct signal_action by_default = {0};
 	uint64_t nothing = 0;
 	long null;
 
@@ -230,7 +252,10 @@ static void begin_tree(void *index)
 		program.answer->proc_error = (int)-answer;
 	} else if (program.head->flags & PROGRAM_REAPER) {
 		CALL5(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+		outlive_guard();
 	}
+	if (guard_is_gone())
+		leave(1);
 	if (program.head->flags & PROGRAM_NO_STDIO) {
 		null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
 		if (null < 0)

@@ -24,6 +24,7 @@ enum op {	/* see Op in plan.py */
 	OP_AWAIT,
 	OP_ACTIVATE,
 	OP_STOP,
+	OP_LINGER,
 };
 
 /* value of an OP_CLONE step */
@@ -41,9 +42,10 @@ enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 
 /* program_actor.flags */
 #define ACTOR_THREAD 1u
-#define ACTOR_SPARE 2u		/* its numbers are spare ones: the same at every level */
+#define ACTOR_SPARE 2u		/* its numbers are spare ones, the same at every level; an init's innermost is 1 */
 #define ACTOR_TASK 4u
 #define ACTOR_ENDS 8u		/* it exits within the program */
+#define ACTOR_LINGERS 16u	/* and waits within its exit until its namespace is empty: somebody has an OP_LINGER for it */
 
 struct program_head {
 	uint32_t magic;
@@ -66,7 +68,7 @@ struct program_actor {
 	uint32_t leader;
 	uint32_t flags;
 	int32_t exit_signal;
-	uint32_t reserved;
+	uint32_t tag;		/* of its pid object in the image; 0: it has none */
 	char comm[16];
 };
 

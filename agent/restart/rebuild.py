@@ -150,9 +150,15 @@ class Rebuild:
         """Have all killed; wait() returns when that is done."""
         self._send(Message(Said.KILL))
 
-    def detach(self) -> None:
-        """Leave the tree to its guard, which stays with it."""
-        self._send(Message(Said.DETACH))
+    def detach(self, pidfile: Path | None = None) -> None:
+        """Leave the tree to its guard, which stays with it, and removes the file with its pid when it goes."""
+        if pidfile is None:
+            self._send(Message(Said.DETACH))
+        else:
+            name = os.fsencode(os.path.realpath(pidfile)) + b"\0"
+            offset = control.next_page(os.fstat(self._file).st_size)
+            os.pwrite(self._file, name, offset)
+            self._send(Message(Said.DETACH, offset=offset, size=len(name)))
         self._over = True
         self._detached = True
         self._close()
@@ -365,7 +371,8 @@ def holders(numbers: tuple[int, ...]) -> str:
             lines.append(f"; nobody visible has {number} now: a session or group may still be named so")
         else:
             lines.append(f"; {number} is now {comm}")
-    return "".join(lines)
+    advice = "; --no-pids takes any numbers" if lines else ""
+    return "".join(lines) + advice
 
 
 def _spawned(helper: Path, program_file: int, control_socket: int, *, begin: Begin) -> int:

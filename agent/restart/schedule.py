@@ -10,7 +10,8 @@ The order of things
 3. Subreaper flags get what they are to be. Pending namespaces are entered.
 4. Groups: their owners found them, others join, and owners that belong elsewhere leave last. Where each waits for the
    other, a holder keeps a group alive.
-5. Tasks are activated in tree order, zombies and dead leaders exit in their turn. Ghosts leave. Stopped tasks stop.
+5. Tasks are activated in tree order, zombies and dead leaders exit in their turn. Ghosts leave. Inits that wait within
+   their exit for others of their namespace exit, those below before those above. Stopped tasks stop.
 """
 
 from collections.abc import Collection
@@ -92,8 +93,13 @@ class Scheduler:
         self._script.phase = Phase.ACTIVATE
         for node in self._cast.tasks:
             row = node.task
+            if node.lingers:
+                continue
             if row is not None and node.exits:
-                self._script.step(Op.EXIT, node, value=row.exit_code or 0)
+                by_itself = (
+                    row.state is TaskState.DEAD_LEADER and node.waits_in_exit
+                )  # a signal would take its thread along
+                self._script.step(Op.EXIT, node, value=0 if by_itself else row.exit_code or 0)
                 if row.state is TaskState.ZOMBIE and node is not self._cast.top:
                     self._script.step(Op.AWAIT, self._script.parent_of(node), node)
             else:
@@ -101,6 +107,10 @@ class Scheduler:
         self._script.phase = Phase.LEAVE
         for ghost in _deepest_first(self._cast.ghosts):
             self._script.leave(ghost)
+        lingering = [node for node in (*self._cast.tasks, *self._cast.keepers) if node.lingers]
+        for node in sorted(lingering, key=lambda one: self._cast.level(one.space), reverse=True):
+            self._script.step(Op.EXIT, node, value=(node.task.exit_code or 0) if node.task is not None else 0)
+            self._script.step(Op.LINGER, self._script.parent_of(node), node)
         self._script.phase = Phase.STOP
         stopped = set()
         for node in self._cast.tasks:

@@ -77,7 +77,7 @@ class Script:
         else:
             self._machine.run(step)
         after = self._conflicts.enter(len(self._steps), step, self._machine.kernel.touched)
-        self._steps.append(step._replace(after=after))
+        self._steps.append(Step(op, by.index, about, value, self.phase, after, why) if after else step)
 
     def is_born(self, node: Node) -> bool:
         """Whether its CLONE is written."""
@@ -89,7 +89,7 @@ class Script:
 
     def parent_of(self, node: Node) -> Node:
         """Its parent as things stand."""
-        parent = self.task(node).parent
+        parent = self.task(node).leader.parent
         if parent is None or parent not in self._by_task:
             raise CallRefusedError("ECHILD", f"nobody of the tree is the parent of {node!r}")
         return self._by_task[parent]

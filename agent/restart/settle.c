@@ -5,6 +5,54 @@
  */
 #include "state.h"
 
+extern char __executable_start[], etext[], edata[], end[];	/* the linker's */
+
+static char *append(char *at, const char *text)
+{
+	while (*text)
+		*at++ = *text++;
+	return at;
+}
+
+static char *append_number(char *at, uint32_t number)
+{
+	char digits[10];
+	size_t count = 0;
+
+	do
+		digits[count++] = (char)('0' + number % 10);
+	while (number /= 10);
+	while (count)
+		*at++ = digits[--count];
+	return at;
+}
+
+/*
+ * What ps and pgrep -f show. The kernel reads it from private memory alone, and of that there is none before nobody is
+ * born any more. Where it cannot be set, it stays empty.
+ */
+static void set_command_line(const struct program_actor *actor)
+{
+	char *text = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at = text;
+	struct memory_map memory = {
+		.start_code = (uintptr_t)__executable_start, .end_code = (uintptr_t)etext,
+		.start_data = (uintptr_t)etext, .end_data = (uintptr_t)edata,
+		.start_brk = (uintptr_t)end + PAGE, .brk = (uintptr_t)end + PAGE,
+		.start_stack = (uintptr_t)program.stacks, .exe_fd = ~0u,
+	};
+
+	if (!text)
+		return;
+	at = append(at, actor->tag ? "ckptree: held " : "ckptree: reaper");
+	if (actor->tag) {
+		at = append_number(at, actor->tag);
+		at = append(append(at, " "), actor->comm);
+	}
+	memory.arg_start = (uintptr_t)text;
+	memory.arg_end = memory.env_start = memory.env_end = (uintptr_t)at + 1;
+	CALL5(prctl, PR_SET_MM, PR_SET_MM_MAP, &memory, sizeof(memory), 0);
+}
+
 static _Noreturn void hold(void)
 {
 	for (;;)
@@ -75,6 +123,7 @@ _Noreturn void actor_settle(uint32_t me)
 	if (!me && (program.head->flags & PROGRAM_REAPER)) {
 		actor_disarm(me);
 		CALL3(close_range, 3, ~0u, 0);
+		set_command_line(actor);
 		count();
 		reap();
 	}
@@ -100,6 +149,8 @@ _Noreturn void actor_settle(uint32_t me)
 	}
 	actor_disarm(me);
 	CALL3(close_range, 3, ~0u, 0);
+	if (!(actor->flags & ACTOR_THREAD))
+		set_command_line(actor);
 	if (!stops(me))
 		count();
 	hold();

@@ -76,6 +76,8 @@ class Machine:
                 kernel.wait(by, self.task(step.target), reap=True)
             case Op.AWAIT:
                 kernel.wait(by, self.task(step.target), reap=False)
+            case Op.LINGER:
+                kernel.linger(self.task(step.target))
             case Op.STOP:
                 kernel.stop(by)
             case Op.ACTIVATE:

@@ -178,7 +178,7 @@ class Solver:
             found.append(Arrangement(session, parent, above.sid))
         if self._is_free(above) and above.leads_session and above not in (cast.top, session):
             found.append(Arrangement(above, None, session))
-        if self._is_free(session) and session.role is Role.TASK:
+        if self._is_free(session) and session.role in (Role.TASK, Role.KEEPER):
             births = dict.fromkeys(birth for birth in (above.sid, above.birth_sid) if birth is not None)
             found += [Arrangement(session, parent, birth) for birth in births if birth is not session]
         return found
@@ -211,7 +211,7 @@ class Solver:
         for node in cast.nodes:
             fits = session is None or session in sessions(node)  # at some time
             if fits and node is not ghost and node.leader is node and node.space in cast.chain(ghost.space):
-                if node.role is Role.GHOST and node.maker is None:
+                if (node.role is Role.GHOST and node.maker is None) or any(one.leader is ghost for one in makers(node)):
                     continue
                 if not node.exits:
                     return node

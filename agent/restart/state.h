@@ -46,6 +46,7 @@ struct program {
 	uint32_t *done;			/* by step */
 	uint32_t *alive;		/* by actor: its tid, a robust futex */
 	uint32_t *asked;		/* by actor: enum ask */
+	uint32_t *ending;		/* by actor that lingers: the same robust futex, for its end */
 	uint32_t *needed;		/* by step: somebody waits for it */
 	uint32_t root;			/* first actor that is a task */
 	char *stacks;			/* by actor: ACTOR_STACK bytes */
@@ -100,6 +101,15 @@ static inline void wait_at_least(uint32_t *word, uint32_t wanted)
 	}
 	while ((value = load(word)) < wanted)
 		futex_wait(word, value, NULL);
+}
+
+/* Its end of the reports' channel is closed then, and nobody else's is open. */
+static inline int guard_is_gone(void)
+{
+	struct poll_fd reports = {FD_REPORT, 0, 0};
+	struct timespec64 now = {0, 0};
+
+	return CALL5(ppoll, &reports, 1, &now, 0, 0) > 0;
 }
 
 static inline void wake_guard(void)

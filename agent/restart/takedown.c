@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The end of a tree. A namespace goes as a whole with its init. Without one, whoever descends from the guard is killed,
- * again and again until there is nobody: the guard is a subreaper, so nobody can get away from under it.
+ * The end of a tree. A namespace goes as a whole with its init. Without one, whoever descends from the reaper is killed,
+ * again and again until there is nobody: it is a subreaper, so nobody can get away from under it. That is the work of the
+ * reaper itself, for should the guard be killed meanwhile, it goes on. What it has left the guard does, in the same way.
  */
 #include "guard.h"
 
 #define MOST_PIDS (4 * 1024 * 1024)	/* PID_MAX_LIMIT */
+#define REAPER_PATIENCE_NS 5000000000u
 
 static void wait_for(int32_t pid)
 {
@@ -95,6 +97,37 @@ static void kill_descendants(int32_t *parents, int32_t *pids, int32_t self)
 		parents[pids[n]] = 0;
 }
 
+/* SIGTERM is what it also gets when the guard dies. */
+static void leave_it_to_the_reaper(void)
+{
+	struct child_info info = {0};
+	uint64_t begin = now_ns();
+
+	CALL2(kill, guard.first, SIGTERM);
+	while (CALL5(waitid, P_PID, guard.first, &info, WEXITED | WNOHANG | WNOWAIT | WALL, 0) == 0 && !info.pid
+	       && now_ns() - begin < REAPER_PATIENCE_NS)
+		sleep_ns(500000);
+}
+
+/* Another tree may have put its own guard's pid there meanwhile. */
+void remove_pidfile(void)
+{
+	char text[16] = {0};
+	long fd, size;
+
+	if (!guard.pidfile)
+		return;
+	fd = CALL4(openat, -100, guard.pidfile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	size = CALL3(read, fd, text, sizeof(text) - 1);
+	CALL1(close, fd);
+	if (size > 0 && text[size - 1] == '\n')
+		text[size - 1] = 0;
+	if (number_in(text) == (int32_t)CALL0(getpid))
+		CALL3(unlinkat, -100, guard.pidfile, 0);
+}
+
 void take_down(void)
 {
 	size_t size = MOST_PIDS * sizeof(int32_t);
@@ -110,6 +143,8 @@ void take_down(void)
 		}
 		return;
 	}
+	if (guard.first && (program.head->flags & PROGRAM_REAPER))
+		leave_it_to_the_reaper();
 	parents = map(size, flags, -1, 0);
 	pids = map(size, flags, -1, 0);
 	for (;;) {

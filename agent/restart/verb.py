@@ -2,7 +2,8 @@
 """The verb restart: rebuild the tree of a snapshot, and stay with it.
 
 Its exit code is, with `--run hold`, 0 when a signal has taken the tree down; with a command it is the root's, and 125
-where restart itself failed: nobody could tell 1 or 2 from those of the command.
+where restart itself failed: nobody could tell 1 or 2 from those of the command. Only options that cannot be meant are 2
+always, as everywhere.
 """
 
 import json
@@ -25,6 +26,27 @@ if TYPE_CHECKING:
     from agent.restart.verify import Standing
 
 OWN_FAILURE = 125
+EPILOG = """\b
+A CMD finds in its environment
+  CKPTREE_TAG      which task of the image it is
+  CKPTREE_PID      its pid, as ckptree sees it
+  CKPTREE_NUMBERS  its pid at every level: 30,1
+  CKPTREE_THREADS  TAG:NUMBERS of each thread it has to make
+  CKPTREE_IMAGE    the path of FILE
+  CKPTREE_TTY      its terminal, and
+  CKPTREE_FOWN     the owners of its files, in JSON
+
+\b
+--json prints one line when the tree stands, before any CMD:
+  {"root": PID, "tasks":
+   [{"tag": T, "pid": PID, "numbers": [N, ...]}, ...]}
+
+\b
+Exit codes of hold and --detach: 0 ended by a signal, or left
+to its guard; 1 failed; 2 usage; 5 this host cannot, or not
+now; 7 cannot be rebuilt; 8 no image. With CMD or argv: that
+of the root, 128 and more for a signal; 125 failed; 2 usage.
+"""
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _FORWARDED = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
@@ -47,6 +69,7 @@ class _Wish(NamedTuple):
     any_numbers: bool
     pidns: bool
     run: str
+    command: list[str] | None
     detach: bool
     pidfile: Path | None
     as_json: bool
@@ -66,10 +89,13 @@ def restart(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
-    wish = _Wish(file, not pids, pidns, run, detach, pidfile, as_json)
+    from agent.restart.programs import split_command
+
+    if pidfile is not None and not detach:
+        raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
+    command = split_command(run) if run not in ("hold", "argv") else None
+    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json)
     try:
-        if pidfile is not None and not detach:
-            raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
         code = _restart(wish)
     except CkptreeError as error:
         if run == "hold":
@@ -85,24 +111,26 @@ def restart(
 
 
 def _restart(wish: _Wish) -> int:
-    from agent.restart import pidfile
+    from agent.restart import guest, pidfile
     from agent.restart.planning import make_plan
     from agent.restart.preflight import preflight
-    from agent.restart.programs import own_arguments, split_command
+    from agent.restart.programs import own_arguments, with_path
     from agent.restart.rebuild import Rebuild
     from agent.restart.verify import Standing, beginning
 
-    words = split_command(wish.run) if wish.run not in ("hold", "argv") else None
+    words = with_path(wish.command) if wish.command else None
     snapshot = load_file(wish.file)
+    if not wish.pidns and guest.is_init(snapshot):
+        snapshot = guest.as_guest(snapshot)
     plan = make_plan(snapshot, pidns=wish.pidns)
-    for note in plan.notes:
-        say(note)
     programs = None
     if wish.run == "argv":
         programs, held = own_arguments(snapshot, plan)
         for line in held:
             say(line)
     preflight(plan, any_numbers=wish.any_numbers)
+    for note in plan.notes:
+        say(note)
     if wish.pidfile is not None:
         pidfile.check(wish.pidfile)
     with (
@@ -205,7 +233,7 @@ def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: P
     rebuild.release(programs)
     if pidfile is not None:
         pidfiles.write(pidfile, rebuild.guard)
-    rebuild.detach()
+    rebuild.detach(pidfile)
     say(f"the tree stays with its guard, {rebuild.guard}: SIGTERM to that ends it")
 
 

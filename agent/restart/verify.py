@@ -8,7 +8,8 @@ namespace from that of the procfs inward. The last `depth + 1` of them are those
 
 Compared while all stand, ghosts among them: numbers at every level, thread group, parent, session, group, and the pid
 namespace, which is to be the same for those that had the same, and another for those that had not. Once the tree is
-active: what is a zombie, with which status; what is stopped; that ghosts have gone.
+active: what is a zombie, with which status; what is stopped; that ghosts have gone; and that an init which waits within its
+exit does so. The image has a zombie there, for it has exited: /proc has some other state, PF_EXITING, and the status.
 
 What /proc cannot show: *which thread* of its parent a task is a child of (PPid names the process); the session and group
 of a zombie's dead parent; whether a task is a subreaper.
@@ -29,6 +30,8 @@ _SETTLING: Final = 2.0
 """Seconds that a signal may take until everybody it stops has stopped."""
 
 _EXIT_CODE: Final = 52 - 3  # field 52 of stat; the first one after comm is field 3
+_FLAGS: Final = 9 - 3
+_PF_EXITING: Final = 4
 _CORE: Final = 0x80
 
 
@@ -217,6 +220,7 @@ def verify_active(standing: Standing, *, stopped: bool) -> list[str]:
 
 def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
     plan = standing.plan
+    lingering = plan.lingering()
     for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
         pid = standing.pids[index]
         status = read_status(pid)
@@ -224,7 +228,10 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
         if status is None:
             yield f"{who}: there is nobody"
             continue
-        wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (status.state in "ZX")
+        exits = index in lingering
+        wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (status.state in "ZX" or exits)
+        if exits and (status.state in "ZX" or not _is_exiting(pid)):
+            yield f"{who}: is in state {status.state}, and is to wait within its exit"
         if stopped:
             wrong |= (task.state is TaskState.STOPPED) != (status.state == "T")
         if wrong:
@@ -246,8 +253,17 @@ def _is(standing: Standing, index: int) -> bool:
 
 
 def _exit_code(pid: int) -> int:
+    return _stat(pid, _EXIT_CODE)
+
+
+def _is_exiting(pid: int) -> bool:
+    return bool(_stat(pid, _FLAGS) & _PF_EXITING)
+
+
+def _stat(pid: int, field: int) -> int:
+    """0 where there is nothing to read."""
     try:
-        return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[_EXIT_CODE])
+        return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[field])
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -135,10 +135,12 @@ static void release(const struct message *message)
 	stage = RELEASING;
 }
 
-static void detach(void)
+static void detach(const struct message *message)
 {
 	long null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
 
+	if (message->size)
+		guard.pidfile = map(message->size, MAP_PRIVATE, FD_PROGRAM, message->offset);
 	for (int stream = 0; null >= 0 && stream < 3; stream++)
 		CALL3(dup3, null, stream, 0);
 	CALL1(chdir, "/");
@@ -164,7 +166,7 @@ static int obey(const struct message *message)
 			CALL2(kill, program.outer[program.root], message->value);
 		break;
 	case SAID_DETACH:
-		detach();
+		detach(message);
 		break;
 	case SAID_KILL:
 		return 0;
@@ -296,6 +298,7 @@ void guard_watch(void)
 		go_on();
 	}
 	take_down();
+	remove_pidfile();
 	gone.value = guard.root_status;
 	tell(gone);
 }

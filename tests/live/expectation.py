@@ -189,8 +189,9 @@ class Expectation:
         if shown.state == "Z" and shown.threads == 1:
             return TaskState.ZOMBIE, shown.exit_code & ~_CORE_DUMPED
         if shown.state == "Z":
-            # Of a stopped group /proc shows the stop, not how its leader left.
-            return TaskState.DEAD_LEADER, task.exit_code
+            # Of a stopped group /proc shows the stop, not how its leader left; of one that is over, how that ended.
+            over = task.process.alive() is None
+            return TaskState.DEAD_LEADER, shown.exit_code & ~_CORE_DUMPED if over else task.exit_code
         return (TaskState.STOPPED if shown.state == "T" else TaskState.RUNNING), None
 
     def _leaks(self) -> Iterator[int]:

@@ -76,6 +76,64 @@ def namespace_that_cannot_end_and_is_ignored(tree: Tree) -> Target:
 
 
 @scenario
+def namespaces_that_cannot_end_within_one_another(tree: Tree) -> Target:
+    """The inner init exits with a status, the outer one is killed; both wait for zombies of 4, and of the root."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 2 3 newpid; fork 1 4; setns 4 3; fork 4 5; setns 1 2; fork 1 6")
+    tree.run("exit 5 3; exit 3 7; kill 2")
+    return Target()
+
+
+@scenario
+def namespace_that_cannot_end_in_its_last_thread(tree: Tree) -> Target:
+    """The leader has exited before; a namespace within, whose init is that thread's child, cannot end either."""
+    tree.run(
+        CONTAINER + "fork 1 2 newpid; thread 2 3; fork 2 4 newpid; fork 1 5; setns 5 4; fork 5 6; leave 2; exit 3 4"
+    )
+    return Target()
+
+
+@scenario
+def namespace_that_cannot_end_and_whose_last_thread_was_killed(tree: Tree) -> Target:
+    """By a signal, from outside."""
+    tree.run(CONTAINER + "fork 1 2 newpid; thread 2 3; fork 1 5; setns 5 2; fork 5 6; leave 2 7; kill 2")
+    return Target()
+
+
+@scenario
+def namespace_that_cannot_end_because_of_a_group(tree: Tree) -> Target:
+    """An inner init waits inside its exit for the number of 4, which is gone; 3 is in its group."""
+    tree.run(CONTAINER + "fork 1 2 newpid; fork 1 3; setns 1 2; fork 1 4; setns 1 1")
+    tree.run("setpgid 1 4 4; setpgid 1 3 4; exit 2 5; wait 1 4")
+    return Target()
+
+
+@scenario
+def namespace_whose_init_is_no_descendant(tree: Tree) -> Target:
+    """It is a sibling of the root, where some live in it."""
+    tree.run(
+        "fork 0 1; setsid 1; fork 1 2 sibling newpid; setns 1 2; fork 1 3; fork 3 4; exit 4; fork 3 5 newpid; setsid 5"
+    )
+    return Target(mode="subtree")
+
+
+@scenario
+def namespaces_whose_inits_are_no_descendants(tree: Tree) -> Target:
+    """Two, one within the other; in the inner one there is a zombie, and in the outer one somebody lives."""
+    tree.run(
+        "fork 0 1; setsid 1; fork 1 2 sibling newpid; fork 0 7; setns 7 2; fork 7 8; fork 8 3 sibling newpid; exit 7"
+    )
+    tree.run("fork 1 4; setns 4 3; fork 4 5; exit 5 1; setns 1 2; fork 1 6")
+    return Target(mode="subtree")
+
+
+@scenario
+def group_of_an_init_that_is_no_descendant(tree: Tree) -> Target:
+    """The root and one who lives in that namespace are in it."""
+    tree.run("fork 0 1; fork 1 2 sibling newpid; setpgid 0 2 2; setpgid 0 1 2; setns 1 2; fork 1 3")
+    return Target(mode="subtree")
+
+
+@scenario
 def unshare_then_fork(tree: Tree) -> Target:
     """2 stays where it is; its first child is an init."""
     tree.run(CONTAINER + "fork 1 2; unshare 2; fork 2 3; fork 2 4; fork 4 5")

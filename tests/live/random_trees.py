@@ -6,8 +6,9 @@ that can take that step in the oracle's present state; a draw that nothing can t
 a valid program, which lets Hypothesis shrink it freely, and the script played is in ``Tree.log``.
 """
 
+import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ class Program(NamedTuple):
     choice: int = 0
 
 
-class _Player:
+class Player:
     """Turns draws into steps."""
 
     def __init__(self, tree: Tree) -> None:
@@ -52,6 +53,7 @@ class _Player:
         self.next_node = ROOT + 1
 
     def play(self, draw: Draw) -> None:
+        """One step, if anybody can take it."""
         actors = [task for task in self._living() if self.tree.can_act(task)]
         if actors:
             step: Callable[[Draw, Task], None] = getattr(self, f"_{draw.verb}")
@@ -186,14 +188,27 @@ class _Player:
         )
 
 
-def play(tree: Tree, program: Program) -> None:
-    """Make the root and carry the program out; the root is node 1 and lives on."""
-    tree.fork(0, ROOT, *(["newpid"] if program.root != "subtree" else []))
-    if program.root != "subtree":
+def begin(tree: Tree, root: str) -> Player:
+    """Make the root, which is node 1 and lives on; what comes then is for the caller to draw."""
+    tree.fork(0, ROOT, *(["newpid"] if root != "subtree" else []))
+    if root != "subtree":
         tree.setsid(ROOT)
-    player = _Player(tree)
+    return Player(tree)
+
+
+def play(tree: Tree, program: Program) -> None:
+    """Make the root and carry the program out."""
+    player = begin(tree, program.root)
     for draw in program.draws:
         player.play(draw)
+
+
+def random_draws(seed: int, count: int) -> Iterator[Draw]:
+    """So many draws, the same ones for the same seed."""
+    chance = random.Random(seed)
+    verbs = sorted(WEIGHTS.elements())
+    for _ in range(count):
+        yield Draw(chance.choice(verbs), *(chance.randrange(256) for _ in range(3)))
 
 
 def chosen(tree: Tree, program: Program) -> Task:

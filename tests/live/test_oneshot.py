@@ -367,3 +367,17 @@ def test_a_plain_user_is_told_to_be_root(public: Path) -> None:
 
     assert_cannot(Ran(ran.returncode, ran.stdout, ran.stderr.decode()), "not permitted", "root")
     assert not (public / "socket").exists()
+
+
+def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    """Root may well stand in a folder that others write."""
+    for name in ("agent", "bpf", "bcc", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({os.fspath(tmp_path / 'ran')!r}, 'w')\n")
+    installed = Path(sys.executable).with_name("ckptree")
+    ran = [
+        subprocess.run([installed, *words], cwd=tmp_path, capture_output=True, check=False)
+        for words in (("snapshot", str(os.getpid()), "--source", "bpf", "-f", "json"), ("doctor",))
+    ]
+
+    assert not (tmp_path / "ran").exists()
+    assert ran[0].returncode == 0, ran[0].stderr

@@ -83,9 +83,10 @@ def test_the_death_of_the_root_is_noticed() -> None:
 COORDINATOR = """
 import sys, time
 from tests.plans import PlanWriter
+from agent.restart.plan import Role
 from agent.restart.rebuild import Rebuild
 writer = PlanWriter(pidns=sys.argv[1] == "pidns")
-root = writer.actor(1) if writer.pidns else writer.actor(depth=0)
+root = writer.actor(1) if writer.pidns else writer.actor(role=Role.REAPER, tag=0)
 for n in range(10):
     child = writer.born(writer.born(root, 100 + n), 200 + n)
 plan = writer.activated().plan()
@@ -123,10 +124,11 @@ def test_a_coordinator_that_is_killed_leaves_nothing(space: str, when: str) -> N
     assert_gone(pids)
 
 
+@pytest.mark.parametrize("space", ["pidns", "no-pidns"])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_a_detached_tree_ends_with_its_guard(end: signal.Signals) -> None:
-    """By a request, or because it was killed: actor 0 dies with its parent, and its namespace with it."""
-    process, pids = coordinator("pidns", "detached")
+def test_a_detached_tree_ends_with_its_guard(end: signal.Signals, space: str) -> None:
+    """By a request, or because it was killed: the init dies with it, or the reaper does what is left to do."""
+    process, pids = coordinator(space, "detached")
     process.communicate()
     time.sleep(0.3)
     assert process.returncode == 0

@@ -4,10 +4,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.live.scenario import CONTAINER, Target
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 
@@ -21,21 +23,33 @@ def snapshot(root: int, socket: Path, *options: str | Path) -> "subprocess.Compl
     return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
 
 
+def a_namespace_whose_init_is_a_child_of_somebody_outside(tree: Tree) -> Target:
+    """5 is in it. The root is an init itself, so nobody of the tree's namespace can be beside it."""
+    tree.run(CONTAINER + "setns 0 1; fork 0 2; setns 0 0; fork 2 3 sibling newpid; fork 1 4; setns 4 3; fork 4 5")
+    return Target()
+
+
 @pytest.mark.parametrize(
-    ("name", "rule"), [("double_fork_daemons", None), ("namespace_that_cannot_end", "dying-namespace")]
+    ("scenario", "rule"),
+    [
+        (SCENARIOS["double_fork_daemons"], None),
+        (a_namespace_whose_init_is_a_child_of_somebody_outside, "namespace-without-init"),
+    ],
 )
 def test_what_stands_in_the_way_is_said_and_written(
-    name: str, rule: str | None, daemon_socket: Path, tmp_path: Path
+    scenario: Callable[[Tree], Target], rule: str | None, daemon_socket: Path, tmp_path: Path
 ) -> None:
     """Or refused, or not looked for, as one likes."""
     strict = tmp_path / "strict.json"
     with Tree() as tree:
-        root = tree.number(SCENARIOS[name](tree).root)
-        plain = snapshot(root, daemon_socket)
-        required = snapshot(root, daemon_socket, "--require-rebuildable", "-o", strict)
-        unasked = snapshot(root, daemon_socket, "--no-plan")
+        root = tree.number(scenario(tree).root)
+        plain = snapshot(root, daemon_socket, "--mode", "subtree")
+        required = snapshot(root, daemon_socket, "--mode", "subtree", "--require-rebuildable", "-o", strict)
+        unasked = snapshot(root, daemon_socket, "--mode", "subtree", "--no-plan")
 
-    assert [row["rule"] for row in json.loads(plain.stdout)["not_rebuildable"]] == ([rule] if rule else [])
+    told = json.loads(plain.stdout)["not_rebuildable"]
+    assert [row["rule"] for row in told] == ([rule] if rule else [])
+    assert all(row["text"].endswith("a limit of ckptree") for row in told)
     assert ("not rebuildable, because" in plain.stderr) == bool(rule)
     assert plain.returncode == unasked.returncode == 0
     assert json.loads(unasked.stdout)["not_rebuildable"] == []

@@ -25,21 +25,18 @@ from tests.live.treeprog import Tree
 
 pytestmark = pytest.mark.live
 
-HOPELESS = dict.fromkeys(("namespace_that_cannot_end", "namespace_that_cannot_end_and_is_ignored"), "dying-namespace")
-"""Scenarios that cannot be made again, and the rule that says so."""
-
 TOO_DEEP = "deepest_namespace"
 """It has all levels that there are, and a namespace of its own above them is one too many."""
 
 
-NAMED = {"dead-init", "namespace-without-init", "dying-namespace", "init-in-inner-group", "zombie-thread"}
+NAMED = {"init-in-inner-group", "zombie-thread"}
 """Rules by which a random tree may be refused. They name what the plans here cannot do, not what no kernel can."""
 
 UNEXPLAINED = {"refused-call", "session-of-another-line", "simulation", "ghost-without-maker", "circular-births"}
 """No way to make it was found, which does not say that there is none."""
 
 SEEDS = int(os.environ.get("CKPTREE_SEEDS", "60"))
-REBUILT = 0.8
+REBUILT = 0.98
 """The least share of independent random trees that comes again."""
 
 
@@ -80,10 +77,6 @@ def test_a_scenario_comes_again(name: str, births: str, capture: Capture) -> Non
         snapshot = capture(tree.number(target.root), mode)
     if births == "unobserved":
         snapshot = unobserved(snapshot)
-    if name in HOPELESS:
-        with pytest.raises(NotRebuildableError, match=HOPELESS[name]):
-            make_plan(snapshot)
-        return
     if name == TOO_DEEP:
         with pytest.raises(HostError, match="nest 32 deep"):
             preflight(make_plan(snapshot))

@@ -7,12 +7,8 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,9 +16,10 @@ from agent.model import CKPT_PID_ROOT
 from agent.restart.verify import read_status
 from exporters import registry
 from tests.builders import a_snapshot, a_task
+from tests.live.rebuilds import is_gone as gone
+from tests.live.restartverb import TOP, command, ran, running, soon
 
 pytestmark = pytest.mark.live
-TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -38,48 +35,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("image") / "tree.ckpt"
     path.write_bytes(registry.image(snapshot, "ckpt"))
     return path
-
-
-def command(*arguments: str | Path) -> list[str]:
-    """The verb and its arguments."""
-    return [sys.executable, "-m", "agent", "restart", *(os.fspath(argument) for argument in arguments)]
-
-
-def ran(*arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """To its end."""
-    given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": 30} | options
-    return subprocess.run(command(*arguments), cwd=TOP, capture_output=True, text=True, check=False, **given)
-
-
-@contextmanager
-def running(*arguments: str | Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
-    """With its ready line."""
-    process = subprocess.Popen(
-        command(*arguments, "--json"), cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        yield process, json.loads(line)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def soon(condition: Any) -> bool:
-    """Whether it comes true within a few seconds."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def gone(pid: int) -> bool:
-    """Dead, if not buried."""
-    found = read_status(pid)
-    return found is None or found.state in "ZX"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -142,7 +97,7 @@ def test_a_second_sigterm_kills(image: Path) -> None:
 
 
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
-    """Then 125: nobody could tell them from the command's."""
+    """Then 125: nobody could tell them from the command's. What cannot be meant is 2 in any case."""
     bad = tmp_path / "bad"
     bad.write_bytes(b"no image")
 
@@ -151,6 +106,8 @@ def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code
     assert ran(tmp_path / "none").returncode == 1
     assert ran(image, "--run", "no-such-program").returncode == 125
     assert ran(image, "--pidfile", tmp_path / "pid").returncode == 2
+    assert ran(image, "--pidfile", tmp_path / "pid", "--run", "true").returncode == 2
+    assert ran(image, "--run", "").returncode == 2
     refused = ran(image, "--run", "argv")
     assert (refused.returncode, "--with-argv" in refused.stderr) == (125, True)
 
@@ -167,6 +124,23 @@ def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: P
     assert Path(f"/proc/{guard}/comm").read_text() == "ckptree-rebuild\n"
     os.kill(guard, signal.SIGTERM)
     assert soon(lambda: gone(guard) and gone(ready["root"]))
+    assert not pidfile.exists()
+
+
+def test_a_guard_removes_its_pid_file_and_no_other_ones(image: Path, tmp_path: Path) -> None:
+    """When the root has ended by itself, too; through a link, with what it points to; not if another pid is in it."""
+    own, link, changed = (tmp_path / name for name in ("own", "link", "changed"))
+    link.symlink_to(own)
+    for file in (link, changed):
+        done = ran(image, "--detach", "--pidfile", file, "--run", "sleep 1000", "--json")
+        guard, root = int(file.read_text()), json.loads(done.stdout)["root"]
+        if file is changed:
+            changed.write_text(f"{guard}0\n")
+        os.kill(root, signal.SIGKILL)
+        assert soon(lambda guard=guard: gone(guard))
+
+    assert not own.exists()
+    assert changed.exists()
 
 
 def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: Path) -> None:

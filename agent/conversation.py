@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client's side of the socket, without the socket: bytes in, bytes out, and when it has to be hung up on.
+
+States
+------
+::
+
+    silent     nothing of a request has come, nothing is unsent      may last IDLE_S
+    asking     a part of a request has come                          may last REQUEST_S, from its first byte on
+    asked      its request waits for its turn, or is being answered  lasts as long as that does
+    answering  an answer, or events, are unsent                      may last STALL_S without one byte being taken
+    listening  it has subscribed and everything is sent              may last for ever; whatever it says is an error
+    closing    it broke the protocol, or hung up its side            ends when what is unsent is sent
+
+A request is answered when the answer before it has been taken, and one at a time: who sends a thousand requests waits
+a thousand turns, in which everybody else has theirs.
+"""
+
+from collections import deque
+from typing import Final
+
+from agent import control
+from agent.access import Viewer
+from agent.service import Asker
+
+IDLE_S: Final = 300.0
+REQUEST_S: Final = 10.0
+STALL_S: Final = 30.0
+READ_BYTES: Final = 1 << 16
+_READY_BYTES: Final = 1 << 16  # below so much unsent, events that wait are made into a message
+
+
+class Conversation:
+    """A client's requests and the daemon's answers.
+
+    Args:
+        viewer: who it is.
+        now_s: of a clock that goes on, here and everywhere below.
+
+    Attributes:
+        closing: hang up once nothing is unsent.
+    """
+
+    def __init__(self, viewer: Viewer, now_s: float) -> None:
+        self._decoder = control.Decoder(control.MAX_REQUEST)
+        self._out: deque[memoryview] = deque()
+        self._unsent = 0
+        self._moved = now_s  # when it last got on: said something, took something
+        self._asking_since = 0.0
+        self._half_closed = False
+        self._asked = False
+        self.asker = Asker(viewer, lambda: self._unsent)
+        self.closing = False
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet."""
+        return self._unsent
+
+    @property
+    def wants_to_read(self) -> bool:
+        """Whether what it says next can be taken now."""
+        return (
+            not self.closing
+            and not self._half_closed
+            and not self._decoder.complete
+            and (not self._unsent or self.subscribed)
+        )
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether events go to it."""
+        return self.asker.subscription is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a request to answer, or an event to tell."""
+        if self.closing or self._asked:
+            return False
+        subscription = self.asker.subscription
+        if subscription is not None:
+            return subscription.waiting and self._unsent < _READY_BYTES
+        return not self._unsent and self._decoder.complete
+
+    @property
+    def over(self) -> bool:
+        """Whether to hang up now."""
+        return self.closing and not self._unsent
+
+    @property
+    def deadline_s(self) -> float:
+        """When it expires, unless it gets on before."""
+        if self._unsent:
+            return self._moved + STALL_S
+        if self.subscribed or self._asked or self._decoder.complete:  # it waits for us
+            return float("inf")
+        return self._asking_since + REQUEST_S if self._decoder.waiting else self._moved + IDLE_S
+
+    @property
+    def expiry(self) -> str:
+        """What it expires of, if it does."""
+        return "stalled" if self._unsent else "half-request" if self._decoder.waiting else "idle"
+
+    def receive(self, data: bytes, now_s: float) -> None:
+        """Take what it says."""
+        self._moved = now_s
+        if self.subscribed:
+            self._fail(control.ProtocolError("a subscription takes no requests: open another connection for them"))
+            return
+        if not self._decoder.waiting:
+            self._asking_since = now_s
+        self._decoder.push(data)
+
+    def hang_up(self) -> None:
+        """It says nothing any more. What it has asked for is still answered, unless it was events."""
+        self._half_closed = True
+        self.closing = self.subscribed or not (self._asked or self._decoder.complete)
+
+    def next_request(self, now_s: float) -> control.Message | None:
+        """The request whose turn it is. None: there is none; or this is not the protocol, and then it is told so."""
+        try:
+            request = self._decoder.pop()
+        except control.ProtocolError as error:
+            self._fail(error)
+            return None
+        self._asking_since = now_s
+        self._asked = request is not None
+        return request
+
+    def reply(self, payload: bytes, now_s: float) -> None:
+        """The answer to that request, packed."""
+        self._asked = False
+        self._put(payload, now_s)
+        self.closing = self._half_closed and not self._decoder.complete
+
+    def tell(self, next_order: int, now_s: float) -> None:
+        """Make a message of the events that wait."""
+        subscription = self.asker.subscription
+        if subscription is not None:
+            self._put(subscription.take(next_order), now_s)
+            self.closing = subscription.ended
+
+    def next_chunk(self) -> memoryview:
+        """What to send next; empty where there is nothing."""
+        return self._out[0] if self._out else memoryview(b"")
+
+    def sent(self, count: int, now_s: float) -> None:
+        """So many bytes of that were taken."""
+        self._moved = now_s
+        self._unsent -= count
+        rest = self._out[0][count:]
+        if rest:
+            self._out[0] = rest
+        else:
+            self._out.popleft()
+
+    def _fail(self, error: control.ProtocolError) -> None:
+        self._put(control.pack(control.failure(error)), self._moved)
+        self.closing = True
+
+    def _put(self, payload: bytes, now_s: float) -> None:
+        if not self._unsent:
+            self._moved = now_s
+        for data in (control.head(payload), payload):
+            self._out.append(memoryview(data))
+            self._unsent += len(data)

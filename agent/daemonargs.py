@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the daemon: a file, and each of its keys as an option, which comes before the file's."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agent.config import Config, allowed, default, given, load, meanings
+from agent.errors import CkptreeError, UsageError
+
+DESCRIPTION = "Watch all process trees of this host, in the foreground, and answer on a Unix socket."
+
+
+def parser() -> argparse.ArgumentParser:
+    """What `parse` understands."""
+    made = argparse.ArgumentParser(prog="ckptree daemon", description=DESCRIPTION, allow_abbrev=False)
+    made.add_argument("--config", type=Path, metavar="FILE", help="TOML file with these keys, with _ for -.")
+    said = meanings()
+    for key in said:
+        made.add_argument(
+            _option(key),
+            metavar=key.rpartition("_")[2].upper(),
+            help=f"{said[key][0].upper()}{said[key][1:]} Must be {allowed(key)}; default {default(key)}.".replace(
+                "%", "%%"
+            ),
+        )
+    return made
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """The configuration that is meant.
+
+    Raises:
+        UsageError: a value is not allowed, or the file is wrong.
+        SystemExit: by argparse, after a usage error of its own or --help.
+    """
+    try:
+        options: dict[str, Any] = vars(parser().parse_args(argv))
+    except OSError as error:  # it prints its help
+        raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
+    path = options.pop("config")
+    config = load(path) if path else Config()
+    for key, text in options.items():
+        if text is not None:
+            try:
+                value = Path(text).absolute() if key == "socket" and text else text
+                config = replace(config, **{key: given(key, str(value))})
+            except UsageError as error:
+                raise UsageError(f"{_option(key)}: {str(error).partition(': ')[2]}") from error
+    return config
+
+
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that ask a daemon about itself, or stay with it: status, watch, metrics."""
+
+import json
+import os
+import select
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agent import rootname
+from agent.client import DEFAULT_SOCKET
+from agent.errors import UsageError
+from agent.fileverbs import AsJson
+from agent.options import ROOT_HELP, Socket
+
+if TYPE_CHECKING:
+    from agent.client import Subscription
+
+_ANSWER_S = 10.0
+_LOOK_S = 1.0  # how often it is looked for whether anybody still reads
+
+
+def status(socket: Socket = None, as_json: AsJson = False) -> None:
+    """Show how the daemon is, and which hooks it has."""
+    from agent.client import Client
+
+    with Client(socket or DEFAULT_SOCKET, _ANSWER_S) as client:
+        found = client.status()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
+    for key, value in found.items():
+        typer.echo(f"{key:<16} {value}")
+    for feature, used in hooks.items():
+        typer.echo(f"hook {feature:<11} {', '.join(used) or 'none: changes are found by the next sweep'}")
+    for hook, said in tried.items():
+        typer.echo(f"tried            {hook}: {said}")
+    for feature in missing:
+        typer.echo(f"kernel lacks     {feature}")
+
+
+def watch(
+    root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, with commas: birth, exec, death, reparent, setsid, setpgid, subreaper.", metavar="KINDS"
+        ),
+    ] = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what happens, a line for each event, as it happens. With --json each line is a JSON object."""
+    from agent import topmost
+    from agent.client import Client
+    from agent.eventlines import as_json as jsonline
+    from agent.eventlines import as_line
+    from agent.events import KINDS
+
+    kinds = None if kind is None else [word for word in kind.split(",") if word]
+    unknown = [word for word in kinds or () if word not in KINDS]
+    if unknown or kinds == []:
+        raise UsageError(f"--kind {kind}: expected some of {', '.join(KINDS)}, with commas")
+    path = socket or DEFAULT_SOCKET
+    write = jsonline if as_json else as_line
+
+    def subscribed(to: str | None) -> "Subscription":
+        return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False)
+
+    meant = rootname.parse_target(root) if root is not None else None
+    # Whoever reads us may leave at any moment: then this ends as every program in a pipe does.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with subscribed(None) if meant is None else topmost.answered(meant, subscribed) as events:
+        while True:
+            event = events.next_within(_LOOK_S)
+            if event is not None:
+                sys.stdout.write(write(event) + "\n")
+                sys.stdout.flush()
+                if event.kind == "end":
+                    return
+            elif _is_unread():
+                os.kill(os.getpid(), signal.SIGPIPE)
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe, or a connection, whose other end has been closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(found & select.POLLERR for _, found in poll.poll(0))
+
+
+def metrics(
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Serve them to scrapers over HTTP: HOST:PORT, or unix:PATH. Stays.", metavar="ADDRESS"),
+    ] = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the daemon's figures in the format OpenMetrics, or serve them."""
+    from agent import openmetrics
+    from agent.client import Client
+
+    if listen is not None and as_json:
+        raise UsageError("--listen serves OpenMetrics: leave out --json")
+    path = socket or DEFAULT_SOCKET
+
+    def ask() -> dict[str, Any]:
+        with Client(path, _ANSWER_S) as client:
+            return client.metrics()
+
+    if listen is not None:
+        from agent import scrape
+
+        scrape.serve(listen, lambda: openmetrics.render(ask()))
+    elif as_json:
+        typer.echo(json.dumps(ask(), indent=1))
+    else:
+        sys.stdout.write(openmetrics.render(ask()))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is around: the unit, and the programs and packages that some formats need. Nothing depends on them."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from agent import picture
+from agent.doctor.finding import Finding
+from agent.doctor.rebuilding import a_tree
+from agent.errors import CkptreeError
+from exporters import registry
+
+_UNITS: Final = ("ckptree.socket", "ckptree.service")
+_BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
+_PATIENCE_S: Final = 10
+
+
+def examine() -> Iterator[Finding]:
+    """All of it."""
+    yield _unit()
+    yield _graphviz()
+    yield _criu()
+
+
+def _unit() -> Finding:
+    """Either of the two is enough: the socket starts the service."""
+    if not _BOOTED.is_dir():
+        return Finding("warn", "unit", "systemd does not run here", "have `ckptree daemon` started at boot your way")
+    try:
+        states = {unit: _enabled(unit) for unit in _UNITS}
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("warn", "unit", f"systemctl does not answer: {error}")
+    found = ", ".join(f"{unit} is {state}" for unit, state in states.items())
+    if "enabled" in states.values():
+        return Finding("ok", "unit", found)
+    mend = f"systemctl enable --now {' '.join(_UNITS)}"
+    if set(states.values()) == {"not-found"}:
+        return Finding("warn", "unit", found, f"install the package, or what is in the folder systemd; then {mend}")
+    return Finding("warn", "unit", f"{found}: after the next boot nobody watches", mend)
+
+
+def _enabled(unit: str) -> str:
+    ran = subprocess.run(
+        ["systemctl", "is-enabled", unit],  # noqa: S607 - where it is differs between distributions
+        capture_output=True, text=True, check=False, timeout=_PATIENCE_S,
+    )  # fmt: skip
+    return ran.stdout.strip() or "not-found"
+
+
+def _graphviz() -> Finding:
+    try:
+        picture.svg(b"digraph { a -> b }", _PATIENCE_S)
+    except CkptreeError as error:
+        return Finding("warn", "format svg", str(error), "apt-get install graphviz")
+    return Finding("ok", "format svg", "graphviz draws")
+
+
+def _criu() -> Finding:
+    try:
+        registry.dump(a_tree(1), "criu")
+    except CkptreeError as error:
+        return Finding("warn", "format criu", str(error), "apt-get install python3-protobuf")
+    if not shutil.which("crit"):
+        return Finding("ok", "format criu", "can be written; crit, which shows it, is not here")
+    return Finding("ok", "format criu", "can be written, and crit is here to show it")

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether processes can be watched here: by a daemon that runs, or by BPF of this process's own; and if not, why not."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from agent import host, rootname
+from agent.client import Client
+from agent.config import Config
+from agent.doctor.finding import Finding, State
+from agent.errors import CkptreeError, HostError
+from agent.watch import Watch
+from bpf import syscall
+from bpf.btf import VMLINUX, Btf
+from bpf.layout import layout
+
+_CAPABILITIES: Final = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_TRACEFS: Final = Path("/sys/kernel/tracing/events")
+_IMPORT_BCC: Final = "import bcc; bcc.BPF; print(bcc.__version__)"
+_PATIENCE_S: Final = 60
+_INSTALL_BCC: Final = (
+    "apt-get install python3-bpfcc, and a virtual environment made by /usr/bin/python3 -m venv --system-site-packages"
+)
+_LOST: Final = {
+    "setsid": "new sessions are found by the next sweep",
+    "setpgid": "changes of groups are found by the next sweep",
+    "subreaper": "new subreapers are found by the next sweep",
+    "reap": "reaps are found when the kernel frees the task",
+}
+
+
+def examine(socket: Path) -> Iterator[Finding]:
+    """All findings about capturing; the last one is about the whole, as ``capture``.
+
+    Args:
+        socket: where a daemon may listen.
+    """
+    daemon, answers = _daemon(socket)
+    own, hooks = _own_watch()
+    yield daemon
+    for part in _parts(own, hooks):
+        # What this process lacks is in nobody's way where a daemon has it, or where the whole has just worked.
+        harmless = part.state == "no" and (answers or own.state == "ok")
+        yield part._replace(state="warn") if harmless else part
+    if own.state == "ok" or not answers:
+        yield own
+    else:
+        yield Finding("warn", "bpf", own.found, "not needed while the daemon answers")
+        yield Finding("ok", "capture", "the daemon has taken a snapshot of this process")
+
+
+def _parts(own: Finding, hooks: list[Finding]) -> Iterator[Finding]:
+    yield _pid_namespace()
+    yield _btf()
+    yield _bcc()
+    yield _capabilities(Path("/proc"))
+    yield _ring_buffer()
+    yield lockdown(Path("/sys/kernel/security/lockdown"))
+    yield from hooks
+    yield _tracefs(hooks)
+    if own.state != "ok":
+        yield from _memory_lock()
+
+
+def _daemon(socket: Path) -> tuple[Finding, bool]:
+    try:
+        with Client(socket, 10.0) as client:
+            sees = client.hello().sees
+            status = client.status()
+            answer = client.snapshot(str(os.getpid()), mode="subtree")
+    except CkptreeError as error:
+        return Finding("warn", "daemon", str(error), "without one, births from before a snapshot are not known"), False
+    text = f"pid {status['pid']} on {socket} watches {status['tasks']} tasks, for {status['uptime_s']:.0f} s now"
+    text += "" if sees == "all" else "; this user is shown their own, root and the group of the daemon all"
+    if not answer.complete:
+        return Finding("warn", "daemon", f"{text}; a snapshot of this process was incomplete: {answer.reasons}"), True
+    return Finding("ok", "daemon", text), True
+
+
+def _own_watch() -> tuple[Finding, list[Finding]]:
+    """Load everything, and take a snapshot of this process."""
+    try:
+        watch = Watch(Config())
+    except (HostError, OSError) as error:
+        return Finding("no", "capture", str(error), "" if os.geteuid() == 0 else "be root, or ask a daemon"), []
+    try:
+        hooks = [_hook(name, used, watch.probes.tried) for name, used in watch.probes.hooks.items()]
+        snapshot = watch.snapshot(watch.find(rootname.parse(str(os.getpid()))), "subtree")
+    except CkptreeError as error:
+        return Finding("no", "capture", str(error)), hooks
+    finally:
+        watch.close()
+    done = snapshot.completeness
+    if not done.complete:
+        return Finding("no", "capture", f"a snapshot of this process is incomplete: {'; '.join(done.reasons)}"), hooks
+    return Finding("ok", "capture", f"a snapshot of this process is complete, verified by {done.verified}"), hooks
+
+
+def _hook(feature: str, used: list[str], tried: dict[str, str]) -> Finding:
+    if used:
+        return Finding("ok", f"hook for {feature}", ", ".join(used))
+    refused = "; ".join(f"{hook}: {said}" for hook, said in tried.items())
+    lost = _LOST.get(feature, "")
+    return Finding(
+        "warn", f"hook for {feature}", f"none works ({refused}): {lost}", "mount -t tracefs tracefs /sys/kernel/tracing"
+    )
+
+
+def _pid_namespace() -> Finding:
+    try:
+        initial = host.in_initial_pid_namespace()
+    except HostError as error:
+        return Finding("no", "pid namespace", str(error))
+    if initial:
+        return Finding("ok", "pid namespace", "the initial one")
+    mend = "run the daemon on the host; from here it can be asked, where its socket is mounted here"
+    return Finding("warn", "pid namespace", "a child of the initial one: this process cannot watch", mend)
+
+
+def _btf() -> Finding:
+    try:
+        missing = layout(Btf(VMLINUX)).missing
+    except HostError as error:
+        return Finding(
+            "no", "btf", str(error), "boot a kernel with CONFIG_DEBUG_INFO_BTF=y: distributions' kernels are"
+        )
+    lacks = f"; this kernel lacks {', '.join(missing)}, and is read all the same" if missing else ""
+    return Finding("ok", "btf", f"{VMLINUX} has every structure that is needed{lacks}")
+
+
+def _bcc() -> Finding:
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-P", "-c", _IMPORT_BCC], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("no", "bcc", str(error))
+    if ran.returncode == 0:
+        return Finding("ok", "bcc", f"the system's, version {ran.stdout.strip()}")
+    said = ran.stderr.strip().splitlines()[-1:] or ["it does not say why"]
+    return Finding("no", "bcc", f"cannot be imported: {said[0]}", _INSTALL_BCC)
+
+
+def _capabilities(proc: Path) -> Finding:
+    has = effective(proc)
+    missing = [name for name, number in _CAPABILITIES.items() if not has >> number & 1]
+    if not missing:
+        return Finding("ok", "capabilities", ", ".join(_CAPABILITIES))
+    state: State = "warn" if missing == ["CAP_SYS_ADMIN"] else "no"
+    mend = "be root; a service has them from AmbientCapabilities="
+    return Finding(state, "capabilities", f"without {', '.join(missing)}", mend)
+
+
+def effective(proc: Path) -> int:
+    """This process's effective capabilities, one bit each."""
+    for line in (proc / "self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _ring_buffer() -> Finding:
+    try:
+        os.close(syscall.create_map(syscall.MapShape(syscall.MAP_RINGBUF, 0, 0, resource.getpagesize(), 0), "doctor"))
+    except PermissionError as error:
+        return Finding("no", "ring buffer", f"not permitted: {error.strerror}", "be root, or have CAP_BPF")
+    except OSError as error:
+        return Finding("no", "ring buffer", f"the kernel has none: {error.strerror}", "boot Linux 5.15 or later")
+    return Finding("ok", "ring buffer", "the kernel makes one")
+
+
+def lockdown(path: Path) -> Finding:
+    """The kernel's lockdown: its strictest mode keeps BPF from reading the kernel's memory."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return Finding("ok", "lockdown", "this kernel has none, or does not tell")
+    mode = text.partition("[")[2].partition("]")[0] or "unknown"
+    if mode == "confidentiality":
+        mend = "boot with lockdown=integrity, or without Secure Boot"
+        return Finding("no", "lockdown", "confidentiality: BPF may not read kernel memory", mend)
+    return Finding("ok", "lockdown", mode)
+
+
+def _tracefs(hooks: list[Finding]) -> Finding:
+    if _TRACEFS.is_dir():
+        return Finding("ok", "tracefs", f"mounted on {_TRACEFS.parent}")
+    if any("tracepoint:sys_" in one.found for one in hooks if one.state == "ok"):
+        return Finding("ok", "tracefs", "not mounted; the loader mounts it for itself")
+    return Finding("warn", "tracefs", "not mounted, or not to be read", f"mount -t tracefs tracefs {_TRACEFS.parent}")
+
+
+def _memory_lock() -> Iterator[Finding]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft != resource.RLIM_INFINITY:
+        found = f"at most {soft} bytes; kernels before 5.11 count BPF's maps among them"
+        yield Finding("warn", "memory lock", found, "ulimit -l unlimited; LimitMEMLOCK=infinity in a unit")

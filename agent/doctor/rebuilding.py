@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether trees can be rebuilt here: two processes are, with a pid that nobody chooses by chance, and are taken down."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from agent.doctor.finding import Finding
+from agent.errors import CkptreeError
+from agent.model import Completeness, Header, PidObject, Snapshot, Task
+from agent.restart.planning import make_plan
+from agent.restart.rebuild import Rebuild
+from agent.restart.verify import beginning
+
+MOST_PIDS: Final = 1 << 22
+"""The kernel's PID_MAX_LIMIT on 64 bits."""
+
+_NOBODY: Final = 65534
+_CLONE_NEWUSER_NEWPID: Final = 0x1000_0000 | 0x2000_0000
+_OVER_SYSCTL: Final = {
+    "kernel/unprivileged_userns_clone": ("0", "sysctl kernel.unprivileged_userns_clone=1"),
+    "user/max_user_namespaces": ("0", "sysctl user.max_user_namespaces=10000"),
+    "user/max_pid_namespaces": ("0", "sysctl user.max_pid_namespaces=10000"),
+    "kernel/apparmor_restrict_unprivileged_userns": ("1", "sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
+}
+
+
+def a_tree(*numbers: int) -> Snapshot:
+    """A process with these numbers below each other, each in the session of the first."""
+    tasks = tuple(
+        Task(pid=tag, ppid=tag - 1, tgid=tag, pgid=1, sid=1, depth=0, comm=b"ckptree")
+        for tag in range(1, len(numbers) + 1)
+    )
+    return Snapshot(
+        mode="subtree",
+        time_ns=0,
+        pids=tuple(PidObject((number,), ()) for number in numbers),
+        tasks=tasks,
+        header=Header(),
+        completeness=Completeness("no"),
+    )
+
+
+def examine(proc: Path = Path("/proc")) -> Iterator[Finding]:
+    """All findings about rebuilding; the last one is about the whole, as ``restart``."""
+    whole = _rebuilt()
+    yield pid_max(proc)
+    yield _here(proc)
+    yield _ordinary(proc) if os.geteuid() == 0 else _as_we_are(whole, proc)
+    yield whole
+
+
+def _rebuilt() -> Finding:
+    tree = a_tree(1, 4711)
+    try:
+        plan = make_plan(tree)
+        with Rebuild(plan, no_stdio=True, begin=beginning(tree, pidns=True)) as rebuild:
+            rebuild.build()
+            numbers = rebuild.numbers
+    except (CkptreeError, OSError) as error:
+        return Finding(
+            "no", "restart", str(error), "" if os.geteuid() == 0 else "be root, or see user namespaces above"
+        )
+    if (4711,) not in numbers:
+        return Finding("no", "restart", f"processes with other numbers stood: {numbers}")
+    return Finding("ok", "restart", "two processes with chosen pids stood in a pid namespace of their own")
+
+
+def _here(proc: Path) -> Finding:
+    free = next(number for number in range(_pid_max(proc) - 1, 300, -1) if not (proc / str(number)).exists())
+    tree = a_tree(free)
+    try:
+        plan = make_plan(tree, pidns=False)
+        with Rebuild(plan, no_stdio=True, begin=beginning(tree, pidns=False)) as rebuild:
+            rebuild.build()
+    except (CkptreeError, OSError) as error:
+        mend = "be root, or have CAP_CHECKPOINT_RESTORE; without --no-pidns it is not needed"
+        return Finding("warn", "restart --no-pidns", str(error), mend)
+    return Finding("ok", "restart --no-pidns", f"a process with the chosen pid {free} stood in this pid namespace")
+
+
+def _pid_max(proc: Path) -> int:
+    return int((proc / "sys/kernel/pid_max").read_text())
+
+
+def pid_max(proc: Path) -> Finding:
+    """How large pids may be here."""
+    most = _pid_max(proc)
+    if most < MOST_PIDS:
+        found = f"{most}: numbers of other hosts may be larger, and cannot be given here"
+        return Finding("warn", "kernel.pid_max", found, f"sysctl kernel.pid_max={MOST_PIDS}")
+    return Finding("ok", "kernel.pid_max", str(most))
+
+
+def _ordinary(proc: Path) -> Finding:
+    """As root: become nobody in a child, and try."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+            libc = ctypes.CDLL(None, use_errno=True)
+            status = ctypes.get_errno() if libc.unshare(_CLONE_NEWUSER_NEWPID) else 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code == 0:
+        return Finding("ok", "user namespaces", "ordinary users can restart trees")
+    reason = os.strerror(code) if code > 0 else signal.Signals(-code).name
+    return Finding("warn", "user namespaces", f"ordinary users cannot restart trees: {reason}", forbidding(proc))
+
+
+def _as_we_are(whole: Finding, proc: Path) -> Finding:
+    if whole.state == "ok":
+        return Finding("ok", "user namespaces", "ordinary users can restart trees")
+    return Finding("warn", "user namespaces", "ordinary users cannot restart trees", forbidding(proc))
+
+
+def forbidding(proc: Path) -> str:
+    """The settings that forbid them, as commands that allow them."""
+    commands = []
+    for name, (value, command) in _OVER_SYSCTL.items():
+        path = proc / "sys" / name
+        if path.exists() and path.read_text().strip() == value:
+            commands.append(command)
+    return "; ".join(commands)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ckptree doctor``."""
+
+import json
+
+import typer
+
+from agent.client import DEFAULT_SOCKET
+from agent.errors import HostError
+from agent.fileverbs import AsJson
+from agent.options import Socket
+
+
+def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
+    """Try what ckptree needs of this host, and say how to mend what fails. Exit code 5 where it cannot work."""
+    from agent.doctor import around, capturing, rebuilding
+    from agent.doctor.finding import as_lines, verdict
+
+    findings = [*capturing.examine(socket or DEFAULT_SOCKET), *rebuilding.examine(), *around.examine()]
+    works = verdict(findings)
+    if as_json:
+        typer.echo(json.dumps(works | {"findings": [one._asdict() for one in findings]}, indent=1))
+    else:
+        for line in as_lines(findings):
+            typer.echo(line)
+    if not all(works.values()):
+        raise typer.Exit(HostError.exit_code)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree on a screen, asked for again and again.
+
+How often: every second, and soon after an event where a daemon tells them; what has no event (stop and continue, say) is
+seen within the second. Where asking and drawing take long (many tasks, no daemon), so seldom that they take a tenth of the
+time. A refusal (a second topmost process in the cgroup, say) leaves what was there, and says so; that the root is gone, or
+the daemon, ends it.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from agent import terminal
+from agent.client import Answer, Subscription
+from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError
+from agent.screen import Screen
+from agent.scroll import Viewport
+from exporters import registry, treeview
+from exporters.ink import columns
+
+INTERVAL_S: Final = 1.0
+SOON_S: Final = 0.1
+"""After what was drawn last, an event may lead to the next drawing."""
+
+_FINAL: Final = {kind.exit_code for kind in (NoDaemonError, NoSuchRootError, HostError)}
+_AT_ONCE_S: Final = 0.001  # for an event that is there already
+_HEARING_S: Final = 0.02  # for all of them
+SHARE: Final = 0.1
+"""Of the time that may go into asking and drawing."""
+
+_TINTED: Final[dict[str, treeview.Tinted]] = {"b": "session and group", "s": "session", "g": "group"}
+_HELP: Final = "s g b: colours, q: quit"
+_BAR: Final = "\x1b[7m"
+
+
+class Follower:
+    """What is shown of a tree, and when it is asked for again.
+
+    Args:
+        name: of the root, for people.
+        ask: takes a snapshot, as an image.
+        events: of the tree; None: nobody tells.
+    """
+
+    def __init__(self, name: str, ask: Callable[[], Answer], events: Subscription | None = None) -> None:
+        self._name = name
+        self._ask = ask
+        self._events = events
+        self._viewport = Viewport()
+        self._abilities = terminal.abilities()
+        self._tinted: treeview.Tinted = "session and group"
+        self._trouble = ""
+        self._due = self._soonest = 0.0
+        self._lines: list[str] = []
+        self._columns = 0
+
+    def refresh(self) -> None:
+        """Ask again.
+
+        Raises:
+            CkptreeError: it cannot be had any more; the first time, whatever the reason.
+        """
+        begin = time.monotonic()
+        try:
+            answer = self._ask()
+        except CkptreeError as error:
+            if not self._lines or error.exit_code in _FINAL:
+                raise
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+            self._snapshot = registry.load(answer.data)
+            self._render()
+        end = time.monotonic()
+        rest = (end - begin) * (1 / SHARE - 1)
+        self._due, self._soonest = end + max(INTERVAL_S, rest), end + max(SOON_S, rest)
+
+    def run(self, screen: Screen) -> None:
+        """Until somebody has had enough, or the terminal is gone."""
+        while True:
+            if time.monotonic() >= self._due:
+                self.refresh()
+            width, height = screen.size
+            rows = max(height - 1, 1)
+            if width != self._columns:
+                self._columns = width
+                self._render()
+            screen.draw([*self._viewport.seen(self._lines, rows), self._bar(width, rows)][:height])
+            keys = screen.wait(self._due - time.monotonic(), self._events)
+            if self._events is not None and self._hear(self._events):
+                self._due = min(self._due, self._soonest)
+            if keys is None or not all(self._press(key, rows) for key in keys):
+                return
+
+    def _hear(self, events: Subscription) -> bool:
+        """Whether something has happened since; what it was is seen in the tree."""
+        heard = False
+        deadline = time.monotonic() + _HEARING_S
+        try:
+            while time.monotonic() < deadline and (event := events.next_within(_AT_ONCE_S)) is not None:
+                heard = True
+                if event.kind == "end":
+                    self._events = None
+        except CkptreeError:  # the next question finds out why
+            self._events, heard = None, True
+        return heard
+
+    def _press(self, key: str, rows: int) -> bool:
+        """Whether to stay."""
+        if key in _TINTED:
+            self._tinted = _TINTED[key]
+            self._render()
+        elif not self._viewport.press(key, len(self._lines), rows):
+            return key not in ("q", "Q")
+        return True
+
+    def _render(self) -> None:
+        able = self._abilities
+        width = self._columns or able["width"]
+        self._lines = treeview.render(
+            self._snapshot, unicode=able["unicode"], color=able["color"], width=width, tinted=self._tinted
+        ).split("\n")
+
+    def _bar(self, width: int, rows: int) -> str:
+        place = self._viewport.place(len(self._lines), rows)
+        colours = f"colours: {self._tinted}" if self._abilities["color"] else ""
+        said = [self._name, self._trouble, place, colours, _HELP]
+        text = " " + "  ".join(part for part in said if part)
+        while columns(text) > width - 1:
+            text = text[:-1]
+        return _BAR + text + " " * (width - columns(text))

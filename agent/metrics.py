@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's figures, as data. Every count is since its start, and only grows, unless it says otherwise.
+
+The keys are those of the answer to ``metrics``; docs/API.md says what each one counts. Who renders them for a monitoring
+system decides on names there.
+"""
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from typing import Any, Final, Self
+
+from agent import rules
+from agent.objects import EXITED, STOPPED, TRACING_STOP
+from agent.watch import Watch
+from agent.wire import Kind
+
+SNAPSHOT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+TURN_SECONDS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class Histogram:
+    """How often a value was how large.
+
+    Args:
+        bounds: upper bounds, ascending; above the last one there is one more class.
+    """
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        """One more."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def data(self) -> dict[str, Any]:
+        """``buckets``: [upper bound, how many up to it]; ``count`` and ``sum`` are of all."""
+        buckets = []
+        total = 0
+        for bound, count in zip(self._bounds, self._counts, strict=False):
+            total += count
+            buckets.append([bound, total])
+        return {"buckets": buckets, "count": total + self._counts[-1], "sum": self._sum}
+
+
+class Turns:
+    """How long the loop was away from its clients and its ring, turn by turn.
+
+    Attributes:
+        longest_s: the longest turn so far.
+        longest_in: what took most of it.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = Histogram(TURN_SECONDS)
+        self._job_seconds = Histogram(TURN_SECONDS)
+        self._longest_job_s, self._longest_job = 0.0, ""
+        self._begin = self._mark = 0.0
+        self._most, self._most_in = 0.0, ""
+        self.longest_s = 0.0
+        self.longest_in = ""
+
+    def begin(self) -> Self:
+        """A turn begins."""
+        self._begin = self._mark = time.monotonic()
+        self._most = 0.0
+        return self
+
+    def spent(self, what: str) -> None:
+        """All of it since the last such call, or its begin, was spent on that."""
+        now = time.monotonic()
+        if now - self._mark > self._most:
+            self._most, self._most_in = now - self._mark, what
+        self._mark = now
+
+    def end(self) -> None:
+        """It is over."""
+        took = self._mark - self._begin
+        self._seconds.add(took)
+        if took > self.longest_s:
+            self.longest_s, self.longest_in = took, self._most_in
+
+    def job(self, name: str, took_s: float) -> None:
+        """Something took so long, beside the loop."""
+        self._job_seconds.add(took_s)
+        if took_s > self._longest_job_s:
+            self._longest_job_s, self._longest_job = took_s, name
+
+    def data(self) -> dict[str, Any]:
+        """The keys of ``loop``."""
+        return {
+            "job_seconds": self._job_seconds.data(),
+            "longest_job_s": self._longest_job_s,
+            "longest_job": self._longest_job,
+            "turn_seconds": self._seconds.data(),
+            "longest_turn_s": self.longest_s,
+            "longest_turn_in": self.longest_in,
+        }
+
+
+def states(watch: Watch) -> dict[str, int]:
+    """How many tasks are in which state, as of the last that was heard of each."""
+    found = Counter[str](running=0, stopped=0, zombie=0, **{"dead-leader": 0, "kernel": 0})
+    for task in watch.table.tasks():
+        flags = task.flags
+        if flags & EXITED:
+            found["zombie" if rules.is_zombie(task) else "dead-leader"] += 1
+        elif flags & (STOPPED | TRACING_STOP):
+            found["stopped"] += 1
+        else:
+            found["kernel" if rules.is_kernel_worker(task) else "running"] += 1
+    return dict(found)
+
+
+def of_watch(watch: Watch) -> dict[str, Any]:
+    """What the watch counts."""
+    totals, table, stream, probes = watch.totals, watch.table, watch.stream, watch.probes
+    return {
+        "records": {kind.name.lower(): stream.kinds[kind] for kind in Kind},
+        "lost": {
+            "ring-full": probes.page.lost,
+            "given-up": max(stream.lost - probes.page.lost, 0),
+            "skipped": probes.skipped(),
+        },
+        "ring": {
+            "bytes": probes.ring.size,
+            "pending_bytes": probes.ring.pending,
+            "most_pending_bytes": probes.ring.most_pending,
+        },
+        "table": {
+            "tasks": states(watch),
+            "pids": len(table.pids.numbers),
+            "namespaces": len(table.pids.living()),
+        },
+        "sweeps": dict(totals.causes),
+        "anomalies": dict(table.counts.kinds),
+        "repairs": table.counts.repairs,
+        "assumed_births": table.counts.assumed,
+        "hooks": probes.hooks,
+        "programs": {
+            name: {"runs": use.runs, "run_s": use.run_ns / 1e9, "recursion_misses": use.recursion_misses}
+            for name, use in probes.usage().items()
+        },
+    }

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that several verbs have."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.client import DEFAULT_SOCKET
+from agent.errors import UsageError
+
+
+class ModeName(StrEnum):
+    """What belongs to the tree."""
+
+    AUTO = "auto"
+    CONTAINER = "container"
+    SUBTREE = "subtree"
+
+
+class SourceName(StrEnum):
+    """Where the tree is read from."""
+
+    AUTO = "auto"
+    DAEMON = "daemon"
+    BPF = "bpf"
+    PROCFS = "procfs"
+
+
+ROOT_HELP = "A pid, as this process counts, pidns:INUM, cgroup:PATH or unit:NAME."
+Mode = Annotated[ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")]
+Source = Annotated[SourceName, typer.Option(help="auto: the daemon, else BPF in this process.")]
+Socket = Annotated[
+    Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH", readable=False)
+]
+
+
+def check_source(source: SourceName, socket: Path | None) -> None:
+    """Refuse a daemon's socket where no daemon is asked."""
+    if source in (SourceName.BPF, SourceName.PROCFS) and socket is not None:
+        raise UsageError(f"--socket is the daemon's, and --source {source.value} asks no daemon: leave one of them out")

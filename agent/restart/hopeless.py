@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees that no plan is made for, whatever their history: where the kernel forbids them, or where no way is known here.
+
+A refusal is *proven* where a rule of the kernel says that no kernel can be in that state, or can be brought there again
+under the options that were asked for. All others are limits of ckptree. The proven ones, by Linux 6.18:
+
+`dying-namespace`
+    zap_pid_ns_processes(), kernel/pid_namespace.c: an init that exits lets nobody be born into its namespace any more,
+    kills whoever lives in it, and reaps its children. So what is left are zombies, each the child of somebody outside,
+    and inits of namespaces below that wait in the same way.
+`leader-without-task`
+    A leader is not reaped before the other threads of its group have gone: delay_group_leader(), kernel/exit.c.
+"""
+
+from agent.errors import NotRebuildableError
+from agent.model import TaskState
+from agent.restart.cast import Cast, Node
+
+
+def refuse_hopeless(cast: Cast) -> None:
+    """Look for what stands in the way.
+
+    Raises:
+        NotRebuildableError: it names the task and the rule.
+    """
+    if cast.top is cast.root:
+        _refuse_keepers(cast)
+    founded = {node.pgid for node in cast.nodes if not node.pgid.leads_session}
+    for node in cast.tasks:
+        _refuse_strange_threads(node)
+        _refuse_dying(cast, node)
+        _refuse_outside(cast, node, founded=node in founded)
+
+
+def _refuse_keepers(cast: Cast) -> None:
+    """A keeper stands beside the root; whose root is an init itself has nobody beside it."""
+    for keeper in cast.keepers:
+        if keeper.tag:
+            text = f"{name(keeper)} was the init of a pid namespace that others are in, and none of the tree"
+            raise NotRebuildableError(keeper.tag, "dead-init", text)
+        node = next(one for one in cast.nodes if keeper.space in cast.chain(one.space) and one.tag)
+        raise NotRebuildableError(
+            node.tag, "namespace-without-init", f"{name(node)} is in a pid namespace whose init is none of the tree"
+        )
+
+
+def _refuse_strange_threads(node: Node) -> None:
+    row = node.task
+    if node.lingers:
+        return
+    if node.leader.task is None:
+        text = f"the leader of {name(node)}'s thread group has no task"
+        raise NotRebuildableError(node.tag, "leader-without-task", text, proven=True)
+    if row is not None and node.leader is not node and row.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER):
+        raise NotRebuildableError(
+            node.tag, "zombie-thread", f"{name(node)} is a dead thread that only its tracer keeps"
+        )
+
+
+def _refuse_dying(cast: Cast, node: Node) -> None:
+    """What cannot be in a namespace whose init waits within its exit."""
+    if node.lingers and node.leader is cast.top:
+        text = f"the init {name(node)} waits within its exit, and nobody above it is of the tree to see to that"
+        raise NotRebuildableError(node.tag, "dying-namespace", text)
+    for space in cast.chain(node.space):
+        init = cast.inits.get(space)
+        if init is None or init.task is None or not init.waits_in_exit or node.leader is init:
+            continue
+        if not node.waits_in_exit and node.task is not None and node.task.state is not TaskState.ZOMBIE:
+            text = f"{name(node)} lives in the pid namespace of {name(init)}, which has exited"
+            raise NotRebuildableError(node.tag, "dying-namespace", text, proven=True)
+        parent = node.parent
+        if not node.waits_in_exit and parent is not None and space in cast.chain(parent.space):
+            text = f"{name(node)} is a zombie, and its parent is within the pid namespace of {name(init)}, which has exited"
+            raise NotRebuildableError(node.tag, "dying-namespace", text, proven=True)
+
+
+def _refuse_outside(cast: Cast, node: Node, *, founded: bool) -> None:
+    row = node.task
+    if cast.inits.get(node.space) is node and node.pgid is not node and node.space in cast.chain(node.pgid.space):
+        text = f"the init {name(node)} is in a group of its own namespace, and could never end"
+        raise NotRebuildableError(node.tag, "init-in-inner-group", text)
+    if node.leader is not node:
+        return
+    if node.pgid is cast.outside and founded:
+        text = f"{name(node)} has founded its group and is in one outside, where nobody of the tree can put it"
+        raise NotRebuildableError(node.tag, "outside-id", text)
+    if not cast.pidns and cast.outside in (node.sid, node.pgid) and row is not None and row.sid == 0:
+        text = f"{name(node)}'s session has no number here: that takes a new pid namespace"
+        raise NotRebuildableError(node.tag, "outside-id", text)
+
+
+def name(node: Node) -> str:
+    """For people: its numbers."""
+    return "/".join(map(str, node.numbers))

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures over HTTP, for scrapers: a process of its own beside the daemon, which needs no right but to ask it.
+
+GET /metrics and nothing else. A client has a few seconds, and there are at most a few at a time: whoever comes then is hung
+up on. Nothing is encrypted and nobody is asked who they are: the address says who can reach it.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, Final
+
+from agent.errors import CkptreeError, HostError, UsageError
+from agent.fileverbs import say
+from agent.openmetrics import CONTENT_TYPE
+
+AT_ONCE: Final = 8
+PATIENCE_S: Final = 5.0
+_MAX_PORT: Final = 65535
+
+
+def serve(address: str, render: Callable[[], str]) -> None:
+    """Answer until a signal ends this.
+
+    Args:
+        address: ``HOST:PORT``, ``[V6]:PORT`` or ``unix:PATH``.
+        render: makes the text, anew for each request.
+
+    Raises:
+        UsageError: that is no address.
+        CkptreeError: nobody can listen there.
+    """
+    with listening(address, render) as server:
+        say(f"serving /metrics on {address}")
+        server.serve_forever()
+
+
+def listening(address: str, render: Callable[[], str]) -> "Server":
+    """A server on that address; see `serve`."""
+    family, where = parse(address)
+    if family == socket.AF_UNIX and isinstance(where, str):
+        _take_over(Path(where))
+    try:
+        return Server(family, where, render)
+    except OSError as error:
+        kind = HostError if isinstance(error, PermissionError) else CkptreeError
+        raise kind(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def parse(address: str) -> tuple[int, Any]:
+    """The family and socket address of a text.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise UsageError(f"--listen {address}: expected unix:PATH")
+        return socket.AF_UNIX, path
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > _MAX_PORT:
+        raise UsageError(f"--listen {address}: expected HOST:PORT, say 127.0.0.1:9750, or unix:PATH")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UsageError(f"--listen {address}: {host}: {error.strerror or error}") from error
+    return found[0], found[4]
+
+
+def _take_over(path: Path) -> None:
+    """Remove a socket that nobody listens on; anything else in that place is left."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISSOCK(mode):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(os.fspath(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+class Server(ThreadingMixIn, TCPServer):
+    """Threads, because one slow client must not keep the others waiting; few, because many must not cost anything.
+
+    Args:
+        family: of the socket.
+        where: its address.
+        render: makes the text.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, family: int, where: Any, render: Callable[[], str]) -> None:
+        self.address_family = family
+        self.render = render
+        self._free = threading.BoundedSemaphore(AT_ONCE)
+        super().__init__(where, Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread, if one is free."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """And free it again, in time: a client may send a byte now and then for ever."""
+        end = threading.Timer(PATIENCE_S, _hang_up, (request,))
+        end.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            end.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up, or is hung up on, is nobody's trouble."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has gone by itself
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+    server_version = "ckptree"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """The text, if that is what is asked for; 503 where the daemon does not answer."""
+        if self.path.partition("?")[0] != "/metrics":
+            self._answer(HTTPStatus.NOT_FOUND, "there is /metrics here\n", "text/plain; charset=utf-8")
+            return
+        try:
+            body = self.server.render()
+        except CkptreeError as error:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n", "text/plain; charset=utf-8")
+            return
+        self._answer(HTTPStatus.OK, body, CONTENT_TYPE)
+
+    def _answer(self, status: HTTPStatus, text: str, kind: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """A scraper comes every few seconds; what went wrong is in the answer."""

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon answers: each verb, from request and asker to answer. No socket here, and nothing that waits.
+
+Every argument and every result is in docs/API.md.
+"""
+
+import os
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast, get_args
+
+from agent import VERSION, control, metrics, rootname
+from agent.access import Viewer
+from agent.audit import line
+from agent.errors import BusyError, CkptreeError, UsageError
+from agent.events import KINDS, Feed, Subscription
+from agent.journal import Journal
+from agent.model import Dialect, Snapshot
+from agent.objects import Task
+from agent.watch import Sees, Watch
+from exporters import checkpoint as _checkpoint  # noqa: F401  # the registry's first use is where somebody waits
+from exporters import registry
+
+MAX_SUBSCRIPTIONS = 32
+# Of answers that the clients of one user have not fetched, bytes: whoever fetches one after the other meets no bound.
+MAX_UNSENT, MAX_UNSENT_PRIVILEGED = 32 << 20, 256 << 20
+_FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials")
+
+
+@dataclass(slots=True)
+class Asker:
+    """One client, as far as the verbs are concerned.
+
+    Attributes:
+        viewer: who it is.
+        unsent: gives the bytes that it has not taken yet.
+        subscription: what it has subscribed to, once it has.
+        protocol: version agreed upon.
+    """
+
+    viewer: Viewer
+    unsent: Callable[[], int] = lambda: 0
+    subscription: Subscription | None = None
+    protocol: int = 1
+    task: Task | None = None
+    known: bool = False
+
+
+@dataclass(slots=True)
+class Clients:
+    """Counts of those who ask; the connections are the server's to count.
+
+    Attributes:
+        connected, most_connected: now, and at most.
+        accepted: so far.
+        turned_away: connections, by why.
+        expired: hung up on, by why.
+        requests: by verb; ``other`` is what is none.
+        refused: requests not fulfilled, by the name of the error.
+        sent_bytes: to all of them.
+    """
+
+    connected: int = 0
+    most_connected: int = 0
+    accepted: int = 0
+    turned_away: Counter[str] = field(default_factory=Counter)
+    expired: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    sent_bytes: int = 0
+
+
+class Service:
+    """Answers from a watch.
+
+    Args:
+        watch: what is asked about.
+        log: takes a line for each snapshot.
+
+    Attributes:
+        feed: the live events.
+        clients, turns: counted by whoever runs the loop.
+        unsent_of: gives the bytes that the clients of a user have not fetched yet.
+    """
+
+    def __init__(self, watch: Watch, log: Journal) -> None:
+        self.watch = watch
+        self.feed = Feed(watch.stream, watch.table)
+        self.clients = Clients()
+        self.turns = metrics.Turns()
+        self.unsent_of: Callable[[int], int] = lambda _uid: 0
+        self._log = log
+        self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
+        self._started = time.monotonic()
+        self._events_gone = Counter[str](told=0, dropped=0)
+        self._verbs: dict[str, Callable[[control.Message, Asker], control.Message]] = {
+            "snapshot": self._snapshot,
+            "hello": self._hello,
+            "subscribe": self._subscribe,
+            "status": self._status,
+            "metrics": self._metrics,
+        }
+
+    def is_heavy(self, request: control.Message) -> bool:
+        """Whether the answer may take long enough to be a job for the worker."""
+        return control.verb(request) in ("snapshot", "subscribe") and self.watch.is_busy
+
+    def packed(self, request: control.Message, asker: Asker) -> bytes:
+        """The answer to a request, packed."""
+        return control.pack(self.answer(request, asker))
+
+    def answer(self, request: control.Message, asker: Asker) -> control.Message:
+        """The answer to a request. Whatever the request is, there is one, and the watch goes on."""
+        self.clients.requests[control.verb(request)] += 1
+        try:
+            return {"ok": True, **self._verbs[control.choice(request, "verb", control.VERBS)](request, asker)}
+        except CkptreeError as error:
+            answer = control.failure(error)
+        except Exception as error:  # noqa: BLE001 - one request must not end the watch for everybody
+            self._log.error(traceback.format_exc().rstrip())
+            text = f": {error!r}" if asker.viewer.privileged else ""
+            answer = control.failure(CkptreeError(f"internal error, see the daemon's log{text}"))
+        self.clients.refused[answer["kind"]] += 1
+        return answer
+
+    def forget(self, asker: Asker) -> None:
+        """It has hung up."""
+        subscription = asker.subscription
+        if subscription is not None:
+            self.feed.remove(subscription)
+            self._events_gone.update(told=subscription.told, dropped=subscription.dropped)
+            asker.subscription = None
+
+    # ---- verbs -----------------------------------------------------------------------------------------------------
+
+    def _hello(self, request: control.Message, asker: Asker) -> control.Message:
+        asker.protocol = control.common_version(request.get("protocols"))
+        viewer = asker.viewer
+        return {
+            "protocol": asker.protocol,
+            "protocols": list(control.PROTOCOLS),
+            "version": VERSION,
+            "boot_id": self.watch.boot_id,
+            "features": list(_FEATURES),
+            "formats": list(registry.LOSSLESS),
+            "events": list(KINDS),
+            "peer": {"pid": viewer.pid, "uid": viewer.uid, "gid": viewer.gid, "sees": viewer.scope},
+        }
+
+    def _snapshot(self, request: control.Message, asker: Asker) -> control.Message:
+        mode = control.choice(request, "mode", ("auto", "container", "subtree"))
+        fmt = control.choice(request, "format", registry.LOSSLESS)
+        dialect = cast("Dialect", control.choice(request, "dialect", get_args(Dialect)))
+        begin = time.perf_counter_ns()
+        said: dict[str, Any] = {"mode": mode, "format": fmt}
+        try:
+            self._check_unsent(asker.viewer)
+            root = self._find(request, asker)
+            order = 0
+
+            def note() -> None:
+                nonlocal order
+                order = self.watch.stream.next
+
+            snapshot = self._taken(root, mode, request, asker, note)
+            data = registry.image(snapshot, fmt, dialect)
+            said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
+        except CkptreeError as error:
+            self._audit("snapshot", request, asker, begin, said, control.failure(error)["kind"])
+            raise
+        elapsed = self._audit("snapshot", request, asker, begin, said, "ok")
+        self._seconds.add(elapsed / 1e9)
+        return {"data": data, **_about(snapshot), "order": order, "elapsed_ns": elapsed}
+
+    def _subscribe(self, request: control.Message, asker: Asker) -> control.Message:
+        if asker.subscription is not None:
+            raise UsageError("subscribed already: a connection carries one subscription")
+        if len(self.feed.subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise BusyError(f"there are {MAX_SUBSCRIPTIONS} subscribers already, which is the most")
+        self._check_unsent(asker.viewer)
+        kinds = request.get("kinds", KINDS)
+        if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
+            raise UsageError(f"kinds: expected a list of some of {', '.join(KINDS)}")
+        root = self._find(request, asker) if request.get("root") is not None else None
+        wanted = request.get("snapshot", root is not None)
+        if wanted and root is None:
+            raise UsageError("snapshot: there is one only where a root is named")
+        caller = self._caller(asker)
+        namespace = caller.pid.namespace if caller is not None else self.watch.table.pids.initial
+        made: list[Subscription] = []
+
+        def begin_telling() -> None:
+            subscription = Subscription(asker.viewer, namespace, root, kinds, self.watch.stream.next)
+            self.feed.add(subscription, asker.unsent)
+            made.append(subscription)
+
+        try:
+            if wanted and root is not None:
+                answer = self._first_snapshot(root, request, asker, begin_telling)
+            else:
+                answer = {"snapshot": None}
+                self.watch.catch_up()
+                begin_telling()
+        except BaseException:
+            for subscription in made:
+                self.feed.remove(subscription)
+            raise
+        (asker.subscription,) = made
+        return answer | {"order": asker.subscription.position}
+
+    def _first_snapshot(
+        self, root: Task, request: control.Message, asker: Asker, at_cut: Callable[[], None]
+    ) -> control.Message:
+        begin = time.perf_counter_ns()
+        said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
+        try:
+            snapshot = self._taken(root, "subtree", request, asker, at_cut)
+            data = registry.image(snapshot, "ckpt")
+        except CkptreeError as error:
+            self._audit("subscribe", request, asker, begin, said, control.failure(error)["kind"])
+            raise
+        said["tasks"] = len(snapshot.tasks)
+        elapsed = self._audit("subscribe", request, asker, begin, said, "ok")
+        return {"snapshot": data, **_about(snapshot), "elapsed_ns": elapsed}
+
+    def _status(self, _request: control.Message, asker: Asker) -> control.Message:
+        watch = self.watch
+        watch.drain()
+        counts, totals = watch.table.counts, watch.totals
+        return {
+            "pid": os.getpid(),
+            "version": VERSION,
+            "protocol": asker.protocol,
+            "sees": asker.viewer.scope,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "tasks": len(watch.table.tasks()),
+            "namespaces": len(watch.table.pids.living()),
+            "records": watch.stream.records,
+            "lost": watch.stream.lost,
+            "skipped": totals.skipped,
+            "sweeps": totals.sweeps,
+            "snapshots": totals.snapshots,
+            "anomalies": counts.anomalies,
+            "repairs": counts.repairs,
+            "assumed": counts.assumed,
+            "clients": self.clients.connected,
+            "subscribers": len(self.feed.subscriptions),
+            "longest_turn_ms": round(self.turns.longest_s * 1e3, 1),
+            "ring_bytes": watch.probes.ring.size,
+            "ring_pending": watch.probes.ring.pending,
+            "hooks": watch.probes.hooks,
+            "tried": watch.probes.tried,
+            "missing": watch.probes.missing,
+        }
+
+    def _metrics(self, _request: control.Message, _asker: Asker) -> control.Message:
+        self.watch.drain()
+        clients = self.clients
+        live = self.feed.subscriptions
+        return {
+            "version": VERSION,
+            "uptime_s": time.monotonic() - self._started,
+            **metrics.of_watch(self.watch),
+            "snapshots": self.watch.totals.snapshots,
+            "snapshot_seconds": self._seconds.data(),
+            "clients": {
+                "connected": clients.connected,
+                "most_connected": clients.most_connected,
+                "accepted": clients.accepted,
+                "turned_away": dict(clients.turned_away),
+                "expired": dict(clients.expired),
+                "sent_bytes": clients.sent_bytes,
+            },
+            "requests": dict.fromkeys(self._verbs, 0) | dict(clients.requests),
+            "refused": dict(clients.refused),
+            "subscribers": len(live),
+            "events": {
+                "told": self._events_gone["told"] + sum(each.told for each in live),
+                "dropped": self._events_gone["dropped"] + sum(each.dropped for each in live),
+            },
+            "log_lines_dropped": self._log.dropped,
+            "loop": self.turns.data(),
+        }
+
+    # ---- what several of them need ---------------------------------------------------------------------------------
+
+    def _caller(self, asker: Asker) -> Task | None:
+        """The client's task. Who it is does not change, though its number may be somebody else's after its end."""
+        if not asker.known:
+            asker.task = self.watch.caller(asker.viewer.pid) if asker.viewer.pid > 0 else None
+            asker.known = True
+        return asker.task
+
+    def _check_unsent(self, viewer: Viewer) -> None:
+        unsent = self.unsent_of(viewer.uid)
+        if unsent > (MAX_UNSENT_PRIVILEGED if viewer.privileged else MAX_UNSENT):
+            raise BusyError(f"{unsent} bytes of answers wait for clients of user {viewer.uid} to fetch them")
+
+    def _find(self, request: control.Message, asker: Asker) -> Task:
+        return self.watch.find(rootname.parse(control.root_text(request)), self._caller(asker), _sees(asker.viewer))
+
+    def _taken(
+        self, root: Task, mode: str, request: control.Message, asker: Asker, at_cut: Callable[[], None]
+    ) -> Snapshot:
+        return self.watch.snapshot(
+            root,
+            mode,
+            without_entered=bool(request.get("without_entered")),
+            sees=_sees(asker.viewer),
+            at_cut=at_cut,
+        )
+
+    def _audit(
+        self, verb: str, request: control.Message, asker: Asker, begin_ns: int, said: dict[str, Any], result: str
+    ) -> int:
+        elapsed = time.perf_counter_ns() - begin_ns
+        viewer, caller = asker.viewer, self._caller(asker)
+        fields = {
+            "uid": viewer.uid,
+            "gid": viewer.gid,
+            "pid": viewer.pid,
+            "comm": caller.comm.rstrip(b"\0") if caller is not None else "",
+            "root": _as_asked(request.get("root")),
+            **said,
+            "result": result,
+            "ms": round(elapsed / 1e6, 3),
+        }
+        self._log.info(line(verb, **fields))
+        return elapsed
+
+
+def _as_asked(root: object) -> str:
+    return str(root) if isinstance(root, (str, int)) else f"a {type(root).__name__}"
+
+
+def _sees(viewer: Viewer) -> Sees | None:
+    return None if viewer.privileged else viewer.sees_ids
+
+
+def _about(snapshot: Snapshot) -> control.Message:
+    completeness = snapshot.completeness
+    return {
+        "complete": completeness.complete,
+        "reasons": list(completeness.reasons),
+        "verified": completeness.verified,
+        "squashed": list(snapshot.squashed),
+        "entered": list(snapshot.entered),
+        "tasks": len(snapshot.tasks),
+    }

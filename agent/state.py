@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A watch's memory as bytes: table, history and place in the stream, for the daemon that comes next.
+
+Theory
+------
+The kernel side lives on without a daemon: its hooks go on writing into the ring. What the daemon alone knows is what the
+records so far have told: the table, with every birth, and how far the records have been read. Both are written down
+between two records, and whoever reads them goes on with the next one as if nothing had been.
+
+A memory belongs to one *place*: a ring, and a position in it. The position moves with every record consumed, by whomever,
+and never back. So a memory is of use exactly as long as the ring is the same and nobody has consumed anything since; any
+other one is stale, whatever became of its writer, and of whoever has read it already.
+
+The objects are a graph, with rings in it. They are numbered in the order in which a walk from the table meets them, and
+refer to each other by number, -1 for none. That order and what is written depend on the graph alone, so a memory that is
+read and written again is the same bytes. What follows from something else is left out: who is somebody's parent follows
+from the children, whose order counts. What a reader has to find right before it believes a word is in `statereader`.
+
+Grammar (msgpack, all arrays; ints unless said otherwise)::
+
+    memory     := "ckptree\\0" u32 version, u32 CRC-32 of body, u64 bytes of body (little endian), body
+    body       := [place, stream, [namespace*], [pid*], [task*], [comm bytes*], [[uid, gid]*], rest]
+    place      := [ring (text), position, [lost count, slot*], [lost number*], total*]
+    stream     := [next, [records of a kind*], lost, suspect (bool), [record (bytes) that came too early *]]
+    namespace  := [identity, inum, parent, reaper (task), is listed (bool), [number, pid]*]     the first: the initial one
+    pid        := [identity, namespace, users, task, number*]
+    task       := [pid, start_ns, address, flags, exit_code, exit_signal, ids, comm, [child ns identity, inum] | nil,
+                   leader (-1: released), [thread*], [child*, newest first], pgid, sid, creator, birth_pgid, birth_sid,
+                   clone_flags, order, [what, order, value]* deeds]
+    value      := pid for setsid and setpgid, 1 or 0 for subreaper, -1 for exit
+    rest       := [repairs, [anomalies of a kind*], assumed, confirmed, astray (bool), [doubted task*],
+                   [unknown address*], [[task, surprise]*],
+                   [unlisted task*], [[task, ties]*], [[address, [orphan*]]*], [[address, [thread address*]]*],
+                   [[address, [creatorless task*]]*], [[address, start_ns, asked task]*]]
+"""
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import msgpack
+
+from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Task
+from agent.roster import Surprise
+from agent.stream import Stream
+from agent.table import ProcessTable
+
+VERSION = 1
+MAGIC = b"ckptree\0"
+FRAME = struct.Struct("<8sIIQ")
+DEEDS: tuple[DeedName, ...] = ("setsid", "setpgid", "subreaper", "exit")
+SURPRISES: tuple[Surprise, ...] = ("exit", "gone", "group", "parent", "session")
+
+
+class Place(NamedTuple):
+    """Where in which ring a memory ends.
+
+    Attributes:
+        ring: the kernel's name of the ring.
+        position: bytes of it consumed.
+        lost_known: as ring.LostNumbers.
+        lost: numbers known to be lost whose turn has not come.
+    """
+
+    ring: str
+    position: int
+    lost_known: tuple[int, tuple[int, ...]]
+    lost: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one watch leaves to the next.
+
+    Attributes:
+        place: where it stopped.
+        totals: what it counted itself (watch.Totals).
+        table, stream: what it knew.
+    """
+
+    place: Place
+    totals: tuple[int, ...]
+    table: ProcessTable
+    stream: Stream
+
+
+def dump(memory: Memory) -> bytes:
+    """As bytes. The table must be at rest: between two records."""
+    body: bytes = msgpack.packb(_Writer(memory.table).body(memory))
+    return FRAME.pack(MAGIC, VERSION, zlib.crc32(body), len(body)) + body
+
+
+_T = TypeVar("_T")
+
+
+class _Numbers(dict[_T, int]):
+    """Gives objects numbers when they are first asked for; `order` is by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[_T] = []
+
+    def __missing__(self, key: _T) -> int:
+        number = self[key] = len(self.order)
+        self.order.append(key)
+        return number
+
+
+class _Writer:
+    """Numbers objects as it meets them, and writes their rows in that order."""
+
+    def __init__(self, table: ProcessTable) -> None:
+        self._table = table
+        self._namespaces: _Numbers[Namespace] = _Numbers()
+        self._pids: _Numbers[Pid] = _Numbers()
+        self._tasks: _Numbers[Task] = _Numbers()
+        self._comms: _Numbers[bytes] = _Numbers()
+        self._ids: _Numbers[tuple[int, int]] = _Numbers()
+
+    def body(self, memory: Memory) -> list[Any]:
+        """All of it."""
+        place, stream, table = memory.place, memory.stream, self._table
+        count, slots = place.lost_known
+        for namespace in (table.pids.initial, *table.pids.namespaces.values()):
+            self._namespace(namespace)
+        rest = self._rest()
+        namespaces: list[Any] = []
+        pids: list[Any] = []
+        tasks: list[Any] = []
+        while (  # a row may name objects that have not been met before
+            self._catch_up(self._namespaces.order, namespaces, self._namespace_row)
+            or self._catch_up(self._pids.order, pids, self._pid_row)
+            or self._catch_up(self._tasks.order, tasks, self._task_row)
+        ):
+            pass
+        return [
+            [place.ring, place.position, [count, *slots], list(place.lost), *memory.totals],
+            [stream.next, stream.kinds, stream.lost, stream.suspect, stream.early],
+            namespaces,
+            pids,
+            tasks,
+            self._comms.order,
+            self._ids.order,
+            rest,
+        ]
+
+    @staticmethod
+    def _catch_up(order: list[_T], rows: list[Any], row: Callable[[_T], list[Any]]) -> bool:
+        """Write the rows that are missing; whether there were any."""
+        before = len(rows)
+        while len(rows) < len(order):
+            rows.append(row(order[len(rows)]))
+        return len(rows) > before
+
+    def _namespace(self, namespace: Namespace | None) -> int:
+        if namespace is None:
+            return -1
+        if namespace not in self._namespaces:
+            self._namespace(namespace.parent)  # those above come first
+        return self._namespaces[namespace]
+
+    def _pid(self, pid: Pid | None) -> int:
+        return -1 if pid is None else self._pids[pid]
+
+    def _task(self, task: Task | None) -> int:
+        return -1 if task is None or task is NOBODY else self._tasks[task]
+
+    # ---- rows ------------------------------------------------------------------------------------------------------
+
+    def _namespace_row(self, namespace: Namespace) -> list[Any]:
+        row: list[Any] = [namespace.identity, namespace.inum, self._namespace(namespace.parent)]
+        row += self._task(namespace.reaper), self._table.pids.namespaces.get(namespace.identity) is namespace
+        for number, pid in namespace.numbers.items():
+            row += number, self._pid(pid)
+        return row
+
+    def _pid_row(self, pid: Pid) -> list[Any]:
+        return [pid.identity, self._namespace(pid.namespace), pid.users, self._task(pid.task), *pid.numbers]
+
+    def _task_row(self, task: Task) -> list[Any]:
+        number, pid = self._task, self._pid
+        number(task.parent)  # whoever it is, it is met here, and has this one among its children
+        return [
+            pid(task.pid),
+            task.start_ns,
+            task.address,
+            task.flags,
+            task.exit_code,
+            task.exit_signal,
+            self._ids[task.ids],
+            self._comms[task.comm],
+            task.child_namespace,
+            number(task.leader),
+            [number(thread) for thread in task.threads or ()],
+            [number(child) for child in task.children()],
+            pid(task.pgid),
+            pid(task.sid),
+            number(task.creator),
+            pid(task.birth_pgid),
+            pid(task.birth_sid),
+            task.clone_flags,
+            task.order,
+            *(self._deed(deed) for deed in task.deeds or ()),
+        ]
+
+    def _deed(self, deed: Deed) -> list[int]:
+        what, order, value = deed
+        return [DEEDS.index(what), order, value if isinstance(value, int) else self._pid(value)]
+
+    def _rest(self) -> list[Any]:
+        table, number = self._table, self._task
+        counts = table.counts
+        return [
+            *(counts.repairs, [counts.kinds[kind] for kind in SURPRISES], counts.assumed, table.confirmed),
+            table.astray,
+            [number(task) for task in table.doubts],
+            sorted(table.unknown),
+            [[number(task), SURPRISES.index(what)] for task, what in table.surprises.items()],
+            [number(task) for task in sorted(table.unlisted, key=lambda task: (task.pid.numbers, task.start_ns))],
+            [[number(task), ties] for task, ties in table.noted.items()],
+            [[address, [number(task) for task in tasks]] for address, tasks in table.orphans.items()],
+            [[address, sorted(threads)] for address, threads in table.leaderless.items()],
+            [[address, [number(task) for task in tasks]] for address, tasks in table.creatorless.items()],
+            [[address, start_ns, number(task)] for (address, start_ns), task in table.unanswered.items()],
+        ]

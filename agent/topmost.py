@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topmost process of a cgroup or unit, which is the root that a snapshot of it has.
+
+Topmost is whose parent is not in the cgroup; there has to be one, and the tree below it is what is captured, also where
+parts of it have moved to another cgroup. The kernel answers by two files read one after the other, so what was found is
+certain only together with what is found afterwards: a descriptor holds the process (its number cannot be another's while
+it is not reaped), the snapshot is taken, and then the cgroup must have the same topmost process still. If not, all is done
+again, a few times.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from agent import cgroups
+from agent.details import UNREADABLE, stat_fields
+from agent.errors import CkptreeError, HostError, NoSuchRootError, RefusedError
+from agent.rootname import CgroupName, RootName, Target, UnitName
+
+_ATTEMPTS: Final = 5
+_PF_KTHREAD: Final = 0x0020_0000
+_PPID, _FLAGS, _STARTTIME = (
+    4 - 3,
+    9 - 3,
+    22 - 3,
+)  # proc(5) counts from 1, and the first field after the name is the third
+
+T = TypeVar("T")
+
+
+class Member(NamedTuple):
+    """A process in a cgroup.
+
+    Attributes:
+        pid, ppid: as this process's pid namespace counts.
+        start: clock ticks since boot.
+        comm: its name.
+        kernel: it is a kernel thread.
+    """
+
+    pid: int
+    ppid: int
+    start: int
+    comm: str
+    kernel: bool = False
+
+
+def answered(target: Target, ask: Callable[[str], T], proc: Path = Path("/proc")) -> T:
+    """What `ask` answers about the process that a target means.
+
+    Args:
+        target: from rootname.parse_target.
+        ask: takes a ROOT that is a pid or a pid namespace.
+        proc: where procfs is mounted.
+
+    Raises:
+        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        RefusedError: several of its processes are topmost; all are listed.
+        CkptreeError: it had another one each time; or what `ask` raises.
+    """
+    if isinstance(target, RootName):
+        return ask(f"pidns:{target.number}" if target.namespace else str(target.number))
+    for _ in range(_ATTEMPTS):
+        found = topmost(target, proc)
+        try:
+            held = os.pidfd_open(found.pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if _member(found.pid, proc) != found:
+                continue  # gone before it was held
+            answer = ask(str(found.pid))
+            if _is_there(held) and _one(target, proc) == found:
+                return answer
+        except NoSuchRootError:
+            if _is_there(held):
+                raise
+        finally:
+            os.close(held)
+    raise CkptreeError(
+        f"{target}: its topmost process was another one each time, {_ATTEMPTS} times: name one by its pid"
+    )
+
+
+def topmost(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Member:
+    """The one process of a cgroup or unit whose parent is not in it.
+
+    Raises:
+        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        RefusedError: there are several; all are listed.
+        HostError: some of its processes cannot be seen from here.
+    """
+    members = _members(name, cgroups.find(name, proc), proc)
+    tops = [member for member in members.values() if member.ppid not in members]
+    if len(tops) > 1:
+        raise RefusedError(
+            f"{name} has {len(tops)} topmost processes, and a snapshot has one root: name one of them by its pid",
+            [f"{top.pid} {top.comm}, child of {top.ppid}" for top in sorted(tops)],
+        )
+    if not tops:
+        raise NoSuchRootError(f"{name} has no process")
+    return tops[0]
+
+
+def _one(name: CgroupName | UnitName, proc: Path) -> Member | None:
+    try:
+        return topmost(name, proc)
+    except (RefusedError, NoSuchRootError):
+        return None
+
+
+def _members(name: CgroupName | UnitName, folder: Path, proc: Path) -> dict[int, Member]:
+    """By pid; kernel threads are nobody's tree."""
+    found: dict[int, Member] = {}
+    unseen: set[int] = set()
+    for again in (True, False):
+        pids = cgroups.processes(folder)
+        if 0 in pids:
+            raise HostError(f"{name} has processes that this pid namespace does not see: ask on the host")
+        found = {pid: member for pid in pids if (member := _member(pid, proc)) is not None}
+        # Listed and not there: it has gone meanwhile. Twice so: it is hidden.
+        hidden, unseen = unseen & (pids - found.keys()), pids - found.keys()
+        if not unseen:
+            break
+        if not again and hidden:
+            raise HostError(
+                f"{name} has processes that {proc} does not show ({', '.join(map(str, sorted(hidden)[:10]))}): it is "
+                "mounted with hidepid, or for another pid namespace"
+            )
+    return {pid: member for pid, member in found.items() if not member.kernel}
+
+
+def _member(pid: int, proc: Path) -> Member | None:
+    """As stat tells; None where it does not."""
+    try:
+        stat = (proc / str(pid) / "stat").read_bytes()
+    except UNREADABLE:
+        return None
+    fields = stat_fields(stat)
+    comm = stat.partition(b"(")[2].rpartition(b")")[0].decode(errors="backslashreplace")
+    kernel = bool(int(fields[_FLAGS]) & _PF_KTHREAD)
+    return Member(pid, int(fields[_PPID]), int(fields[_STARTTIME]), comm, kernel)
+
+
+def _is_there(held: int) -> bool:
+    try:
+        signal.pidfd_send_signal(held, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, and there
+    return True

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ckptree tree``: the tree as it is now. On a terminal it stays, and follows what happens; else it is printed once."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent import rootname, terminal
+from agent.fileverbs import AsJson, say
+from agent.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
+
+if TYPE_CHECKING:
+    from agent.client import Answer
+    from agent.follow import Follower
+
+TIMEOUT_S = 30.0
+
+
+def tree(
+    root: Annotated[str, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: 1.")] = "1",
+    mode: Mode = ModeName.SUBTREE,
+    source: Source = SourceName.AUTO,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the tree below ROOT, and on a terminal follow it. Keys: arrows, PgUp, PgDn, s, g, b for the colours, q."""
+    from agent import sources, topmost
+
+    check_source(source, socket)
+    meant = rootname.parse_target(root)
+    with sources.opened(source.value, socket, TIMEOUT_S) as where:
+
+        def ask(fmt: str = "ckpt") -> "Answer":
+            return topmost.answered(meant, lambda pid: where.snapshot(pid, mode=mode.value, fmt=fmt))
+
+        if as_json:
+            answer = ask("json")
+            sys.stdout.buffer.write(answer.data)
+        elif not terminal.can_be_taken_over():
+            answer = ask()
+            _print(answer)
+        else:
+            from agent.follow import Follower
+
+            events = topmost.answered(meant, lambda pid: sources.events_of(where, pid))
+            _stay(Follower(str(meant).removeprefix("pid "), ask, events))
+            return
+    if not answer.complete:
+        say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
+        raise typer.Exit(6)
+
+
+def _print(answer: "Answer") -> None:
+    from exporters import registry, treeview
+
+    typer.echo(treeview.render(registry.load(answer.data), **terminal.abilities()))
+
+
+def _stay(follower: "Follower") -> None:
+    """Until a key or a signal ends it; a signal then ends this process as if nobody had caught it."""
+    from agent.screen import Ended, Screen
+
+    follower.refresh()  # what fails at once is said on the terminal as it was
+    try:
+        with _own_terminal() as descriptor, Screen(descriptor) as screen:
+            follower.run(screen)
+    except Ended as ended:
+        if ended.number == signal.SIGINT:
+            raise typer.Exit(130) from ended
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
+
+
+@contextmanager
+def _own_terminal() -> Iterator[int]:
+    """The terminal that standard output goes to, opened for keys too: a shell may have opened it for writing alone."""
+    try:
+        descriptor = os.open(os.ttyname(sys.stdout.fileno()), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # it has no name in here
+        descriptor = os.dup(sys.stdout.fileno())
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long work beside the loop: a snapshot or a sweep of a host with very many tasks.
+
+The watch is lent: while a job runs, the job alone may touch it, the ring and the table, and the loop moves bytes to and
+from its clients and nothing else. So there is one thread in the table at any time, no lock, and no turn of the loop that
+lasts as long as a walk over a hundred thousand tasks does. Where tasks are few nothing is lent: handing over costs more
+than the work.
+
+Both threads want the interpreter's lock. The loop gets it within `_SWITCH_S`, or when a call into C returns.
+"""
+
+import os
+import queue
+import selectors
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+_SWITCH_S: Final = 0.0005
+
+
+@dataclass(slots=True)
+class _Job:
+    name: str
+    work: Callable[[], Any]
+    done: Callable[[Any], None]
+    result: Any = None
+    error: BaseException | None = None
+    took_s: float = 0.0
+
+
+class Worker:
+    """One thread, one job at a time.
+
+    Args:
+        selector: the loop's; the data of each key is a function of the ready file.
+        note: told the name of each job, and the seconds that it took.
+
+    Attributes:
+        busy: a job runs, or has run and `done` has not been called.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, note: Callable[[str, float], None]) -> None:
+        self._note = note
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._selector = selector
+        self._finished: _Job | None = None
+        self._thread: threading.Thread | None = None
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.busy = False
+        selector.register(self._bell, selectors.EVENT_READ, lambda _: self._finish())
+
+    def start(self, name: str, work: Callable[[], Any], done: Callable[[Any], None] = lambda _: None) -> None:
+        """Begin a job.
+
+        Args:
+            name: what it is, for the figures.
+            work: runs in the thread.
+            done: takes its result, in the loop. What `work` raises is raised there instead.
+        """
+        if self.busy:
+            raise RuntimeError(f"{name}: there is a job already")
+        if self._thread is None:
+            sys.setswitchinterval(_SWITCH_S)
+            self._thread = threading.Thread(target=self._run, name="ckptree-worker", daemon=True)
+            self._thread.start()
+        self.busy = True
+        self._jobs.put(_Job(name, work, done))
+
+    def wait(self) -> None:
+        """Until nothing runs."""
+        while self.busy:
+            with selectors.DefaultSelector() as bell:
+                bell.register(self._bell, selectors.EVENT_READ)
+                bell.select()
+            self._finish()
+
+    def close(self) -> None:
+        """Let go of what the loop waits on; nothing may run."""
+        self._selector.unregister(self._bell)
+        os.close(self._bell)
+
+    def _run(self) -> None:
+        while True:
+            job = self._jobs.get()
+            begin = time.monotonic()
+            try:
+                job.result = job.work()
+            except BaseException as error:  # noqa: BLE001 - it is raised where the loop can see it
+                job.error = error
+            job.took_s = time.monotonic() - begin
+            self._finished = job
+            os.eventfd_write(self._bell, 1)
+
+    def _finish(self) -> None:
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            return
+        job, self._finished = self._finished, None
+        self.busy = False
+        if job is None:
+            return
+        self._note(job.name, job.took_s)
+        if job.error is not None:
+            raise job.error
+        job.done(job.result)

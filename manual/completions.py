@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completions for bash, zsh and fish: all of it is in the scripts, so that no key starts a program.
+
+What can be completed: verbs; the options of a verb; an option's values where they are few, or files; files as arguments,
+and for ROOT its kinds and pids.
+"""
+
+from collections.abc import Iterator
+
+from agent import VERSION
+from manual.verbs import FILES, HELP, Option, Verb, verbs
+
+_KINDS = ("pidns:", "cgroup:/", "unit:")
+_ZSH_SIGNS = {ord("["): "(", ord("]"): ")", ord(":"): "\\:"}
+_TOP = (HELP, Option(("--version",), "", "Print the version and exit."))
+
+
+def scripts() -> Iterator[tuple[str, str]]:
+    """Each script's place below /usr/share and its text."""
+    found = verbs()
+    yield "bash-completion/completions/ckptree", bash(found)
+    yield "zsh/vendor-completions/_ckptree", zsh(found)
+    yield "fish/vendor_completions.d/ckptree.fish", fish(found)
+
+
+def _has_root(verb: Verb) -> bool:
+    return any(argument.name == "ROOT" for argument in verb.arguments)
+
+
+def _takes_files(verb: Verb) -> bool:
+    return any(argument.name in FILES for argument in verb.arguments)
+
+
+def _head(comment: str = "#") -> str:
+    return (
+        f"{comment} SPDX-License-Identifier: Apache-2.0\n{comment} Made from the command line of ckptree {VERSION}.\n"
+    )
+
+
+# ---- bash ----------------------------------------------------------------------------------------------------------
+
+
+def bash(found: list[Verb]) -> str:
+    """For bash 4 and later; needs none of the helpers of bash-completion."""
+    cases = "".join(_bash_case(verb) for verb in found)
+    names = " ".join(verb.name for verb in found)
+    top = " ".join(name for option in _TOP for name in option.names)
+    return f"""{_head()}
+_ckptree() {{
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} verb= options= values= root=
+    local files=no index
+    COMPREPLY=()
+    # Bash cuts words at = and :, where those are in COMP_WORDBREAKS: an option's value is behind the =.
+    if [[ $word == = ]]; then
+        word=
+    elif [[ $before == = ]]; then
+        before=${{COMP_WORDS[COMP_CWORD - 2]}}
+    fi
+    for ((index = 1; index < COMP_CWORD; index++)); do
+        if [[ ${{COMP_WORDS[index]}} != -* ]]; then
+            verb=${{COMP_WORDS[index]}}
+            break
+        fi
+    done
+    if [[ -z $verb ]]; then
+        if [[ $word == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W '{top}' -- "$word")
+        else
+            mapfile -t COMPREPLY < <(compgen -W '{names}' -- "$word")
+        fi
+        return
+    fi
+    case $verb in
+{cases}    *) return ;;
+    esac
+    if [[ -n $values ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
+    elif [[ $files == value ]]; then
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    elif [[ $files == none ]]; then
+        :
+    elif [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
+    elif [[ -n $root ]]; then
+        local pids=(/proc/[0-9]*)
+        mapfile -t COMPREPLY < <(compgen -W "$root ${{pids[*]#/proc/}}" -- "$word")
+        [[ ${{COMPREPLY[0]}} == *[:/] ]] && compopt -o nospace
+    elif [[ $files == yes ]]; then
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    fi
+}}
+complete -F _ckptree ckptree
+"""
+
+
+def _bash_case(verb: Verb) -> str:
+    lines = [
+        f"    {verb.name})\n",
+        f"        options='{' '.join(name for one in verb.options for name in one.names)}'\n",
+    ]
+    if _has_root(verb):
+        lines.append(f"        root='{' '.join(_KINDS)}'\n")
+    if _takes_files(verb):
+        lines.append("        files=yes\n")
+    values = [one for one in verb.options if one.value]
+    if values:
+        lines.append("        case $before in\n")
+        for option in values:
+            action = (
+                f"values='{' '.join(option.choices)}'" if option.choices
+                else f"files={'value' if option.value in FILES else 'none'}"
+            )  # fmt: skip
+            lines.append(f"        {' | '.join(option.names)}) {action} ;;\n")
+        lines.append("        esac\n")
+    return "".join([*lines, "        ;;\n"])
+
+
+# ---- zsh -----------------------------------------------------------------------------------------------------------
+
+
+def zsh(found: list[Verb]) -> str:
+    """For zsh's completion system."""
+    names = "".join(f"        {_zsh_quoted(f'{verb.name}:{_first(verb.help)}')}\n" for verb in found)
+    cases = "".join(_zsh_case(verb) for verb in found)
+    top = " ".join(_zsh_option(option) for option in _TOP)
+    return f"""#compdef ckptree
+{_head()}
+_ckptree_root() {{
+    local -a pids=(/proc/<->(N:t))
+    _alternative 'pids:pid:compadd -a pids' "kinds:kind:compadd -S '' -- {" ".join(_KINDS)}"
+}}
+
+_ckptree() {{
+    local curcontext=$curcontext state line
+    local -a verbs=(
+{names}    )
+    _arguments -C {top} '1: :->verb' '*:: :->rest' && return
+    case $state in
+    verb) _describe -t commands command verbs ;;
+    rest)
+        case $line[1] in
+{cases}        esac
+        ;;
+    esac
+}}
+
+_ckptree "$@"
+"""
+
+
+def _zsh_case(verb: Verb) -> str:
+    words = [_zsh_option(option) for option in verb.options]
+    for place, argument in enumerate(verb.arguments, 1):
+        action = "_ckptree_root" if argument.name == "ROOT" else "_files"
+        words.append(_zsh_quoted(f"{place}:{argument.name}:{action}"))
+    return f"        {verb.name}) _arguments -s {' '.join(words)} ;;\n"
+
+
+def _zsh_option(option: Option) -> str:
+    about = _first(option.help).translate(_ZSH_SIGNS)
+    value = ""
+    if option.value:
+        action = f"({' '.join(option.choices)})" if option.choices else "_files" if option.value in FILES else " "
+        value = f":{option.value}:{action}"
+    excludes = f"({' '.join(option.names)})" if len(option.names) > 1 else ""
+    return " ".join(
+        _zsh_quoted(f"{excludes}{name}{'=' if value and name.startswith('--') else ''}[{about}]{value}")
+        for name in option.names
+    )
+
+
+def _zsh_quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# ---- fish ----------------------------------------------------------------------------------------------------------
+
+
+def fish(found: list[Verb]) -> str:
+    """For fish 3 and later."""
+    names = " ".join(verb.name for verb in found)
+    lines = [_head(), "complete -c ckptree -f\n"]
+    none = f"-n 'not __fish_seen_subcommand_from {names}'"
+    lines += [_fish_option(none, option) for option in _TOP]
+    lines += [f"complete -c ckptree {none} -a {verb.name} -d {_fish_quoted(_first(verb.help))}\n" for verb in found]
+    for verb in found:
+        here = f"-n '__fish_seen_subcommand_from {verb.name}'"
+        if _has_root(verb):
+            lines.append(f"complete -c ckptree {here} -a '(__fish_complete_pids) {' '.join(_KINDS)}'\n")
+        if _takes_files(verb):
+            lines.append(f"complete -c ckptree {here} -F\n")
+        lines += [_fish_option(here, option) for option in verb.options]
+    return "".join(lines)
+
+
+def _fish_option(condition: str, option: Option) -> str:
+    words = ["complete -c ckptree", condition]
+    words += [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names]
+    if option.choices:
+        words.append(f"-x -a '{' '.join(option.choices)}'")
+    elif option.value:
+        words.append("-r -F" if option.value in FILES else "-x")
+    return " ".join([*words, f"-d {_fish_quoted(_first(option.help))}"]) + "\n"
+
+
+def _fish_quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _first(text: str) -> str:
+    """A sentence."""
+    return text.partition(". ")[0].rstrip(".")

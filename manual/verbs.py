@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as data, from where it is defined: typer's commands, and the daemon's own parser."""
+
+import re
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import typer
+
+from agent import daemonargs
+from agent.cli import app
+from agent.output import find_format
+from exporters import registry
+
+FILES: Final = frozenset({"FILE", "FILE|-", "OUT", "IN", "A", "B", "PATH", "CONFIG", "SOCKET"})
+
+
+class Argument(NamedTuple):
+    """What stands without an option.
+
+    Attributes:
+        name: as usage shows it.
+        help: a sentence, or nothing.
+        required: it has to be there.
+    """
+
+    name: str
+    help: str
+    required: bool
+
+
+class Option(NamedTuple):
+    """One option.
+
+    Attributes:
+        names: with their dashes; those that mean the contrary too.
+        value: its name; empty: a flag.
+        help: a sentence.
+        choices: what the value may be; empty: anything.
+        default: as written; empty: none.
+    """
+
+    names: tuple[str, ...]
+    value: str
+    help: str
+    choices: tuple[str, ...] = ()
+    default: str = ""
+
+
+class Verb(NamedTuple):
+    """One verb.
+
+    Attributes:
+        name, help: as the command line has them.
+        arguments, options: in order.
+    """
+
+    name: str
+    help: str
+    arguments: tuple[Argument, ...]
+    options: tuple[Option, ...]
+
+
+HELP: Final = Option(("-h", "--help"), "", "Show help and exit.")
+
+
+def formats() -> tuple[str, ...]:
+    """Names of what a snapshot can be written as, without those of other packages."""
+    return (*registry.FORMATS, find_format("svg").name)
+
+
+def verbs() -> list[Verb]:
+    """All of them."""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    found = []
+    for name, command in commands.items():
+        if command.hidden:
+            continue
+        if name == "daemon":
+            found.append(daemon())
+            continue
+        shown = [each for each in command.params if each.param_type_name == "argument"]
+        arguments = tuple(
+            Argument(str(each.metavar or each.name).strip("[]"), _argument_help(each), each.required) for each in shown
+        )
+        options = tuple(_option(each) for each in command.params if each.param_type_name == "option")
+        found.append(Verb(name, _prose(command.help), arguments, (*options, HELP)))
+    return found
+
+
+def daemon() -> Verb:
+    """The one with a parser of its own."""
+    parser = daemonargs.parser()
+    options = tuple(
+        Option(tuple(each.option_strings), str(each.metavar or ""), (each.help or "").replace("%%", "%"))
+        for each in parser._actions  # noqa: SLF001 - argparse has no other list of what it was told
+        if each.dest != "help"
+    )
+    return Verb("daemon", daemonargs.DESCRIPTION, (), (*options, HELP))
+
+
+def _argument_help(parameter: Any) -> str:
+    return _prose(getattr(parameter, "help", None))
+
+
+def _option(parameter: Any) -> Option:
+    names = sorted(parameter.opts, key=len) + list(parameter.secondary_opts)
+    if parameter.is_flag:
+        return Option(tuple(names), "", _prose(parameter.help))
+    choices = tuple(str(getattr(each, "value", each)) for each in getattr(parameter.type, "choices", ()))
+    value = parameter.metavar or (parameter.name.upper() if choices else parameter.type.name.upper())
+    if value == "FORMAT":
+        choices = formats()
+    default = parameter.default
+    text = str(default.value if isinstance(default, Enum) else default)
+    return Option(tuple(names), value, _prose(parameter.help), choices, "" if default is None else text)
+
+
+def _prose(text: str | None) -> str:
+    return re.sub(r"\s+", " ", text or "").strip()

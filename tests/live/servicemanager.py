@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""As much of a service manager as a daemon can tell from one: notifications, the descriptor store, socket activation.
+
+What systemd does and this does too: a stored descriptor that is watched and hangs up is thrown out; what is removed is
+removed by name; everything stored is passed on at each start and stays stored; a stop ends it, a restart or a death
+does not.
+"""
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.live.daemons import PATIENCE_S, TOP
+
+_FIRST = 3
+_HIGH = 300  # where descriptors lie that must not be where the child gets them
+_WITH_PID = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
+
+
+class ServiceManager:
+    """Runs one daemon, again and again.
+
+    Args:
+        folder: for the daemon's socket, its log, and the manager's own socket.
+        arguments: the daemon's, beside its socket.
+        before: words in front of the command, of setpriv(1), say.
+        activates: hold the daemon's listening socket for it.
+        watchdog_s: the daemon must say so often that it is alive.
+        store_max: as FileDescriptorStoreMax=.
+
+    Attributes:
+        socket: where the daemon listens.
+        log: what it says, over all of its lives.
+        store: (name, descriptor).
+        said: what it told, line by line, with the time of time.monotonic().
+        process: it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str | Path,
+        before: Sequence[str] = (),
+        activates: bool = False,
+        watchdog_s: float | None = None,
+        store_max: int = 128,
+    ) -> None:
+        self.socket = folder / "own.sock"
+        self.log = folder / "own.log"
+        self.store: list[tuple[str, int]] = []
+        self.said: list[tuple[float, str]] = []
+        self.before = list(before)
+        self.arguments = [str(argument) for argument in arguments]
+        self.store_max = store_max
+        self._watchdog_s = watchdog_s
+        self._notify = folder / "notify"
+        self._inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._inbox.bind(os.fspath(self._notify))
+        self._ready = threading.Event()
+        self._flushed = threading.Event()
+        self._listener: socket.socket | None = None
+        if activates:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listener.bind(os.fspath(self.socket))
+            self._listener.listen(64)
+        self.pid = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._send("END=1")
+        self._reader.join(PATIENCE_S)
+        self._inbox.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    # ---- what is told ----------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._inbox, 1 << 16, 8)
+            lines = data.decode().split("\n")
+            self.said += [(time.monotonic(), line) for line in lines]
+            told = dict(line.partition("=")[::2] for line in lines)
+            if "FDSTORE" in told:
+                self._keep(told, descriptors)
+                descriptors = []
+            if "FDSTOREREMOVE" in told:
+                self._drop(told["FDNAME"])
+            if "READY" in told:
+                self._ready.set()
+            for descriptor in descriptors:  # a barrier's too: that is its answer
+                os.close(descriptor)
+            if "FLUSH" in told:
+                self._flushed.set()
+            if "END" in told:
+                return
+
+    def _keep(self, told: dict[str, str], descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            watched = select.poll()
+            if told.get("FDPOLL") != "0":
+                watched.register(descriptor, 0)
+            if len(self.store) >= self.store_max or watched.poll(0):
+                os.close(descriptor)
+            else:
+                self.store.append((told.get("FDNAME", "stored"), descriptor))
+
+    def _drop(self, name: str) -> None:
+        for entry in [entry for entry in self.store if entry[0] == name]:
+            self.store.remove(entry)
+            os.close(entry[1])
+
+    def _send(self, line: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+            out.sendto(line.encode(), os.fspath(self._notify))
+
+    def flush(self) -> None:
+        """Until everything that was told has been heard."""
+        self._flushed.clear()
+        self._send("FLUSH=1")
+        assert self._flushed.wait(PATIENCE_S)
+
+    def heard(self, line: str) -> int:
+        """How often it said that."""
+        return sum(each == line or each.startswith(line + "=") for _, each in self.said)
+
+    # ---- what is done ----------------------------------------------------------------------------------------------
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it; wait for READY=1."""
+        passed = [("own.socket", self._listener.fileno())] if self._listener is not None else []
+        passed += self.store
+        environment = dict(os.environ) | {"NOTIFY_SOCKET": os.fspath(self._notify)}
+        if self._watchdog_s is not None:
+            environment["WATCHDOG_USEC"] = str(int(self._watchdog_s * 1e6))
+        environment["LISTEN_FDS"] = str(len(passed))
+        environment["LISTEN_FDNAMES"] = ":".join(name for name, _ in passed)
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH) for _, descriptor in passed]
+        log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        daemon = [sys.executable, "-m", "agent.daemon", "--socket", os.fspath(self.socket), *self.arguments]
+        self._ready.clear()
+        try:
+            self.pid = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", f"cd {TOP}; {_WITH_PID}", "sh", *self.before, *daemon],
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, null, 0),
+                    (os.POSIX_SPAWN_DUP2, null, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                    *((os.POSIX_SPAWN_DUP2, each, _FIRST + index) for index, each in enumerate(high)),
+                ],
+            )
+        finally:
+            for descriptor in (*high, log, null):
+                os.close(descriptor)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Until it has said READY=1."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._ready.wait(0.05):
+            assert self.is_running(), f"the daemon ended: {self.log.read_text()}"
+            assert time.monotonic() < deadline, "the daemon is not ready"
+
+    def is_running(self) -> bool:
+        """It has not ended; if it has, it is reaped."""
+        if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
+            self.pid = 0
+        return bool(self.pid)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send it a signal, and wait for its end; returns its wait status."""
+        if not self.pid:
+            return 0
+        os.kill(self.pid, number)
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        self.flush()
+        return status
+
+    def restart(self) -> None:
+        """As ``systemctl restart`` does."""
+        assert self.end() == 0
+        self.start()
+
+    def stop(self) -> None:
+        """As ``systemctl stop`` does: the store is emptied."""
+        self.end()
+        for _, descriptor in self.store:
+            os.close(descriptor)
+        self.store.clear()
+
+    def complaints(self) -> list[str]:
+        """The lines of its log, without those that say that it is ready, and who asked for what."""
+        usual = ("listening on", " uid=")
+        return [line for line in self.log.read_text().splitlines() if not any(each in line for each in usual)]

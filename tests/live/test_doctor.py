@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor's word against what then works."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.client import Client
+from tests.live.daemons import ckptree
+
+pytestmark = pytest.mark.live
+
+INSIDE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def findings(text: bytes) -> tuple[Any, dict[str, Any]]:
+    """The document, and its findings by name."""
+    document = json.loads(text)
+    return document, {one["what"]: one for one in document["findings"]}
+
+
+def test_it_finds_that_all_works_here_and_the_hooks_that_the_daemon_has(daemon_socket: Path) -> None:
+    """Exit code 0; in words as in JSON."""
+    ran = ckptree("doctor", "--json", "--socket", daemon_socket)
+    words = ckptree("doctor", "--socket", daemon_socket)
+    document, found = findings(ran.out)
+    with Client(daemon_socket) as client:
+        hooks = client.status()["hooks"]
+
+    assert (ran.code, words.code) == (0, 0), words.out.decode()
+    assert (document["capture"], document["restart"], found["daemon"]["state"]) == (True, True, "ok")
+    assert {name: found[f"hook for {name}"]["found"].split(", ") for name, used in hooks.items() if used} == {
+        name: used for name, used in hooks.items() if used
+    }
+    assert [line.split()[0] for line in words.out.decode().splitlines()] == [one["state"] for one in found.values()]
+    assert ckptree("snapshot", str(os.getpid()), "--source", "bpf", "-f", "json").code == 0
+
+
+def test_where_processes_cannot_be_watched_it_says_why_and_exits_5(tmp_path: Path) -> None:
+    """Within a container without a daemon's socket; trees can be rebuilt there."""
+    ran = ckptree("doctor", "--json", "--socket", tmp_path / "none", before=INSIDE)
+    document, found = findings(ran.out)
+
+    assert ran.code == 5
+    assert (document["capture"], document["restart"]) == (False, True)
+    assert "not in the initial pid namespace" in found["capture"]["found"]
+    assert "on the host" in found["pid namespace"]["mend"]
+    assert ckptree("snapshot", "1", "--source", "bpf", before=INSIDE).code == 5
+
+
+def test_a_daemon_that_answers_is_enough(daemon_socket: Path) -> None:
+    """Within a container with its socket."""
+    ran = ckptree("doctor", "--json", "--socket", daemon_socket, before=INSIDE)
+    document, found = findings(ran.out)
+
+    assert ran.code == 0
+    assert (document["capture"], found["bpf"]["state"]) == (True, "warn")
+    assert "no" not in {one["state"] for one in found.values()}
+    assert ckptree("snapshot", "1", "--socket", daemon_socket, "--mode", "subtree", "--json", before=INSIDE).code == 0
+
+
+def test_another_bcc_is_found_and_the_right_one_named(tmp_path: Path) -> None:
+    """PyPI's package of that name, before the system's on the path."""
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc/__init__.py").write_text('"""Crystals."""\n')
+    ran = ckptree("doctor", "--json", "--socket", tmp_path / "none", env={"PYTHONPATH": os.fspath(tmp_path)})
+    document, found = findings(ran.out)
+
+    assert (ran.code, document["capture"]) == (5, False)
+    assert found["bcc"]["state"] == found["capture"]["state"] == "no"
+    assert "apt-get install python3-bpfcc" in found["bcc"]["mend"]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inits that wait within their exit, and keepers: how the kernel shows them, and that their trees end like any others."""
+
+import os
+import signal
+from dataclasses import replace
+from errno import ENOMEM
+from pathlib import Path
+
+import pytest
+
+from agent.model import Namespace, PidObject, Snapshot, TaskState
+from agent.restart.plan import Role
+from agent.restart.planning import make_plan
+from agent.restart.rebuild import Rebuild, RebuildError
+from agent.restart.verify import Standing, read_status, verify, verify_active
+from tests.builders import a_snapshot, a_task
+from tests.live.rebuilds import active, assert_gone, eventually, exit_code, free_number, rebuilt, status
+from tests.live.scenario import CONTAINER
+from tests.live.treeprog import Tree
+
+pytestmark = pytest.mark.live
+
+OUTER, INNER, HOLDER = 1, 2, 3
+_PF_EXITING = 4
+
+
+def a_tree_with_dead_inits() -> Snapshot:
+    """Two of them, one within the other, because of a zombie of the holder; and a member of a namespace without an init."""
+    first = free_number()
+    numbers = [(0,), (1, 1), (2, 2, 1), (3,), (4, 3, 2), (5, 2)]
+    spaces = [(0,), (0, 1), (0, 1, 2), (0,), (0, 1, 2), (0, 3)]
+    pids = [PidObject((first + own[0], *own[1:]), space) for own, space in zip(numbers, spaces, strict=True)]
+    tasks = [
+        a_task(1, 0),
+        a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=5 << 8),
+        a_task(3, 2, depth=2, state=TaskState.ZOMBIE, exit_code=9),
+        a_task(4, 1),
+        a_task(5, 4, depth=2, state=TaskState.ZOMBIE, exit_code=7 << 8),
+        a_task(6, 1, depth=1),
+    ]
+    levels = [(0, None), (1, 0), (2, 1), (1, 0)]
+    namespaces = tuple(Namespace(n, 4026531836 + n, level, above) for n, (level, above) in enumerate(levels))
+    return replace(a_snapshot(tasks=tasks), pids=tuple(pids), namespaces=namespaces)
+
+
+def flags(pid: int) -> int:
+    """PF_ flags, as /proc has them."""
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[6])
+
+
+@pytest.mark.parametrize("any_numbers", [False, True], ids=["same numbers", "any numbers"])
+@pytest.mark.parametrize("pidns", [True, False], ids=["own namespace", "caller's namespace"])
+def test_dead_inits_wait_within_their_exit_and_the_tree_ends_all_the_same(pidns: bool, any_numbers: bool) -> None:  # noqa: FBT001
+    """They are no zombies, cannot be killed, and have the status they had; they go with the zombie's parent."""
+    snapshot = a_tree_with_dead_inits()
+    plan = make_plan(snapshot, pidns=pidns)
+    with rebuilt(plan, any_numbers=any_numbers) as made:
+        standing = Standing(snapshot, plan, made.pids, made.numbers, made.guard)
+        assert verify(standing) == []
+        active(made)
+        assert verify_active(standing, stopped=True) == []
+        pids = [made.pids[actor] for actor in plan.tasks]
+        for init, code in ((OUTER, 5 << 8), (INNER, 9)):
+            os.kill(pids[init], signal.SIGKILL)
+            assert status(pids[init]).state not in "ZX"
+            assert flags(pids[init]) & _PF_EXITING
+            assert exit_code(pids[init]) == code
+        keeper = next(actor for actor, each in enumerate(plan.actors) if each.role is Role.KEEPER)
+        assert status(made.pids[keeper]).ppid == made.pids[0]
+        assert made.numbers[keeper][-1] == 1
+        os.kill(pids[HOLDER], signal.SIGKILL)
+        eventually(pids[OUTER], "Z")
+
+
+def test_a_kernel_leaves_nothing_but_others_zombies_where_an_init_has_exited() -> None:
+    """Its children are gone, alive or zombies before; who entered is a zombie; and nobody is born there any more."""
+    with Tree(strict=False) as tree:
+        tree.run(
+            CONTAINER + "fork 1 2 newpid; fork 2 3; fork 2 4; exit 4; fork 1 5; setns 5 2; fork 5 6; setns 1 2; kill 2"
+        )
+        found = {node: read_status(tree.number(node)) for node in (2, 3, 4, 6)}
+
+        assert (found[3], found[4]) == (None, None)
+        assert [each.state == "Z" for each in (found[2], found[6]) if each is not None] == [False, True]
+        assert tree.fork(1, 7).errno == ENOMEM
+
+
+def test_a_kernel_does_not_reap_a_leader_before_its_threads() -> None:
+    """It has exited, and there is nothing to wait for."""
+    with Tree(strict=False) as tree:
+        tree.run(CONTAINER + "fork 1 2; thread 2 3; leave 2")
+
+        assert (status(tree.number(2)).state, tree.wait(1, 2).value) == ("Z", 0)
+
+
+def test_nothing_is_left_of_dead_inits_when_their_guard_is_killed() -> None:
+    """In the caller's namespace: nothing goes by itself there."""
+    plan = make_plan(a_tree_with_dead_inits(), pidns=False)
+    with Rebuild(plan, no_stdio=True) as made:
+        made.build()
+        made.activate()
+        made.release()
+        pids = [*made.pids]
+        os.kill(made.guard, signal.SIGKILL)
+        with pytest.raises(RebuildError, match="guard"):
+            made.wait()
+
+    assert_gone(pids)
+
+
+def test_an_init_that_does_not_wait_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaps the zombie before everything is compared has another tree."""
+    monkeypatch.setattr("agent.restart.verify._SETTLING", 0.1)
+    snapshot = a_tree_with_dead_inits()
+    plan = make_plan(snapshot)
+    with rebuilt(plan) as made:
+        standing = Standing(snapshot, plan, made.pids, made.numbers, made.guard)
+        active(made)
+        pids = [made.pids[actor] for actor in plan.tasks]
+        os.kill(pids[HOLDER], signal.SIGKILL)
+        eventually(pids[OUTER], "Z")
+
+        assert any("is to wait within its exit" in each for each in verify_active(standing, stopped=True))

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cgroups and units as roots, on the kernel's own hierarchies."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.cgroups import Hierarchy, hierarchies
+from exporters import registry
+from tests.live.daemons import PATIENCE_S, TOP, Ran, ckptree
+
+pytestmark = pytest.mark.live
+
+UNIFIED = [one for one in hierarchies() if one.options is None]
+NAMED = [one for one in hierarchies() if one.options is not None]
+# A parent that stays in the shell's cgroup would be another topmost process, so the shell goes in itself, first.
+ENTER = "echo $$ > {}/cgroup.procs && {}"
+
+
+@contextmanager
+def a_cgroup(hierarchy: Hierarchy, name: str) -> Iterator[Path]:
+    """A new one; and those above it that were not there. Whoever is in it is to be gone when it ends."""
+    folder = hierarchy.mount / name
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        for each in made:
+            _remove(each)
+
+
+def _remove(folder: Path) -> None:
+    """Once the last of those who were killed is reaped."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+@contextmanager
+def running(folder: Path, script: str) -> Iterator[int]:
+    """A shell in that cgroup, once it has said that it is ready."""
+    command = ["sh", "-c", ENTER.format(folder, script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        assert shell.stdout
+        assert shell.stdout.readline() == b"ready\n"
+        try:
+            yield shell.pid
+        finally:
+            for pid in {int(pid) for path in folder.rglob("cgroup.procs") for pid in path.read_text().split()}:
+                os.kill(pid, 9)
+            shell.wait(20)
+
+
+def snapshot(root: str, *options: str | Path) -> Ran:
+    """What the command line says of it."""
+    return ckptree("snapshot", root, "--no-plan", "-f", "json", *options)
+
+
+def needed(found: list[Hierarchy]) -> list[Hierarchy]:
+    """The first one; a test that has none fails, and says so."""
+    return found[:1] or [Hierarchy(None, "/", Path("/not mounted"))]
+
+
+@pytest.mark.parametrize("hierarchy", [*needed(UNIFIED), *NAMED[:1], *NAMED[-1:]], ids=str)
+def test_a_cgroup_is_captured_from_its_topmost_process_on(daemon_socket: Path, hierarchy: Hierarchy) -> None:
+    """By its path in the hierarchy, and by that of the folder; those in cgroups below it belong to it."""
+    name = f"ckptree-{os.getpid()}/inner"
+    controllers = sorted((hierarchy.options or frozenset()) - {"rw", "xattr"})
+    prefix = f"cgroup:{controllers[0]}:" if controllers else "cgroup:"
+    with (
+        a_cgroup(hierarchy, name) as inner,
+        running(
+            inner.parent, f"sh -c 'echo $$ > {inner}/cgroup.procs; sleep 100 & wait' & sleep 0.1; echo ready; wait"
+        ),
+    ):
+        rans = [
+            snapshot(root, "--socket", daemon_socket) for root in (f"{prefix}/{name[:-6]}", f"cgroup:{inner.parent}")
+        ]
+        inside = snapshot(f"cgroup:{inner}", "--socket", daemon_socket)
+
+    assert [ran.code for ran in (*rans, inside)] == [0, 0, 0], inside.err
+    for ran in rans:
+        assert [task.comm for task in registry.load(ran.out).tasks] == [b"sh", b"sh", b"sleep"]
+    assert [task.comm for task in registry.load(inside.out).tasks] == [b"sh", b"sleep"]
+
+
+@pytest.mark.parametrize("source", [("--source", "bpf"), ("--source", "procfs", "--allow-incomplete")])
+def test_every_source_takes_a_unit(source: tuple[str, ...]) -> None:
+    """The cgroup of a unit is where systemd would put it: in its slices."""
+    name = f"ckptree-{os.getpid()}"
+    with (
+        a_cgroup(needed(UNIFIED)[0], f"ckptree.slice/{name}.service") as folder,
+        running(folder, "echo ready; sleep 100") as pid,
+    ):
+        ran = snapshot(f"unit:{name}", *source)
+        none = snapshot(f"unit:{name}.scope", *source)
+
+    assert ran.code == 0, ran.err
+    assert registry.load(ran.out).number(1) == pid
+    assert (none.code, none.out) == (4, b"")
+    assert f"unit:{name}.scope: no cgroup of that name" in none.err
+
+
+def test_several_topmost_processes_and_none_have_exit_codes_of_their_own(daemon_socket: Path, tmp_path: Path) -> None:
+    """7 with all of them listed, and 4; nothing is written."""
+    image = tmp_path / "image"
+    with a_cgroup(needed(UNIFIED)[0], f"ckptree-{os.getpid()}") as folder:
+        empty = snapshot(f"cgroup:{folder}", "--socket", daemon_socket, "-o", image)
+        with running(folder, "echo ready; sleep 100") as first, running(folder, "echo ready; sleep 100") as second:
+            several = snapshot(f"cgroup:{folder}", "--socket", daemon_socket, "-o", image)
+    gone = snapshot(f"cgroup:{folder}", "--socket", daemon_socket)
+
+    assert (empty.code, several.code, gone.code) == (4, 7, 4)
+    assert "has no process" in empty.err
+    assert "has 2 topmost processes" in several.err
+    assert {int(line.split()[1]) for line in several.err.splitlines()[1:]} == {first, second}
+    assert not image.exists()
+
+
+def test_version_2_alone_works_as_well(daemon_socket: Path) -> None:
+    """Mounted on /sys/fs/cgroup in a mount namespace of its own, as a host without version 1 has it."""
+    with (
+        a_cgroup(needed(UNIFIED)[0], f"ckptree-{os.getpid()}") as folder,
+        running(folder, "echo ready; sleep 100") as pid,
+    ):
+        command = f"umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && exec {sys.executable} -m agent"
+        with tempfile.TemporaryFile() as out:
+            ran = subprocess.run(
+                ["unshare", "--mount", "sh", "-c", f'{command} "$@"', "sh", "snapshot", "--json", "--socket",
+                 os.fspath(daemon_socket), f"cgroup:/sys/fs/cgroup/{folder.name}"],
+                cwd=TOP, stdout=out, stderr=subprocess.PIPE, check=False, timeout=60,
+            )  # fmt: skip
+            out.seek(0)
+            assert ran.returncode == 0, ran.stderr.decode()
+            assert registry.load(out.read()).number(1) == pid
+
+
+def test_a_process_that_the_callers_namespace_does_not_see_is_no_root_for_them(daemon_socket: Path) -> None:
+    """From within a container: the kernel lists it as 0."""
+    with a_cgroup(needed(UNIFIED)[0], f"ckptree-{os.getpid()}") as folder, running(folder, "echo ready; sleep 100"):
+        inside = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+        ran = ckptree("snapshot", f"cgroup:{folder}", "--json", "--socket", daemon_socket, before=inside)
+
+    assert (ran.code, ran.out) == (5, b"")
+    assert "this pid namespace does not see" in ran.err

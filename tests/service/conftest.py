@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the services are: beside us, or with CKPTREE_MACHINE=1 in a virtual machine with a kernel of its own."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.service.host import Host
+from tests.service.manager import Manager
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A systemd that has our units, none of them started."""
+    folder = tmp_path_factory.mktemp("host")
+    if os.environ.get("CKPTREE_MACHINE"):
+        from tests.service.machine import Machine
+
+        with Machine(folder) as machine:
+            yield machine
+    else:
+        with Manager(folder) as manager:
+            yield manager

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container whose first process is systemd: a clean Debian to install into, in namespaces of its own, off the network."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.service.cgroups import Cgroups
+from tests.service.host import PATIENCE_S, Host, Ran
+from tests.service.roots import debian
+
+SPACES = ("--mount", "--pid", "--uts", "--ipc", "--cgroup")
+# Mounts as a container's manager makes them; the old root goes.
+SET_UP = """
+set -e
+cd "$0"
+mount --bind . .
+cd "$0"
+mount -t proc none proc
+mount -t sysfs none sys
+mount -t tmpfs -o mode=755 none sys/fs/cgroup
+mkdir sys/fs/cgroup/unified sys/fs/cgroup/systemd
+mount -t cgroup2 none sys/fs/cgroup/unified
+mount -t cgroup -o none,name=systemd,xattr none sys/fs/cgroup/systemd
+mount -t tmpfs -o mode=755 none dev
+for name in null zero full random urandom tty; do touch dev/$name; mount --bind /dev/$name dev/$name; done
+mkdir dev/shm dev/pts
+mount -t devpts -o ptmxmode=666 none dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+mount -t tmpfs -o mode=755 none run
+mkdir old
+pivot_root . old
+umount -l /old
+rmdir /old
+exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    /lib/systemd/systemd --log-target=journal --show-status=0
+"""
+
+
+class Container(Host):
+    """One that is up, with all that the package asks for, and not the package.
+
+    Args:
+        folder: for its root.
+    """
+
+    ckptree = "/usr/bin/ckptree"
+    units = "/run/systemd/system"
+    manager = "--system"
+    watchdog_s = 10
+
+    def __init__(self, folder: Path) -> None:
+        self.root = debian(folder / "root")
+        self._log = folder / "container.log"
+
+    def __enter__(self) -> Self:
+        self._cgroups = Cgroups()
+        spaces = ["unshare", *SPACES, "--net", "--propagation", "private", "--fork", "--kill-child"]
+        command = ["sh", "-c", f'{self._cgroups.join}; exec "$@"', "sh", *spaces, "sh", "-c", SET_UP, str(self.root)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + PATIENCE_S
+        try:
+            while not self._is_up():
+                assert self._process.poll() is None, f"systemd ended: {self._log.read_text()}"
+                assert time.monotonic() < deadline, f"systemd is not there: {self._log.read_text()}"
+                time.sleep(0.1)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _is_up(self) -> bool:
+        return bool(self._init) and self.run("systemctl is-system-running").out.strip() in {"running", "degraded"}
+
+    @property
+    def _init(self) -> int:
+        """Its first process, as we count; 0: not there yet."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return int(children[0]) if children else 0
+
+    def run(self, command: str) -> Ran:
+        """A shell's command in the container."""
+        ran = subprocess.run(
+            ["nsenter", f"--target={self._init}", *SPACES, "--root", "sh", "-c", f"cd /\n{command}"],
+            env={"PATH": os.defpath + ":/sbin:/usr/sbin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=PATIENCE_S * 5,
+        )
+        return Ran(ran.returncode, ran.stdout.decode(errors="replace"), ran.stderr.decode(errors="replace"))
+
+    def log(self) -> str:
+        """What the daemon has said."""
+        return self.run("journalctl --unit=ckptree.service --output=cat --no-pager --lines=60").out
+
+    def _end(self) -> None:
+        self._cgroups.clear()
+        self._process.wait(PATIENCE_S)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A virtual machine whose first process is systemd, on the kernel of Debian's stable release, with the package in it.
+
+Emulated, so it needs nothing of this machine's processor, and boots in a quarter of a minute. The root is the kernel's
+initial file system, so it needs neither module nor disk. Commands go to and fro over its second serial port.
+"""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.service.host import Host, Ran
+from tests.service.roots import debian, install, kernel, package, packed, upgrade
+
+MEMORY = "3G"
+BOOT_S = 240.0
+COMMAND_S = 240.0
+
+# What answers in the machine. A line each way: base64 of JSON.
+AGENT = """
+import base64, json, subprocess, tty
+with open("/dev/ttyS1", "r+b", buffering=0) as port:
+    tty.setraw(port)
+    port.write(b"ready\\n")
+    line = b""
+    while True:
+        line += port.read(4096)
+        if line.endswith(b"\\n"):
+            command = json.loads(base64.b64decode(line))
+            ran = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, capture_output=True)
+            answer = [ran.returncode, ran.stdout.decode(errors="replace"), ran.stderr.decode(errors="replace")]
+            port.write(base64.b64encode(json.dumps(answer).encode()) + b"\\n")
+            line = b""
+"""
+AGENT_UNIT = """
+[Unit]
+After=multi-user.target
+[Service]
+ExecStart=/usr/bin/python3 /opt/test-agent.py
+StandardError=file:/dev/ttyS0
+"""
+
+
+class Machine(Host):
+    """One that is up, with the package installed.
+
+    Args:
+        folder: for its console, and what is put into it.
+    """
+
+    ckptree = "/usr/bin/ckptree"
+    units = "/run/systemd/system"
+    manager = "--system"
+    watchdog_s = 10
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._boot()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _boot(self) -> None:
+        initial, port, console = (self._folder / name for name in ("initial.cpio", "port", "console.log"))
+        root = debian(self._folder / "root")
+        install(root, package())
+        upgrade(package(), root)
+        wanted = root / "etc/systemd/system/multi-user.target.wants"
+        (root / "etc/systemd/system/agent.service").write_text(AGENT_UNIT)
+        (wanted / "agent.service").symlink_to("../agent.service")
+        (root / "opt/test-agent.py").write_text(AGENT)
+        packed(root, initial)
+        shutil.rmtree(root)
+        command = [
+            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", MEMORY, "-display", "none"),
+            *("-monitor", "none", "-no-reboot", "-nic", "none", "-kernel", str(kernel()), "-initrd", str(initial)),
+            *("-append", "console=ttyS0 rdinit=/lib/systemd/systemd panic=-1 loglevel=4 systemd.show_status=0"),
+            *("-serial", f"file:{console}", "-serial", f"unix:{port},server=on,wait=off"),
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + BOOT_S
+        while self._line.connect_ex(os.fspath(port)):
+            assert self._process.poll() is None, "qemu ended"
+            time.sleep(0.05)
+        self._line.settimeout(deadline - time.monotonic())
+        try:
+            while not self._read().endswith("ready"):
+                pass
+        except TimeoutError:
+            raise AssertionError(console.read_text(errors="replace")[-4000:]) from None
+        self._line.settimeout(COMMAND_S)
+
+    def _read(self) -> str:
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = self._line.recv(1 << 16)
+            assert piece, "the machine is gone"
+            line += piece
+        return line.decode().strip()
+
+    def run(self, command: str) -> Ran:
+        """A shell's command in the machine."""
+        self._line.sendall(base64.b64encode(json.dumps(command).encode()) + b"\n")
+        return Ran(*json.loads(base64.b64decode(self._read())))
+
+    def log(self) -> str:
+        """What the daemon has said."""
+        return self.run("journalctl --unit=ckptree.service --output=cat --no-pager --lines=60").out
+
+    def _end(self) -> None:
+        self._line.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian package in a clean Debian with systemd as its first process: installed, run, upgraded, removed, purged.
+
+`make test-deb` makes the package and runs this. It is a container, so the service has to refuse; that it works is told by
+test_service.py in a machine with the same package.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from agent.config import Config
+from tests.service.container import Container
+from tests.service.host import Ran
+from tests.service.roots import package, upgrade
+
+pytestmark = pytest.mark.deb
+
+SPECIAL = "-path /proc -o -path /sys -o -path /dev -o -path /tmp"
+# What is written by dpkg, apt and systemd themselves, whatever is installed.
+NOT_OURS = ("/var/log/", "/var/lib/dpkg/", "/var/lib/systemd/", "/run/", "/etc/.pwd.lock")
+
+
+class Life(NamedTuple):
+    """What was seen of the package, from before it came to after it went.
+
+    Attributes:
+        before, after: all files.
+        installed, upgraded, removed, purged: how dpkg ended.
+        kept: of the configuration file, after the upgrade that followed an edit, and after the removal.
+        answers: what was said in between, by what was asked.
+    """
+
+    before: frozenset[str]
+    after: frozenset[str]
+    installed: Ran
+    upgraded: Ran
+    removed: Ran
+    purged: Ran
+    kept: tuple[str, str]
+    answers: dict[str, Ran]
+
+
+QUESTIONS = {
+    "version": "ckptree --version",
+    "snapshot": "ckptree snapshot $$ --source procfs --allow-incomplete -o /tmp/tree.ckpt && ckptree check /tmp/tree.ckpt",
+    "bcc": "/usr/lib/ckptree/bin/python3 -c 'import bcc; print(bcc.__file__)'",
+    "user": "getent passwd ckptree; getent group ckptree",
+    "enabled": "systemctl is-enabled ckptree.service ckptree.socket",
+    "socket": "systemctl is-active ckptree.socket; stat --format=%a:%U:%G /run/ckptree/ckptree.sock",
+    "service": "systemctl show --property=ExecMainStatus --property=NRestarts --property=Result ckptree.service",
+    "log": "journalctl --unit=ckptree.service --output=cat --no-pager",
+    "verify": "systemd-analyze verify --man=no ckptree.service ckptree.socket",
+    "program": "systemctl show --property=ExecStart --value ckptree.service",
+    "compiled": "find /usr/lib/ckptree -path '*/agent/__pycache__/daemon.*.pyc'",
+    "owners": "find /usr/lib/ckptree /etc/ckptree ! -user root",
+    "files": "dpkg --verify ckptree | grep -v /usr/share/",  # this root leaves out manuals
+}
+CONFIGURATION = "/etc/ckptree/ckptree.toml"
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """All of it, in turn."""
+    folder = tmp_path_factory.mktemp("deb")
+    container = Container(folder)
+    shutil.copy(package(), container.root / "package.deb")
+    shutil.copy(upgrade(package(), folder), container.root / "upgrade.deb")
+
+    def files() -> frozenset[str]:
+        found = container.run(f"find / \\( {SPECIAL} \\) -prune -o -print").out.splitlines()
+        return frozenset(path for path in found if not path.startswith(NOT_OURS))
+
+    with container:
+        before = files()
+        installed = container.run("dpkg --install /package.deb")
+        answers = {name: container.run(question) for name, question in QUESTIONS.items()}
+        container.run(f"echo 'sweep_interval_s = 60' >> {CONFIGURATION}; mkdir -p /var/cache/ckptree/daemon")
+        upgraded = container.run("dpkg --install /upgrade.deb")
+        answers["upgraded"] = container.run("dpkg-query --show --showformat='${Version}' ckptree")
+        first = container.run(f"tail -1 {CONFIGURATION}").out
+        removed = container.run("dpkg --remove ckptree")
+        answers["left"] = container.run("command -v ckptree; ls /run/ckptree; systemctl is-active ckptree.socket")
+        second = container.run(f"tail -1 {CONFIGURATION}").out
+        purged = container.run("dpkg --purge ckptree")
+        answers["units"] = container.run("systemctl list-unit-files --no-legend 'ckptree*'")
+        answers["runtime"] = container.run("ls -d /run/ckptree")
+        yield Life(before, files(), installed, upgraded, removed, purged, (first, second), answers)
+    shutil.rmtree(folder)
+
+
+def test_dpkg_is_content_at_every_step(life: Life) -> None:
+    """All it needs is there by what it depends on; that the service cannot start in a container is no failure of dpkg's."""
+    for ran in (life.installed, life.upgraded, life.removed, life.purged):
+        assert ran.code == 0, ran
+
+
+def test_the_command_works_from_its_private_environment(life: Life) -> None:
+    """Its modules are its own, bcc is the system's."""
+    assert life.answers["version"].out == f"ckptree {version()}\n"
+    assert life.answers["snapshot"].code == 0, life.answers["snapshot"].err
+    assert life.answers["bcc"].out == "/usr/lib/python3/dist-packages/bcc/__init__.py\n"
+
+
+def test_its_modules_are_compiled_and_roots(life: Life) -> None:
+    """The daemon cannot write there, and starts sooner."""
+    assert life.answers["compiled"].out.count("\n") == 1
+    assert life.answers["owners"].out == ""
+    assert life.answers["files"].out == ""
+
+
+def test_user_and_group_are_made(life: Life) -> None:
+    """A user whom nobody logs in as, and a group without members."""
+    user, group = life.answers["user"].out.splitlines()
+
+    assert user.split(":")[0] == Config().group
+    assert user.endswith(":/usr/sbin/nologin")
+    assert group.endswith(":")
+
+
+def test_both_units_are_enabled_and_the_socket_listens(life: Life) -> None:
+    """As Debian's services are."""
+    assert life.answers["enabled"].out.split() == ["enabled", "enabled"]
+    assert life.answers["socket"].out.split() == ["active", "666:root:root"]
+
+
+def test_the_units_agree_with_what_is_installed(life: Life) -> None:
+    """ExecStart is there, above all."""
+    assert (life.answers["verify"].code, life.answers["verify"].err) == (0, "")
+    assert "path=/usr/bin/ckptree ;" in life.answers["program"].out
+
+
+def test_in_a_container_the_service_refuses_once_and_says_why(life: Life) -> None:
+    """Exit code 5, and no second try."""
+    assert life.answers["service"].out.split() == ["Result=exit-code", "NRestarts=0", "ExecMainStatus=5"]
+    assert "not in the initial pid namespace" in life.answers["log"].out
+
+
+def test_an_edited_configuration_outlives_upgrade_and_removal(life: Life) -> None:
+    """dpkg keeps it, and asks nothing as long as the package's own has not changed."""
+    assert life.answers["upgraded"].out == f"1:{version()}"
+    assert life.kept == ("sweep_interval_s = 60\n",) * 2
+
+
+def test_after_removal_nothing_runs_or_listens(life: Life) -> None:
+    """Neither command nor socket."""
+    assert life.answers["left"].out.split() == ["inactive"]
+
+
+def test_after_a_purge_nothing_is_left(life: Life) -> None:
+    """But the user, as Debian's users stay: their numbers are not given away twice."""
+    assert sorted(life.after - life.before) == []
+    assert sorted(life.before - life.after) == []
+    assert life.answers["units"].out == ""
+    assert life.answers["runtime"].out == ""
+
+
+def test_lintian_finds_nothing_but_what_is_overridden() -> None:
+    """debian/ckptree.lintian-overrides gives the reasons."""
+    (changes,) = package().parents[1].glob("build/deb/*.changes")
+    ran = subprocess.run(
+        ["lintian", "--allow-root", "--fail-on=error,warning", changes], capture_output=True, text=True, check=False
+    )
+
+    assert ran.returncode == 0, ran.stdout
+
+
+def version() -> str:
+    """Of this checkout."""
+    from importlib import metadata
+
+    return metadata.version("ckptree")

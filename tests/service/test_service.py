@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon as a service of a real systemd: how it comes up, what it may, and what it survives.
+
+The manager is one of root's own on this kernel; `make test-systemd` has the same facts from systemd as pid 1 of a machine.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.service.host import Host
+from tests.service.manager import Manager
+
+pytestmark = pytest.mark.live
+
+STRANGER = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+MEMBER = "setpriv --reuid=65534 --regid=65534 --groups=$(getent group ckptree | cut -d: -f3)"
+
+# The one in the middle is a subreaper at the birth of the last, and goes; the first takes the last one over.
+SUBREAPER = """exec python3 -c '
+import ctypes, os, time
+become = lambda: ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+become()
+if os.fork() == 0:
+    become()
+    if os.fork() == 0:
+        time.sleep(999)
+    os._exit(0)
+os.wait()
+os.system("systemd-notify --ready")
+time.sleep(999)
+'"""
+
+
+@pytest.fixture
+def running(host: Host) -> Host:
+    """With the service active."""
+    host.do("reset-failed")
+    host.do("start", "ckptree.service")
+    return host
+
+
+@pytest.fixture
+def watched(host: Host) -> Iterator[Host]:
+    """With a watchdog of little patience."""
+    drop_in = f"{host.units}/ckptree.service.d/watchdog.conf"
+    written = host.run(
+        f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nWatchdogSec={host.watchdog_s}\\n' > {drop_in}"
+    )
+    assert written.code == 0, written.err
+    host.do("daemon-reload")
+    host.do("restart", "ckptree.service")
+    yield host
+    host.run(f"rm {drop_in}")
+    host.do("daemon-reload")
+
+
+def test_it_is_active_once_it_is_ready(running: Host) -> None:
+    """Type=notify: the start job ends with READY, and the first sweep is done by then."""
+    assert running.property("ActiveState") == "active"
+    assert running.property("StatusText").startswith("watching ")
+    assert running.run(f"{running.ckptree} status").code == 0
+
+
+def test_it_runs_as_its_own_user_without_any_capability(running: Host) -> None:
+    """Three to load with, which are gone for good."""
+    status = running.status_of(running.main_pid())
+    uid = running.run("id -u ckptree").out.strip()
+
+    assert status["Uid"] == [uid] * 4
+    assert uid != "0"
+    assert {status[name][0].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
+    assert status["NoNewPrivs"] == ["1"]
+    assert status["Seccomp"] == ["2"]
+
+
+def test_every_feature_has_a_hook(running: Host) -> None:
+    """Nothing that the sandbox keeps away is missing: tracefs above all."""
+    shown = running.run(f"{running.ckptree} status").out
+
+    assert "hook subreaper" in shown
+    assert ": changes are found by the next sweep" not in shown
+
+
+def test_programs_are_compiled_once(running: Host) -> None:
+    """Into a folder of the daemon's own, where the next start finds them."""
+    listed = "stat --format=%U:%a:%y /var/cache/ckptree/daemon /var/cache/ckptree/daemon/*.bundle"
+    before = running.run(listed).out
+    running.do("restart", "ckptree.service")
+
+    assert [line.rpartition(":")[0].split(":")[:2] for line in before.splitlines()] == [
+        ["ckptree", "700"],
+        ["ckptree", "600"],
+    ]
+    assert running.run(listed).out == before
+
+
+def test_root_and_the_group_are_shown_every_tree(running: Host) -> None:
+    """Over the socket."""
+    root = running.tree()
+
+    assert running.run(f"{running.ckptree} snapshot {root} --source daemon | wc -c").out.strip() > "0"
+    assert running.run(f"{MEMBER} {running.ckptree} snapshot {root} --source daemon | wc -c").out.strip() > "0"
+    assert running.run(f"{STRANGER} {running.ckptree} snapshot {root} --source daemon | cat").out == ""
+
+
+def test_a_stranger_is_told_that_this_is_not_permitted(running: Host) -> None:
+    """Exit code 5, and not a word of what is running."""
+    root = running.tree()
+    ran = running.run(f"{STRANGER} {running.ckptree} snapshot {root} --source daemon")
+
+    assert (ran.code, ran.out) == (5, "")
+
+
+def test_births_survive_a_restart(running: Host) -> None:
+    """What was loaded waits in systemd's store of descriptors with what was known, and the ring goes on filling."""
+    root = running.tree()
+    before, first = running.births(root), running.main_pid()
+    running.do("restart", "ckptree.service")
+
+    assert running.main_pid() not in (0, first)
+    assert all(birth["observed"] for birth in before)
+    assert running.births(root) == before
+
+
+def test_what_is_loaded_fits_into_the_store(running: Host) -> None:
+    """With room for more: systemd closes what does not fit, without a word to the daemon."""
+    stored, most = (int(running.property(name)) for name in ("NFileDescriptorStore", "FileDescriptorStoreMax"))
+
+    assert 20 < stored < most / 2
+
+
+def test_who_is_born_while_a_killed_daemon_is_away_is_seen(running: Host) -> None:
+    """Restart=on-failure: the next one reads what the ring has taken in meanwhile."""
+    first = running.main_pid()
+    running.run(f"kill -KILL {first}")
+    root = running.tree()
+    running.wait(lambda: running.main_pid() not in (0, first) and running.property("SubState") == "running")
+
+    assert all(birth["observed"] for birth in running.births(root))
+
+
+def test_a_subreaper_that_is_gone_has_been_seen(running: Host) -> None:
+    """Somebody else says so at the time, by whichever hook works: no question finds it later."""
+    root = running.tree(SUBREAPER)
+    ran = running.run(f"{running.ckptree} snapshot {root} -f json --source daemon")
+    events = [event["event"] for ancestor in json.loads(ran.out)["ancestors"] for event in ancestor["events"]]
+
+    assert events == ["subreaper", "exit"]
+
+
+def test_a_daemon_that_hangs_is_replaced(watched: Host) -> None:
+    """SIGSTOP is as good a way to hang as any."""
+    first = watched.main_pid()
+    watched.run(f"kill -STOP {first}")
+    watched.wait(lambda: watched.main_pid() not in (0, first) and watched.property("SubState") == "running")
+
+    assert int(watched.property("NRestarts")) >= 1
+
+
+def test_a_daemon_that_does_not_hang_stays(watched: Host) -> None:
+    """For longer than the watchdog waits."""
+    first = watched.main_pid()
+    watched.run(f"sleep {watched.watchdog_s * 1.2}")
+
+    assert watched.main_pid() == first
+
+
+def test_who_asks_starts_it(running: Host) -> None:
+    """The socket is systemd's, so it is there while the daemon is not."""
+    running.do("stop", "ckptree.service")
+    assert running.main_pid() == 0
+    ran = running.run(f"{running.ckptree} status")
+
+    assert ran.code == 0, ran.err
+    assert running.property("ActiveState") == "active"
+
+
+def test_with_its_socket_it_is_gone(running: Host) -> None:
+    """Nothing is left to connect to, and a client says so."""
+    running.do("stop", "ckptree.socket")
+
+    assert running.main_pid() == 0
+    assert running.run("ls /run/ckptree").out == ""
+    assert running.run(f"{running.ckptree} status").code == 3
+
+
+def test_a_wrong_configuration_is_not_tried_again(host: Host) -> None:
+    """Exit code 2; the log says which key."""
+    host.do("stop", "ckptree.service")
+    host.run("echo 'ring_byte = 1' >> /etc/ckptree/ckptree.toml")
+    started = host.systemctl("start", "ckptree.service")
+    host.run("sed -i '/ring_byte = 1/d' /etc/ckptree/ckptree.toml")
+
+    assert started.code == 1
+    assert (host.property("ExecMainStatus"), host.property("NRestarts")) == ("2", "0")
+    assert "ring_byte: no such key" in host.log()
+
+
+def test_in_a_container_it_refuses_once(tmp_path: Path) -> None:
+    """In a pid namespace of its own it would see a part of the tasks: exit code 5, by name, and no second try."""
+    with Manager(tmp_path, contained=True) as container:
+        started = container.systemctl("start", "ckptree.service")
+
+        assert started.code == 1
+        assert (container.property("ExecMainStatus"), container.property("NRestarts")) == ("5", "0")
+        assert "not in the initial pid namespace" in container.log()

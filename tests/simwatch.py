@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real watch over a simulated kernel, and a service that answers from it: all but probes, sockets and clock."""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from agent import control
+from agent.access import Viewer
+from agent.config import Config
+from agent.journal import Journal
+from agent.model import Header
+from agent.service import Asker, Service
+from agent.watch import Watch
+from bpf.syscall import Usage
+from tests.kernelobjects import Thread
+from tests.kernelsim import Kernel
+
+ROOT = Viewer(0, 0, 0, privileged=True)
+
+
+class SimRing:
+    """Records that wait; room for any number."""
+
+    size = 1 << 22
+    most_pending = 0
+
+    def __init__(self) -> None:
+        self.records: deque[bytes] = deque()
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait."""
+        return sum(map(len, self.records))
+
+    def drain(self, feed: Callable[[bytes, int], None], limit: int = 1 << 62) -> int:
+        """As agent.ring has it."""
+        used = 0
+        while self.records and used < limit:
+            record = self.records.popleft()
+            used += len(record)
+            feed(record, 0)
+        return used
+
+
+class SimPage:
+    """Counters of the kernel's side."""
+
+    nested = 0
+    lost = 0
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    @property
+    def issued(self) -> int:
+        """Numbers taken so far."""
+        return self._kernel.writer.seq
+
+    def lost_numbers(self) -> tuple[set[int], bool]:
+        """None can be: the ring has room."""
+        return set(), False
+
+
+class SimProbes:
+    """As agent.probes has it, over a simulated kernel."""
+
+    tried: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
+    missing: list[str] = []  # noqa: RUF012
+    ties = ()
+    filters = True
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.ring = SimRing()
+        self.page = SimPage(kernel)
+        self.hooks = {"fork": ["simulated"]}
+        self.ask = kernel.answer
+        self.rows = kernel.rows
+        kernel.emit = self.ring.records.append
+
+    def skipped(self) -> int:
+        """Nothing is."""
+        return 0
+
+    def usage(self) -> dict[str, Usage]:
+        """One program that never ran."""
+        return {"on_fork": Usage(0, 0, 0)}
+
+    def tied(self, _tie: str, _process: int = 0) -> bytes:
+        """Nobody is."""
+        return b""
+
+
+def a_watch(kernel: Kernel) -> Watch:
+    """A watch that has swept once."""
+    with patch("agent.watch.Probes", return_value=SimProbes(kernel)), patch("agent.watch.host") as host:
+        host.boot_id.return_value = "00000000-0000-0000-0000-000000000000"
+        host.header.return_value = Header()
+        return Watch(Config())
+
+
+class Scene:
+    """A kernel, a watch over it, and a service.
+
+    Attributes:
+        kernel: has an init, and whoever a test makes.
+        log: what the service has written to its log.
+    """
+
+    def __init__(self) -> None:
+        self.kernel = Kernel(lambda _: None)
+        self.watch = a_watch(self.kernel)
+        self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.service = Service(self.watch, Journal(writer))
+
+    def child(self, parent: Thread | None = None, ids: tuple[int, int] | None = None, flags: int = 0) -> Thread:
+        """A new process, init's unless told otherwise; a change of ids tells nobody."""
+        thread = self.kernel.fork(parent or self.kernel.init, flags)
+        if ids is not None:
+            thread.ids = ids
+        return thread
+
+    def viewer(self, thread: Thread, *groups: int, privileged: bool = False) -> Viewer:
+        """The one whose process that is."""
+        return Viewer(thread.tid, *thread.ids, frozenset(groups), privileged=privileged)
+
+    def ask(self, viewer: Viewer, verb: str, **arguments: Any) -> control.Message:
+        """One request on a connection of its own."""
+        return self.service.answer({"verb": verb, **arguments}, Asker(viewer))
+
+    def log(self) -> list[str]:
+        """Lines since the last call."""
+        try:
+            return os.read(self._reader, 1 << 16).decode().splitlines()
+        except BlockingIOError:
+            return []

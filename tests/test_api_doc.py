@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/API.md and the daemon: what the one says, the other does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from agent import control, conversation, server, service
+from agent.events import BACKLOG_BYTES, KINDS
+from agent.shares import SHARE
+from tests.simwatch import ROOT, Scene
+
+TEXT = (Path(__file__).parents[1] / "docs" / "API.md").read_text()
+PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+WORDS = {word for quoted in re.findall(r"`([^`]+)`", PROSE) for word in re.findall(r"[\w-]+", quoted)}
+
+
+@pytest.mark.parametrize("verb", control.VERBS)
+def test_every_key_of_every_answer_is_told_of(verb: str) -> None:
+    """Those of status are for people, and told of as a whole."""
+    scene = Scene()
+    answer = scene.ask(ROOT, verb, root="1")
+    keys = set(answer) - {"ok"}
+    if verb == "status":
+        keys = {"hooks", "tried", "missing"}
+    for key in ("ring", "table", "clients", "loop", "events", "lost", "sweeps") if verb == "metrics" else ():
+        keys |= set(answer[key])
+
+    assert answer["ok"]
+    assert not keys - WORDS
+
+
+def test_every_kind_of_error_and_of_event_is_told_of() -> None:
+    """And the bytes that a request may have."""
+    told = set(re.findall(r"^\| `([\w-]+)`", TEXT, re.MULTILINE))
+
+    assert {name for _, name in control._KINDS} - {"no-daemon"} <= told
+    assert {*KINDS, "loss", "resync", "dropped", "end"} - told == {"setpgid"}  # shares a row
+    assert "setpgid" in WORDS
+    assert f"at most {control.MAX_REQUEST} bytes" in TEXT
+    assert f'"protocols": {list(control.PROTOCOLS)}' in TEXT
+
+
+def test_the_bounds_are_those_in_force() -> None:
+    """Each by its number."""
+    lines = dict(re.findall(r"^\| ([^|`]+) \| ([^|]+) \|$", TEXT, re.MULTILINE))
+    mib = 1 << 20
+
+    assert lines["clients"] == (
+        f"{server.MAX_CLIENTS}; {server.MAX_CLIENTS_UNPRIVILEGED} of them of ordinary users, "
+        f"{server.MAX_CLIENTS_PER_USER} of each"
+    )
+    assert lines["half a request"].startswith(f"{conversation.REQUEST_S:g} s")
+    assert lines["nothing asked"] == f"{conversation.IDLE_S:g} s"
+    assert lines["an answer, or events, of which nothing is fetched"] == f"{conversation.STALL_S:g} s"
+    assert lines["answers that a user's clients have not fetched"].startswith(
+        f"{service.MAX_UNSENT // mib} MiB, then `busy`; {service.MAX_UNSENT_PRIVILEGED // mib} MiB"
+    )
+    assert lines["subscriptions"] == f"{service.MAX_SUBSCRIPTIONS}"
+    assert lines["events that a subscriber has not fetched"].startswith(f"{BACKLOG_BYTES // mib} MiB")
+    assert SHARE == 0.1
+    assert lines["the daemon's time for one ordinary user"].startswith("a tenth of a CPU")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store of compiled programs: what is in it is loaded into the kernel, so whose it is matters."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bpf import compiler, syscall
+
+BUNDLE = compiler.Bundle(
+    {"on_fork": b"\x95" + bytes(7)}, {"ring": syscall.MapShape(27, 0, 0, 4096, 0)}, {"change_pid": 7}
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a bundle would be stored, two folders further down than anything exists."""
+    return tmp_path / "cache" / "ckptree" / "0123.bundle"
+
+
+def test_what_was_stored_comes_back(path: Path) -> None:
+    """Code, maps and ids."""
+    compiler._store(path, BUNDLE)
+
+    assert compiler._restore(path) == BUNDLE
+
+
+def test_a_store_is_nobody_elses_to_write_and_everybodys_to_pass_through(path: Path) -> None:
+    """The daemon, a user of its own, has its store below root's."""
+    compiler._store(path, BUNDLE)
+
+    assert path.parent.stat().st_mode & 0o777 == 0o755
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_what_others_can_write_is_not_loaded(path: Path, place: str) -> None:
+    """Whoever made it so may have put it there."""
+    compiler._store(path, BUNDLE)
+    (path if place == "file" else path.parent).chmod(0o777)
+
+    assert compiler._restore(path) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_what_is_another_users_is_not_loaded(path: Path, place: str) -> None:
+    """Root's daemon and the service's do not trust each other's."""
+    compiler._store(path, BUNDLE)
+    os.chown(path if place == "file" else path.parent, 65534, 65534)
+
+    assert compiler._restore(path) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away takes root")
+def test_nothing_is_stored_in_another_users_folder(path: Path) -> None:
+    """It would never be taken out again, and stand in the way of what its owner stores."""
+    path.parent.mkdir(parents=True)
+    os.chown(path.parent, 65534, 65534)
+    compiler._store(path, BUNDLE)
+
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    """The next start compiles again."""
+    (tmp_path / "file").write_bytes(b"")
+    compiler._store(tmp_path / "file" / "0123.bundle", BUNDLE)
+
+    assert compiler._restore(tmp_path / "file" / "0123.bundle") is None

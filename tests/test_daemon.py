@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the daemon's loop says that all is well."""
+
+from types import SimpleNamespace
+
+from agent.daemon import Daemon
+
+
+def test_the_watchdog_is_fed_when_the_ring_is_empty_or_was_read_from() -> None:
+    """A record that is never finished, at the head of a ring that fills, is no life."""
+    fed: list[int] = []
+    ring = SimpleNamespace(pending=0, position=0)
+    daemon = Daemon.__new__(Daemon)
+    vars(daemon).update(
+        _manager=SimpleNamespace(feed=lambda: fed.append(ring.position)),
+        _progress=-1,
+        watch=SimpleNamespace(probes=SimpleNamespace(ring=ring)),
+    )
+    for pending, position in ((0, 100), (0, 100), (80, 200), (80, 200), (160, 200), (160, 280), (0, 280)):
+        ring.pending, ring.position = pending, position
+        daemon._feed()
+
+    assert fed == [100, 100, 200, 280, 280]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live events as lines and as JSON."""
+
+import json
+from typing import Any
+
+import pytest
+
+from agent.client import Event, EventTask
+from agent.eventlines import as_json, as_line
+
+PROCESS = EventTask(4712, 4712, (4712, 3), 99, 1000, 100, b"make")
+
+
+def event(kind: str, task: EventTask | None = PROCESS, **details: Any) -> Event:
+    """One of order 17."""
+    return Event(kind, 17, task, details)
+
+
+BIRTH: dict[str, Any] = {"parent": 1, "creator": 1, "sid": 5, "pgid": 0, "flags": [], "exit_signal": 17}
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (event("birth", **BIRTH), "birth     4712/3 make: child of 1, session 5, group outside"),
+        (
+            event("birth", **BIRTH | {"creator": 9, "flags": ["CLONE_PARENT", "CLONE_VFORK"]}),
+            "birth     4712/3 make: child of 1, by 9, session 5, group outside, CLONE_PARENT CLONE_VFORK",
+        ),
+        (event("exec"), "exec      4712/3 make"),
+        (event("death", exit_code=3 << 8, group_dead=True), "death     4712/3 make: exited 3"),
+        (event("death", exit_code=9, group_dead=True), "death     4712/3 make: killed by SIGKILL"),
+        (event("death", exit_code=0, group_dead=False), "death     4712/3 make: exited 0, other threads go on"),
+        (event("reparent", parent=1), "reparent  4712/3 make: now child of 1"),
+        (event("setsid", sid=4712, pgid=4712), "setsid    4712/3 make: session 4712, group 4712"),
+        (event("setpgid", sid=0, pgid=7), "setpgid   4712/3 make: session outside, group 7"),
+        (event("subreaper", on=True), "subreaper 4712/3 make: on"),
+        (event("dropped", None, count=1), "dropped   1 event left out, because they were not read in time"),
+        (event("end", None), "end       the root is gone"),
+        (event("of-tomorrow", on=1), "of-tomorrow 4712/3 make"),
+        (event("of-tomorrow", None), "of-tomorrow"),
+    ],
+)
+def test_each_kind_has_its_words(told: Event, line: str) -> None:
+    """A kind that is not known yet is told as far as it can be."""
+    assert as_line(told) == f"        17 {line}"
+
+
+def test_a_loss_is_told_with_its_count_and_what_it_means() -> None:
+    """Nobody may take what follows for all there was."""
+    line = as_line(event("loss", None, count=250))
+
+    assert "loss" in line
+    assert "250 events lost on their way to the daemon" in line
+
+
+def test_a_thread_is_in_braces_and_belongs_to_its_process() -> None:
+    """As in trees."""
+    thread = EventTask(4712, 4713, (4713,), 99, 1000, 100, b"worker")
+
+    assert as_line(event("birth", thread, **BIRTH)).partition("birth")[2] == (
+        "     {4713 worker}: thread of 4712, session 5, group outside"
+    )
+
+
+def test_names_that_are_no_text_stay_in_their_line() -> None:
+    """A newline, a terminal's sequence, bytes that are not UTF-8."""
+    task = EventTask(1, 1, (1,), 0, 0, 0, b"a\n\x1b[2J\xff")
+
+    assert as_line(event("exec", task)).endswith(r"1 a\n\x1b[2J\xff")
+    assert "\n" not in as_json(event("exec", task))
+    assert json.loads(as_json(event("exec", task)))["comm"] == "a\n\x1b[2J\\xff"
+
+
+def test_json_has_all_of_an_event() -> None:
+    """And one without a task has its own keys alone."""
+    assert json.loads(as_json(event("reparent", parent=1))) == {
+        "event": "reparent",
+        "order": 17,
+        "pid": 4712,
+        "tid": 4712,
+        "numbers": [4712, 3],
+        "start_ns": 99,
+        "uid": 1000,
+        "gid": 100,
+        "comm": "make",
+        "parent": 1,
+    }
+    assert json.loads(as_json(event("loss", None, count=2))) == {"event": "loss", "order": 17, "count": 2}

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree that is followed: how often it is asked for, what is kept of it, and when that ends."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from agent.client import Answer
+from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, NoSuchRootError, RefusedError
+from agent.follow import INTERVAL_S, SHARE, Follower
+from exporters import checkpoint
+from tests.builders import a_family
+
+IMAGE = checkpoint.dumps(a_family())
+ANSWER = Answer(IMAGE, complete=True, verified="numbering", reasons=(), squashed=(), entered=(), tasks=6, elapsed_ns=0)
+
+
+class Screen:
+    """A terminal of 60 columns and as many rows; somebody presses one key after the other, then `q`.
+
+    Args:
+        keys: that are pressed; empty: nothing is, until the time is over.
+        clock: is moved by what is waited.
+    """
+
+    size = (60, 20)
+
+    def __init__(self, keys: list[str], clock: "Clock") -> None:
+        self._keys = [*keys, "q"]
+        self._clock = clock
+        self.drawn: list[list[str]] = []
+        self.waited: list[float] = []
+
+    def draw(self, lines: list[str]) -> None:
+        """Keep it."""
+        self.drawn.append(lines)
+
+    def wait(self, timeout_s: float, also: object) -> list[str]:
+        """A key, and if it is nothing, time passes."""
+        assert also is None
+        key = self._keys.pop(0)
+        if not key:
+            self.waited.append(timeout_s)
+            self._clock.now += timeout_s
+        return [key] if key else []
+
+
+class Clock:
+    """One that stands still by itself."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """In place of the system's."""
+    made = Clock()
+    monkeypatch.setattr("time.monotonic", made)
+    return made
+
+
+def follow(ask: Callable[[], Answer], keys: list[str], clock: Clock) -> Screen:
+    """What was drawn."""
+    screen = Screen(keys, clock)
+    follower = Follower("4711", ask)
+    follower.refresh()
+    follower.run(screen)  # type: ignore[arg-type]  # as much of one as is used
+    return screen
+
+
+def test_it_fills_the_screen_and_says_in_its_last_row_what_there_is_to_know(clock: Clock) -> None:
+    """Every row is there, so that nothing old stays."""
+    screen = follow(lambda: ANSWER, [], clock)
+
+    assert [len(rows) for rows in screen.drawn] == [20]
+    assert screen.drawn[0][0].startswith("subtree of 4711")
+    assert screen.drawn[0][-1].startswith("\x1b[7m 4711  ")
+    assert len(screen.drawn[0][-1]) == len("\x1b[7m") + 60
+
+
+def test_it_asks_every_second_and_more_seldom_where_that_takes_long(clock: Clock) -> None:
+    """A tenth of the time is the most that goes into it."""
+    takes = iter([0.0, 0.0, 2.0, 0.0])
+
+    def ask() -> Answer:
+        clock.now += next(takes)
+        return ANSWER
+
+    screen = follow(ask, ["", "", ""], clock)
+
+    assert screen.waited == pytest.approx([INTERVAL_S, INTERVAL_S, 2.0 * (1 / SHARE - 1)])
+
+
+@pytest.mark.parametrize(
+    "error", [RefusedError("it leaks"), BusyError("too many ask"), CkptreeError("another each time")]
+)
+def test_a_refusal_that_may_pass_keeps_the_last_tree_and_is_told(clock: Clock, error: CkptreeError) -> None:
+    """And is forgotten when there is an answer again."""
+    answers: list[Answer | CkptreeError] = [ANSWER, error, ANSWER]
+
+    def ask() -> Answer:
+        answer = answers.pop(0)
+        if isinstance(answer, CkptreeError):
+            raise answer
+        return answer
+
+    screen = follow(ask, ["", ""], clock)
+
+    told = [str(error) in rows[-1] for rows in screen.drawn]
+    assert told == [False, True, False]
+    assert len({rows[0] for rows in screen.drawn}) == 1
+
+
+@pytest.mark.parametrize("kind", [NoDaemonError, NoSuchRootError, HostError])
+def test_what_stays_so_ends_it(clock: Clock, kind: type[CkptreeError]) -> None:
+    """With its exit code."""
+    answers = [ANSWER]
+
+    def ask() -> Answer:
+        if not answers:
+            raise kind("gone")
+        return answers.pop()
+
+    with pytest.raises(kind):
+        follow(ask, ["", ""], clock)
+
+
+def test_a_refusal_at_once_is_one(clock: Clock) -> None:
+    """There is nothing yet to keep."""
+
+    def ask() -> Answer:
+        raise RefusedError("it leaks")
+
+    with pytest.raises(RefusedError):
+        follow(ask, [], clock)
+
+
+def test_a_tree_that_fits_says_nothing_of_places_and_one_that_does_not_scrolls(clock: Clock) -> None:
+    """By keys, a line or a page."""
+    family = a_family()
+    many = dataclasses.replace(family, squashed=tuple(map(str, range(4000, 4200))))
+    answer = dataclasses.replace(ANSWER, data=checkpoint.dumps(many))
+    screen = follow(lambda: answer, ["down", "bottom", "x"], clock)
+    places = [rows[-1].split("  ")[1] for rows in screen.drawn]
+    height = places[0].partition("/")[2]
+
+    assert places[:2] == [f"1-19/{height}", f"2-20/{height}"]
+    assert places[2] == places[3] == f"{int(height) - 18}-{height}/{height}"

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From ring to stream, for who comes to a ring that somebody else has read from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from agent import wire
+from agent.intake import Intake
+from agent.ring import LostNumbers
+from agent.stream import Stream
+from agent.wire import Kind
+from tests.records import RecordWriter
+
+NOTHING_LOST = LostNumbers(0, (0,) * wire.LOST_NUMBERS)
+
+
+@dataclass
+class FakeRing:
+    """Records that lie ready; `position` counts those that were taken."""
+
+    records: list[bytes]
+    position: int = 0
+
+    def first(self) -> int | None:
+        """As the ring's own."""
+        return wire.HEAD.unpack_from(self.records[0])[0] if self.records else None
+
+    def drain(self, feed: Callable[[bytes, int], None], _limit: int = 0) -> int:
+        """All at once."""
+        taken, self.records = self.records, []
+        for record in taken:
+            feed(record, 0)
+        self.position += len(taken)
+        return len(taken)
+
+
+@dataclass
+class FakePage:
+    """Counters."""
+
+    issued: int
+    lost: int = 0
+    known: LostNumbers = NOTHING_LOST
+    passed_over: bool = False
+    lost_now: set[int] = field(default_factory=set)
+
+    def lost_numbers(self) -> tuple[set[int], bool]:
+        """As the page's own."""
+        return self.lost_now, False
+
+    def pass_over(self) -> None:
+        """What was lost before is known."""
+        self.passed_over = True
+        self.lost_now = set()
+
+
+@dataclass
+class FakeProbes:
+    """Both, and a name."""
+
+    ring: FakeRing
+    page: FakePage
+    ring_name: str = "bpf-map:1"
+
+
+class Heard:
+    """An intake over markers, and the numbers it has handled."""
+
+    def __init__(self, numbers: list[int], issued: int) -> None:
+        self.numbers: list[int] = []
+        self.page = FakePage(issued)
+        self.ring = FakeRing([RecordWriter(number).marker() for number in numbers])
+        self.stream = Stream({Kind.MARKER: self.note})
+        probes: Any = FakeProbes(self.ring, self.page)
+        self.intake = Intake(probes, self.stream)
+
+    def note(self, data: memoryview | bytes, at: int) -> None:
+        """A handler."""
+        self.numbers.append(wire.HEAD.unpack_from(data, at)[0])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "issued", "handled"),
+    [
+        ([5000, 5001, 5002], 5003, [5000, 5001, 5002]),
+        ([], 5003, []),
+        ([5001, 5000, 5002], 5003, [5001, 5000, 5002]),  # the first one tells where to begin; it was early
+        ([5000, 5002], 5003, [5000, 5002]),  # 5001 was early, and so it was taken before
+        ([5000, 9000], 9001, [5000, 9000]),  # the ring ran over
+        ([5000, 5002], 5002, [5000, 5002]),  # 5001 is still being written
+    ],
+)
+def test_who_joins_begins_with_what_the_ring_holds(numbers: list[int], issued: int, handled: list[int]) -> None:
+    """What was before is neither missing nor lost."""
+    heard = Heard(numbers, issued)
+    heard.page.lost_now = {3, 5001}
+    heard.intake.join()
+
+    assert heard.page.passed_over
+    assert heard.stream.lost == 0
+    assert heard.stream.next >= issued
+    assert heard.numbers == handled
+
+
+def test_a_number_that_comes_after_it_was_passed_over_has_a_sweep_made() -> None:
+    """What it tells of a state may be older than what is known."""
+    heard = Heard([5000], 5002)
+    heard.intake.join()
+    heard.stream.suspect = False
+    heard.ring.records = [RecordWriter(5001).marker()]
+    heard.intake.drain()
+
+    assert heard.numbers == [5000, 5001]
+    assert heard.stream.suspect
+
+
+def test_a_place_fits_as_long_as_nobody_has_read_on() -> None:
+    """In the same ring."""
+    heard = Heard([0, 1], 2)
+    heard.intake.drain()
+    place = heard.intake.place
+    assert heard.intake.misfit(place) == ""
+
+    assert "another ring" in heard.intake.misfit(place._replace(ring="bpf-map:2"))
+    assert "records that there are none of" in heard.intake.misfit(place._replace(lost_known=(1, (0,) * 512)))
+    heard.page.issued = 1
+    assert "records that there are none of" in heard.intake.misfit(place)
+    heard.page.issued = 3
+    heard.ring.records = [RecordWriter(2).marker()]
+    heard.intake.drain()
+    assert "stale" in heard.intake.misfit(place)
+
+
+def test_who_goes_on_knows_what_was_lost_and_waited_for() -> None:
+    """The numbers, and how far they have been read."""
+    heard = Heard([0, 2], 7)
+    heard.page.lost_now = {5}
+    heard.intake.drain()
+    place = heard.intake.place._replace(lost_known=(3, (7,) * wire.LOST_NUMBERS))
+    assert place.lost == (5,)
+
+    other = Heard([1, 3, 4, 6], 7)
+    other.stream.resume(heard.stream.next, heard.stream.early)
+    other.intake.resume(place)
+    assert other.page.known == LostNumbers(3, (7,) * wire.LOST_NUMBERS)
+    other.intake.drain()
+    assert other.numbers == [1, 2, 3, 4, 6]
+    assert other.stream.lost == 1

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ROOT as text: what each spelling means, and what is none."""
+
+import pytest
+
+from agent.errors import UsageError
+from agent.rootname import CgroupName, RootName, Target, UnitName, parse, parse_target
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("4711", RootName(namespace=False, number=4711)),
+        ("pidns:4026531836", RootName(namespace=True, number=4026531836)),
+        ("pidns:[4026531836]", RootName(namespace=True, number=4026531836)),
+        ("cgroup:/", CgroupName((), "/")),
+        ("cgroup:/a//b/", CgroupName((), "/a/b")),
+        ("cgroup:/system.slice:docker:1", CgroupName((), "/system.slice:docker:1")),
+        ("cgroup:pids:/a", CgroupName(("pids",), "/a")),
+        ("cgroup:cpu,cpuacct:/a", CgroupName(("cpu", "cpuacct"), "/a")),
+        ("cgroup:name=systemd:/a", CgroupName(("name=systemd",), "/a")),
+        ("cgroup::/a", CgroupName((), "/a")),
+        ("unit:ssh", UnitName("ssh.service")),
+        ("unit:ssh.service", UnitName("ssh.service")),
+        ("unit:getty@tty1", UnitName("getty@tty1.service")),
+        ("unit:org.example", UnitName("org.example.service")),
+        ("unit:user-1000.slice", UnitName("user-1000.slice")),
+        ("unit:session-2.scope", UnitName("session-2.scope")),
+        ("unit:-.slice", UnitName("-.slice")),
+    ],
+)
+def test_each_spelling_has_one_meaning(text: str, meant: Target) -> None:
+    """And what is printed of it can be given again."""
+    assert parse_target(text) == meant
+    assert parse_target(str(meant).removeprefix("pid ")) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected a pid"),
+        ("-1", "expected a pid"),
+        ("cgroup", "expected cgroup:PATH"),
+        ("pidns:", "cgroup:PATH or unit:NAME"),
+        ("cgroup:", "expected cgroup:PATH"),
+        ("cgroup:a/b", "expected cgroup:PATH"),
+        ("cgroup:/a/../b", "has no parts . and .."),
+        ("cgroup:/a\0b", "expected cgroup:PATH"),
+        ("cgroup:/" + "x" * 5000, "expected cgroup:PATH"),
+        ("unit:", "expected unit:NAME"),
+        ("unit:a/b", "expected unit:NAME"),
+        ("unit:ä", "expected unit:NAME"),
+        ("unit:multi-user.target", "the kind .target has no processes"),
+        ("Unit:ssh", "expected a pid"),
+        ("container:1", "expected a pid"),
+    ],
+)
+def test_what_is_no_root_is_a_usage_error(text: str, said: str) -> None:
+    """A long one is not repeated at length."""
+    with pytest.raises(UsageError) as caught:
+        parse_target(text)
+
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("text", ["cgroup:/a", "unit:ssh"])
+def test_a_daemon_is_asked_for_no_cgroup(text: str) -> None:
+    """Who is in it is read by the caller."""
+    with pytest.raises(UsageError, match="expected a pid, or pidns:INUM"):
+        parse(text)

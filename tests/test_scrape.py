@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures over HTTP: who is answered, and who is hung up on."""
+
+import http.client
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent import scrape
+from agent.errors import CkptreeError, NoDaemonError, UsageError
+from agent.openmetrics import CONTENT_TYPE
+
+
+@contextmanager
+def serving(address: str, render: Callable[[], str] = lambda: "# EOF\n") -> Iterator[scrape.Server]:
+    """A server in a thread."""
+    with scrape.listening(address, render) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def place(server: scrape.Server) -> tuple[str, int]:
+    """Host and port."""
+    host, port = server.server_address[:2]
+    return str(host), int(port)
+
+
+def get(server: scrape.Server, path: str = "/metrics") -> tuple[int, str, str]:
+    """Status, type and body."""
+    connection = http.client.HTTPConnection(*place(server), timeout=20)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
+
+
+def test_a_scraper_gets_the_text_anew_each_time() -> None:
+    """With the type that says how to read it."""
+    texts = iter(["first\n", "second\n"])
+    with serving("127.0.0.1:0", lambda: next(texts)) as server:
+        answers = [get(server), get(server, "/metrics?name=x")]
+
+    assert answers == [(200, CONTENT_TYPE, text) for text in ("first\n", "second\n")]
+
+
+def test_there_is_nothing_else() -> None:
+    """Neither another path nor another method."""
+    with serving("127.0.0.1:0") as server:
+        assert get(server, "/")[0] == 404
+        connection = http.client.HTTPConnection(*place(server), timeout=20)
+        connection.request("POST", "/metrics", body="x")
+        assert connection.getresponse().status == 501
+
+
+def test_a_daemon_that_does_not_answer_is_a_503_that_says_so() -> None:
+    """And the next request may find it again."""
+
+    def render() -> str:
+        raise NoDaemonError("no daemon on /run/x")
+
+    with serving("127.0.0.1:0", render) as server:
+        assert get(server) == (503, "text/plain; charset=utf-8", "no daemon on /run/x\n")
+
+
+def test_a_unix_socket_is_taken_over_from_the_dead_alone(tmp_path: Path) -> None:
+    """A file that is no socket stays, and so does a server that answers."""
+    path = tmp_path / "metrics.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(os.fspath(path))
+    with serving(f"unix:{path}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(20)
+            client.connect(os.fspath(path))
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert client.makefile().read().endswith("# EOF\n")
+        with pytest.raises(CkptreeError, match="in use"):
+            scrape.listening(f"unix:{path}", str)
+    path.unlink()
+    path.write_text("data")
+    with pytest.raises(CkptreeError, match="in use"):
+        scrape.listening(f"unix:{path}", str)
+    assert path.read_text() == "data"
+
+
+def test_more_than_a_few_at_a_time_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those who say nothing are, after their time: then there is room again."""
+    monkeypatch.setattr(scrape, "PATIENCE_S", 0.3)
+    with serving("127.0.0.1:0") as server, ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(place(server))) for _ in range(scrape.AT_ONCE)]
+        deadline = time.monotonic() + 20
+        while len([one for one in threading.enumerate() if one.name.endswith("(process_request_thread)")]) < len(idle):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        with socket.create_connection(place(server), timeout=20) as late:
+            assert late.recv(1) == b""
+        for each in idle:
+            each.settimeout(20)
+            assert each.recv(1) == b""
+        while True:
+            try:
+                assert get(server)[0] == 200
+                break
+            except (ConnectionError, http.client.HTTPException):  # the last one is just about to be let go
+                assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("address", "family"),
+    [("127.0.0.1:9750", socket.AF_INET), ("[::1]:9750", socket.AF_INET6), ("unix:/run/x", socket.AF_UNIX)],
+)
+def test_addresses_are_read(address: str, family: int) -> None:
+    """Of both kinds of IP, and a path."""
+    assert scrape.parse(address)[0] == family
+
+
+@pytest.mark.parametrize(
+    "address", ["", "9750", ":9750", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "1.1.1.1:99999", "unix:"]
+)
+def test_what_is_no_address_is_a_usage_error(address: str) -> None:
+    """The message shows what one looks like. All interfaces have to be asked for by name: 0.0.0.0."""
+    with pytest.raises(UsageError, match="expected"):
+        scrape.parse(address)
