@@ -235,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append([name, *out.cells()])
         wrong += len(out.wrong)
         print(f"loss: {name}: {out.lost:,} numbers lost, {len(out.wrong)} wrong", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in out.wrong[:10]), file=sys.stderr)
+        for line in out.wrong[:10]:
+            print(f"  {line}", file=sys.stderr)
     text = table(HEAD, rows)
     print(text)
     if options.write:

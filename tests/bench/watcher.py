@@ -92,7 +92,9 @@ class Watcher:
         config = self.socket.with_name("config.toml")
         config.write_text(self._settings)
         command = [*self._before, sys.executable, "-m", "agent.daemon", "--config", str(config)]
-        self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY)
+        log = self.socket.with_name("log")
+        with log.open("wb") as out:  # it has a line for each snapshot
+            self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY, stderr=out)
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -101,6 +103,7 @@ class Watcher:
             except NoDaemonError:
                 if self._process.poll() is not None or time.monotonic() > end:
                     self.stop()
+                    print(log.read_text(errors="replace"), file=sys.stderr)
                     raise
                 time.sleep(0.02)
             else:
