@@ -22,7 +22,7 @@ Figures = dict[str, Any]
 
 # What is run, and how: modules beside this one. In its default form all of it ends within ten minutes.
 RUNS: dict[str, tuple[str, ...]] = {
-    "bench_snapshot": ("--tasks", "100,1000,5000,20000", "--rounds", "21"),
+    "bench_snapshot": ("--tasks", "100,1000,5000,20000", "--rounds", "16"),
     "bench_hooks": ("--pairs", "9"),
     "bench_table": (),
     "bench_daemon": (),
