@@ -47,7 +47,10 @@ def wall_ns(call: Callable[[], object]) -> int:
 
 def command(*arguments: str) -> None:
     """Run the command line, as installed beside this interpreter."""
-    subprocess.run([str(Path(sys.executable).parent / "ckptree"), *arguments], check=True, stderr=subprocess.DEVNULL)
+    program = Path(sys.executable).parent / "ckptree"
+    ran = subprocess.run([str(program), *arguments], check=False, stderr=subprocess.PIPE, text=True)
+    if ran.returncode:
+        raise RuntimeError(f"ckptree {' '.join(arguments)}: exit code {ran.returncode}: {ran.stderr}")
 
 
 def methods(root: int, watcher: Watcher, iterator: BareIterator, image: Path) -> dict[str, Callable[[], int]]:
