@@ -38,7 +38,8 @@ from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.ties import Ties
 
-_ASK_AT_ONCE = 1000  # answers are at most 2.3 KB, mostly 0.2: they fit into the ring beside what else happens
+_ASK_AT_ONCE = 1000
+_ROOM_FOR_ANSWER = 2048  # bytes of the ring; mostly a tenth of it is used, so that they fit beside what else happens
 # One walk over the host costs less than many questions: in the time of one, it sees so many tasks; to begin with it costs
 # as much as so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
@@ -46,6 +47,7 @@ _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two
 _LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
+_PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
 """Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
@@ -176,9 +178,10 @@ class Watch:
     def _ask(self, questions: list[tuple[int, int]]) -> None:
         """Put questions, and whatever follows from the answers."""
         ask = self.probes.ask
+        at_once = max(1, min(_ASK_AT_ONCE, self.probes.ring.size // _ROOM_FOR_ANSWER))
         for _ in range(_ROUNDS):
-            for start in range(0, len(questions), _ASK_AT_ONCE):
-                for address, start_ns in questions[start : start + _ASK_AT_ONCE]:
+            for start in range(0, len(questions), at_once):
+                for address, start_ns in questions[start : start + at_once]:
                     ask(address, start_ns)
                 self._intake.catch_up()
             questions = self.table.take_questions()
@@ -202,6 +205,7 @@ class Watch:
         self.table.strike_off(mark)
         if incomplete or self.stream.suspect:
             self.table.reunite()
+            self._last = self._walked = self._swept = None
         if not self.totals.sweeps:
             self.table.settle()
             self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
@@ -298,11 +302,12 @@ class Watch:
         resolved = select.resolve_mode(root, mode)
         anomalies = self.table.counts.anomalies
         mark = self.probes.page.issued
+        deadline = time.monotonic() + _PATIENCE_S
         for _ in range(_ATTEMPTS):
-            verified = self._verify(root, resolved)
+            verified = self._verify(root, resolved, deadline)
             self._explain()
             self._outlast(root)
-            if not self.stream.suspect:
+            if not self.stream.suspect or time.monotonic() > deadline:
                 break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
@@ -314,7 +319,7 @@ class Watch:
         tasks = self._tied(chosen, mark)
         self.totals.snapshots += 1
         reasons = [*chosen.unknown, *self._unlisted(root)]
-        if self.stream.suspect:
+        if self.stream.suspect or self.table.astray:
             verified = "no"
             reasons.append("events were lost while the snapshot was taken: take it again")
         return Snapshot(
@@ -339,7 +344,7 @@ class Watch:
             as_of_read=self._ties.fields,
         )
 
-    def _verify(self, root: Task, mode: Mode) -> Verified:
+    def _verify(self, root: Task, mode: Mode, deadline: float) -> Verified:
         """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
         mark = self.probes.page.issued
         asked: set[Task] = set()
@@ -352,6 +357,8 @@ class Watch:
                 return "sweep"
             if self.is_in_doubt or (not asked and self.probes.skipped() != self.totals.skipped):
                 self.sweep("loss")  # who is in the tree is not certain before
+                if time.monotonic() > deadline:
+                    break
                 continue
             new = [task for task in found if task not in asked and task.order < mark and task.address]
             if not new:
