@@ -50,14 +50,14 @@ def forked(body: Callable[[], None]) -> int:
     """A process in a group of its own that does something, and its pid; whatever it says, nobody hears."""
     # Python forgets, in a child, a signal that comes before os.fork() has returned there.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    pid = os.fork()
-    if pid:
+    try:
+        pid = os.fork()
         os.setpgid(pid, pid)
+    finally:  # where there is no room for another process, too
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    if pid:
         return pid
     try:
-        os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
