@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from agent import daemonargs, handover
 from agent.access import Policy
 from agent.config import Config
+from agent.endpoint import listen
 from agent.errors import CkptreeError
 from agent.journal import Journal
 from agent.manager import Manager
 from agent.pace import Pace
 from agent.probes import Probes
-from agent.server import Server, listen
+from agent.server import Server
 from agent.watch import Watch
 
 _EXTENSION_S = 30
