@@ -53,6 +53,7 @@ Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
 """Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
 questions about a large tree; or because here not all events have a hook."""
 
+_BEGIN_S = 1.0  # how long a start goes on sweeping while events are lost; then it is for the loop to mend
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 
 
@@ -112,10 +113,10 @@ class Watch:
         self.boot_id = host.boot_id()
         if self.probes.is_taken_over and not self.remembers:
             self._intake.join()
-        for _ in range(_ATTEMPTS):
+        deadline = time.monotonic() + _BEGIN_S
+        self.sweep("start")
+        while self.is_in_doubt and time.monotonic() < deadline:
             self.sweep("start")
-            if not (self.stream.suspect or self.table.astray):
-                break
 
     def memory(self) -> bytes:
         """What it knows, for the next one. Nothing may be consumed from here on."""
