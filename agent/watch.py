@@ -49,6 +49,7 @@ _LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of 
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
 _PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
+_BEGIN_S = 1.0  # how long a start goes on sweeping while events are lost; then it is for the loop to mend
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
@@ -110,10 +111,10 @@ class Watch:
         self.boot_id = host.boot_id()
         if self.probes.is_taken_over and not self.remembers:
             self._intake.join()
-        for _ in range(_ATTEMPTS):
+        deadline = time.monotonic() + _BEGIN_S
+        self.sweep("start")
+        while self.is_in_doubt and time.monotonic() < deadline:
             self.sweep("start")
-            if not (self.stream.suspect or self.table.astray):
-                break
 
     def memory(self) -> bytes:
         """What it knows, for the next one. Nothing may be consumed from here on."""
