@@ -60,6 +60,7 @@ class Watcher:
 
     Attributes:
         socket: its path.
+        log: what it has said.
     """
 
     def __init__(self, settings: str = "", *, before: Sequence[str] = ()) -> None:
@@ -67,6 +68,7 @@ class Watcher:
         self._before = before
         self._directory = tempfile.TemporaryDirectory(prefix="ckptree-watcher-")
         self.socket = Path(self._directory.name) / "ckptree.sock"
+        self.log = self.socket.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
@@ -92,7 +94,8 @@ class Watcher:
         config = self.socket.with_name("config.toml")
         config.write_text(self._settings)
         command = [*self._before, sys.executable, "-m", "agent.daemon", "--config", str(config)]
-        self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY)
+        with self.log.open("ab") as log:  # a line for each snapshot
+            self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY, stderr=log)
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -101,6 +104,7 @@ class Watcher:
             except NoDaemonError:
                 if self._process.poll() is not None or time.monotonic() > end:
                     self.stop()
+                    print(self.log.read_text(errors="replace"), file=sys.stderr)
                     raise
                 time.sleep(0.02)
             else:
@@ -146,12 +150,15 @@ class Watcher:
         return self._process.pid
 
     def resident_bytes(self) -> int:
-        """Memory of the daemon but for the ring's mapping: what is anonymous, and what it maps of files."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        found = {
-            name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest
-        }
-        return 1024 * (found["RssAnon"] + found["RssFile"])
+        """Resident memory of the daemon but for the ring, which is mapped twice and would count as often."""
+        total, is_ring = 0, False
+        for line in Path(f"/proc/{self.pid}/smaps").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if "-" in name.partition(" ")[0]:  # the head of a mapping: its addresses, and what is mapped
+                is_ring = "bpf-map" in line
+            elif name == "Rss" and not is_ring:
+                total += 1024 * int(value.split()[0])
+        return total
 
     def descriptors(self) -> int:
         """How many files it has open."""

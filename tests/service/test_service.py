@@ -124,6 +124,17 @@ def test_a_stranger_is_told_that_this_is_not_permitted(running: Host) -> None:
     assert (ran.code, ran.out) == (5, "")
 
 
+def test_a_service_is_captured_by_its_cgroup_and_by_its_name(running: Host) -> None:
+    """Its main process is the root. Units by name are those of the system's manager."""
+    names = [f"cgroup:{running.property('ControlGroup')}"]
+    if running.manager == "--system":
+        names += ["unit:ckptree", "unit:ckptree.service"]
+    for name in names:
+        ran = running.run(f"{running.ckptree} snapshot {name} -f json --source daemon")
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["pids"][0]["numbers"] == [running.main_pid()]
+
+
 def test_births_survive_a_restart(running: Host) -> None:
     """What was loaded waits in systemd's store of descriptors with what was known, and the ring goes on filling."""
     root = running.tree()
