@@ -7,6 +7,7 @@
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
 # make torture captures of a fork storm, ours and others', judged by the storm's own log; STORMS=10 of each kind
+# make soak    an hour, or DURATION=... seconds, of storms with everything watched
 # make bench   measurements
 # make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
@@ -26,6 +27,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 RUNS := 10000000
 STORMS := 1
+DURATION := 3600
 ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -81,7 +83,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture bench crashes fuzz fuzz-api clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture soak bench crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -151,13 +153,14 @@ test-systemd: deb packages-machines
 
 torture: setup
 	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
+	$(BIN)/python -m tests.bench.loss --write
+
+soak: setup
+	$(BIN)/python -m tests.bench.soak --duration $(DURATION) --write
 
 bench: setup
-	@for script in tests/bench/bench_*.py; do \
-		name=$$(basename "$$script" .py); \
-		echo "bench: $$name" >&2; \
-		$(BIN)/python -m "tests.bench.$$name"; \
-	done
+	$(BIN)/python -m tests.bench.everything --write
+	$(BIN)/python -m tests.bench.bench_plan
 
 crashes: setup
 	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'

@@ -12,7 +12,9 @@ from agent.ring import LostNumbers
 from agent.state import Place
 from agent.stream import Stream
 
-_LATE_S = 1.0  # a number that neither comes nor is said to be lost for so long is given up: a CPU may be held up
+# A number that neither comes nor is said to be lost for so long is given up: a CPU may be held up. Where losses are counted
+# that nobody has told of, for the last of many overwrite each other, it will hardly come any more.
+_LATE_S, _LATE_AMID_LOSS_S = 1.0, 0.005
 _LET_RUN_S = (
     1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
 )
@@ -35,6 +37,7 @@ class Intake:
         self._probes = probes
         self.behind = False
         self._lost: set[int] = set()
+        self._passed = 0  # losses that were counted before this came to the ring
 
     def drain(self, limit: int = sys.maxsize) -> None:
         """Apply what the ring holds, up to so many bytes."""
@@ -50,16 +53,16 @@ class Intake:
             issued: numbers issued before the ring was drained. Those from there on may still be in it.
         """
         numbers, overflow = self._probes.page.lost_numbers()
+        self._lost |= numbers
         if overflow:
             self.stream.give_up_below(issued)
-        self._lost |= numbers
         self.stream.give_up(self._lost)
         self._lost = {number for number in self._lost if number >= self.stream.next}
 
     def catch_up(self) -> None:
         """Apply every record whose number was issued before this call; wait for those still being written."""
         target = self._probes.page.issued
-        deadline = 0.0
+        waiting_since = 0.0
         while True:
             self._probes.ring.drain(self.stream.feed)
             if self.stream.next >= target:
@@ -68,9 +71,10 @@ class Intake:
             if self.stream.next >= target:
                 return
             now = time.monotonic()
-            if not deadline:
-                deadline = now + _LATE_S
-            elif now > deadline:
+            untold = self._probes.page.lost - self._passed > self.stream.lost
+            if not waiting_since:
+                waiting_since = now
+            elif now - waiting_since > (_LATE_AMID_LOSS_S if untold else _LATE_S):
                 self.stream.give_up_below(target)
                 return
             time.sleep(_LET_RUN_S)
@@ -102,6 +106,7 @@ class Intake:
         """Go on from a place that fits."""
         self._probes.page.known = LostNumbers(*place.lost_known)
         self._lost = set(place.lost)
+        self._passed = place.lost_known[0] - self.stream.lost
 
     def join(self) -> None:
         """Come to a ring that somebody else has read from.
@@ -111,6 +116,7 @@ class Intake:
         """
         page = self._probes.page
         page.pass_over()
+        self._passed = page.lost
         issued = page.issued
         first = self._probes.ring.first()
         self.stream.resume(issued if first is None else first)

@@ -149,27 +149,16 @@ class Page:
         """Which numbers were lost since the last call.
 
         Returns:
-            The numbers, and whether there were so many that some have been overwritten.
+            The numbers, and whether there were so many that some may have been overwritten.
         """
-        before, words = self.known.read, self._words
+        before, words = self.known, self._words
         count = words[1]
-        if count == before:
-            return set(), False
-        if count - before > wire.LOST_NUMBERS:
-            self.pass_over()
-            return set(), True
-        found = set()
-        slots = list(self.known.slots)
-        for index in range(before, count):
-            slot = index % wire.LOST_NUMBERS
-            number = words[8 + slot]
-            if number == slots[slot]:
-                count = index  # counted, its number about to be written; next time
-                break
-            slots[slot] = number
-            found.add(number)
-        self.known = LostNumbers(count, tuple(slots))
-        return found, False
+        # The kernel side counts first and writes then, at any time, also while this copies. A place that has changed tells
+        # of one more number, whatever the count was; one that is counted and not yet written is told the next time.
+        slots = tuple(words[8 : 8 + wire.LOST_NUMBERS].tolist())
+        found = {number for number, old in zip(slots, before.slots, strict=True) if number != old}
+        self.known = LostNumbers(count, slots)
+        return found, words[1] - before.read > wire.LOST_NUMBERS
 
     def pass_over(self) -> None:
         """Take all that have been lost so far for known."""

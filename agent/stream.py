@@ -25,7 +25,7 @@ class Stream:
     Attributes:
         next: the number expected next: every smaller one has been handled or given up.
         kinds: how many have been handled, by kind.
-        lost: numbers given up.
+        lost: numbers given up that have not come after all.
         suspect: numbers were lost since this was last set to False: the table needs a sweep.
     """
 
@@ -70,6 +70,7 @@ class Stream:
             # Given up too soon. It is older than what has been handled, but what it tells first-hand, a birth or a death
             # of an exact identity, is as true as ever; what it tells of a state that has changed since, a sweep must mend.
             self.suspect = True
+            self.lost -= 1
             self._handle(bytes(data[at : at + wire.record_bytes(data, at, kind)]))
 
     def _handle(self, record: bytes) -> None:

@@ -33,7 +33,7 @@ def test_a_file_without_the_marks_is_left_as_it_is(page: str, tmp_path: Path) ->
     assert path.read_text() == page
 
 
-@pytest.mark.parametrize("name", ["torture"])
+@pytest.mark.parametrize("name", ["torture", "loss", "soak", "bench-snapshot", "bench-hooks", "bench-others"])
 def test_the_readme_has_the_marks(name: str, tmp_path: Path) -> None:
     """Of each command that writes there."""
     copy = tmp_path / "README.md"

@@ -237,7 +237,7 @@ def test_more_lost_numbers_than_there_is_room_for_are_an_overflow(counters: Fake
     for number in range(2000, 2001 + wire.LOST_NUMBERS):
         counters.lose(number)
 
-    assert page.lost_numbers() == (set(), True)
+    assert page.lost_numbers() == (set(range(2001, 2001 + wire.LOST_NUMBERS)), True)
 
     counters.lose(4000)
 
@@ -259,3 +259,20 @@ def test_a_number_that_is_counted_and_not_yet_written_is_told_later(
     counters.put(8 + (counters.count - 1) % wire.LOST_NUMBERS, 9000)
 
     assert page.lost_numbers() == ({9000}, False)
+
+
+@pytest.mark.parametrize("before", [5, wire.LOST_NUMBERS + 5])
+def test_a_number_that_is_written_while_the_others_are_read_holds_up_none_that_follow(
+    counters: FakePage, page: Page, before: int
+) -> None:
+    """Its count was not seen yet, what it was written over was not either."""
+    for number in range(1, before + 1):
+        counters.lose(number)
+    counters.put(8 + counters.count % wire.LOST_NUMBERS, 9000)
+    first, _ = page.lost_numbers()
+    counters.lose(9000)
+    counters.lose(9001)
+    second, overflow = page.lost_numbers()
+
+    assert 9000 in first
+    assert (second, overflow) == ({9001}, False)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from agent.errors import CkptreeError, UsageError
-from agent.fileverbs import AsJson, File, load_file, say
+from agent.fileverbs import File, load_file, say
 
 if TYPE_CHECKING:
     from agent.restart.control import Program
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from agent.restart.verify import Standing
 
 OWN_FAILURE = 125
-EPILOG = """\b
-A CMD finds in its environment
-  CKPTREE_TAG      which task of the image it is
-  CKPTREE_PID      its pid, as ckptree sees it
-  CKPTREE_NUMBERS  its pid at every level: 30,1
-  CKPTREE_THREADS  TAG:NUMBERS of each thread it has to make
-  CKPTREE_IMAGE    the path of FILE
-  CKPTREE_TTY      its terminal, and
-  CKPTREE_FOWN     the owners of its files, in JSON
-
+ENVIRONMENT = {
+    "CKPTREE_TAG": "which task of the image it is",
+    "CKPTREE_PID": "its pid, as ckptree sees it",
+    "CKPTREE_NUMBERS": "its pid at every level: 30,1",
+    "CKPTREE_THREADS": "TAG:NUMBERS of each thread it has to make",
+    "CKPTREE_IMAGE": "the path of FILE",
+    "CKPTREE_TTY": "its terminal, in JSON",
+    "CKPTREE_FOWN": "the owners of its files, in JSON",
+}
+EPILOG = "\b\nA CMD finds in its environment\n" + "".join(
+    f"  {name:<16} {meaning}\n" for name, meaning in ENVIRONMENT.items()
+)
+EPILOG += """
 \b
 --json prints one line when the tree stands, before any CMD:
   {"root": PID, "tasks":
@@ -86,7 +89,9 @@ def restart(
     pidfile: Annotated[
         Path | None, typer.Option(help="With --detach: the guard's pid; SIGTERM to it ends the tree.", metavar="FILE")
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when the tree stands: who is who.")
+    ] = False,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
     from agent.restart.programs import split_command

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * What a call costs, to be run with and without the hooks attached: bench_hooks LOOP CALLS prints ns per call.
- * LOOP: fork (fork, exit, wait), vfork (vfork, exit, wait), thread (create, join), setpgid, getppid.
+ * LOOP: fork (fork, exit, wait), vfork (vfork, exit, wait), exec (vfork, exec, exit, wait), thread (create, join), setpgid,
+ * getppid.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -30,6 +31,17 @@ static void once_vfork(void)
 
 	if (!pid)
 		_exit(0);
+	waitpid(pid, NULL, 0);
+}
+
+static void once_exec(void)
+{
+	pid_t pid = vfork();
+
+	if (!pid) {
+		execl("/proc/self/exe", "bench_hooks", "end", NULL);
+		_exit(127);
+	}
 	waitpid(pid, NULL, 0);
 }
 
@@ -82,6 +94,7 @@ int main(int argc, char **argv)
 		void (*once)(void);
 	} loops[] = { { "fork", once_fork },
 		      { "vfork", once_vfork },
+		      { "exec", once_exec },
 		      { "thread", once_thread },
 		      { "setpgid", once_setpgid },
 		      { "getppid", once_getppid } };
@@ -89,6 +102,8 @@ int main(int argc, char **argv)
 	unsigned int i;
 	uint64_t begun;
 
+	if (argc == 2 && !strcmp(argv[1], "end"))
+		return 0;
 	stay();
 	for (i = 0; i < sizeof(loops) / sizeof(*loops); i++)
 		if (calls > 0 && !strcmp(argv[1], loops[i].name)) {
@@ -100,5 +115,5 @@ int main(int argc, char **argv)
 			printf("%.1f\n", (double)(now() - begun) / calls);
 			return 0;
 		}
-	return fprintf(stderr, "bench_hooks fork|vfork|thread|setpgid|getppid CALLS\n"), 2;
+	return fprintf(stderr, "bench_hooks fork|vfork|exec|thread|setpgid|getppid CALLS\n"), 2;
 }

@@ -17,6 +17,7 @@
 
 static _Atomic int *standing; /* processes and threads */
 static pid_t *pids;	      /* by process, in breadth-first order */
+static _Atomic int *failed;  /* somebody could not be made: no numbers or no memory are left */
 static int processes, breadth, threads;
 static volatile sig_atomic_t told;
 
@@ -37,17 +38,23 @@ static void be(int n)
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	pids[n] = getpid();
-	for (child = breadth ? n * breadth + 1 : n + 1; child <= last && child < processes; child++)
-		if (!fork()) {
+	for (child = breadth ? n * breadth + 1 : n + 1; child <= last && child < processes; child++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			atomic_store(failed, 1);
+		if (!pid) {
 			if (!breadth) /* a leaf */
 				processes = 0;
 			signal(SIGTERM, SIG_DFL);
 			be(child);
 		}
+	}
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 32768);
 	for (child = 0; child < threads; child++)
-		pthread_create(&handle, &attr, idle, NULL);
+		if (pthread_create(&handle, &attr, idle, NULL))
+			atomic_store(failed, 1);
 	if (n)
 		idle(NULL);
 	atomic_fetch_add(standing, 1);
@@ -67,18 +74,22 @@ int main(int argc, char **argv)
 	breadth = argc > 2 ? atoi(argv[2]) : 0;
 	threads = argc > 3 ? atoi(argv[3]) : 0;
 	processes = all = tasks / (threads + 1);
-	bytes = sizeof(*standing) + all * sizeof(*pids);
+	bytes = sizeof(*standing) + sizeof(*failed) + all * sizeof(*pids);
 	standing = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (all < 1 || standing == MAP_FAILED)
 		return fprintf(stderr, "idle_tree: no tree of %d tasks\n", tasks), 2;
-	pids = (pid_t *)(standing + 1);
+	failed = standing + 1;
+	pids = (pid_t *)(failed + 1);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	signal(SIGTERM, on_term);
 	be(0);
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	while (atomic_load(standing) < all * (threads + 1) && !told)
+	while (atomic_load(standing) < all * (threads + 1) && !atomic_load(failed) && !told)
 		usleep(500);
-	printf("ready %d\n", getpid());
+	if (atomic_load(failed))
+		told = fprintf(stderr, "idle_tree: no room for %d tasks\n", tasks);
+	else
+		printf("ready %d\n", getpid());
 	fflush(stdout);
 	sigemptyset(&term);
 	sigaddset(&term, SIGTERM);

@@ -32,6 +32,7 @@ class IdleTree:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         self.root = self._process.pid
         if self._process.stdout is None or not self._process.stdout.readline().startswith("ready"):
+            self._process.communicate()
             raise RuntimeError("the tree does not stand")
         return self
 

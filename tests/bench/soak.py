@@ -147,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = table(("soak", "figures"), cells)
     print(text)
     wrong = totals.wrong(options.duration)
-    print("\n".join(f"soak: {line}" for line in wrong[:20]), file=sys.stderr)
+    for line in wrong[:20]:
+        print(f"soak: {line}", file=sys.stderr)
     if options.write:
         splice(text, "soak")
     return int(bool(wrong))

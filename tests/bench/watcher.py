@@ -104,6 +104,7 @@ class Watcher:
             except NoDaemonError:
                 if self._process.poll() is not None or time.monotonic() > end:
                     self.stop()
+                    print(self.log.read_text(errors="replace"), file=sys.stderr)
                     raise
                 time.sleep(0.02)
             else:
@@ -149,12 +150,15 @@ class Watcher:
         return self._process.pid
 
     def resident_bytes(self) -> int:
-        """Memory of the daemon but for the ring's mapping: what is anonymous, and what it maps of files."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        found = {
-            name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest
-        }
-        return 1024 * (found["RssAnon"] + found["RssFile"])
+        """Resident memory of the daemon but for the ring, which is mapped twice and would count as often."""
+        total, is_ring = 0, False
+        for line in Path(f"/proc/{self.pid}/smaps").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if "-" in name.partition(" ")[0]:  # the head of a mapping: its addresses, and what is mapped
+                is_ring = "bpf-map" in line
+            elif name == "Rss" and not is_ring:
+                total += 1024 * int(value.split()[0])
+        return total
 
     def descriptors(self) -> int:
         """How many files it has open."""

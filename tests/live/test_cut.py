@@ -83,7 +83,7 @@ def test_who_vanishes_without_an_event_is_not_shown_beside_who_was_born_after() 
                 return bool(task.flags & EXITED)
 
             wait_until(is_exiting)
-            catch_up, asked = watch.catch_up, []
+            catch_up, asked = watch._intake.catch_up, []
             ask = watch.probes.ask
             second: list[int] = []
 
@@ -99,7 +99,7 @@ def test_who_vanishes_without_an_event_is_not_shown_beside_who_was_born_after() 
                     second.append(int(it.stdout.readline()))  # type: ignore[union-attr]
                 catch_up()
 
-            watch.probes.ask, watch.catch_up = note, read_late  # type: ignore[assignment, method-assign]  # to be late
+            watch.probes.ask, watch._intake.catch_up = note, read_late  # type: ignore[assignment, method-assign]  # to be late
             snapshot = watch.snapshot(watch.find(parse(str(it.pid))), "subtree")
         finally:
             it.kill()

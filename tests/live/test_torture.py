@@ -7,7 +7,7 @@ from tests.bench import torture
 
 pytestmark = pytest.mark.live
 
-_SHORT = "--snapshots 40 --iterator 4 --proc 2 --psutil 1 --ps 2 --idle 100 --pid-max 600"
+_SHORT = "--snapshots 20 --iterator 3 --proc 1 --psutil 1 --ps 1 --idle 50 --pid-max 500"
 
 
 def test_no_snapshot_of_a_storm_is_torn_stale_or_failed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make bench``: all measurements one after the other, each beside its rivals in the same run, into one report.
+
+``python -m tests.bench.everything [--write] [--long]`` from the repository's root, as root. With --write the tables go
+between the marks of the README, and a picture into docs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench import bench_snapshot
+from tests.bench.figures import median, table
+from tests.bench.report import TOP, draw, lines, splice
+
+Figures = dict[str, Any]
+
+# What is run, and how: modules beside this one. In its default form all of it ends within ten minutes.
+RUNS: dict[str, tuple[str, ...]] = {
+    "bench_snapshot": ("--rounds", "16"),
+    "bench_hooks": ("--pairs", "9"),
+    "bench_table": (),
+    "bench_daemon": (),
+    "bench_rebuild": ("--rounds", "11"),
+}
+LONG: dict[str, tuple[str, ...]] = {"bench_daemon": ("--forks", "10000000"), "bench_snapshot": ("--rounds", "101")}
+
+
+def run(name: str, options: Sequence[str]) -> Figures:
+    """One of them; its figures."""
+    print(f"bench: {name} {' '.join(options)}", file=sys.stderr, flush=True)
+    begun = time.monotonic()
+    command = [sys.executable, "-m", f"tests.bench.{name}", *options, "--json"]
+    ran = subprocess.run(command, cwd=TOP, check=True, stdout=subprocess.PIPE, text=True)
+    print(f"bench: {name} took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    figures: Figures = json.loads(ran.stdout)
+    return figures
+
+
+def _spread(figures: Figures) -> str:
+    return f"{figures['median_ms']:.2f} ({figures['q1_ms']:.2f} .. {figures['q3_ms']:.2f})"
+
+
+def snapshots(figures: Figures) -> str:
+    """How long each method takes, and how that compares."""
+    places = list(figures)
+    rows = [[name, *(_spread(figures[place][name]) for place in places)] for name in figures[places[0]]]
+    own = bench_snapshot.DAEMON
+    for words, name, upwards in (
+        ("C scan of /proc, times ckptree", bench_snapshot.PROC, True),
+        ("ckptree, times the bare iterator", bench_snapshot.ITERATOR, False),
+    ):
+        shares = [figures[place][name]["median_ms"] / figures[place][own]["median_ms"] for place in places]
+        rows.append([words, *(f"{share if upwards else 1 / share:.1f}" for share in shares)])
+    return table(("ms: median (quartiles)", *places), rows)
+
+
+def picture(figures: Figures) -> str:
+    """The same as curves: of the trees that are all of what is there."""
+    names = (bench_snapshot.DAEMON, bench_snapshot.ITERATOR, bench_snapshot.PROC, bench_snapshot.PSUTIL)
+    curves = {
+        name: {
+            float(place.split()[0]): figures[place][name]["median_ms"] for place in figures if place.endswith("tasks")
+        }
+        for name in names
+    }
+    return lines("One capture of a quiet tree", curves, ("tasks", "ms"), own="ckptree")
+
+
+CALLS = {
+    "fork": "fork, exit, wait",
+    "vfork": "vfork, exit, wait",
+    "exec": "vfork, exec, exit, wait",
+    "thread": "thread, exit, join",
+}
+
+
+def hooks(figures: Figures) -> str:
+    """What the watched pay, and what the kernel counts for each program."""
+    rows = [
+        [
+            CALLS.get(name, name),
+            f"{one['bare_ns']:,.0f}",
+            f"{one['added_ns']:+,.0f}",
+            f"{one['added_q1_ns']:+,.0f} .. {one['added_q3_ns']:+,.0f}",
+        ]
+        for name, one in figures["calls"].items()
+    ]
+    loops = table(("ns per call", "unwatched", "added, median", "quartiles"), rows)
+    programs = ", ".join(f"`{name}` {ns:.0f}" for name, ns in figures["programs"].items())
+    return f"{loops}\n\nOf that, the programs themselves, in ns a run as the kernel counts: {programs}."
+
+
+def others(found: dict[str, Figures]) -> str:
+    """All the rest, one line each."""
+    daemon, rate, rebuild = found["bench_daemon"], found["bench_table"], found["bench_rebuild"]["ns"]
+    bare, built = (median(values) / 1e6 for values in rebuild.values())
+    rows = [
+        ["daemon ready, programs compiled before", f"{daemon['start_ms']:.0f} ms"],
+        ["resident memory of the daemon, without the ring", f"{daemon['resident_mb']:.1f} MB"],
+        ["memory for each live task", f"{daemon['bytes_per_task']:.0f} bytes"],
+        [f"memory grown by {daemon['forks']:,.0f} forks", f"{daemon['grown_by_forks_kb']:.0f} KB"],
+        [
+            f"CPU of the daemon, {daemon['storm_records_per_s']:,.0f} records a second of a storm at full rate",
+            f"{100 * daemon['storm_cpu_share']:.1f} % of a core, {daemon['storm_cpu_us_per_record']:.2f} us each",
+        ],
+        ["records the table takes, from ring bytes, one core", f"{rate['median']:,.0f} a second"],
+        ["1000 tasks rebuilt, until all stand", f"{built:.0f} ms"],
+        ["a bare loop of clone3() with set_tid, for as many", f"{bare:.0f} ms: {bare / built:.2f} times that"],
+    ]
+    return table(("", "figure"), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it all once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the figures into the README, and a picture into docs")
+    parser.add_argument("--long", action="store_true", help="ten million forks, a hundred rounds")
+    parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of trees")
+    parser.add_argument("--keep", type=Path, help="where to keep the figures as JSON")
+    options = parser.parse_args(arguments)
+    more = {"bench_snapshot": ("--tasks", options.tasks)}
+    found = {
+        name: run(name, (*given, *more.get(name, ()), *(LONG.get(name, ()) if options.long else ())))
+        for name, given in RUNS.items()
+    }
+    if options.keep:
+        options.keep.write_text(json.dumps(found, indent=1))
+    texts = {
+        "bench-snapshot": snapshots(found["bench_snapshot"]),
+        "bench-hooks": hooks(found["bench_hooks"]),
+        "bench-others": others(found),
+    }
+    print("\n\n".join(texts.values()))
+    if options.write:
+        texts["bench-snapshot"] = f"![Time of one capture](docs/snapshot.svg)\n\n{texts['bench-snapshot']}"
+        for name, text in texts.items():
+            splice(text, name)
+        draw("snapshot", picture(found["bench_snapshot"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
