@@ -406,8 +406,9 @@ def test_the_loop_turns_soon_also_beside_thousands_of_tasks(running: Daemon) -> 
             assert client.snapshot(str(tree.root), fmt=fmt).tasks == 8000
         figures = client.metrics()["loop"]
 
-    assert figures["longest_job_s"] > 0.0
-    assert dict(figures["turn_seconds"]["buckets"])[0.05] > 0.99 * figures["turn_seconds"]["count"], figures
+    assert figures["job_seconds"]["count"] >= 3
+    assert figures["longest_turn_s"] < max(0.05, figures["longest_job_s"])
+    assert figures["longest_turn_s"] < 0.05 or figures["longest_turn_in"] != "snapshot", figures
 
 
 def test_idle_it_wakes_up_twice_a_second_at_most(tmp_path: Path) -> None:
