@@ -28,10 +28,15 @@ FLAGS = (
 )
 
 
+MACHINE_FLAGS = {"aarch64": ("-mno-outline-atomics",)}  # else they are functions of a library that it does not have
+
+
 def compile_helper() -> None:
     """Compile it beside its sources; it appears whole or not at all."""
     unfinished = HELPER.with_name(f"{HELPER.name}.{os.getpid()}")
-    command = [os.environ.get("CC", "gcc"), *FLAGS, "-o", str(unfinished), *SOURCES]
+    compiler = os.environ.get("CC", "gcc")
+    machine = subprocess.run([compiler, "-dumpmachine"], check=True, capture_output=True, text=True).stdout
+    command = [compiler, *FLAGS, *MACHINE_FLAGS.get(machine.partition("-")[0], ()), "-o", str(unfinished), *SOURCES]
     try:
         subprocess.run(command, cwd=FOLDER, check=True)
         unfinished.replace(HELPER)

@@ -19,6 +19,7 @@ Inode numbers of pid namespaces are a secret (``readlink /proc/PID/ns/pid`` asks
 are "no such".
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +38,7 @@ class Viewer:
     pid: int
     uid: int
     gid: int
-    groups: frozenset[int] = frozenset()
+    groups: Collection[int] = ()
     privileged: bool = False
 
     def sees(self, uid: int, gid: int) -> bool:
@@ -66,7 +67,7 @@ class Policy:
         self.uids: Final = frozenset((0, own_uid))
         self.group: Final = group
 
-    def viewer(self, pid: int, uid: int, gid: int, groups: frozenset[int]) -> Viewer:
+    def viewer(self, pid: int, uid: int, gid: int, groups: Collection[int]) -> Viewer:
         """The one with these credentials."""
         member = self.group is not None and (gid == self.group or self.group in groups)
         return Viewer(pid, uid, gid, groups, privileged=member or uid in self.uids)

@@ -19,105 +19,17 @@ import os
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from agent import control
 from agent.errors import CkptreeError, HostError, NoDaemonError, UsageError, VersionError
+from agent.replies import Answer, Event, EventTask, Hello, answer_of, event_of, hello_of
+
+__all__ = ["DEFAULT_SOCKET", "Answer", "Client", "Event", "EventTask", "Hello", "Subscription"]
 
 DEFAULT_SOCKET = Path("/run/ckptree/ckptree.sock")
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What the daemon says of itself and of us.
-
-    Attributes:
-        protocol: the version that is spoken.
-        version: of the daemon's program.
-        boot_id: of the host.
-        features: what it can do; a name that is not known here may be passed over.
-        formats: of snapshots.
-        events: kinds of events that can be subscribed to.
-        sees: ``all``, or ``own``: tasks of our own user and groups.
-        pid, uid, gid: who we are to it.
-    """
-
-    protocol: int
-    version: str
-    boot_id: str
-    features: tuple[str, ...]
-    formats: tuple[str, ...]
-    events: tuple[str, ...]
-    sees: str
-    pid: int
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A snapshot as the daemon sends it.
-
-    Attributes:
-        data: the file.
-        complete: False: exit code 6, and `reasons` says why.
-        verified: as in model.Completeness.
-        reasons, squashed, entered: for the user.
-        tasks: how many.
-        elapsed_ns: what it took within the daemon, from request to bytes.
-        order: number of the first event that is not in it; 0 where it is from no daemon.
-    """
-
-    data: bytes
-    complete: bool
-    verified: str
-    reasons: tuple[str, ...]
-    squashed: tuple[str, ...]
-    entered: tuple[str, ...]
-    tasks: int
-    elapsed_ns: int
-    order: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EventTask:
-    """Whom an event is about.
-
-    Attributes:
-        pid, tid: its process and itself, as the subscriber's pid namespace counts.
-        numbers: its numbers from that namespace inward.
-        start_ns: CLOCK_BOOTTIME at birth; with the number, who it is.
-        uid, gid: real ids in the initial user namespace.
-        comm: as of the event; not necessarily UTF-8.
-    """
-
-    pid: int
-    tid: int
-    numbers: tuple[int, ...]
-    start_ns: int
-    uid: int
-    gid: int
-    comm: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened.
-
-    Attributes:
-        kind: of agent.events.KINDS; or ``loss``, ``resync``, ``dropped``, ``end``. Others may come of a later daemon.
-        order: its number: larger is later, and as in the births of snapshots.
-        task: whom it is about; None for those four.
-        details: what is particular to the kind.
-    """
-
-    kind: str
-    order: int
-    task: EventTask | None
-    details: Mapping[str, Any]
 
 
 class Client:
@@ -244,19 +156,7 @@ class Client:
             ) from error
         with self._of_another_version():
             control.common_version([answer["protocol"]] * 2)
-            peer = answer["peer"]
-            self._hello = Hello(
-                protocol=answer["protocol"],
-                version=answer["version"],
-                boot_id=answer["boot_id"],
-                features=tuple(answer["features"]),
-                formats=tuple(answer["formats"]),
-                events=tuple(answer["events"]),
-                sees=peer["sees"],
-                pid=peer["pid"],
-                uid=peer["uid"],
-                gid=peer["gid"],
-            )
+            self._hello = hello_of(answer)
         return self._hello
 
     def snapshot(
@@ -285,7 +185,7 @@ class Client:
             "snapshot", root=root, mode=mode, format=fmt, dialect=dialect, without_entered=without_entered
         )
         with self._of_another_version():
-            return _answer(answer, answer["data"])
+            return answer_of(answer, answer["data"])
 
     def subscribe(
         self, root: str | None = None, *, kinds: Iterable[str] | None = None, snapshot: bool | None = None
@@ -308,7 +208,9 @@ class Client:
         answer = self.request("subscribe", **arguments)
         with self._of_another_version():
             image = answer["snapshot"]
-            return Subscription(self, answer["order"], None if image is None else _answer(answer, image), self._socket)
+            return Subscription(
+                self, answer["order"], None if image is None else answer_of(answer, image), self._socket
+            )
 
     def status(self) -> control.Message:
         """How the daemon is, and which hooks it has."""
@@ -390,33 +292,7 @@ class Subscription:
                 return None
             if "events" not in message:
                 control.raise_failure(message)
-            self._waiting.extend(map(_event, message.get("events", ())))
+            self._waiting.extend(map(event_of, message.get("events", ())))
         event = self._waiting.popleft()
         self._ended = event.kind == "end"
         return event
-
-
-_OF_TASK = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
-
-
-def _event(said: dict[str, Any]) -> Event:
-    task = None
-    if "tid" in said:
-        fields = {key: said[key] for key in _OF_TASK}
-        task = EventTask(**fields | {"numbers": tuple(fields["numbers"])})
-    rest = {key: value for key, value in said.items() if key not in ("event", "order", *_OF_TASK)}
-    return Event(said["event"], said["order"], task, rest)
-
-
-def _answer(answer: control.Message, data: bytes) -> Answer:
-    return Answer(
-        data=data,
-        complete=answer["complete"],
-        verified=answer["verified"],
-        reasons=tuple(answer["reasons"]),
-        squashed=tuple(answer["squashed"]),
-        entered=tuple(answer["entered"]),
-        tasks=answer["tasks"],
-        elapsed_ns=answer["elapsed_ns"],
-        order=answer["order"],
-    )

@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from agent import daemonargs, handover
 from agent.access import Policy
 from agent.config import Config
+from agent.endpoint import listen
 from agent.errors import CkptreeError
 from agent.journal import Journal
 from agent.manager import Manager
 from agent.pace import Pace
 from agent.probes import Probes
-from agent.server import Server, listen
+from agent.server import Server
 from agent.watch import Watch
 
 _EXTENSION_S = 30
@@ -78,6 +79,7 @@ class Daemon:
         policy = Policy(os.geteuid(), group_id(config.group))
         self.server = Server(self.watch, self._listener, self._selector, policy, log)
         self._heeded = False
+        self._lost = self.watch.stream.lost  # of the last daemon, which has told
         self._heed_ring(wanted=True)
 
     def _begin(self) -> Watch:
@@ -86,7 +88,7 @@ class Daemon:
         left = handover.take(self._manager, order)
         if left.refusal:
             self.log.notice(f"what the last daemon has left is of no use: {left.refusal}; loading anew")
-        probes = Probes(order.ring_bytes, order.without, left.loaded, _Patience(self._manager).wait)
+        probes = Probes(order.ring_bytes, order.without, left.loaded, Patience(self._manager).wait)
         self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)
@@ -136,11 +138,22 @@ class Daemon:
                     self._manager.status(self.counts)
                 worker.start("sweep", self.watch.rest if due else self.watch.mend)
             turn.end()
+            self._tell_of_loss()
         worker.wait()
         self._manager.notify("STOPPING=1")
         if self._manager.listens and not handover.leave_memory(self._manager, self.watch.memory()):
             self.log.warning("the service manager did not take what was known here")
         self._unlink()
+
+    def _tell_of_loss(self) -> None:
+        """That there was some; how much is in `ckptree metrics`."""
+        if self.watch.stream.lost != self._lost:
+            self._lost = self.watch.stream.lost
+            text = (
+                "records of the kernel side were lost, and births with them; the table is compared with the kernel now. "
+                "A larger ring_bytes takes larger storms"
+            )
+            self.log.warning(text)
 
     def _heed_ring(self, *, wanted: bool) -> None:
         """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""
@@ -185,8 +198,12 @@ class Daemon:
                 os.unlink(self._config.socket)
 
 
-class _Patience:
-    """Asks the service manager for more time while programs are compiled; not for ever."""
+class Patience:
+    """Asks the service manager for more time while programs are compiled; not for ever.
+
+    Args:
+        manager: is asked.
+    """
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
@@ -228,11 +245,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         manager = Manager(os.environ)
+        gc.collect()
+        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
         daemon = Daemon(config, manager, journal)
         drop_capabilities()
-        gc.collect()
-        gc.freeze()  # the modules are for good: collections need not look at them
-        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
+        gc.freeze()  # what is there by now is for good: collections need not look at it
         journal.notice(
             f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"
         )

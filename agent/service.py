@@ -18,9 +18,10 @@ from agent.audit import line
 from agent.errors import BusyError, CkptreeError, UsageError
 from agent.events import KINDS, Feed, Subscription
 from agent.journal import Journal
+from agent.lookup import Sees
 from agent.model import Dialect, Snapshot
 from agent.objects import Task
-from agent.watch import Sees, Watch
+from agent.watch import Watch
 from exporters import checkpoint as _checkpoint  # noqa: F401  # the registry's first use is where somebody waits
 from exporters import registry
 

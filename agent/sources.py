@@ -2,10 +2,10 @@
 """Where a verb has its trees from: the daemon, BPF in this process, or /proc. All of them answer alike."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
 from agent import rootname
 from agent.client import DEFAULT_SOCKET, Answer, Client, Subscription
@@ -13,6 +13,7 @@ from agent.errors import CkptreeError, HostError, NoDaemonError
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
+    from agent.watch import Watch
 
 Kind = Literal["auto", "daemon", "bpf", "procfs"]
 
@@ -29,15 +30,7 @@ class Options(TypedDict, total=False):
 class Source(Protocol):
     """Something that can be asked for snapshots, one after the other."""
 
-    def snapshot(
-        self,
-        root: str,
-        *,
-        mode: str = "auto",
-        fmt: str = "ckpt",
-        dialect: "Dialect" = "seed",
-        without_entered: bool = False,
-    ) -> Answer:
+    def snapshot(self, root: str, **options: Unpack[Options]) -> Answer:
         """Take one of the tree below a pid, as this process counts, or below the init of ``pidns:INUM``."""
 
 
@@ -65,68 +58,58 @@ def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> I
                 yield client
             return
     if kind == "procfs":
-        yield _Procfs()
-        return
-    own = _Own()
-    try:
-        yield own
-    finally:
-        own.let_go()
-
-
-class _Own:
-    """A watch of this process."""
-
-    def __init__(self) -> None:
-        from agent.config import Config
-        from agent.watch import Watch
-
-        try:
-            self._watch = Watch(Config())
-        except HostError as error:
-            if "--source procfs" in str(error):
-                raise
-            raise HostError(f"{str(error).rstrip('.')}. Without BPF, `--source procfs` answers, unverified") from error
-
-    def snapshot(
-        self,
-        root: str,
-        *,
-        mode: str = "auto",
-        fmt: str = "ckpt",
-        dialect: "Dialect" = "seed",
-        without_entered: bool = False,
-    ) -> Answer:
-        self._watch.tend()
-        task = self._watch.find(rootname.parse(root), os.getpid())
-        return _answer(self._watch.snapshot(task, mode, without_entered=without_entered), fmt, dialect)
-
-    def let_go(self) -> None:
-        """Detach in a child: the kernel takes a third of a second over it, which nobody has to wait for."""
-        if os.fork() == 0:
-            try:
-                for stream in range(3):
-                    os.close(stream)  # whoever reads our output must not wait for this child to end it
-                self._watch.close()
-            finally:
-                os._exit(0)
-
-
-class _Procfs:
-    """Scans of /proc."""
-
-    def snapshot(
-        self,
-        root: str,
-        *,
-        mode: str = "auto",
-        fmt: str = "ckpt",
-        dialect: "Dialect" = "seed",
-        without_entered: bool = False,
-    ) -> Answer:
         from agent import proctable
 
-        return _answer(proctable.snapshot(root, mode, without_entered=without_entered), fmt, dialect)
+        yield _Here(lambda root, mode, without: proctable.snapshot(root, mode, without_entered=without))
+        return
+    watch = _own_watch()
+
+    def take(root: str, mode: str, without: bool) -> "Snapshot":  # noqa: FBT001 - it is called by place
+        watch.tend()
+        return watch.snapshot(watch.find(rootname.parse(root), os.getpid()), mode, without_entered=without)
+
+    try:
+        yield _Here(take)
+    finally:
+        _let_go(watch)
+
+
+def _own_watch() -> "Watch":
+    from agent.config import Config
+    from agent.watch import Watch
+
+    try:
+        return Watch(Config())
+    except HostError as error:
+        if "--source procfs" in str(error):
+            raise
+        raise HostError(f"{str(error).rstrip('.')}. Without BPF, `--source procfs` answers, unverified") from error
+
+
+def _let_go(watch: "Watch") -> None:
+    """Detach in a child: the kernel takes a third of a second over it, which nobody has to wait for."""
+    if os.fork() == 0:
+        try:
+            for stream in range(3):
+                os.close(stream)  # whoever reads our output must not wait for this child to end it
+            watch.close()
+        finally:
+            os._exit(0)
+
+
+class _Here:
+    """A source within this process.
+
+    Args:
+        take: a snapshot of a ROOT, in a mode, with or without those who entered.
+    """
+
+    def __init__(self, take: Callable[[str, str, bool], "Snapshot"]) -> None:
+        self._take = take
+
+    def snapshot(self, root: str, **options: Unpack[Options]) -> Answer:
+        snapshot = self._take(root, options.get("mode", "auto"), options.get("without_entered", False))
+        return _answer(snapshot, options.get("fmt", "ckpt"), options.get("dialect", "seed"))
 
 
 def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:

@@ -16,14 +16,16 @@ refer to each other by number, -1 for none. That order and what is written depen
 read and written again is the same bytes. What follows from something else is left out: who is somebody's parent follows
 from the children, whose order counts. What a reader has to find right before it believes a word is in `statereader`.
 
-Grammar (msgpack, all arrays; ints unless said otherwise)::
+They are read one by one, into objects that are there already, for a host has many of them and the reader stays in memory.
+
+Grammar (msgpack objects, one behind the other; all arrays; ints unless said otherwise)::
 
     memory     := "ckptree\\0" u32 version, u32 CRC-32 of body, u64 bytes of body (little endian), body
-    body       := [place, stream, [namespace*], [pid*], [task*], [comm bytes*], [[uid, gid]*], rest]
-    place      := [ring (text), position, [lost count, slot*], [lost number*], total*]
-    stream     := [next, [records of a kind*], lost, suspect (bool), [record (bytes) that came too early *]]
-    namespace  := [identity, inum, parent, reaper (task), is listed (bool), [number, pid]*]     the first: the initial one
+    body       := counts, [comm bytes*], [[uid, gid]*], namespace*, pid*, task*, members*, rest, place, stream
+    counts     := [namespaces, pids, tasks]
+    namespace  := [identity, inum, parent, reaper (task), is listed (bool)]; those above stand before it
     pid        := [identity, namespace, users, task, number*]
+    members    := [pid*], of each namespace: who has a number there
     task       := [pid, start_ns, address, flags, exit_code, exit_signal, ids, comm, [child ns identity, inum] | nil,
                    leader (-1: released), [thread*], [child*, newest first], pgid, sid, creator, birth_pgid, birth_sid,
                    clone_flags, order, [what, order, value]* deeds]
@@ -32,6 +34,8 @@ Grammar (msgpack, all arrays; ints unless said otherwise)::
                    [unknown address*], [[task, surprise]*],
                    [unlisted task*], [[task, ties]*], [[address, [orphan*]]*], [[address, [thread address*]]*],
                    [[address, [creatorless task*]]*], [[address, start_ns, asked task]*]]
+    place      := [ring (text), position, [lost count, slot*], [lost number*], total*]
+    stream     := [next, [records of a kind*], lost, suspect (bool), [record (bytes) that came too early *]]
 """
 
 import struct
@@ -88,11 +92,12 @@ class Memory:
 
 def dump(memory: Memory) -> bytes:
     """As bytes. The table must be at rest: between two records."""
-    body: bytes = msgpack.packb(_Writer(memory.table).body(memory))
+    body = _Writer(memory.table).body(memory)
     return FRAME.pack(MAGIC, VERSION, zlib.crc32(body), len(body)) + body
 
 
 _T = TypeVar("_T")
+_PACK: Callable[[object], bytes] = msgpack.Packer().pack
 
 
 class _Numbers(dict[_T, int]):
@@ -119,39 +124,35 @@ class _Writer:
         self._comms: _Numbers[bytes] = _Numbers()
         self._ids: _Numbers[tuple[int, int]] = _Numbers()
 
-    def body(self, memory: Memory) -> list[Any]:
+    def body(self, memory: Memory) -> bytes:
         """All of it."""
         place, stream, table = memory.place, memory.stream, self._table
         count, slots = place.lost_known
         for namespace in (table.pids.initial, *table.pids.namespaces.values()):
             self._namespace(namespace)
         rest = self._rest()
-        namespaces: list[Any] = []
-        pids: list[Any] = []
-        tasks: list[Any] = []
+        rows: tuple[list[bytes], list[bytes], list[bytes], list[bytes]] = ([], [], [], [])
         while (  # a row may name objects that have not been met before
-            self._catch_up(self._namespaces.order, namespaces, self._namespace_row)
-            or self._catch_up(self._pids.order, pids, self._pid_row)
-            or self._catch_up(self._tasks.order, tasks, self._task_row)
+            self._catch_up(self._namespaces.order, rows[0], self._namespace_row)
+            or self._catch_up(self._pids.order, rows[1], self._pid_row)
+            or self._catch_up(self._tasks.order, rows[2], self._task_row)
+            or self._catch_up(self._namespaces.order, rows[3], self._members)
         ):
             pass
-        return [
+        head = (list(map(len, rows[:3])), self._comms.order, self._ids.order)
+        tail = (
+            rest,
             [place.ring, place.position, [count, *slots], list(place.lost), *memory.totals],
             [stream.next, stream.kinds, stream.lost, stream.suspect, stream.early],
-            namespaces,
-            pids,
-            tasks,
-            self._comms.order,
-            self._ids.order,
-            rest,
-        ]
+        )
+        return b"".join([*map(_PACK, head), *(row for kind in rows for row in kind), *map(_PACK, tail)])
 
     @staticmethod
-    def _catch_up(order: list[_T], rows: list[Any], row: Callable[[_T], list[Any]]) -> bool:
+    def _catch_up(order: list[_T], rows: list[bytes], row: Callable[[_T], list[Any]]) -> bool:
         """Write the rows that are missing; whether there were any."""
         before = len(rows)
         while len(rows) < len(order):
-            rows.append(row(order[len(rows)]))
+            rows.append(_PACK(row(order[len(rows)])))
         return len(rows) > before
 
     def _namespace(self, namespace: Namespace | None) -> int:
@@ -170,11 +171,12 @@ class _Writer:
     # ---- rows ------------------------------------------------------------------------------------------------------
 
     def _namespace_row(self, namespace: Namespace) -> list[Any]:
-        row: list[Any] = [namespace.identity, namespace.inum, self._namespace(namespace.parent)]
-        row += self._task(namespace.reaper), self._table.pids.namespaces.get(namespace.identity) is namespace
-        for number, pid in namespace.numbers.items():
-            row += number, self._pid(pid)
-        return row
+        listed = self._table.pids.namespaces.get(namespace.identity) is namespace
+        above, reaper = self._namespace(namespace.parent), self._task(namespace.reaper)
+        return [namespace.identity, namespace.inum, above, reaper, listed]
+
+    def _members(self, namespace: Namespace) -> list[Any]:
+        return [self._pid(pid) for pid in namespace.numbers.values()]
 
     def _pid_row(self, pid: Pid) -> list[Any]:
         return [pid.identity, self._namespace(pid.namespace), pid.users, self._task(pid.task), *pid.numbers]

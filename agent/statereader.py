@@ -27,19 +27,18 @@ from agent.wire import Kind
 
 _T = TypeVar("_T")
 _COMM_BYTES = 16
-_TASK_FIELDS = 19
 
 
 class StateError(CkptreeError):
     """Bytes that are no memory of ours."""
 
 
-def load(data: bytes, totals: int) -> Memory:
+def load(data: bytes, count: int) -> Memory:
     """A memory from its bytes.
 
     Args:
         data: all of them.
-        totals: how many of those there have to be.
+        count: how many totals there have to be.
 
     Raises:
         StateError: they are cut short, damaged, of another version, or contradict themselves; the text says which.
@@ -57,9 +56,14 @@ def load(data: bytes, totals: int) -> Memory:
     if zlib.crc32(body) != check:
         raise StateError("its check sum is wrong")
     try:
-        place, stream, namespaces, pids, tasks, comms, ids, rest = msgpack.unpackb(body)
-        reader = _Reader(namespaces, pids, tasks, comms, ids)
-        return Memory(*_place(place, totals), reader.table(rest), reader.stream(stream))
+        unpacker = msgpack.Unpacker(max_buffer_size=len(body) + 1)
+        unpacker.feed(body)
+        reader = _Reader(unpacker.unpack, most=len(body))
+        table = reader.table()
+        place, totals = _place(unpacker.unpack(), count)
+        stream = reader.stream(unpacker.unpack())
+        _expect("it goes on behind its end", holds=unpacker.tell() == len(body))
+        return Memory(place, totals, table, stream)
     except StateError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, msgpack.UnpackException) as error:
@@ -99,29 +103,39 @@ def _place(row: Any, count: int) -> tuple[Place, tuple[int, ...]]:
 
 
 class _Reader:
-    """Objects first, empty; then what they say of each other."""
+    """Objects first, empty; then, row by row, what they say of each other.
 
-    def __init__(self, namespaces: Any, pids: Any, tasks: Any, comms: Any, ids: Any) -> None:
+    Args:
+        read: gives the next object.
+        most: there cannot be more of a kind.
+    """
+
+    def __init__(self, read: Callable[[], Any], most: int) -> None:
+        self._read = read
         self._table = ProcessTable()
-        self._comms: list[bytes] = comms
+        namespaces, pids, tasks = counts = read()
+        _ints(counts)
+        _expect("counts", holds=sum(counts) <= most)
+        self._comms: list[bytes] = read()
+        for comm in self._comms:
+            _expect("a name", holds=isinstance(comm, bytes) and len(comm) <= _COMM_BYTES)
         self._ids: list[tuple[int, int]] = []
-        for uid, gid in ids:
+        for uid, gid in read():
             _ints((uid, gid))
             self._ids.append((uid, gid))
-        for comm in comms:
-            _expect("a name", holds=isinstance(comm, bytes) and len(comm) <= _COMM_BYTES)
-        self._namespaces = self._make_namespaces(namespaces)
-        self._pids = [self._make_pid(row) for row in pids]
-        self._tasks = [self._make_task(row) for row in tasks]
-        for pid, row in zip(self._pids, pids, strict=True):
-            pid.task = self._task(row[3])
-            _expect("a pid's task", holds=pid.task is None or pid.task.pid is pid)
-        for namespace, row in zip(self._namespaces, namespaces, strict=True):
-            self._fill(namespace, row)
-        for task, row in zip(self._tasks, tasks, strict=True):
-            self._link(task, row)
-        for task, row in zip(self._tasks, tasks, strict=True):
-            self._link_below(task, row)
+        initial = self._table.pids.initial
+        self._pids = [Pid(0, (), initial) for _ in range(pids)]
+        self._tasks = [Task(NOBODY.pid, 0, 0, 0) for _ in range(tasks)]
+        self._namespaces: list[Namespace] = []
+        for _ in range(namespaces):
+            self._namespaces.append(self._namespace(*read()))
+        _expect("no initial namespace", holds=self._namespaces[:1] == [initial])
+        for pid in self._pids:
+            self._fill_pid(pid, *read())
+        for task in self._tasks:
+            self._fill_task(task, *read())
+        for namespace in self._namespaces:
+            self._fill_namespace(namespace, read())
         self._check_links()
 
     # ---- references ------------------------------------------------------------------------------------------------
@@ -134,83 +148,59 @@ class _Reader:
 
     # ---- rows ------------------------------------------------------------------------------------------------------
 
-    def _make_namespaces(self, rows: Any) -> list[Namespace]:
+    def _namespace(self, identity: int, inum: int, parent: int, reaper: int, listed: Any) -> Namespace:
         pids = self._table.pids
-        made: list[Namespace] = []
-        for row in rows:
-            identity, inum, parent = row[:3]
-            _ints((identity, inum))
-            if not made:
-                _expect("the initial namespace", holds=(identity, inum, parent) == (0, pids.initial.inum, -1))
-                made.append(pids.initial)
-                continue
-            namespace = Namespace(identity, inum, _at(made, parent))
-            made.append(namespace)
-            if _bool(row[4]):
+        _ints((identity, inum))
+        if self._namespaces:
+            namespace = Namespace(identity, inum, _at(self._namespaces, parent))
+            if _bool(listed):
                 pids.namespaces[identity] = namespace
-        _expect("no initial namespace", holds=bool(made))
-        return made
+        else:
+            namespace = pids.initial
+            _expect("the initial namespace", holds=(identity, inum, parent) == (0, namespace.inum, -1))
+        namespace.reaper = self._task(reaper)
+        return namespace
 
-    def _make_pid(self, row: Any) -> Pid:
-        identity, namespace, users, _, *numbers = row
+    def _fill_pid(self, pid: Pid, identity: int, namespace: int, users: int, task: int, *numbers: int) -> None:
         _ints((identity, users, *numbers))
-        pid = Pid(identity, tuple(numbers), _at(self._namespaces, namespace))
-        _expect("a pid's numbers", holds=len(numbers) == pid.namespace.level + 1 <= wire.MAX_LEVELS and users >= 0)
-        pid.users = users
-        return pid
+        pid.identity, pid.numbers, pid.users = identity, numbers, users
+        pid.namespace = _at(self._namespaces, namespace)
+        pid.task = self._task(task)
+        _expect("a pid's numbers", holds=len(numbers) == pid.namespace.level + 1 <= wire.MAX_LEVELS)
 
-    def _make_task(self, row: Any) -> Task:
-        pid, start_ns, address, flags, exit_code, exit_signal, ids, comm, child_namespace = row[:9]
-        _ints((start_ns, address, flags, exit_code))
-        _ints((exit_signal,), -1)
-        task = Task(_at(self._pids, pid), start_ns, address, flags)
-        task.exit_code = exit_code
-        task.exit_signal = exit_signal
+    def _fill_namespace(self, namespace: Namespace, members: Any) -> None:
+        level = namespace.level
+        for index in members:
+            pid = _at(self._pids, index)
+            is_seen = pid.namespace.ancestor(level) is namespace
+            _expect("who is in a namespace", holds=is_seen and pid.numbers[level] not in namespace.numbers)
+            namespace.numbers[pid.numbers[level]] = pid
+
+    def _fill_task(self, task: Task, pid: int, start_ns: int, address: int, flags: int, *row: Any) -> None:
+        exit_code, exit_signal, ids, comm, child_namespace, leader, threads, children, pgid, sid, *birth = row
+        creator, birth_pgid, birth_sid, clone_flags, order, *deeds = birth
+        _ints((start_ns, address, flags, exit_code, clone_flags))
+        _ints((exit_signal, order), -1)
+        task.pid = _at(self._pids, pid)
+        task.start_ns, task.address, task.flags = start_ns, address, flags
+        task.exit_code, task.exit_signal = exit_code, exit_signal
         task.ids = _at(self._ids, ids)
         task.comm = _at(self._comms, comm)
         if child_namespace is not None:
             identity, inum = child_namespace
             _ints((identity, inum))
             task.child_namespace = identity, inum
-        return task
-
-    def _fill(self, namespace: Namespace, row: Any) -> None:
-        namespace.reaper = self._task(row[3])
-        numbers = row[5:]
-        _ints(numbers[::2])
-        for number, index in zip(numbers[::2], numbers[1::2], strict=True):
-            pid = _at(self._pids, index)
-            _expect(f"number {number}", holds=pid.numbers[namespace.level : namespace.level + 1] == (number,))
-            namespace.numbers[number] = pid
-
-    def _link(self, task: Task, row: Any) -> None:
-        leader, _, _, pgid, sid, creator, birth_pgid, birth_sid, clone_flags, order = row[9:_TASK_FIELDS]
-        _ints((clone_flags,))
-        _ints((order,), -1)
         task.leader = self._task(leader) or NOBODY
-        task.pgid = self._pid(pgid)
-        task.sid = self._pid(sid)
-        task.creator = self._task(creator)
-        task.birth_pgid = self._pid(birth_pgid)
-        task.birth_sid = self._pid(birth_sid)
-        task.clone_flags = clone_flags
-        task.order = order
-        task.deeds = tuple([self._deed(*deed) for deed in row[_TASK_FIELDS:]]) or None
-
-    def _deed(self, what: int, order: int, value: int) -> Deed:
-        _ints((order, value), -1)
-        name: DeedName = _at(DEEDS, what)
-        if name == "subreaper":
-            return name, order, value
-        return name, order, self._pid(value) if name != "exit" else None
-
-    def _link_below(self, task: Task, row: Any) -> None:
-        threads, children = row[10:12]
-        for index in threads:
-            thread = _at(self._tasks, index)
-            _expect("a thread's leader", holds=thread.leader is task and thread is not task)
         if threads:
-            task.threads = dict.fromkeys([self._tasks[index] for index in threads])
+            task.threads = dict.fromkeys([_at(self._tasks, index) for index in threads])
+        self._fill_children(task, children)
+        task.pgid, task.sid = self._pid(pgid), self._pid(sid)
+        task.creator = self._task(creator)
+        task.birth_pgid, task.birth_sid = self._pid(birth_pgid), self._pid(birth_sid)
+        task.clone_flags, task.order = clone_flags, order
+        task.deeds = tuple([self._deed(*deed) for deed in deeds]) or None
+
+    def _fill_children(self, task: Task, children: Any) -> None:
         previous: Task | None = None
         for index in children:
             child = _at(self._tasks, index)
@@ -223,14 +213,24 @@ class _Reader:
                 previous.next = child
             previous = child
 
+    def _deed(self, what: int, order: int, value: int) -> Deed:
+        _ints((order, value), -1)
+        name: DeedName = _at(DEEDS, what)
+        if name == "subreaper":
+            return name, order, value
+        return name, order, self._pid(value) if name != "exit" else None
+
     def _check_links(self) -> None:
+        for pid in self._pids:
+            _expect("a pid's task", holds=pid.task is None or pid.task.pid is pid)
         for task in self._tasks:
             leader = task.leader
-            _expect("a leader's leader", holds=leader is NOBODY or leader.leader is leader)
             _expect(
-                "a leader's threads",
-                holds=leader is NOBODY or leader is task or (leader.threads is not None and task in leader.threads),
+                "a leader and its threads",
+                holds=leader in (NOBODY, task) or (leader.leader is leader and task in (leader.threads or ())),
             )
+            for thread in task.threads or ():
+                _expect("a thread's leader", holds=thread.leader is task is not thread)
         self._check_ends("parents", lambda task: task.leader.parent)
         self._check_ends("creators", lambda task: task.creator)
 
@@ -266,10 +266,12 @@ class _Reader:
         stream.kinds, stream.lost, stream.suspect = kinds, lost, _bool(suspect)
         return stream
 
-    def table(self, rest: Any) -> ProcessTable:
+    def table(self) -> ProcessTable:
         """The table."""
         table = self._table
-        repairs, anomalies, assumed, confirmed, astray, doubts, unknown, surprises, unlisted, noted, *waiting = rest
+        repairs, anomalies, assumed, confirmed, astray, doubts, unknown, surprises, unlisted, noted, *waiting = (
+            self._read()
+        )
         orphans, leaderless, creatorless, asked = waiting
         _ints((repairs, *anomalies, assumed, confirmed, *unknown))
         table.counts = Counts(repairs, Counter(dict(zip(SURPRISES, anomalies, strict=True))), assumed)

@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from agent import host, rules, select, state, statereader
+from agent import host, lookup, rules, select, state, statereader
 from agent.config import Config
-from agent.errors import NoSuchRootError, NotPermittedError
+from agent.errors import NoSuchRootError
 from agent.intake import Intake
+from agent.lookup import Sees
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.model import Task as SnapshotTask
 from agent.objects import EXITED, Task
@@ -48,9 +49,6 @@ _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
 _PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
-Sees = Callable[[tuple[int, int]], bool]
-"""Whether somebody may see a task of these real ids, user's and group's."""
-
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
 """Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
 questions about a large tree; or because here not all events have a hook."""
@@ -130,7 +128,7 @@ class Watch:
         """Go on where another one has stopped; or say why not."""
         causes: tuple[Cause, ...] = get_args(Cause)
         try:
-            memory = statereader.load(left, totals=len(causes) + 2)
+            memory = statereader.load(left, len(causes) + 2)
         except statereader.StateError as error:
             return str(error)
         intake = Intake(self.probes, memory.stream)
@@ -267,38 +265,12 @@ class Watch:
             NoSuchRootError: nobody has it, or it is a thread's.
             NotPermittedError: the caller may not see it.
         """
-        self._intake.catch_up()
-        if root.namespace:
-            whose = "" if sees is None else " of yours"
-            for namespace in self.table.pids.living():
-                init = namespace.numbers.get(1) if namespace.inum == root.number else None
-                if init is not None and init.task is not None and self._seen(init.task, sees):
-                    return init.task
-            raise NoSuchRootError(f"no process{whose} lives in a pid namespace {root}; see the links /proc/PID/ns/pid")
+        self.catch_up()
         asking = self.table.task(caller) if isinstance(caller, int) else caller
-        namespace = asking.pid.namespace if asking is not None else self.table.pids.initial
-        pid = namespace.numbers.get(root.number)
-        task = pid.task if pid is not None else None
-        if task is None:
-            held = (
-                " (the number is held by a group or session whose leader is dead)"
-                if pid is not None and root.number
-                else ""
-            )
-            raise NoSuchRootError(f"no such process: {root}{held}")
-        if not self._seen(task, sees):
-            raise NotPermittedError(
-                f"not permitted: {root} is not yours; root and members of the daemon's group may see every tree"
-            )
-        if task.leader is not task:
-            leader = task.leader.pid.number_in(namespace)
-            raise NoSuchRootError(f"{root} is a thread, not a process: its process is {leader}")
-        return task
+        return lookup.process(self.table, root, asking, None if sees is None else lambda task: self._seen(task, sees))
 
-    def _seen(self, task: Task, sees: Sees | None) -> bool:
+    def _seen(self, task: Task, sees: Sees) -> bool:
         """Whether somebody may see a task, by the ids that it has now: no event tells that they have changed."""
-        if sees is None:
-            return True
         if task.address:
             self._ask([self.table.question(task)])
         return sees(task.ids)
@@ -340,7 +312,7 @@ class Watch:
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
         if sees is not None:
-            self._refuse_others(root, resolved, sees)
+            lookup.refuse_others(root, resolved, self._members(root), sees)
         chosen = self._select(root, resolved, without_entered=without_entered)
         at_cut()
         time_ns = time.time_ns()
@@ -371,25 +343,6 @@ class Watch:
             ),
             as_of_read=self._ties.fields,
         )
-
-    def _refuse_others(self, root: Task, mode: Mode, sees: Sees) -> None:
-        """A tree is shown whole or not at all. Whose the others are, and what they are called, is not said."""
-        found = self._members(root)
-        if mode == "container":
-            found = found + select.entered(root, found)
-        others = sum(not sees(task.ids) for task in found)
-        if others:
-            raise NotPermittedError(
-                f"not permitted: {others} of the {len(found)} tasks of this tree are not yours; root and members of the "
-                "daemon's group may see every tree"
-            )
-        if mode == "container":  # else the names of whoever leads a session outside would be told
-            outside = {pid.task for task in found for pid in (task.leader.pgid, task.leader.sid) if pid is not None}
-            if any(task is not None and not sees(task.ids) for task in outside):
-                raise NotPermittedError(
-                    "not permitted: a task of this container is in a session or group of somebody else, outside; "
-                    "start its init with setsid, or use --mode subtree, which writes ids from outside as 0"
-                )
 
     def _verify(self, root: Task, mode: Mode, deadline: float) -> Verified:
         """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""

@@ -9,6 +9,7 @@ user's own and nobody else's to write, for what it holds is loaded into the kern
 import contextlib
 import hashlib
 import importlib.util
+import mmap
 import os
 import struct
 import tempfile
@@ -122,7 +123,7 @@ def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
         module = Module(text=source.encode(), cflags=[*layout.flags, "-Wno-everything"])
     except Exception as error:
         # bcc raises nothing narrower. It creates the maps while it compiles, which is where a user without rights fails.
-        if os.geteuid():
+        if not _may_create_maps():
             raise HostError(
                 "not permitted: compiling and loading BPF needs root, or CAP_BPF and CAP_PERFMON"
             ) from error
@@ -135,6 +136,14 @@ def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
         btf_ids={name: btf.function(name) for name in _FUNCTIONS}
         | {name: btf.tracepoint(name) for name in _TRACEPOINTS},
     )
+
+
+def _may_create_maps() -> bool:
+    try:
+        os.close(syscall.create_map(syscall.MapShape(syscall.MAP_RINGBUF, 0, 0, mmap.PAGESIZE, 0), "trial"))
+    except PermissionError:
+        return False
+    return True
 
 
 def _own(place: Path) -> bool:

@@ -59,6 +59,8 @@ def _command(date: str) -> Page:
                 page.tagged(italic(argument.name), argument.help)
         for option in verb.options:
             _option(page, option)
+        for lines in verb.more:
+            page.paragraph(lines)
     _exit_status(page)
     _environment(page)
     _files(page)
@@ -105,10 +107,9 @@ def _environment(page: Page) -> None:
     page.heading("environment")
     page.tagged(bold("NO_COLOR"), "Where it is set and not empty, nothing is coloured.")
     page.tagged(bold("TERM"), "`dumb`: `tree` prints once, and nothing is coloured.")
-    page.text(
-        "What a command of `restart --run` finds: `CKPTREE_TAG`, `CKPTREE_PID`, `CKPTREE_NUMBERS`, `CKPTREE_THREADS`, "
-        "`CKPTREE_IMAGE`, `CKPTREE_TTY`, `CKPTREE_FOWN`."
-    )
+    page.text("What a command of `restart --run` finds:")
+    for name, meaning in restartverb.ENVIRONMENT.items():
+        page.tagged(bold(name), f"{meaning[0].upper()}{meaning[1:]}.")
 
 
 def _files(page: Page) -> None:
@@ -177,7 +178,16 @@ def _daemon(date: str) -> Page:
     for option in verb.options:
         _option(page, option)
     page.heading("signals")
-    page.tagged("SIGTERM, SIGINT", "It removes its socket and ends.")
+    page.tagged("SIGTERM, SIGINT", "It leaves what it knows to the service manager, removes its own socket, and ends.")
+    page.heading("service manager")
+    page.text(
+        "A manager that keeps descriptors (`FileDescriptorStoreMax=`) keeps programs, maps and hooks while the daemon is "
+        "started again: events wait in the ring, and after a restart all births are known as before. After a crash those "
+        "of before it are assumed. A stop ends all of it, and the next start is a first one. What was left by another "
+        "version of the programs, or with another `ring_bytes`, is closed, and loaded anew; the log says so.\n\n"
+        "A listening socket that is passed on is used in place of `socket`, and stays. `READY=1` comes when programs are "
+        "attached and all tasks compared, `STATUS=` with each sweep, `WATCHDOG=1` while the ring is being drained."
+    )
     page.heading("log")
     page.text(
         "Messages go to standard error. Where that is the journal, each line has a priority. A warning that comes again "

@@ -10,7 +10,7 @@ block = verbatim                             all of its lines are indented
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 _CODE: Final = re.compile(r"``(.+?)``|`(.+?)`")
@@ -57,6 +57,14 @@ class Page:
     def verbatim(self, lines: Iterable[str]) -> None:
         """Lines as they are."""
         self._lines += [".RS 4", ".nf", *[_safe(escaped(line)) for line in lines], ".fi", ".RE"]
+
+    def paragraph(self, lines: Sequence[str]) -> None:
+        """One of prose, in one line, or of lines that stay as they are."""
+        self._paragraph()
+        if len(lines) > 1:
+            self.verbatim(lines)
+        else:
+            self._lines += _filled(lines[0])
 
     def text(self, text: str) -> None:
         """Blocks."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line as data, from where it is defined: typer's commands, and the daemon's own parser."""
 
+import inspect
 import re
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -53,12 +54,14 @@ class Verb(NamedTuple):
     Attributes:
         name, help: as the command line has them.
         arguments, options: in order.
+        more: what stands below them in the help: paragraphs, the lines of some of which are to stay as they are.
     """
 
     name: str
     help: str
     arguments: tuple[Argument, ...]
     options: tuple[Option, ...]
+    more: tuple[tuple[str, ...], ...] = ()
 
 
 HELP: Final = Option(("-h", "--help"), "", "Show help and exit.")
@@ -84,7 +87,7 @@ def verbs() -> list[Verb]:
             Argument(str(each.metavar or each.name).strip("[]"), _argument_help(each), each.required) for each in shown
         )
         options = tuple(_option(each) for each in command.params if each.param_type_name == "option")
-        found.append(Verb(name, _prose(command.help), arguments, (*options, HELP)))
+        found.append(Verb(name, _prose(command.help), arguments, (*options, HELP), _paragraphs(command.epilog)))
     return found
 
 
@@ -97,6 +100,16 @@ def daemon() -> Verb:
         if each.dest != "help"
     )
     return Verb("daemon", daemonargs.DESCRIPTION, (), (*options, HELP))
+
+
+def _paragraphs(text: str | None) -> tuple[tuple[str, ...], ...]:
+    """One with a backspace in its first line keeps its lines: so click has it."""
+    found = []
+    for paragraph in re.split(r"\n[ \t]*\n", inspect.cleandoc(text or "")):
+        first, _, rest = paragraph.partition("\n")
+        if paragraph.strip():
+            found.append(tuple(rest.split("\n")) if first.strip() == "\b" else (_prose(paragraph),))
+    return tuple(found)
 
 
 def _argument_help(parameter: Any) -> str:

@@ -71,6 +71,7 @@ class SimProbes:
     missing: list[str] = []  # noqa: RUF012
     ties = ()
     filters = True
+    is_taken_over = False
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel

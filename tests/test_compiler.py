@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import HostError
 from bpf import compiler, syscall
+from bpf.layout import layout
 
 BUNDLE = compiler.Bundle(
     {"on_fork": b"\x95" + bytes(7)}, {"ring": syscall.MapShape(27, 0, 0, 4096, 0)}, {"change_pid": 7}
@@ -70,3 +72,25 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     compiler._store(tmp_path / "file" / "0123.bundle", BUNDLE)
 
     assert compiler._restore(tmp_path / "file" / "0123.bundle") is None
+
+
+@pytest.mark.live
+def test_a_program_that_cannot_be_built_is_no_question_of_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is who asks: the service has the rights, and is not root."""
+    btf = compiler.vmlinux()
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    with pytest.raises(HostError, match="bcc could not build the programs"):
+        compiler._compile("no C at all", btf, layout(btf))
+
+
+@pytest.mark.live
+def test_who_may_not_create_maps_is_told_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bcc fails without saying why."""
+
+    def refused(*_: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    btf = compiler.vmlinux()
+    monkeypatch.setattr(syscall, "create_map", refused)
+    with pytest.raises(HostError, match=r"not permitted: .* CAP_BPF"):
+        compiler._compile("no C at all", btf, layout(btf))

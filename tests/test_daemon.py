@@ -2,8 +2,9 @@
 """When the daemon's loop says that all is well."""
 
 from types import SimpleNamespace
+from typing import Any
 
-from agent.daemon import Daemon
+from agent.daemon import Daemon, Patience
 
 
 def test_the_watchdog_is_fed_when_the_ring_is_empty_or_was_read_from() -> None:
@@ -21,3 +22,14 @@ def test_the_watchdog_is_fed_when_the_ring_is_empty_or_was_read_from() -> None:
         daemon._feed()
 
     assert fed == [100, 100, 200, 280, 280]
+
+
+def test_more_time_is_asked_for_while_programs_are_compiled_and_not_for_ever() -> None:
+    """A helper that hangs is the service manager's to judge."""
+    told: list[tuple[str, ...]] = []
+    manager: Any = SimpleNamespace(notify=lambda *lines: told.append(lines))
+    patience = Patience(manager)
+    for _ in range(100):
+        patience.wait()
+
+    assert told == [("EXTEND_TIMEOUT_USEC=30000000", "STATUS=compiling BPF programs")] * 60

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.doctor.capturing import effective, lockdown
+from agent.doctor.capturing import effective, hook, lockdown
 from agent.doctor.finding import Finding, as_lines, verdict
 from agent.doctor.rebuilding import MOST_PIDS, a_tree, forbidding, pid_max
 from agent.restart.planning import make_plan
+from bpf.hooks import FEATURES
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,19 @@ def test_the_trees_that_are_tried_can_be_planned(numbers: tuple[int, ...], *, pi
     plan = make_plan(a_tree(*numbers), pidns=pidns)
 
     assert {actor.numbers for actor in plan.actors} >= {(number,) for number in numbers}
+
+
+def test_a_hook_is_named_with_the_better_ones_that_the_kernel_refused() -> None:
+    """Where none works, with what that means and how to mend it."""
+    reap = next(feature for feature in FEATURES if feature.name == "reap")
+    tried = {"fentry:release_task": "no", "kprobe:release_task": "none here", "fexit:change_pid": "of another feature"}
+
+    assert hook(reap, ["tracepoint:sys_exit_wait4"], tried) == Finding(
+        "ok",
+        "hook for reap",
+        "tracepoint:sys_exit_wait4 (better, and refused: fentry:release_task: no; kprobe:release_task: none here)",
+    )
+    assert hook(reap, ["fentry:release_task"], {}).found == "fentry:release_task"
+    none = hook(reap, [], tried | {"tracepoint:sys_exit_wait4": "no tracefs"})
+    assert (none.state, none.mend) == ("warn", "mount -t tracefs tracefs /sys/kernel/tracing")
+    assert "tracepoint:sys_exit_wait4: no tracefs): reaps are found when the kernel frees the task" in none.found

@@ -61,6 +61,8 @@ def test_the_page_of_the_command_has_every_verb_option_and_exit_code(share: Path
         for option in verb.options if verb.name != "daemon" else ():
             assert f"{', '.join(option.names)} {option.value}".strip() in text
             assert option.help in text
+        for lines in verb.more:
+            assert all(" ".join(line.split()) in text for line in lines)
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(kind, errors.CkptreeError):
             assert f" {kind.exit_code} " in text.partition("EXIT STATUS")[2]

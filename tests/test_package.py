@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -99,6 +100,31 @@ def test_the_helper_travels_ready_to_run(wheel: Path) -> None:
     assert program.startswith(b"\x7fELF")
     assert len(program) < 100_000
     assert b"ld-linux" not in program
+
+
+@pytest.mark.parametrize(("machine", "more"), [("aarch64-linux-gnu", True), ("x86_64-linux-gnu", False)])
+def test_the_helper_is_compiled_for_the_machine_of_the_compiler(machine: str, more: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """For arm64 its atomics would else be functions of a library, and it has none."""
+    folder = tmp_path / "agent" / "restart"
+    folder.mkdir(parents=True)
+    shutil.copy(TOP / "hatch_build.py", tmp_path)
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        f"#!/bin/sh\n[ $1 = -dumpmachine ] && exec echo {machine}\n"
+        'echo "$@"\nwhile [ $1 != -o ]; do shift; done\n: > "$2"\n'
+    )
+    compiler.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "hatch_build.py"],
+        cwd=tmp_path,
+        env={**os.environ, "CC": os.fspath(compiler)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert ("-mno-outline-atomics" in done.stdout.split()) is more
+    assert (folder / "ckptree-rebuild").exists()
 
 
 def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path) -> None:

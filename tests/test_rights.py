@@ -2,6 +2,8 @@
 """Who can be started again as he was, and who is refused, and why."""
 
 import os
+import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def test_what_exec_leaves_as_it_is_can_be_started_again(details: ProcessDetails)
     [
         (
             AS_ROOT._replace(caps=Capabilities(0, RAW, RAW, FULL, 0)),
-            "permitted capabilities are 0x2000, and exec would",
+            "permitted capabilities are 0x2000, by capset(), securebits or its file, and exec would",
         ),
         (AS_ROOT._replace(caps=Capabilities(0, FULL, 0, FULL, 0)), "effective capabilities are 0x0"),
         (AS_NOBODY._replace(caps=Capabilities(0, RAW, RAW, FULL, 0)), "exec would make them 0x0"),
@@ -86,6 +88,20 @@ def test_what_exec_leaves_as_it_is_can_be_started_again(details: ProcessDetails)
 def test_what_cannot_be_the_same_again_is_told(details: ProcessDetails, complaint: str) -> None:
     """With the rights that it would have."""
     assert complaint in complaints(details)
+
+
+def test_a_program_that_has_capabilities_of_its_own_is_told(tmp_path: Path) -> None:
+    """As setcap gives them to a file."""
+    program = tmp_path / "ping"
+    shutil.copy("/bin/true", program)
+    try:
+        os.setxattr(program, "security.capability", struct.pack("<5I", 0x02000001, RAW, 0, 0, 0))
+    except PermissionError:
+        pytest.skip("only root gives capabilities to a file")
+
+    assert f"{program} has capabilities of its own, which exec would add" in complaints(
+        AS_ROOT._replace(exe=os.fsencode(program))
+    )
 
 
 @pytest.mark.parametrize(

@@ -103,14 +103,15 @@ def some_memory() -> tuple[Watched, bytes]:
 
 
 def body_of(data: bytes) -> list[Any]:
-    """A memory's content."""
-    content: list[Any] = msgpack.unpackb(data[state.FRAME.size :])
-    return content
+    """A memory's objects."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(data[state.FRAME.size :])
+    return list(unpacker)
 
 
-def framed(body: Any) -> bytes:
-    """A content, with a check sum that is right."""
-    packed: bytes = msgpack.packb(body)
+def framed(body: list[Any]) -> bytes:
+    """Objects, with a check sum that is right."""
+    packed = b"".join(map(msgpack.packb, body))
     return state.FRAME.pack(state.MAGIC, state.VERSION, zlib.crc32(packed), len(packed)) + packed
 
 
@@ -277,7 +278,8 @@ def check_steps(twin: Watched) -> None:
         task = pid.task
         if task is not None:
             twin.kernel.writer.seq = seq
-            record = twin.kernel.writer.end(Kind.FREE, task.address, task.start_ns, task.pid.numbers[0], 0)
+            tid = pid.numbers[0] & 0xFFFFFFFF
+            record = twin.kernel.writer.end(Kind.FREE, task.address, task.start_ns, tid, 0)
             twin.feed(record)
             seq += 1
 
@@ -287,7 +289,8 @@ def test_circles_are_refused() -> None:
     _, data = some_memory()
     for field, text in ((14, "creators in a circle"), (11, "parents in a circle")):
         body = body_of(data)
-        tasks = body[4]
+        namespaces, pids, count = body[0]
+        tasks = body[3 + namespaces + pids :][:count]
         first, second = [number for number, row in enumerate(tasks) if row[9] == number][:2]
         for row in tasks:
             row[11] = [] if field == 11 else row[11]

@@ -17,6 +17,7 @@ from agent.errors import CkptreeError, HostError
 from agent.watch import Watch
 from bpf import syscall
 from bpf.btf import VMLINUX, Btf
+from bpf.hooks import FEATURES, Feature
 from bpf.layout import layout
 
 _CAPABILITIES: Final = {"CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -89,7 +90,7 @@ def _own_watch() -> tuple[Finding, list[Finding]]:
     except (HostError, OSError) as error:
         return Finding("no", "capture", str(error), "" if os.geteuid() == 0 else "be root, or ask a daemon"), []
     try:
-        hooks = [_hook(name, used, watch.probes.tried) for name, used in watch.probes.hooks.items()]
+        hooks = [hook(each, watch.probes.hooks[each.name], watch.probes.tried) for each in FEATURES]
         snapshot = watch.snapshot(watch.find(rootname.parse(str(os.getpid()))), "subtree")
     except CkptreeError as error:
         return Finding("no", "capture", str(error)), hooks
@@ -101,14 +102,20 @@ def _own_watch() -> tuple[Finding, list[Finding]]:
     return Finding("ok", "capture", f"a snapshot of this process is complete, verified by {done.verified}"), hooks
 
 
-def _hook(feature: str, used: list[str], tried: dict[str, str]) -> Finding:
+def hook(feature: Feature, used: list[str], tried: dict[str, str]) -> Finding:
+    """What announces a change; better ways were tried before, and what the kernel said to them is told.
+
+    Args:
+        feature: what is to be announced.
+        used: the hooks in force.
+        tried: what was said, by hook, to those that do not work.
+    """
+    refused = "; ".join(f"{each}: {tried[str(each)]}" for way in feature.ways for each in way if str(each) in tried)
+    name = f"hook for {feature.name}"
     if used:
-        return Finding("ok", f"hook for {feature}", ", ".join(used))
-    refused = "; ".join(f"{hook}: {said}" for hook, said in tried.items())
-    lost = _LOST.get(feature, "")
-    return Finding(
-        "warn", f"hook for {feature}", f"none works ({refused}): {lost}", "mount -t tracefs tracefs /sys/kernel/tracing"
-    )
+        return Finding("ok", name, ", ".join(used) + (f" (better, and refused: {refused})" if refused else ""))
+    mend = "mount -t tracefs tracefs /sys/kernel/tracing"
+    return Finding("warn", name, f"none works ({refused}): {_LOST.get(feature.name, '')}", mend)
 
 
 def _pid_namespace() -> Finding:

@@ -342,6 +342,7 @@ _Noreturn void actor_run(void *index)
 	}
 	wait_at_least(&program.state->release, 1);
 	if (at < end_at) {
+		show_held(me);
 		bump(&program.state->released);
 		actor_disarm(me);
 		wait_at_least(&program.state->gate, PHASE_STOP);

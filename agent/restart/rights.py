@@ -138,7 +138,8 @@ def _changed_by_exec(details: ProcessDetails) -> Iterator[str]:
         permitted = effective = caps.ambient
     for name, was, becomes in (("permitted", caps.permitted, permitted), ("effective", caps.effective, effective)):
         if was != becomes:
-            yield f"its {name} capabilities are {was:#x}, and exec would make them {becomes:#x}"
+            cause = "by capset(), securebits or its file"
+            yield f"its {name} capabilities are {was:#x}, {cause}, and exec would make them {becomes:#x}"
 
 
 def _set_ids(known: "_Known", *, fixed: bool) -> Iterator[str]:

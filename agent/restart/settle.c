@@ -31,9 +31,11 @@ static char *append_number(char *at, uint32_t number)
  * What ps and pgrep -f show. The kernel reads it from private memory alone, and of that there is none before nobody is
  * born any more. Where it cannot be set, it stays empty.
  */
-static void set_command_line(const struct program_actor *actor)
+void show_held(uint32_t me)
 {
-	char *text = map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at = text;
+	const struct program_actor *actor = &program.actors[me];
+	int process = !(actor->flags & ACTOR_THREAD);
+	char *text = process ? map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL, *at = text;
 	struct memory_map memory = {
 		.start_code = (uintptr_t)__executable_start, .end_code = (uintptr_t)etext,
 		.start_data = (uintptr_t)etext, .end_data = (uintptr_t)edata,
@@ -123,7 +125,7 @@ _Noreturn void actor_settle(uint32_t me)
 	if (!me && (program.head->flags & PROGRAM_REAPER)) {
 		actor_disarm(me);
 		CALL3(close_range, 3, ~0u, 0);
-		set_command_line(actor);
+		show_held(me);
 		count();
 		reap();
 	}
@@ -149,9 +151,9 @@ _Noreturn void actor_settle(uint32_t me)
 	}
 	actor_disarm(me);
 	CALL3(close_range, 3, ~0u, 0);
-	if (!(actor->flags & ACTOR_THREAD))
-		set_command_line(actor);
-	if (!stops(me))
+	if (!stops(me)) {
+		show_held(me);
 		count();
+	}
 	hold();
 }

@@ -60,6 +60,7 @@ struct report {
 
 _Noreturn void actor_run(void *me);
 _Noreturn void actor_settle(uint32_t me);
+void show_held(uint32_t me);
 void actor_disarm(uint32_t me);
 void take_rights(uint32_t me, const char *section);
 _Noreturn void cannot_run(uint32_t me, enum doing what, long answer);

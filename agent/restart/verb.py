@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from agent.errors import CkptreeError, UsageError
-from agent.fileverbs import AsJson, File, load_file, say
+from agent.fileverbs import File, load_file, say
 
 if TYPE_CHECKING:
     from agent.restart.control import Program
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     from agent.restart.verify import Standing
 
 OWN_FAILURE = 125
-EPILOG = """\b
-A CMD finds in its environment
-  CKPTREE_TAG      which task of the image it is
-  CKPTREE_PID      its pid, as ckptree sees it
-  CKPTREE_NUMBERS  its pid at every level: 30,1
-  CKPTREE_THREADS  TAG:NUMBERS of each thread it has to make
-  CKPTREE_IMAGE    the path of FILE
-  CKPTREE_TTY      its terminal, and
-  CKPTREE_FOWN     the owners of its files, in JSON
-
+ENVIRONMENT = {
+    "CKPTREE_TAG": "which task of the image it is",
+    "CKPTREE_PID": "its pid, as ckptree sees it",
+    "CKPTREE_NUMBERS": "its pid at every level: 30,1",
+    "CKPTREE_THREADS": "TAG:NUMBERS of each thread it has to make",
+    "CKPTREE_IMAGE": "the path of FILE",
+    "CKPTREE_TTY": "its terminal, in JSON",
+    "CKPTREE_FOWN": "the owners of its files, in JSON",
+}
+EPILOG = "\b\nA CMD finds in its environment\n" + "".join(
+    f"  {name:<16} {meaning}\n" for name, meaning in ENVIRONMENT.items()
+)
+EPILOG += """
 \b
 --json prints one line when the tree stands, before any CMD:
   {"root": PID, "tasks":
@@ -86,7 +89,9 @@ def restart(
     pidfile: Annotated[
         Path | None, typer.Option(help="With --detach: the guard's pid; SIGTERM to it ends the tree.", metavar="FILE")
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when the tree stands: who is who.")
+    ] = False,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
     from agent.restart.programs import split_command
@@ -134,7 +139,7 @@ def _restart(wish: _Wish) -> int:
     if wish.pidfile is not None:
         pidfile.check(wish.pidfile)
     with (
-        _raising(),
+        _raising() as asked,
         Rebuild(
             plan,
             any_numbers=wish.any_numbers,
@@ -152,7 +157,7 @@ def _restart(wish: _Wish) -> int:
             return 0
         if programs is None:
             rebuild.release()
-            return _hold(rebuild)
+            return _hold(rebuild, asked)
         return _forward(rebuild, programs)
 
 
@@ -196,8 +201,10 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
                 say(f"  tag {task.pid}: {old} is now {new}, pid {pids[index]}")
 
 
-def _hold(rebuild: "Rebuild") -> int:
+def _hold(rebuild: "Rebuild", asked: list[int]) -> int:
     """Until a signal comes."""
+    if asked:
+        raise _Interrupted(asked[-1])
     status = rebuild.wait()
     end = "" if status is None else f": wait status {status:#x}"
     raise CkptreeError(f"the root of the tree is gone, and the tree with it{end}")
@@ -238,12 +245,16 @@ def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: P
 
 
 @contextmanager
-def _raising() -> Iterator[None]:
+def _raising() -> Iterator[list[int]]:
+    """Signals that ask for the end raise, and are noted: Python drops what is raised within some callbacks of its own."""
+    asked: list[int] = []
+
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
         raise _Interrupted(number)
 
     with _handled(_ENDING, interrupt):
-        yield
+        yield asked
 
 
 @contextmanager

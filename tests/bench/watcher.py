@@ -60,6 +60,7 @@ class Watcher:
 
     Attributes:
         socket: its path.
+        log: what it has said.
     """
 
     def __init__(self, settings: str = "", *, before: Sequence[str] = ()) -> None:
@@ -67,6 +68,7 @@ class Watcher:
         self._before = before
         self._directory = tempfile.TemporaryDirectory(prefix="ckptree-watcher-")
         self.socket = Path(self._directory.name) / "ckptree.sock"
+        self.log = self.socket.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
@@ -92,9 +94,8 @@ class Watcher:
         config = self.socket.with_name("config.toml")
         config.write_text(self._settings)
         command = [*self._before, sys.executable, "-m", "agent.daemon", "--config", str(config)]
-        log = self.socket.with_name("log")
-        with log.open("wb") as out:  # it has a line for each snapshot
-            self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY, stderr=out)
+        with self.log.open("ab") as log:  # a line for each snapshot
+            self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY, stderr=log)
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -103,7 +104,7 @@ class Watcher:
             except NoDaemonError:
                 if self._process.poll() is not None or time.monotonic() > end:
                     self.stop()
-                    print(log.read_text(errors="replace"), file=sys.stderr)
+                    print(self.log.read_text(errors="replace"), file=sys.stderr)
                     raise
                 time.sleep(0.02)
             else:

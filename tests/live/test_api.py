@@ -11,6 +11,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -26,6 +27,7 @@ from agent.client import Client, Event
 from agent.errors import BusyError, CkptreeError, NotPermittedError
 from agent.server import MAX_CLIENTS_PER_USER
 from exporters import registry
+from tests.bench.compiled import compiled
 from tests.bench.idle_tree import IdleTree
 from tests.live.daemons import PATIENCE_S, TOP, Daemon, a_daemon
 
@@ -34,14 +36,19 @@ pytestmark = pytest.mark.live
 NOBODY = 65534
 
 
+@contextlib.contextmanager
+def an_open_folder() -> Iterator[Path]:
+    """One that others may enter; pytest closes its own to them."""
+    with tempfile.TemporaryDirectory(prefix="ckptree-api-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def running() -> Iterator[Daemon]:
     """A daemon whose socket others can reach."""
-    folder = tmp_path_factory.mktemp("api")
-    for each in (folder, *folder.parents[:2]):
-        with contextlib.suppress(PermissionError):
-            each.chmod(0o755)
-    with a_daemon(folder) as daemon:
+    with an_open_folder() as folder, a_daemon(folder) as daemon:
         yield daemon
         assert daemon.process.poll() is None, daemon.log.read_text()
 
@@ -89,8 +96,8 @@ def connected(path: Path) -> socket.socket:
     return peer
 
 
-def is_live(daemon: Daemon, within_s: float = 2.0) -> bool:
-    """It answers, and soon."""
+def is_live(daemon: Daemon, within_s: float = 5.0) -> bool:
+    """It answers, and sooner than any client expires."""
     begin = time.monotonic()
     with Client(daemon.socket, PATIENCE_S) as client:
         client.snapshot(str(os.getpid()))
@@ -205,25 +212,28 @@ def test_events_come_as_they_happen_and_in_order(running: Daemon) -> None:
 def test_a_subscriber_that_does_not_read_is_told_what_it_missed_and_holds_up_nobody(running: Daemon) -> None:
     """A storm meanwhile; the one who reads hears all of it."""
     forks = 5000  # more than backlog and socket hold
-    storm = [sys.executable, "-c", f"import os\nfor _ in range({forks}):\n if os.fork() == 0: os._exit(0)\n os.wait()"]
+    storm = [str(compiled("bench_hooks")), "fork", str(forks)]
     me, kinds = str(os.getpid()), ["birth", "death"]
     with (
         Client(running.socket) as slow,
         Client(running.socket) as quick,
         slow.subscribe(me, kinds=kinds) as unread,
         quick.subscribe(me, kinds=kinds) as read,
-        subprocess.Popen(storm),
+        subprocess.Popen(storm, stdout=subprocess.DEVNULL) as process,
     ):
-        heard = 0
-        while heard < 2 * (forks + 1) and (event := read.next_within(PATIENCE_S)) is not None:
+        heard, ended = 0, False
+        while not ended and (event := read.next_within(PATIENCE_S)) is not None:
             assert event.kind in kinds
+            assert event.task is not None
             heard += 1
+            ended = (event.kind, event.task.pid) == ("death", process.pid)
         assert is_live(running)
         told: list[Event] = []
         while (event := unread.next_within(0.5)) is not None:
             told.append(event)
 
     missed = sum(event.details["count"] for event in told if event.kind == "dropped")
+    assert heard > 2 * forks
     assert 0 < missed < heard
     assert len([event for event in told if event.kind in kinds]) + missed == heard
 
@@ -302,24 +312,23 @@ def test_a_tree_with_a_task_of_roots_in_it_is_refused_to_its_user(running: Daemo
     assert "1 of the 2 tasks of this tree are not yours" in refused[1]
 
 
-def test_members_of_the_group_see_everything(tmp_path: Path, sleeper: int) -> None:
+def test_members_of_the_group_see_everything(sleeper: int) -> None:
     """The one that the configuration names; by supplementary groups, of which there may be very many."""
     name, gid = next((group.gr_name, group.gr_gid) for group in grp.getgrall() if group.gr_gid not in (0, NOBODY))
-    for each in (tmp_path, *tmp_path.parents[:3]):
-        with contextlib.suppress(PermissionError):
-            each.chmod(0o755)
-    config = tmp_path / "config.toml"
-    config.write_text(f'group = "{name}"\n')
-    with a_daemon(tmp_path, "--config", config) as daemon:
+    with an_open_folder() as folder:
+        config = folder / "config.toml"
+        config.write_text(f'group = "{name}"\n')
+        config.chmod(0o644)
+        with a_daemon(folder, "--config", config) as daemon:
 
-        def script() -> Any:
-            with Client(daemon.socket) as client:
-                return [client.hello().sees, client.snapshot(str(sleeper)).tasks]
+            def script() -> Any:
+                with Client(daemon.socket) as client:
+                    return [client.hello().sees, client.snapshot(str(sleeper)).tasks]
 
-        assert as_user(NOBODY, NOBODY, [gid], script) == ["all", 1]
-        assert as_user(NOBODY, gid, [], script) == ["all", 1]
-        assert as_user(NOBODY, NOBODY, [*range(10000, 10400), gid], script) == ["all", 1]
-        assert as_user(NOBODY, NOBODY, [*range(10000, 10400)], script)[0] == NotPermittedError.__name__
+            assert as_user(NOBODY, NOBODY, [gid], script) == ["all", 1]
+            assert as_user(NOBODY, gid, [], script) == ["all", 1]
+            assert as_user(NOBODY, NOBODY, [*range(10000, 10400), gid], script) == ["all", 1]
+            assert as_user(NOBODY, NOBODY, [*range(10000, 10400)], script)[0] == NotPermittedError.__name__
 
 
 def test_one_user_does_not_take_all_places(running: Daemon) -> None:
@@ -402,18 +411,20 @@ def test_the_loop_turns_soon_also_beside_thousands_of_tasks(running: Daemon) -> 
 
 
 def test_idle_it_wakes_up_twice_a_second_at_most(tmp_path: Path) -> None:
-    """Its own switches are counted by the kernel."""
-    with a_daemon(tmp_path) as daemon:
+    """The kernel counts its switches. What others do meanwhile wakes it too, once for some hundred records."""
+    with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         status = Path(f"/proc/{daemon.process.pid}/status")
 
         def switches() -> int:
             return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("volun")))
 
+        records = client.status()["records"]
         time.sleep(1.6)  # its waits grow
         before = switches()
-        time.sleep(1.5)
+        time.sleep(1.2)
+        woken = switches() - before
 
-        assert switches() - before <= 5
+        assert woken <= 3 + (client.status()["records"] - records) / 100
 
 
 def test_it_goes_on_when_its_log_is_not_read(tmp_path: Path) -> None:

@@ -228,6 +228,34 @@ def test_it_does_as_its_configuration_says(tmp_path: Path) -> None:
         assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
 
 
+def test_its_lines_have_priorities_where_the_journal_reads_them(tmp_path: Path) -> None:
+    """As sd-daemon(3) has them: what it does is a notice, a request is information, and a failure is an error."""
+    path = tmp_path / "own.sock"
+    command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(path)]
+    reader, writer = os.pipe()
+    found = os.fstat(writer)
+    env = os.environ | {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+    with os.fdopen(reader, "rb") as log:
+        with subprocess.Popen(command, cwd=TOP, stderr=writer, env=env) as process:
+            try:
+                lines = [log.readline()]
+                with Client(path) as client:
+                    client.snapshot(str(os.getpid()))
+                lines.append(log.readline())
+                failed = subprocess.run(command, cwd=TOP, stderr=writer, env=env, check=False)
+                lines.append(log.readline())
+            finally:
+                process.terminate()
+        os.close(writer)
+        lines += log.readlines()
+
+    assert failed.returncode == 1
+    assert [line.partition(b" ")[0] for line in lines] == [b"<5>ckptree:", b"<6>ckptree:", b"<3>ckptree:"]
+    assert b"listening on" in lines[0]
+    assert b"snapshot uid=" in lines[1]
+    assert b"socket in use" in lines[2]
+
+
 BURST = """
 import os, signal, sys
 reader, writer = os.pipe()
@@ -247,6 +275,15 @@ for turn in range(600):
 print(flush=True)
 signal.pause()
 """
+
+
+def wait_for_line(log: Path, words: bytes) -> int:
+    """How often it is there, once it is."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (count := log.read_bytes().count(words)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return count
 
 
 def test_lost_events_are_made_good_and_births_then_assumed(tmp_path: Path) -> None:
@@ -277,6 +314,7 @@ def test_lost_events_are_made_good_and_births_then_assumed(tmp_path: Path) -> No
             assert (answer.complete, answer.reasons, len(found.tasks)) == (True, (), 201)
             assert differences(found, burst.pid) == []
             assert client.status()["lost"] == found.completeness.lost > before.completeness.lost
+            assert wait_for_line(daemon.log, b"records of the kernel side were lost") == 1
             births = [task.birth for task in found.tasks if task.birth is not None]
             assert len(births) == 201
             assert not all(birth.observed for birth in births)

@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from agent.client import Client
 from agent.model import Snapshot
+from agent.probes import Probes
 from bpf import syscall
 from exporters import registry
 from tests.bench.judge import Capture, Judge
@@ -419,3 +421,14 @@ def test_it_tells_how_it_is_and_feeds_the_watchdog_while_it_drains(
     assert (manager.heard("READY=1"), manager.heard("STOPPING=1")) == (1, 1)
     assert len(told) >= 2
     assert all(re.match(r"STATUS=watching \d+ tasks in \d+ pid namespaces; \d+ records, 0 lost", line) for line in told)
+
+
+def test_whoever_waits_for_the_helper_is_called_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling may take longer than a service manager is patient."""
+    monkeypatch.setattr("agent.probes._WAIT_S", 0.01)
+    calls: list[float] = []
+    probes = Probes(1 << 16, waiting=lambda: calls.append(time.monotonic()))
+    probes.close()
+
+    assert len(calls) >= 3
+    assert all(later - earlier >= 0.01 for earlier, later in pairwise(calls))

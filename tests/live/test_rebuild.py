@@ -66,17 +66,21 @@ def test_who_holds_has_an_empty_mask_default_signals_and_no_descriptor_but_three
 
 
 def test_who_holds_says_so_in_its_command_line() -> None:
-    """With its tag and name, where ps and pgrep -f look; the reaper too."""
+    """With its tag and name, where ps and pgrep -f look; the reaper too, and who is stopped."""
     writer = PlanWriter()
     reaper = writer.actor(1, role=Role.REAPER, tag=0)
     root = writer.born(reaper, 30)
     child = writer.born(root, 31, comm=b"a name of 15 by")
     writer.born(child, 32, bits=CloneBits.THREAD)
-    with rebuilt(writer.activated().plan()) as made:
+    stopped = writer.born(root, 33)
+    writer.activated()
+    writer.step(Op.STOP, stopped, phase=Phase.STOP)
+    with rebuilt(writer.plan()) as made:
         active(made)
-        lines = [Path(f"/proc/{made.pids[actor]}/cmdline").read_bytes() for actor in (reaper, root, child)]
+        lines = [Path(f"/proc/{made.pids[actor]}/cmdline").read_bytes() for actor in (reaper, root, child, stopped)]
 
-        assert lines == [b"ckptree: reaper\0", b"ckptree: held 2 actor-1\0", b"ckptree: held 3 a name of 15 by\0"]
+        assert lines[:2] == [b"ckptree: reaper\0", b"ckptree: held 2 actor-1\0"]
+        assert lines[2:] == [b"ckptree: held 3 a name of 15 by\0", b"ckptree: held 5 actor-4\0"]
 
 
 def test_threads_have_their_numbers_and_can_have_children() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cgroups import Hierarchy, hierarchies
+from agent.cgroups import Hierarchy, hierarchies, processes
 from exporters import registry
 from tests.live.daemons import PATIENCE_S, TOP, Ran, ckptree
 
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.live
 UNIFIED = [one for one in hierarchies() if one.options is None]
 NAMED = [one for one in hierarchies() if one.options is not None]
 # A parent that stays in the shell's cgroup would be another topmost process, so the shell goes in itself, first.
+SLEEPER = "sleep 100 & until grep -q sleep /proc/$!/comm; do :; done; echo ready"
 ENTER = "echo $$ > {}/cgroup.procs && {}"
 
 
@@ -62,7 +63,7 @@ def running(folder: Path, script: str) -> Iterator[int]:
         try:
             yield shell.pid
         finally:
-            for pid in {int(pid) for path in folder.rglob("cgroup.procs") for pid in path.read_text().split()}:
+            for pid in processes(folder):
                 os.kill(pid, 9)
             shell.wait(20)
 
@@ -85,9 +86,7 @@ def test_a_cgroup_is_captured_from_its_topmost_process_on(daemon_socket: Path, h
     prefix = f"cgroup:{controllers[0]}:" if controllers else "cgroup:"
     with (
         a_cgroup(hierarchy, name) as inner,
-        running(
-            inner.parent, f"sh -c 'echo $$ > {inner}/cgroup.procs; sleep 100 & wait' & sleep 0.1; echo ready; wait"
-        ),
+        running(inner.parent, f"sh -c 'echo $$ > {inner}/cgroup.procs; {SLEEPER}; wait' & wait"),
     ):
         rans = [
             snapshot(root, "--socket", daemon_socket) for root in (f"{prefix}/{name[:-6]}", f"cgroup:{inner.parent}")
@@ -131,6 +130,19 @@ def test_several_topmost_processes_and_none_have_exit_codes_of_their_own(daemon_
     assert "has 2 topmost processes" in several.err
     assert {int(line.split()[1]) for line in several.err.splitlines()[1:]} == {first, second}
     assert not image.exists()
+
+
+def test_a_threaded_cgroup_has_no_processes_and_its_domain_has_them(daemon_socket: Path) -> None:
+    """The kernel refuses to list them there; as a part of its domain it is no trouble."""
+    with a_cgroup(needed(UNIFIED)[0], f"ckptree-{os.getpid()}/threads") as folder:
+        (folder / "cgroup.type").write_text("threaded")
+        with running(folder.parent, "echo ready; sleep 100") as pid:
+            threaded = snapshot(f"cgroup:{folder}", "--socket", daemon_socket)
+            domain = snapshot(f"cgroup:{folder.parent}", "--socket", daemon_socket)
+
+    assert (threaded.code, threaded.out) == (2, b"")
+    assert "is threaded: it has no processes; name its domain" in threaded.err
+    assert registry.load(domain.out).number(1) == pid
 
 
 def test_version_2_alone_works_as_well(daemon_socket: Path) -> None:

@@ -5,6 +5,7 @@
 test_service.py in a machine with the same package.
 """
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ class Life(NamedTuple):
 QUESTIONS = {
     "version": "ckptree --version",
     "snapshot": "ckptree snapshot $$ --source procfs --allow-incomplete -o /tmp/tree.ckpt && ckptree check /tmp/tree.ckpt",
+    "unit": "ckptree snapshot unit:systemd-journald --source procfs --allow-incomplete --no-plan -f json",
+    "main": "systemctl show --property=MainPID --value systemd-journald",
     "bcc": "/usr/lib/ckptree/bin/python3 -c 'import bcc; print(bcc.__file__)'",
     "user": "getent passwd ckptree; getent group ckptree",
     "enabled": "systemctl is-enabled ckptree.service ckptree.socket",
@@ -103,6 +106,12 @@ def test_the_command_works_from_its_private_environment(life: Life) -> None:
     assert life.answers["version"].out == f"ckptree {version()}\n"
     assert life.answers["snapshot"].code == 0, life.answers["snapshot"].err
     assert life.answers["bcc"].out == "/usr/lib/python3/dist-packages/bcc/__init__.py\n"
+
+
+def test_a_unit_of_the_systems_manager_is_found_by_its_name(life: Life) -> None:
+    """Its main process is the root of its tree."""
+    assert life.answers["unit"].code == 0, life.answers["unit"].err
+    assert json.loads(life.answers["unit"].out)["pids"][0]["numbers"] == [int(life.answers["main"].out)]
 
 
 def test_its_modules_are_compiled_and_roots(life: Life) -> None:

@@ -33,6 +33,16 @@ os.system("systemd-notify --ready")
 time.sleep(999)
 '"""
 
+# A session with a terminal, and a file whose owner is the session's group.
+TERMINAL = """exec python3 -c '
+import fcntl, os, pty, time
+if pty.fork()[0] == 0:
+    fcntl.fcntl(0, fcntl.F_SETOWN, -os.getpgrp())
+    os.system("systemd-notify --ready")
+    time.sleep(999)
+time.sleep(999)
+'"""
+
 
 @pytest.fixture
 def running(host: Host) -> Host:
@@ -114,6 +124,17 @@ def test_a_stranger_is_told_that_this_is_not_permitted(running: Host) -> None:
     assert (ran.code, ran.out) == (5, "")
 
 
+def test_a_service_is_captured_by_its_cgroup_and_by_its_name(running: Host) -> None:
+    """Its main process is the root. Units by name are those of the system's manager."""
+    names = [f"cgroup:{running.property('ControlGroup')}"]
+    if running.manager == "--system":
+        names += ["unit:ckptree", "unit:ckptree.service"]
+    for name in names:
+        ran = running.run(f"{running.ckptree} snapshot {name} -f json --source daemon")
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["pids"][0]["numbers"] == [running.main_pid()]
+
+
 def test_births_survive_a_restart(running: Host) -> None:
     """What was loaded waits in systemd's store of descriptors with what was known, and the ring goes on filling."""
     root = running.tree()
@@ -151,6 +172,18 @@ def test_a_subreaper_that_is_gone_has_been_seen(running: Host) -> None:
     assert events == ["subreaper", "exit"]
 
 
+def test_terminals_and_owners_of_files_are_told(running: Host) -> None:
+    """By iterators of their own, which a daemon without rights starts from what was loaded."""
+    root = running.tree(TERMINAL)
+    document = json.loads(running.run(f"{running.ckptree} snapshot {root} -f json --source daemon").out)
+    leader = next(task for task in document["tasks"] if task["tty"])
+
+    assert {"tty", "fown"} <= set(document["as_of_read"])
+    assert leader["tty"]["name"].startswith("pts/")
+    assert leader["tty"]["pgrp"] == leader["pid"] == leader["sid"]
+    assert {(owner["pid"], owner["type"]) for owner in leader["fown"]} == {(leader["pid"], "pgrp")}
+
+
 def test_a_daemon_that_hangs_is_replaced(watched: Host) -> None:
     """SIGSTOP is as good a way to hang as any."""
     first = watched.main_pid()
@@ -172,7 +205,7 @@ def test_who_asks_starts_it(running: Host) -> None:
     """The socket is systemd's, so it is there while the daemon is not."""
     running.do("stop", "ckptree.service")
     assert running.main_pid() == 0
-    ran = running.run(f"{running.ckptree} status")
+    ran = running.run(f"{running.ckptree} snapshot $$ --source daemon --timeout 60 -o /run/snapshot")
 
     assert ran.code == 0, ran.err
     assert running.property("ActiveState") == "active"
@@ -185,6 +218,21 @@ def test_with_its_socket_it_is_gone(running: Host) -> None:
     assert running.main_pid() == 0
     assert running.run("ls /run/ckptree").out == ""
     assert running.run(f"{running.ckptree} status").code == 3
+
+
+@pytest.mark.machine
+def test_an_upgrade_of_the_package_is_a_restart(running: Host) -> None:
+    """The programs being the same: hooks and births stay, and the socket with them."""
+    root = running.tree()
+    before, first, socket = running.births(root), running.main_pid(), running.run("stat --format=%i /run/ckptree/*").out
+    upgraded = running.run("dpkg --install /upgrade.deb")
+
+    assert upgraded.code == 0, upgraded.err
+    assert running.property("ActiveState") == "active"
+    assert running.main_pid() not in (0, first)
+    assert running.run("stat --format=%i /run/ckptree/*").out == socket
+    assert running.births(root) == before
+    assert all(birth["observed"] for birth in before)
 
 
 def test_a_wrong_configuration_is_not_tried_again(host: Host) -> None:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The socket's two ends as the kernel has them: where the daemon listens, and who has connected."""
+
+import ctypes
+import errno
+import os
+import socket
+import stat
+import struct
+from array import array
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from agent.config import Config
+from agent.errors import CkptreeError, HostError
+
+_BACKLOG: Final = 512
+_CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+_SO_PEERGROUPS: Final = 59
+_GETSOCKOPT_BYTES: Final = 1024  # the most that Python's getsockopt takes
+
+
+def credentials(connection: socket.socket) -> tuple[int, int, int, Collection[int]]:
+    """Who is at the other end: pid, uid, gid and supplementary groups, as they were when it connected.
+
+    Numbers are those of our pid namespace, which is the initial one, and of our user namespace.
+
+    Raises:
+        OSError: the kernel would not tell.
+    """
+    pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GETSOCKOPT_BYTES)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        groups = _many_groups(connection)
+    return pid, uid, gid, array("I", groups)  # of thousands, which somebody may have, a set would take megabytes
+
+
+def _many_groups(connection: socket.socket) -> bytes:
+    """SO_PEERGROUPS of somebody in more groups than Python's getsockopt has room for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    room = ctypes.create_string_buffer(4 * 65536)  # NGROUPS_MAX
+    size = ctypes.c_uint32(len(room))
+    arguments = (connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, room, ctypes.byref(size))
+    if libc.getsockopt(*arguments):
+        raise OSError(ctypes.get_errno(), "SO_PEERGROUPS")
+    return room.raw[: size.value]
+
+
+def listen(path: Path, mode: int) -> socket.socket:
+    """Bind the socket; a dead daemon's is taken over.
+
+    Raises:
+        CkptreeError: another daemon listens there, or the path cannot be used.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    before = os.umask(0o777 & ~mode)
+    try:
+        if path.parent == Config().socket.parent:  # ours to make; another folder that is missing is a slip of the pen
+            os.umask(0o022)
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            os.umask(0o777 & ~mode)
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _take_over(path)
+            listener.bind(os.fspath(path))
+        os.chmod(path, mode)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        kind = HostError if isinstance(error, PermissionError) else CkptreeError
+        raise kind(f"cannot listen on {path}: {error.strerror or error}") from error
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _take_over(path: Path) -> None:
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise CkptreeError(f"{path} exists and is no socket: remove it, or name another with --socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            os.unlink(path)  # its daemon is dead
+            return
+    raise CkptreeError(f"socket in use: another daemon answers on {path}. Stop it, or name another with --socket")

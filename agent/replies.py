@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a daemon says, as a client has it: one class for each kind of message, and how it is made of the message."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent import control
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the daemon says of itself and of us.
+
+    Attributes:
+        protocol: the version that is spoken.
+        version: of the daemon's program.
+        boot_id: of the host.
+        features: what it can do; a name that is not known here may be passed over.
+        formats: of snapshots.
+        events: kinds of events that can be subscribed to.
+        sees: ``all``, or ``own``: tasks of our own user and groups.
+        pid, uid, gid: who we are to it.
+    """
+
+    protocol: int
+    version: str
+    boot_id: str
+    features: tuple[str, ...]
+    formats: tuple[str, ...]
+    events: tuple[str, ...]
+    sees: str
+    pid: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A snapshot as the daemon sends it.
+
+    Attributes:
+        data: the file.
+        complete: False: exit code 6, and `reasons` says why.
+        verified: as in model.Completeness.
+        reasons, squashed, entered: for the user.
+        tasks: how many.
+        elapsed_ns: what it took within the daemon, from request to bytes.
+        order: number of the first event that is not in it; 0 where it is from no daemon.
+    """
+
+    data: bytes
+    complete: bool
+    verified: str
+    reasons: tuple[str, ...]
+    squashed: tuple[str, ...]
+    entered: tuple[str, ...]
+    tasks: int
+    elapsed_ns: int
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventTask:
+    """Whom an event is about.
+
+    Attributes:
+        pid, tid: its process and itself, as the subscriber's pid namespace counts.
+        numbers: its numbers from that namespace inward.
+        start_ns: CLOCK_BOOTTIME at birth; with the number, who it is.
+        uid, gid: real ids in the initial user namespace.
+        comm: as of the event; not necessarily UTF-8.
+    """
+
+    pid: int
+    tid: int
+    numbers: tuple[int, ...]
+    start_ns: int
+    uid: int
+    gid: int
+    comm: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        kind: of agent.events.KINDS; or ``loss``, ``resync``, ``dropped``, ``end``. Others may come of a later daemon.
+        order: its number: larger is later, and as in the births of snapshots.
+        task: whom it is about; None for those four.
+        details: what is particular to the kind.
+    """
+
+    kind: str
+    order: int
+    task: EventTask | None
+    details: Mapping[str, Any]
+
+
+def hello_of(answer: control.Message) -> Hello:
+    """A hello out of an answer; KeyError where something is missing."""
+    peer = answer["peer"]
+    return Hello(
+        protocol=answer["protocol"],
+        version=answer["version"],
+        boot_id=answer["boot_id"],
+        features=tuple(answer["features"]),
+        formats=tuple(answer["formats"]),
+        events=tuple(answer["events"]),
+        sees=peer["sees"],
+        pid=peer["pid"],
+        uid=peer["uid"],
+        gid=peer["gid"],
+    )
+
+
+_OF_TASK = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
+
+
+def event_of(said: dict[str, Any]) -> Event:
+    """An event out of a message; KeyError where something is missing."""
+    task = None
+    if "tid" in said:
+        fields = {key: said[key] for key in _OF_TASK}
+        task = EventTask(**fields | {"numbers": tuple(fields["numbers"])})
+    rest = {key: value for key, value in said.items() if key not in ("event", "order", *_OF_TASK)}
+    return Event(said["event"], said["order"], task, rest)
+
+
+def answer_of(answer: control.Message, data: bytes) -> Answer:
+    """A snapshot out of an answer; KeyError where something is missing."""
+    return Answer(
+        data=data,
+        complete=answer["complete"],
+        verified=answer["verified"],
+        reasons=tuple(answer["reasons"]),
+        squashed=tuple(answer["squashed"]),
+        entered=tuple(answer["entered"]),
+        tasks=answer["tasks"],
+        elapsed_ns=answer["elapsed_ns"],
+        order=answer["order"],
+    )
