@@ -159,7 +159,7 @@ def _creator(snapshot: Snapshot, birth: Birth) -> int | None:
 def _lost_births(
     told: list[tuple[int, bool]], lossy: Sequence[tuple[int, int]], away: Sequence[Away], out: Outcome
 ) -> None:
-    """Nobody is told as lost who was born while nothing was; from when the ring was full until it was read, everybody is."""
+    """Nobody is told as lost who was born while nothing was; from when the ring is full until it is read, everybody is."""
     for start, observed in told:
         if not observed and not any(first <= start <= last for first, last in lossy):
             out.wrong.append(f"a birth at {start} is told as lost, when nothing was")
