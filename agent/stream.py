@@ -70,7 +70,7 @@ class Stream:
             # Given up too soon. It is older than what has been handled, but what it tells first-hand, a birth or a death
             # of an exact identity, is as true as ever; what it tells of a state that has changed since, a sweep must mend.
             self.suspect = True
-            self.lost -= 1
+            self.lost = max(0, self.lost - 1)
             self._handle(bytes(data[at : at + wire.record_bytes(data, at, kind)]))
 
     def _handle(self, record: bytes) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From ring to stream, for who comes to a ring that somebody else has read from."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,6 +116,30 @@ def test_a_number_that_comes_after_it_was_passed_over_has_a_sweep_made() -> None
 
     assert heard.numbers == [5000, 5001]
     assert heard.stream.suspect
+    assert heard.stream.lost == 0
+
+
+def test_amid_loss_nobody_waits_long_for_a_number() -> None:
+    """More was lost than told of: numbers overwrite each other where they are noted, so this one may be among them."""
+    heard = Heard([0, 2], 3)
+    heard.page.lost = 1
+    begin = time.monotonic()
+    heard.intake.catch_up()
+
+    assert time.monotonic() - begin < 0.5
+    assert (heard.numbers, heard.stream.lost, heard.stream.suspect) == ([0, 2], 1, True)
+
+
+def test_a_number_given_up_that_comes_after_all_was_not_lost() -> None:
+    """It still has a sweep made."""
+    heard = Heard([0, 2], 3)
+    heard.page.lost = 1
+    heard.intake.catch_up()
+    heard.stream.suspect = False
+    heard.ring.records = [RecordWriter(1).marker()]
+    heard.intake.drain()
+
+    assert (heard.numbers, heard.stream.lost, heard.stream.suspect) == ([0, 2, 1], 0, True)
 
 
 def test_numbers_lost_too_many_to_be_told_are_given_up_up_to_the_last_one_taken() -> None:

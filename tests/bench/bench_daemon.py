@@ -1,100 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the daemon itself take: to start, of memory, of a CPU while a storm goes on?
+"""What does the daemon itself cost: idle, after a million records, and beside thousands of tasks?
 
-``python -m tests.bench.bench_daemon [--forks 200000] [--json]`` from the repository's root, as root. Ten million forks are
-the long form of the question whether memory is bounded by the living.
+``python -m tests.bench.bench_daemon [--idle-s 20] [--forks 250000] [--tasks 20000] [--json]`` from the repository's root,
+as root. A process that is born, dies and is waited for makes four records; one subscriber hears of births and deaths. A
+turn is what the loop does between two waits; what takes long is a job beside it. On a machine that has other things to do,
+a turn includes the time in which the daemon was not running, and idle is nothing.
 """
 
 import argparse
 import json
-import signal
+import os
 import subprocess
-import sys
+import threading
 import time
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from agent.client import Client
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
-from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
 
-_STARTS = 5
-_TASKS = 10_000
-_STORM_S = 4.0
-_SETTLE_S = 0.3  # several times the interval at which the daemon empties the ring
+Figures = dict[str, Any]
 
 
-def started_ms(watcher: Watcher) -> float:
-    """From the command to the first answer; compiled before."""
-    begun = time.perf_counter_ns()
-    watcher.start()
-    took = (time.perf_counter_ns() - begun) / 1e6
-    watcher.stop()
-    return took
+def _switches(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
 
 
-def forks(count: int) -> None:
-    """So many, one after the other."""
-    subprocess.run([str(compiled("bench_hooks")), "vfork", str(count)], check=True, stdout=subprocess.DEVNULL)
+def _resident_kb(pid: int) -> int:
+    """Anonymous memory alone: the ring is shared with the kernel."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
 
 
-def memory(watcher: Watcher, count: int) -> dict[str, float]:
-    """Resident bytes without the ring: fresh, for each task, and what many forks leave behind."""
-    empty = watcher.resident_bytes()
-    with IdleTree(_TASKS):
-        time.sleep(_SETTLE_S)
-        watcher.client.status()
-        full = watcher.resident_bytes()
-    forks(count // 10)
-    before = watcher.resident_bytes()
-    forks(count)
-    watcher.client.status()
-    return {
-        "forks": float(count),
-        "resident_mb": empty / 1e6,
-        "bytes_per_task": (full - empty) / _TASKS,
-        "grown_by_forks_kb": (watcher.resident_bytes() - before) / 1e3,
-    }
+def idle(seconds: float) -> Figures:
+    """A daemon that nobody asks."""
+    with Watcher() as watcher:
+        pid = watcher.client.status()["pid"]
+        records = watcher.client.metrics()["records"]
+        time.sleep(3)  # its waits grow
+        cpu, switches, begun = watcher.cpu_s(), _switches(pid), time.monotonic()
+        time.sleep(seconds)
+        took = time.monotonic() - begun
+        figures = {
+            "cpu_share": (watcher.cpu_s() - cpu) / took,
+            "wakeups_per_s": (_switches(pid) - switches) / took,
+            "resident_kb": _resident_kb(pid),
+        }
+        now = watcher.client.metrics()["records"]
+        return figures | {"records_per_s": sum(now[kind] - records[kind] for kind in now) / (took + 3)}
 
 
-def under_storm(watcher: Watcher) -> dict[str, float]:
-    """CPU time while a storm goes on and nobody asks."""
-    with Storm(idle=100):
-        time.sleep(_SETTLE_S)
-        records, cpu, begun = watcher.client.status()["records"], watcher.cpu_s(), time.monotonic()
-        time.sleep(_STORM_S)
-        cpu = watcher.cpu_s() - cpu
-        seconds = time.monotonic() - begun
-        records = watcher.client.status()["records"] - records
-        lost = watcher.client.status()["lost"]
-    return {
-        "storm_records_per_s": records / seconds,
-        "storm_cpu_share": cpu / seconds,
-        "storm_cpu_us_per_record": cpu * 1e6 / records,
-        "storm_lost": float(lost),
-    }
+class _Hearer:
+    """A subscriber in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._client = Client(path)
+        self._events = self._client.subscribe(str(os.getpid()), kinds=["birth", "death"])
+        self.heard = self.dropped = 0
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while (event := self._events.next_within(1)) is not None:
+            self.heard += 1
+            self.dropped += event.details["count"] if event.kind == "dropped" else 0
+
+    def close(self) -> None:
+        """Once nothing comes any more."""
+        self._thread.join()
+        self._events.close()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it once."""
+def forks(count: int) -> Figures:
+    """Memory before and after so many processes."""
+    with Watcher() as watcher:
+        pid = watcher.client.status()["pid"]
+        program = str(compiled("bench_hooks"))
+        subprocess.run([program, "fork", "20000"], check=True, stdout=subprocess.DEVNULL)
+        _Hearer(watcher.socket).close()
+        before, cpu = _resident_kb(pid), watcher.cpu_s()
+        hearer = _Hearer(watcher.socket)
+        begun = time.monotonic()
+        subprocess.run([program, "fork", str(count)], check=True, stdout=subprocess.DEVNULL)
+        took = time.monotonic() - begun
+        hearer.close()
+        figures = watcher.client.metrics()
+        return {
+            "records": sum(figures["records"].values()),
+            "lost": sum(figures["lost"].values()),
+            "heard": hearer.heard,
+            "dropped": hearer.dropped,
+            "seconds": took,
+            "cpu_s": watcher.cpu_s() - cpu,
+            "resident_kb_before": before,
+            "resident_kb_after": _resident_kb(pid),
+        }
+
+
+def tasks(count: int) -> Figures:
+    """How long the loop is away from its clients, and what runs beside it."""
+    with IdleTree(count, breadth=10, threads=3) as tree, Watcher() as watcher:
+        client = watcher.client
+        taken = {fmt: client.snapshot(str(tree.root), fmt=fmt).elapsed_ns / 1e6 for fmt in ("ckpt", "msgpack", "json")}
+        again = [client.snapshot(str(tree.root)).elapsed_ns / 1e6 for _ in range(5)]
+        with Client(watcher.socket) as other, other.subscribe(str(tree.root)):
+            pass
+        loop = client.metrics()["loop"]
+        return {
+            "snapshot_ms": taken,
+            "snapshot_again_ms": median(again),
+            "longest_turn_ms": loop["longest_turn_s"] * 1e3,
+            "longest_turn_in": loop["longest_turn_in"],
+            "longest_job_ms": loop["longest_job_s"] * 1e3,
+            "longest_job": loop["longest_job"],
+        }
+
+
+def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--forks", type=int, default=200_000, help="whose traces memory is looked through for")
-    parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    watcher = Watcher()
-    figures = {"start_ms": median(started_ms(watcher) for _ in range(_STARTS))}
-    with watcher:
-        figures |= memory(watcher, options.forks)
-    with Watcher() as another:
-        figures |= under_storm(another)
+    parser.add_argument("--idle-s", type=float, default=20.0)
+    parser.add_argument("--forks", type=int, default=250_000)
+    parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures: Figures = {
+        "idle": idle(options.idle_s),
+        "forks": forks(options.forks),
+        "tasks": tasks(options.tasks),
+    }
     if options.json:
-        print(json.dumps(figures))
-    else:
-        print(table(("daemon", "figure"), [[name, f"{value:,.2f}"] for name, value in figures.items()]))
-    return 0
+        print(json.dumps(figures, indent=1))
+        return
+    rows = [[f"{name}: {key}", f"{value}"] for name, found in figures.items() for key, value in found.items()]
+    print(table(("", "measured"), rows))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

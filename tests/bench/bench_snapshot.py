@@ -33,7 +33,7 @@ ONE_SHOT = "the same without a daemon"
 PROC = "C scan of /proc"
 PSUTIL = "psutil"
 _SLOW_MS = 50
-_SMALL, _BESIDE = 10, 1000
+_SMALL, _BESIDE, _STORM_RATE = 10, 1000, 2000
 
 Figures = dict[str, dict[str, float]]
 
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("bench_snapshot: small beside large, quiet beside a storm", file=sys.stderr, flush=True)
         with IdleTree(max(sizes)):
             figures[f"{_SMALL} of {max(sizes)}"] = measure(_SMALL, options.rounds, watcher, iterator, directory)
-        with Storm(idle=0):
+        with Storm(idle=0, rate=_STORM_RATE):
             figures[f"{_BESIDE} beside a storm"] = measure(_BESIDE, options.rounds, watcher, iterator, directory)
     if options.json:
         print(json.dumps(figures))

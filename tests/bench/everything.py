@@ -25,10 +25,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "bench_snapshot": ("--rounds", "16"),
     "bench_hooks": ("--pairs", "9"),
     "bench_table": (),
-    "bench_daemon": (),
+    "bench_footprint": (),
     "bench_rebuild": ("--rounds", "11"),
 }
-LONG: dict[str, tuple[str, ...]] = {"bench_daemon": ("--forks", "10000000"), "bench_snapshot": ("--rounds", "101")}
+LONG: dict[str, tuple[str, ...]] = {"bench_footprint": ("--forks", "10000000"), "bench_snapshot": ("--rounds", "101")}
 
 
 def run(name: str, options: Sequence[str]) -> Figures:
@@ -98,7 +98,7 @@ def hooks(figures: Figures) -> str:
 
 def others(found: dict[str, Figures]) -> str:
     """All the rest, one line each."""
-    daemon, rate, rebuild = found["bench_daemon"], found["bench_table"], found["bench_rebuild"]["ns"]
+    daemon, rate, rebuild = found["bench_footprint"], found["bench_table"], found["bench_rebuild"]["ns"]
     bare, built = (median(values) / 1e6 for values in rebuild.values())
     rows = [
         ["daemon ready, programs compiled before", f"{daemon['start_ms']:.0f} ms"],

@@ -35,7 +35,6 @@ _RING = 1 << 18
 _SMALL_RING = 1 << 16
 _AWAY_S = 0.4  # stopped, or without a CPU: several times what fills the ring
 _AT_THE_EDGE_NS = 20_000_000  # while a ring fills up, and while it is being emptied, some records find room, others not
-_REPAIRED_S = 0.5  # after a loss nothing born later may be told of as unknown
 _TREE = 50
 _PRIORITY = 10
 
@@ -120,7 +119,9 @@ def _take(watcher: Watcher, root: int) -> Taken:
     return Taken(answer.data, answer.complete, t0, _now())
 
 
-def _births(snapshot: Snapshot, log: StormLog, away: Sequence[Away], out: Outcome) -> None:
+def _births(
+    snapshot: Snapshot, log: StormLog, lossy: Sequence[tuple[int, int]], away: Sequence[Away], out: Outcome
+) -> None:
     """What a snapshot says of births, against what the log says of the same tasks."""
     lives: dict[int, list[tuple[int, Life]]] = {}
     for index, life in enumerate(log.lives):
@@ -144,7 +145,7 @@ def _births(snapshot: Snapshot, log: StormLog, away: Sequence[Away], out: Outcom
         creator = _creator(snapshot, birth)
         if parent is not None and creator is not None and creator != parent.tid:
             out.wrong.append(f"{number}: born of {parent.tid}, told as born of {creator}")
-    _lost_births(sorted(told), away, out)
+    _lost_births(sorted(told), lossy, away, out)
 
 
 def _creator(snapshot: Snapshot, birth: Birth) -> int | None:
@@ -155,10 +156,12 @@ def _creator(snapshot: Snapshot, birth: Birth) -> int | None:
     return snapshot.number(birth.creator.tag) if birth.creator.tag is not None else None
 
 
-def _lost_births(told: list[tuple[int, bool]], away: Sequence[Away], out: Outcome) -> None:
-    """Nobody is told as lost who was born while the ring was read; from when it was full, everybody is."""
+def _lost_births(
+    told: list[tuple[int, bool]], lossy: Sequence[tuple[int, int]], away: Sequence[Away], out: Outcome
+) -> None:
+    """Nobody is told as lost who was born while nothing was; from when the ring is full until it is read, everybody is."""
     for start, observed in told:
-        if not observed and not any(one.since <= start <= one.until + _REPAIRED_S * 1e9 for one in away):
+        if not observed and not any(first <= start <= last for first, last in lossy):
             out.wrong.append(f"a birth at {start} is told as lost, when nothing was")
     for one in away:
         within = [(start, observed) for start, observed in told if one.since <= start <= one.until]
@@ -196,14 +199,19 @@ def suffer(way: Way, settings: str, seconds: float, *, before: Sequence[str] = (
         out.wrong += report.differences
     iterator.close()
     judge = Judge(storm.log)
+    lossy: list[tuple[int, int]] = []  # between two snapshots of which the later one knows of more numbers lost
+    lost, since = 0, 0
     for one in taken:
         out.snapshots += 1
         out.incomplete += not one.complete
         snapshot = registry.load(one.data)
+        if snapshot.completeness.lost != lost:
+            lossy.append((since, one.t1))
+        lost, since = snapshot.completeness.lost, one.t0
         if one.complete:
             verdict = judge.judge(Capture(rows_of(snapshot), one.t0, one.t1, closed=True), widen_ns=WIDEN_NS)
             out.wrong += [f"torn: {judge.explain(finding)}" for finding in verdict.clash]
-        _births(snapshot, storm.log, away, out)
+        _births(snapshot, storm.log, lossy, away, out)
     if not out.lost:
         out.wrong.append("nothing was lost: this shows nothing")
     return out

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does the daemon itself take: to start, of memory, of a CPU while a storm goes on?
+
+``python -m tests.bench.bench_footprint [--forks 200000] [--json]`` from the repository's root, as root. Ten million forks
+are the long form of the question whether memory is bounded by the living.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from tests.bench.compiled import compiled
+from tests.bench.figures import median, table
+from tests.bench.idle_tree import IdleTree
+from tests.bench.storm import Storm
+from tests.bench.watcher import Watcher
+
+_STARTS = 5
+_TASKS = 10_000
+_STORM_S = 4.0
+_SETTLE_S = 0.3  # several times the interval at which the daemon empties the ring
+
+
+def started_ms(watcher: Watcher) -> float:
+    """From the command to the first answer; compiled before."""
+    begun = time.perf_counter_ns()
+    watcher.start()
+    took = (time.perf_counter_ns() - begun) / 1e6
+    watcher.stop()
+    return took
+
+
+def forks(count: int) -> None:
+    """So many, one after the other."""
+    subprocess.run([str(compiled("bench_hooks")), "vfork", str(count)], check=True, stdout=subprocess.DEVNULL)
+
+
+def memory(watcher: Watcher, count: int) -> dict[str, float]:
+    """Resident bytes without the ring: fresh, for each task, and what many forks leave behind."""
+    empty = watcher.resident_bytes()
+    with IdleTree(_TASKS):
+        time.sleep(_SETTLE_S)
+        watcher.client.status()
+        full = watcher.resident_bytes()
+    forks(count // 10)
+    before = watcher.resident_bytes()
+    forks(count)
+    watcher.client.status()
+    return {
+        "forks": float(count),
+        "resident_mb": empty / 1e6,
+        "bytes_per_task": (full - empty) / _TASKS,
+        "grown_by_forks_kb": (watcher.resident_bytes() - before) / 1e3,
+    }
+
+
+def under_storm(watcher: Watcher) -> dict[str, float]:
+    """CPU time while a storm goes on and nobody asks."""
+    with Storm(idle=100):
+        time.sleep(_SETTLE_S)
+        records, cpu, begun = watcher.client.status()["records"], watcher.cpu_s(), time.monotonic()
+        time.sleep(_STORM_S)
+        cpu = watcher.cpu_s() - cpu
+        seconds = time.monotonic() - begun
+        records = watcher.client.status()["records"] - records
+        lost = watcher.client.status()["lost"]
+    return {
+        "storm_records_per_s": records / seconds,
+        "storm_cpu_share": cpu / seconds,
+        "storm_cpu_us_per_record": cpu * 1e6 / records,
+        "storm_lost": float(lost),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forks", type=int, default=200_000, help="whose traces memory is looked through for")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    watcher = Watcher()
+    figures = {"start_ms": median(started_ms(watcher) for _ in range(_STARTS))}
+    with watcher:
+        figures |= memory(watcher, options.forks)
+    with Watcher() as another:
+        figures |= under_storm(another)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print(table(("daemon", "figure"), [[name, f"{value:,.2f}"] for name, value in figures.items()]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
