@@ -37,14 +37,19 @@ class PidSpace:
         self._bury = bury
 
     def own(self, data: Data, at: int, tid: int, identity: int) -> Pid:
-        """The pid object of the task a record_task tells of."""
+        """The pid object of a task that is to be entered, of which a record_task tells."""
         if data[at + wire.LEVELS_AT] <= 1:
-            if tid in self.numbers:
-                return self._enter(identity, (tid,), self.initial)
-            pid = self.numbers[tid] = Pid(identity, (tid,), self.initial)  # nearly always: a new one, at one level
-            return pid
-        state = wire.pid_state(data, at, 0)
-        return self.enter(identity, state) if state else self._enter(identity, (tid,), self.initial)
+            if tid not in self.numbers:
+                pid = self.numbers[tid] = Pid(identity, (tid,), self.initial)  # nearly always: a new one, at one level
+                return pid
+            pid = self._enter(identity, (tid,), self.initial)
+        else:
+            state = wire.pid_state(data, at, 0)
+            pid = self.enter(identity, state) if state else self._enter(identity, (tid,), self.initial)
+        if pid.task is not None:  # two never have one object: the end of the first has gone unseen
+            self._bury(pid)
+            return self.own(data, at, tid, identity)
+        return pid
 
     def role(self, data: Data, at: int, role: int) -> Pid:
         """The pid object in a role of a record_task: 1 tgid, 2 pgid, 3 sid.

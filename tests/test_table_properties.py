@@ -100,6 +100,7 @@ def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: l
 
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))
 @example([(Kind.EXEC, 581)])  # a thread under its own leader's number
+@example([(Kind.FORK, 10543), (Kind.FORK, 18149), (Kind.FORK, 10543)])  # a child of its own thread
 @PATIENT
 def test_no_well_formed_record_raises(noise: list[tuple[Kind, int]]) -> None:
     """Any task, number, identity from a few, so that they meet: nonsense, but as a record may look."""
