@@ -85,6 +85,7 @@ class Roster:
     Attributes:
         pids: the pid objects and namespaces.
         doubts: tasks to be asked about.
+        lingering: threads that have exited, and are the last of a namespace's init: they may wait there for others to go.
         unknown: addresses of tasks that are not here and have to be: parents, leaders and creators no record told of.
         surprises: what answers showed before any event did, by task.
         astray: a subreaper came to light that no event had told of. Orphans may have gone to it that are somewhere else
@@ -101,6 +102,7 @@ class Roster:
     def __init__(self) -> None:
         self.pids = PidSpace(self._bury)
         self.doubts: dict[Task, None] = {}
+        self.lingering: dict[Task, None] = {}
         self.unknown: set[int] = set()
         self.surprises: dict[Task, Surprise] = {}
         self.astray = False
@@ -174,7 +176,7 @@ class Roster:
             leader = task.leader
             parent = leader.parent
             if (
-                (task.flags & _SWEPT != flags & _SWEPT_IN_ROW and _differ(task.flags, flags))
+                ((task.flags & _SWEPT != flags & _SWEPT_IN_ROW or flags & EXITING) and _differ(task.flags, flags))
                 or (leader.pgid is None or leader.pgid.identity != pgid)
                 or (leader.sid is None or leader.sid.identity != sid)
                 or (parent is None or parent.address != parent_address)
@@ -337,8 +339,23 @@ class Roster:
         if rules.dies_unwaited(task):
             rules.release_task(task)
         elif task is not leader and not task.flags & PTRACED:
-            self.doubts[task] = None
+            self.lingering[task] = None
         self._reap_unwaited(leader)
+        if leader.pid.level:
+            self._doubt_last_of_init(leader)
+        if self.lingering:
+            self._doubt_lingering()
+
+    def _doubt_lingering(self) -> None:
+        """A number is free again: it may be the one that the last thread of an init has waited for, and no event tells."""
+        self.lingering = {task: None for task in self.lingering if task.pid.task is task}
+        self.doubts |= self.lingering
+
+    def _doubt_last_of_init(self, leader: Task) -> None:
+        """Who was within its exit when others were still there may by now be the last, and wait there for good, untold."""
+        for task in leader.group() if leader.pid.task is leader else ():
+            if task.flags & (EXITING | EXITED) == EXITING and rules.is_last_of_init(task):
+                self.doubts[task] = None
 
     def _reap_unwaited(self, leader: Task) -> None:
         """A group that is over, and whose parent ignores SIGCHLD, mostly goes at once."""
@@ -357,6 +374,10 @@ class Roster:
         leader = task.leader
         rules.release_task(task)
         self._reap_unwaited(leader)
+        if leader.pid.level:
+            self._doubt_last_of_init(leader)
+        if self.lingering:
+            self._doubt_lingering()
         if leader is not task and leader.flags & EXITED and leader.pid.task is leader and rules.is_alone(leader):
             self.doubts[leader] = None  # only now the kernel looks whether anybody will wait for it
 

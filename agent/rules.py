@@ -321,11 +321,16 @@ def is_last_of_init(task: Task) -> bool:
 
 
 def may_vanish(task: Task) -> bool:
-    """Whether a process that has exited may be released with no wait call: unwaited for, or by its dying namespace.
+    """Whether a task that has exited may be released with no wait call: unwaited for, or by or in a dying namespace.
 
-    do_notify_parent() has the first kind released at once, zap_pid_ns_processes() waits for the second within the kernel.
+    do_notify_parent() has the first kind released at once, zap_pid_ns_processes() waits for the second within the kernel,
+    and when all are gone it lets the thread go on that waits there, if that is none that somebody else has to reap.
     """
-    if not task.flags & EXITED or task.leader is not task or not is_alone(task):
+    if not task.flags & EXITED:
+        return False
+    if task.leader is not task:
+        return is_last_of_init(task)
+    if not is_alone(task):
         return False
     namespace = task.pid.namespace
     dying = namespace.level > 0 and (namespace.reaper is None or bool(namespace.reaper.flags & EXITED))

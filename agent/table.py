@@ -254,6 +254,8 @@ class ProcessTable(Roster):
                 return
         leader = task.leader
         self._follow_group(leader, pgid, sid, data, at)
+        if self.lingering:
+            self._doubt_lingering()
         if self.surprises and self.surprises.get(leader) in ("session", "group"):
             del self.surprises[leader]
         if kind == Kind.SESSION:
@@ -290,7 +292,7 @@ class ProcessTable(Roster):
         known = pid.task if pid is not None and pid.identity == state.pid else None
         between = state.flags & EXITING and not state.flags & EXITED
         if known is not None:
-            if self._confirms(known, state):
+            if self._confirms(known, state) and not (between and rules.is_last_of_init(known)):
                 self.confirmed += 1
                 return
             self._compare(known, state)

@@ -352,7 +352,8 @@ class Kernel:
         for thread in inside:
             parent = thread.group.parent
             reaps = parent is not None and (parent.group is init.group or not init.lingering)
-            if thread in self.threads and parent is not None and reaps and thread.exited:
+            alone = thread.group.threads == [thread]  # delay_group_leader(): else its last thread has it reaped
+            if thread in self.threads and parent is not None and reaps and thread.exited and alone:
                 self.wait(parent, thread)
         self._zapping -= 1
 

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table and a namespace's init that waits within its exit, for no event tells how long."""
+
+import pytest
+
+from agent.objects import CLONE_NEWPID, EXITED
+from tests.kernelobjects import Thread
+from tests.watched import Watched, watched
+
+
+def an_init_with_a_thread(pair: Watched) -> tuple[Thread, Thread]:
+    """Leader and thread."""
+    init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
+    return init, pair.kernel.thread(init)
+
+
+@pytest.mark.parametrize("lost", ["all", "the end of the other thread"])
+def test_an_init_that_waits_for_a_traced_thread_is_found_by_a_sweep_to_have_exited(lost: str) -> None:
+    """At its own answer it may not have been the last one yet."""
+    pair = watched(lingers=True)
+    init, thread = an_init_with_a_thread(pair)
+    thread.traced = True
+    if lost == "all":
+        with pair.losing():
+            pair.kernel.exit_group(init)
+    else:
+        pair.kernel.begin_exit(init)
+        with pair.losing():
+            pair.kernel.exit(thread)
+        pair.kernel.exit_notify(init)
+    pair.sweep()
+
+    assert pair.task(init).flags & EXITED
+    pair.agree()
+
+
+def test_the_last_thread_of_an_init_is_gone_once_nobody_of_its_namespace_is_left() -> None:
+    """Somebody from outside has reaped the last one: that nobody of the namespace hears of."""
+    pair = watched(lingers=True, tells_release=False)
+    init, thread = an_init_with_a_thread(pair)
+    outside = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.setns(outside, init.space)
+    member = pair.kernel.fork(outside)
+    pair.kernel.exit(member)
+    pair.kernel.exit(init)
+    pair.kernel.exit(thread)
+    pair.ask()
+    assert pair.task(thread).flags & EXITED
+    pair.agree()
+
+    pair.kernel.wait(outside, member)
+    pair.ask()
+
+    assert pair.table.task(thread.tid) is None
+    pair.agree()
