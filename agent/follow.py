@@ -2,9 +2,9 @@
 """A tree on a screen, asked for again and again.
 
 How often: every second, and soon after an event where a daemon tells them; what has no event (stop and continue, say) is
-seen within the second. Where asking and drawing take long (many tasks, no daemon), so seldom that they take a tenth of the
-time. A refusal (a second topmost process in the cgroup, say) leaves what was there, and says so; that the root is gone, or
-the daemon, ends it.
+seen within the second. Where asking and drawing cost much (many tasks, no daemon), so seldom that they take a tenth of a
+CPU, but every ten seconds. A refusal (a second topmost process in the cgroup, say) leaves what was there, and says so;
+that the root is gone, or the daemon, ends it.
 """
 
 import time
@@ -27,7 +27,10 @@ _FINAL: Final = {kind.exit_code for kind in (NoDaemonError, NoSuchRootError, Hos
 _AT_ONCE_S: Final = 0.001  # for an event that is there already
 _HEARING_S: Final = 0.02  # for all of them
 SHARE: Final = 0.1
-"""Of the time that may go into asking and drawing."""
+"""Of a CPU's time that may go into asking and drawing, the daemon's part of it too."""
+
+LONGEST_S: Final = 10.0
+"""However long that takes, what is shown is not much older."""
 
 _TINTED: Final[dict[str, treeview.Tinted]] = {"b": "session and group", "s": "session", "g": "group"}
 _HELP: Final = "s g b: colours, q: quit"
@@ -61,7 +64,8 @@ class Follower:
         Raises:
             CkptreeError: it cannot be had any more; the first time, whatever the reason.
         """
-        begin = time.monotonic()
+        begin = time.process_time()
+        elsewhere = 0.0
         try:
             answer = self._ask()
         except CkptreeError as error:
@@ -70,11 +74,12 @@ class Follower:
             self._trouble = str(error)
         else:
             self._trouble = ""
+            elsewhere = answer.elapsed_ns / 1e9
             self._snapshot = registry.load(answer.data)
             self._render()
-        end = time.monotonic()
-        rest = (end - begin) * (1 / SHARE - 1)
-        self._due, self._soonest = end + max(INTERVAL_S, rest), end + max(SOON_S, rest)
+        cost = time.process_time() - begin + elsewhere
+        rest, now = min(cost * (1 / SHARE - 1), LONGEST_S), time.monotonic()
+        self._due, self._soonest = now + max(INTERVAL_S, rest), now + max(SOON_S, rest)
 
     def run(self, screen: Screen) -> None:
         """Until somebody has had enough, or the terminal is gone."""

@@ -41,20 +41,18 @@ class Intake:
 
     def drain(self, limit: int = sys.maxsize) -> None:
         """Apply what the ring holds, up to so many bytes."""
-        issued = self._probes.page.issued
         self.behind = self._probes.ring.drain(self.stream.feed, limit) >= limit
         if self.stream.waiting and not self.behind:
-            self._account(issued)
+            self._account()
 
-    def _account(self, issued: int) -> None:
-        """Numbers are missing: learn which ones are lost.
-
-        Args:
-            issued: numbers issued before the ring was drained. Those from there on may still be in it.
-        """
-        numbers, overflow = self._probes.page.lost_numbers()
+    def _account(self) -> None:
+        """Numbers are missing: learn which ones are lost."""
+        page = self._probes.page
+        numbers, overflow = page.lost_numbers()
         self._lost |= numbers
-        if overflow:
+        if overflow:  # also of those that were taken since: nobody will ever tell of them
+            issued = page.issued
+            self._probes.ring.drain(self.stream.feed)
             self.stream.give_up_below(issued)
         self.stream.give_up(self._lost)
         self._lost = {number for number in self._lost if number >= self.stream.next}
@@ -67,7 +65,7 @@ class Intake:
             self._probes.ring.drain(self.stream.feed)
             if self.stream.next >= target:
                 return
-            self._account(target)
+            self._account()
             if self.stream.next >= target:
                 return
             now = time.monotonic()

@@ -161,9 +161,12 @@ class Page:
         return found, words[1] - before.read > wire.LOST_NUMBERS
 
     def pass_over(self) -> None:
-        """Take all that have been lost so far for known."""
-        count = self._words[1]
-        self.known = LostNumbers(count, tuple(self._words[8 : 8 + wire.LOST_NUMBERS]))
+        """Take all that have been lost so far for known; each of them is smaller than what is `issued` afterwards.
+
+        The slots are read first: one that is filled behind the count must not look as if it had been before.
+        """
+        slots = tuple(self._words[8 : 8 + wire.LOST_NUMBERS])
+        self.known = LostNumbers(self._words[1], slots)
 
     def close(self) -> None:
         """Unmap."""

@@ -294,7 +294,12 @@ class ProcessTable(Roster):
                 self.confirmed += 1
                 return
             self._compare(known, state)
-        elif between and state.pid != state.tgid and not state.flags & PTRACED and not _is_of_an_init(data, at):
+        elif (
+            between
+            and state.pid != state.tgid
+            and not state.flags & PTRACED
+            and not self._may_be_last_of_init(data, at)
+        ):
             return  # its exit has been heard of, and its release follows for certain
         task = self._merge(data, at)
         if task is None:
@@ -337,6 +342,11 @@ class ProcessTable(Roster):
             and not (self.orphans or self.leaderless or self.creatorless)  # nobody waits to hear of it
         )
 
+    def _may_be_last_of_init(self, data: Data, at: int) -> bool:
+        """Whether a thread that is not here is of a namespace's init, and all the others of that have exited."""
+        leader = self.pids.task(data, at, 1)
+        return leader is not None and rules.is_last_of_init(leader) and bool(leader.flags & EXITED)
+
     def _compare(self, task: Task, state: TaskState) -> None:
         leader = task.leader
         if state.flags & EXITED and not task.flags & EXITED:
@@ -369,9 +379,3 @@ class ProcessTable(Roster):
 
     def marker(self, data: Data, at: int) -> None:
         """RECORD_MARKER: nothing happens."""
-
-
-def _is_of_an_init(data: Data, at: int) -> bool:
-    """Whether a record tells of a thread of a namespace's init, the last of which may have to wait within its exit."""
-    leader = wire.pid_state(data, at, 1) or wire.pid_state(data, at, 0)
-    return leader is not None and len(leader.numbers) > 1 and leader.numbers[-1] == 1

@@ -30,8 +30,9 @@ from agent.intake import Intake
 from agent.lookup import Sees
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
 from agent.model import Task as SnapshotTask
-from agent.objects import EXITED, Task
+from agent.objects import Task
 from agent.probes import Probes
+from agent.recall import Recall
 from agent.rootname import RootName
 from agent.state import Memory
 from agent.stream import Stream
@@ -48,12 +49,12 @@ _LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of 
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _ATTEMPTS = 3  # at a snapshot without loss in the middle of it
 _PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
+_BEGIN_S = 1.0  # how long a start goes on sweeping while events are lost; then it is for the loop to mend
+_EXPLAIN_S = 0.004  # how long a difference may wait for its event
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
 """Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
 questions about a large tree; or because here not all events have a hook."""
-
-_EXPLAIN_S = 0.004  # how long a difference may wait for its event
 
 
 @dataclass(slots=True)
@@ -103,19 +104,17 @@ class Watch:
         self._intake = Intake(self.probes, self.stream)
         self.refusal = self._resume(left) if left is not None else ""
         self.remembers = left is not None and not self.refusal
-        self._last: tuple[object, list[object], select.Selection, int] | None = None
-        self._walked: tuple[Task, int, list[Task], list[Task]] | None = None
-        self._swept: tuple[int, bytes, list[Task]] | None = None
+        self._recall = Recall(self.table, self.stream)
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
         if self.probes.is_taken_over and not self.remembers:
             self._intake.join()
-        for _ in range(_ATTEMPTS):
+        deadline = time.monotonic() + _BEGIN_S
+        self.sweep("start")
+        while self.is_in_doubt and time.monotonic() < deadline:
             self.sweep("start")
-            if not (self.stream.suspect or self.table.astray):
-                break
 
     def memory(self) -> bytes:
         """What it knows, for the next one. Nothing may be consumed from here on."""
@@ -154,11 +153,6 @@ class Watch:
     def is_in_doubt(self) -> bool:
         """Loss has to be made good by a sweep."""
         return self.stream.suspect or self.table.astray
-
-    @property
-    def _news(self) -> int:
-        """Records that changed the table, or may have: while it stays the same, so does the table."""
-        return self.stream.records - self.table.confirmed
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
@@ -199,7 +193,7 @@ class Watch:
         mark = self.stream.next
         rows = self.probes.rows()
         self.catch_up()
-        self._ask(self._differing(rows))
+        self._ask(self._recall.differing(rows))
         if not self.totals.sweeps:
             self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
         self.table.strike_off(mark)
@@ -212,20 +206,10 @@ class Watch:
         self.totals.causes[cause] += 1
         self.totals.skipped = skipped
 
-    def _differing(self, rows: bytes) -> list[tuple[int, int]]:
-        """What a walk gives reason to ask. Where neither walk nor table have changed since the last one: the same."""
-        table, news = self.table, self._news
-        if self._swept is not None and self._swept[0] == news and self._swept[1] == rows:
-            return [table.question(task) for task in self._swept[2]]
-        questions = table.differing(rows)
-        doubted = [table.asked(question) for question in questions]
-        strangers = doubted.count(None)
-        self._swept = None if strangers else (news, rows, [task for task in doubted if task is not None])
-        return questions
-
     def rest(self) -> None:
         """What is due now and then: a sweep for what no event told, and letting go of what is kept for speed."""
-        self._last = self._walked = self._told = self._swept = None
+        self._recall.forget()
+        self._told = None
         self._ties.forget()
         self.sweep()
         self.table.settle()
@@ -312,8 +296,8 @@ class Watch:
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
         if sees is not None:
-            lookup.refuse_others(root, resolved, self._members(root), sees)
-        chosen = self._select(root, resolved, without_entered=without_entered)
+            lookup.refuse_others(root, resolved, self._recall.members(root), sees)
+        chosen = self._recall.select(root, resolved, without_entered=without_entered)
         at_cut()
         time_ns = time.time_ns()
         tasks = self._tied(chosen, mark)
@@ -349,7 +333,7 @@ class Watch:
         mark = self.probes.page.issued
         asked: set[Task] = set()
         for _ in range(_ROUNDS):
-            found = self._members(root)
+            found = self._recall.members(root)
             if mode == "container":
                 found = found + select.entered(root, found)
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
@@ -370,7 +354,7 @@ class Watch:
     def _outlast(self, root: Task) -> None:
         """Whoever may vanish without an event is there at the last record that was applied, or known to be gone by then."""
         for _ in range(_OUTLAST):
-            vanishing = [task for task in self._exited(root) if rules.may_vanish(task) and task.address]
+            vanishing = [task for task in self._recall.exited(root) if rules.may_vanish(task) and task.address]
             if not vanishing:
                 return
             issued = self.probes.page.issued
@@ -386,34 +370,6 @@ class Watch:
             for leader in unlisted
             if rules.descends_from(leader, root)
         ]
-
-    def _members(self, root: Task) -> list[Task]:
-        """The tree, walked anew only where a record has been applied since: nothing else changes the table."""
-        if self._walked is None or self._walked[:2] != (root, self._news):
-            members = select.members(root)
-            self._walked = root, self._news, members, [task for task in members if task.flags & EXITED]
-        return self._walked[2]
-
-    def _exited(self, root: Task) -> list[Task]:
-        """Those of the tree that run no more."""
-        self._members(root)
-        return self._walked[3] if self._walked is not None else []
-
-    def _select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
-        """Select, unless the last selection was of the same tree and nothing it depends on has changed."""
-        key = (root, mode, without_entered)
-        news = self._news
-        tasks = self._members(root)
-        if self._last is not None:
-            last_key, signature, chosen, last_news = self._last
-            if last_key == key and last_news == news:
-                return chosen
-            if last_key == key and select.signature(root, mode, tasks, chosen.outsiders) == signature:
-                self._last = (key, signature, chosen, news)
-                return chosen
-        chosen = select.select(root, mode, without_entered=without_entered)
-        self._last = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen, news)
-        return chosen
 
     def _tied(self, chosen: select.Selection, mark: int) -> tuple[SnapshotTask, ...]:
         """The rows of a selection with their terminals and owners of files, read now.

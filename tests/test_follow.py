@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.client import Answer
+from agent.client import Answer, Event
 from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, NoSuchRootError, RefusedError
-from agent.follow import INTERVAL_S, SHARE, Follower
+from agent.follow import INTERVAL_S, LONGEST_S, SHARE, SOON_S, Follower
 from exporters import checkpoint
 from tests.builders import a_family
 
@@ -36,9 +36,8 @@ class Screen:
         """Keep it."""
         self.drawn.append(lines)
 
-    def wait(self, timeout_s: float, also: object) -> list[str]:
+    def wait(self, timeout_s: float, _also: object) -> list[str]:
         """A key, and if it is nothing, time passes."""
-        assert also is None
         key = self._keys.pop(0)
         if not key:
             self.waited.append(timeout_s)
@@ -61,13 +60,34 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """In place of the system's."""
     made = Clock()
     monkeypatch.setattr("time.monotonic", made)
+    monkeypatch.setattr("time.process_time", Clock())
     return made
 
 
-def follow(ask: Callable[[], Answer], keys: list[str], clock: Clock) -> Screen:
+class Events:
+    """Of a daemon: each is there when it is asked for.
+
+    Args:
+        kinds: what has happened by each time that is asked; empty: nothing.
+    """
+
+    def __init__(self, *kinds: str) -> None:
+        self._kinds = [part for kind in kinds for part in ([kind, ""] if kind else [""])]
+        self.asked = 0
+
+    def next_within(self, _timeout_s: float) -> Event | None:
+        """The next one, if there is one."""
+        self.asked += 1
+        kind = self._kinds.pop(0)
+        if kind == "gone":
+            raise NoDaemonError("it has gone")
+        return Event(kind, 1, None, {}) if kind else None
+
+
+def follow(ask: Callable[[], Answer], keys: list[str], clock: Clock, events: Events | None = None) -> Screen:
     """What was drawn."""
     screen = Screen(keys, clock)
-    follower = Follower("4711", ask)
+    follower = Follower("4711", ask, events)  # type: ignore[arg-type]  # as much of one as is used
     follower.refresh()
     follower.run(screen)  # type: ignore[arg-type]  # as much of one as is used
     return screen
@@ -83,17 +103,40 @@ def test_it_fills_the_screen_and_says_in_its_last_row_what_there_is_to_know(cloc
     assert len(screen.drawn[0][-1]) == len("\x1b[7m") + 60
 
 
-def test_it_asks_every_second_and_more_seldom_where_that_takes_long(clock: Clock) -> None:
-    """A tenth of the time is the most that goes into it."""
-    takes = iter([0.0, 0.0, 2.0, 0.0])
+def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of a CPU is the most that goes into it here and in the daemon; to wait for a CPU costs nothing."""
+    work = Clock()
+    monkeypatch.setattr("time.process_time", work)
+    costs = iter([(0.0, 0.0), (0.3, 0.0), (0.3, 0.2), (9.0, 0.0), (0.0, 0.0)])
 
     def ask() -> Answer:
-        clock.now += next(takes)
-        return ANSWER
+        here, there = next(costs)
+        work.now += here
+        clock.now += 5 * here
+        return dataclasses.replace(ANSWER, elapsed_ns=int(there * 1e9))
 
-    screen = follow(ask, ["", "", ""], clock)
+    screen = follow(ask, ["", "", "", ""], clock)
 
-    assert screen.waited == pytest.approx([INTERVAL_S, INTERVAL_S, 2.0 * (1 / SHARE - 1)])
+    times = 1 / SHARE - 1
+    assert screen.waited == pytest.approx([INTERVAL_S, 0.3 * times, 0.5 * times, LONGEST_S])
+
+
+def test_after_an_event_it_asks_soon_but_not_at_once_again(clock: Clock) -> None:
+    """And without one after a second, for what no event tells."""
+    screen = follow(lambda: ANSWER, ["x", "", ""], clock, Events("birth", "", "", ""))
+
+    assert screen.waited == pytest.approx([SOON_S, INTERVAL_S])
+
+
+@pytest.mark.parametrize("last", ["end", "gone"])
+def test_who_has_told_all_is_not_asked_any_more(clock: Clock, last: str) -> None:
+    """The next snapshot finds out what that means."""
+    events = Events(last)
+    follow(lambda: ANSWER, ["", "", ""], clock, events)
+
+    assert events.asked <= 2
 
 
 @pytest.mark.parametrize(

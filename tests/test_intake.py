@@ -142,6 +142,22 @@ def test_a_number_given_up_that_comes_after_all_was_not_lost() -> None:
     assert (heard.numbers, heard.stream.lost, heard.stream.suspect) == ([0, 2, 1], 0, True)
 
 
+def test_numbers_lost_too_many_to_be_told_are_given_up_up_to_the_last_one_taken() -> None:
+    """Some of them were taken after the ring was looked at; nobody would ever tell of those."""
+    heard = Heard([0, 1, 12], 10)
+
+    def overflow() -> tuple[set[int], bool]:
+        heard.page.issued = 14
+        heard.ring.records = [RecordWriter(13).marker()]
+        return set(), True
+
+    heard.page.lost_numbers = overflow  # type: ignore[method-assign]
+    heard.intake.drain()
+
+    assert heard.numbers == [0, 1, 12, 13]
+    assert (heard.stream.next, heard.stream.lost, heard.stream.waiting) == (14, 10, False)
+
+
 def test_a_place_fits_as_long_as_nobody_has_read_on() -> None:
     """In the same ring."""
     heard = Heard([0, 1], 2)

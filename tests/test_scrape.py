@@ -92,26 +92,38 @@ def test_a_unix_socket_is_taken_over_from_the_dead_alone(tmp_path: Path) -> None
     assert path.read_text() == "data"
 
 
+def busy() -> int:
+    """How many clients are being served."""
+    return len([one for one in threading.enumerate() if one.name.endswith("(process_request_thread)")])
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_more_than_a_few_at_a_time_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And those who say nothing are, after their time: then there is room again."""
-    monkeypatch.setattr(scrape, "PATIENCE_S", 0.3)
+    """As soon as one of them has gone there is room again."""
+    monkeypatch.setattr(scrape, "PATIENCE_S", 120.0)
     with serving("127.0.0.1:0") as server, ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(place(server))) for _ in range(scrape.AT_ONCE)]
-        deadline = time.monotonic() + 20
-        while len([one for one in threading.enumerate() if one.name.endswith("(process_request_thread)")]) < len(idle):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        with socket.create_connection(place(server), timeout=20) as late:
+        until(lambda: busy() == len(idle))
+        with socket.create_connection(place(server), timeout=60) as late:
             assert late.recv(1) == b""
-        for each in idle:
-            each.settimeout(20)
-            assert each.recv(1) == b""
-        while True:
-            try:
-                assert get(server)[0] == 200
-                break
-            except (ConnectionError, http.client.HTTPException):  # the last one is just about to be let go
-                assert time.monotonic() < deadline
+        idle[0].close()
+        until(lambda: busy() < len(idle))
+        assert get(server)[0] == 200
+
+
+def test_a_client_that_says_nothing_is_hung_up_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that says little, now and then, too: the time is for all of it."""
+    monkeypatch.setattr(scrape, "PATIENCE_S", 0.2)
+    with serving("127.0.0.1:0") as server, socket.create_connection(place(server), timeout=60) as client:
+        client.sendall(b"GET /met")
+        assert client.recv(1) == b""
 
 
 @pytest.mark.parametrize(

@@ -399,15 +399,20 @@ def test_each_snapshot_is_a_line_in_the_log(running: Daemon) -> None:
     )
 
 
-def test_the_loop_turns_soon_also_beside_thousands_of_tasks(running: Daemon) -> None:
+def test_the_loop_turns_soon_also_beside_thousands_of_tasks(tmp_path: Path) -> None:
     """What takes long is done elsewhere; nobody waits for it but who asked."""
-    with IdleTree(8000, breadth=10, threads=3) as tree, Client(running.socket, PATIENCE_S) as client:
+    with (
+        IdleTree(8000, breadth=10, threads=3) as tree,
+        a_daemon(tmp_path) as daemon,
+        Client(daemon.socket, PATIENCE_S) as client,
+    ):
         for fmt in ("ckpt", "json", "msgpack"):
             assert client.snapshot(str(tree.root), fmt=fmt).tasks == 8000
         figures = client.metrics()["loop"]
 
-    assert figures["longest_job_s"] > 0.0
-    assert dict(figures["turn_seconds"]["buckets"])[0.05] > 0.99 * figures["turn_seconds"]["count"], figures
+    assert figures["job_seconds"]["count"] >= 3
+    assert figures["longest_turn_s"] < max(0.05, figures["longest_job_s"]), figures
+    assert figures["longest_turn_s"] < 0.05 or figures["longest_turn_in"] != "snapshot", figures
 
 
 def test_idle_it_wakes_up_twice_a_second_at_most(tmp_path: Path) -> None:

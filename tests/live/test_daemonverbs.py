@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,18 +201,14 @@ def test_metrics_are_those_of_the_daemon(daemon_socket: Path) -> None:
     assert json.loads(ckptree("metrics", "--json", "--socket", daemon_socket).out)["snapshots"] == before + 1
 
 
-def test_a_tree_on_a_terminal_shows_an_event_soon(daemon_socket: Path) -> None:
-    """Not only when it asks again by itself, every second; and it ends with its root."""
-    took = []
+def test_a_tree_on_a_terminal_follows_the_daemons_events_until_its_root_is_gone(daemon_socket: Path) -> None:
+    """Exit code 4, as for a root that never was."""
     with a_shell() as shell, on_a_terminal("tree", str(shell.pid), "--socket", str(daemon_socket)) as teletype:
         teletype.see(rf"{shell.pid} sh")
-        for number in range(1, 6):
-            begin = time.monotonic()
+        for number in (2, 3):
             do(shell, "sleep 100 & :")
-            teletype.see(rf"{1 + number} processes")
-            took.append(time.monotonic() - begin)
+            teletype.see(rf"{number} processes")
         os.killpg(shell.pid, signal.SIGKILL)
         shell.wait()
 
         assert teletype.end() == 4
-    assert sorted(took)[2] < 0.4

@@ -51,7 +51,11 @@ def forked(body: Callable[[], None]) -> int:
     """A process in a group of its own that does something, and its pid; whatever it says, nobody hears."""
     # Python forgets, in a child, a signal that comes before os.fork() has returned there.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        raise
     if pid:
         os.setpgid(pid, pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)

@@ -9,6 +9,16 @@ import pytest
 from tests.service.host import Host
 from tests.service.manager import Manager
 
+LONG = ("deb", "machine")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes, and a package that was made before, is left out unless -m names it."""
+    asked = config.getoption("-m")
+    left_out = [item for item in items if any(item.get_closest_marker(name) and name not in asked for name in LONG)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:

@@ -133,7 +133,7 @@ def test_user_and_group_are_made(life: Life) -> None:
 def test_both_units_are_enabled_and_the_socket_listens(life: Life) -> None:
     """As Debian's services are."""
     assert life.answers["enabled"].out.split() == ["enabled", "enabled"]
-    assert life.answers["socket"].out.split() == ["active", "666:root:root"]
+    assert life.answers["socket"].out.split() == ["active", "666:root:ckptree"]
 
 
 def test_the_units_agree_with_what_is_installed(life: Life) -> None:
