@@ -199,7 +199,7 @@ class Watch:
         self.table.strike_off(mark)
         if incomplete or self.stream.suspect:
             self.table.reunite()
-            self._last = self._walked = self._swept = None
+            self._recall.forget()
         if not self.totals.sweeps:
             self.table.settle()
             self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
