@@ -338,7 +338,7 @@ class Roster:
                     self.doubts[child] = None
         if rules.dies_unwaited(task):
             rules.release_task(task)
-        elif task is not leader and not task.flags & PTRACED:
+        elif rules.lingers(task):
             self.lingering[task] = None
         self._reap_unwaited(leader)
         if leader.pid.level:

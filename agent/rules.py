@@ -314,6 +314,11 @@ def dies_unwaited(task: Task) -> bool:
     return task.leader is not task and not task.flags & PTRACED and not is_last_of_init(task)
 
 
+def lingers(task: Task) -> bool:
+    """Whether it has exited, and is there though nobody is to reap it: the last of a namespace's init may wait so."""
+    return task.leader is not task and task.flags & (EXITED | PTRACED) == EXITED
+
+
 def is_last_of_init(task: Task) -> bool:
     """Whether a namespace dies with this thread, whose exit has begun."""
     pid = task.leader.pid

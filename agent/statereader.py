@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from agent import wire
+from agent import rules, wire
 from agent.errors import CkptreeError
 from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Task
 from agent.roster import Counts
@@ -294,6 +294,7 @@ class _Reader:
         for address, start_ns, index in asked:
             _ints((address, start_ns))
             table.unanswered[address, start_ns] = _at(self._tasks, index)
+        table.lingering = dict.fromkeys(filter(rules.lingers, table.tasks()))
         return table
 
     def _of(self, indexes: Iterable[int]) -> list[Task]:

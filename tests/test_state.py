@@ -213,6 +213,21 @@ def test_a_table_that_loss_has_made_doubtful_is_remembered_as_it_is(program: lis
     twin.agree()
 
 
+def test_who_waits_within_its_exit_is_still_asked_about_when_others_end() -> None:
+    """The last thread of a namespace's init, while somebody of that is not reaped."""
+    pair = watched(lingers=True, tells_release=False)
+    init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
+    thread = pair.kernel.thread(init)
+    outside = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.setns(outside, init.space)
+    member = pair.kernel.fork(outside)
+    for each in (member, init, thread):
+        pair.kernel.exit(each)
+    pair.ask()
+
+    assert [task.pid.numbers for task in reborn(pair).table.lingering] == [thread.pid.numbers]
+
+
 def test_a_memory_cut_short_anywhere_is_refused() -> None:
     """So is one with anything behind it."""
     _, data = some_memory()
@@ -313,6 +328,7 @@ def test_everything_there_is_to_know_is_written() -> None:
     assert set(vars(ProcessTable())) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
         *("orphans", "leaderless", "creatorless", "unanswered", "confirmed"),
+        "lingering",  # follows from the tasks
         *("handlers", "_numbers", "_comms", "_ids"),  # made anew, or shared for thrift
     }
     assert set(vars(Stream({}))) == {"_handlers", "_early", "next", "kinds", "lost", "suspect"}

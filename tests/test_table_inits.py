@@ -45,6 +45,7 @@ def test_the_last_thread_of_an_init_is_gone_once_nobody_of_its_namespace_is_left
     pair.kernel.exit(init)
     pair.kernel.exit(thread)
     pair.ask()
+    assert list(pair.table.lingering) == [pair.task(thread)]
     assert pair.task(thread).flags & EXITED
     pair.agree()
 
