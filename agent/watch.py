@@ -291,7 +291,7 @@ class Watch:
             verified = self._verify(root, resolved, deadline)
             self._explain()
             self._outlast(root)
-            if not self.stream.suspect or time.monotonic() > deadline:
+            if not self.is_in_doubt or time.monotonic() > deadline:
                 break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
@@ -303,7 +303,7 @@ class Watch:
         tasks = self._tied(chosen, mark)
         self.totals.snapshots += 1
         reasons = [*chosen.unknown, *self._unlisted(root)]
-        if self.stream.suspect or self.table.astray:
+        if self.is_in_doubt:
             verified = "no"
             reasons.append("events were lost while the snapshot was taken: take it again")
         return Snapshot(

@@ -56,7 +56,8 @@ def _fields(task: Task, shown: TaskView) -> Iterator[tuple[str, object, object]]
     yield "exit signal", shown.exit_signal, process.exit_signal if task.is_leader else -1
     yield "threads", shown.threads, len(process.threads)
     if dead and not process.stopped:  # of a stopped group /proc shows the stop instead
-        status = process.status if process.is_zombie else task.exit_code
+        # From SIGNAL_GROUP_EXIT on, which the last thread sets too, /proc has the group's for all.
+        status = task.exit_code if process.status is None else process.status
         yield "exit code", shown.exit_code & ~CORE_DUMPED, status
     yield "namespace", shown.inum, task.pid.namespace.inum
     child = task.child_namespace
