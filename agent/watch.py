@@ -185,9 +185,7 @@ class Watch:
     def sweep(self, cause: Cause = "due") -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()
-        incomplete = (
-            self.stream.suspect or self.table.astray or skipped != self.totals.skipped or not self.totals.sweeps
-        )
+        incomplete = self.is_in_doubt or skipped != self.totals.skipped or not self.totals.sweeps
         self.stream.suspect = self.table.astray = False
         self.catch_up()
         mark = self.stream.next

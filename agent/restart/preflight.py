@@ -105,6 +105,20 @@ def _taken(plan: Plan, proc: Path) -> Iterator[str]:
         yield advice
 
 
+def holders(numbers: tuple[int, ...]) -> str:
+    """Who has these numbers now, as far as /proc shows it."""
+    lines = []
+    for number in numbers:
+        try:
+            comm = Path(f"/proc/{number}/comm").read_bytes().strip().decode(errors="replace")
+        except OSError:
+            lines.append(f"; nobody visible has {number} now: a session or group may still be named so")
+        else:
+            lines.append(f"; {number} is now {comm}")
+    advice = "; --no-pids takes any numbers" if lines else ""
+    return "".join(lines) + advice
+
+
 def _room(plan: Plan, proc: Path) -> Iterator[str]:
     needed = sum(actor.role is not Role.HELPER for actor in plan.actors)
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)

@@ -27,6 +27,7 @@ from agent.errors import CkptreeError, HostError
 from agent.restart import control, orphans, program
 from agent.restart.control import Doing, Message, Program, Reason, Run, Said, Setup
 from agent.restart.plan import NOBODY, Actor, Op, Plan, Step
+from agent.restart.preflight import holders
 
 HELPER: Final = Path(__file__).parent / "ckptree-rebuild"
 _PATIENCE: Final = 2.0
@@ -359,20 +360,6 @@ def name_of(actor: Actor) -> str:
     """An actor for people: what it is, its tag, its numbers."""
     numbers = "/".join(map(str, actor.numbers)) or "any number"
     return f"{actor.role.value} {actor.tag} ({numbers})" if actor.tag else f"{actor.role.value} ({numbers})"
-
-
-def holders(numbers: tuple[int, ...]) -> str:
-    """Who has these numbers now, as far as /proc shows it."""
-    lines = []
-    for number in numbers:
-        try:
-            comm = Path(f"/proc/{number}/comm").read_bytes().strip().decode(errors="replace")
-        except OSError:
-            lines.append(f"; nobody visible has {number} now: a session or group may still be named so")
-        else:
-            lines.append(f"; {number} is now {comm}")
-    advice = "; --no-pids takes any numbers" if lines else ""
-    return "".join(lines) + advice
 
 
 def _spawned(helper: Path, program_file: int, control_socket: int, *, begin: Begin) -> int:
