@@ -303,7 +303,8 @@ class Oracle:
     def _unblock(self, task: Task) -> None:
         if task.vfork_parent:
             task.vfork_parent.blocked_by = None
-            self._on_change(task.vfork_parent)
+            if task.vfork_parent.life is not Life.GONE:  # else its number may be another's by now
+                self._on_change(task.vfork_parent)
             task.vfork_parent = None
 
     def _release(self, task: Task) -> None:

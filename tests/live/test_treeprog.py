@@ -43,6 +43,14 @@ def test_the_kernel_makes_of_a_random_program_what_the_oracle_predicts(program: 
         assert disagreements(tree, tree.view()) == []
 
 
+def test_a_vfork_child_may_end_after_its_parent_and_another_with_that_ones_number_are_there() -> None:
+    """Nobody is waited for then."""
+    with Tree() as tree:
+        tree.run("fork 0 1 newpid; fork 1 2; fork 2 4 vfork; kill 2; wait 1 2; fork 1 3 like=2; exit 4")
+
+        assert disagreements(tree, tree.view()) == []
+
+
 def test_the_shared_memory_is_laid_out_alike_on_both_sides() -> None:
     """The mirror of struct node has every field where the C program has it."""
     checks = [f'_Static_assert(sizeof(struct node) == {ctypes.sizeof(Node)}, "size");']
