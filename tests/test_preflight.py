@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CkptreeError, HostError, UsageError
-from agent.model import FileOwner, OutsidePid, Terminal
+from agent.model import FileOwner, OutsidePid, ProcessDetails, Terminal
 from agent.restart.plan import CloneBits, Op, Role
 from agent.restart.planning import make_plan
 from agent.restart.preflight import preflight
-from agent.restart.programs import one_command, split_command, with_path
+from agent.restart.programs import at_their_beginning, one_command, split_command, with_path
 from agent.restart.verb import ENVIRONMENT
 from tests.builders import a_snapshot, a_task
 from tests.plans import PlanWriter
@@ -46,6 +46,34 @@ def test_all_reasons_are_told_at_once(proc: Path) -> None:
         "  the number 900 is taken: it is sshd",
         "  take any numbers with --no-pids, or leave out --no-pidns",
     ]
+
+
+def test_a_number_that_only_a_session_or_group_has_is_taken_too(proc: Path) -> None:
+    """Its leader is gone, and somebody else names it."""
+    (proc / "903").mkdir()
+    (proc / "903/stat").write_text("903 (a) b) S 1 902 901 0 -1")
+    writer = PlanWriter(pidns=False)
+    root = writer.actor(role=Role.REAPER, tag=0)
+    for number in (901, 902):
+        writer.born(root, number)
+    with pytest.raises(HostError) as caught:
+        preflight(writer.plan(), proc=proc)
+
+    assert str(caught.value).splitlines()[1:3] == [
+        "  the number 901 is taken: it is the session of a) b, 903",
+        "  the number 902 is taken: it is the group of a) b, 903",
+    ]
+
+
+def test_who_runs_its_program_again_has_no_namespace_waiting_for_its_next_child() -> None:
+    """unshare(CLONE_NEWPID) would fail; one that has only forked does not call it again."""
+    tasks = [
+        a_task(tag, tag - 1, child_namespace=0, details=ProcessDetails(execed=execed))
+        for tag, execed in ((1, True), (2, False), (3, None))
+    ]
+    snapshot = at_their_beginning(a_snapshot([(20,), (21,), (22,)], tasks))
+
+    assert [task.child_namespace for task in snapshot.tasks] == [None, 0, None]
 
 
 def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -> None:

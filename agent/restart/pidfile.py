@@ -25,6 +25,8 @@ def check(path: Path) -> None:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise CkptreeError(f"cannot write {path}: not permitted in {folder}")
         return
+    if path.is_dir():
+        raise CkptreeError(f"cannot write {path}: it is a folder")
     if not os.access(path, os.W_OK):
         raise CkptreeError(f"cannot write {path}: not permitted")
     guard = _living_guard(path)

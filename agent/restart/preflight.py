@@ -4,9 +4,12 @@
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Final
 
+from agent.details import UNREADABLE, stat_fields
 from agent.errors import HostError
 from agent.restart.plan import CloneBits, Op, Plan, Role
 
@@ -92,31 +95,45 @@ def _too_large(plan: Plan, proc: Path) -> Iterator[str]:
 def _taken(plan: Plan, proc: Path) -> Iterator[str]:
     advice = ""
     for number in sorted({actor.numbers[0] for actor in plan.actors if actor.numbers}):
-        # A thread's number has no entry in the listing, and yet can be looked up.
-        try:
-            status = (proc / str(number) / "status").read_text(errors="replace")
-        except OSError:
-            continue
-        name = status.partition("\n")[0].partition(":")[2].strip()
-        init = ", the init of this namespace" if number == 1 else ""
-        yield f"the number {number} is taken: it is {name}{init}"
-        advice = "take any numbers with --no-pids, or leave out --no-pidns"
+        holder = _holder(number, proc)
+        if holder:
+            init = ", the init of this namespace" if number == 1 else ""
+            yield f"the number {number} is taken: it is {holder}{init}"
+            advice = "take any numbers with --no-pids, or leave out --no-pidns"
     if advice:
         yield advice
 
 
 def holders(numbers: tuple[int, ...]) -> str:
     """Who has these numbers now, as far as /proc shows it."""
-    lines = []
-    for number in numbers:
-        try:
-            comm = Path(f"/proc/{number}/comm").read_bytes().strip().decode(errors="replace")
-        except OSError:
-            lines.append(f"; nobody visible has {number} now: a session or group may still be named so")
-        else:
-            lines.append(f"; {number} is now {comm}")
+    proc = Path("/proc")
+    lines = [f"; {number} is now {_holder(number, proc) or 'held by nobody who is visible'}" for number in numbers]
     advice = "; --no-pids takes any numbers" if lines else ""
     return "".join(lines) + advice
+
+
+def _holder(number: int, proc: Path) -> str:
+    """Who has a number of this namespace, as a thread or for its session or group; empty: nobody that /proc shows."""
+    # A thread's number has no entry in the listing, and yet can be looked up.
+    with suppress(OSError):
+        status = (proc / str(number) / "status").read_text(errors="replace")
+        return status.partition("\n")[0].partition(":")[2].strip()
+    return _groups(proc).get(number, "")
+
+
+@cache
+def _groups(proc: Path) -> dict[int, str]:
+    """Sessions and groups by number, and one who is in each."""
+    found: dict[int, str] = {}
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with suppress(*UNREADABLE):
+                stat = (entry / "stat").read_bytes()
+                comm = stat.partition(b"(")[2].rpartition(b")")[0].decode(errors="replace")
+                _, _, pgid, sid, *_ = stat_fields(stat)
+                found[int(pgid)] = f"the group of {comm}, {entry.name}"
+                found[int(sid)] = f"the session of {comm}, {entry.name}"
+    return found
 
 
 def _room(plan: Plan, proc: Path) -> Iterator[str]:

@@ -10,6 +10,8 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
@@ -42,7 +44,8 @@ def with_path(words: list[str]) -> list[str]:
     """
     path = shutil.which(words[0])
     if path is None:
-        raise CkptreeError(f"--run: there is no program {words[0]}")
+        what = f"{words[0]} is there, and is no program that may be run" if Path(words[0]).exists() else ""
+        raise CkptreeError(f"--run: {what or f'there is no program {words[0]}'}")
     return [os.path.abspath(path), *words]
 
 
@@ -118,6 +121,19 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
     if refused:
         raise RefusedError("--run argv: these cannot be started again as they were", refused)
     return programs, held
+
+
+def at_their_beginning(snapshot: Snapshot) -> Snapshot:
+    """The same tree, with nobody who will run its program again in the middle of an unshare() or setns().
+
+    A pid namespace that waits for a process's next child is what its program has asked for. It will ask again, and
+    unshare() fails where one waits already.
+    """
+    tasks = [
+        task._replace(child_namespace=None) if task.details is not None and task.details.execed is not False else task
+        for task in snapshot.tasks
+    ]
+    return replace(snapshot, tasks=tuple(tasks))
 
 
 def _leaderless(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:

@@ -119,7 +119,7 @@ def _restart(wish: _Wish) -> int:
     from agent.restart import guest, pidfile
     from agent.restart.planning import make_plan
     from agent.restart.preflight import preflight
-    from agent.restart.programs import own_arguments, with_path
+    from agent.restart.programs import at_their_beginning, own_arguments, with_path
     from agent.restart.rebuild import Rebuild
     from agent.restart.verify import Standing, beginning
 
@@ -127,6 +127,8 @@ def _restart(wish: _Wish) -> int:
     snapshot = load_file(wish.file)
     if not wish.pidns and guest.is_init(snapshot):
         snapshot = guest.as_guest(snapshot)
+    if wish.run == "argv":
+        snapshot = at_their_beginning(snapshot)
     plan = make_plan(snapshot, pidns=wish.pidns)
     programs = None
     if wish.run == "argv":
