@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from agent.errors import UsageError
 
+_OCTAL: Final = re.compile(r"(0o)?[0-7]{3,4}")
+_OCTAL_IN_FILE: Final = re.compile(r"^\s*socket_mode\s*=\s*0o[0-7]", re.MULTILINE)
 _AT_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")
 _MAX_RING_BYTES: Final = 1 << 31  # the largest power of two in the u32 that BPF has for it
 _SUN_PATH_BYTES: Final = 107  # sockaddr_un's path without its NUL
@@ -71,6 +73,8 @@ def load(path: Path) -> Config:
         raise UsageError(f"{path}:{line}: is no TOML file: {error}") from error
     for key, value in given.items():
         try:
+            if key == "socket_mode":
+                _check_octal(value, text)
             given[key] = _checked(key, value)
         except UsageError as error:
             raise UsageError(f"{path}:{_line_of(text, key)}: {error}") from error
@@ -83,10 +87,14 @@ def given(key: str, text: str) -> Any:
     Raises:
         UsageError: it is not allowed.
     """
+    if key == "socket_mode" and _OCTAL.fullmatch(text):
+        return _checked(key, int(text, 8))
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if key == "socket_mode":
+        raise UsageError(f"{key}: {text} is not allowed; it must be {allowed(key)}")
     return _checked(key, text if isinstance(getattr(Config(), key, None), (str, Path)) else value)
 
 
@@ -133,6 +141,12 @@ def _line_of(text: str, key: str) -> int:
     return begin + 1
 
 
+def _check_octal(value: object, text: str) -> None:
+    """A mode that is not written as one would be another than whoever wrote it means."""
+    if type(value) is int and not _OCTAL_IN_FILE.search(text):
+        raise UsageError(f"socket_mode: {value} is not written in octal, as 0o660 is")
+
+
 def _checked(key: str, value: object) -> Any:
     """A value in the type of its key."""
     if key not in _RULES:
@@ -142,7 +156,8 @@ def _checked(key: str, value: object) -> Any:
     allowed, convert = _RULES[key]
     converted = convert(value)
     if converted is None:
-        raise UsageError(f"{key}: {_shown(value)} is not allowed; it must be {allowed}")
+        shown = f"0o{value:o}" if key == "socket_mode" and type(value) is int else _shown(value)
+        raise UsageError(f"{key}: {shown} is not allowed; it must be {allowed}")
     return converted
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Config, load, meanings
+from agent.config import Config, default, load, meanings
 from agent.daemonargs import parse, parser
 from agent.errors import UsageError
 
@@ -28,7 +28,7 @@ def test_the_defaults_are_allowed_values(tmp_path: Path) -> None:
     """What holds when nothing is said can also be said."""
     defaults = asdict(Config())
     text = "\n".join(
-        f'{key} = "{value}"' if isinstance(value, (Path, str)) else f"{key} = {value}"
+        f'{key} = "{value}"' if isinstance(value, (Path, str)) else f"{key} = {default(key)}"
         for key, value in defaults.items()
     )
 
@@ -209,7 +209,9 @@ def test_the_command_line_has_every_key_and_comes_before_the_file(tmp_path: Path
     [
         ("--ring-bytes", "5", "--ring-bytes: 5 is not allowed; it must be a power of two"),
         ("--ring-bytes", "4 MiB", "--ring-bytes: '4 MiB' is not allowed"),
-        ("--socket-mode", "0o7777", "--socket-mode: 4095 is not allowed; it must be an octal"),
+        ("--socket-mode", "0x1ff", "--socket-mode: 0x1ff is not allowed; it must be an octal"),
+        ("--socket-mode", "9", "--socket-mode: 9 is not allowed; it must be an octal"),
+        ("--socket-mode", "0o7777", "--socket-mode: 0o7777 is not allowed; it must be an octal"),
         ("--socket", "", "--socket: '' is not allowed; it must be an absolute path"),
         ("--socket", "/" + "x" * 107, "at most 107 bytes"),
     ],
@@ -220,6 +222,21 @@ def test_a_wrong_option_is_refused_by_the_same_rules(option: str, value: str, sa
         parse([option, value])
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["0o640", "640", "0640"])
+def test_a_mode_on_the_command_line_is_octal_however_it_is_written(text: str) -> None:
+    """As chmod takes it."""
+    assert parse(["--socket-mode", text]).socket_mode == 0o640
+
+
+@pytest.mark.parametrize("text", ["440", "0x1ff", "0b11"])
+def test_a_mode_in_a_file_that_is_not_written_in_octal_is_refused(tmp_path: Path, text: str) -> None:
+    """TOML would take 440 for 0o670."""
+    with pytest.raises(UsageError) as caught:
+        load(written(tmp_path, f"ring_bytes = 4096\nsocket_mode = {text}"))
+
+    assert str(caught.value).endswith(f":2: socket_mode: {int(text, 0)} is not written in octal, as 0o660 is")
 
 
 def test_a_socket_of_the_command_line_may_be_below_the_current_folder(
