@@ -72,3 +72,13 @@ def test_another_bcc_is_found_and_the_right_one_named(tmp_path: Path) -> None:
     assert "apt-get install python3-bpfcc" in lines["bcc"].partition(" — ")[2]
     assert lines["capture"].startswith("no ")
     assert lines["restart"].startswith("ok ")
+
+
+def test_a_mounted_tracefs_that_is_closed_to_its_reader_is_mounted() -> None:
+    """It is root's alone, and no reason to end."""
+    mounted = 'mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; exec "$@"'
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    ran = ckptree("doctor", "--json", before=("unshare", "--mount", "sh", "-c", mounted, "sh", *nobody))
+    _, found = findings(ran.out)
+
+    assert found["tracefs"]["state"] == "ok", ran.err
