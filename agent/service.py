@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 
 from agent import VERSION, control, metrics, rootname
 from agent.access import Viewer
-from agent.audit import line
+from agent.audit import Refusals, line
 from agent.errors import BusyError, CkptreeError, UsageError
 from agent.events import KINDS, Feed, Subscription
 from agent.journal import Journal
@@ -79,7 +79,7 @@ class Service:
 
     Args:
         watch: what is asked about.
-        log: takes a line for each snapshot.
+        log: takes a line for each snapshot and subscription.
 
     Attributes:
         feed: the live events.
@@ -94,6 +94,7 @@ class Service:
         self.turns = metrics.Turns()
         self.unsent_of: Callable[[int], int] = lambda _uid: 0
         self._log = log
+        self._refusals = Refusals()
         self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
         self._started = time.monotonic()
         self._events_gone = Counter[str](told=0, dropped=0)
@@ -203,8 +204,10 @@ class Service:
                 answer = self._first_snapshot(root, request, asker, begin_telling)
             else:
                 answer = {"snapshot": None}
+                begin = time.perf_counter_ns()
                 self.watch.catch_up()
                 begin_telling()
+                self._audit("subscribe", request, asker, begin, {}, "ok")
         except BaseException:
             for subscription in made:
                 self.feed.remove(subscription)
@@ -319,6 +322,9 @@ class Service:
     ) -> int:
         elapsed = time.perf_counter_ns() - begin_ns
         viewer, caller = asker.viewer, self._caller(asker)
+        unwritten = 0 if result == "ok" else self._refusals.admit(viewer.uid, time.monotonic())
+        if unwritten is None:
+            return elapsed
         fields = {
             "uid": viewer.uid,
             "gid": viewer.gid,
@@ -329,11 +335,15 @@ class Service:
             "result": result,
             "ms": round(elapsed / 1e6, 3),
         }
+        if unwritten:
+            fields["unwritten"] = unwritten
         self._log.info(line(verb, **fields))
         return elapsed
 
 
 def _as_asked(root: object) -> str:
+    if root is None:
+        return ""
     return str(root) if isinstance(root, (str, int)) else f"a {type(root).__name__}"
 
 

@@ -6,7 +6,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.audit import line, quoted
+from agent.audit import Refusals, line, quoted
 
 _WORD = re.compile(r'"((?:[^"\\]|\\x[0-9a-f]{2})*)"(\.\.\.)?')
 
@@ -35,3 +35,14 @@ def test_a_long_word_is_cut_and_says_so() -> None:
 def test_a_line_names_what_and_each_field() -> None:
     """Numbers as they are, text quoted."""
     assert line("snapshot", uid=7, comm=b'x" uid=0', ms=0.5) == 'snapshot uid=7 comm="x\\x22 uid=0" ms=0.5'
+
+
+def test_of_one_users_refusals_a_few_a_minute_are_written_and_the_others_counted() -> None:
+    """Nobody else's go unwritten for it."""
+    refusals = Refusals()
+    first = [refusals.admit(1000, now_s=now / 100) for now in range(1000)]
+
+    assert first == [0] * 60 + [None] * 940
+    assert refusals.admit(1001, now_s=11) == 0
+    assert refusals.admit(1000, now_s=61) == 940
+    assert refusals.admit(1000, now_s=62) == 0

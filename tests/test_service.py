@@ -169,11 +169,12 @@ def test_a_snapshot_leaves_a_line_in_the_log_whoever_asked_and_whatever_came_of_
     scene.ask(scene.viewer(own), "snapshot", root="1")
     scene.ask(ROOT, "snapshot", root='1" uid=7\nckptree: snapshot uid=0')
     scene.ask(ROOT, "subscribe", root=str(own.tid))
+    scene.ask(scene.viewer(own), "subscribe")
     scene.ask(ROOT, "status")
     lines = scene.log()
 
     shared = f'uid=1000 gid=1000 pid={own.tid} comm="task"'
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert re.fullmatch(
         rf'ckptree: snapshot {shared} root="{own.tid}" mode="subtree" format="json" tasks=2 result="ok" ms=\d+\.\d+',
         lines[0],
@@ -184,6 +185,7 @@ def test_a_snapshot_leaves_a_line_in_the_log_whoever_asked_and_whatever_came_of_
     assert r'root="1\x22 uid=7\x0ackptree: snapshot uid=0"' in lines[2]
     assert lines[2].endswith(lines[2][lines[2].index('result="usage"') :])
     assert lines[3].startswith("ckptree: subscribe uid=0")
+    assert re.fullmatch(rf'ckptree: subscribe {shared} root="" result="ok" ms=\d+\.\d+', lines[4])
 
 
 @pytest.mark.parametrize(
