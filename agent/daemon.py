@@ -61,6 +61,10 @@ class Daemon:
         self._identity: int | None = None
         self._running = True
         self._progress = -1
+        group = group_id(config.group)
+        if group is None and config.group not in ("", Config().group):
+            text = f"there is no group {config.group!r} here: root alone sees every tree"
+            self.log.warning(text)
         if manager.passed.listeners:
             self._listener, *others = manager.passed.listeners
             self._listener.setblocking(False)
@@ -68,7 +72,7 @@ class Daemon:
             for other in others:
                 other.close()
         else:
-            self._listener = listen(config.socket, config.socket_mode)
+            self._listener = listen(config.socket, config.socket_mode, group)
             self._identity = os.stat(config.socket).st_ino
             self.address = str(config.socket)
         try:
@@ -76,7 +80,7 @@ class Daemon:
         except BaseException:
             self._unlink()
             raise
-        policy = Policy(os.geteuid(), group_id(config.group))
+        policy = Policy(os.geteuid(), group)
         self.server = Server(self.watch, self._listener, self._selector, policy, log)
         self._heeded = False
         self._lost = self.watch.stream.lost  # of the last daemon, which has told

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The socket's two ends as the kernel has them: where the daemon listens, and who has connected."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -50,8 +51,12 @@ def _many_groups(connection: socket.socket) -> bytes:
     return room.raw[: size.value]
 
 
-def listen(path: Path, mode: int) -> socket.socket:
+def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
     """Bind the socket; a dead daemon's is taken over.
+
+    Args:
+        path, mode: of the socket.
+        group: that it is to belong to, where this process may give it away.
 
     Raises:
         CkptreeError: another daemon listens there, or the path cannot be used.
@@ -70,6 +75,9 @@ def listen(path: Path, mode: int) -> socket.socket:
                 raise
             _take_over(path)
             listener.bind(os.fspath(path))
+        if group is not None:
+            with contextlib.suppress(PermissionError):
+                os.chown(path, -1, group)
         os.chmod(path, mode)
         listener.listen(_BACKLOG)
     except OSError as error:
