@@ -3,9 +3,8 @@
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -94,8 +93,9 @@ def _too_large(plan: Plan, proc: Path) -> Iterator[str]:
 
 def _taken(plan: Plan, proc: Path) -> Iterator[str]:
     advice = ""
+    groups = _groups(proc)
     for number in sorted({actor.numbers[0] for actor in plan.actors if actor.numbers}):
-        holder = _holder(number, proc)
+        holder = _holder(number, proc, groups)
         if holder:
             init = ", the init of this namespace" if number == 1 else ""
             yield f"the number {number} is taken: it is {holder}{init}"
@@ -107,21 +107,23 @@ def _taken(plan: Plan, proc: Path) -> Iterator[str]:
 def holders(numbers: tuple[int, ...]) -> str:
     """Who has these numbers now, as far as /proc shows it."""
     proc = Path("/proc")
-    lines = [f"; {number} is now {_holder(number, proc) or 'held by nobody who is visible'}" for number in numbers]
+    groups = _groups(proc)
+    lines = [
+        f"; {number} is now {_holder(number, proc, groups) or 'held by nobody who is visible'}" for number in numbers
+    ]
     advice = "; --no-pids takes any numbers" if lines else ""
     return "".join(lines) + advice
 
 
-def _holder(number: int, proc: Path) -> str:
+def _holder(number: int, proc: Path, groups: Mapping[int, str]) -> str:
     """Who has a number of this namespace, as a thread or for its session or group; empty: nobody that /proc shows."""
     # A thread's number has no entry in the listing, and yet can be looked up.
     with suppress(OSError):
         status = (proc / str(number) / "status").read_text(errors="replace")
         return status.partition("\n")[0].partition(":")[2].strip()
-    return _groups(proc).get(number, "")
+    return groups.get(number, "")
 
 
-@cache
 def _groups(proc: Path) -> dict[int, str]:
     """Sessions and groups by number, and one who is in each."""
     found: dict[int, str] = {}
