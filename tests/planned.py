@@ -78,7 +78,7 @@ def interleaved(plan: Plan, chance: random.Random) -> Iterator[int]:
         left[phase] -= 1
         if step.op is Op.CLONE:
             born.add(step.target)
-        if step.op in (Op.REAP, Op.AWAIT) and step.target in dying:
+        if step.op in (Op.REAP, Op.AWAIT, Op.LINGER) and step.target in dying:
             yield dying.pop(step.target)
         if step.op is Op.EXIT:
             dying[step.by] = index

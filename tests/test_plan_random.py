@@ -41,6 +41,17 @@ NAMED = {
 }
 """What a plan cannot have."""
 
+DYING_INIT: list[Step] = [
+    ("fork", 0, 0),
+    ("unshare", 0, 0),
+    ("fork", 0, 0),
+    ("fork", 0, 0),
+    ("new_thread", 2, 0),
+    ("fork", 0, 0),
+    ("execute", 478, 0),
+    ("leave", 3, 0),
+]
+
 UNKNOWN = {"refused-call", "session-of-another-line", "ghost-without-maker", "circular-births", "simulation"}
 """There may be a way, and it is not known: rare enough."""
 
@@ -122,20 +133,36 @@ def test_any_order_that_a_rebuild_may_take_comes_to_the_tree(program: list[Step]
     if isinstance(plan, str):
         return
     for _ in range(3):
-        order = list(interleaved(plan, random.Random(data.draw(st.integers(0, 2**32)))))
-        assert len(order) == len(plan.steps)
-        machine, stage = Machine(len(plan.actors), pidns=plan.pidns), Stage(plan)
-        machine.begin(plan.actors[0].numbers, plan.actors[0].exit_signal)
-        for index in order:
-            step = plan.steps[index]
-            if step.op is Op.CLONE:
-                born = plan.actors[step.target]
-                machine.run(step, born.numbers, born.exit_signal)
-            else:
-                machine.run(step)
-            stage.make(step)
-        assert difference(snapshot, result(plan, machine, snapshot.mode)) is None
-        assert stage.rows() == rows_of(snapshot)
+        in_some_order(snapshot, plan, data.draw(st.integers(0, 2**32)))
+
+
+def test_an_init_that_waits_within_its_exit_may_be_slow_to_get_there() -> None:
+    """Its parent's LINGER is what waits for its EXIT; the tree has nothing else that would."""
+    snapshot, plan = next(
+        (snapshot, plan)
+        for snapshot in trees(played(DYING_INIT))
+        if isinstance(plan := planned(snapshot), Plan) and any(step.op is Op.LINGER for step in plan.steps)
+    )
+    for seed in range(20):
+        in_some_order(snapshot, plan, seed)
+
+
+def in_some_order(snapshot: Snapshot, plan: Plan, seed: int) -> None:
+    """Made in one of the orders that a rebuild may take, on the model and on the kernel that shares nothing with it."""
+    order = list(interleaved(plan, random.Random(seed)))
+    assert len(order) == len(plan.steps)
+    machine, stage = Machine(len(plan.actors), pidns=plan.pidns), Stage(plan)
+    machine.begin(plan.actors[0].numbers, plan.actors[0].exit_signal)
+    for index in order:
+        step = plan.steps[index]
+        if step.op is Op.CLONE:
+            born = plan.actors[step.target]
+            machine.run(step, born.numbers, born.exit_signal)
+        else:
+            machine.run(step)
+        stage.make(step)
+    assert difference(snapshot, result(plan, machine, snapshot.mode)) is None
+    assert stage.rows() == rows_of(snapshot)
 
 
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
