@@ -53,17 +53,19 @@ def _is_idle(ancestor: Task, above: Task, child: Task) -> bool:
     return session is None or not session.users or last_sid(above) is session
 
 
-def contract(task: Task) -> None:
-    """Cut idle ancestors out of the chain above a task, up to its first living ancestor."""
+def contract(task: Task) -> list[Task]:
+    """Cut idle ancestors out of the chain above a task, up to its first living ancestor; returns who was changed."""
+    changed: list[Task] = []
     while True:
         creator = task.creator
         if creator is None or not is_gone(creator):
-            return
+            return changed
         above = creator.creator
         if above is not None and is_gone(above) and _is_idle(creator, above, task):
             if above.deeds is not None:  # what a dead session's leader did must not seem to come before this birth
                 above.deeds = tuple(d for d in above.deeds if not isinstance(d[2], Pid) or d[2].users) or None
             task.creator = above
+            changed += (task, above)
         else:
             task = creator
 

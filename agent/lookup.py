@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from agent import select
+from agent import rules, select
 from agent.errors import NoSuchRootError, NotPermittedError
 from agent.model import Mode
 from agent.objects import Task
@@ -54,6 +54,16 @@ def process(
         leader = task.leader.pid.number_in(namespace)
         raise NoSuchRootError(f"{root} is a thread, not a process: its process is {leader}")
     return task
+
+
+def unlisted(table: ProcessTable, root: Task) -> list[str]:
+    """Processes of a tree that the kernel's walk passes over; it then does so with all of their threads."""
+    leaders = {task.leader for task in table.unlisted if task.pid.task is task}
+    return [
+        f"{select.name(leader)}: the kernel's task iterator does not list it, so some of its threads may be missing"
+        for leader in leaders
+        if rules.descends_from(leader, root)
+    ]
 
 
 def refuse_others(root: Task, mode: Mode, members: list[Task], sees: Sees) -> None:

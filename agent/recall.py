@@ -3,82 +3,121 @@
 
 Theory
 ------
-Only records change the table, and of those an answer that says what the table holds already changes nothing. So the number
-of all others (`Recall.news`) is the table's version: what was found at a version is found again at that version. A
-selection lives longer: it is the same while its signature is (`agent.select.signature`), whatever happened elsewhere on
-the host.
+What was found about some tasks still holds while none of them is touched (`agent.changes`). Where one is, it may still be
+the same: then the signature of a selection is (`agent.select.signature`), and the selection lives on, with all that was
+derived from it.
 """
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent import select
 from agent.model import Mode
-from agent.objects import EXITED, Task
-from agent.stream import Stream
+from agent.muster import Muster, Question
+from agent.objects import EXITED, Namespace, Task
 from agent.table import ProcessTable
+
+
+class _Tree(NamedTuple):
+    """The tasks below a root, and those of them that run no more."""
+
+    root: Task
+    members: list[Task]
+    exited: list[Task]
+    inside: frozenset[Task]
+
+
+@dataclass(slots=True)
+class _Selected:
+    """A selection, what it was asked for, and what it depends on.
+
+    Attributes:
+        space: for a container, whose members matter even where they are not in the tree.
+        holds: nothing of that has been touched.
+    """
+
+    key: tuple[Task, Mode, bool]
+    inside: frozenset[Task]
+    space: Namespace | None
+    signature: list[object]
+    chosen: select.Selection
+    holds: bool = True
+
+    def depends_on(self, touched: set[Task]) -> bool:
+        """Whether any of the touched may matter to it."""
+        if not self.inside.isdisjoint(touched) or not touched.isdisjoint(self.chosen.outsiders):
+            return True
+        space = self.space
+        return space is not None and any(
+            task.pid.level >= space.level and task.pid.namespace.ancestor(space.level) is space for task in touched
+        )
 
 
 class Recall:
     """The last walk, selection and comparison of one table.
 
     Args:
-        table: looked at.
-        stream: whose records change it.
+        table: looked at. What has changed in it is for this one to note, and nobody else.
     """
 
-    def __init__(self, table: ProcessTable, stream: Stream) -> None:
-        self._table = table
-        self._stream = stream
-        self._selected: tuple[object, list[object], select.Selection, int] | None = None
-        self._walked: tuple[Task, int, list[Task], list[Task]] | None = None
-        self._compared: tuple[int, bytes, list[Task]] | None = None
-
-    @property
-    def news(self) -> int:
-        """Records that changed the table, or may have: while it stays the same, so does the table."""
-        return self._stream.records - self._table.confirmed
+    def __init__(self, table: ProcessTable) -> None:
+        self._touched = table.changes.tasks
+        self._muster = Muster(table)
+        self._tree: _Tree | None = None
+        self._selected: _Selected | None = None
 
     def forget(self) -> None:
         """Let go of all of it."""
-        self._selected = self._walked = self._compared = None
+        self._tree = self._selected = None
+        self._muster.forget()
+
+    def note(self) -> None:
+        """Whatever the touched matter to does not hold any more."""
+        touched = self._touched
+        if not touched:
+            return
+        if self._tree is not None and not self._tree.inside.isdisjoint(touched):
+            self._tree = None
+        selected = self._selected
+        if selected is not None and selected.holds:
+            selected.holds = not selected.depends_on(touched)
+        self._muster.note(touched)
+        touched.clear()
 
     def members(self, root: Task) -> list[Task]:
         """The tree below a task."""
-        if self._walked is None or self._walked[:2] != (root, self.news):
-            members = select.members(root)
-            self._walked = root, self.news, members, [task for task in members if task.flags & EXITED]
-        return self._walked[2]
+        return self._walked(root).members
 
     def exited(self, root: Task) -> list[Task]:
         """Those of the tree that run no more."""
-        self.members(root)
-        return self._walked[3] if self._walked is not None else []
+        return self._walked(root).exited
+
+    def _walked(self, root: Task) -> _Tree:
+        self.note()
+        if self._tree is None or self._tree.root is not root:
+            members = select.members(root)
+            self._tree = _Tree(root, members, [task for task in members if task.flags & EXITED], frozenset(members))
+        return self._tree
 
     def select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
         """See `agent.select.select`, which also says what it raises."""
         key = (root, mode, without_entered)
-        news = self.news
-        tasks = self.members(root)
-        if self._selected is not None:
-            last_key, signature, chosen, last_news = self._selected
-            if last_key == key and last_news == news:
-                return chosen
-            if last_key == key and select.signature(root, mode, tasks, chosen.outsiders) == signature:
-                self._selected = (key, signature, chosen, news)
-                return chosen
+        tree = self._walked(root)
+        last = self._selected
+        if last is not None and last.key == key:
+            if last.holds:
+                return last.chosen
+            signature = select.signature(root, mode, tree.members, last.chosen.outsiders)
+            if signature == last.signature:
+                last.holds, last.inside = True, tree.inside
+                return last.chosen
         chosen = select.select(root, mode, without_entered=without_entered)
-        self._selected = (key, select.signature(root, mode, tasks, chosen.outsiders), chosen, news)
+        signature = select.signature(root, mode, tree.members, chosen.outsiders)
+        space = root.pid.namespace if mode == "container" else None
+        self._selected = _Selected(key, tree.inside, space, signature, chosen)
         return chosen
 
-    def differing(self, rows: bytes) -> list[tuple[int, int]]:
-        """The questions that a walk gives reason to ask: see `ProcessTable.differing`.
-
-        Args:
-            rows: struct sweep_row, one after the other.
-        """
-        table, news = self._table, self.news
-        if self._compared is not None and self._compared[0] == news and self._compared[1] == rows:
-            return [table.question(task) for task in self._compared[2]]
-        questions = table.differing(rows)
-        doubted = [table.asked(question) for question in questions]
-        strangers = doubted.count(None)
-        self._compared = None if strangers else (news, rows, [task for task in doubted if task is not None])
-        return questions
+    def differing(self, rows: bytes, *, remember: bool) -> list[Question]:
+        """See `Muster.differing`."""
+        self.note()
+        return self._muster.differing(rows, remember=remember)

@@ -12,17 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from agent import history, rules, wire
+from agent.changes import Changes
 from agent.objects import (
     AUTOREAP,
     CREATED,
     EXITED,
     EXITING,
-    MOVING,
-    PTRACED,
     RELEASED,
-    STOPPED,
     SUBREAPER,
-    TRACING_STOP,
     UNDER_SUBREAPER,
     Pid,
     Task,
@@ -33,10 +30,7 @@ from agent.wire import Kind, TaskState
 _OF_GROUP = SUBREAPER | UNDER_SUBREAPER
 # A record may have been read before an exit and be numbered after it, so being dead is not for a record to take back.
 _NOT_FROM_RECORDS = EXITED | RELEASED | AUTOREAP
-_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | TRACING_STOP | PTRACED | EXITED  # what a sweep can tell of
-_SWEPT_IN_ROW = _SWEPT | MOVING  # a table never has this one: it keeps what its question was answered
 _MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
-_ROWS = wire.ROW.iter_unpack
 _TASK = wire.TASK.unpack_from
 
 Surprise = Literal["exit", "gone", "group", "parent", "session"]
@@ -70,15 +64,6 @@ class Counts:
         self.kinds = _none_of_any()
 
 
-def _differ(known: int, flags: int) -> bool:
-    """Whether a row's flags contradict the table's. An exit is announced before exit_notify() sets EXITED."""
-    if not flags & EXITED and flags & EXITING:
-        if not known & EXITED:
-            return True  # of an init it may not be announced any more
-        known &= ~EXITED
-    return known & _SWEPT != flags & _SWEPT_IN_ROW
-
-
 class Roster:
     """All tasks of a host, by pid namespace and number.
 
@@ -96,7 +81,9 @@ class Roster:
         leaderless: addresses of threads, by that of a leader that is not here.
         creatorless: by the address of a creator that is not here, who waits for it.
         unanswered: whom each question that has been put is about.
+        idle: address of the idle task, which is nobody's to show: the parent of whoever has none. 0 where not known.
         counts: see Counts.
+        changes: of which tasks something may be other than when somebody looked last.
     """
 
     def __init__(self) -> None:
@@ -114,6 +101,9 @@ class Roster:
         self.leaderless: dict[int, set[int]] = {}
         self.creatorless: dict[int, dict[Task, None]] = {}
         self.unanswered: dict[tuple[int, int], Task] = {}
+        self.idle = 0
+        self.changes = Changes()
+        self._touch = self.changes.add
         self._comms: dict[bytes, bytes] = {}
         self._ids: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -148,48 +138,6 @@ class Roster:
             del self.doubts[task]
             if task.pid.task is task and task.address:
                 questions.append(self.question(task))
-        return questions
-
-    def differing(self, rows: bytes) -> list[tuple[int, int]]:
-        """What a sweep gives reason to ask: rows that differ from the table, and tasks without a row.
-
-        Args:
-            rows: struct sweep_row, one after the other: every task the kernel has, each as of some moment.
-        """
-        questions: list[tuple[int, int]] = []
-        seen: set[Task] = set()
-        saw = seen.add
-        moved: set[int] = set()
-        number = self._numbers.get
-        noted_before = self.noted
-        noted = self.noted = {}
-        for address, start_ns, parent_address, identity, pgid, sid, tid, flags, uid, gid, comm, ties in _ROWS(rows):
-            pid = number(tid)
-            task = pid.task if pid is not None and pid.identity == identity else None
-            if task is None or task.address != address or task.start_ns != start_ns:
-                questions.append((address, start_ns))
-                moved.add(tid)
-                continue
-            saw(task)
-            if ties:
-                noted[task] = ties
-            leader = task.leader
-            parent = leader.parent
-            if (
-                ((task.flags & _SWEPT != flags & _SWEPT_IN_ROW or flags & EXITING) and _differ(task.flags, flags))
-                or (leader.pgid is None or leader.pgid.identity != pgid)
-                or (leader.sid is None or leader.sid.identity != sid)
-                or (parent is None or parent.address != parent_address)
-                or task.ids != (uid, gid)
-                or comm != task.comm
-                or task.child_namespace is not None
-            ):
-                questions.append(self.question(task))
-        unseen = [pid.task for pid in self._numbers.values() if pid.task is not None and pid.task not in seen]
-        unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
-        questions += map(self.question, unseen)
-        self.unlisted = {task for task in unseen if task.pid.numbers[0] not in moved}
-        noted |= {task: noted_before[task] for task in unseen if task in noted_before}
         return questions
 
     def strike_off(self, mark: int) -> None:
@@ -229,6 +177,9 @@ class Roster:
                 return None
         elif state.flags & ~task.leader.flags & _OF_GROUP and state.kind != Kind.SUBREAPER:
             self.astray = True
+        self._touch(task)
+        if task.address != state.task:
+            self.changes.address(task)
         task.address = state.task
         task.start_ns = state.start_ns
         # PF_EXITING is set before an exit is announced. So a record without it, numbered after, tells of another
@@ -243,6 +194,7 @@ class Roster:
             task.exit_signal = state.exit_signal
         else:
             leader.flags = leader.flags & ~_OF_GROUP | state.flags & _OF_GROUP
+            self._touch(leader)
         self._follow_group(leader, state.pgid, state.sid, data, at)
         self._follow_parent(leader, state)
         if self.orphans or self.leaderless or self.creatorless:
@@ -252,8 +204,10 @@ class Roster:
     def _follow_group(self, leader: Task, pgid: int, sid: int, data: Data, at: int) -> None:
         if leader.pgid is None or leader.pgid.identity != pgid:
             rules.change_pgid(leader, self.pids.role(data, at, 2))
+            self.changes.group(leader)
         if leader.sid is None or leader.sid.identity != sid:
             rules.change_sid(leader, self.pids.role(data, at, 3))
+            self.changes.group(leader)
 
     def _follow_parent(self, leader: Task, state: TaskState) -> None:
         parent = leader.parent
@@ -267,8 +221,10 @@ class Roster:
             return
         # Between its exit event and exit_notify() a dead parent still stands in the kernel's record.
         if parent is None or not known.flags & EXITED:
+            if parent is not None:
+                self._touch(parent)
             rules.unlink_child(leader)
-            rules.link_child(leader, known)
+            self.changes.adopt(known, leader)
 
     def _enter(self, state: TaskState, data: Data, at: int) -> Task | None:
         pid = self.pids.own(data, at, state.tid, state.pid)  # first, for it may bury whoever had the number before
@@ -288,6 +244,8 @@ class Roster:
         else:
             pgid, sid = self.pids.role(data, at, 2), self.pids.role(data, at, 3)
             rules.add_process(task, self._parent(task, state.parent_tid, state.parent), pgid, sid)
+            if task.parent is not None:
+                self._touch(task.parent)
         if state.flags & EXITED:
             task.flags |= EXITED
             task.exit_code = state.exit_code
@@ -309,11 +267,12 @@ class Roster:
         """Somebody may have waited for this one to be entered."""
         for child in self.orphans.pop(task.address, ()):
             if child.pid.task is child and child.parent is None:
-                rules.link_child(child, task)
+                self.changes.adopt(task, child)
         for child in self.creatorless.pop(task.address, ()):
             if task.start_ns <= child.start_ns:  # else another one, at the same address
                 child.creator = task
                 task.flags |= CREATED
+                self._touch(child)
         self.unknown |= self.leaderless.pop(task.address, set())
 
     def _name(self, task: Task, comm: bytes) -> None:
@@ -329,15 +288,16 @@ class Roster:
         leader = task.leader
         if task.first_child is None:
             rules.exit_task(task)
+            self._touch(task)
         else:
             children = tuple(task.children())
-            reaper = rules.exit_task(task)
+            reaper = self.changes.exit(task)
             for child in children:
                 # a new parent that ignores SIGCHLD has the zombies it inherits reaped at once
                 if reaper is None or child.flags & EXITED:
                     self.doubts[child] = None
         if rules.dies_unwaited(task):
-            rules.release_task(task)
+            self.changes.release(task)
         elif rules.lingers(task):
             self.lingering[task] = None
         self._reap_unwaited(leader)
@@ -372,7 +332,7 @@ class Roster:
             task.exit_code = exit_code
             self._exit(task)
         leader = task.leader
-        rules.release_task(task)
+        self.changes.release(task)
         self._reap_unwaited(leader)
         if leader.pid.level:
             self._doubt_last_of_init(leader)

@@ -345,8 +345,13 @@ def may_vanish(task: Task) -> bool:
 # ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------
 
 
-def propagate_has_child_subreaper(leader: Task) -> None:
-    """prctl(PR_SET_CHILD_SUBREAPER, 1): every group below is marked, except namespace inits and what is below those."""
+def propagate_has_child_subreaper(leader: Task) -> list[Task]:
+    """prctl(PR_SET_CHILD_SUBREAPER, 1): every group below is marked, except namespace inits and what is below those.
+
+    Returns:
+        The leaders of those that have not been marked before.
+    """
+    marked: list[Task] = []
     below = [leader]
     while below:
         for thread in below.pop().group():
@@ -354,6 +359,8 @@ def propagate_has_child_subreaper(leader: Task) -> None:
                 if not child.flags & UNDER_SUBREAPER and child.pid.numbers[-1] != 1:
                     child.flags |= UNDER_SUBREAPER
                     below.append(child)
+                    marked.append(child)
+    return marked
 
 
 # ---- exec: fs/exec.c -----------------------------------------------------------------------------------------------

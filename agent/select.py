@@ -260,7 +260,7 @@ def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[T
         )
     facts += [(task, history.is_gone(task), task.creator, task.deeds) for task in outsiders]
     if mode == "container":
-        facts += entered(root, tasks)
+        facts += [(task, task.comm) for task in entered(root, tasks)]
     return facts
 
 

@@ -30,7 +30,7 @@ Grammar (msgpack objects, one behind the other; all arrays; ints unless said oth
                    leader (-1: released), [thread*], [child*, newest first], pgid, sid, creator, birth_pgid, birth_sid,
                    clone_flags, order, [what, order, value]* deeds]
     value      := pid for setsid and setpgid, 1 or 0 for subreaper, -1 for exit
-    rest       := [repairs, [anomalies of a kind*], assumed, confirmed, astray (bool), [doubted task*],
+    rest       := [repairs, [anomalies of a kind*], assumed, idle task (address), astray (bool), [doubted task*],
                    [unknown address*], [[task, surprise]*],
                    [unlisted task*], [[task, ties]*], [[address, [orphan*]]*], [[address, [thread address*]]*],
                    [[address, [creatorless task*]]*], [[address, start_ns, asked task]*]]
@@ -51,7 +51,7 @@ from agent.roster import Surprise
 from agent.stream import Stream
 from agent.table import ProcessTable
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"ckptree\0"
 FRAME = struct.Struct("<8sIIQ")
 DEEDS: tuple[DeedName, ...] = ("setsid", "setpgid", "subreaper", "exit")
@@ -215,7 +215,7 @@ class _Writer:
         table, number = self._table, self._task
         counts = table.counts
         return [
-            *(counts.repairs, [counts.kinds[kind] for kind in SURPRISES], counts.assumed, table.confirmed),
+            *(counts.repairs, [counts.kinds[kind] for kind in SURPRISES], counts.assumed, table.idle),
             table.astray,
             [number(task) for task in table.doubts],
             sorted(table.unknown),

@@ -269,13 +269,11 @@ class _Reader:
     def table(self) -> ProcessTable:
         """The table."""
         table = self._table
-        repairs, anomalies, assumed, confirmed, astray, doubts, unknown, surprises, unlisted, noted, *waiting = (
-            self._read()
-        )
+        repairs, anomalies, assumed, idle, astray, doubts, unknown, surprises, unlisted, noted, *waiting = self._read()
         orphans, leaderless, creatorless, asked = waiting
-        _ints((repairs, *anomalies, assumed, confirmed, *unknown))
+        _ints((repairs, *anomalies, assumed, idle, *unknown))
         table.counts = Counts(repairs, Counter(dict(zip(SURPRISES, anomalies, strict=True))), assumed)
-        table.confirmed = confirmed
+        table.idle = idle
         table.astray = _bool(astray)
         table.doubts = dict.fromkeys(self._of(doubts))
         table.unknown = set(unknown)

@@ -20,7 +20,7 @@ events so far explain, the table takes it over and notes a *surprise*; an event 
 settles it (the call had begun and not yet ended). What stays is an *anomaly*.
 
 Questions are collected in `doubts`; whoever drives the table puts them to the kernel. An answer that says what the table
-holds already changes nothing, and is counted apart: while no other record has come, all that was derived from the table
+holds already changes nothing. Whom any other record changes is noted in `changes`: what was derived from nobody of these
 still holds.
 """
 
@@ -65,12 +65,10 @@ class ProcessTable(Roster):
 
     Attributes:
         handlers: the method for each kind of record, called with the bytes and where in them the record starts.
-        confirmed: answers that said nothing new.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.confirmed = 0
         self.handlers = {
             Kind.FORK: self.fork,
             Kind.EXEC: self.exec,
@@ -113,9 +111,11 @@ class ProcessTable(Roster):
         ) = _FORK(data, at)
         by = self._numbers.get(by_tid)
         creator = by.task if by is not None else None
+        touch = self._touch
         if creator is not None:
             if creator.address == by_address:
                 creator.flags |= CREATED
+                touch(creator)
             else:
                 creator = None
         pid = self._numbers.get(tid)
@@ -138,6 +138,7 @@ class ProcessTable(Roster):
                 self._name(task, comm)
             if clone_flags & CLONE_THREAD and creator is not None:
                 rules.add_thread(task, creator.leader)
+                touch(creator.leader)
                 self._follow_group(creator.leader, pgid_identity, sid_identity, data, at)
             else:
                 task.exit_signal = exit_signal
@@ -149,8 +150,11 @@ class ProcessTable(Roster):
                 if sid is None or sid.identity != sid_identity:
                     sid = self.pids.role(data, at, 3)
                 rules.add_process(task, self._parent(task, parent_tid, parent_address), pgid, sid)
+                if task.parent is not None:
+                    touch(task.parent)
             if self.orphans or self.leaderless or self.creatorless:
                 self._gather(task)
+        touch(task)
         task.order = seq
         task.clone_flags = clone_flags & _SHAPING
         leader = task.leader
@@ -161,7 +165,7 @@ class ProcessTable(Roster):
             self.creatorless.setdefault(by_address, {})[task] = None
             self.unknown.add(by_address)
         elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
-            history.contract(creator)
+            self.changes.tasks.update(history.contract(creator))
 
     # ---- death -----------------------------------------------------------------------------------------------------
 
@@ -189,9 +193,11 @@ class ProcessTable(Roster):
         task.flags = task.flags & ~PTRACED | flags & PTRACED
         if task.flags & CREATED:
             history.remember(task, "exit", _HEAD(data, at)[0], None)
+        self._touch(task)
         if group_dead:
             leader.exit_code = exit_code
             leader.flags |= flags & AUTOREAP
+            self._touch(leader)
         if not task.flags & EXITED:
             self._exit(task)
         # The record asked a parent that is itself about to exit whether it ignores SIGCHLD; the new one may.
@@ -238,7 +244,7 @@ class ProcessTable(Roster):
         if old_tid != tid:
             thread = self.task(old_tid)
             if thread is not None and thread.leader.pid.identity == identity:
-                rules.de_thread(thread)
+                self.changes.de_thread(thread)
         task = self._merge(data, at)
         for thread in tuple(task.threads or ()) if task is not None else ():
             self._end(thread, 0)  # de_thread() has waited for the others to end
@@ -253,6 +259,7 @@ class ProcessTable(Roster):
             if task is None:
                 return
         leader = task.leader
+        self._touch(leader)
         self._follow_group(leader, pgid, sid, data, at)
         if self.lingering:
             self._doubt_lingering()
@@ -272,7 +279,7 @@ class ProcessTable(Roster):
         on = bool(leader.flags & SUBREAPER)
         history.remember(leader, "subreaper", _HEAD(data, at)[0], int(on))
         if on:
-            rules.propagate_has_child_subreaper(leader)
+            self.changes.tasks.update(rules.propagate_has_child_subreaper(leader))
 
     def regrouped(self, data: Data, at: int) -> None:
         """RECORD_REGROUPED: whose group changed, the hook could not tell."""
@@ -288,12 +295,13 @@ class ProcessTable(Roster):
         """RECORD_STATE: how a task is, whatever the events have said."""
         state = TaskState(*_TASK(data, at))
         self.unanswered.pop((state.task, state.start_ns), None)
+        if not state.parent_tid and state.pid:
+            self.idle = state.parent
         pid = self._numbers.get(state.tid)
         known = pid.task if pid is not None and pid.identity == state.pid else None
         between = state.flags & EXITING and not state.flags & EXITED
         if known is not None:
             if self._confirms(known, state) and not (between and rules.is_last_of_init(known)):
-                self.confirmed += 1
                 return
             self._compare(known, state)
         elif (

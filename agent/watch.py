@@ -55,6 +55,7 @@ _OUTLAST = 40  # questions about who vanishes without an event: in the thickest 
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
 """Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
 questions about a large tree; or because here not all events have a hook."""
+_FOR_A_SNAPSHOT: tuple[Cause, ...] = ("large-tree", "no-hook")
 
 
 @dataclass(slots=True)
@@ -104,7 +105,7 @@ class Watch:
         self._intake = Intake(self.probes, self.stream)
         self.refusal = self._resume(left) if left is not None else ""
         self.remembers = left is not None and not self.refusal
-        self._recall = Recall(self.table, self.stream)
+        self._recall = Recall(self.table)
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
@@ -164,6 +165,7 @@ class Watch:
     def drain(self, limit: int = _DRAIN_BYTES) -> None:
         """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
         self._intake.drain(limit)
+        self._recall.note()
 
     def catch_up(self) -> None:
         """Apply every record whose number was issued before this call; wait for those still being written."""
@@ -184,21 +186,28 @@ class Watch:
 
     def sweep(self, cause: Cause = "due") -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
-        skipped = self.probes.skipped()
-        incomplete = self.is_in_doubt or skipped != self.totals.skipped or not self.totals.sweeps
+        first = not self.totals.sweeps
+        incomplete = self.is_in_doubt or first
         self.stream.suspect = self.table.astray = False
         self.catch_up()
         mark = self.stream.next
         rows = self.probes.rows()
         self.catch_up()
-        self._ask(self._recall.differing(rows))
-        if not self.totals.sweeps:
-            self._ask(self.table.differing(rows))  # who was entered as somebody's parent may not be listed either
+        remember = cause in _FOR_A_SNAPSHOT
+        unlisted = self.table.unlisted
+        questions = self._recall.differing(rows, remember=remember)
+        # To learn what was skipped takes longer than to compare many rows, and where nothing differs nothing is missing
+        # that a sweep would bring.
+        differ = not remember or any(self.table.asked(question) not in unlisted for question in questions)
+        skipped = self.probes.skipped() if differ else self.totals.skipped
+        self._ask(questions)
+        if first:
+            self._ask(self._recall.differing(rows, remember=False))  # nor may somebody's parent be listed
         self.table.strike_off(mark)
-        if incomplete or self.stream.suspect:
+        if incomplete or skipped != self.totals.skipped or self.stream.suspect:
             self.table.reunite()
             self._recall.forget()
-        if not self.totals.sweeps:
+        if first:
             self.table.settle()
             self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
         self.totals.causes[cause] += 1
@@ -300,7 +309,7 @@ class Watch:
         time_ns = time.time_ns()
         tasks = self._tied(chosen, mark)
         self.totals.snapshots += 1
-        reasons = [*chosen.unknown, *self._unlisted(root)]
+        reasons = [*chosen.unknown, *lookup.unlisted(self.table, root)]
         if self.is_in_doubt:
             verified = "no"
             reasons.append("events were lost while the snapshot was taken: take it again")
@@ -359,15 +368,6 @@ class Watch:
             self._ask([self.table.question(task) for task in vanishing])
             if self.stream.next <= issued + len(vanishing):
                 return
-
-    def _unlisted(self, root: Task) -> list[str]:
-        """Processes of the tree that the kernel's walk passes over; it then does so with all of their threads."""
-        unlisted = {task.leader for task in self.table.unlisted if task.pid.task is task}
-        return [
-            f"{select.name(leader)}: the kernel's task iterator does not list it, so some of its threads may be missing"
-            for leader in unlisted
-            if rules.descends_from(leader, root)
-        ]
 
     def _tied(self, chosen: select.Selection, mark: int) -> tuple[SnapshotTask, ...]:
         """The rows of a selection with their terminals and owners of files, read now.

@@ -22,16 +22,17 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
 from agent.errors import FormatError
-from agent.model import CKPT_PID_ROOT, Dialect, PidObject, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
 from exporters import collector
 from exporters.facts import Document, facts, task_facts
 from exporters.head import as_said, write_head
 from exporters.hostmap import header_fields
-from exporters.packed import pack, pack_map_head
+from exporters.packed import pack, pack_map_head, pack_pairs
 from exporters.reading import (
     EXTENSION_HEAD,
     EXTENSION_VERSION,
@@ -41,7 +42,7 @@ from exporters.reading import (
     TREE_BODY,
     take,
 )
-from exporters.records import BUFFER, EXTENSION, PIDS, TAIL, TREE, Cursor, record
+from exporters.records import BUFFER, EXTENSION, PIDS, TAIL, TREE, Cursor, head, record
 from exporters.unknown import Unknown, put
 
 
@@ -69,14 +70,19 @@ def dumps(snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
     nested = (len(pids) - 8 * count) // 4
     first = snapshot.first_tag
     payload = _pack_extension(snapshot, body)
-    return b"".join(
+    checksum = 0
+    for part in payload:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join(  # once: of a large tree this is a lot
         [
             *write_head(snapshot),
             record(PIDS, PIDS_BODY.pack(count, nested, first if dialect == "v23" else first - 1, 0)),
-            record(BUFFER, pids),
+            *(head(BUFFER, len(pids)), pids),
             record(TREE, TREE_BODY.pack(len(snapshot.tasks), 0)),
-            record(BUFFER, body.tasks),
-            record(EXTENSION, EXTENSION_HEAD.pack(EXTENSION_VERSION, zlib.crc32(payload)) + payload),
+            *(head(BUFFER, len(body.tasks)), body.tasks),
+            head(EXTENSION, EXTENSION_HEAD.size + sum(map(len, payload))),
+            EXTENSION_HEAD.pack(EXTENSION_VERSION, checksum),
+            *payload,
             record(TAIL, TAIL_BODY.pack(TAIL_MAGIC)),
         ]
     )
@@ -161,17 +167,24 @@ def _task_rows(snapshot: Snapshot, dialect: Dialect) -> list[Document]:
     return rows
 
 
-def _pack_extension(snapshot: Snapshot, body: _Body) -> bytes:
-    """The map of all facts, keys sorted; the two long values come packed."""
-    fields = header_fields(snapshot.header)
-    said = header_fields(as_said(snapshot.header))
-    known = facts(replace(snapshot, pids=(), tasks=())) | {
-        "header": {key: value for key, value in fields.items() if value != said.get(key)},
-        "tasks": (),
-    }
+@lru_cache(maxsize=4)  # one host is captured again and again
+def _unsaid(header: Header) -> Document:
+    """What the head's records cannot say of a header."""
+    said = header_fields(as_said(header))
+    return {key: value for key, value in header_fields(header).items() if value != said.get(key)}
+
+
+def _pack_extension(snapshot: Snapshot, body: _Body) -> list[bytes]:
+    """The map of all facts, keys sorted, in pieces; the two long values come packed."""
+    known = facts(replace(snapshot, pids=(), tasks=())) | {"header": dict(_unsaid(snapshot.header)), "tasks": ()}
     put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})
     packed = {"pids": body.pid_facts, "tasks": body.task_facts}
     parts: list[bytes] = [pack_map_head(len(known))]
+    short: list[tuple[str, object]] = []
     for key in sorted(known):
-        parts += (pack(key), packed[key] if key in packed else pack(known[key]))
-    return b"".join(parts)
+        if key in packed:
+            parts += (pack_pairs(short), pack(key), packed[key])
+            short = []
+        else:
+            short.append((key, known[key]))
+    return [*parts, pack_pairs(short)]

@@ -5,6 +5,8 @@ Kernel strings stay bytes: msgpack has them. A string that Python read with stan
 which no UTF-8 can carry, is written with them escaped.
 """
 
+from collections.abc import Sequence
+
 import msgpack
 
 from agent.errors import FormatError
@@ -25,6 +27,22 @@ def pack_map_head(count: int) -> bytes:
     """How a map of that many keys begins; the keys and values follow, packed one by one."""
     head: bytes = msgpack.Packer().pack_map_header(count)
     return head
+
+
+def pack_pairs(pairs: Sequence[tuple[str, object]]) -> bytes:
+    """Keys and values as they stand in a map, behind its head."""
+    try:
+        return _pairs(pairs, msgpack.Packer(autoreset=False))
+    except UnicodeEncodeError:
+        return _pairs(pairs, msgpack.Packer(autoreset=False, unicode_errors="backslashreplace"))
+
+
+def _pairs(pairs: Sequence[tuple[str, object]], packer: msgpack.Packer) -> bytes:
+    for key, value in pairs:
+        packer.pack(key)
+        packer.pack(value)
+    packed: bytes = packer.bytes()
+    return packed
 
 
 def unpack(data: bytes, path: str) -> object:

@@ -39,9 +39,14 @@ NAMES = {
 """What each type is called."""
 
 
+def head(kind: int, length: int) -> bytes:
+    """The head of a record with a body of so many bytes."""
+    return _HEAD.pack(kind, HEAD_BYTES + length)
+
+
 def record(kind: int, body: bytes) -> bytes:
     """One whole record."""
-    return _HEAD.pack(kind, HEAD_BYTES + len(body)) + body
+    return head(kind, len(body)) + body
 
 
 class Cursor:

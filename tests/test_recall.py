@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was found in the table once is found again, as long as it is still so, and not a record longer."""
 
-import pytest
+import gc
+import random
 
-from agent.objects import Task
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import select, wire
+from agent.errors import RefusedError
+from agent.muster import Muster
+from agent.objects import CLONE_NEWPID, EXITED, Task
 from agent.recall import Recall
-from tests.watched import Watched
+from tests.programs import PROGRAMS, Step, make
+from tests.test_table_properties import PATIENT
+from tests.watched import Watched, watched
 
 
 class Scene:
@@ -18,7 +28,7 @@ class Scene:
         self.pair.kernel.setsid(self.root)
         self.child = self.pair.kernel.fork(self.root)
         self.other = self.pair.kernel.fork(self.pair.kernel.init)
-        self.recall = Recall(self.pair.table, self.pair.stream)
+        self.recall = Recall(self.pair.table)
 
     @property
     def top(self) -> Task:
@@ -33,19 +43,30 @@ def scene() -> Scene:
 
 
 def test_an_answer_that_says_nothing_new_is_no_news(scene: Scene) -> None:
-    """Nor does it make anybody walk again."""
-    news, members = scene.recall.news, scene.recall.members(scene.top)
+    """It makes nobody walk again."""
+    members = scene.recall.members(scene.top)
     scene.pair.put([scene.pair.table.question(task) for task in members])
 
-    assert scene.recall.news == news
     assert scene.recall.members(scene.top) is members
 
 
-def test_what_happens_elsewhere_leaves_a_selection_as_it_is(scene: Scene) -> None:
-    """The tree is walked again, and found to be the same."""
+def test_what_happens_elsewhere_leaves_walk_and_selection_as_they_are(scene: Scene) -> None:
+    """Neither is made again."""
     chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
     members = scene.recall.members(scene.top)
-    scene.pair.kernel.fork(scene.other)
+    scene.pair.kernel.exit(scene.pair.kernel.fork(scene.other))
+
+    assert scene.recall.members(scene.top) is members
+    assert scene.recall.select(scene.top, "subtree", without_entered=False) is chosen
+
+
+def test_a_tree_that_comes_to_be_what_it_was_has_the_selection_that_it_had(scene: Scene) -> None:
+    """Though it is walked again."""
+    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
+    members = scene.recall.members(scene.top)
+    short = scene.pair.kernel.fork(scene.root)
+    scene.pair.kernel.exit(short)
+    scene.pair.kernel.wait(scene.root, short)
 
     assert scene.recall.members(scene.top) is not members
     assert scene.recall.select(scene.top, "subtree", without_entered=False) is chosen
@@ -76,14 +97,142 @@ def test_a_change_within_the_tree_is_seen_at_once(scene: Scene, change: str) -> 
     assert len(scene.recall.exited(scene.top)) - len(exited) == (change == "exit")
 
 
-def test_the_same_rows_give_reason_for_the_same_questions(scene: Scene) -> None:
-    """With the same table; a stranger among the rows is asked about until it is known."""
-    rows = scene.pair.kernel.rows()
-    assert scene.recall.differing(rows) == scene.recall.differing(rows) == scene.pair.table.differing(rows)
+def test_a_stranger_among_the_rows_is_asked_about_until_it_is_known(scene: Scene) -> None:
+    """Also where no other row has changed."""
+    scene.recall.differing(scene.pair.kernel.rows(), remember=True)
     with scene.pair.losing():
         stranger = scene.pair.kernel.fork(scene.root)
-    rows = scene.pair.kernel.rows()
-    questions = scene.recall.differing(rows)
-    scene.pair.put(questions)
+    questions = [scene.recall.differing(scene.pair.kernel.rows(), remember=True) for _ in range(2)]
+    scene.pair.put(questions[0])
+    known = scene.recall.differing(scene.pair.kernel.rows(), remember=True)
 
     assert scene.pair.task(stranger) in scene.recall.members(scene.top)
+    assert questions == [[(stranger.address, stranger.start_ns)]] * 2
+    assert known == []
+
+
+def test_who_has_no_row_any_more_is_asked_about(scene: Scene) -> None:
+    """Its end has been lost; nothing that is here has been touched."""
+    scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+    child = scene.pair.task(scene.child)
+    with scene.pair.losing():
+        scene.pair.kernel.exit(scene.child)
+        scene.pair.kernel.wait(scene.root, scene.child)
+    questions = scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+
+    assert questions == [(child.address, child.start_ns)]
+
+
+def test_what_entered_a_container_is_called_what_it_is_called_now(scene: Scene) -> None:
+    """It stands beside the tree, and no event tells of another comm."""
+    kernel = scene.pair.kernel
+    init = kernel.fork(scene.root, CLONE_NEWPID)
+    kernel.setsid(init)
+    kernel.setns(scene.other, init.space)
+    guest = kernel.fork(scene.other)
+    kernel.setsid(guest)
+    root = scene.pair.task(init)
+    before = scene.recall.select(root, "container", without_entered=True).entered
+    scene.pair.task(guest).comm = b"renamed"
+    scene.pair.table.changes.add(scene.pair.task(guest))
+    after = scene.recall.select(root, "container", without_entered=True).entered
+
+    assert ["renamed" in line for line in (*before, *after)] == [False, True]
+
+
+def plain(chosen: select.Selection) -> tuple[object, ...]:
+    """What a snapshot takes over of it."""
+    return (
+        *(chosen.pids, chosen.tasks, chosen.namespaces, chosen.ancestors, chosen.squashed, chosen.entered),
+        *(chosen.kernel_workers, chosen.unknown, chosen.outsiders, chosen.inside),
+    )
+
+
+class Doubled:
+    """Each look is made twice: by who remembers, and by who does not."""
+
+    def __init__(self, pair: Watched, chance: random.Random) -> None:
+        self.pair = pair
+        self.chance = chance
+        self.recall = Recall(pair.table)
+        self.roots: list[Task] = []
+
+    def look(self) -> None:
+        """At one of a few trees, again and again."""
+        living = [task for task in self.pair.table.tasks() if task.leader is task]
+        self.roots = [task for task in self.roots if task.pid.task is task][-2:]
+        if not self.roots or self.chance.random() < 0.1:
+            self.roots.append(self.chance.choice(living))
+        root = self.chance.choice(self.roots)
+        mode = select.resolve_mode(root, "auto")
+        try:
+            fresh = select.select(root, mode, without_entered=True)
+        except RefusedError:
+            return
+        assert plain(self.recall.select(root, mode, without_entered=True)) == plain(fresh)
+        assert self.recall.members(root) == select.members(root)
+        assert self.recall.exited(root) == [task for task in select.members(root) if task.flags & EXITED]
+
+    def walk(self) -> None:
+        """Past all tasks."""
+        table, rows = self.pair.table, self.pair.kernel.rows()
+        noted = dict(table.noted)
+        questions = self.recall.differing(rows, remember=True)
+        seen = table.unlisted, {task: ties for task, ties in table.noted.items() if task.pid.task is task}
+        table.noted = noted
+        assert set(questions) == set(Muster(table).differing(rows))
+        assert seen == (table.unlisted, table.noted)
+        if self.chance.random() < 0.5:
+            self.pair.put(questions)
+
+
+@given(PROGRAMS, st.integers(0, 2**32), st.booleans())
+@PATIENT
+def test_who_remembers_finds_what_everybody_finds(program: list[Step], seed: int, lossy: bool) -> None:  # noqa: FBT001
+    """After any records, lost ones among them, in any order of looks."""
+    chance = random.Random(seed)
+    pair = watched(pid_max=60, lingers=True)
+    doubled = Doubled(pair, chance)
+
+    def deliver(record: bytes) -> None:
+        if not lossy or chance.random() > 0.1:
+            pair.feed(record)
+
+    pair.kernel.emit = deliver
+    for step in program:
+        make(pair.kernel, step)
+        pair.stream.give_up_below(pair.kernel.writer.seq)
+        if chance.random() < 0.5:
+            doubled.look()
+        if chance.random() < 0.3:
+            doubled.walk()
+        if chance.random() < 0.2:
+            pair.put(pair.table.take_questions())
+
+
+def test_a_task_with_two_rows_does_no_harm(scene: Scene) -> None:
+    """The kernel's walk has one for each; should it ever have more, the last one counts."""
+    rows = scene.pair.kernel.rows()
+    at = rows.index(wire.ROW.pack(*next(row for row in wire.ROW.iter_unpack(rows) if row[6] == scene.child.tid)))
+    again = bytearray(rows[at : at + wire.ROW.size])
+    again[-8] ^= 1  # another word about its ties
+    for walk in (rows + again, rows, rows + again, rows):
+        scene.recall.differing(walk, remember=True)
+        scene.pair.kernel.fork(scene.child)
+
+    assert scene.recall.differing(scene.pair.kernel.rows(), remember=True) == []
+
+
+def test_what_is_remembered_of_the_gone_is_bounded_by_what_is_there(scene: Scene) -> None:
+    """A walk is remembered, and then thousands come and go before there is another one."""
+    kernel = scene.pair.kernel
+    scene.recall.differing(kernel.rows(), remember=True)
+    for _ in range(3000):
+        child = kernel.fork(scene.other)
+        scene.recall.note()
+        kernel.exit(child)
+        kernel.wait(scene.other, child)
+    scene.recall.note()
+    gc.collect()
+
+    assert sum(isinstance(one, Task) for one in gc.get_objects()) < 1000

@@ -327,8 +327,9 @@ def test_everything_there_is_to_know_is_written() -> None:
     assert {field.name for field in fields(Counts)} == {"repairs", "kinds", "assumed"}
     assert set(vars(ProcessTable())) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
-        *("orphans", "leaderless", "creatorless", "unanswered", "confirmed"),
+        *("orphans", "leaderless", "creatorless", "unanswered", "idle"),
         "lingering",  # follows from the tasks
+        *("changes", "_touch"),  # for whoever has looked before
         *("handlers", "_numbers", "_comms", "_ids"),  # made anew, or shared for thrift
     }
     assert set(vars(Stream({}))) == {"_handlers", "_early", "next", "kinds", "lost", "suspect"}

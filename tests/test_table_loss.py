@@ -4,6 +4,7 @@
 import pytest
 
 from agent import wire
+from agent.muster import Muster
 from agent.objects import CLONE_NEWPID, EXITED
 from agent.wire import Kind
 from tests.watched import Watched, watched
@@ -407,7 +408,7 @@ def test_a_task_that_lives_and_is_not_listed_is_noted_and_one_that_came_later_is
         pair.kernel.exit(gone)
         pair.kernel.wait(pair.kernel.init, gone)
     pair.kernel.fork(pair.kernel.init)
-    pair.put(pair.table.differing(b"".join(wire.ROW.pack(*row) for row in rows)))
+    pair.put(Muster(pair.table).differing(b"".join(wire.ROW.pack(*row) for row in rows)))
     pair.table.strike_off(mark)
 
     assert pair.table.unlisted == {pair.task(hidden)}

@@ -7,6 +7,7 @@ import pytest
 
 from agent import select, wire
 from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Terminal
+from agent.muster import Muster
 from agent.objects import CLONE_NEWPID, Task
 from agent.select import Selection
 from agent.ties import Ties
@@ -287,7 +288,7 @@ def test_an_answer_tells_who_has_ties_and_who_has_them_no_more() -> None:
     rows = [list(row) for row in wire.ROW.iter_unpack(pair.kernel.rows())]
     for row in rows:
         row[fields["ties"]] = TTY if row[fields["tid"]] == thread.tid else 0
-    pair.put(pair.table.differing(b"".join(wire.ROW.pack(*row) for row in rows)))
+    pair.put(Muster(pair.table).differing(b"".join(wire.ROW.pack(*row) for row in rows)))
     swept = dict(pair.table.noted)
     pair.put([pair.table.question(task)])
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from agent import history
+from agent.muster import Muster
 from agent.objects import EXITED, UNDER_SUBREAPER, Pid, Task
 from agent.stream import Stream
 from agent.table import ProcessTable
@@ -67,7 +68,7 @@ class Watched:
     def sweep(self) -> None:
         """What the watch does at the start and after loss."""
         self.stream.suspect = False
-        self.put(self.table.differing(self.kernel.rows()))
+        self.put(Muster(self.table).differing(self.kernel.rows()))
         self.ask()
         self.table.reunite()
 

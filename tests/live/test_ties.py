@@ -140,7 +140,7 @@ def test_without_a_filter_all_is_as_right(watch: Watch) -> None:
         tree.run("fork 0 1; setsid 1; terminal 1; own 1 pid 1; fork 1 2; setpgid 1 2 2; own 2 pgrp 2; foreground 1 2")
         snapshot = watch.snapshot(watch.find(parse(str(tree.number(1)))))
         assert watch._recall._selected is not None
-        told = ties.add(watch._recall._selected[2], watch.table.noted)
+        told = ties.add(watch._recall._selected.chosen, watch.table.noted)
 
     assert watch.probes.filters
     assert told == snapshot.tasks

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever has another fact than before a record is touched by it: compared with all that there is to know of everybody."""
+
+import random
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import wire
+from agent.muster import Muster
+from agent.objects import CLONE_PARENT, CLONE_THREAD, Task
+from agent.table import ProcessTable
+from agent.wire import Kind
+from tests.programs import PROGRAMS, Step, finish, make
+from tests.records import a_state
+from tests.test_table_properties import PATIENT
+from tests.watched import Watched, watched
+
+Facts = dict[Task, tuple[Any, ...]]
+
+
+def facts_of(table: ProcessTable) -> Facts:
+    """All that is known of everybody here, and of the gone that their births run through."""
+    found: Facts = {}
+    for start in table.tasks():
+        task: Task | None = start
+        while task is not None and task not in found:
+            found[task] = _facts(table, task)
+            task = task.creator
+    return found
+
+
+def _facts(table: ProcessTable, task: Task) -> tuple[Any, ...]:
+    leader = task.leader
+    parent = leader.parent
+    own = {name: getattr(task, name) for name in Task.__slots__ if name not in ("next", "previous", "threads")}
+    return (
+        *own.items(),
+        (task.pid.task, frozenset(task.children()), frozenset(task.threads or ()), table.noted.get(task)),
+        (parent, parent.address if parent is not None else None, leader.pgid, leader.sid),
+    )
+
+
+class Observed:
+    """Looks at everything after each record."""
+
+    def __init__(self, pair: Watched) -> None:
+        self.pair = pair
+        self.touched = pair.table.changes.tasks
+        self._facts = facts_of(pair.table)
+        pair.kernel.emit = self.feed
+
+    def feed(self, record: bytes) -> None:
+        """One record into the stream."""
+        self.touched.clear()
+        self.pair.feed(record)
+        self.look()
+
+    def look(self) -> None:
+        """Whoever has changed is among the touched. (Siblings are linked to each other: that is their parent's list.)"""
+        now = facts_of(self.pair.table)
+        for task in now.keys() | self._facts.keys():
+            before, after = self._facts.get(task), now.get(task)
+            if before is None:
+                assert task in self.touched or task.pid.task is not task
+            elif after is not None and before != after:
+                differing = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+                assert task in self.touched, f"{task}: {differing}"
+            elif after is None and task.pid.task is not task:
+                assert task in self.touched or before == _facts(self.pair.table, task)
+        self._facts = now
+
+
+@given(PROGRAMS, st.booleans(), st.booleans())
+@PATIENT
+def test_a_record_touches_everybody_whom_it_changes(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
+    """All records of a program, in order, and the answers that are asked for."""
+    pair = watched(pid_max=60, tells_release=tells_release, lingers=lingers)
+    Observed(pair)
+    for step in program:
+        make(pair.kernel, step)
+        if not any(thread.exiting and not (thread.exited or thread.lingering) for thread in pair.kernel.threads):
+            pair.ask()
+    finish(pair.kernel)
+    pair.ask()
+
+
+@given(PROGRAMS, st.integers(0, 2**32))
+@PATIENT
+def test_so_it_does_where_others_were_lost_or_come_late(program: list[Step], seed: int) -> None:
+    """Repairs change whoever they are about."""
+    chance = random.Random(seed)
+    pair = watched(pid_max=60, lingers=True)
+    observed = Observed(pair)
+    held: list[bytes] = []
+
+    def deliver(record: bytes) -> None:
+        if chance.random() < 0.2:
+            return
+        held.append(record)
+        if chance.random() < 0.7:
+            chance.shuffle(held)
+            while held:
+                observed.feed(held.pop())
+
+    pair.kernel.emit = deliver
+    for step in program:
+        make(pair.kernel, step)
+        observed.touched.clear()
+        pair.stream.give_up_below(pair.kernel.writer.seq)
+        observed.look()
+        if chance.random() < 0.2:
+            pair.kernel.emit = observed.feed
+            pair.put(pair.table.take_questions())
+            pair.put(Muster(pair.table).differing(pair.kernel.rows()))
+            pair.kernel.emit = deliver
+
+
+@given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))
+@PATIENT
+def test_so_does_nonsense(noise: list[tuple[Kind, int]]) -> None:
+    """Any task, number, identity from a few, so that they meet."""
+    pair = watched()
+    observed = Observed(pair)
+    writer = pair.kernel.writer
+    for kind, seed in noise:
+        chance = random.Random(seed)
+        numbers = [tuple(chance.choices(range(1, 5), k=chance.randint(1, 3))) for _ in range(4)]
+        roles = [(chance.randint(0, 4), a_state(each, tuple(range(1, 1 + len(each))))) for each in numbers]
+        names = [name for name, code in wire.RECORD_TASK[3:] if code in ("Q", "I")]
+        fields = {name: chance.randint(0, 5) for name in names} | {"flags": chance.getrandbits(12)}
+        argument = chance.choice([0, 1, 2, CLONE_THREAD, CLONE_PARENT])
+        if kind <= Kind.STATE:
+            observed.feed(writer.task(kind, argument, roles=(roles[0], roles[1], roles[2], roles[3]), **fields))
+        else:
+            observed.feed(writer.end(kind, *chance.choices(range(5), k=4)))
+        pair.put(pair.table.take_questions())
