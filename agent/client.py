@@ -48,6 +48,7 @@ class Client:
         self.path = Path(path)
         self._timeout_s = timeout_s
         self._hello: Hello | None = None
+        self._spent = True
         self._connect()
 
     def _connect(self) -> None:
@@ -68,6 +69,8 @@ class Client:
                 f"no daemon on {self.path} ({error.strerror or error}): "
                 f"start one with `ckptree daemon --socket {self.path}`"
             ) from error
+        self._hello = None
+        self._spent = False
 
     def __enter__(self) -> Self:
         return self
@@ -82,20 +85,20 @@ class Client:
         self._socket.close()
 
     def request(self, verb: str, **arguments: Any) -> control.Message:
-        """Ask, and wait for the answer. The first request says hello before.
+        """Ask, and wait for the answer. The first request over a connection says hello before.
+
+        A connection over which an answer has not come is not used again: it might still come, and be taken for another's.
 
         Raises:
             NoDaemonError: the daemon went away, or did not answer in time.
             VersionError: it speaks no version of the protocol that is spoken here.
             CkptreeError: what the daemon says.
         """
-        if self._hello is None:
-            self.hello()
-        elif self._is_hung_up():  # it does so to who has asked nothing for long
+        if self._spent or self._is_hung_up():  # the daemon does so to who has asked nothing for long
+            self._spent = True
             self._socket.close()
             self._connect()
-            self._hello = None
-            self.hello()
+        self.hello()
         return self._ask(verb, arguments)
 
     def _is_hung_up(self) -> bool:
@@ -108,6 +111,7 @@ class Client:
             self._socket.settimeout(self._timeout_s)
 
     def _ask(self, verb: str, arguments: Mapping[str, Any]) -> control.Message:
+        self._spent = True
         try:
             with contextlib.suppress(BrokenPipeError):  # whoever turned us away may have said why
                 self._socket.sendall(control.encode({"verb": verb, **arguments}))
@@ -116,6 +120,7 @@ class Client:
             raise NoDaemonError(
                 f"the daemon on {self.path} did not answer within {self._timeout_s:g} s: it is stopped, or very busy"
             ) from error
+        self._spent = False
         control.raise_failure(answer)
         return answer
 

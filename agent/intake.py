@@ -6,6 +6,7 @@ Numbers that are missing are accounted for: late, or lost and said to be, or giv
 
 import sys
 import time
+from collections.abc import Callable
 
 from agent.probes import Probes
 from agent.ring import LostNumbers
@@ -15,6 +16,7 @@ from agent.stream import Stream
 # A number that neither comes nor is said to be lost for so long is given up: a CPU may be held up. Where losses are counted
 # that nobody has told of, for the last of many overwrite each other, it will hardly come any more.
 _LATE_S, _LATE_AMID_LOSS_S = 1.0, 0.005
+_PART_BYTES = 1 << 18  # some thousand records
 _LET_RUN_S = (
     1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
 )
@@ -26,14 +28,16 @@ class Intake:
     Args:
         probes: the kernel side.
         stream: where records go.
+        taken: called when some records have been applied, and never more than a few thousand later.
 
     Attributes:
         stream: as above.
         behind: the ring held more than the last look took.
     """
 
-    def __init__(self, probes: Probes, stream: Stream) -> None:
+    def __init__(self, probes: Probes, stream: Stream, taken: Callable[[], None] = lambda: None) -> None:
         self.stream = stream
+        self._taken = taken
         self._probes = probes
         self.behind = False
         self._lost: set[int] = set()
@@ -41,9 +45,20 @@ class Intake:
 
     def drain(self, limit: int = sys.maxsize) -> None:
         """Apply what the ring holds, up to so many bytes."""
-        self.behind = self._probes.ring.drain(self.stream.feed, limit) >= limit
+        self.behind = self._drain(limit) >= limit
         if self.stream.waiting and not self.behind:
             self._account()
+
+    def _drain(self, limit: int = sys.maxsize) -> int:
+        """As `Ring.drain`, a part at a time."""
+        drained = 0
+        while drained < limit:
+            part = self._probes.ring.drain(self.stream.feed, min(_PART_BYTES, limit - drained))
+            drained += part
+            self._taken()
+            if part < _PART_BYTES:
+                break
+        return drained
 
     def _account(self) -> None:
         """Numbers are missing: learn which ones are lost."""
@@ -52,7 +67,7 @@ class Intake:
         self._lost |= numbers
         if overflow:  # also of those that were taken since: nobody will ever tell of them
             issued = page.issued
-            self._probes.ring.drain(self.stream.feed)
+            self._drain()
             self.stream.give_up_below(issued)
         self.stream.give_up(self._lost)
         self._lost = {number for number in self._lost if number >= self.stream.next}
@@ -62,7 +77,7 @@ class Intake:
         target = self._probes.page.issued
         waiting_since = 0.0
         while True:
-            self._probes.ring.drain(self.stream.feed)
+            self._drain()
             if self.stream.next >= target:
                 return
             self._account()

@@ -102,10 +102,10 @@ class Watch:
         self.table = ProcessTable()
         self.stream = Stream(dict(self.table.handlers))
         self.totals = Totals()
-        self._intake = Intake(self.probes, self.stream)
+        self._recall = Recall(self.table)
+        self._intake = Intake(self.probes, self.stream, lambda: self._recall.note())
         self.refusal = self._resume(left) if left is not None else ""
         self.remembers = left is not None and not self.refusal
-        self._recall = Recall(self.table)
         self._told: select.Selection | None = None
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
@@ -131,11 +131,12 @@ class Watch:
             memory = statereader.load(left, len(causes) + 2)
         except statereader.StateError as error:
             return str(error)
-        intake = Intake(self.probes, memory.stream)
+        intake = Intake(self.probes, memory.stream, lambda: self._recall.note())
         refusal = intake.misfit(memory.place)
         if not refusal:
             intake.resume(memory.place)
             self.table, self.stream, self._intake = memory.table, memory.stream, intake
+            self._recall = Recall(self.table)
             *counts, snapshots, skipped = memory.totals
             self.totals = Totals(Counter(dict(zip(causes, counts, strict=True))), snapshots, skipped)
         return refusal
@@ -165,7 +166,6 @@ class Watch:
     def drain(self, limit: int = _DRAIN_BYTES) -> None:
         """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
         self._intake.drain(limit)
-        self._recall.note()
 
     def catch_up(self) -> None:
         """Apply every record whose number was issued before this call; wait for those still being written."""

@@ -55,8 +55,9 @@ def interleaved(plan: Plan, chance: random.Random) -> Iterator[int]:
     """The steps in some order that keeps each actor's, what they wait for, and the phases; fewer where they get stuck.
 
     An exit counts as made once it was begun, as for a rebuild, and takes effect any time from then on, at last when
-    somebody waits for it.
+    somebody waits for it: its parent, or a thread of its group that is to wait within its own exit, as the last one.
     """
+    lingering = plan.lingering()
     queues: list[deque[int]] = [deque() for _ in plan.actors]
     for index, step in enumerate(plan.steps):
         queues[step.by].append(index)
@@ -81,6 +82,10 @@ def interleaved(plan: Plan, chance: random.Random) -> Iterator[int]:
         if step.op in (Op.REAP, Op.AWAIT, Op.LINGER) and step.target in dying:
             yield dying.pop(step.target)
         if step.op is Op.EXIT:
+            if step.by in lingering:
+                leader = plan.actors[step.by].leader
+                for other in [actor for actor in dying if plan.actors[actor].leader == leader]:
+                    yield dying.pop(other)
             dying[step.by] = index
         else:
             yield index

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What daemon and client say to each other: as bytes, and how a client takes what goes wrong."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -136,16 +137,17 @@ def test_what_is_no_range_of_versions_is_a_usage_error(theirs: object) -> None:
 
 
 @contextmanager
-def _server(path: Path, serve: Callable[[socket.socket], object]) -> Iterator[None]:
-    """Something that is no daemon, but listens there for one connection."""
+def _server(path: Path, *serve: Callable[[socket.socket], object]) -> Iterator[None]:
+    """Something that is no daemon, but listens there for one connection after the other."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(path))
         listener.listen(1)
 
         def accept() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                serve(connection)
+            for each in serve:
+                connection, _ = listener.accept()
+                with connection:
+                    each(connection)
 
         thread = threading.Thread(target=accept)
         thread.start()
@@ -205,6 +207,41 @@ def test_a_daemon_that_is_silent_is_given_up_after_the_timeout(tmp_path: Path) -
         with Client(path, 0.05) as client, pytest.raises(NoDaemonError, match=r"within 0\.05 s: it is stopped"):
             client.status()
         done.set()
+
+
+def test_an_answer_that_comes_too_late_is_nobodys(tmp_path: Path) -> None:
+    """Whoever asks again after a timeout does so over a connection on which nothing is owed; one is owed nothing there."""
+    path, late = tmp_path / "socket", threading.Event()
+
+    def first(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(control.encode(HELLO))
+        connection.recv(1 << 16)
+        late.wait(10)
+        with contextlib.suppress(OSError):
+            connection.sendall(control.encode({"ok": True, "n": "late"}))
+
+    with _server(path, first, _answering({"ok": True, "n": "in time"})), Client(path, 0.1) as client:
+        with pytest.raises(NoDaemonError, match="did not answer within"):
+            client.status()
+        late.set()
+        again = client.status()
+
+    assert again == {"n": "in time"}
+
+
+def test_whoever_finds_nobody_any_more_may_ask_again_later(tmp_path: Path) -> None:
+    """A daemon is restarted, and for a while nobody listens."""
+    path = tmp_path / "socket"
+    with _server(path, _answering({"ok": True, "n": 1})):
+        client = Client(path, 5)
+        assert client.status() == {"n": 1}
+    for _ in range(2):
+        with pytest.raises(NoDaemonError, match="start one with"):
+            client.status()
+    path.unlink()
+    with client, _server(path, _answering({"ok": True, "n": 2})):
+        assert client.status() == {"n": 2}
 
 
 def test_an_answer_of_another_version_is_called_that(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From ring to stream, for who comes to a ring that somebody else has read from."""
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,13 +30,15 @@ class FakeRing:
         """As the ring's own."""
         return wire.HEAD.unpack_from(self.records[0])[0] if self.records else None
 
-    def drain(self, feed: Callable[[bytes, int], None], _limit: int = 0) -> int:
-        """All at once."""
-        taken, self.records = self.records, []
-        for record in taken:
+    def drain(self, feed: Callable[[bytes, int], None], limit: int) -> int:
+        """Records up to so many bytes, and the one that goes over."""
+        taken = 0
+        while self.records and taken < limit:
+            record = self.records.pop(0)
             feed(record, 0)
-        self.position += len(taken)
-        return len(taken)
+            taken += len(record)
+        self.position += taken
+        return taken
 
 
 @dataclass
@@ -190,3 +193,15 @@ def test_who_goes_on_knows_what_was_lost_and_waited_for() -> None:
     other.intake.drain()
     assert other.numbers == [1, 2, 3, 4, 6]
     assert other.stream.lost == 1
+
+
+def test_whoever_looks_is_told_before_much_has_been_taken() -> None:
+    """However much there is: what records have touched is kept for it until then."""
+    count = 40_000
+    heard = Heard([*range(count)], count)
+    taken: list[int] = []
+    heard.intake = Intake(heard.intake._probes, heard.stream, lambda: taken.append(len(heard.numbers)))
+    heard.intake.catch_up()
+
+    assert taken[-1] == count
+    assert max(after - before for before, after in itertools.pairwise([0, *taken])) < count / 4

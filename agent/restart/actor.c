@@ -5,12 +5,6 @@
  */
 #include "state.h"
 
-/* One entry in the kernel's list of locks to be marked when their owner dies: the actor's word in `alive`. */
-struct robust {
-	struct robust_list_head head;
-	struct robust_list entry;
-};
-
 static void arm(uint32_t me, struct robust *robust)
 {
 	robust->entry.next = &robust->head.list;
@@ -19,18 +13,6 @@ static void arm(uint32_t me, struct robust *robust)
 	robust->head.list_op_pending = NULL;
 	store(&program.alive[me], (uint32_t)CALL0(gettid));
 	CALL2(set_robust_list, &robust->head, sizeof(robust->head));
-}
-
-/*
- * From now on its end is what somebody waits for. The kernel marks the word in exit_mm(): by then no signal changes the
- * status any more, and nothing but its namespace's numbers keeps the task from becoming a zombie.
- */
-static void arm_ending(uint32_t me, struct robust *robust)
-{
-	store(&program.ending[me], (uint32_t)CALL0(gettid) | FUTEX_WAITERS);
-	robust->head.futex_offset = (char *)&program.ending[me] - (char *)&robust->entry;
-	store(&program.alive[me], 0);
-	futex_wake_all(&program.ending[me]);
 }
 
 /* From now on its end is nobody's concern; also exec() would count as one. */
@@ -186,79 +168,6 @@ static long enter(uint32_t me, uint32_t target)
 	return answer;
 }
 
-static void ask_guard(uint32_t me, enum ask what)
-{
-	store(&program.asked[me], what);
-	bump(&program.state->asks);
-	wake_guard();
-}
-
-/* A namespace's init is immune to its own signals, but not to the faults that it commits. */
-static void commit_fault(int number)
-{
-	long fd;
-	char *page;
-	char *volatile nowhere = NULL;
-
-	switch (number) {
-	case SIGSEGV:
-		*(volatile char *)nowhere = 0;
-		break;
-	case SIGILL:
-		ILLEGAL_INSTRUCTION();
-		break;
-	case SIGFPE:
-		DIVISION_BY_ZERO();
-		break;
-	case SIGTRAP:
-		BREAKPOINT();
-		break;
-	case SIGBUS:
-		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to be touched */
-		page = map(4096, MAP_SHARED, (int)fd, 0);
-		if (page)
-			*(volatile char *)page = 0;
-		break;
-	}
-}
-
-static void part(uint32_t me, struct robust *robust)
-{
-	if (program.actors[me].flags & ACTOR_LINGERS)
-		arm_ending(me, robust);
-	else
-		actor_disarm(me);
-}
-
-static _Noreturn void end(uint32_t me, const struct program_step *step, struct robust *robust)
-{
-	uint64_t no_core[2] = {0, 0}, nothing = 0;
-	int number = step->value & 0x7f;
-	int init = CALL0(getpid) == 1;
-
-	if (!number || (program.actors[me].flags & (ACTOR_THREAD | ACTOR_LINGERS)) == ACTOR_THREAD) {
-		mark_done((uint32_t)(step - program.steps));
-		part(me, robust);
-		for (;;)
-			CALL1(exit, number ? 0 : step->value >> 8 & 0xff);
-	}
-	CALL4(prlimit64, 0, RLIMIT_CORE, no_core, 0);
-	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe does not ask for the limit */
-	mark_done((uint32_t)(step - program.steps));
-	part(me, robust);
-	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
-	if (init && number == SIGKILL)
-		ask_guard(me, ASK_KILL);
-	else if (init)
-		commit_fault(number);
-	else
-		CALL2(kill, CALL0(getpid), number);
-	if (!init || number != SIGKILL)
-		fail(REASON_STEP, me, step->place, EOPNOTSUPP);
-	for (;;)
-		CALL4(ppoll, 0, 0, 0, 0);
-}
-
 static long await(uint32_t me, uint32_t target, int more)
 {
 	struct child_info info;
@@ -268,15 +177,6 @@ static long await(uint32_t me, uint32_t target, int more)
 		answer = CALL5(waitid, P_PID, number_for(me, target), &info, WEXITED | WALL | more, 0);
 	while (answer == -EINTR);
 	return answer;
-}
-
-static long await_ending(uint32_t target)
-{
-	uint32_t value;
-
-	while (!((value = load(&program.ending[target])) & FUTEX_OWNER_DIED))
-		futex_wait(&program.ending[target], value, NULL);
-	return 0;
 }
 
 static void stop(uint32_t me)
@@ -334,7 +234,7 @@ _Noreturn void actor_run(void *index)
 			wait_at_least(&program.done[program.dependencies[step->first_dependency + n]], 1);
 		wait_at_least(&program.state->gate, step->phase);
 		if (step->op == OP_EXIT)
-			end(me, step, &robust);
+			actor_end(me, step, &robust);
 		answer = step->op == OP_CLONE ? give_birth(me, step) : take(me, step);
 		if (answer < 0)
 			fail(REASON_STEP, me, step->place, (int)-answer);

@@ -58,8 +58,16 @@ struct report {
 	uint32_t actor;
 };
 
+/* One entry in the kernel's list of locks to be marked when their owner dies: the actor's word in `alive`. */
+struct robust {
+	struct robust_list_head head;
+	struct robust_list entry;
+};
+
 _Noreturn void actor_run(void *me);
 _Noreturn void actor_settle(uint32_t me);
+_Noreturn void actor_end(uint32_t me, const struct program_step *step, struct robust *robust);
+long await_ending(uint32_t target);
 void show_held(uint32_t me);
 void actor_disarm(uint32_t me);
 void take_rights(uint32_t me, const char *section);
@@ -118,6 +126,13 @@ static inline void wake_guard(void)
 	uint64_t one = 1;
 
 	CALL3(write, FD_WAKE, &one, sizeof(one));
+}
+
+static inline void ask_guard(uint32_t me, enum ask what)
+{
+	store(&program.asked[me], what);
+	bump(&program.state->asks);
+	wake_guard();
 }
 
 static inline void open_gate(uint32_t phase)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inits that wait within their exit, and keepers: how the kernel shows them, and that their trees end like any others."""
 
+import ctypes
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
 from errno import ENOMEM
 from pathlib import Path
@@ -22,7 +25,9 @@ from tests.live.treeprog import Tree
 pytestmark = pytest.mark.live
 
 OUTER, INNER, HOLDER = 1, 2, 3
+INIT, THREAD = 2, 3
 _PF_EXITING = 4
+_PTRACE_SEIZE, _PTRACE_DETACH, _PTRACE_O_TRACEEXIT, _WALL = 0x4206, 17, 0x40, 0x40000000
 
 
 def a_tree_with_dead_inits() -> Snapshot:
@@ -122,3 +127,50 @@ def test_an_init_that_does_not_wait_is_found_out(monkeypatch: pytest.MonkeyPatch
         eventually(pids[OUTER], "Z")
 
         assert any("is to wait within its exit" in each for each in verify_active(standing, stopped=True))
+
+
+def a_tree_with_a_dead_init_of_two_threads() -> Snapshot:
+    """A container's init: its leader is dead, and its thread waits within its exit, because of a zombie of the holder."""
+    first = free_number()
+    numbers = [(0,), (1, 1), (2, 2), (3,), (4, 3)]
+    spaces = [(0,), (0, 1), (0, 1), (0,), (0, 1)]
+    pids = [PidObject((first + own[0], *own[1:]), space) for own, space in zip(numbers, spaces, strict=True)]
+    tasks = [
+        a_task(1, 0),
+        a_task(INIT, 1, depth=1, state=TaskState.DEAD_LEADER, exit_code=0),
+        a_task(THREAD, 1, tgid=INIT, depth=1, state=TaskState.ZOMBIE, exit_code=0),
+        a_task(4, 1),
+        a_task(5, 4, depth=1, state=TaskState.ZOMBIE, exit_code=7 << 8),
+    ]
+    namespaces = (Namespace(0, 4026531836, 0, None), Namespace(1, 4026531837, 1, 0))
+    return replace(a_snapshot(tasks=tasks), pids=tuple(pids), namespaces=namespaces)
+
+
+def test_the_last_thread_of_a_dying_init_is_the_last_however_long_the_others_take() -> None:
+    """A tracer holds the leader at the beginning of its exit; its thread waits before its own."""
+    snapshot = a_tree_with_a_dead_init_of_two_threads()
+    plan = make_plan(snapshot)
+    with rebuilt(plan) as made:
+        standing = Standing(snapshot, plan, made.pids, made.numbers, made.guard)
+        assert verify(standing) == []
+        leader, thread = (made.pids[plan.tasks[tag - 1]] for tag in (INIT, THREAD))
+        ptrace(_PTRACE_SEIZE, leader, _PTRACE_O_TRACEEXIT)
+        activation = threading.Thread(target=active, args=(made,), daemon=True)
+        activation.start()
+        os.waitpid(leader, _WALL)  # it is stopped within its exit
+        time.sleep(0.2)
+        meanwhile = read_status(thread)
+        ptrace(_PTRACE_DETACH, leader, 0)
+        activation.join(5)
+
+        assert meanwhile is not None
+        assert not activation.is_alive()
+        assert verify_active(standing, stopped=True) == []
+
+
+def ptrace(request: int, pid: int, data: int) -> None:
+    """The system call."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    if libc.ptrace(request, pid, None, data) < 0:
+        raise OSError(ctypes.get_errno(), "ptrace")

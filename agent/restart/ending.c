@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How an actor ends: by exit() or by a signal, at once or to wait within its exit; and who waits for that. */
+#include "state.h"
+
+#define LOOK_AGAIN_NS 50000
+
+/*
+ * From now on its end is what somebody waits for. The kernel marks the word in exit_mm(): by then no signal changes the
+ * status any more, and nothing but its namespace's numbers keeps the task from becoming a zombie.
+ */
+static void arm_ending(uint32_t me, struct robust *robust)
+{
+	store(&program.ending[me], (uint32_t)CALL0(gettid) | FUTEX_WAITERS);
+	robust->head.futex_offset = (char *)&program.ending[me] - (char *)&robust->entry;
+	store(&program.alive[me], 0);
+	futex_wake_all(&program.ending[me]);
+}
+
+long await_ending(uint32_t target)
+{
+	uint32_t value;
+
+	while (!((value = load(&program.ending[target])) & FUTEX_OWNER_DIED))
+		futex_wait(&program.ending[target], value, NULL);
+	return 0;
+}
+
+/* How many threads the kernel lists of this process; -1 where there is no /proc. */
+static int threads(void)
+{
+	char entries[1024];
+	long fd = CALL4(openat, -100, "/proc/self/task", O_RDONLY | O_CLOEXEC, 0), size;
+	int count = 0;
+
+	if (fd < 0)
+		return -1;
+	while ((size = CALL3(getdents64, fd, entries, sizeof(entries))) > 0)
+		for (long at = 0; at < size; at += *(uint16_t *)(entries + at + 16))
+			count += entries[at + 19] != '.';
+	CALL1(close, fd);
+	return count;
+}
+
+/* Whether this process's leader is a zombie. The name in parentheses may hold any but the last of these. */
+static int leader_is_dead(void)
+{
+	char text[256], *at;
+	long fd = CALL4(openat, -100, "/proc/self/stat", O_RDONLY | O_CLOEXEC, 0), size;
+
+	if (fd < 0)
+		return 0;
+	size = CALL3(read, fd, text, sizeof(text));
+	CALL1(close, fd);
+	for (at = text + size - 3; size > 2 && at > text && *at != ')'; at--)
+		;
+	return size > 2 && at > text && at[2] == 'Z';
+}
+
+/*
+ * An init's namespace dies with the last of its threads that comes to exit_notify(), and that one waits there. The others
+ * have begun to exit before; this sees to it that they have got that far: they are not listed any more, or zombies.
+ */
+static void await_the_others(uint32_t me)
+{
+	const struct timespec64 pause = {0, LOOK_AGAIN_NS};
+	int is_thread = (program.actors[me].flags & ACTOR_THREAD) != 0, count;
+
+	while ((count = threads()) > 1 && !(is_thread && count == 2 && leader_is_dead()))
+		CALL5(ppoll, 0, 0, &pause, 0, 0);
+}
+
+static void part(uint32_t me, struct robust *robust)
+{
+	if (program.actors[me].flags & ACTOR_LINGERS)
+		arm_ending(me, robust);
+	else
+		actor_disarm(me);
+}
+
+/* A namespace's init is immune to its own signals, but not to the faults that it commits. */
+static void commit_fault(int number)
+{
+	long fd;
+	char *page;
+	char *volatile nowhere = NULL;
+
+	switch (number) {
+	case SIGSEGV:
+		*(volatile char *)nowhere = 0;
+		break;
+	case SIGILL:
+		ILLEGAL_INSTRUCTION();
+		break;
+	case SIGFPE:
+		DIVISION_BY_ZERO();
+		break;
+	case SIGTRAP:
+		BREAKPOINT();
+		break;
+	case SIGBUS:
+		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to be touched */
+		page = map(4096, MAP_SHARED, (int)fd, 0);
+		if (page)
+			*(volatile char *)page = 0;
+		break;
+	}
+}
+
+_Noreturn void actor_end(uint32_t me, const struct program_step *step, struct robust *robust)
+{
+	uint64_t no_core[2] = {0, 0}, nothing = 0;
+	int number = step->value & 0x7f;
+	int init = CALL0(getpid) == 1;
+
+	if (program.actors[me].flags & ACTOR_LINGERS)
+		await_the_others(me);
+	if (!number || (program.actors[me].flags & (ACTOR_THREAD | ACTOR_LINGERS)) == ACTOR_THREAD) {
+		mark_done((uint32_t)(step - program.steps));
+		part(me, robust);
+		for (;;)
+			CALL1(exit, number ? 0 : step->value >> 8 & 0xff);
+	}
+	CALL4(prlimit64, 0, RLIMIT_CORE, no_core, 0);
+	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe does not ask for the limit */
+	mark_done((uint32_t)(step - program.steps));
+	part(me, robust);
+	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
+	if (init && number == SIGKILL)
+		ask_guard(me, ASK_KILL);
+	else if (init)
+		commit_fault(number);
+	else
+		CALL2(kill, CALL0(getpid), number);
+	if (!init || number != SIGKILL)
+		fail(REASON_STEP, me, step->place, EOPNOTSUPP);
+	for (;;)
+		CALL4(ppoll, 0, 0, 0, 0);
+}
