@@ -197,7 +197,7 @@ def test_who_goes_on_knows_what_was_lost_and_waited_for() -> None:
 
 def test_whoever_looks_is_told_before_much_has_been_taken() -> None:
     """However much there is: what records have touched is kept for it until then."""
-    count = 40_000
+    count = 100_000
     heard = Heard([*range(count)], count)
     taken: list[int] = []
     heard.intake = Intake(heard.intake._probes, heard.stream, lambda: taken.append(len(heard.numbers)))
