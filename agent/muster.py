@@ -56,7 +56,7 @@ class Muster:
         self._table = table
         self._agreed: dict[bytes, Task] = {}  # rows that agree, while their tasks are not touched
         self._rows: dict[Task, bytes] = {}  # the same, the other way round
-        self._open: set[Task] = set()  # everybody else
+        self._open: set[Task] = set()  # everybody else who is here, and some who were
         self._remembers = False
         self._same: tuple[bytes, list[Task], list[Task]] | None = None  # the last walk, and whom it made ask about
 
@@ -109,10 +109,11 @@ class Muster:
             return [self._table.question(task) for task in (*doubted, *unseen)]
         agreed = self._agreed
         whole = [row for (row,) in _WHOLE(rows)]
+        here = set(whole)
         fresh = [row for row in whole if row not in agreed]
         away: list[Task] = []
         if len(whole) - len(fresh) < len(agreed):
-            for row in agreed.keys() - set(whole):
+            for row in agreed.keys() - here:
                 task = agreed.pop(row)
                 del self._rows[task]
                 away.append(task)
@@ -120,6 +121,9 @@ class Muster:
         for task in [task for task in noted if task.pid.task is not task]:
             del noted[task]
         found = self._compare(b"".join(fresh))
+        if len(here) < len(whole) or not self._rows.keys().isdisjoint(found.met):
+            self.forget()  # a task has two rows: it has become another one while the kernel walked past it
+            return self._beside_all(rows, remember=True)
         seen = set(found.met)
         unseen = [task for task in (*self._open, *away) if task.pid.task is task and task not in seen]
         unseen = list(dict.fromkeys(unseen))

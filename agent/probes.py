@@ -88,8 +88,10 @@ class Probes:
         self.ask = syscall.TestRun(self._descriptors["program:state"])
         self._marker = syscall.TestRun(self._descriptors["program:marker"])
         # those that run by themselves; the others are called, by one of these or by us
-        self._programs = [
-            fd for name, fd in self._descriptors.items() if name.startswith("program:") and name not in _CALLED
+        self._misses = [
+            syscall.RecursionMisses(fd)
+            for name, fd in self._descriptors.items()
+            if name.startswith("program:") and name not in _CALLED
         ]
         self.filters = self._try_filter()
 
@@ -137,7 +139,7 @@ class Probes:
 
     def skipped(self) -> int:
         """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
-        return self.page.nested + sum(syscall.usage(fd).recursion_misses for fd in self._programs)
+        return self.page.nested + sum([misses() for misses in self._misses])
 
     def usage(self) -> dict[str, syscall.Usage]:
         """How each program has fared, by its name."""

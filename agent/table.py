@@ -42,6 +42,7 @@ from agent.pidspace import Data
 from agent.roster import Roster
 from agent.wire import Kind, TaskState
 
+_IDLES_CHILDREN = (1, 2)  # init and kthreadd, in every kernel
 _SHAPING = CLONE_NEWPID | CLONE_PARENT | CLONE_THREAD | CLONE_VFORK
 
 _FORK = wire.reader(
@@ -295,7 +296,7 @@ class ProcessTable(Roster):
         """RECORD_STATE: how a task is, whatever the events have said."""
         state = TaskState(*_TASK(data, at))
         self.unanswered.pop((state.task, state.start_ns), None)
-        if not state.parent_tid and state.pid:
+        if not state.parent_tid and state.tid in _IDLES_CHILDREN:
             self.idle = state.parent
         pid = self._numbers.get(state.tid)
         known = pid.task if pid is not None and pid.identity == state.pid else None

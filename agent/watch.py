@@ -55,7 +55,6 @@ _OUTLAST = 40  # questions about who vanishes without an event: in the thickest 
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
 """Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
 questions about a large tree; or because here not all events have a hook."""
-_FOR_A_SNAPSHOT: tuple[Cause, ...] = ("large-tree", "no-hook")
 
 
 @dataclass(slots=True)
@@ -186,25 +185,19 @@ class Watch:
 
     def sweep(self, cause: Cause = "due") -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
+        skipped = self.probes.skipped()  # before the walk: what is skipped behind it is for the next one
         first = not self.totals.sweeps
-        incomplete = self.is_in_doubt or first
+        incomplete = self.is_in_doubt or skipped != self.totals.skipped or first
         self.stream.suspect = self.table.astray = False
         self.catch_up()
         mark = self.stream.next
         rows = self.probes.rows()
         self.catch_up()
-        remember = cause in _FOR_A_SNAPSHOT
-        unlisted = self.table.unlisted
-        questions = self._recall.differing(rows, remember=remember)
-        # To learn what was skipped takes longer than to compare many rows, and where nothing differs nothing is missing
-        # that a sweep would bring.
-        differ = not remember or any(self.table.asked(question) not in unlisted for question in questions)
-        skipped = self.probes.skipped() if differ else self.totals.skipped
-        self._ask(questions)
+        self._ask(self._recall.differing(rows, remember=cause in ("large-tree", "no-hook")))
         if first:
             self._ask(self._recall.differing(rows, remember=False))  # nor may somebody's parent be listed
         self.table.strike_off(mark)
-        if incomplete or skipped != self.totals.skipped or self.stream.suspect:
+        if incomplete or self.stream.suspect:
             self.table.reunite()
             self._recall.forget()
         if first:

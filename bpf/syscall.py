@@ -22,6 +22,7 @@ PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_TRACING = 2, 5, 17, 26
 ATTACH_RAW_TP, ATTACH_FENTRY, ATTACH_FEXIT, ATTACH_ITER, _ATTACH_PERF = 23, 24, 25, 28, 41
 MAP_RINGBUF = 27
 
+_PROG_INFO_BYTES, _RECURSION_MISSES_AT = 232, 208  # struct bpf_prog_info
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_ATTR_BYTES = 112
@@ -177,9 +178,27 @@ def identity(fd: int) -> str:
         return kind
 
 
-def recursion_misses(program_fd: int) -> int:
-    """How many runs of a program the kernel has skipped, because it was running on that CPU already."""
-    return int(struct.unpack_from("<Q", _info(program_fd, 232), 208)[0])
+class RecursionMisses:
+    """How many runs of a program the kernel has skipped, because it was running on that CPU already.
+
+    Everything is laid out once: a call costs little more than the system call itself.
+
+    Args:
+        program_fd: the program.
+    """
+
+    def __init__(self, program_fd: int) -> None:
+        self._info = (ctypes.c_uint64 * (_PROG_INFO_BYTES // 8))()
+        attributes = struct.pack("<IIQ", program_fd, _PROG_INFO_BYTES, ctypes.addressof(self._info))
+        self._attributes = ctypes.create_string_buffer(attributes, len(attributes))
+        self._arguments = (_SYS_BPF, _OBJ_GET_INFO, ctypes.byref(self._attributes), len(attributes))
+
+    def __call__(self) -> int:
+        """As of now."""
+        ctypes.memset(self._info, 0, _PROG_INFO_BYTES)  # whatever stands there the kernel takes for requests
+        if _syscall(*self._arguments) < 0:
+            _check(-1, "BPF_OBJ_GET_INFO_BY_FD")
+        return self._info[_RECURSION_MISSES_AT // 8]
 
 
 class Usage(NamedTuple):
@@ -197,7 +216,7 @@ class Usage(NamedTuple):
 
 def usage(program_fd: int) -> Usage:
     """Of a program."""
-    return Usage(*struct.unpack_from("<3Q", _info(program_fd, 232), 192))
+    return Usage(*struct.unpack_from("<3Q", _info(program_fd, _PROG_INFO_BYTES), _RECURSION_MISSES_AT - 16))
 
 
 class TestRun:

@@ -37,7 +37,7 @@ def _facts(table: ProcessTable, task: Task) -> tuple[Any, ...]:
     own = {name: getattr(task, name) for name in Task.__slots__ if name not in ("next", "previous", "threads")}
     return (
         *own.items(),
-        (task.pid.task, frozenset(task.children()), frozenset(task.threads or ()), table.noted.get(task)),
+        (task.pid.task is task, frozenset(task.children()), frozenset(task.threads or ()), table.noted.get(task)),
         (parent, parent.address if parent is not None else None, leader.pgid, leader.sid),
     )
 
@@ -136,3 +136,57 @@ def test_so_does_nonsense(noise: list[tuple[Kind, int]]) -> None:
         else:
             observed.feed(writer.end(kind, *chance.choices(range(5), k=4)))
         pair.put(pair.table.take_questions())
+
+
+def test_a_late_record_may_give_the_pid_object_of_somebody_gone_to_another_task() -> None:
+    """That is no fact of who is gone."""
+    pair = watched()
+    kernel = pair.kernel
+    parent = kernel.fork(kernel.init)
+    kernel.setsid(parent)
+    kernel.fork(parent)
+    late: list[bytes] = []
+    kernel.emit = late.append
+    kernel.answer(parent.address, parent.start_ns)
+    kernel.emit = pair.feed
+    pair.stream.give_up_below(kernel.writer.seq)
+    kernel.exit(parent)
+    kernel.wait(kernel.init, parent)
+    observed = Observed(pair)
+    observed.feed(late[0])
+
+    assert pair.table.task(parent.tid) in observed.touched
+
+
+def test_whoever_is_cut_out_of_a_chain_of_births_touches_who_was_born_of_it() -> None:
+    """A daemon that starts its successor and exits, again and again."""
+    pair = watched()
+    kernel = pair.kernel
+    Observed(pair)
+    current = kernel.fork(kernel.init)
+    cut = 0
+    for _ in range(6):
+        successor = kernel.fork(current)
+        kernel.exit(current)
+        kernel.wait(kernel.init, current)
+        before = pair.task(successor).creator
+        kernel.fork(successor)
+        cut += pair.task(successor).creator is not before
+        current = successor
+
+    assert cut
+
+
+def test_another_address_of_a_parent_touches_its_children() -> None:
+    """A thread has become the leader of its process by exec, which was lost; an answer has the new address."""
+    pair = watched()
+    kernel = pair.kernel
+    parent = kernel.fork(kernel.init)
+    child = kernel.fork(parent)
+    thread = kernel.thread(parent)
+    with pair.losing():
+        kernel.exec(thread)
+    Observed(pair)
+    kernel.answer(thread.address, thread.start_ns)
+
+    assert pair.task(child) in pair.table.changes.tasks

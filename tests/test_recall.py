@@ -156,6 +156,7 @@ class Doubled:
         self.chance = chance
         self.recall = Recall(pair.table)
         self.roots: list[Task] = []
+        self.last = pair.kernel.rows()
 
     def look(self) -> None:
         """At one of a few trees, again and again."""
@@ -176,6 +177,11 @@ class Doubled:
     def walk(self) -> None:
         """Past all tasks."""
         table, rows = self.pair.table, self.pair.kernel.rows()
+        if self.chance.random() < 0.2:  # a stale row, one that is missing, one that is there twice
+            at = self.chance.randrange(len(rows) // wire.ROW.size) * wire.ROW.size
+            row = self.last[: wire.ROW.size] if self.chance.random() < 0.5 else rows[at : at + wire.ROW.size]
+            rows = self.chance.choice([rows + row, rows[:at] + rows[at + wire.ROW.size :], rows[:at] + row + rows[at:]])
+        self.last = rows
         noted = dict(table.noted)
         questions = self.recall.differing(rows, remember=True)
         seen = table.unlisted, {task: ties for task, ties in table.noted.items() if task.pid.task is task}
@@ -210,17 +216,36 @@ def test_who_remembers_finds_what_everybody_finds(program: list[Step], seed: int
             pair.put(pair.table.take_questions())
 
 
-def test_a_task_with_two_rows_does_no_harm(scene: Scene) -> None:
-    """The kernel's walk has one for each; should it ever have more, the last one counts."""
+def rows_of(scene: Scene) -> dict[int, bytes]:
+    """The rows of a walk, by number."""
     rows = scene.pair.kernel.rows()
-    at = rows.index(wire.ROW.pack(*next(row for row in wire.ROW.iter_unpack(rows) if row[6] == scene.child.tid)))
-    again = bytearray(rows[at : at + wire.ROW.size])
-    again[-8] ^= 1  # another word about its ties
-    for walk in (rows + again, rows, rows + again, rows):
-        scene.recall.differing(walk, remember=True)
-        scene.pair.kernel.fork(scene.child)
+    whole = [rows[at : at + wire.ROW.size] for at in range(0, len(rows), wire.ROW.size)]
+    return {wire.ROW.unpack(row)[6]: row for row in whole}
 
-    assert scene.recall.differing(scene.pair.kernel.rows(), remember=True) == []
+
+def test_a_task_with_two_rows_hides_nobody_who_has_none(scene: Scene) -> None:
+    """One that execs while the kernel walks past it may have two."""
+    rows = rows_of(scene)
+    scene.recall.differing(b"".join(rows.values()), remember=True)
+    child, twice = rows.pop(scene.child.tid), rows[scene.other.tid]
+    assert child
+    questions = scene.recall.differing(b"".join([*rows.values(), twice]), remember=True)
+
+    assert questions == [(scene.child.address, scene.child.start_ns)]
+
+
+def test_a_task_that_had_another_row_too_is_not_missed(scene: Scene) -> None:
+    """Where the walk after that has the first of them alone."""
+    rows = rows_of(scene)
+    walk = b"".join(rows.values())
+    other = bytearray(rows[scene.child.tid])
+    other[-24] ^= 1  # in its comm
+    scene.recall.differing(walk, remember=True)
+    asked = scene.recall.differing(walk + other, remember=True)
+    again = scene.recall.differing(walk, remember=True)
+
+    assert asked == [(scene.child.address, scene.child.start_ns)]
+    assert (again, scene.pair.table.unlisted) == ([], set())
 
 
 def test_what_is_remembered_of_the_gone_is_bounded_by_what_is_there(scene: Scene) -> None:

@@ -382,7 +382,7 @@ def test_setpgid_of_a_child_that_the_hook_could_not_find_is_asked_about() -> Non
 
 
 @pytest.mark.parametrize("field", TOLD)
-def test_an_answer_that_says_nothing_new_is_counted_apart(field: str) -> None:
+def test_an_answer_that_says_nothing_new_touches_nobody(field: str) -> None:
     """And one that says anything else, in any field, is not."""
     pair = watched()
     process = pair.kernel.fork(pair.kernel.init)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A watch over a simulated kernel that skips program runs: what they would have told has neither a record nor a number."""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+
+from agent.model import OutsidePid, Snapshot
+from agent.rootname import parse
+from tests.kernelobjects import Thread
+from tests.kernelsim import Kernel
+from tests.simwatch import SimProbes, a_watch
+
+
+class Scene:
+    """A session with some children, and many tasks beside it."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel(lambda _: None)
+        self.root = self.kernel.fork(self.kernel.init)
+        self.kernel.setsid(self.root)
+        self.kernel.subreaper(self.root)
+        self.others = self.kernel.fork(self.kernel.init)
+        for parent, count in ((self.root, 3), (self.others, 300)):
+            for _ in range(count):
+                self.kernel.fork(parent)
+        self.skips = 0
+        with patch.object(SimProbes, "skipped", lambda _: self.skips):
+            self.watch = a_watch(self.kernel)
+        self.watch.probes.skipped = lambda: self.skips  # type: ignore[method-assign]  # a probe of this test's own
+
+    def skipped(self, call: Callable[[], Thread]) -> Thread:
+        """A call whose program is not run."""
+        emit, seq = self.kernel.emit, self.kernel.writer.seq
+        self.kernel.emit = lambda _: None
+        made = call()
+        self.kernel.emit, self.kernel.writer.seq = emit, seq
+        self.skips += 1
+        return made
+
+    def skipped_behind_a_walk(self) -> None:
+        """The next walk over all tasks has passed by when somebody is born."""
+
+        def rows() -> bytes:
+            found = self.kernel.rows()
+            self.watch.probes.rows = self.kernel.rows  # type: ignore[method-assign]  # as above
+            self.skipped(lambda: self.kernel.fork(self.root))
+            return found
+
+        self.watch.probes.rows = rows  # type: ignore[method-assign]  # as above
+
+    def snapshot(self, root: Thread) -> Snapshot:
+        """Taken by the watch."""
+        return self.watch.snapshot(self.watch.find(parse(str(root.tid))))
+
+
+def a_loss(scene: Scene) -> None:
+    """The snapshot itself has to sweep."""
+    scene.skipped_behind_a_walk()
+    scene.skips += 1
+
+
+def a_rest(scene: Scene) -> None:
+    """It was time for a sweep."""
+    scene.skipped_behind_a_walk()
+    scene.watch.rest()
+
+
+def another_snapshot(scene: Scene) -> None:
+    """Somebody else's, of a tree so large that it takes a sweep, and something differs."""
+    scene.snapshot(scene.others)
+    next(thread for thread in scene.kernel.threads if thread.group.parent is scene.others).ids = (7, 7)
+    scene.skipped_behind_a_walk()
+    scene.snapshot(scene.others)
+
+
+@pytest.mark.parametrize("reason", [a_loss, a_rest, another_snapshot])
+def test_what_is_skipped_behind_a_sweeps_walk_is_found_by_the_next_one(reason: Callable[[Scene], None]) -> None:
+    """For whatever reason there was a sweep: no snapshot is called complete before."""
+    scene = Scene()
+    reason(scene)
+    snapshot = scene.snapshot(scene.root)
+
+    children = [thread for thread in scene.kernel.threads if thread.group.parent is scene.root]
+    assert len(children) == 4
+    assert [snapshot.number(task.pid) for task in snapshot.tasks[1:]] == sorted(thread.tid for thread in children)
+
+
+def test_births_name_the_living_pid_object_also_where_a_skipped_one_was_heard_of_by_chance() -> None:
+    """The table thought that nobody used the session any more; then it heard of who does, and no row differs."""
+    scene = Scene()
+    kernel = scene.kernel
+    for _ in range(100):
+        kernel.fork(scene.root)
+    leader = kernel.fork(scene.root)
+    kernel.setsid(leader)
+    first = kernel.fork(leader)
+    scene.snapshot(scene.root)
+    kernel.setsid(first)
+    second = scene.skipped(lambda: kernel.fork(leader))
+    kernel.exit(leader)
+    kernel.wait(scene.root, leader)
+    scene.watch.drain()
+    kernel.exec(second)
+    scene.watch.drain()
+    snapshot = scene.snapshot(scene.root)
+    rows = {snapshot.number(task.pid): task for task in snapshot.tasks}
+    born = rows[first.tid].birth
+
+    assert born is not None
+    assert not isinstance(born.sid, OutsidePid)
+    assert born.sid == rows[second.tid].sid
