@@ -101,6 +101,7 @@ def check(file: File, as_json: AsJson = False) -> None:
     """Find everything that is wrong with a file. Exit code 8 where anything is an error; warnings alone are 0."""
     from exporters import findings
     from exporters.check import check as find_all
+    from exporters.remarks import count
 
     found = find_all(_read(file))
     errors = sum(one.severity == "error" for one in found)
@@ -110,7 +111,8 @@ def check(file: File, as_json: AsJson = False) -> None:
         where = f" at byte {one.offset}" if one.offset is not None else ""
         about = f" (tags {', '.join(map(str, one.pids))})" if one.pids else ""
         typer.echo(f"{one.severity} {one.name}{where}{about}: {one.text}")
-    say(f"{_name(file)}: {errors} errors, {len(found) - errors} warnings" if found else f"{_name(file)}: sound")
+    numbers = f"{count(errors, 'error')}, {count(len(found) - errors, 'warning')}"
+    say(f"{_name(file)}: {numbers if found else 'sound'}")
     if errors:
         raise typer.Exit(8)
 
@@ -167,6 +169,8 @@ def plan(
     ] = True,
 ) -> None:
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
+    if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
+        raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
     loaded = _load(file, _read(file))
     from agent.restart import planview
     from agent.restart.planning import make_plan

@@ -153,13 +153,18 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._answer(HTTPStatus.OK, body, CONTENT_TYPE)
 
+    def do_HEAD(self) -> None:
+        """As GET, but for the text itself."""
+        self.do_GET()
+
     def _answer(self, status: HTTPStatus, text: str, kind: str) -> None:
         body = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """A scraper comes every few seconds; what went wrong is in the answer."""

@@ -202,6 +202,14 @@ def test_the_verb_shows_a_plan_in_every_format(here: Run) -> None:
     assert b"<svg" in svg
 
 
+def test_json_and_another_format_are_one_too_many(here: Run) -> None:
+    """Neither of them wins."""
+    ran = here("daemon.ckpt", "--json", "-f", "svg")
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert b"--json is -f json: leave out -f svg" in ran.stderr
+
+
 def test_standard_input_is_a_file_too(here: Run) -> None:
     """Whatever the format."""
     assert here("-", data=checkpoint.dumps(a_daemon())).stdout == here("daemon.ckpt").stdout

@@ -53,6 +53,16 @@ def test_a_scraper_gets_the_text_anew_each_time() -> None:
     assert answers == [(200, CONTENT_TYPE, text) for text in ("first\n", "second\n")]
 
 
+def test_who_asks_for_the_head_alone_gets_it() -> None:
+    """As HTTP has it: what a GET would get, but for the text."""
+    with serving("127.0.0.1:0") as server:
+        connection = http.client.HTTPConnection(*place(server), timeout=20)
+        connection.request("HEAD", "/metrics")
+        answer = connection.getresponse()
+
+        assert (answer.status, answer.getheader("Content-Length"), answer.read()) == (200, "6", b"")
+
+
 def test_there_is_nothing_else() -> None:
     """Neither another path nor another method."""
     with serving("127.0.0.1:0") as server:
