@@ -20,8 +20,6 @@ from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
 
 _STARTS = 5
-_TASKS = 10_000
-_STORM_S = 4.0
 _SETTLE_S = 0.3  # several times the interval at which the daemon empties the ring
 
 
@@ -39,10 +37,10 @@ def forks(count: int) -> None:
     subprocess.run([str(compiled("bench_hooks")), "vfork", str(count)], check=True, stdout=subprocess.DEVNULL)
 
 
-def memory(watcher: Watcher, count: int) -> dict[str, float]:
+def memory(watcher: Watcher, count: int, tasks: int) -> dict[str, float]:
     """Resident bytes without the ring: fresh, for each task, and what many forks leave behind."""
     empty = watcher.resident_bytes()
-    with IdleTree(_TASKS):
+    with IdleTree(tasks):
         time.sleep(_SETTLE_S)
         watcher.client.status()
         full = watcher.resident_bytes()
@@ -53,17 +51,17 @@ def memory(watcher: Watcher, count: int) -> dict[str, float]:
     return {
         "forks": float(count),
         "resident_mb": empty / 1e6,
-        "bytes_per_task": (full - empty) / _TASKS,
+        "bytes_per_task": (full - empty) / tasks,
         "grown_by_forks_kb": (watcher.resident_bytes() - before) / 1e3,
     }
 
 
-def under_storm(watcher: Watcher) -> dict[str, float]:
+def under_storm(watcher: Watcher, duration_s: float) -> dict[str, float]:
     """CPU time while a storm goes on and nobody asks."""
     with Storm(idle=100):
         time.sleep(_SETTLE_S)
         records, cpu, begun = watcher.client.status()["records"], watcher.cpu_s(), time.monotonic()
-        time.sleep(_STORM_S)
+        time.sleep(duration_s)
         cpu = watcher.cpu_s() - cpu
         seconds = time.monotonic() - begun
         records = watcher.client.status()["records"] - records
@@ -80,15 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forks", type=int, default=200_000, help="whose traces memory is looked through for")
+    parser.add_argument("--tasks", type=int, default=10_000, help="over which memory is divided")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a storm at full rate")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     watcher = Watcher()
     figures = {"start_ms": median(started_ms(watcher) for _ in range(_STARTS))}
     with watcher:
-        figures |= memory(watcher, options.forks)
+        figures |= memory(watcher, options.forks, options.tasks)
     with Watcher() as another:
-        figures |= under_storm(another)
+        figures |= under_storm(another, options.seconds)
     if options.json:
         print(json.dumps(figures))
     else:

@@ -73,24 +73,34 @@ def methods(root: int, watcher: Watcher, iterator: BareIterator, image: Path) ->
 
 
 def measure(tasks: int, rounds: int, watcher: Watcher, iterator: BareIterator, directory: Path) -> Figures:
-    """Medians and quartiles in ms for one size of tree. Slow methods take part in every fifth round."""
+    """For one size of tree: medians and quartiles, in ms and of what share of each method ckptree takes.
+
+    Slow methods take part in every fifth round.
+    """
     with IdleTree(tasks) as tree:
         ways = methods(tree.root, watcher, iterator, directory / "image.ckpt")
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        times: dict[str, dict[int, float]] = {name: {} for name in ways}
         for n in range(rounds):
             for name, way in ways.items():
                 if n % 5 and times[name][0] > _SLOW_MS:
                     continue
-                times[name].append(way() / 1e6)
+                times[name][n] = way() / 1e6
+    return {name: _summary(times, name) for name in ways}
+
+
+def _summary(times: dict[str, dict[int, float]], name: str) -> dict[str, float]:
+    found = list(times[name].values())
+    own = times[DAEMON_AGAIN if name == ITERATOR_AGAIN else DAEMON]
+    shares = [own[n] / took for n, took in times[name].items()]  # within each round
     return {
-        name: {
-            "median_ms": median(found),
-            "q1_ms": quantile(found, 0.25),
-            "q3_ms": quantile(found, 0.75),
-            "p99_ms": quantile(found, 0.99),
-            "scans": len(found),
-        }
-        for name, found in times.items()
+        "median_ms": median(found),
+        "q1_ms": quantile(found, 0.25),
+        "q3_ms": quantile(found, 0.75),
+        "p99_ms": quantile(found, 0.99),
+        "scans": len(found),
+        "share": median(shares),
+        "share_q1": quantile(shares, 0.25),
+        "share_q3": quantile(shares, 0.75),
     }
 
 

@@ -28,6 +28,14 @@ RUNS: dict[str, tuple[str, ...]] = {
     "bench_footprint": (),
     "bench_rebuild": ("--rounds", "11"),
 }
+SHORT: dict[str, tuple[str, ...]] = {
+    "bench_snapshot": ("--tasks", "20", "--rounds", "1"),
+    "bench_hooks": ("--pairs", "1", "--share", "0.02"),
+    "bench_table": ("--forks", "500", "--replays", "1"),
+    "bench_footprint": ("--forks", "2000", "--tasks", "100", "--seconds", "0.5"),
+    "bench_rebuild": ("--tasks", "20", "--rounds", "1"),
+}
+"""Too little of everything to say anything: shows that it works."""
 LONG: dict[str, tuple[str, ...]] = {"bench_footprint": ("--forks", "10000000"), "bench_snapshot": ("--rounds", "101")}
 
 
@@ -46,6 +54,11 @@ def _spread(figures: Figures) -> str:
     return f"{figures['median_ms']:.2f} ({figures['q1_ms']:.2f} .. {figures['q3_ms']:.2f})"
 
 
+def _times(figures: Figures, *, upwards: bool) -> str:
+    shares = figures["share"], *sorted((figures["share_q1"], figures["share_q3"]), reverse=upwards)
+    return "{:.1f} ({:.1f} .. {:.1f})".format(*(1 / share if upwards else share for share in shares))
+
+
 def snapshots(figures: Figures) -> str:
     """How long each method takes, and how that compares."""
     places = list(figures)
@@ -55,9 +68,7 @@ def snapshots(figures: Figures) -> str:
         ("ckptree, times the bare iterator", bench_snapshot.ITERATOR, False),
         ("both again at once, ckptree, times the bare iterator", bench_snapshot.ITERATOR_AGAIN, False),
     ):
-        own = bench_snapshot.DAEMON_AGAIN if name == bench_snapshot.ITERATOR_AGAIN else bench_snapshot.DAEMON
-        shares = [figures[place][name]["median_ms"] / figures[place][own]["median_ms"] for place in places]
-        rows.append([words, *(f"{share if upwards else 1 / share:.1f}" for share in shares)])
+        rows.append([words, *(_times(figures[place][name], upwards=upwards) for place in places)])
     return table(("ms: median (quartiles)", *places), rows)
 
 
@@ -122,14 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the figures into the README, and a picture into docs")
     parser.add_argument("--long", action="store_true", help="ten million forks, a hundred rounds")
+    parser.add_argument("--short", action="store_true", help="too little of everything, to see that it works")
     parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of trees")
     parser.add_argument("--keep", type=Path, help="where to keep the figures as JSON")
     options = parser.parse_args(arguments)
+    if options.short and options.write:
+        parser.error("--short says nothing that might be written")
     more = {"bench_snapshot": ("--tasks", options.tasks)}
-    found = {
-        name: run(name, (*given, *more.get(name, ()), *(LONG.get(name, ()) if options.long else ())))
-        for name, given in RUNS.items()
-    }
+    extent = SHORT if options.short else LONG if options.long else {}
+    found = {name: run(name, (*given, *more.get(name, ()), *extent.get(name, ()))) for name, given in RUNS.items()}
     if options.keep:
         options.keep.write_text(json.dumps(found, indent=1))
     texts = {
