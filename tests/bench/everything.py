@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 # What is run, and how: modules beside this one. In its default form all of it ends within ten minutes.
 RUNS: dict[str, tuple[str, ...]] = {
     "bench_snapshot": ("--rounds", "16"),
-    "bench_hooks": ("--pairs", "9"),
+    "bench_hooks": ("--pairs", "15"),
     "bench_table": (),
     "bench_footprint": (),
     "bench_rebuild": ("--rounds", "11"),

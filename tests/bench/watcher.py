@@ -16,7 +16,7 @@ from typing import Self
 from agent.client import Client
 from agent.errors import NoDaemonError
 from agent.model import CKPT_PID_ROOT, Snapshot, TaskState
-from exporters import jsonfmt, registry
+from exporters import registry
 from tests.bench.judge import Row
 from tests.bench.scanners import Scan
 
@@ -48,7 +48,7 @@ def rows_of(snapshot: Snapshot) -> list[Row]:
 
 
 def _decode(data: bytes) -> list[Row]:
-    return rows_of(jsonfmt.loads(data))
+    return rows_of(registry.load(data))
 
 
 class Watcher:
@@ -123,7 +123,7 @@ class Watcher:
     def scan(self, root: int) -> Scan:
         """One snapshot of the tree under root, as the client sees it."""
         begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        answer = self.client.snapshot(str(root), mode="subtree", fmt="json")
+        answer = self.client.snapshot(str(root), mode="subtree")
         ended = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         return Scan(
             begun,
