@@ -50,7 +50,8 @@ class Intake:
             self._account()
 
     def _drain(self, limit: int = sys.maxsize) -> int:
-        """As `Ring.drain`, a part at a time."""
+        """As `Ring.drain`, a part at a time: what is there now, for more may come as fast."""
+        limit = min(limit, self._probes.ring.pending)
         drained = 0
         while drained < limit:
             part = self._probes.ring.drain(self.stream.feed, min(_PART_BYTES, limit - drained))

@@ -25,6 +25,12 @@ class FakeRing:
 
     records: list[bytes]
     position: int = 0
+    more: Callable[[], bytes] | None = None  # what comes while one is taken
+
+    @property
+    def pending(self) -> int:
+        """As the ring's own."""
+        return sum(map(len, self.records))
 
     def first(self) -> int | None:
         """As the ring's own."""
@@ -37,6 +43,8 @@ class FakeRing:
             record = self.records.pop(0)
             feed(record, 0)
             taken += len(record)
+            if self.more:
+                self.records.append(self.more())
         self.position += taken
         return taken
 
@@ -205,3 +213,20 @@ def test_whoever_looks_is_told_before_much_has_been_taken() -> None:
 
     assert taken[-1] == count
     assert max(after - before for before, after in itertools.pairwise([0, *taken])) < count / 4
+
+
+def test_to_catch_up_ends_though_records_come_as_fast_as_they_are_taken() -> None:
+    """Those that were there are what counts: on a host that is busier than this process is fast, there is no end to more."""
+    count = 100_000
+    heard = Heard([*range(count)], count)
+
+    def more() -> bytes:
+        heard.page.issued += 1
+        if heard.page.issued > 5 * count:
+            raise AssertionError("it goes on and on")
+        return RecordWriter(heard.page.issued - 1).marker()
+
+    heard.ring.more = more
+    heard.intake.catch_up()
+
+    assert heard.stream.next >= count

@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -164,10 +164,18 @@ class Rebuild:
         self._detached = True
         self._close()
 
-    def wait(self) -> int | None:
-        """Wait for the end of the tree: the root's raw wait status, None where nobody saw it."""
+    def wait(self, bell: int = -1, rung: Callable[[], None] = lambda: None) -> int | None:
+        """Wait for the end of the tree: the root's raw wait status, None where nobody saw it.
+
+        A signal that comes just before would not end this: `bell` is readable then, and `rung` is called, and may raise.
+        """
         while not self._over:
-            self._receive()
+            ready = select.select([self._socket.fileno(), *([bell] if bell >= 0 else [])], [], [])[0]
+            if bell in ready:
+                os.read(bell, 64)
+                rung()
+            if ready != [bell]:
+                self._receive()
         if self._failed:
             self._raise(self._failed)
         return self.root_status

@@ -21,7 +21,9 @@ from agent.errors import CkptreeError, UsageError
 from agent.fileverbs import File, load_file, say
 
 if TYPE_CHECKING:
+    from agent.model import Snapshot
     from agent.restart.control import Program
+    from agent.restart.plan import Plan
     from agent.restart.rebuild import Rebuild
     from agent.restart.verify import Standing
 
@@ -101,7 +103,8 @@ def restart(
     command = split_command(run) if run not in ("hold", "argv") else None
     wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json)
     try:
-        code = _restart(wish)
+        with _raising() as asked:  # from the beginning: a plan may take its time
+            code = _restart(wish, asked)
     except CkptreeError as error:
         if run == "hold":
             raise
@@ -115,15 +118,41 @@ def restart(
         raise typer.Exit(code)
 
 
-def _restart(wish: _Wish) -> int:
-    from agent.restart import guest, pidfile
-    from agent.restart.planning import make_plan
-    from agent.restart.preflight import preflight
-    from agent.restart.programs import at_their_beginning, own_arguments, with_path
+def _restart(wish: _Wish, asked: "_Asked") -> int:
+    from agent.restart.programs import with_path
     from agent.restart.rebuild import Rebuild
     from agent.restart.verify import Standing, beginning
 
-    words = with_path(wish.command) if wish.command else None
+    try:
+        words = with_path(wish.command) if wish.command else None
+        snapshot, plan, programs = _planned(wish)
+        asked.check()
+    except _Interrupted as interrupted:
+        return 128 + interrupted.number  # nothing of the tree has been there
+    begin = beginning(snapshot, pidns=wish.pidns)
+    with Rebuild(plan, any_numbers=wish.any_numbers, no_stdio=wish.detach, begin=begin) as rebuild:
+        rebuild.build()
+        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
+        if words is not None:
+            programs = _commands(words, standing, wish.file)
+        _prove(standing, wish, rebuild)
+        asked.check()
+        if wish.detach:
+            _leave(rebuild, programs, wish.pidfile)
+            return 0
+        if programs is None:
+            rebuild.release()
+            return _hold(rebuild, asked)
+        return _forward(rebuild, programs)
+
+
+def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
+    """What is to be made, and of what, where each runs a program of its own."""
+    from agent.restart import guest, pidfile
+    from agent.restart.planning import make_plan
+    from agent.restart.preflight import preflight
+    from agent.restart.programs import at_their_beginning, own_arguments
+
     snapshot = load_file(wish.file)
     if not wish.pidns and guest.is_init(snapshot):
         snapshot = guest.as_guest(snapshot)
@@ -140,27 +169,7 @@ def _restart(wish: _Wish) -> int:
         say(note)
     if wish.pidfile is not None:
         pidfile.check(wish.pidfile)
-    with (
-        _raising() as asked,
-        Rebuild(
-            plan,
-            any_numbers=wish.any_numbers,
-            no_stdio=wish.detach,
-            begin=beginning(snapshot, pidns=wish.pidns),
-        ) as rebuild,
-    ):
-        rebuild.build()
-        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
-        if words is not None:
-            programs = _commands(words, standing, wish.file)
-        _prove(standing, wish, rebuild)
-        if wish.detach:
-            _leave(rebuild, programs, wish.pidfile)
-            return 0
-        if programs is None:
-            rebuild.release()
-            return _hold(rebuild, asked)
-        return _forward(rebuild, programs)
+    return snapshot, plan, programs
 
 
 def _commands(words: list[str], standing: "Standing", file: str) -> "dict[int, Program]":
@@ -203,11 +212,10 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
                 say(f"  tag {task.pid}: {old} is now {new}, pid {pids[index]}")
 
 
-def _hold(rebuild: "Rebuild", asked: list[int]) -> int:
+def _hold(rebuild: "Rebuild", asked: "_Asked") -> int:
     """Until a signal comes."""
-    if asked:
-        raise _Interrupted(asked[-1])
-    status = rebuild.wait()
+    asked.check()
+    status = rebuild.wait(asked.bell, asked.check)
     end = "" if status is None else f": wait status {status:#x}"
     raise CkptreeError(f"the root of the tree is gone, and the tree with it{end}")
 
@@ -226,9 +234,9 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
         else:
             rebuild.signal(number)
 
-    with _handled(_FORWARDED, forward):
+    with _handled(_FORWARDED, forward) as bell:
         rebuild.release(programs)
-        status = rebuild.wait()
+        status = rebuild.wait(bell)
     if status is None:
         if asked > 1:
             return 128 + signal.SIGKILL
@@ -246,24 +254,47 @@ def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: P
     say(f"the tree stays with its guard, {rebuild.guard}: SIGTERM to that ends it")
 
 
+class _Asked(NamedTuple):
+    """What signals have asked for.
+
+    Attributes:
+        numbers: of those that have come.
+        bell: see `_handled`.
+    """
+
+    numbers: list[int]
+    bell: int
+
+    def check(self) -> None:
+        """Raise what Python may have dropped."""
+        if self.numbers:
+            raise _Interrupted(self.numbers[-1])
+
+
 @contextmanager
-def _raising() -> Iterator[list[int]]:
+def _raising() -> Iterator[_Asked]:
     """Signals that ask for the end raise, and are noted: Python drops what is raised within some callbacks of its own."""
-    asked: list[int] = []
+    numbers: list[int] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
+        numbers.append(number)
         raise _Interrupted(number)
 
-    with _handled(_ENDING, interrupt):
-        yield asked
+    with _handled(_ENDING, interrupt) as bell:
+        yield _Asked(numbers, bell)
 
 
 @contextmanager
-def _handled(numbers: tuple[signal.Signals, ...], handler: "signal._HANDLER") -> Iterator[None]:
+def _handled(numbers: tuple[signal.Signals, ...], handler: "signal._HANDLER") -> Iterator[int]:
+    """Yields a descriptor that is readable once one of them has come, even where the handler has not run yet."""
+    bell, rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    rope_before = signal.set_wakeup_fd(rope, warn_on_full_buffer=False)
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield
+        yield bell
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+        signal.set_wakeup_fd(rope_before)
+        os.close(bell)
+        os.close(rope)

@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agent.model import Snapshot
-from agent.restart import pidfile, preflight, programs, verb, verify
+from agent.restart import pidfile, planning, preflight, programs, verb, verify
 from agent.restart.plan import Plan
 from agent.restart.planning import make_plan
 from agent.restart.rebuild import HELPER, Rebuild
@@ -188,6 +189,45 @@ def test_an_interrupt_that_python_drops_ends_a_restart_all_the_same(tmp_path: Pa
 
     def restart() -> None:
         setattr(Rebuild, "release", released)  # noqa: B010 - in a process of its own, which ends with this
+        verb.restart(os.fspath(image))
+
+    coordinator = forked(restart)
+    try:
+        assert soon(lambda: os.waitpid(coordinator, os.WNOHANG) != (0, 0), within=20)
+    except AssertionError:
+        os.kill(coordinator, signal.SIGKILL)
+        os.waitpid(coordinator, 0)
+        raise
+
+
+@pytest.mark.parametrize("where", ["before the tree is made", "while it holds"])
+def test_a_signal_that_python_hears_of_and_no_call_does_ends_a_restart(where: str, tmp_path: Path) -> None:
+    """It came to another thread, or in the moment before a call; or what it raised in the planning was dropped."""
+    image = tmp_path / "tree.ckpt"
+    image.write_bytes(registry.image(a_large_tree(), "ckpt"))
+    make, release = planning.make_plan, Rebuild.release
+
+    def interrupt() -> None:
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def released(rebuild: Rebuild) -> None:
+        release(rebuild)
+        threading.Thread(target=interrupt, daemon=True).start()
+
+    def planned(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        except BaseException:  # noqa: BLE001, S110 - so does Python, within some callbacks
+            pass
+        return make(snapshot, pidns=pidns)
+
+    def restart() -> None:
+        if where == "while it holds":
+            setattr(Rebuild, "release", released)  # noqa: B010 - in a process of its own, which ends with this
+        else:
+            planning.make_plan = planned
         verb.restart(os.fspath(image))
 
     coordinator = forked(restart)
