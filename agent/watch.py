@@ -17,6 +17,7 @@ explains is an anomaly: counted, and healed by the answer itself.
 """
 
 import gc
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -41,8 +42,7 @@ from agent.ties import Ties
 
 _ASK_AT_ONCE = 1000
 _ROOM_FOR_ANSWER = 2048  # bytes of the ring; mostly a tenth of it is used, so that they fit beside what else happens
-# One walk over the host costs less than many questions: in the time of one, it sees so many tasks; to begin with it costs
-# as much as so many more.
+# In the time of one question a walk over the host sees so many tasks; to begin with it takes the time of so many more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
 _LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
@@ -170,12 +170,15 @@ class Watch:
         """Apply every record whose number was issued before this call; wait for those still being written."""
         self._intake.catch_up()
 
-    def _ask(self, questions: list[tuple[int, int]]) -> None:
-        """Put questions, and whatever follows from the answers."""
+    def _ask(self, questions: list[tuple[int, int]], deadline: float = math.inf) -> None:
+        """Put questions, and whatever follows from the answers. What is not put until the deadline is as good as lost."""
         ask = self.probes.ask
         at_once = max(1, min(_ASK_AT_ONCE, self.probes.ring.size // _ROOM_FOR_ANSWER))
         for _ in range(_ROUNDS):
             for start in range(0, len(questions), at_once):
+                if time.monotonic() > deadline:
+                    self.stream.suspect = True
+                    return
                 for address, start_ns in questions[start : start + at_once]:
                     ask(address, start_ns)
                 self._intake.catch_up()
@@ -183,7 +186,7 @@ class Watch:
             if not questions:
                 return
 
-    def sweep(self, cause: Cause = "due") -> None:
+    def sweep(self, cause: Cause = "due", deadline: float = math.inf) -> None:
         """Compare the table with all tasks of the kernel, and heal what differs."""
         skipped = self.probes.skipped()  # before the walk: what is skipped behind it is for the next one
         first = not self.totals.sweeps
@@ -193,7 +196,7 @@ class Watch:
         mark = self.stream.next
         rows = self.probes.rows()
         self.catch_up()
-        self._ask(self._recall.differing(rows, remember=cause in ("large-tree", "no-hook")))
+        self._ask(self._recall.differing(rows, remember=cause in ("large-tree", "no-hook")), deadline)
         if first:
             self._ask(self._recall.differing(rows, remember=False))  # nor may somebody's parent be listed
         self.table.strike_off(mark)
@@ -290,7 +293,7 @@ class Watch:
         for _ in range(_ATTEMPTS):
             verified = self._verify(root, resolved, deadline)
             self._explain()
-            self._outlast(root)
+            certain = self._outlast(root, deadline)
             if not self.is_in_doubt or time.monotonic() > deadline:
                 break
         if root.pid.task is not root:
@@ -300,12 +303,14 @@ class Watch:
         chosen = self._recall.select(root, resolved, without_entered=without_entered)
         at_cut()
         time_ns = time.time_ns()
-        tasks = self._tied(chosen, mark)
+        tasks = self._tied(chosen, mark, deadline)
         self.totals.snapshots += 1
         reasons = [*chosen.unknown, *lookup.unlisted(self.table, root)]
         if self.is_in_doubt:
             verified = "no"
             reasons.append("events were lost while the snapshot was taken: take it again")
+        elif not certain:
+            reasons.append("a zombie that nobody waits for may have gone meanwhile: take it again")
         return Snapshot(
             mode=resolved,
             time_ns=time_ns,
@@ -337,10 +342,10 @@ class Watch:
             if mode == "container":
                 found = found + select.entered(root, found)
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
-                self.sweep("no-hook" if self.blind else "large-tree")
+                self.sweep("no-hook" if self.blind else "large-tree", deadline)
                 return "sweep"
             if self.is_in_doubt or (not asked and self.probes.skipped() != self.totals.skipped):
-                self.sweep("loss")  # who is in the tree is not certain before
+                self.sweep("loss", deadline)  # who is in the tree is not certain before
                 if time.monotonic() > deadline:
                     break
                 continue
@@ -348,21 +353,24 @@ class Watch:
             if not new:
                 break
             asked.update(new)
-            self._ask([self.table.question(task) for task in new])
+            self._ask([self.table.question(task) for task in new], deadline)
         return "numbering"
 
-    def _outlast(self, root: Task) -> None:
-        """Whoever may vanish without an event is there at the last record that was applied, or known to be gone by then."""
+    def _outlast(self, root: Task, deadline: float) -> bool:
+        """Whether whoever may vanish without an event is there at the last record that was applied, or known to be gone."""
         for _ in range(_OUTLAST):
             vanishing = [task for task in self._recall.exited(root) if rules.may_vanish(task) and task.address]
             if not vanishing:
-                return
+                return True
+            if time.monotonic() > deadline:
+                break
             issued = self.probes.page.issued
             self._ask([self.table.question(task) for task in vanishing])
             if self.stream.next <= issued + len(vanishing):
-                return
+                return True
+        return False
 
-    def _tied(self, chosen: select.Selection, mark: int) -> tuple[SnapshotTask, ...]:
+    def _tied(self, chosen: select.Selection, mark: int, deadline: float) -> tuple[SnapshotTask, ...]:
         """The rows of a selection with their terminals and owners of files, read now.
 
         Args:
@@ -372,7 +380,7 @@ class Watch:
         if chosen is not self._told:
             born = [task for task in chosen.inside if task.order >= mark and task.address and task.pid.task is task]
             if born:
-                self._ask([self.table.question(task) for task in born])
+                self._ask([self.table.question(task) for task in born], deadline)
             self._told = chosen
         return self._ties.add(chosen, self.table.noted)
 

@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 
 from agent.model import OutsidePid, Snapshot
+from agent.objects import AUTOREAP
 from agent.rootname import parse
 from tests.kernelobjects import Thread
 from tests.kernelsim import Kernel
@@ -22,7 +23,7 @@ class Scene:
         self.kernel.setsid(self.root)
         self.kernel.subreaper(self.root)
         self.others = self.kernel.fork(self.kernel.init)
-        for parent, count in ((self.root, 3), (self.others, 300)):
+        for parent, count in ((self.root, 3), (self.others, 60)):
             for _ in range(count):
                 self.kernel.fork(parent)
         self.skips = 0
@@ -111,3 +112,63 @@ def test_births_name_the_living_pid_object_also_where_a_skipped_one_was_heard_of
     assert born is not None
     assert not isinstance(born.sid, OutsidePid)
     assert born.sid == rows[second.tid].sid
+
+
+class Clock:
+    """Each look at it takes a while."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s = 0.0
+        self._step_s = step_s
+
+    def monotonic(self) -> float:
+        """As time.monotonic."""
+        self.now_s += self._step_s
+        return self.now_s
+
+
+def test_a_snapshot_on_a_host_that_is_too_busy_says_so_and_does_not_go_on_and_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers lead to questions, and these to others, without end."""
+    scene = Scene()
+    kernel, clock, asked = scene.kernel, Clock(0.05), []
+
+    def ask(address: int, start_ns: int) -> None:
+        asked.append(address)
+        kernel.answer(address, start_ns)
+        scene.watch.table.doubts.update(dict.fromkeys(scene.watch.table.tasks()))
+
+    scene.watch.probes.ask = ask  # type: ignore[assignment]  # a probe of this test's own
+    monkeypatch.setattr("agent.watch.time.monotonic", clock.monotonic)
+    monkeypatch.setattr("agent.watch._ASK_AT_ONCE", 10)
+    snapshot = scene.snapshot(scene.root)
+
+    assert snapshot.completeness.verified == "no"
+    assert not snapshot.completeness.complete
+    assert clock.now_s < 4
+    assert len(asked) < 1000
+
+
+def test_a_zombie_that_may_have_gone_unseen_makes_a_snapshot_incomplete() -> None:
+    """It may vanish without an event, and whenever it is asked about something else happens too."""
+    scene = Scene()
+    kernel = scene.kernel
+    zombie = kernel.fork(scene.root)
+    kernel.exit(zombie)
+    scene.watch.drain()
+    known = scene.watch.table.task(zombie.tid)
+    assert known is not None
+    known.flags |= AUTOREAP
+    calm = scene.snapshot(scene.root)
+    known.flags |= AUTOREAP
+
+    def ask(address: int, start_ns: int) -> None:
+        kernel.answer(address, start_ns)
+        kernel.setpgid(scene.others, scene.others.group, scene.others.pid)
+
+    scene.watch.probes.ask = ask  # type: ignore[assignment]  # a probe of this test's own
+    busy = scene.snapshot(scene.root)
+
+    assert calm.completeness.complete
+    assert busy.completeness.reasons == ("a zombie that nobody waits for may have gone meanwhile: take it again",)
