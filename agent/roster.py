@@ -141,7 +141,11 @@ class Roster:
         return questions
 
     def strike_off(self, mark: int) -> None:
-        """Once the answers are in: what has ended, or was born as number `mark` or later, is rightly not listed."""
+        """Once the answers are in: what has ended, or was born as number `mark` or later, is rightly not listed.
+
+        An answer that is not in by now was lost.
+        """
+        self.unanswered.clear()
         self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
 
     def reunite(self) -> None:
