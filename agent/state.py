@@ -80,7 +80,7 @@ class Memory:
 
     Attributes:
         place: where it stopped.
-        totals: what it counted itself (watch.Totals).
+        totals: what it counted itself (agent.totals).
         table, stream: what it knew.
     """
 

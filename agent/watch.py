@@ -21,8 +21,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 from agent import host, lookup, rules, select, state, statereader
 from agent.config import Config
@@ -39,6 +38,7 @@ from agent.state import Memory
 from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.ties import Ties
+from agent.totals import Cause, Totals
 
 _ASK_AT_ONCE = 1000
 _ROOM_FOR_ANSWER = 2048  # bytes of the ring; mostly a tenth of it is used, so that they fit beside what else happens
@@ -52,29 +52,6 @@ _PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
 _BEGIN_S = 1.0  # how long a start goes on sweeping while events are lost; then it is for the loop to mend
 _EXPLAIN_S = 0.004  # how long a difference may wait for its event
 _OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
-Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
-"""Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
-questions about a large tree; or because here not all events have a hook."""
-
-
-@dataclass(slots=True)
-class Totals:
-    """What the watch has done so far.
-
-    Attributes:
-        causes: full sweeps, by why.
-        snapshots: taken.
-        skipped: program runs that took no number.
-    """
-
-    causes: Counter[Cause] = field(default_factory=lambda: Counter(dict.fromkeys(get_args(Cause), 0)))
-    snapshots: int = 0
-    skipped: int = 0
-
-    @property
-    def sweeps(self) -> int:
-        """Full sweeps, for whatever reason."""
-        return self.causes.total()
 
 
 class Watch:
@@ -237,7 +214,7 @@ class Watch:
 
     def caller(self, pid: int) -> Task | None:
         """The task that asks, by its number in the initial namespace."""
-        self.catch_up()
+        self._learn_all()
         return self.table.task(pid)
 
     def find(self, root: RootName, caller: int | Task | None = None, sees: Sees | None = None) -> Task:
@@ -252,9 +229,15 @@ class Watch:
             NoSuchRootError: nobody has it, or it is a thread's.
             NotPermittedError: the caller may not see it.
         """
-        self.catch_up()
+        self._learn_all()
         asking = self.table.task(caller) if isinstance(caller, int) else caller
         return lookup.process(self.table, root, asking, None if sees is None else lambda task: self._seen(task, sees))
+
+    def _learn_all(self) -> None:
+        """Whoever has a number now has it here: after loss, too."""
+        self.catch_up()
+        if self.is_in_doubt:
+            self.sweep("loss", time.monotonic() + _PATIENCE_S)
 
     def _seen(self, task: Task, sees: Sees) -> bool:
         """Whether somebody may see a task, by the ids that it has now: no event tells that they have changed."""

@@ -172,3 +172,18 @@ def test_a_zombie_that_may_have_gone_unseen_makes_a_snapshot_incomplete() -> Non
 
     assert calm.completeness.complete
     assert busy.completeness.reasons == ("a zombie that nobody waits for may have gone meanwhile: take it again",)
+
+
+def test_who_was_born_unheard_of_is_found_all_the_same() -> None:
+    """Its birth was lost, and nobody has swept since."""
+    scene = Scene()
+    kernel = scene.kernel
+    before = kernel.fork(scene.root)
+    kernel.exit(before)
+    kernel.wait(scene.root, before)
+    scene.watch.drain()
+    child = scene.skipped(lambda: kernel.fork(scene.root))
+    scene.watch.stream.suspect = True
+    snapshot = scene.snapshot(child)
+
+    assert snapshot.tasks[0].start_ns == child.start_ns

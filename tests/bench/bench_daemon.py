@@ -21,6 +21,7 @@ from tests.bench.compiled import compiled
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.watcher import Watcher
+from tests.dying import end_by_signals
 
 Figures = dict[str, Any]
 
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    end_by_signals()
     figures: Figures = {
         "idle": idle(options.idle_s),
         "forks": forks(options.forks),

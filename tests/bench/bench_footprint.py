@@ -7,7 +7,6 @@ are the long form of the question whether memory is bounded by the living.
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
+from tests.dying import end_by_signals
 
 _STARTS = 5
 _SETTLE_S = 0.3  # several times the interval at which the daemon empties the ring
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of a storm at full rate")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    end_by_signals()
     watcher = Watcher()
     figures = {"start_ms": median(started_ms(watcher) for _ in range(_STARTS))}
     with watcher:

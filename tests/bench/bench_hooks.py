@@ -7,7 +7,6 @@ drifts by more than the hooks cost, so only neighbours are compared: the figure 
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from tests.bench.compiled import compiled
 from tests.bench.figures import median, quantile, table
 from tests.bench.held import held
 from tests.bench.watcher import Watcher
+from tests.dying import end_by_signals
 
 CALLS = {"fork": 1500, "vfork": 4000, "exec": 400, "thread": 4000, "setpgid": 100_000, "getppid": 500_000}
 """Calls per loop: a fifth of a second or so, short against the drift."""
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--share", type=float, default=1.0, help="of the calls of each loop, to see that it works")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    end_by_signals()
     _share = options.share
     watcher = Watcher()
     found = run(options.pairs, watcher) | run_kinds(options.pairs)

@@ -19,6 +19,7 @@ from agent.model import Ancestor, AncestorEvent, Creator, Snapshot
 from agent.restart.planning import make_plan
 from tests.bench.figures import table
 from tests.builders import a_snapshot, a_task, born
+from tests.dying import end_by_signals
 
 
 def broad(tasks: int) -> Snapshot:
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    end_by_signals()
     figures = []
     for shape in SHAPES:
         for tasks in options.tasks:

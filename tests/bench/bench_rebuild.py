@@ -15,6 +15,7 @@ from agent.restart.plan import Op, Phase, Plan
 from agent.restart.rebuild import Rebuild
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, quantile, table
+from tests.dying import end_by_signals
 from tests.plans import PlanWriter
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    end_by_signals()
     found = measured(options.tasks, options.rounds)
     if options.json:
         print(json.dumps({"tasks": options.tasks, "ns": found}))

@@ -10,7 +10,6 @@ at once finds in the processor's caches what the others have not driven out mean
 import argparse
 import gc
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from tests.bench.iterator import BareIterator
 from tests.bench.scanners import scan_proc, scan_psutil
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
+from tests.dying import end_by_signals
 
 CALL = "ckptree, as a client sees it"
 CLI = "`ckptree snapshot`, whole process"
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=21, help="for each size")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    end_by_signals()
     figures: dict[str, Figures] = {}
     sizes = [int(size) for size in options.tasks.split(",")]
     with ExitStack() as stack:

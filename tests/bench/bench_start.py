@@ -20,6 +20,7 @@ sys.path.insert(0, os.fspath(Path(__file__).parents[2]))
 
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
+from tests.dying import end_by_signals
 from tests.live.servicemanager import ServiceManager
 
 _THREADS = 9
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    end_by_signals()
     found = {tasks: measure(tasks, options.turns) for tasks in options.tasks}
     if options.json:
         print(json.dumps(found))

@@ -21,6 +21,7 @@ from agent.probes import Probes
 from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.wire import record_bytes
+from tests.dying import end_by_signals
 
 _KIND_AT = 8
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--replays", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    end_by_signals()
     run = record(options.forks)
     rates = []
     for _ in range(options.replays):

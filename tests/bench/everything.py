@@ -17,6 +17,7 @@ from typing import Any
 from tests.bench import bench_snapshot
 from tests.bench.figures import median, table
 from tests.bench.report import TOP, draw, lines, splice
+from tests.dying import die_with_parent, end_by_signals
 
 Figures = dict[str, Any]
 
@@ -44,9 +45,16 @@ def run(name: str, options: Sequence[str]) -> Figures:
     print(f"bench: {name} {' '.join(options)}", file=sys.stderr, flush=True)
     begun = time.monotonic()
     command = [sys.executable, "-m", f"tests.bench.{name}", *options, "--json"]
-    ran = subprocess.run(command, cwd=TOP, check=True, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent) as ran:
+        try:
+            out, _ = ran.communicate()
+        except BaseException:
+            ran.terminate()  # and wait for its end, within which it ends what it has begun
+            raise
+    if ran.returncode:
+        sys.exit(ran.returncode)
     print(f"bench: {name} took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    figures: Figures = json.loads(ran.stdout)
+    figures: Figures = json.loads(out)
     return figures
 
 
@@ -137,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of trees")
     parser.add_argument("--keep", type=Path, help="where to keep the figures as JSON")
     options = parser.parse_args(arguments)
+    if options.keep and not options.keep.parent.is_dir():
+        parser.error(f"--keep {options.keep}: there is no such folder")
+    end_by_signals()
     if options.short and options.write:
         parser.error("--short says nothing that might be written")
     more = {"bench_snapshot": ("--tasks", options.tasks)}

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.bench.compiled import compiled
+from tests.dying import die_with_parent
 
 
 class IdleTree:
@@ -29,7 +30,9 @@ class IdleTree:
 
     def __enter__(self) -> Self:
         command = [str(compiled("idle_tree", "-static")), *self._options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=die_with_parent
+        )
         self.root = self._process.pid
         if self._process.stdout is None or not self._process.stdout.readline().startswith("ready"):
             self._process.communicate()

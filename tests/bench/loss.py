@@ -30,6 +30,7 @@ from tests.bench.storm import Storm
 from tests.bench.stormlog import Life, StormLog
 from tests.bench.torture import SETTLE_S, WIDEN_NS
 from tests.bench.watcher import Watcher, rows_of
+from tests.dying import end_by_signals
 
 _RING = 1 << 18
 _SMALL_RING = 1 << 16
@@ -236,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5, help="of each storm")
     parser.add_argument("--write", action="store_true", help="put the figures into the README")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    end_by_signals()
     rows, wrong = [], 0
     for name, suffered in ways().items():
         out = suffered(options.seconds)

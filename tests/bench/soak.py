@@ -8,7 +8,6 @@ descriptors are looked at. Exit code 0 unless something was torn, differed, or g
 
 import argparse
 import gc
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from tests.bench.report import splice
 from tests.bench.storm import Storm
 from tests.bench.torture import SETTLE_S, Tally
 from tests.bench.watcher import Watcher
+from tests.dying import end_by_signals
 
 _SNAPSHOT_S = 0.1
 _COMPARE_EVERY = 20  # snapshots
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pid-max", type=int, default=1500, help="numbers of every second storm")
     parser.add_argument("--write", action="store_true", help="put the figures into the README")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    end_by_signals()
     totals = Totals()
     with ExitStack() as stack:
         iterator = BareIterator()

@@ -11,6 +11,7 @@ from typing import Self
 
 from tests.bench.compiled import compiled
 from tests.bench.stormlog import StormLog, read_log
+from tests.dying import die_with_parent
 
 
 class Storm:
@@ -44,7 +45,9 @@ class Storm:
     def __enter__(self) -> Self:
         program = compiled("storm", "-static")  # an exec of it should be cheap
         command = [str(program), str(self._path), *self._options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=die_with_parent
+        )
         self.root = self.top = self._process.pid
         line = self._line()
         if line.startswith("init"):

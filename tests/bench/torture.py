@@ -9,7 +9,6 @@ within a fraction of a second. Exit code 0 unless a snapshot that ckptree called
 import argparse
 import gc
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from tests.bench.report import bars, draw, splice
 from tests.bench.scanners import Scan, scan_proc, scan_ps, scan_psutil
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
+from tests.dying import end_by_signals
 
 CKPTREE = "ckptree"
 SETTLE_S = 0.2
@@ -217,7 +217,7 @@ def picture(kinds: Sequence[Torture]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once; 0 unless one of ckptree's own snapshots was torn, stale or failed."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    end_by_signals()
     kinds = [Torture(options, 0), Torture(options, options.pid_max)]
     with ExitStack() as stack:
         iterator = BareIterator()

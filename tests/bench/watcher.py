@@ -19,6 +19,7 @@ from agent.model import CKPT_PID_ROOT, Snapshot, TaskState
 from exporters import registry
 from tests.bench.judge import Row
 from tests.bench.scanners import Scan
+from tests.dying import die_with_parent
 
 _REPOSITORY = Path(__file__).parents[2]
 _PATIENCE_S = 20.0
@@ -95,7 +96,8 @@ class Watcher:
         config.write_text(self._settings)
         command = [*self._before, sys.executable, "-m", "agent.daemon", "--config", str(config)]
         with self.log.open("ab") as log:  # a line for each snapshot
-            self._process = subprocess.Popen([*command, "--socket", str(self.socket)], cwd=_REPOSITORY, stderr=log)
+            command += ["--socket", str(self.socket)]
+            self._process = subprocess.Popen(command, cwd=_REPOSITORY, stderr=log, preexec_fn=die_with_parent)
         end = time.monotonic() + _PATIENCE_S
         while True:
             try:
