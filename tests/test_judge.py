@@ -78,7 +78,7 @@ def test_a_missing_task_beside_one_born_later_is_torn() -> None:
     """LATE is shown, so it is 450 or later, and LONG_LIVED was there all the time."""
     verdict = judged(a_judge(LONG_LIVED, LATE), a_row(LATE))
 
-    assert facts(verdict) == [(20, "missing, there from and to")]
+    assert facts(verdict) == [(20, "missing, surely there between")]
 
 
 def test_the_clash_is_the_smallest_one() -> None:
@@ -301,3 +301,23 @@ def test_what_was_true_at_any_instant_is_never_torn(times: list[list[int]], at: 
     verdict = judged(a_judge(*lives), *rows, t0=at - before, t1=at + after)
 
     assert not verdict.torn
+
+
+def test_of_whom_no_start_is_shown_may_be_somebody_else_with_that_number() -> None:
+    """Another's child, where the whole host is shown: the number was given to LATE afterwards."""
+    judge = a_judge(LONG_LIVED, LATE)
+    stranger = Row(LATE.tid, LATE.tgid, 4711, 4711, 4711)
+    rows = (ROOT_ROW, a_row(LONG_LIVED), stranger)
+
+    assert not judge.judge(Capture(rows, 400, 440), widen_ns=20).torn
+    assert judge.judge(Capture(rows, 400, 440, closed=True), widen_ns=20).torn
+    assert judge.judge(Capture((*rows[:2], stranger._replace(ppid=10)), 400, 440), widen_ns=20).torn
+
+
+def test_a_finding_is_explained_by_the_lives_that_are_nearest_to_it() -> None:
+    """Of one number there may be many, long after."""
+    lives = [a_process(7, birth, birth + 50, birth + 60) for birth in (100, 1000, 2000, 3000)]
+    words = a_judge(*lives).explain(Finding(162, ALWAYS + 1, 7, "shown, gone by"))
+
+    assert "born 100..102" in words
+    assert "born 3000" not in words

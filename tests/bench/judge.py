@@ -180,14 +180,20 @@ class Judge:
 
     def explain(self, finding: Finding) -> str:
         """A finding in words, with what the log says of the lives of that number near it."""
+        bounds = [bound for bound in finding[:2] if 0 < bound < ALWAYS]
+
+        def distance(life: Life) -> int:
+            stamps = (life.birth_lo, life.birth_hi, life.death_lo, life.must_end, life.gone_hi)
+            return min((abs(stamp - bound) for stamp in stamps for bound in bounds), default=0)
+
+        lives = sorted(map(self._life, self._by_tid.get(finding.tid, ())), key=distance)[:2]
         near = [
             f"{life.kind.name.lower()} of {self._life(life.parent).tid}, born {life.birth_lo}..{life.birth_hi}, "
             f"ends {life.death_lo}..{life.gone_hi}"
             + (f", exec {life.exec_lo}..{life.exec_hi}" if life.exec_lo < ALWAYS else "")
-            for life in map(self._life, self._by_tid.get(finding.tid, ()))
-            if life.birth_lo <= finding.hi and life.gone_hi >= finding.lo
+            for life in sorted(lives, key=lambda life: life.birth_lo)
         ]
-        return f"{finding.tid} {finding.fact} ({finding.lo}, {finding.hi}) [{'; '.join(near[-2:])}]"
+        return f"{finding.tid} {finding.fact} ({finding.lo}, {finding.hi}) [{'; '.join(near)}]"
 
     def covers(self, capture: Capture, *, widen_ns: int = 0) -> bool:
         """Whether the log tells enough to judge this capture."""
@@ -225,6 +231,8 @@ class Judge:
             yield from self._unknown(row, closed=capture.closed)
             return
         life = self._life(i)
+        if self._is_another(row, life, closed=capture.closed):
+            return
         if i in shown:
             yield Finding(-1, ALWAYS + 1, row.tid, "shown twice")
         shown.add(i)
@@ -252,22 +260,35 @@ class Judge:
         elif life.zombie_hi < min(hi, life.gone_hi):  # else `gone by` says it better
             yield Finding(life.zombie_hi, ALWAYS + 1, row.tid, "alive, a zombie by")
 
+    def _is_another(self, row: Row, life: Life, *, closed: bool) -> bool:
+        """Of a task without a start nothing but its number is known: somebody else may have it, before or after."""
+        if closed or row.start_lo is not None or row.ppid is None or life.kind is Kind.ROOT:
+            return False
+        return not self._holders(row.ppid, life)
+
     def _parent(self, row: Row, life: Life, lo: int, hi: int) -> Iterator[Finding]:
-        """A child stays with its parent until that may be dead; then it is its heir's, a subreaper's; then the root's."""
+        held = self._holders(row.ppid, life)
+        if not held:
+            yield Finding(-1, ALWAYS + 1, row.tid, f"child of {row.ppid}, never was")
+        elif held[0][0] > lo or held[-1][1] < hi or len(held) > 1:
+            yield from _not_in(held, row.tid, f"child of {row.ppid}, while it was another's")
+
+    def _holders(self, ppid: int | None, life: Life) -> list[tuple[int, int]]:
+        """When somebody of that number was its parent.
+
+        A child stays with its parent until that may be dead; then it is its heir's, a subreaper's; then the root's.
+        """
         held: list[tuple[int, int]] = []
         since = -1
         for index in dict.fromkeys((life.parent, life.heir, self._root)):
             holder = self._life(index)
             until = ALWAYS if index == self._root else min(holder.zombie_hi, holder.gone_hi)
-            if holder.tid == row.ppid:
+            if holder.tid == ppid:
                 held.append((since, until))
             if index == self._root:
                 break
             since = max(since, holder.death_lo)
-        if not held:
-            yield Finding(-1, ALWAYS + 1, row.tid, f"child of {row.ppid}, never was")
-        elif held[0][0] > lo or held[-1][1] < hi or len(held) > 1:
-            yield from _not_in(held, row.tid, f"child of {row.ppid}, while it was another's")
+        return held
 
     def _unknown(self, row: Row, *, closed: bool) -> Iterator[Finding]:
         """A row without a life of its own."""
@@ -290,4 +311,4 @@ class Judge:
         for i in candidates:
             life = self._life(i)
             if life.birth_hi < hi and life.must_end > lo:
-                yield Finding(life.birth_hi, life.must_end, life.tid, "missing, there from and to")
+                yield Finding(life.birth_hi, life.must_end, life.tid, "missing, surely there between")
