@@ -20,8 +20,8 @@ from agent.client import Client
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
+from tests.bench.options import amount, parsed, positive
 from tests.bench.watcher import Watcher
-from tests.dying import end_by_signals
 
 Figures = dict[str, Any]
 
@@ -124,12 +124,11 @@ def tasks(count: int) -> Figures:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--idle-s", type=float, default=20.0)
-    parser.add_argument("--forks", type=int, default=250_000)
-    parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--idle-s", type=amount, default=20.0)
+    parser.add_argument("--forks", type=positive, default=250_000)
+    parser.add_argument("--tasks", type=positive, default=20_000)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    end_by_signals()
+    options = parsed(parser)
     figures: Figures = {
         "idle": idle(options.idle_s),
         "forks": forks(options.forks),

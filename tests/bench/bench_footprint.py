@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
+from tests.bench.options import amount, parsed, positive
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
-from tests.dying import end_by_signals
 
 _STARTS = 5
 _SETTLE_S = 0.3  # several times the interval at which the daemon empties the ring
@@ -77,12 +77,11 @@ def under_storm(watcher: Watcher, duration_s: float) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--forks", type=int, default=200_000, help="whose traces memory is looked through for")
-    parser.add_argument("--tasks", type=int, default=10_000, help="over which memory is divided")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a storm at full rate")
+    parser.add_argument("--forks", type=positive, default=200_000, help="whose traces memory is looked through for")
+    parser.add_argument("--tasks", type=positive, default=10_000, help="over which memory is divided")
+    parser.add_argument("--seconds", type=amount, default=4.0, help="of a storm at full rate")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
-    options = parser.parse_args(arguments)
-    end_by_signals()
+    options = parsed(parser, arguments)
     watcher = Watcher()
     figures = {"start_ms": median(started_ms(watcher) for _ in range(_STARTS))}
     with watcher:

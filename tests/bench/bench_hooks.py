@@ -16,8 +16,8 @@ from bpf.hooks import FEATURES
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, quantile, table
 from tests.bench.held import held
+from tests.bench.options import amount, parsed, positive
 from tests.bench.watcher import Watcher
-from tests.dying import end_by_signals
 
 CALLS = {"fork": 1500, "vfork": 4000, "exec": 400, "thread": 4000, "setpgid": 100_000, "getppid": 500_000}
 """Calls per loop: a fifth of a second or so, short against the drift."""
@@ -107,11 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     global _share
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--share", type=float, default=1.0, help="of the calls of each loop, to see that it works")
+    parser.add_argument("--pairs", type=positive, default=15)
+    parser.add_argument("--share", type=amount, default=1.0, help="of the calls of each loop, to see that it works")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
-    options = parser.parse_args(arguments)
-    end_by_signals()
+    options = parsed(parser, arguments)
     _share = options.share
     watcher = Watcher()
     found = run(options.pairs, watcher) | run_kinds(options.pairs)

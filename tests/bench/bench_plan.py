@@ -18,8 +18,8 @@ sys.path.insert(0, os.fspath(Path(__file__).parents[2]))
 from agent.model import Ancestor, AncestorEvent, Creator, Snapshot
 from agent.restart.planning import make_plan
 from tests.bench.figures import table
+from tests.bench.options import parsed, positive
 from tests.builders import a_snapshot, a_task, born
-from tests.dying import end_by_signals
 
 
 def broad(tasks: int) -> Snapshot:
@@ -95,11 +95,10 @@ def measure(snapshot: Snapshot, runs: int) -> tuple[int, float]:
 def main() -> None:
     """Print milliseconds for each shape and size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--tasks", type=positive, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--runs", type=positive, default=3)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    end_by_signals()
+    options = parsed(parser, root=False)
     figures = []
     for shape in SHAPES:
         for tasks in options.tasks:

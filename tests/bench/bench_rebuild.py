@@ -15,7 +15,7 @@ from agent.restart.plan import Op, Phase, Plan
 from agent.restart.rebuild import Rebuild
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, quantile, table
-from tests.dying import end_by_signals
+from tests.bench.options import parsed, positive
 from tests.plans import PlanWriter
 
 if TYPE_CHECKING:
@@ -64,11 +64,10 @@ def measured(tasks: int, rounds: int) -> dict[str, list[int]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tasks", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--tasks", type=positive, default=1000)
+    parser.add_argument("--rounds", type=positive, default=15)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    end_by_signals()
+    options = parsed(parser)
     found = measured(options.tasks, options.rounds)
     if options.json:
         print(json.dumps({"tasks": options.tasks, "ns": found}))

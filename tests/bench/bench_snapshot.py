@@ -21,10 +21,10 @@ from pathlib import Path
 from tests.bench.figures import median, quantile, table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.iterator import BareIterator
+from tests.bench.options import parsed, positive, sizes
 from tests.bench.scanners import scan_proc, scan_psutil
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
-from tests.dying import end_by_signals
 
 CALL = "ckptree, as a client sees it"
 CLI = "`ckptree snapshot`, whole process"
@@ -122,25 +122,23 @@ def lines(figures: dict[str, Figures]) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of the tree")
-    parser.add_argument("--rounds", type=int, default=21, help="for each size")
+    parser.add_argument("--tasks", type=sizes, default="100,1000,5000,20000", help="sizes of the tree")
+    parser.add_argument("--rounds", type=positive, default=21, help="for each size")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
-    options = parser.parse_args(arguments)
-    end_by_signals()
+    options = parsed(parser, arguments)
     figures: dict[str, Figures] = {}
-    sizes = [int(size) for size in options.tasks.split(",")]
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckptree-bench-")))
         iterator = BareIterator()
         stack.callback(iterator.close)
         watcher = stack.enter_context(Watcher())
         gc.disable()  # it would run within the measurements
-        for tasks in sizes:
+        for tasks in options.tasks:
             print(f"bench_snapshot: {tasks} tasks", file=sys.stderr, flush=True)
             figures[f"{tasks} tasks"] = measure(tasks, options.rounds, watcher, iterator, directory)
         print("bench_snapshot: small beside large, quiet beside a storm", file=sys.stderr, flush=True)
-        with IdleTree(max(sizes)):
-            figures[f"{_SMALL} of {max(sizes)}"] = measure(_SMALL, options.rounds, watcher, iterator, directory)
+        with IdleTree(max(options.tasks)):
+            figures[f"{_SMALL} of {max(options.tasks)}"] = measure(_SMALL, options.rounds, watcher, iterator, directory)
         with Storm(idle=0, rate=_STORM_RATE):
             figures[f"{_BESIDE} beside a storm"] = measure(_BESIDE, options.rounds, watcher, iterator, directory)
     if options.json:

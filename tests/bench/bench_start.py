@@ -20,7 +20,7 @@ sys.path.insert(0, os.fspath(Path(__file__).parents[2]))
 
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree
-from tests.dying import end_by_signals
+from tests.bench.options import parsed, positive
 from tests.live.servicemanager import ServiceManager
 
 _THREADS = 9
@@ -113,11 +113,10 @@ def measure(tasks: int, turns: int) -> dict[str, float]:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, nargs="*", default=[1000, 20_000])
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--tasks", type=positive, nargs="*", default=[1000, 20_000])
+    parser.add_argument("--turns", type=positive, default=7)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    end_by_signals()
+    options = parsed(parser)
     found = {tasks: measure(tasks, options.turns) for tasks in options.tasks}
     if options.json:
         print(json.dumps(found))

@@ -21,7 +21,7 @@ from agent.probes import Probes
 from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.wire import record_bytes
-from tests.dying import end_by_signals
+from tests.bench.options import parsed, positive
 
 _KIND_AT = 8
 
@@ -74,11 +74,10 @@ def replay(run: bytes) -> tuple[int, float]:
 def main() -> None:
     """Print records per second."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--forks", type=int, default=20_000)
-    parser.add_argument("--replays", type=int, default=7)
+    parser.add_argument("--forks", type=positive, default=20_000)
+    parser.add_argument("--replays", type=positive, default=7)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    end_by_signals()
+    options = parsed(parser)
     run = record(options.forks)
     rates = []
     for _ in range(options.replays):

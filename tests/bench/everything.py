@@ -16,8 +16,9 @@ from typing import Any
 
 from tests.bench import bench_snapshot
 from tests.bench.figures import median, table
+from tests.bench.options import parsed
 from tests.bench.report import TOP, draw, lines, splice
-from tests.dying import die_with_parent, end_by_signals
+from tests.dying import die_with_parent
 
 Figures = dict[str, Any]
 
@@ -144,10 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="too little of everything, to see that it works")
     parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of trees")
     parser.add_argument("--keep", type=Path, help="where to keep the figures as JSON")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments)
     if options.keep and not options.keep.parent.is_dir():
         parser.error(f"--keep {options.keep}: there is no such folder")
-    end_by_signals()
     if options.short and options.write:
         parser.error("--short says nothing that might be written")
     more = {"bench_snapshot": ("--tasks", options.tasks)}

@@ -25,12 +25,12 @@ from tests.bench.figures import table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Capture, Judge
+from tests.bench.options import amount, parsed
 from tests.bench.report import splice
 from tests.bench.storm import Storm
 from tests.bench.stormlog import Life, StormLog
 from tests.bench.torture import SETTLE_S, WIDEN_NS
 from tests.bench.watcher import Watcher, rows_of
-from tests.dying import end_by_signals
 
 _RING = 1 << 18
 _SMALL_RING = 1 << 16
@@ -234,10 +234,9 @@ def ways() -> dict[str, Callable[[float], Outcome]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5, help="of each storm")
+    parser.add_argument("--seconds", type=amount, default=5, help="of each storm")
     parser.add_argument("--write", action="store_true", help="put the figures into the README")
-    options = parser.parse_args(arguments)
-    end_by_signals()
+    options = parsed(parser, arguments)
     rows, wrong = [], 0
     for name, suffered in ways().items():
         out = suffered(options.seconds)

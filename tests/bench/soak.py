@@ -20,11 +20,11 @@ from tests.bench.equivalence import compare
 from tests.bench.figures import median, table
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Judge
+from tests.bench.options import amount, natural, parsed
 from tests.bench.report import splice
 from tests.bench.storm import Storm
 from tests.bench.torture import SETTLE_S, Tally
 from tests.bench.watcher import Watcher
-from tests.dying import end_by_signals
 
 _SNAPSHOT_S = 0.1
 _COMPARE_EVERY = 20  # snapshots
@@ -123,13 +123,12 @@ def _cells(totals: Totals, watcher: Watcher, options: argparse.Namespace) -> lis
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--duration", type=float, default=60, help="seconds")
-    parser.add_argument("--idle", type=int, default=300, help="tasks that sleep beside each storm")
-    parser.add_argument("--rate", type=int, default=2000, help="births per second; 0: all the machine can do")
-    parser.add_argument("--pid-max", type=int, default=1500, help="numbers of every second storm")
+    parser.add_argument("--duration", type=amount, default=60, help="seconds")
+    parser.add_argument("--idle", type=natural, default=300, help="tasks that sleep beside each storm")
+    parser.add_argument("--rate", type=natural, default=2000, help="births per second; 0: all the machine can do")
+    parser.add_argument("--pid-max", type=natural, default=1500, help="numbers of every second storm")
     parser.add_argument("--write", action="store_true", help="put the figures into the README")
-    options = parser.parse_args(arguments)
-    end_by_signals()
+    options = parsed(parser, arguments)
     totals = Totals()
     with ExitStack() as stack:
         iterator = BareIterator()

@@ -20,11 +20,11 @@ from agent.errors import CkptreeError
 from tests.bench.figures import median, quantile, table
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Judge
+from tests.bench.options import natural, parsed, positive
 from tests.bench.report import bars, draw, splice
 from tests.bench.scanners import Scan, scan_proc, scan_ps, scan_psutil
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
-from tests.dying import end_by_signals
 
 CKPTREE = "ckptree"
 SETTLE_S = 0.2
@@ -181,22 +181,22 @@ class Torture:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--snapshots", type=int, default=STORM_SNAPSHOTS, help="of ckptree, in each storm")
-    parser.add_argument("--iterator", type=int, default=200, help="reads of the bare task iterator, in each storm")
-    parser.add_argument("--proc", type=int, default=40, help="scans of /proc in C")
-    parser.add_argument("--psutil", type=int, default=20, help="walks by psutil")
-    parser.add_argument("--ps", type=int, default=20, help="runs of ps")
-    parser.add_argument("--storms", type=int, default=1, help="of each kind, one after the other")
-    parser.add_argument("--idle", type=int, default=1000, help="tasks that sleep beside the storm")
-    parser.add_argument("--rate", type=int, default=0, help="births per second; 0: all the machine can do")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make the storm; 0: two per CPU")
-    parser.add_argument("--pid-max", type=int, default=2000, help="numbers of the second kind of storm")
+    parser.add_argument("--snapshots", type=natural, default=STORM_SNAPSHOTS, help="of ckptree, in each storm")
+    parser.add_argument("--iterator", type=natural, default=200, help="reads of the bare task iterator, in each storm")
+    parser.add_argument("--proc", type=natural, default=40, help="scans of /proc in C")
+    parser.add_argument("--psutil", type=natural, default=20, help="walks by psutil")
+    parser.add_argument("--ps", type=natural, default=20, help="runs of ps")
+    parser.add_argument("--storms", type=positive, default=1, help="of each kind, one after the other")
+    parser.add_argument("--idle", type=natural, default=1000, help="tasks that sleep beside the storm")
+    parser.add_argument("--rate", type=natural, default=0, help="births per second; 0: all the machine can do")
+    parser.add_argument("--workers", type=natural, default=0, help="processes that make the storm; 0: two per CPU")
+    parser.add_argument("--pid-max", type=natural, default=2000, help="numbers of the second kind of storm")
     parser.add_argument("--pause-ms", type=float, default=5, help="between two rounds")
-    parser.add_argument("--show", type=int, default=3, help="clashes of each method to show")
+    parser.add_argument("--show", type=natural, default=3, help="clashes of each method to show")
     parser.add_argument("--without-ckptree", action="store_true", help="the rivals alone")
     parser.add_argument("--write", action="store_true", help="put the figures into the README, and a picture into docs")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments)
     if options.snapshots > STORM_SNAPSHOTS:
         parser.error(f"--snapshots: {STORM_SNAPSHOTS} at most, for all are kept until the storm is over; use --storms")
     return options
@@ -217,7 +217,6 @@ def picture(kinds: Sequence[Torture]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once; 0 unless one of ckptree's own snapshots was torn, stale or failed."""
     options = parse(arguments)
-    end_by_signals()
     kinds = [Torture(options, 0), Torture(options, options.pid_max)]
     with ExitStack() as stack:
         iterator = BareIterator()
