@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the records of bpf/events.h, as the kernel's side does."""
 
+import random
+
 from agent import wire
+from agent.objects import CLONE_PARENT, CLONE_THREAD
 from agent.wire import Kind, PidState
 
 INITIAL_INUM = 0xEFFFFFFC
@@ -52,3 +55,16 @@ class RecordWriter:
     def marker(self, argument: int = 0) -> bytes:
         """struct record alone."""
         return wire.HEAD.pack(*self._head(Kind.MARKER, argument))
+
+
+def nonsense(writer: RecordWriter, kind: Kind, seed: int) -> bytes:
+    """A well-formed record of any task, number, identity from a few, so that they meet."""
+    chance = random.Random(seed)
+    numbers = [tuple(chance.choices(range(1, 5), k=chance.randint(1, 3))) for _ in range(4)]
+    roles = [(chance.randint(0, 4), a_state(each, tuple(range(1, 1 + len(each))))) for each in numbers]
+    names = [name for name, code in wire.RECORD_TASK[3:] if code in ("Q", "I")]
+    fields = {name: chance.randint(0, 5) for name in names} | {"flags": chance.getrandbits(12)}
+    argument = chance.choice([0, 1, 2, CLONE_THREAD, CLONE_PARENT])
+    if kind <= Kind.STATE:
+        return writer.task(kind, argument, roles=(roles[0], roles[1], roles[2], roles[3]), **fields)
+    return writer.end(kind, *chance.choices(range(5), k=4))

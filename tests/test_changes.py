@@ -7,13 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import wire
 from agent.muster import Muster
-from agent.objects import CLONE_PARENT, CLONE_THREAD, Task
+from agent.objects import Task
 from agent.table import ProcessTable
 from agent.wire import Kind
 from tests.programs import PROGRAMS, Step, finish, make
-from tests.records import a_state
+from tests.records import nonsense
 from tests.test_table_properties import PATIENT
 from tests.watched import Watched, watched
 
@@ -125,16 +124,7 @@ def test_so_does_nonsense(noise: list[tuple[Kind, int]]) -> None:
     observed = Observed(pair)
     writer = pair.kernel.writer
     for kind, seed in noise:
-        chance = random.Random(seed)
-        numbers = [tuple(chance.choices(range(1, 5), k=chance.randint(1, 3))) for _ in range(4)]
-        roles = [(chance.randint(0, 4), a_state(each, tuple(range(1, 1 + len(each))))) for each in numbers]
-        names = [name for name, code in wire.RECORD_TASK[3:] if code in ("Q", "I")]
-        fields = {name: chance.randint(0, 5) for name in names} | {"flags": chance.getrandbits(12)}
-        argument = chance.choice([0, 1, 2, CLONE_THREAD, CLONE_PARENT])
-        if kind <= Kind.STATE:
-            observed.feed(writer.task(kind, argument, roles=(roles[0], roles[1], roles[2], roles[3]), **fields))
-        else:
-            observed.feed(writer.end(kind, *chance.choices(range(5), k=4)))
+        observed.feed(nonsense(writer, kind, seed))
         pair.put(pair.table.take_questions())
 
 

@@ -6,11 +6,10 @@ import random
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from agent import history, wire
-from agent.objects import CLONE_PARENT, CLONE_THREAD
+from agent import history
 from agent.wire import Kind
 from tests.programs import PROGRAMS, Step, finish, make
-from tests.records import a_state
+from tests.records import nonsense
 from tests.watched import Watched, check_links, watched
 
 PATIENT = settings(
@@ -107,15 +106,6 @@ def test_no_well_formed_record_raises(noise: list[tuple[Kind, int]]) -> None:
     pair = watched()
     writer = pair.kernel.writer
     for kind, seed in noise:
-        chance = random.Random(seed)
-        numbers = [tuple(chance.choices(range(1, 5), k=chance.randint(1, 3))) for _ in range(4)]
-        roles = [(chance.randint(0, 4), a_state(each, tuple(range(1, 1 + len(each))))) for each in numbers]
-        names = [name for name, code in wire.RECORD_TASK[3:] if code in ("Q", "I")]
-        fields = {name: chance.randint(0, 5) for name in names} | {"flags": chance.getrandbits(12)}
-        argument = chance.choice([0, 1, 2, CLONE_THREAD, CLONE_PARENT])
-        if kind <= Kind.STATE:
-            pair.feed(writer.task(kind, argument, roles=(roles[0], roles[1], roles[2], roles[3]), **fields))
-        else:
-            pair.feed(writer.end(kind, *chance.choices(range(5), k=4)))
+        pair.feed(nonsense(writer, kind, seed))
         check_links(pair.table)
         pair.put(pair.table.take_questions())

@@ -171,6 +171,17 @@ def test_nothing_is_left_of_a_restart_that_is_interrupted(
     )
 
 
+def assert_it_ends(body: Callable[[], None]) -> None:
+    """In a process of its own, and soon."""
+    coordinator = forked(body)
+    try:
+        assert soon(lambda: os.waitpid(coordinator, os.WNOHANG) != (0, 0), within=20)
+    except AssertionError:
+        os.kill(coordinator, signal.SIGKILL)
+        os.waitpid(coordinator, 0)
+        raise
+
+
 def test_an_interrupt_that_python_drops_ends_a_restart_all_the_same(tmp_path: Path) -> None:
     """What is raised within a callback of the garbage collector goes nowhere."""
     image = tmp_path / "tree.ckpt"
@@ -191,13 +202,7 @@ def test_an_interrupt_that_python_drops_ends_a_restart_all_the_same(tmp_path: Pa
         setattr(Rebuild, "release", released)  # noqa: B010 - in a process of its own, which ends with this
         verb.restart(os.fspath(image))
 
-    coordinator = forked(restart)
-    try:
-        assert soon(lambda: os.waitpid(coordinator, os.WNOHANG) != (0, 0), within=20)
-    except AssertionError:
-        os.kill(coordinator, signal.SIGKILL)
-        os.waitpid(coordinator, 0)
-        raise
+    assert_it_ends(restart)
 
 
 @pytest.mark.parametrize("where", ["before the tree is made", "while it holds"])
@@ -230,10 +235,4 @@ def test_a_signal_that_python_hears_of_and_no_call_does_ends_a_restart(where: st
             planning.make_plan = planned
         verb.restart(os.fspath(image))
 
-    coordinator = forked(restart)
-    try:
-        assert soon(lambda: os.waitpid(coordinator, os.WNOHANG) != (0, 0), within=20)
-    except AssertionError:
-        os.kill(coordinator, signal.SIGKILL)
-        os.waitpid(coordinator, 0)
-        raise
+    assert_it_ends(restart)
