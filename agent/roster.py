@@ -70,7 +70,7 @@ class Roster:
     Attributes:
         pids: the pid objects and namespaces.
         doubts: tasks to be asked about.
-        lingering: threads that have exited, and are the last of a namespace's init: they may wait there for others to go.
+        lingering: the last of namespaces' inits, which have exited: they may wait there for others to go (rules.lingers).
         unknown: addresses of tasks that are not here and have to be: parents, leaders and creators no record told of.
         surprises: what answers showed before any event did, by task.
         astray: a subreaper came to light that no event had told of. Orphans may have gone to it that are somewhere else
@@ -311,8 +311,9 @@ class Roster:
 
     def _doubt_lingering(self) -> None:
         """A number is free again: it may be the one that the last thread of an init has waited for, and no event tells."""
-        self.lingering = {task: None for task in self.lingering if task.pid.task is task}
-        self.doubts |= self.lingering
+        here = {task: None for task in self.lingering if task.pid.task is task}
+        self.doubts |= here
+        self.lingering = {task: None for task in here if rules.lingers(task)}
 
     def _doubt_last_of_init(self, leader: Task) -> None:
         """Who was within its exit when others were still there may by now be the last, and wait there for good, untold."""

@@ -315,8 +315,16 @@ def dies_unwaited(task: Task) -> bool:
 
 
 def lingers(task: Task) -> bool:
-    """Whether it has exited, and is there though nobody is to reap it: the last of a namespace's init may wait so."""
-    return task.leader is not task and task.flags & (EXITED | PTRACED) == EXITED
+    """zap_pid_ns_processes(): it has exited as the last of a namespace's init, and may wait for others' numbers to be free.
+
+    A thread goes then, untold. A leader becomes a zombie, or goes, too, where its parent has come to ignore SIGCHLD.
+    """
+    if task.flags & (EXITED | PTRACED) != EXITED:
+        return False
+    if task.leader is not task:
+        return True
+    pid = task.pid
+    return pid.level > 0 and pid.numbers[-1] == 1 and is_alone(task) and len(pid.namespace.numbers) > 1
 
 
 def is_last_of_init(task: Task) -> bool:

@@ -161,6 +161,8 @@ class Doubled:
     def look(self) -> None:
         """At one of a few trees, again and again."""
         living = [task for task in self.pair.table.tasks() if task.leader is task]
+        if not living:
+            return
         self.roots = [task for task in self.roots if task.pid.task is task][-2:]
         if not self.roots or self.chance.random() < 0.1:
             self.roots.append(self.chance.choice(living))

@@ -30,7 +30,15 @@ def births_agree(pair: Watched) -> None:
             assert task.creator.pid.identity == thread.creator
 
 
+# An init waits within its exit for a zombie of its namespace, and then goes unseen: its parent ignores SIGCHLD by now.
+UNSEEN: list[Step] = [
+    *[("unshare", 0, 0), ("fork", 0, 0), ("fork", 0, 0), ("fork", 0, 0), ("fork", 1, 0), ("fork", 136, 1)],
+    *[("fork", 4, 136), ("new_thread", 2, 306), ("leave", 1, 0), ("wait", 0, 0), ("ignore", 0, 0), ("wait", 0, 1)],
+]
+
+
 @given(PROGRAMS, st.booleans(), st.booleans())
+@example(UNSEEN, False, True)
 @PATIENT
 def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
     """After any call, once its questions are answered: without loss, nothing else has to be asked."""
