@@ -319,12 +319,9 @@ def lingers(task: Task) -> bool:
 
     A thread goes then, untold. A leader becomes a zombie, or goes, too, where its parent has come to ignore SIGCHLD.
     """
-    if task.flags & (EXITED | PTRACED) != EXITED:
-        return False
-    if task.leader is not task:
-        return True
-    pid = task.pid
-    return pid.level > 0 and pid.numbers[-1] == 1 and is_alone(task) and len(pid.namespace.numbers) > 1
+    return task.flags & (EXITED | PTRACED) == EXITED and (
+        task.leader is not task or (is_alone(task) and is_last_of_init(task) and len(task.pid.namespace.numbers) > 1)
+    )
 
 
 def is_last_of_init(task: Task) -> bool:
@@ -354,11 +351,7 @@ def may_vanish(task: Task) -> bool:
 
 
 def propagate_has_child_subreaper(leader: Task) -> list[Task]:
-    """prctl(PR_SET_CHILD_SUBREAPER, 1): every group below is marked, except namespace inits and what is below those.
-
-    Returns:
-        The leaders of those that have not been marked before.
-    """
+    """prctl(PR_SET_CHILD_SUBREAPER, 1): marks each group below, but for namespace inits and theirs; returns who is new."""
     marked: list[Task] = []
     below = [leader]
     while below:

@@ -263,3 +263,15 @@ def test_what_is_remembered_of_the_gone_is_bounded_by_what_is_there(scene: Scene
     gc.collect()
 
     assert sum(isinstance(one, Task) for one in gc.get_objects()) < 1000
+
+
+def test_a_question_whose_answer_was_lost_keeps_nobody() -> None:
+    """The next sweep lets go of it: whatever has been answered has been heard of by then."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    with pair.losing():
+        pair.put([pair.table.question(pair.task(child))])
+    pair.put(Muster(pair.table).differing(pair.kernel.rows()))
+    pair.table.strike_off(pair.stream.next)
+
+    assert not pair.table.unanswered

@@ -412,15 +412,3 @@ def test_a_task_that_lives_and_is_not_listed_is_noted_and_one_that_came_later_is
     pair.table.strike_off(mark)
 
     assert pair.table.unlisted == {pair.task(hidden)}
-
-
-def test_a_question_whose_answer_was_lost_keeps_nobody() -> None:
-    """The next sweep lets go of it: whatever has been answered has been heard of by then."""
-    pair = watched()
-    child = pair.kernel.fork(pair.kernel.init)
-    with pair.losing():
-        pair.put([pair.table.question(pair.task(child))])
-    pair.put(Muster(pair.table).differing(pair.kernel.rows()))
-    pair.table.strike_off(pair.stream.next)
-
-    assert not pair.table.unanswered
