@@ -124,10 +124,6 @@ class Roster:
         self.unanswered[question] = task
         return question
 
-    def asked(self, question: tuple[int, int]) -> Task | None:
-        """Whom a question that has not been answered is about; None for somebody who is not here."""
-        return self.unanswered.get(question)
-
     def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
         """Open questions, as (address, start_ns; 0 for any), about so many at most; they count as put."""
         questions: list[tuple[int, int]] = []
