@@ -1,9 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ckptree`` as installed: the daemon without the command line's imports, everything else through them."""
+"""``ckptree`` as installed: the daemon without the command line's imports, everything else through them.
 
-import contextlib
+An interrupt may come at any moment, and most of a short verb's time is imports. What is raised there need not arrive as
+what it was: some modules turn it into an error of their own, and within a callback Python prints it and goes on. So the
+handler notes that it was called, and however the program then ends, it ends as interrupted.
+"""
+
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+INTERRUPTED = 130
+
+_interrupts: list[int] = []
 
 
 def main() -> int:
@@ -32,13 +44,46 @@ def fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
 
 
+def _interrupted(number: int, _frame: "FrameType | None") -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def _heed_interrupts() -> None:
+    """Note each SIGINT, unless it is ignored: `nohup`, and a shell for a job in the background, have it so."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+        sys.unraisablehook = _unraisable
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """End at once where an interrupt was raised within a callback: nobody above would hear of it."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        os._exit(INTERRUPTED)
+    sys.__unraisablehook__(unraisable)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:  # noqa: SIM105 - contextlib would be imported for it
+            stream.flush()
+        except OSError:  # a reader that has gone is no news at this point
+            pass
+
+
 def run() -> None:
     """The installed command."""
-    fill_standard_streams()
-    code = main()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a reader that has gone is no news at this point
-            stream.flush()
+    try:
+        _heed_interrupts()
+        fill_standard_streams()
+        code = main()
+        _flush()
+    except BaseException as error:
+        if not _interrupts and not isinstance(error, KeyboardInterrupt):
+            raise
+        code = INTERRUPTED
     os._exit(code)  # the interpreter would tidy up for as long as most verbs take
 
 

@@ -24,19 +24,25 @@ from types import TracebackType
 from typing import Any, Self
 
 from agent import control
+from agent.config import SOCKET_VARIABLE
 from agent.errors import CkptreeError, HostError, NoDaemonError, UsageError, VersionError
 from agent.replies import Answer, Event, EventTask, Hello, answer_of, event_of, hello_of
 
-__all__ = ["DEFAULT_SOCKET", "Answer", "Client", "Event", "EventTask", "Hello", "Subscription"]
+__all__ = ["DEFAULT_SOCKET", "Answer", "Client", "Event", "EventTask", "Hello", "Subscription", "default_socket"]
 
 DEFAULT_SOCKET = Path("/run/ckptree/ckptree.sock")
+
+
+def default_socket() -> Path:
+    """Return the socket that is meant where none is named: CKPTREE_SOCKET of the environment, else the usual one."""
+    return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 
 class Client:
     """One connection.
 
     Args:
-        path: the daemon's socket.
+        path: the daemon's socket; None: default_socket().
         timeout_s: for every single answer.
 
     Raises:
@@ -44,8 +50,8 @@ class Client:
         HostError: somebody does, but this user may not connect.
     """
 
-    def __init__(self, path: Path | str = DEFAULT_SOCKET, timeout_s: float = 30.0) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str | None = None, timeout_s: float = 30.0) -> None:
+        self.path = Path(path or default_socket())
         self._timeout_s = timeout_s
         self._hello: Hello | None = None
         self._spent = True

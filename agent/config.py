@@ -18,6 +18,9 @@ from typing import Any, Final
 
 from agent.errors import UsageError
 
+SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
+"""The environment's word for the socket, for the daemon and for all who ask it; empty is as good as none."""
+
 _OCTAL: Final = re.compile(r"(0o)?[0-7]{3,4}")
 _OCTAL_IN_FILE: Final = re.compile(r"^\s*socket_mode\s*=\s*0o[0-7]", re.MULTILINE)
 _AT_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of the daemon: a file, and each of its keys as an option, which comes before the file's."""
+"""The command line of the daemon: a file, and each of its keys as an option, which comes before the file's.
+
+Between the two stands CKPTREE_SOCKET of the environment.
+"""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.config import Config, allowed, default, given, load, meanings
+from agent.config import SOCKET_VARIABLE, Config, allowed, default, given, load, meanings
 from agent.errors import CkptreeError, UsageError
 
 DESCRIPTION = "Watch all process trees of this host, in the foreground, and answer on a Unix socket."
@@ -22,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(
             _option(key),
             metavar=key.rpartition("_")[2].upper(),
-            help=f"{said[key][0].upper()}{said[key][1:]} Must be {allowed(key)}; default {default(key)}.".replace(
+            help=f"{said[key][0].upper()}{said[key][1:]} Must be {allowed(key)}; default {_default(key)}.".replace(
                 "%", "%%"
             ),
         )
@@ -42,14 +46,21 @@ def parse(argv: Sequence[str]) -> Config:
         raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
     path = options.pop("config")
     config = load(path) if path else Config()
+    named = {key: _option(key) for key in options}
+    if options["socket"] is None and os.environ.get(SOCKET_VARIABLE):
+        options["socket"], named["socket"] = os.environ[SOCKET_VARIABLE], SOCKET_VARIABLE
     for key, text in options.items():
         if text is not None:
             try:
                 value = Path(text).absolute() if key == "socket" and text else text
                 config = replace(config, **{key: given(key, str(value))})
             except UsageError as error:
-                raise UsageError(f"{_option(key)}: {str(error).partition(': ')[2]}") from error
+                raise UsageError(f"{named[key]}: {str(error).partition(': ')[2]}") from error
     return config
+
+
+def _default(key: str) -> str:
+    return f"{SOCKET_VARIABLE} of the environment, else {default(key)}" if key == "socket" else default(key)
 
 
 def _option(key: str) -> str:

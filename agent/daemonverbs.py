@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent import rootname
-from agent.client import DEFAULT_SOCKET
+from agent.client import default_socket
 from agent.errors import UsageError
 from agent.fileverbs import AsJson
 from agent.options import ROOT_HELP, Socket
@@ -27,7 +27,7 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
     """Show how the daemon is, and which hooks it has."""
     from agent.client import Client
 
-    with Client(socket or DEFAULT_SOCKET, _ANSWER_S) as client:
+    with Client(socket or default_socket(), _ANSWER_S) as client:
         found = client.status()
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -65,7 +65,7 @@ def watch(
     unknown = [word for word in kinds or () if word not in KINDS]
     if unknown or kinds == []:
         raise UsageError(f"--kind {kind}: expected some of {', '.join(KINDS)}, with commas")
-    path = socket or DEFAULT_SOCKET
+    path = socket or default_socket()
     write = jsonline if as_json else as_line
 
     def subscribed(to: str | None) -> "Subscription":
@@ -107,7 +107,7 @@ def metrics(
 
     if listen is not None and as_json:
         raise UsageError("--listen serves OpenMetrics: leave out --json")
-    path = socket or DEFAULT_SOCKET
+    path = socket or default_socket()
 
     def ask() -> dict[str, Any]:
         with Client(path, _ANSWER_S) as client:

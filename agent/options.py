@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agent.client import DEFAULT_SOCKET
+from agent.config import SOCKET_VARIABLE
 from agent.errors import UsageError
 
 
@@ -28,11 +29,16 @@ class SourceName(StrEnum):
     PROCFS = "procfs"
 
 
-ROOT_HELP = "A pid, as this process counts, pidns:INUM, cgroup:PATH or unit:NAME."
+ROOT_HELP = "A pid, as this process counts, pid:[INUM] or pidns:INUM, cgroup:PATH or unit:NAME."
 Mode = Annotated[ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")]
 Source = Annotated[SourceName, typer.Option(help="auto: the daemon, else BPF in this process.")]
 Socket = Annotated[
-    Path | None, typer.Option(help=f"The daemon's socket (default {DEFAULT_SOCKET}).", metavar="PATH", readable=False)
+    Path | None,
+    typer.Option(
+        help=f"The daemon's socket (default: {SOCKET_VARIABLE} of the environment, else {DEFAULT_SOCKET}).",
+        metavar="PATH",
+        readable=False,
+    ),
 ]
 
 

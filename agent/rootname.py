@@ -2,7 +2,8 @@
 """ROOT, as users write it.
 
     ROOT    = pid                          as the caller's pid namespace counts
-            | "pidns:" inum                the init of that namespace; ``pidns:[inum]`` too, as `show` and readlink print it
+            | "pid:[" inum "]"             the init of that namespace, as `show` and readlink of /proc/PID/ns/pid print it
+            | "pidns:" inum                the same, without what a shell might expand; ``pidns:[inum]`` too
             | "cgroup:" [hierarchy ":"] path
             | "unit:" name                 of systemd's system manager; a name without a suffix is a service's
     hierarchy = a controller of cgroup v1, several of them with commas, or ``name=NAME``
@@ -37,7 +38,7 @@ class RootName(NamedTuple):
     number: int
 
     def __str__(self) -> str:
-        return f"pidns:{self.number}" if self.namespace else f"pid {self.number}"
+        return f"pid:[{self.number}]" if self.namespace else f"pid {self.number}"
 
 
 class CgroupName(NamedTuple):
@@ -79,11 +80,11 @@ def parse(text: str) -> RootName:
         UsageError: it is neither.
     """
     kind, _, digits = text.rpartition(":")
-    if kind and digits.startswith("[") and digits.endswith("]"):
-        digits = digits[1:-1]
+    if kind in ("pid", "pidns") and digits.startswith("[") and digits.endswith("]"):
+        kind, digits = "pidns", digits[1:-1]
     if kind not in ("", "pidns") or not (digits.isascii() and digits.isdecimal()) or len(digits) > _MAX_DIGITS:
         raise UsageError(
-            f"ROOT {_shown(text)!r}: expected a pid, or pidns:INUM with the number of a link /proc/PID/ns/pid"
+            f"ROOT {_shown(text)!r}: expected a pid, or pid:[INUM] as readlink /proc/PID/ns/pid prints it, or pidns:INUM"
         )
     return RootName(kind == "pidns", int(digits))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
 from agent import rootname
-from agent.client import DEFAULT_SOCKET, Answer, Client, Subscription
+from agent.client import Answer, Client, Subscription, default_socket
 from agent.errors import CkptreeError, HostError, NoDaemonError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> I
     """
     if kind in ("auto", "daemon"):
         try:
-            client = Client(socket or DEFAULT_SOCKET, timeout_s)
+            client = Client(socket or default_socket(), timeout_s)
         except NoDaemonError:
             if kind == "daemon" or socket is not None:
                 raise

@@ -121,7 +121,7 @@ class _Drawing:
                 yield item
                 continue
             grey = "#" + f"{max(0xFF - 0x0A * item.level, 0xB0):02x}" * 3
-            label = f"pidns:[{item.inum}] · level {item.level}"
+            label = f"pid:[{item.inum}] · level {item.level}"
             yield f'subgraph cluster_{item.id} {{\ngraph [label="{label}", style="filled,rounded", '
             yield f'fillcolor="{grey}", color="#888888"]\n'
             yield from inside.get(item.id, ())

@@ -170,7 +170,7 @@ class Remarks:
     def pidns(self, id_: int) -> str:
         """The name of a namespace; empty for one that holds no task of the tree."""
         known: Sequence[Namespace] = self._snapshot.namespaces
-        return f"pidns:[{known[id_].inum}]" if 0 <= id_ < len(known) else ""
+        return f"pid:[{known[id_].inum}]" if 0 <= id_ < len(known) else ""
 
     def innermost(self, tag: int) -> int | None:
         """The id of the namespace a pid object lives in; None where the image does not say."""

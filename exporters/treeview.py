@@ -7,7 +7,7 @@
     4711 bash · session leader
     ├─ 4712 make · group leader
     │  ├─ {4713 make} {4714 make}
-    │  └─ 4720/1 init · pidns:[4026532001] level 1 · session leader
+    │  └─ 4720/1 init · pid:[4026532001] level 1 · session leader
     └─ 4722 cc · zombie, exited 3 · group 4690 · born of 4700 (gone)
 
     pids without a task here

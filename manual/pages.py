@@ -107,6 +107,7 @@ def _environment(page: Page) -> None:
     page.heading("environment")
     page.tagged(bold("NO_COLOR"), "Where it is set and not empty, nothing is coloured.")
     page.tagged(bold("TERM"), "`dumb`: `tree` prints once, and nothing is coloured.")
+    page.tagged(bold(config.SOCKET_VARIABLE), "The daemon's socket, where `--socket` names none.")
     page.text("What a command of `restart --run` finds:")
     for name, meaning in restartverb.ENVIRONMENT.items():
         page.tagged(bold(name), f"{meaning[0].upper()}{meaning[1:]}.")
@@ -193,6 +194,8 @@ def _daemon(date: str) -> Page:
         "Messages go to standard error. Where that is the journal, each line has a priority. A warning that comes again "
         "within a minute is counted, and not written."
     )
+    page.heading("environment")
+    page.tagged(bold(config.SOCKET_VARIABLE), "The socket: it comes before the file's, and `--socket` before it.")
     page.heading("files")
     page.tagged(italic(str(DEFAULT_SOCKET)), "The socket.")
     page.tagged(italic("/etc/ckptree/ckptree.toml"), "What the unit gives as `--config`; see `ckptree.toml`(5).")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent import control
+from agent.client import DEFAULT_SOCKET, default_socket
 from tests.commandline import ckptree
 from tests.hellos import HELLO
 
@@ -25,6 +26,29 @@ def test_a_socket_that_was_named_and_has_no_listener_is_no_daemon(tmp_path: Path
 
     assert (ran.returncode, ran.stdout) == (3, b"")
     assert f"start one with `ckptree daemon --socket {path}`" in ran.stderr.decode()
+
+
+def test_the_environment_names_the_socket_where_the_command_line_does_not(tmp_path: Path) -> None:
+    """As a default: it is in nobody's way who asks no daemon, and an option comes before it."""
+    environment = os.environ | {"CKPTREE_SOCKET": os.fspath(tmp_path / "first")}
+    ran = ckptree("status", env=environment)
+    named = ckptree("status", "--socket", tmp_path / "second", env=environment)
+    unasked = ckptree("snapshot", str(os.getpid()), "--source", "procfs", "-f", "json", env=environment)
+    empty = ckptree("doctor", "--help", env=environment | {"CKPTREE_SOCKET": ""})
+
+    assert (ran.returncode, named.returncode) == (3, 3)
+    assert f"no daemon on {tmp_path / 'first'} " in ran.stderr.decode()
+    assert f"no daemon on {tmp_path / 'second'} " in named.stderr.decode()
+    assert unasked.returncode == 6
+    assert b"CKPTREE_SOCKET" in empty.stdout
+
+
+def test_a_library_finds_the_socket_as_the_command_line_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable is as good as none."""
+    monkeypatch.setenv("CKPTREE_SOCKET", "/run/other.sock")
+    assert default_socket() == Path("/run/other.sock")
+    monkeypatch.setenv("CKPTREE_SOCKET", "")
+    assert default_socket() == DEFAULT_SOCKET
 
 
 def test_a_daemon_that_does_not_answer_in_time_is_no_daemon(tmp_path: Path) -> None:

@@ -239,6 +239,23 @@ def test_a_mode_in_a_file_that_is_not_written_in_octal_is_refused(tmp_path: Path
     assert str(caught.value).endswith(f":2: socket_mode: {int(text, 0)} is not written in octal, as 0o660 is")
 
 
+def test_the_environments_socket_stands_between_the_command_line_and_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one is none; a wrong one is named."""
+    path = written(tmp_path, "socket = '/run/file'")
+    monkeypatch.setenv("CKPTREE_SOCKET", "/run/environment")
+
+    assert parse(["--config", str(path), "--socket", "/run/option"]).socket == Path("/run/option")
+    assert parse(["--config", str(path)]).socket == Path("/run/environment")
+    monkeypatch.setenv("CKPTREE_SOCKET", "/" + "x" * 107)
+    with pytest.raises(UsageError, match=r"^CKPTREE_SOCKET: .*at most 107 bytes"):
+        parse([])
+    monkeypatch.setenv("CKPTREE_SOCKET", "")
+    assert parse(["--config", str(path)]).socket == Path("/run/file")
+    assert parse([]) == Config()
+
+
 def test_a_socket_of_the_command_line_may_be_below_the_current_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -32,11 +32,17 @@ def test_small_pids_are_a_warning_with_the_command_that_mends_it(tmp_path: Path)
     """An image may come from a host with larger ones."""
     (tmp_path / "sys/kernel").mkdir(parents=True)
     (tmp_path / "sys/kernel/pid_max").write_text("32768\n")
-    found = pid_max(tmp_path)
+    found = pid_max(tmp_path, per_namespace=False)
+    own = pid_max(tmp_path, per_namespace=True)
     (tmp_path / "sys/kernel/pid_max").write_text(f"{MOST_PIDS}\n")
 
     assert (found.state, found.mend) == ("warn", "sysctl kernel.pid_max=4194304")
-    assert pid_max(tmp_path) == Finding("ok", "kernel.pid_max", "4194304")
+    assert found.found == "32768: numbers of other hosts may be larger, and cannot be given here"
+    assert (own.state, own.mend) == ("warn", "sysctl kernel.pid_max=4194304")
+    assert own.found == (
+        "32768: larger numbers of other hosts can be given in a pid namespace of its own, not with --no-pidns"
+    )
+    assert pid_max(tmp_path, per_namespace=False) == Finding("ok", "kernel.pid_max", "4194304")
 
 
 def test_each_setting_that_forbids_user_namespaces_is_named(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ node [shape=plain, fontname="Helvetica", fontsize=10]
 edge [arrowsize=0.5, color="#555555"]
 graph [label=<<b>subtree of 100</b> · 1 task · 2024-05-01 12:00:00 UTC<br align="left"/>>]
 subgraph cluster_0 {
-graph [label="pidns:[4026531836] · level 0", style="filled,rounded", fillcolor="#ffffff", color="#888888"]
+graph [label="pid:[4026531836] · level 0", style="filled,rounded", fillcolor="#ffffff", color="#888888"]
 n1 [label=<<table cellborder="0" cellspacing="0" cellpadding="2" border="2" style="solid" color="#008700" \
 bgcolor="#cce7cc"><tr><td align="left"><b>100</b> bash</td></tr><tr><td align="left" bgcolor="#008700">\
 <font point-size="9"><font color="white">session leader</font></font></td></tr></table>>, tooltip="100 bash&#10;\

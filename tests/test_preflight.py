@@ -43,7 +43,7 @@ def test_all_reasons_are_told_at_once(proc: Path) -> None:
 
     assert str(caught.value).splitlines()[1:] == [
         "  numbers go up to 32767 here, and the tree has 40000: raise kernel.pid_max, or leave out --no-pidns",
-        "  the number 900 is taken: it is sshd",
+        "  the number 900 is taken by sshd",
         "  take any numbers with --no-pids, or leave out --no-pidns",
     ]
 
@@ -60,9 +60,56 @@ def test_a_number_that_only_a_session_or_group_has_is_taken_too(proc: Path) -> N
         preflight(writer.plan(), proc=proc)
 
     assert str(caught.value).splitlines()[1:3] == [
-        "  the number 901 is taken: it is the session of a) b, 903",
-        "  the number 902 is taken: it is the group of a) b, 903",
+        "  the number 901 is taken by the session of a) b, 903",
+        "  the number 902 is taken by the group of a) b, 903",
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            "State:\tZ (zombie)\nTgid:\t900\nPPid:\t77\nTracerPid:\t0\nThreads:\t1\n",
+            "a zombie, true, that 77 has not reaped",
+        ),
+        (
+            "State:\tZ (zombie)\nTgid:\t900\nPPid:\t77\nTracerPid:\t88\nThreads:\t1\n",
+            "a zombie, true, that 88 has not reaped",
+        ),
+        ("State:\tZ (zombie)\nTgid:\t900\nPPid:\t77\nTracerPid:\t0\nThreads:\t2\n", "true, whose threads live on"),
+        (
+            "State:\tZ (zombie)\nTgid:\t899\nPPid:\t77\nTracerPid:\t88\nThreads:\t2\n",
+            "a zombie, true, that 88 has not reaped",
+        ),
+        ("State:\tS (sleeping)\nTgid:\t900\nPPid:\t77\nThreads:\t1\n", "true"),
+    ],
+)
+def test_a_zombie_that_has_a_number_is_told_with_its_reaper(proc: Path, status: str, said: str) -> None:
+    """A tracer comes before the parent, and only the zombie of a whole process waits for either of them."""
+    (proc / "900/status").write_text(f"Name:\ttrue\n{status}")
+    writer = PlanWriter(pidns=False)
+    writer.born(writer.actor(role=Role.REAPER, tag=0), 900)
+    with pytest.raises(HostError) as caught:
+        preflight(writer.plan(), proc=proc)
+
+    assert str(caught.value).splitlines()[1] == f"  the number 900 is taken by {said}"
+
+
+@pytest.mark.parametrize(("per_namespace", "refused"), [(True, False), (False, True), (None, False)])
+def test_numbers_of_a_new_namespace_obey_the_limit_of_the_host_where_the_kernel_has_one_limit(
+    proc: Path, *, per_namespace: bool | None, refused: bool
+) -> None:
+    """Since Linux 6.14 each pid namespace has a limit of its own; where that is not known, clone3() answers."""
+    writer = PlanWriter()
+    writer.born(writer.actor(1), 40000)
+    plan = writer.plan()
+    if refused:
+        with pytest.raises(
+            HostError, match=r"numbers go up to 32767 here, and the tree has 40000: raise kernel\.pid_max"
+        ):
+            preflight(plan, proc=proc, limit_per_namespace=lambda: per_namespace)
+    else:
+        preflight(plan, proc=proc, limit_per_namespace=lambda: per_namespace)
 
 
 def test_who_runs_its_program_again_has_no_namespace_waiting_for_its_next_child() -> None:
@@ -85,7 +132,7 @@ def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -
         preflight(make_plan(snapshot, pidns=False), proc=proc)
 
     assert str(caught.value).splitlines()[1:] == [
-        "  the number 1 is taken: it is systemd, the init of this namespace",
+        "  the number 1 is taken by systemd, the init of this namespace",
         "  take any numbers with --no-pids, or leave out --no-pidns",
     ]
     preflight(make_plan(snapshot, pidns=False), any_numbers=True, proc=proc)

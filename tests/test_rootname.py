@@ -13,6 +13,7 @@ from agent.rootname import CgroupName, RootName, Target, UnitName, parse, parse_
         ("4711", RootName(namespace=False, number=4711)),
         ("pidns:4026531836", RootName(namespace=True, number=4026531836)),
         ("pidns:[4026531836]", RootName(namespace=True, number=4026531836)),
+        ("pid:[4026531836]", RootName(namespace=True, number=4026531836)),
         ("cgroup:/", CgroupName((), "/")),
         ("cgroup:/a//b/", CgroupName((), "/a/b")),
         ("cgroup:/system.slice:docker:1", CgroupName((), "/system.slice:docker:1")),
@@ -42,6 +43,9 @@ def test_each_spelling_has_one_meaning(text: str, meant: Target) -> None:
         ("-1", "expected a pid"),
         ("cgroup", "expected cgroup:PATH"),
         ("pidns:", "cgroup:PATH or unit:NAME"),
+        ("pid:4711", "expected a pid"),
+        ("[4711]", "expected a pid"),
+        ("pid:[]", "expected a pid"),
         ("cgroup:", "expected cgroup:PATH"),
         ("cgroup:a/b", "expected cgroup:PATH"),
         ("cgroup:/a/../b", "has no parts . and .."),
@@ -64,8 +68,13 @@ def test_what_is_no_root_is_a_usage_error(text: str, said: str) -> None:
     assert len(str(caught.value)) < 250
 
 
+def test_a_namespace_is_named_as_readlink_prints_it() -> None:
+    """What `readlink /proc/PID/ns/pid` says can be given, and what is printed can be compared with it."""
+    assert str(parse("pidns:4026531836")) == "pid:[4026531836]"
+
+
 @pytest.mark.parametrize("text", ["cgroup:/a", "unit:ssh"])
 def test_a_daemon_is_asked_for_no_cgroup(text: str) -> None:
     """Who is in it is read by the caller."""
-    with pytest.raises(UsageError, match="expected a pid, or pidns:INUM"):
+    with pytest.raises(UsageError, match=r"expected a pid, or pid:\[INUM\]"):
         parse(text)

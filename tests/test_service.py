@@ -109,7 +109,7 @@ def test_whether_a_pid_namespace_of_somebody_elses_exists_is_not_told() -> None:
     numbers = {space.inum for space in (init.space, mine.space)}
     viewer = scene.viewer(own)
     answers = {inum: scene.ask(viewer, "snapshot", root=f"pidns:{inum}", mode="subtree") for inum in (*numbers, 7)}
-    texts = {re.sub(r"pidns:\d+", "", answer["error"]) for answer in answers.values() if not answer["ok"]}
+    texts = {re.sub(r"pid:\[\d+\]", "", answer["error"]) for answer in answers.values() if not answer["ok"]}
 
     assert len(texts) == 1
     assert {answer["kind"] for answer in answers.values() if not answer["ok"]} == {"no-such-root"}

@@ -21,7 +21,7 @@ complete · verified by numbering
 4711 bash · session leader
 ├─ 4712 make · group leader
 │  ├─ {4713 make} {4714 wor\\xffker}
-│  └─ 4720/1 init · pidns:[4026531837] level 1 · session leader · subreaper
+│  └─ 4720/1 init · pid:[4026531837] level 1 · session leader · subreaper
 └─ 4722 cc · zombie, exited 3 · group 4690 · born of 4700 (gone)
 
 pids without a task here
@@ -31,7 +31,7 @@ IN_ASCII = """\
 4711 bash - session leader
 |- 4712 make - group leader
 |  |- {4713 make} {4714 wor\\xffker}
-|  `- 4720/1 init - pidns:[4026531837] level 1 - session leader - subreaper
+|  `- 4720/1 init - pid:[4026531837] level 1 - session leader - subreaper
 `- 4722 cc - zombie, exited 3 - group 4690 - born of 4700 (gone)"""
 
 
@@ -198,7 +198,7 @@ def test_a_thread_whose_leader_has_no_task_stands_below_its_parent() -> None:
 
 def test_where_the_next_child_will_be_born_is_said() -> None:
     """After unshare(2) or setns(2)."""
-    assert a_child(child_namespace=0) == "└─ 102 sh · next child in pidns:[4026531836]"
+    assert a_child(child_namespace=0) == "└─ 102 sh · next child in pid:[4026531836]"
     assert a_child(child_namespace=-1) == "└─ 102 sh · next child in an empty pidns"
 
 

@@ -36,7 +36,7 @@ complete · verified by numbering
 ├─ 4712 make · group leader
 │  ├─ {4713 make} {4714 wor\\xffker}
 │  └─ 4720/1 init
-│        pidns:[4026531837] level 1
+│        pid:[4026531837] level 1
 │        session leader · subreaper
 └─ 4722 cc · zombie, exited 3
       group 4690 · born of 4700 (gone)

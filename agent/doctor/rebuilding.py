@@ -12,6 +12,7 @@ from agent.doctor.finding import Finding
 from agent.errors import CkptreeError
 from agent.model import Completeness, Header, PidObject, Snapshot, Task
 from agent.restart.planning import make_plan
+from agent.restart.preflight import limit_per_namespace
 from agent.restart.rebuild import Rebuild
 from agent.restart.verify import beginning
 
@@ -47,7 +48,7 @@ def a_tree(*numbers: int) -> Snapshot:
 def examine(proc: Path = Path("/proc")) -> Iterator[Finding]:
     """All findings about rebuilding; the last one is about the whole, as ``restart``."""
     whole = _rebuilt()
-    yield pid_max(proc)
+    yield pid_max(proc, per_namespace=limit_per_namespace())
     yield _here(proc)
     yield _ordinary(proc) if os.geteuid() == 0 else _as_we_are(whole, proc)
     yield whole
@@ -86,11 +87,21 @@ def _pid_max(proc: Path) -> int:
     return int((proc / "sys/kernel/pid_max").read_text())
 
 
-def pid_max(proc: Path) -> Finding:
-    """How large pids may be here."""
+def pid_max(proc: Path, *, per_namespace: bool | None) -> Finding:
+    """Compare the largest pid of this namespace with the largest there is.
+
+    Args:
+        proc: where procfs is mounted.
+        per_namespace: as preflight.limit_per_namespace() says.
+    """
     most = _pid_max(proc)
     if most < MOST_PIDS:
-        found = f"{most}: numbers of other hosts may be larger, and cannot be given here"
+        if per_namespace:
+            found = (
+                f"{most}: larger numbers of other hosts can be given in a pid namespace of its own, not with --no-pidns"
+            )
+        else:
+            found = f"{most}: numbers of other hosts may be larger, and cannot be given here"
         return Finding("warn", "kernel.pid_max", found, f"sysctl kernel.pid_max={MOST_PIDS}")
     return Finding("ok", "kernel.pid_max", str(most))
 

@@ -5,7 +5,7 @@ import json
 
 import typer
 
-from agent.client import DEFAULT_SOCKET
+from agent.client import default_socket
 from agent.errors import HostError
 from agent.fileverbs import AsJson
 from agent.options import Socket
@@ -16,7 +16,7 @@ def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
     from agent.doctor import around, capturing, rebuilding
     from agent.doctor.finding import as_lines, verdict
 
-    findings = [*capturing.examine(socket or DEFAULT_SOCKET), *rebuilding.examine(), *around.examine()]
+    findings = [*capturing.examine(socket or default_socket()), *rebuilding.examine(), *around.examine()]
     works = verdict(findings)
     if as_json:
         typer.echo(json.dumps(works | {"findings": [one._asdict() for one in findings]}, indent=1))

@@ -3,7 +3,7 @@
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 from agent.details import UNREADABLE, stat_fields
 from agent.errors import HostError
 from agent.restart.plan import CloneBits, Op, Plan, Role
+from bpf.btf import Btf
 
 MOST_LEVELS: Final = 32
 """The kernel's MAX_PID_NS_LEVEL."""
@@ -20,8 +21,34 @@ _MAY_CHOOSE: Final = _SYS_ADMIN | 1 << 40
 """CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE."""
 
 
-def preflight(plan: Plan, *, any_numbers: bool = False, proc: Path = Path("/proc")) -> None:
+def limit_per_namespace() -> bool | None:
+    """Return True if each pid namespace has a pid_max of its own here; None: BTF does not tell.
+
+    Linux kernel commit 7863dcc72d0f "pid: allow pid_max to be set per pid namespace" (in v6.14): a new namespace starts
+    with the largest there is, whatever the one above it has.
+    """
+    try:
+        btf = Btf()
+        struct = btf.structs(["pid_namespace"])["pid_namespace"]
+    except (HostError, KeyError):
+        return None
+    return btf.member(struct, "pid_max") is not None
+
+
+def preflight(
+    plan: Plan,
+    *,
+    any_numbers: bool = False,
+    proc: Path = Path("/proc"),
+    limit_per_namespace: Callable[[], bool | None] = limit_per_namespace,
+) -> None:
     """Refuse what cannot succeed; all reasons are told at once.
+
+    Args:
+        plan: to be rebuilt.
+        any_numbers: no number of the tree is wanted.
+        proc: where procfs is mounted.
+        limit_per_namespace: as the function of that name; it is asked where a number is above the caller's limit.
 
     Raises:
         HostError: naming them.
@@ -29,8 +56,10 @@ def preflight(plan: Plan, *, any_numbers: bool = False, proc: Path = Path("/proc
     reasons = [*_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
     if not plan.pidns:
         reasons += _permission(plan, proc, any_numbers=any_numbers)
-        if not any_numbers:
-            reasons += [*_too_large(plan, proc), *_taken(plan, proc)]
+    if not any_numbers:
+        reasons += _too_large(plan, proc, limit_per_namespace)
+        if not plan.pidns:
+            reasons += _taken(plan, proc)
     if reasons:
         raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
 
@@ -80,14 +109,17 @@ def _capabilities(proc: Path) -> int:
     return 0
 
 
-def _too_large(plan: Plan, proc: Path) -> Iterator[str]:
+def _too_large(plan: Plan, proc: Path, limit_per_namespace: Callable[[], bool | None]) -> Iterator[str]:
+    """Numbers above the caller's pid_max; those of other namespaces too, where the kernel has one limit for all."""
     pid_max = int((proc / "sys/kernel/pid_max").read_text())
-    # Deeper levels have limits of their own, which are not visible before they are there.
-    large = sorted({actor.numbers[0] for actor in plan.actors if actor.numbers and actor.numbers[0] >= pid_max})
+    here = 0 if plan.pidns else 1  # how many of an actor's numbers are of the caller's namespace
+    outer = {number for actor in plan.actors for number in actor.numbers[:here] if number >= pid_max}
+    inner = {number for actor in plan.actors for number in actor.numbers[here:] if number >= pid_max}
+    large = outer | inner if inner and limit_per_namespace() is False else outer
     if large:
+        advice = ", or leave out --no-pidns" if outer and large == outer else ""
         yield (
-            f"numbers go up to {pid_max - 1} here, and the tree has {_some(large)}: raise kernel.pid_max, or leave out "
-            "--no-pidns"
+            f"numbers go up to {pid_max - 1} here, and the tree has {_some(sorted(large))}: raise kernel.pid_max{advice}"
         )
 
 
@@ -98,7 +130,7 @@ def _taken(plan: Plan, proc: Path) -> Iterator[str]:
         holder = _holder(number, proc, groups)
         if holder:
             init = ", the init of this namespace" if number == 1 else ""
-            yield f"the number {number} is taken: it is {holder}{init}"
+            yield f"the number {number} is taken by {holder}{init}"
             advice = "take any numbers with --no-pids, or leave out --no-pidns"
     if advice:
         yield advice
@@ -109,7 +141,7 @@ def holders(numbers: tuple[int, ...]) -> str:
     proc = Path("/proc")
     groups = _groups(proc)
     lines = [
-        f"; {number} is now {_holder(number, proc, groups) or 'held by nobody who is visible'}" for number in numbers
+        f"; {number} is now held by {_holder(number, proc, groups) or 'nobody who is visible'}" for number in numbers
     ]
     advice = "; --no-pids takes any numbers" if lines else ""
     return "".join(lines) + advice
@@ -119,9 +151,21 @@ def _holder(number: int, proc: Path, groups: Mapping[int, str]) -> str:
     """Who has a number of this namespace, as a thread or for its session or group; empty: nobody that /proc shows."""
     # A thread's number has no entry in the listing, and yet can be looked up.
     with suppress(OSError):
-        status = (proc / str(number) / "status").read_text(errors="replace")
-        return status.partition("\n")[0].partition(":")[2].strip()
+        return _described(number, (proc / str(number) / "status").read_text(errors="replace"))
     return groups.get(number, "")
+
+
+def _described(number: int, status: str) -> str:
+    """The name of a task out of its status file; of a zombie, with the process that has to reap it."""
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    name = fields.get("Name", "").strip()
+    if not fields.get("State", "").startswith("Z"):
+        return name
+    if fields.get("Tgid") == str(number) and int(fields.get("Threads", "1")) > 1:
+        return f"{name}, whose threads live on"
+    # wait4(2): a traced zombie is its tracer's first
+    tracer = fields.get("TracerPid", "0")
+    return f"a zombie, {name}, that {tracer if tracer != '0' else fields.get('PPid', '?')} has not reaped"
 
 
 def _groups(proc: Path) -> dict[int, str]:

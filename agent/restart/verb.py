@@ -102,9 +102,10 @@ def restart(
         raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
     command = split_command(run) if run not in ("hold", "argv") else None
     wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json)
+    begun: list[bool] = []
     try:
         with _raising() as asked:  # from the beginning: a plan may take its time
-            code = _restart(wish, asked)
+            code = _restart(wish, asked, begun)
     except CkptreeError as error:
         if run == "hold":
             raise
@@ -113,22 +114,26 @@ def restart(
             say(f"  {line}")
         raise typer.Exit(OWN_FAILURE) from error
     except _Interrupted as interrupted:
-        code = 0 if run == "hold" else 128 + interrupted.number
+        code = 0 if run == "hold" and begun else 128 + interrupted.number
     if code:
         raise typer.Exit(code)
 
 
-def _restart(wish: _Wish, asked: "_Asked") -> int:
-    from agent.restart.programs import with_path
-    from agent.restart.rebuild import Rebuild
-    from agent.restart.verify import Standing, beginning
-
+def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
+    """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
     try:
+        from agent.restart.programs import with_path
+        from agent.restart.rebuild import Rebuild
+        from agent.restart.verify import Standing, beginning
+
         words = with_path(wish.command) if wish.command else None
         snapshot, plan, programs = _planned(wish)
         asked.check()
-    except _Interrupted as interrupted:
-        return 128 + interrupted.number  # nothing of the tree has been there
+    except RuntimeError as error:  # as which an import may pass on what is raised within it
+        if not asked.numbers:
+            raise
+        raise _Interrupted(asked.numbers[-1]) from error
+    begun.append(True)
     begin = beginning(snapshot, pidns=wish.pidns)
     with Rebuild(plan, any_numbers=wish.any_numbers, no_stdio=wish.detach, begin=begin) as rebuild:
         rebuild.build()
