@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, Final, Self
 
 from agent import rules
-from agent.objects import EXITED, STOPPED, TRACING_STOP
+from agent.objects import EXITED, STOPPED
 from agent.watch import Watch
 from agent.wire import Kind
 
@@ -108,7 +108,7 @@ def states(watch: Watch) -> dict[str, int]:
         flags = task.flags
         if flags & EXITED:
             found["zombie" if rules.is_zombie(task) else "dead-leader"] += 1
-        elif flags & (STOPPED | TRACING_STOP):
+        elif flags & STOPPED:
             found["stopped"] += 1
         else:
             found["kernel" if rules.is_kernel_worker(task) else "running"] += 1

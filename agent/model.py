@@ -38,7 +38,7 @@ class TaskState(StrEnum):
     """What a task was at the cut."""
 
     RUNNING = "running"
-    STOPPED = "stopped"
+    STOPPED = "stopped"  # its whole group, by a signal; a tracer that holds a task leaves it what it was
     ZOMBIE = "zombie"
     DEAD_LEADER = "dead-leader"  # a leader that has exited while threads of its group live on
 

@@ -17,10 +17,10 @@ import struct
 from typing import NamedTuple
 
 from agent import wire
-from agent.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, TRACING_STOP, UNDER_SUBREAPER, Task
+from agent.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, Task
 from agent.roster import Roster
 
-_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | TRACING_STOP | PTRACED | EXITED  # what a walk can tell of
+_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # what a walk can tell of
 _SWEPT_IN_ROW = _SWEPT | MOVING  # a table never has this one: it keeps what its question was answered
 _FIELDS = wire.ROW.iter_unpack
 _WHOLE = struct.Struct(f"{wire.ROW.size}s").iter_unpack

@@ -23,7 +23,6 @@ KERNEL = 1 << 6
 IO_WORKER = 1 << 7
 AUTOREAP = 1 << 8
 PTRACED = 1 << 9
-TRACING_STOP = 1 << 10
 MOVING = 1 << 11
 CREATED = 1 << 31  # ours alone: it has called clone(), so its exit belongs to a history
 

@@ -36,6 +36,7 @@ class ProcTable:
             self._enter_pid(row.tid, row.numbers, self._namespace(row))
         leaders = [row for row in rows if row.tid == row.tgid]
         self._dead = self._deepest(leaders)
+        self._stopped = _stopped(rows)
         for row in leaders:
             task = self._task(row)
             rules.add_process(task, None, self._held(row.pgid_numbers), self._held(row.sid_numbers))
@@ -51,7 +52,7 @@ class ProcTable:
         flags = KERNEL if row.kernel_thread else 0
         if row.state == "Z":
             flags |= EXITED
-        elif row.state in "Tt":
+        elif row.tgid in self._stopped:
             flags |= STOPPED
         task = Task(self.initial.numbers[row.numbers[0]], row.start_ns, 0, flags)
         task.exit_code = row.exit_code or 0
@@ -158,6 +159,18 @@ class ProcTable:
         if found.leader is not found:
             raise NoSuchRootError(f"{wanted} is a thread, not a process: its process is {found.leader.pid.numbers[0]}")
         return found
+
+
+def _stopped(rows: Sequence[procfs.ProcRow]) -> set[int]:
+    """Return the processes whose group is stopped, as far as /proc tells.
+
+    It shows T for a task that stopped with its group and t for one that its tracer holds, which says nothing of the
+    group. So a group whose tasks are all traced counts as running, and so does one in which a thread has yet to stop.
+    """
+    letters: dict[int, set[str]] = {}
+    for row in rows:
+        letters.setdefault(row.tgid, set()).add(row.state)
+    return {tgid for tgid, found in letters.items() if "T" in found and found <= {"T", "t", "Z"}}
 
 
 def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path = Path("/proc")) -> Snapshot:

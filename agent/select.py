@@ -32,7 +32,6 @@ from agent.objects import (
     EXITED,
     STOPPED,
     SUBREAPER,
-    TRACING_STOP,
     Pid,
     Task,
 )
@@ -146,7 +145,7 @@ def _state(task: Task) -> TaskState:
     flags = task.flags
     if flags & EXITED:
         return TaskState.ZOMBIE if rules.is_zombie(task) else TaskState.DEAD_LEADER
-    return TaskState.STOPPED if flags & (STOPPED | TRACING_STOP) else TaskState.RUNNING
+    return TaskState.STOPPED if flags & STOPPED else TaskState.RUNNING
 
 
 def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: int = 1) -> Selection:
@@ -206,7 +205,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
                 sid,
                 task.pid.level - level,
                 task.start_ns,
-                _state(task) if flags & (EXITED | STOPPED | TRACING_STOP) else TaskState.RUNNING,
+                _state(task) if flags & (EXITED | STOPPED) else TaskState.RUNNING,
                 task.exit_code if flags & EXITED else None,
                 task.exit_signal,
                 _comm(task),

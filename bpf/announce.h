@@ -96,7 +96,7 @@ static __always_inline u32 FN(autoreap)(const void *task)
 /* The whole state of the task that request() was told of, for the reason it was given. */
 static __always_inline void FN(announce)(const void *task, const void *by)
 {
-	u32 zero = 0, slot, pf = 0, state = 0, exit_state = 0, ptrace = 0, signal_flags = 0, code = 0;
+	u32 zero = 0, slot, pf = 0, exit_state = 0, ptrace = 0, signal_flags = 0, code = 0;
 	struct page *p = counters();
 	u32 *in_use = depth.lookup(&zero);
 	const void *pid = 0, *group = 0, *signal = 0, *cred = 0, *parent = 0, *leader = 0, *child_ns;
@@ -140,7 +140,6 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 	}
 
 	GET(u32, pf, task, OFF_task_struct_flags);
-	GET(u32, state, task, OFF_STATE);
 	GET(u32, exit_state, task, OFF_task_struct_exit_state);
 	GET(u32, ptrace, task, OFF_task_struct_ptrace);
 	GET(u64, signal, task, OFF_task_struct_signal);
@@ -163,7 +162,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 		GET(u64, group, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
 		r->sid = FN(note_role)(s, 3, group);
 	}
-	r->flags = task_flags(pf, state, exit_state, ptrace, reaper_bits, under_bits);
+	r->flags = task_flags(pf, signal_flags, exit_state, ptrace, reaper_bits, under_bits);
 	r->exit_code = code;
 	if (s->kind == RECORD_EXIT && s->argument)
 		r->flags |= FN(autoreap)(task);

@@ -42,12 +42,11 @@ enum record_kind {
 #define TASK_EXITED		(1u << 2)	/* exit_state is not 0: exit_notify() is past */
 #define TASK_RELEASED		(1u << 3)	/* exit_state EXIT_DEAD */
 #define TASK_EXITING		(1u << 4)	/* PF_EXITING */
-#define TASK_STOPPED		(1u << 5)	/* __state: __TASK_STOPPED */
+#define TASK_STOPPED		(1u << 5)	/* signal->flags: SIGNAL_STOP_STOPPED, so all of its group are */
 #define TASK_KERNEL		(1u << 6)	/* PF_KTHREAD: a kernel thread */
 #define TASK_IO_WORKER		(1u << 7)	/* PF_IO_WORKER or PF_USER_WORKER: kernel code in a user's group */
 #define TASK_AUTOREAP		(1u << 8)	/* EXIT with argument 1: the parent ignores SIGCHLD, nobody will wait */
 #define TASK_PTRACED		(1u << 9)	/* ptrace is not 0: a dead thread stays for its tracer */
-#define TASK_TRACING_STOP	(1u << 10)	/* __state: __TASK_TRACED */
 #define TASK_MOVING		(1u << 11)	/* the next child will be born into another namespace */
 
 /* Every record starts with this. 16 bytes. */

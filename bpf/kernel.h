@@ -13,9 +13,8 @@
 #define PF_EXITING	0x00000004
 #define PF_USER_WORKER	0x00004000
 #define PF_KTHREAD	0x00200000
-#define STATE_STOPPED	0x00000004	/* __TASK_STOPPED */
-#define STATE_TRACED	0x00000008	/* __TASK_TRACED */
 #define STATE_EXIT_DEAD	0x00000010
+#define SIGNAL_STOP_STOPPED 0x00000001
 #define SIGNAL_GROUP_EXIT 0x00000004
 #define SIGCHLD_NR	17
 #define SA_NOCLDWAIT_BIT 0x00000002
@@ -122,7 +121,7 @@ static __always_inline void read_number(struct pid_number *to, const void *pid, 
 	to->ns_id = namespace_identity(upid.ns);
 }
 
-static __always_inline u32 task_flags(u32 pf, u32 state, u32 exit_state, u32 ptrace, u8 reaper_bits, u8 under_bits)
+static __always_inline u32 task_flags(u32 pf, u32 signal_flags, u32 exit_state, u32 ptrace, u8 reaper_bits, u8 under_bits)
 {
 	u32 flags = 0;
 
@@ -136,10 +135,8 @@ static __always_inline u32 task_flags(u32 pf, u32 state, u32 exit_state, u32 ptr
 		flags |= TASK_RELEASED;
 	if (pf & PF_EXITING)
 		flags |= TASK_EXITING;
-	if (state & STATE_STOPPED)
+	if (signal_flags & SIGNAL_STOP_STOPPED)
 		flags |= TASK_STOPPED;
-	if (state & STATE_TRACED)
-		flags |= TASK_TRACING_STOP;
 	if (pf & PF_KTHREAD)
 		flags |= TASK_KERNEL;
 	if (pf & (PF_IO_WORKER | PF_USER_WORKER))

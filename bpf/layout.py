@@ -78,10 +78,8 @@ _TIES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
 }
 
 # The same member under the names it has had; the first one that exists is taken.
-# Linux kernel commit 2f064a59a11f "sched: Change task_struct::state" (in v5.14)
 # Linux kernel commit cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime" (in v5.5)
 _RENAMED = {
-    "STATE": ("task_struct", ("__state", "state")),
     "START": ("task_struct", ("start_boottime", "real_start_time")),
 }
 

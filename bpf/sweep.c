@@ -6,7 +6,7 @@ int on_task(struct task_iterator *ctx)
 	const char *task = ctx->task;
 	struct iterator_meta *meta = ctx->meta;
 	const void *pid, *pgid, *sid, *signal, *cred;
-	u32 pf, state, exit_state, ptrace;
+	u32 pf, signal_flags, exit_state, ptrace;
 	u8 reaper_bits, under_bits;
 	struct sweep_row row = {};
 
@@ -27,12 +27,12 @@ int on_task(struct task_iterator *ctx)
 	LOAD(u64, sid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
 	row.sid = loaded_pid_identity(sid);
 	LOAD(u32, pf, task, OFF_task_struct_flags);
-	LOAD(u32, state, task, OFF_STATE);
+	LOAD(u32, signal_flags, signal, OFF_signal_struct_flags);
 	LOAD(u32, exit_state, task, OFF_task_struct_exit_state);
 	LOAD(u32, ptrace, task, OFF_task_struct_ptrace);
 	LOAD(u8, reaper_bits, signal, OFF_signal_struct_is_child_subreaper);
 	LOAD(u8, under_bits, signal, OFF_signal_struct_has_child_subreaper);
-	row.flags = task_flags(pf, state, exit_state, ptrace, reaper_bits, under_bits);
+	row.flags = task_flags(pf, signal_flags, exit_state, ptrace, reaper_bits, under_bits);
 	if (loaded_pending_namespace(task, pid))
 		row.flags |= TASK_MOVING;
 	row.ties = loaded_ties(task, signal);

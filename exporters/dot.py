@@ -269,7 +269,7 @@ class _Drawing:
             (seen["thread"], _cell("{2 comm}"), "a thread"),
             (seen[TaskState.ZOMBIE], _badge("zombie", _hex(ALARM)), "has exited, its parent has not waited for it yet"),
             (seen[TaskState.DEAD_LEADER], _badge("dead leader", _hex(ALARM)), "has exited, its threads live on"),
-            (seen[TaskState.STOPPED], _badge("stopped", _STOPPED), "stopped by a signal or a tracer"),
+            (seen[TaskState.STOPPED], _badge("stopped", _STOPPED), "stopped by a signal"),
             (seen[Kind.SUBREAPER], _badge("subreaper", _DARK), "adopts the orphans below it"),
             (
                 seen["ghost"],

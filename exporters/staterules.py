@@ -12,7 +12,7 @@ counts as exited at all (model.TaskState).
   has exited and is still there is a zombie, for it is traced.
 * Who lives has no exit code. Who has exited has one, but not everybody may ask for it (/proc shows it to few).
 
-Nothing is said of stopped tasks: a tracer stops and continues single threads, whatever the others do.
+Nothing is said of stopped tasks: images have called threads stopped which a tracer held, whatever the others did.
 """
 
 from collections import Counter

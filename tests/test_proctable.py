@@ -131,6 +131,21 @@ def test_what_the_next_child_will_be_born_into_is_told() -> None:
     assert [task.child_namespace for task in chosen.tasks] == [None, 1, None]
 
 
+@pytest.mark.parametrize(
+    ("leader", "thread", "state"),
+    [
+        *(("T", "T", TaskState.STOPPED), ("T", "t", TaskState.STOPPED), ("t", "T", TaskState.STOPPED)),
+        *(("t", "t", TaskState.RUNNING), ("T", "D", TaskState.RUNNING), ("t", "S", TaskState.RUNNING)),
+    ],
+)
+def test_what_is_stopped_is_a_group_and_not_what_a_tracer_holds(leader: str, thread: str, state: TaskState) -> None:
+    """As far as letters tell: t is of one task, and T of a group once no thread of it runs."""
+    first = replace(a_row(7, 5), state=leader)
+    chosen = taken(5, INIT, a_row(5, 1), first, replace(a_thread(8, first), state=thread))
+
+    assert [task.state for task in chosen.tasks[1:]] == [state, state]
+
+
 def test_states_are_those_of_the_model() -> None:
     """A leader that is a zombie while threads live is no zombie process."""
     leader = replace(a_row(8, 5), state="Z", exit_code=0)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from agent import wire
 from agent.model import Snapshot, Task, TaskState
-from agent.objects import EXITED, STOPPED, SUBREAPER, TRACING_STOP
+from agent.objects import EXITED, STOPPED, SUBREAPER
 from agent.pidspace import INITIAL_INUM
 from tests.bench.iterator import BareIterator
 from tests.live.kernelview import TaskView, tasks_of
@@ -24,7 +24,7 @@ _CORE_DUMPED = 0x80
 _ATTEMPTS = 4
 _PAUSE_S = 0.02
 _LETTERS = {TaskState.ZOMBIE: "ZX", TaskState.DEAD_LEADER: "ZX", TaskState.STOPPED: "Tt"}
-_ALIVE = "RSDI"
+_ALIVE = "RSDIt"
 
 Key = tuple[int, int]
 """Number and start in ns: who it is."""
@@ -129,7 +129,7 @@ def rows_of_iterator(iterator: BareIterator) -> dict[Key, dict[str, object]]:
             "group": by_pid.get(pgid),
             "session": by_pid.get(sid),
             "exited": bool(flags & EXITED),
-            "stopped": bool(flags & (STOPPED | TRACING_STOP)) and not flags & EXITED,
+            "stopped": bool(flags & STOPPED) and not flags & EXITED,
             "subreaper": bool(flags & SUBREAPER),
             "uid": uid,
             "gid": gid,

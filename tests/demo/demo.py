@@ -34,7 +34,7 @@ PROC = Path("/proc")
 PATIENCE_S = 60.0
 ROUNDS = 25
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-STATES = {"Z": TaskState.ZOMBIE, "T": TaskState.STOPPED, "t": TaskState.STOPPED}
+STATES = {"Z": TaskState.ZOMBIE, "T": TaskState.STOPPED}
 EXITED = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 SAME, DIFFERS = ("✓", "✗") if (sys.stdout.encoding or "").lower().startswith("utf") else ("ok", "!!")
 
