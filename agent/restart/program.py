@@ -40,6 +40,7 @@ PROGRAM_PIDNS: Final = 1  # actor 0 is the init of a new pid namespace
 PROGRAM_ANY_NUMBERS: Final = 2  # the kernel chooses all numbers
 PROGRAM_REAPER: Final = 4  # actor 0 is a reaper: it stays, reaps orphans, and ends as the root does
 PROGRAM_NO_STDIO: Final = 8  # standard streams become /dev/null
+PROGRAM_NEW_SESSION: Final = 16  # actor 0 begins in a session and group whose leader has gone
 
 # actor.flags
 ACTOR_THREAD: Final = 1
@@ -52,13 +53,21 @@ RESERVED_PIDS: Final = 300
 NO_ACTOR: Final = 0xFFFFFFFF
 
 
-def encode(plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, pid_max: int = 32768) -> bytes:
+def encode(
+    plan: Plan,
+    *,
+    any_numbers: bool = False,
+    no_stdio: bool = False,
+    new_session: bool = False,
+    pid_max: int = 32768,
+) -> bytes:
     """The program of a plan.
 
     Args:
         plan: what to run.
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
+        new_session: begin the tree in a session and group of its own, whose leader has gone.
         pid_max: numbers of helpers stay below it.
     """
     order = _by_actor(plan)
@@ -69,6 +78,7 @@ def encode(plan: Plan, *, any_numbers: bool = False, no_stdio: bool = False, pid
         | (PROGRAM_ANY_NUMBERS if any_numbers else 0)
         | (PROGRAM_REAPER if plan.actors[0].role is Role.REAPER else 0)
         | (PROGRAM_NO_STDIO if no_stdio else 0)
+        | (PROGRAM_NEW_SESSION if new_session else 0)
     )
     ends = {step.by for step in plan.steps if step.op is Op.EXIT}
     lingering = plan.lingering()

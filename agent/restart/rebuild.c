@@ -243,6 +243,9 @@ static void begin_tree(void *index)
 	for (int number = 1; number <= SIGNALS; number++)
 		CALL4(rt_sigaction, number, &by_default, 0, 8);
 	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
+	if (guard_is_gone())
+		leave(1);
+	wait_at_least(&program.state->apart, 1);
 	if (program.head->flags & PROGRAM_PIDNS) {
 		long answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0);
 
@@ -269,7 +272,7 @@ static void begin_tree(void *index)
 	actor_run(index);
 }
 
-static void begin(void)
+static long clone_first(uint64_t more_flags)
 {
 	const struct program_actor *first = &program.actors[0];
 	int32_t number = program.numbers[first->first_number];
@@ -277,9 +280,11 @@ static void begin(void)
 	int pidns = program.head->flags & PROGRAM_PIDNS;
 	long answer;
 
-	args.exit_signal = SIGCHLD;
+	args.flags = more_flags;
+	if (!(more_flags & CLONE_PARENT))
+		args.exit_signal = SIGCHLD;
 	if (pidns)
-		args.flags = CLONE_NEWPID | CLONE_NEWNS;
+		args.flags |= CLONE_NEWPID | CLONE_NEWNS;
 	if (!(program.head->flags & PROGRAM_ANY_NUMBERS) && !pidns) {
 		if (first->flags & ACTOR_SPARE)
 			number = program.numbers[first->first_number] = program.head->spare_first
@@ -293,9 +298,56 @@ static void begin(void)
 	while (answer == -EEXIST && (first->flags & ACTOR_SPARE)
 	       && (number = program.numbers[first->first_number] = program.head->spare_first
 		   + (int32_t)bump(&program.state->spare) - 1) < program.head->spare_end);
+	return answer;
+}
+
+/* Its session and group stay when it has gone, for actor 0 is in them. */
+static _Noreturn void lead_session(void *unused)
+{
+	(void)unused;
+	CALL5(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+	CALL1(close, FD_CONTROL);
+	CALL1(close, FD_REPORTS);
+	if (guard_is_gone())
+		leave(1);
+	CALL0(setsid);
+	program.state->first = (int32_t)clone_first(CLONE_PARENT);
+	leave(0);
+}
+
+static long begin_in_new_session(void)
+{
+	struct clone_args args = {.exit_signal = SIGCHLD, .stack_size = GUARD_STACK};
+	void *stack = map(GUARD_STACK, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct child_info info;
+	long answer;
+
+	if (!stack)
+		return -ENOMEM;
+	args.stack = (uint64_t)(uintptr_t)stack;
+	program.state->first = -ECHILD;
+	answer = clone3_call(&args, lead_session, 0);
+	if (answer < 0)
+		return answer;
+	CALL5(waitid, P_PID, answer, &info, WEXITED | WALL, 0);
+	CALL2(munmap, stack, GUARD_STACK);
+	return program.state->first;
+}
+
+/*
+ * Actor 0 begins where the coordinator is, for the tree may have session and group from there. The guard leaves: what
+ * kills that group or session is to find a guard that clears up. Until it has left, actor 0 does nothing.
+ */
+static void begin(void)
+{
+	long answer = program.head->flags & PROGRAM_NEW_SESSION ? begin_in_new_session() : clone_first(0);
+
 	if (answer < 0)
 		give_up(SETUP_CLONE, answer);
 	guard.first = (int32_t)answer;
+	CALL0(setsid);
+	store(&program.state->apart, 1);
+	futex_wake_all(&program.state->apart);
 }
 
 _Noreturn void guard_main(void)

@@ -39,6 +39,7 @@ enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 #define PROGRAM_ANY_NUMBERS 2u	/* the kernel chooses all numbers */
 #define PROGRAM_REAPER 4u	/* actor 0 stays, reaps orphans, and ends as the root does */
 #define PROGRAM_NO_STDIO 8u	/* standard streams become /dev/null */
+#define PROGRAM_NEW_SESSION 16u	/* actor 0 begins in a session and group whose leader has gone */
 
 /* program_actor.flags */
 #define ACTOR_THREAD 1u

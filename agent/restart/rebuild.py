@@ -101,9 +101,12 @@ class Rebuild:
         self.root_status: int | None = None
         self.guard = 0
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-        self._code = program.encode(plan, any_numbers=any_numbers, no_stdio=no_stdio, pid_max=pid_max)
+        new_session = begin is not Begin.HERE and os.getsid(0) == 0
+        self._code = program.encode(
+            plan, any_numbers=any_numbers, no_stdio=no_stdio, new_session=new_session, pid_max=pid_max
+        )
         self._helper = helper
-        self._begin = begin
+        self._group = os.getsid(0) if begin is Begin.LEADERS_GROUP and not new_session else None
         self._over = False
         self._detached = False
         self._file = -1
@@ -226,7 +229,7 @@ class Rebuild:
             self._kept = orphans.children()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.guard = _spawned(self._helper, self._file, theirs.fileno(), begin=self._begin)
+            self.guard = _spawned(self._helper, self._file, theirs.fileno(), self._group)
 
     def _close(self) -> None:
         self._socket.close()
@@ -370,20 +373,18 @@ def name_of(actor: Actor) -> str:
     return f"{actor.role.value} {actor.tag} ({numbers})" if actor.tag else f"{actor.role.value} ({numbers})"
 
 
-def _spawned(helper: Path, program_file: int, control_socket: int, *, begin: Begin) -> int:
-    """Start it with its two descriptors at 3 and 4; its pid."""
+def _spawned(helper: Path, program_file: int, control_socket: int, group: int | None) -> int:
+    """Start it with its two descriptors at 3 and 4, in a group of this session or in this process's; its pid."""
     # First far out of the way, for either may have the number that the other is to get.
     high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
     places = zip(high, (control.FD_PROGRAM, control.FD_CONTROL), strict=True)
     moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
     argv = [os.fspath(helper)]
     try:
-        if begin is not Begin.HERE and os.getsid(0) == 0:
-            return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setsid=True)
-        if begin is Begin.LEADERS_GROUP:
+        if group is not None:
             # A session whose leader is gone has no such group: what comes of it is found when all stand.
             with suppress(PermissionError):
-                return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setpgroup=os.getsid(0))
+                return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setpgroup=group)
         return os.posix_spawn(helper, argv, os.environ, file_actions=moves)
     finally:
         for descriptor in high:

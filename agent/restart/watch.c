@@ -146,7 +146,6 @@ static void detach(const struct message *message)
 	CALL1(chdir, "/");
 	CALL1(close, guard.control);
 	guard.control = -1;
-	CALL0(setsid);
 }
 
 /* 0: the tree is to go. */

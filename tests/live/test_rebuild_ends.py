@@ -253,3 +253,13 @@ def test_a_missing_helper_is_told_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="make setup"):
         Rebuild(writer.plan(), helper=tmp_path / "none").build()
     assert HELPER.exists()
+
+
+@pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
+def test_the_tree_begins_in_the_coordinators_session_and_the_guard_is_in_neither(*, pidns: bool) -> None:
+    """What kills that session or group leaves the guard."""
+    writer = PlanWriter(pidns=pidns)
+    root = writer.actor(1 if pidns else free_number())
+    with rebuilt(writer.activated().plan()) as made:
+        assert (os.getsid(made.pids[root]), os.getpgid(made.pids[root])) == (os.getsid(0), os.getpgid(0))
+        assert (os.getsid(made.guard), os.getpgid(made.guard)) == (made.guard, made.guard)

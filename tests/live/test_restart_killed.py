@@ -49,7 +49,8 @@ def left_over(others: set[int]) -> set[int]:
 
 
 def forked(body: Callable[[], None]) -> int:
-    """A process in a group of its own that does something, and its pid; whatever it says, nobody hears."""
+    """A process in a session of its own that does something, and its pid; whatever it says, nobody hears."""
+    begun, begins = os.pipe()
     # Python forgets, in a child, a signal that comes before os.fork() has returned there.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -58,11 +59,15 @@ def forked(body: Callable[[], None]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         raise
     if pid:
-        os.setpgid(pid, pid)
+        os.close(begins)
+        os.read(begun, 1)
+        os.close(begun)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
     try:
-        os.setpgid(0, 0)
+        os.setsid()
+        os.close(begun)
+        os.close(begins)
         gc.callbacks.clear()  # what a signal raises in one of them, and other tests leave some, is dropped
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         null = os.open(os.devnull, os.O_RDWR)
@@ -150,6 +155,53 @@ def kill_guard_at_its_work(coordinator: int) -> None:
 @pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
 def test_nothing_is_left_where_the_guard_is_killed_as_well(*, pidns: bool, end: Callable[[int], None]) -> None:
     """It falls to the tree's init, or to its reaper."""
+    plan = make_plan(a_large_tree(), pidns=pidns)
+    _, whole = seconds_to_make(pidns)
+    assert_nothing_is_left(lambda: hold(plan), end, whole, 10)
+
+
+def kill_group(coordinator: int) -> None:
+    """As a shell, timeout or a terminal does: nothing of that group can do anything about it."""
+    os.killpg(coordinator, signal.SIGKILL)
+
+
+def kill_session(coordinator: int) -> None:
+    """All that is in it, one after the other, as pkill -s does."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if os.getsid(int(entry.name)) == coordinator:
+                os.kill(int(entry.name), signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(coordinator, signal.SIGKILL)
+
+
+def kill_guard(coordinator: int) -> None:
+    """Only that: the coordinator ends by itself."""
+    for guard in guards(coordinator):
+        with suppress(ProcessLookupError):
+            os.kill(guard, signal.SIGKILL)
+    _end_of_one_that_has_none(coordinator)
+
+
+def kill_first(coordinator: int) -> None:
+    """The tree's init, or its root."""
+    for guard in guards(coordinator):
+        with suppress(OSError):
+            for first in guards(guard):
+                os.kill(first, signal.SIGKILL)
+    _end_of_one_that_has_none(coordinator)
+
+
+def _end_of_one_that_has_none(coordinator: int) -> None:
+    """Where there was nobody to kill yet, the coordinator goes on."""
+    if not soon(lambda: os.waitid(os.P_PID, coordinator, os.WEXITED | os.WNOHANG | os.WNOWAIT), within=1):
+        os.kill(coordinator, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", [kill_group, kill_session, kill_guard, kill_first])
+@pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
+def test_nothing_is_left_whoever_is_killed(*, pidns: bool, end: Callable[[int], None]) -> None:
+    """Group and session of the coordinator are the tree's, too; the guard is in neither."""
     plan = make_plan(a_large_tree(), pidns=pidns)
     _, whole = seconds_to_make(pidns)
     assert_nothing_is_left(lambda: hold(plan), end, whole, 10)
