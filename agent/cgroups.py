@@ -5,6 +5,10 @@ A hierarchy of version 1 is known by its controllers or by ``name=NAME``; that o
 hierarchy from some cgroup downwards (the fourth field of its line in mountinfo), mostly from its root, or from the root of
 the reader's cgroup namespace.
 
+Paths are those that /proc tells this process: within a cgroup namespace they begin at its root. A mount that was made
+outside begins above that, and its fourth field is ``/..``, a part for each level: what those levels are called is not
+told, so the root is looked for, as the cgroup so deep below the mount in which this process is where it says it is.
+
 Container engines have no word of their own here: a container is a cgroup whose path they choose. With the driver
 ``systemd``: docker ``/system.slice/docker-ID.scope``, podman ``/machine.slice/libpod-ID.scope`` (of root; the init is in
 ``container`` below it), containerd under Kubernetes ``.../kubepods-POD.slice/cri-containerd-ID.scope``; with ``cgroupfs``:
@@ -25,6 +29,7 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _GONE: Final = (errno.ENOENT, errno.ENODEV)  # the second: it was removed between open and read
 _FIELDS_BEFORE_DASH: Final = 6
 _SYSTEMD_V1: Final = "name=systemd"
+_ABOVE: Final = re.compile(r"(/\.\.)+")
 
 
 class Hierarchy(NamedTuple):
@@ -34,14 +39,18 @@ class Hierarchy(NamedTuple):
         options: of its superblock: of version 1, its controllers and its name are among them; None: it is version 2's.
         shown: path within the hierarchy of the cgroup that the mount shows as its root.
         mount: where.
+        root: where the root of this process's cgroup namespace is; None: not below this mount.
     """
 
     options: frozenset[str] | None
     shown: str
     mount: Path
+    root: Path | None
 
     def folder(self, path: str) -> Path | None:
         """Where a cgroup of this hierarchy would be; None: the mount does not show it."""
+        if self.root is not None:
+            return self.root / path.lstrip("/")
         top = self.shown.rstrip("/")
         if path != top and not path.startswith(top + "/"):
             return None
@@ -67,10 +76,61 @@ def hierarchies(proc: Path = Path("/proc")) -> list[Hierarchy]:
         fields, (kind, *rest) = before.split(" "), after.split(" ")
         if kind in ("cgroup", "cgroup2") and len(fields) >= _FIELDS_BEFORE_DASH:
             options = frozenset(rest[-1].split(",")) if kind == "cgroup" else None
-            found.append(Hierarchy(options, _unescaped(fields[3]), Path(_unescaped(fields[4]))))
+            shown, mount = _unescaped(fields[3]), Path(_unescaped(fields[4]))
+            found.append(Hierarchy(options, shown, mount, _root(options, shown, mount, proc)))
     if not found:
         raise HostError("no cgroup hierarchy is mounted here: mount -t cgroup2 none /sys/fs/cgroup")
     return sorted(found, key=lambda one: one.options is not None)
+
+
+def _root(options: frozenset[str] | None, shown: str, mount: Path, proc: Path) -> Path | None:
+    """Find the root of this process's cgroup namespace below a mount."""
+    if shown == "/":
+        return mount
+    own = _own_path(options, proc) if _ABOVE.fullmatch(shown) else None
+    if own is None:
+        return None
+    candidates = [mount]
+    for _ in range(shown.count("/")):
+        candidates = [below for folder in candidates for below in _folders(folder)]
+    found = [folder for folder in candidates if _is_own(folder / own)]
+    return (
+        found[0] if len(found) == 1 else None
+    )  # who has left the namespace's own is at `..`, as seen from any sibling
+
+
+def _own_path(options: frozenset[str] | None, proc: Path) -> str | None:
+    """The cgroup of this process in a hierarchy, as its cgroup namespace has it, without the slash."""
+    try:
+        lines = (proc / "self/cgroup").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers if options is None else controllers and set(controllers.split(",")) <= options:
+            return path.removesuffix(" (deleted)").lstrip("/")
+    return None
+
+
+def own(hierarchy: Hierarchy, proc: Path = Path("/proc")) -> Path | None:
+    """Return the folder of this process's own cgroup; None: the mount does not show it."""
+    path = _own_path(hierarchy.options, proc)
+    return None if path is None else hierarchy.folder("/" + path)
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        return os.getpid() in _listed(folder)
+    except OSError:
+        return False
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
 
 
 def _unescaped(field: str) -> str:
@@ -97,6 +157,11 @@ def _cgroup(name: CgroupName, mounted: list[Hierarchy]) -> Path:
         path = Path(os.path.realpath(name.path))  # /sys/fs/cgroup/cpu may be a link to cpu,cpuacct
         if any(path == one.mount or one.mount in path.parents for one in mounted) and _is_cgroup(path):
             return path
+    hidden = [one for one in wanted if one.options is None and name.path == "/" and one.folder("/") is None]
+    if hidden and len(hidden) == sum(one.options is None for one in wanted):
+        raise NoSuchRootError(
+            f"{name}: {hidden[0]} does not show the root of this process's cgroup namespace: name a folder"
+        )
     found = [folder for one in wanted if (folder := one.folder(name.path)) is not None and _is_cgroup(folder)]
     unified = [one.folder(name.path) for one in wanted if one.options is None]
     if not found:
@@ -117,9 +182,10 @@ def _unit(name: UnitName, mounted: list[Hierarchy]) -> Path:
     """
     for one in mounted:
         if one.options is None or _SYSTEMD_V1 in one.options:
+            top = one.root or one.mount
             if name.name == "-.slice":
-                return one.mount
-            for folder in _slices(one.mount):
+                return top
+            for folder in _slices(top):
                 # A name that the kernel's own files could have is escaped with an underscore.
                 for spelled in (name.name, "_" + name.name):
                     if _is_cgroup(folder / spelled):

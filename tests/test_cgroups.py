@@ -98,6 +98,61 @@ def test_a_mount_that_shows_a_part_of_the_hierarchy_has_the_paths_below_it(host:
             find(CgroupName(("pids",), path), host.proc)
 
 
+def test_in_a_cgroup_namespace_a_path_is_that_below_its_root(host: Host) -> None:
+    """A mount from outside begins above it, by as many parts as `..` has; its name is not told, but who is in it."""
+    top = host.mount("unified", shown="/../..")
+    host.mount("pids", "pids")
+    own = host.cgroup(top / "docker/1")
+    for other in ("docker", "docker/2", "docker/2/a", "user", "user/1"):
+        host.cgroup(top / other, 1)
+    init = host.cgroup(own / "init", os.getpid())
+    (host.proc / "self/cgroup").write_text("5:pids:/\n0::/init\n")
+
+    assert find(CgroupName((), "/"), host.proc) == own
+    assert find(CgroupName((), "/init"), host.proc) == init
+    assert find(CgroupName(("pids",), "/"), host.proc) == host.top / "pids"
+    assert find(CgroupName((), os.fspath(top / "user")), host.proc) == top / "user"
+    with pytest.raises(NoSuchRootError):
+        find(CgroupName((), "/user"), host.proc)
+
+
+def test_who_has_left_the_root_of_its_cgroup_namespace_cannot_tell_it_from_its_siblings(host: Host) -> None:
+    """All of them have this process one level up."""
+    top = host.mount("unified", shown="/../..")
+    host.cgroup(top / "docker", os.getpid())
+    own = host.cgroup(top / "docker/1")
+    (host.proc / "self/cgroup").write_text("0::/..\n")
+
+    assert find(CgroupName((), "/"), host.proc).samefile(own)
+    host.cgroup(top / "docker/2")
+    with pytest.raises(NoSuchRootError):
+        find(CgroupName((), "/"), host.proc)
+
+
+def test_units_are_those_below_the_root_of_the_cgroup_namespace(host: Host) -> None:
+    """A systemd in a container has its slices there; those of the host are not meant."""
+    top = host.mount("unified", shown="/..")
+    for folder in ("machine", "machine/system.slice", "system.slice", "system.slice/web.service"):
+        host.cgroup(top / folder)
+    unit = host.cgroup(top / "machine/system.slice/web.service")
+    host.cgroup(top / "machine/init.scope", os.getpid())
+    (host.proc / "self/cgroup").write_text("0::/init.scope\n")
+
+    assert find(UnitName("web.service"), host.proc) == unit
+    assert find(UnitName("-.slice"), host.proc) == top / "machine"
+
+
+@pytest.mark.parametrize("shown", ["/..", "/../other", "/docker/1"])
+def test_a_root_that_no_mount_shows_is_not_that_of_another_hierarchy(host: Host, shown: str) -> None:
+    """Those of version 1 have a root, too, which may be the whole host's."""
+    host.mount("unified", shown=shown)
+    host.mount("pids", "pids")
+    (host.proc / "self/cgroup").write_text("5:pids:/\n0::/\n")
+
+    with pytest.raises(NoSuchRootError, match=r"cgroup:/: .* does not show the root"):
+        find(CgroupName((), "/"), host.proc)
+
+
 def test_version_2_wins_over_version_1(host: Host) -> None:
     """Where both are mounted, processes are managed in one tree."""
     host.cgroup(host.mount("pids", "pids") / "a", 1)

@@ -138,6 +138,23 @@ def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -
     preflight(make_plan(snapshot, pidns=False), any_numbers=True, proc=proc)
 
 
+def test_a_limit_of_tasks_is_that_of_any_cgroup_above(proc: Path, tmp_path: Path) -> None:
+    """That of a container is shown as the root of its mount, and has one all the same."""
+    top = tmp_path / "unified"
+    (top / "own").mkdir(parents=True)
+    (proc / "self/mountinfo").write_text(f"30 22 0:28 / {top} rw - cgroup2 cgroup2 rw\n")
+    (proc / "self/cgroup").write_text("0::/own\n")
+    (top / "own/pids.max").write_text("max\n")
+    (top / "pids.max").write_text("10\n")
+    (top / "pids.current").write_text("9\n")
+    writer = PlanWriter()
+    writer.born(writer.actor(1), 900)
+    with pytest.raises(HostError, match=f"the cgroup {top} may have 10 tasks and has 9; the tree has 2"):
+        preflight(writer.plan(), proc=proc)
+    (top / "pids.current").write_text("8\n")
+    preflight(writer.plan(), proc=proc)
+
+
 def test_a_namespace_of_its_own_has_all_numbers_free(proc: Path) -> None:
     """Nobody is in it yet; and with any numbers nobody asks."""
     writer = PlanWriter()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from agent import cgroups
 from agent.details import UNREADABLE, stat_fields
 from agent.errors import HostError
 from agent.restart.plan import CloneBits, Op, Plan, Role
@@ -194,21 +195,21 @@ def _room(plan: Plan, proc: Path) -> Iterator[str]:
 
 def _cgroup_limits(proc: Path) -> Iterator[tuple[int, int, str]]:
     """pids.max and pids.current of the cgroup of this process and of those above it."""
-    for line in (proc / "self/cgroup").read_text().splitlines():
-        hierarchy, controllers, path = line.split(":", 2)
-        if hierarchy != "0" and "pids" not in controllers.split(","):
-            continue
-        top = Path("/sys/fs/cgroup") if hierarchy == "0" else Path("/sys/fs/cgroup/pids")
-        folder = top / path.lstrip("/")
-        while folder != top and top in folder.parents:
-            try:
-                limit = (folder / "pids.max").read_text().strip()
+    try:
+        mounted = cgroups.hierarchies(proc)
+    except HostError:
+        return
+    for one in mounted:
+        folder = cgroups.own(one, proc) if one.options is None or "pids" in one.options else None
+        for each in (folder, *folder.parents) if folder is not None else ():
+            if each != one.mount and one.mount not in each.parents:
+                break
+            # the root of a hierarchy has no limit; that of a container is no root, though its mount shows it as one
+            with suppress(OSError, ValueError):
+                limit = (each / "pids.max").read_text().strip()
                 if limit != "max":
-                    used = int((folder / "pids.current").read_text())
-                    yield int(limit), used, "/" + str(folder.relative_to(top))
-            except (OSError, ValueError):
-                pass
-            folder = folder.parent
+                    used = int((each / "pids.current").read_text())
+                    yield int(limit), used, os.fspath(each)
 
 
 def _some(numbers: list[int]) -> str:

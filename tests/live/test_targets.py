@@ -75,7 +75,7 @@ def snapshot(root: str, *options: str | Path) -> Ran:
 
 def needed(found: list[Hierarchy]) -> list[Hierarchy]:
     """The first one; a test that has none fails, and says so."""
-    return found[:1] or [Hierarchy(None, "/", Path("/not mounted"))]
+    return found[:1] or [Hierarchy(None, "/", Path("/not mounted"), None)]
 
 
 @pytest.mark.parametrize("hierarchy", [*needed(UNIFIED), *NAMED[:1], *NAMED[-1:]], ids=str)
@@ -97,6 +97,25 @@ def test_a_cgroup_is_captured_from_its_topmost_process_on(daemon_socket: Path, h
     for ran in rans:
         assert [task.comm for task in registry.load(ran.out).tasks] == [b"sh", b"sh", b"sleep"]
     assert [task.comm for task in registry.load(inside.out).tasks] == [b"sh", b"sleep"]
+
+
+def test_the_root_in_a_cgroup_namespace_is_that_namespaces(daemon_socket: Path) -> None:
+    """Seen through the host's mounts, which begin above it; and not the whole host."""
+    with (
+        a_cgroup(needed(UNIFIED)[0], f"ckptree-{os.getpid()}/own") as folder,
+        running(folder, SLEEPER + "; wait") as pid,
+    ):
+        leave = 'echo $$ > "$0"; exec "$@"'
+        enter = ("sh", "-c", f"echo $$ > {folder}/cgroup.procs && exec unshare --cgroup sh -c '{leave}' \"$@\"", "sh")
+        command = (*enter, f"{folder.parent}/cgroup.procs", sys.executable, "-m", "agent")
+        rans = []
+        for root in ("cgroup:/", f"cgroup:{folder}"):
+            arguments = ("snapshot", root, "--no-plan", "--json", "--socket", os.fspath(daemon_socket))
+            rans.append(subprocess.run((*command, *arguments), cwd=TOP, capture_output=True, check=False, timeout=60))
+
+    for ran in rans:
+        assert ran.returncode == 0, ran.stderr.decode()
+        assert registry.load(ran.stdout).number(1) == pid
 
 
 @pytest.mark.parametrize("source", [("--source", "bpf"), ("--source", "procfs", "--allow-incomplete")])
