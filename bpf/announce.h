@@ -114,7 +114,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 		return;
 	r = (void *)s->bytes;
 
-	seq = __sync_fetch_and_add(&p->seq, 1);
+	seq = take_number(&p->seq);
 	r->head.seq = seq;
 	r->head.kind = s->kind;
 	r->head.argument = s->argument;
@@ -211,7 +211,7 @@ static __always_inline void FN(announce_end)(u32 kind, const void *task, u64 sta
 
 	if (!p)
 		return;
-	seq = __sync_fetch_and_add(&p->seq, 1);
+	seq = take_number(&p->seq);
 	r.head.seq = seq;
 	r.head.kind = kind;
 	r.task = (u64)task;

@@ -77,7 +77,7 @@ int marker(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!p)
 		return 0;
-	seq = __sync_fetch_and_add(&p->seq, 1);
+	seq = take_number(&p->seq);
 	r.seq = seq;
 	r.kind = RECORD_MARKER;
 	r.argument = (u32)ctx->args[0];

@@ -61,6 +61,8 @@ static __always_inline u32 trailing_zeros(u64 bits)
 {
 	u64 n = (bits & -bits) - 1; /* as many ones: count them */
 
+	/* LLVM 19 would see the sense of both steps and look it up in a table, for which a loaded program has no place */
+	asm volatile("" : "+r"(n));
 	n -= n >> 1 & 0x5555555555555555;
 	n = (n & 0x3333333333333333) + (n >> 2 & 0x3333333333333333);
 	n = (n + (n >> 4)) & 0x0f0f0f0f0f0f0f0f;
