@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from agent import rules, select
+from agent import guests, rules, select
 from agent.errors import NoSuchRootError, NotPermittedError
 from agent.model import Mode
 from agent.objects import Task
@@ -79,7 +79,7 @@ def refuse_others(root: Task, mode: Mode, members: list[Task], sees: Sees) -> No
     Raises:
         NotPermittedError: they may not.
     """
-    found = members + select.entered(root, members) if mode == "container" else members
+    found = members + guests.entered(root, members) if mode == "container" else members
     others = sum(not sees(task.ids) for task in found)
     if others:
         raise NotPermittedError(f"not permitted: {others} of the {len(found)} tasks of this tree are not yours; {_WHO}")

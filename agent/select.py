@@ -10,13 +10,14 @@ Rules (the design source's, spelled out)
   session has CKPT_PID_ROOT, as session and as group. Every other visible id is collected, outside the tree too: it
   comes back as a ghost.
 * ``container``: every member of the root's namespace and of those below. A group or session from outside is a leak, and
-  so is a task that entered from outside (its parent has no number here). ``subtree``: the root and its descendants.
+  so is a task that entered from outside (its parent has no number here), or that such a one left behind (agent.guests).
+  ``subtree``: the root and its descendants.
 """
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from agent import history, rules
+from agent import guests, history, rules
 from agent.births import Births
 from agent.errors import HostError, RefusedError
 from agent.model import (
@@ -100,21 +101,6 @@ def members(root: Task) -> list[Task]:
     return list(_walk(root, root.pid.level))
 
 
-def entered(root: Task, reached: Collection[Task]) -> list[Task]:
-    """Processes of the root's namespace that do not descend from the root: they came in from outside.
-
-    Args:
-        root: init of a container.
-        reached: members(root).
-    """
-    inside = set(reached)
-    return [
-        pid.task
-        for pid in root.pid.namespace.numbers.values()
-        if pid.task is not None and pid.task not in inside and pid.task.leader is pid.task
-    ]
-
-
 def _parent_name(task: Task) -> str:
     parent = task.leader.parent
     return name(parent) if parent is not None else "unknown"
@@ -157,6 +143,13 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
     """
     all_tasks = members(root)
     tasks = [task for task in all_tasks if not rules.is_kernel_worker(task)]
+    workers = len(all_tasks) - len(tasks)
+    outsiders = guests.entered(root, all_tasks) if mode == "container" else []
+    if without_entered and mode == "container":
+        strays = guests.left_behind(root, tasks)
+        if strays:
+            outsiders += [task for task in tasks if task in strays]
+            tasks = [task for task in tasks if task.leader not in strays]
     tags = Tags(root, first_tag)
     level = tags.level
     own_tag = tags.own
@@ -176,9 +169,8 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
             last_sid = leader.sid
             sid = tags(last_sid)
         ids.append((own, tgid, pgid, sid))
-    outsiders = entered(root, all_tasks) if mode == "container" else []
     if mode == "container":
-        _refuse_leaks(root, [] if without_entered else outsiders, _leaks(tasks, tags))
+        _refuse_leaks(root, [] if without_entered else outsiders, tasks, tags)
 
     namespaces = Namespaces(tags.namespace, tags.pids)
     births = Births(tags, namespaces, root, inside)
@@ -231,7 +223,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         births.ancestors(),
         _squashed(tags),
         tuple(map(name, outsiders)),
-        len(all_tasks) - len(tasks),
+        workers,
         tuple(unknown),
         tuple(births.outsiders),
         inside,
@@ -259,13 +251,12 @@ def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[T
         )
     facts += [(task, history.is_gone(task), task.creator, task.deeds) for task in outsiders]
     if mode == "container":
-        facts += [(task, task.comm) for task in entered(root, tasks)]
+        facts += [(task, task.comm) for task in guests.entered(root, tasks)]
     return facts
 
 
-def _leaks(tasks: list[Task], tags: Tags) -> list[str]:
-    """Groups and sessions from outside, one line for each use."""
-    lines = []
+def _leaks(tasks: list[Task], tags: Tags) -> Iterator[tuple[Task, str]]:
+    """Groups and sessions from outside, a task and a line for each use."""
     for task in tasks if tags.outside else ():
         leader = task.leader
         for role, pid in (("group", leader.pgid), ("session", leader.sid)) if leader is task else ():
@@ -274,21 +265,28 @@ def _leaks(tasks: list[Task], tags: Tags) -> list[str]:
                 owner = (
                     f" ({_comm(pid.task).decode(errors='backslashreplace')})" if pid.task else ", whose leader is dead"
                 )
-                lines.append(f"{name(task)}: its {role} is {numbers}{owner}, outside the container")
-    return lines
+                yield task, f"{name(task)}: its {role} is {numbers}{owner}, outside the container"
 
 
-def _refuse_leaks(root: Task, entered: list[Task], leaks: list[str]) -> None:
+def _refuse_leaks(root: Task, entered: list[Task], tasks: list[Task], tags: Tags) -> None:
     lines = [f"{name(task)}: entered from outside (parent {_parent_name(task)})" for task in entered]
+    leaks = list(_leaks(tasks, tags))
+    strays = guests.left_behind(root, tasks) if leaks else set()
+    left = {task: line for task, line in leaks if task in strays}
+    leaks = [(task, line) for task, line in leaks if task not in strays]
+    lines += [
+        f"{name(task)}: left behind by one that entered from outside ({line.partition(': ')[2]})"
+        for task, line in left.items()
+    ]
     advice = []
-    if entered:
+    if lines:
         advice.append("leave out what entered from outside with --without-entered")
     if leaks:
         advice.append("start its init with setsid, or use --mode subtree, which writes ids from outside as 0")
     if advice:
         raise RefusedError(
             f"the container of {name(root)} leaks, so it was not written: {'; or '.join(advice)}",
-            lines + leaks,
+            lines + [line for _, line in leaks],
         )
 
 

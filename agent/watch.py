@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import get_args
 
-from agent import host, lookup, rules, select, state, statereader
+from agent import guests, host, lookup, rules, select, state, statereader
 from agent.config import Config
 from agent.errors import NoSuchRootError
 from agent.intake import Intake
@@ -323,7 +323,7 @@ class Watch:
         for _ in range(_ROUNDS):
             found = self._recall.members(root)
             if mode == "container":
-                found = found + select.entered(root, found)
+                found = found + guests.entered(root, found)
             if self.blind or len(found) * _ROWS_PER_QUESTION > len(self.table.pids.numbers) + _ROWS_TO_BEGIN:
                 self.sweep("no-hook" if self.blind else "large-tree", deadline)
                 return "sweep"

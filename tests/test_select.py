@@ -24,6 +24,16 @@ def ids(selection: Selection) -> list[tuple[int, ...]]:
     return [(task.pid, task.ppid, task.tgid, task.pgid, task.sid) for task in selection.tasks]
 
 
+def watched_from_now(pair: Watched) -> Watched:
+    """The same kernel, and a table that has seen no birth."""
+    late = Watched()
+    pair.kernel.emit = late.feed
+    late.kernel = pair.kernel
+    late.stream.give_up_below(late.kernel.writer.seq)
+    late.sweep()
+    return late
+
+
 def a_root(pair: Watched) -> Thread:
     """A process that leads a session of its own."""
     root = pair.kernel.fork(pair.kernel.init)
@@ -220,6 +230,65 @@ def test_who_entered_from_outside_is_refused_or_left_out_and_named(pair: Watched
     assert {leak.partition(": entered")[0] for leak in refused.value.leaks} == names
     assert set(selection.entered) == names
     assert ids(selection) == [(1, 0, 1, 1, 1)]
+
+
+def left_behind(pair: Watched, root: Thread) -> tuple[Thread, Thread]:
+    """Enter, fork a process with a child, and exit: both are in the session of who entered, and the first is init's."""
+    outside = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.setns(outside, root.space)
+    guest = pair.kernel.fork(outside)
+    orphan = pair.kernel.fork(guest)
+    child = pair.kernel.fork(orphan)
+    pair.kernel.exit(guest, 0)
+    pair.kernel.wait(outside, guest)
+    return orphan, child
+
+
+@pytest.mark.parametrize("observed", [True, False])
+def test_who_was_left_behind_by_one_that_entered_has_entered_too(pair: Watched, *, observed: bool) -> None:
+    """The container's init is their parent now, and their session shows where they are from, births or no births."""
+    root = a_container(pair)
+    member = pair.kernel.fork(root)
+    strays = left_behind(pair, root)
+    if not observed:
+        pair = watched_from_now(pair)
+    with pytest.raises(RefusedError, match="--without-entered") as refused:
+        selected(pair, root)
+    selection = selected(pair, root, without_entered=True)
+
+    assert "setsid" not in str(refused.value)
+    assert {leak.partition(":")[0] for leak in refused.value.leaks} == {
+        f"{stray.tid}/{stray.pid.numbers[1]} (task)" for stray in strays
+    }
+    assert all("left behind by one that entered from outside" in leak for leak in refused.value.leaks)
+    assert set(selection.entered) == {leak.partition(":")[0] for leak in refused.value.leaks}
+    assert [selection.pids[task.pid - 1].numbers for task in selection.tasks] == [
+        thread.pid.numbers[1:] for thread in (root, member)
+    ]
+    assert selection.kernel_workers == 0
+
+
+def test_who_was_left_behind_in_a_session_of_its_own_is_known_by_its_birth(pair: Watched) -> None:
+    """Nothing of it leaks, so it is a member; and still one that entered, where those are not wanted."""
+    root = a_container(pair)
+    orphan, child = left_behind(pair, root)
+    for stray in (child, orphan):
+        pair.kernel.setsid(stray)
+
+    assert len(selected(pair, root).tasks) == 3
+    assert len(selected(pair, root, without_entered=True).tasks) == 1
+    assert len(selected(pair, root, without_entered=True).entered) == 2
+
+
+def test_a_child_of_an_init_that_had_a_session_from_outside_has_not_entered(pair: Watched) -> None:
+    """It was born before its parent called setsid(): that is a leak of the container's own."""
+    root = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
+    pair.kernel.fork(root)
+    pair.kernel.setsid(root)
+    with pytest.raises(RefusedError, match="start its init with setsid") as refused:
+        selected(pair, root, without_entered=True)
+
+    assert "--without-entered" not in str(refused.value)
 
 
 def test_auto_takes_a_container_only_from_the_init_of_a_namespace(pair: Watched) -> None:

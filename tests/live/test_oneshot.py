@@ -273,6 +273,33 @@ def test_who_entered_can_be_left_out_and_is_listed(
     assert [line for line in written.entered if "sleep" in line] == list(written.entered) != []
 
 
+@pytest.mark.parametrize("source", ["daemon", "bpf", "procfs"])
+def test_what_one_that_entered_has_left_behind_is_left_out_with_it(
+    daemon_socket: Path, tmp_path: Path, source: str
+) -> None:
+    """It is in a session from outside, and the container's init is its parent: as after `docker exec` of a job."""
+    where = ("--socket", daemon_socket) if source == "daemon" else ()
+    options = ("--source", source, *where, "--allow-incomplete", "-f", "json", "-o", tmp_path / "tree.json")
+    with a_container("setsid", "sleep", "100") as init:
+        job = "sh -c 'sleep 200 & echo $$; wait' & read _"
+        command = ["nsenter", "--target", str(init), "--pid", "sh", "-c", job]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as outer:
+            assert outer.stdout
+            assert outer.stdin
+            outer.stdout.readline()
+            outer.stdin.close()
+        refused = ckptree("snapshot", str(init), *options)
+        ran = ckptree("snapshot", str(init), *options, "--without-entered")
+        written = registry.load((tmp_path / "tree.json").read_bytes())
+
+    assert (refused.code, ran.code) == (7, 0), refused.err + ran.err
+    assert "left behind by one that entered from outside" in refused.err
+    assert "leave out what entered from outside with --without-entered" in refused.err
+    assert "start its init with setsid" not in refused.err
+    assert [written.number(task.pid) for task in written.tasks] == [1]
+    assert sorted(line.partition(" ")[2] for line in written.entered) == ["(sh)", "(sleep)"]
+
+
 def test_a_snapshot_of_a_container_through_its_namespace(client: Client) -> None:
     """``pidns:INUM``, as a link in /proc/PID/ns has it."""
     with a_container("setsid", "sleep", "100") as init:

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests of a container: what entered its pid namespace from outside, and what descends from that.
+
+A process that enters has no parent inside, and so no place in the tree. What it forks has one as soon as it exits: the
+namespace's init adopts its orphans, and they look like the init's own children. Two things give them away. The births do,
+where they were observed: some creator of theirs is outside. Else a session or group from outside does, unless the root has
+that itself; an orphan whose birth nobody saw, and which leads a session of its own, cannot be told from a member.
+"""
+
+from collections.abc import Collection
+
+from agent.objects import Task
+
+
+def entered(root: Task, reached: Collection[Task]) -> list[Task]:
+    """Processes of the root's namespace that do not descend from the root: they came in from outside.
+
+    Args:
+        root: init of a container.
+        reached: select.members(root).
+    """
+    inside = set(reached)
+    return [
+        pid.task
+        for pid in root.pid.namespace.numbers.values()
+        if pid.task is not None and pid.task not in inside and pid.task.leader is pid.task
+    ]
+
+
+def left_behind(root: Task, reached: Collection[Task]) -> set[Task]:
+    """Find the leaders among the root's descendants that something which entered has left there, and their descendants.
+
+    Args:
+        root: init of a container.
+        reached: select.members(root): parents come before their children.
+    """
+    inside = set(reached)
+    found: set[Task] = set()
+    for task in reached:
+        parent = task.leader.parent
+        if task.leader is not task or task is root or parent is None:
+            continue
+        # find_new_reaper() looks for subreapers in one namespace, and none above who entered is in that
+        adopted = parent.leader.pid.numbers[-1] == 1
+        if parent.leader in found or (adopted and _is_from_outside(root, task, inside)):
+            found.add(task)
+    return found
+
+
+def outside_ids(root: Task, leader: Task) -> bool:
+    """Return True if a process has a group or session without a number in the root's namespace that the root has not."""
+    return any(
+        pid is not None and pid not in (root.pgid, root.sid) and not pid.number_in(root.pid.namespace)
+        for pid in (leader.pgid, leader.sid)
+    )
+
+
+def _is_from_outside(root: Task, task: Task, inside: Collection[Task]) -> bool:
+    child = task
+    while child.order >= 0 and (creator := child.creator) is not None:
+        if creator.leader is root:
+            return False
+        is_there = creator.pid.task is creator
+        if not creator.pid.number_in(root.pid.namespace) or (is_there and creator not in inside):
+            return True
+        child = creator
+    return outside_ids(root, task)
