@@ -51,6 +51,11 @@ need mandoc test -x /usr/bin/mandoc; \
 need systemd systemd-analyze --version;
 endef
 
+# From Debian 13 on criu comes without crit, which is in a package of its own.
+define NEED_FOR_CRIT
+if [[ -n "$(ROOT)" ]] || apt-cache show python3-pycriu >/dev/null 2>&1; then need python3-pycriu crit --help; fi;
+endef
+
 define NEED_FOR_DEB
 need dpkg-dev dpkg-buildpackage --version; \
 need debhelper test -x /usr/bin/dh; \
@@ -96,6 +101,7 @@ $(HELPER): $(wildcard agent/restart/*.[ch]) hatch_build.py | $(STAMP)
 
 packages:
 	@$(NEED) $(NEED_FOR_SETUP) $(INSTALL_MISSING)
+	@$(NEED) $(NEED_FOR_CRIT) $(INSTALL_MISSING)
 
 packages-deb:
 	@$(NEED) $(NEED_FOR_DEB) $(INSTALL_MISSING)

@@ -30,6 +30,7 @@ from agent.pace import Pace
 from agent.probes import Probes
 from agent.server import Server
 from agent.watch import Watch
+from bpf.hooks import left_out
 
 _EXTENSION_S = 30
 _MOST_EXTENSIONS = 60  # five minutes
@@ -88,7 +89,7 @@ class Daemon:
 
     def _begin(self) -> Watch:
         """Go on with what the last daemon has left, or load anew; either way what is loaded now is kept for the next."""
-        order = handover.order(self._config.ring_bytes)
+        order = handover.order(self._config.ring_bytes, left_out())
         left = handover.take(self._manager, order)
         if left.refusal:
             self.log.notice(f"what the last daemon has left is of no use: {left.refusal}; loading anew")

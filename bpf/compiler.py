@@ -83,6 +83,11 @@ def _relocate(code: bytes, new: Any) -> bytes:
     return bytes(out)
 
 
+def source() -> str:
+    """Return the C of all programs, as one text."""
+    return "\n".join((_HERE / name).read_text() for name in _SOURCES)
+
+
 def bundle(btf: Btf, layout: Layout) -> Bundle:
     """The compiled programs for this kernel, from the store if it has them.
 
@@ -92,22 +97,22 @@ def bundle(btf: Btf, layout: Layout) -> Bundle:
     spec = importlib.util.find_spec("bcc")
     if spec is None or not spec.origin:
         raise HostError(_NO_BCC)
-    source = "\n".join((_HERE / name).read_text() for name in _SOURCES)
+    text = source()
     digest = hashlib.blake2b(digest_size=20)
     compiler = os.stat(spec.origin)
-    for part in (source, *layout.flags, spec.origin, str(compiler.st_mtime_ns), str(compiler.st_size)):
+    for part in (text, *layout.flags, spec.origin, str(compiler.st_mtime_ns), str(compiler.st_size)):
         digest.update(part.encode() + b"\0")
     digest.update(btf.types)
     path = Path(os.environ.get("CACHE_DIRECTORY", _CACHE)) / f"{digest.hexdigest()}.bundle"
     stored = _restore(path)
     if stored is not None:
         return stored
-    made = _compile(source, btf, layout)
+    made = _compile(text, btf, layout)
     _store(path, made)
     return made
 
 
-def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
+def _compile(text: str, btf: Btf, layout: Layout) -> Bundle:
     # Headers that happen to be installed, perhaps another kernel's, must not matter: bcc finds ours first.
     os.environ["BCC_KERNEL_SOURCE"] = str(_HERE)
     import bcc
@@ -120,7 +125,7 @@ def _compile(source: str, btf: Btf, layout: Layout) -> Bundle:
             """Load and attach nothing by name: that is for the loader."""
 
     try:
-        module = Module(text=source.encode(), cflags=[*layout.flags, "-Wno-everything"])
+        module = Module(text=text.encode(), cflags=[*layout.flags, "-Wno-everything"])
     except Exception as error:
         # bcc raises nothing narrower. It creates the maps while it compiles, which is where a user without rights fails.
         if not _may_create_maps():

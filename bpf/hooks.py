@@ -4,6 +4,7 @@
 Trying is the only test that tells the truth: kernels report support for fentry and refuse the load.
 """
 
+import os
 import platform
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,11 @@ class Hook(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind}:{self.target}"
 
+    @property
+    def traced(self) -> str:
+        """The kernel's function or tracepoint whose types the program is told when it is loaded; else empty."""
+        return self.target if self.kind in ("typed_tracepoint", "fentry", "fexit") else ""
+
 
 class Feature(NamedTuple):
     """Something to be announced.
@@ -39,6 +45,11 @@ class Feature(NamedTuple):
     name: str
     required: bool
     ways: tuple[tuple[Hook, ...], ...]
+
+
+def left_out() -> tuple[str, ...]:
+    """Return the hooks and features that CKPTREE_WITHOUT of the environment names, separated by blanks: not to be used."""
+    return tuple(os.environ.get("CKPTREE_WITHOUT", "").split())
 
 
 def _raw(target: str, program: str) -> Hook:

@@ -10,6 +10,7 @@ them needs no capability and no compiler from then on.
 import ctypes
 import json
 import os
+import platform
 import socket
 from collections.abc import Collection
 from pathlib import Path
@@ -17,17 +18,26 @@ from typing import Any
 
 from agent.errors import HostError
 from bpf import compiler, syscall
-from bpf.hooks import FEATURES, Hook
+from bpf.hooks import FEATURES, Hook, left_out
 from bpf.layout import layout
 
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = (1 << 14) | (1 << 18)
 _MS_BIND = 1 << 12
 _TRACEFS = Path("/sys/kernel/tracing")
+_LOG_LINES = 4  # of the verifier's log, from its beginning and from its end, in a message
 _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 # The iterator programs that are linked for one process at a time, by whoever asks: feature (bpf/layout.py) -> program and
 # what it iterates over.
 _TIES = {"terminals": ("on_terminal", "bpf_iter_task"), "owners": ("on_file", "bpf_iter_task_file")}
+# What is loaded beside the hooks' programs: program, how, and the function whose types it is told.
+CALLED = (
+    ("on_announce", "raw_tracepoint", ""),
+    ("on_announce", "tracepoint", ""),
+    ("state", "raw_tracepoint", ""),
+    ("marker", "raw_tracepoint", ""),
+)
+ITERATORS = (("on_task", "iterator", "bpf_iter_task"), *((name, "iterator", on) for name, on in _TIES.values()))
 _TYPES = {
     "typed_tracepoint": (syscall.PROG_TRACING, syscall.ATTACH_RAW_TP),
     "raw_tracepoint": (syscall.PROG_RAW_TRACEPOINT, 0),
@@ -82,7 +92,20 @@ class Loader:
             wanted = shape._replace(entries=ring_bytes) if shape.map_type == syscall.MAP_RINGBUF else shape
             self._maps[name] = self.descriptors[f"map:{name}"] = syscall.create_map(wanted, name)
 
-    def _load(self, program: str, kind: str, function: str = "") -> int:
+    def load(self, program: str, kind: str, function: str = "") -> int:
+        """Load a program.
+
+        Args:
+            program: its name.
+            kind: of its hook, or ``iterator``.
+            function: whose types it is told, where the kind has that.
+
+        Returns:
+            Its descriptor.
+
+        Raises:
+            OSError: the kernel has no such function, or refuses.
+        """
         program_type, attach_type = _TYPES[kind]
         btf_id = self._bundle.btf_ids[function] if function else 0
         if function and not btf_id:
@@ -104,8 +127,7 @@ class Loader:
             raise OSError(self.tried[name])
         if name in self._without:
             raise OSError("left out")
-        traced = hook.target if hook.kind in ("typed_tracepoint", "fentry", "fexit") else ""
-        program = self._load(hook.program, hook.kind, traced)
+        program = self.load(hook.program, hook.kind, hook.traced)
         self.descriptors[f"program:{hook.program}"] = program
         if hook.kind == "tracepoint":
             number = int((_TRACEFS / "events/syscalls" / hook.target / "id").read_text())
@@ -114,7 +136,7 @@ class Loader:
             pmu = int(_KPROBE_TYPE.read_text())
             self.descriptors[name], self.descriptors[f"perf:{name}"] = syscall.attach_kprobe(program, pmu, hook.target)
         else:
-            self.descriptors[name] = syscall.attach_raw_tracepoint(program, None if traced else hook.target)
+            self.descriptors[name] = syscall.attach_raw_tracepoint(program, None if hook.traced else hook.target)
 
     def run(self) -> None:
         """Load and attach everything, the best way that works.
@@ -123,13 +145,12 @@ class Loader:
             HostError: a required feature has no way that works.
             OSError: something every kernel with a BPF ring buffer has does not load.
         """
+        for program, kind, _ in CALLED:
+            name = f"{program} {kind}" if program == "on_announce" else program
+            self.descriptors[f"program:{name}"] = self.load(program, kind)
         for array, kind in (("raw", "raw_tracepoint"), ("perf", "tracepoint")):
-            announce = self._load("on_announce", kind)
-            syscall.set_program(self._maps[array], 0, announce)
-            self.descriptors[f"program:on_announce {kind}"] = announce
-        for program in ("state", "marker"):
-            self.descriptors[f"program:{program}"] = self._load(program, "raw_tracepoint")
-        self.descriptors["iterator"] = syscall.link_iterator(self._load("on_task", "iterator", "bpf_iter_task"))
+            syscall.set_program(self._maps[array], 0, self.descriptors[f"program:on_announce {kind}"])
+        self.descriptors["iterator"] = syscall.link_iterator(self.load(*ITERATORS[0]))
         self._load_ties()
         for feature in FEATURES:
             self.hooks[feature.name] = []
@@ -144,7 +165,7 @@ class Loader:
         for feature, (program, function) in _TIES.items():
             if feature not in self.missing:
                 try:
-                    self.descriptors[f"iterator:{feature}"] = self._load(program, "iterator", function)
+                    self.descriptors[f"iterator:{feature}"] = self.load(program, "iterator", function)
                 except OSError as error:
                     self.tried[f"iterator:{feature}"] = error.strerror or str(error)
                     self.missing.append(feature)
@@ -183,14 +204,31 @@ def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], lis
     return document, list(loader.descriptors.values())
 
 
+def refusal(error: syscall.VerifierError) -> str:
+    """Return what to tell of a program that the verifier refuses, though this process may load programs."""
+    if not syscall.has_fetch_and_add():
+        return (
+            f"this kernel ({platform.release()}) has no atomic fetch-and-add for BPF programs, by which ckptree numbers "
+            "its records: boot Linux 5.12 or later. Rights are not what is missing"
+        )
+    log = [*error.log[:_LOG_LINES], "...", *error.log[-_LOG_LINES:]] if len(error.log) > 2 * _LOG_LINES else error.log
+    return (
+        f"the verifier of this kernel ({platform.release()}) refuses what this bcc makes of ckptree's programs; rights "
+        f"are not what is missing. Use a kernel and a bcc that docs/matrix.md names, and report this: {error.strerror}. "
+        "The verifier's log: " + " / ".join(line.strip() for line in log)
+    )
+
+
 def main(argv: list[str]) -> None:
     """Answer, and go without running anybody's exit handlers."""
     peer = socket.socket(fileno=int(argv[0]))
     document: dict[str, Any]
     try:
-        document, descriptors = load(int(argv[1]), argv[2:])
+        document, descriptors = load(int(argv[1]), {*argv[2:], *left_out()})
     except HostError as error:
         document, descriptors = {"error": str(error)}, []
+    except syscall.VerifierError as error:
+        document, descriptors = {"error": refusal(error)}, []
     except PermissionError as error:
         text = f"not permitted: loading BPF needs root, or CAP_BPF and CAP_PERFMON ({error.strerror})"
         document, descriptors = {"error": text}, []

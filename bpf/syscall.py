@@ -43,6 +43,18 @@ class MapShape(NamedTuple):
     flags: int
 
 
+class VerifierError(OSError):
+    """The verifier refused a program: no lack of rights, but a fault in what was compiled, or an older kernel.
+
+    Attributes:
+        log: its log, a line each.
+    """
+
+    def __init__(self, number: int, text: str, log: tuple[str, ...]) -> None:
+        super().__init__(number, text)
+        self.log = log
+
+
 def _check(result: int, what: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
@@ -81,7 +93,8 @@ def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0
     """BPF_PROG_LOAD.
 
     Raises:
-        OSError: refused; the text ends with the verifier's last words, if it had any.
+        VerifierError: refused by the verifier; the text ends with its last words.
+        OSError: refused before the verifier looked at it.
     """
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
@@ -102,8 +115,28 @@ def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0
             return _bpf(_PROG_LOAD, attributes(log), f"BPF_PROG_LOAD {name}")
         except OSError:
             words = log.value.decode(errors="replace").strip().splitlines()
-            last = [line for line in words if not line.startswith("processed ")][-1:]
-            raise OSError(first.errno, ": ".join([str(first.strerror), *last])) from first
+            said = tuple(line for line in words if not line.startswith("processed "))
+            if not said:
+                raise first from None
+            raise VerifierError(first.errno or 0, f"{first.strerror}: {said[-1]}", said) from first
+
+
+def has_fetch_and_add() -> bool:
+    """Return whether the verifier knows the instruction by which records are numbered: of Linux 5.12."""
+    code = b"".join(
+        struct.pack("<BBhi", *instruction)
+        for instruction in (
+            (0xB7, 0x00, 0, 1),  # r0 = 1
+            (0x7B, 0x0A, -8, 0),  # *(u64 *)(r10 - 8) = r0
+            (0xDB, 0x0A, -8, 1),  # r0 = atomic_fetch_add((u64 *)(r10 - 8), r0)
+            (0x95, 0x00, 0, 0),  # exit
+        )
+    )
+    try:
+        os.close(load_program(code, PROG_RAW_TRACEPOINT, "fetch_and_add"))
+    except VerifierError:
+        return False
+    return True
 
 
 def attach_raw_tracepoint(program_fd: int, name: str | None) -> int:

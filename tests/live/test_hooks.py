@@ -34,3 +34,13 @@ def test_either_way_to_announce_tells_the_same(without: tuple[str, ...]) -> None
     assert TYPED
     assert hooks.isdisjoint(without)
     assert {watch.probes.tried[hook] for hook in without} <= {"left out"}
+
+
+def test_the_environment_leaves_hooks_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whoever suspects one, and for the daemons of tests."""
+    monkeypatch.setenv("CKPTREE_WITHOUT", " ".join((*TYPED, "pid.ino")))
+    watch = Watch(Config())
+    watch.close()
+
+    assert {hook for hook, said in watch.probes.tried.items() if said == "left out"} >= set(TYPED)
+    assert "pid.ino" in watch.probes.missing

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said where the kernel takes no program: the verifier's reasons are no question of rights."""
+
+import struct
+
+import pytest
+
+from bpf import compiler, loader, syscall
+from bpf.compiler import Bundle
+
+pytestmark = pytest.mark.live
+
+# r0 = *(u64 *)(r2 + 0), of a register that nobody has set; exit
+UNSET = struct.pack("<BBhi", 0x79, 0x20, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+
+
+def refused() -> syscall.VerifierError:
+    """A program that no verifier takes."""
+    with pytest.raises(syscall.VerifierError) as caught:
+        syscall.load_program(UNSET, syscall.PROG_RAW_TRACEPOINT, "unset")
+    return caught.value
+
+
+def test_the_verifiers_refusal_has_its_log_and_last_words() -> None:
+    """It is an EACCES, as a lack of rights often is."""
+    error = refused()
+
+    assert error.strerror is not None
+    assert error.strerror.endswith("R2 !read_ok")
+    assert any(line.startswith("0: (79) r0 = *(u64 *)(r2 +0)") for line in error.log)
+
+
+def test_a_program_that_the_verifier_refuses_is_told_as_such() -> None:
+    """With its log, and with what to do; nobody is sent to look for rights."""
+    said = loader.refusal(refused())
+
+    assert "refuses what this bcc makes" in said
+    assert "R2 !read_ok" in said
+    assert "(79) r0 = *(u64 *)(r2 +0)" in said
+    assert "docs/matrix.md" in said
+    assert "CAP_BPF" not in said
+
+
+def test_the_loader_answers_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a program among all of them."""
+
+    def compiled(*_: object) -> Bundle:
+        return Bundle({"on_announce": UNSET}, {}, {})
+
+    monkeypatch.setattr(compiler, "bundle", compiled)
+    monkeypatch.setattr(loader, "private_mounts", lambda: None)
+    with pytest.raises(syscall.VerifierError):
+        loader.load(4096, ())
+
+
+def test_a_kernel_without_the_numbering_instruction_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier's own words, "reserved fields", help nobody."""
+    assert syscall.has_fetch_and_add()
+
+    monkeypatch.setattr(syscall, "has_fetch_and_add", lambda: False)
+    said = loader.refusal(refused())
+
+    assert "atomic fetch-and-add" in said
+    assert "Linux 5.12" in said
