@@ -34,6 +34,8 @@ from bpf.hooks import left_out
 
 _EXTENSION_S = 30
 _MOST_EXTENSIONS = 60  # five minutes
+_UNHEARD_S = 2.0  # between sweeps for changes that were not announced one by one
+_NAMED_USERS = 8
 _NICE = -15  # a storm of forks on every CPU must not keep us from the ring it fills
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
@@ -120,6 +122,7 @@ class Daemon:
         worker = self.server.worker
         longest = self._manager.watchdog_s or math.inf
         swept = time.monotonic()
+        withheld = self.watch.probes.page.withheld
         while self._running:
             behind = not worker.busy and (self.watch.behind or self.watch.is_in_doubt)
             wait = pace.wait_s(self.watch.stream.records, listened_to=self.server.listened_to)
@@ -135,10 +138,12 @@ class Daemon:
             turn.spent("ring")
             turn.spent(self.server.tend(hurry=behind))
             now = time.monotonic()
-            due = now - swept >= self._config.sweep_interval_s
+            unheard = self.watch.probes.page.withheld != withheld and now - swept >= _UNHEARD_S
+            due = unheard or now - swept >= self._config.sweep_interval_s
             if not worker.busy and (due or self.watch.is_in_doubt):
                 if due:
                     swept = now
+                    withheld = self._tell_of_withheld(withheld)
                     self.log.tend()
                     self._manager.status(self.counts)
                 worker.start("sweep", self.watch.rest if due else self.watch.mend)
@@ -159,6 +164,20 @@ class Daemon:
                 "A larger ring_bytes takes larger storms"
             )
             self.log.warning(text)
+
+    def _tell_of_withheld(self, before: int) -> int:
+        """Name the users who change groups or flags more often than is announced; returns how many there were so far."""
+        probes = self.watch.probes
+        count = probes.page.withheld
+        if count != before:
+            users = sorted(probes.withheld())
+            named = ", ".join(map(str, users[:_NAMED_USERS])) + (", ..." if len(users) > _NAMED_USERS else "")
+            text = (
+                f"processes of user {named} change their process groups or subreaper flags more often than is announced "
+                "one by one; the table is compared with the kernel instead"
+            )
+            self.log.warning(text)
+        return count
 
     def _heed_ring(self, *, wanted: bool) -> None:
         """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""

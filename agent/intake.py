@@ -46,7 +46,7 @@ class Intake:
     def drain(self, limit: int = sys.maxsize) -> None:
         """Apply what the ring holds, up to so many bytes."""
         self.behind = self._drain(limit) >= limit
-        if self.stream.waiting and not self.behind:
+        if self.stream.waiting:
             self._account()
 
     def _drain(self, limit: int = sys.maxsize) -> int:

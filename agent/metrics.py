@@ -125,6 +125,7 @@ def of_watch(watch: Watch) -> dict[str, Any]:
             "given-up": max(stream.lost - probes.page.lost, 0),
             "skipped": probes.skipped(),
         },
+        "withheld": probes.page.withheld,
         "ring": {
             "bytes": probes.ring.size,
             "pending_bytes": probes.ring.pending,

@@ -153,6 +153,10 @@ def _families(of: _Figures) -> Iterator[Family]:
     yield Family("ckptree_pid_namespaces", "gauge", "Pid namespaces in the table.", of.gauge("table.namespaces"))
     yield Family("ckptree_records", "counter", "Records of the kernel side, by kind.", of.counters("records", "kind"))
     yield Family("ckptree_lost_records", "counter", "Records that were lost, by why.", of.counters("lost", "reason"))
+    yield Family(
+        "ckptree_withheld_changes", "counter", "Changes that went beyond a user's allowance; a sweep finds them.",
+        of.counter("withheld"),
+    )  # fmt: skip
     yield Family("ckptree_ring_bytes", "gauge", "Size of the ring buffer.", of.gauge("ring.bytes"), "bytes")
     yield Family(
         "ckptree_ring_pending_bytes", "gauge", "What waits in the ring buffer.", of.gauge("ring.pending_bytes"), "bytes"

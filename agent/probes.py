@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from agent import host
+from agent import host, wire
 from agent.errors import HostError
 from agent.ring import Page, Ring
 from agent.wire import Tie
@@ -28,6 +28,8 @@ _CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoin
 _TIES: tuple[Tie, ...] = ("terminals", "owners")
 _ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
 _WAIT_S = 5.0
+_MOST_USERS = 2048
+_ALLOWANCE = wire.reader(wire.ALLOWANCE)
 
 
 class Loaded(NamedTuple):
@@ -140,6 +142,12 @@ class Probes:
     def skipped(self) -> int:
         """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
         return self.page.nested + sum([misses() for misses in self._misses])
+
+    def withheld(self) -> dict[int, int]:
+        """By user id, how many changes of groups and subreaper flags went beyond the user's allowance (bpf/quiet.h)."""
+        items = syscall.map_items(self._descriptors["map:allowances"], _MOST_USERS)
+        counts = ((int.from_bytes(key, sys.byteorder), _ALLOWANCE.unpack(value)[1]) for key, value in items)
+        return {uid: count for uid, count in counts if count}
 
     def usage(self) -> dict[str, syscall.Usage]:
         """How each program has fared, by its name."""

@@ -145,6 +145,11 @@ class Page:
         """Program runs skipped for want of a scratch buffer."""
         return self._words[2]
 
+    @property
+    def withheld(self) -> int:
+        """Changes of groups and subreaper flags that were not announced, for their users' allowances were used up."""
+        return self._words[3]
+
     def lost_numbers(self) -> tuple[set[int], bool]:
         """Which numbers were lost since the last call.
 

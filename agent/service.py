@@ -245,6 +245,7 @@ class Service:
             "records": watch.stream.records,
             "lost": watch.stream.lost,
             "skipped": totals.skipped,
+            "withheld": watch.probes.page.withheld,
             "sweeps": totals.sweeps,
             "snapshots": totals.snapshots,
             "anomalies": counts.anomalies,

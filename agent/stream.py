@@ -7,12 +7,17 @@ side says that its record found no room: it keeps count of those, and of the las
 """
 
 from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
 from agent import wire
 
 Handler = Callable[[memoryview | bytes, int], None]
 
 _HEAD = wire.reader(wire.RECORD, "seq", "kind").unpack_from
+
+MOST_EARLY: Final = 1 << 16
+"""Records that may wait for a missing number, some 20 MB of them. A CPU that is held up for longer than it takes to write
+so many is rare, and its record is taken when it comes; memory without a bound would be somebody else's to fill."""
 
 
 class Stream:
@@ -66,6 +71,8 @@ class Stream:
                 self._catch_up()
         elif seq > self.next:
             self._early[seq] = bytes(data[at : at + wire.record_bytes(data, at, kind)])
+            if len(self._early) > MOST_EARLY:
+                self.give_up_below(min(self._early))
         else:
             # Given up too soon. It is older than what has been handled, but what it tells first-hand, a birth or a death
             # of an exact identity, is as true as ever; what it tells of a state that has changed since, a sweep must mend.

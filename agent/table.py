@@ -223,10 +223,6 @@ class ProcessTable(Roster):
         caller = self.task(tid)
         if caller is None:
             return
-        if not number:  # the caller did not want to know which one
-            zombies = (child for thread in caller.group() for child in thread.children() if rules.is_zombie(child))
-            self.doubts.update(dict.fromkeys(zombies))
-            return
         pid = caller.pid.namespace.numbers.get(number)
         task = pid.task if pid is not None else None
         if task is None or not task.flags & EXITED:

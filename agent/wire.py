@@ -96,8 +96,9 @@ OWNER_ROW = (
     ("levels", "I"),
 )
 PID_NUMBER = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
+ALLOWANCE = (("spent_until_ns", "Q"), ("withheld", "Q"))
 QUESTION = (("task", "Q"), ("start_ns", "Q"))
-PAGE = (("seq", "Q"), ("lost", "Q"), ("nested", "Q"), ("reserved", "40s"), ("lost_seq", f"{8 * LOST_NUMBERS}s"))
+PAGE = (("seq", "Q"), ("lost", "Q"), ("nested", "Q"), ("withheld", "Q"), ("reserved", "32s"), ("lost_seq", f"{8 * LOST_NUMBERS}s"))
 
 TIES_OWNED = 1
 

@@ -167,6 +167,10 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 	if (s->kind == RECORD_EXIT && s->argument)
 		r->flags |= FN(autoreap)(task);
 
+	/* a process that is born has told the map nothing yet, and one that ends nothing more */
+	if (s->kind == RECORD_FORK ? s->argument & CLONE_THREAD_BIT : s->kind != RECORD_EXIT || !s->argument)
+		forget_if_other(r);
+
 	r->child_inum = 0;
 	r->child_ns_id = 0;
 	child_ns = FN(pending_namespace)(task, pid);

@@ -27,10 +27,10 @@ from bpf.layout import Layout
 
 _HERE = Path(__file__).parent
 _SOURCES = (
-    *("events.h", "kernel.h", "iterator.h", "helper_reads.h", "announce.h", "typed_loads.h", "announce.h"),
+    *("events.h", "kernel.h", "quiet.h", "iterator.h", "helper_reads.h", "announce.h", "typed_loads.h", "announce.h"),
     *("lifecycle.c", "session.c", "ties.c", "sweep.c"),
 )
-_MAPS = ("ring", "page", "depth", "scratch", "raw", "perf")
+_MAPS = ("ring", "page", "depth", "scratch", "raw", "perf", "told", "allowances")
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
     *("on_fork_typed", "on_exit_typed", "on_free_typed"),

@@ -31,7 +31,7 @@ enum record_kind {
 	RECORD_GONE,		/* struct record_end: the other answer: no such task any more */
 	RECORD_FREE,		/* struct record_end: the last reference went, an RCU grace period or more after the reap */
 	RECORD_RELEASE,		/* struct record_end: release_task() begins: the numbers become free */
-	RECORD_WAITED,		/* struct record_call: a wait returned number `value`, as the caller counts; 0: some child */
+	RECORD_WAITED,		/* struct record_call: a wait returned number `value`, as the caller counts */
 	RECORD_REGROUPED,	/* struct record_call: setpgid() of a task that the hook could not find; value: pid argument */
 	RECORD_MARKER,		/* struct record: a point in the stream; argument: whatever was asked for */
 };
@@ -175,12 +175,19 @@ struct question {
 	__u64 start_ns;		/* must be equal; 0: any */
 };
 
+/* What a user may still have announced of cheap calls, by user id. 16 bytes. */
+struct allowance {
+	__u64 spent_until_ns;	/* CLOCK_MONOTONIC up to which it is used up */
+	__u64 withheld;		/* changes that were not announced */
+};
+
 /* Counters, mapped read-only into the agent. */
 struct page {
 	__u64 seq;		/* numbers issued so far */
 	__u64 lost;		/* of these, numbers whose record found no room */
 	__u64 nested;		/* program runs skipped because the scratch buffers were all in use; took no number */
-	__u64 reserved[5];
+	__u64 withheld;	/* changes that were not announced, for their user's allowance was used up; took no number */
+	__u64 reserved[4];
 	__u64 lost_seq[LOST_NUMBERS];	/* the last ones, at [n & (LOST_NUMBERS - 1)] */
 };
 

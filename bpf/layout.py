@@ -39,7 +39,8 @@ _REQUIRED = {
     "upid": ("nr", "ns"),
     "pid_namespace": ("ns.inum", "child_reaper"),
     "nsproxy": ("pid_ns_for_children",),
-    "cred": ("uid", "gid"),
+    "cred": ("uid", "gid", "user_ns"),
+    "user_namespace": ("parent", "owner"),
     "sighand_struct": ("action",),
     "k_sigaction": ("sa.sa_handler", "sa.sa_flags"),
 }

@@ -79,25 +79,37 @@ int on_setpgid(struct sys_exit *ctx)
 			list = entry;
 		}
 	}
-	if (!found)
-		announce_call(RECORD_REGROUPED, wanted);
-	else if (request(RECORD_GROUP, 0, found, 0))
+	if (!found) {
+		if (is_allowed())
+			announce_call(RECORD_REGROUPED, wanted);
+	} else if (is_news(found) && request(RECORD_GROUP, 0, found, 0)) {
 		perf.call(ctx, 0);
+	}
 	return 0;
 }
 
 int on_prctl(struct sys_exit *ctx)
 {
 	if (ctx->ret == 0 && (u32)argument(OFF_ARG0) == PR_SET_CHILD_SUBREAPER &&
-	    request(RECORD_SUBREAPER, 0, (void *)bpf_get_current_task(), 0))
+	    is_news((void *)bpf_get_current_task()) && request(RECORD_SUBREAPER, 0, (void *)bpf_get_current_task(), 0))
 		perf.call(ctx, 0);
 	return 0;
+}
+
+/*
+ * Waits are a hint that comes before the free record, 15 ms or so earlier. Where a call does not tell whom it has reaped
+ * there is no hint: it may be made as often as anybody likes, with every child of the caller in question each time.
+ */
+static __always_inline void announce_wait(u32 number)
+{
+	if (number && is_allowed())
+		announce_call(RECORD_WAITED, number);
 }
 
 int on_wait4(struct sys_exit *ctx)
 {
 	if (ctx->ret > 0)
-		announce_call(RECORD_WAITED, (u32)ctx->ret);
+		announce_wait((u32)ctx->ret);
 	return 0;
 }
 
@@ -112,10 +124,11 @@ int on_waitid(struct sys_exit *ctx)
 	to = (void *)argument(OFF_ARG2);
 	if (to) {
 		bpf_probe_read_user(&info, sizeof(info), to);
-		if (info.signo != SIGCHLD_NR)
-			return 0; /* WNOHANG and nothing there */
+		if (info.signo == SIGCHLD_NR) /* else WNOHANG and nothing there */
+			announce_wait(info.pid);
+	} else if ((u32)argument(OFF_ARG0) == P_PID_NR) {
+		announce_wait((u32)argument(OFF_ARG1));
 	}
-	announce_call(RECORD_WAITED, info.pid);
 	return 0;
 }
 
@@ -138,6 +151,8 @@ int after_change_pid(u64 *ctx)
 	READ(sid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
 	if (sid == own && pgid != own)
 		return 0;
+	if (sid != own && !is_news(task))
+		return 0;
 	if (request(sid == own ? RECORD_SESSION : RECORD_GROUP, 0, task, 0))
 		announce(task, 0);
 	return 0;
@@ -150,7 +165,8 @@ int after_prctl(u64 *ctx)
 	u64 option = 0;
 
 	READ(option, (void *)ctx[0], OFF_ARG0);
-	if (ctx[1] == 0 && (u32)option == PR_SET_CHILD_SUBREAPER && request(RECORD_SUBREAPER, 0, task, 0))
+	if (ctx[1] == 0 && (u32)option == PR_SET_CHILD_SUBREAPER && is_news(task) &&
+	    request(RECORD_SUBREAPER, 0, task, 0))
 		announce(task, 0);
 	return 0;
 }

@@ -5,17 +5,19 @@ Loading and attaching go through here, and so does whatever the daemon does with
 needs bcc, which only compiles.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _ARM = platform.machine() == "aarch64"
 _SYS_BPF = 280 if _ARM else 321
 _SYS_PERF_EVENT_OPEN = 241 if _ARM else 298
 
-_MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN, _OBJ_GET_INFO = 0, 2, 5, 10, 15
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_NEXT_KEY, _PROG_LOAD, _PROG_TEST_RUN, _OBJ_GET_INFO = 0, 1, 2, 4, 5, 10, 15
 _RAW_TRACEPOINT_OPEN, _LINK_CREATE, _ITER_CREATE = 17, 28, 33
 
 PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_TRACING = 2, 5, 17, 26
@@ -193,6 +195,29 @@ def link_iterator(program_fd: int, process: int = 0) -> int:
 def create_iterator(link_fd: int) -> int:
     """Start a walk; read it to its end. Sees the caller's pid namespace."""
     return _bpf(_ITER_CREATE, struct.pack("<II", link_fd, 0), "BPF_ITER_CREATE")
+
+
+def map_items(map_fd: int, most: int) -> Iterator[tuple[bytes, bytes]]:
+    """Walk a hash map; entries that come or go meanwhile may be missed.
+
+    Args:
+        map_fd: the map.
+        most: how many entries to look at: a walk of a map that changes could go on for ever.
+    """
+    shape = map_shape(map_fd)
+    key, value = ctypes.create_string_buffer(shape.key_bytes), ctypes.create_string_buffer(shape.value_bytes)
+    where = ctypes.addressof(key)
+    before = 0
+    for _ in range(most):
+        try:
+            _bpf(_MAP_NEXT_KEY, struct.pack("<I4xQQQ", map_fd, before, where, 0), "BPF_MAP_GET_NEXT_KEY")
+        except FileNotFoundError:
+            return
+        before = where
+        with contextlib.suppress(FileNotFoundError):
+            attributes = struct.pack("<I4xQQQ", map_fd, where, ctypes.addressof(value), 0)
+            _bpf(_MAP_LOOKUP, attributes, "BPF_MAP_LOOKUP_ELEM")
+            yield key.raw, value.raw
 
 
 def _info(fd: int, size: int) -> bytes:

@@ -379,10 +379,13 @@ class Kernel:
                 self._wake()
 
     def wait(self, caller: Thread, zombie: Thread, *, nameless: bool = False) -> None:
-        """A wait that reaps; nameless: the caller did not ask which one."""
+        """Reap a zombie; nameless: the call does not tell which one, and the first record to do so is the free."""
         number = zombie.pid.seen_from(caller.space)
         self.release(zombie)
-        self._call(Kind.WAITED, caller, 0 if nameless else number)
+        if nameless:
+            self.free(len(self.corpses) - 1)
+        else:
+            self._call(Kind.WAITED, caller, number)
 
     def free(self, index: int = 0) -> None:
         """An RCU grace period later: the memory of one that was released."""

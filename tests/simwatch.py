@@ -50,6 +50,7 @@ class SimPage:
 
     nested = 0
     lost = 0
+    withheld = 0
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import wire
-from agent.stream import Stream
+from agent.stream import MOST_EARLY, Stream
 from agent.wire import Kind
 from tests.records import RecordWriter, a_state
 
@@ -125,3 +125,21 @@ def test_every_number_that_comes_is_handled_once_in_order(order: list[int], lost
     assert heard.numbers == [number for number in range(12) if number not in lost]
     assert heard.stream.next == 12
     assert heard.stream.lost == len(lost)
+
+
+def test_no_more_records_wait_for_a_missing_number_than_memory_is_set_aside_for() -> None:
+    """Then the number is given up; its record is taken all the same when it comes."""
+    heard = Heard()
+    heard.feed(*range(1, MOST_EARLY + 1))
+
+    assert (heard.numbers, len(heard.stream.early)) == ([], MOST_EARLY)
+
+    heard.feed(MOST_EARLY + 1)
+
+    assert heard.numbers == list(range(1, MOST_EARLY + 2))
+    assert (heard.stream.lost, heard.stream.suspect, heard.stream.early) == (1, True, [])
+
+    heard.feed(0)
+
+    assert heard.numbers[-1] == 0
+    assert heard.stream.lost == 0

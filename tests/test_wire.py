@@ -30,6 +30,7 @@ STRUCTS: dict[str, wire.Fields] = {
     "pid_number": wire.PID_NUMBER,
     "question": wire.QUESTION,
     "page": wire.PAGE,
+    "allowance": wire.ALLOWANCE,
 }
 COMPILERS = {
     "gcc": ["gcc", "-std=gnu11", "-Wall", "-Werror", "-fsyntax-only"],

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What is not announced: calls that changed nothing, and calls that change something more often than anybody could follow.
+ *
+ * setpgid() and prctl() return in a fraction of a microsecond, whether they change anything or not. A process may call
+ * them a million times a second, and nobody else's records may be lost for that. A fork, an exec, an exit or a reap takes
+ * so long by itself that the ring keeps up.
+ *
+ * Changed nothing: the group, session and subreaper flag of a process are compared with what was told of it last. The map
+ * is a cache: a process that is not in it is announced. Any record that tells something else than the map (a 32-bit call
+ * made the change, say) removes the entry, so that the map never says "told" of what a later record has taken back.
+ *
+ * Too often: each user has an allowance. What goes beyond it takes no number; it is counted in the user's entry and in
+ * struct page. A sweep, or the question that every snapshot puts to each task, finds out how the process is by then.
+ */
+#ifndef CKPTREE_QUIET_H
+#define CKPTREE_QUIET_H
+
+#define ALLOWED_PER_SECOND 50000
+#define ALLOWED_AT_ONCE 25000
+#define SECOND_NS 1000000000ull
+
+/* What was told last of a process, by the address of its leader. */
+struct told {
+	u64 start_ns;	/* of the leader: another process may have the same address later */
+	u64 pgid;
+	u64 sid;
+	u64 subreaper;
+};
+
+BPF_TABLE("lru_hash", u64, struct told, told, 4096);
+BPF_TABLE("lru_hash", u32, struct allowance, allowances, 1024);
+
+/* Who is charged: the owner of the outermost user namespace below the initial one, so that a user's sub-ids are that user. */
+static __always_inline u32 charged_user(const void *task)
+{
+	const void *cred = 0, *ns = 0, *parent = 0, *above = 0;
+	u32 uid = 0;
+	int i;
+
+	READ(cred, task, OFF_task_struct_cred);
+	if (!cred)
+		return 0;
+	READ(uid, cred, OFF_cred_uid);
+	READ(ns, cred, OFF_cred_user_ns);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 33; i++) { /* user namespaces are 32 deep at most */
+		if (!ns)
+			break;
+		READ(parent, ns, OFF_user_namespace_parent);
+		if (!parent)
+			break;
+		READ(above, parent, OFF_user_namespace_parent);
+		if (!above) {
+			READ(uid, ns, OFF_user_namespace_owner);
+			break;
+		}
+		ns = parent;
+	}
+	return uid;
+}
+
+/* Charge the current task's user for a record; 0: the allowance is used up. */
+static __always_inline int is_allowed(void)
+{
+	u32 uid = charged_user((void *)bpf_get_current_task());
+	u64 now = bpf_ktime_get_ns(), until;
+	struct allowance fresh = {}, *a;
+	struct page *p = counters();
+
+	a = allowances.lookup(&uid);
+	if (!a) {
+		fresh.spent_until_ns = now + SECOND_NS / ALLOWED_PER_SECOND;
+		allowances.update(&uid, &fresh);
+		return 1;
+	}
+	until = a->spent_until_ns;
+	if (until < now)
+		until = now;
+	if (until - now > ALLOWED_AT_ONCE * (SECOND_NS / ALLOWED_PER_SECOND)) {
+		__sync_fetch_and_add(&a->withheld, 1);
+		if (p)
+			__sync_fetch_and_add(&p->withheld, 1);
+		return 0;
+	}
+	a->spent_until_ns = until + SECOND_NS / ALLOWED_PER_SECOND;
+	return 1;
+}
+
+static __always_inline void read_told(struct told *to, const void *leader)
+{
+	const void *signal = 0, *pid = 0;
+	u8 bits = 0;
+
+	READ(to->start_ns, leader, OFF_START);
+	READ(signal, leader, OFF_task_struct_signal);
+	READ(pid, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
+	to->pgid = pid_identity(pid);
+	READ(pid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
+	to->sid = pid_identity(pid);
+	READ(bits, signal, OFF_signal_struct_is_child_subreaper);
+	to->subreaper = bits & MASK_signal_struct_is_child_subreaper;
+}
+
+static __always_inline int is_same(const struct told *a, const struct told *b)
+{
+	return a->start_ns == b->start_ns && a->pgid == b->pgid && a->sid == b->sid && a->subreaper == b->subreaper;
+}
+
+/* Whether a call that may have changed a task's group or subreaper flag is to be announced. */
+static __always_inline int is_news(const void *task)
+{
+	struct told now = {}, after = {}, *before;
+	const void *leader = 0;
+	u64 key;
+
+	READ(leader, task, OFF_task_struct_group_leader);
+	key = (u64)leader;
+	read_told(&now, leader);
+	before = told.lookup(&key);
+	if (before && is_same(before, &now))
+		return 0;
+	if (!is_allowed()) {
+		told.delete(&key);
+		return 0;
+	}
+	told.update(&key, &now);
+	/* Another CPU may have changed it again, and written to the map before this one did. */
+	read_told(&after, leader);
+	if (!is_same(&now, &after))
+		told.delete(&key);
+	return 1;
+}
+
+/* A record tells this of a process: if the map says otherwise it is wrong. */
+static __always_inline void forget_if_other(const struct record_task *r)
+{
+	u64 key = r->leader;
+	struct told *t = told.lookup(&key);
+
+	if (t && (t->pgid != r->pgid || t->sid != r->sid || !t->subreaper != !(r->flags & TASK_SUBREAPER)))
+		told.delete(&key);
+}
+
+#endif
