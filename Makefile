@@ -9,6 +9,7 @@
 # make torture captures of a fork storm, ours and others', judged by the storm's own log; STORMS=10 of each kind
 # make soak    an hour, or DURATION=... seconds, of storms with everything watched
 # make bench   measurements
+# make hostile what root gets of the daemon while other users' processes attack it; SECONDS_EACH=...
 # make crashes a daemon killed a hundred times, and restarted sixty times, in storms
 # make fuzz    mutated images into the reader, ten million or RUNS=...
 # make fuzz-api    mutated requests into the daemon's protocol, likewise
@@ -28,6 +29,7 @@ STAMP := $(VENV)/.ready-$(shell printf '%s' "$(CURDIR)" | cksum | cut -d' ' -f1)
 RUNS := 10000000
 STORMS := 1
 DURATION := 3600
+SECONDS_EACH := 10
 ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
@@ -88,7 +90,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture soak bench crashes fuzz fuzz-api clean
+.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture soak bench hostile crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -167,6 +169,9 @@ soak: setup
 bench: setup
 	$(BIN)/python -m tests.bench.everything --write
 	$(BIN)/python -m tests.bench.bench_plan
+
+hostile: setup
+	$(BIN)/python -m tests.hostile.everything --seconds $(SECONDS_EACH)
 
 crashes: setup
 	CKPTREE_KILLS=100 CKPTREE_SEEDS=20 $(BIN)/pytest tests/live/test_handover.py -k 'storm or again'

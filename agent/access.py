@@ -19,9 +19,11 @@ Inode numbers of pid namespaces are a secret (``readlink /proc/PID/ns/pid`` asks
 are "no such".
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
+
+OwnerOf = Callable[[int], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Viewer:
         uid, gid: effective ids when it connected, in the initial user namespace.
         groups: supplementary ones.
         privileged: sees everything.
+        owner: whose sub-id that uid is (subuid(5)); None: nobody's.
     """
 
     pid: int
@@ -40,6 +43,12 @@ class Viewer:
     gid: int
     groups: Collection[int] = ()
     privileged: bool = False
+    owner: int | None = None
+
+    @property
+    def account(self) -> int:
+        """Whom the daemon's time and memory are charged to: a user and all of the user's sub-ids are one."""
+        return self.uid if self.owner is None else self.owner
 
     def sees(self, uid: int, gid: int) -> bool:
         """Whether a task of these real ids is theirs."""
@@ -61,13 +70,15 @@ class Policy:
     Args:
         own_uid: of the daemon.
         group: id of the group whose members do; None: there is no such group.
+        owner_of: gives whose sub-id a uid is; None: nobody's.
     """
 
-    def __init__(self, own_uid: int, group: int | None) -> None:
+    def __init__(self, own_uid: int, group: int | None, owner_of: OwnerOf = lambda _uid: None) -> None:
         self.uids: Final = frozenset((0, own_uid))
         self.group: Final = group
+        self._owner_of = owner_of
 
     def viewer(self, pid: int, uid: int, gid: int, groups: Collection[int]) -> Viewer:
         """The one with these credentials."""
         member = self.group is not None and (gid == self.group or self.group in groups)
-        return Viewer(pid, uid, gid, groups, privileged=member or uid in self.uids)
+        return Viewer(pid, uid, gid, groups, member or uid in self.uids, self._owner_of(uid))

@@ -17,6 +17,7 @@ connect: the daemon sees who it is, and shows root and the members of its group 
 import contextlib
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any, Self
 
 from agent import control
 from agent.config import SOCKET_VARIABLE
-from agent.errors import CkptreeError, HostError, NoDaemonError, UsageError, VersionError
+from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, UsageError, VersionError
 from agent.replies import Answer, Event, EventTask, Hello, answer_of, event_of, hello_of
 
 __all__ = ["DEFAULT_SOCKET", "Answer", "Client", "Event", "EventTask", "Hello", "Subscription", "default_socket"]
@@ -38,6 +39,15 @@ def default_socket() -> Path:
     return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 
+_TIMEVAL = struct.Struct("@ll")
+
+
+def _seconds(seconds: float) -> tuple[int, int]:
+    """As struct timeval; nothing but 0 means for ever."""
+    microseconds = max(1, round(seconds * 1e6))
+    return microseconds // 1_000_000, microseconds % 1_000_000
+
+
 class Client:
     """One connection.
 
@@ -48,6 +58,7 @@ class Client:
     Raises:
         NoDaemonError: nobody listens there.
         HostError: somebody does, but this user may not connect.
+        BusyError: somebody does, and too many others connect.
     """
 
     def __init__(self, path: Path | str | None = None, timeout_s: float = 30.0) -> None:
@@ -60,8 +71,9 @@ class Client:
     def _connect(self) -> None:
         self._decoder = control.Decoder(control.MAX_ANSWER)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(self._timeout_s)
         try:
+            # Blocking: who waits gets its turn in the queue. A socket with a timeout of Python's is turned away at once.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*_seconds(self._timeout_s)))
             self._socket.connect(os.fspath(self.path))
         except PermissionError as error:
             self._socket.close()
@@ -69,12 +81,18 @@ class Client:
                 f"not permitted to connect to {self.path}: be root, or have the daemon's configuration "
                 "open it with socket_mode. Without the daemon, `--source procfs` answers, unverified"
             ) from error
+        except BlockingIOError as error:
+            self._socket.close()
+            raise BusyError(
+                f"the daemon on {self.path} is busy: so many connect that this one had no turn within {self._timeout_s:g} s"
+            ) from error
         except OSError as error:
             self._socket.close()
             raise NoDaemonError(
                 f"no daemon on {self.path} ({error.strerror or error}): "
                 f"start one with `ckptree daemon --socket {self.path}`"
             ) from error
+        self._socket.settimeout(self._timeout_s)
         self._hello = None
         self._spent = False
 

@@ -29,6 +29,7 @@ from agent.manager import Manager
 from agent.pace import Pace
 from agent.probes import Probes
 from agent.server import Server
+from agent.subids import SubIds
 from agent.watch import Watch
 from bpf.hooks import left_out
 
@@ -83,7 +84,7 @@ class Daemon:
         except BaseException:
             self._unlink()
             raise
-        policy = Policy(os.geteuid(), group)
+        policy = Policy(os.geteuid(), group, SubIds().owner)
         self.server = Server(self.watch, self._listener, self._selector, policy, log)
         self._heeded = False
         self._lost = self.watch.stream.lost  # of the last daemon, which has told

@@ -11,7 +11,7 @@ import selectors
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from agent import control
@@ -28,11 +28,15 @@ from agent.worker import Worker
 MAX_CLIENTS: Final = 512
 MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for those who may see everything
 MAX_CLIENTS_PER_USER: Final = 32  # of those who may not
-_ACCEPT_AT_ONCE: Final = 64
-_DEAF_S: Final = 0.005  # after so many
+_ACCEPT_S: Final = 0.008  # how long those who connect are let in one after the other
+_DEAF_S: Final = 0.005  # after that, where there are more
 _TURN_S: Final = 0.02  # how long requests are answered before the ring has its turn again
 _HURRIED_TURN_S: Final = 0.004
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
+_DEBT_S: Final = 1.0  # who has to wait so long for a turn connects no more
+_TURNED_AWAY: Final = control.encode(
+    control.failure(BusyError("your processes have had more than their share of the daemon's time: try again later"))
+)
 _CHECK_S: Final = 1.0  # between two looks for clients that have expired
 
 
@@ -85,7 +89,7 @@ class Server:
             return max(longest_s, 0.0)
         if self._ready:
             return 0.0
-        due = min((self._shares.due_s(peer.viewer.uid) for peer in self._waiting), default=now + longest_s)
+        due = min((self._shares.due_s(peer.viewer.account) for peer in self._waiting), default=now + longest_s)
         return max(min(due - now, longest_s), 0.0)
 
     @property
@@ -133,21 +137,37 @@ class Server:
             peer = self._ready.popleft()
             if peer not in self._peers:
                 continue
-            if not peer.viewer.privileged and self._shares.due_s(peer.viewer.uid) > now:
+            if not peer.viewer.privileged and self._shares.due_s(peer.viewer.account) > now:
                 self._waiting.append(peer)
                 continue
             peer.queued = False
-            if peer.talk.subscribed:
-                verb = "events"
-                peer.talk.tell(self.service.watch.stream.next, now)
-            elif (request := peer.talk.next_request(now)) is not None:
+            request = None
+            with self._charged(peer.viewer):
+                if peer.talk.subscribed:
+                    verb = "events"
+                    peer.talk.tell(self.service.watch.stream.next, now)
+                else:
+                    request = peer.talk.next_request(now)
+                if request is None:
+                    self._attend(peer)
+            if request is not None:
                 verb = self._answer(peer, request)
-                continue
-            self._attend(peer)
         return verb
+
+    @contextlib.contextmanager
+    def _charged(self, viewer: Viewer) -> Iterator[None]:
+        """Count the time of the block as its user's: of connecting, of decoding a request or refusing it, of events."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            if not viewer.privileged:
+                self._shares.spend(viewer.account, now - begin, now)
 
     def _answer(self, peer: "Peer", request: control.Message) -> str:
         verb = control.verb(request)
+
         begin = time.monotonic()
 
         def work() -> bytes:
@@ -162,7 +182,7 @@ class Server:
     def _reply(self, peer: "Peer", payload: bytes, begin_s: float) -> None:
         now = time.monotonic()
         if not peer.viewer.privileged:
-            self._shares.spend(peer.viewer.uid, now - begin_s, now)
+            self._shares.spend(peer.viewer.account, now - begin_s, now)
         if peer in self._peers:
             peer.talk.reply(payload, now)
             self._attend(peer)
@@ -177,27 +197,47 @@ class Server:
     # ---- connections -----------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPT_AT_ONCE):
+        end = time.monotonic() + _ACCEPT_S
+        while (now := time.monotonic()) < end:
             try:
                 connection, _ = listener.accept()
             except (
                 OSError
             ):  # nobody else waits; or this one has gone; or there is no descriptor left, and later there is
                 return
-            connection.setblocking(False)
             try:
                 viewer = self._policy.viewer(*credentials(connection))
-                self._admit(viewer)
-            except (BusyError, OSError) as error:
-                if isinstance(error, BusyError):
-                    with contextlib.suppress(OSError):
-                        connection.send(control.encode(control.failure(error)))
+            except OSError:
                 connection.close()
                 continue
-            self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
+            if not viewer.privileged and self._shares.due_s(viewer.account) > now + _DEBT_S:
+                self._turn_away(connection, viewer, now)
+            else:
+                with self._charged(viewer):
+                    self._let_in(connection, viewer)
         # Whoever connects in an endless loop gets no more of our time than this.
         self._selector.unregister(listener)
         self._deaf_until = time.monotonic() + _DEAF_S
+
+    def _turn_away(self, connection: socket.socket, viewer: Viewer, begin_s: float) -> None:
+        """Hang up on a user who has had too much; it takes as little as can be, for there may be thousands in a queue."""
+        self.service.clients.turned_away["share"] += 1
+        with contextlib.suppress(OSError):
+            connection.send(_TURNED_AWAY)
+        connection.close()
+        now = time.monotonic()
+        self._shares.spend(viewer.account, now - begin_s, now)
+
+    def _let_in(self, connection: socket.socket, viewer: Viewer) -> None:
+        connection.setblocking(False)
+        try:
+            self._admit(viewer)
+            self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
+        except (BusyError, OSError) as error:
+            if isinstance(error, BusyError):
+                with contextlib.suppress(OSError):
+                    connection.send(control.encode(control.failure(error)))
+            connection.close()
 
     def _admit(self, viewer: Viewer) -> None:
         """Whether there is room for one more.
@@ -211,15 +251,20 @@ class Server:
             raise BusyError(f"there are {MAX_CLIENTS} clients already, which is the most")
         if viewer.privileged:
             return
-        others = Counter(peer.viewer.uid for peer in self._peers if not peer.viewer.privileged)
+        if self._shares.due_s(viewer.account) > time.monotonic() + _DEBT_S:
+            turned_away["share"] += 1
+            raise BusyError(
+                f"user {viewer.account} has had more than a fair share of the daemon's time: try again later"
+            )
+        others = Counter(peer.viewer.account for peer in self._peers if not peer.viewer.privileged)
         if others.total() >= MAX_CLIENTS_UNPRIVILEGED:
             turned_away["unprivileged"] += 1
             raise BusyError(
                 f"there are {MAX_CLIENTS_UNPRIVILEGED} clients of ordinary users already, which is the most"
             )
-        if others[viewer.uid] >= MAX_CLIENTS_PER_USER:
+        if others[viewer.account] >= MAX_CLIENTS_PER_USER:
             turned_away["user"] += 1
-            raise BusyError(f"user {viewer.uid} has {MAX_CLIENTS_PER_USER} clients here already, which is the most")
+            raise BusyError(f"user {viewer.account} has {MAX_CLIENTS_PER_USER} clients here already, which is the most")
 
     def _welcome(self, peer: "Peer") -> None:
         self._peers.add(peer)
@@ -238,13 +283,17 @@ class Server:
         self._gone.append(peer.talk.asker)
         self.service.clients.connected = len(self._peers)
 
-    def _unsent_of(self, uid: int) -> int:
-        return sum(peer.talk.unsent_bytes for peer in tuple(self._peers) if peer.viewer.uid == uid)
+    def _unsent_of(self, account: int) -> int:
+        return sum(peer.talk.unsent_bytes for peer in tuple(self._peers) if peer.viewer.account == account)
 
     # ---- to and fro ------------------------------------------------------------------------------------------------
 
     def _serve(self, peer: "Peer") -> None:
         """Something may be read from, or written to, a client."""
+        with self._charged(peer.viewer):
+            self._read_and_write(peer)
+
+    def _read_and_write(self, peer: "Peer") -> None:
         talk = peer.talk
         if talk.wants_to_read:
             try:

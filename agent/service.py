@@ -25,7 +25,7 @@ from agent.watch import Watch
 from exporters import checkpoint as _checkpoint  # noqa: F401  # the registry's first use is where somebody waits
 from exporters import registry
 
-MAX_SUBSCRIPTIONS = 32
+MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_UNPRIVILEGED, MAX_SUBSCRIPTIONS_PER_USER = 128, 64, 8
 # Of answers that the clients of one user have not fetched, bytes: whoever fetches one after the other meets no bound.
 MAX_UNSENT, MAX_UNSENT_PRIVILEGED = 32 << 20, 256 << 20
 _FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials")
@@ -92,7 +92,7 @@ class Service:
         self.feed = Feed(watch.stream, watch.table)
         self.clients = Clients()
         self.turns = metrics.Turns()
-        self.unsent_of: Callable[[int], int] = lambda _uid: 0
+        self.unsent_of: Callable[[int], int] = lambda _account: 0
         self._log = log
         self._refusals = Refusals()
         self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
@@ -130,6 +130,9 @@ class Service:
 
     def forget(self, asker: Asker) -> None:
         """It has hung up."""
+        asker.unsent = (
+            int  # its conversation is in there, and it is in its conversation: nobody would collect the circle
+        )
         subscription = asker.subscription
         if subscription is not None:
             self.feed.remove(subscription)
@@ -180,8 +183,7 @@ class Service:
     def _subscribe(self, request: control.Message, asker: Asker) -> control.Message:
         if asker.subscription is not None:
             raise UsageError("subscribed already: a connection carries one subscription")
-        if len(self.feed.subscriptions) >= MAX_SUBSCRIPTIONS:
-            raise BusyError(f"there are {MAX_SUBSCRIPTIONS} subscribers already, which is the most")
+        self._check_subscriptions(asker.viewer)
         self._check_unsent(asker.viewer)
         kinds = request.get("kinds", KINDS)
         if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
@@ -299,10 +301,27 @@ class Service:
             asker.known = True
         return asker.task
 
+    def _check_subscriptions(self, viewer: Viewer) -> None:
+        """See that there is room for one more; what ordinary users may have leaves room for those who see everything."""
+        live = [each.viewer for each in self.feed.subscriptions]
+        if len(live) >= MAX_SUBSCRIPTIONS:
+            raise BusyError(f"there are {MAX_SUBSCRIPTIONS} subscribers already, which is the most")
+        if viewer.privileged:
+            return
+        ordinary = Counter(each.account for each in live if not each.privileged)
+        if ordinary.total() >= MAX_SUBSCRIPTIONS_UNPRIVILEGED:
+            raise BusyError(
+                f"ordinary users have {MAX_SUBSCRIPTIONS_UNPRIVILEGED} subscriptions already, which is the most"
+            )
+        if ordinary[viewer.account] >= MAX_SUBSCRIPTIONS_PER_USER:
+            raise BusyError(
+                f"user {viewer.account} has {MAX_SUBSCRIPTIONS_PER_USER} subscriptions already, which is the most"
+            )
+
     def _check_unsent(self, viewer: Viewer) -> None:
-        unsent = self.unsent_of(viewer.uid)
+        unsent = self.unsent_of(viewer.account)
         if unsent > (MAX_UNSENT_PRIVILEGED if viewer.privileged else MAX_UNSENT):
-            raise BusyError(f"{unsent} bytes of answers wait for clients of user {viewer.uid} to fetch them")
+            raise BusyError(f"{unsent} bytes of answers wait for clients of user {viewer.account} to fetch them")
 
     def _find(self, request: control.Message, asker: Asker) -> Task:
         return self.watch.find(rootname.parse(control.root_text(request)), self._caller(asker), _sees(asker.viewer))
@@ -323,7 +342,7 @@ class Service:
     ) -> int:
         elapsed = time.perf_counter_ns() - begin_ns
         viewer, caller = asker.viewer, self._caller(asker)
-        unwritten = 0 if result == "ok" else self._refusals.admit(viewer.uid, time.monotonic())
+        unwritten = 0 if result == "ok" else self._refusals.admit(viewer.account, time.monotonic())
         if unwritten is None:
             return elapsed
         fields = {

@@ -98,7 +98,14 @@ OWNER_ROW = (
 PID_NUMBER = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
 ALLOWANCE = (("spent_until_ns", "Q"), ("withheld", "Q"))
 QUESTION = (("task", "Q"), ("start_ns", "Q"))
-PAGE = (("seq", "Q"), ("lost", "Q"), ("nested", "Q"), ("withheld", "Q"), ("reserved", "32s"), ("lost_seq", f"{8 * LOST_NUMBERS}s"))
+PAGE = (
+    ("seq", "Q"),
+    ("lost", "Q"),
+    ("nested", "Q"),
+    ("withheld", "Q"),
+    ("reserved", "32s"),
+    ("lost_seq", f"{8 * LOST_NUMBERS}s"),
+)
 
 TIES_OWNED = 1
 

@@ -57,7 +57,10 @@ def test_the_bounds_are_those_in_force() -> None:
     assert lines["answers that a user's clients have not fetched"].startswith(
         f"{service.MAX_UNSENT // mib} MiB, then `busy`; {service.MAX_UNSENT_PRIVILEGED // mib} MiB"
     )
-    assert lines["subscriptions"] == f"{service.MAX_SUBSCRIPTIONS}"
+    assert lines["subscriptions"] == (
+        f"{service.MAX_SUBSCRIPTIONS}; {service.MAX_SUBSCRIPTIONS_UNPRIVILEGED} of them of ordinary users, "
+        f"{service.MAX_SUBSCRIPTIONS_PER_USER} of each"
+    )
     assert lines["events that a subscriber has not fetched"].startswith(f"{BACKLOG_BYTES // mib} MiB")
     assert SHARE == 0.1
     assert lines["the daemon's time for one ordinary user"].startswith("a tenth of a CPU")

@@ -234,6 +234,26 @@ def test_subscribers_are_bounded() -> None:
     assert scene.service.answer({"verb": "subscribe"}, askers[-1])["ok"]
 
 
+def test_no_user_has_all_subscriptions_nor_have_all_ordinary_users() -> None:
+    """Sub-ids of a user are that user; root gets through."""
+    scene = Scene()
+
+    def subscribe(viewer: Viewer) -> bool:
+        return bool(scene.ask(viewer, "subscribe", root=None)["ok"])
+
+    per_user, ordinary = service.MAX_SUBSCRIPTIONS_PER_USER, service.MAX_SUBSCRIPTIONS_UNPRIVILEGED
+    askers = []
+    for user in range(1000, 1000 + ordinary // per_user + 1):
+        for place in range(per_user):
+            asker = Asker(Viewer(0, user if place else 100_000 + user, 0, owner=None if place else user))
+            askers.append((asker, scene.service.answer({"verb": "subscribe"}, asker)["ok"]))
+        assert not subscribe(Viewer(0, user, 0))
+        assert not subscribe(Viewer(0, 200_000 + user, 0, owner=user))
+
+    assert [ok for _, ok in askers] == [True] * ordinary + [False] * per_user
+    assert subscribe(ROOT)
+
+
 def test_a_subscription_that_fails_after_its_cut_tells_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     """It had begun to listen."""
     scene = Scene()

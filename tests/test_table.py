@@ -77,7 +77,7 @@ def test_a_zombie_stays_until_its_parent_has_waited() -> None:
 
 
 def test_a_reap_that_no_record_tells_of_is_known_by_the_free() -> None:
-    """waitid() without a siginfo_t, for any child: there could be one such call after the other, with all zombies in doubt."""
+    """waitid() without a siginfo_t, for any child: such calls could follow each other, with all zombies in doubt."""
     pair = watched()
     reaped, other = pair.kernel.fork(pair.kernel.init), pair.kernel.fork(pair.kernel.init)
     pair.kernel.exit(reaped)

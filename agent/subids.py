@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose sub-ids are which: /etc/subuid, by which a user has tens of thousands of ids, and would have as many shares.
+
+Grammar (subuid(5))::
+
+    line := (login name | uid) ":" first ":" count
+
+Nobody keeps two users from having one id in common; the first line that has it counts.
+"""
+
+import os
+import pwd
+from bisect import bisect_right
+from pathlib import Path
+from typing import Final, NamedTuple
+
+SUBUID: Final = Path("/etc/subuid")
+_MAX_BYTES: Final = 1 << 20
+
+
+class Range(NamedTuple):
+    """Sub-ids of a user.
+
+    Attributes:
+        first, end: the ids from `first` up to and without `end`.
+        owner: the user's own id.
+    """
+
+    first: int
+    end: int
+    owner: int
+
+
+def parse(text: str) -> list[Range]:
+    """Read the lines that make sense; a line that does not gives nobody anything."""
+    found = []
+    for line in text.splitlines():
+        name, _, rest = line.strip().partition(":")
+        first, _, count = rest.partition(":")
+        if not (first.isdecimal() and count.isdecimal() and name):
+            continue
+        try:
+            owner = int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+        except (KeyError, OSError):
+            continue
+        found.append(Range(int(first), int(first) + int(count), owner))
+    return found
+
+
+class SubIds:
+    """The file, read again when it has changed.
+
+    Args:
+        path: of the file; there may be none.
+    """
+
+    def __init__(self, path: Path = SUBUID) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._ranges: list[Range] = []
+        self._firsts: list[int] = []
+
+    def owner(self, uid: int) -> int | None:
+        """Return whose sub-id that is; None: nobody's."""
+        self._refresh()
+        at = bisect_right(self._firsts, uid)
+        for found in reversed(self._ranges[:at]):
+            if uid < found.end:
+                return found.owner
+        return None
+
+    def _refresh(self) -> None:
+        try:
+            status = os.stat(self._path)
+            seen = (status.st_mtime_ns, status.st_ino)
+            if seen == self._seen:
+                return
+            with self._path.open(encoding="utf-8", errors="replace") as lines:
+                ranges = parse(lines.read(_MAX_BYTES))
+        except OSError:
+            seen, ranges = None, []
+        self._seen = seen
+        self._ranges = sorted(ranges)
+        self._firsts = [each.first for each in self._ranges]

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What root gets of a daemon while others attack it.
+
+Beside every attack three honest users are at work: root asks for a snapshot of one process again and again; another user's
+process forks at a steady pace; root follows that process and counts what it is told of.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agent.client import Client
+from tests.bench.figures import median, quantile
+from tests.bench.report import TOP
+from tests.dying import die_with_parent
+from tests.hostile import clients
+from tests.hostile.compiled import noise
+
+NOISE: Final = ("same-subreaper", "same-group", "flip-subreaper", "flip-group", "others-child", "reaps")
+ATTACKS: Final = (*NOISE, *clients.KINDS)
+_BETWEEN_S = 0.01
+_FORKS_PER_SECOND = 100
+_HONEST_USER = 65533
+_HEARD_WITHIN_S = 10.0
+_WARM_UP_S = 0.5
+# Forks and reaps that many children, one after the other; run by an honest user.
+_FORKER = f"""
+import os, sys, time
+sys.stdin.readline()
+for _ in range(int(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep({1 / _FORKS_PER_SECOND})
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What it was like.
+
+    Attributes:
+        attack: names of what went on beside.
+        snapshots: how many were taken.
+        median_ms, p99_ms, worst_ms: from root's request to its answer.
+        lost: records that found no room, or were given up.
+        longest_turn_ms: how long the daemon's loop was away from its clients at most.
+        resident_mb: of the daemon, at the end of the attack.
+        untold: births and deaths of an honest user's children that root, who follows them, was not told of.
+    """
+
+    attack: str
+    snapshots: int
+    median_ms: float
+    p99_ms: float
+    worst_ms: float
+    lost: int
+    longest_turn_ms: float
+    resident_mb: float
+    untold: int
+
+
+@contextlib.contextmanager
+def attacked(path: Path, kinds: Iterable[str], seconds: float) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Have attackers at work for so long, each an ordinary user's process; gives the processes."""
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for kind in kinds:
+            if kind in clients.KINDS:
+                command = [sys.executable, "-m", "tests.hostile.clients", kind, str(path), str(seconds)]
+                user = {}
+            else:
+                command = [os.fspath(noise()), str(seconds), kind]
+                user = {"user": clients.USER, "group": clients.USER, "extra_groups": []}
+            running.append(
+                subprocess.Popen(
+                    command,
+                    cwd=TOP,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    preexec_fn=die_with_parent,
+                    **user,  # type: ignore[call-overload]  # the keywords depend on whether it becomes that user itself
+                )
+            )
+        yield running
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def measure(path: Path, daemon: int, kinds: tuple[str, ...], seconds: float) -> Outcome:
+    """Attack a daemon, and be three honest users of it meanwhile.
+
+    Args:
+        path: the daemon's socket.
+        daemon: its number.
+        kinds: of `ATTACKS`; empty: nobody attacks.
+        seconds: for how long.
+    """
+    forks = int(seconds * _FORKS_PER_SECOND / 2)
+    command = [os.path.realpath(sys.executable), "-S", "-c", _FORKER, str(forks)]
+    honest = {"user": _HONEST_USER, "group": _HONEST_USER, "extra_groups": ()}
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=die_with_parent, **honest) as forker,  # type: ignore[call-overload]  # as above
+        subprocess.Popen(["sleep", "infinity"], preexec_fn=die_with_parent) as asked_for,
+        Client(path) as client,
+        Client(path) as follower,
+    ):
+        before = client.metrics()
+        events = follower.subscribe(str(forker.pid), kinds=["birth", "death"], snapshot=False)
+        with attacked(path, kinds, seconds + _WARM_UP_S):
+            time.sleep(_WARM_UP_S)
+            forker.stdin.write(b"go\n")
+            forker.stdin.close()
+            took = list(_asked(client, asked_for.pid, time.monotonic() + seconds))
+            resident = _resident_mb(daemon)
+            after = client.metrics()
+        asked_for.terminate()
+        forker.wait()
+        told = 0
+        deadline = time.monotonic() + _HEARD_WITHIN_S
+        while time.monotonic() < deadline and (event := events.next_within(1.0)) is not None:
+            told += event.task is not None and event.task.pid != forker.pid
+            if event.kind == "end":
+                break
+    return Outcome(
+        " + ".join(kinds) or "none",
+        len(took),
+        median(took) * 1e3,
+        quantile(took, 0.99) * 1e3,
+        max(took) * 1e3,
+        sum(after["lost"].values()) - sum(before["lost"].values()),
+        after["loop"]["longest_turn_s"] * 1e3,
+        resident,
+        2 * forks - told,
+    )
+
+
+def _asked(client: Client, pid: int, end: float) -> Iterator[float]:
+    """Seconds that each snapshot of a process took, over one connection and each second time over a new one."""
+    while (begin := time.monotonic()) < end:
+        client.snapshot(str(pid))
+        yield time.monotonic() - begin
+        begin = time.monotonic()
+        with Client(client.path) as fresh:
+            fresh.snapshot(str(pid))
+        yield time.monotonic() - begin
+        time.sleep(_BETWEEN_S)
+
+
+def _resident_mb(pid: int) -> float:
+    """VmRSS without the ring's pages, which belong to the kernel and are mapped twice."""
+    fields = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Rss")
+    )
+    return sum(int(fields[key].split()[0]) for key in ("RssAnon", "RssFile")) / 1024
