@@ -124,7 +124,10 @@ def snapshot(
         if with_argv:
             from agent import enrich
 
-            loaded = enrich.with_details(loaded)
+            enriched = enrich.Enriched(loaded)
+            loaded = enriched.snapshot
+            for line in enriched.messages():
+                say(line)
         judged = loaded if no_plan else _judged(loaded, required=require_rebuildable)
         if plain and judged is loaded:
             target.write(answer.data)

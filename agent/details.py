@@ -8,7 +8,8 @@ of procfs, once opened, stays with the one ``struct pid`` it was opened for: nam
 when that is gone. So a process is opened once, its start time is compared through that descriptor, and all else is
 read through it: what is returned belongs to the process that was asked for.
 
-It is as of the read, not of the cut, and the process may have rewritten it: argv and environment are its own memory.
+It is as of the read, not of the cut. Argv and environment are the process's own memory, which it may have written over:
+`arguments` tells whether it has.
 """
 
 import os
@@ -17,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent.host import ns_per_tick
+from agent import arguments, surroundings
+from agent.arguments import AtExec
+from agent.host import start_ticks
 from agent.model import Capabilities, ProcessDetails
 
 UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
@@ -26,6 +29,8 @@ UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 _FLAGS, _STARTTIME = 9 - 3, 22 - 3  # fields 9 and 22 of stat; the first one after comm is field 3
 _PF_FORKNOEXEC: Final = 0x40  # set by fork, cleared by exec
 _DELETED: Final = b" (deleted)"
+_CHANGING: Final = 3  # times that a process is read again which called exec meanwhile
+_NAMES: Final = {"cmdline": "argv", "environ": "env"}  # files that the fields have other names than
 _CAPS: Final = (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb")
 
 
@@ -33,44 +38,88 @@ class Details(NamedTuple):
     """What a process says of itself.
 
     Attributes:
-        argv: None where the process is gone, has no memory any more (a zombie), or never had (a kernel thread).
+        argv: None where the process is gone, has no memory any more (a zombie), or never had (a kernel thread), and where
+            `process` says why it is not known.
         cwd: as the kernel writes it: " (deleted)" is appended where the directory is gone. None where the process is
             gone or not ours to look into.
         env: None as cwd is, and for a zombie.
         process: what else it takes to start it anew; None where the process is gone. A zombie still has its rights.
+        denied: those of the others that the reader may not read, by name.
     """
 
     argv: tuple[bytes, ...] | None
     cwd: bytes | None
     env: tuple[bytes, ...] | None
     process: ProcessDetails | None = None
+    denied: tuple[str, ...] = ()
 
 
 NOTHING: Final = Details(None, None, None)
 
 
-def details(pid: int, start_ns: int, root: Path = Path("/proc")) -> Details:
+def details(
+    pid: int,
+    start_ns: int,
+    root: Path = Path("/proc"),
+    *,
+    offset_ns: int = 0,
+    seen: AtExec = AtExec(),  # noqa: B008 - it is immutable
+    where: surroundings.Reader | None = None,
+) -> Details:
     """Read the details of the process that has this pid since then; all None where that process is gone.
 
     Args:
         pid: number in the pid namespace of the procfs.
-        start_ns: CLOCK_BOOTTIME at birth, as this process's time namespace counts it. Compared in clock ticks, since
-            procfs tells no more: a pid that is taken again within one tick would pass.
+        start_ns: CLOCK_BOOTTIME of the host at birth. Compared in clock ticks, since procfs tells no more: a pid that is
+            taken again within one tick would pass.
         root: where procfs is mounted.
+        offset_ns: from host.boottime_offset_ns().
+        seen: by the exec hook.
+        where: reads the surroundings; None: they are not asked for.
     """
     try:
         with opened(root / str(pid)) as process:
-            stat = read_at(process, "stat")
-            fields = stat_fields(stat) if stat is not None else []
-            if not fields or int(fields[_STARTTIME]) != start_ns // ns_per_tick():
-                return NOTHING
-            # Since "exec: Force single empty string when argv is empty" (in v5.18) nobody runs without arguments, so an
-            # empty file means: no memory.
-            argv = _strings(read_at(process, "cmdline")) or None
-            env = None if argv is None else _strings(read_at(process, "environ"))
-            return Details(argv, _link(process, b"cwd"), env, _process(process, int(fields[_FLAGS])))
+            for _ in range(_CHANGING):
+                stat = read_at(process, "stat")
+                fields = stat_fields(stat) if stat is not None else []
+                if not fields or int(fields[_STARTTIME]) != start_ticks(start_ns, offset_ns):
+                    return NOTHING
+                found = _read(process, fields, seen, where)
+                after = read_at(process, "stat")
+                if after is None or arguments.memory_of(stat_fields(after)) == arguments.memory_of(fields):
+                    break
+            return found
     except UNREADABLE:
         return NOTHING
+
+
+def _read(process: int, fields: list[bytes], seen: AtExec, where: surroundings.Reader | None) -> Details:
+    at = arguments.memory_of(fields)
+    denied: list[str] = []
+    memory = arguments.Reader(process)
+    try:
+        # Since "exec: Force single empty string when argv is empty" (in v5.18) nobody runs without arguments, so an empty
+        # file means: no memory, or arguments that are not where they were.
+        shown = read_at(process, "cmdline", denied)
+        environ = read_at(process, "environ", denied) if shown or at.size else None
+        area = memory.bytes_at(at.arg_start, at.arg_end - at.arg_start) if at.arg_start else None
+        strings = arguments.Strings()
+        if shown or at.size:
+            stack = memory.stack(at.start_stack) if at.start_stack else None
+            strings = arguments.judge(at, shown if area is None else area, environ, stack, seen)
+        called = arguments.called_as(read_at(process, "auxv"), memory)
+    finally:
+        memory.close()
+    told = _process(process, int(fields[_FLAGS]))
+    if told is not None:
+        told = told._replace(
+            called=called,
+            argv_unknown=strings.argv_unknown,
+            env_unknown=strings.env_unknown,
+            surroundings=where.of(process) if where is not None else None,
+        )
+    cwd = _link(process, b"cwd", denied)
+    return Details(strings.argv, cwd, strings.env, told, tuple(denied))
 
 
 @contextmanager
@@ -83,14 +132,20 @@ def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_at(directory: int, name: str) -> bytes | None:
-    """A whole file below an opened directory; None where it is gone or not permitted."""
+def read_at(directory: int, name: str, denied: list[str] | None = None) -> bytes | None:
+    """A whole file below an opened directory; None where it is gone or not permitted, which `denied` then names."""
     try:
         # Unbuffered, so that the file is asked once for all it has: fewer chances for two halves of two moments.
         with open(os.open(name, os.O_RDONLY, dir_fd=directory), "rb", buffering=0) as file:
             return file.read()
-    except UNREADABLE:
+    except UNREADABLE as error:
+        _note(error, name, denied)
         return None
+
+
+def _note(error: OSError, name: str, denied: list[str] | None) -> None:
+    if denied is not None and isinstance(error, PermissionError):
+        denied.append(_NAMES.get(name, name))
 
 
 def stat_fields(stat: bytes) -> list[bytes]:
@@ -102,17 +157,11 @@ def stat_fields(stat: bytes) -> list[bytes]:
     return stat.rpartition(b")")[2].split()
 
 
-def _strings(data: bytes | None) -> tuple[bytes, ...] | None:
-    """NUL-ended strings; the last one may lack its NUL where the process has written over them."""
-    if data is None:
-        return None
-    return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
-
-
-def _link(process: int, name: bytes) -> bytes | None:
+def _link(process: int, name: bytes, denied: list[str] | None = None) -> bytes | None:
     try:
         return os.readlink(name, dir_fd=process)
-    except UNREADABLE:
+    except UNREADABLE as error:
+        _note(error, os.fsdecode(name), denied)
         return None
 
 

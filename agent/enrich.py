@@ -7,44 +7,130 @@ shows those that live there, with fewer). Whoever it does not show has no detail
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from agent import procfs
-from agent.details import details
-from agent.host import ns_per_tick
-from agent.model import Snapshot, Task
+from agent import procfs, surroundings
+from agent.arguments import AtExec
+from agent.details import NOTHING, Details, details
+from agent.host import boottime_offset_ns, start_ticks
+from agent.model import Snapshot, Task, TaskState
+from exporters.remarks import name, path
 
 FIELDS = ("argv", "cwd", "env", "details")
 """What is added, by the names of the fields."""
 
+_NAMED: Final = 10  # processes in one message
+_NOTHING_SEEN: Final = AtExec()
 
-def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:
-    """Add them to the leaders that are found."""
-    inums = {namespace.id: namespace.inum for namespace in snapshot.namespaces}
-    by_birth: defaultdict[tuple[int, int], list[procfs.ProcRow]] = defaultdict(list)
-    for row in procfs.scan(proc):
-        if row.tid == row.tgid:
-            by_birth[row.numbers[-1], row.start_ns // ns_per_tick()].append(row)
 
-    def with_own(task: Task) -> Task:
-        pid = snapshot.pid(task.pid)
-        if task.pid != task.tgid or task.start_ns is None or pid is None:
+class Enriched:
+    """A snapshot with what was found, and what there is to say of what was not.
+
+    Args:
+        snapshot: of this host.
+        proc: where procfs is mounted.
+        seen: what the exec hook has seen of a process, by its tag.
+
+    Attributes:
+        snapshot: with the details of the leaders that are found. `as_of_read` has each field that was read of one of them.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, proc: Path = Path("/proc"), seen: Mapping[int, AtExec] | None = None
+    ) -> None:
+        self._proc = proc
+        self._seen = seen or {}
+        self._offset_ns = boottime_offset_ns(proc)
+        self._where = surroundings.Reader(proc)
+        self._inums = {namespace.id: namespace.inum for namespace in snapshot.namespaces}
+        self._by_birth: defaultdict[tuple[int, int], list[procfs.ProcRow]] = defaultdict(list)
+        for row in procfs.scan(proc):
+            if row.tid == row.tgid:
+                self._by_birth[row.numbers[-1], start_ticks(row.start_ns, self._offset_ns)].append(row)
+        self._unfound: list[str] = []
+        self._denied: defaultdict[str, list[str]] = defaultdict(list)
+        self._read: set[str] = set()
+        tasks = tuple([self._with_own(snapshot, task) for task in snapshot.tasks])
+        fields = [field for field in FIELDS if field in self._read]
+        self.snapshot = replace(snapshot, tasks=tasks, as_of_read=tuple(dict.fromkeys((*snapshot.as_of_read, *fields))))
+
+    def _with_own(self, snapshot: Snapshot, task: Task) -> Task:
+        if task.pid != task.tgid:
             return task
-        inum = inums.get(pid.namespaces[-1]) if pid.namespaces else None
+        found = self._details(snapshot, task)
+        if found is NOTHING:
+            if task.state is not TaskState.ZOMBIE:
+                self._unfound.append(_called(snapshot, task))
+            return task
+        for field in found.denied:
+            self._denied[field].append(_called(snapshot, task))
+        self._read.update(field for field in FIELDS if field not in found.denied)
+        return task._replace(argv=found.argv, cwd=found.cwd, env=found.env, details=found.process)
+
+    def _details(self, snapshot: Snapshot, task: Task) -> Details:
+        pid = snapshot.pid(task.pid)
+        if task.start_ns is None or pid is None:
+            return NOTHING
+        inum = self._inums.get(pid.namespaces[-1]) if pid.namespaces else None
         alike = [
             row
-            for row in by_birth.get((pid.numbers[-1], task.start_ns // ns_per_tick()), ())
+            for row in self._by_birth.get((pid.numbers[-1], start_ticks(task.start_ns, self._offset_ns)), ())
             if _match(row.numbers, pid.numbers) and (None in (row.pid_ns, inum) or row.pid_ns == inum)
         ]
         if len(alike) != 1:
-            return task
-        found = details(alike[0].tid, task.start_ns, proc)
-        return task._replace(argv=found.argv, cwd=found.cwd, env=found.env, details=found.process)
+            return NOTHING
+        return details(
+            alike[0].tid,
+            task.start_ns,
+            self._proc,
+            offset_ns=self._offset_ns,
+            seen=self._seen.get(task.pid, _NOTHING_SEEN),
+            where=self._where,
+        )
 
-    tasks = tuple([with_own(task) for task in snapshot.tasks])
-    return replace(snapshot, tasks=tasks, as_of_read=tuple(dict.fromkeys((*snapshot.as_of_read, *FIELDS))))
+    def messages(self) -> Iterator[str]:
+        """What could not be read, and what to do about it."""
+        if self._unfound and not self._read:
+            yield (
+                f"--with-argv: {self._proc} shows none of these processes, so nothing is known of their programs: it is of "
+                "another pid namespace, or hides them (hidepid): ask where they are shown"
+            )
+        elif self._unfound:
+            yield f"--with-argv: {self._proc} does not show {_some(self._unfound)}: nothing is known of their programs"
+        for field, names in sorted(self._denied.items()):
+            yield f"--with-argv: not permitted to read {field} of {_some(names)}: be root, or the user that runs them"
+        yield from unknown(self.snapshot)
+
+
+def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:
+    """Add them to the leaders that are found."""
+    return Enriched(snapshot, proc).snapshot
+
+
+def unknown(snapshot: Snapshot) -> Iterator[str]:
+    """Whose arguments or environment are not what they were started with, one line each."""
+    for task in snapshot.tasks:
+        if (told := task.details) is None:
+            continue
+        for what, why in (("arguments", told.argv_unknown), ("environment", told.env_unknown)):
+            if why is not None:
+                yield (
+                    f"{_called(snapshot, task)}: its {what}: not known: {why}. A daemon that runs with "
+                    "keep_arguments = true when it is started keeps them"
+                )
+
+
+def _called(snapshot: Snapshot, task: Task) -> str:
+    pid = snapshot.pid(task.pid)
+    return f"{path(pid.numbers) if pid else task.pid} ({name(task)})"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _match(here: Sequence[int], there: Sequence[int]) -> bool:

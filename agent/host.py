@@ -17,6 +17,9 @@ from exporters.fields import escape
 PROC_PID_INIT_INO: Final = 0xEFFFFFFC
 """Inode number of the initial pid namespace: a constant of the kernel, in its linux/proc_ns.h."""
 
+PROC_TIME_INIT_INO: Final = 0xEFFFFFFA
+"""The same of the initial time namespace."""
+
 _NS_PER_SECOND: Final = 1_000_000_000
 # The kernel lets one of these at a time lead; the others in the list (capability, yama, bpf, ...) stack below it and
 # were never the name that an image carries. Each fits the ten bytes that the image has for it.
@@ -33,6 +36,41 @@ def clock_ticks() -> int:
 def ns_per_tick() -> int:
     """Length of a clock tick, rounded as the kernel's nsec_to_clock_t() rounds it."""
     return _NS_PER_SECOND // clock_ticks()
+
+
+def boottime_offset_ns(proc: Path = Path("/proc")) -> int:
+    """What /proc adds to the start of each process, by CLOCK_BOOTTIME of the host, for this reader; in ns.
+
+    A time namespace shifts the clocks of its members, and the kernel shows each reader the starts on the reader's own
+    (``timens_add_boottime_ns()`` in fs/proc/array.c).
+
+    Raises:
+        HostError: the kernel does not tell: it shows the offsets of the namespace for the next child, and this process
+            has unshared that and not forked since.
+    """
+    own, for_children = _links(proc / "self/ns", "time", "time_for_children")
+    if own in ("", f"time:[{PROC_TIME_INIT_INO}]"):
+        return 0
+    if own != for_children:
+        raise HostError(
+            "this process has unshared its time namespace and is in the old one, whose offset the kernel does not tell: "
+            "ask from a child of it"
+        )
+    for line in _text(proc / "self/timens_offsets").splitlines():
+        name, seconds, ns = line.split()
+        if name == "boottime":
+            return int(seconds) * _NS_PER_SECOND + int(ns)
+    return 0
+
+
+def start_ticks(start_ns: int, offset_ns: int) -> int:
+    """The start of a process as /proc shows it.
+
+    Args:
+        start_ns: by CLOCK_BOOTTIME of the host.
+        offset_ns: from boottime_offset_ns().
+    """
+    return (start_ns + offset_ns) // ns_per_tick()
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:
@@ -113,6 +151,19 @@ def _cpu_flags(cpuinfo: str) -> frozenset[str]:
 def _major_lsm(listed: str) -> str:
     """The security module that leads, in the words of an image."""
     return next((name for name in listed.strip().split(",") if name in _MAJOR_LSMS), "lsm_none")
+
+
+def _links(folder: Path, *names: str) -> list[str]:
+    """Where the links of a folder lead; empty where this kernel lacks one."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return [""] * len(names)
+    try:
+        there = os.listdir(descriptor)
+        return [os.readlink(name, dir_fd=descriptor) if name in there else "" for name in names]
+    finally:
+        os.close(descriptor)
 
 
 def _text(path: Path) -> str:

@@ -208,6 +208,27 @@ class Capabilities(NamedTuple):
     ambient: int
 
 
+class Surroundings(NamedTuple):
+    """What gives a process's paths and ids a meaning; see agent.surroundings. None: not told.
+
+    Attributes:
+        root: path of its root directory, as the reader saw it.
+        root_id: device and inode number of that.
+        mounts: check sum of what is mounted where, below that root.
+        mount_namespace, user_namespace: inode numbers.
+        own_ids: ids mean something else in its user namespace than around it, or it has capabilities there.
+        apart: what it did not share with the reader: ``root``, ``mounts``, ``user``.
+    """
+
+    root: bytes | None = None
+    root_id: tuple[int, ...] | None = None
+    mounts: int | None = None
+    mount_namespace: int | None = None
+    user_namespace: int | None = None
+    own_ids: bool | None = None
+    apart: tuple[str, ...] | None = None
+
+
 class ProcessDetails(NamedTuple):
     """What starting a process anew takes beside its arguments, folder and environment. None is: not told.
 
@@ -222,6 +243,9 @@ class ProcessDetails(NamedTuple):
         no_new_privs: prctl(PR_SET_NO_NEW_PRIVS) is in force.
         umask: of its main thread; None also where it has exited.
         execed: it has called exec since its birth; else it runs what its creator ran.
+        called: path by which it, or its creator, called its program: a link to `exe`, or a script that `exe` interprets.
+        argv_unknown, env_unknown: why its arguments, or its environment, are not known though it has some, for people.
+        surroundings: see Surroundings.
     """
 
     exe: bytes | None = None
@@ -233,6 +257,10 @@ class ProcessDetails(NamedTuple):
     no_new_privs: bool | None = None
     umask: int | None = None
     execed: bool | None = None
+    called: bytes | None = None
+    argv_unknown: str | None = None
+    env_unknown: str | None = None
+    surroundings: Surroundings | None = None
 
 
 class Task(NamedTuple):

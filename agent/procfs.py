@@ -23,7 +23,7 @@ import psutil
 
 from agent.details import UNREADABLE, opened, read_at, stat_fields
 from agent.errors import HostError
-from agent.host import ns_per_tick
+from agent.host import boottime_offset_ns, ns_per_tick
 
 NAMESPACE_WITHOUT_INIT: Final = 0
 """``pid_ns_for_children`` of a task that unshared its pid namespace and has not forked since: it has no number yet."""
@@ -53,8 +53,8 @@ class ProcRow:
         tgid_numbers, pgid_numbers, sid_numbers: of its thread group, process group and session. As many as `numbers`:
             a group or session from further outside has 0 at the levels that do not see it, and one from further inside
             is cut at the task's own level.
-        start_ns: birth, by CLOCK_BOOTTIME of the reader's time namespace, but only to the clock tick (10 ms): the
-            kernel rounds down.
+        start_ns: birth, by CLOCK_BOOTTIME of the host, but only to the clock tick (10 ms): the kernel rounds down what
+            the reader's own clock shows. host.start_ticks() makes two of them comparable.
         state: letter of proc(5): R, S, D, T, t, Z, I, ... Never X, which is a task on its way out.
         exit_code: raw wait status of a zombie; None for the living, and where we have no right to know (the kernel
             shows a 0 that means nothing).
@@ -99,14 +99,17 @@ def scan(root: Path = Path("/proc")) -> list[ProcRow]:
     A process that we may not even look at (hidepid) is left out: /proc offers nothing to make a row of.
 
     Raises:
-        HostError: there is no procfs at `root`.
+        HostError: there is no procfs at `root`; or see host.boottime_offset_ns().
     """
+    offset_ns = boottime_offset_ns(root)
     processes = {tgid: rows for tgid in _pids(root) if (rows := _process(root, tgid))}
     _mend(root, processes)
     parents = _parent_threads(root, processes)
     # A row that no longer names the group whose thread was found was adopted between the two reads: it keeps its own.
     exact = (
-        replace(row, ppid=parents.get((row.ppid, row.tgid), row.ppid)) for group in processes.values() for row in group
+        replace(row, ppid=parents.get((row.ppid, row.tgid), row.ppid), start_ns=max(row.start_ns - offset_ns, 0))
+        for group in processes.values()
+        for row in group
     )
     # A number that was freed and taken again during the scan is met twice: the younger task has it now.
     return list({row.tid: row for row in sorted(exact, key=lambda row: (row.tid, row.start_ns))}.values())

@@ -3,8 +3,10 @@
 
     tty      = {name, pgrp: ref | -4096, old_pgrp: ref | -4096}
     fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
-    details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed}
+    details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed,
+                called, argv_unknown, env_unknown, surroundings}
     caps     = {inheritable, permitted, effective, bounding, ambient}
+    surroundings = {root, root_id: [device, inode], mounts, mount_namespace, user_namespace, own_ids, apart}
 
 A ref is as in exporters.facts; -4096 says that there is no pid object, null that nobody knows.
 """
@@ -21,6 +23,7 @@ from agent.model import (
     OwnerType,
     PidRef,
     ProcessDetails,
+    Surroundings,
     Task,
     Terminal,
 )
@@ -28,6 +31,7 @@ from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 
 _TYPES: tuple[OwnerType, ...] = ("tid", "pid", "pgrp")
 _IDS = ("real", "effective", "saved", "fs")
+_WHERE_TOLD = ("called", "argv_unknown", "env_unknown", "surroundings")  # no key where they say nothing
 _UMASK_MAX = 0o777
 _SPECIAL = (0, CKPT_PID_NULL, CKPT_PID_ROOT)
 
@@ -70,8 +74,9 @@ def owners_document(owners: Sequence[FileOwner]) -> list[dict[str, object]]:
 def details_document(details: ProcessDetails) -> dict[str, object]:
     """The map of a process's details, keys sorted."""
     found = details._asdict()
-    found["caps"] = None if details.caps is None else dict(sorted(details.caps._asdict().items()))
-    return dict(sorted(found.items()))
+    for key, value in (("caps", details.caps), ("surroundings", details.surroundings)):
+        found[key] = None if value is None else dict(sorted(value._asdict().items()))
+    return {key: value for key, value in sorted(found.items()) if value is not None or key not in _WHERE_TOLD}
 
 
 def read_terminal(fields: Fields, ref: RefReader) -> Terminal:
@@ -104,6 +109,26 @@ def read_details(fields: Fields) -> ProcessDetails:
         no_new_privs=fields.flag("no_new_privs"),
         umask=fields.maybe_integer("umask", 0, _UMASK_MAX),
         execed=fields.flag("execed"),
+        called=fields.raw("called"),
+        argv_unknown=_text(fields, "argv_unknown"),
+        env_unknown=_text(fields, "env_unknown"),
+        surroundings=_surroundings(fields.map("surroundings")) if fields.has("surroundings") else None,
+    )
+
+
+def _text(fields: Fields, key: str) -> str | None:
+    return fields.text(key) if fields.has(key) else None
+
+
+def _surroundings(fields: Fields) -> Surroundings:
+    return Surroundings(
+        root=fields.raw("root"),
+        root_id=fields.integers("root_id", 0, U64_MAX) if fields.has("root_id") else None,
+        mounts=fields.maybe_integer("mounts", 0, U32_MAX),
+        mount_namespace=fields.maybe_integer("mount_namespace", 0, U64_MAX),
+        user_namespace=fields.maybe_integer("user_namespace", 0, U64_MAX),
+        own_ids=fields.flag("own_ids"),
+        apart=fields.texts("apart") if fields.has("apart") else None,
     )
 
 

@@ -49,8 +49,11 @@ _HEADER = (
     "arch arch_id constants lsm_info rev uflags"
 )
 _DETAILS = _shape(
-    "exe deleted_exe uids gids groups caps no_new_privs umask execed",
-    {"caps": _shape("inheritable permitted effective bounding ambient")},
+    "exe deleted_exe uids gids groups caps no_new_privs umask execed called argv_unknown env_unknown surroundings",
+    {
+        "caps": _shape("inheritable permitted effective bounding ambient"),
+        "surroundings": _shape("root root_id mounts mount_namespace user_namespace own_ids apart"),
+    },
 )
 _COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons"
 

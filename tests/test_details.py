@@ -45,11 +45,15 @@ def test_strings_keep_their_bytes(tmp_path: Path) -> None:
     )
 
 
-def test_an_overwritten_command_line_may_lack_its_end(tmp_path: Path) -> None:
-    """Daemons write a title over their arguments."""
-    a_process(tmp_path, cmdline=b"nginx: worker process", environ=b"")
+def test_a_title_that_runs_over_the_arguments_is_not_taken_for_them(tmp_path: Path) -> None:
+    """Daemons write one there, and into the environment behind; what was there before is not known, and that is said."""
+    a_process(tmp_path, cmdline=b"nginx: worker process", environ=b" process\0\0\0", status=STATUS)
+    told = details(PID, START_NS, tmp_path)
 
-    assert Details((b"nginx: worker process",), None, ()) == details(PID, START_NS, tmp_path)
+    assert (told.argv, told.env) == (None, None)
+    assert told.process is not None
+    assert told.process.argv_unknown == "its end has been written over, as by a title"
+    assert told.process.env_unknown == "it has been written over, as by a title"
 
 
 def test_a_process_without_memory_has_no_strings(tmp_path: Path) -> None:

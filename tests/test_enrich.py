@@ -2,11 +2,12 @@
 """Whose details a snapshot is given: invented processes, found from the same namespace, from above and from below."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.enrich import with_details
+from agent.enrich import Enriched, with_details
 from agent.model import Namespace, Snapshot, TaskState
 from tests.builders import a_snapshot, a_task
 
@@ -96,3 +97,55 @@ def test_this_process_is_found_on_this_host() -> None:
     assert told.cwd == os.fsencode(Path.cwd())
     assert told.details is not None
     assert told.details.uids == (*os.getresuid(), os.geteuid())
+
+
+def in_a_time_namespace(proc: Path, days: int) -> None:
+    """An invented /proc whose reader is in one."""
+    (proc / "self/ns").mkdir(parents=True)
+    for name in ("time", "time_for_children"):
+        (proc / "self/ns" / name).symlink_to("time:[4026532001]")
+    (proc / "self/timens_offsets").write_text(f"monotonic 0 0\nboottime {days * 86400} 3000000\n")
+
+
+def test_a_reader_in_a_time_namespace_finds_the_same(tmp_path: Path) -> None:
+    """Its /proc has all starts shifted by its offset, and rounded only then."""
+    in_a_time_namespace(tmp_path, 1)
+    start_ns = 5 * TICK_NS + 8_000_000
+    a_process(tmp_path, 71, (71, 1), ticks=8640000 + 6, inum=OUTER)
+    snapshot = a_container()
+    tasks = (snapshot.tasks[0]._replace(start_ns=start_ns), *snapshot.tasks[1:])
+
+    assert found(with_details(replace(snapshot, tasks=tasks), tmp_path))[0] == (b"x-71",)
+
+
+def test_what_was_read_of_nobody_is_not_called_read_and_is_said(tmp_path: Path) -> None:
+    """This /proc is another's."""
+    a_process(tmp_path, 5, (5,), ticks=1, inum=INNER)
+    enriched = Enriched(a_container(), tmp_path)
+
+    assert enriched.snapshot.as_of_read == ("tty",)
+    assert [line.partition(",")[0] for line in enriched.messages()] == [
+        f"--with-argv: {tmp_path} shows none of these processes"
+    ]
+
+
+def test_who_was_not_found_is_named(tmp_path: Path) -> None:
+    """The others are told of; a zombie's having nothing is no news."""
+    a_process(tmp_path, 71, (71, 1), ticks=5, inum=OUTER)
+
+    assert list(Enriched(a_container(), tmp_path).messages()) == [
+        f"--with-argv: {tmp_path} does not show 2/1 (task-2): nothing is known of their programs"
+    ]
+
+
+def test_a_title_is_said_with_whom_it_is_of_and_what_to_do(tmp_path: Path) -> None:
+    """While the original still lives."""
+    for tid, numbers, ticks in ((71, (71, 1), 5), (72, (72, 2, 1), 6)):
+        a_process(tmp_path, tid, numbers, ticks=ticks, inum=None)
+    (tmp_path / "71/cmdline").write_bytes(b"x: a title")
+    lines = list(Enriched(a_container(), tmp_path).messages())
+
+    assert [line.partition(". A daemon")[0] for line in lines] == [
+        "1 (task-1): its arguments: not known: its end has been written over, as by a title",
+        "1 (task-1): its environment: not known: it has been written over, as by a title",
+    ]

@@ -137,3 +137,43 @@ def test_a_device_is_named_as_below_dev(tmp_path: Path) -> None:
     names = [host.device_name(os.makedev(*number), tmp_path) for number in ((136, 0), (136, 300), (4, 64), (4, 65))]
 
     assert names == [b"pts/0", b"pts/300", b"ttyS0", None]
+
+
+def a_time_namespace(proc: Path, own: int, for_children: int, offsets: str = "") -> None:
+    """An invented /proc of a process in it."""
+    (proc / "self/ns").mkdir(parents=True)
+    (proc / "self/ns/time").symlink_to(f"time:[{own}]")
+    (proc / "self/ns/time_for_children").symlink_to(f"time:[{for_children}]")
+    a_file(proc / "self/timens_offsets", offsets)
+
+
+OFFSETS = "monotonic           7         0\nboottime       -86400 500000000\n"
+
+
+def test_starts_are_shifted_by_the_readers_time_namespace(tmp_path: Path) -> None:
+    """Seconds and nanoseconds, of which only the first may be negative."""
+    a_time_namespace(tmp_path, 4026532001, 4026532001, OFFSETS)
+    offset_ns = host.boottime_offset_ns(tmp_path)
+
+    assert offset_ns == -86400 * 10**9 + 500_000_000
+    assert host.start_ticks(86400 * 10**9, offset_ns) == 50
+
+
+def test_the_initial_time_namespace_shifts_nothing(tmp_path: Path) -> None:
+    """What is shown then is of the namespace for the next child."""
+    a_time_namespace(tmp_path, host.PROC_TIME_INIT_INO, 4026532001, OFFSETS)
+
+    assert host.boottime_offset_ns(tmp_path) == 0
+
+
+def test_an_offset_that_the_kernel_does_not_tell_is_no_offset_of_0(tmp_path: Path) -> None:
+    """After a second unshare, before the next fork."""
+    a_time_namespace(tmp_path, 4026532001, 4026532002, OFFSETS)
+
+    with pytest.raises(HostError, match="ask from a child of it"):
+        host.boottime_offset_ns(tmp_path)
+
+
+def test_a_kernel_without_time_namespaces_shifts_nothing(tmp_path: Path) -> None:
+    """Before v5.6 there were none."""
+    assert host.boottime_offset_ns(tmp_path) == 0

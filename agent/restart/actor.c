@@ -222,6 +222,7 @@ _Noreturn void actor_run(void *index)
 	uint32_t at = program.actors[me].first_step;
 	uint32_t end_at = at + program.actors[me].step_count;
 	struct robust robust;
+	char *section;
 
 	come_to_life(me, &robust);
 	for (; at < end_at; at++) {
@@ -241,6 +242,7 @@ _Noreturn void actor_run(void *index)
 		mark_done(at);
 	}
 	wait_at_least(&program.state->release, 1);
+	section = actor_prepare(me);
 	if (at < end_at) {
 		show_held(me);
 		bump(&program.state->released);
@@ -249,5 +251,5 @@ _Noreturn void actor_run(void *index)
 		mark_done(at);
 		stop(me);
 	}
-	actor_settle(me);
+	actor_settle(me, section);
 }

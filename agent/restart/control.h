@@ -58,12 +58,14 @@ enum doing {		/* the call by which a task that is to run something was stopped *
 	DOING_PDEATHSIG,
 	DOING_CHDIR,
 	DOING_EXECVE,
+	DOING_DUMPABLE,
 };
 
 /* run_entry.flags */
 #define RIGHTS_GIVEN 1u		/* it takes the rights below; else it keeps those that it has */
 #define RIGHTS_GROUPS 2u	/* also the groups: who may not set them has the right ones already */
 #define RIGHTS_NO_NEW_PRIVS 4u
+#define RIGHTS_IDS 8u		/* it runs nothing, and takes ids and groups alone */
 
 struct message {
 	uint32_t kind;
@@ -84,7 +86,7 @@ struct answer {
 };
 
 struct run_entry {
-	uint64_t path;			/* 0: it holds */
+	uint64_t path;			/* 0: it holds; what is below is then for it, too */
 	uint64_t argv;			/* of an array of offsets that ends with 0 */
 	uint64_t envp;
 	uint64_t cwd;			/* 0: stays where it is */

@@ -34,6 +34,7 @@ RUN_ENTRY: Final = struct.Struct("=" + "".join(code for _, code in RUN_ENTRY_FIE
 RIGHTS_GIVEN: Final = 1  # it takes the rights that the entry has
 RIGHTS_GROUPS: Final = 2  # the groups too
 RIGHTS_NO_NEW_PRIVS: Final = 4
+RIGHTS_IDS: Final = 8  # it runs nothing, and takes the ids
 
 FD_PROGRAM: Final = 3
 FD_CONTROL: Final = 4
@@ -99,6 +100,7 @@ class Doing(IntEnum):
     PDEATHSIG = 11
     CHDIR = 12
     EXECVE = 13
+    DUMPABLE = 14
 
 
 class Message(NamedTuple):
@@ -123,6 +125,7 @@ class Rights(NamedTuple):
         caps: before exec().
         no_new_privs: as prctl() has it.
         umask: of new files.
+        ids_only: it runs nothing, and takes ids and groups: of the rest what the kernel leaves with these.
     """
 
     uid: int
@@ -133,13 +136,14 @@ class Rights(NamedTuple):
     caps: Capabilities
     no_new_privs: bool
     umask: int
+    ids_only: bool = False
 
 
 class Program(NamedTuple):
     """What a task is to run.
 
     Attributes:
-        path: of the file, no search.
+        path: of the file, no search; empty: it runs none, and holds.
         argv: its arguments, its name first.
         env: the environment, as NAME=value.
         cwd: where to be; None: where the guard is.
@@ -174,7 +178,7 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
     for each in programs.values():
         lists += [each.argv, each.env]
     texts = {text for one in lists for text in one}
-    texts |= {each.path for each in programs.values()} | {each.cwd for each in programs.values() if each.cwd}
+    texts |= {text for each in programs.values() for text in (each.path, each.cwd) if text}
     arrays_at = RUN_ENTRY.size * actors
     groups_at = arrays_at + 8 * sum(len(each.argv) + len(each.env) + 2 for each in programs.values())
     texts_at = groups_at + 4 * sum(len(each.rights.groups or ()) for each in programs.values() if each.rights)
@@ -193,7 +197,8 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
             arrays += struct.pack(f"={len(one) + 1}Q", *(places[text] for text in one), 0)
         cwd = places[each.cwd] if each.cwd else 0
         rights = _packable(each.rights, groups_at + len(groups))
-        RUN_ENTRY.pack_into(entries, RUN_ENTRY.size * actor, places[each.path], *at, cwd, *rights)
+        path = places[each.path] if each.path else 0
+        RUN_ENTRY.pack_into(entries, RUN_ENTRY.size * actor, path, *at, cwd, *rights)
         mine = (each.rights.groups if each.rights else None) or ()
         groups += struct.pack(f"={len(mine)}I", *mine)
     return bytes(entries + arrays + groups + data)
@@ -204,7 +209,7 @@ def _packable(rights: Rights | None, groups_at: int) -> tuple[int, ...]:
     if rights is None:
         return (0,) * 14
     flags = (
-        RIGHTS_GIVEN
+        (RIGHTS_IDS if rights.ids_only else RIGHTS_GIVEN)
         | (RIGHTS_GROUPS if rights.groups is not None else 0)
         | (RIGHTS_NO_NEW_PRIVS if rights.no_new_privs else 0)
     )

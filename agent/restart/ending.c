@@ -100,7 +100,7 @@ static void commit_fault(int number)
 	case SIGBUS:
 		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to be touched */
 		page = map(4096, MAP_SHARED, (int)fd, 0);
-		if (page)
+		if (!refusal(page))
 			*(volatile char *)page = 0;
 		break;
 	}

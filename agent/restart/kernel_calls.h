@@ -259,7 +259,26 @@ static inline void *map(size_t size, int flags, int fd, uint64_t offset)
 {
 	long at = CALL6(mmap, 0, size, PROT_READ | PROT_WRITE, flags, fd, offset);
 
-	return at < 0 && at > -4096 ? NULL : (void *)at;
+	return (void *)at;
+}
+
+/* What a call that answers with an address has answered instead: negative errno; 0: an address. */
+static inline long refusal(const void *at)
+{
+	return (long)at < 0 && (long)at > -4096 ? (long)at : 0;
+}
+
+/* Standard streams become /dev/null; negative errno where that cannot be opened. */
+static inline long streams_to_null(void)
+{
+	long null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
+
+	for (int stream = 0; null >= 0 && stream < 3; stream++)
+		if (stream != null)
+			CALL3(dup3, null, stream, 0);
+	if (null > 2)
+		CALL1(close, null);
+	return null;
 }
 
 static inline uint64_t now_ns(void)

@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.control import Program
 from agent.restart.plan import Plan
 from agent.restart.rebuild import name_of
-from agent.restart.rights import Host, obstacles, recorded, this_host
+from agent.restart.rights import Host, held, obstacles, recorded, this_host
 
 
 def split_command(text: str) -> list[str]:
@@ -100,10 +100,10 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
 
     Raises:
         UsageError: the image has no details.
-        RefusedError: some cannot be started again as they were; all of them are named.
+        RefusedError: some cannot be started again as they were, all of them are named; or none has called exec.
     """
     host = host or this_host(pidns=plan.pidns)
-    refused, held = [], []
+    refused, waiting = [], []
     programs = {}
     living = [*_living(snapshot, plan), *_leaderless(snapshot, plan)]
     if all(task.details is None for _, task in living):
@@ -111,16 +111,56 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
     for index, task in living:
         who = name_of(plan.actors[index])
         if task.details is not None and task.details.execed is False:
-            held.append(f"{who} has only forked, and holds")
+            waiting.append(f"{who} has only forked, and holds")
             continue
-        reasons = list(obstacles(task, host))
+        reasons = list(obstacles(task, host, snapshot.boot_id))
         if reasons:
             refused.append(f"{who}: {'; '.join(reasons)}")
         else:
             programs[index] = recorded(task, host)
     if refused:
         raise RefusedError("--run argv: these cannot be started again as they were", refused)
-    return programs, held
+    if not programs:
+        raise RefusedError(
+            "--run argv: there is nothing to run, for no process of the image has called exec: they would all hold, "
+            "which is --run hold",
+            waiting,
+        )
+    return programs, waiting
+
+
+def holding(
+    snapshot: Snapshot, plan: Plan, running: Collection[int], host: Host | None = None
+) -> tuple[dict[int, Program], list[str]]:
+    """What those take that run nothing: their own ids.
+
+    Args:
+        snapshot, plan: what is to be rebuilt.
+        running: actors that run a program.
+        host: as in own_arguments().
+
+    Returns:
+        By actor; and, for people, who cannot have them.
+    """
+    host = host or this_host(pidns=plan.pidns)
+    found, without = {}, []
+    leaders = {task.tgid: task for task in snapshot.tasks if task.pid == task.tgid}
+    for index, task in zip(plan.tasks, snapshot.tasks, strict=True):
+        if plan.actors[index].leader in running or task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER):
+            continue
+        leader = leaders.get(task.tgid)
+        if leader is not None and (leader.uid, leader.gid) == (task.uid, task.gid):
+            task = task._replace(details=leader.details)
+        try:
+            program = held(task, host)
+        except RefusedError as error:
+            without.append(
+                f"{name_of(plan.actors[index])} holds under the ids of the caller: {error} cannot be had here"
+            )
+        else:
+            if program is not None:
+                found[index] = program
+    return found, without
 
 
 def at_their_beginning(snapshot: Snapshot) -> Snapshot:

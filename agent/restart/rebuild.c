@@ -65,20 +65,21 @@ static void map_program(void)
 	size_t size, state_size, words;
 	char *at;
 	uint32_t *word;
+	long answer = CALL4(pread64, FD_PROGRAM, &head, sizeof(head), 0);
 
-	if (CALL4(pread64, FD_PROGRAM, &head, sizeof(head), 0) != sizeof(head) || head.magic != PROGRAM_MAGIC
-	    || head.version != PROGRAM_VERSION || !head.actors)
-		give_up(SETUP_PROGRAM, -ENOEXEC);
+	if (answer != sizeof(head) || head.magic != PROGRAM_MAGIC || head.version != PROGRAM_VERSION || !head.actors)
+		give_up(SETUP_PROGRAM, answer < 0 ? answer : 0);
 	size = sizeof(head) + head.actors * sizeof(struct program_actor) + head.steps * sizeof(struct program_step)
 	       + ((size_t)head.dependencies + head.numbers) * 4;
 	size = (size + 7) & ~(size_t)7;
 	at = map(size + sizeof(struct answer) + head.actors * sizeof(int32_t), MAP_SHARED, FD_PROGRAM, 0);
-	words = 2 * (size_t)head.steps + 3 * (size_t)head.actors;
+	words = 2 * (size_t)head.steps + 5 * (size_t)head.actors;
 	state_size = (sizeof(struct state) + 63) & ~(size_t)63;
 	program.state = map(state_size + words * 4, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	program.stacks = map((size_t)head.actors * ACTOR_STACK, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (!at || !program.state || !program.stacks)
-		give_up(SETUP_PROGRAM, -ENOMEM);
+	if (refusal(at) || refusal(program.state) || refusal(program.stacks))
+		give_up(SETUP_PROGRAM, refusal(at) ? refusal(at)
+				       : refusal(program.state) ? refusal(program.state) : refusal(program.stacks));
 	program.head = (struct program_head *)at;
 	program.actors = (struct program_actor *)(program.head + 1);
 	program.steps = (struct program_step *)(program.actors + head.actors);
@@ -92,6 +93,8 @@ static void map_program(void)
 	program.alive = array(&word, head.actors);
 	program.asked = array(&word, head.actors);
 	program.ending = array(&word, head.actors);
+	program.runs = array(&word, head.actors);
+	program.members = array(&word, head.actors);
 	for (uint32_t n = 0; n < head.dependencies; n++)
 		program.needed[program.dependencies[n]] = 1;
 	for (uint32_t n = 0; n < head.steps; n++)
@@ -161,11 +164,11 @@ static void open_channels(void)
 	int pair[2], yes = 1;
 	uint64_t all = ~(uint64_t)0, watched = 0;
 	static const int numbers[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, 1};
-	long wake = CALL2(eventfd2, 0, O_CLOEXEC | SOCK_NONBLOCK);
+	long wake = CALL2(eventfd2, 0, O_CLOEXEC | SOCK_NONBLOCK), answer = 0;
 
 	CALL4(rt_sigprocmask, SIG_BLOCK, &all, 0, sizeof(all));
-	if (wake < 0 || CALL4(socketpair, AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, pair))
-		give_up(SETUP_SOCKETS, wake < 0 ? wake : -EMFILE);
+	if (wake < 0 || (answer = CALL4(socketpair, AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, pair)))
+		give_up(SETUP_SOCKETS, wake < 0 ? wake : answer);
 	CALL5(setsockopt, pair[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes));
 	/* Out of one another's way first: any of them may have a number that is to be another's. */
 	wake = CALL3(fcntl, wake, 0, 20);
@@ -194,7 +197,7 @@ static void share_memory(void)
 	char *copy = map(size, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	char *stack = (char *)((uintptr_t)guard.stack & ~(uintptr_t)(PAGE - 1));
 
-	if (copy) {
+	if (!refusal(copy)) {
 		memcpy(copy, begin, (size_t)(_end - begin));
 		CALL5(mremap, copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, begin);
 	}
@@ -220,7 +223,7 @@ static void outlive_guard(void)
 	struct signal_action action = {(uint64_t)(uintptr_t)end_without_guard, SA_ONSTACK | SA_RESTORER,
 				       (uint64_t)(uintptr_t)end_without_guard, ~(uint64_t)0};
 
-	if (stack.base) {
+	if (!refusal(stack.base)) {
 		CALL2(sigaltstack, &stack, 0);
 		CALL4(rt_sigaction, SIGTERM, &action, 0, 8);
 	}
@@ -260,14 +263,9 @@ static void begin_tree(void *index)
 	if (guard_is_gone())
 		leave(1);
 	if (program.head->flags & PROGRAM_NO_STDIO) {
-		null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
+		null = streams_to_null();
 		if (null < 0)
 			fail(REASON_SETUP, SETUP_STDIO, NO_ACTOR, (int)-null);
-		for (int stream = 0; stream < 3; stream++)
-			if (stream != null)
-				CALL3(dup3, null, stream, 0);
-		if (null > 2)
-			CALL1(close, null);
 	}
 	actor_run(index);
 }

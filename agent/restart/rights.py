@@ -16,11 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent.model import Capabilities, ProcessDetails, Task, TaskState
+from agent import surroundings
+from agent.errors import RefusedError
+from agent.host import boot_id
+from agent.model import Capabilities, ProcessDetails, Surroundings, Task, TaskState
 from agent.restart.control import Program, Rights
 
 _ALL: Final = (1 << 64) - 1
 _SYS_ADMIN: Final = 21
+_NO_CAPABILITIES: Final = Capabilities(0, 0, 0, 0, 0)
 
 
 class Host(NamedTuple):
@@ -31,6 +35,8 @@ class Host(NamedTuple):
         groups: the only ones that can be had; None: any.
         bounding: capabilities that can be had.
         no_new_privs: is in force for ever.
+        boot_id: of this boot; empty: not known.
+        surroundings: in which a program that is started here would live.
     """
 
     uids: tuple[range, ...]
@@ -38,17 +44,21 @@ class Host(NamedTuple):
     groups: frozenset[int] | None
     bounding: int
     no_new_privs: bool
+    boot_id: str = ""
+    surroundings: Surroundings = Surroundings()
 
 
 def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
     """What this process may give. Who may not administer gets a user namespace, which has his own ids and no others."""
     lines = {key: value for key, _, value in (x.partition(":") for x in (proc / "self/status").read_text().split("\n"))}
     bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"].strip() == "1"
+    here = boot_id(proc), surroundings.Reader(proc).own
     if int(lines["CapEff"], 16) >> _SYS_ADMIN & 1:
-        return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs)
+        return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs, *here)
     uid, gid = os.geteuid(), os.getegid()
     own = range(uid, uid + 1), range(gid, gid + 1)
-    return Host((own[0],), (own[1],), frozenset(os.getgroups()), _ALL if pidns else bounding, no_new_privs)
+    groups = frozenset(os.getgroups())
+    return Host((own[0],), (own[1],), groups, _ALL if pidns else bounding, no_new_privs, *here)
 
 
 def _ranges(path: Path) -> tuple[range, ...]:
@@ -56,8 +66,21 @@ def _ranges(path: Path) -> tuple[range, ...]:
     return tuple(range(first, first + count) for first, _, count in rows)
 
 
-def obstacles(task: Task, host: Host) -> Iterator[str]:
-    """Why a process cannot be started again as it was, as far as that can be known before; empty if it can."""
+_STRANGE: Final = {
+    "root": "its root directory",
+    "mounts": "its mounts",
+    "user": "its user namespace",
+}
+
+
+def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
+    """Why a process cannot be started again as it was, as far as that can be known before; empty if it can.
+
+    Args:
+        task: of an image.
+        host: what may be given here.
+        boot: id of the boot in which it was captured.
+    """
     details = task.details
     if details is None:
         yield "nothing is known of its program and rights"
@@ -67,10 +90,19 @@ def obstacles(task: Task, host: Host) -> Iterator[str]:
         return
     if details.deleted_exe is not None:
         yield f"its program was deleted: {os.fsdecode(details.deleted_exe)}"
+    if details.surroundings is not None:
+        same = bool(boot) and boot == host.boot_id
+        if strange := surroundings.strange(details.surroundings, host.surroundings, same_boot=same):
+            what = ", ".join(_STRANGE.get(each, each) for each in strange)
+            yield f"it lived elsewhere, and {what} would be others here: run restart where it lived, or a command there"
+            return
+    for what, why in (("arguments", details.argv_unknown), ("environment", details.env_unknown)):
+        if why is not None:
+            yield f"its {what}: not known: {why}"
     known = {
-        "arguments": task.argv,
+        "arguments": task.argv if details.argv_unknown is None else (),
         "folder": task.cwd,
-        "environment": task.env,
+        "environment": task.env if details.env_unknown is None else (),
         "program": details.exe or details.deleted_exe,
         "user": details.uids,
         "group": details.gids,
@@ -192,4 +224,45 @@ def recorded(task: Task, host: Host) -> Program:
         no_new_privs=bool(details.no_new_privs),
         umask=details.umask,
     )
-    return Program(known.exe, task.argv, task.env or (), task.cwd, rights)
+    return Program(_path(known.exe, task), task.argv, task.env or (), task.cwd, rights)
+
+
+def _path(exe: bytes, task: Task) -> bytes:
+    """The path by which a process called its program, where that leads to the same file still; else the program's own.
+
+    Its last part becomes the name of the process, and may be what the program goes by: a link named ``ls`` to busybox.
+    """
+    called = task.details.called if task.details is not None else None
+    if called is None:
+        return exe
+    path = os.path.join(task.cwd or b"/", called)
+    try:
+        return path if os.path.samefile(path, exe) else exe
+    except OSError:
+        return exe
+
+
+def held(task: Task, host: Host) -> Program | None:
+    """What a task takes that runs nothing: its own ids, if they are not this process's already.
+
+    Returns:
+        None where it needs nothing.
+
+    Raises:
+        RefusedError: it cannot have them here.
+    """
+    details = task.details
+    uids, gids, groups = (details.uids, details.gids, details.groups) if details is not None else (None, None, None)
+    if task.uid is None or task.gid is None:
+        return None
+    uid, euid = uids[:2] if uids is not None else (task.uid, task.uid)
+    gid, egid = gids[:2] if gids is not None else (task.gid, task.gid)
+    if os.getresuid() == (uid, euid, euid) and os.getresgid() == (gid, egid, egid):
+        return None
+    strange = [f"user {one}" for one in {uid, euid} if not any(one in each for each in host.uids)]
+    strange += [f"group {one}" for one in {gid, egid} if not any(one in each for each in host.gids)]
+    if strange or host.groups is not None:
+        raise RefusedError(", ".join(strange) or "its ids")
+    known = [one for one in groups or () if any(one in each for each in host.gids)]
+    rights = Rights(uid, euid, gid, egid, tuple(known), _NO_CAPABILITIES, no_new_privs=False, umask=0, ids_only=True)
+    return Program(b"", (), (), None, rights)

@@ -43,7 +43,7 @@ void show_held(uint32_t me)
 		.start_stack = (uintptr_t)program.stacks, .exe_fd = ~0u,
 	};
 
-	if (!text)
+	if (!text || refusal(text))
 		return;
 	at = append(at, actor->tag ? "ckptree: held " : "ckptree: reaper");
 	if (actor->tag) {
@@ -115,42 +115,59 @@ static _Noreturn void reap(void)
 		CALL1(exit_group, 0);
 }
 
-_Noreturn void actor_settle(uint32_t me)
+/*
+ * Take the rights that the release says, and what else a section of its own has for this actor. Before it counts as
+ * released, and before it stops: whoever detaches then knows that nobody was refused his rights. NULL: there is none.
+ */
+char *actor_prepare(uint32_t me)
 {
-	struct state *state = program.state;
 	const struct program_actor *actor = &program.actors[me];
-	const struct run_entry *entry = NULL, *group;
-	char *section = NULL;
+	char *section;
 
+	if (load(&program.state->release) != RUN_SECTION || (!me && (program.head->flags & PROGRAM_REAPER)))
+		return NULL;
+	/* Its leader's exec() takes a thread away at any moment. */
+	if ((actor->flags & ACTOR_THREAD) && program.runs[actor->leader])
+		return NULL;
+	section = map(program.state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM, program.state->run_offset);
+	if (refusal(section))
+		cannot_run(me, DOING_MMAP, refusal(section));
+	take_rights(me, section);
+	return section;
+}
+
+/* Nothing of the caller's stays open, but not before the last thread that shares the table has done with it. */
+static void let_go(uint32_t leader)
+{
+	if (__atomic_sub_fetch(&program.members[leader], 1, __ATOMIC_ACQ_REL))
+		return;
+	if (!(program.head->flags & PROGRAM_NO_STDIO))
+		streams_to_null();
+	CALL3(close_range, 3, ~0u, 0);
+}
+
+_Noreturn void actor_settle(uint32_t me, char *section)
+{
+	const struct program_actor *actor = &program.actors[me];
+
+	actor_disarm(me);
 	if (!me && (program.head->flags & PROGRAM_REAPER)) {
-		actor_disarm(me);
-		CALL3(close_range, 3, ~0u, 0);
+		let_go(me);
 		show_held(me);
 		count();
 		reap();
 	}
-	if (load(&state->release) == RUN_SECTION) {
-		section = map(state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM, state->run_offset);
-		if (!section)
-			cannot_run(me, DOING_MMAP, -ENOMEM);
-		entry = &((struct run_entry *)section)[me];
-		group = &((struct run_entry *)section)[actor->leader];
-		/* Its leader's exec() takes it away at any moment: nobody may wait for it. */
-		if ((actor->flags & ACTOR_THREAD) && group->path) {
-			actor_disarm(me);
-			hold();
-		}
-	}
-	if (entry && entry->path) {
-		/* Before it counts as released: who detaches then knows that nobody was refused his rights. */
-		take_rights(me, section);
-		actor_disarm(me);
+	/* Nobody may wait for it, see above. */
+	if ((actor->flags & ACTOR_THREAD) && program.runs[actor->leader])
+		hold();
+	if (program.runs[me]) {
 		if (!stops(me))
 			count();
 		run(me, section);
 	}
-	actor_disarm(me);
-	CALL3(close_range, 3, ~0u, 0);
+	if (section)
+		CALL2(munmap, section, program.state->run_size);
+	let_go(actor->leader);
 	if (!stops(me)) {
 		show_held(me);
 		count();

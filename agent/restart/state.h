@@ -50,6 +50,8 @@ struct program {
 	uint32_t *asked;		/* by actor: enum ask */
 	uint32_t *ending;		/* by actor that lingers: the same robust futex, for its end */
 	uint32_t *needed;		/* by step: somebody waits for it */
+	uint32_t *runs;			/* by actor: it will run a program; known from the release on, as the next one */
+	uint32_t *members;		/* by actor that leads: those of its group that still need their descriptors */
 	uint32_t root;			/* first actor that is a task */
 	char *stacks;			/* by actor: ACTOR_STACK bytes */
 };
@@ -67,11 +69,12 @@ struct robust {
 };
 
 _Noreturn void actor_run(void *me);
-_Noreturn void actor_settle(uint32_t me);
+_Noreturn void actor_settle(uint32_t me, char *section);
 _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct robust *robust);
 long await_ending(uint32_t target);
 void show_held(uint32_t me);
 void actor_disarm(uint32_t me);
+char *actor_prepare(uint32_t me);
 void take_rights(uint32_t me, const char *section);
 _Noreturn void cannot_run(uint32_t me, enum doing what, long answer);
 _Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error);

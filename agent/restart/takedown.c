@@ -150,7 +150,7 @@ void take_down(void)
 	for (;;) {
 		long answer;
 
-		if (parents && pids)
+		if (!refusal(parents) && !refusal(pids))
 			kill_descendants(parents, pids, self);
 		else if (guard.first)
 			CALL2(kill, guard.first, SIGKILL);

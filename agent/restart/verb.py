@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from agent.errors import CkptreeError, UsageError
+from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.fileverbs import File, load_file, say
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ EPILOG += """
 Exit codes of hold and --detach: 0 ended by a signal, or left
 to its guard; 1 failed; 2 usage; 5 this host cannot, or not
 now; 7 cannot be rebuilt; 8 no image. With CMD or argv: that
-of the root, 128 and more for a signal; 125 failed; 2 usage.
+of the root, 128 and more for a signal; 125 failed; 2 usage;
+with argv 7: what was recorded cannot be run here.
 """
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _FORWARDED = (
@@ -107,7 +108,7 @@ def restart(
         with _raising() as asked:  # from the beginning: a plan may take its time
             code = _restart(wish, asked, begun)
     except CkptreeError as error:
-        if run == "hold":
+        if run == "hold" or (run == "argv" and isinstance(error, RefusedError)):
             raise
         say(str(error))
         for line in getattr(error, "leaks", ()):
@@ -135,20 +136,33 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
         raise _Interrupted(asked.numbers[-1]) from error
     begun.append(True)
     begin = beginning(snapshot, pidns=wish.pidns)
-    with Rebuild(plan, any_numbers=wish.any_numbers, no_stdio=wish.detach, begin=begin) as rebuild:
+    no_stdio = (
+        wish.detach or wish.run == "hold"
+    )  # who holds has no use for the caller's streams, least of all its input
+    with Rebuild(plan, any_numbers=wish.any_numbers, no_stdio=no_stdio, begin=begin) as rebuild:
         rebuild.build()
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
         if words is not None:
             programs = _commands(words, standing, wish.file)
         _prove(standing, wish, rebuild)
         asked.check()
+        all_of_them = {**_holding(snapshot, plan, programs or {}), **(programs or {})}
         if wish.detach:
-            _leave(rebuild, programs, wish.pidfile)
+            _leave(rebuild, all_of_them, wish.pidfile)
             return 0
         if programs is None:
-            rebuild.release()
+            rebuild.release(all_of_them)
             return _hold(rebuild, asked)
-        return _forward(rebuild, programs)
+        return _forward(rebuild, all_of_them)
+
+
+def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]") -> "dict[int, Program]":
+    from agent.restart.programs import holding
+
+    found, without = holding(snapshot, plan, programs.keys())
+    for line in without:
+        say(line)
+    return found
 
 
 def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
@@ -249,7 +263,7 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _leave(rebuild: "Rebuild", programs: "dict[int, Program] | None", pidfile: Path | None) -> None:
+def _leave(rebuild: "Rebuild", programs: "dict[int, Program]", pidfile: Path | None) -> None:
     from agent.restart import pidfile as pidfiles
 
     rebuild.release(programs)

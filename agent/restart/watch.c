@@ -115,8 +115,8 @@ static void release(const struct message *message)
 
 	if (message->value == RUN_SECTION) {
 		section = map(message->size, MAP_SHARED, FD_PROGRAM, message->offset);
-		if (!section) {
-			note_failure(REASON_RUN, NO_ACTOR, NO_ACTOR, ENOMEM, 0);
+		if (refusal(section)) {
+			note_failure(REASON_RUN, NO_ACTOR, NO_ACTOR, (int)-refusal(section), DOING_MMAP);
 			return;
 		}
 	}
@@ -125,6 +125,8 @@ static void release(const struct message *message)
 
 		if (who->flags & ACTOR_ENDS)
 			continue;
+		program.members[who->leader]++;
+		program.runs[actor] = section && section[actor].path;
 		if (stops(actor) || !((who->flags & ACTOR_THREAD) && section && section[who->leader].path))
 			expected++;
 	}
@@ -137,12 +139,12 @@ static void release(const struct message *message)
 
 static void detach(const struct message *message)
 {
-	long null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
+	if (message->size) {
+		char *name = map(message->size, MAP_PRIVATE, FD_PROGRAM, message->offset);
 
-	if (message->size)
-		guard.pidfile = map(message->size, MAP_PRIVATE, FD_PROGRAM, message->offset);
-	for (int stream = 0; null >= 0 && stream < 3; stream++)
-		CALL3(dup3, null, stream, 0);
+		guard.pidfile = refusal(name) ? NULL : name;
+	}
+	streams_to_null();
 	CALL1(chdir, "/");
 	CALL1(close, guard.control);
 	guard.control = -1;

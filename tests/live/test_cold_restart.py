@@ -175,7 +175,7 @@ def test_a_program_that_was_deleted_is_refused_by_name_before_anything_is_made(f
         image = captured(folder, root)
     refused = ckptree("restart", image, "--run", "argv", "--json")
 
-    assert (refused.returncode, refused.stdout) == (125, "")
+    assert (refused.returncode, refused.stdout) == (7, "")
     assert f"({number}): its program was deleted: {own}" in refused.stderr
 
 
@@ -282,3 +282,205 @@ def test_a_root_that_has_changed_its_ids_still_dies_with_its_guard() -> None:
         assert soon(lambda: Path(f"/proc/{root}/cmdline").read_bytes() == b"nap\0001005\0")
         os.kill(made.guard, signal.SIGKILL)
         assert soon(lambda: (found := read_status(root)) is None or found.state in "ZX")
+
+
+FORKED = """
+import os, threading, time
+if os.fork() == 0:
+    os.setgroups([7]), os.setgid(65533), os.setuid(65534)
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    open(PATH, "w").close()
+time.sleep(1000)
+"""
+
+
+@contextmanager
+def restarted(image: Path, *words: str, stdin: int = subprocess.DEVNULL) -> "Iterator[dict[int, int]]":
+    """A tree that stands: the pid of each task by its tag."""
+    command = [sys.executable, "-m", "agent", "restart", os.fspath(image), "--json", *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=TOP, stdin=stdin, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            yield {task["tag"]: task["pid"] for task in json.loads(line)["tasks"]}
+        finally:
+            process.terminate()
+            time.sleep(0.1)
+            process.terminate()
+
+
+@pytest.fixture
+def forked(folder: Path) -> Iterator[Path]:
+    """The image of a program, and of another process of it that only forked, has a thread, and is somebody else's."""
+    folder.chmod(0o777)
+    source = FORKED.replace("PATH", repr(os.fspath(folder / "begun")))
+    with subprocess.Popen([PYTHON, "-c", source], cwd="/", start_new_session=True) as process:
+        try:
+            assert soon((folder / "begun").exists)
+            yield captured(folder, process.pid)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def ids(pid: int) -> "tuple[list[str], ...]":
+    """User, group and groups of a task."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return tuple(lines[name].split() for name in ("Uid", "Gid", "Groups"))
+
+
+def test_who_only_forked_holds_with_its_threads_under_its_own_ids(forked: Path, folder: Path) -> None:
+    """Its leader and its thread have one table of descriptors; and nothing of the caller's is among them."""
+    reader, writer = os.pipe()
+    try:
+        with restarted(forked, "--run", "argv", stdin=reader) as pids:
+            leader, thread = pids[2], pids[3]
+            assert soon(lambda: os.listdir(f"/proc/{leader}/fd") == ["0", "1", "2"])
+            assert {os.readlink(f"/proc/{leader}/fd/{n}") for n in range(3)} == {"/dev/null"}
+            assert ids(leader) == ids(thread) == (["65534"] * 4, ["65533"] * 4, ["7"])
+            assert soon(lambda: Path(f"/proc/{leader}/cmdline").read_bytes().startswith(b"ckptree: held 2"))
+            assert Path(f"/proc/{leader}/status").stat().st_uid == 0  # what it shares with its guard is not its user's
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_who_holds_has_its_own_ids_and_not_the_callers_streams(forked: Path) -> None:
+    """Neither what is typed nor what is piped is for a tree that runs nothing."""
+    reader, writer = os.pipe()
+    try:
+        with restarted(forked, stdin=reader) as pids:
+            assert soon(lambda: ids(pids[2]) == (["65534"] * 4, ["65533"] * 4, ["7"]))
+            assert soon(lambda: ids(pids[3])[:2] == (["65534"] * 4, ["65533"] * 4))
+            assert ids(pids[1])[:2] == (["0"] * 4, ["0"] * 4)
+            for pid in pids.values():
+                assert {os.readlink(f"/proc/{pid}/fd/{n}") for n in range(3)} == {"/dev/null"}
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_tree_that_only_forked_has_nothing_to_run(folder: Path) -> None:
+    """It is refused, not held: that has a name of its own."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        signal.pause()
+    try:
+        image = captured(folder, child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    refused = ckptree("restart", image, "--run", "argv", "--json")
+
+    assert (refused.returncode, refused.stdout) == (7, "")
+    assert "there is nothing to run, for no process of the image has called exec" in refused.stderr
+    assert f"task 1 ({child}) has only forked" in refused.stderr
+
+
+def test_a_program_of_another_root_directory_is_not_run_as_the_file_of_that_path_here(folder: Path) -> None:
+    """Whatever the paths in a container mean, they do not mean it outside."""
+    script = f"mount --bind /usr/bin/sleep {folder}/sleep && touch {folder}/begun && exec {folder}/sleep 1000"
+    (folder / "sleep").touch()
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script], cwd="/", start_new_session=True) as process:
+        try:
+            assert soon((folder / "begun").exists)
+            assert soon(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+            image = captured(folder, process.pid)
+            inside = ["nsenter", f"--mount=/proc/{process.pid}/ns/mnt", sys.executable, "-m", "agent"]
+            command = [
+                *inside,
+                "restart",
+                os.fspath(image),
+                "--run",
+                "argv",
+                "--detach",
+                "--pidfile",
+                f"{folder}/guard",
+            ]
+            there = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=60)
+        finally:
+            process.kill()
+    os.kill(int((folder / "guard").read_text()), signal.SIGTERM)
+    refused = ckptree("restart", image, "--run", "argv", "--json")
+
+    assert there.returncode == 0, there.stderr
+    assert (refused.returncode, refused.stdout) == (7, "")
+    assert f"({process.pid}): it lived elsewhere, and its mounts would be others here" in refused.stderr
+
+
+def test_a_tree_that_was_started_again_can_be_started_again_again(folder: Path) -> None:
+    """The mounts of its own that a rebuilt tree has differ in /proc alone."""
+    with subprocess.Popen(["sleep", "1000"], cwd="/", start_new_session=True) as process:
+        try:
+            first = captured(folder, process.pid)
+        finally:
+            process.kill()
+    with restarted(first, "--run", "argv") as pids:
+        assert soon(lambda: Path(f"/proc/{pids[1]}/comm").read_text() == "sleep\n")
+        second = captured(folder, pids[1])
+    with restarted(second, "--run", "argv") as pids:
+        assert soon(lambda: Path(f"/proc/{pids[1]}/cmdline").read_bytes() == b"sleep\x001000\0")
+
+
+def test_a_program_is_started_by_the_path_that_it_was_called_by(folder: Path) -> None:
+    """A link to it may be what it goes by, and is what its process is called."""
+    (folder / "busy").symlink_to("/usr/bin/sleep")
+    with subprocess.Popen([folder / "busy", "1000"], cwd="/", start_new_session=True) as process:
+        try:
+            image = captured(folder, process.pid)
+        finally:
+            process.kill()
+    with restarted(image, "--run", "argv") as pids:
+        assert soon(lambda: os.readlink(f"/proc/{pids[1]}/exe") == "/usr/bin/sleep")
+        assert Path(f"/proc/{pids[1]}/comm").read_text() == "busy\n"
+
+
+def test_a_title_is_refused_by_name_where_it_covers_what_would_be_run(folder: Path) -> None:
+    """It is no program's arguments, and starts another program, or none."""
+    perl = 'BEGIN { $0 = "master of all daemons" } open my $f, ">", "PATH"; sleep 1000'
+    command = ["perl", "-e", perl.replace("PATH", f"{folder}/begun"), "one", "two"]
+    with subprocess.Popen(command, cwd="/", start_new_session=True) as process:
+        try:
+            assert soon((folder / "begun").exists)
+            image = folder / "tree.ckpt"
+            done = ckptree("snapshot", str(process.pid), "-o", image, "--with-argv", "--source", "bpf")
+        finally:
+            process.kill()
+    refused = ckptree("restart", image, "--run", "argv", "--json")
+
+    assert done.returncode == 0
+    assert f"{process.pid} (" in done.stderr
+    assert "its arguments: not known: " in done.stderr
+    assert (refused.returncode, refused.stdout) == (7, "")
+    assert f"({process.pid}): its arguments: not known" in refused.stderr
+
+
+def test_a_caller_in_a_time_namespace_is_told_what_others_are_told(folder: Path) -> None:
+    """The kernel shows it all starts on a clock of its own."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+        try:
+            asking = [sys.executable, "-m", "agent", "snapshot", str(process.pid), "--with-argv", "-f", "json"]
+            answers = [
+                json.loads(
+                    subprocess.run(
+                        [*around, *asking, "--source", source], cwd=TOP, capture_output=True, check=code
+                    ).stdout
+                )
+                for around in (
+                    [],
+                    ["unshare", "--time", "--boottime", "86400"],
+                    ["unshare", "--time", "--boottime", "-2"],
+                )
+                for source, code in (("bpf", True), ("procfs", False))
+            ]
+        finally:
+            process.kill()
+
+    assert [[task["argv"] for task in each["tasks"]] for each in answers] == [[["sleep", "1000"]]] * 6
+    assert all(set(each["as_of_read"]) >= {"argv", "cwd", "env", "details"} for each in answers)
+    starts = [each["tasks"][0]["start_ns"] for each in answers]
+    assert starts[0] == starts[2] == starts[4]
+    assert max(starts) - min(starts) < 10_000_000

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arguments and the environment that a process was started with, out of memory that it may have written over.
+
+Theory
+------
+exec() puts both at the top of the new stack, argument strings first, and /proc shows what is there now. Programs that
+show a title (nginx, redis, sshd, PostgreSQL) write it over them. So what /proc shows is believed only if it is what exec()
+had put there:
+
+* Where the exec hook has seen the exec, it has taken a hash of both areas. The same hash of the same bytes decides.
+* Else the areas are looked at for marks of a rewrite: one that does not end with a NUL, another number of strings than
+  the ``argc`` that exec() had put below them, empty strings in the environment, an area that prctl() has moved. A title
+  that keeps the number and the length of all strings has no mark.
+
+``create_elf_tables()`` in the kernel's fs/binfmt_elf.c lays it out: argc, pointers, and above them the strings.
+"""
+
+import os
+import struct
+from typing import Final, NamedTuple
+
+HASHED_BYTES: Final = 4096
+"""The most of an area that the exec hook hashes, from its start; of a longer one the rest is judged by its marks."""
+
+_AT_NULL: Final = 0
+_AT_EXECFN: Final = 31
+_HASH_BASIS: Final = 0xCBF29CE484222325
+_HASH_FACTOR: Final = 0x9E3779B97F4A7C15
+_U64: Final = (1 << 64) - 1
+_WORD: Final = 8
+_PATH_MAX: Final = 4096
+# Places in details.stat_fields().
+_VSIZE, _START_STACK, _ARG_START = 23 - 3, 28 - 3, 48 - 3
+
+
+class Area(NamedTuple):
+    """One of the two areas, as the exec hook saw it.
+
+    Attributes:
+        address: of its first byte; another exec has another one, for the kernel chooses the stack's place at random.
+        size: bytes.
+        hash: of the first HASHED_BYTES.
+        text: these bytes, where the daemon keeps them.
+    """
+
+    address: int
+    size: int
+    hash: int
+    text: bytes | None = None
+
+
+class AtExec(NamedTuple):
+    """What the exec hook saw of a process; None: it did not see it."""
+
+    arguments: Area | None = None
+    environment: Area | None = None
+
+
+class Memory(NamedTuple):
+    """Where the strings are, by stat; all 0 where that is not permitted.
+
+    Attributes:
+        size: of all the memory; 0: a zombie or a kernel thread.
+        start_stack: address of argc.
+        arg_start, arg_end, env_start, env_end: of the areas.
+    """
+
+    size: int
+    start_stack: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+
+
+class Strings(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        argv, env: None: not known, or the process has none.
+        argv_unknown, env_unknown: why it is not known although there is one, for people.
+    """
+
+    argv: tuple[bytes, ...] | None = None
+    env: tuple[bytes, ...] | None = None
+    argv_unknown: str | None = None
+    env_unknown: str | None = None
+
+
+def memory_of(fields: list[bytes]) -> Memory:
+    """The addresses in the fields of a stat file; a kernel tells fewer than the last ones to some readers."""
+    size, stack, *areas = [
+        int(fields[at]) if at < len(fields) else 0 for at in (_VSIZE, _START_STACK, *range(_ARG_START, _ARG_START + 4))
+    ]
+    return Memory(size, stack, *areas)
+
+
+def string_hash(data: bytes) -> int:
+    """The hash of an area's first bytes, as bpf/arguments.c takes it: by words of eight, the last one filled with NULs."""
+    data = data[:HASHED_BYTES]
+    words = struct.unpack(f"={-(-len(data) // _WORD)}Q", data + bytes(-len(data) % _WORD))
+    found = _HASH_BASIS
+    for word in words:
+        found = (found ^ word) * _HASH_FACTOR & _U64
+        found ^= found >> 32
+    return found
+
+
+def judge(
+    memory: Memory, arguments: bytes | None, environment: bytes | None, stack: "Stack | None", seen: AtExec
+) -> Strings:
+    """The strings, where they are those of the last exec.
+
+    Args:
+        memory: where they are.
+        arguments: the area, or what cmdline shows where memory may not be read.
+        environment: the area; None where it may not be read.
+        stack: what lies below them; None where that may not be read.
+        seen: by the exec hook.
+    """
+    argv_wrong = _arguments_wrong(memory, arguments, stack) if arguments else "it has none any more"
+    env_wrong = "" if environment is None else _environment_wrong(environment, arguments, argv_wrong)
+    argv, argv_unknown = _decided(memory.arg_start, arguments, argv_wrong, seen.arguments, same=_same(memory, seen))
+    env, env_unknown = _decided(memory.env_start, environment, env_wrong, seen.environment, same=_same(memory, seen))
+    return Strings(argv, env, argv_unknown, env_unknown)
+
+
+class Stack(NamedTuple):
+    """The words that exec() has put below the strings.
+
+    Attributes:
+        argc: how many arguments.
+        pointers: to them; a program may have changed these.
+    """
+
+    argc: int
+    pointers: tuple[int, ...]
+
+
+def _same(memory: Memory, seen: AtExec) -> bool:
+    """Return True if the hook has seen the exec of this memory: one area at least is where that had put it."""
+    places = ((seen.arguments, memory.arg_start), (seen.environment, memory.env_start))
+    return any(area is not None and area.address == now for area, now in places)
+
+
+def _decided(
+    start: int, data: bytes | None, wrong: str, seen: Area | None, *, same: bool
+) -> tuple[tuple[bytes, ...] | None, str | None]:
+    """The strings of an area, or why they are not known.
+
+    Args:
+        start: address of the area now.
+        data: its bytes; None where they may not be read.
+        wrong: the mark of a rewrite; empty where there is none.
+        seen: what the hook has seen of it.
+        same: the hook has seen the exec of this memory.
+    """
+    if seen is not None and same:
+        if data is not None and start == seen.address and len(data) == seen.size and string_hash(data) == seen.hash:
+            wrong = wrong if seen.size > HASHED_BYTES else ""
+        elif seen.text is not None and len(seen.text) == seen.size:
+            return split(seen.text), None
+        elif data is not None:
+            wrong = "it has been written over since exec"
+    if data is None:
+        return None, None
+    return (None, wrong) if wrong else (split(data), None)
+
+
+def _arguments_wrong(memory: Memory, data: bytes, stack: Stack | None) -> str:
+    if memory.arg_start:
+        if memory.arg_end != memory.env_start or memory.arg_start < memory.start_stack:
+            return "it has been moved by prctl(PR_SET_MM), as for a title"
+        if len(data) != memory.arg_end - memory.arg_start:
+            return "its end has been written over, as by a title"
+    if not data.endswith(b"\0"):
+        return "its end has been written over, as by a title"
+    if stack is None:
+        padded = memory.arg_start and data.endswith(b"\0\0")
+        return "it ends with empty strings, as a title does, and its memory may not be read" if padded else ""
+    if data.count(0) == stack.argc or _is_loaders(memory, data, stack):
+        return ""
+    return f"it has {data.count(0)} strings, and exec gave it {stack.argc}: it has been written over, as by a title"
+
+
+def _is_loaders(memory: Memory, data: bytes, stack: Stack) -> bool:
+    """Return True if the dynamic loader, called by its name, has taken its own arguments away from the program's."""
+    places = [pointer - memory.arg_start for pointer in stack.pointers]
+    if len(places) != stack.argc or not all(0 < at < len(data) and not data[at - 1] for at in places):
+        return False
+    return data.count(0, min(places, default=0)) == stack.argc
+
+
+def _environment_wrong(data: bytes, arguments: bytes | None, argv_wrong: str) -> str:
+    strings = data.removesuffix(b"\0").split(b"\0") if data else []
+    torn = data and not data.endswith(b"\0")
+    overrun = bool(arguments) and not (arguments or b"").endswith(b"\0")
+    unnamed = bool(argv_wrong) and any(b"=" not in each for each in strings)
+    if torn or overrun or unnamed or b"" in strings:
+        return "it has been written over, as by a title"
+    return ""
+
+
+def split(data: bytes) -> tuple[bytes, ...]:
+    """NUL-ended strings."""
+    return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
+
+
+class Reader:
+    """The memory of one process, through its opened directory of procfs.
+
+    Args:
+        process: descriptor of the directory.
+
+    Attributes:
+        permitted: it may be read.
+    """
+
+    def __init__(self, process: int) -> None:
+        try:
+            self._file = os.open("mem", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+        except OSError:
+            self._file = -1
+        self.permitted = self._file >= 0
+
+    def close(self) -> None:
+        """Close it."""
+        if self._file >= 0:
+            os.close(self._file)
+
+    def bytes_at(self, address: int, size: int) -> bytes | None:
+        """So many bytes from there; None where they are not all there."""
+        if self._file < 0 or size < 0:
+            return None
+        try:
+            data = os.pread(self._file, size, address)
+        except (OSError, OverflowError):
+            return None
+        return data if len(data) == size else None
+
+    def stack(self, address: int) -> Stack | None:
+        """What lies at start_stack."""
+        first = self.bytes_at(address, _WORD)
+        if first is None:
+            return None
+        (word,) = struct.unpack("=Q", first)
+        # A 32-bit program's words are half as long, and its first argument's address, which is not 0, is the next one.
+        size, code = (_WORD, "Q") if word >> 32 == 0 else (4, "I")
+        argc = word & 0xFFFF_FFFF
+        pointers = self.bytes_at(address + size, argc * size) if argc < HASHED_BYTES * 16 else None
+        return Stack(argc, struct.unpack(f"={argc}{code}", pointers) if pointers is not None else ())
+
+    def text_at(self, address: int) -> bytes | None:
+        """The string that begins there; None where it has no end."""
+        if self._file < 0:
+            return None
+        try:
+            data = os.pread(self._file, _PATH_MAX, address)
+        except (OSError, OverflowError):
+            return None
+        text, end, _ = data.partition(b"\0")
+        return text if end else None
+
+
+def called_as(auxv: bytes | None, memory: Reader) -> bytes | None:
+    """The path by which the process called its program: what AT_EXECFN in its auxiliary vector points to."""
+    if not auxv:
+        return None
+    # Of a 32-bit program each is half as long; that one has no word whose upper half is 0 but by chance.
+    for code in ("QQ", "II"):
+        pair = struct.Struct(f"={code}")
+        for key, value in pair.iter_unpack(auxv[: len(auxv) // pair.size * pair.size]):
+            if key == _AT_NULL:
+                break
+            if key == _AT_EXECFN:
+                return memory.text_at(value) or None
+    return None
