@@ -16,11 +16,18 @@ ancestor ``d`` may be cut out of ``child -> d -> g`` when ``g`` is dead too and 
   having been made.
 
 What stays is at most one dead helper for each session that a living task still uses: bounded by the living.
+
+A chain may be long all the same, and whoever made it long is not the one who pays for the walk. So a fork looks at
+`LINKS_AT_ONCE` links from its own creator on, and at as many further ones from where an earlier walk has stopped. Records
+alone decide how far the walk comes: the same records leave the same chains.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from agent.objects import Deed, DeedName, Pid, Task
+
+LINKS_AT_ONCE: Final = 16
 
 
 def remember(task: Task, what: DeedName, order: int, value: Pid | int | None) -> None:
@@ -53,13 +60,21 @@ def _is_idle(ancestor: Task, above: Task, child: Task) -> bool:
     return session is None or not session.users or last_sid(above) is session
 
 
-def contract(task: Task) -> list[Task]:
-    """Cut idle ancestors out of the chain above a task, up to its first living ancestor; returns who was changed."""
+def contract(task: Task, most: int) -> tuple[list[Task], Task | None]:
+    """Cut idle ancestors out of the chain above a task, up to its first living ancestor.
+
+    Args:
+        task: where to begin.
+        most: how many links to look at.
+
+    Returns:
+        The tasks that were changed, and the one where to go on; None: the walk has come to its end.
+    """
     changed: list[Task] = []
-    while True:
+    for _ in range(most):
         creator = task.creator
         if creator is None or not is_gone(creator):
-            return changed
+            return changed, None
         above = creator.creator
         if above is not None and is_gone(above) and _is_idle(creator, above, task):
             if above.deeds is not None:  # what a dead session's leader did must not seem to come before this birth
@@ -68,6 +83,7 @@ def contract(task: Task) -> list[Task]:
             changed += (task, above)
         else:
             task = creator
+    return changed, task
 
 
 def reunite(tasks: Iterable[Task], living: Callable[[Pid], Pid]) -> None:

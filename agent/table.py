@@ -70,6 +70,7 @@ class ProcessTable(Roster):
 
     def __init__(self) -> None:
         super().__init__()
+        self._contracting: Task | None = None
         self.handlers = {
             Kind.FORK: self.fork,
             Kind.EXEC: self.exec,
@@ -166,7 +167,17 @@ class ProcessTable(Roster):
             self.creatorless.setdefault(by_address, {})[task] = None
             self.unknown.add(by_address)
         elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
-            self.changes.tasks.update(history.contract(creator))
+            self._contract(creator)
+
+    def _contract(self, creator: Task) -> None:
+        """Contract the chain above a creator for a while, and one whose walk has not come to its end."""
+        changed, rest = history.contract(creator, history.LINKS_AT_ONCE)
+        self.changes.tasks.update(changed)
+        if self._contracting is not None:
+            changed, self._contracting = history.contract(self._contracting, history.LINKS_AT_ONCE)
+            self.changes.tasks.update(changed)
+        else:
+            self._contracting = rest
 
     # ---- death -----------------------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def test_a_dead_ancestor_between_two_of_one_session_is_cut_out() -> None:
     above = a_task(1, sid=session)
     between = a_task(2, above, session)
     child = a_task(3, between, session)
-    history.contract(child)
+    history.contract(child, 100)
 
     assert child.creator is above
 
@@ -95,7 +95,7 @@ def test_a_dead_ancestor_that_matters_is_kept(reason: str) -> None:
     elif reason == "another session":
         history.remember(between, "setsid", 5, other)
         child.birth_sid = other
-    history.contract(child)
+    history.contract(child, 100)
 
     assert child.creator is between
 
@@ -108,7 +108,7 @@ def test_a_session_that_nobody_uses_any_more_keeps_no_ancestor() -> None:
     history.remember(above, "setsid", 4, dead)
     between = a_task(2, above, dead)
     child = a_task(3, between, session)
-    history.contract(child)
+    history.contract(child, 100)
 
     assert child.creator is above
     assert above.deeds is None
@@ -119,7 +119,7 @@ def test_nothing_is_cut_out_above_a_living_creator() -> None:
     living = a_task(1)
     living.pid.task = living
     child = a_task(2, living)
-    history.contract(child)
+    history.contract(child, 100)
 
     assert child.creator is living
 
@@ -216,3 +216,43 @@ def test_ten_thousand_generations_that_fork_and_exit_stay_few(no_collector: None
     assert len(chain) <= 5
     assert count(Task) - before <= 5
     assert chain[-1] is pair.task(kernel.init)
+
+
+def test_a_fork_looks_at_a_few_links_of_a_chain_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of ten times the length costs each fork no more; what no fork has looked at, a later one does."""
+    looks: list[int] = []
+    is_gone = history.is_gone
+
+    def counted(task: Task) -> bool:
+        looks[-1] += 1
+        return is_gone(task)
+
+    monkeypatch.setattr(history, "is_gone", counted)
+    most = []
+    for length in (40, 200):
+        pair = watched()
+        kernel = pair.kernel
+        head, members = kernel.fork(kernel.init), []
+        for _ in range(length):
+            looks.append(0)
+            following = kernel.fork(head)
+            kernel.setsid(following)
+            members.append(kernel.fork(following))  # uses that session: the link cannot be cut
+            kernel.exit(head)
+            kernel.wait(kernel.init, head)
+            head = following
+        for member in members:
+            kernel.exit(member)
+            kernel.wait(kernel.init, member)
+        for _ in range(length):
+            looks.append(0)
+            child = kernel.fork(head)
+            kernel.exit(child)
+            kernel.wait(head, child)
+        most.append(max(looks))
+        links, task = 0, pair.task(head)
+        while task.creator is not None and is_gone(task.creator):
+            links, task = links + 1, task.creator
+        assert links < 3
+
+    assert most[0] == most[1]

@@ -330,6 +330,7 @@ def test_everything_there_is_to_know_is_written() -> None:
         *("orphans", "leaderless", "creatorless", "unanswered", "idle"),
         "lingering",  # follows from the tasks
         *("changes", "_touch"),  # for whoever has looked before
+        "_contracting",  # a walk that begins anew
         *("handlers", "_numbers", "_comms", "_ids"),  # made anew, or shared for thrift
     }
     assert set(vars(Stream({}))) == {"_handlers", "_early", "next", "kinds", "lost", "suspect"}
