@@ -23,13 +23,26 @@ class Changes:
     """The touched.
 
     Attributes:
-        tasks: here or gone. Emptying it is for whoever looks.
+        tasks: here or gone, since the last look. Emptying it is for whoever looks.
         add: one more.
     """
 
     def __init__(self) -> None:
         self.tasks: set[Task] = set()
         self.add = self.tasks.add
+        self._aside: set[Task] = set()
+
+    def set_aside(self) -> None:
+        """Begin anew, for somebody who looks after each record; the others get all of them by `gather`."""
+        self._aside |= self.tasks
+        self.tasks.clear()
+
+    def gather(self) -> set[Task]:
+        """All that were touched since this set was emptied last, also those that were set aside."""
+        if self._aside:
+            self.tasks |= self._aside
+            self._aside.clear()
+        return self.tasks
 
     def group(self, leader: Task) -> None:
         """A fact of the whole group."""

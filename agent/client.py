@@ -238,7 +238,11 @@ class Client:
         with self._of_another_version():
             image = answer["snapshot"]
             return Subscription(
-                self, answer["order"], None if image is None else answer_of(answer, image), self._socket
+                self,
+                answer["order"],
+                None if image is None else answer_of(answer, image),
+                self._socket,
+                answer.get("ids"),
             )
 
     def status(self) -> control.Message:
@@ -269,11 +273,21 @@ class Subscription:
     Attributes:
         order: number of the first event that can come: the snapshot has everything before.
         snapshot: what it began with; None where none was asked for.
+        ids: for each task of the snapshot, in its order, numbers, pid, parent, group and session as events have them;
+            None without a snapshot, or where the daemon is of an older version. For agent.livetree.
     """
 
-    def __init__(self, client: Client, order: int, snapshot: Answer | None, connection: socket.socket) -> None:
+    def __init__(
+        self,
+        client: Client,
+        order: int,
+        snapshot: Answer | None,
+        connection: socket.socket,
+        ids: list[list[Any]] | None = None,
+    ) -> None:
         self.order = order
         self.snapshot = snapshot
+        self.ids = ids
         self._client = client
         self._socket = connection
         self._waiting: deque[Event] = deque()

@@ -48,7 +48,8 @@ def watch(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Only these, with commas: birth, exec, death, reparent, setsid, setpgid, subreaper.", metavar="KINDS"
+            help="Only these, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, change.",
+            metavar="KINDS",
         ),
     ] = None,
     socket: Socket = None,
@@ -59,7 +60,7 @@ def watch(
     from agent.client import Client
     from agent.eventlines import as_json as jsonline
     from agent.eventlines import as_line
-    from agent.events import KINDS
+    from agent.subscription import KINDS
 
     kinds = None if kind is None else [word for word in kind.split(",") if word]
     unknown = [word for word in kinds or () if word not in KINDS]

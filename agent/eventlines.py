@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live events as lines, for people and for programs.
 
-    line  = order kind task ": " what            order as in the births of snapshots: larger is later
+    line  = order time kind task ": " what       order as in the births of snapshots: larger is later
+    time  = hours ":" minutes ":" seconds        local; of a birth when it was, else when it had happened at the latest
     task  = numbers " " comm                     numbers from the reader's pid namespace inward; a thread's in braces
 
 Foreign bytes in a name are escaped as everywhere (exporters.fields), so that a line is one line, and has nothing that a
@@ -9,6 +10,8 @@ terminal would obey.
 """
 
 import json
+from datetime import UTC, datetime
+from typing import Any
 
 from agent.client import Event, EventTask
 from exporters.fields import escape
@@ -16,7 +19,7 @@ from exporters.remarks import count, ended, path, plain
 
 _UNASKED = {
     "loss": "{} lost on their way to the daemon: tasks may have changed unseen until the next resync",
-    "resync": "the daemon has compared its table with the kernel: what a snapshot shows now is whole again",
+    "resync": "the daemon has compared its table with the kernel, and told what differed: all is as told",
     "dropped": "{} left out, because they were not read in time",
     "end": "the root is gone",
 }
@@ -24,17 +27,18 @@ _UNASKED = {
 
 def as_line(event: Event) -> str:
     """An event for people, without a newline."""
-    head = f"{event.order:>10} {event.kind:<9}"
+    head = f"{event.order:>10} {_time(event.time_ns)} {event.kind:<9}"
     if event.task is None:
         text = _UNASKED.get(event.kind, "")
         return f"{head} {text.format(count(event.details.get('count', 0), 'event'))}".rstrip()
-    said = ", ".join(part for part in _details(event, event.task) if part)
+    marks = [mark for mark in ("entered", "assumed") if event.details.get(mark)]
+    said = ", ".join([*marks, *(part for part in _details(event, event.task) if part)])
     return f"{head} {_task(event.task)}" + (f": {said}" if said else "")
 
 
 def as_json(event: Event) -> str:
     """An event for programs: one JSON object, without a newline. Absent is null, as in documents."""
-    document = {"event": event.kind, "order": event.order}
+    document: dict[str, Any] = {"event": event.kind, "order": event.order, "time_ns": event.time_ns}
     if event.task is not None:
         task = event.task
         document |= {
@@ -47,6 +51,13 @@ def as_json(event: Event) -> str:
             "comm": escape(task.comm),
         }
     return json.dumps(document | dict(event.details))
+
+
+def _time(time_ns: int | None) -> str:
+    """The time of day, here."""
+    if time_ns is None:
+        return "--:--:--.---"
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
 
 
 def _task(task: EventTask) -> str:
@@ -65,6 +76,8 @@ def _details(event: Event, task: EventTask) -> list[str]:
                 f"by {creator}" if creator not in (parent, 0) else "",
                 *_ids(event),
                 " ".join(told["flags"]),
+                *_condition(event),
+                "subreaper" if told.get("subreaper") else "",
             ]
         case "death":
             last = told["group_dead"]
@@ -75,9 +88,22 @@ def _details(event: Event, task: EventTask) -> list[str]:
             return _ids(event)
         case "subreaper":
             return ["on" if told["on"] else "off"]
+        case "change":
+            return [*_condition(event), f"uid {task.uid}", f"gid {task.gid}"]
     return []
+
+
+def _condition(event: Event) -> list[str]:
+    """What has become of a task since its birth, where that is told."""
+    told = event.details
+    code = told.get("exit_code")
+    return ["stopped" if told.get("stopped") else "", "" if code is None else ended(code)]
 
 
 def _ids(event: Event) -> list[str]:
     """Session and group; 0: the reader's namespace does not see it."""
-    return [f"{name} {event.details[key] or 'outside'}" for name, key in (("session", "sid"), ("group", "pgid"))]
+    found = []
+    for name, key in (("session", "sid"), ("group", "pgid")):
+        number = event.details.get(key)
+        found.append(f"{name} {'unknown' if number is None else number or 'outside'}")
+    return found

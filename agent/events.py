@@ -1,187 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live events, for whoever has subscribed: what happened to which task, in the order in which it happened.
+"""Live events, for all subscribers: what happened to which task, in the order in which it happened.
 
 Theory
 ------
-An event is told when its record is applied to the table, so subscribers hear exactly what the table is made of, in its
-order. ``order`` is the number of the record, the same as the ``order`` of births in a snapshot. A subscription begins at
-a position: everything numbered below is in the snapshot that came with it, and every event that follows has that number or
-a later one. What the snapshot's questions found out may be told once more by its event: events are facts ("its session is
-now 5"), and to hear one twice changes nothing.
+Events are made of differences. What was told last of each task of a followed tree is kept (`eventfacts.Facts`); after each
+record that the table has applied, the tasks that it touched (`agent.changes`) are compared with that, and what differs is
+told. So a change is told whatever brought it: the record that announces it, or one that repaired it in passing, an answer,
+a sweep, a number that somebody else has now. State at the beginning and all events make the state of now, always.
 
-What no record tells has no event: stop and continue, a new comm without exec, a change of ids, the reap of a zombie. A
-change that an answer brings to light (a group changed by a call that has no hook) is told as the call would have been.
+A record's *own* event is what it announces: a birth, an exec, a death, a session, a group, a subreaper. The rest of what it
+changes is *assumed*, since its moment is not known, and told before; but for what follows from an exit or an exec by rule
+(a new parent, a release), which is told after it. Who founded a group is told before who joins it.
+
+``order`` is the number of the record, the same as the ``order`` of births in a snapshot. A subscription begins at a
+position: everything numbered below is in the snapshot that came with it, and every event that follows has that number or a
+later one. A record that comes after its number was given up is told under the next number, for it changes what is now.
 
 Losses are told where they happened: ``loss``, of the daemon's (records that found no room in the ring; a sweep mends the
-table, and ``resync`` follows: take a new snapshot), and ``dropped``, of this subscriber's (it has not read what was sent:
-its backlog is bounded, and what comes meanwhile is counted). ``end``: the root of the subscription is gone.
+table, what it finds is told, and ``resync`` says that all is right again), and ``dropped``, of this subscriber's (it has
+not read what was sent: its backlog is bounded, and what comes meanwhile is counted). ``end``: the root is gone.
 
-While nobody has subscribed to what a record could tell, it goes straight to the table; nothing here runs.
+While nobody has subscribed, records go straight to the table; nothing here runs.
 """
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from agent import rules, wire
-from agent.access import Viewer
-from agent.births import flag_names
-from agent.objects import SUBREAPER, Namespace, Pid, Task
+from agent import eventfacts, rules, wire
+from agent.eventfacts import Details, Facts, facts_of
+from agent.followed import Followed, below
+from agent.objects import Namespace, Pid, Task
 from agent.pidspace import Data
 from agent.stream import Stream
+from agent.subscription import Subscription
 from agent.table import ProcessTable
-from agent.wire import Kind, TaskState
+from agent.wire import Kind
 
-KINDS: Final = ("birth", "exec", "death", "reparent", "setsid", "setpgid", "subreaper")
-"""What can be asked for; ``loss``, ``resync``, ``dropped`` and ``end`` come unasked."""
+Clock = Callable[[], tuple[int, int]]
+"""CLOCK_REALTIME now, and how far it is ahead of CLOCK_BOOTTIME, both ns."""
 
-BACKLOG_BYTES: Final = 1 << 20
-"""What a subscriber may leave unread, beside what the socket holds."""
+Marks = dict[str, bool]
 
-Details = Callable[[Task, Namespace], dict[str, Any]]
+_OWN: Final = {
+    Kind.FORK: "birth",
+    Kind.EXEC: "exec",
+    Kind.EXIT: "death",
+    Kind.SESSION: "setsid",
+    Kind.GROUP: "setpgid",
+    Kind.SUBREAPER: "subreaper",
+}
+_OF_GROUP: Final = ("setsid", "setpgid", "subreaper")
+_EXACT: Final = (Kind.EXIT, Kind.EXEC, Kind.RELEASE, Kind.WAITED)
+"""Whatever they release is released then; the others tell of it later."""
 
-_TASK = wire.TASK.unpack_from
+_ASSUMED: Final[Marks] = {"assumed": True}
+_ENTERED: Final[Marks] = {"entered": True}
+
+_TASK = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid", "uid", "gid", "comm").unpack_from
+_SEQ = wire.reader(wire.RECORD, "seq").unpack_from
 _pack = msgpack.Packer().pack
 
 
-class Subscription:
-    """What one subscriber wants, and what waits for it.
-
-    Args:
-        viewer: who it is: events of tasks that are not theirs are not told.
-        namespace: as which pid namespace counts; tasks that have no number there are not told of.
-        root: only the tree below this task; None: all.
-        kinds: of `KINDS`.
-        position: number of the first event that may be told.
+class _Record(NamedTuple):
+    """What is told of one record.
 
     Attributes:
-        told: events handed on.
-        dropped: events that found no room, in all.
-        ended: the root is gone: nothing will come any more.
+        kind: of the record.
+        own: the event that it announces; None where it announces none.
+        subject: whom it is about; None where that is nobody who was there.
+        is_new: the subject was not in the table before.
+        caller: of an exec: the thread that called it, and the pid object that it had.
+        argument: the record's.
     """
 
-    def __init__(
-        self, viewer: Viewer, namespace: Namespace, root: Task | None, kinds: Iterable[str], position: int
-    ) -> None:
-        self.viewer = viewer
-        self.namespace = namespace
-        self.root = root
-        self.kinds = frozenset(kinds)
-        self.position = position
-        self.told = 0
-        self.dropped = 0
-        self.ended = False
-        self._events: list[bytes] = []
-        self._bytes = 0
-        self._missing = 0
-
-    def covers(self, task: Task) -> bool:
-        """Whether a task is in the tree that is listened to."""
-        return self.root is None or rules.descends_from(task, self.root)
-
-    def wants(self, kind: str, state: TaskState, task: Task, *, covered: bool) -> bool:
-        """Whether this is to be told; `covered`: it was in the tree until now."""
-        return (
-            kind in self.kinds
-            and state.seq >= self.position
-            and self.viewer.sees(state.uid, state.gid)
-            and (covered or self.covers(task))
-            and task.pid.number_in(self.namespace) > 0
-        )
-
-    def has_room(self, unsent_bytes: int) -> bool:
-        """Whether an event may be queued; if not it is counted.
-
-        Args:
-            unsent_bytes: what has been taken already and the socket has not.
-        """
-        if self._missing or self._bytes + unsent_bytes > BACKLOG_BYTES:
-            self._missing += 1
-            self.dropped += 1
-            return False
-        return True
-
-    def put(self, event: bytes) -> None:
-        """Queue an event, packed."""
-        self._events.append(event)
-        self._bytes += len(event)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether `take` has something."""
-        return bool(self._events or self._missing)
-
-    def take(self, next_order: int) -> bytes:
-        """What waits, as one packed map of the protocol.
-
-        Args:
-            next_order: number of the next record: everything before it has been told, or counted as dropped.
-        """
-        events = self._events
-        if self._missing:
-            events.append(_pack({"event": "dropped", "order": next_order, "count": self._missing}))
-        self.told += len(events)
-        packer = msgpack.Packer(autoreset=False)
-        packer.pack_map_header(2)
-        packer.pack("events")
-        packer.pack_array_header(len(events))
-        head: bytes = packer.bytes()
-        self._events, self._bytes, self._missing = [], 0, 0
-        return b"".join((head, *events, _pack("next"), _pack(next_order)))
+    kind: int
+    own: str | None = None
+    subject: Task | None = None
+    is_new: bool = False
+    caller: Task | None = None
+    caller_pid: Pid | None = None
+    argument: int = 0
 
 
 class Feed:
-    """Makes events of records, while somebody wants them.
+    """Makes events of what the table takes over, while somebody wants them.
 
     Args:
         stream: whose handlers are the table's.
         table: the table.
+        clock: gives the time of whatever is told.
 
     Attributes:
         subscriptions: each with a function that gives its unsent bytes.
     """
 
-    def __init__(self, stream: Stream, table: ProcessTable) -> None:
+    def __init__(self, stream: Stream, table: ProcessTable, clock: Clock) -> None:
         self._stream = stream
         self._table = table
+        self._clock = clock
+        self._changes = table.changes
         self._lost = 0
         self._unsynced = False
+        self._trees: dict[Task | None, Followed] = {}
+        self._told: dict[Task, Facts] = {}
+        self._order = self._now_ns = self._ahead_ns = 0
         self.subscriptions: dict[Subscription, Callable[[], int]] = {}
-        self._listeners = {  # and what events they make
-            Kind.FORK: (self._fork, {"birth"}),
-            Kind.EXEC: (self._exec, {"exec"}),
-            Kind.EXIT: (self._exit, {"death", "reparent"}),
-            Kind.SESSION: (self._session, {"setsid"}),
-            Kind.GROUP: (self._session, {"setpgid"}),
-            Kind.SUBREAPER: (self._subreaper, {"subreaper"}),
-            Kind.STATE: (self._state, {"setsid", "setpgid", "subreaper", "reparent"}),
-        }
+
+    # ---- who listens -----------------------------------------------------------------------------------------------
 
     def add(self, subscription: Subscription, unsent: Callable[[], int]) -> None:
         """Begin to tell."""
         if not self.subscriptions:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
+            for kind in self._table.handlers:
+                self._stream.handle(kind, partial(self._heard, kind))
         self.subscriptions[subscription] = unsent
-        self._listen()
+        tree = self._trees.get(subscription.root)
+        if tree is None:
+            tree = self._trees[subscription.root] = Followed(subscription.root)
+            members = [task for leader in tree.leaders for task in leader.group()] if tree.root else self._table.tasks()
+            for task in members:
+                if task not in self._told:
+                    self._told[task] = facts_of(task)
+        tree.subscriptions[subscription] = unsent
 
     def remove(self, subscription: Subscription) -> None:
         """Tell no longer."""
-        self.subscriptions.pop(subscription, None)
-        self._listen()
-
-    def _listen(self) -> None:
-        """To the records that somebody's events are made of; the others go straight to the table."""
-        wanted = frozenset[str]().union(*(each.kinds for each in self.subscriptions))
-        for kind, (listener, makes) in self._listeners.items():
-            self._stream.handle(kind, self._table.handlers[kind] if wanted.isdisjoint(makes) else listener)
+        if self.subscriptions.pop(subscription, None) is None:
+            return
+        tree = self._trees[subscription.root]
+        del tree.subscriptions[subscription]
+        if not self.subscriptions:
+            self._trees.clear()
+            self._told.clear()
+            for kind, handler in self._table.handlers.items():
+                self._stream.handle(kind, handler)
+        elif not tree.subscriptions:
+            del self._trees[subscription.root]
+            leaders = tree.leaders if tree.root else {facts.leader for facts in self._told.values()}
+            self._forget([leader for leader in leaders if not self._is_followed(leader)])
 
     def settle(self) -> None:
         """Between two batches: what is not of a record. The caller has swept if that was due."""
         if not self.subscriptions:
             return
-        self._tell_loss()
+        self._tell_loss(self._stream.next)
         if self._unsynced and not self._stream.suspect:
             self._unsynced = False
             self._tell_all({"event": "resync", "order": self._stream.next})
@@ -189,171 +156,338 @@ class Feed:
             root = subscription.root
             if root is not None and root.pid.task is not root and not subscription.ended:
                 subscription.ended = True
-                subscription.put(_pack({"event": "end", "order": self._stream.next}))
+                subscription.put(_pack({"event": "end", "order": self._stream.next, "time_ns": self._clock()[0]}))
 
     def _tell_all(self, event: dict[str, Any]) -> None:
-        packed = _pack(event)
+        packed = _pack({**event, "time_ns": self._clock()[0]})
         for subscription in self.subscriptions:
             subscription.put(packed)
 
-    def _tell_loss(self) -> None:
-        lost = self._stream.lost - self._lost
-        if lost:
-            self._lost += lost
+    def _tell_loss(self, order: int) -> None:
+        """Numbers below this one are missing; or one that was given up comes too late, and undoes what came after it."""
+        lost, self._lost = self._stream.lost - self._lost, self._stream.lost
+        if lost > 0 or (self._stream.suspect and not self._unsynced):
             self._unsynced = True
-            self._tell_all({"event": "loss", "order": self._stream.next, "count": lost})
+            self._tell_all({"event": "loss", "order": order, "count": max(0, lost)})
+
+    # ---- records ---------------------------------------------------------------------------------------------------
+
+    def _heard(self, kind: Kind, data: Data, at: int) -> None:
+        """Apply a record, and tell what differs by it."""
+        stream, changes = self._stream, self._changes
+        (seq,) = _SEQ(data, at)
+        order = stream.next if stream.is_late else seq
+        if stream.lost != self._lost or stream.suspect is not self._unsynced:
+            self._tell_loss(order)
+        if changes.tasks:
+            changes.set_aside()
+        record = self._begun(kind, data, at)
+        self._table.handlers[kind](data, at)
+        if changes.tasks:
+            record = self._done(record, data, at)
+            concerned = [task for task in changes.tasks if self._is_concerned(task)]
+            changes.set_aside()
+            if concerned:
+                self._order = order
+                self._now_ns, self._ahead_ns = self._clock()
+                self._tell_record(record, concerned)
+
+    def _begun(self, kind: int, data: Data, at: int) -> _Record:
+        """A record before it is applied."""
+        if kind > Kind.STATE:
+            return _Record(kind)
+        argument, identity, tid, *_ = _TASK(data, at)
+        task = self._table.task(tid)
+        if task is not None and task.pid.identity != identity:
+            task = None
+        caller = self._table.task(argument) if kind == Kind.EXEC and argument != tid else None
+        pid = caller.pid if caller is not None else task.pid if task is not None else None
+        return _Record(kind, _OWN.get(Kind(kind)), task, task is None, caller, pid, argument)
+
+    def _done(self, record: _Record, data: Data, at: int) -> _Record:
+        """The same once it is applied: somebody new is there, and a record's ids and name are as of now."""
+        if record.own is None and not record.is_new:
+            return record
+        _, identity, tid, uid, gid, comm = _TASK(data, at)
+        if record.is_new:
+            task = self._table.task(tid)
+            if task is not None and task.pid.identity == identity:
+                record = record._replace(subject=task)
+        if record.subject is not None and record.own is not None:
+            self._table.call(record.subject, (uid, gid), comm)
+        return record
+
+    def _is_concerned(self, task: Task) -> bool:
+        """Return True if a task was told of, or is in a followed tree now."""
+        told = self._told
+        if task in told:
+            return True
+        leader = task.leader
+        if task.pid.task is not task:
+            return False
+        parent = leader.parent
+        return leader in told or (parent is not None and parent.leader in told) or None in self._trees
+
+    def _is_followed(self, leader: Task) -> bool:
+        return any(tree.has(leader) for tree in self._trees.values())
+
+    def _tell_record(self, record: _Record, concerned: Sequence[Task]) -> None:
+        """Tell what a record has changed: repairs, its own event, what follows from that."""
+        told, subject = self._told, record.subject
+        repaired: list[Task] = []
+        followed: list[Task] = []
+        gone: list[Task] = []
+        for task in concerned:
+            if task.pid.task is not task:
+                gone.append(task)
+            elif self._follows(record, task):
+                followed.append(task)
+            else:
+                repaired.append(task)
+        self._bury(record, gone)
+        # Somebody new first, others may have waited for it; else the subject last, for its own event is next. Who founded a
+        # group before who joins it.
+        subjects = (subject, subject.leader) if subject is not None else ()
+        repaired.sort(key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid))
+        for task in repaired:
+            if task not in told:
+                if not (task is subject and record.own == "birth"):
+                    self._appear(record, task)
+            else:
+                self._differ(task, _ASSUMED, self._coming(record, task))
+        if subject is not None and record.own is not None:
+            self._tell_own(record, subject, record.own)
+        marks = {} if record.kind in _EXACT else _ASSUMED
+        for task in followed:
+            if task in told:
+                self._differ(task, marks, None)
+            else:
+                self._appear(record, task)
+        self._reap(gone, marks)
+
+    def _follows(self, record: _Record, task: Task) -> bool:
+        """Return True if what has become of a task is the consequence of a record's own event."""
+        subject, facts = record.subject, self._told.get(task)
+        if subject is None or task is subject:
+            return False
+        match record.own:
+            case "birth":
+                return task.leader.parent is subject
+            case "death":
+                return facts is None or facts.parent is subject
+            case "exec":
+                return facts is None or (record.caller is not None and facts.parent is record.caller)
+        return False
+
+    def _coming(self, record: _Record, task: Task) -> str | None:
+        """The event about a task that a record is going to tell; ``status``: a group's, with the death of its last one."""
+        subject, own = record.subject, record.own
+        if task is subject or (own in _OF_GROUP and subject is not None and task is subject.leader):
+            return own
+        facts = self._told.get(subject) if subject is not None and own == "death" else None
+        return "status" if facts is not None and facts.leader is task else None
+
+    # ---- one task --------------------------------------------------------------------------------------------------
+
+    def _bury(self, record: _Record, gone: Sequence[Task]) -> None:
+        """Tell deaths that no record told, and the reap of whoever had a number that is somebody else's now."""
+        for task in gone:
+            facts = self._told[task]
+            own = task is record.caller or (task is record.subject and record.own == "death")
+            if not facts.exited and not own:
+                self._told[task] = facts._replace(exited=1)
+                dead = rules.find_alive_thread(facts.leader) is None
+                self._tell("death", task, facts.leader, _death(dead=dead), _ASSUMED)
+        self._reap([task for task in gone if task.pid.task is not None], _ASSUMED)
+        taken = self._table.pids.numbers
+        self._reap([task for task in gone if taken.get(task.pid.numbers[0], task.pid) is not task.pid], _ASSUMED)
+
+    def _reap(self, gone: Iterable[Task], marks: Marks) -> None:
+        for task in gone:
+            facts = self._told.get(task)
+            if facts is not None:
+                self._tell("reap", task, facts.leader, eventfacts.nothing, marks)
+                del self._told[task]
+                if facts.leader is task:
+                    for tree in self._trees.values():
+                        tree.discard(task)
+
+    def _differ(self, task: Task, marks: Marks, own: str | None) -> None:
+        """Tell what is other than it was told last, but for what the record's own event is going to say."""
+        old, new = self._told[task], facts_of(task)
+        if own == "status" and old.exited:
+            new = new._replace(exit_code=old.exit_code)
+        if new == old:
+            return
+        self._told[task] = new
+        said = own in ("death", "exec", "birth")
+        moved = new.parent is not old.parent
+        if moved:
+            self._move(task, marks)
+            if task not in self._told:
+                return
+        if new.sid is not old.sid and own != "setsid":
+            self._tell("setsid", task, new.leader, eventfacts.ids, marks)
+        elif new.pgid is not old.pgid and own not in ("setsid", "setpgid"):
+            self._tell("setpgid", task, new.leader, eventfacts.ids, marks)
+        if new.subreaper != old.subreaper and own != "subreaper":
+            self._tell("subreaper", task, new.leader, eventfacts.subreaper, marks)
+        if new.exited and not old.exited and own != "death":
+            dead = rules.find_alive_thread(task) is None
+            self._tell("death", task, new.leader, _death(dead=dead), marks)
+        elif old.exited and not new.exited and own != "exec":
+            self._tell("exec", task, new.leader, _exec(None), marks)
+        elif (
+            new.stopped != old.stopped
+            or (new.exited and old.exited and new.exit_code != old.exit_code and own != "death")
+            or (new.exit_signal != old.exit_signal and not (moved or own in ("exec", "birth")))
+            or ((new.ids != old.ids or new.comm != old.comm) and not said)
+        ):
+            self._tell("change", task, new.leader, eventfacts.condition, marks)
+
+    def _tell_own(self, record: _Record, subject: Task, own: str) -> None:
+        """Tell the event that a record announces."""
+        told, facts = self._told, self._told.get(subject)
+        if facts is None:
+            if own == "birth" and subject.pid.task is subject and subject.leader is subject:
+                trees = [tree for tree in self._trees.values() if tree.takes(subject)]
+                self._introduce(subject, trees, {}, self._ahead_ns + subject.start_ns)
+            elif own == "birth" and subject.pid.task is subject:
+                told[subject] = facts_of(subject)
+                self._tell(own, subject, subject.leader, eventfacts.birth, {}, self._ahead_ns + subject.start_ns)
+            return
+        leader = facts.leader
+        match own:
+            case "birth":
+                said: Details = eventfacts.presence
+            case "exec":
+                said = _exec(record.caller_pid)
+            case "death":
+                said = _death(dead=bool(record.argument))
+            case "subreaper":
+                said = eventfacts.subreaper
+            case _:
+                said = eventfacts.ids
+        born_ns = self._ahead_ns + subject.start_ns if own == "birth" else 0
+        self._tell(own, subject, leader, said, {}, born_ns)
+        if leader.pid.task is leader and leader is not subject and own not in _OF_GROUP:
+            self._differ(leader, {}, None)
+        for task in (subject, leader):
+            if task.pid.task is task:
+                told[task] = facts_of(task)
+
+    # ---- trees -----------------------------------------------------------------------------------------------------
+
+    def _move(self, leader: Task, marks: Marks) -> None:
+        """Tell of another parent: a subtree may enter a followed tree that way, or leave it."""
+        staying, entered, left = [], [], []
+        for tree in self._trees.values():
+            if not tree.has(leader):
+                if tree.takes(leader):
+                    entered.append(tree)
+            else:
+                staying.append(tree)
+                if not tree.takes(leader):
+                    left.append(tree)
+        self._introduce(leader, entered, marks | _ENTERED)
+        self._tell("reparent", leader, leader, eventfacts.parent, marks, trees=staying)
+        self._tell("reparent", leader, leader, eventfacts.parent, marks | _ENTERED, trees=entered)
+        if left:
+            gone = list(below(leader))
+            for tree in left:
+                for each in gone:
+                    tree.discard(each)
+            self._forget([each for each in gone if not self._is_followed(each)])
+
+    def _appear(self, record: _Record, task: Task) -> None:
+        """Somebody who was in no followed tree is in one: nobody had told of its birth, or it comes from outside."""
+        leader = task.leader
+        if leader is not task:
+            if leader in self._told:
+                self._told[task] = facts_of(task)
+                self._tell("birth", task, leader, eventfacts.presence, _ASSUMED)
+            return
+        trees = [tree for tree in self._trees.values() if tree.takes(task)]
+        if not trees:
+            return
+        if record.is_new and task is record.subject:
+            self._introduce(task, trees, _ASSUMED)
+            return
+        marks = _ENTERED if record.kind in _EXACT else _ASSUMED | _ENTERED
+        self._introduce(task, trees, marks)
+        self._tell("reparent", task, task, eventfacts.parent, marks, trees=trees)
+
+    def _introduce(self, top: Task, trees: Sequence[Followed], marks: Marks, born_ns: int = 0) -> None:
+        """Tell of a process and of all below it, parents first, whoever has not heard of them.
+
+        Args:
+            top: the process.
+            trees: that it is in from now on.
+            marks: of these events; none: it has been born this moment.
+            born_ns: when it was, by CLOCK_REALTIME, where that is known.
+        """
+        told = self._told
+        for leader in below(top) if trees else ():
+            own = leader is top and not marks
+            for task in leader.group():
+                fresh = task not in told
+                if fresh:
+                    told[task] = facts_of(task)
+                hearing = [tree for tree in trees if (fresh if tree.root is None else leader not in tree.leaders)]
+                if own:
+                    self._tell("birth", task, leader, eventfacts.birth, {}, born_ns, hearing)
+                else:
+                    self._tell("birth", task, leader, eventfacts.presence, marks or _ASSUMED, trees=hearing)
+            for tree in trees:
+                tree.add(leader)
+
+    def _forget(self, leaders: Iterable[Task]) -> None:
+        """Nobody follows these processes any more."""
+        for leader in leaders:
+            for task in leader.group():
+                self._told.pop(task, None)
+
+    # ---- subscribers -----------------------------------------------------------------------------------------------
 
     def _tell(
         self,
         kind: str,
-        state: TaskState,
-        task: Task | None,
-        make: Details,
-        covering: Collection[Subscription] = (),
+        task: Task,
+        leader: Task,
+        say: Details,
+        marks: Marks,
+        time_ns: int = 0,
+        trees: Iterable[Followed] | None = None,
     ) -> None:
         """Tell those who want it; it is packed once for each namespace that somebody counts in.
 
         Args:
-            kind, state, task: what, by which record, about whom.
-            make: gives what is particular to the kind.
-            covering: subscriptions in whose tree the task was until now.
+            kind, task: what, about whom.
+            leader: of the task, as it was told last.
+            say: gives what is particular to the kind.
+            marks: ``assumed``, ``entered``, or none.
+            time_ns: of CLOCK_REALTIME; 0: now.
+            trees: whose subscribers are to hear it; None: of those that the process is in.
         """
-        if self._stream.lost != self._lost:
-            self._tell_loss()
-        if task is None:
-            return
         packed: dict[Namespace, bytes] = {}
-        for subscription, unsent in self.subscriptions.items():
-            covered = subscription in covering
-            if subscription.wants(kind, state, task, covered=covered) and subscription.has_room(unsent()):
-                namespace = subscription.namespace
-                if namespace not in packed:
-                    packed[namespace] = _pack({"event": kind, **_who(state, task, namespace), **make(task, namespace)})
-                subscription.put(packed[namespace])
-
-    def _task(self, state: TaskState) -> Task | None:
-        task = self._table.task(state.tid)
-        return task if task is not None and task.pid.identity == state.pid else None
-
-    # ---- records ---------------------------------------------------------------------------------------------------
-
-    def _fork(self, data: Data, at: int) -> None:
-        self._table.fork(data, at)
-        state = TaskState(*_TASK(data, at))
-        task = self._task(state)
-
-        self._tell("birth", state, task, _birth)
-
-    def _exec(self, data: Data, at: int) -> None:
-        state = TaskState(*_TASK(data, at))
-        caller = self._table.task(state.argument)  # the number that the calling thread had
-        old = caller.pid if caller is not None else None
-        self._table.exec(data, at)
-        self._tell("exec", state, self._task(state), lambda _, namespace: {"old_tid": _number(old, namespace)})
-
-    def _exit(self, data: Data, at: int) -> None:
-        state = TaskState(*_TASK(data, at))
-        task = self._task(state)
-        # Told before it is applied: afterwards it may be in no tree any more.
-        self._tell(
-            "death",
-            state,
-            task,
-            lambda _task, _namespace: {"exit_code": state.exit_code, "group_dead": bool(state.argument)},
-        )
-        children = tuple(task.children()) if task is not None else ()
-        covering = {each for each in self.subscriptions if each.covers(task)} if task is not None and children else ()
-        self._table.exit(data, at)
-        for child in children:
-            if child.pid.task is child and child.parent is not task:
-                self._moved(child, state.seq, covering)
-
-    def _moved(self, child: Task, order: int, covering: Collection[Subscription]) -> None:
-        """Another parent: whoever leaves a tree that way is told of for the last time."""
-        self._tell("reparent", _as_state(child, order), child, _parent, covering)
-
-    def _session(self, data: Data, at: int) -> None:
-        self._table.session(data, at)
-        state = TaskState(*_TASK(data, at))
-        self._tell_ids("setsid" if state.kind == Kind.SESSION else "setpgid", state, self._task(state))
-
-    def _tell_ids(self, kind: str, state: TaskState, task: Task | None) -> None:
-        self._tell(kind, state, task, _ids)
-
-    def _subreaper(self, data: Data, at: int) -> None:
-        self._table.subreaper(data, at)
-        state = TaskState(*_TASK(data, at))
-        self._tell_subreaper(state, self._task(state))
-
-    def _tell_subreaper(self, state: TaskState, task: Task | None) -> None:
-        self._tell("subreaper", state, task, lambda task, _namespace: {"on": bool(task.leader.flags & SUBREAPER)})
-
-    def _state(self, data: Data, at: int) -> None:
-        state = TaskState(*_TASK(data, at))
-        task = self._task(state)
-        leader = task.leader if task is not None else None
-        before = (leader.sid, leader.pgid, leader.flags & SUBREAPER, leader.parent) if leader is not None else None
-        covering = {each for each in self.subscriptions if each.covers(leader)} if leader is not None else ()
-        self._table.state(data, at)
-        if task is None and (entered := self._task(state)) is not None:
-            for child in entered.children():  # whose parent was not known before
-                self._moved(child, state.seq, ())
-        if leader is None or before is None or leader.pid.task is not leader:
-            return
-        sid, pgid, subreaper, parent = before
-        if leader.sid is not sid:
-            self._tell_ids("setsid", state, leader)
-        elif leader.pgid is not pgid:
-            self._tell_ids("setpgid", state, leader)
-        if leader.flags & SUBREAPER != subreaper:
-            self._tell_subreaper(state, leader)
-        if leader.parent is not parent:
-            self._moved(leader, state.seq, covering)
+        time_ns = time_ns or self._now_ns
+        for tree in self._trees.values() if trees is None else trees:
+            if trees is None and not tree.has(leader):
+                continue
+            for subscription, unsent in tree.subscriptions.items():
+                if subscription.wants(kind, task) and subscription.has_room(unsent(), time_ns):
+                    namespace = subscription.namespace
+                    event = packed.get(namespace)
+                    if event is None:
+                        about = eventfacts.who(task, leader, namespace)
+                        head = {"event": kind, "order": self._order, "time_ns": time_ns}
+                        event = packed[namespace] = _pack({**head, **about, **say(task, namespace), **marks})
+                    subscription.put(event)
 
 
-def _as_state(task: Task, order: int) -> TaskState:
-    """As much of a record as the telling of an event looks at, out of the table."""
-    uid, gid = task.ids
-    blank = TaskState(*(0,) * 20, b"", 0, 0, task.comm)
-    return blank._replace(seq=order, start_ns=task.start_ns, uid=uid, gid=gid, tid=task.pid.numbers[0])
+def _death(*, dead: bool) -> Details:
+    return lambda task, _namespace: {"exit_code": task.exit_code, "group_dead": dead}
 
 
-def _who(state: TaskState, task: Task, namespace: Namespace) -> dict[str, Any]:
-    """What every event says of its task."""
-    return {
-        "order": state.seq,
-        "pid": task.leader.pid.number_in(namespace),
-        "tid": task.pid.number_in(namespace),
-        "numbers": task.pid.numbers[namespace.level :],
-        "start_ns": state.start_ns,
-        "uid": state.uid,
-        "gid": state.gid,
-        "comm": state.comm.rstrip(b"\0"),
-    }
-
-
-def _birth(task: Task, namespace: Namespace) -> dict[str, Any]:
-    return {
-        **_parent(task, namespace),
-        "creator": _thread(task.creator, namespace),
-        **_ids(task, namespace),
-        "flags": flag_names(task.clone_flags),
-        "exit_signal": task.exit_signal,
-    }
-
-
-def _parent(task: Task, namespace: Namespace) -> dict[str, Any]:
-    return {"parent": _thread(task.leader.parent, namespace)}
-
-
-def _ids(task: Task, namespace: Namespace) -> dict[str, Any]:
-    leader = task.leader
-    return {"pgid": _number(leader.pgid, namespace), "sid": _number(leader.sid, namespace)}
-
-
-def _number(pid: Pid | None, namespace: Namespace) -> int:
-    return pid.number_in(namespace) if pid is not None else 0
-
-
-def _thread(task: Task | None, namespace: Namespace) -> int:
-    return _number(task.pid if task is not None else None, namespace)
+def _exec(old: Pid | None) -> Details:
+    return lambda task, namespace: {"old_tid": eventfacts.number(old, namespace), "exit_signal": task.exit_signal}

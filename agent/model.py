@@ -352,6 +352,8 @@ class Completeness:
         anomalies: differences between table and kernel that no event explains, healed, in this snapshot.
         kernel_threads_left_out: kernel and io workers under the root; nobody can rebuild them.
         reasons: why this is incomplete, for people; empty where it is complete.
+        order: all records below this number are in it, and no others: events from it on tell what came then; None where
+            there are no records, or the image does not say.
     """
 
     verified: Verified
@@ -360,6 +362,7 @@ class Completeness:
     anomalies: int = 0
     kernel_threads_left_out: int = 0
     reasons: tuple[str, ...] = ()
+    order: int | None = None
 
     @property
     def complete(self) -> bool:

@@ -61,7 +61,7 @@ class Recall:
     """
 
     def __init__(self, table: ProcessTable) -> None:
-        self._touched = table.changes.tasks
+        self._changes = table.changes
         self._muster = Muster(table)
         self._tree: _Tree | None = None
         self._selected: _Selected | None = None
@@ -73,7 +73,7 @@ class Recall:
 
     def note(self) -> None:
         """Whatever the touched matter to does not hold any more."""
-        touched = self._touched
+        touched = self._changes.gather()
         if not touched:
             return
         if self._tree is not None and not self._tree.inside.isdisjoint(touched):

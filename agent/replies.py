@@ -86,16 +86,19 @@ class Event:
     """Something that happened.
 
     Attributes:
-        kind: of agent.events.KINDS; or ``loss``, ``resync``, ``dropped``, ``end``. Others may come of a later daemon.
+        kind: of agent.subscription.KINDS; or ``loss``, ``resync``, ``dropped``, ``end``. Others may come of a later daemon.
         order: its number: larger is later, and as in the births of snapshots.
         task: whom it is about; None for those four.
-        details: what is particular to the kind.
+        details: what is particular to the kind, and ``assumed`` or ``entered`` where that is so.
+        time_ns: CLOCK_REALTIME: of a birth when it was, of all else a moment by which it had happened; None of an older
+            daemon.
     """
 
     kind: str
     order: int
     task: EventTask | None
     details: Mapping[str, Any]
+    time_ns: int | None = None
 
 
 def hello_of(answer: control.Message) -> Hello:
@@ -124,8 +127,8 @@ def event_of(said: dict[str, Any]) -> Event:
     if "tid" in said:
         fields = {key: said[key] for key in _OF_TASK}
         task = EventTask(**fields | {"numbers": tuple(fields["numbers"])})
-    rest = {key: value for key, value in said.items() if key not in ("event", "order", *_OF_TASK)}
-    return Event(said["event"], said["order"], task, rest)
+    rest = {key: value for key, value in said.items() if key not in ("event", "order", "time_ns", *_OF_TASK)}
+    return Event(said["event"], said["order"], task, rest, said.get("time_ns"))
 
 
 def answer_of(answer: control.Message, data: bytes) -> Answer:

@@ -275,6 +275,13 @@ class Roster:
                 self._touch(child)
         self.unknown |= self.leaderless.pop(task.address, set())
 
+    def call(self, task: Task, ids: tuple[int, int], comm: bytes) -> None:
+        """Take over ids and name from a record that is about something else."""
+        if task.ids != ids or task.comm != comm:
+            task.ids = self._ids.setdefault(ids, ids)
+            self._name(task, comm)
+            self._touch(task)
+
     def _name(self, task: Task, comm: bytes) -> None:
         if comm != task.comm:
             if len(self._comms) > _MAX_SHARED:

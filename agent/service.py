@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
-from agent import VERSION, control, metrics, rootname
+from agent import VERSION, control, eventfacts, metrics, rootname
 from agent.access import Viewer
 from agent.audit import Refusals, line
 from agent.errors import BusyError, CkptreeError, UsageError
-from agent.events import KINDS, Feed, Subscription
+from agent.events import Feed
 from agent.journal import Journal
 from agent.lookup import Sees
 from agent.model import Dialect, Snapshot
 from agent.objects import Task
+from agent.select import Selection
+from agent.subscription import KINDS, Subscription
 from agent.watch import Watch
 from exporters import checkpoint as _checkpoint  # noqa: F401  # the registry's first use is where somebody waits
 from exporters import registry
@@ -89,7 +91,7 @@ class Service:
 
     def __init__(self, watch: Watch, log: Journal) -> None:
         self.watch = watch
-        self.feed = Feed(watch.stream, watch.table)
+        self.feed = Feed(watch.stream, watch.table, _clock)
         self.clients = Clients()
         self.turns = metrics.Turns()
         self.unsent_of: Callable[[int], int] = lambda _account: 0
@@ -164,13 +166,7 @@ class Service:
         try:
             self._check_unsent(asker.viewer)
             root = self._find(request, asker)
-            order = 0
-
-            def note() -> None:
-                nonlocal order
-                order = self.watch.stream.next
-
-            snapshot = self._taken(root, mode, request, asker, note)
+            snapshot = self._taken(root, mode, request, asker)
             data = registry.image(snapshot, fmt, dialect)
             said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
         except CkptreeError as error:
@@ -178,7 +174,7 @@ class Service:
             raise
         elapsed = self._audit("snapshot", request, asker, begin, said, "ok")
         self._seconds.add(elapsed / 1e9)
-        return {"data": data, **_about(snapshot), "order": order, "elapsed_ns": elapsed}
+        return {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
 
     def _subscribe(self, request: control.Message, asker: Asker) -> control.Message:
         if asker.subscription is not None:
@@ -195,15 +191,18 @@ class Service:
         caller = self._caller(asker)
         namespace = caller.pid.namespace if caller is not None else self.watch.table.pids.initial
         made: list[Subscription] = []
+        ids: list[list[Any]] = []
 
-        def begin_telling() -> None:
+        def begin_telling(chosen: Selection | None = None) -> None:
+            if chosen is not None:
+                ids.extend(eventfacts.row(task, namespace) for task in chosen.inside)
             subscription = Subscription(asker.viewer, namespace, root, kinds, self.watch.stream.next)
             self.feed.add(subscription, asker.unsent)
             made.append(subscription)
 
         try:
             if wanted and root is not None:
-                answer = self._first_snapshot(root, request, asker, begin_telling)
+                answer = self._first_snapshot(root, request, asker, begin_telling) | {"ids": ids}
             else:
                 answer = {"snapshot": None}
                 begin = time.perf_counter_ns()
@@ -218,7 +217,7 @@ class Service:
         return answer | {"order": asker.subscription.position}
 
     def _first_snapshot(
-        self, root: Task, request: control.Message, asker: Asker, at_cut: Callable[[], None]
+        self, root: Task, request: control.Message, asker: Asker, at_cut: Callable[[Selection], None]
     ) -> control.Message:
         begin = time.perf_counter_ns()
         said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
@@ -327,7 +326,12 @@ class Service:
         return self.watch.find(rootname.parse(control.root_text(request)), self._caller(asker), _sees(asker.viewer))
 
     def _taken(
-        self, root: Task, mode: str, request: control.Message, asker: Asker, at_cut: Callable[[], None]
+        self,
+        root: Task,
+        mode: str,
+        request: control.Message,
+        asker: Asker,
+        at_cut: Callable[[Selection], None] = lambda _: None,
     ) -> Snapshot:
         return self.watch.snapshot(
             root,
@@ -359,6 +363,12 @@ class Service:
             fields["unwritten"] = unwritten
         self._log.info(line(verb, **fields))
         return elapsed
+
+
+def _clock() -> tuple[int, int]:
+    """CLOCK_REALTIME, and how far it is ahead of CLOCK_BOOTTIME, ns."""
+    now_ns = time.time_ns()
+    return now_ns, now_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _as_asked(root: object) -> str:

@@ -31,6 +31,7 @@ class Stream:
         next: the number expected next: every smaller one has been handled or given up.
         kinds: how many have been handled, by kind.
         lost: numbers given up that have not come after all.
+        is_late: the record that is being handled comes after its number was given up.
         suspect: numbers were lost since this was last set to False: the table needs a sweep.
     """
 
@@ -43,6 +44,7 @@ class Stream:
         self.next = 0
         self.lost = 0
         self.suspect = False
+        self.is_late = False
 
     def handle(self, kind: wire.Kind, handler: Handler) -> None:
         """From now on this is the handler of a kind."""
@@ -78,7 +80,9 @@ class Stream:
             # of an exact identity, is as true as ever; what it tells of a state that has changed since, a sweep must mend.
             self.suspect = True
             self.lost = max(0, self.lost - 1)
+            self.is_late = True
             self._handle(bytes(data[at : at + wire.record_bytes(data, at, kind)]))
+            self.is_late = False
 
     def _handle(self, record: bytes) -> None:
         kind = _HEAD(record, 0)[1]

@@ -252,7 +252,7 @@ class Watch:
         *,
         without_entered: bool = False,
         sees: Sees | None = None,
-        at_cut: Callable[[], None] = lambda: None,
+        at_cut: Callable[[select.Selection], None] = lambda _: None,
     ) -> Snapshot:
         """The tree below a task, at one instant.
 
@@ -261,7 +261,8 @@ class Watch:
             mode: ``auto``, ``container`` or ``subtree``.
             without_entered: leave out what entered the container from outside.
             sees: which tasks the caller may see, by their real user and group id; None: all.
-            at_cut: called when the table is what the snapshot says: all records below `stream.next` are in it.
+            at_cut: called with the tasks when the table is what the snapshot says: all records below `stream.next` are
+                in it.
 
         Raises:
             NotPermittedError: there is a task in the tree that the caller may not see.
@@ -284,7 +285,8 @@ class Watch:
         if sees is not None:
             lookup.refuse_others(root, resolved, self._recall.members(root), sees)
         chosen = self._recall.select(root, resolved, without_entered=without_entered)
-        at_cut()
+        at_cut(chosen)
+        order = self.stream.next
         time_ns = time.time_ns()
         tasks = self._tied(chosen, mark, deadline)
         self.totals.snapshots += 1
@@ -312,6 +314,7 @@ class Watch:
                 anomalies=self.table.counts.anomalies - anomalies,
                 kernel_threads_left_out=chosen.kernel_workers,
                 reasons=tuple(reasons),
+                order=order,
             ),
             as_of_read=self._ties.fields,
         )

@@ -90,6 +90,7 @@ def facts(snapshot: Snapshot) -> Document:
             "anomalies": done.anomalies,
             "kernel_threads_left_out": done.kernel_threads_left_out,
             "lost": done.lost,
+            "order": done.order,
             "reasons": done.reasons,
             "sweeps": done.sweeps,
             "verified": done.verified,
@@ -306,6 +307,7 @@ class _FactsReader:
             anomalies=fields.maybe_integer("anomalies", 0, U64_MAX) or 0,
             kernel_threads_left_out=fields.maybe_integer("kernel_threads_left_out", 0, U64_MAX) or 0,
             reasons=fields.texts("reasons"),
+            order=fields.maybe_integer("order", 0, U64_MAX),
         )
 
     def wrong_rows(self, key: Literal["pids", "tasks"], count: int) -> Iterator[FormatError]:

@@ -55,7 +55,7 @@ _DETAILS = _shape(
         "surroundings": _shape("root root_id mounts mount_namespace user_namespace own_ids apart"),
     },
 )
-_COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons"
+_COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons order"
 
 DOCUMENT = _shape(
     "format version dialect first_tag mode root boot_id time_ns header completeness namespaces pids tasks ancestors "

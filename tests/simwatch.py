@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from agent import control
+from agent import control, wire
 from agent.access import Viewer
 from agent.config import Config
 from agent.journal import Journal
@@ -49,11 +49,21 @@ class SimPage:
     """Counters of the kernel's side."""
 
     nested = 0
-    lost = 0
     withheld = 0
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._numbers: set[int] = set()
+        self._overflow = False
+        self.lost = 0
+
+    def lose(self, record: bytes, *, told: bool) -> None:
+        """Count a record that found no room; its number is told, or has been overwritten by that of another."""
+        self.lost += 1
+        if told:
+            self._numbers.add(wire.HEAD.unpack_from(record)[0])
+        else:
+            self._overflow = True
 
     @property
     def issued(self) -> int:
@@ -61,8 +71,10 @@ class SimPage:
         return self._kernel.writer.seq
 
     def lost_numbers(self) -> tuple[set[int], bool]:
-        """None can be: the ring has room."""
-        return set(), False
+        """Those since the last call, and whether others were lost among them."""
+        found = self._numbers, self._overflow
+        self._numbers, self._overflow = set(), False
+        return found
 
 
 class SimProbes:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent import control, conversation, server, service
-from agent.events import BACKLOG_BYTES, KINDS
 from agent.shares import SHARE
+from agent.subscription import BACKLOG_BYTES, KINDS
 from tests.simwatch import ROOT, Scene
 
 TEXT = (Path(__file__).parents[1] / "docs" / "API.md").read_text()

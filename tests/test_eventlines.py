@@ -2,6 +2,7 @@
 """Live events as lines and as JSON."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from agent.eventlines import as_json, as_line
 
 PROCESS = EventTask(4712, 4712, (4712, 3), 99, 1000, 100, b"make")
 
+TIME_NS = int(datetime(2026, 1, 31, 13, 15, 2, 250_700).timestamp()) * 10**9 + 250_700_000  # noqa: DTZ001 - local, as a line has it
+
 
 def event(kind: str, task: EventTask | None = PROCESS, **details: Any) -> Event:
-    """One of order 17."""
-    return Event(kind, 17, task, details)
+    """One of order 17, at a quarter past one."""
+    return Event(kind, 17, task, details, TIME_NS)
 
 
 BIRTH: dict[str, Any] = {"parent": 1, "creator": 1, "sid": 5, "pgid": 0, "flags": [], "exit_signal": 17}
@@ -28,7 +31,14 @@ BIRTH: dict[str, Any] = {"parent": 1, "creator": 1, "sid": 5, "pgid": 0, "flags"
             event("birth", **BIRTH | {"creator": 9, "flags": ["CLONE_PARENT", "CLONE_VFORK"]}),
             "birth     4712/3 make: child of 1, by 9, session 5, group outside, CLONE_PARENT CLONE_VFORK",
         ),
+        (
+            event("birth", **BIRTH | {"entered": True, "stopped": False, "exit_code": 3 << 8, "subreaper": True}),
+            "birth     4712/3 make: entered, child of 1, session 5, group outside, exited 3, subreaper",
+        ),
         (event("exec"), "exec      4712/3 make"),
+        (event("reap"), "reap      4712/3 make"),
+        (event("change", stopped=True, exit_code=None), "change    4712/3 make: stopped, uid 1000, gid 100"),
+        (event("setpgid", assumed=True), "setpgid   4712/3 make: assumed, session unknown, group unknown"),
         (event("death", exit_code=3 << 8, group_dead=True), "death     4712/3 make: exited 3"),
         (event("death", exit_code=9, group_dead=True), "death     4712/3 make: killed by SIGKILL"),
         (event("death", exit_code=0, group_dead=False), "death     4712/3 make: exited 0, other threads go on"),
@@ -44,7 +54,12 @@ BIRTH: dict[str, Any] = {"parent": 1, "creator": 1, "sid": 5, "pgid": 0, "flags"
 )
 def test_each_kind_has_its_words(told: Event, line: str) -> None:
     """A kind that is not known yet is told as far as it can be."""
-    assert as_line(told) == f"        17 {line}"
+    assert as_line(told) == f"        17 13:15:02.250 {line}"
+
+
+def test_the_event_of_an_older_daemon_has_no_time() -> None:
+    """Which is seen."""
+    assert as_line(Event("end", 17, None, {})) == "        17 --:--:--.--- end       the root is gone"
 
 
 def test_a_loss_is_told_with_its_count_and_what_it_means() -> None:
@@ -78,6 +93,7 @@ def test_json_has_all_of_an_event() -> None:
     assert json.loads(as_json(event("reparent", parent=1))) == {
         "event": "reparent",
         "order": 17,
+        "time_ns": TIME_NS,
         "pid": 4712,
         "tid": 4712,
         "numbers": [4712, 3],
@@ -87,4 +103,9 @@ def test_json_has_all_of_an_event() -> None:
         "comm": "make",
         "parent": 1,
     }
-    assert json.loads(as_json(event("loss", None, count=2))) == {"event": "loss", "order": 17, "count": 2}
+    assert json.loads(as_json(event("loss", None, count=2))) == {
+        "event": "loss",
+        "order": 17,
+        "time_ns": TIME_NS,
+        "count": 2,
+    }

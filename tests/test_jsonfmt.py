@@ -56,7 +56,7 @@ def test_the_schema_is_whole() -> None:
         *("id", "numbers", "namespaces", "creator", "sid", "pgid", "flags", "order", "events", "observed")
     }
     assert set(document["completeness"]) == {
-        *("verified", "lost", "sweeps", "anomalies", "kernel_threads_left_out", "reasons")
+        *("verified", "lost", "sweeps", "anomalies", "kernel_threads_left_out", "reasons", "order")
     }
 
 

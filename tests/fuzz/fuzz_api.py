@@ -20,8 +20,8 @@ import msgpack
 from agent import control
 from agent.access import Viewer
 from agent.conversation import Conversation
-from agent.events import KINDS
 from agent.objects import CLONE_NEWPID
+from agent.subscription import KINDS
 from exporters import registry
 from tests.simwatch import ROOT, Scene
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes below a root that somebody follows, kept as they come and go.
+
+A process is in the tree iff its parent is. So whoever is in it is written down once, and from then on a birth, or a new
+parent, costs one look at the parent, however deep the tree is and however many follow it: nothing walks up to the root.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from agent.objects import Task
+
+if TYPE_CHECKING:
+    from agent.subscription import Subscription
+
+
+def below(top: Task) -> Iterator[Task]:
+    """The leaders of a process and of all that descend from it, parents first, older children before younger ones."""
+    waiting = [top]
+    while waiting:
+        leader = waiting.pop()
+        yield leader
+        for thread in leader.group():
+            if thread.first_child is not None:
+                waiting.extend(thread.children())
+
+
+class Followed:
+    """One tree, for all subscriptions that have this root.
+
+    Args:
+        root: leader of the topmost process; None: everybody is in it.
+
+    Attributes:
+        leaders: of the processes in it; empty where everybody is.
+        subscriptions: each with a function that gives its unsent bytes.
+    """
+
+    __slots__ = ("leaders", "root", "subscriptions")
+
+    def __init__(self, root: Task | None) -> None:
+        self.root = root
+        self.leaders: set[Task] = set(below(root)) if root is not None else set()
+        self.subscriptions: dict[Subscription, Callable[[], int]] = {}
+
+    def has(self, leader: Task) -> bool:
+        """Return True if a process is in it."""
+        return self.root is None or leader in self.leaders
+
+    def takes(self, leader: Task) -> bool:
+        """Return True if a process belongs in it, by the parent that it has now."""
+        if self.root is None or leader is self.root:
+            return True
+        parent = leader.parent
+        return parent is not None and parent.leader in self.leaders
+
+    def add(self, leader: Task) -> None:
+        """One process more."""
+        if self.root is not None:
+            self.leaders.add(leader)
+
+    def discard(self, leader: Task) -> None:
+        """One process less."""
+        self.leaders.discard(leader)
