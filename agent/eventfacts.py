@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from agent import rules
 from agent.births import flag_names
-from agent.objects import EXITED, STOPPED, SUBREAPER, TRACING_STOP, Namespace, Pid, Task
+from agent.objects import EXITED, STOPPED, SUBREAPER, Namespace, Pid, Task
 
 Details = Callable[[Task, Namespace], dict[str, Any]]
 
@@ -46,7 +46,7 @@ def facts_of(task: Task) -> Facts:
         flags & SUBREAPER if leads else 0,
         exited,
         task.exit_code if exited else None,
-        not exited and bool(flags & (STOPPED | TRACING_STOP)),
+        not exited and bool(flags & STOPPED),
         task.exit_signal,
         task.ids,
         task.comm,
@@ -110,7 +110,7 @@ def condition(task: Task, _namespace: Namespace) -> dict[str, Any]:
     """What no other kind of event tells."""
     exited = bool(task.flags & EXITED)
     return {
-        "stopped": not exited and bool(task.flags & (STOPPED | TRACING_STOP)),
+        "stopped": not exited and bool(task.flags & STOPPED),
         "exit_code": task.exit_code if exited else None,
         "exit_signal": task.exit_signal,
     }

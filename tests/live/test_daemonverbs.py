@@ -90,7 +90,7 @@ def test_only_the_kinds_that_were_asked_for_come(daemon_socket: Path) -> None:
         os.set_blocking(watch.stdout.fileno(), False)
         while not (line := watch.stdout.readline()):
             do(shell, "setsid true")
-        kinds = {line.split()[1]}
+        kinds = {line.split()[2]}
 
     assert kinds <= {b"setsid", b"setpgid"}
 
