@@ -6,7 +6,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
 
 from agent.access import Viewer
 from agent.objects import CLONE_NEWPID, CLONE_VFORK
@@ -14,10 +13,7 @@ from agent.subscription import BACKLOG_BYTES, KINDS, Subscription
 from agent.wire import Kind
 from exporters import registry
 from tests.kernelobjects import Thread
-from tests.kernelsim import Kernel
-from tests.programs import PROGRAMS, Step, finish, make
 from tests.simwatch import ROOT, Scene
-from tests.test_table_properties import PATIENT
 
 Event = dict[str, Any]
 
@@ -270,83 +266,6 @@ def test_while_nobody_listens_records_go_straight_to_the_table() -> None:
 
 
 # ---- a snapshot and what follows it ---------------------------------------------------------------------------------
-
-
-class Follower:
-    """A picture of all processes that begins with a snapshot and is kept by events alone."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.tasks: dict[int, dict[str, Any]] = {}
-        for thread in kernel.threads:
-            group = thread.group
-            self.tasks[thread.tid] = {
-                "pid": group.leader.tid,
-                "parent": group.parent.tid if group.parent else 0,
-                "pgid": group.pgid.numbers[0],
-                "sid": group.sid.numbers[0],
-                "dead": thread.exiting,
-            }
-
-    def apply(self, event: Event) -> None:
-        """One event."""
-        tid = event["tid"]
-        match event["event"]:
-            case "birth":
-                self.tasks[tid] = {key: event[key] for key in ("pid", "parent", "pgid", "sid")} | {"dead": False}
-            case "death":
-                self.tasks[tid]["dead"] = True
-            case "exec":
-                self.tasks[tid]["dead"] = False
-                for other, task in list(self.tasks.items()):
-                    if task["pid"] == event["pid"] and other != tid:
-                        del self.tasks[other]
-                    elif task["parent"] == event["old_tid"]:
-                        task["parent"] = tid
-            case "reparent":
-                self.tasks[event["pid"]]["parent"] = event["parent"]
-            case "setsid" | "setpgid":
-                self.tasks[event["pid"]] |= {"pgid": event["pgid"], "sid": event["sid"]}
-
-
-def _processes(kernel: Kernel) -> dict[int, tuple[int, int, int]]:
-    return {
-        thread.tid: (
-            thread.group.parent.tid if thread.group.parent else 0,
-            thread.group.pgid.numbers[0],
-            thread.group.sid.numbers[0],
-        )
-        for thread in kernel.threads
-        if thread.leads and not thread.exiting
-    }
-
-
-@given(PROGRAMS, PROGRAMS)
-@PATIENT
-def test_the_state_at_the_position_and_the_events_from_there_on_make_the_state_now(
-    before: list[Step], after: list[Step]
-) -> None:
-    """Whatever has happened before and after."""
-    scene = Scene()
-    scene.kernel.pid_max = 60
-    for step in before:
-        make(scene.kernel, step)
-    finish(scene.kernel)
-    scene.watch.tend()
-    listener = Listener(scene)
-    follower = Follower(scene.kernel)
-    for step in after:
-        make(scene.kernel, step)
-        if not any(thread.exiting and not thread.exited for thread in scene.kernel.threads):
-            for event in listener.hear():
-                follower.apply(event)
-    finish(scene.kernel)
-    for event in listener.hear():
-        follower.apply(event)
-
-    expected = _processes(scene.kernel)
-    assert expected == {
-        tid: (task["parent"], task["pgid"], task["sid"]) for tid, task in follower.tasks.items() if tid in expected
-    }
 
 
 def test_a_subscription_begins_with_its_snapshot() -> None:
