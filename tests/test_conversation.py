@@ -177,5 +177,5 @@ def test_a_subscription_ends_with_its_root() -> None:
     it.turn()
     (message,) = it.fetch()
 
-    assert [event["event"] for event in message["events"]] == ["death", "end"]
+    assert [event["event"] for event in message["events"]] == ["death", "reap", "end"]
     assert it.talk.over
