@@ -158,10 +158,16 @@ def _judged(snapshot: "Snapshot", *, required: bool) -> "Snapshot":
 
 
 def _report(answer: Answer) -> None:
+    from exporters.remarks import count
+
     for line in answer.squashed:
         say(f"squashed: {line}")
     for line in answer.entered:
         say(f"left out, entered from outside: {line}")
+    if answer.workers:
+        say(
+            f"left out, for no rebuild can have them: {count(answer.workers, 'thread')} of the kernel's own (io workers)"
+        )
     if not answer.complete:
         say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
 

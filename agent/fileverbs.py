@@ -120,14 +120,28 @@ def check(file: File, as_json: AsJson = False) -> None:
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help=_FILE)],
     b: Annotated[str, typer.Argument(metavar="B", help=_FILE)],
+    map_: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            help="B was rebuilt from A with other numbers: the line of `restart --no-pids --json`.",
+            metavar="FILE",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two snapshots by who is who. Exit code 0 where they are equal, 1 where not."""
-    from exporters import difference
+    from exporters import difference, renumbering
 
-    if a == b == "-":
-        raise UsageError("A and B cannot both be standard input")
-    found = difference.difference(_load(a, _read(a)), _load(b, _read(b)))
+    if (a, b, map_).count("-") > 1:
+        raise UsageError("standard input cannot be more than one of A, B and the map")
+    try:
+        numbers = renumbering.parse(_read(map_)) if map_ is not None else None
+        found = difference.difference(_load(a, _read(a)), _load(b, _read(b)), numbers)
+    except FormatError as error:
+        if map_ is not None and (error.path == "map" or error.path.startswith("map.")):
+            raise FormatError(f"{_name(map_)}: {error.path}", error.message, error.offset) from error
+        raise
     if as_json:
         typer.echo(json.dumps(difference.to_document(found), indent=1))
     else:

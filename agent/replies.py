@@ -47,6 +47,7 @@ class Answer:
         tasks: how many.
         elapsed_ns: what it took within the daemon, from request to bytes.
         order: number of the first event that is not in it; 0 where it is from no daemon.
+        workers: threads of the kernel and io workers below the root, which were left out.
     """
 
     data: bytes
@@ -58,6 +59,7 @@ class Answer:
     tasks: int
     elapsed_ns: int
     order: int = 0
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +145,5 @@ def answer_of(answer: control.Message, data: bytes) -> Answer:
         tasks=answer["tasks"],
         elapsed_ns=answer["elapsed_ns"],
         order=answer["order"],
+        workers=answer.get("kernel_threads_left_out", 0),  # an older daemon does not say
     )

@@ -390,4 +390,5 @@ def _about(snapshot: Snapshot) -> control.Message:
         "squashed": list(snapshot.squashed),
         "entered": list(snapshot.entered),
         "tasks": len(snapshot.tasks),
+        "kernel_threads_left_out": completeness.kernel_threads_left_out,
     }

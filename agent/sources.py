@@ -125,6 +125,7 @@ def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
         snapshot.entered,
         len(snapshot.tasks),
         0,
+        workers=completeness.kernel_threads_left_out,
     )
 
 

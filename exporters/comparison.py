@@ -29,10 +29,11 @@ the session that the root inherited, too, so against such a one the two are not 
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from agent.model import PidObject, Snapshot, Task
+from exporters import renumbering
 from exporters.remarks import CORE_DUMPED, is_bare, plain
 
 Numbers: TypeAlias = tuple[int, ...]
@@ -45,7 +46,7 @@ Side: TypeAlias = Literal["a", "b"]
 
 Place: TypeAlias = Literal["parent", "thread group", "group", "session"]
 Condition: TypeAlias = Literal["state", "exit code", "subreaper"]
-Trait: TypeAlias = Literal["comm", "uid", "gid"]
+Trait: TypeAlias = Literal["comm", "uid", "gid", "core dumped"]
 
 
 class Change(NamedTuple):
@@ -105,6 +106,7 @@ class Difference:
     Attributes:
         a, b: the snapshots.
         one_tree: True where both are of one tree, so that start times told who is who; False: numbers alone did.
+        mapped: the numbers of `a` are those that a map gave it.
         gone, born: tasks of a alone and of b alone.
         moved: tasks with another parent, thread group, group or session.
         changed: tasks with another state, exit code or subreaper flag.
@@ -112,7 +114,7 @@ class Difference:
         strays: pids that are in another namespace, seen from their fellows.
         unsaid: what one of the two does not say.
         replaced: tasks that are the same in everything but their start time; no part of being equal.
-        renamed: tasks with another comm, uid or gid; no part of being equal.
+        renamed: tasks with another comm, uid or gid, or of which one dumped core alone; no part of being equal.
         notes: on the snapshots as a whole, for people; no part of being equal.
     """
 
@@ -130,6 +132,7 @@ class Difference:
     replaced: tuple[Changed, ...]
     renamed: tuple[Changed, ...]
     notes: tuple[str, ...]
+    mapped: bool = False
 
     @property
     def equal(self) -> bool:
@@ -146,9 +149,19 @@ class Difference:
         )
 
 
-def difference(a: Snapshot, b: Snapshot) -> Difference:
-    """Compare two snapshots."""
-    return _Comparison(a, b).result()
+def difference(a: Snapshot, b: Snapshot, numbers: renumbering.Map | None = None) -> Difference:
+    """Compare two snapshots.
+
+    Args:
+        a, b: the snapshots.
+        numbers: those that the tasks of `a` have in `b`, which was rebuilt from it, by tag; None: the same.
+
+    Raises:
+        FormatError: `numbers` are of another image.
+    """
+    if numbers is None:
+        return _Comparison(a, b).result()
+    return replace(_Comparison(renumbering.renumbered(a, numbers, b), b).result(), mapped=True)
 
 
 class _Comparison:
@@ -302,3 +315,6 @@ def _traits(a: Task, b: Task) -> Iterator[Change]:
         # A name that one image does not have says nothing of the task.
         if before is not None and after is not None and before != after:
             yield Change(field, before, after)
+    if a.exit_code is not None and b.exit_code is not None and (a.exit_code ^ b.exit_code) & CORE_DUMPED:
+        dumped = ["yes" if code & CORE_DUMPED else "no" for code in (a.exit_code, b.exit_code)]
+        yield Change("core dumped", dumped[0], dumped[1])

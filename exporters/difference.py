@@ -56,7 +56,7 @@ def to_document(found: Difference) -> Document:
     a, b = found.a, found.b
     return {
         "equal": found.equal,
-        "identity": "start" if found.one_tree else "numbers",
+        "identity": "map" if found.mapped else "start" if found.one_tree else "numbers",
         "a": _summary(a),
         "b": _summary(b),
         "gone": [_task(a, task) for task in found.gone],
@@ -99,7 +99,10 @@ class _Account:
             tasks = count(len(snapshot.tasks), "task")
             root = path(snapshot.pids[0].numbers)
             yield f"{side}: {snapshot.mode} of {root} · {tasks} · {moment(snapshot.time_ns)}"
-        yield "who is who: by number and start time" if found.one_tree else "who is who: by number"
+        if found.mapped:
+            yield "who is who: by the map; a has the numbers that it gives"
+        else:
+            yield "who is who: by number and start time" if found.one_tree else "who is who: by number"
         parts = (
             ("gone", self._tasks(self._a, found.gone)),
             ("born", self._tasks(self._b, found.born)),

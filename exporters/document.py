@@ -96,6 +96,8 @@ def examine(value: object) -> tuple[Base | None, Snapshot | None, list[Finding]]
 
 def path_of(fault: Fault) -> str:
     """Where in a document a fault is."""
+    if fault.array == "completeness":
+        return f"completeness.{fault.field}"
     return f"{fault.array}[{fault.index}].{fault.field}" if fault.field else fault.array
 
 

@@ -20,7 +20,7 @@ All passes take unsound trees too: a tag that names nothing is passed over, for 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from agent.model import CKPT_PID_ROOT, Namespace, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, Completeness, Namespace, Snapshot, Task
 from exporters.facts import Base
 from exporters.soundness import DEPTH_MAX, PID_NUMBER_MAX, Fault, TaskIds
 from exporters.staterules import state_faults
@@ -56,7 +56,15 @@ def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
         yield from _namespace_faults(snapshot.namespaces)
         yield from state_faults(snapshot, place)
         yield from _birth_faults(snapshot.tasks, place)
+        yield from _left_out(snapshot.completeness)
         yield from _fit_faults(base.first_tag, base.numbers, lines, snapshot.namespaces)
+
+
+def _left_out(done: Completeness) -> Iterator[Fault]:
+    """Say what a rebuild cannot have: io_uring and vhost make such threads, and nobody else does."""
+    if done.kernel_threads_left_out:
+        text = f"is {done.kernel_threads_left_out}: threads of the kernel's own (io workers) that no rebuild can have"
+        yield Fault("workers-left-out", "completeness", 0, "kernel_threads_left_out", text)
 
 
 def _root_faults(base: Base) -> Iterator[Fault]:

@@ -62,7 +62,8 @@ class Places(NamedTuple):
     def locate(self, fault: Fault) -> Finding | None:
         """The finding that a fault is in this file; None for one about a pid object that could not be read."""
         # Fields that the base does not have are our own record's.
-        path, at = f"EXTENSION.{fault.array}[{fault.index}].{fault.field}", self.extension
+        place = fault.array if fault.array == "completeness" else f"{fault.array}[{fault.index}]"
+        path, at = f"EXTENSION.{place}.{fault.field}", self.extension
         if fault.array == "pids" and fault.field != "namespaces":
             path = f"PIDS[{fault.index}].{fault.field}" if fault.field else "PIDS"
             if fault.index >= len(self.pids):

@@ -47,7 +47,8 @@ class Fault:
 
     Attributes:
         rule: name of the rule that is broken, a key of findings.RULES.
-        array: in which of the arrays; ``namespaces`` are those of a snapshot.
+        array: in which of the arrays; ``namespaces`` and ``completeness`` are those of a snapshot, and the
+            last one is no array.
         index: place in it.
         field: ``numbers`` of a pid, a field of TaskIds, or ``""`` for the array itself.
         text: what is wrong, and what would be right.
@@ -55,7 +56,7 @@ class Fault:
     """
 
     rule: str
-    array: Literal["pids", "tasks", "namespaces"]
+    array: Literal["pids", "tasks", "namespaces", "completeness"]
     index: int
     field: str
     text: str

@@ -4,7 +4,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from agent.model import Namespace, Task, TaskState
+from agent.model import Completeness, Namespace, Task, TaskState
 from exporters import checkpoint
 from tests.builders import a_snapshot, a_task, born
 from tests.images import (
@@ -198,6 +198,10 @@ BAD = {
     "exit-code-unknown": Bad(
         (image := ended(a_task(2, 1, state=TaskState.ZOMBIE), a_task(3, 1, state=TaskState.ZOMBIE))),
         [("exit-code-unknown", payload_at(image), (2, 3))],
+    ),
+    "workers-left-out": Bad(
+        (image := checkpoint.dumps(a_snapshot(completeness=Completeness("sweep", kernel_threads_left_out=2)))),
+        [("workers-left-out", payload_at(image), ())],
     ),
     "container-root": field(383, "<i", 2, ("container-root", 379, (1,))),
     "root-depth": Bad(an_image([(4, 1)], [(1, 0, 1, 1, 1, 1)]), [("root-depth", 379, (1,))]),

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 
 DELAYS_S = [step * 0.012 for step in range(14)]  # the imports of a verb take about a tenth of a second
 
-_PROGRAM = "import sys, agent.__main__ as program; sys.stdout.write('!'); sys.stdout.flush(); program.run()"
+# It says `!` at the first thing that it does once it heeds interrupts.
+_PROGRAM = """
+import sys, agent.__main__ as program
+fill = program.fill_standard_streams
+program.fill_standard_streams = lambda: (sys.stdout.write("!"), sys.stdout.flush(), fill())
+program.run()
+"""
 
 
 @contextmanager

@@ -127,6 +127,11 @@ def test_a_dumped_core_is_no_difference() -> None:
     a = with_task(a_family(), 7, exit_code=11 | 0x80)
 
     assert difference(a, with_task(a, 7, exit_code=11)).equal
+    assert told(a, with_task(a, 7, exit_code=11)) == [
+        "",
+        "notes, no part of being equal",
+        "   4722 cc: core dumped yes → no",
+    ]
     assert not difference(a, with_task(a, 7, exit_code=6)).equal
 
 

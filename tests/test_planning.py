@@ -22,6 +22,21 @@ def test_a_zombie_whose_status_nobody_may_read_is_rebuilt_with_0() -> None:
     assert end.value == 0
 
 
+def test_a_core_that_was_dumped_is_not_rebuilt_and_the_plan_says_so() -> None:
+    """No call makes a zombie say that again; the tasks are named by their numbers."""
+    core: dict[str, Any] = {"state": TaskState.ZOMBIE, "exit_code": 11 | 0x80}
+    rows = [a_task(1, 0), *[a_task(tag, 1, **core) for tag in range(2, 14)]]
+    snapshot = a_snapshot([(1,), *[(number,) for number in range(302, 314)]], rows, mode="container")
+    plain = a_snapshot(
+        [(1,), (5,)], [a_task(1, 0), a_task(2, 1, state=TaskState.ZOMBIE, exit_code=11)], mode="container"
+    )
+    (note,) = make_plan(snapshot).notes
+
+    assert note.startswith("that a core was dumped is not rebuilt: whoever waits for 302, 303, ")
+    assert "311 and 2 more sees the same signal" in note
+    assert make_plan(plain).notes == ()
+
+
 def dying(*rows: Task, numbers: list[tuple[int, ...]]) -> NotRebuildableError:
     """Why there is no plan for a root and an init that has exited, which are tags 1 and 2, with others."""
     init = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=0)

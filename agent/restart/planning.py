@@ -14,6 +14,7 @@ from agent.model import Obstacle, Snapshot
 from agent.restart import guest, simulate
 from agent.restart.cast import Cast
 from agent.restart.hopeless import refuse_hopeless
+from agent.restart.losses import losses
 from agent.restart.plan import Plan
 from agent.restart.replay import replay
 from agent.restart.schedule import Scheduler
@@ -30,7 +31,7 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
     Raises:
         NotRebuildableError: there is none, or none is known; it names the task and the rule.
     """
-    notes = tuple(f"squashed: {line}" for line in snapshot.squashed)
+    notes = (*[f"squashed: {line}" for line in snapshot.squashed], *losses(snapshot))
     if not pidns and guest.is_init(snapshot):
         snapshot = guest.as_guest(snapshot)
         notes += (guest.NOTE,)

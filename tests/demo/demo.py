@@ -328,7 +328,8 @@ def come_again(image: Path, socket: Path, again: Path) -> bool:
         deadline = time.monotonic() + PATIENCE_S
         while True:  # the line comes when the tree stands; then its zombies exit, and its stopped tasks stop
             run("snapshot", str(root), "-o", again, "--socket", socket)
-            equal = difference.difference(*(registry.load(each.read_bytes()) for each in (image, again))).equal
+            before, after = (registry.load(each.read_bytes()) for each in (image, again))
+            equal = difference.difference(before, after).equal
             if equal or time.monotonic() > deadline:
                 break
         run("diff", image, again, allowed=(0, 1))

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rebuilt tree will not have of the original though its plan is proven: told before anything is made."""
+
+from collections.abc import Iterator, Sequence
+
+from agent.model import Snapshot
+
+_CORE_DUMPED = 0x80  # WCOREFLAG
+_SHOWN = 10
+
+
+def losses(snapshot: Snapshot) -> Iterator[str]:
+    """Name them, a line for each kind, with the numbers of the tasks as the image has them."""
+    dumped = [task.tgid for task in snapshot.tasks if task.exit_code is not None and task.exit_code & _CORE_DUMPED]
+    if dumped:
+        yield (
+            f"that a core was dumped is not rebuilt: whoever waits for {_named(snapshot, dumped)} sees the same signal, "
+            "without that bit"
+        )
+
+
+def _named(snapshot: Snapshot, tags: Sequence[int]) -> str:
+    numbers = [str(snapshot.number(tag)) for tag in dict.fromkeys(tags)]
+    rest = len(numbers) - _SHOWN
+    return ", ".join(numbers[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
