@@ -124,7 +124,7 @@ def diff(
         str | None,
         typer.Option(
             "--map",
-            help="B was rebuilt from A with other numbers: the line of `restart --no-pids --json`.",
+            help="B was rebuilt from A, with other numbers: what restart --no-pids --json printed.",
             metavar="FILE",
         ),
     ] = None,

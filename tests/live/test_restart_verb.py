@@ -16,6 +16,7 @@ from agent.model import CKPT_PID_ROOT
 from agent.restart.verify import read_status
 from exporters import registry
 from tests.builders import a_snapshot, a_task
+from tests.live.daemons import ckptree
 from tests.live.rebuilds import is_gone as gone
 from tests.live.restartverb import TOP, command, ran, running, soon
 
@@ -193,6 +194,26 @@ def test_with_any_numbers_the_mapping_is_told(image: Path, tmp_path: Path) -> No
 
     assert done.returncode == 0
     assert lines == [("1", "100"), ("2", "110"), ("3", "111"), ("4", "120")]
+
+
+def test_a_tree_with_any_numbers_is_compared_with_its_image_by_the_line_that_restart_prints(
+    image: Path, tmp_path: Path, daemon_socket: Path
+) -> None:
+    """The ready line is the map."""
+    with subprocess.Popen(
+        command("--no-pids", "--no-pidns", "--json", image), cwd=TOP, stdout=subprocess.PIPE
+    ) as restart:
+        assert restart.stdout
+        ready = restart.stdout.readline()
+        (tmp_path / "map").write_bytes(ready)
+        root, again = json.loads(ready)["root"], tmp_path / "again.ckpt"
+        taken = ckptree("snapshot", str(root), "--mode", "subtree", "--socket", daemon_socket, "-o", again)
+        by_map = ckptree("diff", image, again, "--map", tmp_path / "map")
+        without = ckptree("diff", image, again)
+        restart.send_signal(signal.SIGTERM)
+
+    assert taken.code == 0, taken.err
+    assert (by_map.code, without.code) == (0, 1), by_map.out.decode()
 
 
 @pytest.mark.parametrize("pgid", [0, CKPT_PID_ROOT])
