@@ -205,6 +205,16 @@ def test_who_may_not_administer_is_told_that_he_cannot_have_nested_namespaces_he
     preflight(flat.plan(), any_numbers=True, proc=proc)
 
 
+@pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
+def test_a_procfs_of_another_namespace_is_refused(*, pidns: bool, proc: Path) -> None:
+    """Its numbers are others than those that the tree is verified and killed by."""
+    (proc / "self/status").write_text("NSpid:\t700\t7\nCapEff:\t000001ffffffffff\n")
+    writer = PlanWriter(pidns=pidns)
+    writer.actor(1 if pidns else 901)
+    with pytest.raises(HostError, match=r"numbers of another pid namespace .*\(mount -t proc proc "):
+        preflight(writer.plan(), proc=proc)
+
+
 def test_namespaces_nest_only_so_deep(proc: Path) -> None:
     """Counted from that of the caller."""
     (proc / "self/status").write_text("NSpid:\t" + "\t".join("7" * 20) + "\n")

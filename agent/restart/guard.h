@@ -23,4 +23,11 @@ void guard_watch(void);
 void take_down(void);
 void remove_pidfile(void);
 
+int32_t number_in(const char *text);
+int32_t parent_of(const char *pid);
+int proc_is_own(void);
+int is_there(long fd);
+long open_child(int32_t pid, int32_t parent, long parent_fd);
+void signal_descendant(int32_t pid, int number);
+
 #endif

@@ -2,7 +2,8 @@
 """What is left of a tree when its guard was killed: without a namespace of its own nothing goes by itself.
 
 Its processes are then orphans. They come to the nearest subreaper above them, so the coordinator is one: it finds them
-among its children, and below those, and kills them.
+among its children, and below those, and kills them. A number may be another's by then, so they are killed through
+pidfds, each proven to be of the tree: kin.c and takedown.c, which do the same, say how.
 """
 
 import ctypes
@@ -29,35 +30,78 @@ def adopt(*, wanted: bool) -> None:
 
 def children() -> set[int]:
     """Of this process."""
-    self = os.getpid()
-    return {pid for pid, parent in _parents().items() if parent == self}
+    return set(_families().get(os.getpid(), ()))
 
 
 def kill_all_but(kept: set[int]) -> None:
     """Kill and wait for all that descend from this process, except for those children and what is below them."""
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
-        parents = _parents()
-        doomed = {pid for pid, parent in parents.items() if parent == os.getpid() and pid not in kept}
-        if not doomed:
+        families = _families()
+        self = os.getpid()
+        orphans = [pid for pid in families.get(self, ()) if pid not in kept]
+        if not orphans:
             return
-        below = doomed
-        while below:
-            below = {pid for pid, parent in parents.items() if parent in below}
-            doomed |= below
-        for pid in doomed:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in doomed:
+        families[self] = orphans.copy()
+        _kill_below(self, families)
+        for pid in orphans:
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
         time.sleep(0.002)
 
 
-def _parents() -> dict[int, int]:
-    found = {}
+def _kill_below(top: int, families: dict[int, list[int]]) -> None:
+    """Go down from this process and kill on the way up: a parent that is there proves that its children are."""
+    path: list[tuple[int, int]] = [(top, -1)]
+    while path:
+        pid, fd = path[-1]
+        below = families.get(pid)
+        if below:
+            child = below.pop()
+            child_fd = _opened(child, pid, fd)
+            if child_fd is not None:
+                path.append((child, child_fd))
+            continue
+        path.pop()
+        if fd >= 0:
+            with suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            os.close(fd)
+
+
+def _opened(pid: int, parent: int, parent_fd: int) -> int | None:
+    """A pidfd of a process that is a child of that one; None: it is not, or there are no descriptors left."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    if _parent(pid) == parent and _is_there(fd) and (parent_fd < 0 or _is_there(parent_fd)):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _is_there(fd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(fd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _parent(pid: int) -> int | None:
+    with suppress(*UNREADABLE):
+        return int(stat_fields(Path(f"/proc/{pid}/stat").read_bytes())[1])
+    return None
+
+
+def _families() -> dict[int, list[int]]:
+    """Children by parent."""
+    found: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(*UNREADABLE):
-                found[int(name)] = int(stat_fields(Path(f"/proc/{name}/stat").read_bytes())[1])
+        parent = _parent(int(name)) if name.isdigit() else None
+        if parent is not None:
+            found.setdefault(parent, []).append(int(name))
     return found

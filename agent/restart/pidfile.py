@@ -7,6 +7,7 @@ The guard removes it in the end, if it still names it; one that was killed leave
 import os
 from pathlib import Path
 
+from agent.details import stat_fields
 from agent.errors import CkptreeError
 from agent.restart.rebuild import HELPER
 from exporters import store
@@ -42,11 +43,15 @@ def write(path: Path, pid: int) -> None:
 
 
 def _living_guard(path: Path) -> int | None:
+    """Its pid. One that has ended and that nobody has waited for, as a pid 1 may not, is none."""
     if not path.is_file():
         return None
     try:
-        pid = int(path.read_bytes()[:16])
-        comm = Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+        with path.open("rb") as file:
+            pid = int(file.read(16))
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (OSError, ValueError):
         return None
-    return pid if comm == HELPER.name[:15] else None
+    comm = stat.partition(b"(")[2].rpartition(b")")[0]
+    lives = stat_fields(stat)[0] not in (b"Z", b"X")
+    return pid if lives and comm == HELPER.name[:15].encode() else None

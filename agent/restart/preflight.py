@@ -54,7 +54,7 @@ def preflight(
     Raises:
         HostError: naming them.
     """
-    reasons = [*_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
+    reasons = [*_foreign(proc), *_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
     if not plan.pidns:
         reasons += _permission(plan, proc, any_numbers=any_numbers)
     if not any_numbers:
@@ -63,6 +63,14 @@ def preflight(
             reasons += _taken(plan, proc)
     if reasons:
         raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
+
+
+def _foreign(proc: Path) -> Iterator[str]:
+    if _level(proc):
+        yield (
+            f"{proc} shows the numbers of another pid namespace than this process's, so nothing could be verified, nor "
+            f"taken down: mount one that is its own (mount -t proc proc {proc})"
+        )
 
 
 def _levels(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:

@@ -320,8 +320,8 @@ static long begin_in_new_session(void)
 	struct child_info info;
 	long answer;
 
-	if (!stack)
-		return -ENOMEM;
+	if (refusal(stack))
+		return refusal(stack);
 	args.stack = (uint64_t)(uintptr_t)stack;
 	program.state->first = -ECHILD;
 	answer = clone3_call(&args, lead_session, 0);

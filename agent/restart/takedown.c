@@ -22,79 +22,76 @@ static void wait_for(int32_t pid)
 		guard.root_status = raw_status(&info);
 }
 
-static int32_t number_in(const char *text)
-{
-	int32_t number = 0;
+struct family {		/* by number; one scan's */
+	int32_t *parents, *first, *next, *fds;	/* first child; the parent's next one */
+	int32_t *pids;				/* that were listed */
+	uint32_t count;
+};
 
-	if (*text < '1' || *text > '9')
-		return 0;
-	for (; *text >= '0' && *text <= '9'; text++)
-		number = number * 10 + (*text - '0');
-	return *text && *text != ' ' ? 0 : number;
-}
-
-/* The name of a process may hold anything, also parentheses: the last one ends it. */
-static int32_t parent_of(const char *pid)
-{
-	char path[32] = "/proc/", text[512], *at;
-	size_t used = 6;
-	long fd, size;
-
-	while (*pid && used < 20)
-		path[used++] = *pid++;
-	memcpy(path + used, "/stat", 6);
-	fd = CALL4(openat, -100, path, O_RDONLY | O_CLOEXEC, 0);
-	if (fd < 0)
-		return 0;
-	size = CALL3(read, fd, text, sizeof(text) - 1);
-	CALL1(close, fd);
-	if (size <= 0)
-		return 0;
-	text[size] = 0;
-	for (at = text + size; at > text && *at != ')'; at--)
-		;
-	return at > text && at + 4 < text + size ? number_in(at + 4) : 0;
-}
-
-static void read_parents(int32_t *parents, int32_t *pids, uint32_t *count)
+static void read_parents(struct family *family)
 {
 	char entries[16384];
 	long fd = CALL4(openat, -100, "/proc", O_RDONLY | O_CLOEXEC, 0), size;
 
-	*count = 0;
+	family->count = 0;
 	while (fd >= 0 && (size = CALL3(getdents64, fd, entries, sizeof(entries))) > 0)
 		for (long at = 0; at < size; at += *(uint16_t *)(entries + at + 16)) {
-			int32_t pid = number_in(entries + at + 19);
+			int32_t pid = number_in(entries + at + 19), parent;
 
-			if (pid > 0 && pid < MOST_PIDS) {
-				parents[pid] = parent_of(entries + at + 19);
-				pids[(*count)++] = pid;
-			}
+			if (pid <= 0 || pid >= MOST_PIDS || family->count >= MOST_PIDS)
+				continue;
+			parent = parent_of(entries + at + 19);
+			if (parent <= 0 || parent >= MOST_PIDS)
+				continue;
+			family->parents[pid] = parent;
+			family->next[pid] = family->first[parent];
+			family->first[parent] = pid;
+			family->pids[family->count++] = pid;
 		}
 	CALL1(close, fd);
 }
 
-/* Each one's ancestor just below the guard is found once; then whoever has a doomed parent is doomed. */
-static void kill_descendants(int32_t *parents, int32_t *pids, int32_t self)
+/*
+ * Down from the caller, and kill on the way up, for only a parent that is still there proves that its children are of the
+ * tree. Who is passed over, because somebody above it died meanwhile or there are no descriptors left, is met in the
+ * next round: it then has a parent further up.
+ */
+static void kill_descendants(struct family *family, int32_t self)
 {
-	uint32_t count;
-	int more = 1;
+	int32_t at = self, child;
+	long fd;
 
-	read_parents(parents, pids, &count);
-	while (more) {
-		more = 0;
-		for (uint32_t n = 0; n < count; n++) {
-			int32_t parent = parents[pids[n]];
-
-			if (parent > 0 && (parent == self || parents[parent] == -1)) {
-				CALL2(kill, pids[n], SIGKILL);
-				parents[pids[n]] = -1;
-				more = 1;
+	read_parents(family);
+	for (;;) {
+		child = family->first[at];
+		if (child) {
+			family->first[at] = family->next[child];
+			fd = child == self ? -ESRCH : open_child(child, at, at == self ? -1 : family->fds[at]);
+			if (fd >= 0) {
+				family->fds[child] = (int32_t)fd;
+				at = child;
 			}
+			continue;
 		}
+		if (at == self)
+			break;
+		CALL4(pidfd_send_signal, family->fds[at], SIGKILL, 0, 0);
+		CALL1(close, family->fds[at]);
+		at = family->parents[at];
 	}
-	for (uint32_t n = 0; n < count; n++)
-		parents[pids[n]] = 0;
+	for (uint32_t n = 0; n < family->count; n++)
+		family->first[family->parents[family->pids[n]]] = 0;
+}
+
+/* As many descriptors as it may have: one for each that is above another. */
+static void raise_limit(void)
+{
+	uint64_t limit[2];
+
+	if (CALL4(prlimit64, 0, RLIMIT_NOFILE, 0, limit))
+		return;
+	limit[0] = limit[1];
+	CALL4(prlimit64, 0, RLIMIT_NOFILE, limit, 0);
 }
 
 /* SIGTERM is what it also gets when the guard dies. */
@@ -130,9 +127,9 @@ void remove_pidfile(void)
 
 void take_down(void)
 {
-	size_t size = MOST_PIDS * sizeof(int32_t);
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-	int32_t *parents, *pids, self = (int32_t)CALL0(getpid);
+	const size_t size = MOST_PIDS * sizeof(int32_t);
+	int32_t self = (int32_t)CALL0(getpid), *all;
+	struct family family = {0};
 	struct child_info info;
 
 	if (program.head->flags & PROGRAM_PIDNS) {
@@ -145,13 +142,15 @@ void take_down(void)
 	}
 	if (guard.first && (program.head->flags & PROGRAM_REAPER))
 		leave_it_to_the_reaper();
-	parents = map(size, flags, -1, 0);
-	pids = map(size, flags, -1, 0);
+	all = map(5 * size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (!refusal(all))
+		family = (struct family){all, all + MOST_PIDS, all + 2 * MOST_PIDS, all + 3 * MOST_PIDS, all + 4 * MOST_PIDS, 0};
+	raise_limit();
 	for (;;) {
 		long answer;
 
-		if (!refusal(parents) && !refusal(pids))
-			kill_descendants(parents, pids, self);
+		if (!refusal(all) && proc_is_own())
+			kill_descendants(&family, self);
 		else if (guard.first)
 			CALL2(kill, guard.first, SIGKILL);
 		do {

@@ -95,10 +95,8 @@ static void answer_asks(void)
 		if (!what)
 			continue;
 		__atomic_sub_fetch(&program.state->asks, 1, __ATOMIC_ACQ_REL);
-		int32_t process = program.outer[program.actors[actor].leader];	/* a thread may ask for all */
-
-		if (process > 0)
-			CALL2(kill, process, what == ASK_KILL ? SIGKILL : SIGSTOP);
+		/* a thread may ask for all */
+		signal_descendant(program.outer[program.actors[actor].leader], what == ASK_KILL ? SIGKILL : SIGSTOP);
 	}
 }
 
@@ -163,8 +161,8 @@ static int obey(const struct message *message)
 		release(message);
 		break;
 	case SAID_SIGNAL:
-		if (program.outer[program.root] > 0 && guard.first && !load(&program.state->root_ended))
-			CALL2(kill, program.outer[program.root], message->value);
+		if (guard.first && !load(&program.state->root_ended))
+			signal_descendant(program.outer[program.root], message->value);
 		break;
 	case SAID_DETACH:
 		detach(message);

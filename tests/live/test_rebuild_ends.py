@@ -190,7 +190,7 @@ def test_tasks_run_their_programs_and_the_end_of_the_root_is_told(tmp_path: Path
         assert (tmp_path / "10").read_text() == "/\n10\n"
 
 
-def test_a_program_that_cannot_run_is_an_error() -> None:
+def test_a_program_that_cannot_run_is_an_error(tmp_path: Path) -> None:
     """The whole tree goes."""
     writer = PlanWriter()
     root = writer.actor(1)
@@ -198,7 +198,7 @@ def test_a_program_that_cannot_run_is_an_error() -> None:
     with rebuilt(writer.activated().plan()) as made:
         made.activate()
         with pytest.raises(RebuildError, match=r"task 2 \(10\) cannot run its program: execve: ENOENT"):  # noqa: PT012
-            made.release({child: Program(b"/nonexistent", [b"x"], [])})
+            made.release({child: Program(os.fsencode(tmp_path / "none"), [b"x"], [])})
             made.wait()
 
 
@@ -212,7 +212,7 @@ def public() -> Iterator[Path]:
 
 def test_who_is_not_root_gets_a_user_namespace_as_well(public: Path) -> None:
     """Numbers within are then free to choose."""
-    for package in ("agent", "exporters", "tests"):
+    for package in ("agent", "bpf", "exporters", "tests"):
         shutil.copytree(TOP / package, public / package, ignore=shutil.ignore_patterns("__pycache__", "live", "bench"))
     program = COORDINATOR.replace("import sys, time", f"import sys, time\nsys.path.insert(0, {os.fspath(public)!r})")
     change = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all"]

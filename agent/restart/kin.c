@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Whom a number means. It is free again as soon as somebody has waited for its process, and then anybody may get it. So
+ * a process that is no child of one's own is signalled through a pidfd, and only if that is proven to be of the tree:
+ * what /proc says of a number is true of the pidfd's process where that has not been waited for afterwards.
+ */
+#include "guard.h"
+
+#define LOOKS 100	/* it gets a new parent whenever one of those above it dies */
+
+int32_t number_in(const char *text)
+{
+	int32_t number = 0;
+
+	if (*text < '1' || *text > '9')
+		return 0;
+	for (; *text >= '0' && *text <= '9'; text++)
+		number = number * 10 + (*text - '0');
+	return *text && *text != ' ' && *text != '\n' ? 0 : number;
+}
+
+static long read_file(const char *pid, const char *name, char *text, size_t size)
+{
+	char path[40] = "/proc/";
+	size_t used = 6;
+	long fd, got;
+
+	while (*pid && used < 20)
+		path[used++] = *pid++;
+	while (*name)
+		path[used++] = *name++;
+	path[used] = 0;
+	fd = CALL4(openat, -100, path, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return fd;
+	got = CALL3(read, fd, text, size - 1);
+	CALL1(close, fd);
+	text[got > 0 ? got : 0] = 0;
+	return got;
+}
+
+/* The name of a process may hold anything, also parentheses: the last one ends it. */
+int32_t parent_of(const char *pid)
+{
+	char text[512], *at;
+	long size = read_file(pid, "/stat", text, sizeof(text));
+
+	if (size <= 0)
+		return 0;
+	for (at = text + size; at > text && *at != ')'; at--)
+		;
+	return at > text && at + 4 < text + size ? number_in(at + 4) : 0;
+}
+
+static int32_t parent_of_number(int32_t pid)
+{
+	char text[12], *at = text + sizeof(text);
+
+	*--at = 0;
+	for (; pid > 0; pid /= 10)
+		*--at = (char)('0' + pid % 10);
+	return parent_of(at);
+}
+
+/* What a procfs of another pid namespace shows are other numbers. */
+int proc_is_own(void)
+{
+	static const char key[] = "\nNSpid:\t";
+	char text[4096], *at;
+	size_t n = 0;
+
+	if (read_file("self", "/status", text, sizeof(text)) <= 0)
+		return 0;
+	for (at = text; *at && n < sizeof(key) - 1; at++)
+		n = *at == key[n] ? n + 1 : *at == key[0];
+	return n == sizeof(key) - 1 && number_in(at) == (int32_t)CALL0(getpid);
+}
+
+int is_there(long fd)
+{
+	return CALL4(pidfd_send_signal, fd, 0, 0, 0) != -ESRCH;
+}
+
+/* A pidfd of the process with that number, if it is a child of that parent; parent_fd is -1 where that is the caller. */
+long open_child(int32_t pid, int32_t parent, long parent_fd)
+{
+	long fd = CALL2(pidfd_open, pid, 0);
+
+	if (fd < 0)
+		return fd;
+	if (parent_of_number(pid) == parent && is_there(fd) && (parent_fd < 0 || is_there(parent_fd)))
+		return fd;
+	CALL1(close, fd);
+	return -ESRCH;
+}
+
+/* 1: it descends from the caller; 0: it does not; -1: somebody above it has died meanwhile. */
+static int descends(int32_t pid, long fd)
+{
+	int32_t self = (int32_t)CALL0(getpid), at = pid;
+	long at_fd = fd, above;
+	int answer = -1;
+
+	for (;;) {
+		int32_t parent = parent_of_number(at);
+
+		if (!is_there(at_fd))
+			break;
+		if (parent == self || parent <= 1) {
+			answer = parent == self;
+			break;
+		}
+		above = CALL2(pidfd_open, parent, 0);
+		if (above < 0)
+			break;
+		if (parent_of_number(at) != parent || !is_there(at_fd) || !is_there(above)) {
+			CALL1(close, above);
+			break;
+		}
+		if (at_fd != fd)
+			CALL1(close, at_fd);
+		at = parent;
+		at_fd = above;
+	}
+	if (at_fd != fd)
+		CALL1(close, at_fd);
+	return answer;
+}
+
+/* Send a signal to the process with that number if it is of the tree. */
+void signal_descendant(int32_t pid, int number)
+{
+	long fd = pid > 0 ? CALL2(pidfd_open, pid, 0) : -ESRCH;
+	int answer = -1;
+
+	if (fd < 0)
+		return;
+	for (int looks = 0; answer < 0 && looks < LOOKS && is_there(fd); looks++)
+		answer = descends(pid, fd);
+	if (answer > 0)
+		CALL4(pidfd_send_signal, fd, number, 0, 0);
+	CALL1(close, fd);
+}
