@@ -203,11 +203,40 @@ class Roster:
 
     def _follow_group(self, leader: Task, pgid: int, sid: int, data: Data, at: int) -> None:
         if leader.pgid is None or leader.pgid.identity != pgid:
-            rules.change_pgid(leader, self.pids.role(data, at, 2))
+            group = self.pids.role(data, at, 2)
+            self._found(group, leader)
+            rules.change_pgid(leader, group)
             self.changes.group(leader)
         if leader.sid is None or leader.sid.identity != sid:
-            rules.change_sid(leader, self.pids.role(data, at, 3))
+            session = self.pids.role(data, at, 3)
+            self._found(session, leader, session=True)
+            rules.change_sid(leader, session)
             self.changes.group(leader)
+
+    def _found(self, pid: Pid, member: Task, *, session: bool = False) -> None:
+        """Take over what a member proves: nobody but its own process founds a group or session, heard of or not.
+
+        A session's leader stays in it to the end. A group's may have left it since, so that one is asked.
+
+        Args:
+            pid: of the group or session.
+            member: somebody else, who is in it.
+            session: it is a session's.
+        """
+        founder = pid.task
+        if founder is None or founder is member or founder.leader is not founder:
+            return
+        if session:
+            if founder.sid is pid:
+                return
+            rules.change_sid(founder, pid)
+        elif pid.users > 1:
+            return  # it has members already
+        else:
+            self.doubts[founder] = None
+        if founder.pgid is not pid:
+            rules.change_pgid(founder, pid)
+        self.changes.group(founder)
 
     def _follow_parent(self, leader: Task, state: TaskState) -> None:
         parent = leader.parent

@@ -148,9 +148,13 @@ class ProcessTable(Roster):
                 pgid = creator.leader.pgid if creator is not None else None
                 if pgid is None or pgid.identity != pgid_identity:
                     pgid = self.pids.role(data, at, 2)
+                    self._found(pgid, task)
+                    self._doubt(creator)
                 sid = creator.leader.sid if creator is not None else None
                 if sid is None or sid.identity != sid_identity:
                     sid = self.pids.role(data, at, 3)
+                    self._found(sid, task, session=True)
+                    self._doubt(creator)
                 rules.add_process(task, self._parent(task, parent_tid, parent_address), pgid, sid)
                 if task.parent is not None:
                     touch(task.parent)
@@ -178,6 +182,11 @@ class ProcessTable(Roster):
             self.changes.tasks.update(changed)
         else:
             self._contracting = rest
+
+    def _doubt(self, creator: Task | None) -> None:
+        """A child was born into another group or session than its creator is known to be in."""
+        if creator is not None:
+            self.doubts[creator.leader] = None
 
     # ---- death -----------------------------------------------------------------------------------------------------
 

@@ -45,12 +45,44 @@ static __always_inline u32 number_at(const void *leader, u32 level)
 	return nr;
 }
 
+#define CHILDREN_LOOKED_AT 256
+
+/* A child of the caller's by its number, newest first; then of the other threads of its group, which it may move as well. */
+static __always_inline const void *find_child(const void *task, u32 level, u32 wanted)
+{
+	const void *signal = 0, *thread = task, *list = (const char *)task + OFF_task_struct_children;
+	int i;
+
+	READ(signal, task, OFF_task_struct_signal);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < CHILDREN_LOOKED_AT; i++) {
+		const void *entry = 0, *node = 0;
+
+		READ(entry, list, sizeof(void *)); /* list_head.prev */
+		if (!entry)
+			break;
+		if (entry != (const char *)thread + OFF_task_struct_children) {
+			if (number_at((const char *)entry - OFF_task_struct_sibling, level) == wanted)
+				return (const char *)entry - OFF_task_struct_sibling;
+			list = entry;
+			continue;
+		}
+		READ(node, thread, OFF_task_struct_thread_node); /* list_head.next */
+		if (node == (const char *)signal + OFF_signal_struct_thread_head)
+			READ(node, node, 0);
+		thread = (const char *)node - OFF_task_struct_thread_node;
+		if (!node || thread == task)
+			break;
+		list = (const char *)thread + OFF_task_struct_children;
+	}
+	return 0;
+}
+
 int on_setpgid(struct sys_exit *ctx)
 {
 	const void *task = (void *)bpf_get_current_task();
-	const void *pid = 0, *leader = 0, *list, *found = 0;
+	const void *pid = 0, *leader = 0, *found;
 	u32 wanted, level = 0;
-	int i;
 
 	if (ctx->ret != 0)
 		return 0;
@@ -58,27 +90,7 @@ int on_setpgid(struct sys_exit *ctx)
 	READ(pid, task, OFF_task_struct_thread_pid);
 	READ(level, pid, OFF_pid_level);
 	READ(leader, task, OFF_task_struct_group_leader);
-	if (!wanted || wanted == number_at(leader, level)) {
-		found = leader;
-	} else {
-		/* a child of this thread, newest first; a child that another thread forked is not on the list */
-		list = (const char *)task + OFF_task_struct_children;
-#pragma clang loop unroll(disable)
-		for (i = 0; i < 64; i++) {
-			const void *entry = 0;
-			const void *child;
-
-			READ(entry, list, sizeof(void *)); /* list_head.prev */
-			if (!entry || entry == (const char *)task + OFF_task_struct_children)
-				break;
-			child = (const char *)entry - OFF_task_struct_sibling;
-			if (number_at(child, level) == wanted) {
-				found = child;
-				break;
-			}
-			list = entry;
-		}
-	}
+	found = !wanted || wanted == number_at(leader, level) ? leader : find_child(task, level, wanted);
 	if (!found) {
 		if (is_allowed())
 			announce_call(RECORD_REGROUPED, wanted);

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from agent.access import Viewer
-from agent.objects import CLONE_NEWPID, CLONE_VFORK
+from agent.objects import CLONE_NEWPID, CLONE_VFORK, Task
 from agent.subscription import BACKLOG_BYTES, KINDS, Subscription
 from agent.wire import Kind
 from exporters import registry
@@ -35,6 +35,12 @@ class Listener:
             scene.watch.stream.next,
         )
         scene.service.feed.add(self.subscription, lambda: self.unsent)
+
+    def task(self, thread: Thread) -> Task:
+        """The table's view of a thread."""
+        task = self.scene.watch.table.task(thread.tid)
+        assert task is not None
+        return task
 
     def hear(self) -> list[Event]:
         """What has happened since the last time."""

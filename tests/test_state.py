@@ -333,6 +333,9 @@ def test_everything_there_is_to_know_is_written() -> None:
         "_contracting",  # a walk that begins anew
         *("handlers", "_numbers", "_comms", "_ids"),  # made anew, or shared for thrift
     }
-    assert set(vars(Stream({}))) == {"_handlers", "_early", "next", "kinds", "lost", "suspect"}
+    assert set(vars(Stream({}))) == {
+        *("_handlers", "_early", "next", "kinds", "lost", "suspect"),
+        "is_late",  # within one record
+    }
     assert get_args(DeedName) == state.DEEDS
     assert set(state.SURPRISES) == set(get_args(Surprise))

@@ -144,3 +144,51 @@ def test_a_snapshot_and_the_events_from_there_on_are_the_next_snapshot(daemon_so
     assert {pid: row for pid, row in rows.items() if pid not in outside} == {
         pid: row for pid, row in now.items() if pid not in outside
     }
+
+
+# Another thread forks a child, which waits; this one moves it into a group of its own, and only then the child execs.
+MOVING = """
+import os, sys, threading
+ready, go = os.pipe(), os.pipe()
+
+def fork():
+    if os.fork() == 0:
+        os.write(ready[1], str(os.getpid()).encode())
+        os.read(go[0], 1)
+        os.execlp("sleep", "sleep", "60")
+    threading.Event().wait()
+
+print(flush=True)
+sys.stdin.readline()
+threading.Thread(target=fork, daemon=True).start()
+child = int(os.read(ready[0], 20))
+os.setpgid(child, child)
+os.write(go[1], b"x")
+print(child, flush=True)
+sys.stdin.readline()
+os.kill(child, 9)
+os._exit(0)
+"""
+
+
+def test_a_group_that_another_thread_than_the_childs_parent_made_is_told_by_its_own_record(daemon_socket: Path) -> None:
+    """Between birth and exec, and not as assumed: the hook finds the children of all threads."""
+    with subprocess.Popen([sys.executable, "-c", MOVING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        with Client(daemon_socket) as client, client.subscribe(str(process.pid)) as events:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            child = int(process.stdout.readline())
+            told: list[Event] = []
+            while "exec" not in [event.kind for event in told]:
+                event = events.next_within(10)
+                assert event is not None
+                if event.task is not None and event.task.pid == child:
+                    told.append(event)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+
+    assert [event.kind for event in told] == ["birth", "setpgid", "exec"]
+    assert told[1].details == {"pgid": child, "sid": told[0].details["sid"]}

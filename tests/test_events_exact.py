@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live events of what no record announces: told once it is known, marked, and in the order in which it makes sense."""
+
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from agent.objects import CLONE_NEWPID
+from tests.simwatch import Scene
+from tests.test_events import Event, Listener
+
+
+def _told(events: list[Event]) -> list[tuple[str, int, str]]:
+    """Kind, whom, marks."""
+    marks = ("assumed", "entered")
+    return [(each["event"], each["tid"], " ".join(mark for mark in marks if each.get(mark))) for each in events]
+
+
+def test_a_group_that_no_record_named_is_told_before_the_exec_that_shows_it() -> None:
+    """A child that another thread forked, which the hook did not find; it execs before anybody has asked."""
+    scene = Scene()
+    root = scene.child()
+    other = scene.kernel.thread(root)
+    listener = Listener(scene, root=root)
+    child = scene.kernel.fork(other)
+    scene.kernel.setpgid(root, child.group, child.pid)
+    scene.kernel.exec(child)
+    events = listener.hear()
+
+    assert _told(events) == [("birth", child.tid, ""), ("setpgid", child.tid, "assumed"), ("exec", child.tid, "")]
+    assert events[1]["pgid"] == child.tid
+
+
+def test_a_group_that_the_hook_could_not_name_is_told_by_the_next_answer() -> None:
+    """Not by the next sweep."""
+    scene = Scene()
+    root = scene.child()
+    child = scene.kernel.fork(scene.kernel.thread(root))
+    listener = Listener(scene, root=root)
+    scene.kernel.setpgid(root, child.group, child.pid)
+    scene.watch.tend()
+
+    assert _told(listener.hear()) == [("setpgid", child.tid, "assumed")]
+
+
+@pytest.mark.parametrize("by_a_sweep", [False, True])
+def test_who_founded_a_group_is_told_before_who_joins_it(*, by_a_sweep: bool) -> None:
+    """Though the founder's call had no record, or an answer about the other one comes first."""
+    scene = Scene()
+    joining, founding = scene.child(), scene.child()
+    listener = Listener(scene)
+    scene.kernel.setpgid(scene.kernel.init, founding.group, founding.pid, quiet=True)
+    scene.kernel.setpgid(scene.kernel.init, joining.group, founding.pid, quiet=by_a_sweep)
+    if by_a_sweep:
+        scene.watch.rest()
+    told = _told(listener.hear())
+
+    assert told == [
+        ("setpgid", founding.tid, "assumed"),
+        ("setpgid", joining.tid, "assumed" if by_a_sweep else ""),
+    ]
+
+
+def test_a_session_that_a_child_is_born_into_is_told_before_the_birth() -> None:
+    """setsid() by int 0x80 has no record. Its leader is in it to the end, so that there is nothing to ask."""
+    scene = Scene()
+    parent = scene.child()
+    listener = Listener(scene)
+    scene.kernel.setsid(parent, quiet=True)
+    child = scene.kernel.fork(parent)
+    events = listener.hear()
+
+    assert _told(events) == [("setsid", parent.tid, "assumed"), ("birth", child.tid, "")]
+    assert [(each["pgid"], each["sid"]) for each in events] == [(parent.tid, parent.tid)] * 2
+
+
+def test_all_of_a_subtree_that_enters_are_introduced_parents_first() -> None:
+    """A job of somebody who entered a container: its init adopts the orphan, and with it whoever descends from that."""
+    scene = Scene()
+    init = scene.child(flags=CLONE_NEWPID)
+    listener = Listener(scene, root=init)
+    outside = scene.child()
+    scene.kernel.setns(outside, init.space)
+    shell = scene.kernel.fork(outside)
+    job = scene.kernel.fork(shell)
+    scene.kernel.setsid(job)
+    child = scene.kernel.fork(job)
+    thread = scene.kernel.thread(child)
+    scene.kernel.exit(child, 3)
+    scene.kernel.exit(shell)
+    events = listener.hear()
+
+    assert _told(events) == [
+        ("birth", job.tid, "entered"),
+        ("birth", child.tid, "entered"),
+        ("birth", thread.tid, "entered"),
+        ("reparent", job.tid, "entered"),
+    ]
+    assert [(each["parent"], each["pgid"], each["sid"]) for each in events[:3]] == [
+        (init.tid, job.tid, job.tid),
+        (job.tid, job.tid, job.tid),
+        (job.tid, job.tid, job.tid),
+    ]
+    assert [each["exit_code"] for each in events[:3]] == [None, 3, None]
+
+
+def test_who_leaves_a_tree_is_told_of_once_and_whoever_is_below_it_no_more() -> None:
+    """What they do afterwards is somebody else's business."""
+    scene = Scene()
+    root = scene.child()
+    middle = scene.kernel.fork(root)
+    orphan = scene.kernel.fork(middle)
+    below = scene.kernel.fork(orphan)
+    listener = Listener(scene, root=root)
+    scene.kernel.exit(middle)
+    scene.kernel.setsid(below)
+    scene.kernel.setsid(orphan)
+
+    assert _told(listener.hear()) == [("death", middle.tid, ""), ("reparent", orphan.tid, "")]
+
+
+def test_a_reap_is_told_whether_a_wait_or_an_answer_shows_it() -> None:
+    """So that nobody takes a zombie for one that is still there."""
+    scene = Scene()
+    waited_for, unwaited = scene.child(), scene.child()
+    listener = Listener(scene)
+    scene.kernel.exit(waited_for)
+    scene.kernel.exit(unwaited)
+    scene.kernel.wait(scene.kernel.init, waited_for)
+    listener.hear()
+    scene.kernel.release(unwaited)
+    scene.watch.rest()
+
+    assert _told(listener.hear()) == [("reap", unwaited.tid, "assumed")]
+
+
+def test_what_no_other_kind_tells_is_told_once_an_answer_shows_it() -> None:
+    """Stopped, and under other ids; a snapshot asks, or a sweep."""
+    scene = Scene()
+    child = scene.child()
+    listener = Listener(scene)
+    child.stopped = True
+    child.ids = (7, 8)
+    scene.watch.snapshot(listener.task(child), "subtree")
+    (event,) = listener.hear()
+
+    assert _told([event]) == [("change", child.tid, "assumed")]
+    assert (event["stopped"], event["uid"], event["gid"]) == (True, 7, 8)
+
+
+def test_a_birth_has_the_time_of_the_start_and_other_events_that_of_their_reading() -> None:
+    """By CLOCK_REALTIME, whatever that is by then."""
+    scene = Scene()
+    listener = Listener(scene)
+    scene.service.feed._clock = lambda: (5_000_000, 1_000_000)
+    child = scene.child()
+    scene.kernel.exec(child)
+
+    assert [each["time_ns"] for each in listener.hear()] == [1_000_000 + child.start_ns, 5_000_000]
+
+
+def _lines_run(scene: Scene) -> int:
+    """How many lines of Python it takes to apply what waits in the ring, and to tell of it."""
+    count = 0
+
+    def trace(_frame: FrameType, kind: str, _argument: Any) -> Any:
+        nonlocal count
+        count += kind == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        scene.watch.drain()
+    finally:
+        sys.settrace(None)
+    return count
+
+
+def _work(depth: int, subscriptions: int) -> int:
+    """What four events cost at the end of a chain of so many, each subscription at a root of its own."""
+    scene = Scene()
+    chain = [scene.child()]
+    for _ in range(depth):
+        chain.append(scene.kernel.fork(chain[-1]))
+    listeners = [Listener(scene, root=chain[n * depth // subscriptions // 2]) for n in range(subscriptions)]
+    last = scene.kernel.fork(chain[-1])
+    scene.kernel.setsid(last)
+    scene.kernel.exec(last)
+    scene.kernel.exit(last)
+    lines = _lines_run(scene)
+
+    assert all(len(each.told()) == 4 for each in listeners)
+    return lines
+
+
+def test_an_event_costs_the_same_however_deep_the_tree_is() -> None:
+    """And little for each that listens: whoever made a chain of thousands would take the daemon from the others."""
+    shallow, deep = _work(64, 31), _work(2000, 31)
+
+    assert deep < 1.1 * shallow
+    assert deep < 4 * 31 * 50
