@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signatures of images, by OpenSSH's ``ssh-keygen -Y``: who has it needs nothing more to make or check one.
+
+An image is code: a restart makes processes of it, and runs what it says. A signature beside it (``FILE.sig``) says who
+wrote it. It is made over the bytes of the file in the namespace ``ckptree``, and anybody can check it::
+
+    ssh-keygen -Y verify -f allowed_signers -I NAME -n ckptree -s tree.ckpt.sig < tree.ckpt
+
+Keys are those of ssh: to sign, a private key, or a public one whose private half an agent holds; to verify, a public key
+or a file of allowed signers (ssh-keygen(1), ALLOWED SIGNERS).
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from agent.errors import CkptreeError, FormatError, RefusedError, UsageError
+
+NAMESPACE: Final = "ckptree"
+SUFFIX: Final = ".sig"
+_PATIENCE_S: Final = 120.0  # somebody may have to touch a token
+_ANYBODY: Final = "signer"
+_MAX_KEYS_BYTES: Final = 1 << 20
+
+
+def beside(file: str) -> Path:
+    """The file that holds the signature of a file."""
+    return Path(file + SUFFIX)
+
+
+def sign(data: bytes, key: Path) -> bytes:
+    """Sign bytes.
+
+    Args:
+        data: of the image.
+        key: a private key, or a public one whose private half an agent holds.
+
+    Raises:
+        UsageError: there is no such key.
+        CkptreeError: ssh-keygen could not sign.
+    """
+    _look(key)
+    done = _ssh_keygen(("sign", "-f", os.fspath(key), "-n", NAMESPACE), data)
+    if done.returncode or not done.stdout:
+        raise CkptreeError(f"ssh-keygen could not sign with {key}: {_last_words(done)}")
+    return done.stdout
+
+
+def verify(data: bytes, file: str, key: Path) -> str:
+    """Check the signature that stands beside a file against the very bytes that were read.
+
+    Args:
+        data: what was read of the file.
+        file: its name.
+        key: a public key, or a file of allowed signers.
+
+    Returns:
+        The signer, as the file of allowed signers calls it, or the fingerprint of the key.
+
+    Raises:
+        UsageError: the key cannot be read, or the image comes from a stream and so has no signature.
+        RefusedError: there is no signature.
+        FormatError: the signature is none of these bytes, or of nobody who is allowed.
+    """
+    if file == "-":
+        raise UsageError("--verify takes a FILE, whose signature stands beside it in FILE.sig: standard input has none")
+    signature = beside(file)
+    if not signature.is_file():
+        raise RefusedError(
+            f"{file} is not signed: there is no {signature}, which `snapshot --sign` or ssh-keygen makes"
+        )
+    allowed = _allowed_signers(key)
+    with _memory(allowed) as descriptor:
+        named = f"/proc/self/fd/{descriptor}"
+        found = _ssh_keygen(("find-principals", "-s", os.fspath(signature), "-f", named), b"", (descriptor,))
+        signers = found.stdout.decode(errors="replace").splitlines()
+        if found.returncode or not signers:
+            raise FormatError(file, f"its signature is of nobody whom {key} allows: {_last_words(found)}")
+        for signer in signers:
+            arguments = ("verify", "-f", named, "-I", signer, "-n", NAMESPACE, "-s", os.fspath(signature))
+            done = _ssh_keygen(arguments, data, (descriptor,))
+            if not done.returncode:
+                return done.stdout.decode(errors="replace").strip()
+    raise FormatError(file, f"it is not what was signed, or not for {NAMESPACE}: {_last_words(done)}")
+
+
+def _allowed_signers(key: Path) -> bytes:
+    """The lines that ssh-keygen wants; a plain public key allows whoever has its private half."""
+    _look(key)
+    with key.open("rb") as lines:
+        data = lines.read(_MAX_KEYS_BYTES)
+    if data.startswith((b"ssh-", b"ecdsa-", b"sk-")):
+        return f'{_ANYBODY} namespaces="{NAMESPACE}" '.encode() + data
+    return data
+
+
+@contextmanager
+def _memory(data: bytes) -> Iterator[int]:
+    """Hold bytes in a file without a name, for a program that wants one; gives its descriptor."""
+    descriptor = os.memfd_create("ckptree-signers")
+    try:
+        os.write(descriptor, data)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _look(key: Path) -> None:
+    if not key.is_file():
+        raise UsageError(f"{key}: there is no such key file. ssh-keygen -t ed25519 makes a pair")
+
+
+def _ssh_keygen(
+    arguments: Sequence[str], data: bytes, descriptors: Sequence[int] = ()
+) -> "subprocess.CompletedProcess[bytes]":
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise CkptreeError("there is no ssh-keygen here, which makes and checks signatures: install openssh-client")
+    try:
+        return subprocess.run(
+            [program, "-Y", *arguments],
+            input=data,
+            capture_output=True,
+            check=False,
+            pass_fds=descriptors,
+            timeout=_PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise CkptreeError(f"ssh-keygen did not end within {_PATIENCE_S:g} s") from None
+
+
+def _last_words(done: "subprocess.CompletedProcess[bytes]") -> str:
+    words = (done.stderr + b"\n" + done.stdout).decode(errors="replace").strip().splitlines()
+    return words[0] if words else f"it ended with {done.returncode}"
