@@ -5,6 +5,7 @@ import errno
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,6 +89,9 @@ def snapshot(
     timeout: Annotated[
         float, typer.Option(metavar="S", help="Seconds to wait for the daemon.", min=0.001, max=86400.0)
     ] = 30.0,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with an ssh key; FILE.sig has the signature.")
+    ] = None,
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +106,7 @@ def snapshot(
         raise UsageError(f"--timeout {timeout}: expected a number of seconds")
     if no_plan and require_rebuildable:
         raise UsageError("--require-rebuildable takes a plan, and --no-plan forbids it: leave one of them out")
-    target = writing.Target(output, "json" if as_json else fmt or "ckpt")
+    target = writing.Target(output, "json" if as_json else fmt or "ckpt", sign)
     if fmt is None and not as_json and (other := writing.misnamed(output)):
         say(f"{output} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     meant = rootname.parse_target(root)

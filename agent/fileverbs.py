@@ -77,9 +77,19 @@ def _load(file: str, data: bytes) -> "Snapshot":
     return reading.snapshot
 
 
-def load_file(file: str) -> "Snapshot":
-    """The snapshot in a file, or from standard input."""
-    return _load(file, _read(file))
+def load_file(file: str, key: Path | None = None) -> "Snapshot":
+    """Load the snapshot in a file, or from standard input.
+
+    Args:
+        file: its name, or ``-``.
+        key: what its signature has to be by (agent.signature); None: it needs none.
+    """
+    data = _read(file)
+    if key is not None:
+        from agent import signature
+
+        say(signature.verify(data, file, key))
+    return _load(file, data)
 
 
 def _name(file: str) -> str:

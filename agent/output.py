@@ -44,6 +44,7 @@ class Target:
     Args:
         name: a path, or ``-`` for standard output.
         fmt: name of the format.
+        key: to sign with (agent.signature); None: it is not signed.
 
     Attributes:
         format: what is to be written.
@@ -52,9 +53,10 @@ class Target:
         UsageError: the two do not go together, or there is no such format.
     """
 
-    def __init__(self, name: str, fmt: str) -> None:
+    def __init__(self, name: str, fmt: str, key: Path | None = None) -> None:
         self.format = find_format(fmt)
         self._name = name
+        self._key = key
         if not name:
             raise UsageError("an empty name: name a file, or - for standard output")
         if self.format.directory and name == "-":
@@ -63,6 +65,11 @@ class Target:
             raise UsageError(f"{name} names a folder, and the format {fmt} is a file: name one in it")
         if not self.format.directory and not self.format.text and _is_terminal(name):
             raise UsageError(f"the format {fmt} is binary and no terminal's: name a file with -o, or choose -f json")
+
+        if key is not None and (self.format.directory or name == "-"):
+            raise UsageError("--sign puts the signature beside a file, FILE.sig: name a file with -o")
+        if key is not None and not key.is_file():
+            raise UsageError(f"--sign {key}: there is no such key file. ssh-keygen -t ed25519 makes a pair")
 
     @property
     def lossless(self) -> bool:
@@ -83,8 +90,15 @@ class Target:
         if self._name == "-" and isinstance(data, bytes):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-        else:
+            return
+        if self._key is None or not isinstance(data, bytes):
             store.write(Path(self._name), data)
+            return
+        from agent import signature
+
+        signed = signature.sign(data, self._key)  # first: what cannot be signed is not written
+        store.write(Path(self._name), data)
+        store.write(signature.beside(self._name), signed)
 
 
 def _is_terminal(name: str) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signatures of images, made and checked by the real ssh-keygen."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from agent import signature
 from agent.errors import CkptreeError, FormatError, RefusedError, UsageError
+from tests.commandline import ckptree
 
 IMAGE = b"the bytes of an image"
 
@@ -137,3 +139,28 @@ def test_without_ssh_keygen_its_package_is_named(key: Path, monkeypatch: pytest.
 
     with pytest.raises(CkptreeError, match="openssh-client"):
         signature.sign(IMAGE, key)
+
+
+def test_a_verb_signs_what_it_writes_and_a_restart_asks_for_it(tmp_path: Path, key: Path) -> None:
+    """From the command line; a restart refuses before anything is made."""
+    file = tmp_path / "tree.ckpt"
+    taken = ckptree("snapshot", str(os.getpid()), "--source", "procfs", "-o", file, "--sign", key, "--allow-incomplete")
+
+    assert taken.returncode == 0, taken.stderr
+    assert "SHA256:" in signature.verify(file.read_bytes(), str(file), public(key))
+
+    file.write_bytes(file.read_bytes() + b"x")
+    changed = ckptree("restart", file, "--verify", public(key))
+    assert (changed.returncode, b"not what was signed" in changed.stderr) == (8, True)
+
+    signature.beside(str(file)).unlink()
+    unsigned = ckptree("restart", file, "--verify", public(key))
+    assert (unsigned.returncode, b"is not signed" in unsigned.stderr) == (7, True)
+
+
+@pytest.mark.parametrize("options", [("-o", "-", "-f", "json"), ("-o", "folder", "-f", "criu")])
+def test_what_is_no_file_cannot_be_signed(key: Path, options: tuple[str, ...]) -> None:
+    """Its signature would have no place."""
+    taken = ckptree("snapshot", "1", *options, "--sign", key)
+
+    assert (taken.returncode, b"name a file with -o" in taken.stderr) == (2, True)

@@ -79,6 +79,7 @@ class _Wish(NamedTuple):
     detach: bool
     pidfile: Path | None
     as_json: bool
+    key: Path | None
 
 
 def restart(
@@ -95,6 +96,12 @@ def restart(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when the tree stands: who is who.")
     ] = False,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Refuse what FILE.sig does not show to be signed by this ssh key, or by these signers."
+        ),
+    ] = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
     from agent.restart.programs import split_command
@@ -102,7 +109,7 @@ def restart(
     if pidfile is not None and not detach:
         raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
     command = split_command(run) if run not in ("hold", "argv") else None
-    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json)
+    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify)
     begun: list[bool] = []
     try:
         with _raising() as asked:  # from the beginning: a plan may take its time
@@ -172,7 +179,7 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     from agent.restart.preflight import preflight
     from agent.restart.programs import at_their_beginning, own_arguments
 
-    snapshot = load_file(wish.file)
+    snapshot = load_file(wish.file, wish.key)
     if not wish.pidns and guest.is_init(snapshot):
         snapshot = guest.as_guest(snapshot)
     if wish.run == "argv":
