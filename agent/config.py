@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from agent import bounded
 from agent.errors import UsageError
 
 SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
@@ -26,6 +27,7 @@ _OCTAL_IN_FILE: Final = re.compile(r"^\s*socket_mode\s*=\s*0o[0-7]", re.MULTILIN
 _AT_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")
 _MAX_RING_BYTES: Final = 1 << 31  # the largest power of two in the u32 that BPF has for it
 _SUN_PATH_BYTES: Final = 107  # sockaddr_un's path without its NUL
+_MOST_BYTES: Final = 1 << 20  # of the file
 _MAX_NAME: Final = 256  # as sysconf(_SC_LOGIN_NAME_MAX) has it
 _MAX_DRAIN_MS: Final = 10_000
 _MAX_SWEEP_S: Final = 24 * 60 * 60
@@ -62,7 +64,10 @@ def load(path: Path) -> Config:
         UsageError: the file cannot be read, is no TOML, or has a key or value that is not allowed.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = bounded.read(file, _MOST_BYTES)
+    except bounded.TooLargeError as error:
+        raise UsageError(f"{path}: {error}") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     try:

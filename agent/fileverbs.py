@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent import terminal
+from agent import bounded, terminal
 from agent.errors import CkptreeError, FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class PlanFormat(StrEnum):
     SVG = "svg"
 
 
+MOST_BYTES = 256 << 20
+"""Of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _FILE = "A snapshot in any format that can be read, or - for standard input."
 File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
@@ -47,8 +50,11 @@ def _read(file: str) -> bytes:
         if file == "-":
             if sys.stdin is None:
                 raise CkptreeError("cannot read standard input: it is closed")
-            return sys.stdin.buffer.read()
-        return Path(file).read_bytes()
+            return bounded.read(sys.stdin.buffer, MOST_BYTES)
+        with Path(file).open("rb") as opened:
+            return bounded.read(opened, MOST_BYTES)
+    except bounded.TooLargeError as error:
+        raise FormatError(_name(file), str(error)) from None
     except IsADirectoryError:
         raise CkptreeError(f"cannot read {file}: {_folder(file)}") from None
     except OSError as error:

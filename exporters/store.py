@@ -14,8 +14,12 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from agent.errors import CkptreeError
+
+_NAMED: Final = 50
+"""Characters of a name that its temporary one shows: both are to fit into NAME_MAX bytes."""
 
 
 def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
@@ -31,19 +35,18 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
         if isinstance(data, Mapping):
             _write_folder(path.resolve(), data)
             return
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe may have no name: /dev/stdout leads to it
-            with path.open("wb") as out:
-                out.write(data)
+        place, special = _find(path)
+        if special:
+            _write_special(place, data)
             return
-        path = path.resolve()  # a link stays a link: what it points to is written
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # Of mode 0600 and new, under a name that nobody can know before.
+        fd, temporary = tempfile.mkstemp(prefix=f".{place.name[:_NAMED]}.", dir=place.parent)
         try:
             with os.fdopen(fd, "wb") as out:
                 out.write(data)
                 out.flush()
                 os.fsync(fd)
-            os.replace(temporary, path)
+            os.replace(temporary, place)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -54,6 +57,45 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
         raise CkptreeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _find(path: Path) -> tuple[Path, bool]:
+    """Return where a file is to be, and whether something else than a file is there already, to be written to as it is.
+
+    A link stays a link: what it points to is written. But a link or pipe that another user has laid in a folder where
+    everybody may lay something, as /tmp, is refused. So does the kernel where fs.protected_symlinks and fs.protected_fifos
+    say so; a name that is resolved here, or opened without O_CREAT, it does not see.
+
+    Raises:
+        CkptreeError: it was laid there.
+    """
+    file = path.parent.resolve() / path.name
+    try:
+        found, folder = os.lstat(path), path.parent.stat()
+    except FileNotFoundError:
+        return file, False
+    is_link = stat.S_ISLNK(found.st_mode)
+    shared = folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH
+    laid = is_link or stat.S_ISFIFO(found.st_mode)
+    if shared and laid and found.st_uid not in (os.geteuid(), folder.st_uid):
+        kind = "link" if is_link else "pipe"
+        raise CkptreeError(
+            f"cannot write {path}: it is a {kind} of user {found.st_uid} in a folder of everybody's: name another file, "
+            "or remove it"
+        )
+    if not is_link:
+        return file, not stat.S_ISREG(found.st_mode)
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe may have no name: /dev/stdout leads to it
+        return path, True
+    return path.resolve(), False
+
+
+def _write_special(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(fd, "wb") as out:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            raise CkptreeError(f"cannot write {path}: it has become another file meanwhile")
+        out.write(data)
+
+
 def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     for name in files:
         if name in ("", ".", "..") or "/" in name or "\0" in name:
@@ -62,7 +104,7 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         raise CkptreeError(
             f"cannot write {path}: a new folder is to be made, and this exists: name another, or remove it"
         )
-    temporary = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = tempfile.mkdtemp(prefix=f".{path.name[:_NAMED]}.", dir=path.parent)
     try:
         for name, data in files.items():
             fd = os.open(f"{temporary}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -263,3 +263,9 @@ def test_a_socket_of_the_command_line_may_be_below_the_current_folder(
     monkeypatch.chdir("/run")
 
     assert parse(["--socket", "own.sock"]).socket == Path("/run/own.sock")
+
+
+def test_a_file_without_an_end_is_refused_with_the_bound() -> None:
+    """A device, say."""
+    with pytest.raises(UsageError, match=r"/dev/zero: has more than 1048576 bytes \(1 MiB\)"):
+        load(Path("/dev/zero"))

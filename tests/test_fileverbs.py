@@ -3,6 +3,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.fileverbs import MOST_BYTES
 from exporters import checkpoint, registry
 from tests.builders import a_family
 from tests.images import GOLDEN, a_record, patched, with_records
@@ -54,6 +56,35 @@ def test_check_says_what_is_wrong_and_where_and_exits_with_8(here: Run) -> None:
     assert (plain.returncode, as_json.returncode) == (8, 8)
     assert plain.stdout.decode().startswith("error parent-without-task at byte 475 (tags 2, 3): TREE[1].vppid: ")
     assert [(one["name"], one["offset"]) for one in json.loads(as_json.stdout)] == [("parent-without-task", 475)]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show",), ("check",), ("convert",), ("diff", "family.ckpt"), ("plan",), ("restart",)]
+)
+@pytest.mark.parametrize("how", ["a device", "standard input", "a file"])
+def test_a_file_without_an_end_is_refused_with_the_bound(tmp_path: Path, arguments: tuple[str, ...], how: str) -> None:
+    """In memory that is bounded, too."""
+    (tmp_path / "family.ckpt").write_bytes(checkpoint.dumps(a_family()))
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(MOST_BYTES + 1)
+    name = {"a device": "/dev/zero", "standard input": "-", "a file": "large"}[how]
+    words = [*arguments, name, *(["out"] if arguments == ("convert",) else [])]
+    with Path("/dev/zero").open("rb") as zeros:
+        ran = subprocess.run(
+            [sys.executable, "-m", "agent", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(TOP)},
+            stdin=zeros,
+            capture_output=True,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
+        )
+
+    assert ran.returncode == 8
+    said = "standard input" if how == "standard input" else name
+    assert ran.stderr.decode() == (
+        f"ckptree: {said}: has more than {MOST_BYTES} bytes (256 MiB), which is the most that is read of it\n"
+    )
 
 
 def test_diff_of_equals_is_0_and_of_others_is_1(here: Run, tmp_path: Path) -> None:

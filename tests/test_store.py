@@ -5,6 +5,7 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,77 @@ def test_where_no_folder_can_be_is_an_error_that_names_it(tmp_path: Path, where:
         store.write(tmp_path / where, FOLDER)
 
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder of everybody's, as /tmp is."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    return folder
+
+
+@pytest.mark.parametrize("lay", [lambda path: path.write_bytes(b""), os.mkfifo, lambda path: path.symlink_to("victim")])
+def test_what_lies_under_the_name_of_a_temporary_is_not_the_image(shared: Path, lay: Callable[[Path], None]) -> None:
+    """It had a name that could be known: a file of another user's became the image, and a pipe kept the writer for ever."""
+    lay(shared / f".image.{os.getpid()}")
+    (shared / "victim").write_bytes(b"theirs")
+    store.write(shared / "image", b"data")
+
+    found = (shared / "image").lstat()
+    assert (stat.S_ISREG(found.st_mode), stat.S_IMODE(found.st_mode), found.st_uid) == (True, 0o600, os.geteuid())
+    assert (shared / "image").read_bytes() == b"data"
+    assert (shared / "victim").read_bytes() == b"theirs"
+
+
+def test_the_temporary_is_new_and_its_name_another_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So nobody can be there before."""
+    seen: list[tuple[str, int]] = []
+    opened = os.open
+
+    def noted(name: Any, flags: int, *rest: Any, **options: Any) -> int:
+        seen.append((os.fspath(name), flags))
+        return opened(name, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", noted)
+    for _ in range(2):
+        store.write(tmp_path / "image", b"data")
+
+    first, second = [name for name, flags in seen if flags & os.O_CREAT]
+    assert first != second
+    wanted = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW  # and O_CLOEXEC, which Python always adds
+    assert [flags & wanted for _, flags in seen if flags & os.O_CREAT] == [wanted, wanted]
+
+
+@pytest.mark.live  # root alone can have another user's file
+@pytest.mark.parametrize(
+    ("lay", "said"), [(lambda path: path.symlink_to("victim"), "link"), (os.mkfifo, "pipe")], ids=["link", "pipe"]
+)
+def test_what_another_user_has_laid_in_a_folder_of_everybodys_is_not_followed(
+    shared: Path, lay: Callable[[Path], None], said: str
+) -> None:
+    """Whoever may create there could choose where the image goes."""
+    lay(shared / "image")
+    os.lchown(shared / "image", 12345, 12345)
+    with pytest.raises(CkptreeError, match=f"it is a {said} of user 12345 in a folder of everybody's"):
+        store.write(shared / "image", b"data")
+
+    assert not (shared / "victim").exists()
+
+
+def test_a_link_of_ones_own_is_followed_there_too(shared: Path) -> None:
+    """As everywhere."""
+    (shared / "image").symlink_to("target")
+    store.write(shared / "image", b"data")
+
+    assert (shared / "image").is_symlink()
+    assert (shared / "target").read_bytes() == b"data"
+
+
+def test_a_name_as_long_as_names_may_be_has_room_for_a_temporary_one(tmp_path: Path) -> None:
+    """In bytes, and characters may have four."""
+    for name in ("x" * 255, "\U0001f332" * 63):
+        store.write(tmp_path / name, b"data")
+
+    assert len(os.listdir(tmp_path)) == 2
