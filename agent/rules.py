@@ -347,6 +347,18 @@ def may_vanish(task: Task) -> bool:
     return dying or bool(task.flags & AUTOREAP)
 
 
+# ---- exit signals: kernel/signal.c ---------------------------------------------------------------------------------
+
+
+def is_immune(leader: Task) -> bool:
+    """SIGNAL_UNKILLABLE, sig_task_ignored(): a namespace's init has no signal that it has not made a handler for.
+
+    Two of them come all the same where somebody above that namespace sends them with kill(): SIGKILL and SIGSTOP. What
+    the kernel itself sends at an exit is not of that kind.
+    """
+    return leader.pid.numbers[-1] == 1
+
+
 # ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------
 
 
@@ -377,11 +389,11 @@ def de_thread(thread: Task) -> Task:
         The leader's Task.
     """
     leader = thread.leader
+    leader.exit_signal = SIGCHLD
     if leader is thread:
         return leader
     leader.address = thread.address
     leader.flags = thread.flags & ~EXITED
-    leader.exit_signal = SIGCHLD
     leader.exit_code = 0
     for child in thread.children():
         unlink_child(child)

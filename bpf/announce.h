@@ -75,14 +75,20 @@ static __always_inline u32 FN(autoreap)(const void *task)
 	const void *leader = 0, *parent = 0, *sighand = 0;
 	u64 handler = 0, sa_flags = 0;
 	s32 exit_signal = 0;
+	u32 born_of = 0, execs = 0;
 
 	GET(u64, leader, task, OFF_task_struct_group_leader);
 	GET(u32, exit_signal, leader, OFF_task_struct_exit_signal);
-	if (exit_signal != SIGCHLD_NR)
-		return 0;
 	GET(u64, parent, leader, OFF_task_struct_real_parent);
 	if (!parent)
 		return 0;
+	if (exit_signal != SIGCHLD_NR) {
+		/* A parent that has called exec() since gets SIGCHLD all the same. */
+		GET(u32, born_of, leader, OFF_task_struct_parent_exec_id);
+		GET(u32, execs, parent, OFF_task_struct_self_exec_id);
+		if (born_of == execs)
+			return 0;
+	}
 	GET(u64, sighand, parent, OFF_task_struct_sighand);
 	if (!sighand)
 		return 0;

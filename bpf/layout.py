@@ -21,6 +21,8 @@ _REQUIRED = {
         "group_leader",
         "exit_code",
         "exit_signal",
+        "parent_exec_id",
+        "self_exec_id",
         "exit_state",
         "flags",
         "comm",

@@ -4,10 +4,10 @@
 Theory
 ------
 Two snapshots are *equal* where both have the same pid objects, the same tasks in the same tree, groups, sessions and
-thread groups, the same states, exit codes (but for whether a core was dumped) and subreaper flags, and where the same
-pids share a namespace. Tags and the order of rows, births, times, names, owners, and what was squashed are no part of
-that: they may be *noted*. Two trees that would be written with the same PIDS and TREE buffers, but for how the tags
-happened to be given, and are alike in the rest, are equal.
+thread groups, the same states, exit codes (but for whether a core was dumped), exit signals and subreaper flags, and
+where the same pids share a namespace. Tags and the order of rows, births, times, names, owners, and what was squashed
+are no part of that: they may be *noted*. Two trees that would be written with the same PIDS and TREE buffers, but for
+how the tags happened to be given, and are alike in the rest, are equal.
 
 A pid object is the same where its numbers are, from the root's namespace inward. (Its number in the root's namespace is
 unique, but one that goes on differently inside is another.) A task is the same where its pid object is and, if that can
@@ -23,7 +23,8 @@ A number used again does not by itself make two snapshots different: start times
 the rest agrees it is noted; where it does not, one task is gone and another one was born.
 
 A fact that only one of the two snapshots knows (a bare image has no states) is a difference: what is not known is not
-known to be equal. It is told once for each fact, not once for each task. An old image in the dialect v23 writes 0 for
+known to be equal. It is told once for each fact, not once for each task. Exit signals alone are compared only where both
+know them. An old image in the dialect v23 writes 0 for
 the session that the root inherited, too, so against such a one the two are not told apart.
 """
 
@@ -45,7 +46,7 @@ Ref: TypeAlias = Numbers | int
 Side: TypeAlias = Literal["a", "b"]
 
 Place: TypeAlias = Literal["parent", "thread group", "group", "session"]
-Condition: TypeAlias = Literal["state", "exit code", "subreaper"]
+Condition: TypeAlias = Literal["state", "exit code", "subreaper", "exit signal"]
 Trait: TypeAlias = Literal["comm", "uid", "gid", "core dumped"]
 
 
@@ -109,7 +110,7 @@ class Difference:
         mapped: the numbers of `a` are those that a map gave it.
         gone, born: tasks of a alone and of b alone.
         moved: tasks with another parent, thread group, group or session.
-        changed: tasks with another state, exit code or subreaper flag.
+        changed: tasks with another state, exit code, exit signal or subreaper flag.
         pids_gone, pids_came: pid objects of one snapshot alone that are no task there (ghosts).
         strays: pids that are in another namespace, seen from their fellows.
         unsaid: what one of the two does not say.
@@ -242,6 +243,8 @@ class _Comparison:
         said = self._said("subreaper", a.subreaper is not None, b.subreaper is not None)
         if a.subreaper is not b.subreaper and said:
             yield Change("subreaper", a.subreaper, b.subreaper)
+        if a.exit_signal != b.exit_signal and a.exit_signal is not None and b.exit_signal is not None:
+            yield Change("exit signal", a.exit_signal, b.exit_signal)
 
     def _said(self, fact: Condition | Literal["namespaces"], by_a: bool, by_b: bool) -> bool:  # noqa: FBT001  # a pair
         """True where both say it, or neither; what only one says is counted."""

@@ -5,7 +5,12 @@ from dataclasses import dataclass, field
 
 from agent.wire import PidState
 
-SIGCHLD = 17
+SIGKILL, SIGCHLD, SIGCONT, SIGSTOP = 9, 17, 18, 19
+UNHEEDED = (0, SIGCHLD, 23, 28)
+"""Signals that nobody notices who has not asked for them: SIGURG and SIGWINCH, too."""
+
+EXIT_SIGNALS = (*(SIGCHLD,) * 6, 0, 1, SIGKILL, 10, 15, SIGCONT, SIGSTOP, 28, 34, 64)
+"""Of random processes."""
 
 
 @dataclass(eq=False, slots=True)
@@ -56,6 +61,8 @@ class Group:
     under: bool = False
     ignores: bool = False  # SIGCHLD
     exit_signal: int = SIGCHLD
+    parent_execs: int = 0  # that the parent had called when this was born
+    deaf: bool = False  # ignores all signals that can be ignored, but SIGCHLD
     code: int | None = None  # group_exit_code, once SIGNAL_GROUP_EXIT is set
 
 
@@ -74,6 +81,7 @@ class Thread:
     exited: bool = False  # exit_state
     traced: bool = False
     stopped: bool = False
+    execs: int = 0  # self_exec_id
     code: int = 0
     ids: tuple[int, int] = (0, 0)  # real user and group id
 

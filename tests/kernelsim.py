@@ -10,11 +10,12 @@ Calls are whole, except where the gap between an effect and its record matters: 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from agent import objects, wire
 from agent.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD
 from agent.wire import Kind
-from tests.kernelobjects import SIGCHLD, Group, Number, Space, Thread
+from tests.kernelobjects import SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, UNHEEDED, Group, Number, Space, Thread
 from tests.records import INITIAL_INUM, RecordWriter
 
 
@@ -49,6 +50,8 @@ class Kernel:
         self._addresses: list[int] = []
         self._clock = 1000
         self._zapping = 0
+        self._calls = 0
+        self._signals: list[tuple[Group, int]] = []  # sent and not delivered
         self._lingering: list[Thread] = []
         self._identity = 0
         number = self._number(self.root)
@@ -172,7 +175,7 @@ class Kernel:
         address = self._addresses.pop() if self._addresses else 0x1000 + 0x40 * self._clock
         thread = Thread(address, self._clock, pid, None, creator.pid.identity if creator else 0)  # type: ignore[arg-type]  # set by the caller
         if creator is not None:
-            thread.ids = creator.ids
+            thread.ids, thread.execs = creator.ids, creator.execs
         self.threads[thread] = None
         return thread
 
@@ -186,7 +189,10 @@ class Kernel:
         parent = by.group.parent if flags & CLONE_PARENT else by
         under = by.group.under or by.group.subreaper
         child.group = Group(child, [child], parent, by.group.pgid, by.group.sid, under=under, ignores=by.group.ignores)
-        child.group.exit_signal = exit_signal
+        sibling = flags & CLONE_PARENT
+        child.group.exit_signal = by.group.exit_signal if sibling else exit_signal
+        child.group.parent_execs = by.group.parent_execs if sibling else by.execs
+        child.group.deaf = by.group.deaf
         if space.init is None:
             space.init = child
         self.announce(Kind.FORK, child, flags | exit_signal, by)
@@ -196,6 +202,7 @@ class Kernel:
         """clone(CLONE_THREAD)."""
         thread = self._thread(self._number(by.space, wanted), by)
         thread.group = by.group
+        thread.stopped = by.stopped
         by.group.threads.append(thread)
         self.announce(Kind.FORK, thread, CLONE_THREAD, by)
         return thread
@@ -265,6 +272,10 @@ class Kernel:
 
     def exit_notify(self, thread: Thread) -> None:
         """The rest of do_exit(); the init of a namespace may have to wait in it."""
+        with self._signals_wait():
+            self._exit_notify(thread)
+
+    def _exit_notify(self, thread: Thread) -> None:
         if thread.space.init is thread:
             thread.space.init = next(self._living(thread.group), thread)
             if thread.space.init is thread:
@@ -307,11 +318,12 @@ class Kernel:
         """exit_group(), or a signal that kills."""
         if thread.group.code is None:
             thread.group.code = code
-        for other in sorted(thread.group.threads, key=lambda t: t is thread):
-            if not other.exiting:
-                self.begin_exit(other, code)
-            if not other.exited and not other.lingering:
-                self.exit_notify(other)
+        with self._signals_wait():
+            for other in sorted(thread.group.threads, key=lambda t: t is thread):
+                if not other.exiting:
+                    self.begin_exit(other, code)
+                if not other.exited and not other.lingering:
+                    self.exit_notify(other)
 
     def _living(self, group: Group) -> Iterator[Thread]:
         return (thread for thread in group.threads if not thread.exiting)
@@ -329,13 +341,43 @@ class Kernel:
         assert reaper is not None
         return reaper
 
+    def _sent_at_exit(self, group: Group) -> int:
+        """A parent that has called exec() since the birth gets SIGCHLD."""
+        same = group.parent is not None and group.parent_execs == group.parent.execs
+        return group.exit_signal if same else SIGCHLD
+
     def _is_ignored(self, group: Group) -> bool:
-        return group.exit_signal == SIGCHLD and group.parent is not None and group.parent.group.ignores
+        return self._sent_at_exit(group) == SIGCHLD and group.parent is not None and group.parent.group.ignores
 
     def _notify_parent(self, group: Group) -> None:
         """do_notify_parent() of a zombie."""
-        if group.leader.exited and group.threads == [group.leader] and self._is_ignored(group):
-            self.release(group.leader)
+        if not group.leader.exited or group.threads != [group.leader]:
+            return
+        if self._is_ignored(group) or (group.parent is not None and group.parent.lingering):
+            self.release(group.leader)  # an init that waits within its exit reaps all children it has
+        elif group.parent is not None:
+            self._signals.append((group.parent.group, self._sent_at_exit(group)))
+
+    @contextmanager
+    def _signals_wait(self) -> Iterator[None]:
+        """Deliver signals once the outermost of these calls is done."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+        while self._signals and not self._calls:
+            self._deliver(*self._signals.pop(0))
+
+    def _deliver(self, group: Group, number: int) -> None:
+        """What it does by default; a namespace's init has no such signals."""
+        if number in UNHEEDED or group.leader.pid.numbers[-1] == 1 or all(each.exiting for each in group.threads):
+            return
+        if number == SIGSTOP or (number == SIGCONT and not group.deaf):
+            for thread in group.threads:
+                thread.stopped = number == SIGSTOP and not thread.exited
+        elif number == SIGKILL or not group.deaf:
+            self.exit_group(next(self._living(group)), number)
 
     def _zap(self, init: Thread) -> None:
         """zap_pid_ns_processes(): the namespace dies with its init."""
@@ -381,11 +423,12 @@ class Kernel:
     def wait(self, caller: Thread, zombie: Thread, *, nameless: bool = False) -> None:
         """Reap a zombie; nameless: the call does not tell which one, and the first record to do so is the free."""
         number = zombie.pid.seen_from(caller.space)
-        self.release(zombie)
-        if nameless:
-            self.free(len(self.corpses) - 1)
-        else:
-            self._call(Kind.WAITED, caller, number)
+        with self._signals_wait():
+            self.release(zombie)
+            if nameless:
+                self.free(len(self.corpses) - 1)
+            else:
+                self._call(Kind.WAITED, caller, number)
 
     def free(self, index: int = 0) -> None:
         """An RCU grace period later: the memory of one that was released."""
@@ -409,6 +452,7 @@ class Kernel:
             group.leader = thread
             if self.init is old:
                 self.init = thread  # it is the process that the number stands for
-            group.exit_signal = SIGCHLD
             self.release(old)
+        group.exit_signal = SIGCHLD
+        thread.execs += 1
         self.announce(Kind.EXEC, thread, old_tid)

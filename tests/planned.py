@@ -108,6 +108,7 @@ class Stage:
         self._spare = _SPARE
         guard = kernel.fork(kernel.init, wanted=(self._next(),))
         kernel.subreaper(guard)
+        guard.group.deaf = True
         top = plan.actors[0]
         flags = objects.CLONE_NEWPID if plan.pidns else 0
         space = guard.space
@@ -219,6 +220,8 @@ class Stage:
         assert target.group.parent is not None, "ECHILD"
         assert target.group.parent.group is by.group, "ECHILD"
         assert target in self.kernel.zombies(), "EAGAIN"
+        for thread in by.group.threads:
+            thread.stopped = False  # SIGCONT of the guard
 
     # ---- what came of it -------------------------------------------------------------------------------------------
 
@@ -252,6 +255,7 @@ class Stage:
                 self._state(thread),
                 code & ~CORE_DUMPED if thread.exited or thread.lingering else None,
                 group.subreaper,
+                group.exit_signal if thread.leads else -1,
             )
 
         return {thread.pid.numbers[level]: row(thread) for thread in inside}
@@ -279,6 +283,7 @@ def rows_of(snapshot: Snapshot) -> dict[int, Row]:
             task.state or TaskState.RUNNING,
             None if task.exit_code is None else task.exit_code & ~CORE_DUMPED,
             bool(task.subreaper),
+            task.exit_signal,
         )
         for task in snapshot.tasks
     }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.objects import CLONE_NEWPID, CLONE_PARENT
 from agent.wire import Kind
-from tests.kernelobjects import Thread
+from tests.kernelobjects import EXIT_SIGNALS, Thread
 from tests.kernelsim import Kernel
 
 # A step is the name of a call and two numbers that choose who makes it, and with whom.
@@ -46,7 +46,8 @@ def fork(kernel: Kernel, thread: Thread, other: int) -> None:
     may_be_parents = (init is None or init.group is not thread.group) and thread.group.parent is not None
     if may_fork(kernel, thread) and (flags != CLONE_PARENT or may_be_parents):
         depth = len((thread.pending or thread.space).chain())
-        kernel.fork(thread, flags if depth < 4 or flags != CLONE_NEWPID else 0)
+        signal = EXIT_SIGNALS[other // 5 % len(EXIT_SIGNALS)]
+        kernel.fork(thread, flags if depth < 4 or flags != CLONE_NEWPID else 0, exit_signal=signal)
 
 
 def new_thread(kernel: Kernel, thread: Thread, _other: int) -> None:
@@ -60,9 +61,9 @@ def leave(kernel: Kernel, thread: Thread, other: int) -> None:
     if thread.group is kernel.init.group:
         return
     if other % 3 or thread.space.init is thread:
-        kernel.exit(thread, other)
+        kernel.exit(thread, other % 256 << 8)
     else:
-        kernel.begin_exit(thread, other)
+        kernel.begin_exit(thread, other % 256 << 8)
 
 
 def leave_all(kernel: Kernel, thread: Thread, other: int) -> None:
@@ -70,7 +71,7 @@ def leave_all(kernel: Kernel, thread: Thread, other: int) -> None:
     if thread.group is not kernel.init.group:
         finish(kernel)
         if thread in kernel.threads and not thread.exiting:
-            kernel.exit_group(thread, other)
+            kernel.exit_group(thread, other % 256 << 8)
 
 
 def wait(kernel: Kernel, thread: Thread, other: int) -> None:

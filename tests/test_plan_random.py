@@ -37,6 +37,9 @@ NAMED = {
     "dead-init",
     "dying-namespace",  # an init waits within its exit for somebody who is none of the tree
     "init-in-inner-group",
+    "dead-root",
+    "exit-signal",
+    "exit-status",  # of no signal that a process, or an init, can be ended by
     "outside-id",
 }
 """What a plan cannot have."""

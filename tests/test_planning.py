@@ -99,3 +99,82 @@ def test_garbage_is_looked_for_afterwards_as_it_was_before(numbers: tuple[int, .
         assert gc.isenabled() == wanted
     finally:
         (gc.enable if before else gc.disable)()
+
+
+# ---- exit signals and ends -----------------------------------------------------------------------------------------
+
+
+def test_a_ghost_has_the_exit_signal_that_it_hands_on() -> None:
+    """3 was made by the dead leader of its session with CLONE_PARENT."""
+    tasks = [a_task(1, 0), a_task(2, 1, sid=3, pgid=3, exit_signal=10)]
+    plan = make_plan(a_snapshot([(1,), (6,), (5,)], tasks, mode="container"))
+
+    assert [actor.exit_signal for actor in plan.actors if actor.tag in (2, 3)] == [10, 10]
+
+
+def test_whom_a_ghost_makes_for_two_signals_is_lifted_where_that_is_sigchld() -> None:
+    """One cannot hand on two."""
+    tasks = [
+        *(a_task(1, 0), a_task(2, 1), a_task(3, 2, sid=5, pgid=5, exit_signal=10)),
+        a_task(4, 2, sid=5, pgid=5, exit_signal=17),
+    ]
+    plan = make_plan(a_snapshot([(1,), (2,), (6,), (7,), (5,)], tasks, mode="container"))
+
+    assert any(step.op is Op.SUBREAPER for step in plan.steps)
+
+
+def test_what_a_bare_image_does_not_say_is_not_asked_for() -> None:
+    """Any exit signal is right there."""
+    tasks = [a_task(1, 0), a_task(2, 1, exit_signal=10), a_task(3, 1, sid=4, pgid=4, exit_signal=None)]
+
+    assert obstacles(a_snapshot([(1,), (2,), (6,), (5,)], tasks, mode="container")) == ()
+
+
+def refused(*tasks: Task, numbers: list[tuple[int, ...]] | None = None, pidns: bool = True) -> tuple[int, str, bool]:
+    """Tag and rule of what stands in the way, and whether that is said to be proven."""
+    with pytest.raises(NotRebuildableError) as caught:
+        make_plan(a_snapshot(numbers or [(100 + n,) for n in range(len(tasks))], tasks), pidns=pidns)
+    return caught.value.tag, caught.value.rule, caught.value.proven
+
+
+@pytest.mark.parametrize("pidns", [True, False])
+@pytest.mark.parametrize("number", [1, 100])
+def test_a_root_that_has_exited_is_refused(number: int, *, pidns: bool) -> None:
+    """By one rule, wherever it is to be; an init, too."""
+    root = a_task(1, 0, state=TaskState.ZOMBIE, exit_code=9)
+
+    assert refused(root, numbers=[(number,)], pidns=pidns) == (1, "dead-root", False)
+
+
+def test_a_root_whose_leader_alone_has_exited_is_planned() -> None:
+    """Its thread lives."""
+    tasks = [a_task(1, 0, state=TaskState.DEAD_LEADER, exit_code=0), a_task(2, 0, tgid=1)]
+
+    assert obstacles(a_snapshot([(100,), (101,)], tasks)) == ()
+
+
+@pytest.mark.parametrize("signal", [9, 19])
+def test_a_root_whose_end_the_guard_would_not_outlive_is_refused(signal: int) -> None:
+    """Where it is the guard that is its parent, or a reaper that is no init."""
+    root = a_task(1, 0, exit_signal=signal)
+
+    assert refused(root, numbers=[(1,)]) == (1, "exit-signal", False)
+    assert refused(root, pidns=False) == (1, "exit-signal", False)
+    assert obstacles(a_snapshot([(100,)], [root])) == ()
+
+
+@pytest.mark.parametrize(("status", "init"), [(15, True), (6, True), (17, False), (65, False), (0x109, False)])
+def test_an_end_that_nobody_can_be_made_to_have_is_refused(status: int, *, init: bool) -> None:
+    """An init is immune to most signals; some kill nobody."""
+    number = (101, 1) if init else (101,)
+    end = a_task(2, 1, depth=int(init), state=TaskState.ZOMBIE, exit_code=status)
+
+    assert refused(a_task(1, 0), end, numbers=[(100,), number]) == (2, "exit-status", False)
+
+
+@pytest.mark.parametrize("status", [0, 7 << 8, 9, 4, 5, 7, 8, 11, 31, 31 | 0x80])
+def test_an_init_ends_by_exit_by_sigkill_or_by_a_fault(status: int) -> None:
+    """SIGSYS is one."""
+    end = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=status)
+
+    assert obstacles(a_snapshot([(100,), (101, 1)], [a_task(1, 0), end])) == ()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from agent import rules
-from agent.objects import SUBREAPER, UNDER_SUBREAPER, Task
+from agent.objects import STOPPED, SUBREAPER, UNDER_SUBREAPER, Task
 from agent.restart.kernel import CallRefusedError, Kernel
 
 
@@ -334,6 +334,64 @@ def test_a_zombie_that_is_the_inits_own_child_does_not_stay(kernel: Kernel, top:
     dead(kernel, kernel.clone(top, (2,)))
 
     assert refused(lambda: kernel.exit(top, 0)) == "EBUSY"
+
+
+# ---- exit signals --------------------------------------------------------------------------------------------------
+
+
+def test_a_sibling_has_the_exit_signal_of_its_maker(kernel: Kernel, top: Task) -> None:
+    """Of its group's leader, whatever is asked for."""
+    maker = kernel.clone(top, (2,), exit_signal=10)
+    thread = kernel.clone(maker, (3,), thread=True)
+
+    assert kernel.clone(thread, (4,), parent=True, exit_signal=12).exit_signal == 10
+    assert kernel.clone(thread, (5,), exit_signal=12).exit_signal == 12
+
+
+def test_who_comes_to_another_process_has_sigchld(kernel: Kernel, top: Task) -> None:
+    """And who comes to another thread keeps his."""
+    maker = kernel.clone(top, (2,))
+    thread = kernel.clone(maker, (3,), thread=True)
+    child = kernel.clone(thread, (4,), exit_signal=10)
+    dead(kernel, thread)
+    assert (child.parent, child.exit_signal) == (maker, 10)
+    dead(kernel, maker)
+
+    assert (child.parent, child.exit_signal) == (top, 17)
+
+
+def test_an_exit_that_would_kill_the_parent_is_refused(kernel: Kernel, top: Task) -> None:
+    """SIGKILL; but an init is immune to its children, and all others ignore what can be ignored."""
+    parent = kernel.clone(top, (2,))
+    for number, signal in enumerate((0, 1, 10, 15, 18, 34, 64), 10):
+        dead(kernel, kernel.clone(parent, (number,), exit_signal=signal))
+    killer = kernel.clone(parent, (3,), exit_signal=9)
+    dead(kernel, kernel.clone(top, (4,), exit_signal=9))
+
+    assert refused(lambda: kernel.exit(killer, 0)) == "SIGKILL"
+
+
+def test_who_is_stopped_by_an_exit_goes_on_when_it_waits(kernel: Kernel, top: Task) -> None:
+    """All its threads; the guard sees to that."""
+    parent = kernel.clone(top, (2,))
+    thread = kernel.clone(parent, (3,), thread=True)
+    child = dead(kernel, kernel.clone(thread, (4,), exit_signal=19))
+    assert (parent.flags & STOPPED, thread.flags & STOPPED) == (STOPPED, STOPPED)
+    kernel.wait(thread, child, reap=False)
+
+    assert (parent.flags & STOPPED, thread.flags & STOPPED) == (0, 0)
+
+
+def test_the_last_thread_of_a_group_tells_of_its_end(kernel: Kernel, top: Task) -> None:
+    """Not its leader, where that goes first."""
+    parent = kernel.clone(top, (2,))
+    child = kernel.clone(parent, (3,), exit_signal=19)
+    thread = kernel.clone(child, (4,), thread=True)
+    dead(kernel, child)
+    assert not parent.flags & STOPPED
+    dead(kernel, thread)
+
+    assert parent.flags & STOPPED
 
 
 # ---- setpgid() and setsid() as rules -------------------------------------------------------------------------------

@@ -43,6 +43,29 @@ _Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error)
 		CALL4(ppoll, 0, 0, 0, 0);
 }
 
+void handle(int number, uint64_t handler)
+{
+	struct signal_action action = {.handler = handler};
+
+	CALL4(rt_sigaction, number, &action, 0, 8);
+}
+
+/*
+ * While a tree is built, whoever exits sends its parent the signal that it was born with: it is to reach nobody. All
+ * inherit this. An ignored signal is dropped, a blocked one would wait.
+ */
+void ignore_signals(void)
+{
+	for (int number = 1; number <= SIGNALS; number++)
+		handle(number, number == SIGCHLD ? SIG_DFL : SIG_IGN);	/* who ignores that one has no zombies */
+}
+
+void stop_ignoring(void)
+{
+	for (int number = 1; number <= SIGNALS; number++)
+		handle(number, SIG_DFL);
+}
+
 static void set_number(uint32_t actor, uint32_t level, int32_t number)
 {
 	int32_t *at = &program.numbers[program.actors[actor].first_number + level];
@@ -99,6 +122,8 @@ static void come_to_life(uint32_t me, struct robust *robust)
 	struct report report = {me};
 
 	arm(me, robust);
+	if (me && (program.head->flags & (PROGRAM_REAPER | PROGRAM_PIDNS)) == PROGRAM_REAPER)
+		handle(SIGTERM, SIG_IGN);	/* that reaper has a handler for it, which nobody inherits */
 	CALL2(prctl, PR_SET_NAME, actor->comm);
 	if ((program.head->flags & PROGRAM_ANY_NUMBERS) && actor->depth)
 		learn_numbers(me);

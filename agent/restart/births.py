@@ -28,7 +28,7 @@ class Births:
         routes: how each process comes to its parent, from restart.solver.
 
     Attributes:
-        helpers: by maker, birth session, receiver of their children and namespace.
+        helpers: by maker, birth session, receiver of their children, namespace, and exit signal that they hand on.
     """
 
     def __init__(self, script: Script, routes: dict[Node, Route]) -> None:
@@ -36,7 +36,7 @@ class Births:
         self._cast: Cast = script.cast
         self._routes = routes
         self._made: dict[Node, list[Node]] = {}
-        self.helpers: dict[tuple[Node, Node | None, Node | None, int], Node] = {}
+        self.helpers: dict[tuple[Node, Node | None, Node | None, int, int | None], Node] = {}
         self._founders: set[Node] = set()
         self._patient = True  # whoever can be put into his group at birth alone waits until it is there
         self._assign_helpers()
@@ -69,11 +69,13 @@ class Births:
     def _helper(self, node: Node, maker: Node, way: Route) -> Node:
         parent = node.parent if way.way is Way.LIFTED else maker
         space = way.space
-        key = (maker, node.birth_sid, parent, space)
+        signal = node.exit_signal if way.way is Way.NEPHEW else None
+        key = (maker, node.birth_sid, parent, space, signal)
         helper = self.helpers.get(key)
         if helper is None:
             helper = self.helpers[key] = Node(Role.HELPER, 0, (), space)
             helper.maker = maker
+            helper.exit_signal = signal
             helper.parent = parent.leader if parent is not None else None
             helper.birth_sid = node.birth_sid
             helper.sid = node.birth_sid or maker.leader.sid

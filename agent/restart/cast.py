@@ -10,11 +10,12 @@ namespace, a *keeper* is its init, a child of the reaper that stands above the r
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from agent.errors import NotRebuildableError
 from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
 from agent.restart.plan import Role
+from agent.rules import SIGCHLD
 
 
 class Node:
@@ -35,6 +36,7 @@ class Node:
         birth_pgid: the group it must be born into, because it can never join it; None: all the same.
         sibling: it is made with CLONE_PARENT.
         order: of its birth among those of one maker; observed ones as they were, else by number.
+        exit_signal: that it has to have, as a process; None: all the same.
         lingers: an init that has exited, or the last of its threads, and waits within its exit until no number of its
             namespace is in use any more.
         why: for people.
@@ -45,6 +47,7 @@ class Node:
         *(
             "birth_pgid",
             "birth_sid",
+            "exit_signal",
             "index",
             "leader",
             "lingers",
@@ -75,6 +78,8 @@ class Node:
         self.birth_pgid: Node | None = None
         self.sibling = False
         self.order = (0, 0)
+        signal = task.exit_signal if task is not None else None
+        self.exit_signal = signal if signal is not None and signal >= 0 else None
         self.lingers = False
         self.why = ""
         self.index = -1
@@ -210,6 +215,7 @@ class Cast:
         ghost.order = (1, ghost.numbers[-1])
         if leads:
             ghost.sid = ghost.pgid = ghost
+            ghost.exit_signal = _handed_on(user for user in users if user.sid is ghost)
         else:
             ghost.sid = users[0].sid if users else self.top.sid
             ghost.pgid = ghost if users else ghost.sid
@@ -270,6 +276,13 @@ class Cast:
     def sees(self, space: int, pid: Node) -> bool:
         """Whether a pid object has a number in a namespace."""
         return pid is not self.outside and space in self.chain(pid.space)
+
+
+def _handed_on(members: Iterable[Node]) -> int | None:
+    """The exit signal of a dead session leader: with CLONE_PARENT it has handed it on, so some member may have it."""
+    uncommon = [node for node in members if node.exit_signal not in (None, SIGCHLD)]
+    siblings = [node for node in uncommon if node.task and node.task.birth and "CLONE_PARENT" in node.task.birth.flags]
+    return next((node.exit_signal for node in (*siblings, *uncommon)), None)
 
 
 def _chains(snapshot: Snapshot) -> list[tuple[int, ...]]:

@@ -83,6 +83,8 @@ static void commit_fault(int number)
 	long fd;
 	char *page;
 	char *volatile nowhere = NULL;
+	const struct filter_step deadly = {BPF_RET_VALUE, 0, 0, SECCOMP_RET_KILL_PROCESS};
+	const struct filter all_are_deadly = {1, &deadly};
 
 	switch (number) {
 	case SIGSEGV:
@@ -96,6 +98,11 @@ static void commit_fault(int number)
 		break;
 	case SIGTRAP:
 		BREAKPOINT();
+		break;
+	case SIGSYS:
+		CALL2(prctl, PR_SET_NO_NEW_PRIVS, 1);
+		CALL3(prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &all_are_deadly);
+		CALL0(getpid);
 		break;
 	case SIGBUS:
 		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to be touched */
@@ -124,6 +131,7 @@ _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct ro
 	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe does not ask for the limit */
 	mark_done((uint32_t)(step - program.steps));
 	part(me, robust);
+	handle(number, SIG_DFL);
 	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
 	if (init && number == SIGKILL)
 		ask_guard(me, ASK_KILL);

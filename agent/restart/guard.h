@@ -10,6 +10,7 @@
 struct guard {
 	int control;		/* -1: detached */
 	int signals;		/* signalfd */
+	int first_fd;		/* a pidfd of actor 0, whose end may send any signal or none; -1: there is none */
 	int32_t first;		/* actor 0 as the guard sees it; 0: it has been waited for */
 	int32_t root_status;
 	char *stack;		/* somewhere in it */

@@ -12,9 +12,22 @@ under the options that were asked for. All others are limits of ckptree. The pro
     A leader is not reaped before the other threads of its group have gone: delay_group_leader(), kernel/exit.c.
 """
 
+from signal import Signals
+from typing import Final
+
 from agent.errors import NotRebuildableError
 from agent.model import TaskState
 from agent.restart.cast import Cast, Node
+
+_LAST_SIGNAL: Final = 64
+_HARMLESS: Final = (
+    *(Signals.SIGCHLD, Signals.SIGCONT, Signals.SIGSTOP, Signals.SIGTSTP, Signals.SIGTTIN, Signals.SIGTTOU),
+    *(Signals.SIGURG, Signals.SIGWINCH),
+)
+"""Signals that do not kill by default."""
+
+_FAULTS: Final = (*(Signals.SIGBUS, Signals.SIGFPE, Signals.SIGILL, Signals.SIGSEGV, Signals.SIGSYS, Signals.SIGTRAP),)
+"""Signals that the kernel forces on who has done something wrong, a namespace's init too: `commit_fault` in ending.c."""
 
 
 def refuse_hopeless(cast: Cast) -> None:
@@ -25,11 +38,41 @@ def refuse_hopeless(cast: Cast) -> None:
     """
     if cast.top is cast.root:
         _refuse_keepers(cast)
+    _refuse_root(cast)
     founded = {node.pgid for node in cast.nodes if not node.pgid.leads_session}
     for node in cast.tasks:
         _refuse_strange_threads(node)
         _refuse_dying(cast, node)
+        _refuse_status(cast, node)
         _refuse_outside(cast, node, founded=node in founded)
+
+
+def _refuse_root(cast: Cast) -> None:
+    root = cast.root
+    if root.exits and all(thread.exits for thread in root.threads) and not root.waits_in_exit:
+        text = f"the root {name(root)} has exited: there is nobody to hold the tree together"
+        raise NotRebuildableError(root.tag, "dead-root", text)
+    if root.exit_signal in (Signals.SIGKILL, Signals.SIGSTOP) and (cast.top is root or not cast.pidns):
+        text = f"the end of {name(root)} sends its parent signal {root.exit_signal}, and that one is to look after the tree"
+        raise NotRebuildableError(root.tag, "exit-signal", text)
+
+
+def _refuse_status(cast: Cast, node: Node) -> None:
+    """What a process cannot be made to end with."""
+    code = node.task.exit_code if node.task is not None and node.exits else None
+    number = (code or 0) & 0x7F
+    if not number:
+        return
+    if node.task is not None and node.task.state is TaskState.DEAD_LEADER:
+        if not node.waits_in_exit:
+            text = f"{name(node)} was killed by signal {number} as a thread alone: its others live on"
+            raise NotRebuildableError(node.tag, "exit-status", text)
+    elif number in _HARMLESS or number > _LAST_SIGNAL or (code or 0) >> 8:
+        text = f"{name(node)} has the wait status {code:#x}, and no signal ends a process with that"
+        raise NotRebuildableError(node.tag, "exit-status", text)
+    elif cast.inits.get(node.space) is node.leader and number not in (Signals.SIGKILL, *_FAULTS):
+        text = f"the init {name(node)} was killed by signal {number}, which an init is immune to"
+        raise NotRebuildableError(node.tag, "exit-status", text)
 
 
 def _refuse_keepers(cast: Cast) -> None:

@@ -5,6 +5,11 @@ The objects are the process table's (agent.objects) and so are the rules (agent.
 the table would say of the same calls. Added is what a table never needs to know, for it is told: which calls fail, and
 which numbers are free.
 
+All tasks ignore every signal that can be ignored but SIGCHLD, which is left at its default (the helper in C does that: see
+`ignore_signals`). So of all exit signals, do_notify_parent(), two reach a parent: SIGKILL and SIGSTOP. A namespace's
+init is immune to both. No plan is to rely on a death, so that is a call refused; and whoever is stopped is continued by
+the guard as long as it has to wait for that child.
+
 Each call also notes what it has to do with, in `touched`: two calls of different tasks may change places unless they touch
 one thing and at least one of them changes it. `reads` are things whose state the call depends on, `adds` are changes that
 commute with each other (another child, another member of a group), `writes` all others.
@@ -22,6 +27,9 @@ _OUTSIDE_NUMBERS: Final = 1 << 30
 """Numbers that no image has, for tasks that may have any."""
 
 _ADDRESS_STEP: Final = 0x1000
+
+SIGKILL: Final = 9
+SIGSTOP: Final = 19
 
 
 class CallRefusedError(Exception):
@@ -64,6 +72,7 @@ class Kernel:
         self._members: dict[Pid, dict[Task, None]] = {}
         self._closed: set[Namespace] = set()
         self._moved: dict[Task, Touched] = {}  # by an exit
+        self._stopped: set[Task] = set()  # by an exit signal
         self.touched = Touched()
         self.initial = Namespace(0, 0, None)
         init = self._enter_task(self.initial, (self._next(),), None, None)
@@ -89,7 +98,7 @@ class Kernel:
             by: the caller.
             numbers: the innermost ones, outermost of them first; the kernel chooses those above.
             thread, parent, newpid: CLONE_THREAD, CLONE_PARENT, CLONE_NEWPID.
-            exit_signal: of a process.
+            exit_signal: of a process; with CLONE_PARENT it is the caller's, whatever is asked for.
 
         Raises:
             CallRefusedError: as clone3() would fail.
@@ -116,7 +125,7 @@ class Kernel:
         if thread:
             touched.adds.append(("threads", leader))
         else:
-            task.exit_signal = exit_signal
+            task.exit_signal = leader.exit_signal if parent else exit_signal
             born_of = task.parent
             if parent:
                 touched.reads.append(("parent", leader))
@@ -287,8 +296,22 @@ class Kernel:
             changed.append(("members", by.pgid))
         touched.writes += changed
         self._moved[by] = Touched(list(touched.reads), inside, changed)
+        self._notify_parent(by.leader)
         if by.leader is not by and not self.lingers(by):
             rules.release_task(by)
+
+    def _notify_parent(self, leader: Task) -> None:
+        """do_notify_parent(), once all threads of a group have exited."""
+        parent = leader.parent.leader if leader.parent is not None else None
+        gone = all(thread.flags & EXITED and not self.lingers(thread) for thread in leader.group())
+        if not gone or parent is None or rules.is_immune(parent):
+            return
+        if leader.exit_signal == SIGKILL:
+            raise CallRefusedError("SIGKILL", "that is its exit signal, and its parent would die of it")
+        if leader.exit_signal == SIGSTOP:
+            for thread in parent.group():
+                thread.flags |= STOPPED
+            self._stopped.add(parent)
 
     def _zap(self, init: Task) -> None:
         """zap_pid_ns_processes(), where there is nobody to be killed or reaped: no plan is to rely on that."""
@@ -330,6 +353,10 @@ class Kernel:
             raise CallRefusedError("EAGAIN", "it has not exited")
         if self.lingers(target):
             raise CallRefusedError("EAGAIN", "it waits within its exit until no number of its namespace is in use")
+        if by.leader in self._stopped:  # SIGCONT, from the guard
+            self._stopped.discard(by.leader)
+            for thread in by.group():
+                thread.flags &= ~STOPPED
         if reap:
             touched.writes.append(("task", target))
             self._leave(target)

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define SIG_DFL 0
+#define SIG_IGN 1
 #define SIG_BLOCK 0
 #define SIG_SETMASK 2
 #define SIGILL 4
@@ -25,7 +27,9 @@
 #define SIGINT 2
 #define SIGQUIT 3
 #define SIGCHLD 17
+#define SIGCONT 18
 #define SIGSTOP 19
+#define SIGSYS 31
 #define SIGNALS 64
 #define SA_RESTORER 0x04000000
 #define SA_ONSTACK 0x08000000
@@ -49,6 +53,7 @@
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_DUMPABLE 4
 #define PR_SET_KEEPCAPS 8
+#define PR_SET_SECCOMP 22
 #define PR_SET_NAME 15
 #define PR_CAPBSET_READ 23
 #define PR_SET_MM 35
@@ -59,6 +64,10 @@
 #define PR_CAP_AMBIENT 47
 #define PR_CAP_AMBIENT_RAISE 2
 #define PR_CAP_AMBIENT_CLEAR_ALL 4
+
+#define SECCOMP_MODE_FILTER 2
+#define SECCOMP_RET_KILL_PROCESS 0x80000000u
+#define BPF_RET_VALUE 6		/* BPF_RET | BPF_K */
 
 #define MS_NOSUID 2
 #define MS_NODEV 4
@@ -194,6 +203,17 @@ struct capability_data {	/* two of them: bits 0 to 31, and the rest */
 
 struct signal_action {		/* struct sigaction */
 	uint64_t handler, flags, restorer, mask;
+};
+
+struct filter_step {		/* struct sock_filter */
+	uint16_t code;
+	uint8_t if_true, if_false;
+	uint32_t value;
+};
+
+struct filter {			/* struct sock_fprog */
+	uint16_t length;
+	const struct filter_step *steps;
 };
 
 struct signal_stack {		/* stack_t */

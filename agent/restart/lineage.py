@@ -11,6 +11,9 @@ four ways to a parent P:
 * it is lifted: its maker forks a helper, the helper forks it and exits, and it goes to the nearest subreaper above the
   helper on the level of the helper's pid namespace, else to that namespace's init. P is made subreaper for that moment.
 
+Each way gives it an exit signal. A maker that is its parent chooses; a sibling hands on its own; and whoever is lifted has
+SIGCHLD, as all have who come to another process.
+
 Helpers exit from the bottom up, so whoever is above a task when it is born is still there when it is lifted.
 """
 
@@ -21,6 +24,7 @@ from typing import NamedTuple
 
 from agent.restart.cast import Cast, Node
 from agent.restart.plan import Role
+from agent.rules import SIGCHLD
 
 
 class Way(Enum):
@@ -89,16 +93,21 @@ def route(cast: Cast, maker: Node, node: Node) -> Route | None:
     is_init = maker.space != node.space and node.is_init
     above = cast.spaces[node.space] if is_init else None
     nested = above is not None and above != maker.space  # takes a helper in between
-    if nested and above is not None and (parent is None or cast.inits.get(above) is parent.leader):
+    liftable = node.exit_signal in (None, SIGCHLD)
+    if nested and above is not None and liftable and (parent is None or cast.inits.get(above) is parent.leader):
         return Route(Way.LIFTED, above) if parent is None or _receives(parent) else None
     if nested and above is not None and parent is maker:
         return Route(Way.NEPHEW, above)
     if parent is None or parent is maker:
         return Route(Way.DIRECT)
-    can_be_sibling = parent_of(maker) is parent and cast.inits.get(maker.space) is not maker.leader
+    can_be_sibling = (
+        parent_of(maker) is parent
+        and cast.inits.get(maker.space) is not maker.leader
+        and hands_on(maker.leader, node.exit_signal)
+    )
     if node.sibling and can_be_sibling and not nested:
         return Route(Way.SIBLING)
-    receiver = parent.leader if _receives(parent) else None
+    receiver = parent.leader if _receives(parent) and liftable else None
     if receiver is not None and not nested:
         if _adopts(cast, maker, receiver):
             return Route(Way.LIFTED, maker.space)
@@ -107,6 +116,11 @@ def route(cast: Cast, maker: Node, node: Node) -> Route | None:
     if can_be_sibling and not nested:
         return Route(Way.SIBLING)
     return None
+
+
+def hands_on(leader: Node, exit_signal: int | None) -> bool:
+    """Return True if a child that a process makes with CLONE_PARENT has an exit signal: its maker's; None is any."""
+    return leader.exit_signal is None or exit_signal is None or leader.exit_signal == exit_signal
 
 
 def parent_of(node: Node) -> Node | None:

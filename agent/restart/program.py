@@ -8,6 +8,7 @@ a dependency is an index into that list. A number of 0 is one that the kernel, o
 give. All fields are native and naturally aligned; every part starts where the one before it ends.
 """
 
+import signal
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -48,6 +49,7 @@ ACTOR_SPARE: Final = 2  # a helper or keeper: its numbers are spare ones, found 
 ACTOR_TASK: Final = 4
 ACTOR_ENDS: Final = 8  # it exits within the plan
 ACTOR_LINGERS: Final = 16  # and waits within its exit
+ACTOR_STOPPED: Final = 32  # by the exit signal of a child
 
 RESERVED_PIDS: Final = 300
 NO_ACTOR: Final = 0xFFFFFFFF
@@ -82,6 +84,11 @@ def encode(
     )
     ends = {step.by for step in plan.steps if step.op is Op.EXIT}
     lingering = plan.lingering()
+    stopped = {
+        step.by
+        for step in plan.steps
+        if step.op in (Op.AWAIT, Op.REAP) and plan.actors[step.target].exit_signal == signal.SIGSTOP
+    }
     actors: list[bytes] = []
     numbers: list[int] = []
     counts = [0] * len(plan.actors)
@@ -95,6 +102,7 @@ def encode(
             | (ACTOR_TASK if actor.role is Role.TASK else 0)
             | (ACTOR_ENDS if index in ends else 0)
             | (ACTOR_LINGERS if index in lingering else 0)
+            | (ACTOR_STOPPED if index in stopped else 0)
         )
         actors.append(
             ACTOR.pack(

@@ -233,7 +233,6 @@ static void outlive_guard(void)
 /* What actor 0 does before it is one; all others inherit it. */
 static void begin_tree(void *index)
 {
-	struct signal_action by_default = {0};
 	uint64_t nothing = 0;
 	long null;
 
@@ -243,8 +242,7 @@ static void begin_tree(void *index)
 	CALL1(close, FD_CONTROL);
 	CALL1(close, FD_REPORTS);
 	CALL1(close, guard.signals);
-	for (int number = 1; number <= SIGNALS; number++)
-		CALL4(rt_sigaction, number, &by_default, 0, 8);
+	ignore_signals();
 	CALL4(rt_sigprocmask, SIG_SETMASK, &nothing, 0, sizeof(nothing));
 	if (guard_is_gone())
 		leave(1);
@@ -280,7 +278,7 @@ static long clone_first(uint64_t more_flags)
 
 	args.flags = more_flags;
 	if (!(more_flags & CLONE_PARENT))
-		args.exit_signal = SIGCHLD;
+		args.exit_signal = (uint64_t)first->exit_signal;
 	if (pidns)
 		args.flags |= CLONE_NEWPID | CLONE_NEWNS;
 	if (!(program.head->flags & PROGRAM_ANY_NUMBERS) && !pidns) {
@@ -315,7 +313,7 @@ static _Noreturn void lead_session(void *unused)
 
 static long begin_in_new_session(void)
 {
-	struct clone_args args = {.exit_signal = SIGCHLD, .stack_size = GUARD_STACK};
+	struct clone_args args = {.exit_signal = (uint64_t)program.actors[0].exit_signal, .stack_size = GUARD_STACK};
 	void *stack = map(GUARD_STACK, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct child_info info;
 	long answer;
@@ -333,6 +331,8 @@ static long begin_in_new_session(void)
 }
 
 /*
+ * The exit signal of actor 0 reaches the guard, which blocks all signals but two; those are refused beforehand.
+ *
  * Actor 0 begins where the coordinator is, for the tree may have session and group from there. The guard leaves: what
  * kills that group or session is to find a guard that clears up. Until it has left, actor 0 does nothing.
  */
@@ -343,6 +343,9 @@ static void begin(void)
 	if (answer < 0)
 		give_up(SETUP_CLONE, answer);
 	guard.first = (int32_t)answer;
+	answer = CALL2(pidfd_open, guard.first, 0);
+	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, 0, 20);	/* out of the way of the standard streams */
+	CALL1(close, answer);
 	CALL0(setsid);
 	store(&program.state->apart, 1);
 	futex_wake_all(&program.state->apart);

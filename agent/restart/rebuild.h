@@ -46,6 +46,7 @@ enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 #define ACTOR_SPARE 2u		/* its numbers are spare ones, the same at every level; an init's innermost is 1 */
 #define ACTOR_TASK 4u
 #define ACTOR_ENDS 8u		/* it exits within the program */
+#define ACTOR_STOPPED 32u	/* by SIGSTOP, the exit signal of a child that it waits for */
 #define ACTOR_LINGERS 16u	/* and waits within its exit until its namespace is empty: somebody has an OP_LINGER for it */
 
 struct program_head {

@@ -9,6 +9,7 @@ The same holds for threads that are gone: any thread of their group does.
 
 from agent.model import Birth, OutsidePid, PidRef, Snapshot
 from agent.restart.cast import Cast, Node
+from agent.restart.lineage import hands_on
 
 
 def replay(cast: Cast) -> None:
@@ -28,11 +29,12 @@ def replay(cast: Cast) -> None:
 def _follow(cast: Cast, node: Node, birth: Birth) -> None:
     session = _session(cast, birth.sid)
     maker = _maker(cast, birth, session)
-    if maker is None or maker is node:
-        return
+    sibling = "CLONE_PARENT" in birth.flags
+    if maker is None or maker is node or (sibling and not hands_on(maker.leader, node.exit_signal)):
+        return  # a maker that has called exec() since has another exit signal than it had
     node.maker = maker
     node.birth_sid = session if node.leads_session else node.sid
-    node.sibling = "CLONE_PARENT" in birth.flags
+    node.sibling = sibling
     group = _session(cast, birth.pgid)
     if group is not None and not cast.sees(node.space, group) and group is not cast.outside:
         node.birth_pgid = group

@@ -7,8 +7,7 @@ from agent.restart.conflicts import Conflicts
 from agent.restart.kernel import CallRefusedError
 from agent.restart.plan import NOBODY, Actor, Op, Phase, Plan, Step
 from agent.restart.simulate import Machine
-
-SIGCHLD = 17
+from agent.rules import SIGCHLD
 
 
 class Script:
@@ -110,5 +109,4 @@ def exit_signal(node: Node) -> int:
     """Sent to its parent when it exits."""
     if node.leader is not node:
         return -1
-    signal = node.task.exit_signal if node.task is not None else None
-    return SIGCHLD if signal is None or signal < 0 else signal
+    return SIGCHLD if node.exit_signal is None else node.exit_signal

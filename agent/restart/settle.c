@@ -157,6 +157,7 @@ _Noreturn void actor_settle(uint32_t me, char *section)
 		count();
 		reap();
 	}
+	stop_ignoring();
 	/* Nobody may wait for it, see above. */
 	if ((actor->flags & ACTOR_THREAD) && program.runs[actor->leader])
 		hold();

@@ -5,6 +5,8 @@ The result is selected by the very code that selects a snapshot from the live ta
 what a capture would show as the same tree.
 """
 
+from collections.abc import Collection
+
 from agent.errors import CkptreeError
 from agent.model import Mode, Snapshot, TaskState
 from agent.model import Task as SnapshotTask
@@ -111,12 +113,15 @@ def difference(snapshot: Snapshot, made: Selection) -> str | None:
 
     Compared by numbers and not by rows, since other writers give tags in another order.
     """
-    want, have = _rows(snapshot, snapshot.tasks), _rows(_as_snapshot(snapshot, made), made.tasks)
+    unknown = {snapshot.number(task.pid) for task in snapshot.tasks if task.exit_signal is None}
+    want, have = _rows(snapshot, unknown), _rows(_as_snapshot(snapshot, made), unknown)
     for number, row in want.items():
         if number not in have:
             return f"{number} is missing"
         if have[number] != row:
-            names = ("numbers", "parent", "tgid", "pgid", "sid", "depth", "state", "status", "subreaper")
+            names = (
+                *("numbers", "parent", "tgid", "pgid", "sid", "depth", "state", "status", "subreaper", "exit signal"),
+            )
             which = [
                 f"{name} {mine} instead of {theirs}"
                 for name, mine, theirs in zip(names, have[number], row, strict=True)
@@ -145,8 +150,13 @@ def _status(task: SnapshotTask) -> int | None:
     return task.exit_code & ~CORE_DUMPED
 
 
-def _rows(snapshot: Snapshot, tasks: tuple[SnapshotTask, ...]) -> dict[int, Row]:
-    """By number in the root's namespace; ids as numbers, which are unique there, or as the special values."""
+def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
+    """By number in the root's namespace; ids as numbers, which are unique there, or as the special values.
+
+    Args:
+        snapshot: whose rows.
+        unknown: numbers of those whose exit signal is all the same.
+    """
 
     def name(tag: int) -> int:
         return snapshot.number(tag) if tag >= snapshot.first_tag else tag
@@ -162,8 +172,9 @@ def _rows(snapshot: Snapshot, tasks: tuple[SnapshotTask, ...]) -> dict[int, Row]
             task.state or TaskState.RUNNING,
             _status(task),
             bool(task.subreaper),
+            task.exit_signal if name(task.pid) not in unknown else None,
         )
-        for task in tasks
+        for task in snapshot.tasks
     }
 
 

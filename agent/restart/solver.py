@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from agent.errors import NotRebuildableError
 from agent.restart.cast import Cast, Node
-from agent.restart.lineage import Route, makers, route, sessions
+from agent.restart.lineage import Route, Way, makers, route, sessions
 from agent.restart.plan import Role
 
 _STEPS = 20_000
@@ -82,6 +82,7 @@ class Solver:
             if found is None:
                 raise self._refusal(node)
             self.routes[node] = found
+        self._forget_signals()
 
     def _assign(self, node: Node) -> None:
         """Birth session and maker, as far as they follow from what is observed and arranged."""
@@ -217,6 +218,15 @@ class Solver:
                     return node
                 best = best or node
         return best
+
+    def _forget_signals(self) -> None:
+        """Leave ghosts that make no siblings the exit signal that nobody heeds."""
+        used = {
+            node.maker.leader for node, way in self.routes.items() if way.way is Way.SIBLING and node.maker is not None
+        }
+        for ghost in self._cast.ghosts:
+            if ghost not in used:
+                ghost.exit_signal = None
 
     def _refusal(self, node: Node) -> NotRebuildableError:
         name = "/".join(map(str, node.numbers))

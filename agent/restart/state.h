@@ -69,6 +69,9 @@ struct robust {
 };
 
 _Noreturn void actor_run(void *me);
+void handle(int number, uint64_t handler);
+void ignore_signals(void);
+void stop_ignoring(void);
 _Noreturn void actor_settle(uint32_t me, char *section);
 _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct robust *robust);
 long await_ending(uint32_t target);

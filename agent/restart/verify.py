@@ -7,9 +7,10 @@ Everybody is asked by the pid that this process sees, through /proc/PID/status, 
 namespace from that of the procfs inward. The last `depth + 1` of them are those from the root's namespace inward.
 
 Compared while all stand, ghosts among them: numbers at every level, thread group, parent, session, group, and the pid
-namespace, which is to be the same for those that had the same, and another for those that had not. Once the tree is
-active: what is a zombie, with which status; what is stopped; that ghosts have gone; and that an init which waits within its
-exit does so. The image has a zombie there, for it has exited: /proc has some other state, PF_EXITING, and the status.
+namespace, which is to be the same for those that had the same, and another for those that had not; exit signals, too. Once
+the tree is active: what is a zombie, with which status; what is stopped; that ghosts have gone; and that an init which
+waits within its exit does so. The image has a zombie there, for it has exited: /proc has some other state, PF_EXITING, and
+the status.
 
 What /proc cannot show: *which thread* of its parent a task is a child of (PPid names the process); the session and group
 of a zombie's dead parent; whether a task is a subreaper.
@@ -31,6 +32,7 @@ _SETTLING: Final = 2.0
 
 _EXIT_CODE: Final = 52 - 3  # field 52 of stat; the first one after comm is field 3
 _FLAGS: Final = 9 - 3
+_EXIT_SIGNAL: Final = 38 - 3
 _PF_EXITING: Final = 4
 _CORE: Final = 0x80
 
@@ -129,6 +131,9 @@ class _Comparison:
         parent = self._parent(index, task)
         if status.ppid != parent:
             yield f"{who}: has the parent {status.ppid} instead of {parent} (tag {task.ppid})"
+        signal = _stat(self.standing.pids[index], _EXIT_SIGNAL)
+        if task.exit_signal is not None and task.exit_signal >= 0 and signal != task.exit_signal:
+            yield f"{who}: has the exit signal {signal} instead of {task.exit_signal}"
         levels = self.actors[index].depth + 1
         for what, tag, found in (("group", task.pgid, status.pgid), ("session", task.sid, status.sid)):
             seen = found[-levels:]

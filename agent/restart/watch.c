@@ -100,6 +100,32 @@ static void answer_asks(void)
 	}
 }
 
+/*
+ * SIGSTOP cannot be ignored. Whose child's exit sends it has to wait for that child, and is sent on until it has done so:
+ * a wait is over after the signal has been sent, and before it has been heeded.
+ */
+static void continue_the_stopped(void)
+{
+	uint32_t gate = load(&program.state->gate);
+
+	for (uint32_t actor = 0; actor < program.head->actors; actor++) {
+		const struct program_actor *who = &program.actors[actor];
+		int32_t process = program.outer[who->leader];
+
+		if (!(who->flags & ACTOR_STOPPED) || process <= 0)
+			continue;
+		for (uint32_t at = who->first_step; at < who->first_step + who->step_count; at++) {
+			const struct program_step *step = &program.steps[at];
+
+			if ((step->op == OP_AWAIT || step->op == OP_REAP) && step->phase <= gate && !load(&program.done[at])
+			    && program.actors[step->target].exit_signal == SIGSTOP) {
+				CALL2(kill, process, SIGCONT);
+				break;
+			}
+		}
+	}
+}
+
 static int stops(uint32_t actor)
 {
 	const struct program_actor *who = &program.actors[actor];
@@ -259,13 +285,14 @@ static void go_on(void)
 
 static void nap(void)
 {
-	struct poll_fd polled[] = {{FD_WAKE, POLLIN, 0}, {guard.signals, POLLIN, 0}, {guard.control, POLLIN, 0}};
+	struct poll_fd polled[] = {{FD_WAKE, POLLIN, 0}, {guard.signals, POLLIN, 0},
+				   {guard.first ? guard.first_fd : -1, POLLIN, 0}, {guard.control, POLLIN, 0}};
 	/* Reports are read now and then, not one by one: each waking would cost the tree a moment. */
 	int64_t ms = stage == BUILDING || stage == ACTIVATING ? 2 : stage == RUNNING ? 1000 : stage >= RELEASING ? 1 : 5;
 	struct timespec64 timeout = {ms / 1000, ms % 1000 * 1000000};
 	uint64_t wakings;
 
-	CALL5(ppoll, polled, guard.control < 0 ? 2 : 3, &timeout, 0, 0);
+	CALL5(ppoll, polled, guard.control < 0 ? 3 : 4, &timeout, 0, 0);
 	CALL3(read, FD_WAKE, &wakings, sizeof(wakings));
 }
 
@@ -279,8 +306,10 @@ void guard_watch(void)
 		read_reports();
 		if (stage < RELEASING)
 			look_for_the_dead();
-		if (stage == BUILDING || stage == ACTIVATING)
+		if (stage == BUILDING || stage == ACTIVATING) {
+			continue_the_stopped();
 			look_for_the_stuck();
+		}
 		if (load(&state->failed)) {
 			tell(state->failure);
 			break;

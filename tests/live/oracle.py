@@ -10,6 +10,8 @@ which number a new task gets, only the kernel knows; all else is predicted here,
   and group come from the creator, always;
 * exit (``exit_notify``): children go to a live thread of the group, else to the nearest subreaper on the same
   namespace level, else to the namespace's init; a zombie whose new parent ignores SIGCHLD goes at once;
+* the exit signal (``do_notify_parent``): SIGCHLD once the parent has called exec; else what it does by default, and
+  nothing to a namespace's init. SIGHUP is ignored by all;
 * the end of a namespace's init (``zap_pid_ns_processes``): everything inside is killed, and the init *lingers* until the
   last number in its namespace is free, which somebody outside may hold;
 * exec (``de_thread``): the thread that called it takes over the leader's pid object and ends the others;
@@ -19,7 +21,7 @@ Everything runs below a subreaper, so ``has_child_subreaper`` is set everywhere 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from signal import SIGCHLD, SIGKILL
+from signal import SIGCHLD, SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGURG, SIGWINCH
 
 from tests.live.tasks import (
     NEWPID,
@@ -36,6 +38,8 @@ from tests.live.tasks import (
     Task,
 )
 
+_UNHEEDED = (0, SIGHUP, SIGCHLD, SIGURG, SIGWINCH)
+
 
 class Oracle:
     """The state of a tree; each method is one system call that the kernel has let pass."""
@@ -45,6 +49,7 @@ class Oracle:
         self.processes: list[Process] = []
         self.tasks: dict[int, Task] = {}
         self.order = 0
+        self._signals: list[tuple[Process, int]] = []
         self._on_change = on_change
 
     def next_order(self) -> int:
@@ -64,7 +69,14 @@ class Oracle:
         self.processes.append(process)
         return task
 
-    def born(self, creator: Task, node: int, numbers: tuple[int, ...], flags: frozenset[str]) -> Task:
+    def born(
+        self,
+        creator: Task,
+        node: int,
+        numbers: tuple[int, ...],
+        flags: frozenset[str],
+        exit_signal: int = int(SIGCHLD),
+    ) -> Task:
         """clone() by `creator`; `numbers` is what the kernel gave, outermost first."""
         namespace = creator.child_namespace
         if NEWPID in flags:
@@ -80,9 +92,13 @@ class Oracle:
         else:
             parent = origin.parent if PARENT in flags else creator
             process = Process(parent, origin.sid, origin.pgid, ignores_sigchld=origin.ignores_sigchld)
+            process.ignored = set(origin.ignored)
+            process.exit_signal = origin.exit_signal if PARENT in flags else exit_signal
+            process.parent_execs = origin.parent_execs if PARENT in flags else creator.execs
             task = process.leader = Task(node, pid, process, birth, namespace)
             self.processes.append(process)
         process.threads.append(task)
+        task.execs = creator.execs
         if namespace.reaper is None and numbers[-1] == 1:
             namespace.reaper = task
             process.unkillable = True
@@ -150,6 +166,8 @@ class Oracle:
             self._on_change(other)
         process.threads = [task]
         process.leader = task
+        process.exit_signal = int(SIGCHLD)
+        task.execs += 1
         if leader is not task:
             leader.successor = task
             task.former = task.birth, [*task.deeds, Deed("exit", self.next_order(), None)]
@@ -172,6 +190,9 @@ class Oracle:
         process.stopped = stopped
         for task in process.threads:
             self._on_change(task)
+        if process.pending and not stopped:
+            self._signals.append((process, min(process.pending)))
+            self._settle_namespaces()
 
     def reaped(self, process: Process) -> None:
         """wait() by the parent."""
@@ -222,8 +243,22 @@ class Oracle:
             if process.is_zombie:
                 self._release(process.leader)
 
+    def _deliver(self, process: Process, number: int) -> None:
+        if process.unkillable or process.alive() is None or number in _UNHEEDED:
+            return
+        if number in process.ignored:
+            return
+        if number in (SIGSTOP, SIGCONT):
+            self.stop(process, stopped=number == SIGSTOP)
+        elif process.stopped and number != SIGKILL:
+            process.pending.append(number)
+        else:
+            self._end(process, number)
+
     def _settle_namespaces(self) -> None:
-        """Let each lingering init go whose namespace holds no other number any more."""
+        """Deliver exit signals, and let each lingering init go whose namespace holds no other number any more."""
+        while self._signals:
+            self._deliver(*self._signals.pop(0))
         for task in [task for task in self.unreleased() if task.life is Life.LINGERING]:
             own = {id(task.pid), id(task.process.leader.pid)}
             if not any(task.pid.namespace in pid.namespaces and id(pid) not in own for pid in self.held()):
@@ -258,6 +293,8 @@ class Oracle:
                 self._release(process.leader)
             else:
                 self._on_change(process.leader)
+                if process.parent is not None:
+                    self._signals.append((process.parent.process, self._sent_at_exit(process)))
         elif task.is_leader:
             self._on_change(task)
 
@@ -279,9 +316,16 @@ class Oracle:
                 self._continue_orphans(child, father)
 
     @staticmethod
-    def _ignored(process: Process) -> bool:
+    def _sent_at_exit(process: Process) -> int:
         parent = process.parent
-        return parent is not None and parent.process.ignores_sigchld and process.exit_signal == SIGCHLD
+        heard = parent is not None and parent.execs == process.parent_execs
+        return process.exit_signal if heard else int(SIGCHLD)
+
+    def _ignored(self, process: Process) -> bool:
+        parent = process.parent
+        if parent is not None and parent.life is Life.LINGERING:
+            return True  # an init that waits within its exit reaps all children it has
+        return parent is not None and parent.process.ignores_sigchld and self._sent_at_exit(process) == SIGCHLD
 
     def _continue_orphans(self, process: Process, parent: Task | None) -> None:
         """kill_orphaned_pgrp(): a stopped group that loses its last link to its session is continued."""

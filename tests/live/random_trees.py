@@ -9,6 +9,7 @@ a valid program, which lets Hypothesis shrink it freely, and the script played i
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from signal import SIGCHLD, SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1, SIGWINCH
 from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
@@ -22,6 +23,11 @@ ROOT = 1
 _CODES = (0, 3, 255)
 _SIGNALS = ("SIGKILL", "SIGTERM", "SIGSEGV")
 _MAX_LEVEL = 6
+_HARMLESS = (0, SIGHUP, SIGCHLD, SIGCONT, SIGSTOP, SIGWINCH)
+_EXIT_SIGNALS = (
+    *(SIGCHLD,) * 6,
+    *(0, SIGHUP, SIGKILL, SIGUSR1, SIGTERM, SIGCONT, SIGSTOP, SIGSTOP, SIGWINCH, SIGKILL, 34, 64),
+)
 WEIGHTS = Counter(
     fork=16, thread=6, setsid=5, setpgid=8, subreaper=3, exit=6, leave=5, wait=6, newpid=3, sibling=3,
     vfork=2, kill=2, exec=3, sigchld=2, stop=2, cont=1, unshare=2, setns=2, reuse=2,
@@ -51,6 +57,7 @@ class Player:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.next_node = ROOT + 1
+        self._vforked = self._stopping = False
 
     def play(self, draw: Draw) -> None:
         """One step, if anybody can take it."""
@@ -71,18 +78,32 @@ class Player:
         self.next_node += 1
         return self.next_node - 1
 
-    def _fork(self, _draw: Draw, actor: Task) -> None:
-        self.tree.fork(actor.node, self._child())
+    def _fork(self, draw: Draw, actor: Task) -> None:
+        self.tree.fork(actor.node, self._child(), *self._signal(draw, actor))
+
+    def _signal(self, draw: Draw, actor: Task) -> list[str]:
+        """The exit signal of a child; the root does not die of any."""
+        number = _EXIT_SIGNALS[draw.c % len(_EXIT_SIGNALS)]
+        if number == SIGSTOP and self._vforked:  # who waits for a vfork stops only when that is over
+            return []
+        self._stopping |= number == SIGSTOP
+        root = self.tree.task(ROOT).process
+        if actor.process is root and not root.unkillable and number not in _HARMLESS:
+            return []
+        return [f"signal={int(number)}"]
 
     def _vfork(self, _draw: Draw, actor: Task) -> None:
+        if self._stopping:
+            return
+        self._vforked = True
         self.tree.fork(actor.node, self._child(), "vfork")
 
     def _sibling(self, draw: Draw, actor: Task) -> None:
         self.tree.fork(actor.node, self._child(), "sibling", *(["newpid"] if draw.b % 8 == 0 else []))
 
-    def _newpid(self, _draw: Draw, actor: Task) -> None:
+    def _newpid(self, draw: Draw, actor: Task) -> None:
         if actor.child_namespace.level < _MAX_LEVEL:
-            self.tree.fork(actor.node, self._child(), "newpid")
+            self.tree.fork(actor.node, self._child(), "newpid", *self._signal(draw, actor))
 
     def _thread(self, _draw: Draw, actor: Task) -> None:
         self.tree.thread(actor.node, self._child())

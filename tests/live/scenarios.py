@@ -5,11 +5,11 @@ Node 1 is the root unless the scenario says otherwise. In the notes n(pP gG sS) 
 session S.
 """
 
-from tests.live import nested_scenarios
+from tests.live import nested_scenarios, signal_scenarios
 from tests.live.scenario import CONTAINER, SCENARIOS, Scenario, Target, scenario
 from tests.live.treeprog import Tree
 
-__all__ = ["SCENARIOS", "Scenario", "Target", "nested_scenarios"]
+__all__ = ["SCENARIOS", "Scenario", "Target", "nested_scenarios", "signal_scenarios"]
 
 
 @scenario

@@ -103,6 +103,7 @@ class Task:
     child_namespace: Namespace
     life: Life = Life.ALIVE
     exit_code: int | None = None
+    execs: int = 0
     blocked_by: "Task | None" = None
     vfork_parent: "Task | None" = None
     successor: "Task | None" = None
@@ -134,6 +135,9 @@ class Process:
     stopped: bool = False
     unkillable: bool = False
     exit_signal: int = int(SIGCHLD)
+    parent_execs: int = 0  # exec calls of its parent when it was born
+    ignored: set[int] = field(default_factory=set)  # signals, besides SIGCHLD and SIGHUP
+    pending: list[int] = field(default_factory=list)  # deadly signals that came while it was stopped
     status: int | None = None
 
     def alive(self) -> Task | None:

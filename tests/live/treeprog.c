@@ -47,7 +47,7 @@ struct node {
 	uint32_t reply;		   /* futex: number of the last order answered */
 	uint32_t ready;		   /* futex: 1 once the task serves this node */
 	int32_t order;		   /* ORDER_* */
-	int64_t argument[6];	   /* CALL: number is in argument 0 of `number`; CLONE: flags, child node */
+	int64_t argument[6];	   /* CALL: number is in argument 0 of `number`; CLONE: flags, child node, exit signal */
 	int64_t number;		   /* CALL: number of the system call */
 	int64_t result;		   /* what the kernel returned; -errno on failure */
 	uint64_t before_ns;	   /* CLOCK_MONOTONIC just before the system call */
@@ -163,7 +163,7 @@ static long order_clone(struct node *self)
 	struct clone_args args = {.flags = (uint64_t)self->argument[0]};
 
 	if (!(args.flags & CLONE_THREAD))
-		args.exit_signal = (args.flags & CLONE_PARENT) ? 0 : SIGCHLD;
+		args.exit_signal = (args.flags & CLONE_PARENT) ? 0 : (uint64_t)self->argument[2];
 	if (args.flags & CLONE_VM) {
 		/* Never given back: a task cannot unmap the stack it dies on. */
 		long stack = call(SYS_mmap, 0, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

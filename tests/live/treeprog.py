@@ -121,14 +121,20 @@ class Tree:
             parent: the creating thread.
             child: the node of the new one.
             words: ``newpid``, ``sibling`` (CLONE_PARENT), ``vfork`` (with CLONE_VM: the parent is blocked until the
-                child execs or exits), and ``like=N``: with the numbers that node N has or had.
+                child execs or exits), ``like=N``: with the numbers that node N has or had, and ``signal=N``: that is sent
+                to its parent when it exits (a sibling has its creator's).
             set_tid: the numbers to ask for, outermost first.
         """
         flags = frozenset(_WORDS[word] for word in words if "=" not in word)
+        exit_signal = int(signal.SIGCHLD)
         for word in words:
-            if word.startswith("like="):
-                set_tid = self.task(int(word[5:])).pid.numbers
-        return self._clone(f"fork {parent} {child} {' '.join(words)}".rstrip(), parent, child, flags, set_tid)
+            name, _, value = word.partition("=")
+            if name == "like":
+                set_tid = self.task(int(value)).pid.numbers
+            elif name == "signal":
+                exit_signal = int(value)
+        text = f"fork {parent} {child} {' '.join(words)}".rstrip()
+        return self._clone(text, parent, child, flags, set_tid, exit_signal)
 
     def thread(self, parent: int, child: int) -> Result:
         """clone3() of a thread."""
@@ -283,8 +289,9 @@ class Tree:
         os.close(self._masters.pop(node))
 
     def ignore(self, node: int, name: str) -> Result:
-        """Ignore a signal that the oracle knows nothing of."""
+        """Ignore a signal, SIGCHLD excepted; who is born later ignores it, too."""
         self._mailbox.write(node, struct.pack("4Q", 1, 0, 0, 0))
+        self.task(node).process.ignored.add(int(signal.Signals[name]))
         return self._call(f"ignore {node} {name}", node, "rt_sigaction", signal.Signals[name], SCRATCH, 0, 8)
 
     def own(self, node: int, kind: str, target: int) -> Result:
@@ -320,10 +327,18 @@ class Tree:
         self._call("", node, "prctl", _PR_GET_CHILD_SUBREAPER, SCRATCH)
         return bool(self._mailbox.read(node, "i")[0])
 
-    def _clone(self, text: str, parent: int, child: int, flags: frozenset[str], set_tid: Sequence[int]) -> Result:
+    def _clone(
+        self,
+        text: str,
+        parent: int,
+        child: int,
+        flags: frozenset[str],
+        set_tid: Sequence[int],
+        exit_signal: int = signal.SIGCHLD,
+    ) -> Result:
         if child in self.oracle.tasks or not 0 < child < len(self._mailbox):
             raise TreeError(f"{text}: node {child} is not free")
-        creator, arguments = self.task(parent), [sum(_BITS[flag] for flag in flags), child]
+        creator, arguments = self.task(parent), [sum(_BITS[flag] for flag in flags), child, exit_signal]
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             innermost_first = tuple(reversed(set_tid))
@@ -343,7 +358,7 @@ class Tree:
         folder = Path(f"/proc/{self._mailbox[child].tgid}/task/{self._mailbox[child].tid}")
         status = (folder / "status").read_text(encoding="utf-8", errors="replace")
         numbers = tuple(int(word) for word in status.partition("\nNSpid:")[2].partition("\n")[0].split())
-        task = self.oracle.born(creator, child, numbers, flags)
+        task = self.oracle.born(creator, child, numbers, flags, exit_signal)
         namespace = task.pid.namespace
         if namespace.inum is None:
             namespace.inum = (folder / "ns/pid").stat().st_ino
