@@ -190,13 +190,14 @@ class Roster:
         if task.ids != (state.uid, state.gid):
             task.ids = self._ids.setdefault((state.uid, state.gid), (state.uid, state.gid))
         leader = task.leader
-        if leader is task:
-            task.exit_signal = state.exit_signal
-        else:
+        if leader is not task:
             leader.flags = leader.flags & ~_OF_GROUP | state.flags & _OF_GROUP
             self._touch(leader)
         self._follow_group(leader, state.pgid, state.sid, data, at)
         self._follow_parent(leader, state)
+        # A record that still has a dead parent has the exit signal that goes with it, too.
+        if leader is task and (leader.parent is None or leader.parent.address == state.parent):
+            task.exit_signal = state.exit_signal
         if self.orphans or self.leaderless or self.creatorless:
             self._gather(task)
         return task
@@ -286,7 +287,12 @@ class Roster:
         parent = pid.task if pid is not None else None
         if parent is not None and parent.address == address:
             # between its exit event and exit_notify() it still gets children, who then move on with the others
-            return (rules.find_new_reaper(parent) or parent) if parent.flags & EXITED else parent
+            if not parent.flags & EXITED:
+                return parent
+            reaper = rules.find_new_reaper(parent) or parent
+            if reaper.leader is not parent.leader:
+                task.exit_signal = rules.SIGCHLD  # reparent_leader()
+            return reaper
         if tid:  # 0 is the idle task, parent of init and kthreadd
             self.orphans.setdefault(address, {})[task] = None
             self.unknown.add(address)

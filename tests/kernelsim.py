@@ -353,8 +353,10 @@ class Kernel:
         """do_notify_parent() of a zombie."""
         if not group.leader.exited or group.threads != [group.leader]:
             return
-        if self._is_ignored(group) or (group.parent is not None and group.parent.lingering):
-            self.release(group.leader)  # an init that waits within its exit reaps all children it has
+        if self._is_ignored(group):
+            self.release(group.leader)
+        elif group.parent is not None and group.parent.lingering:
+            self.wait(group.parent, group.leader)  # within its exit an init reaps all children it has
         elif group.parent is not None:
             self._signals.append((group.parent.group, self._sent_at_exit(group)))
 
