@@ -274,6 +274,7 @@ _Noreturn void actor_run(void *index)
 		actor_disarm(me);
 		wait_at_least(&program.state->gate, PHASE_STOP);
 		mark_done(at);
+		stop_ignoring();
 		stop(me);
 	}
 	actor_settle(me, section);
