@@ -19,7 +19,9 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-HASHED_BYTES: Final = 4096
+from agent import wire
+
+HASHED_BYTES: Final = wire.STRINGS_BYTES
 """The most of an area that the exec hook hashes, from its start; of a longer one the rest is judged by its marks."""
 
 _AT_NULL: Final = 0
@@ -47,6 +49,20 @@ class Area(NamedTuple):
     size: int
     hash: int
     text: bytes | None = None
+
+
+def area_of(told: bytes | None) -> Area | None:
+    """An area as the daemon tells it: the end of struct record_strings, and the text that is kept.
+
+    Raises:
+        ValueError: it is too short.
+    """
+    if told is None:
+        return None
+    if len(told) < wire.AREA.size:
+        raise ValueError(f"an area of {len(told)} bytes")
+    address, size, checked = wire.AREA.unpack_from(told)
+    return Area(address, size, checked, told[wire.AREA.size :] or None)
 
 
 class AtExec(NamedTuple):

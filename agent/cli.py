@@ -116,6 +116,7 @@ def snapshot(
         "fmt": target.format.name if plain else "ckpt",
         "dialect": dialect.value,
         "without_entered": without_entered,
+        "strings": with_argv,
     }
     with sources.opened(source.value, socket, timeout) as where:
         answer = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
@@ -128,7 +129,7 @@ def snapshot(
         if with_argv:
             from agent import enrich
 
-            enriched = enrich.Enriched(loaded)
+            enriched = enrich.Enriched(loaded, seen=enrich.as_seen(answer.strings))
             loaded = enriched.snapshot
             for line in enriched.messages():
                 say(line)

@@ -196,6 +196,7 @@ class Client:
         fmt: str = "ckpt",
         dialect: str = "seed",
         without_entered: bool = False,
+        strings: bool = False,
     ) -> Answer:
         """Have a snapshot taken.
 
@@ -205,13 +206,20 @@ class Client:
             fmt: a name from exporters.registry.
             dialect: of a ckpt image.
             without_entered: leave out what entered the container from outside.
+            strings: tell what each process was started with, as the exec hook saw it.
 
         Raises:
             NotPermittedError: it is not ours to see.
             CkptreeError: see `request`.
         """
         answer = self.request(
-            "snapshot", root=root, mode=mode, format=fmt, dialect=dialect, without_entered=without_entered
+            "snapshot",
+            root=root,
+            mode=mode,
+            format=fmt,
+            dialect=dialect,
+            without_entered=without_entered,
+            strings=strings,
         )
         with self._of_another_version():
             return answer_of(answer, answer["data"])

@@ -47,6 +47,9 @@ class Config:
             who they are (agent.access), and what they may cost is bounded.
         group: whose members may see every tree, as root may; none where it is empty, or there is no such group when the
             daemon starts.
+        keep_arguments: keep the arguments and the environment of each program that is started, up to 4096 bytes of both,
+            in the daemon's memory, for `snapshot --with-argv` of processes that write over them. Secrets may be among
+            it; who may see a tree may see them.
     """
 
     ring_bytes: int = 4 * 1024 * 1024
@@ -55,6 +58,7 @@ class Config:
     socket: Path = Path("/run/ckptree/ckptree.sock")
     socket_mode: int = 0o666
     group: str = "ckptree"
+    keep_arguments: bool = False
 
 
 def load(path: Path) -> Config:
@@ -127,6 +131,8 @@ def allowed(key: str) -> str:
 def default(key: str) -> str:
     """The value of a key that is not given, as the command line has it."""
     value = getattr(Config(), key)
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"0o{value:o}" if key == "socket_mode" else str(value)
 
 
@@ -201,4 +207,5 @@ _RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     "socket": (f"an absolute path of at most {_SUN_PATH_BYTES} bytes", _socket),
     "socket_mode": ("an octal integer from 0o000 to 0o777", lambda value: _whole(value, 0, 0o777)),
     "group": (f"the name of a group, of at most {_MAX_NAME} characters, or empty", _group),
+    "keep_arguments": ("true or false", lambda value: value if isinstance(value, bool) else None),
 }

@@ -97,6 +97,7 @@ class Daemon:
         if left.refusal:
             self.log.notice(f"what the last daemon has left is of no use: {left.refusal}; loading anew")
         probes = Probes(order.ring_bytes, order.without, left.loaded, Patience(self._manager).wait)
+        probes.keep_strings(wanted=self._config.keep_arguments)
         self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)

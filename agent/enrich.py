@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agent import procfs, surroundings
-from agent.arguments import AtExec
+from agent.arguments import AtExec, area_of
 from agent.details import NOTHING, Details, details
 from agent.host import boottime_offset_ns, start_ticks
 from agent.model import Snapshot, Task, TaskState
@@ -103,6 +103,11 @@ class Enriched:
         for field, names in sorted(self._denied.items()):
             yield f"--with-argv: not permitted to read {field} of {_some(names)}: be root, or the user that runs them"
         yield from unknown(self.snapshot)
+
+
+def as_seen(told: Mapping[int, tuple[bytes | None, bytes | None]]) -> dict[int, AtExec]:
+    """What the exec hook has seen of processes, by tag, as a daemon tells it."""
+    return {tag: AtExec(area_of(arguments), area_of(environment)) for tag, (arguments, environment) in told.items()}
 
 
 def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:

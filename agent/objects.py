@@ -100,6 +100,9 @@ DeedName = Literal["setsid", "setpgid", "subreaper", "exit"]
 Deed = tuple[DeedName, int, Pid | int | None]
 
 
+Strings = tuple[bytes | None, bytes | None]
+
+
 class Task:
     """A thread, leader or not, alive or dead; or an ancestor that is gone, kept by the births that run through it.
 
@@ -124,6 +127,8 @@ class Task:
         clone_flags: of its birth.
         order: number of its birth event; -1 where not observed.
         deeds: setsid, setpgid, subreaper and exit, the last of each kind, in order; None while there are none.
+        strings: of the group's program, a leader's: what its last exec put into its memory, arguments and environment,
+            each from `address` on as struct record_strings has it; None where no hook told.
     """
 
     __slots__ = (
@@ -149,6 +154,7 @@ class Task:
         "previous",
         "sid",
         "start_ns",
+        "strings",
         "threads",
     )
 
@@ -176,6 +182,7 @@ class Task:
         self.clone_flags = 0
         self.order = -1
         self.deeds: tuple[Deed, ...] | None = None
+        self.strings: Strings | None = None
 
     def __repr__(self) -> str:
         return f"<Task {'/'.join(map(str, self.pid.numbers))} start={self.start_ns} flags={self.flags:#x}>"

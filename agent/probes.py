@@ -143,6 +143,10 @@ class Probes:
         """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
         return self.page.nested + sum([misses() for misses in self._misses])
 
+    def keep_strings(self, *, wanted: bool) -> None:
+        """Have the text of arguments and environments told at each exec, or their hashes alone."""
+        syscall.set_word(self._descriptors["map:keep_strings"], 0, int(wanted))
+
     def withheld(self) -> dict[int, int]:
         """By user id, how many changes of groups and subreaper flags went beyond the user's allowance (bpf/quiet.h)."""
         items = syscall.map_items(self._descriptors["map:allowances"], _MOST_USERS)

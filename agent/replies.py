@@ -2,7 +2,7 @@
 """What a daemon says, as a client has it: one class for each kind of message, and how it is made of the message."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent import control
@@ -35,6 +35,10 @@ class Hello:
     gid: int
 
 
+Told = tuple[bytes | None, bytes | None]
+"""What an exec has put into a process's memory, arguments and environment: agent.arguments.area_of reads it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A snapshot as the daemon sends it.
@@ -48,6 +52,7 @@ class Answer:
         elapsed_ns: what it took within the daemon, from request to bytes.
         order: number of the first event that is not in it; 0 where it is from no daemon.
         workers: threads of the kernel and io workers below the root, which were left out.
+        strings: by tag, what the last exec of a process has put into its memory, where that was asked for and seen.
     """
 
     data: bytes
@@ -60,6 +65,7 @@ class Answer:
     elapsed_ns: int
     order: int = 0
     workers: int = 0
+    strings: Mapping[int, Told] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +152,5 @@ def answer_of(answer: control.Message, data: bytes) -> Answer:
         elapsed_ns=answer["elapsed_ns"],
         order=answer["order"],
         workers=answer.get("kernel_threads_left_out", 0),  # an older daemon does not say
+        strings={tag: (arguments, environment) for tag, arguments, environment in answer.get("strings", ())},
     )

@@ -166,7 +166,17 @@ class Service:
         try:
             self._check_unsent(asker.viewer)
             root = self._find(request, asker)
-            snapshot = self._taken(root, mode, request, asker)
+            strings: list[tuple[int, bytes | None, bytes | None]] = []
+
+            def note(chosen: Selection) -> None:
+                if request.get("strings"):
+                    strings.extend(
+                        (tag, *told)
+                        for task, tag in chosen.inside.items()
+                        if task.leader is task and (told := task.strings)
+                    )
+
+            snapshot = self._taken(root, mode, request, asker, note)
             data = registry.image(snapshot, fmt, dialect)
             said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
         except CkptreeError as error:
@@ -174,7 +184,8 @@ class Service:
             raise
         elapsed = self._audit("snapshot", request, asker, begin, said, "ok")
         self._seconds.add(elapsed / 1e9)
-        return {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
+        answer = {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
+        return answer | ({"strings": strings} if request.get("strings") else {})
 
     def _subscribe(self, request: control.Message, asker: Asker) -> control.Message:
         if asker.subscription is not None:

@@ -21,14 +21,15 @@ They are read one by one, into objects that are there already, for a host has ma
 Grammar (msgpack objects, one behind the other; all arrays; ints unless said otherwise)::
 
     memory     := "ckptree\\0" u32 version, u32 CRC-32 of body, u64 bytes of body (little endian), body
-    body       := counts, [comm bytes*], [[uid, gid]*], namespace*, pid*, task*, members*, rest, place, stream
+    body       := counts, [comm bytes*], [[uid, gid]*], [strings*], namespace*, pid*, task*, members*, rest, place, stream
     counts     := [namespaces, pids, tasks]
+    strings    := [arguments bytes | nil, environment bytes | nil], as objects.Task has them
     namespace  := [identity, inum, parent, reaper (task), is listed (bool)]; those above stand before it
     pid        := [identity, namespace, users, task, number*]
     members    := [pid*], of each namespace: who has a number there
     task       := [pid, start_ns, address, flags, exit_code, exit_signal, ids, comm, [child ns identity, inum] | nil,
                    leader (-1: released), [thread*], [child*, newest first], pgid, sid, creator, birth_pgid, birth_sid,
-                   clone_flags, order, [what, order, value]* deeds]
+                   clone_flags, order, strings, [what, order, value]* deeds]
     value      := pid for setsid and setpgid, 1 or 0 for subreaper, -1 for exit
     rest       := [repairs, [anomalies of a kind*], assumed, idle task (address), astray (bool), [doubted task*],
                    [unknown address*], [[task, surprise]*],
@@ -46,12 +47,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
-from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Task
+from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
 from agent.roster import Surprise
 from agent.stream import Stream
 from agent.table import ProcessTable
 
-VERSION = 2
+VERSION = 3
 MAGIC = b"ckptree\0"
 FRAME = struct.Struct("<8sIIQ")
 DEEDS: tuple[DeedName, ...] = ("setsid", "setpgid", "subreaper", "exit")
@@ -123,6 +124,7 @@ class _Writer:
         self._tasks: _Numbers[Task] = _Numbers()
         self._comms: _Numbers[bytes] = _Numbers()
         self._ids: _Numbers[tuple[int, int]] = _Numbers()
+        self._strings: _Numbers[Strings] = _Numbers()
 
     def body(self, memory: Memory) -> bytes:
         """All of it."""
@@ -139,7 +141,7 @@ class _Writer:
             or self._catch_up(self._namespaces.order, rows[3], self._members)
         ):
             pass
-        head = (list(map(len, rows[:3])), self._comms.order, self._ids.order)
+        head = (list(map(len, rows[:3])), self._comms.order, self._ids.order, self._strings.order)
         tail = (
             rest,
             [place.ring, place.position, [count, *slots], list(place.lost), *memory.totals],
@@ -204,6 +206,7 @@ class _Writer:
             pid(task.birth_sid),
             task.clone_flags,
             task.order,
+            -1 if task.strings is None else self._strings[task.strings],
             *(self._deed(deed) for deed in task.deeds or ()),
         ]
 

@@ -18,7 +18,7 @@ import msgpack
 
 from agent import rules, wire
 from agent.errors import CkptreeError
-from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Task
+from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
 from agent.roster import Counts
 from agent.state import DEEDS, FRAME, MAGIC, SURPRISES, VERSION, Memory, Place
 from agent.stream import Stream
@@ -123,6 +123,11 @@ class _Reader:
         for uid, gid in read():
             _ints((uid, gid))
             self._ids.append((uid, gid))
+        self._strings: list[Strings] = []
+        for arguments, environment in read():
+            for each in (arguments, environment):
+                _expect("strings", holds=each is None or (isinstance(each, bytes) and len(each) >= wire.AREA.size))
+            self._strings.append((arguments, environment))
         initial = self._table.pids.initial
         self._pids = [Pid(0, (), initial) for _ in range(pids)]
         self._tasks = [Task(NOBODY.pid, 0, 0, 0) for _ in range(tasks)]
@@ -178,7 +183,7 @@ class _Reader:
 
     def _fill_task(self, task: Task, pid: int, start_ns: int, address: int, flags: int, *row: Any) -> None:
         exit_code, exit_signal, ids, comm, child_namespace, leader, threads, children, pgid, sid, *birth = row
-        creator, birth_pgid, birth_sid, clone_flags, order, *deeds = birth
+        creator, birth_pgid, birth_sid, clone_flags, order, strings, *deeds = birth
         _ints((start_ns, address, flags, exit_code, clone_flags))
         _ints((exit_signal, order), -1)
         task.pid = _at(self._pids, pid)
@@ -198,6 +203,7 @@ class _Reader:
         task.creator = self._task(creator)
         task.birth_pgid, task.birth_sid = self._pid(birth_pgid), self._pid(birth_sid)
         task.clone_flags, task.order = clone_flags, order
+        task.strings = None if strings == -1 else _at(self._strings, strings)
         task.deeds = tuple([self._deed(*deed) for deed in deeds]) or None
 
     def _fill_children(self, task: Task, children: Any) -> None:

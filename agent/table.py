@@ -57,6 +57,8 @@ _EXEC = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
 _SESSION = wire.reader(wire.RECORD_TASK, "seq", "kind", "pid", "pgid", "sid", "tid").unpack_from
 _END = wire.reader(wire.RECORD_END, "task", "start_ns", "tid", "exit_code").unpack_from
 _CALL = wire.reader(wire.RECORD_CALL, "tid", "value").unpack_from
+_STRINGS = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept").unpack_from
+_AREA_AT = wire.STRINGS.size - wire.AREA.size
 _HEAD = wire.HEAD.unpack_from
 _TASK = wire.TASK.unpack_from
 
@@ -85,6 +87,7 @@ class ProcessTable(Roster):
             Kind.WAITED: self.waited,
             Kind.REGROUPED: self.regrouped,
             Kind.MARKER: self.marker,
+            Kind.STRINGS: self.strings,
         }
 
     # ---- birth -----------------------------------------------------------------------------------------------------
@@ -134,6 +137,7 @@ class ProcessTable(Roster):
             if creator is not None:
                 task.ids = creator.ids
                 task.comm = creator.comm
+                task.strings = creator.leader.strings
             if task.ids != (uid, gid):
                 task.ids = self._ids.setdefault((uid, gid), (uid, gid))
             if comm != task.comm:
@@ -263,8 +267,22 @@ class ProcessTable(Roster):
             if thread is not None and thread.leader.pid.identity == identity:
                 self.changes.de_thread(thread)
         task = self._merge(data, at)
-        for thread in tuple(task.threads or ()) if task is not None else ():
+        if task is None:
+            return
+        task.leader.strings = None  # those of the new program come next
+        for thread in tuple(task.threads or ()):
             self._end(thread, 0)  # de_thread() has waited for the others to end
+
+    def strings(self, data: Data, at: int) -> None:
+        """RECORD_STRINGS: what an exec has put into the memory of a process."""
+        which, start_ns, tid, kept = _STRINGS(data, at)
+        task = self.task(tid)
+        if task is None or task.start_ns != start_ns:
+            return
+        leader = task.leader
+        told = bytes(data[at + _AREA_AT : at + wire.STRINGS.size + kept])
+        arguments, environment = leader.strings or (None, None)
+        leader.strings = (arguments, told) if which else (told, environment)
 
     def session(self, data: Data, at: int) -> None:
         """RECORD_SESSION, RECORD_GROUP."""

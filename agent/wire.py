@@ -27,10 +27,12 @@ class Kind(IntEnum):
     WAITED = 11
     REGROUPED = 12
     MARKER = 13
+    STRINGS = 14
 
 
 MAX_LEVELS = 33
 LOST_NUMBERS = 512
+STRINGS_BYTES = 4096
 
 # (field, struct code), in the order of the header.
 RECORD = (("seq", "Q"), ("kind", "I"), ("argument", "I"))
@@ -60,6 +62,8 @@ RECORD_TASK = (
 )
 RECORD_END = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("exit_code", "I"))
 RECORD_CALL = (*RECORD, ("task", "Q"), ("tid", "I"), ("value", "I"))
+_AREA = (("address", "Q"), ("size", "Q"), ("hash", "Q"))
+RECORD_STRINGS = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("kept", "I"), *_AREA)
 SWEEP_ROW = (
     ("task", "Q"),
     ("start_ns", "Q"),
@@ -133,6 +137,9 @@ LEVELS_AT = struct.calcsize(
 )
 END = reader(RECORD_END)
 CALL = reader(RECORD_CALL)
+STRINGS = reader(RECORD_STRINGS)
+AREA = reader(_AREA)  # the end of a record of strings, before the text
+_KEPT = reader(RECORD_STRINGS, "kept").unpack_from
 ROW = reader(SWEEP_ROW)
 TERMINAL = reader(TERMINAL_ROW, "start_ns", "terminal", "pgrp", "old_pgrp", "tid", "levels", "hung_up", "name")
 OWNER = reader(OWNER_ROW)
@@ -215,4 +222,6 @@ def record_bytes(data: memoryview | bytes, at: int, kind: int) -> int:
         return TASK_BYTES + 16 * sum(data[at + LEVELS_AT : at + LEVELS_AT + 4])
     if kind == Kind.MARKER:
         return HEAD.size
+    if kind == Kind.STRINGS:
+        return STRINGS.size + int(_KEPT(data, at)[0])
     return CALL.size if kind in (Kind.WAITED, Kind.REGROUPED) else END.size

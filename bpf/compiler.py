@@ -28,19 +28,19 @@ from bpf.layout import Layout
 _HERE = Path(__file__).parent
 _SOURCES = (
     *("events.h", "kernel.h", "quiet.h", "iterator.h", "helper_reads.h", "announce.h", "typed_loads.h", "announce.h"),
-    *("lifecycle.c", "session.c", "ties.c", "sweep.c"),
+    *("lifecycle.c", "arguments.c", "session.c", "ties.c", "sweep.c"),
 )
-_MAPS = ("ring", "page", "depth", "scratch", "raw", "perf", "told", "allowances")
+_MAPS = ("ring", "page", "depth", "scratch", "raw", "perf", "told", "allowances", "strings", "keep_strings")
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
-    *("on_fork_typed", "on_exit_typed", "on_free_typed"),
+    *("on_fork_typed", "on_exit_typed", "on_free_typed", "on_exec_strings"),
     *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
     *("after_change_pid", "after_prctl", "before_release_task", "kprobe_release_task"),
     *("on_task", "on_terminal", "on_file", "state", "marker"),
 )
 # What a load needs the BTF ids of.
 _FUNCTIONS = ("bpf_iter_task", "bpf_iter_task_file", *(hook.target for hook in (CHANGE_PID, PRCTL, RELEASE_TASK)))
-_TRACEPOINTS = ("task_newtask", "sched_process_exit", "sched_process_free")
+_TRACEPOINTS = ("task_newtask", "sched_process_exec", "sched_process_exit", "sched_process_free")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 _CACHE = Path("/var/cache/ckptree")
 _NO_BCC = (

@@ -34,6 +34,7 @@ enum record_kind {
 	RECORD_WAITED,		/* struct record_call: a wait returned number `value`, as the caller counts */
 	RECORD_REGROUPED,	/* struct record_call: setpgid() of a task that the hook could not find; value: pid argument */
 	RECORD_MARKER,		/* struct record: a point in the stream; argument: whatever was asked for */
+	RECORD_STRINGS,		/* struct record_strings: after exec; argument: 0 its arguments, 1 its environment */
 };
 
 /* record_task.flags */
@@ -110,6 +111,20 @@ struct record_call {
 	__u64 task;		/* address of the caller */
 	__u32 tid;		/* the caller's number in the initial namespace */
 	__u32 value;
+};
+
+#define STRINGS_BYTES 4096	/* the most of an area that is hashed, from its start */
+
+/* What a program was started with: one area of NUL-ended strings. 64 bytes, then `kept` bytes of its text. */
+struct record_strings {
+	struct record head;
+	__u64 task;		/* address */
+	__u64 start_ns;
+	__u32 tid;
+	__u32 kept;		/* bytes of text: 0, or all that were hashed */
+	__u64 address;		/* of the area, in the memory of the process */
+	__u64 size;		/* of the area, bytes */
+	__u64 hash;		/* of the first STRINGS_BYTES; agent/arguments.py has the rule */
 };
 
 /*

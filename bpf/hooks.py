@@ -77,9 +77,13 @@ RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
 _ENTRY = "arm64" if platform.machine() == "aarch64" else "x64"
 PRCTL = Hook("fexit", f"__{_ENTRY}_sys_prctl", "after_prctl")
 
+EXEC = _raw("sched_process_exec", "on_exec")
+STRINGS = Hook("typed_tracepoint", "sched_process_exec", "on_exec_strings")
+
 FEATURES = (
     Feature("fork", True, _best("task_newtask", "on_fork")),
-    Feature("exec", True, ((_raw("sched_process_exec", "on_exec"),),)),
+    # The second one tells of what the first one has told already, so it is behind it.
+    Feature("exec", True, ((EXEC, STRINGS), (EXEC,))),
     Feature("exit", True, _best("sched_process_exit", "on_exit")),
     Feature("free", True, _best("sched_process_free", "on_free")),
     Feature("setsid", False, ((CHANGE_PID,), (_call("setsid"),))),

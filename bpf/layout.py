@@ -89,6 +89,15 @@ _TIES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     ),
 }
 
+# As `_TIES` has them: features that take several members each.
+_FEATURES = {
+    **_TIES,
+    "arguments": (  # else nobody knows whether a process has written over its arguments
+        ("task_struct_mm", "task_struct", ("mm",)),
+        *((f"mm_struct_{name}", "mm_struct", (name,)) for name in ("arg_start", "arg_end", "env_start", "env_end")),
+    ),
+}
+
 # The same member under the names it has had; the first one that exists is taken.
 # Linux kernel commit cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime" (in v5.5)
 _RENAMED = {
@@ -144,9 +153,9 @@ def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None
 
 
 def _tie(flags: dict[str, int], btf: Btf, structs: dict[str, int], feature: str) -> bool:
-    """Define all that a feature of `_TIES` needs, and HAVE_..., or nothing."""
+    """Define all that a feature of `_FEATURES` needs, and HAVE_..., or nothing."""
     found: dict[str, int] = {}
-    for name, struct, candidates in _TIES[feature]:
+    for name, struct, candidates in _FEATURES[feature]:
         if not any(_define(found, btf, structs, struct, path, name) for path in candidates):
             return False
     if feature == "owners" and btf.member(structs["file"], "f_owner.pid"):
@@ -166,7 +175,7 @@ def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
         HostError: a member without which nothing works does not exist.
     """
     wanted = {*_REQUIRED, "pt_regs"}
-    structs = btf.structs(wanted | {struct for members in _TIES.values() for _, struct, _ in members})
+    structs = btf.structs(wanted | {struct for members in _FEATURES.values() for _, struct, _ in members})
     flags: dict[str, int] = {}
     lost = sorted(wanted - structs.keys())
     for struct, members in _REQUIRED.items():
@@ -184,7 +193,7 @@ def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
         for feature, (struct, path) in _OPTIONAL.items()
         if feature in without or not _define(flags, btf, structs, struct, path, f"{struct}_{path.replace('.', '_')}")
     ]
-    missing += [feature for feature in _TIES if feature in without or not _tie(flags, btf, structs, feature)]
+    missing += [feature for feature in _FEATURES if feature in without or not _tie(flags, btf, structs, feature)]
     _registers(flags, btf, structs)
     flags["SIZE_upid"] = btf.size(structs["upid"])
     flags["SIZE_k_sigaction"] = btf.size(structs["k_sigaction"])

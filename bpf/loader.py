@@ -149,7 +149,7 @@ class Loader:
             name = f"{program} {kind}" if program == "on_announce" else program
             self.descriptors[f"program:{name}"] = self.load(program, kind)
         for array, kind in (("raw", "raw_tracepoint"), ("perf", "tracepoint")):
-            syscall.set_program(self._maps[array], 0, self.descriptors[f"program:on_announce {kind}"])
+            syscall.set_word(self._maps[array], 0, self.descriptors[f"program:on_announce {kind}"])
         self.descriptors["iterator"] = syscall.link_iterator(self.load(*ITERATORS[0]))
         self._load_ties()
         for feature in FEATURES:

@@ -84,9 +84,9 @@ def map_shape(map_fd: int) -> MapShape:
     return MapShape(map_type, *rest)
 
 
-def set_program(map_fd: int, index: int, program_fd: int) -> None:
-    """Put a program into a program array."""
-    key, value = ctypes.c_uint32(index), ctypes.c_uint32(program_fd)
+def set_word(map_fd: int, index: int, word: int) -> None:
+    """Set an entry of an array of u32; in a program array it is the descriptor of a program."""
+    key, value = ctypes.c_uint32(index), ctypes.c_uint32(word)
     attributes = struct.pack("<I4xQQQ", map_fd, ctypes.addressof(key), ctypes.addressof(value), 0)
     _bpf(_MAP_UPDATE, attributes, "BPF_MAP_UPDATE_ELEM")
 

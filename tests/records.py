@@ -4,6 +4,7 @@
 import random
 
 from agent import wire
+from agent.arguments import string_hash
 from agent.objects import CLONE_PARENT, CLONE_THREAD
 from agent.wire import Kind, PidState
 
@@ -52,6 +53,15 @@ class RecordWriter:
         """struct record_call."""
         return wire.CALL.pack(*self._head(kind), task, tid, value)
 
+    def strings(
+        self, which: int, *, tid: int, start_ns: int, text: bytes, address: int = 1, kept: bool = False
+    ) -> bytes:
+        """struct record_strings; `which` is 0 for arguments and 1 for the environment."""
+        head = self._head(Kind.STRINGS, which)
+        hashed = text[: wire.STRINGS_BYTES]
+        told = hashed if kept else b""
+        return wire.STRINGS.pack(*head, 1, start_ns, tid, len(told), address, len(text), string_hash(text)) + told
+
     def marker(self, argument: int = 0) -> bytes:
         """struct record alone."""
         return wire.HEAD.pack(*self._head(Kind.MARKER, argument))
@@ -67,4 +77,8 @@ def nonsense(writer: RecordWriter, kind: Kind, seed: int) -> bytes:
     argument = chance.choice([0, 1, 2, CLONE_THREAD, CLONE_PARENT])
     if kind <= Kind.STATE:
         return writer.task(kind, argument, roles=(roles[0], roles[1], roles[2], roles[3]), **fields)
+    if kind is Kind.STRINGS:
+        return writer.strings(
+            argument & 1, tid=chance.randint(0, 4), start_ns=chance.randint(0, 4), text=b"a\0" * argument
+        )
     return writer.end(kind, *chance.choices(range(5), k=4))

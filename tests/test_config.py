@@ -125,7 +125,10 @@ def test_a_wrong_value_is_shown_as_the_file_has_it(tmp_path: Path) -> None:
         ("ring_byte", "did you mean ring_bytes?"),
         ("sweep-interval-s", "did you mean sweep_interval_s?"),
         ("sockets", "did you mean socket?"),
-        ("colour", "there are ring_bytes, drain_interval_ms, sweep_interval_s, socket, socket_mode, group"),
+        (
+            "colour",
+            "there are ring_bytes, drain_interval_ms, sweep_interval_s, socket, socket_mode, group, keep_arguments",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, key: str, hint: str) -> None:

@@ -91,6 +91,8 @@ def some_memory() -> tuple[Watched, bytes]:
     kernel.fork(middle)
     kernel.exit(middle, 3)
     kernel.wait(inner, middle)
+    pair.feed(kernel.writer.strings(0, tid=shell.tid, start_ns=shell.start_ns, text=b"sh\0", kept=True))
+    kernel.fork(shell)
     pair.ask()
     pair.table.question(pair.task(inner))
     pair.table.unknown.add(1 << 63)
@@ -305,7 +307,7 @@ def test_circles_are_refused() -> None:
     for field, text in ((14, "creators in a circle"), (11, "parents in a circle")):
         body = body_of(data)
         namespaces, pids, count = body[0]
-        tasks = body[3 + namespaces + pids :][:count]
+        tasks = body[4 + namespaces + pids :][:count]
         first, second = [number for number, row in enumerate(tasks) if row[9] == number][:2]
         for row in tasks:
             row[11] = [] if field == 11 else row[11]
@@ -315,11 +317,32 @@ def test_circles_are_refused() -> None:
             read(framed(body))
 
 
+def test_strings_that_processes_share_are_written_once_and_shared_again() -> None:
+    """A child that only forked has its creator's program."""
+    pair, data = some_memory()
+    table = read(data).table
+    kept = [task.strings for task in table.tasks() if task.strings is not None]
+
+    assert len(kept) == 2
+    assert len({id(each) for each in kept}) == 1
+    assert kept[0] == next(task.strings for task in pair.table.tasks() if task.strings is not None)
+
+
+@pytest.mark.parametrize("strings", [[1, None], [b"short", None]])
+def test_strings_that_are_none_are_refused(strings: list[object]) -> None:
+    """Whoever reads them relies on their beginning."""
+    body = body_of(some_memory()[1])
+    body[3] = [strings]
+
+    with pytest.raises(StateError, match="strings"):
+        read(framed(body))
+
+
 def test_everything_there_is_to_know_is_written() -> None:
     """Whoever adds something to one of these writes it, and raises VERSION; or says here what it follows from."""
     by_row = {"pid", "start_ns", "address", "flags", "exit_code", "exit_signal", "ids", "comm", "child_namespace"}
     by_row |= {"leader", "threads", "first_child", "pgid", "sid", "creator", "birth_pgid", "birth_sid"}
-    by_row |= {"clone_flags", "order", "deeds"}
+    by_row |= {"clone_flags", "order", "deeds", "strings"}
 
     assert set(Task.__slots__) == by_row | {"parent", "next", "previous"}  # these follow from who is whose child
     assert set(Pid.__slots__) == {"identity", "namespace", "numbers", "task", "users"}

@@ -116,7 +116,7 @@ def test_the_configuration_that_comes_along_is_taken_and_says_the_defaults(tmp_p
     (tmp_path / "all.toml").write_text("\n".join(line.removeprefix("#") for line in text.splitlines() if " = " in line))
 
     assert load(UNITS / "ckptree.toml") == load(tmp_path / "all.toml") == Config()
-    assert len((tmp_path / "all.toml").read_text().splitlines()) == 4
+    assert len((tmp_path / "all.toml").read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize("key", ["ProcSubset", "PrivateUsers", "DynamicUser", "PrivatePIDs"])

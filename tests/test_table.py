@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from agent import history, wire
-from agent.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED
-from tests.watched import watched
+from agent.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED, Task
+from tests.kernelobjects import Thread
+from tests.watched import Watched, watched
 
 TOLD = (
     *("task", "start_ns", "parent", "tgid", "pgid", "sid", "flags", "exit_signal", "uid", "gid"),
@@ -415,3 +416,45 @@ def test_a_zombie_is_news_once() -> None:
 
     assert news == [True, False]
     pair.agree()
+
+
+def strings_of(pair: Watched, thread: Thread, which: int, text: bytes) -> None:
+    """What the exec hook tells of it."""
+    pair.feed(pair.kernel.writer.strings(which, tid=thread.tid, start_ns=thread.start_ns, text=text, kept=True))
+
+
+def kept(task: Task) -> list[bytes | None]:
+    """The texts that a task's process was started with."""
+    return [None if each is None else each[wire.AREA.size :] for each in task.strings or ()]
+
+
+def test_a_program_has_the_strings_that_it_was_started_with_and_whoever_it_forks_too() -> None:
+    """RECORD_STRINGS, one of each kind; a thread's are its leader's, and the next exec's are new."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.exec(child)
+    strings_of(pair, child, 0, b"sh\0-c\0")
+    only = kept(pair.task(child))
+    strings_of(pair, child, 1, b"A=1\0")
+    forked = pair.kernel.fork(child)
+    thread = pair.kernel.thread(forked)
+
+    assert only == [b"sh\0-c\0", None]
+    assert kept(pair.task(child)) == kept(pair.task(forked)) == [b"sh\0-c\0", b"A=1\0"]
+
+    pair.kernel.exec(thread)
+    assert kept(pair.task(thread)) == []
+
+    strings_of(pair, thread, 0, b"ls\0")
+    assert (kept(pair.task(thread)), kept(pair.task(child))) == ([b"ls\0", None], [b"sh\0-c\0", b"A=1\0"])
+    pair.agree()
+
+
+def test_strings_of_somebody_who_is_gone_are_not_the_next_ones() -> None:
+    """The number may be another's by now."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    pair.feed(pair.kernel.writer.strings(0, tid=child.tid, start_ns=child.start_ns + 1, text=b"sh\0"))
+    pair.feed(pair.kernel.writer.strings(0, tid=9999, start_ns=1, text=b"sh\0"))
+
+    assert pair.task(child).strings is None

@@ -24,6 +24,7 @@ STRUCTS: dict[str, wire.Fields] = {
     "record_task": wire.RECORD_TASK,
     "record_end": wire.RECORD_END,
     "record_call": wire.RECORD_CALL,
+    "record_strings": wire.RECORD_STRINGS,
     "sweep_row": wire.SWEEP_ROW,
     "terminal_row": wire.TERMINAL_ROW,
     "owner_row": wire.OWNER_ROW,
@@ -67,7 +68,12 @@ def value_asserts() -> Iterator[str]:
     values = {f"RECORD_{kind.name}": int(kind) for kind in Kind}
     values |= {f"TASK_{flag}": getattr(objects, flag) for flag in FLAGS}
     values |= {"TIES_OWNED": wire.TIES_OWNED}
-    values |= {"MAX_LEVELS": wire.MAX_LEVELS, "LOST_NUMBERS": wire.LOST_NUMBERS, "MAX_OBJECTS": 4}
+    values |= {
+        "MAX_LEVELS": wire.MAX_LEVELS,
+        "LOST_NUMBERS": wire.LOST_NUMBERS,
+        "STRINGS_BYTES": wire.STRINGS_BYTES,
+        "MAX_OBJECTS": 4,
+    }
     for name, value in values.items():
         yield f'_Static_assert({name} == {value}, "{name}");'
 
@@ -191,6 +197,8 @@ def test_the_length_of_a_record_follows_from_its_kind(kind: Kind) -> None:
         record = writer.task(kind, roles=((7, a_state((100, 5), (1, 2))),) * 4)
     elif kind is Kind.MARKER:
         record = writer.marker()
+    elif kind is Kind.STRINGS:
+        record = writer.strings(0, tid=3, start_ns=2, text=b"sh\0-c\0", kept=True)
     elif kind in (Kind.WAITED, Kind.REGROUPED):
         record = writer.call(kind, task=1, tid=2, value=3)
     else:
