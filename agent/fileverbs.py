@@ -45,6 +45,13 @@ def say(text: str) -> None:
     typer.echo(f"ckptree: {text}", err=True)
 
 
+def _confine() -> None:
+    """Give up what a verb that only reads has no use for: a file may be anybody's."""
+    from agent.confinement import confine_root
+
+    confine_root()
+
+
 def _read(file: str) -> bytes:
     try:
         if file == "-":
@@ -104,6 +111,7 @@ def _name(file: str) -> str:
 
 def show(file: File, as_json: AsJson = False) -> None:
     """Show what is in a snapshot, as a tree."""
+    _confine()
     from exporters import registry, treeview
 
     loaded = _load(file, _read(file))
@@ -115,6 +123,7 @@ def show(file: File, as_json: AsJson = False) -> None:
 
 def check(file: File, as_json: AsJson = False) -> None:
     """Find everything that is wrong with a file. Exit code 8 where anything is an error; warnings alone are 0."""
+    _confine()
     from exporters import findings
     from exporters.check import check as find_all
     from exporters.remarks import count
@@ -147,6 +156,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two snapshots by who is who. Exit code 0 where they are equal, 1 where not."""
+    _confine()
     from exporters import difference, renumbering
 
     if (a, b, map_).count("-") > 1:
@@ -201,6 +211,8 @@ def plan(
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
         raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
+    if fmt is not PlanFormat.SVG:  # which another program draws
+        _confine()
     loaded = _load(file, _read(file))
     from agent.restart import planview
     from agent.restart.planning import make_plan
