@@ -49,6 +49,7 @@
 #define O_RDWR 2
 #define O_NONBLOCK 04000
 #define O_CLOEXEC 02000000
+#define O_PATH 010000000
 
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_DUMPABLE 4
@@ -133,6 +134,7 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 #define DIVISION_BY_ZERO() __asm__ volatile("xor %%ecx, %%ecx\n\tmov $1, %%eax\n\tcltd\n\tidiv %%ecx" : : : "eax", "ecx", "edx")
 #define RELAX() __asm__ volatile("pause")
 #define O_NOFOLLOW 0400000
+#define O_DIRECTORY 0200000
 #elif defined(__aarch64__)
 static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -167,6 +169,7 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 #define DIVISION_BY_ZERO() ((void)0)	/* this processor answers 0 */
 #define RELAX() __asm__ volatile("yield")
 #define O_NOFOLLOW 0100000
+#define O_DIRECTORY 040000
 #else
 #error "x86-64 and aarch64 only"
 #endif

@@ -8,6 +8,8 @@
  */
 #include "guard.h"
 
+#define DEEPEST_PATH 2048	/* PATH_MAX / 2; at the top ".." leads nowhere */
+
 struct program program;
 struct guard guard;
 
@@ -230,6 +232,42 @@ static void outlive_guard(void)
 	CALL2(prctl, PR_SET_PDEATHSIG, SIGTERM);
 }
 
+/*
+ * What is mounted in the tree's mount namespace is not to show up elsewhere. The call takes a mount point, which the root
+ * of a chroot may not be. The mount that it lies in is then changed from above: out of the chroot, with a root that is
+ * not above the working directory, and in again.
+ */
+static long make_mounts_private(void)
+{
+	long answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0), root, here;
+
+	if (answer != -EINVAL)
+		return answer;
+	root = CALL4(openat, -100, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	here = CALL4(openat, -100, ".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	if (root < 0 || here < 0)
+		return root < 0 ? root : here;
+	answer = CALL1(chroot, "/proc");
+	if (answer)
+		return answer;
+	answer = CALL1(fchdir, root);
+	for (int level = 0; !answer && level < DEEPEST_PATH; level++)
+		answer = CALL1(chdir, "..");
+	if (!answer)
+		answer = CALL1(chroot, ".");
+	if (!answer)
+		answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0);
+	if (!answer)
+		answer = CALL1(fchdir, root);
+	if (!answer)
+		answer = CALL1(chroot, ".");
+	if (!answer)
+		answer = CALL1(fchdir, here);
+	CALL1(close, root);
+	CALL1(close, here);
+	return answer;
+}
+
 /* What actor 0 does before it is one; all others inherit it. */
 static void begin_tree(void *index)
 {
@@ -248,7 +286,7 @@ static void begin_tree(void *index)
 		leave(1);
 	wait_at_least(&program.state->apart, 1);
 	if (program.head->flags & PROGRAM_PIDNS) {
-		long answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0);
+		long answer = make_mounts_private();
 
 		if (answer)
 			fail(REASON_SETUP, SETUP_PRIVATE, NO_ACTOR, (int)-answer);
