@@ -88,7 +88,7 @@ endef
 HELPER := agent/restart/ckptree-rebuild
 
 # What a Debian package is made of, beside the wheels.
-PACKAGED := debian docs systemd README.md CHANGELOG.md
+PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
 .PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture soak bench hostile crashes fuzz fuzz-api clean
 
