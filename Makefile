@@ -162,6 +162,7 @@ test-systemd: deb packages-machines
 torture: setup
 	$(BIN)/python -m tests.bench.torture --storms $(STORMS) --write
 	$(BIN)/python -m tests.bench.loss --write
+	$(BIN)/python -m tests.bench.following --write
 
 soak: setup
 	$(BIN)/python -m tests.bench.soak --duration $(DURATION) --write

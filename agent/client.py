@@ -19,7 +19,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -225,21 +225,31 @@ class Client:
             return answer_of(answer, answer["data"])
 
     def subscribe(
-        self, root: str | None = None, *, kinds: Iterable[str] | None = None, snapshot: bool | None = None
+        self,
+        root: str | Sequence[str] | None = None,
+        *,
+        kinds: Iterable[str] | None = None,
+        snapshot: bool | None = None,
     ) -> "Subscription":
         """Hear of events as they happen. The connection is the subscription's from here on.
 
         Args:
-            root: a pid as this process counts, or ``pidns:INUM``: only the tree below it; None: all tasks that are ours
-                to see.
+            root: a pid as this process counts, or ``pidns:INUM``: only the tree below it; or several of these; None: all
+                tasks that are ours to see.
             kinds: which ones, of those that the hello names; None: all.
-            snapshot: begin with a snapshot of the tree, which needs a root; None: iff there is one.
+            snapshot: begin with a snapshot of the tree, which needs one root; None: iff there is one.
 
         Raises:
             NotPermittedError: the root is not ours to see.
             CkptreeError: see `request`.
         """
-        arguments: dict[str, Any] = {"root": root, "snapshot": root is not None if snapshot is None else snapshot}
+        roots = [root] if isinstance(root, str) else list(root or ())
+        if len(roots) > 1 and "several-roots" not in self.hello().features:  # it would pass over them, and tell of all
+            raise VersionError(
+                f"the daemon on {self.path} is too old to follow several roots: name one of them by its pid"
+            )
+        arguments: dict[str, Any] = {"roots": roots} if len(roots) > 1 else {"root": roots[0] if roots else None}
+        arguments["snapshot"] = len(roots) == 1 if snapshot is None else snapshot
         if kinds is not None:
             arguments["kinds"] = list(kinds)
         answer = self.request("subscribe", **arguments)
@@ -280,6 +290,7 @@ class Subscription:
 
     Attributes:
         order: number of the first event that can come: the snapshot has everything before.
+        next: all events numbered below have come. Some of them may still wait to be taken from here.
         snapshot: what it began with; None where none was asked for.
         ids: for each task of the snapshot, in its order, numbers, pid, parent, group and session as events have them;
             None without a snapshot, or where the daemon is of an older version. For agent.livetree.
@@ -293,7 +304,7 @@ class Subscription:
         connection: socket.socket,
         ids: list[list[Any]] | None = None,
     ) -> None:
-        self.order = order
+        self.order = self.next = order
         self.snapshot = snapshot
         self.ids = ids
         self._client = client
@@ -344,6 +355,7 @@ class Subscription:
             if "events" not in message:
                 control.raise_failure(message)
             self._waiting.extend(map(event_of, message.get("events", ())))
+            self.next = message.get("next", self.next)
         event = self._waiting.popleft()
         self._ended = event.kind == "end"
         return event

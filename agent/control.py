@@ -219,6 +219,23 @@ def root_text(request: Message) -> str:
     return str(value)
 
 
+MAX_ROOTS = 256
+
+
+def root_texts(request: Message) -> list[str]:
+    """The arguments ``roots`` and ``root`` of a subscription, as texts; none: all tasks.
+
+    Raises:
+        UsageError: they are no list of at most MAX_ROOTS roots; or there are both.
+    """
+    roots = request.get("roots")
+    if roots is None:
+        return [root_text(request)] if request.get("root") is not None else []
+    if request.get("root") is not None or not isinstance(roots, (list, tuple)) or not 0 < len(roots) <= MAX_ROOTS:
+        raise UsageError(f"roots: expected a list of at most {MAX_ROOTS}, and no root beside it")
+    return [root_text({"root": root}) for root in roots]
+
+
 def failure(error: CkptreeError) -> Message:
     """An error as an answer."""
     leaks = list(error.leaks) if isinstance(error, RefusedError) else []

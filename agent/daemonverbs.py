@@ -69,13 +69,13 @@ def watch(
     path = socket or default_socket()
     write = jsonline if as_json else as_line
 
-    def subscribed(to: str | None) -> "Subscription":
+    def subscribed(to: list[str] | None) -> "Subscription":
         return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False)
 
     meant = rootname.parse_target(root) if root is not None else None
     # Whoever reads us may leave at any moment: then this ends as every program in a pipe does.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    with subscribed(None) if meant is None else topmost.answered(meant, subscribed) as events:
+    with subscribed(None) if meant is None else topmost.answered_of_all(meant, subscribed) as events:
         while True:
             event = events.next_within(_LOOK_S)
             if event is not None:

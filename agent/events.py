@@ -18,7 +18,7 @@ later one. A record that comes after its number was given up is told under the n
 
 Losses are told where they happened: ``loss``, of the daemon's (records that found no room in the ring; a sweep mends the
 table, what it finds is told, and ``resync`` says that all is right again), and ``dropped``, of this subscriber's (it has
-not read what was sent: its backlog is bounded, and what comes meanwhile is counted). ``end``: the root is gone.
+not read what was sent: its backlog is bounded, and what comes meanwhile is counted). ``end``: the roots are gone.
 
 While nobody has subscribed, records go straight to the table; nothing here runs.
 """
@@ -104,7 +104,7 @@ class Feed:
         self._changes = table.changes
         self._lost = 0
         self._unsynced = False
-        self._trees: dict[Task | None, Followed] = {}
+        self._trees: dict[tuple[Task, ...], Followed] = {}
         self._told: dict[Task, Facts] = {}
         self._order = self._now_ns = self._ahead_ns = 0
         self.subscriptions: dict[Subscription, Callable[[], int]] = {}
@@ -119,10 +119,12 @@ class Feed:
             for kind in self._table.handlers:
                 self._stream.handle(kind, partial(self._heard, kind))
         self.subscriptions[subscription] = unsent
-        tree = self._trees.get(subscription.root)
+        tree = self._trees.get(subscription.roots)
         if tree is None:
-            tree = self._trees[subscription.root] = Followed(subscription.root)
-            members = [task for leader in tree.leaders for task in leader.group()] if tree.root else self._table.tasks()
+            tree = self._trees[subscription.roots] = Followed(subscription.roots)
+            members = (
+                [task for leader in tree.leaders for task in leader.group()] if tree.roots else self._table.tasks()
+            )
             for task in members:
                 if task not in self._told:
                     self._told[task] = facts_of(task)
@@ -132,7 +134,7 @@ class Feed:
         """Tell no longer."""
         if self.subscriptions.pop(subscription, None) is None:
             return
-        tree = self._trees[subscription.root]
+        tree = self._trees[subscription.roots]
         del tree.subscriptions[subscription]
         if not self.subscriptions:
             self._trees.clear()
@@ -140,8 +142,8 @@ class Feed:
             for kind, handler in self._table.handlers.items():
                 self._stream.handle(kind, handler)
         elif not tree.subscriptions:
-            del self._trees[subscription.root]
-            leaders = tree.leaders if tree.root else {facts.leader for facts in self._told.values()}
+            del self._trees[subscription.roots]
+            leaders = tree.leaders if tree.roots else {facts.leader for facts in self._told.values()}
             self._forget([leader for leader in leaders if not self._is_followed(leader)])
 
     def settle(self) -> None:
@@ -153,8 +155,8 @@ class Feed:
             self._unsynced = False
             self._tell_all({"event": "resync", "order": self._stream.next})
         for subscription in self.subscriptions:
-            root = subscription.root
-            if root is not None and root.pid.task is not root and not subscription.ended:
+            gone = [root.pid.task is not root for root in subscription.roots]
+            if gone and all(gone) and not subscription.ended:
                 subscription.ended = True
                 subscription.put(_pack({"event": "end", "order": self._stream.next, "time_ns": self._clock()[0]}))
 
@@ -226,7 +228,7 @@ class Feed:
         if task.pid.task is not task:
             return False
         parent = leader.parent
-        return leader in told or (parent is not None and parent.leader in told) or None in self._trees
+        return leader in told or (parent is not None and parent.leader in told) or () in self._trees
 
     def _is_followed(self, leader: Task) -> bool:
         return any(tree.has(leader) for tree in self._trees.values())
@@ -433,7 +435,7 @@ class Feed:
                 fresh = task not in told
                 if fresh:
                     told[task] = facts_of(task)
-                hearing = [tree for tree in trees if (fresh if tree.root is None else leader not in tree.leaders)]
+                hearing = [tree for tree in trees if (leader not in tree.leaders if tree.roots else fresh)]
                 if own:
                     self._tell("birth", task, leader, eventfacts.birth, {}, born_ns, hearing)
                 else:

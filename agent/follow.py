@@ -3,12 +3,12 @@
 
 How often: every second, and soon after an event where a daemon tells them; what has no event (stop and continue, say) is
 seen within the second. Where asking and drawing cost much (many tasks, no daemon), so seldom that they take a tenth of a
-CPU, but every ten seconds. A refusal (a second topmost process in the cgroup, say) leaves what was there, and says so;
-that the root is gone, or the daemon, ends it.
+CPU, but every ten seconds. A refusal leaves what was there, and says so; that the root is gone, or the daemon, ends it. Of
+a cgroup with several topmost processes all trees are shown, one below the other.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from agent import terminal
@@ -42,11 +42,11 @@ class Follower:
 
     Args:
         name: of the root, for people.
-        ask: takes a snapshot, as an image.
+        ask: takes a snapshot of each tree, as images.
         events: of the tree; None: nobody tells.
     """
 
-    def __init__(self, name: str, ask: Callable[[], Answer], events: Subscription | None = None) -> None:
+    def __init__(self, name: str, ask: Callable[[], Sequence[Answer]], events: Subscription | None = None) -> None:
         self._name = name
         self._ask = ask
         self._events = events
@@ -67,15 +67,15 @@ class Follower:
         begin = time.process_time()
         elsewhere = 0.0
         try:
-            answer = self._ask()
+            answers = self._ask()
         except CkptreeError as error:
             if not self._lines or error.exit_code in _FINAL:
                 raise
             self._trouble = str(error)
         else:
             self._trouble = ""
-            elsewhere = answer.elapsed_ns / 1e9
-            self._snapshot = registry.load(answer.data)
+            elsewhere = sum(answer.elapsed_ns for answer in answers) / 1e9
+            self._snapshots = [registry.load(answer.data) for answer in answers]
             self._render()
         cost = time.process_time() - begin + elsewhere
         rest, now = min(cost * (1 / SHARE - 1), LONGEST_S), time.monotonic()
@@ -123,9 +123,11 @@ class Follower:
     def _render(self) -> None:
         able = self._abilities
         width = self._columns or able["width"]
-        self._lines = treeview.render(
-            self._snapshot, unicode=able["unicode"], color=able["color"], width=width, tinted=self._tinted
-        ).split("\n")
+        drawn = [
+            treeview.render(each, unicode=able["unicode"], color=able["color"], width=width, tinted=self._tinted)
+            for each in self._snapshots
+        ]
+        self._lines = "\n\n".join(drawn).split("\n")
 
     def _bar(self, width: int, rows: int) -> str:
         place = self._viewport.place(len(self._lines), rows)

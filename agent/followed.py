@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes below a root that somebody follows, kept as they come and go.
+"""The processes below some root that somebody follows, kept as they come and go.
 
 A process is in the tree iff its parent is. So whoever is in it is written down once, and from then on a birth, or a new
 parent, costs one look at the parent, however deep the tree is and however many follow it: nothing walks up to the root.
@@ -26,37 +26,37 @@ def below(top: Task) -> Iterator[Task]:
 
 
 class Followed:
-    """One tree, for all subscriptions that have this root.
+    """What subscriptions with the same roots follow: one tree, or several.
 
     Args:
-        root: leader of the topmost process; None: everybody is in it.
+        roots: leaders of the topmost processes; none: everybody is in it.
 
     Attributes:
         leaders: of the processes in it; empty where everybody is.
         subscriptions: each with a function that gives its unsent bytes.
     """
 
-    __slots__ = ("leaders", "root", "subscriptions")
+    __slots__ = ("leaders", "roots", "subscriptions")
 
-    def __init__(self, root: Task | None) -> None:
-        self.root = root
-        self.leaders: set[Task] = set(below(root)) if root is not None else set()
+    def __init__(self, roots: tuple[Task, ...]) -> None:
+        self.roots = roots
+        self.leaders: set[Task] = {leader for root in roots if root.pid.task is root for leader in below(root)}
         self.subscriptions: dict[Subscription, Callable[[], int]] = {}
 
     def has(self, leader: Task) -> bool:
         """Return True if a process is in it."""
-        return self.root is None or leader in self.leaders
+        return not self.roots or leader in self.leaders
 
     def takes(self, leader: Task) -> bool:
         """Return True if a process belongs in it, by the parent that it has now."""
-        if self.root is None or leader is self.root:
+        if not self.roots or leader in self.roots:
             return True
         parent = leader.parent
         return parent is not None and parent.leader in self.leaders
 
     def add(self, leader: Task) -> None:
         """One process more."""
-        if self.root is not None:
+        if self.roots:
             self.leaders.add(leader)
 
     def discard(self, leader: Task) -> None:

@@ -30,7 +30,7 @@ from exporters import registry
 MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_UNPRIVILEGED, MAX_SUBSCRIPTIONS_PER_USER = 128, 64, 8
 # Of answers that the clients of one user have not fetched, bytes: whoever fetches one after the other meets no bound.
 MAX_UNSENT, MAX_UNSENT_PRIVILEGED = 32 << 20, 256 << 20
-_FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials")
+_FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials", "several-roots")
 
 
 @dataclass(slots=True)
@@ -195,10 +195,11 @@ class Service:
         kinds = request.get("kinds", KINDS)
         if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
             raise UsageError(f"kinds: expected a list of some of {', '.join(KINDS)}")
-        root = self._find(request, asker) if request.get("root") is not None else None
-        wanted = request.get("snapshot", root is not None)
-        if wanted and root is None:
-            raise UsageError("snapshot: there is one only where a root is named")
+        named = control.root_texts(request)
+        roots = tuple(dict.fromkeys(self._find({"root": text}, asker) for text in named))
+        wanted = request.get("snapshot", len(roots) == 1)
+        if wanted and len(roots) != 1:
+            raise UsageError("snapshot: there is one only where one root is named")
         caller = self._caller(asker)
         namespace = caller.pid.namespace if caller is not None else self.watch.table.pids.initial
         made: list[Subscription] = []
@@ -207,13 +208,13 @@ class Service:
         def begin_telling(chosen: Selection | None = None) -> None:
             if chosen is not None:
                 ids.extend(eventfacts.row(task, namespace) for task in chosen.inside)
-            subscription = Subscription(asker.viewer, namespace, root, kinds, self.watch.stream.next)
+            subscription = Subscription(asker.viewer, namespace, roots, kinds, self.watch.stream.next)
             self.feed.add(subscription, asker.unsent)
             made.append(subscription)
 
         try:
-            if wanted and root is not None:
-                answer = self._first_snapshot(root, request, asker, begin_telling) | {"ids": ids}
+            if wanted:
+                answer = self._first_snapshot(roots[0], request, asker, begin_telling) | {"ids": ids}
             else:
                 answer = {"snapshot": None}
                 begin = time.perf_counter_ns()

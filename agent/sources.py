@@ -2,7 +2,7 @@
 """Where a verb has its trees from: the daemon, BPF in this process, or /proc. All of them answer alike."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
@@ -130,11 +130,11 @@ def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
     )
 
 
-def events_of(source: Source, root: str) -> Subscription | None:
-    """What happens below a root, where the source is a daemon that tells; on a connection of its own."""
+def events_of(source: Source, roots: Sequence[str]) -> Subscription | None:
+    """What happens below some roots, where the source is a daemon that tells; on a connection of its own."""
     if not isinstance(source, Client):
         return None
     try:
-        return Client(source.path).subscribe(root, snapshot=False)
+        return Client(source.path).subscribe(roots, snapshot=False)
     except CkptreeError:  # it has too many that listen, or is an older one
         return None

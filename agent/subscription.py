@@ -24,22 +24,22 @@ class Subscription:
     Args:
         viewer: who it is: events of tasks that are not theirs are not told.
         namespace: as which pid namespace counts; tasks that have no number there are not told of.
-        root: only the tree below this task; None: all.
+        roots: only the trees below these tasks; none: all.
         kinds: of `KINDS`.
         position: number of the first event that can come: whatever is older was so when the subscription began.
 
     Attributes:
         told: events handed on.
         dropped: events that found no room, in all.
-        ended: the root is gone: nothing will come any more.
+        ended: the roots are gone: nothing will come any more.
     """
 
     def __init__(
-        self, viewer: Viewer, namespace: Namespace, root: Task | None, kinds: Iterable[str], position: int
+        self, viewer: Viewer, namespace: Namespace, roots: tuple[Task, ...], kinds: Iterable[str], position: int
     ) -> None:
         self.viewer = viewer
         self.namespace = namespace
-        self.root = root
+        self.roots = roots
         self.kinds = frozenset(kinds)
         self.position = position
         self.told = 0

@@ -2,7 +2,8 @@
 """The topmost process of a cgroup or unit, which is the root that a snapshot of it has.
 
 Topmost is whose parent is not in the cgroup; there has to be one, and the tree below it is what is captured, also where
-parts of it have moved to another cgroup. The kernel answers by two files read one after the other, so what was found is
+parts of it have moved to another cgroup. What is only looked at may have several: whoever enters a container by ``docker
+exec`` is one beside the container's init. The kernel answers by two files read one after the other, so what was found is
 certain only together with what is found afterwards: a descriptor holds the process (its number cannot be another's while
 it is not reaped), the snapshot is taken, and then the cgroup must have the same topmost process still. If not, all is done
 again, a few times.
@@ -11,6 +12,7 @@ again, a few times.
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -60,28 +62,65 @@ def answered(target: Target, ask: Callable[[str], T], proc: Path = Path("/proc")
         RefusedError: several of its processes are topmost; all are listed.
         CkptreeError: it had another one each time; or what `ask` raises.
     """
+    return _answered(target, lambda name: [topmost(name, proc)], lambda pids: ask(pids[0]), proc)
+
+
+def answered_of_all(target: Target, ask: Callable[[list[str]], T], proc: Path = Path("/proc")) -> T:
+    """What `ask` answers about all the topmost processes that a target means.
+
+    Args:
+        target: from rootname.parse_target.
+        ask: takes each ROOT, in order, none of them below another.
+        proc: where procfs is mounted.
+
+    Raises:
+        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        CkptreeError: it had others each time; or what `ask` raises.
+    """
+    return _answered(target, lambda name: _apart(tops(name, proc), proc), ask, proc)
+
+
+def _answered(
+    target: Target,
+    look: Callable[[CgroupName | UnitName], list[Member]],
+    ask: Callable[[list[str]], T],
+    proc: Path,
+) -> T:
+    """Look, ask, and look again: the answer is of what was there both times."""
     if isinstance(target, RootName):
-        return ask(f"pidns:{target.number}" if target.namespace else str(target.number))
+        return ask([f"pidns:{target.number}" if target.namespace else str(target.number)])
     for _ in range(_ATTEMPTS):
-        found = topmost(target, proc)
-        try:
-            held = os.pidfd_open(found.pid)
-        except ProcessLookupError:
-            continue
-        try:
-            if _member(found.pid, proc) != found:
+        found = look(target)
+        with ExitStack() as held:
+            try:
+                pidfds = [_hold(member.pid, held) for member in found]
+            except ProcessLookupError:
+                continue
+            if [_member(member.pid, proc) for member in found] != found:
                 continue  # gone before it was held
-            answer = ask(str(found.pid))
-            if _is_there(held) and _one(target, proc) == found:
+            try:
+                answer = ask([str(member.pid) for member in found])
+            except NoSuchRootError:
+                if all(map(_is_there, pidfds)):
+                    raise
+                continue
+            try:
+                same = all(map(_is_there, pidfds)) and look(target) == found
+            except (RefusedError, NoSuchRootError):
+                same = False
+            if same:
                 return answer
-        except NoSuchRootError:
-            if _is_there(held):
-                raise
-        finally:
-            os.close(held)
+            if isinstance(answer, AbstractContextManager):
+                answer.__exit__(None, None, None)  # a subscription of somebody else
     raise CkptreeError(
         f"{target}: its topmost process was another one each time, {_ATTEMPTS} times: name one by its pid"
     )
+
+
+def _hold(pid: int, held: ExitStack) -> int:
+    pidfd = os.pidfd_open(pid)
+    held.callback(os.close, pidfd)
+    return pidfd
 
 
 def topmost(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Member:
@@ -92,23 +131,42 @@ def topmost(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Member:
         RefusedError: there are several; all are listed.
         HostError: some of its processes cannot be seen from here.
     """
-    members = _members(name, cgroups.find(name, proc), proc)
-    tops = [member for member in members.values() if member.ppid not in members]
-    if len(tops) > 1:
+    found = tops(name, proc)
+    if len(found) > 1:
         raise RefusedError(
-            f"{name} has {len(tops)} topmost processes, and a snapshot has one root: name one of them by its pid",
-            [f"{top.pid} {top.comm}, child of {top.ppid}" for top in sorted(tops)],
+            f"{name} has {len(found)} topmost processes, and a snapshot has one root: name one of them by its pid",
+            [f"{top.pid} {top.comm}, child of {top.ppid}" for top in found],
         )
-    if not tops:
+    return found[0]
+
+
+def tops(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> list[Member]:
+    """Those processes of a cgroup or unit whose parents are not in it, by number.
+
+    Raises:
+        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        HostError: some of its processes cannot be seen from here.
+    """
+    members = _members(name, cgroups.find(name, proc), proc)
+    found = sorted(member for member in members.values() if member.ppid not in members)
+    if not found:
         raise NoSuchRootError(f"{name} has no process")
-    return tops[0]
+    return found
 
 
-def _one(name: CgroupName | UnitName, proc: Path) -> Member | None:
-    try:
-        return topmost(name, proc)
-    except (RefusedError, NoSuchRootError):
-        return None
+def _apart(found: list[Member], proc: Path) -> list[Member]:
+    """Without those who descend from another one, by way of a process that is in another cgroup."""
+    pids = {member.pid for member in found}
+    apart = []
+    for member in found:
+        above: Member | None = member
+        seen = {member.pid}
+        while above is not None and above.ppid not in seen and above.ppid not in pids:
+            seen.add(above.ppid)
+            above = _member(above.ppid, proc) if above.ppid else None
+        if above is None or above.ppid not in pids:
+            apart.append(member)
+    return apart
 
 
 def _members(name: CgroupName | UnitName, folder: Path, proc: Path) -> dict[int, Member]:

@@ -35,30 +35,42 @@ def tree(
     meant = rootname.parse_target(root)
     with sources.opened(source.value, socket, TIMEOUT_S) as where:
 
-        def ask(fmt: str = "ckpt") -> "Answer":
-            return topmost.answered(meant, lambda pid: where.snapshot(pid, mode=mode.value, fmt=fmt))
+        def ask(fmt: str = "ckpt") -> "list[Answer]":
+            return topmost.answered_of_all(
+                meant, lambda roots: [where.snapshot(each, mode=mode.value, fmt=fmt) for each in roots]
+            )
 
         if as_json:
-            answer = ask("json")
-            sys.stdout.buffer.write(answer.data)
+            answers = ask("json")
+            _write([answer.data for answer in answers])
         elif not terminal.can_be_taken_over():
-            answer = ask()
-            _print(answer)
+            answers = ask()
+            _print(answers)
         else:
             from agent.follow import Follower
 
-            events = topmost.answered(meant, lambda pid: sources.events_of(where, pid))
+            events = topmost.answered_of_all(meant, lambda roots: sources.events_of(where, roots))
             _stay(Follower(str(meant).removeprefix("pid "), ask, events))
             return
-    if not answer.complete:
-        say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
+    if not all(answer.complete for answer in answers):
+        reasons = dict.fromkeys(reason for answer in answers for reason in answer.reasons)
+        say("incomplete: " + ("; ".join(reasons) or "not verified"))
         raise typer.Exit(6)
 
 
-def _print(answer: "Answer") -> None:
+def _write(documents: list[bytes]) -> None:
+    """One document as it is, several as one array."""
+    data = documents[0] if len(documents) == 1 else b"[" + b",".join(documents) + b"]"
+    sys.stdout.buffer.write(data)
+
+
+def _print(answers: "list[Answer]") -> None:
     from exporters import registry, treeview
 
-    typer.echo(treeview.render(registry.load(answer.data), **terminal.abilities()))
+    for place, answer in enumerate(answers):
+        if place:
+            typer.echo()
+        typer.echo(treeview.render(registry.load(answer.data), **terminal.abilities()))
 
 
 def _stay(follower: "Follower") -> None:

@@ -30,7 +30,7 @@ class Listener:
         self.subscription = Subscription(
             viewer,
             scene.watch.table.pids.initial,
-            scene.watch.table.task(root.tid) if root is not None else None,
+            (self.task(root),) if root is not None else (),
             kinds,
             scene.watch.stream.next,
         )
@@ -209,7 +209,7 @@ def test_numbers_are_those_of_the_subscribers_namespace() -> None:
     task = scene.watch.table.task(init.tid)
     assert task is not None
     listener = Listener(scene)
-    inner = Subscription(ROOT, task.pid.namespace, None, KINDS, scene.watch.stream.next)
+    inner = Subscription(ROOT, task.pid.namespace, (), KINDS, scene.watch.stream.next)
     scene.service.feed.add(inner, lambda: 0)
     scene.child()
     child = scene.child(init)

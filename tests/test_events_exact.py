@@ -5,10 +5,11 @@ import sys
 from types import FrameType
 from typing import Any
 
+import msgpack
 import pytest
 
 from agent.objects import CLONE_NEWPID
-from tests.simwatch import Scene
+from tests.simwatch import ROOT, Scene
 from tests.test_events import Event, Listener
 
 
@@ -104,6 +105,37 @@ def test_all_of_a_subtree_that_enters_are_introduced_parents_first() -> None:
         (job.tid, job.tid, job.tid),
     ]
     assert [each["exit_code"] for each in events[:3]] == [None, 3, None]
+
+
+def test_several_trees_are_followed_in_one_order_until_the_last_root_is_gone() -> None:
+    """As a cgroup has several topmost processes."""
+    scene = Scene()
+    first, second, beside = scene.child(), scene.child(), scene.child()
+    assert not scene.ask(ROOT, "subscribe", roots=[str(first.tid), str(second.tid)], snapshot=True)["ok"]
+    assert not scene.ask(ROOT, "subscribe", roots=[], root="1")["ok"]
+    assert scene.ask(ROOT, "subscribe", roots=[str(first.tid), second.tid])["snapshot"] is None
+    (subscription,) = scene.service.feed.subscriptions
+    inside = [scene.kernel.fork(parent) for parent in (second, first)]
+    scene.kernel.fork(beside)
+    for root in (first, second):
+        scene.kernel.exit(root)
+        scene.kernel.wait(scene.kernel.init, root)
+        scene.watch.tend()
+        scene.service.feed.settle()
+        assert subscription.ended is (root is second)
+    events = msgpack.unpackb(subscription.take(0))["events"]
+
+    assert [(each["event"], each.get("tid")) for each in events] == [
+        ("birth", inside[0].tid),
+        ("birth", inside[1].tid),
+        ("death", first.tid),
+        ("reparent", inside[1].tid),
+        ("reap", first.tid),
+        ("death", second.tid),
+        ("reparent", inside[0].tid),
+        ("reap", second.tid),
+        ("end", None),
+    ]
 
 
 def test_who_leaves_a_tree_is_told_of_once_and_whoever_is_below_it_no_more() -> None:

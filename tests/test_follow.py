@@ -84,7 +84,7 @@ class Events:
         return Event(kind, 1, None, {}) if kind else None
 
 
-def follow(ask: Callable[[], Answer], keys: list[str], clock: Clock, events: Events | None = None) -> Screen:
+def follow(ask: Callable[[], list[Answer]], keys: list[str], clock: Clock, events: Events | None = None) -> Screen:
     """What was drawn."""
     screen = Screen(keys, clock)
     follower = Follower("4711", ask, events)  # type: ignore[arg-type]  # as much of one as is used
@@ -95,7 +95,7 @@ def follow(ask: Callable[[], Answer], keys: list[str], clock: Clock, events: Eve
 
 def test_it_fills_the_screen_and_says_in_its_last_row_what_there_is_to_know(clock: Clock) -> None:
     """Every row is there, so that nothing old stays."""
-    screen = follow(lambda: ANSWER, [], clock)
+    screen = follow(lambda: [ANSWER], [], clock)
 
     assert [len(rows) for rows in screen.drawn] == [20]
     assert screen.drawn[0][0].startswith("subtree of 4711")
@@ -111,11 +111,11 @@ def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
     monkeypatch.setattr("time.process_time", work)
     costs = iter([(0.0, 0.0), (0.3, 0.0), (0.3, 0.2), (9.0, 0.0), (0.0, 0.0)])
 
-    def ask() -> Answer:
+    def ask() -> list[Answer]:
         here, there = next(costs)
         work.now += here
         clock.now += 5 * here
-        return dataclasses.replace(ANSWER, elapsed_ns=int(there * 1e9))
+        return [dataclasses.replace(ANSWER, elapsed_ns=int(there * 1e9))]
 
     screen = follow(ask, ["", "", "", ""], clock)
 
@@ -125,7 +125,7 @@ def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
 
 def test_after_an_event_it_asks_soon_but_not_at_once_again(clock: Clock) -> None:
     """And without one after a second, for what no event tells."""
-    screen = follow(lambda: ANSWER, ["x", "", ""], clock, Events("birth", "", "", ""))
+    screen = follow(lambda: [ANSWER], ["x", "", ""], clock, Events("birth", "", "", ""))
 
     assert screen.waited == pytest.approx([SOON_S, INTERVAL_S])
 
@@ -134,7 +134,7 @@ def test_after_an_event_it_asks_soon_but_not_at_once_again(clock: Clock) -> None
 def test_who_has_told_all_is_not_asked_any_more(clock: Clock, last: str) -> None:
     """The next snapshot finds out what that means."""
     events = Events(last)
-    follow(lambda: ANSWER, ["", "", ""], clock, events)
+    follow(lambda: [ANSWER], ["", "", ""], clock, events)
 
     assert events.asked <= 2
 
@@ -146,11 +146,11 @@ def test_a_refusal_that_may_pass_keeps_the_last_tree_and_is_told(clock: Clock, e
     """And is forgotten when there is an answer again."""
     answers: list[Answer | CkptreeError] = [ANSWER, error, ANSWER]
 
-    def ask() -> Answer:
+    def ask() -> list[Answer]:
         answer = answers.pop(0)
         if isinstance(answer, CkptreeError):
             raise answer
-        return answer
+        return [answer]
 
     screen = follow(ask, ["", ""], clock)
 
@@ -164,10 +164,10 @@ def test_what_stays_so_ends_it(clock: Clock, kind: type[CkptreeError]) -> None:
     """With its exit code."""
     answers = [ANSWER]
 
-    def ask() -> Answer:
+    def ask() -> list[Answer]:
         if not answers:
             raise kind("gone")
-        return answers.pop()
+        return [answers.pop()]
 
     with pytest.raises(kind):
         follow(ask, ["", ""], clock)
@@ -176,7 +176,7 @@ def test_what_stays_so_ends_it(clock: Clock, kind: type[CkptreeError]) -> None:
 def test_a_refusal_at_once_is_one(clock: Clock) -> None:
     """There is nothing yet to keep."""
 
-    def ask() -> Answer:
+    def ask() -> list[Answer]:
         raise RefusedError("it leaks")
 
     with pytest.raises(RefusedError):
@@ -188,9 +188,18 @@ def test_a_tree_that_fits_says_nothing_of_places_and_one_that_does_not_scrolls(c
     family = a_family()
     many = dataclasses.replace(family, squashed=tuple(map(str, range(4000, 4200))))
     answer = dataclasses.replace(ANSWER, data=checkpoint.dumps(many))
-    screen = follow(lambda: answer, ["down", "bottom", "x"], clock)
+    screen = follow(lambda: [answer], ["down", "bottom", "x"], clock)
     places = [rows[-1].split("  ")[1] for rows in screen.drawn]
     height = places[0].partition("/")[2]
 
     assert places[:2] == [f"1-19/{height}", f"2-20/{height}"]
     assert places[2] == places[3] == f"{int(height) - 18}-{height}/{height}"
+
+
+def test_several_trees_are_shown_one_below_the_other(clock: Clock) -> None:
+    """Of a cgroup that has several topmost processes."""
+    one = follow(lambda: [ANSWER], [], clock).drawn[0]
+    both = follow(lambda: [ANSWER, ANSWER], [], clock).drawn[0]
+
+    lines = one[: one.index("")] if "" in one else one[:-1]
+    assert both.count(lines[0]) == 2

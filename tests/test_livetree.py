@@ -58,8 +58,7 @@ class Follower:
         """A snapshot taken now shows what the events have told."""
         subscription = self.asker.subscription
         assert subscription is not None
-        root = subscription.root
-        assert root is not None
+        (root,) = subscription.roots
         self.scene.service.feed.settle()
         if not subscription.ended:
             try:

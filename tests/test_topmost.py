@@ -4,6 +4,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from agent import cgroups
 from agent.errors import CkptreeError, HostError, NoSuchRootError, RefusedError
 from agent.rootname import CgroupName, RootName
-from agent.topmost import answered, topmost
+from agent.topmost import answered, answered_of_all, topmost
 
 NAME = CgroupName((), "/a")
 
@@ -76,6 +77,45 @@ def test_several_topmost_processes_are_refused_and_all_listed(cgroup: Cgroup) ->
         topmost(NAME, cgroup.proc)
 
     assert caught.value.leaks == ("10 main, child of 1", "20 entered, child of 5")
+
+
+def test_who_only_looks_is_asked_about_all_of_them(cgroup: Cgroup, living: int) -> None:
+    """But for one below another, by way of a process of another cgroup: it is seen there."""
+    ours = os.getpid()
+    cgroup.has(living, ours)
+    cgroup.process(ours, 1)
+    cgroup.process(living, 5)
+    assert answered_of_all(NAME, list, cgroup.proc) == sorted(map(str, (living, ours)), key=int)
+
+    cgroup.process(5, ours)
+    assert answered_of_all(NAME, list, cgroup.proc) == [str(ours)]
+    assert answered_of_all(RootName(namespace=True, number=6), list) == ["pidns:6"]
+
+
+def test_an_answer_about_others_than_there_are_now_is_let_go_of(cgroup: Cgroup, living: int) -> None:
+    """A subscription, say, hangs up."""
+    ours = os.getpid()
+    for pid in (living, ours):
+        cgroup.process(pid, 1)
+    cgroup.has(ours)
+    closed: list[list[str]] = []
+
+    @contextmanager
+    def ask(roots: list[str]) -> Iterator[list[str]]:
+        yield roots
+        closed.append(roots)
+
+    def entered(roots: list[str]) -> AbstractContextManager[list[str]]:
+        answer = ask(roots)
+        answer.__enter__()
+        cgroup.has(ours, living)  # somebody has come in meanwhile
+        return answer
+
+    answer = answered_of_all(NAME, entered, cgroup.proc)
+
+    assert closed == [[str(ours)]]
+    answer.__exit__(None, None, None)
+    assert len(closed[1]) == 2
 
 
 def test_a_cgroup_without_processes_has_no_root(cgroup: Cgroup) -> None:

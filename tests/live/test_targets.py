@@ -2,7 +2,9 @@
 """Cgroups and units as roots, on the kernel's own hierarchies."""
 
 import errno
+import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.cgroups import Hierarchy, hierarchies, processes
+from agent.client import Client
 from exporters import registry
 from tests.live.daemons import PATIENCE_S, TOP, Ran, ckptree
 
@@ -133,6 +136,35 @@ def test_every_source_takes_a_unit(source: tuple[str, ...]) -> None:
     assert registry.load(ran.out).number(1) == pid
     assert (none.code, none.out) == (4, b"")
     assert f"unit:{name}.scope: no cgroup of that name" in none.err
+
+
+def test_a_tree_of_several_topmost_processes_is_shown_and_all_are_watched(daemon_socket: Path) -> None:
+    """As after docker exec; with --json it is an array of documents."""
+    pipe = subprocess.PIPE
+    with (
+        a_cgroup(needed(UNIFIED)[0], f"ckptree-{os.getpid()}") as folder,
+        running(folder, "echo ready; read line") as first,
+        running(folder, "echo ready; read line") as second,
+        Client(daemon_socket) as client,
+    ):
+        root = f"cgroup:{folder}"
+        shown = ckptree("tree", root, "--socket", daemon_socket)
+        documents = json.loads(ckptree("tree", root, "--json", "--socket", daemon_socket).out)
+        command = (sys.executable, "-m", "agent", "watch", root, "--json", "--kind", "death", "--socket")
+        with subprocess.Popen((*command, os.fspath(daemon_socket)), cwd=TOP, stdout=pipe) as watch:
+            assert watch.stdout
+            while not client.status()["subscribers"]:
+                time.sleep(0.01)
+            for pid in (second, first):
+                os.kill(pid, signal.SIGKILL)
+            dead = [json.loads(watch.stdout.readline())["pid"] for _ in range(2)]
+            watch.kill()
+
+    assert shown.code == 0, shown.err
+    lines = shown.out.decode().splitlines()
+    assert [line.split()[1] for line in lines if line.startswith((f"{first} ", f"{second} "))] == ["sh", "sh"]
+    assert {document["pids"][0]["numbers"][0] for document in documents} == {first, second}
+    assert dead == [second, first]
 
 
 def test_several_topmost_processes_and_none_have_exit_codes_of_their_own(daemon_socket: Path, tmp_path: Path) -> None:

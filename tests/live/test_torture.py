@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.bench import torture
+from tests.bench import following, torture
 
 pytestmark = pytest.mark.live
 
@@ -17,3 +17,12 @@ def test_no_snapshot_of_a_storm_is_torn_stale_or_failed(capsys: pytest.CaptureFi
 
     assert code == 0, said.err
     assert said.out.count("| ckptree") == 2
+
+
+def test_who_applies_nothing_but_events_has_what_snapshots_show(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where numbers are used again at once, and where records are lost."""
+    code = following.main(["--events", "4000", "--idle", "20", "--pid-max", "500", "--pause-ms", "50"])
+    said = capsys.readouterr()
+
+    assert code == 0, said.err
+    assert said.out.count("\n") == 5

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does who applies nothing but events show what a snapshot shows? ``python -m tests.bench.following [--events 340000]``.
+
+A tree kept by the events of a storm (agent.livetree) is compared with a snapshot of the same number, field by field, again
+and again, in three storms: with all numbers of the host, with few that are used again at once, and with a ring so small
+that records are lost all the time. Where events were left out, for they were not read in time, it begins anew, and that is
+counted. Exit code 0 unless something differed.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agent.client import Client, Event, Subscription
+from agent.livetree import LiveTree
+from exporters import registry
+from tests.bench.figures import table
+from tests.bench.options import natural, parsed, positive
+from tests.bench.report import splice
+from tests.bench.storm import Storm
+from tests.bench.watcher import Watcher
+
+_SMALL_RING = 1 << 16
+_PATIENCE_S = 20.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one storm.
+
+    Attributes:
+        wrong: differences, one line each; the first ones of each comparison.
+    """
+
+    events: int = 0
+    assumed: int = 0
+    entered: int = 0
+    comparisons: int = 0
+    tasks: int = 0
+    lost: int = 0
+    begun_anew: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def cells(self) -> list[str]:
+        """A line of the table."""
+        counts = (self.events, self.assumed, self.entered, self.comparisons, self.tasks, self.lost, self.begun_anew)
+        return [*(f"{count:,}" for count in counts), str(len(self.wrong))]
+
+
+HEAD = ("storm", "events", "assumed", "entered", "comparisons", "tasks compared", "lost", "begun anew", "differences")
+
+
+class Follower:
+    """A tree below a root, and its subscription.
+
+    Args:
+        watcher: the daemon.
+        root: of the tree, in the initial namespace.
+        out: is counted in.
+    """
+
+    def __init__(self, watcher: Watcher, root: int, out: Outcome) -> None:
+        self._watcher = watcher
+        self._root = str(root)
+        self._out = out
+        self._held: list[Event] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._events: Subscription = Client(self._watcher.socket).subscribe(self._root)
+        self._tree = LiveTree.of(self._events)
+        self._held.clear()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._events.close()
+
+    def read(self, seconds: float) -> None:
+        """Apply what comes within that time."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and (event := self._events.next_within(left)) is not None:
+            self._apply(event)
+            if not self._tree.whole:
+                return
+
+    def _apply(self, event: Event) -> None:
+        out = self._out
+        out.events += event.task is not None
+        out.assumed += bool(event.details.get("assumed"))
+        out.entered += bool(event.details.get("entered"))
+        out.lost += event.details["count"] if event.kind == "loss" else 0
+        self._tree.apply(event)
+
+    def compare(self) -> None:
+        """Take a snapshot, and compare it with the tree as of its number."""
+        snapshot = registry.load(self._watcher.client.snapshot(self._root, mode="subtree").data)
+        order = snapshot.completeness.order or 0
+        held: list[Event] = []
+        end = time.monotonic() + _PATIENCE_S
+        while self._tree.whole:
+            event = self._events.next_within(0.01)
+            if event is None:
+                if self._events.next >= order:
+                    break
+                if time.monotonic() > end:
+                    self._out.wrong.append(f"events up to {self._events.next} for {_PATIENCE_S:g} s, asked for {order}")
+                    break
+            elif event.order < order or event.kind == "dropped":  # what is missing came before it
+                self._apply(event)
+            else:
+                held.append(event)
+                break
+        if not self._tree.whole:
+            self._out.begun_anew += 1
+            self.close()
+            self._begin()
+            return
+        found = self._tree.differences(snapshot)
+        if self._tree.unheard:
+            found.append(f"{self._tree.unheard} events of tasks that were not introduced")
+            self._tree.unheard = 0
+        self._out.wrong += [f"#{order}: {line}" for line in found[:3]]
+        self._out.comparisons += 1
+        self._out.tasks += len(snapshot.tasks)
+        for event in held:
+            self._apply(event)
+
+
+def follow(options: argparse.Namespace, pid_max: int = 0, settings: str = "") -> Outcome:
+    """One storm, until so many events have been applied."""
+    out = Outcome()
+    with (
+        Watcher(settings) as watcher,
+        Storm(idle=options.idle, rate=options.rate, workers=options.workers, pid_max=pid_max) as storm,
+    ):
+        follower = Follower(watcher, storm.root, out)
+        while out.events < options.events and len(out.wrong) < 100:
+            follower.read(options.pause_ms / 1000)
+            follower.compare()
+        follower.close()
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it once; 0 unless something differed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=positive, default=340_000, help="of each storm")
+    parser.add_argument("--idle", type=natural, default=200, help="tasks that sleep beside the storm")
+    parser.add_argument("--rate", type=natural, default=2000, help="births per second; 0: all the machine can do")
+    parser.add_argument("--workers", type=natural, default=0, help="processes that make the storm; 0: two per CPU")
+    parser.add_argument("--pid-max", type=natural, default=2000, help="numbers of the second kind of storm")
+    parser.add_argument("--pause-ms", type=float, default=200, help="between two comparisons")
+    parser.add_argument("--write", action="store_true", help="put the figures into the README")
+    options = parsed(parser, arguments)
+    kinds = {
+        "all numbers free": (0, ""),
+        f"no more than {options.pid_max} numbers": (options.pid_max, ""),
+        f"a ring of {_SMALL_RING >> 10} KB": (0, f"ring_bytes = {_SMALL_RING}\nsweep_interval_s = 3600\n"),
+    }
+    rows, wrong = [], 0
+    for name, (pid_max, settings) in kinds.items():
+        out = follow(options, pid_max, settings)
+        rows.append([name, *out.cells()])
+        wrong += len(out.wrong)
+        print(f"following: {name}: {out.events:,} events, {len(out.wrong)} differences", file=sys.stderr)
+        for line in out.wrong[:10]:
+            print(f"  {line}", file=sys.stderr)
+    text = table(HEAD, rows)
+    print(text)
+    if options.write:
+        splice(text, "following")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
