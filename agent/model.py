@@ -184,6 +184,23 @@ class FileOwner(NamedTuple):
     type: OwnerType
 
 
+class Shares(NamedTuple):
+    """What a task shares without being a thread of the one it shares it with, or, a thread, does not share with its leader.
+
+    Each is an id: of all tasks of the snapshot that have the same id in the same field, it is one and the same. None: it is
+    the task's own, with the threads of its group, or shared with nobody of the tree.
+
+    Attributes:
+        vm: memory, as by CLONE_VM; of a child in vfork() too.
+        fs: root and working directory and umask, as by CLONE_FS.
+        files: the table of open files, as by CLONE_FILES.
+    """
+
+    vm: int | None = None
+    fs: int | None = None
+    files: int | None = None
+
+
 class Obstacle(NamedTuple):
     """Why a tree cannot be rebuilt.
 
@@ -284,6 +301,7 @@ class Task(NamedTuple):
         fown: the owners of open files, by descriptor, once for each process and table of files: with the leader, or
             with the first thread that has a table of its own. None as in tty.
         details: of the process, with its leader, only where they were asked for.
+        shares: see Shares; None where there is nothing to say, or (see Snapshot.as_of_read) nobody looked.
         birth: see Birth.
     """
 
@@ -308,6 +326,7 @@ class Task(NamedTuple):
     tty: Terminal | None = None
     fown: tuple[FileOwner, ...] | None = None
     details: ProcessDetails | None = None
+    shares: Shares | None = None
     birth: Birth | None = None
 
 

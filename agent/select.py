@@ -211,6 +211,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
                 None,
                 None,
                 None,
+                None,
                 birth_of(task),
             )
         )

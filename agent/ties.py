@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ties to pid objects beside the tree: the controlling terminals of a snapshot's processes, the owners of their files.
+"""Ties beside the tree: controlling terminals, owners of open files, and what is shared beyond a thread group.
 
 Theory
 ------
@@ -16,14 +16,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import NamedTuple
 
 from agent import wire
-from agent.model import CKPT_PID_NULL, FileOwner, OwnerType, PidRef, Terminal
+from agent.model import CKPT_PID_NULL, FileOwner, OwnerType, PidRef, Shares, Terminal
 from agent.model import Task as SnapshotTask
 from agent.objects import Task
 from agent.pidspace import PidSpace
 from agent.select import Selection
-from agent.wire import TIES_OWNED, Tie
+from agent.wire import TIES_OWNED, TIES_SHARED, Tie
 
-FIELDS: dict[Tie, str] = {"terminals": "tty", "owners": "fown"}
+FIELDS: dict[Tie, str] = {"terminals": "tty", "owners": "fown", "sharing": "shares"}
 """The field of a task that each kind of tie is told in."""
 
 # A link for one process takes as long as walking past so many tasks.
@@ -31,6 +31,7 @@ _TASKS_PER_LINK = 12
 _ATTEMPTS = 4  # to read a row that nobody changed meanwhile
 _TYPES: dict[int, OwnerType] = {0: "tid", 1: "pid", 2: "pgrp"}  # enum pid_type
 _HELD_BYTES = 8
+_FLAGS = TIES_OWNED | TIES_SHARED  # in the bits that no address has
 
 Found = dict[Task, tuple[bytes, ...]]
 """The rows of each task that has any."""
@@ -60,7 +61,7 @@ class Ties:
         self._noted: dict[Task, int] = {}
         self._plan: _Plan | None = None
         self._answers: dict[Tie, tuple[_Plan, bytes, Found]] = {}
-        self._last: tuple[_Plan, Found, Found, tuple[SnapshotTask, ...]] | None = None
+        self._last: tuple[_Plan, tuple[Found, Found, Found], tuple[SnapshotTask, ...]] | None = None
 
     def forget(self) -> None:
         """Let go of what is kept for speed."""
@@ -82,11 +83,15 @@ class Ties:
             if plan is None or plan.chosen is not chosen or plan[1:] != new[1:]:
                 plan = self._plan = new
             self._noted = dict(noted)
-        terminals, owners = self._terminals(plan), self._rows("owners", plan, plan.owning)
+        found = (
+            self._terminals(plan),
+            self._rows("owners", plan, plan.owning),
+            self._rows("sharing", plan, plan.sharing),
+        )
         last = self._last
-        if last is None or last[0] is not plan or last[1:3] != (terminals, owners):
-            self._last = last = plan, terminals, owners, self._written(plan, terminals, owners)
-        return last[3]
+        if last is None or last[0] is not plan or last[1] != found:
+            self._last = last = plan, found, self._written(plan, *found)
+        return last[2]
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
@@ -131,9 +136,9 @@ class Ties:
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
-    def _written(self, plan: "_Plan", terminals: Found, owners: Found) -> tuple[SnapshotTask, ...]:
+    def _written(self, plan: "_Plan", terminals: Found, owners: Found, sharing: Found) -> tuple[SnapshotTask, ...]:
         chosen = plan.chosen
-        if not terminals and not owners:
+        if not terminals and not owners and not sharing:
             return chosen.tasks
         places = {task: place for place, task in enumerate(chosen.inside)}
         rows = list(chosen.tasks)
@@ -146,6 +151,8 @@ class Ties:
         for task, told in self._unshared(owners, places):
             owned = tuple([self._owner(chosen, row) for row in told])
             rows[places[task]] = rows[places[task]]._replace(fown=owned)
+        for task, shares in _shares({task: sharing[task][0] for task in sorted(sharing, key=places.__getitem__)}):
+            rows[places[task]] = rows[places[task]]._replace(shares=shares)
         return tuple(rows)
 
     @staticmethod
@@ -185,23 +192,51 @@ class _Plan(NamedTuple):
         chosen: of whom.
         having: the tasks that have each terminal, by its address.
         owning: those that may have files with owners.
+        sharing: those that may share something beyond their thread group.
     """
 
     chosen: Selection
     having: dict[int, list[Task]]
     owning: list[Task]
+    sharing: list[Task]
 
 
 def _plan(chosen: Selection, noted: Mapping[Task, int]) -> _Plan:
     having: dict[int, list[Task]] = {}
-    owning = []
+    owning, sharing = [], []
     for task, word in noted.items():
         if task in chosen.inside:
-            if word > TIES_OWNED:
-                having.setdefault(word & ~TIES_OWNED, []).append(task)
+            if word > _FLAGS:
+                having.setdefault(word & ~_FLAGS, []).append(task)
             if word & TIES_OWNED:
                 owning.append(task)
-    return _Plan(chosen, having, owning)
+            if word & TIES_SHARED:
+                sharing.append(task)
+    return _Plan(chosen, having, owning, sharing)
+
+
+def _shares(rows: Mapping[Task, bytes]) -> Iterator[tuple[Task, Shares]]:
+    """Tell who shares what.
+
+    Args:
+        rows: of whole thread groups, in the order of the snapshot's tasks.
+    """
+    found: dict[Task, list[int | None]] = {}
+    for kind in range(len(Shares._fields)):
+        users: dict[int, list[Task]] = {}
+        first: dict[Task, int] = {}  # what the leader has; where that has exited, the first of its threads
+        for task, row in rows.items():
+            address = wire.SHARING.unpack_from(row)[1 + kind]
+            if address:
+                users.setdefault(address, []).append(task)
+                first.setdefault(task.leader, address)
+        ids = 0
+        for address, tasks in users.items():
+            if len({task.leader for task in tasks}) > 1 or first[tasks[0].leader] != address:
+                ids += 1
+                for task in tasks:
+                    found.setdefault(task, [None] * len(Shares._fields))[kind] = ids
+    yield from [(task, Shares(*ids)) for task, ids in found.items()]
 
 
 class _Shape(NamedTuple):
@@ -221,9 +256,15 @@ def _owner_key(data: bytes, at: int) -> tuple[int, int, int]:
     return tid, start_ns, levels
 
 
+def _sharing_key(data: bytes, at: int) -> tuple[int, int, int]:
+    start_ns, _, _, _, tid = wire.SHARING.unpack_from(data, at)
+    return tid, start_ns, 0
+
+
 _SHAPES: dict[Tie, _Shape] = {
     "terminals": _Shape(wire.TERMINAL.size, _terminal_key),
     "owners": _Shape(wire.OWNER.size, _owner_key),
+    "sharing": _Shape(wire.SHARING.size, _sharing_key),
 }
 
 

@@ -99,6 +99,14 @@ OWNER_ROW = (
     ("pid_type", "I"),
     ("levels", "I"),
 )
+SHARING_ROW = (
+    ("start_ns", "Q"),
+    ("vm", "Q"),
+    ("fs", "Q"),
+    ("files", "Q"),
+    ("tid", "I"),
+    ("pad", "I"),
+)
 PID_NUMBER = (("nr", "I"), ("inum", "I"), ("ns_id", "Q"))
 ALLOWANCE = (("spent_until_ns", "Q"), ("withheld", "Q"))
 QUESTION = (("task", "Q"), ("start_ns", "Q"))
@@ -112,8 +120,9 @@ PAGE = (
 )
 
 TIES_OWNED = 1
+TIES_SHARED = 2
 
-Tie = Literal["terminals", "owners"]
+Tie = Literal["terminals", "owners", "sharing"]
 Fields = tuple[tuple[str, str], ...]
 
 
@@ -143,6 +152,7 @@ _KEPT = reader(RECORD_STRINGS, "kept").unpack_from
 ROW = reader(SWEEP_ROW)
 TERMINAL = reader(TERMINAL_ROW, "start_ns", "terminal", "pgrp", "old_pgrp", "tid", "levels", "hung_up", "name")
 OWNER = reader(OWNER_ROW)
+SHARING = reader(SHARING_ROW, "start_ns", "vm", "fs", "files", "tid")
 NUMBER = reader(PID_NUMBER)
 
 # One Struct for each depth: all numbers of a pid object in one go.

@@ -36,7 +36,7 @@ _PROGRAMS = (
     *("on_fork_typed", "on_exit_typed", "on_free_typed", "on_exec_strings"),
     *("on_setsid", "on_setpgid", "on_prctl", "on_wait4", "on_waitid"),
     *("after_change_pid", "after_prctl", "before_release_task", "kprobe_release_task"),
-    *("on_task", "on_terminal", "on_file", "state", "marker"),
+    *("on_task", "on_terminal", "on_file", "on_sharing", "state", "marker"),
 )
 # What a load needs the BTF ids of.
 _FUNCTIONS = ("bpf_iter_task", "bpf_iter_task_file", *(hook.target for hook in (CHANGE_PID, PRCTL, RELEASE_TASK)))
@@ -100,7 +100,7 @@ def bundle(btf: Btf, layout: Layout) -> Bundle:
     text = source()
     digest = hashlib.blake2b(digest_size=20)
     compiler = os.stat(spec.origin)
-    for part in (text, *layout.flags, spec.origin, str(compiler.st_mtime_ns), str(compiler.st_size)):
+    for part in (text, *_PROGRAMS, *layout.flags, spec.origin, str(compiler.st_mtime_ns), str(compiler.st_size)):
         digest.update(part.encode() + b"\0")
     digest.update(btf.types)
     path = Path(os.environ.get("CACHE_DIRECTORY", _CACHE)) / f"{digest.hexdigest()}.bundle"

@@ -151,6 +151,7 @@ struct sweep_row {
  * The address is that of the tty_struct, or of tty_old_pgrp, of leaders only; whoever has the same has the same terminal.
  */
 #define TIES_OWNED 1ull	/* a file of its table has an owner, or there are too many to look through in passing */
+#define TIES_SHARED 2ull	/* memory, folder or files may have users beyond its thread group; or a thread has its own */
 
 /*
  * The terminal of a process: of those that have one, or had one that hung up on them. 112 bytes, then the numbers of its
@@ -182,6 +183,19 @@ struct owner_row {
 	__u32 fd;
 	__u32 pid_type;		/* enum pid_type: 0 a thread, 1 a process, 2 a group */
 	__u32 levels;		/* 0: there is nobody left whom it means */
+};
+
+/*
+ * What a task of a thread group shares, by address; 0: it has none any more. 40 bytes, then __u64 held as in terminal_row.
+ * The addresses are compared, and go no further.
+ */
+struct sharing_row {
+	__u64 start_ns;		/* of the task */
+	__u64 vm;		/* CLONE_VM: mm_struct */
+	__u64 fs;		/* CLONE_FS: fs_struct */
+	__u64 files;		/* CLONE_FILES: files_struct */
+	__u32 tid;
+	__u32 pad;
 };
 
 /* What is asked for by address: the context of the program `state`. */

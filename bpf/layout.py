@@ -62,7 +62,7 @@ _OPTIONAL = {
     "pid_namespace.ns_id": ("pid_namespace", "ns.ns_id"),  # else a namespace is told by the start of its init
 }
 
-# What ties a process to pid objects beside the tree, by feature: each member under the names it has had. Without one of
+# What ties a process to others beside the tree, by feature: each member under the names it has had. Without one of
 # them the feature is left out.
 # Linux kernel commit "tty: cumulate and document tty_struct::ctrl* members" (in v5.14)
 # Linux kernel commit "file: reclaim 24 bytes from f_owner" (in v6.12): file->f_owner became a pointer. `f_owner.pid` is a
@@ -86,6 +86,14 @@ _TIES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("file_f_owner", "file", ("f_owner",)),
         ("fown_struct_pid", "fown_struct", ("pid",)),
         ("fown_struct_pid_type", "fown_struct", ("pid_type",)),
+    ),
+    "sharing": (
+        ("task_struct_mm", "task_struct", ("mm",)),
+        ("task_struct_fs", "task_struct", ("fs",)),
+        ("task_struct_files", "task_struct", ("files",)),
+        ("mm_struct_mm_users", "mm_struct", ("mm_users",)),
+        ("fs_struct_users", "fs_struct", ("users",)),
+        ("files_struct_count", "files_struct", ("count",)),
     ),
 }
 

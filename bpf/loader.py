@@ -29,7 +29,11 @@ _LOG_LINES = 4  # of the verifier's log, from its beginning and from its end, in
 _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 # The iterator programs that are linked for one process at a time, by whoever asks: feature (bpf/layout.py) -> program and
 # what it iterates over.
-_TIES = {"terminals": ("on_terminal", "bpf_iter_task"), "owners": ("on_file", "bpf_iter_task_file")}
+_TIES = {
+    "terminals": ("on_terminal", "bpf_iter_task"),
+    "owners": ("on_file", "bpf_iter_task_file"),
+    "sharing": ("on_sharing", "bpf_iter_task"),
+}
 # What is loaded beside the hooks' programs: program, how, and the function whose types it is told.
 CALLED = (
     ("on_announce", "raw_tracepoint", ""),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Ties to pid objects beside the tree: the controlling terminal of a process, and the owners of its open files.
+ * Ties beside the tree: the controlling terminal of a process, the owners of its open files, and what it shares with
+ * others without being a thread of theirs.
  *
  * Few have any, so they are told in two steps. The sweep and the question by address say in passing whether there is
  * anything to read (`ties` in bpf/events.h); whoever has is then read by an iterator of its own, which the agent makes for
@@ -145,6 +146,46 @@ static __always_inline u64 loaded_owned(const char *task, const char *leader)
 	return 0;
 }
 
+/*
+ * Whether a task may share memory, folder or files with another thread group: they have more users then than its own has
+ * living threads, each of which counts once. A thread shares memory with its leader always; where folder or files are its
+ * own it says so itself, and its leader's may have as many users from outside.
+ * A count may be larger for a moment, for somebody looks; it never is smaller: a thread is none of the living first.
+ */
+static __always_inline u64 loaded_shared(const char *task, const char *leader, const char *signal)
+{
+#ifdef HAVE_SHARING
+	const void *mm, *fs, *files, *theirs;
+	s32 live, users;
+
+	LOAD(u64, mm, task, OFF_task_struct_mm);
+	if (!mm) /* a kernel thread, or it has exited */
+		return 0;
+	LOAD(u64, fs, task, OFF_task_struct_fs);
+	LOAD(u64, files, task, OFF_task_struct_files);
+	if (!fs || !files)
+		return 0;
+	if (task != leader) {
+		LOAD(u64, theirs, leader, OFF_task_struct_fs);
+		if (fs != theirs)
+			return TIES_SHARED;
+		LOAD(u64, theirs, leader, OFF_task_struct_files);
+		return files != theirs ? TIES_SHARED : 0;
+	}
+	LOAD(u32, live, signal, OFF_signal_struct_live);
+	LOAD(u32, users, mm, OFF_mm_struct_mm_users);
+	if (users > live)
+		return TIES_SHARED;
+	LOAD(u32, users, fs, OFF_fs_struct_users);
+	if (users > live)
+		return TIES_SHARED;
+	LOAD(u32, users, files, OFF_files_struct_count);
+	if (users > live)
+		return TIES_SHARED;
+#endif
+	return 0;
+}
+
 static __always_inline u64 loaded_ties(const char *task, const char *signal)
 {
 	const char *leader;
@@ -162,7 +203,7 @@ static __always_inline u64 loaded_ties(const char *task, const char *signal)
 			READ(word, &terminal, 0); /* the verifier lets nobody put a bit into a typed pointer */
 	}
 #endif
-	return word | loaded_owned(task, leader);
+	return word | loaded_owned(task, leader) | loaded_shared(task, leader, signal);
 }
 
 /* The same of a task that the verifier knows nothing of, and with few files: as few reads as there can be. */
@@ -191,6 +232,44 @@ static __always_inline u64 few_owned(const void *files)
 	return 0;
 }
 
+/* loaded_shared(), of a task that the verifier knows nothing of. */
+static __always_inline u64 shared_beyond(const void *task, const void *leader)
+{
+#ifdef HAVE_SHARING
+	const void *mm = 0, *fs = 0, *files = 0, *signal = 0;
+	s32 live = 0, users = 0;
+
+	READ(mm, task, OFF_task_struct_mm);
+	if (!mm)
+		return 0;
+	READ(fs, task, OFF_task_struct_fs);
+	READ(files, task, OFF_task_struct_files);
+	if (!fs || !files)
+		return 0;
+	if (task != leader) {
+		const void *theirs = 0;
+
+		READ(theirs, leader, OFF_task_struct_fs);
+		if (fs != theirs)
+			return TIES_SHARED;
+		READ(theirs, leader, OFF_task_struct_files);
+		return files != theirs ? TIES_SHARED : 0;
+	}
+	READ(signal, task, OFF_task_struct_signal);
+	READ(live, signal, OFF_signal_struct_live);
+	READ(users, mm, OFF_mm_struct_mm_users);
+	if (users > live)
+		return TIES_SHARED;
+	READ(users, fs, OFF_fs_struct_users);
+	if (users > live)
+		return TIES_SHARED;
+	READ(users, files, OFF_files_struct_count);
+	if (users > live)
+		return TIES_SHARED;
+#endif
+	return 0;
+}
+
 static __always_inline u64 ties(const void *task)
 {
 	const void *leader = 0, *files = 0, *shared = 0;
@@ -214,7 +293,7 @@ static __always_inline u64 ties(const void *task)
 	if (files && files != shared)
 		terminal |= few_owned(files);
 #endif
-	return terminal;
+	return terminal | shared_beyond(task, leader);
 }
 
 /* How many numbers a pid object has; 0 where there is none. */
@@ -341,6 +420,32 @@ int on_file(struct file_iterator *ctx)
 	write_numbers(meta->seq_file, pid, levels);
 	READ(again, owner, OFF_fown_struct_pid);
 	write_held(meta->seq_file, again == pid);
+#endif
+	return 0;
+}
+
+/* iter/task: struct sharing_row of a task that has memory, a folder or files. */
+int on_sharing(struct task_iterator *ctx)
+{
+#ifdef HAVE_SHARING
+	struct iterator_meta *meta = ctx->meta;
+	struct sharing_row row = {};
+	const void *task = 0;
+	u64 vm = 0, fs = 0, files = 0;
+
+	READ(task, &ctx->task, 0);
+	if (!task)
+		return 0;
+	READ(row.start_ns, task, OFF_START);
+	READ(row.tid, task, OFF_task_struct_pid);
+	READ(row.vm, task, OFF_task_struct_mm);
+	READ(row.fs, task, OFF_task_struct_fs);
+	READ(row.files, task, OFF_task_struct_files);
+	bpf_seq_write(meta->seq_file, &row, sizeof(row));
+	READ(vm, task, OFF_task_struct_mm);
+	READ(fs, task, OFF_task_struct_fs);
+	READ(files, task, OFF_task_struct_files);
+	write_held(meta->seq_file, vm == row.vm && fs == row.fs && files == row.files);
 #endif
 	return 0;
 }

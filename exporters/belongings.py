@@ -5,6 +5,7 @@
     fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
     details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed,
                 called, argv_unknown, env_unknown, surroundings}
+    shares   = {vm, fs, files: ID}, with those keys that say something
     caps     = {inheritable, permitted, effective, bounding, ambient}
     surroundings = {root, root_id: [device, inode], mounts, mount_namespace, user_namespace, own_ids, apart}
 
@@ -23,6 +24,7 @@ from agent.model import (
     OwnerType,
     PidRef,
     ProcessDetails,
+    Shares,
     Surroundings,
     Task,
     Terminal,
@@ -57,6 +59,8 @@ def belongings(task: Task) -> dict[str, object]:
         found["fown"] = owners_document(task.fown)
     if task.details is not None:
         found["details"] = details_document(task.details)
+    if task.shares is not None:
+        found["shares"] = {key: id_ for key, id_ in sorted(task.shares._asdict().items()) if id_ is not None}
     return found
 
 
@@ -130,6 +134,11 @@ def _surroundings(fields: Fields) -> Surroundings:
         own_ids=fields.flag("own_ids"),
         apart=fields.texts("apart") if fields.has("apart") else None,
     )
+
+
+def read_shares(fields: Fields) -> Shares:
+    """What a task shares, of its map."""
+    return Shares(*[fields.maybe_integer(key, 1, U32_MAX) for key in Shares._fields])
 
 
 def _four(fields: Fields, key: str) -> tuple[int, ...] | None:

@@ -35,7 +35,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from agent.model import PidObject, Snapshot, Task
 from exporters import renumbering
-from exporters.remarks import CORE_DUMPED, is_bare, plain
+from exporters.remarks import CORE_DUMPED, is_bare, path, plain
 
 Numbers: TypeAlias = tuple[int, ...]
 """The numbers of a pid object, outermost first: what it is known by."""
@@ -276,6 +276,15 @@ class _Comparison:
                 taken.add(id_b)
         return (row for row in both if pairs.get(row.a) != row.b)
 
+    def _sharing(self) -> Iterator[str]:
+        """Groups of tasks that share something in one of the two alone, where both were looked at."""
+        if "shares" not in self._a.as_of_read or "shares" not in self._b.as_of_read:
+            return
+        groups = [_sharing(side) for side in (self._a, self._b)]
+        for side, mine, theirs in (("a", groups[0], groups[1]), ("b", groups[1], groups[0])):
+            for kind, members in sorted(mine - theirs, key=lambda group: (group[0], sorted(group[1]))):
+                yield f"{kind} shared in {side} alone: {', '.join(map(path, sorted(members)))}"
+
     def _notes(self) -> Iterator[str]:
         a, b = self._a, self._b
         if a.mode != b.mode:
@@ -285,6 +294,7 @@ class _Comparison:
         for side, snapshot in (("a", a), ("b", b)):
             if not snapshot.completeness.complete:
                 yield f"{side} is incomplete: {plain('; '.join(snapshot.completeness.reasons)) or 'not verified'}"
+        yield from self._sharing()
         if a.squashed != b.squashed:
             said = [plain(", ".join(side.squashed)) or "nothing" for side in (a, b)]
             yield f"under one tag from outside: {said[0]} in a, {said[1]} in b"
@@ -293,6 +303,15 @@ class _Comparison:
 def _by_numbers(snapshot: Snapshot) -> dict[Numbers, Task]:
     first = snapshot.first_tag
     return {snapshot.pids[task.pid - first].numbers: task for task in snapshot.tasks}
+
+
+def _sharing(snapshot: Snapshot) -> set[tuple[str, frozenset[Numbers]]]:
+    groups: dict[tuple[str, int], set[Numbers]] = {}
+    for task in snapshot.tasks:
+        for kind, id_ in task.shares._asdict().items() if task.shares else ():
+            if id_ is not None:
+                groups.setdefault((kind, id_), set()).add(snapshot.pids[task.pid - snapshot.first_tag].numbers)
+    return {(kind, frozenset(members)) for (kind, _), members in groups.items()}
 
 
 def _only(mine: dict[Numbers, Task], theirs: dict[Numbers, Task], again: set[Numbers]) -> tuple[Task, ...]:

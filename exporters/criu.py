@@ -41,6 +41,7 @@ _LEFT_OUT = {
     "controlling terminals, owners of files": ("tty", "fown"),
     "arguments, working folders and environments": ("argv", "cwd", "env"),
     "programs, credentials and capabilities": ("details",),
+    "what processes share without being threads": ("shares",),
 }
 
 

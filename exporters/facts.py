@@ -35,7 +35,7 @@ from agent.model import (
     TaskState,
     Verified,
 )
-from exporters.belongings import belongings, read_details, read_owners, read_terminal, ref_document
+from exporters.belongings import belongings, read_details, read_owners, read_shares, read_terminal, ref_document
 from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 from exporters.soundness import TaskIds
 from exporters.unknown import collect
@@ -136,6 +136,7 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
             tty,
             fown,
             details,
+            shares,
             birth,
         ) = task
         origin: Document | None = None
@@ -170,7 +171,7 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
                 "uid": uid,
             }
         )
-        if tty is not None or fown is not None or details is not None:
+        if tty is not None or fown is not None or details is not None or shares is not None:
             rows[-1] = dict(sorted({**rows[-1], **belongings(task)}.items()))
     return rows
 
@@ -267,6 +268,7 @@ class _FactsReader:
                     read_terminal(fields.map("tty"), self._ref_of) if fields.has("tty") else None,
                     read_owners(fields.maps("fown"), self._ref_of) if fields.has("fown") else None,
                     read_details(fields.map("details")) if fields.has("details") else None,
+                    read_shares(fields.map("shares")) if fields.has("shares") else None,
                     self._birth(fields.map("birth")) if fields.has("birth") else None,
                 )
                 for ids, fields in zip(self._base.tasks, rows, strict=True)

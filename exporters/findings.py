@@ -99,6 +99,7 @@ RULES: Final[dict[str, Rule]] = {
     "dead-leader": Rule("error", "a dead leader without another thread, or no leader", "ours: delay_group_leader"),
     "exit-code": Rule("error", "an exit code of a task that has not exited", "ours"),
     "exit-code-unknown": Rule("warning", "a task has exited, and nobody knows how", "ours: a rebuild makes one up"),
+    "shared-memory": Rule("error", "threads of one group have different memory", "ours: clone() refuses it"),
     "workers-left-out": Rule("warning", "threads of the kernel's own, io workers, are not in the file", "ours"),
     # namespaces
     "container-root": Rule("error", "the root of a container is not its init", "checkpoint of a container: EINVAL"),

@@ -20,7 +20,7 @@ All passes take unsound trees too: a tag that names nothing is passed over, for 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from agent.model import CKPT_PID_ROOT, Completeness, Namespace, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, Completeness, Namespace, Snapshot, Task, TaskState
 from exporters.facts import Base
 from exporters.soundness import DEPTH_MAX, PID_NUMBER_MAX, Fault, TaskIds
 from exporters.staterules import state_faults
@@ -57,6 +57,7 @@ def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
         yield from state_faults(snapshot, place)
         yield from _birth_faults(snapshot.tasks, place)
         yield from _left_out(snapshot.completeness)
+        yield from _memory_faults(snapshot.tasks)
         yield from _fit_faults(base.first_tag, base.numbers, lines, snapshot.namespaces)
 
 
@@ -65,6 +66,18 @@ def _left_out(done: Completeness) -> Iterator[Fault]:
     if done.kernel_threads_left_out:
         text = f"is {done.kernel_threads_left_out}: threads of the kernel's own (io workers) that no rebuild can have"
         yield Fault("workers-left-out", "completeness", 0, "kernel_threads_left_out", text)
+
+
+def _memory_faults(tasks: Sequence[Task]) -> Iterator[Fault]:
+    """CLONE_THREAD takes CLONE_VM; who has exited has no memory, and an exec gives it another one alone."""
+    first: dict[int, int | None] = {}
+    for index, task in enumerate(tasks):
+        if task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER):
+            continue
+        own = task.shares.vm if task.shares else None
+        if first.setdefault(task.tgid, own) != own:
+            text = f"is {own or 'none'}, and another thread of its group has {first[task.tgid] or 'none'}"
+            yield Fault("shared-memory", "tasks", index, "shares", text, (task.pid, task.tgid))
 
 
 def _root_faults(base: Base) -> Iterator[Fault]:

@@ -71,6 +71,7 @@ class Kind(StrEnum):
     THREAD = "thread"
     SUBREAPER = "subreaper"
     NEXT_CHILD = "next-child"
+    SHARES = "shares"
     BIRTH = "birth"
 
 
@@ -113,6 +114,7 @@ class Remarks:
         if task.child_namespace is not None:
             where = self.pidns(task.child_namespace) or "an empty pidns"
             remarks.append(Remark(Kind.NEXT_CHILD, f"next child in {where}"))
+        remarks.append(Remark(Kind.SHARES, _shares(task)))
         remarks.append(Remark(Kind.BIRTH, self._birth(task)))
         return [remark for remark in remarks if remark.text]
 
@@ -250,6 +252,16 @@ def state(task: Task) -> str:
         return ""
     how = "" if task.exit_code is None else f", {ended(task.exit_code)}"
     return ("dead leader" if task.state is TaskState.DEAD_LEADER else task.state.value) + how
+
+
+_SHARED = {"vm": "memory", "fs": "folder", "files": "files"}
+
+
+def _shares(task: Task) -> str:
+    """What a task shares beyond its thread group; the same number is the same thing."""
+    ids = task.shares._asdict() if task.shares else {}
+    said = [f"{_SHARED[key]} {id_}" for key, id_ in ids.items() if id_ is not None]
+    return f"shares {', '.join(said)}" if said else ""
 
 
 def ended(code: int) -> str:

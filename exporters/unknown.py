@@ -42,7 +42,7 @@ _ORIGIN = {"creator": _shape("tag ancestor"), "sid": _PID, "pgid": _PID}
 _BIRTH = "creator observed sid pgid flags order"
 _TASK = (
     "pid ppid tgid pgid sid depth start_ns state exit_code exit_signal comm uid gid subreaper child_namespace "
-    "tty fown argv cwd env details birth"
+    "tty fown argv cwd env details shares birth"
 )
 _HEADER = (
     "release version machine kernel_version has_fxsr has_xsave xstate_size lsm "
@@ -69,6 +69,7 @@ DOCUMENT = _shape(
             {
                 "birth": _shape(_BIRTH, _ORIGIN),
                 "details": _DETAILS,
+                "shares": _shape("vm fs files"),
                 "tty": _shape("name pgrp old_pgrp", {"pgrp": _PID, "old_pgrp": _PID}),
             },
             {"fown": _shape("fd pid type", {"pid": _PID})},

@@ -4,7 +4,7 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from agent.model import Completeness, Namespace, Task, TaskState
+from agent.model import Completeness, Namespace, Shares, Task, TaskState
 from exporters import checkpoint
 from tests.builders import a_snapshot, a_task, born
 from tests.images import (
@@ -198,6 +198,10 @@ BAD = {
     "exit-code-unknown": Bad(
         (image := ended(a_task(2, 1, state=TaskState.ZOMBIE), a_task(3, 1, state=TaskState.ZOMBIE))),
         [("exit-code-unknown", payload_at(image), (2, 3))],
+    ),
+    "shared-memory": Bad(
+        (image := ended(a_task(2, 1, shares=Shares(vm=1)), a_task(3, 1, tgid=2, shares=Shares(vm=2)))),
+        [("shared-memory", payload_at(image), (3, 2))],
     ),
     "workers-left-out": Bad(
         (image := checkpoint.dumps(a_snapshot(completeness=Completeness("sweep", kernel_threads_left_out=2)))),

@@ -29,6 +29,7 @@ from agent.model import (
     PidObject,
     PidRef,
     ProcessDetails,
+    Shares,
     Snapshot,
     Task,
     TaskState,
@@ -163,6 +164,8 @@ _details = st.tuples(
     *(st.none() | _raw, st.none() | _raw, _four, _four, st.none() | st.lists(_u32, max_size=2).map(tuple), _caps),
     *(_maybe, st.none() | st.integers(0, 0o777), _maybe),
 ).map(lambda drawn: ProcessDetails(*drawn))
+_id = st.none() | st.integers(1, 2**32 - 1)
+_shares = st.tuples(_id, _id, _id).map(lambda drawn: Shares(*drawn))
 _u16 = st.integers(0, 2**16 - 1)
 _machine = st.sampled_from(["x86_64", "aarch64"]) | _text
 _constants = st.tuples(*[st.integers(0, 1024)] * 12)
@@ -332,6 +335,7 @@ def _task_facts(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
         st.none() | _terminals(shape),
         st.none() | st.lists(_owners(shape), max_size=2).map(tuple),
         st.none() | _details,
+        st.none() | _shares,
         st.none() | _births(shape),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model import CKPT_PID_ROOT, Completeness, Namespace, PidObject, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_ROOT, Completeness, Namespace, PidObject, Shares, Snapshot, Task, TaskState
 from exporters.difference import difference, lines, to_document
 from tests.builders import a_family, a_snapshot, a_task, born, with_task
 
@@ -134,6 +134,19 @@ def test_a_dumped_core_is_no_difference() -> None:
         "   4722 cc: core dumped yes → no",
     ]
     assert not difference(a, with_task(a, 7, exit_code=6)).equal
+
+
+def test_what_is_shared_in_one_of_them_alone_is_noted() -> None:
+    """By whom it is shared, and not by the ids; and only where it was looked for in both."""
+    looked = replace(a_family(), as_of_read=("shares",))
+    a = with_task(with_task(looked, 2, shares=Shares(files=5)), 7, shares=Shares(files=5))
+    b = with_task(with_task(looked, 2, shares=Shares(files=9)), 7, shares=Shares(files=9))
+
+    assert difference(a, b).notes == ()
+    assert difference(a, looked).equal
+    assert difference(a, looked).notes == ("files shared in a alone: 4712, 4722",)
+    assert difference(looked, a).notes == ("files shared in b alone: 4712, 4722",)
+    assert difference(a, a_family()).notes == ()
 
 
 def test_a_new_name_or_owner_is_noted() -> None:

@@ -22,7 +22,7 @@ DOCUMENT = {
 }
 TASK = {
     *("pid", "ppid", "tgid", "pgid", "sid", "depth", "start_ns", "state", "exit_code", "exit_signal", "comm", "uid"),
-    *("gid", "subreaper", "child_namespace", "tty", "fown", "argv", "cwd", "env", "details", "birth"),
+    *("gid", "subreaper", "child_namespace", "tty", "fown", "argv", "cwd", "env", "details", "shares", "birth"),
 }
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from agent import select, wire
-from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Terminal
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Shares, Terminal
 from agent.muster import Muster
 from agent.objects import CLONE_NEWPID, Task
 from agent.select import Selection
 from agent.ties import Ties
-from agent.wire import TIES_OWNED, Tie
+from agent.wire import TIES_OWNED, TIES_SHARED, Tie
 from tests.kernelobjects import Number, Thread
 from tests.watched import Watched, watched
 
@@ -39,6 +39,13 @@ def owner_row(thread: Thread, fd: int, owner: Number | None, pid_type: int, file
     return wire.OWNER.pack(*fields) + _numbers(owner) + held.to_bytes(8, "little")
 
 
+def sharing_row(thread: Thread, vm: int, fs: int, files: int, held: int = 1) -> bytes:
+    """struct sharing_row and what follows."""
+    return wire.reader(wire.SHARING_ROW).pack(thread.start_ns, vm, fs, files, thread.tid, 0) + held.to_bytes(
+        8, "little"
+    )
+
+
 class Host:
     """A simulated kernel whose tasks have ties.
 
@@ -51,12 +58,12 @@ class Host:
         self.kernel = self.pair.kernel
         self.root = self.kernel.fork(self.kernel.init)
         self.kernel.setsid(self.root)
-        self.rows: dict[Tie, dict[int, list[bytes]]] = {"terminals": {}, "owners": {}}
+        self.rows: dict[Tie, dict[int, list[bytes]]] = {"terminals": {}, "owners": {}, "sharing": {}}
         self.unsteady: list[bytes] = []
         self.asked: list[tuple[Tie, int]] = []
         self.noted: dict[Task, int] = {}
         self._filters = filters
-        self.ties = Ties(self.read, ("terminals", "owners"), self.pair.table.pids, filters=filters)
+        self.ties = Ties(self.read, ("terminals", "owners", "sharing"), self.pair.table.pids, filters=filters)
 
     def read(self, tie: Tie, process: int) -> bytes:
         """Once for each of `unsteady` that is what is read."""
@@ -294,3 +301,44 @@ def test_an_answer_tells_who_has_ties_and_who_has_them_no_more() -> None:
 
     assert swept == {task: TTY}
     assert pair.table.noted == {}
+
+
+def test_what_several_processes_have_is_shared_and_what_a_thread_has_alone_is_its_own(host: Host) -> None:
+    """Ids count from 1 in each field, in the order of the tasks; an address is nowhere."""
+    child, other = host.kernel.fork(host.root), host.kernel.fork(host.root)
+    thread, apart = host.kernel.thread(child), host.kernel.thread(child)
+    host.note("sharing", host.root, TIES_SHARED, sharing_row(host.root, 10, 20, 30))
+    host.note("sharing", child, TIES_SHARED, sharing_row(child, 11, 20, 31))
+    host.note("sharing", apart, TIES_SHARED, sharing_row(thread, 11, 20, 31), sharing_row(apart, 11, 21, 32))
+    host.note("sharing", other, TIES_SHARED, sharing_row(other, 12, 22, 31))
+    chosen = host.selected()
+    shares = {chosen.pids[task.pid - 1].numbers[0]: task.shares for task in host.ties.add(chosen, host.noted)}
+
+    assert shares == {
+        host.root.tid: Shares(fs=1),
+        child.tid: Shares(fs=1, files=1),
+        thread.tid: Shares(fs=1, files=1),
+        apart.tid: Shares(fs=2, files=2),
+        other.tid: Shares(files=1),
+    }
+    assert [kind for kind, _ in host.asked] == ["sharing"] * 3
+
+
+def test_where_a_leader_has_exited_its_threads_share_with_one_another(host: Host) -> None:
+    """It has nothing any more, so all of them look as if they had their own."""
+    thread, second = host.kernel.thread(host.root), host.kernel.thread(host.root)
+    rows = [sharing_row(host.root, 0, 0, 0), *[sharing_row(each, 10, 20, 30) for each in (thread, second)]]
+    host.note("sharing", thread, TIES_SHARED, *rows)
+
+    assert [task.shares for task in host.ties.add(host.selected(), host.noted)] == [None] * 3
+
+
+def test_a_word_of_a_terminal_may_say_that_something_is_shared_too(host: Host) -> None:
+    """The bits that no address has are flags."""
+    host.note("terminals", host.root, TTY, terminal_row(host.root, TTY, host.root.pid))
+    host.note("sharing", host.root, TIES_SHARED | TIES_OWNED, sharing_row(host.root, 10, 20, 30))
+    (task,) = host.ties.add(host.selected(), host.noted)
+
+    assert task.tty is not None
+    assert task.tty.name == b"pts/7"
+    assert task.shares is None

@@ -28,6 +28,7 @@ STRUCTS: dict[str, wire.Fields] = {
     "sweep_row": wire.SWEEP_ROW,
     "terminal_row": wire.TERMINAL_ROW,
     "owner_row": wire.OWNER_ROW,
+    "sharing_row": wire.SHARING_ROW,
     "pid_number": wire.PID_NUMBER,
     "question": wire.QUESTION,
     "page": wire.PAGE,
@@ -67,7 +68,7 @@ def value_asserts() -> Iterator[str]:
     """Constants, the kinds of record, the flags."""
     values = {f"RECORD_{kind.name}": int(kind) for kind in Kind}
     values |= {f"TASK_{flag}": getattr(objects, flag) for flag in FLAGS}
-    values |= {"TIES_OWNED": wire.TIES_OWNED}
+    values |= {"TIES_OWNED": wire.TIES_OWNED, "TIES_SHARED": wire.TIES_SHARED}
     values |= {
         "MAX_LEVELS": wire.MAX_LEVELS,
         "LOST_NUMBERS": wire.LOST_NUMBERS,

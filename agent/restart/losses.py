@@ -11,6 +11,12 @@ _SHOWN = 10
 
 def losses(snapshot: Snapshot) -> Iterator[str]:
     """Name them, a line for each kind, with the numbers of the tasks as the image has them."""
+    shared = [task.pid for task in snapshot.tasks if task.shares is not None]
+    if shared:
+        yield (
+            f"what {_named(snapshot, shared)} share, memory, working directory or open files, without being threads of "
+            "one group, is not rebuilt: each has its own"
+        )
     dumped = [task.tgid for task in snapshot.tasks if task.exit_code is not None and task.exit_code & _CORE_DUMPED]
     if dumped:
         yield (

@@ -141,7 +141,7 @@ def test_a_container_has_the_details_of_its_processes_at_every_level(daemon_sock
 
     assert (ran.code, found.mode, len(found.namespaces)) == (0, "container", 2)
     assert image.stat().st_mode & 0o777 == 0o600
-    assert found.as_of_read == ("tty", "fown", "argv", "cwd", "env", "details")
+    assert found.as_of_read == ("tty", "fown", "shares", "argv", "cwd", "env", "details")
     assert len(found.tasks) == len(details) + 1  # all but the thread
     for node, text in status.items():
         lines = dict(line.split(":", 1) for line in text.splitlines())

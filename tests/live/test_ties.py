@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agent.client import Client
 from agent.config import Config
-from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Terminal
+from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Shares, Terminal
 from agent.rootname import parse
 from agent.ties import Ties
 from agent.watch import Watch
@@ -38,7 +39,7 @@ def test_a_file_says_what_it_was_looked_for(capture: Capture) -> None:
     """A null of a field that is named there means: it has none."""
     snapshot = capture(os.getpid(), "subtree")
 
-    assert snapshot.as_of_read == ("tty", "fown")
+    assert snapshot.as_of_read == ("tty", "fown", "shares")
 
 
 def test_a_leader_whose_terminal_hung_up_remembers_the_group_in_its_foreground(capture: Capture) -> None:
@@ -167,7 +168,13 @@ def test_who_owns_nothing_is_not_noted(watch: Watch, place: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "fields"), [(("terminals",), ("fown",)), (("owners",), ("tty",)), (("terminals", "owners"), ())]
+    ("without", "fields"),
+    [
+        (("terminals",), ("fown", "shares")),
+        (("owners",), ("tty", "shares")),
+        (("sharing",), ("tty", "fown")),
+        (("terminals", "owners", "sharing"), ()),
+    ],
 )
 def test_a_kernel_that_does_not_tell_makes_a_snapshot_that_says_so(
     without: tuple[str, ...], fields: tuple[str, ...]
@@ -184,3 +191,44 @@ def test_a_kernel_that_does_not_tell_makes_a_snapshot_that_says_so(
         assert snapshot.completeness.complete
     finally:
         watch.close()
+
+
+_NAMES = 12  # that tests/live/sharer.c tells
+
+
+@pytest.fixture(scope="module")
+def sharer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict[int, str]]]:
+    """Who shares what: the root's pid, and a name by tid."""
+    program = tmp_path_factory.mktemp("sharer") / "sharer"
+    source = Path(__file__).parent / "sharer.c"
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", program, source], check=True)
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout
+        told = dict(process.stdout.readline().decode().split() for _ in range(_NAMES))
+        yield process.pid, {int(tid): name for name, tid in told.items()}
+        process.kill()
+
+
+@pytest.mark.parametrize("source", ["daemon", "own"])
+def test_what_is_shared_without_being_a_thread_is_told_of_all_who_share_it(
+    capture: Capture, watch: Watch, sharer: tuple[int, dict[int, str]], source: str
+) -> None:
+    """Of threads that share nothing of it with their leader, too; of all others nothing is told."""
+    root, names = sharer
+    snapshot = capture(root, "subtree") if source == "daemon" else watch.snapshot(watch.find(parse(str(root))))
+    sharing: dict[tuple[str, int], set[str]] = {}
+    for task in snapshot.tasks:
+        for kind, id_ in (task.shares or Shares())._asdict().items():
+            if id_ is not None:
+                sharing.setdefault((kind, id_), set()).add(names[snapshot.number(task.pid)])
+
+    assert len(snapshot.tasks) == _NAMES
+    assert sorted((kind, sorted(group)) for (kind, _), group in sharing.items()) == [
+        ("files", ["files", "root", "thread"]),
+        ("files", ["thread-apart"]),
+        ("fs", ["fs", "root", "thread"]),
+        ("fs", ["of-dead-leader", "outlives"]),
+        ("fs", ["thread-apart"]),
+        ("vm", ["vfork", "vforked"]),
+    ]
+    assert registry.load(registry.image(snapshot)).tasks == snapshot.tasks
