@@ -2,13 +2,19 @@
 """What events say of a task, and the facts by which it is noticed that one has to be told."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agent import rules
 from agent.births import flag_names
 from agent.objects import EXITED, STOPPED, SUBREAPER, Namespace, Pid, Task
 
 Details = Callable[[Task, Namespace], dict[str, Any]]
+Clock = Callable[[], tuple[int, int]]
+"""CLOCK_REALTIME now, and how far it is ahead of CLOCK_BOOTTIME, both ns."""
+
+Marks = dict[str, bool]
+ASSUMED: Final[Marks] = {"assumed": True}
+ENTERED: Final[Marks] = {"entered": True}
 
 
 class Facts(NamedTuple):
@@ -88,6 +94,16 @@ def presence(task: Task, namespace: Namespace) -> dict[str, Any]:
         **condition(task, namespace),
         "subreaper": bool(task.leader.flags & SUBREAPER),
     }
+
+
+def execution(old: Pid | None) -> Details:
+    """An exec by the thread that had this pid object."""
+    return lambda task, namespace: {"old_tid": number(old, namespace), "exit_signal": task.exit_signal}
+
+
+def death(*, dead: bool) -> Details:
+    """An exit; `dead`: no thread of the group is left."""
+    return lambda task, _namespace: {"exit_code": task.exit_code, "group_dead": dead}
 
 
 def parent(task: Task, namespace: Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _UNASKED = {
     "loss": "{} lost on their way to the daemon: tasks may have changed unseen until the next resync",
     "resync": "the daemon has compared its table with the kernel, and told what differed: all is as told",
     "dropped": "{} left out, because they were not read in time",
+    "hidden": "a task of the tree is not yours: what becomes of it is not told",
     "end": "the root is gone",
 }
 

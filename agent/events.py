@@ -18,71 +18,31 @@ later one. A record that comes after its number was given up is told under the n
 
 Losses are told where they happened: ``loss``, of the daemon's (records that found no room in the ring; a sweep mends the
 table, what it finds is told, and ``resync`` says that all is right again), and ``dropped``, of this subscriber's (it has
-not read what was sent: its backlog is bounded, and what comes meanwhile is counted). ``end``: the roots are gone.
+not read what was sent: its backlog is bounded, and what comes meanwhile is counted). ``hidden``: there is somebody else's
+task in the tree, of which this subscriber may not hear. ``end``: the roots are gone.
 
 While nobody has subscribed, records go straight to the table; nothing here runs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import msgpack
 
-from agent import eventfacts, rules, wire
-from agent.eventfacts import Details, Facts, facts_of
+from agent import announced, eventfacts, rules, wire
+from agent.announced import EXACT, OF_GROUP, Record
+from agent.eventfacts import ASSUMED, ENTERED, Clock, Details, Facts, Marks, facts_of
 from agent.followed import Followed, below
-from agent.objects import Namespace, Pid, Task
+from agent.objects import Namespace, Task
 from agent.pidspace import Data
 from agent.stream import Stream
 from agent.subscription import Subscription
 from agent.table import ProcessTable
 from agent.wire import Kind
 
-Clock = Callable[[], tuple[int, int]]
-"""CLOCK_REALTIME now, and how far it is ahead of CLOCK_BOOTTIME, both ns."""
-
-Marks = dict[str, bool]
-
-_OWN: Final = {
-    Kind.FORK: "birth",
-    Kind.EXEC: "exec",
-    Kind.EXIT: "death",
-    Kind.SESSION: "setsid",
-    Kind.GROUP: "setpgid",
-    Kind.SUBREAPER: "subreaper",
-}
-_OF_GROUP: Final = ("setsid", "setpgid", "subreaper")
-_EXACT: Final = (Kind.EXIT, Kind.EXEC, Kind.RELEASE, Kind.WAITED)
-"""Whatever they release is released then; the others tell of it later."""
-
-_ASSUMED: Final[Marks] = {"assumed": True}
-_ENTERED: Final[Marks] = {"entered": True}
-
-_TASK = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid", "uid", "gid", "comm").unpack_from
 _SEQ = wire.reader(wire.RECORD, "seq").unpack_from
 _pack = msgpack.Packer().pack
-
-
-class _Record(NamedTuple):
-    """What is told of one record.
-
-    Attributes:
-        kind: of the record.
-        own: the event that it announces; None where it announces none.
-        subject: whom it is about; None where that is nobody who was there.
-        is_new: the subject was not in the table before.
-        caller: of an exec: the thread that called it, and the pid object that it had.
-        argument: the record's.
-    """
-
-    kind: int
-    own: str | None = None
-    subject: Task | None = None
-    is_new: bool = False
-    caller: Task | None = None
-    caller_pid: Pid | None = None
-    argument: int = 0
 
 
 class Feed:
@@ -183,41 +143,16 @@ class Feed:
             self._tell_loss(order)
         if changes.tasks:
             changes.set_aside()
-        record = self._begun(kind, data, at)
+        record = announced.begun(self._table, kind, data, at)
         self._table.handlers[kind](data, at)
         if changes.tasks:
-            record = self._done(record, data, at)
+            record = announced.done(self._table, record, data, at)
             concerned = [task for task in changes.tasks if self._is_concerned(task)]
             changes.set_aside()
             if concerned:
                 self._order = order
                 self._now_ns, self._ahead_ns = self._clock()
                 self._tell_record(record, concerned)
-
-    def _begun(self, kind: int, data: Data, at: int) -> _Record:
-        """A record before it is applied."""
-        if kind > Kind.STATE:
-            return _Record(kind)
-        argument, identity, tid, *_ = _TASK(data, at)
-        task = self._table.task(tid)
-        if task is not None and task.pid.identity != identity:
-            task = None
-        caller = self._table.task(argument) if kind == Kind.EXEC and argument != tid else None
-        pid = caller.pid if caller is not None else task.pid if task is not None else None
-        return _Record(kind, _OWN.get(Kind(kind)), task, task is None, caller, pid, argument)
-
-    def _done(self, record: _Record, data: Data, at: int) -> _Record:
-        """The same once it is applied: somebody new is there, and a record's ids and name are as of now."""
-        if record.own is None and not record.is_new:
-            return record
-        _, identity, tid, uid, gid, comm = _TASK(data, at)
-        if record.is_new:
-            task = self._table.task(tid)
-            if task is not None and task.pid.identity == identity:
-                record = record._replace(subject=task)
-        if record.subject is not None and record.own is not None:
-            self._table.call(record.subject, (uid, gid), comm)
-        return record
 
     def _is_concerned(self, task: Task) -> bool:
         """Return True if a task was told of, or is in a followed tree now."""
@@ -233,7 +168,7 @@ class Feed:
     def _is_followed(self, leader: Task) -> bool:
         return any(tree.has(leader) for tree in self._trees.values())
 
-    def _tell_record(self, record: _Record, concerned: Sequence[Task]) -> None:
+    def _tell_record(self, record: Record, concerned: Sequence[Task]) -> None:
         """Tell what a record has changed: repairs, its own event, what follows from that."""
         told, subject = self._told, record.subject
         repaired: list[Task] = []
@@ -242,7 +177,7 @@ class Feed:
         for task in concerned:
             if task.pid.task is not task:
                 gone.append(task)
-            elif self._follows(record, task):
+            elif record.follows(task, told.get(task)):
                 followed.append(task)
             else:
                 repaired.append(task)
@@ -256,10 +191,10 @@ class Feed:
                 if not (task is subject and record.own == "birth"):
                     self._appear(record, task)
             else:
-                self._differ(task, _ASSUMED, self._coming(record, task))
+                self._differ(task, ASSUMED, record.coming(task, told.get(subject) if subject is not None else None))
         if subject is not None and record.own is not None:
             self._tell_own(record, subject, record.own)
-        marks = {} if record.kind in _EXACT else _ASSUMED
+        marks = {} if record.kind in EXACT else ASSUMED
         for task in followed:
             if task in told:
                 self._differ(task, marks, None)
@@ -267,31 +202,9 @@ class Feed:
                 self._appear(record, task)
         self._reap(gone, marks)
 
-    def _follows(self, record: _Record, task: Task) -> bool:
-        """Return True if what has become of a task is the consequence of a record's own event."""
-        subject, facts = record.subject, self._told.get(task)
-        if subject is None or task is subject:
-            return False
-        match record.own:
-            case "birth":
-                return task.leader.parent is subject
-            case "death":
-                return facts is None or facts.parent is subject
-            case "exec":
-                return facts is None or (record.caller is not None and facts.parent is record.caller)
-        return False
-
-    def _coming(self, record: _Record, task: Task) -> str | None:
-        """The event about a task that a record is going to tell; ``status``: a group's, with the death of its last one."""
-        subject, own = record.subject, record.own
-        if task is subject or (own in _OF_GROUP and subject is not None and task is subject.leader):
-            return own
-        facts = self._told.get(subject) if subject is not None and own == "death" else None
-        return "status" if facts is not None and facts.leader is task else None
-
     # ---- one task --------------------------------------------------------------------------------------------------
 
-    def _bury(self, record: _Record, gone: Sequence[Task]) -> None:
+    def _bury(self, record: Record, gone: Sequence[Task]) -> None:
         """Tell deaths that no record told, and the reap of whoever had a number that is somebody else's now."""
         for task in gone:
             facts = self._told[task]
@@ -299,10 +212,10 @@ class Feed:
             if not facts.exited and not own:
                 self._told[task] = facts._replace(exited=1)
                 dead = rules.find_alive_thread(facts.leader) is None
-                self._tell("death", task, facts.leader, _death(dead=dead), _ASSUMED)
-        self._reap([task for task in gone if task.pid.task is not None], _ASSUMED)
+                self._tell("death", task, facts.leader, eventfacts.death(dead=dead), ASSUMED)
+        self._reap([task for task in gone if task.pid.task is not None], ASSUMED)
         taken = self._table.pids.numbers
-        self._reap([task for task in gone if taken.get(task.pid.numbers[0], task.pid) is not task.pid], _ASSUMED)
+        self._reap([task for task in gone if taken.get(task.pid.numbers[0], task.pid) is not task.pid], ASSUMED)
 
     def _reap(self, gone: Iterable[Task], marks: Marks) -> None:
         for task in gone:
@@ -336,9 +249,9 @@ class Feed:
             self._tell("subreaper", task, new.leader, eventfacts.subreaper, marks)
         if new.exited and not old.exited and own != "death":
             dead = rules.find_alive_thread(task) is None
-            self._tell("death", task, new.leader, _death(dead=dead), marks)
+            self._tell("death", task, new.leader, eventfacts.death(dead=dead), marks)
         elif old.exited and not new.exited and own != "exec":
-            self._tell("exec", task, new.leader, _exec(None), marks)
+            self._tell("exec", task, new.leader, eventfacts.execution(None), marks)
         elif (
             new.stopped != old.stopped
             or (new.exited and old.exited and new.exit_code != old.exit_code and own != "death")
@@ -347,7 +260,7 @@ class Feed:
         ):
             self._tell("change", task, new.leader, eventfacts.condition, marks)
 
-    def _tell_own(self, record: _Record, subject: Task, own: str) -> None:
+    def _tell_own(self, record: Record, subject: Task, own: str) -> None:
         """Tell the event that a record announces."""
         told, facts = self._told, self._told.get(subject)
         if facts is None:
@@ -363,16 +276,16 @@ class Feed:
             case "birth":
                 said: Details = eventfacts.presence
             case "exec":
-                said = _exec(record.caller_pid)
+                said = eventfacts.execution(record.caller_pid)
             case "death":
-                said = _death(dead=bool(record.argument))
+                said = eventfacts.death(dead=bool(record.argument))
             case "subreaper":
                 said = eventfacts.subreaper
             case _:
                 said = eventfacts.ids
         born_ns = self._ahead_ns + subject.start_ns if own == "birth" else 0
         self._tell(own, subject, leader, said, {}, born_ns)
-        if leader.pid.task is leader and leader is not subject and own not in _OF_GROUP:
+        if leader.pid.task is leader and leader is not subject and own not in OF_GROUP:
             self._differ(leader, {}, None)
         for task in (subject, leader):
             if task.pid.task is task:
@@ -391,9 +304,9 @@ class Feed:
                 staying.append(tree)
                 if not tree.takes(leader):
                     left.append(tree)
-        self._introduce(leader, entered, marks | _ENTERED)
+        self._introduce(leader, entered, marks | ENTERED)
         self._tell("reparent", leader, leader, eventfacts.parent, marks, trees=staying)
-        self._tell("reparent", leader, leader, eventfacts.parent, marks | _ENTERED, trees=entered)
+        self._tell("reparent", leader, leader, eventfacts.parent, marks | ENTERED, trees=entered)
         if left:
             gone = list(below(leader))
             for tree in left:
@@ -401,21 +314,21 @@ class Feed:
                     tree.discard(each)
             self._forget([each for each in gone if not self._is_followed(each)])
 
-    def _appear(self, record: _Record, task: Task) -> None:
+    def _appear(self, record: Record, task: Task) -> None:
         """Somebody who was in no followed tree is in one: nobody had told of its birth, or it comes from outside."""
         leader = task.leader
         if leader is not task:
             if leader in self._told:
                 self._told[task] = facts_of(task)
-                self._tell("birth", task, leader, eventfacts.presence, _ASSUMED)
+                self._tell("birth", task, leader, eventfacts.presence, ASSUMED)
             return
         trees = [tree for tree in self._trees.values() if tree.takes(task)]
         if not trees:
             return
         if record.is_new and task is record.subject:
-            self._introduce(task, trees, _ASSUMED)
+            self._introduce(task, trees, ASSUMED)
             return
-        marks = _ENTERED if record.kind in _EXACT else _ASSUMED | _ENTERED
+        marks = ENTERED if record.kind in EXACT else ASSUMED | ENTERED
         self._introduce(task, trees, marks)
         self._tell("reparent", task, task, eventfacts.parent, marks, trees=trees)
 
@@ -439,7 +352,7 @@ class Feed:
                 if own:
                     self._tell("birth", task, leader, eventfacts.birth, {}, born_ns, hearing)
                 else:
-                    self._tell("birth", task, leader, eventfacts.presence, marks or _ASSUMED, trees=hearing)
+                    self._tell("birth", task, leader, eventfacts.presence, marks or ASSUMED, trees=hearing)
             for tree in trees:
                 tree.add(leader)
 
@@ -477,7 +390,9 @@ class Feed:
             if trees is None and not tree.has(leader):
                 continue
             for subscription, unsent in tree.subscriptions.items():
-                if subscription.wants(kind, task) and subscription.has_room(unsent(), time_ns):
+                if not subscription.sees(task):
+                    subscription.hide(task, self._order, time_ns)
+                elif kind in subscription.kinds and subscription.has_room(unsent(), time_ns):
                     namespace = subscription.namespace
                     event = packed.get(namespace)
                     if event is None:
@@ -485,11 +400,3 @@ class Feed:
                         head = {"event": kind, "order": self._order, "time_ns": time_ns}
                         event = packed[namespace] = _pack({**head, **about, **say(task, namespace), **marks})
                     subscription.put(event)
-
-
-def _death(*, dead: bool) -> Details:
-    return lambda task, _namespace: {"exit_code": task.exit_code, "group_dead": dead}
-
-
-def _exec(old: Pid | None) -> Details:
-    return lambda task, namespace: {"old_tid": eventfacts.number(old, namespace), "exit_signal": task.exit_signal}

@@ -7,6 +7,7 @@ raises for a file that a kernel was built without: the header then says less.
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Final
 
@@ -172,3 +173,9 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def clock() -> tuple[int, int]:
+    """CLOCK_REALTIME, and how far it is ahead of CLOCK_BOOTTIME, both ns."""
+    now_ns = time.time_ns()
+    return now_ns, now_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)

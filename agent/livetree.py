@@ -98,7 +98,8 @@ class LiveTree:
         root: number of the topmost process.
         order: all events numbered below have been applied.
         certain: False from a ``loss`` to the ``resync`` after it.
-        whole: False once events were left out, for they were not fetched in time: subscribe again.
+        whole: False once events were left out: they were not fetched in time, or there is a task in the tree that is not
+            the subscriber's to see. Subscribe again.
         ended: the root is gone.
         unheard: events about tasks that no event had introduced.
     """
@@ -150,7 +151,7 @@ class LiveTree:
         about, said = event.task, event.details
         if about is None:
             self.certain = event.kind == "resync" or (self.certain and event.kind != "loss")
-            self.whole = self.whole and event.kind != "dropped"
+            self.whole = self.whole and event.kind not in ("dropped", "hidden")
             self.ended = self.ended or event.kind == "end"
             return
         if event.kind == "birth":

@@ -94,9 +94,10 @@ class Event:
     """Something that happened.
 
     Attributes:
-        kind: of agent.subscription.KINDS; or ``loss``, ``resync``, ``dropped``, ``end``. Others may come of a later daemon.
+        kind: of agent.subscription.KINDS; or ``loss``, ``resync``, ``dropped``, ``hidden``, ``end``. Others
+            may come of a later daemon.
         order: its number: larger is later, and as in the births of snapshots.
-        task: whom it is about; None for those four.
+        task: whom it is about; None for those five.
         details: what is particular to the kind, and ``assumed`` or ``entered`` where that is so.
         time_ns: CLOCK_REALTIME: of a birth when it was, of all else a moment by which it had happened; None of an older
             daemon.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
-from agent import VERSION, control, eventfacts, metrics, rootname
+from agent import VERSION, control, eventfacts, host, metrics, rootname
 from agent.access import Viewer
 from agent.audit import Refusals, line
 from agent.errors import BusyError, CkptreeError, UsageError
@@ -91,7 +91,7 @@ class Service:
 
     def __init__(self, watch: Watch, log: Journal) -> None:
         self.watch = watch
-        self.feed = Feed(watch.stream, watch.table, _clock)
+        self.feed = Feed(watch.stream, watch.table, host.clock)
         self.clients = Clients()
         self.turns = metrics.Turns()
         self.unsent_of: Callable[[int], int] = lambda _account: 0
@@ -375,12 +375,6 @@ class Service:
             fields["unwritten"] = unwritten
         self._log.info(line(verb, **fields))
         return elapsed
-
-
-def _clock() -> tuple[int, int]:
-    """CLOCK_REALTIME, and how far it is ahead of CLOCK_BOOTTIME, ns."""
-    now_ns = time.time_ns()
-    return now_ns, now_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _as_asked(root: object) -> str:

@@ -10,7 +10,7 @@ from agent.access import Viewer
 from agent.objects import Namespace, Task
 
 KINDS: Final = ("birth", "exec", "death", "reap", "reparent", "setsid", "setpgid", "subreaper", "change")
-"""What can be asked for; ``loss``, ``resync``, ``dropped`` and ``end`` come unasked."""
+"""What can be asked for; ``loss``, ``resync``, ``dropped``, ``hidden`` and ``end`` come unasked."""
 
 BACKLOG_BYTES: Final = 1 << 20
 """What a subscriber may leave unread, beside what the socket holds."""
@@ -45,13 +45,20 @@ class Subscription:
         self.told = 0
         self.dropped = 0
         self.ended = False
+        self._hidden = False
         self._events: list[bytes] = []
         self._bytes = 0
         self._missing = self._missing_ns = 0
 
-    def wants(self, kind: str, task: Task) -> bool:
-        """Return True if an event of a task of the tree is to be told: its kind, whose it is, a number to call it by."""
-        return kind in self.kinds and self.viewer.sees_ids(task.ids) and task.pid.number_in(self.namespace) > 0
+    def sees(self, task: Task) -> bool:
+        """Return True if a task may be told of: whose it is, and a number to call it by."""
+        return self.viewer.sees_ids(task.ids) and task.pid.number_in(self.namespace) > 0
+
+    def hide(self, task: Task, order: int, time_ns: int) -> None:
+        """Say, once, that something happens in the tree that may not be told of: its events are not all there is."""
+        if self.roots and not self._hidden and not self.viewer.sees_ids(task.ids):
+            self._hidden = True
+            self.put(_pack({"event": "hidden", "order": order, "time_ns": time_ns}))
 
     def has_room(self, unsent_bytes: int, time_ns: int) -> bool:
         """Whether an event may be queued; if not it is counted.

@@ -36,7 +36,7 @@ def test_every_kind_of_error_and_of_event_is_told_of() -> None:
     told = set(re.findall(r"^\| `([\w-]+)`", TEXT, re.MULTILINE))
 
     assert {name for _, name in control._KINDS} - {"no-daemon"} <= told
-    assert {*KINDS, "loss", "resync", "dropped", "end"} - told == {"setpgid"}  # shares a row
+    assert {*KINDS, "loss", "resync", "dropped", "hidden", "end"} - told == {"setpgid"}  # shares a row
     assert "setpgid" in WORDS
     assert f"at most {control.MAX_REQUEST} bytes" in TEXT
     assert f'"protocols": {list(control.PROTOCOLS)}' in TEXT

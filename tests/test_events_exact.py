@@ -193,6 +193,23 @@ def test_a_birth_has_the_time_of_the_start_and_other_events_that_of_their_readin
     assert [each["time_ns"] for each in listener.hear()] == [1_000_000 + child.start_ns, 5_000_000]
 
 
+def test_that_a_task_of_the_tree_is_somebody_elses_is_told_once_and_nothing_of_it() -> None:
+    """Whoever keeps a tree by events has to know that it does not get them all. Where all tasks are followed that is so."""
+    scene = Scene()
+    root = scene.child(ids=(1000, 1000))
+    child = scene.child(root)
+    scene.watch.catch_up()
+    viewer = scene.viewer(root)
+    tree, everybody = Listener(scene, viewer, root), Listener(scene, viewer)
+    child.ids = (0, 0)
+    scene.kernel.exec(child)
+    scene.kernel.exit(child)
+    scene.kernel.exec(root)
+
+    assert [each["event"] for each in tree.hear()] == ["hidden", "exec"]
+    assert [each["event"] for each in everybody.told()] == ["exec"]
+
+
 def _lines_run(scene: Scene) -> int:
     """How many lines of Python it takes to apply what waits in the ring, and to tell of it."""
     count = 0

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a record announces, for live events: one event of one task, beside all that it may repair in passing."""
+
+from typing import Final, NamedTuple
+
+from agent import wire
+from agent.eventfacts import Facts
+from agent.objects import Pid, Task
+from agent.pidspace import Data
+from agent.table import ProcessTable
+from agent.wire import Kind
+
+OF_GROUP: Final = ("setsid", "setpgid", "subreaper")
+"""Events that are of a whole process."""
+
+EXACT: Final = (Kind.EXIT, Kind.EXEC, Kind.RELEASE, Kind.WAITED)
+"""Whatever these records release is released then; the others tell of it later."""
+
+_OWN: Final = {
+    Kind.FORK: "birth",
+    Kind.EXEC: "exec",
+    Kind.EXIT: "death",
+    Kind.SESSION: "setsid",
+    Kind.GROUP: "setpgid",
+    Kind.SUBREAPER: "subreaper",
+}
+_TASK = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid", "uid", "gid", "comm").unpack_from
+
+
+class Record(NamedTuple):
+    """A record as far as its own event goes.
+
+    Attributes:
+        kind: of the record.
+        own: the event that it announces; None where it announces none.
+        subject: whom it is about; None where that is nobody who is known.
+        is_new: the subject was not in the table before.
+        caller: of an exec: the thread that called it, where that was not the leader.
+        caller_pid: of an exec: the pid object that the calling thread had.
+        argument: the record's.
+    """
+
+    kind: int
+    own: str | None = None
+    subject: Task | None = None
+    is_new: bool = False
+    caller: Task | None = None
+    caller_pid: Pid | None = None
+    argument: int = 0
+
+    def follows(self, task: Task, facts: Facts | None) -> bool:
+        """Return True if what has become of a task is the consequence of this record's own event.
+
+        Args:
+            task: that is here.
+            facts: what was told of it last.
+        """
+        subject = self.subject
+        if subject is None or task is subject:
+            return False
+        match self.own:
+            case "birth":
+                return task.leader.parent is subject
+            case "death":
+                return facts is None or facts.parent is subject
+            case "exec":
+                return facts is None or (self.caller is not None and facts.parent is self.caller)
+        return False
+
+    def coming(self, task: Task, facts: Facts | None) -> str | None:
+        """The event about a task that is going to be told; ``status``: a group's, with the death of its last thread.
+
+        Args:
+            task: that is here.
+            facts: what was told last of the subject.
+        """
+        subject, own = self.subject, self.own
+        if task is subject or (own in OF_GROUP and subject is not None and task is subject.leader):
+            return own
+        return "status" if own == "death" and facts is not None and facts.leader is task else None
+
+
+def begun(table: ProcessTable, kind: int, data: Data, at: int) -> Record:
+    """A record before it is applied."""
+    if kind > Kind.STATE:
+        return Record(kind)
+    argument, identity, tid, *_ = _TASK(data, at)
+    task = table.task(tid)
+    if task is not None and task.pid.identity != identity:
+        task = None
+    caller = table.task(argument) if kind == Kind.EXEC and argument != tid else None
+    pid = caller.pid if caller is not None else task.pid if task is not None else None
+    return Record(kind, _OWN.get(Kind(kind)), task, task is None, caller, pid, argument)
+
+
+def done(table: ProcessTable, record: Record, data: Data, at: int) -> Record:
+    """The same once it is applied: somebody new is there, and ids and name are as the record has them."""
+    if record.own is None and not record.is_new:
+        return record
+    _, identity, tid, uid, gid, comm = _TASK(data, at)
+    if record.is_new:
+        task = table.task(tid)
+        if task is not None and task.pid.identity == identity:
+            record = record._replace(subject=task)
+    if record.subject is not None and record.own is not None:
+        table.call(record.subject, (uid, gid), comm)
+    return record
