@@ -21,6 +21,7 @@ from agent.objects import (
     RELEASED,
     SUBREAPER,
     UNDER_SUBREAPER,
+    Namespace,
     Pid,
     Task,
 )
@@ -70,7 +71,7 @@ class Roster:
     Attributes:
         pids: the pid objects and namespaces.
         doubts: tasks to be asked about.
-        lingering: the last of namespaces' inits, which have exited: they may wait there for others to go (rules.lingers).
+        lingering: by namespace, the last of its init, which has exited: it may wait there for others to go (rules.lingers).
         unknown: addresses of tasks that are not here and have to be: parents, leaders and creators no record told of.
         surprises: what answers showed before any event did, by task.
         astray: a subreaper came to light that no event had told of. Orphans may have gone to it that are somewhere else
@@ -89,7 +90,7 @@ class Roster:
     def __init__(self) -> None:
         self.pids = PidSpace(self._bury)
         self.doubts: dict[Task, None] = {}
-        self.lingering: dict[Task, None] = {}
+        self.lingering: dict[Namespace, dict[Task, None]] = {}
         self.unknown: set[int] = set()
         self.surprises: dict[Task, Surprise] = {}
         self.astray = False
@@ -340,24 +341,41 @@ class Roster:
         if rules.dies_unwaited(task):
             self.changes.release(task)
         elif rules.lingers(task):
-            self.lingering[task] = None
+            self.lingering.setdefault(task.pid.namespace, {})[task] = None
         self._reap_unwaited(leader)
         if leader.pid.level:
             self._doubt_last_of_init(leader)
         if self.lingering:
-            self._doubt_lingering()
+            self._doubt_lingering(task.pid)
 
-    def _doubt_lingering(self) -> None:
-        """A number is free again: it may be the one that the last thread of an init has waited for, and no event tells."""
-        here = {task: None for task in self.lingering if task.pid.task is task}
-        self.doubts |= here
-        self.lingering = {task: None for task in here if rules.lingers(task)}
+    def _doubt_lingering(self, *pids: Pid | None) -> None:
+        """Doubt the last thread of an init that may have waited for one of these pid objects: no event tells that it goes.
+
+        Only namespaces in which they have a number are looked at, 33 for each at most: how many others wait costs nothing.
+        """
+        for pid in pids:
+            space = pid.namespace if pid is not None else None
+            while space is not None:
+                waiting = self.lingering.pop(space, None)
+                if waiting is not None:
+                    here = {task: None for task in waiting if task.pid.task is task}
+                    self.doubts |= here
+                    here = {task: None for task in here if rules.lingers(task)}
+                    if here:
+                        self.lingering[space] = here
+                space = space.parent
 
     def _doubt_last_of_init(self, leader: Task) -> None:
-        """Who was within its exit when others were still there may by now be the last, and wait there for good, untold."""
-        for task in leader.group() if leader.pid.task is leader else ():
-            if task.flags & (EXITING | EXITED) == EXITING and rules.is_last_of_init(task):
-                self.doubts[task] = None
+        """Doubt a thread of an init that was within its exit when others were still there: by now it may be the last one.
+
+        It may wait there for good, untold. The last one is it only if nobody else of the group lives, so the look ends with
+        the second that does: an init of ten thousand threads is none to go through at the exit of each.
+        """
+        if leader.pid.numbers[-1] != 1 or leader.pid.task is not leader:
+            return
+        living = list(itertools.islice((task for task in leader.group() if not task.flags & EXITED), 2))
+        if len(living) == 1 and living[0].flags & EXITING:
+            self.doubts[living[0]] = None
 
     def _reap_unwaited(self, leader: Task) -> None:
         """A group that is over, and whose parent ignores SIGCHLD, mostly goes at once."""
@@ -374,12 +392,12 @@ class Roster:
             task.exit_code = exit_code
             self._exit(task)
         leader = task.leader
+        freed = (task.pid, task.pgid, task.sid) if self.lingering else ()
         self.changes.release(task)
         self._reap_unwaited(leader)
         if leader.pid.level:
             self._doubt_last_of_init(leader)
-        if self.lingering:
-            self._doubt_lingering()
+        self._doubt_lingering(*freed)
         if leader is not task and leader.flags & EXITED and leader.pid.task is leader and rules.is_alone(leader):
             self.doubts[leader] = None  # only now the kernel looks whether anybody will wait for it
 

@@ -21,6 +21,8 @@ Every function leaves the objects consistent whatever order it is called in: a l
 Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
 """
 
+from collections.abc import Iterator
+
 from agent.objects import (
     AUTOREAP,
     EXITED,
@@ -106,13 +108,27 @@ def may_setpgid(caller: Task, leader: Task, member: Task | None) -> bool:
 # ---- the tree: kernel/fork.c, kernel/exit.c ------------------------------------------------------------------------
 
 
-def descends_from(task: Task | None, leader: Task) -> bool:
-    """Whether a thread is of a group, or below it."""
+def lineage(task: Task | None) -> Iterator[Task]:
+    """Yield the groups above a thread, by their leaders, its own first."""
     while task is not None:
-        if task.leader is leader:
-            return True
+        yield task.leader
         task = task.leader.parent
-    return False
+
+
+def descends_from(task: Task | None, leader: Task) -> bool:
+    """Return True if a thread is of a group, or below it."""
+    return any(each is leader for each in lineage(task))
+
+
+def put_child(leader: Task, parent: Task) -> None:
+    """Put a group first on the list of a parent's children, which does not stand below it."""
+    first = parent.first_child
+    leader.parent = parent
+    leader.next = first
+    leader.previous = None
+    if first is not None:
+        first.previous = leader
+    parent.first_child = leader
 
 
 def link_child(leader: Task, parent: Task | None) -> None:
@@ -124,14 +140,9 @@ def link_child(leader: Task, parent: Task | None) -> None:
     has_below = leader.first_child is not None or leader.threads
     if parent is not None and (parent.leader is leader or (has_below and descends_from(parent, leader))):
         parent = None
-    leader.parent = parent
+    leader.parent = None
     if parent is not None:
-        first = parent.first_child
-        leader.next = first
-        leader.previous = None
-        if first is not None:
-            first.previous = leader
-        parent.first_child = leader
+        put_child(leader, parent)
 
 
 def unlink_child(leader: Task) -> None:
@@ -256,9 +267,12 @@ def reparent_children(father: Task) -> Task | None:
     reaper = find_new_reaper(father)
     if reaper is father:
         return father
+    # One walk for all: whoever stands above the reaper cannot be below it. There is nobody but after loss.
+    above = set(lineage(reaper))
     for child in father.children():
         unlink_child(child)
-        link_child(child, reaper)
+        if reaper is not None and child not in above:
+            put_child(child, reaper)
         if reaper is None or reaper.leader is not father.leader:
             child.exit_signal = SIGCHLD  # reparent_leader()
     return reaper

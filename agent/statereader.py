@@ -298,7 +298,8 @@ class _Reader:
         for address, start_ns, index in asked:
             _ints((address, start_ns))
             table.unanswered[address, start_ns] = _at(self._tasks, index)
-        table.lingering = dict.fromkeys(filter(rules.lingers, table.tasks()))
+        for task in filter(rules.lingers, table.tasks()):
+            table.lingering.setdefault(task.pid.namespace, {})[task] = None
         return table
 
     def _of(self, indexes: Iterable[int]) -> list[Task]:

@@ -294,10 +294,10 @@ class ProcessTable(Roster):
             if task is None:
                 return
         leader = task.leader
+        left = (leader.pgid, leader.sid) if self.lingering else ()
         self._touch(leader)
         self._follow_group(leader, pgid, sid, data, at)
-        if self.lingering:
-            self._doubt_lingering()
+        self._doubt_lingering(*left)
         if self.surprises and self.surprises.get(leader) in ("session", "group"):
             del self.surprises[leader]
         if kind == Kind.SESSION:

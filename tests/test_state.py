@@ -227,7 +227,9 @@ def test_who_waits_within_its_exit_is_still_asked_about_when_others_end() -> Non
         pair.kernel.exit(each)
     pair.ask()
 
-    assert [task.pid.numbers for task in reborn(pair).table.lingering] == [thread.pid.numbers]
+    assert [task.pid.numbers for tasks in reborn(pair).table.lingering.values() for task in tasks] == [
+        thread.pid.numbers
+    ]
 
 
 def test_a_memory_cut_short_anywhere_is_refused() -> None:
