@@ -207,6 +207,7 @@ def plan(
     pidns: Annotated[
         bool, typer.Option("--pidns/--no-pidns", help="In a pid namespace of its own, or in the caller's.")
     ] = True,
+    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="With the same pids, or any.")] = True,
 ) -> None:
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
@@ -215,9 +216,9 @@ def plan(
         _confine()
     loaded = _load(file, _read(file))
     from agent.restart import planview
-    from agent.restart.planning import make_plan
+    from agent.restart.planning import decide
 
-    made = make_plan(loaded, pidns=pidns)
+    _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
     if as_json or fmt is PlanFormat.JSON:
         typer.echo(json.dumps(planview.to_document(made, loaded), indent=1))
     elif fmt is PlanFormat.TEXT:

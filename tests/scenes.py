@@ -571,3 +571,15 @@ def thread_bears_into_the_group_that_its_leader_leaves(kernel: Kernel, root: Thr
     kernel.fork(thread)
     kernel.setpgid(init, init.group, init.pid)
     kernel.fork(init, CLONE_NEWPID)
+
+
+@scene
+def group_handed_to_an_init_below_by_one_that_has_called_setsid(kernel: Kernel, root: Thread) -> None:
+    """The last one cannot see its group; two inits were in it; an older child of the founder is in another one."""
+    outer = kernel.fork(root, CLONE_NEWPID)
+    founder = kernel.fork(outer)
+    kernel.fork(founder)
+    kernel.setpgid(founder, founder.group, founder.pid)
+    middle = kernel.fork(founder, CLONE_NEWPID)
+    kernel.fork(middle, CLONE_NEWPID)
+    kernel.setsid(middle)

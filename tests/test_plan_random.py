@@ -55,7 +55,14 @@ DYING_INIT: list[Step] = [
     ("leave", 3, 0),
 ]
 
-UNKNOWN = {"refused-call", "session-of-another-line", "ghost-without-maker", "circular-births", "simulation"}
+UNKNOWN = {
+    "search-bound",
+    "refused-call",
+    "session-of-another-line",
+    "ghost-without-maker",
+    "circular-births",
+    "simulation",
+}
 """There may be a way, and it is not known: rare enough."""
 
 RARE = 0.01

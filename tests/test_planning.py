@@ -9,7 +9,7 @@ import pytest
 from agent.errors import NotRebuildableError
 from agent.model import Obstacle, Task, TaskState
 from agent.restart.plan import Op
-from agent.restart.planning import make_plan, obstacles
+from agent.restart.planning import decide, make_plan, obstacles
 from tests.builders import a_snapshot, a_task
 
 
@@ -46,20 +46,20 @@ def dying(*rows: Task, numbers: list[tuple[int, ...]]) -> NotRebuildableError:
 
 
 @pytest.mark.parametrize("state", [TaskState.RUNNING, TaskState.STOPPED])
-def test_that_nobody_lives_where_the_init_has_exited_is_proven(state: TaskState) -> None:
-    """zap_pid_ns_processes() kills all."""
+def test_who_lives_where_the_init_has_exited_is_refused(state: TaskState) -> None:
+    """zap_pid_ns_processes() kills all; a tracer may hold one within his exit, so no more is claimed."""
     error = dying(a_task(3, 1, depth=1, state=state), numbers=[(102, 2)])
 
-    assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", True)
+    assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", False)
     assert "lives in the pid namespace of 101/1" in error.text
-    assert error.text.endswith(NotRebuildableError.PROVEN)
+    assert error.text.endswith(NotRebuildableError.LIMIT)
 
 
-def test_that_an_init_that_has_exited_has_no_zombies_of_its_own_is_proven() -> None:
-    """It reaps them; a dead init below, which waits as it does, is no zombie yet."""
+def test_a_zombie_of_an_init_that_has_exited_is_refused() -> None:
+    """It reaps them, but for one that a tracer holds; a dead init below, which waits as it does, is no zombie yet."""
     corpse: dict[str, Any] = {"state": TaskState.ZOMBIE, "exit_code": 0}
     error = dying(a_task(3, 2, depth=1, **corpse), numbers=[(102, 2)])
-    assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", True)
+    assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", False)
     below = [a_task(3, 2, depth=2, **corpse), a_task(4, 1, depth=2, **corpse)]
     root = [a_task(1, 0), a_task(2, 1, depth=1, **corpse)]
 
@@ -178,3 +178,28 @@ def test_an_init_ends_by_exit_by_sigkill_or_by_a_fault(status: int) -> None:
     end = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=status)
 
     assert obstacles(a_snapshot([(100,), (101, 1)], [a_task(1, 0), end])) == ()
+
+
+def test_a_zombie_that_would_kill_its_parent_is_refused_by_name() -> None:
+    """Nobody can ignore SIGKILL but a namespace's init."""
+    end = a_task(3, 2, state=TaskState.ZOMBIE, exit_code=0, exit_signal=9)
+    tasks = [a_task(1, 0), a_task(2, 1), end]
+
+    assert refused(*tasks) == (3, "exit-signal", False)
+    within = [tasks[0], *[task._replace(depth=1) for task in tasks[1:]]]
+    assert obstacles(a_snapshot([(100,), (101, 1), (102, 2)], within)) == ()
+
+
+# ---- plan and restart ----------------------------------------------------------------------------------------------
+
+
+def test_plan_and_restart_decide_alike_on_the_number_of_the_init() -> None:
+    """In the caller's namespace there is one already; with any numbers the root is a subreaper there."""
+    snapshot = a_snapshot([(1,), (5,)], [a_task(1, 0), a_task(2, 1)], mode="container")
+    with pytest.raises(NotRebuildableError, match="--no-pids") as caught:
+        decide(snapshot, pidns=False, any_numbers=False)
+    wanted, plan = decide(snapshot, pidns=False, any_numbers=True)
+
+    assert (caught.value.rule, caught.value.proven) == ("number-of-the-init", True)
+    assert (wanted.tasks[0].subreaper, plan.pidns) == (True, False)
+    assert decide(snapshot, pidns=True, any_numbers=False)[0] is snapshot

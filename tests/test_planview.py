@@ -217,9 +217,10 @@ def test_standard_input_is_a_file_too(here: Run) -> None:
 
 def test_without_a_namespace_of_its_own_a_container_is_planned_too_and_says_what_becomes_of_its_init(here: Run) -> None:
     """A subtree has none."""
-    subtree, container = here("family.ckpt", "--no-pidns"), here("daemon.ckpt", "--no-pidns")
+    subtree, container = here("family.ckpt", "--no-pidns"), here("daemon.ckpt", "--no-pidns", "--no-pids")
 
     assert (subtree.returncode, container.returncode) == (0, 0)
+    assert here("daemon.ckpt", "--no-pidns").returncode == 7  # as restart has it: there is an init
     assert subtree.stdout.startswith(b"plan for subtree of 4711, in the caller's pid namespace")
     assert container.stdout.startswith(b"plan for container of 1, in the caller's pid namespace")
     assert b"a subreaper instead" in container.stdout

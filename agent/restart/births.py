@@ -201,7 +201,7 @@ class Births:
 
     def _founds_for(self, maker: Node, child: Node) -> bool:
         """A child that will never see its group's number is born into it; its maker must be in it by then."""
-        group = child.pgid
+        group = _first_group(child)
         return maker.leader is group and group in self._founders and not self._cast.sees(child.space, group)
 
     def _is_put_by_others(self, child: Node) -> bool:

@@ -4,12 +4,14 @@
 A refusal is *proven* where a rule of the kernel says that no kernel can be in that state, or can be brought there again
 under the options that were asked for. All others are limits of ckptree. The proven ones, by Linux 6.18:
 
-`dying-namespace`
-    zap_pid_ns_processes(), kernel/pid_namespace.c: an init that exits lets nobody be born into its namespace any more,
-    kills whoever lives in it, and reaps its children. So what is left are zombies, each the child of somebody outside,
-    and inits of namespaces below that wait in the same way.
 `leader-without-task`
     A leader is not reaped before the other threads of its group have gone: delay_group_leader(), kernel/exit.c.
+`number-of-the-init` (restart.planning)
+    In each pid namespace there is somebody who has the number 1.
+
+No proof is claimed for what a tracer can bring about, for a rebuild has none: `dying-namespace`, where a tracer holds
+somebody within his exit, or a zombie; `exit-signal`, where a parent stands though its child's end sends SIGKILL, since it
+has called exec() meanwhile, or because of a tracer; `zombie-thread`.
 """
 
 from signal import Signals
@@ -44,6 +46,7 @@ def refuse_hopeless(cast: Cast) -> None:
         _refuse_strange_threads(node)
         _refuse_dying(cast, node)
         _refuse_status(cast, node)
+        _refuse_signal(cast, node)
         _refuse_outside(cast, node, founded=node in founded)
 
 
@@ -55,6 +58,16 @@ def _refuse_root(cast: Cast) -> None:
     if root.exit_signal in (Signals.SIGKILL, Signals.SIGSTOP) and (cast.top is root or not cast.pidns):
         text = f"the end of {name(root)} sends its parent signal {root.exit_signal}, and that one is to look after the tree"
         raise NotRebuildableError(root.tag, "exit-signal", text)
+
+
+def _refuse_signal(cast: Cast, node: Node) -> None:
+    parent = node.parent.leader if node.parent is not None else None
+    ends = node.task is not None and node.task.state is TaskState.ZOMBIE and not node.lingers
+    if not ends or node.exit_signal != Signals.SIGKILL or parent is None or parent.is_init:
+        return
+    if parent is not cast.top or not cast.pidns:
+        text = f"the end of {name(node)} sends SIGKILL to {name(parent)}, which would die of it here"
+        raise NotRebuildableError(node.tag, "exit-signal", text)
 
 
 def _refuse_status(cast: Cast, node: Node) -> None:
@@ -111,11 +124,11 @@ def _refuse_dying(cast: Cast, node: Node) -> None:
             continue
         if not node.waits_in_exit and node.task is not None and node.task.state is not TaskState.ZOMBIE:
             text = f"{name(node)} lives in the pid namespace of {name(init)}, which has exited"
-            raise NotRebuildableError(node.tag, "dying-namespace", text, proven=True)
+            raise NotRebuildableError(node.tag, "dying-namespace", text)
         parent = node.parent
         if not node.waits_in_exit and parent is not None and space in cast.chain(parent.space):
             text = f"{name(node)} is a zombie, and its parent is within the pid namespace of {name(init)}, which has exited"
-            raise NotRebuildableError(node.tag, "dying-namespace", text, proven=True)
+            raise NotRebuildableError(node.tag, "dying-namespace", text)
 
 
 def _refuse_outside(cast: Cast, node: Node, *, founded: bool) -> None:

@@ -229,9 +229,7 @@ class Kernel:
         )
         for pid in (leader.pid, owner):
             if not pid.number_in(by.pid.namespace):
-                raise CallRefusedError(
-                    "ESRCH", f"{'/'.join(map(str, pid.numbers))} has no number where the caller lives"
-                )
+                raise CallRefusedError("ESRCH", f"{_known(pid)} has no number where the caller lives")
         members = self._members.get(owner)
         founds = owner is leader.pid
         if not founds and not members:
@@ -368,6 +366,11 @@ class Kernel:
         for thread in by.group():
             if not thread.flags & EXITED:
                 thread.flags |= STOPPED
+
+
+def _known(pid: Pid) -> str:
+    """Its numbers for people: without those that the model has made up."""
+    return "/".join([str(number) for number in pid.numbers if number < _OUTSIDE_NUMBERS]) or "a process outside"
 
 
 def _spaces(space: Namespace) -> list[Namespace]:

@@ -43,6 +43,42 @@ class Route(NamedTuple):
     space: int = 0
 
 
+class Paths:
+    """The ways up from makers, as things stand, and what it has cost to walk them.
+
+    Args:
+        budget: in steps from one process to its maker, and looks at one process.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = self.left = budget
+        self._leads: dict[Node, dict[Node, bool]] = {}
+
+    def forget(self) -> None:
+        """Somebody has got another maker."""
+        self._leads.clear()
+
+    def lead_to(self, receiver: Node, maker: Node) -> bool:
+        """Return True if a receiver stands above what a maker forks, and nobody of another namespace is in between."""
+        leads = self._leads.setdefault(receiver, {})
+        walked: list[Node] = []
+        found = False
+        for above in chain((maker,), makers(maker)):
+            if above.space != maker.space:
+                break
+            known = leads.get(above)
+            if known is not None:
+                found = known
+                break
+            walked.append(above)
+            if above.leader is receiver:
+                found = above.leader is not maker.leader or above.role is not Role.HELPER
+                break
+        self.left -= len(walked) + 1
+        leads.update(dict.fromkeys(walked, found))
+        return found
+
+
 def makers(node: Node) -> Iterator[Node]:
     """Whoever stands above a node when all are born: its maker, and so on. Cut off where it runs in a circle."""
     seen = set()
@@ -85,7 +121,7 @@ def may_make(cast: Cast, maker: Node, node: Node) -> bool:
     return maker.space in cast.chain(node.space)
 
 
-def route(cast: Cast, maker: Node, node: Node) -> Route | None:
+def route(cast: Cast, maker: Node, node: Node, paths: Paths) -> Route | None:
     """How a node that `maker` makes comes to its parent; None: not at all."""
     parent = node.parent
     if not may_make(cast, maker, node):
@@ -109,7 +145,7 @@ def route(cast: Cast, maker: Node, node: Node) -> Route | None:
         return Route(Way.SIBLING)
     receiver = parent.leader if _receives(parent) and liftable else None
     if receiver is not None and not nested:
-        if _adopts(cast, maker, receiver):
+        if _adopts(cast, maker, receiver, paths):
             return Route(Way.LIFTED, maker.space)
         if maker.space != node.space and not is_init and cast.inits.get(node.space) is receiver:
             return Route(Way.LIFTED, node.space)
@@ -135,13 +171,8 @@ def _receives(parent: Node) -> bool:
     return parent is leader or (leader.exits and bool(leader.threads) and leader.threads[0] is parent)
 
 
-def _adopts(cast: Cast, maker: Node, receiver: Node) -> bool:
+def _adopts(cast: Cast, maker: Node, receiver: Node, paths: Paths) -> bool:
     """Whether the children of a helper that `maker` forked go to `receiver` when it exits."""
     if cast.inits.get(maker.space) is receiver and (cast.pidns or maker.space):
         return True
-    for above in chain((maker,), makers(maker)):
-        if above.space != maker.space:
-            return False
-        if above.leader is receiver:
-            return above.leader is not maker.leader or above.role is not Role.HELPER
-    return False
+    return paths.lead_to(receiver, maker)

@@ -40,6 +40,31 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
     return plan._replace(notes=notes)
 
 
+def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snapshot, Plan]:
+    """Decide what `plan` shows and `restart` makes.
+
+    Args:
+        snapshot: of the original.
+        pidns: give the tree a pid namespace of its own.
+        any_numbers: let the kernel choose all numbers.
+
+    Returns:
+        The tree as it is to be, and the plan that makes it.
+
+    Raises:
+        NotRebuildableError: as make_plan() does; and where a number is that of an init in every namespace.
+    """
+    if pidns:
+        return snapshot, make_plan(snapshot)
+    wanted = guest.as_guest(snapshot) if guest.is_init(snapshot) else snapshot
+    plan = make_plan(snapshot, pidns=False)
+    taken = next((actor for actor in plan.actors if actor.numbers[:1] == (1,)), None)
+    if taken is not None and not any_numbers:
+        text = "the number 1 is taken by the init of the caller's namespace: take any numbers with --no-pids"
+        raise NotRebuildableError(taken.tag, "number-of-the-init", text, proven=True)
+    return wanted, plan
+
+
 @contextmanager
 def _no_collections() -> Iterator[None]:
     """What a plan is made of is no garbage before it is done, and to look for some meanwhile takes half of the time."""

@@ -20,16 +20,15 @@ from typing import NamedTuple
 
 from agent.errors import NotRebuildableError
 from agent.restart.cast import Cast, Node
-from agent.restart.lineage import Route, Way, makers, route, sessions
+from agent.restart.hopeless import name
+from agent.restart.lineage import Paths, Route, Way, makers, route, sessions
 from agent.restart.plan import Role
 
-_STEPS = 20_000
-"""Arrangements tried before giving up."""
+WORK = 2_000_000
+"""Steps that a search may take, in addition to some for each process: looks at one, and ways from one to its maker."""
 
-_LOOKS = 200_000
-"""Looks at processes before giving up, in addition to some at each of them: a kernel's trees take a few rounds."""
-
-_ROUNDS = 50
+WORK_EACH = 200
+"""For each process: a kernel's trees take a few rounds."""
 
 
 class Arrangement(NamedTuple):
@@ -59,6 +58,7 @@ class Solver:
         for node in self._processes:
             if node.parent is not None:
                 self._children.setdefault(node.parent.leader, []).append(node)
+        self._paths = Paths(WORK + WORK_EACH * len(self._processes))
         self._sound: set[Node] = set()  # whose makers lead to the top, as things stand
         self.routes: dict[Node, Route] = {}
 
@@ -77,6 +77,7 @@ class Solver:
             if node.role is Role.GHOST:
                 self._place_ghost(node)
         self._sound.clear()
+        self._paths.forget()
         for node in self._processes:
             found = self._route(node)
             if found is None:
@@ -110,10 +111,11 @@ class Solver:
         processes = [node for node in self._processes if node.role is Role.TASK or node.maker is not None]
         stack: list[tuple[list[Arrangement], Arrangement]] = []
         first_stuck: Node | None = None
-        at, clean, tried, looks = 0, 0, 0, _LOOKS + _ROUNDS * len(processes)
+        at, clean = 0, 0
         while clean < len(processes):
             node = processes[at]
-            looks -= 1
+            if self._paths.left < 0:
+                raise self._exhausted(first_stuck or node)
             if self._route(node) is not None:
                 at = (at + 1) % len(processes)
                 clean += 1
@@ -125,9 +127,8 @@ class Solver:
                 options, taken_back = stack.pop()
                 del self._arranged[taken_back.node]
                 self._reassign(taken_back.node)
-            if not options or tried == _STEPS or looks < 0:
+            if not options:
                 return first_stuck
-            tried += 1
             chosen, *others = options
             stack.append((others, chosen))
             self._arranged[chosen.node] = chosen
@@ -136,20 +137,24 @@ class Solver:
 
     def _reassign(self, node: Node) -> None:
         self._sound.clear()
+        self._paths.forget()
         self._assign(node)
-        for child in self._children.get(node, ()):
+        children = self._children.get(node, ())
+        self._paths.left -= len(children) + 1
+        for child in children:
             self._assign(child)
 
     def _route(self, node: Node) -> Route | None:
         """How a task is made, as things stand."""
         maker, session = node.maker, node.birth_sid
+        self._paths.left -= 1
         if maker is None or maker is self._cast.outside or maker.leader is node:
             return None
         if session is not None and session not in sessions(maker):
             return None
         if self._runs_in_a_circle(node):
             return None  # it would have to be there before itself
-        return route(self._cast, maker, node)
+        return route(self._cast, maker, node, self._paths)
 
     def _runs_in_a_circle(self, node: Node) -> bool:
         """Whether a process is among its own makers; whoever is below a sound one is sound, so each is looked at once."""
@@ -162,9 +167,11 @@ class Solver:
                 break
             walked.append(leader)
         else:
+            self._paths.left -= len(walked)
             at = walked[-1].maker
             if at is not None and at.leader in walked:
                 return False  # it stands below a circle, whose members find that themselves
+        self._paths.left -= len(walked)
         self._sound.update(walked)
         return False
 
@@ -227,6 +234,13 @@ class Solver:
         for ghost in self._cast.ghosts:
             if ghost not in used:
                 ghost.exit_signal = None
+
+    def _exhausted(self, node: Node) -> NotRebuildableError:
+        text = (
+            f"{name(node)}: no order of births was found in {self._paths.budget} steps, which is as many as are tried for "
+            f"{len(self._processes)} processes"
+        )
+        return NotRebuildableError(node.tag, "search-bound", text)
 
     def _refusal(self, node: Node) -> NotRebuildableError:
         name = "/".join(map(str, node.numbers))

@@ -174,17 +174,15 @@ def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]")
 
 def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     """What is to be made, and of what, where each runs a program of its own."""
-    from agent.restart import guest, pidfile
-    from agent.restart.planning import make_plan
+    from agent.restart import pidfile
+    from agent.restart.planning import decide
     from agent.restart.preflight import preflight
     from agent.restart.programs import at_their_beginning, own_arguments
 
     snapshot = load_file(wish.file, wish.key)
-    if not wish.pidns and guest.is_init(snapshot):
-        snapshot = guest.as_guest(snapshot)
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)
-    plan = make_plan(snapshot, pidns=wish.pidns)
+    snapshot, plan = decide(snapshot, pidns=wish.pidns, any_numbers=wish.any_numbers)
     programs = None
     if wish.run == "argv":
         programs, held = own_arguments(snapshot, plan)

@@ -212,3 +212,12 @@ def stopped_init_without_its_leader(tree: Tree) -> Target:
     """No init can stop itself; and of this one only a thread is there to see to it."""
     tree.run(CONTAINER + "fork 1 2 newpid; thread 2 3; leave 2 3; kill 2 SIGSTOP -1")
     return Target()
+
+
+@scenario
+def group_handed_to_an_init_below_by_one_that_has_called_setsid(tree: Tree) -> Target:
+    """The last one cannot see its group; two inits were in it; an older child of the founder is in another one."""
+    tree.run(
+        CONTAINER + "fork 1 4 newpid; fork 4 5; fork 5 6; setpgid 5 5 5; fork 5 10 newpid; fork 10 19 newpid; setsid 10"
+    )
+    return Target()

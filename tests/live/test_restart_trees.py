@@ -29,10 +29,17 @@ TOO_DEEP = "deepest_namespace"
 """It has all levels that there are, and a namespace of its own above them is one too many."""
 
 
-NAMED = {"init-in-inner-group", "zombie-thread"}
+NAMED = {"init-in-inner-group", "zombie-thread", "exit-signal", "exit-status"}
 """Rules by which a random tree may be refused. They name what the plans here cannot do, not what no kernel can."""
 
-UNEXPLAINED = {"refused-call", "session-of-another-line", "simulation", "ghost-without-maker", "circular-births"}
+UNEXPLAINED = {
+    "search-bound",
+    "refused-call",
+    "session-of-another-line",
+    "simulation",
+    "ghost-without-maker",
+    "circular-births",
+}
 """No way to make it was found, which does not say that there is none."""
 
 SEEDS = int(os.environ.get("CKPTREE_SEEDS", "60"))
