@@ -370,7 +370,8 @@ def is_immune(leader: Task) -> bool:
     Two of them come all the same where somebody above that namespace sends them with kill(): SIGKILL and SIGSTOP. What
     the kernel itself sends at an exit is not of that kind.
     """
-    return leader.pid.numbers[-1] == 1
+    pid = leader.pid
+    return (pid.level > 0 and pid.numbers[-1] == 1) or pid.namespace.reaper is leader
 
 
 # ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------

@@ -186,6 +186,9 @@ def test_a_zombie_that_would_kill_its_parent_is_refused_by_name() -> None:
     tasks = [a_task(1, 0), a_task(2, 1), end]
 
     assert refused(*tasks) == (3, "exit-signal", False)
+    of_the_root = [a_task(1, 0), end._replace(pid=2, tgid=2, ppid=1)]
+    assert obstacles(a_snapshot([(1,), (2,)], of_the_root, mode="container")) == ()
+    assert refused(*of_the_root, numbers=[(1,), (2,)], pidns=False) == (2, "exit-signal", False)
     within = [tasks[0], *[task._replace(depth=1) for task in tasks[1:]]]
     assert obstacles(a_snapshot([(100,), (101, 1), (102, 2)], within)) == ()
 

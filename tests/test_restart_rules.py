@@ -378,6 +378,14 @@ def test_an_exit_that_would_kill_the_parent_is_refused(kernel: Kernel, top: Task
     assert refused(lambda: kernel.exit(killer, 0)) == "SIGKILL"
 
 
+def test_the_number_1_alone_makes_no_init(kernel: Kernel) -> None:
+    """In the caller's namespace it is the image's number of a root that is none there."""
+    root = kernel.clone(kernel.guard, (1,))
+    killer = kernel.clone(root, (2,), exit_signal=9)
+
+    assert refused(lambda: kernel.exit(killer, 0)) == "SIGKILL"
+
+
 def test_who_is_stopped_by_an_exit_goes_on_when_it_waits(kernel: Kernel, top: Task) -> None:
     """All its threads; the guard sees to that."""
     parent = kernel.clone(top, (2,))

@@ -63,9 +63,9 @@ def _refuse_root(cast: Cast) -> None:
 def _refuse_signal(cast: Cast, node: Node) -> None:
     parent = node.parent.leader if node.parent is not None else None
     ends = node.task is not None and node.task.state is TaskState.ZOMBIE and not node.lingers
-    if not ends or node.exit_signal != Signals.SIGKILL or parent is None or parent.is_init:
+    if not ends or node.exit_signal != Signals.SIGKILL or parent is None:
         return
-    if parent is not cast.top or not cast.pidns:
+    if not parent.is_init or (not parent.space and not cast.pidns):
         text = f"the end of {name(node)} sends SIGKILL to {name(parent)}, which would die of it here"
         raise NotRebuildableError(node.tag, "exit-signal", text)
 
