@@ -7,7 +7,6 @@ knew when it ends in order. Imports as little as it can: this process stays.
 """
 
 import contextlib
-import ctypes
 import gc
 import grp
 import math
@@ -19,11 +18,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from agent import daemonargs, handover
+from agent import daemonargs, handover, privileges
 from agent.access import Policy
 from agent.config import Config
 from agent.endpoint import listen
-from agent.errors import CkptreeError
+from agent.errors import CkptreeError, HostError
 from agent.journal import Journal
 from agent.manager import Manager
 from agent.pace import Pace
@@ -38,7 +37,6 @@ _MOST_EXTENSIONS = 60  # five minutes
 _UNHEARD_S = 2.0  # between sweeps for changes that were not announced one by one
 _NAMED_USERS = 8
 _NICE = -15  # a storm of forks on every CPU must not keep us from the ring it fills
-_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 
 class Daemon:
@@ -242,17 +240,17 @@ class Patience:
             self._manager.notify(f"EXTEND_TIMEOUT_USEC={_EXTENSION_S * 1_000_000}", "STATUS=compiling BPF programs")
 
 
-def drop_capabilities() -> None:
-    """Everything is open and mapped: from here on no capability is needed, so none is kept."""
+def check_sight(tasks: int) -> None:
+    """Refuse to be ready without a single task: this process is one.
 
-    class Header(ctypes.Structure):
-        _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    none = (ctypes.c_uint32 * 6)()  # two times effective, permitted, inheritable
-    if libc.capset(ctypes.byref(Header(_LINUX_CAPABILITY_VERSION_3, 0)), none):
-        number = ctypes.get_errno()
-        raise CkptreeError(f"cannot drop capabilities: {os.strerror(number)}")
+    Raises:
+        HostError: there is none.
+    """
+    if not tasks:
+        raise HostError(
+            "the kernel's task iterator shows no task at all, not even this process: the daemon would answer every "
+            "question wrongly. Start it in the host's pid namespace, and see what `ckptree doctor` says"
+        )
 
 
 def group_id(name: str) -> int | None:
@@ -274,7 +272,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.collect()
         gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
         daemon = Daemon(config, manager, journal)
-        drop_capabilities()
+        check_sight(len(daemon.watch.table.tasks()))
+        privileges.drop()
         gc.freeze()  # what is there by now is for good: collections need not look at it
         journal.notice(
             f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"

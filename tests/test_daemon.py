@@ -4,7 +4,10 @@
 from types import SimpleNamespace
 from typing import Any
 
-from agent.daemon import Daemon, Patience
+import pytest
+
+from agent.daemon import Daemon, Patience, check_sight
+from agent.errors import HostError
 
 
 def test_the_watchdog_is_fed_when_the_ring_is_empty_or_was_read_from() -> None:
@@ -33,3 +36,10 @@ def test_more_time_is_asked_for_while_programs_are_compiled_and_not_for_ever() -
         patience.wait()
 
     assert told == [("EXTEND_TIMEOUT_USEC=30000000", "STATUS=compiling BPF programs")] * 60
+
+
+def test_a_daemon_that_sees_nobody_is_not_ready() -> None:
+    """It is itself somebody."""
+    check_sight(1)
+    with pytest.raises(HostError, match="shows no task at all"):
+        check_sight(0)
