@@ -181,11 +181,14 @@ class Feed:
                 followed.append(task)
             else:
                 repaired.append(task)
-        self._bury(record, gone)
+        if gone:
+            gone.sort(key=lambda task: told[task].leader is task)  # while a leader is in a tree its threads are
+            self._bury(record, gone)
         # Somebody new first, others may have waited for it; else the subject last, for its own event is next. Who founded a
         # group before who joins it.
         subjects = (subject, subject.leader) if subject is not None else ()
-        repaired.sort(key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid))
+        if len(repaired) > 1:
+            repaired.sort(key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid))
         for task in repaired:
             if task not in told:
                 if not (task is subject and record.own == "birth"):
@@ -287,9 +290,6 @@ class Feed:
         self._tell(own, subject, leader, said, {}, born_ns)
         if leader.pid.task is leader and leader is not subject and own not in OF_GROUP:
             self._differ(leader, {}, None)
-        for task in (subject, leader):
-            if task.pid.task is task:
-                told[task] = facts_of(task)
 
     # ---- trees -----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from tests.test_events import Event, Listener
 def _told(events: list[Event]) -> list[tuple[str, int, str]]:
     """Kind, whom, marks."""
     marks = ("assumed", "entered")
-    return [(each["event"], each["tid"], " ".join(mark for mark in marks if each.get(mark))) for each in events]
+    return [(each["event"], each.get("tid", 0), " ".join(mark for mark in marks if each.get(mark))) for each in events]
 
 
 def test_a_group_that_no_record_named_is_told_before_the_exec_that_shows_it() -> None:
@@ -166,6 +166,25 @@ def test_a_reap_is_told_whether_a_wait_or_an_answer_shows_it() -> None:
     scene.watch.rest()
 
     assert _told(listener.hear()) == [("reap", unwaited.tid, "assumed")]
+
+
+def test_threads_that_go_with_their_leader_are_told_of() -> None:
+    """Their exits were lost; the record of the leader's end is the first that is heard of it."""
+    scene = Scene()
+    child = scene.child()
+    threads = [scene.kernel.thread(child) for _ in range(5)]
+    listener = Listener(scene, root=child)
+    ring = scene.watch.probes.ring.records  # type: ignore[attr-defined]  # the simulated one
+    scene.kernel.emit = lambda record: scene.watch.probes.page.lose(record, told=True)  # type: ignore[attr-defined]
+    scene.kernel.exit_group(child)
+    scene.kernel.wait(scene.kernel.init, child)
+    scene.kernel.emit = ring.append
+    scene.kernel.free(len(scene.kernel.corpses) - 1)
+    scene.watch.drain()
+    told = _told(listener.told())
+
+    assert {tid for kind, tid, _ in told[1:] if kind == "death"} == {child.tid, *(each.tid for each in threads)}
+    assert {tid for kind, tid, _ in told[1:] if kind == "reap"} == {child.tid, *(each.tid for each in threads)}
 
 
 def test_what_no_other_kind_tells_is_told_once_an_answer_shows_it() -> None:
