@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
+# make check   linters, types, import rules, unit tests in parallel
+# make coverage     unit tests with their coverage, which must not fall below the gate
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
 # make man     manual pages and completions, in build/share
@@ -90,7 +92,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
-.PHONY: help setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture soak bench hostile crashes fuzz fuzz-api clean
+.PHONY: help check coverage lint setup packages packages-deb packages-machines demo test man deb test-deb test-systemd torture soak bench hostile crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -127,11 +129,20 @@ $(STAMP): pyproject.toml | packages
 demo: setup
 	@$(BIN)/python tests/demo/demo.py
 
-test: setup
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
+	$(BIN)/pytest -q -m 'not live' -n auto --dist worksteal
+
+coverage: setup
+	@mkdir -p build/coverage
+	$(BIN)/pytest -q -m 'not live' -n auto --dist worksteal --cov --cov-report=term
+
+test: lint
 ifneq ($(ROOT),)
 	$(BIN)/pytest
 else

@@ -75,6 +75,12 @@ def test_manual_pages_and_completions_travel_as_data(wheel: Path) -> None:
     }
 
 
+def test_the_types_of_the_packages_travel(unpacked: Path) -> None:
+    """PEP 561: who imports agent.client has them checked."""
+    for package in ("agent", "bpf", "exporters"):
+        assert (unpacked / package / "py.typed").read_bytes() == b""
+
+
 def test_every_source_file_travels(unpacked: Path) -> None:
     """C programs and the headers they include above all: they are compiled on the machine that watches."""
     carried = {os.fspath(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
