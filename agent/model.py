@@ -302,6 +302,7 @@ class Task(NamedTuple):
             with the first thread that has a table of its own. None as in tty.
         details: of the process, with its leader, only where they were asked for.
         shares: see Shares; None where there is nothing to say, or (see Snapshot.as_of_read) nobody looked.
+        child_namespace_dead: True where the init of `child_namespace` is gone, and every fork fails; else None.
         birth: see Birth.
     """
 
@@ -327,6 +328,7 @@ class Task(NamedTuple):
     fown: tuple[FileOwner, ...] | None = None
     details: ProcessDetails | None = None
     shares: Shares | None = None
+    child_namespace_dead: bool | None = None
     birth: Birth | None = None
 
 

@@ -24,6 +24,7 @@ IO_WORKER = 1 << 7
 AUTOREAP = 1 << 8
 PTRACED = 1 << 9
 MOVING = 1 << 11
+MOVING_NOWHERE = 1 << 12
 CREATED = 1 << 31  # ours alone: it has called clone(), so its exit belongs to a history
 
 CLONE_VFORK = 0x00004000

@@ -31,6 +31,7 @@ from agent.model import Namespace as SnapshotNamespace
 from agent.model import Task as SnapshotTask
 from agent.objects import (
     EXITED,
+    MOVING_NOWHERE,
     STOPPED,
     SUBREAPER,
     Pid,
@@ -212,6 +213,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
                 None,
                 None,
                 None,
+                True if flags & MOVING_NOWHERE else None,
                 birth_of(task),
             )
         )

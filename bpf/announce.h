@@ -184,6 +184,14 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 		r->flags |= TASK_MOVING;
 		READ(r->child_inum, child_ns, OFF_pid_namespace_ns_inum);
 		r->child_ns_id = namespace_identity(child_ns);
+#ifdef OFF_pid_namespace_pid_allocated
+		/* zap_pid_ns_processes() takes it away for good, and alloc_pid() then says ENOMEM */
+		u32 allocated = PIDNS_ADDING;
+
+		READ(allocated, child_ns, OFF_pid_namespace_pid_allocated);
+		if (!(allocated & PIDNS_ADDING))
+			r->flags |= TASK_MOVING_NOWHERE;
+#endif
 	}
 
 	*(volatile u64 *)&s->offset = sizeof(*r);

@@ -49,6 +49,7 @@ enum record_kind {
 #define TASK_AUTOREAP		(1u << 8)	/* EXIT with argument 1: the parent ignores SIGCHLD, nobody will wait */
 #define TASK_PTRACED		(1u << 9)	/* ptrace is not 0: a dead thread stays for its tracer */
 #define TASK_MOVING		(1u << 11)	/* the next child will be born into another namespace */
+#define TASK_MOVING_NOWHERE	(1u << 12)	/* not in sweep_row: that namespace's init is gone, and nobody is born there */
 
 /* Every record starts with this. 16 bytes. */
 struct record {

@@ -59,6 +59,10 @@ _REQUIRED = {
 # Features: name -> (struct, member), and what is lost without it.
 _OPTIONAL = {
     "pid.ino": ("pid", "ino"),  # else a pid object is told by its number and address
+    "pid_namespace.pid_allocated": (
+        "pid_namespace",
+        "pid_allocated",
+    ),  # else a dead one that waits is taken for a new one
     "pid_namespace.ns_id": ("pid_namespace", "ns.ns_id"),  # else a namespace is told by the start of its init
 }
 

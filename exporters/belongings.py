@@ -5,6 +5,7 @@
     fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
     details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed,
                 called, argv_unknown, env_unknown, surroundings}
+    child_namespace_dead = true, with no key where it is not
     shares   = {vm, fs, files: ID}, with those keys that say something
     caps     = {inheritable, permitted, effective, bounding, ambient}
     surroundings = {root, root_id: [device, inode], mounts, mount_namespace, user_namespace, own_ids, apart}
@@ -59,6 +60,8 @@ def belongings(task: Task) -> dict[str, object]:
         found["fown"] = owners_document(task.fown)
     if task.details is not None:
         found["details"] = details_document(task.details)
+    if task.child_namespace_dead:
+        found["child_namespace_dead"] = True
     if task.shares is not None:
         found["shares"] = {key: id_ for key, id_ in sorted(task.shares._asdict().items()) if id_ is not None}
     return found

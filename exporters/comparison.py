@@ -47,7 +47,7 @@ Side: TypeAlias = Literal["a", "b"]
 
 Place: TypeAlias = Literal["parent", "thread group", "group", "session"]
 Condition: TypeAlias = Literal["state", "exit code", "subreaper", "exit signal"]
-Trait: TypeAlias = Literal["comm", "uid", "gid", "core dumped"]
+Trait: TypeAlias = Literal["comm", "uid", "gid", "core dumped", "next pid namespace"]
 
 
 class Change(NamedTuple):
@@ -115,7 +115,7 @@ class Difference:
         strays: pids that are in another namespace, seen from their fellows.
         unsaid: what one of the two does not say.
         replaced: tasks that are the same in everything but their start time; no part of being equal.
-        renamed: tasks with another comm, uid or gid, or of which one dumped core alone; no part of being equal.
+        renamed: tasks with another comm, uid or gid, or a core or dead pid namespace in one alone; no part of being equal.
         notes: on the snapshots as a whole, for people; no part of being equal.
     """
 
@@ -327,6 +327,12 @@ def _without_core(code: int | None) -> int | None:
     return None if code is None else code & ~CORE_DUMPED
 
 
+def _next_namespace(task: Task) -> str:
+    if task.child_namespace is None:
+        return "its own"
+    return "dead" if task.child_namespace_dead else "alive"
+
+
 def _traits(a: Task, b: Task) -> Iterator[Change]:
     fields: tuple[tuple[Trait, bytes | int | None, bytes | int | None], ...] = (
         ("comm", a.comm, b.comm),
@@ -337,6 +343,8 @@ def _traits(a: Task, b: Task) -> Iterator[Change]:
         # A name that one image does not have says nothing of the task.
         if before is not None and after is not None and before != after:
             yield Change(field, before, after)
+    if a.child_namespace_dead is not b.child_namespace_dead:
+        yield Change("next pid namespace", _next_namespace(a), _next_namespace(b))
     if a.exit_code is not None and b.exit_code is not None and (a.exit_code ^ b.exit_code) & CORE_DUMPED:
         dumped = ["yes" if code & CORE_DUMPED else "no" for code in (a.exit_code, b.exit_code)]
         yield Change("core dumped", dumped[0], dumped[1])

@@ -28,7 +28,17 @@ _MODES: tuple[Mode, ...] = ("container", "subtree")
 # The order in which a task reads best.
 _TASK_KEYS: Document = dict.fromkeys(
     ("start_ns", "state", "exit_code", "exit_signal", "comm", "uid", "gid", "subreaper", "child_namespace")
-) | {"tty": None, "fown": None, "argv": None, "cwd": None, "env": None, "details": None, "shares": None, "birth": None}
+) | {
+    "tty": None,
+    "fown": None,
+    "argv": None,
+    "cwd": None,
+    "env": None,
+    "details": None,
+    "shares": None,
+    "child_namespace_dead": None,
+    "birth": None,
+}
 
 
 def to_document(snapshot: Snapshot) -> Document:

@@ -137,6 +137,7 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
             fown,
             details,
             shares,
+            nowhere,
             birth,
         ) = task
         origin: Document | None = None
@@ -171,7 +172,7 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
                 "uid": uid,
             }
         )
-        if tty is not None or fown is not None or details is not None or shares is not None:
+        if tty is not None or fown is not None or details is not None or shares is not None or nowhere:
             rows[-1] = dict(sorted({**rows[-1], **belongings(task)}.items()))
     return rows
 
@@ -269,6 +270,7 @@ class _FactsReader:
                     read_owners(fields.maps("fown"), self._ref_of) if fields.has("fown") else None,
                     read_details(fields.map("details")) if fields.has("details") else None,
                     read_shares(fields.map("shares")) if fields.has("shares") else None,
+                    fields.flag("child_namespace_dead") or None,
                     self._birth(fields.map("birth")) if fields.has("birth") else None,
                 )
                 for ids, fields in zip(self._base.tasks, rows, strict=True)

@@ -113,6 +113,7 @@ class Remarks:
                 remarks.append(Remark(Kind.SUBREAPER, "subreaper"))
         if task.child_namespace is not None:
             where = self.pidns(task.child_namespace) or "an empty pidns"
+            where += ", which is dead" if task.child_namespace_dead else ""
             remarks.append(Remark(Kind.NEXT_CHILD, f"next child in {where}"))
         remarks.append(Remark(Kind.SHARES, _shares(task)))
         remarks.append(Remark(Kind.BIRTH, self._birth(task)))

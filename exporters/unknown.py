@@ -42,7 +42,7 @@ _ORIGIN = {"creator": _shape("tag ancestor"), "sid": _PID, "pgid": _PID}
 _BIRTH = "creator observed sid pgid flags order"
 _TASK = (
     "pid ppid tgid pgid sid depth start_ns state exit_code exit_signal comm uid gid subreaper child_namespace "
-    "tty fown argv cwd env details shares birth"
+    "tty fown argv cwd env details shares child_namespace_dead birth"
 )
 _HEADER = (
     "release version machine kernel_version has_fxsr has_xsave xstate_size lsm "

@@ -336,6 +336,7 @@ def _task_facts(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
         st.none() | st.lists(_owners(shape), max_size=2).map(tuple),
         st.none() | _details,
         st.none() | _shares,
+        st.sampled_from([None, True]),
         st.none() | _births(shape),
     )
 

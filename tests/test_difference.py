@@ -136,6 +136,16 @@ def test_a_dumped_core_is_no_difference() -> None:
     assert not difference(a, with_task(a, 7, exit_code=6)).equal
 
 
+def test_a_namespace_that_waits_and_is_dead_in_one_of_them_alone_is_noted() -> None:
+    """A rebuild makes another one, which is alive."""
+    a = with_task(a_family(), 7, child_namespace=-1, child_namespace_dead=True)
+    b = with_task(a_family(), 7, child_namespace=-1)
+
+    assert difference(a, b).equal
+    assert told(a, b)[-1] == "   4722 cc: next pid namespace dead → alive"
+    assert told(a, a_family())[-1] == "   4722 cc: next pid namespace dead → its own"
+
+
 def test_what_is_shared_in_one_of_them_alone_is_noted() -> None:
     """By whom it is shared, and not by the ids; and only where it was looked for in both."""
     looked = replace(a_family(), as_of_read=("shares",))

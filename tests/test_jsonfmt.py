@@ -22,7 +22,20 @@ DOCUMENT = {
 }
 TASK = {
     *("pid", "ppid", "tgid", "pgid", "sid", "depth", "start_ns", "state", "exit_code", "exit_signal", "comm", "uid"),
-    *("gid", "subreaper", "child_namespace", "tty", "fown", "argv", "cwd", "env", "details", "shares", "birth"),
+    *(
+        "gid",
+        "subreaper",
+        "child_namespace",
+        "tty",
+        "fown",
+        "argv",
+        "cwd",
+        "env",
+        "details",
+        "shares",
+        "birth",
+        "child_namespace_dead",
+    ),
 }
 
 

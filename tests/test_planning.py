@@ -37,6 +37,16 @@ def test_a_core_that_was_dumped_is_not_rebuilt_and_the_plan_says_so() -> None:
     assert make_plan(plain).notes == ()
 
 
+def test_a_dead_namespace_that_waits_for_a_child_comes_back_alive_and_the_plan_says_so() -> None:
+    """unshare() makes a new one."""
+    rows = [a_task(1, 0), a_task(2, 1, child_namespace=-1, child_namespace_dead=True)]
+    (note,) = make_plan(a_snapshot([(1,), (302,)], rows, mode="container")).notes
+
+    assert note.startswith(
+        "the pid namespace of the next child of 302 is dead, so that each fork fails; a rebuild makes"
+    )
+
+
 def dying(*rows: Task, numbers: list[tuple[int, ...]]) -> NotRebuildableError:
     """Why there is no plan for a root and an init that has exited, which are tags 1 and 2, with others."""
     init = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=0)

@@ -193,6 +193,40 @@ def test_a_kernel_that_does_not_tell_makes_a_snapshot_that_says_so(
         watch.close()
 
 
+_DEAD_END = """
+import ctypes, os, sys
+unshare = ctypes.CDLL(None).unshare
+for alive in (True, False):
+    if os.fork() == 0:
+        assert unshare(0x20000000) == 0
+        init = None if alive else os.fork()
+        if init == 0:
+            os._exit(0)
+        if init:
+            os.waitpid(init, 0)
+        os.write(1, b"x")
+        sys.stdin.read()
+        os._exit(0)
+sys.stdin.read()
+"""
+
+
+def test_a_namespace_that_waits_for_a_child_and_is_dead_is_told_from_a_new_one(capture: Capture) -> None:
+    """Its init was reaped: the next fork would fail."""
+    with subprocess.Popen([sys.executable, "-c", _DEAD_END], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.read(2) == b"xx"
+        snapshot = capture(process.pid, "subtree")
+        process.stdin.close()
+
+    assert [(task.child_namespace, task.child_namespace_dead) for task in snapshot.tasks] == [
+        (None, None),
+        (-1, None),
+        (-1, True),
+    ]
+
+
 _NAMES = 12  # that tests/live/sharer.c tells
 
 
