@@ -33,7 +33,7 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
     """
     try:
         if isinstance(data, Mapping):
-            _write_folder(path.resolve(), data)
+            _write_folder(_pointed_to(path), data)
             return
         place, special = _find(path)
         if special:
@@ -51,7 +51,7 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-    except RuntimeError as error:  # what pathlib has for links in a circle
+    except RuntimeError as error:  # pathlib's, before Python 3.13, for links in a circle
         raise CkptreeError(f"cannot write {path}: {os.strerror(errno.ELOOP)}") from error
     except OSError as error:
         raise CkptreeError(f"cannot write {path}: {error.strerror or error}") from error
@@ -85,7 +85,7 @@ def _find(path: Path) -> tuple[Path, bool]:
         return file, not stat.S_ISREG(found.st_mode)
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe may have no name: /dev/stdout leads to it
         return path, True
-    return path.resolve(), False
+    return _pointed_to(path), False
 
 
 def _write_special(path: Path, data: bytes) -> None:
@@ -94,6 +94,14 @@ def _write_special(path: Path, data: bytes) -> None:
         if stat.S_ISREG(os.fstat(fd).st_mode):
             raise CkptreeError(f"cannot write {path}: it has become another file meanwhile")
         out.write(data)
+
+
+def _pointed_to(path: Path) -> Path:
+    """Return what a path leads to, so that a link stays a link."""
+    target = path.resolve()
+    if target.is_symlink():  # links in a circle, from Python 3.13 on; before, pathlib has an error of its own
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
