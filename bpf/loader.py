@@ -213,7 +213,7 @@ def refusal(error: syscall.VerifierError) -> str:
     if not syscall.has_fetch_and_add():
         return (
             f"this kernel ({platform.release()}) has no atomic fetch-and-add for BPF programs, by which ckptree numbers "
-            "its records: boot Linux 5.12 or later. Rights are not what is missing"
+            "its records: Linux 5.12 is the first. Boot one that docs/matrix.md names; rights are not what is missing"
         )
     log = [*error.log[:_LOG_LINES], "...", *error.log[-_LOG_LINES:]] if len(error.log) > 2 * _LOG_LINES else error.log
     return (

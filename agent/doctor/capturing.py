@@ -177,7 +177,9 @@ def _ring_buffer() -> Finding:
     except PermissionError as error:
         return Finding("no", "ring buffer", f"not permitted: {error.strerror}", "be root, or have CAP_BPF")
     except OSError as error:
-        return Finding("no", "ring buffer", f"the kernel has none: {error.strerror}", "boot Linux 5.15 or later")
+        return Finding(
+            "no", "ring buffer", f"the kernel has none: {error.strerror}", "boot a kernel that docs/matrix.md names"
+        )
     return Finding("ok", "ring buffer", "the kernel makes one")
 
 

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which hosts there are to try: a user space, a kernel, an architecture; and what is done on each.
+
+A cell's name says all of it: ``debian13-6.12``, ``debian13-6.12-arm64``, ``ubuntu24.04-here`` (the kernel that runs here).
+"""
+
+from typing import Final, NamedTuple
+
+HERE: Final = "here"
+
+# Distributions whose user space is tried, by our name: the suite that it is made from.
+USERS: Final = {"debian12": "bookworm", "ubuntu24.04": "noble", "debian13": "trixie", "sid": "sid"}
+# Kernels of Debian, by our name, and the suite that has them.
+KERNELS: Final = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
+MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+class Cell(NamedTuple):
+    """A host to try.
+
+    Attributes:
+        user: its user space, of `USERS`.
+        kernel: of `KERNELS`, or `HERE`.
+        machine: its architecture, as Debian calls it.
+    """
+
+    user: str
+    kernel: str
+    machine: str = "amd64"
+
+    def __str__(self) -> str:
+        return f"{self.user}-{self.kernel}" + ("" if self.machine == "amd64" else f"-{self.machine}")
+
+
+CELLS: Final = (
+    *(Cell(user, HERE) for user in USERS),
+    *(Cell(user, kernel) for kernel in KERNELS for user in USERS if user != "ubuntu24.04"),
+    *(Cell("debian13", kernel, "arm64") for kernel in ("6.1", "6.12", "newest")),
+)
+
+
+def named(name: str) -> Cell:
+    """Return the cell of a name.
+
+    Raises:
+        ValueError: there is none; the message lists those that there are.
+    """
+    for cell in CELLS:
+        if str(cell) == name:
+            return cell
+    raise ValueError(f"no cell is called {name}; there are {' '.join(map(str, CELLS))}")
+
+
+class Step(NamedTuple):
+    """Something that is done on a host, by pytest or by a module.
+
+    Attributes:
+        name: its column.
+        told: what it is, for the page.
+        arguments: of pytest.
+        without: hooks that are left out.
+        emulated: of pytest, where all of it would take too long.
+        seconds: after which it is ended: emulated, everything takes ten times as long, and far longer beside other work.
+    """
+
+    name: str
+    told: str
+    arguments: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    emulated: tuple[str, ...] = ()
+    seconds: int = 400
+
+
+_TRACED: Final = ("fexit:change_pid", "fentry:release_task")
+_PRCTL: Final = ("fexit:__x64_sys_prctl", "fexit:__arm64_sys_prctl")
+_TYPED: Final = tuple(
+    f"typed_tracepoint:{name}" for name in ("task_newtask", "sched_process_exit", "sched_process_free")
+)
+_CAPTURE: Final = "tests/live/test_capture_scenarios.py::test_a_capture_of_a_scenario_is_the_tree"
+# Each way for a task to change its place, and each end that it can come to.
+_SCENARIOS: Final = (
+    *("linear_nested_namespace", "sibling_namespaces", "group_of_a_dead_namespace", "unshare_then_fork"),
+    *("entered_from_outside_is_refused", "threads", "child_of_a_thread_that_dies", "dead_group_leader", "zombies"),
+    *("orphan_of_a_dead_session_leader", "fork_before_setsid_twice", "subreaper_adopts_a_daemon", "subreaper_flags"),
+    *("sibling_by_clone_parent", "groups_swapped", "job_of_a_shell", "exec_by_a_thread", "vfork_over", "stopped"),
+    *("autoreaped_children", "double_fork_daemons", "controlling_terminal", "owners_of_files", "pid_reuse"),
+)
+_LONG: Final = "tests/live/test_rebuild.py::test_a_chain_twice_as_long_takes_about_twice_as_long"  # a question of time
+_TREES: Final = tuple(f"{_CAPTURE}[{name}]" for name in _SCENARIOS)
+
+STEPS: Final = (
+    Step(
+        "programs",
+        "every program is compiled, looked at, and loaded; on `-here` in every shape that other kernels ask for",
+        ("tests/live/test_programs.py", "tests/live/test_refused.py"),
+        emulated=(
+            "tests/live/test_programs.py::test_every_program_is_one_that_kernels_take[this kernel's]",
+            "tests/live/test_refused.py",
+        ),
+    ),
+    Step("capture", "trees against the kernel's own answer and the log of their births, with the best hooks", _TREES),
+    Step(
+        "without fexit",
+        "the same, with the kprobe and the system calls' tracepoints",
+        _TREES,
+        (*_TRACED, *_PRCTL),
+    ),
+    Step(
+        "raw alone",
+        "the same, with raw tracepoints for births and deaths, and tracepoints for waits instead of the kprobe",
+        _TREES,
+        (*_TRACED, *_PRCTL, *_TYPED, "kprobe:release_task"),
+    ),
+    Step(
+        "restart",
+        "trees rebuilt and verified, live and from their numbers alone",
+        ("tests/live/test_restart.py", "tests/live/test_rebuild.py"),
+        emulated=("tests/live/test_restart.py", "tests/live/test_rebuild.py", "--deselect", _LONG),
+    ),
+    Step(
+        "storm",
+        "snapshots of a storm of 200 births a second, judged by the storm's own log",
+        ("tests/matrix/storm.py",),
+    ),
+    Step(
+        "loss",
+        "a ring that is far too small: what is lost is told of those whom it concerns, and repaired",
+        ("tests/live/test_loss.py::test_loss_is_told_of_exactly_those_it_concerns_and_repaired[a ring of 64 KB]",),
+    ),
+)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the steps of a cell on its host and says on stdout, a marked line each, what came of them.
+
+``python -m tests.matrix.inside WHERE``, of the checkout in the current folder; WHERE is ``here`` or ``emulated``.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+from tests.matrix.cells import HERE, STEPS, Step
+
+MARK = "matrix: "
+"""What a line of results begins with: a console has others."""
+REASON_LENGTH = 400
+_HOOKS = """
+import json
+from agent.config import Config
+from agent.watch import Watch
+watch = Watch(Config())
+print(json.dumps({"hooks": watch.probes.hooks, "tried": watch.probes.tried, "missing": watch.probes.missing}))
+watch.close()
+"""
+_BCC = "import bcc; print(bcc.__version__)"
+
+
+def say(**facts: Any) -> None:
+    """Print a line of results."""
+    sys.stdout.write("\n" + MARK + json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def _asked(program: str, without: tuple[str, ...] = ()) -> tuple[str, str]:
+    """Run a few lines of Python; return what they print, and the last line of what they complain of."""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"CKPTREE_WITHOUT": " ".join(without)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    complaint = (ran.stderr.strip().splitlines() or [""])[-1]
+    return ran.stdout.strip(), "" if ran.returncode == 0 else complaint
+
+
+def read(report: Path) -> dict[str, Any]:
+    """Return what a report of pytest, of the JUnit kind, says: how many passed, and which failed with what."""
+    passed, failed = 0, []
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - our own pytest's
+        faults = [*case.findall("failure"), *case.findall("error")]
+        passed += not faults and case.find("skipped") is None
+        failed += [f"{case.get('name')}: {fault.get('message') or ''}"[:REASON_LENGTH] for fault in faults[:1]]
+    return {"passed": passed, "failed": failed}
+
+
+def perform(step: Step, *, emulated: bool) -> dict[str, Any]:
+    """Run a step; return its results."""
+    began = time.monotonic()
+    try:
+        said, complaint = _asked(_HOOKS, step.without)
+        if complaint:
+            return {"step": step.name, "passed": 0, "failed": [], "reason": complaint[: 2 * REASON_LENGTH]}
+        hooks = json.loads(said)
+        report = Path(f"/tmp/{os.getpid()}.xml")  # noqa: S108 - of a machine for this alone, or of a root of its own
+        report.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        ran = subprocess.run(
+            [*command, "--tb=short", *(step.emulated if emulated and step.emulated else step.arguments)],
+            env=os.environ | {"CKPTREE_WITHOUT": " ".join(step.without)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=step.seconds,
+        )
+        print(ran.stdout)
+        results = (
+            read(report) if report.exists() else {"passed": 0, "failed": [], "reason": ran.stdout[-REASON_LENGTH:]}
+        )
+    except subprocess.TimeoutExpired:
+        results = {"passed": 0, "failed": [], "reason": f"not done within {step.seconds} s"}
+        hooks = {}
+    return {"step": step.name, **hooks, **results, "seconds": round(time.monotonic() - began)}
+
+
+def main(where: str) -> None:
+    """Run them all."""
+    bcc, fault = _asked(_BCC)
+    say(kernel=platform.release(), python=platform.python_version(), bcc=bcc or fault, machine=platform.machine())
+    for step in STEPS:
+        say(**perform(step, emulated=where != HERE))
+    say(done=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A storm that an emulated machine can take, and snapshots of it. Named by hand: it is no part of the suite."""
+
+import json
+
+import pytest
+
+from tests.bench import torture
+
+pytestmark = pytest.mark.live
+
+_SLOW = "--rate 200 --workers 2 --snapshots 12 --iterator 0 --proc 0 --psutil 0 --ps 0 --idle 20 --pid-max 500 --json"
+_MADE, _INCOMPLETE = 0, 3
+
+
+def test_no_snapshot_of_a_slow_storm_is_torn_stale_or_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    """And at least half of them are certain in time."""
+    code = torture.main(_SLOW.split())
+    said = capsys.readouterr()
+
+    assert code == 0, said.err
+    for kind in json.loads(said.out):
+        figures = kind["ckptree"]
+        assert int(figures[_INCOMPLETE]) <= int(figures[_MADE]) / 2, figures

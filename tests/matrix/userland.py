@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clean roots of distributions in which ``make setup`` has been run, kept from run to run."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tests.matrix.cells import USERS, Cell
+from tests.service.roots import LEAN, TOP, packed, run
+
+CACHE: Final = TOP / "build" / "matrix"
+SOURCES: Final = "ckptree"
+"""Where the checkout is in them."""
+_KEYS: Final = Path("usr/share/keyrings")
+_SETUP_S: Final = 7200
+# A distribution that is no Debian is trusted by keys which a package of Debian's has.
+_KEYRING: Final = {"ubuntu24.04": ("trixie", "ubuntu-archive-keyring")}
+# Mirrors may be of an earlier day than their lists are good for.
+_OPTIONS: Final = (
+    '--aptopt=Acquire::Check-Valid-Until "false"',
+    *(f"--dpkgopt=path-exclude=/{name}/*" for name in LEAN),
+)
+# Of no use in a machine, and much to take along.
+_LEFT_BEHIND: Final = (
+    *("var/cache", "var/lib/apt/lists", "usr/share/fonts", "usr/share/icons", "usr/share/X11", "usr/share/mime"),
+    *("usr/lib/gcc-cross", "usr/share/perl", "root/.cache", "boot", "usr/src"),
+)
+# As a container is entered, though with this host's processes, which are what is watched.
+ENTER: Final = """
+set -e
+mount --bind "$0" "$0"
+cd "$0"
+mount --rbind /dev dev
+mount --rbind /sys sys
+mount -t proc none proc
+mkdir -p old
+pivot_root . old
+umount -l /old
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 "$@"
+"""
+
+
+def enter(root: Path, *command: str) -> list[str]:
+    """Return a command that runs another in a root, with this host's /dev, /sys and processes."""
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, os.fspath(root), *command]
+
+
+def sources(root: Path) -> None:
+    """Put this checkout, as it is, into a root."""
+    names = run(["git", "-C", TOP, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]).split("\0")
+    for name in filter(None, names):
+        target = root / SOURCES / name
+        if (TOP / name).is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TOP / name, target)
+
+
+def _keyring(user: str) -> list[str]:
+    if user not in _KEYRING:
+        return []
+    suite, package = _KEYRING[user]
+    folder = CACHE / package
+    if not folder.exists():
+        run(["mmdebstrap", "--variant=extract", _OPTIONS[0], f"--include={package}", suite, folder])
+    return [f"--keyring={folder / _KEYS}"]
+
+
+def userland(cell: Cell) -> Path:
+    """Return the root of a cell's user space.
+
+    It is the smallest that its distribution has, with make, and what the project's own ``make setup`` installs.
+    """
+    root = CACHE / f"{cell.user}-{cell.machine}"
+    ready = root / "ready"
+    if not ready.exists():
+        shutil.rmtree(root, ignore_errors=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        components = ["--components=main,universe"] if cell.user.startswith("ubuntu") else []
+        command = ["mmdebstrap", "--variant=minbase", f"--arch={cell.machine}", "--include=apt,make,ca-certificates"]
+        run([*command, *_OPTIONS, *components, *_keyring(cell.user), USERS[cell.user], root])
+        # This host may reach registries through somebody whom only its own certificates know.
+        for path in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
+            shutil.copy(Path("/", path), root / path)
+        sources(root)
+        with (CACHE / f"{root.name}.log").open("wb") as log:
+            setup = enter(root, "make", "-C", f"/{SOURCES}", "setup")
+            subprocess.run(setup, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=_SETUP_S)
+        ready.touch()
+    return root
+
+
+def archive(cell: Cell) -> Path:
+    """Return the user space as a kernel's initial file system, without the sources."""
+    root = userland(cell)
+    path = CACHE / f"{root.name}.cpio"
+    if not path.exists():
+        lean = CACHE / f"{root.name}.lean"
+        shutil.rmtree(lean, ignore_errors=True)
+        run(["cp", "--archive", "--link", root, lean])
+        for name in _LEFT_BEHIND:
+            shutil.rmtree(lean / name, ignore_errors=True)
+        packed(lean, path)
+        shutil.rmtree(lean)
+    return path

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix of hosts: what the hosts say becomes results, and results a page that hides nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bpf.hooks import FEATURES
+from tests.matrix.__main__ import PAGE, RESULTS, gather
+from tests.matrix.cells import CELLS, KERNELS, STEPS, USERS, named
+from tests.matrix.inside import MARK, read
+from tests.matrix.table import page
+
+FACTS = {"kernel": "6.12.1-cloud", "machine": "x86_64", "bcc": "0.31.0", "python": "3.13.5"}
+HOOKS = {"fork": ["typed_tracepoint:task_newtask"], "reap": ["kprobe:release_task"], "setsid": []}
+
+
+def results(**more: Any) -> dict[str, Any]:
+    """Those of a cell whose steps all passed, but for what is said."""
+    steps = [{"step": step.name, "passed": 7, "failed": [], "hooks": HOOKS, "missing": []} for step in STEPS]
+    return {"facts": FACTS, "steps": steps, **more}
+
+
+def line_of(text: str, name: str) -> str:
+    """A row of the table."""
+    return next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+
+
+def test_a_cell_has_a_name_of_its_own_by_which_it_is_found() -> None:
+    """And another name is answered with those that there are."""
+    assert [named(str(cell)) for cell in CELLS] == list(CELLS)
+    with pytest.raises(ValueError, match=r"debian13-6\.12"):
+        named("debian11-4.19")
+
+
+def test_every_cell_is_made_of_what_there_is() -> None:
+    """A user space that can be made and a kernel that can be had."""
+    assert {cell.user for cell in CELLS} == set(USERS)
+    assert {cell.kernel for cell in CELLS} == {*KERNELS, "here"}
+
+
+def test_hooks_that_are_left_out_are_hooks() -> None:
+    """A misspelt one would leave the best one in force, and nobody would see."""
+    known = {str(hook) for feature in FEATURES for way in feature.ways for hook in way}
+    other_machines = {"fexit:__x64_sys_prctl", "fexit:__arm64_sys_prctl"}
+
+    assert {name for step in STEPS for name in step.without} <= known | other_machines
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    """By file, function and case."""
+    from tests.live.scenarios import SCENARIOS
+
+    for step in STEPS:
+        for argument in (*step.arguments, *step.emulated):
+            if argument.startswith("--"):
+                continue
+            path, _, test = argument.partition("::")
+            function, _, case = test.partition("[")
+            assert function in Path(path).read_text()
+            assert not case or "scenario" not in function or case.rstrip("]") in SCENARIOS
+
+
+def test_what_a_host_says_is_gathered_from_among_other_words() -> None:
+    """A console has the kernel's, too."""
+    said = [
+        "[    0.02] Booting",
+        MARK + json.dumps(FACTS),
+        "24 passed",
+        MARK + json.dumps({"step": "capture", "passed": 24, "failed": []}) + "\r",
+        "a test printed " + MARK,
+        MARK + json.dumps({"done": True}),
+    ]
+
+    assert gather(said) == {"facts": FACTS, "steps": [{"step": "capture", "passed": 24, "failed": []}]}
+
+
+def test_a_host_that_does_not_come_to_its_end_says_so() -> None:
+    """Before it began, and in the middle."""
+    assert gather(["panic"])["reason"] == "it never began"
+    assert gather([MARK + json.dumps(FACTS)])["reason"] == "it ended in the middle"
+
+
+def test_a_report_of_pytest_is_counted(tmp_path: Path) -> None:
+    """Passed, failed, and failed while it was set up; what was skipped is neither."""
+    path = tmp_path / "report.xml"
+    path.write_text(
+        "<testsuites><testsuite><testcase name='a'/><testcase name='b'><failure message='1 is 2'>long</failure></testcase>"
+        "<testcase name='c'><error message='no daemon'/></testcase><testcase name='d'><skipped/></testcase></testsuite>"
+        "</testsuites>"
+    )
+
+    assert read(path) == {"passed": 1, "failed": ["b: 1 is 2", "c: no daemon"]}
+
+
+def test_a_row_has_the_host_and_how_many_tests_passed() -> None:
+    """Of each step."""
+    row = line_of(page({"debian13-6.12": results()}), "debian13-6.12")
+
+    assert row == "| debian13-6.12 | 6.12.1-cloud x86_64 | 0.31.0 | 3.13.5 |" + " 7 ✓ |" * len(STEPS)
+
+
+def test_what_failed_stands_in_the_row_and_below_it() -> None:
+    """With its words; a bar in them ends no cell."""
+    broken = results()
+    broken["steps"][1] |= {"passed": 5, "failed": ["test_a: x | y\nz"]}
+    text = page({"debian13-6.12": broken})
+
+    assert "| 5 ✓, 1 ✗ |" in line_of(text, "debian13-6.12")
+    assert f"* {STEPS[1].name}, failed: test_a: x ¦ y z" in text
+
+
+def test_what_could_not_be_done_has_its_reason() -> None:
+    """A step, a host that ended early, and the steps that nobody came to."""
+    broken = results(reason="it ended in the middle")
+    broken["steps"] = [{"step": STEPS[0].name, "passed": 0, "failed": [], "reason": "no such instruction"}]
+    text = page({"debian12-5.10": broken})
+
+    assert line_of(text, "debian12-5.10").endswith("| no |" + " not run |" * (len(STEPS) - 1))
+    assert "* could not be run to its end: it ended in the middle" in text
+    assert f"* {STEPS[0].name}: no such instruction" in text
+
+
+def test_hooks_in_force_are_told_once_and_those_that_are_not_too() -> None:
+    """By step where they differ."""
+    text = page({"debian13-6.12": results()})
+
+    told = "fork by typed tracepoint task_newtask, reap by kprobe release_task, setsid by sweeps alone"
+    assert text.count(told) == 1
+
+
+def test_cells_that_were_not_run_are_named() -> None:
+    """So that nobody takes them for tried."""
+    text = page({"debian13-6.12": results()})
+    (left,) = (line for line in text.splitlines() if line.startswith("Not run yet: "))
+
+    assert left.removeprefix("Not run yet: ").rstrip(".").split(", ") == [
+        str(cell) for cell in CELLS if str(cell) != "debian13-6.12"
+    ]
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    """Whoever changes one makes the other: python -m tests.matrix --page."""
+    assert PAGE.read_text() == page(json.loads(RESULTS.read_text()))
