@@ -87,7 +87,8 @@ def _now() -> int:
 
 
 @contextmanager
-def _stopped(watcher: Watcher) -> Iterator[None]:
+def stopped(watcher: Watcher) -> Iterator[None]:
+    """Have the daemon stopped."""
     os.kill(watcher.pid, signal.SIGSTOP)
     try:
         yield
@@ -224,7 +225,7 @@ def ways() -> dict[str, Callable[[float], Outcome]]:
     ring = f"ring_bytes = {_RING}\nsweep_interval_s = 3600\n"
     return {
         f"a ring of {_SMALL_RING >> 10} KB": lambda seconds: suffer(_as_it_is, small, seconds),
-        f"stopped for {_AWAY_S:g} s, again and again": lambda seconds: suffer(_stopped, ring, seconds, exact=True),
+        f"stopped for {_AWAY_S:g} s, again and again": lambda seconds: suffer(stopped, ring, seconds, exact=True),
         "its CPU taken by a real-time task": lambda seconds: suffer(
             _starved, ring, seconds, before=("taskset", "-c", "0")
         ),

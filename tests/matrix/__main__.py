@@ -65,18 +65,22 @@ def run(cell: Cell) -> dict[str, Any]:
     return results
 
 
+def known() -> dict[str, Any]:
+    """Return the results that there are, by cell."""
+    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
+
+
 def main(arguments: list[str]) -> int:
     """Run what is named; 0 unless a step of a cell failed."""
-    cells = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     wanted = [] if arguments == ["--page"] else [named(name) for name in arguments] or list(CELLS)
     wrong = 0
     for cell in wanted:
         print(f"matrix: {cell}", file=sys.stderr)
-        cells[str(cell)] = results = run(cell)
+        results = run(cell)
         wrong += sum(len(step["failed"]) for step in results["steps"])
+        cells = known() | {str(cell): results}  # another run may have come to its end meanwhile
         RESULTS.write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
-        PAGE.write_text(page(cells))
-    PAGE.write_text(page(cells))
+    PAGE.write_text(page(known()))
     return int(wrong > 0)
 
 

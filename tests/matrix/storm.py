@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.bench import torture
+from tests.bench import loss, torture
 
 pytestmark = pytest.mark.live
 
@@ -22,3 +22,12 @@ def test_no_snapshot_of_a_slow_storm_is_torn_stale_or_failed(capsys: pytest.Capt
     for kind in json.loads(said.out):
         figures = kind["ckptree"]
         assert int(figures[_INCOMPLETE]) <= int(figures[_MADE]) / 2, figures
+
+
+def test_loss_in_a_slow_storm_is_told_of_exactly_those_it_concerns_and_repaired() -> None:
+    """With a ring that some dozen records fill."""
+    out = loss.suffer(loss.stopped, "ring_bytes = 4096\nsweep_interval_s = 3600\n", 0.1)
+
+    assert out.wrong == []
+    assert out.snapshots
+    assert out.lost
