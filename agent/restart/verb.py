@@ -80,6 +80,7 @@ class _Wish(NamedTuple):
     pidfile: Path | None
     as_json: bool
     key: Path | None
+    drop_held: bool
 
 
 def restart(
@@ -93,6 +94,9 @@ def restart(
     pidfile: Annotated[
         Path | None, typer.Option(help="With --detach: the guard's pid; SIGTERM to it ends the tree.", metavar="FILE")
     ] = None,
+    drop_held: Annotated[
+        bool, typer.Option("--drop-held", help="With --run argv: leave out processes that only forked.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when the tree stands: who is who.")
     ] = False,
@@ -108,8 +112,10 @@ def restart(
 
     if pidfile is not None and not detach:
         raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
+    if drop_held and run != "argv":
+        raise UsageError("--drop-held leaves out who would hold while others run what they ran: add --run argv")
     command = split_command(run) if run not in ("hold", "argv") else None
-    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify)
+    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held)
     begun: list[bool] = []
     try:
         with _raising() as asked:  # from the beginning: a plan may take its time
@@ -175,6 +181,7 @@ def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]")
 def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     """What is to be made, and of what, where each runs a program of its own."""
     from agent.restart import pidfile
+    from agent.restart.dropping import without_held
     from agent.restart.planning import decide
     from agent.restart.preflight import preflight
     from agent.restart.programs import at_their_beginning, own_arguments
@@ -182,6 +189,10 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     snapshot = load_file(wish.file, wish.key)
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)
+    if wish.drop_held:
+        snapshot, dropped = without_held(snapshot)
+        for task in dropped:
+            say(f"task {task.pid} ({snapshot.number(task.pid)}) has only forked, and is left out")
     snapshot, plan = decide(snapshot, pidns=wish.pidns, any_numbers=wish.any_numbers)
     programs = None
     if wish.run == "argv":

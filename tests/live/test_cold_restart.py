@@ -484,3 +484,10 @@ def test_a_caller_in_a_time_namespace_is_told_what_others_are_told(folder: Path)
     starts = [each["tasks"][0]["start_ns"] for each in answers]
     assert starts[0] == starts[2] == starts[4]
     assert max(starts) - min(starts) < 10_000_000
+
+
+def test_who_only_forked_is_left_out_where_that_is_asked_for(forked: Path) -> None:
+    """Its program will fork it again."""
+    with restarted(forked, "--run", "argv", "--drop-held") as pids:
+        assert list(pids) == [1]
+        assert soon(lambda: os.readlink(f"/proc/{pids[1]}/exe") == os.path.realpath(PYTHON))
