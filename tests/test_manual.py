@@ -74,7 +74,7 @@ def test_the_page_of_the_configuration_has_every_key(share: Path) -> None:
     text = page(share, "ckptree.toml.5")
 
     for key, value in asdict(Config()).items():
-        shown = f"0o{value:o}" if key == "socket_mode" else value
+        shown = f"0o{value:o}" if key == "socket_mode" else "false" if value is False else value
         assert re.search(rf" {key} [A-Z].* Must be .* Default: {shown}\.", text)
 
 
