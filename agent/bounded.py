@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that somebody names, read to a bound: a device or a stream may have no end."""
 
+import contextlib
+import io
 import os
 import stat
 from typing import BinaryIO, Final
@@ -23,9 +25,10 @@ def read(file: BinaryIO, most: int) -> bytes:
         TooLargeError: it has more. Of a regular file nothing has been read then.
         OSError: it cannot be read.
     """
-    about = os.fstat(file.fileno())
-    if stat.S_ISREG(about.st_mode) and about.st_size > most:
-        raise TooLargeError(_said(most))
+    with contextlib.suppress(io.UnsupportedOperation):  # of a stream in memory, which is no file
+        about = os.fstat(file.fileno())
+        if stat.S_ISREG(about.st_mode) and about.st_size > most:
+            raise TooLargeError(_said(most))
     chunks = []
     left = most + 1
     while left and (chunk := file.read(min(left, _CHUNK))):
