@@ -118,12 +118,12 @@ class Feed:
             gone = [root.pid.task is not root for root in subscription.roots]
             if gone and all(gone) and not subscription.ended:
                 subscription.ended = True
-                subscription.put(_pack({"event": "end", "order": self._stream.next, "time_ns": self._clock()[0]}))
+                subscription.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()[0]})
 
     def _tell_all(self, event: dict[str, Any]) -> None:
-        packed = _pack({**event, "time_ns": self._clock()[0]})
+        event["time_ns"] = self._clock()[0]
         for subscription in self.subscriptions:
-            subscription.put(packed)
+            subscription.say(event)
 
     def _tell_loss(self, order: int) -> None:
         """Numbers below this one are missing; or one that was given up comes too late, and undoes what came after it."""
@@ -396,7 +396,7 @@ class Feed:
                     namespace = subscription.namespace
                     event = packed.get(namespace)
                     if event is None:
-                        about = eventfacts.who(task, leader, namespace)
-                        head = {"event": kind, "order": self._order, "time_ns": time_ns}
-                        event = packed[namespace] = _pack({**head, **about, **say(task, namespace), **marks})
+                        said = {"event": kind, "order": self._order, "time_ns": time_ns}
+                        said.update(eventfacts.who(task, leader, namespace), **say(task, namespace), **marks)
+                        event = packed[namespace] = _pack(said)
                     subscription.put(event)

@@ -2,7 +2,7 @@
 """One subscriber's side of the live events: what is wanted, and what waits to be fetched."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
@@ -52,13 +52,14 @@ class Subscription:
 
     def sees(self, task: Task) -> bool:
         """Return True if a task may be told of: whose it is, and a number to call it by."""
-        return self.viewer.sees_ids(task.ids) and task.pid.number_in(self.namespace) > 0
+        viewer = self.viewer
+        return (viewer.privileged or viewer.sees_ids(task.ids)) and task.pid.number_in(self.namespace) > 0
 
     def hide(self, task: Task, order: int, time_ns: int) -> None:
         """Say, once, that something happens in the tree that may not be told of: its events are not all there is."""
         if self.roots and not self._hidden and not self.viewer.sees_ids(task.ids):
             self._hidden = True
-            self.put(_pack({"event": "hidden", "order": order, "time_ns": time_ns}))
+            self.say({"event": "hidden", "order": order, "time_ns": time_ns})
 
     def has_room(self, unsent_bytes: int, time_ns: int) -> bool:
         """Whether an event may be queued; if not it is counted.
@@ -75,9 +76,20 @@ class Subscription:
         return True
 
     def put(self, event: bytes) -> None:
-        """Queue an event, packed."""
+        """Queue an event, packed, for which there is room."""
         self._events.append(event)
         self._bytes += len(event)
+
+    def say(self, event: dict[str, Any]) -> None:
+        """Queue an event that comes unasked, whether or not there is room; what was left out before it is told before."""
+        self._close_gap(event["order"])
+        self.put(_pack(event))
+
+    def _close_gap(self, order: int) -> None:
+        if self._missing:
+            dropped = {"event": "dropped", "order": order, "time_ns": self._missing_ns, "count": self._missing}
+            self._missing = 0
+            self.put(_pack(dropped))
 
     @property
     def waiting(self) -> bool:
@@ -90,20 +102,13 @@ class Subscription:
         Args:
             next_order: number of the next record: everything before it has been told, or counted as dropped.
         """
+        self._close_gap(next_order)
         events = self._events
-        if self._missing:
-            dropped = {
-                "event": "dropped",
-                "order": next_order,
-                "time_ns": self._missing_ns,
-                "count": self._missing,
-            }
-            events.append(_pack(dropped))
         self.told += len(events)
         packer = msgpack.Packer(autoreset=False)
         packer.pack_map_header(2)
         packer.pack("events")
         packer.pack_array_header(len(events))
         head: bytes = packer.bytes()
-        self._events, self._bytes, self._missing = [], 0, 0
+        self._events, self._bytes = [], 0
         return b"".join((head, *events, _pack("next"), _pack(next_order)))

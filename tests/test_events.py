@@ -239,6 +239,21 @@ def test_who_does_not_read_is_told_how_much_was_dropped() -> None:
     assert listener.subscription.dropped == first[-1]["count"]
 
 
+def test_what_was_dropped_is_told_before_a_loss_that_came_after_it() -> None:
+    """Though that finds room always: who reads in order knows of the gap in time."""
+    scene = Scene()
+    listener = Listener(scene)
+    listener.unsent = BACKLOG_BYTES
+    scene.child()
+    scene.watch.tend()
+    scene.watch.stream.suspect = True
+    scene.service.feed.settle()
+    scene.child()
+    scene.watch.drain()
+
+    assert [event["event"] for event in listener.told()] == ["dropped", "loss", "dropped"]
+
+
 def test_loss_is_told_where_it_happened_and_that_it_was_mended() -> None:
     """What the sweep finds is told in between, so that nobody needs a new snapshot."""
     scene = Scene()
