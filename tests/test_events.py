@@ -243,7 +243,7 @@ def test_what_was_dropped_is_told_before_a_loss_that_came_after_it() -> None:
     """Though that finds room always: who reads in order knows of the gap in time."""
     scene = Scene()
     listener = Listener(scene)
-    listener.unsent = BACKLOG_BYTES
+    listener.unsent = BACKLOG_BYTES + 1
     scene.child()
     scene.watch.tend()
     scene.watch.stream.suspect = True
