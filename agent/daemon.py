@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from agent import daemonargs, handover, privileges
 from agent.access import Policy
@@ -32,6 +33,8 @@ from agent.subids import SubIds
 from agent.watch import Watch
 from bpf.hooks import left_out
 
+# Another program: this one maps no compiler.
+_COMPILE = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import prepare; sys.exit(prepare())"
 _EXTENSION_S = 30
 _MOST_EXTENSIONS = 60  # five minutes
 _UNHEARD_S = 2.0  # between sweeps for changes that were not announced one by one
@@ -265,7 +268,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run in the foreground; returns the exit code."""
     journal = Journal()
     try:
-        config = daemonargs.parse(sys.argv[1:] if argv is None else argv)
+        argv = sys.argv[1:] if argv is None else argv
+        config = daemonargs.parse(argv)
+        if daemonargs.only_compiles(argv):
+            top = os.fspath(Path(__file__).resolve().parents[1])
+            os.execv(sys.executable, [sys.executable, "-P", "-c", _COMPILE, top])  # noqa: S606 - the same interpreter
         with contextlib.suppress(PermissionError):
             os.nice(_NICE)
         manager = Manager(os.environ)

@@ -21,6 +21,12 @@ def parser() -> argparse.ArgumentParser:
     """What `parse` understands."""
     made = argparse.ArgumentParser(prog="ckptree daemon", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument("--config", type=Path, metavar="FILE", help="TOML file with these keys, with _ for -.")
+    made.add_argument(
+        "--compile",
+        action="store_true",
+        help="As root: compile the BPF programs for this kernel into /var/cache/ckptree, and end. A daemon of another user "
+        "takes them from there, and cannot put them there itself.",
+    )
     said = meanings()
     for key in said:
         made.add_argument(
@@ -45,6 +51,7 @@ def parse(argv: Sequence[str]) -> Config:
     except OSError as error:  # it prints its help
         raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
     path = options.pop("config")
+    del options["compile"]
     config = load(path) if path else Config()
     named = {key: _option(key) for key in options}
     if options["socket"] is None and os.environ.get(SOCKET_VARIABLE):
@@ -57,6 +64,11 @@ def parse(argv: Sequence[str]) -> Config:
             except UsageError as error:
                 raise UsageError(f"{named[key]}: {str(error).partition(': ')[2]}") from error
     return config
+
+
+def only_compiles(argv: Sequence[str]) -> bool:
+    """Return True if arguments that `parse` has taken ask for no daemon."""
+    return bool(parser().parse_args(argv).compile)
 
 
 def _default(key: str) -> str:

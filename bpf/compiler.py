@@ -2,8 +2,9 @@
 """C to bytecode, and the only import of bcc. What was compiled once for a kernel is kept for its next boot.
 
 bcc takes half a second, most of what a start costs, so the result is stored under a key of everything that went into it:
-the sources, the offsets of this kernel, the whole of its BTF (the ids in it), and which bcc. The store must be this
-user's own and nobody else's to write, for what it holds is loaded into the kernel.
+the sources, the offsets of this kernel, the whole of its BTF (the ids in it), and which bcc. The store must be root's and
+nobody else's to write, for what it holds is loaded into the kernel: a daemon that is another user's, and without
+capabilities once it is ready, could otherwise leave to the next one, which begins with them, what that is to load.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import hashlib
 import importlib.util
 import mmap
 import os
+import stat
 import struct
 import tempfile
 from dataclasses import dataclass
@@ -151,16 +153,16 @@ def _may_create_maps() -> bool:
     return True
 
 
-def _own(place: Path) -> bool:
-    """Whether something is this user's, and nobody else's to write."""
+def _roots(place: Path) -> bool:
+    """Return True if something is root's, and nobody else's to write."""
     found = os.lstat(place)
-    return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    return found.st_uid == 0 and not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o022
 
 
 def _restore(path: Path) -> Bundle | None:
     """A stored bundle, if it is there, whole, and nobody else could have written it."""
     try:
-        if not (_own(path.parent) and _own(path)):
+        if not (_roots(path.parent) and _roots(path)):
             return None
         document = msgpack.unpackb(path.read_bytes())
         maps = {name: syscall.MapShape(*shape) for name, shape in document["maps"].items()}
@@ -170,13 +172,17 @@ def _restore(path: Path) -> Bundle | None:
 
 
 def _store(path: Path, made: Bundle) -> None:
-    """Keep a bundle; where that cannot be done the next start compiles again."""
+    """Keep a bundle, as root; where that cannot be done the next start compiles again."""
+    if os.geteuid():
+        return
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)  # another user's store may be below
-        if not _own(path.parent):
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not _roots(path.parent):
             return
+        path.parent.chmod(0o755)  # whatever the umask: the service reads it, too
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
             out.write(msgpack.packb({"code": made.code, "maps": made.maps, "btf_ids": made.btf_ids}))
+            os.fchmod(out.fileno(), 0o644)
         os.replace(out.name, path)
 
 

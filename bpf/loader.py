@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import socket
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,18 @@ def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], lis
         "missing": loader.missing,
     }
     return document, list(loader.descriptors.values())
+
+
+def prepare() -> int:
+    """Compile into the store what the next start loads; returns the exit code."""
+    private_mounts()
+    try:
+        btf = compiler.vmlinux()
+        compiler.bundle(btf, layout(btf))
+    except HostError as error:
+        print(f"ckptree: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def refusal(error: syscall.VerifierError) -> str:

@@ -21,6 +21,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "ckptree" / "0123.bundle"
 
 
+@pytest.mark.live  # as root
 def test_what_was_stored_comes_back(path: Path) -> None:
     """Code, maps and ids."""
     compiler._store(path, BUNDLE)
@@ -28,15 +29,17 @@ def test_what_was_stored_comes_back(path: Path) -> None:
     assert compiler._restore(path) == BUNDLE
 
 
+@pytest.mark.live
 def test_a_store_is_nobody_elses_to_write_and_everybodys_to_pass_through(path: Path) -> None:
     """The daemon, a user of its own, has its store below root's."""
     compiler._store(path, BUNDLE)
 
     assert path.parent.stat().st_mode & 0o777 == 0o755
-    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == 0o644
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("place", ["folder", "file"])
 def test_what_others_can_write_is_not_loaded(path: Path, place: str) -> None:
     """Whoever made it so may have put it there."""
@@ -44,6 +47,31 @@ def test_what_others_can_write_is_not_loaded(path: Path, place: str) -> None:
     (path if place == "file" else path.parent).chmod(0o777)
 
     assert compiler._restore(path) is None
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("place", ["folder", "file"])
+def test_what_the_loading_user_can_write_is_not_loaded_nor_stored(
+    path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's user has no capability once it is ready, and the next start has: the one is not to reach the other."""
+    compiler._store(path, BUNDLE)
+    os.chown(path if place == "file" else path.parent, 12345, 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+    assert compiler._restore(path) is None
+    os.unlink(path)
+    compiler._store(path, BUNDLE)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.live
+def test_another_user_loads_what_root_has_stored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the service does."""
+    compiler._store(path, BUNDLE)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+    assert compiler._restore(path) == BUNDLE
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")

@@ -204,7 +204,7 @@ def test_the_command_line_has_every_key_and_comes_before_the_file(tmp_path: Path
 
     assert parse(["--config", str(path), *options]) == Config(4096, 1000, 9, Path("/run/1"), 0o660)
     assert parse([]) == Config()
-    assert set(vars(parser().parse_args([]))) == {"config", *asdict(Config())}
+    assert set(vars(parser().parse_args([]))) == {"config", "compile", *asdict(Config())}
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,12 @@ def test_three_capabilities_are_given_and_no_other_can_be_had(service: configpar
     assert given == set(service["CapabilityBoundingSet"].split())
 
 
+def test_what_is_loaded_the_services_user_cannot_write(service: configparser.SectionProxy) -> None:
+    """Root compiles, outside of the sandbox; no folder is given to the daemon's user for it."""
+    assert service["ExecStartPre"] == "-+/usr/bin/ckptree daemon --compile"
+    assert not {"CacheDirectory", "StateDirectory", "ReadWritePaths"} & set(service)
+
+
 def test_the_configuration_that_comes_along_is_taken_and_says_the_defaults(tmp_path: Path) -> None:
     """As it is, and with its comments taken off the keys."""
     text = (UNITS / "ckptree.toml").read_text()

@@ -81,7 +81,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         before = files()
         installed = container.run("dpkg --install /package.deb")
         answers = {name: container.run(question) for name, question in QUESTIONS.items()}
-        container.run(f"echo 'sweep_interval_s = 60' >> {CONFIGURATION}; mkdir -p /var/cache/ckptree/daemon")
+        container.run(f"echo 'sweep_interval_s = 60' >> {CONFIGURATION}; mkdir -p /var/cache/ckptree")
         upgraded = container.run("dpkg --install /upgrade.deb")
         answers["upgraded"] = container.run("dpkg-query --show --showformat='${Version}' ckptree")
         first = container.run(f"tail -1 {CONFIGURATION}").out

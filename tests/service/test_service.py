@@ -95,14 +95,14 @@ def test_every_feature_has_a_hook(running: Host) -> None:
 
 
 def test_programs_are_compiled_once(running: Host) -> None:
-    """Into a folder of the daemon's own, where the next start finds them."""
-    listed = "stat --format=%U:%a:%y /var/cache/ckptree/daemon /var/cache/ckptree/daemon/*.bundle"
+    """By root, into a folder that the daemon's user cannot write, where the next start finds them."""
+    listed = "stat --format=%U:%a:%y /var/cache/ckptree /var/cache/ckptree/*.bundle"
     before = running.run(listed).out
     running.do("restart", "ckptree.service")
 
     assert [line.rpartition(":")[0].split(":")[:2] for line in before.splitlines()] == [
-        ["ckptree", "700"],
-        ["ckptree", "600"],
+        ["root", "755"],
+        ["root", "644"],
     ]
     assert running.run(listed).out == before
 
