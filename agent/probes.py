@@ -28,6 +28,7 @@ _CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoin
 _TIES: tuple[Tie, ...] = ("terminals", "owners", "sharing")
 _ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
 _WAIT_S = 5.0
+_FAULTS = 3  # of a compiler's, in a message
 _MOST_USERS = 2048
 _ALLOWANCE = wire.reader(wire.ALLOWANCE)
 
@@ -205,13 +206,15 @@ def _load(ring_bytes: int, without: Iterable[str], waiting: Callable[[], None]) 
             waiting()
         message, descriptors, _, _ = socket.recv_fds(ours, 1 << 16, _MAX_DESCRIPTORS)
         os.waitpid(helper, 0)
+        said = os.pread(complaints, 1 << 14, 0).decode(errors="replace").strip()
         if not message:
-            said = os.pread(complaints, 1 << 14, 0).decode(errors="replace").strip()
             last = said.splitlines()[-1] if said else "it said nothing"
             raise HostError(f"the helper that loads BPF died: {last}")
         document = json.loads(message)
         if "error" in document:
-            raise HostError(document["error"])
+            # What the compiler has to say of a program it says there.
+            faults = [line for line in said.splitlines() if " error: " in line][:_FAULTS]
+            raise HostError(": ".join((document["error"], *faults)))
         named = dict(zip(document["names"], descriptors, strict=True))
         return Loaded(named, document["hooks"], document["tried"], document["missing"])
     finally:

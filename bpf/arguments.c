@@ -69,7 +69,7 @@ static __always_inline void announce_strings(u32 which, const void *task, u64 fr
 	if (size > STRINGS_BYTES)
 		return;
 	size += sizeof(*r);
-	r->head.seq = __sync_fetch_and_add(&p->seq, 1);
+	r->head.seq = take_number(&p->seq);
 	if (ring.ringbuf_output(r, size, wakeup(r->head.seq)))
 		lost(p, r->head.seq);
 }

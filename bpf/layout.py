@@ -3,7 +3,7 @@
 
 Every offset comes from BTF. Nothing is guessed from a version number: a member that a kernel lacks is left undefined,
 and ``kernel.h`` compiles the way without it. The names are ``OFF_<struct>_<member>``, dots as underscores; a bit field
-also gets ``MASK_...``; structures whose size matters get ``SIZE_<struct>``.
+also gets ``MASK_...``, as what may be one does; structures whose size matters get ``SIZE_<struct>``.
 """
 
 from collections.abc import Collection
@@ -116,6 +116,9 @@ _RENAMED = {
     "START": ("task_struct", ("start_boottime", "real_start_time")),
 }
 
+# Bit fields that later kernels have as a bool, of a byte each: seen in Linux 7.2.
+_FLAGS = ("signal_struct_is_child_subreaper", "signal_struct_has_child_subreaper")
+
 # Arguments of a system call in the saved registers, x86-64 and arm64. arm64 keeps the first one in orig_x0, because
 # regs[0] is the return value by the time the call ends.
 _ARGUMENT_REGISTERS = ({0: "di", 1: "si", 2: "dx", 3: "r10"}, {0: "orig_x0"})
@@ -141,6 +144,8 @@ def _define(flags: dict[str, int], btf: Btf, structs: dict[str, int], struct: st
     flags[f"OFF_{name}"] = member.offset
     if member.mask:
         flags[f"MASK_{name}"] = member.mask
+    elif name in _FLAGS:
+        flags[f"MASK_{name}"] = 0xFF
     return True
 
 

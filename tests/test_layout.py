@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the programs are told of a kernel's structures, where kernels differ."""
+
+from collections.abc import Iterable
+
+from bpf.btf import Btf, Member
+from bpf.layout import layout
+
+
+class Kernel(Btf):
+    """A kernel whose every structure has every member, eight bytes each, but for what a test says.
+
+    Args:
+        members: by ``struct.member``, those that are otherwise; None: there is none.
+    """
+
+    def __init__(self, members: dict[str, Member | None]) -> None:
+        self._members = members
+        self._names: list[str] = []
+
+    def structs(self, names: Iterable[str]) -> dict[str, int]:
+        """By name, numbered."""
+        self._names = sorted(names)
+        return {name: number for number, name in enumerate(self._names)}
+
+    def member(self, struct_id: int, path: str) -> Member | None:
+        """One of eight bytes."""
+        return self._members.get(f"{self._names[struct_id]}.{path}", Member(8, 0, 0))
+
+    def size(self, _: int) -> int:
+        """The same of all."""
+        return 64
+
+    def tracepoint_arguments(self, _: str) -> int | None:
+        """One."""
+        return 1
+
+
+def flags(**members: Member | None) -> dict[str, int]:
+    """Those for a kernel whose signal_struct has these members."""
+    made = layout(Kernel({f"signal_struct.{name}": member for name, member in members.items()}))
+    return {name: int(value) for name, _, value in (flag.removeprefix("-D").partition("=") for flag in made.flags)}
+
+
+def test_a_bit_field_has_the_mask_of_its_bit() -> None:
+    """In the byte that it is in."""
+    told = flags(is_child_subreaper=Member(112, 1, 0), has_child_subreaper=Member(112, 2, 0))
+
+    assert told["MASK_signal_struct_is_child_subreaper"] == 1
+    assert told["MASK_signal_struct_has_child_subreaper"] == 2
+    assert told["OFF_signal_struct_has_child_subreaper"] == 112
+
+
+def test_a_bool_of_its_own_where_others_have_a_bit_has_a_mask_of_all_its_bits() -> None:
+    """Without one the programs would not compile there."""
+    told = flags(is_child_subreaper=Member(128, 0, 0), has_child_subreaper=Member(129, 0, 0))
+
+    assert told["MASK_signal_struct_is_child_subreaper"] == 0xFF
+    assert told["MASK_signal_struct_has_child_subreaper"] == 0xFF
