@@ -133,9 +133,10 @@ def test_whom_a_ghost_makes_for_two_signals_is_lifted_where_that_is_sigchld() ->
     assert any(step.op is Op.SUBREAPER for step in plan.steps)
 
 
-def test_what_a_bare_image_does_not_say_is_not_asked_for() -> None:
+@pytest.mark.parametrize("nothing", [None, -1])
+def test_what_an_image_does_not_say_is_not_asked_for(nothing: int | None) -> None:
     """Any exit signal is right there."""
-    tasks = [a_task(1, 0), a_task(2, 1, exit_signal=10), a_task(3, 1, sid=4, pgid=4, exit_signal=None)]
+    tasks = [a_task(1, 0), a_task(2, 1, exit_signal=10), a_task(3, 1, sid=4, pgid=4, exit_signal=nothing)]
 
     assert obstacles(a_snapshot([(1,), (2,), (6,), (5,)], tasks, mode="container")) == ()
 

@@ -113,7 +113,7 @@ def difference(snapshot: Snapshot, made: Selection) -> str | None:
 
     Compared by numbers and not by rows, since other writers give tags in another order.
     """
-    unknown = {snapshot.number(task.pid) for task in snapshot.tasks if task.exit_signal is None}
+    unknown = {snapshot.number(task.pid) for task in snapshot.tasks if task.exit_signal is None or task.exit_signal < 0}
     want, have = _rows(snapshot, unknown), _rows(_as_snapshot(snapshot, made), unknown)
     for number, row in want.items():
         if number not in have:
