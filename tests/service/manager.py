@@ -43,6 +43,8 @@ cp {{top}}/systemd/ckptree.service {{top}}/systemd/ckptree.socket {UNITS}/
 mkdir {UNITS}/ckptree.service.d
 cat > {UNITS}/ckptree.service.d/place.conf <<END
 [Service]
+ExecStartPre=
+ExecStartPre=-+{PLACE}/bin/python3 -m agent daemon --compile
 ExecStart=
 ExecStart={PLACE}/bin/python3 -m agent daemon --config /etc/ckptree/ckptree.toml
 WorkingDirectory={PLACE}/source
