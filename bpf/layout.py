@@ -167,6 +167,11 @@ def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None
         if offset is None:
             raise HostError(f"BTF: struct pt_regs has no place for system call argument {number}")
         flags[f"OFF_ARG{number}"] = offset
+    # What a function of the kernel is called with has not been through a system call's entry, which alone sets orig_x0.
+    first = btf.member(regs, names[0]) if names[0] != "orig_x0" else btf.member(regs, "regs")
+    if first is None:
+        raise HostError("BTF: struct pt_regs has no place for a function's first argument")
+    flags["OFF_PARAMETER0"] = first.offset
 
 
 def _tie(flags: dict[str, int], btf: Btf, structs: dict[str, int], feature: str) -> bool:

@@ -194,7 +194,7 @@ int kprobe_release_task(void *ctx)
 {
 	u64 task = 0;
 
-	READ(task, ctx, OFF_ARG0);
+	READ(task, ctx, OFF_PARAMETER0);
 	announce_end(RECORD_RELEASE, (void *)task, 0);
 	return 0;
 }

@@ -25,7 +25,8 @@ class Kernel(Btf):
 
     def member(self, struct_id: int, path: str) -> Member | None:
         """One of eight bytes."""
-        return self._members.get(f"{self._names[struct_id]}.{path}", Member(8, 0, 0))
+        name = f"{self._names[struct_id]}.{path}"
+        return self._members[name] if name in self._members else Member(8, 0, 0)
 
     def size(self, _: int) -> int:
         """The same of all."""
@@ -57,3 +58,23 @@ def test_a_bool_of_its_own_where_others_have_a_bit_has_a_mask_of_all_its_bits() 
 
     assert told["MASK_signal_struct_is_child_subreaper"] == 0xFF
     assert told["MASK_signal_struct_has_child_subreaper"] == 0xFF
+
+
+def test_on_arm64_a_functions_first_argument_is_where_no_system_calls_is() -> None:
+    """By the time a call returns, its register has the result, so the entry keeps the argument elsewhere."""
+    arm: dict[str, Member | None] = {
+        "pt_regs.di": None,
+        "pt_regs.orig_x0": Member(272, 0, 0),
+        "pt_regs.regs": Member(0, 0, 0),
+    }
+    told = layout(Kernel(arm)).flags
+
+    assert {"-DOFF_ARG0=272", "-DOFF_ARG1=8", "-DOFF_ARG3=24", "-DOFF_PARAMETER0=0"} <= set(told)
+
+
+def test_on_x86_64_both_are_in_one_register() -> None:
+    """The fourth is not: the call itself takes that for its own use."""
+    intel: dict[str, Member | None] = {"pt_regs.di": Member(112, 0, 0), "pt_regs.r10": Member(56, 0, 0)}
+    told = layout(Kernel(intel)).flags
+
+    assert {"-DOFF_ARG0=112", "-DOFF_ARG3=56", "-DOFF_PARAMETER0=112"} <= set(told)
