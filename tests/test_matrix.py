@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bpf.hooks import FEATURES
-from tests.matrix.__main__ import PAGE, RESULTS, gather
+from tests.matrix.__main__ import PAGE, RESULTS, gather, merged
 from tests.matrix.cells import CELLS, KERNELS, STEPS, USERS, named
 from tests.matrix.inside import MARK, read
 from tests.matrix.table import page
@@ -81,6 +81,17 @@ def test_a_host_that_does_not_come_to_its_end_says_so() -> None:
     """Before it began, and in the middle."""
     assert gather(["panic"])["reason"] == "it never began"
     assert gather([MARK + json.dumps(FACTS)])["reason"] == "it ended in the middle"
+
+
+def test_a_step_that_is_run_again_takes_the_place_of_its_earlier_result() -> None:
+    """In the order of the steps, whichever came first."""
+    first, second = (step.name for step in STEPS[:2])
+    earlier = {"facts": {}, "steps": [{"step": second, "passed": 1}], "reason": "it ended in the middle"}
+
+    assert merged(earlier, {"facts": FACTS, "steps": [{"step": first, "passed": 2}]}) == {
+        "facts": FACTS,
+        "steps": [{"step": first, "passed": 2}, {"step": second, "passed": 1}],
+    }
 
 
 def test_a_report_of_pytest_is_counted(tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """``make matrix``: runs cells, one after the other, and writes docs/matrix.json and docs/matrix.md.
 
-``python -m tests.matrix [CELL]...``; without a name, all. ``--page`` writes the page from the results that there are.
+``python -m tests.matrix [--step STEP]... [CELL]...``; without a name, all. A step that is run alone takes the place of its
+earlier result. ``--page`` writes the page from the results that there are.
 """
 
+import argparse
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tests.matrix.cells import CELLS, HERE, Cell, named
+from tests.matrix.cells import CELLS, HERE, STEPS, Cell, named
 from tests.matrix.inside import MARK
 from tests.matrix.machine import LIMIT_S, boot
 from tests.matrix.table import page
@@ -39,7 +42,7 @@ def gather(lines: Iterable[str]) -> dict[str, Any]:
     return results
 
 
-def run(cell: Cell) -> dict[str, Any]:
+def run(cell: Cell, steps: Sequence[str] = ()) -> dict[str, Any]:
     """Run a cell; return its results."""
     said = CACHE / f"{cell}.console"
     said.parent.mkdir(parents=True, exist_ok=True)
@@ -49,14 +52,13 @@ def run(cell: Cell) -> dict[str, Any]:
         if cell.kernel == HERE:
             root = userland(cell)
             sources(root)
-            script = (
-                f"cd /{SOURCES} && .venv/bin/python hatch_build.py && .venv/bin/python -m tests.matrix.inside {HERE}"
-            )
+            inside = f"-m tests.matrix.inside {HERE} {shlex.join(steps)}"
+            script = f"cd /{SOURCES} && .venv/bin/python hatch_build.py && .venv/bin/python {inside}"
             with said.open("wb") as out:
                 command = enter(root, "sh", "-c", script)
                 subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, timeout=LIMIT_S)
         else:
-            boot(cell, said)
+            boot(cell, said, steps)
     except (subprocess.SubprocessError, OSError, AssertionError) as error:
         fault = str(error)[-400:]
     results = gather(said.read_text(errors="replace").splitlines() if said.exists() else ())
@@ -70,15 +72,26 @@ def known() -> dict[str, Any]:
     return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
 
 
+def merged(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """Return results in which those steps that were run again are the later ones."""
+    found = {each["step"]: each for each in (*earlier.get("steps", ()), *results["steps"])}
+    return results | {"steps": [found[step.name] for step in STEPS if step.name in found]}
+
+
 def main(arguments: list[str]) -> int:
     """Run what is named; 0 unless a step of a cell failed."""
-    wanted = [] if arguments == ["--page"] else [named(name) for name in arguments] or list(CELLS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", nargs="*", type=named, default=[], metavar="CELL")
+    parser.add_argument("--step", action="append", default=[], choices=[step.name for step in STEPS])
+    parser.add_argument("--page", action="store_true")
+    options = parser.parse_args(arguments)
     wrong = 0
-    for cell in wanted:
+    for cell in () if options.page else options.cells or CELLS:
         print(f"matrix: {cell}", file=sys.stderr)
-        results = run(cell)
+        results = run(cell, options.step)
         wrong += sum(len(step["failed"]) for step in results["steps"])
-        cells = known() | {str(cell): results}  # another run may have come to its end meanwhile
+        cells = known()  # another run may have come to its end meanwhile
+        cells[str(cell)] = merged(cells.get(str(cell), {}), results) if options.step else results
         RESULTS.write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page(known()))
     return int(wrong > 0)

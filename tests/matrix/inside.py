@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the steps of a cell on its host and says on stdout, a marked line each, what came of them.
 
-``python -m tests.matrix.inside WHERE``, of the checkout in the current folder; WHERE is ``here`` or ``emulated``.
+``python -m tests.matrix.inside WHERE [STEP]...``, of the checkout in the current folder; WHERE is ``here`` or ``emulated``.
 """
 
 import json
@@ -90,14 +90,15 @@ def perform(step: Step, *, emulated: bool) -> dict[str, Any]:
     return {"step": step.name, **hooks, **results, "seconds": round(time.monotonic() - began)}
 
 
-def main(where: str) -> None:
-    """Run them all."""
+def main(where: str, names: list[str]) -> None:
+    """Run those that are named; without a name, all."""
     bcc, fault = _asked(_BCC)
     say(kernel=platform.release(), python=platform.python_version(), bcc=bcc or fault, machine=platform.machine())
     for step in STEPS:
-        say(**perform(step, emulated=where != HERE))
+        if not names or step.name in names:
+            say(**perform(step, emulated=where != HERE))
     say(done=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

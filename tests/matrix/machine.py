@@ -3,9 +3,11 @@
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +37,7 @@ exec </dev/console >/dev/console 2>&1
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 USER=root
 cd /{SOURCES}
 .venv/bin/python hatch_build.py
-.venv/bin/python -m tests.matrix.inside emulated </dev/null
+.venv/bin/python -m tests.matrix.inside emulated STEPS </dev/null
 sync
 echo o >/proc/sysrq-trigger
 while :; do sleep 1; done
@@ -61,13 +63,13 @@ def kernel(cell: Cell) -> Path:
     return path
 
 
-def initial(cell: Cell) -> Path:
+def initial(cell: Cell, steps: Sequence[str]) -> Path:
     """Return the initial file system: the user space, and behind it this checkout and the first process."""
     path = CACHE / f"{cell}.cpio"
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
         sources(folder)
-        (folder / "init").write_text(_INIT)
+        (folder / "init").write_text(_INIT.replace("STEPS", shlex.join(steps)))
         (folder / "init").chmod(0o755)
         own = packed(folder, CACHE / f"{cell}.own.cpio")
     with path.open("wb") as out:
@@ -79,14 +81,15 @@ def initial(cell: Cell) -> Path:
     return path
 
 
-def boot(cell: Cell, console: Path) -> None:
+def boot(cell: Cell, console: Path, steps: Sequence[str]) -> None:
     """Boot a cell's machine and wait until it is off.
 
     Args:
         cell: the host.
         console: for all that it says.
+        steps: their names; none: all.
     """
-    system = initial(cell)
+    system = initial(cell, steps)
     same = MACHINES[cell.machine] == platform.machine()
     # A machine that is emulated beside other work may see too few ticks for the kernel's test of its timer.
     command = [
