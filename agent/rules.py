@@ -131,14 +131,17 @@ def put_child(leader: Task, parent: Task) -> None:
     parent.first_child = leader
 
 
+def _has_below(leader: Task) -> bool:
+    return leader.first_child is not None or bool(leader.threads)
+
+
 def link_child(leader: Task, parent: Task | None) -> None:
     """Make a group the child of a thread; None: the parent is not known.
 
     After loss a record may name a parent that still stands below this very group. There is no such tree: the parent then
     counts as not known, and walks up the tree end.
     """
-    has_below = leader.first_child is not None or leader.threads
-    if parent is not None and (parent.leader is leader or (has_below and descends_from(parent, leader))):
+    if parent is not None and (parent.leader is leader or (_has_below(leader) and descends_from(parent, leader))):
         parent = None
     leader.parent = None
     if parent is not None:
@@ -267,11 +270,14 @@ def reparent_children(father: Task) -> Task | None:
     reaper = find_new_reaper(father)
     if reaper is father:
         return father
-    # One walk for all: whoever stands above the reaper cannot be below it. There is nobody but after loss.
-    above = set(lineage(reaper))
+    # Whoever stands above the reaper cannot be put below it. There is nobody but after loss, nor in father's own group, and
+    # whoever has nobody below stands above nobody: so one walk up, and mostly none.
+    above: set[Task] | None = None
     for child in father.children():
         unlink_child(child)
-        if reaper is not None and child not in above:
+        if above is None and reaper is not None and reaper.leader is not father.leader and _has_below(child):
+            above = set(lineage(reaper))
+        if reaper is not None and (above is None or child not in above):
             put_child(child, reaper)
         if reaper is None or reaper.leader is not father.leader:
             child.exit_signal = SIGCHLD  # reparent_leader()
