@@ -79,6 +79,12 @@ need cpio cpio --version; \
 need qemu-system-x86 qemu-system-x86_64 --version;
 endef
 
+define NEED_FOR_MATRIX
+need qemu-system-arm qemu-system-aarch64 --version; \
+need qemu-user-static test -x /usr/bin/qemu-aarch64-static; \
+need arch-test test -x /usr/bin/arch-test;
+endef
+
 define INSTALL_MISSING
 if (($${#missing[@]} == 0)); then exit 0; fi; \
 install=(apt-get install --yes --no-install-recommends "$${missing[@]}"); \
@@ -178,6 +184,7 @@ test-systemd: deb packages-machines
 
 # An hour and more, and a gigabyte for each distribution. Those whose names end in -here take a minute, on the running kernel.
 matrix: setup packages-machines
+	@$(NEED) $(NEED_FOR_MATRIX) $(INSTALL_MISSING)
 	$(BIN)/python -m tests.matrix $(CELLS)
 
 torture: setup
