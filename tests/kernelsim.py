@@ -106,7 +106,7 @@ class Kernel:
             leader=group.leader.address,
             tid=thread.tid,
             parent_tid=parent.tid if parent else 0,
-            flags=self.flags(thread) | flags,
+            flags=self.flags(thread) | (objects.MOVING_NOWHERE if pending and pending.closed else 0) | flags,
             exit_code=thread.code if group.code is None else group.code,
             exit_signal=group.exit_signal if thread.leads else -1,
             uid=thread.ids[0],

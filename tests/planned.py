@@ -256,6 +256,7 @@ class Stage:
                 code & ~CORE_DUMPED if thread.exited or thread.lingering else None,
                 group.subreaper,
                 group.exit_signal if thread.leads else -1,
+                not (thread.exited or thread.lingering) and thread.pending is not None and thread.pending.closed,
             )
 
         return {thread.pid.numbers[level]: row(thread) for thread in inside}
@@ -284,6 +285,7 @@ def rows_of(snapshot: Snapshot) -> dict[int, Row]:
             None if task.exit_code is None else task.exit_code & ~CORE_DUMPED,
             bool(task.subreaper),
             task.exit_signal,
+            bool(task.child_namespace_dead) and task.state not in (TaskState.ZOMBIE, TaskState.DEAD_LEADER),
         )
         for task in snapshot.tasks
     }

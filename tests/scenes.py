@@ -36,6 +36,7 @@ def taken_from(name: str, mode: Mode = "container") -> Snapshot:
     kernel.setsid(root)
     root = SCENES[name](kernel, root) or root
     pair.ask()
+    pair.sweep()  # nobody tells of unshare() and setns()
     pair.agree()
     return taken(pair, root, mode)
 
@@ -343,6 +344,34 @@ def unshare_then_fork(kernel: Kernel, root: Thread) -> None:
 def unshare_and_no_child_yet(kernel: Kernel, root: Thread) -> None:
     """The next child will be one."""
     kernel.unshare(kernel.fork(root))
+
+
+@scene
+def the_namespace_of_the_next_child_is_dead(kernel: Kernel, root: Thread) -> None:
+    """Of a process, of a thread beside one whose is new, and of one below another namespace's init."""
+    process, inner = kernel.fork(root), kernel.fork(root, CLONE_NEWPID)
+    for by in (process, kernel.thread(process), kernel.fork(inner)):
+        kernel.unshare(by)
+        gone(kernel, kernel.fork(by), by)
+    kernel.unshare(kernel.fork(root))
+
+
+@scene
+def the_init_of_the_next_childs_namespace_is_a_zombie(kernel: Kernel, root: Thread) -> None:
+    """One waits for it, and another one has entered its namespace."""
+    by = kernel.fork(root)
+    kernel.unshare(by)
+    init = kernel.fork(by)
+    kernel.setns(kernel.fork(root), init.space)
+    kernel.exit_group(init)
+
+
+@scene
+def owners_in_each_others_groups_wait_for_children_elsewhere(kernel: Kernel, root: Thread) -> None:
+    """Who keeps a group alive meanwhile is not born into the namespace that waits."""
+    owners_in_each_others_groups(kernel, root)
+    for one in kernel.children(root):
+        kernel.unshare(one.leader)
 
 
 @scene

@@ -76,6 +76,7 @@ def played(program: list[Step]) -> Watched:
         make(pair.kernel, step)
     finish(pair.kernel)
     pair.ask()
+    pair.sweep()  # nobody tells of unshare() and setns()
     return pair
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from agent.errors import NotRebuildableError
 from agent.model import Obstacle, Task, TaskState
-from agent.restart.plan import Op
-from agent.restart.planning import decide, make_plan, obstacles
+from agent.restart.plan import Op, Phase
+from agent.restart.planning import decide, make_plan, obstacles, prove
+from agent.restart.planview import PlanView
 from tests.builders import a_snapshot, a_task
 
 
@@ -37,14 +38,44 @@ def test_a_core_that_was_dumped_is_not_rebuilt_and_the_plan_says_so() -> None:
     assert make_plan(plain).notes == ()
 
 
-def test_a_dead_namespace_that_waits_for_a_child_comes_back_alive_and_the_plan_says_so() -> None:
-    """unshare() makes a new one."""
+def test_a_dead_namespace_that_waits_for_a_child_is_made_and_dies_with_its_init() -> None:
+    """A helper is that, exits, and is reaped."""
     rows = [a_task(1, 0), a_task(2, 1, child_namespace=-1, child_namespace_dead=True)]
-    (note,) = make_plan(a_snapshot([(1,), (302,)], rows, mode="container")).notes
+    snapshot = a_snapshot([(1,), (302,)], rows, mode="container")
+    plan = make_plan(snapshot)
 
-    assert note.startswith(
-        "the pid namespace of the next child of 302 is dead, so that each fork fails; a rebuild makes"
-    )
+    assert plan.notes == ()
+    assert [PlanView(plan, snapshot).sentence(step) for step in plan.steps if step.phase is Phase.BUILD][-4:] == [
+        "302 unshares the pid namespace of its children",
+        "302 forks helper 1 into its new pid namespace",
+        "helper 1 exits",
+        "302 reaps helper 1",
+    ]
+
+
+def test_a_plan_that_leaves_a_dead_namespace_alive_is_not_proven() -> None:
+    """The model knows whether the next fork fails."""
+    rows = [a_task(1, 0), a_task(2, 1, child_namespace=-1)]
+    alive = a_snapshot([(1,), (302,)], rows, mode="container")
+    dead = a_snapshot([(1,), (302,)], [rows[0], rows[1]._replace(child_namespace_dead=True)], mode="container")
+    for made, wanted in ((alive, dead), (dead, alive)):
+        with pytest.raises(NotRebuildableError, match="302 has dead next pid namespace"):
+            prove(wanted, make_plan(made))
+
+
+def test_nobody_lives_where_the_init_is_said_to_be_dead() -> None:
+    """No kernel is in that state."""
+    rows = [
+        a_task(1, 0),
+        a_task(2, 1, depth=1),
+        a_task(3, 1, child_namespace=1, child_namespace_dead=True),
+    ]
+    snapshot = a_snapshot([(100,), (101, 1), (102,)], rows)
+    with pytest.raises(NotRebuildableError) as caught:
+        make_plan(snapshot)
+
+    assert (caught.value.tag, caught.value.rule) == (3, "dying-namespace")
+    assert "101/1 lives in the pid namespace that waits for a child of 102, which is dead" in caught.value.text
 
 
 def dying(*rows: Task, numbers: list[tuple[int, ...]]) -> NotRebuildableError:

@@ -115,12 +115,13 @@ def test_numbers_of_a_new_namespace_obey_the_limit_of_the_host_where_the_kernel_
 def test_who_runs_its_program_again_has_no_namespace_waiting_for_its_next_child() -> None:
     """unshare(CLONE_NEWPID) would fail; one that has only forked does not call it again."""
     tasks = [
-        a_task(tag, tag - 1, child_namespace=0, details=ProcessDetails(execed=execed))
+        a_task(tag, tag - 1, child_namespace=0, child_namespace_dead=True, details=ProcessDetails(execed=execed))
         for tag, execed in ((1, True), (2, False), (3, None))
     ]
     snapshot = at_their_beginning(a_snapshot([(20,), (21,), (22,)], tasks))
 
     assert [task.child_namespace for task in snapshot.tasks] == [None, 0, None]
+    assert [task.child_namespace_dead for task in snapshot.tasks] == [None, True, None]
 
 
 def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -> None:

@@ -149,6 +149,7 @@ static long give_birth(uint32_t me, const struct program_step *step)
 	int32_t innermost_first[34];
 	struct clone_args args = {0};
 	int chosen = !(program.head->flags & PROGRAM_ANY_NUMBERS);
+	int init = (step->value & (CLONE_BIT_NEWPID | CLONE_BIT_FIRST)) != 0;
 	long answer;
 
 	if (step->value & CLONE_BIT_NEWPID)
@@ -171,7 +172,7 @@ static long give_birth(uint32_t me, const struct program_step *step)
 		for (uint32_t level = 0; chosen && level <= child->depth; level++) {
 			if (spare)
 				set_number(step->target, level,
-					   level == child->depth && step->value & CLONE_BIT_NEWPID ? 1 : spare);
+					   level == child->depth && init ? 1 : spare);
 			innermost_first[child->depth - level] = program.numbers[child->first_number + level];
 		}
 		answer = clone_actor(&args, actor_run, step->target);

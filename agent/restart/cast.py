@@ -246,7 +246,11 @@ class Cast:
         for node in self.nodes:
             for space in self.chain(node.space):
                 inside.setdefault(space, []).append(node)
-        awaited = {node.task.child_namespace for node in self.tasks if node.task is not None and not node.exits}
+        awaited = {
+            node.task.child_namespace
+            for node in self.tasks
+            if node.task is not None and not node.exits and not node.task.child_namespace_dead
+        }
         for space in sorted(self.inits, key=self.level, reverse=True):  # those below have a say in those above
             init = self.inits[space]
             others = [node for node in inside.get(space, ()) if node.leader is not init]
@@ -268,6 +272,12 @@ class Cast:
         while at is not None:
             yield at
             at = self.spaces.get(at)
+
+    def new_space(self, above: int) -> int:
+        """One more namespace, below one that there is; its id."""
+        space = max(self.spaces) + 1
+        self.spaces[space] = above
+        return space
 
     def level(self, space: int) -> int:
         """How deep a namespace is below the root's; `outside` is -1."""

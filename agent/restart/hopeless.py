@@ -48,6 +48,7 @@ def refuse_hopeless(cast: Cast) -> None:
         _refuse_status(cast, node)
         _refuse_signal(cast, node)
         _refuse_outside(cast, node, founded=node in founded)
+        _refuse_pending(cast, node)
 
 
 def _refuse_root(cast: Cast) -> None:
@@ -129,6 +130,18 @@ def _refuse_dying(cast: Cast, node: Node) -> None:
         if not node.waits_in_exit and parent is not None and space in cast.chain(parent.space):
             text = f"{name(node)} is a zombie, and its parent is within the pid namespace of {name(init)}, which has exited"
             raise NotRebuildableError(node.tag, "dying-namespace", text)
+
+
+def _refuse_pending(cast: Cast, node: Node) -> None:
+    """A namespace that waits for a child and is dead, with somebody of the tree in it who is not."""
+    row = node.task
+    if row is None or node.exits or row.child_namespace is None or not row.child_namespace_dead:
+        return
+    inside = [one for one in cast.nodes if row.child_namespace in cast.chain(one.space) and not one.exits]
+    if inside:
+        who = name(inside[0]) or "an init"
+        text = f"{who} lives in the pid namespace that waits for a child of {name(node)}, which is dead"
+        raise NotRebuildableError(node.tag, "dying-namespace", text)
 
 
 def _refuse_outside(cast: Cast, node: Node, *, founded: bool) -> None:

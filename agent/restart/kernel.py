@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent import rules
-from agent.objects import EXITED, STOPPED, SUBREAPER, UNDER_SUBREAPER, Namespace, Pid, Task
+from agent.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, UNDER_SUBREAPER, Namespace, Pid, Task
 
 Thing = tuple[str, object]
 
@@ -208,6 +208,10 @@ class Kernel:
     def _tell_pending(self, by: Task) -> None:
         space = self._pending.get(by)
         by.child_namespace = (space.identity, space.inum) if space is not None else None
+        if space in self._closed:
+            by.flags |= MOVING_NOWHERE
+        else:
+            by.flags &= ~MOVING_NOWHERE
 
     # ---- session and group -----------------------------------------------------------------------------------------
 
@@ -322,6 +326,9 @@ class Kernel:
         if any(rules.is_zombie(child) and not self.lingers(child) for child in init.children()):
             raise CallRefusedError("EBUSY", "a zombie whose parent is the init goes with it")
         self._closed.add(space)
+        for by, pending in self._pending.items():
+            if pending is space:
+                self._tell_pending(by)
 
     def lingers(self, task: Task) -> bool:
         """Whether it is an init that waits within its exit, since a number of its namespace is in use besides its own."""

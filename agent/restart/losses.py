@@ -17,12 +17,6 @@ def losses(snapshot: Snapshot) -> Iterator[str]:
             f"what {_named(snapshot, shared)} share, memory, working directory or open files, without being threads of "
             "one group, is not rebuilt: each has its own"
         )
-    nowhere = [task.pid for task in snapshot.tasks if task.child_namespace_dead]
-    if nowhere:
-        yield (
-            f"the pid namespace of the next child of {_named(snapshot, nowhere)} is dead, so that each fork fails; a "
-            "rebuild makes a new one, whose init the next child becomes"
-        )
     dumped = [task.tgid for task in snapshot.tasks if task.exit_code is not None and task.exit_code & _CORE_DUMPED]
     if dumped:
         yield (

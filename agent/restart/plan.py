@@ -62,6 +62,7 @@ class CloneBits(IntEnum):
     THREAD = 1
     PARENT = 2
     NEWPID = 4
+    FIRST = 8  # the init of the namespace that its maker has unshared
 
 
 class Phase(IntEnum):

@@ -99,7 +99,10 @@ def _node(view: PlanView, index: int, actor: Actor, moves: list[str]) -> str:
 def _flags(bits: int) -> str:
     names = [
         text
-        for bit, text in ((CloneBits.THREAD, "thread"), (CloneBits.PARENT, "sibling"), (CloneBits.NEWPID, "namespace"))
+        for bit, text in (
+            *((CloneBits.THREAD, "thread"), (CloneBits.PARENT, "sibling")),
+            *((CloneBits.NEWPID, "namespace"), (CloneBits.FIRST, "init")),
+        )
         if bits & bit
     ]
     return f" {' '.join(names)}" if names else ""

@@ -27,7 +27,8 @@ The document
      "tasks": [actor of each task of the image], "notes": [text]}
 
 `maker` calls clone() for an actor; `parent` is the one it has in the end, null for who is not there any more then, and
-for the top. `value` is: of a clone 1 for a thread, 2 for a sibling, 4 for a new pid namespace, added up; of a setpgid the
+for the top. `value` is: of a clone 1 for a thread, 2 for a sibling, 4 for a new pid namespace, 8 for the init of the one
+that its maker has unshared, added up; of a setpgid the
 actor whose group it is; of a subreaper 1 or 0; of an exit the wait status.
 """
 
@@ -231,7 +232,9 @@ def _name(actor: Actor, count_of_role: int) -> str:
 def _birth(bits: int, child: str) -> str:
     if bits & CloneBits.THREAD:
         return f"makes thread {child}"
-    into = " into a new pid namespace" if bits & CloneBits.NEWPID else ""
+    into = ""
+    if bits & (CloneBits.NEWPID | CloneBits.FIRST):
+        into = f" into {'a' if bits & CloneBits.NEWPID else 'its'} new pid namespace"
     return f"forks {child}{into}{' as its sibling' if bits & CloneBits.PARENT else ''}"
 
 

@@ -170,7 +170,9 @@ def at_their_beginning(snapshot: Snapshot) -> Snapshot:
     unshare() fails where one waits already.
     """
     tasks = [
-        task._replace(child_namespace=None) if task.details is not None and task.details.execed is not False else task
+        task._replace(child_namespace=None, child_namespace_dead=None)
+        if task.details is not None and task.details.execed is not False
+        else task
         for task in snapshot.tasks
     ]
     return replace(snapshot, tasks=tuple(tasks))

@@ -31,6 +31,7 @@ enum op {	/* see Op in plan.py */
 #define CLONE_BIT_THREAD 1
 #define CLONE_BIT_PARENT 2
 #define CLONE_BIT_NEWPID 4
+#define CLONE_BIT_FIRST 8	/* the init of the namespace that its maker has unshared */
 
 enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 

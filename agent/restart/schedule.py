@@ -7,10 +7,12 @@ The order of things
    into the session it was born into, calls setsid() if it leads a session, and makes the others. Somebody who enters a
    namespace waits until its init is there.
 2. Helpers exit from the bottom up. Before, whoever is to get their children becomes subreaper, and nobody else is one.
-3. Subreaper flags get what they are to be. Pending namespaces are entered.
+3. Subreaper flags get what they are to be.
 4. Groups: their owners found them, others join, and owners that belong elsewhere leave last. Where each waits for the
    other, a holder keeps a group alive.
-5. Tasks are activated in tree order, zombies and dead leaders exit in their turn. Ghosts leave. Inits that wait within
+5. Pending namespaces are entered, for nobody has a child any more but what makes such a namespace a dead one: where it
+   was new and its init has gone, a helper is its init, exits, and is reaped.
+6. Tasks are activated in tree order, zombies and dead leaders exit in their turn. Ghosts leave. Inits that wait within
    their exit for others of their namespace exit, those below before those above. Stopped tasks stop.
 """
 
@@ -23,7 +25,7 @@ from agent.restart.cast import Cast, Node
 from agent.restart.groups import Groups
 from agent.restart.kernel import CallRefusedError
 from agent.restart.lineage import Route, depths
-from agent.restart.plan import Op, Phase, Plan
+from agent.restart.plan import CloneBits, Op, Phase, Plan, Role
 from agent.restart.script import Script
 
 
@@ -52,6 +54,7 @@ class Scheduler:
             self._lifts(births)
             self._flags()
             Groups(self._script).write()
+            self._pending()
             self._endings()
         except CallRefusedError as refusal:
             raise NotRebuildableError(0, "refused-call", str(refusal)) from refusal
@@ -82,12 +85,30 @@ class Scheduler:
                 continue
             if row.subreaper and node.leader is node:
                 self._script.step(Op.SUBREAPER, node, value=1)
-            if row.child_namespace is not None and not node.exits:
-                init = self._cast.inits.get(row.child_namespace) if row.child_namespace >= 0 else None
-                if init is not None:
-                    self._script.step(Op.ENTER, node, init, why="its next child will be born there")
-                else:
-                    self._script.step(Op.UNSHARE, node, why="its next child will be born into a new namespace")
+
+    def _pending(self) -> None:
+        for node in self._cast.tasks:
+            row = node.task
+            if row is None or row.child_namespace is None or node.exits:
+                continue
+            init = self._cast.inits.get(row.child_namespace) if row.child_namespace >= 0 else None
+            if init is not None:  # which exits in its turn where that namespace is dead
+                verb = "was to" if row.child_namespace_dead else "will"
+                self._script.step(Op.ENTER, node, init, why=f"its next child {verb} be born there")
+            elif row.child_namespace_dead:
+                self._script.step(Op.UNSHARE, node, why="its next child was to be born into a namespace that is dead")
+                self._outlive_init(node)
+            else:
+                self._script.step(Op.UNSHARE, node, why="its next child will be born into a new namespace")
+
+    def _outlive_init(self, node: Node) -> None:
+        """The namespace of its next child gets an init, and dies with it."""
+        init = Node(Role.HELPER, 0, (), self._cast.new_space(node.space))
+        init.maker = node
+        init.why = f"the pid namespace of the next child of {'/'.join(map(str, node.numbers))} dies with it"
+        self._script.enter(init)
+        self._script.step(Op.CLONE, node, init, CloneBits.FIRST)
+        self._script.leave(init)
 
     def _endings(self) -> None:
         self._script.phase = Phase.ACTIVATE

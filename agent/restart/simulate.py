@@ -121,6 +121,7 @@ def difference(snapshot: Snapshot, made: Selection) -> str | None:
         if have[number] != row:
             names = (
                 *("numbers", "parent", "tgid", "pgid", "sid", "depth", "state", "status", "subreaper", "exit signal"),
+                "dead next pid namespace",
             )
             which = [
                 f"{name} {mine} instead of {theirs}"
@@ -173,6 +174,7 @@ def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
             _status(task),
             bool(task.subreaper),
             task.exit_signal if name(task.pid) not in unknown else None,
+            task.state not in _EXITED and task.child_namespace is not None and bool(task.child_namespace_dead),
         )
         for task in snapshot.tasks
     }

@@ -10,7 +10,8 @@ Compared while all stand, ghosts among them: numbers at every level, thread grou
 namespace, which is to be the same for those that had the same, and another for those that had not; exit signals, too. Once
 the tree is active: what is a zombie, with which status; what is stopped; that ghosts have gone; and that an init which
 waits within its exit does so. The image has a zombie there, for it has exited: /proc has some other state, PF_EXITING, and
-the status.
+the status. The pid namespace of a
+process's next child, too: its link leads nowhere while that has had no init, and to one that nobody is in once it is dead.
 
 What /proc cannot show: *which thread* of its parent a task is a child of (PPid names the process); the session and group
 of a zombie's dead parent; whether a task is a subreaper.
@@ -18,7 +19,7 @@ of a zombie's dead parent; whether a task is a subreaper.
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,6 +28,9 @@ from agent.restart.plan import Actor, Plan, Role
 from agent.restart.rebuild import Begin, name_of
 
 _PROC: Final = Path("/proc")
+_UNKNOWN: Final = -2
+"""In place of the id of a namespace."""
+
 _SETTLING: Final = 2.0
 """Seconds that a signal may take until everybody it stops has stopped."""
 
@@ -226,6 +230,7 @@ def verify_active(standing: Standing, *, stopped: bool) -> list[str]:
 def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
     plan = standing.plan
     lingering = plan.lingering()
+    living = {} if stopped else _living_namespaces(standing)
     for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
         pid = standing.pids[index]
         status = read_status(pid)
@@ -241,6 +246,8 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
             wrong |= (task.state is TaskState.STOPPED) != (status.state == "T")
         if wrong:
             yield f"{who}: is in state {status.state}, and was {task.state}"
+        if not stopped and task.state not in (TaskState.ZOMBIE, TaskState.DEAD_LEADER) and pid:
+            yield from _next_namespace(who, task, pid, living)
         if task.state is TaskState.ZOMBIE and task.exit_code is not None:
             code = _exit_code(pid)
             # 0 is also what /proc says to those who may not know.
@@ -249,6 +256,44 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
     for index, actor in enumerate(plan.actors):
         if actor.role is Role.GHOST and _is(standing, index):
             yield f"{name_of(actor)}: is still there"
+
+
+def _living_namespaces(standing: Standing) -> dict[str, int]:
+    """The ids, as the image has them, of the namespaces that somebody of the tree lives in, by their links."""
+    spaces: dict[str, int] = {}
+    lingering = standing.plan.lingering()
+    for index, actor in enumerate(standing.plan.actors):
+        gone = actor.role in (Role.HELPER, Role.GHOST) or actor.status is not None or index in lingering
+        link = None if gone else _link(standing.pids[index], "pid")
+        if link:
+            known = standing.snapshot.pid(actor.tag) if actor.tag else None
+            spaces[link] = known.namespaces[-1] if known and known.namespaces else spaces.get(link, _UNKNOWN)
+    return spaces
+
+
+def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int]) -> Iterator[str]:
+    """Yield how the namespace of a task's next child differs from the image's."""
+    own, found = _link(pid, "pid"), _link(pid, "pid_for_children")
+    if not own or found is None:
+        return  # it has exited, or its links are not for this process to read
+    is_dead = found != own and bool(found) and found not in living
+    have = living.get(found, task.child_namespace) if found else -1
+    if (task.child_namespace is None) != (found == own):
+        yield f"{who}: its next child {'leaves' if found != own else 'stays in'} its pid namespace"
+    elif is_dead != bool(task.child_namespace_dead and task.child_namespace is not None):
+        yield f"{who}: the pid namespace of its next child is {'dead' if is_dead else 'alive'}"
+    elif found != own and have not in (task.child_namespace, _UNKNOWN):
+        yield f"{who}: the pid namespace of its next child is {have} instead of {task.child_namespace}"
+
+
+def _link(pid: int, name: str) -> str | None:
+    """Where a link to a namespace leads; empty where that has had no init yet, None where the link cannot be read."""
+    try:
+        return os.readlink(_PROC / str(pid) / "ns" / name)
+    except FileNotFoundError:
+        return "" if (_PROC / str(pid) / "ns").exists() else None
+    except OSError:
+        return None
 
 
 def _is(standing: Standing, index: int) -> bool:

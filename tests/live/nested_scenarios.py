@@ -134,6 +134,18 @@ def group_of_an_init_that_is_no_descendant(tree: Tree) -> Target:
 
 
 @scenario
+def dead_namespaces_of_next_children(tree: Tree) -> Target:
+    """Of a process, of its thread, of one below another namespace's init; another's is new, and one's has a zombie."""
+    tree.run(
+        CONTAINER
+        + "fork 1 2; thread 2 3; fork 1 4 newpid; fork 4 5; fork 1 6; unshare 6; fork 1 7; unshare 7; fork 7 8; "
+        + "unshare 2; unshare 3; unshare 5; fork 2 9; fork 3 10; fork 5 11; "
+        + "exit 8; exit 9; wait 2 9; exit 10; wait 3 10; exit 11; wait 5 11"
+    )
+    return Target()
+
+
+@scenario
 def unshare_then_fork(tree: Tree) -> Target:
     """2 stays where it is; its first child is an init."""
     tree.run(CONTAINER + "fork 1 2; unshare 2; fork 2 3; fork 2 4; fork 4 5")
