@@ -71,7 +71,7 @@ class Outcome:
 def attacked(path: Path, kinds: Iterable[str], seconds: float) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """Have attackers at work for so long, each an ordinary user's process; gives the processes."""
     running: list[subprocess.Popen[bytes]] = []
-    try:
+    with contextlib.ExitStack() as ends:
         for kind in kinds:
             if kind in clients.KINDS:
                 command = [sys.executable, "-m", "tests.hostile.clients", kind, str(path), str(seconds)]
@@ -79,22 +79,20 @@ def attacked(path: Path, kinds: Iterable[str], seconds: float) -> Iterator[list[
             else:
                 command = [os.fspath(noise()), str(seconds), kind]
                 user = {"user": clients.USER, "group": clients.USER, "extra_groups": []}
-            running.append(
-                subprocess.Popen(
-                    command,
-                    cwd=TOP,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    preexec_fn=die_with_parent,
-                    **user,  # type: ignore[call-overload]  # the keywords depend on whether it becomes that user itself
-                )
+            process = subprocess.Popen(
+                command,
+                cwd=TOP,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                preexec_fn=die_with_parent,
+                **user,  # type: ignore[call-overload]  # the keywords depend on whether it becomes that user itself
             )
-        yield running
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+            running.append(ends.enter_context(process))
+        try:
+            yield running
+        finally:
+            for process in running:
+                process.terminate()
 
 
 def measure(path: Path, daemon: int, kinds: tuple[str, ...], seconds: float) -> Outcome:
