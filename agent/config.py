@@ -19,6 +19,9 @@ from typing import Any, Final
 from agent import bounded
 from agent.errors import UsageError
 
+SYSTEM_FILE: Final = Path("/etc/ckptree/ckptree.toml")
+"""What the unit gives the daemon, and where restart looks for what this host requires."""
+
 SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
 """The environment's word for the socket, for the daemon and for all who ask it; empty is as good as none."""
 
@@ -67,6 +70,53 @@ def load(path: Path) -> Config:
     Raises:
         UsageError: the file cannot be read, is no TOML, or has a key or value that is not allowed.
     """
+    given, text = _document(path)
+    _signers(path, given.pop("restart", {}), text)
+    for key, value in given.items():
+        try:
+            if key == "socket_mode":
+                _check_octal(value, text)
+            given[key] = _checked(key, value)
+        except UsageError as error:
+            raise UsageError(f"{path}:{_line_of(text, key)}: {error}") from error
+    return Config(**given)
+
+
+def required_signers(path: Path = SYSTEM_FILE) -> Path | None:
+    """Read whose signatures this host requires of an image that is restarted (agent.signature).
+
+    Args:
+        path: of the configuration; there may be no such file.
+
+    Returns:
+        The file of keys; None: images need no signature.
+
+    Raises:
+        UsageError: as `load`. A configuration that nobody can read requires nobody knows what.
+    """
+    if not path.exists():
+        return None
+    given, text = _document(path)
+    return _signers(path, given.get("restart", {}), text)
+
+
+def _signers(path: Path, table: object, text: str) -> Path | None:
+    """The one key of the table ``[restart]``."""
+    where = f"{path}:{_line_of(text, 'restart')}"
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: restart: it must be a table, [restart], with the key require_signature")
+    if others := table.keys() - {"require_signature"}:
+        raise UsageError(f"{where}: restart.{min(others)}: no such key; there is require_signature")
+    signers = table.get("require_signature")
+    if signers is None:
+        return None
+    if not isinstance(signers, str) or not signers.startswith("/"):
+        raise UsageError(f"{where}: restart.require_signature: it must be the absolute path of a file of ssh keys")
+    return Path(signers)
+
+
+def _document(path: Path) -> tuple[dict[str, Any], str]:
+    """A configuration file as TOML has it, and its text."""
     try:
         with path.open("rb") as file:
             data = bounded.read(file, _MOST_BYTES)
@@ -83,14 +133,7 @@ def load(path: Path) -> Config:
         found = _AT_LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1  # "at end of document"
         raise UsageError(f"{path}:{line}: is no TOML file: {error}") from error
-    for key, value in given.items():
-        try:
-            if key == "socket_mode":
-                _check_octal(value, text)
-            given[key] = _checked(key, value)
-        except UsageError as error:
-            raise UsageError(f"{path}:{_line_of(text, key)}: {error}") from error
-    return Config(**given)
+    return given, text
 
 
 def given(key: str, text: str) -> Any:

@@ -90,15 +90,15 @@ def _load(file: str, data: bytes) -> "Snapshot":
     return reading.snapshot
 
 
-def load_file(file: str, key: Path | None = None) -> "Snapshot":
+def load_file(file: str, *keys: Path) -> "Snapshot":
     """Load the snapshot in a file, or from standard input.
 
     Args:
         file: its name, or ``-``.
-        key: what its signature has to be by (agent.signature); None: it needs none.
+        keys: what its signature has to be by, each of them (agent.signature).
     """
     data = _read(file)
-    if key is not None:
+    for key in keys:
         from agent import signature
 
         say(signature.verify(data, file, key))

@@ -153,8 +153,15 @@ def _configuration(date: str) -> Page:
     for key, meaning in config.meanings().items():
         sentence = meaning[0].upper() + meaning[1:]
         page.tagged(bold(key), f"{sentence} Must be {config.allowed(key)}. Default: {_shown(key)}.")
+    page.tagged(
+        bold("[restart]"),
+        "A table, after all other keys. Its key `require_signature` is the absolute path of a public ssh key, or of a file "
+        "of allowed signers: `ckptree restart` on this host then refuses an image without a signature of one of these.",
+    )
     page.heading("examples")
-    page.verbatim(["ring_bytes = 16777216", "socket_mode = 0o660"])
+    page.verbatim(
+        ["ring_bytes = 16777216", "socket_mode = 0o660", "[restart]", 'require_signature = "/etc/ckptree/signers"']
+    )
     page.heading("see also")
     page.text("`ckptree-daemon`(8)")
     return page

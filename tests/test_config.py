@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Config, default, load, meanings
+from agent.config import Config, default, load, meanings, required_signers
 from agent.daemonargs import parse, parser
 from agent.errors import UsageError
 
@@ -272,3 +272,36 @@ def test_a_file_without_an_end_is_refused_with_the_bound() -> None:
     """A device, say."""
     with pytest.raises(UsageError, match=r"/dev/zero: has more than 1048576 bytes \(1 MiB\)"):
         load(Path("/dev/zero"))
+
+
+def test_a_host_may_require_signatures_of_what_is_restarted(tmp_path: Path) -> None:
+    """The daemon, which restarts nothing, passes over it; a mistake is refused to both."""
+    path = written(tmp_path, 'ring_bytes = 65536\n[restart]\nrequire_signature = "/etc/ckptree/signers"\n')
+
+    assert load(path) == Config(ring_bytes=65536)
+    assert required_signers(path) == Path("/etc/ckptree/signers")
+    assert required_signers(written(tmp_path, "ring_bytes = 65536")) is None
+    assert required_signers(written(tmp_path, "[restart]")) is None
+    assert required_signers(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("restart = 1", "must be a table"),
+        ("[restart]\nrequire_signatures = '/x'", "require_signatures: no such key"),
+        ("[restart]\nrequire_signature = 'signers'", "absolute path"),
+        ("[restart]\nrequire_signature = true", "absolute path"),
+        ("[restart", "no TOML"),
+    ],
+)
+def test_a_mistake_in_what_is_required_is_refused_and_requires_nothing_less(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """Nor does a file that cannot be read let everything through."""
+    path = written(tmp_path, "\n" + text)
+
+    for read in (load, required_signers):
+        with pytest.raises(UsageError, match=said) as error:
+            read(path)
+        assert f"{path}:2" in str(error.value)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from agent.config import required_signers
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.fileverbs import File, load_file, say
 
@@ -186,7 +187,7 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     from agent.restart.preflight import preflight
     from agent.restart.programs import at_their_beginning, own_arguments
 
-    snapshot = load_file(wish.file, wish.key)
+    snapshot = load_file(wish.file, *(key for key in (required_signers(), wish.key) if key is not None))
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)
     if wish.drop_held:
