@@ -2,6 +2,7 @@
 """What is refused before anything is made, and what the processes of a tree are told to run."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from agent.errors import CkptreeError, HostError, UsageError
 from agent.model import FileOwner, OutsidePid, ProcessDetails, Terminal
-from agent.restart.plan import CloneBits, Op, Role
+from agent.restart.plan import CloneBits, Op, Phase, Role
 from agent.restart.planning import make_plan
 from agent.restart.preflight import preflight
 from agent.restart.programs import at_their_beginning, one_command, split_command, with_path
@@ -110,6 +111,27 @@ def test_numbers_of_a_new_namespace_obey_the_limit_of_the_host_where_the_kernel_
             preflight(plan, proc=proc, limit_per_namespace=lambda: per_namespace)
     else:
         preflight(plan, proc=proc, limit_per_namespace=lambda: per_namespace)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_an_init_that_a_division_has_killed_ends_so_on_some_machines_alone(machine: str, proc: Path) -> None:
+    """Others answer 0 to it; no signal from elsewhere does that to an init, and all do it to another process."""
+    writer = PlanWriter()
+    root = writer.actor(1)
+    plain, init = writer.born(root, 5), writer.born(root, 10, 1, bits=CloneBits.NEWPID)
+    for actor in (plain, init):
+        writer.step(Op.EXIT, actor, value=signal.SIGFPE, phase=Phase.ACTIVATE)
+    if machine == "x86_64":
+        preflight(writer.plan(), proc=proc, machine=machine)
+        return
+    with pytest.raises(HostError) as caught:
+        preflight(writer.plan(), proc=proc, machine=machine)
+
+    (reason,) = str(caught.value).splitlines()[1:]
+    assert reason == (
+        "  the init 10/1 was killed by signal 8, by which an init ends of its own fault alone, and on aarch64 no division "
+        "traps: rebuild it on x86_64"
+    )
 
 
 def test_who_runs_its_program_again_has_no_namespace_waiting_for_its_next_child() -> None:

@@ -85,7 +85,7 @@ static void learn_numbers(uint32_t me)
 
 	fd = CALL4(openat, -100, "/proc/thread-self/status", O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
-		fail(REASON_STEP, me, NO_ACTOR, (int)-fd);
+		fail(REASON_NUMBERS, me, NO_ACTOR, (int)-fd);
 	size = CALL3(read, fd, text, sizeof(text) - 1);
 	CALL1(close, fd);
 	text[size > 0 ? size : 0] = 0;
@@ -101,7 +101,7 @@ static void learn_numbers(uint32_t me)
 			found[count - 1] = found[count - 1] * 10 + (*at - '0');
 		}
 	if (count < actor->depth + 1)
-		fail(REASON_STEP, me, NO_ACTOR, ENXIO);
+		fail(REASON_NUMBERS, me, NO_ACTOR, 0);
 	for (uint32_t level = 0; level <= actor->depth; level++)
 		set_number(me, level, found[count - actor->depth - 1 + level]);
 }
@@ -139,7 +139,7 @@ static int32_t next_spare(uint32_t me, uint32_t place)
 	uint32_t taken = bump(&program.state->spare) - 1;
 
 	if ((int64_t)program.head->spare_first + taken >= program.head->spare_end)
-		fail(REASON_STEP, me, place, EAGAIN);
+		fail(REASON_SPARE, me, place, 0);
 	return program.head->spare_first + (int32_t)taken;
 }
 
@@ -238,7 +238,7 @@ static long take(uint32_t me, const struct program_step *step)
 	case OP_ACTIVATE:
 		return 0;
 	default:
-		return -EINVAL;
+		fail(REASON_UNKNOWN, me, step->place, 0);
 	}
 }
 

@@ -33,14 +33,19 @@ enum said {		/* message.kind */
 };
 
 enum reason {		/* message.reason of SAID_FAILED */
-	REASON_STEP = 1,	/* a step's system call was refused: actor, place, error */
+	REASON_STEP = 1,	/* a step's system call was refused: actor, place, error, which is the kernel's here and below */
 	REASON_DIED,		/* an actor is gone: actor, place of its first step that is undone */
 	REASON_STUCK,		/* nothing was done for a long time: actor, place of the first step that is undone */
 	REASON_SETUP,		/* something before any step, `value` is an enum setup: error */
 	REASON_RUN,		/* actor could not run its program: error, `value` is an enum doing */
+	REASON_NUMBERS,		/* actor cannot read its numbers in /proc: error, or 0 where they are not all there */
+	REASON_SPARE,		/* no number is left for the one that a step would make: actor, place */
+	REASON_UNKNOWN,		/* a step is none that the helper knows: actor, place */
+	REASON_SURVIVED,	/* an actor does not end by the signal that it is to end by: actor, place, `value` is that signal */
 };
 
-enum setup { SETUP_PROGRAM = 1, SETUP_USERNS, SETUP_IDMAP, SETUP_SOCKETS, SETUP_CLONE, SETUP_PRIVATE, SETUP_STDIO };
+enum setup { SETUP_PROGRAM = 1, SETUP_USERNS, SETUP_IDMAP, SETUP_SOCKETS, SETUP_CLONE, SETUP_PRIVATE, SETUP_STDIO,
+	     SETUP_SESSION };
 
 enum run { RUN_HOLD = 1, RUN_SECTION };	/* message.value of SAID_RELEASE */
 

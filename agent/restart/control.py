@@ -63,6 +63,10 @@ class Reason(IntEnum):
     STUCK = 3
     SETUP = 4
     RUN = 5
+    NUMBERS = 6
+    SPARE = 7
+    UNKNOWN = 8
+    SURVIVED = 9
 
 
 class Setup(IntEnum):
@@ -75,6 +79,7 @@ class Setup(IntEnum):
     CLONE = 5
     PRIVATE = 6
     STDIO = 7
+    SESSION = 8
 
 
 class Run(IntEnum):

@@ -139,8 +139,11 @@ _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct ro
 		commit_fault(number);
 	else
 		CALL2(kill, CALL0(getpid), number);
-	if (!init || number != SIGKILL)
-		fail(REASON_STEP, me, step->place, EOPNOTSUPP);
+	if (!init || number != SIGKILL) {
+		note_failure(REASON_SURVIVED, me, step->place, 0, number);
+		for (;;)
+			CALL4(ppoll, 0, 0, 0, 0);
+	}
 	for (;;)
 		CALL4(ppoll, 0, 0, 0, 0);
 }

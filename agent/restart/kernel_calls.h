@@ -166,7 +166,7 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 #define PROGRAM_START(body) __asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tbl " #body "\n\tbrk #0\n")
 #define ILLEGAL_INSTRUCTION() __asm__ volatile("udf #0")
 #define BREAKPOINT() __asm__ volatile("brk #0")
-#define DIVISION_BY_ZERO() ((void)0)	/* this processor answers 0 */
+#define DIVISION_BY_ZERO() ((void)0)	/* this processor answers 0: preflight.py refuses who is to end so */
 #define RELAX() __asm__ volatile("yield")
 #define O_NOFOLLOW 0100000
 #define O_DIRECTORY 040000

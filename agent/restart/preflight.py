@@ -3,6 +3,7 @@
 
 import os
 import resource
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ def preflight(
     *,
     any_numbers: bool = False,
     proc: Path = Path("/proc"),
+    machine: str = "",
     limit_per_namespace: Callable[[], bool | None] = limit_per_namespace,
 ) -> None:
     """Refuse what cannot succeed; all reasons are told at once.
@@ -49,12 +51,14 @@ def preflight(
         plan: to be rebuilt.
         any_numbers: no number of the tree is wanted.
         proc: where procfs is mounted.
+        machine: what this processor is, as uname() has it; empty: ask.
         limit_per_namespace: as the function of that name; it is asked where a number is above the caller's limit.
 
     Raises:
         HostError: naming them.
     """
     reasons = [*_foreign(proc), *_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
+    reasons += _faults(plan, machine or os.uname().machine)
     if not plan.pidns:
         reasons += _permission(plan, proc, any_numbers=any_numbers)
     if not any_numbers:
@@ -63,6 +67,22 @@ def preflight(
             reasons += _taken(plan, proc)
     if reasons:
         raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
+
+
+def _faults(plan: Plan, machine: str) -> Iterator[str]:
+    """An init that is to end by a fault that no instruction of this processor commits."""
+    if machine == "x86_64":
+        return
+    for step in plan.steps:
+        if step.op is not Op.EXIT or step.value & 0x7F != signal.SIGFPE:
+            continue
+        leader = plan.actors[plan.actors[step.by].leader]
+        if leader.numbers[-1:] == (1,) or leader.role is Role.KEEPER:
+            who = "/".join(map(str, leader.numbers))
+            yield (
+                f"the init {who} was killed by signal {signal.SIGFPE:d}, by which an init ends of its own fault alone, and "
+                f"on {machine} no division traps: rebuild it on x86_64"
+            )
 
 
 def _foreign(proc: Path) -> Iterator[str]:

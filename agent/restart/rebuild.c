@@ -359,12 +359,13 @@ static long begin_in_new_session(void)
 	if (refusal(stack))
 		return refusal(stack);
 	args.stack = (uint64_t)(uintptr_t)stack;
-	program.state->first = -ECHILD;
 	answer = clone3_call(&args, lead_session, 0);
 	if (answer < 0)
 		return answer;
 	CALL5(waitid, P_PID, answer, &info, WEXITED | WALL, 0);
 	CALL2(munmap, stack, GUARD_STACK);
+	if (!program.state->first)	/* somebody has killed that leader */
+		give_up(SETUP_SESSION, 0);
 	return program.state->first;
 }
 

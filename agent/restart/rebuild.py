@@ -41,6 +41,7 @@ _SETUP: Final = {
     Setup.CLONE: "the first process of the tree is refused: clone3()",
     Setup.PRIVATE: "the mounts of the tree cannot be made private",
     Setup.STDIO: "/dev/null cannot be opened",
+    Setup.SESSION: "the leader of the session that the tree begins in was killed",
 }
 
 
@@ -331,13 +332,13 @@ class Rebuild:
     def _raise(self, message: Message) -> NoReturn:
         """Say what failed, with all that is known of it."""
         name = errno.errorcode.get(message.error, str(message.error))
-        cause = f"{name}, {os.strerror(message.error)}" if message.error else ""
+        cause = f": {name}, {os.strerror(message.error)}" if message.error else ""
         step = self.plan.steps[message.place] if message.place < len(self.plan.steps) else None
         told = self._told(step) if step else "no step"
         who = self._name(message.actor) if message.actor < len(self.plan.actors) else "nobody"
         if message.reason == Reason.SETUP:
             setup = message.value or message.actor
-            text = f"{_SETUP[Setup(setup)]}: {cause}"
+            text = f"{_SETUP[Setup(setup)]}{cause}"
             if setup == Setup.CLONE and message.error == errno.EEXIST:
                 text += holders(self.plan.actors[0].numbers[:1])
             if message.error in (errno.EPERM, errno.ENOSPC) and setup in (Setup.USERNS, Setup.IDMAP, Setup.CLONE):
@@ -348,12 +349,24 @@ class Rebuild:
         if message.reason == Reason.STUCK:
             raise RebuildError(f"nothing was done for 10 seconds; the first step that is undone: {told}", step)
         if message.reason == Reason.RUN:
-            doing = f"{Doing(message.value).name.lower()}: " if message.value else ""
-            raise RebuildError(f"{who} cannot run its program: {doing}{cause}", None, message.error)
-        text = f"step {message.place} failed: {told}: {cause}"
+            doing = f": {Doing(message.value).name.lower()}" if message.value else ""
+            raise RebuildError(f"{who} cannot run its program{doing}{cause}", None, message.error)
+        if message.reason == Reason.NUMBERS:
+            what = "cannot be opened" if message.error else "does not show them all: mount procfs there"
+            text = f"{who} reads its numbers in /proc/thread-self/status, which {what}{cause}"
+            raise RebuildError(text, None, message.error)
+        text = f"step {message.place} failed: {told}{cause or self._unfit(message)}"
         if step and step.op is Op.CLONE and message.error == errno.EEXIST and not self.plan.pidns:
             text += holders(self.plan.actors[step.target].numbers[:1])
         raise RebuildError(text, step, message.error)
+
+    def _unfit(self, message: Message) -> str:
+        """Why a step failed that no system call has failed in."""
+        if message.reason == Reason.SPARE:
+            return ": no number is left that nobody of the tree has: raise kernel.pid_max"
+        if message.reason == Reason.SURVIVED:
+            return f": signal {message.value} does not end it here"
+        return f": {self._helper} does not know that step, so it is of another version: `make setup` compiles it"
 
     def _told(self, step: Step) -> str:
         text = f"{step.op.name.lower()} by {self._name(step.by)}"

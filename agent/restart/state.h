@@ -19,7 +19,7 @@ enum ask { ASK_KILL = 1, ASK_STOP };	/* what a namespace's init cannot do to its
 
 struct state {
 	uint32_t apart;			/* the guard is in a session of its own: nothing that kills the tree's kills it */
-	int32_t first;			/* actor 0 as the guard sees it, or a negative errno, where another than the guard begins */
+	int32_t first;			/* actor 0 as the guard sees it, or a negative errno, once another than the guard has begun */
 	uint32_t gate;			/* the last phase that may run */
 	uint32_t left[PHASES];		/* what is undone; one more each for the guard, BUILD one more for each actor */
 	uint32_t progress;		/* steps and births done */
