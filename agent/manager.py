@@ -85,6 +85,12 @@ class Manager:
             return False
         return True
 
+    def close(self) -> None:
+        """Let go of the manager: from now on nobody is told."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def status(self, text: str) -> None:
         """What ``systemctl status`` shows."""
         self.notify(f"STATUS={text}")

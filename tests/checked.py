@@ -24,6 +24,7 @@ BEYOND_READERS = {
     "dead-leader",
     "exit-code",
     "duplicate-number",
+    "shared-memory",
 }
 """Errors that the readers do without: of these rules at least a part is no reader's."""
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,15 @@ def inbox(tmp_path: Path) -> Iterator[Inbox]:
     made.socket.close()
 
 
-def told(inbox: Inbox, **more: str) -> Manager:
+Told = Callable[..., Manager]
+
+
+@pytest.fixture
+def told(inbox: Inbox) -> Iterator[Told]:
     """A manager that this process was started by."""
-    return Manager({"NOTIFY_SOCKET": str(inbox.socket.getsockname()), **more})
+    with ExitStack() as stack:
+        address = str(inbox.socket.getsockname())
+        yield lambda **more: stack.enter_context(closing(Manager({"NOTIFY_SOCKET": address, **more})))
 
 
 def test_without_a_manager_nobody_is_told_and_nothing_is_stored() -> None:
@@ -56,33 +63,32 @@ def test_without_a_manager_nobody_is_told_and_nothing_is_stored() -> None:
     assert (manager.passed.listeners, manager.passed.stored) == ((), ())
 
 
-def test_a_manager_that_is_gone_is_no_error(inbox: Inbox) -> None:
+def test_a_manager_that_is_gone_is_no_error(inbox: Inbox, told: Told) -> None:
     """Its socket is still there."""
-    manager = told(inbox)
+    manager = told()
     inbox.socket.close()
 
     assert not manager.notify("READY=1")
 
 
-def test_lines_come_in_one_message(inbox: Inbox) -> None:
+def test_lines_come_in_one_message(inbox: Inbox, told: Told) -> None:
     """On a path."""
-    assert told(inbox).notify("READY=1", "STATUS=fine")
+    assert told().notify("READY=1", "STATUS=fine")
     assert inbox.take() == ("READY=1\nSTATUS=fine", [])
 
 
 def test_an_abstract_address_begins_with_an_at_sign() -> None:
     """As systemd writes it."""
     inbox = Inbox(f"\0ckptree-test-{os.getpid()}")
-    manager = Manager({"NOTIFY_SOCKET": f"@ckptree-test-{os.getpid()}"})
-
-    assert manager.notify("READY=1")
-    assert inbox.take() == ("READY=1", [])
+    with closing(Manager({"NOTIFY_SOCKET": f"@ckptree-test-{os.getpid()}"})) as manager:
+        assert manager.notify("READY=1")
+        assert inbox.take() == ("READY=1", [])
     inbox.socket.close()
 
 
-def test_a_descriptor_is_stored_under_its_name_and_not_watched(inbox: Inbox) -> None:
+def test_a_descriptor_is_stored_under_its_name_and_not_watched(inbox: Inbox, told: Told) -> None:
     """A perf event that nobody has mapped polls as hung up: who watched it would throw it out."""
-    manager = told(inbox)
+    manager = told()
     kept = os.memfd_create("kept")
     assert manager.store("ckptree/kept", kept)
     message, (copy,) = inbox.take()
@@ -95,9 +101,9 @@ def test_a_descriptor_is_stored_under_its_name_and_not_watched(inbox: Inbox) -> 
     os.close(kept)
 
 
-def test_settling_waits_until_the_manager_has_closed_its_end(inbox: Inbox) -> None:
+def test_settling_waits_until_the_manager_has_closed_its_end(inbox: Inbox, told: Told) -> None:
     """And no longer than it may."""
-    manager = told(inbox)
+    manager = told()
     assert not manager.settle(0.05)
     message, (descriptor,) = inbox.take()
     assert message == "BARRIER=1"
@@ -112,9 +118,9 @@ def test_settling_waits_until_the_manager_has_closed_its_end(inbox: Inbox) -> No
     answering.join()
 
 
-def test_the_watchdog_is_fed_four_times_in_its_time_and_not_more_often(inbox: Inbox) -> None:
+def test_the_watchdog_is_fed_four_times_in_its_time_and_not_more_often(inbox: Inbox, told: Told) -> None:
     """However often the loop goes round."""
-    manager = told(inbox, WATCHDOG_USEC="400000", WATCHDOG_PID=str(os.getpid()))
+    manager = told(WATCHDOG_USEC="400000", WATCHDOG_PID=str(os.getpid()))
     assert manager.watchdog_s == pytest.approx(0.1)
     manager.feed()
     with pytest.raises(TimeoutError):
@@ -129,9 +135,9 @@ def test_the_watchdog_is_fed_four_times_in_its_time_and_not_more_often(inbox: In
 
 
 @pytest.mark.parametrize("said", [{"WATCHDOG_USEC": "400000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {}])
-def test_the_watchdog_of_another_or_none_is_not_fed(inbox: Inbox, said: dict[str, str]) -> None:
+def test_the_watchdog_of_another_or_none_is_not_fed(told: Told, said: dict[str, str]) -> None:
     """The number is a parent's, say."""
-    assert told(inbox, **said).watchdog_s is None
+    assert told(**said).watchdog_s is None
 
 
 def test_what_was_meant_for_this_process_is_taken_out_of_its_environment() -> None:
