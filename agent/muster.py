@@ -22,6 +22,7 @@ from agent.roster import Roster
 
 _SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # what a walk can tell of
 _SWEPT_IN_ROW = _SWEPT | MOVING  # a table never has this one: it keeps what its question was answered
+_SIGNAL = wire.ROW_SIGNAL_SHIFT
 _FIELDS = wire.ROW.iter_unpack
 _WHOLE = struct.Struct(f"{wire.ROW.size}s").iter_unpack
 _ROOM = 256  # of the touched who are not known to be gone, so many more than agree are not worth keeping apart
@@ -175,6 +176,7 @@ class Muster:
                 or (leader.pgid is None or leader.pgid.identity != pgid)
                 or (leader.sid is None or leader.sid.identity != sid)
                 or (parent.address if parent is not None else idle) != parent_address
+                or flags >> _SIGNAL != task.exit_signal & 0xFF
                 or task.ids != (uid, gid)
                 or comm != task.comm
                 or task.child_namespace is not None

@@ -119,6 +119,7 @@ PAGE = (
     ("lost_seq", f"{8 * LOST_NUMBERS}s"),
 )
 
+ROW_SIGNAL_SHIFT = 24  # in the flags of a row of a sweep: the low byte of the exit signal
 TIES_OWNED = 1
 TIES_SHARED = 2
 

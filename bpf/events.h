@@ -50,6 +50,7 @@ enum record_kind {
 #define TASK_PTRACED		(1u << 9)	/* ptrace is not 0: a dead thread stays for its tracer */
 #define TASK_MOVING		(1u << 11)	/* the next child will be born into another namespace */
 #define TASK_MOVING_NOWHERE	(1u << 12)	/* not in sweep_row: that namespace's init is gone, and nobody is born there */
+#define ROW_SIGNAL_SHIFT	24		/* in sweep_row alone: the low byte of exit_signal is above the flags */
 
 /* Every record starts with this. 16 bytes. */
 struct record {

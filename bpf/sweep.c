@@ -6,7 +6,7 @@ int on_task(struct task_iterator *ctx)
 	const char *task = ctx->task;
 	struct iterator_meta *meta = ctx->meta;
 	const void *pid, *pgid, *sid, *signal, *cred;
-	u32 pf, signal_flags, exit_state, ptrace;
+	u32 pf, signal_flags, exit_state, ptrace, exit_signal;
 	u8 reaper_bits, under_bits;
 	struct sweep_row row = {};
 
@@ -33,6 +33,8 @@ int on_task(struct task_iterator *ctx)
 	LOAD(u8, reaper_bits, signal, OFF_signal_struct_is_child_subreaper);
 	LOAD(u8, under_bits, signal, OFF_signal_struct_has_child_subreaper);
 	row.flags = task_flags(pf, signal_flags, exit_state, ptrace, reaper_bits, under_bits);
+	LOAD(u32, exit_signal, task, OFF_task_struct_exit_signal);
+	row.flags |= exit_signal << ROW_SIGNAL_SHIFT;
 	if (loaded_pending_namespace(task, pid))
 		row.flags |= TASK_MOVING;
 	row.ties = loaded_ties(task, signal);

@@ -136,7 +136,7 @@ class Kernel:
                     t.group.pgid.identity,
                     t.group.sid.identity,
                     t.tid,
-                    self.flags(t),
+                    self.flags(t) | ((t.group.exit_signal if t.leads else -1) & 0xFF) << wire.ROW_SIGNAL_SHIFT,
                     *t.ids,
                     b"task",
                     0,

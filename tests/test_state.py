@@ -212,7 +212,7 @@ def test_a_table_that_loss_has_made_doubtful_is_remembered_as_it_is(program: lis
     twin.stream.give_up_below(pair.kernel.writer.seq)
     pair.kernel.emit = twin.feed
     twin.sweep()
-    twin.agree(exit_signals=False)  # no row of a sweep has them
+    twin.agree()
 
 
 def test_who_waits_within_its_exit_is_still_asked_about_when_others_end() -> None:

@@ -340,6 +340,21 @@ def test_a_late_record_of_an_older_state_is_healed_by_the_sweep_it_calls_for() -
     pair.agree()
 
 
+@pytest.mark.parametrize("signal", [0, 10, 64, 255])
+def test_an_exit_signal_that_no_record_told_of_is_found_by_a_sweep(signal: int) -> None:
+    """clone() takes any that fits a byte; that of a thread is none."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init, exit_signal=signal)
+    pair.kernel.thread(child)
+    pair.agree()
+    pair.task(child).exit_signal = 17
+    pair.sweep()
+
+    assert pair.table.take_questions() == []
+    pair.agree()
+    assert Muster(pair.table).differing(pair.kernel.rows()) == []
+
+
 def test_a_late_exit_of_a_leader_that_has_been_replaced_is_healed() -> None:
     """The thread's exec came first; the leader is alive under the same address, start and number."""
     pair = watched()

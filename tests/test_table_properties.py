@@ -102,7 +102,7 @@ def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: l
     pair.kernel.emit = pair.feed
     pair.stream.give_up_below(pair.kernel.writer.seq)
     pair.sweep()
-    pair.agree(exit_signals=False)  # no row of a sweep has them
+    pair.agree()
 
 
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))

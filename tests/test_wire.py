@@ -68,7 +68,7 @@ def value_asserts() -> Iterator[str]:
     """Constants, the kinds of record, the flags."""
     values = {f"RECORD_{kind.name}": int(kind) for kind in Kind}
     values |= {f"TASK_{flag}": getattr(objects, flag) for flag in FLAGS}
-    values |= {"TIES_OWNED": wire.TIES_OWNED, "TIES_SHARED": wire.TIES_SHARED}
+    values |= {name: getattr(wire, name) for name in ("TIES_OWNED", "TIES_SHARED", "ROW_SIGNAL_SHIFT")}
     values |= {
         "MAX_LEVELS": wire.MAX_LEVELS,
         "LOST_NUMBERS": wire.LOST_NUMBERS,

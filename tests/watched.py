@@ -72,11 +72,9 @@ class Watched:
         self.ask()
         self.table.reunite()
 
-    def agree(self, *, exit_signals: bool = True) -> None:
+    def agree(self) -> None:
         """Table and kernel show the same tasks, numbers, tree; the table is consistent in itself."""
         of_table, of_kernel = picture_of_table(self.table), picture_of_kernel(self.kernel)
-        for row in () if exit_signals else (*of_table.values(), *of_kernel.values()):
-            del row["exit_signal"]
         assert of_table == of_kernel
         assert numbers_of_table(self.table) == numbers_of_kernel(self.kernel)
         check_links(self.table)
