@@ -147,7 +147,9 @@ class Muster:
         self._same = None if found.strangers or not self._remembers else (rows, list(found.doubted), unseen)
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
         table.unlisted = {task for task in unseen if task.pid.numbers[0] not in found.moved}
-        return [*found.strangers, *map(table.question, found.doubted), *map(table.question, unseen)]
+        # A child of one that is taken for exited would go to the reaper: such a one is asked about first, and again below.
+        revived = [table.question(task) for task in found.doubted if task.flags & EXITED]
+        return [*revived, *found.strangers, *map(table.question, found.doubted), *map(table.question, unseen)]
 
     def _compare(self, rows: bytes) -> _Compared:
         """Field by field."""

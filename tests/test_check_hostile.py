@@ -175,9 +175,9 @@ def test_no_file_takes_longer_than_its_size_deserves(name: str) -> None:
     assert findings
 
 
-def test_a_hundred_thousand_tasks_are_checked_as_fast_as_they_are_read_twice() -> None:
+def test_twenty_thousand_tasks_are_checked_as_fast_as_they_are_read_twice() -> None:
     """Within one reading and another one's time, on a machine as busy as it may be."""
-    data = checkpoint.dumps(a_crowd(100_000))
+    data = checkpoint.dumps(a_crowd(20_000))
     checkpoint.read(data)
     begun = time.process_time()
     checkpoint.read(data)
@@ -186,7 +186,7 @@ def test_a_hundred_thousand_tasks_are_checked_as_fast_as_they_are_read_twice() -
     findings = check(data)
 
     assert findings == []
-    assert time.process_time() - begun < 2 * reading + 0.5
+    assert time.process_time() - begun < 2 * reading + 0.1
 
 
 def test_of_endless_findings_thousands_are_listed_and_the_others_counted() -> None:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from agent import state
@@ -182,7 +182,28 @@ def test_what_comes_after_makes_no_difference_to_who_remembers(before: list[Step
     assert state.dump(memory_of(twin)) == state.dump(memory_of(pair))
 
 
+REVIVED: list[Step] = [
+    *[("fork", 0, 0)] * 2,
+    ("fork", 0, 834),
+    *[("leave", 0, 0)] * 3,
+    *[("subreaper", 0, 0)] * 2,
+    ("fork", 0, 0),
+    ("leave", 0, 0),
+    ("subreaper", 0, 0),
+    ("new_thread", 3, 0),
+    *[("fork", index, 0) for index in (0, 1, 366, 0, 255, 0, 0)],
+    ("leave", 0, 0),
+    *[("fork", 0, 0)] * 2,
+    ("setsid", 1, 1),
+    ("execute", 438, 0),
+    ("leave", 0, 0),
+    *[("fork", 0, 0)] * 15,
+]
+"""A task is taken for exited, though an exec has gone on with it, and the table knows nothing of its child."""
+
+
 @given(PROGRAMS, st.integers(0, 2**32))
+@example(REVIVED, 164)
 @PATIENT
 def test_a_table_that_loss_has_made_doubtful_is_remembered_as_it_is(program: list[Step], seed: int) -> None:
     """Whatever was lost, swapped or left open before; and one sweep heals what was read as well."""

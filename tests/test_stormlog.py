@@ -84,7 +84,8 @@ def stopped(storm: Storm) -> Iterator[None]:
                 process.suspend()
     yield
     for process in (root, *root.children(recursive=True)):
-        process.resume()
+        with suppress(psutil.NoSuchProcess):  # the first ones to go on end some of the others
+            process.resume()
 
 
 def _is_still(process: psutil.Process) -> bool:
