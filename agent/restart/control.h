@@ -70,7 +70,8 @@ enum doing {		/* the call by which a task that is to run something was stopped *
 #define RIGHTS_GIVEN 1u		/* it takes the rights below; else it keeps those that it has */
 #define RIGHTS_GROUPS 2u	/* also the groups: who may not set them has the right ones already */
 #define RIGHTS_NO_NEW_PRIVS 4u
-#define RIGHTS_IDS 8u		/* it runs nothing, and takes ids and groups alone */
+#define RIGHTS_IDS 8u		/* it runs nothing, and takes ids and groups before it loses all rights */
+#define RIGHTS_BOUND 16u	/* it keeps its ids, and of its capabilities those in `bounding` */
 
 struct message {
 	uint32_t kind;
@@ -91,7 +92,7 @@ struct answer {
 };
 
 struct run_entry {
-	uint64_t path;			/* 0: it holds; what is below is then for it, too */
+	uint64_t path;			/* 0: it holds; ids and groups are then for it, too */
 	uint64_t argv;			/* of an array of offsets that ends with 0 */
 	uint64_t envp;
 	uint64_t cwd;			/* 0: stays where it is */

@@ -35,6 +35,7 @@ RIGHTS_GIVEN: Final = 1  # it takes the rights that the entry has
 RIGHTS_GROUPS: Final = 2  # the groups too
 RIGHTS_NO_NEW_PRIVS: Final = 4
 RIGHTS_IDS: Final = 8  # it runs nothing, and takes the ids
+RIGHTS_BOUND: Final = 16  # it keeps its ids, and of its capabilities those of the bounding set
 
 FD_PROGRAM: Final = 3
 FD_CONTROL: Final = 4
@@ -130,7 +131,8 @@ class Rights(NamedTuple):
         caps: before exec().
         no_new_privs: as prctl() has it.
         umask: of new files.
-        ids_only: it runs nothing, and takes ids and groups: of the rest what the kernel leaves with these.
+        ids_only: it runs nothing, and takes ids and groups; it has no capability then.
+        bound_only: it keeps its ids and groups, and of its capabilities those of the bounding set.
     """
 
     uid: int
@@ -142,6 +144,7 @@ class Rights(NamedTuple):
     no_new_privs: bool
     umask: int
     ids_only: bool = False
+    bound_only: bool = False
 
 
 class Program(NamedTuple):
@@ -214,7 +217,7 @@ def _packable(rights: Rights | None, groups_at: int) -> tuple[int, ...]:
     if rights is None:
         return (0,) * 14
     flags = (
-        (RIGHTS_IDS if rights.ids_only else RIGHTS_GIVEN)
+        (RIGHTS_IDS if rights.ids_only else RIGHTS_BOUND if rights.bound_only else RIGHTS_GIVEN)
         | (RIGHTS_GROUPS if rights.groups is not None else 0)
         | (RIGHTS_NO_NEW_PRIVS if rights.no_new_privs else 0)
     )

@@ -96,6 +96,7 @@
 #define POLLHUP 16
 #define RLIMIT_CORE 4
 #define RLIMIT_NOFILE 7
+#define CAP_SETPCAP 8
 #define CAP_SYS_ADMIN 21
 #define CLOSE_RANGE_CLOEXEC 4
 

@@ -42,6 +42,7 @@ PROGRAM_ANY_NUMBERS: Final = 2  # the kernel chooses all numbers
 PROGRAM_REAPER: Final = 4  # actor 0 is a reaper: it stays, reaps orphans, and ends as the root does
 PROGRAM_NO_STDIO: Final = 8  # standard streams become /dev/null
 PROGRAM_NEW_SESSION: Final = 16  # actor 0 begins in a session and group whose leader has gone
+PROGRAM_KEEP_RIGHTS: Final = 32  # tasks that hold keep the caller's rights
 
 # actor.flags
 ACTOR_THREAD: Final = 1
@@ -61,6 +62,7 @@ def encode(
     any_numbers: bool = False,
     no_stdio: bool = False,
     new_session: bool = False,
+    keep_rights: bool = False,
     pid_max: int = 32768,
 ) -> bytes:
     """The program of a plan.
@@ -70,6 +72,7 @@ def encode(
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
         new_session: begin the tree in a session and group of its own, whose leader has gone.
+        keep_rights: leave tasks that hold the rights of the caller.
         pid_max: numbers of helpers stay below it.
     """
     order = _by_actor(plan)
@@ -81,6 +84,7 @@ def encode(
         | (PROGRAM_REAPER if plan.actors[0].role is Role.REAPER else 0)
         | (PROGRAM_NO_STDIO if no_stdio else 0)
         | (PROGRAM_NEW_SESSION if new_session else 0)
+        | (PROGRAM_KEEP_RIGHTS if keep_rights else 0)
     )
     ends = {step.by for step in plan.steps if step.op is Op.EXIT}
     lingering = plan.lingering()

@@ -18,7 +18,7 @@ from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.control import Program
 from agent.restart.plan import Plan
 from agent.restart.rebuild import name_of
-from agent.restart.rights import Host, held, obstacles, recorded, this_host
+from agent.restart.rights import Host, bounds, held, obstacles, recorded, this_host
 
 
 def split_command(text: str) -> list[str]:
@@ -56,14 +56,17 @@ def one_command(
     numbers: Sequence[tuple[int, ...]],
     pids: Sequence[int],
     image: str,
+    *,
+    keep_rights: bool = False,
 ) -> dict[int, Program]:
-    """The same for all, each with its place in the tree in its environment.
+    """The same for all, each with its place in the tree in its environment, and no right that the original had not.
 
     Args:
         words: path, then the arguments from the program's name on.
         snapshot, plan: what was rebuilt.
         numbers, pids: by actor, as they came to be.
         image: path of the file; empty where it was no file.
+        keep_rights: it has all that the caller has.
     """
     path, *argv = (os.fsencode(word) for word in words)
     inherited = [key + b"=" + value for key, value in os.environb.items() if not key.startswith(b"CKPTREE_")]
@@ -84,7 +87,7 @@ def one_command(
             "FOWN": _json([_owner(owner) for owner in task.fown] if task.fown else None),
         }
         env = [*inherited, *(f"CKPTREE_{name}={value}".encode() for name, value in own.items())]
-        programs[index] = Program(path, argv, env)
+        programs[index] = Program(path, argv, env, rights=None if keep_rights else bounds(task))
     return programs
 
 

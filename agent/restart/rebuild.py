@@ -76,6 +76,7 @@ class Rebuild:
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
         begin: the session and group that the tree begins in.
+        keep_rights: leave tasks that hold the rights of the caller.
         helper: the program.
 
     Attributes:
@@ -93,6 +94,7 @@ class Rebuild:
         any_numbers: bool = False,
         no_stdio: bool = False,
         begin: Begin = Begin.HERE,
+        keep_rights: bool = False,
         helper: Path = HELPER,
     ) -> None:
         self.plan = plan
@@ -104,7 +106,12 @@ class Rebuild:
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
         new_session = begin is not Begin.HERE and os.getsid(0) == 0
         self._code = program.encode(
-            plan, any_numbers=any_numbers, no_stdio=no_stdio, new_session=new_session, pid_max=pid_max
+            plan,
+            any_numbers=any_numbers,
+            no_stdio=no_stdio,
+            new_session=new_session,
+            keep_rights=keep_rights,
+            pid_max=pid_max,
         )
         self._helper = helper
         self._group = os.getsid(0) if begin is Begin.LEADERS_GROUP and not new_session else None

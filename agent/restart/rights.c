@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a task may do once it runs its program: less than an actor may, and never more than was recorded. Each call
- * must succeed; the first one that does not is the end of the tree.
+ * What a task may do once it runs its program: less than an actor may, and never more than was recorded. What one may do
+ * that runs nothing: nothing. Each call must succeed; the first one that does not is the end of the tree.
  */
 #include "state.h"
 
@@ -30,15 +30,29 @@ static void set_capabilities(uint32_t me, uint64_t effective, uint64_t permitted
 	must(me, DOING_CAPSET, CALL2(capset, &head, data));
 }
 
-/* While it is still in the bounding set: afterwards the kernel lets nobody add it to the inheritable ones. */
-static void make_inheritable(uint32_t me, uint64_t inheritable)
+struct capabilities {
+	uint64_t effective;
+	uint64_t permitted;
+	uint64_t inheritable;
+};
+
+static struct capabilities own_capabilities(uint32_t me)
 {
 	struct capability_head head = {CAPABILITY_VERSION, 0};
 	struct capability_data data[2] = {0};
 
 	must(me, DOING_CAPGET, CALL2(capget, &head, data));
-	set_capabilities(me, data[0].effective | (uint64_t)data[1].effective << 32,
-			 data[0].permitted | (uint64_t)data[1].permitted << 32, inheritable);
+	return (struct capabilities){data[0].effective | (uint64_t)data[1].effective << 32,
+				     data[0].permitted | (uint64_t)data[1].permitted << 32,
+				     data[0].inheritable | (uint64_t)data[1].inheritable << 32};
+}
+
+/* While it is still in the bounding set: afterwards the kernel lets nobody add it to the inheritable ones. */
+static void make_inheritable(uint32_t me, uint64_t inheritable)
+{
+	struct capabilities own = own_capabilities(me);
+
+	set_capabilities(me, own.effective, own.permitted, inheritable);
 }
 
 static void bound(uint32_t me, uint64_t bounding)
@@ -51,6 +65,18 @@ static void bound(uint32_t me, uint64_t bounding)
 		if (there && !(bounding >> bit & 1))
 			must(me, DOING_CAPBSET_DROP, CALL5(prctl, PR_CAPBSET_DROP, bit, 0, 0, 0));
 	}
+}
+
+/* Who may not change the bounding set has no capability that it bounds; no_new_privs keeps him from any. */
+static void keep_only(uint32_t me, const struct capabilities *own, uint64_t bounding)
+{
+	if (own->effective >> CAP_SETPCAP & 1)
+		bound(me, bounding);
+}
+
+static void gain_nothing(uint32_t me)
+{
+	must(me, DOING_NO_NEW_PRIVS, CALL5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
 /* A change of ids has made the kernel forget it, and the guard may have died in between. */
@@ -74,12 +100,50 @@ static void take_ids(uint32_t me, const char *section, const struct run_entry *e
 		die_with_guard(me);
 }
 
+/*
+ * It only holds its place, for ever. Who is root and may do less than the guard could look into it, if that is no user
+ * namespace's root alone.
+ */
+static void lose_rights(uint32_t me, const char *section)
+{
+	const struct run_entry *entry = section ? &((const struct run_entry *)section)[me] : NULL;
+	struct capabilities own = own_capabilities(me);
+	int keeps = (program.head->flags & PROGRAM_KEEP_RIGHTS) != 0;
+
+	if (!keeps)
+		keep_only(me, &own, 0);
+	if (entry && entry->flags & RIGHTS_IDS)
+		take_ids(me, section, entry);
+	if (keeps)
+		return;
+	set_capabilities(me, 0, 0, 0);
+	gain_nothing(me);
+	if (own.permitted && !program.answer->user_namespace)
+		must(me, DOING_DUMPABLE, CALL2(prctl, PR_SET_DUMPABLE, 0));
+}
+
+/* The caller's own program: it keeps what the caller has, but for what the recorded one did not have. */
+static void give_up_what_it_had_not(uint32_t me, const struct run_entry *entry)
+{
+	struct capabilities own = own_capabilities(me);
+	uint64_t kept = entry->bounding;
+
+	keep_only(me, &own, kept);
+	set_capabilities(me, own.effective & kept, own.permitted & kept, own.inheritable & kept);
+	if (entry->flags & RIGHTS_NO_NEW_PRIVS)
+		gain_nothing(me);
+}
+
 void take_rights(uint32_t me, const char *section)
 {
 	const struct run_entry *entry = &((const struct run_entry *)section)[me];
 
-	if (entry->flags & RIGHTS_IDS)
-		take_ids(me, section, entry);
+	if (!program.runs[me]) {
+		lose_rights(me, section);
+		return;
+	}
+	if (entry->flags & RIGHTS_BOUND)
+		give_up_what_it_had_not(me, entry);
 	if (entry->flags & RIGHTS_GIVEN) {
 		CALL1(umask, entry->umask);
 		if (entry->flags & RIGHTS_GROUPS)
@@ -98,7 +162,7 @@ void take_rights(uint32_t me, const char *section)
 				must(me, DOING_CAP_AMBIENT,
 				     CALL5(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0));
 		if (entry->flags & RIGHTS_NO_NEW_PRIVS)
-			must(me, DOING_NO_NEW_PRIVS, CALL5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+			gain_nothing(me);
 		if (!me)
 			die_with_guard(me);
 	}

@@ -242,6 +242,20 @@ def _path(exe: bytes, task: Task) -> bytes:
         return exe
 
 
+def bounds(task: Task) -> Rights | None:
+    """What the caller's own program keeps of the caller's rights in the place of a task: what that could have had.
+
+    Returns:
+        None where the image does not say what that was: the program keeps all.
+    """
+    details = task.details
+    if details is None or (details.caps is None and not details.no_new_privs):
+        return None
+    caps = details.caps or Capabilities(0, 0, 0, _ALL, 0)
+    fixed = bool(details.no_new_privs)
+    return Rights(0, 0, 0, 0, None, caps, no_new_privs=fixed, umask=0, bound_only=True)
+
+
 def held(task: Task, host: Host) -> Program | None:
     """What a task takes that runs nothing: its own ids, if they are not this process's already.
 

@@ -122,16 +122,18 @@ static _Noreturn void reap(void)
 char *actor_prepare(uint32_t me)
 {
 	const struct program_actor *actor = &program.actors[me];
-	char *section;
+	char *section = NULL;
 
-	if (load(&program.state->release) != RUN_SECTION || (!me && (program.head->flags & PROGRAM_REAPER)))
-		return NULL;
+	if (!me && (program.head->flags & PROGRAM_REAPER))
+		return NULL;	/* it may have to take down what runs under other ids */
 	/* Its leader's exec() takes a thread away at any moment. */
 	if ((actor->flags & ACTOR_THREAD) && program.runs[actor->leader])
 		return NULL;
-	section = map(program.state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM, program.state->run_offset);
-	if (refusal(section))
-		cannot_run(me, DOING_MMAP, refusal(section));
+	if (load(&program.state->release) == RUN_SECTION) {
+		section = map(program.state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM, program.state->run_offset);
+		if (refusal(section))
+			cannot_run(me, DOING_MMAP, refusal(section));
+	}
 	take_rights(me, section);
 	return section;
 }

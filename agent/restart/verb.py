@@ -82,6 +82,7 @@ class _Wish(NamedTuple):
     as_json: bool
     key: Path | None
     drop_held: bool
+    keep_rights: bool
 
 
 def restart(
@@ -97,6 +98,9 @@ def restart(
     ] = None,
     drop_held: Annotated[
         bool, typer.Option("--drop-held", help="With --run argv: leave out processes that only forked.")
+    ] = False,
+    keep_rights: Annotated[
+        bool, typer.Option("--keep-rights", help="Tasks that hold, and CMD, keep all rights of the caller.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when the tree stands: who is who.")
@@ -115,8 +119,12 @@ def restart(
         raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
     if drop_held and run != "argv":
         raise UsageError("--drop-held leaves out who would hold while others run what they ran: add --run argv")
+    if keep_rights and run == "argv":
+        raise UsageError(
+            "--keep-rights gives tasks the rights of the caller, and --run argv those that they had: choose"
+        )
     command = split_command(run) if run not in ("hold", "argv") else None
-    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held)
+    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights)
     begun: list[bool] = []
     try:
         with _raising() as asked:  # from the beginning: a plan may take its time
@@ -153,11 +161,13 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
     no_stdio = (
         wish.detach or wish.run == "hold"
     )  # who holds has no use for the caller's streams, least of all its input
-    with Rebuild(plan, any_numbers=wish.any_numbers, no_stdio=no_stdio, begin=begin) as rebuild:
+    with Rebuild(
+        plan, any_numbers=wish.any_numbers, no_stdio=no_stdio, begin=begin, keep_rights=wish.keep_rights
+    ) as rebuild:
         rebuild.build()
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
         if words is not None:
-            programs = _commands(words, standing, wish.file)
+            programs = _commands(words, standing, wish)
         _prove(standing, wish, rebuild)
         asked.check()
         all_of_them = {**_holding(snapshot, plan, programs or {}), **(programs or {})}
@@ -208,11 +218,12 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     return snapshot, plan, programs
 
 
-def _commands(words: list[str], standing: "Standing", file: str) -> "dict[int, Program]":
+def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int, Program]":
     from agent.restart.programs import one_command
 
-    image = "" if file == "-" else file
-    return one_command(words, standing.snapshot, standing.plan, standing.numbers, standing.pids, image)
+    image = "" if wish.file == "-" else wish.file
+    places = standing.snapshot, standing.plan, standing.numbers, standing.pids
+    return one_command(words, *places, image, keep_rights=wish.keep_rights)
 
 
 def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
