@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     for key in said:
         made.add_argument(
             _option(key),
-            metavar=key.rpartition("_")[2].upper(),
+            metavar="true|false" if isinstance(getattr(Config(), key), bool) else key.rpartition("_")[2].upper(),
             help=f"{said[key][0].upper()}{said[key][1:]} Must be {allowed(key)}; default {_default(key)}.".replace(
                 "%", "%%"
             ),

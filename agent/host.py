@@ -29,6 +29,21 @@ _PTS_MAJOR: Final = 136  # UNIX98_PTY_SLAVE_MAJOR
 _RELEASE: Final = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
 
 
+def own_status(proc: Path = Path("/proc")) -> dict[str, str]:
+    """Read what the kernel says of this process: the fields of /proc/self/status, by name.
+
+    Raises:
+        HostError: no procfs is mounted there that knows this process.
+    """
+    try:
+        text = (proc / "self/status").read_text()
+    except FileNotFoundError as error:
+        raise HostError(
+            f"{proc} knows nothing of this process: mount procfs on it (mount -t proc proc {proc})"
+        ) from error
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
 def clock_ticks() -> int:
     """Clock ticks per second, the unit of the times in /proc/PID/stat; 100 on all but the oldest architectures."""
     return os.sysconf("SC_CLK_TCK")

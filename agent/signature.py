@@ -62,9 +62,9 @@ def verify(data: bytes, file: str, key: Path) -> str:
         The signer, as the file of allowed signers calls it, or the fingerprint of the key.
 
     Raises:
-        UsageError: the key cannot be read, or the image comes from a stream and so has no signature.
-        RefusedError: there is no signature.
-        FormatError: the signature is none of these bytes, or of nobody who is allowed.
+        UsageError: KEY is no public key and no file of signers, or the image comes from a stream and so has no signature.
+        RefusedError: there is no signature, or it is of nobody who is allowed.
+        FormatError: the signature is none of these bytes.
     """
     if file == "-":
         raise UsageError("--verify takes a FILE, whose signature stands beside it in FILE.sig: standard input has none")
@@ -79,7 +79,12 @@ def verify(data: bytes, file: str, key: Path) -> str:
         found = _ssh_keygen(("find-principals", "-s", os.fspath(signature), "-f", named), b"", (descriptor,))
         signers = found.stdout.decode(errors="replace").splitlines()
         if found.returncode or not signers:
-            raise FormatError(file, f"its signature is of nobody whom {key} allows: {_last_words(found)}")
+            words = _last_words(found)
+            if named in words:  # it could not read a line of ours
+                raise UsageError(
+                    f"{key} is no public ssh key and no file of allowed signers: {words.replace(named, str(key))}"
+                )
+            raise RefusedError(f"{file}: its signature is of nobody whom {key} allows: {words}")
         for signer in signers:
             arguments = ("verify", "-f", named, "-I", signer, "-n", NAMESPACE, "-s", os.fspath(signature))
             done = _ssh_keygen(arguments, data, (descriptor,))
@@ -93,6 +98,8 @@ def _allowed_signers(key: Path) -> bytes:
     _look(key)
     with key.open("rb") as lines:
         data = lines.read(_MAX_KEYS_BYTES)
+    if b"PRIVATE KEY-----" in data[:100]:
+        raise UsageError(f"{key} is a private key, which signs: name the public one, {key}.pub")
     if data.startswith((b"ssh-", b"ecdsa-", b"sk-")):
         return f'{_ANYBODY} namespaces="{NAMESPACE}" '.encode() + data
     return data

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
 from agent import rootname
 from agent.client import Answer, Client, Subscription, default_socket
+from agent.config import SOCKET_VARIABLE
 from agent.errors import CkptreeError, HostError, NoDaemonError
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> I
 
     Args:
         kind: ``auto``: the daemon, else BPF in this process; never /proc.
-        socket: of which daemon; with ``auto`` too, one that was named is wanted and no substitute.
+        socket: of which daemon; with ``auto`` too, one that was named, here or in the environment, is wanted and no
+            substitute.
         timeout_s: for every single answer of a daemon.
 
     Raises:
@@ -52,7 +54,7 @@ def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> I
         try:
             client = Client(socket or default_socket(), timeout_s)
         except NoDaemonError:
-            if kind == "daemon" or socket is not None:
+            if kind == "daemon" or socket is not None or os.environ.get(SOCKET_VARIABLE):
                 raise
         else:
             with client:

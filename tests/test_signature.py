@@ -80,7 +80,7 @@ def test_the_signature_of_somebody_else_is_refused(tmp_path: Path, key: Path) ->
     """It is a good one, of another key."""
     other = a_key(tmp_path / "other")
 
-    with pytest.raises(FormatError, match="nobody whom"):
+    with pytest.raises(RefusedError, match="nobody whom"):
         signature.verify(IMAGE, signed(tmp_path, other), public(key))
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_signature_is_refused(tmp_path: Path, key: Path, rubbish: byt
     file = signed(tmp_path, key)
     signature.beside(file).write_bytes(rubbish)
 
-    with pytest.raises(FormatError, match="its signature is of nobody"):
+    with pytest.raises(RefusedError, match="its signature is of nobody"):
         signature.verify(IMAGE, file, public(key))
 
 
@@ -122,6 +122,18 @@ def test_a_key_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     """To sign and to verify."""
     with pytest.raises(UsageError, match="no such key"):
         signature.sign(IMAGE, tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["root:x:0:0:root:/root:/bin/sh\n", "ssh-ed25519 rubbish\n"])
+def test_a_file_of_no_keys_is_a_usage_error(tmp_path: Path, key: Path, text: str) -> None:
+    """So is the private half of a key, which is named by its mistake."""
+    file, rubbish = signed(tmp_path, key), tmp_path / "rubbish"
+    rubbish.write_text(text)
+
+    with pytest.raises(UsageError, match="rubbish is no public ssh key"):
+        signature.verify(IMAGE, file, rubbish)
+    with pytest.raises(UsageError, match=r"name the public one, .*key.pub"):
+        signature.verify(IMAGE, file, key)
 
 
 def test_a_key_that_cannot_sign_is_told(tmp_path: Path, key: Path) -> None:

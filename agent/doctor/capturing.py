@@ -165,10 +165,7 @@ def _capabilities(proc: Path) -> Finding:
 
 def effective(proc: Path) -> int:
     """This process's effective capabilities, one bit each."""
-    for line in (proc / "self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
+    return int(host.own_status(proc).get("CapEff", "0"), 16)
 
 
 def _ring_buffer() -> Finding:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from agent import cgroups
+from agent import cgroups, host
 from agent.details import UNREADABLE, stat_fields
 from agent.errors import HostError
 from agent.restart.plan import CloneBits, Op, Plan, Role
@@ -108,10 +108,7 @@ def _levels(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
 
 def _level(proc: Path) -> int:
     """How many pid namespaces above that of this process the mounted procfs shows."""
-    for line in (proc / "self/status").read_text().splitlines():
-        if line.startswith("NSpid:"):
-            return len(line.split()) - 2
-    return 0
+    return max(0, len(host.own_status(proc).get("NSpid", "").split()) - 1)
 
 
 def _permission(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
@@ -131,11 +128,7 @@ def _permission(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
 
 
 def _capabilities(proc: Path) -> int:
-    for line in (proc / "self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "CapEff":
-            return int(value, 16)
-    return 0
+    return int(host.own_status(proc).get("CapEff", "0"), 16)
 
 
 def _too_large(plan: Plan, proc: Path, limit_per_namespace: Callable[[], bool | None]) -> Iterator[str]:

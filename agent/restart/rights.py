@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from agent import surroundings
 from agent.errors import RefusedError
-from agent.host import boot_id
+from agent.host import boot_id, own_status
 from agent.model import Capabilities, ProcessDetails, Surroundings, Task, TaskState
 from agent.restart.control import Program, Rights
 
@@ -50,8 +50,8 @@ class Host(NamedTuple):
 
 def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
     """What this process may give. Who may not administer gets a user namespace, which has his own ids and no others."""
-    lines = {key: value for key, _, value in (x.partition(":") for x in (proc / "self/status").read_text().split("\n"))}
-    bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"].strip() == "1"
+    lines = own_status(proc)
+    bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"] == "1"
     here = boot_id(proc), surroundings.Reader(proc).own
     if int(lines["CapEff"], 16) >> _SYS_ADMIN & 1:
         return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs, *here)

@@ -241,6 +241,8 @@ def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
 
 
 def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
+    from exporters.remarks import count
+
     plan, pids = standing.plan, standing.pids
     root = pids[plan.tasks[0]]
     if rebuild.proc_error:
@@ -252,7 +254,7 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
         ]
         print(json.dumps({"root": root, "tasks": tasks}), flush=True)
     else:
-        say(f"{len(plan.tasks)} tasks stand; the root is {root}")
+        say(f"{count(len(plan.tasks), 'task')} {'stands' if len(plan.tasks) == 1 else 'stand'}; the root is {root}")
         if wish.any_numbers:
             for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
                 old, new = ("/".join(map(str, each)) for each in (plan.actors[index].numbers, standing.numbers[index]))
