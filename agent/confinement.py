@@ -7,8 +7,9 @@ A verb that only shows what is in a file needs nothing more, once the file is re
 modules to import. So it gives up, for good and for whatever it would start:
 
 * capabilities, but for the one to read any file, and gaining others (``no_new_privs``);
-* by a seccomp filter: to write, make, rename or remove anything in a file system; to run a program, signal or trace another
-  process; to open a socket; and the calls that change the system (mounts, modules, namespaces, BPF, keys);
+* by a seccomp filter: to write, make, rename or remove anything in a file system, or change its mode, owner, times or
+  attributes; to run a program; to signal, trace, limit or reschedule another process; to open a socket or shared memory;
+  and the calls that change the system (mounts, modules, namespaces, BPF, keys);
 * by Landlock, where the kernel has it: the file system's part once more, by another mechanism.
 
 What is refused fails with EPERM, so that a verb that needs it after all says so. A kernel without seccomp leaves the rest.
@@ -91,7 +92,36 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "setxattr": (188, 5),
     "lsetxattr": (189, 6),
     "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "fchmodat2": (452, 452),
+    "file_setattr": (469, 469),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "fallocate": (285, 47),
+    # Other processes' limits, priorities and memory policy.
+    "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
+    "sched_setparam": (142, 118),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "process_madvise": (440, 440),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
 }
+# fcntl(2) by its command: what has a descriptor send signals to others.
+_FCNTL: Final = (72, 25)
+_FCNTL_DENIED: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 # Calls with flags of open(2), and which argument they are.
 _OPENING: Final[dict[str, tuple[tuple[int, int | None], int]]] = {"open": ((2, None), 1), "openat": ((257, 56), 2)}
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -164,6 +194,13 @@ def seccomp_filter(machine: str) -> bytes:
                 _INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE),
                 _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW),
             ]
+    count = len(_FCNTL_DENIED)
+    code += [
+        _INSTRUCTION.pack(_EQUAL, 0, 2 * count + 1, _FCNTL[column]),
+        _INSTRUCTION.pack(_LOAD, 0, 0, _ARGUMENTS_AT + 8),
+    ]
+    for command in _FCNTL_DENIED:
+        code += [_INSTRUCTION.pack(_EQUAL, 0, 1, command), _INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE)]
     return b"".join([*code, _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW)])
 
 

@@ -11,6 +11,7 @@ or a file of allowed signers (ssh-keygen(1), ALLOWED SIGNERS).
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ SUFFIX: Final = ".sig"
 _PATIENCE_S: Final = 120.0  # somebody may have to touch a token
 _ANYBODY: Final = "signer"
 _MAX_KEYS_BYTES: Final = 1 << 20
+# The name of an algorithm, then what every key begins with in base64; a principal may begin with "ssh-" too.
+_BARE_KEY: Final = re.compile(rb"(ssh|ecdsa|sk)-\S+\s+AAAA")
 
 
 def beside(file: str) -> Path:
@@ -94,15 +97,15 @@ def verify(data: bytes, file: str, key: Path) -> str:
 
 
 def _allowed_signers(key: Path) -> bytes:
-    """The lines that ssh-keygen wants; a plain public key allows whoever has its private half."""
+    """Make the lines that ssh-keygen wants; a plain public key allows whoever has its private half."""
     _look(key)
-    with key.open("rb") as lines:
-        data = lines.read(_MAX_KEYS_BYTES)
+    with key.open("rb") as file:
+        data = file.read(_MAX_KEYS_BYTES)
     if b"PRIVATE KEY-----" in data[:100]:
         raise UsageError(f"{key} is a private key, which signs: name the public one, {key}.pub")
-    if data.startswith((b"ssh-", b"ecdsa-", b"sk-")):
-        return f'{_ANYBODY} namespaces="{NAMESPACE}" '.encode() + data
-    return data
+    lines = [line.strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines()]
+    anybody = f'{_ANYBODY} namespaces="{NAMESPACE}" '.encode()
+    return b"\n".join(anybody + line if _BARE_KEY.match(line) else line for line in lines) + b"\n"
 
 
 @contextmanager

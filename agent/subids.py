@@ -10,7 +10,6 @@ Nobody keeps two users from having one id in common; the first line that has it 
 
 import os
 import pwd
-from bisect import bisect_right
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -58,16 +57,11 @@ class SubIds:
         self._path = path
         self._seen: tuple[int, int] | None = None
         self._ranges: list[Range] = []
-        self._firsts: list[int] = []
 
     def owner(self, uid: int) -> int | None:
         """Return whose sub-id that is; None: nobody's."""
         self._refresh()
-        at = bisect_right(self._firsts, uid)
-        for found in reversed(self._ranges[:at]):
-            if uid < found.end:
-                return found.owner
-        return None
+        return next((found.owner for found in self._ranges if found.first <= uid < found.end), None)
 
     def _refresh(self) -> None:
         try:
@@ -80,5 +74,4 @@ class SubIds:
         except OSError:
             seen, ranges = None, []
         self._seen = seen
-        self._ranges = sorted(ranges)
-        self._firsts = [each.first for each in self._ranges]
+        self._ranges = ranges

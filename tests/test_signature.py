@@ -67,6 +67,17 @@ def test_ssh_keygen_alone_can_check_it(tmp_path: Path, key: Path) -> None:
     assert "ops@example.org" in signature.verify(IMAGE, file, allowed)
 
 
+def test_a_file_of_keys_allows_each_of_them(tmp_path: Path, key: Path) -> None:
+    """Behind comments, spaces and a byte order mark; and a signer may be called like an algorithm."""
+    other = a_key(tmp_path / "other")
+    keys = tmp_path / "keys"
+    keys.write_text("\ufeff# those who may\n\n  " + public(other).read_text() + public(key).read_text())
+    assert "SHA256:" in signature.verify(IMAGE, signed(tmp_path, key), keys)
+
+    keys.write_text("ssh-ops@example.org " + public(key).read_text())
+    assert "ssh-ops@example.org" in signature.verify(IMAGE, signed(tmp_path, key), keys)
+
+
 @pytest.mark.parametrize("data", [IMAGE + b"x", IMAGE[:-1], b""])
 def test_other_bytes_than_were_signed_are_refused(tmp_path: Path, key: Path, data: bytes) -> None:
     """What counts is what was read, whatever the file holds by now."""

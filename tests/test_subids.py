@@ -28,9 +28,9 @@ def test_lines_that_make_no_sense_give_nobody_anything(text: str, found: list[tu
 
 
 def test_an_id_belongs_to_whoever_has_its_range(tmp_path: Path) -> None:
-    """Also where ranges overlap or lie within each other."""
+    """Where ranges overlap the first line counts."""
     path = tmp_path / "subuid"
-    path.write_text("1000:100000:1000\n1001:100100:10\n1002:200000:5\n")
+    path.write_text("1001:100100:10\n1000:100000:1000\n1003:100105:5\n1002:200000:5\n")
     ids = SubIds(path)
 
     assert [ids.owner(uid) for uid in (99999, 100000, 100105, 100999, 101000, 200004, 200005)] == [
