@@ -84,6 +84,8 @@ def birth(task: Task, namespace: Namespace) -> dict[str, Any]:
         "flags": flag_names(task.clone_flags),
         "exit_signal": task.exit_signal,
     }
+    if task.flags & STOPPED and not task.flags & EXITED:  # a thread: its tracer lets a stopped group run on
+        said["stopped"] = True
     return {**said, "kernel": True} if rules.is_kernel_worker(task) else said
 
 
