@@ -109,5 +109,6 @@ def test_a_coordinator_that_takes_down_what_a_guard_left_kills_nobody_else(
         monkeypatch.setattr(module, name, recycling(getattr(module, name)))
     orphans.kill_all_but(kept)
 
+    left.wait()
     assert victims == [(child, "S")]
     assert_gone([left.pid])

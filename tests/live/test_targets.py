@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cgroups and units as roots, on the kernel's own hierarchies."""
 
+import contextlib
 import errno
 import json
 import os
@@ -67,7 +68,8 @@ def running(folder: Path, script: str) -> Iterator[int]:
             yield shell.pid
         finally:
             for pid in processes(folder):
-                os.kill(pid, 9)
+                with contextlib.suppress(ProcessLookupError):  # its parent may have ended it
+                    os.kill(pid, 9)
             shell.wait(20)
 
 
