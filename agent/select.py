@@ -146,11 +146,10 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
     tasks = [task for task in all_tasks if not rules.is_kernel_worker(task)]
     workers = len(all_tasks) - len(tasks)
     outsiders = guests.entered(root, all_tasks) if mode == "container" else []
-    if without_entered and mode == "container":
-        strays = guests.left_behind(root, tasks)
-        if strays:
-            outsiders += [task for task in tasks if task in strays]
-            tasks = [task for task in tasks if task.leader not in strays]
+    strays = guests.left_behind(root, tasks) if mode == "container" else set()
+    if strays and without_entered:
+        outsiders += [task for task in tasks if task in strays]
+        tasks = [task for task in tasks if task.leader not in strays]
     tags = Tags(root, first_tag)
     level = tags.level
     own_tag = tags.own
@@ -171,7 +170,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
             sid = tags(last_sid)
         ids.append((own, tgid, pgid, sid))
     if mode == "container":
-        _refuse_leaks(root, [] if without_entered else outsiders, tasks, tags)
+        _refuse_leaks(root, [] if without_entered else outsiders, tasks, tags, set() if without_entered else strays)
 
     namespaces = Namespaces(tags.namespace, tags.pids)
     births = Births(tags, namespaces, root, inside)
@@ -271,15 +270,15 @@ def _leaks(tasks: list[Task], tags: Tags) -> Iterator[tuple[Task, str]]:
                 yield task, f"{name(task)}: its {role} is {numbers}{owner}, outside the container"
 
 
-def _refuse_leaks(root: Task, entered: list[Task], tasks: list[Task], tags: Tags) -> None:
+def _refuse_leaks(root: Task, entered: list[Task], tasks: list[Task], tags: Tags, strays: set[Task]) -> None:
     lines = [f"{name(task)}: entered from outside (parent {_parent_name(task)})" for task in entered]
     leaks = list(_leaks(tasks, tags))
-    strays = guests.left_behind(root, tasks) if leaks else set()
-    left = {task: line for task, line in leaks if task in strays}
+    left = {task: f" ({line.partition(': ')[2]})" for task, line in leaks if task in strays}
     leaks = [(task, line) for task, line in leaks if task not in strays]
     lines += [
-        f"{name(task)}: left behind by one that entered from outside ({line.partition(': ')[2]})"
-        for task, line in left.items()
+        f"{name(task)}: left behind by one that entered from outside{left.get(task, '')}"
+        for task in tasks
+        if task in strays
     ]
     advice = []
     if lines:

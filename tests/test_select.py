@@ -269,13 +269,19 @@ def test_who_was_left_behind_by_one_that_entered_has_entered_too(pair: Watched, 
 
 
 def test_who_was_left_behind_in_a_session_of_its_own_is_known_by_its_birth(pair: Watched) -> None:
-    """Nothing of it leaks, so it is a member; and still one that entered, where those are not wanted."""
+    """None of its ids is from outside, and still it is no member: it is refused by name, or left out."""
     root = a_container(pair)
     orphan, child = left_behind(pair, root)
     for stray in (child, orphan):
         pair.kernel.setsid(stray)
 
-    assert len(selected(pair, root).tasks) == 3
+    with pytest.raises(RefusedError, match="--without-entered") as refused:
+        selected(pair, root)
+
+    assert refused.value.leaks == tuple(
+        f"{stray.tid}/{stray.pid.numbers[1]} (task): left behind by one that entered from outside"
+        for stray in (orphan, child)
+    )
     assert len(selected(pair, root, without_entered=True).tasks) == 1
     assert len(selected(pair, root, without_entered=True).entered) == 2
 
