@@ -102,15 +102,15 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
         The programs by actor; and, for people, who has none, for it only forked and so holds.
 
     Raises:
-        UsageError: the image has no details.
-        RefusedError: some cannot be started again as they were, all of them are named; or none has called exec.
+        RefusedError: the image has no details; some cannot be started again as they were, all of them are named; or none
+            has called exec.
     """
     host = host or this_host(pidns=plan.pidns)
     refused, waiting = [], []
     programs = {}
     living = [*_living(snapshot, plan), *_leaderless(snapshot, plan)]
     if all(task.details is None for _, task in living):
-        raise UsageError("--run argv: the image does not say what ran: capture with `snapshot --with-argv`")
+        raise RefusedError("--run argv: the image does not say what ran: capture with `snapshot --with-argv`")
     for index, task in living:
         who = name_of(plan.actors[index])
         if task.details is not None and task.details.execed is False:
