@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import RefusedError, UsageError
+from agent.errors import RefusedError
 from agent.model import Capabilities, ProcessDetails, Task
 from agent.restart.planning import make_plan
 from agent.restart.programs import own_arguments
@@ -172,7 +172,7 @@ def test_all_who_are_refused_are_named_and_who_only_forked_is_held() -> None:
 def test_an_image_without_details_is_told_how_to_get_some() -> None:
     """Arguments alone are not enough."""
     snapshot = a_snapshot([(1,)], [a_process(None)])
-    with pytest.raises(UsageError, match="--with-argv"):
+    with pytest.raises(RefusedError, match="--with-argv"):
         own_arguments(snapshot, make_plan(snapshot), ANY)
 
 
