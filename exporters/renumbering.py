@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from agent.errors import FormatError
+from agent.errors import FormatError, UsageError
 from agent.model import PidObject, Snapshot, Task
 from exporters.fields import Fields
 from exporters.soundness import PID_NUMBER_MAX
@@ -50,6 +50,7 @@ def renumbered(image: Snapshot, numbers: Map, rebuilt: Snapshot) -> Snapshot:
 
     Raises:
         FormatError: the map is of another image.
+        UsageError: the map is of another rebuild: none of its numbers is in that snapshot.
     """
     tasks = {task.pid for task in image.tasks}
     for tag in sorted(numbers.keys() ^ tasks):
@@ -58,6 +59,8 @@ def renumbered(image: Snapshot, numbers: Map, rebuilt: Snapshot) -> Snapshot:
     known = dict(numbers)
     standing = {rebuilt.pids[task.pid - rebuilt.first_tag].numbers: task for task in rebuilt.tasks}
     taken = set(numbers.values())
+    if standing.keys().isdisjoint(taken):
+        raise UsageError("--map: no pid of the map is in B: it is the map of another rebuild, take that of B's")
     for task in image.tasks:
         other = standing.get(numbers[task.pid])
         for tag, theirs in zip(_others(task), _others(other), strict=True) if other is not None else ():

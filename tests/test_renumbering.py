@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import FormatError
+from agent.errors import FormatError, UsageError
 from agent.model import PidObject, Snapshot, TaskState
 from exporters import registry
 from exporters.difference import difference, lines, to_document
@@ -83,6 +83,13 @@ def test_what_is_no_map_of_the_image_is_refused(document: Any, said: str) -> Non
     """With what is wrong."""
     with pytest.raises(FormatError, match=said):
         mapped(document)
+
+
+def test_the_map_of_another_rebuild_is_a_wrong_request() -> None:
+    """None of its numbers is in B: nothing can be compared by it."""
+    other = {"root": 800, "tasks": [{"tag": tag, "pid": 800 + tag, "numbers": [800 + tag]} for tag in (1, 2, 3)]}
+    with pytest.raises(UsageError, match="the map of another rebuild"):
+        mapped(other)
 
 
 def test_the_command_line_takes_the_line_that_restart_prints(tmp_path: Path) -> None:
