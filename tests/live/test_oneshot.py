@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,27 @@ def test_what_one_that_entered_has_left_behind_is_left_out_with_it(
     assert "start its init with setsid" not in refused.err
     assert [written.number(task.pid) for task in written.tasks] == [1]
     assert sorted(line.partition(" ")[2] for line in written.entered) == ["(sh)", "(sleep)"]
+
+
+def test_what_one_that_entered_has_left_behind_in_a_session_of_its_own_is_known_by_its_birth(
+    daemon_socket: Path, tmp_path: Path
+) -> None:
+    """None of its ids is from outside: the watch has seen who made it, though that one is dead."""
+    output = tmp_path / "tree.json"
+    options = ("--socket", daemon_socket, "-f", "json", "-o", output)
+    with a_container("setsid", "sleep", "100") as init:
+        job = ["setsid", "sh", "-c", "sleep 60 >/dev/null 2>&1 & exit 0"]
+        subprocess.run(["nsenter", "--target", str(init), "--pid", *job], check=True)
+        time.sleep(0.5)
+        refused = ckptree("snapshot", str(init), *options)
+        assert not output.exists()
+        ran = ckptree("snapshot", str(init), *options, "--without-entered")
+        written = registry.load(output.read_bytes())
+
+    assert (refused.code, ran.code) == (7, 0), refused.err + ran.err
+    assert "(sleep): left behind by one that entered from outside" in refused.err
+    assert [written.number(task.pid) for task in written.tasks] == [1]
+    assert [line.partition(" ")[2] for line in written.entered] == ["(sleep)"]
 
 
 def test_a_snapshot_of_a_container_through_its_namespace(client: Client) -> None:
