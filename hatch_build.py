@@ -18,7 +18,7 @@ except ImportError:  # as a program it needs no hatchling
 TOP = Path(__file__).resolve().parent
 FOLDER = TOP / "agent" / "restart"
 HELPER = FOLDER / "ckptree-rebuild"
-SOURCES = ("rebuild.c", "watch.c", "takedown.c", "kin.c", "actor.c", "ending.c", "settle.c", "rights.c")
+SOURCES = ("rebuild.c", "watch.c", "takedown.c", "watcher.c", "kin.c", "actor.c", "ending.c", "settle.c", "rights.c")
 FLAGS = (
     *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-s"),
     # No C library, no position to find out at the start: the less there is of it, the faster it forks.

@@ -45,7 +45,7 @@ enum reason {		/* message.reason of SAID_FAILED */
 };
 
 enum setup { SETUP_PROGRAM = 1, SETUP_USERNS, SETUP_IDMAP, SETUP_SOCKETS, SETUP_CLONE, SETUP_PRIVATE, SETUP_STDIO,
-	     SETUP_SESSION };
+	     SETUP_SESSION, SETUP_WATCHER };
 
 enum run { RUN_HOLD = 1, RUN_SECTION };	/* message.value of SAID_RELEASE */
 

@@ -81,6 +81,7 @@ class Setup(IntEnum):
     PRIVATE = 6
     STDIO = 7
     SESSION = 8
+    WATCHER = 9
 
 
 class Run(IntEnum):

@@ -11,6 +11,8 @@ struct guard {
 	int control;		/* -1: detached */
 	int signals;		/* signalfd */
 	int first_fd;		/* a pidfd of actor 0, whose end may send any signal or none; -1: there is none */
+	int guard_fd;		/* a pidfd of the guard itself, for the watcher */
+	int32_t watcher;	/* its pid; 0: there is none */
 	int32_t first;		/* actor 0 as the guard sees it; 0: it has been waited for */
 	int32_t root_status;
 	char *stack;		/* somewhere in it */
@@ -22,6 +24,9 @@ extern struct guard guard;
 void tell(struct message message);
 void guard_watch(void);
 void take_down(void);
+long begin_watcher(void);
+void keep_watcher(void);
+void end_watcher(void);
 void remove_pidfile(void);
 
 int32_t number_in(const char *text);

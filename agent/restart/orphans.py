@@ -8,6 +8,7 @@ pidfds, each proven to be of the tree: kin.c and takedown.c, which do the same, 
 
 import ctypes
 import os
+import select
 import signal
 import time
 from contextlib import suppress
@@ -58,7 +59,7 @@ def _kill_below(top: int, families: dict[int, list[int]]) -> None:
         below = families.get(pid)
         if below:
             child = below.pop()
-            child_fd = _opened(child, pid, fd)
+            child_fd = opened(child, pid, fd)
             if child_fd is not None:
                 path.append((child, child_fd))
             continue
@@ -69,7 +70,16 @@ def _kill_below(top: int, families: dict[int, list[int]]) -> None:
             os.close(fd)
 
 
-def _opened(pid: int, parent: int, parent_fd: int) -> int | None:
+def ended(fd: int) -> bool:
+    """Kill a namespace's init, and wait until it has gone, and all of its namespace with it; False: it has not."""
+    with suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(_PATIENCE * 1000))
+
+
+def opened(pid: int, parent: int, parent_fd: int = -1) -> int | None:
     """A pidfd of a process that is a child of that one; None: it is not, or there are no descriptors left."""
     try:
         fd = os.pidfd_open(pid)

@@ -216,8 +216,8 @@ static _Noreturn void end_without_guard(void)
 }
 
 /*
- * The guard may be killed. A namespace then goes with its init, and the init with the guard. Elsewhere it is for the
- * reaper to do what the guard would have done; nobody else keeps its handler.
+ * The guard may be killed. A namespace then goes with its init, and the init with the guard, by the watcher if not by the
+ * kernel. Elsewhere it is for the reaper to do what the guard would have done; nobody else keeps its handler.
  */
 static void outlive_guard(void)
 {
@@ -386,6 +386,11 @@ static void begin(void)
 	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, 0, 20);	/* out of the way of the standard streams */
 	CALL1(close, answer);
 	CALL0(setsid);
+	if (program.head->flags & PROGRAM_PIDNS) {
+		answer = begin_watcher();
+		if (answer < 0)
+			give_up(SETUP_WATCHER, answer);
+	}
 	store(&program.state->apart, 1);
 	futex_wake_all(&program.state->apart);
 }

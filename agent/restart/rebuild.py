@@ -42,6 +42,7 @@ _SETUP: Final = {
     Setup.PRIVATE: "the mounts of the tree cannot be made private",
     Setup.STDIO: "/dev/null cannot be opened",
     Setup.SESSION: "the leader of the session that the tree begins in was killed",
+    Setup.WATCHER: "the process that ends the tree should its guard be killed is refused: clone3() or pidfd_open()",
 }
 
 
@@ -118,6 +119,7 @@ class Rebuild:
         self._over = False
         self._detached = False
         self._file = -1
+        self._first: int | None = None
         self._patience = _PATIENCE
         self._kept: set[int] = set()
         self._failed: Message | None = None
@@ -246,6 +248,9 @@ class Rebuild:
                 orphans.adopt(wanted=False)
             os.close(self._file)
             self._file = -1
+        if self._first is not None:
+            os.close(self._first)
+            self._first = None
 
     def _send(self, message: Message) -> None:
         try:
@@ -265,7 +270,10 @@ class Rebuild:
             if not self.plan.pidns:
                 os.waitid(os.P_PID, self.guard, os.WEXITED | os.WNOWAIT)
                 orphans.kill_all_but(self._kept | {self.guard})
-            raise RebuildError("the guard of the tree is gone: somebody has killed it, and the tree with it")
+            gone = "the guard of the tree is gone: somebody has killed it"
+            if self._first is not None and not orphans.ended(self._first):
+                raise RebuildError(f"{gone}, but not the tree: end process {self.pids[0]}, and all of it goes")
+            raise RebuildError(f"{gone}, and the tree with it")
         message = Message(*control.MESSAGE.unpack(data))
         if message.kind == Said.GONE:
             self._over = True
@@ -335,6 +343,8 @@ class Rebuild:
             for index in members:
                 pids[index] = tids.get(self.numbers[index], 0)
         self.pids = tuple(pids)
+        if self.plan.pidns:
+            self._first = orphans.opened(pids[0], self.guard)
 
     def _raise(self, message: Message) -> NoReturn:
         """Say what failed, with all that is known of it."""

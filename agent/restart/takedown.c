@@ -138,6 +138,7 @@ void take_down(void)
 			wait_for(guard.first);
 			guard.first = 0;
 		}
+		end_watcher();
 		return;
 	}
 	if (guard.first && (program.head->flags & PROGRAM_REAPER))

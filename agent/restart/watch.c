@@ -226,7 +226,7 @@ static int heed_signals(void)
 	return go_on;
 }
 
-/* Whoever has come to the guard; 0 when actor 0 has ended. */
+/* Those that have come to the guard, and its watcher; 0 when actor 0 has ended. */
 static int wait_for_children(void)
 {
 	struct child_info info;
@@ -235,6 +235,8 @@ static int wait_for_children(void)
 		info.pid = 0;
 		if (CALL5(waitid, P_ALL, 0, &info, WEXITED | WNOHANG | WALL, 0) || !info.pid)
 			return 1;
+		if (info.pid == guard.watcher)
+			guard.watcher = 0;
 		if (info.pid == guard.first) {
 			guard.first = 0;
 			if (program.head->flags & PROGRAM_REAPER)
@@ -323,6 +325,7 @@ void guard_watch(void)
 			note_failure(REASON_DIED, 0, NO_ACTOR, 0, guard.root_status);
 			continue;
 		}
+		keep_watcher();
 		go_on();
 	}
 	take_down();

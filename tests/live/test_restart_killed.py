@@ -8,10 +8,11 @@ import gc
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from agent.restart.planning import make_plan
 from agent.restart.rebuild import HELPER, Rebuild
 from exporters import registry
 from tests.builders import a_snapshot, a_task
-from tests.live.restartverb import soon
+from tests.live.rebuilds import assert_gone, is_gone
+from tests.live.restartverb import TOP, command, ran, running, soon
 
 pytestmark = pytest.mark.live
 
@@ -288,3 +290,147 @@ def test_a_signal_that_python_hears_of_and_no_call_does_ends_a_restart(where: st
         verb.restart(os.fspath(image))
 
     assert_it_ends(restart)
+
+
+# ---- a root that has changed its ids: the kernel forgets that it is to die with the guard ---------------------------
+
+OTHER_IDS = ("--run", "setpriv --reuid 65534 --clear-groups sleep 78")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A container of one process."""
+    path = tmp_path / "tree.ckpt"
+    path.write_bytes(registry.image(a_snapshot([(1,)], [a_task(1, 0)], mode="container"), "ckpt"))
+    return path
+
+
+def changed(pid: int) -> bool:
+    """It has other ids, and runs."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text() == "sleep\n" and Path(f"/proc/{pid}").stat().st_uid == 65534
+    return False
+
+
+def watcher(guard: int) -> int | None:
+    """The child of the guard that is none of the tree."""
+    for pid in guards(guard):
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == "ckptree-watcher\n":
+                return pid
+    return None
+
+
+def root_of(guard: int) -> int:
+    """Its other child, once that has changed its ids."""
+    assert soon(lambda: any(changed(pid) for pid in guards(guard)))
+    return next(pid for pid in guards(guard) if changed(pid))
+
+
+@contextmanager
+def cleared(*pids: int) -> Iterator[None]:
+    """A test that fails leaves nobody, either."""
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def kill_alone(guard: int) -> None:
+    """By its pid."""
+    os.kill(guard, signal.SIGKILL)
+
+
+def kill_its_group(guard: int) -> None:
+    """All that is in it."""
+    os.killpg(guard, signal.SIGKILL)
+
+
+def kill_its_session(guard: int) -> None:
+    """All that is in it, one after the other."""
+    kill_session(guard)
+
+
+def kill_watcher_and_later_the_guard(guard: int) -> None:
+    """It gets another one."""
+    first = watcher(guard)
+    assert first
+    os.kill(first, signal.SIGKILL)
+    assert soon(lambda: watcher(guard) not in {None, first})
+    os.kill(guard, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", [kill_alone, kill_its_group, kill_its_session, kill_watcher_and_later_the_guard])
+def test_a_detached_tree_whose_root_has_changed_its_ids_ends_with_its_guard(
+    end: Callable[[int], None], image: Path, tmp_path: Path
+) -> None:
+    """By a second process, which is in no group or session of the guard's."""
+    file = tmp_path / "pid"
+    done = ran(image, *OTHER_IDS, "--detach", "--pidfile", file)
+    assert done.returncode == 0, done.stderr
+    guard = int(file.read_text())
+    root = root_of(guard)
+    with cleared(root):
+        assert soon(lambda: watcher(guard))
+        end(guard)
+
+        assert_gone([guard, root])
+        assert not left_over(set())
+
+
+def test_a_restart_whose_guard_is_killed_says_that_the_tree_is_gone_when_it_is(image: Path) -> None:
+    """The root has changed its ids, and nobody watches: the coordinator ends it."""
+    process = subprocess.Popen(command(image, *OTHER_IDS), cwd=TOP, stderr=subprocess.PIPE, text=True)
+    assert soon(lambda: guards(process.pid), within=20)
+    guard = guards(process.pid)[0]
+    root = root_of(guard)
+    with cleared(root, process.pid):
+        found = watcher(guard)
+        assert found
+        os.kill(guard, signal.SIGSTOP)
+        os.kill(found, signal.SIGKILL)
+        os.kill(guard, signal.SIGKILL)
+        told = process.communicate(timeout=20)[1]
+
+        assert is_gone(root)
+        assert "somebody has killed it, and the tree with it" in told
+        assert process.returncode == 125
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["guard and restart", "guard"])
+def test_nothing_is_left_of_a_root_that_has_changed_its_ids(*, both: bool, image: Path) -> None:
+    """Where restart is killed as well, it is for the watcher."""
+    with running(image, *OTHER_IDS) as (process, ready):
+        guard = guards(process.pid)[0]
+        root = root_of(guard)
+        assert root == ready["root"]
+        with cleared(root):
+            if both:
+                os.kill(process.pid, signal.SIGSTOP)
+            os.kill(guard, signal.SIGKILL)
+            if both:
+                process.kill()
+
+            assert_gone([guard, root])
+            assert not left_over(set())
+
+
+def test_the_watcher_holds_nothing_that_others_wait_for_and_ends_with_the_tree(image: Path) -> None:
+    """Its descriptors are the two that it watches; SIGTERM does not reach it."""
+    with running(image, *OTHER_IDS) as (process, ready):
+        guard = guards(process.pid)[0]
+        assert soon(lambda: watcher(guard))
+        found = watcher(guard)
+        assert found
+        links = [os.readlink(each) for each in Path(f"/proc/{found}/fd").iterdir()]
+        assert len(links) == 2
+        assert all("pidfd" in link for link in links), links
+        os.kill(found, signal.SIGTERM)
+        os.kill(found, signal.SIGSTOP)
+        os.kill(ready["root"], signal.SIGTERM)
+        os.kill(ready["root"], signal.SIGKILL)
+
+        assert process.wait(20) == 128 + signal.SIGKILL
+        assert_gone([guard, found, ready["root"]])

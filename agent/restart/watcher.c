@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The watcher: a second process beside the guard, which ends the tree when the guard was killed. The kernel would do that
+ * by PR_SET_PDEATHSIG, but forgets it when actor 0 changes its ids or executes a program that does (commit_creds(),
+ * begin_new_exec()), and nobody can set it for another. Without a pid namespace of the tree's own the reaper does this.
+ */
+#include "guard.h"
+
+/* Nothing of it keeps a pipe, a socket or a mount busy: others wait for the guard's ends of them to be closed. */
+static _Noreturn void watch_over(void)
+{
+	enum { GUARD, FIRST };
+	struct poll_fd polled[] = {{0, POLLIN, 0}, {1, POLLIN, 0}};
+
+	/* Out of one another's way, and behind what is closed. */
+	polled[GUARD].fd = (int)CALL3(fcntl, guard.guard_fd, 0, 22);
+	polled[FIRST].fd = (int)CALL3(fcntl, guard.first_fd, 0, 22);
+	CALL3(dup3, polled[GUARD].fd, 20, O_CLOEXEC);
+	CALL3(dup3, polled[FIRST].fd, 21, O_CLOEXEC);
+	polled[GUARD].fd = 20;
+	polled[FIRST].fd = 21;
+	CALL3(close_range, 0, 19, 0);
+	CALL3(close_range, 22, ~0u, 0);
+	CALL0(setsid);	/* what kills the guard's group or session is not to kill both */
+	CALL1(chdir, "/");
+	CALL2(prctl, PR_SET_NAME, "ckptree-watcher");
+	do
+		CALL5(ppoll, polled, 2, 0, 0, 0);
+	while (!polled[GUARD].found && !polled[FIRST].found);
+	if (!polled[FIRST].found)
+		CALL4(pidfd_send_signal, polled[FIRST].fd, SIGKILL, 0, 0);
+	for (;;)
+		CALL1(exit_group, 0);
+}
+
+/* Its memory is a copy of the guard's, which nobody of the tree descends from any more. Negative errno where it fails. */
+static long make_watcher(void)
+{
+	struct clone_args args = {.exit_signal = SIGCHLD};
+	long answer = CALL2(clone3, &args, sizeof(args));
+
+	if (!answer)
+		watch_over();
+	return answer;
+}
+
+/* Before actor 0 does anything: until then it cannot have changed its ids. */
+long begin_watcher(void)
+{
+	long answer = CALL2(pidfd_open, CALL0(getpid), 0);
+
+	if (answer < 0)
+		return answer;
+	guard.guard_fd = (int)CALL3(fcntl, answer, 0, 20);
+	CALL1(close, answer);
+	if (guard.guard_fd < 0 || guard.first_fd < 0)
+		return guard.guard_fd < 0 ? guard.guard_fd : guard.first_fd;
+	answer = make_watcher();
+	guard.watcher = answer > 0 ? (int32_t)answer : 0;
+	return answer;
+}
+
+/* Somebody may have killed it. Where no other can be made now, that is tried again. */
+void keep_watcher(void)
+{
+	long answer;
+
+	if (!(program.head->flags & PROGRAM_PIDNS) || guard.watcher || !guard.first)
+		return;
+	answer = make_watcher();
+	guard.watcher = answer > 0 ? (int32_t)answer : 0;
+}
+
+/* It goes by itself when actor 0 has gone, but not if somebody has stopped it. */
+void end_watcher(void)
+{
+	struct child_info info;
+
+	if (!guard.watcher)
+		return;
+	CALL2(kill, guard.watcher, SIGKILL);
+	while (CALL5(waitid, P_PID, guard.watcher, &info, WEXITED | WALL, 0) == -EINTR)
+		;
+	guard.watcher = 0;
+}
