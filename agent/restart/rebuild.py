@@ -271,8 +271,9 @@ class Rebuild:
                 os.waitid(os.P_PID, self.guard, os.WEXITED | os.WNOWAIT)
                 orphans.kill_all_but(self._kept | {self.guard})
             gone = "the guard of the tree is gone: somebody has killed it"
-            if self._first is not None and not orphans.ended(self._first):
-                raise RebuildError(f"{gone}, but not the tree: end process {self.pids[0]}, and all of it goes")
+            # Before it stands nobody has changed his ids: the kernel has ended it.
+            if self.plan.pidns and self.pids and (self._first is None or not orphans.ended(self._first)):
+                raise RebuildError(f"{gone}; see if process {self.pids[0]} is there: with it the tree goes")
             raise RebuildError(f"{gone}, and the tree with it")
         message = Message(*control.MESSAGE.unpack(data))
         if message.kind == Said.GONE:
