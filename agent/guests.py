@@ -42,17 +42,24 @@ def left_behind(root: Task, reached: Collection[Task]) -> set[Task]:
             continue
         # find_new_reaper() looks for subreapers in one namespace, and none above who entered is in that
         adopted = parent.leader.pid.numbers[-1] == 1
-        if parent.leader in found or (adopted and _is_from_outside(root, task, inside)):
+        if parent.leader in found:
+            found.add(task)
+        elif not adopted or (task.order >= 0 and task.creator is not None and task.creator.leader is root):
+            continue  # nearly always: its parent has made it
+        elif _is_from_outside(root, task, inside):
             found.add(task)
     return found
 
 
 def outside_ids(root: Task, leader: Task) -> bool:
     """Return True if a process has a group or session without a number in the root's namespace that the root has not."""
-    return any(
-        pid is not None and pid not in (root.pgid, root.sid) and not pid.number_in(root.pid.namespace)
-        for pid in (leader.pgid, leader.sid)
-    )
+    home = root.pid.namespace
+    for pid in (leader.pgid, leader.sid):
+        if pid is None or pid is root.pgid or pid is root.sid or pid.namespace is home:
+            continue
+        if not pid.number_in(home):
+            return True
+    return False
 
 
 def _is_from_outside(root: Task, task: Task, inside: Collection[Task]) -> bool:
