@@ -40,8 +40,8 @@ class Details(NamedTuple):
     Attributes:
         argv: None where the process is gone, has no memory any more (a zombie), or never had (a kernel thread), and where
             `process` says why it is not known.
-        cwd: as the kernel writes it: " (deleted)" is appended where the directory is gone. None where the process is
-            gone or not ours to look into.
+        cwd: as the kernel writes it: " (deleted)" is appended where the directory is gone, and also where its path leads
+            to another one, or to none. None where the process is gone or not ours to look into.
         env: None as cwd is, and for a zombie.
         process: what else it takes to start it anew; None where the process is gone. A zombie still has its rights.
         denied: those of the others that the reader may not read, by name.
@@ -110,15 +110,19 @@ def _read(process: int, fields: list[bytes], seen: AtExec, where: surroundings.R
         called = arguments.called_as(read_at(process, "auxv"), memory)
     finally:
         memory.close()
-    told = _process(process, int(fields[_FLAGS]))
+    lives = where.of(process) if where is not None else None
+    shared = lives is not None and lives.apart is not None and not {"root", "mounts"} & set(lives.apart)
+    told = _process(process, int(fields[_FLAGS]), shared=shared)
     if told is not None:
         told = told._replace(
             called=called,
             argv_unknown=strings.argv_unknown,
             env_unknown=strings.env_unknown,
-            surroundings=where.of(process) if where is not None else None,
+            surroundings=lives,
         )
     cwd = _link(process, b"cwd", denied)
+    if cwd is not None and not _leads_back(process, b"cwd", cwd, shared=shared):
+        cwd = cwd.removesuffix(_DELETED) + _DELETED
     return Details(strings.argv, cwd, strings.env, told, tuple(denied))
 
 
@@ -165,7 +169,7 @@ def _link(process: int, name: bytes, denied: list[str] | None = None) -> bytes |
         return None
 
 
-def _process(process: int, flags: int) -> ProcessDetails | None:
+def _process(process: int, flags: int, *, shared: bool) -> ProcessDetails | None:
     status = read_at(process, "status")
     if not status:
         return None
@@ -176,7 +180,7 @@ def _process(process: int, flags: int) -> ProcessDetails | None:
         return tuple([int(word, base) for word in lines[key]]) if key in lines else None
 
     exe = _link(process, b"exe")
-    deleted = exe is not None and exe.endswith(_DELETED) and _is_unlinked(process)
+    deleted = exe is not None and not _leads_back(process, b"exe", exe, shared=shared)
     caps = [each[0] for key in _CAPS if (each := numbers(key, 16))]
     umask, no_new_privs = numbers(b"Umask", 8), numbers(b"NoNewPrivs")
     return ProcessDetails(
@@ -192,9 +196,27 @@ def _process(process: int, flags: int) -> ProcessDetails | None:
     )
 
 
-def _is_unlinked(process: int) -> bool:
-    """Whether the program is in no folder any more: a name, too, may end in what the kernel marks that with."""
+def _leads_back(process: int, name: bytes, path: bytes, *, shared: bool) -> bool:
+    """Return True if the path that a link of procfs shows leads to the very file that the link stands for.
+
+    The path is only text. An unmount, a mount over it or a removal makes it lead elsewhere, and a name, too, may end in
+    what the kernel marks removed ones with.
+
+    Args:
+        process: its opened directory.
+        name: of the link.
+        path: as the link shows it.
+        shared: the process sees the same files as the reader, so that the reader's view alone decides.
+    """
     try:
-        return os.stat(b"exe", dir_fd=process).st_nlink == 0
+        real = os.stat(name, dir_fd=process)
     except OSError:
-        return True
+        return False
+    return _is_at(path, real) or (not shared and _is_at(b"root" + path, real, process))
+
+
+def _is_at(path: bytes, real: os.stat_result, directory: int | None = None) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, dir_fd=directory), real)
+    except OSError:
+        return False

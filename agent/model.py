@@ -253,7 +253,8 @@ class ProcessDetails(NamedTuple):
 
     Attributes:
         exe: path of its program; None where that is gone, or the reader may not know.
-        deleted_exe: the path that its program had before it was removed; None where it was not.
+        deleted_exe: the path that its program had before it was removed, or before that path led to another file or to
+            none; None where it still leads to its program.
         uids, gids: real, effective, saved, and for file systems.
         groups: supplementary ones, in the kernel's order.
         caps: see Capabilities.

@@ -13,6 +13,7 @@ import pytest
 from agent.details import NOTHING, Details, details, opened, read_at, stat_fields
 from agent.host import ns_per_tick
 from agent.model import Capabilities, ProcessDetails
+from agent.surroundings import Reader
 
 PID = 41
 TICKS = 182174
@@ -161,10 +162,12 @@ NoNewPrivs:\t1
 
 def test_program_and_rights_are_those_of_the_status(tmp_path: Path) -> None:
     """Every field of an ordinary process."""
-    a_process(tmp_path, cmdline=b"sh\0", exe=b"/bin/d\xffsh", status=STATUS)
+    program = os.fsencode(tmp_path) + b"/d\xffsh"
+    Path(os.fsdecode(program)).touch()
+    a_process(tmp_path, cmdline=b"sh\0", exe=program, status=STATUS)
 
     assert details(PID, START_NS, tmp_path).process == ProcessDetails(
-        exe=b"/bin/d\xffsh",
+        exe=program,
         deleted_exe=None,
         uids=(1000, 1001, 1002, 1003),
         gids=(100, 101, 102, 103),
@@ -183,14 +186,14 @@ def test_what_a_kernel_does_not_tell_is_none(tmp_path: Path) -> None:
     assert details(PID, START_NS, tmp_path).process == ProcessDetails(groups=(), execed=True)
 
 
-@pytest.mark.parametrize(("link", "gone"), [(b"/bin/x (deleted)", True), (b"/bin/x", False)])
+@pytest.mark.parametrize(("link", "gone"), [(b"/bin/x (deleted)", True), (b"/bin/sh", False)])
 def test_a_program_that_was_removed_has_the_path_it_had(tmp_path: Path, link: bytes, gone: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """What the kernel puts behind it is no part of that."""
     a_process(tmp_path, exe=link, status=STATUS)
     told = details(PID, START_NS, tmp_path).process
 
     assert told is not None
-    assert (told.exe, told.deleted_exe) == ((None, b"/bin/x") if gone else (b"/bin/x", None))
+    assert (told.exe, told.deleted_exe) == ((None, b"/bin/x") if gone else (link, None))
 
 
 def test_a_program_may_be_called_what_the_kernel_calls_removed_ones(tmp_path: Path) -> None:
@@ -218,6 +221,53 @@ def test_the_kernel_marks_a_removed_program_as_we_read_it(tmp_path: Path) -> Non
     assert gone is not None
     assert (here.exe, here.deleted_exe) == (os.fsencode(program), None)
     assert (gone.exe, gone.deleted_exe) == (None, os.fsencode(program))
+
+
+def test_a_program_that_is_left_under_another_name_was_removed(tmp_path: Path) -> None:
+    """Its file has a link still, and its path, with what the kernel puts behind it, may be another program's."""
+    program = tmp_path / "sleeper"
+    shutil.copy("/bin/sleep", program)
+    (tmp_path / "second").hardlink_to(program)
+    with subprocess.Popen([program, "1000"]) as child:
+        program.unlink()
+        (tmp_path / "sleeper (deleted)").touch()
+        told = details(child.pid, start_of(child.pid)).process
+        child.kill()
+
+    assert told is not None
+    assert (told.exe, told.deleted_exe) == (None, os.fsencode(program))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+@pytest.mark.parametrize("way", ["mounted over", "lazily unmounted"])
+def test_a_path_that_leads_to_another_file_is_not_told(tmp_path: Path, way: str) -> None:
+    """The kernel shows it as if nothing had happened."""
+    top = tmp_path / "mount"
+    top.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", top], check=True)
+    program = top / "sleep"
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "1000"], cwd=top) as child:
+        laid = ["mount", "-t", "tmpfs", "none", str(top)]
+        over = laid if way == "mounted over" else ["umount", "-l", str(top)]
+        before = details(child.pid, start_of(child.pid))
+        subprocess.run(over, check=True)
+        program.touch()
+        shown = Path(f"/proc/{child.pid}/exe").readlink()
+        told = details(child.pid, start_of(child.pid), where=Reader())
+        child.kill()
+    if way == "mounted over":
+        subprocess.run(["umount", top], check=True)
+        subprocess.run(["umount", top], check=True)
+
+    assert before.process is not None
+    assert told.process is not None
+    assert (before.process.exe, before.cwd) == (os.fsencode(program), os.fsencode(top))
+    assert not str(shown).endswith(" (deleted)")
+    assert told.process.exe is None
+    assert told.process.deleted_exe == os.fsencode(shown)
+    assert told.cwd is not None
+    assert told.cwd.endswith(b" (deleted)")
 
 
 def test_who_has_not_called_exec_says_so() -> None:

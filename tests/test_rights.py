@@ -78,7 +78,10 @@ def test_what_exec_leaves_as_it_is_can_be_started_again(details: ProcessDetails)
         (AS_ROOT._replace(uids=(0, 1, 0, 1)), "exec makes the last three the same"),
         (AS_ROOT._replace(uids=(1, 0, 0, 0), no_new_privs=True), "real and effective ids differ"),
         (AS_ROOT._replace(exe=None), "not told: program"),
-        (AS_ROOT._replace(exe=None, deleted_exe=b"/srv/x"), "its program was deleted: /srv/x"),
+        (
+            AS_ROOT._replace(exe=None, deleted_exe=b"/srv/x"),
+            "its program was deleted, or its path leads elsewhere: /srv/x",
+        ),
         (AS_ROOT._replace(exe=b"/no/such"), "there is no program /no/such here"),
         (AS_ROOT._replace(exe=b"/etc/passwd"), "/etc/passwd may not be executed"),
         (AS_ROOT._replace(caps=None, umask=None), "not told: capabilities, umask"),

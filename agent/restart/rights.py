@@ -24,6 +24,7 @@ from agent.restart.control import Program, Rights
 
 _ALL: Final = (1 << 64) - 1
 _SYS_ADMIN: Final = 21
+_DELETED: Final = b" (deleted)"  # which a folder's own name may end in, too: one is refused rather than another taken
 _NO_CAPABILITIES: Final = Capabilities(0, 0, 0, 0, 0)
 
 
@@ -89,7 +90,7 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
         yield "its main thread has exited, and exec would bring that back"
         return
     if details.deleted_exe is not None:
-        yield f"its program was deleted: {os.fsdecode(details.deleted_exe)}"
+        yield f"its program was deleted, or its path leads elsewhere: {os.fsdecode(details.deleted_exe)}"
     if details.surroundings is not None:
         same = bool(boot) and boot == host.boot_id
         if strange := surroundings.strange(details.surroundings, host.surroundings, same_boot=same):
@@ -116,7 +117,9 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
         yield f"not told: {', '.join(missing)}"
     if details.exe is not None:
         yield from _program(details.exe)
-    if task.cwd is not None and not Path(os.fsdecode(task.cwd)).is_dir():
+    if task.cwd is not None and task.cwd.endswith(_DELETED):
+        yield f"its folder was deleted, or its path leads elsewhere: {os.fsdecode(task.cwd.removesuffix(_DELETED))}"
+    elif task.cwd is not None and not Path(os.fsdecode(task.cwd)).is_dir():
         yield f"there is no folder {os.fsdecode(task.cwd)} here"
     if details.exe is not None and not missing:
         yield from _not_to_be_had(details, host)
