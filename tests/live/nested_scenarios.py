@@ -176,13 +176,6 @@ def entered_from_outside_is_refused(tree: Tree) -> Target:
 
 
 @scenario
-def child_of_one_that_entered(tree: Tree) -> Target:
-    """The one that entered is gone: its child is init's now, and was made by a dead stranger."""
-    tree.run(CONTAINER + "fork 0 2; setns 2 1; fork 2 3; setsid 3; fork 3 4; fork 4 5; setsid 5; exit 3; wait 2 3")
-    return Target()
-
-
-@scenario
 def terminal_of_a_namespace_below(tree: Tree) -> Target:
     """The job in the foreground is an inner init; its own child leads a group that the terminal does not know."""
     tree.run(

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captures of scripted trees against the kernel's answer and the oracle's births."""
 
+import re
+
 import pytest
 
+from agent.errors import RefusedError
 from tests.live.compare import Capture, assert_matches, assert_refused, events_lost
 from tests.live.expectation import Expectation
 from tests.live.scenarios import SCENARIOS
@@ -37,6 +40,19 @@ def test_a_refusal_names_sessions_from_outside_along_with_what_entered(capture: 
         tree.run("fork 0 1 newpid; fork 1 2; setsid 2; fork 0 3; setns 3 1; fork 3 4; setsid 4")
 
         assert_refused(capture, tree, 1)
+
+
+def test_what_one_that_entered_has_left_behind_is_refused_with_all_its_descendants(capture: Capture) -> None:
+    """The one that entered is gone: its child is init's now, and was made by a dead stranger."""
+    with Tree() as tree:
+        tree.run("fork 0 1 newpid; setsid 1; fork 0 2; setns 2 1; fork 2 3; setsid 3; fork 3 4; fork 4 5; setsid 5")
+        tree.run("exit 3; wait 2 3; fork 1 6")
+
+        with pytest.raises(RefusedError) as refused:
+            capture(tree.number(1), "container")
+
+        named = {int(re.findall(r"\d+", line)[0]) for line in refused.value.leaks}
+        assert named == {tree.number(node) for node in (4, 5)}
 
 
 def test_nothing_is_left_of_a_namespace_whose_end_was_reaped(capture: Capture) -> None:

@@ -110,7 +110,7 @@ def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code
     assert ran(image, "--pidfile", tmp_path / "pid", "--run", "true").returncode == 2
     assert ran(image, "--run", "").returncode == 2
     refused = ran(image, "--run", "argv")
-    assert (refused.returncode, "--with-argv" in refused.stderr) == (125, True)
+    assert (refused.returncode, "--with-argv" in refused.stderr) == (7, True)
 
 
 def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: Path) -> None:
