@@ -244,9 +244,7 @@ class Oracle:
                 self._release(process.leader)
 
     def _deliver(self, process: Process, number: int) -> None:
-        if process.unkillable or process.alive() is None or number in _UNHEEDED:
-            return
-        if number in process.ignored:
+        if process.alive() is None or not self.heeds(process, number):
             return
         if number in (SIGSTOP, SIGCONT):
             self.stop(process, stopped=number == SIGSTOP)
@@ -254,6 +252,11 @@ class Oracle:
             process.pending.append(number)
         else:
             self._end(process, number)
+
+    @staticmethod
+    def heeds(process: Process, number: int) -> bool:
+        """Whether a signal of the process's own namespace does anything to it."""
+        return not process.unkillable and number not in _UNHEEDED and number not in process.ignored
 
     def _settle_namespaces(self) -> None:
         """Deliver exit signals, and let each lingering init go whose namespace holds no other number any more."""

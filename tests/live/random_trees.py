@@ -192,9 +192,10 @@ class Player:
         self.tree.setns(actor.node, _pick(below, draw.b).node)
 
     def _may_end(self, process: Process) -> bool:
-        """Not the root; and no namespace whose init would wait inside its exit with threads around it.
+        """Not the root; and no namespace whose end is a race that nobody can predict.
 
-        Which of several threads becomes the one that waits is a race that nobody can predict.
+        Which of an init's several threads becomes the one that waits within its exit is one, and in which order exit
+        signals reach others, where all of a namespace dies at once, is another.
         """
         root = self.tree.task(ROOT)
         if process is root.process:
@@ -204,8 +205,23 @@ class Player:
         if reaper is None or reaper.process is not process:
             return True
         doomed = [each for each in self._processes() if namespace in each.leader.pid.namespaces]
-        return root.process not in doomed and not any(
-            len(each.threads) > 1 for each in doomed if each.leader.pid.numbers[-1] == 1
+        return (
+            root.process not in doomed
+            and not any(len(each.threads) > 1 for each in doomed if each.leader.pid.numbers[-1] == 1)
+            and not self._is_race([each for each in doomed if each is not process])
+        )
+
+    def _is_race(self, dying: Sequence[Process]) -> bool:
+        """Whether it matters whose exit signal is sent first: two for one process, or one that dies and another one."""
+        sent = {
+            (id(each.parent.process), each.exit_signal)
+            for each in dying
+            if each.parent and each.parent.process not in dying
+            if self.tree.oracle.heeds(each.parent.process, each.exit_signal)
+        }
+        return len(sent) > 1 and (
+            len({receiver for receiver, _ in sent}) < len(sent)
+            or any(number not in (SIGSTOP, SIGCONT) for _, number in sent)
         )
 
 

@@ -157,9 +157,10 @@ def test_a_tree_of_several_topmost_processes_is_shown_and_all_are_watched(daemon
             assert watch.stdout
             while not client.status()["subscribers"]:
                 time.sleep(0.01)
+            dead = []
             for pid in (second, first):
                 os.kill(pid, signal.SIGKILL)
-            dead = [json.loads(watch.stdout.readline())["pid"] for _ in range(2)]
+                dead.append(json.loads(watch.stdout.readline())["pid"])
             watch.kill()
 
     assert shown.code == 0, shown.err
