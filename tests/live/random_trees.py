@@ -212,16 +212,24 @@ class Player:
         )
 
     def _is_race(self, dying: Sequence[Process]) -> bool:
-        """Whether it matters whose exit signal is sent first: two for one process, or one that dies and another one."""
-        sent = {
-            (id(each.parent.process), each.exit_signal)
+        """Whether it matters whose exit signal is sent first.
+
+        It does with two for one process, with one that dies and another one, and where a process is stopped in a group
+        that loses a link to its session (the kernel continues a stopped group that is orphaned).
+        """
+        sent = [
+            (each.parent.process, each.exit_signal)
             for each in dying
             if each.parent and each.parent.process not in dying
             if self.tree.oracle.heeds(each.parent.process, each.exit_signal)
-        }
-        return len(sent) > 1 and (
-            len({receiver for receiver, _ in sent}) < len(sent)
-            or any(number not in (SIGSTOP, SIGCONT) for _, number in sent)
+        ]
+        different = {(id(receiver), number) for receiver, number in sent}
+        unlinked = {id(each.pgid) for each in dying}
+        unlinked |= {id(each.pgid) for each in self._processes() if each.parent and each.parent.process in dying}
+        return (
+            len({receiver for receiver, _ in different}) < len(different)
+            or (len(different) > 1 and any(number not in (SIGSTOP, SIGCONT) for _, number in different))
+            or any(number == SIGSTOP and id(receiver.pgid) in unlinked for receiver, number in sent)
         )
 
 
