@@ -187,6 +187,8 @@ class Roster:
         # task_struct under the same number: an exec by a thread that was not heard of.
         kept = _NOT_FROM_RECORDS | CREATED if state.flags & EXITING else CREATED
         task.flags = state.flags & ~_NOT_FROM_RECORDS | task.flags & kept
+        # MOVING_NOWHERE is about this one: the two come together, and go together.
+        task.child_namespace = (state.child_ns_id, state.child_inum) if state.child_inum else None
         self._name(task, state.comm)
         if task.ids != (state.uid, state.gid):
             task.ids = self._ids.setdefault((state.uid, state.gid), (state.uid, state.gid))

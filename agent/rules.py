@@ -404,7 +404,8 @@ def de_thread(thread: Task) -> Task:
     """exec by a thread that is no leader: it becomes the leader, under the leader's number and start time.
 
     The leader's Task stays, for the process it stands for lives on; it takes what is the thread's own: the address, the
-    children, being alive. The thread's Task becomes history, for the births that run through it.
+    children, the namespace of the next one, being alive. The thread's Task becomes history, for the births that run
+    through it.
 
     Returns:
         The leader's Task.
@@ -415,6 +416,7 @@ def de_thread(thread: Task) -> Task:
         return leader
     leader.address = thread.address
     leader.flags = thread.flags & ~EXITED
+    leader.child_namespace = thread.child_namespace
     leader.exit_code = 0
     for child in thread.children():
         unlink_child(child)

@@ -354,7 +354,6 @@ class ProcessTable(Roster):
             self._exit(task)
             self.doubts[task] = None
             return
-        task.child_namespace = (state.child_ns_id, state.child_inum) if state.child_inum else None
         if state.by:
             self.noted[task] = state.by
         elif self.noted:

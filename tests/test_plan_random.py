@@ -77,6 +77,7 @@ def played(program: list[Step]) -> Watched:
     finish(pair.kernel)
     pair.ask()
     pair.sweep()  # nobody tells of unshare() and setns()
+    pair.agree_on_pending()
     return pair
 
 

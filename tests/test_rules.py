@@ -9,6 +9,7 @@ from agent.objects import (
     EXITED,
     IO_WORKER,
     KERNEL,
+    MOVING_NOWHERE,
     PTRACED,
     SUBREAPER,
     UNDER_SUBREAPER,
@@ -383,6 +384,22 @@ def test_exec_by_a_thread_of_a_namespaces_init_makes_the_leader_its_reaper_again
     rules.de_thread(thread)
 
     assert init.pid.namespace.reaper is init
+
+
+def test_exec_by_a_thread_leaves_the_process_with_the_threads_pending_namespace(host: Host) -> None:
+    """A task's nsproxy is its own, and the thread is the one that lives on."""
+    leader, other = host.process(host.init), host.process(host.init)
+    thread, mover = host.thread(leader), host.thread(other)
+    leader.child_namespace = (7, 4026532999)
+    mover.child_namespace = (8, 4026532998)
+    mover.flags |= MOVING_NOWHERE
+    for each in (leader, other):
+        rules.exit_task(each)
+    rules.de_thread(thread)
+    rules.de_thread(mover)
+
+    assert leader.child_namespace is None
+    assert (other.child_namespace, other.flags & MOVING_NOWHERE) == ((8, 4026532998), MOVING_NOWHERE)
 
 
 def test_exec_by_the_leader_changes_nothing(host: Host) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent import history, wire
-from agent.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED, Task
+from agent.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED, MOVING_NOWHERE, Task
 from tests.kernelobjects import Thread
 from tests.watched import Watched, watched
 
@@ -205,6 +205,25 @@ def test_exec_by_a_thread_goes_on_under_the_leaders_number() -> None:
 
     pair.kernel.free()
     pair.agree()
+
+
+def test_a_record_that_tells_of_a_dead_pending_namespace_tells_which_and_its_end_is_seen() -> None:
+    """Of a namespace that the next child would be born into, flag and identity come together, and go together."""
+    pair = watched()
+    mover = pair.kernel.fork(pair.kernel.init)
+    space = pair.kernel.unshare(mover)
+    pair.kernel.exit(pair.kernel.fork(mover))
+    pair.kernel.exec(mover)
+    task = pair.task(mover)
+
+    assert task.child_namespace == (space.identity, space.inum)
+    assert task.flags & MOVING_NOWHERE
+
+    pair.kernel.setns(mover, mover.space)
+    pair.sweep()
+
+    assert task.child_namespace is None
+    assert not task.flags & MOVING_NOWHERE
 
 
 def test_exec_proves_its_task_alive_though_its_thread_was_not_known() -> None:

@@ -52,6 +52,8 @@ def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release:
     finish(pair.kernel)
     pair.ask()
     pair.agree()
+    pair.sweep()
+    pair.agree_on_pending()
 
 
 @given(PROGRAMS, st.booleans())
@@ -67,6 +69,7 @@ def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list
     pair.stream.give_up_below(len(unseen))
     pair.sweep()
     pair.agree()
+    pair.agree_on_pending()
 
 
 @given(PROGRAMS, st.data())
@@ -103,6 +106,7 @@ def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: l
     pair.stream.give_up_below(pair.kernel.writer.seq)
     pair.sweep()
     pair.agree()
+    pair.agree_on_pending()
 
 
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent import history
 from agent.muster import Muster
-from agent.objects import EXITED, UNDER_SUBREAPER, Pid, Task
+from agent.objects import EXITED, MOVING_NOWHERE, UNDER_SUBREAPER, Pid, Task
 from agent.stream import Stream
 from agent.table import ProcessTable
 from tests.kernelobjects import Thread
@@ -80,6 +80,14 @@ class Watched:
         check_links(self.table)
         check_users(self.table)
         check_births(self.table)
+        check_pending(self.table)
+
+    def agree_on_pending(self) -> None:
+        """Whose next child is to be born elsewhere, and where nobody can be: told by no event, so only after a sweep."""
+        for thread in self.kernel.threads:
+            task, space = self.task(thread), thread.pending
+            assert task.child_namespace == ((space.identity, space.inum) if space is not None else None)
+            assert bool(task.flags & MOVING_NOWHERE) == (space is not None and space.closed)
 
 
 def watched(**options: Any) -> Watched:
@@ -172,6 +180,12 @@ def check_users(table: ProcessTable) -> None:
         for pid in (task.pid, *((task.pgid, task.sid) if task.leader is task else ())):
             users[pid] = users.get(pid, 0) + 1
     assert {pid: pid.users for pid in table.pids.numbers.values()} == users
+
+
+def check_pending(table: ProcessTable) -> None:
+    """A namespace that nobody is born in any more is one that is known."""
+    for task in table.tasks():
+        assert task.child_namespace is not None or not task.flags & MOVING_NOWHERE
 
 
 def check_births(table: ProcessTable) -> None:
