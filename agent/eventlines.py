@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.client import Event, EventTask
 from exporters.fields import escape
-from exporters.remarks import count, ended, path, plain
+from exporters.remarks import count, ended, exit_signal, path, plain, signal_name
 
 _UNASKED = {
     "loss": "{} lost on their way to the daemon: tasks may have changed unseen until the next resync",
@@ -79,6 +79,7 @@ def _details(event: Event, task: EventTask) -> list[str]:
                 " ".join(told["flags"]),
                 *_condition(event),
                 "subreaper" if told.get("subreaper") else "",
+                exit_signal(told.get("exit_signal")),
             ]
         case "death":
             last = told["group_dead"]
@@ -90,7 +91,9 @@ def _details(event: Event, task: EventTask) -> list[str]:
         case "subreaper":
             return ["on" if told["on"] else "off"]
         case "change":
-            return [*_condition(event), f"uid {task.uid}", f"gid {task.gid}"]
+            signal = told.get("exit_signal", -1)
+            sends = f"exit signal {signal_name(signal)}" if signal >= 0 else ""
+            return [*_condition(event), f"uid {task.uid}", f"gid {task.gid}", sends]
     return []
 
 

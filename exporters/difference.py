@@ -30,7 +30,7 @@ from agent.model import CKPT_PID_ROOT, Snapshot, Task
 from exporters.comparison import Change, Changed, Difference, Numbers, Stray, difference
 from exporters.facts import Document
 from exporters.fields import escape
-from exporters.remarks import Remarks, count, ended, moment, name, path, plain
+from exporters.remarks import Remarks, count, ended, moment, name, path, plain, signal_name
 
 __all__ = ["Difference", "difference", "lines", "to_document"]
 
@@ -235,6 +235,8 @@ def _value(change: Change, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int) and change.field == "exit code":
         return ended(value)
+    if isinstance(value, int) and change.field == "exit signal":
+        return signal_name(value)
     if isinstance(value, int) and change.field in ("parent", "thread group", "group", "session"):
         return "inherited from outside" if value == CKPT_PID_ROOT else "outside"
     return str(value)

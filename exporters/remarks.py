@@ -6,8 +6,8 @@ Theory
 A task is *named* by its numbers, from the root's namespace inward, and its comm. All else is a *remark*, and made only
 where something is not as one expects of a child of its parent: group, session and namespace where they differ from the
 parent's, a terminal where the parent has another or is not in its foreground, a state where it is not running, a creator
-where it is not the parent. A thread is compared with its leader, which it stands below; one whose leader has no task
-stands where its process would, and is remarked on like a process.
+where it is not the parent, an exit signal where it is not SIGCHLD. A thread is compared with its leader, which it stands
+below; one whose leader has no task stands where its process would, and is remarked on like a process.
 
 A colour stands for one id: a session and the group of the same leader share theirs. Ids take the colours in the order in
 which the tree mentions them, so those that lie near each other differ; where there are more ids than colours, they come
@@ -70,6 +70,7 @@ class Kind(StrEnum):
     TERMINAL = "terminal"
     THREAD = "thread"
     SUBREAPER = "subreaper"
+    EXIT_SIGNAL = "exit-signal"
     NEXT_CHILD = "next-child"
     SHARES = "shares"
     BIRTH = "birth"
@@ -111,6 +112,7 @@ class Remarks:
                 remarks.append(Remark(Kind.THREAD, f"thread of {self.ref(task.tgid)} (gone)"))
             if task.subreaper:
                 remarks.append(Remark(Kind.SUBREAPER, "subreaper"))
+            remarks.append(Remark(Kind.EXIT_SIGNAL, exit_signal(task.exit_signal)))
         if task.child_namespace is not None:
             where = self.pidns(task.child_namespace) or "an empty pidns"
             where += ", which is dead" if task.child_namespace_dead else ""
@@ -270,11 +272,28 @@ def ended(code: int) -> str:
     number = code & _SIGNAL
     if not number:
         return f"exited {code >> 8 & 0xFF}"
-    try:
-        word = signal.Signals(number).name
-    except ValueError:
-        word = f"signal {number}"
+    word = signal_name(number)
+    word = f"signal {word}" if word.isdecimal() else word
     return f"killed by {word}" + (", core dumped" if code & CORE_DUMPED else "")
+
+
+def signal_name(number: int) -> str:
+    """A signal by its name, as kill -l has it, or its number; 0 is none."""
+    if not number:
+        return "none"
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def exit_signal(number: int | None) -> str:
+    """What a process sends its parent at its end; empty where that is SIGCHLD or not known, and of a thread."""
+    if number is None or number < 0 or number == signal.SIGCHLD:
+        return ""
+    return f"exit signal {signal_name(number)}" if number else "no exit signal"
 
 
 def count(number: int, one: str, many: str = "") -> str:

@@ -14,8 +14,8 @@
        4690 · group of 4722
 
 A task's numbers go from the root's namespace inward; one number alone is that in the root's. Group, session,
-namespace and terminal are shown where they differ from the parent's, a state where it is not running, and a creator
-where it is not the parent. Threads are in braces; those with nothing to say share lines.
+namespace and terminal are shown where they differ from the parent's, a state where it is not running, a creator where it
+is not the parent, and an exit signal where it is not SIGCHLD. Threads are in braces; those with nothing to say share lines.
 
 With colour, a task's numbers have that of its session, its name that of its group (exporters.remarks has the rule), and
 the dead are red. Colour is never alone: without it every fact is still there in words. In a narrow terminal nothing is

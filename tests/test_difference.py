@@ -90,7 +90,8 @@ def test_a_snapshot_equals_itself_in_four_lines() -> None:
         ({"state": TaskState.STOPPED}, "state running → stopped"),
         ({"state": TaskState.ZOMBIE, "exit_code": 9}, "state running → zombie; exit code none → killed by SIGKILL"),
         ({"subreaper": True}, "subreaper no → yes"),
-        ({"exit_signal": 10}, "exit signal 17 → 10"),
+        ({"exit_signal": 10}, "exit signal SIGCHLD → SIGUSR1"),
+        ({"exit_signal": 0}, "exit signal SIGCHLD → none"),
     ],
 )
 def test_what_became_of_a_task_is_told_in_words(change: dict[str, object], said: str) -> None:

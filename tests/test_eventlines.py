@@ -35,6 +35,14 @@ BIRTH: dict[str, Any] = {"parent": 1, "creator": 1, "sid": 5, "pgid": 0, "flags"
             event("birth", **BIRTH | {"entered": True, "stopped": False, "exit_code": 3 << 8, "subreaper": True}),
             "birth     4712/3 make: entered, child of 1, session 5, group outside, exited 3, subreaper",
         ),
+        (
+            event("birth", **BIRTH | {"exit_signal": 10}),
+            "birth     4712/3 make: child of 1, session 5, group outside, exit signal SIGUSR1",
+        ),
+        (
+            event("change", stopped=False, exit_code=None, exit_signal=17),
+            "change    4712/3 make: uid 1000, gid 100, exit signal SIGCHLD",
+        ),
         (event("exec"), "exec      4712/3 make"),
         (event("reap"), "reap      4712/3 make"),
         (event("change", stopped=True, exit_code=None), "change    4712/3 make: stopped, uid 1000, gid 100"),

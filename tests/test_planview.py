@@ -120,6 +120,24 @@ def test_numbers_of_an_inner_namespace_are_shown_from_the_outermost_inward() -> 
     assert "note: squashed: 4000" in lines
 
 
+def test_exit_signals_are_named_where_they_are_not_sigchld() -> None:
+    """In words and in the drawing; the root's too, whom no step makes."""
+    rows = [a_task(1, 0, exit_signal=12), a_task(2, 1, exit_signal=10), a_task(3, 1, exit_signal=0), a_task(4, 1)]
+    snapshot = a_snapshot([(1,), (2,), (3,), (4,)], rows, mode="container")
+    plan = make_plan(snapshot)
+    lines = planview.render(plan, snapshot).splitlines()
+    drawing = plandrawing.dumps(plan, snapshot).decode()
+
+    assert "1: born with exit signal SIGUSR2" in lines
+    assert [line.strip() for line in lines if " forks " in line] == [
+        "1 1 forks 2 with exit signal SIGUSR1",
+        "2 1 forks 3 with no exit signal",
+        "3 1 forks 4",
+    ]
+    assert 'a0 -> a1 [label="1, exit signal SIGUSR1"]' in drawing
+    assert 'a0 -> a3 [label="3"]' in drawing
+
+
 def test_the_document_names_makers_parents_and_why(daemon: Snapshot, plan: Plan) -> None:
     """Of the task that was adopted, and of those who are there for its sake."""
     document = json.loads(json.dumps(planview.to_document(plan, daemon)))

@@ -202,6 +202,19 @@ def test_where_the_next_child_will_be_born_is_said() -> None:
     assert a_child(child_namespace=-1) == "└─ 102 sh · next child in an empty pidns"
 
 
+@pytest.mark.parametrize(
+    ("signal", "said"),
+    [
+        *((10, " · exit signal SIGUSR1"), (0, " · no exit signal"), (9, " · exit signal SIGKILL")),
+        *((34, " · exit signal SIGRTMIN"), (35, " · exit signal SIGRTMIN+1"), (33, " · exit signal 33")),
+        *((17, ""), (None, ""), (-1, "")),
+    ],
+)
+def test_an_exit_signal_is_said_where_it_is_not_sigchld(signal: int | None, said: str) -> None:
+    """What waitpid() without __WALL does not see, and what may kill a parent."""
+    assert a_child(exit_signal=signal) == f"└─ 102 sh{said}"
+
+
 def test_a_ghost_says_what_it_is_still_used_as() -> None:
     """By whom, in the first place, and by how many more."""
     children = [a_task(tag, 1, pgid=12, sid=12) for tag in range(2, 12)]

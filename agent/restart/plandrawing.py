@@ -14,7 +14,7 @@ from agent.model import Snapshot
 from agent.restart.plan import NOBODY, Actor, CloneBits, Op, Plan, Role
 from agent.restart.planview import PlanView
 from exporters.fields import escape
-from exporters.remarks import path, plain
+from exporters.remarks import exit_signal, path, plain
 
 _LARGE = 1000  # actors; from here on the layout takes shortcuts
 _FINAL = "#0057d9"
@@ -56,7 +56,9 @@ def _text(view: PlanView) -> Iterator[str]:
         if step.op is not Op.CLONE:
             continue
         births[step.by] = births.get(step.by, 0) + 1
-        yield f'a{step.by} -> a{step.target} [label="{births[step.by]}{_flags(step.value)}"]\n'
+        signal = exit_signal(plan.actors[step.target].exit_signal)
+        label = f"{births[step.by]}{_flags(step.value)}{signal and f', {signal}'}"
+        yield f'a{step.by} -> a{step.target} [label="{label}"]\n'
         parent = view.parents[step.target]
         if parent not in (NOBODY, step.by) and not step.value & CloneBits.THREAD:
             yield f'a{parent} -> a{step.target} [style=dashed, constraint=false, color="{_FINAL}"]\n'

@@ -12,8 +12,8 @@
        2 4711 puts 4712 into group 4711, after 0: it cannot see that group's number itself
 
 Tasks are named by their numbers, from the root's namespace inward, as everywhere; the others by what they are as well,
-and helpers and keepers without numbers are counted. A step that waits for another actor's says which: the numbers are
-those of the steps. Phases follow one another as wholes.
+and helpers and keepers without numbers are counted. A birth says with which exit signal where that is not SIGCHLD. A step
+that waits for another actor's says which: the numbers are those of the steps. Phases follow one another as wholes.
 
 The document
 ------------
@@ -39,7 +39,7 @@ from typing import Any
 from agent.model import Snapshot
 from agent.restart.plan import NOBODY, Actor, CloneBits, Op, Plan, Role, Step
 from exporters.fields import escape
-from exporters.remarks import count, ended, path, plain
+from exporters.remarks import count, ended, exit_signal, path, plain
 
 FORMAT = "ckptree-plan"
 VERSION = 1
@@ -86,9 +86,12 @@ class PlanView:
         plan = self.plan
         yield self.title()
         extras = [n for n, actor in enumerate(plan.actors) if actor.role is not Role.TASK]
-        if extras:
+        said = [f"{self.names[n]}: {self.reason(n)}" for n in extras]
+        if signal := exit_signal(plan.actors[0].exit_signal):
+            said.insert(0, f"{self.names[0]}: born with {signal}")
+        if said:
             yield ""
-        yield from [f"{self.names[n]}: {self.reason(n)}" for n in extras]
+        yield from said
         if plan.notes:
             yield ""
         yield from [f"note: {plain(note)}" for note in plan.notes]
@@ -125,7 +128,8 @@ class PlanView:
         target = self.names[step.target] if step.target != NOBODY else ""
         match step.op:
             case Op.CLONE:
-                return f"{by} {_birth(step.value, target)}"
+                signal = exit_signal(self.plan.actors[step.target].exit_signal)
+                return f"{by} {_birth(step.value, target)}{signal and f' with {signal}'}"
             case Op.SETSID:
                 return f"{by} founds session {own} with setsid()"
             case Op.SETPGID:
