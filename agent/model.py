@@ -231,10 +231,14 @@ class Surroundings(NamedTuple):
     Attributes:
         root: path of its root directory, as the reader saw it.
         root_id: device and inode number of that.
-        mounts: check sum of what is mounted where, below that root.
+        mounts: check sum of what is mounted where, which images of earlier versions have in place of `view`.
         mount_namespace, user_namespace: inode numbers.
         own_ids: ids mean something else in its user namespace than around it, or it has capabilities there.
         apart: what it did not share with the reader: ``root``, ``mounts``, ``user``.
+        view: digest of what is mounted where and how, below that root; of two processes of one boot it is the same where
+            their paths lead to the same files with the same rights.
+        mount_namespace_id, user_namespace_id: which no other namespace of this boot has had or will have; kernels before
+            6.11 tell no id of a mount namespace, those before 6.18 none of a user namespace.
     """
 
     root: bytes | None = None
@@ -244,6 +248,9 @@ class Surroundings(NamedTuple):
     user_namespace: int | None = None
     own_ids: bool | None = None
     apart: tuple[str, ...] | None = None
+    view: str | None = None
+    mount_namespace_id: int | None = None
+    user_namespace_id: int | None = None
 
 
 class ProcessDetails(NamedTuple):

@@ -8,7 +8,8 @@
     child_namespace_dead = true, with no key where it is not
     shares   = {vm, fs, files: ID}, with those keys that say something
     caps     = {inheritable, permitted, effective, bounding, ambient}
-    surroundings = {root, root_id: [device, inode], mounts, mount_namespace, user_namespace, own_ids, apart}
+    surroundings = {root, root_id: [device, inode], mounts, mount_namespace, user_namespace, own_ids, apart, view,
+                    mount_namespace_id, user_namespace_id}
 
 A ref is as in exporters.facts; -4096 says that there is no pid object, null that nobody knows.
 """
@@ -136,6 +137,9 @@ def _surroundings(fields: Fields) -> Surroundings:
         user_namespace=fields.maybe_integer("user_namespace", 0, U64_MAX),
         own_ids=fields.flag("own_ids"),
         apart=fields.texts("apart") if fields.has("apart") else None,
+        view=_text(fields, "view"),
+        mount_namespace_id=fields.maybe_integer("mount_namespace_id", 0, U64_MAX),
+        user_namespace_id=fields.maybe_integer("user_namespace_id", 0, U64_MAX),
     )
 
 

@@ -52,7 +52,9 @@ _DETAILS = _shape(
     "exe deleted_exe uids gids groups caps no_new_privs umask execed called argv_unknown env_unknown surroundings",
     {
         "caps": _shape("inheritable permitted effective bounding ambient"),
-        "surroundings": _shape("root root_id mounts mount_namespace user_namespace own_ids apart"),
+        "surroundings": _shape(
+            "root root_id mounts mount_namespace user_namespace own_ids apart view mount_namespace_id user_namespace_id"
+        ),
     },
 )
 _COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons order"

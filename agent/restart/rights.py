@@ -38,6 +38,7 @@ class Host(NamedTuple):
         no_new_privs: is in force for ever.
         boot_id: of this boot; empty: not known.
         surroundings: in which a program that is started here would live.
+        ids_made: but for its user namespace, which is made for it, with the caller's ids under their own numbers.
     """
 
     uids: tuple[range, ...]
@@ -47,6 +48,7 @@ class Host(NamedTuple):
     no_new_privs: bool
     boot_id: str = ""
     surroundings: Surroundings = Surroundings()
+    ids_made: bool = False
 
 
 def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
@@ -59,7 +61,7 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
     uid, gid = os.geteuid(), os.getegid()
     own = range(uid, uid + 1), range(gid, gid + 1)
     groups = frozenset(os.getgroups())
-    return Host((own[0],), (own[1],), groups, _ALL if pidns else bounding, no_new_privs, *here)
+    return Host((own[0],), (own[1],), groups, _ALL if pidns else bounding, no_new_privs, *here, ids_made=pidns)
 
 
 def _ranges(path: Path) -> tuple[range, ...]:
@@ -70,6 +72,7 @@ def _ranges(path: Path) -> tuple[range, ...]:
 _STRANGE: Final = {
     "root": "its root directory",
     "mounts": "its mounts",
+    "mounts-unknown": "perhaps its mounts, of which an image of an earlier version does not tell enough,",
     "user": "its user namespace",
 }
 
@@ -93,7 +96,9 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
         yield f"its program was deleted, or its path leads elsewhere: {os.fsdecode(details.deleted_exe)}"
     if details.surroundings is not None:
         same = bool(boot) and boot == host.boot_id
-        if strange := surroundings.strange(details.surroundings, host.surroundings, same_boot=same):
+        if strange := surroundings.strange(
+            details.surroundings, host.surroundings, same_boot=same, ids_made=host.ids_made
+        ):
             what = ", ".join(_STRANGE.get(each, each) for each in strange)
             yield f"it lived elsewhere, and {what} would be others here: run restart where it lived, or a command there"
             return

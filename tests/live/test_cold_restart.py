@@ -411,6 +411,48 @@ def test_a_program_of_another_root_directory_is_not_run_as_the_file_of_that_path
     assert f"({process.pid}): it lived elsewhere, and its mounts would be others here" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "inside",
+    ["mount -o remount,bind,ro,nosuid /", "mount --bind $0/b $0/x && mount --bind $0/a $0/x"],
+    ids=["read-only", "another order"],
+)
+def test_a_program_whose_mounts_differ_in_rights_or_order_is_not_run_outside(folder: Path, inside: str) -> None:
+    """Outside of them it could write what it could not, or be another program."""
+    for name in ("a", "b", "x"):
+        (folder / name).mkdir()
+    script = f"{inside} && exec sleep 1000"
+    private = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, os.fspath(folder)]
+    outside = f'mount --bind {folder}/a {folder}/x && mount --bind {folder}/b {folder}/x && exec "$@"'
+    around = ["unshare", "--mount", "--propagation", "private", "sh", "-c", outside, "sh"]
+    with subprocess.Popen(private, cwd="/", start_new_session=True) as process:
+        try:
+            assert soon(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+            image = captured(folder, process.pid)
+        finally:
+            process.kill()
+    command = [sys.executable, "-m", "agent", "restart", os.fspath(image), "--run", "argv", "--json"]
+    refused = subprocess.run([*around, *command], cwd=TOP, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (refused.returncode, refused.stdout) == (7, ""), refused.stderr
+    assert f"({process.pid}): it lived elsewhere, and its mounts would be others here" in refused.stderr
+
+
+def test_a_program_of_a_user_namespace_is_not_run_outside_where_its_ids_are_the_same(folder: Path) -> None:
+    """There a program that sets ids gives it nothing."""
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set=-sys_resource"]
+    command = [*user, "unshare", "--map-current-user", "sleep", "1000"]
+    with subprocess.Popen(command, cwd="/", start_new_session=True) as process:
+        try:
+            assert soon(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+            image = captured(folder, process.pid)
+        finally:
+            process.kill()
+    refused = ckptree("restart", image, "--run", "argv", "--json")
+
+    assert (refused.returncode, refused.stdout) == (7, "")
+    assert f"({process.pid}): it lived elsewhere, and its user namespace would be others here" in refused.stderr
+
+
 def test_a_tree_that_was_started_again_can_be_started_again_again(folder: Path) -> None:
     """The mounts of its own that a rebuilt tree has differ in /proc alone."""
     with subprocess.Popen(["sleep", "1000"], cwd="/", start_new_session=True) as process:
