@@ -52,6 +52,7 @@ need libc6-dev test -e /usr/include/stdio.h; \
 need clang clang --version; \
 need graphviz dot -V; \
 need mandoc test -x /usr/bin/mandoc; \
+need openssh-client test -x /usr/bin/ssh-keygen; \
 need systemd systemd-analyze --version;
 endef
 
