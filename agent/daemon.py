@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent import daemonargs, handover, privileges
@@ -256,6 +256,25 @@ def check_sight(tasks: int) -> None:
         )
 
 
+def check_access(skipped: Callable[[], int]) -> None:
+    """Refuse to be ready where the kernel asks CAP_BPF of every call of bpf(2): the daemon has no right any more.
+
+    Args:
+        skipped: reads what the kernel counts of programs that are loaded.
+
+    Raises:
+        HostError: it does.
+    """
+    try:
+        skipped()
+    except PermissionError as error:
+        raise HostError(
+            "this kernel lets nobody without CAP_BPF use what is loaded already, and the daemon gives up every right "
+            f"before it answers ({error.strerror}). `sysctl kernel.unprivileged_bpf_disabled=0` permits it, or boot a "
+            "newer kernel (docs/matrix.md); without the daemon, `ckptree snapshot --source bpf` works for root"
+        ) from None
+
+
 def group_id(name: str) -> int | None:
     """The id of a group; None where there is none of that name."""
     try:
@@ -281,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         daemon = Daemon(config, manager, journal)
         check_sight(len(daemon.watch.table.tasks()))
         privileges.drop()
+        check_access(daemon.watch.probes.skipped)
         gc.freeze()  # what is there by now is for good: collections need not look at it
         journal.notice(
             f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"

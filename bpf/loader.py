@@ -195,6 +195,12 @@ def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], lis
         HostError: this host cannot: the message names what is missing.
         OSError: the kernel refused.
     """
+    # Before all else: kernels so old also count maps as locked memory, and refuse them as if a right were missing.
+    if not syscall.has_fetch_and_add():
+        raise HostError(
+            f"this kernel ({platform.release()}) has no atomic fetch-and-add for BPF programs, by which ckptree numbers "
+            "its records: Linux 5.12 is the first. Boot one that docs/matrix.md names; rights are not what is missing"
+        )
     private_mounts()
     btf = compiler.vmlinux()
     offsets = layout(btf, without)
@@ -223,11 +229,6 @@ def prepare() -> int:
 
 def refusal(error: syscall.VerifierError) -> str:
     """Return what to tell of a program that the verifier refuses, though this process may load programs."""
-    if not syscall.has_fetch_and_add():
-        return (
-            f"this kernel ({platform.release()}) has no atomic fetch-and-add for BPF programs, by which ckptree numbers "
-            "its records: Linux 5.12 is the first. Boot one that docs/matrix.md names; rights are not what is missing"
-        )
     log = [*error.log[:_LOG_LINES], "...", *error.log[-_LOG_LINES:]] if len(error.log) > 2 * _LOG_LINES else error.log
     return (
         f"the verifier of this kernel ({platform.release()}) refuses what this bcc makes of ckptree's programs; rights "

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.daemon import Daemon, Patience, check_sight
+from agent.daemon import Daemon, Patience, check_access, check_sight
 from agent.errors import HostError
 
 
@@ -36,6 +36,17 @@ def test_more_time_is_asked_for_while_programs_are_compiled_and_not_for_ever() -
         patience.wait()
 
     assert told == [("EXTEND_TIMEOUT_USEC=30000000", "STATUS=compiling BPF programs")] * 60
+
+
+def test_a_daemon_that_may_not_use_what_is_loaded_is_not_ready() -> None:
+    """Where it would fail at the first question; what an administrator can do is named."""
+
+    def refused() -> int:
+        raise PermissionError(1, "BPF_OBJ_GET_INFO_BY_FD: Operation not permitted")
+
+    check_access(lambda: 0)
+    with pytest.raises(HostError, match=r"CAP_BPF.*BPF_OBJ_GET_INFO_BY_FD.*unprivileged_bpf_disabled=0"):
+        check_access(refused)
 
 
 def test_a_daemon_that_sees_nobody_is_not_ready() -> None:

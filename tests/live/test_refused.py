@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from agent.errors import HostError
 from bpf import compiler, loader, syscall
 from bpf.compiler import Bundle
 
@@ -54,11 +55,13 @@ def test_the_loader_answers_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kernel_without_the_numbering_instruction_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The verifier's own words, "reserved fields", help nobody."""
+    """Before maps are made, which such a kernel may refuse with EPERM: nobody is sent to look for rights."""
     assert syscall.has_fetch_and_add()
 
-    monkeypatch.setattr(syscall, "has_fetch_and_add", lambda: False)
-    said = loader.refusal(refused())
+    def refuse_map(*_: object) -> int:
+        raise PermissionError(1, "BPF_MAP_CREATE ring: Operation not permitted")
 
-    assert "atomic fetch-and-add" in said
-    assert "Linux 5.12" in said
+    monkeypatch.setattr(syscall, "has_fetch_and_add", lambda: False)
+    monkeypatch.setattr(syscall, "create_map", refuse_map)
+    with pytest.raises(HostError, match=r"atomic fetch-and-add.*Linux 5\.12"):
+        loader.load(4096, ())
