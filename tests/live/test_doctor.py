@@ -3,16 +3,32 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.client import Client
-from tests.live.daemons import ckptree
+from tests.live.daemons import TOP, ckptree
 
 pytestmark = pytest.mark.live
 
+# With tracefs, and the checkout open to all: below a folder that others may not enter, as /root is, it is mounted anew.
+AS_NOBODY = """
+set -e
+umask 022
+mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null || true
+if [ "$1" ]; then
+    mount --bind "$0" "$2"
+    mount -t tmpfs -o mode=755 none "$1"
+    mkdir -p "$0"
+    mount --move "$2" "$0"
+    cd "$0"
+fi
+shift 2
+exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"
+"""
 INSIDE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -74,11 +90,13 @@ def test_another_bcc_is_found_and_the_right_one_named(tmp_path: Path) -> None:
     assert lines["restart"].startswith("ok ")
 
 
-def test_a_mounted_tracefs_that_is_closed_to_its_reader_is_mounted() -> None:
+def test_a_mounted_tracefs_that_is_closed_to_its_reader_is_mounted(tmp_path: Path) -> None:
     """It is root's alone, and no reason to end."""
-    mounted = 'mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; exec "$@"'
-    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    ran = ckptree("doctor", "--json", before=("unshare", "--mount", "sh", "-c", mounted, "sh", *nobody))
+    closed = next((folder for folder in reversed(TOP.parents) if not folder.stat().st_mode & stat.S_IXOTH), "")
+    ran = ckptree(
+        "doctor", "--json", before=("unshare", "--mount", "sh", "-c", AS_NOBODY, f"{TOP}", f"{closed}", f"{tmp_path}")
+    )
+    assert ran.out, ran.err
     _, found = findings(ran.out)
 
     assert found["tracefs"]["state"] == "ok", ran.err
