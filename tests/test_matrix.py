@@ -9,7 +9,7 @@ import pytest
 
 from bpf.hooks import FEATURES
 from tests.matrix.__main__ import PAGE, RESULTS, gather, merged
-from tests.matrix.cells import CELLS, KERNELS, STEPS, USERS, named
+from tests.matrix.cells import CELLS, KERNELS, SETTINGS, STEPS, USERS, named
 from tests.matrix.inside import MARK, read
 from tests.matrix.table import page
 
@@ -132,6 +132,14 @@ def test_what_could_not_be_done_has_its_reason() -> None:
     assert line_of(text, "debian12-5.10").endswith("| no |" + " not run |" * (len(STEPS) - 1))
     assert "* could not be run to its end: it ended in the middle" in text
     assert f"* {STEPS[0].name}: no such instruction" in text
+
+
+def test_what_was_set_on_a_kernel_is_told() -> None:
+    """With the reason; of others nothing."""
+    (name,) = {cell.kernel for cell in CELLS} & {*SETTINGS}
+
+    assert SETTINGS[name][0] in page({f"debian12-{name}": results()})
+    assert SETTINGS[name][0] not in page({"debian12-6.12": results()})
 
 
 def test_hooks_in_force_are_told_once_and_those_that_are_not_too() -> None:

@@ -10,8 +10,15 @@ HERE: Final = "here"
 
 # Distributions whose user space is tried, by our name: the suite that it is made from.
 USERS: Final = {"debian12": "bookworm", "ubuntu24.04": "noble", "debian13": "trixie", "sid": "sid"}
-# Kernels of Debian, by our name, and the suite that has them.
-KERNELS: Final = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
+# Kernels, by our name, and the suite that has them: Debian's, and Ubuntu's where Debian has none between.
+KERNELS: Final = {"5.10": "bullseye", "5.15": "jammy", "6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
+# What is set on a kernel before anything is done there, and why.
+SETTINGS: Final = {
+    "5.15": (
+        "kernel.unprivileged_bpf_disabled=0",
+        "with another value the daemon, which gives up every right, may not ask this kernel, and says so at its start",
+    ),
+}
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -68,7 +75,7 @@ class Step(NamedTuple):
     arguments: tuple[str, ...]
     without: tuple[str, ...] = ()
     emulated: tuple[str, ...] = ()
-    seconds: int = 400
+    seconds: int = 900
 
 
 _TRACED: Final = ("fexit:change_pid", "fentry:release_task")

@@ -36,7 +36,7 @@ def say(**facts: Any) -> None:
     sys.stdout.flush()
 
 
-def _asked(program: str, without: tuple[str, ...] = ()) -> tuple[str, str]:
+def _asked(program: str, seconds: float = 200, without: tuple[str, ...] = ()) -> tuple[str, str]:
     """Run a few lines of Python; return what they print, and the last line of what they complain of."""
     ran = subprocess.run(
         [sys.executable, "-c", program],
@@ -44,7 +44,7 @@ def _asked(program: str, without: tuple[str, ...] = ()) -> tuple[str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=seconds,
     )
     complaint = (ran.stderr.strip().splitlines() or [""])[-1]
     return ran.stdout.strip(), "" if ran.returncode == 0 else complaint
@@ -63,8 +63,9 @@ def read(report: Path) -> dict[str, Any]:
 def perform(step: Step, *, emulated: bool) -> dict[str, Any]:
     """Run a step; return its results."""
     began = time.monotonic()
+    hooks: dict[str, Any] = {}
     try:
-        said, complaint = _asked(_HOOKS, step.without)
+        said, complaint = _asked(_HOOKS, step.seconds, step.without)
         if complaint:
             return {"step": step.name, "passed": 0, "failed": [], "reason": complaint[: 2 * REASON_LENGTH]}
         hooks = json.loads(said)
@@ -84,9 +85,9 @@ def perform(step: Step, *, emulated: bool) -> dict[str, Any]:
         results = (
             read(report) if report.exists() else {"passed": 0, "failed": [], "reason": ran.stdout[-REASON_LENGTH:]}
         )
-    except subprocess.TimeoutExpired:
-        results = {"passed": 0, "failed": [], "reason": f"not done within {step.seconds} s"}
-        hooks = {}
+    except subprocess.TimeoutExpired as error:
+        doing = "its tests" if hooks else "compiling and loading"
+        results = {"passed": 0, "failed": [], "reason": f"{doing}: not done within {error.timeout:g} s"}
     return {"step": step.name, **hooks, **results, "seconds": round(time.monotonic() - began)}
 
 

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.matrix.cells import KERNELS, MACHINES, Cell
-from tests.matrix.userland import CACHE, SOURCES, archive, sources
+from tests.matrix.cells import KERNELS, MACHINES, SETTINGS, Cell
+from tests.matrix.userland import CACHE, SOURCES, archive, keyring, sources
 from tests.service.roots import packed, run
 
 MEMORY: Final = "6G"
-LIMIT_S: Final = 3000
+LIMIT_S: Final = 5400
 _MACHINE: Final = {
     "amd64": ("qemu-system-x86_64", "-machine", "pc"),
     "arm64": ("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72"),
 }
+# How others than Debian call their kernel for clouds.
+_FOR_CLOUDS: Final = {"jammy": "virtual"}
 _CONSOLE: Final = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 # The first process: mounts what an init mounts, inherits orphans, and switches the machine off.
 _INIT: Final = f"""#!/bin/bash
@@ -35,6 +37,9 @@ mount -t tmpfs none /tmp
 mount -t cgroup2 none /sys/fs/cgroup
 exec </dev/console >/dev/console 2>&1
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 USER=root
+for setting in SETTINGS; do
+    echo "${{setting#*=}}" >/proc/sys/"$(echo "${{setting%%=*}}" | tr . /)"
+done
 cd /{SOURCES}
 .venv/bin/python hatch_build.py
 .venv/bin/python -m tests.matrix.inside emulated STEPS </dev/null
@@ -45,17 +50,18 @@ while :; do sleep 1; done
 
 
 def kernel(cell: Cell) -> Path:
-    """Return the kernel of a cell, the one that Debian has for clouds: it needs no module for what is tried."""
+    """Return the kernel of a cell, the one that its distribution has for clouds: it needs no module for what is tried."""
     path = CACHE / f"vmlinuz-{cell.kernel}-{cell.machine}"
     if not path.exists():
         folder = CACHE / f"kernel-{cell.kernel}-{cell.machine}"
         shutil.rmtree(folder, ignore_errors=True)
         CACHE.mkdir(parents=True, exist_ok=True)
         command = ["mmdebstrap", "--variant=extract", f"--arch={cell.machine}"]
-        name = f"--include=linux-image-cloud-{cell.machine}"
+        suite = KERNELS[cell.kernel]
+        name = f"--include=linux-image-{_FOR_CLOUDS.get(suite, f'cloud-{cell.machine}')}"
         # Of security updates an old release's list may name files that are there no more; its own kernel will do.
         older = '--setup-hook=sed -i /security/d "$1/etc/apt/sources.list"'
-        run([*command, '--aptopt=Acquire::Check-Valid-Until "false"', older, name, KERNELS[cell.kernel], folder])
+        run([*command, '--aptopt=Acquire::Check-Valid-Until "false"', older, name, *keyring(suite), suite, folder])
         # From Linux 7 on Debian has it beside its modules.
         (found,) = [*folder.glob("boot/vmlinuz-*"), *folder.glob("usr/lib/modules/*/vmlinuz")]
         found.replace(path)
@@ -69,7 +75,9 @@ def initial(cell: Cell, steps: Sequence[str]) -> Path:
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
         sources(folder)
-        (folder / "init").write_text(_INIT.replace("STEPS", shlex.join(steps)))
+        settings = SETTINGS.get(cell.kernel, ())[:1]
+        script = _INIT.replace("STEPS", shlex.join(steps)).replace("SETTINGS", shlex.join(settings))
+        (folder / "init").write_text(script)
         (folder / "init").chmod(0o755)
         own = packed(folder, CACHE / f"{cell}.own.cpio")
     with path.open("wb") as out:

@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tests.matrix.cells import CELLS, STEPS, named
+from tests.matrix.cells import CELLS, SETTINGS, STEPS, named
 
 _KINDS: Final = {
     "typed_tracepoint": "typed tracepoint",
@@ -18,9 +18,9 @@ _HEAD: Final = """<!-- SPDX-License-Identifier: Apache-2.0 -->
 # Hosts that were tried
 
 Made by `make matrix`, from docs/matrix.json; do not edit. Each row is a user space in which this project's own
-`make setup` was run, on a kernel: Debian's own, in an emulated machine of two processors, or (`-here`) the kernel of the
-machine that ran the command. A cell has how many tests passed; what failed or could not be done is told below.
-`make matrix CELLS="debian13-6.12 ..."` runs single rows again.
+`make setup` was run, on a kernel: a distribution's own, in an emulated machine of two processors, or (`-here`) the
+kernel of the machine that ran the command. A cell has how many tests passed; what failed or could not be done is told
+below. `make matrix CELLS="debian13-6.12 ..."` runs single rows again.
 """
 
 
@@ -57,8 +57,10 @@ def _hooks(step: Mapping[str, Any]) -> str:
     )
 
 
-def _remarks(results: Mapping[str, Any]) -> list[str]:
+def _remarks(name: str, results: Mapping[str, Any]) -> list[str]:
     lines = []
+    if setting := SETTINGS.get(named(name).kernel):
+        lines.append(f"with {': '.join(setting)}")
     told: dict[str, str] = {}
     if results.get("reason"):
         lines.append(f"could not be run to its end: {results['reason']}")
@@ -72,7 +74,7 @@ def _remarks(results: Mapping[str, Any]) -> list[str]:
         lines += [f"{step['step']}, failed: {', '.join(tests)}: {words}" for words, tests in alike.items()]
         if step.get("hooks"):
             told.setdefault(_hooks(step), step["step"])
-    lines += [f"hooks in {name!r}: {hooks}" for hooks, name in told.items()]
+    lines += [f"hooks in {step!r}: {hooks}" for hooks, step in told.items()]
     missing = sorted({feature for step in results["steps"] for feature in step.get("missing", ())})
     if missing:
         lines.append(f"the kernel lacks {', '.join(missing)}, and is read all the same")
@@ -100,7 +102,7 @@ def page(cells: Mapping[str, Any]) -> str:
     if left:
         parts.append(f"Not run yet: {', '.join(left)}.\n")
     for name in done:
-        remarks = _remarks(cells[name])
+        remarks = _remarks(name, cells[name])
         if remarks:
             parts.append(f"## {name}\n\n" + "\n".join(f"* {line}" for line in remarks) + "\n")
     return "\n".join(parts)

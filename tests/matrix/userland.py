@@ -15,8 +15,9 @@ SOURCES: Final = "ckptree"
 """Where the checkout is in them."""
 _KEYS: Final = Path("usr/share/keyrings")
 _SETUP_S: Final = 7200
-# A distribution that is no Debian is trusted by keys which a package of Debian's has.
-_KEYRING: Final = {"ubuntu24.04": ("trixie", "ubuntu-archive-keyring")}
+# A suite that is not Debian's is trusted by keys which a package of Debian's has.
+_UBUNTU: Final = ("jammy", "noble")
+_KEYRING: Final = ("trixie", "ubuntu-archive-keyring")
 # Mirrors may be of an earlier day than their lists are good for.
 _OPTIONS: Final = (
     '--aptopt=Acquire::Check-Valid-Until "false"',
@@ -57,13 +58,14 @@ def sources(root: Path) -> None:
             shutil.copy2(TOP / name, target)
 
 
-def _keyring(user: str) -> list[str]:
-    if user not in _KEYRING:
+def keyring(suite: str) -> list[str]:
+    """Return the option of mmdebstrap by which a suite is trusted: none, where it is Debian's."""
+    if suite not in _UBUNTU:
         return []
-    suite, package = _KEYRING[user]
+    origin, package = _KEYRING
     folder = CACHE / package
     if not folder.exists():
-        run(["mmdebstrap", "--variant=extract", _OPTIONS[0], f"--include={package}", suite, folder])
+        run(["mmdebstrap", "--variant=extract", _OPTIONS[0], f"--include={package}", origin, folder])
     return [f"--keyring={folder / _KEYS}"]
 
 
@@ -77,9 +79,10 @@ def userland(cell: Cell) -> Path:
     if not ready.exists():
         shutil.rmtree(root, ignore_errors=True)
         CACHE.mkdir(parents=True, exist_ok=True)
-        components = ["--components=main,universe"] if cell.user.startswith("ubuntu") else []
+        suite = USERS[cell.user]
+        components = ["--components=main,universe"] if suite in _UBUNTU else []
         command = ["mmdebstrap", "--variant=minbase", f"--arch={cell.machine}", "--include=apt,make,ca-certificates"]
-        run([*command, *_OPTIONS, *components, *_keyring(cell.user), USERS[cell.user], root])
+        run([*command, *_OPTIONS, *components, *keyring(suite), suite, root])
         # This host may reach registries through somebody whom only its own certificates know.
         for path in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
             shutil.copy(Path("/", path), root / path)
