@@ -16,15 +16,20 @@ OF_GROUP: Final = ("setsid", "setpgid", "subreaper")
 EXACT: Final = (Kind.EXIT, Kind.EXEC, Kind.RELEASE, Kind.WAITED)
 """Whatever these records release is released then; the others tell of it later."""
 
-_OWN: Final = {
-    Kind.FORK: "birth",
-    Kind.EXEC: "exec",
-    Kind.EXIT: "death",
-    Kind.SESSION: "setsid",
-    Kind.GROUP: "setpgid",
-    Kind.SUBREAPER: "subreaper",
+_OWN: Final[dict[int, str]] = {
+    Kind.FORK.value: "birth",
+    Kind.EXEC.value: "exec",
+    Kind.EXIT.value: "death",
+    Kind.SESSION.value: "setsid",
+    Kind.GROUP.value: "setpgid",
+    Kind.SUBREAPER.value: "subreaper",
 }
-_TASK = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid", "uid", "gid", "comm").unpack_from
+_EXEC: Final = Kind.EXEC.value
+_WHOM = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
+_CALLED = wire.reader(wire.RECORD_TASK, "uid", "gid", "comm").unpack_from
+
+Before = tuple[Task | None, Task | None, Pid | None, int, int, int]
+"""Subject, caller, its pid object, argument, and identity and number of the subject."""
 
 
 class Record(NamedTuple):
@@ -80,28 +85,28 @@ class Record(NamedTuple):
         return "status" if own == "death" and facts is not None and facts.leader is task else None
 
 
-def begun(table: ProcessTable, kind: int, data: Data, at: int) -> Record:
-    """A record before it is applied."""
-    if kind > Kind.STATE:
-        return Record(kind)
-    argument, identity, tid, *_ = _TASK(data, at)
-    task = table.task(tid)
-    if task is not None and task.pid.identity != identity:
-        task = None
-    caller = table.task(argument) if kind == Kind.EXEC and argument != tid else None
-    pid = caller.pid if caller is not None else task.pid if task is not None else None
-    return Record(kind, _OWN.get(Kind(kind)), task, task is None, caller, pid, argument)
+def begun(table: ProcessTable, kind: int, data: Data, at: int) -> Before:
+    """Note what a record of a task is about, before it is applied."""
+    argument, identity, tid = _WHOM(data, at)
+    pid = table.pids.numbers.get(tid)
+    task = pid.task if pid is not None and pid.identity == identity else None
+    caller = None
+    if kind == _EXEC and argument != tid:
+        caller = table.task(argument)
+        pid = caller.pid if caller is not None else pid
+    return task, caller, pid if caller is not None or task is not None else None, argument, identity, tid
 
 
-def done(table: ProcessTable, record: Record, data: Data, at: int) -> Record:
-    """The same once it is applied: somebody new is there, and ids and name are as the record has them."""
-    if record.own is None and not record.is_new:
-        return record
-    _, identity, tid, uid, gid, comm = _TASK(data, at)
-    if record.is_new:
+def done(table: ProcessTable, kind: int, before: Before, data: Data, at: int) -> Record:
+    """Say what it announces, once it is applied: somebody new is there, and ids and name are as the record has them."""
+    task, caller, pid, argument, identity, tid = before
+    own = _OWN.get(kind)
+    is_new = task is None
+    if task is None:
         task = table.task(tid)
-        if task is not None and task.pid.identity == identity:
-            record = record._replace(subject=task)
-    if record.subject is not None and record.own is not None:
-        table.call(record.subject, (uid, gid), comm)
-    return record
+        if task is not None and task.pid.identity != identity:
+            task = None
+    elif own is not None:
+        uid, gid, comm = _CALLED(data, at)
+        table.call(task, (uid, gid), comm)
+    return Record(kind, own, task, is_new, caller, pid, argument)

@@ -8,9 +8,10 @@ from agent import rules
 from agent.births import flag_names
 from agent.objects import EXITED, STOPPED, SUBREAPER, Namespace, Pid, Task
 
-Details = Callable[[Task, Namespace], dict[str, Any]]
-Clock = Callable[[], tuple[int, int]]
-"""CLOCK_REALTIME now, and how far it is ahead of CLOCK_BOOTTIME, both ns."""
+Said = dict[str, Any]
+Details = Callable[[Said, Task, Namespace], None]
+"""Adds to what an event says of a task."""
+Clock = Callable[[], int]
 
 Marks = dict[str, bool]
 ASSUMED: Final[Marks] = {"assumed": True}
@@ -39,104 +40,123 @@ class Facts(NamedTuple):
     comm: bytes
 
 
-def facts_of(task: Task) -> Facts:
-    """Facts of a task that is there."""
+def values_of(task: Task) -> tuple[object, ...]:
+    """Values of the facts of a task that is there: nearly always they are compared with those that were told, and equal."""
     flags = task.flags
     exited = flags & EXITED
-    leads = task.leader is task
-    return Facts(
-        task.leader,
-        task.parent if leads else None,
-        task.pgid if leads else None,
-        task.sid if leads else None,
-        flags & SUBREAPER if leads else 0,
-        exited,
-        task.exit_code if exited else None,
-        not exited and bool(flags & STOPPED),
-        task.exit_signal,
-        task.ids,
-        task.comm,
-    )
+    leader = task.leader
+    if leader is task:
+        return (
+            task,
+            task.parent,
+            task.pgid,
+            task.sid,
+            flags & SUBREAPER,
+            exited,
+            task.exit_code if exited else None,
+            not exited and flags & STOPPED != 0,
+            task.exit_signal,
+            task.ids,
+            task.comm,
+        )
+    code = task.exit_code if exited else None
+    stopped = not exited and flags & STOPPED != 0
+    return (leader, None, None, None, 0, exited, code, stopped, task.exit_signal, task.ids, task.comm)
+
+
+def facts_of(task: Task) -> Facts:
+    """Facts of a task that is there."""
+    return Facts._make(values_of(task))
+
+
+def is_told_by(own: str | None, facts: Facts, values: tuple[object, ...]) -> bool:
+    """Return True if what differs of its subject is no more than the event of an exec or an exit says in any case.
+
+    That is the exit code, ids and name.
+    """
+    if own == "exec":
+        return not values[5] and values[:5] == facts[:5] and values[7:9] == facts[7:9]
+    return own == "death" and values[5] == EXITED and values[:5] == facts[:5] and values[7:9] == facts[7:9]
 
 
 # ---- what an event says --------------------------------------------------------------------------------------------
 
 
-def who(task: Task, leader: Task, namespace: Namespace) -> dict[str, Any]:
-    """What every event says of its task."""
-    return {
-        "pid": leader.pid.number_in(namespace),
-        "tid": task.pid.number_in(namespace),
-        "numbers": task.pid.numbers[namespace.level :],
-        "start_ns": task.start_ns,
-        "uid": task.ids[0],
-        "gid": task.ids[1],
-        "comm": task.comm.rstrip(b"\0"),
-    }
-
-
-def birth(task: Task, namespace: Namespace) -> dict[str, Any]:
+def birth(said: Said, task: Task, namespace: Namespace) -> None:
     """A task that begins."""
-    said = {
-        "parent": thread(task.leader.parent, namespace),
-        "creator": thread(task.creator, namespace),
-        **ids(task, namespace),
-        "flags": flag_names(task.clone_flags),
-        "exit_signal": task.exit_signal,
-    }
+    parent, creator = task.leader.parent, task.creator
+    said["parent"] = number = thread(parent, namespace)
+    said["creator"] = number if creator is parent else thread(creator, namespace)
+    ids(said, task, namespace)
+    said["flags"] = flag_names(task.clone_flags)
+    said["exit_signal"] = task.exit_signal
     if task.flags & STOPPED and not task.flags & EXITED:  # a thread: its tracer lets a stopped group run on
         said["stopped"] = True
-    return {**said, "kernel": True} if rules.is_kernel_worker(task) else said
+    if rules.is_kernel_worker(task):
+        said["kernel"] = True
 
 
-def presence(task: Task, namespace: Namespace) -> dict[str, Any]:
+def presence(said: Said, task: Task, namespace: Namespace) -> None:
     """A task that has been there for some time: as a birth, and what else it has become since."""
-    return {
-        **birth(task, namespace),
-        **condition(task, namespace),
-        "subreaper": bool(task.leader.flags & SUBREAPER),
-    }
+    birth(said, task, namespace)
+    condition(said, task, namespace)
+    said["subreaper"] = bool(task.leader.flags & SUBREAPER)
 
 
 def execution(old: Pid | None) -> Details:
     """An exec by the thread that had this pid object."""
-    return lambda task, namespace: {"old_tid": number(old, namespace), "exit_signal": task.exit_signal}
+
+    def say(said: Said, task: Task, namespace: Namespace) -> None:
+        said["old_tid"] = number(old, namespace)
+        said["exit_signal"] = task.exit_signal
+
+    return say
 
 
-def death(*, dead: bool) -> Details:
-    """An exit; `dead`: no thread of the group is left."""
-    return lambda task, _namespace: {"exit_code": task.exit_code, "group_dead": dead}
+def _death(said: Said, task: Task, _namespace: Namespace) -> None:
+    """An exit that leaves threads of the group."""
+    said["exit_code"] = task.exit_code
+    said["group_dead"] = False
 
 
-def parent(task: Task, namespace: Namespace) -> dict[str, Any]:
+def _last_death(said: Said, task: Task, _namespace: Namespace) -> None:
+    """An exit after which no thread of the group is left."""
+    said["exit_code"] = task.exit_code
+    said["group_dead"] = True
+
+
+DEATH: Final[tuple[Details, Details]] = (_death, _last_death)
+"""An exit; the second: no thread of the group is left."""
+
+
+def parent(said: Said, task: Task, namespace: Namespace) -> None:
     """Another parent, to which it sends another signal perhaps."""
-    return {"parent": thread(task.leader.parent, namespace), "exit_signal": task.exit_signal}
+    said["parent"] = thread(task.leader.parent, namespace)
+    said["exit_signal"] = task.exit_signal
 
 
-def ids(task: Task, namespace: Namespace) -> dict[str, Any]:
+def ids(said: Said, task: Task, namespace: Namespace) -> None:
     """Group and session."""
     leader = task.leader
-    return {"pgid": number(leader.pgid, namespace), "sid": number(leader.sid, namespace)}
+    said["pgid"] = number(leader.pgid, namespace)
+    said["sid"] = number(leader.sid, namespace)
 
 
-def subreaper(task: Task, _namespace: Namespace) -> dict[str, Any]:
+def subreaper(said: Said, task: Task, _namespace: Namespace) -> None:
     """Orphans come to it, or do so no more."""
-    return {"on": bool(task.leader.flags & SUBREAPER)}
+    said["on"] = bool(task.leader.flags & SUBREAPER)
 
 
-def condition(task: Task, _namespace: Namespace) -> dict[str, Any]:
+def condition(said: Said, task: Task, _namespace: Namespace) -> None:
     """What no other kind of event tells."""
     exited = bool(task.flags & EXITED)
-    return {
-        "stopped": not exited and bool(task.flags & STOPPED),
-        "exit_code": task.exit_code if exited else None,
-        "exit_signal": task.exit_signal,
-    }
+    said["stopped"] = not exited and bool(task.flags & STOPPED)
+    said["exit_code"] = task.exit_code if exited else None
+    said["exit_signal"] = task.exit_signal
 
 
-def nothing(_task: Task, _namespace: Namespace) -> dict[str, Any]:
+def nothing(_said: Said, _task: Task, _namespace: Namespace) -> None:
     """Nothing but whom it is about."""
-    return {}
 
 
 def row(task: Task, namespace: Namespace) -> list[Any]:
@@ -146,7 +166,8 @@ def row(task: Task, namespace: Namespace) -> list[Any]:
         task.pid.numbers[namespace.level :],
         number(leader.pid, namespace),
         thread(leader.parent, namespace),
-        *ids(task, namespace).values(),
+        number(leader.pgid, namespace),
+        number(leader.sid, namespace),
     ]
 
 

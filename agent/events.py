@@ -25,24 +25,31 @@ While nobody has subscribed, records go straight to the table; nothing here runs
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
-import msgpack
-
-from agent import announced, eventfacts, rules, wire
+from agent import announced, eventfacts, rules
 from agent.announced import EXACT, OF_GROUP, Record
-from agent.eventfacts import ASSUMED, ENTERED, Clock, Details, Facts, Marks, facts_of
+from agent.eventfacts import (
+    ASSUMED,
+    ENTERED,
+    Clock,
+    Details,
+    Facts,
+    Marks,
+    facts_of,
+    is_told_by,
+    values_of,
+)
+from agent.eventpack import EventPacker
 from agent.followed import Followed, below
 from agent.objects import Namespace, Task
 from agent.pidspace import Data
-from agent.stream import Stream
+from agent.stream import Handler, Stream
 from agent.subscription import Subscription
 from agent.table import ProcessTable
 from agent.wire import Kind
 
-_SEQ = wire.reader(wire.RECORD, "seq").unpack_from
-_pack = msgpack.Packer().pack
+_STATE: Final = Kind.STATE.value
 
 
 class Feed:
@@ -51,22 +58,25 @@ class Feed:
     Args:
         stream: whose handlers are the table's.
         table: the table.
-        clock: gives the time of whatever is told.
+        clock: gives the time of whatever is told, CLOCK_REALTIME in ns.
+        ahead: gives how far that is ahead of CLOCK_BOOTTIME, in ns.
 
     Attributes:
         subscriptions: each with a function that gives its unsent bytes.
     """
 
-    def __init__(self, stream: Stream, table: ProcessTable, clock: Clock) -> None:
+    def __init__(self, stream: Stream, table: ProcessTable, clock: Clock, ahead: Clock) -> None:
         self._stream = stream
         self._table = table
         self._clock = clock
+        self._ahead = ahead
         self._changes = table.changes
         self._lost = 0
         self._unsynced = False
         self._trees: dict[tuple[Task, ...], Followed] = {}
         self._told: dict[Task, Facts] = {}
-        self._order = self._now_ns = self._ahead_ns = 0
+        self._packer = EventPacker()
+        self._order = self._now_ns = 0
         self.subscriptions: dict[Subscription, Callable[[], int]] = {}
 
     # ---- who listens -----------------------------------------------------------------------------------------------
@@ -76,8 +86,8 @@ class Feed:
         if not self.subscriptions:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
-            for kind in self._table.handlers:
-                self._stream.handle(kind, partial(self._heard, kind))
+            for kind, handler in self._table.handlers.items():
+                self._stream.handle(kind, self._listener(kind.value, handler))
         self.subscriptions[subscription] = unsent
         tree = self._trees.get(subscription.roots)
         if tree is None:
@@ -99,6 +109,7 @@ class Feed:
         if not self.subscriptions:
             self._trees.clear()
             self._told.clear()
+            self._packer.forget_all()
             for kind, handler in self._table.handlers.items():
                 self._stream.handle(kind, handler)
         elif not tree.subscriptions:
@@ -118,10 +129,10 @@ class Feed:
             gone = [root.pid.task is not root for root in subscription.roots]
             if gone and all(gone) and not subscription.ended:
                 subscription.ended = True
-                subscription.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()[0]})
+                subscription.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()})
 
     def _tell_all(self, event: dict[str, Any]) -> None:
-        event["time_ns"] = self._clock()[0]
+        event["time_ns"] = self._clock()
         for subscription in self.subscriptions:
             subscription.say(event)
 
@@ -134,91 +145,109 @@ class Feed:
 
     # ---- records ---------------------------------------------------------------------------------------------------
 
-    def _heard(self, kind: Kind, data: Data, at: int) -> None:
-        """Apply a record, and tell what differs by it."""
-        stream, changes = self._stream, self._changes
-        (seq,) = _SEQ(data, at)
-        order = stream.next if stream.is_late else seq
-        if stream.lost != self._lost or stream.suspect is not self._unsynced:
-            self._tell_loss(order)
-        if changes.tasks:
-            changes.set_aside()
-        record = announced.begun(self._table, kind, data, at)
-        self._table.handlers[kind](data, at)
-        if changes.tasks:
-            record = announced.done(self._table, record, data, at)
-            concerned = [task for task in changes.tasks if self._is_concerned(task)]
-            changes.set_aside()
-            if concerned:
-                self._order = order
-                self._now_ns, self._ahead_ns = self._clock()
-                self._tell_record(record, concerned)
+    def _listener(self, kind: int, apply: Handler) -> Handler:
+        """Make what applies the records of a kind, and tells what differs by each. It runs for every record of the host."""
+        stream, table, changes, trees = self._stream, self._table, self._changes, self._trees
+        touched, concerns_nobody = changes.tasks, self._told.keys().isdisjoint
+        about_a_task = kind <= _STATE
+        bare = Record(kind)
 
-    def _is_concerned(self, task: Task) -> bool:
-        """Return True if a task was told of, or is in a followed tree now."""
-        told = self._told
-        if task in told:
-            return True
-        leader = task.leader
-        if task.pid.task is not task:
-            return False
+        def heard(data: Data, at: int) -> None:
+            if stream.lost != self._lost or stream.suspect is not self._unsynced:
+                self._tell_loss(stream.next - (not stream.is_late))
+            if touched:
+                changes.set_aside()
+            before = announced.begun(table, kind, data, at) if about_a_task else None
+            apply(data, at)
+            if not touched:
+                return
+            # Whoever enters a tree touches somebody who is in it.
+            if not concerns_nobody(touched) or () in trees:
+                record = bare if before is None else announced.done(table, kind, before, data, at)
+                self._order = stream.next - (not stream.is_late)
+                self._now_ns = self._clock()
+                self._tell_record(record, touched)
+            changes.set_aside()
+
+        return heard
+
+    def _may_enter(self, task: Task) -> bool:
+        """Return True if a task that was not told of may be in a followed tree now."""
+        told, leader = self._told, task.leader
         parent = leader.parent
         return leader in told or (parent is not None and parent.leader in told) or () in self._trees
 
     def _is_followed(self, leader: Task) -> bool:
         return any(tree.has(leader) for tree in self._trees.values())
 
-    def _tell_record(self, record: Record, concerned: Sequence[Task]) -> None:
+    def _tell_record(self, record: Record, touched: Iterable[Task]) -> None:
         """Tell what a record has changed: repairs, its own event, what follows from that."""
-        told, subject = self._told, record.subject
+        told, subject, own = self._told, record.subject, record.own
         repaired: list[Task] = []
         followed: list[Task] = []
         gone: list[Task] = []
-        for task in concerned:
+        for task in touched:
+            facts = told.get(task)
             if task.pid.task is not task:
-                gone.append(task)
-            elif record.follows(task, told.get(task)):
-                followed.append(task)
-            else:
-                repaired.append(task)
+                if facts is not None:
+                    gone.append(task)
+            elif facts is None:
+                if not (task is subject and own == "birth") and self._may_enter(task):
+                    (followed if record.follows(task, None) else repaired).append(task)
+            elif facts != (values := values_of(task)):
+                if task is subject and is_told_by(own, facts, values):
+                    told[task] = Facts._make(values)
+                else:
+                    (followed if record.follows(task, facts) else repaired).append(task)
         if gone:
-            gone.sort(key=lambda task: told[task].leader is task)  # while a leader is in a tree its threads are
+            if len(gone) > 1:
+                gone.sort(key=lambda task: told[task].leader is task)  # while a leader is in a tree its threads are
             self._bury(record, gone)
-        # Somebody new first, others may have waited for it; else the subject last, for its own event is next. Who founded a
-        # group before who joins it.
-        subjects = (subject, subject.leader) if subject is not None else ()
+        if repaired:
+            self._repair(record, repaired)
+        if subject is not None and own is not None:
+            self._tell_own(record, subject, own)
+        if followed or gone:
+            marks = {} if record.kind in EXACT else ASSUMED
+            for task in followed:
+                if task in told:
+                    self._differ(task, marks, None)
+                else:
+                    self._appear(record, task)
+            self._reap(gone, marks)
+
+    def _repair(self, record: Record, repaired: list[Task]) -> None:
+        """Tell what a record does not announce. Who has founded a group comes before who joins it.
+
+        Somebody new comes first, for others may have waited for it; else the subject last, for its own event is next.
+        """
+        told, subject = self._told, record.subject
         if len(repaired) > 1:
+            subjects = (subject, subject.leader) if subject is not None else ()
             repaired.sort(key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid))
         for task in repaired:
             if task not in told:
-                if not (task is subject and record.own == "birth"):
-                    self._appear(record, task)
+                self._appear(record, task)
             else:
                 self._differ(task, ASSUMED, record.coming(task, told.get(subject) if subject is not None else None))
-        if subject is not None and record.own is not None:
-            self._tell_own(record, subject, record.own)
-        marks = {} if record.kind in EXACT else ASSUMED
-        for task in followed:
-            if task in told:
-                self._differ(task, marks, None)
-            else:
-                self._appear(record, task)
-        self._reap(gone, marks)
 
     # ---- one task --------------------------------------------------------------------------------------------------
 
-    def _bury(self, record: Record, gone: Sequence[Task]) -> None:
+    def _bury(self, record: Record, gone: Iterable[Task]) -> None:
         """Tell deaths that no record told, and the reap of whoever had a number that is somebody else's now."""
+        numbers = self._table.pids.numbers
+        replaced: list[Task] = []
         for task in gone:
-            facts = self._told[task]
-            own = task is record.caller or (task is record.subject and record.own == "death")
-            if not facts.exited and not own:
+            pid, facts = task.pid, self._told[task]
+            if not (facts.exited or task is record.caller or (task is record.subject and record.own == "death")):
                 self._told[task] = facts._replace(exited=1)
                 dead = rules.find_alive_thread(facts.leader) is None
-                self._tell("death", task, facts.leader, eventfacts.death(dead=dead), ASSUMED)
-        self._reap([task for task in gone if task.pid.task is not None], ASSUMED)
-        taken = self._table.pids.numbers
-        self._reap([task for task in gone if taken.get(task.pid.numbers[0], task.pid) is not task.pid], ASSUMED)
+                self._tell("death", task, facts.leader, eventfacts.DEATH[dead], ASSUMED)
+            if pid.task is not None or numbers.get(pid.numbers[0], pid) is not pid:
+                replaced.append(task)
+        if replaced:
+            replaced.sort(key=lambda task: task.pid.task is None)
+            self._reap(replaced, ASSUMED)
 
     def _reap(self, gone: Iterable[Task], marks: Marks) -> None:
         for task in gone:
@@ -226,9 +255,10 @@ class Feed:
             if facts is not None:
                 self._tell("reap", task, facts.leader, eventfacts.nothing, marks)
                 del self._told[task]
+                self._packer.forget(task)
                 if facts.leader is task:
                     for tree in self._trees.values():
-                        tree.discard(task)
+                        tree.leaders.discard(task)
 
     def _differ(self, task: Task, marks: Marks, own: str | None) -> None:
         """Tell what is other than it was told last, but for what the record's own event is going to say."""
@@ -252,7 +282,7 @@ class Feed:
             self._tell("subreaper", task, new.leader, eventfacts.subreaper, marks)
         if new.exited and not old.exited and own != "death":
             dead = rules.find_alive_thread(task) is None
-            self._tell("death", task, new.leader, eventfacts.death(dead=dead), marks)
+            self._tell("death", task, new.leader, eventfacts.DEATH[dead], marks)
         elif old.exited and not new.exited and own != "exec":
             self._tell("exec", task, new.leader, eventfacts.execution(None), marks)
         elif (
@@ -268,28 +298,39 @@ class Feed:
         told, facts = self._told, self._told.get(subject)
         if facts is None:
             if own == "birth" and subject.pid.task is subject and subject.leader is subject:
+                if record.is_new and subject.first_child is None:
+                    self._begin(subject)
+                    return
                 trees = [tree for tree in self._trees.values() if tree.takes(subject)]
-                self._introduce(subject, trees, {}, self._ahead_ns + subject.start_ns)
+                self._introduce(subject, trees, {}, self._ahead() + subject.start_ns)
             elif own == "birth" and subject.pid.task is subject:
                 told[subject] = facts_of(subject)
-                self._tell(own, subject, subject.leader, eventfacts.birth, {}, self._ahead_ns + subject.start_ns)
+                self._tell(own, subject, subject.leader, eventfacts.birth, {}, self._ahead() + subject.start_ns)
             return
         leader = facts.leader
-        match own:
-            case "birth":
-                said: Details = eventfacts.presence
-            case "exec":
-                said = eventfacts.execution(record.caller_pid)
-            case "death":
-                said = eventfacts.death(dead=bool(record.argument))
-            case "subreaper":
-                said = eventfacts.subreaper
-            case _:
-                said = eventfacts.ids
-        born_ns = self._ahead_ns + subject.start_ns if own == "birth" else 0
+        born_ns = 0
+        if own == "death":
+            said: Details = eventfacts.DEATH[record.argument != 0]
+        elif own == "exec":
+            said = eventfacts.execution(record.caller_pid)
+        elif own == "birth":
+            said = eventfacts.presence
+            born_ns = self._ahead() + subject.start_ns
+        else:
+            said = eventfacts.subreaper if own == "subreaper" else eventfacts.ids
         self._tell(own, subject, leader, said, {}, born_ns)
-        if leader.pid.task is leader and leader is not subject and own not in OF_GROUP:
+        if leader is not subject and leader.pid.task is leader and own not in OF_GROUP:
             self._differ(leader, {}, None)
+
+    def _begin(self, leader: Task) -> None:
+        """Tell of the birth of a process that is in the trees that its parent is in."""
+        above = leader.parent.leader if leader.parent is not None else None
+        trees = [tree for tree in self._trees.values() if not tree.roots or above in tree.leaders]
+        if trees:
+            self._told[leader] = facts_of(leader)
+            for tree in trees:
+                tree.add(leader)
+            self._tell("birth", leader, leader, eventfacts.birth, {}, self._ahead() + leader.start_ns, trees)
 
     # ---- trees -----------------------------------------------------------------------------------------------------
 
@@ -386,17 +427,18 @@ class Feed:
         """
         packed: dict[Namespace, bytes] = {}
         time_ns = time_ns or self._now_ns
+        order = self._order
         for tree in self._trees.values() if trees is None else trees:
-            if trees is None and not tree.has(leader):
+            if trees is None and tree.roots and leader not in tree.leaders:
                 continue
             for subscription, unsent in tree.subscriptions.items():
-                if not subscription.sees(task):
-                    subscription.hide(task, self._order, time_ns)
+                if not (subscription.sees_all or subscription.sees(task)):
+                    subscription.hide(task, order, time_ns)
                 elif kind in subscription.kinds and subscription.has_room(unsent(), time_ns):
                     namespace = subscription.namespace
-                    event = packed.get(namespace)
-                    if event is None:
-                        said = {"event": kind, "order": self._order, "time_ns": time_ns}
-                        said.update(eventfacts.who(task, leader, namespace), **say(task, namespace), **marks)
-                        event = packed[namespace] = _pack(said)
+                    if namespace in packed:
+                        event = packed[namespace]
+                    else:
+                        event = self._packer.event(kind, order, time_ns, task, leader, namespace, say, marks)
+                        packed[namespace] = event
                     subscription.put(event)

@@ -90,6 +90,8 @@ class Pid:
 
     def number_in(self, namespace: Namespace) -> int:
         """pid_nr_ns(): its number as that namespace counts, 0 where it has none."""
+        if self.namespace is namespace:
+            return self.numbers[-1]
         level = namespace.level
         if level < len(self.numbers) and self.namespace.ancestor(level) is namespace:
             return self.numbers[level]

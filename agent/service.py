@@ -91,7 +91,7 @@ class Service:
 
     def __init__(self, watch: Watch, log: Journal) -> None:
         self.watch = watch
-        self.feed = Feed(watch.stream, watch.table, host.clock)
+        self.feed = Feed(watch.stream, watch.table, time.time_ns, host.realtime_ahead_ns)
         self.clients = Clients()
         self.turns = metrics.Turns()
         self.unsent_of: Callable[[int], int] = lambda _account: 0

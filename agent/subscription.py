@@ -31,6 +31,7 @@ class Subscription:
     Attributes:
         told: events handed on.
         dropped: events that found no room, in all.
+        sees_all: every task may be told of.
         ended: the roots are gone: nothing will come any more.
     """
 
@@ -45,6 +46,7 @@ class Subscription:
         self.told = 0
         self.dropped = 0
         self.ended = False
+        self.sees_all = viewer.privileged and not namespace.level
         self._hidden = False
         self._events: list[bytes] = []
         self._bytes = 0

@@ -205,7 +205,7 @@ def test_a_birth_has_the_time_of_the_start_and_other_events_that_of_their_readin
     """By CLOCK_REALTIME, whatever that is by then."""
     scene = Scene()
     listener = Listener(scene)
-    scene.service.feed._clock = lambda: (5_000_000, 1_000_000)
+    scene.service.feed._clock, scene.service.feed._ahead = lambda: 5_000_000, lambda: 1_000_000
     child = scene.child()
     scene.kernel.exec(child)
 
