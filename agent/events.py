@@ -285,6 +285,8 @@ class Feed:
             self._tell("death", task, new.leader, eventfacts.DEATH[dead], marks)
         elif old.exited and not new.exited and own != "exec":
             self._tell("exec", task, new.leader, eventfacts.execution(None), marks)
+            if new.stopped:
+                self._tell("change", task, new.leader, eventfacts.condition, marks)
         elif (
             new.stopped != old.stopped
             or (new.exited and old.exited and new.exit_code != old.exit_code and own != "death")

@@ -187,6 +187,27 @@ def test_threads_that_go_with_their_leader_are_told_of() -> None:
     assert {tid for kind, tid, _ in told[1:] if kind == "reap"} == {child.tid, *(each.tid for each in threads)}
 
 
+def test_an_exec_that_no_record_told_is_followed_by_the_stop_that_came_after_it() -> None:
+    """A thread execs after its leader has exited, and its group is stopped; an answer shows both."""
+    scene = Scene()
+    root = scene.child()
+    thread = scene.kernel.thread(root)
+    listener = Listener(scene, root=root)
+    scene.kernel.exit(root)
+    listener.hear()
+    emit, scene.kernel.emit = scene.kernel.emit, lambda _: None
+    seq = scene.kernel.writer.seq
+    scene.kernel.exec(thread)
+    scene.kernel.writer.seq, scene.kernel.emit = seq, emit
+    thread.stopped = True
+    scene.watch.rest()
+    events = listener.hear()
+
+    about = [each for each in events if each["tid"] == thread.tid]
+    assert [each["event"] for each in about][-2:] == ["exec", "change"]
+    assert about[-1]["stopped"]
+
+
 def test_what_no_other_kind_tells_is_told_once_an_answer_shows_it() -> None:
     """Stopped, and under other ids; a snapshot asks, or a sweep."""
     scene = Scene()
