@@ -27,6 +27,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "bench_snapshot": ("--rounds", "16"),
     "bench_hooks": ("--pairs", "15"),
     "bench_table": (),
+    "bench_events": (),
     "bench_footprint": (),
     "bench_rebuild": ("--rounds", "11"),
 }
@@ -34,6 +35,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "bench_snapshot": ("--tasks", "20", "--rounds", "1"),
     "bench_hooks": ("--pairs", "1", "--share", "0.02"),
     "bench_table": ("--forks", "500", "--replays", "1"),
+    "bench_events": ("--lives", "100", "--rounds", "1"),
     "bench_footprint": ("--forks", "2000", "--tasks", "100", "--seconds", "0.5"),
     "bench_rebuild": ("--tasks", "20", "--rounds", "1"),
 }
@@ -120,6 +122,7 @@ def hooks(figures: Figures) -> str:
 def others(found: dict[str, Figures]) -> str:
     """All the rest, one line each."""
     daemon, rate, rebuild = found["bench_footprint"], found["bench_table"], found["bench_rebuild"]["ns"]
+    life = {case: median(values) for case, values in found["bench_events"]["us"].items()}
     bare, built = (median(values) / 1e6 for values in rebuild.values())
     rows = [
         ["daemon ready, programs compiled before", f"{daemon['start_ms']:.0f} ms"],
@@ -131,6 +134,10 @@ def others(found: dict[str, Figures]) -> str:
             f"{100 * daemon['storm_cpu_share']:.1f} % of a core, {daemon['storm_cpu_us_per_record']:.2f} us each",
         ],
         ["records the table takes, from ring bytes, one core", f"{rate['median']:,.0f} a second"],
+        *(
+            [f"birth, exec, exit and reap of a process: {case}", f"{us:.1f} us of the daemon"]
+            for case, us in life.items()
+        ),
         ["1000 tasks rebuilt, until all stand", f"{built:.0f} ms"],
         ["a bare loop of clone3() with set_tid, for as many", f"{bare:.0f} ms: {bare / built:.2f} times that"],
     ]
