@@ -87,7 +87,8 @@ class Feed:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
             for kind, handler in self._table.handlers.items():
-                self._stream.handle(kind, self._listener(kind.value, handler))
+                if kind is not Kind.STRINGS:  # of which nothing is told
+                    self._stream.handle(kind, self._listener(kind.value, handler))
         self.subscriptions[subscription] = unsent
         tree = self._trees.get(subscription.roots)
         if tree is None:
@@ -263,6 +264,8 @@ class Feed:
     def _differ(self, task: Task, marks: Marks, own: str | None) -> None:
         """Tell what is other than it was told last, but for what the record's own event is going to say."""
         old, new = self._told[task], facts_of(task)
+        if new.parent is None:
+            new = new._replace(parent=old.parent)  # not known: it is being asked about, and has not gone anywhere
         if own == "status" and old.exited:
             new = new._replace(exit_code=old.exit_code)
         if new == old:

@@ -7,9 +7,6 @@ about, and made good when it is entered. The events themselves are in `table`.
 
 import itertools
 import sys
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from agent import history, rules, wire
 from agent.changes import Changes
@@ -26,6 +23,7 @@ from agent.objects import (
     Task,
 )
 from agent.pidspace import Data, PidSpace
+from agent.totals import Counts, Surprise
 from agent.wire import Kind, TaskState
 
 _OF_GROUP = SUBREAPER | UNDER_SUBREAPER
@@ -33,36 +31,6 @@ _OF_GROUP = SUBREAPER | UNDER_SUBREAPER
 _NOT_FROM_RECORDS = EXITED | RELEASED | AUTOREAP
 _MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
 _TASK = wire.TASK.unpack_from
-
-Surprise = Literal["exit", "gone", "group", "parent", "session"]
-
-
-def _none_of_any() -> Counter[Surprise]:
-    return Counter(dict.fromkeys(get_args(Surprise), 0))
-
-
-@dataclass(slots=True)
-class Counts:
-    """What went past, since the watch began.
-
-    Attributes:
-        repairs: facts that a record put right though it told of something else.
-        kinds: surprises that no event settled, by what they were.
-        assumed: tasks entered without a birth.
-    """
-
-    repairs: int = 0
-    kinds: Counter[Surprise] = field(default_factory=_none_of_any)
-    assumed: int = 0
-
-    @property
-    def anomalies(self) -> int:
-        """Of all kinds."""
-        return self.kinds.total()
-
-    def forget_anomalies(self) -> None:
-        """Count them from here."""
-        self.kinds = _none_of_any()
 
 
 class Roster:
@@ -197,6 +165,8 @@ class Roster:
             leader.flags = leader.flags & ~_OF_GROUP | state.flags & _OF_GROUP
             self._touch(leader)
         self._follow_group(leader, state.pgid, state.sid, data, at)
+        if task.pid.task is not task:
+            return None  # its own number is another group's, says the record: no kernel does, and nobody has it now
         self._follow_parent(leader, state)
         # A record that still has a dead parent has the exit signal that goes with it, too.
         if leader is task and (leader.parent is None or leader.parent.address == state.parent):
@@ -395,6 +365,8 @@ class Roster:
             self._exit(task)
         leader = task.leader
         freed = (task.pid, task.pgid, task.sid) if self.lingering else ()
+        if task.first_child is not None:  # only after loss, or of an init: within its exit it has reaped them, untold
+            self.doubts.update(dict.fromkeys(task.children()))
         self.changes.release(task)
         self._reap_unwaited(leader)
         if leader.pid.level:

@@ -48,9 +48,9 @@ from typing import Any, NamedTuple, TypeVar
 import msgpack
 
 from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
-from agent.roster import Surprise
 from agent.stream import Stream
 from agent.table import ProcessTable
+from agent.totals import Surprise
 
 VERSION = 3
 MAGIC = b"ckptree\0"

@@ -19,10 +19,10 @@ import msgpack
 from agent import rules, wire
 from agent.errors import CkptreeError
 from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
-from agent.roster import Counts
 from agent.state import DEEDS, FRAME, MAGIC, SURPRISES, VERSION, Memory, Place
 from agent.stream import Stream
 from agent.table import ProcessTable
+from agent.totals import Counts
 from agent.wire import Kind
 
 _T = TypeVar("_T")

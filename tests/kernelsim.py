@@ -356,7 +356,7 @@ class Kernel:
         if self._is_ignored(group):
             self.release(group.leader)
         elif group.parent is not None and group.parent.lingering:
-            self.wait(group.parent, group.leader)  # within its exit an init reaps all children it has
+            self.release(group.leader)  # within its exit an init reaps all children it has, by no system call
         elif group.parent is not None:
             self._signals.append((group.parent.group, self._sent_at_exit(group)))
 
@@ -398,7 +398,10 @@ class Kernel:
             reaps = parent is not None and (parent.group is init.group or not init.lingering)
             alone = thread.group.threads == [thread]  # delay_group_leader(): else its last thread has it reaped
             if thread in self.threads and parent is not None and reaps and thread.exited and alone:
-                self.wait(parent, thread)
+                if parent.group is init.group:
+                    self.release(thread)  # within its exit, by no system call
+                else:
+                    self.wait(parent, thread)
         self._zapping -= 1
 
     def release(self, thread: Thread) -> None:

@@ -168,6 +168,62 @@ def test_a_reap_is_told_whether_a_wait_or_an_answer_shows_it() -> None:
     assert _told(listener.hear()) == [("reap", unwaited.tid, "assumed")]
 
 
+@pytest.mark.parametrize("lingers", [False, True])
+def test_whoever_an_init_reaps_within_its_exit_is_told_as_reaped(*, lingers: bool) -> None:
+    """No call tells of these reaps; whose parent is gone is asked about."""
+    scene = Scene()
+    scene.kernel.lingers = lingers
+    root = scene.child()
+    listener = Listener(scene, root=root)
+    init = scene.child(root, flags=CLONE_NEWPID)
+    child = scene.kernel.fork(init)
+    below, zombie = scene.kernel.fork(child), scene.kernel.fork(init)
+    scene.kernel.thread(below)
+    scene.kernel.exit(zombie, 3)
+    inner = scene.kernel.fork(init, CLONE_NEWPID)
+    inside = scene.kernel.fork(inner)
+    members = {each.tid for each in scene.kernel.threads if init.space in each.pid.spaces}
+    assert {child.tid, below.tid, zombie.tid, inner.tid, inside.tid} < members
+    scene.kernel.exit_group(init, 9)
+    scene.kernel.wait(root, init)
+    events = listener.hear() + listener.hear()  # the answers come the next time
+
+    for kind in ("death", "reap"):
+        assert {each["tid"] for each in events if each["event"] == kind} == members
+    assert {each["parent"] for each in events if each["event"] == "reparent"} <= {init.tid, inner.tid}
+
+
+def test_whose_new_parent_is_not_known_stays_in_the_tree_until_it_is() -> None:
+    """The birth of the init that adopts was lost. The orphan has gone nowhere, and is told of once: with its parent."""
+    scene = Scene()
+    root = scene.child()
+    listener = Listener(scene, root=root)
+    ring = scene.watch.probes.ring.records  # type: ignore[attr-defined]  # the simulated one
+    scene.kernel.emit = lambda record: scene.watch.probes.page.lose(record, told=True)  # type: ignore[attr-defined]
+    init = scene.child(root, flags=CLONE_NEWPID)
+    scene.kernel.emit = ring.append
+    outside = scene.child(root)
+    scene.kernel.setns(outside, init.space)
+    parent = scene.kernel.fork(outside)
+    orphan = scene.kernel.fork(parent)
+    scene.kernel.exit(parent)
+    scene.watch.drain()
+    assert [(kind, whom) for kind, whom, _ in _told(listener.told())] == [
+        ("loss", 0),
+        ("birth", outside.tid),
+        ("birth", parent.tid),
+        ("birth", orphan.tid),
+        ("death", parent.tid),
+    ]
+    events = listener.hear()
+
+    assert [(each["event"], each.get("tid"), each.get("parent")) for each in events] == [
+        ("birth", init.tid, root.tid),
+        ("reparent", orphan.tid, init.tid),
+        ("resync", None, None),
+    ]
+
+
 def test_threads_that_go_with_their_leader_are_told_of() -> None:
     """Their exits were lost; the record of the leader's end is the first that is heard of it."""
     scene = Scene()

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from agent import state
 from agent.objects import CLONE_NEWPID, DeedName, Namespace, Pid, Task
-from agent.roster import Counts, Surprise
 from agent.state import Memory, Place
 from agent.statereader import StateError, load
 from agent.stream import Stream
 from agent.table import ProcessTable
+from agent.totals import Counts, Surprise
 from agent.wire import LOST_NUMBERS, Kind
 from tests.programs import PROGRAMS, Step, finish, make
 from tests.records import RecordWriter

@@ -41,7 +41,7 @@ UNSEEN: list[Step] = [
 @example(UNSEEN, False, True)
 @PATIENT
 def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
-    """After any call, once its questions are answered: without loss, nothing else has to be asked."""
+    """After any call, once its questions and a snapshot's are answered: without loss, nothing else has to be asked."""
     pair = watched(pid_max=60, tells_release=tells_release, lingers=lingers)
     for step in program:
         make(pair.kernel, step)
@@ -112,6 +112,7 @@ def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: l
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))
 @example([(Kind.EXEC, 581)])  # a thread under its own leader's number
 @example([(Kind.FORK, 10543), (Kind.FORK, 18149), (Kind.FORK, 10543)])  # a child of its own thread
+@example([(Kind.FORK, 49), (Kind.FORK, 1631)])  # in a group of another that has its number
 @PATIENT
 def test_no_well_formed_record_raises(noise: list[tuple[Kind, int]]) -> None:
     """Any task, number, identity from a few, so that they meet: nonsense, but as a record may look."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent import history
+from agent import history, rules
 from agent.muster import Muster
 from agent.objects import EXITED, MOVING_NOWHERE, UNDER_SUBREAPER, Pid, Task
 from agent.stream import Stream
@@ -52,7 +52,9 @@ class Watched:
         return task
 
     def ask(self) -> None:
-        """Put the table's questions, and those that follow, as the watch does."""
+        """Put the table's questions, and those that follow, as the watch does before a snapshot."""
+        if not self.kernel.tells_release:  # who has exited may be gone untold
+            self.table.doubts.update((task, None) for task in self.table.tasks() if rules.may_vanish(task))
         for _ in range(_ROUNDS):
             questions = self.table.take_questions()
             if not questions:
