@@ -24,7 +24,7 @@ holds already changes nothing. Whom any other record changes is noted in `change
 still holds.
 """
 
-from agent import history, rules, wire
+from agent import answers, history, rules, wire
 from agent.objects import (
     AUTOREAP,
     CLONE_NEWPID,
@@ -283,6 +283,7 @@ class ProcessTable(Roster):
         told = bytes(data[at + _AREA_AT : at + wire.STRINGS.size + kept])
         arguments, environment = leader.strings or (None, None)
         leader.strings = (arguments, told) if which else (told, environment)
+        self._touch(leader)
 
     def session(self, data: Data, at: int) -> None:
         """RECORD_SESSION, RECORD_GROUP."""
@@ -336,14 +337,14 @@ class ProcessTable(Roster):
         known = pid.task if pid is not None and pid.identity == state.pid else None
         between = state.flags & EXITING and not state.flags & EXITED
         if known is not None:
-            if self._confirms(known, state) and not (between and rules.is_last_of_init(known)):
+            if answers.confirms(self, known, state) and not (between and rules.is_last_of_init(known)):
                 return
-            self._compare(known, state)
+            answers.compare(self, known, state)
         elif (
             between
             and state.pid != state.tgid
             and not state.flags & PTRACED
-            and not self._may_be_last_of_init(data, at)
+            and not answers.may_be_last_of_init(self.pids.task(data, at, 1))
         ):
             return  # its exit has been heard of, and its release follows for certain
         task = self._merge(data, at)
@@ -363,47 +364,6 @@ class ProcessTable(Roster):
         if (lingers or state.flags & EXITED) and not task.flags & EXITED:
             task.exit_code = state.exit_code
             self._exit(task)
-
-    def _confirms(self, task: Task, state: TaskState) -> bool:
-        """Whether an answer says of a task what is known, in every field: to take it over would change nothing."""
-        leader = task.leader
-        parent, pgid, sid = leader.parent, leader.pgid, leader.sid
-        return (
-            pgid is not None
-            and sid is not None
-            and (parent.address == state.parent if parent is not None else not state.parent_tid)
-            and pgid.identity == state.pgid
-            and sid.identity == state.sid
-            and task.address == state.task
-            and task.start_ns == state.start_ns
-            and task.flags & ~CREATED == state.flags
-            and task.comm == state.comm
-            and task.ids == (state.uid, state.gid)
-            and leader.pid.identity == state.tgid
-            and (task.exit_signal == state.exit_signal or leader is not task)
-            and task.child_namespace == ((state.child_ns_id, state.child_inum) if state.child_inum else None)
-            and self.noted.get(task, 0) == state.by
-            and not (self.orphans or self.leaderless or self.creatorless)  # nobody waits to hear of it
-        )
-
-    def _may_be_last_of_init(self, data: Data, at: int) -> bool:
-        """Whether a thread that is not here is of a namespace's init, and all the others of that have exited."""
-        leader = self.pids.task(data, at, 1)
-        return leader is not None and rules.is_last_of_init(leader) and bool(leader.flags & EXITED)
-
-    def _compare(self, task: Task, state: TaskState) -> None:
-        leader = task.leader
-        if state.flags & EXITED and not task.flags & EXITED:
-            self.surprises[task] = "exit"
-        elif leader.sid is None or leader.sid.identity != state.sid:
-            self.surprises[leader] = "session"
-        elif leader.pgid is None or leader.pgid.identity != state.pgid:
-            self.surprises[leader] = "group"
-        elif leader.parent is not None and leader.parent.address != state.parent:
-            parent = self.task(state.parent_tid)
-            # until exit_notify() a dead parent still stands in the kernel's record
-            if parent is None or parent.address != state.parent or not parent.flags & EXITED:
-                self.surprises[task] = "parent"
 
     def gone(self, data: Data, at: int) -> None:
         """RECORD_GONE."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent import history, wire
+from agent import answers, history, wire
 from agent.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED, MOVING_NOWHERE, Task
 from tests.kernelobjects import Thread
 from tests.watched import Watched, watched
@@ -403,19 +403,19 @@ def test_an_answer_that_says_nothing_new_touches_nobody(field: str) -> None:
     """And one that says anything else, in any field, is not."""
     pair = watched()
     process = pair.kernel.fork(pair.kernel.init)
-    answers: list[bytes] = []
-    pair.kernel.emit = answers.append
+    told: list[bytes] = []
+    pair.kernel.emit = told.append
     pair.put([pair.table.question(pair.task(process))])
-    state = wire.TaskState(*wire.TASK.unpack_from(answers[0]))
+    state = wire.TaskState(*wire.TASK.unpack_from(told[0]))
     value = getattr(state, field)
     changed: dict[str, Any] = {field: b"another" if field == "comm" else value ^ 0x40}
     other = state._replace(**changed)
 
-    assert pair.table._confirms(pair.task(process), state)
-    assert not pair.table._confirms(pair.task(process), other)
+    assert answers.confirms(pair.table, pair.task(process), state)
+    assert not answers.confirms(pair.table, pair.task(process), other)
 
     pair.table.changes.tasks.clear()
-    pair.feed(answers[0])
+    pair.feed(told[0])
 
     assert not pair.table.changes.tasks
     pair.agree()
