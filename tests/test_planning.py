@@ -205,6 +205,19 @@ def test_a_root_whose_end_the_guard_would_not_outlive_is_refused(signal: int) ->
     assert obstacles(a_snapshot([(100,)], [root])) == ()
 
 
+def test_a_zombie_that_sends_sigkill_is_refused_with_what_its_parent_has_outlived_that_by() -> None:
+    """Unless that is the init of a namespace, which is immune."""
+    zombie = a_task(3, 2, exit_signal=9, state=TaskState.ZOMBIE, exit_code=0)
+    tasks = [a_task(1, 0), a_task(2, 1), zombie]
+    found = obstacles(a_snapshot([(100,), (101,), (102,)], tasks))
+
+    assert [(one.tag, one.rule) for one in found] == [(3, "exit-signal")]
+    assert "sends SIGKILL to its parent 101" in found[0].text
+    assert "there it has called exec() since that birth, or a tracer holds the zombie" in found[0].text
+    inner = [tasks[0], tasks[1]._replace(depth=1), zombie._replace(depth=1)]
+    assert obstacles(a_snapshot([(100,), (101, 1), (102, 2)], inner)) == ()
+
+
 @pytest.mark.parametrize(("status", "init"), [(15, True), (6, True), (17, False), (65, False), (0x109, False)])
 def test_an_end_that_nobody_can_be_made_to_have_is_refused(status: int, *, init: bool) -> None:
     """An init is immune to most signals; some kill nobody."""

@@ -10,8 +10,19 @@ under the options that were asked for. All others are limits of ckptree. The pro
     In each pid namespace there is somebody who has the number 1.
 
 No proof is claimed for what a tracer can bring about, for a rebuild has none: `dying-namespace`, where a tracer holds
-somebody within his exit, or a zombie; `exit-signal`, where a parent stands though its child's end sends SIGKILL, since it
-has called exec() meanwhile, or because of a tracer; `zombie-thread`.
+somebody within his exit, or a zombie; `zombie-thread`.
+
+Nor for `exit-signal`, a zombie whose exit signal is SIGKILL. Its parent is told at once, by exit_notify() or by the
+release_task() of its last thread, and SIGKILL cannot be ignored. So a parent that stands is one of these:
+
+* the init of a pid namespace: sig_task_ignored() has SIGNAL_UNKILLABLE drop it. That one is rebuilt.
+* one that has called exec() since the birth: do_notify_parent() compares parent_exec_id with self_exec_id, and sends
+  SIGCHLD where they differ, while the zombie keeps its exit_signal. The tasks of a rebuild call no exec() before all
+  stand, so it is refused.
+* one whose zombie is traced by somebody else: the tracer is told, with SIGCHLD, and the parent when it detaches, in
+  __ptrace_detach(). Refused, too.
+
+A new parent is none of them, for reparent_leader() makes SIGCHLD the exit signal of whoever comes to it.
 """
 
 from signal import Signals
@@ -57,7 +68,8 @@ def _refuse_root(cast: Cast) -> None:
         text = f"the root {name(root)} has exited: there is nobody to hold the tree together"
         raise NotRebuildableError(root.tag, "dead-root", text)
     if root.exit_signal in (Signals.SIGKILL, Signals.SIGSTOP) and (cast.top is root or not cast.pidns):
-        text = f"the end of {name(root)} sends its parent signal {root.exit_signal}, and that one is to look after the tree"
+        sent = "SIGKILL" if root.exit_signal == Signals.SIGKILL else "SIGSTOP"
+        text = f"the end of {name(root)} sends its parent {sent}, and here that parent is what looks after the tree"
         raise NotRebuildableError(root.tag, "exit-signal", text)
 
 
@@ -67,7 +79,10 @@ def _refuse_signal(cast: Cast, node: Node) -> None:
     if not ends or node.exit_signal != Signals.SIGKILL or parent is None:
         return
     if not parent.is_init or (not parent.space and not cast.pidns):
-        text = f"the end of {name(node)} sends SIGKILL to {name(parent)}, which would die of it here"
+        text = (
+            f"the end of the zombie {name(node)} sends SIGKILL to its parent {name(parent)}, which would die of it here; "
+            "there it has called exec() since that birth, or a tracer holds the zombie"
+        )
         raise NotRebuildableError(node.tag, "exit-signal", text)
 
 

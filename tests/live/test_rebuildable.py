@@ -29,11 +29,18 @@ def a_namespace_whose_init_is_a_child_of_somebody_outside(tree: Tree) -> Target:
     return Target()
 
 
+def a_parent_that_outlived_the_sigkill_of_its_child(tree: Tree) -> Target:
+    """It has called exec() since the birth, so the kernel sent SIGCHLD; the zombie's exit signal is SIGKILL still."""
+    tree.run(CONTAINER + "fork 1 2; fork 2 3 signal=9; exec 2; exit 3")
+    return Target()
+
+
 @pytest.mark.parametrize(
     ("scenario", "rule"),
     [
         (SCENARIOS["double_fork_daemons"], None),
         (a_namespace_whose_init_is_a_child_of_somebody_outside, "namespace-without-init"),
+        (a_parent_that_outlived_the_sigkill_of_its_child, "exit-signal"),
     ],
 )
 def test_what_stands_in_the_way_is_said_and_written(
