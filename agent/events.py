@@ -101,8 +101,10 @@ class Feed:
         """Between two batches: what is not of a record. The caller has swept if that was due."""
         if not self.subscriptions:
             return
-        self._tell_loss(self._stream.next)
-        if self._unsynced and not self._stream.suspect:
+        if not self._unsynced:
+            self._tell_loss(self._stream.next)
+        elif not self._stream.suspect:
+            self._tell_loss(self._stream.next)
             self._unsynced = False
             self._tell_all({"event": "resync", "order": self._stream.next})
         for subscription in self.subscriptions:
@@ -117,11 +119,15 @@ class Feed:
             subscription.say(event)
 
     def _tell_loss(self, order: int) -> None:
-        """Numbers below this one are missing; or one that was given up comes too late, and undoes what came after it."""
-        lost, self._lost = self._stream.lost - self._lost, self._stream.lost
-        if lost > 0 or (self._stream.suspect and not self._unsynced):
+        """Numbers below this one are missing; or one that was given up comes too late, and undoes what came after it.
+
+        Until all is right again nothing is certain, so what is lost meanwhile is added up, and told once: before that.
+        """
+        stream = self._stream
+        lost, self._lost = max(0, stream.lost - self._lost), stream.lost
+        if lost or (stream.suspect and not self._unsynced):
             self._unsynced = True
-            self._tell_all({"event": "loss", "order": order, "count": max(0, lost)})
+            self._tell_all({"event": "loss", "order": order, "count": lost})
 
     # ---- records ---------------------------------------------------------------------------------------------------
 
@@ -134,7 +140,7 @@ class Feed:
         bare = Record(kind)
 
         def heard(data: Data, at: int) -> None:
-            if stream.lost != self._lost or stream.suspect is not self._unsynced:
+            if not self._unsynced and (stream.suspect or stream.lost != self._lost):
                 self._tell_loss(stream.next - (not stream.is_late))
             if touched:
                 changes.set_aside()
