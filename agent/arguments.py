@@ -24,6 +24,14 @@ from agent import wire
 HASHED_BYTES: Final = wire.STRINGS_BYTES
 """The most of an area that the exec hook hashes, from its start; of a longer one the rest is judged by its marks."""
 
+HELD_TITLE: Final = b"ckptree: held "
+"""The beginning of the title of a task that a restart holds; see show_held() in agent/restart/settle.c."""
+
+HELD: Final = (
+    "a ckptree restart holds it, and it runs nothing; what the original ran is in the image that it was made from"
+)
+"""Why such a task has no arguments."""
+
 _AT_NULL: Final = 0
 _AT_EXECFN: Final = 31
 _HASH_BASIS: Final = 0xCBF29CE484222325
@@ -184,6 +192,8 @@ def _decided(
 
 
 def _arguments_wrong(memory: Memory, data: bytes, stack: Stack | None) -> str:
+    if data.startswith(HELD_TITLE):
+        return HELD
     if memory.arg_start:
         if memory.arg_end != memory.env_start or memory.arg_start < memory.start_stack:
             return "it has been moved by prctl(PR_SET_MM), as for a title"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agent import procfs, surroundings
-from agent.arguments import AtExec, area_of
+from agent.arguments import HELD, AtExec, area_of
 from agent.details import NOTHING, Details, details
 from agent.host import boottime_offset_ns, start_ticks
 from agent.model import Snapshot, Task, TaskState
@@ -116,16 +116,21 @@ def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:
 
 
 def unknown(snapshot: Snapshot) -> Iterator[str]:
-    """Whose arguments or environment are not what they were started with, one line each."""
+    """Whose arguments or environment are not what they were started with: a line each, and one for all that are held."""
+    held: list[str] = []
     for task in snapshot.tasks:
         if (told := task.details) is None:
             continue
         for what, why in (("arguments", told.argv_unknown), ("environment", told.env_unknown)):
-            if why is not None:
+            if why == HELD:
+                held.append(_called(snapshot, task))
+            elif why is not None:
                 yield (
                     f"{_called(snapshot, task)}: its {what}: not known: {why}. A daemon that runs with "
                     "keep_arguments = true when it is started keeps them"
                 )
+    if held:
+        yield f"{_some(held)}: {'its' if len(held) == 1 else 'their'} arguments: not known: {HELD}"
 
 
 def _called(snapshot: Snapshot, task: Task) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.arguments import HASHED_BYTES, Area, AtExec, Memory, Stack, Strings, judge, string_hash
+from agent.arguments import HASHED_BYTES, HELD, HELD_TITLE, Area, AtExec, Memory, Stack, Strings, judge, string_hash
 from agent.details import Details, details, stat_fields
 from agent.host import ns_per_tick
 
@@ -94,6 +94,23 @@ def test_arguments_that_prctl_has_moved_are_no_arguments() -> None:
     assert (told.argv, told.env) == (None, TOLD.env)
     assert told.argv_unknown == "it has been moved by prctl(PR_SET_MM), as for a title"
     assert judge(moved, b"(sd-pam)\0\0", ENV, STACK, seen(kept=True)) == TOLD
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["addresses known", "addresses hidden"])
+def test_a_task_that_a_restart_holds_has_no_arguments_and_where_they_are_is_said(known: bool) -> None:  # noqa: FBT001
+    """Its title is no argument, though it ends as one."""
+    title = HELD_TITLE + b"1 sh\0"
+    end = START + len(title)
+    where = AT._replace(arg_start=START, arg_end=end, env_start=end, env_end=end) if known else Memory(*[0] * 6)
+
+    assert judge(where, title, b"", None, UNSEEN) == Strings(None, (), HELD, None)
+
+
+def test_the_helper_gives_the_title_that_is_known_here() -> None:
+    """It is written in C."""
+    helper = (Path(__file__).parents[1] / "agent/restart/settle.c").read_text()
+
+    assert f'"{HELD_TITLE.decode()}"' in helper
 
 
 def test_what_the_hook_saw_of_another_exec_says_nothing() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.enrich import Enriched, with_details
-from agent.model import Namespace, Snapshot, TaskState
+from agent.arguments import HELD
+from agent.enrich import Enriched, unknown, with_details
+from agent.model import Namespace, ProcessDetails, Snapshot, TaskState
 from tests.builders import a_snapshot, a_task
 
 TICK_NS = 10_000_000
@@ -149,3 +150,15 @@ def test_a_title_is_said_with_whom_it_is_of_and_what_to_do(tmp_path: Path) -> No
         "1 (task-1): its arguments: not known: its end has been written over, as by a title",
         "1 (task-1): its environment: not known: it has been written over, as by a title",
     ]
+
+
+def test_those_that_a_restart_holds_are_told_of_in_one_line_with_advice_that_holds_for_them() -> None:
+    """No daemon has what they were never started with."""
+    held, written = [ProcessDetails(argv_unknown=why) for why in (HELD, "it has been written over since exec")]
+    tasks = [a_task(1, 0, details=written), *[a_task(tag, 1, comm=b"sh", details=held) for tag in range(2, 15)]]
+    first, second = unknown(a_snapshot([(100 + tag,) for tag in range(14)], tasks))
+
+    assert first.startswith("100 (")
+    assert first.endswith("A daemon that runs with keep_arguments = true when it is started keeps them")
+    assert second.startswith("101 (sh), 102 (sh), ")
+    assert second.endswith(f"and 3 more: their arguments: not known: {HELD}")

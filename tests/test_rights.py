@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.errors import RefusedError
-from agent.model import Capabilities, ProcessDetails, Task
+from agent.model import Capabilities, ProcessDetails, Surroundings, Task
 from agent.restart.planning import make_plan
 from agent.restart.programs import own_arguments
 from agent.restart.rights import Host, obstacles, recorded, this_host
@@ -193,3 +193,25 @@ def test_this_host_gives_what_its_user_namespace_has(tmp_path: Path) -> None:
     found = this_host(pidns=True, proc=tmp_path)
     assert (found.uids, found.bounding) == ((range(mine, mine + 1),), (1 << 64) - 1)
     assert this_host(pidns=False, proc=tmp_path).bounding == RAW
+
+
+@pytest.mark.parametrize(
+    ("apart", "other"),
+    [
+        (("root",), "another root directory"),
+        (("root", "mounts"), "another root directory and other mounts"),
+        (("root", "mounts", "user"), "another root directory, other mounts and another user namespace"),
+    ],
+)
+def test_what_ran_with_other_files_or_ids_is_refused_in_plain_words(apart: tuple[str, ...], other: str) -> None:
+    """With both ways out."""
+    said = complaints(AS_ROOT._replace(surroundings=Surroundings(apart=apart)))
+
+    assert said == f"it ran with {other} than restart has here: run restart where it ran, or another command with --run"
+
+
+def test_an_image_that_does_not_say_what_ran_is_refused_with_advice_for_held_trees_too() -> None:
+    """Which run nothing that could be captured."""
+    snapshot = a_snapshot([(10,)], [a_process(None)])
+    with pytest.raises(RefusedError, match="take the image that it was made from"):
+        own_arguments(snapshot, make_plan(snapshot), ANY)

@@ -110,7 +110,10 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
     programs = {}
     living = [*_living(snapshot, plan), *_leaderless(snapshot, plan)]
     if all(task.details is None for _, task in living):
-        raise RefusedError("--run argv: the image does not say what ran: capture with `snapshot --with-argv`")
+        raise RefusedError(
+            "--run argv: the image does not say what ran: capture the original with `snapshot --with-argv`; of a tree that "
+            "`restart` holds, which runs nothing, take the image that it was made from"
+        )
     for index, task in living:
         who = name_of(plan.actors[index])
         if task.details is not None and task.details.execed is False:

@@ -70,10 +70,10 @@ def _ranges(path: Path) -> tuple[range, ...]:
 
 
 _STRANGE: Final = {
-    "root": "its root directory",
-    "mounts": "its mounts",
-    "mounts-unknown": "perhaps its mounts, of which an image of an earlier version does not tell enough,",
-    "user": "its user namespace",
+    "root": "another root directory",
+    "mounts": "other mounts",
+    "mounts-unknown": "perhaps other mounts, of which an image of an earlier version does not tell enough",
+    "user": "another user namespace",
 }
 
 
@@ -99,8 +99,9 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
         if strange := surroundings.strange(
             details.surroundings, host.surroundings, same_boot=same, ids_made=host.ids_made
         ):
-            what = ", ".join(_STRANGE.get(each, each) for each in strange)
-            yield f"it lived elsewhere, and {what} would be others here: run restart where it lived, or a command there"
+            *most, last = [_STRANGE.get(each, each) for each in strange]
+            what = f"{', '.join(most)} and {last}" if most else last
+            yield f"it ran with {what} than restart has here: run restart where it ran, or another command with --run"
             return
     for what, why in (("arguments", details.argv_unknown), ("environment", details.env_unknown)):
         if why is not None:

@@ -408,7 +408,7 @@ def test_a_program_of_another_root_directory_is_not_run_as_the_file_of_that_path
 
     assert there.returncode == 0, there.stderr
     assert (refused.returncode, refused.stdout) == (7, "")
-    assert f"({process.pid}): it lived elsewhere, and its mounts would be others here" in refused.stderr
+    assert f"({process.pid}): it ran with other mounts than restart has here" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_a_program_whose_mounts_differ_in_rights_or_order_is_not_run_outside(fol
     refused = subprocess.run([*around, *command], cwd=TOP, capture_output=True, text=True, check=False, timeout=60)
 
     assert (refused.returncode, refused.stdout) == (7, ""), refused.stderr
-    assert f"({process.pid}): it lived elsewhere, and its mounts would be others here" in refused.stderr
+    assert f"({process.pid}): it ran with other mounts than restart has here" in refused.stderr
 
 
 def test_a_program_of_a_user_namespace_is_not_run_outside_where_its_ids_are_the_same(folder: Path) -> None:
@@ -450,7 +450,7 @@ def test_a_program_of_a_user_namespace_is_not_run_outside_where_its_ids_are_the_
     refused = ckptree("restart", image, "--run", "argv", "--json")
 
     assert (refused.returncode, refused.stdout) == (7, "")
-    assert f"({process.pid}): it lived elsewhere, and its user namespace would be others here" in refused.stderr
+    assert f"({process.pid}): it ran with another user namespace than restart has here" in refused.stderr
 
 
 def test_a_tree_that_was_started_again_can_be_started_again_again(folder: Path) -> None:
