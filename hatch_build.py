@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of a build that is no Python: the helper that rebuilds trees is compiled, so the wheel is for one machine; and
-manual pages and completions are made from the code.
+"""The build steps beside Python: compilation of the rebuild helper, which makes the wheel specific to a machine, and the
+generation of manual pages and completions.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ImportError:  # as a program it needs no hatchling
+except ImportError:  # not needed for running this file as a program
     BuildHookInterface = object
 
 TOP = Path(__file__).resolve().parent
@@ -21,18 +21,18 @@ HELPER = FOLDER / "ckptree-rebuild"
 SOURCES = ("rebuild.c", "watch.c", "takedown.c", "watcher.c", "kin.c", "actor.c", "ending.c", "settle.c", "rights.c")
 FLAGS = (
     *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-s"),
-    # No C library, no position to find out at the start: the less there is of it, the faster it forks.
+    # Neither C library nor position-independent code: a smaller program forks faster.
     *("-static", "-no-pie", "-fno-pie", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector"),
     *("-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack"),
 )
 
 
-MACHINE_FLAGS = {"aarch64": ("-mno-outline-atomics",)}  # else they are functions of a library that it does not have
+MACHINE_FLAGS = {"aarch64": ("-mno-outline-atomics",)}  # else gcc calls functions of a library that is not linked
 
 
 def compile_helper() -> None:
-    """Compile it beside its sources; it appears whole or not at all."""
+    """Compile the helper beside its sources; it appears whole or not at all."""
     unfinished = HELPER.with_name(f"{HELPER.name}.{os.getpid()}")
     compiler = os.environ.get("CC", "gcc")
     machine = subprocess.run([compiler, "-dumpmachine"], check=True, capture_output=True, text=True).stdout
@@ -45,17 +45,17 @@ def compile_helper() -> None:
 
 
 def make_manual() -> str:
-    """Make what belongs below share; returns the folder. Another process imports the code: this one is somebody else's."""
+    """Generate the files below share in a process of its own, because that imports the code; return the folder."""
     folder = TOP / "build" / "share"
     subprocess.run([sys.executable, "-m", "manual", str(folder)], cwd=TOP, check=True, stdout=subprocess.DEVNULL)
     return str(folder)
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
-    """What hatchling calls for a wheel, an editable one too."""
+    """The hook that hatchling calls for a wheel, an editable one included."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and say for which machine. Any Python 3 will do, for the helper is a program of its own."""
+        """Compile the helper and tag the wheel with the machine, for any Python 3: the helper is a program of its own."""
         if self.target_name != "wheel":
             return
         compile_helper()

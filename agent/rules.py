@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's rules for tasks, pid objects and namespaces: each rule once, named as the kernel names it.
+"""What the kernel does to tasks, pid objects and namespaces: each rule once, named as the kernel names it.
 
 Theory
 ------
-A pid object lives while it has users: tasks as their own pid, thread groups as pgid or as sid. Its numbers are taken at
-every level as long as it lives, so a dead session leader's number stays taken.
+A pid object lives while somebody uses it: as its own pid (every task), as pgid or as sid (every thread group). Its
+numbers are taken at every level as long as it lives, so a dead session leader's number stays taken.
 
 A task lives through ``birth -> exit -> release``:
 
-* *exit* (do_exit, exit_notify): it stops running; its children get a new parent: a living thread of its own group, else
+* *exit* (do_exit, exit_notify): it runs no more; its children get a new parent: a living thread of its own group, else
   the nearest living subreaper above on the same namespace level, else the init of its namespace.
-* A thread that is no leader is released at once, unless it is traced. A leader stays, first as *dead leader* while
-  other threads of its group live, then as *zombie* until its parent waits, or at once where the parent ignores SIGCHLD.
+* A thread that is no leader is released at once, unless it is traced. A leader stays, first as *dead leader* while other
+  threads of its group live, then as *zombie* until its parent waits, or at once where the parent ignores SIGCHLD.
 * *release* (release_task): it gives up its pid objects and is gone.
 
-exec by a thread that is no leader (de_thread) ends the other threads. The thread takes over its leader's pid object,
-place in the tree and start time; the thread's own number becomes free.
+exec by a thread that is no leader (de_thread) ends the others, and the thread takes over its leader's pid object, place
+in the tree and start time; the thread's own number goes.
 
-Every function leaves the objects consistent, in whatever order they are called: a lossy event stream must not break
-them. Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
+Every function leaves the objects consistent whatever order it is called in: a lossy event stream must not break them.
+Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ SIGCHLD = 17
 
 
 def hash_pid(pid: Pid) -> None:
-    """Take the numbers of a pid object at every level, as alloc_pid() does."""
+    """alloc_pid(): take its number at every level."""
     namespace: Namespace | None = pid.namespace
     for number in reversed(pid.numbers):
         if namespace is None:
@@ -54,12 +54,12 @@ def hash_pid(pid: Pid) -> None:
 
 
 def attach_pid(pid: Pid) -> None:
-    """Count one more user of a pid object."""
+    """One more user."""
     pid.users += 1
 
 
 def detach_pid(pid: Pid) -> None:
-    """Count one user less; without users the numbers become free at every level, as in free_pid()."""
+    """One user less; free_pid() with the last one: its numbers go at every level."""
     pid.users -= 1
     if pid.users > 0:
         return
@@ -76,30 +76,28 @@ def detach_pid(pid: Pid) -> None:
 
 
 def leads_session(leader: Task) -> bool:
-    """Return True if a process has called setsid(), or is an init that has: signal->leader."""
+    """signal->leader: it has called setsid(), or is an init that has."""
     return leader.sid is leader.pid
 
 
 def may_setsid(leader: Task) -> bool:
-    """Return False for a session leader, and while any process has the caller's pid as its group: EPERM of
-    ksys_setsid().
-    """
+    """ksys_setsid(): EPERM for a session leader, and while any process has the caller's pid as its group."""
     return not leads_session(leader) and leader.pid.users == 1
 
 
 def setsid(leader: Task) -> None:
-    """Make a process the leader of a new session and of a new group, both under its own pid, as ksys_setsid() does."""
+    """ksys_setsid(): leader of a new session and of a new group, both under its own pid."""
     change_sid(leader, leader.pid)
     change_pgid(leader, leader.pid)
 
 
 def may_setpgid(caller: Task, leader: Task, member: Task | None) -> bool:
-    """Return True if setpgid() permits a move: of the caller or its child, no session leader, within the session.
+    """setpgid(): a process moves itself or a child of its own session, no session leader, within that session.
 
     Args:
         caller: leader of the calling group.
-        leader: leader of the group that is moved.
-        member: any process of the group to join; None where that is the moved leader's own new group.
+        leader: who is moved.
+        member: any process of the group to join; None where that is to be the leader's own new group.
     """
     own = leader is caller or (leader.parent is not None and leader.parent.leader is caller)
     return (
@@ -118,12 +116,12 @@ def lineage(task: Task | None) -> Iterator[Task]:
 
 
 def descends_from(task: Task | None, leader: Task) -> bool:
-    """Return True if a thread belongs to a leader's group, or to a group below it."""
+    """Return True if a thread is of a group, or below it."""
     return any(each is leader for each in lineage(task))
 
 
 def put_child(leader: Task, parent: Task) -> None:
-    """Put a group first on the list of a parent's children. The parent must not stand below the group."""
+    """Put a group first on the list of a parent's children, which does not stand below it."""
     first = parent.first_child
     leader.parent = parent
     leader.next = first
@@ -140,8 +138,8 @@ def _has_below(leader: Task) -> bool:
 def link_child(leader: Task, parent: Task | None) -> None:
     """Make a group the child of a thread; None: the parent is not known.
 
-    After loss a record may name a parent that the table still has below this group. No tree has a circle, so the parent
-    then counts as not known, and every walk up the tree ends.
+    After loss a record may name a parent that still stands below this very group. There is no such tree: the parent then
+    counts as not known, and walks up the tree end.
     """
     if parent is not None and (parent.leader is leader or (_has_below(leader) and descends_from(parent, leader))):
         parent = None
@@ -165,7 +163,7 @@ def unlink_child(leader: Task) -> None:
 
 
 def change_pgid(leader: Task, pgid: Pid) -> None:
-    """Give a process another group: change_pid(PIDTYPE_PGID)."""
+    """change_pid(PIDTYPE_PGID)."""
     attach_pid(pgid)
     if leader.pgid is not None:
         detach_pid(leader.pgid)
@@ -173,7 +171,7 @@ def change_pgid(leader: Task, pgid: Pid) -> None:
 
 
 def change_sid(leader: Task, sid: Pid) -> None:
-    """Give a process another session: change_pid(PIDTYPE_SID)."""
+    """change_pid(PIDTYPE_SID)."""
     attach_pid(sid)
     if leader.sid is not None:
         detach_pid(leader.sid)
@@ -181,7 +179,7 @@ def change_sid(leader: Task, sid: Pid) -> None:
 
 
 def add_process(task: Task, parent: Task | None, pgid: Pid, sid: Pid) -> None:
-    """Enter a new group with one task: copy_process() without CLONE_THREAD."""
+    """copy_process() without CLONE_THREAD: a new group with one task."""
     pid = task.pid
     pid.task = task
     pid.users += 1
@@ -195,7 +193,7 @@ def add_process(task: Task, parent: Task | None, pgid: Pid, sid: Pid) -> None:
 
 
 def add_thread(task: Task, leader: Task) -> None:
-    """Enter a task as a thread of a group: copy_process() with CLONE_THREAD."""
+    """copy_process() with CLONE_THREAD."""
     task.pid.task = task
     attach_pid(task.pid)
     task.leader = leader
@@ -209,17 +207,17 @@ def add_thread(task: Task, leader: Task) -> None:
 
 
 def is_alone(leader: Task) -> bool:
-    """Return True if no other thread of the group is left: thread_group_empty()."""
+    """thread_group_empty(): no other thread of the group is left."""
     return not leader.threads
 
 
 def is_zombie(task: Task) -> bool:
-    """Return True if a task has exited and is not reaped yet; a dead leader of living threads is no zombie."""
+    """It has exited and waits to be waited for; a dead leader of living threads is not there yet."""
     return bool(task.flags & EXITED) and (task.leader is not task or is_alone(task))
 
 
 def find_alive_thread(task: Task) -> Task | None:
-    """Return a thread of the group that has not exited, io workers included: the kernel checks PF_EXITING alone."""
+    """A thread of the group that has not exited; the kernel goes by PF_EXITING, so kernel workers count too."""
     leader = task.leader
     if not leader.flags & EXITED:
         return leader
@@ -231,11 +229,9 @@ def find_alive_thread(task: Task) -> Task | None:
 
 
 def find_child_reaper(father: Task) -> Task | None:
-    """Return the task that adopts orphans in father's namespace; a living thread of father's group takes over from
-    father.
+    """Who adopts in father's namespace; when father was that, a living thread of its group takes over.
 
-    Without such a thread zap_pid_ns_processes() kills the namespace, whose tasks stay children of the dying init to the
-    end.
+    Where none is left, zap_pid_ns_processes() kills the namespace: its children stay with the dying init to the end.
     """
     namespace = father.pid.namespace
     if namespace.reaper is father:
@@ -244,7 +240,7 @@ def find_child_reaper(father: Task) -> Task | None:
 
 
 def find_new_reaper(father: Task) -> Task | None:
-    """Return the new parent of father's children; None where it is not known, or where the whole namespace dies."""
+    """The new parent of father's children; None where it is not known, or where all of the namespace dies."""
     reaper = find_child_reaper(father)
     thread = find_alive_thread(father)
     if thread is not None:
@@ -262,10 +258,10 @@ def find_new_reaper(father: Task) -> Task | None:
 
 
 def reparent_children(father: Task) -> Task | None:
-    """Give the children of a task that exits a new parent, as forget_original_parent() does.
+    """forget_original_parent().
 
     Returns:
-        The new parent; None where it is not known: the children then have none until the kernel is asked about them.
+        The new parent; None where it is not known: the children then have none until they are asked about.
     """
     if father.first_child is None:
         if father.pid.namespace.reaper is father:
@@ -274,9 +270,8 @@ def reparent_children(father: Task) -> Task | None:
     reaper = find_new_reaper(father)
     if reaper is father:
         return father
-    # A child that stands above the reaper, possible only after loss, cannot be put below it. A child without children
-    # or threads stands above no task, and a thread of father's own group is no such reaper: so mostly no walk up is
-    # needed.
+    # Whoever stands above the reaper cannot be put below it. There is nobody but after loss, nor in father's own group, and
+    # whoever has nobody below stands above nobody: so one walk up, and mostly none.
     above: set[Task] | None = None
     for child in father.children():
         unlink_child(child)
@@ -290,7 +285,7 @@ def reparent_children(father: Task) -> Task | None:
 
 
 def exit_task(task: Task) -> Task | None:
-    """Mark a task as exited and give its children a new parent: do_exit() up to exit_notify().
+    """do_exit() up to exit_notify(): it runs no more.
 
     Returns:
         The new parent of its children, as reparent_children() does.
@@ -300,7 +295,7 @@ def exit_task(task: Task) -> Task | None:
 
 
 def release_task(task: Task) -> None:
-    """Take a task off its pid objects, group and tree. Afterwards only births may refer to its object."""
+    """It gives up its pid objects and leaves group and tree. What holds the object after that is history."""
     pid = task.pid
     if pid.task is not task:
         return  # gone already
@@ -332,20 +327,17 @@ def release_task(task: Task) -> None:
 
 
 def dies_unwaited(task: Task) -> bool:
-    """Return True for a thread that the kernel releases at its exit with no wait call: no leader, and not traced.
+    """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced.
 
-    The last thread of a namespace's init may wait in zap_pid_ns_processes(): it is gone only when a record or an answer
-    says so.
+    The last one of a namespace's init may have to wait in zap_pid_ns_processes(): it is not gone before that is known.
     """
     return task.leader is not task and not task.flags & PTRACED and not is_last_of_init(task)
 
 
 def lingers(task: Task) -> bool:
-    """Return True if a task has exited as the last of a namespace's init, and may wait in zap_pid_ns_processes().
+    """zap_pid_ns_processes(): it has exited as the last of a namespace's init, and may wait for others' numbers to be free.
 
-    It waits until the numbers of the namespace's other tasks are free. A thread is then released without an event. A
-    leader
-    becomes a zombie, or is released too where its parent ignores SIGCHLD by then.
+    A thread goes then, untold. A leader becomes a zombie, or goes, too, where its parent has come to ignore SIGCHLD.
     """
     return task.flags & (EXITED | PTRACED) == EXITED and (
         task.leader is not task or (is_alone(task) and is_last_of_init(task) and len(task.pid.namespace.numbers) > 1)
@@ -353,18 +345,16 @@ def lingers(task: Task) -> bool:
 
 
 def is_last_of_init(task: Task) -> bool:
-    """Return True if a namespace dies with this thread, whose exit has begun."""
+    """Whether a namespace dies with this thread, whose exit has begun."""
     pid = task.leader.pid
     return pid.level > 0 and pid.numbers[-1] == 1 and all(each is task or each.flags & EXITED for each in task.group())
 
 
 def may_vanish(task: Task) -> bool:
-    """Return True if a task that has exited may be released with no wait call and no event.
+    """Whether a task that has exited may be released with no wait call: unwaited for, or by or in a dying namespace.
 
-    do_notify_parent() releases at once a child whose parent ignores SIGCHLD. zap_pid_ns_processes() reaps the tasks of
-    a dying
-    namespace within the kernel, and afterwards lets the thread go on that waits there, unless its parent has to reap
-    it.
+    do_notify_parent() has the first kind released at once, zap_pid_ns_processes() waits for the second within the kernel,
+    and when all are gone it lets the thread go on that waits there, if that is none that somebody else has to reap.
     """
     if not task.flags & EXITED:
         return False
@@ -381,12 +371,10 @@ def may_vanish(task: Task) -> bool:
 
 
 def is_immune(leader: Task) -> bool:
-    """Return True for a namespace's init, which gets no signal that it has no handler for: SIGNAL_UNKILLABLE,
-    sig_task_ignored().
+    """SIGNAL_UNKILLABLE, sig_task_ignored(): a namespace's init has no signal that it has not made a handler for.
 
-    SIGKILL and SIGSTOP arrive all the same where a process above that namespace sends them with kill(). The signals
-    that the
-    kernel itself sends at an exit do not.
+    Two of them come all the same where somebody above that namespace sends them with kill(): SIGKILL and SIGSTOP. What
+    the kernel itself sends at an exit is not of that kind.
     """
     pid = leader.pid
     return (pid.level > 0 and pid.numbers[-1] == 1) or pid.namespace.reaper is leader
@@ -396,11 +384,7 @@ def is_immune(leader: Task) -> bool:
 
 
 def propagate_has_child_subreaper(leader: Task) -> list[Task]:
-    """Mark each group below as prctl(PR_SET_CHILD_SUBREAPER, 1) does, but no namespace init and no group below one.
-
-    Returns:
-        The leaders that were not marked before.
-    """
+    """prctl(PR_SET_CHILD_SUBREAPER, 1): marks each group below, but for namespace inits and theirs; returns who is new."""
     marked: list[Task] = []
     below = [leader]
     while below:
@@ -417,10 +401,11 @@ def propagate_has_child_subreaper(leader: Task) -> list[Task]:
 
 
 def de_thread(thread: Task) -> Task:
-    """Make a thread that calls exec the leader, under the leader's number and start time.
+    """exec by a thread that is no leader: it becomes the leader, under the leader's number and start time.
 
-    The leader's Task stays, for its process lives on. It takes the thread's address, flags, children and the namespace
-    of its next child. The thread's Task stays only for the births that run through it.
+    The leader's Task stays, for the process it stands for lives on; it takes what is the thread's own: the address, the
+    children, the namespace of the next one, being alive. The thread's Task becomes history, for the births that run
+    through it.
 
     Returns:
         The leader's Task.
@@ -445,5 +430,5 @@ def de_thread(thread: Task) -> Task:
 
 
 def is_kernel_worker(task: Task) -> bool:
-    """Return True for a kernel thread or an io worker: no rebuild can make one."""
+    """Kernel code that runs as a task: nobody can rebuild it."""
     return bool(task.flags & (KERNEL | IO_WORKER))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel side: the BPF programs, the header they share with Python, and the one module that loads them."""
+"""The kernel side: the BPF programs, the header that Python shares, and the modules that compile and load them."""

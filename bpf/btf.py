@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the running kernel keeps what: member offsets out of BTF, in plain Python.
+"""Member offsets of the running kernel's structures, from its BTF, in plain Python.
 
 Grammar (Documentation/bpf/btf.rst), all words u32 in the machine's byte order::
 
@@ -9,8 +9,8 @@ Grammar (Documentation/bpf/btf.rst), all words u32 in the machine's byte order::
     info    := vlen (bits 0-15), kind (24-28), kind_flag (31)
     member  := name_off, type, offset                      bits; with kind_flag: bit size << 24 | bit offset
 
-Types are numbered from 1 in file order, so finding one by name is a walk. The walk is lazy: it stops as soon as every
-wanted name has been seen, about 3,000 of 126,000 types on a 6.18 kernel, and goes on only when a member refers beyond.
+Types are numbered from 1 in file order, so finding one by name is a walk. The walk stops as soon as it has seen every
+wanted name, after about 3,000 of 126,000 types on a 6.18 kernel. It goes on only if a member refers to a later type.
 """
 
 import mmap
@@ -33,12 +33,12 @@ _WORDS |= {14: (1, 0), 15: (0, 3), 17: (1, 0), 19: (0, 3)}
 
 
 class Member(NamedTuple):
-    """Where a member lies in its structure.
+    """The place of a member in its structure.
 
     Attributes:
-        offset: bytes from the start of the structure; for a bit field, of the byte that holds its first bit.
-        mask: for a bit field of one bit, that bit in its byte; 0 for ordinary members.
-        type_id: of the member's type, modifiers stripped.
+        offset: in bytes from the start of the structure; for a bit field, of the byte that holds its first bit.
+        mask: the bit in its byte, for a bit field of one bit; 0 for ordinary members.
+        type_id: of the member's type, without modifiers.
     """
 
     offset: int
@@ -47,7 +47,7 @@ class Member(NamedTuple):
 
 
 def _read(path: Path) -> memoryview:
-    """Map the file, or read it: before 6.16 sysfs refuses to map it and hands out a page for each read."""
+    """Map the file; before 6.16 sysfs refuses to map it and returns one page for each read, so read it all there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -74,10 +74,10 @@ class Btf:
         path: a raw BTF file.
 
     Attributes:
-        types: the whole type section, as bytes: two kernels with the same one have the same type ids.
+        types: the whole type section, as bytes: kernels with equal sections have equal type ids.
 
     Raises:
-        HostError: there is none, or it is no BTF.
+        HostError: the file does not exist, or is no BTF.
     """
 
     def __init__(self, path: Path = VMLINUX) -> None:
@@ -93,12 +93,12 @@ class Btf:
         self._next = 0
 
     def _name_off(self, name: str) -> int:
-        """The offset of a whole string, or -1: strings are stored once, so names compare as numbers."""
+        """Return the offset of a whole string, or -1. BTF stores each string once, so names compare as numbers."""
         found = self._strings.find(b"\0" + name.encode() + b"\0")
         return found + 1 if found >= 0 else -1
 
     def _step(self) -> int:
-        """Walk over one more type and return its word index; -1 at the end."""
+        """Walk over one more type and return its word index, or -1 at the end."""
         at = self._next
         if at >= len(self._types):
             return -1
@@ -126,7 +126,7 @@ class Btf:
         """Find structures and unions by name.
 
         Returns:
-            Type id by name, for those that exist. A forward declaration of the same name does not count.
+            Type ids by name, without unknown names. A forward declaration of the same name does not count.
         """
         wanted = {off: name for name in names if (off := self._name_off(name)) >= 0}
         found: dict[str, int] = {}
@@ -142,11 +142,11 @@ class Btf:
         return found
 
     def size(self, type_id: int) -> int:
-        """Bytes a structure takes."""
+        """Return the size of a structure in bytes."""
         return self._types[self._word(self._strip(type_id)) + 2]
 
     def member(self, struct_id: int, path: str) -> Member | None:
-        """Find ``a.b.c`` in a structure; members of anonymous structures count as the outer one's, as in C.
+        """Find ``a.b.c`` in a structure. Members of an anonymous structure count as the outer one's, as in C.
 
         Returns:
             None where this kernel has no such member.
@@ -178,17 +178,17 @@ class Btf:
         return None
 
     def function(self, name: str) -> int:
-        """The type id of a kernel function; 0 where BTF does not name it."""
+        """Return the type id of a kernel function; 0 where BTF does not name it."""
         at = self._find(name, _FUNC)
         return self._at.index(at) if at >= 0 else 0
 
     def tracepoint(self, event: str) -> int:
-        """The type id of a raw tracepoint, ``btf_trace_EVENT``; 0 where it does not exist."""
+        """Return the type id of a raw tracepoint, ``btf_trace_EVENT``; 0 where it does not exist."""
         at = self._find(f"btf_trace_{event}", _TYPEDEF)
         return self._at.index(at) if at >= 0 else 0
 
     def _find(self, name: str, kind: int) -> int:
-        """Word index of the first type of that name and kind, or -1."""
+        """Return the word index of the first type of that name and kind, or -1."""
         name_off = self._name_off(name)
         type_id = 1
         while name_off >= 0:
@@ -204,9 +204,9 @@ class Btf:
         return self._types[self._word(proto_id) + 1] & 0xFFFF
 
     def tracepoint_arguments(self, event: str) -> int | None:
-        """How many arguments a raw tracepoint passes, out of ``btf_trace_EVENT``; None where it does not exist.
+        """Return the number of arguments of a raw tracepoint, from ``btf_trace_EVENT``; None for an unknown tracepoint.
 
-        A program that reads one more than there are does not attach.
+        The kernel does not attach a program that reads one more.
         """
         at = self._find(f"btf_trace_{event}", _TYPEDEF)
         if at < 0:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C to bytecode, and the only import of bcc. What was compiled once for a kernel is kept for its next boot.
+"""C to bytecode. Only this module imports bcc. It stores the bytecode for the next start on the same kernel.
 
-bcc takes half a second, most of what a start costs, so the result is stored under a key of everything that went into it:
-the sources, the offsets of this kernel, the whole of its BTF (the ids in it), and which bcc. The store must be root's and
-nobody else's to write, for what it holds is loaded into the kernel: a daemon that is another user's, and without
-capabilities once it is ready, could otherwise leave to the next one, which begins with them, what that is to load.
+bcc takes half a second, most of the time of a start. So the result is stored under a key of all its inputs: the sources,
+this kernel's offsets, its whole BTF (for the ids in it), and bcc's version. Only root may be able to write to the store,
+because its contents are loaded into the kernel. Otherwise a daemon of another user, which drops its capabilities once it
+is ready, could choose the programs that the next daemon loads with all capabilities.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _PROGRAMS = (
     *("after_change_pid", "after_prctl", "before_release_task", "kprobe_release_task"),
     *("on_task", "on_terminal", "on_file", "on_sharing", "state", "marker"),
 )
-# What a load needs the BTF ids of.
+# The functions and tracepoints whose BTF ids a load needs.
 _FUNCTIONS = ("bpf_iter_task", "bpf_iter_task_file", *(hook.target for hook in (CHANGE_PID, PRCTL, RELEASE_TASK)))
 _TRACEPOINTS = ("task_newtask", "sched_process_exec", "sched_process_exit", "sched_process_free")
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
@@ -56,9 +56,9 @@ class Bundle:
     """Compiled programs, ready to load.
 
     Attributes:
-        code: bytecode by program; a reference to a map is the index of its name in `maps`.
-        maps: shape by name.
-        btf_ids: of the kernel functions and tracepoints that programs attach to; 0: the kernel has none.
+        code: bytecode by program; a reference to a map is the index of the map's name in `maps`.
+        maps: their shapes by name.
+        btf_ids: of the kernel functions and tracepoints that programs attach to; 0 if the kernel has none.
     """
 
     code: dict[str, bytes]
@@ -66,13 +66,13 @@ class Bundle:
     btf_ids: dict[str, int]
 
     def linked(self, program: str, map_fds: dict[str, int]) -> bytes:
-        """The bytecode of a program with the descriptors of real maps in it."""
+        """Return the bytecode of a program that refers to the descriptors of real maps."""
         fds = [map_fds[name] for name in self.maps]
         return _relocate(self.code[program], lambda index: fds[index])
 
 
 def _relocate(code: bytes, new: Any) -> bytes:
-    """Replace every reference to a map. An instruction: u8 opcode, u8 registers, s16 offset, s32 immediate."""
+    """Replace every reference to a map. An instruction is: u8 opcode, u8 registers, s16 offset, s32 immediate."""
     out = bytearray(code)
     at = 0
     while at < len(out):
@@ -86,15 +86,15 @@ def _relocate(code: bytes, new: Any) -> bytes:
 
 
 def source() -> str:
-    """Return the C of all programs, as one text."""
+    """Return the C source of all programs, as one text."""
     return "\n".join((_HERE / name).read_text() for name in _SOURCES)
 
 
 def bundle(btf: Btf, layout: Layout) -> Bundle:
-    """The compiled programs for this kernel, from the store if it has them.
+    """Return the compiled programs for this kernel, from the store if it has them.
 
     Raises:
-        HostError: bcc is not there, or is something else, or cannot compile.
+        HostError: bcc is missing, is another package of that name, or cannot compile.
     """
     spec = importlib.util.find_spec("bcc")
     if spec is None or not spec.origin:
@@ -115,7 +115,7 @@ def bundle(btf: Btf, layout: Layout) -> Bundle:
 
 
 def _compile(text: str, btf: Btf, layout: Layout) -> Bundle:
-    # Headers that happen to be installed, perhaps another kernel's, must not matter: bcc finds ours first.
+    # Installed headers, perhaps of another kernel, must not matter: bcc finds ours first.
     os.environ["BCC_KERNEL_SOURCE"] = str(_HERE)
     import bcc
 
@@ -124,12 +124,12 @@ def _compile(text: str, btf: Btf, layout: Layout) -> Bundle:
 
     class Module(bcc.BPF):  # type: ignore[misc]  # bcc has no types
         def _trace_autoload(self) -> None:
-            """Load and attach nothing by name: that is for the loader."""
+            """Load and attach nothing: the loader does that."""
 
     try:
         module = Module(text=text.encode(), cflags=[*layout.flags, "-Wno-everything"])
     except Exception as error:
-        # bcc raises nothing narrower. It creates the maps while it compiles, which is where a user without rights fails.
+        # bcc raises only Exception. It creates the maps while it compiles, so a user without rights fails here.
         if not _may_create_maps():
             raise HostError(
                 "not permitted: compiling and loading BPF needs root, or CAP_BPF and CAP_PERFMON"
@@ -154,13 +154,13 @@ def _may_create_maps() -> bool:
 
 
 def _roots(place: Path) -> bool:
-    """Return True if something is root's, and nobody else's to write."""
+    """Return True if a file or folder is root's, and no other user may write to it."""
     found = os.lstat(place)
     return found.st_uid == 0 and not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o022
 
 
 def _restore(path: Path) -> Bundle | None:
-    """A stored bundle, if it is there, whole, and nobody else could have written it."""
+    """Return a stored bundle if it is whole and only root could have written it; None otherwise."""
     try:
         if not (_roots(path.parent) and _roots(path)):
             return None
@@ -172,14 +172,14 @@ def _restore(path: Path) -> Bundle | None:
 
 
 def _store(path: Path, made: Bundle) -> None:
-    """Keep a bundle, as root; where that cannot be done the next start compiles again."""
+    """Store a bundle, as root; if that fails the next start compiles again."""
     if os.geteuid():
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not _roots(path.parent):
             return
-        path.parent.chmod(0o755)  # whatever the umask: the service reads it, too
+        path.parent.chmod(0o755)  # whatever the umask: the service reads it too
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as out:
             out.write(msgpack.packb({"code": made.code, "maps": made.maps, "btf_ids": made.btf_ids}))
             os.fchmod(out.fileno(), 0o644)
@@ -187,5 +187,5 @@ def _store(path: Path, made: Bundle) -> None:
 
 
 def vmlinux() -> Btf:
-    """The running kernel's types."""
+    """Return the running kernel's types."""
     return Btf(VMLINUX)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which edition of the kernel side this is: what was loaded by another one is not for us."""
+"""The edition of the kernel side: a daemon does not take over programs of another edition."""
 
 import hashlib
 from pathlib import Path
@@ -8,9 +8,9 @@ _HERE = Path(__file__).parent
 
 
 def edition() -> str:
-    """A digest of everything that decides what is loaded: the programs, their headers, and what loads them.
+    """Return a digest of everything that decides on the loaded programs: their sources, headers, and the loader's modules.
 
-    What else goes into the bytecode, the kernel's own types, cannot change while something is loaded.
+    The other input of the bytecode, the kernel's own types, cannot change while a program is loaded.
     """
     digest = hashlib.blake2b(digest_size=20)
     for path in sorted(_HERE.rglob("*")):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which hook announces what, best first. The loader goes down each list until one really loads and attaches.
+"""The hooks for each announcement, best first. The loader goes down each list until one set loads and attaches.
 
-Trying is the only test that tells the truth: kernels report support for fentry and refuse the load.
+Only an attempt tells the truth: some kernels report support for fentry and refuse the load.
 """
 
 import os
@@ -15,7 +15,7 @@ class Hook(NamedTuple):
     """One program at one place.
 
     Attributes:
-        kind: how it is attached.
+        kind: the way it is attached.
         target: the tracepoint (``sys_exit_setsid``, ``task_newtask``) or the kernel function.
         program: the function in bpf/*.c.
     """
@@ -29,17 +29,17 @@ class Hook(NamedTuple):
 
     @property
     def traced(self) -> str:
-        """The kernel's function or tracepoint whose types the program is told when it is loaded; else empty."""
+        """The kernel function or tracepoint whose BTF id the load needs; empty for other kinds."""
         return self.target if self.kind in ("typed_tracepoint", "fentry", "fexit") else ""
 
 
 class Feature(NamedTuple):
-    """Something to be announced.
+    """A kind of change that the hooks announce.
 
     Attributes:
-        name: what `status` calls it.
-        required: without it there is no capture at all. Without the others the sweeps still find the change, later.
-        ways: alternatives, best first; each is a set of hooks that only make sense together.
+        name: as `status` prints it.
+        required: True if there is no capture without it. Without another one the sweeps find the change later.
+        ways: alternatives, best first; each is a set of hooks that only work together.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Feature(NamedTuple):
 
 
 def left_out() -> tuple[str, ...]:
-    """Return the hooks and features that CKPTREE_WITHOUT of the environment names, separated by blanks: not to be used."""
+    """Return the hooks and features that the environment's CKPTREE_WITHOUT excludes, separated by blanks."""
     return tuple(os.environ.get("CKPTREE_WITHOUT", "").split())
 
 
@@ -68,12 +68,12 @@ def _call(name: str) -> Hook:
     return Hook("tracepoint", f"sys_exit_{name}", f"on_{name}")
 
 
-# fexit on change_pid sees every change of session or group at once, 32-bit system calls too. A kprobe there would see
-# the state before the change, and an entry is no announcement; so the system calls' own tracepoints come next.
+# fexit on change_pid sees every change of session or group at once, those of 32-bit system calls too. A kprobe there would
+# see the state before the change, too early for an announcement. So the system calls' own tracepoints come next.
 CHANGE_PID = Hook("fexit", "change_pid", "after_change_pid")
 RELEASE_TASK = Hook("fentry", "release_task", "before_release_task")
-# The entry point of the system call, which no other call passes; a tracepoint of one call slows all calls a little, and
-# distributions that restrict perf events (perf_event_paranoid above 2) give none without CAP_SYS_ADMIN.
+# The entry point of the system call, which no other call passes. A tracepoint of one call slows all calls a little, and
+# distributions that restrict perf events (perf_event_paranoid above 2) need CAP_SYS_ADMIN for it.
 _ENTRY = "arm64" if platform.machine() == "aarch64" else "x64"
 PRCTL = Hook("fexit", f"__{_ENTRY}_sys_prctl", "after_prctl")
 
@@ -82,7 +82,7 @@ STRINGS = Hook("typed_tracepoint", "sched_process_exec", "on_exec_strings")
 
 FEATURES = (
     Feature("fork", True, _best("task_newtask", "on_fork")),
-    # The second one tells of what the first one has told already, so it is behind it.
+    # The second hook announces the same as the first one, so it comes later.
     Feature("exec", True, ((EXEC, STRINGS), (EXEC,))),
     Feature("exit", True, _best("sched_process_exit", "on_exit")),
     Feature("free", True, _best("sched_process_free", "on_free")),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the BPF programs need to know of the running kernel, as ``-D`` flags for the compiler.
+"""The facts about the running kernel's structures, as ``-D`` flags for the compiler of the BPF programs.
 
-Every offset comes from BTF. Nothing is guessed from a version number: a member that a kernel lacks is left undefined,
-and ``kernel.h`` compiles the way without it. The names are ``OFF_<struct>_<member>``, dots as underscores; a bit field
-also gets ``MASK_...``, as what may be one does; structures whose size matters get ``SIZE_<struct>``.
+Every offset comes from BTF and nothing is guessed from a version number. A member that a kernel lacks has no flag, and
+``kernel.h`` compiles the way without it. The names are ``OFF_<struct>_<member>``, dots as underscores; a member that is or
+may be a bit field also gets ``MASK_...``; structures whose size matters get ``SIZE_<struct>``.
 """
 
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agent.errors import HostError
 from bpf.btf import Btf
 
-# struct -> members without which there is nothing to capture
+# struct -> members without which no capture is possible
 _REQUIRED = {
     "task_struct": (
         "pid",
@@ -56,21 +56,21 @@ _REQUIRED = {
     "k_sigaction": ("sa.sa_handler", "sa.sa_flags"),
 }
 
-# Features: name -> (struct, member), and what is lost without it.
+# Features: name -> (struct, member). A comment tells the loss without it.
 _OPTIONAL = {
-    "pid.ino": ("pid", "ino"),  # else a pid object is told by its number and address
+    "pid.ino": ("pid", "ino"),  # else a pid object is identified by its number and address
     "pid_namespace.pid_allocated": (
         "pid_namespace",
         "pid_allocated",
     ),  # else a dead one that waits is taken for a new one
-    "pid_namespace.ns_id": ("pid_namespace", "ns.ns_id"),  # else a namespace is told by the start of its init
+    "pid_namespace.ns_id": ("pid_namespace", "ns.ns_id"),  # else a namespace is identified by the start of its init
 }
 
-# What ties a process to others beside the tree, by feature: each member under the names it has had. Without one of
-# them the feature is left out.
+# Ties by feature: each needs these members, listed under all names they have had. If one member is missing the feature is
+# left out.
 # Linux kernel commit "tty: cumulate and document tty_struct::ctrl* members" (in v5.14)
-# Linux kernel commit "file: reclaim 24 bytes from f_owner" (in v6.12): file->f_owner became a pointer. `f_owner.pid` is a
-# member only where it is none yet, and that is how the two are told apart.
+# Linux kernel commit "file: reclaim 24 bytes from f_owner" (in v6.12): file->f_owner became a pointer. Only before it is
+# `f_owner.pid` a member, which tells the two apart.
 _TIES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "terminals": (
         ("signal_struct_tty", "signal_struct", ("tty",)),
@@ -101,26 +101,26 @@ _TIES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     ),
 }
 
-# As `_TIES` has them: features that take several members each.
+# In the form of `_TIES`: features that need several members each.
 _FEATURES = {
     **_TIES,
-    "arguments": (  # else nobody knows whether a process has written over its arguments
+    "arguments": (  # else it is not known if a process has overwritten its arguments
         ("task_struct_mm", "task_struct", ("mm",)),
         *((f"mm_struct_{name}", "mm_struct", (name,)) for name in ("arg_start", "arg_end", "env_start", "env_end")),
     ),
 }
 
-# The same member under the names it has had; the first one that exists is taken.
+# One member under the names it has had; the first existing one is taken.
 # Linux kernel commit cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime" (in v5.5)
 _RENAMED = {
     "START": ("task_struct", ("start_boottime", "real_start_time")),
 }
 
-# Bit fields that later kernels have as a bool, of a byte each: seen in Linux 7.2.
+# Bit fields that later kernels have as a bool of one byte: seen in Linux 7.2.
 _FLAGS = ("signal_struct_is_child_subreaper", "signal_struct_has_child_subreaper")
 
 # Arguments of a system call in the saved registers, x86-64 and arm64. arm64 keeps the first one in orig_x0, because
-# regs[0] is the return value by the time the call ends.
+# regs[0] is the return value when the call ends.
 _ARGUMENT_REGISTERS = ({0: "di", 1: "si", 2: "dx", 3: "r10"}, {0: "orig_x0"})
 
 
@@ -130,7 +130,7 @@ class Layout:
 
     Attributes:
         flags: ``-DNAME=VALUE``, in a fixed order.
-        missing: features this kernel lacks, by name.
+        missing: names of the features that this kernel lacks.
     """
 
     flags: tuple[str, ...]
@@ -150,7 +150,7 @@ def _define(flags: dict[str, int], btf: Btf, structs: dict[str, int], struct: st
 
 
 def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None:
-    """Define OFF_ARG0.. for the architecture at hand."""
+    """Define OFF_ARG0.. for this machine's architecture."""
     regs = structs["pt_regs"]
     names = next((names for names in _ARGUMENT_REGISTERS if btf.member(regs, names[0])), None)
     if names is None:
@@ -167,7 +167,7 @@ def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None
         if offset is None:
             raise HostError(f"BTF: struct pt_regs has no place for system call argument {number}")
         flags[f"OFF_ARG{number}"] = offset
-    # What a function of the kernel is called with has not been through a system call's entry, which alone sets orig_x0.
+    # The arguments of a kernel function have not passed a system call's entry, which alone sets orig_x0.
     first = btf.member(regs, names[0]) if names[0] != "orig_x0" else btf.member(regs, "regs")
     if first is None:
         raise HostError("BTF: struct pt_regs has no place for a function's first argument")
@@ -175,7 +175,7 @@ def _registers(flags: dict[str, int], btf: Btf, structs: dict[str, int]) -> None
 
 
 def _tie(flags: dict[str, int], btf: Btf, structs: dict[str, int], feature: str) -> bool:
-    """Define all that a feature of `_FEATURES` needs, and HAVE_..., or nothing."""
+    """Define the flags of a feature and its HAVE_... flag, or nothing if a member is missing."""
     found: dict[str, int] = {}
     for name, struct, candidates in _FEATURES[feature]:
         if not any(_define(found, btf, structs, struct, path, name) for path in candidates):
@@ -187,14 +187,14 @@ def _tie(flags: dict[str, int], btf: Btf, structs: dict[str, int], feature: str)
 
 
 def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
-    """Look up everything the programs need.
+    """Look up all flags for the programs.
 
     Args:
-        btf: the running kernel's.
-        without: features to treat as missing although the kernel has them, so that the way without them can be tried.
+        btf: the running kernel's types.
+        without: features to treat as missing although the kernel has them, for tests of the way without them.
 
     Raises:
-        HostError: a member without which nothing works does not exist.
+        HostError: a required member does not exist.
     """
     wanted = {*_REQUIRED, "pt_regs"}
     structs = btf.structs(wanted | {struct for members in _FEATURES.values() for _, struct, _ in members})
@@ -219,7 +219,7 @@ def layout(btf: Btf, without: Collection[str] = ()) -> Layout:
     _registers(flags, btf, structs)
     flags["SIZE_upid"] = btf.size(structs["upid"])
     flags["SIZE_k_sigaction"] = btf.size(structs["k_sigaction"])
-    # Linux kernel commit "exit: add group_dead to sched_process_exit" (in v6.16): before, signal->live says it.
+    # Linux kernel commit "exit: add group_dead to sched_process_exit" (in v6.16): before it, signal->live tells the same.
     exit_arguments = btf.tracepoint_arguments("sched_process_exit")
     if exit_arguments is not None and exit_arguments >= 2:
         flags["HAVE_GROUP_DEAD"] = 1

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The short-lived process that loads and attaches, hands the descriptors over and goes.
+"""The short-lived process that loads and attaches the programs, hands the descriptors over and exits.
 
-Its arguments (agent/probes.py starts it) are ``FD RING_BYTES [FEATURE]...``; FD is one end of a Unix socket, and the
-features are what to do without: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is
-one message: a JSON document and, by SCM_RIGHTS, the descriptors in the order the document names them. Whoever receives
-them needs no capability and no compiler from then on.
+Its arguments (agent/probes.py starts it) are ``FD RING_BYTES [FEATURE]...``. FD is one end of a Unix socket. The features
+are those to leave out: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is one message:
+a JSON document and, by SCM_RIGHTS, the descriptors in the order in which the document names them. The receiver needs
+neither capabilities nor a compiler.
 """
 
 import ctypes
@@ -26,16 +26,16 @@ _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = (1 << 14) | (1 << 18)
 _MS_BIND = 1 << 12
 _TRACEFS = Path("/sys/kernel/tracing")
-_LOG_LINES = 4  # of the verifier's log, from its beginning and from its end, in a message
+_LOG_LINES = 4  # lines of the verifier's log in a message, at its beginning and at its end
 _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
-# The iterator programs that are linked for one process at a time, by whoever asks: feature (bpf/layout.py) -> program and
-# what it iterates over.
+# The iterator programs that the daemon links for one process at a time: feature (bpf/layout.py) -> program and the object
+# that it iterates over.
 _TIES = {
     "terminals": ("on_terminal", "bpf_iter_task"),
     "owners": ("on_file", "bpf_iter_task_file"),
     "sharing": ("on_sharing", "bpf_iter_task"),
 }
-# What is loaded beside the hooks' programs: program, how, and the function whose types it is told.
+# The programs beside those of hooks: program, kind, and the function whose BTF id the load needs.
 CALLED = (
     ("on_announce", "raw_tracepoint", ""),
     ("on_announce", "tracepoint", ""),
@@ -55,32 +55,32 @@ _TYPES = {
 
 
 def private_mounts() -> None:
-    """Mount tracefs, and hide /proc/kallsyms, where nobody else sees it; both vanish with this process.
+    """Mount tracefs and hide /proc/kallsyms in a mount namespace of this process alone, which vanishes with it.
 
-    bcc reads all of kallsyms in 1 KB pieces, a seventh of a second, for symbols not needed here.
+    bcc reads all of kallsyms in 1 KB pieces, a seventh of a second, for symbols that are not needed here.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None):
-        return  # no CAP_SYS_ADMIN: what is mounted has to do
+        return  # no CAP_SYS_ADMIN: the mounts of the host have to do
     libc.mount(b"/dev/null", b"/proc/kallsyms", None, _MS_BIND, None)
     if not (_TRACEFS / "events").is_dir():
         libc.mount(b"tracefs", bytes(_TRACEFS), b"tracefs", 0, None)
 
 
 class Loader:
-    """What has been loaded and attached.
+    """The programs that are loaded and attached.
 
     Args:
         bundle: the compiled programs.
         ring_bytes: size of the ring; a power of two of pages.
-        without: features to leave out, where they are not required, and single hooks by name.
+        without: features to leave out, unless they are required, and single hooks by name.
         missing: features that this kernel lacks.
 
     Attributes:
-        descriptors: by name, what is to be handed over.
-        hooks: by feature, those in force.
-        tried: by hook, what was said to those that did not work.
-        missing: as above, and those whose program does not load.
+        descriptors: those to hand over, by name.
+        hooks: the attached ones, by feature.
+        tried: the error of each hook that did not work.
+        missing: as above, with the features whose program does not load.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class Loader:
 
         Args:
             program: its name.
-            kind: of its hook, or ``iterator``.
-            function: whose types it is told, where the kind has that.
+            kind: the kind of its hook, or ``iterator``.
+            function: the function whose BTF id the load needs, if the kind needs one.
 
         Returns:
-            Its descriptor.
+            The program's descriptor.
 
         Raises:
-            OSError: the kernel has no such function, or refuses.
+            OSError: the kernel has no such function, or refuses the program.
         """
         program_type, attach_type = _TYPES[kind]
         btf_id = self._bundle.btf_ids[function] if function else 0
@@ -127,7 +127,7 @@ class Loader:
         """
         name = str(hook)
         if name in self.descriptors:
-            return  # it serves another feature already
+            return  # attached already, for another feature
         if name in self.tried:
             raise OSError(self.tried[name])
         if name in self._without:
@@ -144,11 +144,11 @@ class Loader:
             self.descriptors[name] = syscall.attach_raw_tracepoint(program, None if hook.traced else hook.target)
 
     def run(self) -> None:
-        """Load and attach everything, the best way that works.
+        """Load and attach everything, each feature in the best way that works.
 
         Raises:
             HostError: a required feature has no way that works.
-            OSError: something every kernel with a BPF ring buffer has does not load.
+            OSError: a program does not load that needs no more than a kernel with a BPF ring buffer.
         """
         for program, kind, _ in CALLED:
             name = f"{program} {kind}" if program == "on_announce" else program
@@ -186,16 +186,16 @@ class Loader:
 
 
 def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], list[int]]:
-    """Do all of it.
+    """Compile, load and attach all programs.
 
     Returns:
         The document and the descriptors that it names.
 
     Raises:
-        HostError: this host cannot: the message names what is missing.
+        HostError: this host lacks something; the message names it.
         OSError: the kernel refused.
     """
-    # Before all else: kernels so old also count maps as locked memory, and refuse them as if a right were missing.
+    # Before all else: so old a kernel also counts maps as locked memory, and its refusal looks like a missing right.
     if not syscall.has_fetch_and_add():
         raise HostError(
             f"this kernel ({platform.release()}) has no atomic fetch-and-add for BPF programs, by which ckptree numbers "
@@ -216,7 +216,7 @@ def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], lis
 
 
 def prepare() -> int:
-    """Compile into the store what the next start loads; returns the exit code."""
+    """Compile for the next start and store the result; return the exit code."""
     private_mounts()
     try:
         btf = compiler.vmlinux()
@@ -228,7 +228,7 @@ def prepare() -> int:
 
 
 def refusal(error: syscall.VerifierError) -> str:
-    """Return what to tell of a program that the verifier refuses, though this process may load programs."""
+    """Return the message for a program that the verifier refuses although this process may load programs."""
     log = [*error.log[:_LOG_LINES], "...", *error.log[-_LOG_LINES:]] if len(error.log) > 2 * _LOG_LINES else error.log
     return (
         f"the verifier of this kernel ({platform.release()}) refuses what this bcc makes of ckptree's programs; rights "
@@ -238,7 +238,7 @@ def refusal(error: syscall.VerifierError) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Answer, and go without running anybody's exit handlers."""
+    """Send the answer, and exit without exit handlers of any library."""
     peer = socket.socket(fileno=int(argv[0]))
     document: dict[str, Any]
     try:

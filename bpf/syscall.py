@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf(2) and perf_event_open(2): the few commands needed, by number. Structures: include/uapi/linux/bpf.h.
+"""bpf(2) and perf_event_open(2): the needed commands, by number. Structures: include/uapi/linux/bpf.h.
 
-Loading and attaching go through here, and so does whatever the daemon does with the descriptors afterwards: neither
-needs bcc, which only compiles.
+Loading and attaching go through this module, and so does the daemon's later use of the descriptors. Neither needs bcc,
+which only compiles.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _syscall.restype = ctypes.c_long
 
 
 class MapShape(NamedTuple):
-    """What a map is made by: type, sizes in bytes, entries, flags."""
+    """The parameters of a map: type, sizes in bytes, number of entries, flags."""
 
     map_type: int
     key_bytes: int
@@ -46,10 +46,10 @@ class MapShape(NamedTuple):
 
 
 class VerifierError(OSError):
-    """The verifier refused a program: no lack of rights, but a fault in what was compiled, or an older kernel.
+    """The verifier's refusal of a program: no lack of rights, but a fault in the compiled program, or an older kernel.
 
     Attributes:
-        log: its log, a line each.
+        log: the verifier's log, a line each.
     """
 
     def __init__(self, number: int, text: str, log: tuple[str, ...]) -> None:
@@ -73,30 +73,30 @@ def _bpf(command: int, attributes: bytes, what: str) -> int:
 
 
 def create_map(shape: MapShape, name: str) -> int:
-    """BPF_MAP_CREATE."""
+    """Create a map (BPF_MAP_CREATE); return its descriptor."""
     attributes = struct.pack("<5IIII15sx", *shape, 0, 0, 0, name.encode()[:15])
     return _bpf(_MAP_CREATE, attributes, f"BPF_MAP_CREATE {name}")
 
 
 def map_shape(map_fd: int) -> MapShape:
-    """Of an existing map."""
+    """Return the shape of an existing map."""
     map_type, _, *rest = struct.unpack_from("<6I", _info(map_fd, 80))
     return MapShape(map_type, *rest)
 
 
 def set_word(map_fd: int, index: int, word: int) -> None:
-    """Set an entry of an array of u32; in a program array it is the descriptor of a program."""
+    """Set an entry of an array of u32; for a program array the word is a program's descriptor."""
     key, value = ctypes.c_uint32(index), ctypes.c_uint32(word)
     attributes = struct.pack("<I4xQQQ", map_fd, ctypes.addressof(key), ctypes.addressof(value), 0)
     _bpf(_MAP_UPDATE, attributes, "BPF_MAP_UPDATE_ELEM")
 
 
 def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0, attach_btf_id: int = 0) -> int:
-    """BPF_PROG_LOAD.
+    """Load a program (BPF_PROG_LOAD); return its descriptor.
 
     Raises:
-        VerifierError: refused by the verifier; the text ends with its last words.
-        OSError: refused before the verifier looked at it.
+        VerifierError: the verifier refused it; the text ends with the end of its log.
+        OSError: the kernel refused it before the verifier.
     """
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
@@ -124,7 +124,7 @@ def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0
 
 
 def has_fetch_and_add() -> bool:
-    """Return whether the verifier knows the instruction by which records are numbered: of Linux 5.12."""
+    """Return True if the verifier knows the instruction that numbers the records: since Linux 5.12."""
     code = b"".join(
         struct.pack("<BBhi", *instruction)
         for instruction in (
@@ -142,14 +142,14 @@ def has_fetch_and_add() -> bool:
 
 
 def attach_raw_tracepoint(program_fd: int, name: str | None) -> int:
-    """BPF_RAW_TRACEPOINT_OPEN; a program that knows its place (all of PROG_TRACING) has no name. Returns a link."""
+    """Attach a program (BPF_RAW_TRACEPOINT_OPEN); return a link. PROG_TRACING programs know their place: no name."""
     text = ctypes.create_string_buffer(name.encode()) if name else None
     attributes = struct.pack("<QI4x", ctypes.addressof(text) if text else 0, program_fd)
     return _bpf(_RAW_TRACEPOINT_OPEN, attributes, f"BPF_RAW_TRACEPOINT_OPEN {name or ''}".rstrip())
 
 
 def _attach_perf(program_fd: int, perf_attributes: bytes) -> tuple[int, int]:
-    """A perf event and a link on it. The event names one CPU; the hook works on all."""
+    """Return a perf event and a link on it. The event names one CPU; the hook works on all CPUs."""
     buffer = ctypes.create_string_buffer(perf_attributes.ljust(_PERF_ATTR_BYTES, b"\0"), _PERF_ATTR_BYTES)
     perf_fd = _check(_syscall(_SYS_PERF_EVENT_OPEN, buffer, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC), "perf_event_open")
     try:
@@ -161,13 +161,13 @@ def _attach_perf(program_fd: int, perf_attributes: bytes) -> tuple[int, int]:
 
 
 def attach_tracepoint(program_fd: int, tracepoint_id: int) -> tuple[int, int]:
-    """Attach to a tracepoint; returns the link and the perf event it rests on. Close either and the hook is gone."""
+    """Attach to a tracepoint; return the link and its perf event. Closing either removes the hook."""
     # struct perf_event_attr: type, size, config, sample_period
     return _attach_perf(program_fd, struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, _PERF_ATTR_BYTES, tracepoint_id, 1))
 
 
 def attach_kprobe(program_fd: int, pmu_type: int, function: str) -> tuple[int, int]:
-    """Attach to the entry of a kernel function; returns as attach_tracepoint."""
+    """Attach to the entry of a kernel function; return the link and its perf event."""
     name = ctypes.create_string_buffer(function.encode())
     # ... sample_type, read_format, flags, wakeup, bp_type; then config1 is the name, config2 the offset
     attributes = struct.pack("<IIQQQQQIIQQ", pmu_type, _PERF_ATTR_BYTES, 0, 1, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
@@ -178,14 +178,14 @@ def attach_kprobe(program_fd: int, pmu_type: int, function: str) -> tuple[int, i
 
 
 def link_iterator(program_fd: int, process: int = 0) -> int:
-    """Link an iterator program: every iterator made from the link walks all tasks.
+    """Link an iterator program; every iterator made from the link walks all tasks.
 
     Args:
         program_fd: the program.
-        process: number of a process in the initial namespace, to walk its threads alone; nobody where there is none.
+        process: a pid of the initial namespace, to walk its threads alone (none if it is unknown); 0: all tasks.
 
     Raises:
-        OSError: a `process` was given, and the kernel is older than 6.1 and has no such filter.
+        OSError: `process` is not 0, and the kernel is older than 6.1 and has no such filter.
     """
     info = ctypes.create_string_buffer(struct.pack("<III4x", 0, process, 0), 16)  # union bpf_iter_link_info.task
     where = (ctypes.addressof(info), len(info)) if process else (0, 0)
@@ -193,16 +193,16 @@ def link_iterator(program_fd: int, process: int = 0) -> int:
 
 
 def create_iterator(link_fd: int) -> int:
-    """Start a walk; read it to its end. Sees the caller's pid namespace."""
+    """Start a walk and return its descriptor, to be read to its end. The walk covers the caller's pid namespace."""
     return _bpf(_ITER_CREATE, struct.pack("<II", link_fd, 0), "BPF_ITER_CREATE")
 
 
 def map_items(map_fd: int, most: int) -> Iterator[tuple[bytes, bytes]]:
-    """Walk a hash map; entries that come or go meanwhile may be missed.
+    """Walk a hash map; the walk may miss entries that come or go meanwhile.
 
     Args:
         map_fd: the map.
-        most: how many entries to look at: a walk of a map that changes could go on for ever.
+        most: limit for the number of entries: a walk of a map that changes could go on for ever.
     """
     shape = map_shape(map_fd)
     key, value = ctypes.create_string_buffer(shape.key_bytes), ctypes.create_string_buffer(shape.value_bytes)
@@ -227,7 +227,7 @@ def _info(fd: int, size: int) -> bytes:
 
 
 def identity(fd: int) -> str:
-    """What a descriptor of a map, program, link or perf event stands for; perf events have no name of their own."""
+    """Return type and id of the map, program or link behind a descriptor; a perf event has a type and no id."""
     kind = os.readlink(f"/proc/self/fd/{fd}")
     try:
         # struct bpf_map_info, bpf_prog_info and bpf_link_info all begin with type and id
@@ -237,9 +237,9 @@ def identity(fd: int) -> str:
 
 
 class RecursionMisses:
-    """How many runs of a program the kernel has skipped, because it was running on that CPU already.
+    """The number of runs of a program that the kernel has skipped, because the program was running on that CPU already.
 
-    Everything is laid out once: a call costs little more than the system call itself.
+    The buffers are laid out once, so a call costs little more than the system call.
 
     Args:
         program_fd: the program.
@@ -252,19 +252,19 @@ class RecursionMisses:
         self._arguments = (_SYS_BPF, _OBJ_GET_INFO, ctypes.byref(self._attributes), len(attributes))
 
     def __call__(self) -> int:
-        """As of now."""
-        ctypes.memset(self._info, 0, _PROG_INFO_BYTES)  # whatever stands there the kernel takes for requests
+        """Return the number up to now."""
+        ctypes.memset(self._info, 0, _PROG_INFO_BYTES)  # the kernel would take other contents for requests
         if _syscall(*self._arguments) < 0:
             _check(-1, "BPF_OBJ_GET_INFO_BY_FD")
         return self._info[_RECURSION_MISSES_AT // 8]
 
 
 class Usage(NamedTuple):
-    """How a program has fared.
+    """Statistics of a program.
 
     Attributes:
-        run_ns, runs: time in it, and how often it ran: counted only while the sysctl kernel.bpf_stats_enabled is 1.
-        recursion_misses: how many runs the kernel has skipped, because it was running on that CPU already.
+        run_ns, runs: nanoseconds in the program, and number of runs; counted while sysctl kernel.bpf_stats_enabled is 1.
+        recursion_misses: runs that the kernel has skipped, because the program was running on that CPU already.
     """
 
     run_ns: int
@@ -273,14 +273,14 @@ class Usage(NamedTuple):
 
 
 def usage(program_fd: int) -> Usage:
-    """Of a program."""
+    """Return the statistics of a program."""
     return Usage(*struct.unpack_from("<3Q", _info(program_fd, _PROG_INFO_BYTES), _RECURSION_MISSES_AT - 16))
 
 
 class TestRun:
     """BPF_PROG_TEST_RUN of a raw tracepoint program with two words of context.
 
-    Everything is laid out once: a call costs about as much as the system call itself.
+    The buffers are laid out once, so a call costs about as much as the system call.
 
     Args:
         program_fd: the program.
@@ -299,10 +299,10 @@ class TestRun:
         self._arguments = (_SYS_BPF, _PROG_TEST_RUN, ctypes.byref(self._attributes), len(attributes))
 
     def __call__(self, first: int, second: int) -> None:
-        """Run it once.
+        """Run the program once.
 
         Raises:
-            OSError: the kernel would not.
+            OSError: the kernel refused.
         """
         context = self._context
         context[0] = first

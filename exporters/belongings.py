@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What belongs to a task beside its place in the tree, as plain maps and back: terminal, owners of files, program, rights.
+"""Maps <-> a task's terminal, owners of files, program, rights and sharing: its facts beside the tree.
 
     tty      = {name, pgrp: ref | -4096, old_pgrp: ref | -4096}
     fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
     details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed,
                 called, argv_unknown, env_unknown, surroundings}
-    child_namespace_dead = true, with no key where it is not
-    shares   = {vm, fs, files: ID}, with those keys that say something
+    child_namespace_dead = true; the key is absent otherwise
+    shares   = {vm, fs, files: ID}, each key only where a task outside the thread group shares the same
     caps     = {inheritable, permitted, effective, bounding, ambient}
     surroundings = {root, root_id: [device, inode], mounts, mount_namespace, user_namespace, own_ids, apart, view,
                     mount_namespace_id, user_namespace_id}
 
-A ref is as in exporters.facts; -4096 says that there is no pid object, null that nobody knows.
+A ref is as in exporters.facts. -4096 means that there is no pid object, null that it is not known.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,25 +35,34 @@ from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
 
 _TYPES: tuple[OwnerType, ...] = ("tid", "pid", "pgrp")
 _IDS = ("real", "effective", "saved", "fs")
-_WHERE_TOLD = ("called", "argv_unknown", "env_unknown", "surroundings")  # no key where they say nothing
+_WHERE_TOLD = ("called", "argv_unknown", "env_unknown", "surroundings")  # no key where they are None
 _UMASK_MAX = 0o777
 _SPECIAL = (0, CKPT_PID_NULL, CKPT_PID_ROOT)
 
 
 class RefReader(Protocol):
-    """Reads a reference to a pid object; FormatError where it is none, or names a tag that is not there."""
+    """Reader of a reference to a pid object."""
 
     def __call__(self, fields: Fields, key: str, special: Sequence[int] = ...) -> PidRef | None:
-        """The reference; `special` has the values that are no tags and may stand there all the same."""
+        """Return the reference; None where it is absent.
+
+        Args:
+            fields: the map that holds it.
+            key: its key.
+            special: values below the first tag that the key may have.
+
+        Raises:
+            FormatError: it is no reference, or names a tag that no pid object has.
+        """
 
 
 def ref_document(ref: PidRef | None) -> object:
-    """A reference as a tag, a map or null."""
+    """Return a reference as a tag, a map or null."""
     return {"namespaces": ref.namespaces, "numbers": ref.numbers} if isinstance(ref, OutsidePid) else ref
 
 
 def belongings(task: Task) -> dict[str, object]:
-    """What a task has of all this, and no key for what it has not."""
+    """Return the keys of this module that a task has."""
     found: dict[str, object] = {}
     if task.tty is not None:
         found["tty"] = terminal_document(task.tty)
@@ -69,18 +78,18 @@ def belongings(task: Task) -> dict[str, object]:
 
 
 def terminal_document(terminal: Terminal) -> dict[str, object]:
-    """The map of a terminal, keys sorted."""
+    """Return the map of a terminal, keys sorted."""
     name, pgrp, old_pgrp = terminal
     return {"name": name, "old_pgrp": ref_document(old_pgrp), "pgrp": ref_document(pgrp)}
 
 
 def owners_document(owners: Sequence[FileOwner]) -> list[dict[str, object]]:
-    """The maps of a process's owners of files, keys sorted."""
+    """Return the maps of a process's owners of files, keys sorted."""
     return [{"fd": fd, "pid": ref_document(pid), "type": type_} for fd, pid, type_ in owners]
 
 
 def details_document(details: ProcessDetails) -> dict[str, object]:
-    """The map of a process's details, keys sorted."""
+    """Return the map of a process's details, keys sorted."""
     found = details._asdict()
     for key, value in (("caps", details.caps), ("surroundings", details.surroundings)):
         found[key] = None if value is None else dict(sorted(value._asdict().items()))
@@ -88,12 +97,12 @@ def details_document(details: ProcessDetails) -> dict[str, object]:
 
 
 def read_terminal(fields: Fields, ref: RefReader) -> Terminal:
-    """A terminal of its map."""
+    """Read a terminal from its map."""
     return Terminal(fields.raw("name"), ref(fields, "pgrp", _SPECIAL), ref(fields, "old_pgrp", _SPECIAL))
 
 
 def read_owners(rows: Iterable[Fields], ref: RefReader) -> tuple[FileOwner, ...]:
-    """The owners of files of their maps."""
+    """Read the owners of files from their maps."""
     return tuple([_owner(fields, ref) for fields in rows])
 
 
@@ -106,7 +115,7 @@ def _owner(fields: Fields, ref: RefReader) -> FileOwner:
 
 
 def read_details(fields: Fields) -> ProcessDetails:
-    """A process's details of their map."""
+    """Read a process's details from their map."""
     return ProcessDetails(
         exe=fields.raw("exe"),
         deleted_exe=fields.raw("deleted_exe"),
@@ -144,7 +153,7 @@ def _surroundings(fields: Fields) -> Surroundings:
 
 
 def read_shares(fields: Fields) -> Shares:
-    """What a task shares, of its map."""
+    """Read from its map what a task shares."""
     return Shares(*[fields.maybe_integer(key, 1, U32_MAX) for key in Shares._fields])
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that is wrong with a file, not only the first thing.
+"""All faults of a file, not only the first one.
 
-Nothing is judged twice: an image is read by the very code that loads it, with a cursor that goes on
-(exporters.framing), so what a reader refuses is an error here by construction. Behind that come the rules that readers
-do without (exporters.kernelrules). Names and meanings are in exporters.findings.
+The code that loads an image also checks it, with a cursor that goes on after a fault (exporters.framing). So whatever
+a reader refuses is an error here. Then follow the rules that readers do not apply (exporters.kernelrules).
+exporters.findings has the names and meanings of all findings.
 """
 
 from agent.errors import FormatError
@@ -21,11 +21,11 @@ from exporters.soundness import TaskIds
 
 
 def check(data: bytes) -> list[Finding]:
-    """All findings of a file in any format known here, by offset; none where all is well. Raises nothing."""
+    """Return all findings of a file in any format known here, by offset; empty for a sound file. Raises nothing."""
     try:
         found = registry.recognize(data)
     except FormatError as error:
-        # An image that was cut off or whose magic was overwritten is an image still.
+        # A file that was cut off, or whose magic was overwritten, is still checked as an image.
         if data[:4] == HEADER.to_bytes(4, "little"):
             return _image(data)
         return [Finding("unknown-format", error.path, error.message, 0)]
@@ -44,7 +44,7 @@ def _image(data: bytes) -> list[Finding]:
 
 
 def _document(format_: Format, data: bytes) -> list[Finding]:
-    """A document's findings have paths and no offsets: its bytes mean nothing to people."""
+    """Return a document's findings. They have paths and no offsets: no reader looks for a byte of a document."""
     findings: list[Finding] = []
     with collector.paused():
         try:

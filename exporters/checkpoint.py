@@ -10,12 +10,14 @@
     EXTENSION = record 8101: u32 version, u32 CRC-32 of the payload, payload: the facts (exporters.facts) in msgpack
     TAIL      = record 9001: u64 magic
 
-The n-th pid object (from 0) has the tag first + n, and the root's, which is the first, is also the first task's vpid.
-There are two dialects: ``seed`` has ``offset = first - 1`` and -4097 for the session that the root inherited; ``v23``
-has ``offset = first`` and 0 for it. An image whose record 101 has length 16 is older than both and has no pids objects.
+The n-th pid object (from 0) has the tag first + n. The first pid object is the root's: the first task's vpid is first.
+There are two dialects. ``seed`` has ``offset = first - 1``, and -4097 for the session that the root inherited. ``v23``
+has ``offset = first``, and 0 for that session. An image whose record 101 has length 16 is older than both and has no
+pid objects.
 
-The base stands alone: a reader that knows no EXTENSION has a sound tree. So the extension repeats nothing of it, and
-one that does not fit it is an error. FOREIGN is any other type; it is skipped and reported.
+The base (all but EXTENSION) stands alone: a reader that ignores EXTENSION gets a sound tree. EXTENSION repeats nothing
+of the base, and one that contradicts the base is an error. FOREIGN is a record of any other type: readers skip and
+report it.
 """
 
 import struct
@@ -48,12 +50,12 @@ from exporters.unknown import Unknown, put
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All that an image says.
+    """Contents of an image.
 
     Attributes:
         snapshot: the tree.
-        foreign: type and length of each record between TREE and TAIL that is none of ours, in order; left out.
-        notes: oddities of the header that do not touch the tree, for people.
+        foreign: type and length of each unknown record between TREE and TAIL, in order; their bodies are left out.
+        notes: oddities of the header that do not touch the tree, in sentences.
     """
 
     snapshot: Snapshot
@@ -63,7 +65,7 @@ class Reading:
 
 @collector.paused()
 def dumps(snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
-    """The image of a snapshot."""
+    """Return the image of a snapshot."""
     body = _pack_body(snapshot, dialect)
     pids = body.pids
     count = len(snapshot.pids)
@@ -73,7 +75,7 @@ def dumps(snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
     checksum = 0
     for part in payload:
         checksum = zlib.crc32(part, checksum)
-    return b"".join(  # once: of a large tree this is a lot
+    return b"".join(  # one copy: the parts of a large tree are megabytes
         [
             *write_head(snapshot),
             record(PIDS, PIDS_BODY.pack(count, nested, first if dialect == "v23" else first - 1, 0)),
@@ -89,14 +91,14 @@ def dumps(snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
 
 
 def loads(data: bytes) -> Snapshot:
-    """The snapshot of an image; FormatError for anything else."""
+    """Return the snapshot of an image; FormatError for any other bytes."""
     return read(data).snapshot
 
 
 def read(data: bytes) -> Reading:
-    """The snapshot of an image, and what else is in it; FormatError for anything else."""
+    """Return the snapshot and the foreign records of an image; FormatError for any other bytes."""
     parts = take(Cursor(data))
-    if parts.snapshot is None:  # a plain cursor has stopped before
+    if parts.snapshot is None:  # unreachable: a plain cursor raises at the first error
         raise FormatError("file", "holds no tree", 0)
     return Reading(parts.snapshot, parts.foreign, parts.notes)
 
@@ -110,7 +112,7 @@ def _pack_pids(pids: Sequence[PidObject]) -> bytes:
 
 
 def _pack_tasks(tasks: Sequence[Task], dialect: Dialect) -> bytes:
-    # The first six fields of a task are those of the record, in its order.
+    # The first six fields of a task are those of its row in the record, in the same order.
     flat = list(chain.from_iterable([task[:6] for task in tasks]))
     if dialect == "v23":
         flat = [0 if value == CKPT_PID_ROOT else value for value in flat]
@@ -118,12 +120,12 @@ def _pack_tasks(tasks: Sequence[Task], dialect: Dialect) -> bytes:
 
 
 class _Body(NamedTuple):
-    """What there is much of, packed: the arrays of the base, and their counterparts of the extension.
+    """The packed rows of one snapshot: the arrays of the base, and their counterparts in the extension.
 
     Attributes:
-        of, dialect: what it was made of.
-        pids, tasks: the base's.
-        pid_facts, task_facts: the extension's, as msgpack.
+        of, dialect: the snapshot's rows and the dialect that were packed.
+        pids, tasks: buffers of the base.
+        pid_facts, task_facts: lists of the extension, as msgpack.
     """
 
     of: tuple[Sequence[PidObject], Sequence[Task], Unknown]
@@ -135,11 +137,11 @@ class _Body(NamedTuple):
 
 
 _last: _Body | None = None
-_ROWS = (("pids",), ("tasks",))  # the ways into what a body has
+_ROWS = (("pids",), ("tasks",))  # unknown keys below these are packed with the rows
 
 
 def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
-    """Pack the rows. Those of the snapshot before are at hand: a tree captured again may have the very same ones."""
+    """Pack the rows, or return those packed last: a tree that is captured again often has the same rows."""
     global _last
     of = (snapshot.pids, snapshot.tasks, snapshot.unknown)
     if _last is None or _last.dialect != dialect or any(old is not new for old, new in zip(_last.of, of, strict=True)):
@@ -159,7 +161,7 @@ def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
 def _task_rows(snapshot: Snapshot, dialect: Dialect) -> list[Document]:
     rows = task_facts(snapshot.tasks)
     if dialect == "v23":
-        # Its base has no word for the root's inherited session: the extension keeps it.
+        # The base of this dialect cannot tell the root's inherited session from 0, so the extension keeps it.
         for index, task in enumerate(snapshot.tasks):
             lost = {field: CKPT_PID_ROOT for field in ("pgid", "sid") if getattr(task, field) == CKPT_PID_ROOT}
             if lost:
@@ -167,15 +169,15 @@ def _task_rows(snapshot: Snapshot, dialect: Dialect) -> list[Document]:
     return rows
 
 
-@lru_cache(maxsize=4)  # one host is captured again and again
+@lru_cache(maxsize=4)  # a daemon captures the same host again and again
 def _unsaid(header: Header) -> Document:
-    """What the head's records cannot say of a header."""
+    """Return the header fields that the head's records cannot hold."""
     said = header_fields(as_said(header))
     return {key: value for key, value in header_fields(header).items() if value != said.get(key)}
 
 
 def _pack_extension(snapshot: Snapshot, body: _Body) -> list[bytes]:
-    """The map of all facts, keys sorted, in pieces; the two long values come packed."""
+    """Return the map of all facts, keys sorted, in pieces. `body` has the two long values packed."""
     known = facts(replace(snapshot, pids=(), tasks=())) | {"header": dict(_unsaid(snapshot.header)), "tasks": ()}
     put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})
     packed = {"pids": body.pid_facts, "tasks": body.task_facts}

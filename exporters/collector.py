@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's collector of circles, and how to spare readers and writers from it.
+"""Pause of Python's cyclic garbage collector while images are read and written.
 
-They make millions of small tuples and maps, none of which can be part of a circle, and each some thousands of them have
-the collector walk over all that there is. For an image of 100,000 tasks that was half of the time.
+Readers and writers make millions of small tuples and maps, none of them part of a cycle. Every few thousand of them
+trigger a collection that walks over all objects. For an image of 100,000 tasks that took half of the time.
 """
 
 import gc
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No collection in here, unless there was none before. Memory is freed as ever; only circles wait."""
+    """Disable the cyclic collector for the block, if it was enabled. Reference counting still frees memory."""
     if not gc.isenabled():
         yield
         return

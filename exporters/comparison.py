@@ -1,31 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two snapshots compared: what is different, by who is who and not by row or tag.
+"""The comparison of two snapshots, by the identity of tasks and not by row or tag.
 
 Theory
 ------
-Two snapshots are *equal* where both have the same pid objects, the same tasks in the same tree, groups, sessions and
-thread groups, the same states, exit codes (but for whether a core was dumped), exit signals and subreaper flags, and
-where the same pids share a namespace. Tags and the order of rows, births, times, names, owners, and what was squashed
-are no part of that: they may be *noted*. Two trees that would be written with the same PIDS and TREE buffers, but for
-how the tags happened to be given, and are alike in the rest, are equal.
+Two snapshots are *equal* if they have the same pid objects, the same tasks in the same tree, groups, sessions and
+thread groups, the same states, exit codes (except the core-dump bit), exit signals and subreaper flags, and if the same
+pids share a namespace. Tags, the order of rows, births, times, names, owners and squashed ids do not count: they may
+be *noted*. Two trees with the same PIDS and TREE buffers, up to the choice of tags, and alike in the rest, are equal.
 
-A pid object is the same where its numbers are, from the root's namespace inward. (Its number in the root's namespace is
-unique, but one that goes on differently inside is another.) A task is the same where its pid object is and, if that can
-be known, its start time. That depends on what the two snapshots are of:
+A pid object is the same if its numbers are, from the root's namespace inward. (Its number in the root's namespace is
+unique, but a pid object with the same number there and other numbers inside is another one.) A task is the same if its
+pid object is and, where it can be compared, its start time. That depends on the two snapshots:
 
-* One tree at two times. The host has not been booted in between, and at least one task has kept its number and its
-  start time. Then a task with the same number and another start time is another task: its number was used again.
-* Two trees: another host or boot, or one tree rebuilt from the other's image. A rebuilt task has its old number, but
-  it never has its old start time; so no start time is the same, and numbers alone tell who is who. Where an image has
-  no start times (a bare one) it is the same.
+* One tree at two times: the host was not booted in between, and at least one task has kept its number and its start
+  time. Then a task with the same number and another start time is another task: the kernel has used the number again.
+* Two trees: another host or boot, or one tree rebuilt from the other's image. A rebuilt task has its old number and
+  never its old start time. So no start time is the same, and numbers alone identify tasks. The same holds for an image
+  without start times (a bare one).
 
-A number used again does not by itself make two snapshots different: start times are no part of being equal. Where all
-the rest agrees it is noted; where it does not, one task is gone and another one was born.
+A number used again does not by itself make two snapshots different: start times do not count. If all the rest agrees
+the new task is noted; if not, one task is gone and another one was born.
 
-A fact that only one of the two snapshots knows (a bare image has no states) is a difference: what is not known is not
-known to be equal. It is told once for each fact, not once for each task. Exit signals alone are compared only where both
-know them. An old image in the dialect v23 writes 0 for
-the session that the root inherited, too, so against such a one the two are not told apart.
+A fact that only one of the two snapshots has (a bare image has no states) is a difference, told once for each fact and
+not for each task. Only exit signals are compared just where both have them. A bare image of the dialect v23 has 0 for the
+session that the root inherited. Against such an image 0 and the inherited session count as the same.
 """
 
 from collections import Counter
@@ -38,7 +36,7 @@ from exporters import renumbering
 from exporters.remarks import CORE_DUMPED, is_bare, path, plain
 
 Numbers: TypeAlias = tuple[int, ...]
-"""The numbers of a pid object, outermost first: what it is known by."""
+"""The numbers of a pid object, outermost first: its identity in a comparison."""
 
 Ref: TypeAlias = Numbers | int
 """A pid object, or 0 or CKPT_PID_ROOT."""
@@ -51,7 +49,7 @@ Trait: TypeAlias = Literal["comm", "uid", "gid", "core dumped", "next pid namesp
 
 
 class Change(NamedTuple):
-    """What a field was in `a` and is in `b`; None: not so, or not known."""
+    """One field's values in `a` and in `b`; None: absent or not known."""
 
     field: Place | Condition | Trait
     a: Ref | str | bytes | None
@@ -59,10 +57,10 @@ class Change(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A task that both snapshots have, and what is not the same in them.
+    """A task that both snapshots have, with the fields in which it differs.
 
     Attributes:
-        a, b: the task in either.
+        a, b: the task in each.
         changes: at least one.
     """
 
@@ -72,11 +70,11 @@ class Changed(NamedTuple):
 
 
 class Stray(NamedTuple):
-    """A number whose namespace is not, in `b`, the one that its fellows of `a` have.
+    """A number whose namespace in `b` is not the one that most pids of its namespace in `a` have.
 
     Attributes:
-        numbers: its pid object.
-        level: which of the numbers.
+        numbers: the pid object's.
+        level: index into numbers.
         a, b: ids of the namespaces.
     """
 
@@ -87,12 +85,12 @@ class Stray(NamedTuple):
 
 
 class Unsaid(NamedTuple):
-    """A fact that one snapshot says nothing of.
+    """A fact that only one snapshot has.
 
     Attributes:
-        fact: which.
-        side: who is silent.
-        known: of how many tasks (pids, for namespaces) the other one says it.
+        fact: its name.
+        side: the snapshot without it.
+        known: number of tasks (pids, for namespaces) for which the other snapshot has it.
     """
 
     fact: Condition | Literal["namespaces"]
@@ -102,21 +100,21 @@ class Unsaid(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """All that is different between two snapshots; everything in the order of the numbers.
+    """All differences between two snapshots, in the order of the numbers.
 
     Attributes:
         a, b: the snapshots.
-        one_tree: True where both are of one tree, so that start times told who is who; False: numbers alone did.
-        mapped: the numbers of `a` are those that a map gave it.
+        one_tree: True if both are of one tree, so that start times identify tasks; False if only numbers do.
+        mapped: True if a map gave the numbers of `a`.
         gone, born: tasks of a alone and of b alone.
         moved: tasks with another parent, thread group, group or session.
         changed: tasks with another state, exit code, exit signal or subreaper flag.
-        pids_gone, pids_came: pid objects of one snapshot alone that are no task there (ghosts).
-        strays: pids that are in another namespace, seen from their fellows.
-        unsaid: what one of the two does not say.
-        replaced: tasks that are the same in everything but their start time; no part of being equal.
-        renamed: tasks with another comm, uid or gid, or a core or dead pid namespace in one alone; no part of being equal.
-        notes: on the snapshots as a whole, for people; no part of being equal.
+        pids_gone, pids_came: pid objects without a task (ghosts) that only one snapshot has.
+        strays: pids that share a namespace with other pids than before.
+        unsaid: facts that only one of the two has.
+        replaced: tasks that differ in their start time alone; does not count for equality.
+        renamed: tasks with another comm, uid or gid, core-dump bit or dead pid namespace; does not count for equality.
+        notes: sentences on the snapshots as a whole; do not count for equality.
     """
 
     a: Snapshot
@@ -137,7 +135,7 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        """True where the two are equal, as the module's theory has it."""
+        """True if the two are equal in the sense of the module."""
         return not (
             self.gone
             or self.born
@@ -155,10 +153,11 @@ def difference(a: Snapshot, b: Snapshot, numbers: renumbering.Map | None = None)
 
     Args:
         a, b: the snapshots.
-        numbers: those that the tasks of `a` have in `b`, which was rebuilt from it, by tag; None: the same.
+        numbers: those that the tasks of `a` have in `b`, by tag, if `b` was rebuilt from `a` with others; None: the same.
 
     Raises:
-        FormatError: `numbers` are of another image.
+        FormatError: `numbers` belong to another image.
+        UsageError: `numbers` belong to another rebuild.
     """
     if numbers is None:
         return _Comparison(a, b).result()
@@ -166,7 +165,7 @@ def difference(a: Snapshot, b: Snapshot, numbers: renumbering.Map | None = None)
 
 
 class _Comparison:
-    """Two snapshots, looked up by numbers."""
+    """Two snapshots, their tasks looked up by numbers."""
 
     def __init__(self, a: Snapshot, b: Snapshot) -> None:
         self._a, self._b = a, b
@@ -215,7 +214,7 @@ class _Comparison:
         return start_ns is not None and start_ns == self._tasks_b[numbers].start_ns
 
     def _other_task(self, a: Task, b: Task) -> bool:
-        """True where two tasks of one tree have only their numbers in common."""
+        """Return True if two tasks of one tree have only their numbers in common."""
         return self._one_tree and a.start_ns is not None and b.start_ns is not None and a.start_ns != b.start_ns
 
     def _places(self, a: Task, b: Task) -> Iterator[Change]:
@@ -235,7 +234,7 @@ class _Comparison:
         if a.state is not b.state and said:
             yield Change("state", a.state, b.state)
         if _without_core(a.exit_code) != _without_core(b.exit_code) and (
-            # Where the state is known, that there is no exit code is known as well.
+            # Where the state is known, a missing exit code means that there is none.
             (a.state is not None and b.state is not None)
             or self._said("exit code", a.exit_code is not None, b.exit_code is not None)
         ):
@@ -247,7 +246,7 @@ class _Comparison:
             yield Change("exit signal", a.exit_signal, b.exit_signal)
 
     def _said(self, fact: Condition | Literal["namespaces"], by_a: bool, by_b: bool) -> bool:  # noqa: FBT001  # a pair
-        """True where both say it, or neither; what only one says is counted."""
+        """Return True if both sides have a fact, or neither; count it if only one has."""
         if by_a != by_b:
             self._unsaid[fact, "b" if by_a else "a"] += 1
         return by_a == by_b
@@ -259,14 +258,14 @@ class _Comparison:
         return tag if self._inherited_is_known else 0
 
     def _strays(self) -> Iterator[Stray]:
-        """The pids that stand in the way of one namespace in `b` for each of those in `a`."""
+        """Return the pids that prevent a mapping of each namespace of `a` to one of `b`."""
         ids_b = {pid.numbers: pid.namespaces for pid in self._b.pids}
         both: list[Stray] = []
         for numbers, ids in sorted((pid.numbers, pid.namespaces) for pid in self._a.pids if pid.numbers in ids_b):
             theirs = ids_b[numbers]
             if self._said("namespaces", bool(ids), bool(theirs)):
                 both += [Stray(numbers, level, *pair) for level, pair in enumerate(zip(ids, theirs, strict=True))]
-        # Each namespace is paired with the one that most of its pids are in now; the others have strayed.
+        # Each namespace of `a` is paired with the one of `b` that holds most of its pids; the other pids are strays.
         fellows = Counter([(row.a, row.b) for row in both])
         pairs: dict[int, int] = {}
         taken: set[int] = set()
@@ -277,7 +276,7 @@ class _Comparison:
         return (row for row in both if pairs.get(row.a) != row.b)
 
     def _sharing(self) -> Iterator[str]:
-        """Groups of tasks that share something in one of the two alone, where both were looked at."""
+        """Yield the groups of tasks that share something in only one snapshot, if both were read for it."""
         if "shares" not in self._a.as_of_read or "shares" not in self._b.as_of_read:
             return
         groups = [_sharing(side) for side in (self._a, self._b)]
@@ -340,7 +339,7 @@ def _traits(a: Task, b: Task) -> Iterator[Change]:
         ("gid", a.gid, b.gid),
     )
     for field, before, after in fields:
-        # A name that one image does not have says nothing of the task.
+        # An image without names says nothing about them.
         if before is not None and after is not None and before != after:
             yield Change(field, before, after)
     if a.child_namespace_dead is not b.child_namespace_dead:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshot -> a folder of CRIU images that hold the process tree, and nothing of what the processes are made of.
+"""Snapshot -> a folder of CRIU images with the process tree alone: no memory, files or registers.
 
     pstree.img      one pstree_entry for each process, parents first: pid, ppid, pgid, sid, threads with its own pid first
     core-PID.img    one core_entry for each process: its state, exit code, name, and whether it is a subreaper
     core-TID.img    one core_entry for each other thread: its name
 
-``crit x DIR ps`` and ``crit decode`` show them. They are no checkpoint that criu could restore: there is no memory, no
-file, no register in them, and so no inventory.img either, which a restore reads first.
+``crit x DIR ps`` and ``crit decode`` show them. criu cannot restore them: they hold no memory, no files and no
+registers. For that reason there is no inventory.img, which a restore reads first.
 
-CRIU has one number for each id, which is the one in the root's pid namespace. An id that has none there is 0, and so is
-the root's parent. A parent is a process. What else of a snapshot has no place here is told in notes (exporters.format).
+CRIU has one number for each id: the one in the root's pid namespace. An id without a number there is 0, and so is the
+root's parent. A parent is a process. Notes (exporters.format) tell which parts of a snapshot CRIU cannot hold.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,8 @@ from exporters.format import Dump
 _NAMED = 6  # examples in a note
 _U32 = 0xFFFFFFFF
 
-# CRIU's own numbers, by its header compel/task-state.h; crit's --pretty has others, and calls a stopped task a zombie.
-# The kernel leaves a dead leader a zombie for as long as it has threads, so to CRIU it is one.
+# From CRIU's compel/task-state.h. crit --pretty uses other numbers: it shows a stopped task as a zombie. The kernel has
+# a dead leader as a zombie while it has threads, and so does CRIU.
 _STATES = {
     None: ALIVE,
     TaskState.RUNNING: ALIVE,
@@ -32,7 +32,7 @@ _STATES = {
     TaskState.DEAD_LEADER: DEAD,
 }
 
-# What CRIU has no place for in these files, and the fields of a task that it is.
+# Kinds of facts that these files cannot hold, each with the fields of a task that carry it.
 _LEFT_OUT = {
     "how, by whom and in which order they were born": ("birth",),
     "start times": ("start_ns",),
@@ -46,29 +46,29 @@ _LEFT_OUT = {
 
 
 def dump(snapshot: Snapshot) -> Dump:
-    """The files by name, and what they do not say.
+    """Return the files by name, with notes on what they leave out.
 
     Raises:
-        HostError: there is no protobuf library.
+        HostError: no protobuf library is installed.
     """
     tree = _Tree(snapshot)
     return Dump(dict(tree.files()), tuple(tree.notes()))
 
 
 class _Tree:
-    """The processes of a snapshot: to CRIU a thread is a number in its process."""
+    """The processes of a snapshot. For CRIU a thread is a number in its process."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._tasks = {task.pid: task for task in snapshot.tasks}
-        # The members of each thread group, by its tag. A group stands where its first member does, and has the parent
-        # of that one, which stands before it: so no process comes before its parent.
+        # The members of each thread group, by its tag. A group takes place and parent of its first member. The parent comes
+        # earlier in the list, so no process comes before its parent.
         self._groups: dict[int, list[Task]] = {}
         for task in snapshot.tasks:
             self._groups.setdefault(task.tgid, []).append(task)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Each file: its name and what is in it."""
+        """Yield the name and the contents of each file."""
         made, number = messages(), self._snapshot.number
         mtype = MACHINES.get(self._snapshot.header.machine, UNKNOWN_MACHINE)
         entries = []
@@ -102,7 +102,7 @@ class _Tree:
         yield "pstree.img", image(PSTREE, entries)
 
     def notes(self) -> Iterator[str]:
-        """A sentence for each kind of thing that the files do not say, or say in CRIU's way."""
+        """Yield a sentence for each kind of fact that the files leave out or express in CRIU's way."""
         yield (
             "these files hold the tree alone, for crit to show, and nothing that criu could restore; "
             "what CRIU asks of every task and no snapshot knows (personality, flags, signal mask, futex list) is 0"
@@ -184,12 +184,12 @@ class _Tree:
         yield "left out: when, and on which host and boot, the snapshot was taken, and how it was verified"
 
     def _parent(self, task: Task) -> int:
-        """Number of the process that a task's parent belongs to; 0 for the root's."""
+        """Return the number of the process that a task's parent belongs to; 0 for the root's parent."""
         parent = self._tasks.get(task.ppid)
         return self._snapshot.number(parent.tgid) if parent else 0
 
     def _about(self, what: str, tags: Sequence[int]) -> Iterator[str]:
-        """A sentence that ends with the first few numbers that it is about; none if there are none."""
+        """Yield a sentence that ends with the first few numbers of its tasks; nothing without tasks."""
         if tags:
             few = ", ".join([str(self._snapshot.number(tag)) for tag in tags[:_NAMED]])
             yield f"{what} {few}" + (f" and {len(tags) - _NAMED} more" if len(tags) > _NAMED else "")

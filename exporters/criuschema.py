@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CRIU's image files: framing, magic numbers and the messages in them, as far as a process tree needs them.
+"""CRIU's image files: framing, magic numbers and messages, as far as a process tree needs them.
 
     file    = u32 IMG_COMMON, u32 magic of its kind, {u32 length, message}        little endian
     message = Protocol Buffers of the second version; nothing is packed
 
-Every number here is one that CRIU publishes and keeps for good, for its files outlive its versions. What a tree does not
-need has no field here: a reader takes an optional field that is absent for absent.
+CRIU publishes all numbers here and never changes them, because its files outlive its versions. Optional fields that a
+tree does not need are left out: a reader takes them as absent.
 
-The messages are made by the protobuf library out of the table below, when the first file is written. That library is no
-dependency of ckptree's own: whoever wants this format has it installed.
+The protobuf library makes the messages from the table below when the first file is written. ckptree does not depend on
+that library: a user of this format installs it.
 """
 
 import struct
@@ -32,7 +32,7 @@ STOPPED = 3
 
 UNKNOWN_MACHINE = 0
 MACHINES = {"x86_64": 1, "aarch64": 3}
-"""`mtype` of a core_entry, by what uname(2) calls the machine; only what a snapshot can be of."""
+"""`mtype` of a core_entry, by the machine name of uname(2); only machines that a snapshot can come from."""
 
 MESSAGES = {
     "pstree_entry": (
@@ -57,13 +57,13 @@ MESSAGES = {
         ("comm", 13, "optional", "string"),
     ),
     "core_entry": (
-        # An enumeration of CRIU's; a number is the same on the wire.
+        # An enumeration in CRIU's schema; an integer has the same encoding.
         ("mtype", 1, "required", "uint32"),
         ("tc", 3, "optional", "task_core_entry"),
         ("thread_core", 5, "optional", "thread_core_entry"),
     ),
 }
-"""The fields of each message: name, number, label, and a type of protobuf's or another message."""
+"""The fields of each message: name, number, label, and a protobuf type or another message."""
 
 _MAGIC = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
@@ -71,10 +71,10 @@ _LENGTH = struct.Struct("<I")
 
 @cache
 def messages() -> "dict[str, type[Message]]":
-    """The classes of `MESSAGES`, by name.
+    """Return the classes of `MESSAGES`, by name.
 
     Raises:
-        HostError: there is no protobuf library.
+        HostError: no protobuf library is installed.
     """
     try:
         from google.protobuf import descriptor_pb2, message_factory
@@ -93,12 +93,12 @@ def messages() -> "dict[str, type[Message]]":
                 made.type, made.type_name = proto.TYPE_MESSAGE, kind
             else:
                 made.type = proto.Type.Value(f"TYPE_{kind.upper()}")
-    # In a pool of its own: pycriu's messages, which have the same names, may be in the common one.
+    # A pool of its own: pycriu's messages have the same names and may be in the default pool.
     return dict(message_factory.GetMessages([file]))
 
 
 def image(magic: int, entries: "Iterable[Message]") -> bytes:
-    """A file of that kind."""
+    """Return an image file of the given magic."""
     parts = [_MAGIC.pack(IMG_COMMON, magic)]
     for entry in entries:
         data = entry.SerializeToString(deterministic=True)

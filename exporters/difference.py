@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The difference of two snapshots, as people and as programs read it.
+"""The difference of two snapshots, as text and as a document.
 
     different: 1 gone, 1 born, 1 moved, 1 changed
     a: subtree of 4711 · 6 tasks · 2024-05-01 12:00:00 UTC
@@ -18,8 +18,8 @@
     notes, no part of being equal
        4711 bash: comm bash → sh
 
-Tasks are named by their numbers, from the root's namespace inward. What happened to a process as a whole is told once: its
-threads, where nothing else happened to them, are counted. exporters.comparison says what is compared, and how.
+Tasks are named by their numbers, from the root's namespace inward. A change of a whole process is told once: its
+threads are counted unless something else happened to them. exporters.comparison defines the comparison.
 """
 
 from collections import Counter, defaultdict
@@ -38,20 +38,20 @@ _INDENT = "   "
 
 
 def lines(found: Difference, *, unicode: bool = True) -> list[str]:
-    """The difference for people; pure ASCII where `unicode` is False."""
+    """Return the difference as lines of text; pure ASCII if `unicode` is False."""
     told = list(_Account(found).lines())
     if unicode:
         return told
-    # The two signs of our own have a like in ASCII; foreign text is escaped.
+    # Two signs of our own have an ASCII counterpart; other text is escaped.
     plainer = [line.replace(" · ", " - ").replace(" → ", " -> ") for line in told]
     return [line.encode("ascii", "backslashreplace").decode("ascii") for line in plainer]
 
 
 def to_document(found: Difference) -> Document:
-    """The difference for programs, as maps and lists that JSON can hold.
+    """Return the difference as maps and lists that JSON can hold.
 
-    A task is ``{numbers, comm, thread_group}``, the last one by numbers too; a pid object is its numbers, or 0 or
-    -4097; kernel strings are text (exporters.fields has the escapes).
+    A task is ``{numbers, comm, thread_group}``, its thread group given by numbers. A pid object is its numbers, or 0 or
+    -4097. Kernel strings are text (exporters.fields has the escapes).
     """
     a, b = found.a, found.b
     return {
@@ -77,7 +77,7 @@ def to_document(found: Difference) -> Document:
 
 
 class _Line(NamedTuple):
-    """What is told of one task."""
+    """The text about one task."""
 
     task: Task
     text: str
@@ -92,7 +92,7 @@ class _Account:
         self._members_a, self._members_b = (_members(side) if found.strays else {} for side in (found.a, found.b))
 
     def lines(self) -> Iterator[str]:
-        """All there are."""
+        """Yield all lines."""
         found = self._found
         yield self._verdict()
         for side, snapshot in (("a", found.a), ("b", found.b)):
@@ -149,7 +149,7 @@ class _Account:
         return f"different: {', '.join(said)}"
 
     def _tasks(self, remarks: Remarks, tasks: Sequence[Task]) -> list[str]:
-        """Tasks of one side alone; a thread whose leader is among them says nothing of its own."""
+        """Return the lines of tasks of one side. A thread has no text of its own if its leader is among the tasks."""
         leaders = {task.pid for task in tasks}
         rows = []
         for task in tasks:
@@ -169,7 +169,7 @@ class _Account:
         return self._folded(self._a, said)
 
     def _folded(self, remarks: Remarks, rows: Sequence[_Line]) -> list[str]:
-        """A line for each row; but threads that have no other text than their leader's are counted in its line."""
+        """Return a line for each row; a thread with no text but its leader's is counted in the leader's line."""
         texts = {row.task.pid: row.text for row in rows}
         silent: Counter[int] = Counter()
         told = []
@@ -205,7 +205,7 @@ def _part(title: str, rows: Sequence[str]) -> Iterator[str]:
 
 
 def _members(snapshot: Snapshot) -> dict[tuple[int, int], list[Numbers]]:
-    """The pids in each namespace, by level and id, lowest numbers first."""
+    """Return the pids in each namespace, by level and id, lowest numbers first."""
     members: defaultdict[tuple[int, int], list[Numbers]] = defaultdict(list)
     for pid in sorted(snapshot.pids):
         for place in enumerate(pid.namespaces):
@@ -214,7 +214,7 @@ def _members(snapshot: Snapshot) -> dict[tuple[int, int], list[Numbers]]:
 
 
 def _fellow(members: dict[tuple[int, int], list[Numbers]], row: Stray, id_: int) -> str:
-    """A namespace, by the first of the others that are in it."""
+    """Return a namespace's description: the first other pid in it."""
     fellow = next((numbers for numbers in members[row.level, id_] if numbers != row.numbers), None)
     return f"with {path(fellow)}" if fellow else "alone"
 
@@ -224,7 +224,7 @@ def _change(change: Change) -> str:
 
 
 def _value(change: Change, value: object) -> str:
-    """One side of a change in words."""
+    """Return one side of a change in words."""
     if value is None:
         return "none" if change.field == "exit code" else "unknown"
     if isinstance(value, tuple):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshot <-> the document: the whole schema, the same for every format that has maps and lists.
+"""Snapshot <-> the document: the schema of all formats that have maps and lists.
 
     document  = {format, version, dialect, first_tag, mode, root, header} | facts (see exporters.facts), where
     pids      = [{tag, numbers, namespaces}]
     tasks     = [{pid, ppid, tgid, pgid, sid, depth} | the facts of a task]
     header    = see exporters.hostmap
 
-Keys that nobody here knows stand where they stood when the document was read (exporters.unknown).
-The first line is the base, which the 2011 image says by itself; there the facts go into a record of their own.
+Unknown keys stay at the place where the document that was read had them (exporters.unknown). The first line is the base.
+The 2011 image holds the base in its own records and the facts in an EXTENSION record.
 """
 
 from agent.errors import FormatError
@@ -25,7 +25,7 @@ VERSION = 1
 _DIALECTS: tuple[Dialect, ...] = ("seed", "v23")
 _MODES: tuple[Mode, ...] = ("container", "subtree")
 
-# The order in which a task reads best.
+# The order in which people read a task.
 _TASK_KEYS: Document = dict.fromkeys(
     ("start_ns", "state", "exit_code", "exit_signal", "comm", "uid", "gid", "subreaper", "child_namespace")
 ) | {
@@ -42,7 +42,7 @@ _TASK_KEYS: Document = dict.fromkeys(
 
 
 def to_document(snapshot: Snapshot) -> Document:
-    """The whole document, keys in the order in which they read best."""
+    """Return the whole document, keys in an order for people."""
     known = facts(snapshot)
     pids = [
         {"tag": tag, "numbers": pid.numbers, "namespaces": pid.namespaces}
@@ -77,7 +77,7 @@ def to_document(snapshot: Snapshot) -> Document:
 
 
 def from_document(value: object) -> Snapshot:
-    """The snapshot of a whole document; FormatError names the field at fault."""
+    """Return the snapshot of a whole document; FormatError names the wrong field."""
     document = Fields(value)
     base = _read_base(document)
     fault = first_fault(base.first_tag, base.numbers, base.tasks)
@@ -87,7 +87,7 @@ def from_document(value: object) -> Snapshot:
 
 
 def examine(value: object) -> tuple[Base | None, Snapshot | None, list[Finding]]:
-    """The base and the snapshot of a document, as far as there are any, and all that `from_document` would refuse."""
+    """Return the base and the snapshot of a document, each None if it has none, and all that `from_document` refuses."""
     base = None
     try:
         document = Fields(value)
@@ -105,7 +105,7 @@ def examine(value: object) -> tuple[Base | None, Snapshot | None, list[Finding]]
 
 
 def path_of(fault: Fault) -> str:
-    """Where in a document a fault is."""
+    """Return the path of a fault in a document."""
     if fault.array == "completeness":
         return f"completeness.{fault.field}"
     return f"{fault.array}[{fault.index}].{fault.field}" if fault.field else fault.array

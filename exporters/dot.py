@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Snapshot -> a drawing in graphviz's language: who is who, at a glance.
+r"""Snapshot -> a drawing in graphviz's language.
 
     drawing = "digraph" { attributes, legend, places, edges }
     place   = cluster of a pid namespace { node, cluster of a namespace within it }
     node    = process with its threads | ghost | ancestor
-    edge    = parent to child | creator to child, where that is somebody else | ghost to those whose id it is
+    edge    = parent to child | creator to child, if it is not the parent | ghost to the members of its session or group
 
-A process is a table: its name, a badge for all that is special about it, then its threads. It is filled with the colour
-of its session and framed with that of its group, each lighter or as it is (exporters.remarks has the colours, and the
-words); the words are there as well, for there are more ids than colours. A thread that something is to be said of, or
-that made somebody, has a cell of its own; of the others a few are named. The legend explains the signs that occur.
+A process is a table: its name, a badge for each remark, then its threads. It is filled with the colour of its session and
+framed with the colour of its group (exporters.remarks has colours and words). The words are there as well, because there
+are more ids than colours. A thread with a remark, or one that created a task, has a cell of its own. A few of the other
+threads are named. The legend explains the signs that occur.
 
-The tree grows from left to right, so that many children are a column, as on a terminal. Only parenthood and ghosts
-decide on places; an edge of another kind is drawn where it then has to go.
+The tree grows from left to right, so that many children form a column, as on a terminal. Only edges from parents and from
+ghosts decide on places; graphviz routes the other edges between these places.
 
-What is quoted
---------------
-Names are foreign: what a terminal would obey is escaped first, as everywhere. Then ``& < > "`` become character references.
-A backslash is doubled in a label, for ``\N`` and its like would be replaced. How often one is looked at in a tooltip
-depends on the version of graphviz, so a sign that looks like it stands there instead.
+Quoting
+-------
+Names are foreign text: control characters are escaped first. Then ``& < > "`` become character references. A backslash is
+doubled in a label, because graphviz would replace ``\N`` and the like. Versions of graphviz differ in how often they
+replace escapes in a tooltip, so there a look-alike character stands for the backslash.
 """
 
 from collections import Counter, defaultdict
@@ -28,10 +28,10 @@ from html import escape as escape_html
 from agent.model import Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Task, TaskState
 from exporters.remarks import ALARM, Kind, Remark, Remarks, Tint, count, moment, name, path, plain
 
-_NAMED_THREADS = 12  # of those with nothing to say, in one process
+_NAMED_THREADS = 12  # threads without a remark, in one process
 _THREADS_IN_A_ROW = 3
-_LARGE = 1000  # nodes; from here on the layout takes shortcuts that one does not see in such a crowd
-_LIGHT = 0.8  # how much white is in a session's colour
+_LARGE = 1000  # nodes; for a larger drawing the layout takes shortcuts that cannot be seen in it
+_LIGHT = 0.8  # share of white in a session's colour
 _DEAD = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 _DARK = "#333333"
 _STOPPED = "#b35900"
@@ -48,12 +48,12 @@ _SHORTCUTS = "graph [splines=line, nslimit=1, nslimit1=1, mclimit=0.1]\n"
 
 
 def dumps(snapshot: Snapshot) -> bytes:
-    """The drawing of a snapshot, in UTF-8; the same snapshot gives the same bytes."""
+    """Return the drawing of a snapshot, in UTF-8; equal snapshots give equal bytes."""
     return "".join(_Drawing(snapshot).text()).encode()
 
 
 class _Drawing:
-    """The parts of one drawing, and the lookups they need."""
+    """The parts of one drawing, and lookups for them."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -73,7 +73,7 @@ class _Drawing:
         self._seen: Counter[str] = Counter()
 
     def text(self) -> Iterator[str]:
-        """All of it."""
+        """Yield the whole text."""
         snapshot = self._snapshot
         yield _HEAD % _LINE
         if len(snapshot.tasks) > _LARGE:
@@ -109,7 +109,7 @@ class _Drawing:
         return -1 if innermost is None else innermost
 
     def _clusters(self, inside: dict[int, list[str]]) -> Iterator[str]:
-        """The namespaces within each other; nodes of unknown ones are outside of all."""
+        """Yield the clusters of the namespaces, nested; nodes of unknown namespaces are outside of all clusters."""
         yield from inside.get(-1, ())
         below: defaultdict[int | None, list[Namespace]] = defaultdict(list)
         for namespace in self._snapshot.namespaces:
@@ -129,7 +129,7 @@ class _Drawing:
             todo += reversed(below[item.id])
 
     def _process(self, task: Task) -> str:
-        """The node of a process, or of a thread whose leader has no task."""
+        """Return the node of a process, or of a thread whose leader has no task."""
         remarks = self._remarks
         self._ports[task.pid] = f"n{task.pid}"
         leads = task.pid in (task.sid, task.pgid)
@@ -159,7 +159,7 @@ class _Drawing:
         return called if task.pid == task.tgid else f"{{{called}}}"
 
     def _is_badge(self, task: Task, remark: Remark) -> bool:
-        """True where no edge and no cluster shows it already."""
+        """Return True if neither an edge nor a cluster shows the remark."""
         if remark.kind is Kind.BIRTH:
             return not self._remarks.strange_creator(task)
         return remark.kind is not Kind.NAMESPACE or self._place(task.pid) == -1
@@ -174,7 +174,7 @@ class _Drawing:
         return f'<font color="{color}">{_quoted(remark.text)}</font>' if color else _quoted(remark.text)
 
     def _color(self, task: Task, remark: Remark) -> str:
-        """The colour of a remark; empty where it has none."""
+        """Return the colour of a remark; empty if it has none."""
         match remark.kind:
             case Kind.STATE:
                 return _hex(ALARM) if task.state in _DEAD else _STOPPED
@@ -222,22 +222,22 @@ class _Drawing:
                 yield self._birth(task.birth.creator, self._ports[task.pid])
         for ancestor in self._snapshot.ancestors:
             if ancestor.birth.creator:
-                # An ancestor has no place of its own otherwise.
+                # An ancestor gets its place from this edge alone.
                 yield self._birth(ancestor.birth.creator, f"a{ancestor.id}", placed=True)
         for tag, uses in self._ghosts.items():
             style = f'style=dotted, arrowhead=none, weight=0, color="{self._ghost_color(tag)}"'
             yield from [f"g{tag} -> n{task.pid} [{style}]\n" for task in _topmost(uses)]
 
     def _birth(self, creator: Creator, born: str, *, placed: bool = False) -> str:
-        """The edge from a creator; where it is `placed`, the born one stands to the right of its creator."""
+        """Return the edge from a creator; if `placed`, the created one stands to the right of its creator."""
         self._seen["birth edge"] += 1
         maker = f"a{creator.ancestor}" if creator.tag is None else self._ports[creator.tag]
-        # Between the ports of two neighbours in one column graphviz (2.43) loses an edge's attributes.
+        # graphviz 2.43 loses the attributes of an edge between the ports of two neighbours in one column.
         placed = placed or ":" in maker + born
         return f'{maker} -> {born} [style=dashed, constraint={str(placed).lower()}, color="{_BIRTH}"]\n'
 
     def _about(self, task: Task) -> Iterator[str]:
-        """All that is known of a task, for those who point at it."""
+        """Yield all facts of a task, for its tooltip."""
         remarks = self._remarks
         yield f"{remarks.numbers(task.pid)} {name(task)}"
         yield f"parent {remarks.ref(task.ppid)}, group {remarks.ref(task.pgid)}, session {remarks.ref(task.sid)}"
@@ -259,7 +259,7 @@ class _Drawing:
         return "unknown" if ref is None else self._remarks.ref(ref)
 
     def _legend(self) -> str:
-        """A table of the signs that occur."""
+        """Return the legend: a table of the signs that occur."""
         seen = self._seen
         green, blue = "#cce7cc", "#005fff"
         box = {"border": "2", "color": blue, "bgcolor": green}
@@ -299,13 +299,13 @@ class _Drawing:
 
 
 def _topmost(uses: dict[str, list[Task]]) -> list[Task]:
-    """Those a ghost's line leads to: whose parent is not in it as well. What is below them is of their colour."""
+    """Return the tasks that a ghost's line leads to: members whose parent is no member."""
     members = {task.pid: task for tasks in uses.values() for task in tasks}
     return [task for task in members.values() if task.ppid not in members]
 
 
 def _sign(task: Task, remark: Remark) -> str:
-    """What a remark is called in the legend."""
+    """Return the key under which the legend counts a remark."""
     return task.state or "" if remark.kind is Kind.STATE else remark.kind
 
 
@@ -324,7 +324,7 @@ def _cell(text: str, **attributes: str) -> str:
 
 
 def _badge(text: str, color: str = "") -> str:
-    """A remark; white on its colour where it has one."""
+    """Return the cell of a remark, white on its colour if it has one."""
     if not color:
         return _cell(_small(_quoted(text)))
     return _cell(_small(f'<font color="white">{_quoted(text)}</font>'), bgcolor=color)
@@ -339,10 +339,10 @@ def _attributes(attributes: dict[str, str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text that means itself in a label."""
+    """Quote a text for a label."""
     return escape_html(text).replace("\\", "\\\\")
 
 
 def _hex(tint: Tint, light: float = 0.0) -> str:
-    """A colour with so much white in it."""
+    """Return a colour mixed with white; `light` is the share of white, 0 to 1."""
     return "#" + "".join([f"{round(part + (0xFF - part) * light):02x}" for part in tint.rgb])

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of a snapshot: what a bare image cannot say of a tree, as plain maps, lists, strings, numbers and bytes.
+"""The facts of a snapshot: all that a bare image cannot hold, as plain maps, lists, strings, numbers and bytes.
 
     facts     = {boot_id, time_ns, namespaces, pids: [{namespaces}], tasks: [{state, ..., birth}], ancestors, squashed,
                  entered, completeness, as_of_read, not_rebuildable}
     birth     = {creator: {tag} | {ancestor} | null, observed, sid: ref, pgid: ref, flags, order}
     ancestor  = {id, numbers, namespaces, events: [{event, order, value: ref}]} | birth
-    ref       = tag | {numbers, namespaces} | null          exporters.belongings has what else refers to pid objects
+    ref       = tag | {numbers, namespaces} | null          exporters.belongings has the other references to pid objects
 
-The rows of ``pids`` and ``tasks`` go with those of a base, which has the numbers and the ids. Absent is null. Kernel
-strings stay bytes here (exporters.fields has their text). Keys that nobody here knows are kept (exporters.unknown).
+The rows of ``pids`` and ``tasks`` correspond to those of a base, which has the numbers and ids. Absent is null. Kernel
+strings stay bytes here (exporters.fields has their text). Unknown keys are kept (exporters.unknown).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ _STATES = tuple(TaskState)
 
 
 class Base(NamedTuple):
-    """What a bare image says; see model.Snapshot for the fields."""
+    """The contents of a bare image; model.Snapshot documents the fields."""
 
     mode: Mode
     dialect: Dialect
@@ -63,7 +63,7 @@ class Base(NamedTuple):
 
 
 def facts(snapshot: Snapshot) -> Document:
-    """What a bare image cannot say of the whole tree, keys sorted at every depth; `task_facts` has the tasks'."""
+    """Return the facts of the whole tree, keys sorted at every depth; `task_facts` has those of the tasks."""
     done = snapshot.completeness
     return {
         "ancestors": [
@@ -108,9 +108,9 @@ def facts(snapshot: Snapshot) -> Document:
 
 
 def task_facts(tasks: Sequence[Task]) -> list[Document]:
-    """What a bare image cannot say of each task, keys sorted; what few tasks have is there where it is.
+    """Return the facts of each task, keys sorted. Rare facts have a key only for tasks that have them.
 
-    The one loop that every capture of thousands of tasks goes through: it unpacks whole rows and calls nothing.
+    Every capture of thousands of tasks goes through this one loop, so it unpacks whole rows and calls nothing.
     """
     rows: list[Document] = []
     for task in tasks:
@@ -178,7 +178,11 @@ def task_facts(tasks: Sequence[Task]) -> list[Document]:
 
 
 def assemble(base: Base, known: Fields) -> Snapshot:
-    """Join a sound base and the facts about it."""
+    """Join a sound base and its facts.
+
+    Raises:
+        FormatError: the facts break their schema or contradict the base.
+    """
     reader = _FactsReader(base, known)
     return Snapshot(
         mode=base.mode,
@@ -201,11 +205,11 @@ def assemble(base: Base, known: Fields) -> Snapshot:
 
 
 def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
-    """All that `assemble` would refuse: the first thing of each field, and in the long lists of each row."""
+    """Yield all errors of `assemble`: the first one of each field and, in the long lists, of each row."""
     try:
         reader = _FactsReader(base, known)
     except FormatError as error:
-        # What refers to a namespace can't be judged without them.
+        # References to namespaces cannot be judged without the namespaces.
         yield error
         return
     yield from reader.wrong_rows("pids", len(base.numbers))
@@ -229,7 +233,7 @@ def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
 
 
 class _FactsReader:
-    """Reads the facts in the light of the base: what is referred to must exist."""
+    """Reader of the facts of a base: each reference must lead to a row of the base or of the facts."""
 
     def __init__(self, base: Base, known: Fields) -> None:
         self._base = base
@@ -315,7 +319,7 @@ class _FactsReader:
         )
 
     def wrong_rows(self, key: Literal["pids", "tasks"], count: int) -> Iterator[FormatError]:
-        """What is wrong with each row of a list, and with its being a list of so many."""
+        """Yield the error of each row of a list, and that of the list itself if it has not `count` rows."""
         try:
             self._rows(key, count)
         except FormatError as error:
@@ -323,7 +327,7 @@ class _FactsReader:
                 yield error
         known, base = self._known, self._base
         for index, row in enumerate(known.entries(key)[:count]):
-            # As if this row were the whole list.
+            # Judge each row as a list of its own.
             self._known = Fields({key: [row]})
             self._base = base._replace(numbers=base.numbers[index : index + 1], tasks=base.tasks[index : index + 1])
             try:
@@ -343,7 +347,7 @@ class _FactsReader:
             id=fields.integer("id", id_, id_),
             inum=fields.integer("inum", 0, U64_MAX),
             level=fields.integer("level", min(id_, 1), S32_MAX) if id_ else fields.integer("level", 0, 0),
-            # Parents before children; and the first namespace is the root's, whose parent is not ours to know.
+            # Parents come before children. The first namespace is the root's; its parent is outside of the snapshot.
             parent=fields.integer("parent", 0, id_ - 1) if id_ else None,
         )
 
@@ -363,7 +367,7 @@ class _FactsReader:
         observed = fields.flag("observed")
         return Birth(
             creator=creator,
-            # The contract's null creator means assumed; `observed` is ours, and tells it from one outside the tree.
+            # A null creator alone means an assumed birth; `observed` tells an observed one from a creator outside the tree.
             observed=creator is not None if observed is None else observed,
             sid=self._ref_of(fields, "sid"),
             pgid=self._ref_of(fields, "pgid"),
@@ -381,7 +385,7 @@ class _FactsReader:
     def _event(self, fields: Fields) -> AncestorEvent:
         event = fields.word("event", _EVENTS)
         order = fields.integer("order", 0, U64_MAX)
-        # That of a subreaper is a switch, not a tag.
+        # The value of "subreaper" is a switch; the others are tags.
         value = fields.maybe_integer("value", 0, 1) if event == "subreaper" else self._ref_of(fields, "value")
         return AncestorEvent(event, order, value)
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a file: one row for each rule, and the finding that a rule was broken at some place.
+"""The rules for a file, one row each, and the finding that a file breaks a rule at some place.
 
 Severity
 --------
-An *error* makes a file worthless as a tree: the readers here refuse it, or the readers of 2011 do, or no kernel can
-have been in that state. Who rebuilds from it builds something else, if anything. A *warning* is about a sound file:
-it asks for more than a plain rebuild has, or holds what will not come along. The readers here stop at the first error
-and pass over warnings.
+An *error* makes a file worthless as a tree: our readers or those of 2011 refuse it, or no kernel can have been in that
+state. A rebuild from it would make another tree, if any. A *warning* is about a sound file that needs more than a plain
+rebuild has, or holds facts that will be lost. Our readers stop at the first error and pass over warnings.
 
-The last field of a rule says where it comes from: a function of the kernel patch (``restore_*``, ``checkpoint_*``), one
-of its user-space companion (``ckpt_*``), or "ours" where neither looked, with what came of it.
+The last field of a rule is its source: a function of the kernel patch (``restore_*``, ``checkpoint_*``), one of its
+user-space companion (``ckpt_*``), or "ours" if neither of them checked it, with the consequence.
 """
 
 from collections.abc import Iterable
@@ -22,12 +21,12 @@ Severity = Literal["error", "warning"]
 
 
 class Rule(NamedTuple):
-    """One thing that must hold.
+    """One rule for a file.
 
     Attributes:
-        severity: see the module.
-        meaning: what a finding of this name says.
-        source: who asks for it.
+        severity: as the module defines it.
+        meaning: the text of a finding of this name.
+        source: the program that demands it.
     """
 
     severity: Severity
@@ -51,7 +50,7 @@ RULES: Final[dict[str, Rule]] = {
     "head-magic": Rule("error", "HEADER without its magic: no checkpoint image", "restore_read_header"),
     "head-time": Rule("error", "a time past the year 2262", "ours"),
     "uts-length": Rule("error", "a length of the host's strings that no host has", "ckpt_read_header"),
-    # A kernel asks for its own build here; the tree is the same whatever host it came from.
+    # A kernel asks for its own build here; the tree does not depend on the host.
     "foreign-arch": Rule("warning", "another machine than x86-64", "restore_read_header, as an error"),
     "foreign-revision": Rule("warning", "another revision of the format", "restore_read_header, as an error"),
     "unknown-flags": Rule("warning", "user flags beside bit 0, subtree", "restore_read_header, as an error"),
@@ -83,7 +82,7 @@ RULES: Final[dict[str, Rule]] = {
     "parent-order": Rule("error", "a task comes before its parent", "ours: the kernel writes parents first"),
     "leader-elsewhere": Rule("error", "a thread group's leader is in another thread group", "restore_validate_task"),
     "thread-group": Rule("error", "threads of one group differ in group, session or level", "restore_validate_task"),
-    # Accepted by the kernel's restart, which makes a dead one; only a kernel never lets the leader go first.
+    # The kernel's restart accepts it and makes a dead leader; but a kernel never releases a leader before its threads.
     "leader-without-task": Rule("warning", "a thread group whose leader has no task", "ckpt_init_tree: makes a ghost"),
     # sessions and groups
     "session-leader-group": Rule("error", "a session leader in another group than its own", "restore_task_pgrp"),
@@ -91,7 +90,7 @@ RULES: Final[dict[str, Rule]] = {
     "session-owner": Rule("error", "a session has the pid of a task that is in another", "restore_validate_task"),
     "group-sessions": Rule("error", "a group spans two sessions, or its owner's is another", "restore_task_pgrp"),
     "inherited-session": Rule("error", "-4097 where the root did not inherit its session", "restore_validate_task"),
-    # Sound, and common below a container's shell; only a new namespace brings an outside with it.
+    # Sound, and common below a container's shell; only a rebuild in a new namespace has an outside for these ids.
     "outside-id": Rule("warning", "sessions or groups from outside need a new pid namespace", "ckpt_init_tree"),
     # states
     "exited-parent": Rule("error", "the parent is a task that has exited", "ours: forget_original_parent"),
@@ -107,7 +106,7 @@ RULES: Final[dict[str, Rule]] = {
         "error", "the root has numbers below its own namespace", "checkpoint_pids: level 0 is the root's"
     ),
     "nesting-parent": Rule("error", "a task's namespace is not its parent's, nor below it", "ours: no clone does it"),
-    # Both are real: setns() into a namespace that stands already makes them. Nothing in the image makes them again.
+    # Both occur: setns() into an existing namespace makes them. Nothing in the image can make them again.
     "nesting-depth": Rule("warning", "more than one level below the creator: setns() made it", "ckpt_build_tree"),
     "namespace-without-init": Rule(
         "warning", "no init in a nested namespace: another has to be made for it", "ckpt_build_tree"
@@ -125,19 +124,19 @@ RULES: Final[dict[str, Rule]] = {
     "document": Rule("error", "a document that its reader refuses", "ours"),
     "unknown-format": Rule("error", "the file is in no format known here", "ours"),
 }
-"""All rules by name, which never changes; the texts may."""
+"""All rules by name. Names never change; texts may."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that does not hold somewhere.
+    """A broken rule at one place of a file.
 
     Attributes:
         name: key of RULES.
         path: the field at fault, as in ``TREE[3].vppid``.
-        message: what is wrong there, and what would be right.
-        offset: byte offset of the field from the start of the file; None where the file has none (a document).
-        pids: tags of the pid objects it is about, as the image counts them; empty where it is about none.
+        message: the fault there, and the right value.
+        offset: in bytes from the start of the file; None for a document.
+        pids: tags, in the image's own counting, of the pid objects concerned; empty if there are none.
     """
 
     name: str
@@ -148,7 +147,7 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """That of the rule."""
+        """The severity of the rule."""
         return RULES[self.name].severity
 
     @property
@@ -157,12 +156,12 @@ class Finding:
         return f"{self.path}: {self.message}"
 
     def error(self) -> FormatError:
-        """What a reader raises that stops here."""
+        """Return the error of a reader that stops at this finding."""
         return FormatError(self.path, self.message, -1 if self.offset is None else self.offset)
 
 
 def to_document(findings: Iterable[Finding]) -> list[dict[str, object]]:
-    """The findings as plain maps, for machines."""
+    """Return the findings as plain maps."""
     return [
         {
             "severity": found.severity,

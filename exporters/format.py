@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a format is to the registry, and what a package has to do to bring its own.
+"""A format as the registry sees it, and the way for a package to bring its own.
 
 A package that writes snapshots in another way names a `Format` in its metadata, under the format's own name:
 
     [project.entry-points."ckptree.exporters"]
     mermaid = "my_package.mermaid:FORMAT"
 
-It is imported when its name is asked for, or when a file is in none of the formats that come with ckptree, and not
-before: who does not use it does not wait for it. One that cannot be used is reported by name and stops no other.
+ckptree imports it when a user names it, or when a file is in none of ckptree's own formats, and not before: the import
+costs other users no time. A package that cannot be used is reported by name and does not disturb the others.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # naming a format takes no snapshot
+if TYPE_CHECKING:  # the registry needs no snapshot
     from agent.model import Snapshot
 
 ENTRY_POINTS = "ckptree.exporters"
-"""The entry-point group."""
+"""The entry-point group of formats."""
 
 
 class Dump(NamedTuple):
-    """A snapshot, written.
+    """A written snapshot.
 
     Attributes:
-        data: the file; or the files of a folder, by name, in a format that is a folder.
-        notes: sentences, for people: what of this snapshot the format cannot say. Empty where all is said.
+        data: the file; for a format that is a folder, its files by name.
+        notes: sentences on the facts of this snapshot that the format cannot hold; empty if it holds all.
     """
 
     data: bytes | dict[str, bytes]
@@ -34,12 +34,12 @@ class Dump(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """How a format's files are known and read.
+    """The reading side of a format.
 
     Attributes:
-        recognize: True for bytes that can be of no other format.
-        load: reads them; FormatError for bytes that are not of this format.
-        looks_like: how they begin, for people.
+        recognize: True for bytes that can be in no other format.
+        load: makes a snapshot from bytes; FormatError for bytes in another format.
+        looks_like: the beginning of such files, in words.
     """
 
     recognize: Callable[[bytes], bool]
@@ -51,14 +51,14 @@ class Reader(NamedTuple):
 class Format:
     """One way to write a snapshot, and perhaps to read it back.
 
-    What can be read is lossless: writing again what was read gives the same bytes. What is lossy can only be written.
+    A format with a reader is lossless: a snapshot that was read is written to the same bytes. A lossy one has no reader.
 
     Attributes:
-        name: as the registry and the command line take it.
-        dump: writes it, in the dialect that the snapshot names where the format has dialects.
-        reader: reads it; None where it can only be written, as folders always are.
-        text: True where people can read it, so that it may go to a terminal.
-        directory: True where it is a folder of files, which `dump` gives by name.
+        name: for the registry and the command line.
+        dump: writes a snapshot, in the snapshot's dialect if the format has dialects.
+        reader: None for a format that can only be written, as every folder.
+        text: True for text that may go to a terminal.
+        directory: True for a folder of files; then `dump` returns them by name.
     """
 
     name: str

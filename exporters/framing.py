@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cursor that goes on: every finding of one pass over an image, where the plain one stops at the first.
+"""The cursor that goes on after a fault: it finds all faults of an image in one pass.
 
-What it does about a record that can't be taken as what is wanted:
+Its reaction to a record that is not the wanted one:
 
-    the file ends               it is noted once; what is there of the body counts, and all later records are empty
-    another type                what is wanted follows before anything that is due later: this is in the way, and is
-                                passed over; else what is wanted is missing: it is read as empty, and nothing is taken
-    a wrong length              the record is taken as it is
+    the file ends               the end is reported once; the rest counts as the body, and all later records are empty
+    another type                if the wanted record follows before any record that is due later, the records in between are
+                                skipped; if not, the wanted record is read as empty, and nothing is taken
+    a wrong length              the record is taken with its length
     framing lost                (a length below 8, bytes of another machine, an older format, a writer that failed)
-                                nothing behind this place means anything: all later records are empty
+                                nothing behind this place has a meaning: all later records are empty
 
-A body that is not of the size asked for is the reader's cue to say nothing about what is in it. Every byte is taken at
-most once, and each of the grammar's dozen records is looked for at most once, so the cost is that of the file's size.
+A reader says nothing about the contents of a body that has not the requested size. Every byte is taken at most once, and
+each of the dozen records of the grammar is looked for at most once. So the cost is linear in the size of the file.
 """
 
 from collections import Counter
@@ -20,18 +20,18 @@ from dataclasses import replace
 from exporters.findings import Finding
 from exporters.records import ARCH, CONTAINER, EXTENSION, HEAD_BYTES, HEADER, LSM_INFO, PIDS, TAIL, TREE, Cursor
 
-# When each record is due. BUFFERs stand between all of them.
+# The order of the records. BUFFERs stand between all of them.
 _DUE = {kind: n for n, kind in enumerate((HEADER, ARCH, CONTAINER, LSM_INFO, PIDS, TREE, EXTENSION, TAIL))}
 
 _LOST = ("record-head", "big-endian", "pre-patch-image", "writer-failed")
 
 
 LISTED = 10_000
-"""Findings of one rule that are kept: a file of a hundred million wrong rows has as many."""
+"""Number of findings kept for each rule: a file of a hundred million wrong rows has as many findings."""
 
 
 class Collector(Cursor):
-    """A cursor that raises nothing."""
+    """A cursor that collects findings and raises nothing."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -40,10 +40,10 @@ class Collector(Cursor):
         self._unlisted: dict[str, Finding] = {}
         self._over = False
         self._due = -1
-        self._surprise = -1  # where a record was that nobody wanted
+        self._surprise = -1  # place of the last unexpected record
 
     def findings(self) -> list[Finding]:
-        """All of them so far by offset; of each rule the first thousands, and then one that says how many more."""
+        """Return the findings so far by offset: the first `LISTED` of each rule, then one that counts the rest."""
         more = [
             replace(first, message=f"{self._counts[name] - LISTED} more of {name} from here on, not listed", pids=())
             for name, first in self._unlisted.items()
@@ -51,7 +51,7 @@ class Collector(Cursor):
         return sorted([*self._found.values(), *more], key=lambda found: (found.offset or 0, found.name))
 
     def report(self, found: Finding) -> None:
-        """Take note of any finding; what framing and the rules behind it both find is one, in the framing's words."""
+        """Note a finding. If framing and a later rule find the same, the first finding, which is framing's, is kept."""
         if found.name == "unexpected-record":
             told, self._surprise = self._surprise, self.at
             if told == self.at:
@@ -67,7 +67,7 @@ class Collector(Cursor):
             self._stop()
 
     def next(self, wanted: int = TAIL) -> int:
-        """Type of the next record; TAIL, which ends every loop, where there is none."""
+        """Return the type of the next record; TAIL, which ends every loop, at the end of the file."""
         if not self._over:
             end = self._end(wanted)
             if end is None:
@@ -77,7 +77,7 @@ class Collector(Cursor):
         return TAIL
 
     def record(self, wanted: int, size: int | None = None, limit: int | None = None) -> tuple[int, bytes]:
-        """Take the next record: where it is, and its body, which may be of any size."""
+        """Take the next record; return its offset and its body, of any size."""
         due = _DUE.get(wanted, self._due)
         self.whole = False
         while not self._over and (found := self._obstacle(wanted, size, limit)) is not None:
@@ -87,7 +87,7 @@ class Collector(Cursor):
             if found.name in _LOST:
                 break
             if not HEAD_BYTES <= self._head()[1] <= self.left:
-                self._stop()  # no record either
+                self._stop()  # this is no record
                 break
             following = self._find(wanted, due)
             if following is None:
@@ -99,7 +99,7 @@ class Collector(Cursor):
         return self._take()
 
     def _find(self, wanted: int, due: int) -> int | None:
-        """Where the wanted record is, if it comes before any that is due later: others are in its way."""
+        """Return the offset of the wanted record if it comes before any record that is due later; None otherwise."""
         here = self.at
         found = None
         while self._end(wanted) is None:
@@ -121,6 +121,6 @@ class Collector(Cursor):
         return super()._take()
 
     def _stop(self) -> None:
-        """Take nothing from here on."""
+        """End the pass: all later records are empty."""
         self._over = True
         self.at = len(self._data)

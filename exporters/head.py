@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head of a checkpoint image: the records that tell of the host, before any pid.
+"""The head of a checkpoint image: the records that describe the host, before any pid.
 
     head      = HEADER release version machine ARCH CONTAINER lsm LSM_INFO
     HEADER    = record 1: u64 magic, u16 arch, major, minor, patch, rev, 6 bytes, 12 x u16 constants,
                           u64 seconds, u64 uflags
     ARCH      = record 2: of x86: u16 has_fxsr, u16 has_xsave, u16 xstate_size, u16; of others up to 192 bytes
     CONTAINER = record 3: nothing
-    LSM_INFO  = record 7: up to 192 bytes, none of which we need
+    LSM_INFO  = record 7: up to 192 bytes, which ckptree only keeps
 
-The strings are BUFFERs (record 4), NUL padded: those of uname(2) as long as constants 5 to 7 say, the LSM's 11 bytes.
-``seconds`` is CLOCK_REALTIME; bit 0 of ``uflags`` means that the root is any task, not a namespace's init.
+The strings are BUFFERs (record 4), NUL padded: those of uname(2) have the lengths of constants 5 to 7, the LSM's 11 bytes.
+``seconds`` is CLOCK_REALTIME. Bit 0 of ``uflags`` means that the root is any task, not a namespace's init.
 
-All of it comes back as it was, whoever wrote it, but for the six bytes that are nothing. exporters.hostmap has what is
-written where nothing else is known, and how foreign values are kept.
+A conversion keeps all of the head, of any writer, except the six bytes of padding. exporters.hostmap has the defaults,
+and the keys for foreign values.
 """
 
 import re
@@ -53,13 +53,13 @@ _ESCAPE = re.compile(rb"\\(?:(\\)|x([0-9a-f]{2}))")
 
 
 class Head(NamedTuple):
-    """What the head says.
+    """The contents of the head.
 
     Attributes:
         mode: of the capture.
-        seconds: CLOCK_REALTIME of the cut.
+        seconds: CLOCK_REALTIME of the snapshot, in whole seconds.
         header: the host.
-        notes: oddities that do not touch the tree, for people.
+        notes: oddities that do not touch the tree, in sentences.
     """
 
     mode: Mode
@@ -69,7 +69,7 @@ class Head(NamedTuple):
 
 
 class _Host(NamedTuple):
-    """The host as the records have it: all fields fit, and no bytes are text yet."""
+    """The host in the form of the records: numbers in range, strings as bytes."""
 
     arch_id: int = ARCH_X86_64
     version: tuple[int, ...] = (0, 0, 0)
@@ -83,7 +83,7 @@ class _Host(NamedTuple):
 
 
 def write_head(snapshot: Snapshot) -> list[bytes]:
-    """The records of the head."""
+    """Return the records of the head."""
     host = _pack(snapshot.header)
     uflags = host.uflags | (SUBTREE if snapshot.mode == "subtree" else 0)
     seconds = snapshot.time_ns // NS_PER_S
@@ -100,12 +100,12 @@ def write_head(snapshot: Snapshot) -> list[bytes]:
 
 @lru_cache(maxsize=4)
 def as_said(header: Header) -> Header:
-    """The header as the base's fixed fields can say it."""
+    """Return the header as the fixed fields of the base can hold it."""
     return _unpack(_pack(header))
 
 
 def read_head(cursor: Cursor) -> Head:
-    """Take the records of the head."""
+    """Read the records of the head; report faults to the cursor."""
     at = cursor.at
     fields = _read_header(cursor)
     host = fields.host
@@ -129,7 +129,7 @@ def read_head(cursor: Cursor) -> Head:
 class _HeaderFields(NamedTuple):
     host: _Host = _Host()
     seconds: int = 0
-    uflags: int = SUBTREE  # the mode that asks less of a tree, where nobody knows
+    uflags: int = SUBTREE  # the default is the mode with fewer rules
     whole: bool = False
 
 
@@ -160,9 +160,9 @@ def _read_header(cursor: Cursor) -> _HeaderFields:
     return _HeaderFields(host, seconds, uflags, whole=True)
 
 
-@lru_cache(maxsize=4)  # one host is captured again and again
+@lru_cache(maxsize=4)  # a daemon captures the same host again and again
 def _pack(header: Header) -> _Host:
-    """What the records say of a header; what does not fit is cut."""
+    """Return the host in the form of the records; values that do not fit are cut."""
     constants = header.constants or CONSTANTS
     texts = (header.release, header.version, header.machine)
     return _Host(
@@ -179,7 +179,7 @@ def _pack(header: Header) -> _Host:
 
 
 def _unpack(host: _Host) -> Header:
-    """The header that the records tell of."""
+    """Return the header of a host in the form of the records."""
     fxsr, xsave, xstate = 0, 0, 0
     if is_x86(host.arch_id) and len(host.arch) == X86_ARCH.size:
         fxsr, xsave, xstate, _ = X86_ARCH.unpack(host.arch)
@@ -206,19 +206,19 @@ def _unpack(host: _Host) -> Header:
 
 
 def _padded(text: str, size: int) -> bytes:
-    """A string in a C array. What is longer is cut between characters, and ends with a NUL then."""
+    """Return a string in a C array of `size` bytes. A longer one is cut between characters and ends with a NUL."""
     raw = text.encode("utf-8", "backslashreplace")
     if b"\\" in raw:
-        # A backslash that begins no escape is one: who made this text may not know of them.
+        # A backslash that begins no escape stands for itself: other writers do not escape.
         raw = _ESCAPE.sub(lambda found: b"\\" if found[1] else bytes.fromhex(found[2].decode("ascii")), raw)
     if len(raw) > size:
         end = max(size - 1, 0)
-        while end and raw[end] & 0xC0 == 0x80:  # within a character
+        while end and raw[end] & 0xC0 == 0x80:  # inside a character
             end -= 1
         raw = raw[:end]
     return raw.ljust(size, b"\0")
 
 
 def _text(raw: bytes) -> str:
-    """The text of what is in a C array: all of it, should it hold more than one NUL-terminated string."""
+    """Return the text of a C array: all of it, even behind an inner NUL."""
     return escape(raw.rstrip(b"\0"))

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as a map: the header of a document, and what an image's head says where nothing else is known.
+"""The host as a map: the header of a document, and the defaults of an image's head.
 
     header    = {release, version, machine, lsm: text; kernel_version: [major, minor, patch], has_fxsr, has_xsave,
                  xstate_size} | foreign
-    foreign   = {arch_id, rev, constants: [12 integers], uflags, arch: bytes, lsm_info: bytes}, none of them needed
+    foreign   = {arch_id, rev, constants: [12 integers], uflags, arch: bytes, lsm_info: bytes}, all optional
 
-The strings are bytes to the kernel, and here they have the text of bytes that exporters.fields has, so that any of them
-comes back as it was. What is foreign is there only where an image has something else in that place than ckptree writes:
-a file of ours says none of it, and another's keeps what it had.
+The kernel's strings are bytes; here they are text in the form of exporters.fields, so each comes back as it was. A foreign
+key is there only if an image has another value in that place than ckptree writes: images of ckptree have no foreign
+keys, and images of other writers keep their values.
 
 Architecture
 ------------
-The format of 2011 numbers x86-32, x86-64, s390x, 32 and 64 bits of PowerPC, from 1 on. It has no number for arm64, which
-came later, and its readers know no such image. So for one ckptree writes ELF's number, which is none of those, and a
-HEADER_ARCH in which nothing is set. Only x86's HEADER_ARCH is understood; another's is kept as it is.
+The format of 2011 numbers x86-32, x86-64, s390x, 32 and 64 bits of PowerPC, from 1 on. arm64 is younger: the format has
+no number for it, and the readers of 2011 accept no such image. For arm64 ckptree writes ELF's number, which is none of
+those, and a HEADER_ARCH of zeros. ckptree decodes the HEADER_ARCH of x86 and keeps any other as bytes.
 """
 
 import struct
@@ -29,38 +29,38 @@ ARCH_AARCH64: Final = 183  # EM_AARCH64
 
 REV: Final = 6
 # task_comm_len, at_vector_size, signal_nsig; uts sysname, nodename, release, version, machine, domainname;
-# rlimit_nlimits, n_tty_buf_size, tty_termios_nccs: of an x86-64 kernel of that time.
+# =# rlimit_nlimits, n_tty_buf_size, tty_termios_nccs: of an x86-64 kernel of 2011.
 CONSTANTS: Final = (16, 44, 64, 65, 65, 65, 65, 65, 65, 16, 4096, 19)
 UTS_CONSTANTS: Final = slice(5, 8)  # release, version, machine
 UTS_LIMIT: Final = 1024
 LSM_INFO: Final = b"dummy"
 LSM_INFO_LIMIT: Final = 192
 SUBTREE: Final = 1
-"""The bit of uflags that is the mode's; the others are foreign."""
+"""The bit of uflags for the mode; the other bits are foreign."""
 
 X86_ARCH: Final = struct.Struct("<4H")
-"""HEADER_ARCH on x86: has_fxsr, has_xsave, xstate_size, nothing."""
+"""HEADER_ARCH on x86: has_fxsr, has_xsave, xstate_size, padding."""
 ARCH_LIMIT: Final = 192
 
 U16_MAX: Final = 0xFFFF
 
-_AARCH64 = ("aarch64", "aarch64_be", "armv8l", "armv8b")  # the last two are what it is to a program of 32 bits
+_AARCH64 = ("aarch64", "aarch64_be", "armv8l", "armv8b")  # the last two: uname(2) for a 32-bit program
 
 
 def arch_id(header: Header) -> int:
-    """The number of the host's architecture."""
+    """Return the number of the host's architecture."""
     if header.arch_id is not None:
         return header.arch_id
     return ARCH_AARCH64 if header.machine in _AARCH64 else ARCH_X86_64
 
 
 def is_x86(number: int) -> bool:
-    """Whether HEADER_ARCH is one that is understood here."""
+    """Return True if ckptree decodes the HEADER_ARCH of this architecture."""
     return number in (ARCH_X86_32, ARCH_X86_64)
 
 
 def arch_body(header: Header) -> bytes:
-    """What is in HEADER_ARCH."""
+    """Return the body of HEADER_ARCH."""
     if header.arch is not None:
         return header.arch
     if not is_x86(arch_id(header)):
@@ -69,7 +69,7 @@ def arch_body(header: Header) -> bytes:
 
 
 def settled(header: Header) -> Header:
-    """The same header, with nothing foreign said that is what ckptree writes anyway."""
+    """Return the header without foreign values that equal ckptree's own."""
     if header.arch_id is not None and header.arch_id == arch_id(replace(header, arch_id=None)):
         header = replace(header, arch_id=None)
     if header.arch is not None and header.arch == arch_body(replace(header, arch=None)):
@@ -83,7 +83,7 @@ def settled(header: Header) -> Header:
 
 
 def header_fields(header: Header) -> dict[str, object]:
-    """The header's map, keys sorted."""
+    """Return the header's map, keys sorted."""
     known: dict[str, object] = {
         "has_fxsr": header.has_fxsr,
         "has_xsave": header.has_xsave,
@@ -107,7 +107,7 @@ def header_fields(header: Header) -> dict[str, object]:
 
 
 def read_header(fields: Fields, absent: Header) -> Header:
-    """The header of its map; a missing key reads as in `absent`."""
+    """Read a header from its map; a missing key keeps its value of `absent`."""
     version = absent.kernel_version
     if fields.has("kernel_version"):
         numbers = fields.integers("kernel_version", 0, U32_MAX)
@@ -131,7 +131,7 @@ def read_header(fields: Fields, absent: Header) -> Header:
 
 
 def _read_foreign(fields: Fields, header: Header) -> Header:
-    """What an image must be able to say as it stands: of it our own record says nothing."""
+    """Read the foreign values, which EXTENSION does not hold: an image has them in its own fields."""
     number, rev = fields.maybe_integer("arch_id", 0, U16_MAX), fields.maybe_integer("rev", 0, U16_MAX)
     constants = fields.integers("constants", 0, U16_MAX)
     if constants and (len(constants) != len(CONSTANTS) or max(constants[UTS_CONSTANTS]) > UTS_LIMIT):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Coloured text for a terminal: how wide it is, where it may be folded, and how it is written.
+"""Coloured text for a terminal: its width in columns, its folding into lines, and its escape sequences.
 
     span   = text of one style                       the style is a list of SGR parameters, "1;38;5;28", or nothing
     phrase = spans that belong together              a name, a remark
     line   = phrases with a separator between them   folded at a separator, else at a blank, else anywhere
 
-Width is counted before anything is coloured, in columns and not in characters: those of East Asian scripts are two wide,
-and combining ones take none.
+Width is counted before colouring, in columns and not in characters: East Asian wide characters take two columns, combining
+ones none.
 """
 
 import re
@@ -24,7 +24,7 @@ _WIDE = ("W", "F")
 
 
 class Span(NamedTuple):
-    """A text of one style; SGR parameters, or empty."""
+    """A text of one style; the style is SGR parameters, or empty."""
 
     text: str
     style: str = ""
@@ -35,22 +35,22 @@ Phrase: TypeAlias = tuple[Span, ...]
 
 @dataclass(frozen=True, slots=True)
 class Ink:
-    """What a terminal can show.
+    """The abilities of a terminal.
 
     Attributes:
-        color: it obeys colour sequences.
-        unicode: it shows more than ASCII.
+        color: True if it obeys colour sequences.
+        unicode: True if it shows more than ASCII.
     """
 
     color: bool
     unicode: bool
 
     def of(self, tint: Tint) -> str:
-        """The style that writes in a colour."""
+        """Return the style for a colour."""
         return f"38;5;{tint.code}"
 
     def spoken(self, phrases: Sequence[Phrase]) -> Sequence[Phrase]:
-        """The phrases in the characters that can be shown."""
+        """Return the phrases in characters that the terminal shows."""
         if self.unicode or all(span.text.isascii() for phrase in phrases for span in phrase):
             return phrases
         return [
@@ -59,30 +59,30 @@ class Ink:
         ]
 
     def line(self, spans: Sequence[Span]) -> str:
-        """Spans as they go to the terminal."""
+        """Return spans as text with the terminal's escape sequences."""
         if not self.color:
             return "".join([span.text for span in spans])
         return "".join([f"\x1b[{style}m{text}\x1b[0m" if style and text else text for text, style in spans])
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Return the width of a text in columns of a terminal."""
     if text.isascii():
         return len(text)
     return sum(map(_columns, text))
 
 
 def width(phrase: Phrase) -> int:
-    """How many columns a phrase takes."""
+    """Return the width of a phrase in columns of a terminal."""
     return sum([columns(span.text) for span in phrase])
 
 
 def fold(phrases: Sequence[Phrase], between: str, first: int, rest: int) -> Iterator[list[Span]]:
-    """Lines of phrases, at least one.
+    """Yield lines of phrases, at least one.
 
     Args:
-        phrases: what to write.
-        between: separator of phrases; it is left out where a line ends.
+        phrases: the phrases to write.
+        between: separator of phrases; left out at the end of a line.
         first, rest: columns of the first line and of the others, at least 2.
     """
     line: list[Span] = []
@@ -112,7 +112,7 @@ def fold(phrases: Sequence[Phrase], between: str, first: int, rest: int) -> Iter
 
 
 def _pieces(phrase: Phrase, room: int) -> Iterator[Span]:
-    """Words, each with the blanks before it; one that has no room in a line is cut."""
+    """Yield words, each with the blanks before it; a word wider than a line is cut."""
     for text, style in phrase:
         for found in _PIECE.findall(text):
             part, used = "", 0

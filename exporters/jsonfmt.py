@@ -4,13 +4,12 @@
     file  = "{" NL key ": " value {"," NL key ": " value} NL "}" NL
     value = compact JSON; but for a list of maps: "[" NL row {"," NL row} NL "]", each row compact, on a line of its own
 
-So a task is a line: grep finds it and diff shows it, while all the work is still done by the encoder in C. Which lines
-are broken matters to people alone; the reader takes any JSON.
+So each task is one line, for grep and diff, and the encoder in C still does all the work. The line breaks are for people:
+the reader takes any JSON.
 
 JSON has no bytes. comm, argv, cwd and env are text with two escapes, a doubled backslash and ``\\xHH`` for a byte that
-is no UTF-8; exporters.fields has the rule. (In the file the backslash of an escape is doubled once more, by JSON.)
-Under a key that nobody here knows, where no one can tell text from bytes, bytes are ``{"$bytes": text}``;
-exporters.plain has that rule.
+is not UTF-8 (exporters.fields). In the file JSON doubles the backslash of an escape once more. Below an unknown key
+text and bytes cannot be told apart, so there bytes are ``{"$bytes": text}`` (exporters.plain).
 """
 
 import json
@@ -27,7 +26,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def dumps(snapshot: Snapshot) -> bytes:
-    """The JSON text of a snapshot, in UTF-8."""
+    """Return the JSON text of a snapshot, in UTF-8."""
     if snapshot.unknown:
         unknown = {
             way: {spelled_key(key): spelled(value) for key, value in keys.items()}
@@ -39,17 +38,17 @@ def dumps(snapshot: Snapshot) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Half a surrogate pair, as Python makes of a foreign byte, becomes the text that the other formats have for it.
+        # Half a surrogate pair, Python's stand-in for a foreign byte, becomes the text that the other formats have for it.
         return _SURROGATE.sub(lambda half: rf"\\u{ord(half[0]):04x}", text).encode()
 
 
 def loads(data: bytes) -> Snapshot:
-    """The snapshot of a JSON text; FormatError for anything else."""
+    """Return the snapshot of a JSON text; FormatError for any other bytes."""
     return from_document(parse(data))
 
 
 def parse(data: bytes) -> object:
-    """What a JSON text says, whatever that is; FormatError where it is none."""
+    """Return the value of a JSON text, of any type; FormatError for any other bytes."""
     try:
         text = data.decode("utf-8-sig")
         value: object = json.loads(text, object_hook=unspelled if may_be_spelled(text) else None)
@@ -65,7 +64,7 @@ def parse(data: bytes) -> object:
 
 
 def _text(value: object) -> str:
-    """Called by the encoder for what JSON does not have."""
+    """Return the text of bytes; the encoder calls this for every type that JSON lacks."""
     if isinstance(value, bytes):
         return escape(value)
     raise TypeError(f"a document holds no {type(value).__name__}")

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What more holds in every tree that a kernel had, or must hold for a kernel to have that tree again.
+"""Rules for every tree that a kernel had, or that a kernel is to have again.
 
-The readers do without it: a tree can be shown, compared and converted that breaks these rules. But
+Readers do not apply them: a tree that breaks these rules can be shown, compared and converted. The rules are:
 
-* a session or group has the pid of a process (or of one that is gone), which is in it if it is a session. A session's
-  leader never leaves its group; a group never spans two sessions, and its owner is in the same one, for setsid() is
-  refused while a group has the caller's pid;
-* what the root inherited, -4097, is the root's session, and a group of that number is in that session;
-* level 0 is the root's namespace. A child's namespace is its parent's or below: clone() goes one level down at most,
-  setns() further, and whoever adopts is of the late parent's namespace. All threads of a group are in one;
-* a container's root is its namespace's init, and a namespace is made by making its init;
-* who created a task is a task of the tree, or an ancestor, which is gone;
-* a number is one pid object's in each namespace, and the namespaces of a pid object are a line from the root's inward;
-* the states of tasks go with the tree: exporters.staterules.
+* A session or group has the pid of a process, which may be gone. The process of a session's pid is in the session. A
+  session's leader never leaves its group. A group never spans two sessions, and its owner is in the same session, because
+  setsid() fails while a group has the caller's pid.
+* The session that the root inherited, -4097, is the root's session, and a group of that number is in that session.
+* Level 0 is the root's namespace. A child's namespace is its parent's or below: clone() goes one level down at most,
+  setns() further, and an orphan's new parent is in the namespace of the old one. All threads of a group are in one.
+* A container's root is its namespace's init, and the first task of a namespace is its init.
+* The creator of a task is a task of the tree or an ancestor, which is gone.
+* A number belongs to one pid object in each namespace. The namespaces of a pid object are a line from the root's inward.
+* The states of tasks fit the tree: exporters.staterules.
 
-All passes take unsound trees too: a tag that names nothing is passed over, for that was said already.
+All passes take unsound trees too: they skip a tag that names nothing, because soundness reports it.
 """
 
 from collections import defaultdict
@@ -26,16 +26,16 @@ from exporters.soundness import DEPTH_MAX, PID_NUMBER_MAX, Fault, TaskIds
 from exporters.staterules import state_faults
 
 RESERVED_PIDS = 300
-"""Numbers up to here are not given again after the first round, nor to helpers of a rebuild."""
+"""Highest reserved pid: the kernel gives lower numbers only before its counter wraps, and a rebuild gives helpers none."""
 
-# The ids of a tag's namespaces; of none where nothing is known of them.
+# The ids of a tag's namespaces; no entry if they are not known.
 _Lines = Mapping[int, tuple[int, ...]]
 _Pids = Sequence[tuple[int, ...]]
 _Tasks = Sequence[TaskIds | Task]
 
 
 def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
-    """All that breaks these rules: of the base, and of the namespaces and births where there is a snapshot of it."""
+    """Yield all faults: those of the base, and with a snapshot those of namespaces, births and states."""
     if not base.tasks or not base.numbers:
         return
     tasks: _Tasks = snapshot.tasks if snapshot else base.tasks
@@ -43,7 +43,7 @@ def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
     place: dict[int, int] = {}
     for index, task in enumerate(tasks):
         place.setdefault(task.pid, index)
-    # A task's own word for it may differ; that was said.
+    # The depth that a task itself states may differ; soundness reports that.
     deep = {tag: len(numbers) - 1 for tag, numbers in enumerate(base.numbers, base.first_tag) if len(numbers) > 1}
     yield from _root_faults(base)
     yield from _inherited_faults(tasks)
@@ -62,14 +62,14 @@ def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
 
 
 def _left_out(done: Completeness) -> Iterator[Fault]:
-    """Say what a rebuild cannot have: io_uring and vhost make such threads, and nobody else does."""
+    """Report threads that a rebuild cannot make: those of the kernel for io_uring and vhost."""
     if done.kernel_threads_left_out:
         text = f"is {done.kernel_threads_left_out}: threads of the kernel's own (io workers) that no rebuild can have"
         yield Fault("workers-left-out", "completeness", 0, "kernel_threads_left_out", text)
 
 
 def _memory_faults(tasks: Sequence[Task]) -> Iterator[Fault]:
-    """CLONE_THREAD takes CLONE_VM; who has exited has no memory, and an exec gives it another one alone."""
+    """Report threads of one group with different memory. Exited tasks have none; an exec leaves one thread."""
     first: dict[int, int | None] = {}
     for index, task in enumerate(tasks):
         if task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER):
@@ -118,7 +118,7 @@ def _session_faults(tasks: _Tasks, place: Mapping[int, int]) -> Iterator[Fault]:
     for index, task in enumerate(tasks):
         pid, sid = task.pid, task.sid
         if pid != task.tgid and task.tgid in place:
-            continue  # its leader speaks for it
+            continue  # continue  # the leader's row is judged
         if pid == sid:
             if task.pgid != pid:
                 text = f"is {task.pgid}, but a session leader stays in its own group, {pid}"
@@ -134,13 +134,13 @@ def _session_faults(tasks: _Tasks, place: Mapping[int, int]) -> Iterator[Fault]:
 
 
 def _group_faults(tasks: _Tasks, place: Mapping[int, int]) -> Iterator[Fault]:
-    # The session of each group: of its owner, else of itself where it is one, else of the first member.
+    # The session of each group: its owner's; else the group's own tag if it is a session; else its first member's.
     sessions = {task.sid: task.sid for task in tasks if task.sid > 0}
     sessions[CKPT_PID_ROOT] = CKPT_PID_ROOT
     for index, task in enumerate(tasks):
         pgid, sid = task.pgid, task.sid
         if pgid in (0, task.pid) or task.pid == sid or (task.pid != task.tgid and task.tgid in place):
-            continue  # outside, its own, a session leader's, which was said, or its leader's to say
+            continue  # outside; its own group; a session leader, judged above; or a thread, judged by its leader's row
         owner = tasks[place[pgid]] if pgid in place else None
         if owner and owner.tgid != pgid:
             text = f"is {pgid}, but that is a thread of {owner.tgid}; only a process has a group"
@@ -192,7 +192,7 @@ def _nesting_faults(
 
 
 def _creator_depth(task: TaskIds | Task, deep: Mapping[int, int], snapshot: Snapshot | None, unknown: int) -> int:
-    """How deep the creator of a task was, where its birth was seen and it was not outside."""
+    """Return the level of a task's creator; `unknown` if the birth was not observed or the creator is outside."""
     creator = task.birth.creator if isinstance(task, Task) and task.birth else None
     if snapshot is None or creator is None:
         return unknown
@@ -203,7 +203,7 @@ def _creator_depth(task: TaskIds | Task, deep: Mapping[int, int], snapshot: Snap
 
 
 def _init_faults(first: int, pids: _Pids, tasks: _Tasks, deep: Mapping[int, int], lines: _Lines) -> Iterator[Fault]:
-    """Nested namespaces without an init; where it is not known which namespace is which, levels without one."""
+    """Report nested namespaces without an init; if the namespaces are not known, levels without one."""
     inits = set()
     members: defaultdict[int | tuple[int, ...], list[int]] = defaultdict(list)
     for index, task in enumerate(tasks):
@@ -241,14 +241,14 @@ def _namespace_faults(namespaces: Sequence[Namespace]) -> Iterator[Fault]:
 def _fit_faults(first: int, pids: _Pids, lines: _Lines, namespaces: Sequence[Namespace]) -> Iterator[Fault]:
     known: list[tuple[int, ...]] = []
     for id_, _, _, parent in namespaces:
-        # No longer than it takes to differ from any pid's: a file may claim a chain of thousands.
+        # Cut off at the length that no pid's line has: a file may claim a chain of thousands.
         known.append((*known[parent][: DEPTH_MAX + 1], id_) if parent is not None else (id_,))
-    # The root's namespace was looked at already, with the numbers.
+    # Soundness has compared the numbers in the root's namespace already.
     seen: dict[tuple[int, int], int] = {}
     for (tag, line), numbers in zip(lines.items(), pids, strict=True):
         if not line or line == (0,):
             continue
-        # Of a namespace that died nothing is known, nor of what it was in.
+        # A dead namespace has no id, so its line cannot be compared further up.
         if line != known[line[-1]] if line[-1] >= 0 else line[0] != 0:
             text = f"{line} is no line of namespaces from the root's, 0, inward"
             yield Fault("namespace-fit", "pids", tag - first, "namespaces", text, (tag,))

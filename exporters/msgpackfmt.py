@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshot <-> msgpack: the document (exporters.document) as one map and nothing behind it.
+"""Snapshot <-> msgpack: the document (exporters.document) as one map without anything behind it.
 
     file = map; the keys of every map are sorted
 
-The keys and what they mean are those of JSON. But msgpack has bytes, so comm, argv, cwd and env are bytes, as the
-kernel has them, and not their text; the reader takes the text too. Sorted, the same snapshot is the same file, whoever
-writes it. The reader takes the keys in any order.
+The keys and their meaning are those of JSON. msgpack has bytes, so comm, argv, cwd and env are the kernel's bytes and not
+their text; the reader takes the text too. Sorted keys give equal snapshots equal files. The reader takes the keys in any
+order.
 """
 
 from agent.model import Snapshot
@@ -14,17 +14,17 @@ from exporters.packed import pack, unpack
 
 
 def dumps(snapshot: Snapshot) -> bytes:
-    """The msgpack of a snapshot."""
+    """Return the msgpack of a snapshot."""
     return pack({key: _sorted_rows(value) for key, value in sorted(to_document(snapshot).items())})
 
 
 def loads(data: bytes) -> Snapshot:
-    """The snapshot of a msgpack document; FormatError for anything else."""
+    """Return the snapshot of a msgpack document; FormatError for any other bytes."""
     return from_document(unpack(data, "document"))
 
 
 def _sorted_rows(value: object) -> object:
-    """A list of maps with the keys of each in order; below that they are, and so is what is no such list."""
+    """Sort the keys of each map in a list of maps; return any other value as it is. Deeper maps are sorted already."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return [dict(sorted(row.items())) for row in value]
     return value

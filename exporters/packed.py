@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain values (maps, lists, strings, numbers, bytes) <-> msgpack, for whoever carries them.
+"""Plain values (maps, lists, strings, numbers, bytes) <-> msgpack.
 
-Kernel strings stay bytes: msgpack has them. A string that Python read with stand-ins for foreign bytes (surrogates),
-which no UTF-8 can carry, is written with them escaped.
+Kernel strings stay bytes. msgpack strings are UTF-8, so the surrogates that Python makes of foreign bytes are written as
+backslash escapes.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from agent.errors import FormatError
 
 
 def pack(value: object) -> bytes:
-    """The msgpack of a value; its maps in the order that they have."""
+    """Return the msgpack of a value, its maps in their own order."""
     packed: bytes
     try:
         packed = msgpack.packb(value)
     except UnicodeEncodeError:
-        # Python's stand-in for a foreign byte. An error handler that was always there would slow down every string.
+        # Python's stand-in for a foreign byte. A permanent error handler would slow down every string.
         packed = msgpack.packb(value, unicode_errors="backslashreplace")
     return packed
 
 
 def pack_map_head(count: int) -> bytes:
-    """How a map of that many keys begins; the keys and values follow, packed one by one."""
+    """Return the head of a map of `count` keys; the packed keys and values follow it."""
     head: bytes = msgpack.Packer().pack_map_header(count)
     return head
 
 
 def pack_pairs(pairs: Sequence[tuple[str, object]]) -> bytes:
-    """Keys and values as they stand in a map, behind its head."""
+    """Return packed keys and values, as they follow the head of a map."""
     try:
         return _pairs(pairs, msgpack.Packer(autoreset=False))
     except UnicodeEncodeError:
@@ -46,10 +46,10 @@ def _pairs(pairs: Sequence[tuple[str, object]], packer: msgpack.Packer) -> bytes
 
 
 def unpack(data: bytes, path: str) -> object:
-    """The one value that these bytes are; FormatError, about `path`, for anything else."""
+    """Return the value of these bytes; FormatError about `path` unless they are exactly one value."""
     try:
-        # Lists are allocated for the length they claim. Skipping first allocates nothing and fails on a claim that the
-        # bytes do not keep, so that what is built afterwards is no larger than what is there.
+        # unpackb allocates a list for the length that it claims. Skipping allocates nothing and fails if the bytes are not
+        # there, so the value built afterwards is no larger than the data.
         walker = msgpack.Unpacker(max_buffer_size=max(len(data), 1))
         walker.feed(data)
         walker.skip()

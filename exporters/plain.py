@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values whose meaning nobody here knows: what they may be, and how JSON spells what it has no word for.
+"""Values of unknown keys: the types that they may have, and their spelling in JSON.
 
     value = null | true | false | integer | float | text | bytes | [value...] | {text: value...}
 
-That is what both JSON and msgpack can say, and bytes, which only msgpack can. In JSON they are a map of one key, with
-the text that exporters.fields has for bytes:
+Both JSON and msgpack have these types, except bytes, which JSON lacks. In JSON bytes are a map of one key, with the text
+that exporters.fields defines:
 
     {"$bytes": "..."}
 
-A key that is itself ``$bytes``, with any number of dollars, has one dollar more in JSON than it has. So each value has
-one spelling, and each spelling is one value's. What the two formats do not both carry to the last bit is refused by
-name: integers beyond 64 bits, NaN and infinity, half a surrogate pair, keys that are no text, msgpack's extension
-types, and what is nested deeper than `DEPTH_MAX`.
+A key that is itself ``$bytes``, with any number of dollars, has one more dollar in JSON. So each value has exactly one
+spelling, and each spelling one value. Values that one of the two formats cannot carry exactly are refused: integers
+beyond 64 bits, NaN and infinity, half a surrogate pair, keys that are not text, msgpack's extension types, and values
+nested deeper than `DEPTH_MAX`.
 """
 
 import math
@@ -24,7 +24,7 @@ from agent.errors import FormatError
 from exporters.fields import U64_MAX, escape, is_text, unescape
 
 DEPTH_MAX = 64
-"""Lists and maps that may stand around a value, counted from the key that nobody knows."""
+"""Number of lists and maps that may enclose a value, counted from the unknown key."""
 
 _S64_MIN = -(2**63)
 _WORD_MAX = 40
@@ -33,11 +33,11 @@ _DOLLARS = re.compile(r"\$+bytes")
 
 
 class NotPlainError(ValueError):
-    """A value that cannot be kept; where it is, is put together on the way out, for that is rarely asked.
+    """A value that cannot be kept. Its path is built while the error propagates, because errors are rare.
 
     Attributes:
-        message: why.
-        steps: from the value that was asked for to the one at fault, the last one first.
+        message: the reason.
+        steps: from the converted value down to the wrong one, the last step first.
     """
 
     def __init__(self, message: str) -> None:
@@ -46,15 +46,15 @@ class NotPlainError(ValueError):
         self.steps: list[str | int] = []
 
     def at(self, way: Sequence[str | int]) -> FormatError:
-        """The error that names the field."""
+        """Return the error for the field at `way` and the steps."""
         return FormatError(path_of([*way, *reversed(self.steps)]), self.message)
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """The value, with tuples for lists and the keys of each map in order, that many lists and maps around it.
+    """Return the value with tuples for lists and sorted keys in each map; `depth` lists and maps enclose it.
 
     Raises:
-        NotPlainError: it is none of the above.
+        NotPlainError: the value has another type, or is out of range.
     """
     if value is None or isinstance(value, bool | bytes):
         return value
@@ -75,7 +75,7 @@ def plain(value: object, depth: int = 0) -> object:
     if depth == DEPTH_MAX:
         raise NotPlainError(f"is nested deeper than {DEPTH_MAX} lists and maps")
     steps: Sequence[str | int] = in_order(value) if isinstance(value, dict) else range(len(value))
-    held: Any = value  # either of the two, by either kind of step
+    held: Any = value  # a list or a map, indexed by its kind of step
     made = []
     for step in steps:
         try:
@@ -87,7 +87,7 @@ def plain(value: object, depth: int = 0) -> object:
 
 
 def in_order(found: Mapping[object, object]) -> list[str]:
-    """The keys of a map, sorted; NotPlainError where one is no text."""
+    """Return the keys of a map, sorted; NotPlainError if one is no text."""
     keys = [key for key in found if isinstance(key, str) and is_text(key)]
     if len(keys) != len(found):
         raise NotPlainError("has a key that is no text")
@@ -95,7 +95,7 @@ def in_order(found: Mapping[object, object]) -> list[str]:
 
 
 def path_of(way: Sequence[str | int]) -> str:
-    """A way as people write it; a key on it may be of any length, and what a terminal would obey."""
+    """Return a way as text for messages; a long or unusual key is shortened and quoted."""
     path = ""
     for step in way:
         if isinstance(step, int):
@@ -107,7 +107,7 @@ def path_of(way: Sequence[str | int]) -> str:
 
 
 def spelled(value: object) -> object:
-    """A plain value as JSON says it."""
+    """Return a plain value in its JSON spelling."""
     if isinstance(value, bytes):
         return {_BYTES: escape(value)}
     if isinstance(value, tuple):
@@ -118,12 +118,12 @@ def spelled(value: object) -> object:
 
 
 def spelled_key(key: str) -> str:
-    """A key as JSON says it."""
+    """Return a key in its JSON spelling."""
     return f"${key}" if _DOLLARS.fullmatch(key) else key
 
 
 def unspelled(found: dict[str, object]) -> object:
-    """What a map of a JSON text says, whatever is below it having been asked already; FormatError for no text."""
+    """Return the value of a map of a JSON text, whose inner maps are converted already; FormatError for bad bytes."""
     if _BYTES in found and len(found) == 1:
         text = found[_BYTES]
         if not isinstance(text, str) or not is_text(text):
@@ -136,5 +136,5 @@ def unspelled(found: dict[str, object]) -> object:
 
 
 def may_be_spelled(text: str) -> bool:
-    """False for a JSON text in which no map needs `unspelled`: it has no such key, and no way to hide one."""
+    """Return False for a JSON text in which no map needs `unspelled`: no key is ``$bytes``, written plainly or escaped."""
     return f'{_BYTES}"' in text or "\\u00" in text

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats that other packages bring, by their entry points (exporters.format tells how).
+"""Formats of other packages, found by their entry points (exporters.format tells how).
 
-Their code is not ours: whatever it raises, while it is imported or later, becomes an error of ours that names the
-format and the package, and what the others bring is found all the same.
+Any error that their code raises, while it is imported or later, becomes a CkptreeError that names the format and the
+package. A broken package does not hide the others.
 """
 
 from collections.abc import Callable, Container
@@ -19,11 +19,11 @@ _Result = TypeVar("_Result")
 
 
 class Plugins(NamedTuple):
-    """What other packages bring.
+    """The formats of all other packages.
 
     Attributes:
-        formats: those that can be used, in the order in which their packages are found.
-        broken: a sentence for each of those that cannot.
+        formats: the usable ones, in the order in which their packages are found.
+        broken: a sentence for each unusable one.
     """
 
     formats: tuple[Format, ...]
@@ -31,15 +31,15 @@ class Plugins(NamedTuple):
 
 
 def names() -> tuple[str, ...]:
-    """The names under which they are asked for; none is imported."""
+    """Return the names of the formats of other packages; import none."""
     return tuple(sorted({entry.name for entry in metadata.entry_points(group=ENTRY_POINTS)}))
 
 
 def find(name: str) -> Format | None:
-    """The format of that name, the first one where several packages bring it; None where none does.
+    """Import and return the format of that name, the first if several packages have one; None if no package has it.
 
     Raises:
-        CkptreeError: it is broken.
+        CkptreeError: it cannot be used.
     """
     for entry in metadata.entry_points(group=ENTRY_POINTS, name=name):
         return _load(entry)
@@ -47,10 +47,10 @@ def find(name: str) -> Format | None:
 
 
 def survey(taken: Container[str]) -> Plugins:
-    """Import all of them.
+    """Import all formats of other packages.
 
     Args:
-        taken: names that are not theirs to have.
+        taken: names of our formats, which no package may use.
     """
     formats: dict[str, Format] = {}
     broken: list[str] = []
@@ -80,7 +80,7 @@ def _load(entry: metadata.EntryPoint) -> Format:
 
 
 def _guarded(entry: metadata.EntryPoint, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Their function, with errors of ours alone."""
+    """Wrap a function of a package so that it raises only CkptreeError."""
 
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         try:
@@ -96,7 +96,7 @@ def _guarded(entry: metadata.EntryPoint, function: Callable[_Arguments, _Result]
 def _checked(
     entry: metadata.EntryPoint, dump: Callable[[Snapshot], Dump], *, directory: bool
 ) -> Callable[[Snapshot], Dump]:
-    """Their way to write, with a result of the shape that it has to have."""
+    """Wrap a package's dump so that its result is checked for its type."""
 
     def call(snapshot: Snapshot) -> Dump:
         made: object = dump(snapshot)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a checkpoint image; exporters.checkpoint has its grammar.
+"""The reading of a checkpoint image; exporters.checkpoint has the grammar.
 
-Everything that is wrong goes to the cursor: a plain one stops there, one that collects goes on. So this one reading is
-both how an image is loaded and how all its faults are found, and what is done after a report is for the latter: as much
-as can be known is read on, and what one fault makes of others is not told again. Places where that matters have a
-comment; nothing behind a plain cursor ever sees a tree that is not sound.
+All faults go to the cursor: a plain cursor stops at the first error, a collecting one goes on. So the same code loads an
+image and finds all its faults. Code behind a report runs only for a collecting cursor: it reads on as far as possible and
+does not report the consequences of an earlier fault; comments mark such places. A plain cursor returns sound trees only.
 """
 
 import struct
@@ -34,7 +33,7 @@ EXTENSION_HEAD = struct.Struct("<II")
 TAIL_BODY = struct.Struct("<Q")
 TASK_ROW = struct.Struct("<5iI")
 
-# What a fault calls a task's field, what the image calls it, and where in the record it is.
+# A fault's name for a task's field, the image's name for it, and its byte offset in the row.
 _TASK_FIELDS = {
     "pid": ("vpid", 0),
     "ppid": ("vppid", 4),
@@ -43,16 +42,16 @@ _TASK_FIELDS = {
     "sid": ("vsid", 16),
     "depth": ("depth", 20),
 }
-_NAMED_KINDS = 10  # of foreign records
+_NAMED_KINDS = 10  # types of foreign records that a message names
 
 
 class Places(NamedTuple):
-    """Where in the file the rows of the base are, and the facts about them.
+    """Places of the base's rows and of their facts in the file.
 
     Attributes:
-        pids: byte offset of each pid object; those that did not fit into their buffer have none.
-        tasks: of the first task.
-        extension: of our own record's payload, or of TAIL.
+        pids: byte offset of each pid object that fits into the buffer.
+        tasks: byte offset of the first task.
+        extension: byte offset of EXTENSION's payload, or of TAIL.
     """
 
     pids: Sequence[int]
@@ -60,8 +59,8 @@ class Places(NamedTuple):
     extension: int
 
     def locate(self, fault: Fault) -> Finding | None:
-        """The finding that a fault is in this file; None for one about a pid object that could not be read."""
-        # Fields that the base does not have are our own record's.
+        """Return the finding for a fault in this file; None for a fault of a pid object that could not be read."""
+        # Fields that the base does not have stand in EXTENSION.
         place = fault.array if fault.array == "completeness" else f"{fault.array}[{fault.index}]"
         path, at = f"EXTENSION.{place}.{fault.field}", self.extension
         if fault.array == "pids" and fault.field != "namespaces":
@@ -76,13 +75,13 @@ class Places(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What one pass over an image has found.
+    """The results of one pass over an image.
 
     Attributes:
-        base: the base, as far as there is one.
-        snapshot: base and facts; None where the facts, or their absence, could not be made one with the base.
-        foreign, notes: as in Reading.
-        places: where all that is.
+        base: the base, as far as it could be read.
+        snapshot: base and facts; None if the facts could not be joined with the base.
+        foreign, notes: as in checkpoint.Reading.
+        places: of all these.
     """
 
     base: Base
@@ -93,7 +92,7 @@ class Parts(NamedTuple):
 
 
 def take(cursor: Cursor) -> Parts:
-    """Read an image. What is wrong goes to the cursor's `report`, which says whether that is the end of it."""
+    """Read an image; report faults to the cursor, which raises or goes on."""
     with collector.paused():
         head = read_head(cursor)
         base, places = _read_base(cursor, head)
@@ -124,7 +123,7 @@ def _read_pids(cursor: Cursor) -> _Pids:
         text = f"{count} pid objects with {nested} nested numbers take {8 * count + 4 * nested} bytes, not {len(raw)}"
         cursor.report(Finding("pids-buffer-length", "PIDS.BUFFER.len", text, start + 4))
     at = start + HEAD_BYTES
-    # Behind a head that is none, nobody knows whose buffer this is.
+    # Without its head this buffer may be another record's.
     words = struct.unpack_from(f"<{len(raw) // 4}i", raw) if whole else ()
     numbers: list[tuple[int, ...]] = []
     place, end = 0, len(words)
@@ -146,7 +145,7 @@ def _read_pids(cursor: Cursor) -> _Pids:
             text = f"is {count}, but the buffer holds {len(numbers)} pid objects"
             cursor.report(Finding("pids-count", "PIDS.nr_pids", text, head_at + 8))
         if 8 * count <= len(raw):
-            # Who goes on knows nothing of the others, but that the tasks may name them.
+            # After a report: fill in the pid objects that could not be read, because tasks may name them.
             numbers += [()] * (count - len(numbers))
     return _Pids(offset, head_at + 16, numbers, places)
 
@@ -177,12 +176,12 @@ def _read_base(cursor: Cursor, head: Head) -> tuple[Base, Places]:
     elif pids.numbers and offset not in (first, first - 1):
         text = f"is {offset}; with {first} as the root's tag it must be {first - 1} (seed) or {first} (v23)"
         cursor.report(Finding("offset", "PIDS.offset", text, pids.offset_at, (first,)))
-        # Who goes on believes the one that fits more tasks.
+        # After a report: take the first tag that fits more tasks.
         end = len(pids.numbers)
         first = max((first, offset + 1), key=lambda tag: sum([tag <= task.pid < tag + end for task in tasks]))
     dialect: Dialect = "v23" if offset == first else "seed"
     for fault in faults(first, pids.numbers, tasks) if pids.numbers else ():
-        # That there is no task was said where it should have been.
+        # The missing tasks were reported at TREE.
         found = places.locate(fault) if fault.rule != "no-tasks" else None
         if found:
             cursor.report(found)
@@ -190,7 +189,7 @@ def _read_base(cursor: Cursor, head: Head) -> tuple[Base, Places]:
 
 
 def _read_rest(cursor: Cursor) -> tuple[tuple[tuple[int, int], ...], tuple[int, bytes] | None]:
-    """What follows the tree, to the end of the file: the foreign records, and where our own is and what is in it."""
+    """Read from the tree to the end of the file; return the foreign records, and offset and body of EXTENSION."""
     foreign: list[tuple[int, int]] = []
     extension: tuple[int, bytes] | None = None
     foreign_at = 0
@@ -200,7 +199,7 @@ def _read_rest(cursor: Cursor) -> tuple[tuple[tuple[int, int], ...], tuple[int, 
             continue
         at, body = cursor.record(kind)
         if not cursor.whole:
-            continue  # cut off: nothing is known of it
+            continue  # cut off, so its body is not known
         if kind != EXTENSION:
             foreign_at = foreign_at or at
             foreign.append((kind, HEAD_BYTES + len(body)))
@@ -225,7 +224,7 @@ def _read_rest(cursor: Cursor) -> tuple[tuple[tuple[int, int], ...], tuple[int, 
 
 
 def _bare(base: Base, seconds: int) -> Snapshot:
-    """The snapshot of an image without our record: the tree, and nothing about it."""
+    """Return the snapshot of an image without EXTENSION: the tree without facts."""
     return Snapshot(
         mode=base.mode,
         time_ns=seconds * NS_PER_S,
@@ -238,7 +237,7 @@ def _bare(base: Base, seconds: int) -> Snapshot:
 
 
 def _join(cursor: Cursor, base: Base, seconds: int, at: int, body: bytes) -> Snapshot | None:
-    """The snapshot of an image with our record, which must fit the base; None where that was reported not to."""
+    """Return the snapshot of an image with EXTENSION; None if it was reported not to fit the base."""
     if len(body) < EXTENSION_HEAD.size:
         text = f"is {HEAD_BYTES + len(body)}: no room for version and checksum"
         cursor.report(Finding("extension-length", "EXTENSION.len", text, at + 4))
@@ -272,24 +271,24 @@ def _join(cursor: Cursor, base: Base, seconds: int, at: int, body: bytes) -> Sna
     except FormatError as error:
         wrong("extension-base", error)
     try:
-        # The base has whole seconds of it.
+        # The base has the whole seconds of the time.
         known.integer("time_ns", NS_PER_S * seconds, NS_PER_S * (seconds + 1) - 1)
     except FormatError as error:
         wrong("extension-base", error)
     if () in base.numbers:
-        return None  # pid objects that could not be read; the facts about them can't be judged
+        return None  # some pid objects could not be read, so their facts cannot be judged
     try:
         return assemble(base, known)
     except FormatError as error:
         for each in list(wrongs(base, known)) or [error]:
-            # That a list does not go with the base is named by the list.
-            if each.path != "time_ns":  # the base knows more closely what that may be
+            # A list that does not fit the base is named by its own path.
+            if each.path != "time_ns":  # compared with the base above
                 wrong("extension-base" if each.path in ("pids", "tasks") else "extension-field", each)
     return None
 
 
 def _whole_header(said: Header, known: Fields) -> Header:
-    """The header with what did not fit the base's fixed fields."""
+    """Return the header, completed by the fields that did not fit the base."""
     if not known.has("header"):
         return said
     whole = read_header(known.map("header"), said)
@@ -299,7 +298,7 @@ def _whole_header(said: Header, known: Fields) -> Header:
 
 
 def _whole_ids(tasks: Sequence[TaskIds], known: Fields) -> list[TaskIds]:
-    """The ids with the root's inherited session, for which the dialect v23 has no word."""
+    """Return the ids, completed by the root's inherited session, which the dialect v23 writes as 0."""
     whole = list(tasks)
     for index, fields in zip(range(len(whole)), known.maps("tasks"), strict=False):
         for field in ("pgid", "sid"):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records that a checkpoint image is made of, whatever is in them.
+"""The framing of a checkpoint image: typed records, one behind the other.
 
     record = u32 type, u32 len, body
 
-``len`` counts its own eight bytes, nothing pads a record, and all is little endian. `Cursor` walks over them: it
-believes a length only where the bytes are there, so that no file, however made, costs more than its own size.
+``len`` counts its own eight bytes. Nothing pads a record, and all numbers are little endian. A reader believes a length
+only if the file has the bytes, so no file costs more than its own size.
 """
 
 import struct
@@ -15,10 +15,10 @@ HEADER, ARCH, CONTAINER, BUFFER, LSM_INFO = 1, 2, 3, 4, 7
 PIDS, TREE, EXTENSION, TAIL, ERROR = 101, 102, 8101, 9001, 9999
 
 HEAD_BYTES = 8
-"""What each record begins with: its type and its length."""
+"""Size in bytes of the head of each record: its type and its length."""
 
 HEAD_MAGIC = 0x00FEED0CC0A2D200
-"""What follows in the first record of an image, HEADER."""
+"""The first eight bytes behind the head of an image's first record, HEADER."""
 
 _HEAD = struct.Struct("<II")
 _ERROR_TEXT_BYTES = 200
@@ -36,29 +36,29 @@ NAMES = {
     TAIL: "TAIL",
     ERROR: "ERROR",
 }
-"""What each type is called."""
+"""The name of each record type."""
 
 
 def head(kind: int, length: int) -> bytes:
-    """The head of a record with a body of so many bytes."""
+    """Return the head of a record with a body of `length` bytes."""
     return _HEAD.pack(kind, HEAD_BYTES + length)
 
 
 def record(kind: int, body: bytes) -> bytes:
-    """One whole record."""
+    """Return a whole record."""
     return head(kind, len(body)) + body
 
 
 class Cursor:
-    """The place in the file, and the records from there on. Lengths are believed only where the bytes are there.
+    """A place in the file, from which records are read one by one.
 
-    What is wrong goes to `report`. This cursor stops at the first error; one that goes on (exporters.framing) lets the
-    same reading find all of them. Who reads must therefore go on sensibly after a report, and after a body that is not
-    of the size it asked for; where it can't, the report comes from `record`, and this is the cursor's to solve.
+    Faults go to `report`. This cursor raises at the first error; one that goes on (exporters.framing) lets the same reading
+    find all of them. A reader must therefore go on sensibly after a report, and after a body that has not the requested
+    size. `record` itself reports a record that cannot be taken.
 
     Attributes:
-        at: where the next record begins.
-        whole: the last record was there, with all its bytes; always so where a cursor stops at errors.
+        at: byte offset of the next record.
+        whole: True if the last record was there with all its bytes; always True for a cursor that stops at errors.
         notes: messages of the warnings so far.
     """
 
@@ -74,24 +74,24 @@ class Cursor:
         return len(self._data) - self.at
 
     def ahead(self, skip: int, size: int) -> bytes:
-        """Bytes further on, fewer where the file ends; nothing is taken."""
+        """Return `size` bytes from `skip` bytes further on, fewer at the end of the file; take nothing."""
         return self._data[self.at + skip : self.at + skip + size]
 
     def report(self, found: Finding) -> None:
-        """Take note of a finding; raises FormatError where it is an error."""
+        """Note a finding; raise FormatError if it is an error."""
         if found.severity == "error":
             raise found.error()
         self.notes.append(f"{found.path} {found.message}")
 
     def next(self, wanted: int = TAIL) -> int:
-        """Type of the next record; `wanted` is what to call it where there is none."""
+        """Return the type of the next record; `wanted` names the missing one in the error at the end of the file."""
         found = self._end(wanted)
         if found:
             raise found.error()
         return self._head()[0]
 
     def record(self, wanted: int, size: int | None = None, limit: int | None = None) -> tuple[int, bytes]:
-        """Take the next record: where it is, and its body, which must be `size` long, or at most `limit`."""
+        """Take the next record; return its offset and its body of exactly `size` or at most `limit` bytes."""
         found = self._obstacle(wanted, size, limit)
         if found:
             raise found.error()
@@ -103,7 +103,7 @@ class Cursor:
         return start, self._data[start + HEAD_BYTES : self.at]
 
     def _head(self) -> tuple[int, int]:
-        """Type and length of the next record."""
+        """Return the type and the length of the next record."""
         kind, length = _HEAD.unpack_from(self._data, self.at)
         return kind, length
 
@@ -113,7 +113,7 @@ class Cursor:
         return None
 
     def _obstacle(self, wanted: int, size: int | None, limit: int | None) -> Finding | None:
-        """Why the next record can't be taken as what is wanted."""
+        """Return the finding that prevents the next record from being the wanted one; None if it is."""
         end = self._end(wanted)
         if end:
             return end
@@ -145,11 +145,11 @@ class Cursor:
         return None
 
     def _gave_up(self) -> Finding:
-        """An ERROR record: the writer failed and says why in the string that follows."""
+        """Return the finding for an ERROR record, with the writer's reason from the string that follows."""
         wrong = self._obstacle(ERROR, None, None)
         if wrong:
             return wrong
-        # The text is for people, so whatever is there will do.
+        # The text is only shown, so its bytes are not validated.
         raw = self.ahead(self._head()[1] + HEAD_BYTES, _ERROR_TEXT_BYTES).partition(b"\0")[0]
         text = f"the checkpoint failed when it was written: {raw.decode('utf-8', 'backslashreplace')!r}"
         return Finding("writer-failed", "ERROR", text, self.at)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formats by name, and which of them a file is in.
+"""The formats by name, and the recognition of a file's format.
 
-A name chooses what is written. What is read is known by its content alone: a suffix says what someone hoped for.
-A format is a row of `FORMATS`, or one that another package brings (exporters.format tells how); nothing else knows how
-many there are.
+The writer chooses a format by name. The reader recognizes a format by the content alone, never by a suffix. A format is a
+row of `FORMATS`, or one that another package brings (exporters.format tells how). No other module lists the formats.
 
-The module of a format is imported when it is used first: to name one, or to pass on what a daemon has written, takes
-none of them. Other packages are looked for where a name or a file is none of ours, and not otherwise: that takes longer
-than a snapshot.
+The module of a format is imported at its first use. Naming a format, or passing on an image that a daemon has written,
+imports none. The search for other packages takes longer than a snapshot. So it starts only if a name or a file matches
+none of our formats.
 """
 
 from dataclasses import replace
@@ -34,21 +33,21 @@ def dump(snapshot: "Snapshot", name: str = "ckpt", dialect: "Dialect | None" = N
 
     Args:
         snapshot: what to write.
-        name: of the format: one of `FORMATS`, or one that another package brings.
-        dialect: which one to write, in formats that have it; the snapshot's own where it is not given.
+        name: one of `FORMATS`, or that of a format of another package.
+        dialect: the dialect to write, in formats that have it; None: the snapshot's own.
 
     Returns:
-        The file, or the files of a folder (`Format.directory`), and what they cannot say, in sentences for people.
+        The file, or the files of a folder (`Format.directory`), with sentences on the facts that they cannot hold.
 
     Raises:
         UsageError: there is no format of that name.
-        CkptreeError: it cannot be written, or the format is another package's and broken.
+        CkptreeError: the snapshot cannot be written, or the format of another package is broken.
     """
     return find(name).dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
 
 
 def image(snapshot: "Snapshot", name: str = "ckpt", dialect: "Dialect | None" = None) -> bytes:
-    """Write a snapshot in one of the `LOSSLESS` formats, which are one file each and need no notes; else as `dump`."""
+    """Return a snapshot's bytes in one of the `LOSSLESS` formats, which are files without notes; errors as of `dump`."""
     data = dump(snapshot, name, dialect).data if name in LOSSLESS else None
     if not isinstance(data, bytes):
         raise UsageError(f"format {name!r} cannot be read back; those that can be are {', '.join(LOSSLESS)}")
@@ -56,21 +55,21 @@ def image(snapshot: "Snapshot", name: str = "ckpt", dialect: "Dialect | None" = 
 
 
 def load(data: bytes) -> "Snapshot":
-    """Read a snapshot in whatever format it is; FormatError where it is in none."""
+    """Read a snapshot in any format that is recognized; FormatError for all other bytes."""
     return _recognize(data)[1].load(data)
 
 
 def recognize(data: bytes) -> Format:
-    """The format that these bytes are in; FormatError where it is none."""
+    """Return the format of these bytes; FormatError if no format recognizes them."""
     return _recognize(data)[0]
 
 
 def find(name: str) -> Format:
-    """The format of that name.
+    """Return the format of a name.
 
     Raises:
         UsageError: there is none.
-        CkptreeError: it is another package's and broken.
+        CkptreeError: the format of another package is broken.
     """
     found = FORMATS.get(name)
     if found is None:
@@ -104,7 +103,7 @@ def _recognize(data: bytes) -> tuple[Format, Reader]:
 
 
 def _is_checkpoint(data: bytes) -> bool:
-    # The magic in either byte order: the reader has a better word for a foreign machine's image than "unknown".
+    # Either byte order: the reader's error for a big-endian image says more than "unknown".
     magic = data[HEAD_BYTES : HEAD_BYTES + 8]
     return magic in (HEAD_MAGIC.to_bytes(8, "little"), HEAD_MAGIC.to_bytes(8, "big"))
 
@@ -114,7 +113,7 @@ def _is_json(data: bytes) -> bool:
 
 
 def _is_msgpack(data: bytes) -> bool:
-    """A map with a string for its first key, by the first bytes of each."""
+    """Return True for a map with a string as its first key, by the first byte of each."""
     length = _MAP_LENGTH_BYTES.get(data[0]) if data else None
     return length is not None and data[1 + length : 2 + length] in _MSGPACK_STRINGS
 
@@ -189,7 +188,7 @@ FORMATS: Final = {
         Format(name="dot", dump=_dump_dot, text=True),
     )
 }
-"""The formats that come with ckptree, in the order in which a file is tried."""
+"""The formats that come with ckptree, in the order of recognition."""
 
 LOSSLESS: Final = tuple(row.name for row in FORMATS.values() if row.reader)
-"""Names of those that can be read back: each says all that a snapshot says."""
+"""Names of the formats that can be read back: they hold a whole snapshot."""

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to say of each task of a snapshot, in words and in colours, whatever it is then drawn with.
+"""Remarks on the tasks of a snapshot, in words and colours, for every kind of drawing.
 
 Theory
 ------
-A task is *named* by its numbers, from the root's namespace inward, and its comm. All else is a *remark*, and made only
-where something is not as one expects of a child of its parent: group, session and namespace where they differ from the
-parent's, a terminal where the parent has another or is not in its foreground, a state where it is not running, a creator
-where it is not the parent, an exit signal where it is not SIGCHLD. A thread is compared with its leader, which it stands
-below; one whose leader has no task stands where its process would, and is remarked on like a process.
+A task is *named* by its numbers, from the root's namespace inward, and its comm. All else is a *remark*, made only for a
+difference from a plain child of its parent: group, session and namespace if they are not the parent's, a terminal if the
+parent has another or is not in its foreground, a state that is not running, a creator that is not the parent, an exit
+signal that is not SIGCHLD. A thread is drawn below its leader and compared with it. A thread whose leader has no task is
+drawn in place of its process, and has the remarks of a process.
 
-A colour stands for one id: a session and the group of the same leader share theirs. Ids take the colours in the order in
-which the tree mentions them, so those that lie near each other differ; where there are more ids than colours, they come
-round again, and the words tell.
+A colour stands for one id: a session and the group of the same leader share a colour. Ids take the colours in the order
+in which the tree mentions them, so neighbours differ. A tree with more ids than colours uses colours again; then the
+words tell the ids apart.
 """
 
 import signal
@@ -24,7 +24,7 @@ from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, Namespace, Snapshot, Task,
 from exporters.fields import escape
 
 CORE_DUMPED = 0x80
-"""The bit of a wait status that says whether a core was dumped."""
+"""The bit of a wait status that means a core dump."""
 
 _SIGNAL = 0x7F
 _NAMED = 6  # users of a ghost that are named
@@ -32,11 +32,11 @@ _NS_PER_S = 1_000_000_000
 
 
 class Tint(NamedTuple):
-    """A colour that can be read on white and on black alike.
+    """A colour that is legible on white and on black.
 
     Attributes:
-        code: its place among the 256 colours of a terminal.
-        rgb: what is there, 0 to 255 each.
+        code: its index among a terminal's 256 colours.
+        rgb: its parts, 0 to 255 each.
     """
 
     code: int
@@ -57,11 +57,11 @@ TINTS = (
 """The colours of ids."""
 
 ALARM = Tint(160, (215, 0, 0))
-"""The colour of the dead, and of what is incomplete; of no id."""
+"""The colour of exited tasks and of incomplete snapshots; of no id."""
 
 
 class Kind(StrEnum):
-    """What a remark is about."""
+    """The subject of a remark."""
 
     STATE = "state"
     NAMESPACE = "namespace"
@@ -77,18 +77,18 @@ class Kind(StrEnum):
 
 
 class Remark(NamedTuple):
-    """One thing said of a task."""
+    """One remark on a task."""
 
     kind: Kind
     text: str
 
 
 class Remarks:
-    """All that can be said of the tasks of one snapshot.
+    """All remarks on the tasks of one snapshot.
 
     Attributes:
-        tasks: the task of a pid's tag.
-        all_assumed: True where no birth but perhaps the root's was seen; then no task is remarked on for it.
+        tasks: by tag of their pid.
+        all_assumed: True if no birth was observed, the root's aside; then no task has a remark on its birth.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -101,7 +101,7 @@ class Remarks:
         self._tints = {id_: TINTS[place % len(TINTS)] for place, id_ in enumerate(ids)}
 
     def of(self, task: Task) -> list[Remark]:
-        """All remarks on a task."""
+        """Return all remarks on a task."""
         thread = self.is_thread(task)
         above = self.tasks.get(task.tgid if thread else task.ppid)
         remarks = [Remark(Kind.STATE, state(task)), Remark(Kind.NAMESPACE, self._namespace(task, above))]
@@ -122,11 +122,11 @@ class Remarks:
         return [remark for remark in remarks if remark.text]
 
     def is_thread(self, task: Task) -> bool:
-        """True for a thread that has a leader to stand below."""
+        """Return True for a thread whose leader has a task."""
         return task.pid != task.tgid and task.tgid in self.tasks
 
     def strange_creator(self, task: Task) -> bool:
-        """True where somebody is known to have made the task who is neither its parent nor in its thread group."""
+        """Return True if the known creator is neither the task's parent nor in its thread group."""
         if task.birth is None or task.birth.creator is None or task is self._root:
             return False
         tag = task.birth.creator.tag
@@ -136,7 +136,7 @@ class Remarks:
         return tag != task.ppid and not (creator and creator.tgid == task.tgid)
 
     def ghosts(self) -> dict[int, dict[str, list[Task]]]:
-        """The pid objects without a task, by tag: what each one still is, a session or a group, and of which processes."""
+        """Return the pid objects without a task, by tag: for each use (session, group, thread group) the processes."""
         snapshot = self._snapshot
         ghosts: dict[int, dict[str, list[Task]]] = {
             tag: {} for tag, _ in enumerate(snapshot.pids, snapshot.first_tag) if tag not in self.tasks
@@ -150,35 +150,35 @@ class Remarks:
         return ghosts
 
     def uses(self, ghost: dict[str, list[Task]]) -> list[str]:
-        """What a ghost still is, in words."""
+        """Return the uses of a ghost in words."""
         return [f"{use} of {self._few(tasks)}" for use, tasks in ghost.items()] or ["used by no task"]
 
     def tint(self, tag: int) -> Tint:
-        """The colour of a session or group that a task has."""
+        """Return the colour of a session or group that a task has."""
         return self._tints[tag]
 
     def is_id(self, tag: int) -> bool:
-        """True for the tag of a session or group that a task has."""
+        """Return True for the tag of a session or group that a task has."""
         return tag in self._tints
 
     def numbers(self, tag: int) -> str:
-        """All numbers of a pid object, outermost first."""
+        """Return all numbers of a pid object, outermost first."""
         pid = self._snapshot.pid(tag)
         return path(pid.numbers) if pid else "?"
 
     def ref(self, tag: int) -> str:
-        """An id as others refer to it: by its number in the root's namespace."""
+        """Return an id as text: its number in the root's namespace."""
         if tag == CKPT_PID_ROOT:
             return "inherited from outside"
         return str(self._snapshot.number(tag)) if tag else "outside"
 
     def pidns(self, id_: int) -> str:
-        """The name of a namespace; empty for one that holds no task of the tree."""
+        """Return the name of a pid namespace; empty for one without a task in the tree."""
         known: Sequence[Namespace] = self._snapshot.namespaces
         return f"pid:[{known[id_].inum}]" if 0 <= id_ < len(known) else ""
 
     def innermost(self, tag: int) -> int | None:
-        """The id of the namespace a pid object lives in; None where the image does not say."""
+        """Return the id of the innermost namespace of a pid object; None if the image has no namespaces."""
         pid = self._snapshot.pid(tag)
         return pid.namespaces[-1] if pid and pid.namespaces else None
 
@@ -235,22 +235,22 @@ class Remarks:
 
 
 def is_bare(snapshot: Snapshot) -> bool:
-    """True for the snapshot of an image that has numbers and no facts."""
+    """Return True for the snapshot of an image without facts."""
     return all(task.comm is None and task.state is None for task in snapshot.tasks)
 
 
 def moment(time_ns: int) -> str:
-    """A CLOCK_REALTIME as date and time."""
+    """Return a CLOCK_REALTIME in nanoseconds as date and time, in UTC."""
     return f"{datetime.fromtimestamp(time_ns // _NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def name(task: Task) -> str:
-    """The comm of a task as text that no terminal obeys; empty where the image does not say."""
+    """Return the comm of a task, safe for a terminal; empty if the image has none."""
     return "" if task.comm is None else plain(escape(task.comm))
 
 
 def state(task: Task) -> str:
-    """The state of a task where it is not running, and how it ended."""
+    """Return the state of a task and its wait status; empty for a running task."""
     if task.state is None or task.state is TaskState.RUNNING:
         return ""
     how = "" if task.exit_code is None else f", {ended(task.exit_code)}"
@@ -261,14 +261,14 @@ _SHARED = {"vm": "memory", "fs": "folder", "files": "files"}
 
 
 def _shares(task: Task) -> str:
-    """What a task shares beyond its thread group; the same number is the same thing."""
+    """Return what a task shares beyond its thread group: tasks with the same number share it."""
     ids = task.shares._asdict() if task.shares else {}
     said = [f"{_SHARED[key]} {id_}" for key, id_ in ids.items() if id_ is not None]
     return f"shares {', '.join(said)}" if said else ""
 
 
 def ended(code: int) -> str:
-    """A wait status, as a shell's user would say it."""
+    """Return a wait status in words."""
     number = code & _SIGNAL
     if not number:
         return f"exited {code >> 8 & 0xFF}"
@@ -278,7 +278,7 @@ def ended(code: int) -> str:
 
 
 def signal_name(number: int) -> str:
-    """A signal by its name, as kill -l has it, or its number; 0 is none."""
+    """Return the name of a signal, as kill -l prints it; "none" for 0, the number if it has no name."""
     if not number:
         return "none"
     if signal.SIGRTMIN < number < signal.SIGRTMAX:
@@ -290,24 +290,24 @@ def signal_name(number: int) -> str:
 
 
 def exit_signal(number: int | None) -> str:
-    """What a process sends its parent at its end; empty where that is SIGCHLD or not known, and of a thread."""
+    """Return a remark on the signal that a process sends its parent at exit; empty for SIGCHLD, unknown, and threads."""
     if number is None or number < 0 or number == signal.SIGCHLD:
         return ""
     return f"exit signal {signal_name(number)}" if number else "no exit signal"
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """A number of things; `many` is their plural where an s does not make it."""
+    """Return a number with its noun; `many` is the plural if it is not `one` with an s."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def path(numbers: Sequence[int]) -> str:
-    """The numbers of a pid object as one word."""
+    """Return the numbers of a pid object, joined by slashes."""
     return "/".join(map(str, numbers))
 
 
 def plain(text: str) -> str:
-    """A foreign string without what a terminal would obey."""
+    """Return a string with its control characters escaped."""
     if text.isprintable():
         return text
     return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])

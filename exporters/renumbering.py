@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot with the numbers that a rebuild gave to its tasks: the map of tags that `restart --no-pids --json` prints.
+"""The numbers that a rebuild gave to the tasks of an image: the map that `restart --no-pids --json` prints.
 
     {"root": PID, "tasks": [{"tag": T, "pid": PID, "numbers": [...]}, ...]}
 
-One entry for each task of the image, `numbers` from the rebuilt root's namespace inward. A pid object without a task has no
-entry: its number is found in a snapshot of the rebuilt tree, as the group, session or thread group of a task that has it.
+The map has one entry for each task of the image, `numbers` from the rebuilt root's namespace inward. A pid object without a
+task has no entry. Its number is found in a snapshot of the rebuilt tree: as the group, session or thread group of a task.
 """
 
 import json
@@ -25,7 +25,7 @@ def parse(data: bytes) -> Map:
     """Read a map.
 
     Raises:
-        FormatError: it is none.
+        FormatError: the bytes are no map.
     """
     try:
         document = json.loads(data)
@@ -46,11 +46,16 @@ def parse(data: bytes) -> Map:
 
 
 def renumbered(image: Snapshot, numbers: Map, rebuilt: Snapshot) -> Snapshot:
-    """Give the pid objects of an image their numbers in a snapshot of the tree that was rebuilt from it.
+    """Return an image with the numbers of the tree that was rebuilt from it.
+
+    Args:
+        image: the snapshot that was rebuilt.
+        numbers: the map that the rebuild printed.
+        rebuilt: a snapshot of the rebuilt tree.
 
     Raises:
-        FormatError: the map is of another image.
-        UsageError: the map is of another rebuild: none of its numbers is in that snapshot.
+        FormatError: the map belongs to another image.
+        UsageError: the map belongs to another rebuild: no pid of `rebuilt` has one of its numbers.
     """
     tasks = {task.pid for task in image.tasks}
     for tag in sorted(numbers.keys() ^ tasks):

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold between pid objects and tasks, whatever file they came in.
+"""The rules for pid objects and tasks that every reader applies, in every format.
 
-The old readers left most of this unchecked: a parent out of range or a cycle of parents crashed them or made them wait
-for ever. Here a pass over the pids and three over the tasks find what is wrong, and the caller says where in its file
-that is. A reader takes the first fault, a checker all of them. Everything read is sound in this sense, so nothing
-behind the readers needs to ask again:
+The readers of 2011 left most of this unchecked: a parent out of range or a cycle of parents crashed them or made them wait
+for ever. One pass over the pids and three over the tasks find the faults, and the caller translates each into a place in
+its file. A reader stops at the first fault, a checker takes all of them. The code behind the readers relies on these rules:
 
-* every number is a pid's, no two pid objects share the number in the root's namespace, and 1 is the innermost number
-  of an init and nothing else's;
-* the first task is the root, has the first tag and no parent; every other has a parent, before it in the list (so there
-  is no cycle), but for the root's own threads;
-* each tag names a pid object, and no two tasks have the same;
-* a task's depth is that of its pid object;
-* the tasks of a thread group have one group and one session, and the task that a tgid names, if it lives, leads it.
+* Every number is a valid pid. No two pid objects share a number in the root's namespace. 1 is the innermost number of an
+  init, and of nothing else.
+* The first task is the root. It has the first tag and no parent. Every other task has a parent earlier in the list (so
+  there is no cycle), except the root's own threads.
+* Each tag names a pid object, and no two tasks have the same pid.
+* A task's depth is that of its pid object.
+* The tasks of a thread group have one group and one session, and the task of the tgid, if there is one, leads it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,10 +21,10 @@ from typing import Literal, NamedTuple
 from agent.model import CKPT_PID_ROOT
 
 PID_NUMBER_MAX = 4 * 1024 * 1024 - 1
-"""The highest number a kernel gives: below PID_MAX_LIMIT."""
+"""The highest pid of a kernel: PID_MAX_LIMIT - 1."""
 
 DEPTH_MAX = 32
-"""MAX_PID_NS_LEVEL: how deep the kernel nests pid namespaces."""
+"""MAX_PID_NS_LEVEL of the kernel: the limit for nested pid namespaces."""
 
 TAG_MAX = 2**31 - 1
 
@@ -43,16 +42,16 @@ class TaskIds(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Where pids and tasks do not fit together.
+    """One place at which pids and tasks break a rule.
 
     Attributes:
         rule: name of the rule that is broken, a key of findings.RULES.
-        array: in which of the arrays; ``namespaces`` and ``completeness`` are those of a snapshot, and the
-            last one is no array.
-        index: place in it.
-        field: ``numbers`` of a pid, a field of TaskIds, or ``""`` for the array itself.
-        text: what is wrong, and what would be right.
-        tags: the pid objects it is about.
+        array: the list at fault; ``namespaces`` and ``completeness`` are those of a snapshot, and ``completeness`` is a
+            map and no list.
+        index: index into the list.
+        field: ``numbers`` of a pid, a field of TaskIds, or ``""`` for the list itself.
+        text: the fault, and the right value.
+        tags: the pid objects concerned.
     """
 
     rule: str
@@ -64,17 +63,17 @@ class Fault:
 
 
 def first_fault(first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds]) -> Fault | None:
-    """Find the first fault, pids before tasks; None where all is sound. Arguments as for `faults`."""
+    """Return the first fault, pids before tasks; None if all is sound. Arguments as for `faults`."""
     return next(faults(first_tag, pids, tasks), None)
 
 
 def faults(first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds]) -> Iterator[Fault]:
-    """All faults, pids before tasks. What one fault makes of others is not told again where that can be known.
+    """Yield all faults, pids before tasks, without known consequences of an earlier fault.
 
     Args:
         first_tag: tag of the first pid object.
         pids: the numbers of each pid object, outermost first.
-        tasks: parents first.
+        tasks: the ids of each task, parents first.
     """
     if not pids:
         yield Fault("no-pids", "pids", 0, "", "there is no pid object; a tree has at least its root's")
@@ -85,7 +84,7 @@ def faults(first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[Task
     if not tasks:
         yield Fault("no-tasks", "tasks", 0, "", "there is no task; a tree has at least its root")
         return
-    # Of several tasks with one pid the first one has it.
+    # A pid that several tasks have belongs to the first of them.
     place: dict[int, int] = {}
     yield from _id_faults(first_tag, pids, tasks, place)
     yield from _parent_faults(tasks, place, range(first_tag, first_tag + len(pids)))
@@ -116,14 +115,14 @@ def _pid_faults(first_tag: int, pids: Sequence[tuple[int, ...]]) -> Iterator[Fau
 def _id_faults(
     first_tag: int, pids: Sequence[tuple[int, ...]], tasks: Sequence[TaskIds], place: dict[int, int]
 ) -> Iterator[Fault]:
-    """Each task by itself; fills in where the task of a tag is."""
+    """Yield the faults of single tasks; fill in the index of each tag's task."""
     if tasks[0].pid != first_tag:
         text = f"the root's tag must be the first one, {first_tag}, not {tasks[0].pid}"
         yield Fault("root-tag", "tasks", 0, "pid", text, (tasks[0].pid,))
     end = first_tag + len(pids)
     for index, task in enumerate(tasks):
         pid, ppid, tgid, pgid, sid, depth = task
-        # Most tasks are right in everything; they should cost no more than this.
+        # One test for all ids, because most tasks have no fault.
         if not (
             first_tag <= pid < end
             and first_tag <= tgid < end
@@ -135,14 +134,14 @@ def _id_faults(
         if place.setdefault(pid, index) != index:
             text = f"tag {pid} is already the pid of task {place[pid]}"
             yield Fault("duplicate-task", "tasks", index, "pid", text, (pid,))
-        # Of a pid that is not there or not known there is no depth to compare.
+        # A pid object that does not exist, or could not be read, has no depth to compare.
         if first_tag <= pid < end and depth != (known := len(pids[pid - first_tag]) - 1) and known >= 0:
             text = f"is {depth}, but that of pid object {pid} is {known}"
             yield Fault("task-depth", "tasks", index, "depth", text, (pid,))
 
 
 def _tag_faults(index: int, task: TaskIds, first: int, end: int) -> Iterator[Fault]:
-    """Tags that name nothing."""
+    """Yield the tags of a task that name no pid object."""
     fields: tuple[tuple[str, int, tuple[int, ...]], ...] = (
         ("pid", task.pid, ()),
         ("ppid", task.ppid, (0,)),
@@ -152,7 +151,7 @@ def _tag_faults(index: int, task: TaskIds, first: int, end: int) -> Iterator[Fau
     )
     for field, tag, special in fields:
         if first <= tag < end or tag in special or (index == 0 and field == "pid"):
-            continue  # the root's was compared with the first tag
+            continue  # the root's pid was compared with the first tag
         allowed = ", ".join([f"{first} to {end - 1}", *map(str, special)])
         text = f"{tag} is the tag of no pid object; possible here: {allowed}"
         rule = "native-tag" if field in ("pid", "tgid") and tag <= 0 else "tag-range"
@@ -172,7 +171,7 @@ def _parent_faults(tasks: Sequence[TaskIds], place: dict[int, int], tags: range)
                 yield Fault("parent-outside", "tasks", index, "ppid", text, (task.pid,))
             continue
         parent = place.get(task.ppid)
-        if (parent is not None and parent < index) or not index:  # of the root's enough was said
+        if (parent is not None and parent < index) or not index:  # the root's parent is judged above
             continue
         if parent is None:
             if task.ppid in tags:
@@ -187,7 +186,7 @@ def _parent_faults(tasks: Sequence[TaskIds], place: dict[int, int], tags: range)
 
 
 def _ends(index: int, tasks: Sequence[TaskIds], place: dict[int, int], known: dict[int, bool]) -> bool:
-    """Whether a task's line of parents comes to an end; remembers it for all on the way, so that no step is gone twice."""
+    """Return False if a task's line of parents is a cycle. `known` holds the answers, so that each step is taken once."""
     way: dict[int, None] = {}
     at: int | None = index
     while at is not None and at not in way and at not in known:

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold between the states of tasks and the tree that they are in.
+"""Rules for the states of tasks in their tree.
 
-A task exits once, and exit_notify() comes behind it: what is said here is true from there on, which is where a task
-counts as exited at all (model.TaskState).
+A task counts as exited from exit_notify() on (model.TaskState). The rules hold from then on:
 
-* Who has exited is nobody's parent: forget_original_parent() gave its children to a thread of its group that lives, to
-  a subreaper or to the namespace's init. But an init that dies has nobody to give them to. It keeps them while it kills
-  and reaps them (zap_pid_ns_processes()), and so does the last of its threads.
-* A leader that has exited while its group has other threads is a dead leader, and without them a zombie. Those others
-  need not live: one that is traced stays until its tracer has seen it. Only a leader is a dead leader; a thread that
-  has exited and is still there is a zombie, for it is traced.
-* Who lives has no exit code. Who has exited has one, but not everybody may ask for it (/proc shows it to few).
+* An exited task is no parent: forget_original_parent() gave its children to a living thread of its group, to a subreaper
+  or to the namespace's init. An init that exits keeps its children while it kills and reaps them
+  (zap_pid_ns_processes()), and so does the last of its threads.
+* An exited leader is a dead leader while its group has other threads, and a zombie without them. These threads may have
+  exited too: a traced one stays until its tracer has waited for it. Only a leader can be a dead leader. Another thread
+  that has exited and is still there is a zombie, because it is traced.
+* Only an exited task has an exit code. It may be unknown, because /proc shows it to privileged readers only.
 
-Nothing is said of stopped tasks: images have called threads stopped which a tracer held, whatever the others did.
+Stopped tasks have no rule: images have called threads stopped that a tracer held, whatever the other threads did.
 """
 
 from collections import Counter
@@ -23,11 +22,11 @@ from exporters.soundness import Fault
 
 
 def state_faults(snapshot: Snapshot, place: Mapping[int, int]) -> Iterator[Fault]:
-    """All that breaks these rules.
+    """Yield all faults of states.
 
     Args:
-        snapshot: whatever a reader takes, or a check made of it.
-        place: where the task of a pid's tag is.
+        snapshot: a snapshot that a reader made.
+        place: index of the task of a pid's tag.
     """
     ended = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
     tasks = snapshot.tasks
@@ -61,7 +60,7 @@ def _leader_faults(snapshot: Snapshot, exited: Mapping[int, int]) -> Iterator[Fa
         elif members[tag] > 1 and not dead_leader:
             text = f"is zombie, but {members[tag] - 1} threads of its group are there: it is a dead leader"
             yield Fault("zombie-leader", "tasks", index, "state", text, (tag,))
-        # A thread that is the kernel's own is left out of every snapshot, and keeps its leader waiting all the same.
+        # Snapshots leave out the kernel's own threads, which keep a dead leader from becoming a zombie all the same.
         elif members[tag] == 1 and dead_leader and not snapshot.completeness.kernel_threads_left_out:
             text = "is dead-leader, but no other thread of its group is there: it is a zombie"
             yield Fault("dead-leader", "tasks", index, "state", text, (tag,))
@@ -71,7 +70,7 @@ def _parent_faults(snapshot: Snapshot, exited: Mapping[int, int], place: Mapping
     inits = {tag for tag, pid in enumerate(snapshot.pids, snapshot.first_tag) if pid.numbers[-1:] == (1,)}
     for index, task in enumerate(snapshot.tasks):
         if task.ppid not in exited or (task.pid != task.tgid and task.tgid in place):
-            continue  # its leader speaks for it
+            continue  # the leader's row is judged
         parent = snapshot.tasks[exited[task.ppid]]
         if parent.tgid in inits:
             continue

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files, and folders of files, appear whole or not at all, for their owner alone.
+"""Atomic writing of files and folders: they appear whole or not at all, for their owner alone.
 
-What is to appear is made under another name beside it, brought to disk, and renamed. A file takes the place of the one
-before. A folder takes no place but that of an empty one: the kernel renames over nothing else, and what stands there
-may be somebody's only copy.
+The data is written under a temporary name in the same folder, synced to disk, and renamed. A file replaces the one before.
+A folder replaces only an empty folder: rename(2) refuses any other, and its contents may be the only copy.
 """
 
 import contextlib
@@ -19,17 +18,17 @@ from typing import Final
 from agent.errors import CkptreeError
 
 _NAMED: Final = 50
-"""Characters of a name that its temporary one shows: both are to fit into NAME_MAX bytes."""
+"""Characters of a name that its temporary name repeats; both must fit into NAME_MAX bytes."""
 
 
 def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
-    """Write what a format gives: a file of mode 0600, or a folder of mode 0700 with such files, by their names.
+    """Write the data of a format: a file of mode 0600, or a folder of mode 0700 with such files, by their names.
 
-    For a file, a path that is something else than one (a pipe, /dev/null) is written to as it is.
+    A path that exists and is no regular file (a pipe, /dev/null) is opened and written to.
 
     Raises:
-        CkptreeError: it cannot be written, or is a folder to be and a file or a folder with something in it stands
-            there; what stood there before still does.
+        CkptreeError: the data cannot be written, or a folder would replace a file or a folder that is not empty. The
+            earlier contents are unchanged then.
     """
     try:
         if isinstance(data, Mapping):
@@ -39,7 +38,7 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
         if special:
             _write_special(place, data)
             return
-        # Of mode 0600 and new, under a name that nobody can know before.
+        # mkstemp makes a new file of mode 0600 under an unpredictable name.
         fd, temporary = tempfile.mkstemp(prefix=f".{place.name[:_NAMED]}.", dir=place.parent)
         try:
             with os.fdopen(fd, "wb") as out:
@@ -51,21 +50,21 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-    except RuntimeError as error:  # pathlib's, before Python 3.13, for links in a circle
+    except RuntimeError as error:  # pathlib's error before Python 3.13 for a cycle of links
         raise CkptreeError(f"cannot write {path}: {os.strerror(errno.ELOOP)}") from error
     except OSError as error:
         raise CkptreeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _find(path: Path) -> tuple[Path, bool]:
-    """Return where a file is to be, and whether something else than a file is there already, to be written to as it is.
+    """Return the path to write, and True if something other than a regular file exists there, to be written in place.
 
-    A link stays a link: what it points to is written. But a link or pipe that another user has laid in a folder where
-    everybody may lay something, as /tmp, is refused. So does the kernel where fs.protected_symlinks and fs.protected_fifos
-    say so; a name that is resolved here, or opened without O_CREAT, it does not see.
+    The target of a link is written, and the link stays. A link or pipe of another user in a folder where every user
+    may create files, as /tmp, is refused. The kernel refuses it too if fs.protected_symlinks and fs.protected_fifos are
+    set, but not for a name that was resolved first, or an open without O_CREAT.
 
     Raises:
-        CkptreeError: it was laid there.
+        CkptreeError: another user put it there.
     """
     file = path.parent.resolve() / path.name
     try:
@@ -97,9 +96,9 @@ def _write_special(path: Path, data: bytes) -> None:
 
 
 def _pointed_to(path: Path) -> Path:
-    """Return what a path leads to, so that a link stays a link."""
+    """Return the target of a link, so that the link stays; any other path as it is."""
     target = path.resolve()
-    if target.is_symlink():  # links in a circle, from Python 3.13 on; before, pathlib has an error of its own
+    if target.is_symlink():  # a cycle of links, from Python 3.13 on; earlier versions raise RuntimeError
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return target
 
@@ -118,7 +117,7 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             fd = os.open(f"{temporary}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as out:
                 out.write(data)
-        # All are written before the first is waited for: the disk then takes them in few strokes.
+        # All are written before the first sync, so that the disk takes them in few writes.
         for name in (*files, "."):
             fd = os.open(f"{temporary}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:

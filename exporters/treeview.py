@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A snapshot as people read it: what it is, the tree, and the pid objects that no task has any more.
+"""The text of a snapshot: a summary, the tree, and the pid objects without a task.
 
     subtree of 4711 · 4 processes, 2 threads, 7 pids · 2024-05-01 12:00:00 UTC · Linux 6.1.0 x86_64
     complete · verified by numbering
@@ -13,13 +13,13 @@
     pids without a task here
        4690 · group of 4722
 
-A task's numbers go from the root's namespace inward; one number alone is that in the root's. Group, session,
-namespace and terminal are shown where they differ from the parent's, a state where it is not running, a creator where it
-is not the parent, and an exit signal where it is not SIGCHLD. Threads are in braces; those with nothing to say share lines.
+A task's numbers go from the root's namespace inward; a single number is the one in the root's. Group, session, namespace
+and terminal are shown if they are not the parent's, a state if it is not running, a creator if it is not the parent, an
+exit signal if it is not SIGCHLD. Threads are in braces; threads without a remark share lines.
 
-With colour, a task's numbers have that of its session, its name that of its group (exporters.remarks has the rule), and
-the dead are red. Colour is never alone: without it every fact is still there in words. In a narrow terminal nothing is
-cut off: remarks go on in the next line, and fewer generations are indented.
+With colour, a task's numbers have the colour of its session, its name that of its group (exporters.remarks has the rule),
+and exited tasks are red. The words say the same without colour. A narrow terminal cuts nothing off: remarks continue in
+the next line, and fewer generations are indented.
 """
 
 import sys
@@ -31,15 +31,15 @@ from agent.model import Snapshot, Task, TaskState
 from exporters.ink import BOLD, Ink, Phrase, Span, columns, fold, width
 from exporters.remarks import ALARM, Kind, Remark, Remarks, count, is_bare, moment, name, plain
 
-_WIDTH = 100  # columns that threads may share where nobody gave a width
-_NARROWEST = 20  # narrower than that nothing can be laid out; lines are then wider than asked for
-_DEEPEST = 40  # generations that are indented; a chain of thousands would be mostly margin
+_WIDTH = 100  # columns that threads may share if no width is given
+_NARROWEST = 20  # columns; a narrower layout is impossible, so lines are then wider than requested
+_DEEPEST = 40  # generations that are indented; deeper trees would be mostly margin
 Tinted: TypeAlias = Literal["session and group", "session", "group"]
 _ALARMING = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
 class _Signs(NamedTuple):
-    """What the lines are drawn with."""
+    """The characters of the tree's lines."""
 
     child: str
     last: str
@@ -60,22 +60,22 @@ def render(
     width: int | None = None,
     tinted: Tinted = "session and group",
 ) -> str:
-    """The snapshot as lines of text, without a newline after the last one.
+    """Return the snapshot as lines of text, without a newline after the last one.
 
     Args:
-        snapshot: what to show.
+        snapshot: the snapshot to show.
         unicode: False for pure ASCII.
-        color: True to add a terminal's colour sequences (SGR, 256 colours).
-        width: columns of the terminal, which no line exceeds; None: lines are as long as what they say.
-        tinted: what the colours of a task stand for: of its numbers the session and of its name the group, or of both
-            the same one.
+        color: True for a terminal's colour sequences (SGR, 256 colours).
+        width: columns of the terminal, which no line exceeds; None: lines of any length.
+        tinted: meaning of a task's colours: the session for its numbers and the group for its name, or one of the two for
+            both.
     """
     view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width, tinted)
     return "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()])
 
 
 class _View:
-    """The lines of one snapshot, and the lookups they need."""
+    """The lines of one snapshot, and lookups for them."""
 
     def __init__(self, snapshot: Snapshot, signs: _Signs, ink: Ink, width: int | None, tinted: Tinted) -> None:
         self._snapshot = snapshot
@@ -83,7 +83,7 @@ class _View:
         self._signs = signs
         self._ink = ink
         self._width = None if width is None else max(width, _NARROWEST)
-        # Half of the line at most is margin.
+        # The margin takes at most half of the line.
         indented = _DEEPEST if self._width is None else self._width // 2 // len(signs.child)
         self._deepest = min(indented, _DEEPEST)
         self._remarks = Remarks(snapshot)
@@ -94,11 +94,11 @@ class _View:
             if self._remarks.is_thread(task):
                 self._threads[task.tgid].append(task)
             else:
-                # A thread whose leader is gone altogether stands where its process would.
+                # A thread whose leader has no task is drawn in place of its process.
                 self._children[task.ppid or self._root.pid].append(task)
 
     def summary(self) -> Iterator[str]:
-        """What the snapshot is, and how far it can be trusted."""
+        """Yield the lines on the snapshot as a whole: contents, host, time and completeness."""
         snapshot, header = self._snapshot, self._snapshot.header
         processes = len({task.tgid for task in snapshot.tasks})
         counts = [count(processes, "process", "processes")]
@@ -123,9 +123,9 @@ class _View:
             yield from self._said(f"entered from outside and left out: {entered}", margin=self._signs.below)
 
     def tree(self) -> Iterator[str]:
-        """The tasks, each below its parent."""
+        """Yield the tasks, each below its parent."""
         signs = self._signs
-        # What is below, last line first: the task or a ready line of threads, how far in, and what stands before it.
+        # A stack, last line first: the task or a finished line of threads, its generation, its branch and its margin.
         todo: list[tuple[Task | Phrase, int, str, str]] = [(self._root, 0, "", "")]
         while todo:
             item, generation, branch, margin = todo.pop()
@@ -136,19 +136,19 @@ class _View:
             if generation > self._deepest:
                 label[0] = (Span(f"[{generation} deep] "), *label[0])
             below = self._below(item, columns(margin))
-            # Where a label goes on, so does the line down to what is below it.
+            # A label of several lines continues the line to the tasks below.
             down = signs.beside if below and generation < self._deepest else signs.below
             yield from self._folded(label, branch, margin + down)
             for place, each in enumerate(reversed(below)):
                 if generation >= self._deepest:
-                    # No further in: from here on the labels count the generations.
+                    # Deeper generations are not indented; their labels have the number of the generation.
                     todo.append((each, generation + 1, margin + signs.last, margin))
                 else:
                     sign, beside = (signs.child, signs.beside) if place else (signs.last, signs.below)
                     todo.append((each, generation + 1, margin + sign, margin + beside))
 
     def ghosts(self) -> Iterator[str]:
-        """The pid objects that live on as a session, group or thread group only."""
+        """Yield the lines of pid objects without a task that are a session, group or thread group."""
         remarks = self._remarks
         ghosts = remarks.ghosts()
         if not ghosts:
@@ -177,11 +177,11 @@ class _View:
             yield from self._said(plain(reason), margin=self._signs.below)
 
     def _below(self, task: Task, margin: int) -> "Sequence[Task | Phrase]":
-        """What is drawn below a task: its threads that have nothing to say in shared lines, then all else."""
+        """Return the rows below a task: threads without a remark in shared lines, then other threads and children."""
         lines: list[Task | Phrase] = []
         others: list[Task] = []
         line: list[Span] = []
-        # Without a width of the terminal the threads' own is counted, without what stands before them.
+        # Without a terminal's width, the lines of threads have a width of their own, without the margin.
         room = _WIDTH - margin if self._width is None else self._width - margin - len(self._signs.child)
         used = 0
         for thread in self._threads.get(task.pid, ()) if task.pid == task.tgid else ():
@@ -222,11 +222,11 @@ class _View:
         return Span(remark.text)
 
     def _said(self, *parts: str, margin: str = "") -> Iterator[str]:
-        """The parts that there are, uncoloured."""
+        """Yield the parts that are not empty, uncoloured."""
         return self._folded([(Span(part),) for part in parts if part], margin, margin + self._signs.below)
 
     def _folded(self, phrases: Sequence[Phrase], first: str, rest: str) -> Iterator[str]:
-        """A label in as many lines as it takes; what stands before the first of them, and before the others."""
+        """Yield a label in as many lines as it needs; `first` stands before the first line, `rest` before the others."""
         ends = [sys.maxsize] * 2 if self._width is None else [self._width - columns(margin) for margin in (first, rest)]
         margin = first
         for line in fold(self._ink.spoken(phrases), self._signs.between, *ends):

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of ours that nobody here knows: a later version's, found where they stand and put back there.
+"""Unknown keys of a document, from a later version: kept at their place, and written there again.
 
-    unknown = {way: {key: value}}                       Snapshot.unknown; exporters.plain says what a value may be
+    unknown = {way: {key: value}}                       Snapshot.unknown; exporters.plain defines the values
     way     = the steps from the document to the map that has the keys, as in ("tasks", 3, "birth"); () is the document
 
-A converter does not change the tree, so each map that was read is one that will be written, in whatever format, and a
-way leads to the same map in all of them. A key that one format alone has (the ids of a task, which are the base's in
-an image) is known in all of them.
+A converter does not change the tree. So each map that was read is written too, in whatever format, and a way leads to the
+same map in all formats. A key that only one format has (the ids of a task, which an image has in its base) is known in
+all of them.
 
-Nearly no file has such keys, and all pay for looking. So all maps of one kind are looked at in one go, which says
-whether there is anything to find; only then is each of them asked.
+Unknown keys are rare, and every reader pays for the search. So all maps of one kind are tested at once, and single maps
+are searched only if the test finds an unknown key.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ NOTHING: Unknown = MappingProxyType({})
 
 
 class _Shape(NamedTuple):
-    """One kind of map: its keys, and which of them lead to a map or to a list of maps."""
+    """One kind of map: its keys, and those that lead to a map or to a list of maps."""
 
     keys: frozenset[str]
     maps: "dict[str, _Shape]"
@@ -84,22 +84,22 @@ DOCUMENT = _shape(
         ),
     },
 )
-"""The document's own map."""
+"""The kind of the document's own map."""
 
 
 def collect(document: Mapping[object, object]) -> Unknown:
-    """All keys of a document that nobody here knows; FormatError where a value is none that can be kept."""
+    """Return all unknown keys of a document; FormatError for a value that cannot be kept."""
     if _are_known([dict(document)], DOCUMENT):
         return NOTHING
     return dict(_found(document, DOCUMENT, ()))
 
 
 def put(document: dict[str, object], unknown: Unknown) -> None:
-    """Put them where they were, in a document that was just made. A map whose keys were in order stays so."""
+    """Put unknown keys back into a document that was just made; a map with sorted keys stays sorted."""
     for way, keys in unknown.items():
         place: object = document
         for step in way:
-            place = place[step]  # type: ignore[index]  # each step was one of a map or a list when it was found
+            place = place[step]  # type: ignore[index]  # each step led into a map or a list when it was found
         if not isinstance(place, dict):
             raise TypeError(f"{way} leads to no map")
         in_order = list(place) == sorted(place)
@@ -111,7 +111,7 @@ def put(document: dict[str, object], unknown: Unknown) -> None:
 
 
 def _are_known(maps: list[dict[object, object]], shape: _Shape) -> bool:
-    """Whether no map of one kind has a key that is not known, nor any below them."""
+    """Return True if no map of one kind, nor any map below, has an unknown key."""
     if not shape.keys.issuperset(chain.from_iterable(maps)):
         return False
     for key, inner in shape.maps.items():

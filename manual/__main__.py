@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m manual FOLDER``: write manual pages and completions, as they lie below /usr/share."""
+"""``python -m manual FOLDER``: write manual pages and completions, in the layout of /usr/share."""
 
 import sys
 from pathlib import Path

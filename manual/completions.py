@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completions for bash, zsh and fish: all of it is in the scripts, so that no key starts a program.
+"""Completions for bash, zsh and fish. The scripts hold all words, so that no key press starts a program.
 
-What can be completed: verbs; the options of a verb; an option's values where they are few, or files; files as arguments,
-and for ROOT its kinds and pids.
+Completed are: verbs; the options of a verb; the values of an option if they are few or files; files as arguments; and for
+ROOT its kinds and pids.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _TOP = (HELP, Option(("--version",), "", "Print the version and exit."))
 
 
 def scripts() -> Iterator[tuple[str, str]]:
-    """Each script's place below /usr/share and its text."""
+    """Yield the place below /usr/share and the text of each script."""
     found = verbs()
     yield "bash-completion/completions/ckptree", bash(found)
     yield "zsh/vendor-completions/_ckptree", zsh(found)
@@ -41,7 +41,7 @@ def _head(comment: str = "#") -> str:
 
 
 def bash(found: list[Verb]) -> str:
-    """For bash 4 and later; needs none of the helpers of bash-completion."""
+    """Return the script for bash 4 and later; it needs none of the helpers of bash-completion."""
     cases = "".join(_bash_case(verb) for verb in found)
     names = " ".join(verb.name for verb in found)
     top = " ".join(name for option in _TOP for name in option.names)
@@ -121,7 +121,7 @@ def _bash_case(verb: Verb) -> str:
 
 
 def zsh(found: list[Verb]) -> str:
-    """For zsh's completion system."""
+    """Return the script for zsh's completion system."""
     names = "".join(f"        {_zsh_quoted(f'{verb.name}:{_first(verb.help)}')}\n" for verb in found)
     cases = "".join(_zsh_case(verb) for verb in found)
     top = " ".join(_zsh_option(option) for option in _TOP)
@@ -179,7 +179,7 @@ def _zsh_quoted(text: str) -> str:
 
 
 def fish(found: list[Verb]) -> str:
-    """For fish 3 and later."""
+    """Return the script for fish 3 and later."""
     names = " ".join(verb.name for verb in found)
     lines = [_head(), "complete -c ckptree -f\n"]
     none = f"-n 'not __fish_seen_subcommand_from {names}'"
@@ -210,5 +210,5 @@ def _fish_quoted(text: str) -> str:
 
 
 def _first(text: str) -> str:
-    """A sentence."""
+    """Return the first sentence of a text."""
     return text.partition(". ")[0].rstrip(".")

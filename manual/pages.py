@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages: ckptree(1), ckptree-image(5), ckptree.toml(5), ckptree-daemon(8).
 
-What they say stands in the code, in the help of verbs and options, in the docstrings of formats, rules and errors, so
-that it is said once. Here is only what joins it together.
+Their text stands in the code: in the help of verbs and options, and in the docstrings of formats, rules and errors. This
+module only joins it.
 """
 
 import inspect
@@ -23,10 +23,10 @@ _EXIT_CODE: Final = re.compile(r" ?\(exit code \d+\)")
 
 
 def pages(date: str) -> Iterator[tuple[str, str]]:
-    """Each page's place below ``man`` and its text.
+    """Yield the place below ``man`` and the text of each page.
 
     Args:
-        date: that the pages bear.
+        date: the date of the pages.
     """
     for page in (_command(date), _image(date), _configuration(date), _daemon(date)):
         yield f"man{page.file[-1]}/{page.file}", str(page)
@@ -90,7 +90,7 @@ def _option(page: Page, option: verbs.Option) -> None:
 def _exit_status(page: Page) -> None:
     page.heading("exit status")
     meanings = defaultdict(list)
-    for kind in vars(errors).values():  # in the order in which they stand there
+    for kind in vars(errors).values():  # in the order of the source
         if inspect.isclass(kind) and issubclass(kind, errors.CkptreeError):
             meaning = _EXIT_CODE.sub("", (kind.__doc__ or "").split("\n")[0]).removeprefix("Base of all: ").rstrip(".")
             meanings[kind.exit_code].append(f"{meaning[0].upper()}{meaning[1:]}.")

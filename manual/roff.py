@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to man(7), as groff and mandoc read it.
+"""Text to man(7), for groff and mandoc.
 
-text  = block { blank line block }           as the docstrings of this project are written
-block = verbatim                             all of its lines are indented
+text  = block { blank line block }           the form of this project's docstrings
+block = verbatim                             if all of its lines are indented
       | heading, a line of dashes below it
       | item { item }                        lines that begin with "* "
       | prose                                filled; words between two backquotes are bold
@@ -14,16 +14,16 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 _CODE: Final = re.compile(r"``(.+?)``|`(.+?)`")
-_MODULE: Final = re.compile(r" \((?:agent|exporters)\.\w+\)")  # where to read on is for readers of the code
+_MODULE: Final = re.compile(r" \((?:agent|exporters)\.\w+\)")  # such a reference is for readers of the code
 _WIDTH: Final = 78
 _RULE: Final = re.compile(r"[-=~]{3,}\Z")
 
 
 class Page:
-    """A page as it grows.
+    """A page under construction.
 
     Args:
-        name: of the page.
+        name: its name.
         section: of the manual.
         about: half a sentence for NAME.
         source: the program and its version.
@@ -37,29 +37,29 @@ class Page:
         self._lines.append(f"{escaped(name)} \\- {escaped(about)}")
 
     def heading(self, text: str) -> None:
-        """A section begins."""
+        """Begin a section."""
         self._lines.append(f".SH {escaped(text.upper())}")
 
     def subheading(self, text: str) -> None:
-        """A part of a section begins."""
+        """Begin a subsection."""
         self._lines.append(f".SS {escaped(text)}")
 
     def tagged(self, tag: str, text: str) -> None:
-        """An option, say, and what it means. The tag is roff already; the text is not."""
+        """Add a tag, as an option, and its text. The tag is roff already; the text is not."""
         self._lines += [".TP", tag, *_filled(text)]
 
     def usage(self, lines: Iterable[str]) -> None:
-        """How something is called, a line each. They are roff already."""
+        """Add lines of a synopsis, which are roff already."""
         for line in lines:
             self._lines += [line, ".br"]
         self._lines.pop()
 
     def verbatim(self, lines: Iterable[str]) -> None:
-        """Lines as they are."""
+        """Add lines as they are."""
         self._lines += [".RS 4", ".nf", *[_safe(escaped(line)) for line in lines], ".fi", ".RE"]
 
     def paragraph(self, lines: Sequence[str]) -> None:
-        """One of prose, in one line, or of lines that stay as they are."""
+        """Add a paragraph: one line of prose, or several lines that stay as they are."""
         self._paragraph()
         if len(lines) > 1:
             self.verbatim(lines)
@@ -67,12 +67,12 @@ class Page:
             self._lines += _filled(lines[0])
 
     def text(self, text: str) -> None:
-        """Blocks."""
+        """Add the blocks of a text."""
         for block in _blocks(text):
             self._block(block)
 
     def _paragraph(self) -> None:
-        """A new one; behind a heading there is one already."""
+        """Begin a paragraph, unless a heading has just begun one."""
         if not self._lines[-1].startswith((".SH", ".SS")):
             self._lines.append(".PP")
 
@@ -105,7 +105,7 @@ def _blocks(text: str) -> list[list[str]]:
 
 
 def _filled(text: str) -> list[str]:
-    """Prose: a new line for each sentence, as roff has it, and none longer than its readers like it."""
+    """Return prose as roff: a new line for each sentence, and no line longer than `_WIDTH`."""
     sentences = re.split(r"(?<=[.:;!?]) +(?=[A-Z`(])", " ".join(_MODULE.sub("", text).split()))
     return [
         _safe(line)
@@ -124,22 +124,22 @@ def _marked(text: str) -> str:
 
 
 def bold(text: str) -> str:
-    """As roff."""
+    """Return a text in bold, as roff."""
     return rf"\fB{escaped(text)}\fR"
 
 
 def italic(text: str) -> str:
-    """As roff."""
+    """Return a text in italics, as roff."""
     return rf"\fI{escaped(text)}\fR"
 
 
 def escaped(text: str) -> str:
-    """Text that means nothing to roff; a dash stays the one of keyboards, for options are copied."""
+    """Quote a text for roff; a dash stays the keyboard's, because readers copy options."""
     return (
         text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("~", "\\(ti").replace("^", "\\(ha")
     )
 
 
 def _safe(line: str) -> str:
-    """A line that does not begin like a request."""
+    """Quote a line that roff would take for a request."""
     return "\\&" + line if line.startswith((".", "\\(aq")) else line

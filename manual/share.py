@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that is made, where it belongs below /usr/share."""
+"""All pages and scripts, at their places below /usr/share."""
 
 import os
 import time
@@ -10,10 +10,10 @@ from manual import completions, pages
 
 
 def write(folder: Path) -> list[Path]:
-    """Write all of it; returns the files.
+    """Write all files; return their paths.
 
     Args:
-        folder: as /usr/share.
+        folder: the counterpart of /usr/share.
     """
     written = []
     for name, text in _all():
@@ -25,7 +25,7 @@ def write(folder: Path) -> list[Path]:
 
 
 def _all() -> Iterator[tuple[str, str]]:
-    """Names and texts. SOURCE_DATE_EPOCH, where it is given, dates them: then the same sources make the same files."""
+    """Yield names and texts. The date is SOURCE_DATE_EPOCH's if it is set, so that equal sources make equal files."""
     date = time.strftime("%Y-%m-%d", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
     for name, text in pages.pages(date):
         yield f"man/{name}", text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as data, from where it is defined: typer's commands, and the daemon's own parser."""
+"""The command line as data, read from typer's commands and the daemon's own parser."""
 
 import inspect
 import re
@@ -17,12 +17,12 @@ FILES: Final = frozenset({"FILE", "FILE|-", "OUT", "IN", "A", "B", "PATH", "CONF
 
 
 class Argument(NamedTuple):
-    """What stands without an option.
+    """A positional argument.
 
     Attributes:
-        name: as usage shows it.
-        help: a sentence, or nothing.
-        required: it has to be there.
+        name: as in the usage line.
+        help: a sentence, or empty.
+        required: True if it cannot be left out.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Option(NamedTuple):
     """One option.
 
     Attributes:
-        names: with their dashes; those that mean the contrary too.
-        value: its name; empty: a flag.
+        names: with their dashes; a negative form included.
+        value: name of the value; empty for a flag.
         help: a sentence.
-        choices: what the value may be; empty: anything.
-        default: as written; empty: none.
+        choices: the possible values; empty for any.
+        default: as text; empty for none.
     """
 
     names: tuple[str, ...]
@@ -49,12 +49,12 @@ class Option(NamedTuple):
 
 
 class Verb(NamedTuple):
-    """One verb.
+    """A verb of the command line.
 
     Attributes:
-        name, help: as the command line has them.
+        name, help: its name and its help text.
         arguments, options: in order.
-        more: what stands below them in the help: paragraphs, the lines of some of which are to stay as they are.
+        more: paragraphs below them in the help, each as its lines; a paragraph of one line is prose.
     """
 
     name: str
@@ -68,12 +68,12 @@ HELP: Final = Option(("-h", "--help"), "", "Show help and exit.")
 
 
 def formats() -> tuple[str, ...]:
-    """Names of what a snapshot can be written as, without those of other packages."""
+    """Return the names of the formats that a snapshot can be written in, without those of other packages."""
     return (*registry.FORMATS, find_format("svg").name)
 
 
 def verbs() -> list[Verb]:
-    """All of them."""
+    """Return all verbs that the help shows."""
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
     found = []
     for name, command in commands.items():
@@ -92,18 +92,18 @@ def verbs() -> list[Verb]:
 
 
 def daemon() -> Verb:
-    """The one with a parser of its own."""
+    """Return the daemon's verb, which has a parser of its own."""
     parser = daemonargs.parser()
     options = tuple(
         Option(tuple(each.option_strings), str(each.metavar or ""), (each.help or "").replace("%%", "%"))
-        for each in parser._actions  # noqa: SLF001 - argparse has no other list of what it was told
+        for each in parser._actions  # noqa: SLF001 - argparse has no public list of its options
         if each.dest != "help"
     )
     return Verb("daemon", daemonargs.DESCRIPTION, (), (*options, HELP))
 
 
 def _paragraphs(text: str | None) -> tuple[tuple[str, ...], ...]:
-    """One with a backspace in its first line keeps its lines: so click has it."""
+    """Split a text into paragraphs. A backspace in the first line keeps a paragraph's lines, as in click."""
     found = []
     for paragraph in re.split(r"\n[ \t]*\n", inspect.cleandoc(text or "")):
         first, _, rest = paragraph.partition("\n")

@@ -85,7 +85,7 @@ def test_the_page_of_the_format_has_its_grammar(share: Path) -> None:
 
     assert "image = head PIDS pids TREE tasks {FOREIGN} [EXTENSION] TAIL" in text
     assert "8101 EXTENSION" in text
-    assert r"\xHH one byte that is no part of valid UTF-8" in text
+    assert r"\xHH one byte that is not part of valid UTF-8" in text
 
 
 def test_the_same_sources_make_the_same_files(share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
