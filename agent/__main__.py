@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``ckptree`` as installed: the daemon without the command line's imports, everything else through them.
 
-An interrupt may come at any moment, and most of a short verb's time is imports. What is raised there need not arrive as
-what it was: some modules turn it into an error of their own, and within a callback Python prints it and goes on. So the
-handler notes that it was called, and however the program then ends, it ends as interrupted.
+An interrupt may come at any moment, and most of a short verb's time is imports. A KeyboardInterrupt raised there may
+not
+reach the top as such: some modules turn it into an error of their own, and within a callback Python prints it and goes
+on. So the handler notes that it was called, and however the program then ends, it ends with the code of an interrupt.
 """
 
 import os
@@ -19,7 +20,7 @@ _interrupts: list[int] = []
 
 
 def main() -> int:
-    """Dispatch; returns the exit code."""
+    """Run the daemon or a verb of the command line; return the exit code."""
     if sys.argv[1:2] == ["daemon"]:
         from agent import daemon
 
@@ -30,9 +31,11 @@ def main() -> int:
 
 
 def fill_standard_streams() -> None:
-    """A supervisor may start us without some of them: no file opened later may take their place.
+    """Open each of descriptors 0 to 2 that is closed, lest a file opened later take its place.
 
-    What would be written to standard output then fails, as to a full disk; messages to nobody are nobody's loss.
+    A supervisor may start the program without some of them. A write to a missing standard output then fails as on a
+    full
+    disk; messages to a missing standard error are dropped.
     """
     for descriptor in range(3):
         try:
@@ -50,7 +53,7 @@ def _interrupted(number: int, _frame: "FrameType | None") -> None:
 
 
 def _heed_interrupts() -> None:
-    """Note each SIGINT, unless it is ignored: `nohup`, and a shell for a job in the background, have it so."""
+    """Note each SIGINT, unless it is ignored, as under `nohup` and for a background job of a shell."""
     import signal
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -59,7 +62,7 @@ def _heed_interrupts() -> None:
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """End at once where an interrupt was raised within a callback: nobody above would hear of it."""
+    """End at once where an interrupt was raised within a callback: Python passes it to no caller."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         os._exit(INTERRUPTED)
     sys.__unraisablehook__(unraisable)
@@ -69,12 +72,12 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:  # noqa: SIM105 - contextlib would be imported for it
             stream.flush()
-        except OSError:  # a reader that has gone is no news at this point
+        except OSError:  # the reader has gone; nothing is left to do about it
             pass
 
 
 def run() -> None:
-    """The installed command."""
+    """Run the installed command and end the process."""
     try:
         _heed_interrupts()
         fill_standard_streams()
@@ -84,7 +87,7 @@ def run() -> None:
         if not _interrupts and not isinstance(error, KeyboardInterrupt):
             raise
         code = INTERRUPTED
-    os._exit(code)  # the interpreter would tidy up for as long as most verbs take
+    os._exit(code)  # the interpreter's shutdown would take as long as most verbs do
 
 
 if __name__ == "__main__":

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks, and what they may see.
+"""Credentials of clients, and the rules for the tasks that a client may see.
 
 Rules
 -----
-Root, the user that the daemon runs as, and members of one group (by default ``ckptree``) see everything. Everybody else
-sees the tasks that are *theirs*: real user id and real group id, in the initial user namespace, are the asker's own; of
-groups, any of the asker's will do. A tree is shown to them if every task in it is theirs, and else refused as a whole:
-part of a tree is another tree.
+Root, the user that the daemon runs as, and members of one group (by default ``ckptree``) see everything. Any other
+client
+sees its *own* tasks: those whose real user id is the client's, and whose real group id is one of the client's groups,
+all
+in the initial user namespace. The daemon shows such a client a tree if every task in it is the client's own, and
+refuses
+it else as a whole: part of a tree is another tree.
 
-This is ``ptrace_may_access()`` (kernel/ptrace.c) as far as the table goes, which has the real ids and neither effective
-nor saved ones nor whether the task is dumpable. So a set-user-id program shows its starter what ``/proc/PID/stat`` shows
-everybody: its numbers, its name, its parent. What ``/proc`` keeps from them (memory, arguments, environment, open files)
-is not in the table; ``--with-argv`` is read by the client, with the client's rights.
+This is ``ptrace_may_access()`` (kernel/ptrace.c) as far as the table goes, which has the real ids, but not the
+effective
+and saved ones, and not the dumpable flag. So the starter of a set-user-id program sees of it what ``/proc/PID/stat``
+shows
+every user: its numbers, its name, its parent. The data that ``/proc`` hides from the starter (memory, arguments,
+environment, open files) is not in the table; for ``--with-argv`` the client reads it, with the client's rights.
 
-That a number is somebody's is no secret: ``kill(pid, 0)`` tells it apart from a free one (EPERM, ESRCH), however /proc is
-mounted. So the answers differ too: "no such process", or "not permitted". Names, and who is in whose tree, are not told.
-Inode numbers of pid namespaces are a secret (``readlink /proc/PID/ns/pid`` asks ptrace_may_access()): there both answers
-are "no such".
+It is no secret that a number is in use: ``kill(pid, 0)`` fails with EPERM for a used one and with ESRCH for a free one,
+however /proc is mounted. So the answers differ too: "no such process", or "not permitted". Names, and the members of
+another user's tree, are not told. Inode numbers of pid namespaces are a secret (``readlink /proc/PID/ns/pid`` asks
+ptrace_may_access()): there both answers are "no such".
 """
 
 from collections.abc import Callable, Collection
@@ -28,14 +33,14 @@ OwnerOf = Callable[[int], int | None]
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who asks.
+    """The credentials of a client.
 
     Attributes:
         pid: in the initial pid namespace; 0 where it has none there.
         uid, gid: effective ids when it connected, in the initial user namespace.
-        groups: supplementary ones.
-        privileged: sees everything.
-        owner: whose sub-id that uid is (subuid(5)); None: nobody's.
+        groups: supplementary groups.
+        privileged: True where the client may see every task.
+        owner: uid of the user who owns `uid` as a sub-id (subuid(5)); None where it is no sub-id.
     """
 
     pid: int
@@ -47,30 +52,30 @@ class Viewer:
 
     @property
     def account(self) -> int:
-        """Whom the daemon's time and memory are charged to: a user and all of the user's sub-ids are one."""
+        """The uid that the daemon's time and memory are charged to: one for a user and all of the user's sub-ids."""
         return self.uid if self.owner is None else self.owner
 
     def sees(self, uid: int, gid: int) -> bool:
-        """Whether a task of these real ids is theirs."""
+        """Return True if the client may see a task of these real ids."""
         return self.privileged or (uid == self.uid and (gid == self.gid or gid in self.groups))
 
     def sees_ids(self, ids: tuple[int, int]) -> bool:
-        """The same of a task's `ids`."""
+        """Return True if the client may see a task of these `ids`."""
         return self.sees(*ids)
 
     @property
     def scope(self) -> str:
-        """What they see, for a hello."""
+        """The tasks that the client may see, as a hello names them."""
         return "all" if self.privileged else "own"
 
 
 class Policy:
-    """Who sees everything.
+    """The users who see everything.
 
     Args:
         own_uid: of the daemon.
-        group: id of the group whose members do; None: there is no such group.
-        owner_of: gives whose sub-id a uid is; None: nobody's.
+        group: id of the group whose members see everything; None: there is no such group.
+        owner_of: gives the uid of the owner of a sub-id; None: the uid is no sub-id.
     """
 
     def __init__(self, own_uid: int, group: int | None, owner_of: OwnerOf = lambda _uid: None) -> None:
@@ -79,6 +84,6 @@ class Policy:
         self._owner_of = owner_of
 
     def viewer(self, pid: int, uid: int, gid: int, groups: Collection[int]) -> Viewer:
-        """The one with these credentials."""
+        """Return the client with these credentials."""
         member = self.group is not None and (gid == self.group or self.group in groups)
         return Viewer(pid, uid, gid, groups, member or uid in self.uids, self._owner_of(uid))

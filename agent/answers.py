@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An answer beside what is known: whether it says the same of a task, and whether it shows what no event has told.
+"""Comparison of an answer with the table: it may confirm a task's state, or show a change that no event has told.
 
 The rules by which a table takes an answer over are in `table` and `roster`.
 """
@@ -11,7 +11,9 @@ from agent.wire import TaskState
 
 
 def confirms(table: Roster, task: Task, state: TaskState) -> bool:
-    """Return True if an answer says of a task what is known, in every field: to take it over would change nothing."""
+    """Return True if an answer confirms every field that is known of a task, so that taking it over would change
+    nothing.
+    """
     leader = task.leader
     parent, pgid, sid = leader.parent, leader.pgid, leader.sid
     return (
@@ -29,12 +31,12 @@ def confirms(table: Roster, task: Task, state: TaskState) -> bool:
         and (task.exit_signal == state.exit_signal or leader is not task)
         and task.child_namespace == ((state.child_ns_id, state.child_inum) if state.child_inum else None)
         and table.noted.get(task, 0) == state.by
-        and not (table.orphans or table.leaderless or table.creatorless)  # nobody waits to hear of it
+        and not (table.orphans or table.leaderless or table.creatorless)  # no task waits for it to be entered
     )
 
 
 def compare(table: Roster, task: Task, state: TaskState) -> None:
-    """Note what an answer shows of a task and no event has told; an event that comes later may settle it."""
+    """Note a change of a task that an answer shows and no event has told; an event that comes later may settle it."""
     leader = task.leader
     if state.flags & EXITED and not task.flags & EXITED:
         table.surprises[task] = "exit"
@@ -44,13 +46,13 @@ def compare(table: Roster, task: Task, state: TaskState) -> None:
         table.surprises[leader] = "group"
     elif leader.parent is not None and leader.parent.address != state.parent:
         parent = table.task(state.parent_tid)
-        # until exit_notify() a dead parent still stands in the kernel's record
+        # until exit_notify() the kernel's record still names a dead parent
         if parent is None or parent.address != state.parent or not parent.flags & EXITED:
             table.surprises[task] = "parent"
 
 
 def may_be_last_of_init(leader: Task | None) -> bool:
-    """Return True if a thread that is not known is of a namespace's init, and all the others of that have exited.
+    """Return True if an unknown thread may be the last of a namespace's init: all known threads of that have exited.
 
     Args:
         leader: of the thread's group; None where that is not known either.

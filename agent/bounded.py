@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that somebody names, read to a bound: a device or a stream may have no end."""
+"""A reader of files with a bound: a device or a stream may have no end."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ _CHUNK: Final = 1 << 20
 
 
 class TooLargeError(Exception):
-    """A file has more bytes than the bound; the text names that."""
+    """A file with more bytes than the bound, which the text names."""
 
 
 def read(file: BinaryIO, most: int) -> bytes:
@@ -19,13 +19,13 @@ def read(file: BinaryIO, most: int) -> bytes:
 
     Args:
         file: open for reading.
-        most: how many bytes it may have.
+        most: the bound, bytes.
 
     Raises:
-        TooLargeError: it has more. Of a regular file nothing has been read then.
-        OSError: it cannot be read.
+        TooLargeError: the file has more. Of a regular file nothing has been read then.
+        OSError: the file cannot be read.
     """
-    with contextlib.suppress(io.UnsupportedOperation):  # of a stream in memory, which is no file
+    with contextlib.suppress(io.UnsupportedOperation):  # a stream in memory has no descriptor
         about = os.fstat(file.fileno())
         if stat.S_ISREG(about.st_mode) and about.st_size > most:
             raise TooLargeError(_said(most))

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom the records have touched since somebody looked, so that whoever looks again need not look at everybody.
+"""The tasks that records have touched since the last look, so that a second look at the table need not visit all tasks.
 
 Theory
 ------
-A task is touched when one of its facts may have become another one: a field of its own, or what stands with its leader
-and holds for the whole group (parent, group, session). A parent is touched with the list of its children, a leader with
-that of its threads, and the children of a parent with its address, for that is how the kernel names it to them. So what
-was found out about some tasks still holds if none of them is touched; who joins a tree touches one that is in it.
+A task is touched when one of its facts may have changed: a field of its own, or one of its leader's that holds for the
+whole group (parent, group, session). A change of the list of children touches the parent, and a change of the list of
+threads touches the leader. A change of a parent's address touches the children, for their records name the parent by
+it. So a result about some tasks still holds if none of them is touched; a task that joins a tree touches one that is in
+it.
 
-Touching too many costs time. Touching too few would be a wrong snapshot, so it is compared with all there is to know
-(tests/test_changes.py). Here are the rules that touch more than the task they are about; the others are where they are
-called.
+Touching too many tasks costs time. Touching too few would make a snapshot wrong, so tests/test_changes.py compares with
+a full look. This module has the rules that touch more than one task; the callers touch the others.
 """
 
 from collections.abc import Iterable
@@ -20,11 +20,11 @@ from agent.objects import Task
 
 
 class Changes:
-    """The touched.
+    """The set of touched tasks.
 
     Attributes:
-        tasks: here or gone, since the last look. Emptying it is for whoever looks.
-        add: one more.
+        tasks: the tasks touched since the last look, living or gone. The module that looks empties the set.
+        add: touches one task.
     """
 
     def __init__(self) -> None:
@@ -33,36 +33,36 @@ class Changes:
         self._aside: set[Task] = set()
 
     def set_aside(self) -> None:
-        """Begin anew, for somebody who looks after each record; the others get all of them by `gather`."""
+        """Begin anew, for a reader that looks after each record; other readers get all touched tasks by `gather`."""
         self._aside |= self.tasks
         self.tasks.clear()
 
     def gather(self) -> set[Task]:
-        """All that were touched since this set was emptied last, also those that were set aside."""
+        """Return all tasks touched since this set was emptied last, also those that were set aside."""
         if self._aside:
             self.tasks |= self._aside
             self._aside.clear()
         return self.tasks
 
     def group(self, leader: Task) -> None:
-        """A fact of the whole group."""
+        """Touch all tasks of a group."""
         self.add(leader)
         if leader.threads:
             self.tasks.update(leader.threads)
 
     def address(self, task: Task) -> None:
-        """How it is named to its children."""
+        """Touch the children of a task, whose address changes."""
         for child in task.children():
             self.group(child)
 
     def adopt(self, parent: Task, leader: Task) -> None:
-        """rules.link_child()."""
+        """Call rules.link_child() and touch the tasks it changes."""
         rules.link_child(leader, parent)
         self.add(parent)
         self.group(leader)
 
     def exit(self, task: Task) -> Task | None:
-        """rules.exit_task(), of whoever has children."""
+        """Call rules.exit_task() of a task with children, and touch the tasks it changes."""
         children = tuple(task.children())
         reaper = rules.exit_task(task)
         self.add(task)
@@ -70,7 +70,7 @@ class Changes:
         return reaper
 
     def release(self, task: Task) -> None:
-        """rules.release_task()."""
+        """Call rules.release_task() and touch the tasks it changes."""
         leader = task.leader
         self.add(leader)
         if leader is task and task.parent is not None:
@@ -86,7 +86,7 @@ class Changes:
         self._moved(left)
 
     def de_thread(self, thread: Task) -> None:
-        """rules.de_thread()."""
+        """Call rules.de_thread() and touch the tasks it changes."""
         group = tuple(thread.group())
         left = [child for each in group for child in each.children()]
         rules.de_thread(thread)
@@ -94,7 +94,7 @@ class Changes:
         self._moved(left)
 
     def _moved(self, children: Iterable[Task]) -> None:
-        """They may have another parent now; the one before is touched already."""
+        """Touch children that may have another parent now, and that parent; the former one is touched already."""
         for child in children:
             self.group(child)
             if child.parent is not None:

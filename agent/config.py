@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's configuration: a TOML file of a few keys, all optional.
 
-A mistake in it is refused by name and line, before anything is loaded into the kernel: a daemon that quietly ran with a
-default instead would be believed to run with what the file says.
+The daemon refuses a mistake in the file by key and line, before it loads anything into the kernel: a silent default
+would differ from the file without notice.
 
 The command line has the same keys, with dashes, by the same rules.
 """
@@ -20,15 +20,15 @@ from agent import bounded
 from agent.errors import UsageError
 
 SYSTEM_FILE: Final = Path("/etc/ckptree/ckptree.toml")
-"""What the unit gives the daemon, and where restart looks for what this host requires."""
+"""The file that the unit names to the daemon, and in which `restart` finds this host's requirements."""
 
 SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
-"""The environment's word for the socket, for the daemon and for all who ask it; empty is as good as none."""
+"""The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
 
 _OCTAL: Final = re.compile(r"(0o)?[0-7]{3,4}")
 _OCTAL_IN_FILE: Final = re.compile(r"^\s*socket_mode\s*=\s*0o[0-7]", re.MULTILINE)
 _AT_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")
-_MAX_RING_BYTES: Final = 1 << 31  # the largest power of two in the u32 that BPF has for it
+_MAX_RING_BYTES: Final = 1 << 31  # the largest power of two that fits max_entries of a BPF map, a u32
 _SUN_PATH_BYTES: Final = 107  # sockaddr_un's path without its NUL
 _MOST_BYTES: Final = 1 << 20  # of the file
 _MAX_NAME: Final = 256  # as sysconf(_SC_LOGIN_NAME_MAX) has it
@@ -38,21 +38,21 @@ _MAX_SWEEP_S: Final = 24 * 60 * 60
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the daemon can be told.
+    """The daemon's settings.
 
     Attributes:
         ring_bytes: size of the ring buffer between kernel and daemon: how large a storm is taken without loss.
-        drain_interval_ms: the longest time that an event waits in the ring while much happens, or somebody listens; else
-            that is up to a second (agent.pace).
+        drain_interval_ms: the longest time that an event waits in the ring while much happens, or a client subscribes;
+            else that is up to a second (agent.pace).
         sweep_interval_s: time between two comparisons of the whole table with the kernel.
         socket: where the daemon listens.
-        socket_mode: permissions of the socket: who may connect. Everybody, by default: what each one may see is decided by
-            who they are (agent.access), and what they may cost is bounded.
-        group: whose members may see every tree, as root may; none where it is empty, or there is no such group when the
-            daemon starts.
-        keep_arguments: keep the arguments and the environment of each program that is started, up to 4096 bytes of both,
-            in the daemon's memory, for `snapshot --with-argv` of processes that write over them. Secrets may be among
-            it; who may see a tree may see them.
+        socket_mode: permissions of the socket: by default every user may connect. The user's ids decide which trees are
+            shown (agent.access), and each user's share of the daemon is bounded.
+        group: group whose members may see every tree, as root may; none where it is empty, or there is no such group
+            when the daemon starts.
+        keep_arguments: keep the arguments and the environment of each program that is started, up to 4096 bytes of
+            both, in the daemon's memory, for `snapshot --with-argv` of processes that write over them. They may contain
+            secrets; a user who may see a tree may see them.
     """
 
     ring_bytes: int = 4 * 1024 * 1024
@@ -83,7 +83,7 @@ def load(path: Path) -> Config:
 
 
 def required_signers(path: Path = SYSTEM_FILE) -> Path | None:
-    """Read whose signatures this host requires of an image that is restarted (agent.signature).
+    """Read the name of the file of keys that must have signed an image before this host restarts it (agent.signature).
 
     Args:
         path: of the configuration; there may be no such file.
@@ -92,7 +92,7 @@ def required_signers(path: Path = SYSTEM_FILE) -> Path | None:
         The file of keys; None: images need no signature.
 
     Raises:
-        UsageError: as `load`. A configuration that nobody can read requires nobody knows what.
+        UsageError: as `load`. An unreadable configuration may require a signature, so the restart is refused.
     """
     if not path.exists():
         return None
@@ -101,7 +101,7 @@ def required_signers(path: Path = SYSTEM_FILE) -> Path | None:
 
 
 def _signers(path: Path, table: object, text: str) -> Path | None:
-    """The one key of the table ``[restart]``."""
+    """Return the value of require_signature, the one key of the table ``[restart]``."""
     where = f"{path}:{_line_of(text, 'restart')}"
     if not isinstance(table, dict):
         raise UsageError(f"{where}: restart: it must be a table, [restart], with the key require_signature")
@@ -116,7 +116,7 @@ def _signers(path: Path, table: object, text: str) -> Path | None:
 
 
 def _document(path: Path) -> tuple[dict[str, Any], str]:
-    """A configuration file as TOML has it, and its text."""
+    """Return a configuration file's keys, as TOML, and its text."""
     try:
         with path.open("rb") as file:
             data = bounded.read(file, _MOST_BYTES)
@@ -137,10 +137,10 @@ def _document(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def given(key: str, text: str) -> Any:
-    """A value as the command line has it: as in the file, and text without quotes.
+    """Return the value of a key as the command line gives it: as in the file, and text without quotes.
 
     Raises:
-        UsageError: it is not allowed.
+        UsageError: the value is not allowed.
     """
     if key == "socket_mode" and _OCTAL.fullmatch(text):
         return _checked(key, int(text, 8))
@@ -154,7 +154,7 @@ def given(key: str, text: str) -> Any:
 
 
 def meanings() -> dict[str, str]:
-    """What each key means, in the words of Config's description, for the command line's help and the manual."""
+    """Return the meaning of each key, from Config's docstring, for the command line's help and the manual."""
     lines = (Config.__doc__ or "").partition("Attributes:")[2].splitlines()
     found: dict[str, str] = {}
     for line in lines:
@@ -167,12 +167,12 @@ def meanings() -> dict[str, str]:
 
 
 def allowed(key: str) -> str:
-    """What values a key may have, in words."""
+    """Return the allowed values of a key, in words."""
     return _RULES[key][0]
 
 
 def default(key: str) -> str:
-    """The value of a key that is not given, as the command line has it."""
+    """Return a key's default, as the command line writes it."""
     value = getattr(Config(), key)
     if isinstance(value, bool):
         return str(value).lower()
@@ -180,10 +180,9 @@ def default(key: str) -> str:
 
 
 def _line_of(text: str, key: str) -> int:
-    """The line where a key of the document begins to be there.
+    """Return the line at which a key of the document begins; tomllib tells no lines.
 
-    That is the first one up to which the document is TOML and has the key, or the first of several that it takes for
-    that (a multi-line value): tomllib tells no lines.
+    It is the line that follows the longest beginning of the document that is TOML and lacks the key.
     """
     lines = text.splitlines(keepends=True)
     begin = 0
@@ -199,13 +198,13 @@ def _line_of(text: str, key: str) -> int:
 
 
 def _check_octal(value: object, text: str) -> None:
-    """A mode that is not written as one would be another than whoever wrote it means."""
+    """Refuse a mode that is not written in octal: its author probably meant another one."""
     if type(value) is int and not _OCTAL_IN_FILE.search(text):
         raise UsageError(f"socket_mode: {value} is not written in octal, as 0o660 is")
 
 
 def _checked(key: str, value: object) -> Any:
-    """A value in the type of its key."""
+    """Return a value in the type of its key."""
     if key not in _RULES:
         close = get_close_matches(key, _RULES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_RULES)}"
@@ -219,12 +218,12 @@ def _checked(key: str, value: object) -> Any:
 
 
 def _shown(value: object) -> str:
-    """A value as TOML writes it, near enough to be found in the file."""
+    """Return a value nearly as TOML writes it, so that it can be found in the file."""
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _whole(value: object, low: int, high: int) -> int | None:
-    """An integer within bounds. TOML's true and false are none, though Python's are."""
+    """Return an integer within bounds, else None. TOML's true and false are no integers, though Python's are."""
     return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
 
 

@@ -18,6 +18,7 @@ from agent.options import ROOT_HELP, Socket
 
 if TYPE_CHECKING:
     from agent.client import Subscription
+    from agent.eventlines import Lines
 
 _ANSWER_S = 10.0
 _LOOK_S = 1.0  # how often it is looked for whether anybody still reads
@@ -55,11 +56,13 @@ def watch(
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what happens, a line for each event, as it happens. With --json each line is a JSON object."""
+    """Tell what happens, a line for each event, as it happens. With --json each line is a JSON object.
+
+    On a terminal, what comes to light after a loss is counted in one line where it is more than a few.
+    """
     from agent import topmost
     from agent.client import Client
-    from agent.eventlines import as_json as jsonline
-    from agent.eventlines import as_line
+    from agent.eventlines import lines_of
     from agent.subscription import KINDS
 
     kinds = None if kind is None else [word for word in kind.split(",") if word]
@@ -67,7 +70,7 @@ def watch(
     if unknown or kinds == []:
         raise UsageError(f"--kind {kind}: expected some of {', '.join(KINDS)}, with commas")
     path = socket or default_socket()
-    write = jsonline if as_json else as_line
+    lines = lines_of(as_objects=as_json, shortened=sys.stdout.isatty())
 
     def subscribed(to: list[str] | None) -> "Subscription":
         return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False)
@@ -76,15 +79,26 @@ def watch(
     # Whoever reads us may leave at any moment: then this ends as every program in a pipe does.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with subscribed(None) if meant is None else topmost.answered_of_all(meant, subscribed) as events:
-        while True:
-            event = events.next_within(_LOOK_S)
-            if event is not None:
-                sys.stdout.write(write(event) + "\n")
-                sys.stdout.flush()
-                if event.kind == "end":
-                    return
-            elif _is_unread():
-                os.kill(os.getpid(), signal.SIGPIPE)
+        try:
+            _tell(events, lines)
+        finally:
+            _write(lines(None))
+
+
+def _tell(events: "Subscription", lines: "Lines") -> None:
+    while True:
+        event = events.next_within(_LOOK_S)
+        if event is None and _is_unread():
+            os.kill(os.getpid(), signal.SIGPIPE)
+        _write(lines(event))
+        if event is not None and event.kind == "end":
+            return
+
+
+def _write(lines: list[str]) -> None:
+    if lines:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
 
 
 def _is_unread() -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error a user can meet, each with the exit code that the command line gives it.
+"""Errors that a user can meet, each with its exit code on the command line.
 
 The classes carry data, so that a caller can act on an error without reading its text; the text names what is wrong,
 where, and what to do next.
@@ -10,49 +10,53 @@ from typing import ClassVar
 
 
 class CkptreeError(Exception):
-    """Base of all: something failed (exit code 1)."""
+    """Base of all errors: an operation failed (exit code 1)."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(CkptreeError):
-    """The request itself cannot be meant that way (exit code 2)."""
+    """A request that is wrong in itself, whatever the state of the host (exit code 2)."""
 
     exit_code = 2
 
 
 class NoDaemonError(CkptreeError):
-    """Nobody listens on the socket, or the daemon went away in the middle (exit code 3)."""
+    """No daemon listens on the socket, or the connection to the daemon broke (exit code 3)."""
 
     exit_code = 3
 
 
 class NoSuchRootError(CkptreeError):
-    """There is no process of that number, namespace, cgroup or unit (exit code 4)."""
+    """A root that does not exist: no process has that number, namespace, cgroup or unit (exit code 4)."""
 
     exit_code = 4
 
 
 class HostError(CkptreeError):
-    """Not permitted, or this host cannot: no root, no BTF, no bcc, a child namespace (exit code 5)."""
+    """An operation that the host or the caller's rights do not allow: no root, no BTF, no bcc, a child namespace (exit
+    code 5).
+    """
 
     exit_code = 5
 
 
 class NotPermittedError(HostError):
-    """There is such a process, and the one who asks may not see its tree (exit code 5)."""
+    """A root that exists, but whose tree the client may not see (exit code 5)."""
 
 
 class VersionError(CkptreeError):
-    """Client and daemon have no version of their protocol in common (exit code 1)."""
+    """A client and a daemon without a common version of their protocol (exit code 1)."""
 
 
 class BusyError(CkptreeError):
-    """A bound of the daemon is reached, of clients or of answers nobody has fetched; later it may serve (exit code 1)."""
+    """A bound of the daemon that is reached, of clients or of unfetched answers; a later attempt may succeed (exit code
+    1).
+    """
 
 
 class RefusedError(CkptreeError):
-    """The tree cannot be captured whole in the mode asked for; nothing is written (exit code 7).
+    """A tree that cannot be captured whole in the mode asked for; nothing is written (exit code 7).
 
     Attributes:
         leaks: one line for each leaking pid; never put into a file.
@@ -66,13 +70,13 @@ class RefusedError(CkptreeError):
 
 
 class NotRebuildableError(RefusedError):
-    """No kernel can be brought to that tree again, or nobody knows how.
+    """A tree that no sequence of system calls makes again, or none that ckptree knows.
 
     Attributes:
         tag: of the task that stands in the way; 0 for the tree as a whole.
         rule: short name of the rule.
-        text: what it says of this task, and after it one of PROVEN and LIMIT.
-        proven: no kernel can be in that state, or be brought there again; else ckptree knows no way.
+        text: description of this case, and after it one of PROVEN and LIMIT.
+        proven: True where no kernel can be in that state, or be brought there again; False where ckptree knows no way.
     """
 
     PROVEN = "proven: no kernel can be brought there"
@@ -88,7 +92,7 @@ class NotRebuildableError(RefusedError):
 
 
 class FormatError(CkptreeError, ValueError):
-    """Bytes that are no image of ours (exit code 8).
+    """Bytes that are no valid image or document (exit code 8).
 
     Attributes:
         offset: byte offset of the record or field at fault, from the start of the file; -1 where the file has none
@@ -106,5 +110,5 @@ class FormatError(CkptreeError, ValueError):
         self.message = message
 
     def __reduce__(self) -> tuple[type["FormatError"], tuple[str, str, int]]:
-        """Survive pickling: the constructor's arguments are not ``args``."""
+        """Make pickling work: the constructor's arguments are not ``args``."""
         return type(self), (self.path, self.message, self.offset)

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What events say of a task, and the facts by which it is noticed that one has to be told."""
+"""The facts of a task by which it is noticed that an event has to be told."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from agent import rules
-from agent.births import flag_names
 from agent.objects import EXITED, STOPPED, SUBREAPER, Namespace, Pid, Task
 
-Said = dict[str, Any]
-Details = Callable[[Said, Task, Namespace], None]
-"""Adds to what an event says of a task."""
 Clock = Callable[[], int]
 
 Marks = dict[str, bool]
@@ -24,7 +20,7 @@ class Facts(NamedTuple):
     Attributes:
         leader: of its group; a task that is gone has none any more.
         parent, pgid, sid, subreaper: of the group.
-        exited, exit_code, stopped, exit_signal, ids, comm: its own; exit_code is None while it has not exited.
+        stopped, exit_signal, exited, exit_code, ids, comm: its own; exit_code is None while it has not exited.
     """
 
     leader: Task
@@ -32,41 +28,39 @@ class Facts(NamedTuple):
     pgid: Pid | None
     sid: Pid | None
     subreaper: int
-    exited: int
-    exit_code: int | None
     stopped: bool
     exit_signal: int
+    exited: int
+    exit_code: int | None
     ids: tuple[int, int]
     comm: bytes
+
+
+as_facts: Final[Callable[[tuple[object, ...]], Facts]] = partial(tuple.__new__, Facts)
+"""Makes facts of their values; as Facts._make(), in half the time."""
+
+_STANDING: Final = Facts._fields.index("exited")
+"""Facts before this one are told by neither an exec nor an exit."""
 
 
 def values_of(task: Task) -> tuple[object, ...]:
     """Values of the facts of a task that is there: nearly always they are compared with those that were told, and equal."""
     flags = task.flags
-    exited = flags & EXITED
     leader = task.leader
+    signal, ids, comm = task.exit_signal, task.ids, task.comm
+    if flags & EXITED:
+        stopped, exited, code = False, EXITED, task.exit_code
+    else:
+        stopped, exited, code = flags & STOPPED != 0, 0, None
     if leader is task:
-        return (
-            task,
-            task.parent,
-            task.pgid,
-            task.sid,
-            flags & SUBREAPER,
-            exited,
-            task.exit_code if exited else None,
-            not exited and flags & STOPPED != 0,
-            task.exit_signal,
-            task.ids,
-            task.comm,
-        )
-    code = task.exit_code if exited else None
-    stopped = not exited and flags & STOPPED != 0
-    return (leader, None, None, None, 0, exited, code, stopped, task.exit_signal, task.ids, task.comm)
+        subreaper = flags & SUBREAPER
+        return (task, task.parent, task.pgid, task.sid, subreaper, stopped, signal, exited, code, ids, comm)
+    return (leader, None, None, None, 0, stopped, signal, exited, code, ids, comm)
 
 
 def facts_of(task: Task) -> Facts:
     """Facts of a task that is there."""
-    return Facts._make(values_of(task))
+    return as_facts(values_of(task))
 
 
 def is_told_by(own: str | None, facts: Facts, values: tuple[object, ...]) -> bool:
@@ -74,89 +68,8 @@ def is_told_by(own: str | None, facts: Facts, values: tuple[object, ...]) -> boo
 
     That is the exit code, ids and name.
     """
-    if own == "exec":
-        return not values[5] and values[:5] == facts[:5] and values[7:9] == facts[7:9]
-    return own == "death" and values[5] == EXITED and values[:5] == facts[:5] and values[7:9] == facts[7:9]
-
-
-# ---- what an event says --------------------------------------------------------------------------------------------
-
-
-def birth(said: Said, task: Task, namespace: Namespace) -> None:
-    """A task that begins."""
-    parent, creator = task.leader.parent, task.creator
-    said["parent"] = number = thread(parent, namespace)
-    said["creator"] = number if creator is parent else thread(creator, namespace)
-    ids(said, task, namespace)
-    said["flags"] = flag_names(task.clone_flags)
-    said["exit_signal"] = task.exit_signal
-    if task.flags & STOPPED and not task.flags & EXITED:  # a thread: its tracer lets a stopped group run on
-        said["stopped"] = True
-    if rules.is_kernel_worker(task):
-        said["kernel"] = True
-
-
-def presence(said: Said, task: Task, namespace: Namespace) -> None:
-    """A task that has been there for some time: as a birth, and what else it has become since."""
-    birth(said, task, namespace)
-    condition(said, task, namespace)
-    said["subreaper"] = bool(task.leader.flags & SUBREAPER)
-
-
-def execution(old: Pid | None) -> Details:
-    """An exec by the thread that had this pid object."""
-
-    def say(said: Said, task: Task, namespace: Namespace) -> None:
-        said["old_tid"] = number(old, namespace)
-        said["exit_signal"] = task.exit_signal
-
-    return say
-
-
-def _death(said: Said, task: Task, _namespace: Namespace) -> None:
-    """An exit that leaves threads of the group."""
-    said["exit_code"] = task.exit_code
-    said["group_dead"] = False
-
-
-def _last_death(said: Said, task: Task, _namespace: Namespace) -> None:
-    """An exit after which no thread of the group is left."""
-    said["exit_code"] = task.exit_code
-    said["group_dead"] = True
-
-
-DEATH: Final[tuple[Details, Details]] = (_death, _last_death)
-"""An exit; the second: no thread of the group is left."""
-
-
-def parent(said: Said, task: Task, namespace: Namespace) -> None:
-    """Another parent, to which it sends another signal perhaps."""
-    said["parent"] = thread(task.leader.parent, namespace)
-    said["exit_signal"] = task.exit_signal
-
-
-def ids(said: Said, task: Task, namespace: Namespace) -> None:
-    """Group and session."""
-    leader = task.leader
-    said["pgid"] = number(leader.pgid, namespace)
-    said["sid"] = number(leader.sid, namespace)
-
-
-def subreaper(said: Said, task: Task, _namespace: Namespace) -> None:
-    """Orphans come to it, or do so no more."""
-    said["on"] = bool(task.leader.flags & SUBREAPER)
-
-
-def condition(said: Said, task: Task, _namespace: Namespace) -> None:
-    """What no other kind of event tells."""
-    exited = bool(task.flags & EXITED)
-    said["stopped"] = not exited and bool(task.flags & STOPPED)
-    said["exit_code"] = task.exit_code if exited else None
-    said["exit_signal"] = task.exit_signal
-
-
-def nothing(_said: Said, _task: Task, _namespace: Namespace) -> None:
-    """Nothing but whom it is about."""
+    says = own == "death" if values[_STANDING] else own == "exec"
+    return says and values[:_STANDING] == facts[:_STANDING]
 
 
 def row(task: Task, namespace: Namespace) -> list[Any]:

@@ -10,12 +10,20 @@ terminal would obey.
 """
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from agent.client import Event, EventTask
 from exporters.fields import escape
 from exporters.remarks import count, ended, exit_signal, path, plain, signal_name
+
+Lines = Callable[[Event | None], list[str]]
+"""Gives the lines to write for an event; None: for now nothing more has come."""
+
+MOST_OF_A_LOSS: Final = 20
+"""Changes that are shown on a terminal one by one, of those that come to light after a loss."""
 
 _UNASKED = {
     "loss": "{} lost on their way to the daemon: tasks may have changed unseen until the next resync",
@@ -28,13 +36,66 @@ _UNASKED = {
 
 def as_line(event: Event) -> str:
     """An event for people, without a newline."""
-    head = f"{event.order:>10} {_time(event.time_ns)} {event.kind:<9}"
+    head = _head(event, event.kind)
     if event.task is None:
         text = _UNASKED.get(event.kind, "")
         return f"{head} {text.format(count(event.details.get('count', 0), 'event'))}".rstrip()
     marks = [mark for mark in ("entered", "assumed") if event.details.get(mark)]
     said = ", ".join([*marks, *(part for part in _details(event, event.task) if part)])
     return f"{head} {_task(event.task)}" + (f": {said}" if said else "")
+
+
+class Shortened:
+    """Lines for a terminal: of all that a loss has left to be found out, the first few, and one that counts the others."""
+
+    def __init__(self) -> None:
+        self._uncertain = False
+        self._shown = 0
+        self._others: Counter[str] = Counter()
+        self._last: Event | None = None
+
+    def lines(self, event: Event | None) -> list[str]:
+        """Lines to write for an event; None: for now nothing more has come."""
+        if event is None:
+            return self._rest()
+        if event.task is None:
+            lines = [*self._rest(), as_line(event)]
+            if event.kind in ("loss", "resync"):
+                if not self._uncertain:
+                    self._shown = 0
+                self._uncertain = event.kind == "loss"
+            return lines
+        if self._uncertain and event.details.get("assumed"):
+            if self._shown == MOST_OF_A_LOSS:
+                self._others[event.kind] += 1
+                self._last = event
+                return []
+            self._shown += 1
+        return [as_line(event)]
+
+    def _rest(self) -> list[str]:
+        """A line that counts those that have not been shown, if there are any."""
+        last, others = self._last, self._others
+        if last is None:
+            return []
+        kinds = ", ".join(f"{kind} {number}" for kind, number in others.items())
+        more = count(others.total(), "more change")
+        line = f"{_head(last, 'loss')} {more} found out after it, not shown here: {kinds}. --json, or a pipe, has each"
+        self._others, self._last = Counter(), None
+        return [line]
+
+
+def lines_of(*, as_objects: bool, shortened: bool) -> Lines:
+    """Make what gives the lines of events.
+
+    Args:
+        as_objects: as JSON, each event.
+        shortened: those for people; see `Shortened`.
+    """
+    if shortened and not as_objects:
+        return Shortened().lines
+    line = as_json if as_objects else as_line
+    return lambda event: [] if event is None else [line(event)]
 
 
 def as_json(event: Event) -> str:
@@ -52,6 +113,10 @@ def as_json(event: Event) -> str:
             "comm": escape(task.comm),
         }
     return json.dumps(document | dict(event.details))
+
+
+def _head(event: Event, kind: str) -> str:
+    return f"{event.order:>10} {_time(event.time_ns)} {kind:<9}"
 
 
 def _time(time_ns: int | None) -> str:

@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as bytes. Names are packed once, and so is what all events of a task say of it; the rest is put behind that."""
+"""Events as bytes: what each kind of them says, in msgpack.
+
+A life has four events, and a host has thousands of lives a second. So what nearly all events say is packed by one
+struct, names and all; what few of them say is packed as a map, whose head is taken off.
+"""
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
 
-from agent.eventfacts import Details, Marks, nothing
-from agent.objects import Namespace, Pid, Task
+from agent import rules
+from agent.births import flag_names
+from agent.eventfacts import Marks, number, thread
+from agent.objects import EXITED, IO_WORKER, KERNEL, STOPPED, SUBREAPER, Namespace, Pid, Task
 from agent.subscription import KINDS
 
-MOST_KEPT: Final = 1024
-"""Tasks of which the common part is kept, for each namespace: one that lives for a moment has four events in it."""
+Said = tuple[int, bytes]
+"""How many entries of a map, and these."""
+Details = Callable[[Task, Namespace], Said]
+"""Gives what is particular to a kind of event."""
 
 _pack = msgpack.Packer().pack
 _COMMON: Final = 10  # entries that every event has
-_MOST: Final = 15  # entries of a map whose head is one byte
-_Key = tuple[Pid, Pid, int, tuple[int, int], bytes]
+_MOST: Final = 15  # further ones; and entries of a map whose head is one byte
+_SELDOM: Final = STOPPED | KERNEL | IO_WORKER
 
 
 def _head(kind: str, entries: int) -> bytes:
@@ -29,78 +38,158 @@ def _head(kind: str, entries: int) -> bytes:
 
 
 _HEADS: Final = {kind: [_head(kind, _COMMON + more) for more in range(_MOST + 1)] for kind in KINDS}
-# An integer of four bytes, and of eight, as msgpack has them.
-_ORDER_32, _ORDER_64, _TIME_64 = _pack("order") + b"\xce", _pack("order") + b"\xcf", _pack("time_ns") + b"\xcf"
-_SHORT: Final = struct.Struct(f">{len(_ORDER_32)}sI{len(_TIME_64)}sQ").pack
-_LONG: Final = struct.Struct(f">{len(_ORDER_64)}sQ{len(_TIME_64)}sQ").pack
 
 
-class EventPacker:
-    """Packs events."""
+def _row(*names: bytes, codes: str) -> Callable[..., bytes]:
+    """Make what packs several values, each behind its name and the byte that says what follows."""
+    return struct.Struct(">" + "".join(f"{len(name)}s{code}" for name, code in zip(names, codes, strict=True))).pack
 
-    def __init__(self) -> None:
-        self._kept: dict[Namespace, dict[Task, tuple[_Key, bytes]]] = {}
 
-    def event(
-        self,
-        kind: str,
-        order: int,
-        time_ns: int,
-        task: Task,
-        leader: Task,
-        namespace: Namespace,
-        say: Details,
-        marks: Marks,
-    ) -> bytes:
-        """Pack one event.
+def _named(head: bytes, *names: str) -> list[bytes]:
+    return [_pack(name) + head for name in names]
 
-        Args:
-            kind, order, time_ns: of the event.
-            task, leader: whom it is about; the leader as it was told last.
-            namespace: as which numbers count.
-            say: gives what is particular to the kind.
-            marks: that it bears.
-        """
-        key = (task.pid, leader.pid, task.start_ns, task.ids, task.comm)
-        kept = self._kept.get(namespace)
-        entry = kept.get(task) if kept is not None else None
-        if entry is None or entry[0] != key:
-            entry = self._keep(task, leader, namespace, key)
-        when = (
-            _LONG(_ORDER_64, order, _TIME_64, time_ns) if order >> 32 else _SHORT(_ORDER_32, order, _TIME_64, time_ns)
+
+# Integers of four and eight bytes, unsigned and signed, and bytes whose number is one byte.
+_PID, _TID, _UID, _GID, _CODE = _named(b"\xce", "pid", "tid", "uid", "gid", "exit_code")
+_PARENT, _CREATOR, _PGID, _SID, _OLD = _named(b"\xce", "parent", "creator", "pgid", "sid", "old_tid")
+_ORDER, _START = _named(b"\xcf", "order", "start_ns")
+(_SIGNAL,) = _named(b"\xd2", "exit_signal")
+(_TIME,) = _named(b"\xd3", "time_ns")  # a clock that was set back may be behind the time since boot
+(_COMM,) = _named(b"\xc4", "comm")
+_NUMBERS, _NUMBER = _named(b"", "numbers") + _named(b"\x91\xce", "numbers")  # the second: an array of one
+_WHEN_WHO: Final = _row(_ORDER, _TIME, _PID, _TID, codes="QqII")
+_WHAT: Final = _row(_START, _UID, _GID, _COMM, codes="QIIB")
+_ALL: Final = _row(_ORDER, _TIME, _PID, _TID, _NUMBER, _START, _UID, _GID, _COMM, codes="QqIIIQIIB")
+_BIRTH: Final = _row(_PARENT, _CREATOR, _PGID, _SID, _SIGNAL, codes="IIIIi")
+_EXEC: Final = _row(_OLD, _SIGNAL, codes="Ii")
+_DEATH: Final = _row(_CODE, codes="I")
+_IDS: Final = _row(_PGID, _SID, codes="II")
+_DEAD: Final = [_pack({"group_dead": dead})[1:] for dead in (False, True)]
+_FLAGS: dict[int, bytes] = {}  # by value: there are few, and every birth has one
+
+
+def event(
+    kind: str, order: int, time_ns: int, task: Task, leader: Task, namespace: Namespace, say: Details, marks: Marks
+) -> bytes:
+    """Pack one event.
+
+    Args:
+        kind, order, time_ns: of the event.
+        task, leader: whom it is about; the leader as it was told last.
+        namespace: as which numbers count.
+        say: gives what is particular to the kind.
+        marks: that it bears.
+    """
+    pid, start_ns, (uid, gid), comm = task.pid, task.start_ns, task.ids, task.comm.rstrip(b"\0")
+    count, details = say(task, namespace)
+    if marks:
+        count, details = count + len(marks), details + _pack(marks)[1:]
+    if pid.namespace is namespace:
+        tid = pid.numbers[-1]
+        tgid = tid if leader is task else leader.pid.number_in(namespace)
+        common = _ALL(
+            *(_ORDER, order, _TIME, time_ns, _PID, tgid, _TID, tid, _NUMBER, tid),
+            *(_START, start_ns, _UID, uid, _GID, gid, _COMM, len(comm)),
         )
-        if say is nothing and not marks:
-            return b"".join((_HEADS[kind][0], when, entry[1]))
-        said: dict[str, Any] = {}
-        say(said, task, namespace)
-        if marks:
-            said.update(marks)
-        return b"".join((_HEADS[kind][len(said)], when, entry[1], _pack(said)[1:]))
+        return b"".join((_HEADS[kind][count], common, comm, details))
+    numbers = pid.numbers[namespace.level :]
+    when = _WHEN_WHO(
+        _ORDER, order, _TIME, time_ns, _PID, leader.pid.number_in(namespace), _TID, pid.number_in(namespace)
+    )
+    what = _WHAT(_START, start_ns, _UID, uid, _GID, gid, _COMM, len(comm))
+    return b"".join((_HEADS[kind][count], when, _NUMBERS, _pack(numbers), what, comm, details))
 
-    def _keep(self, task: Task, leader: Task, namespace: Namespace, key: _Key) -> tuple[_Key, bytes]:
-        pid = task.pid
-        number = pid.number_in(namespace)
-        uid, gid = task.ids
-        common = {
-            "pid": number if leader is task else leader.pid.number_in(namespace),
-            "tid": number,
-            "numbers": pid.numbers[namespace.level :],
-            "start_ns": task.start_ns,
-            "uid": uid,
-            "gid": gid,
-            "comm": task.comm.rstrip(b"\0"),
-        }
-        kept = self._kept.setdefault(namespace, {})
-        if len(kept) >= MOST_KEPT:
-            kept.clear()
-        entry = kept[task] = (key, _pack(common)[1:])
-        return entry
 
-    def forget(self, task: Task) -> None:
-        """Let go of what is kept of a task of which nothing more will be told."""
-        for kept in self._kept.values():
-            kept.pop(task, None)
+# ---- what is particular to each kind -------------------------------------------------------------------------------
 
-    def forget_all(self) -> None:
-        """Nobody listens."""
-        self._kept.clear()
+
+def _entries(said: dict[str, Any], before: Said = (0, b"")) -> Said:
+    return before[0] + len(said), before[1] + _pack(said)[1:]
+
+
+def _born(task: Task, namespace: Namespace) -> Said:
+    leader, creator = task.leader, task.creator
+    parent, pgid, sid = leader.parent, leader.pgid, leader.sid
+    above = parent.pid.number_in(namespace) if parent is not None else 0
+    maker = above if creator is parent else thread(creator, namespace)
+    group = pgid.number_in(namespace) if pgid is not None else 0
+    session = group if sid is pgid else number(sid, namespace)
+    signal = task.exit_signal
+    flags = _FLAGS.get(task.clone_flags)
+    if flags is None:
+        flags = _FLAGS[task.clone_flags] = _pack("flags") + _pack(flag_names(task.clone_flags))
+    return 6, _BIRTH(_PARENT, above, _CREATOR, maker, _PGID, group, _SID, session, _SIGNAL, signal) + flags
+
+
+def birth(task: Task, namespace: Namespace) -> Said:
+    """A task that begins."""
+    said, flags = _born(task, namespace), task.flags
+    if flags & _SELDOM:
+        if flags & STOPPED and not flags & EXITED:  # a thread: its tracer lets a stopped group run on
+            said = _entries({"stopped": True}, said)
+        if rules.is_kernel_worker(task):
+            said = _entries({"kernel": True}, said)
+    return said
+
+
+def presence(task: Task, namespace: Namespace) -> Said:
+    """A task that has been there for some time: as a birth, and what else it has become since."""
+    more = {**_state(task), "subreaper": bool(task.leader.flags & SUBREAPER)}
+    if rules.is_kernel_worker(task):
+        more["kernel"] = True
+    return _entries(more, _born(task, namespace))
+
+
+def execution(old: Pid | None) -> Details:
+    """An exec by the thread that had this pid object."""
+
+    def say(task: Task, namespace: Namespace) -> Said:
+        return 2, _EXEC(_OLD, old.number_in(namespace) if old is not None else 0, _SIGNAL, task.exit_signal)
+
+    return say
+
+
+def _death(task: Task, _namespace: Namespace) -> Said:
+    """An exit that leaves threads of the group."""
+    return 2, _DEATH(_CODE, task.exit_code) + _DEAD[False]
+
+
+def _last_death(task: Task, _namespace: Namespace) -> Said:
+    """An exit after which no thread of the group is left."""
+    return 2, _DEATH(_CODE, task.exit_code) + _DEAD[True]
+
+
+DEATH: Final[tuple[Details, Details]] = (_death, _last_death)
+"""An exit; the second: no thread of the group is left."""
+
+
+def parent(task: Task, namespace: Namespace) -> Said:
+    """Another parent, to which it sends another signal perhaps."""
+    return _entries({"parent": thread(task.leader.parent, namespace), "exit_signal": task.exit_signal})
+
+
+def ids(task: Task, namespace: Namespace) -> Said:
+    """Group and session."""
+    leader = task.leader
+    return 2, _IDS(_PGID, number(leader.pgid, namespace), _SID, number(leader.sid, namespace))
+
+
+def subreaper(task: Task, _namespace: Namespace) -> Said:
+    """Orphans come to it, or do so no more."""
+    return _entries({"on": bool(task.leader.flags & SUBREAPER)})
+
+
+def _state(task: Task) -> dict[str, Any]:
+    exited = bool(task.flags & EXITED)
+    stopped = not exited and bool(task.flags & STOPPED)
+    return {"stopped": stopped, "exit_code": task.exit_code if exited else None}
+
+
+def condition(task: Task, _namespace: Namespace) -> Said:
+    """What no other kind of event tells."""
+    return _entries({**_state(task), "exit_signal": task.exit_signal})
+
+
+def nothing(_task: Task, _namespace: Namespace) -> Said:
+    """Nothing but whom it is about."""
+    return 0, b""

@@ -3,7 +3,7 @@
 
 Theory
 ------
-Events are made of differences. What was told last of each task of a followed tree is kept (`eventfacts.Facts`); after each
+Events are made of differences. What was told last of each task of a followed tree is kept (`eventpack.Facts`); after each
 record that the table has applied, the tasks that it touched (`agent.changes`) are compared with that, and what differs is
 told. So a change is told whatever brought it: the record that announces it, or one that repaired it in passing, an answer,
 a sweep, a number that somebody else has now. State at the beginning and all events make the state of now, always.
@@ -24,25 +24,23 @@ task in the tree, of which this subscriber may not hear. ``end``: the roots are 
 While nobody has subscribed, records go straight to the table; nothing here runs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from agent import announced, eventfacts, rules
+from agent import announced, eventpack, rules
 from agent.announced import EXACT, OF_GROUP, Record
+from agent.audience import Audience
 from agent.eventfacts import (
     ASSUMED,
     ENTERED,
     Clock,
-    Details,
-    Facts,
     Marks,
+    as_facts,
     facts_of,
     is_told_by,
     values_of,
 )
-from agent.eventpack import EventPacker
-from agent.followed import Followed, below
-from agent.objects import Namespace, Task
+from agent.objects import Task
 from agent.pidspace import Data
 from agent.stream import Handler, Stream
 from agent.subscription import Subscription
@@ -69,14 +67,12 @@ class Feed:
         self._stream = stream
         self._table = table
         self._clock = clock
-        self._ahead = ahead
         self._changes = table.changes
         self._lost = 0
         self._unsynced = False
-        self._trees: dict[tuple[Task, ...], Followed] = {}
-        self._told: dict[Task, Facts] = {}
-        self._packer = EventPacker()
-        self._order = self._now_ns = 0
+        self._audience = Audience(ahead)
+        self._told = self._audience.told
+        self._tell = self._audience.tell
         self.subscriptions: dict[Subscription, Callable[[], int]] = {}
 
     # ---- who listens -----------------------------------------------------------------------------------------------
@@ -90,40 +86,25 @@ class Feed:
                 if kind is not Kind.STRINGS:  # of which nothing is told
                     self._stream.handle(kind, self._listener(kind.value, handler))
         self.subscriptions[subscription] = unsent
-        tree = self._trees.get(subscription.roots)
-        if tree is None:
-            tree = self._trees[subscription.roots] = Followed(subscription.roots)
-            members = (
-                [task for leader in tree.leaders for task in leader.group()] if tree.roots else self._table.tasks()
-            )
-            for task in members:
-                if task not in self._told:
-                    self._told[task] = facts_of(task)
-        tree.subscriptions[subscription] = unsent
+        self._audience.add(subscription, unsent, self._table.tasks)
 
     def remove(self, subscription: Subscription) -> None:
         """Tell no longer."""
         if self.subscriptions.pop(subscription, None) is None:
             return
-        tree = self._trees[subscription.roots]
-        del tree.subscriptions[subscription]
+        self._audience.remove(subscription)
         if not self.subscriptions:
-            self._trees.clear()
-            self._told.clear()
-            self._packer.forget_all()
             for kind, handler in self._table.handlers.items():
                 self._stream.handle(kind, handler)
-        elif not tree.subscriptions:
-            del self._trees[subscription.roots]
-            leaders = tree.leaders if tree.roots else {facts.leader for facts in self._told.values()}
-            self._forget([leader for leader in leaders if not self._is_followed(leader)])
 
     def settle(self) -> None:
         """Between two batches: what is not of a record. The caller has swept if that was due."""
         if not self.subscriptions:
             return
-        self._tell_loss(self._stream.next)
-        if self._unsynced and not self._stream.suspect:
+        if not self._unsynced:
+            self._tell_loss(self._stream.next)
+        elif not self._stream.suspect:
+            self._tell_loss(self._stream.next)
             self._unsynced = False
             self._tell_all({"event": "resync", "order": self._stream.next})
         for subscription in self.subscriptions:
@@ -138,23 +119,28 @@ class Feed:
             subscription.say(event)
 
     def _tell_loss(self, order: int) -> None:
-        """Numbers below this one are missing; or one that was given up comes too late, and undoes what came after it."""
-        lost, self._lost = self._stream.lost - self._lost, self._stream.lost
-        if lost > 0 or (self._stream.suspect and not self._unsynced):
+        """Numbers below this one are missing; or one that was given up comes too late, and undoes what came after it.
+
+        Until all is right again nothing is certain, so what is lost meanwhile is added up, and told once: before that.
+        """
+        stream = self._stream
+        lost, self._lost = max(0, stream.lost - self._lost), stream.lost
+        if lost or (stream.suspect and not self._unsynced):
             self._unsynced = True
-            self._tell_all({"event": "loss", "order": order, "count": max(0, lost)})
+            self._tell_all({"event": "loss", "order": order, "count": lost})
 
     # ---- records ---------------------------------------------------------------------------------------------------
 
     def _listener(self, kind: int, apply: Handler) -> Handler:
         """Make what applies the records of a kind, and tells what differs by each. It runs for every record of the host."""
-        stream, table, changes, trees = self._stream, self._table, self._changes, self._trees
+        stream, table, changes, audience = self._stream, self._table, self._changes, self._audience
+        trees, clock, tell_record = audience.trees, self._clock, self._tell_record
         touched, concerns_nobody = changes.tasks, self._told.keys().isdisjoint
         about_a_task = kind <= _STATE
         bare = Record(kind)
 
         def heard(data: Data, at: int) -> None:
-            if stream.lost != self._lost or stream.suspect is not self._unsynced:
+            if not self._unsynced and (stream.suspect or stream.lost != self._lost):
                 self._tell_loss(stream.next - (not stream.is_late))
             if touched:
                 changes.set_aside()
@@ -165,21 +151,12 @@ class Feed:
             # Whoever enters a tree touches somebody who is in it.
             if not concerns_nobody(touched) or () in trees:
                 record = bare if before is None else announced.done(table, kind, before, data, at)
-                self._order = stream.next - (not stream.is_late)
-                self._now_ns = self._clock()
-                self._tell_record(record, touched)
+                audience.order = stream.next - (not stream.is_late)
+                audience.now_ns = clock()
+                tell_record(record, touched)
             changes.set_aside()
 
         return heard
-
-    def _may_enter(self, task: Task) -> bool:
-        """Return True if a task that was not told of may be in a followed tree now."""
-        told, leader = self._told, task.leader
-        parent = leader.parent
-        return leader in told or (parent is not None and parent.leader in told) or () in self._trees
-
-    def _is_followed(self, leader: Task) -> bool:
-        return any(tree.has(leader) for tree in self._trees.values())
 
     def _tell_record(self, record: Record, touched: Iterable[Task]) -> None:
         """Tell what a record has changed: repairs, its own event, what follows from that."""
@@ -193,11 +170,11 @@ class Feed:
                 if facts is not None:
                     gone.append(task)
             elif facts is None:
-                if not (task is subject and own == "birth") and self._may_enter(task):
+                if not (task is subject and own == "birth") and self._audience.may_enter(task):
                     (followed if record.follows(task, None) else repaired).append(task)
             elif facts != (values := values_of(task)):
                 if task is subject and is_told_by(own, facts, values):
-                    told[task] = Facts._make(values)
+                    told[task] = as_facts(values)
                 else:
                     (followed if record.follows(task, facts) else repaired).append(task)
         if gone:
@@ -215,7 +192,7 @@ class Feed:
                     self._differ(task, marks, None)
                 else:
                     self._appear(record, task)
-            self._reap(gone, marks)
+            self._audience.reap(gone, marks)
 
     def _repair(self, record: Record, repaired: list[Task]) -> None:
         """Tell what a record does not announce. Who has founded a group comes before who joins it.
@@ -243,23 +220,12 @@ class Feed:
             if not (facts.exited or task is record.caller or (task is record.subject and record.own == "death")):
                 self._told[task] = facts._replace(exited=1)
                 dead = rules.find_alive_thread(facts.leader) is None
-                self._tell("death", task, facts.leader, eventfacts.DEATH[dead], ASSUMED)
+                self._tell("death", task, facts.leader, eventpack.DEATH[dead], ASSUMED)
             if pid.task is not None or numbers.get(pid.numbers[0], pid) is not pid:
                 replaced.append(task)
         if replaced:
             replaced.sort(key=lambda task: task.pid.task is None)
-            self._reap(replaced, ASSUMED)
-
-    def _reap(self, gone: Iterable[Task], marks: Marks) -> None:
-        for task in gone:
-            facts = self._told.get(task)
-            if facts is not None:
-                self._tell("reap", task, facts.leader, eventfacts.nothing, marks)
-                del self._told[task]
-                self._packer.forget(task)
-                if facts.leader is task:
-                    for tree in self._trees.values():
-                        tree.leaders.discard(task)
+            self._audience.reap(replaced, ASSUMED)
 
     def _differ(self, task: Task, marks: Marks, own: str | None) -> None:
         """Tell what is other than it was told last, but for what the record's own event is going to say."""
@@ -274,91 +240,51 @@ class Feed:
         said = own in ("death", "exec", "birth")
         moved = new.parent is not old.parent
         if moved:
-            self._move(task, marks)
+            self._audience.move(task, marks)
             if task not in self._told:
                 return
         if new.sid is not old.sid and own != "setsid":
-            self._tell("setsid", task, new.leader, eventfacts.ids, marks)
+            self._tell("setsid", task, new.leader, eventpack.ids, marks)
         elif new.pgid is not old.pgid and own not in ("setsid", "setpgid"):
-            self._tell("setpgid", task, new.leader, eventfacts.ids, marks)
+            self._tell("setpgid", task, new.leader, eventpack.ids, marks)
         if new.subreaper != old.subreaper and own != "subreaper":
-            self._tell("subreaper", task, new.leader, eventfacts.subreaper, marks)
+            self._tell("subreaper", task, new.leader, eventpack.subreaper, marks)
         if new.exited and not old.exited and own != "death":
             dead = rules.find_alive_thread(task) is None
-            self._tell("death", task, new.leader, eventfacts.DEATH[dead], marks)
+            self._tell("death", task, new.leader, eventpack.DEATH[dead], marks)
         elif old.exited and not new.exited and own != "exec":
-            self._tell("exec", task, new.leader, eventfacts.execution(None), marks)
+            self._tell("exec", task, new.leader, eventpack.execution(None), marks)
             if new.stopped:
-                self._tell("change", task, new.leader, eventfacts.condition, marks)
+                self._tell("change", task, new.leader, eventpack.condition, marks)
         elif (
             new.stopped != old.stopped
             or (new.exited and old.exited and new.exit_code != old.exit_code and own != "death")
             or (new.exit_signal != old.exit_signal and not (moved or own in ("exec", "birth")))
             or ((new.ids != old.ids or new.comm != old.comm) and not said)
         ):
-            self._tell("change", task, new.leader, eventfacts.condition, marks)
+            self._tell("change", task, new.leader, eventpack.condition, marks)
 
     def _tell_own(self, record: Record, subject: Task, own: str) -> None:
         """Tell the event that a record announces."""
-        told, facts = self._told, self._told.get(subject)
+        facts = self._told.get(subject)
         if facts is None:
-            if own == "birth" and subject.pid.task is subject and subject.leader is subject:
-                if record.is_new and subject.first_child is None:
-                    self._begin(subject)
-                    return
-                trees = [tree for tree in self._trees.values() if tree.takes(subject)]
-                self._introduce(subject, trees, {}, self._ahead() + subject.start_ns)
-            elif own == "birth" and subject.pid.task is subject:
-                told[subject] = facts_of(subject)
-                self._tell(own, subject, subject.leader, eventfacts.birth, {}, self._ahead() + subject.start_ns)
+            if own == "birth":
+                self._audience.born(subject, is_new=record.is_new)
             return
         leader = facts.leader
         born_ns = 0
         if own == "death":
-            said: Details = eventfacts.DEATH[record.argument != 0]
+            said: eventpack.Details = eventpack.DEATH[record.argument != 0]
         elif own == "exec":
-            said = eventfacts.execution(record.caller_pid)
+            said = eventpack.execution(record.caller_pid)
         elif own == "birth":
-            said = eventfacts.presence
-            born_ns = self._ahead() + subject.start_ns
+            said = eventpack.presence
+            born_ns = self._audience.birth_ns(subject)
         else:
-            said = eventfacts.subreaper if own == "subreaper" else eventfacts.ids
+            said = eventpack.subreaper if own == "subreaper" else eventpack.ids
         self._tell(own, subject, leader, said, {}, born_ns)
         if leader is not subject and leader.pid.task is leader and own not in OF_GROUP:
             self._differ(leader, {}, None)
-
-    def _begin(self, leader: Task) -> None:
-        """Tell of the birth of a process that is in the trees that its parent is in."""
-        above = leader.parent.leader if leader.parent is not None else None
-        trees = [tree for tree in self._trees.values() if not tree.roots or above in tree.leaders]
-        if trees:
-            self._told[leader] = facts_of(leader)
-            for tree in trees:
-                tree.add(leader)
-            self._tell("birth", leader, leader, eventfacts.birth, {}, self._ahead() + leader.start_ns, trees)
-
-    # ---- trees -----------------------------------------------------------------------------------------------------
-
-    def _move(self, leader: Task, marks: Marks) -> None:
-        """Tell of another parent: a subtree may enter a followed tree that way, or leave it."""
-        staying, entered, left = [], [], []
-        for tree in self._trees.values():
-            if not tree.has(leader):
-                if tree.takes(leader):
-                    entered.append(tree)
-            else:
-                staying.append(tree)
-                if not tree.takes(leader):
-                    left.append(tree)
-        self._introduce(leader, entered, marks | ENTERED)
-        self._tell("reparent", leader, leader, eventfacts.parent, marks, trees=staying)
-        self._tell("reparent", leader, leader, eventfacts.parent, marks | ENTERED, trees=entered)
-        if left:
-            gone = list(below(leader))
-            for tree in left:
-                for each in gone:
-                    tree.discard(each)
-            self._forget([each for each in gone if not self._is_followed(each)])
 
     def _appear(self, record: Record, task: Task) -> None:
         """Somebody who was in no followed tree is in one: nobody had told of its birth, or it comes from outside."""
@@ -366,84 +292,14 @@ class Feed:
         if leader is not task:
             if leader in self._told:
                 self._told[task] = facts_of(task)
-                self._tell("birth", task, leader, eventfacts.presence, ASSUMED)
+                self._tell("birth", task, leader, eventpack.presence, ASSUMED)
             return
-        trees = [tree for tree in self._trees.values() if tree.takes(task)]
+        trees = [tree for tree in self._audience.trees.values() if tree.takes(task)]
         if not trees:
             return
         if record.is_new and task is record.subject:
-            self._introduce(task, trees, ASSUMED)
+            self._audience.introduce(task, trees, ASSUMED)
             return
         marks = ENTERED if record.kind in EXACT else ASSUMED | ENTERED
-        self._introduce(task, trees, marks)
-        self._tell("reparent", task, task, eventfacts.parent, marks, trees=trees)
-
-    def _introduce(self, top: Task, trees: Sequence[Followed], marks: Marks, born_ns: int = 0) -> None:
-        """Tell of a process and of all below it, parents first, whoever has not heard of them.
-
-        Args:
-            top: the process.
-            trees: that it is in from now on.
-            marks: of these events; none: it has been born this moment.
-            born_ns: when it was, by CLOCK_REALTIME, where that is known.
-        """
-        told = self._told
-        for leader in below(top) if trees else ():
-            own = leader is top and not marks
-            for task in leader.group():
-                fresh = task not in told
-                if fresh:
-                    told[task] = facts_of(task)
-                hearing = [tree for tree in trees if (leader not in tree.leaders if tree.roots else fresh)]
-                if own:
-                    self._tell("birth", task, leader, eventfacts.birth, {}, born_ns, hearing)
-                else:
-                    self._tell("birth", task, leader, eventfacts.presence, marks or ASSUMED, trees=hearing)
-            for tree in trees:
-                tree.add(leader)
-
-    def _forget(self, leaders: Iterable[Task]) -> None:
-        """Nobody follows these processes any more."""
-        for leader in leaders:
-            for task in leader.group():
-                self._told.pop(task, None)
-
-    # ---- subscribers -----------------------------------------------------------------------------------------------
-
-    def _tell(
-        self,
-        kind: str,
-        task: Task,
-        leader: Task,
-        say: Details,
-        marks: Marks,
-        time_ns: int = 0,
-        trees: Iterable[Followed] | None = None,
-    ) -> None:
-        """Tell those who want it; it is packed once for each namespace that somebody counts in.
-
-        Args:
-            kind, task: what, about whom.
-            leader: of the task, as it was told last.
-            say: gives what is particular to the kind.
-            marks: ``assumed``, ``entered``, or none.
-            time_ns: of CLOCK_REALTIME; 0: now.
-            trees: whose subscribers are to hear it; None: of those that the process is in.
-        """
-        packed: dict[Namespace, bytes] = {}
-        time_ns = time_ns or self._now_ns
-        order = self._order
-        for tree in self._trees.values() if trees is None else trees:
-            if trees is None and tree.roots and leader not in tree.leaders:
-                continue
-            for subscription, unsent in tree.subscriptions.items():
-                if not (subscription.sees_all or subscription.sees(task)):
-                    subscription.hide(task, order, time_ns)
-                elif kind in subscription.kinds and subscription.has_room(unsent(), time_ns):
-                    namespace = subscription.namespace
-                    if namespace in packed:
-                        event = packed[namespace]
-                    else:
-                        event = self._packer.event(kind, order, time_ns, task, leader, namespace, say, marks)
-                        packed[namespace] = event
-                    subscription.put(event)
+        self._audience.introduce(task, trees, marks)
+        self._tell("reparent", task, task, eventpack.parent, marks, trees=trees)

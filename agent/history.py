@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Births, and the dead that births run through.
+"""Births, and the dead ancestors that births run through.
 
 Theory
 ------
-Every task holds its creator, so the chain of creators is kept alive by the tasks below it: an ancestor that is gone
-stays in memory exactly as long as some living task's birth runs through it, and Python's reference count lets it go.
+Every task holds its creator, so the tasks below keep the chain of creators in memory: Python's reference count frees an
+ancestor that is gone as soon as no living task's birth runs through it.
 
 That alone would let one lineage grow for ever: a daemon that keeps forking its successor and exiting leaves one dead
 ancestor for each generation. So chains are contracted as they grow, when a task with a dead creator forks. A dead
 ancestor ``d`` may be cut out of ``child -> d -> g`` when ``g`` is dead too and ``d`` cannot matter to a rebuild:
 
-* nobody uses its number any more (else it must come back as a ghost, in its place), and
-* ``g`` could have had the child itself: it ended in the session that the child was born into; or no living task uses that
-  session any more, and then it is all one where the child was born. A session that nobody living uses counts as never
-  having been made.
+* no task, group or session uses the number of ``d`` any more (else ``d`` must come back as a ghost, in its place), and
+* ``g`` could have had the child itself: ``g`` ended in the session that the child was born into; or no living task uses
+  that session any more, and then the session of the child's birth does not matter. A session without a living task
+  counts as never made.
 
-What stays is at most one dead helper for each session that a living task still uses: bounded by the living.
+At most one dead ancestor stays for each session that a living task still uses, so their number is bounded.
 
-A chain may be long all the same, and whoever made it long is not the one who pays for the walk. So a fork looks at
-`LINKS_AT_ONCE` links from its own creator on, and at as many further ones from where an earlier walk has stopped. Records
-alone decide how far the walk comes: the same records leave the same chains.
+A chain may be long all the same, and a fork must not pay for a chain that other tasks have made long. So a fork looks
+at `LINKS_AT_ONCE` links from its own creator on, and at as many further ones from the point where an earlier walk has
+stopped. Records alone decide how far the walk comes: the same records leave the same chains.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ LINKS_AT_ONCE: Final = 16
 
 
 def remember(task: Task, what: DeedName, order: int, value: Pid | int | None) -> None:
-    """Note a deed; of each kind the last one counts."""
+    """Note a deed; of each kind only the last one is kept."""
     deeds = task.deeds
     deed: Deed = (what, order, value)
     if deeds is None:
@@ -41,12 +41,12 @@ def remember(task: Task, what: DeedName, order: int, value: Pid | int | None) ->
 
 
 def is_gone(task: Task) -> bool:
-    """It has been released: only births know it."""
+    """Return True if a task has been released, so that only births refer to it."""
     return task.pid.task is not task
 
 
 def last_sid(task: Task) -> Pid | None:
-    """The session that a task which is gone ended in, as far as that can still matter."""
+    """Return the last session of a task that is gone, as far as that can still matter."""
     for what, _, value in task.deeds or ():
         if what == "setsid" and isinstance(value, Pid) and value.users:
             return value
@@ -64,11 +64,11 @@ def contract(task: Task, most: int) -> tuple[list[Task], Task | None]:
     """Cut idle ancestors out of the chain above a task, up to its first living ancestor.
 
     Args:
-        task: where to begin.
-        most: how many links to look at.
+        task: the start of the walk.
+        most: bound of the links to look at.
 
     Returns:
-        The tasks that were changed, and the one where to go on; None: the walk has come to its end.
+        The tasks that were changed, and the task from which to go on; None: the walk has come to its end.
     """
     changed: list[Task] = []
     for _ in range(most):
@@ -77,7 +77,7 @@ def contract(task: Task, most: int) -> tuple[list[Task], Task | None]:
             return changed, None
         above = creator.creator
         if above is not None and is_gone(above) and _is_idle(creator, above, task):
-            if above.deeds is not None:  # what a dead session's leader did must not seem to come before this birth
+            if above.deeds is not None:  # the setsid of a session that is gone must not seem to precede this birth
                 above.deeds = tuple(d for d in above.deeds if not isinstance(d[2], Pid) or d[2].users) or None
             task.creator = above
             changed += (task, above)
@@ -87,13 +87,13 @@ def contract(task: Task, most: int) -> tuple[list[Task], Task | None]:
 
 
 def reunite(tasks: Iterable[Task], living: Callable[[Pid], Pid]) -> None:
-    """Have births and deeds name the pid objects that live.
+    """Make births and deeds name the pid objects that live.
 
-    One that nobody seemed to use any more, while not all of its users were known, is entered anew with these.
+    A pid object that seemed free, because some of its users were not known yet, has been entered anew with those users.
 
     Args:
-        tasks: all of them; who is gone is found from there.
-        living: the pid object that lives under the identity of another, which may be that one.
+        tasks: all living tasks; ancestors that are gone are found from there.
+        living: gives the living pid object with the identity of another, which may be that one.
     """
     seen: set[Task] = set()
     for start in tasks:

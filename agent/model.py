@@ -5,8 +5,8 @@ Theory
 ------
 A snapshot has *pid objects* (the kernel's ``struct pid``: one number for each pid namespace that sees it) and *tasks*,
 which refer to pid objects by **tag**. Tags count from ``first_tag`` in the order in which the pid objects were
-discovered: for each task in tree order its pid, tgid, pgrp and session, each if new. So ``pids[tag - first_tag]`` is the
-pid object of a tag, and the first one is the root task's. Two values are no tags:
+discovered: for each task in tree order its pid, tgid, pgrp and session, each if new. So ``pids[tag - first_tag]`` is
+the pid object of a tag, and the first one is the root task's. Two values are no tags:
 
 * ``0``: the id has no number in the root's pid namespace (and, as a parent, "outside": only the root has that);
 * ``CKPT_PID_ROOT``: the id is the session that the root itself inherited from outside.
@@ -16,8 +16,8 @@ A *birth* is the edge from a task to the thread that created it, with the sessio
 are tasks that are gone, but through which a living task's birth runs.
 
 Births, terminals and owners of files mention pid objects without collecting them: tags are those of the image, in the
-order of its tasks' ids, and whoever rebuilds a tree needs no ghost for a group that only a terminal remembers. Such a
-*reference* is a tag where the pid object has one, a special value where that is due, and else the numbers themselves.
+order of its tasks' ids, and a rebuild needs no ghost for a group that only a terminal remembers. Such a *reference* is
+a tag where the pid object has one, a special value where one applies, and else the numbers themselves.
 """
 
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ Verified = Literal["sweep", "numbering", "no"]
 
 
 class TaskState(StrEnum):
-    """What a task was at the cut."""
+    """The state of a task at the cut."""
 
     RUNNING = "running"
-    STOPPED = "stopped"  # its whole group, by a signal; a tracer that holds a task leaves it what it was
+    STOPPED = "stopped"  # by a signal to its whole group; a stop by a tracer does not change the state
     ZOMBIE = "zombie"
     DEAD_LEADER = "dead-leader"  # a leader that has exited while threads of its group live on
 
@@ -48,7 +48,8 @@ class Namespace(NamedTuple):
 
     Attributes:
         id: its place in ``Snapshot.namespaces``; 0 is the root task's.
-        inum: the inode number of /proc/PID/ns/pid. The kernel hands it to the next namespace at once: no identity.
+        inum: the inode number of /proc/PID/ns/pid. It is no identity: the kernel gives it to the next namespace at
+            once.
         level: depth below the root's namespace, which has 0.
         parent: the id of the namespace above; None for the root's.
     """
@@ -64,8 +65,8 @@ class PidObject(NamedTuple):
 
     Attributes:
         numbers: one for each level, outermost first.
-        namespaces: the ids of the namespaces the numbers belong to, same order. May be empty where a bare image said
-            nothing of them.
+        namespaces: the ids of the namespaces that the numbers belong to, in the same order. May be empty where a bare
+            image names none.
     """
 
     numbers: tuple[int, ...]
@@ -73,7 +74,7 @@ class PidObject(NamedTuple):
 
 
 class OutsidePid(NamedTuple):
-    """A pid object that only a birth, an ancestor, a terminal or an owner mentions; it has no tag.
+    """A pid object without a tag: only a birth, an ancestor, a terminal or an owner of a file mentions it.
 
     Attributes:
         numbers: as in PidObject; empty where the root's namespace does not see it.
@@ -89,7 +90,7 @@ PidRef = int | OutsidePid
 
 
 class Creator(NamedTuple):
-    """Who called clone(): exactly one of the two is set.
+    """The thread that called clone(): exactly one of the two attributes is set.
 
     Attributes:
         tag: tag of the creating thread's pid object, where that thread is a task of the snapshot.
@@ -101,14 +102,15 @@ class Creator(NamedTuple):
 
 
 class Birth(NamedTuple):
-    """How a task came to be.
+    """The clone() call that made a task.
 
     Attributes:
         creator: the thread that called clone(); None: not observed (assumed), or outside the tree (the root's).
         observed: False where the birth happened before the watch began, or was lost.
         sid: session at birth; None where not observed.
         pgid: process group at birth; None where not observed.
-        flags: names of the clone flags that shape the tree, sorted: CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK.
+        flags: names of the clone flags that shape the tree, sorted: CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD,
+            CLONE_VFORK.
         order: number of the birth event. Larger is later. None where not observed.
     """
 
@@ -121,7 +123,7 @@ class Birth(NamedTuple):
 
 
 class AncestorEvent(NamedTuple):
-    """Something an ancestor did that shapes its children's births.
+    """A system call of an ancestor that shapes its children's births.
 
     Attributes:
         event: ``setsid``, ``setpgid``, ``subreaper`` or ``exit``.
@@ -152,17 +154,17 @@ class Ancestor(NamedTuple):
 
 
 OwnerType = Literal["tid", "pid", "pgrp"]
-"""What fcntl calls F_OWNER_TID, F_OWNER_PID and F_OWNER_PGRP."""
+"""The kinds of owner that fcntl(2) calls F_OWNER_TID, F_OWNER_PID and F_OWNER_PGRP."""
 
 
 class Terminal(NamedTuple):
-    """The controlling terminal of a process, or what is left of one that hung up.
+    """The controlling terminal of a process, or the remainder of one that hung up.
 
     Attributes:
-        name: below /dev, ``pts/0``; None where it hung up, or was not found.
+        name: path below /dev, as ``pts/0``; None where it hung up, or was not found.
         pgrp: the group in its foreground; CKPT_PID_NULL: there is none; None: not known.
-        old_pgrp: the group that was in the foreground when it hung up, which its session's leader remembers;
-            CKPT_PID_NULL: none; None: not known.
+        old_pgrp: the group that was in the foreground when it hung up, from ``signal->tty_old_pgrp`` of the session's
+            leader; CKPT_PID_NULL: none; None: not known.
     """
 
     name: bytes | None
@@ -171,12 +173,12 @@ class Terminal(NamedTuple):
 
 
 class FileOwner(NamedTuple):
-    """Who gets the signals of an open file, by fcntl's F_SETOWN.
+    """The task, process or group that gets the signals of an open file, as F_SETOWN of fcntl(2) sets it.
 
     Attributes:
         fd: the descriptor.
-        pid: whose; 0 also where nobody is left who is meant, as fcntl has it.
-        type: how `pid` is meant.
+        pid: the owner's pid object; 0 also where the owner is gone, as F_GETOWN has it.
+        type: the kind of owner that `pid` names.
     """
 
     fd: int
@@ -185,13 +187,13 @@ class FileOwner(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """What a task shares without being a thread of the one it shares it with, or, a thread, does not share with its leader.
+    """Memory, folders and descriptors that processes share, or that a thread does not share with its leader.
 
-    Each is an id: of all tasks of the snapshot that have the same id in the same field, it is one and the same. None: it is
-    the task's own, with the threads of its group, or shared with nobody of the tree.
+    Each value is an id: all tasks of the snapshot with the same id in the same field share one object. None: no task of
+    the tree shares the object but the threads of the task's own group.
 
     Attributes:
-        vm: memory, as by CLONE_VM; of a child in vfork() too.
+        vm: memory, as by CLONE_VM; also of a child within vfork().
         fs: root and working directory and umask, as by CLONE_FS.
         files: the table of open files, as by CLONE_FILES.
     """
@@ -202,12 +204,12 @@ class Shares(NamedTuple):
 
 
 class Obstacle(NamedTuple):
-    """Why a tree cannot be rebuilt.
+    """A reason why a tree cannot be rebuilt.
 
     Attributes:
         tag: of the task that stands in the way; 0 for the tree as a whole.
         rule: short name of the rule, which never changes.
-        text: what it says of this task, for people.
+        text: description of this case, for people.
     """
 
     tag: int
@@ -226,19 +228,19 @@ class Capabilities(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What gives a process's paths and ids a meaning; see agent.surroundings. None: not told.
+    """The root, mounts and user namespace that paths and ids refer to; see agent.surroundings. None: not told.
 
     Attributes:
         root: path of its root directory, as the reader saw it.
-        root_id: device and inode number of that.
-        mounts: check sum of what is mounted where, which images of earlier versions have in place of `view`.
+        root_id: device and inode number of `root`.
+        mounts: check sum of the list of mounts, which images of earlier versions have in place of `view`.
         mount_namespace, user_namespace: inode numbers.
-        own_ids: ids mean something else in its user namespace than around it, or it has capabilities there.
-        apart: what it did not share with the reader: ``root``, ``mounts``, ``user``.
-        view: digest of what is mounted where and how, below that root; of two processes of one boot it is the same where
-            their paths lead to the same files with the same rights.
-        mount_namespace_id, user_namespace_id: which no other namespace of this boot has had or will have; kernels before
-            6.11 tell no id of a mount namespace, those before 6.18 none of a user namespace.
+        own_ids: True where its user namespace maps ids otherwise than the one around it, or gives it capabilities.
+        apart: names of the surroundings that it did not share with the reader: ``root``, ``mounts``, ``user``.
+        view: digest of the mounts below `root` and of their options; two processes of one boot have the same digest
+            where their paths lead to the same files with the same rights.
+        mount_namespace_id, user_namespace_id: unique within a boot; kernels before 6.11 tell no id of a mount
+            namespace, those before 6.18 none of a user namespace.
     """
 
     root: bytes | None = None
@@ -254,22 +256,24 @@ class Surroundings(NamedTuple):
 
 
 class ProcessDetails(NamedTuple):
-    """What starting a process anew takes beside its arguments, folder and environment. None is: not told.
+    """All that a new start of a process needs beside its arguments, folder and environment. None: not told.
 
-    Ids are those that the reader's user namespace has.
+    Ids are those of the reader's user namespace.
 
     Attributes:
         exe: path of its program; None where that is gone, or the reader may not know.
-        deleted_exe: the path that its program had before it was removed, or before that path led to another file or to
-            none; None where it still leads to its program.
+        deleted_exe: the former path of its program, where that file was removed or replaced; None where the path still
+            leads to the program.
         uids, gids: real, effective, saved, and for file systems.
         groups: supplementary ones, in the kernel's order.
         caps: see Capabilities.
         no_new_privs: prctl(PR_SET_NO_NEW_PRIVS) is in force.
         umask: of its main thread; None also where it has exited.
-        execed: it has called exec since its birth; else it runs what its creator ran.
-        called: path by which it, or its creator, called its program: a link to `exe`, or a script that `exe` interprets.
-        argv_unknown, env_unknown: why its arguments, or its environment, are not known though it has some, for people.
+        execed: True where it has called exec since its birth; else it runs its creator's program.
+        called: path by which it, or its creator, called its program: a link to `exe`, or a script that `exe`
+            interprets.
+        argv_unknown, env_unknown: the reason, for people, why its arguments or environment are not known though it has
+            some.
         surroundings: see Surroundings.
     """
 
@@ -305,11 +309,11 @@ class Task(NamedTuple):
         child_namespace: id of the namespace its next child will be born into where that is not its own (unshare or
             setns pending); -1 for one that holds no task of the tree.
         argv, cwd, env: only where they were asked for.
-        tty: of the process, with its leader; None where it has none, or (see Snapshot.as_of_read) nobody looked.
+        tty: of the process, with its leader; None where it has none, or it was not read (see Snapshot.as_of_read).
         fown: the owners of open files, by descriptor, once for each process and table of files: with the leader, or
             with the first thread that has a table of its own. None as in tty.
         details: of the process, with its leader, only where they were asked for.
-        shares: see Shares; None where there is nothing to say, or (see Snapshot.as_of_read) nobody looked.
+        shares: see Shares; None where nothing is shared, or it was not read (see Snapshot.as_of_read).
         child_namespace_dead: True where the init of `child_namespace` is gone, and every fork fails; else None.
         birth: see Birth.
     """
@@ -342,15 +346,15 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the records HEADER, HEADER_ARCH, CONTAINER and LSM_INFO carry of the host.
+    """The host, as the records HEADER, HEADER_ARCH, CONTAINER and LSM_INFO of an image describe it.
 
     Attributes:
-        release, version, machine: as uname(2) gives them, which are bytes: the text of those (exporters.fields).
+        release, version, machine: the bytes that uname(2) gives, as text (exporters.fields).
         kernel_version: major, minor, patch out of `release`.
         xstate_size: bytes of extended processor state, 0 where unknown.
         lsm: name of the security module in force; text as above.
-        arch_id, rev, constants, uflags, arch, lsm_info: what an image has there that is not as ckptree writes it
-            (exporters.hostmap); None, or nothing, where it is.
+        arch_id, rev, constants, uflags, arch, lsm_info: the values of an image that differ from those that ckptree
+            writes (exporters.hostmap); None, or empty, where they do not.
     """
 
     release: str = ""
@@ -371,18 +375,19 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """How far the snapshot can be trusted.
+    """The proof that a snapshot is complete, or the reasons why it is not.
 
     Attributes:
-        verified: ``sweep``: compared with every task the kernel has; ``numbering``: the selected tasks compared, their
-            being all rests on unbroken event numbers; ``no``: neither.
-        lost: events lost since the watch began. Repaired loss is complete: births are then marked, per task.
+        verified: ``sweep``: compared with every task of the kernel; ``numbering``: the selected tasks were compared,
+            and unbroken event numbers prove that they are all; ``no``: neither.
+        lost: events lost since the watch began. A snapshot after a repaired loss is complete: each task whose birth was
+            lost is marked.
         sweeps: full sweeps so far.
-        anomalies: differences between table and kernel that no event explains, healed, in this snapshot.
-        kernel_threads_left_out: kernel and io workers under the root; nobody can rebuild them.
+        anomalies: differences between table and kernel that no event explains, repaired, in this snapshot.
+        kernel_threads_left_out: kernel threads and io workers under the root; no rebuild can make them.
         reasons: why this is incomplete, for people; empty where it is complete.
-        order: all records below this number are in it, and no others: events from it on tell what came then; None where
-            there are no records, or the image does not say.
+        order: number of the first record that is not in it; all records below are. None where there are no records, or
+            the image does not say.
     """
 
     verified: Verified
@@ -395,7 +400,7 @@ class Completeness:
 
     @property
     def complete(self) -> bool:
-        """False means exit code 6: not verified, or a number unknown."""
+        """True where the snapshot is verified and no number is unknown; False gives exit code 6."""
         return self.verified != "no" and not self.reasons
 
 
@@ -411,17 +416,17 @@ class Snapshot:
         boot_id: of the host, from /proc/sys/kernel/random/boot_id; empty where the image does not say.
         time_ns: CLOCK_REALTIME of the cut.
         header: the host.
-        namespaces, pids, tasks, ancestors: see the module's theory. ``tasks`` are parents first.
-        squashed: sessions and groups from outside that one special tag now stands for, by name, where more than one.
+        namespaces, pids, tasks, ancestors: see the module's theory. ``tasks`` has parents before children.
+        squashed: sessions and groups from outside that share one special tag, by name, where more than one.
         entered: tasks that entered the container from outside and were left out on request, by name.
-        not_rebuildable: what stands in the way of rebuilding it, where that was looked for; empty: nothing known.
+        not_rebuildable: the obstacles to a rebuild, where they were looked for; empty: none known.
         completeness: see Completeness.
-        as_of_read: the fields of a task that were looked at, not at the cut, but a moment after it, and so are as of
-            then; by name. What is neither here nor of the cut is not known, of any task.
-        first_tag, dialect: of the image this came from, or is to become.
-        unknown: what a file said under keys of ours that nobody here knows: each with its value, by the way from the
-            document to the map that has them, as in ``("tasks", 3, "birth")``. They say nothing of the tree; who
-            writes the snapshot again puts them back. Nobody changes a value: lists are tuples.
+        as_of_read: names of the fields of a task that were read a moment after the cut, not at the cut. A field that is
+            neither among them nor part of the cut is not known of any task.
+        first_tag, dialect: of the image that the snapshot came from, or is to become.
+        unknown: keys of a document that this version does not know, each with its value, by the path from the document
+            to the map that has them, as in ``("tasks", 3, "birth")``. They say nothing of the tree; a writer of the
+            snapshot puts them back. Values are immutable: lists are tuples.
     """
 
     mode: Mode
@@ -442,10 +447,10 @@ class Snapshot:
     unknown: Mapping[tuple[str | int, ...], Mapping[str, object]] = field(default_factory=lambda: _NOTHING, hash=False)
 
     def pid(self, tag: int) -> PidObject | None:
-        """The pid object of a tag; None for the special values."""
+        """Return the pid object of a tag; None for the special values."""
         return self.pids[tag - self.first_tag] if tag >= self.first_tag else None
 
     def number(self, tag: int) -> int:
-        """The number of a tag in the root's namespace; 0 for an id from outside it."""
+        """Return the number of a tag in the root's namespace; 0 for an id from outside it."""
         pid = self.pid(tag)
         return pid.numbers[0] if pid else 0

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live objects: pid namespaces, pid objects, tasks. Data only; what may happen to them is said in `rules`.
+"""The live objects: pid namespaces, pid objects, tasks. Data only; `rules` changes them.
 
 They mirror the kernel's: `Namespace` is ``struct pid_namespace``, `Pid` is ``struct pid``, `Task` is ``struct
-task_struct``. What the kernel keeps once for a thread group, in ``signal_struct``, lives in the group's leader here, for
-a leader's Task stays as long as its group does.
+task_struct``. The fields that the kernel keeps once for a thread group, in ``signal_struct``, stand in the leader's
+Task, which stays as long as its group does.
 
-A host has as many of these as it has tasks, so they are small: slots, links between siblings instead of containers,
-nothing that can be derived.
+A host has as many of them as it has tasks, so they are small: slots, links between siblings instead of containers, no
+field that can be derived.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ AUTOREAP = 1 << 8
 PTRACED = 1 << 9
 MOVING = 1 << 11
 MOVING_NOWHERE = 1 << 12
-CREATED = 1 << 31  # ours alone: it has called clone(), so its exit belongs to a history
+CREATED = 1 << 31  # no flag of the record: the task has called clone(), so a birth may refer to its exit
 
 CLONE_VFORK = 0x00004000
 CLONE_PARENT = 0x00008000
@@ -38,11 +38,11 @@ class Namespace:
 
     Attributes:
         identity: unique within a boot.
-        inum: inode number; the next namespace may get the same.
+        inum: inode number; a later namespace may get the same.
         level: 0 for the initial one.
         parent: the namespace above; None for the initial one.
-        numbers: the pid objects by their number here. Empty: the namespace holds nothing and is dead to us.
-        reaper: ``child_reaper``, the thread that adopts orphans; None where not known or past.
+        numbers: the pid objects by their number here. Empty: the namespace is dead.
+        reaper: ``child_reaper``, the thread that adopts orphans; None where it is not known, or gone.
     """
 
     __slots__ = ("identity", "inum", "level", "numbers", "parent", "reaper")
@@ -56,7 +56,7 @@ class Namespace:
         self.reaper: Task | None = None
 
     def ancestor(self, level: int) -> "Namespace":
-        """The namespace at a level at or above this one."""
+        """Return the namespace at a level at or above this one."""
         namespace = self
         while namespace.level > level and namespace.parent is not None:
             namespace = namespace.parent
@@ -70,8 +70,9 @@ class Pid:
         identity: unique within a boot.
         numbers: outermost first; ``numbers[i]`` is its number at level i.
         namespace: the innermost one.
-        task: who has it as its own pid; None once that task is reaped.
-        users: how many tasks use it as pid, plus how many groups use it as pgid, plus as sid. At 0 the numbers are free.
+        task: the task that has it as its own pid; None once that task is reaped.
+        users: count of the tasks that use it as pid, of the groups that use it as pgid, and of those that use it as
+            sid. At 0 the numbers are free.
     """
 
     __slots__ = ("identity", "namespace", "numbers", "task", "users")
@@ -89,7 +90,7 @@ class Pid:
         return len(self.numbers) - 1
 
     def number_in(self, namespace: Namespace) -> int:
-        """pid_nr_ns(): its number as that namespace counts, 0 where it has none."""
+        """Return its number in a namespace, 0 where it has none there, as pid_nr_ns() does."""
         if self.namespace is namespace:
             return self.numbers[-1]
         level = namespace.level
@@ -98,7 +99,7 @@ class Pid:
         return 0
 
 
-# What a task did that shapes its children's births: (what, order, value).
+# A system call of a task that shapes its children's births: (name, number of the record, value).
 DeedName = Literal["setsid", "setpgid", "subreaper", "exit"]
 Deed = tuple[DeedName, int, Pid | int | None]
 
@@ -111,27 +112,28 @@ class Task:
 
     Attributes:
         pid: its own pid object.
-        leader: of its thread group; itself for a leader; NOBODY once it has been released, so that nothing but the births
-            that run through it keeps it.
+        leader: of its thread group; itself for a leader; NOBODY once it has been released, so that only the births that
+            run through it keep it in memory.
         start_ns: CLOCK_BOOTTIME at birth. With the number it is the task's identity; a thread that execs takes both
             from its leader.
-        address: of the task_struct; 0 where not known. For asking the kernel, never for files.
-        flags: the bits above.
+        address: of the task_struct; 0 where not known. It serves questions to the kernel and is never written to a
+            file.
+        flags: bits of SUBREAPER and its neighbours.
         exit_code: raw wait status; meaningful with EXITED.
         exit_signal: signal to the parent at exit; -1 for a thread.
         ids: (uid, gid), shared between tasks.
         comm: as the kernel has it, NUL padded, shared between tasks.
         child_namespace: (identity, inum) of the namespace of its next child where that is not its own.
-        first_child: of this very thread, as in the kernel; siblings are linked through next and previous.
+        first_child: of this thread, not of its group, as in the kernel; siblings are linked through next and previous.
         parent, pgid, sid, threads: of the group; only a leader's are set. parent is the *thread* that is real_parent;
-            threads are the group's others, in order of birth, None when there are none.
-        creator: who called clone(): a task, or an ancestor that is gone; None where not observed.
-        birth_sid, birth_pgid: session and group it was born into; None where not observed.
+            threads are the group's other threads, in order of birth, None when there are none.
+        creator: the thread that called clone(): a task, or an ancestor that is gone; None where not observed.
+        birth_sid, birth_pgid: session and group at birth; None where not observed.
         clone_flags: of its birth.
-        order: number of its birth event; -1 where not observed.
+        order: number of its birth record; -1 where not observed.
         deeds: setsid, setpgid, subreaper and exit, the last of each kind, in order; None while there are none.
-        strings: of the group's program, a leader's: what its last exec put into its memory, arguments and environment,
-            each from `address` on as struct record_strings has it; None where no hook told.
+        strings: of a leader: the arguments and the environment that the last exec put into the group's memory, each
+            from `address` on as struct record_strings has it; None where no hook told.
     """
 
     __slots__ = (
@@ -191,14 +193,14 @@ class Task:
         return f"<Task {'/'.join(map(str, self.pid.numbers))} start={self.start_ns} flags={self.flags:#x}>"
 
     def group(self) -> Iterator["Task"]:
-        """for_each_thread(): the leader, then the others in order of birth."""
+        """Yield the leader, then the group's other threads in order of birth, as for_each_thread() does."""
         leader = self.leader
         yield leader
         if leader.threads:
             yield from leader.threads
 
     def children(self) -> Iterator["Task"]:
-        """The leaders whose real_parent is this very thread, newest first; the list may change meanwhile."""
+        """Yield the leaders whose real_parent is this thread, newest first; the list may change meanwhile."""
         child = self.first_child
         while child is not None:
             following = child.next
@@ -207,4 +209,4 @@ class Task:
 
 
 NOBODY = Task(Pid(0, (0,), Namespace(0, 0, None)), 0, 0, EXITED)
-"""The leader of whoever is gone: no parent, no group, no children."""
+"""The leader of every task that is gone: no parent, no group, no children."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pid objects and namespaces as records tell of them: finds the known one, or enters the new one.
+"""The pid objects and namespaces that records name: each record finds the known one, or enters a new one.
 
-A record names a pid object by identity and, for each level, number and namespace. At any instant a number belongs to one
-pid object in its namespace. So a new object under a known number means that the old one's users are all gone, however
-little was heard of that; the owner of the space is told, to bury them.
+A record names a pid object by identity and, for each level, number and namespace. At any instant a number belongs to
+one pid object in its namespace. So a new object under a known number proves that the old one has no users any more,
+even if no record told so; the space then calls its owner to end them.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ class PidSpace:
     """All pid objects of a host.
 
     Args:
-        bury: called with a pid object whose number has been taken by another.
+        bury: called with a pid object whose number another pid object has taken.
 
     Attributes:
         initial: the initial namespace.
-        numbers: its pid objects by number, which are all there are.
-        namespaces: the others, by identity; holds the living, and dead ones until the next one appears.
+        numbers: its pid objects by number: all pid objects, for each has a number there.
+        namespaces: the other namespaces, by identity; dead ones stay until the next one appears.
     """
 
     def __init__(self, bury: Callable[[Pid], None]) -> None:
@@ -37,7 +37,7 @@ class PidSpace:
         self._bury = bury
 
     def own(self, data: Data, at: int, tid: int, identity: int) -> Pid:
-        """The pid object of a task that is to be entered, of which a record_task tells."""
+        """Return the pid object of a task that a record_task tells of and that is about to be entered."""
         if data[at + wire.LEVELS_AT] <= 1:
             if tid not in self.numbers:
                 pid = self.numbers[tid] = Pid(identity, (tid,), self.initial)  # nearly always: a new one, at one level
@@ -46,15 +46,15 @@ class PidSpace:
         else:
             state = wire.pid_state(data, at, 0)
             pid = self.enter(identity, state) if state else self._enter(identity, (tid,), self.initial)
-        if pid.task is not None:  # two never have one object: the end of the first has gone unseen
+        if pid.task is not None:  # two tasks never have one pid object: the end of the first was lost
             self._bury(pid)
             return self.own(data, at, tid, identity)
         return pid
 
     def role(self, data: Data, at: int, role: int) -> Pid:
-        """The pid object in a role of a record_task: 1 tgid, 2 pgid, 3 sid.
+        """Return the pid object in a role of a record_task: 1 tgid, 2 pgid, 3 sid.
 
-        The numbers stand in the record once, with the first role that has the object.
+        The record has the numbers of an object once, with its first role.
         """
         identities = _IDENTITIES.unpack_from(data, at)
         identity = identities[role]
@@ -64,14 +64,14 @@ class PidSpace:
         return self.enter(identity, state)
 
     def task(self, data: Data, at: int, role: int) -> Task | None:
-        """The task whose own pid object is in a role of a record_task, if the table has it; enters nothing."""
+        """Return the task whose own pid object is in a role of a record_task, if the table has it; enter nothing."""
         identities = _IDENTITIES.unpack_from(data, at)
         state = wire.pid_state(data, at, identities.index(identities[role]))
         pid = self.numbers.get(state.numbers[0]) if state is not None else None
         return pid.task if pid is not None and pid.identity == identities[role] else None
 
     def enter(self, identity: int, state: wire.PidState) -> Pid:
-        """The pid object of an identity; a new one is entered at every level."""
+        """Return the pid object of an identity; a new one is entered at every level."""
         known = self.numbers.get(state.numbers[0])
         if known is not None and known.identity == identity:
             return known
@@ -84,7 +84,7 @@ class PidSpace:
         return self._enter(identity, state.numbers, namespace)
 
     def told(self, identity: int, state: wire.PidState) -> Pid:
-        """The pid object of an identity as somebody still refers to it; enters nothing, for it may have no users left."""
+        """Return the pid object of an identity that a tie refers to; enter nothing, for it may have no users left."""
         known = self.numbers.get(state.numbers[0])
         if known is not None and known.identity == identity:
             return known
@@ -95,7 +95,7 @@ class PidSpace:
         return Pid(identity, state.numbers, namespace)
 
     def living_one(self, pid: Pid) -> Pid:
-        """The pid object that is here under the identity of that one; that one itself where there is none."""
+        """Return the living pid object with the identity of another one, or that one where there is none."""
         known = self.numbers.get(pid.numbers[0])
         return known if known is not None and known.identity == pid.identity else pid
 
@@ -115,10 +115,11 @@ class PidSpace:
         return pid
 
     def _namespace(self, identity: int, inum: int, parent: Namespace) -> Namespace:
-        """A namespace by identity.
+        """Return the namespace of an identity below a parent; a new one is entered.
 
-        Where the kernel has no ns_id the identity is its init's start, and a second look is due: one that is dead, or
-        elsewhere, is another.
+        Where the kernel has no ns_id, the identity is the start time of its init, which two namespaces may share: one
+            with
+        another parent is another namespace.
         """
         known = self.namespaces.get(identity)
         if known is not None and known.parent is parent:
@@ -127,5 +128,5 @@ class PidSpace:
         return namespace
 
     def living(self) -> list[Namespace]:
-        """The namespaces that hold a pid object, the initial one first."""
+        """Return the namespaces that hold a pid object, the initial one first."""
         return [self.initial, *(namespace for namespace in self.namespaces.values() if namespace.numbers)]

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROOT, as users write it.
+"""The syntax of ROOT, the name of the root of a tree.
 
     ROOT    = pid                          as the caller's pid namespace counts
-            | "pid:[" inum "]"             the init of that namespace, as `show` and readlink of /proc/PID/ns/pid print it
+            | "pid:[" inum "]"             the init of that pid namespace, as readlink of /proc/PID/ns/pid prints it
             | "pidns:" inum                the same, without what a shell might expand; ``pidns:[inum]`` too
             | "cgroup:" [hierarchy ":"] path
             | "unit:" name                 of systemd's system manager; a name without a suffix is a service's
     hierarchy = a controller of cgroup v1, several of them with commas, or ``name=NAME``
     path    = absolute within its hierarchy, or that of a folder where the hierarchy is mounted
 
-A daemon is asked for the first two. Who is in a cgroup is read by whoever asks (agent.topmost), so that the answer is of
-their own cgroup and pid namespaces, and what they may not read is not read for them.
+A daemon resolves the first three forms. The client itself resolves a cgroup or a unit (agent.topmost), within its own
+cgroup and pid namespaces and with its own rights.
 """
 
 import re
@@ -19,18 +19,18 @@ from typing import Final, NamedTuple, TypeAlias
 from agent.errors import UsageError
 
 _MAX_DIGITS = 10  # of a 32-bit number
-_MAX_NAME = 4096  # PATH_MAX; a longer one could be no folder's
+_MAX_NAME = 4096  # PATH_MAX
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}", re.ASCII)
 _WITH_PROCESSES: Final = ("service", "scope", "slice", "socket", "mount", "swap")
 _WITHOUT: Final = ("target", "timer", "path", "device", "automount")
 
 
 class RootName(NamedTuple):
-    """Which process is meant.
+    """A process by its pid, or the init of a pid namespace by the namespace's inode number.
 
     Attributes:
-        namespace: True: `number` is the inode number of a pid namespace, whose init is meant; False: it is a pid, as the
-            caller's namespace counts.
+        namespace: True where `number` is the inode number of a pid namespace; False where it is a pid in the caller's
+            pid namespace.
         number: see namespace.
     """
 
@@ -42,10 +42,11 @@ class RootName(NamedTuple):
 
 
 class CgroupName(NamedTuple):
-    """The topmost process of a cgroup and those below it.
+    """The topmost process of a cgroup and of the cgroups below it.
 
     Attributes:
-        hierarchy: names of controllers, or ``name=NAME``; empty: any hierarchy that has the path, v2's first.
+        hierarchy: names of controllers, or ``name=NAME``; empty: the first hierarchy that has the path, v2's before
+            v1's.
         path: absolute; no part of it is empty, ``.`` or ``..``.
     """
 
@@ -77,7 +78,7 @@ def parse(text: str) -> RootName:
     """Read a ROOT that names a process or a namespace.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text names neither.
     """
     kind, _, digits = text.rpartition(":")
     if kind in ("pid", "pidns") and digits.startswith("[") and digits.endswith("]"):
@@ -93,7 +94,7 @@ def parse_target(text: str) -> Target:
     """Read a ROOT of any kind.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no ROOT.
     """
     kind, _, rest = text.partition(":")
     if kind == "cgroup":

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel does to tasks, pid objects and namespaces: each rule once, named as the kernel names it.
+"""The kernel's rules for tasks, pid objects and namespaces: each rule once, named as the kernel names it.
 
 Theory
 ------
-A pid object lives while somebody uses it: as its own pid (every task), as pgid or as sid (every thread group). Its
-numbers are taken at every level as long as it lives, so a dead session leader's number stays taken.
+A pid object lives while it has users: tasks as their own pid, thread groups as pgid or as sid. Its numbers are taken at
+every level as long as it lives, so a dead session leader's number stays taken.
 
 A task lives through ``birth -> exit -> release``:
 
-* *exit* (do_exit, exit_notify): it runs no more; its children get a new parent: a living thread of its own group, else
+* *exit* (do_exit, exit_notify): it stops running; its children get a new parent: a living thread of its own group, else
   the nearest living subreaper above on the same namespace level, else the init of its namespace.
-* A thread that is no leader is released at once, unless it is traced. A leader stays, first as *dead leader* while other
-  threads of its group live, then as *zombie* until its parent waits, or at once where the parent ignores SIGCHLD.
+* A thread that is no leader is released at once, unless it is traced. A leader stays, first as *dead leader* while
+  other threads of its group live, then as *zombie* until its parent waits, or at once where the parent ignores SIGCHLD.
 * *release* (release_task): it gives up its pid objects and is gone.
 
-exec by a thread that is no leader (de_thread) ends the others, and the thread takes over its leader's pid object, place
-in the tree and start time; the thread's own number goes.
+exec by a thread that is no leader (de_thread) ends the other threads. The thread takes over its leader's pid object,
+place in the tree and start time; the thread's own number becomes free.
 
-Every function leaves the objects consistent whatever order it is called in: a lossy event stream must not break them.
-Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
+Every function leaves the objects consistent, in whatever order they are called: a lossy event stream must not break
+them. Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ SIGCHLD = 17
 
 
 def hash_pid(pid: Pid) -> None:
-    """alloc_pid(): take its number at every level."""
+    """Take the numbers of a pid object at every level, as alloc_pid() does."""
     namespace: Namespace | None = pid.namespace
     for number in reversed(pid.numbers):
         if namespace is None:
@@ -54,12 +54,12 @@ def hash_pid(pid: Pid) -> None:
 
 
 def attach_pid(pid: Pid) -> None:
-    """One more user."""
+    """Count one more user of a pid object."""
     pid.users += 1
 
 
 def detach_pid(pid: Pid) -> None:
-    """One user less; free_pid() with the last one: its numbers go at every level."""
+    """Count one user less; without users the numbers become free at every level, as in free_pid()."""
     pid.users -= 1
     if pid.users > 0:
         return
@@ -76,28 +76,30 @@ def detach_pid(pid: Pid) -> None:
 
 
 def leads_session(leader: Task) -> bool:
-    """signal->leader: it has called setsid(), or is an init that has."""
+    """Return True if a process has called setsid(), or is an init that has: signal->leader."""
     return leader.sid is leader.pid
 
 
 def may_setsid(leader: Task) -> bool:
-    """ksys_setsid(): EPERM for a session leader, and while any process has the caller's pid as its group."""
+    """Return False for a session leader, and while any process has the caller's pid as its group: EPERM of
+    ksys_setsid().
+    """
     return not leads_session(leader) and leader.pid.users == 1
 
 
 def setsid(leader: Task) -> None:
-    """ksys_setsid(): leader of a new session and of a new group, both under its own pid."""
+    """Make a process the leader of a new session and of a new group, both under its own pid, as ksys_setsid() does."""
     change_sid(leader, leader.pid)
     change_pgid(leader, leader.pid)
 
 
 def may_setpgid(caller: Task, leader: Task, member: Task | None) -> bool:
-    """setpgid(): a process moves itself or a child of its own session, no session leader, within that session.
+    """Return True if setpgid() permits a move: of the caller or its child, no session leader, within the session.
 
     Args:
         caller: leader of the calling group.
-        leader: who is moved.
-        member: any process of the group to join; None where that is to be the leader's own new group.
+        leader: leader of the group that is moved.
+        member: any process of the group to join; None where that is the moved leader's own new group.
     """
     own = leader is caller or (leader.parent is not None and leader.parent.leader is caller)
     return (
@@ -116,12 +118,12 @@ def lineage(task: Task | None) -> Iterator[Task]:
 
 
 def descends_from(task: Task | None, leader: Task) -> bool:
-    """Return True if a thread is of a group, or below it."""
+    """Return True if a thread belongs to a leader's group, or to a group below it."""
     return any(each is leader for each in lineage(task))
 
 
 def put_child(leader: Task, parent: Task) -> None:
-    """Put a group first on the list of a parent's children, which does not stand below it."""
+    """Put a group first on the list of a parent's children. The parent must not stand below the group."""
     first = parent.first_child
     leader.parent = parent
     leader.next = first
@@ -138,8 +140,8 @@ def _has_below(leader: Task) -> bool:
 def link_child(leader: Task, parent: Task | None) -> None:
     """Make a group the child of a thread; None: the parent is not known.
 
-    After loss a record may name a parent that still stands below this very group. There is no such tree: the parent then
-    counts as not known, and walks up the tree end.
+    After loss a record may name a parent that the table still has below this group. No tree has a circle, so the parent
+    then counts as not known, and every walk up the tree ends.
     """
     if parent is not None and (parent.leader is leader or (_has_below(leader) and descends_from(parent, leader))):
         parent = None
@@ -163,7 +165,7 @@ def unlink_child(leader: Task) -> None:
 
 
 def change_pgid(leader: Task, pgid: Pid) -> None:
-    """change_pid(PIDTYPE_PGID)."""
+    """Give a process another group: change_pid(PIDTYPE_PGID)."""
     attach_pid(pgid)
     if leader.pgid is not None:
         detach_pid(leader.pgid)
@@ -171,7 +173,7 @@ def change_pgid(leader: Task, pgid: Pid) -> None:
 
 
 def change_sid(leader: Task, sid: Pid) -> None:
-    """change_pid(PIDTYPE_SID)."""
+    """Give a process another session: change_pid(PIDTYPE_SID)."""
     attach_pid(sid)
     if leader.sid is not None:
         detach_pid(leader.sid)
@@ -179,7 +181,7 @@ def change_sid(leader: Task, sid: Pid) -> None:
 
 
 def add_process(task: Task, parent: Task | None, pgid: Pid, sid: Pid) -> None:
-    """copy_process() without CLONE_THREAD: a new group with one task."""
+    """Enter a new group with one task: copy_process() without CLONE_THREAD."""
     pid = task.pid
     pid.task = task
     pid.users += 1
@@ -193,7 +195,7 @@ def add_process(task: Task, parent: Task | None, pgid: Pid, sid: Pid) -> None:
 
 
 def add_thread(task: Task, leader: Task) -> None:
-    """copy_process() with CLONE_THREAD."""
+    """Enter a task as a thread of a group: copy_process() with CLONE_THREAD."""
     task.pid.task = task
     attach_pid(task.pid)
     task.leader = leader
@@ -207,17 +209,17 @@ def add_thread(task: Task, leader: Task) -> None:
 
 
 def is_alone(leader: Task) -> bool:
-    """thread_group_empty(): no other thread of the group is left."""
+    """Return True if no other thread of the group is left: thread_group_empty()."""
     return not leader.threads
 
 
 def is_zombie(task: Task) -> bool:
-    """It has exited and waits to be waited for; a dead leader of living threads is not there yet."""
+    """Return True if a task has exited and is not reaped yet; a dead leader of living threads is no zombie."""
     return bool(task.flags & EXITED) and (task.leader is not task or is_alone(task))
 
 
 def find_alive_thread(task: Task) -> Task | None:
-    """A thread of the group that has not exited; the kernel goes by PF_EXITING, so kernel workers count too."""
+    """Return a thread of the group that has not exited, io workers included: the kernel checks PF_EXITING alone."""
     leader = task.leader
     if not leader.flags & EXITED:
         return leader
@@ -229,9 +231,11 @@ def find_alive_thread(task: Task) -> Task | None:
 
 
 def find_child_reaper(father: Task) -> Task | None:
-    """Who adopts in father's namespace; when father was that, a living thread of its group takes over.
+    """Return the task that adopts orphans in father's namespace; a living thread of father's group takes over from
+    father.
 
-    Where none is left, zap_pid_ns_processes() kills the namespace: its children stay with the dying init to the end.
+    Without such a thread zap_pid_ns_processes() kills the namespace, whose tasks stay children of the dying init to the
+    end.
     """
     namespace = father.pid.namespace
     if namespace.reaper is father:
@@ -240,7 +244,7 @@ def find_child_reaper(father: Task) -> Task | None:
 
 
 def find_new_reaper(father: Task) -> Task | None:
-    """The new parent of father's children; None where it is not known, or where all of the namespace dies."""
+    """Return the new parent of father's children; None where it is not known, or where the whole namespace dies."""
     reaper = find_child_reaper(father)
     thread = find_alive_thread(father)
     if thread is not None:
@@ -258,10 +262,10 @@ def find_new_reaper(father: Task) -> Task | None:
 
 
 def reparent_children(father: Task) -> Task | None:
-    """forget_original_parent().
+    """Give the children of a task that exits a new parent, as forget_original_parent() does.
 
     Returns:
-        The new parent; None where it is not known: the children then have none until they are asked about.
+        The new parent; None where it is not known: the children then have none until the kernel is asked about them.
     """
     if father.first_child is None:
         if father.pid.namespace.reaper is father:
@@ -270,8 +274,9 @@ def reparent_children(father: Task) -> Task | None:
     reaper = find_new_reaper(father)
     if reaper is father:
         return father
-    # Whoever stands above the reaper cannot be put below it. There is nobody but after loss, nor in father's own group, and
-    # whoever has nobody below stands above nobody: so one walk up, and mostly none.
+    # A child that stands above the reaper, possible only after loss, cannot be put below it. A child without children
+    # or threads stands above no task, and a thread of father's own group is no such reaper: so mostly no walk up is
+    # needed.
     above: set[Task] | None = None
     for child in father.children():
         unlink_child(child)
@@ -285,7 +290,7 @@ def reparent_children(father: Task) -> Task | None:
 
 
 def exit_task(task: Task) -> Task | None:
-    """do_exit() up to exit_notify(): it runs no more.
+    """Mark a task as exited and give its children a new parent: do_exit() up to exit_notify().
 
     Returns:
         The new parent of its children, as reparent_children() does.
@@ -295,7 +300,7 @@ def exit_task(task: Task) -> Task | None:
 
 
 def release_task(task: Task) -> None:
-    """It gives up its pid objects and leaves group and tree. What holds the object after that is history."""
+    """Take a task off its pid objects, group and tree. Afterwards only births may refer to its object."""
     pid = task.pid
     if pid.task is not task:
         return  # gone already
@@ -327,17 +332,20 @@ def release_task(task: Task) -> None:
 
 
 def dies_unwaited(task: Task) -> bool:
-    """exit_notify(): a thread that is no leader needs no parent to wait for it, unless it is traced.
+    """Return True for a thread that the kernel releases at its exit with no wait call: no leader, and not traced.
 
-    The last one of a namespace's init may have to wait in zap_pid_ns_processes(): it is not gone before that is known.
+    The last thread of a namespace's init may wait in zap_pid_ns_processes(): it is gone only when a record or an answer
+    says so.
     """
     return task.leader is not task and not task.flags & PTRACED and not is_last_of_init(task)
 
 
 def lingers(task: Task) -> bool:
-    """zap_pid_ns_processes(): it has exited as the last of a namespace's init, and may wait for others' numbers to be free.
+    """Return True if a task has exited as the last of a namespace's init, and may wait in zap_pid_ns_processes().
 
-    A thread goes then, untold. A leader becomes a zombie, or goes, too, where its parent has come to ignore SIGCHLD.
+    It waits until the numbers of the namespace's other tasks are free. A thread is then released without an event. A
+    leader
+    becomes a zombie, or is released too where its parent ignores SIGCHLD by then.
     """
     return task.flags & (EXITED | PTRACED) == EXITED and (
         task.leader is not task or (is_alone(task) and is_last_of_init(task) and len(task.pid.namespace.numbers) > 1)
@@ -345,16 +353,18 @@ def lingers(task: Task) -> bool:
 
 
 def is_last_of_init(task: Task) -> bool:
-    """Whether a namespace dies with this thread, whose exit has begun."""
+    """Return True if a namespace dies with this thread, whose exit has begun."""
     pid = task.leader.pid
     return pid.level > 0 and pid.numbers[-1] == 1 and all(each is task or each.flags & EXITED for each in task.group())
 
 
 def may_vanish(task: Task) -> bool:
-    """Whether a task that has exited may be released with no wait call: unwaited for, or by or in a dying namespace.
+    """Return True if a task that has exited may be released with no wait call and no event.
 
-    do_notify_parent() has the first kind released at once, zap_pid_ns_processes() waits for the second within the kernel,
-    and when all are gone it lets the thread go on that waits there, if that is none that somebody else has to reap.
+    do_notify_parent() releases at once a child whose parent ignores SIGCHLD. zap_pid_ns_processes() reaps the tasks of
+    a dying
+    namespace within the kernel, and afterwards lets the thread go on that waits there, unless its parent has to reap
+    it.
     """
     if not task.flags & EXITED:
         return False
@@ -371,10 +381,12 @@ def may_vanish(task: Task) -> bool:
 
 
 def is_immune(leader: Task) -> bool:
-    """SIGNAL_UNKILLABLE, sig_task_ignored(): a namespace's init has no signal that it has not made a handler for.
+    """Return True for a namespace's init, which gets no signal that it has no handler for: SIGNAL_UNKILLABLE,
+    sig_task_ignored().
 
-    Two of them come all the same where somebody above that namespace sends them with kill(): SIGKILL and SIGSTOP. What
-    the kernel itself sends at an exit is not of that kind.
+    SIGKILL and SIGSTOP arrive all the same where a process above that namespace sends them with kill(). The signals
+    that the
+    kernel itself sends at an exit do not.
     """
     pid = leader.pid
     return (pid.level > 0 and pid.numbers[-1] == 1) or pid.namespace.reaper is leader
@@ -384,7 +396,11 @@ def is_immune(leader: Task) -> bool:
 
 
 def propagate_has_child_subreaper(leader: Task) -> list[Task]:
-    """prctl(PR_SET_CHILD_SUBREAPER, 1): marks each group below, but for namespace inits and theirs; returns who is new."""
+    """Mark each group below as prctl(PR_SET_CHILD_SUBREAPER, 1) does, but no namespace init and no group below one.
+
+    Returns:
+        The leaders that were not marked before.
+    """
     marked: list[Task] = []
     below = [leader]
     while below:
@@ -401,11 +417,10 @@ def propagate_has_child_subreaper(leader: Task) -> list[Task]:
 
 
 def de_thread(thread: Task) -> Task:
-    """exec by a thread that is no leader: it becomes the leader, under the leader's number and start time.
+    """Make a thread that calls exec the leader, under the leader's number and start time.
 
-    The leader's Task stays, for the process it stands for lives on; it takes what is the thread's own: the address, the
-    children, the namespace of the next one, being alive. The thread's Task becomes history, for the births that run
-    through it.
+    The leader's Task stays, for its process lives on. It takes the thread's address, flags, children and the namespace
+    of its next child. The thread's Task stays only for the births that run through it.
 
     Returns:
         The leader's Task.
@@ -430,5 +445,5 @@ def de_thread(thread: Task) -> Task:
 
 
 def is_kernel_worker(task: Task) -> bool:
-    """Kernel code that runs as a task: nobody can rebuild it."""
+    """Return True for a kernel thread or an io worker: no rebuild can make one."""
     return bool(task.flags & (KERNEL | IO_WORKER))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts records into the order of their numbers, and knows which numbers will never come.
+"""The order of records: they come as CPUs write them, and leave in the order of their numbers.
 
-Two CPUs take numbers and write records independently, so neighbours arrive swapped now and then; and a CPU may be held
-up (a virtual machine's may be for milliseconds) between the two. So a missing number is late, not lost, until the kernel
-side says that its record found no room: it keeps count of those, and of the last few hundred the numbers themselves.
+Two CPUs take numbers and write records independently, so neighbours arrive swapped now and then; and a CPU may stall (a
+virtual machine's for milliseconds) after it has taken a number and before it writes the record. So a missing number is
+late, not lost, until the kernel side says that its record found no room: it counts those, and keeps the numbers of the
+last few hundred.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -16,23 +17,23 @@ Handler = Callable[[memoryview | bytes, int], None]
 _HEAD = wire.reader(wire.RECORD, "seq", "kind").unpack_from
 
 MOST_EARLY: Final = 1 << 16
-"""Records that may wait for a missing number, some 20 MB of them. A CPU that is held up for longer than it takes to write
-so many is rare, and its record is taken when it comes; memory without a bound would be somebody else's to fill."""
+"""Records that may wait for a missing number, some 20 MB of them. A CPU rarely stalls for longer than other CPUs take
+to write so many, and its record is still applied when it comes. Without a bound a user could fill the daemon's memory."""
 
 
 class Stream:
-    """Records in, handler calls out, in order.
+    """A sequencer: it takes records in any order and calls their handlers in the order of the numbers.
 
     Args:
-        handlers: for each kind of record; called with what holds the record and where it starts. Kinds that are not in
-            it are passed over.
+        handlers: by kind of record; called with the buffer that holds the record and the record's offset in it. Kinds
+            without a handler are passed over.
 
     Attributes:
         next: the number expected next: every smaller one has been handled or given up.
-        kinds: how many have been handled, by kind.
-        lost: numbers given up that have not come after all.
-        is_late: the record that is being handled comes after its number was given up.
-        suspect: numbers were lost since this was last set to False: the table needs a sweep.
+        kinds: count of handled records, by kind.
+        lost: count of numbers that were given up and have not come since.
+        is_late: True while a record is handled that comes after its number was given up.
+        suspect: True where numbers were lost since it was last set to False: the table needs a sweep.
     """
 
     def __init__(self, handlers: dict[wire.Kind, Handler]) -> None:
@@ -47,17 +48,17 @@ class Stream:
         self.is_late = False
 
     def handle(self, kind: wire.Kind, handler: Handler) -> None:
-        """From now on this is the handler of a kind."""
+        """Set the handler of a kind."""
         self._handlers[kind] = handler
 
     @property
     def records(self) -> int:
-        """Handled so far."""
+        """Count of records handled so far."""
         return sum(self.kinds)
 
     @property
     def waiting(self) -> bool:
-        """Later numbers have come already."""
+        """True while records wait for a missing smaller number."""
         return bool(self._early)
 
     def feed(self, data: memoryview | bytes, at: int) -> None:
@@ -76,8 +77,8 @@ class Stream:
             if len(self._early) > MOST_EARLY:
                 self.give_up_below(min(self._early))
         else:
-            # Given up too soon. It is older than what has been handled, but what it tells first-hand, a birth or a death
-            # of an exact identity, is as true as ever; what it tells of a state that has changed since, a sweep must mend.
+            # Given up too soon. The record is older than those handled since, but a birth or a death of an exact
+            # identity is still true; a state in it may have changed since, which a sweep must repair.
             self.suspect = True
             self.lost = max(0, self.lost - 1)
             self.is_late = True
@@ -98,7 +99,7 @@ class Stream:
             self._handle(record)
 
     def give_up(self, numbers: Collection[int]) -> None:
-        """These numbers will never come, so go on without them, as far as that leads."""
+        """Go on without numbers that will never come, as far as they are the next ones."""
         while self.next in numbers:
             self.next += 1
             self.lost += 1
@@ -106,7 +107,7 @@ class Stream:
             self._catch_up()
 
     def give_up_below(self, number: int) -> None:
-        """None of the missing numbers below this one is waited for any longer; there may be millions of them."""
+        """Stop waiting for any missing number below this one; there may be millions of them."""
         for seq in (*sorted(seq for seq in self._early if seq < number), number):
             if seq > self.next:
                 self.lost += seq - self.next
@@ -116,15 +117,15 @@ class Stream:
 
     @property
     def early(self) -> list[bytes]:
-        """The records that have come before their turn."""
+        """The records that wait for a missing smaller number."""
         return list(self._early.values())
 
     def resume(self, number: int, early: Iterable[bytes] = ()) -> None:
-        """Begin in the middle: smaller numbers are no business of this stream.
+        """Begin at a number; smaller ones count neither as handled nor as lost.
 
         Args:
             number: the one expected next.
-            early: later ones that have come already.
+            early: records with larger numbers that have come already.
         """
         self.next = number
         self._early = {_HEAD(record, 0)[0]: record for record in early}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of bpf/events.h as Python reads them. Decoding is a pure function of the bytes.
+"""The records of bpf/events.h, and their decoding: a pure function of the bytes.
 
-The header is the definition; tests/test_wire.py compiles it and compares every offset, size and constant with what
-stands here. A record is unpacked by one precompiled Struct, and a handler takes only what it needs: fields that a kind
-of record does not use are skipped as padding, which is what makes 400,000 records a second possible.
+The header is the definition; tests/test_wire.py compiles it and compares every offset, size and constant with those of
+this module. One precompiled Struct unpacks a record, and a handler unpacks only the fields that it needs: the others
+are skipped as padding, for speed.
 """
 
 import struct
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 
 class Kind(IntEnum):
-    """enum record_kind."""
+    """Kinds of records: enum record_kind."""
 
     FORK = 1
     EXEC = 2
@@ -128,10 +128,10 @@ Fields = tuple[tuple[str, str], ...]
 
 
 def reader(fields: Fields, *wanted: str) -> struct.Struct:
-    """A Struct that yields the wanted fields, in the header's order, and skips the others; all of them if none is named.
+    """Return a Struct that yields the wanted fields, all of them if none is named, in the header's order.
 
     Raises:
-        ValueError: a name that is no field: caught when the module is imported, not when a record comes.
+        ValueError: a name is no field. Structs are made when a module is imported, so a wrong name fails there.
     """
     if unknown := set(wanted) - {name for name, _ in fields}:
         raise ValueError(f"no such fields: {sorted(unknown)}")
@@ -161,12 +161,12 @@ _NUMBERS = tuple(struct.Struct("=" + "IIQ" * levels) for levels in range(MAX_LEV
 
 
 class PidState(NamedTuple):
-    """One pid object as a record tells it, level 0 first.
+    """A pid object in a record, level 0 first.
 
     Attributes:
         numbers: its numbers.
         inums: inode numbers of its namespaces.
-        ns_ids: their identities.
+        ns_ids: identities of its namespaces.
     """
 
     numbers: tuple[int, ...]
@@ -175,7 +175,7 @@ class PidState(NamedTuple):
 
 
 class TaskState(NamedTuple):
-    """A whole record_task, by name: for tests and for reading along; the table unpacks what it needs itself."""
+    """All fields of a record_task, by name; handlers of frequent records unpack only those that they need."""
 
     seq: int
     kind: int
@@ -207,12 +207,12 @@ def pid_state(data: memoryview | bytes, at: int, role: int) -> PidState | None:
     """Read the numbers of one pid object of a record_task.
 
     Args:
-        data: what holds the record.
-        at: where the record starts.
+        data: the buffer that holds the record.
+        at: offset of the record in it.
         role: 0 pid, 1 tgid, 2 pgid, 3 sid.
 
     Returns:
-        None where the record does not repeat them because an earlier role has the same object.
+        None where the record has none for this role, because an earlier role has the same object.
     """
     levels = data[at + LEVELS_AT : at + LEVELS_AT + 4]
     own = levels[role]
@@ -222,13 +222,13 @@ def pid_state(data: memoryview | bytes, at: int, role: int) -> PidState | None:
 
 
 def numbers(data: memoryview | bytes, at: int, levels: int) -> PidState:
-    """So many struct pid_number."""
+    """Read the struct pid_number of `levels` levels from an offset on."""
     flat = _NUMBERS[min(levels, MAX_LEVELS)].unpack_from(data, at)
     return PidState(flat[0::3], flat[1::3], flat[2::3])
 
 
 def record_bytes(data: memoryview | bytes, at: int, kind: int) -> int:
-    """Length of the record that starts there."""
+    """Return the length of the record of a kind that starts at an offset, bytes."""
     if kind <= Kind.STATE:
         return TASK_BYTES + 16 * sum(data[at + LEVELS_AT : at + LEVELS_AT + 4])
     if kind == Kind.MARKER:

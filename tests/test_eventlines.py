@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.client import Event, EventTask
-from agent.eventlines import as_json, as_line
+from agent.eventlines import MOST_OF_A_LOSS, as_json, as_line, lines_of
 
 PROCESS = EventTask(4712, 4712, (4712, 3), 99, 1000, 100, b"make")
 
@@ -76,6 +76,63 @@ def test_a_loss_is_told_with_its_count_and_what_it_means() -> None:
 
     assert "loss" in line
     assert "250 events lost on their way to the daemon" in line
+
+
+def test_a_terminal_is_told_in_one_line_what_many_changes_a_loss_has_left_to_be_found_out() -> None:
+    """The first few are shown; so is whatever a record tells meanwhile."""
+    lines = lines_of(as_objects=False, shortened=True)
+    written: list[str] = []
+    for told in (
+        *[event("reap", assumed=True)] * (MOST_OF_A_LOSS + 1),  # by int 0x80, say: no loss
+        event("loss", None, count=9000),
+        *[event("birth", **BIRTH, assumed=True)] * 5000,
+        event("exec"),
+        event("loss", None, count=50),
+        *[event("reap", assumed=True)] * 1200,
+        event("resync", None),
+        None,
+        *[event("reap", assumed=True)] * (MOST_OF_A_LOSS + 1),
+    ):
+        written += lines(told)
+
+    kinds = [line[24:].split()[0] for line in written]
+    assert kinds == [
+        *["reap"] * (MOST_OF_A_LOSS + 1),
+        "loss",
+        *["birth"] * MOST_OF_A_LOSS,
+        "exec",
+        *["loss", "loss", "loss", "resync"],
+        *["reap"] * (MOST_OF_A_LOSS + 1),
+    ]
+    first, _, second, _ = written[-(MOST_OF_A_LOSS + 1) - 4 : -(MOST_OF_A_LOSS + 1)]
+    assert "4980 more changes found out after it, not shown here: birth 4980." in first
+    assert "1200 more changes found out after it, not shown here: reap 1200." in second
+
+
+def test_what_was_not_shown_is_counted_where_nothing_more_comes() -> None:
+    """Nobody waits for the next event to read it; another loss shows its first few again."""
+    lines = lines_of(as_objects=False, shortened=True)
+    lines(event("loss", None, count=1))
+    shown = [lines(event("reap", assumed=True)) for _ in range(MOST_OF_A_LOSS + 1)]
+    assert shown[-2:] == [[as_line(event("reap", assumed=True))], []]
+    (line,) = lines(None)
+    assert "1 more change found out after it" in line
+    assert lines(None) == []
+    lines(event("resync", None))
+    lines(event("loss", None, count=1))
+    assert lines(event("reap", assumed=True))
+
+
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_a_program_is_told_each_of_them(*, as_objects: bool) -> None:
+    """As JSON, or in a pipe."""
+    lines = lines_of(as_objects=as_objects, shortened=as_objects)
+    many = [event("loss", None, count=1), *[event("reap", assumed=True)] * 5000]
+
+    assert [line for told in many for line in lines(told)] == [
+        (as_json if as_objects else as_line)(told) for told in many
+    ]
+    assert lines(None) == []
 
 
 def test_a_thread_is_in_braces_and_belongs_to_its_process() -> None:

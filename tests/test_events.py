@@ -272,6 +272,26 @@ def test_loss_is_told_where_it_happened_and_that_it_was_mended() -> None:
     assert [(event["tid"], event.get("assumed")) for event in events[2:4]] == [(after.tid, None), (lost.tid, True)]
 
 
+def test_of_a_thousand_losses_two_are_told_and_all_are_counted() -> None:
+    """The first one at once, for nothing is certain from then on; the others together, before all is right again."""
+    scene = Scene()
+    listener = Listener(scene)
+    ring = scene.watch.probes.ring.records  # type: ignore[attr-defined]  # the simulated one
+    for _ in range(1000):
+        scene.kernel.emit = lambda record: scene.watch.probes.page.lose(record, told=True)  # type: ignore[attr-defined]
+        scene.child()
+        scene.kernel.emit = ring.append
+        scene.child()
+        scene.watch.drain()
+        scene.service.feed.settle()
+    events = listener.hear()
+
+    told = [(event["event"], event["count"]) for event in events if event["event"] == "loss"]
+    assert told == [("loss", 1), ("loss", 999)]
+    assert sum(event["event"] == "birth" for event in events) == 2000
+    assert [event["event"] for event in events[-2:]] == ["loss", "resync"]
+
+
 def test_while_nobody_listens_records_go_straight_to_the_table() -> None:
     """It costs nothing then."""
     scene = Scene()

@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from agent.events import Feed
 from agent.objects import CLONE_NEWPID
 from tests.simwatch import ROOT, Scene
 from tests.test_events import Event, Listener
@@ -281,8 +282,9 @@ def test_what_no_other_kind_tells_is_told_once_an_answer_shows_it() -> None:
 def test_a_birth_has_the_time_of_the_start_and_other_events_that_of_their_reading() -> None:
     """By CLOCK_REALTIME, whatever that is by then."""
     scene = Scene()
+    feed = scene.service.feed = Feed(scene.watch.stream, scene.watch.table, lambda: 5_000_000, lambda: 1_000_000)
+    assert feed.subscriptions == {}
     listener = Listener(scene)
-    scene.service.feed._clock, scene.service.feed._ahead = lambda: 5_000_000, lambda: 1_000_000
     child = scene.child()
     scene.kernel.exec(child)
 
