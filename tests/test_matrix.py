@@ -134,6 +134,17 @@ def test_what_could_not_be_done_has_its_reason() -> None:
     assert f"* {STEPS[0].name}: no such instruction" in text
 
 
+def test_a_reason_that_several_steps_share_is_told_once() -> None:
+    """With all of them."""
+    broken = results()
+    for step in broken["steps"][:2]:
+        step["reason"] = "no such instruction"
+    text = page({"debian12-5.10": broken})
+
+    assert f"* {STEPS[0].name}, {STEPS[1].name}: no such instruction" in text
+    assert text.count("no such instruction") == 1
+
+
 def test_what_was_set_on_a_kernel_is_told() -> None:
     """With the reason; of others nothing."""
     (name,) = {cell.kernel for cell in CELLS} & {*SETTINGS}

@@ -101,7 +101,7 @@ def boot(cell: Cell, console: Path, steps: Sequence[str]) -> None:
     same = MACHINES[cell.machine] == platform.machine()
     # A machine that is emulated beside other work may see too few ticks for the kernel's test of its timer.
     command = [
-        *("nice", "-n", "15", *_MACHINE[cell.machine], "-accel", "tcg,thread=multi", "-smp", "2", "-m", MEMORY),
+        *("nice", "-n", "10", *_MACHINE[cell.machine], "-accel", "tcg,thread=multi", "-smp", "2", "-m", MEMORY),
         *("-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none"),
         *("-kernel", os.fspath(kernel(cell)), "-initrd", os.fspath(system)),
         *("-append", f"console={_CONSOLE[cell.machine]} rdinit=/init panic=-1 loglevel=4 no_timer_check"),

@@ -64,9 +64,12 @@ def _remarks(name: str, results: Mapping[str, Any]) -> list[str]:
     told: dict[str, str] = {}
     if results.get("reason"):
         lines.append(f"could not be run to its end: {results['reason']}")
+    reasons: dict[str, list[str]] = {}
     for step in results["steps"]:
         if step.get("reason"):
-            lines.append(f"{step['step']}: {step['reason']}")
+            reasons.setdefault(step["reason"], []).append(step["step"])
+    lines += [f"{', '.join(steps)}: {reason}" for reason, steps in reasons.items()]
+    for step in results["steps"]:
         alike: dict[str, list[str]] = {}
         for each in step["failed"]:
             test, _, words = each.partition(": ")
