@@ -155,7 +155,12 @@ def diff(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two snapshots by who is who. Exit code 0 where they are equal, 1 where not."""
+    """Compare two snapshots by who is who. Exit code 0 where they are equal, 1 where not.
+
+    Equal are two with the same pid objects and the same tasks, in the same tree, thread groups, process groups, sessions
+    and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and subreaper
+    flags. Births, times, names and owners are no part of it.
+    """
     _confine()
     from exporters import difference, renumbering
 

@@ -3,15 +3,18 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from agent import control, conversation, server, service
+from agent import client, config, control, conversation, fileverbs, server, service
 from agent.shares import SHARE
 from agent.subscription import BACKLOG_BYTES, KINDS
+from exporters import comparison
 from tests.simwatch import ROOT, Scene
 
-TEXT = (Path(__file__).parents[1] / "docs" / "API.md").read_text()
+TOP = Path(__file__).parents[1]
+TEXT = (TOP / "docs" / "API.md").read_text()
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 WORDS = {word for quoted in re.findall(r"`([^`]+)`", PROSE) for word in re.findall(r"[\w-]+", quoted)}
 
@@ -64,3 +67,21 @@ def test_the_bounds_are_those_in_force() -> None:
     assert lines["events that a subscriber has not fetched"].startswith(f"{BACKLOG_BYTES // mib} MiB")
     assert SHARE == 0.1
     assert lines["the daemon's time for one ordinary user"].startswith("a tenth of a CPU")
+
+
+def test_the_socket_that_is_meant_is_told_of() -> None:
+    """For whoever starts a client where the daemon was told another one."""
+    assert f"`{config.SOCKET_VARIABLE}`" in TEXT
+    assert str(client.DEFAULT_SOCKET) in TEXT
+
+
+@pytest.mark.parametrize("where", ["docs/API.md", "README.md", "diff --help"])
+def test_what_equal_means_is_told_with_all_that_is_compared(where: str) -> None:
+    """Wherever somebody may look for it."""
+    page = TOP / where
+    text = page.read_text() if page.exists() else f"{fileverbs.diff.__doc__}".replace("Equal", "*equal*")
+    definition = re.search(r"\*equal\*.*?are no part of it", text, re.IGNORECASE | re.DOTALL)
+    words = " ".join(definition[0].split()) if definition is not None else ""
+
+    for fact in (*get_args(comparison.Place), *get_args(comparison.Condition)):
+        assert {"parent": "same tree", "group": "process group"}.get(fact, fact) in words
