@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Birth edges as a snapshot tells them, and the ancestors they run through."""
+"""Birth edges of a snapshot's tasks, and the ancestors that the edges run through."""
 
 from agent import history
 from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef
@@ -16,7 +16,7 @@ _FLAGS: dict[int, tuple[str, ...]] = {}  # by value: there are few, and every ta
 
 
 def flag_names(flags: int) -> tuple[str, ...]:
-    """The clone flags that shape a tree, by name."""
+    """Return the names of the clone flags that shape a tree."""
     names = _FLAGS.get(flags)
     if names is None:
         names = _FLAGS[flags] = tuple(text for bit, text in _FLAG_NAMES if flags & bit)
@@ -24,16 +24,16 @@ def flag_names(flags: int) -> tuple[str, ...]:
 
 
 class Births:
-    """Birth edges, and the ancestors they run through.
+    """Birth edges, and the ancestors that the edges run through.
 
     Args:
         tags: of the collected pid objects.
         namespaces: of the collected pid objects.
-        root: of the tree. Whoever created it is outside, and so told of as nobody.
+        root: of the tree. Its creator is outside, so its birth has no creator.
         inside: the tasks of the snapshot, with their tags.
 
     Attributes:
-        outsiders: creators that are no tasks of the snapshot, gone or living elsewhere.
+        outsiders: creators that are no tasks of the snapshot: gone, or alive outside the tree.
     """
 
     def __init__(self, tags: Tags, namespaces: Namespaces, root: Task, inside: dict[Task, int]) -> None:
@@ -50,7 +50,7 @@ class Births:
         self._named = Refs(tags, namespaces)
 
     def of(self, task: Task) -> Birth:
-        """The birth of a task of the snapshot, or of an ancestor."""
+        """Return the birth of a task of the snapshot, or of an ancestor."""
         names = flag_names(task.clone_flags)
         order = task.order
         if order < 0 or task.creator is None:
@@ -88,7 +88,7 @@ class Births:
         return ref
 
     def ancestors(self) -> tuple[Ancestor, ...]:
-        """Everybody that a birth has named so far, and those that their births name in turn."""
+        """Return the ancestors that the births so far refer to, and those that the ancestors' own births refer to."""
         rows = []
         for index, task in enumerate(self._gone):  # grows while it is walked
             events = tuple(

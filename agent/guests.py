@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests of a container: what entered its pid namespace from outside, and what descends from that.
+"""Guests of a container: processes that entered its pid namespace from outside, and their descendants.
 
-A process that enters has no parent inside, and so no place in the tree. What it forks has one as soon as it exits: the
-namespace's init adopts its orphans, and they look like the init's own children. Two things give them away. The births do,
-where they were observed: some creator of theirs is outside. Else a session or group from outside does, unless the root has
-that itself; an orphan whose birth nobody saw, and which leads a session of its own, cannot be told from a member.
+A process that enters has no parent inside, and so no place in the tree. Its children get one as soon as it exits: the
+namespace's init adopts them, and they look like the init's own children. Two signs tell them apart. Where births were
+observed, some creator of theirs is outside. Else they have a session or group from outside, which the root has not. An
+orphan without an observed birth that leads a session of its own cannot be told from a member.
 """
 
 from collections.abc import Collection
@@ -13,7 +13,7 @@ from agent.objects import Task
 
 
 def entered(root: Task, reached: Collection[Task]) -> list[Task]:
-    """Processes of the root's namespace that do not descend from the root: they came in from outside.
+    """Return the processes of the root's namespace that do not descend from the root: they entered from outside.
 
     Args:
         root: init of a container.
@@ -28,7 +28,7 @@ def entered(root: Task, reached: Collection[Task]) -> list[Task]:
 
 
 def left_behind(root: Task, reached: Collection[Task]) -> set[Task]:
-    """Find the leaders among the root's descendants that something which entered has left there, and their descendants.
+    """Find the leaders among the root's descendants that a process which entered has left there, and their descendants.
 
     Args:
         root: init of a container.
@@ -40,19 +40,19 @@ def left_behind(root: Task, reached: Collection[Task]) -> set[Task]:
         parent = task.leader.parent
         if task.leader is not task or task is root or parent is None:
             continue
-        # find_new_reaper() looks for subreapers in one namespace, and none above who entered is in that
+        # find_new_reaper() looks for subreapers in one namespace, and above a process that entered that has none
         adopted = parent.leader.pid.numbers[-1] == 1
         if parent.leader in found:
             found.add(task)
         elif not adopted or (task.order >= 0 and task.creator is not None and task.creator.leader is root):
-            continue  # nearly always: its parent has made it
+            continue  # the common case: its parent created it
         elif _is_from_outside(root, task, inside):
             found.add(task)
     return found
 
 
 def outside_ids(root: Task, leader: Task) -> bool:
-    """Return True if a process has a group or session without a number in the root's namespace that the root has not."""
+    """Return True if a process, unlike the root, has a group or session without a number in the root's namespace."""
     home = root.pid.namespace
     for pid in (leader.pgid, leader.sid):
         if pid is None or pid is root.pgid or pid is root.sid or pid.namespace is home:

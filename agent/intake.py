@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From ring to stream: records out of the one and, in the order of their numbers, into the other.
+"""The transfer of records from the ring to the stream, with an account of the missing numbers.
 
-Numbers that are missing are accounted for: late, or lost and said to be, or given up at last.
+A missing number is late, or the kernel side reports it as lost, or it is given up after a while.
 """
 
 import sys
@@ -13,26 +13,27 @@ from agent.ring import LostNumbers
 from agent.state import Place
 from agent.stream import Stream
 
-# A number that neither comes nor is said to be lost for so long is given up: a CPU may be held up. Where losses are counted
-# that nobody has told of, for the last of many overwrite each other, it will hardly come any more.
+# A number is given up if for so long it neither comes nor is reported as lost: a CPU may have stalled. Where the kernel
+# side counts more losses than it has reported, for the last of many overwrite each other, it has hardly a chance to
+# come.
 _LATE_S, _LATE_AMID_LOSS_S = 1.0, 0.005
 _PART_BYTES = 1 << 18  # some thousand records
 _LET_RUN_S = (
-    1e-5  # whoever has taken that number may be waiting for our CPU: looking without a pause would keep it waiting
+    1e-5  # the task that has taken that number may wait for this CPU: looking without a pause would keep it waiting
 )
 
 
 class Intake:
-    """Reads the ring of some probes, alone.
+    """The only reader of a ring.
 
     Args:
         probes: the kernel side.
-        stream: where records go.
-        taken: called when some records have been applied, and never more than a few thousand later.
+        stream: takes the records.
+        taken: called after each part of at most a few thousand records.
 
     Attributes:
-        stream: as above.
-        behind: the ring held more than the last look took.
+        stream: takes the records.
+        behind: True where the ring held more than the last `drain` took.
     """
 
     def __init__(self, probes: Probes, stream: Stream, taken: Callable[[], None] = lambda: None) -> None:
@@ -41,16 +42,16 @@ class Intake:
         self._probes = probes
         self.behind = False
         self._lost: set[int] = set()
-        self._passed = 0  # losses that were counted before this came to the ring
+        self._passed = 0  # losses that were counted before this reader began
 
     def drain(self, limit: int = sys.maxsize) -> None:
-        """Apply what the ring holds, up to so many bytes."""
+        """Apply the records that the ring holds, up to `limit` bytes."""
         self.behind = self._drain(limit) >= limit
         if self.stream.waiting:
             self._account()
 
     def _drain(self, limit: int = sys.maxsize) -> int:
-        """As `Ring.drain`, a part at a time: what is there now, for more may come as fast."""
+        """Drain the ring as `Ring.drain` does, part by part, but only what it holds now: more may come as fast."""
         limit = min(limit, self._probes.ring.pending)
         drained = 0
         while drained < limit:
@@ -62,11 +63,11 @@ class Intake:
         return drained
 
     def _account(self) -> None:
-        """Numbers are missing: learn which ones are lost."""
+        """Learn which of the missing numbers are lost."""
         page = self._probes.page
         numbers, overflow = page.lost_numbers()
         self._lost |= numbers
-        if overflow:  # also of those that were taken since: nobody will ever tell of them
+        if overflow:  # also of numbers taken since: no slot will ever hold them
             issued = page.issued
             self._drain()
             self.stream.give_up_below(issued)
@@ -97,7 +98,7 @@ class Intake:
 
     @property
     def place(self) -> Place:
-        """How far it has come."""
+        """The progress of reading, for the memory of the watch."""
         page = self._probes.page
         return Place(
             self._probes.ring_name,
@@ -107,7 +108,10 @@ class Intake:
         )
 
     def misfit(self, place: Place) -> str:
-        """Why a memory of that place, whose stream is here, is not of where the ring stands; empty: it is."""
+        """Return the reason why a memory of that place does not fit the ring as it stands; empty: it fits.
+
+        The memory's stream is this reader's already.
+        """
         if place.ring != self._probes.ring_name:
             return "it is of another ring"
         if place.position != self._probes.ring.position:
@@ -117,16 +121,16 @@ class Intake:
         return ""
 
     def resume(self, place: Place) -> None:
-        """Go on from a place that fits."""
+        """Go on from a place that fits the ring."""
         self._probes.page.known = LostNumbers(*place.lost_known)
         self._lost = set(place.lost)
         self._passed = place.lost_known[0] - self.stream.lost
 
     def join(self) -> None:
-        """Come to a ring that somebody else has read from.
+        """Begin to read a ring that another daemon has read from.
 
-        What it holds is as true as ever, births that nobody has heard of among it. What came before that is not known any
-        more; it counts neither as lost nor as missing.
+        The records that the ring holds are applied. Earlier ones are not known any more; they count neither as lost nor
+        as missing.
         """
         page = self._probes.page
         page.pass_over()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process somebody means, and whether they may see it: agent.access has the rules."""
+"""The lookup of a root by its name, and the check that the client may see it: agent.access has the rules."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from agent.rootname import RootName
 from agent.table import ProcessTable
 
 Sees = Callable[[tuple[int, int]], bool]
-"""Whether somebody may see a task of these real ids, user's and group's."""
+"""A test that a client may see a task of these real ids, the user's and the group's."""
 
 _WHO = "root and members of the daemon's group may see every tree"
 
@@ -19,17 +19,17 @@ _WHO = "root and members of the daemon's group may see every tree"
 def process(
     table: ProcessTable, root: RootName, caller: Task | None, seen: Callable[[Task], bool] | None = None
 ) -> Task:
-    """The process that a name means.
+    """Return the process that a name means.
 
     Args:
-        table: as of now.
-        root: a pid counts as in the caller's pid namespace.
-        caller: who asks; None: the initial namespace is meant.
-        seen: whether the caller may see a task; None: any.
+        table: the table, up to date.
+        root: a pid counts in the caller's pid namespace.
+        caller: the client's task; None: a pid counts in the initial namespace.
+        seen: returns True if the client may see a task; None: it may see all.
 
     Raises:
-        NoSuchRootError: nobody has it, or it is a thread's.
-        NotPermittedError: the caller may not see it.
+        NoSuchRootError: no process has the number, or it is a thread's.
+        NotPermittedError: the client may not see the process.
     """
     if root.namespace:
         for namespace in table.pids.living():
@@ -57,7 +57,7 @@ def process(
 
 
 def unlisted(table: ProcessTable, root: Task) -> list[str]:
-    """Processes of a tree that the kernel's walk passes over; it then does so with all of their threads."""
+    """Return a line for each process of a tree that the kernel's task iterator passes over, with all of its threads."""
     leaders = {task.leader for task in table.unlisted if task.pid.task is task}
     return [
         f"{select.name(leader)}: the kernel's task iterator does not list it, so some of its threads may be missing"
@@ -67,17 +67,17 @@ def unlisted(table: ProcessTable, root: Task) -> list[str]:
 
 
 def refuse_others(root: Task, mode: Mode, members: list[Task], sees: Sees) -> None:
-    """A tree is shown whole or not at all. Whose the others are, and what they are called, is not said.
+    """Refuse a tree with a task that the client may not see. The refusal names no such task and no owner.
 
     Args:
         root: of the tree.
-        mode: in `container` mode who entered from outside counts too, and so does who leads a group or session there: the
-            refusal of a container that leaks has their names.
-        members: select.members(root), their ids as of now.
-        sees: what the caller may see.
+        mode: in `container` mode tasks that entered from outside count too, and so do leaders of groups and sessions
+            outside: the refusal of a container that leaks would name them.
+        members: select.members(root), with up-to-date ids.
+        sees: returns True if the client may see a task of these ids.
 
     Raises:
-        NotPermittedError: they may not.
+        NotPermittedError: the client may not see one of them.
     """
     found = members + guests.entered(root, members) if mode == "container" else members
     others = sum(not sees(task.ids) for task in found)

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table beside a walk over all tasks of the kernel: who has to be asked about.
+"""The comparison of the table with a sweep, which yields the tasks about which to ask the kernel.
 
 Theory
 ------
-A walk has a row for each task (struct sweep_row), each as of some moment. So a row is a hint and no more: whoever differs
-from the table, or has no row, is asked about.
+A sweep has a row for each task (struct sweep_row), each as of another moment. So a row is only a hint: the kernel is
+asked about each task that differs from its row, or has none.
 
-What a row says and what the table says in the same words depends on that task, and not on others: touched (agent.changes)
-is whoever has become another one in one of them. So a row that is byte for byte what it was when it agreed agrees still,
-if its task has not been touched since. Mostly that is all of them, and telling it is one lookup a row; the others are
-compared field by field. Without a row can only be whoever had one that is not there any more, or was touched, or doubted
-last time.
+A row, and the fields of the table that it is compared with, belong to one task alone: a change of any of them touches
+the task (agent.changes). So a row that has not changed a byte since it agreed still agrees, if its task has not been
+touched. Mostly all rows do, and one lookup a row shows it; the others are compared field by field. A task without a row
+is one whose last row is missing now, or that was touched or doubted since.
 """
 
 import struct
@@ -20,23 +19,23 @@ from agent import wire
 from agent.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, Task
 from agent.roster import Roster
 
-_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # what a walk can tell of
-_SWEPT_IN_ROW = _SWEPT | MOVING  # a table never has this one: it keeps what its question was answered
+_SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # the flags that a row shows
+_SWEPT_IN_ROW = _SWEPT | MOVING  # MOVING in a row always leads to a question: only the answer has the namespace
 _SIGNAL = wire.ROW_SIGNAL_SHIFT
 _FIELDS = wire.ROW.iter_unpack
 _WHOLE = struct.Struct(f"{wire.ROW.size}s").iter_unpack
-_ROOM = 256  # of the touched who are not known to be gone, so many more than agree are not worth keeping apart
+_ROOM = 256  # with so many more open tasks than agreeing rows, a full comparison is cheaper
 
 Question = tuple[int, int]
 
 
 class _Compared(NamedTuple):
-    """Rows beside the table.
+    """The result of comparing rows with the table.
 
     Attributes:
-        met: whose row each is; None for somebody who is not here.
-        strangers: questions about those.
-        doubted: who differs from the row.
+        met: the task of each row; None where the table lacks it.
+        strangers: questions about the tasks that the table lacks.
+        doubted: tasks that differ from their rows.
         moved: the numbers of the strangers.
     """
 
@@ -47,22 +46,22 @@ class _Compared(NamedTuple):
 
 
 class Muster:
-    """Compares walks with one table.
+    """The comparison of sweeps with one table.
 
     Args:
-        table: with its `noted` and `unlisted`, which a walk is the source of.
+        table: a comparison also sets its `noted` and `unlisted`.
     """
 
     def __init__(self, table: Roster) -> None:
         self._table = table
         self._agreed: dict[bytes, Task] = {}  # rows that agree, while their tasks are not touched
-        self._rows: dict[Task, bytes] = {}  # the same, the other way round
-        self._open: set[Task] = set()  # everybody else who is here, and some who were
+        self._rows: dict[Task, bytes] = {}  # the inverse of _agreed
+        self._open: set[Task] = set()  # all other tasks of the table, and some that are gone
         self._remembers = False
-        self._same: tuple[bytes, list[Task], list[Task]] | None = None  # the last walk, and whom it made ask about
+        self._same: tuple[bytes, list[Task], list[Task]] | None = None  # the last rows, and the doubted and unseen tasks
 
     def forget(self) -> None:
-        """Let go of the last walk."""
+        """Forget the last sweep."""
         self._agreed.clear()
         self._rows.clear()
         self._open.clear()
@@ -70,7 +69,7 @@ class Muster:
         self._same = None
 
     def note(self, touched: set[Task]) -> None:
-        """Somebody has become another one."""
+        """Forget the agreement of rows with tasks that were touched."""
         if not self._remembers:
             return
         self._same = None
@@ -81,11 +80,11 @@ class Muster:
             self.forget()
 
     def differing(self, rows: bytes, *, remember: bool = False) -> list[Question]:
-        """What a walk gives reason to ask; what it is about is noted in the table as asked.
+        """Return the questions that a sweep gives reason for; the table notes them as put.
 
         Args:
-            rows: struct sweep_row, one after the other: every task the kernel has.
-            remember: there may soon be another walk.
+            rows: struct sweep_row, one after the other: every task of the kernel.
+            remember: keep the result for another sweep that may follow soon.
         """
         if not remember:
             self.forget()
@@ -123,7 +122,7 @@ class Muster:
             del noted[task]
         found = self._compare(b"".join(fresh))
         if len(here) < len(whole) or not self._rows.keys().isdisjoint(found.met):
-            self.forget()  # a task has two rows: it has become another one while the kernel walked past it
+            self.forget()  # a task has two rows: it changed, by exec, while the sweep passed it
             return self._beside_all(rows, remember=True)
         seen = set(found.met)
         unseen = [task for task in (*self._open, *away) if task.pid.task is task and task not in seen]
@@ -135,7 +134,7 @@ class Muster:
         doubted = found.doubted
         for row, task in zip(rows, found.met, strict=True):
             if task is not None and task not in doubted:
-                if task in self._rows:  # it had two, as no task should
+                if task in self._rows:  # a second row of one task
                     del self._agreed[self._rows[task]]
                 self._agreed[row] = task
                 self._rows[task] = row
@@ -147,12 +146,13 @@ class Muster:
         self._same = None if found.strangers or not self._remembers else (rows, list(found.doubted), unseen)
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
         table.unlisted = {task for task in unseen if task.pid.numbers[0] not in found.moved}
-        # A child of one that is taken for exited would go to the reaper: such a one is asked about first, and again below.
+        # Children of a task that the table has as exited would go to the reaper, so such a task is asked about first,
+        # and again below.
         revived = [table.question(task) for task in found.doubted if task.flags & EXITED]
         return [*revived, *found.strangers, *map(table.question, found.doubted), *map(table.question, unseen)]
 
     def _compare(self, rows: bytes) -> _Compared:
-        """Field by field."""
+        """Compare rows with the table, field by field."""
         table = self._table
         met: list[Task | None] = []
         found = _Compared(met, [], {}, set())
@@ -188,9 +188,9 @@ class Muster:
 
 
 def _differ(known: int, flags: int) -> bool:
-    """Whether a row's flags contradict the table's. An exit is announced before exit_notify() sets EXITED."""
+    """Return True if a row's flags contradict the table's. An exit is announced before exit_notify() sets EXITED."""
     if not flags & EXITED and flags & EXITING:
         if not known & EXITED:
-            return True  # of an init it may not be announced any more
+            return True  # the exit of an init may have no event
         known &= ~EXITED
     return known & _SWEPT != flags & _SWEPT_IN_ROW

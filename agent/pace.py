@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the daemon's loop may wait for nothing.
+"""The time that the daemon's loop may sleep before it looks at the ring again.
 
-Nobody wakes it for a record: one in WAKE_EVERY does (bpf/kernel.h). Those between must be taken in time for two reasons:
-the ring must not fill, and events must not be late for who listens. A ring with room for WAKE_EVERY records of any usual
-size needs no timer against the first, so the wait grows while little happens, up to `IDLE_S`; it is short again as soon as
-something does, or somebody listens.
+Only one record in WAKE_EVERY wakes the loop (bpf/kernel.h). The others must be read in time for two reasons: the ring
+must not fill, and subscribers must get events soon. A ring with room for WAKE_EVERY records of any usual size cannot
+fill without a wake-up. So the wait grows while few records come, up to `IDLE_S`, and is short again as soon as many
+come, or a client subscribes.
 """
 
 from typing import Final
 
 IDLE_S: Final = 1.0
 _WAKE_EVERY: Final = 4096
-_USUAL_BYTES: Final = 512  # a record has 160 to 230, in nested namespaces some more
+_USUAL_BYTES: Final = 512  # a record has 160 to 230 bytes, in nested namespaces some more
 _LITTLE: Final = 256  # records in one wait
 
 
 class Pace:
-    """The next wait, from the ones before.
+    """The next wait of the loop, derived from the ones before.
 
     Args:
-        interval_s: the shortest.
+        interval_s: the shortest wait.
         ring_bytes: size of the ring.
     """
 
@@ -30,11 +30,11 @@ class Pace:
         self._records = 0
 
     def wait_s(self, records: int, *, listened_to: bool) -> float:
-        """How long to wait now.
+        """Return the next wait, s.
 
         Args:
             records: handled so far, in all.
-            listened_to: somebody wants to hear of each at once.
+            listened_to: True where a client subscribes to events.
         """
         little = records - self._records < _LITTLE
         self._records = records

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a look at the table found last, for as long as it is still so.
+"""A cache of the last walk of a tree, the last selection and the last comparison with a sweep.
 
 Theory
 ------
-What was found about some tasks still holds while none of them is touched (`agent.changes`). Where one is, it may still be
-the same: then the signature of a selection is (`agent.select.signature`), and the selection lives on, with all that was
-derived from it.
+A result about some tasks holds while none of them is touched (`agent.changes`). Where one is touched, a new selection
+may still be equal: if its signature is (`agent.select.signature`), the old selection is kept, with all results derived
+from it.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from agent.table import ProcessTable
 
 
 class _Tree(NamedTuple):
-    """The tasks below a root, and those of them that run no more."""
+    """The tasks below a root, and those of them that have exited."""
 
     root: Task
     members: list[Task]
@@ -29,11 +29,11 @@ class _Tree(NamedTuple):
 
 @dataclass(slots=True)
 class _Selected:
-    """A selection, what it was asked for, and what it depends on.
+    """A selection, the request for it, and the tasks that it depends on.
 
     Attributes:
-        space: for a container, whose members matter even where they are not in the tree.
-        holds: nothing of that has been touched.
+        space: of a container, whose members matter even where they are not in the tree.
+        holds: True while no task that it depends on has been touched.
     """
 
     key: tuple[Task, Mode, bool]
@@ -44,7 +44,7 @@ class _Selected:
     holds: bool = True
 
     def depends_on(self, touched: set[Task]) -> bool:
-        """Whether any of the touched may matter to it."""
+        """Return True if the selection may depend on one of the touched tasks."""
         if not self.inside.isdisjoint(touched) or not touched.isdisjoint(self.chosen.outsiders):
             return True
         space = self.space
@@ -57,7 +57,7 @@ class Recall:
     """The last walk, selection and comparison of one table.
 
     Args:
-        table: looked at. What has changed in it is for this one to note, and nobody else.
+        table: the table; this object alone empties its set of changes.
     """
 
     def __init__(self, table: ProcessTable) -> None:
@@ -67,12 +67,12 @@ class Recall:
         self._selected: _Selected | None = None
 
     def forget(self) -> None:
-        """Let go of all of it."""
+        """Forget all results."""
         self._tree = self._selected = None
         self._muster.forget()
 
     def note(self) -> None:
-        """Whatever the touched matter to does not hold any more."""
+        """Forget the results that depend on tasks touched since the last call."""
         touched = self._changes.gather()
         if not touched:
             return
@@ -85,11 +85,11 @@ class Recall:
         touched.clear()
 
     def members(self, root: Task) -> list[Task]:
-        """The tree below a task."""
+        """Return the tree below a task."""
         return self._walked(root).members
 
     def exited(self, root: Task) -> list[Task]:
-        """Those of the tree that run no more."""
+        """Return the tasks of a tree that have exited."""
         return self._walked(root).exited
 
     def _walked(self, root: Task) -> _Tree:
@@ -100,7 +100,7 @@ class Recall:
         return self._tree
 
     def select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
-        """See `agent.select.select`, which also says what it raises."""
+        """Select as `agent.select.select` does; it raises the same errors."""
         key = (root, mode, without_entered)
         tree = self._walked(root)
         last = self._selected
@@ -118,6 +118,6 @@ class Recall:
         return chosen
 
     def differing(self, rows: bytes, *, remember: bool) -> list[Question]:
-        """See `Muster.differing`."""
+        """Compare as `Muster.differing` does."""
         self.note()
         return self._muster.differing(rows, remember=remember)

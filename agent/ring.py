@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mapped BPF ring buffer, read in batches, and the counters beside it.
 
-Layout (kernel/bpf/ringbuf.c): one page that holds the consumer's position and that we may write; then, read-only, one
-page with the producer's position and the data, mapped twice in a row so that no record is ever split. Positions only
-grow. A record is ``u32 length | BUSY | DISCARD, u32 offset of its page``, then the bytes, padded to 8.
+Layout (kernel/bpf/ringbuf.c): one writable page that holds the consumer's position; then, read-only, one page with the
+producer's position and the data, mapped twice in a row so that no record is ever split. Positions only grow. A record
+is ``u32 length | BUSY | DISCARD, u32 offset of its page``, then the bytes, padded to 8.
 
-The kernel's side publishes a record by clearing BUSY; nothing behind a busy record may be looked at, so headers are read
-in place, one aligned word each, never copied first. Nobody wakes us for a record: epoll would not even tell, so ask
-`pending` on a timer.
+The kernel side publishes a record by clearing BUSY, and a reader must not look behind a busy record. So headers are
+read in place, one aligned word each, and never copied first. The hooks wake the reader only once in many records
+(agent.pace), so the reader checks `pending` on a timer.
 """
 
 import mmap
@@ -27,11 +27,11 @@ class Ring:
     """A BPF_MAP_TYPE_RINGBUF, consumed by this process alone.
 
     Args:
-        fd: of the map; stays the caller's.
+        fd: of the map; the caller closes it.
         size: bytes of its data area.
 
     Attributes:
-        most_pending: the most that `drain` has found waiting, bytes.
+        most_pending: the largest amount that `drain` has found waiting, bytes.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -48,16 +48,18 @@ class Ring:
 
     @property
     def position(self) -> int:
-        """Bytes consumed since the ring was made, by whomever: it stays with the ring, and only grows."""
+        """Bytes consumed since the ring was made, by all readers: the ring keeps it, and it only grows."""
         return self._consumer[0]
 
     @property
     def pending(self) -> int:
-        """Bytes that producers have reserved and nobody has consumed."""
+        """Bytes that producers have reserved and no reader has consumed."""
         return self._producer[0] - self._consumer[0]
 
     def first(self) -> int | None:
-        """The number of the record that is to be consumed next; None where there is none, or not yet."""
+        """Return the number of the record that is to be consumed next; None where there is none, or it is still being
+        written.
+        """
         at = self._consumer[0] & self._mask
         if not self.pending or self._words[at >> 2] & (_BUSY | _DISCARD):
             return None
@@ -65,16 +67,16 @@ class Ring:
         return seq
 
     def drain(self, feed: Callable[[memoryview, int], None], limit: int = sys.maxsize) -> int:
-        """Hand every finished record to `feed(data, at)`, then give the room back.
+        """Pass every finished record to `feed(data, at)`, then mark them all as consumed.
 
-        Should `feed` raise, the batch is not consumed: it comes again.
+        If `feed` raises, the batch is not consumed: the next call passes it again.
 
         Args:
             feed: takes each record.
-            limit: look at no record that begins so many bytes behind the first one.
+            limit: take no record that begins `limit` bytes or more behind the first one.
 
         Returns:
-            Bytes consumed; 0 when there was nothing, or the next record is still being written.
+            Bytes consumed; 0 where the ring is empty, or its next record is still being written.
         """
         position = start = self._consumer[0]
         end = self._producer[0]
@@ -103,11 +105,11 @@ class Ring:
 
 
 class LostNumbers(NamedTuple):
-    """How far the numbers of lost records have been read.
+    """The progress of reading the numbers of lost records.
 
     Attributes:
-        read: how many.
-        slots: what struct page held of them then.
+        read: count of lost records at the last look.
+        slots: ``lost_seq`` of struct page at the last look.
     """
 
     read: int
@@ -118,10 +120,10 @@ class Page:
     """The counters of the kernel side: struct page of bpf/events.h.
 
     Args:
-        fd: of the array map that holds it, mappable.
+        fd: of the mappable array map that holds the struct.
 
     Attributes:
-        known: how far it has been read.
+        known: progress of reading the lost numbers.
     """
 
     def __init__(self, fd: int) -> None:
@@ -132,43 +134,46 @@ class Page:
 
     @property
     def issued(self) -> int:
-        """Numbers taken so far: every record that exists has a smaller one."""
+        """Count of numbers taken so far: every existing record has a smaller one."""
         return self._words[0]
 
     @property
     def lost(self) -> int:
-        """Numbers whose records found no room in the ring."""
+        """Count of numbers whose records found no room in the ring."""
         return self._words[1]
 
     @property
     def nested(self) -> int:
-        """Program runs skipped for want of a scratch buffer."""
+        """Count of program runs skipped because no scratch buffer was free."""
         return self._words[2]
 
     @property
     def withheld(self) -> int:
-        """Changes of groups and subreaper flags that were not announced, for their users' allowances were used up."""
+        """Count of changes of groups and subreaper flags that were not announced, because their users' allowances were
+        used up.
+        """
         return self._words[3]
 
     def lost_numbers(self) -> tuple[set[int], bool]:
-        """Which numbers were lost since the last call.
+        """Read the numbers that were lost since the last call.
 
         Returns:
-            The numbers, and whether there were so many that some may have been overwritten.
+            The numbers, and True if there were so many that some may have been overwritten.
         """
         before, words = self.known, self._words
         count = words[1]
-        # The kernel side counts first and writes then, at any time, also while this copies. A place that has changed tells
-        # of one more number, whatever the count was; one that is counted and not yet written is told the next time.
+        # The kernel side counts a number before it writes it, at any time, also during this copy. A slot that has
+        # changed holds one more number, whatever the count was; the next call finds one that is counted and not yet
+        # written.
         slots = tuple(words[8 : 8 + wire.LOST_NUMBERS].tolist())
         found = {number for number, old in zip(slots, before.slots, strict=True) if number != old}
         self.known = LostNumbers(count, slots)
         return found, words[1] - before.read > wire.LOST_NUMBERS
 
     def pass_over(self) -> None:
-        """Take all that have been lost so far for known; each of them is smaller than what is `issued` afterwards.
+        """Mark all numbers lost so far as known; each of them is smaller than `issued` afterwards.
 
-        The slots are read first: one that is filled behind the count must not look as if it had been before.
+        The slots are read before the count: a slot that is filled after that must count as new at the next call.
         """
         slots = tuple(self._words[8 : 8 + wire.LOST_NUMBERS])
         self.known = LostNumbers(self._words[1], slots)

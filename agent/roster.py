@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is there: tasks and pid objects by number, and how a record of a whole state is made to agree with them.
+"""The tasks and pid objects of a host by number, and the merge of a record of a task's whole state into them.
 
-What a task, a parent, a leader or a creator is not there for is remembered by the address that the records name, asked
-about, and made good when it is entered. The events themselves are in `table`.
+A record may name a parent, leader or creator that the table lacks. The table then notes its address, asks the kernel
+about it, and completes the waiting tasks when it is entered. The handlers of the events are in `table`.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from agent.totals import Counts, Surprise
 from agent.wire import Kind, TaskState
 
 _OF_GROUP = SUBREAPER | UNDER_SUBREAPER
-# A record may have been read before an exit and be numbered after it, so being dead is not for a record to take back.
+# A hook may read a task before its exit and number the record after it, so no record clears the flags of an exit.
 _NOT_FROM_RECORDS = EXITED | RELEASED | AUTOREAP
 _MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
 _TASK = wire.TASK.unpack_from
@@ -38,21 +38,23 @@ class Roster:
 
     Attributes:
         pids: the pid objects and namespaces.
-        doubts: tasks to be asked about.
-        lingering: by namespace, the last of its init, which has exited: it may wait there for others to go (rules.lingers).
-        unknown: addresses of tasks that are not here and have to be: parents, leaders and creators no record told of.
-        surprises: what answers showed before any event did, by task.
-        astray: a subreaper came to light that no event had told of. Orphans may have gone to it that are somewhere else
-            here: only a sweep finds them. Whoever sweeps sets it back.
-        unlisted: tasks that live, and that the last sweep's walk should have listed and did not.
-        noted: the ties (bpf/events.h) of the tasks that have any, as of the last answer about each, or else the last sweep.
-        orphans: by the address of a parent that is not here, who waits for it.
-        leaderless: addresses of threads, by that of a leader that is not here.
-        creatorless: by the address of a creator that is not here, who waits for it.
-        unanswered: whom each question that has been put is about.
-        idle: address of the idle task, which is nobody's to show: the parent of whoever has none. 0 where not known.
+        doubts: tasks about which the kernel is to be asked.
+        lingering: by namespace, the last threads of its init that have exited and may wait for other tasks to be
+            released (rules.lingers).
+        unknown: addresses of parents, leaders and creators that records name and the table lacks.
+        surprises: changes that answers showed before any event did, by task.
+        astray: True where an answer showed a subreaper that no event had told of. Orphans may have gone to it that have
+            another parent in the table: only a sweep finds them, and resets it.
+        unlisted: living tasks that the last sweep's walk should have listed and did not.
+        noted: the ties (bpf/events.h) of the tasks that have any, as of the last answer about each, or else the last
+            sweep.
+        orphans: tasks without a parent, by the address of the parent that the table lacks.
+        leaderless: addresses of threads, by that of a leader that the table lacks.
+        creatorless: tasks without a creator, by the address of the creator that the table lacks.
+        unanswered: the task of each question that has been put.
+        idle: address of the idle task, the parent of init and kthreadd, which no snapshot shows. 0 where not known.
         counts: see Counts.
-        changes: of which tasks something may be other than when somebody looked last.
+        changes: the tasks touched since the last look.
     """
 
     def __init__(self) -> None:
@@ -79,22 +81,24 @@ class Roster:
     # ---- looking up and asking -------------------------------------------------------------------------------------
 
     def task(self, tid: int) -> Task | None:
-        """The task of a number in the initial namespace; None also for a number that only a group or session holds."""
+        """Return the task of a number in the initial namespace; None also for a number that only a group or session
+        holds.
+        """
         pid = self._numbers.get(tid)
         return pid.task if pid is not None else None
 
     def tasks(self) -> list[Task]:
-        """All of them, in no particular order."""
+        """Return all tasks, in no particular order."""
         return [pid.task for pid in self._numbers.values() if pid.task is not None]
 
     def question(self, task: Task) -> tuple[int, int]:
-        """What to ask about a task: (address, start_ns). The answer comes back as a record."""
+        """Return the question about a task, (address, start_ns), noted as put. The answer comes back as a record."""
         question = task.address, task.start_ns
         self.unanswered[question] = task
         return question
 
     def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
-        """Open questions, as (address, start_ns; 0 for any), about so many at most; they count as put."""
+        """Return open questions as (address, start_ns), start_ns 0 for any task there; they count as put."""
         questions: list[tuple[int, int]] = []
         while self.unknown and len(questions) < most:
             questions.append((self.unknown.pop(), 0))
@@ -106,19 +110,19 @@ class Roster:
         return questions
 
     def strike_off(self, mark: int) -> None:
-        """Once the answers are in: what has ended, or was born as number `mark` or later, is rightly not listed.
+        """Take off `unlisted` the tasks that have ended, or were born as number `mark` or later, after the answers.
 
-        An answer that is not in by now was lost.
+        An answer that has not come by now was lost.
         """
         self.unanswered.clear()
         self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
 
     def reunite(self) -> None:
-        """Once all are entered after loss, or at the start: births then name the pid objects that live."""
+        """Make births name the pid objects that live, once all tasks are entered after loss or at the start."""
         history.reunite(self.tasks(), self.pids.living_one)
 
     def settle(self) -> int:
-        """Turn the surprises that no event has settled into anomalies; returns how many."""
+        """Turn the surprises that no event has settled into anomalies; return their count."""
         unsettled = len(self.surprises)
         self.counts.kinds.update(self.surprises.values())
         self.surprises.clear()
@@ -127,18 +131,18 @@ class Roster:
     # ---- taking over a whole state ---------------------------------------------------------------------------------
 
     def _merge(self, data: Data, at: int) -> Task | None:
-        """Make the table agree with a record_task; a task that is not there is entered, with an assumed birth.
+        """Make the table agree with a record_task; a task that the table lacks is entered, with an assumed birth.
 
         Returns:
             None for a thread whose leader is not in the table: it is entered once that is.
         """
         state = TaskState(*_TASK(data, at))
         if not state.pid:
-            return None  # past release_task(): it has no pids any more, and is nobody
+            return None  # past release_task(): it has no pid objects any more
         pid = self._numbers.get(state.tid)
         task = pid.task if pid is not None and pid.identity == state.pid else None
         if task is None and state.kind == Kind.GROUP and state.flags & EXITING and not state.flags & EXITED:
-            self.unknown.add(state.task)  # moved in the middle of its exit: whether it stays as a zombie is to be asked
+            self.unknown.add(state.task)  # moved within its exit: the kernel is asked if it stays as a zombie
             return None
         if task is None:
             task = self._enter(state, data, at)
@@ -151,11 +155,11 @@ class Roster:
             self.changes.address(task)
         task.address = state.task
         task.start_ns = state.start_ns
-        # PF_EXITING is set before an exit is announced. So a record without it, numbered after, tells of another
-        # task_struct under the same number: an exec by a thread that was not heard of.
+        # PF_EXITING is set before an exit is announced. So a later record without it tells of another task_struct under
+        # the same number: an exec by a thread, whose record was lost.
         kept = _NOT_FROM_RECORDS | CREATED if state.flags & EXITING else CREATED
         task.flags = state.flags & ~_NOT_FROM_RECORDS | task.flags & kept
-        # MOVING_NOWHERE is about this one: the two come together, and go together.
+        # The flag MOVING_NOWHERE describes this namespace, so both are always taken from the same record.
         task.child_namespace = (state.child_ns_id, state.child_inum) if state.child_inum else None
         self._name(task, state.comm)
         if task.ids != (state.uid, state.gid):
@@ -166,9 +170,9 @@ class Roster:
             self._touch(leader)
         self._follow_group(leader, state.pgid, state.sid, data, at)
         if task.pid.task is not task:
-            return None  # its own number is another group's, says the record: no kernel does, and nobody has it now
+            return None  # a record that no kernel writes: its own number is another group's; the task was ended above
         self._follow_parent(leader, state)
-        # A record that still has a dead parent has the exit signal that goes with it, too.
+        # A record that still names a dead parent also has the exit signal from before reparent_leader().
         if leader is task and (leader.parent is None or leader.parent.address == state.parent):
             task.exit_signal = state.exit_signal
         if self.orphans or self.leaderless or self.creatorless:
@@ -188,14 +192,14 @@ class Roster:
             self.changes.group(leader)
 
     def _found(self, pid: Pid, member: Task, *, session: bool = False) -> None:
-        """Take over what a member proves: nobody but its own process founds a group or session, heard of or not.
+        """Move the founder into a group or session that has a member: only the process of that pid can have founded it.
 
-        A session's leader stays in it to the end. A group's may have left it since, so that one is asked.
+        A session's leader stays in it to the end. A group's leader may have left it since, so the kernel is asked.
 
         Args:
             pid: of the group or session.
-            member: somebody else, who is in it.
-            session: it is a session's.
+            member: another process that is in it.
+            session: True for a session, False for a group.
         """
         founder = pid.task
         if founder is None or founder is member or founder.leader is not founder:
@@ -218,11 +222,11 @@ class Roster:
             return
         known = self._parent(leader, state.parent_tid, state.parent) if parent is None else self.task(state.parent_tid)
         if known is None or known.address != state.parent:
-            if parent is not None and state.parent_tid:  # first who that is, then this one again
+            if parent is not None and state.parent_tid:  # ask about the new parent first, then about the child again
                 self.unknown.add(state.parent)
                 self.doubts[leader] = None
             return
-        # Between its exit event and exit_notify() a dead parent still stands in the kernel's record.
+        # Between its exit event and exit_notify() the kernel's record still names a dead parent.
         if parent is None or not known.flags & EXITED:
             if parent is not None:
                 self._touch(parent)
@@ -230,13 +234,13 @@ class Roster:
             self.changes.adopt(known, leader)
 
     def _enter(self, state: TaskState, data: Data, at: int) -> Task | None:
-        pid = self.pids.own(data, at, state.tid, state.pid)  # first, for it may bury whoever had the number before
+        pid = self.pids.own(data, at, state.tid, state.pid)  # first, for it may end the task that had the number before
         leader: Task | None = None
         if state.tgid != state.pid:
             leader = self.pids.task(data, at, 1)
             if leader is None:
                 rules.attach_pid(pid)
-                rules.detach_pid(pid)  # nobody uses it yet
+                rules.detach_pid(pid)  # frees the numbers: the thread is not entered yet
                 self.leaderless.setdefault(state.leader, set()).add(state.task)
                 self.unknown.add(state.leader)
                 return None
@@ -255,11 +259,14 @@ class Roster:
         return task
 
     def _parent(self, task: Task, tid: int, address: int) -> Task | None:
-        """The parent a record names; one that is not in the table is asked about, and the task waits for it."""
+        """Return the parent that a record names; about one that the table lacks the kernel is asked, and the task
+        waits.
+        """
         pid = self._numbers.get(tid)
         parent = pid.task if pid is not None else None
         if parent is not None and parent.address == address:
-            # between its exit event and exit_notify() it still gets children, who then move on with the others
+            # between its exit event and exit_notify() it still gets children, which then get a new parent with the
+            # others
             if not parent.flags & EXITED:
                 return parent
             reaper = rules.find_new_reaper(parent) or parent
@@ -272,19 +279,19 @@ class Roster:
         return None
 
     def _gather(self, task: Task) -> None:
-        """Somebody may have waited for this one to be entered."""
+        """Complete the tasks that have waited for this one to be entered."""
         for child in self.orphans.pop(task.address, ()):
             if child.pid.task is child and child.parent is None:
                 self.changes.adopt(task, child)
         for child in self.creatorless.pop(task.address, ()):
-            if task.start_ns <= child.start_ns:  # else another one, at the same address
+            if task.start_ns <= child.start_ns:  # else another task at the same address
                 child.creator = task
                 task.flags |= CREATED
                 self._touch(child)
         self.unknown |= self.leaderless.pop(task.address, set())
 
     def call(self, task: Task, ids: tuple[int, int], comm: bytes) -> None:
-        """Take over ids and name from a record that is about something else."""
+        """Take over ids and name from a record of another kind."""
         if task.ids != ids or task.comm != comm:
             task.ids = self._ids.setdefault(ids, ids)
             self._name(task, comm)
@@ -299,10 +306,10 @@ class Roster:
     # ---- what follows from an end ----------------------------------------------------------------------------------
 
     def _exit(self, task: Task) -> None:
-        """What follows from an exit: children get a new parent, and whoever nobody waits for is released."""
+        """Apply an exit: the children get a new parent, and a thread that needs no wait is released."""
         leader = task.leader
         if task.first_child is None:
-            rules.exit_task(task)  # whoever calls this has touched it
+            rules.exit_task(task)  # the caller has touched it
         else:
             children = tuple(task.children())
             reaper = self.changes.exit(task)
@@ -321,9 +328,9 @@ class Roster:
             self._doubt_lingering(task.pid)
 
     def _doubt_lingering(self, *pids: Pid | None) -> None:
-        """Doubt the last thread of an init that may have waited for one of these pid objects: no event tells that it goes.
+        """Doubt the last thread of an init that may have waited for one of these pid objects: its release has no event.
 
-        Only namespaces in which they have a number are looked at, 33 for each at most: how many others wait costs nothing.
+        Only the namespaces in which they have a number are visited, at most 33 for each, however many others linger.
         """
         for pid in pids:
             space = pid.namespace if pid is not None else None
@@ -338,10 +345,10 @@ class Roster:
                 space = space.parent
 
     def _doubt_last_of_init(self, leader: Task) -> None:
-        """Doubt a thread of an init that was within its exit when others were still there: by now it may be the last one.
+        """Doubt the only living thread of an init if it is within its exit: it may wait there for good, untold.
 
-        It may wait there for good, untold. The last one is it only if nobody else of the group lives, so the look ends with
-        the second that does: an init of ten thousand threads is none to go through at the exit of each.
+        The search ends with the second living thread, so that the exits of an init's many threads do not each visit
+        all.
         """
         if leader.pid.numbers[-1] != 1 or leader.pid.task is not leader:
             return
@@ -350,14 +357,14 @@ class Roster:
             self.doubts[living[0]] = None
 
     def _reap_unwaited(self, leader: Task) -> None:
-        """A group that is over, and whose parent ignores SIGCHLD, mostly goes at once."""
+        """Doubt a group that is over and whose parent ignores SIGCHLD: the kernel mostly releases it at once."""
         if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
-            # Its parent may exit before exit_notify() looks, and the next one may want the zombie; or its own namespace
-            # keeps it: it is asked which.
+            # Its parent may exit before exit_notify() looks, and the next parent may want the zombie; or an init's own
+            # namespace keeps it. So the kernel is asked.
             self.doubts[leader] = None
 
     def _end(self, task: Task, exit_code: int) -> None:
-        """It is gone for good, whether or not its exit was heard of."""
+        """Release a task for good, with or without an exit record."""
         self.surprises.pop(task, None)
         if not task.flags & EXITED:
             self.counts.repairs += 1
@@ -365,7 +372,7 @@ class Roster:
             self._exit(task)
         leader = task.leader
         freed = (task.pid, task.pgid, task.sid) if self.lingering else ()
-        if task.first_child is not None:  # only after loss, or of an init: within its exit it has reaped them, untold
+        if task.first_child is not None:  # only after loss, or of an init, which reaps without events within its exit
             self.doubts.update(dict.fromkeys(task.children()))
         self.changes.release(task)
         self._reap_unwaited(leader)
@@ -373,10 +380,10 @@ class Roster:
             self._doubt_last_of_init(leader)
         self._doubt_lingering(*freed)
         if leader is not task and leader.flags & EXITED and leader.pid.task is leader and rules.is_alone(leader):
-            self.doubts[leader] = None  # only now the kernel looks whether anybody will wait for it
+            self.doubts[leader] = None  # only now the kernel decides if the leader becomes a zombie
 
     def _bury(self, pid: Pid) -> None:
-        """Its number belongs to somebody else now, so nobody can be using it: its reap has gone unseen."""
+        """End the task of a pid object whose number another one has taken: its reap was lost."""
         task = pid.task
         if task is not None:
             self._end(task, task.exit_code)

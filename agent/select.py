@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tasks, which pid objects, which tags: from the live objects to an immutable snapshot.
+"""The selection of tasks, pid objects and tags for an immutable snapshot of the live objects.
 
-Rules (the design source's, spelled out)
-----------------------------------------
-* Tasks stand in tree order: a leader, its descendants, then its next thread and that one's; siblings and threads by
+Rules
+-----
+* Tasks stand in tree order: a leader, its descendants, then its next thread and that thread's; siblings and threads by
   number. Parents come first. Kernel threads and io workers are left out and counted.
 * Pid objects are collected in that order, for each task pid, tgid, pgrp, session, each if new, and tagged from 1.
-* An id without a number in the root's namespace has tag 0. Else, where the root inherited its session from outside, that
-  session has CKPT_PID_ROOT, as session and as group. Every other visible id is collected, outside the tree too: it
+* An id without a number in the root's namespace has tag 0. Else, where the root inherited its session from outside,
+  that session has CKPT_PID_ROOT, as session and as group. Every other visible id is collected, outside the tree too: it
   comes back as a ghost.
-* ``container``: every member of the root's namespace and of those below. A group or session from outside is a leak, and
-  so is a task that entered from outside (its parent has no number here), or that such a one left behind (agent.guests).
+* ``container``: every member of the root's namespace and of those below. A group or session from outside is a leak. So
+  is a task that entered from outside (its parent has no number here), or that such a task left behind (agent.guests).
   ``subtree``: the root and its descendants.
 """
 
@@ -42,15 +42,15 @@ from agent.tags import Namespaces, Refs, Tags
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a snapshot says of the tree; the caller adds host, time and completeness.
+    """The part of a snapshot that describes the tree; the caller adds host, time and completeness.
 
     Attributes:
         pids, tasks, namespaces, ancestors, squashed, entered: as in model.Snapshot.
-        kernel_workers: tasks left out.
+        kernel_workers: count of kernel threads and io workers that were left out.
         unknown: tasks with a number or a parent that is not known, by name.
         outsiders: live objects outside the tree that the births depend on.
         inside: the live objects of `tasks`, with their tags, in the same order.
-        refs: how the snapshot refers to a pid object.
+        refs: gives the snapshot's reference to a pid object.
     """
 
     pids: tuple[PidObject, ...]
@@ -67,10 +67,10 @@ class Selection:
 
 
 def resolve_mode(root: Task, mode: str) -> Mode:
-    """What `auto` means: a container iff the root is init of a namespace other than the initial one.
+    """Return the mode that a request means; `auto`: a container iff the root is a namespace's init but not the host's.
 
     Raises:
-        RefusedError: `container` was asked for, of a task that is no namespace's init.
+        RefusedError: the request is for a container, and the root is no namespace's init.
     """
     is_init = root.pid.level > 0 and root.pid.numbers[-1] == 1
     if mode == "subtree" or (mode == "auto" and not is_init):
@@ -87,12 +87,13 @@ def _comm(task: Task) -> bytes:
 
 
 def name(task: Task) -> str:
-    """For people: its numbers and what it calls itself."""
+    """Return a task's numbers and comm, for people."""
     return f"{'/'.join(map(str, task.pid.numbers))} ({_comm(task).decode(errors='backslashreplace')})"
 
 
 def members(root: Task) -> list[Task]:
-    """The root and what descends from it, in tree order; what entered a container from outside is not among it.
+    """Return the root and its descendants in tree order; tasks that entered a container from outside are not among
+    them.
 
     Raises:
         HostError: the root is a kernel thread.
@@ -108,7 +109,7 @@ def _parent_name(task: Task) -> str:
 
 
 def _walk(root: Task, level: int) -> Iterator[Task]:
-    """Depth first. The stack holds tasks whose turn is still to come: threads stand below a leader's descendants."""
+    """Walk the tree depth first. The stack holds tasks still to visit: threads stand below a leader's descendants."""
 
     def number(task: Task) -> int:
         numbers = task.pid.numbers
@@ -139,7 +140,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
     """Take the tree below a task.
 
     Raises:
-        RefusedError: container mode, and something leaks; every leaking pid is named.
+        RefusedError: in container mode, the container leaks; the error names every leaking pid.
         HostError: the root is a kernel thread.
     """
     all_tasks = members(root)
@@ -162,7 +163,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
         leader = task.leader
         own = inside[task] = own_tag(task.pid)
         tgid = own if leader is task else tags(leader.pid)
-        if leader.pgid is not last_pgid:  # mostly the one before has the same
+        if leader.pgid is not last_pgid:  # mostly the task before has the same
             last_pgid = leader.pgid
             pgid = tags(last_pgid)
         if leader.sid is not last_sid:
@@ -234,7 +235,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
 
 
 def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[Task]) -> list[object]:
-    """All that a selection depends on, to be compared: while it is equal, selecting again would select the same.
+    """Return all facts that a selection depends on: while the signature is equal, a new selection would be equal.
 
     Args:
         root, mode: as in select().
@@ -258,7 +259,7 @@ def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[T
 
 
 def _leaks(tasks: list[Task], tags: Tags) -> Iterator[tuple[Task, str]]:
-    """Groups and sessions from outside, a task and a line for each use."""
+    """Yield a task and a line for each use of a group or session from outside."""
     for task in tasks if tags.outside else ():
         leader = task.leader
         for role, pid in (("group", leader.pgid), ("session", leader.sid)) if leader is task else ():
@@ -293,7 +294,7 @@ def _refuse_leaks(root: Task, entered: list[Task], tasks: list[Task], tags: Tags
 
 
 def _squashed(tags: Tags) -> tuple[str, ...]:
-    """Ids from outside that one special value now stands for, where that is more than one."""
+    """Return the ids from outside that share one special value, where more than one does."""
     lines = []
     for special in (0, CKPT_PID_ROOT):
         squashed = [pid for pid, tag in tags.outside.items() if tag == special]

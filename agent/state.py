@@ -3,30 +3,29 @@
 
 Theory
 ------
-The kernel side lives on without a daemon: its hooks go on writing into the ring. What the daemon alone knows is what the
-records so far have told: the table, with every birth, and how far the records have been read. Both are written down
-between two records, and whoever reads them goes on with the next one as if nothing had been.
+The kernel side lives on without a daemon: its hooks go on writing into the ring. The daemon alone has the content of
+the records so far: the table, with every birth, and the position up to which it has read. It writes both between two
+records, and the next daemon goes on with the next record.
 
-A memory belongs to one *place*: a ring, and a position in it. The position moves with every record consumed, by whomever,
-and never back. So a memory is of use exactly as long as the ring is the same and nobody has consumed anything since; any
-other one is stale, whatever became of its writer, and of whoever has read it already.
+A memory belongs to one *place*: a ring, and a position in it. Every consumed record moves the position, never back. So
+a memory is valid exactly as long as the ring is the same and no record has been consumed since; any other one is stale.
 
-The objects are a graph, with rings in it. They are numbered in the order in which a walk from the table meets them, and
-refer to each other by number, -1 for none. That order and what is written depend on the graph alone, so a memory that is
-read and written again is the same bytes. What follows from something else is left out: who is somebody's parent follows
-from the children, whose order counts. What a reader has to find right before it believes a word is in `statereader`.
+The objects are a graph with circles. They are numbered in the order in which a walk from the table meets them, and
+refer to each other by number, -1 for none. That order and the rows depend on the graph alone, so a memory that is read
+and written again has the same bytes. Derived facts are left out: the parents follow from the lists of children, whose
+order counts. `statereader` has the checks of a memory.
 
-They are read one by one, into objects that are there already, for a host has many of them and the reader stays in memory.
+The rows are read one by one, into objects that exist already, for a host has many of them and the memory stays small.
 
 Grammar (msgpack objects, one behind the other; all arrays; ints unless said otherwise)::
 
     memory     := "ckptree\\0" u32 version, u32 CRC-32 of body, u64 bytes of body (little endian), body
-    body       := counts, [comm bytes*], [[uid, gid]*], [strings*], namespace*, pid*, task*, members*, rest, place, stream
-    counts     := [namespaces, pids, tasks]
+    body       := counts, [comm bytes*], [[uid, gid]*], [strings*], namespace*, pid*, task*, members*, rest, place,
+    stream counts     := [namespaces, pids, tasks]
     strings    := [arguments bytes | nil, environment bytes | nil], as objects.Task has them
-    namespace  := [identity, inum, parent, reaper (task), is listed (bool)]; those above stand before it
+    namespace  := [identity, inum, parent, reaper (task), is listed (bool)]; parents before children
     pid        := [identity, namespace, users, task, number*]
-    members    := [pid*], of each namespace: who has a number there
+    members    := [pid*], of each namespace: the pid objects that have a number there
     task       := [pid, start_ns, address, flags, exit_code, exit_signal, ids, comm, [child ns identity, inum] | nil,
                    leader (-1: released), [thread*], [child*, newest first], pgid, sid, creator, birth_pgid, birth_sid,
                    clone_flags, order, strings, [what, order, value]* deeds]
@@ -60,13 +59,13 @@ SURPRISES: tuple[Surprise, ...] = ("exit", "gone", "group", "parent", "session")
 
 
 class Place(NamedTuple):
-    """Where in which ring a memory ends.
+    """The point of a ring at which a memory ends.
 
     Attributes:
         ring: the kernel's name of the ring.
         position: bytes of it consumed.
         lost_known: as ring.LostNumbers.
-        lost: numbers known to be lost whose turn has not come.
+        lost: lost numbers that the stream has not reached yet.
     """
 
     ring: str
@@ -77,12 +76,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one watch leaves to the next.
+    """The state that one watch leaves to the next.
 
     Attributes:
-        place: where it stopped.
-        totals: what it counted itself (agent.totals).
-        table, stream: what it knew.
+        place: the point of the ring at which it stopped.
+        totals: its own counts (agent.totals).
+        table, stream: its table and stream.
     """
 
     place: Place
@@ -92,7 +91,7 @@ class Memory:
 
 
 def dump(memory: Memory) -> bytes:
-    """As bytes. The table must be at rest: between two records."""
+    """Return a memory as bytes. The table must be between two records."""
     body = _Writer(memory.table).body(memory)
     return FRAME.pack(MAGIC, VERSION, zlib.crc32(body), len(body)) + body
 
@@ -102,7 +101,7 @@ _PACK: Callable[[object], bytes] = msgpack.Packer().pack
 
 
 class _Numbers(dict[_T, int]):
-    """Gives objects numbers when they are first asked for; `order` is by number."""
+    """Numbers of objects, given at the first request; `order` lists the objects by number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +114,7 @@ class _Numbers(dict[_T, int]):
 
 
 class _Writer:
-    """Numbers objects as it meets them, and writes their rows in that order."""
+    """The writer of a memory: it numbers objects as it meets them, and writes their rows in that order."""
 
     def __init__(self, table: ProcessTable) -> None:
         self._table = table
@@ -127,7 +126,7 @@ class _Writer:
         self._strings: _Numbers[Strings] = _Numbers()
 
     def body(self, memory: Memory) -> bytes:
-        """All of it."""
+        """Return all rows and counts."""
         place, stream, table = memory.place, memory.stream, self._table
         count, slots = place.lost_known
         for namespace in (table.pids.initial, *table.pids.namespaces.values()):
@@ -151,7 +150,7 @@ class _Writer:
 
     @staticmethod
     def _catch_up(order: list[_T], rows: list[bytes], row: Callable[[_T], list[Any]]) -> bool:
-        """Write the rows that are missing; whether there were any."""
+        """Write the rows that are missing; return True if there were any."""
         before = len(rows)
         while len(rows) < len(order):
             rows.append(_PACK(row(order[len(rows)])))
@@ -185,7 +184,7 @@ class _Writer:
 
     def _task_row(self, task: Task) -> list[Any]:
         number, pid = self._task, self._pid
-        number(task.parent)  # whoever it is, it is met here, and has this one among its children
+        number(task.parent)  # numbers the parent; its row has this task among its children
         return [
             pid(task.pid),
             task.start_ns,

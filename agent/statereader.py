@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a memory (agent.state). What it returns is a table that no record can lead astray, or nothing.
+"""The reader of a memory (agent.state): it returns a consistent table, or raises.
 
-The bytes were written by ourselves and come from the service manager; still they are as good as the way they took and the
-version that wrote them. A check sum tells whether they are whole. Then every value has to be of its type, every reference
-within its list, and the links have to be what the table relies on: a child has one parent, a thread one leader, and
-whoever goes up, to a parent or a creator, comes to an end. Whether the table is *true* only the kernel knows: that is for
-the sweep which follows.
+A daemon wrote the bytes and the service manager kept them; still they may be damaged, or of another version. A check
+sum proves that they are whole. Then every value must have its type, every reference must be within its list, and the
+links must be those that the table relies on: a child has one parent, a thread one leader, and every walk up, by parents
+or by creators, ends. The sweep that follows compares the table with the kernel.
 """
 
 import struct
@@ -30,18 +29,18 @@ _COMM_BYTES = 16
 
 
 class StateError(CkptreeError):
-    """Bytes that are no memory of ours."""
+    """Bytes that are no valid memory."""
 
 
 def load(data: bytes, count: int) -> Memory:
-    """A memory from its bytes.
+    """Read a memory from its bytes.
 
     Args:
-        data: all of them.
-        count: how many totals there have to be.
+        data: all bytes.
+        count: the number of totals that it must have.
 
     Raises:
-        StateError: they are cut short, damaged, of another version, or contradict themselves; the text says which.
+        StateError: the bytes are cut short, damaged, of another version, or contradict themselves; the text says which.
     """
     if len(data) < FRAME.size:
         raise StateError(f"it ends after {len(data)} bytes")
@@ -77,7 +76,7 @@ def _expect(what: str, *, holds: bool) -> None:
 
 def _ints(values: Iterable[Any], least: int = 0) -> None:
     for value in values:
-        if type(value) is not int or value < least:  # True is none
+        if type(value) is not int or value < least:  # True is no int here
             raise StateError(f"it contradicts its own grammar: {value!r} where an integer from {least} has to be")
 
 
@@ -88,7 +87,7 @@ def _bool(value: Any) -> bool:
 
 
 def _at(values: Sequence[_T], index: int) -> _T:
-    """What a reference refers to; there is no counting from the end."""
+    """Return the object that a reference refers to; a negative one is refused."""
     if type(index) is not int or index < 0:
         raise StateError(f"it contradicts its own grammar: {index!r} where a reference has to be")
     return values[index]
@@ -103,11 +102,11 @@ def _place(row: Any, count: int) -> tuple[Place, tuple[int, ...]]:
 
 
 class _Reader:
-    """Objects first, empty; then, row by row, what they say of each other.
+    """The reader of the rows: it makes all objects empty, then fills them row by row.
 
     Args:
-        read: gives the next object.
-        most: there cannot be more of a kind.
+        read: gives the next msgpack object.
+        most: bound of the count of objects.
     """
 
     def __init__(self, read: Callable[[], Any], most: int) -> None:
@@ -241,7 +240,7 @@ class _Reader:
         self._check_ends("creators", lambda task: task.creator)
 
     def _check_ends(self, what: str, up: Callable[[Task], Task | None]) -> None:
-        """Whoever goes up comes to an end."""
+        """Refuse a circle: every walk up must end."""
         walks: dict[Task, int] = {}
         for walk, start in enumerate(self._tasks):
             task: Task | None = start
@@ -250,10 +249,10 @@ class _Reader:
                 task = up(task)
             _expect(f"{what} in a circle", holds=task is None or walks[task] != walk)
 
-    # ---- what comes of them ----------------------------------------------------------------------------------------
+    # ---- results ---------------------------------------------------------------------------------------------------
 
     def stream(self, row: Any) -> Stream:
-        """The stream, which feeds that table."""
+        """Return the stream, which feeds the table."""
         number, kinds, lost, suspect, early = row
         _ints((number, *kinds, lost))
         for record in early:
@@ -273,7 +272,7 @@ class _Reader:
         return stream
 
     def table(self) -> ProcessTable:
-        """The table."""
+        """Return the table, with its doubts and waiting tasks."""
         table = self._table
         repairs, anomalies, assumed, idle, astray, doubts, unknown, surprises, unlisted, noted, *waiting = self._read()
         orphans, leaderless, creatorless, asked = waiting

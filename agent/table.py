@@ -4,24 +4,23 @@
 Theory
 ------
 The table follows the kernel by records (`wire`), applied in the order of their numbers (`stream` sees to that). Each
-record of a task carries its whole state, so each one repairs what a lost one left wrong; the rules of what follows from
-an exit or an exec are in `rules`. Nothing a kernel can send, however lossy, raises.
+record of a task carries its whole state, so it repairs the error that a lost record left; `rules` has the effects of an
+exit or an exec. No sequence of records that a kernel can send, however lossy, makes the table raise.
 
-An event is taken to happen at its number. It lies between the start and the end of the system call it tells of, so what
-the table holds after any number is a state that every process could have seen: the effects of all calls up to some
-instant and of no later one. Three things have no event, and are found by asking (`RECORD_STATE`, `RECORD_GONE`):
+An event counts as happening at its number, which lies between the start and the end of its system call. So after any
+number the table holds a state that every process could have seen: the effects of all calls up to some instant and of no
+later one. Three kinds of change have no event; answers of the kernel show them (`RECORD_STATE`, `RECORD_GONE`):
 
-* a reap that no wait call reports (SIGCHLD ignored later, a dying namespace): the zombie is asked about;
-* a new parent where the rules could not tell it: the child is asked about;
-* stop and continue, a new comm, a pending unshare: asked when a snapshot is taken.
+* a reap that no wait call reports (SIGCHLD ignored later, a dying namespace): the table asks about the zombie;
+* a new parent that the rules cannot tell: the table asks about the child;
+* stop and continue, a new comm, a pending unshare: the watch asks when it takes a snapshot.
 
-An answer counts as an event at its own number: whatever it shows has happened by then. Where it shows more than the
-events so far explain, the table takes it over and notes a *surprise*; an event that comes later and says the same
-settles it (the call had begun and not yet ended). What stays is an *anomaly*.
+An answer counts as an event at its own number: the changes that it shows have happened by then. Where it shows more
+than the events so far explain, the table takes it over and notes a *surprise*; a later event that says the same settles
+it (the call had begun and not yet ended). A surprise that no event settles is an *anomaly*.
 
-Questions are collected in `doubts`; whoever drives the table puts them to the kernel. An answer that says what the table
-holds already changes nothing. Whom any other record changes is noted in `changes`: what was derived from nobody of these
-still holds.
+The table collects doubts in `doubts`; the watch puts them to the kernel. An answer that confirms the table changes
+nothing. `changes` has the tasks that any other record changes: a result derived from other tasks still holds.
 """
 
 from agent import answers, history, rules, wire
@@ -64,10 +63,10 @@ _TASK = wire.TASK.unpack_from
 
 
 class ProcessTable(Roster):
-    """What each record does.
+    """The process table, with a handler for each kind of record.
 
     Attributes:
-        handlers: the method for each kind of record, called with the bytes and where in them the record starts.
+        handlers: the method for each kind of record, called with the buffer and the record's offset in it.
     """
 
     def __init__(self) -> None:
@@ -93,7 +92,7 @@ class ProcessTable(Roster):
     # ---- birth -----------------------------------------------------------------------------------------------------
 
     def fork(self, data: Data, at: int) -> None:
-        """RECORD_FORK."""
+        """Apply RECORD_FORK."""
         (
             seq,
             clone_flags,
@@ -125,7 +124,7 @@ class ProcessTable(Roster):
                 creator = None
         pid = self._numbers.get(tid)
         if pid is not None and pid.identity == identity and pid.task is not None and pid.task.start_ns == start_ns:
-            task = pid.task  # a sweep or an answer was faster
+            task = pid.task  # an answer has entered it before
         elif clone_flags & CLONE_THREAD and (creator is None or creator.leader.pid.identity != tgid_identity):
             entered = self._merge(data, at)  # its group is not the creator's: records were lost
             if entered is None:
@@ -178,7 +177,7 @@ class ProcessTable(Roster):
             self._contract(creator)
 
     def _contract(self, creator: Task) -> None:
-        """Contract the chain above a creator for a while, and one whose walk has not come to its end."""
+        """Contract the chain above a creator by some links, and a chain whose walk has not come to its end."""
         changed, rest = history.contract(creator, history.LINKS_AT_ONCE)
         self.changes.tasks.update(changed)
         if self._contracting is not None:
@@ -188,14 +187,14 @@ class ProcessTable(Roster):
             self._contracting = rest
 
     def _doubt(self, creator: Task | None) -> None:
-        """A child was born into another group or session than its creator is known to be in."""
+        """Doubt a creator whose child was born into another group or session than the creator's known one."""
         if creator is not None:
             self.doubts[creator.leader] = None
 
     # ---- death -----------------------------------------------------------------------------------------------------
 
     def exit(self, data: Data, at: int) -> None:
-        """RECORD_EXIT."""
+        """Apply RECORD_EXIT."""
         group_dead, start_ns, identity, pgid_identity, sid_identity, tid, parent_tid, flags, exit_code = _EXIT(data, at)
         pid = self._numbers.get(tid)
         task = pid.task if pid is not None and pid.identity == identity else None
@@ -225,24 +224,24 @@ class ProcessTable(Roster):
             self._touch(leader)
         if not task.flags & EXITED:
             self._exit(task)
-        # The record asked a parent that is itself about to exit whether it ignores SIGCHLD; the new one may.
+        # AUTOREAP in the record is that of a parent which is about to exit itself; the new parent may differ.
         if group_dead and (parent := leader.parent) is not None and parent.pid.numbers[0] != parent_tid:
             self.doubts[leader] = None
 
     def free(self, data: Data, at: int) -> None:
-        """RECORD_FREE, RECORD_RELEASE: an exact identity is gone for good."""
+        """Apply RECORD_FREE or RECORD_RELEASE: an exact identity is gone for good."""
         address, start_ns, tid, exit_code = _END(data, at)
-        if self.orphans or self.creatorless:  # whoever is entered at this address next is somebody else
+        if self.orphans or self.creatorless:  # the next task at this address is another one
             self.creatorless.pop(address, None)
             self.doubts.update(dict.fromkeys(self.orphans.pop(address, ())))
         pid = self._numbers.get(tid)
         task = pid.task if pid is not None else None
-        # Mostly it has been reaped before. A leader that exec gave a thread's number to matches nobody either.
+        # Mostly the task has been reaped before. A leader that got a thread's number by exec matches no task either.
         if task is not None and task.start_ns == start_ns:
             self._end(task, exit_code)
 
     def waited(self, data: Data, at: int) -> None:
-        """RECORD_WAITED."""
+        """Apply RECORD_WAITED."""
         tid, number = _CALL(data, at)
         caller = self.task(tid)
         if caller is None:
@@ -260,7 +259,7 @@ class ProcessTable(Roster):
     # ---- exec, session, group --------------------------------------------------------------------------------------
 
     def exec(self, data: Data, at: int) -> None:
-        """RECORD_EXEC."""
+        """Apply RECORD_EXEC."""
         old_tid, identity, tid = _EXEC(data, at)
         if old_tid != tid:
             thread = self.task(old_tid)
@@ -269,12 +268,12 @@ class ProcessTable(Roster):
         task = self._merge(data, at)
         if task is None:
             return
-        task.leader.strings = None  # those of the new program come next
+        task.leader.strings = None  # the records of the new program's strings come next
         for thread in tuple(task.threads or ()):
             self._end(thread, 0)  # de_thread() has waited for the others to end
 
     def strings(self, data: Data, at: int) -> None:
-        """RECORD_STRINGS: what an exec has put into the memory of a process."""
+        """Apply RECORD_STRINGS: the arguments or environment that an exec has put into a process's memory."""
         which, start_ns, tid, kept = _STRINGS(data, at)
         task = self.task(tid)
         if task is None or task.start_ns != start_ns:
@@ -286,7 +285,7 @@ class ProcessTable(Roster):
         self._touch(leader)
 
     def session(self, data: Data, at: int) -> None:
-        """RECORD_SESSION, RECORD_GROUP."""
+        """Apply RECORD_SESSION or RECORD_GROUP."""
         seq, kind, identity, pgid, sid, tid = _SESSION(data, at)
         pid = self._numbers.get(tid)
         task = pid.task if pid is not None and pid.identity == identity else None
@@ -307,7 +306,7 @@ class ProcessTable(Roster):
             history.remember(leader, "setpgid", seq, leader.pgid)
 
     def subreaper(self, data: Data, at: int) -> None:
-        """RECORD_SUBREAPER."""
+        """Apply RECORD_SUBREAPER."""
         task = self._merge(data, at)
         if task is None:
             return
@@ -318,7 +317,7 @@ class ProcessTable(Roster):
             self.changes.tasks.update(rules.propagate_has_child_subreaper(leader))
 
     def regrouped(self, data: Data, at: int) -> None:
-        """RECORD_REGROUPED: whose group changed, the hook could not tell."""
+        """Apply RECORD_REGROUPED: a group changed, and the hook could not tell the process; so ask about it."""
         tid, number = _CALL(data, at)
         caller = self.task(tid)
         pid = caller.pid.namespace.numbers.get(number) if caller is not None else None
@@ -328,7 +327,7 @@ class ProcessTable(Roster):
     # ---- answers ---------------------------------------------------------------------------------------------------
 
     def state(self, data: Data, at: int) -> None:
-        """RECORD_STATE: how a task is, whatever the events have said."""
+        """Apply RECORD_STATE: an answer with a task's state, which may differ from the events so far."""
         state = TaskState(*_TASK(data, at))
         self.unanswered.pop((state.task, state.start_ns), None)
         if not state.parent_tid and state.tid in _IDLES_CHILDREN:
@@ -346,11 +345,11 @@ class ProcessTable(Roster):
             and not state.flags & PTRACED
             and not answers.may_be_last_of_init(self.pids.task(data, at, 1))
         ):
-            return  # its exit has been heard of, and its release follows for certain
+            return  # its exit has been applied, and its release follows for certain
         task = self._merge(data, at)
         if task is None:
             return
-        if known is None and between:  # exit_notify() decides whether anybody will wait for it
+        if known is None and between:  # exit_notify() has yet to decide if it becomes a zombie
             task.exit_code = state.exit_code
             self._exit(task)
             self.doubts[task] = None
@@ -359,14 +358,14 @@ class ProcessTable(Roster):
             self.noted[task] = state.by
         elif self.noted:
             self.noted.pop(task, None)
-        # The last of an init may stay within its exit for good; who else is there has an event of that under way.
+        # The last thread of an init may stay within its exit for good; of any other task's exit a record is under way.
         lingers = between and rules.is_last_of_init(task)
         if (lingers or state.flags & EXITED) and not task.flags & EXITED:
             task.exit_code = state.exit_code
             self._exit(task)
 
     def gone(self, data: Data, at: int) -> None:
-        """RECORD_GONE."""
+        """Apply RECORD_GONE: an answer that the task does not exist any more."""
         address, start_ns, _, _ = _END(data, at)
         for child in self.orphans.pop(address, ()):
             self.doubts[child] = None
@@ -374,7 +373,7 @@ class ProcessTable(Roster):
         self.creatorless.pop(address, None)
         task = self.unanswered.pop((address, start_ns), None)
         if task is None or task.address != address or task.pid.task is not task or task.threads:
-            return  # a leader goes before its threads in one case only: one of them is about to exec in its place
+            return  # a leader goes before its threads in one case only: one of them is within exec and takes its place
         if not task.flags & EXITED:
             self._end(task, task.exit_code)
             self.surprises[task] = "gone"
@@ -382,4 +381,4 @@ class ProcessTable(Roster):
             self._end(task, task.exit_code)
 
     def marker(self, data: Data, at: int) -> None:
-        """RECORD_MARKER: nothing happens."""
+        """Apply RECORD_MARKER, which changes nothing."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tags for pid objects, ids for namespaces: how a snapshot names what the live objects point to.
+"""Tags of pid objects and ids of namespaces, by which a snapshot refers to them.
 
 An id without a number in the root's namespace has tag 0. Else, where the root inherited its session from outside, that
-session has CKPT_PID_ROOT, as session and as group. Every other one is collected and tagged in the order in which it is met.
+session has CKPT_PID_ROOT, as session and as group. Every other pid object is collected and tagged in the order in which
+the walk meets it.
 """
 
 from collections.abc import Collection
@@ -13,7 +14,7 @@ from agent.objects import Namespace, Pid, Task
 
 
 class Tags:
-    """Collects pid objects in the order in which they are met."""
+    """The collected pid objects, in the order in which the walk meets them, and their tags."""
 
     def __init__(self, root: Task, first_tag: int) -> None:
         self.namespace = root.pid.namespace
@@ -30,7 +31,9 @@ class Tags:
             self.outside[inherited] = CKPT_PID_ROOT
 
     def own(self, pid: Pid) -> int:
-        """The tag of a task's own pid object, which the root's namespace sees, for the task is in the tree."""
+        """Return the tag of a task's own pid object, which has a number in the root's namespace, for the task is in the
+        tree.
+        """
         tag = self._tags.get(pid)
         if tag is None:
             tag = self._tags[pid] = self._first + len(self.pids)
@@ -38,7 +41,7 @@ class Tags:
         return tag
 
     def __call__(self, pid: Pid | None) -> int:
-        """The tag of a pid object, which is collected if need be."""
+        """Return the tag of a pid object, which is collected if it is new."""
         tag = self._tags.get(pid)
         if tag is None:
             if pid is None:
@@ -53,12 +56,12 @@ class Tags:
         return tag
 
     def known(self, pid: Pid | None) -> int | None:
-        """The tag of a pid object that has one, or a special value."""
+        """Return the tag of a pid object that has one, or a special value; None where it has neither."""
         return self._tags.get(pid)
 
 
 class Namespaces:
-    """Numbers the namespaces of the collected pid objects: the root's is 0, parents before children."""
+    """The namespaces of the collected pid objects, numbered from 0, the root's own, parents before children."""
 
     def __init__(self, root: Namespace, pids: Collection[Pid]) -> None:
         self._root = root
@@ -81,23 +84,25 @@ class Namespaces:
         return chain
 
     def of(self, pid: Pid) -> tuple[int, ...]:
-        """Ids of a pid object's namespaces from the root's inward; -1 for those that hold none of the snapshot's."""
+        """Return the ids of a pid object's namespaces from the root's inward; -1 for one without a pid object of the
+        snapshot.
+        """
         chain = self._chains.get(pid.namespace)
         return chain if chain is not None else (0, *(-1,) * (pid.level - self._root.level))
 
     def child_id(self, pending: tuple[int, int] | None) -> int | None:
-        """Id of the namespace of a task's next child: -1 for one that holds no task of the tree."""
+        """Return the id of the namespace of a task's next child: -1 for one that holds no task of the tree."""
         if pending is None:
             return None
-        # 0: one that has had no task yet, as kernels without ns_id tell it. The initial one is nobody's next.
+        # Identity 0: on a kernel without ns_id, a namespace that has had no task yet. No task moves to the initial one.
         return self._by_identity.get(pending[0], -1) if pending[0] else -1
 
 
 class Refs:
-    """How a snapshot refers to pid objects that it does not collect for that (see agent.model).
+    """References to pid objects that the snapshot does not collect (see agent.model).
 
     Args:
-        tags, namespaces: of the collected ones, which are complete.
+        tags, namespaces: of the collected pid objects, all of them.
     """
 
     def __init__(self, tags: Tags, namespaces: Namespaces) -> None:
@@ -105,7 +110,7 @@ class Refs:
         self._namespaces = namespaces
 
     def __call__(self, pid: Pid) -> PidRef:
-        """A tag or special value, else the numbers from the root's namespace inward."""
+        """Return the tag or special value of a pid object, else its numbers from the root's namespace inward."""
         known = self._tags.known(pid)
         if known is not None:
             return known

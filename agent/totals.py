@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a watch has done so far, and why; what went past its table."""
+"""Counts of a watch: its sweeps by their causes, its snapshots, and the irregularities that its table met."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Cause = Literal["start", "due", "loss", "large-tree", "no-hook"]
-"""Why a sweep is made: at the start; every now and then; after loss, or what looks like one; because it costs less than the
-questions about a large tree; or because here not all events have a hook."""
+"""The cause of a sweep: the start; the interval; loss, or signs of it; a large tree, for which it costs less than
+questions; or a kernel on which some changes have no hook."""
 
 Surprise = Literal["exit", "gone", "group", "parent", "session"]
-"""What an answer showed before any event did."""
+"""The change that an answer showed before any event did."""
 
 
 def _none_of_any(names: Any) -> Counter[Any]:
@@ -19,12 +19,12 @@ def _none_of_any(names: Any) -> Counter[Any]:
 
 @dataclass(slots=True)
 class Totals:
-    """What the watch has done so far.
+    """Counts of the watch's work.
 
     Attributes:
-        causes: full sweeps, by why.
-        snapshots: taken.
-        skipped: program runs that took no number.
+        causes: full sweeps, by cause.
+        snapshots: snapshots taken.
+        skipped: runs of BPF programs that the kernel skipped, as of the last sweep.
     """
 
     causes: Counter[Cause] = field(default_factory=lambda: _none_of_any(Cause))
@@ -33,17 +33,17 @@ class Totals:
 
     @property
     def sweeps(self) -> int:
-        """Full sweeps, for whatever reason."""
+        """Count of full sweeps, for all causes."""
         return self.causes.total()
 
 
 @dataclass(slots=True)
 class Counts:
-    """What went past, since the watch began.
+    """Counts of the table's irregularities since the watch began.
 
     Attributes:
-        repairs: facts that a record put right though it told of something else.
-        kinds: surprises that no event settled, by what they were.
+        repairs: errors of the table that a record of another kind of change repaired.
+        kinds: surprises that no event settled, by kind.
         assumed: tasks entered without a birth.
     """
 
@@ -53,9 +53,9 @@ class Counts:
 
     @property
     def anomalies(self) -> int:
-        """Of all kinds."""
+        """Count of anomalies of all kinds."""
         return self.kinds.total()
 
     def forget_anomalies(self) -> None:
-        """Count them from here."""
+        """Start the count of anomalies anew."""
         self.kinds = _none_of_any(Surprise)

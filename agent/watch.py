@@ -4,16 +4,17 @@
 How a snapshot is made certain
 ------------------------------
 1. *Drain*: apply every record whose number had been issued when the request came.
-2. *Ask*: put the kernel the question how each task of the tree is (a few microseconds each), or, where the tree is much of
+2. *Ask*: ask the kernel for the state of each task of the tree (a few microseconds each), or, where the tree is much of
    the host, sweep: walk all tasks and ask only about those that differ. The answers go through the same ring, so they
    stand in event order among the events that happen meanwhile.
-3. *Cut*: drain what stands behind the last answer. What the table holds now is the tree as of the last record. Some zombies
-   may vanish without any event; they are asked about last, again and again until nothing else stands beside the answers.
+3. *Cut*: drain the records behind the last answer. The table then holds the tree as of the last record. Some zombies
+may
+   vanish without any event; the watch asks about them last, repeatedly, until no other record stands among the answers.
 
-Membership of the tree rests on unbroken numbering (``verified: numbering``), or on the sweep. Loss, and program runs
-that the kernel skipped, are made good by a sweep before anything else. A difference between an answer and the table
-is explained by an event that comes a moment later, the call it tells of having begun before the answer; one that nothing
-explains is an anomaly: counted, and healed by the answer itself.
+Membership of the tree rests on unbroken numbering (``verified: numbering``), or on the sweep. A sweep repairs loss, and
+program runs that the kernel skipped, before any snapshot. Where an answer differs from the table, an event that comes a
+moment later explains it: its system call had begun before the answer. A difference that no event explains is an
+anomaly: counted, and repaired by the answer itself.
 """
 
 import gc
@@ -41,17 +42,17 @@ from agent.ties import Ties
 from agent.totals import Cause, Totals
 
 _ASK_AT_ONCE = 1000
-_ROOM_FOR_ANSWER = 2048  # bytes of the ring; mostly a tenth of it is used, so that they fit beside what else happens
-# In the time of one question a walk over the host sees so many tasks; to begin with it takes the time of so many more.
+_ROOM_FOR_ANSWER = 2048  # bytes of the ring; an answer mostly takes a tenth of it, so events still find room beside it
+# A walk visits so many tasks in the time of one question, and its start costs as much as so many tasks more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
 _DRAIN_BYTES = 1 << 18  # some thousand records, a few milliseconds, between two looks at the clients
-_LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30
+_LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of them all, in any format, some 30 ms
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
-_ATTEMPTS = 3  # at a snapshot without loss in the middle of it
-_PATIENCE_S = 2.0  # of a snapshot with what keeps being lost: then it says so
-_BEGIN_S = 1.0  # how long a start goes on sweeping while events are lost; then it is for the loop to mend
-_EXPLAIN_S = 0.004  # how long a difference may wait for its event
-_OUTLAST = 40  # questions about who vanishes without an event: in the thickest storm every fourth or so stands alone
+_ATTEMPTS = 3  # at a snapshot without loss during it
+_PATIENCE_S = 2.0  # while events are lost; the snapshot then says that it is incomplete
+_BEGIN_S = 1.0  # for sweeps at the start while events are lost; later ones are left to the loop
+_EXPLAIN_S = 0.004  # the time that a difference may wait for its event
+_OUTLAST = 40  # rounds of questions about zombies that may vanish; in the densest storm one in four has no event between
 
 
 class Watch:
@@ -59,16 +60,16 @@ class Watch:
 
     Args:
         config: ring size and intervals.
-        without: kernel features to do without, for trying that.
-        probes: the kernel side, where that is loaded already.
-        left: what another watch of these probes has left (agent.state).
+        without: kernel features to do without, for tests.
+        probes: the kernel side, where it is loaded already.
+        left: the memory of an earlier watch of these probes (agent.state).
 
     Attributes:
-        remembers: it goes on from what was left.
-        refusal: why it does not, where something was left.
+        remembers: True where it goes on from `left`.
+        refusal: the reason why it does not, where `left` was given; else empty.
 
     Raises:
-        HostError: not permitted, or this host cannot.
+        HostError: the caller lacks the rights, or the kernel lacks a feature.
     """
 
     def __init__(
@@ -94,14 +95,14 @@ class Watch:
             self.sweep("start")
 
     def memory(self) -> bytes:
-        """What it knows, for the next one. Nothing may be consumed from here on."""
+        """Return the watch's memory, for the next watch. No record may be consumed after this call."""
         totals = self.totals
         counts = tuple(totals.causes[cause] for cause in get_args(Cause))
         place = self._intake.place
         return state.dump(Memory(place, (*counts, totals.snapshots, totals.skipped), self.table, self.stream))
 
     def _resume(self, left: bytes) -> str:
-        """Go on where another one has stopped; or say why not."""
+        """Go on from an earlier watch's memory; return the reason where that is not possible, else an empty text."""
         causes: tuple[Cause, ...] = get_args(Cause)
         try:
             memory = statereader.load(left, len(causes) + 2)
@@ -119,28 +120,30 @@ class Watch:
 
     @property
     def blind(self) -> list[str]:
-        """What no hook announces here, by the names of bpf/hooks.py: every snapshot then rests on a sweep."""
+        """Changes that no hook announces on this kernel, by the names of bpf/hooks.py: every snapshot then rests on a
+        sweep.
+        """
         return [feature for feature, hooks in self.probes.hooks.items() if not hooks]
 
     @property
     def is_busy(self) -> bool:
-        """A snapshot may take longer than a loop should be away from its clients: so much is watched, or happens."""
+        """True where a snapshot may keep the loop from its clients for too long: many tasks, many records, or loss."""
         return len(self.table.pids.numbers) > _LARGE or self.is_in_doubt or self.probes.ring.pending > _DRAIN_BYTES
 
     @property
     def is_in_doubt(self) -> bool:
-        """Loss has to be made good by a sweep."""
+        """True where a sweep has to repair loss."""
         return self.stream.suspect or self.table.astray
 
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
     @property
     def behind(self) -> bool:
-        """There is more in the ring than the last look took."""
+        """True where the ring held more than the last `drain` took."""
         return self._intake.behind
 
     def drain(self, limit: int = _DRAIN_BYTES) -> None:
-        """Apply what the ring holds, up to so many bytes: `behind` says whether there is more."""
+        """Apply the records that the ring holds, up to `limit` bytes: `behind` is then True if there are more."""
         self._intake.drain(limit)
 
     def catch_up(self) -> None:
@@ -148,7 +151,9 @@ class Watch:
         self._intake.catch_up()
 
     def _ask(self, questions: list[tuple[int, int]], deadline: float = math.inf) -> None:
-        """Put questions, and whatever follows from the answers. What is not put until the deadline is as good as lost."""
+        """Put questions, and those that follow from the answers. Past the deadline the rest is not put, and counts as
+        lost.
+        """
         ask = self.probes.ask
         at_once = max(1, min(_ASK_AT_ONCE, self.probes.ring.size // _ROOM_FOR_ANSWER))
         for _ in range(_ROUNDS):
@@ -164,8 +169,8 @@ class Watch:
                 return
 
     def sweep(self, cause: Cause = "due", deadline: float = math.inf) -> None:
-        """Compare the table with all tasks of the kernel, and heal what differs."""
-        skipped = self.probes.skipped()  # before the walk: what is skipped behind it is for the next one
+        """Compare the table with all tasks of the kernel, and repair the differences."""
+        skipped = self.probes.skipped()  # before the walk: runs skipped later are left to the next sweep
         first = not self.totals.sweeps
         incomplete = self.is_in_doubt or skipped != self.totals.skipped or first
         self.stream.suspect = self.table.astray = False
@@ -175,19 +180,19 @@ class Watch:
         self.catch_up()
         self._ask(self._recall.differing(rows, remember=cause in ("large-tree", "no-hook")), deadline)
         if first:
-            self._ask(self._recall.differing(rows, remember=False))  # nor may somebody's parent be listed
+            self._ask(self._recall.differing(rows, remember=False))  # again, for tasks whose parent had no row
         self.table.strike_off(mark)
         if incomplete or self.stream.suspect:
             self.table.reunite()
             self._recall.forget()
         if first:
             self.table.settle()
-            self.table.counts.forget_anomalies()  # the first sweep fills the table: nothing to differ from
+            self.table.counts.forget_anomalies()  # the first sweep fills the table, so its differences are none
         self.totals.causes[cause] += 1
         self.totals.skipped = skipped
 
     def rest(self) -> None:
-        """What is due now and then: a sweep for what no event told, and letting go of what is kept for speed."""
+        """Do the periodic work: sweep for changes that no event told, and free the caches."""
         self._recall.forget()
         self._told = None
         self._ties.forget()
@@ -196,13 +201,13 @@ class Watch:
         gc.collect()
 
     def mend(self) -> None:
-        """Repair loss."""
+        """Repair loss by a sweep."""
         self.sweep("loss")
 
     def tend(self) -> None:
-        """Between requests: apply what has come, and ask what is in doubt; neither all at once.
+        """Apply some records and put some doubts, between requests.
 
-        The answers stand in the ring, behind what has happened meanwhile: they are among what has come next time.
+        The answers go into the ring behind the events that happen meanwhile: the next call applies them.
         """
         self.drain()
         if not self.is_in_doubt and (self.table.doubts or self.table.unknown):
@@ -213,34 +218,36 @@ class Watch:
     # ---- answering -------------------------------------------------------------------------------------------------
 
     def caller(self, pid: int) -> Task | None:
-        """The task that asks, by its number in the initial namespace."""
+        """Return the client's task, by its number in the initial namespace."""
         self._learn_all()
         return self.table.task(pid)
 
     def find(self, root: RootName, caller: int | Task | None = None, sees: Sees | None = None) -> Task:
-        """The process that a caller means.
+        """Return the process that a client names.
 
         Args:
-            root: a pid counts as in the caller's pid namespace.
-            caller: the caller, or its own number in the initial namespace; None: that namespace is meant.
-            sees: which tasks the caller may see; None: all.
+            root: a pid counts in the client's pid namespace.
+            caller: the client's task, or its number in the initial namespace; None: a pid counts in that namespace.
+            sees: returns True if the client may see a task of these ids; None: it may see all.
 
         Raises:
-            NoSuchRootError: nobody has it, or it is a thread's.
-            NotPermittedError: the caller may not see it.
+            NoSuchRootError: no process has the number, or it is a thread's.
+            NotPermittedError: the client may not see it.
         """
         self._learn_all()
         asking = self.table.task(caller) if isinstance(caller, int) else caller
         return lookup.process(self.table, root, asking, None if sees is None else lambda task: self._seen(task, sees))
 
     def _learn_all(self) -> None:
-        """Whoever has a number now has it here: after loss, too."""
+        """Bring the table up to date: every task that has a number now is in it, after loss too."""
         self.catch_up()
         if self.is_in_doubt:
             self.sweep("loss", time.monotonic() + _PATIENCE_S)
 
     def _seen(self, task: Task, sees: Sees) -> bool:
-        """Whether somebody may see a task, by the ids that it has now: no event tells that they have changed."""
+        """Return True if a client may see a task by its current ids: no event tells a change of ids, so the kernel is
+        asked.
+        """
         if task.address:
             self._ask([self.table.question(task)])
         return sees(task.ids)
@@ -254,21 +261,21 @@ class Watch:
         sees: Sees | None = None,
         at_cut: Callable[[select.Selection], None] = lambda _: None,
     ) -> Snapshot:
-        """The tree below a task, at one instant.
+        """Take a snapshot of the tree below a task, at one instant.
 
         Args:
             root: from `find`.
             mode: ``auto``, ``container`` or ``subtree``.
-            without_entered: leave out what entered the container from outside.
-            sees: which tasks the caller may see, by their real user and group id; None: all.
-            at_cut: called with the tasks when the table is what the snapshot says: all records below `stream.next` are
-                in it.
+            without_entered: leave out tasks that entered the container from outside.
+            sees: returns True if the client may see a task of these real ids; None: it may see all.
+            at_cut: called with the selection while the table is in the state of the snapshot: all records below
+                `stream.next` are applied.
 
         Raises:
-            NotPermittedError: there is a task in the tree that the caller may not see.
-            NoSuchRootError: it has been reaped meanwhile.
-            RefusedError: it leaks, or is no container.
-            HostError: it is a kernel thread.
+            NotPermittedError: the tree has a task that the client may not see.
+            NoSuchRootError: the root was reaped meanwhile.
+            RefusedError: the container leaks, or the root is no container's init.
+            HostError: the root is a kernel thread.
         """
         resolved = select.resolve_mode(root, mode)
         anomalies = self.table.counts.anomalies
@@ -320,7 +327,7 @@ class Watch:
         )
 
     def _verify(self, root: Task, mode: Mode, deadline: float) -> Verified:
-        """Ask about every task of the tree, those too that turn up meanwhile without having been born meanwhile."""
+        """Ask about every task of the tree, also about tasks that join it meanwhile and were born before."""
         mark = self.probes.page.issued
         asked: set[Task] = set()
         for _ in range(_ROUNDS):
@@ -331,7 +338,7 @@ class Watch:
                 self.sweep("no-hook" if self.blind else "large-tree", deadline)
                 return "sweep"
             if self.is_in_doubt or (not asked and self.probes.skipped() != self.totals.skipped):
-                self.sweep("loss", deadline)  # who is in the tree is not certain before
+                self.sweep("loss", deadline)  # before it the members of the tree are not certain
                 if time.monotonic() > deadline:
                     break
                 continue
@@ -343,7 +350,7 @@ class Watch:
         return "numbering"
 
     def _outlast(self, root: Task, deadline: float) -> bool:
-        """Whether whoever may vanish without an event is there at the last record that was applied, or known to be gone."""
+        """Return False if a zombie may have been reaped, without an event, since the last answer about it."""
         for _ in range(_OUTLAST):
             vanishing = [task for task in self._recall.exited(root) if rules.may_vanish(task) and task.address]
             if not vanishing:
@@ -357,11 +364,11 @@ class Watch:
         return False
 
     def _tied(self, chosen: select.Selection, mark: int, deadline: float) -> tuple[SnapshotTask, ...]:
-        """The rows of a selection with their terminals and owners of files, read now.
+        """Return the rows of a selection with their ties, read now.
 
         Args:
             chosen: the selection.
-            mark: no task that was born before this number has not been asked about, or walked past.
+            mark: every task that was born before this number has been asked about, or a sweep has listed it.
         """
         if chosen is not self._told:
             born = [task for task in chosen.inside if task.order >= mark and task.address and task.pid.task is task]
@@ -371,7 +378,7 @@ class Watch:
         return self._ties.add(chosen, self.table.noted)
 
     def _explain(self) -> None:
-        """Give differences the time their events need; those that stay are anomalies."""
+        """Wait a moment for the events of differences; those that stay are anomalies."""
         if self.table.surprises:
             deadline = time.monotonic() + _EXPLAIN_S
             while self.table.surprises and time.monotonic() < deadline:
