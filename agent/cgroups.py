@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cgroups as this process sees them mounted, of both versions: where one is, and which processes are in it.
+"""Cgroups of both versions, as this process sees them mounted: the folder of each, and the processes in it.
 
 A hierarchy of version 1 is known by its controllers or by ``name=NAME``; that of version 2 has no name. A mount shows a
-hierarchy from some cgroup downwards (the fourth field of its line in mountinfo), mostly from its root, or from the root of
-the reader's cgroup namespace.
+hierarchy from some cgroup downwards (the fourth field of its line in mountinfo), mostly from its root, or from the root
+of the reader's cgroup namespace.
 
-Paths are those that /proc tells this process: within a cgroup namespace they begin at its root. A mount that was made
-outside begins above that, and its fourth field is ``/..``, a part for each level: what those levels are called is not
-told, so the root is looked for, as the cgroup so deep below the mount in which this process is where it says it is.
+Paths are those that /proc shows this process: within a cgroup namespace they begin at its root. A mount that was made
+outside begins above that root, and its fourth field is ``/..``, one part for each level, without the levels' names. So
+the root is searched for: at that depth below the mount it is the cgroup below which this process's own path leads to
+this process.
 
-Container engines have no word of their own here: a container is a cgroup whose path they choose. With the driver
-``systemd``: docker ``/system.slice/docker-ID.scope``, podman ``/machine.slice/libpod-ID.scope`` (of root; the init is in
-``container`` below it), containerd under Kubernetes ``.../kubepods-POD.slice/cri-containerd-ID.scope``; with ``cgroupfs``:
+A container is a cgroup whose path its engine chooses; ROOT has no form for engines. With the driver ``systemd``: docker
+``/system.slice/docker-ID.scope``, podman ``/machine.slice/libpod-ID.scope`` (of root; the init is in ``container``
+below it), containerd under Kubernetes ``.../kubepods-POD.slice/cri-containerd-ID.scope``; with ``cgroupfs``:
 ``/docker/ID``, ``/libpod_parent/libpod-ID``, ``/default/ID``.
 """
 
@@ -26,20 +27,20 @@ from agent.errors import CkptreeError, HostError, NoSuchRootError, UsageError
 from agent.rootname import CgroupName, UnitName
 
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
-_GONE: Final = (errno.ENOENT, errno.ENODEV)  # the second: it was removed between open and read
+_GONE: Final = (errno.ENOENT, errno.ENODEV)  # ENODEV: the cgroup was removed between open and read
 _FIELDS_BEFORE_DASH: Final = 6
 _SYSTEMD_V1: Final = "name=systemd"
 _ABOVE: Final = re.compile(r"(/\.\.)+")
 
 
 class Hierarchy(NamedTuple):
-    """One mount of one hierarchy.
+    """A mount of a hierarchy.
 
     Attributes:
-        options: of its superblock: of version 1, its controllers and its name are among them; None: it is version 2's.
+        options: of its superblock; in version 1 the controllers and the name are among them; None: version 2.
         shown: path within the hierarchy of the cgroup that the mount shows as its root.
-        mount: where.
-        root: where the root of this process's cgroup namespace is; None: not below this mount.
+        mount: mount point.
+        root: folder of the root of this process's cgroup namespace; None: it is not below this mount.
     """
 
     options: frozenset[str] | None
@@ -48,7 +49,7 @@ class Hierarchy(NamedTuple):
     root: Path | None
 
     def folder(self, path: str) -> Path | None:
-        """Where a cgroup of this hierarchy would be; None: the mount does not show it."""
+        """Return the folder that a cgroup of this hierarchy would have; None: the mount does not show it."""
         if self.root is not None:
             return self.root / path.lstrip("/")
         top = self.shown.rstrip("/")
@@ -61,10 +62,10 @@ class Hierarchy(NamedTuple):
 
 
 def hierarchies(proc: Path = Path("/proc")) -> list[Hierarchy]:
-    """All that are mounted here, version 2 first.
+    """Return all mounted hierarchies, version 2 first.
 
     Raises:
-        HostError: none is, or /proc does not tell.
+        HostError: no hierarchy is mounted, or /proc does not tell.
     """
     try:
         text = (proc / "self/mountinfo").read_text(errors="surrogateescape")
@@ -96,11 +97,11 @@ def _root(options: frozenset[str] | None, shown: str, mount: Path, proc: Path) -
     found = [folder for folder in candidates if _is_own(folder / own)]
     return (
         found[0] if len(found) == 1 else None
-    )  # who has left the namespace's own is at `..`, as seen from any sibling
+    )  # a process outside its namespace's root has a path with `..`, which fits below several cgroups
 
 
 def _own_path(options: frozenset[str] | None, proc: Path) -> str | None:
-    """The cgroup of this process in a hierarchy, as its cgroup namespace has it, without the slash."""
+    """Return this process's cgroup in a hierarchy, as its cgroup namespace has it, without the leading slash."""
     try:
         lines = (proc / "self/cgroup").read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -138,11 +139,11 @@ def _unescaped(field: str) -> str:
 
 
 def find(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Path:
-    """The folder of a cgroup, or that of a unit.
+    """Return the folder of a cgroup, or that of a unit.
 
     Raises:
-        NoSuchRootError: there is none.
-        UsageError: of version 1, several hierarchies have that path, with other processes in each.
+        NoSuchRootError: there is no such cgroup or unit.
+        UsageError: several hierarchies of version 1 have that path, with different processes in each.
         HostError: no hierarchy is mounted here.
     """
     mounted = hierarchies(proc)
@@ -168,7 +169,7 @@ def _cgroup(name: CgroupName, mounted: list[Hierarchy]) -> Path:
         raise NoSuchRootError(f"no such cgroup: {name}; {', '.join(str(one) for one in wanted[:12])} do not have it")
     if len(found) == 1 or found[0] in unified:
         return found[0]
-    # The same path in several hierarchies of version 1 is the rule, mostly with the same processes in each.
+    # Several hierarchies of version 1 usually have the same path, mostly with the same processes in each.
     if len({frozenset(processes(folder)) for folder in found}) > 1:
         listed = ", ".join(map(str, found))
         raise UsageError(f"{name} is another cgroup in each of several hierarchies: name one of {listed}")
@@ -176,9 +177,9 @@ def _cgroup(name: CgroupName, mounted: list[Hierarchy]) -> Path:
 
 
 def _unit(name: UnitName, mounted: list[Hierarchy]) -> Path:
-    """A unit's cgroup is below those of the slices it is in, and below nothing else: that is how it is found.
+    """Return a unit's cgroup: it is below those of the unit's slices, and below no other cgroup.
 
-    So a unit of a user's manager, or of another systemd within a container, is not taken for one of this host's.
+    So a unit of a user's manager, or of another systemd within a container, does not count as one of this host's.
     """
     for one in mounted:
         if one.options is None or _SYSTEMD_V1 in one.options:
@@ -186,7 +187,7 @@ def _unit(name: UnitName, mounted: list[Hierarchy]) -> Path:
             if name.name == "-.slice":
                 return top
             for folder in _slices(top):
-                # A name that the kernel's own files could have is escaped with an underscore.
+                # systemd escapes a name that a file of the kernel could have with an underscore.
                 for spelled in (name.name, "_" + name.name):
                     if _is_cgroup(folder / spelled):
                         return folder / spelled
@@ -209,14 +210,14 @@ def _is_cgroup(folder: Path) -> bool:
 
 
 def processes(folder: Path) -> set[int]:
-    """The processes in a cgroup and in those below it, as this process's pid namespace counts.
+    """Return the processes in a cgroup and in those below it, by their numbers in this process's pid namespace.
 
-    Of version 2, a process that this namespace does not see is listed by the kernel as 0; version 1 leaves it out.
+    The kernel lists a process that this namespace does not see as 0 in version 2; in version 1 it leaves it out.
 
     Raises:
         NoSuchRootError: the cgroup is gone.
-        UsageError: it is a threaded one, which has threads and no processes.
-        HostError: not permitted.
+        UsageError: the cgroup is threaded: it has threads and no processes.
+        HostError: the caller may not read its list of processes.
     """
     try:
         found = _listed(folder)
@@ -235,7 +236,7 @@ def processes(folder: Path) -> set[int]:
             try:
                 found |= _listed(Path(below, name))
             except OSError as error:
-                if error.errno not in (*_GONE, errno.EOPNOTSUPP):  # a threaded one's processes are its domain's
+                if error.errno not in (*_GONE, errno.EOPNOTSUPP):  # the domain lists the processes of a threaded one
                     raise HostError(f"{below}/{name}/cgroup.procs cannot be read: {error.strerror}") from error
     return found
 

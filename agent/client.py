@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking the daemon.
+"""The client of the daemon.
 
 ::
 
@@ -10,8 +10,9 @@
         for event in events:                          # from the point of events.snapshot on, in order
             print(event.kind, event.task)
 
-What each verb takes and gives is in docs/API.md, and the bytes in agent.control. A client needs no other privilege than to
-connect: the daemon sees who it is, and shows root and the members of its group everything, others what is theirs.
+docs/API.md has the arguments and results of each verb, and agent.control the bytes. A client needs no privilege but to
+connect: the daemon reads the client's credentials from the socket. It shows everything to root and the members of its
+group, and to other clients their own tasks.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ DEFAULT_SOCKET = Path("/run/ckptree/ckptree.sock")
 
 
 def default_socket() -> Path:
-    """Return the socket that is meant where none is named: CKPTREE_SOCKET of the environment, else the usual one."""
+    """Return the default socket: CKPTREE_SOCKET of the environment, else DEFAULT_SOCKET."""
     return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 
@@ -43,22 +44,22 @@ _TIMEVAL = struct.Struct("@ll")
 
 
 def _seconds(seconds: float) -> tuple[int, int]:
-    """As struct timeval; nothing but 0 means for ever."""
+    """Return seconds as the fields of struct timeval, at least 1 us: 0 would mean no timeout."""
     microseconds = max(1, round(seconds * 1e6))
     return microseconds // 1_000_000, microseconds % 1_000_000
 
 
 class Client:
-    """One connection.
+    """A connection to the daemon.
 
     Args:
         path: the daemon's socket; None: default_socket().
-        timeout_s: for every single answer.
+        timeout_s: for each answer.
 
     Raises:
-        NoDaemonError: nobody listens there.
-        HostError: somebody does, but this user may not connect.
-        BusyError: somebody does, and too many others connect.
+        NoDaemonError: no daemon listens there.
+        HostError: this user may not connect.
+        BusyError: too many other clients wait to connect.
     """
 
     def __init__(self, path: Path | str | None = None, timeout_s: float = 30.0) -> None:
@@ -72,7 +73,8 @@ class Client:
         self._decoder = control.Decoder(control.MAX_ANSWER)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # Blocking: who waits gets its turn in the queue. A socket with a timeout of Python's is turned away at once.
+            # A blocking connect waits for room in the queue. One with a Python timeout is non-blocking and fails at
+            # once.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*_seconds(self._timeout_s)))
             self._socket.connect(os.fspath(self.path))
         except PermissionError as error:
@@ -105,20 +107,21 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def request(self, verb: str, **arguments: Any) -> control.Message:
-        """Ask, and wait for the answer. The first request over a connection says hello before.
+        """Send a request and wait for the answer. The first request over a connection is preceded by a hello.
 
-        A connection over which an answer has not come is not used again: it might still come, and be taken for another's.
+        A connection on which an answer is missing is not used again: a late answer would count as that to another
+            request.
 
         Raises:
             NoDaemonError: the daemon went away, or did not answer in time.
-            VersionError: it speaks no version of the protocol that is spoken here.
-            CkptreeError: what the daemon says.
+            VersionError: client and daemon have no version of the protocol in common.
+            CkptreeError: the error that the daemon answers.
         """
-        if self._spent or self._is_hung_up():  # the daemon does so to who has asked nothing for long
+        if self._spent or self._is_hung_up():  # the daemon closes a connection that is idle for long
             self._spent = True
             self._socket.close()
             self._connect()
@@ -137,7 +140,7 @@ class Client:
     def _ask(self, verb: str, arguments: Mapping[str, Any]) -> control.Message:
         self._spent = True
         try:
-            with contextlib.suppress(BrokenPipeError):  # whoever turned us away may have said why
+            with contextlib.suppress(BrokenPipeError):  # a daemon that refused the connection may have sent the reason
                 self._socket.sendall(control.encode({"verb": verb, **arguments}))
             answer = self.receive()
         except TimeoutError as error:
@@ -149,11 +152,11 @@ class Client:
         return answer
 
     def receive(self) -> control.Message:
-        """The next message.
+        """Wait for the next message and return it.
 
         Raises:
             NoDaemonError: the daemon went away.
-            TimeoutError: it said nothing in time.
+            TimeoutError: no message came in time.
         """
         try:
             while (message := self._decoder.pop()) is None:
@@ -168,7 +171,7 @@ class Client:
         return message
 
     def hello(self) -> Hello:
-        """Who the daemon is, and who we are to it; asked once.
+        """Return the daemon's description of itself and of this client; the daemon is asked once a connection.
 
         Raises:
             VersionError: there is no version of the protocol in common.
@@ -198,18 +201,18 @@ class Client:
         without_entered: bool = False,
         strings: bool = False,
     ) -> Answer:
-        """Have a snapshot taken.
+        """Request a snapshot.
 
         Args:
-            root: a pid as this process counts, or ``pidns:INUM``.
+            root: a pid in this process's pid namespace, or ``pidns:INUM``.
             mode: ``auto``, ``container`` or ``subtree``.
             fmt: a name from exporters.registry.
             dialect: of a ckpt image.
-            without_entered: leave out what entered the container from outside.
-            strings: tell what each process was started with, as the exec hook saw it.
+            without_entered: leave out tasks that entered the container from outside.
+            strings: add the arguments and the environment of each process, as the exec hook saw them.
 
         Raises:
-            NotPermittedError: it is not ours to see.
+            NotPermittedError: this client may not see the tree.
             CkptreeError: see `request`.
         """
         answer = self.request(
@@ -231,20 +234,20 @@ class Client:
         kinds: Iterable[str] | None = None,
         snapshot: bool | None = None,
     ) -> "Subscription":
-        """Hear of events as they happen. The connection is the subscription's from here on.
+        """Subscribe to events. The connection then serves the subscription alone.
 
         Args:
-            root: a pid as this process counts, or ``pidns:INUM``: only the tree below it; or several of these; None: all
-                tasks that are ours to see.
-            kinds: which ones, of those that the hello names; None: all.
-            snapshot: begin with a snapshot of the tree, which needs one root; None: iff there is one.
+            root: a pid in this process's pid namespace, or ``pidns:INUM``: only the tree below it; or several of these;
+                None: all tasks that this client may see.
+            kinds: kinds of events, of those that the hello names; None: all.
+            snapshot: begin with a snapshot of the tree, which needs exactly one root; None: iff there is one.
 
         Raises:
-            NotPermittedError: the root is not ours to see.
+            NotPermittedError: this client may not see the root.
             CkptreeError: see `request`.
         """
         roots = [root] if isinstance(root, str) else list(root or ())
-        if len(roots) > 1 and "several-roots" not in self.hello().features:  # it would pass over them, and tell of all
+        if len(roots) > 1 and "several-roots" not in self.hello().features:  # it would ignore them
             raise VersionError(
                 f"the daemon on {self.path} is too old to follow several roots: name one of them by its pid"
             )
@@ -264,13 +267,13 @@ class Client:
             )
 
     def status(self) -> control.Message:
-        """How the daemon is, and which hooks it has."""
+        """Return the daemon's state, and its hooks."""
         answer = self.request("status")
         del answer["ok"]
         return answer
 
     def metrics(self) -> control.Message:
-        """The daemon's figures."""
+        """Return the daemon's figures."""
         answer = self.request("metrics")
         del answer["ok"]
         return answer
@@ -286,14 +289,14 @@ class Client:
 
 
 class Subscription:
-    """Events as they come: an iterator that waits for the next one. It ends after ``end``, the root being gone.
+    """An iterator over events, which waits for the next one. It ends after the event ``end``: the root is gone.
 
     Attributes:
-        order: number of the first event that can come: the snapshot has everything before.
-        next: all events numbered below have come. Some of them may still wait to be taken from here.
-        snapshot: what it began with; None where none was asked for.
+        order: number of the first event that can come: the snapshot has all changes before.
+        next: all events with smaller numbers have come. Some of them may still wait in this object.
+        snapshot: the tree at the beginning; None where it was not requested.
         ids: for each task of the snapshot, in its order, numbers, pid, parent, group and session as events have them;
-            None without a snapshot, or where the daemon is of an older version. For agent.livetree.
+            None without a snapshot, or from a daemon of an older version. For agent.livetree.
     """
 
     def __init__(
@@ -321,11 +324,13 @@ class Subscription:
         self.close()
 
     def close(self) -> None:
-        """Hang up; the client's connection with it."""
+        """Close the client's connection."""
         self._client.close()
 
     def fileno(self) -> int:
-        """Readable when there may be something new; what has come already, `next_within` has."""
+        """Return a descriptor that becomes readable when events may have come; `next_within` also has those that wait
+        here.
+        """
         return self._socket.fileno()
 
     def __iter__(self) -> Self:
@@ -338,11 +343,11 @@ class Subscription:
         return event
 
     def next_within(self, timeout_s: float | None) -> Event | None:
-        """The next event; None where none has come in time, or none will come any more.
+        """Return the next event; None where none came in time, or the subscription has ended.
 
         Raises:
             NoDaemonError: the daemon went away.
-            CkptreeError: it ended the subscription, and says why.
+            CkptreeError: the daemon ended the subscription; the text has the reason.
         """
         while not self._waiting:
             if self._ended:

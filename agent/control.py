@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What daemon and client say to each other, as bytes. No socket here.
+"""The protocol of daemon and client as bytes, without sockets.
 
 Grammar::
 
@@ -11,16 +11,16 @@ Grammar::
     events   := {"events": [event*], "next": order}
 
 A connection carries any number of requests, one after the other, each answered before the next is read. An answer to
-``subscribe`` is the last one: `events` follow until either side hangs up, and the client says nothing more.
+``subscribe`` is the last one: `events` follow until either side closes, and the client sends nothing more.
 
 Versions
 --------
 ``hello`` names the protocol versions that the client speaks, as ``"protocols": [oldest, newest]``; the daemon answers
-with the newest that both speak, as ``"protocol"``, or with an error of kind ``version`` that names both ranges. Who says
-no hello is taken to speak version 1. Within a version verbs, arguments and keys of answers may be added, never taken
-away; an argument that a daemon does not know it passes over, and what it can do stands in ``"features"`` of its hello.
+with the newest that both speak, as ``"protocol"``, or with an error of kind ``version`` that names both ranges. A
+client without a hello counts as one of version 1. Within a version verbs, arguments and keys of answers may be added,
+never taken away. A daemon ignores arguments that it does not know, and its hello names its abilities in ``"features"``.
 
-Every argument and every result of each verb is in docs/API.md.
+docs/API.md has every argument and every result of each verb.
 """
 
 import struct
@@ -42,7 +42,7 @@ from agent.errors import (
 )
 
 PROTOCOLS = (1, 1)
-"""Oldest and newest version spoken here."""
+"""Oldest and newest version that this program speaks."""
 
 VERBS = ("snapshot", "hello", "subscribe", "status", "metrics")
 
@@ -54,7 +54,7 @@ Message = dict[str, Any]
 
 
 class ProtocolError(CkptreeError):
-    """The other side does not speak this protocol."""
+    """A message that does not follow this protocol."""
 
 
 _KINDS: tuple[tuple[type[CkptreeError], str], ...] = (
@@ -71,24 +71,24 @@ _KINDS: tuple[tuple[type[CkptreeError], str], ...] = (
 
 
 def pack(message: Message) -> bytes:
-    """The map of a message."""
+    """Return the packed map of a message."""
     packed: bytes = msgpack.packb(message)
     return packed
 
 
 def head(payload: bytes) -> bytes:
-    """What stands before a packed map."""
+    """Return the length that stands before a packed map."""
     return _LENGTH.pack(len(payload))
 
 
 def encode(message: Message) -> bytes:
-    """One message as bytes."""
+    """Return a message as bytes."""
     payload = pack(message)
     return head(payload) + payload
 
 
 class Decoder:
-    """Bytes in, messages out.
+    """A decoder of messages from a stream of bytes.
 
     Args:
         limit: longest message accepted, bytes.
@@ -100,7 +100,7 @@ class Decoder:
 
     @property
     def waiting(self) -> int:
-        """Bytes that no message has been made of."""
+        """Count of bytes that are not part of a returned message yet."""
         return len(self._buffer)
 
     def push(self, data: bytes | memoryview) -> None:
@@ -109,17 +109,17 @@ class Decoder:
 
     @property
     def complete(self) -> bool:
-        """Whether `pop` has something to say: a message, or that this is not the protocol."""
+        """True where `pop` will return a message or raise."""
         if len(self._buffer) < _LENGTH.size:
             return False
         length = int(_LENGTH.unpack_from(self._buffer)[0])
         return length > self._limit or len(self._buffer) >= _LENGTH.size + length
 
     def pop(self) -> Message | None:
-        """The next message; None where it is not whole yet.
+        """Return the next message; None where it is not complete yet.
 
         Raises:
-            ProtocolError: this is not the protocol.
+            ProtocolError: the bytes do not follow the protocol.
         """
         buffer = self._buffer
         if len(buffer) < _LENGTH.size:
@@ -140,10 +140,10 @@ class Decoder:
         return message
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take more bytes; returns the messages they complete.
+        """Take more bytes; return the messages that they complete.
 
         Raises:
-            ProtocolError: this is not the protocol.
+            ProtocolError: the bytes do not follow the protocol.
         """
         self.push(data)
         messages: list[Message] = []
@@ -153,15 +153,15 @@ class Decoder:
 
 
 def common_version(theirs: object, ours: tuple[int, int] = PROTOCOLS) -> int:
-    """The newest version that both sides speak.
+    """Return the newest version that both sides speak.
 
     Args:
-        theirs: oldest and newest, as a hello has them; None: it says nothing, and means version 1.
+        theirs: oldest and newest, as a hello has them; None: the hello has none, which means version 1.
         ours: oldest and newest.
 
     Raises:
-        UsageError: that is no range.
-        VersionError: there is none.
+        UsageError: `theirs` is no range.
+        VersionError: there is no common version.
     """
     if theirs is None:
         theirs = (1, 1)
@@ -184,16 +184,16 @@ def _range(versions: Sequence[int]) -> str:
 
 def _shown(value: object) -> str:
     if not isinstance(value, (str, bytes, int, float, type(None))):
-        return f"a {type(value).__name__}"  # which may be nested deeper than anybody can write it
+        return f"a {type(value).__name__}"  # it may be nested too deep for repr()
     text = ascii(value[:60] if isinstance(value, (str, bytes)) else value)
     return text if len(text) < 60 else text[:60] + "..."
 
 
 def choice(request: Message, key: str, allowed: Sequence[str]) -> str:
-    """An argument that has to be one of a few; the first one is the default.
+    """Return an argument that must be one of a few values; the first one is the default.
 
     Raises:
-        UsageError: it is another one.
+        UsageError: the argument has another value.
     """
     value = request.get(key, allowed[0])
     if value not in allowed:
@@ -202,16 +202,16 @@ def choice(request: Message, key: str, allowed: Sequence[str]) -> str:
 
 
 def verb(request: Message) -> str:
-    """What a request asks for, whether or not there is such a thing; the first verb where it does not say."""
+    """Return the verb of a request, ``other`` for an unknown one, and the first of VERBS where there is none."""
     value = request.get("verb", VERBS[0])
     return value if value in VERBS else "other"
 
 
 def root_text(request: Message) -> str:
-    """The argument ``root``, as text.
+    """Return the argument ``root``, as text.
 
     Raises:
-        UsageError: it is missing, or no text and no number.
+        UsageError: the argument is missing, or neither text nor number.
     """
     value = request.get("root")
     if not isinstance(value, str) and type(value) is not int:
@@ -223,10 +223,10 @@ MAX_ROOTS = 256
 
 
 def root_texts(request: Message) -> list[str]:
-    """The arguments ``roots`` and ``root`` of a subscription, as texts; none: all tasks.
+    """Return the roots of a subscription, from ``roots`` or ``root``, as texts; none: all tasks.
 
     Raises:
-        UsageError: they are no list of at most MAX_ROOTS roots; or there are both.
+        UsageError: ``roots`` is no list of at most MAX_ROOTS roots; or both arguments are given.
     """
     roots = request.get("roots")
     if roots is None:
@@ -237,17 +237,17 @@ def root_texts(request: Message) -> list[str]:
 
 
 def failure(error: CkptreeError) -> Message:
-    """An error as an answer."""
+    """Return an error as an answer."""
     leaks = list(error.leaks) if isinstance(error, RefusedError) else []
     name = next((name for kind, name in _KINDS if isinstance(error, kind)), "failed")
     return {"ok": False, "error": str(error), "kind": name, "exit_code": error.exit_code, "leaks": leaks}
 
 
 def raise_failure(answer: Message) -> None:
-    """The error that an answer tells of, raised here as it was there.
+    """Raise the error of an answer; return where it has none.
 
     Raises:
-        CkptreeError: of the class with that name, else with that exit code.
+        CkptreeError: of the class that the answer names, else of the one with its exit code.
     """
     if answer.get("ok"):
         return

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One client's side of the socket, without the socket: bytes in, bytes out, and when it has to be hung up on.
+"""A client's connection without the socket: bytes in, bytes out, and the time to close it.
 
 States
 ------
 ::
 
-    silent     nothing of a request has come, nothing is unsent      may last IDLE_S
+    silent     no byte of a request has come, none is unsent         may last IDLE_S
     asking     a part of a request has come                          may last REQUEST_S, from its first byte on
     asked      its request waits for its turn, or is being answered  lasts as long as that does
     answering  an answer, or events, are unsent                      may last STALL_S without one byte being taken
-    listening  it has subscribed and everything is sent              may last for ever; whatever it says is an error
-    closing    it broke the protocol, or hung up its side            ends when what is unsent is sent
+    listening  it has subscribed and everything is sent              may last for ever; a message from it is an error
+    closing    it broke the protocol, or closed its side             ends when all bytes are sent
 
-A request is answered when the answer before it has been taken, and one at a time: who sends a thousand requests waits
-a thousand turns, in which everybody else has theirs.
+A request is answered when the client has taken the answer before it, one at a time: a client that sends a thousand
+requests waits a thousand turns, between which all other clients have theirs.
 """
 
 from collections import deque
@@ -27,25 +27,25 @@ IDLE_S: Final = 300.0
 REQUEST_S: Final = 10.0
 STALL_S: Final = 30.0
 READ_BYTES: Final = 1 << 16
-_READY_BYTES: Final = 1 << 16  # below so much unsent, events that wait are made into a message
+_READY_BYTES: Final = 1 << 16  # with fewer bytes unsent, the next message of events is made
 
 
 class Conversation:
     """A client's requests and the daemon's answers.
 
     Args:
-        viewer: who it is.
-        now_s: of a clock that goes on, here and everywhere below.
+        viewer: the client's credentials.
+        now_s: time on a monotonic clock, as in all methods.
 
     Attributes:
-        closing: hang up once nothing is unsent.
+        closing: True where the connection is to be closed once all bytes are sent.
     """
 
     def __init__(self, viewer: Viewer, now_s: float) -> None:
         self._decoder = control.Decoder(control.MAX_REQUEST)
         self._out: deque[memoryview] = deque()
         self._unsent = 0
-        self._moved = now_s  # when it last got on: said something, took something
+        self._moved = now_s  # when bytes last went in either direction
         self._asking_since = 0.0
         self._half_closed = False
         self._asked = False
@@ -54,12 +54,12 @@ class Conversation:
 
     @property
     def unsent_bytes(self) -> int:
-        """What the client has not taken yet."""
+        """Count of bytes that the client has not taken yet."""
         return self._unsent
 
     @property
     def wants_to_read(self) -> bool:
-        """Whether what it says next can be taken now."""
+        """True where more bytes of the client can be taken now."""
         return (
             not self.closing
             and not self._half_closed
@@ -69,12 +69,12 @@ class Conversation:
 
     @property
     def subscribed(self) -> bool:
-        """Whether events go to it."""
+        """True where events go to the client."""
         return self.asker.subscription is not None
 
     @property
     def ready(self) -> bool:
-        """Whether there is a request to answer, or an event to tell."""
+        """True where a request can be answered, or events can be sent."""
         if self.closing or self._asked:
             return False
         subscription = self.asker.subscription
@@ -84,25 +84,25 @@ class Conversation:
 
     @property
     def over(self) -> bool:
-        """Whether to hang up now."""
+        """True where the connection is to be closed now."""
         return self.closing and not self._unsent
 
     @property
     def deadline_s(self) -> float:
-        """When it expires, unless it gets on before."""
+        """Time at which the connection expires unless bytes go before."""
         if self._unsent:
             return self._moved + STALL_S
-        if self.subscribed or self._asked or self._decoder.complete:  # it waits for us
+        if self.subscribed or self._asked or self._decoder.complete:  # the client waits for the daemon
             return float("inf")
         return self._asking_since + REQUEST_S if self._decoder.waiting else self._moved + IDLE_S
 
     @property
     def expiry(self) -> str:
-        """What it expires of, if it does."""
+        """The reason for which the connection would expire at `deadline_s`."""
         return "stalled" if self._unsent else "half-request" if self._decoder.waiting else "idle"
 
     def receive(self, data: bytes, now_s: float) -> None:
-        """Take what it says."""
+        """Take bytes from the client."""
         self._moved = now_s
         if self.subscribed:
             self._fail(control.ProtocolError("a subscription takes no requests: open another connection for them"))
@@ -112,12 +112,14 @@ class Conversation:
         self._decoder.push(data)
 
     def hang_up(self) -> None:
-        """It says nothing any more. What it has asked for is still answered, unless it was events."""
+        """Note that the client has closed its side. Its requests are still answered; a subscription ends."""
         self._half_closed = True
         self.closing = self.subscribed or not (self._asked or self._decoder.complete)
 
     def next_request(self, now_s: float) -> control.Message | None:
-        """The request whose turn it is. None: there is none; or this is not the protocol, and then it is told so."""
+        """Return the next request; None: there is none, or the bytes break the protocol, which is answered with an
+        error.
+        """
         try:
             request = self._decoder.pop()
         except control.ProtocolError as error:
@@ -128,7 +130,7 @@ class Conversation:
         return request
 
     def reply(self, payload: bytes, now_s: float) -> None:
-        """The answer to that request, packed."""
+        """Queue the packed answer to the last request."""
         self._asked = False
         self._put(payload, now_s)
         self.closing = self._half_closed and not self._decoder.complete
@@ -141,11 +143,11 @@ class Conversation:
             self.closing = subscription.ended
 
     def next_chunk(self) -> memoryview:
-        """What to send next; empty where there is nothing."""
+        """Return the bytes to send next; empty where there are none."""
         return self._out[0] if self._out else memoryview(b"")
 
     def sent(self, count: int, now_s: float) -> None:
-        """So many bytes of that were taken."""
+        """Take `count` bytes of the chunk as sent."""
         self._moved = now_s
         self._unsent -= count
         rest = self._out[0][count:]

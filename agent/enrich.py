@@ -2,8 +2,8 @@
 """A snapshot with the details of its processes, read from this host's /proc: a little after the cut.
 
 A process is found by its numbers, its start and, where that can be read, its innermost pid namespace. The procfs may be
-mounted for the root's namespace, or for one above it (then it has more numbers for everybody), or for one below (then it
-shows those that live there, with fewer). Whoever it does not show has no details.
+mounted for the root's namespace, or for one above it (then it has more numbers of each process), or for one below (then
+it shows only the processes in that, with fewer numbers). A process that it does not show has no details.
 """
 
 from collections import defaultdict
@@ -20,22 +20,23 @@ from agent.model import Snapshot, Task, TaskState
 from exporters.remarks import name, path
 
 FIELDS = ("argv", "cwd", "env", "details")
-"""What is added, by the names of the fields."""
+"""Names of the fields that are added."""
 
 _NAMED: Final = 10  # processes in one message
 _NOTHING_SEEN: Final = AtExec()
 
 
 class Enriched:
-    """A snapshot with what was found, and what there is to say of what was not.
+    """A snapshot with details, and messages about those that could not be read.
 
     Args:
         snapshot: of this host.
-        proc: where procfs is mounted.
-        seen: what the exec hook has seen of a process, by its tag.
+        proc: mount point of procfs.
+        seen: by tag of a process, the arguments and environment that the exec hook saw.
 
     Attributes:
-        snapshot: with the details of the leaders that are found. `as_of_read` has each field that was read of one of them.
+        snapshot: with the details of the leaders that are found. `as_of_read` has each field that was read of any
+            leader.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Enriched:
         )
 
     def messages(self) -> Iterator[str]:
-        """What could not be read, and what to do about it."""
+        """Yield a message for each failure to read, with the remedy."""
         if self._unfound and not self._read:
             yield (
                 f"--with-argv: {self._proc} shows none of these processes, so nothing is known of their programs: it is of "
@@ -106,17 +107,17 @@ class Enriched:
 
 
 def as_seen(told: Mapping[int, tuple[bytes | None, bytes | None]]) -> dict[int, AtExec]:
-    """What the exec hook has seen of processes, by tag, as a daemon tells it."""
+    """Return by tag the strings of processes that the exec hook saw and a daemon told."""
     return {tag: AtExec(area_of(arguments), area_of(environment)) for tag, (arguments, environment) in told.items()}
 
 
 def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:
-    """Add them to the leaders that are found."""
+    """Add details to the leaders that are found."""
     return Enriched(snapshot, proc).snapshot
 
 
 def unknown(snapshot: Snapshot) -> Iterator[str]:
-    """Whose arguments or environment are not what they were started with: a line each, and one for all that are held."""
+    """Yield a line for each process whose original arguments or environment are not known."""
     held: list[str] = []
     for task in snapshot.tasks:
         if (told := task.details) is None:
@@ -144,6 +145,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _match(here: Sequence[int], there: Sequence[int]) -> bool:
-    """Whether these may be numbers of one pid object, as far as both say: from different namespaces inward."""
+    """Return True if two lists may be the numbers of one pid object, seen from different namespaces."""
     both = min(len(here), len(there))
     return tuple(here[-both:]) == tuple(there[-both:])

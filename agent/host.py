@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This host: what an image's header records of it, and what /proc's numbers mean on it.
+"""This host: the facts for an image's header, and the meaning of /proc's numbers.
 
-Everything is read from files whose root the caller may choose, so that a test needs no other machine. Nothing here
-raises for a file that a kernel was built without: the header then says less.
+The caller may choose the roots of the files, so that a test needs no other machine. A file that the kernel was built
+without is no error: the header then says less.
 """
 
 import os
@@ -19,21 +19,21 @@ PROC_PID_INIT_INO: Final = 0xEFFFFFFC
 """Inode number of the initial pid namespace: a constant of the kernel, in its linux/proc_ns.h."""
 
 PROC_TIME_INIT_INO: Final = 0xEFFFFFFA
-"""The same of the initial time namespace."""
+"""Inode number of the initial time namespace: a constant of the kernel, in its linux/proc_ns.h."""
 
 _NS_PER_SECOND: Final = 1_000_000_000
-# The kernel lets one of these at a time lead; the others in the list (capability, yama, bpf, ...) stack below it and
-# were never the name that an image carries. Each fits the ten bytes that the image has for it.
+# Only one of these at a time is in force; the others in the list (capability, yama, bpf, ...) stack beside it, and an
+# image never names them. Each name fits the ten bytes that the image has for it.
 _MAJOR_LSMS: Final = frozenset({"apparmor", "selinux", "smack", "tomoyo"})
 _PTS_MAJOR: Final = 136  # UNIX98_PTY_SLAVE_MAJOR
 _RELEASE: Final = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
 
 
 def own_status(proc: Path = Path("/proc")) -> dict[str, str]:
-    """Read what the kernel says of this process: the fields of /proc/self/status, by name.
+    """Read the fields of /proc/self/status, by name.
 
     Raises:
-        HostError: no procfs is mounted there that knows this process.
+        HostError: no procfs that shows this process is mounted there.
     """
     try:
         text = (proc / "self/status").read_text()
@@ -45,24 +45,24 @@ def own_status(proc: Path = Path("/proc")) -> dict[str, str]:
 
 
 def clock_ticks() -> int:
-    """Clock ticks per second, the unit of the times in /proc/PID/stat; 100 on all but the oldest architectures."""
+    """Return the clock ticks per second, the unit of times in /proc/PID/stat; 100 on nearly all architectures."""
     return os.sysconf("SC_CLK_TCK")
 
 
 def ns_per_tick() -> int:
-    """Length of a clock tick, rounded as the kernel's nsec_to_clock_t() rounds it."""
+    """Return the length of a clock tick, ns, rounded as the kernel's nsec_to_clock_t() rounds it."""
     return _NS_PER_SECOND // clock_ticks()
 
 
 def boottime_offset_ns(proc: Path = Path("/proc")) -> int:
-    """What /proc adds to the start of each process, by CLOCK_BOOTTIME of the host, for this reader; in ns.
+    """Return the offset, ns, that /proc adds to start times on the host's CLOCK_BOOTTIME for this reader.
 
-    A time namespace shifts the clocks of its members, and the kernel shows each reader the starts on the reader's own
+    A time namespace shifts the clocks of its members, and the kernel shows each reader the starts on the reader's clock
     (``timens_add_boottime_ns()`` in fs/proc/array.c).
 
     Raises:
-        HostError: the kernel does not tell: it shows the offsets of the namespace for the next child, and this process
-            has unshared that and not forked since.
+        HostError: this process has unshared its time namespace and not forked since: the kernel then shows the offsets
+            of the next child's namespace, not those of its own.
     """
     own, for_children = _links(proc / "self/ns", "time", "time_for_children")
     if own in ("", f"time:[{PROC_TIME_INIT_INO}]"):
@@ -80,7 +80,7 @@ def boottime_offset_ns(proc: Path = Path("/proc")) -> int:
 
 
 def start_ticks(start_ns: int, offset_ns: int) -> int:
-    """The start of a process as /proc shows it.
+    """Return the start of a process as /proc shows it, in clock ticks.
 
     Args:
         start_ns: by CLOCK_BOOTTIME of the host.
@@ -90,15 +90,15 @@ def start_ticks(start_ns: int, offset_ns: int) -> int:
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:
-    """The kernel's random name for this boot; empty where /proc/sys is hidden."""
+    """Return the kernel's random id of this boot; empty where /proc/sys is hidden."""
     return _text(proc / "sys/kernel/random/boot_id").strip()
 
 
 def in_initial_pid_namespace(proc: Path = Path("/proc")) -> bool:
-    """Whether this process is a member of the pid namespace that the kernel booted with.
+    """Return True if this process is in the initial pid namespace.
 
     Raises:
-        HostError: no procfs is mounted there, or it is one that does not know this process.
+        HostError: no procfs is mounted there, or it does not show this process.
     """
     link = proc / "self/ns/pid"
     try:
@@ -108,9 +108,9 @@ def in_initial_pid_namespace(proc: Path = Path("/proc")) -> bool:
 
 
 def header(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> Header:
-    """This host as an image's header describes it.
+    """Return the description of this host for an image's header.
 
-    ``xstate_size`` stays 0, unknown: no file tells it, and CPUID is out of an interpreter's reach.
+    ``xstate_size`` stays 0, unknown: no file has it, and Python cannot execute CPUID.
     """
     uname = os.uname()
     flags = _cpu_flags(_text(proc / "cpuinfo"))
@@ -126,16 +126,16 @@ def header(proc: Path = Path("/proc"), sysfs: Path = Path("/sys")) -> Header:
 
 
 def _word(name: str) -> str:
-    """A string of uname(2), which is bytes, as an image's header has it."""
+    """Return a string of uname(2), which is bytes, as an image's header has it."""
     return escape(os.fsencode(name))
 
 
 def device_name(number: int, sysfs: Path = Path("/sys")) -> bytes | None:
-    """The name below /dev of a character device; None where sysfs does not tell.
+    """Return the name below /dev of a character device; None where sysfs has none.
 
     Args:
         number: major and minor in one, as the kernel writes it in /proc.
-        sysfs: where that is mounted.
+        sysfs: mount point of sysfs.
     """
     major, minor = os.major(number), os.minor(number)
     if major == _PTS_MAJOR:  # sysfs has no pseudo-terminals
@@ -147,7 +147,7 @@ def device_name(number: int, sysfs: Path = Path("/sys")) -> bytes | None:
 
 
 def kernel_version(release: str) -> tuple[int, int, int]:
-    """Major, minor and patch out of uname's release; a part that it lacks ("6.1-rc1") is 0."""
+    """Return major, minor and patch of uname's release; a missing part ("6.1-rc1") is 0."""
     match = _RELEASE.match(release)
     if match is None:
         return (0, 0, 0)
@@ -156,7 +156,7 @@ def kernel_version(release: str) -> tuple[int, int, int]:
 
 
 def _cpu_flags(cpuinfo: str) -> frozenset[str]:
-    """The first processor's flags; empty on an architecture that names none."""
+    """Return the first processor's flags; empty on an architecture that names none."""
     for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "flags":
@@ -165,12 +165,12 @@ def _cpu_flags(cpuinfo: str) -> frozenset[str]:
 
 
 def _major_lsm(listed: str) -> str:
-    """The security module that leads, in the words of an image."""
+    """Return the name of the major security module in force, as an image has it."""
     return next((name for name in listed.strip().split(",") if name in _MAJOR_LSMS), "lsm_none")
 
 
 def _links(folder: Path, *names: str) -> list[str]:
-    """Where the links of a folder lead; empty where this kernel lacks one."""
+    """Read the links of a folder; empty texts for those that this kernel lacks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -183,7 +183,7 @@ def _links(folder: Path, *names: str) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    """A file's text; empty where this kernel lacks the file or keeps it from us."""
+    """Read a file's text; empty where this kernel lacks the file or the caller may not read it."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -191,5 +191,5 @@ def _text(path: Path) -> str:
 
 
 def realtime_ahead_ns() -> int:
-    """How far CLOCK_REALTIME is ahead of CLOCK_BOOTTIME, ns."""
+    """Return the difference CLOCK_REALTIME minus CLOCK_BOOTTIME, ns."""
     return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's log: lines on standard error, with priorities where it is the journal's.
+"""The daemon's log: lines on standard error, with priorities where that is connected to systemd's journal.
 
     line = [ "<" priority ">" ] text newline              sd-daemon(3); 3 error, 4 warning, 5 notice, 6 info
 
-Where standard error is connected to the journal, ``JOURNAL_STREAM`` is its device and inode number, and only there a
-prefix is understood: elsewhere people would read it. A text of several lines has the prefix on each.
+Where standard error is connected to the journal, ``JOURNAL_STREAM`` has its device and inode number. Only there the
+prefix is written; elsewhere it would be part of the text. A text of several lines has the prefix on each.
 
-A warning that comes again within a minute is counted and not written; the next one that is written says how many were
-not, and so does `Journal.tend` where there is no next one. Nobody waits: a line that finds no room (whoever reads the pipe
-has stopped) is counted too.
+A warning that comes again within a minute is counted and not written. The next one that is written has the count of
+those that were not; where there is no next one, `Journal.tend` writes the count. The daemon never waits for the reader
+of the log: a line that finds no room in the pipe is dropped and counted.
 """
 
 import os
@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-_LONGEST_BYTES: Final = select.PIPE_BUF  # what a pipe that polls as writable takes at once
+_LONGEST_BYTES: Final = select.PIPE_BUF  # a pipe that polls as writable takes so many bytes at once
 _INTERVAL_S: Final = 60.0
-_REMEMBERED: Final = 100  # different warnings; the one that was written longest ago is forgotten for another
+_REMEMBERED: Final = 100  # different warnings; a new one displaces the one that was written longest ago
 
 
 class Priority(IntEnum):
-    """Of syslog(3)."""
+    """Priorities of syslog(3)."""
 
     ERROR = 3
     WARNING = 4
@@ -33,12 +33,12 @@ class Priority(IntEnum):
 
 
 def lines(priority: Priority, text: str, *, prefixed: bool) -> list[bytes]:
-    """A text as it is written; no line is longer than a pipe takes at once.
+    """Return a text as lines, each cut to the bytes that a pipe takes at once.
 
     Args:
-        priority: of all of it.
+        priority: of all lines.
         text: without a newline at its end.
-        prefixed: for the journal.
+        prefixed: add the prefix for the journal.
     """
     head = b"<%d>" % priority if prefixed else b""
     return [
@@ -48,7 +48,7 @@ def lines(priority: Priority, text: str, *, prefixed: bool) -> list[bytes]:
 
 
 class Limiter:
-    """Which messages are written, and how many were not. No clock in here.
+    """A filter that admits equal messages once in an interval, and counts the others. It takes the time as an argument.
 
     Args:
         interval_s: the same message is written once in that time.
@@ -56,22 +56,22 @@ class Limiter:
 
     def __init__(self, interval_s: float = _INTERVAL_S) -> None:
         self._interval_s = interval_s
-        self._seen: dict[str, tuple[float, int]] = {}  # when it was written, and how often not since then
+        self._seen: dict[str, tuple[float, int]] = {}  # by message: when it was written, and how often not since then
 
     def admit(self, text: str, now_s: float) -> str | None:
-        """The message as it is to be written now; None: not now."""
+        """Return the message as it is to be written now; None: it is only counted."""
         since, held = self._seen.get(text, (None, 0))
         if since is not None and now_s - since < self._interval_s:
             self._seen[text] = since, held + 1
             return None
-        self._seen.pop(text, None)  # the newest stand last
+        self._seen.pop(text, None)  # entered again below, behind all others
         if len(self._seen) >= _REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._seen[text] = now_s, 0
         return _with_count(text, held) if held else text
 
     def due(self, now_s: float) -> list[str]:
-        """What is to be said of messages that have not come again: how many were not written."""
+        """Return messages with the counts of unwritten ones, for those that have not come again within the interval."""
         over = [text for text, (since, _) in self._seen.items() if now_s - since >= self._interval_s]
         return [_with_count(text, held) for text in over if (held := self._seen.pop(text)[1])]
 
@@ -81,7 +81,7 @@ def _with_count(text: str, held: int) -> str:
 
 
 def is_journal(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a descriptor is the one that the journal has given this process."""
+    """Return True if a descriptor is the one that the journal has given this process."""
     try:
         found = os.fstat(fd)
     except OSError:
@@ -90,13 +90,13 @@ def is_journal(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 class Journal:
-    """Lines to a descriptor.
+    """The log on a descriptor.
 
     Args:
-        fd: of the log; stays the caller's.
+        fd: of the log; the caller closes it.
 
     Attributes:
-        dropped: lines that found no room.
+        dropped: count of lines that found no room.
     """
 
     def __init__(self, fd: int = 2) -> None:
@@ -108,25 +108,25 @@ class Journal:
         self.dropped = 0
 
     def error(self, text: str) -> None:
-        """Something failed."""
+        """Write that an operation failed."""
         self._write(Priority.ERROR, text)
 
     def warning(self, text: str) -> None:
-        """Something is not as it should be; it may come again and again."""
+        """Write of an irregularity; repetitions are limited."""
         admitted = self._limiter.admit(text, time.monotonic())
         if admitted is not None:
             self._write(Priority.WARNING, admitted)
 
     def notice(self, text: str) -> None:
-        """What whoever runs the service wants to know."""
+        """Write a fact that an administrator wants to know."""
         self._write(Priority.NOTICE, text)
 
     def info(self, text: str) -> None:
-        """What happened."""
+        """Write of a normal event."""
         self._write(Priority.INFO, text)
 
     def tend(self) -> None:
-        """Now and then: say how many warnings were not written."""
+        """Write the counts of warnings that were not written; called from time to time."""
         for text in self._limiter.due(time.monotonic()):
             self._write(Priority.WARNING, text)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's figures, as data. Every count is since its start, and only grows, unless it says otherwise.
+"""The daemon's figures, as data. Every count starts with the daemon, and only grows, unless its description differs.
 
-The keys are those of the answer to ``metrics``; docs/API.md says what each one counts. Who renders them for a monitoring
-system decides on names there.
+The keys are those of the answer to ``metrics``; docs/API.md describes each one. agent.openmetrics gives them the names
+of a monitoring system.
 """
 
 import time
@@ -20,7 +20,7 @@ TURN_SECONDS: Final = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 
 
 
 class Histogram:
-    """How often a value was how large.
+    """A count of values by their size.
 
     Args:
         bounds: upper bounds, ascending; above the last one there is one more class.
@@ -32,12 +32,12 @@ class Histogram:
         self._sum = 0.0
 
     def add(self, value: float) -> None:
-        """One more."""
+        """Count one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def data(self) -> dict[str, Any]:
-        """``buckets``: [upper bound, how many up to it]; ``count`` and ``sum`` are of all."""
+        """Return ``buckets``, a list of [upper bound, count of values up to it], and ``count`` and ``sum`` of all."""
         buckets = []
         total = 0
         for bound, count in zip(self._bounds, self._counts, strict=False):
@@ -47,11 +47,11 @@ class Histogram:
 
 
 class Turns:
-    """How long the loop was away from its clients and its ring, turn by turn.
+    """The durations of the loop's turns, in which it is away from its clients and its ring.
 
     Attributes:
         longest_s: the longest turn so far.
-        longest_in: what took most of it.
+        longest_in: name of the step that took most of it.
     """
 
     def __init__(self) -> None:
@@ -64,33 +64,33 @@ class Turns:
         self.longest_in = ""
 
     def begin(self) -> Self:
-        """A turn begins."""
+        """Begin a turn."""
         self._begin = self._mark = time.monotonic()
         self._most = 0.0
         return self
 
     def spent(self, what: str) -> None:
-        """All of it since the last such call, or its begin, was spent on that."""
+        """Charge the time since the last such call, or since the begin of the turn, to a step."""
         now = time.monotonic()
         if now - self._mark > self._most:
             self._most, self._most_in = now - self._mark, what
         self._mark = now
 
     def end(self) -> None:
-        """It is over."""
+        """End the turn."""
         took = self._mark - self._begin
         self._seconds.add(took)
         if took > self.longest_s:
             self.longest_s, self.longest_in = took, self._most_in
 
     def job(self, name: str, took_s: float) -> None:
-        """Something took so long, beside the loop."""
+        """Count a job beside the loop that took `took_s`."""
         self._job_seconds.add(took_s)
         if took_s > self._longest_job_s:
             self._longest_job_s, self._longest_job = took_s, name
 
     def data(self) -> dict[str, Any]:
-        """The keys of ``loop``."""
+        """Return the keys of ``loop``."""
         return {
             "job_seconds": self._job_seconds.data(),
             "longest_job_s": self._longest_job_s,
@@ -102,7 +102,7 @@ class Turns:
 
 
 def states(watch: Watch) -> dict[str, int]:
-    """How many tasks are in which state, as of the last that was heard of each."""
+    """Return the count of tasks by state, as the table has them."""
     found = Counter[str](running=0, stopped=0, zombie=0, **{"dead-leader": 0, "kernel": 0})
     for task in watch.table.tasks():
         flags = task.flags
@@ -116,7 +116,7 @@ def states(watch: Watch) -> dict[str, int]:
 
 
 def of_watch(watch: Watch) -> dict[str, Any]:
-    """What the watch counts."""
+    """Return the figures of the watch."""
     totals, table, stream, probes = watch.totals, watch.table, watch.stream, watch.probes
     return {
         "records": {kind.name.lower(): stream.kinds[kind] for kind in Kind},

@@ -58,7 +58,7 @@ class Muster:
         self._rows: dict[Task, bytes] = {}  # the inverse of _agreed
         self._open: set[Task] = set()  # all other tasks of the table, and some that are gone
         self._remembers = False
-        self._same: tuple[bytes, list[Task], list[Task]] | None = None  # the last rows, and the doubted and unseen tasks
+        self._same: tuple[bytes, list[Task], list[Task]] | None = None  # rows, doubted, unseen
 
     def forget(self) -> None:
         """Forget the last sweep."""

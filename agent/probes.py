@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loading helper hands over: the descriptors of maps, programs and links, and what may be done with them.
+"""The kernel side as the loading helper passes it on: descriptors of maps, programs and links, and operations on them.
 
-This process imports no bcc and needs no capability: reading the mapped ring, starting an iterator from its link and
-running a program once are free to whoever holds the descriptor.
+This process imports no bcc and needs no capability: a descriptor alone allows a process to read the mapped ring, start
+an iterator from its link and run a program once.
 """
 
 import json
@@ -21,20 +21,20 @@ from agent.wire import Tie
 from bpf import syscall
 
 _MAX_DESCRIPTORS = 128
-# As `python -m bpf.loader`, but for the current folder, where anybody may have put a module: it is found beside this one.
+# As `python -m bpf.loader`, but without the current folder, where any user may have put a module of that name.
 _HELPER = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import main; main(sys.argv[1:])"
 _TOP = os.fspath(Path(__file__).resolve().parents[1])
 _CALLED = {"program:state", "program:marker", "program:on_announce raw_tracepoint", "program:on_announce tracepoint"}
 _TIES: tuple[Tie, ...] = ("terminals", "owners", "sharing")
-_ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; far more would be mapped and unmapped each time
+_ITERATOR_CHUNK = 1 << 16  # a read yields half of that at most; a far larger buffer would be mapped anew each time
 _WAIT_S = 5.0
-_FAULTS = 3  # of a compiler's, in a message
+_FAULTS = 3  # of the compiler's errors, in a message
 _MOST_USERS = 2048
 _ALLOWANCE = wire.reader(wire.ALLOWANCE)
 
 
 class Loaded(NamedTuple):
-    """The kernel side as the helper hands it over.
+    """The kernel side as the helper passes it on.
 
     Attributes:
         descriptors: by name.
@@ -52,22 +52,22 @@ class Probes:
 
     Args:
         ring_bytes: size of the ring, a power of two of pages.
-        without: kernel features to treat as missing, and hooks not to load: for trying what is left, and measuring it.
-        loaded: what is loaded already, by those very arguments; None: it is loaded now.
+        without: kernel features to treat as missing, and hooks not to load: for tests and measurements.
+        loaded: the kernel side that is loaded already, with the same arguments; None: load it now.
         waiting: called every few seconds while the helper works.
 
     Attributes:
-        loaded: the kernel side as it was handed over.
-        is_taken_over: it was loaded before, and its ring may hold records.
+        loaded: the kernel side as it was passed on.
+        is_taken_over: True where it was loaded before, so that its ring may hold records.
         ring: the records.
         page: the counters.
         hooks: by feature, the hooks in force; an empty list: none worked.
-        tried: by hook, what the kernel or bcc said to those that did not work.
+        tried: by hook, the error of the kernel or of bcc for those that did not work.
         missing: features this kernel lacks.
-        filters: whether the ties of a single process can be asked for.
+        filters: True where the ties of a single process can be read.
 
     Raises:
-        HostError: not permitted, or this host cannot.
+        HostError: the caller lacks the rights, or the kernel lacks a feature.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Probes:
         self.page = Page(self._descriptors["map:page"])
         self.ask = syscall.TestRun(self._descriptors["program:state"])
         self._marker = syscall.TestRun(self._descriptors["program:marker"])
-        # those that run by themselves; the others are called, by one of these or by us
+        # the programs that hooks run; the others are called, by one of these or by this process
         self._misses = [
             syscall.RecursionMisses(fd)
             for name, fd in self._descriptors.items()
@@ -107,12 +107,12 @@ class Probes:
         return True
 
     def fileno(self) -> int:
-        """Readable, now and then, while records come in: one in some thousands wakes us."""
+        """Return a descriptor that becomes readable once in some thousand records."""
         return self._descriptors["map:ring"]
 
     @property
     def ring_name(self) -> str:
-        """The kernel's name of the ring, which no other one has in this boot."""
+        """The kernel's name of the ring, unique within a boot."""
         return syscall.identity(self._descriptors["map:ring"])
 
     def mark(self, argument: int = 0) -> None:
@@ -120,19 +120,19 @@ class Probes:
         self._marker(argument, 0)
 
     def rows(self) -> bytes:
-        """Walk all tasks: struct sweep_row, one after the other."""
+        """Walk all tasks; return struct sweep_row, one after the other."""
         return _walk(self._descriptors["iterator"])
 
     @property
     def ties(self) -> tuple[Tie, ...]:
-        """Which ones can be read here."""
+        """The kinds of ties that can be read on this kernel."""
         return tuple(tie for tie in _TIES if f"iterator:{tie}" in self._descriptors)
 
     def tied(self, tie: Tie, process: int = 0) -> bytes:
-        """The terminals, struct terminal_row, or the owners of files, struct owner_row: all, or those of a process.
+        """Read ties of a kind, as the struct of its row in bpf/events.h: all, or those of a process.
 
         Raises:
-            OSError: those of a process were asked for, and `filters` is False.
+            OSError: the call is for one process, and `filters` is False.
         """
         link = syscall.link_iterator(self._descriptors[f"iterator:{tie}"], process)
         try:
@@ -141,26 +141,28 @@ class Probes:
             os.close(link)
 
     def skipped(self) -> int:
-        """Program runs that the kernel or the scratch buffers had no room for; these took no number."""
+        """Return the count of program runs that found no scratch buffer, or that the kernel skipped; these took no
+        number.
+        """
         return self.page.nested + sum([misses() for misses in self._misses])
 
     def keep_strings(self, *, wanted: bool) -> None:
-        """Have the text of arguments and environments told at each exec, or their hashes alone."""
+        """Make the exec hook tell the text of arguments and environments, or their hashes alone."""
         syscall.set_word(self._descriptors["map:keep_strings"], 0, int(wanted))
 
     def withheld(self) -> dict[int, int]:
-        """By user id, how many changes of groups and subreaper flags went beyond the user's allowance (bpf/quiet.h)."""
+        """Return by uid the changes of groups and subreaper flags beyond the user's allowance (bpf/quiet.h)."""
         items = syscall.map_items(self._descriptors["map:allowances"], _MOST_USERS)
         counts = ((int.from_bytes(key, sys.byteorder), _ALLOWANCE.unpack(value)[1]) for key, value in items)
         return {uid: count for uid, count in counts if count}
 
     def usage(self) -> dict[str, syscall.Usage]:
-        """How each program has fared, by its name."""
+        """Return the runs, run time and misses of each program, by its name."""
         named = ((name, fd) for name, fd in self._descriptors.items() if name.startswith("program:"))
         return {name.removeprefix("program:"): syscall.usage(fd) for name, fd in named}
 
     def close(self) -> None:
-        """Detach everything."""
+        """Close all descriptors, which detaches the hooks."""
         self.ring.close()
         self.page.close()
         for fd in self._descriptors.values():
@@ -183,7 +185,7 @@ def _load(ring_bytes: int, without: Iterable[str], waiting: Callable[[], None]) 
     """Run the helper to its end.
 
     Raises:
-        HostError: it says that it cannot, or dies.
+        HostError: the helper reports an error, or dies.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     complaints = os.memfd_create("ckptree-loader")
@@ -212,7 +214,7 @@ def _load(ring_bytes: int, without: Iterable[str], waiting: Callable[[], None]) 
             raise HostError(f"the helper that loads BPF died: {last}")
         document = json.loads(message)
         if "error" in document:
-            # What the compiler has to say of a program it says there.
+            # The compiler writes its errors to standard error.
             faults = [line for line in said.splitlines() if " error: " in line][:_FAULTS]
             raise HostError(": ".join((document["error"], *faults)))
         named = dict(zip(document["names"], descriptors, strict=True))

@@ -3,13 +3,12 @@
 
 Theory
 ------
-A scan lists the processes, then visits one task after another while all of them go on living: it is torn by nature,
-and nothing here pretends otherwise. What can be had for little is had: each task is read through one opened directory,
-so a row never mixes two users of one number; a task that vanishes midway is left out; and a row whose parent vanished
-is read again, since its parent has changed.
+A scan lists the processes, then reads one task after another while they run, so it is of no single instant. Three cheap
+measures help: each task is read through one opened directory, so a row never mixes two tasks with one number; a task
+that vanishes meanwhile is left out; and a row whose parent vanished is read again, since its parent has changed.
 
-Numbers are those of the pid namespace that the procfs was mounted for, and of the ones below it. Where /proc escapes a
-name (status) it is not taken from there; where it does not (stat) it is split off at the last parenthesis.
+Numbers are those of the pid namespace that the procfs was mounted for, and of the ones below it. Names are read from
+``stat``, up to the last parenthesis, for ``status`` escapes them.
 """
 
 import os
@@ -26,7 +25,7 @@ from agent.errors import HostError
 from agent.host import boottime_offset_ns, ns_per_tick
 
 NAMESPACE_WITHOUT_INIT: Final = 0
-"""``pid_ns_for_children`` of a task that unshared its pid namespace and has not forked since: it has no number yet."""
+"""``pid_ns_for_children`` of a task that unshared its pid namespace and has not forked since."""
 
 # Places in stat_fields(): proc(5) counts from 1 and the first field after the name is its third.
 _STATE, _PPID, _PGRP, _SESSION, _TTY, _TPGID, _FLAGS = 0, 1, 2, 3, 7 - 3, 8 - 3, 9 - 3
@@ -42,7 +41,7 @@ _MENDING_ROUNDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ProcRow:
-    """One task.
+    """A task, as /proc shows it.
 
     Attributes:
         tid, tgid: numbers in the procfs's pid namespace.
@@ -53,11 +52,11 @@ class ProcRow:
         tgid_numbers, pgid_numbers, sid_numbers: of its thread group, process group and session. As many as `numbers`:
             a group or session from further outside has 0 at the levels that do not see it, and one from further inside
             is cut at the task's own level.
-        start_ns: birth, by CLOCK_BOOTTIME of the host, but only to the clock tick (10 ms): the kernel rounds down what
-            the reader's own clock shows. host.start_ticks() makes two of them comparable.
-        state: letter of proc(5): R, S, D, T, t, Z, I, ... Never X, which is a task on its way out.
-        exit_code: raw wait status of a zombie; None for the living, and where we have no right to know (the kernel
-            shows a 0 that means nothing).
+        start_ns: birth, by CLOCK_BOOTTIME of the host, but only to the clock tick (10 ms): the kernel rounds down the
+            time on the reader's own clock. host.start_ticks() makes two of them comparable.
+        state: letter of proc(5): R, S, D, T, t, Z, I, ... Never X, the state of a task that is being released.
+        exit_code: raw wait status of a zombie; None for a living task, and where the reader lacks the right (the kernel
+            then shows 0).
         exit_signal: signal sent to the parent at exit; -1 for a thread that does not lead.
         comm: at most 15 bytes.
         uid, gid: real ids in the reader's user namespace.
@@ -68,7 +67,7 @@ class ProcRow:
         terminal: number of the device that is the controlling terminal; 0: it has none.
         foreground: number of the group in its foreground; 0 where the procfs's namespace does not see it, -1: there is
             none.
-        subreaper: None: /proc does not tell.
+        subreaper: always None: /proc does not tell.
     """
 
     tid: int
@@ -94,9 +93,9 @@ class ProcRow:
 
 
 def scan(root: Path = Path("/proc")) -> list[ProcRow]:
-    """All tasks that the procfs shows, by tid.
+    """Read all tasks that the procfs shows, ordered by tid.
 
-    A process that we may not even look at (hidepid) is left out: /proc offers nothing to make a row of.
+    A process that /proc hides from the reader (hidepid) is left out.
 
     Raises:
         HostError: there is no procfs at `root`; or see host.boottime_offset_ns().
@@ -105,28 +104,28 @@ def scan(root: Path = Path("/proc")) -> list[ProcRow]:
     processes = {tgid: rows for tgid in _pids(root) if (rows := _process(root, tgid))}
     _mend(root, processes)
     parents = _parent_threads(root, processes)
-    # A row that no longer names the group whose thread was found was adopted between the two reads: it keeps its own.
+    # The key has the row's ppid: a task that got a new parent between the two reads finds no thread and keeps its ppid.
     exact = (
         replace(row, ppid=parents.get((row.ppid, row.tgid), row.ppid), start_ns=max(row.start_ns - offset_ns, 0))
         for group in processes.values()
         for row in group
     )
-    # A number that was freed and taken again during the scan is met twice: the younger task has it now.
+    # A number that was freed and taken again during the scan has two rows: the younger task has it now.
     return list({row.tid: row for row in sorted(exact, key=lambda row: (row.tid, row.start_ns))}.values())
 
 
 def _pids(root: Path) -> list[int]:
-    """The process ids psutil finds."""
+    """Return the process ids that psutil finds."""
     with _psutil_at(root):
         try:
             return psutil.pids()
-        except (OSError, IndexError) as error:  # psutil takes the lowest pid of what it found, even of nothing
+        except (OSError, IndexError) as error:  # psutil takes the lowest pid of its list, even of an empty one
             raise HostError(f"{root} shows no process: mount procfs there") from error
 
 
 @contextmanager
 def _psutil_at(root: Path) -> Iterator[None]:
-    """Point psutil at another procfs. It keeps the place in its module, so give it back."""
+    """Point psutil at another procfs, a global of its module, and reset it afterwards."""
     before, psutil.PROCFS_PATH = psutil.PROCFS_PATH, str(root)
     try:
         yield
@@ -135,7 +134,7 @@ def _psutil_at(root: Path) -> Iterator[None]:
 
 
 def _process(root: Path, tgid: int) -> list[ProcRow]:
-    """The rows of a process's threads; none where it is gone or hidden."""
+    """Read the rows of a process's threads; none where it is gone or hidden."""
     try:
         with opened(root / str(tgid)) as process, opened("task", process) as tasks:
             tids = [int(name) for name in os.listdir(tasks) if name.isdigit()]
@@ -145,10 +144,11 @@ def _process(root: Path, tgid: int) -> list[ProcRow]:
 
 
 def _task(tasks: int, tid: int) -> ProcRow | None:
-    """One row; None where the task is gone, or is being released while we look."""
+    """Read one row; return None where the task is gone, or is being released."""
     try:
         with opened(str(tid), tasks) as task:
-            # Links first: the kernel grants exit_code by the same right, and says so only here.
+            # The kernel shows exit_code by the same right as the links, but only a link fails without it. So links
+            # first.
             pid_ns = _namespace(task, "ns/pid")
             for_children = _namespace(task, "ns/pid_for_children")
             stat, status = read_at(task, "stat"), read_at(task, "status")
@@ -189,7 +189,9 @@ def _task(tasks: int, tid: int) -> ProcRow | None:
 
 
 def _status(status: bytes) -> dict[bytes, tuple[int, ...]]:
-    """The lines of a status file that hold ids. Its name line has no bare newline, so it cannot fake another."""
+    """Return the lines of a status file that hold ids. Its name line has no bare newline, so it cannot fake another
+    line.
+    """
     found = {}
     for line in status.split(b"\n"):
         key, _, value = line.partition(b":")
@@ -199,19 +201,19 @@ def _status(status: bytes) -> dict[bytes, tuple[int, ...]]:
 
 
 def _is_kernels(flags: int, *, leader: bool) -> bool:
-    """Whether the kernel itself runs the task.
+    """Return True for a kernel thread or a worker that the kernel runs inside a process.
 
-    The two worker flags are asked of threads only: workers lead no group, and 0x4000 had another meaning before v5.17
-    (PF_USED_ASYNC, seen on processes that had loaded a module).
+    The two worker flags count for threads only: workers lead no group, and 0x4000 had another meaning before v5.17
+    (PF_USED_ASYNC, of processes that had loaded a module).
     """
     return bool(flags & _PF_KTHREAD) or (not leader and bool(flags & (_PF_IO_WORKER | _PF_USER_WORKER)))
 
 
 def _namespace(task: int, link: str) -> int | None:
-    """Inode number of a namespace.
+    """Return the inode number of a namespace; None where the kernel or the reader's rights do not allow it.
 
-    A link that is there but leads nowhere means that the namespace has no init yet; one that is not there at all, that
-    this kernel does not tell (pid_for_children came with v4.12).
+    A link that exists but leads nowhere means that the namespace has no init yet. A missing link means that the kernel
+    lacks it (pid_for_children came with v4.12).
     """
     try:
         return int(os.readlink(link, dir_fd=task).partition("[")[2].rstrip("]"))
@@ -226,9 +228,10 @@ def _namespace(task: int, link: str) -> int | None:
 
 
 def _mend(root: Path, processes: dict[int, list[ProcRow]]) -> None:
-    """Read those again whose parent is missing: it exited after them, or was born after the listing.
+    """Read rows again whose parent is missing: it exited after they were read, or was born after the listing.
 
-    Bounded, for in a fork storm there is always one more, and a parent that hidepid hides never comes.
+    The rounds are bounded, for in a fork storm there is always one more, and a parent that hidepid hides is never
+    found.
     """
     for _ in range(_MENDING_ROUNDS):
         orphans = {
@@ -248,7 +251,7 @@ def _mend(root: Path, processes: dict[int, list[ProcRow]]) -> None:
 
 
 def _parent_threads(root: Path, processes: dict[int, list[ProcRow]]) -> dict[tuple[int, int], int]:
-    """The creating or adopting thread, by its group and the child: only groups of several threads leave a doubt."""
+    """Find the thread that is the parent, by its group and the child, in groups of several threads."""
     having_children = {row.ppid for group in processes.values() for row in group}
     return {
         (tgid, int(child)): row.tid

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live objects out of a /proc scan, so that selection has one form of input whatever the source.
+"""Live objects made of a /proc scan, so that the selection has one form of input for every source.
 
-What /proc does not say is filled in as far as it can be: a dead group or session leader has the numbers that its members
-see; a namespace's parent is that of the nearest ancestor one level up. Births are not observed, the subreaper flag is not
-known, nor who owns files, nor what a terminal that hung up has left. A snapshot from here is never verified.
+Some facts that /proc lacks are derived: the pid object of a dead group or session leader has the numbers that its
+members see; a namespace's parent is that of the nearest ancestor one level up. Births, the subreaper flag, owners of
+files and the remainder of a terminal that hung up are not known. A snapshot from /proc is never verified.
 """
 
 import time
@@ -65,12 +65,14 @@ class ProcTable:
         return task
 
     def _pending(self, inum: int) -> tuple[int, int]:
-        """The namespace of a task's next child, by (identity, inode number); one that nobody lives in has no identity."""
+        """Return the namespace of a task's next child as (identity, inode number); identity -1 where no task lives in
+        it.
+        """
         known = next((one.identity for one in self._namespaces.values() if one.inum == inum and inum), -1)
         return known, inum
 
     def _namespace(self, row: procfs.ProcRow) -> Namespace:
-        """The namespace of a task: its parent's, where that is on the same level, else one below its parent's."""
+        """Return a task's namespace: its parent's, where that is on the same level, else one below its parent's."""
         level = len(row.numbers) - 1
         if not level:
             return self.initial
@@ -84,12 +86,12 @@ class ProcTable:
             namespace.inum = namespace.inum or row.pid_ns or 0
             return namespace
         parent = self._namespace(above) if above is not None and len(above.numbers) <= level else self.initial
-        while parent.level < level - 1:  # its init is gone or hidden: a namespace without a name between
+        while parent.level < level - 1:  # the namespace between has no visible init: enter it without an inode number
             parent = self._named(0, 0, parent)
         return self._named(row.pid_ns or 0, row.tid, parent)
 
     def _named(self, inum: int, top: int, parent: Namespace) -> Namespace:
-        """By inode number; where that is not to be read, by its topmost task."""
+        """Return a namespace by its inode number; where that cannot be read, by its topmost task."""
         key = (inum, 0 if inum else top, id(parent))
         if key not in self._namespaces:
             self._namespaces[key] = Namespace(len(self._namespaces) + 1, inum, parent)
@@ -101,7 +103,7 @@ class ProcTable:
         return pid
 
     def _held(self, numbers: tuple[int, ...]) -> Pid:
-        """The pid object of a group or session; one without a task is as deep as its deepest member sees it."""
+        """Return the pid object of a group or session; without a task it has the numbers that its deepest member sees."""
         known = self.initial.numbers.get(numbers[0])
         if known is not None:
             return known
@@ -109,7 +111,9 @@ class ProcTable:
         return self._enter_pid(numbers[0], visible, namespace.ancestor(len(visible) - 1))
 
     def _deepest(self, rows: Sequence[procfs.ProcRow]) -> dict[int, tuple[tuple[int, ...], Namespace]]:
-        """For each group and session by its outermost number: all its numbers that somebody sees, and where."""
+        """Return for each group and session, by its outermost number, all numbers that a member sees, and the
+        namespace.
+        """
         found: dict[int, tuple[tuple[int, ...], Namespace]] = {}
         for row in rows:
             for numbers in (row.pgid_numbers, row.sid_numbers):
@@ -120,7 +124,7 @@ class ProcTable:
         return found
 
     def as_known(self, row: SnapshotTask, numbers: tuple[int, ...]) -> SnapshotTask:
-        """A row without what /proc does not tell: the subreaper flag, and the exit code where that is not permitted."""
+        """Return a row without the facts that /proc hides: the subreaper flag, and an exit code without permission."""
         hidden = row.exit_code == 0 and any(
             one.exit_code is None
             for one in self._rows.values()
@@ -129,7 +133,7 @@ class ProcTable:
         return row._replace(subreaper=None, exit_code=None if hidden else row.exit_code)
 
     def terminal(self, task: Task, chosen: select.Selection) -> Terminal | None:
-        """The controlling terminal of a leader."""
+        """Return the controlling terminal of a leader; None for a thread, and where there is none."""
         row = self._rows[task.pid.numbers[0]]
         if task.leader is not task or not row.terminal:
             return None
@@ -138,14 +142,14 @@ class ProcTable:
         if row.foreground <= 0:
             pgrp = 0
         elif pid is None and not next(iter(chosen.inside)).pid.level:
-            pgrp = OutsidePid((row.foreground,), (0,))  # of a group that no task is in /proc tells the outermost number
+            pgrp = OutsidePid((row.foreground,), (0,))  # /proc has only the outermost number of a group without tasks
         return Terminal(host.device_name(row.terminal), pgrp, None)
 
     def find(self, root: str) -> Task:
-        """The task of a pid, or the init of ``pidns:INUM``.
+        """Return the task of a pid, or the init of ``pidns:INUM``.
 
         Raises:
-            NoSuchRootError: there is none, or it is a thread.
+            NoSuchRootError: there is no such task, or it is a thread.
         """
         wanted = rootname.parse(root)
         if wanted.namespace:
@@ -164,7 +168,7 @@ class ProcTable:
 def _stopped(rows: Sequence[procfs.ProcRow]) -> set[int]:
     """Return the processes whose group is stopped, as far as /proc tells.
 
-    It shows T for a task that stopped with its group and t for one that its tracer holds, which says nothing of the
+    /proc shows T for a task that stopped with its group, and t for one that its tracer holds; t says nothing of the
     group. So a group whose tasks are all traced counts as running, and so does one in which a thread has yet to stop.
     """
     letters: dict[int, set[str]] = {}
@@ -174,7 +178,7 @@ def _stopped(rows: Sequence[procfs.ProcRow]) -> set[int]:
 
 
 def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path = Path("/proc")) -> Snapshot:
-    """A snapshot out of /proc, marked as what it is.
+    """Take a snapshot from /proc, marked as not verified.
 
     Raises:
         CkptreeError: no such root, a leak, or no /proc.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon says, as a client has it: one class for each kind of message, and how it is made of the message."""
+"""Messages of a daemon as a client has them: a class for each kind of message, and its constructor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ from agent import control
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the daemon says of itself and of us.
+    """The daemon's description of itself and of the client.
 
     Attributes:
-        protocol: the version that is spoken.
+        protocol: the version of the protocol on this connection.
         version: of the daemon's program.
         boot_id: of the host.
-        features: what it can do; a name that is not known here may be passed over.
+        features: names of the daemon's abilities; a client may pass over one that it does not know.
         formats: of snapshots.
         events: kinds of events that can be subscribed to.
-        sees: ``all``, or ``own``: tasks of our own user and groups.
-        pid, uid, gid: who we are to it.
+        sees: ``all``, or ``own``: tasks of the client's user and groups.
+        pid, uid, gid: the client's ids as the daemon sees them.
     """
 
     protocol: int
@@ -36,7 +36,7 @@ class Hello:
 
 
 Told = tuple[bytes | None, bytes | None]
-"""What an exec has put into a process's memory, arguments and environment: agent.arguments.area_of reads it."""
+"""The arguments and environment that an exec has put into a process's memory; agent.arguments.area_of reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,16 @@ class Answer:
     """A snapshot as the daemon sends it.
 
     Attributes:
-        data: the file.
-        complete: False: exit code 6, and `reasons` says why.
+        data: the bytes of the file.
+        complete: False where the snapshot is incomplete, for the `reasons`: exit code 6.
         verified: as in model.Completeness.
         reasons, squashed, entered: for the user.
-        tasks: how many.
-        elapsed_ns: what it took within the daemon, from request to bytes.
+        tasks: count of tasks.
+        elapsed_ns: time within the daemon, from request to bytes.
         order: number of the first event that is not in it; 0 where it is from no daemon.
-        workers: threads of the kernel and io workers below the root, which were left out.
-        strings: by tag, what the last exec of a process has put into its memory, where that was asked for and seen.
+        workers: count of kernel threads and io workers below the root, which were left out.
+        strings: by tag, the strings that the last exec of a process has put into its memory, where the client asked for
+            them and the hook saw them.
     """
 
     data: bytes
@@ -70,12 +71,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class EventTask:
-    """Whom an event is about.
+    """The task that an event is about.
 
     Attributes:
-        pid, tid: its process and itself, as the subscriber's pid namespace counts.
+        pid, tid: numbers of its process and of itself in the subscriber's pid namespace.
         numbers: its numbers from that namespace inward.
-        start_ns: CLOCK_BOOTTIME at birth; with the number, who it is.
+        start_ns: CLOCK_BOOTTIME at birth; with the number it identifies the task.
         uid, gid: real ids in the initial user namespace.
         comm: as of the event; not necessarily UTF-8.
     """
@@ -91,16 +92,16 @@ class EventTask:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened.
+    """A change of the tree.
 
     Attributes:
-        kind: of agent.subscription.KINDS; or ``loss``, ``resync``, ``dropped``, ``hidden``, ``end``. Others
-            may come of a later daemon.
+        kind: of agent.subscription.KINDS; or ``loss``, ``resync``, ``dropped``, ``hidden``, ``end``. A later daemon may
+            send others.
         order: its number: larger is later, and as in the births of snapshots.
-        task: whom it is about; None for those five.
-        details: what is particular to the kind, and ``assumed`` or ``entered`` where that is so.
-        time_ns: CLOCK_REALTIME: of a birth when it was, of all else a moment by which it had happened; None of an older
-            daemon.
+        task: the task that it is about; None for those five.
+        details: the fields of the kind, and ``assumed`` or ``entered`` where they apply.
+        time_ns: CLOCK_REALTIME: of a birth the time itself, of any other event a time by which it had happened; None
+            from an older daemon.
     """
 
     kind: str
@@ -111,7 +112,7 @@ class Event:
 
 
 def hello_of(answer: control.Message) -> Hello:
-    """A hello out of an answer; KeyError where something is missing."""
+    """Make a hello of an answer; raise KeyError where a key is missing."""
     peer = answer["peer"]
     return Hello(
         protocol=answer["protocol"],
@@ -131,7 +132,7 @@ _OF_TASK = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
 
 
 def event_of(said: dict[str, Any]) -> Event:
-    """An event out of a message; KeyError where something is missing."""
+    """Make an event of a message; raise KeyError where a key is missing."""
     task = None
     if "tid" in said:
         fields = {key: said[key] for key in _OF_TASK}
@@ -141,7 +142,7 @@ def event_of(said: dict[str, Any]) -> Event:
 
 
 def answer_of(answer: control.Message, data: bytes) -> Answer:
-    """A snapshot out of an answer; KeyError where something is missing."""
+    """Make a snapshot of an answer; raise KeyError where a key is missing."""
     return Answer(
         data=data,
         complete=answer["complete"],

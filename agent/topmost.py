@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topmost process of a cgroup or unit, which is the root that a snapshot of it has.
+"""The topmost process of a cgroup or unit: the root of a snapshot of it.
 
-Topmost is whose parent is not in the cgroup; there has to be one, and the tree below it is what is captured, also where
-parts of it have moved to another cgroup. What is only looked at may have several: whoever enters a container by ``docker
-exec`` is one beside the container's init. The kernel answers by two files read one after the other, so what was found is
-certain only together with what is found afterwards: a descriptor holds the process (its number cannot be another's while
-it is not reaped), the snapshot is taken, and then the cgroup must have the same topmost process still. If not, all is done
-again, a few times.
+A process is topmost if its parent is not in the cgroup. A snapshot needs exactly one, and has the tree below it, also
+the parts that have moved to another cgroup. A view may have several: a process of ``docker exec`` is topmost beside the
+container's init.
+
+The search reads several files of the kernel one after the other, so its result must hold before and after the snapshot:
+the topmost process is found, the snapshot is taken, and then the cgroup must still have the same topmost process. A
+pidfd shows that it lives on, so that its number is still its own. Otherwise all is repeated, a few times.
 """
 
 import os
@@ -36,10 +37,10 @@ class Member(NamedTuple):
     """A process in a cgroup.
 
     Attributes:
-        pid, ppid: as this process's pid namespace counts.
+        pid, ppid: numbers in this process's pid namespace.
         start: clock ticks since boot.
         comm: its name.
-        kernel: it is a kernel thread.
+        kernel: True for a kernel thread.
     """
 
     pid: int
@@ -50,32 +51,32 @@ class Member(NamedTuple):
 
 
 def answered(target: Target, ask: Callable[[str], T], proc: Path = Path("/proc")) -> T:
-    """What `ask` answers about the process that a target means.
+    """Return the answer of `ask` about the process that a target means.
 
     Args:
         target: from rootname.parse_target.
         ask: takes a ROOT that is a pid or a pid namespace.
-        proc: where procfs is mounted.
+        proc: mount point of procfs.
 
     Raises:
         NoSuchRootError: there is no such cgroup or unit, or no process in it.
         RefusedError: several of its processes are topmost; all are listed.
-        CkptreeError: it had another one each time; or what `ask` raises.
+        CkptreeError: its topmost process changed at each attempt; or `ask` raises it.
     """
     return _answered(target, lambda name: [topmost(name, proc)], lambda pids: ask(pids[0]), proc)
 
 
 def answered_of_all(target: Target, ask: Callable[[list[str]], T], proc: Path = Path("/proc")) -> T:
-    """What `ask` answers about all the topmost processes that a target means.
+    """Return the answer of `ask` about all topmost processes that a target means.
 
     Args:
         target: from rootname.parse_target.
-        ask: takes each ROOT, in order, none of them below another.
-        proc: where procfs is mounted.
+        ask: takes all ROOTs, in order, none of them below another.
+        proc: mount point of procfs.
 
     Raises:
         NoSuchRootError: there is no such cgroup or unit, or no process in it.
-        CkptreeError: it had others each time; or what `ask` raises.
+        CkptreeError: its topmost processes changed at each attempt; or `ask` raises it.
     """
     return _answered(target, lambda name: _apart(tops(name, proc), proc), ask, proc)
 
@@ -86,7 +87,7 @@ def _answered(
     ask: Callable[[list[str]], T],
     proc: Path,
 ) -> T:
-    """Look, ask, and look again: the answer is of what was there both times."""
+    """Look, ask, and look again; return an answer whose processes were the topmost ones both times."""
     if isinstance(target, RootName):
         return ask([f"pidns:{target.number}" if target.namespace else str(target.number)])
     for _ in range(_ATTEMPTS):
@@ -97,7 +98,7 @@ def _answered(
             except ProcessLookupError:
                 continue
             if [_member(member.pid, proc) for member in found] != found:
-                continue  # gone before it was held
+                continue  # gone before its pidfd was opened
             try:
                 answer = ask([str(member.pid) for member in found])
             except NoSuchRootError:
@@ -111,7 +112,7 @@ def _answered(
             if same:
                 return answer
             if isinstance(answer, AbstractContextManager):
-                answer.__exit__(None, None, None)  # a subscription of somebody else
+                answer.__exit__(None, None, None)  # a subscription to another process
     raise CkptreeError(
         f"{target}: its topmost process was another one each time, {_ATTEMPTS} times: name one by its pid"
     )
@@ -124,12 +125,12 @@ def _hold(pid: int, held: ExitStack) -> int:
 
 
 def topmost(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Member:
-    """The one process of a cgroup or unit whose parent is not in it.
+    """Return the one process of a cgroup or unit whose parent is not in it.
 
     Raises:
         NoSuchRootError: there is no such cgroup or unit, or no process in it.
         RefusedError: there are several; all are listed.
-        HostError: some of its processes cannot be seen from here.
+        HostError: this process cannot see some of the processes.
     """
     found = tops(name, proc)
     if len(found) > 1:
@@ -141,11 +142,11 @@ def topmost(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Member:
 
 
 def tops(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> list[Member]:
-    """Those processes of a cgroup or unit whose parents are not in it, by number.
+    """Return the processes of a cgroup or unit whose parents are not in it, ordered by number.
 
     Raises:
         NoSuchRootError: there is no such cgroup or unit, or no process in it.
-        HostError: some of its processes cannot be seen from here.
+        HostError: this process cannot see some of the processes.
     """
     members = _members(name, cgroups.find(name, proc), proc)
     found = sorted(member for member in members.values() if member.ppid not in members)
@@ -155,7 +156,7 @@ def tops(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> list[Member
 
 
 def _apart(found: list[Member], proc: Path) -> list[Member]:
-    """Without those who descend from another one, by way of a process that is in another cgroup."""
+    """Leave out processes that descend from another one of the list, by way of a process in another cgroup."""
     pids = {member.pid for member in found}
     apart = []
     for member in found:
@@ -170,7 +171,7 @@ def _apart(found: list[Member], proc: Path) -> list[Member]:
 
 
 def _members(name: CgroupName | UnitName, folder: Path, proc: Path) -> dict[int, Member]:
-    """By pid; kernel threads are nobody's tree."""
+    """Return the processes by pid, without kernel threads."""
     found: dict[int, Member] = {}
     unseen: set[int] = set()
     for again in (True, False):
@@ -178,7 +179,7 @@ def _members(name: CgroupName | UnitName, folder: Path, proc: Path) -> dict[int,
         if 0 in pids:
             raise HostError(f"{name} has processes that this pid namespace does not see: ask on the host")
         found = {pid: member for pid in pids if (member := _member(pid, proc)) is not None}
-        # Listed and not there: it has gone meanwhile. Twice so: it is hidden.
+        # A process that the cgroup lists and /proc does not show has gone meanwhile. If it is so twice, it is hidden.
         hidden, unseen = unseen & (pids - found.keys()), pids - found.keys()
         if not unseen:
             break
@@ -191,7 +192,7 @@ def _members(name: CgroupName | UnitName, folder: Path, proc: Path) -> dict[int,
 
 
 def _member(pid: int, proc: Path) -> Member | None:
-    """As stat tells; None where it does not."""
+    """Read a process's stat; return None where it is gone or hidden."""
     try:
         stat = (proc / str(pid) / "stat").read_bytes()
     except UNREADABLE:
@@ -208,5 +209,5 @@ def _is_there(held: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's, and there
+        pass  # it lives, and belongs to another user
     return True

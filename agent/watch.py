@@ -52,7 +52,7 @@ _ATTEMPTS = 3  # at a snapshot without loss during it
 _PATIENCE_S = 2.0  # while events are lost; the snapshot then says that it is incomplete
 _BEGIN_S = 1.0  # for sweeps at the start while events are lost; later ones are left to the loop
 _EXPLAIN_S = 0.004  # the time that a difference may wait for its event
-_OUTLAST = 40  # rounds of questions about zombies that may vanish; in the densest storm one in four has no event between
+_OUTLAST = 40  # rounds of questions about zombies; in the densest storm one in four has no event between
 
 
 class Watch:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Long work beside the loop: a snapshot or a sweep of a host with very many tasks.
 
-The watch is lent: while a job runs, the job alone may touch it, the ring and the table, and the loop moves bytes to and
-from its clients and nothing else. So there is one thread in the table at any time, no lock, and no turn of the loop that
-lasts as long as a walk over a hundred thousand tasks does. Where tasks are few nothing is lent: handing over costs more
-than the work.
+While a job runs, the job alone may touch the watch, the ring and the table; the loop only moves bytes to and from its
+clients. So only one thread is in the table at any time, without a lock, and no turn of the loop lasts as long as a walk
+over a hundred thousand tasks. Where tasks are few the loop does the work itself: a job would cost more than the work.
 
 Both threads want the interpreter's lock. The loop gets it within `_SWITCH_S`, or when a call into C returns.
 """
@@ -33,14 +32,14 @@ class _Job:
 
 
 class Worker:
-    """One thread, one job at a time.
+    """A thread that runs one job at a time.
 
     Args:
         selector: the loop's; the data of each key is a function of the ready file.
-        note: told the name of each job, and the seconds that it took.
+        note: called with the name of each job, and its seconds.
 
     Attributes:
-        busy: a job runs, or has run and `done` has not been called.
+        busy: True while a job runs, and until its `done` is called.
     """
 
     def __init__(self, selector: selectors.BaseSelector, note: Callable[[str, float], None]) -> None:
@@ -57,9 +56,9 @@ class Worker:
         """Begin a job.
 
         Args:
-            name: what it is, for the figures.
+            name: for the figures.
             work: runs in the thread.
-            done: takes its result, in the loop. What `work` raises is raised there instead.
+            done: takes its result, in the loop. An error of `work` is raised in the loop instead.
         """
         if self.busy:
             raise RuntimeError(f"{name}: there is a job already")
@@ -71,7 +70,7 @@ class Worker:
         self._jobs.put(_Job(name, work, done))
 
     def wait(self) -> None:
-        """Until nothing runs."""
+        """Wait until no job runs."""
         while self.busy:
             with selectors.DefaultSelector() as bell:
                 bell.register(self._bell, selectors.EVENT_READ)
@@ -79,7 +78,7 @@ class Worker:
             self._finish()
 
     def close(self) -> None:
-        """Let go of what the loop waits on; nothing may run."""
+        """Close the descriptor that the loop waits on; no job may run."""
         self._selector.unregister(self._bell)
         os.close(self._bell)
 
@@ -89,7 +88,7 @@ class Worker:
             begin = time.monotonic()
             try:
                 job.result = job.work()
-            except BaseException as error:  # noqa: BLE001 - it is raised where the loop can see it
+            except BaseException as error:  # noqa: BLE001 - _finish() raises it in the loop
                 job.error = error
             job.took_s = time.monotonic() - begin
             self._finished = job
