@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The numbered records of tasks. Compiled twice (compiler.py): behind helper_reads.h for programs to which a task is an
- * address, behind typed_loads.h for those to which the verifier has told its type. So it has no guard, and whatever it
- * defines is called FN(name).
+ * address, and behind typed_loads.h for programs whose task has a type that the verifier knows. So this file has no include
+ * guard, and all its functions are called FN(name).
  */
 
-/* The numbers of a role's object, appended to the scratch buffer; returns how many. */
+/* Append the numbers of a role's object to the scratch buffer; return their count. */
 static __always_inline u8 FN(put_numbers)(struct scratch *s, u32 role)
 {
 	u64 offset = *(volatile u64 *)&s->offset;
@@ -24,7 +24,7 @@ static __always_inline u8 FN(put_numbers)(struct scratch *s, u32 role)
 	offset += sizeof(*to);
 #pragma clang loop unroll(disable)
 	for (i = 1; i < MAX_LEVELS; i++) {
-		/* clang would fold both exits into one comparison that the verifier cannot follow */
+		/* clang would merge both conditions into one comparison that the verifier cannot follow */
 		asm volatile("" : "+r"(i));
 		if (i > level || i >= MAX_LEVELS)
 			break;
@@ -36,7 +36,7 @@ static __always_inline u8 FN(put_numbers)(struct scratch *s, u32 role)
 	return level + 1;
 }
 
-/* What is needed of a role's object, while its type is still known. */
+/* Note the facts of a role's object while the verifier still knows its type; return the object's identity. */
 static __always_inline u64 FN(note_role)(struct scratch *s, u32 role, const void *pid)
 {
 	u32 level = 0, nr = 0;
@@ -51,7 +51,7 @@ static __always_inline u64 FN(note_role)(struct scratch *s, u32 role, const void
 	return IDENTITY(pid);
 }
 
-/* The namespace of the next child, where unshare() or setns() has made it another than the task's own; else NULL. */
+/* The pid namespace of the next child, if unshare() or setns() has made it another than the task's own; else NULL. */
 static __always_inline const void *FN(pending_namespace)(const void *task, const void *pid)
 {
 	const void *nsproxy = 0, *child_ns = 0, *own_ns = 0;
@@ -69,7 +69,7 @@ static __always_inline const void *FN(pending_namespace)(const void *task, const
 	return child_ns != own_ns ? child_ns : 0;
 }
 
-/* do_notify_parent(): a parent that ignores SIGCHLD, or said SA_NOCLDWAIT, has its children reaped for it. */
+/* do_notify_parent(): the kernel reaps the children of a parent that ignores SIGCHLD or has set SA_NOCLDWAIT. */
 static __always_inline u32 FN(autoreap)(const void *task)
 {
 	const void *leader = 0, *parent = 0, *sighand = 0;
@@ -83,7 +83,7 @@ static __always_inline u32 FN(autoreap)(const void *task)
 	if (!parent)
 		return 0;
 	if (exit_signal != SIGCHLD_NR) {
-		/* A parent that has called exec() since gets SIGCHLD all the same. */
+		/* A parent that has called exec() since the child's birth gets SIGCHLD in any case. */
 		GET(u32, born_of, leader, OFF_task_struct_parent_exec_id);
 		GET(u32, execs, parent, OFF_task_struct_self_exec_id);
 		if (born_of == execs)
@@ -99,7 +99,7 @@ static __always_inline u32 FN(autoreap)(const void *task)
 	return handler == SIG_IGN_VALUE || (sa_flags & SA_NOCLDWAIT_BIT) ? TASK_AUTOREAP : 0;
 }
 
-/* The whole state of the task that request() was told of, for the reason it was given. */
+/* Announce the whole state of a task, for the reason that request() has noted. */
 static __always_inline void FN(announce)(const void *task, const void *by)
 {
 	u32 zero = 0, slot, pf = 0, exit_state = 0, ptrace = 0, signal_flags = 0, code = 0;
@@ -154,13 +154,13 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 	if (signal) {
 		GET(u8, reaper_bits, signal, OFF_signal_struct_is_child_subreaper);
 		GET(u8, under_bits, signal, OFF_signal_struct_has_child_subreaper);
-		/* wait_task_zombie(): a group that was told to exit has one status for all */
+		/* wait_task_zombie(): after a group exit all threads have one status */
 		GET(u32, signal_flags, signal, OFF_signal_struct_flags);
 		if (signal_flags & SIGNAL_GROUP_EXIT)
 			GET(u32, code, signal, OFF_signal_struct_group_exit_code);
 		else
 			GET(u32, code, task, OFF_task_struct_exit_code);
-		/* signal->pids[PIDTYPE_PID] is always NULL: the task's own is thread_pid */
+		/* signal->pids[PIDTYPE_PID] is always NULL; the task's own pid is thread_pid */
 		GET(u64, group, signal, OFF_signal_struct_pids + 1 * sizeof(void *));
 		r->tgid = FN(note_role)(s, 1, group);
 		GET(u64, group, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
@@ -173,7 +173,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 	if (s->kind == RECORD_EXIT && s->argument)
 		r->flags |= FN(autoreap)(task);
 
-	/* a process that is born has told the map nothing yet, and one that ends nothing more */
+	/* a new process has no entry in the map, and an ended one needs none */
 	if (s->kind == RECORD_FORK ? s->argument & CLONE_THREAD_BIT : s->kind != RECORD_EXIT || !s->argument)
 		forget_if_other(r);
 
@@ -185,7 +185,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 		READ(r->child_inum, child_ns, OFF_pid_namespace_ns_inum);
 		r->child_ns_id = namespace_identity(child_ns);
 #ifdef OFF_pid_namespace_pid_allocated
-		/* zap_pid_ns_processes() takes it away for good, and alloc_pid() then says ENOMEM */
+		/* zap_pid_ns_processes() clears this bit for good; alloc_pid() then fails with ENOMEM */
 		u32 allocated = PIDNS_ADDING;
 
 		READ(allocated, child_ns, OFF_pid_namespace_pid_allocated);
@@ -203,7 +203,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 		if (i >= MAX_OBJECTS)
 			break;
 		role = s->roles[i];
-		/* a single-threaded leader of its own session has one object in all four roles */
+		/* a single-threaded session leader has the same object in all four roles */
 		if (!role || (i > 0 && role == s->roles[0]) || (i > 1 && role == s->roles[1]) ||
 		    (i > 2 && role == s->roles[2]))
 			r->levels[i] = 0;
@@ -219,7 +219,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 	*in_use = slot;
 }
 
-/* A short record about a task that has no state worth telling. */
+/* Announce the end of a task: a short record without its state. */
 static __always_inline void FN(announce_end)(u32 kind, const void *task, u64 start_ns)
 {
 	struct page *p = counters();

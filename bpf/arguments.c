@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a program is started with: a hash of its arguments and one of its environment, and the text of both where it is
- * kept. exec() has just put them at the top of the new stack, and nobody but the kernel has written there yet. Whoever
- * reads them later from /proc takes the same hash (agent/arguments.py) and knows whether the process has changed them.
+ * A hash of a program's arguments and one of its environment, and on request the text of both. exec() has just put them at
+ * the top of the new stack, and the process has not run since. A later reader of /proc takes the same hash
+ * (agent/arguments.py) and so knows whether the process has changed them.
  *
- * A program of its own, behind on_exec, so that its records are numbered after the exec's. The kernel runs it on one CPU
- * once at a time, which makes the buffer its own.
+ * A program of its own, behind on_exec, so that its records are numbered after the exec's. The kernel runs it at most once
+ * at a time on each CPU, so the buffer needs no lock.
  */
 
 #define HASH_BASIS 0xcbf29ce484222325ull
@@ -13,11 +13,11 @@
 
 struct strings {
 	struct record_strings r;
-	u64 words[STRINGS_BYTES / 8 + 1];	/* one more, to fill the last one up */
+	u64 words[STRINGS_BYTES / 8 + 1];	/* one more word, to fill up the last one */
 };
 
 BPF_PERCPU_ARRAY(strings, struct strings, 1);
-BPF_ARRAY(keep_strings, u32, 1);	/* 1: the text is told too */
+BPF_ARRAY(keep_strings, u32, 1);	/* 1: the records have the text too */
 
 #ifdef HAVE_ARGUMENTS
 static __always_inline u64 hash_of(const struct strings *s, u32 bytes)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* For announce.h: a task is an address, and whatever it points to is read by a helper. Works in every program. */
+/* For announce.h: a task is a plain address, and a helper reads everything behind it. Works in every program. */
 
 #define FN(name) name
 #define GET(width, to, base, offset) READ(to, base, offset)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What iterator programs are given, and how they follow its pointers. */
+/* The context of iterator programs, and loads through its pointers. */
 #ifndef CKPTREE_ITERATOR_H
 #define CKPTREE_ITERATOR_H
 
@@ -15,10 +15,9 @@ struct iterator_meta {
 };
 
 /*
- * A plain load through a pointer that the verifier knows by its BTF type, as an iterator's task is: the one kind of
- * program here that has those, and the one that reads every task there is. With bpf_probe_read_kernel() a walk takes more
- * than twice as long.
- * In assembly, for bcc's rewriter turns a dereference in C into that call. What may be NULL is asked before it is followed.
+ * A plain load through a pointer whose BTF type the verifier knows, as of an iterator's task. A walk over all tasks with
+ * bpf_probe_read_kernel() takes more than twice as long. In assembly, because bcc's rewriter turns a dereference in C into
+ * that call. A pointer that may be NULL is compared before it is followed.
  */
 #define LOAD(width, to, base, offset) \
 	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
@@ -31,7 +30,7 @@ static __always_inline u64 loaded_pid_identity(const void *pid)
 #ifdef OFF_pid_ino
 		LOAD(u64, id, pid, OFF_pid_ino);
 #else
-		const void *untyped = 0; /* the verifier lets nobody shift a typed pointer, as this identity has to */
+		const void *untyped = 0; /* the verifier rejects a shift of a typed pointer, which this identity needs */
 
 		READ(untyped, &pid, 0);
 		id = pid_identity(untyped);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Reading the kernel's structures by the offsets of bpf/layout.py, and writing records.
+ * Reads of the kernel's structures by the offsets of bpf/layout.py, and the writing of records.
  *
- * Explicit bpf_probe_read_kernel() throughout: bcc's rewriter turns some plain expressions into reads that silently
- * yield 0 (an array of pointers inside a structure is one). About 20 ns each, so neighbours are read together.
+ * bpf_probe_read_kernel() is always explicit: bcc's rewriter turns some plain expressions (an array of pointers inside a
+ * structure is one) into reads that silently yield 0. A call takes about 20 ns, so neighbours are read together.
  */
 #ifndef CKPTREE_KERNEL_H
 #define CKPTREE_KERNEL_H
 
-/* From include/linux/sched.h and include/linux/sched/signal.h; values are ABI towards crash tools and have not moved. */
+/* From include/linux/sched.h and include/linux/sched/signal.h. Crash tools rely on the values; they have not changed. */
 #define PF_IO_WORKER	0x00000010
 #define PF_EXITING	0x00000004
 #define PF_USER_WORKER	0x00004000
@@ -27,7 +27,7 @@
 #define PIDTYPE_PID	0
 #define PIDTYPE_TGID	1
 
-#define WAKE_EVERY	4096	/* a power of two: one record in so many wakes the agent */
+#define WAKE_EVERY	4096	/* a power of two: one of so many records wakes the agent */
 
 #define SCRATCH_BYTES	4096	/* power of two above the largest record: 152 + 4 * 33 * 16 = 2264 */
 #define SCRATCH_DEPTH	3
@@ -35,27 +35,27 @@
 #define READ(to, base, offset) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)((const char *)(base) + (offset)))
 
 /*
- * What is to be announced, and room to write it. One announcement may begin while another is half-way through on the
- * same CPU: an interrupt, or preemption on kernels whose tracepoints allow it. Each takes a buffer of its own.
+ * An announcement under construction. One announcement may begin while another is half-way through on the same CPU: in an
+ * interrupt, or after preemption on kernels whose tracepoints allow it. Each has a buffer of its own.
  */
 struct scratch {
 	u32 kind;
 	u32 argument;
 	const void *task;
 	const void *by;
-	u64 offset;		/* read back through memory: the verifier then does not count every path's own value */
+	u64 offset;		/* read back through memory: then the verifier does not track its value on every path */
 	const void *roles[MAX_OBJECTS];
 	u32 deepest[MAX_OBJECTS];	/* level of each role's object */
-	u32 first[MAX_OBJECTS];	/* its number on level 0 */
+	u32 first[MAX_OBJECTS];	/* number of each role's object on level 0 */
 	u8 bytes[SCRATCH_BYTES * 2];
 };
 
-BPF_RINGBUF_OUTPUT(ring, 16); /* pages; the loader makes it as large as it is told */
+BPF_RINGBUF_OUTPUT(ring, 16); /* pages; the loader sets the real size */
 BPF_F_TABLE("array", u32, struct page, page, 1, 1 << 10 /* BPF_F_MMAPABLE */);
 BPF_PERCPU_ARRAY(depth, u32, 1);
 BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCH_DEPTH);
-BPF_PROG_ARRAY(raw, 1);	/* on_announce, for programs of raw tracepoints: an array serves one type only */
-BPF_PROG_ARRAY(perf, 1);	/* the same for tracepoints */
+BPF_PROG_ARRAY(raw, 1);	/* on_announce, for raw tracepoint programs: an array holds programs of one type only */
+BPF_PROG_ARRAY(perf, 1);	/* on_announce, for tracepoint programs */
 
 static __always_inline struct page *counters(void)
 {
@@ -65,8 +65,8 @@ static __always_inline struct page *counters(void)
 }
 
 /*
- * Add one, and return what stood there before: each caller's own, on whichever CPU. Linux 5.12 has the instruction. LLVM 21
- * refuses the result of the built-in function for the processor that bcc names, LLVM 14 has no word for the instruction.
+ * Add one and return the value before: unique to each caller, on any CPU. Linux 5.12 has the instruction. LLVM 21 rejects
+ * the built-in's result for the processor that bcc names; LLVM 14 lacks the instruction in its assembler.
  */
 static __always_inline u64 take_number(__u64 *counter)
 {
@@ -166,8 +166,8 @@ static __always_inline u32 task_flags(u32 pf, u32 signal_flags, u32 exit_state, 
 }
 
 /*
- * Say what to announce. The caller then announces it (announce.h), or tail-calls the one program that does: compiled into
- * every hook it would be nine tenths of the time that loading takes.
+ * Note the announcement to make. The caller then calls announce() (announce.h), or tail-calls the one program that does.
+ * A copy of announce() in every hook would take nine tenths of the loading time.
  */
 static __always_inline int request(u32 kind, u32 argument, const void *task, const void *by)
 {

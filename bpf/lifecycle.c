@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Birth, exec, death: raw tracepoints, which every kernel with BPF has.
+ * Birth, exec and exit: raw tracepoints, which every kernel with BPF has.
  *
- * task_newtask, not sched_process_fork: only it has the clone flags, and it alone fires for io workers. It fires at the
- * end of copy_process(), before the child can run, so a child's own records always come after its birth.
+ * task_newtask and not sched_process_fork: it has the clone flags, and it alone fires for io workers. It fires at the end
+ * of copy_process(), before the child can run. So a child's own records always come after its birth.
  */
 
-/* What request() was told, by a program that has nothing of it but what it wrote down. */
+/* Announce the request that stands in the scratch buffer. */
 static __always_inline void announce_requested(void)
 {
 	u32 zero = 0, slot;
@@ -21,7 +21,7 @@ static __always_inline void announce_requested(void)
 		announce(s->task, s->by);
 }
 
-/* Never attached: the others tail-call it. Loaded once for each type of program, which is why it has no use for ctx. */
+/* Never attached: the hooks tail-call it. It is loaded once for each program type, so it cannot use ctx. */
 int on_announce(void *ctx)
 {
 	announce_requested();
@@ -73,8 +73,8 @@ int on_free(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /*
- * Birth, exit and free again, where a program is told the types of a tracepoint's arguments (BPF_TRACE_RAW_TP, Linux 5.5).
- * They announce by themselves: no other program could be told the same types. An exec takes so long that it need not be one.
+ * Birth, exit and free for kernels that tell a program the types of a tracepoint's arguments (BPF_TRACE_RAW_TP, Linux 5.5).
+ * They announce in the same program, because a tail call loses the types. An exec is too slow to gain from it.
  */
 int on_fork_typed(u64 *ctx)
 {

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What is not announced: calls that changed nothing, and calls that change something more often than anybody could follow.
+ * Changes that are not announced: calls without effect, and changes more frequent than a reader can follow.
  *
- * setpgid() and prctl() return in a fraction of a microsecond, whether they change anything or not. A process may call
- * them a million times a second, and nobody else's records may be lost for that. A fork, an exec, an exit or a reap takes
- * so long by itself that the ring keeps up.
+ * setpgid() and prctl() return in a fraction of a microsecond, with or without effect. A process may call them a million
+ * times a second, and that must not cost other users' records. A fork, an exec, an exit or a reap takes long enough for the
+ * ring to keep up.
  *
- * Changed nothing: the group, session and subreaper flag of a process are compared with what was told of it last. The map
- * is a cache: a process that is not in it is announced. Any record that tells something else than the map (a 32-bit call
- * made the change, say) removes the entry, so that the map never says "told" of what a later record has taken back.
+ * Without effect: the group, session and subreaper flag of a process are compared with the last announcement. The map is a
+ * cache: a process without an entry is announced. Any record that contradicts the entry (after a 32-bit call, say) removes
+ * it. So the map never holds a state that a later record has replaced.
  *
- * Too often: each user has an allowance. What goes beyond it takes no number; it is counted in the user's entry and in
- * struct page. A sweep, or the question that every snapshot puts to each task, finds out how the process is by then.
+ * Too frequent: each user has an allowance. A change beyond it takes no number; it is counted in the user's entry and in
+ * struct page. A sweep, or the question that every snapshot asks about each task, finds the new state.
  */
 #ifndef CKPTREE_QUIET_H
 #define CKPTREE_QUIET_H
@@ -20,9 +20,9 @@
 #define ALLOWED_AT_ONCE 25000
 #define SECOND_NS 1000000000ull
 
-/* What was told last of a process, by the address of its leader. */
+/* The last announced state of a process, by the address of its leader. */
 struct told {
-	u64 start_ns;	/* of the leader: another process may have the same address later */
+	u64 start_ns;	/* of the leader: another process may get the same address later */
 	u64 pgid;
 	u64 sid;
 	u64 subreaper;
@@ -31,7 +31,7 @@ struct told {
 BPF_TABLE("lru_hash", u64, struct told, told, 4096);
 BPF_TABLE("lru_hash", u32, struct allowance, allowances, 1024);
 
-/* Who is charged: the owner of the outermost user namespace below the initial one, so that a user's sub-ids are that user. */
+/* The user to charge: the owner of the outermost user namespace below the initial one, so sub-ids count as their user. */
 static __always_inline u32 charged_user(const void *task)
 {
 	const void *cred = 0, *ns = 0, *parent = 0, *above = 0;
@@ -44,7 +44,7 @@ static __always_inline u32 charged_user(const void *task)
 	READ(uid, cred, OFF_cred_uid);
 	READ(ns, cred, OFF_cred_user_ns);
 #pragma clang loop unroll(disable)
-	for (i = 0; i < 33; i++) { /* user namespaces are 32 deep at most */
+	for (i = 0; i < 33; i++) { /* user namespaces nest 32 deep at most */
 		if (!ns)
 			break;
 		READ(parent, ns, OFF_user_namespace_parent);
@@ -60,7 +60,7 @@ static __always_inline u32 charged_user(const void *task)
 	return uid;
 }
 
-/* Charge the current task's user for a record; 0: the allowance is used up. */
+/* Charge the current task's user for a record; return 0 if the allowance is used up. */
 static __always_inline int is_allowed(void)
 {
 	u32 uid = charged_user((void *)bpf_get_current_task());
@@ -107,7 +107,7 @@ static __always_inline int is_same(const struct told *a, const struct told *b)
 	return a->start_ns == b->start_ns && a->pgid == b->pgid && a->sid == b->sid && a->subreaper == b->subreaper;
 }
 
-/* Whether a call that may have changed a task's group or subreaper flag is to be announced. */
+/* Return 1 if a call that may have changed a task's group or subreaper flag must be announced. */
 static __always_inline int is_news(const void *task)
 {
 	struct told now = {}, after = {}, *before;
@@ -125,14 +125,14 @@ static __always_inline int is_news(const void *task)
 		return 0;
 	}
 	told.update(&key, &now);
-	/* Another CPU may have changed it again, and written to the map before this one did. */
+	/* Another CPU may have changed the state again, and written to the map before this CPU did. */
 	read_told(&after, leader);
 	if (!is_same(&now, &after))
 		told.delete(&key);
 	return 1;
 }
 
-/* A record tells this of a process: if the map says otherwise it is wrong. */
+/* Remove a process's entry if a record contradicts it. */
 static __always_inline void forget_if_other(const struct record_task *r)
 {
 	u64 key = r->leader;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * setsid, setpgid, subreaper, reap: the best hook that loads; bpf/hooks.py holds the order.
+ * setsid, setpgid, subreaper, reap: the best hook that loads; bpf/hooks.py has the order.
  *
- * The system call tracepoints fire when the call returns, so that the state is the new one. sys_exit carries no
- * arguments; they still stand in the caller's saved registers, which saves a hook and a hash at sys_enter.
+ * The system call tracepoints fire when the call returns, so the state is the new one. sys_exit has no arguments, but they
+ * still stand in the caller's saved registers. That saves a hook and a hash at sys_enter.
  */
 
-/* sys_exit_*: what perf hands to a program. Own definition, so that no format file is needed. */
+/* The context of sys_exit_* from perf, defined here so that no format file is needed. */
 struct sys_exit {
 	u64 common;
 	s64 id;
@@ -29,7 +29,7 @@ int on_setsid(struct sys_exit *ctx)
 	return 0;
 }
 
-/* The number of a process as the caller counts: its pid object's number at the level of the caller's namespace. */
+/* The number of a process at the level of the caller's namespace; 0 if it has none there. */
 static __always_inline u32 number_at(const void *leader, u32 level)
 {
 	const void *pid = 0;
@@ -47,7 +47,7 @@ static __always_inline u32 number_at(const void *leader, u32 level)
 
 #define CHILDREN_LOOKED_AT 256
 
-/* A child of the caller's by its number, newest first; then of the other threads of its group, which it may move as well. */
+/* A child of the caller by its number, newest first; then children of the other threads, which setpgid() may move too. */
 static __always_inline const void *find_child(const void *task, u32 level, u32 wanted)
 {
 	const void *signal = 0, *thread = task, *list = (const char *)task + OFF_task_struct_children;
@@ -109,8 +109,8 @@ int on_prctl(struct sys_exit *ctx)
 }
 
 /*
- * Waits are a hint that comes before the free record, 15 ms or so earlier. Where a call does not tell whom it has reaped
- * there is no hint: it may be made as often as anybody likes, with every child of the caller in question each time.
+ * Waits are a hint: they come about 15 ms before the free record. A call that does not return the reaped pid gives no hint,
+ * because each one would make the agent ask about every child of the caller, as often as the caller likes.
  */
 static __always_inline void announce_wait(u32 number)
 {
@@ -136,7 +136,7 @@ int on_waitid(struct sys_exit *ctx)
 	to = (void *)argument(OFF_ARG2);
 	if (to) {
 		bpf_probe_read_user(&info, sizeof(info), to);
-		if (info.signo == SIGCHLD_NR) /* else WNOHANG and nothing there */
+		if (info.signo == SIGCHLD_NR) /* else WNOHANG found no child */
 			announce_wait(info.pid);
 	} else if ((u32)argument(OFF_ARG0) == P_PID_NR) {
 		announce_wait((u32)argument(OFF_ARG1));
@@ -146,11 +146,11 @@ int on_waitid(struct sys_exit *ctx)
 
 /*
  * change_pid(struct pid **pids, struct task_struct *task, enum pid_type type, struct pid *pid), after it. `pids` is new in
- * v6.15 and nothing else tells the two shapes apart without a walk through all of BTF: where the second argument is one
- * of the few enum values it is the type, else a pointer.
+ * v6.15, and only a walk through all of BTF could tell the two signatures apart. A second argument as small as an enum
+ * pid_type is the type; any other is a pointer.
  *
- * setsid() comes here twice, first with the session, then with the group (set_special_pids()); the second time it is done.
- * Nobody but setsid() makes a task's own number its session, and a session's leader can never change its group.
+ * setsid() calls it twice, first for the session, then for the group (set_special_pids()); the second call completes it.
+ * Only setsid() makes a task's own number its session, and a session leader can never change its group.
  */
 int after_change_pid(u64 *ctx)
 {
@@ -170,7 +170,7 @@ int after_change_pid(u64 *ctx)
 	return 0;
 }
 
-/* long __x64_sys_prctl(const struct pt_regs *regs), after it; the registers are the caller's, as the entry saved them */
+/* long __x64_sys_prctl(const struct pt_regs *regs), after it; regs are the caller's registers at entry */
 int after_prctl(u64 *ctx)
 {
 	const void *task = (void *)bpf_get_current_task();

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Asking: every task there is (iterator), one task by address, and a mark in the stream. */
+/* Questions: all tasks (iterator), one task by address, and a mark in the stream. */
 
 int on_task(struct task_iterator *ctx)
 {
@@ -46,7 +46,7 @@ int on_task(struct task_iterator *ctx)
 	return 0;
 }
 
-/* Run by BPF_PROG_TEST_RUN with a struct question as context; answers in the ring, in the order of events. */
+/* Run by BPF_PROG_TEST_RUN with a struct question as context; the answer goes to the ring, in the order of events. */
 int state(struct bpf_raw_tracepoint_args *ctx)
 {
 	const char *task = (void *)ctx->args[0];
@@ -54,8 +54,8 @@ int state(struct bpf_raw_tracepoint_args *ctx)
 	const char *pid = 0, *owner = 0;
 
 	/*
-	 * Alive (or zombie) means: the pid object's first PIDTYPE_PID entry is this very task. After release_task()
-	 * thread_pid is NULL; in memory that is no task_struct any more the two pointers do not agree.
+	 * A living task or zombie is the first PIDTYPE_PID entry of its own pid object. After release_task()
+	 * thread_pid is NULL. In memory that holds no task_struct any more the two pointers do not agree.
 	 */
 	READ(start_ns, task, OFF_START);
 	READ(pid, task, OFF_task_struct_thread_pid);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Ties beside the tree: the controlling terminal of a process, the owners of its open files, and what it shares with
- * others without being a thread of theirs.
+ * Ties beside the tree: the controlling terminal of a process, the owners of its open files, and what it shares with tasks
+ * outside its thread group.
  *
- * Few have any, so they are told in two steps. The sweep and the question by address say in passing whether there is
- * anything to read (`ties` in bpf/events.h); whoever has is then read by an iterator of its own, which the agent makes for
- * this one process, or for all where that is cheaper. An iterator over all open files of a host takes twice as long as the sweep.
+ * Few processes have ties, so they are read in two steps. The sweep and the question by address tell in passing whether
+ * there is anything to read (`ties` in bpf/events.h). The agent then makes an iterator for this one process, or for all
+ * where that is cheaper. An iterator over all open files of a host takes twice as long as the sweep.
  */
 
 struct file_iterator {
@@ -16,16 +16,16 @@ struct file_iterator {
 	void *file;
 };
 
-#define TABLE_SMALL 64	/* NR_OPEN_DEFAULT: a table that never had more lies in the files_struct itself */
-#define TABLE_WORDS 16 /* of its bitmap, 64 files each: of what size a table is looked through in passing */
+#define TABLE_SMALL 64	/* NR_OPEN_DEFAULT: a table that never had more files is part of the files_struct */
+#define TABLE_WORDS 16 /* of its bitmap, 64 files each: larger tables are not looked through in passing */
 #define MORE	16	/* files that are looked up among the first 64, at most; among any other 64 it is two */
-#define FEW	8	/* files that are looked up together, where all are among these */
+#define FEW	8	/* files that are looked up with one read, if no file has a higher number */
 
-/* Of an open file, the pid object that owns it; NULL: none. */
+/* Load the pid object that owns an open file; NULL: none. */
 #ifdef HAVE_EMBEDDED_OWNER
 #define LOAD_OWNER(to, file) LOAD(u64, to, file, OFF_file_f_owner + OFF_fown_struct_pid)
 #else
-#define LOAD_OWNER(to, file) LOAD(u64, to, file, OFF_file_f_owner) /* made for the first owner, and kept */
+#define LOAD_OWNER(to, file) LOAD(u64, to, file, OFF_file_f_owner) /* allocated for the first owner, and kept */
 #endif
 
 #define OWNED(n) \
@@ -57,12 +57,12 @@ static __always_inline int has_owner(const void *file)
 	return owner != 0;
 }
 
-/* How many zeros a number ends in, without a branch that the verifier would have to follow. */
+/* The number of trailing zeros, without a branch that the verifier would have to follow. */
 static __always_inline u32 trailing_zeros(u64 bits)
 {
 	u64 n = (bits & -bits) - 1; /* as many ones: count them */
 
-	/* LLVM 19 would see the sense of both steps and look it up in a table, for which a loaded program has no place */
+	/* LLVM 19 would recognize both steps and use a lookup table, for which a loaded program has no place */
 	asm volatile("" : "+r"(n));
 	n -= n >> 1 & 0x5555555555555555;
 	n = (n & 0x3333333333333333) + (n >> 2 & 0x3333333333333333);
@@ -71,9 +71,9 @@ static __always_inline u32 trailing_zeros(u64 bits)
 }
 
 /*
- * Whether the files of a table, seen by nobody's type, have owners. Large tables are common, with few files in them: a
- * child starts with one as large as its creator needed, and shells keep a file at 255. Where very many are open, the
- * process is read in any case.
+ * TIES_OWNED if files of a table have owners, for a table without a type. Large tables with few files are common: a child
+ * starts with a table as large as its creator needed, and shells keep a file at 255. A process with very many open files is
+ * always read.
  */
 static __always_inline u64 owned(const void *table)
 {
@@ -88,7 +88,7 @@ static __always_inline u64 owned(const void *table)
 	if (max_fds > TABLE_WORDS * 64)
 		return TIES_OWNED;
 	if (max_fds > 64)
-		bpf_probe_read_kernel(open, sizeof(open), bitmap); /* what is behind its end is not looked at */
+		bpf_probe_read_kernel(open, sizeof(open), bitmap); /* bits behind the end of the bitmap are not used */
 	else
 		READ(open[0], bitmap, 0);
 #pragma clang loop unroll(disable)
@@ -116,7 +116,7 @@ static __always_inline u64 owned(const void *table)
 	return 0;
 }
 
-/* The same of a task whose type the verifier knows, and in the table that nearly everybody has: one look for each file. */
+/* The same for a task with a type, and for the usual small table: one look for each file. */
 static __always_inline u64 loaded_owned(const char *task, const char *leader)
 {
 #ifdef HAVE_OWNERS
@@ -147,10 +147,10 @@ static __always_inline u64 loaded_owned(const char *task, const char *leader)
 }
 
 /*
- * Whether a task may share memory, folder or files with another thread group: they have more users then than its own has
- * living threads, each of which counts once. A thread shares memory with its leader always; where folder or files are its
- * own it says so itself, and its leader's may have as many users from outside.
- * A count may be larger for a moment, for somebody looks; it never is smaller: a thread is none of the living first.
+ * TIES_SHARED if a task may share memory, folder or files with another thread group: they then have more users than its
+ * own group has living threads, each of which counts once. A thread always shares its leader's memory. A thread with a
+ * folder or files of its own gets the flag itself, because the leader's may then have as many users from outside. A reader
+ * may raise a count for a moment, but the count is never too low: a thread leaves `live` before it drops its references.
  */
 static __always_inline u64 loaded_shared(const char *task, const char *leader, const char *signal)
 {
@@ -159,7 +159,7 @@ static __always_inline u64 loaded_shared(const char *task, const char *leader, c
 	s32 live, users;
 
 	LOAD(u64, mm, task, OFF_task_struct_mm);
-	if (!mm) /* a kernel thread, or it has exited */
+	if (!mm) /* a kernel thread, or an exited task */
 		return 0;
 	LOAD(u64, fs, task, OFF_task_struct_fs);
 	LOAD(u64, files, task, OFF_task_struct_files);
@@ -200,19 +200,19 @@ static __always_inline u64 loaded_ties(const char *task, const char *signal)
 		if (!terminal)
 			LOAD(u64, terminal, signal, OFF_signal_struct_tty_old_pgrp);
 		if (terminal)
-			READ(word, &terminal, 0); /* the verifier lets nobody put a bit into a typed pointer */
+			READ(word, &terminal, 0); /* the verifier rejects arithmetic on a typed pointer */
 	}
 #endif
 	return word | loaded_owned(task, leader) | loaded_shared(task, leader, signal);
 }
 
-/* The same of a task that the verifier knows nothing of, and with few files: as few reads as there can be. */
+/* The same for a task without a type and with few files, in as few reads as possible. */
 static __always_inline u64 few_owned(const void *files)
 {
 #ifdef HAVE_OWNERS
 	const void *table = 0;
 	struct {
-		u64 open; /* files_struct has it a little before the array */
+		u64 open; /* in files_struct a little before the array */
 		u8 between[OFF_files_struct_fd_array - OFF_files_struct_open_fds_init - sizeof(u64)];
 		const void *file[FEW];
 	} own = {};
@@ -232,7 +232,7 @@ static __always_inline u64 few_owned(const void *files)
 	return 0;
 }
 
-/* loaded_shared(), of a task that the verifier knows nothing of. */
+/* loaded_shared() for a task without a type. */
 static __always_inline u64 shared_beyond(const void *task, const void *leader)
 {
 #ifdef HAVE_SHARING
@@ -296,7 +296,7 @@ static __always_inline u64 ties(const void *task)
 	return terminal | shared_beyond(task, leader);
 }
 
-/* How many numbers a pid object has; 0 where there is none. */
+/* The number of levels of a pid object; 0 without an object. */
 static __always_inline u32 levels_of(const void *pid)
 {
 	u32 level = 0;
@@ -307,7 +307,7 @@ static __always_inline u32 levels_of(const void *pid)
 	return level < MAX_LEVELS ? level + 1 : MAX_LEVELS;
 }
 
-/* The numbers of a pid object, behind the row. A row that did not fit as a whole is written again by the kernel. */
+/* Write the numbers of a pid object, behind the row. The kernel repeats a row that did not fit as a whole. */
 static __always_inline void write_numbers(void *seq_file, const void *pid, u32 levels)
 {
 	u32 i;
@@ -325,8 +325,8 @@ static __always_inline void write_numbers(void *seq_file, const void *pid, u32 l
 }
 
 /*
- * What ends a row: 1 if the same structures were in place after it was read as before, for then they have been referred to
- * all along. Nothing locks them meanwhile.
+ * Write the last word of a row: 1 if the same structures were in place before and after the read, so that they were
+ * referenced all the time. No lock is held in between.
  */
 static __always_inline void write_held(void *seq_file, u64 held)
 {
@@ -413,7 +413,7 @@ int on_file(struct file_iterator *ctx)
 	READ(row.tid, task, OFF_task_struct_pid);
 	row.fd = ctx->fd;
 	READ(row.pid_type, owner, OFF_fown_struct_pid_type);
-	/* f_getown_ex(): who has nobody left that is meant is nobody, though its number may be in use, as another's even */
+	/* f_getown_ex(): an owner without a task of that type is none, though another process may use its number */
 	READ(again, pid, OFF_pid_tasks + (row.pid_type & 3) * sizeof(void *));
 	row.levels = levels = again ? levels_of(pid) : 0;
 	bpf_seq_write(meta->seq_file, &row, sizeof(row));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * For announce.h: the verifier knows the task's type, and its pointers are followed by plain loads (iterator.h). A fork or
- * an exit is announced in a third of the time that forty calls of a helper take.
+ * For announce.h: the verifier knows the task's type, so plain loads follow its pointers (iterator.h). Announcing a fork or
+ * an exit takes a third of the time of forty helper calls.
  */
 
 #define FN(name) loaded_##name
