@@ -28,7 +28,7 @@ HELD_TITLE: Final = b"ckptree: held "
 """The beginning of the title of a task that a restart holds; see show_held() in agent/restart/settle.c."""
 
 HELD: Final = (
-    "a ckptree restart holds it, and it runs nothing; what the original ran is in the image that it was made from"
+    "held by a ckptree restart, with nothing to run; the image that it was made from says what the original ran"
 )
 """Why such a task has no arguments."""
 
