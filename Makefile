@@ -5,6 +5,7 @@
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
 # make man     manual pages and completions, in build/share
+# make docs    the pages as a site, in build/docs; a broken link is an error
 # make deb     the Debian package, in dist
 # make test-deb      that package installed, run, upgraded and purged in a clean root
 # make test-systemd  the service under systemd as pid 1, in a virtual machine of Debian's kernel
@@ -105,7 +106,7 @@ HELPER := agent/restart/ckptree-rebuild
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
-.PHONY: help check coverage lint setup packages packages-deb packages-machines demo test man deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
+.PHONY: help check coverage lint setup packages packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -165,6 +166,12 @@ endif
 
 man: setup
 	@$(BIN)/python -m manual build/share
+
+docs: setup
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[docs]' </dev/null
+	@rm -rf build/docs
+	$(BIN)/python -m sphinx -q -E -n -W --keep-going -b html -c docs -d build/doctrees . build/docs
+	@echo "docs: open build/docs/index.html" >&2
 
 # Wheels first, with the network; the package is built from them, without.
 deb: setup packages-deb

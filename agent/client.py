@@ -10,7 +10,7 @@
         for event in events:                          # from the point of events.snapshot on, in order
             print(event.kind, event.task)
 
-docs/API.md has the arguments and results of each verb, and agent.control the bytes. A client needs no privilege but to
+docs/protocol.md has the arguments and results of each verb, and agent.control the bytes. A client needs no privilege but to
 connect: the daemon reads the client's credentials from the socket. It shows everything to root and the members of its
 group, and to other clients their own tasks.
 """

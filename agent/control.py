@@ -20,7 +20,7 @@ with the newest that both speak, as ``"protocol"``, or with an error of kind ``v
 client without a hello counts as one of version 1. Within a version verbs, arguments and keys of answers may be added,
 never taken away. A daemon ignores arguments that it does not know, and its hello names its abilities in ``"features"``.
 
-docs/API.md has every argument and every result of each verb.
+docs/protocol.md has every argument and every result of each verb.
 """
 
 import struct

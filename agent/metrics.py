@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's figures, as data. Every count starts with the daemon, and only grows, unless its description differs.
 
-The keys are those of the answer to ``metrics``; docs/API.md describes each one. agent.openmetrics gives them the names
+The keys are those of the answer to ``metrics``; docs/protocol.md describes each one. agent.openmetrics gives them the names
 of a monitoring system.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemon answers: each verb, from request and asker to answer. No socket here, and nothing that waits.
 
-Every argument and every result is in docs/API.md.
+Every argument and every result is in docs/protocol.md.
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/API.md and the daemon: what the one says, the other does."""
+"""docs/protocol.md and the daemon: what the one says, the other does."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from exporters import comparison
 from tests.simwatch import ROOT, Scene
 
 TOP = Path(__file__).parents[1]
-TEXT = (TOP / "docs" / "API.md").read_text()
+TEXT = (TOP / "docs" / "protocol.md").read_text()
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 WORDS = {word for quoted in re.findall(r"`([^`]+)`", PROSE) for word in re.findall(r"[\w-]+", quoted)}
 
@@ -75,7 +75,7 @@ def test_the_socket_that_is_meant_is_told_of() -> None:
     assert str(client.DEFAULT_SOCKET) in TEXT
 
 
-@pytest.mark.parametrize("where", ["docs/API.md", "README.md", "diff --help"])
+@pytest.mark.parametrize("where", ["docs/protocol.md", "docs/images.md", "diff --help"])
 def test_what_equal_means_is_told_with_all_that_is_compared(where: str) -> None:
     """Wherever somebody may look for it."""
     page = TOP / where

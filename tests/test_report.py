@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.report import README, bars, lines, splice
+from tests.bench.report import PAGE, bars, lines, splice
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
@@ -33,11 +33,13 @@ def test_a_file_without_the_marks_is_left_as_it_is(page: str, tmp_path: Path) ->
     assert path.read_text() == page
 
 
-@pytest.mark.parametrize("name", ["torture", "loss", "soak", "bench-snapshot", "bench-hooks", "bench-others"])
-def test_the_readme_has_the_marks(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["torture", "loss", "following", "soak", "bench-snapshot", "bench-hooks", "bench-others"]
+)
+def test_the_page_has_the_marks(name: str, tmp_path: Path) -> None:
     """Of each command that writes there."""
-    copy = tmp_path / "README.md"
-    copy.write_text(README.read_text())
+    copy = tmp_path / "benchmarks.md"
+    copy.write_text(PAGE.read_text())
 
     splice("text", name, copy)
 

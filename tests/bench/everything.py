@@ -2,7 +2,7 @@
 """``make bench``: all measurements one after the other, each beside its rivals in the same run, into one report.
 
 ``python -m tests.bench.everything [--write] [--long]`` from the repository's root, as root. With --write the tables go
-between the marks of the README, and a picture into docs.
+between the marks of docs/benchmarks.md, and a picture beside it.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def others(found: dict[str, Figures]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it all once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the figures into the README, and a picture into docs")
+    parser.add_argument("--write", action="store_true", help="figures into docs/benchmarks.md, and a picture beside it")
     parser.add_argument("--long", action="store_true", help="ten million forks, a hundred rounds")
     parser.add_argument("--short", action="store_true", help="too little of everything, to see that it works")
     parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of trees")
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print("\n\n".join(texts.values()))
     if options.write:
-        texts["bench-snapshot"] = f"![Time of one capture](docs/snapshot.svg)\n\n{texts['bench-snapshot']}"
+        texts["bench-snapshot"] = f"![Time of one capture](snapshot.svg)\n\n{texts['bench-snapshot']}"
         for name, text in texts.items():
             splice(text, name)
         draw("snapshot", picture(found["bench_snapshot"]))

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=natural, default=0, help="processes that make the storm; 0: two per CPU")
     parser.add_argument("--pid-max", type=natural, default=2000, help="numbers of the second kind of storm")
     parser.add_argument("--pause-ms", type=float, default=200, help="between two comparisons")
-    parser.add_argument("--write", action="store_true", help="put the figures into the README")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
     options = parsed(parser, arguments)
     kinds = {
         "all numbers free": (0, ""),

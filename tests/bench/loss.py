@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=amount, default=5, help="of each storm")
-    parser.add_argument("--write", action="store_true", help="put the figures into the README")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
     options = parsed(parser, arguments)
     rows, wrong = [], 0
     for name, suffered in ways().items():

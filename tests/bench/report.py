@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where figures go: between the marks of the README that bear their name, and into pictures beside it.
+"""Put figures where they belong: between the marks of docs/benchmarks.md that bear their name, and into pictures beside it.
 
 A picture is plain SVG without a background, in greys and one colour that are seen on white and on black.
 """
@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
-README = TOP / "README.md"
-PICTURES = TOP / "docs"
+DOCS = TOP / "docs"
+PAGE = DOCS / "benchmarks.md"
 
 _OWN, _OTHER, _INK, _RULE = "#2f9e6e", "#8a93a6", "#808080", "#80808055"
 _FONT = 'font-family="system-ui, sans-serif" font-size="13"'
@@ -20,7 +20,7 @@ _LABEL, _RIGHT = 250, 130  # of a bar chart: room for names on the left, for fig
 _PLOT_LEFT, _PLOT_TOP, _PLOT_HEIGHT, _PLOT_RIGHT = 64, 40, 300, 210
 
 
-def splice(text: str, name: str, path: Path = README) -> None:
+def splice(text: str, name: str, path: Path = PAGE) -> None:
     """Put a text between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
 
     Raises:
@@ -37,8 +37,7 @@ def splice(text: str, name: str, path: Path = README) -> None:
 
 def draw(name: str, svg: str) -> None:
     """Keep a picture under docs/."""
-    PICTURES.mkdir(exist_ok=True)
-    (PICTURES / f"{name}.svg").write_text(svg)
+    (DOCS / f"{name}.svg").write_text(svg)
 
 
 def _svg(height: int, title: str, parts: Sequence[str]) -> str:

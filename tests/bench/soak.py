@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle", type=natural, default=300, help="tasks that sleep beside each storm")
     parser.add_argument("--rate", type=natural, default=2000, help="births per second; 0: all the machine can do")
     parser.add_argument("--pid-max", type=natural, default=1500, help="numbers of every second storm")
-    parser.add_argument("--write", action="store_true", help="put the figures into the README")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
     options = parsed(parser, arguments)
     totals = Totals()
     with ExitStack() as stack:

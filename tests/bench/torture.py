@@ -194,7 +194,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pause-ms", type=float, default=5, help="between two rounds")
     parser.add_argument("--show", type=natural, default=3, help="clashes of each method to show")
     parser.add_argument("--without-ckptree", action="store_true", help="the rivals alone")
-    parser.add_argument("--write", action="store_true", help="put the figures into the README, and a picture into docs")
+    parser.add_argument("--write", action="store_true", help="figures into docs/benchmarks.md, and a picture beside it")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments)
     if options.snapshots > STORM_SNAPSHOTS:
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(text)
     if options.write:
-        splice("![Shares of torn captures](docs/torture.svg)\n\n" + text, "torture")
+        splice("![Shares of torn captures](torture.svg)\n\n" + text, "torture")
         draw("torture", picture(kinds))
     return int(any(kind.wrong for kind in kinds))
 

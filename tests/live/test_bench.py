@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.bench import bench_snapshot, everything
-from tests.bench.report import README
+from tests.bench.report import PAGE
 
 pytestmark = pytest.mark.live
 
 
 def test_all_that_is_measured_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every method and every kind of call has its line; nothing took no time."""
-    before = README.read_bytes()
+    before = PAGE.read_bytes()
     code = everything.main(["--short", "--keep", str(tmp_path / "figures.json")])
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "figures.json").read_text())
@@ -26,4 +26,4 @@ def test_all_that_is_measured_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
         assert 0 < figures["q1_ms"] <= figures["median_ms"] <= figures["q3_ms"]
     assert all(f"| {words} " in said for words in everything.CALLS.values())
     assert bench_snapshot.DAEMON in everything.picture(found["bench_snapshot"])
-    assert README.read_bytes() == before
+    assert PAGE.read_bytes() == before
