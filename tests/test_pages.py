@@ -60,7 +60,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     text = page.read_text()
     code = [*FENCE.findall(text), *re.findall(r"`([^`\n]+)`", FENCE.sub("", text))]
     for line in (line for piece in code for line in piece.splitlines()):
-        for found in re.finditer(r"(?<![\w.-])(?<!-u )ckptree ([a-z-].*)", line):
+        for found in re.finditer(r"(?<![\w.-])(?<!-[nu] )ckptree ([a-z-].*)", line):
             plain = re.sub(r"'[^']*'", "QUOTED", found[1])
             words = re.split(r" [|#;] |; ", plain)[0].split()
             if words[0] in OPTIONS or words[0].startswith("-"):
