@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An actor's life until the tree stands as planned: its steps, one after the other, each when those it depends on are
- * done.
+ * The life of an actor until the tree stands as planned: it takes its steps one after the other, each when its dependencies
+ * are done.
  */
 #include "state.h"
 
@@ -15,7 +15,7 @@ static void arm(uint32_t me, struct robust *robust)
 	CALL2(set_robust_list, &robust->head, sizeof(robust->head));
 }
 
-/* From now on its end is nobody's concern; also exec() would count as one. */
+/* Stop reporting the actor's end. The kernel would also mark an exec() as an end. */
 void actor_disarm(uint32_t me)
 {
 	store(&program.alive[me], 0);
@@ -35,7 +35,7 @@ void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, in
 	wake_guard();
 }
 
-/* Say so, and wait for the guard's SIGKILL. */
+/* Report a failure, and wait for the guard's SIGKILL. */
 _Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error)
 {
 	note_failure(reason, actor, place, error, 0);
@@ -51,13 +51,13 @@ void handle(int number, uint64_t handler)
 }
 
 /*
- * While a tree is built, whoever exits sends its parent the signal that it was born with: it is to reach nobody. All
- * inherit this. An ignored signal is dropped, a blocked one would wait.
+ * While a tree is built, an exiting task sends its parent its exit signal, which must reach no task. All actors inherit
+ * this. An ignored signal is dropped; a blocked one would stay pending.
  */
 void ignore_signals(void)
 {
 	for (int number = 1; number <= SIGNALS; number++)
-		handle(number, number == SIGCHLD ? SIG_DFL : SIG_IGN);	/* who ignores that one has no zombies */
+		handle(number, number == SIGCHLD ? SIG_DFL : SIG_IGN);	/* a task that ignores SIGCHLD has no zombies */
 }
 
 void stop_ignoring(void)
@@ -74,7 +74,7 @@ static void set_number(uint32_t actor, uint32_t level, int32_t number)
 	futex_wake_all((uint32_t *)at);
 }
 
-/* Where the kernel chooses, an actor reads its own numbers below the level that its creator sees. */
+/* If the kernel chooses the numbers, read an actor's own numbers below the level that its creator sees. */
 static void learn_numbers(uint32_t me)
 {
 	const struct program_actor *actor = &program.actors[me];
@@ -106,7 +106,7 @@ static void learn_numbers(uint32_t me)
 		set_number(me, level, found[count - actor->depth - 1 + level]);
 }
 
-/* The number of an actor as another one sees it; it may take a moment until it is known. */
+/* Return the number of an actor in the namespace of another one; wait until it is known. */
 static int32_t number_for(uint32_t by, uint32_t target)
 {
 	uint32_t *at = (uint32_t *)&program.numbers[program.actors[target].first_number + program.actors[by].depth];
@@ -115,7 +115,7 @@ static int32_t number_for(uint32_t by, uint32_t target)
 	return (int32_t)load(at);
 }
 
-/* The first moments of everybody. */
+/* Set up a new actor before its first step. */
 static void come_to_life(uint32_t me, struct robust *robust)
 {
 	const struct program_actor *actor = &program.actors[me];
@@ -123,11 +123,11 @@ static void come_to_life(uint32_t me, struct robust *robust)
 
 	arm(me, robust);
 	if (me && (program.head->flags & (PROGRAM_REAPER | PROGRAM_PIDNS)) == PROGRAM_REAPER)
-		handle(SIGTERM, SIG_IGN);	/* that reaper has a handler for it, which nobody inherits */
+		handle(SIGTERM, SIG_IGN);	/* the reaper's handler for it must not be inherited */
 	CALL2(prctl, PR_SET_NAME, actor->comm);
 	if ((program.head->flags & PROGRAM_ANY_NUMBERS) && actor->depth)
 		learn_numbers(me);
-	/* The kernel adds the sender's pid, translated for the reader. It knows processes only. */
+	/* The kernel adds the sender's pid, translated for the reader. It translates pids of processes only. */
 	if (!(actor->flags & ACTOR_THREAD))
 		CALL6(sendto, FD_REPORT, &report, sizeof(report), MSG_NOSIGNAL, 0, 0);
 	bump(&program.state->progress);
@@ -155,7 +155,7 @@ static long give_birth(uint32_t me, const struct program_step *step)
 	if (step->value & CLONE_BIT_NEWPID)
 		args.flags |= CLONE_NEWPID;
 	if (step->value & CLONE_BIT_PARENT)
-		args.flags |= CLONE_PARENT;	/* and the exit signal is that of the creator: another is EINVAL */
+		args.flags |= CLONE_PARENT;	/* the exit signal is then the creator's: any other is EINVAL */
 	else if (!(step->value & CLONE_BIT_THREAD))
 		args.exit_signal = (uint64_t)(child->exit_signal >= 0 ? child->exit_signal : SIGCHLD);
 	if (chosen) {

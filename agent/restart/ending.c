@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How an actor ends: by exit() or by a signal, at once or to wait within its exit; and who waits for that. */
+/* The end of an actor: by exit() or by a signal, at once or after a wait within its exit; and the wait for that end. */
 #include "state.h"
 
 #define LOOK_AGAIN_NS 50000
 
 /*
- * From now on its end is what somebody waits for. The kernel marks the word in exit_mm(): by then no signal changes the
- * status any more, and nothing but its namespace's numbers keeps the task from becoming a zombie.
+ * Announce the actor's exit to the actors that wait for it. The kernel marks the word in exit_mm(). From then on no signal
+ * changes the exit status, and only the tasks left in its namespace keep the init from becoming a zombie.
  */
 static void arm_ending(uint32_t me, struct robust *robust)
 {
@@ -25,7 +25,7 @@ long await_ending(uint32_t target)
 	return 0;
 }
 
-/* How many threads the kernel lists of this process; -1 where there is no /proc. */
+/* Return the number of threads that /proc lists of this process; -1 without /proc. */
 static int threads(void)
 {
 	char entries[1024];
@@ -41,7 +41,7 @@ static int threads(void)
 	return count;
 }
 
-/* Whether this process's leader is a zombie. The name in parentheses may hold any but the last of these. */
+/* Return 1 if this process's leader is a zombie. The name in parentheses may contain ')', so the last one ends it. */
 static int leader_is_dead(void)
 {
 	char text[256], *at;
@@ -57,8 +57,8 @@ static int leader_is_dead(void)
 }
 
 /*
- * An init's namespace dies with the last of its threads that comes to exit_notify(), and that one waits there. The others
- * have begun to exit before; this sees to it that they have got that far: they are not listed any more, or zombies.
+ * A namespace dies with the last thread of its init that reaches exit_notify(), and that thread waits there. Wait until the
+ * other threads, which have begun to exit, are zombies or are not listed any more.
  */
 static void await_the_others(uint32_t me)
 {
@@ -77,7 +77,7 @@ static void part(uint32_t me, struct robust *robust)
 		actor_disarm(me);
 }
 
-/* A namespace's init is immune to its own signals, but not to the faults that it commits. */
+/* Raise a signal by a fault: a namespace's init is immune to signals from inside, but not to its own faults. */
 static void commit_fault(int number)
 {
 	long fd;
@@ -105,7 +105,7 @@ static void commit_fault(int number)
 		CALL0(getpid);
 		break;
 	case SIGBUS:
-		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to be touched */
+		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to touch */
 		page = map(4096, MAP_SHARED, (int)fd, 0);
 		if (!refusal(page))
 			*(volatile char *)page = 0;
@@ -128,7 +128,7 @@ _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct ro
 			CALL1(exit, number ? 0 : step->value >> 8 & 0xff);
 	}
 	CALL4(prlimit64, 0, RLIMIT_CORE, no_core, 0);
-	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe does not ask for the limit */
+	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe ignores the limit */
 	mark_done((uint32_t)(step - program.steps));
 	part(me, robust);
 	handle(number, SIG_DFL);

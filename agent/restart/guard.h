@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the guard alone knows. */
+/* The state of the guard. */
 #ifndef CKPTREE_GUARD_H
 #define CKPTREE_GUARD_H
 
@@ -10,13 +10,13 @@
 struct guard {
 	int control;		/* -1: detached */
 	int signals;		/* signalfd */
-	int first_fd;		/* a pidfd of actor 0, whose end may send any signal or none; -1: there is none */
+	int first_fd;		/* a pidfd of actor 0, needed because its exit signal may be any; -1: none */
 	int guard_fd;		/* a pidfd of the guard itself, for the watcher */
-	int32_t watcher;	/* its pid; 0: there is none */
-	int32_t first;		/* actor 0 as the guard sees it; 0: it has been waited for */
+	int32_t watcher;	/* its pid; 0: none */
+	int32_t first;		/* actor 0's pid for the guard; 0: it has been waited for */
 	int32_t root_status;
-	char *stack;		/* somewhere in it */
-	const char *pidfile;	/* to be removed in the end; NULL: there is none */
+	char *stack;		/* an address in the guard's stack */
+	const char *pidfile;	/* file to remove in the end; NULL: none */
 };
 
 extern struct guard guard;

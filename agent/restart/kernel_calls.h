@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System calls as they are, for a program without a C library: a process that is forked ten thousand times should
- * have next to nothing to copy. Each returns the kernel's answer, negative errno where it failed.
+ * Raw system calls for a program without a C library: a process that is forked ten thousand times must have almost nothing
+ * to copy. Each call returns the kernel's answer, a negative errno on failure.
  */
 #ifndef CKPTREE_KERNEL_CALLS_H
 #define CKPTREE_KERNEL_CALLS_H
@@ -113,7 +113,7 @@ static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 	return answer;
 }
 
-/* clone3() of one who calls body(argument) on a stack of its own; body does not return. */
+/* clone3() whose child calls body(argument) on a stack of its own; body does not return. */
 static inline long clone3_call(struct clone_args *args, void (*body)(void *), void *argument)
 {
 	register void (*in_r12)(void *) __asm__("r12") = body;
@@ -167,7 +167,7 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 #define PROGRAM_START(body) __asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tbl " #body "\n\tbrk #0\n")
 #define ILLEGAL_INSTRUCTION() __asm__ volatile("udf #0")
 #define BREAKPOINT() __asm__ volatile("brk #0")
-#define DIVISION_BY_ZERO() ((void)0)	/* this processor answers 0: preflight.py refuses who is to end so */
+#define DIVISION_BY_ZERO() ((void)0)	/* this processor divides by 0 without a fault: preflight.py refuses such an end */
 #define RELAX() __asm__ volatile("yield")
 #define O_NOFOLLOW 0100000
 #define O_DIRECTORY 040000
@@ -201,7 +201,7 @@ struct capability_head {
 
 #define CAPABILITY_VERSION 0x20080522
 
-struct capability_data {	/* two of them: bits 0 to 31, and the rest */
+struct capability_data {	/* two of them: bits 0 to 31, then 32 to 63 */
 	uint32_t effective, permitted, inheritable;
 };
 
@@ -270,13 +270,13 @@ struct child_info {		/* siginfo_t, as waitid() fills it */
 	char rest[128 - 28];
 };
 
-/* The wait status as wait4() would tell it. */
+/* Return the wait status that wait4() would return. */
 static inline int raw_status(const struct child_info *info)
 {
 	return info->code == 1 ? (info->status & 0xff) << 8 : info->status | (info->code == 3 ? 0x80 : 0);
 }
 
-/* The compiler calls these two where it pleases. */
+/* The compiler may insert calls of these two. */
 void *memset(void *at, int value, size_t size);
 void *memcpy(void *to, const void *from, size_t size);
 
@@ -287,13 +287,13 @@ static inline void *map(size_t size, int flags, int fd, uint64_t offset)
 	return (void *)at;
 }
 
-/* What a call that answers with an address has answered instead: negative errno; 0: an address. */
+/* Return the negative errno of a call that returns an address; 0 for an address. */
 static inline long refusal(const void *at)
 {
 	return (long)at < 0 && (long)at > -4096 ? (long)at : 0;
 }
 
-/* Standard streams become /dev/null; negative errno where that cannot be opened. */
+/* Redirect the standard streams to /dev/null; return a negative errno if it cannot be opened. */
 static inline long streams_to_null(void)
 {
 	long null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
@@ -321,7 +321,7 @@ static inline void sleep_ns(int64_t ns)
 	CALL2(nanosleep, &span, 0);
 }
 
-/* Sleep while the word has this value; shared memory, hence no FUTEX_PRIVATE_FLAG. */
+/* Sleep while the word has this value. The memory is shared, so FUTEX_PRIVATE_FLAG is not set. */
 static inline void futex_wait(uint32_t *word, uint32_t value, const struct timespec64 *timeout)
 {
 	CALL4(futex, word, FUTEX_WAIT, value, timeout);

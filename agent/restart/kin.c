@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whom a number means. It is free again as soon as somebody has waited for its process, and then anybody may get it. So
- * a process that is no child of one's own is signalled through a pidfd, and only if that is proven to be of the tree:
- * what /proc says of a number is true of the pidfd's process where that has not been waited for afterwards.
+ * The identity of the process behind a number. The number is free as soon as the process has been waited for, and any new
+ * process may get it. So a process that is no child of the caller is signalled through a pidfd, and only if it is proven
+ * to be of the tree: a fact from /proc holds for the pidfd's process if that process has not been waited for afterwards.
  */
 #include "guard.h"
 
-#define LOOKS 100	/* it gets a new parent whenever one of those above it dies */
+#define LOOKS 100	/* a process gets a new parent whenever an ancestor dies */
 
 int32_t number_in(const char *text)
 {
@@ -39,7 +39,7 @@ static long read_file(const char *pid, const char *name, char *text, size_t size
 	return got;
 }
 
-/* The name of a process may hold anything, also parentheses: the last one ends it. */
+/* Return the parent of a process; 0 if it is not known. The name may contain ')', so the last one ends it. */
 int32_t parent_of(const char *pid)
 {
 	char text[512], *at;
@@ -62,7 +62,7 @@ static int32_t parent_of_number(int32_t pid)
 	return parent_of(at);
 }
 
-/* What a procfs of another pid namespace shows are other numbers. */
+/* Return 1 if /proc is of the caller's pid namespace: the numbers of another one mean other processes. */
 int proc_is_own(void)
 {
 	static const char key[] = "\nNSpid:\t";
@@ -81,7 +81,7 @@ int is_there(long fd)
 	return CALL4(pidfd_send_signal, fd, 0, 0, 0) != -ESRCH;
 }
 
-/* A pidfd of the process with that number, if it is a child of that parent; parent_fd is -1 where that is the caller. */
+/* Return a pidfd of a process if it is a child of `parent`; parent_fd is -1 if that is the caller. */
 long open_child(int32_t pid, int32_t parent, long parent_fd)
 {
 	long fd = CALL2(pidfd_open, pid, 0);
@@ -94,7 +94,7 @@ long open_child(int32_t pid, int32_t parent, long parent_fd)
 	return -ESRCH;
 }
 
-/* 1: it descends from the caller; 0: it does not; -1: somebody above it has died meanwhile. */
+/* Return 1 if a process descends from the caller, 0 if not, -1 if an ancestor has died meanwhile. */
 static int descends(int32_t pid, long fd)
 {
 	int32_t self = (int32_t)CALL0(getpid), at = pid;
@@ -127,7 +127,7 @@ static int descends(int32_t pid, long fd)
 	return answer;
 }
 
-/* Send a signal to the process with that number if it is of the tree. */
+/* Send a signal to a process if it is of the tree. */
 void signal_descendant(int32_t pid, int number)
 {
 	long fd = pid > 0 ? CALL2(pidfd_open, pid, 0) : -ESRCH;

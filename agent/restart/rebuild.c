@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guard: it brings forth actor 0, looks on while the actors bring forth one another, tells the coordinator, and takes
- * everything down again when something fails or nobody wants it any more. It outlives the tree.
+ * The guard: it creates actor 0, watches while the actors create each other, reports to the coordinator, and takes the tree
+ * down if something fails or the coordinator asks for it. It outlives the tree.
  *
  *     fd 3    the program, see rebuild.h and control.h
  *     fd 4    SOCK_SEQPACKET to the coordinator; its end without SAID_DETACH means that the coordinator has died
  */
 #include "guard.h"
 
-#define DEEPEST_PATH 2048	/* PATH_MAX / 2; at the top ".." leads nowhere */
+#define DEEPEST_PATH 2048	/* PATH_MAX / 2; at the root ".." stays there */
 
 struct program program;
 struct guard guard;
 
-extern char __bss_start[], _end[];	/* the linker's: there is no writable data but this */
+extern char __bss_start[], _end[];	/* the linker's: all writable data lies between them */
 
 PROGRAM_START(guard_main);
 
@@ -127,7 +127,7 @@ static long write_file(const char *path, const char *text, size_t size)
 	return answer < 0 ? answer : 0;
 }
 
-/* "ID ID 1": the caller is himself in the new user namespace. */
+/* "ID ID 1" maps the caller to itself in the new user namespace. */
 static long map_self(const char *path, uint32_t id)
 {
 	char digits[12], text[32];
@@ -172,7 +172,7 @@ static void open_channels(void)
 	if (wake < 0 || (answer = CALL4(socketpair, AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, pair)))
 		give_up(SETUP_SOCKETS, wake < 0 ? wake : answer);
 	CALL5(setsockopt, pair[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes));
-	/* Out of one another's way first: any of them may have a number that is to be another's. */
+	/* Move all to high numbers first: each may have a number that another one needs. */
 	wake = CALL3(fcntl, wake, 0, 20);
 	pair[0] = (int)CALL3(fcntl, pair[0], 0, 20);
 	pair[1] = (int)CALL3(fcntl, pair[1], 0, 20);
@@ -188,9 +188,9 @@ static void open_channels(void)
 }
 
 /*
- * All memory of the tree is shared, stacks too. Private pages would have the kernel keep, for every process, a list of all
- * its forefathers that may have the page as well, and copy it at each fork: in a chain of processes the last ones
- * would take a thousand times as long as the first.
+ * All memory of the tree is shared, stacks too. For private pages the kernel would keep, for every process, a list of all
+ * ancestors that may map the page as well, and copy it at each fork: in a chain of processes the last forks would take a
+ * thousand times as long as the first.
  */
 static void share_memory(void)
 {
@@ -203,7 +203,7 @@ static void share_memory(void)
 		memcpy(copy, begin, (size_t)(_end - begin));
 		CALL5(mremap, copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, begin);
 	}
-	/* The guard's own stack: some of it below where it was called, some above. Where there is none, nothing happens. */
+	/* Unmap the guard's stack, above and below the current frame. Pages that are not mapped do no harm. */
 	CALL2(munmap, stack - 64 * PAGE, 64 * PAGE);
 	for (int page = 0; page < 64; page++)
 		CALL2(munmap, stack + page * PAGE, PAGE);
@@ -216,8 +216,8 @@ static _Noreturn void end_without_guard(void)
 }
 
 /*
- * The guard may be killed. A namespace then goes with its init, and the init with the guard, by the watcher if not by the
- * kernel. Elsewhere it is for the reaper to do what the guard would have done; nobody else keeps its handler.
+ * The guard may be killed. A namespace then goes with its init, and the init with the guard: by the kernel or by the
+ * watcher. Without a namespace the reaper must do the guard's work, and only the reaper keeps this handler.
  */
 static void outlive_guard(void)
 {
@@ -233,9 +233,9 @@ static void outlive_guard(void)
 }
 
 /*
- * What is mounted in the tree's mount namespace is not to show up elsewhere. The call takes a mount point, which the root
- * of a chroot may not be. The mount that it lies in is then changed from above: out of the chroot, with a root that is
- * not above the working directory, and in again.
+ * Mounts in the tree's mount namespace must not propagate. The call takes a mount point, and the root of a chroot may be
+ * none. Then the mount that contains it is changed from above: leave the chroot, by a root that is not above the working
+ * directory, and enter it again.
  */
 static long make_mounts_private(void)
 {
@@ -268,7 +268,7 @@ static long make_mounts_private(void)
 	return answer;
 }
 
-/* What actor 0 does before it is one; all others inherit it. */
+/* Set up actor 0, before its life as an actor; all others inherit it. */
 static void begin_tree(void *index)
 {
 	uint64_t nothing = 0;
@@ -335,7 +335,7 @@ static long clone_first(uint64_t more_flags)
 	return answer;
 }
 
-/* Its session and group stay when it has gone, for actor 0 is in them. */
+/* Create actor 0 as the leader of a session that has exited: session and group stay, because actor 0 is in them. */
 static _Noreturn void lead_session(void *unused)
 {
 	(void)unused;
@@ -364,16 +364,16 @@ static long begin_in_new_session(void)
 		return answer;
 	CALL5(waitid, P_PID, answer, &info, WEXITED | WALL, 0);
 	CALL2(munmap, stack, GUARD_STACK);
-	if (!program.state->first)	/* somebody has killed that leader */
+	if (!program.state->first)	/* the leader was killed from outside */
 		give_up(SETUP_SESSION, 0);
 	return program.state->first;
 }
 
 /*
- * The exit signal of actor 0 reaches the guard, which blocks all signals but two; those are refused beforehand.
+ * The exit signal of actor 0 reaches the guard, which blocks all signals but two; the coordinator refuses those two.
  *
- * Actor 0 begins where the coordinator is, for the tree may have session and group from there. The guard leaves: what
- * kills that group or session is to find a guard that clears up. Until it has left, actor 0 does nothing.
+ * Actor 0 begins in the coordinator's session and group, because the tree may have them. The guard leaves both, so that a
+ * signal to them leaves a guard that clears up. Actor 0 does nothing until the guard has left.
  */
 static void begin(void)
 {
@@ -383,7 +383,7 @@ static void begin(void)
 		give_up(SETUP_CLONE, answer);
 	guard.first = (int32_t)answer;
 	answer = CALL2(pidfd_open, guard.first, 0);
-	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, 0, 20);	/* out of the way of the standard streams */
+	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, 0, 20);	/* above the standard streams */
 	CALL1(close, answer);
 	CALL0(setsid);
 	if (program.head->flags & PROGRAM_PIDNS) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The program that rebuild.c runs and agent/restart/program.py writes: the one definition of both; a test compiles it
- * and compares. See program.py for the order of the parts.
+ * The program that rebuild.c runs and agent/restart/program.py writes. This file defines both; a test compiles it and
+ * compares. program.py has the order of the parts.
  */
 #ifndef CKPTREE_REBUILD_H
 #define CKPTREE_REBUILD_H
@@ -31,25 +31,25 @@ enum op {	/* see Op in plan.py */
 #define CLONE_BIT_THREAD 1
 #define CLONE_BIT_PARENT 2
 #define CLONE_BIT_NEWPID 4
-#define CLONE_BIT_FIRST 8	/* the init of the namespace that its maker has unshared */
+#define CLONE_BIT_FIRST 8	/* the init of a namespace that its creator has unshared */
 
 enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 
 /* program_head.flags */
 #define PROGRAM_PIDNS 1u	/* actor 0 is the init of a new pid namespace */
 #define PROGRAM_ANY_NUMBERS 2u	/* the kernel chooses all numbers */
-#define PROGRAM_REAPER 4u	/* actor 0 stays, reaps orphans, and ends as the root does */
+#define PROGRAM_REAPER 4u	/* actor 0 stays, reaps orphans, and ends with the root's end */
 #define PROGRAM_NO_STDIO 8u	/* standard streams become /dev/null */
-#define PROGRAM_NEW_SESSION 16u	/* actor 0 begins in a session and group whose leader has gone */
-#define PROGRAM_KEEP_RIGHTS 32u	/* tasks that run nothing keep the caller's rights: somebody will attach to them */
+#define PROGRAM_NEW_SESSION 16u	/* actor 0 begins in a session and group whose leader has exited */
+#define PROGRAM_KEEP_RIGHTS 32u	/* tasks that run nothing keep the caller's rights */
 
 /* program_actor.flags */
 #define ACTOR_THREAD 1u
-#define ACTOR_SPARE 2u		/* its numbers are spare ones, the same at every level; an init's innermost is 1 */
+#define ACTOR_SPARE 2u		/* its numbers are spare ones, the same at every level; an init's innermost number is 1 */
 #define ACTOR_TASK 4u
 #define ACTOR_ENDS 8u		/* it exits within the program */
-#define ACTOR_STOPPED 32u	/* by SIGSTOP, the exit signal of a child that it waits for */
-#define ACTOR_LINGERS 16u	/* and waits within its exit until its namespace is empty: somebody has an OP_LINGER for it */
+#define ACTOR_STOPPED 32u	/* SIGSTOP stops it: it waits for a child with that exit signal */
+#define ACTOR_LINGERS 16u	/* it waits within its exit until its namespace is empty; an OP_LINGER waits for it */
 
 struct program_head {
 	uint32_t magic;
@@ -59,7 +59,7 @@ struct program_head {
 	uint32_t dependencies;
 	uint32_t numbers;
 	uint32_t flags;
-	int32_t spare_first;	/* numbers that nobody in the program has, at any level */
+	int32_t spare_first;	/* numbers that no task of the program has, at any level */
 	int32_t spare_end;
 	uint32_t reserved;
 };
@@ -67,12 +67,12 @@ struct program_head {
 struct program_actor {
 	uint32_t first_step;
 	uint32_t step_count;
-	uint32_t first_number;	/* depth + 1 of them, level of the root's namespace first; 0: not known yet */
+	uint32_t first_number;	/* depth + 1 numbers, that of the root's namespace first; 0: not known yet */
 	uint32_t depth;
 	uint32_t leader;
 	uint32_t flags;
 	int32_t exit_signal;
-	uint32_t tag;		/* of its pid object in the image; 0: it has none */
+	uint32_t tag;		/* of its pid object in the image; 0: none */
 	char comm[16];
 };
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a task may do once it runs its program: less than an actor may, and never more than was recorded. What one may do
- * that runs nothing: nothing. Each call must succeed; the first one that does not is the end of the tree.
+ * The rights of a task that runs its program: fewer than an actor's, and never more than the recorded ones. A task that
+ * only holds its place has none. Each call must succeed; a failure ends the whole tree.
  */
 #include "state.h"
 
-/* The guard is told, and takes all down; nobody goes on with rights that are half given up. */
+/* Report a failure, upon which the guard takes all down, and end: no task goes on with rights that are half given up. */
 _Noreturn void cannot_run(uint32_t me, enum doing what, long answer)
 {
 	note_failure(REASON_RUN, me, NO_ACTOR, (int)-answer, what);
@@ -47,7 +47,7 @@ static struct capabilities own_capabilities(uint32_t me)
 				     data[0].inheritable | (uint64_t)data[1].inheritable << 32};
 }
 
-/* While it is still in the bounding set: afterwards the kernel lets nobody add it to the inheritable ones. */
+/* Set the inheritable capabilities while they are in the bounding set; afterwards the kernel refuses to add them. */
 static void make_inheritable(uint32_t me, uint64_t inheritable)
 {
 	struct capabilities own = own_capabilities(me);
@@ -61,13 +61,13 @@ static void bound(uint32_t me, uint64_t bounding)
 		long there = CALL5(prctl, PR_CAPBSET_READ, bit, 0, 0, 0);
 
 		if (there < 0)
-			break;	/* the kernel has no more of them */
+			break;	/* the kernel has no more capabilities */
 		if (there && !(bounding >> bit & 1))
 			must(me, DOING_CAPBSET_DROP, CALL5(prctl, PR_CAPBSET_DROP, bit, 0, 0, 0));
 	}
 }
 
-/* Who may not change the bounding set has no capability that it bounds; no_new_privs keeps him from any. */
+/* Drop capabilities from the bounding set. A task without CAP_SETPCAP cannot; no_new_privs keeps it from gaining any. */
 static void keep_only(uint32_t me, const struct capabilities *own, uint64_t bounding)
 {
 	if (own->effective >> CAP_SETPCAP & 1)
@@ -79,7 +79,7 @@ static void gain_nothing(uint32_t me)
 	must(me, DOING_NO_NEW_PRIVS, CALL5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
-/* A change of ids has made the kernel forget it, and the guard may have died in between. */
+/* Set the death signal again, because a change of ids clears it; end if the guard has died in between. */
 static void die_with_guard(uint32_t me)
 {
 	must(me, DOING_PDEATHSIG, CALL5(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
@@ -88,7 +88,7 @@ static void die_with_guard(uint32_t me)
 			CALL1(exit_group, 127);
 }
 
-/* Its memory is shared with the guard, which may do more than it: nobody may look into it for having the same ids. */
+/* Take ids and groups. The memory is shared with the guard, so a process with the same ids must not be able to trace it. */
 static void take_ids(uint32_t me, const char *section, const struct run_entry *entry)
 {
 	if (entry->flags & RIGHTS_GROUPS)
@@ -101,8 +101,8 @@ static void take_ids(uint32_t me, const char *section, const struct run_entry *e
 }
 
 /*
- * It only holds its place, for ever. Who is root and may do less than the guard could look into it, if that is no user
- * namespace's root alone.
+ * Give up all rights of a task that only holds its place. Root with fewer rights than the guard could trace it, unless it
+ * is root of the tree's user namespace only.
  */
 static void lose_rights(uint32_t me, const char *section)
 {
@@ -122,7 +122,7 @@ static void lose_rights(uint32_t me, const char *section)
 		must(me, DOING_DUMPABLE, CALL2(prctl, PR_SET_DUMPABLE, 0));
 }
 
-/* The caller's own program: it keeps what the caller has, but for what the recorded one did not have. */
+/* Give up the capabilities that the recorded task did not have; the caller's own program keeps the others. */
 static void give_up_what_it_had_not(uint32_t me, const struct run_entry *entry)
 {
 	struct capabilities own = own_capabilities(me);
@@ -148,12 +148,12 @@ void take_rights(uint32_t me, const char *section)
 		CALL1(umask, entry->umask);
 		if (entry->flags & RIGHTS_GROUPS)
 			must(me, DOING_SETGROUPS, CALL2(setgroups, entry->group_count, section + entry->groups));
-		/* Those for files follow the effective ones, here as with exec(). */
+		/* The ids for files follow the effective ones, as with exec(). */
 		must(me, DOING_SETRESGID, CALL3(setresgid, entry->gid, entry->egid, entry->egid));
 		must(me, DOING_CAP_AMBIENT, CALL5(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
 		make_inheritable(me, entry->inheritable);
 		bound(me, entry->bounding);
-		/* Who stops being root would lose all of them, and is to lose the others only. exec() ends that again. */
+		/* A change from root to another user would clear all capabilities. exec() resets the flag. */
 		must(me, DOING_KEEPCAPS, CALL5(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0));
 		must(me, DOING_SETRESUID, CALL3(setresuid, entry->uid, entry->euid, entry->euid));
 		set_capabilities(me, entry->effective, entry->permitted, entry->inheritable);

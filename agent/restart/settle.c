@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an actor becomes once the tree is active: one that holds its place and does nothing, one that runs a program, or
- * the reaper.
+ * The life of an actor after the tree is active: it holds its place and does nothing, runs a program, or is the reaper.
  */
 #include "state.h"
 
@@ -28,8 +27,8 @@ static char *append_number(char *at, uint32_t number)
 }
 
 /*
- * What ps and pgrep -f show. The kernel reads it from private memory alone, and of that there is none before nobody is
- * born any more. Where it cannot be set, it stays empty.
+ * Set the command line that ps and pgrep -f show. The kernel reads it from private memory only, and actors have none until
+ * all births are over. If it cannot be set, it stays empty.
  */
 void show_held(uint32_t me)
 {
@@ -74,7 +73,7 @@ static int stops(uint32_t me)
 	return actor->step_count && program.steps[actor->first_step + actor->step_count - 1].op == OP_STOP;
 }
 
-/* Offsets become addresses in this process's own copy of the section. */
+/* Turn the offsets of an array into addresses in this process's own copy of the section. */
 static char **pointers(char *section, uint64_t offset)
 {
 	uint64_t *at = (uint64_t *)(section + offset);
@@ -90,12 +89,12 @@ static _Noreturn void run(uint32_t me, char *section)
 	char *path = section + entry->path;
 	char **argv = pointers(section, entry->argv), **envp = pointers(section, entry->envp);
 
-	/* Closed by exec() itself: until then a failure can still be told. */
+	/* exec() closes them; until then a failure can be reported. */
 	CALL3(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
 	cannot_run(me, DOING_EXECVE, CALL3(execve, path, argv, envp));
 }
 
-/* It ends as the root ends, and with it, in a namespace of its own, all others. */
+/* Reap children until the root ends, then end. In a namespace of its own that ends all other processes. */
 static _Noreturn void reap(void)
 {
 	struct child_info info;
@@ -116,8 +115,8 @@ static _Noreturn void reap(void)
 }
 
 /*
- * Take the rights that the release says, and what else a section of its own has for this actor. Before it counts as
- * released, and before it stops: whoever detaches then knows that nobody was refused his rights. NULL: there is none.
+ * Take the rights of the release, and map the run section if there is one; return it, or NULL. This happens before the
+ * actor counts as released and before it stops, so that at the detach every actor has got its rights.
  */
 char *actor_prepare(uint32_t me)
 {
@@ -125,8 +124,8 @@ char *actor_prepare(uint32_t me)
 	char *section = NULL;
 
 	if (!me && (program.head->flags & PROGRAM_REAPER))
-		return NULL;	/* it may have to take down what runs under other ids */
-	/* Its leader's exec() takes a thread away at any moment. */
+		return NULL;	/* the reaper may have to kill tasks with other ids */
+	/* The exec() of its leader ends a thread at any moment. */
 	if ((actor->flags & ACTOR_THREAD) && program.runs[actor->leader])
 		return NULL;
 	if (load(&program.state->release) == RUN_SECTION) {
@@ -138,7 +137,7 @@ char *actor_prepare(uint32_t me)
 	return section;
 }
 
-/* Nothing of the caller's stays open, but not before the last thread that shares the table has done with it. */
+/* Close all descriptors of the caller, once no thread needs the shared table any more. */
 static void let_go(uint32_t leader)
 {
 	if (__atomic_sub_fetch(&program.members[leader], 1, __ATOMIC_ACQ_REL))
@@ -160,7 +159,7 @@ _Noreturn void actor_settle(uint32_t me, char *section)
 		reap();
 	}
 	stop_ignoring();
-	/* Nobody may wait for it, see above. */
+	/* The guard does not wait for this thread: its leader's exec() ends it. */
 	if ((actor->flags & ACTOR_THREAD) && program.runs[actor->leader])
 		hold();
 	if (program.runs[me]) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What all actors and the guard share while a program runs, and how one of them tells the others of its progress.
+ * The state that all actors and the guard share while a program runs, and the reports of progress to each other.
  */
 #ifndef CKPTREE_STATE_H
 #define CKPTREE_STATE_H
@@ -10,27 +10,27 @@
 #include "rebuild.h"
 
 #define FD_WAKE 5		/* eventfd that wakes the guard */
-#define FD_REPORT 6		/* actors' end of the socket pair that tells the guard their outer pids */
+#define FD_REPORT 6		/* the actors' end of the socket pair by which the guard learns their pids */
 #define FD_REPORTS 7		/* the guard's end */
 
 #define ACTOR_STACK 16384
 
-enum ask { ASK_KILL = 1, ASK_STOP };	/* what a namespace's init cannot do to itself */
+enum ask { ASK_KILL = 1, ASK_STOP };	/* requests of a namespace's init, which cannot signal itself */
 
 struct state {
-	uint32_t apart;			/* the guard is in a session of its own: nothing that kills the tree's kills it */
-	int32_t first;			/* actor 0 as the guard sees it, or a negative errno, once another than the guard has begun */
+	uint32_t apart;			/* the guard is in a session of its own, safe from signals to the tree's */
+	int32_t first;			/* actor 0's pid for the guard, or a negative errno, if another process created it */
 	uint32_t gate;			/* the last phase that may run */
-	uint32_t left[PHASES];		/* what is undone; one more each for the guard, BUILD one more for each actor */
-	uint32_t progress;		/* steps and births done */
-	uint32_t failing;		/* claimed by whoever fails first */
-	uint32_t failed;		/* and `failure` is complete */
+	uint32_t left[PHASES];		/* what is to do; one more each for the guard, and in BUILD for each actor */
+	uint32_t progress;		/* number of steps and births that are done */
+	uint32_t failing;		/* set by the first actor that fails */
+	uint32_t failed;		/* `failure` is complete */
 	struct message failure;
-	uint32_t spare;			/* numbers that were taken from the spare ones */
-	uint32_t release;		/* enum run, once */
-	uint32_t released;		/* those that hold, run, or wait to stop */
+	uint32_t spare;			/* number of spare numbers that are taken */
+	uint32_t release;		/* enum run; set once */
+	uint32_t released;		/* number of actors that hold, run, or wait to stop */
 	uint32_t asks;
-	int32_t root_status;		/* where a reaper saw the root's end */
+	int32_t root_status;		/* the root's wait status, if a reaper has waited for it */
 	uint32_t root_ended;
 	uint64_t run_offset;
 	uint64_t run_size;
@@ -43,16 +43,16 @@ struct program {
 	uint32_t *dependencies;
 	int32_t *numbers;
 	struct answer *answer;
-	int32_t *outer;			/* pids as the guard sees them */
+	int32_t *outer;			/* pids for the guard */
 	struct state *state;
 	uint32_t *done;			/* by step */
 	uint32_t *alive;		/* by actor: its tid, a robust futex */
 	uint32_t *asked;		/* by actor: enum ask */
-	uint32_t *ending;		/* by actor that lingers: the same robust futex, for its end */
-	uint32_t *needed;		/* by step: somebody waits for it */
-	uint32_t *runs;			/* by actor: it will run a program; known from the release on, as the next one */
-	uint32_t *members;		/* by actor that leads: those of its group that still need their descriptors */
-	uint32_t root;			/* first actor that is a task */
+	uint32_t *ending;		/* by lingering actor: the same robust futex, for its end */
+	uint32_t *needed;		/* by step: other steps depend on it */
+	uint32_t *runs;			/* by actor: it will run a program; like the next one known from the release on */
+	uint32_t *members;		/* by leader: number of its threads that still need the descriptors */
+	uint32_t root;			/* the first actor that is a task */
 	char *stacks;			/* by actor: ACTOR_STACK bytes */
 };
 
@@ -62,7 +62,7 @@ struct report {
 	uint32_t actor;
 };
 
-/* One entry in the kernel's list of locks to be marked when their owner dies: the actor's word in `alive`. */
+/* The kernel's list of locks to mark at their owner's death, with one entry: the actor's word in `alive`. */
 struct robust {
 	struct robust_list_head head;
 	struct robust_list entry;
@@ -83,7 +83,7 @@ _Noreturn void cannot_run(uint32_t me, enum doing what, long answer);
 _Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error);
 void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, int value);
 
-/* Where a new actor begins: on its own stack. */
+/* Create an actor on its own stack. */
 static inline long clone_actor(struct clone_args *args, void (*body)(void *), uint32_t actor)
 {
 	args->stack = (uint64_t)(uintptr_t)(program.stacks + (size_t)actor * ACTOR_STACK);
@@ -106,7 +106,7 @@ static inline uint32_t bump(uint32_t *word)
 	return __atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL);
 }
 
-/* Both cores may be wanted by others: look a few times, then sleep. */
+/* Look a few times before sleeping; the spin is short because other tasks need the cores. */
 static inline void wait_at_least(uint32_t *word, uint32_t wanted)
 {
 	uint32_t value;
@@ -120,7 +120,7 @@ static inline void wait_at_least(uint32_t *word, uint32_t wanted)
 		futex_wait(word, value, NULL);
 }
 
-/* Its end of the reports' channel is closed then, and nobody else's is open. */
+/* Return 1 if the guard has died: then the other end of the reports' channel is closed, because only the guard has it. */
 static inline int guard_is_gone(void)
 {
 	struct poll_fd reports = {FD_REPORT, 0, 0};
@@ -149,7 +149,7 @@ static inline void open_gate(uint32_t phase)
 	futex_wake_all(&program.state->gate);
 }
 
-/* One thing less to do in a phase; the last one has consequences. */
+/* Count one thing less to do in a phase; the last one opens the next phase or wakes the guard. */
 static inline void drop(uint32_t phase)
 {
 	if (__atomic_sub_fetch(&program.state->left[phase], 1, __ATOMIC_ACQ_REL))

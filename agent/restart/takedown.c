@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The end of a tree. A namespace goes as a whole with its init. Without one, whoever descends from the reaper is killed,
- * again and again until there is nobody: it is a subreaper, so nobody can get away from under it. That is the work of the
- * reaper itself, for should the guard be killed meanwhile, it goes on. What it has left the guard does, in the same way.
+ * The end of a tree. A namespace ends as a whole with its init. Without a namespace every descendant of the reaper is
+ * killed, round by round until there is none: the reaper is a subreaper, so no descendant escapes. The reaper does this
+ * itself, to go on if the guard is killed meanwhile. Afterwards the guard kills the remaining processes in the same way.
  */
 #include "guard.h"
 
@@ -22,9 +22,9 @@ static void wait_for(int32_t pid)
 		guard.root_status = raw_status(&info);
 }
 
-struct family {		/* by number; one scan's */
-	int32_t *parents, *first, *next, *fds;	/* first child; the parent's next one */
-	int32_t *pids;				/* that were listed */
+struct family {		/* the processes of one scan, by number */
+	int32_t *parents, *first, *next, *fds;	/* first child; next child of the same parent */
+	int32_t *pids;				/* the listed numbers */
 	uint32_t count;
 };
 
@@ -52,9 +52,9 @@ static void read_parents(struct family *family)
 }
 
 /*
- * Down from the caller, and kill on the way up, for only a parent that is still there proves that its children are of the
- * tree. Who is passed over, because somebody above it died meanwhile or there are no descriptors left, is met in the
- * next round: it then has a parent further up.
+ * Walk down from the caller, and kill on the way up: only a living parent proves that its children are of the tree. A
+ * process that is skipped, because an ancestor died meanwhile or no descriptor is left, is met in the next round,
+ * with a parent further up.
  */
 static void kill_descendants(struct family *family, int32_t self)
 {
@@ -83,7 +83,7 @@ static void kill_descendants(struct family *family, int32_t self)
 		family->first[family->parents[family->pids[n]]] = 0;
 }
 
-/* As many descriptors as it may have: one for each that is above another. */
+/* Allow as many descriptors as possible: the walk needs one for each level of the tree. */
 static void raise_limit(void)
 {
 	uint64_t limit[2];
@@ -94,7 +94,7 @@ static void raise_limit(void)
 	CALL4(prlimit64, 0, RLIMIT_NOFILE, limit, 0);
 }
 
-/* SIGTERM is what it also gets when the guard dies. */
+/* Let the reaper kill the tree: SIGTERM is also its signal for the guard's death. */
 static void leave_it_to_the_reaper(void)
 {
 	struct child_info info = {0};
@@ -106,7 +106,7 @@ static void leave_it_to_the_reaper(void)
 		sleep_ns(500000);
 }
 
-/* Another tree may have put its own guard's pid there meanwhile. */
+/* Remove the pid file, unless another tree's guard has written its own pid there. */
 void remove_pidfile(void)
 {
 	char text[16] = {0};

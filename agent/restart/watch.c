@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The guard's life while the tree is built, and after. */
+/* The guard's main loop, while the tree is built and afterwards. */
 #include "guard.h"
 
 #define STUCK_NS 10000000000u
@@ -7,7 +7,7 @@
 enum stage { BUILDING, STANDING, ACTIVATING, ACTIVE, RELEASING, STOPPING, RUNNING };
 
 static enum stage stage;
-static uint32_t expected;	/* how many tell of their release */
+static uint32_t expected;	/* number of actors that count themselves as released */
 
 static void read_reports(void)
 {
@@ -38,7 +38,7 @@ static int ready(uint32_t place, uint32_t gate)
 	return 1;
 }
 
-/* The first step of an actor that is undone. */
+/* Return an actor's first step that is not done. */
 static uint32_t next_of(uint32_t actor)
 {
 	const struct program_actor *who = &program.actors[actor];
@@ -95,14 +95,14 @@ static void answer_asks(void)
 		if (!what)
 			continue;
 		__atomic_sub_fetch(&program.state->asks, 1, __ATOMIC_ACQ_REL);
-		/* a thread may ask for all */
+		/* a thread asks for its whole process */
 		signal_descendant(program.outer[program.actors[actor].leader], what == ASK_KILL ? SIGKILL : SIGSTOP);
 	}
 }
 
 /*
- * SIGSTOP cannot be ignored. Whose child's exit sends it has to wait for that child, and is sent on until it has done so:
- * a wait is over after the signal has been sent, and before it has been heeded.
+ * SIGSTOP cannot be ignored. A task whose child has it as exit signal must wait for that child, so it gets SIGCONT until it
+ * has done so: the signal is sent before the wait is over, and acts after it.
  */
 static void continue_the_stopped(void)
 {
@@ -174,7 +174,7 @@ static void detach(const struct message *message)
 	guard.control = -1;
 }
 
-/* 0: the tree is to go. */
+/* Obey a message; return 0 if the tree must be taken down. */
 static int obey(const struct message *message)
 {
 	switch (message->kind) {
@@ -214,7 +214,7 @@ static int listen(void)
 	return 1;
 }
 
-/* Signals mean something once nobody else is there to have them. */
+/* Read signals; return 0 to take the tree down. Before the detach they are the coordinator's to handle. */
 static int heed_signals(void)
 {
 	char info[128];
@@ -226,7 +226,7 @@ static int heed_signals(void)
 	return go_on;
 }
 
-/* Those that have come to the guard, and its watcher; 0 when actor 0 has ended. */
+/* Wait for orphans that the guard has adopted, and for its watcher; return 0 when actor 0 has ended. */
 static int wait_for_children(void)
 {
 	struct child_info info;
@@ -256,7 +256,7 @@ static void go_on(void)
 	case BUILDING:
 		if (load(&state->left[PHASE_BUILD]))
 			break;
-		read_reports();	/* everybody's was sent before the last of them counted */
+		read_reports();	/* each actor has sent its report before it counted */
 		program.answer->standing_ns = now_ns();
 		stage = STANDING;
 		tell((struct message){.kind = SAID_STANDING});
@@ -289,7 +289,7 @@ static void nap(void)
 {
 	struct poll_fd polled[] = {{FD_WAKE, POLLIN, 0}, {guard.signals, POLLIN, 0},
 				   {guard.first ? guard.first_fd : -1, POLLIN, 0}, {guard.control, POLLIN, 0}};
-	/* Reports are read now and then, not one by one: each waking would cost the tree a moment. */
+	/* Reports are read now and then: a wakeup for each would slow down the build. */
 	int64_t ms = stage == BUILDING || stage == ACTIVATING ? 2 : stage == RUNNING ? 1000 : stage >= RELEASING ? 1 : 5;
 	struct timespec64 timeout = {ms / 1000, ms % 1000 * 1000000};
 	uint64_t wakings;

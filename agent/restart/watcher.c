@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The watcher: a second process beside the guard, which ends the tree when the guard was killed. The kernel would do that
- * by PR_SET_PDEATHSIG, but forgets it when actor 0 changes its ids or executes a program that does (commit_creds(),
- * begin_new_exec()), and nobody can set it for another. Without a pid namespace of the tree's own the reaper does this.
+ * The watcher: a second process beside the guard, which ends the tree if the guard is killed. PR_SET_PDEATHSIG would do
+ * that, but the kernel clears it when actor 0 changes its ids or executes a program that does (commit_creds(),
+ * begin_new_exec()), and a process can set it for itself only. In a tree without a pid namespace the reaper does this work.
  */
 #include "guard.h"
 
-/* Nothing of it keeps a pipe, a socket or a mount busy: others wait for the guard's ends of them to be closed. */
+/* Watch. Everything else is closed, because others wait for the guard's ends of pipes and sockets to be closed. */
 static _Noreturn void watch_over(void)
 {
 	enum { GUARD, FIRST };
 	struct poll_fd polled[] = {{0, POLLIN, 0}, {1, POLLIN, 0}};
 
-	/* Out of one another's way, and behind what is closed. */
+	/* Move both to high numbers first, above those that are closed. */
 	polled[GUARD].fd = (int)CALL3(fcntl, guard.guard_fd, 0, 22);
 	polled[FIRST].fd = (int)CALL3(fcntl, guard.first_fd, 0, 22);
 	CALL3(dup3, polled[GUARD].fd, 20, O_CLOEXEC);
@@ -21,7 +21,7 @@ static _Noreturn void watch_over(void)
 	polled[FIRST].fd = 21;
 	CALL3(close_range, 0, 19, 0);
 	CALL3(close_range, 22, ~0u, 0);
-	CALL0(setsid);	/* what kills the guard's group or session is not to kill both */
+	CALL0(setsid);	/* a signal to the guard's group or session must not kill both */
 	CALL1(chdir, "/");
 	CALL2(prctl, PR_SET_NAME, "ckptree-watcher");
 	do
@@ -33,7 +33,7 @@ static _Noreturn void watch_over(void)
 		CALL1(exit_group, 0);
 }
 
-/* Its memory is a copy of the guard's, which nobody of the tree descends from any more. Negative errno where it fails. */
+/* Create the watcher; return a negative errno on failure. Its memory is a copy that no task of the tree shares. */
 static long make_watcher(void)
 {
 	struct clone_args args = {.exit_signal = SIGCHLD};
@@ -44,7 +44,7 @@ static long make_watcher(void)
 	return answer;
 }
 
-/* Before actor 0 does anything: until then it cannot have changed its ids. */
+/* Start the watcher before actor 0 does anything, so that actor 0 cannot have changed its ids yet. */
 long begin_watcher(void)
 {
 	long answer = CALL2(pidfd_open, CALL0(getpid), 0);
@@ -60,7 +60,7 @@ long begin_watcher(void)
 	return answer;
 }
 
-/* Somebody may have killed it. Where no other can be made now, that is tried again. */
+/* Create another watcher if this one was killed; after a failure the next call tries again. */
 void keep_watcher(void)
 {
 	long answer;
@@ -71,7 +71,7 @@ void keep_watcher(void)
 	guard.watcher = answer > 0 ? (int32_t)answer : 0;
 }
 
-/* It goes by itself when actor 0 has gone, but not if somebody has stopped it. */
+/* End the watcher. It ends by itself after actor 0, but not while it is stopped. */
 void end_watcher(void)
 {
 	struct child_info info;
