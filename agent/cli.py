@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line. Each verb imports what it needs when it runs, for starting is most of what a verb costs."""
+"""The command line. Each verb imports its modules when it runs, for imports are most of a verb's time."""
 
 import errno
 import math
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="ckptree",
-    help="Consistent process-tree checkpoints from eBPF: who is who, without freezing anything.",
+    help="Consistent checkpoints of process trees from eBPF, without freezing a process.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -46,7 +46,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Consistent process-tree checkpoints from eBPF: who is who, without freezing anything."""
+    """Consistent checkpoints of process trees from eBPF, without freezing a process."""
 
 
 @app.command(
@@ -63,7 +63,9 @@ def daemon(context: typer.Context) -> None:
 @app.command()
 def snapshot(
     root: Annotated[str, typer.Argument(metavar="ROOT", help=ROOT_HELP)],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE|-", help="Where to write.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE|-", help="File to write, - for standard output.")
+    ] = "-",
     fmt: Annotated[
         str | None,
         typer.Option(
@@ -144,10 +146,10 @@ def snapshot(
 
 
 def _judged(snapshot: "Snapshot", *, required: bool) -> "Snapshot":
-    """With what stands in the way of a rebuild, which is said while the original still lives.
+    """Add the obstacles to a rebuild to a snapshot, and print them while the original tree still lives.
 
     Raises:
-        RefusedError: something does, and nothing may.
+        RefusedError: there is an obstacle, and `required` forbids one.
     """
     from agent.restart.planning import obstacles
 
@@ -170,9 +172,7 @@ def _report(answer: Answer) -> None:
     for line in answer.entered:
         say(f"left out, entered from outside: {line}")
     if answer.workers:
-        say(
-            f"left out, for no rebuild can have them: {count(answer.workers, 'thread')} of the kernel's own (io workers)"
-        )
+        say(f"left out, for no rebuild can make them: {count(answer.workers, 'thread')} of the kernel (io workers)")
     if not answer.complete:
         say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
 
@@ -186,7 +186,7 @@ for _verb in (
 
 
 def main() -> int:
-    """Run a verb; an error of ours is one message and its exit code."""
+    """Run a verb and return its exit code; a CkptreeError is printed as one message."""
     try:
         app(prog_name="ckptree")
     except SystemExit as done:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs that ask a daemon about itself, or stay with it: status, watch, metrics."""
+"""The verbs that show a daemon's state, events and figures: status, watch, metrics."""
 
 import json
 import os
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from agent.eventlines import Lines
 
 _ANSWER_S = 10.0
-_LOOK_S = 1.0  # how often it is looked for whether anybody still reads
+_LOOK_S = 1.0  # interval of the check that standard output still has a reader
 
 
 def status(socket: Socket = None, as_json: AsJson = False) -> None:
-    """Show how the daemon is, and which hooks it has."""
+    """Show the daemon's state, and its hooks."""
     from agent.client import Client
 
     with Client(socket or default_socket(), _ANSWER_S) as client:
@@ -56,9 +56,9 @@ def watch(
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what happens, a line for each event, as it happens. With --json each line is a JSON object.
+    """Print live events, one a line. With --json each line is a JSON object.
 
-    On a terminal, what comes to light after a loss is counted in one line where it is more than a few.
+    On a terminal, one line counts the changes that are found after a loss, where they are more than a few.
     """
     from agent import topmost
     from agent.client import Client
@@ -76,7 +76,7 @@ def watch(
         return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False)
 
     meant = rootname.parse_target(root) if root is not None else None
-    # Whoever reads us may leave at any moment: then this ends as every program in a pipe does.
+    # The reader of standard output may leave at any moment: then this process ends as every program in a pipe does.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with subscribed(None) if meant is None else topmost.answered_of_all(meant, subscribed) as events:
         try:
@@ -102,7 +102,7 @@ def _write(lines: list[str]) -> None:
 
 
 def _is_unread() -> bool:
-    """Whether standard output is a pipe, or a connection, whose other end has been closed."""
+    """Return True if standard output is a pipe or a connection whose other end is closed."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(found & select.POLLERR for _, found in poll.poll(0))

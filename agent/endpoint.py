@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket's two ends as the kernel has them: where the daemon listens, and who has connected."""
+"""The socket's two ends: the daemon's listening socket, and the kernel's credentials of each client."""
 
 import contextlib
 import ctypes
@@ -19,16 +19,16 @@ from agent.errors import CkptreeError, HostError
 _BACKLOG: Final = 512
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _SO_PEERGROUPS: Final = 59
-_GETSOCKOPT_BYTES: Final = 1024  # the most that Python's getsockopt takes
+_GETSOCKOPT_BYTES: Final = 1024  # the largest buffer of Python's getsockopt
 
 
 def credentials(connection: socket.socket) -> tuple[int, int, int, Collection[int]]:
-    """Who is at the other end: pid, uid, gid and supplementary groups, as they were when it connected.
+    """Return the client's pid, uid, gid and supplementary groups, as of the time when it connected.
 
-    Numbers are those of our pid namespace, which is the initial one, and of our user namespace.
+    Numbers are those of the daemon's pid namespace, which is the initial one, and of the daemon's user namespace.
 
     Raises:
-        OSError: the kernel would not tell.
+        OSError: the kernel refused to tell.
     """
     pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     try:
@@ -37,11 +37,11 @@ def credentials(connection: socket.socket) -> tuple[int, int, int, Collection[in
         if error.errno != errno.ERANGE:
             raise
         groups = _many_groups(connection)
-    return pid, uid, gid, array("I", groups)  # of thousands, which somebody may have, a set would take megabytes
+    return pid, uid, gid, array("I", groups)  # a set of some thousand groups would take megabytes
 
 
 def _many_groups(connection: socket.socket) -> bytes:
-    """SO_PEERGROUPS of somebody in more groups than Python's getsockopt has room for."""
+    """Read SO_PEERGROUPS of a client with more groups than Python's getsockopt has room for."""
     libc = ctypes.CDLL(None, use_errno=True)
     room = ctypes.create_string_buffer(4 * 65536)  # NGROUPS_MAX
     size = ctypes.c_uint32(len(room))
@@ -52,11 +52,11 @@ def _many_groups(connection: socket.socket) -> bytes:
 
 
 def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
-    """Bind the socket; a dead daemon's is taken over.
+    """Bind the socket, and take over the path of a dead daemon's socket.
 
     Args:
         path, mode: of the socket.
-        group: that it is to belong to, where this process may give it away.
+        group: the group that gets the socket, where this process may change the owner.
 
     Raises:
         CkptreeError: another daemon listens there, or the path cannot be used.
@@ -64,7 +64,7 @@ def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     before = os.umask(0o777 & ~mode)
     try:
-        if path.parent == Config().socket.parent:  # ours to make; another folder that is missing is a slip of the pen
+        if path.parent == Config().socket.parent:  # only the default folder is made: another path may be a typing error
             os.umask(0o022)
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             os.umask(0o777 & ~mode)

@@ -2,11 +2,11 @@
 """Live events as lines, for people and for programs.
 
     line  = order time kind task ": " what       order as in the births of snapshots: larger is later
-    time  = hours ":" minutes ":" seconds        local; of a birth when it was, else when it had happened at the latest
+    time  = hours ":" minutes ":" seconds        local; of a birth the time itself, else a time by which it had happened
     task  = numbers " " comm                     numbers from the reader's pid namespace inward; a thread's in braces
 
-Foreign bytes in a name are escaped as everywhere (exporters.fields), so that a line is one line, and has nothing that a
-terminal would obey.
+Bytes of a name other than printable characters are escaped (exporters.fields), so that a name cannot end the line or
+send a sequence to the terminal.
 """
 
 import json
@@ -27,15 +27,15 @@ MOST_OF_A_LOSS: Final = 20
 
 _UNASKED = {
     "loss": "{} lost on their way to the daemon: tasks may have changed unseen until the next resync",
-    "resync": "the daemon has compared its table with the kernel, and told what differed: all is as told",
+    "resync": "the daemon has compared its table with the kernel, and told each difference: all is known again",
     "dropped": "{} left out, because they were not read in time",
-    "hidden": "a task of the tree is not yours: what becomes of it is not told",
+    "hidden": "a task of the tree is not yours: its events are not told",
     "end": "the root is gone",
 }
 
 
 def as_line(event: Event) -> str:
-    """An event for people, without a newline."""
+    """Return an event as a line for people, without a newline."""
     head = _head(event, event.kind)
     if event.task is None:
         text = _UNASKED.get(event.kind, "")
@@ -99,7 +99,7 @@ def lines_of(*, as_objects: bool, shortened: bool) -> Lines:
 
 
 def as_json(event: Event) -> str:
-    """An event for programs: one JSON object, without a newline. Absent is null, as in documents."""
+    """Return an event as one JSON object for programs, without a newline. An absent value is null, as in documents."""
     document: dict[str, Any] = {"event": event.kind, "order": event.order, "time_ns": event.time_ns}
     if event.task is not None:
         task = event.task
@@ -120,7 +120,7 @@ def _head(event: Event, kind: str) -> str:
 
 
 def _time(time_ns: int | None) -> str:
-    """The time of day, here."""
+    """Return the local time of day."""
     if time_ns is None:
         return "--:--:--.---"
     return datetime.fromtimestamp(time_ns / 1e9, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
@@ -163,14 +163,14 @@ def _details(event: Event, task: EventTask) -> list[str]:
 
 
 def _condition(event: Event) -> list[str]:
-    """What has become of a task since its birth, where that is told."""
+    """Return the state of a task that was born before the subscription, where the event tells it."""
     told = event.details
     code = told.get("exit_code")
     return ["stopped" if told.get("stopped") else "", "" if code is None else ended(code)]
 
 
 def _ids(event: Event) -> list[str]:
-    """Session and group; 0: the reader's namespace does not see it."""
+    """Return session and group; number 0 is shown as outside: the reader's namespace does not see it."""
     found = []
     for name, key in (("session", "sid"), ("group", "pgid")):
         number = event.details.get(key)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tree on a screen, asked for again and again.
+"""A tree on a screen, refreshed again and again.
 
-How often: every second, and soon after an event where a daemon tells them; what has no event (stop and continue, say) is
-seen within the second. Where asking and drawing cost much (many tasks, no daemon), so seldom that they take a tenth of a
-CPU, but every ten seconds. A refusal leaves what was there, and says so; that the root is gone, or the daemon, ends it. Of
-a cgroup with several topmost processes all trees are shown, one below the other.
+The tree is refreshed every second, and soon after an event where a daemon sends them; a change without an event (stop
+and continue, say) shows within a second. Where a refresh is costly (many tasks, no daemon), it comes less often, so
+that all refreshes take a tenth of a CPU, but at least every ten seconds. After a refusal the old tree stays, with the
+message; the end of the root or of the daemon ends the program. A cgroup with several topmost processes shows all their
+trees, one below the other.
 """
 
 import time
@@ -21,16 +22,16 @@ from exporters.ink import columns
 
 INTERVAL_S: Final = 1.0
 SOON_S: Final = 0.1
-"""After what was drawn last, an event may lead to the next drawing."""
+"""The least time between a drawing and the next one that an event causes."""
 
 _FINAL: Final = {kind.exit_code for kind in (NoDaemonError, NoSuchRootError, HostError)}
-_AT_ONCE_S: Final = 0.001  # for an event that is there already
-_HEARING_S: Final = 0.02  # for all of them
+_AT_ONCE_S: Final = 0.001  # to take an event that has arrived already
+_HEARING_S: Final = 0.02  # to take all of them
 SHARE: Final = 0.1
-"""Of a CPU's time that may go into asking and drawing, the daemon's part of it too."""
+"""The share of a CPU's time that refreshes may take, the daemon's part included."""
 
 LONGEST_S: Final = 10.0
-"""However long that takes, what is shown is not much older."""
+"""The longest pause between two refreshes, however long they take."""
 
 _TINTED: Final[dict[str, treeview.Tinted]] = {"b": "session and group", "s": "session", "g": "group"}
 _HELP: Final = "s g b: colours, q: quit"
@@ -38,12 +39,12 @@ _BAR: Final = "\x1b[7m"
 
 
 class Follower:
-    """What is shown of a tree, and when it is asked for again.
+    """The shown part of a tree, and the time of its next refresh.
 
     Args:
         name: of the root, for people.
         ask: takes a snapshot of each tree, as images.
-        events: of the tree; None: nobody tells.
+        events: of the tree; None: the source has no events.
     """
 
     def __init__(self, name: str, ask: Callable[[], Sequence[Answer]], events: Subscription | None = None) -> None:
@@ -59,10 +60,10 @@ class Follower:
         self._columns = 0
 
     def refresh(self) -> None:
-        """Ask again.
+        """Take the snapshots again.
 
         Raises:
-            CkptreeError: it cannot be had any more; the first time, whatever the reason.
+            CkptreeError: the root or the daemon is gone; at the first call, any error.
         """
         begin = time.process_time()
         elsewhere = 0.0
@@ -82,7 +83,7 @@ class Follower:
         self._due, self._soonest = now + max(INTERVAL_S, rest), now + max(SOON_S, rest)
 
     def run(self, screen: Screen) -> None:
-        """Until somebody has had enough, or the terminal is gone."""
+        """Show the tree until a key ends it, or the terminal hangs up."""
         while True:
             if time.monotonic() >= self._due:
                 self.refresh()
@@ -99,7 +100,7 @@ class Follower:
                 return
 
     def _hear(self, events: Subscription) -> bool:
-        """Whether something has happened since; what it was is seen in the tree."""
+        """Take the events that have arrived; return True if there was any."""
         heard = False
         deadline = time.monotonic() + _HEARING_S
         try:
@@ -107,12 +108,12 @@ class Follower:
                 heard = True
                 if event.kind == "end":
                     self._events = None
-        except CkptreeError:  # the next question finds out why
+        except CkptreeError:  # the next refresh meets the reason
             self._events, heard = None, True
         return heard
 
     def _press(self, key: str, rows: int) -> bool:
-        """Whether to stay."""
+        """Act on a key; return False if it ends the program."""
         if key in _TINTED:
             self._tinted = _TINTED[key]
             self._render()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From one daemon to the next, through the service manager's store: the kernel side, and what was known.
+"""The handover from one daemon to the next, through the service manager's store: the kernel side, and the memory.
 
-Stored are, each under a name of its own: every descriptor of the kernel side, right after it was loaded, so that a crash
-leaves it behind too; behind them a *manifest*, which says what they are and what they were loaded by; and, at an orderly
-end, the *memory* (agent.state). A manifest that was not reached means that they are not all there.
+The daemon stores, each under its own name: every descriptor of the kernel side, right after loading, so that they
+survive a crash; then a *manifest*, with the identities of the descriptors and the arguments of the loading; and, at an
+orderly end, the *memory* (agent.state). A missing manifest means that some descriptors are missing too.
 
-What comes back is taken if this daemon would load the same, and if every descriptor is the very object that the manifest
-names. Otherwise all of it is closed, and the manager lets go of it too: nothing of another edition stays attached.
+The next daemon takes the descriptors if it would load the same, and if every one is the object that the manifest names.
+Otherwise it closes all of them, and the manager drops them too: no program of another edition stays attached.
 """
 
 import json
@@ -23,16 +23,16 @@ from bpf.edition import edition
 _PREFIX = "ckptree/"
 _MANIFEST = _PREFIX + "manifest"
 _MEMORY = _PREFIX + "memory"
-_MAX_BYTES = 1 << 30  # four million tasks, the most a kernel has, take less
+_MAX_BYTES = 1 << 30  # the memory of four million tasks, a kernel's maximum, takes less
 _SETTLE_S = 5.0
 
 
 class UnfitError(CkptreeError):
-    """What was left is of no use here."""
+    """A stored kernel side, or memory, that this daemon cannot use."""
 
 
 class Order(NamedTuple):
-    """What the kernel side is loaded by.
+    """The arguments with which the kernel side is loaded.
 
     Attributes:
         programs: the edition of the programs.
@@ -45,12 +45,12 @@ class Order(NamedTuple):
 
 
 class Inheritance(NamedTuple):
-    """What the last daemon has left.
+    """The kernel side and the memory of the last daemon.
 
     Attributes:
-        loaded: the kernel side; None: nothing that is of use.
-        memory: what it knew; None after a crash.
-        refusal: why nothing is of use, where something was left.
+        loaded: the kernel side; None: none was stored, or it is of no use.
+        memory: of its watch; None after a crash.
+        refusal: the reason why the stored kernel side is of no use; empty where none was stored, or it is used.
     """
 
     loaded: Loaded | None = None
@@ -59,34 +59,34 @@ class Inheritance(NamedTuple):
 
 
 def order(ring_bytes: int, without: Sequence[str] = ()) -> Order:
-    """What this daemon would load."""
+    """Return the arguments with which this daemon would load the kernel side."""
     return Order(edition(), ring_bytes, tuple(without))
 
 
 def leave(manager: Manager, loaded: Loaded, by: Order) -> None:
-    """Have the kernel side kept."""
+    """Store the kernel side with the manager."""
     if not manager.listens:
         return
     for name, descriptor in loaded.descriptors.items():
         if not manager.store(_stored_as(name), descriptor):
-            return  # without a manifest, what has come so far is of no use, and that is how the next one sees it
+            return  # without a manifest the next daemon closes the descriptors stored so far
     identities = {name: syscall.identity(descriptor) for name, descriptor in loaded.descriptors.items()}
     said = {"hooks": loaded.hooks, "tried": loaded.tried, "missing": loaded.missing}
     _store(manager, _MANIFEST, json.dumps({"order": by, "descriptors": identities, **said}).encode())
 
 
 def leave_memory(manager: Manager, memory: bytes) -> bool:
-    """Have a memory kept; whether the manager has it for certain."""
+    """Store a memory with the manager; return True if the manager has confirmed it."""
     return _store(manager, _MEMORY, memory) and manager.settle(_SETTLE_S)
 
 
 def forget_memory(manager: Manager) -> None:
-    """It has been read, and its place has been left."""
+    """Drop the stored memory: it has been read, and the ring has moved on."""
     manager.forget(_MEMORY)
 
 
 def take(manager: Manager, by: Order) -> Inheritance:
-    """What the last daemon has left, where that is of use."""
+    """Return the kernel side and memory of the last daemon, where this daemon can use them."""
     left = [(name, descriptor) for name, descriptor in manager.passed.stored if name.startswith(_PREFIX)]
     if not left:
         return Inheritance()
@@ -152,7 +152,7 @@ def _document(data: bytes) -> dict[str, Any]:
 
 
 def _stored_as(name: str) -> str:
-    """A store's names have no colon."""
+    """Return the name in the store, which must have no colon."""
     return _PREFIX + name.replace(":", "/")
 
 
@@ -167,7 +167,7 @@ def _store(manager: Manager, name: str, data: bytes) -> bool:
 
 
 def _read(descriptor: int) -> bytes:
-    """All of a file in memory; nothing of what is too large, or is none."""
+    """Read a file in memory; return no bytes where it is too large, or no such file."""
     try:
         size = os.fstat(descriptor).st_size
         return os.pread(descriptor, size, 0) if size <= _MAX_BYTES else b""

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service manager that started this process: what it passed on, and what it is told.
+"""The service manager that started this process: descriptors from it, and messages to it.
 
 Protocol (sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)): messages are datagrams of ``KEY=value`` lines to the
-socket named in NOTIFY_SOCKET, descriptors go along by SCM_RIGHTS. A descriptor stored under a name comes back at the next
-start, from number 3 on, among those of socket units; LISTEN_FDNAMES has the names, in that order. The store lives
+socket named in NOTIFY_SOCKET, descriptors go along by SCM_RIGHTS. A descriptor stored under a name comes back at the
+next start, from number 3 on, among those of socket units; LISTEN_FDNAMES has the names, in that order. The store lives
 through a restart, whatever the reason, and ends with a stop.
 
-What the manager watches a stored descriptor for must be nothing (``FDPOLL=0``): a perf event that nobody has mapped is
-always "hung up", and would be thrown out at once.
+The manager must not poll a stored descriptor (``FDPOLL=0``): a perf event that is not mapped always polls as "hung up",
+and the manager would drop it at once.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 _FIRST = 3  # SD_LISTEN_FDS_START
-_SEND_S = 5  # a manager that does not read for so long is left alone
-_FEEDS = 4  # in the time of the watchdog
+_SEND_S = 5  # a message that the manager does not read within this time is dropped
+_FEEDS = 4  # messages to the watchdog in its time limit
 _VARIABLES = ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What was passed on.
+    """The descriptors from the manager.
 
     Attributes:
         listeners: sockets that listen already.
-        stored: descriptors by the names that they were stored under; of a name that comes twice, each.
+        stored: names and descriptors of the store; a name may come twice.
     """
 
     listeners: tuple[socket.socket, ...] = ()
@@ -40,14 +40,14 @@ class Passed:
 
 
 class Manager:
-    """systemd, or whoever speaks as it does; or nobody, who hears nothing and stores nothing.
+    """systemd, or a manager with the same protocol; without one, all messages are dropped.
 
     Args:
-        environment: the process's. What is meant for this process is taken out, so that no child believes it.
+        environment: the process's. The manager's variables are removed, so that no child uses them.
 
     Attributes:
-        passed: what it passed on.
-        watchdog_s: its watchdog is to be fed that often; None: there is none.
+        passed: the descriptors from the manager.
+        watchdog_s: interval of the messages to its watchdog; None: there is no watchdog.
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
@@ -69,11 +69,11 @@ class Manager:
 
     @property
     def listens(self) -> bool:
-        """There is one."""
+        """True where there is a manager."""
         return self._socket is not None
 
     def notify(self, *lines: str, descriptor: int | None = None) -> bool:
-        """Tell it something; whether it was there to be told."""
+        """Send lines to the manager; return True if it got them."""
         if self._socket is None:
             return False
         rights = (
@@ -86,30 +86,30 @@ class Manager:
         return True
 
     def close(self) -> None:
-        """Let go of the manager: from now on nobody is told."""
+        """Disconnect from the manager: later messages are dropped."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def status(self, text: str) -> None:
-        """What ``systemctl status`` shows."""
+        """Set the text that ``systemctl status`` shows."""
         self.notify(f"STATUS={text}")
 
     def store(self, name: str, descriptor: int) -> bool:
-        """Have a descriptor kept for the next start.
+        """Store a descriptor for the next start; return True if the manager got it.
 
         Args:
             name: at most 255 printable ASCII characters, no colon.
-            descriptor: stays the caller's.
+            descriptor: the manager gets a copy.
         """
         return self.notify("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptor=descriptor)
 
     def forget(self, name: str) -> None:
-        """Let go of what is stored under that name."""
+        """Drop the descriptors stored under a name."""
         self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until it has dealt with everything it was told; whether it has."""
+        """Wait until the manager has handled all messages; return False if it has not in time."""
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         try:
             told = self.notify("BARRIER=1", descriptor=theirs)
@@ -123,7 +123,7 @@ class Manager:
             os.close(ours)
 
     def feed(self) -> None:
-        """Tell the watchdog, if there is one and it is time, that all is well."""
+        """Send a message to the watchdog, if there is one and its interval has passed."""
         now = time.monotonic()
         if self.watchdog_s is not None and now - self._fed >= self.watchdog_s:
             self.notify("WATCHDOG=1")
@@ -138,7 +138,7 @@ def _passed(count: int, names: list[str]) -> Passed:
     listeners = []
     stored = []
     for index, descriptor in enumerate(range(_FIRST, _FIRST + count)):
-        with contextlib.suppress(OSError):  # one that is not open after all
+        with contextlib.suppress(OSError):  # LISTEN_FDS may count a descriptor that is not open
             os.set_inheritable(descriptor, False)
             if _listens(descriptor):
                 listeners.append(socket.socket(fileno=descriptor))

@@ -5,8 +5,8 @@
     family     = "# TYPE " name " " type newline ["# UNIT " name " " unit newline] "# HELP " name " " text newline sample*
     sample     = name suffix ["{" label "=" quoted {"," label "=" quoted} "}"] " " number newline
 
-A counter's samples end in ``_total``, a name ends in its unit, and in texts backslash, newline and quote are escaped. What
-this version does not know of a daemon's figures is left out, and so is a family whose figures a daemon does not tell.
+A counter's samples end in ``_total``, a name ends in its unit, and in texts backslash, newline and quote are escaped.
+Figures of a daemon that this version does not know are left out, and so is a family whose figures the daemon lacks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,8 +24,8 @@ class Sample(NamedTuple):
 
     Attributes:
         suffix: behind the family's name.
-        value: what it is.
-        labels: which of several.
+        value: of the figure.
+        labels: to tell it from other figures of the family.
     """
 
     suffix: str
@@ -37,7 +37,7 @@ class Family(NamedTuple):
     """Figures of one meaning.
 
     Attributes:
-        name: with its unit, without what comes from the type.
+        name: with its unit, without the suffix of the type.
         kind: ``gauge``, ``counter``, ``histogram`` or ``info``.
         help: a sentence.
         samples: at least one, or the family is left out.
@@ -52,7 +52,7 @@ class Family(NamedTuple):
 
 
 def text(families: Iterable[Family]) -> str:
-    """The exposition of these."""
+    """Return the exposition of families."""
     lines = []
     for family in families:
         if family.samples:
@@ -74,18 +74,18 @@ def _escaped(value: str) -> str:
 
 
 def render(figures: Mapping[str, Any]) -> str:
-    """What a daemon answers to ``metrics``, as text."""
+    """Return a daemon's answer to ``metrics`` as text."""
     return text(_families(_Figures(figures)))
 
 
 class _Figures:
-    """Figures by path, of which any may be missing."""
+    """Figures by path, any of which may be missing."""
 
     def __init__(self, figures: Mapping[str, Any]) -> None:
         self._figures = figures
 
     def at(self, path: str) -> Any:
-        """The figure at keys with dots between them; None: this daemon does not tell."""
+        """Return the figure at keys with dots between them; None where this daemon lacks it."""
         found: Any = self._figures
         for key in path.split("."):
             if not isinstance(found, Mapping) or key not in found:
@@ -94,30 +94,30 @@ class _Figures:
         return found
 
     def gauge(self, path: str) -> tuple[Sample, ...]:
-        """One gauge."""
+        """Return a gauge."""
         value = self.at(path)
         return (Sample("", value),) if _is_number(value) else ()
 
     def gauges(self, path: str, label: str) -> tuple[Sample, ...]:
-        """A gauge for each key there."""
+        """Return a gauge for each key of a map."""
         return tuple(Sample("", value, {label: key}) for key, value in self._numbers(path))
 
     def counter(self, path: str) -> tuple[Sample, ...]:
-        """One counter."""
+        """Return a counter."""
         return tuple(sample._replace(suffix="_total") for sample in self.gauge(path))
 
     def counters(self, path: str, label: str) -> tuple[Sample, ...]:
-        """A counter for each key there."""
+        """Return a counter for each key of a map."""
         return tuple(sample._replace(suffix="_total") for sample in self.gauges(path, label))
 
     def each_counter(self, path: str, label: str, key: str) -> tuple[Sample, ...]:
-        """A counter for each map there: what it has under a key."""
+        """Return a counter for each map of a map: its value under a key."""
         maps = self.at(path)
         found = [(name, one.get(key)) for name, one in maps.items()] if isinstance(maps, Mapping) else []
         return tuple(Sample("_total", value, {label: name}) for name, value in found if _is_number(value))
 
     def histogram(self, path: str) -> tuple[Sample, ...]:
-        """Buckets, count and sum."""
+        """Return buckets, count and sum of a histogram."""
         found = self.at(path)
         if not isinstance(found, Mapping):
             return ()
@@ -147,22 +147,28 @@ def _families(of: _Figures) -> Iterator[Family]:
         "ckptree_daemon", "info", "The daemon's program.",
         (Sample("_info", 1, {"version": version}),) if isinstance(version, str) else (),
     )  # fmt: skip
-    yield Family("ckptree_uptime_seconds", "gauge", "Since the daemon began to watch.", of.gauge("uptime_s"), "seconds")
+    yield Family(
+        "ckptree_uptime_seconds", "gauge", "Time since the daemon began to watch.", of.gauge("uptime_s"), "seconds"
+    )
     yield Family("ckptree_tasks", "gauge", "Tasks in the table, by state.", of.gauges("table.tasks", "state"))
     yield Family("ckptree_pids", "gauge", "Pid objects in the table.", of.gauge("table.pids"))
     yield Family("ckptree_pid_namespaces", "gauge", "Pid namespaces in the table.", of.gauge("table.namespaces"))
     yield Family("ckptree_records", "counter", "Records of the kernel side, by kind.", of.counters("records", "kind"))
-    yield Family("ckptree_lost_records", "counter", "Records that were lost, by why.", of.counters("lost", "reason"))
+    yield Family("ckptree_lost_records", "counter", "Records that were lost, by reason.", of.counters("lost", "reason"))
     yield Family(
         "ckptree_withheld_changes", "counter", "Changes that went beyond a user's allowance; a sweep finds them.",
         of.counter("withheld"),
     )  # fmt: skip
     yield Family("ckptree_ring_bytes", "gauge", "Size of the ring buffer.", of.gauge("ring.bytes"), "bytes")
     yield Family(
-        "ckptree_ring_pending_bytes", "gauge", "What waits in the ring buffer.", of.gauge("ring.pending_bytes"), "bytes"
+        "ckptree_ring_pending_bytes",
+        "gauge",
+        "Bytes that wait in the ring buffer.",
+        of.gauge("ring.pending_bytes"),
+        "bytes",
     )
     yield Family(
-        "ckptree_ring_most_pending_bytes", "gauge", "The most that has waited there.",
+        "ckptree_ring_most_pending_bytes", "gauge", "The most bytes that have waited in the ring buffer.",
         of.gauge("ring.most_pending_bytes"), "bytes",
     )  # fmt: skip
     yield Family(
@@ -172,41 +178,42 @@ def _families(of: _Figures) -> Iterator[Family]:
         "ckptree_anomalies", "counter", "Differences from the kernel that no event explained, by kind.",
         of.counters("anomalies", "kind"),
     )  # fmt: skip
-    yield Family("ckptree_repairs", "counter", "Tasks that a comparison healed.", of.counter("repairs"))
-    yield Family("ckptree_assumed_births", "counter", "Tasks whose birth was not seen.", of.counter("assumed_births"))
+    yield Family("ckptree_repairs", "counter", "Tasks that a comparison repaired.", of.counter("repairs"))
+    yield Family("ckptree_assumed_births", "counter", "Tasks without an observed birth.", of.counter("assumed_births"))
     yield Family("ckptree_snapshots", "counter", "Snapshots taken.", of.counter("snapshots"))
     yield Family(
-        "ckptree_snapshot_seconds", "histogram", "From a request to the bytes of its snapshot.",
+        "ckptree_snapshot_seconds", "histogram", "Time from a request to the bytes of its snapshot.",
         of.histogram("snapshot_seconds"), "seconds",
     )  # fmt: skip
     yield Family(
-        "ckptree_turn_seconds", "histogram", "How long the daemon's loop was away from ring and clients.",
+        "ckptree_turn_seconds", "histogram", "Time of a turn of the daemon's loop, away from ring and clients.",
         of.histogram("loop.turn_seconds"), "seconds",
     )  # fmt: skip
     yield Family(
-        "ckptree_longest_turn_seconds", "gauge", "The longest of these.", of.gauge("loop.longest_turn_s"), "seconds"
+        "ckptree_longest_turn_seconds", "gauge", "The longest turn.", of.gauge("loop.longest_turn_s"), "seconds"
     )
     yield Family(
         "ckptree_job_seconds",
         "histogram",
-        "Work beside the loop: sweeps, and snapshots of many tasks.",
+        "Time of a job beside the loop: a sweep, or a snapshot of many tasks.",
         of.histogram("loop.job_seconds"),
         "seconds",
     )
+    yield Family("ckptree_longest_job_seconds", "gauge", "The longest job.", of.gauge("loop.longest_job_s"), "seconds")
     yield Family(
-        "ckptree_longest_job_seconds", "gauge", "The longest of these.", of.gauge("loop.longest_job_s"), "seconds"
-    )
-    yield Family(
-        "ckptree_most_clients", "gauge", "The most that have been connected.", of.gauge("clients.most_connected")
+        "ckptree_most_clients",
+        "gauge",
+        "The most clients that have been connected.",
+        of.gauge("clients.most_connected"),
     )
     yield Family("ckptree_clients", "gauge", "Clients connected.", of.gauge("clients.connected"))
     yield Family("ckptree_connections", "counter", "Connections accepted.", of.counter("clients.accepted"))
     yield Family(
-        "ckptree_connections_turned_away", "counter", "Connections not taken, by why.",
+        "ckptree_connections_turned_away", "counter", "Connections not taken, by reason.",
         of.counters("clients.turned_away", "reason"),
     )  # fmt: skip
     yield Family(
-        "ckptree_connections_expired", "counter", "Connections hung up on, by why.",
+        "ckptree_connections_expired", "counter", "Connections that the daemon closed, by reason.",
         of.counters("clients.expired", "reason"),
     )  # fmt: skip
     yield Family("ckptree_sent_bytes", "counter", "Bytes sent to clients.", of.counter("clients.sent_bytes"), "bytes")
@@ -214,7 +221,7 @@ def _families(of: _Figures) -> Iterator[Family]:
     yield Family(
         "ckptree_refused_requests", "counter", "Requests not fulfilled, by error.", of.counters("refused", "error")
     )
-    yield Family("ckptree_subscribers", "gauge", "Who hears live events.", of.gauge("subscribers"))
+    yield Family("ckptree_subscribers", "gauge", "Clients subscribed to live events.", of.gauge("subscribers"))
     yield Family("ckptree_events", "counter", "Live events, told or dropped.", of.counters("events", "fate"))
     yield Family(
         "ckptree_log_lines_dropped", "counter", "Lines that the log had no room for.", of.counter("log_lines_dropped")

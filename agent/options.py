@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments that several verbs have."""
+"""Arguments that several verbs have in common."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from agent.errors import UsageError
 
 
 class ModeName(StrEnum):
-    """What belongs to the tree."""
+    """The extent of the tree."""
 
     AUTO = "auto"
     CONTAINER = "container"
@@ -21,7 +21,7 @@ class ModeName(StrEnum):
 
 
 class SourceName(StrEnum):
-    """Where the tree is read from."""
+    """The source of the tree."""
 
     AUTO = "auto"
     DAEMON = "daemon"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a verb writes a snapshot to: a file, a folder or standard output; refused before the work where it cannot be.
+"""The output of a verb that writes a snapshot: a file, a folder or standard output, checked before the work.
 
-A binary format does not go to a terminal, a folder does not go to a stream, and a name that ends in a slash is a folder's.
+A binary format does not go to a terminal, a folder does not go to a stream, and a name that ends in a slash is a
+folder's.
 """
 
 import os
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def find_format(name: str) -> "Format":
-    """The format of a name, `svg` too; UsageError where there is none."""
+    """Return the format of a name, `svg` included; raise UsageError where there is none."""
     if name == "svg":
         from agent import picture
 
@@ -33,24 +34,24 @@ def find_format(name: str) -> "Format":
 
 
 def misnamed(name: str) -> str | None:
-    """The format, another than ckpt, that a file is called after; what it will be is not said by its name."""
+    """Return the format, other than ckpt, that a file's suffix names; None where it names none."""
     suffix = Path(name).suffix.removeprefix(".").lower()
     return suffix if suffix != "ckpt" and suffix in (*registry.FORMATS, "svg") else None
 
 
 class Target:
-    """One output.
+    """An output.
 
     Args:
         name: a path, or ``-`` for standard output.
         fmt: name of the format.
-        key: to sign with (agent.signature); None: it is not signed.
+        key: to sign with (agent.signature); None: do not sign.
 
     Attributes:
-        format: what is to be written.
+        format: of the snapshot.
 
     Raises:
-        UsageError: the two do not go together, or there is no such format.
+        UsageError: name, format and key do not fit together, or there is no such format.
     """
 
     def __init__(self, name: str, fmt: str, key: Path | None = None) -> None:
@@ -73,20 +74,20 @@ class Target:
 
     @property
     def lossless(self) -> bool:
-        """Whether a daemon can be asked for this format itself."""
+        """True where a daemon can send this format itself."""
         return self.format.name in registry.LOSSLESS
 
     def write_snapshot(
         self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
     ) -> None:
-        """Write a snapshot, and say what the format cannot."""
+        """Write a snapshot, and print what the format cannot express."""
         made = self.format.dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
         self.write(made.data)
         for note in made.notes:
             say(f"{self.format.name}: {note}")
 
     def write(self, data: bytes | dict[str, bytes]) -> None:
-        """Write what the format has made."""
+        """Write the bytes or files of a format."""
         if self._name == "-" and isinstance(data, bytes):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -96,7 +97,7 @@ class Target:
             return
         from agent import signature
 
-        signed = signature.sign(data, self._key)  # first: what cannot be signed is not written
+        signed = signature.sign(data, self._key)  # first, so that a failure leaves no file
         store.write(Path(self._name), data)
         store.write(signature.beside(self._name), signed)
 

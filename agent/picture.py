@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A drawing as a picture, through graphviz's ``dot``.
+"""A picture of a drawing, made by graphviz's ``dot``.
 
-The drawing (exporters.dot) is text and needs nobody; laying it out does. That is done by a program that may be missing,
-and takes its time for large trees: it has an end.
+The drawing (exporters.dot) is text and needs no other program. The layout needs graphviz, which may be missing, and
+which is slow for large trees: its time is bounded.
 """
 
 import shutil
@@ -18,15 +18,15 @@ TIMEOUT_S: Final = 120.0
 
 
 def svg(drawing: bytes, timeout_s: float = TIMEOUT_S) -> bytes:
-    """The SVG of a drawing in graphviz's language.
+    """Lay out a drawing in graphviz's language as SVG.
 
     Args:
         drawing: text of a graph, in UTF-8.
         timeout_s: seconds that the layout may take.
 
     Raises:
-        HostError: graphviz is not there.
-        CkptreeError: it could not draw this, or not in time.
+        HostError: graphviz is not installed.
+        CkptreeError: graphviz failed, or took too long.
     """
     program = shutil.which("dot")
     if program is None:
@@ -56,4 +56,4 @@ def _dump(snapshot: Snapshot) -> Dump:
 
 
 FORMAT: Final = Format(name="svg", dump=_dump, text=True)
-"""The picture as one more format; not in the registry, since exporters start no programs."""
+"""The picture as a format. It is not in the registry, since exporters start no programs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rights that the daemon gives up for good once everything is open and mapped."""
+"""The privileges that the daemon gives up for good once all descriptors are open and mapped."""
 
 import ctypes
 import errno
@@ -13,7 +13,7 @@ _MOST_CAPABILITIES: Final = 64
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 23, 24, 28, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _SECURE: Final = 0b1110_1111
-"""SECBIT_NOROOT, _NO_SETUID_FIXUP and _NO_CAP_AMBIENT_RAISE, and all locked, _KEEP_CAPS as unset (capabilities(7))."""
+"""SECBIT_NOROOT, _NO_SETUID_FIXUP, _NO_CAP_AMBIENT_RAISE, all locked; _KEEP_CAPS locked as unset (capabilities(7))."""
 
 
 class _Header(ctypes.Structure):
@@ -21,12 +21,12 @@ class _Header(ctypes.Structure):
 
 
 def drop() -> None:
-    """Give up all capabilities, and every way to have them again: an exec by root, of a setuid program, of file rights.
+    """Give up all capabilities, and every way to regain them by exec: as root, by setuid, by file capabilities.
 
-    What takes CAP_SETPCAP itself (bounding set, securebits) is left where that is missing: no_new_privs still holds.
+    Without CAP_SETPCAP the bounding set and the securebits stay as they are; no_new_privs is set all the same.
 
     Raises:
-        CkptreeError: the kernel refuses what needs no right.
+        CkptreeError: the kernel refuses a call that needs no capability.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,7 +40,7 @@ def drop() -> None:
     for capability in range(_MOST_CAPABILITIES):
         there = prctl(_PR_CAPBSET_READ, capability)
         if there < 0:
-            break  # the kernel has no more of them
+            break  # the kernel has no capability of that number, nor a larger one
         if there:
             prctl(_PR_CAPBSET_DROP, capability, right=True)
     prctl(_PR_SET_SECUREBITS, _SECURE, right=True)

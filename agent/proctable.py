@@ -103,7 +103,7 @@ class ProcTable:
         return pid
 
     def _held(self, numbers: tuple[int, ...]) -> Pid:
-        """Return the pid object of a group or session; without a task it has the numbers that its deepest member sees."""
+        """Return the pid object of a group or session; one without a task has the numbers of its deepest member."""
         known = self.initial.numbers.get(numbers[0])
         if known is not None:
             return known

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures over HTTP, for scrapers: a process of its own beside the daemon, which needs no right but to ask it.
+"""A server of the figures over HTTP, for scrapers: a process beside the daemon, which only needs to connect to it.
 
-GET /metrics and nothing else. A client has a few seconds, and there are at most a few at a time: whoever comes then is hung
-up on. Nothing is encrypted and nobody is asked who they are: the address says who can reach it.
+It serves GET /metrics alone. A client has a few seconds, and there are at most a few clients at a time: the server
+closes further connections. It has no encryption and no authentication: the address decides which clients can reach it.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ _MAX_PORT: Final = 65535
 
 
 def serve(address: str, render: Callable[[], str]) -> None:
-    """Answer until a signal ends this.
+    """Answer requests until a signal ends the process.
 
     Args:
         address: ``HOST:PORT``, ``[V6]:PORT`` or ``unix:PATH``.
         render: makes the text, anew for each request.
 
     Raises:
-        UsageError: that is no address.
-        CkptreeError: nobody can listen there.
+        UsageError: the text is no address.
+        CkptreeError: this process cannot listen there.
     """
     with listening(address, render) as server:
         say(f"serving /metrics on {address}")
@@ -43,7 +43,7 @@ def serve(address: str, render: Callable[[], str]) -> None:
 
 
 def listening(address: str, render: Callable[[], str]) -> "Server":
-    """A server on that address; see `serve`."""
+    """Return a server on that address; raise as `serve` does."""
     family, where = parse(address)
     if family == socket.AF_UNIX and isinstance(where, str):
         _take_over(Path(where))
@@ -55,10 +55,10 @@ def listening(address: str, render: Callable[[], str]) -> "Server":
 
 
 def parse(address: str) -> tuple[int, Any]:
-    """The family and socket address of a text.
+    """Return the family and socket address of a text.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no address.
     """
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
@@ -77,7 +77,7 @@ def parse(address: str) -> tuple[int, Any]:
 
 
 def _take_over(path: Path) -> None:
-    """Remove a socket that nobody listens on; anything else in that place is left."""
+    """Remove a socket that no process listens on; any other file in that place stays."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -91,7 +91,7 @@ def _take_over(path: Path) -> None:
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """Threads, because one slow client must not keep the others waiting; few, because many must not cost anything.
+    """A server with a few threads: one slow client must not delay the others, and many clients must not cost much.
 
     Args:
         family: of the socket.
@@ -109,14 +109,16 @@ class Server(ThreadingMixIn, TCPServer):
         super().__init__(where, Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """In a thread, if one is free."""
+        """Serve a request in a thread, if one is free; else close the connection."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """And free it again, in time: a client may send a byte now and then for ever."""
+        """Serve a request and free its thread after PATIENCE_S at the latest: a client may send a byte now and then for
+        ever.
+        """
         end = threading.Timer(PATIENCE_S, _hang_up, (request,))
         end.start()
         try:
@@ -126,23 +128,23 @@ class Server(ThreadingMixIn, TCPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up, or is hung up on, is nobody's trouble."""
+        """Ignore errors of a connection: the client closed it, or the timer did."""
 
 
 def _hang_up(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has gone by itself
+    with contextlib.suppress(OSError):  # the client has closed it already
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """The handler of a request."""
 
     server: Server
     server_version = "ckptree"
     sys_version = ""
 
     def do_GET(self) -> None:
-        """The text, if that is what is asked for; 503 where the daemon does not answer."""
+        """Answer with the figures for /metrics, 404 for another path, 503 where the daemon does not answer."""
         if self.path.partition("?")[0] != "/metrics":
             self._answer(HTTPStatus.NOT_FOUND, "there is /metrics here\n", "text/plain; charset=utf-8")
             return
@@ -154,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.OK, body, CONTENT_TYPE)
 
     def do_HEAD(self) -> None:
-        """As GET, but for the text itself."""
+        """Answer as to GET, without the body."""
         self.do_GET()
 
     def _answer(self, status: HTTPStatus, text: str, kind: str) -> None:
@@ -167,4 +169,4 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """A scraper comes every few seconds; what went wrong is in the answer."""
+        """Log nothing: a scraper comes every few seconds, and the answer has the error."""

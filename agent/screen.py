@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A terminal taken over for a while, and given back as it was on every way out that a process can see.
+"""A terminal in full-screen mode, restored at every end that a process can handle.
 
-    ways out: the block ends or raises · SIGINT, SIGTERM, SIGHUP, SIGQUIT: `Ended` is raised wherever the program is, so
-    that no wait for anybody holds it up · SIGTSTP: given back until SIGCONT
+    ends: the block ends or raises · SIGINT, SIGTERM, SIGHUP, SIGQUIT: `Ended` is raised wherever the program is, so
+        that
+    no wait delays it · SIGTSTP: restored until SIGCONT
 
-Sequences are those of ECMA-48 and of xterm (the alternate screen, 1049), which every terminal of today knows. Only the rows
-that have changed are written.
+Sequences are those of ECMA-48 and of xterm (the alternate screen, 1049), which every terminal of today knows. Only the
+rows that have changed are written.
 """
 
 import contextlib
@@ -21,24 +22,24 @@ from typing import Any, Final, Protocol, Self
 from agent.errors import CkptreeError
 from agent.scroll import Keyboard
 
-_ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"  # the other screen, no cursor, no wrapping, blank
+_ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"  # alternate screen, no cursor, no wrapping, blank
 _LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_LFLAG, _CC = 3, 6  # places in what tcgetattr gives
+_LFLAG, _CC = 3, 6  # places in the list of tcgetattr
 
 
 class HasFileno(Protocol):
-    """Something with a descriptor."""
+    """An object with a descriptor."""
 
     def fileno(self) -> int:
-        """It."""
+        """Return the descriptor."""
 
 
 class Ended(Exception):  # noqa: N818 - nothing went wrong
-    """A signal says that this is to end.
+    """A signal that ends the program.
 
     Attributes:
-        number: which one.
+        number: of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -47,13 +48,13 @@ class Ended(Exception):  # noqa: N818 - nothing went wrong
 
 
 class Screen:
-    """The terminal behind a descriptor; keys come from it too.
+    """A terminal, for output and keys.
 
     Args:
-        descriptor: of a terminal, which can be read and written.
+        descriptor: of the terminal, open for reading and writing.
 
     Raises:
-        CkptreeError: it is no terminal.
+        CkptreeError: the descriptor is no terminal's.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -80,7 +81,7 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for ending in _ENDING:  # a second one must not keep us from giving the terminal back
+        for ending in _ENDING:  # a second signal must not interrupt the restoring
             signal.signal(ending, signal.SIG_IGN)
         with contextlib.suppress(OSError, termios.error):  # it may have hung up
             self._give_back()
@@ -92,12 +93,12 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows; what a terminal does not tell is 80 and 24."""
+        """Columns and rows; 80 and 24 where the terminal does not tell."""
         columns, rows = os.get_terminal_size(self._fd)
         return columns or 80, rows or 24
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Show these; as many as there are rows, none wider than the columns."""
+        """Show lines: at most as many as there are rows, none wider than the columns."""
         changed = [
             f"\x1b[{row + 1};1H\x1b[2K{line}\x1b[0m"
             for row, line in enumerate(lines)
@@ -108,11 +109,11 @@ class Screen:
             self._write("".join(changed))
 
     def wait(self, timeout_s: float, also: HasFileno | None = None) -> list[str] | None:
-        """Wait until something happens, and tell which keys were pressed.
+        """Wait for keys, a signal or another descriptor, and return the keys.
 
         Args:
-            timeout_s: no longer than this.
-            also: something else to wait for; that it can be read ends the wait too.
+            timeout_s: bound of the wait, s.
+            also: another object to wait for: the wait ends when it becomes readable.
 
         Returns:
             Keys; None where the terminal has hung up.
@@ -157,7 +158,7 @@ class Screen:
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._give_back()
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # here we stand still
+        os.kill(os.getpid(), number)  # the process stops here
         signal.signal(number, self._stop)
         self._take()
 

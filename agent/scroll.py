@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A window on lines of text: what keys mean, and which lines are in it. Pure: the terminal itself is agent.screen's.
+"""A window on lines of text, and the keys that move it. Pure: agent.screen drives the terminal.
 
     sequence = ESC "[" parameter* final | ESC "O" final        ECMA-48, and what terminals send in application mode
     key      = sequence | character
 
-A sequence may come in pieces: its beginning is kept until the rest is there. An Escape key that was pressed alone is the
-beginning of a sequence too, and means nothing here.
+A sequence may come in pieces: its beginning is kept until the rest arrives. A single Escape key is also the beginning
+of a sequence, so it has no meaning of its own.
 """
 
 import re
@@ -24,13 +24,13 @@ _NAMES: Final = {
 
 
 class Keyboard:
-    """Bytes of a terminal in, keys out."""
+    """A decoder of a terminal's bytes into keys."""
 
     def __init__(self) -> None:
         self._kept = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """The keys that these bytes complete: names, or characters that have none; sequences unknown here are left out."""
+        """Return the keys that these bytes complete, as names or characters; unknown sequences are left out."""
         data, self._kept = self._kept + data, b""
         keys = []
         while data:
@@ -46,22 +46,22 @@ class Keyboard:
 
 
 class Viewport:
-    """Which part of the lines is seen.
+    """The visible part of the lines.
 
     Attributes:
-        top: place of the first line that is; never so far down that there is room below the last one.
+        top: index of the first visible line; never so large that rows stay empty below the last line.
     """
 
     def __init__(self) -> None:
         self.top = 0
 
     def press(self, key: str, height: int, rows: int) -> bool:
-        """Move as a key says; returns whether it says that.
+        """Move by a key; return False if the key moves nothing.
 
         Args:
             key: from Keyboard.
-            height: how many lines there are.
-            rows: how many have room.
+            height: count of lines.
+            rows: count of visible rows.
         """
         moves = {"up": -1, "down": 1, "page-up": 1 - rows, "page-down": rows - 1, "top": -height, "bottom": height}
         if key not in moves:
@@ -71,13 +71,13 @@ class Viewport:
         return True
 
     def seen(self, lines: Sequence[str], rows: int) -> list[str]:
-        """The lines in the window, filled up with empty ones."""
+        """Return the visible lines, filled up with empty ones."""
         self._hold(len(lines), rows)
         part = list(lines[self.top : self.top + rows])
         return part + [""] * (rows - len(part))
 
     def place(self, height: int, rows: int) -> str:
-        """Where in the lines one is; empty where all of them are seen."""
+        """Return the range of visible lines as text; empty where all lines are visible."""
         return f"{self.top + 1}-{min(self.top + rows, height)}/{height}" if height > rows else ""
 
     def _hold(self, height: int, rows: int) -> None:

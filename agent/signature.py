@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signatures of images, by OpenSSH's ``ssh-keygen -Y``: who has it needs nothing more to make or check one.
+"""Signatures of images, made and checked by OpenSSH's ``ssh-keygen -Y``.
 
-An image is code: a restart makes processes of it, and runs what it says. A signature beside it (``FILE.sig``) says who
-wrote it. It is made over the bytes of the file in the namespace ``ckptree``, and anybody can check it::
+An image is code: a restart makes processes of it, and runs the programs that it names. A signature beside it
+(``FILE.sig``) proves its signer. It covers the bytes of the file in the namespace ``ckptree``, and a shell can check
+it::
 
     ssh-keygen -Y verify -f allowed_signers -I NAME -n ckptree -s tree.ckpt.sig < tree.ckpt
 
-Keys are those of ssh: to sign, a private key, or a public one whose private half an agent holds; to verify, a public key
-or a file of allowed signers (ssh-keygen(1), ALLOWED SIGNERS).
+Keys are those of ssh: to sign, a private key, or a public one whose private half an agent holds; to verify, a public
+key or a file of allowed signers (ssh-keygen(1), ALLOWED SIGNERS).
 """
 
 import os
@@ -23,15 +24,15 @@ from agent.errors import CkptreeError, FormatError, RefusedError, UsageError
 
 NAMESPACE: Final = "ckptree"
 SUFFIX: Final = ".sig"
-_PATIENCE_S: Final = 120.0  # somebody may have to touch a token
+_PATIENCE_S: Final = 120.0  # a user may have to touch a token
 _ANYBODY: Final = "signer"
 _MAX_KEYS_BYTES: Final = 1 << 20
-# The name of an algorithm, then what every key begins with in base64; a principal may begin with "ssh-" too.
+# The name of an algorithm, then the first bytes of every key in base64; a principal may begin with "ssh-" too.
 _BARE_KEY: Final = re.compile(rb"(ssh|ecdsa|sk)-\S+\s+AAAA")
 
 
 def beside(file: str) -> Path:
-    """The file that holds the signature of a file."""
+    """Return the file that holds the signature of a file."""
     return Path(file + SUFFIX)
 
 
@@ -54,10 +55,10 @@ def sign(data: bytes, key: Path) -> bytes:
 
 
 def verify(data: bytes, file: str, key: Path) -> str:
-    """Check the signature that stands beside a file against the very bytes that were read.
+    """Check the signature beside a file against the bytes that were read of it.
 
     Args:
-        data: what was read of the file.
+        data: the bytes of the file.
         file: its name.
         key: a public key, or a file of allowed signers.
 
@@ -65,9 +66,10 @@ def verify(data: bytes, file: str, key: Path) -> str:
         The signer, as the file of allowed signers calls it, or the fingerprint of the key.
 
     Raises:
-        UsageError: KEY is no public key and no file of signers, or the image comes from a stream and so has no signature.
-        RefusedError: there is no signature, or it is of nobody who is allowed.
-        FormatError: the signature is none of these bytes.
+        UsageError: KEY is no public key and no file of signers, or the image comes from a stream and so has no
+            signature.
+        RefusedError: there is no signature, or its signer is not allowed.
+        FormatError: the signature is of other bytes.
     """
     if file == "-":
         raise UsageError("--verify takes a FILE, whose signature stands beside it in FILE.sig: standard input has none")
@@ -83,21 +85,21 @@ def verify(data: bytes, file: str, key: Path) -> str:
         signers = found.stdout.decode(errors="replace").splitlines()
         if found.returncode or not signers:
             words = _last_words(found)
-            if named in words:  # it could not read a line of ours
+            if named in words:  # ssh-keygen could not read a line of the allowed signers
                 raise UsageError(
                     f"{key} is no public ssh key and no file of allowed signers: {words.replace(named, str(key))}"
                 )
-            raise RefusedError(f"{file}: its signature is of nobody whom {key} allows: {words}")
+            raise RefusedError(f"{file}: {key} does not allow the signer of its signature: {words}")
         for signer in signers:
             arguments = ("verify", "-f", named, "-I", signer, "-n", NAMESPACE, "-s", os.fspath(signature))
             done = _ssh_keygen(arguments, data, (descriptor,))
             if not done.returncode:
                 return done.stdout.decode(errors="replace").strip()
-    raise FormatError(file, f"it is not what was signed, or not for {NAMESPACE}: {_last_words(done)}")
+    raise FormatError(file, f"other bytes were signed, or not for {NAMESPACE}: {_last_words(done)}")
 
 
 def _allowed_signers(key: Path) -> bytes:
-    """Make the lines that ssh-keygen wants; a plain public key allows whoever has its private half."""
+    """Return the lines of allowed signers for ssh-keygen; a plain public key allows the holder of its private half."""
     _look(key)
     with key.open("rb") as file:
         data = file.read(_MAX_KEYS_BYTES)
@@ -110,7 +112,7 @@ def _allowed_signers(key: Path) -> bytes:
 
 @contextmanager
 def _memory(data: bytes) -> Iterator[int]:
-    """Hold bytes in a file without a name, for a program that wants one; gives its descriptor."""
+    """Hold bytes in a file in memory, for a program that needs a file; yield its descriptor."""
     descriptor = os.memfd_create("ckptree-signers")
     try:
         os.write(descriptor, data)

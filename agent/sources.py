@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a verb has its trees from: the daemon, BPF in this process, or /proc. All of them answer alike."""
+"""Sources of trees for a verb: the daemon, BPF in this process, or /proc. All have the same interface."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ Kind = Literal["auto", "daemon", "bpf", "procfs"]
 
 
 class Options(TypedDict, total=False):
-    """How a snapshot is to be taken: see client.Client.snapshot."""
+    """Options of a snapshot: see client.Client.snapshot."""
 
     mode: str
     fmt: str
@@ -30,25 +30,24 @@ class Options(TypedDict, total=False):
 
 
 class Source(Protocol):
-    """Something that can be asked for snapshots, one after the other."""
+    """A source of snapshots."""
 
     def snapshot(self, root: str, **options: Unpack[Options]) -> Answer:
-        """Take one of the tree below a pid, as this process counts, or below the init of ``pidns:INUM``."""
+        """Take a snapshot of the tree below a pid in this process's pid namespace, or the init of ``pidns:INUM``."""
 
 
 @contextmanager
 def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> Iterator[Source]:
-    """A source, until it is no longer needed.
+    """Open a source for the time of the block.
 
     Args:
         kind: ``auto``: the daemon, else BPF in this process; never /proc.
-        socket: of which daemon; with ``auto`` too, one that was named, here or in the environment, is wanted and no
-            substitute.
-        timeout_s: for every single answer of a daemon.
+        socket: of the daemon; where one is named, here or in the environment, ``auto`` uses no other source.
+        timeout_s: for each answer of a daemon.
 
     Raises:
-        NoDaemonError: there is none, where one is wanted.
-        HostError: BPF is wanted, and cannot be had.
+        NoDaemonError: a daemon is required, and none listens.
+        HostError: BPF is required, and this process cannot load it.
     """
     if kind in ("auto", "daemon"):
         try:
@@ -90,11 +89,11 @@ def _own_watch() -> "Watch":
 
 
 def _let_go(watch: "Watch") -> None:
-    """Detach in a child: the kernel takes a third of a second over it, which nobody has to wait for."""
+    """Detach in a child, which takes the kernel a third of a second: the verb need not wait for it."""
     if os.fork() == 0:
         try:
             for stream in range(3):
-                os.close(stream)  # whoever reads our output must not wait for this child to end it
+                os.close(stream)  # the reader of the verb's output must not wait for this child's end
             watch.close()
         finally:
             os._exit(0)
@@ -104,7 +103,7 @@ class _Here:
     """A source within this process.
 
     Args:
-        take: a snapshot of a ROOT, in a mode, with or without those who entered.
+        take: takes a snapshot of a ROOT, in a mode; True leaves out tasks that entered.
     """
 
     def __init__(self, take: Callable[[str, str, bool], "Snapshot"]) -> None:
@@ -133,10 +132,10 @@ def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
 
 
 def events_of(source: Source, roots: Sequence[str]) -> Subscription | None:
-    """What happens below some roots, where the source is a daemon that tells; on a connection of its own."""
+    """Subscribe to events below some roots, on a new connection; None where the source is no daemon, or it refuses."""
     if not isinstance(source, Client):
         return None
     try:
         return Client(source.path).subscribe(roots, snapshot=False)
-    except CkptreeError:  # it has too many that listen, or is an older one
+    except CkptreeError:  # the daemon has too many subscribers, or is too old
         return None

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose sub-ids are which: /etc/subuid, by which a user has tens of thousands of ids, and would have as many shares.
+"""The owners of sub-ids, from /etc/subuid: a user may have tens of thousands, which must not give as many shares.
 
 Grammar (subuid(5))::
 
     line := (login name | uid) ":" first ":" count
 
-Nobody keeps two users from having one id in common; the first line that has it counts.
+Two users may have an id in common; the first line that has it counts.
 """
 
 import os
@@ -21,7 +21,7 @@ class Range(NamedTuple):
     """Sub-ids of a user.
 
     Attributes:
-        first, end: the ids from `first` up to and without `end`.
+        first, end: bounds of the ids, without `end`.
         owner: the user's own id.
     """
 
@@ -31,7 +31,7 @@ class Range(NamedTuple):
 
 
 def parse(text: str) -> list[Range]:
-    """Read the lines that make sense; a line that does not gives nobody anything."""
+    """Read the valid lines; others are ignored."""
     found = []
     for line in text.splitlines():
         name, _, rest = line.strip().partition(":")
@@ -47,7 +47,7 @@ def parse(text: str) -> list[Range]:
 
 
 class SubIds:
-    """The file, read again when it has changed.
+    """The file, read again whenever it has changed.
 
     Args:
         path: of the file; there may be none.
@@ -59,7 +59,7 @@ class SubIds:
         self._ranges: list[Range] = []
 
     def owner(self, uid: int) -> int | None:
-        """Return whose sub-id that is; None: nobody's."""
+        """Return the uid of the user whose sub-id that is; None: it is no sub-id."""
         self._refresh()
         return next((found.owner for found in self._ranges if found.first <= uid < found.end), None)
 

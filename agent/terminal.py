@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What standard output can show."""
+"""The abilities of standard output."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from typing import TypedDict
 
 
 class Abilities(TypedDict):
-    """As exporters.treeview.render takes them."""
+    """Arguments of exporters.treeview.render."""
 
     unicode: bool
     color: bool
@@ -16,12 +16,12 @@ class Abilities(TypedDict):
 
 
 def unicode() -> bool:
-    """It shows more than ASCII."""
+    """Return True if standard output shows more than ASCII."""
     return (sys.stdout.encoding or "ascii").lower().startswith("utf")
 
 
 def abilities() -> Abilities:
-    """Characters, colours and columns; None: it is no terminal, and has no end of line."""
+    """Return the characters, colours and columns of standard output; columns None where it is no terminal."""
     terminal = sys.stdout.isatty()
     return {
         "unicode": unicode(),
@@ -32,5 +32,5 @@ def abilities() -> Abilities:
 
 
 def can_be_taken_over() -> bool:
-    """It is a terminal that moves its cursor; one that nobody has named may not."""
+    """Return True if standard output is a terminal that can move its cursor: TERM must name its kind."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ties beside the tree: controlling terminals, owners of open files, and what is shared beyond a thread group.
+"""Ties beside the tree: controlling terminals, owners of open files, and objects shared beyond a thread group.
 
 Theory
 ------
-Nothing announces them, and no number of an event stands for them: they are read after the cut, and a snapshot says that
-(Snapshot.as_of_read). Reading is dear, a few microseconds for a process and a fraction of one for each open file, and
-hardly any process has a tie; so the questions that verify a snapshot tell in passing who has (Roster.noted), and only
-these are read. All that have the same terminal are told by one of them.
+No event announces a tie, so ties are read after the cut, and a snapshot says so (Snapshot.as_of_read). Reading costs a
+few microseconds for a process and a fraction of one for each open file, and hardly any process has a tie. So the
+answers that verify a snapshot also tell which tasks have any (Roster.noted), and only those are read. One task is read
+for all that have the same terminal.
 
-Which pid object is meant is said as births do it: no tag is given for it. A terminal goes on naming the group in its
-foreground when that has no members any more, by the numbers it had; an owner that is gone is nobody: 0, as fcntl says.
+A tie refers to a pid object as a birth does, without giving it a tag. A terminal keeps the group in its foreground when
+that has no members any more, with the numbers it had; an owner that is gone is 0, as in fcntl(2).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,27 +24,27 @@ from agent.select import Selection
 from agent.wire import TIES_OWNED, TIES_SHARED, Tie
 
 FIELDS: dict[Tie, str] = {"terminals": "tty", "owners": "fown", "sharing": "shares"}
-"""The field of a task that each kind of tie is told in."""
+"""The field of a task that has each kind of tie."""
 
-# A link for one process takes as long as walking past so many tasks.
+# To make a link for one process takes as long as to walk over so many tasks.
 _TASKS_PER_LINK = 12
-_ATTEMPTS = 4  # to read a row that nobody changed meanwhile
+_ATTEMPTS = 4  # at a row that does not change while it is read
 _TYPES: dict[int, OwnerType] = {0: "tid", 1: "pid", 2: "pgrp"}  # enum pid_type
 _HELD_BYTES = 8
 _FLAGS = TIES_OWNED | TIES_SHARED  # in the bits that no address has
 
 Found = dict[Task, tuple[bytes, ...]]
-"""The rows of each task that has any."""
+"""The rows of each task that has some."""
 
 
 class Ties:
-    """Reads ties, and writes them into the rows of a selection.
+    """The reader of ties, which adds them to the rows of a selection.
 
     Args:
         read: gives the rows of a process, by its number in the initial namespace, or (0) of all.
-        kinds: which of them can be read here.
+        kinds: the kinds that can be read on this kernel.
         pids: the pid objects of the host.
-        filters: False where the rows of all can be had alone.
+        filters: False where only the rows of all processes can be read.
 
     Attributes:
         fields: names of the fields that are read, for Snapshot.as_of_read.
@@ -64,22 +64,22 @@ class Ties:
         self._last: tuple[_Plan, tuple[Found, Found, Found], tuple[SnapshotTask, ...]] | None = None
 
     def forget(self) -> None:
-        """Let go of what is kept for speed."""
+        """Free the caches."""
         self._plan = self._last = None
         self._answers.clear()
         self._noted.clear()
 
     def add(self, chosen: Selection, noted: Mapping[Task, int]) -> tuple[SnapshotTask, ...]:
-        """The rows of a selection with their ties: the very same tuple as the last time, if nothing has changed.
+        """Return the rows of a selection with their ties: the same tuple as the last time, if no tie has changed.
 
         Args:
             chosen: the selection.
-            noted: of the tasks that have ties, the word that says so (bpf/events.h); other trees' too.
+            noted: by task, of this tree or another, the word that tells its ties (bpf/events.h).
         """
         plan = self._plan
         if plan is None or plan.chosen is not chosen or self._noted != noted:
             new = _plan(chosen, noted)
-            # What other trees have is none of its business.
+            # Ties of other trees do not change the plan.
             if plan is None or plan.chosen is not chosen or plan[1:] != new[1:]:
                 plan = self._plan = new
             self._noted = dict(noted)
@@ -96,14 +96,14 @@ class Ties:
     # ---- reading ---------------------------------------------------------------------------------------------------
 
     def _terminals(self, plan: "_Plan") -> Found:
-        """Of the tasks that have the same terminal one is asked; where that one is gone, all."""
+        """Read one task of each terminal, and all its tasks where that one is gone."""
         found = self._rows("terminals", plan, [tasks[0] for tasks in plan.having.values()])
         told = {_address(rows[0]) for rows in found.values()}
         silent = [task for address, tasks in plan.having.items() if address not in told for task in tasks[1:]]
         return found | self._rows("terminals", plan, silent) if silent else found
 
     def _rows(self, kind: Tie, plan: "_Plan", wanted: Iterable[Task]) -> Found:
-        """The rows of these tasks, and of others of the tree that are met."""
+        """Read the rows of these tasks; rows of other tasks of the tree may be among them."""
         processes = dict.fromkeys([task.leader.pid.numbers[0] for task in wanted]) if kind in self._kinds else {}
         found: Found = {}
         if not processes:
@@ -157,7 +157,7 @@ class Ties:
 
     @staticmethod
     def _unshared(owners: Found, places: Mapping[Task, int]) -> Iterator[tuple[Task, Sequence[bytes]]]:
-        """Each table of files once for each process, with the first of the threads that share it."""
+        """Yield the rows of each table of files once for each process, with the first of the threads that share it."""
         told: set[tuple[Task, int]] = set()
         for task in sorted(owners, key=places.__getitem__):
             table = task.leader, wire.OWNER.unpack_from(owners[task][0])[1]
@@ -186,13 +186,13 @@ class Ties:
 
 
 class _Plan(NamedTuple):
-    """Who is to be read.
+    """The tasks whose ties are to be read.
 
     Attributes:
-        chosen: of whom.
+        chosen: their selection.
         having: the tasks that have each terminal, by its address.
-        owning: those that may have files with owners.
-        sharing: those that may share something beyond their thread group.
+        owning: tasks that may have files with owners.
+        sharing: tasks that may share memory, folders or descriptors beyond their thread group.
     """
 
     chosen: Selection
@@ -216,7 +216,7 @@ def _plan(chosen: Selection, noted: Mapping[Task, int]) -> _Plan:
 
 
 def _shares(rows: Mapping[Task, bytes]) -> Iterator[tuple[Task, Shares]]:
-    """Tell who shares what.
+    """Yield the tasks that share objects, with the ids of those.
 
     Args:
         rows: of whole thread groups, in the order of the snapshot's tasks.
@@ -224,7 +224,7 @@ def _shares(rows: Mapping[Task, bytes]) -> Iterator[tuple[Task, Shares]]:
     found: dict[Task, list[int | None]] = {}
     for kind in range(len(Shares._fields)):
         users: dict[int, list[Task]] = {}
-        first: dict[Task, int] = {}  # what the leader has; where that has exited, the first of its threads
+        first: dict[Task, int] = {}  # the leader's object; where the leader has exited, that of its first thread
         for task, row in rows.items():
             address = wire.SHARING.unpack_from(row)[1 + kind]
             if address:
@@ -240,7 +240,7 @@ def _shares(rows: Mapping[Task, bytes]) -> Iterator[tuple[Task, Shares]]:
 
 
 class _Shape(NamedTuple):
-    """Where in a row is what every kind has."""
+    """The size of a row, and the function that reads the fields which all kinds have."""
 
     size: int
     key: Callable[[bytes, int], tuple[int, int, int]]
@@ -269,7 +269,7 @@ _SHAPES: dict[Tie, _Shape] = {
 
 
 def _split(kind: Tie, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Number and start of whose row it is, and the row."""
+    """Yield number and start of each row's task, and the row."""
     size, key = _SHAPES[kind]
     at = 0
     while at < len(data):
@@ -280,7 +280,7 @@ def _split(kind: Tie, data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _address(row: bytes) -> int:
-    """Of a terminal."""
+    """Return the address of a row's terminal."""
     address: int = wire.TERMINAL.unpack_from(row)[1]
     return address
 
@@ -290,6 +290,6 @@ def _is_held(row: bytes) -> bool:
 
 
 def _device(name: bytes) -> bytes:
-    """The name below /dev: devpts has the pseudo-terminals in a folder of their own."""
+    """Return the name below /dev: devpts has the pseudo-terminals in a folder of their own."""
     number = name.removeprefix(b"pts")
     return b"pts/" + number if number != name and number.isdigit() else name

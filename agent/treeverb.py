@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ckptree tree``: the tree as it is now. On a terminal it stays, and follows what happens; else it is printed once."""
+"""``ckptree tree``: the current tree. On a terminal the verb follows its changes; else it prints the tree once."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ def tree(
 
 
 def _write(documents: list[bytes]) -> None:
-    """One document as it is, several as one array."""
+    """Write one document as it is, several as one array."""
     data = documents[0] if len(documents) == 1 else b"[" + b",".join(documents) + b"]"
     sys.stdout.buffer.write(data)
 
@@ -74,10 +74,10 @@ def _print(answers: "list[Answer]") -> None:
 
 
 def _stay(follower: "Follower") -> None:
-    """Until a key or a signal ends it; a signal then ends this process as if nobody had caught it."""
+    """Show the tree until a key or a signal ends it; a signal then ends this process with its default action."""
     from agent.screen import Ended, Screen
 
-    follower.refresh()  # what fails at once is said on the terminal as it was
+    follower.refresh()  # before the terminal changes, so that an error is printed as usual
     try:
         with _own_terminal() as descriptor, Screen(descriptor) as screen:
             follower.run(screen)
@@ -90,10 +90,10 @@ def _stay(follower: "Follower") -> None:
 
 @contextmanager
 def _own_terminal() -> Iterator[int]:
-    """The terminal that standard output goes to, opened for keys too: a shell may have opened it for writing alone."""
+    """Open standard output's terminal for keys too: a shell may have opened it for writing alone."""
     try:
         descriptor = os.open(os.ttyname(sys.stdout.fileno()), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:  # it has no name in here
+    except OSError:  # the terminal has no name in this mount namespace
         descriptor = os.dup(sys.stdout.fileno())
     try:
         yield descriptor

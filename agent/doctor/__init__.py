@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host can do for ckptree, found out by doing it."""
+"""The doctor: it finds out by trial what ckptree can do on this host."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is around: the unit, and the programs and packages that some formats need. Nothing depends on them."""
+"""Findings about the unit, and about programs and packages that some formats need. None decides the verdict."""
 
 import shutil
 import subprocess
@@ -19,16 +19,16 @@ _PATIENCE_S: Final = 10
 
 
 def examine() -> Iterator[Finding]:
-    """All of it."""
+    """Yield all of these findings."""
     yield _unit()
     yield _graphviz()
     yield _criu()
 
 
 def _unit() -> Finding:
-    """Either of the two is enough: the socket starts the service."""
+    """Check the units: either of the two is enough, for the socket starts the service."""
     if not _BOOTED.is_dir():
-        return Finding("warn", "unit", "systemd does not run here", "have `ckptree daemon` started at boot your way")
+        return Finding("warn", "unit", "systemd does not run here", "let your init start `ckptree daemon` at boot")
     try:
         states = {unit: _enabled(unit) for unit in _UNITS}
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -39,7 +39,7 @@ def _unit() -> Finding:
     mend = f"systemctl enable --now {' '.join(_UNITS)}"
     if set(states.values()) == {"not-found"}:
         return Finding("warn", "unit", found, f"install the package, or what is in the folder systemd; then {mend}")
-    return Finding("warn", "unit", f"{found}: after the next boot nobody watches", mend)
+    return Finding("warn", "unit", f"{found}: no daemon runs after the next boot", mend)
 
 
 def _enabled(unit: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether processes can be watched here: by a daemon that runs, or by BPF of this process's own; and if not, why not."""
+"""Findings about capturing: by a daemon that runs, and by BPF of this process, with the reasons for failures."""
 
 import os
 import resource
@@ -36,16 +36,16 @@ _LOST: Final = {
 
 
 def examine(socket: Path) -> Iterator[Finding]:
-    """All findings about capturing; the last one is about the whole, as ``capture``.
+    """Yield all findings about capturing; the last one is about the whole, as ``capture``.
 
     Args:
-        socket: where a daemon may listen.
+        socket: of the daemon, if one runs.
     """
     daemon, answers = _daemon(socket)
     own, hooks = _own_watch()
     yield daemon
     for part in _parts(own, hooks):
-        # What this process lacks is in nobody's way where a daemon has it, or where the whole has just worked.
+        # A part that this process lacks does no harm where a daemon answers, or the whole has just worked.
         harmless = part.state == "no" and (answers or own.state == "ok")
         yield part._replace(state="warn") if harmless else part
     if own.state == "ok" or not answers:
@@ -84,7 +84,7 @@ def _daemon(socket: Path) -> tuple[Finding, bool]:
 
 
 def _own_watch() -> tuple[Finding, list[Finding]]:
-    """Load everything, and take a snapshot of this process."""
+    """Load the kernel side, and take a snapshot of this process."""
     try:
         watch = Watch(Config())
     except (HostError, OSError) as error:
@@ -103,12 +103,12 @@ def _own_watch() -> tuple[Finding, list[Finding]]:
 
 
 def hook(feature: Feature, used: list[str], tried: dict[str, str]) -> Finding:
-    """What announces a change; better ways were tried before, and what the kernel said to them is told.
+    """Return the hooks that announce a kind of change, with the kernel's errors for better ones that it refused.
 
     Args:
-        feature: what is to be announced.
+        feature: the kind of change.
         used: the hooks in force.
-        tried: what was said, by hook, to those that do not work.
+        tried: by hook, the error for those that do not work.
     """
     refused = "; ".join(f"{each}: {tried[str(each)]}" for way in feature.ways for each in way if str(each) in tried)
     name = f"hook for {feature.name}"
@@ -164,7 +164,7 @@ def _capabilities(proc: Path) -> Finding:
 
 
 def effective(proc: Path) -> int:
-    """This process's effective capabilities, one bit each."""
+    """Return this process's effective capabilities, one bit each."""
     return int(host.own_status(proc).get("CapEff", "0"), 16)
 
 
@@ -181,7 +181,7 @@ def _ring_buffer() -> Finding:
 
 
 def lockdown(path: Path) -> Finding:
-    """The kernel's lockdown: its strictest mode keeps BPF from reading the kernel's memory."""
+    """Check the kernel's lockdown: its strictest mode keeps BPF from reading the kernel's memory."""
     try:
         text = path.read_text()
     except OSError:
@@ -194,7 +194,7 @@ def lockdown(path: Path) -> Finding:
 
 
 def _tracefs(hooks: list[Finding]) -> Finding:
-    if os.path.ismount(_TRACEFS.parent):  # what is in it is closed to all but root
+    if os.path.ismount(_TRACEFS.parent):  # only root may read its content, so the mount is checked
         return Finding("ok", "tracefs", f"mounted on {_TRACEFS.parent}")
     if any("tracepoint:sys_" in one.found for one in hooks if one.state == "ok"):
         return Finding("ok", "tracefs", "not mounted; the loader mounts it for itself")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor says: one finding for each thing that was tried.
+"""Findings of the doctor: one for each trial.
 
-What decides is whether the whole works (``capture``, ``restart``); a part that is wrong is said beside it, as the reason
-and with the command that mends it. A kernel's version decides nothing: versions promise, and kernels refuse.
+The findings about the whole (``capture``, ``restart``) decide the verdict; findings about parts give the reasons, and
+the commands that mend them. The kernel's version decides nothing: kernels of one version differ in what they allow.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ State = Literal["ok", "warn", "no"]
 
 
 class Finding(NamedTuple):
-    """One thing that was tried.
+    """The result of a trial.
 
     Attributes:
-        state: ``ok``; ``warn``: something is missing that not everybody needs; ``no``: what it is needed for cannot work.
-        what: its name, a word or two.
-        found: what came of it.
-        mend: what to do; empty where nothing is to be done, or can be.
+        state: ``ok``; ``warn``: a part is missing that not every use needs; ``no``: the uses that need it cannot work.
+        what: name of the trial, a word or two.
+        found: result, for people.
+        mend: remedy, mostly a command; empty where none is needed, or there is none.
     """
 
     state: State
@@ -28,11 +28,11 @@ class Finding(NamedTuple):
 
 
 def as_lines(findings: Sequence[Finding]) -> list[str]:
-    """For people."""
+    """Return findings as lines, for people."""
     return [f"{one.state:<4} {one.what}: {one.found}" + (f" — {one.mend}" if one.mend else "") for one in findings]
 
 
 def verdict(findings: Sequence[Finding]) -> dict[str, bool]:
-    """Whether the two things that matter work."""
+    """Return True for each of ``capture`` and ``restart`` that works."""
     states = {one.what: one.state for one in findings}
     return {what: states.get(what) == "ok" for what in ("capture", "restart")}

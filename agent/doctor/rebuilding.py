@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether trees can be rebuilt here: two processes are, with a pid that nobody chooses by chance, and are taken down."""
+"""Findings about rebuilding: two processes, one with a chosen pid, are rebuilt and ended."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ from agent.restart.rebuild import Rebuild
 from agent.restart.verify import beginning
 
 MOST_PIDS: Final = 1 << 22
-"""The kernel's PID_MAX_LIMIT on 64 bits."""
+"""The kernel's PID_MAX_LIMIT on 64-bit machines."""
 
 _NOBODY: Final = 65534
 _CLONE_NEWUSER_NEWPID: Final = 0x1000_0000 | 0x2000_0000
@@ -30,7 +30,7 @@ _OVER_SYSCTL: Final = {
 
 
 def a_tree(*numbers: int) -> Snapshot:
-    """A process with these numbers below each other, each in the session of the first."""
+    """Return a tree of processes with these numbers, each the parent of the next, all in the session of the first."""
     tasks = tuple(
         Task(pid=tag, ppid=tag - 1, tgid=tag, pgid=1, sid=1, depth=0, comm=b"ckptree")
         for tag in range(1, len(numbers) + 1)
@@ -46,7 +46,7 @@ def a_tree(*numbers: int) -> Snapshot:
 
 
 def examine(proc: Path = Path("/proc")) -> Iterator[Finding]:
-    """All findings about rebuilding; the last one is about the whole, as ``restart``."""
+    """Yield all findings about rebuilding; the last one is about the whole, as ``restart``."""
     whole = _rebuilt()
     yield pid_max(proc, per_namespace=limit_per_namespace())
     yield _here(proc)
@@ -88,11 +88,11 @@ def _pid_max(proc: Path) -> int:
 
 
 def pid_max(proc: Path, *, per_namespace: bool | None) -> Finding:
-    """Compare the largest pid of this namespace with the largest there is.
+    """Compare the largest pid of this namespace with the kernel's largest.
 
     Args:
-        proc: where procfs is mounted.
-        per_namespace: as preflight.limit_per_namespace() says.
+        proc: mount point of procfs.
+        per_namespace: result of preflight.limit_per_namespace().
     """
     most = _pid_max(proc)
     if most < MOST_PIDS:
@@ -107,7 +107,7 @@ def pid_max(proc: Path, *, per_namespace: bool | None) -> Finding:
 
 
 def _ordinary(proc: Path) -> Finding:
-    """As root: become nobody in a child, and try."""
+    """Become the user nobody in a child, and try to make namespaces; for root."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -134,7 +134,7 @@ def _as_we_are(whole: Finding, proc: Path) -> Finding:
 
 
 def forbidding(proc: Path) -> str:
-    """The settings that forbid them, as commands that allow them."""
+    """Return the commands that change the settings which forbid user namespaces."""
     commands = []
     for name, (value, command) in _OVER_SYSCTL.items():
         path = proc / "sys" / name
