@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a record announces, for live events: one event of one task, beside all that it may repair in passing."""
+"""The event that a record announces, for live events: one of one task, beside all repairs that the record may bring."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,10 +13,10 @@ from agent.table import ProcessTable
 from agent.wire import Kind
 
 OF_GROUP: Final = ("setsid", "setpgid", "subreaper")
-"""Events that are of a whole process."""
+"""Events of a whole process."""
 
 EXACT: Final = (Kind.EXIT, Kind.EXEC, Kind.RELEASE, Kind.WAITED)
-"""Whatever these records release is released then; the others tell of it later."""
+"""Kinds of records at whose moment the kernel releases tasks; other records tell of a release later."""
 
 _OWN: Final[dict[int, str]] = {
     Kind.FORK.value: "birth",
@@ -31,16 +31,16 @@ _WHOM = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
 _CALLED = wire.reader(wire.RECORD_TASK, "uid", "gid", "comm").unpack_from
 
 Before = tuple[Task | None, Task | None, Pid | None, int, int, int]
-"""Subject, caller, its pid object, argument, and identity and number of the subject."""
+"""Subject, caller, the caller's pid object, argument, and identity and number of the subject."""
 
 
 class Record(NamedTuple):
-    """A record as far as its own event goes.
+    """A record's own event.
 
     Attributes:
         kind: of the record.
         own: the event that it announces; None where it announces none.
-        subject: whom it is about; None where that is nobody who is known.
+        subject: the task that it is about; None where the table lacks it.
         is_new: the subject was not in the table before.
         caller: of an exec: the thread that called it, where that was not the leader.
         caller_pid: of an exec: the pid object that the calling thread had.
@@ -56,11 +56,11 @@ class Record(NamedTuple):
     argument: int = 0
 
     def follows(self, task: Task, facts: Facts | None) -> bool:
-        """Return True if what has become of a task is the consequence of this record's own event.
+        """Return True if a task's change is the consequence of this record's own event.
 
         Args:
-            task: that is here.
-            facts: what was told of it last.
+            task: of the table.
+            facts: last told of it.
         """
         subject = self.subject
         if subject is None or task is subject:
@@ -75,11 +75,11 @@ class Record(NamedTuple):
         return False
 
     def coming(self, task: Task, facts: Facts | None) -> str | None:
-        """The event about a task that is going to be told; ``status``: a group's, with the death of its last thread.
+        """Return the own event if it is about a task; ``status`` where the death of its last thread sets its exit code.
 
         Args:
-            task: that is here.
-            facts: what was told last of the subject.
+            task: of the table.
+            facts: last told of the subject.
         """
         subject, own = self.subject, self.own
         if task is subject or (own in OF_GROUP and subject is not None and task is subject.leader):
@@ -91,7 +91,7 @@ _record: Final[Callable[[tuple[object, ...]], Record]] = partial(tuple.__new__, 
 
 
 def begun(table: ProcessTable, kind: int, data: Data, at: int) -> Before:
-    """Note what a record of a task is about, before it is applied."""
+    """Note the subject of a record of a task, before the record is applied."""
     argument, identity, tid = _WHOM(data, at)
     pid = table.pids.numbers.get(tid)
     task = pid.task if pid is not None and pid.identity == identity else None
@@ -103,7 +103,9 @@ def begun(table: ProcessTable, kind: int, data: Data, at: int) -> Before:
 
 
 def done(table: ProcessTable, kind: int, before: Before, data: Data, at: int) -> Record:
-    """Say what it announces, once it is applied: somebody new is there, and ids and name are as the record has them."""
+    """Return the event of a record once that is applied: a new subject is in the table, with ids and name of the
+    record.
+    """
     task, caller, pid, argument, identity, tid = before
     own = _OWN.get(kind)
     is_new = task is None

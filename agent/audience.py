@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is told what: the followed trees, what was told of each of their tasks last, and whoever listens to them."""
+"""The audience of live events: the followed trees, their subscribers, and the facts last told of each task."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,12 +15,12 @@ class Audience:
     """Followed trees and their subscribers.
 
     Args:
-        ahead: gives how far CLOCK_REALTIME is ahead of CLOCK_BOOTTIME, in ns.
+        ahead: gives the difference CLOCK_REALTIME minus CLOCK_BOOTTIME, ns.
 
     Attributes:
         trees: by their roots.
-        told: what was told last of each task of a followed tree.
-        order, now_ns: of the events that are told now.
+        told: the facts last told of each task of a followed tree.
+        order, now_ns: of the events that are being told.
     """
 
     def __init__(self, ahead: Clock) -> None:
@@ -29,15 +29,15 @@ class Audience:
         self.order = self.now_ns = 0
         self._ahead = ahead
 
-    # ---- who listens -----------------------------------------------------------------------------------------------
+    # ---- subscriptions ---------------------------------------------------------------------------------------------
 
     def add(self, subscription: Subscription, unsent: Callable[[], int], everybody: Callable[[], list[Task]]) -> None:
-        """Let one more listen.
+        """Add a subscription.
 
         Args:
-            subscription: of which roots.
-            unsent: gives its unsent bytes.
-            everybody: gives all tasks there are, for one that has no roots.
+            subscription: with its roots.
+            unsent: gives the client's unsent bytes.
+            everybody: gives all tasks, for a subscription without roots.
         """
         tree = self.trees.get(subscription.roots)
         if tree is None:
@@ -49,7 +49,7 @@ class Audience:
         tree.subscriptions[subscription] = unsent
 
     def remove(self, subscription: Subscription) -> None:
-        """Let one listen no more."""
+        """Remove a subscription."""
         tree = self.trees[subscription.roots]
         del tree.subscriptions[subscription]
         if not tree.subscriptions:
@@ -60,25 +60,25 @@ class Audience:
             self.told.clear()
 
     def is_followed(self, leader: Task) -> bool:
-        """Return True if a process is in some tree."""
+        """Return True if a process is in a followed tree."""
         return any(tree.has(leader) for tree in self.trees.values())
 
     def may_enter(self, task: Task) -> bool:
-        """Return True if a task that was not told of may be in a followed tree now."""
+        """Return True if a task that is not told of may be in a followed tree now."""
         told, leader = self.told, task.leader
         parent = leader.parent
         return leader in told or (parent is not None and parent.leader in told) or () in self.trees
 
     def forget(self, leaders: Iterable[Task]) -> None:
-        """Nobody follows these processes any more."""
+        """Forget the facts of processes that are in no followed tree any more."""
         for leader in leaders:
             for task in leader.group():
                 self.told.pop(task, None)
 
-    # ---- who comes and goes ----------------------------------------------------------------------------------------
+    # ---- tasks -----------------------------------------------------------------------------------------------------
 
     def born(self, task: Task, *, is_new: bool) -> None:
-        """Tell of the birth of a task that was not told of, this moment."""
+        """Tell the birth of a task that is new to the audience."""
         leader = task.leader
         if task.pid.task is not task:
             return
@@ -91,11 +91,11 @@ class Audience:
             self.introduce(task, [tree for tree in self.trees.values() if tree.takes(task)], {}, self.birth_ns(task))
 
     def birth_ns(self, task: Task) -> int:
-        """Give the time of a birth by CLOCK_REALTIME."""
+        """Return the CLOCK_REALTIME of a birth, ns."""
         return self._ahead() + task.start_ns
 
     def _begin(self, leader: Task) -> None:
-        """Tell of the birth of a process that is in the trees that its parent is in."""
+        """Tell the birth of a process in the trees that its parent is in."""
         above = leader.parent.leader if leader.parent is not None else None
         trees = [tree for tree in self.trees.values() if not tree.roots or above in tree.leaders]
         if trees:
@@ -105,7 +105,7 @@ class Audience:
             self.tell("birth", leader, leader, eventpack.birth, {}, self.birth_ns(leader), trees)
 
     def move(self, leader: Task, marks: Marks) -> None:
-        """Tell of another parent: a subtree may enter a followed tree that way, or leave it."""
+        """Tell a new parent, by which a subtree may enter a followed tree or leave it."""
         staying, entered, left = [], [], []
         for tree in self.trees.values():
             if not tree.has(leader):
@@ -126,13 +126,13 @@ class Audience:
             self.forget([each for each in gone if not self.is_followed(each)])
 
     def introduce(self, top: Task, trees: Sequence[Followed], marks: Marks, born_ns: int = 0) -> None:
-        """Tell of a process and of all below it, parents first, whoever has not heard of them.
+        """Tell a process and all processes below it, parents first, to the subscribers of trees that they enter.
 
         Args:
             top: the process.
-            trees: that it is in from now on.
-            marks: of these events; none: it has been born this moment.
-            born_ns: when it was, by CLOCK_REALTIME, where that is known.
+            trees: the trees that it enters.
+            marks: of these events; none: the process has just been born.
+            born_ns: CLOCK_REALTIME of its birth, where that is known, else 0.
         """
         told = self.told
         for leader in below(top) if trees else ():
@@ -150,7 +150,7 @@ class Audience:
                 tree.add(leader)
 
     def reap(self, gone: Iterable[Task], marks: Marks) -> None:
-        """Tell that these are gone for good; none is told of again."""
+        """Tell that tasks are released for good, and forget their facts."""
         for task in gone:
             facts = self.told.get(task)
             if facts is not None:
@@ -172,15 +172,15 @@ class Audience:
         time_ns: int = 0,
         trees: Iterable[Followed] | None = None,
     ) -> None:
-        """Tell those who want it; it is packed once for each namespace that somebody counts in.
+        """Queue an event for the subscribers that want it, packed once for each of their namespaces.
 
         Args:
-            kind, task: what, about whom.
-            leader: of the task, as it was told last.
-            say: gives what is particular to the kind.
+            kind, task: of the event.
+            leader: of the task, as last told.
+            say: gives the fields of the kind.
             marks: ``assumed``, ``entered``, or none.
-            time_ns: of CLOCK_REALTIME; 0: now.
-            trees: whose subscribers are to hear it; None: of those that the process is in.
+            time_ns: CLOCK_REALTIME; 0: now.
+            trees: the trees whose subscribers get the event; None: those that the process is in.
         """
         packed: dict[Namespace, bytes] = {}
         time_ns = time_ns or self.now_ns

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Giving up what a process that parses somebody's file has no use for: for root, who would have it all.
+"""The confinement of a verb that parses an untrusted file as root: it gives up all rights that it does not need.
 
 Theory
 ------
-A verb that only shows what is in a file needs nothing more, once the file is read, than memory, its standard streams and
-modules to import. So it gives up, for good and for whatever it would start:
+A verb that only shows the content of a file needs, once the file is read, memory, its standard streams and modules to
+import. So it gives up, for good and for all its children:
 
 * capabilities, but for the one to read any file, and gaining others (``no_new_privs``);
 * by a seccomp filter: to write, make, rename or remove anything in a file system, or change its mode, owner, times or
-  attributes; to run a program; to signal, trace, limit or reschedule another process; to open a socket or shared memory;
-  and the calls that change the system (mounts, modules, namespaces, BPF, keys);
+  attributes; to run a program; to signal, trace, limit or reschedule another process; to open a socket or shared
+  memory; and the calls that change the system (mounts, modules, namespaces, BPF, keys);
 * by Landlock, where the kernel has it: the file system's part once more, by another mechanism.
 
-What is refused fails with EPERM, so that a verb that needs it after all says so. A kernel without seccomp leaves the rest.
-The filter is a list of what is denied: Python and its libraries make calls that nobody could list for good.
+A refused call fails with EPERM, so that a verb that needs it reports an error. On a kernel without seccomp the other
+measures still hold. The filter lists the denied calls: a list of all calls that Python and its libraries make would
+never be complete.
 """
 
 import ctypes
@@ -64,7 +65,8 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "open_by_handle_at": (304, 265),
     "io_uring_setup": (425, 425),
     "userfaultfd": (323, 282),
-    # In a file system. Opening is looked at by its flags; openat2 has them where a filter cannot look.
+    # In a file system. open and openat are checked by their flags; those of openat2 are in memory, out of a filter's
+    # reach.
     "openat2": (437, 437),
     "creat": (85, None),
     "truncate": (76, 45),
@@ -119,10 +121,10 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "msgget": (68, 186),
     "semget": (64, 190),
 }
-# fcntl(2) by its command: what has a descriptor send signals to others.
+# fcntl(2) by its command: those that make a descriptor send signals to other processes.
 _FCNTL: Final = (72, 25)
 _FCNTL_DENIED: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
-# Calls with flags of open(2), and which argument they are.
+# Calls with flags of open(2), and the index of that argument.
 _OPENING: Final[dict[str, tuple[tuple[int, int | None], int]]] = {"open": ((2, None), 1), "openat": ((257, 56), 2)}
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -136,7 +138,7 @@ _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16  # struct seccomp_data
 
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # the same on both
 _LANDLOCK_VERSION: Final = 1
-_READING: Final = 1 << 2 | 1 << 3  # files and folders: these stay allowed
+_READING: Final = 1 << 2 | 1 << 3  # of files and folders: stays allowed
 # Rights that each version of Landlock's interface knows, from 1 on: 13 at first, then REFER, TRUNCATE and IOCTL_DEV.
 _RIGHTS: Final = ((1 << 13) - 1, (1 << 14) - 1, (1 << 15) - 1, (1 << 15) - 1, (1 << 16) - 1)
 
@@ -144,23 +146,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine_root() -> None:
-    """Give up everything but reading, where this is root; others have little that they could give up."""
+    """Give up all rights but reading, where this process is root's; other users have few rights to give up."""
     if os.geteuid() == 0:
         read_only()
 
 
 def read_only() -> list[str]:
-    """Give up everything but reading, for good.
+    """Give up all rights but reading, for good.
 
     Returns:
-        What has been given up, by name: ``capabilities``, ``seccomp``, ``landlock``; a kernel may lack the last two.
+        The measures that worked: ``capabilities``, ``seccomp``, ``landlock``; a kernel may lack the last two.
     """
     given_up = []
     if _drop_capabilities():
         given_up.append("capabilities")
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return given_up
-    if _landlock():  # first: the filter leaves the call alone, but why rely on that
+    if _landlock():  # before the filter, so that the filter need not allow the call
         given_up.append("landlock")
     code = seccomp_filter(platform.machine())
     if code and _seccomp(code):

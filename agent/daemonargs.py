@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of the daemon: a file, and each of its keys as an option, which comes before the file's.
+"""The command line of the daemon: a file, and each of its keys as an option, which overrides the file's.
 
-Between the two stands CKPTREE_SOCKET of the environment.
+CKPTREE_SOCKET of the environment overrides the file's socket, too, and an option overrides the environment.
 """
 
 import argparse
@@ -18,7 +18,7 @@ DESCRIPTION = "Watch all process trees of this host, in the foreground, and answ
 
 
 def parser() -> argparse.ArgumentParser:
-    """What `parse` understands."""
+    """Return the parser of the daemon's arguments."""
     made = argparse.ArgumentParser(prog="ckptree daemon", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument("--config", type=Path, metavar="FILE", help="TOML file with these keys, with _ for -.")
     made.add_argument(
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """The configuration that is meant.
+    """Return the configuration that arguments, environment and file give.
 
     Raises:
         UsageError: a value is not allowed, or the file is wrong.
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> Config:
     """
     try:
         options: dict[str, Any] = vars(parser().parse_args(argv))
-    except OSError as error:  # it prints its help
+    except OSError as error:  # argparse prints its help
         raise CkptreeError(f"cannot write to standard output, which is full or closed: {error.strerror}") from error
     path = options.pop("config")
     del options["compile"]
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> Config:
 
 
 def only_compiles(argv: Sequence[str]) -> bool:
-    """Return True if arguments that `parse` has taken ask for no daemon."""
+    """Return True if arguments that `parse` has accepted start no daemon."""
     return bool(parser().parse_args(argv).compile)
 
 

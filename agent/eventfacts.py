@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts of a task by which it is noticed that an event has to be told."""
+"""The facts of a task: an event is due where they differ from those last told."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ ENTERED: Final[Marks] = {"entered": True}
 
 
 class Facts(NamedTuple):
-    """All that is told of a task. Of a thread that is no leader the fields of the group are empty.
+    """The facts that events tell of a task. For a thread that is no leader the fields of the group are empty.
 
     Attributes:
         leader: of its group; a task that is gone has none any more.
@@ -37,14 +37,14 @@ class Facts(NamedTuple):
 
 
 as_facts: Final[Callable[[tuple[object, ...]], Facts]] = partial(tuple.__new__, Facts)
-"""Makes facts of their values; as Facts._make(), in half the time."""
+"""Makes facts of their values, in half the time of Facts._make()."""
 
 _STANDING: Final = Facts._fields.index("exited")
-"""Facts before this one are told by neither an exec nor an exit."""
+"""Place of the first fact that the event of an exec or an exit tells; no such event tells the ones before."""
 
 
 def values_of(task: Task) -> tuple[object, ...]:
-    """Values of the facts of a task that is there: nearly always they are compared with those that were told, and equal."""
+    """Return the values of the facts of a living or dead task, as a plain tuple: mostly they equal those last told."""
     flags = task.flags
     leader = task.leader
     signal, ids, comm = task.exit_signal, task.ids, task.comm
@@ -59,21 +59,21 @@ def values_of(task: Task) -> tuple[object, ...]:
 
 
 def facts_of(task: Task) -> Facts:
-    """Facts of a task that is there."""
+    """Return the facts of a task."""
     return as_facts(values_of(task))
 
 
 def is_told_by(own: str | None, facts: Facts, values: tuple[object, ...]) -> bool:
-    """Return True if what differs of its subject is no more than the event of an exec or an exit says in any case.
+    """Return True if the subject of an exec or exit differs only in facts that its event tells in any case.
 
-    That is the exit code, ids and name.
+    These are the exit code, ids and name.
     """
     says = own == "death" if values[_STANDING] else own == "exec"
     return says and values[:_STANDING] == facts[:_STANDING]
 
 
 def row(task: Task, namespace: Namespace) -> list[Any]:
-    """Numbers, pid, parent, group and session, for whoever begins with a snapshot."""
+    """Return numbers, pid, parent, group and session, for a subscriber that begins with a snapshot."""
     leader = task.leader
     return [
         task.pid.numbers[namespace.level :],
@@ -85,10 +85,10 @@ def row(task: Task, namespace: Namespace) -> list[Any]:
 
 
 def number(pid: Pid | None, namespace: Namespace) -> int:
-    """As a namespace counts; 0: it does not see it."""
+    """Return the number of a pid object in a namespace; 0: it has none there."""
     return pid.number_in(namespace) if pid is not None else 0
 
 
 def thread(task: Task | None, namespace: Namespace) -> int:
-    """The number of a task, as above."""
+    """Return the number of a task in a namespace; 0: it has none there."""
     return number(task.pid if task is not None else None, namespace)

@@ -46,7 +46,7 @@ def as_line(event: Event) -> str:
 
 
 class Shortened:
-    """Lines for a terminal: of all that a loss has left to be found out, the first few, and one that counts the others."""
+    """Lines for a terminal: of the changes found after a loss, the first few, and one line that counts the rest."""
 
     def __init__(self) -> None:
         self._uncertain = False
@@ -55,7 +55,7 @@ class Shortened:
         self._last: Event | None = None
 
     def lines(self, event: Event | None) -> list[str]:
-        """Lines to write for an event; None: for now nothing more has come."""
+        """Return the lines to write for an event; None: no further event has come for now."""
         if event is None:
             return self._rest()
         if event.task is None:
@@ -74,7 +74,7 @@ class Shortened:
         return [as_line(event)]
 
     def _rest(self) -> list[str]:
-        """A line that counts those that have not been shown, if there are any."""
+        """Return a line that counts the changes that were not shown, if there are any."""
         last, others = self._last, self._others
         if last is None:
             return []
@@ -86,11 +86,11 @@ class Shortened:
 
 
 def lines_of(*, as_objects: bool, shortened: bool) -> Lines:
-    """Make what gives the lines of events.
+    """Return a function that gives the lines of an event.
 
     Args:
-        as_objects: as JSON, each event.
-        shortened: those for people; see `Shortened`.
+        as_objects: each event as JSON.
+        shortened: shorten the lines for people as `Shortened` does.
     """
     if shortened and not as_objects:
         return Shortened().lines

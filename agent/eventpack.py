@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as bytes: what each kind of them says, in msgpack.
+"""Events as bytes: the fields of each kind, in msgpack.
 
-A life has four events, and a host has thousands of lives a second. So what nearly all events say is packed by one
-struct, names and all; what few of them say is packed as a map, whose head is taken off.
+A task's life has four events, and a host may have thousands of births a second. So one struct packs the fields that
+nearly all events have, with their names; the others are packed as a map, whose head is removed.
 """
 
 import struct
@@ -18,13 +18,13 @@ from agent.objects import EXITED, IO_WORKER, KERNEL, STOPPED, SUBREAPER, Namespa
 from agent.subscription import KINDS
 
 Said = tuple[int, bytes]
-"""How many entries of a map, and these."""
+"""The count of a map's entries, and the entries packed."""
 Details = Callable[[Task, Namespace], Said]
-"""Gives what is particular to a kind of event."""
+"""A function that gives the fields of a kind of event."""
 
 _pack = msgpack.Packer().pack
 _COMMON: Final = 10  # entries that every event has
-_MOST: Final = 15  # further ones; and entries of a map whose head is one byte
+_MOST: Final = 15  # further entries; also the most entries of a map whose head is one byte
 _SELDOM: Final = STOPPED | KERNEL | IO_WORKER
 
 
@@ -41,7 +41,7 @@ _HEADS: Final = {kind: [_head(kind, _COMMON + more) for more in range(_MOST + 1)
 
 
 def _row(*names: bytes, codes: str) -> Callable[..., bytes]:
-    """Make what packs several values, each behind its name and the byte that says what follows."""
+    """Return a function that packs values, each behind its name and the byte of its type."""
     return struct.Struct(">" + "".join(f"{len(name)}s{code}" for name, code in zip(names, codes, strict=True))).pack
 
 
@@ -49,7 +49,7 @@ def _named(head: bytes, *names: str) -> list[bytes]:
     return [_pack(name) + head for name in names]
 
 
-# Integers of four and eight bytes, unsigned and signed, and bytes whose number is one byte.
+# Names with the type bytes of integers of four and eight bytes, unsigned and signed, and of at most 255 bytes.
 _PID, _TID, _UID, _GID, _CODE = _named(b"\xce", "pid", "tid", "uid", "gid", "exit_code")
 _PARENT, _CREATOR, _PGID, _SID, _OLD = _named(b"\xce", "parent", "creator", "pgid", "sid", "old_tid")
 _ORDER, _START = _named(b"\xcf", "order", "start_ns")
@@ -65,7 +65,7 @@ _EXEC: Final = _row(_OLD, _SIGNAL, codes="Ii")
 _DEATH: Final = _row(_CODE, codes="I")
 _IDS: Final = _row(_PGID, _SID, codes="II")
 _DEAD: Final = [_pack({"group_dead": dead})[1:] for dead in (False, True)]
-_FLAGS: dict[int, bytes] = {}  # by value: there are few, and every birth has one
+_FLAGS: dict[int, bytes] = {}  # by value: there are few, and every birth has them
 
 
 def event(
@@ -75,10 +75,10 @@ def event(
 
     Args:
         kind, order, time_ns: of the event.
-        task, leader: whom it is about; the leader as it was told last.
-        namespace: as which numbers count.
-        say: gives what is particular to the kind.
-        marks: that it bears.
+        task, leader: the task that it is about, and its leader as last told.
+        namespace: the subscriber's, whose numbers the event has.
+        say: gives the fields of the kind.
+        marks: ``assumed``, ``entered``, or none.
     """
     pid, start_ns, (uid, gid), comm = task.pid, task.start_ns, task.ids, task.comm.rstrip(b"\0")
     count, details = say(task, namespace)
@@ -100,7 +100,7 @@ def event(
     return b"".join((_HEADS[kind][count], when, _NUMBERS, _pack(numbers), what, comm, details))
 
 
-# ---- what is particular to each kind -------------------------------------------------------------------------------
+# ---- fields of each kind -------------------------------------------------------------------------------------------
 
 
 def _entries(said: dict[str, Any], before: Said = (0, b"")) -> Said:
@@ -122,7 +122,7 @@ def _born(task: Task, namespace: Namespace) -> Said:
 
 
 def birth(task: Task, namespace: Namespace) -> Said:
-    """A task that begins."""
+    """Give the fields of a birth."""
     said, flags = _born(task, namespace), task.flags
     if flags & _SELDOM:
         if flags & STOPPED and not flags & EXITED:  # a thread: its tracer lets a stopped group run on
@@ -133,7 +133,7 @@ def birth(task: Task, namespace: Namespace) -> Said:
 
 
 def presence(task: Task, namespace: Namespace) -> Said:
-    """A task that has been there for some time: as a birth, and what else it has become since."""
+    """Give the fields of a task whose birth is told late: those of a birth, and the present state."""
     more = {**_state(task), "subreaper": bool(task.leader.flags & SUBREAPER)}
     if rules.is_kernel_worker(task):
         more["kernel"] = True
@@ -141,7 +141,7 @@ def presence(task: Task, namespace: Namespace) -> Said:
 
 
 def execution(old: Pid | None) -> Details:
-    """An exec by the thread that had this pid object."""
+    """Return the function for an exec by the thread that had this pid object."""
 
     def say(task: Task, namespace: Namespace) -> Said:
         return 2, _EXEC(_OLD, old.number_in(namespace) if old is not None else 0, _SIGNAL, task.exit_signal)
@@ -150,32 +150,32 @@ def execution(old: Pid | None) -> Details:
 
 
 def _death(task: Task, _namespace: Namespace) -> Said:
-    """An exit that leaves threads of the group."""
+    """Give the fields of an exit that leaves threads of the group."""
     return 2, _DEATH(_CODE, task.exit_code) + _DEAD[False]
 
 
 def _last_death(task: Task, _namespace: Namespace) -> Said:
-    """An exit after which no thread of the group is left."""
+    """Give the fields of an exit after which no thread of the group is left."""
     return 2, _DEATH(_CODE, task.exit_code) + _DEAD[True]
 
 
 DEATH: Final[tuple[Details, Details]] = (_death, _last_death)
-"""An exit; the second: no thread of the group is left."""
+"""Functions for an exit: the first where threads of the group are left, the second where none is."""
 
 
 def parent(task: Task, namespace: Namespace) -> Said:
-    """Another parent, to which it sends another signal perhaps."""
+    """Give the fields of a new parent; the exit signal may change with it."""
     return _entries({"parent": thread(task.leader.parent, namespace), "exit_signal": task.exit_signal})
 
 
 def ids(task: Task, namespace: Namespace) -> Said:
-    """Group and session."""
+    """Give group and session."""
     leader = task.leader
     return 2, _IDS(_PGID, number(leader.pgid, namespace), _SID, number(leader.sid, namespace))
 
 
 def subreaper(task: Task, _namespace: Namespace) -> Said:
-    """Orphans come to it, or do so no more."""
+    """Give the state of the subreaper flag."""
     return _entries({"on": bool(task.leader.flags & SUBREAPER)})
 
 
@@ -186,10 +186,10 @@ def _state(task: Task) -> dict[str, Any]:
 
 
 def condition(task: Task, _namespace: Namespace) -> Said:
-    """What no other kind of event tells."""
+    """Give the state that no other kind of event tells."""
     return _entries({**_state(task), "exit_signal": task.exit_signal})
 
 
 def nothing(_task: Task, _namespace: Namespace) -> Said:
-    """Nothing but whom it is about."""
+    """Give no fields."""
     return 0, b""

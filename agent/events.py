@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live events, for all subscribers: what happened to which task, in the order in which it happened.
+"""Live events for all subscribers: the changes of each task, in their order.
 
 Theory
 ------
-Events are made of differences. What was told last of each task of a followed tree is kept (`eventpack.Facts`); after each
-record that the table has applied, the tasks that it touched (`agent.changes`) are compared with that, and what differs is
-told. So a change is told whatever brought it: the record that announces it, or one that repaired it in passing, an answer,
-a sweep, a number that somebody else has now. State at the beginning and all events make the state of now, always.
+Events are made of differences. The facts last told of each task of a followed tree are kept (`eventfacts.Facts`). After
+each record that the table has applied, the tasks that it touched (`agent.changes`) are compared with those facts, and
+the differences are told. So a change is told whatever its cause: a record that announces it, a record of another change
+that also repaired it, an answer, a sweep, a number that another task has taken. The state at the beginning and all
+events since always give the present state.
 
-A record's *own* event is what it announces: a birth, an exec, a death, a session, a group, a subreaper. The rest of what it
-changes is *assumed*, since its moment is not known, and told before; but for what follows from an exit or an exec by rule
-(a new parent, a release), which is told after it. Who founded a group is told before who joins it.
+A record's *own* event is the one that it announces: a birth, an exec, a death, a session, a group, a subreaper. Other
+changes by the record are *assumed*, since their moment is not known, and told before it. The consequences of an exit or
+an exec (a new parent, a release) are told after it. The founder of a group is told before its members.
 
 ``order`` is the number of the record, the same as the ``order`` of births in a snapshot. A subscription begins at a
-position: everything numbered below is in the snapshot that came with it, and every event that follows has that number or a
-later one. A record that comes after its number was given up is told under the next number, for it changes what is now.
+position: its snapshot has all changes with smaller numbers, and every event that follows has that number or a larger
+one. A record that comes after its number was given up is told under the next number, for it changes the present state.
 
-Losses are told where they happened: ``loss``, of the daemon's (records that found no room in the ring; a sweep mends the
-table, what it finds is told, and ``resync`` says that all is right again), and ``dropped``, of this subscriber's (it has
-not read what was sent: its backlog is bounded, and what comes meanwhile is counted). ``hidden``: there is somebody else's
-task in the tree, of which this subscriber may not hear. ``end``: the roots are gone.
+Losses are told where they happened. ``loss``: records found no room in the ring; a sweep repairs the table, the
+differences are told, and ``resync`` ends the uncertainty. ``dropped``: this subscriber has not read its events in time:
+its backlog is bounded, and later events are counted. ``hidden``: the tree has a task of another user, whose events this
+subscriber may not get. ``end``: the roots are gone.
 
-While nobody has subscribed, records go straight to the table; nothing here runs.
+Without a subscription, records go straight to the table, and no code of this module runs.
 """
 
 from collections.abc import Callable, Iterable
@@ -51,16 +52,16 @@ _STATE: Final = Kind.STATE.value
 
 
 class Feed:
-    """Makes events of what the table takes over, while somebody wants them.
+    """The source of events: it compares the table after each record, while there are subscriptions.
 
     Args:
-        stream: whose handlers are the table's.
+        stream: the stream that feeds the table.
         table: the table.
-        clock: gives the time of whatever is told, CLOCK_REALTIME in ns.
-        ahead: gives how far that is ahead of CLOCK_BOOTTIME, in ns.
+        clock: gives the time of an event, CLOCK_REALTIME, ns.
+        ahead: gives the difference CLOCK_REALTIME minus CLOCK_BOOTTIME, ns.
 
     Attributes:
-        subscriptions: each with a function that gives its unsent bytes.
+        subscriptions: each with a function that gives the client's unsent bytes.
     """
 
     def __init__(self, stream: Stream, table: ProcessTable, clock: Clock, ahead: Clock) -> None:
@@ -75,21 +76,21 @@ class Feed:
         self._tell = self._audience.tell
         self.subscriptions: dict[Subscription, Callable[[], int]] = {}
 
-    # ---- who listens -----------------------------------------------------------------------------------------------
+    # ---- subscriptions ---------------------------------------------------------------------------------------------
 
     def add(self, subscription: Subscription, unsent: Callable[[], int]) -> None:
-        """Begin to tell."""
+        """Add a subscription."""
         if not self.subscriptions:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
             for kind, handler in self._table.handlers.items():
-                if kind is not Kind.STRINGS:  # of which nothing is told
+                if kind is not Kind.STRINGS:  # no event tells strings
                     self._stream.handle(kind, self._listener(kind.value, handler))
         self.subscriptions[subscription] = unsent
         self._audience.add(subscription, unsent, self._table.tasks)
 
     def remove(self, subscription: Subscription) -> None:
-        """Tell no longer."""
+        """Remove a subscription."""
         if self.subscriptions.pop(subscription, None) is None:
             return
         self._audience.remove(subscription)
@@ -98,7 +99,9 @@ class Feed:
                 self._stream.handle(kind, handler)
 
     def settle(self) -> None:
-        """Between two batches: what is not of a record. The caller has swept if that was due."""
+        """Tell losses, the end of uncertainty and the end of roots, between two batches. The caller has swept if that
+        was due.
+        """
         if not self.subscriptions:
             return
         if not self._unsynced:
@@ -119,9 +122,9 @@ class Feed:
             subscription.say(event)
 
     def _tell_loss(self, order: int) -> None:
-        """Numbers below this one are missing; or one that was given up comes too late, and undoes what came after it.
+        """Tell a loss: numbers below this one are missing, or a record comes after its number was given up.
 
-        Until all is right again nothing is certain, so what is lost meanwhile is added up, and told once: before that.
+        Until the resync nothing is certain. So losses meanwhile are added up and told once, before the resync.
         """
         stream = self._stream
         lost, self._lost = max(0, stream.lost - self._lost), stream.lost
@@ -132,7 +135,7 @@ class Feed:
     # ---- records ---------------------------------------------------------------------------------------------------
 
     def _listener(self, kind: int, apply: Handler) -> Handler:
-        """Make what applies the records of a kind, and tells what differs by each. It runs for every record of the host."""
+        """Return a handler that applies a record and tells the differences. It runs for every record of the host."""
         stream, table, changes, audience = self._stream, self._table, self._changes, self._audience
         trees, clock, tell_record = audience.trees, self._clock, self._tell_record
         touched, concerns_nobody = changes.tasks, self._told.keys().isdisjoint
@@ -148,7 +151,7 @@ class Feed:
             apply(data, at)
             if not touched:
                 return
-            # Whoever enters a tree touches somebody who is in it.
+            # A task that enters a tree touches one that is in it.
             if not concerns_nobody(touched) or () in trees:
                 record = bare if before is None else announced.done(table, kind, before, data, at)
                 audience.order = stream.next - (not stream.is_late)
@@ -159,7 +162,7 @@ class Feed:
         return heard
 
     def _tell_record(self, record: Record, touched: Iterable[Task]) -> None:
-        """Tell what a record has changed: repairs, its own event, what follows from that."""
+        """Tell the changes by a record: repairs, its own event, the consequences of that."""
         told, subject, own = self._told, record.subject, record.own
         repaired: list[Task] = []
         followed: list[Task] = []
@@ -179,7 +182,7 @@ class Feed:
                     (followed if record.follows(task, facts) else repaired).append(task)
         if gone:
             if len(gone) > 1:
-                gone.sort(key=lambda task: told[task].leader is task)  # while a leader is in a tree its threads are
+                gone.sort(key=lambda task: told[task].leader is task)  # threads first, their leaders last
             self._bury(record, gone)
         if repaired:
             self._repair(record, repaired)
@@ -195,9 +198,9 @@ class Feed:
             self._audience.reap(gone, marks)
 
     def _repair(self, record: Record, repaired: list[Task]) -> None:
-        """Tell what a record does not announce. Who has founded a group comes before who joins it.
+        """Tell the changes that a record does not announce. The founder of a group comes before its members.
 
-        Somebody new comes first, for others may have waited for it; else the subject last, for its own event is next.
+        A new subject comes first, for others may have waited for it; a known one last, for its own event is next.
         """
         told, subject = self._told, record.subject
         if len(repaired) > 1:
@@ -212,7 +215,7 @@ class Feed:
     # ---- one task --------------------------------------------------------------------------------------------------
 
     def _bury(self, record: Record, gone: Iterable[Task]) -> None:
-        """Tell deaths that no record told, and the reap of whoever had a number that is somebody else's now."""
+        """Tell deaths that no record told, and the reaps of tasks whose numbers other tasks have now."""
         numbers = self._table.pids.numbers
         replaced: list[Task] = []
         for task in gone:
@@ -228,10 +231,10 @@ class Feed:
             self._audience.reap(replaced, ASSUMED)
 
     def _differ(self, task: Task, marks: Marks, own: str | None) -> None:
-        """Tell what is other than it was told last, but for what the record's own event is going to say."""
+        """Tell the differences of a task from the facts last told, except those that the record's own event tells."""
         old, new = self._told[task], facts_of(task)
         if new.parent is None:
-            new = new._replace(parent=old.parent)  # not known: it is being asked about, and has not gone anywhere
+            new = new._replace(parent=old.parent)  # not known yet: the kernel is being asked
         if own == "status" and old.exited:
             new = new._replace(exit_code=old.exit_code)
         if new == old:
@@ -287,7 +290,7 @@ class Feed:
             self._differ(leader, {}, None)
 
     def _appear(self, record: Record, task: Task) -> None:
-        """Somebody who was in no followed tree is in one: nobody had told of its birth, or it comes from outside."""
+        """Tell a task that is new to the followed trees: its birth was not told, or it comes from outside."""
         leader = task.leader
         if leader is not task:
             if leader in self._told:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class DialectName(StrEnum):
-    """How PIDS.offset is meant."""
+    """The dialect of an image: the meaning of PIDS.offset."""
 
     SEED = "seed"
     V23 = "v23"
 
 
 class PlanFormat(StrEnum):
-    """How a plan is shown."""
+    """The form in which a plan is shown."""
 
     TEXT = "text"
     JSON = "json"
@@ -33,7 +33,7 @@ class PlanFormat(StrEnum):
 
 
 MOST_BYTES = 256 << 20
-"""Of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
+"""Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _FILE = "A snapshot in any format that can be read, or - for standard input."
@@ -41,12 +41,12 @@ File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
 
 
 def say(text: str) -> None:
-    """A message for people: standard output carries data only."""
+    """Print a message for people on standard error: standard output carries data only."""
     typer.echo(f"ckptree: {text}", err=True)
 
 
 def _confine() -> None:
-    """Give up what a verb that only reads has no use for: a file may be anybody's."""
+    """Give up the rights that a verb which only reads does not need: the file may be untrusted."""
     from agent.confinement import confine_root
 
     confine_root()
@@ -69,14 +69,14 @@ def _read(file: str) -> bytes:
 
 
 def _folder(file: str) -> str:
-    """Why a folder is no snapshot."""
+    """Return the reason why a folder is no snapshot."""
     if (Path(file) / "pstree.img").exists():
         return "it is a folder of CRIU images, which are written here and not read: crit reads them"
     return "it is a folder, and a snapshot is a file"
 
 
 def _load(file: str, data: bytes) -> "Snapshot":
-    """The snapshot in a file; an error of its format names the file, and records that nobody knows are reported."""
+    """Read the snapshot in a file; a format error names the file, and unknown records are reported."""
     from exporters import checkpoint, registry
 
     try:
@@ -95,7 +95,7 @@ def load_file(file: str, *keys: Path) -> "Snapshot":
 
     Args:
         file: its name, or ``-``.
-        keys: what its signature has to be by, each of them (agent.signature).
+        keys: each must have signed the file (agent.signature).
     """
     data = _read(file)
     for key in keys:
@@ -157,9 +157,9 @@ def diff(
 ) -> None:
     """Compare two snapshots by who is who. Exit code 0 where they are equal, 1 where not.
 
-    Equal are two with the same pid objects and the same tasks, in the same tree, thread groups, process groups, sessions
-    and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and subreaper
-    flags. Births, times, names and owners are no part of it.
+    Equal are two with the same pid objects and the same tasks, in the same tree, thread groups, process groups,
+    sessions and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and
+    subreaper flags. Births, times, names and owners are no part of it.
     """
     _confine()
     from exporters import difference, renumbering
@@ -217,7 +217,7 @@ def plan(
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
         raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
-    if fmt is not PlanFormat.SVG:  # which another program draws
+    if fmt is not PlanFormat.SVG:  # svg is drawn by another program
         _confine()
     loaded = _load(file, _read(file))
     from agent.restart import planview

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes below some root that somebody follows, kept as they come and go.
+"""The processes below the roots of a subscription, kept up to date.
 
-A process is in the tree iff its parent is. So whoever is in it is written down once, and from then on a birth, or a new
-parent, costs one look at the parent, however deep the tree is and however many follow it: nothing walks up to the root.
+A process is in the tree iff its parent is. So the members are listed once, and from then on a birth, or a new parent,
+costs one look at the parent, however deep the tree is and however many subscriptions it has: no walk goes up to the
+root.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def below(top: Task) -> Iterator[Task]:
-    """The leaders of a process and of all that descend from it, parents first, older children before younger ones."""
+    """Yield the leaders of a process and of its descendants, parents first, older children before younger ones."""
     waiting = [top]
     while waiting:
         leader = waiting.pop()
@@ -26,14 +27,14 @@ def below(top: Task) -> Iterator[Task]:
 
 
 class Followed:
-    """What subscriptions with the same roots follow: one tree, or several.
+    """The trees of subscriptions with the same roots.
 
     Args:
-        roots: leaders of the topmost processes; none: everybody is in it.
+        roots: leaders of the topmost processes; none: every process is in it.
 
     Attributes:
-        leaders: of the processes in it; empty where everybody is.
-        subscriptions: each with a function that gives its unsent bytes.
+        leaders: of the processes in it; empty where every process is.
+        subscriptions: each with a function that gives the client's unsent bytes.
     """
 
     __slots__ = ("leaders", "roots", "subscriptions")
@@ -55,10 +56,10 @@ class Followed:
         return parent is not None and parent.leader in self.leaders
 
     def add(self, leader: Task) -> None:
-        """One process more."""
+        """Add a process."""
         if self.roots:
             self.leaders.add(leader)
 
     def discard(self, leader: Task) -> None:
-        """One process less."""
+        """Remove a process."""
         self.leaders.discard(leader)

@@ -9,9 +9,9 @@
             tree.apply(event)
             print(len(tree.tasks), "tasks at", tree.order)
 
-It is what a snapshot taken at `order` would show: the same tasks, with the same numbers, parents, groups, sessions, states,
-exit codes, subreaper flags, ids and names. Stop and continue, a name changed without exec, and changed ids have no event of
-their own: they are as the daemon learned them last.
+The tree equals a snapshot taken at `order`: the same tasks, with the same numbers, parents, groups, sessions, states,
+exit codes, subreaper flags, ids and names. Stop and continue, a name changed without exec, and changed ids have no
+event of their own: the tree has them as the daemon last learned them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class LiveTask:
-    """A thread, leader or not, alive or dead. Numbers are as the subscriber's pid namespace counts.
+    """A thread, leader or not, alive or dead. Numbers are those of the subscriber's pid namespace.
 
     Attributes:
         tid: its own number.
-        process: which it belongs to.
+        process: its process.
         numbers: its numbers from the subscriber's namespace inward.
         start_ns: CLOCK_BOOTTIME at birth.
         exit_code: raw wait status once it has exited, else None.
-        stopped: it does not run until it is continued.
-        exit_signal: to its parent when it exits; -1 of a thread.
+        stopped: True while a signal has stopped its group.
+        exit_signal: to its parent when it exits; -1 for a thread.
         uid, gid: real ids in the initial user namespace.
         comm: its name.
-        kernel: it is a kernel thread or an io worker, which snapshots leave out.
+        kernel: True for a kernel thread or an io worker, which snapshots leave out.
     """
 
     tid: int
@@ -72,7 +72,7 @@ class LiveProcess:
         pid: its number, which is its leader's.
         parent: number of the thread that is its real parent; 0: the subscriber does not see it.
         pgid, sid: group and session; 0: the subscriber does not see it.
-        subreaper: orphans below it become its children.
+        subreaper: True where it adopts the orphans below it.
         threads: its tasks by number.
     """
 
@@ -88,20 +88,20 @@ class LiveTree:
     """The tree below a root, as of the last event that was applied.
 
     Args:
-        snapshot: what the subscription began with.
+        snapshot: the subscription's first state.
         ids: of the same answer: for each of its tasks numbers, pid, parent, group and session.
         order: of the same answer.
 
     Attributes:
-        tasks: all threads by number, kernel workers that were born since among them.
+        tasks: all threads by number, kernel workers born since among them.
         processes: by number.
         root: number of the topmost process.
-        order: all events numbered below have been applied.
+        order: all events with smaller numbers have been applied.
         certain: False from a ``loss`` to the ``resync`` after it.
-        whole: False once events were left out: they were not fetched in time, or there is a task in the tree that is not
-            the subscriber's to see. Subscribe again.
-        ended: the root is gone.
-        unheard: events about tasks that no event had introduced.
+        whole: False once events were left out: they were not fetched in time, or the tree has a task that the
+            subscriber may not see. Subscribe again.
+        ended: True where the root is gone.
+        unheard: count of events about tasks that no event had introduced.
     """
 
     def __init__(self, snapshot: Snapshot, ids: Sequence[Sequence[Any]], order: int) -> None:
@@ -130,10 +130,10 @@ class LiveTree:
 
     @classmethod
     def of(cls, events: "Subscription") -> Self:
-        """Begin with the snapshot that a subscription began with.
+        """Return a tree with the state of a subscription's snapshot.
 
         Raises:
-            CkptreeError: it began with none; or the daemon is of a version that does not tell all that is needed.
+            CkptreeError: the subscription has no snapshot; or the daemon is too old to send the ids.
         """
         from exporters import registry
 
@@ -146,7 +146,7 @@ class LiveTree:
     # ---- events ----------------------------------------------------------------------------------------------------
 
     def apply(self, event: "Event") -> None:
-        """Take over one event; a kind that is not known here changes nothing."""
+        """Apply an event; one of an unknown kind changes nothing."""
         self.order = max(self.order, event.order)
         about, said = event.task, event.details
         if about is None:
@@ -225,7 +225,7 @@ class LiveTree:
             self._children.get(process.parent, set()).discard(process.pid)
 
     def _reparented(self, process: LiveProcess, parent: int) -> None:
-        """Another parent; with one that is not in the tree all that is below leaves it, too."""
+        """Give a process another parent; where that is not in the tree, the process and all below it leave the tree."""
         self._children.get(process.parent, set()).discard(process.pid)
         process.parent = parent
         self._children.setdefault(parent, set()).add(process.pid)
@@ -241,10 +241,10 @@ class LiveTree:
     # ---- beside a snapshot -----------------------------------------------------------------------------------------
 
     def differences(self, snapshot: Snapshot) -> list[str]:
-        """Compare with a snapshot that was taken at `order`, field by field; a line for each difference.
+        """Compare with a snapshot that was taken at `order`, field by field; return a line for each difference.
 
-        The numbers of a snapshot begin at its root's pid namespace, those of events at the subscriber's. Where these are
-        not the same, groups and sessions are equal if the same tasks share them.
+        The numbers of a snapshot begin at its root's pid namespace, those of events at the subscriber's. Where the two
+        namespaces differ, groups and sessions are equal if the same tasks share them.
         """
         shown = {task.tid: task for task in self.tasks.values() if not task.kernel}
         root = self.tasks.get(self.root)
@@ -284,7 +284,7 @@ class LiveTree:
         ]
 
     def _ids_beside(self, snapshot: Snapshot, tags: dict[int, int], *, same: bool) -> list[str]:
-        """Parents, processes, groups and sessions: each tag has one number, and each number one tag."""
+        """Compare parents, processes, groups and sessions: each tag must have one number, and each number one tag."""
         numbers = dict(tags)
         holders = {number: tag for tag, number in tags.items()}
         found: list[str] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One subscriber's side of the live events: what is wanted, and what waits to be fetched."""
+"""A subscription to live events: the wanted events, and those that wait to be fetched."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -10,29 +10,29 @@ from agent.access import Viewer
 from agent.objects import Namespace, Task
 
 KINDS: Final = ("birth", "exec", "death", "reap", "reparent", "setsid", "setpgid", "subreaper", "change")
-"""What can be asked for; ``loss``, ``resync``, ``dropped``, ``hidden`` and ``end`` come unasked."""
+"""Kinds that a client can ask for; ``loss``, ``resync``, ``dropped``, ``hidden`` and ``end`` come unasked."""
 
 BACKLOG_BYTES: Final = 1 << 20
-"""What a subscriber may leave unread, beside what the socket holds."""
+"""Bytes that a subscriber may leave unread, beside those in the socket's buffer."""
 
 _pack = msgpack.Packer().pack
 
 
 class Subscription:
-    """What one subscriber wants, and what waits for it.
+    """The events that a subscriber wants, and those that wait for it.
 
     Args:
-        viewer: who it is: events of tasks that are not theirs are not told.
-        namespace: as which pid namespace counts; tasks that have no number there are not told of.
+        viewer: the subscriber's credentials: events of tasks that it may not see are not told.
+        namespace: its pid namespace; events of tasks without a number there are not told.
         roots: only the trees below these tasks; none: all.
         kinds: of `KINDS`.
-        position: number of the first event that can come: whatever is older was so when the subscription began.
+        position: number of the first event that can come; older changes are part of the state at the beginning.
 
     Attributes:
-        told: events handed on.
-        dropped: events that found no room, in all.
-        sees_all: every task may be told of.
-        ended: the roots are gone: nothing will come any more.
+        told: count of events passed on.
+        dropped: count of events that found no room.
+        sees_all: True where every task may be told.
+        ended: True where the roots are gone: no event will come any more.
     """
 
     def __init__(
@@ -53,21 +53,23 @@ class Subscription:
         self._missing = self._missing_ns = 0
 
     def sees(self, task: Task) -> bool:
-        """Return True if a task may be told of: whose it is, and a number to call it by."""
+        """Return True if a task may be told: the subscriber may see it, and it has a number in the subscriber's
+        namespace.
+        """
         viewer = self.viewer
         return (viewer.privileged or viewer.sees_ids(task.ids)) and task.pid.number_in(self.namespace) > 0
 
     def hide(self, task: Task, order: int, time_ns: int) -> None:
-        """Say, once, that something happens in the tree that may not be told of: its events are not all there is."""
+        """Tell, once, that the tree has a task which may not be told: the events are then not complete."""
         if self.roots and not self._hidden and not self.viewer.sees_ids(task.ids):
             self._hidden = True
             self.say({"event": "hidden", "order": order, "time_ns": time_ns})
 
     def has_room(self, unsent_bytes: int, time_ns: int) -> bool:
-        """Whether an event may be queued; if not it is counted.
+        """Return True if an event may be queued; if not, count it as dropped.
 
         Args:
-            unsent_bytes: what has been taken already and the socket has not.
+            unsent_bytes: bytes that `take` has given and the socket has not taken.
             time_ns: of the event.
         """
         if self._missing or self._bytes + unsent_bytes > BACKLOG_BYTES:
@@ -78,12 +80,12 @@ class Subscription:
         return True
 
     def put(self, event: bytes) -> None:
-        """Queue an event, packed, for which there is room."""
+        """Queue a packed event; the caller has checked that there is room."""
         self._events.append(event)
         self._bytes += len(event)
 
     def say(self, event: dict[str, Any]) -> None:
-        """Queue an event that comes unasked, whether or not there is room; what was left out before it is told before."""
+        """Queue an event that comes unasked, with or without room; a count of dropped events is queued before it."""
         self._close_gap(event["order"])
         self.put(_pack(event))
 
@@ -95,14 +97,14 @@ class Subscription:
 
     @property
     def waiting(self) -> bool:
-        """Whether `take` has something."""
+        """True where `take` has events."""
         return bool(self._events or self._missing)
 
     def take(self, next_order: int) -> bytes:
-        """What waits, as one packed map of the protocol.
+        """Return the waiting events as one packed map of the protocol.
 
         Args:
-            next_order: number of the next record: everything before it has been told, or counted as dropped.
+            next_order: number of the next record: all events before it have been told, or counted as dropped.
         """
         self._close_gap(next_order)
         events = self._events

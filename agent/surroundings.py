@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a process lives: the root directory and the mounts that its paths go through, and the user namespace of its ids.
+"""The surroundings of a process: the root directory and mounts of its paths, and the user namespace of its ids.
 
 Theory
 ------
 Two processes *share* a view of files where they have the same root directory and the same mounts below it, in the same
 order over each other and with the same rights; a procfs on /proc does not count, for it shows a pid namespace and no
-files. A mount namespace of one's own does not make another view: it begins as a copy.
+files. A separate mount namespace does not make another view: it begins as a copy.
 
-All that tells one view from another are numbers that the kernel gives out anew at each boot: devices, inodes, namespaces.
-So views are compared within one boot alone. An image of another boot or machine says in `apart` what a process did not
-share with the one that captured it, and a restart takes its own place for that one's. The number of a namespace is given
-to another one as soon as it is free; where the kernel tells an id that is not, two that have the same number and another id
-are two.
+A view is identified by numbers that the kernel gives anew at each boot: devices, inodes, namespaces. So views are
+compared within one boot alone. An image of another boot or machine names in `apart` the surroundings that a process did
+not share with the capturing process, and a restart puts its own surroundings in place of that process's. The kernel
+gives the number of a namespace to another one as soon as it is free, but an id never twice: where it tells ids, two
+namespaces with one number and different ids differ.
 
-A view is a digest that nobody can have two of. Of each mount it has what decides which file a path leads to, and what may
-be done with that: device, root within the file system, mount point, the options of the mount, the type, and the mount that
-it lies on, which has the same of its own. Ids of mounts, and the order of those that lie beside each other, differ from
-copy to copy, and are left out; so are propagation, the source's name and when times of access are written.
+A view is a digest without known collisions. For each mount it covers the facts that decide which file a path leads to
+and what may be done with the file: device, root within the file system, mount point, options, type, and the same facts
+of the mount below. Ids of mounts, and the order of mounts beside each other, differ from copy to copy and are left out;
+so are propagation, the source's name and the options about access times.
 """
 
 import fcntl
@@ -29,7 +29,8 @@ from typing import Final, NamedTuple
 from agent.model import Surroundings
 
 _DIGEST_BYTES: Final = 16
-# The options of a mount that change what a path may be used for; see show_mnt_opts() in the kernel's fs/proc_namespace.c.
+# The options of a mount that change what a path may be used for; see show_mnt_opts() in the kernel's
+# fs/proc_namespace.c.
 _RIGHTS: Final = frozenset((b"ro", b"nosuid", b"nodev", b"noexec", b"nosymfollow", b"idmapped"))
 # Of the kernel's include/uapi/linux/nsfs.h: the id of a mount namespace, and since Linux 6.18 that of any namespace.
 _NS_GET_MNTNS_ID, _NS_GET_ID = 0x8008B705, 0x8008B70D
@@ -37,10 +38,10 @@ _ROOT_RIGHTS: Final = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
 
 
 class Reader:
-    """Tells of processes where they live, seen from this one.
+    """The reader of processes' surroundings, compared with those of this process.
 
     Args:
-        proc: where procfs is mounted.
+        proc: mount point of procfs.
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
@@ -57,11 +58,11 @@ class Reader:
 
     @property
     def own(self) -> Surroundings:
-        """Those of this process."""
+        """Surroundings of this process."""
         return self._own or Surroundings()
 
     def of(self, process: int) -> Surroundings:
-        """Those of a process, by its opened directory of procfs."""
+        """Read the surroundings of a process, by its opened directory of procfs."""
         found = self._read(process)
         own = self.own
         if None in (found.root_id, found.view, found.user_namespace, own.root_id):
@@ -100,7 +101,7 @@ class Reader:
         )
 
     def _view(self, process: int, mounts: "_Namespace", root_id: tuple[int, ...], root: int) -> str | None:
-        """The digest of what a process sees below its root directory; None where that may not be read."""
+        """Return the digest of a process's mounts below its root directory; None where they may not be read."""
         if mounts.number is None:
             return None
         if (mounts, root_id) not in self._views:
@@ -108,13 +109,13 @@ class Reader:
             # A root that is no mount point lies in a mount that mountinfo does not show.
             found = None if data is None else view_of(data, os.fstatvfs(root).f_flag & _ROOT_RIGHTS)
             if _namespace(process, "mnt") != mounts:
-                return None  # it has moved meanwhile
+                return None  # the process has changed its mount namespace meanwhile
             self._views[mounts, root_id] = found
         return self._views[mounts, root_id]
 
 
 class _Namespace(NamedTuple):
-    """A namespace; None: not told."""
+    """A namespace: inode number and id; None where the kernel does not tell."""
 
     number: int | None
     id: int | None
@@ -140,7 +141,7 @@ def _is_same(one: _Namespace, other: _Namespace) -> bool:
 
 
 def _same_mounts(one: Surroundings, other: Surroundings) -> bool:
-    """Return True if both are of one mount namespace, whatever has been mounted in it meanwhile."""
+    """Return True if both have one mount namespace, even where its mounts have changed meanwhile."""
     return _is_same(
         _Namespace(one.mount_namespace, one.mount_namespace_id),
         _Namespace(other.mount_namespace, other.mount_namespace_id),
@@ -162,7 +163,7 @@ def _file(process: int, name: str) -> bytes | None:
 
 
 class _Mount(NamedTuple):
-    """A line of mountinfo: what counts of it."""
+    """The facts of a line of mountinfo that count."""
 
     parent: bytes
     point: bytes
@@ -171,14 +172,14 @@ class _Mount(NamedTuple):
 
 
 def view_of(mountinfo: bytes, root_rights: int = 0) -> str | None:
-    """The digest of a mountinfo.
+    """Return the digest of a mountinfo.
 
     Args:
         mountinfo: as proc_pid_mountinfo(5) has it.
         root_rights: flags of statvfs(3) for the root directory.
 
     Returns:
-        None where it is none.
+        None where the bytes are no mountinfo.
     """
     mounts: dict[bytes, _Mount] = {}
     for line in mountinfo.splitlines():
@@ -193,7 +194,7 @@ def view_of(mountinfo: bytes, root_rights: int = 0) -> str | None:
     beside: dict[tuple[bytes, bytes], int] = {}
     places = {}
     for number, mount in mounts.items():
-        # Where two lie on one mount at one point, the order in which they were laid there decides.
+        # Of two mounts on one mount at one point, the later one lies over the other.
         place = places[number] = beside.get((mount.parent, mount.point), 0)
         beside[mount.parent, mount.point] = place + 1
     digests: dict[bytes, bytes] = {}
@@ -201,7 +202,7 @@ def view_of(mountinfo: bytes, root_rights: int = 0) -> str | None:
         chain = []
         while number in mounts and number not in digests:
             chain.append(number)
-            digests[number] = b""  # of what lies on itself
+            digests[number] = b""  # for a mount whose parent is itself
             number = mounts[number].parent
         for each in reversed(chain):
             mount = mounts[each]
@@ -223,7 +224,7 @@ def _is_proc(point: bytes) -> bool:
 
 
 def _has_own_ids(process: int) -> bool | None:
-    """Return True if ids mean something else in its user namespace, or it has a capability there and only there."""
+    """Return True if its user namespace maps ids otherwise, or gives it capabilities that count only there."""
     status, maps = _file(process, "status"), [_file(process, name) for name in ("uid_map", "gid_map")]
     if status is None or None in maps:
         return None
@@ -233,18 +234,18 @@ def _has_own_ids(process: int) -> bool | None:
 
 
 def strange(there: Surroundings, here: Surroundings, *, same_boot: bool, ids_made: bool = False) -> tuple[str, ...]:
-    """What a process lived in that a program started here would not: as ``apart`` has it, empty where there is nothing.
+    """Return the surroundings of a process that a program started here would not have, by the names of ``apart``.
 
     Args:
         there: as captured.
-        here: of the process that starts it.
-        same_boot: it was captured since this host was booted: else numbers mean something else now.
+        here: of the process that starts the program.
+        same_boot: True where it was captured in this boot; else its numbers have no meaning now.
         ids_made: the program gets a user namespace that has the caller's ids and no others, under their own numbers.
 
     Returns:
-        ``mounts-unknown`` too: an image of an earlier version does not tell enough of them.
+        The names; ``mounts-unknown`` where an image of an earlier version does not tell enough of the mounts.
     """
-    # Where ids are what they are outside, and nothing may be done with them, one user namespace is as good as another.
+    # A user namespace that maps ids to themselves and gives no capabilities does not differ from another such one.
     same_ids = ids_made and there.own_ids is False
     if not same_boot or there.root_id is None:
         return tuple(each for each in there.apart or () if each != "user" or not same_ids)
