@@ -7,7 +7,9 @@ exec() puts both at the top of the new stack, argument strings first, and /proc 
 show a title (nginx, redis, sshd, PostgreSQL) write it over them. So what /proc shows is believed only if it is what exec()
 had put there:
 
-* Where the exec hook has seen the exec, it has taken a hash of both areas. The same hash of the same bytes decides.
+* Where the exec hook has seen the exec, it has taken a hash of both areas (agent.areas), and has noted their place. The
+  same bytes in the same place are what they were. What lies behind the bytes that are hashed is not certain, and that is
+  said. An area in another place is none of that exec: prctl(PR_SET_MM) may move one anywhere, to strings of any kind.
 * Else the areas are looked at for marks of a rewrite: one that does not end with a NUL, another number of strings than
   the ``argc`` that exec() had put below them, empty strings in the environment, an area that prctl() has moved. A title
   that keeps the number and the length of all strings has no mark.
@@ -19,10 +21,9 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-from agent import wire
+from agent.areas import HASHED_BYTES, Area, AtExec
 
-HASHED_BYTES: Final = wire.STRINGS_BYTES
-"""The most of an area that the exec hook hashes, from its start; of a longer one the rest is judged by its marks."""
+MOVED: Final = "it is not where exec had put it: moved by prctl(PR_SET_MM), or of an exec that was not seen"
 
 HELD_TITLE: Final = b"ckptree: held "
 """The beginning of the title of a task that a restart holds; see show_held() in agent/restart/settle.c."""
@@ -34,50 +35,11 @@ HELD: Final = (
 
 _AT_NULL: Final = 0
 _AT_EXECFN: Final = 31
-_HASH_BASIS: Final = 0xCBF29CE484222325
-_HASH_FACTOR: Final = 0x9E3779B97F4A7C15
-_U64: Final = (1 << 64) - 1
 _WORD: Final = 8
 _PATH_MAX: Final = 4096
+_MOST_ARGUMENTS: Final = 1 << 16
 # Places in details.stat_fields().
 _VSIZE, _START_STACK, _ARG_START = 23 - 3, 28 - 3, 48 - 3
-
-
-class Area(NamedTuple):
-    """One of the two areas, as the exec hook saw it.
-
-    Attributes:
-        address: of its first byte; another exec has another one, for the kernel chooses the stack's place at random.
-        size: bytes.
-        hash: of the first HASHED_BYTES.
-        text: these bytes, where the daemon keeps them.
-    """
-
-    address: int
-    size: int
-    hash: int
-    text: bytes | None = None
-
-
-def area_of(told: bytes | None) -> Area | None:
-    """An area as the daemon tells it: the end of struct record_strings, and the text that is kept.
-
-    Raises:
-        ValueError: it is too short.
-    """
-    if told is None:
-        return None
-    if len(told) < wire.AREA.size:
-        raise ValueError(f"an area of {len(told)} bytes")
-    address, size, checked = wire.AREA.unpack_from(told)
-    return Area(address, size, checked, told[wire.AREA.size :] or None)
-
-
-class AtExec(NamedTuple):
-    """What the exec hook saw of a process; None: it did not see it."""
-
-    arguments: Area | None = None
-    environment: Area | None = None
 
 
 class Memory(NamedTuple):
@@ -103,12 +65,15 @@ class Strings(NamedTuple):
     Attributes:
         argv, env: None: not known, or the process has none.
         argv_unknown, env_unknown: why it is not known although there is one, for people.
+        argv_uncertain, env_uncertain: what of it is not certain, for people.
     """
 
     argv: tuple[bytes, ...] | None = None
     env: tuple[bytes, ...] | None = None
     argv_unknown: str | None = None
     env_unknown: str | None = None
+    argv_uncertain: str | None = None
+    env_uncertain: str | None = None
 
 
 def memory_of(fields: list[bytes]) -> Memory:
@@ -117,17 +82,6 @@ def memory_of(fields: list[bytes]) -> Memory:
         int(fields[at]) if at < len(fields) else 0 for at in (_VSIZE, _START_STACK, *range(_ARG_START, _ARG_START + 4))
     ]
     return Memory(size, stack, *areas)
-
-
-def string_hash(data: bytes) -> int:
-    """The hash of an area's first bytes, as bpf/arguments.c takes it: by words of eight, the last one filled with NULs."""
-    data = data[:HASHED_BYTES]
-    words = struct.unpack(f"={-(-len(data) // _WORD)}Q", data + bytes(-len(data) % _WORD))
-    found = _HASH_BASIS
-    for word in words:
-        found = (found ^ word) * _HASH_FACTOR & _U64
-        found ^= found >> 32
-    return found
 
 
 def judge(
@@ -143,10 +97,12 @@ def judge(
         seen: by the exec hook.
     """
     argv_wrong = _arguments_wrong(memory, arguments, stack) if arguments else "it has none any more"
+    if argv_wrong == HELD:  # it has left behind what its helper was started with
+        seen = AtExec()
     env_wrong = "" if environment is None else _environment_wrong(environment, arguments, argv_wrong)
-    argv, argv_unknown = _decided(memory.arg_start, arguments, argv_wrong, seen.arguments, same=_same(memory, seen))
-    env, env_unknown = _decided(memory.env_start, environment, env_wrong, seen.environment, same=_same(memory, seen))
-    return Strings(argv, env, argv_unknown, env_unknown)
+    argv = _decided(memory.arg_start, arguments, argv_wrong, seen.arguments)
+    env = _decided(memory.env_start, environment, env_wrong, seen.environment)
+    return Strings(argv.strings, env.strings, argv.unknown, env.unknown, argv.uncertain, env.uncertain)
 
 
 class Stack(NamedTuple):
@@ -161,34 +117,37 @@ class Stack(NamedTuple):
     pointers: tuple[int, ...]
 
 
-def _same(memory: Memory, seen: AtExec) -> bool:
-    """Return True if the hook has seen the exec of this memory: one area at least is where that had put it."""
-    places = ((seen.arguments, memory.arg_start), (seen.environment, memory.env_start))
-    return any(area is not None and area.address == now for area, now in places)
+class _Decided(NamedTuple):
+    """The strings of an area, or why they are not known."""
+
+    strings: tuple[bytes, ...] | None = None
+    unknown: str | None = None
+    uncertain: str | None = None
 
 
-def _decided(
-    start: int, data: bytes | None, wrong: str, seen: Area | None, *, same: bool
-) -> tuple[tuple[bytes, ...] | None, str | None]:
-    """The strings of an area, or why they are not known.
+def _decided(start: int, data: bytes | None, wrong: str, seen: Area | None) -> _Decided:
+    """Decide what the strings of an area are.
 
     Args:
-        start: address of the area now.
+        start: address of the area now; 0: it may not be known.
         data: its bytes; None where they may not be read.
         wrong: the mark of a rewrite; empty where there is none.
         seen: what the hook has seen of it.
-        same: the hook has seen the exec of this memory.
     """
-    if seen is not None and same:
-        if data is not None and start == seen.address and len(data) == seen.size and string_hash(data) == seen.hash:
+    uncertain = None
+    if seen is not None:
+        moved = bool(start) and start != seen.address
+        if seen.same and not moved:
             wrong = wrong if seen.size > HASHED_BYTES else ""
+            if seen.size > HASHED_BYTES:
+                uncertain = f"what is behind its first {HASHED_BYTES} bytes may have been written over since exec"
         elif seen.text is not None and len(seen.text) == seen.size:
-            return split(seen.text), None
-        elif data is not None:
-            wrong = "it has been written over since exec"
+            return _Decided(split(seen.text))
+        else:
+            wrong = MOVED if moved else "it has been written over since exec"
     if data is None:
-        return None, None
-    return (None, wrong) if wrong else (split(data), None)
+        return _Decided()
+    return _Decided(unknown=wrong) if wrong else _Decided(split(data), uncertain=uncertain)
 
 
 def _arguments_wrong(memory: Memory, data: bytes, stack: Stack | None) -> str:
@@ -273,7 +232,7 @@ class Reader:
         # A 32-bit program's words are half as long, and its first argument's address, which is not 0, is the next one.
         size, code = (_WORD, "Q") if word >> 32 == 0 else (4, "I")
         argc = word & 0xFFFF_FFFF
-        pointers = self.bytes_at(address + size, argc * size) if argc < HASHED_BYTES * 16 else None
+        pointers = self.bytes_at(address + size, argc * size) if argc < _MOST_ARGUMENTS else None
         return Stack(argc, struct.unpack(f"={argc}{code}", pointers) if pointers is not None else ())
 
     def text_at(self, address: int) -> bytes | None:

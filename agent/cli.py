@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent import daemonverbs, fileverbs, rootname, treeverb
-from agent.client import Answer
+from agent.client import Answer, Client
 from agent.doctor import verb as doctorverb
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.fileverbs import AsJson, DialectName, say
@@ -20,6 +20,7 @@ from agent.restart import verb as restartverb
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
+    from agent.sources import Source as SourceOfTrees
 
 app = typer.Typer(
     name="ckptree",
@@ -118,23 +119,13 @@ def snapshot(
         "fmt": target.format.name if plain else "ckpt",
         "dialect": dialect.value,
         "without_entered": without_entered,
-        "strings": with_argv,
     }
     with sources.opened(source.value, socket, timeout) as where:
         answer = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
-    if plain and no_plan:
+        loaded = None if plain and no_plan else _loaded(answer, where, with_argv=with_argv)
+    if loaded is None:
         target.write(answer.data)
     else:
-        from exporters import registry
-
-        loaded = registry.load(answer.data)
-        if with_argv:
-            from agent import enrich
-
-            enriched = enrich.Enriched(loaded, seen=enrich.as_seen(answer.strings))
-            loaded = enriched.snapshot
-            for line in enriched.messages():
-                say(line)
         judged = loaded if no_plan else _judged(loaded, required=require_rebuildable)
         if plain and judged is loaded:
             target.write(answer.data)
@@ -143,6 +134,20 @@ def snapshot(
     _report(answer)
     if not answer.complete and not allow_incomplete:
         raise typer.Exit(6)
+
+
+def _loaded(answer: Answer, where: "SourceOfTrees", *, with_argv: bool) -> "Snapshot":
+    from exporters import registry
+
+    loaded = registry.load(answer.data)
+    if not with_argv:
+        return loaded
+    from agent import enrich
+
+    enriched = enrich.Enriched(loaded, ask=where.strings if isinstance(where, Client) else None)
+    for line in enriched.messages():
+        say(line)
+    return enriched.snapshot
 
 
 def _judged(snapshot: "Snapshot", *, required: bool) -> "Snapshot":

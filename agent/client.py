@@ -26,9 +26,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from agent import control
+from agent.areas import HASHED_BYTES, AtExec
 from agent.config import SOCKET_VARIABLE
-from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, UsageError, VersionError
-from agent.replies import Answer, Event, EventTask, Hello, answer_of, event_of, hello_of
+from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, NoSuchRootError, UsageError, VersionError
+from agent.replies import Answer, Event, EventTask, Hello, answer_of, at_exec_of, event_of, hello_of
 
 __all__ = ["DEFAULT_SOCKET", "Answer", "Client", "Event", "EventTask", "Hello", "Subscription", "default_socket"]
 
@@ -199,7 +200,6 @@ class Client:
         fmt: str = "ckpt",
         dialect: str = "seed",
         without_entered: bool = False,
-        strings: bool = False,
     ) -> Answer:
         """Request a snapshot.
 
@@ -208,8 +208,7 @@ class Client:
             mode: ``auto``, ``container`` or ``subtree``.
             fmt: a name from exporters.registry.
             dialect: of a ckpt image.
-            without_entered: leave out tasks that entered the container from outside.
-            strings: add the arguments and the environment of each process, as the exec hook saw them.
+            without_entered: leave out what entered the container from outside.
 
         Raises:
             NotPermittedError: this client may not see the tree.
@@ -222,10 +221,34 @@ class Client:
             format=fmt,
             dialect=dialect,
             without_entered=without_entered,
-            strings=strings,
         )
         with self._of_another_version():
             return answer_of(answer, answer["data"])
+
+    def strings(self, pid: int, start_ns: int, arguments: bytes | None, environment: bytes | None) -> AtExec:
+        """Ask whether what a process shows now is what its last exec has put into its memory.
+
+        Args:
+            pid: of the process, as this process counts.
+            start_ns: CLOCK_BOOTTIME of its birth.
+            arguments, environment: what was read of each area before; None: nothing.
+
+        Returns:
+            What the exec hook saw; nothing where it did not, or the daemon is too old to compare.
+
+        Raises:
+            NotPermittedError: it is not ours to see.
+            CkptreeError: see `request`.
+        """
+        if "strings" not in self.hello().features:
+            return AtExec()
+        shown = [None if area is None else [area[:HASHED_BYTES], len(area)] for area in (arguments, environment)]
+        try:
+            answer = self.request("strings", root=pid, start_ns=start_ns, arguments=shown[0], environment=shown[1])
+        except NoSuchRootError:
+            return AtExec()
+        with self._of_another_version():
+            return at_exec_of(answer)
 
     def subscribe(
         self,

@@ -5,7 +5,7 @@ Grammar::
 
     stream   := message*
     message  := u32 length (big endian), msgpack map of that length
-    request  := {"verb": "hello" | "snapshot" | "subscribe" | "status" | "metrics", ...arguments}
+    request  := {"verb": "hello" | "snapshot" | "subscribe" | "strings" | "status" | "metrics", ...arguments}
     answer   := {"ok": true, ...results}
               | {"ok": false, "error": text, "kind": name, "exit_code": n, "leaks": [text]}
     events   := {"events": [event*], "next": order}
@@ -44,7 +44,7 @@ from agent.errors import (
 PROTOCOLS = (1, 1)
 """Oldest and newest version that this program speaks."""
 
-VERBS = ("snapshot", "hello", "subscribe", "status", "metrics")
+VERBS = ("snapshot", "hello", "subscribe", "strings", "status", "metrics")
 
 MAX_REQUEST = 1 << 16
 MAX_ANSWER = 1 << 30
@@ -234,6 +234,25 @@ def root_texts(request: Message) -> list[str]:
     if request.get("root") is not None or not isinstance(roots, (list, tuple)) or not 0 < len(roots) <= MAX_ROOTS:
         raise UsageError(f"roots: expected a list of at most {MAX_ROOTS}, and no root beside it")
     return [root_text({"root": root}) for root in roots]
+
+
+def shown_area(request: Message, key: str) -> tuple[bytes | None, int]:
+    """An argument of ``strings``: the first bytes of an area, and the size of all of it; None and 0 where there is none.
+
+    Raises:
+        UsageError: it is no such pair.
+    """
+    value = request.get(key)
+    if value is None:
+        return None, 0
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 2
+        or not isinstance(value[0], bytes)
+        or type(value[1]) is not int
+    ):
+        raise UsageError(f"{key}: expected the first bytes of it, and the size of all of it")
+    return value[0], value[1]
 
 
 def failure(error: CkptreeError) -> Message:

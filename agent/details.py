@@ -13,15 +13,16 @@ It is as of the read, not of the cut. Argv and environment are the process's own
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent import arguments, surroundings
-from agent.arguments import AtExec
+from agent.areas import AtExec
 from agent.host import start_ticks
-from agent.model import Capabilities, ProcessDetails
+from agent.model import Capabilities, ProcessDetails, ProgramFile
 
 UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 """How procfs says that a task is gone, or that it is none of our business."""
@@ -30,8 +31,18 @@ _FLAGS, _STARTTIME = 9 - 3, 22 - 3  # fields 9 and 22 of stat; the first one aft
 _PF_FORKNOEXEC: Final = 0x40  # set by fork, cleared by exec
 _DELETED: Final = b" (deleted)"
 _CHANGING: Final = 3  # times that a process is read again which called exec meanwhile
+_EXEC_S: Final = 0.002  # from where its new memory can be seen until the hook has told, if it is not put off meanwhile
 _NAMES: Final = {"cmdline": "argv", "environ": "env"}  # files that the fields have other names than
 _CAPS: Final = (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb")
+
+
+Compare = Callable[[bytes | None, bytes | None], AtExec]
+"""Asks what the exec hook has seen of a process, and shows what has been read of its arguments and its environment."""
+
+
+def unseen(_arguments: bytes | None, _environment: bytes | None) -> AtExec:
+    """The answer where there is nobody to ask."""
+    return AtExec()
 
 
 class Details(NamedTuple):
@@ -63,7 +74,7 @@ def details(
     root: Path = Path("/proc"),
     *,
     offset_ns: int = 0,
-    seen: AtExec = AtExec(),  # noqa: B008 - it is immutable
+    compare: Compare = unseen,
     where: surroundings.Reader | None = None,
 ) -> Details:
     """Read the details of the process that has this pid since then; all None where that process is gone.
@@ -74,7 +85,7 @@ def details(
             taken again within one tick would pass.
         root: where procfs is mounted.
         offset_ns: from host.boottime_offset_ns().
-        seen: by the exec hook.
+        compare: asks about its strings; it must know of all that happened before it is asked.
         where: reads the surroundings; None: they are not asked for.
     """
     try:
@@ -84,16 +95,21 @@ def details(
                 fields = stat_fields(stat) if stat is not None else []
                 if not fields or int(fields[_STARTTIME]) != start_ticks(start_ns, offset_ns):
                     return NOTHING
-                found = _read(process, fields, seen, where)
+                found = _read(process, fields, compare, where)
                 after = read_at(process, "stat")
-                if after is None or arguments.memory_of(stat_fields(after)) == arguments.memory_of(fields):
+                if after is None:
                     break
+                if arguments.memory_of(stat_fields(after)) == arguments.memory_of(fields):
+                    told = found.process
+                    if told is None or arguments.MOVED not in (told.argv_unknown, told.env_unknown):
+                        break
+                    time.sleep(_EXEC_S)  # it may be in the middle of an exec
             return found
     except UNREADABLE:
         return NOTHING
 
 
-def _read(process: int, fields: list[bytes], seen: AtExec, where: surroundings.Reader | None) -> Details:
+def _read(process: int, fields: list[bytes], compare: Compare, where: surroundings.Reader | None) -> Details:
     at = arguments.memory_of(fields)
     denied: list[str] = []
     memory = arguments.Reader(process)
@@ -106,7 +122,8 @@ def _read(process: int, fields: list[bytes], seen: AtExec, where: surroundings.R
         strings = arguments.Strings()
         if shown or at.size:
             stack = memory.stack(at.start_stack) if at.start_stack else None
-            strings = arguments.judge(at, shown if area is None else area, environ, stack, seen)
+            words = shown if area is None else area
+            strings = arguments.judge(at, words, environ, stack, compare(words, environ))
         called = arguments.called_as(read_at(process, "auxv"), memory)
     finally:
         memory.close()
@@ -118,10 +135,12 @@ def _read(process: int, fields: list[bytes], seen: AtExec, where: surroundings.R
             called=called,
             argv_unknown=strings.argv_unknown,
             env_unknown=strings.env_unknown,
+            argv_uncertain=strings.argv_uncertain,
+            env_uncertain=strings.env_uncertain,
             surroundings=lives,
         )
     cwd = _link(process, b"cwd", denied)
-    if cwd is not None and not _leads_back(process, b"cwd", cwd, shared=shared):
+    if cwd is not None and not _leads_back(process, _stat(process, b"cwd"), cwd, shared=shared):
         cwd = cwd.removesuffix(_DELETED) + _DELETED
     return Details(strings.argv, cwd, strings.env, told, tuple(denied))
 
@@ -180,7 +199,8 @@ def _process(process: int, flags: int, *, shared: bool) -> ProcessDetails | None
         return tuple([int(word, base) for word in lines[key]]) if key in lines else None
 
     exe = _link(process, b"exe")
-    deleted = exe is not None and not _leads_back(process, b"exe", exe, shared=shared)
+    file = _stat(process, b"exe")
+    deleted = exe is not None and not _leads_back(process, file, exe, shared=shared)
     caps = [each[0] for key in _CAPS if (each := numbers(key, 16))]
     umask, no_new_privs = numbers(b"Umask", 8), numbers(b"NoNewPrivs")
     return ProcessDetails(
@@ -193,10 +213,24 @@ def _process(process: int, flags: int, *, shared: bool) -> ProcessDetails | None
         no_new_privs=bool(no_new_privs[0]) if no_new_privs else None,
         umask=umask[0] if umask else None,
         execed=not flags & _PF_FORKNOEXEC,
+        exe_file=None if deleted or file is None else program_file(file),
     )
 
 
-def _leads_back(process: int, name: bytes, path: bytes, *, shared: bool) -> bool:
+def program_file(status: os.stat_result) -> ProgramFile:
+    """Which file it is that has this status."""
+    return ProgramFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _stat(process: int, name: bytes) -> os.stat_result | None:
+    """The status of what a link of procfs stands for; None where it is gone or not permitted."""
+    try:
+        return os.stat(name, dir_fd=process)
+    except OSError:
+        return None
+
+
+def _leads_back(process: int, real: os.stat_result | None, path: bytes, *, shared: bool) -> bool:
     """Return True if the path that a link of procfs shows leads to the very file that the link stands for.
 
     The path is only text. An unmount, a mount over it or a removal makes it lead elsewhere, and a name, too, may end in
@@ -204,15 +238,11 @@ def _leads_back(process: int, name: bytes, path: bytes, *, shared: bool) -> bool
 
     Args:
         process: its opened directory.
-        name: of the link.
+        real: status of the file.
         path: as the link shows it.
         shared: the process sees the same files as the reader, so that the reader's view alone decides.
     """
-    try:
-        real = os.stat(name, dir_fd=process)
-    except OSError:
-        return False
-    return _is_at(path, real) or (not shared and _is_at(b"root" + path, real, process))
+    return real is not None and (_is_at(path, real) or (not shared and _is_at(b"root" + path, real, process)))
 
 
 def _is_at(path: bytes, real: os.stat_result, directory: int | None = None) -> bool:

@@ -7,14 +7,16 @@ it shows only the processes in that, with fewer numbers). A process that it does
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from agent import procfs, surroundings
-from agent.arguments import HELD, AtExec, area_of
-from agent.details import NOTHING, Details, details
+from agent.areas import AtExec
+from agent.arguments import HELD
+from agent.details import NOTHING, Compare, Details, details
+from agent.errors import CkptreeError, NotPermittedError
 from agent.host import boottime_offset_ns, start_ticks
 from agent.model import Snapshot, Task, TaskState
 from exporters.remarks import name, path
@@ -23,7 +25,9 @@ FIELDS = ("argv", "cwd", "env", "details")
 """Names of the fields that are added."""
 
 _NAMED: Final = 10  # processes in one message
-_NOTHING_SEEN: Final = AtExec()
+
+Ask = Callable[[int, int, bytes | None, bytes | None], AtExec]
+"""Asks what the exec hook has seen of a process: its pid in the procfs, its start_ns, what was read of its two areas."""
 
 
 class Enriched:
@@ -31,19 +35,18 @@ class Enriched:
 
     Args:
         snapshot: of this host.
-        proc: mount point of procfs.
-        seen: by tag of a process, the arguments and environment that the exec hook saw.
+        proc: where procfs is mounted.
+        ask: somebody who has the exec hook's records; None: there is nobody.
 
     Attributes:
         snapshot: with the details of the leaders that are found. `as_of_read` has each field that was read of any
             leader.
     """
 
-    def __init__(
-        self, snapshot: Snapshot, proc: Path = Path("/proc"), seen: Mapping[int, AtExec] | None = None
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, proc: Path = Path("/proc"), ask: Ask | None = None) -> None:
         self._proc = proc
-        self._seen = seen or {}
+        self._ask = ask
+        self._unasked = ""
         self._offset_ns = boottime_offset_ns(proc)
         self._where = surroundings.Reader(proc)
         self._inums = {namespace.id: namespace.inum for namespace in snapshot.namespaces}
@@ -83,14 +86,29 @@ class Enriched:
         ]
         if len(alike) != 1:
             return NOTHING
+        number, start_ns = alike[0].tid, task.start_ns
         return details(
-            alike[0].tid,
-            task.start_ns,
+            number,
+            start_ns,
             self._proc,
             offset_ns=self._offset_ns,
-            seen=self._seen.get(task.pid, _NOTHING_SEEN),
+            compare=self._compared(number, start_ns),
             where=self._where,
         )
+
+    def _compared(self, number: int, start_ns: int) -> Compare:
+        def compared(arguments: bytes | None, environment: bytes | None) -> AtExec:
+            if self._ask is None:
+                return AtExec()
+            try:
+                return self._ask(number, start_ns, arguments, environment)
+            except NotPermittedError:  # it has become somebody else's since the cut
+                return AtExec()
+            except CkptreeError as error:
+                self._ask, self._unasked = None, str(error)
+                return AtExec()
+
+        return compared
 
     def messages(self) -> Iterator[str]:
         """Yield a message for each failure to read, with the remedy."""
@@ -103,12 +121,9 @@ class Enriched:
             yield f"--with-argv: {self._proc} does not show {_some(self._unfound)}: nothing is known of their programs"
         for field, names in sorted(self._denied.items()):
             yield f"--with-argv: not permitted to read {field} of {_some(names)}: be root, or the user that runs them"
+        if self._unasked:
+            yield f"--with-argv: whether strings are those of the last exec could not be asked: {self._unasked}"
         yield from unknown(self.snapshot)
-
-
-def as_seen(told: Mapping[int, tuple[bytes | None, bytes | None]]) -> dict[int, AtExec]:
-    """Return by tag the strings of processes that the exec hook saw and a daemon told."""
-    return {tag: AtExec(area_of(arguments), area_of(environment)) for tag, (arguments, environment) in told.items()}
 
 
 def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:
@@ -117,12 +132,17 @@ def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:
 
 
 def unknown(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a line for each process whose original arguments or environment are not known."""
+    """Whose arguments or environment are not what they were started with, or not for certain: a line each, and one for all
+    that are held.
+    """
     held: list[str] = []
     for task in snapshot.tasks:
         if (told := task.details) is None:
             continue
-        for what, why in (("arguments", told.argv_unknown), ("environment", told.env_unknown)):
+        for what, why, doubt in (
+            ("arguments", told.argv_unknown, told.argv_uncertain),
+            ("environment", told.env_unknown, told.env_uncertain),
+        ):
             if why == HELD:
                 held.append(_called(snapshot, task))
             elif why is not None:
@@ -130,6 +150,8 @@ def unknown(snapshot: Snapshot) -> Iterator[str]:
                     f"{_called(snapshot, task)}: its {what}: not known: {why}. A daemon that runs with "
                     "keep_arguments = true when it is started keeps them"
                 )
+            elif doubt is not None:
+                yield f"{_called(snapshot, task)}: its {what}: {doubt}"
     if held:
         yield f"{_some(held)}: {'its' if len(held) == 1 else 'their'} arguments: not known: {HELD}"
 

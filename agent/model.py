@@ -255,6 +255,21 @@ class Surroundings(NamedTuple):
     user_namespace_id: int | None = None
 
 
+class ProgramFile(NamedTuple):
+    """Which file a program is.
+
+    Attributes:
+        device, inode: numbers, which mean something on one machine, devices within one boot of it.
+        size: bytes.
+        modified_ns: CLOCK_REALTIME of the last change of its content.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+
 class ProcessDetails(NamedTuple):
     """All that a new start of a process needs beside its arguments, folder and environment. None: not told.
 
@@ -275,6 +290,8 @@ class ProcessDetails(NamedTuple):
         argv_unknown, env_unknown: the reason, for people, why its arguments or environment are not known though it has
             some.
         surroundings: see Surroundings.
+        argv_uncertain, env_uncertain: what of its arguments, or of its environment, is not certain, for people.
+        exe_file: which file `exe` was.
     """
 
     exe: bytes | None = None
@@ -290,6 +307,9 @@ class ProcessDetails(NamedTuple):
     argv_unknown: str | None = None
     env_unknown: str | None = None
     surroundings: Surroundings | None = None
+    argv_uncertain: str | None = None
+    env_uncertain: str | None = None
+    exe_file: ProgramFile | None = None
 
 
 class Task(NamedTuple):

@@ -6,6 +6,7 @@ an iterator from its link and run a program once.
 """
 
 import json
+import mmap
 import os
 import select
 import socket
@@ -64,7 +65,8 @@ class Probes:
         hooks: by feature, the hooks in force; an empty list: none worked.
         tried: by hook, the error of the kernel or of bcc for those that did not work.
         missing: features this kernel lacks.
-        filters: True where the ties of a single process can be read.
+        string_key: of the hash that the exec hook takes; for agent.areas, and nobody outside of this process.
+        filters: whether the ties of a single process can be asked for.
 
     Raises:
         HostError: the caller lacks the rights, or the kernel lacks a feature.
@@ -96,6 +98,7 @@ class Probes:
             for name, fd in self._descriptors.items()
             if name.startswith("program:") and name not in _CALLED
         ]
+        self.string_key = wire.STRING_KEY.unpack(_mapped(self._descriptors["map:string_key"], wire.STRING_KEY.size))
         self.filters = self._try_filter()
 
     def _try_filter(self) -> bool:
@@ -168,6 +171,12 @@ class Probes:
         for fd in self._descriptors.values():
             os.close(fd)
         self._descriptors.clear()
+
+
+def _mapped(fd: int, size: int) -> bytes:
+    """What an array map holds, which mmap() shows to whoever has its descriptor."""
+    with mmap.mmap(fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
+        return mapped[:size]
 
 
 def _walk(link: int) -> bytes:

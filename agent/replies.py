@@ -2,10 +2,11 @@
 """Messages of a daemon as a client has them: a class for each kind of message, and its constructor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from agent import control
+from agent.areas import Area, AtExec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,6 @@ class Hello:
     gid: int
 
 
-Told = tuple[bytes | None, bytes | None]
-"""The arguments and environment that an exec has put into a process's memory; agent.arguments.area_of reads them."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A snapshot as the daemon sends it.
@@ -51,9 +48,7 @@ class Answer:
         tasks: count of tasks.
         elapsed_ns: time within the daemon, from request to bytes.
         order: number of the first event that is not in it; 0 where it is from no daemon.
-        workers: count of kernel threads and io workers below the root, which were left out.
-        strings: by tag, the strings that the last exec of a process has put into its memory, where the client asked for
-            them and the hook saw them.
+        workers: threads of the kernel and io workers below the root, which were left out.
     """
 
     data: bytes
@@ -66,7 +61,6 @@ class Answer:
     elapsed_ns: int
     order: int = 0
     workers: int = 0
-    strings: Mapping[int, Told] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,5 +148,10 @@ def answer_of(answer: control.Message, data: bytes) -> Answer:
         elapsed_ns=answer["elapsed_ns"],
         order=answer["order"],
         workers=answer.get("kernel_threads_left_out", 0),  # an older daemon does not say
-        strings={tag: (arguments, environment) for tag, arguments, environment in answer.get("strings", ())},
     )
+
+
+def at_exec_of(answer: control.Message) -> AtExec:
+    """What the exec hook saw of a process, out of an answer; KeyError where something is missing."""
+    told = [answer[key] for key in ("arguments", "environment")]
+    return AtExec(*[None if area is None else Area(*area) for area in told])

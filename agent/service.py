@@ -14,6 +14,7 @@ from typing import Any, cast, get_args
 
 from agent import VERSION, control, eventfacts, host, metrics, rootname
 from agent.access import Viewer
+from agent.areas import compare
 from agent.audit import Refusals, line
 from agent.errors import BusyError, CkptreeError, UsageError
 from agent.events import Feed
@@ -30,7 +31,7 @@ from exporters import registry
 MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_UNPRIVILEGED, MAX_SUBSCRIPTIONS_PER_USER = 128, 64, 8
 # Of answers that the clients of one user have not fetched, bytes: whoever fetches one after the other meets no bound.
 MAX_UNSENT, MAX_UNSENT_PRIVILEGED = 32 << 20, 256 << 20
-_FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials", "several-roots")
+_FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials", "several-roots", "strings")
 
 
 @dataclass(slots=True)
@@ -104,13 +105,14 @@ class Service:
             "snapshot": self._snapshot,
             "hello": self._hello,
             "subscribe": self._subscribe,
+            "strings": self._strings,
             "status": self._status,
             "metrics": self._metrics,
         }
 
     def is_heavy(self, request: control.Message) -> bool:
         """Whether the answer may take long enough to be a job for the worker."""
-        return control.verb(request) in ("snapshot", "subscribe") and self.watch.is_busy
+        return control.verb(request) in ("snapshot", "subscribe", "strings") and self.watch.is_busy
 
     def packed(self, request: control.Message, asker: Asker) -> bytes:
         """The answer to a request, packed."""
@@ -166,17 +168,7 @@ class Service:
         try:
             self._check_unsent(asker.viewer)
             root = self._find(request, asker)
-            strings: list[tuple[int, bytes | None, bytes | None]] = []
-
-            def note(chosen: Selection) -> None:
-                if request.get("strings"):
-                    strings.extend(
-                        (tag, *told)
-                        for task, tag in chosen.inside.items()
-                        if task.leader is task and (told := task.strings)
-                    )
-
-            snapshot = self._taken(root, mode, request, asker, note)
+            snapshot = self._taken(root, mode, request, asker)
             data = registry.image(snapshot, fmt, dialect)
             said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
         except CkptreeError as error:
@@ -184,8 +176,15 @@ class Service:
             raise
         elapsed = self._audit("snapshot", request, asker, begin, said, "ok")
         self._seconds.add(elapsed / 1e9)
-        answer = {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
-        return answer | ({"strings": strings} if request.get("strings") else {})
+        return {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
+
+    def _strings(self, request: control.Message, asker: Asker) -> control.Message:
+        shown = [control.shown_area(request, key) for key in ("arguments", "environment")]
+        task = self._find(request, asker)
+        told = task.strings if request.get("start_ns") == task.start_ns else None
+        key = self.watch.probes.string_key
+        areas = [compare(area, *what, key) for area, what in zip(told or (None, None), shown, strict=True)]
+        return dict(zip(("arguments", "environment"), areas, strict=True))
 
     def _subscribe(self, request: control.Message, asker: Asker) -> control.Message:
         if asker.subscription is not None:

@@ -26,7 +26,6 @@ class Options(TypedDict, total=False):
     fmt: str
     dialect: "Dialect"
     without_entered: bool
-    strings: bool
 
 
 class Source(Protocol):

@@ -51,7 +51,7 @@ from agent.stream import Stream
 from agent.table import ProcessTable
 from agent.totals import Surprise
 
-VERSION = 3
+VERSION = 4
 MAGIC = b"ckptree\0"
 FRAME = struct.Struct("<8sIIQ")
 DEEDS: tuple[DeedName, ...] = ("setsid", "setpgid", "subreaper", "exit")

@@ -32,7 +32,9 @@ class Kind(IntEnum):
 
 MAX_LEVELS = 33
 LOST_NUMBERS = 512
-STRINGS_BYTES = 4096
+STRINGS_BYTES = 8192
+KEPT_BYTES = 4096
+STRINGS_BLOCK = 64
 
 # (field, struct code), in the order of the header.
 RECORD = (("seq", "Q"), ("kind", "I"), ("argument", "I"))
@@ -62,7 +64,7 @@ RECORD_TASK = (
 )
 RECORD_END = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("exit_code", "I"))
 RECORD_CALL = (*RECORD, ("task", "Q"), ("tid", "I"), ("value", "I"))
-_AREA = (("address", "Q"), ("size", "Q"), ("hash", "Q"))
+_AREA = (("address", "Q"), ("size", "Q"), ("first_hash", "Q"), ("second_hash", "Q"))
 RECORD_STRINGS = (*RECORD, ("task", "Q"), ("start_ns", "Q"), ("tid", "I"), ("kept", "I"), *_AREA)
 SWEEP_ROW = (
     ("task", "Q"),
@@ -149,6 +151,7 @@ END = reader(RECORD_END)
 CALL = reader(RECORD_CALL)
 STRINGS = reader(RECORD_STRINGS)
 AREA = reader(_AREA)  # the end of a record of strings, before the text
+STRING_KEY = struct.Struct(f"={4 * STRINGS_BYTES // 8}Q")  # struct string_key
 _KEPT = reader(RECORD_STRINGS, "kept").unpack_from
 ROW = reader(SWEEP_ROW)
 TERMINAL = reader(TERMINAL_ROW, "start_ns", "terminal", "pgrp", "old_pgrp", "tid", "levels", "hung_up", "name")

@@ -1,64 +1,81 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A hash of a program's arguments and one of its environment, and on request the text of both. exec() has just put them at
- * the top of the new stack, and the process has not run since. A later reader of /proc takes the same hash
- * (agent/arguments.py) and so knows whether the process has changed them.
+ * What a program is started with: a hash of its arguments and one of its environment, and the text of both where it is
+ * kept. exec() has just put them at the top of the new stack, and nobody but the kernel has written there yet. Whoever
+ * reads them later from /proc asks the daemon, which takes the same hash (agent/areas.py), whether the process has changed
+ * them. It is a universal hash under a key that is told to nobody, as are its values, so a process that wants to meet one
+ * has nothing to compute with.
  *
  * A program of its own, behind on_exec, so that its records are numbered after the exec's. The kernel runs it at most once
  * at a time on each CPU, so the buffer needs no lock.
  */
 
-#define HASH_BASIS 0xcbf29ce484222325ull
-#define HASH_FACTOR 0x9e3779b97f4a7c15ull
-
 struct strings {
 	struct record_strings r;
-	u64 words[STRINGS_BYTES / 8 + 1];	/* one more word, to fill up the last one */
+	u64 words[(STRINGS_BYTES + STRINGS_BLOCK) / 8];	/* one block more, to fill the last one up */
 };
 
 BPF_PERCPU_ARRAY(strings, struct strings, 1);
-BPF_ARRAY(keep_strings, u32, 1);	/* 1: the records have the text too */
+BPF_F_TABLE("array", u32, struct string_key, string_key, 1, 1 << 10 /* BPF_F_MMAPABLE */);
+BPF_ARRAY(keep_strings, u32, 1);	/* 1: the text is told too */
 
 #ifdef HAVE_ARGUMENTS
-static __always_inline u64 hash_of(const struct strings *s, u32 bytes)
+/*
+ * Each half of a word times a random number of its own, and the sum of that. Two different texts of one length have the
+ * same sum under one key in 2^33 at most, and both sums, for they share none of the key, under one in 2^66.
+ */
+static __always_inline void take_hash(struct strings *s, const struct string_key *key, u32 bytes)
 {
-	u64 hash = HASH_BASIS;
-	u32 words = (bytes + 7) / 8, i;
+	u64 first = 0, second = 0, blocks = (bytes + STRINGS_BLOCK - 1) / STRINGS_BLOCK, i;
+	u32 j;
 
 #pragma clang loop unroll(disable)
-	for (i = 0; i < STRINGS_BYTES / 8; i++) {
+	for (i = 0; i < STRINGS_BYTES / STRINGS_BLOCK; i++) {
+		const u64 *text, *factors;
+
 		asm volatile("" : "+r"(i));
-		if (i >= words || i >= STRINGS_BYTES / 8)
+		if (i >= blocks || i >= STRINGS_BYTES / STRINGS_BLOCK)
 			break;
-		hash = (hash ^ s->words[i]) * HASH_FACTOR;
-		hash ^= hash >> 32;
+		text = &s->words[i * (STRINGS_BLOCK / 8)];
+		factors = &key->words[i * (STRINGS_BLOCK / 2)];
+#pragma unroll
+		for (j = 0; j < STRINGS_BLOCK / 8; j++) {
+			u64 low = (u32)text[j], high = text[j] >> 32;
+
+			first += low * factors[4 * j] + high * factors[4 * j + 1];
+			second += low * factors[4 * j + 2] + high * factors[4 * j + 3];
+		}
 	}
-	return hash;
+	s->r.first_hash = first;
+	s->r.second_hash = second;
 }
 
 static __always_inline void announce_strings(u32 which, const void *task, u64 from, u64 to)
 {
-	u32 zero = 0, bytes, *keep;
+	u32 zero = 0, bytes, *keep, at;
 	struct strings *s = strings.lookup(&zero);
+	const struct string_key *key = string_key.lookup(&zero);
 	struct page *p = counters();
 	struct record_strings *r;
 	u64 size;
 
-	if (!s || !p || !from || to < from)
+	if (!s || !key || !p || !from || to < from)
 		return;
 	r = &s->r;
 	bytes = to - from > STRINGS_BYTES ? STRINGS_BYTES : (u32)(to - from);
 	asm volatile("" : "+r"(bytes));
 	if (bytes > STRINGS_BYTES)
 		return;
-	s->words[bytes / 8] = 0;
+#pragma unroll
+	for (at = 0; at < STRINGS_BLOCK / 8; at++)
+		s->words[bytes / 8 + at] = 0;
 	if (bpf_probe_read_user(s->words, bytes, (const void *)from))
 		return;
 	r->address = from;
 	r->size = to - from;
-	r->hash = hash_of(s, bytes);
+	take_hash(s, key, bytes);
 	keep = keep_strings.lookup(&zero);
-	r->kept = keep && *keep ? bytes : 0;
+	r->kept = !keep || !*keep ? 0 : bytes > KEPT_BYTES ? KEPT_BYTES : bytes;
 	r->head.kind = RECORD_STRINGS;
 	r->head.argument = which;
 	r->task = (u64)task;
@@ -66,7 +83,7 @@ static __always_inline void announce_strings(u32 which, const void *task, u64 fr
 	READ(r->tid, task, OFF_task_struct_pid);
 	size = r->kept;
 	asm volatile("" : "+r"(size));
-	if (size > STRINGS_BYTES)
+	if (size > KEPT_BYTES)
 		return;
 	size += sizeof(*r);
 	r->head.seq = take_number(&p->seq);

@@ -32,7 +32,19 @@ _SOURCES = (
     *("events.h", "kernel.h", "quiet.h", "iterator.h", "helper_reads.h", "announce.h", "typed_loads.h", "announce.h"),
     *("lifecycle.c", "arguments.c", "session.c", "ties.c", "sweep.c"),
 )
-_MAPS = ("ring", "page", "depth", "scratch", "raw", "perf", "told", "allowances", "strings", "keep_strings")
+_MAPS = (
+    "ring",
+    "page",
+    "depth",
+    "scratch",
+    "raw",
+    "perf",
+    "told",
+    "allowances",
+    "strings",
+    "string_key",
+    "keep_strings",
+)
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),
     *("on_fork_typed", "on_exit_typed", "on_free_typed", "on_exec_strings"),

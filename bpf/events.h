@@ -115,18 +115,26 @@ struct record_call {
 	__u32 value;
 };
 
-#define STRINGS_BYTES 4096	/* bytes of an area, from its start, that are hashed at most */
+#define STRINGS_BYTES 8192	/* the most of an area that is hashed, from its start */
+#define KEPT_BYTES 4096		/* the most of it that is told */
+#define STRINGS_BLOCK 64	/* bytes that the hash takes at once, the last ones filled up with NULs */
 
-/* One area of NUL-ended strings that exec() put on the stack. 64 bytes, then `kept` bytes of its text. */
+/* What a program was started with: one area of NUL-ended strings. 72 bytes, then `kept` bytes of its text. */
 struct record_strings {
 	struct record head;
 	__u64 task;		/* address */
 	__u64 start_ns;
 	__u32 tid;
-	__u32 kept;		/* bytes of text: 0, or all hashed bytes */
+	__u32 kept;		/* bytes of text: 0, or the first KEPT_BYTES */
 	__u64 address;		/* of the area, in the memory of the process */
 	__u64 size;		/* of the area, bytes */
-	__u64 hash;		/* of the first STRINGS_BYTES; agent/arguments.py defines it */
+	__u64 first_hash;	/* of the first STRINGS_BYTES; agent/areas.py has the rule */
+	__u64 second_hash;
+};
+
+/* What the hash depends on beside the text: random words, made when this is loaded, which the daemon tells nobody. */
+struct string_key {
+	__u64 words[4 * STRINGS_BYTES / 8];	/* of each word of text: two of each hash, for its lower and its upper half */
 };
 
 /*

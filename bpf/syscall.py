@@ -91,6 +91,13 @@ def set_word(map_fd: int, index: int, word: int) -> None:
     _bpf(_MAP_UPDATE, attributes, "BPF_MAP_UPDATE_ELEM")
 
 
+def set_entry(map_fd: int, index: int, value: bytes) -> None:
+    """Set an entry of an array."""
+    key, entry = ctypes.c_uint32(index), ctypes.create_string_buffer(value, len(value))
+    attributes = struct.pack("<I4xQQQ", map_fd, ctypes.addressof(key), ctypes.addressof(entry), 0)
+    _bpf(_MAP_UPDATE, attributes, "BPF_MAP_UPDATE_ELEM")
+
+
 def load_program(code: bytes, program_type: int, name: str, attach_type: int = 0, attach_btf_id: int = 0) -> int:
     """Load a program (BPF_PROG_LOAD); return its descriptor.
 

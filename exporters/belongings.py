@@ -4,7 +4,8 @@
     tty      = {name, pgrp: ref | -4096, old_pgrp: ref | -4096}
     fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
     details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed,
-                called, argv_unknown, env_unknown, surroundings}
+                called, argv_unknown, env_unknown, argv_uncertain, env_uncertain, surroundings,
+                exe_file: {device, inode, size, modified_ns}}
     child_namespace_dead = true; the key is absent otherwise
     shares   = {vm, fs, files: ID}, each key only where a task outside the thread group shares the same
     caps     = {inheritable, permitted, effective, bounding, ambient}
@@ -26,16 +27,18 @@ from agent.model import (
     OwnerType,
     PidRef,
     ProcessDetails,
+    ProgramFile,
     Shares,
     Surroundings,
     Task,
     Terminal,
 )
-from exporters.fields import S32_MAX, U32_MAX, U64_MAX, Fields
+from exporters.fields import S32_MAX, S64_MAX, S64_MIN, U32_MAX, U64_MAX, Fields
 
 _TYPES: tuple[OwnerType, ...] = ("tid", "pid", "pgrp")
 _IDS = ("real", "effective", "saved", "fs")
-_WHERE_TOLD = ("called", "argv_unknown", "env_unknown", "surroundings")  # no key where they are None
+# No key where they are None.
+_WHERE_TOLD = ("called", "argv_unknown", "env_unknown", "argv_uncertain", "env_uncertain", "surroundings", "exe_file")
 _UMASK_MAX = 0o777
 _SPECIAL = (0, CKPT_PID_NULL, CKPT_PID_ROOT)
 
@@ -91,7 +94,7 @@ def owners_document(owners: Sequence[FileOwner]) -> list[dict[str, object]]:
 def details_document(details: ProcessDetails) -> dict[str, object]:
     """Return the map of a process's details, keys sorted."""
     found = details._asdict()
-    for key, value in (("caps", details.caps), ("surroundings", details.surroundings)):
+    for key, value in (("caps", details.caps), ("surroundings", details.surroundings), ("exe_file", details.exe_file)):
         found[key] = None if value is None else dict(sorted(value._asdict().items()))
     return {key: value for key, value in sorted(found.items()) if value is not None or key not in _WHERE_TOLD}
 
@@ -129,12 +132,20 @@ def read_details(fields: Fields) -> ProcessDetails:
         called=fields.raw("called"),
         argv_unknown=_text(fields, "argv_unknown"),
         env_unknown=_text(fields, "env_unknown"),
+        argv_uncertain=_text(fields, "argv_uncertain"),
+        env_uncertain=_text(fields, "env_uncertain"),
+        exe_file=_program_file(fields.map("exe_file")) if fields.has("exe_file") else None,
         surroundings=_surroundings(fields.map("surroundings")) if fields.has("surroundings") else None,
     )
 
 
 def _text(fields: Fields, key: str) -> str | None:
     return fields.text(key) if fields.has(key) else None
+
+
+def _program_file(fields: Fields) -> ProgramFile:
+    device, inode, size = (fields.integer(key, 0, U64_MAX) for key in ("device", "inode", "size"))
+    return ProgramFile(device, inode, size, fields.integer("modified_ns", S64_MIN, S64_MAX))
 
 
 def _surroundings(fields: Fields) -> Surroundings:

@@ -4,11 +4,13 @@
 import random
 
 from agent import wire
-from agent.arguments import string_hash
+from agent.areas import string_hash
 from agent.objects import CLONE_PARENT, CLONE_THREAD
 from agent.wire import Kind, PidState
 
 INITIAL_INUM = 0xEFFFFFFC
+KEY = wire.STRING_KEY.unpack(random.Random(1).randbytes(wire.STRING_KEY.size))
+"""struct string_key of an invented kernel."""
 
 
 def a_state(numbers: tuple[int, ...], ns_ids: tuple[int, ...], inums: tuple[int, ...] | None = None) -> PidState:
@@ -58,9 +60,8 @@ class RecordWriter:
     ) -> bytes:
         """struct record_strings; `which` is 0 for arguments and 1 for the environment."""
         head = self._head(Kind.STRINGS, which)
-        hashed = text[: wire.STRINGS_BYTES]
-        told = hashed if kept else b""
-        return wire.STRINGS.pack(*head, 1, start_ns, tid, len(told), address, len(text), string_hash(text)) + told
+        told = text[: wire.KEPT_BYTES] if kept else b""
+        return wire.STRINGS.pack(*head, 1, start_ns, tid, len(told), address, len(text), *string_hash(text, KEY)) + told
 
     def marker(self, argument: int = 0) -> bytes:
         """struct record alone."""

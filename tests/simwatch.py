@@ -17,6 +17,7 @@ from agent.watch import Watch
 from bpf.syscall import Usage
 from tests.kernelobjects import Thread
 from tests.kernelsim import Kernel
+from tests.records import KEY
 
 ROOT = Viewer(0, 0, 0, privileged=True)
 
@@ -85,6 +86,7 @@ class SimProbes:
     ties = ()
     filters = True
     is_taken_over = False
+    string_key = KEY
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel

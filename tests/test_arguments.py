@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.arguments import HASHED_BYTES, HELD, HELD_TITLE, Area, AtExec, Memory, Stack, Strings, judge, string_hash
+from agent.areas import HASHED_BYTES, Area, AtExec
+from agent.arguments import HELD, HELD_TITLE, MOVED, Memory, Stack, Strings, judge
 from agent.details import Details, details, stat_fields
 from agent.host import ns_per_tick
 
@@ -26,13 +27,18 @@ TOLD = Strings((b"/usr/sbin/d", b"-c", b""), (b"PATH=/bin", b"EMPTY="))
 UNSEEN = AtExec()
 
 
-def seen(arguments: bytes = ARGS, environment: bytes = ENV, *, kept: bool = False) -> AtExec:
-    """What the hook saw of these."""
-    texts = (arguments[:HASHED_BYTES], environment[:HASHED_BYTES]) if kept else (None, None)
+def seen(
+    arguments: bytes = ARGS, environment: bytes = ENV, *, same: tuple[bool, bool] = (True, True), kept: bool = False
+) -> AtExec:
+    """What the hook saw of these, and whether what was shown is the same."""
+    texts = (arguments[:4096], environment[:4096]) if kept else (None, None)
     return AtExec(
-        Area(START, len(arguments), string_hash(arguments), texts[0]),
-        Area(START + len(ARGS), len(environment), string_hash(environment), texts[1]),
+        Area(START, len(arguments), same[0], texts[0]),
+        Area(START + len(ARGS), len(environment), same[1], texts[1]),
     )
+
+
+OTHER = (False, True)
 
 
 def test_what_nobody_wrote_over_is_told() -> None:
@@ -63,8 +69,10 @@ def test_a_title_that_keeps_every_string_in_its_place_is_told_by_the_hash_alone(
     title = ARGS.replace(b"sbin", b"nibs")
 
     assert judge(AT, title, ENV, STACK, UNSEEN).argv == (b"/usr/nibs/d", b"-c", b"")
-    assert judge(AT, title, ENV, STACK, seen()) == Strings(None, TOLD.env, "it has been written over since exec")
-    assert judge(AT, title, ENV, STACK, seen(kept=True)) == TOLD
+    assert judge(AT, title, ENV, STACK, seen(same=OTHER)) == Strings(
+        None, TOLD.env, "it has been written over since exec"
+    )
+    assert judge(AT, title, ENV, STACK, seen(same=OTHER, kept=True)) == TOLD
 
 
 def test_a_title_that_goes_on_behind_the_arguments_has_taken_the_environment_too() -> None:
@@ -80,10 +88,10 @@ def test_a_secret_that_was_wiped_out_of_the_environment_is_missed() -> None:
     wiped = b"PATH=" + bytes(len(ENV) - 5)
 
     assert judge(AT, ARGS, wiped, STACK, UNSEEN).env is None
-    assert judge(AT, ARGS, wiped, STACK, seen()) == Strings(
+    assert judge(AT, ARGS, wiped, STACK, seen(same=(True, False))) == Strings(
         TOLD.argv, None, None, "it has been written over since exec"
     )
-    assert judge(AT, ARGS, wiped, STACK, seen(kept=True)) == TOLD
+    assert judge(AT, ARGS, wiped, STACK, seen(same=(True, False), kept=True)) == TOLD
 
 
 def test_arguments_that_prctl_has_moved_are_no_arguments() -> None:
@@ -93,7 +101,7 @@ def test_arguments_that_prctl_has_moved_are_no_arguments() -> None:
 
     assert (told.argv, told.env) == (None, TOLD.env)
     assert told.argv_unknown == "it has been moved by prctl(PR_SET_MM), as for a title"
-    assert judge(moved, b"(sd-pam)\0\0", ENV, STACK, seen(kept=True)) == TOLD
+    assert judge(moved, b"(sd-pam)\0\0", ENV, STACK, seen(same=OTHER, kept=True)) == TOLD
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["addresses known", "addresses hidden"])
@@ -104,6 +112,7 @@ def test_a_task_that_a_restart_holds_has_no_arguments_and_where_they_are_is_said
     where = AT._replace(arg_start=START, arg_end=end, env_start=end, env_end=end) if known else Memory(*[0] * 6)
 
     assert judge(where, title, b"", None, UNSEEN) == Strings(None, (), HELD, None)
+    assert judge(where, title, b"", None, seen(same=(False, False))) == Strings(None, (), HELD, None)
 
 
 def test_the_helper_gives_the_title_that_is_known_here() -> None:
@@ -113,25 +122,39 @@ def test_the_helper_gives_the_title_that_is_known_here() -> None:
     assert f'"{HELD_TITLE.decode()}"' in helper
 
 
-def test_what_the_hook_saw_of_another_exec_says_nothing() -> None:
-    """The stack is elsewhere: then the marks decide."""
-    other = AtExec(*(area._replace(address=area.address + 4096) for area in seen() if area is not None))
+def test_strings_that_are_where_no_exec_had_put_them_are_not_known() -> None:
+    """prctl(PR_SET_MM_MAP) moves stack and strings together, so that no mark tells; and the text may be that of exec."""
+    far = Memory(AT.size, *(each + 4096 for each in AT[1:]))
+    stack = Stack(3, tuple(each + 4096 for each in STACK.pointers))
 
-    assert judge(AT, ARGS, ENV, STACK, other._replace(arguments=None)) == TOLD
-    assert judge(AT, b"d".ljust(len(ARGS), b"\0"), ENV, STACK, other).argv is None
+    assert judge(far, ARGS, ENV, stack, UNSEEN) == TOLD
+    for same in ((False, False), (True, True)):
+        assert judge(far, ARGS, ENV, stack, seen(same=same)) == Strings(None, None, MOVED, MOVED)
+    assert judge(far, b"/bin/sh\0", ENV, stack, seen(same=(False, True), kept=True)) == TOLD
 
 
-def test_of_long_areas_the_rest_is_judged_by_its_marks() -> None:
+def test_where_the_place_may_not_be_known_the_bytes_decide() -> None:
+    """A kernel shows it to those who may trace the process."""
+    nowhere = Memory(AT.size, 0, 0, 0, 0, 0)
+
+    assert judge(nowhere, ARGS, None, None, seen(same=(True, False))) == Strings(TOLD.argv)
+    assert judge(nowhere, ARGS, None, None, seen(same=(False, False))).argv is None
+
+
+def test_of_long_areas_the_rest_is_not_certain_and_judged_by_its_marks() -> None:
     """The hook looks at so many bytes and no more."""
     words = b"".join(b"word%d\0" % n for n in range(2000))
     memory = AT._replace(arg_end=START + len(words), env_start=START + len(words))
     argv = judge(memory, words, ENV, Stack(2000, ()), seen(words))
     late = words[:-1] + b"x"
 
+    assert len(words) > HASHED_BYTES
     assert argv.argv is not None
     assert len(argv.argv) == 2000
+    assert argv.argv_uncertain == "what is behind its first 8192 bytes may have been written over since exec"
+    assert argv.env_uncertain is None
     assert judge(memory, late, ENV, Stack(2000, ()), seen(words)).argv is None
-    assert judge(memory, b"x" + words[1:], ENV, Stack(2000, ()), seen(words, kept=True)).argv is None
+    assert judge(memory, b"x" + words[1:], ENV, Stack(2000, ()), seen(words, same=OTHER, kept=True)).argv is None
 
 
 def test_a_program_that_the_loader_was_told_to_run_has_its_own_arguments_and_the_loaders() -> None:
@@ -143,15 +166,6 @@ def test_without_the_right_to_read_memory_the_end_decides() -> None:
     """Neither argc nor pointers can be read then."""
     assert judge(AT, ARGS.replace(b"\0\0", b"x\0"), ENV, None, UNSEEN).argv == (b"/usr/sbin/d", b"-cx")
     assert judge(AT, b"d: main\0\0\0\0\0\0\0\0\0", ENV, None, UNSEEN).argv is None
-
-
-def test_every_byte_counts() -> None:
-    """And their number."""
-    data = bytes(range(1, 250))
-    hashes = {string_hash(data[:n] + b"\xff" + data[n + 1 :]) for n in range(len(data))} | {string_hash(data)}
-
-    assert len(hashes) == len(data) + 1
-    assert string_hash(b"x" * HASHED_BYTES) == string_hash(b"x" * (HASHED_BYTES + 1))
 
 
 # ---- real processes ----------------------------------------------------------------------------------------------------

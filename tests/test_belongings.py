@@ -15,7 +15,9 @@ from agent.model import (
     FileOwner,
     OutsidePid,
     ProcessDetails,
+    ProgramFile,
     Snapshot,
+    Surroundings,
     Terminal,
 )
 from exporters import checkpoint, jsonfmt, msgpackfmt, registry, treeview
@@ -119,6 +121,21 @@ def with_details() -> Snapshot:
     )
     tasks = [a_task(1, 0, details=known), a_task(2, 1, details=ProcessDetails(deleted_exe=b"/tmp/x", groups=()))]
     return a_snapshot([(100,), (101,)], tasks, as_of_read=("argv", "cwd", "env", "details"))
+
+
+def test_where_a_process_lived_and_which_file_it_ran_come_back_the_same() -> None:
+    """What images of earlier versions have of it, too."""
+    lives = Surroundings(b"/", (1, 2), None, 3, 4, own_ids=False, apart=("user",), view="ab", mount_namespace_id=5)
+    details = ProcessDetails(
+        surroundings=lives, exe_file=ProgramFile(1, 2, 3, -4), argv_uncertain="a", env_uncertain="b"
+    )
+    old = ProcessDetails(surroundings=Surroundings(b"/", (1, 2), 7, 3, 4, own_ids=True, apart=()))
+    tasks = [a_task(1, 0, details=details), a_task(2, 1, details=old)]
+    snapshot = a_snapshot([(100,), (101,)], tasks, as_of_read=("details",))
+
+    assert checkpoint.loads(checkpoint.dumps(snapshot)) == snapshot
+    assert jsonfmt.loads(jsonfmt.dumps(snapshot)) == snapshot
+    assert msgpackfmt.loads(msgpackfmt.dumps(snapshot)) == snapshot
 
 
 def test_details_are_told_by_name() -> None:

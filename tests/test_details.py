@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.details import NOTHING, Details, details, opened, read_at, stat_fields
+from agent.details import NOTHING, Details, details, opened, program_file, read_at, stat_fields
 from agent.host import ns_per_tick
 from agent.model import Capabilities, ProcessDetails
 from agent.surroundings import Reader
@@ -176,6 +176,7 @@ def test_program_and_rights_are_those_of_the_status(tmp_path: Path) -> None:
         no_new_privs=True,
         umask=0o27,
         execed=True,
+        exe_file=program_file(os.stat(program)),
     )
 
 
@@ -220,7 +221,9 @@ def test_the_kernel_marks_a_removed_program_as_we_read_it(tmp_path: Path) -> Non
     assert here is not None
     assert gone is not None
     assert (here.exe, here.deleted_exe) == (os.fsencode(program), None)
-    assert (gone.exe, gone.deleted_exe) == (None, os.fsencode(program))
+    assert here.exe_file is not None
+    assert here.exe_file.size == os.stat("/bin/sleep").st_size
+    assert (gone.exe, gone.deleted_exe, gone.exe_file) == (None, os.fsencode(program), None)
 
 
 def test_a_program_that_is_left_under_another_name_was_removed(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from agent.details import program_file
 from agent.errors import RefusedError
 from agent.model import Capabilities, ProcessDetails, Surroundings, Task
 from agent.restart.planning import make_plan
 from agent.restart.programs import own_arguments
-from agent.restart.rights import Host, obstacles, recorded, this_host
+from agent.restart.rights import Host, doubts, obstacles, recorded, this_host
 from tests.builders import a_snapshot, a_task
 
 FULL = (1 << 41) - 1
@@ -142,6 +143,50 @@ def test_a_program_that_sets_ids_is_refused_unless_it_had_them(tmp_path: Path) -
 
     assert f"would make it user {owner}" in complaints(other)
     assert complaints(other._replace(no_new_privs=True)) == ""
+
+
+REPLACED = [
+    ("other content", "which had 7 bytes, and this has 8"),
+    ("other time", "which had another time of change"),
+    ("copy", "which had another inode"),
+    ("nothing", ""),
+]
+
+
+@pytest.mark.parametrize(("done", "complaint"), REPLACED)
+def test_a_program_that_was_replaced_since_the_capture_is_told(tmp_path: Path, done: str, complaint: str) -> None:
+    """In the same boot a file is what it was, or another; elsewhere a copy is as good, and another only makes doubtful."""
+    file, other = tmp_path / "tool", tmp_path / "other"
+    for path in (file, other):
+        path.write_text("#!/bin\n")
+        path.chmod(0o755)
+        os.utime(path, ns=(1, 1))
+    task = a_process(AS_ROOT._replace(exe=os.fsencode(file), exe_file=program_file(file.stat())))
+    if done == "other content":
+        file.write_text("#!/bin2\n")
+    elif done == "other time":
+        os.utime(file, ns=(2, 2))
+    elif done == "copy":
+        other.rename(file)
+    here = ANY._replace(boot_id="b")
+    refused = [f"{file} is another file than the program that it ran, {complaint}"] if complaint else []
+
+    assert list(obstacles(task, here, "b")) == refused
+    assert list(doubts(task, here, "b")) == []
+    assert list(obstacles(task, here, "a")) == list(obstacles(task, here)) == []
+    told = complaint.replace("which", "that") if done != "copy" and complaint else ""
+    warned = [f"{file} is not the file that ran there, or was changed: {told}"] if told else []
+    assert list(doubts(task, here, "a")) == warned
+
+
+def test_what_is_not_certain_of_a_program_is_told_and_it_is_run() -> None:
+    """With the task that it is said of."""
+    task = a_process(AS_ROOT._replace(env_uncertain="who knows"))
+    snapshot = a_snapshot([(10,)], [task])
+    programs, said = own_arguments(snapshot, make_plan(snapshot), ANY)
+
+    assert len(programs) == 1
+    assert said == ["task 1 (10): its environment: who knows"]
 
 
 def test_all_who_are_refused_are_named_and_who_only_forked_is_held() -> None:

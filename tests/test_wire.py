@@ -73,6 +73,9 @@ def value_asserts() -> Iterator[str]:
         "MAX_LEVELS": wire.MAX_LEVELS,
         "LOST_NUMBERS": wire.LOST_NUMBERS,
         "STRINGS_BYTES": wire.STRINGS_BYTES,
+        "KEPT_BYTES": wire.KEPT_BYTES,
+        "STRINGS_BLOCK": wire.STRINGS_BLOCK,
+        "sizeof(struct string_key)": wire.STRING_KEY.size,
         "MAX_OBJECTS": 4,
     }
     for name, value in values.items():
@@ -139,7 +142,7 @@ def test_every_structure_and_every_flag_of_the_header_is_compared() -> None:
     flags = {words[i + 1] for i, word in enumerate(words) if word == "#define" and words[i + 1].startswith("TASK_")}
     kinds = {word.rstrip(",") for word in words if word.startswith("RECORD_") and word.endswith(",")}
 
-    assert defined == set(STRUCTS)
+    assert defined == {*STRUCTS, "string_key"}  # an array, whose size is compared
     assert flags == {f"TASK_{flag}" for flag in FLAGS}
     assert kinds <= {f"RECORD_{kind.name}" for kind in Kind}
 

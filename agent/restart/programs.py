@@ -18,7 +18,7 @@ from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.control import Program
 from agent.restart.plan import Plan
 from agent.restart.rebuild import name_of
-from agent.restart.rights import Host, bounds, held, obstacles, recorded, this_host
+from agent.restart.rights import Host, bounds, doubts, held, obstacles, recorded, this_host
 
 
 def split_command(text: str) -> list[str]:
@@ -99,14 +99,15 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
         host: what may be given here; that of this process where it is None.
 
     Returns:
-        The programs by actor; and, for people, who has none, for it only forked and so holds.
+        The programs by actor; and, for people, who has none, for it only forked and so holds, and who may be another than
+        it was.
 
     Raises:
         RefusedError: the image has no details; some cannot be started again as they were, all of them are named; or none
             has called exec.
     """
     host = host or this_host(pidns=plan.pidns)
-    refused, waiting = [], []
+    refused, waiting, doubtful = [], [], []
     programs = {}
     living = [*_living(snapshot, plan), *_leaderless(snapshot, plan)]
     if all(task.details is None for _, task in living):
@@ -124,6 +125,7 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
             refused.append(f"{who}: {'; '.join(reasons)}")
         else:
             programs[index] = recorded(task, host)
+            doubtful += [f"{who}: {doubt}" for doubt in doubts(task, host, snapshot.boot_id)]
     if refused:
         raise RefusedError("--run argv: these cannot be started again as they were", refused)
     if not programs:
@@ -132,7 +134,7 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
             "which is --run hold",
             waiting,
         )
-    return programs, waiting
+    return programs, waiting + doubtful
 
 
 def holding(

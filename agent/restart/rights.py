@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent import surroundings
+from agent.details import program_file
 from agent.errors import RefusedError
 from agent.host import boot_id, own_status
 from agent.model import Capabilities, ProcessDetails, Surroundings, Task, TaskState
@@ -95,7 +96,7 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
     if details.deleted_exe is not None:
         yield f"its program was deleted, or its path leads elsewhere: {os.fsdecode(details.deleted_exe)}"
     if details.surroundings is not None:
-        same = bool(boot) and boot == host.boot_id
+        same = same_boot(boot, host)
         if strange := surroundings.strange(
             details.surroundings, host.surroundings, same_boot=same, ids_made=host.ids_made
         ):
@@ -123,6 +124,8 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
         yield f"not told: {', '.join(missing)}"
     if details.exe is not None:
         yield from _program(details.exe)
+        if same_boot(boot, host) and (other := _other_file(details)):
+            yield f"{os.fsdecode(details.exe)} is another file than the program that it ran, which had {other}"
     if task.cwd is not None and task.cwd.endswith(_DELETED):
         yield f"its folder was deleted, or its path leads elsewhere: {os.fsdecode(task.cwd.removesuffix(_DELETED))}"
     elif task.cwd is not None and not Path(os.fsdecode(task.cwd)).is_dir():
@@ -130,6 +133,46 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
     if details.exe is not None and not missing:
         yield from _not_to_be_had(details, host)
         yield from _changed_by_exec(details)
+
+
+def same_boot(boot: str, host: Host) -> bool:
+    """Return True if a snapshot with this id is of the boot that a host is in: numbers mean now what they meant then."""
+    return bool(boot) and boot == host.boot_id
+
+
+def doubts(task: Task, host: Host, boot: str = "") -> Iterator[str]:
+    """What there is to say of a process that can be started again, and may not be what it was; as obstacles()."""
+    details = task.details
+    if details is None:
+        return
+    if not same_boot(boot, host) and details.exe is not None and (other := _other_file(details, elsewhere=True)):
+        yield f"{os.fsdecode(details.exe)} is not the file that ran there, or was changed: that had {other}"
+    for what, why in (("arguments", details.argv_uncertain), ("environment", details.env_uncertain)):
+        if why is not None:
+            yield f"its {what}: {why}"
+
+
+def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
+    """How the file that has the path of a program now differs from the one that ran; empty if it is the same, or gone.
+
+    Args:
+        details: of the process.
+        elsewhere: on another machine, or in another boot: then a copy is the same.
+    """
+    was = details.exe_file
+    if was is None or details.exe is None:
+        return ""
+    try:
+        now = program_file(os.stat(details.exe))
+    except OSError:
+        return ""
+    if was.size != now.size:
+        return f"{was.size} bytes, and this has {now.size}"
+    if was.modified_ns != now.modified_ns:
+        return "another time of change"
+    if (was.device, was.inode) != (now.device, now.inode) and not elsewhere:
+        return "another inode"
+    return ""
 
 
 def _program(path: bytes) -> Iterator[str]:

@@ -65,6 +65,9 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "without_entered": (True, False),
     "kinds": (list(KINDS), [], ["birth"], ["death", "death"], ["no"]),
     "snapshot": (True, False, None),
+    "start_ns": (0, 1, 10**9, -1, 2**64 - 1),
+    "arguments": ([b"sh\0", 3], [b"", 0], [b"x" * 9000, 9000], [b"", -1], [b""], [1, 1], None),
+    "environment": ([b"A=1\0", 4], [b"", 2**64 - 1], ["", 0], None),
     "protocols": ([1, 1], [1, 9], [2, 3], [0, 0], [9, 1], [2**63, 2**64 - 1], None),
 }
 _TYPICAL = (
@@ -73,6 +76,7 @@ _TYPICAL = (
     {"verb": "snapshot", "root": "3", "format": "json"},
     {"verb": "subscribe", "root": "2", "kinds": ["birth", "death"], "snapshot": True},
     {"verb": "subscribe"},
+    {"verb": "strings", "root": "2", "start_ns": 0, "arguments": [b"sh\0", 3], "environment": [b"A=1\0", 4]},
     {"verb": "status"},
     {"verb": "metrics"},
 )

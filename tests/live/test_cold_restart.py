@@ -179,6 +179,23 @@ def test_a_program_that_was_deleted_is_refused_by_name_before_anything_is_made(f
     assert f"({number}): its program was deleted, or its path leads elsewhere: {own}" in refused.stderr
 
 
+def test_a_program_that_was_replaced_after_the_capture_is_refused_by_name(folder: Path) -> None:
+    """What has its path is another program by now."""
+    own = folder / "daemon"
+    shutil.copy("/usr/bin/sleep", own)
+    with subprocess.Popen([own, "1000"], cwd="/", start_new_session=True) as process:
+        try:
+            image = captured(folder, process.pid)
+        finally:
+            process.kill()
+    shutil.copy("/usr/bin/sleep", folder / "new")
+    (folder / "new").rename(own)
+    refused = ckptree("restart", image, "--run", "argv", "--json")
+
+    assert (refused.returncode, refused.stdout) == (7, "")
+    assert f"({process.pid}): {own} is another file than the program that it ran" in refused.stderr
+
+
 def test_a_call_that_is_refused_while_rights_are_given_up_takes_the_tree_down(folder: Path) -> None:
     """The folder is there, and yet not for this user: task, call and error are named."""
     closed = folder / "closed"
