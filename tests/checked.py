@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be true of a check of any bytes at all, whoever thought of them."""
+"""Rules for a check of any bytes."""
 
 from agent.errors import FormatError
 from exporters import registry
@@ -26,11 +26,14 @@ BEYOND_READERS = {
     "duplicate-number",
     "shared-memory",
 }
-"""Errors that the readers do without: of these rules at least a part is no reader's."""
+"""The error rules of which at least a part is not checked by any reader."""
 
 
 def judged(data: bytes) -> list[str]:
-    """Names of the errors. Each finding is a rule's and in the file, all are in order, and the reader agrees."""
+    """Return the names of the errors in a check's findings.
+
+    Assert that each finding has a known rule and lies in the file, that findings are in order, and that the reader agrees.
+    """
     findings = check(data)
     offsets = [found.offset or 0 for found in findings]
     for found in findings:

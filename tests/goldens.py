@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small images beside their meaning: PIDS, TREE and their buffers, byte by byte, of each tree with a shape of its own.
+"""Small images with their meaning: PIDS, TREE and their buffers, byte by byte, of each kind of tree.
 
-A line is words as they stand in the file, in hex and little endian, and what they mean. A pid's row is its depth and its
-numbers; a task's is pid, parent, thread group, group, session and depth, all but the last by tag: 1 is the first pid
-object, and where the offset is not that of most images, the tables say what it is.
+A line has words of the file, in hex and little endian, and their meaning. The row of a pid is its depth and its numbers.
+The row of a task is pid, parent, thread group, group, session and depth, all but the depth as tags. Tag 1 is the first pid
+object; a table with another offset says so.
 """
 
 import re
@@ -23,10 +23,10 @@ class Golden(NamedTuple):
         table: the bytes, with their meaning.
         pids: the numbers of each pid object, outermost first.
         tasks: pid, ppid, tgid, pgid, sid and depth of each.
-        mode, first, dialect: of the image; `first` is the first tag.
+        mode, first, dialect: the image's; `first` is the first tag.
         ended: state and exit code of the tasks that have exited, by tag.
-        lines: the namespaces of the pid objects, where they are known.
-        said: what our own record has of the last two, in hex, with its meaning: of the base it is no part.
+        lines: the namespaces of the pid objects, if they are known.
+        said: EXTENSION's text for the last two, in hex, with its meaning.
     """
 
     table: str
@@ -35,7 +35,7 @@ class Golden(NamedTuple):
     mode: Mode = "container"
     first: int = 1
     dialect: Dialect = "seed"
-    ended: dict[int, tuple[TaskState, int]] = {}  # noqa: RUF012  # nobody changes it
+    ended: dict[int, tuple[TaskState, int]] = {}  # noqa: RUF012  # never changed
     lines: tuple[tuple[int, ...], ...] = ()
     said: tuple[tuple[str, str], ...] = ()
 
@@ -84,7 +84,7 @@ GOLDENS = {
         tasks=[(1, 0, 1, 1, 1, 0), (2, 1, 2, 2, 2, 0), (3, 2, 3, 1, 1, 0)],
     ),
     "threads": Golden(
-        # 2 has the threads 3 and 4: each a row with its group's tag, and its group's parent.
+        # 2 has the threads 3 and 4: each is a row with the group's tag and the group's parent.
         """
     65000000 18000000 04000000 00000000 00000000 00000000 PIDS, 24 long: 4 pids, 0 nested numbers, offset 0
     04000000 28000000                                     BUFFER of 32 bytes
@@ -103,7 +103,7 @@ GOLDENS = {
         tasks=[(1, 0, 1, 1, 1, 0), (2, 1, 2, 1, 1, 0), (3, 1, 2, 1, 1, 0), (4, 1, 2, 1, 1, 0)],
     ),
     "child of a thread": Golden(
-        # Thread 3 of 2 forks 4, whose parent is the thread and not the process. It comes behind the thread.
+        # Thread 3 of 2 forks 4. The parent of 4 is the thread and not the process, so 4 comes behind the thread.
         """
     65000000 18000000 04000000 00000000 00000000 00000000 PIDS, 24 long: 4 pids, 0 nested numbers, offset 0
     04000000 28000000                                     BUFFER of 32 bytes
@@ -122,7 +122,7 @@ GOLDENS = {
         tasks=[(1, 0, 1, 1, 1, 0), (2, 1, 2, 1, 1, 0), (3, 1, 2, 1, 1, 0), (4, 3, 4, 1, 1, 0)],
     ),
     "zombie leader of a session": Golden(
-        # 2 called setsid(), forked 3 and exited with 3; nobody has waited. To the base it is a task like any.
+        # 2 called setsid(), forked 3 and exited with 3, and its parent has not waited. The base has it like any task.
         """
     65000000 18000000 03000000 00000000 00000000 00000000 PIDS, 24 long: 3 pids, 0 nested numbers, offset 0
     04000000 20000000                                     BUFFER of 24 bytes
@@ -144,7 +144,7 @@ GOLDENS = {
         ),
     ),
     "dead leader": Golden(
-        # 2 has left its thread 3 alone: a leader that is a task still, until the thread is gone.
+        # 2 has exited before its thread 3: the leader is a task until the thread is gone.
         """
     65000000 18000000 03000000 00000000 00000000 00000000 PIDS, 24 long: 3 pids, 0 nested numbers, offset 0
     04000000 20000000                                     BUFFER of 24 bytes
@@ -166,7 +166,7 @@ GOLDENS = {
         ),
     ),
     "ghost session": Golden(
-        # 2 called setsid(), forked 3, exited and was waited for: a pid object without a task.
+        # 2 called setsid(), forked 3 and exited, and its parent has waited: 2 is a pid object without a task.
         """
     65000000 18000000 03000000 00000000 00000000 00000000 PIDS, 24 long: 3 pids, 0 nested numbers, offset 0
     04000000 20000000                                     BUFFER of 24 bytes
@@ -230,7 +230,7 @@ GOLDENS = {
         ),
     ),
     "inherited session, seed": Golden(
-        # A job of a shell: its session, and the group of 102, are the shell's, which is outside.
+        # A job of a shell: its session, and the group of 102, are the shell's, which is outside the tree.
         """
     65000000 18000000 03000000 00000000 00000000 00000000 PIDS, 24 long: 3 pids, 0 nested numbers, offset 0
     04000000 20000000                                     BUFFER of 24 bytes
@@ -248,7 +248,7 @@ GOLDENS = {
         mode="subtree",
     ),
     "inherited session, v23": Golden(
-        # The same tree in the other dialect: offset is the first tag, and 0 stands for what is outside.
+        # The same tree in the other dialect: offset is the first tag, and 0 means outside.
         """
     65000000 18000000 03000000 00000000 01000000 00000000 PIDS, 24 long: 3 pids, 0 nested numbers, offset 1
     04000000 20000000                                     BUFFER of 24 bytes
@@ -267,7 +267,7 @@ GOLDENS = {
         dialect="v23",
     ),
     "session outside the namespace": Golden(
-        # unshare -pf: init is in a group and session that have no number in its namespace.
+        # unshare -pf: the init is in a group and session without a number in its namespace.
         """
     65000000 18000000 02000000 00000000 00000000 00000000 PIDS, 24 long: 2 pids, 0 nested numbers, offset 0
     04000000 18000000                                     BUFFER of 16 bytes
@@ -283,7 +283,7 @@ GOLDENS = {
         mode="subtree",
     ),
     "tag base 7, seed": Golden(
-        # As an image has it whose first six objects were no pids.
+        # An image whose object ids 1 to 6 are not pids.
         """
     65000000 18000000 02000000 00000000 06000000 00000000 PIDS, 24 long: 2 pids, 0 nested numbers, offset 6
     04000000 18000000                                     BUFFER of 16 bytes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be true of the image of any tree: it comes back byte for byte by every way, and no error is found in it."""
+"""The round trip of an image: it comes back byte for byte through every format, and a check finds no error in it."""
 
 from typing import get_args
 
@@ -13,7 +13,7 @@ def assert_comes_back(snapshot: Snapshot, *, sound: bool = True) -> None:
 
     Args:
         snapshot: of any tree.
-        sound: whether a kernel was in that state, so that nothing may be said against it.
+        sound: True if a kernel was in that state, so that no rule may be broken.
     """
     for dialect in get_args(Dialect):
         image = registry.image(snapshot, "ckpt", dialect)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terminals, owners of files and details as the documents tell them, and what of them is refused."""
+"""Terminals, owners of files and details in documents, and the values that are refused."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ DEAD = OutsidePid((90,), (0,))
 
 
 def at_a_terminal() -> Snapshot:
-    """A shell and its job in the foreground; and a terminal that hung up, whose group no number tells any more."""
+    """Return a shell with its job in the foreground, and a process whose terminal hung up and whose group has no number."""
     owners = (FileOwner(3, 2, "pgrp"), FileOwner(4, 1, "pid"), FileOwner(5, 0, "tid"), FileOwner(6, DEAD, "pgrp"))
     tasks = [
         a_task(1, 0, comm=b"sh", birth=born(None), tty=TTY, fown=owners),
@@ -41,12 +41,12 @@ def at_a_terminal() -> Snapshot:
 
 
 def document() -> Any:
-    """The same as any JSON reader sees it."""
+    """Return the document as any JSON reader sees it."""
     return json.loads(jsonfmt.dumps(at_a_terminal()))
 
 
 def test_they_are_told_as_the_schema_has_them() -> None:
-    """A tag, a special value, or the numbers of what has no tag."""
+    """A reference is a tag, a special value, or numbers if there is no tag."""
     found = document()
 
     assert found["as_of_read"] == ["tty", "fown"]
@@ -71,7 +71,7 @@ def test_they_are_told_as_the_schema_has_them() -> None:
 
 @pytest.mark.parametrize("dialect", ["seed", "v23"])
 def test_they_come_back_the_same_through_every_lossless_format(dialect: Any) -> None:
-    """Bytes that are no UTF-8 too; and the pid objects of the image are those of its tasks."""
+    """This includes bytes that are not UTF-8. The pid objects of the image are those of its tasks."""
     snapshot = replace(at_a_terminal(), dialect=dialect)
 
     assert checkpoint.loads(checkpoint.dumps(snapshot, dialect)) == snapshot
@@ -96,7 +96,7 @@ def test_they_come_back_the_same_through_every_lossless_format(dialect: Any) -> 
     ids=range(9),
 )
 def test_what_is_none_is_refused_by_its_path(task: int, key: str, value: object, path: str, reason: str) -> None:
-    """By the reader, and by the checker, which names it as an error."""
+    """The reader refuses it, and the checker reports it as an error."""
     changed = document()
     changed["tasks"][task][key] = value
     data = json.dumps(changed).encode()
@@ -108,7 +108,7 @@ def test_what_is_none_is_refused_by_its_path(task: int, key: str, value: object,
 
 
 def with_details() -> Snapshot:
-    """A daemon with few rights, and one of which next to nothing is known."""
+    """Return a daemon with few rights, and one with almost no known details."""
     known = ProcessDetails(
         exe=b"/usr/sbin/d\xff",
         uids=(1, 2, 3, 4),
@@ -139,7 +139,7 @@ def test_where_a_process_lived_and_which_file_it_ran_come_back_the_same() -> Non
 
 
 def test_details_are_told_by_name() -> None:
-    """What is not known is null; no groups at all are an empty list."""
+    """An unknown detail is null; an empty list means no groups."""
     found = json.loads(jsonfmt.dumps(with_details()))["tasks"]
 
     assert found[0]["details"] == {
@@ -157,7 +157,7 @@ def test_details_are_told_by_name() -> None:
 
 
 def test_details_come_back_the_same_through_every_lossless_format() -> None:
-    """All bits of a capability set too."""
+    """This includes all bits of a capability set."""
     snapshot = with_details()
 
     assert checkpoint.loads(checkpoint.dumps(snapshot, "seed")) == snapshot
@@ -181,7 +181,7 @@ def test_details_come_back_the_same_through_every_lossless_format() -> None:
     ids=range(9),
 )
 def test_details_that_are_none_are_refused_by_their_path(field: str, value: object, path: str, reason: str) -> None:
-    """By the reader, and by the checker."""
+    """The reader refuses them, and so does the checker."""
     changed = json.loads(jsonfmt.dumps(with_details()))
     changed["tasks"][0]["details"][field] = value
     data = json.dumps(changed).encode()
@@ -193,7 +193,7 @@ def test_details_that_are_none_are_refused_by_their_path(field: str, value: obje
 
 
 def test_a_tree_view_says_which_terminal_and_who_is_in_its_foreground() -> None:
-    """Of the process that brings the terminal along; whoever inherits it says so in the foreground only."""
+    """The process that opened the terminal has the remark; a child that inherits it has one in the foreground only."""
     lines = treeview.render(at_a_terminal()).splitlines()
 
     assert [line for line in lines if "sh" in line or "vi" in line] == [
@@ -204,7 +204,7 @@ def test_a_tree_view_says_which_terminal_and_who_is_in_its_foreground() -> None:
 
 
 def test_criu_has_no_words_for_them() -> None:
-    """Which is said."""
+    """A note says so."""
     notes = "\n".join(registry.dump(at_a_terminal(), "criu").notes)
 
     assert "controlling terminals, owners of files" in notes

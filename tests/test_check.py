@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each rule with an image that breaks it and nothing else: the finding's name, its place, and the pids it names."""
+"""The rules of a check, each with an image that breaks it alone: name and place of the finding, and its pids."""
 
 import json
 from dataclasses import replace
@@ -25,13 +25,13 @@ from tests.images import (
 
 
 def found_in(data: bytes) -> list[Found]:
-    """Names, places and pids of all findings."""
+    """Return names, places and pids of all findings."""
     return [(one.name, one.offset, one.pids) for one in check(data)]
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_each_rule_is_found_broken_by_name_and_place_and_nothing_else_is(name: str) -> None:
-    """One bad file for each rule."""
+    """Each rule has one bad file."""
     bad = BAD[name]
 
     assert name in [each for each, _, _ in bad.findings]
@@ -39,12 +39,12 @@ def test_each_rule_is_found_broken_by_name_and_place_and_nothing_else_is(name: s
 
 
 def test_every_rule_has_a_bad_file_but_for_the_one_that_takes_millions_of_pids() -> None:
-    """Which has a test of its own."""
+    """This one rule has a test of its own."""
     assert set(BAD) | {"no-number-left"} == set(RULES)
 
 
 def test_the_golden_image_and_a_tree_with_one_of_everything_are_clean() -> None:
-    """In both dialects; all that is noted is that the family's root came with a session from outside."""
+    """This holds in both dialects. The only finding is the session from outside of the family's root."""
     assert check(GOLDEN) == []
     assert check(checkpoint.dumps(a_family())) == []
     assert check(checkpoint.dumps(a_family(), "v23")) == []
@@ -53,7 +53,7 @@ def test_the_golden_image_and_a_tree_with_one_of_everything_are_clean() -> None:
 
 
 def test_a_bad_task_hides_none_of_the_others() -> None:
-    """Each thing that is wrong in one image, in the order of its bytes."""
+    """One image has all faults, and they are found in the order of its bytes."""
     data = GOLDEN + b"\0"
     for at, value in [(8, 0), (391, -5), (475, 3), (483, 77), (499, 0), (515, 9), (531, 77), (551, 1)]:
         data = patched(data, at, "<i", value)
@@ -72,7 +72,7 @@ def test_a_bad_task_hides_none_of_the_others() -> None:
 
 
 def test_what_stands_behind_a_record_in_the_way_or_a_missing_one_is_still_judged() -> None:
-    """And a tree of which one half is missing is not blamed for naming it."""
+    """A tree without one of its halves is not blamed for references to the missing half."""
     bad = patched(GOLDEN, 475, "<i", 3)
     shifted = bad[:307] + a_record(77) * 3 + bad[307:]
 
@@ -83,7 +83,7 @@ def test_what_stands_behind_a_record_in_the_way_or_a_missing_one_is_still_judged
 
 
 def test_what_was_written_of_a_cut_off_buffer_is_judged() -> None:
-    """Up to the last whole row; that it is short is told once."""
+    """All whole rows are judged, and the missing rest is reported once."""
     assert found_in(patched(GOLDEN, 391, "<i", -5)[:400]) == [("truncated", 375, ()), ("pid-number", 387, (2,))]
     assert found_in(patched(GOLDEN, 475, "<i", 3)[:500]) == [
         ("truncated", 443, ()),
@@ -92,7 +92,7 @@ def test_what_was_written_of_a_cut_off_buffer_is_judged() -> None:
 
 
 def test_a_bad_row_of_our_record_hides_none_of_the_others() -> None:
-    """Fields of the whole, and rows of the long lists, each named by its path."""
+    """Fields of the whole and rows of the long lists are each named by their path."""
     rows = [{"comm": 7}, {"uid": -1, "gid": -1}, 7, {"birth": {"creator": {}}}]
     pids: list[dict[str, object]] = [{}, {"namespaces": [4]}, {}, {}, {}]
     known = some_facts(tasks=rows, pids=pids, time_ns=None, squashed=[1], completeness={"verified": "yes"})
@@ -111,7 +111,7 @@ def test_a_bad_row_of_our_record_hides_none_of_the_others() -> None:
 
 
 def test_tags_are_those_of_the_image_where_they_start_above_1() -> None:
-    """In either dialect."""
+    """This holds in either dialect."""
     pids = [(1,), (2,)]
     tasks = [(8, 0, 8, 8, 8, 0), (9, 8, 9, 8, 9, 0)]
 
@@ -120,12 +120,12 @@ def test_tags_are_those_of_the_image_where_they_start_above_1() -> None:
 
 
 def test_an_offset_that_fits_nothing_is_told_once_and_the_root_is_believed_where_more_tasks_fit() -> None:
-    """Not once for each tag that would be out of range then."""
+    """The wrong offset is not repeated for each tag that would be out of range."""
     assert [name for name, _, _ in found_in(patched(GOLDEN, 363, "<I", 70000))] == ["offset"]
 
 
 def test_a_number_may_come_again_in_another_namespace_and_not_in_its_own() -> None:
-    """At every level; only our record says which namespace is which."""
+    """This holds at every level. Only EXTENSION tells the namespaces apart."""
     twice = a_container(t4=(0, 1))
 
     assert found_in(a_container()) == []
@@ -133,14 +133,14 @@ def test_a_number_may_come_again_in_another_namespace_and_not_in_its_own() -> No
 
 
 def test_a_namespace_that_is_not_below_the_parents_is_found_by_its_id() -> None:
-    """Levels alone would fit."""
+    """The levels alone would fit."""
     data = a_container(t3=(0, 2))
 
     assert found_in(data) == [("nesting-parent", payload_at(data), (3, 2))]
 
 
 def test_a_namespace_without_init_is_found_though_another_on_its_level_has_one() -> None:
-    """Where our record tells them apart."""
+    """EXTENSION tells the two namespaces apart."""
     spaces = tuple(Namespace(n, 10 + n, min(n, 1), 0 if n else None) for n in range(3))
     pids = (PidObject((1,), (0,)), PidObject((5, 1), (0, 1)), PidObject((6, 2), (0, 2)))
     tasks = (a_task(1, 0), a_task(2, 1, depth=1), a_task(3, 1, depth=1))
@@ -151,7 +151,7 @@ def test_a_namespace_without_init_is_found_though_another_on_its_level_has_one()
 
 @pytest.mark.parametrize("creator", [Creator(2, None), Creator(None, 0)])
 def test_a_sibling_born_into_a_namespace_below_its_creators_is_no_leap(creator: Creator) -> None:
-    """CLONE_PARENT: its parent is two levels up, the creator one. A creator that nobody saw is taken to be the parent."""
+    """CLONE_PARENT: the parent is two levels up, the creator one. An unobserved creator counts as the parent."""
     pids = [(9,), (5, 1), (6, 2, 1)]
     gone = Ancestor(0, (7, 3), (0, 1), born(1), ())
     seen = [a_task(1, 0), a_task(2, 1, depth=1), a_task(3, 1, depth=2, birth=born(creator))]
@@ -162,14 +162,14 @@ def test_a_sibling_born_into_a_namespace_below_its_creators_is_no_leap(creator: 
 
 
 def test_threads_do_not_repeat_what_is_said_of_their_leader() -> None:
-    """The group's leader speaks for all."""
+    """The leader's row is judged for the whole group."""
     tasks = [(1, 0, 1, 1, 1, 0), (2, 1, 2, 3, 2, 0), (4, 1, 2, 3, 2, 0)]
 
     assert [about for _, _, about in found_in(an_image([(1,), (2,), (3,), (4,)], tasks))] == [(2, 3)]
 
 
 def test_the_inherited_session_is_the_roots_or_nobodys() -> None:
-    """In both of its uses; a group of its number is in it."""
+    """This holds for both uses, and a group of that number is in the session."""
     inherits = (1, 0, 1, CKPT_PID_ROOT, CKPT_PID_ROOT, 0)
 
     assert found_in(an_image([(1,), (2,)], [inherits, (2, 1, 2, CKPT_PID_ROOT, CKPT_PID_ROOT, 0)])) == []
@@ -182,7 +182,7 @@ def test_the_inherited_session_is_the_roots_or_nobodys() -> None:
 
 
 def test_a_tree_that_takes_every_number_leaves_none_for_a_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warning, on a smaller host than any."""
+    """The finding is a warning; the test uses a smaller host than any real one."""
     monkeypatch.setattr(kernelrules, "PID_NUMBER_MAX", kernelrules.RESERVED_PIDS + 2)
     full, roomy = ([(1,), (number,), (302,)] for number in (301, 7))
     tasks = [(1, 0, 1, 1, 1, 0), (2, 1, 2, 1, 1, 0)]
@@ -192,7 +192,7 @@ def test_a_tree_that_takes_every_number_leaves_none_for_a_rebuild(monkeypatch: p
 
 
 def test_a_document_is_held_to_the_same_rules_without_offsets() -> None:
-    """By the path in the document instead."""
+    """The findings have the path in the document instead."""
     tasks = [a_task(1, 0), a_task(2, 1, pgid=1, sid=2)]
     (found,) = check(jsonfmt.dumps(a_snapshot([(100,), (101,)], tasks)))
 
@@ -201,7 +201,7 @@ def test_a_document_is_held_to_the_same_rules_without_offsets() -> None:
 
 
 def test_a_documents_bad_rows_are_all_found() -> None:
-    """Ids and facts alike, with what no reader asks for."""
+    """Ids and facts are checked alike, and so are the rules that no reader applies."""
     document = json.loads(jsonfmt.dumps(a_family()))
     document["tasks"][1]["ppid"] = 3
     document["tasks"][2]["pgid"] = 2
@@ -217,7 +217,7 @@ def test_a_documents_bad_rows_are_all_found() -> None:
 
 
 def test_any_format_that_someone_adds_is_held_to_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that it takes is a reader."""
+    """The format only needs a reader."""
     bad = a_snapshot([(100,), (101,)], [a_task(1, 0), a_task(2, 1, pgid=1, sid=2)])
     reader = Reader(recognize=lambda data: data == b"other", load=lambda _: bad, looks_like="'other'")
     added = replace(registry.FORMATS["json"], name="other", reader=reader)
@@ -227,7 +227,7 @@ def test_any_format_that_someone_adds_is_held_to_the_rules(monkeypatch: pytest.M
 
 
 def test_a_finding_says_where_and_what_and_machines_get_the_same() -> None:
-    """One map for each, of plain values."""
+    """Each finding is one map of plain values."""
     (found,) = check(patched(GOLDEN, 475, "<i", 3))
 
     assert found.text == "TREE[1].vppid: tag 3 has no task, and the dead are nobody's parent"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No bytes make a check raise, hang or cost more than their own size, and it never disagrees with the reader."""
+"""A check of any bytes never raises, never hangs, costs no more than their size, and agrees with the reader."""
 
 import random
 import struct
@@ -25,7 +25,7 @@ WHOLE = checkpoint.dumps(a_family())
 
 @pytest.mark.parametrize("image", [GOLDEN, WHOLE], ids=["bare", "whole"])
 def test_every_truncated_image_is_an_error(image: bytes) -> None:
-    """At every length there is; from the first record's head on it is known to be an image."""
+    """This holds at every length. From the first record's head on the file counts as an image."""
     for length in range(len(image)):
         assert judged(image[:length])
         if length >= 8:
@@ -35,7 +35,7 @@ def test_every_truncated_image_is_an_error(image: bytes) -> None:
 @patient
 @given(snapshots(), st.sampled_from(["seed", "v23"]))
 def test_what_the_reader_takes_has_no_errors_but_those_it_does_without(snapshot: Snapshot, dialect: str) -> None:
-    """Any sound snapshot, whether or not a kernel would make it."""
+    """The snapshot is sound, but need not be one that a kernel would make."""
     judged(checkpoint.dumps(snapshot, "v23" if dialect == "v23" else "seed"))
 
 
@@ -45,7 +45,7 @@ MUTATION = st.tuples(st.integers(0, 10**6), st.sampled_from([0, 1, 0x7F, 0x80, 0
 @patient
 @given(st.sampled_from([GOLDEN, WHOLE]), st.lists(MUTATION, min_size=1, max_size=6), st.integers(0, 10**6))
 def test_any_damage_is_judged_as_the_reader_judges_it(image: bytes, mutations: list[tuple[int, int]], cut: int) -> None:
-    """Some bytes changed, then some lost; with a checksum that fits, so that what is behind it is reached."""
+    """Some bytes are changed, then some are lost. The checksum is corrected, so that the data behind it is reached."""
     damaged = bytearray(image)
     for at, value in mutations:
         damaged[at % len(image)] = value
@@ -57,7 +57,7 @@ def test_any_damage_is_judged_as_the_reader_judges_it(image: bytes, mutations: l
 @patient
 @given(st.binary(max_size=300))
 def test_any_bytes_are_errors(data: bytes) -> None:
-    """Alone, in place of the head, in place of the tree, and of its rows."""
+    """The bytes stand alone, in place of the head, of the tree, or of its rows."""
     assert judged(data)
     assert judged(GOLDEN[:72] + data)
     assert judged(GOLDEN[:347] + data)
@@ -78,14 +78,14 @@ PARTS = st.sampled_from(["pids", "tasks", "namespaces", "ancestors", "header", "
 @given(VALUES, PARTS)
 @patient
 def test_any_msgpack_in_our_record_is_judged(value: object, key: str) -> None:
-    """In place of each of its parts."""
+    """The msgpack stands in place of each part of EXTENSION."""
     judged(with_records(an_extension(some_facts(**{key: value}))))
 
 
 @patient
 @given(st.lists(MUTATION, min_size=1, max_size=4))
 def test_any_damage_to_a_document_is_judged_as_its_reader_judges_it(mutations: list[tuple[int, int]]) -> None:
-    """Any bytes of it."""
+    """Any bytes of the document are damaged."""
     damaged = bytearray(jsonfmt.dumps(a_family()))
     for at, value in mutations:
         damaged[at % len(damaged)] = value
@@ -100,7 +100,7 @@ def test_any_damage_to_a_document_is_judged_as_its_reader_judges_it(mutations: l
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"{}", b"[]", b"\xff{", jsonfmt.dumps(a_family())[:-9]])
 def test_a_damaged_document_is_an_error_and_no_exception(damage: bytes) -> None:
-    """With the reader's own words for it."""
+    """The finding has the reader's own words."""
     (found,) = check(damage)
 
     assert found.name in ("document", "unknown-format")
@@ -120,8 +120,8 @@ HUGE = {
 
 @pytest.mark.parametrize("name", HUGE)
 def test_what_a_file_claims_is_not_paid_for(name: str) -> None:
-    """Kilobytes, whatever the counts say."""
-    check(HUGE[name])  # what is cached once is not the file's fault
+    """A check takes kilobytes, whatever the counts say."""
+    check(HUGE[name])  # fill the caches first: their memory is not the file's
     tracemalloc.start()
     try:
         assert judged(HUGE[name])
@@ -136,14 +136,14 @@ COUNT = 30_000
 
 
 def in_a_row() -> bytes:
-    """Each task's parent is the next one, and the last one's the second."""
+    """Return tasks in a cycle: each one's parent is the next one, and the last one's is the second."""
     above = [*range(3, COUNT + 1), 2]
     tasks = [(1, 0, 1, 1, 1, 0), *((n, up, n, 1, 1, 0) for n, up in enumerate(above, 2))]
     return an_image([(n,) for n in range(1, COUNT + 1)], tasks)
 
 
 def a_tower() -> bytes:
-    """Namespaces each below the one before."""
+    """Return namespaces nested one below the other."""
     rows = [{"id": n, "inum": n, "level": n, "parent": n - 1 if n else None} for n in range(COUNT)]
     return with_records(an_extension(some_facts(namespaces=rows)))
 
@@ -166,7 +166,7 @@ SLOW: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", SLOW)
 def test_no_file_takes_longer_than_its_size_deserves(name: str) -> None:
-    """Seconds for what squares would make minutes of."""
+    """The limit is seconds; quadratic work would take minutes."""
     data = SLOW[name]()
     begun = time.monotonic()
     findings = check(data)
@@ -176,7 +176,7 @@ def test_no_file_takes_longer_than_its_size_deserves(name: str) -> None:
 
 
 def test_twenty_thousand_tasks_are_checked_as_fast_as_they_are_read_twice() -> None:
-    """Within one reading and another one's time, on a machine as busy as it may be."""
+    """A check takes less than two readings, on a busy machine too."""
     data = checkpoint.dumps(a_crowd(20_000))
     checkpoint.read(data)
     begun = time.process_time()
@@ -190,7 +190,7 @@ def test_twenty_thousand_tasks_are_checked_as_fast_as_they_are_read_twice() -> N
 
 
 def test_of_endless_findings_thousands_are_listed_and_the_others_counted() -> None:
-    """So that a large file of nothing but faults costs what a large file does."""
+    """A large file of nothing but faults costs no more than another large file."""
     count = LISTED + 5
     findings = check(
         an_image([(n + 1,) for n in range(count + 1)], [(1, 0, 1, 1, 1, 0)] + [(0, 1, 1, 1, 1, 0)] * count)
@@ -203,7 +203,7 @@ def test_of_endless_findings_thousands_are_listed_and_the_others_counted() -> No
 
 
 def test_random_records_in_any_order_are_judged() -> None:
-    """Those of the golden image, shuffled, repeated, left out."""
+    """The records are those of the golden image, shuffled, repeated and left out."""
     chance = random.Random(101)
     records = []
     at = 0

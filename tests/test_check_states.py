@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""States and the tree: what a kernel can have been in is not blamed, and what it cannot is, in each of its shapes."""
+"""States in the tree: possible ones have no findings, and each kind of impossible one has an error."""
 
 from dataclasses import replace
 
@@ -16,12 +16,12 @@ ZOMBIE, DEAD_LEADER, STOPPED = TaskState.ZOMBIE, TaskState.DEAD_LEADER, TaskStat
 
 
 def names(data: bytes) -> list[str]:
-    """Names of all findings."""
+    """Return the names of all findings."""
     return [found.name for found in check(data)]
 
 
 def a_process(*, leader: TaskState, **threads: TaskState) -> tuple[Task, ...]:
-    """Process 2 below the root, with threads from 3 on in these states; who has exited did so with 0."""
+    """Return process 2 below the root, with threads from 3 on in these states; the exited ones have status 0."""
     states = enumerate([leader, *threads.values()], 2)
     return tuple(
         a_task(tag, 1, tgid=2 if tag > 2 else 0, state=state, exit_code=0 if state in (ZOMBIE, DEAD_LEADER) else None)
@@ -44,7 +44,7 @@ POSSIBLE = {
 
 @pytest.mark.parametrize("name", POSSIBLE)
 def test_what_a_kernel_makes_is_clean(name: str) -> None:
-    """Traced threads among it, which stay when they are dead and stop when the others do not."""
+    """This includes traced threads, which stay when they are dead and stop when the others do not."""
     assert names(ended(*POSSIBLE[name])) == []
 
 
@@ -57,38 +57,38 @@ IMPOSSIBLE = {
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_what_no_kernel_makes_is_an_error(name: str) -> None:
-    """A child of a dead leader, a zombie with a traced thread, a thread that is called a dead leader."""
+    """Examples are a child of a dead leader, a zombie with a traced thread, and a thread that is called a dead leader."""
     assert names(ended(*IMPOSSIBLE[name])) == [name]
 
 
 def test_a_child_of_a_traced_thread_that_is_dead_is_an_error() -> None:
-    """Threads are parents, and no longer when they have exited."""
+    """A thread is a parent until it has exited."""
     assert names(ended(*a_process(leader=RUNNING, one=ZOMBIE), a_task(4, 3))) == ["exited-parent"]
 
 
 def test_the_threads_of_an_exited_tasks_child_are_not_told_of() -> None:
-    """They have their group's parent, so one word is enough."""
+    """They have the parent of their group, so one finding is enough."""
     zombie = a_task(2, 1, state=ZOMBIE, exit_code=0)
 
     assert names(ended(zombie, a_task(3, 2), a_task(4, 2, tgid=3))) == ["exited-parent"]
 
 
 def a_dying_namespace(*tasks: Task) -> Snapshot:
-    """The root, and a namespace below it: init, with a thread, and a child of init."""
+    """Return the root and a namespace below it: an init with a thread and a child."""
     spaces = (Namespace(0, 10, 0, None), Namespace(1, 11, 1, 0))
     pids = [PidObject((100,), (0,)), *[PidObject((100 + n, n), (0, 1)) for n in range(1, len(tasks) + 1)]]
     return replace(a_snapshot(), pids=tuple(pids), namespaces=spaces, tasks=(a_task(1, 0), *tasks))
 
 
 def test_the_init_of_a_dying_namespace_keeps_its_children_to_the_end() -> None:
-    """It kills and reaps them while it exits; there is nobody to give them to."""
+    """The init kills and reaps them while it exits; the kernel has no other parent for them."""
     init = a_task(2, 1, depth=1, state=ZOMBIE, exit_code=9)
 
     assert names(checkpoint.dumps(a_dying_namespace(init, a_task(3, 2, depth=1)))) == []
 
 
 def test_so_does_the_last_thread_of_such_an_init() -> None:
-    """Whose number is not 1."""
+    """The number of that thread is not 1."""
     init = a_task(2, 1, depth=1, state=DEAD_LEADER, exit_code=9)
     last = a_task(3, 1, tgid=2, depth=1, state=ZOMBIE, exit_code=9)
 
@@ -96,7 +96,7 @@ def test_so_does_the_last_thread_of_such_an_init() -> None:
 
 
 def test_a_dead_leader_may_wait_for_a_thread_that_is_the_kernels_own() -> None:
-    """Which is left out of every snapshot, and counted."""
+    """Snapshots leave out such a thread, and count it."""
     snapshot = a_snapshot([(100,), (101,)], [a_task(1, 0), *a_process(leader=DEAD_LEADER)])
     counted = replace(snapshot, completeness=Completeness("numbering", kernel_threads_left_out=1))
 
@@ -105,7 +105,7 @@ def test_a_dead_leader_may_wait_for_a_thread_that_is_the_kernels_own() -> None:
 
 
 def test_where_nothing_is_known_of_states_nothing_is_said() -> None:
-    """An image without our record, and a task of which even ours does not say."""
+    """Neither an image without EXTENSION nor a task without a state has a finding."""
     unknown = a_task(2, 1, state=None)
 
     assert names(an_image([(1,), (2,)], [(1, 0, 1, 1, 1, 0), (2, 1, 2, 1, 1, 0)])) == []
@@ -114,7 +114,7 @@ def test_where_nothing_is_known_of_states_nothing_is_said() -> None:
 
 
 def test_a_tree_that_is_not_sound_is_judged_all_the_same() -> None:
-    """Tags of nothing, and two tasks of one tag."""
+    """Examples are tags that name nothing, and two tasks with one tag."""
     tasks = [(1, 0, 1, 1, 1, 0), (2, 1, 77, 1, 1, 0), (2, 2, 2, 1, 1, 0)]
     rows = [{}, {"state": "zombie", "exit_code": 0}, {"state": "running", "exit_code": 1}]
     bare = an_image([(1,), (2,)], tasks)
@@ -124,7 +124,7 @@ def test_a_tree_that_is_not_sound_is_judged_all_the_same() -> None:
 
 
 def test_a_document_is_held_to_the_same_rules() -> None:
-    """By its paths."""
+    """The findings have paths in the document."""
     snapshot = a_snapshot([(100,), (101,), (102,)], [a_task(1, 0), *a_process(leader=ZOMBIE), a_task(3, 2)])
 
     assert [(found.name, found.path) for found in check(jsonfmt.dumps(snapshot))] == [

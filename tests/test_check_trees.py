@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kernel can have been in is never called an error: random programs on a simulated kernel, captured and checked."""
+"""Trees of random programs on a simulated kernel: their images never have errors."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ from tests.watched import watched
 
 
 def captured(root: Task, mode: Mode) -> Snapshot | None:
-    """What a capture of that root writes; None where it writes nothing, for something leaks."""
+    """Return the image of a capture at that root; None if the capture fails because of a leak."""
     try:
         made = select(root, mode, first_tag=1, without_entered=True)
     except RefusedError:
@@ -37,14 +37,14 @@ def captured(root: Task, mode: Mode) -> Snapshot | None:
 
 
 def errors(snapshot: Snapshot, dialect: Dialect) -> list[Finding]:
-    """What is said against its image, warnings aside."""
+    """Return the findings about the image, without warnings."""
     return [found for found in check(checkpoint.dumps(snapshot, dialect)) if found.severity == "error"]
 
 
 @given(PROGRAMS, st.sampled_from(["seed", "v23"]))
 @PATIENT
 def test_no_tree_of_a_kernel_is_an_error(program: list[Step], dialect: Dialect) -> None:
-    """Of any root that was captured, with all its namespaces, ghosts, zombies and adopted tasks, in either dialect."""
+    """This holds for any captured root, with all its namespaces, ghosts, zombies and adopted tasks, in either dialect."""
     pair = watched(pid_max=60)
     for step in program:
         make(pair.kernel, step)
@@ -53,7 +53,7 @@ def test_no_tree_of_a_kernel_is_an_error(program: list[Step], dialect: Dialect) 
     for thread in [thread for thread in pair.kernel.threads if thread.leads]:
         root = pair.table.task(thread.tid)
         if root is None:
-            continue  # whether the table has all of them is another test's to say
+            continue  # another test compares the table with the kernel
         modes: set[Mode] = {"subtree", resolve_mode(root, "auto")}
         for mode in modes:
             snapshot = captured(root, mode)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint image: its bytes, its round trip, and what is passed over in it."""
+"""The checkpoint image: its bytes, its round trip, and the records that a reader skips."""
 
 import struct
 from dataclasses import replace
@@ -28,7 +28,7 @@ from tests.images import (
 
 
 def known_of(data: bytes) -> dict[str, Any]:
-    """The document in our own record."""
+    """Return the document in EXTENSION."""
     known: dict[str, Any] = msgpack.unpackb(dict(records_of(data))[8101][8:])
     return known
 
@@ -42,7 +42,7 @@ def test_the_golden_image_is_read_as_the_tree_it_holds() -> None:
 
 
 def test_the_golden_tree_is_written_as_the_golden_bytes_but_for_our_record() -> None:
-    """All that the 2011 readers look at is byte for byte what they expect."""
+    """All bytes that the 2011 readers look at are the expected ones."""
     written = checkpoint.dumps(GOLDEN_SNAPSHOT)
     length = struct.unpack_from("<I", written, TAIL_AT + 4)[0]
 
@@ -51,7 +51,7 @@ def test_the_golden_tree_is_written_as_the_golden_bytes_but_for_our_record() -> 
 
 
 def test_a_subtree_is_bit_0_of_the_user_flags() -> None:
-    """The mode is the header's to say."""
+    """The header has the mode."""
     written = checkpoint.dumps(replace(GOLDEN_SNAPSHOT, mode="subtree"))
 
     assert written[:64] == GOLDEN[:64]
@@ -60,7 +60,7 @@ def test_a_subtree_is_bit_0_of_the_user_flags() -> None:
 
 @pytest.mark.parametrize(("dialect", "first", "offset"), [("seed", 1, 0), ("v23", 1, 1), ("seed", 9, 8), ("v23", 9, 9)])
 def test_offset_is_the_first_tag_or_the_one_before_it(dialect: Dialect, first: int, offset: int) -> None:
-    """The two dialects count from different ends; the tags are the same."""
+    """The dialects count from different ends; the tags are the same."""
     snapshot = a_snapshot(tasks=[a_task(first, 0, pgid=first, sid=first)], first_tag=first, dialect=dialect)
     written = checkpoint.dumps(snapshot, dialect)
 
@@ -70,7 +70,7 @@ def test_offset_is_the_first_tag_or_the_one_before_it(dialect: Dialect, first: i
 
 @pytest.mark.parametrize(("dialect", "on_the_wire"), [("seed", -4097), ("v23", 0)])
 def test_the_inherited_session_is_minus_4097_in_seed_and_0_in_v23(dialect: Dialect, on_the_wire: int) -> None:
-    """What v23 has no word for, our record keeps."""
+    """EXTENSION keeps the fact that v23 cannot express."""
     task = a_task(1, 0, pgid=CKPT_PID_ROOT, sid=CKPT_PID_ROOT)
     snapshot = a_snapshot(tasks=[task], dialect=dialect)
     written = checkpoint.dumps(snapshot, dialect)
@@ -81,7 +81,7 @@ def test_the_inherited_session_is_minus_4097_in_seed_and_0_in_v23(dialect: Diale
 
 
 def test_without_our_record_v23_reads_the_inherited_session_as_outside() -> None:
-    """The loss is the dialect's."""
+    """The dialect causes the loss."""
     bare = an_image([(7,)], [(1, 0, 1, 0, 0, 0)], offset=1)
 
     assert checkpoint.loads(bare).dialect == "v23"
@@ -89,7 +89,7 @@ def test_without_our_record_v23_reads_the_inherited_session_as_outside() -> None
 
 
 def test_strings_too_long_for_the_header_are_cut_there_and_whole_in_our_record() -> None:
-    """A name is cut between characters, so that what is left is still text."""
+    """A name is cut between characters, so the rest is still text."""
     header = Header("é" * 50, "v" * 64, "m" * 66, (70000, 1, 2), xstate_size=2**20, lsm="a-module-of-some-length")
     snapshot = a_snapshot(header=header)
     written = checkpoint.dumps(snapshot)
@@ -103,7 +103,7 @@ def test_strings_too_long_for_the_header_are_cut_there_and_whole_in_our_record()
 
 
 def test_our_record_repeats_nothing_of_the_base() -> None:
-    """The ids, the numbers and a header that fits are the base's alone."""
+    """The base alone has the ids, the numbers and a header that fits."""
     known = known_of(checkpoint.dumps(a_family()))
 
     assert known["header"] == {}
@@ -126,7 +126,7 @@ def test_the_keys_of_our_record_are_sorted_at_every_depth() -> None:
 
 
 def test_half_a_surrogate_pair_is_spelled_out() -> None:
-    """Python's stand-in for a foreign byte has no UTF-8; it must not stop a capture."""
+    """Python's stand-in for a foreign byte has no UTF-8; a capture must not fail because of it."""
     snapshot = a_snapshot(squashed=("x\udcff",), header=replace(A_HEADER, release="6\udcff"))
 
     assert checkpoint.loads(checkpoint.dumps(snapshot)).squashed == ("x\\udcff",)
@@ -139,14 +139,14 @@ def test_half_a_surrogate_pair_is_spelled_out() -> None:
 @patient
 @given(snapshots(), st.sampled_from(["seed", "v23"]))
 def test_any_snapshot_comes_back_the_same(snapshot: Snapshot, dialect: Dialect) -> None:
-    """In both dialects, to the last field."""
+    """This holds in both dialects, for every field."""
     assert checkpoint.loads(checkpoint.dumps(snapshot, dialect)) == replace(snapshot, dialect=dialect)
 
 
 @patient
 @given(snapshots())
 def test_the_base_alone_is_a_sound_tree(snapshot: Snapshot) -> None:
-    """A reader that passes over our record has the same ids and numbers."""
+    """A reader that skips EXTENSION gets the same ids and numbers."""
     records = [a_record(kind, body) for kind, body in records_of(checkpoint.dumps(snapshot)) if kind != 8101]
     bare = checkpoint.loads(b"".join(records))
 
@@ -158,7 +158,7 @@ def test_the_base_alone_is_a_sound_tree(snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 2, 32])
 def test_more_pids_and_tasks_than_a_page_holds_come_back(level: int) -> None:
-    """The kernel's own code lost its way past 4096 bytes of either."""
+    """The kernel patch of 2011 failed beyond 4096 bytes of either."""
     snapshot = a_crowd(200, 400, level=level)
 
     assert len(snapshot.pids) == 600
@@ -166,18 +166,18 @@ def test_more_pids_and_tasks_than_a_page_holds_come_back(level: int) -> None:
 
 
 def test_a_chain_of_thousands_comes_back() -> None:
-    """No generation costs a stack frame."""
+    """A generation takes no stack frame."""
     chain = [a_task(tag, tag - 1) for tag in range(1, 5001)]
     snapshot = a_snapshot([(tag,) for tag in range(2, 5002)], chain)
 
     assert checkpoint.loads(checkpoint.dumps(snapshot)) == snapshot
 
 
-# What is read and passed over
+# Skipped records
 
 
 def test_foreign_records_are_left_out_and_reported() -> None:
-    """Type and length of each, in order; the tree is not touched."""
+    """Type and length of each are reported, in order; the tree is not touched."""
     reading = checkpoint.read(
         with_records(a_record(103, b"a task"), an_extension(some_facts()), a_record(4, b"its buffer"))
     )
@@ -187,14 +187,14 @@ def test_foreign_records_are_left_out_and_reported() -> None:
 
 
 def test_keys_of_ours_that_are_not_known_yet_do_no_harm() -> None:
-    """A later version may say more."""
+    """A later version may have more keys."""
     reading = checkpoint.read(with_records(an_extension(some_facts(tomorrow=[1, 2]))))
 
     assert reading.snapshot.time_ns == GOLDEN_SNAPSHOT.time_ns + 5
 
 
 def test_oddities_of_the_header_are_noted_and_not_refused() -> None:
-    """Only the magic is a matter of principle."""
+    """Only a wrong magic is refused."""
     odd = patched(patched(patched(GOLDEN, 16, "<H", 1), 24, "<H", 3), 64, "<Q", 0x10)
     reading = checkpoint.read(odd)
 
@@ -207,7 +207,7 @@ def test_oddities_of_the_header_are_noted_and_not_refused() -> None:
 
 
 def test_strings_of_another_length_are_read_if_the_constants_say_so() -> None:
-    """65 is Linux's, not the format's."""
+    """The length 65 is Linux's and not the format's."""
     shorter = patched(GOLDEN[:72], 42, "<H", 6) + a_record(4, b"6.1.0\0") + GOLDEN[145:]
 
     constants = (16, 44, 64, 65, 65, 6, 65, 65, 65, 16, 4096, 19)
@@ -216,21 +216,21 @@ def test_strings_of_another_length_are_read_if_the_constants_say_so() -> None:
 
 
 def test_the_roots_threads_have_their_parent_outside_as_the_root_has() -> None:
-    """A thread has its group's parent."""
+    """A thread has the parent of its group."""
     image = an_image([(50,), (51,)], [(1, 0, 1, 1, 1, 0), (2, 0, 1, 1, 1, 0)])
 
     assert [task.ppid for task in checkpoint.loads(image).tasks] == [0, 0]
 
 
 def test_a_thread_may_outlive_its_leaders_task() -> None:
-    """The leader is a pid object then, and nothing more."""
+    """Then the leader is a pid object without a task."""
     image = an_image([(50,), (51,), (52,)], [(1, 0, 1, 1, 1, 0), (2, 1, 3, 1, 1, 0)])
 
     assert checkpoint.loads(image).tasks[1].tgid == 3
 
 
 def test_a_birth_outside_the_tree_is_told_from_one_that_nobody_saw() -> None:
-    """Both have no creator."""
+    """Neither has a creator."""
     seen = a_snapshot(tasks=[a_task(1, 0, birth=born(None))])
     assumed = a_snapshot(tasks=[a_task(1, 0, birth=born(None, None, observed=False, sid=None, pgid=None))])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are no sound image: each is refused by name and place, whatever the bytes, and at no great cost."""
+"""Unsound image files: each is refused by name and place, in limited time and memory."""
 
 import random
 import time
@@ -28,13 +28,13 @@ from tests.images import (
 
 
 def refused(data: bytes) -> FormatError:
-    """The error that these bytes are refused with."""
+    """Return the error with which these bytes are refused."""
     with pytest.raises(FormatError) as caught:
         checkpoint.loads(data)
     return caught.value
 
 
-# What is changed, and how it is refused: the field, where it is, and a word of the reason.
+# The change, and the refusal: the field, its offset, and a word of the message.
 MUTATIONS = [
     # the frame
     (0, "<I", 2, "HEADER", 0, "not ARCH"),
@@ -113,7 +113,7 @@ MUTATIONS = [
 def test_one_wrong_field_is_refused_by_name_and_place(
     at: int, layout: str, value: int, path: str, offset: int, reason: str
 ) -> None:
-    """Each check, on an image that is right but for one field."""
+    """The image is right except for one field."""
     error = refused(patched(GOLDEN, at, layout, value))
 
     assert (error.path, error.offset) == (path, offset)
@@ -123,13 +123,13 @@ def test_one_wrong_field_is_refused_by_name_and_place(
 @pytest.mark.parametrize("special", [0, CKPT_PID_ROOT])
 @pytest.mark.parametrize("field", [459, 463])
 def test_group_and_session_may_be_outside_or_the_inherited_one(field: int, special: int) -> None:
-    """These two only, of the five."""
+    """Only these two of the five ids may be outside."""
     assert special in checkpoint.loads(patched(GOLDEN, field, "<i", special)).tasks[0]
 
 
 @pytest.mark.parametrize(("count", "nested", "found"), [(4, 3, 5), (5, 1, 5), (2, 7, 5)])
 def test_depths_that_do_not_add_up_are_refused(count: int, nested: int, found: int) -> None:
-    """Though the buffer is as long as the counts say, there are more or fewer pid objects in it."""
+    """The buffer has the length that the counts give, but more or fewer pid objects."""
     image = patched(patched(GOLDEN, 355, "<I", count), 359, "<I", nested)
     if count == found:
         assert checkpoint.loads(image) == GOLDEN_SNAPSHOT
@@ -140,19 +140,19 @@ def test_depths_that_do_not_add_up_are_refused(count: int, nested: int, found: i
 
 
 def test_a_namespace_deeper_than_the_kernel_goes_is_refused() -> None:
-    """32 levels below the first are the limit."""
+    """The limit is 32 levels below the first."""
     error = refused(an_image([tuple(range(2, 36))], [(1, 0, 1, 1, 1, 33)]))
 
     assert (error.path, error.offset) == ("PIDS[0].depth", 379)
 
 
 def test_an_image_without_tail_is_refused() -> None:
-    """Whoever stops after the tree cannot say that there was no more."""
+    """An image that stops after the tree may be cut off."""
     assert refused(GOLDEN[:TAIL_AT]).message == "ends where TAIL should begin"
 
 
 def test_bytes_after_tail_are_refused() -> None:
-    """They are nobody's."""
+    """No record has these bytes."""
     error = refused(GOLDEN + b"\0")
 
     assert (error.path, error.offset) == ("file", 559)
@@ -168,7 +168,7 @@ def test_a_failed_checkpoint_is_refused_in_its_writers_words() -> None:
 
 
 def test_an_empty_file_is_refused() -> None:
-    """At its first byte."""
+    """The offset is that of the first byte."""
     error = refused(b"")
 
     assert (error.path, error.offset, error.message) == ("file", 0, "ends where HEADER should begin")
@@ -202,7 +202,7 @@ CONTRADICTIONS = [
 
 @pytest.mark.parametrize(("changed", "path", "reason"), CONTRADICTIONS)
 def test_our_record_must_fit_the_base_and_its_own_schema(changed: dict[str, object], path: str, reason: str) -> None:
-    """One that does not is an error, named by its field, at the payload."""
+    """A misfit is an error with the field's name, at the offset of the payload."""
     error = refused(with_records(an_extension(some_facts(**changed))))
 
     assert (error.path, error.offset) == (f"EXTENSION.{path}", TAIL_AT + 16)
@@ -210,7 +210,7 @@ def test_our_record_must_fit_the_base_and_its_own_schema(changed: dict[str, obje
 
 
 def test_v23_can_only_be_told_of_an_inherited_session_where_it_wrote_0() -> None:
-    """Else our record would contradict the base."""
+    """Anywhere else EXTENSION would contradict the base."""
     image = an_image([(7,)], [(1, 0, 1, 1, 0, 0)], offset=1)
     known_here = {"time_ns": GOLDEN_SNAPSHOT.time_ns, "pids": [{}]}
     tail = len(image) - 16
@@ -222,7 +222,7 @@ def test_v23_can_only_be_told_of_an_inherited_session_where_it_wrote_0() -> None
 
 
 def test_a_damaged_record_of_ours_is_refused_by_its_checksum() -> None:
-    """One flipped bit anywhere in it."""
+    """The damage is one flipped bit, anywhere in the record."""
     record = bytearray(an_extension(some_facts()))
     record[20] ^= 1
     error = refused(with_records(bytes(record)))
@@ -231,7 +231,7 @@ def test_a_damaged_record_of_ours_is_refused_by_its_checksum() -> None:
 
 
 def test_two_records_of_ours_a_later_version_and_a_short_one_are_refused() -> None:
-    """There is one, of a version that we know, with all its fields."""
+    """An image has one such record, of the known version, with all its fields."""
     one = an_extension(some_facts())
 
     assert "second one" in refused(with_records(one, one)).message
@@ -258,7 +258,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("payload", HOSTILE, ids=lambda payload: payload[:8].hex() or "nothing")
 def test_a_hostile_payload_costs_no_more_than_its_size(payload: bytes) -> None:
-    """Lists that claim to be long, depth without end: refused quickly, and without the memory that they ask for."""
+    """Claims of long lists and endless depth are refused quickly, without the memory that they ask for."""
     data = with_records(an_extension(payload))
     tracemalloc.start()
     begun = time.monotonic()
@@ -275,14 +275,14 @@ def test_a_hostile_payload_costs_no_more_than_its_size(payload: bytes) -> None:
 
 @pytest.mark.parametrize("image", [GOLDEN, checkpoint.dumps(a_family())], ids=["bare", "whole"])
 def test_every_truncated_file_is_refused(image: bytes) -> None:
-    """At every length there is."""
+    """This holds at every length."""
     for length in range(len(image)):
         refused(image[:length])
 
 
 @pytest.mark.parametrize("image", [GOLDEN, checkpoint.dumps(a_family())], ids=["bare", "whole"])
 def test_random_damage_is_refused_or_harmless(image: bytes) -> None:
-    """Nothing but FormatError ever comes out, and what is read can be written again."""
+    """The only exception is FormatError, and a snapshot that was read can be written again."""
     chance = random.Random(2011)
     interesting = [0, 1, 0x7F, 0x80, 0xC0, 0xDC, 0xDD, 0xDF, 0xFF]
     for _ in range(1000):
@@ -299,7 +299,7 @@ def test_random_damage_is_refused_or_harmless(image: bytes) -> None:
 @patient
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused(data: bytes) -> None:
-    """Alone, in place of the head, and in place of the tree."""
+    """The bytes stand alone, in place of the head, or in place of the tree."""
     refused(data)
     refused(GOLDEN[:72] + data)
     refused(GOLDEN[:347] + data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CRIU's own crit reads the folder, and shows the tree that the snapshot has."""
+"""The folder of CRIU images: CRIU's own crit reads it and shows the snapshot's tree."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from agent.model import CKPT_PID_ROOT, Completeness, Snapshot, Task, TaskState
 from exporters import criu, criuschema, registry, store
 from tests.builders import a_crowd, a_family, a_snapshot, a_task, patient, snapshots
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # crit's, which has pycriu
-# Both take the packages that the system has for them, whatever ours are.
+SYSTEM_PYTHON = "/usr/bin/python3"  # the Python of crit, which has pycriu
+# Both use the system's packages.
 SYSTEM = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 Pycriu = tuple[dict[str, int], dict[str, Any], dict[str, int]]
-# What pycriu says of magic numbers and messages, as JSON: {name: number}, {message: {field: [number, label, type]}}.
+# pycriu's magic numbers and messages, as JSON: {name: number}, {message: {field: [number, label, type]}}.
 ASK_PYCRIU = """
 import json, sys
 from pycriu.images import magic, core_pb2, pstree_pb2
@@ -45,7 +45,7 @@ print(json.dumps([magic.by_name, found, {name: value.number for name, value in m
 
 @pytest.fixture(scope="session")
 def crit() -> Callable[..., str]:
-    """CRIU's tool for images: arguments in, standard output back."""
+    """Run CRIU's tool for images: arguments in, standard output back."""
     program = shutil.which("crit")
     if program is None:
         assert os.geteuid(), "crit is missing, which `make setup` installs for root (Debian: criu)"
@@ -70,7 +70,7 @@ class Shown(NamedTuple):
     """A process as crit shows it.
 
     Attributes:
-        comm: with the spaces before it that tell how deep it is: four for each generation.
+        comm: with four spaces before it for each generation.
     """
 
     pid: int
@@ -80,27 +80,27 @@ class Shown(NamedTuple):
 
 
 def written(snapshot: Snapshot, folder: Path) -> Path:
-    """The folder of a snapshot."""
+    """Return the folder of a snapshot."""
     shutil.rmtree(folder, ignore_errors=True)
     store.write(folder, registry.dump(snapshot, "criu").data)
     return folder
 
 
 def decoded(crit: Callable[..., str], path: Path) -> list[dict[str, Any]]:
-    """The entries of an image, as crit decodes them."""
+    """Return the entries of an image, as crit decodes them."""
     entries: list[dict[str, Any]] = json.loads(crit("decode", "-i", path))["entries"]
     return entries
 
 
 def shown(crit: Callable[..., str], folder: Path) -> list[Shown]:
-    """What ``crit x DIR ps`` lists."""
+    """Return the lines of ``crit x DIR ps``."""
     head, *lines = crit("x", folder, "ps").splitlines()
     assert head.split() == ["PID", "PGID", "SID", "COMM"]
     return [Shown(int(line[:7]), int(line[7:14]), int(line[14:21]), line[24:]) for line in lines]
 
 
 def processes(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The tree in CRIU's words: a process for each thread group, numbers as the root's namespace counts, 0 for none."""
+    """Return the tree in CRIU's words: a process for each thread group, numbers of the root's namespace, 0 for none."""
     tasks = {task.pid: task for task in snapshot.tasks}
     found: dict[int, dict[str, Any]] = {}
     for task in snapshot.tasks:
@@ -119,7 +119,7 @@ def processes(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def entries_of(data: bytes) -> list[dict[str, Any]]:
-    """The entries of pstree.img, without crit: framing by hand, messages by the library."""
+    """Return the entries of pstree.img, without crit: framing by hand, messages by the library."""
     made, at = [], 8
     while at < len(data):
         length = int.from_bytes(data[at : at + 4], "little")
@@ -131,14 +131,14 @@ def entries_of(data: bytes) -> list[dict[str, Any]]:
 
 
 def notes_on(*tasks: Task, **fields: Any) -> tuple[str, ...]:
-    """What is noted of a root and these tasks, each with a pid of its own."""
+    """Return the notes on a root and these tasks, each with a pid of its own."""
     root = a_task(1, 0, comm=b"root")
     snapshot = a_snapshot([(100 + n,) for n in range(5)], (root, *tasks), **fields)
     return registry.dump(snapshot, "criu").notes
 
 
 def test_crit_shows_the_tree(crit: Callable[..., str], tmp_path: Path) -> None:
-    """Numbers, names, and who is whose child, in the order of the snapshot."""
+    """Numbers, names and children come in the order of the snapshot."""
     assert shown(crit, written(a_family(), tmp_path / "images")) == [
         (4711, 4711, 4711, "bash"),
         (4712, 4712, 4711, "    make"),
@@ -148,7 +148,7 @@ def test_crit_shows_the_tree(crit: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_crit_decodes_every_number_of_the_tree(crit: Callable[..., str], tmp_path: Path) -> None:
-    """Parents and threads among them."""
+    """This includes parents and threads."""
     folder = written(a_family(), tmp_path / "images")
     keys = ("pid", "ppid", "pgid", "sid", "threads")
 
@@ -165,10 +165,10 @@ def test_crit_decodes_every_number_of_the_tree(crit: Callable[..., str], tmp_pat
 def test_crit_shows_any_tree(
     crit: Callable[..., str], tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot
 ) -> None:
-    """With ids from outside, threads for parents, names that are no UTF-8."""
+    """Trees have ids from outside, threads as parents, and names that are not UTF-8."""
     folder = written(snapshot, tmp_path_factory.getbasetemp() / "any")
     expected = processes(snapshot)
-    # A name may hold what ends a line: the processes are counted by their numbers.
+    # A name may contain a line break, so the processes are counted by their numbers.
     listed = crit("x", folder, "ps")
 
     assert decoded(crit, folder / "pstree.img") == expected
@@ -178,7 +178,7 @@ def test_crit_shows_any_tree(
 @patient
 @given(snapshots())
 def test_every_parent_stands_before_its_children_and_every_number_has_its_file(snapshot: Snapshot) -> None:
-    """Which is what crit asks of a folder; one process has no parent."""
+    """crit needs that order and those files; only one process has no parent."""
     files = registry.dump(snapshot, "criu").data
     assert isinstance(files, dict)
     entries = entries_of(files["pstree.img"])
@@ -191,7 +191,7 @@ def test_every_parent_stands_before_its_children_and_every_number_has_its_file(s
 
 
 def test_a_crowd_is_shown_whole(crit: Callable[..., str], tmp_path: Path) -> None:
-    """Many processes, many of them in groups whose leader is gone."""
+    """Many of its processes are in groups whose leader is gone."""
     listed = shown(crit, written(a_crowd(600, 400), tmp_path / "images"))
 
     assert [each.pid for each in listed] == list(range(1000, 1600))
@@ -199,7 +199,7 @@ def test_a_crowd_is_shown_whole(crit: Callable[..., str], tmp_path: Path) -> Non
 
 
 def test_the_state_of_a_process_is_that_of_criu(crit: Callable[..., str], tmp_path: Path) -> None:
-    """Its numbers, with the exit code as wait(2) gives it; and what else is known of a process."""
+    """The folder has CRIU's state numbers, wait(2)'s exit codes, and the other facts of a process."""
     tasks = [
         a_task(1, 0, comm=b"root", subreaper=True),
         a_task(2, 1, state=TaskState.STOPPED),
@@ -218,7 +218,7 @@ def test_the_state_of_a_process_is_that_of_criu(crit: Callable[..., str], tmp_pa
 
 
 def test_what_crit_decodes_it_encodes_to_the_same_bytes(crit: Callable[..., str], tmp_path: Path) -> None:
-    """So there is nothing in the files that it does not know."""
+    """So crit knows every byte of the files."""
     folder = written(a_family(), tmp_path / "images")
     for path in sorted(folder.iterdir()):
         crit("decode", "-i", path, "-o", tmp_path / "json")
@@ -228,7 +228,7 @@ def test_what_crit_decodes_it_encodes_to_the_same_bytes(crit: Callable[..., str]
 
 
 def test_a_name_that_is_no_utf_8_is_shown_escaped(crit: Callable[..., str], tmp_path: Path) -> None:
-    """crit would stop at it; one that is UTF-8 stays as it is, backslashes too."""
+    """crit would fail on it. A name in UTF-8 stays as it is, backslashes too."""
     tasks = [a_task(1, 0, comm=b"a\xffb"), a_task(2, 1, comm="grün\\".encode())]
     folder = written(a_snapshot([(10,), (11,)], tasks), tmp_path / "images")
 
@@ -238,7 +238,7 @@ def test_a_name_that_is_no_utf_8_is_shown_escaped(crit: Callable[..., str], tmp_
 
 @pytest.fixture(scope="session")
 def pycriu(crit: Callable[..., str]) -> Pycriu:
-    """What pycriu says of magic numbers, of the fields of our messages, and of machines."""
+    """Return pycriu's magic numbers, the fields of our messages, and machines."""
     ask = [SYSTEM_PYTHON, "-c", ASK_PYCRIU, *criuschema.MESSAGES]
     ran = subprocess.run(ask, env=SYSTEM, capture_output=True, text=True, check=True)
     magic, fields, machines = json.loads(ran.stdout)
@@ -246,7 +246,7 @@ def pycriu(crit: Callable[..., str]) -> Pycriu:
 
 
 def test_numbers_and_types_are_those_that_pycriu_has(pycriu: Pycriu) -> None:
-    """Magic numbers, field numbers, labels, types, machines."""
+    """The numbers and types are magic numbers, field numbers, labels, types and machines."""
     magic, fields, machines = pycriu
     ours = {
         name: {field: [number, label, kind] for field, number, label, kind in rows}
@@ -263,7 +263,7 @@ def test_numbers_and_types_are_those_that_pycriu_has(pycriu: Pycriu) -> None:
 
 
 def test_every_field_that_pycriu_requires_is_there(pycriu: Pycriu) -> None:
-    """A message without it would be none to CRIU."""
+    """CRIU rejects a message without it."""
     for name, rows in pycriu[1].items():
         required = {field for field, (_, label, _) in rows.items() if label == "required"}
 
@@ -271,7 +271,7 @@ def test_every_field_that_pycriu_requires_is_there(pycriu: Pycriu) -> None:
 
 
 def test_the_bytes_of_a_tree_of_one() -> None:
-    """Magic of all images, magic of this one, length, then tag and value of each field."""
+    """The bytes are the magic of all images, the magic of this one, the length, then tag and value of each field."""
     files = registry.dump(a_snapshot([(12835,)]), "criu").data
 
     assert files == {
@@ -283,7 +283,7 @@ def test_the_bytes_of_a_tree_of_one() -> None:
 
 
 def test_what_every_snapshot_has_and_criu_has_not_is_noted() -> None:
-    """Above all that nothing can be restored from it; of a tree of one there is no more to say."""
+    """The first note says that nothing can be restored from the files; a tree of one task has no other notes."""
     bare = Snapshot(
         "subtree", 0, a_snapshot().pids, (a_task(1, 0, start_ns=None, uid=None, gid=None, exit_signal=None),)
     )
@@ -295,7 +295,7 @@ def test_what_every_snapshot_has_and_criu_has_not_is_noted() -> None:
 
 
 def test_what_a_family_has_and_criu_has_not_is_noted() -> None:
-    """Levels, ghosts, births, those who are gone, and what the snapshot lists by name."""
+    """The notes are on levels, ghosts, births, ancestors, and the lists of the snapshot."""
     notes = "\n".join(registry.dump(a_family(), "criu").notes)
 
     assert "which namespaces they are in, are left out, for 4720\n" in notes
@@ -322,20 +322,20 @@ def test_what_a_family_has_and_criu_has_not_is_noted() -> None:
     ids=["session", "group", "leader", "parent", "state", "name", "thread", "namespace"],
 )
 def test_what_is_said_in_another_way_is_noted_with_whom_it_is_about(tasks: list[Task], note: str) -> None:
-    """Once, and only where it is so."""
+    """The note comes once, and only for the tasks concerned."""
     assert sum(note in each for each in notes_on(*tasks)) == 1
     assert not any(note.partition("10")[0] in each for each in notes_on())
 
 
 def test_a_note_names_the_first_few() -> None:
-    """Of thousands nobody reads the numbers."""
+    """A list of thousands of numbers would not be read."""
     notes = registry.dump(a_crowd(10, 8), "criu").notes
 
     assert any(note.endswith(": 1010, 1011, 1012, 1013, 1014, 1015 and 2 more") for note in notes)
 
 
 def test_an_incomplete_snapshot_is_noted_with_its_reasons() -> None:
-    """The files look as good as those of a complete one."""
+    """The files look like those of a complete snapshot."""
     notes = notes_on(completeness=Completeness("no", reasons=("a number is unknown",)))
 
     assert "these files do not say that the snapshot is incomplete: a number is unknown" in notes
@@ -343,7 +343,7 @@ def test_an_incomplete_snapshot_is_noted_with_its_reasons() -> None:
 
 
 def test_an_unknown_machine_is_none_of_crius() -> None:
-    """Of a bare image nothing is known."""
+    """A bare image has no machine."""
     snapshot = Snapshot("subtree", 0, a_snapshot().pids, (Task(1, 0, 1, 1, 1, 0),))
     files = registry.dump(snapshot, "criu").data
 
@@ -352,9 +352,9 @@ def test_an_unknown_machine_is_none_of_crius() -> None:
 
 
 def test_without_the_protobuf_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no dependency of ours; the other formats go on."""
+    """ckptree does not depend on it; the other formats work without it."""
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
-    monkeypatch.setattr(criu, "messages", criuschema.messages.__wrapped__)  # nobody has built them before
+    monkeypatch.setattr(criu, "messages", criuschema.messages.__wrapped__)  # messages are not cached
     with pytest.raises(HostError, match=r"package `protobuf`, .*: `pip install 'ckptree\[criu\]'`, or Debian's"):
         registry.dump(a_family(), "criu")
 
@@ -362,7 +362,7 @@ def test_without_the_protobuf_library_the_error_says_what_to_install(monkeypatch
 
 
 def test_a_folder_of_crius_is_no_file_that_can_be_read() -> None:
-    """It says less than a snapshot, so it is written and never read."""
+    """It holds less than a snapshot, so it can be written but not read."""
     found = registry.find("criu")
 
     assert (found.directory, found.text, found.reader) == (True, False, None)

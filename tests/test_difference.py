@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two snapshots compared: equal means exactly what it should, and what differs is told of whom it is true."""
+"""The comparison of two snapshots: the meaning of equality, and the report of differences."""
 
 import json
 from dataclasses import replace
@@ -10,22 +10,22 @@ from agent.model import CKPT_PID_ROOT, Completeness, Namespace, PidObject, Share
 from exporters.difference import difference, lines, to_document
 from tests.builders import a_family, a_snapshot, a_task, born, with_task
 
-# What is behind the head, which is the same for every comparison.
+# The lines behind the head, which is the same for every comparison.
 HEAD = 4
 
 
 def without(snapshot: Snapshot, *tags: int) -> Snapshot:
-    """The snapshot without some tasks; their pid objects stay."""
+    """Return the snapshot without some tasks; their pid objects stay."""
     return replace(snapshot, tasks=tuple(task for task in snapshot.tasks if task.pid not in tags))
 
 
 def told(a: Snapshot, b: Snapshot) -> list[str]:
-    """The lines behind the head."""
+    """Return the lines behind the head."""
     return lines(difference(a, b))[HEAD:]
 
 
 def test_a_difference_is_told_by_kind_and_by_number() -> None:
-    """As the command line shows it."""
+    """The lines are those of the command line."""
     a = a_family()
     b = with_task(a, 2, state=TaskState.ZOMBIE, exit_code=0)
     b = with_task(b, 4, ppid=1, comm=b"in\x1bit")
@@ -53,7 +53,7 @@ def test_a_difference_is_told_by_kind_and_by_number() -> None:
 
 
 def test_a_terminal_without_unicode_gets_the_same_in_ascii() -> None:
-    """Other signs, and foreign names escaped."""
+    """Signs are replaced, and foreign names are escaped."""
     a = a_family()
     found = difference(a, with_task(a, 7, pgid=CKPT_PID_ROOT, comm="é".encode()))
 
@@ -69,7 +69,7 @@ def test_a_terminal_without_unicode_gets_the_same_in_ascii() -> None:
 
 
 def test_a_snapshot_equals_itself_in_four_lines() -> None:
-    """And there is nothing to note."""
+    """No notes follow."""
     assert lines(difference(a_family(), a_family())) == [
         "equal",
         "a: subtree of 4711 · 6 tasks · 2024-05-01 12:00:00 UTC",
@@ -95,12 +95,12 @@ def test_a_snapshot_equals_itself_in_four_lines() -> None:
     ],
 )
 def test_what_became_of_a_task_is_told_in_words(change: dict[str, object], said: str) -> None:
-    """One field or two; all of these count."""
+    """One or two fields change; each of them makes the snapshots different."""
     tasks = [a_task(1, 0), a_task(2, 1, comm=b"sh"), a_task(3, 1)]
     a = a_snapshot([(100 + n,) for n in range(1, 5)], tasks)
     found = told(a, with_task(a, 2, **change))
 
-    # Somebody who has become a thread is still named as what he was.
+    # A process that has become a thread is named as a process.
     assert found[2] == f"   102 sh: {said}"
     assert len(found) == 3
 
@@ -118,14 +118,14 @@ def test_what_became_of_a_task_is_told_in_words(change: dict[str, object], said:
     ],
 )
 def test_what_is_no_part_of_being_equal_makes_no_difference(change: dict[str, object]) -> None:
-    """Though some of it is noted."""
+    """Some of these changes are noted."""
     a = a_family()
 
     assert difference(a, with_task(a, 2, **change)).equal
 
 
 def test_a_dumped_core_is_no_difference() -> None:
-    """A rebuilt task was killed by the same signal, and leaves no core a second time."""
+    """A rebuilt task was killed by the same signal, and dumps no second core."""
     a = with_task(a_family(), 7, exit_code=11 | 0x80)
 
     assert difference(a, with_task(a, 7, exit_code=11)).equal
@@ -138,7 +138,7 @@ def test_a_dumped_core_is_no_difference() -> None:
 
 
 def test_a_namespace_that_waits_and_is_dead_in_one_of_them_alone_is_noted() -> None:
-    """A rebuild makes another one, which is alive."""
+    """A rebuild makes another namespace, which is alive."""
     a = with_task(a_family(), 7, child_namespace=-1, child_namespace_dead=True)
     b = with_task(a_family(), 7, child_namespace=-1)
 
@@ -148,7 +148,7 @@ def test_a_namespace_that_waits_and_is_dead_in_one_of_them_alone_is_noted() -> N
 
 
 def test_what_is_shared_in_one_of_them_alone_is_noted() -> None:
-    """By whom it is shared, and not by the ids; and only where it was looked for in both."""
+    """The note has the sharing tasks and not the ids, and it needs both snapshots to have been read for sharing."""
     looked = replace(a_family(), as_of_read=("shares",))
     a = with_task(with_task(looked, 2, shares=Shares(files=5)), 7, shares=Shares(files=5))
     b = with_task(with_task(looked, 2, shares=Shares(files=9)), 7, shares=Shares(files=9))
@@ -161,7 +161,7 @@ def test_what_is_shared_in_one_of_them_alone_is_noted() -> None:
 
 
 def test_a_new_name_or_owner_is_noted() -> None:
-    """A program was run, or changed its user."""
+    """The task has run a program or changed its user."""
     a = a_family()
 
     assert told(a, with_task(a, 7, comm=b"ld", uid=1000, gid=100)) == [
@@ -172,7 +172,7 @@ def test_a_new_name_or_owner_is_noted() -> None:
 
 
 def test_a_number_used_again_is_another_task() -> None:
-    """In one tree the start time tells; what has become of the old one is that it is gone."""
+    """In one tree the start time tells tasks apart; the earlier task is gone."""
     a = a_family()
     found = difference(a, with_task(a, 7, start_ns=5, comm=b"sh", pgid=1, state=TaskState.RUNNING, exit_code=None))
 
@@ -182,7 +182,7 @@ def test_a_number_used_again_is_another_task() -> None:
 
 
 def test_a_number_used_again_by_its_like_is_noted_alone() -> None:
-    """Start times are no part of being equal."""
+    """Start times do not count for equality."""
     a = a_family()
 
     assert told(a, with_task(a, 7, start_ns=5)) == [
@@ -194,7 +194,7 @@ def test_a_number_used_again_by_its_like_is_noted_alone() -> None:
 
 @pytest.mark.parametrize("boot_id", ["", "another", a_family().boot_id])
 def test_a_rebuilt_tree_is_compared_by_its_numbers(boot_id: str) -> None:
-    """Here or elsewhere: every start time is another one, and nobody was replaced."""
+    """This holds on any host: all start times differ, and no task counts as replaced."""
     a = a_family()
     tasks = [task._replace(start_ns=(task.start_ns or 0) + 10**9) for task in a.tasks]
     found = difference(a, with_task(replace(a, boot_id=boot_id, tasks=tuple(tasks)), 7, pgid=1))
@@ -206,7 +206,7 @@ def test_a_rebuilt_tree_is_compared_by_its_numbers(boot_id: str) -> None:
 
 
 def test_another_boot_is_noted() -> None:
-    """Where both say which one they are of."""
+    """Both snapshots need a boot id for this."""
     a = a_family()
 
     assert told(a, replace(a, boot_id="another"))[-1] == "   captured on different hosts, or with a boot in between"
@@ -224,7 +224,7 @@ def test_a_number_that_goes_on_differently_inside_is_another_pid() -> None:
 
 
 def test_pids_without_a_task_come_and_go() -> None:
-    """They live on as somebody's group; where a task became one, it is the task that is gone."""
+    """They remain as another task's group. If one of the two has a task of that pid, the task is gone or born."""
     a = a_family()
     lost = with_task(replace(a, pids=(*a.pids[:2], PidObject((4691,), (0,)), *a.pids[3:])), 7, pgid=3)
 
@@ -244,7 +244,7 @@ def test_pids_without_a_task_come_and_go() -> None:
 
 
 def in_namespaces(*ids: int) -> Snapshot:
-    """A root, and five tasks in inner namespaces of those ids."""
+    """Return a root, and five tasks in inner namespaces with those ids."""
     pids = [PidObject((1,), (0,)), *[PidObject((2 + n, 1 + n), (0, id_)) for n, id_ in enumerate(ids)]]
     tasks = [a_task(1, 0), *[a_task(2 + n, 1, depth=1) for n in range(len(ids))]]
     spaces = tuple(Namespace(n, 4026532000 + n, min(n, 1), 0 if n else None) for n in range(1 + max(ids)))
@@ -252,7 +252,7 @@ def in_namespaces(*ids: int) -> Snapshot:
 
 
 def test_who_shares_a_namespace_matters_and_what_it_is_called_does_not() -> None:
-    """Ids and inode numbers are given anew each time."""
+    """Each capture gives new ids and inode numbers."""
     a = in_namespaces(1, 1, 2, 2, 2)
 
     assert difference(a, in_namespaces(2, 2, 1, 1, 1)).equal
@@ -268,14 +268,14 @@ def test_who_shares_a_namespace_matters_and_what_it_is_called_does_not() -> None
 
 
 def test_a_program_reads_namespaces_by_their_inode_numbers() -> None:
-    """Those of either side; ids mean nothing outside of their file."""
+    """The numbers are those of either side, because ids mean nothing outside of their file."""
     found = difference(in_namespaces(1, 1, 2, 2, 2), in_namespaces(2, 2, 1, 1, 2))
 
     assert to_document(found)["namespaces"] == [{"numbers": (6, 5), "level": 1, "a": 4026532002, "b": 4026532002}]
 
 
 def a_bare(snapshot: Snapshot, dialect: str = "seed") -> Snapshot:
-    """The snapshot as the tools of 2011 would have written it."""
+    """Return the snapshot that an image of the 2011 tools would have."""
     bare = replace(
         snapshot,
         pids=tuple(PidObject(pid.numbers, ()) for pid in snapshot.pids),
@@ -289,7 +289,7 @@ def a_bare(snapshot: Snapshot, dialect: str = "seed") -> Snapshot:
 
 
 def test_what_a_bare_image_does_not_say_is_told_once() -> None:
-    """What is not known is not known to be equal; the tree is compared all the same."""
+    """An unknown fact is not known to be equal; the trees are compared all the same."""
     a = a_family()
 
     assert told(a, with_task(a_bare(a), 7, pgid=1)) == [
@@ -306,7 +306,7 @@ def test_what_a_bare_image_does_not_say_is_told_once() -> None:
 
 
 def test_an_old_image_has_one_word_for_two_kinds_of_outside() -> None:
-    """The dialect v23 cannot say that the root inherited its session; where nothing else says it, it is not asked."""
+    """The dialect v23 cannot express the root's inherited session. Without EXTENSION it is not compared."""
     a = with_task(a_family(), 1, sid=CKPT_PID_ROOT, pgid=0)
     bare = a_bare(a)
 
@@ -316,7 +316,7 @@ def test_an_old_image_has_one_word_for_two_kinds_of_outside() -> None:
 
 
 def test_the_same_happened_to_the_threads_of_a_process_is_told_once() -> None:
-    """Forty threads are not forty lines; one that something else happened to is."""
+    """Forty threads are not forty lines. A thread with another change has its own line."""
     threads = [a_task(tag, 1, tgid=2, comm=b"w") for tag in range(4, 44)]
     a = a_snapshot([(n,) for n in range(101, 144)], [a_task(1, 0), a_task(2, 1), a_task(3, 1), *threads])
     moved = [t._replace(pgid=3) if t.tgid == 2 else t for t in a.tasks]
@@ -334,7 +334,7 @@ def test_the_same_happened_to_the_threads_of_a_process_is_told_once() -> None:
 
 
 def test_what_each_snapshot_is_like_as_a_whole_is_noted() -> None:
-    """None of it makes a difference."""
+    """None of these facts makes the snapshots different."""
     a = a_family()
     b = replace(a, mode="container", squashed=(), completeness=Completeness("no", reasons=("a gap\n",)))
 
@@ -347,7 +347,7 @@ def test_what_each_snapshot_is_like_as_a_whole_is_noted() -> None:
 
 
 def test_a_program_reads_who_what_and_how() -> None:
-    """All by numbers, names as text."""
+    """Tasks are given by numbers, names as text."""
     a = a_family()
     b = with_task(with_task(a, 6, state=TaskState.STOPPED), 4, pgid=CKPT_PID_ROOT, comm=b"\xff")
     document = json.loads(json.dumps(to_document(difference(a, without(b, 7)))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What being equal means, held against any two snapshots: the same buffers, states and namespaces, and nothing else."""
+"""The meaning of equality, held against any two snapshots: equal buffers, states and namespaces, and nothing else."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ from tests.builders import patient, snapshots, with_task
 
 
 def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
-    """The same tree; the n-th pid object of the old order becomes the order[n]-th, and tags count from `first`."""
+    """Return the same tree with other tags: the n-th pid object becomes the order[n]-th, and tags count from `first`."""
     new = {snapshot.first_tag + old: first + place for old, place in enumerate(order)}
     new |= {0: 0, CKPT_PID_ROOT: CKPT_PID_ROOT}
     pids = dict(zip(order, snapshot.pids, strict=True))
@@ -31,20 +31,20 @@ def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
 
 
 def old_words(snapshot: Snapshot) -> Snapshot:
-    """As an old image in the dialect v23 says it: 0 for the session that the root inherited, too."""
+    """Return the snapshot as an old image of the dialect v23 has it: 0 for the session that the root inherited."""
     tasks = [task._replace(pgid=max(task.pgid, 0), sid=max(task.sid, 0)) for task in snapshot.tasks]
     return replace(snapshot, tasks=tuple(tasks))
 
 
 def mean_the_same(a: Snapshot, b: Snapshot) -> bool:
-    """Against an old image of that dialect, in its words."""
+    """Return True if two snapshots mean the same, in the words of an old image if one of them is one."""
     if any(each.dialect == "v23" and is_bare(each) for each in (a, b)):
         a, b = old_words(a), old_words(b)
     return meaning(a) == meaning(b)
 
 
 def meaning(snapshot: Snapshot) -> object:
-    """All that being equal is about: both buffers with tags given in the order of numbers, and the facts."""
+    """Return all that equality depends on: both buffers, with tags in the order of numbers, and the facts."""
     ranks = sorted(range(len(snapshot.pids)), key=lambda n: snapshot.pids[n].numbers)
     ranked = relabelled(snapshot, [ranks.index(n) for n in range(len(ranks))], 1)
     tasks = sorted(ranked.tasks)
@@ -63,9 +63,9 @@ def meaning(snapshot: Snapshot) -> object:
 @patient
 @given(snapshots(), st.randoms(use_true_random=False), st.integers(1, 1000))
 def test_tags_and_the_order_of_rows_make_no_difference(snapshot: Snapshot, random: object, first: int) -> None:
-    """They are a file's own business."""
+    """They belong to the file and not to the tree."""
     order = list(range(1, len(snapshot.pids)))
-    random.shuffle(order)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
+    random.shuffle(order)  # type: ignore[attr-defined]  # hypothesis passes a random.Random
     other = relabelled(snapshot, [0, *order], first)
     other = replace(other, tasks=(other.tasks[0], *reversed(other.tasks[1:])))
 
@@ -93,7 +93,7 @@ TOUCHED = [
 
 
 def touched(draw: st.DrawFn, a: Snapshot, what: str) -> Snapshot:
-    """The snapshot with one thing changed, which may matter or not; tags may end up where no kernel would have them."""
+    """Return the snapshot with one change, which may matter or not; tags may become impossible for a kernel."""
     task = draw(st.sampled_from(a.tasks))
     place = draw(st.integers(0, len(a.pids) - 1))
     pid = a.pids[place]
@@ -128,7 +128,7 @@ def touched(draw: st.DrawFn, a: Snapshot, what: str) -> Snapshot:
 
 @st.composite
 def neighbours(draw: st.DrawFn, what: str) -> tuple[Snapshot, Snapshot]:
-    """A snapshot and one like it, told apart by one thing at most."""
+    """Return a snapshot and one like it, with one change at most."""
     a = draw(snapshots())
     known = [task._replace(state=task.state or TaskState.RUNNING) for task in a.tasks]
     a = replace(a, tasks=tuple(known)) if draw(st.booleans()) else a
@@ -137,7 +137,7 @@ def neighbours(draw: st.DrawFn, what: str) -> tuple[Snapshot, Snapshot]:
 
 @pytest.mark.parametrize("what", TOUCHED)
 def test_equal_means_the_same_buffers_and_facts_and_nothing_else(what: str) -> None:
-    """Judged by the bytes of the image, tags given anew; and the other way round what is gone is born."""
+    """The bytes of the image with new tags decide. In the other direction gone tasks are born."""
 
     @settings(patient, max_examples=40)
     @given(neighbours(what))
@@ -159,7 +159,7 @@ def test_equal_means_the_same_buffers_and_facts_and_nothing_else(what: str) -> N
 @patient
 @given(snapshots(), snapshots())
 def test_any_two_snapshots_can_be_told_apart(a: Snapshot, b: Snapshot) -> None:
-    """For people in lines that a terminal can show, for programs in what JSON can hold."""
+    """People get lines that a terminal can show, programs get values that JSON can hold."""
     found = difference(a, b)
 
     assert all(line.isprintable() for line in lines(found))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The drawing: what graphviz makes of it is what the snapshot says, whatever people call their programs."""
+"""The drawing: graphviz shows what the snapshot has, with any names of programs."""
 
 import os
 import re
@@ -26,28 +26,28 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(snapshot: Snapshot) -> str:
-    """The drawing as text."""
+    """Return the drawing as text."""
     return dumps(snapshot).decode()
 
 
 def node(text: str, id_: str) -> str:
-    """The one line of a drawing that says what a node is."""
+    """Return the one line of a drawing that defines a node."""
     (found,) = [line for line in text.splitlines() if line.startswith(f"{id_} [label=")]
     return found
 
 
 def edges(text: str, kind: str) -> set[tuple[str, str]]:
-    """The edges of a drawing that are solid, dashed or dotted."""
+    """Return the edges of a drawing that are solid, dashed or dotted."""
     found = re.findall(r"^(\S+) -> (\S+)(?: \[style=(\w+))?", text, re.MULTILINE)
     return {(a, b) for a, b, style in found if (style or "solid") == kind}
 
 
 def pictured(snapshot: Snapshot) -> dict[str, str]:
-    """The words in each node and cluster of the picture, without blanks, by its title."""
+    """Return the words in each node and cluster of the picture, without blanks, by its title."""
     ran = subprocess.run(["dot", "-Tsvg"], input=dumps(snapshot), capture_output=True, check=True, timeout=60)
 
-    assert ran.stderr == b""  # a warning would mean that something is not drawn as it was meant
-    return dict(_words(ET.fromstring(ran.stdout)))  # noqa: S314  # graphviz wrote it just now
+    assert ran.stderr == b""  # a warning means that graphviz does not draw a part as intended
+    return dict(_words(ET.fromstring(ran.stdout)))  # noqa: S314  # graphviz has just written it
 
 
 def _words(picture: ET.Element) -> Iterator[tuple[str, str]]:
@@ -75,12 +75,12 @@ subgraph cluster_legend {
 
 
 def test_one_process_is_a_box_in_the_colours_of_its_session_and_group() -> None:
-    """Everything but the legend, to the letter."""
+    """The test compares everything but the legend, to the letter."""
     assert drawn(a_snapshot()).startswith(ALONE)
 
 
 def test_a_family_is_seen_at_a_glance() -> None:
-    """Threads, a namespace within the other, a zombie, a ghost, and somebody who is gone."""
+    """The drawing has threads, nested namespaces, a zombie, a ghost, and an ancestor."""
     text = drawn(a_family())
 
     assert "{4713 make} {4714 wor\\\\xffker}" in node(text, "n2")
@@ -96,7 +96,7 @@ def test_a_family_is_seen_at_a_glance() -> None:
 
 
 def test_a_namespace_is_a_box_within_that_of_its_parent() -> None:
-    """And holds those who live in it, ghosts included."""
+    """The box contains its tasks and ghosts."""
     text = drawn(a_family())
     inner = text[text.index("subgraph cluster_1 ") :]
 
@@ -127,7 +127,7 @@ def test_colours_differ_by_session_and_by_group() -> None:
     ],
 )
 def test_a_state_is_a_badge_and_explained(state: TaskState, said: str, *, dashed: bool) -> None:
-    """The dead have a dashed frame as well."""
+    """Exited processes have a dashed frame as well."""
     code = 9 if dashed else None
     text = drawn(a_snapshot([(1,), (2,)], [a_task(1, 0), a_task(2, 1, state=state, exit_code=code)]))
     plain = drawn(a_snapshot([(1,), (2,)], [a_task(1, 0), a_task(2, 1)]))
@@ -140,7 +140,7 @@ def test_a_state_is_a_badge_and_explained(state: TaskState, said: str, *, dashed
 
 
 def test_a_thread_that_has_children_is_where_their_lines_begin() -> None:
-    """The others are named in a row, and the rest of a crowd is counted."""
+    """The other threads are named in a row, and the rest of a crowd is counted."""
     threads = [a_task(tag, 0, tgid=1, comm=b"w") for tag in range(2, 22)]
     text = drawn(a_snapshot([(n,) for n in range(101, 123)], [a_task(1, 0), *threads, a_task(22, 5)]))
 
@@ -151,7 +151,7 @@ def test_a_thread_that_has_children_is_where_their_lines_begin() -> None:
 
 
 def test_a_thread_that_is_stopped_says_so() -> None:
-    """It may be the only one."""
+    """It may be the only stopped thread of the process."""
     thread = a_task(2, 0, tgid=1, comm=b"w", state=TaskState.STOPPED)
 
     assert re.search(
@@ -160,7 +160,7 @@ def test_a_thread_that_is_stopped_says_so() -> None:
 
 
 def test_where_no_birth_was_seen_the_title_says_so_once() -> None:
-    """And no process does."""
+    """No process has that remark."""
     assumed = Birth(None, False, None, None, (), None)
     text = drawn(a_snapshot([(1,), (2,)], [a_task(1, 0, birth=assumed), a_task(2, 1, birth=assumed)]))
 
@@ -168,7 +168,7 @@ def test_where_no_birth_was_seen_the_title_says_so_once() -> None:
 
 
 def test_a_ghost_leads_to_the_topmost_of_its_members_only() -> None:
-    """What is below them has their colour; a hundred lines would say no more."""
+    """Their children have the same colour; a hundred lines would say no more."""
     tasks = [a_task(1, 0), a_task(2, 1, pgid=5), a_task(3, 2, pgid=5), a_task(4, 1, pgid=5)]
     text = drawn(a_snapshot([(n,) for n in range(101, 106)], tasks))
 
@@ -176,7 +176,7 @@ def test_a_ghost_leads_to_the_topmost_of_its_members_only() -> None:
 
 
 def test_a_creator_that_is_not_the_parent_has_a_line_of_its_own() -> None:
-    """From a task, a thread, or a ghost; the parent's own births have none."""
+    """The creator is a task, a thread, or a ghost. A birth of the parent has no line."""
     tasks = [
         a_task(1, 0),
         a_task(2, 1, birth=born(1)),
@@ -191,7 +191,7 @@ def test_a_creator_that_is_not_the_parent_has_a_line_of_its_own() -> None:
 
 
 def test_what_is_incomplete_says_so_above_all() -> None:
-    """In red, with the reasons."""
+    """The title is red and has the reasons."""
     done = Completeness("no", reasons=("a <gap>", "another"))
 
     assert "<b>INCOMPLETE</b>: a &lt;gap&gt;; another</font>" in drawn(a_snapshot(completeness=done))
@@ -212,7 +212,7 @@ def test_what_is_incomplete_says_so_above_all() -> None:
     ],
 )
 def test_a_name_is_drawn_as_it_is_shown_elsewhere(comm: bytes) -> None:
-    """Graphviz gives back what went in; a name can neither end its label nor be taken for markup."""
+    """Graphviz returns the same name: a name can neither end its label nor act as markup."""
     task = a_task(1, 0, comm=comm)
     thread = a_task(2, 0, tgid=1, comm=comm)
     words = pictured(a_snapshot([(100,), (101,)], [task, thread]))
@@ -239,7 +239,7 @@ def test_graphviz_draws_any_snapshot_without_a_complaint(snapshot: Snapshot) -> 
 
 
 def test_a_bare_image_is_drawn_by_its_numbers() -> None:
-    """No namespaces, no names: no boxes around, all else is there."""
+    """Only boxes and names are missing."""
     family = a_family()
     pids = tuple(pid._replace(namespaces=()) for pid in family.pids)
     tasks = tuple(task._replace(comm=None, state=None, birth=None) for task in family.tasks)
@@ -250,14 +250,14 @@ def test_a_bare_image_is_drawn_by_its_numbers() -> None:
 
 
 def test_special_ids_have_colours_and_words() -> None:
-    """A root that leads nothing."""
+    """The root leads neither a group nor a session."""
     words = pictured(a_snapshot(tasks=[a_task(1, 0)._replace(pgid=0, sid=CKPT_PID_ROOT)]))
 
     assert words["n1"] == "100task-1sessioninheritedfromoutsidegroupoutside"
 
 
 def test_the_same_snapshot_gives_the_same_bytes_in_every_process() -> None:
-    """Whatever the seed of Python's hashes."""
+    """The seed of Python's hashes does not matter."""
     script = "from exporters import dot, jsonfmt; out.write(dot.dumps(jsonfmt.loads(sys.stdin.buffer.read())))"
     script = f"import sys; out = sys.stdout.buffer; {script}"
     source = jsonfmt.dumps(a_family())
@@ -276,7 +276,7 @@ def test_the_same_snapshot_gives_the_same_bytes_in_every_process() -> None:
 
 
 def test_five_thousand_tasks_are_written_at_once() -> None:
-    """A tenth of a second; twenty times that is a busy machine."""
+    """It takes a tenth of a second; the limit is twenty times that, for a busy machine."""
     crowd = a_crowd(5000, 500, level=1)
     start = time.perf_counter()
     dumps(crowd)
@@ -285,12 +285,12 @@ def test_five_thousand_tasks_are_written_at_once() -> None:
 
 
 def test_a_picture_is_svg() -> None:
-    """By the program that `make setup` installs."""
-    assert ET.fromstring(svg(dumps(a_family()))).tag == f"{SVG}svg"  # noqa: S314  # graphviz wrote it just now
+    """The program is the one that `make setup` installs."""
+    assert ET.fromstring(svg(dumps(a_family()))).tag == f"{SVG}svg"  # noqa: S314  # graphviz has just written it
 
 
 def test_without_graphviz_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And what is possible without it."""
+    """The message also names the formats that work without it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         HostError, match=r"install graphviz \(Debian: apt-get install graphviz\), or write the format dot"
@@ -299,14 +299,14 @@ def test_without_graphviz_the_package_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 
 def a_program(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `dot` that does as it is told, first on PATH."""
+    """Make a `dot` that runs the given script, first on PATH."""
     (path / "dot").write_text(f"#!/bin/sh\n{script}\n")
     (path / "dot").chmod(0o755)
     monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
 
 
 def test_a_layout_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody waits for a picture of a hundred thousand tasks, and no process stays behind."""
+    """The time limit holds for any size of drawing, and no process stays behind."""
     a_program(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 600", monkeypatch)
     with pytest.raises(CkptreeError, match=r"has not laid out the tree in 0.5 s: it is too large for a picture"):
         svg(b"digraph {}", timeout_s=0.5)
@@ -315,7 +315,7 @@ def test_a_layout_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_graphviz_says_against_a_drawing_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its first line, and its status where it says nothing."""
+    """The message has its first line, or its status if it says nothing."""
     with pytest.raises(CkptreeError, match=r"ended with status 1: .*syntax error in line 1"):
         svg(b"digraph {{{")
     a_program(tmp_path, "kill -SEGV $$", monkeypatch)
@@ -324,7 +324,7 @@ def test_what_graphviz_says_against_a_drawing_is_passed_on(monkeypatch: pytest.M
 
 
 def test_a_program_that_cannot_be_run_is_this_hosts_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Broken by an upgrade, say."""
+    """An upgrade may have broken it, for example."""
     a_program(tmp_path, "", monkeypatch)
     (tmp_path / "dot").write_bytes(b"\x7fELF")
     with pytest.raises(HostError, match=r"cannot run .*/dot: Exec format error"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Literal bytes of small trees, read and written: what the 2011 readers would see, field by field."""
+"""Literal bytes of small trees, read and written: the view of the 2011 readers, field by field."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ BASE_AT = 347
 
 
 def bare(golden: Golden) -> bytes:
-    """The golden image's head, the tree's bytes, and TAIL."""
+    """Return the golden image's head, the tree's bytes, and TAIL."""
     head = patched(GOLDEN[:BASE_AT], 64, "<Q", int(golden.mode == "subtree"))
     return head + golden.base + GOLDEN[TAIL_AT:]
 
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_a_tree_is_written_as_its_bytes(name: str) -> None:
-    """Head, base, our own record, TAIL; without our record it is the whole of a 2011 image."""
+    """The image is head, base, EXTENSION and TAIL; without EXTENSION it is a whole image of 2011."""
     golden = GOLDENS[name]
     written = checkpoint.dumps(golden.snapshot, golden.dialect)
     ours = 8 + len(dict(records_of(written))[8101])
@@ -35,10 +35,10 @@ def test_a_tree_is_written_as_its_bytes(name: str) -> None:
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_the_bytes_alone_are_read_as_the_ids_and_numbers_of_the_tree_and_nothing_more(name: str) -> None:
-    """Without our own record no state, no namespace, no birth is known; the rest is all there."""
+    """Without EXTENSION no state, namespace or birth is known; ids and numbers are all there."""
     golden = GOLDENS[name]
     tasks = [Task(*ids) for ids in golden.tasks]
-    if golden.dialect == "v23":  # which has no word for the inherited session
+    if golden.dialect == "v23":  # this dialect cannot express the inherited session
         tasks = [task._replace(pgid=max(task.pgid, 0), sid=max(task.sid, 0)) for task in tasks]
     read = checkpoint.loads(bare(golden))
 
@@ -51,7 +51,7 @@ def test_the_bytes_alone_are_read_as_the_ids_and_numbers_of_the_tree_and_nothing
 
 @pytest.mark.parametrize("name", [name for name in GOLDENS if GOLDENS[name].said])
 def test_what_the_base_has_no_place_for_is_in_our_own_record(name: str) -> None:
-    """As msgpack: a head byte with the length of each string, then the string."""
+    """The text is msgpack: a head byte with the length of each string, then the string."""
     golden = GOLDENS[name]
     payload = dict(records_of(checkpoint.dumps(golden.snapshot)))[8101]
 
@@ -60,7 +60,7 @@ def test_what_the_base_has_no_place_for_is_in_our_own_record(name: str) -> None:
 
 
 def test_the_dialect_v23_has_the_inherited_session_in_our_own_record_alone() -> None:
-    """As -4097, in the rows of the tasks that are in it."""
+    """It is -4097 there, in the rows of the session's tasks."""
     golden = GOLDENS["inherited session, v23"]
     known: Any = msgpack.unpackb(dict(records_of(checkpoint.dumps(golden.snapshot, "v23")))[8101][8:])
 
@@ -73,7 +73,7 @@ def test_the_dialect_v23_has_the_inherited_session_in_our_own_record_alone() -> 
 
 @pytest.mark.parametrize("tree", ["inherited session", "tag base 7"])
 def test_the_dialects_differ_in_the_offset_and_in_that_session_and_in_nothing_else(tree: str) -> None:
-    """One tree, two files."""
+    """One tree gives two files."""
     seed, v23 = GOLDENS[f"{tree}, seed"], GOLDENS[f"{tree}, v23"]
     a, b = seed.snapshot, v23.snapshot
     changed = [at for at, (one, other) in enumerate(zip(seed.base, v23.base, strict=True)) if one != other]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head of an image: whatever host and whatever writer it tells of, it is written again as it was."""
+"""The head of an image of any host and any writer: it is written again as it was."""
 
 import json
 import struct
@@ -31,18 +31,18 @@ def a_head(
     lsm: bytes = b"lsm_none\0\0\0",
     info: bytes = b"dummy",
 ) -> bytes:
-    """The golden image with another head, and a record of ours before TAIL."""
+    """Return the golden image with another head, and a record of ours before TAIL."""
     sizes = struct.pack("<3H", *map(len, uts))
     records = [a_record(4, raw) for raw in uts]
     head = [header[:42] + sizes + header[48:], *records, a_record(2, arch), a_record(3), a_record(4, lsm)]
     image = b"".join([*head, a_record(7, info), GOLDEN[TREE_AT:]])
-    # The facts as our own writer has them, so that all of the image is written again and not the base alone.
+    # The facts as ckptree writes them, so that the whole image is written again and not only the base.
     known = dict(records_of(checkpoint.dumps(checkpoint.loads(image))))[8101]
     return image[:-16] + a_record(8101, known) + image[-16:]
 
 
 def ways(image: bytes) -> list[bytes]:
-    """The image as it comes back through each of the lossless formats."""
+    """Return the image after a conversion through each of the lossless formats."""
     return [
         registry.image(registry.load(registry.image(registry.load(image), name)), "ckpt") for name in registry.LOSSLESS
     ]
@@ -55,7 +55,7 @@ LINUX = st.binary(min_size=65, max_size=65)
 @patient
 @given(st.tuples(LINUX, LINUX, LINUX), st.binary(min_size=11, max_size=11))
 def test_any_bytes_of_a_hosts_names_come_back(uts: tuple[bytes, ...], lsm: bytes) -> None:
-    """UTF-8 or not, ended by a NUL or not, and with whatever stands behind that."""
+    """The bytes may be UTF-8 or not, end with a NUL or not, and have more bytes behind the NUL."""
     image = a_head(uts=uts, lsm=lsm)
 
     assert ways(image) == [image] * 3
@@ -64,7 +64,7 @@ def test_any_bytes_of_a_hosts_names_come_back(uts: tuple[bytes, ...], lsm: bytes
 @patient
 @given(st.data())
 def test_a_foreign_head_comes_back_through_every_lossless_format(data: st.DataObject) -> None:
-    """Machine, revision, constants and what hangs on them, flags, the record of the machine and that of the LSM."""
+    """Foreign are machine, revision, constants and the lengths that they give, flags, and the LSM's record."""
     draw = data.draw
     header = bytearray(GOLDEN[:HEADER_BYTES])
     arch_id = draw(st.sampled_from([1, 2, 3, 4, 183]) | U16)
@@ -83,14 +83,14 @@ def test_a_foreign_head_comes_back_through_every_lossless_format(data: st.DataOb
 
 
 def test_what_ckptree_writes_says_nothing_foreign() -> None:
-    """The eight fields that a header always had, and no more."""
+    """The header has the eight fields that it always had."""
     assert set(json.loads(jsonfmt.dumps(a_family()))["header"]) == {
         *("release", "version", "machine", "kernel_version", "has_fxsr", "has_xsave", "xstate_size", "lsm")
     }
 
 
 def test_a_foreign_head_is_named_field_by_field() -> None:
-    """In JSON, bytes as text."""
+    """In JSON bytes are text."""
     odd = patched(patched(patched(GOLDEN, 16, "<H", 3), 24, "<H", 5), 64, "<Q", 0x11)
     odd = patched(patched(odd, 32, "<H", 17), 299, "<H", 0xFFFE)
     header = json.loads(jsonfmt.dumps(checkpoint.loads(odd)))["header"]
@@ -106,7 +106,7 @@ def test_a_foreign_head_is_named_field_by_field() -> None:
 
 
 def test_a_document_may_say_what_is_written_anyway() -> None:
-    """It is not said again."""
+    """The value is not written a second time."""
     document = json.loads(jsonfmt.dumps(a_family()))
     document["header"] |= {"arch_id": 2, "rev": 6, "uflags": 0, "constants": list(CONSTANTS), "lsm_info": "dummy"}
     document["header"]["arch"] = "\x01\0\x01\0" + r"\x88" + "\n\0\0"
@@ -121,7 +121,7 @@ AARCH64 = replace(A_HEADER, machine="aarch64", has_fxsr=False, has_xsave=False, 
 
 
 def test_an_image_of_arm64_says_so_and_nothing_of_x86() -> None:
-    """ELF's number of it, 183, for the format has none; and a record of the machine in which nothing is set."""
+    """The machine has ELF's number, 183, because the format has none, and its record is all zeros."""
     written = checkpoint.dumps(a_snapshot(header=AARCH64))
 
     assert struct.unpack_from("<H", written, 16)[0] == 183
@@ -131,7 +131,7 @@ def test_an_image_of_arm64_says_so_and_nothing_of_x86() -> None:
 
 
 def test_that_the_format_has_no_number_for_arm64_is_a_warning() -> None:
-    """The tree is as sound as any; only a kernel of 2011 would not take the image."""
+    """The tree is sound; only a kernel of 2011 would refuse the image."""
     (found,) = check(checkpoint.dumps(a_snapshot(header=AARCH64)))
 
     assert (found.name, found.severity, found.offset) == ("foreign-arch", "warning", 16)
@@ -139,7 +139,7 @@ def test_that_the_format_has_no_number_for_arm64_is_a_warning() -> None:
 
 
 def test_arm64_that_claims_features_of_x86_keeps_the_claim_in_our_own_record() -> None:
-    """The base has no place for it."""
+    """The base has no field for it."""
     snapshot = a_snapshot(header=replace(A_HEADER, machine="aarch64"))
     written = checkpoint.dumps(snapshot)
 
@@ -167,7 +167,7 @@ def test_arm64_that_claims_features_of_x86_keeps_the_claim_in_our_own_record() -
     ],
 )
 def test_a_name_is_the_text_of_its_bytes(text: str, raw: bytes) -> None:
-    """A backslash that begins no escape is one; what is too long is cut between characters, and ended."""
+    """A backslash that begins no escape stands for itself. A long name is cut between characters and ends with a NUL."""
     written = checkpoint.dumps(a_snapshot(header=Header(release=text)))
 
     assert records_of(written)[1] == (4, raw.ljust(65, b"\0"))
@@ -175,13 +175,13 @@ def test_a_name_is_the_text_of_its_bytes(text: str, raw: bytes) -> None:
 
 
 def test_what_the_base_says_of_a_header_it_says_of_itself_again() -> None:
-    """What was cut once is not cut twice."""
+    """A text that was cut once is not cut again."""
     said = as_said(Header("é" * 50, "\\" * 70, "\udcff", (70000, 1, 2), xstate_size=2**20, lsm="\0a-module-of-length"))
 
     assert as_said(said) == said
 
 
-# What no image could hold
+# Values that no image can hold
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -208,14 +208,14 @@ def test_what_no_head_has_room_for_is_refused_by_name(said: dict[str, Any], path
 
 
 def test_our_own_record_cannot_overrule_the_head() -> None:
-    """Of what the base says it says nothing."""
+    """EXTENSION says nothing of the fields that the base has."""
     image = GOLDEN[:-16] + an_extension(some_facts(header={"rev": 7})) + GOLDEN[-16:]
 
     assert [found.name for found in check(image)] == ["extension-base"]
 
 
 def test_another_machines_record_may_have_any_length_and_x86s_has_one() -> None:
-    """Up to that of the largest record of a head."""
+    """The limit is the length of the largest record of a head."""
     foreign = patched(GOLDEN, 16, "<H", 3)
     of_four = foreign[:291] + a_record(2, b"what") + foreign[307:]
     long = foreign[:291] + a_record(2, bytes(193)) + foreign[307:]
@@ -227,7 +227,7 @@ def test_another_machines_record_may_have_any_length_and_x86s_has_one() -> None:
 
 
 def test_bytes_of_the_head_are_bytes_in_msgpack() -> None:
-    """As the kernel's strings are."""
+    """They are bytes like the kernel's strings."""
     snapshot = a_snapshot(header=replace(A_HEADER, lsm_info=b"\xff"))
 
     assert b"\xa8lsm_info\xc4\x01\xff" in msgpackfmt.dumps(snapshot)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON document: its schema, its text, its round trip, and what is refused."""
+"""The JSON document: its schema, its text, its round trip, and refused texts."""
 
 import json
 import random
@@ -40,25 +40,25 @@ TASK = {
 
 
 def parsed(snapshot: Snapshot) -> dict[str, Any]:
-    """The document as any JSON reader sees it."""
+    """Return the document as any JSON reader sees it."""
     document: dict[str, Any] = json.loads(jsonfmt.dumps(snapshot))
     return document
 
 
 def text_of(document: object) -> bytes:
-    """A document as someone else would write it."""
+    """Return a document as another program would write it."""
     return json.dumps(document).encode()
 
 
 def refused(data: bytes) -> FormatError:
-    """The error that these bytes are refused with."""
+    """Return the error with which these bytes are refused."""
     with pytest.raises(FormatError) as caught:
         jsonfmt.loads(data)
     return caught.value
 
 
 def test_the_schema_is_whole() -> None:
-    """Every key is there in every document; `entered` and `as_of_read` are beyond the schema."""
+    """Every key is there in every document; `entered` and `as_of_read` are additions to the schema."""
     document = parsed(a_family())
 
     assert set(document) == DOCUMENT | {"entered", "as_of_read"}
@@ -74,7 +74,7 @@ def test_the_schema_is_whole() -> None:
 
 
 def test_the_head_of_a_document_says_what_it_is() -> None:
-    """Format, version and root, as fixed."""
+    """Format, version and root come first."""
     document = parsed(a_family())
 
     assert (document["format"], document["version"]) == ("ckptree", 1)
@@ -93,7 +93,7 @@ def test_the_head_of_a_document_says_what_it_is() -> None:
 
 
 def test_what_is_not_known_is_null() -> None:
-    """Of a bare image nearly all is; the document's own lists are empty."""
+    """A bare image has almost no facts; the document's own lists are empty."""
     bare = Snapshot("container", 0, a_snapshot().pids, (Task(1, 0, 1, 1, 1, 0),))
     document = parsed(bare)
     task = document["tasks"][0]
@@ -111,7 +111,7 @@ def test_what_is_not_known_is_null() -> None:
 
 
 def test_a_creator_is_a_tag_or_an_ancestor_and_a_group_from_outside_is_its_numbers() -> None:
-    """The four ways in which a birth refers to others."""
+    """A birth refers to others in four ways."""
     tasks = parsed(a_family())["tasks"]
 
     assert tasks[0]["birth"]["creator"] is None
@@ -121,7 +121,7 @@ def test_a_creator_is_a_tag_or_an_ancestor_and_a_group_from_outside_is_its_numbe
 
 
 def test_a_task_is_a_line() -> None:
-    """So that grep and diff work on it."""
+    """So grep and diff work on it."""
     lines = jsonfmt.dumps(a_crowd(200, 400)).decode().splitlines()
 
     assert sum(line.startswith('{"pid": ') for line in lines) == 200
@@ -129,7 +129,7 @@ def test_a_task_is_a_line() -> None:
 
 
 def test_the_text_is_utf_8_and_ends_with_a_newline() -> None:
-    """Letters stay letters."""
+    """Letters are not escaped."""
     text = jsonfmt.dumps(a_snapshot(tasks=[a_task(1, 0, comm="grün".encode())]))
 
     assert '"comm": "grün"' in text.decode()
@@ -151,14 +151,14 @@ def test_the_text_is_utf_8_and_ends_with_a_newline() -> None:
     ],
 )
 def test_bytes_have_one_text(raw: bytes, text: str) -> None:
-    """A backslash is doubled, and what is no UTF-8 is spelled out."""
+    """A backslash is doubled, and a byte that is not UTF-8 is escaped."""
     assert escape(raw) == text
     assert unescape(text) == raw
 
 
 @given(st.binary())
 def test_any_bytes_come_back_from_their_text(raw: bytes) -> None:
-    """The escapes are reversible, and the text has a UTF-8."""
+    """The escapes are reversible, and the text is valid UTF-8."""
     assert unescape(escape(raw)) == raw
     escape(raw).encode()
 
@@ -166,21 +166,21 @@ def test_any_bytes_come_back_from_their_text(raw: bytes) -> None:
 @patient
 @given(snapshots())
 def test_any_snapshot_comes_back_the_same(snapshot: Snapshot) -> None:
-    """To the last byte of a command line."""
+    """This includes every byte of a command line."""
     assert jsonfmt.loads(jsonfmt.dumps(snapshot)) == snapshot
 
 
 @patient
 @given(snapshots())
 def test_json_and_the_image_say_the_same(snapshot: Snapshot) -> None:
-    """Either can be made of the other."""
+    """Either can be made from the other."""
     image = checkpoint.dumps(snapshot, snapshot.dialect)
 
     assert jsonfmt.loads(jsonfmt.dumps(checkpoint.loads(image))) == snapshot
 
 
 def test_half_a_surrogate_pair_is_written_as_the_other_formats_do_and_read_back() -> None:
-    """Python's stand-in for a foreign byte has no UTF-8; it must not stop a capture, nor make a file nobody reads."""
+    """Python's stand-in for a foreign byte has no UTF-8; it must neither stop a capture nor make an unreadable file."""
     snapshot = a_snapshot(squashed=("x\udcff",))
     read = jsonfmt.loads(jsonfmt.dumps(snapshot))
 
@@ -189,7 +189,7 @@ def test_half_a_surrogate_pair_is_written_as_the_other_formats_do_and_read_back(
 
 
 def test_keys_that_are_not_known_and_a_byte_order_mark_do_no_harm() -> None:
-    """Other hands and later versions add such things. A key is kept."""
+    """Editors and later versions add them. A key is kept."""
     document = parsed(a_family())
     document["tomorrow"] = document["tasks"][0]["tomorrow"] = {"a": [1]}
     ways: list[tuple[str | int, ...]] = [(), ("tasks", 0)]
@@ -199,7 +199,7 @@ def test_keys_that_are_not_known_and_a_byte_order_mark_do_no_harm() -> None:
 
 
 def test_observed_may_be_left_out() -> None:
-    """The schema does not have it; a creator means that someone saw the birth."""
+    """It is an addition to the schema; a creator means that the birth was observed."""
     document = parsed(a_family())
     for task in document["tasks"]:
         del task["birth"]["observed"]
@@ -209,7 +209,7 @@ def test_observed_may_be_left_out() -> None:
 
 
 def test_the_order_of_keys_and_the_white_space_are_free() -> None:
-    """The lines are for people."""
+    """The line breaks are for people only."""
     document = parsed(a_family())
 
     assert jsonfmt.loads(json.dumps(document, indent=3, sort_keys=True).encode()) == a_family()
@@ -284,24 +284,24 @@ def test_one_wrong_field_is_refused_by_name(way: tuple[str | int, ...], value: o
     ids=range(9),
 )
 def test_what_is_no_document_is_refused(data: bytes, reason: str) -> None:
-    """Whatever the bytes are, the error is ours."""
+    """Any such bytes raise FormatError."""
     assert reason in refused(data).message
 
 
 def test_bytes_that_are_no_utf_8_are_refused_where_they_are() -> None:
-    """The one error in a document that has a byte offset."""
+    """No other error in a document has a byte offset."""
     assert refused(b'{"a": "\xff"}').offset == 7
 
 
 def test_every_truncated_text_is_refused() -> None:
-    """But for the last newline, which is for people."""
+    """The last newline may be missing."""
     text = jsonfmt.dumps(a_family())
     for length in range(len(text) - 1):
         refused(text[:length])
 
 
 def test_random_damage_is_refused_or_harmless() -> None:
-    """Nothing but FormatError ever comes out, and what is read can be written in both formats."""
+    """The only exception is FormatError, and a snapshot that was read can be written in both formats."""
     chance = random.Random(2011)
     text = jsonfmt.dumps(a_family())
     for _ in range(1000):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The msgpack document: the keys of JSON, bytes as bytes, and the same bytes by every way there."""
+"""The msgpack document: the keys of JSON, bytes as bytes, and the same bytes by every conversion."""
 
 import json
 from itertools import permutations
@@ -18,13 +18,13 @@ from tests.builders import a_family, a_snapshot, a_task, patient, snapshots
 
 
 def parsed(snapshot: Snapshot) -> dict[str, Any]:
-    """The document as any msgpack reader sees it."""
+    """Return the document as any msgpack reader sees it."""
     document: dict[str, Any] = msgpack.unpackb(msgpackfmt.dumps(snapshot))
     return document
 
 
 def as_text(value: Any) -> Any:
-    """The same value where there are no bytes."""
+    """Return the same value with text for bytes."""
     if isinstance(value, bytes):
         return escape(value)
     if isinstance(value, dict):
@@ -33,13 +33,13 @@ def as_text(value: Any) -> Any:
 
 
 def maps_of(value: Any) -> list[dict[str, Any]]:
-    """All maps in a value, itself first."""
+    """Return all maps in a value, itself first."""
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [*([value] if isinstance(value, dict) else []), *(found for each in below for found in maps_of(each))]
 
 
 def refused(data: bytes) -> FormatError:
-    """The error that these bytes are refused with."""
+    """Return the error with which these bytes are refused."""
     with pytest.raises(FormatError) as caught:
         msgpackfmt.loads(data)
     return caught.value
@@ -48,14 +48,14 @@ def refused(data: bytes) -> FormatError:
 @patient
 @given(snapshots())
 def test_it_is_the_document_that_json_is(snapshot: Snapshot) -> None:
-    """Key by key; bytes stand where JSON has their text."""
+    """The keys are equal; bytes stand in place of JSON's text."""
     assert as_text(parsed(snapshot)) == json.loads(jsonfmt.dumps(snapshot))
 
 
 @patient
 @given(snapshots())
 def test_the_keys_of_every_map_are_sorted(snapshot: Snapshot) -> None:
-    """At every depth, so that the same snapshot is the same file."""
+    """This holds at every depth, so that equal snapshots give equal files."""
     for found in maps_of(parsed(snapshot)):
         assert list(found) == sorted(found)
 
@@ -63,7 +63,7 @@ def test_the_keys_of_every_map_are_sorted(snapshot: Snapshot) -> None:
 @patient
 @given(snapshots(), st.sampled_from(list(permutations(registry.LOSSLESS))))
 def test_every_way_through_the_lossless_formats_gives_the_same_bytes(snapshot: Snapshot, way: tuple[str, ...]) -> None:
-    """From any of them through all others and back."""
+    """The way goes from any of them through all others and back."""
     first = registry.image(snapshot, way[0])
     data = first
     for name in (*way[1:], way[0]):
@@ -74,7 +74,7 @@ def test_every_way_through_the_lossless_formats_gives_the_same_bytes(snapshot: S
 
 
 def test_all_three_lossless_formats_are_on_the_way() -> None:
-    """The test above would be silent about one that is none of them."""
+    """The test above would not notice a format that is missing."""
     assert set(registry.LOSSLESS) == {"ckpt", "msgpack", "json"}
 
 
@@ -91,7 +91,7 @@ def test_what_the_kernel_calls_a_string_need_not_be_utf_8() -> None:
 
 
 def test_a_document_of_someone_else_may_have_any_order_and_text_for_bytes() -> None:
-    """What JSON has, turned into msgpack by anybody's converter."""
+    """The document is JSON's, converted to msgpack by another program."""
     converted = msgpack.packb(json.loads(jsonfmt.dumps(a_family())))
 
     assert registry.recognize(converted).name == "msgpack"
@@ -99,7 +99,7 @@ def test_a_document_of_someone_else_may_have_any_order_and_text_for_bytes() -> N
 
 
 def test_the_first_bytes_of_a_file_are_these() -> None:
-    """A map of more than 15 keys, with their number in 16 bits, and the first of them, a string of 9 bytes."""
+    """The file is a map of more than 15 keys, with their number in 16 bits; the first key is a string of 9 bytes."""
     data = msgpackfmt.dumps(a_family())
 
     assert data[:13] == b"\xde" + len(parsed(a_family())).to_bytes(2, "big") + b"\xa9ancestors"
@@ -109,7 +109,7 @@ def test_the_first_bytes_of_a_file_are_these() -> None:
     "head", [b"\x81\xa6format", b"\xde\x00\x01\xd9\x06format", b"\xdf\x00\x00\x00\x01\xda\x00\x06format"]
 )
 def test_a_map_is_known_in_each_of_its_three_spellings(head: bytes) -> None:
-    """Short, 16 and 32 bits of length; so is the string behind it."""
+    """The length of the map is short, in 16 or in 32 bits, and so is the length of the string behind it."""
     data = head + msgpack.packb("something else")
 
     assert registry.recognize(data).name == "msgpack"
@@ -118,7 +118,7 @@ def test_a_map_is_known_in_each_of_its_three_spellings(head: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"\x80", b"\x81", b"\x81\x01\x01", b"\xde\x00", b"\xde\x00\x01", b"\x90", b"\xc0"])
 def test_another_value_is_no_document(data: bytes) -> None:
-    """A list, a number, a map that begins with a number, or with nothing at all."""
+    """Examples are a list, a number, a map that begins with a number, and an empty map."""
     with pytest.raises(FormatError, match="no format known here"):
         registry.load(data)
 
@@ -137,7 +137,7 @@ def test_another_value_is_no_document(data: bytes) -> None:
     ids=range(7),
 )
 def test_what_is_no_document_is_refused(data: bytes, reason: str) -> None:
-    """Trailing bytes, bad UTF-8, depth, lists and blobs that claim four thousand million of something."""
+    """Examples are trailing bytes, bad UTF-8, depth, and lists and blobs that claim four thousand million items."""
     assert reason in refused(data).message
 
 
@@ -151,7 +151,7 @@ def test_a_wrong_field_is_refused_by_name() -> None:
 
 
 def test_every_truncated_file_is_refused() -> None:
-    """Whatever is left of it."""
+    """This holds at every length."""
     data = msgpackfmt.dumps(a_family())
     for length in range(len(data)):
         refused(data[:length])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats by name, files by content, and formats that other packages bring."""
+"""Formats by name, files by content, and formats of other packages."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ RAISES = Format("raises", lambda snapshot: 1 / 0, Reader(lambda data: data[1000]
 
 
 def install(folder: Path, package: str, entries: dict[str, str], code: str = "") -> None:
-    """Put a package where Python finds it: its code and its metadata."""
+    """Write a package to a folder of Python's path: its code and its metadata."""
     (folder / f"{package}.py").write_text(code)
     metadata = folder / f"{package}-1.0.dist-info"
     metadata.mkdir()
@@ -49,7 +49,7 @@ def install(folder: Path, package: str, entries: dict[str, str], code: str = "")
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that Python looks into for packages first; what is imported from it is forgotten afterwards."""
+    """A folder that comes first in Python's path; modules imported from it are forgotten afterwards."""
     monkeypatch.syspath_prepend(os.fspath(tmp_path))
     before = set(sys.modules)
     yield tmp_path
@@ -59,7 +59,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def loaded_after(program: str) -> set[str]:
-    """The modules that are there after a program."""
+    """Return the modules that are loaded after a program has run."""
     ran = subprocess.run(
         [sys.executable, "-c", program + "; import sys; print(*sys.modules)"],
         cwd=TOP,
@@ -79,7 +79,7 @@ def test_a_format_is_written_by_its_name() -> None:
 
 @pytest.mark.parametrize("name", registry.LOSSLESS)
 def test_a_lossless_format_is_told_the_dialect_and_has_nothing_to_note(name: str) -> None:
-    """An image has it in its bytes, a document in its words; without one it is the snapshot's own."""
+    """An image has the dialect in its bytes, a document as a word. Without an argument it is the snapshot's own."""
     written = registry.dump(a_family(), name, "v23")
 
     assert written.notes == ()
@@ -89,7 +89,7 @@ def test_a_lossless_format_is_told_the_dialect_and_has_nothing_to_note(name: str
 
 @pytest.mark.parametrize("name", registry.LOSSLESS)
 def test_a_file_is_known_by_its_content(name: str) -> None:
-    """No suffix is asked for."""
+    """The suffix does not matter."""
     data = registry.image(a_family(), name)
 
     assert registry.recognize(data).name == name
@@ -103,7 +103,7 @@ def test_json_may_begin_with_blanks_and_a_byte_order_mark(blanks: bytes) -> None
 
 
 def test_damage_behind_the_magic_is_the_readers_to_tell() -> None:
-    """It is an image then, if a bad one."""
+    """The file counts as an image, though a bad one."""
     image = checkpoint.dumps(a_family())
 
     with pytest.raises(FormatError, match=r"TAIL\.magic"):
@@ -113,14 +113,14 @@ def test_damage_behind_the_magic_is_the_readers_to_tell() -> None:
 
 
 def test_an_image_of_a_big_endian_machine_is_told_apart() -> None:
-    """It is no unknown file; it cannot be read, and the reason is known."""
+    """It is not an unknown file: the error says that the byte order is wrong."""
     with pytest.raises(FormatError, match="big-endian"):
         registry.load(bytes.fromhex("00000001 00000048 00feed0cc0a2d200") + bytes(56))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", b"<svg>", b"[1]", b"digraph {}", bytes(100), b"\x01\0\0\0\x48\0\0\0"])
 def test_an_unknown_file_is_refused_with_what_was_expected(data: bytes) -> None:
-    """All formats that can be read are named, with what they begin with."""
+    """The message names all readable formats and the beginning of their files."""
     with pytest.raises(FormatError) as caught:
         registry.load(data)
 
@@ -131,14 +131,14 @@ def test_an_unknown_file_is_refused_with_what_was_expected(data: bytes) -> None:
 
 
 def test_an_unknown_name_is_a_usage_error_that_lists_the_known_ones(packages: Path) -> None:
-    """Whoever mistypes sees what there is, other packages' formats among it."""
+    """The message lists all formats, those of other packages too."""
     install(packages, "bringer", {"good": "GOOD"}, "raise ValueError('is imported for nothing')")
     with pytest.raises(UsageError, match=r"'cpkt'; there are ckpt, msgpack, json, .*good"):
         registry.dump(a_family(), "cpkt")
 
 
 def test_what_cannot_be_read_back_is_no_image(packages: Path) -> None:
-    """Whoever wants it all is not given a part."""
+    """A lossy format would lose a part of the snapshot."""
     install(packages, "bringer", {"same": "SAME"}, GOOD)
     for name in ("same", "cpkt"):
         with pytest.raises(
@@ -148,7 +148,7 @@ def test_what_cannot_be_read_back_is_no_image(packages: Path) -> None:
 
 
 def test_another_package_brings_a_format(packages: Path) -> None:
-    """By its name it is written, notes and all; by its content it is read."""
+    """A name selects it for writing, with its notes; the content selects it for reading."""
     install(packages, "bringer", {"good": "GOOD"}, GOOD)
     data, notes = registry.dump(a_family(), "good", "v23")
 
@@ -159,7 +159,7 @@ def test_another_package_brings_a_format(packages: Path) -> None:
 
 
 def test_a_bad_file_of_another_package_is_told_in_its_words(packages: Path) -> None:
-    """An error of our kind is an answer, not a defect of the package."""
+    """A FormatError is an answer, not a defect of the package."""
     install(packages, "bringer", {"good": "GOOD"}, GOOD)
     with pytest.raises(FormatError, match=r"^document: is no JSON"):
         registry.load(b"!{")
@@ -180,7 +180,7 @@ def test_a_bad_file_of_another_package_is_told_in_its_words(packages: Path) -> N
 def test_a_broken_format_is_reported_by_name_when_asked_for(
     packages: Path, name: str, value: str, code: str, what: str
 ) -> None:
-    """With the package it comes from, and what is wrong with it."""
+    """The message names the package and the defect."""
     install(packages, "broken", {name: value}, code)
     with pytest.raises(CkptreeError) as caught:
         registry.dump(a_family(), name)
@@ -190,7 +190,7 @@ def test_a_broken_format_is_reported_by_name_when_asked_for(
 
 
 def test_a_broken_format_does_not_break_the_others(packages: Path) -> None:
-    """Neither ours, nor those of other packages, wherever it breaks."""
+    """Our formats and those of other packages work, wherever the broken one fails."""
     install(packages, "aaa", {"aaa": "GOOD"}, "import no_such_module")
     install(packages, "bbb", {"raises": "RAISES"}, GOOD)
     install(packages, "ccc", {"good": "GOOD"}, GOOD)
@@ -202,7 +202,7 @@ def test_a_broken_format_does_not_break_the_others(packages: Path) -> None:
 
 
 def test_an_unknown_file_tells_of_formats_that_could_not_be_asked(packages: Path) -> None:
-    """It may be in one of them."""
+    """The file may be in one of them."""
     install(packages, "aaa", {"aaa": "GOOD"}, "import no_such_module")
     install(packages, "bbb", {"raises": "RAISES"}, GOOD)
     install(packages, "ccc", {"good": "GOOD"}, GOOD)
@@ -215,7 +215,7 @@ def test_an_unknown_file_tells_of_formats_that_could_not_be_asked(packages: Path
 
 
 def test_a_name_that_is_taken_stays_with_whom_it_was_first(packages: Path) -> None:
-    """Ours cannot be replaced; of two packages the first one found has it, and the other is reported."""
+    """Our formats cannot be replaced. Of two packages the first one found has the name, and the other is reported."""
     install(packages, "aaa", {"ckpt": "CKPT", "good": "GOOD"}, GOOD)
     install(packages, "bbb", {"good": "GOOD"}, "raise ValueError")
     with pytest.raises(FormatError) as caught:
@@ -227,7 +227,7 @@ def test_a_name_that_is_taken_stays_with_whom_it_was_first(packages: Path) -> No
 
 
 def test_no_package_is_looked_for_while_names_and_files_are_ours(tmp_path: Path) -> None:
-    """Nor is a format imported that is not used: starting takes longer than a snapshot."""
+    """No unused format is imported either, because that takes longer than a snapshot."""
     path = tmp_path / "image"
     path.write_bytes(registry.image(a_family()))
     program = f"from exporters import registry; data = open({os.fspath(path)!r}, 'rb').read(); "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tree that was rebuilt with other numbers is compared with its image by the map of its tags."""
+"""The comparison of a tree rebuilt with other numbers with its image, by the map of its tags."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ IMAGE = a_snapshot(
     [(10,), (11,), (12, 1), (13,)],
     [a_task(1, 0), a_task(2, 1, pgid=4, sid=1), a_task(3, 1, depth=1, state=TaskState.ZOMBIE, exit_code=3 << 8)],
 )
-# 13 was the group of 11, and nobody's number: it has no entry in the map, and is 903 now.
+# 13 was the group of 11 without a task: it has no entry in the map, and is 903 in the rebuilt tree.
 REBUILT = a_snapshot(
     [(900,), (902, 1), (901,), (903,)],
     [a_task(1, 0), a_task(3, 1, pgid=4, sid=1), a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=3 << 8)],
@@ -36,12 +36,12 @@ MAP = {
 
 
 def mapped(document: Any = MAP, *, image: Snapshot = IMAGE, rebuilt: Snapshot = REBUILT) -> Any:
-    """The difference as a document."""
+    """Return the difference as a document."""
     return to_document(difference(image, rebuilt, parse(json.dumps(document).encode())))
 
 
 def test_an_equal_tree_with_other_numbers_is_equal_by_the_map() -> None:
-    """Pid objects without a task are found by who is in their group or session."""
+    """Pid objects without a task are found by the members of their group or session."""
     found = mapped()
 
     assert found["equal"]
@@ -50,7 +50,7 @@ def test_an_equal_tree_with_other_numbers_is_equal_by_the_map() -> None:
 
 
 def test_what_differs_is_told_by_the_new_numbers() -> None:
-    """They are the ones that can be looked at."""
+    """These numbers exist on the host."""
     rebuilt = a_snapshot(
         [(900,), (902, 1), (901,), (903,)],
         [a_task(1, 0), a_task(3, 1), a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=4 << 8)],
@@ -80,20 +80,20 @@ def test_what_differs_is_told_by_the_new_numbers() -> None:
     ],
 )
 def test_what_is_no_map_of_the_image_is_refused(document: Any, said: str) -> None:
-    """With what is wrong."""
+    """The message says what is wrong."""
     with pytest.raises(FormatError, match=said):
         mapped(document)
 
 
 def test_the_map_of_another_rebuild_is_a_wrong_request() -> None:
-    """None of its numbers is in B: nothing can be compared by it."""
+    """None of its numbers is in B, so nothing can be compared."""
     other = {"root": 800, "tasks": [{"tag": tag, "pid": 800 + tag, "numbers": [800 + tag]} for tag in (1, 2, 3)]}
     with pytest.raises(UsageError, match="the map of another rebuild"):
         mapped(other)
 
 
 def test_the_command_line_takes_the_line_that_restart_prints(tmp_path: Path) -> None:
-    """Exit codes as ever; a wrong map is a bad file, by its name."""
+    """The exit codes are the usual ones; a wrong map is a bad file and is named."""
     for name, snapshot in (("a", IMAGE), ("b", REBUILT)):
         (tmp_path / name).write_bytes(registry.image(snapshot))
     (tmp_path / "map").write_text(json.dumps(MAP) + "\n")

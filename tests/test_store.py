@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from exporters import store
 
 
 def test_a_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
-    """It may hold command lines and environments."""
+    """The file may hold command lines and environments."""
     before = os.umask(0)
     try:
         store.write(tmp_path / "image", b"data")
@@ -28,7 +28,7 @@ def test_a_file_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
 
 
 def test_an_older_file_is_replaced_mode_and_all(tmp_path: Path) -> None:
-    """A reader that has it open keeps what it opened."""
+    """A reader that has the old file open keeps it."""
     path = tmp_path / "image"
     path.write_bytes(b"a longer one than the next")
     path.chmod(0o644)
@@ -44,7 +44,7 @@ def test_an_older_file_is_replaced_mode_and_all(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The disk is full, say."""
+    """A full disk is an example."""
 
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -60,7 +60,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(
 
 
 def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the disk is slow."""
+    """The interrupt is Ctrl-C while the disk is slow."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -73,7 +73,7 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, monkeypatch: p
 
 
 def test_no_reader_ever_sees_a_part(tmp_path: Path) -> None:
-    """Under its own name it is there as a whole."""
+    """The file has its own name only when it is whole."""
     path = tmp_path / "image"
     contents = [bytes([letter]) * 300_000 for letter in b"ab"]
     store.write(path, contents[0])
@@ -95,7 +95,7 @@ def test_no_reader_ever_sees_a_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["missing/image", "file/image", "."])
 def test_where_no_file_can_be_is_an_error_that_names_it(tmp_path: Path, where: str) -> None:
-    """No folder, a file for a folder, a folder for a file."""
+    """Examples are a missing folder, a file in place of a folder, and a folder in place of the file."""
     (tmp_path / "file").touch()
     with pytest.raises(CkptreeError, match=f"^cannot write {tmp_path / where}: "):
         store.write(tmp_path / where, b"data")
@@ -104,7 +104,7 @@ def test_where_no_file_can_be_is_an_error_that_names_it(tmp_path: Path, where: s
 
 
 def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
-    """So are devices; /dev/null above all must not become a file."""
+    """This holds for devices too; above all /dev/null must not become a file."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     received = []
@@ -120,7 +120,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
 
 
 def test_a_full_device_is_an_error() -> None:
-    """What the last write to it says counts too."""
+    """The error of the last write counts too."""
     with pytest.raises(CkptreeError, match="cannot write /dev/full: No space left on device"):
         store.write(Path("/dev/full"), b"data")
 
@@ -129,12 +129,12 @@ FOLDER = {"pstree.img": b"tree", "core-1.img": b"one", "core-2.img": b"two"}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """What is in a folder."""
+    """Return the contents of the files of a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_folder_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
-    """Each file in it too."""
+    """This holds for each file in it too."""
     before = os.umask(0)
     try:
         store.write(tmp_path / "images", FOLDER)
@@ -149,7 +149,7 @@ def test_a_folder_is_its_owners_alone_whatever_the_umask(tmp_path: Path) -> None
 
 
 def test_a_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
-    """Made for it, perhaps through a link, with a mode that is not ours."""
+    """The empty folder may be behind a link, and its mode may differ from ours."""
     (tmp_path / "images").mkdir(mode=0o755)
     (tmp_path / "link").symlink_to("images")
     store.write(tmp_path / "link", FOLDER)
@@ -161,7 +161,7 @@ def test_a_folder_takes_the_place_of_an_empty_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["full", "file"])
 def test_a_folder_takes_no_other_place(tmp_path: Path, name: str) -> None:
-    """Nothing of somebody's is lost for it, and nothing of it is left."""
+    """Other contents are kept, and no part of the new folder is left."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "core-9.img").write_bytes(b"old")
     (tmp_path / "file").write_bytes(b"old")
@@ -174,7 +174,7 @@ def test_a_folder_takes_no_other_place(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_that_fills_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever writes there between our look and our renaming wins."""
+    """A file that appears between the check and the rename is kept."""
     path = tmp_path / "images"
     path.mkdir()
     rename = os.rename
@@ -196,7 +196,7 @@ def test_a_folder_that_fills_meanwhile_is_left_alone(tmp_path: Path, monkeypatch
 def test_of_a_folder_that_fails_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
 ) -> None:
-    """A full disk, or Ctrl-C, with some files written already."""
+    """The disk is full, or Ctrl-C comes, after some files are written."""
 
     def fail(*_: Any) -> None:
         raise error
@@ -210,7 +210,7 @@ def test_of_a_folder_that_fails_nothing_is_left(
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../escaped", "/etc/escaped", "a\0b"])
 def test_no_file_of_a_folder_is_anywhere_else(tmp_path: Path, name: str) -> None:
-    """Whoever made up the names."""
+    """The names come from the format."""
     with pytest.raises(CkptreeError, match="is no name of a file in it"):
         store.write(tmp_path / "images", {"pstree.img": b"", name: b""})
 
@@ -219,7 +219,7 @@ def test_no_file_of_a_folder_is_anywhere_else(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("where", ["missing/images", "file/images"])
 def test_where_no_folder_can_be_is_an_error_that_names_it(tmp_path: Path, where: str) -> None:
-    """No folder above it, a file for one."""
+    """Examples are a missing folder above it, and a file in place of that folder."""
     (tmp_path / "file").touch()
     with pytest.raises(CkptreeError, match=f"^cannot write {tmp_path / where}: "):
         store.write(tmp_path / where, FOLDER)
@@ -229,7 +229,7 @@ def test_where_no_folder_can_be_is_an_error_that_names_it(tmp_path: Path, where:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder of everybody's, as /tmp is."""
+    """A sticky folder where every user may create files, as /tmp."""
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -238,7 +238,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("lay", [lambda path: path.write_bytes(b""), os.mkfifo, lambda path: path.symlink_to("victim")])
 def test_what_lies_under_the_name_of_a_temporary_is_not_the_image(shared: Path, lay: Callable[[Path], None]) -> None:
-    """It had a name that could be known: a file of another user's became the image, and a pipe kept the writer for ever."""
+    """Under a predictable name another user's file would become the image, and a pipe would block the writer for ever."""
     lay(shared / f".image.{os.getpid()}")
     (shared / "victim").write_bytes(b"theirs")
     store.write(shared / "image", b"data")
@@ -250,7 +250,7 @@ def test_what_lies_under_the_name_of_a_temporary_is_not_the_image(shared: Path, 
 
 
 def test_the_temporary_is_new_and_its_name_another_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So nobody can be there before."""
+    """So no other user can create it before."""
     seen: list[tuple[str, int]] = []
     opened = os.open
 
@@ -264,18 +264,18 @@ def test_the_temporary_is_new_and_its_name_another_each_time(tmp_path: Path, mon
 
     first, second = [name for name, flags in seen if flags & os.O_CREAT]
     assert first != second
-    wanted = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW  # and O_CLOEXEC, which Python always adds
+    wanted = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW  # Python always adds O_CLOEXEC
     assert [flags & wanted for _, flags in seen if flags & os.O_CREAT] == [wanted, wanted]
 
 
-@pytest.mark.live  # root alone can have another user's file
+@pytest.mark.live  # only root can have another user's file
 @pytest.mark.parametrize(
     ("lay", "said"), [(lambda path: path.symlink_to("victim"), "link"), (os.mkfifo, "pipe")], ids=["link", "pipe"]
 )
 def test_what_another_user_has_laid_in_a_folder_of_everybodys_is_not_followed(
     shared: Path, lay: Callable[[Path], None], said: str
 ) -> None:
-    """Whoever may create there could choose where the image goes."""
+    """Otherwise another user could choose the place of the image."""
     lay(shared / "image")
     os.lchown(shared / "image", 12345, 12345)
     with pytest.raises(CkptreeError, match=f"it is a {said} of user 12345 in a folder of everybody's"):
@@ -285,7 +285,7 @@ def test_what_another_user_has_laid_in_a_folder_of_everybodys_is_not_followed(
 
 
 def test_a_link_of_ones_own_is_followed_there_too(shared: Path) -> None:
-    """As everywhere."""
+    """This is the same in every other folder."""
     (shared / "image").symlink_to("target")
     store.write(shared / "image", b"data")
 
@@ -294,7 +294,7 @@ def test_a_link_of_ones_own_is_followed_there_too(shared: Path) -> None:
 
 
 def test_a_name_as_long_as_names_may_be_has_room_for_a_temporary_one(tmp_path: Path) -> None:
-    """In bytes, and characters may have four."""
+    """The limit is in bytes, and a character may have four."""
     for name in ("x" * 255, "\U0001f332" * 63):
         store.write(tmp_path / name, b"data")
 

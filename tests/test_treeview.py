@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree that people see: each fact where it is looked for, and nothing where all is as expected."""
+"""The text of a tree: each fact is at its place, and the usual is left out."""
 
 import re
 from dataclasses import replace
@@ -36,24 +36,24 @@ IN_ASCII = """\
 
 
 def line_of(number: int, *tasks: Task, ghosts: int = 0) -> str:
-    """What is said of one task, numbered 100 and its tag, below a root with tag 1."""
+    """Return the text on one task, numbered 100 plus its tag, below a root with tag 1."""
     everyone = (a_task(1, 0), *tasks)
     snapshot = a_snapshot([(101 + n,) for n in range(len(everyone) + ghosts)], everyone)
     return next(line for line in render(snapshot).splitlines() if re.search(rf"^[│├└─ ]*\{{?{number}\b", line))
 
 
 def a_child(**facts: object) -> str:
-    """What is said of a child of the root."""
-    return line_of(102, a_task(2, 1, comm=b"sh", **facts))  # type: ignore[arg-type]  # whatever the test is about
+    """Return the text on a child of the root."""
+    return line_of(102, a_task(2, 1, comm=b"sh", **facts))  # type: ignore[arg-type]  # any fields of a task
 
 
 def test_a_family_is_seen_at_a_glance() -> None:
-    """Everything at once, as the command line shows it."""
+    """The text is that of the command line."""
     assert render(a_family()) == FAMILY
 
 
 def test_a_terminal_without_unicode_gets_the_same_in_ascii() -> None:
-    """Other signs, same places."""
+    """The signs differ, the places do not."""
     text = render(a_family(), unicode=False)
 
     assert IN_ASCII in text
@@ -62,7 +62,7 @@ def test_a_terminal_without_unicode_gets_the_same_in_ascii() -> None:
 
 
 def test_a_bare_image_is_shown_by_its_numbers() -> None:
-    """No comm, no namespaces: the shape is still there."""
+    """Without comm and namespaces the shape is still there."""
     bare = Snapshot(
         "container",
         0,
@@ -84,7 +84,7 @@ def test_a_bare_image_is_shown_by_its_numbers() -> None:
 
 
 def test_a_child_like_its_parent_is_only_named() -> None:
-    """Nothing to say, nothing said."""
+    """No difference means no remark."""
     assert a_child(birth=born(1)) == "└─ 102 sh"
 
 
@@ -102,7 +102,7 @@ def test_a_child_like_its_parent_is_only_named() -> None:
     ],
 )
 def test_a_state_is_said_where_it_is_not_running(state: TaskState, code: int | None, said: str) -> None:
-    """With the exit status as a shell's user knows it."""
+    """The exit status is in a shell's words."""
     assert a_child(state=state, exit_code=code) == f"└─ 102 sh · {said}"
 
 
@@ -116,13 +116,13 @@ def test_a_state_is_said_where_it_is_not_running(state: TaskState, code: int | N
     ],
 )
 def test_group_and_session_are_said_where_they_are_not_the_parents(ids: dict[str, int], said: str) -> None:
-    """A leader is called one."""
+    """A leader has a remark that says so."""
     assert line_of(102, a_task(2, 1, comm=b"sh", **ids), ghosts=1) == f"└─ 102 sh · {said}"
 
 
 @pytest.mark.parametrize(("tag", "said"), [(0, "outside"), (CKPT_PID_ROOT, "inherited from outside")])
 def test_a_root_that_leads_nothing_says_where_its_group_and_session_are(tag: int, said: str) -> None:
-    """The two special tags in words."""
+    """The two special tags are words."""
     root = a_task(1, 0)._replace(pgid=tag, sid=tag)
 
     assert f"\n100 task-1 · session {said} · group {said}" in render(a_snapshot(tasks=[root]))
@@ -139,14 +139,14 @@ def test_a_root_that_leads_nothing_says_where_its_group_and_session_are(tag: int
     ],
 )
 def test_a_creator_is_said_where_it_is_not_the_parent(birth: Birth, said: str) -> None:
-    """And so is that nobody saw it."""
+    """An assumed birth has a remark too."""
     brother = a_task(3, 1, birth=born(1))
 
     assert line_of(102, a_task(2, 1, comm=b"sh", birth=birth), brother, ghosts=1) == f"├─ 102 sh{said}"
 
 
 def test_where_no_birth_was_seen_the_head_says_so_once() -> None:
-    """A remark on every line would say nothing."""
+    """A remark on every line would not help."""
     assumed = Birth(None, False, None, None, (), None)
     text = render(a_snapshot([(1,), (2,)], [a_task(1, 0, birth=assumed), a_task(2, 1, birth=assumed)]))
 
@@ -155,7 +155,7 @@ def test_where_no_birth_was_seen_the_head_says_so_once() -> None:
 
 
 def test_an_ancestor_that_the_root_cannot_see_has_no_number() -> None:
-    """It was outside, and is gone."""
+    """The ancestor was outside of the root's namespace."""
     family = a_family()
     ancestor = family.ancestors[0]._replace(numbers=(), namespaces=())
 
@@ -163,7 +163,7 @@ def test_an_ancestor_that_the_root_cannot_see_has_no_number() -> None:
 
 
 def test_threads_without_remarks_share_lines_of_bounded_width() -> None:
-    """Two hundred of them are not two hundred lines."""
+    """Two hundred threads do not take two hundred lines."""
     threads = [a_task(tag, 0, tgid=1) for tag in range(2, 202)]
     lines = render(a_snapshot([(99 + n,) for n in range(1, 202)], [a_task(1, 0), *threads])).splitlines()
 
@@ -173,7 +173,7 @@ def test_threads_without_remarks_share_lines_of_bounded_width() -> None:
 
 
 def test_a_thread_with_a_remark_has_a_line_of_its_own() -> None:
-    """What it says, and the children that it alone is the parent of."""
+    """The line has the remark, and below it the children of this thread."""
     tasks = [
         a_task(1, 0, comm=b"a"),
         a_task(2, 0, tgid=1, comm=b"b", state=TaskState.STOPPED),
@@ -192,12 +192,12 @@ def test_a_thread_with_a_remark_has_a_line_of_its_own() -> None:
 
 
 def test_a_thread_whose_leader_has_no_task_stands_below_its_parent() -> None:
-    """As its process would."""
+    """Its process would stand in the same place."""
     assert line_of(102, a_task(2, 1, tgid=3, comm=b"sh"), ghosts=1) == "└─ {102 sh} · thread of 103 (gone)"
 
 
 def test_where_the_next_child_will_be_born_is_said() -> None:
-    """After unshare(2) or setns(2)."""
+    """unshare(2) or setns(2) has changed that namespace."""
     assert a_child(child_namespace=0) == "└─ 102 sh · next child in pid:[4026531836]"
     assert a_child(child_namespace=-1) == "└─ 102 sh · next child in an empty pidns"
 
@@ -211,12 +211,12 @@ def test_where_the_next_child_will_be_born_is_said() -> None:
     ],
 )
 def test_an_exit_signal_is_said_where_it_is_not_sigchld(signal: int | None, said: str) -> None:
-    """What waitpid() without __WALL does not see, and what may kill a parent."""
+    """waitpid() without __WALL does not see such a child, and its signal may kill the parent."""
     assert a_child(exit_signal=signal) == f"└─ 102 sh{said}"
 
 
 def test_a_ghost_says_what_it_is_still_used_as() -> None:
-    """By whom, in the first place, and by how many more."""
+    """The first members are named, and the others are counted."""
     children = [a_task(tag, 1, pgid=12, sid=12) for tag in range(2, 12)]
     text = render(a_snapshot([(100 + n,) for n in range(13)], [a_task(1, 0), *children]))
 
@@ -228,7 +228,7 @@ def test_a_ghost_says_what_it_is_still_used_as() -> None:
 
 
 def test_an_incomplete_snapshot_says_why_in_its_head() -> None:
-    """Loud, and with each reason on a line."""
+    """The word is in capitals, and each reason has a line."""
     done = Completeness("no", lost=3, anomalies=1, kernel_threads_left_out=2, reasons=("a gap", "another"))
 
     assert render(a_snapshot(completeness=done)).splitlines()[1:4] == [
@@ -239,7 +239,7 @@ def test_an_incomplete_snapshot_says_why_in_its_head() -> None:
 
 
 def test_a_name_cannot_command_the_terminal() -> None:
-    """Whoever runs a process chooses its name; an escape sequence in it is shown, not sent."""
+    """A user chooses the name of a process; an escape sequence in it is shown escaped."""
     text = a_child()
     hostile = line_of(102, a_task(2, 1, comm=b"\x1b[2J\n\r\x9b\xc2\x9b"))
 
@@ -248,7 +248,7 @@ def test_a_name_cannot_command_the_terminal() -> None:
 
 
 def test_thousands_of_generations_are_shown_without_thousands_of_columns() -> None:
-    """From the fortieth on the labels count."""
+    """From the fortieth generation on the labels have its number."""
     chain = [a_task(tag, tag - 1) for tag in range(1, 3001)]
     lines = render(a_snapshot([(tag,) for tag in range(2, 3002)], chain)).splitlines()
 
@@ -258,7 +258,7 @@ def test_thousands_of_generations_are_shown_without_thousands_of_columns() -> No
 
 
 def test_every_task_and_every_pid_of_a_crowd_is_there() -> None:
-    """None is summed up."""
+    """No task is summed up."""
     text = render(a_crowd(200, 400, level=2))
 
     assert all(re.search(rf"\b{number}/", text) for number in range(1000, 1600))
@@ -267,7 +267,7 @@ def test_every_task_and_every_pid_of_a_crowd_is_there() -> None:
 @patient
 @given(snapshots())
 def test_any_snapshot_can_be_shown(snapshot: Snapshot) -> None:
-    """Each task has its number somewhere, and the lines can be printed."""
+    """Each task's number is in the text, and the lines can be printed."""
     text = render(snapshot)
 
     text.encode()
@@ -279,14 +279,14 @@ def test_any_snapshot_can_be_shown(snapshot: Snapshot) -> None:
 @patient
 @given(snapshots())
 def test_any_bare_image_can_be_shown(snapshot: Snapshot) -> None:
-    """What the 2011 tools wrote."""
+    """Such an image comes from the tools of 2011."""
     image = checkpoint.dumps(replace(snapshot, tasks=tuple(Task(*task[:6]) for task in snapshot.tasks)))
 
     assert "bare image" in render(checkpoint.loads(image))
 
 
 def test_a_creator_that_is_no_task_any_more_is_gone() -> None:
-    """Its number is known, for it leads a group still."""
+    """The number is known, because the pid object still leads a group."""
     task = a_task(2, 1, birth=Birth(Creator(3, None), True, 1, 1, (), 4))
 
     assert line_of(102, task, ghosts=1).endswith("born of 103 (gone)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree on a terminal: no line is wider than that, nothing is lost, and colour only adds."""
+"""The tree on a terminal: no line is wider than the terminal, nothing is lost, and colour only adds."""
 
 import os
 import pty
@@ -48,12 +48,12 @@ SGR = re.compile(r"\x1b\[([0-9;]*)m")
 
 
 def test_forty_columns_are_enough_for_everything() -> None:
-    """Remarks go on in the next line, below the first one's name."""
+    """Remarks continue in the next line, below the name."""
     assert render(a_family(), width=40) == NARROW
 
 
 def ink_of(text: str) -> Counter[str]:
-    """How often each sign is there that is neither blank, nor margin, nor a count of generations."""
+    """Return the count of each character that is neither a blank, nor a margin, nor a number of generations."""
     return Counter(re.sub(r"\[\d+deep\]", "", re.sub(r"[\s│├└─·]", "", text)))
 
 
@@ -64,7 +64,7 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut_off(
     width: int,
     unicode: bool,  # noqa: FBT001  # hypothesis passes it by name
 ) -> None:
-    """Names of fifteen foreign bytes, pids of four levels, a chain of eight."""
+    """Names have fifteen foreign bytes, pids have four levels, and a chain has eight tasks."""
     text = render(snapshot, width=width, unicode=unicode)
 
     assert max(map(columns, text.splitlines())) <= width
@@ -73,7 +73,7 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut_off(
 
 
 def test_a_long_chain_keeps_half_of_a_narrow_terminal_for_its_labels() -> None:
-    """From the seventh generation on there are no more margins."""
+    """From the seventh generation on the margins do not grow."""
     chain = [a_task(tag, tag - 1) for tag in range(1, 501)]
     lines = render(a_snapshot([(tag,) for tag in range(2, 502)], chain), width=40).splitlines()
 
@@ -82,7 +82,7 @@ def test_a_long_chain_keeps_half_of_a_narrow_terminal_for_its_labels() -> None:
 
 
 def test_a_wide_terminal_lets_more_threads_share_a_line() -> None:
-    """And a narrow one fewer."""
+    """A narrow one lets fewer threads share it."""
     threads = [a_task(tag, 0, tgid=1, comm=b"worker") for tag in range(2, 102)]
     snapshot = a_snapshot([(99 + n,) for n in range(1, 102)], [a_task(1, 0), *threads])
     heights = {width: len(render(snapshot, width=width).splitlines()) for width in (40, 80, 200)}
@@ -91,7 +91,7 @@ def test_a_wide_terminal_lets_more_threads_share_a_line() -> None:
 
 
 def test_signs_of_two_columns_count_as_two() -> None:
-    """Names are bytes, and people call their programs what they like."""
+    """Names are bytes, so programs may have any characters in them."""
     snapshot = a_snapshot(tasks=[a_task(1, 0, comm="程序程序程".encode()), a_task(2, 1)], pids=[(100,), (101,)])
     lines = render(snapshot, width=28).splitlines()
 
@@ -101,7 +101,7 @@ def test_signs_of_two_columns_count_as_two() -> None:
 
 
 def test_a_word_that_no_line_can_hold_is_cut() -> None:
-    """A pid of ten levels, and a name of bytes that are no text; in ASCII each sign of it is longer still."""
+    """The tree has a pid of ten levels, and a name of bytes that are no text; in ASCII each of them is longer still."""
     pid = PidObject((4190000, *range(4190001, 4190009), 1), ())
     snapshot = a_snapshot(tasks=[a_task(1, 0, comm=b"\xff" * 15, depth=9)])
     lines = render(replace(snapshot, pids=(pid,)), width=30, unicode=False).splitlines()
@@ -120,7 +120,7 @@ def test_a_word_that_no_line_can_hold_is_cut() -> None:
 @patient
 @given(snapshots(), st.none() | st.integers(20, 130))
 def test_colour_only_adds(snapshot: Snapshot, width: int | None) -> None:
-    """What is left without the sequences is what a pipe gets."""
+    """Without the sequences the text is that of a pipe."""
     coloured = render(snapshot, color=True, width=width)
 
     assert SGR.sub("", coloured) == render(snapshot, width=width)
@@ -128,7 +128,7 @@ def test_colour_only_adds(snapshot: Snapshot, width: int | None) -> None:
 
 
 def test_a_session_has_one_colour_and_its_neighbours_have_others() -> None:
-    """Numbers by session, names by group; a leader's are bold."""
+    """Numbers have the session's colour, names the group's; a leader's are bold."""
     lines = render(a_family(), color=True).splitlines()[5:]
     numbers = [SGR.findall(line)[0] for line in lines[:5]]
 
@@ -140,14 +140,14 @@ def test_a_session_has_one_colour_and_its_neighbours_have_others() -> None:
 
 
 def luminance(tint: Tint) -> float:
-    """Relative luminance, as the accessibility guidelines of the web define it."""
+    """Return the relative luminance of a colour, by the web's accessibility guidelines."""
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in tint.rgb)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("tint", [*TINTS, ALARM])
 def test_a_colour_can_be_read_on_black_and_on_white(tint: Tint) -> None:
-    """A contrast of more than 3.8 to 1 to both; 4.6 is the best there is."""
+    """The contrast to both is more than 3.8 to 1; 4.6 is the best possible."""
     red, green, blue = ((0, 95, 135, 175, 215, 255).index(part) for part in tint.rgb)
 
     assert tint.code == 16 + 36 * red + 6 * green + blue
@@ -162,7 +162,7 @@ def test_a_colour_can_be_read_on_black_and_on_white(tint: Tint) -> None:
 def test_show_asks_the_terminal_for_its_width_and_whether_it_wants_colour(
     tmp_path: Path, environment: dict[str, str], *, coloured: bool
 ) -> None:
-    """``ckptree show FILE`` on a terminal of 40 columns; NO_COLOR counts where it is not empty."""
+    """The command is ``ckptree show FILE`` on a terminal of 40 columns. NO_COLOR counts if it is not empty."""
     image = tmp_path / "tree.ckpt"
     image.write_bytes(checkpoint.dumps(a_family()))
     ours, theirs = pty.openpty()
@@ -179,7 +179,7 @@ def test_show_asks_the_terminal_for_its_width_and_whether_it_wants_colour(
     while True:
         try:
             shown += os.read(ours, 4096)
-        except OSError:  # how a terminal says that nobody writes to it any more
+        except OSError:  # the terminal's error after the last writer has closed it
             break
     os.close(ours)
     text = shown.decode().replace("\r\n", "\n").rstrip("\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of ours that nobody here knows come back where they were, in every lossless format and by every way there."""
+"""Unknown keys: they come back at their place, in every lossless format and by every conversion."""
 
 import json
 import time
@@ -43,7 +43,7 @@ NAMES = st.sampled_from(["tomorrow", "aaa", "$bytes", "$$bytes", "zzz", "", "\x1
 
 
 def maps_of(value: Any, shape: _Shape = DOCUMENT, way: Way = ()) -> Iterator[Way]:
-    """The ways to all maps of a document that are ours."""
+    """Yield the ways to all known maps of a document."""
     yield way
     for key, inner in shape.maps.items():
         if isinstance(value.get(key), dict):
@@ -54,7 +54,7 @@ def maps_of(value: Any, shape: _Shape = DOCUMENT, way: Way = ()) -> Iterator[Way
 
 
 def at(document: Any, way: Way) -> Any:
-    """The map that a way leads to."""
+    """Return the map that a way leads to."""
     for step in way:
         document = document[step]
     return document
@@ -62,7 +62,7 @@ def at(document: Any, way: Way) -> Any:
 
 @st.composite
 def later_documents(draw: st.DrawFn) -> dict[str, Any]:
-    """Any document, with keys in any of its maps that a later version could have."""
+    """Any document with keys in any of its maps that a later version could have."""
     document = to_document(draw(snapshots()))
     places = list(maps_of(document))
     for way, name, value in draw(st.lists(st.tuples(st.sampled_from(places), NAMES, PLAIN), min_size=1, max_size=6)):
@@ -75,7 +75,7 @@ def later_documents(draw: st.DrawFn) -> dict[str, Any]:
 def test_every_way_through_the_lossless_formats_gives_the_same_bytes(
     document: dict[str, Any], way: tuple[str, ...]
 ) -> None:
-    """From any of them through all others and back, whatever was added and wherever."""
+    """The way goes from any of them through all others and back, with any keys at any place."""
     snapshot = registry.load(msgpack.packb(document))
     first = registry.image(snapshot, way[0])
     data = first
@@ -89,7 +89,7 @@ def test_every_way_through_the_lossless_formats_gives_the_same_bytes(
 @patient
 @given(later_documents())
 def test_what_is_kept_is_what_was_there(document: dict[str, Any]) -> None:
-    """Every key and value of the document that came is in the one that goes."""
+    """Every key and value of the old document is in the new one."""
     packed = msgpack.packb(document)
 
     assert msgpack.unpackb(msgpackfmt.dumps(registry.load(packed))) == msgpack.unpackb(packed)
@@ -98,13 +98,13 @@ def test_what_is_kept_is_what_was_there(document: dict[str, Any]) -> None:
 @patient
 @given(snapshots())
 def test_no_document_of_ours_has_a_key_that_is_not_known(snapshot: Snapshot) -> None:
-    """The list of keys is that of the writers."""
+    """The list of known keys is that of the writers."""
     for data in (jsonfmt.dumps(snapshot), msgpackfmt.dumps(snapshot), checkpoint.dumps(snapshot)):
         assert registry.load(data).unknown is NOTHING
 
 
 def test_every_key_that_is_known_is_written() -> None:
-    """None has been forgotten on the list when the writers gave it up."""
+    """A key that the writers have given up must leave the list."""
     document: Any = json.loads(jsonfmt.dumps(a_family()))
     for key in ("header", "completeness"):
         assert DOCUMENT.maps[key].keys >= set(document[key])
@@ -114,7 +114,7 @@ def test_every_key_that_is_known_is_written() -> None:
 
 
 def test_a_key_that_only_one_format_has_is_known_in_all() -> None:
-    """An image's record that repeats the base says nothing new, and must not overrule it."""
+    """A key of the base in EXTENSION is known, and must not overrule the base."""
     rows: list[dict[str, object]] = [{"pid": 7, "ppid": 7, "tgid": 7}, {}, {}, {}]
     read = checkpoint.loads(with_records(an_extension(some_facts(tasks=rows, mode="subtree", format="other"))))
 
@@ -123,7 +123,7 @@ def test_a_key_that_only_one_format_has_is_known_in_all() -> None:
 
 
 def test_the_record_of_an_image_keeps_its_keys_in_order() -> None:
-    """So that two writers of one tree write the same bytes."""
+    """So two writers of one tree write the same bytes."""
     document = json.loads(jsonfmt.dumps(a_family()))
     document["aardvark"] = document["tasks"][1]["birth"]["fur"] = {"z": 1, "a": {"y": 1, "b": 2}}
     image = checkpoint.dumps(jsonfmt.loads(json.dumps(document).encode()))
@@ -135,7 +135,7 @@ def test_the_record_of_an_image_keeps_its_keys_in_order() -> None:
 
 
 def test_what_a_rebuild_was_said_to_lack_is_kept() -> None:
-    """Who wrote it is believed; converting looks for nothing of its own."""
+    """A conversion keeps the writer's list, and looks for nothing itself."""
     document = json.loads(jsonfmt.dumps(a_family()))
     document["not_rebuildable"] = [{"rule": "x", "tag": 1, "text": "y"}]
     read = jsonfmt.loads(json.dumps(document).encode())
@@ -144,7 +144,7 @@ def test_what_a_rebuild_was_said_to_lack_is_kept() -> None:
 
 
 def test_a_snapshot_that_says_more_is_written_anew_though_its_rows_were_packed_before() -> None:
-    """What is at hand of the snapshot before is without the keys, or with others."""
+    """The rows that were packed last have no such keys, or others."""
     plain = a_family()
     more = replace(plain, unknown={("tasks", 1): {"tomorrow": 1}})
 
@@ -162,7 +162,7 @@ def test_a_comparison_does_not_see_them() -> None:
 
 
 def refused(data: bytes) -> FormatError:
-    """The error that these bytes are refused with, which the check finds too."""
+    """Return the error with which these bytes are refused; the check must find the same."""
     with pytest.raises(FormatError) as caught:
         registry.load(data)
     assert [found.severity for found in check(data)] == ["error"]
@@ -170,7 +170,7 @@ def refused(data: bytes) -> FormatError:
 
 
 def deep(levels: int) -> object:
-    """A list in a list, and so on."""
+    """Return a list in a list, and so on."""
     value: object = 1
     for _ in range(levels):
         value = [value]
@@ -190,7 +190,7 @@ TOO_MUCH = [
 
 @pytest.mark.parametrize(("value", "path", "reason"), TOO_MUCH, ids=range(len(TOO_MUCH)))
 def test_what_no_other_format_carries_is_refused_by_name(value: object, path: str, reason: str) -> None:
-    """In an image and in a document, and found by the check."""
+    """This holds for an image and a document, and the check finds it."""
     in_image = refused(with_records(an_extension(some_facts(tomorrow=value))))
     in_document = refused(msgpack.packb(to_document(a_family()) | {"tomorrow": value}))
 
@@ -215,7 +215,7 @@ JSON_TOO_MUCH = [
 
 @pytest.mark.parametrize(("value", "path", "reason"), JSON_TOO_MUCH)
 def test_what_only_json_can_spell_is_refused_by_name(value: str, path: str, reason: str) -> None:
-    """Numbers that no other format has, strings that are none, and bytes that are none."""
+    """Examples are numbers beyond the other formats, strings without UTF-8, and bad bytes."""
     error = refused(jsonfmt.dumps(a_snapshot())[:-3] + f', "tomorrow": {value}}}'.encode())
 
     assert (error.path, error.offset) == (path, -1)
@@ -224,14 +224,14 @@ def test_what_only_json_can_spell_is_refused_by_name(value: str, path: str, reas
 
 @pytest.mark.parametrize("value", [2**64 - 1, -(2**63), deep(64), -0.0, 5e-324, 1.7976931348623157e308])
 def test_the_last_that_all_formats_carry_is_kept(value: object) -> None:
-    """Each bound, from within."""
+    """The test has the last allowed value of each limit."""
     read = registry.load(msgpack.packb(to_document(a_snapshot()) | {"tomorrow": value}))
     for name in registry.LOSSLESS:
         assert repr(registry.load(registry.image(read, name)).unknown) == repr(read.unknown)
 
 
 def test_a_place_is_told_in_few_words_and_at_no_cost() -> None:
-    """Keys of a million letters on the way to a million values, the last of which cannot be kept."""
+    """Keys have a million letters and lead to a million values; the last value cannot be kept."""
     value: Any = [*range(300_000), 2**64]
     for _ in range(20):
         value = {"a" * 100_000: value}
@@ -244,7 +244,7 @@ def test_a_place_is_told_in_few_words_and_at_no_cost() -> None:
 
 
 def test_a_key_that_is_no_text_is_refused_in_our_own_maps_too() -> None:
-    """JSON has no such key, wherever it stands."""
+    """JSON has no such key at any place."""
     rows: list[dict[object, object]] = [{}, {b"comm": 1}, {}, {}]
 
     assert refused(with_records(an_extension(some_facts(tasks=rows)))).path == "EXTENSION.tasks[1]"
@@ -274,11 +274,11 @@ def test_bytes_have_one_spelling_in_json_and_no_text_is_taken_for_them(value: ob
 
 
 def test_a_way_that_leads_to_no_map_is_a_mistake_of_whoever_made_the_snapshot() -> None:
-    """No reader makes one."""
+    """No reader makes such a snapshot."""
     with pytest.raises(TypeError, match="leads to no map"):
         jsonfmt.dumps(replace(a_family(), unknown={("tasks",): {"tomorrow": 1}}))
 
 
 def test_looking_for_them_finds_none_in_a_map_that_is_none() -> None:
-    """What stands where a map should is another's to refuse."""
+    """The reader of that value refuses it."""
     assert collect({"tasks": 7, "pids": [7, None], "header": [], "ancestors": [{"events": 1}]}) == {}
