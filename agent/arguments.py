@@ -4,12 +4,12 @@
 Theory
 ------
 exec() puts both at the top of the new stack, argument strings first, and /proc shows what is there now. Programs that
-show a title (nginx, redis, sshd, PostgreSQL) write it over them. So what /proc shows is believed only if it is what exec()
-had put there:
+show a title (nginx, redis, sshd, PostgreSQL) write it over them. So the content of /proc is believed only if it is that
+of the last exec():
 
 * Where the exec hook has seen the exec, it has taken a hash of both areas (agent.areas), and has noted their place. The
-  same bytes in the same place are what they were. What lies behind the bytes that are hashed is not certain, and that is
-  said. An area in another place is none of that exec: prctl(PR_SET_MM) may move one anywhere, to strings of any kind.
+  same bytes in the same place are those of the exec. Bytes behind the hashed ones are not certain, and the result says
+  so. An area in another place is none of that exec: prctl(PR_SET_MM) may move one anywhere, to any strings.
 * Else the areas are looked at for marks of a rewrite: one that does not end with a NUL, another number of strings than
   the ``argc`` that exec() had put below them, empty strings in the environment, an area that prctl() has moved. A title
   that keeps the number and the length of all strings has no mark.
@@ -43,7 +43,7 @@ _VSIZE, _START_STACK, _ARG_START = 23 - 3, 28 - 3, 48 - 3
 
 
 class Memory(NamedTuple):
-    """Where the strings are, by stat; all 0 where that is not permitted.
+    """The addresses of the strings, from stat; all 0 where the reader lacks the right.
 
     Attributes:
         size: of all the memory; 0: a zombie or a kernel thread.
@@ -60,12 +60,12 @@ class Memory(NamedTuple):
 
 
 class Strings(NamedTuple):
-    """What came of it.
+    """The arguments and environment that were found.
 
     Attributes:
         argv, env: None: not known, or the process has none.
-        argv_unknown, env_unknown: why it is not known although there is one, for people.
-        argv_uncertain, env_uncertain: what of it is not certain, for people.
+        argv_unknown, env_unknown: the reason, for people, why it is not known although there is one.
+        argv_uncertain, env_uncertain: the part that is not certain, for people.
     """
 
     argv: tuple[bytes, ...] | None = None
@@ -77,7 +77,7 @@ class Strings(NamedTuple):
 
 
 def memory_of(fields: list[bytes]) -> Memory:
-    """The addresses in the fields of a stat file; a kernel tells fewer than the last ones to some readers."""
+    """Return the addresses in the fields of a stat file; a kernel hides the last ones from some readers."""
     size, stack, *areas = [
         int(fields[at]) if at < len(fields) else 0 for at in (_VSIZE, _START_STACK, *range(_ARG_START, _ARG_START + 4))
     ]
@@ -87,17 +87,17 @@ def memory_of(fields: list[bytes]) -> Memory:
 def judge(
     memory: Memory, arguments: bytes | None, environment: bytes | None, stack: "Stack | None", seen: AtExec
 ) -> Strings:
-    """The strings, where they are those of the last exec.
+    """Return the strings, where they are those of the last exec.
 
     Args:
-        memory: where they are.
-        arguments: the area, or what cmdline shows where memory may not be read.
+        memory: their addresses.
+        arguments: the area, or the content of cmdline where memory may not be read.
         environment: the area; None where it may not be read.
-        stack: what lies below them; None where that may not be read.
+        stack: the words below the strings; None where they may not be read.
         seen: by the exec hook.
     """
     argv_wrong = _arguments_wrong(memory, arguments, stack) if arguments else "it has none any more"
-    if argv_wrong == HELD:  # it has left behind what its helper was started with
+    if argv_wrong == HELD:  # the records are of the strings with which its helper was started
         seen = AtExec()
     env_wrong = "" if environment is None else _environment_wrong(environment, arguments, argv_wrong)
     argv = _decided(memory.arg_start, arguments, argv_wrong, seen.arguments)
@@ -109,8 +109,8 @@ class Stack(NamedTuple):
     """The words that exec() has put below the strings.
 
     Attributes:
-        argc: how many arguments.
-        pointers: to them; a program may have changed these.
+        argc: count of arguments.
+        pointers: to the arguments; a program may have changed them.
     """
 
     argc: int
@@ -118,7 +118,7 @@ class Stack(NamedTuple):
 
 
 class _Decided(NamedTuple):
-    """The strings of an area, or why they are not known."""
+    """The strings of an area, or the reason why they are not known."""
 
     strings: tuple[bytes, ...] | None = None
     unknown: str | None = None
@@ -126,13 +126,13 @@ class _Decided(NamedTuple):
 
 
 def _decided(start: int, data: bytes | None, wrong: str, seen: Area | None) -> _Decided:
-    """Decide what the strings of an area are.
+    """Decide on the strings of an area.
 
     Args:
-        start: address of the area now; 0: it may not be known.
+        start: address of the area now; 0: the reader may not know it.
         data: its bytes; None where they may not be read.
         wrong: the mark of a rewrite; empty where there is none.
-        seen: what the hook has seen of it.
+        seen: the area as the hook saw it.
     """
     uncertain = None
     if seen is not None:
@@ -187,7 +187,7 @@ def _environment_wrong(data: bytes, arguments: bytes | None, argv_wrong: str) ->
 
 
 def split(data: bytes) -> tuple[bytes, ...]:
-    """NUL-ended strings."""
+    """Split NUL-ended strings."""
     return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
 
 
@@ -198,7 +198,7 @@ class Reader:
         process: descriptor of the directory.
 
     Attributes:
-        permitted: it may be read.
+        permitted: True where it may be read.
     """
 
     def __init__(self, process: int) -> None:
@@ -209,12 +209,12 @@ class Reader:
         self.permitted = self._file >= 0
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         if self._file >= 0:
             os.close(self._file)
 
     def bytes_at(self, address: int, size: int) -> bytes | None:
-        """So many bytes from there; None where they are not all there."""
+        """Read `size` bytes at an address; None where not all can be read."""
         if self._file < 0 or size < 0:
             return None
         try:
@@ -224,7 +224,7 @@ class Reader:
         return data if len(data) == size else None
 
     def stack(self, address: int) -> Stack | None:
-        """What lies at start_stack."""
+        """Read argc and the pointers at start_stack; None where they cannot be read."""
         first = self.bytes_at(address, _WORD)
         if first is None:
             return None
@@ -236,7 +236,7 @@ class Reader:
         return Stack(argc, struct.unpack(f"={argc}{code}", pointers) if pointers is not None else ())
 
     def text_at(self, address: int) -> bytes | None:
-        """The string that begins there; None where it has no end."""
+        """Read the string at an address; None where it has no end."""
         if self._file < 0:
             return None
         try:
@@ -248,10 +248,10 @@ class Reader:
 
 
 def called_as(auxv: bytes | None, memory: Reader) -> bytes | None:
-    """The path by which the process called its program: what AT_EXECFN in its auxiliary vector points to."""
+    """Return the path by which the process called its program: the text at AT_EXECFN of its auxiliary vector."""
     if not auxv:
         return None
-    # Of a 32-bit program each is half as long; that one has no word whose upper half is 0 but by chance.
+    # The words of a 32-bit program are half as long; read as 64-bit words they have an upper half of 0 only by chance.
     for code in ("QQ", "II"):
         pair = struct.Struct(f"={code}")
         for key, value in pair.iter_unpack(auxv[: len(auxv) // pair.size * pair.size]):

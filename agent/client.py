@@ -10,9 +10,9 @@
         for event in events:                          # from the point of events.snapshot on, in order
             print(event.kind, event.task)
 
-docs/protocol.md has the arguments and results of each verb, and agent.control the bytes. A client needs no privilege but to
-connect: the daemon reads the client's credentials from the socket. It shows everything to root and the members of its
-group, and to other clients their own tasks.
+docs/protocol.md has the arguments and results of each verb, and agent.control the bytes. A client needs no privilege
+but to connect: the daemon reads the client's credentials from the socket. It shows everything to root and the members
+of its group, and to other clients their own tasks.
 """
 
 import contextlib
@@ -208,7 +208,7 @@ class Client:
             mode: ``auto``, ``container`` or ``subtree``.
             fmt: a name from exporters.registry.
             dialect: of a ckpt image.
-            without_entered: leave out what entered the container from outside.
+            without_entered: leave out tasks that entered the container from outside.
 
         Raises:
             NotPermittedError: this client may not see the tree.
@@ -226,18 +226,18 @@ class Client:
             return answer_of(answer, answer["data"])
 
     def strings(self, pid: int, start_ns: int, arguments: bytes | None, environment: bytes | None) -> AtExec:
-        """Ask whether what a process shows now is what its last exec has put into its memory.
+        """Compare strings that were read of a process with those that its last exec has put into its memory.
 
         Args:
-            pid: of the process, as this process counts.
+            pid: of the process, in this process's pid namespace.
             start_ns: CLOCK_BOOTTIME of its birth.
-            arguments, environment: what was read of each area before; None: nothing.
+            arguments, environment: the bytes that were read of each area before; None: none were.
 
         Returns:
-            What the exec hook saw; nothing where it did not, or the daemon is too old to compare.
+            The areas as the exec hook saw them; None for each where it did not, or the daemon is too old to compare.
 
         Raises:
-            NotPermittedError: it is not ours to see.
+            NotPermittedError: this client may not see the process.
             CkptreeError: see `request`.
         """
         if "strings" not in self.hello().features:

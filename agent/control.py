@@ -157,7 +157,7 @@ def common_version(theirs: object, ours: tuple[int, int] = PROTOCOLS) -> int:
 
     Args:
         theirs: oldest and newest, as a hello has them; None: the hello has none, which means version 1.
-        ours: oldest and newest.
+        ours: oldest and newest version of this program.
 
     Raises:
         UsageError: `theirs` is no range.
@@ -237,10 +237,10 @@ def root_texts(request: Message) -> list[str]:
 
 
 def shown_area(request: Message, key: str) -> tuple[bytes | None, int]:
-    """An argument of ``strings``: the first bytes of an area, and the size of all of it; None and 0 where there is none.
+    """Return an argument of ``strings``: the first bytes of an area, and its size; None and 0 where it is missing.
 
     Raises:
-        UsageError: it is no such pair.
+        UsageError: the argument is no such pair.
     """
     value = request.get(key)
     if value is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ckptree daemon``: watches from start to end, and answers on a Unix socket.
+"""``ckptree daemon``: it watches all tasks, and answers on a Unix socket.
 
-One thread, one loop: a timer drains the ring, requests drain it too, and now and then a sweep looks for what no event
-told. Under a service manager that keeps descriptors (agent.handover) the hooks outlive this process, and so does what it
-knew when it ends in order. Imports as little as it can: this process stays.
+One thread runs one loop: a timer drains the ring, requests drain it too, and a periodic sweep finds changes that no
+event told. Under a service manager that keeps descriptors (agent.handover) the hooks outlive this process, and so does
+its memory after an orderly end. The module imports as little as it can, for the process stays in memory.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from agent.subids import SubIds
 from agent.watch import Watch
 from bpf.hooks import left_out
 
-# Another program: this one maps no compiler.
+# For a process of its own, so that the daemon maps no compiler.
 _COMPILE = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import prepare; sys.exit(prepare())"
 _EXTENSION_S = 30
 _MOST_EXTENSIONS = 60  # five minutes
-_UNHEARD_S = 2.0  # between sweeps for changes that were not announced one by one
+_UNHEARD_S = 2.0  # between sweeps for changes beyond a user's allowance, which no record announces
 _NAMED_USERS = 8
-_NICE = -15  # a storm of forks on every CPU must not keep us from the ring it fills
+_NICE = -15  # a storm of forks on every CPU must not keep the daemon from the ring that the storm fills
 
 
 class Daemon:
@@ -47,12 +47,12 @@ class Daemon:
 
     Args:
         config: socket, ring and intervals.
-        manager: what started this process; it may have passed on the socket, and what the last daemon has left.
-        log: for what an administrator wants to know.
+        manager: the service manager; it may have passed on the socket, and the last daemon's kernel side and memory.
+        log: for messages to the administrator.
 
     Attributes:
-        watch: see there.
-        address: where clients find it.
+        watch: the watch.
+        address: of the socket.
 
     Raises:
         CkptreeError: another daemon listens there, or the watch cannot start.
@@ -88,22 +88,22 @@ class Daemon:
         policy = Policy(os.geteuid(), group, SubIds().owner)
         self.server = Server(self.watch, self._listener, self._selector, policy, log)
         self._heeded = False
-        self._lost = self.watch.stream.lost  # of the last daemon, which has told
+        self._lost = self.watch.stream.lost  # the last daemon has reported its losses
         self._heed_ring(wanted=True)
 
     def _begin(self) -> Watch:
-        """Go on with what the last daemon has left, or load anew; either way what is loaded now is kept for the next."""
+        """Go on with the last daemon's kernel side and memory, or load anew, and store the kernel side for the next."""
         order = handover.order(self._config.ring_bytes, left_out())
         left = handover.take(self._manager, order)
         if left.refusal:
             self.log.notice(f"what the last daemon has left is of no use: {left.refusal}; loading anew")
         probes = Probes(order.ring_bytes, order.without, left.loaded, Patience(self._manager).wait)
         probes.keep_strings(wanted=self._config.keep_arguments)
-        self._catch_signals()  # from here on the ring is ours to read, so an end has to be orderly
+        self._catch_signals()  # from here on this process reads the ring, so its end must be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)
         if left.memory is not None:
-            handover.forget_memory(self._manager)  # first: should it be our end, the next one has to do without
+            handover.forget_memory(self._manager)  # first: if reading it crashes this daemon, the next one goes without
         watch = Watch(self._config, order.without, probes, left.memory)
         if watch.refusal:
             self.log.notice(f"what the last daemon knew is of no use: {watch.refusal}")
@@ -120,7 +120,7 @@ class Daemon:
             signal.signal(number, lambda *_: None)
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT."""
+        """Run the loop until SIGTERM or SIGINT."""
         pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
         worker = self.server.worker
         longest = self._manager.watchdog_s or math.inf
@@ -159,7 +159,7 @@ class Daemon:
         self._unlink()
 
     def _tell_of_loss(self) -> None:
-        """That there was some; how much is in `ckptree metrics`."""
+        """Log new losses, without their count, which `ckptree metrics` has."""
         if self.watch.stream.lost != self._lost:
             self._lost = self.watch.stream.lost
             text = (
@@ -169,7 +169,9 @@ class Daemon:
             self.log.warning(text)
 
     def _tell_of_withheld(self, before: int) -> int:
-        """Name the users who change groups or flags more often than is announced; returns how many there were so far."""
+        """Log the users whose changes of groups or flags exceed their allowances; return the count of such changes so
+        far.
+        """
         probes = self.watch.probes
         count = probes.page.withheld
         if count != before:
@@ -183,24 +185,24 @@ class Daemon:
         return count
 
     def _heed_ring(self, *, wanted: bool) -> None:
-        """Be woken by the ring, or not: it stays ready until it has been read from, and that is a job's while one runs."""
+        """Select on the ring, or not: it stays readable until it is read, and while a job runs the loop must not."""
         if wanted is not self._heeded:
             self._heeded = wanted
             if wanted:
-                self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # to wake up is all
+                self._selector.register(self.watch.probes, selectors.EVENT_READ, lambda _: None)  # only to wake up
             else:
                 self._selector.unregister(self.watch.probes)
 
     @property
     def lineage(self) -> str:
-        """Where it comes from, for people."""
+        """The origin of hooks and births, for the log."""
         if self.watch.remembers:
             return " (hooks and births taken over)"
         return " (hooks taken over, earlier births assumed)" if self.watch.probes.is_taken_over else ""
 
     @property
     def counts(self) -> str:
-        """How it is, in a line."""
+        """The state of the daemon in a line."""
         watch = self.watch
         return (
             f"watching {len(watch.table.tasks())} tasks in {len(watch.table.pids.living())} pid namespaces; "
@@ -208,7 +210,7 @@ class Daemon:
         )
 
     def _feed(self) -> None:
-        """Feed the watchdog, if the ring is empty or has been read from since the last time."""
+        """Feed the watchdog, if the ring is empty or has been read since the last call."""
         ring = self.watch.probes.ring
         if not ring.pending or ring.position != self._progress:
             self._manager.feed()
@@ -219,17 +221,17 @@ class Daemon:
         self._running = False
 
     def _unlink(self) -> None:
-        """Take our socket away, unless somebody has put another one there; one that was passed on is not ours."""
+        """Remove the socket's path, unless the socket was passed on, or the path leads to another one now."""
         with contextlib.suppress(OSError):
             if self._identity is not None and os.stat(self._config.socket).st_ino == self._identity:
                 os.unlink(self._config.socket)
 
 
 class Patience:
-    """Asks the service manager for more time while programs are compiled; not for ever.
+    """Requests for more time to the service manager while programs are compiled, up to a bound.
 
     Args:
-        manager: is asked.
+        manager: the service manager.
     """
 
     def __init__(self, manager: Manager) -> None:
@@ -237,17 +239,17 @@ class Patience:
         self._asked = 0
 
     def wait(self) -> None:
-        """Called every few seconds."""
+        """Request more time; called every few seconds."""
         self._asked += 1
         if self._asked <= _MOST_EXTENSIONS:
             self._manager.notify(f"EXTEND_TIMEOUT_USEC={_EXTENSION_S * 1_000_000}", "STATUS=compiling BPF programs")
 
 
 def check_sight(tasks: int) -> None:
-    """Refuse to be ready without a single task: this process is one.
+    """Refuse to start where the table has no task: this process is one.
 
     Raises:
-        HostError: there is none.
+        HostError: the table is empty.
     """
     if not tasks:
         raise HostError(
@@ -257,26 +259,26 @@ def check_sight(tasks: int) -> None:
 
 
 def check_access(skipped: Callable[[], int]) -> None:
-    """Refuse to be ready where the kernel asks CAP_BPF of every call of bpf(2): the daemon has no right any more.
+    """Refuse to start where the kernel demands CAP_BPF for every call of bpf(2): the daemon has given it up.
 
     Args:
-        skipped: reads what the kernel counts of programs that are loaded.
+        skipped: reads a count of the loaded programs by bpf(2).
 
     Raises:
-        HostError: it does.
+        HostError: the kernel refuses that call.
     """
     try:
         skipped()
     except PermissionError as error:
         raise HostError(
-            "this kernel lets nobody without CAP_BPF use what is loaded already, and the daemon gives up every right "
+            "this kernel demands CAP_BPF for loaded programs too, and the daemon gives up every right "
             f"before it answers ({error.strerror}). `sysctl kernel.unprivileged_bpf_disabled=0` permits it, or boot a "
             "newer kernel (docs/matrix.md); without the daemon, `ckptree snapshot --source bpf` works for root"
         ) from None
 
 
 def group_id(name: str) -> int | None:
-    """The id of a group; None where there is none of that name."""
+    """Return the id of a group; None where there is none of that name."""
     try:
         return grp.getgrnam(name).gr_gid if name else None
     except KeyError:
@@ -284,7 +286,7 @@ def group_id(name: str) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run in the foreground; returns the exit code."""
+    """Run in the foreground; return the exit code."""
     journal = Journal()
     try:
         argv = sys.argv[1:] if argv is None else argv
@@ -296,12 +298,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.nice(_NICE)
         manager = Manager(os.environ)
         gc.collect()
-        gc.disable()  # nothing in the table is a cycle once it is dead; `rest` looks for whatever else is one
+        gc.disable()  # dead objects of the table form no cycles; `rest` collects cycles of other objects
         daemon = Daemon(config, manager, journal)
         check_sight(len(daemon.watch.table.tasks()))
         privileges.drop()
         check_access(daemon.watch.probes.skipped)
-        gc.freeze()  # what is there by now is for good: collections need not look at it
+        gc.freeze()  # all present objects stay for good, so that collections need not visit them
         journal.notice(
             f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"
         )

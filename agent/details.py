@@ -5,11 +5,11 @@ Theory
 ------
 A pid names another process as soon as the first one is gone, so two reads by path may see two processes. A *directory*
 of procfs, once opened, stays with the one ``struct pid`` it was opened for: names looked up below it fail with ESRCH
-when that is gone. So a process is opened once, its start time is compared through that descriptor, and all else is
-read through it: what is returned belongs to the process that was asked for.
+when that is gone. So a process is opened once, its start time is compared through that descriptor, and all other files
+are read through it: the details are all of that process.
 
-It is as of the read, not of the cut. Argv and environment are the process's own memory, which it may have written over:
-`arguments` tells whether it has.
+They are as of the read, not of the cut. Argv and environment are in the process's own memory, which it may have written
+over: `arguments` checks that.
 """
 
 import os
@@ -25,37 +25,37 @@ from agent.host import start_ticks
 from agent.model import Capabilities, ProcessDetails, ProgramFile
 
 UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
-"""How procfs says that a task is gone, or that it is none of our business."""
+"""The errors of procfs for a task that is gone, or that the reader may not see."""
 
 _FLAGS, _STARTTIME = 9 - 3, 22 - 3  # fields 9 and 22 of stat; the first one after comm is field 3
 _PF_FORKNOEXEC: Final = 0x40  # set by fork, cleared by exec
 _DELETED: Final = b" (deleted)"
-_CHANGING: Final = 3  # times that a process is read again which called exec meanwhile
-_EXEC_S: Final = 0.002  # from where its new memory can be seen until the hook has told, if it is not put off meanwhile
-_NAMES: Final = {"cmdline": "argv", "environ": "env"}  # files that the fields have other names than
+_CHANGING: Final = 3  # attempts at a process that calls exec meanwhile
+_EXEC_S: Final = 0.002  # from the moment when new memory is visible until the hook tells it, mostly
+_NAMES: Final = {"cmdline": "argv", "environ": "env"}  # fields whose names differ from those of the files
 _CAPS: Final = (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb")
 
 
 Compare = Callable[[bytes | None, bytes | None], AtExec]
-"""Asks what the exec hook has seen of a process, and shows what has been read of its arguments and its environment."""
+"""A function that takes the arguments and environment read of a process, and returns those that the exec hook saw."""
 
 
 def unseen(_arguments: bytes | None, _environment: bytes | None) -> AtExec:
-    """The answer where there is nobody to ask."""
+    """Return the answer for a source without records of the exec hook."""
     return AtExec()
 
 
 class Details(NamedTuple):
-    """What a process says of itself.
+    """The details of a process.
 
     Attributes:
-        argv: None where the process is gone, has no memory any more (a zombie), or never had (a kernel thread), and where
-            `process` says why it is not known.
-        cwd: as the kernel writes it: " (deleted)" is appended where the directory is gone, and also where its path leads
-            to another one, or to none. None where the process is gone or not ours to look into.
+        argv: None where the process is gone, has no memory any more (a zombie), or never had (a kernel thread), and
+            where `process` has the reason why it is not known.
+        cwd: as the kernel writes it: " (deleted)" is appended where the directory is gone, and also where its path
+            leads to another one, or to none. None where the process is gone, or the reader may not read it.
         env: None as cwd is, and for a zombie.
-        process: what else it takes to start it anew; None where the process is gone. A zombie still has its rights.
-        denied: those of the others that the reader may not read, by name.
+        process: all else that a new start needs; None where the process is gone. A zombie still has its rights.
+        denied: names of the other fields that the reader may not read.
     """
 
     argv: tuple[bytes, ...] | None
@@ -77,16 +77,16 @@ def details(
     compare: Compare = unseen,
     where: surroundings.Reader | None = None,
 ) -> Details:
-    """Read the details of the process that has this pid since then; all None where that process is gone.
+    """Read the details of the process that has this pid since `start_ns`; all None where that process is gone.
 
     Args:
         pid: number in the pid namespace of the procfs.
-        start_ns: CLOCK_BOOTTIME of the host at birth. Compared in clock ticks, since procfs tells no more: a pid that is
-            taken again within one tick would pass.
-        root: where procfs is mounted.
+        start_ns: CLOCK_BOOTTIME of the host at birth. It is compared in clock ticks, the resolution of procfs: a pid
+            that is taken again within one tick would pass.
+        root: mount point of procfs.
         offset_ns: from host.boottime_offset_ns().
-        compare: asks about its strings; it must know of all that happened before it is asked.
-        where: reads the surroundings; None: they are not asked for.
+        compare: asks about its strings; the answer must include all events before the call.
+        where: reads the surroundings; None: do not read them.
     """
     try:
         with opened(root / str(pid)) as process:
@@ -114,8 +114,8 @@ def _read(process: int, fields: list[bytes], compare: Compare, where: surroundin
     denied: list[str] = []
     memory = arguments.Reader(process)
     try:
-        # Since "exec: Force single empty string when argv is empty" (in v5.18) nobody runs without arguments, so an empty
-        # file means: no memory, or arguments that are not where they were.
+        # Since "exec: Force single empty string when argv is empty" (in v5.18) no process runs without arguments, so an
+        # empty file means: no memory, or arguments that are elsewhere now.
         shown = read_at(process, "cmdline", denied)
         environ = read_at(process, "environ", denied) if shown or at.size else None
         area = memory.bytes_at(at.arg_start, at.arg_end - at.arg_start) if at.arg_start else None
@@ -147,7 +147,7 @@ def _read(process: int, fields: list[bytes], compare: Compare, where: surroundin
 
 @contextmanager
 def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
-    """A descriptor of a directory, below another one where that is given; it sticks to one process or task."""
+    """Open a directory, below another one where that is given, for the time of the block; it stays with one process."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
     try:
         yield descriptor
@@ -156,9 +156,9 @@ def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
 
 
 def read_at(directory: int, name: str, denied: list[str] | None = None) -> bytes | None:
-    """A whole file below an opened directory; None where it is gone or not permitted, which `denied` then names."""
+    """Read a whole file below an opened directory; None where it is gone or not permitted, which `denied` notes."""
     try:
-        # Unbuffered, so that the file is asked once for all it has: fewer chances for two halves of two moments.
+        # Unbuffered, so that one call reads the whole file: its halves are rarely of two moments.
         with open(os.open(name, os.O_RDONLY, dir_fd=directory), "rb", buffering=0) as file:
             return file.read()
     except UNREADABLE as error:
@@ -172,10 +172,10 @@ def _note(error: OSError, name: str, denied: list[str] | None) -> None:
 
 
 def stat_fields(stat: bytes) -> list[bytes]:
-    """The fields of a stat file from the third one on.
+    """Return the fields of a stat file from the third one on.
 
-    The second is the name of the task, in parentheses, and a name may hold anything: also spaces, newlines and ")". No
-    field after it does, so the *last* parenthesis ends it.
+    The second is the name of the task, in parentheses, which may contain spaces, newlines and ")". No field after it
+    does, so the *last* parenthesis ends it.
     """
     return stat.rpartition(b")")[2].split()
 
@@ -218,12 +218,12 @@ def _process(process: int, flags: int, *, shared: bool) -> ProcessDetails | None
 
 
 def program_file(status: os.stat_result) -> ProgramFile:
-    """Which file it is that has this status."""
+    """Return the identity of the file that has this status."""
     return ProgramFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _stat(process: int, name: bytes) -> os.stat_result | None:
-    """The status of what a link of procfs stands for; None where it is gone or not permitted."""
+    """Return the status of the file that a link of procfs stands for; None where it is gone or not permitted."""
     try:
         return os.stat(name, dir_fd=process)
     except OSError:
@@ -231,16 +231,16 @@ def _stat(process: int, name: bytes) -> os.stat_result | None:
 
 
 def _leads_back(process: int, real: os.stat_result | None, path: bytes, *, shared: bool) -> bool:
-    """Return True if the path that a link of procfs shows leads to the very file that the link stands for.
+    """Return True if the path that a link of procfs shows leads to the link's own file.
 
-    The path is only text. An unmount, a mount over it or a removal makes it lead elsewhere, and a name, too, may end in
-    what the kernel marks removed ones with.
+    The path is only text. An unmount, a mount over it or a removal makes it lead elsewhere, and a file's own name may
+    end in the kernel's mark of removed files.
 
     Args:
         process: its opened directory.
         real: status of the file.
         path: as the link shows it.
-        shared: the process sees the same files as the reader, so that the reader's view alone decides.
+        shared: True where the process sees the same files as the reader, so that the reader's view alone decides.
     """
     return real is not None and (_is_at(path, real) or (not shared and _is_at(b"root" + path, real, process)))
 

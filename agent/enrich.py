@@ -27,7 +27,7 @@ FIELDS = ("argv", "cwd", "env", "details")
 _NAMED: Final = 10  # processes in one message
 
 Ask = Callable[[int, int, bytes | None, bytes | None], AtExec]
-"""Asks what the exec hook has seen of a process: its pid in the procfs, its start_ns, what was read of its two areas."""
+"""A function that takes a process's pid in the procfs, its start_ns and its two areas, and returns the exec hook's."""
 
 
 class Enriched:
@@ -36,7 +36,7 @@ class Enriched:
     Args:
         snapshot: of this host.
         proc: where procfs is mounted.
-        ask: somebody who has the exec hook's records; None: there is nobody.
+        ask: asks a daemon that has the exec hook's records; None: there is none.
 
     Attributes:
         snapshot: with the details of the leaders that are found. `as_of_read` has each field that was read of any
@@ -102,7 +102,7 @@ class Enriched:
                 return AtExec()
             try:
                 return self._ask(number, start_ns, arguments, environment)
-            except NotPermittedError:  # it has become somebody else's since the cut
+            except NotPermittedError:  # it has changed its user since the cut
                 return AtExec()
             except CkptreeError as error:
                 self._ask, self._unasked = None, str(error)
@@ -132,9 +132,7 @@ def with_details(snapshot: Snapshot, proc: Path = Path("/proc")) -> Snapshot:
 
 
 def unknown(snapshot: Snapshot) -> Iterator[str]:
-    """Whose arguments or environment are not what they were started with, or not for certain: a line each, and one for all
-    that are held.
-    """
+    """Yield a line for each process whose original strings are not known or certain, and one for all held ones."""
     held: list[str] = []
     for task in snapshot.tasks:
         if (told := task.details) is None:

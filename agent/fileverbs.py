@@ -155,7 +155,7 @@ def diff(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two snapshots by who is who. Exit code 0 where they are equal, 1 where not.
+    """Compare the trees of two snapshots. Exit code 0 where they are equal, 1 where not.
 
     Equal are two with the same pid objects and the same tasks, in the same tree, thread groups, process groups,
     sessions and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and
@@ -195,7 +195,7 @@ def convert(
         DialectName | None, typer.Option(help="Of a ckpt image; that of IN where it is not given.")
     ] = None,
 ) -> None:
-    """Write a snapshot in another format. What the format cannot say is reported; msgpack, json and ckpt say all."""
+    """Write a snapshot in another format. Losses of the format are reported; msgpack, json and ckpt have none."""
     from agent.output import Target, misnamed
 
     out = Target(target, fmt or "ckpt")

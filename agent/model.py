@@ -256,10 +256,10 @@ class Surroundings(NamedTuple):
 
 
 class ProgramFile(NamedTuple):
-    """Which file a program is.
+    """The identity of a program's file.
 
     Attributes:
-        device, inode: numbers, which mean something on one machine, devices within one boot of it.
+        device, inode: numbers, which hold on one machine; devices only within one boot.
         size: bytes.
         modified_ns: CLOCK_REALTIME of the last change of its content.
     """
@@ -290,8 +290,8 @@ class ProcessDetails(NamedTuple):
         argv_unknown, env_unknown: the reason, for people, why its arguments or environment are not known though it has
             some.
         surroundings: see Surroundings.
-        argv_uncertain, env_uncertain: what of its arguments, or of its environment, is not certain, for people.
-        exe_file: which file `exe` was.
+        argv_uncertain, env_uncertain: the part of its arguments, or environment, that is not certain, for people.
+        exe_file: the identity of the file `exe` at the read.
     """
 
     exe: bytes | None = None

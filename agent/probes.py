@@ -65,7 +65,7 @@ class Probes:
         hooks: by feature, the hooks in force; an empty list: none worked.
         tried: by hook, the error of the kernel or of bcc for those that did not work.
         missing: features this kernel lacks.
-        string_key: of the hash that the exec hook takes; for agent.areas, and nobody outside of this process.
+        string_key: key of the exec hook's hash; for agent.areas alone: it must not leave this process.
         filters: whether the ties of a single process can be asked for.
 
     Raises:
@@ -174,7 +174,7 @@ class Probes:
 
 
 def _mapped(fd: int, size: int) -> bytes:
-    """What an array map holds, which mmap() shows to whoever has its descriptor."""
+    """Read the content of an array map by mmap(), for which the descriptor is enough."""
     with mmap.mmap(fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
         return mapped[:size]
 

@@ -152,6 +152,6 @@ def answer_of(answer: control.Message, data: bytes) -> Answer:
 
 
 def at_exec_of(answer: control.Message) -> AtExec:
-    """What the exec hook saw of a process, out of an answer; KeyError where something is missing."""
+    """Make the areas of an answer to ``strings``; raise KeyError where a key is missing."""
     told = [answer[key] for key in ("arguments", "environment")]
     return AtExec(*[None if area is None else Area(*area) for area in told])

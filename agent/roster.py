@@ -303,7 +303,7 @@ class Roster:
                 self._comms.clear()
             task.comm = self._comms.setdefault(comm, comm)
 
-    # ---- what follows from an end ----------------------------------------------------------------------------------
+    # ---- consequences of an end ------------------------------------------------------------------------------------
 
     def _exit(self, task: Task) -> None:
         """Apply an exit: the children get a new parent, and a thread that needs no wait is released."""

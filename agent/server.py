@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's side of its socket: connections, who is at the other end of each, and the bounds.
+"""The daemon's side of its socket: connections, the credentials of each client, and the bounds.
 
-Nothing here waits: every socket is non-blocking, and whoever runs the loop (agent.daemon) calls when one is ready, and
-`tend` in each turn, of which there is one a second at least. What is said is in agent.conversation, what is answered in
-agent.service.
+No call waits: every socket is non-blocking. The loop (agent.daemon) calls when a socket is ready, and calls `tend` in
+each turn, at least once a second. agent.conversation has the bytes of a connection, agent.service the answers.
 """
 
 import contextlib
@@ -26,14 +25,14 @@ from agent.watch import Watch
 from agent.worker import Worker
 
 MAX_CLIENTS: Final = 512
-MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for those who may see everything
-MAX_CLIENTS_PER_USER: Final = 32  # of those who may not
-_ACCEPT_S: Final = 0.008  # how long those who connect are let in one after the other
-_DEAF_S: Final = 0.005  # after that, where there are more
-_TURN_S: Final = 0.02  # how long requests are answered before the ring has its turn again
+MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for users who may see everything
+MAX_CLIENTS_PER_USER: Final = 32  # of users who may not
+_ACCEPT_S: Final = 0.008  # for accepting connections in one turn
+_DEAF_S: Final = 0.005  # pause of accepting after that, where more wait
+_TURN_S: Final = 0.02  # for answering requests before the ring has its turn again
 _HURRIED_TURN_S: Final = 0.004
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
-_DEBT_S: Final = 1.0  # who has to wait so long for a turn connects no more
+_DEBT_S: Final = 1.0  # a user who has to wait longer for a turn gets no new connection
 _TURNED_AWAY: Final = control.encode(
     control.failure(BusyError("your processes have had more than their share of the daemon's time: try again later"))
 )
@@ -41,18 +40,18 @@ _CHECK_S: Final = 1.0  # between two looks for clients that have expired
 
 
 class Server:
-    """Answers requests from a watch.
+    """The server of requests over the socket.
 
     Args:
-        watch: what is asked about.
-        listener: from `listen`; is registered, and stays the caller's.
-        selector: what the caller's loop waits on. The data of each key is a function of the ready file.
-        policy: who sees everything.
+        watch: the source of all answers.
+        listener: from `listen`; it is registered here, and the caller closes it.
+        selector: of the caller's loop. The data of each key is a function of the ready file.
+        policy: the users who see everything.
         log: takes a line for each snapshot.
 
     Attributes:
-        service: what answers.
-        worker: runs what takes long. While it does, the watch is not the loop's.
+        service: makes the answers.
+        worker: runs long jobs. While one runs, the loop must not touch the watch.
     """
 
     def __init__(
@@ -78,10 +77,10 @@ class Server:
         self._deaf_until = 0.0
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
-    # ---- what the loop calls ---------------------------------------------------------------------------------------
+    # ---- called by the loop ----------------------------------------------------------------------------------------
 
     def wait_s(self, longest_s: float) -> float:
-        """How long the loop may wait, at most so long: for the next request whose turn has come."""
+        """Return the time that the loop may wait, s: until the next turn of a request, and at most `longest_s`."""
         now = time.monotonic()
         if self._deaf_until:
             longest_s = min(longest_s, self._deaf_until - now)
@@ -94,14 +93,14 @@ class Server:
 
     @property
     def listened_to(self) -> bool:
-        """Somebody has subscribed to events."""
+        """True where a client has subscribed to events."""
         return bool(self.service.feed.subscriptions)
 
     def tend(self, *, hurry: bool = False) -> str:
-        """Answer some requests, hand out events, hang up on who has expired.
+        """Answer some requests, send events, and close expired connections.
 
         Args:
-            hurry: there is other work to do.
+            hurry: True where there is other work to do.
 
         Returns:
             The verb that was answered last.
@@ -125,7 +124,7 @@ class Server:
         return verb
 
     def _answer_some(self, turn_s: float) -> str:
-        """Each has one turn before anybody has two."""
+        """Answer requests for some time; each client has one turn before any has two."""
         verb = "clients"
         begin = time.monotonic()
         waiting, self._waiting = self._waiting, []
@@ -156,7 +155,7 @@ class Server:
 
     @contextlib.contextmanager
     def _charged(self, viewer: Viewer) -> Iterator[None]:
-        """Count the time of the block as its user's: of connecting, of decoding a request or refusing it, of events."""
+        """Charge the time of the block to its user: of connecting, of decoding or refusing a request, of events."""
         begin = time.monotonic()
         try:
             yield
@@ -186,11 +185,11 @@ class Server:
         if peer in self._peers:
             peer.talk.reply(payload, now)
             self._attend(peer)
-        else:  # it has not waited for the answer
+        else:  # the client has closed the connection meanwhile
             self._gone.append(peer.talk.asker)
 
     def _forget(self) -> None:
-        """What the gone had subscribed to; not while a job might be telling them of an event."""
+        """End the subscriptions of clients that are gone; not while a job runs, which may tell them events."""
         while self._gone:
             self.service.forget(self._gone.pop())
 
@@ -201,9 +200,7 @@ class Server:
         while (now := time.monotonic()) < end:
             try:
                 connection, _ = listener.accept()
-            except (
-                OSError
-            ):  # nobody else waits; or this one has gone; or there is no descriptor left, and later there is
+            except OSError:  # no further client waits; or this one has gone; or no descriptor is free at the moment
                 return
             try:
                 viewer = self._policy.viewer(*credentials(connection))
@@ -215,12 +212,12 @@ class Server:
             else:
                 with self._charged(viewer):
                     self._let_in(connection, viewer)
-        # Whoever connects in an endless loop gets no more of our time than this.
+        # A client that connects in an endless loop gets no more time than this.
         self._selector.unregister(listener)
         self._deaf_until = time.monotonic() + _DEAF_S
 
     def _turn_away(self, connection: socket.socket, viewer: Viewer, begin_s: float) -> None:
-        """Hang up on a user who has had too much; it takes as little as can be, for there may be thousands in a queue."""
+        """Close a connection of a user in debt, as cheaply as possible, for thousands may wait."""
         self.service.clients.turned_away["share"] += 1
         with contextlib.suppress(OSError):
             connection.send(_TURNED_AWAY)
@@ -240,10 +237,10 @@ class Server:
             connection.close()
 
     def _admit(self, viewer: Viewer) -> None:
-        """Whether there is room for one more.
+        """Refuse a client beyond the bounds.
 
         Raises:
-            BusyError: there is not.
+            BusyError: a bound is reached.
         """
         turned_away = self.service.clients.turned_away
         if len(self._peers) >= MAX_CLIENTS:
@@ -286,10 +283,10 @@ class Server:
     def _unsent_of(self, account: int) -> int:
         return sum(peer.talk.unsent_bytes for peer in tuple(self._peers) if peer.viewer.account == account)
 
-    # ---- to and fro ------------------------------------------------------------------------------------------------
+    # ---- bytes -----------------------------------------------------------------------------------------------------
 
     def _serve(self, peer: "Peer") -> None:
-        """Something may be read from, or written to, a client."""
+        """Read from or write to a client whose socket is ready."""
         with self._charged(peer.viewer):
             self._read_and_write(peer)
 
@@ -311,7 +308,7 @@ class Server:
         self._attend(peer)
 
     def _attend(self, peer: "Peer") -> None:
-        """Send what the socket takes, and see to what comes next."""
+        """Send as much as the socket takes, then queue the client's next request or close the connection."""
         talk = peer.talk
         sent = 0
         try:
@@ -354,16 +351,16 @@ class Server:
 
 
 class Peer:
-    """A client: its socket, and what is said over it.
+    """A client: its socket, and its conversation.
 
     Args:
         connection: a non-blocking socket.
         talk: the conversation.
 
     Attributes:
-        viewer: who it is.
-        events: what its socket is registered for.
-        queued: it waits for its turn.
+        viewer: its credentials.
+        events: the selector's events that its socket is registered for.
+        queued: True while it waits for its turn.
     """
 
     def __init__(self, connection: socket.socket, talk: Conversation) -> None:
@@ -374,5 +371,5 @@ class Peer:
         self.queued = False
 
     def call(self, function: Callable[["Peer"], None]) -> Callable[[object], None]:
-        """A function of the ready file that calls this one for this peer."""
+        """Return a function of the ready file that calls `function` for this peer."""
         return lambda _file: function(self)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon answers: each verb, from request and asker to answer. No socket here, and nothing that waits.
+"""The verbs of the daemon: each turns a request of a client into an answer. No socket, and no call that waits.
 
-Every argument and every result is in docs/protocol.md.
+docs/protocol.md has every argument and every result.
 """
 
 import os
@@ -25,24 +25,27 @@ from agent.objects import Task
 from agent.select import Selection
 from agent.subscription import KINDS, Subscription
 from agent.watch import Watch
-from exporters import checkpoint as _checkpoint  # noqa: F401  # the registry's first use is where somebody waits
+from exporters import checkpoint as _checkpoint  # noqa: F401  # else imported while the first client waits
 from exporters import registry
 
 MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_UNPRIVILEGED, MAX_SUBSCRIPTIONS_PER_USER = 128, 64, 8
-# Of answers that the clients of one user have not fetched, bytes: whoever fetches one after the other meets no bound.
+# Bytes of answers that the clients of one user have not fetched; a client that fetches each before the next stays
+# below.
 MAX_UNSENT, MAX_UNSENT_PRIVILEGED = 32 << 20, 256 << 20
 _FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials", "several-roots", "strings")
 
 
 @dataclass(slots=True)
 class Asker:
-    """One client, as far as the verbs are concerned.
+    """A client, as far as the verbs are concerned.
 
     Attributes:
-        viewer: who it is.
-        unsent: gives the bytes that it has not taken yet.
-        subscription: what it has subscribed to, once it has.
+        viewer: its credentials.
+        unsent: gives the count of bytes that it has not taken yet.
+        subscription: its subscription; None before it subscribes.
         protocol: version agreed upon.
+        task: its task; None where the table has none, or `known` is False.
+        known: True once `task` has been looked up.
     """
 
     viewer: Viewer
@@ -55,16 +58,16 @@ class Asker:
 
 @dataclass(slots=True)
 class Clients:
-    """Counts of those who ask; the connections are the server's to count.
+    """Counts of clients and requests; the server counts the connections.
 
     Attributes:
-        connected, most_connected: now, and at most.
-        accepted: so far.
-        turned_away: connections, by why.
-        expired: hung up on, by why.
-        requests: by verb; ``other`` is what is none.
+        connected, most_connected: connections now, and the most at a time.
+        accepted: connections so far.
+        turned_away: connections not taken, by reason.
+        expired: connections that the server closed, by reason.
+        requests: by verb; ``other`` for unknown verbs.
         refused: requests not fulfilled, by the name of the error.
-        sent_bytes: to all of them.
+        sent_bytes: to all clients.
     """
 
     connected: int = 0
@@ -78,16 +81,16 @@ class Clients:
 
 
 class Service:
-    """Answers from a watch.
+    """The verbs over a watch.
 
     Args:
-        watch: what is asked about.
+        watch: the source of all answers.
         log: takes a line for each snapshot and subscription.
 
     Attributes:
         feed: the live events.
-        clients, turns: counted by whoever runs the loop.
-        unsent_of: gives the bytes that the clients of a user have not fetched yet.
+        clients, turns: counted by the server and the loop.
+        unsent_of: gives the count of bytes that the clients of a user have not fetched yet.
     """
 
     def __init__(self, watch: Watch, log: Journal) -> None:
@@ -111,21 +114,21 @@ class Service:
         }
 
     def is_heavy(self, request: control.Message) -> bool:
-        """Whether the answer may take long enough to be a job for the worker."""
+        """Return True if the answer may take so long that the worker is to make it."""
         return control.verb(request) in ("snapshot", "subscribe", "strings") and self.watch.is_busy
 
     def packed(self, request: control.Message, asker: Asker) -> bytes:
-        """The answer to a request, packed."""
+        """Return the answer to a request, packed."""
         return control.pack(self.answer(request, asker))
 
     def answer(self, request: control.Message, asker: Asker) -> control.Message:
-        """The answer to a request. Whatever the request is, there is one, and the watch goes on."""
+        """Return the answer to a request. Every request gets one, and none ends the watch."""
         self.clients.requests[control.verb(request)] += 1
         try:
             return {"ok": True, **self._verbs[control.choice(request, "verb", control.VERBS)](request, asker)}
         except CkptreeError as error:
             answer = control.failure(error)
-        except Exception as error:  # noqa: BLE001 - one request must not end the watch for everybody
+        except Exception as error:  # noqa: BLE001 - one request must not end the watch for all clients
             self._log.error(traceback.format_exc().rstrip())
             text = f": {error!r}" if asker.viewer.privileged else ""
             answer = control.failure(CkptreeError(f"internal error, see the daemon's log{text}"))
@@ -133,10 +136,8 @@ class Service:
         return answer
 
     def forget(self, asker: Asker) -> None:
-        """It has hung up."""
-        asker.unsent = (
-            int  # its conversation is in there, and it is in its conversation: nobody would collect the circle
-        )
+        """End the subscription of a client that has closed its connection."""
+        asker.unsent = int  # breaks the circle of asker and conversation, for the garbage collector is off
         subscription = asker.subscription
         if subscription is not None:
             self.feed.remove(subscription)
@@ -302,17 +303,17 @@ class Service:
             "loop": self.turns.data(),
         }
 
-    # ---- what several of them need ---------------------------------------------------------------------------------
+    # ---- helpers of several verbs ----------------------------------------------------------------------------------
 
     def _caller(self, asker: Asker) -> Task | None:
-        """The client's task. Who it is does not change, though its number may be somebody else's after its end."""
+        """Return the client's task. It is looked up once, for after its end another task may get its number."""
         if not asker.known:
             asker.task = self.watch.caller(asker.viewer.pid) if asker.viewer.pid > 0 else None
             asker.known = True
         return asker.task
 
     def _check_subscriptions(self, viewer: Viewer) -> None:
-        """See that there is room for one more; what ordinary users may have leaves room for those who see everything."""
+        """Refuse a subscription beyond the bounds; those of ordinary users leave room for users who see everything."""
         live = [each.viewer for each in self.feed.subscriptions]
         if len(live) >= MAX_SUBSCRIPTIONS:
             raise BusyError(f"there are {MAX_SUBSCRIPTIONS} subscribers already, which is the most")

@@ -12,7 +12,7 @@ from agent.options import Socket
 
 
 def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
-    """Try what ckptree needs of this host, and say how to mend what fails. Exit code 5 where it cannot work."""
+    """Test ckptree's needs on this host, and print a remedy for each failure. Exit code 5 where it cannot work."""
     from agent.doctor import around, capturing, rebuilding
     from agent.doctor.finding import as_lines, verdict
 
