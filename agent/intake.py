@@ -115,7 +115,7 @@ class Intake:
         if place.ring != self._probes.ring_name:
             return "it is of another ring"
         if place.position != self._probes.ring.position:
-            return "it is stale: somebody has read on from there"
+            return "it is stale: another reader has read on from there"
         if self.stream.next > self._probes.page.issued or place.lost_known[0] > self._probes.page.lost:
             return "it knows of records that there are none of"
         return ""

@@ -87,6 +87,6 @@ def refuse_others(root: Task, mode: Mode, members: list[Task], sees: Sees) -> No
         leaders = {pid.task for task in found for pid in (task.leader.pgid, task.leader.sid) if pid is not None}
         if any(task is not None and not sees(task.ids) for task in leaders):
             raise NotPermittedError(
-                "not permitted: a task of this container is in a session or group of somebody else, outside; "
+                "not permitted: a task of this container is in a session or group of another user's task outside; "
                 "start its init with setsid, or use --mode subtree, which writes ids from outside as 0"
             )

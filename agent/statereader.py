@@ -177,7 +177,7 @@ class _Reader:
         for index in members:
             pid = _at(self._pids, index)
             is_seen = pid.namespace.ancestor(level) is namespace
-            _expect("who is in a namespace", holds=is_seen and pid.numbers[level] not in namespace.numbers)
+            _expect("members of a namespace", holds=is_seen and pid.numbers[level] not in namespace.numbers)
             namespace.numbers[pid.numbers[level]] = pid
 
     def _fill_task(self, task: Task, pid: int, start_ns: int, address: int, flags: int, *row: Any) -> None:

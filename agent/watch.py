@@ -302,7 +302,7 @@ class Watch:
             verified = "no"
             reasons.append("events were lost while the snapshot was taken: take it again")
         elif not certain:
-            reasons.append("a zombie that nobody waits for may have gone meanwhile: take it again")
+            reasons.append("a zombie that no parent waits for may have gone meanwhile: take it again")
         return Snapshot(
             mode=resolved,
             time_ns=time_ns,

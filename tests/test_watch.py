@@ -171,7 +171,7 @@ def test_a_zombie_that_may_have_gone_unseen_makes_a_snapshot_incomplete() -> Non
     busy = scene.snapshot(scene.root)
 
     assert calm.completeness.complete
-    assert busy.completeness.reasons == ("a zombie that nobody waits for may have gone meanwhile: take it again",)
+    assert busy.completeness.reasons == ("a zombie that no parent waits for may have gone meanwhile: take it again",)
 
 
 def test_who_was_born_unheard_of_is_found_all_the_same() -> None:

@@ -347,7 +347,7 @@ def test_a_memory_that_is_stale_or_broken_is_refused_and_a_sweep_fills_the_table
         manager.flush()
         assert _MEMORY not in dict(manager.store)
         for data, why in (
-            (memory, "it is stale: somebody has read on from there"),
+            (memory, "it is stale: another reader has read on from there"),
             (memory[: len(memory) // 2], "bytes, and should have"),
         ):
             manager.end(signal.SIGKILL)
