@@ -82,12 +82,17 @@ def userland(cell: Cell) -> Path:
         suite = USERS[cell.user]
         components = ["--components=main,universe"] if suite in _UBUNTU else []
         command = ["mmdebstrap", "--variant=minbase", f"--arch={cell.machine}", "--include=apt,make,ca-certificates"]
-        run([*command, *_OPTIONS, *components, *keyring(suite), suite, root])
+        command += [*_OPTIONS, *components, *keyring(suite), suite, os.fspath(root)]
+        # In mounts of its own: one that is ended leaves none behind. Another processor is emulated, and slow.
+        private = ["unshare", "--mount", "--propagation", "private"]
+        with (CACHE / f"{root.name}.log").open("wb") as log:
+            whole = [*private, *command]
+            subprocess.run(whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=_SETUP_S)
         # This host may reach registries through somebody whom only its own certificates know.
         for path in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
             shutil.copy(Path("/", path), root / path)
         sources(root)
-        with (CACHE / f"{root.name}.log").open("wb") as log:
+        with (CACHE / f"{root.name}.log").open("ab") as log:
             setup = enter(root, "make", "-C", f"/{SOURCES}", "setup")
             subprocess.run(setup, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=_SETUP_S)
         ready.touch()
