@@ -43,6 +43,8 @@ class Roster:
             released (rules.lingers).
         unknown: addresses of parents, leaders and creators that records name and the table lacks.
         surprises: changes that answers showed before any event did, by task.
+        moved: identities of the groups from which founders were moved into the group that they founded, until the
+            kernel has told their own.
         astray: True where an answer showed a subreaper that no event had told of. Orphans may have gone to it that have
             another parent in the table: only a sweep finds them, and resets it.
         unlisted: living tasks that the last sweep's walk should have listed and did not.
@@ -63,6 +65,7 @@ class Roster:
         self.lingering: dict[Namespace, dict[Task, None]] = {}
         self.unknown: set[int] = set()
         self.surprises: dict[Task, Surprise] = {}
+        self.moved: dict[Task, int] = {}
         self.astray = False
         self.unlisted: set[Task] = set()
         self.noted: dict[Task, int] = {}
@@ -180,9 +183,11 @@ class Roster:
         return task
 
     def _follow_group(self, leader: Task, pgid: int, sid: int, data: Data, at: int) -> None:
+        moved_from = self.moved.pop(leader, 0) if self.moved else 0
         if leader.pgid is None or leader.pgid.identity != pgid:
             group = self.pids.role(data, at, 2)
-            self._found(group, leader)
+            if pgid != moved_from:  # else its founder was known before, wherever that one is by now
+                self._found(group, leader)
             rules.change_pgid(leader, group)
             self.changes.group(leader)
         if leader.sid is None or leader.sid.identity != sid:
@@ -213,6 +218,8 @@ class Roster:
         else:
             self.doubts[founder] = None
         if founder.pgid is not pid:
+            if not session and founder.pgid is not None:
+                self.moved[founder] = founder.pgid.identity
             rules.change_pgid(founder, pid)
         self.changes.group(founder)
 
@@ -366,6 +373,8 @@ class Roster:
     def _end(self, task: Task, exit_code: int) -> None:
         """Release a task for good, with or without an exit record."""
         self.surprises.pop(task, None)
+        if self.moved:
+            self.moved.pop(task, None)
         if not task.flags & EXITED:
             self.counts.repairs += 1
             task.exit_code = exit_code

@@ -228,4 +228,5 @@ class _Writer:
             [[address, sorted(threads)] for address, threads in table.leaderless.items()],
             [[address, [number(task) for task in tasks]] for address, tasks in table.creatorless.items()],
             [[address, start_ns, number(task)] for (address, start_ns), task in table.unanswered.items()],
+            [[number(task), identity] for task, identity in table.moved.items()],
         ]

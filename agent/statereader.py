@@ -275,7 +275,7 @@ class _Reader:
         """Return the table, with its doubts and waiting tasks."""
         table = self._table
         repairs, anomalies, assumed, idle, astray, doubts, unknown, surprises, unlisted, noted, *waiting = self._read()
-        orphans, leaderless, creatorless, asked = waiting
+        orphans, leaderless, creatorless, asked, moved = waiting
         _ints((repairs, *anomalies, assumed, idle, *unknown))
         table.counts = Counts(repairs, Counter(dict(zip(SURPRISES, anomalies, strict=True))), assumed)
         table.idle = idle
@@ -297,6 +297,9 @@ class _Reader:
         for address, start_ns, index in asked:
             _ints((address, start_ns))
             table.unanswered[address, start_ns] = _at(self._tasks, index)
+        for index, identity in moved:
+            _ints((identity,))
+            table.moved[_at(self._tasks, index)] = identity
         for task in filter(rules.lingers, table.tasks()):
             table.lingering.setdefault(task.pid.namespace, {})[task] = None
         return table

@@ -337,6 +337,8 @@ class ProcessTable(Roster):
         between = state.flags & EXITING and not state.flags & EXITED
         if known is not None:
             if answers.confirms(self, known, state) and not (between and rules.is_last_of_init(known)):
+                if self.moved:
+                    self.moved.pop(known, None)
                 return
             answers.compare(self, known, state)
         elif (

@@ -151,8 +151,8 @@ class Watch:
         self._intake.catch_up()
 
     def _ask(self, questions: list[tuple[int, int]], deadline: float = math.inf) -> None:
-        """Put questions, and those that follow from the answers. Past the deadline the rest is not put, and counts as
-        lost.
+        """Put questions, and those that follow from the answers. Past the deadline, or after `_ROUNDS` rounds, the rest is
+        not put, and counts as lost.
         """
         ask = self.probes.ask
         at_once = max(1, min(_ASK_AT_ONCE, self.probes.ring.size // _ROOM_FOR_ANSWER))
@@ -167,6 +167,7 @@ class Watch:
             questions = self.table.take_questions()
             if not questions:
                 return
+        self.stream.suspect = True
 
     def sweep(self, cause: Cause = "due", deadline: float = math.inf) -> None:
         """Compare the table with all tasks of the kernel, and repair the differences."""

@@ -96,6 +96,7 @@ def some_memory() -> tuple[Watched, bytes]:
     pair.ask()
     pair.table.question(pair.task(inner))
     pair.table.unknown.add(1 << 63)
+    pair.table.moved[pair.task(inner)] = 77
     held: list[bytes] = []
     kernel.emit = held.append
     kernel.fork(shell)
@@ -373,7 +374,7 @@ def test_everything_there_is_to_know_is_written() -> None:
     assert {field.name for field in fields(Counts)} == {"repairs", "kinds", "assumed"}
     assert set(vars(ProcessTable())) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
-        *("orphans", "leaderless", "creatorless", "unanswered", "idle"),
+        *("orphans", "leaderless", "creatorless", "unanswered", "idle", "moved"),
         "lingering",  # follows from the tasks
         *("changes", "_touch"),  # for whoever has looked before
         "_contracting",  # a walk that begins anew
