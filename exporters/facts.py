@@ -8,7 +8,7 @@
     ref       = tag | {numbers, namespaces} | null          exporters.belongings has the other references to pid objects
 
 The rows of ``pids`` and ``tasks`` correspond to those of a base, which has the numbers and ids. Absent is null. Kernel
-strings stay bytes here (exporters.fields has their text). Unknown keys are kept (exporters.unknown).
+strings are bytes here; JSON has them as text (exporters.fields). Unknown keys are kept (exporters.unknown).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -41,10 +41,10 @@ RULES: Final[dict[str, Rule]] = {
     "record-head": Rule("error", "a length below the 8 bytes of the record's own head", "EINVAL of every reader"),
     "record-length": Rule("error", "a length that this record cannot have", "EINVAL of every reader"),
     "writer-failed": Rule("error", "an ERROR record: the checkpoint failed when it was written", "ckptinfo"),
-    "foreign-records": Rule("warning", "records that nobody here knows; a conversion drops them", "ours"),
+    "foreign-records": Rule("warning", "records of unknown types; a conversion drops them", "ours"),
     "second-extension": Rule("error", "our own record stands twice", "ours"),
     "tail-magic": Rule("error", "TAIL without its magic", "restore_read_tail"),
-    "bytes-after-tail": Rule("error", "bytes that belong to no record follow TAIL", "ours: nobody looked"),
+    "bytes-after-tail": Rule("error", "bytes that belong to no record follow TAIL", "ours: not checked in 2011"),
     # the head
     "big-endian": Rule("error", "written by a big-endian machine", "ours: fields are in the writer's order"),
     "head-magic": Rule("error", "HEADER without its magic: no checkpoint image", "restore_read_header"),
@@ -97,7 +97,9 @@ RULES: Final[dict[str, Rule]] = {
     "zombie-leader": Rule("error", "a zombie whose thread group has other threads", "ours: delay_group_leader"),
     "dead-leader": Rule("error", "a dead leader without another thread, or no leader", "ours: delay_group_leader"),
     "exit-code": Rule("error", "an exit code of a task that has not exited", "ours"),
-    "exit-code-unknown": Rule("warning", "a task has exited, and nobody knows how", "ours: a rebuild makes one up"),
+    "exit-code-unknown": Rule(
+        "warning", "a task has exited, and its status is not known", "ours: a rebuild makes one up"
+    ),
     "shared-memory": Rule("error", "threads of one group have different memory", "ours: clone() refuses it"),
     "workers-left-out": Rule("warning", "threads of the kernel's own, io workers, are not in the file", "ours"),
     # namespaces
@@ -120,7 +122,9 @@ RULES: Final[dict[str, Rule]] = {
     "extension-payload": Rule("error", "our own record holds no msgpack", "ours"),
     "extension-field": Rule("error", "a field of our own record is not as its schema says", "ours"),
     "extension-base": Rule("error", "our own record contradicts the base", "ours: the base stands alone"),
-    "birth-creator": Rule("error", "a birth whose creator is a tag without a task", "ours: the dead are ancestors"),
+    "birth-creator": Rule(
+        "error", "a birth whose creator is a tag without a task", "ours: gone creators are ancestors"
+    ),
     "document": Rule("error", "a document that its reader refuses", "ours"),
     "unknown-format": Rule("error", "the file is in no format known here", "ours"),
 }

@@ -218,7 +218,7 @@ def _read_rest(cursor: Cursor) -> tuple[tuple[tuple[int, int], ...], tuple[int, 
     if foreign:
         kinds = sorted({kind for kind, _ in foreign})
         named = ", ".join(map(str, kinds[:_NAMED_KINDS])) + (" and others" if len(kinds) > _NAMED_KINDS else "")
-        text = f"{len(foreign)} that nobody here knows, of type {named}; a conversion drops them"
+        text = f"{len(foreign)} of unknown type ({named}); a conversion drops them"
         cursor.report(Finding("foreign-records", "records", text, foreign_at))
     return tuple(foreign), extension
 

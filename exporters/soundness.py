@@ -175,7 +175,7 @@ def _parent_faults(tasks: Sequence[TaskIds], place: dict[int, int], tags: range)
             continue
         if parent is None:
             if task.ppid in tags:
-                text = f"tag {task.ppid} has no task, and the dead are nobody's parent"
+                text = f"tag {task.ppid} has no task, and a parent must have one"
                 yield Fault("parent-without-task", "tasks", index, "ppid", text, (task.pid, task.ppid))
         elif _ends(index, tasks, place, ends):
             text = f"comes before its parent, task {parent}; parents must be first"

@@ -33,7 +33,7 @@ def state_faults(snapshot: Snapshot, place: Mapping[int, int]) -> Iterator[Fault
     exited = {task.pid: index for index, task in enumerate(tasks) if task.state in ended}
     for index, task in enumerate(tasks):
         if task.exit_code is not None and task.state is not None and task.pid not in exited:
-            text = f"is {task.exit_code}, but the task is {task.state}; only who has exited has one"
+            text = f"is {task.exit_code}, but the task is {task.state}; only an exited task has one"
             yield Fault("exit-code", "tasks", index, "exit_code", text, (task.pid,))
     if not exited:
         return
@@ -74,5 +74,5 @@ def _parent_faults(snapshot: Snapshot, exited: Mapping[int, int], place: Mapping
         parent = snapshot.tasks[exited[task.ppid]]
         if parent.tgid in inits:
             continue
-        text = f"is {task.ppid}, but that task is {parent.state}, and who has exited is nobody's parent"
+        text = f"is {task.ppid}, but that task is {parent.state}, and an exited task is no parent"
         yield Fault("exited-parent", "tasks", index, "ppid", text, (task.pid, task.ppid))

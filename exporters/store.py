@@ -77,8 +77,8 @@ def _find(path: Path) -> tuple[Path, bool]:
     if shared and laid and found.st_uid not in (os.geteuid(), folder.st_uid):
         kind = "link" if is_link else "pipe"
         raise CkptreeError(
-            f"cannot write {path}: it is a {kind} of user {found.st_uid} in a folder of everybody's: name another file, "
-            "or remove it"
+            f"cannot write {path}: it is a {kind} of user {found.st_uid} in a folder that every user may write to: "
+            "name another file, or remove it"
         )
     if not is_link:
         return file, not stat.S_ISREG(found.st_mode)

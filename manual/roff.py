@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 _CODE: Final = re.compile(r"``(.+?)``|`(.+?)`")
-_MODULE: Final = re.compile(r" \((?:agent|exporters)\.\w+\)")  # such a reference is for readers of the code
+_MODULE: Final = re.compile(r" \((?:agent|exporters)(?:\.\w+)+\)")  # such a reference is for readers of the code
 _WIDTH: Final = 78
 _RULE: Final = re.compile(r"[-=~]{3,}\Z")
 

@@ -230,7 +230,7 @@ def test_a_finding_says_where_and_what_and_machines_get_the_same() -> None:
     """Each finding is one map of plain values."""
     (found,) = check(patched(GOLDEN, 475, "<i", 3))
 
-    assert found.text == "TREE[1].vppid: tag 3 has no task, and the dead are nobody's parent"
+    assert found.text == "TREE[1].vppid: tag 3 has no task, and a parent must have one"
     assert json.loads(json.dumps(to_document([found]))) == [
         {
             "severity": "error",

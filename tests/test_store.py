@@ -278,7 +278,7 @@ def test_what_another_user_has_laid_in_a_folder_of_everybodys_is_not_followed(
     """Otherwise another user could choose the place of the image."""
     lay(shared / "image")
     os.lchown(shared / "image", 12345, 12345)
-    with pytest.raises(CkptreeError, match=f"it is a {said} of user 12345 in a folder of everybody's"):
+    with pytest.raises(CkptreeError, match=f"it is a {said} of user 12345 in a folder that every user may write to"):
         store.write(shared / "image", b"data")
 
     assert not (shared / "victim").exists()
