@@ -18,7 +18,10 @@ except ImportError:  # not needed for running this file as a program
 TOP = Path(__file__).resolve().parent
 FOLDER = TOP / "agent" / "restart"
 HELPER = FOLDER / "ckptree-rebuild"
-SOURCES = ("rebuild.c", "watch.c", "takedown.c", "watcher.c", "kin.c", "actor.c", "ending.c", "settle.c", "rights.c")
+SOURCES = (
+    *("rebuild.c", "namespaces.c", "watch.c", "takedown.c", "watcher.c", "kin.c"),
+    *("actor.c", "ending.c", "settle.c", "rights.c"),
+)
 FLAGS = (
     *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-s"),
     # Neither C library nor position-independent code: a smaller program forks faster.

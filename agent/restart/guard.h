@@ -22,6 +22,10 @@ struct guard {
 extern struct guard guard;
 
 void tell(struct message message);
+_Noreturn void give_up(enum setup what, long error);
+int may_administer(void);
+void enter_user_namespace(void);
+long make_mounts_private(void);
 void guard_watch(void);
 void take_down(void);
 long begin_watcher(void);

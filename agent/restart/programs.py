@@ -16,8 +16,8 @@ from pathlib import Path
 from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.control import Program
+from agent.restart.failure import name_of
 from agent.restart.plan import Plan
-from agent.restart.rebuild import name_of
 from agent.restart.rights import Host, bounds, doubts, held, obstacles, recorded, this_host
 
 

@@ -8,8 +8,6 @@
  */
 #include "guard.h"
 
-#define DEEPEST_PATH 2048	/* PATH_MAX / 2; at the root ".." stays there */
-
 struct program program;
 struct guard guard;
 
@@ -45,7 +43,7 @@ static _Noreturn void leave(int code)
 		CALL1(exit_group, code);
 }
 
-static _Noreturn void give_up(enum setup what, long error)
+_Noreturn void give_up(enum setup what, long error)
 {
 	tell((struct message){.kind = SAID_FAILED, .reason = REASON_SETUP, .actor = NO_ACTOR, .place = NO_ACTOR,
 			      .error = (int)-error, .value = what});
@@ -106,59 +104,6 @@ static void map_program(void)
 	program.state->left[PHASE_BUILD] += head.actors;
 	while (program.root < head.actors - 1 && !(program.actors[program.root].flags & ACTOR_TASK))
 		program.root++;
-}
-
-static int may_administer(void)
-{
-	struct capability_head head = {CAPABILITY_VERSION, 0};
-	struct capability_data data[2] = {0};
-
-	return !CALL2(capget, &head, data) && (data[0].effective >> CAP_SYS_ADMIN & 1);
-}
-
-static long write_file(const char *path, const char *text, size_t size)
-{
-	long fd = CALL4(openat, -100, path, O_WRONLY | O_CLOEXEC, 0), answer;
-
-	if (fd < 0)
-		return fd;
-	answer = CALL3(write, fd, text, size);
-	CALL1(close, fd);
-	return answer < 0 ? answer : 0;
-}
-
-/* "ID ID 1" maps the caller to itself in the new user namespace. */
-static long map_self(const char *path, uint32_t id)
-{
-	char digits[12], text[32];
-	size_t count = 0, size = 0;
-
-	do
-		digits[count++] = (char)('0' + id % 10);
-	while (id /= 10);
-	for (int copy = 0; copy < 2; copy++) {
-		for (size_t n = count; n--;)
-			text[size++] = digits[n];
-		text[size++] = ' ';
-	}
-	text[size++] = '1';
-	return write_file(path, text, size);
-}
-
-static void enter_user_namespace(void)
-{
-	uint32_t uid = (uint32_t)CALL0(geteuid), gid = (uint32_t)CALL0(getegid);
-	long answer = CALL1(unshare, CLONE_NEWUSER);
-
-	if (answer)
-		give_up(SETUP_USERNS, answer);
-	write_file("/proc/self/setgroups", "deny", 4);
-	answer = map_self("/proc/self/uid_map", uid);
-	if (!answer)
-		answer = map_self("/proc/self/gid_map", gid);
-	if (answer)
-		give_up(SETUP_IDMAP, answer);
-	program.answer->user_namespace = 1;
 }
 
 static void open_channels(void)
@@ -230,42 +175,6 @@ static void outlive_guard(void)
 		CALL4(rt_sigaction, SIGTERM, &action, 0, 8);
 	}
 	CALL2(prctl, PR_SET_PDEATHSIG, SIGTERM);
-}
-
-/*
- * Mounts in the tree's mount namespace must not propagate. The call takes a mount point, and the root of a chroot may be
- * none. Then the mount that contains it is changed from above: leave the chroot, by a root that is not above the working
- * directory, and enter it again.
- */
-static long make_mounts_private(void)
-{
-	long answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0), root, here;
-
-	if (answer != -EINVAL)
-		return answer;
-	root = CALL4(openat, -100, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-	here = CALL4(openat, -100, ".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-	if (root < 0 || here < 0)
-		return root < 0 ? root : here;
-	answer = CALL1(chroot, "/proc");
-	if (answer)
-		return answer;
-	answer = CALL1(fchdir, root);
-	for (int level = 0; !answer && level < DEEPEST_PATH; level++)
-		answer = CALL1(chdir, "..");
-	if (!answer)
-		answer = CALL1(chroot, ".");
-	if (!answer)
-		answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0);
-	if (!answer)
-		answer = CALL1(fchdir, root);
-	if (!answer)
-		answer = CALL1(chroot, ".");
-	if (!answer)
-		answer = CALL1(fchdir, here);
-	CALL1(close, root);
-	CALL1(close, here);
-	return answer;
 }
 
 /* Set up actor 0, before its life as an actor; all others inherit it. */

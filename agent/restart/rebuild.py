@@ -21,43 +21,17 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NoReturn, Self
+from typing import Final, Self
 
-from agent.errors import CkptreeError, HostError
+from agent.errors import HostError
 from agent.restart import control, orphans, program
-from agent.restart.control import Doing, Message, Program, Reason, Run, Said, Setup
-from agent.restart.plan import NOBODY, Actor, Op, Plan, Step
-from agent.restart.preflight import holders
+from agent.restart.control import Message, Program, Run, Said
+from agent.restart.failure import RebuildError, failure
+from agent.restart.plan import Plan
 
 HELPER: Final = Path(__file__).parent / "ckptree-rebuild"
 _PATIENCE: Final = 2.0
 """Seconds after which also one who is no terminal is told how far it is, and again each time after twice as many."""
-
-_SETUP: Final = {
-    Setup.PROGRAM: "the helper cannot read its program",
-    Setup.USERNS: "not root, and a user namespace for the tree is refused: unshare(CLONE_NEWUSER)",
-    Setup.IDMAP: "not root, and the ids of the user namespace cannot be mapped",
-    Setup.SOCKETS: "no descriptors for the helper",
-    Setup.CLONE: "the first process of the tree is refused: clone3()",
-    Setup.PRIVATE: "the mounts of the tree cannot be made private",
-    Setup.STDIO: "/dev/null cannot be opened",
-    Setup.SESSION: "the leader of the session that the tree begins in was killed",
-    Setup.WATCHER: "the process that ends the tree should its guard be killed is refused: clone3() or pidfd_open()",
-}
-
-
-class RebuildError(CkptreeError):
-    """A rebuild failed; nothing of it is left.
-
-    Attributes:
-        step: the step that failed, or was the next of an actor that is gone; None where there is none.
-        error: errno, 0 where no system call failed.
-    """
-
-    def __init__(self, message: str, step: Step | None = None, error: int = 0) -> None:
-        super().__init__(message)
-        self.step = step
-        self.error = error
 
 
 class Begin(Enum):
@@ -190,7 +164,7 @@ class Rebuild:
             if ready != [bell]:
                 self._receive()
         if self._failed:
-            self._raise(self._failed)
+            raise failure(self._failed, self.plan, self._helper)
         return self.root_status
 
     def kill(self) -> None:
@@ -299,7 +273,7 @@ class Rebuild:
             elif kind is Said.STANDING:
                 shown = self._show_progress(time.monotonic() - begin) or shown
         if self._failed:
-            self._raise(self._failed)
+            raise failure(self._failed, self.plan, self._helper)
         if kind is Said.RELEASED:
             return  # it was over before all had begun
         raise RebuildError("the root of the tree ended before its time")
@@ -346,62 +320,6 @@ class Rebuild:
         self.pids = tuple(pids)
         if self.plan.pidns:
             self._first = orphans.opened(pids[0], self.guard)
-
-    def _raise(self, message: Message) -> NoReturn:
-        """Say what failed, with all that is known of it."""
-        name = errno.errorcode.get(message.error, str(message.error))
-        cause = f": {name}, {os.strerror(message.error)}" if message.error else ""
-        step = self.plan.steps[message.place] if message.place < len(self.plan.steps) else None
-        told = self._told(step) if step else "no step"
-        who = self._name(message.actor) if message.actor < len(self.plan.actors) else "nobody"
-        if message.reason == Reason.SETUP:
-            setup = message.value or message.actor
-            text = f"{_SETUP[Setup(setup)]}{cause}"
-            if setup == Setup.CLONE and message.error == errno.EEXIST:
-                text += holders(self.plan.actors[0].numbers[:1])
-            if message.error in (errno.EPERM, errno.ENOSPC) and setup in (Setup.USERNS, Setup.IDMAP, Setup.CLONE):
-                raise HostError(text)
-            raise RebuildError(text, None, message.error)
-        if message.reason == Reason.DIED:
-            raise RebuildError(f"{who} was killed from outside; its next step was: {told}", step)
-        if message.reason == Reason.STUCK:
-            raise RebuildError(f"nothing was done for 10 seconds; the first step that is undone: {told}", step)
-        if message.reason == Reason.RUN:
-            doing = f": {Doing(message.value).name.lower()}" if message.value else ""
-            raise RebuildError(f"{who} cannot run its program{doing}{cause}", None, message.error)
-        if message.reason == Reason.NUMBERS:
-            what = "cannot be opened" if message.error else "does not show them all: mount procfs there"
-            text = f"{who} reads its numbers in /proc/thread-self/status, which {what}{cause}"
-            raise RebuildError(text, None, message.error)
-        text = f"step {message.place} failed: {told}{cause or self._unfit(message)}"
-        if step and step.op is Op.CLONE and message.error == errno.EEXIST and not self.plan.pidns:
-            text += holders(self.plan.actors[step.target].numbers[:1])
-        raise RebuildError(text, step, message.error)
-
-    def _unfit(self, message: Message) -> str:
-        """Why a step failed that no system call has failed in."""
-        if message.reason == Reason.SPARE:
-            return ": no number is left that nobody of the tree has: raise kernel.pid_max"
-        if message.reason == Reason.SURVIVED:
-            return f": signal {message.value} does not end it here"
-        return f": {self._helper} does not know that step, so it is of another version: `make setup` compiles it"
-
-    def _told(self, step: Step) -> str:
-        text = f"{step.op.name.lower()} by {self._name(step.by)}"
-        if step.target != NOBODY:
-            text += f" of {self._name(step.target)}"
-        if step.op is Op.SETPGID:
-            text += f" into the group of {self._name(step.value)}"
-        return f"{text} ({step.why})" if step.why else text
-
-    def _name(self, index: int) -> str:
-        return name_of(self.plan.actors[index])
-
-
-def name_of(actor: Actor) -> str:
-    """An actor for people: what it is, its tag, its numbers."""
-    numbers = "/".join(map(str, actor.numbers)) or "any number"
-    return f"{actor.role.value} {actor.tag} ({numbers})" if actor.tag else f"{actor.role.value} ({numbers})"
 
 
 def _spawned(helper: Path, program_file: int, control_socket: int, group: int | None) -> int:

@@ -228,7 +228,7 @@ def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int,
 
 def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
     """Compare with the kernel, tell that it stands, activate, and compare again."""
-    from agent.restart.rebuild import RebuildError
+    from agent.restart.failure import RebuildError
     from agent.restart.verify import verify, verify_active
 
     found = verify(standing)

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
+from agent.restart.failure import name_of
 from agent.restart.plan import Actor, Plan, Role
-from agent.restart.rebuild import Begin, name_of
+from agent.restart.rebuild import Begin
 
 _PROC: Final = Path("/proc")
 _UNKNOWN: Final = -2

@@ -18,8 +18,9 @@ import pytest
 
 from agent.restart import program
 from agent.restart.control import Program
+from agent.restart.failure import RebuildError
 from agent.restart.plan import CloneBits, Op, Phase, Role
-from agent.restart.rebuild import HELPER, Rebuild, RebuildError
+from agent.restart.rebuild import HELPER, Rebuild
 from tests.live.rebuilds import assert_gone, eventually, free_number, is_gone, rebuilt, status
 from tests.plans import PlanWriter
 
@@ -340,7 +341,8 @@ import ctypes, os, struct, sys
 from pathlib import Path
 from agent.confinement import _seccomp
 from agent.restart.plan import CloneBits
-from agent.restart.rebuild import Rebuild, RebuildError
+from agent.restart.failure import RebuildError
+from agent.restart.rebuild import Rebuild
 from tests.plans import PlanWriter
 writer = PlanWriter()
 writer.born(writer.actor(1), 10, 1, bits=CloneBits.NEWPID)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from agent.model import Namespace, PidObject, Snapshot, TaskState
+from agent.restart.failure import RebuildError
 from agent.restart.plan import Role
 from agent.restart.planning import make_plan
-from agent.restart.rebuild import Rebuild, RebuildError
+from agent.restart.rebuild import Rebuild
 from agent.restart.verify import Standing, read_status, verify, verify_active
 from tests.builders import a_snapshot, a_task
 from tests.live.rebuilds import active, assert_gone, eventually, exit_code, free_number, rebuilt, status

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from agent.model import Snapshot, TaskState
+from agent.restart.failure import RebuildError
 from agent.restart.planning import make_plan
-from agent.restart.rebuild import RebuildError
 from agent.restart.verify import Standing, verify, verify_active
 from tests.builders import a_snapshot, a_task
 from tests.live.rebuilds import active, exit_code, rebuilt, status
