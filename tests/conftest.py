@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from agent import confinement
 
@@ -14,6 +15,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.pop("CKPTREE_SOCKET", None)
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("ckptree", deadline=None)
+settings.load_profile("ckptree")
 
 
 @pytest.fixture(scope="session", autouse=True)
