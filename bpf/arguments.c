@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a program is started with: a hash of its arguments and one of its environment, and the text of both where it is
- * kept. exec() has just put them at the top of the new stack, and nobody but the kernel has written there yet. Whoever
- * reads them later from /proc asks the daemon, which takes the same hash (agent/areas.py), whether the process has changed
- * them. It is a universal hash under a key that is told to nobody, as are its values, so a process that wants to meet one
- * has nothing to compute with.
+ * A hash of a program's arguments and one of its environment, and on request the text of both. exec() has just put them at
+ * the top of the new stack, and the process has not run since. The daemon takes the same hash of a later read of /proc
+ * (agent/areas.py), which tells if the process has changed them. It is a universal hash. Its key and its values are
+ * secret, so a process cannot compute another text with the same hash.
  *
  * A program of its own, behind on_exec, so that its records are numbered after the exec's. The kernel runs it at most once
  * at a time on each CPU, so the buffer needs no lock.
@@ -12,17 +11,17 @@
 
 struct strings {
 	struct record_strings r;
-	u64 words[(STRINGS_BYTES + STRINGS_BLOCK) / 8];	/* one block more, to fill the last one up */
+	u64 words[(STRINGS_BYTES + STRINGS_BLOCK) / 8];	/* one more block, to fill up the last one */
 };
 
 BPF_PERCPU_ARRAY(strings, struct strings, 1);
 BPF_F_TABLE("array", u32, struct string_key, string_key, 1, 1 << 10 /* BPF_F_MMAPABLE */);
-BPF_ARRAY(keep_strings, u32, 1);	/* 1: the text is told too */
+BPF_ARRAY(keep_strings, u32, 1);	/* 1: the records have the text too */
 
 #ifdef HAVE_ARGUMENTS
 /*
- * Each half of a word times a random number of its own, and the sum of that. Two different texts of one length have the
- * same sum under one key in 2^33 at most, and both sums, for they share none of the key, under one in 2^66.
+ * The sum of all halves of words, each times a random number of its own. Two different texts of one length have the same
+ * sum under at most one of 2^33 keys. The two sums share no part of the key, so both are the same under one of 2^66.
  */
 static __always_inline void take_hash(struct strings *s, const struct string_key *key, u32 bytes)
 {

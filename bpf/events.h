@@ -115,11 +115,11 @@ struct record_call {
 	__u32 value;
 };
 
-#define STRINGS_BYTES 8192	/* the most of an area that is hashed, from its start */
-#define KEPT_BYTES 4096		/* the most of it that is told */
-#define STRINGS_BLOCK 64	/* bytes that the hash takes at once, the last ones filled up with NULs */
+#define STRINGS_BYTES 8192	/* bytes of an area, from its start, that are hashed at most */
+#define KEPT_BYTES 4096		/* bytes of it that a record has at most */
+#define STRINGS_BLOCK 64	/* bytes of a block of the hash; NULs fill up the last one */
 
-/* What a program was started with: one area of NUL-ended strings. 72 bytes, then `kept` bytes of its text. */
+/* One area of NUL-ended strings that exec() put on the stack. 72 bytes, then `kept` bytes of its text. */
 struct record_strings {
 	struct record head;
 	__u64 task;		/* address */
@@ -128,13 +128,13 @@ struct record_strings {
 	__u32 kept;		/* bytes of text: 0, or the first KEPT_BYTES */
 	__u64 address;		/* of the area, in the memory of the process */
 	__u64 size;		/* of the area, bytes */
-	__u64 first_hash;	/* of the first STRINGS_BYTES; agent/areas.py has the rule */
+	__u64 first_hash;	/* of the first STRINGS_BYTES; agent/areas.py defines both */
 	__u64 second_hash;
 };
 
-/* What the hash depends on beside the text: random words, made when this is loaded, which the daemon tells nobody. */
+/* The key of the hash: random words, made by the loader and never told outside of the daemon. */
 struct string_key {
-	__u64 words[4 * STRINGS_BYTES / 8];	/* of each word of text: two of each hash, for its lower and its upper half */
+	__u64 words[4 * STRINGS_BYTES / 8];	/* for each word of text: two of each hash, for its lower and its upper half */
 };
 
 /*

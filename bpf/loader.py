@@ -96,7 +96,7 @@ class Loader:
         for name, shape in bundle.maps.items():
             wanted = shape._replace(entries=ring_bytes) if shape.map_type == syscall.MAP_RINGBUF else shape
             self._maps[name] = self.descriptors[f"map:{name}"] = syscall.create_map(wanted, name)
-        # Before any program may run. Nothing but the map, and whoever holds a descriptor of it, ever has it.
+        # Before any program runs. Only the map has the key, and only the holders of its descriptor can read it.
         syscall.set_entry(self._maps["string_key"], 0, os.urandom(bundle.maps["string_key"].value_bytes))
 
     def load(self, program: str, kind: str, function: str = "") -> int:
