@@ -201,8 +201,15 @@ def convert(
     out = Target(target, fmt or "ckpt")
     if fmt is None and (other := misnamed(target)):
         say(f"{target} gets the format ckpt, whatever it is called: -f {other} writes {other}")
-    loaded = _load(source, _read(source))
-    out.write_snapshot(loaded, say, dialect.value if dialect else None)
+    from agent import apart
+
+    def work() -> apart.Made:
+        return out.made(_load(source, _read(source)), say, dialect.value if dialect else None)
+
+    try:
+        out.write_made(apart.made(work, say))
+    except apart.EndedError as ended:
+        raise typer.Exit(ended.code) from None
 
 
 def plan(

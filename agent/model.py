@@ -35,7 +35,14 @@ Verified = Literal["sweep", "numbering", "no"]
 
 
 class TaskState(StrEnum):
-    """The state of a task at the cut."""
+    """The state of a task at the cut.
+
+    Stopped is a group, by signal->flags & SIGNAL_STOP_STOPPED: what its parent learns from wait4() with WUNTRACED. What a
+    tracer does with one task of it changes neither flag nor state. A task in a ptrace stop (task->__state __TASK_TRACED)
+    of a group that runs is running. A task that a tracer lets run (PTRACE_CONT after the group stop) in a stopped group
+    is stopped: the flag stays, and __ptrace_unlink() in the kernel's kernel/ptrace.c has the task stop again
+    (JOBCTL_STOP_PENDING) as soon as the tracer goes. No rebuilt tree has the tracer, so this is the state that it gets.
+    """
 
     RUNNING = "running"
     STOPPED = "stopped"  # by a signal to its whole group; a stop by a tracer does not change the state

@@ -77,6 +77,24 @@ class Target:
         """True where a daemon can send this format itself."""
         return self.format.name in registry.LOSSLESS
 
+    def made(
+        self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
+    ) -> bytes | dict[str, bytes]:
+        """Return what is to be written, before another program has drawn it, and print what the format cannot express."""
+        drawn = registry.find("dot") if self.format.name == "svg" else self.format
+        made = drawn.dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
+        for note in made.notes:
+            say(f"{self.format.name}: {note}")
+        return made.data
+
+    def write_made(self, data: bytes | dict[str, bytes]) -> None:
+        """Draw what `made` has returned, if the format is a picture, and write it."""
+        if self.format.name == "svg" and isinstance(data, bytes):
+            from agent import picture
+
+            data = picture.svg(data)
+        self.write(data)
+
     def write_snapshot(
         self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
     ) -> None:

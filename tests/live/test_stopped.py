@@ -22,7 +22,7 @@ from tests.live.conftest import Capture
 pytestmark = pytest.mark.live
 
 RUNNING, STOPPED = TaskState.RUNNING, TaskState.STOPPED
-_CONT, _ATTACH, _SEIZE, _INTERRUPT, _LISTEN = 7, 16, 0x4206, 0x4207, 0x4208
+_CONT, _ATTACH, _DETACH, _SEIZE, _INTERRUPT, _LISTEN = 7, 16, 17, 0x4206, 0x4207, 0x4208
 
 # A thread whose child has not called exec yet: it waits for a writer of the fifo, and the thread, in D, for it.
 _VFORKER = """
@@ -111,6 +111,28 @@ def test_a_signal_that_the_tracer_has_not_passed_on_stops_nobody(capture: Captur
     assert states(capture, child) == [STOPPED]
     trace(_LISTEN, child)
     assert states(capture, child) == [STOPPED]
+
+
+def test_a_task_that_its_tracer_lets_run_in_a_stopped_group_is_stopped_as_it_is_without_the_tracer(
+    capture: Capture, child: int
+) -> None:
+    """The group stays stopped, and the task stops again when the tracer goes: a rebuilt tree has no tracer."""
+    trace(_SEIZE, child)
+    os.kill(child, signal.SIGSTOP)
+    assert awaited(child) == signal.SIGSTOP
+    trace(_CONT, child, signal.SIGSTOP)
+    assert awaited(child) & 0xFF == signal.SIGSTOP
+    trace(_CONT, child)
+    _until(child, "S")
+
+    assert states(capture, child) == [STOPPED]
+
+    trace(_INTERRUPT, child)  # for only who is in a stop can be let go
+    awaited(child)
+    trace(_DETACH, child)
+    _until(child, "T")
+    assert states(capture, child) == [STOPPED]
+    assert proctable.snapshot(str(child), "subtree").tasks[0].state is STOPPED
 
 
 def test_a_group_is_stopped_once_its_last_thread_is(capture: Capture, tmp_path: Path) -> None:
