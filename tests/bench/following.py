@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.client import Client, Event, Subscription
+from agent.errors import CkptreeError
 from agent.livetree import LiveTree
 from exporters import registry
 from tests.bench.figures import table
@@ -24,6 +25,7 @@ from tests.bench.watcher import Watcher
 
 _SMALL_RING = 1 << 16
 _PATIENCE_S = 20.0
+_OF_LOG = 4000  # characters of what the daemon has said last, where it went away
 
 
 @dataclass(slots=True)
@@ -136,9 +138,13 @@ def follow(options: argparse.Namespace, pid_max: int = 0, settings: str = "") ->
         Storm(idle=options.idle, rate=options.rate, workers=options.workers, pid_max=pid_max) as storm,
     ):
         follower = Follower(watcher, storm.root, out)
-        while out.events < options.events and len(out.wrong) < 100:
-            follower.read(options.pause_ms / 1000)
-            follower.compare()
+        try:
+            while out.events < options.events and len(out.wrong) < 100:
+                follower.read(options.pause_ms / 1000)
+                follower.compare()
+        except CkptreeError:
+            print(watcher.log.read_text(errors="replace")[-_OF_LOG:], file=sys.stderr)
+            raise
         follower.close()
     return out
 
