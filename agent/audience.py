@@ -83,8 +83,9 @@ class Audience:
         if task.pid.task is not task:
             return
         if leader is not task:
-            self.told[task] = facts_of(task)
-            self.tell("birth", task, leader, eventpack.birth, {}, self.birth_ns(task))
+            if leader in self.told:  # else it has the number of a task of a tree whose reap was not seen
+                self.told[task] = facts_of(task)
+                self.tell("birth", task, leader, eventpack.birth, {}, self.birth_ns(task))
         elif is_new and task.first_child is None:
             self._begin(task)
         else:

@@ -225,6 +225,24 @@ def test_whose_new_parent_is_not_known_stays_in_the_tree_until_it_is() -> None:
     ]
 
 
+def test_a_stranger_that_got_the_number_of_a_task_of_the_tree_is_not_told_of() -> None:
+    """The reap was not seen, and the next one to have the number is a thread of a process that nobody follows."""
+    scene = Scene()
+    root, stranger = scene.child(), scene.child()
+    listener = Listener(scene, root=root)
+    child = scene.kernel.fork(root)
+    scene.kernel.exit(child)
+    listener.hear()
+    scene.kernel.release(child)
+    thread = scene.kernel.thread(stranger, wanted=(child.tid,))
+    assert thread.tid == child.tid
+    scene.kernel.exit(thread)
+    other = scene.kernel.thread(stranger)
+    scene.kernel.exec(other)
+
+    assert _told(listener.hear()) == [("reap", child.tid, "assumed")]
+
+
 def test_threads_that_go_with_their_leader_are_told_of() -> None:
     """Their exits were lost; the record of the leader's end is the first that is heard of it."""
     scene = Scene()

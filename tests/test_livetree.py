@@ -145,10 +145,11 @@ def _scene(chance: random.Random) -> Scene:
 
 
 def _subscribe(scene: Scene, chance: random.Random) -> list[Follower]:
-    """A few, some of whose trees lie in each other, of this or that namespace."""
+    """A few, some of whose trees lie in each other, of this or that namespace; at times not everybody is followed."""
     followers: list[Follower] = []
     leaders = [thread for thread in scene.kernel.threads if thread.leads and not thread.exiting]
-    for root in [scene.kernel.init, *chance.sample(leaders, min(len(leaders), 2))]:
+    everybody = [scene.kernel.init] if chance.random() < 0.5 else []
+    for root in [*everybody, *chance.sample(leaders, min(len(leaders), 2))]:
         callers = [None, *(each for each in leaders if root.pid.seen_from(each.space))]
         followers.append(Follower(scene, root, chance.choice(callers)))
     return followers
