@@ -46,11 +46,11 @@ def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release:
     for step in program:
         make(pair.kernel, step)
         if not any(thread.exiting and not (thread.exited or thread.lingering) for thread in pair.kernel.threads):
-            pair.ask()
+            pair.ask_as_a_snapshot_does()
             pair.agree()
             births_agree(pair)
     finish(pair.kernel)
-    pair.ask()
+    pair.ask_as_a_snapshot_does()
     pair.agree()
     pair.sweep()
     pair.agree_on_pending()

@@ -52,15 +52,19 @@ class Watched:
         return task
 
     def ask(self) -> None:
-        """Put the table's questions, and those that follow, as the watch does before a snapshot."""
-        if not self.kernel.tells_release:  # who has exited may be gone untold
-            self.table.doubts.update((task, None) for task in self.table.tasks() if rules.may_vanish(task))
+        """Put the table's questions, and those that follow, as the watch does."""
         for _ in range(_ROUNDS):
             questions = self.table.take_questions()
             if not questions:
                 return
             self.put(questions)
         raise AssertionError("the table goes on asking")
+
+    def ask_as_a_snapshot_does(self) -> None:
+        """Put them, and ask about whoever may be gone untold."""
+        if not self.kernel.tells_release:
+            self.table.doubts.update((task, None) for task in self.table.tasks() if rules.may_vanish(task))
+        self.ask()
 
     def put(self, questions: list[tuple[int, int]]) -> None:
         """Have the kernel answer."""
