@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server of the figures over HTTP, for scrapers: a process beside the daemon, which only needs to connect to it.
 
-It serves GET /metrics alone. A client has a few seconds, and there are at most a few clients at a time: the server
-closes further connections. It has no encryption and no authentication: the address decides which clients can reach it.
+It serves GET /metrics alone. A client has a few seconds and a few kilobytes, and there are at most a few clients at a time:
+a new one takes the place of the one that has been silent for longest, so connections that ask nothing keep no scraper out.
+The daemon is asked a few times a second at most, however many requests come here. There is no encryption and no
+authentication: the address decides which clients can reach the server.
 """
 
 import contextlib
+import io
 import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
+from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
@@ -23,6 +28,9 @@ from agent.openmetrics import CONTENT_TYPE
 
 AT_ONCE: Final = 8
 PATIENCE_S: Final = 5.0
+SLOW_S: Final = 1.0  # a client that takes so long to fetch an answer makes room as well
+FRESH_S: Final = 0.1  # how long one text is good for everybody
+MOST_BYTES: Final = 1 << 14  # of a request
 _MAX_PORT: Final = 65535
 
 
@@ -90,6 +98,28 @@ def _take_over(path: Path) -> None:
                 path.unlink()
 
 
+class Fresh:
+    """A text that is made anew when it is asked for, but not more often than every `FRESH_S`.
+
+    Args:
+        render: makes it.
+    """
+
+    def __init__(self, render: Callable[[], str]) -> None:
+        self._render = render
+        self._lock = threading.Lock()
+        self._until_s = 0.0
+        self._text = ""
+
+    def text(self) -> str:
+        """Give the text; requests that come while it is made wait for the same one."""
+        with self._lock:
+            if time.monotonic() >= self._until_s:
+                self._text = self._render()
+                self._until_s = time.monotonic() + FRESH_S
+            return self._text
+
+
 class Server(ThreadingMixIn, TCPServer):
     """A server with a few threads: one slow client must not delay the others, and many clients must not cost much.
 
@@ -101,31 +131,58 @@ class Server(ThreadingMixIn, TCPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # where the queue is full, the kernel drops a connection, to be tried again seconds later
 
     def __init__(self, family: int, where: Any, render: Callable[[], str]) -> None:
         self.address_family = family
-        self.render = render
-        self._free = threading.BoundedSemaphore(AT_ONCE)
+        self.fresh = Fresh(render)
+        self._lock = threading.Lock()
+        self._silent: dict[Any, float] = {}  # connections that have not asked yet, since when; the oldest first
+        self._answered: dict[Any, float] = {}  # those that have
+        self._hung_up: set[Any] = set()
         super().__init__(where, Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a request in a thread, if one is free; else close the connection."""
-        if self._free.acquire(blocking=False):
+        """Serve a request in a thread, where there is room or another connection makes room; else close the connection."""
+        with self._lock:
+            served = len(self._silent) + len(self._answered)
+            has_room = served - len(self._hung_up) < AT_ONCE or self._make_room()
+            if has_room:
+                self._silent[request] = time.monotonic()
+        if has_room:
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
+    def _make_room(self) -> bool:
+        """Close the connection that has been silent for longest, or is slow to fetch its answer; its thread ends by that."""
+        late = time.monotonic() - SLOW_S
+        slow = (one for one, since in self._answered.items() if since < late)
+        for one in (*self._silent, *slow):
+            if one not in self._hung_up:
+                self._hung_up.add(one)
+                _hang_up(one)
+                return True
+        return False
+
+    def has_asked(self, request: Any) -> None:
+        """Note that a whole request has come."""
+        with self._lock:
+            self._silent.pop(request, None)
+            self._answered[request] = time.monotonic()
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a request and free its thread after PATIENCE_S at the latest: a client may send a byte now and then for
-        ever.
-        """
+        """Serve a request, for PATIENCE_S at the longest: a client may send a byte now and then for ever."""
         end = threading.Timer(PATIENCE_S, _hang_up, (request,))
         end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
             end.cancel()
-            self._free.release()
+            with self._lock:
+                self._silent.pop(request, None)
+                self._answered.pop(request, None)
+                self._hung_up.discard(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of a connection: the client closed it, or the timer did."""
@@ -136,6 +193,24 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
+class _Bounded(io.BufferedReader):
+    """A stream of which so many bytes can be read, line by line."""
+
+    left = MOST_BYTES
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Read a line.
+
+        Raises:
+            LineTooLong: there is more than may be read.
+        """
+        line = super().readline(self.left if size is None or size < 0 else min(size, self.left))
+        self.left -= len(line)
+        if self.left <= 0:
+            raise LineTooLong("request")
+        return line
+
+
 class Handler(BaseHTTPRequestHandler):
     """The handler of a request."""
 
@@ -143,13 +218,19 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "ckptree"
     sys_version = ""
 
+    def setup(self) -> None:
+        """Bound what is read of a request."""
+        super().setup()
+        self.rfile = _Bounded(socket.SocketIO(self.connection, "r"))
+
     def do_GET(self) -> None:
-        """Answer with the figures for /metrics, 404 for another path, 503 where the daemon does not answer."""
+        """The text, if that is what is asked for; 503 where the daemon does not answer."""
+        self.server.has_asked(self.request)
         if self.path.partition("?")[0] != "/metrics":
             self._answer(HTTPStatus.NOT_FOUND, "there is /metrics here\n", "text/plain; charset=utf-8")
             return
         try:
-            body = self.server.render()
+            body = self.server.fresh.text()
         except CkptreeError as error:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n", "text/plain; charset=utf-8")
             return

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -44,8 +44,9 @@ def get(server: scrape.Server, path: str = "/metrics") -> tuple[int, str, str]:
     return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
 
 
-def test_a_scraper_gets_the_text_anew_each_time() -> None:
+def test_a_scraper_gets_the_text_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the type that says how to read it."""
+    monkeypatch.setattr(scrape, "FRESH_S", 0.0)
     texts = iter(["first\n", "second\n"])
     with serving("127.0.0.1:0", lambda: next(texts)) as server:
         answers = [get(server), get(server, "/metrics?name=x")]
@@ -115,17 +116,84 @@ def until(reached: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_more_than_a_few_at_a_time_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As soon as one of them has gone there is room again."""
+def test_connections_that_ask_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that has been silent for longest makes room, and no more threads are there than that."""
     monkeypatch.setattr(scrape, "PATIENCE_S", 120.0)
     with serving("127.0.0.1:0") as server, ExitStack() as stack:
-        idle = [stack.enter_context(socket.create_connection(place(server))) for _ in range(scrape.AT_ONCE)]
+        idle = [stack.enter_context(socket.create_connection(place(server), timeout=60)) for _ in range(scrape.AT_ONCE)]
         until(lambda: busy() == len(idle))
+        assert get(server)[0] == 200
+        assert idle[0].recv(1) == b""
+        for _ in range(20 * scrape.AT_ONCE):
+            stack.enter_context(socket.create_connection(place(server)))
+        assert get(server)[0] == 200
+        until(lambda: busy() <= scrape.AT_ONCE)
+
+
+def test_who_does_not_fetch_its_answer_makes_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once: an answer takes a moment. Those who come before that are hung up on."""
+    monkeypatch.setattr(scrape, "PATIENCE_S", 120.0)
+    monkeypatch.setattr(scrape, "SLOW_S", 120.0)
+    with serving("127.0.0.1:0", lambda: "x" * (16 << 20)) as server, ExitStack() as stack:
+        for _ in range(scrape.AT_ONCE):
+            one = stack.enter_context(socket.create_connection(place(server)))
+            one.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        until(lambda: len(server._answered) == scrape.AT_ONCE)
         with socket.create_connection(place(server), timeout=60) as late:
             assert late.recv(1) == b""
-        idle[0].close()
-        until(lambda: busy() < len(idle))
+        monkeypatch.setattr(scrape, "SLOW_S", 0.0)
         assert get(server)[0] == 200
+
+
+def test_many_who_ask_at_once_cost_the_daemon_one_question() -> None:
+    """Who can reach this port has the daemon asked with the rights of who serves it."""
+    asked = []
+
+    def render() -> str:
+        asked.append(time.monotonic())
+        return "# EOF\n"
+
+    with serving("127.0.0.1:0", render) as server:
+        begin = time.monotonic()
+        assert {get(server)[0] for _ in range(50)} == {200}
+        took = time.monotonic() - begin
+
+    assert len(asked) <= took / scrape.FRESH_S + 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /metrics HTTP/1.0\r\n" + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"GET /metrics HTTP/1.0\r\n" + b"X: y\r\n" * 90_000 + b"\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.0\r\n\r\n",
+        b"\0" * 100_000,
+        b"GET /metrics HTTP/9.9\r\n\r\n",
+        b"\r\n\r\n",
+    ],
+    ids=["long-header", "many-headers", "long-path", "zeros", "version", "nothing"],
+)
+def test_a_request_that_is_none_is_refused_and_little_of_it_is_read(request_: bytes) -> None:
+    """The next one is answered."""
+    with serving("127.0.0.1:0") as server:
+        with socket.create_connection(place(server), timeout=60) as client, suppress(OSError):
+            client.sendall(request_)
+            client.shutdown(socket.SHUT_WR)
+            said = client.makefile("rb").read()
+            assert said == b"" or b" 200 " not in said.splitlines()[0]
+        assert get(server)[0] == 200
+
+
+def test_a_socket_of_a_path_is_its_makers_alone(tmp_path: Path) -> None:
+    """As its umask has it: a port of TCP is everybody's."""
+    before = os.umask(0o022)
+    try:
+        with serving(f"unix:{tmp_path}/metrics.sock"):
+            mode = (tmp_path / "metrics.sock").stat().st_mode
+    finally:
+        os.umask(before)
+
+    assert not mode & 0o022
 
 
 def test_a_client_that_says_nothing_is_hung_up_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
