@@ -23,6 +23,7 @@ never taken away. A daemon ignores arguments that it does not know, and its hell
 docs/protocol.md has every argument and every result of each verb.
 """
 
+import itertools
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +48,7 @@ PROTOCOLS = (1, 1)
 VERBS = ("snapshot", "hello", "subscribe", "strings", "status", "metrics")
 
 MAX_REQUEST = 1 << 16
+MAX_PARTS = 1000  # lists and maps in a request
 MAX_ANSWER = 1 << 30
 _LENGTH = struct.Struct(">I")
 
@@ -92,10 +94,12 @@ class Decoder:
 
     Args:
         limit: longest message accepted, bytes.
+        most: lists and maps in one message, at most; None: any number. A byte makes an empty one, which takes seventy.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, most: int | None = None) -> None:
         self._limit = limit
+        self._most = most
         self._buffer = bytearray()
 
     @property
@@ -132,7 +136,9 @@ class Decoder:
         payload = bytes(buffer[_LENGTH.size : _LENGTH.size + length])
         del buffer[: _LENGTH.size + length]
         try:
-            message = msgpack.unpackb(payload)
+            message = msgpack.unpackb(payload) if self._most is None else _counted(payload, self._most)
+        except ProtocolError:
+            raise
         except Exception as error:
             raise ProtocolError(f"a message that is no msgpack: {error}") from error
         if not isinstance(message, dict):
@@ -150,6 +156,22 @@ class Decoder:
         while (message := self.pop()) is not None:
             messages.append(message)
         return messages
+
+
+def _counted(payload: bytes, most: int) -> Any:
+    """Unpack so many lists and maps at most.
+
+    Raises:
+        ProtocolError: there are more.
+    """
+    count = itertools.count(1)
+
+    def note(made: Any) -> Any:
+        if next(count) > most:
+            raise ProtocolError(f"a message of more than {most} lists and maps")
+        return made
+
+    return msgpack.unpackb(payload, list_hook=note, object_hook=note)
 
 
 def common_version(theirs: object, ours: tuple[int, int] = PROTOCOLS) -> int:

@@ -42,7 +42,7 @@ class Conversation:
     """
 
     def __init__(self, viewer: Viewer, now_s: float) -> None:
-        self._decoder = control.Decoder(control.MAX_REQUEST)
+        self._decoder = control.Decoder(control.MAX_REQUEST, control.MAX_PARTS)
         self._out: deque[memoryview] = deque()
         self._unsent = 0
         self._moved = now_s  # when bytes last went in either direction

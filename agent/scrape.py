@@ -155,7 +155,7 @@ class Server(ThreadingMixIn, TCPServer):
             self.shutdown_request(request)
 
     def _make_room(self) -> bool:
-        """Close the connection that has been silent for longest, or is slow to fetch its answer; its thread ends by that."""
+        """Close the connection that has been silent for longest, or is slow to fetch its answer; that ends its thread."""
         late = time.monotonic() - SLOW_S
         slow = (one for one, since in self._answered.items() if since < late)
         for one in (*self._silent, *slow):
@@ -224,7 +224,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile = _Bounded(socket.SocketIO(self.connection, "r"))
 
     def do_GET(self) -> None:
-        """The text, if that is what is asked for; 503 where the daemon does not answer."""
+        """Send the text, if /metrics is asked for; 503 where the daemon does not answer."""
         self.server.has_asked(self.request)
         if self.path.partition("?")[0] != "/metrics":
             self._answer(HTTPStatus.NOT_FOUND, "there is /metrics here\n", "text/plain; charset=utf-8")

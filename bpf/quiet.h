@@ -16,9 +16,15 @@
 #ifndef CKPTREE_QUIET_H
 #define CKPTREE_QUIET_H
 
-#define ALLOWED_PER_SECOND 50000
-#define ALLOWED_AT_ONCE 25000
+/*
+ * The daemon takes some 10 us for a record that somebody listens to, so a user's allowance is less than a tenth of its time,
+ * and what is allowed at once keeps nobody waiting for longer than a turn of its loop. Root may stop the daemon anyway.
+ */
 #define SECOND_NS 1000000000ull
+#define ALLOWED_PER_SECOND 8000
+#define ALLOWED_AT_ONCE 1000
+#define ALLOWED_TO_ROOT_PER_SECOND 50000
+#define ALLOWED_TO_ROOT_AT_ONCE 25000
 
 /* The last announced state of a process, by the address of its leader. */
 struct told {
@@ -65,25 +71,28 @@ static __always_inline int is_allowed(void)
 {
 	u32 uid = charged_user((void *)bpf_get_current_task());
 	u64 now = bpf_ktime_get_ns(), until;
+	u64 cost = uid ? SECOND_NS / ALLOWED_PER_SECOND : SECOND_NS / ALLOWED_TO_ROOT_PER_SECOND;
+	u64 most = uid ? ALLOWED_AT_ONCE * (SECOND_NS / ALLOWED_PER_SECOND)
+		       : ALLOWED_TO_ROOT_AT_ONCE * (SECOND_NS / ALLOWED_TO_ROOT_PER_SECOND);
 	struct allowance fresh = {}, *a;
 	struct page *p = counters();
 
 	a = allowances.lookup(&uid);
 	if (!a) {
-		fresh.spent_until_ns = now + SECOND_NS / ALLOWED_PER_SECOND;
+		fresh.spent_until_ns = now + cost;
 		allowances.update(&uid, &fresh);
 		return 1;
 	}
 	until = a->spent_until_ns;
 	if (until < now)
 		until = now;
-	if (until - now > ALLOWED_AT_ONCE * (SECOND_NS / ALLOWED_PER_SECOND)) {
+	if (until - now > most) {
 		__sync_fetch_and_add(&a->withheld, 1);
 		if (p)
 			__sync_fetch_and_add(&p->withheld, 1);
 		return 0;
 	}
-	a->spent_until_ns = until + SECOND_NS / ALLOWED_PER_SECOND;
+	a->spent_until_ns = until + cost;
 	return 1;
 }
 

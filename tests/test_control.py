@@ -71,6 +71,17 @@ def test_what_is_not_the_protocol_is_called_that(stream: bytes, complaint: str) 
         control.Decoder(control.MAX_REQUEST).feed(stream)
 
 
+@pytest.mark.parametrize("part", [[], {}])
+def test_a_request_of_many_parts_is_refused_before_they_are_all_made(part: object) -> None:
+    """A byte makes an empty list, which takes seventy: a small request would be megabytes in the daemon."""
+    few, many = ({"verb": "status", "x": [part] * count} for count in (control.MAX_PARTS - 2, control.MAX_PARTS))
+
+    assert control.Decoder(control.MAX_REQUEST, control.MAX_PARTS).feed(control.encode(few)) == [few]
+    assert control.Decoder(control.MAX_REQUEST).feed(control.encode(many)) == [many]
+    with pytest.raises(control.ProtocolError, match="more than 1000 lists and maps"):
+        control.Decoder(control.MAX_REQUEST, control.MAX_PARTS).feed(control.encode(many))
+
+
 @pytest.mark.parametrize(
     "kind",
     [

@@ -4,6 +4,7 @@
 // same-subreaper, same-group   ask for what is the case already
 // flip-subreaper, flip-group   change it to and fro
 // others-child                 move a child that another thread has forked to and fro
+// burns                        make no call, and use all the CPU there is
 // reaps                        have zombies, and reap one of them 200 times a second without asking which
 #include <pthread.h>
 #include <signal.h>
@@ -66,6 +67,14 @@ static void reap(double end)
 	}
 }
 
+static void burn(void)
+{
+	volatile unsigned long n;
+
+	for (n = 0; n < 1000; n++)
+		;
+}
+
 int main(int argc, char **argv)
 {
 	double seconds = argc > 1 ? atof(argv[1]) : 1, end = now_s() + seconds;
@@ -78,6 +87,12 @@ int main(int argc, char **argv)
 	if (!(seconds > 0 && seconds <= LONGEST_S))
 		return 2;
 	alarm(LONGEST_S + 5);
+	if (getsid(0) == getpid()) { /* who leads a session stays in its group */
+		child = fork();
+		if (child)
+			return waitpid(child, NULL, 0) < 0;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	}
 	if (!strcmp(kind, "reaps")) {
 		reap(end);
 		return 0;
@@ -100,6 +115,8 @@ int main(int argc, char **argv)
 				setpgid(0, i & 1 ? group : 0);
 			else if (!strcmp(kind, "others-child"))
 				setpgid(child, i & 1 ? getpgrp() : child);
+			else if (!strcmp(kind, "burns"))
+				burn();
 			else
 				setpgid(0, 0);
 		}

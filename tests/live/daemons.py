@@ -73,7 +73,9 @@ def a_daemon(folder: Path, *arguments: str | Path) -> Iterator[Daemon]:
     socket, log = folder / "own.sock", folder / "own.log"
     command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(socket), *map(str, arguments)]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=TOP, stdin=subprocess.DEVNULL, stderr=out)
+        # In a session of its own, as every service is: where the kernel groups processes by session, a nice value counts
+        # within one alone.
+        process = subprocess.Popen(command, cwd=TOP, stdin=subprocess.DEVNULL, stderr=out, start_new_session=True)
     try:
         wait_for(process, log)
         yield Daemon(process, socket, log)
