@@ -4,6 +4,7 @@
 A missing number is late, or the kernel side reports it as lost, or it is given up after a while.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class Intake:
         if self.stream.waiting:
             self._account()
 
-    def _drain(self, limit: int = sys.maxsize) -> int:
+    def _drain(self, limit: int = sys.maxsize, deadline_s: float = math.inf) -> int:
         """Drain the ring as `Ring.drain` does, part by part, but only what it holds now: more may come as fast."""
         limit = min(limit, self._probes.ring.pending)
         drained = 0
@@ -58,40 +59,50 @@ class Intake:
             part = self._probes.ring.drain(self.stream.feed, min(_PART_BYTES, limit - drained))
             drained += part
             self._taken()
-            if part < _PART_BYTES:
+            if part < _PART_BYTES or time.monotonic() > deadline_s:
                 break
         return drained
 
-    def _account(self) -> None:
+    def _account(self, deadline_s: float = math.inf) -> None:
         """Learn which of the missing numbers are lost."""
         page = self._probes.page
         numbers, overflow = page.lost_numbers()
         self._lost |= numbers
         if overflow:  # also of numbers taken since: no slot will ever hold them
             issued = page.issued
-            self._drain()
-            self.stream.give_up_below(issued)
+            self._drain(deadline_s=deadline_s)
+            if time.monotonic() <= deadline_s:  # else some of them may be in the ring still
+                self.stream.give_up_below(issued)
         self.stream.give_up(self._lost)
         self._lost = {number for number in self._lost if number >= self.stream.next}
 
-    def catch_up(self) -> None:
-        """Apply every record whose number was issued before this call; wait for those still being written."""
+    def catch_up(self, deadline_s: float = math.inf) -> bool:
+        """Apply every record whose number was issued before this call; wait for those still being written.
+
+        Args:
+            deadline_s: of time.monotonic(). A process that gets no CPU takes seconds for what else takes milliseconds.
+
+        Returns:
+            False where the deadline came first.
+        """
         target = self._probes.page.issued
         waiting_since = 0.0
         while True:
-            self._drain()
+            self._drain(deadline_s=deadline_s)
             if self.stream.next >= target:
-                return
-            self._account()
+                return True
+            if time.monotonic() > deadline_s:
+                return False
+            self._account(deadline_s)
             if self.stream.next >= target:
-                return
+                return True
             now = time.monotonic()
             untold = self._probes.page.lost - self._passed > self.stream.lost
             if not waiting_since:
                 waiting_since = now
             elif now - waiting_since > (_LATE_AMID_LOSS_S if untold else _LATE_S):
                 self.stream.give_up_below(target)
-                return
+                return True
             time.sleep(_LET_RUN_S)
 
     # ---- from one to the next --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from typing import get_args
 
 from agent import guests, host, lookup, rules, select, state, statereader
 from agent.config import Config
-from agent.errors import NoSuchRootError
+from agent.errors import BusyError, NoSuchRootError
 from agent.intake import Intake
 from agent.lookup import Sees
 from agent.model import Completeness, Header, Mode, Snapshot, Verified
@@ -50,8 +50,11 @@ _LARGE = 3000  # pid objects: a sweep of so many takes some 5 ms, a snapshot of 
 _ROUNDS = 8  # a question may lead to others: an unknown parent's parent
 _ATTEMPTS = 3  # at a snapshot without loss during it
 _PATIENCE_S = 2.0  # while events are lost; the snapshot then says that it is incomplete
+# A sweep beside the loop delays requests, so it ends after so long; the next one has twice that time, up to the most.
+_REST_S, _MOST_REST_S = 5.0, 20.0
 _BEGIN_S = 1.0  # for sweeps at the start while events are lost; later ones are left to the loop
 _EXPLAIN_S = 0.004  # the time that a difference may wait for its event
+_BEHIND = "more happens on this host than the daemon gets the time to follow: try again"
 _OUTLAST = 40  # rounds of questions about zombies; in the densest storm one in four has no event between
 
 
@@ -84,6 +87,7 @@ class Watch:
         self.refusal = self._resume(left) if left is not None else ""
         self.remembers = left is not None and not self.refusal
         self._told: select.Selection | None = None
+        self._rest_s = _REST_S
         self._ties = Ties(self.probes.tied, self.probes.ties, self.table.pids, filters=self.probes.filters)
         self.header: Header = host.header()
         self.boot_id = host.boot_id()
@@ -150,6 +154,13 @@ class Watch:
         """Apply every record whose number was issued before this call; wait for those still being written."""
         self._intake.catch_up()
 
+    def _catch_up(self, deadline: float) -> bool:
+        """Do as `catch_up`; what has not been applied by the deadline is as good as lost."""
+        if self._intake.catch_up(deadline):
+            return True
+        self.stream.suspect = True
+        return False
+
     def _ask(self, questions: list[tuple[int, int]], deadline: float = math.inf) -> None:
         """Put questions, and those that follow from the answers. Past the deadline, or after `_ROUNDS` rounds, the rest is
         not put, and counts as lost.
@@ -163,7 +174,8 @@ class Watch:
                     return
                 for address, start_ns in questions[start : start + at_once]:
                     ask(address, start_ns)
-                self._intake.catch_up()
+                if not self._catch_up(deadline):
+                    return
             questions = self.table.take_questions()
             if not questions:
                 return
@@ -175,10 +187,12 @@ class Watch:
         first = not self.totals.sweeps
         incomplete = self.is_in_doubt or skipped != self.totals.skipped or first
         self.stream.suspect = self.table.astray = False
-        self.catch_up()
+        if not self._catch_up(deadline):
+            return
         mark = self.stream.next
         rows = self.probes.rows()
-        self.catch_up()
+        if not self._catch_up(deadline):
+            return
         self._ask(self._recall.differing(rows, remember=cause in ("large-tree", "no-hook")), deadline)
         if first:
             self._ask(self._recall.differing(rows, remember=False))  # again, for tasks whose parent had no row
@@ -197,13 +211,18 @@ class Watch:
         self._recall.forget()
         self._told = None
         self._ties.forget()
-        self.sweep()
+        self._sweep_beside("due")
         self.table.settle()
         gc.collect()
 
     def mend(self) -> None:
         """Repair loss by a sweep."""
-        self.sweep("loss")
+        self._sweep_beside("loss")
+
+    def _sweep_beside(self, cause: Cause) -> None:
+        """Sweep while requests wait: for a limited time, and longer the next time where that was not enough."""
+        self.sweep(cause, time.monotonic() + self._rest_s)
+        self._rest_s = min(2 * self._rest_s, _MOST_REST_S) if self.is_in_doubt else _REST_S
 
     def tend(self) -> None:
         """Apply some records and put some doubts, between requests.
@@ -219,9 +238,16 @@ class Watch:
     # ---- answering -------------------------------------------------------------------------------------------------
 
     def caller(self, pid: int) -> Task | None:
-        """Return the client's task, by its number in the initial namespace."""
-        self._learn_all()
-        return self.table.task(pid)
+        """Return the client's task, by its number in the initial namespace.
+
+        Raises:
+            BusyError: the table has no such task, and it is not up to date.
+        """
+        learned = self._learn_all()
+        task = self.table.task(pid)
+        if task is None and not learned:
+            raise BusyError(_BEHIND)
+        return task
 
     def find(self, root: RootName, caller: int | Task | None = None, sees: Sees | None = None) -> Task:
         """Return the process that a client names.
@@ -234,16 +260,27 @@ class Watch:
         Raises:
             NoSuchRootError: no process has the number, or it is a thread's.
             NotPermittedError: the client may not see it.
+            BusyError: no process has the number as far as the table knows, and it is not up to date.
         """
-        self._learn_all()
+        learned = self._learn_all()
         asking = self.table.task(caller) if isinstance(caller, int) else caller
-        return lookup.process(self.table, root, asking, None if sees is None else lambda task: self._seen(task, sees))
+        try:
+            return lookup.process(
+                self.table, root, asking, None if sees is None else lambda task: self._seen(task, sees)
+            )
+        except NoSuchRootError as error:
+            if learned:
+                raise
+            raise BusyError(_BEHIND) from error
 
-    def _learn_all(self) -> None:
-        """Bring the table up to date: every task that has a number now is in it, after loss too."""
-        self.catch_up()
-        if self.is_in_doubt:
-            self.sweep("loss", time.monotonic() + _PATIENCE_S)
+    def _learn_all(self) -> bool:
+        """Bring the table up to date: every task that has a number now is in it, after loss too. Return False if time ran out."""
+        deadline = time.monotonic() + _PATIENCE_S
+        learned = self._catch_up(deadline)
+        if learned and self.is_in_doubt:
+            self.sweep("loss", deadline)
+            learned = time.monotonic() <= deadline
+        return learned
 
     def _seen(self, task: Task, sees: Sees) -> bool:
         """Return True if a client may see a task by its current ids: no event tells a change of ids, so the kernel is
@@ -277,6 +314,7 @@ class Watch:
             NoSuchRootError: the root was reaped meanwhile.
             RefusedError: the container leaks, or the root is no container's init.
             HostError: the root is a kernel thread.
+            BusyError: there was no time to make certain that the client may see the whole tree.
         """
         resolved = select.resolve_mode(root, mode)
         anomalies = self.table.counts.anomalies
@@ -284,13 +322,15 @@ class Watch:
         deadline = time.monotonic() + _PATIENCE_S
         for _ in range(_ATTEMPTS):
             verified = self._verify(root, resolved, deadline)
-            self._explain()
+            self._explain(deadline)
             certain = self._outlast(root, deadline)
             if not self.is_in_doubt or time.monotonic() > deadline:
                 break
         if root.pid.task is not root:
             raise NoSuchRootError(f"{select.name(root)} was reaped while its snapshot was taken")
         if sees is not None:
+            if self.is_in_doubt:
+                raise BusyError(_BEHIND)
             lookup.refuse_others(root, resolved, self._recall.members(root), sees)
         chosen = self._recall.select(root, resolved, without_entered=without_entered)
         at_cut(chosen)
@@ -359,7 +399,7 @@ class Watch:
             if time.monotonic() > deadline:
                 break
             issued = self.probes.page.issued
-            self._ask([self.table.question(task) for task in vanishing])
+            self._ask([self.table.question(task) for task in vanishing], deadline)
             if self.stream.next <= issued + len(vanishing):
                 return True
         return False
@@ -378,15 +418,16 @@ class Watch:
             self._told = chosen
         return self._ties.add(chosen, self.table.noted)
 
-    def _explain(self) -> None:
+    def _explain(self, deadline: float) -> None:
         """Wait a moment for the events of differences; those that stay are anomalies."""
         if self.table.surprises:
-            deadline = time.monotonic() + _EXPLAIN_S
-            while self.table.surprises and time.monotonic() < deadline:
+            end = time.monotonic() + _EXPLAIN_S
+            while self.table.surprises and time.monotonic() < end:
                 time.sleep(0)
-                self._intake.catch_up()
+                if not self._catch_up(deadline):
+                    return
                 if self.table.doubts or self.table.unknown:
-                    self._ask(self.table.take_questions())
+                    self._ask(self.table.take_questions(), deadline)
             self.table.settle()
 
     def close(self) -> None:

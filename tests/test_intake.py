@@ -230,3 +230,15 @@ def test_to_catch_up_ends_though_records_come_as_fast_as_they_are_taken() -> Non
     heard.intake.catch_up()
 
     assert heard.stream.next >= count
+
+
+def test_who_has_no_time_to_catch_up_is_told_so_and_nothing_is_given_up() -> None:
+    """A process that gets hardly any CPU: what it has not read is in the ring still."""
+    count = 100_000
+    heard = Heard([*range(count)], count)
+
+    assert not heard.intake.catch_up(time.monotonic())
+    assert 0 < len(heard.numbers) < count / 4
+    assert (heard.stream.lost, heard.stream.suspect) == (0, False)
+    assert heard.intake.catch_up()
+    assert heard.numbers == [*range(count)]

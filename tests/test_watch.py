@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A watch over a simulated kernel that skips program runs: what they would have told has neither a record nor a number."""
 
+import time
 from collections.abc import Callable
 from unittest.mock import patch
 
 import pytest
 
+from agent.errors import BusyError
 from agent.model import OutsidePid, Snapshot
 from agent.objects import AUTOREAP
 from agent.rootname import parse
@@ -148,6 +150,46 @@ def test_a_snapshot_on_a_host_that_is_too_busy_says_so_and_does_not_go_on_and_on
     assert not snapshot.completeness.complete
     assert clock.now_s < 4
     assert len(asked) < 1000
+
+
+def test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Starved of the CPU: a number that it does not know may be somebody's, and what is whose is not certain."""
+    scene = Scene()
+    root = scene.watch.find(parse(str(scene.root.tid)))
+    monkeypatch.setattr(scene.watch._intake, "catch_up", lambda deadline_s: deadline_s == float("inf"))
+    snapshot = scene.watch.snapshot(root)
+
+    assert not snapshot.completeness.complete
+    assert scene.watch.find(parse(str(scene.root.tid))) is root
+    for ask in (
+        lambda: scene.watch.find(parse("99999")),
+        lambda: scene.watch.caller(99999),
+        lambda: scene.watch.snapshot(root, sees=lambda _: True),
+    ):
+        with pytest.raises(BusyError, match="try again"):
+            ask()
+
+
+def test_a_sweep_beside_the_loop_is_given_up_and_has_longer_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait for it; and where it is never given enough time it is never done."""
+    scene = Scene()
+    given: list[float] = []
+
+    def catch_up(deadline_s: float) -> bool:
+        given.append(deadline_s - time.monotonic())
+        return False
+
+    monkeypatch.setattr(scene.watch._intake, "catch_up", catch_up)
+    for _ in range(4):
+        scene.watch.mend()
+
+    assert [round(each) for each in given] == [5, 10, 20, 20]
+    assert scene.watch.is_in_doubt
+    monkeypatch.undo()
+    scene.watch.mend()
+    assert not scene.watch.is_in_doubt
 
 
 def test_a_zombie_that_may_have_gone_unseen_makes_a_snapshot_incomplete() -> None:
