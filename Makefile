@@ -71,6 +71,7 @@ endef
 define NEED_FOR_DEB
 need dpkg-dev dpkg-buildpackage --version; \
 need debhelper test -x /usr/bin/dh; \
+need dh-apparmor test -x /usr/bin/dh_apparmor; \
 need dh-python test -x /usr/bin/dh_python3;
 endef
 

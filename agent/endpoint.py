@@ -16,7 +16,7 @@ from typing import Final
 from agent.config import Config
 from agent.errors import CkptreeError, HostError
 
-_BACKLOG: Final = 512
+BACKLOG: Final = 512
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _SO_PEERGROUPS: Final = 59
 _GETSOCKOPT_BYTES: Final = 1024  # the largest buffer of Python's getsockopt
@@ -79,7 +79,7 @@ def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
             with contextlib.suppress(PermissionError):
                 os.chown(path, -1, group)
         os.chmod(path, mode)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         kind = HostError if isinstance(error, PermissionError) else CkptreeError

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Config, load
+from agent.endpoint import BACKLOG
 from agent.errors import HostError, UsageError
 
 UNITS = Path(__file__).parents[1] / "systemd"
@@ -95,6 +96,21 @@ def test_the_group_that_is_shown_all_is_made(service: configparser.SectionProxy)
 def test_everybody_may_connect(socket: configparser.SectionProxy) -> None:
     """As without systemd: what each one is shown is the daemon's to decide."""
     assert int(socket["SocketMode"], 8) == Config().socket_mode
+
+
+def test_the_queue_of_those_who_connect_is_as_long_as_without_systemd(socket: configparser.SectionProxy) -> None:
+    """systemd's own would be as long as the kernel has it: thousands, whom root would have to await."""
+    assert int(socket["Backlog"]) == BACKLOG
+
+
+def test_the_profile_of_the_security_module_is_the_one_that_the_service_asks_for(
+    service: configparser.SectionProxy,
+) -> None:
+    """Where there is none, the service starts all the same."""
+    profile = (UNITS / "ckptree-daemon.apparmor").read_text()
+
+    assert service["AppArmorProfile"] == "-ckptree-daemon"
+    assert "\nprofile ckptree-daemon " in profile
 
 
 def test_a_start_that_cannot_succeed_is_not_repeated(service: configparser.SectionProxy) -> None:

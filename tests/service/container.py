@@ -49,6 +49,7 @@ class Container(Host):
     """
 
     ckptree = "/usr/bin/ckptree"
+    python = "/usr/lib/ckptree/bin/python3"
     units = "/run/systemd/system"
     manager = "--system"
     watchdog_s = 10

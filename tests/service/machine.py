@@ -46,6 +46,8 @@ After=multi-user.target
 ExecStart=/usr/bin/python3 /opt/test-agent.py
 StandardError=file:/dev/ttyS0
 """
+# Emulated, on a machine with other work to do, compiling the programs takes minutes.
+PATIENCE = "[Service]\nTimeoutStartSec=600\n"
 # What an upgrade compiles. Emulated, all of it takes minutes; that it is done is told by test_deb.py.
 COMPILE = """#!/bin/sh
 cd /usr/lib/ckptree/lib/python3*/site-packages && exec python3 -m compileall -q agent bpf exporters msgpack
@@ -60,6 +62,7 @@ class Machine(Host):
     """
 
     ckptree = "/usr/bin/ckptree"
+    python = "/usr/lib/ckptree/bin/python3"
     units = "/run/systemd/system"
     manager = "--system"
     watchdog_s = 10
@@ -84,7 +87,7 @@ class Machine(Host):
 
     def _boot(self) -> None:
         initial, port, console = (self._folder / name for name in ("initial.cpio", "port", "console.log"))
-        root = debian(self._folder / "root")
+        root = debian(self._folder / "root", "apparmor")
         install(root, package())
         upgrade(package(), root)
         (root / "usr/bin/py3compile").write_text(COMPILE)
@@ -92,6 +95,9 @@ class Machine(Host):
         (root / "etc/systemd/system/agent.service").write_text(AGENT_UNIT)
         (wanted / "agent.service").symlink_to("../agent.service")
         (root / "opt/test-agent.py").write_text(AGENT)
+        drop_in = root / "etc/systemd/system/ckptree.service.d/emulated.conf"
+        drop_in.parent.mkdir()
+        drop_in.write_text(PATIENCE)
         packed(root, initial)
         shutil.rmtree(root)
         command = [

@@ -68,6 +68,7 @@ class Manager(Host):
     """
 
     ckptree = f"{PLACE}/bin/ckptree"
+    python = f"{PLACE}/bin/python3"
     units = UNITS
     manager = "--user"
     watchdog_s = 2

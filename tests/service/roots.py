@@ -67,9 +67,14 @@ def unpacked(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def debian(folder: Path) -> Path:
-    """A root with all that the package asks for, and not the package."""
-    return unpacked(base((*PACKAGES, *depends())), folder)
+def debian(folder: Path, *more: str) -> Path:
+    """A root with all that the package asks for, and not the package.
+
+    Args:
+        folder: where it is made.
+        more: packages that ours does not ask for.
+    """
+    return unpacked(base((*PACKAGES, *depends(), *more)), folder)
 
 
 def install(root: Path, deb: Path) -> None:

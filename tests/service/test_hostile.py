@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The unit as it is installed, while processes of another user attack it: that root is answered, and what it costs.
+
+In the machine this is the package on Debian's kernel, emulated: so what root gets is compared with what it gets in peace.
+"""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hostile import clients
+from tests.hostile.compiled import noise
+from tests.service.host import Host
+
+pytestmark = pytest.mark.live
+
+SECONDS = 5
+SOCKET = "/run/ckptree/ckptree.sock"
+CLIENTS = "/run/hostile-clients.py"
+NOISE = "/run/hostile-noise"
+FEW_MS, TIMES = 100, 20  # the median of what root waits may be so long, or so many times what it is in peace
+MOST_TURN_MS, MOST_MB = 500, 80
+# Root's snapshots of a process, each over a connection of its own; and what the daemon has lost meanwhile.
+ASK = f"""
+import json, os, sys, time
+from agent.client import Client
+before = sum(Client().metrics()["lost"].values())
+end, took = time.monotonic() + {SECONDS}, []
+while time.monotonic() < end:
+    begin = time.monotonic()
+    with Client() as client:
+        client.snapshot(sys.argv[1])
+    took.append((time.monotonic() - begin) * 1e3)
+    time.sleep(0.02)
+metrics = Client().metrics()
+print(json.dumps({{
+    "median_ms": sorted(took)[len(took) // 2],
+    "lost": sum(metrics["lost"].values()) - before,
+    "turn_ms": metrics["loop"]["longest_turn_s"] * 1e3,
+}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def attacked(host: Host) -> Host:
+    """With the service active, and attackers there."""
+    host.do("start", "ckptree.service")
+    host.put(noise().read_bytes(), NOISE)
+    host.put(Path(clients.__file__).read_bytes(), CLIENTS)
+    return host
+
+
+def asked(host: Host) -> dict[str, Any]:
+    """Root asks for a while."""
+    ran = host.run(f"sleep 99 & {shlex.join([host.python, '-c', ASK])} $!; code=$?; kill $!; exit $code")
+    assert ran.code == 0, ran.err + host.log()
+    return dict(json.loads(ran.out))
+
+
+def resident_mb(host: Host) -> float:
+    """Of the daemon, without the ring's pages, which are the kernel's."""
+    status = host.status_of(host.main_pid())
+    return sum(int(status[key][0]) for key in ("RssAnon", "RssFile")) / 1024
+
+
+@pytest.mark.parametrize("kind", ["flip-subreaper", "reaps", "connects", "slow-readers"])
+def test_root_is_answered_by_the_installed_service_beside(attacked: Host, kind: str) -> None:
+    """The daemon stays the one it was; none of its records is lost, and its memory is bounded."""
+    host = attacked
+    host.do("restart", "ckptree.service")
+    quiet, main = asked(host), host.main_pid()
+    of_kernel = kind not in clients.KINDS
+    attack = [NOISE, str(4 * SECONDS), kind] if of_kernel else [host.python, CLIENTS, kind, SOCKET, str(4 * SECONDS)]
+    user = ["--property=User=65534"] if of_kernel else []  # a client becomes that user itself
+    unit = f"attack-{kind}.service"
+    started = host.run(shlex.join(["systemd-run", host.manager, "--quiet", f"--unit={unit}", *user, *attack]))
+    assert started.code == 0, started.err
+    beside = asked(host)
+    went_on = host.property("ActiveState", unit)
+    host.systemctl("stop", unit)
+
+    assert went_on == "active", "nobody attacked"
+    assert beside["lost"] == 0
+    assert beside["median_ms"] < max(FEW_MS, TIMES * quiet["median_ms"]), quiet
+    assert beside["turn_ms"] < max(MOST_TURN_MS, TIMES * quiet["turn_ms"]), quiet
+    assert resident_mb(host) < MOST_MB
+    assert (host.main_pid(), host.property("NRestarts")) == (main, "0")
