@@ -274,7 +274,7 @@ class Watch:
             raise BusyError(_BEHIND) from error
 
     def _learn_all(self) -> bool:
-        """Bring the table up to date: every task that has a number now is in it, after loss too. Return False if time ran out."""
+        """Have every task that has a number now in the table, after loss too; return False if time ran out."""
         deadline = time.monotonic() + _PATIENCE_S
         learned = self._catch_up(deadline)
         if learned and self.is_in_doubt:
