@@ -4,7 +4,7 @@
 The rules by which a table takes an answer over are in `table` and `roster`.
 """
 
-from agent import rules
+from agent import departure
 from agent.objects import CREATED, EXITED, Task
 from agent.roster import Roster
 from agent.wire import TaskState
@@ -57,4 +57,4 @@ def may_be_last_of_init(leader: Task | None) -> bool:
     Args:
         leader: of the thread's group; None where that is not known either.
     """
-    return leader is not None and rules.is_last_of_init(leader) and bool(leader.flags & EXITED)
+    return leader is not None and departure.is_last_of_init(leader) and bool(leader.flags & EXITED)

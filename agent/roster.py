@@ -8,7 +8,7 @@ about it, and completes the waiting tasks when it is entered. The handlers of th
 import itertools
 import sys
 
-from agent import history, rules, wire
+from agent import departure, history, rules, wire
 from agent.changes import Changes
 from agent.objects import (
     AUTOREAP,
@@ -40,7 +40,7 @@ class Roster:
         pids: the pid objects and namespaces.
         doubts: tasks about which the kernel is to be asked.
         lingering: by namespace, the last threads of its init that have exited and may wait for other tasks to be
-            released (rules.lingers).
+            released (departure.lingers).
         unknown: addresses of parents, leaders and creators that records name and the table lacks.
         surprises: changes that answers showed before any event did, by task.
         moved: identities of the groups from which founders were moved into the group that they founded, until the
@@ -324,9 +324,9 @@ class Roster:
                 # a new parent that ignores SIGCHLD has the zombies it inherits reaped at once
                 if reaper is None or child.flags & EXITED:
                     self.doubts[child] = None
-        if rules.dies_unwaited(task):
+        if departure.dies_unwaited(task):
             self.changes.release(task)
-        elif rules.lingers(task):
+        elif departure.lingers(task):
             self.lingering.setdefault(task.pid.namespace, {})[task] = None
         self._reap_unwaited(leader)
         if leader.pid.level:
@@ -346,7 +346,7 @@ class Roster:
                 if waiting is not None:
                     here = {task: None for task in waiting if task.pid.task is task}
                     self.doubts |= here
-                    here = {task: None for task in here if rules.lingers(task)}
+                    here = {task: None for task in here if departure.lingers(task)}
                     if here:
                         self.lingering[space] = here
                 space = space.parent

@@ -17,6 +17,8 @@ A task lives through ``birth -> exit -> release``:
 exec by a thread that is no leader (de_thread) ends the other threads. The thread takes over its leader's pid object,
 place in the tree and start time; the thread's own number becomes free.
 
+How a task that has exited goes, where no wait call tells of that, and whom its signal reaches, is in `departure`.
+
 Every function leaves the objects consistent, in whatever order they are called: a lossy event stream must not break
 them. Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
 """
@@ -24,12 +26,10 @@ them. Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.
 from collections.abc import Iterator
 
 from agent.objects import (
-    AUTOREAP,
     EXITED,
     IO_WORKER,
     KERNEL,
     NOBODY,
-    PTRACED,
     SUBREAPER,
     UNDER_SUBREAPER,
     Namespace,
@@ -329,67 +329,6 @@ def release_task(task: Task) -> None:
     task.leader = NOBODY
     detach_pid(pid)
     task.flags |= EXITED
-
-
-def dies_unwaited(task: Task) -> bool:
-    """Return True for a thread that the kernel releases at its exit with no wait call: no leader, and not traced.
-
-    The last thread of a namespace's init may wait in zap_pid_ns_processes(): it is gone only when a record or an answer
-    says so.
-    """
-    return task.leader is not task and not task.flags & PTRACED and not is_last_of_init(task)
-
-
-def lingers(task: Task) -> bool:
-    """Return True if a task has exited as the last of a namespace's init, and may wait in zap_pid_ns_processes().
-
-    It waits until the numbers of the namespace's other tasks are free. A thread is then released without an event. A
-    leader
-    becomes a zombie, or is released too where its parent ignores SIGCHLD by then.
-    """
-    return task.flags & (EXITED | PTRACED) == EXITED and (
-        task.leader is not task or (is_alone(task) and is_last_of_init(task) and len(task.pid.namespace.numbers) > 1)
-    )
-
-
-def is_last_of_init(task: Task) -> bool:
-    """Return True if a namespace dies with this thread, whose exit has begun."""
-    pid = task.leader.pid
-    return pid.level > 0 and pid.numbers[-1] == 1 and all(each is task or each.flags & EXITED for each in task.group())
-
-
-def may_vanish(task: Task) -> bool:
-    """Return True if a task that has exited may be released with no wait call and no event.
-
-    do_notify_parent() releases at once a child whose parent ignores SIGCHLD. zap_pid_ns_processes() reaps the tasks of
-    a dying
-    namespace within the kernel, and afterwards lets the thread go on that waits there, unless its parent has to reap
-    it.
-    """
-    if not task.flags & EXITED:
-        return False
-    if task.leader is not task:
-        return is_last_of_init(task)
-    if not is_alone(task):
-        return False
-    namespace = task.pid.namespace
-    dying = namespace.level > 0 and (namespace.reaper is None or bool(namespace.reaper.flags & EXITED))
-    return dying or bool(task.flags & AUTOREAP)
-
-
-# ---- exit signals: kernel/signal.c ---------------------------------------------------------------------------------
-
-
-def is_immune(leader: Task) -> bool:
-    """Return True for a namespace's init, which gets no signal that it has no handler for: SIGNAL_UNKILLABLE,
-    sig_task_ignored().
-
-    SIGKILL and SIGSTOP arrive all the same where a process above that namespace sends them with kill(). The signals
-    that the
-    kernel itself sends at an exit do not.
-    """
-    pid = leader.pid
-    return (pid.level > 0 and pid.numbers[-1] == 1) or pid.namespace.reaper is leader
 
 
 # ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from agent import rules, wire
+from agent import departure, wire
 from agent.errors import CkptreeError
 from agent.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
 from agent.state import DEEDS, FRAME, MAGIC, SURPRISES, VERSION, Memory, Place
@@ -300,7 +300,7 @@ class _Reader:
         for index, identity in moved:
             _ints((identity,))
             table.moved[_at(self._tasks, index)] = identity
-        for task in filter(rules.lingers, table.tasks()):
+        for task in filter(departure.lingers, table.tasks()):
             table.lingering.setdefault(task.pid.namespace, {})[task] = None
         return table
 

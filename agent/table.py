@@ -23,7 +23,7 @@ The table collects doubts in `doubts`; the watch puts them to the kernel. An ans
 nothing. `changes` has the tasks that any other record changes: a result derived from other tasks still holds.
 """
 
-from agent import answers, history, rules, wire
+from agent import answers, departure, history, rules, wire
 from agent.objects import (
     AUTOREAP,
     CLONE_NEWPID,
@@ -336,7 +336,7 @@ class ProcessTable(Roster):
         known = pid.task if pid is not None and pid.identity == state.pid else None
         between = state.flags & EXITING and not state.flags & EXITED
         if known is not None:
-            if answers.confirms(self, known, state) and not (between and rules.is_last_of_init(known)):
+            if answers.confirms(self, known, state) and not (between and departure.is_last_of_init(known)):
                 if self.moved:
                     self.moved.pop(known, None)
                 return
@@ -361,7 +361,7 @@ class ProcessTable(Roster):
         elif self.noted:
             self.noted.pop(task, None)
         # The last thread of an init may stay within its exit for good; of any other task's exit a record is under way.
-        lingers = between and rules.is_last_of_init(task)
+        lingers = between and departure.is_last_of_init(task)
         if (lingers or state.flags & EXITED) and not task.flags & EXITED:
             task.exit_code = state.exit_code
             self._exit(task)

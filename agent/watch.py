@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import get_args
 
-from agent import guests, host, lookup, rules, select, state, statereader
+from agent import departure, guests, host, lookup, select, state, statereader
 from agent.config import Config
 from agent.errors import BusyError, NoSuchRootError
 from agent.intake import Intake
@@ -393,7 +393,7 @@ class Watch:
     def _outlast(self, root: Task, deadline: float) -> bool:
         """Return False if a zombie may have been reaped, without an event, since the last answer about it."""
         for _ in range(_OUTLAST):
-            vanishing = [task for task in self._recall.exited(root) if rules.may_vanish(task) and task.address]
+            vanishing = [task for task in self._recall.exited(root) if departure.may_vanish(task) and task.address]
             if not vanishing:
                 return True
             if time.monotonic() > deadline:

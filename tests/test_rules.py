@@ -3,7 +3,7 @@
 
 import pytest
 
-from agent import rules
+from agent import departure, rules
 from agent.objects import (
     AUTOREAP,
     EXITED,
@@ -285,7 +285,7 @@ def test_a_thread_dies_unwaited_unless_it_is_traced(host: Host) -> None:
     plain, traced = host.thread(leader), host.thread(leader)
     traced.flags |= PTRACED
 
-    assert [rules.dies_unwaited(task) for task in (leader, plain, traced)] == [False, True, False]
+    assert [departure.dies_unwaited(task) for task in (leader, plain, traced)] == [False, True, False]
 
 
 def test_a_zombie_vanishes_without_a_wait_where_nobody_waits_or_its_namespace_dies(host: Host) -> None:
@@ -293,17 +293,17 @@ def test_a_zombie_vanishes_without_a_wait_where_nobody_waits_or_its_namespace_di
     init = host.container(host.process(None))
     unwaited, inner = host.process(init, AUTOREAP), host.process(init)
 
-    assert not rules.may_vanish(unwaited)
+    assert not departure.may_vanish(unwaited)
 
     rules.exit_task(unwaited)
     rules.exit_task(inner)
 
-    assert rules.may_vanish(unwaited)
-    assert not rules.may_vanish(inner)
+    assert departure.may_vanish(unwaited)
+    assert not departure.may_vanish(inner)
 
     rules.exit_task(init)
 
-    assert rules.may_vanish(inner)
+    assert departure.may_vanish(inner)
 
 
 def test_releasing_twice_does_nothing(host: Host) -> None:

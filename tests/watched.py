@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent import history, rules
+from agent import departure, history
 from agent.muster import Muster
 from agent.objects import EXITED, MOVING_NOWHERE, UNDER_SUBREAPER, Pid, Task
 from agent.stream import Stream
@@ -63,7 +63,7 @@ class Watched:
     def ask_as_a_snapshot_does(self) -> None:
         """Put them, and ask about whoever may be gone untold."""
         if not self.kernel.tells_release:
-            self.table.doubts.update((task, None) for task in self.table.tasks() if rules.may_vanish(task))
+            self.table.doubts.update((task, None) for task in self.table.tasks() if departure.may_vanish(task))
         self.ask()
 
     def put(self, questions: list[tuple[int, int]]) -> None:

@@ -18,7 +18,7 @@ commute with each other (another child, another member of a group), `writes` all
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent import rules
+from agent import departure, rules
 from agent.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, UNDER_SUBREAPER, Namespace, Pid, Task
 
 Thing = tuple[str, object]
@@ -306,7 +306,7 @@ class Kernel:
         """do_notify_parent(), once all threads of a group have exited."""
         parent = leader.parent.leader if leader.parent is not None else None
         gone = all(thread.flags & EXITED and not self.lingers(thread) for thread in leader.group())
-        if not gone or parent is None or rules.is_immune(parent):
+        if not gone or parent is None or departure.is_immune(parent):
             return
         if leader.exit_signal == SIGKILL:
             raise CallRefusedError("SIGKILL", "that is its exit signal, and its parent would die of it")
