@@ -54,6 +54,7 @@ need clang clang --version; \
 need graphviz dot -V; \
 need mandoc test -x /usr/bin/mandoc; \
 need openssh-client test -x /usr/bin/ssh-keygen; \
+need procps ps --version; \
 need systemd systemd-analyze --version;
 endef
 
