@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from agent import confinement
+from tests.builders import patient
 
 # A shell starts a job in the background with SIGINT ignored, and so would every process that a test starts, and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -16,8 +17,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 os.environ.pop("CKPTREE_SOCKET", None)
 
-# How long an example takes says something of the machine, and nothing of the code.
-settings.register_profile("ckptree", deadline=None)
+# How long an example takes, or its making, says something of the machine, and nothing of the code.
+settings.register_profile("ckptree", patient)
 settings.load_profile("ckptree")
 
 

@@ -276,12 +276,12 @@ def test_the_same_snapshot_gives_the_same_bytes_in_every_process() -> None:
 
 
 def test_five_thousand_tasks_are_written_at_once() -> None:
-    """It takes a tenth of a second; the limit is twenty times that, for a busy machine."""
+    """It takes a tenth of a second of this process's own time, whatever else the machine has to do."""
     crowd = a_crowd(5000, 500, level=1)
-    start = time.perf_counter()
+    start = time.process_time()
     dumps(crowd)
 
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_picture_is_svg() -> None:
