@@ -41,8 +41,13 @@ class Cell(NamedTuple):
 
 CELLS: Final = (
     *(Cell(user, HERE) for user in USERS),
-    *(Cell(user, kernel) for kernel in KERNELS for user in USERS if user != "ubuntu24.04"),
-    *(Cell("debian13", kernel, "arm64") for kernel in ("6.1", "6.12", "newest")),
+    *(
+        Cell(user, kernel)
+        for kernel in KERNELS
+        for user in USERS
+        if user != "ubuntu24.04" and (kernel not in SETTINGS or user == "debian12")
+    ),
+    Cell("debian13", "6.12", "arm64"),
 )
 
 
