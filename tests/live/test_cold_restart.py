@@ -86,7 +86,7 @@ def children(pid: int) -> list[int]:
 def starting(pid: int) -> bool:
     """It is not yet what it is to be."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b"setpriv" in words or b"python3" in words
+    return not words or b"setpriv" in words or b"python3" in words  # it has none in the middle of an exec
 
 
 def seen(pid: int) -> dict[str, Any]:
