@@ -176,6 +176,8 @@ def test_what_comes_after_makes_no_difference_to_who_remembers(before: list[Step
         if is_quiet(pair):
             ask(pair, twin)
     finish(pair.kernel)
+    for each in (pair, twin):
+        each.doubt_as_a_snapshot_does()
     ask(pair, twin)
     for each in (pair, twin):
         each.agree()

@@ -61,10 +61,14 @@ class Watched:
         raise AssertionError("the table goes on asking")
 
     def ask_as_a_snapshot_does(self) -> None:
-        """Put them, and ask about whoever may be gone untold."""
+        """Put them, and ask about each zombie that may be gone untold."""
+        self.doubt_as_a_snapshot_does()
+        self.ask()
+
+    def doubt_as_a_snapshot_does(self) -> None:
+        """Have a question about each zombie that may be gone untold."""
         if not self.kernel.tells_release:
             self.table.doubts.update((task, None) for task in self.table.tasks() if departure.may_vanish(task))
-        self.ask()
 
     def put(self, questions: list[tuple[int, int]]) -> None:
         """Have the kernel answer."""
