@@ -46,7 +46,8 @@ def test_the_loader_answers_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a program among all of them."""
 
     def compiled(*_: object) -> Bundle:
-        return Bundle({"on_announce": UNSET}, {}, {})
+        key = syscall.MapShape(2, 4, 16, 1, 0)  # BPF_MAP_TYPE_ARRAY
+        return Bundle({"on_announce": UNSET}, {"string_key": key}, {})
 
     monkeypatch.setattr(compiler, "bundle", compiled)
     monkeypatch.setattr(loader, "private_mounts", lambda: None)
