@@ -24,10 +24,12 @@ def test_the_package_has_the_version_of_the_project() -> None:
 
 
 def test_everything_in_the_folder_of_units_is_installed() -> None:
-    """The file for systemd-sysusers by the tool that calls it."""
+    """The file for systemd-sysusers by the tool that calls it, the profile under the name that it has there."""
     units = {f"systemd/{path.name}" for path in (TOP / "systemd").iterdir() if path.is_file()}
+    profile = "systemd/ckptree-daemon.apparmor"
 
-    assert set(installed()) == units
+    assert set(installed()) == units - {profile}
+    assert f"cp {profile} $(ROOT)/etc/apparmor.d/ckptree-daemon\n" in (DEBIAN / "rules").read_text()
     assert (DEBIAN / "ckptree.sysusers").resolve() == TOP / "systemd" / "sysusers.d" / "ckptree.conf"
 
 
