@@ -65,7 +65,7 @@ if ! crit --help >/dev/null 2>&1 </dev/null; then \
 	for name in python3-pycriu criu; do \
 		if apt-cache policy "$$name" 2>/dev/null | grep -q 'Candidate: [^(]'; then missing+=("$$name"); break; fi; \
 	done; \
-	if (($${#missing[@]} == 0)); then echo "setup: there is no crit here: tests/test_criu.py will miss it" >&2; fi; \
+	if (($${#missing[@]} == 0)); then echo "setup: there is no crit here: tests/unit/exporters/test_criu.py will miss it" >&2; fi; \
 fi;
 endef
 
@@ -103,7 +103,7 @@ else \
 fi
 endef
 
-HELPER := agent/restart/ckptree-rebuild
+HELPER := agent/restart/helper/ckptree-rebuild
 
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
@@ -116,7 +116,7 @@ help:
 setup: $(STAMP) $(HELPER)
 
 # Installing compiles it too; this is for when a source has changed since.
-$(HELPER): $(wildcard agent/restart/*.[ch]) hatch_build.py | $(STAMP)
+$(HELPER): $(wildcard agent/restart/helper/*.[ch]) hatch_build.py | $(STAMP)
 	@$(BIN)/python hatch_build.py
 
 packages:

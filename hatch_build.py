@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build steps beside Python: compilation of the rebuild helper, which makes the wheel specific to a machine, and the
-generation of manual pages and completions.
+"""The build steps beside Python: compilation of the rebuild helper, which makes the wheel specific to a machine, and
+the generation of manual pages and completions.
 """
 
 import os
@@ -16,7 +16,7 @@ except ImportError:  # not needed for running this file as a program
     BuildHookInterface = object
 
 TOP = Path(__file__).resolve().parent
-FOLDER = TOP / "agent" / "restart"
+FOLDER = TOP / "agent" / "restart" / "helper"
 HELPER = FOLDER / "ckptree-rebuild"
 SOURCES = (
     *("rebuild.c", "namespaces.c", "watch.c", "takedown.c", "watcher.c", "kin.c"),
@@ -58,13 +58,14 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
     """The hook that hatchling calls for a wheel, an editable one included."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile the helper and tag the wheel with the machine, for any Python 3: the helper is a program of its own."""
+        """Compile the helper and tag the wheel with the machine, for any Python 3: the helper is a program of its
+        own."""
         if self.target_name != "wheel":
             return
         compile_helper()
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-        build_data["artifacts"].append("agent/restart/ckptree-rebuild")
+        build_data["artifacts"].append("agent/restart/helper/ckptree-rebuild")
         if version != "editable":
             build_data["shared_data"][make_manual()] = "share"
 

@@ -22,12 +22,12 @@ _interrupts: list[int] = []
 def main() -> int:
     """Run the daemon or a verb of the command line; return the exit code."""
     if sys.argv[1:2] == ["daemon"]:
-        from agent import daemon
+        from agent.daemon.main import main as daemon
 
-        return daemon.main(sys.argv[2:])
-    from agent import cli
+        return daemon(sys.argv[2:])
+    from agent.cli.app import main as command_line
 
-    return cli.main()
+    return command_line()
 
 
 def fill_standard_streams() -> None:

@@ -43,7 +43,7 @@ class Config:
     Attributes:
         ring_bytes: size of the ring buffer between kernel and daemon: how large a storm is taken without loss.
         drain_interval_ms: the longest time that an event waits in the ring while much happens, or a client subscribes;
-            else that is up to a second (agent.pace).
+            else that is up to a second (agent.daemon.backoff).
         sweep_interval_s: time between two comparisons of the whole table with the kernel.
         socket: where the daemon listens.
         socket_mode: permissions of the socket: by default every user may connect. The user's ids decide which trees are
@@ -83,7 +83,8 @@ def load(path: Path) -> Config:
 
 
 def required_signers(path: Path = SYSTEM_FILE) -> Path | None:
-    """Read the name of the file of keys that must have signed an image before this host restarts it (agent.signature).
+    """Read the name of the file of keys that must have signed an image before this host restarts it
+    (agent.cli.signature).
 
     Args:
         path: of the configuration; there may be no such file.

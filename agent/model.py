@@ -37,11 +37,12 @@ Verified = Literal["sweep", "numbering", "no"]
 class TaskState(StrEnum):
     """The state of a task at the cut.
 
-    Stopped is a group, by signal->flags & SIGNAL_STOP_STOPPED: what its parent learns from wait4() with WUNTRACED. What a
-    tracer does with one task of it changes neither flag nor state. A task in a ptrace stop (task->__state __TASK_TRACED)
-    of a group that runs is running. A task that a tracer lets run (PTRACE_CONT after the group stop) in a stopped group
-    is stopped: the flag stays, and __ptrace_unlink() in the kernel's kernel/ptrace.c has the task stop again
-    (JOBCTL_STOP_PENDING) as soon as the tracer goes. No rebuilt tree has the tracer, so this is the state that it gets.
+    Stopped is a group, by signal->flags & SIGNAL_STOP_STOPPED: what its parent learns from wait4() with WUNTRACED. What
+    a tracer does with one task of it changes neither flag nor state. A task in a ptrace stop (task->__state
+    __TASK_TRACED) of a group that runs is running. A task that a tracer lets run (PTRACE_CONT after the group stop) in
+    a stopped group is stopped: the flag stays, and __ptrace_unlink() in the kernel's kernel/ptrace.c has the task stop
+    again (JOBCTL_STOP_PENDING) as soon as the tracer goes. No rebuilt tree has the tracer, so this is the state that it
+    gets.
     """
 
     RUNNING = "running"
@@ -235,7 +236,7 @@ class Capabilities(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """The root, mounts and user namespace that paths and ids refer to; see agent.surroundings. None: not told.
+    """The root, mounts and user namespace that paths and ids refer to; see agent.proc.surroundings. None: not told.
 
     Attributes:
         root: path of its root directory, as the reader saw it.
@@ -376,12 +377,12 @@ class Header:
     """The host, as the records HEADER, HEADER_ARCH, CONTAINER and LSM_INFO of an image describe it.
 
     Attributes:
-        release, version, machine: the bytes that uname(2) gives, as text (exporters.fields).
+        release, version, machine: the bytes that uname(2) gives, as text (exporters.content.fields).
         kernel_version: major, minor, patch out of `release`.
         xstate_size: bytes of extended processor state, 0 where unknown.
         lsm: name of the security module in force; text as above.
         arch_id, rev, constants, uflags, arch, lsm_info: the values of an image that differ from those that ckptree
-            writes (exporters.hostmap); None, or empty, where they do not.
+            writes (exporters.content.hostmap); None, or empty, where they do not.
     """
 
     release: str = ""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A picture of a drawing, made by graphviz's ``dot``.
 
-The drawing (exporters.dot) is text and needs no other program. The layout needs graphviz, which may be missing, and
-which is slow for large trees: its time is bounded.
+The drawing (exporters.drawing.dot) is text and needs no other program. The layout needs graphviz, which may be missing,
+and which is slow for large trees: its time is bounded.
 """
 
 import shutil

@@ -9,8 +9,8 @@
     hierarchy = a controller of cgroup v1, several of them with commas, or ``name=NAME``
     path    = absolute within its hierarchy, or that of a folder where the hierarchy is mounted
 
-A daemon resolves the first three forms. The client itself resolves a cgroup or a unit (agent.topmost), within its own
-cgroup and pid namespaces and with its own rights.
+A daemon resolves the first three forms. The client itself resolves a cgroup or a unit (agent.proc.topmost), within its
+own cgroup and pid namespaces and with its own rights.
 """
 
 import re

@@ -2,7 +2,7 @@
 /*
  * A hash of a program's arguments and one of its environment, and on request the text of both. exec() has just put them at
  * the top of the new stack, and the process has not run since. The daemon takes the same hash of a later read of /proc
- * (agent/areas.py), which tells if the process has changed them. It is a universal hash. Its key and its values are
+ * (agent/table/areas.py), which tells if the process has changed them. It is a universal hash. Its key and its values are
  * secret, so a process cannot compute another text with the same hash.
  *
  * A program of its own, behind on_exec, so that its records are numbered after the exec's. The kernel runs it at most once

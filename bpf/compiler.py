@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """C to bytecode. Only this module imports bcc. It stores the bytecode for the next start on the same kernel.
 
-bcc takes half a second, most of the time of a start. So the result is stored under a key of all its inputs: the sources,
-this kernel's offsets, its whole BTF (for the ids in it), and bcc's version. Only root may be able to write to the store,
-because its contents are loaded into the kernel. Otherwise a daemon of another user, which drops its capabilities once it
-is ready, could choose the programs that the next daemon loads with all capabilities.
+bcc takes half a second, most of the time of a start. So the result is stored under a key of all its inputs: the
+sources, this kernel's offsets, its whole BTF (for the ids in it), and bcc's version. Only root may be able to write to
+the store, because its contents are loaded into the kernel. Otherwise a daemon of another user, which drops its
+capabilities once it is ready, could choose the programs that the next daemon loads with all capabilities.
 """
 
 import contextlib

@@ -8,7 +8,8 @@ _HERE = Path(__file__).parent
 
 
 def edition() -> str:
-    """Return a digest of everything that decides on the loaded programs: their sources, headers, and the loader's modules.
+    """Return a digest of everything that decides on the loaded programs: their sources, headers, and the loader's
+    modules.
 
     The other input of the bytecode, the kernel's own types, cannot change while a program is loaded.
     """

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The records that the kernel side writes and agent/wire.py reads. This file defines both.
+ * The records that the kernel side writes and agent/table/wire.py reads. This file defines both.
  *
  * Plain types, explicit padding, never packed, every field naturally aligned: gcc, clang and bcc agree on the layout, and
- * tests/test_wire.py compares the Python mirror with it. Native byte order.
+ * tests/unit/table/test_wire.py compares the Python mirror with it. Native byte order.
  *
  * Order. The writer takes a record's number first and reads the state afterwards. So of two records about one task, the one
  * with the larger number never shows an older state: a change after the read announces itself under a still larger number.
@@ -128,7 +128,7 @@ struct record_strings {
 	__u32 kept;		/* bytes of text: 0, or the first KEPT_BYTES */
 	__u64 address;		/* of the area, in the memory of the process */
 	__u64 size;		/* of the area, bytes */
-	__u64 first_hash;	/* of the first STRINGS_BYTES; agent/areas.py defines both */
+	__u64 first_hash;	/* of the first STRINGS_BYTES; agent/table/areas.py defines both */
 	__u64 second_hash;
 };
 

@@ -2,8 +2,8 @@
 """The facts about the running kernel's structures, as ``-D`` flags for the compiler of the BPF programs.
 
 Every offset comes from BTF and nothing is guessed from a version number. A member that a kernel lacks has no flag, and
-``kernel.h`` compiles the way without it. The names are ``OFF_<struct>_<member>``, dots as underscores; a member that is or
-may be a bit field also gets ``MASK_...``; structures whose size matters get ``SIZE_<struct>``.
+``kernel.h`` compiles the way without it. The names are ``OFF_<struct>_<member>``, dots as underscores; a member that is
+or may be a bit field also gets ``MASK_...``; structures whose size matters get ``SIZE_<struct>``.
 """
 
 from collections.abc import Collection

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short-lived process that loads and attaches the programs, hands the descriptors over and exits.
 
-Its arguments (agent/probes.py starts it) are ``FD RING_BYTES [FEATURE]...``. FD is one end of a Unix socket. The features
-are those to leave out: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer is one message:
-a JSON document and, by SCM_RIGHTS, the descriptors in the order in which the document names them. The receiver needs
-neither capabilities nor a compiler.
+Its arguments (agent/capture/probes.py starts it) are ``FD RING_BYTES [FEATURE]...``. FD is one end of a Unix socket.
+The features are those to leave out: a member of a kernel structure (bpf/layout.py) or a hook (bpf/hooks.py). Its answer
+is one message: a JSON document and, by SCM_RIGHTS, the descriptors in the order in which the document names them. The
+receiver needs neither capabilities nor a compiler.
 """
 
 import ctypes

@@ -270,7 +270,8 @@ class Usage(NamedTuple):
     """Statistics of a program.
 
     Attributes:
-        run_ns, runs: nanoseconds in the program, and number of runs; counted while sysctl kernel.bpf_stats_enabled is 1.
+        run_ns, runs: nanoseconds in the program, and number of runs; counted while sysctl kernel.bpf_stats_enabled is
+        1.
         recursion_misses: runs that the kernel has skipped, because the program was running on that CPU already.
     """
 

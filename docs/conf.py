@@ -29,7 +29,7 @@ html_copy_source = False
 
 GUIDES: Final = ("capture", "images", "restart", "service", "events")
 REFERENCE: Final = ("commands", "format", "protocol", "hosts", "matrix", "benchmarks", "limits", "glossary")
-BACKGROUND: Final = ("how-it-works", "decisions")
+BACKGROUND: Final = ("how-it-works", "architecture", "decisions")
 
 
 def _contents(_app: Sphinx, page: str, source: list[str]) -> None:

@@ -51,7 +51,8 @@ class Reader(NamedTuple):
 class Format:
     """One way to write a snapshot, and perhaps to read it back.
 
-    A format with a reader is lossless: a snapshot that was read is written to the same bytes. A lossy one has no reader.
+    A format with a reader is lossless: a snapshot that was read is written to the same bytes. A lossy one has no
+    reader.
 
     Attributes:
         name: for the registry and the command line.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The formats by name, and the recognition of a file's format.
 
-The writer chooses a format by name. The reader recognizes a format by the content alone, never by a suffix. A format is a
-row of `FORMATS`, or one that another package brings (exporters.format tells how). No other module lists the formats.
+The writer chooses a format by name. The reader recognizes a format by the content alone, never by a suffix. A format is
+a row of `FORMATS`, or one that another package brings (exporters.format tells how). No other module lists the formats.
 
 The module of a format is imported at its first use. Naming a format, or passing on an image that a daemon has written,
 imports none. The search for other packages takes longer than a snapshot. So it starts only if a name or a file matches
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.errors import CkptreeError, FormatError, UsageError
 from exporters.format import Dump, Format, Reader
-from exporters.records import HEAD_BYTES, HEAD_MAGIC
+from exporters.image.records import HEAD_BYTES, HEAD_MAGIC
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -47,7 +47,8 @@ def dump(snapshot: "Snapshot", name: str = "ckpt", dialect: "Dialect | None" = N
 
 
 def image(snapshot: "Snapshot", name: str = "ckpt", dialect: "Dialect | None" = None) -> bytes:
-    """Return a snapshot's bytes in one of the `LOSSLESS` formats, which are files without notes; errors as of `dump`."""
+    """Return a snapshot's bytes in one of the `LOSSLESS` formats, which are files without notes; errors as of
+    `dump`."""
     data = dump(snapshot, name, dialect).data if name in LOSSLESS else None
     if not isinstance(data, bytes):
         raise UsageError(f"format {name!r} cannot be read back; those that can be are {', '.join(LOSSLESS)}")
@@ -119,49 +120,49 @@ def _is_msgpack(data: bytes) -> bool:
 
 
 def _dump_checkpoint(snapshot: "Snapshot") -> Dump:
-    from exporters import checkpoint
+    from exporters.image import checkpoint
 
     return Dump(checkpoint.dumps(snapshot, snapshot.dialect))
 
 
 def _load_checkpoint(data: bytes) -> "Snapshot":
-    from exporters import checkpoint
+    from exporters.image import checkpoint
 
     return checkpoint.loads(data)
 
 
 def _dump_json(snapshot: "Snapshot") -> Dump:
-    from exporters import jsonfmt
+    from exporters.documents import jsonfmt
 
     return Dump(jsonfmt.dumps(snapshot))
 
 
 def _load_json(data: bytes) -> "Snapshot":
-    from exporters import jsonfmt
+    from exporters.documents import jsonfmt
 
     return jsonfmt.loads(data)
 
 
 def _dump_msgpack(snapshot: "Snapshot") -> Dump:
-    from exporters import msgpackfmt
+    from exporters.documents import msgpackfmt
 
     return Dump(msgpackfmt.dumps(snapshot))
 
 
 def _load_msgpack(data: bytes) -> "Snapshot":
-    from exporters import msgpackfmt
+    from exporters.documents import msgpackfmt
 
     return msgpackfmt.loads(data)
 
 
 def _dump_criu(snapshot: "Snapshot") -> Dump:
-    from exporters import criu
+    from exporters.criu import criuformat
 
-    return criu.dump(snapshot)
+    return criuformat.dump(snapshot)
 
 
 def _dump_dot(snapshot: "Snapshot") -> Dump:
-    from exporters import dot
+    from exporters.drawing import dot
 
     return Dump(dot.dumps(snapshot))
 

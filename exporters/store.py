@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic writing of files and folders: they appear whole or not at all, for their owner alone.
 
-The data is written under a temporary name in the same folder, synced to disk, and renamed. A file replaces the one before.
-A folder replaces only an empty folder: rename(2) refuses any other, and its contents may be the only copy.
+The data is written under a temporary name in the same folder, synced to disk, and renamed. A file replaces the one
+before. A folder replaces only an empty folder: rename(2) refuses any other, and its contents may be the only copy.
 """
 
 import contextlib

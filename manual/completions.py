@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Completions for bash, zsh and fish. The scripts hold all words, so that no key press starts a program.
 
-Completed are: verbs; the options of a verb; the values of an option if they are few or files; files as arguments; and for
-ROOT its kinds and pids.
+Completed are: verbs; the options of a verb; the values of an option if they are few or files; files as arguments; and
+for ROOT its kinds and pids.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages: ckptree(1), ckptree-image(5), ckptree.toml(5), ckptree-daemon(8).
 
-Their text stands in the code: in the help of verbs and options, and in the docstrings of formats, rules and errors. This
-module only joins it.
+Their text stands in the code: in the help of verbs and options, and in the docstrings of formats, rules and errors.
+This module only joins it.
 """
 
 import inspect
@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from agent import VERSION, config, errors, rootname
-from agent.client import DEFAULT_SOCKET
-from agent.restart import verb as restartverb
-from exporters import checkpoint, facts, fields, head, jsonfmt, msgpackfmt, records, unknown
+from agent.cli import restartverb as restartverb
+from agent.protocol.client import DEFAULT_SOCKET
+from exporters.content import facts, fields, unknown
+from exporters.documents import jsonfmt, msgpackfmt
+from exporters.image import checkpoint, head, records
 from manual import verbs
 from manual.roff import Page, bold, italic
 

@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import typer
 
-from agent import daemonargs
-from agent.cli import app
-from agent.output import find_format
+from agent.cli.app import app
+from agent.cli.output import find_format
+from agent.daemon import settings
 from exporters import registry
 
 FILES: Final = frozenset({"FILE", "FILE|-", "OUT", "IN", "A", "B", "PATH", "CONFIG", "SOCKET"})
@@ -93,13 +93,13 @@ def verbs() -> list[Verb]:
 
 def daemon() -> Verb:
     """Return the daemon's verb, which has a parser of its own."""
-    parser = daemonargs.parser()
+    parser = settings.parser()
     options = tuple(
         Option(tuple(each.option_strings), str(each.metavar or ""), (each.help or "").replace("%%", "%"))
         for each in parser._actions  # noqa: SLF001 - argparse has no public list of its options
         if each.dest != "help"
     )
-    return Verb("daemon", daemonargs.DESCRIPTION, (), (*options, HELP))
+    return Verb("daemon", settings.DESCRIPTION, (), (*options, HELP))
 
 
 def _paragraphs(text: str | None) -> tuple[tuple[str, ...], ...]:

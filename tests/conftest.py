@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from agent import confinement
-from tests.builders import patient
+from agent.cli import confinement
+from tests.support.builders import patient
 
 # A shell starts a job in the background with SIGINT ignored, and so would every process that a test starts, and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

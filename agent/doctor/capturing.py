@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agent import host, rootname
-from agent.client import Client
+from agent import rootname
+from agent.capture.watch import Watch
 from agent.config import Config
 from agent.doctor.finding import Finding, State
 from agent.errors import CkptreeError, HostError
-from agent.watch import Watch
+from agent.proc import host
+from agent.protocol.client import Client
 from bpf import syscall
 from bpf.btf import VMLINUX, Btf
 from bpf.hooks import FEATURES, Feature

@@ -11,10 +11,10 @@ from typing import Final
 from agent.doctor.finding import Finding
 from agent.errors import CkptreeError
 from agent.model import Completeness, Header, PidObject, Snapshot, Task
-from agent.restart.planning import make_plan
-from agent.restart.preflight import limit_per_namespace
-from agent.restart.rebuild import Rebuild
-from agent.restart.verify import beginning
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.preflight import limit_per_namespace
+from agent.restart.rebuild.verify import beginning
 
 MOST_PIDS: Final = 1 << 22
 """The kernel's PID_MAX_LIMIT on 64-bit machines."""

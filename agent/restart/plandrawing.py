@@ -2,19 +2,19 @@
 """A plan in graphviz's language: who bears whom, and whose child each is in the end.
 
 Every actor is a node: tasks are boxes, threads are rounded, and those that are there for the others' sake are drawn as
-what they are: ghosts dotted, helpers dashed and grey, the reaper as a house. Below an actor's name stand the sessions and
-groups it founds and joins. A solid edge leads from the maker to the one it bears, in the order of births; a dashed blue
-one from the parent it has in the end, where that is somebody else.
+what they are: ghosts dotted, helpers dashed and grey, the reaper as a house. Below an actor's name stand the sessions
+and groups it founds and joins. A solid edge leads from the maker to the one it bears, in the order of births; a dashed
+blue one from the parent it has in the end, where that is somebody else.
 """
 
 from collections.abc import Iterator
 from html import escape as escape_html
 
 from agent.model import Snapshot
-from agent.restart.plan import NOBODY, Actor, CloneBits, Op, Plan, Role
+from agent.restart.planning.plan import NOBODY, Actor, CloneBits, Op, Plan, Role
 from agent.restart.planview import PlanView
-from exporters.fields import escape
-from exporters.remarks import exit_signal, path, plain
+from exporters.content.fields import escape
+from exporters.content.wording import exit_signal, path, plain
 
 _LARGE = 1000  # actors; from here on the layout takes shortcuts
 _FINAL = "#0057d9"

@@ -12,8 +12,8 @@
        2 4711 puts 4712 into group 4711, after 0: it cannot see that group's number itself
 
 Tasks are named by their numbers, from the root's namespace inward, as everywhere; the others by what they are as well,
-and helpers and keepers without numbers are counted. A birth says with which exit signal where that is not SIGCHLD. A step
-that waits for another actor's says which: the numbers are those of the steps. Phases follow one another as wholes.
+and helpers and keepers without numbers are counted. A birth says with which exit signal where that is not SIGCHLD. A
+step that waits for another actor's says which: the numbers are those of the steps. Phases follow one another as wholes.
 
 The document
 ------------
@@ -27,9 +27,9 @@ The document
      "tasks": [actor of each task of the image], "notes": [text]}
 
 `maker` calls clone() for an actor; `parent` is the one it has in the end, null for who is not there any more then, and
-for the top. `value` is: of a clone 1 for a thread, 2 for a sibling, 4 for a new pid namespace, 8 for the init of the one
-that its maker has unshared, added up; of a setpgid the
-actor whose group it is; of a subreaper 1 or 0; of an exit the wait status.
+for the top. `value` is: of a clone 1 for a thread, 2 for a sibling, 4 for a new pid namespace, 8 for the init of the
+one that its maker has unshared, added up; of a setpgid the actor whose group it is; of a subreaper 1 or 0; of an exit
+the wait status.
 """
 
 from collections import Counter
@@ -37,9 +37,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.model import Snapshot
-from agent.restart.plan import NOBODY, Actor, CloneBits, Op, Plan, Role, Step
-from exporters.fields import escape
-from exporters.remarks import count, ended, exit_signal, path, plain
+from agent.restart.planning.plan import NOBODY, Actor, CloneBits, Op, Plan, Role, Step
+from exporters.content.fields import escape
+from exporters.content.wording import count, ended, exit_signal, path, plain
 
 FORMAT = "ckptree-plan"
 VERSION = 1

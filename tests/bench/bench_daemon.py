@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does the daemon itself cost: idle, after a million records, and beside thousands of tasks?
 
-``python -m tests.bench.bench_daemon [--idle-s 20] [--forks 250000] [--tasks 20000] [--json]`` from the repository's root,
-as root. A process that is born, dies and is waited for makes four records; one subscriber hears of births and deaths. A
-turn is what the loop does between two waits; what takes long is a job beside it. On a machine that has other things to do,
-a turn includes the time in which the daemon was not running, and idle is nothing.
+``python -m tests.bench.bench_daemon [--idle-s 20] [--forks 250000] [--tasks 20000] [--json]`` from the repository's
+root, as root. A process that is born, dies and is waited for makes four records; one subscriber hears of births and
+deaths. A turn is what the loop does between two waits; what takes long is a job beside it. On a machine that has other
+things to do, a turn includes the time in which the daemon was not running, and idle is nothing.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.client import Client
+from agent.protocol.client import Client
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, table
 from tests.bench.idle_tree import IdleTree

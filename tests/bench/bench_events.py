@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does one life cost the daemon, with a subscriber and without?
 
-``python -m tests.bench.bench_events [--lives 3000] [--rounds 7] [--json]`` from the repository's root; no rights needed.
+``python -m tests.bench.bench_events [--lives 3000] [--rounds 7] [--json]`` from the repository's root; no rights
+needed.
 
-A life is six records of a simulated kernel: birth, exec, exit, release, wait and free. They are applied as in the daemon;
-time is CPU time of this process. A listener fetches what it is told as often as the daemon looks into its ring.
+A life is six records of a simulated kernel: birth, exec, exit, release, wait and free. They are applied as in the
+daemon; time is CPU time of this process. A listener fetches what it is told as often as the daemon looks into its ring.
 """
 
 import argparse
@@ -13,12 +14,12 @@ import json
 import time
 from typing import Final
 
-from agent.subscription import KINDS, Subscription
+from agent.events.subscription import KINDS, Subscription
 from tests.bench.figures import median, table
 from tests.bench.options import parsed, positive
-from tests.kernelobjects import Thread
-from tests.kernelsim import Kernel
-from tests.simwatch import ROOT, Scene
+from tests.support.kernelobjects import Thread
+from tests.support.kernelsim import Kernel
+from tests.support.simwatch import ROOT, Scene
 
 _DEPTH = 3
 _AT_ONCE = 500  # records from one look into the ring to the next

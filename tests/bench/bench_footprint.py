@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does the daemon itself take: to start, of memory, of a CPU while a storm goes on?
 
-``python -m tests.bench.bench_footprint [--forks 200000] [--json]`` from the repository's root, as root. Ten million forks
-are the long form of the question whether memory is bounded by the living.
+``python -m tests.bench.bench_footprint [--forks 200000] [--json]`` from the repository's root, as root. Ten million
+forks are the long form of the question whether memory is bounded by the living.
 """
 
 import argparse

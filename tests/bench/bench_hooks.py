@@ -2,7 +2,8 @@
 """What does being watched cost the watched? Loops of calls with the daemon running and without, in turn.
 
 ``python -m tests.bench.bench_hooks [--pairs 15] [--json]`` from the repository's root, as root. The machine's own speed
-drifts by more than the hooks cost, so only neighbours are compared: the figure is the median of the differences of pairs.
+drifts by more than the hooks cost, so only neighbours are compared: the figure is the median of the differences of
+pairs.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def run_kinds(pairs: int) -> dict[str, list[tuple[float, float]]]:
 
 def run_programs() -> dict[str, float]:
     """ns that the kernel itself counts for a run of each program, while the loops run: medians of what is not rare."""
-    from agent.probes import Probes  # not before the loops above are done
+    from agent.capture.probes import Probes  # not before the loops above are done
 
     switch = Path("/proc/sys/kernel/bpf_stats_enabled")
     before = switch.read_text()

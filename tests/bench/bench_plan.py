@@ -16,10 +16,10 @@ from pathlib import Path
 sys.path.insert(0, os.fspath(Path(__file__).parents[2]))
 
 from agent.model import Ancestor, AncestorEvent, Creator, Snapshot
-from agent.restart.planning import make_plan
+from agent.restart.planning.search import make_plan
 from tests.bench.figures import table
 from tests.bench.options import parsed, positive
-from tests.builders import a_snapshot, a_task, born
+from tests.support.builders import a_snapshot, a_task, born
 
 
 def broad(tasks: int) -> Snapshot:

@@ -11,12 +11,12 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
-from agent.restart.plan import Op, Phase, Plan
-from agent.restart.rebuild import Rebuild
+from agent.restart.planning.plan import Op, Phase, Plan
+from agent.restart.rebuild.coordinator import Rebuild
 from tests.bench.compiled import compiled
 from tests.bench.figures import median, quantile, table
 from tests.bench.options import parsed, positive
-from tests.plans import PlanWriter
+from tests.support.plans import PlanWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does one capture of a quiet tree cost? All methods in turn, tree by tree, in one run.
 
-``python -m tests.bench.bench_snapshot [--tasks 100,1000,5000,20000] [--rounds 21] [--json]`` from the repository's root,
-as root. Beside those trees: one of 10 tasks on a host that has the largest of them too, and one of 1000 beside a storm.
-The daemon's figure is from the request to the bytes of the image; the command line's is a whole process. What comes again
-at once finds in the processor's caches what the others have not driven out meanwhile.
+``python -m tests.bench.bench_snapshot [--tasks 100,1000,5000,20000] [--rounds 21] [--json]`` from the repository's
+root, as root. Beside those trees: one of 10 tasks on a host that has the largest of them too, and one of 1000 beside a
+storm. The daemon's figure is from the request to the bytes of the image; the command line's is a whole process. What
+comes again at once finds in the processor's caches what the others have not driven out meanwhile.
 """
 
 import argparse

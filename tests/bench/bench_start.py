@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a daemon takes from exec to READY=1, and what it leaves to the next.
 
-Four ways to begin, in turn: programs compiled, programs from the store of compiled ones, hooks and ring taken over after a
-crash, and hooks, ring and memory taken over at a restart. The service manager is the tests' own; medians.
+Four ways to begin, in turn: programs compiled, programs from the store of compiled ones, hooks and ring taken over
+after a crash, and hooks, ring and memory taken over at a restart. The service manager is the tests' own; medians.
 """
 
 import argparse

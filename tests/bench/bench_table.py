@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, os.fspath(Path(__file__).parents[2]))
 
-from agent.probes import Probes
-from agent.stream import Stream
-from agent.table import ProcessTable
-from agent.wire import record_bytes
+from agent.capture.probes import Probes
+from agent.table.processtable import ProcessTable
+from agent.table.stream import Stream
+from agent.table.wire import record_bytes
 from tests.bench.options import parsed, positive
 
 _KIND_AT = 8

@@ -4,18 +4,19 @@
 Theory
 ------
 None of the three can be had at the same instant as another. So the two readings are taken between two snapshots: a task
-that both snapshots show alike, in every field, did not change meanwhile, and whatever was read between has to say the same.
-What does not is looked at once more: a task that changes to and fro, from one state to another and back, differs only once.
+that both snapshots show alike, in every field, did not change meanwhile, and whatever was read between has to say the
+same. What does not is looked at once more: a task that changes to and fro, from one state to another and back, differs
+only once.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from agent import wire
 from agent.model import Snapshot, Task, TaskState
-from agent.objects import EXITED, STOPPED, SUBREAPER
-from agent.pidspace import INITIAL_INUM
+from agent.table import wire
+from agent.table.objects import EXITED, STOPPED, SUBREAPER
+from agent.table.pidspace import INITIAL_INUM
 from tests.bench.iterator import BareIterator
 from tests.live.kernelview import TaskView, tasks_of
 

@@ -18,7 +18,7 @@ from tests.bench import bench_snapshot
 from tests.bench.figures import median, table
 from tests.bench.options import parsed
 from tests.bench.report import TOP, draw, lines, splice
-from tests.dying import die_with_parent
+from tests.support.dying import die_with_parent
 
 Figures = dict[str, Any]
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does who applies nothing but events show what a snapshot shows? ``python -m tests.bench.following [--events 340000]``.
+"""Does who applies nothing but events show what a snapshot shows? ``python -m tests.bench.following [--events
+340000]``.
 
-A tree kept by the events of a storm (agent.livetree) is compared with a snapshot of the same number, field by field, again
-and again, in three storms: with all numbers of the host, with few that are used again at once, and with a ring so small
-that records are lost all the time. Where events were left out, for they were not read in time, it begins anew, and that is
-counted. Exit code 0 unless something differed.
+A tree kept by the events of a storm (agent.protocol.livetree) is compared with a snapshot of the same number, field by
+field, again and again, in three storms: with all numbers of the host, with few that are used again at once, and with a
+ring so small that records are lost all the time. Where events were left out, for they were not read in time, it begins
+anew, and that is counted. Exit code 0 unless something differed.
 """
 
 import argparse
@@ -13,9 +14,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.client import Client, Event, Subscription
 from agent.errors import CkptreeError
-from agent.livetree import LiveTree
+from agent.protocol.client import Client, Event, Subscription
+from agent.protocol.livetree import LiveTree
 from exporters import registry
 from tests.bench.figures import table
 from tests.bench.options import natural, parsed, positive

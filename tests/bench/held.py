@@ -26,7 +26,7 @@ def held(without: tuple[str, ...]) -> Iterator[list[str]]:
 
 
 def _hold(without: list[str]) -> None:
-    from agent.probes import Probes  # the process that measures must not have it
+    from agent.capture.probes import Probes  # the process that measures must not have it
 
     probes = Probes(1 << 20, without)
     print(*sorted({hook for hooks in probes.hooks.values() for hook in hooks}), flush=True)

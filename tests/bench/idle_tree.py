@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.bench.compiled import compiled
-from tests.dying import die_with_parent
+from tests.support.dying import die_with_parent
 
 
 class IdleTree:

@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from agent import wire
+from agent.table import wire
 from tests.bench.judge import Row
 from tests.bench.scanners import IteratorRead, Scan, scan_iterator
 
@@ -62,7 +62,7 @@ class BareIterator:
 
 
 def _hand_over(fd: int) -> None:
-    from agent.probes import Probes  # the helper alone needs it
+    from agent.capture.probes import Probes  # the helper alone needs it
 
     probes = Probes(1 << 20)
     with socket.socket(fileno=fd) as peer:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is every loss noticed, told, repaired, and told of the right tasks? ``python -m tests.bench.loss [--seconds 5]``.
 
-Three ways to lose events of a fork storm: a ring far too small, a daemon that is stopped for a while, a daemon whose CPU
-somebody else has. Of each snapshot the storm's log tells whether it was true, and of each birth in it whether it was as the
-snapshot says; where the daemon was stopped, also which births must have been lost. Exit code 0 unless something was wrong.
+Three ways to lose events of a fork storm: a ring far too small, a daemon that is stopped for a while, a daemon whose
+CPU somebody else has. Of each snapshot the storm's log tells whether it was true, and of each birth in it whether it
+was as the snapshot says; where the daemon was stopped, also which births must have been lost. Exit code 0 unless
+something was wrong.
 """
 
 import argparse
@@ -161,7 +162,8 @@ def _creator(snapshot: Snapshot, birth: Birth) -> int | None:
 def _lost_births(
     told: list[tuple[int, bool]], lossy: Sequence[tuple[int, int]], away: Sequence[Away], out: Outcome
 ) -> None:
-    """Nobody is told as lost who was born while nothing was; from when the ring is full until it is read, everybody is."""
+    """Nobody is told as lost who was born while nothing was; from when the ring is full until it is read, everybody
+    is."""
     for start, observed in told:
         if not observed and not any(first <= start <= last for first, last in lossy):
             out.wrong.append(f"a birth at {start} is told as lost, when nothing was")

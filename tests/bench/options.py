@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from tests.dying import end_by_signals
+from tests.support.dying import end_by_signals
 
 _ROOM = 400
 """Numbers that a storm needs beside its idle tasks: 300 are kept from it by the kernel once they have been used."""

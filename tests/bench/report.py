@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put figures where they belong: between the marks of docs/benchmarks.md that bear their name, and into pictures beside it.
+"""Put figures where they belong: between the marks of docs/benchmarks.md that bear their name, and into pictures beside
+it.
 
 A picture is plain SVG without a background, in greys and one colour that are seen on white and on black.
 """

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does it stay right, and small, for as long as it runs? ``python -m tests.bench.soak [--duration 60] [--write]``, as root.
+"""Does it stay right, and small, for as long as it runs? ``python -m tests.bench.soak [--duration 60] [--write]``, as
+root.
 
-Storms of both kinds follow one another. All the time ten snapshots a second are taken and judged by the storm's log, every
-other second or so the table is compared with the task iterator and with /proc in every field, and the daemon's memory and
-descriptors are looked at. Exit code 0 unless something was torn, differed, or grew.
+Storms of both kinds follow one another. All the time ten snapshots a second are taken and judged by the storm's log,
+every other second or so the table is compared with the task iterator and with /proc in every field, and the daemon's
+memory and descriptors are looked at. Exit code 0 unless something was torn, differed, or grew.
 """
 
 import argparse

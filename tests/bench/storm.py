@@ -11,7 +11,7 @@ from typing import Self
 
 from tests.bench.compiled import compiled
 from tests.bench.stormlog import StormLog, read_log
-from tests.dying import die_with_parent
+from tests.support.dying import die_with_parent
 
 
 class Storm:

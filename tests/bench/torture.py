@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often is a capture torn under a fork storm? All methods in turn, in one storm, judged by the storm's own log.
 
-``python -m tests.bench.torture [--snapshots 1000] [--storms 1] [--write]`` from the repository's root, as root. Two kinds
-of storm: one with all the numbers of the host, and one in a pid namespace that has so few of them that each is used again
-within a fraction of a second. Exit code 0 unless a snapshot that ckptree called complete was torn, stale or failed.
+``python -m tests.bench.torture [--snapshots 1000] [--storms 1] [--write]`` from the repository's root, as root. Two
+kinds of storm: one with all the numbers of the host, and one in a pid namespace that has so few of them that each is
+used again within a fraction of a second. Exit code 0 unless a snapshot that ckptree called complete was torn, stale or
+failed.
 """
 
 import argparse

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.client import Client
 from agent.errors import NoDaemonError
 from agent.model import CKPT_PID_ROOT, Snapshot, TaskState
+from agent.protocol.client import Client
 from exporters import registry
 from tests.bench.judge import Row
 from tests.bench.scanners import Scan
-from tests.dying import die_with_parent
+from tests.support.dying import die_with_parent
 
 _REPOSITORY = Path(__file__).parents[2]
 _PATIENCE_S = 20.0
@@ -94,7 +94,7 @@ class Watcher:
         """Start it and wait until it answers."""
         config = self.socket.with_name("config.toml")
         config.write_text(self._settings)
-        command = [*self._before, sys.executable, "-m", "agent.daemon", "--config", str(config)]
+        command = [*self._before, sys.executable, "-m", "agent.daemon.main", "--config", str(config)]
         with self.log.open("ab") as log:  # a line for each snapshot
             command += ["--socket", str(self.socket)]
             self._process = subprocess.Popen(command, cwd=_REPOSITORY, stderr=log, preexec_fn=die_with_parent)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A restorer at its smallest: an application that puts its own memory aside, and takes it up again.
 
-Started by hand it becomes a tree: itself, a child, and a daemon in a session of its own whose parent has gone. Each process
-counts. On SIGUSR1 each writes its count to FOLDER/PID. Started by `ckptree restart --run`, each process of the rebuilt tree
-is this program anew, under the pid that it had; it finds CKPTREE_TAG in its environment, forks nobody, for everybody is
-there already, and goes on from the count under its pid.
+Started by hand it becomes a tree: itself, a child, and a daemon in a session of its own whose parent has gone. Each
+process counts. On SIGUSR1 each writes its count to FOLDER/PID. Started by `ckptree restart --run`, each process of the
+rebuilt tree is this program anew, under the pid that it had; it finds CKPTREE_TAG in its environment, forks nobody, for
+everybody is there already, and goes on from the count under its pid.
 
     counter.py FOLDER
     ckptree snapshot PID -o tree.ckpt; kill -USR1 PID...; kill -KILL PID...

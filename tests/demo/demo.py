@@ -24,9 +24,10 @@ from typing import NamedTuple, NoReturn
 
 import psutil
 
-from agent.client import Client
 from agent.model import Snapshot, Task, TaskState
-from exporters import difference, registry
+from agent.protocol.client import Client
+from exporters import registry
+from exporters.comparing import difference
 
 CKPTREE = Path(sys.executable).with_name("ckptree")
 HARDTREE = Path(__file__).with_name("hardtree.py")

@@ -2,11 +2,11 @@
 """Mutated requests into decoder, conversation and service: python -m tests.fuzz.fuzz_api [-runs=N] [-seed=N]
 [-max_total_time=S]
 
-No socket and no kernel: a real watch follows a simulated kernel, in which processes live and die meanwhile. Each input is
-what one client says, all of it, cut where chance has it: three of four are bytes that were requests once, the others
-requests that were never meant. What ends the run, with the bytes that made it: an exception; an internal error; an answer
-that no client could read; an error without a name; a task in an answer or an event that is not the asker's to see; anything
-left behind by who has gone.
+No socket and no kernel: a real watch follows a simulated kernel, in which processes live and die meanwhile. Each input
+is what one client says, all of it, cut where chance has it: three of four are bytes that were requests once, the others
+requests that were never meant. What ends the run, with the bytes that made it: an exception; an internal error; an
+answer that no client could read; an error without a name; a task in an answer or an event that is not the asker's to
+see; anything left behind by who has gone.
 """
 
 import random
@@ -17,13 +17,13 @@ from typing import Any
 
 import msgpack
 
-from agent import control
 from agent.access import Viewer
-from agent.conversation import Conversation
-from agent.objects import CLONE_NEWPID
-from agent.subscription import KINDS
+from agent.daemon.conversation import Conversation
+from agent.events.subscription import KINDS
+from agent.protocol import codec
+from agent.table.objects import CLONE_NEWPID
 from exporters import registry
-from tests.simwatch import ROOT, Scene
+from tests.support.simwatch import ROOT, Scene
 
 TELLING_S = 10.0
 LONGEST_BYTES = 1 << 12
@@ -57,7 +57,7 @@ _WORDS: tuple[Any, ...] = (
 )
 _ROOTS = ("1", "2", "3", "4", "9", "-1", "1e3", "pidns:1", "pidns:[4026531836]", "pidns:4026531836", "pidns:4026531841")
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "verb": control.VERBS,
+    "verb": codec.VERBS,
     "root": (*_ROOTS, *range(-1, 12), "cgroup:/", "²", "9" * 5000),
     "mode": ("auto", "container", "subtree"),
     "format": registry.LOSSLESS,
@@ -130,7 +130,7 @@ def meant(chance: random.Random) -> bytes:
             message.pop(chance.choice(tuple(message)))
         if chance.random() < 0.05:
             message[chance.choice((b"verb", "later", ""))] = chance.choice(_WORDS)
-        messages.append(control.encode(message))
+        messages.append(codec.encode(message))
     return b"".join(messages)
 
 
@@ -163,7 +163,7 @@ class FaultError(Exception):
 def one(host: Host, viewer: Viewer, data: bytes, chance: random.Random) -> Counter[str]:
     """One client, from its first byte to its end; what it was answered, by kind."""
     service, talk = host.scene.service, Conversation(viewer, 0.0)
-    heard = control.Decoder(control.MAX_ANSWER)
+    heard = codec.Decoder(codec.MAX_ANSWER)
     found = Counter[str]()
     at = stirred = 0
     try:
@@ -197,7 +197,7 @@ def one(host: Host, viewer: Viewer, data: bytes, chance: random.Random) -> Count
     return found
 
 
-def _judged(viewer: Viewer, answer: control.Message) -> str:
+def _judged(viewer: Viewer, answer: codec.Message) -> str:
     if "events" in answer:
         for event in answer["events"]:
             if "uid" in event and not viewer.sees(event["uid"], event["gid"]):

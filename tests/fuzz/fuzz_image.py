@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporters import checkpoint, jsonfmt
-from tests.builders import a_crowd, a_family
-from tests.checked import judged
-from tests.images import GOLDEN, a_record, an_extension, repaired, some_facts, with_records
+from exporters.documents import jsonfmt
+from exporters.image import checkpoint
+from tests.support.builders import a_crowd, a_family
+from tests.support.checked import judged
+from tests.support.images import GOLDEN, a_record, an_extension, repaired, some_facts, with_records
 
 # As a later version may write it, and of another machine.
 LATER = replace(

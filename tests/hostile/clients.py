@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hostile client of the daemon's socket, a process of its own: ``python -m tests.hostile.clients KIND SOCKET SECONDS``.
+"""A hostile client of the daemon's socket, a process of its own: ``python -m tests.hostile.clients KIND SOCKET
+SECONDS``.
 
 It becomes an ordinary user first. What it does is what anybody could who may connect.
 """
@@ -13,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agent import control
-from agent.client import Client, Subscription
 from agent.errors import CkptreeError
+from agent.protocol import codec
+from agent.protocol.client import Client, Subscription
 
 USER: Final = 65534
 _CHAIN = 2000
@@ -28,7 +29,7 @@ Attack = Callable[[Path, float], None]
 
 def arrays(path: Path, end: float) -> None:
     """Send requests of 64 KB that are nothing but empty arrays, over several connections."""
-    request = control.encode({"verb": "status", "x": [[] for _ in range(60_000)]})
+    request = codec.encode({"verb": "status", "x": [[] for _ in range(60_000)]})
     connections = [_connected(path) for _ in range(_CONNECTIONS)]
     while time.monotonic() < end:
         for index, one in enumerate(connections):
@@ -69,13 +70,13 @@ def slow_readers(path: Path, end: float) -> None:
     for _ in range(_CONNECTIONS):
         one = _connected(path)
         with contextlib.suppress(OSError):
-            one.sendall(control.encode({"verb": "subscribe"}))
+            one.sendall(codec.encode({"verb": "subscribe"}))
         kept.append(one)
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
             one = _connected(path)
             for _ in range(100):
-                one.sendall(control.encode({"verb": "snapshot", "root": own}))
+                one.sendall(codec.encode({"verb": "snapshot", "root": own}))
             kept.append(one)
         if len(kept) > 4 * _CONNECTIONS:
             kept.pop(_CONNECTIONS).close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What root gets of a daemon while others attack it.
 
-Beside every attack three honest users are at work: root asks for a snapshot of one process again and again; another user's
-process forks at a steady pace; root follows that process and counts what it is told of.
+Beside every attack three honest users are at work: root asks for a snapshot of one process again and again; another
+user's process forks at a steady pace; root follows that process and counts what it is told of.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent.client import Client
+from agent.protocol.client import Client
 from tests.bench.figures import median, quantile
 from tests.bench.report import TOP
-from tests.dying import die_with_parent
 from tests.hostile import clients
 from tests.hostile.compiled import noise
+from tests.support.dying import die_with_parent
 
 NOISE: Final = ("same-subreaper", "same-group", "flip-subreaper", "flip-group", "others-child", "reaps", "burns")
 ATTACKS: Final = (*NOISE, *clients.KINDS)

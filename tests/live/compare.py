@@ -24,7 +24,7 @@ from tests.live import expectation, tasks
 from tests.live.expectation import Expectation
 from tests.live.tasks import Life
 from tests.live.treeprog import Tree
-from tests.roundtrip import assert_comes_back
+from tests.support.roundtrip import assert_comes_back
 
 Capture = Callable[[int, str], Snapshot]
 

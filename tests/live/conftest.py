@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.client import Client
 from agent.model import Snapshot
+from agent.protocol.client import Client
 from exporters import registry
 
 Capture = Callable[[int, str], Snapshot]
@@ -28,7 +28,7 @@ def daemon_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("daemon") / "ckptree.sock"
     log = path.with_suffix(".log")
     with log.open("wb") as out:
-        daemon = subprocess.Popen([sys.executable, "-m", "agent.daemon", "--socket", os.fspath(path)], stderr=out)
+        daemon = subprocess.Popen([sys.executable, "-m", "agent.daemon.main", "--socket", os.fspath(path)], stderr=out)
     try:
         deadline = time.monotonic() + 120  # emulated machines take that long
         while b"listening on" not in log.read_bytes():

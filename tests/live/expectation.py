@@ -129,7 +129,8 @@ class Expectation:
         return Creators(creator.node, frozenset(), gone=gone, outside=not gone or not self.seen(pid))
 
     def ancestors(self, birth: Birth) -> Iterator[tuple[tasks.Task, Pid]]:
-        """The dead that may stand for the creator of a birth: the creator, and those above it, as far as that is the same.
+        """The dead that may stand for the creator of a birth: the creator, and those above it, as far as that is the
+        same.
 
         One may be left out when nothing uses its number, and the next one, dead too, was last in the session that the
         birth was into, or is a thread of the same process; or when nobody uses that session any more. A session that

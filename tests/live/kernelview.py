@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel itself says of a process tree: /proc, and waitid() for what /proc does not tell.
 
-/proc shows the parent as a process. Which *thread* of it is the parent, /proc tells only with CONFIG_PROC_CHILDREN; here
-each living thread is asked instead, by a waitid() with __WNOTHREAD and WNOWAIT, whether the child is its own.
+/proc shows the parent as a process. Which *thread* of it is the parent, /proc tells only with CONFIG_PROC_CHILDREN;
+here each living thread is asked instead, by a waitid() with __WNOTHREAD and WNOWAIT, whether the child is its own.
 """
 
 import os

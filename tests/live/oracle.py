@@ -6,8 +6,8 @@ Theory
 The oracle is told of every system call that *succeeded* and keeps what follows from it. Whether a call succeeds, and
 which number a new task gets, only the kernel knows; all else is predicted here, so that /proc can prove it right:
 
-* birth (``copy_process``): the parent is the creating *thread*, or its parent with CLONE_PARENT and CLONE_THREAD; session
-  and group come from the creator, always;
+* birth (``copy_process``): the parent is the creating *thread*, or its parent with CLONE_PARENT and CLONE_THREAD;
+  session and group come from the creator, always;
 * exit (``exit_notify``): children go to a live thread of the group, else to the nearest subreaper on the same
   namespace level, else to the namespace's init; a zombie whose new parent ignores SIGCHLD goes at once;
 * the exit signal (``do_notify_parent``): SIGCHLD once the parent has called exec; else what it does by default, and

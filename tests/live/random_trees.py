@@ -2,8 +2,8 @@
 """Random process trees.
 
 A program is a list of draws: a verb and three numbers. Playing it turns each draw into a step, choosing among the tasks
-that can take that step in the oracle's present state; a draw that nothing can take is skipped. So every list of draws is
-a valid program, which lets Hypothesis shrink it freely, and the script played is in ``Tree.log``.
+that can take that step in the oracle's present state; a draw that nothing can take is skipped. So every list of draws
+is a valid program, which lets Hypothesis shrink it freely, and the script played is in ``Tree.log``.
 """
 
 import random

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.restart.plan import Plan
-from agent.restart.rebuild import Rebuild
-from agent.restart.verify import Status, read_status
+from agent.restart.planning.plan import Plan
+from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.verify import Status, read_status
 
 
 def status(pid: int) -> Status:

@@ -155,7 +155,7 @@ class ServiceManager:
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH) for _, descriptor in passed]
         log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        daemon = [sys.executable, "-m", "agent.daemon", "--socket", os.fspath(self.socket), *self.arguments]
+        daemon = [sys.executable, "-m", "agent.daemon.main", "--socket", os.fspath(self.socket), *self.arguments]
         self._ready.clear()
         try:
             self.pid = os.posix_spawn(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What /proc shows of a task of treeprog.c, and whether that is what it is to be by now.
 
-A call that returns has happened, but not all that it brings about: an exit runs on after kill() has returned, and others
-stop or continue in their own time.
+A call that returns has happened, but not all that it brings about: an exit runs on after kill() has returned, and
+others stop or continue in their own time.
 """
 
 from pathlib import Path

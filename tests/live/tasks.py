@@ -122,7 +122,8 @@ class Task:
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """A thread group. `threads` are the unreleased ones in order of creation; `parent` is the thread ``real_parent``."""
+    """A thread group. `threads` are the unreleased ones in order of creation; `parent` is the thread
+    ``real_parent``."""
 
     leader: Task = field(init=False)
     parent: Task | None

@@ -22,10 +22,10 @@ from typing import Any
 import psutil
 import pytest
 
-from agent import control
-from agent.client import Client, Event
+from agent.daemon.server import MAX_CLIENTS_PER_USER
 from agent.errors import BusyError, CkptreeError, NotPermittedError
-from agent.server import MAX_CLIENTS_PER_USER
+from agent.protocol import codec
+from agent.protocol.client import Client, Event
 from exporters import registry
 from tests.bench.compiled import compiled
 from tests.bench.idle_tree import IdleTree
@@ -146,7 +146,7 @@ def test_nonsense_half_requests_and_silence_hold_up_nobody(running: Daemon) -> N
 
 def test_requests_without_end_from_one_who_never_reads_hold_up_nobody(running: Daemon) -> None:
     """It is read no further once an answer waits for it."""
-    request = control.encode({"verb": "metrics"})
+    request = codec.encode({"verb": "metrics"})
     with connected(running.socket) as peer:
         peer.setblocking(False)
         begin = time.monotonic()
@@ -168,9 +168,9 @@ def test_a_big_answer_that_is_read_slowly_arrives_whole_and_holds_up_nobody(runn
     """In pieces; others are answered between them."""
     with IdleTree(2000, breadth=10) as tree, connected(running.socket) as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        peer.sendall(control.encode({"verb": "snapshot", "root": str(tree.root), "format": "json"}))
-        decoder = control.Decoder(control.MAX_ANSWER)
-        answers: list[control.Message] = []
+        peer.sendall(codec.encode({"verb": "snapshot", "root": str(tree.root), "format": "json"}))
+        decoder = codec.Decoder(codec.MAX_ANSWER)
+        answers: list[codec.Message] = []
         pieces = 0
         while not answers:
             data = peer.recv(8192)

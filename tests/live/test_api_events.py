@@ -11,8 +11,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from agent.client import Client, Event
 from agent.model import Snapshot
+from agent.protocol.client import Client, Event
 from exporters import registry
 
 pytestmark = pytest.mark.live

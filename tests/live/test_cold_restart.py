@@ -19,11 +19,11 @@ import pytest
 
 from agent.errors import CkptreeError
 from agent.model import Capabilities, ProcessDetails
-from agent.restart.planning import make_plan
-from agent.restart.programs import own_arguments
-from agent.restart.rebuild import HELPER, Rebuild
-from agent.restart.verify import read_status
-from tests.builders import a_snapshot, a_task
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.commands import own_arguments
+from agent.restart.rebuild.coordinator import HELPER, Rebuild
+from agent.restart.rebuild.verify import read_status
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 TOP = Path(__file__).parents[2]
@@ -220,9 +220,9 @@ def test_ids_that_an_ordinary_user_cannot_give_are_refused_by_name(folder: Path)
     text = """
 import os, sys
 from agent.errors import RefusedError
-from agent.fileverbs import load_file
-from agent.restart.planning import make_plan
-from agent.restart.programs import own_arguments
+from agent.cli.fileverbs import load_file
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.commands import own_arguments
 snapshot = load_file(sys.argv[1])
 plan = make_plan(snapshot)
 os.setgroups([]), os.setgid(1000), os.setuid(1000)

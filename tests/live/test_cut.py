@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.capture.watch import Watch
 from agent.config import Config
-from agent.objects import EXITED
 from agent.rootname import parse
-from agent.watch import Watch
+from agent.table.objects import EXITED
 
 pytestmark = pytest.mark.live
 

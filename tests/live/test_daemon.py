@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import control
-from agent.client import Client
 from agent.errors import NoDaemonError, UsageError
+from agent.protocol import codec
+from agent.protocol.client import Client
 from exporters import registry
 from tests.live.daemons import PATIENCE_S, TOP, Daemon, a_daemon, a_hard_tree, ckptree, differences
 
@@ -173,16 +173,16 @@ def test_who_talks_nonsense_ends_his_own_connection_alone(running: Daemon) -> No
         {"verb": None},
     ],
 )
-def test_a_request_that_cannot_be_meant_is_a_usage_error(running: Daemon, request_: control.Message) -> None:
+def test_a_request_that_cannot_be_meant_is_a_usage_error(running: Daemon, request_: codec.Message) -> None:
     """Of a client of another version, say; the connection stays usable."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.connect(os.fspath(running.socket))
         peer.settimeout(60)
-        decoder = control.Decoder(control.MAX_ANSWER)
+        decoder = codec.Decoder(codec.MAX_ANSWER)
         answers = []
         for message in ({"verb": "snapshot", "root": str(os.getpid()), **request_}, {"verb": "status"}):
-            peer.sendall(control.encode(message))
-            found: list[control.Message] = []
+            peer.sendall(codec.encode(message))
+            found: list[codec.Message] = []
             while not found:
                 data = peer.recv(1 << 16)
                 assert data, "the daemon hung up"
@@ -191,7 +191,7 @@ def test_a_request_that_cannot_be_meant_is_a_usage_error(running: Daemon, reques
 
     assert [answer["ok"] for answer in answers] == [False, True]
     with pytest.raises(UsageError):
-        control.raise_failure(answers[0])
+        codec.raise_failure(answers[0])
 
 
 def test_it_serves_many_at_once(running: Daemon) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.live.daemons import TOP, a_container, ckptree
-from tests.scraped import families
-from tests.teletype import on_a_terminal
+from tests.support.scraped import families
+from tests.support.teletype import on_a_terminal
 
 pytestmark = pytest.mark.live
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.client import Client
+from agent.protocol.client import Client
 from tests.live.daemons import TOP, ckptree
 
 pytestmark = pytest.mark.live

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.client import Client
+from agent.capture.probes import Probes
 from agent.model import Snapshot
-from agent.probes import Probes
+from agent.protocol.client import Client
 from bpf import syscall
 from exporters import registry
 from tests.bench.judge import Capture, Judge
@@ -89,7 +89,8 @@ def managed(tmp_path: Path) -> Iterator[Callable[..., ServiceManager]]:
 def test_a_restart_in_the_middle_of_a_storm_loses_nothing(
     managed: Callable[..., ServiceManager], tmp_path: Path, seed: int
 ) -> None:
-    """Every task born before, between and after has its birth, as the oracle has it; and every capture could be true."""
+    """Every task born before, between and after has its birth, as the oracle has it; and every capture could be
+    true."""
     manager = managed("--config", roomy(tmp_path))
     for _ in range(_ATTEMPTS):
         lost = status(manager)["lost"]
@@ -225,7 +226,8 @@ def test_taking_over_needs_no_capability(managed: Callable[..., ServiceManager])
 def test_a_daemon_killed_again_and_again_comes_back_and_is_right(
     managed: Callable[..., ServiceManager], tmp_path: Path
 ) -> None:
-    """At any moment of a storm, its own start among them: what is unknown is marked, and the rest is as the kernel says."""
+    """At any moment of a storm, its own start among them: what is unknown is marked, and the rest is as the kernel
+    says."""
     manager = managed("--config", roomy(tmp_path))
     chance = random.Random(int(os.environ.get("CKPTREE_SEED", "1")))
     with Storm(idle=50, rate=_RATE, workers=2) as storm:
@@ -408,7 +410,7 @@ def test_it_tells_how_it_is_and_feeds_the_watchdog_while_it_drains(
 
 def test_whoever_waits_for_the_helper_is_called_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling may take longer than a service manager is patient."""
-    monkeypatch.setattr("agent.probes._WAIT_S", 0.01)
+    monkeypatch.setattr("agent.capture.probes._WAIT_S", 0.01)
     calls: list[float] = []
     probes = Probes(1 << 16, waiting=lambda: calls.append(time.monotonic()))
     probes.close()

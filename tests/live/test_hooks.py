@@ -3,9 +3,9 @@
 
 import pytest
 
+from agent.capture.watch import Watch
 from agent.config import Config
 from agent.rootname import parse
-from agent.watch import Watch
 from bpf.hooks import FEATURES
 from tests.live.compare import assert_matches
 from tests.live.treeprog import Tree

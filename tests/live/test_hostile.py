@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from agent.client import Client
+from agent.protocol.client import Client
 from tests.bench.report import TOP
 from tests.hostile.everything import FOUR
 from tests.hostile.measure import ATTACKS, PROMISED, attacked, measure
@@ -42,7 +42,8 @@ def test_root_is_answered_and_nothing_of_others_is_lost_beside(kinds: tuple[str,
 
 
 def test_a_daemon_that_leads_its_session_goes_before_other_sessions(tmp_path: Path) -> None:
-    """A nice value alone counts within a session: a loop of another user's would have as much of a CPU as the daemon."""
+    """A nice value alone counts within a session: a loop of another user's would have as much of a CPU as the
+    daemon."""
     with a_daemon(tmp_path) as daemon:
         group, others = (Path(f"/proc/{pid}/autogroup").read_text() for pid in (daemon.process.pid, "self"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interrupted import DELAYS_S, begun
+from tests.support.interrupted import DELAYS_S, begun
 
 pytestmark = pytest.mark.live
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user with sub-ids, in a user namespace with the maps that newuidmap and newgidmap write: what is seen, and who pays.
+"""A user with sub-ids, in a user namespace with the maps that newuidmap and newgidmap write: what is seen, and who
+pays.
 
 The daemon counts users as the initial user namespace does, so a namespace's root is whom it is mapped to.
 """
@@ -15,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from agent.server import MAX_CLIENTS_PER_USER
-from tests.dying import die_with_parent
+from agent.daemon.server import MAX_CLIENTS_PER_USER
 from tests.hostile.compiled import noise
 from tests.live.daemons import TOP, Daemon, a_daemon
+from tests.support.dying import die_with_parent
 
 pytestmark = pytest.mark.live
 
@@ -28,7 +29,7 @@ MAP = f"0 {USER} 1\n1 {FIRST} {COUNT}\n"
 # Becomes the user, then somebody in a namespace of the user's; tells what the daemon shows, and how often it lets in.
 INSIDE = f"""
 import ctypes, json, os, sys
-from agent.client import Client
+from agent.protocol.client import Client
 from agent.errors import BusyError, CkptreeError
 path, uid, tries, *roots = sys.argv[1:]
 os.setgroups([])

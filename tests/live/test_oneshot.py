@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots with and without a daemon: from inside containers, of containers that leak, and where something is missing."""
+"""Snapshots with and without a daemon: from inside containers, of containers that leak, and where something is
+missing."""
 
 import json
 import os
@@ -15,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from agent import wire
-from agent.client import Client
+from agent.capture.watch import Watch
 from agent.config import Config
 from agent.errors import RefusedError
+from agent.protocol.client import Client
 from agent.rootname import parse
-from agent.watch import Watch
+from agent.table import wire
 from bpf.hooks import FEATURES
 from exporters import registry
 from tests.live.daemons import TOP, Ran, a_container, a_hard_tree, ckptree, differences, only_child

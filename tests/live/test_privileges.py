@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.client import Client
+from agent.protocol.client import Client
 from tests.live.restartverb import TOP
 
 pytestmark = pytest.mark.live
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.live
 _SECURE_BITS = 27  # PR_GET_SECUREBITS
 _DROPPED = f"""
 import ctypes, os, subprocess
-from agent import privileges
+from agent.daemon import privileges
 privileges.drop()
 print(ctypes.CDLL(None).prctl({_SECURE_BITS}, 0, 0, 0, 0))
 print(subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout)

@@ -9,7 +9,7 @@ from bpf import compiler, syscall
 from bpf.hooks import FEATURES
 from bpf.layout import Layout, layout
 from bpf.loader import CALLED, ITERATORS, Loader
-from tests.bytecode import bites, instructions
+from tests.support.bytecode import bites, instructions
 
 pytestmark = pytest.mark.live
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.restart.plan import CloneBits, Op, Phase, Role
-from agent.restart.verify import read_status
+from agent.restart.planning.plan import CloneBits, Op, Phase, Role
+from agent.restart.rebuild.verify import read_status
 from tests.live.rebuilds import active, eventually, exit_code, free_number, rebuilt, status
-from tests.plans import PlanWriter
+from tests.support.plans import PlanWriter
 
 pytestmark = pytest.mark.live
 TOP = Path(__file__).parents[2]

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from agent.restart import program
-from agent.restart.control import Program
-from agent.restart.failure import RebuildError
-from agent.restart.plan import CloneBits, Op, Phase, Role
-from agent.restart.rebuild import HELPER, Rebuild
+from agent.restart.planning.plan import CloneBits, Op, Phase, Role
+from agent.restart.rebuild import helperprogram
+from agent.restart.rebuild.coordinator import HELPER, Rebuild
+from agent.restart.rebuild.failure import RebuildError
+from agent.restart.rebuild.helperabi import Program
 from tests.live.rebuilds import assert_gone, eventually, free_number, is_gone, rebuilt, status
-from tests.plans import PlanWriter
+from tests.support.plans import PlanWriter
 
 pytestmark = pytest.mark.live
 TOP = Path(__file__).parents[2]
@@ -86,9 +86,9 @@ def test_the_death_of_the_root_is_noticed() -> None:
 
 COORDINATOR = """
 import sys, time
-from tests.plans import PlanWriter
-from agent.restart.plan import Role
-from agent.restart.rebuild import Rebuild
+from tests.support.plans import PlanWriter
+from agent.restart.planning.plan import Role
+from agent.restart.rebuild.coordinator import Rebuild
 writer = PlanWriter(pidns=sys.argv[1] == "pidns")
 root = writer.actor(1) if writer.pidns else writer.actor(role=Role.REAPER, tag=0)
 for n in range(10):
@@ -163,7 +163,8 @@ def test_a_guard_that_is_killed_is_an_error_and_leaves_nothing(*, pidns: bool) -
 
 
 def test_tasks_run_their_programs_and_the_end_of_the_root_is_told(tmp_path: Path) -> None:
-    """A process with threads runs one, too; a group with a dead leader holds; a stopped one runs when it is continued."""
+    """A process with threads runs one, too; a group with a dead leader holds; a stopped one runs when it is
+    continued."""
     writer = PlanWriter()
     top = writer.actor(1, role=Role.REAPER)
     root = writer.born(top, 9)
@@ -288,21 +289,21 @@ def failing(writer: PlanWriter) -> RebuildError:
 
 def altered(monkeypatch: pytest.MonkeyPatch, change: Callable[[bytearray], None]) -> None:
     """Programs are written with that change."""
-    encode = program.encode
+    encode = helperprogram.encode
 
     def wrong(*arguments: Any, **options: Any) -> bytes:
         code = bytearray(encode(*arguments, **options))
         change(code)
         return bytes(code)
 
-    monkeypatch.setattr(program, "encode", wrong)
+    monkeypatch.setattr(helperprogram, "encode", wrong)
 
 
 def test_a_step_that_the_helper_does_not_know_is_no_refusal_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is of another version, then."""
     writer = PlanWriter()
     writer.step(Op.SETSID, writer.actor(1))
-    start = program.HEAD.size + program.ACTOR.size
+    start = helperprogram.HEAD.size + helperprogram.ACTOR.size
     altered(monkeypatch, lambda code: struct.pack_into("=I", code, start, 99))
     text = str(failing(writer))
 
@@ -339,11 +340,11 @@ def test_that_a_signal_ends_nobody_is_no_refusal_of_the_kernel() -> None:
 _MASKED = """
 import ctypes, os, struct, sys
 from pathlib import Path
-from agent.confinement import _seccomp
-from agent.restart.plan import CloneBits
-from agent.restart.failure import RebuildError
-from agent.restart.rebuild import Rebuild
-from tests.plans import PlanWriter
+from agent.cli.confinement import _seccomp
+from agent.restart.planning.plan import CloneBits
+from agent.restart.rebuild.failure import RebuildError
+from agent.restart.rebuild.coordinator import Rebuild
+from tests.support.plans import PlanWriter
 writer = PlanWriter()
 writer.born(writer.actor(1), 10, 1, bits=CloneBits.NEWPID)
 made = Rebuild(writer.activated().plan(), any_numbers=True)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from agent.model import Snapshot, TaskState
-from agent.restart.planning import make_plan
-from agent.restart.preflight import preflight
-from agent.restart.rebuild import Rebuild
-from agent.restart.verify import Standing, beginning, verify, verify_active
-from exporters import difference
-from tests.builders import a_snapshot, a_task
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.preflight import preflight
+from agent.restart.rebuild.verify import Standing, beginning, verify, verify_active
+from exporters.comparing import difference
 from tests.live.compare import Capture
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 

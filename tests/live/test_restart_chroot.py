@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from exporters import registry
-from tests.builders import a_snapshot, a_task
 from tests.live.restartverb import TOP
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 

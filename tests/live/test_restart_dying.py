@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inits that wait within their exit, and keepers: how the kernel shows them, and that their trees end like any others."""
+"""Inits that wait within their exit, and keepers: how the kernel shows them, and that their trees end like any
+others."""
 
 import ctypes
 import os
@@ -13,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from agent.model import Namespace, PidObject, Snapshot, TaskState
-from agent.restart.failure import RebuildError
-from agent.restart.plan import Role
-from agent.restart.planning import make_plan
-from agent.restart.rebuild import Rebuild
-from agent.restart.verify import Standing, read_status, verify, verify_active
-from tests.builders import a_snapshot, a_task
+from agent.restart.planning.plan import Role
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.failure import RebuildError
+from agent.restart.rebuild.verify import Standing, read_status, verify, verify_active
 from tests.live.rebuilds import active, assert_gone, eventually, exit_code, free_number, rebuilt, status
 from tests.live.scenario import CONTAINER
 from tests.live.treeprog import Tree
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 
@@ -32,7 +33,8 @@ _PTRACE_SEIZE, _PTRACE_DETACH, _PTRACE_O_TRACEEXIT, _WALL = 0x4206, 17, 0x40, 0x
 
 
 def a_tree_with_dead_inits() -> Snapshot:
-    """Two of them, one within the other, because of a zombie of the holder; and a member of a namespace without an init."""
+    """Two of them, one within the other, because of a zombie of the holder; and a member of a namespace without an
+    init."""
     first = free_number()
     numbers = [(0,), (1, 1), (2, 2, 1), (3,), (4, 3, 2), (5, 2)]
     spaces = [(0,), (0, 1), (0, 1, 2), (0,), (0, 1, 2), (0, 3)]
@@ -117,7 +119,7 @@ def test_nothing_is_left_of_dead_inits_when_their_guard_is_killed() -> None:
 
 def test_an_init_that_does_not_wait_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reaps the zombie before everything is compared has another tree."""
-    monkeypatch.setattr("agent.restart.verify._SETTLING", 0.1)
+    monkeypatch.setattr("agent.restart.rebuild.verify._SETTLING", 0.1)
     snapshot = a_tree_with_dead_inits()
     plan = make_plan(snapshot)
     with rebuilt(plan) as made:
@@ -131,7 +133,8 @@ def test_an_init_that_does_not_wait_is_found_out(monkeypatch: pytest.MonkeyPatch
 
 
 def a_tree_with_a_dead_init_of_two_threads() -> Snapshot:
-    """A container's init: its leader is dead, and its thread waits within its exit, because of a zombie of the holder."""
+    """A container's init: its leader is dead, and its thread waits within its exit, because of a zombie of the
+    holder."""
     first = free_number()
     numbers = [(0,), (1, 1), (2, 2), (3,), (4, 3)]
     spaces = [(0,), (0, 1), (0, 1), (0,), (0, 1)]

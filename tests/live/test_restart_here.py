@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from agent.model import Snapshot
-from agent.restart import guest
-from agent.restart.planning import make_plan
-from agent.restart.preflight import preflight
-from agent.restart.rebuild import Rebuild
-from agent.restart.verify import Standing, beginning, verify, verify_active
+from agent.restart.planning import guest
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.preflight import preflight
+from agent.restart.rebuild.verify import Standing, beginning, verify, verify_active
 from exporters import registry
-from tests.builders import a_snapshot, a_task
 from tests.live.compare import Capture
 from tests.live.rebuilds import assert_gone, status
 from tests.live.restartverb import TOP, command, ran, running, soon
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 LARGE = {"two_hundred_tasks", "four_hundred_nested", "six_hundred_pids"}

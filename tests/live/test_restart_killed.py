@@ -17,20 +17,22 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli import restartverb
 from agent.model import Snapshot
-from agent.restart import pidfile, planning, preflight, programs, verb, verify
-from agent.restart.plan import Plan
-from agent.restart.planning import make_plan
-from agent.restart.rebuild import HELPER, Rebuild
+from agent.restart.planning import search
+from agent.restart.planning.plan import Plan
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild import commands, pidfile, preflight, verify
+from agent.restart.rebuild.coordinator import HELPER, Rebuild
 from exporters import registry
-from tests.builders import a_snapshot, a_task
 from tests.live.rebuilds import assert_gone, is_gone
 from tests.live.restartverb import TOP, command, ran, running, soon
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 
 MOMENTS = os.environ.get("CKPTREE_MOMENTS")
-IMPORTED = (pidfile, preflight, programs, verify)
+IMPORTED = (pidfile, preflight, commands, verify)
 """What the verb imports when it is called: here that would be in each process again."""
 
 
@@ -218,7 +220,7 @@ def test_nothing_is_left_of_a_restart_that_is_interrupted(
     image = tmp_path / "tree.ckpt"
     image.write_bytes(registry.image(a_large_tree(), "ckpt"))
     assert_nothing_is_left(
-        lambda: verb.restart(os.fspath(image), pids=pidns, pidns=pidns),
+        lambda: restartverb.restart(os.fspath(image), pids=pidns, pidns=pidns),
         lambda pid: send(pid, signal.SIGINT),
         2 * sum(seconds_to_make(pidns)),
         10,
@@ -254,7 +256,7 @@ def test_an_interrupt_that_python_drops_ends_a_restart_all_the_same(tmp_path: Pa
 
     def restart() -> None:
         setattr(Rebuild, "release", released)  # noqa: B010 - in a process of its own, which ends with this
-        verb.restart(os.fspath(image))
+        restartverb.restart(os.fspath(image))
 
     assert_it_ends(restart)
 
@@ -264,7 +266,7 @@ def test_a_signal_that_python_hears_of_and_no_call_does_ends_a_restart(where: st
     """It came to another thread, or in the moment before a call; or what it raised in the planning was dropped."""
     image = tmp_path / "tree.ckpt"
     image.write_bytes(registry.image(a_large_tree(), "ckpt"))
-    make, release = planning.make_plan, Rebuild.release
+    make, release = search.make_plan, Rebuild.release
 
     def interrupt() -> None:
         time.sleep(0.2)
@@ -286,8 +288,8 @@ def test_a_signal_that_python_hears_of_and_no_call_does_ends_a_restart(where: st
         if where == "while it holds":
             setattr(Rebuild, "release", released)  # noqa: B010 - in a process of its own, which ends with this
         else:
-            planning.make_plan = planned
-        verb.restart(os.fspath(image))
+            search.make_plan = planned
+        restartverb.restart(os.fspath(image))
 
     assert_it_ends(restart)
 

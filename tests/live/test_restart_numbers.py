@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from agent.restart import orphans
-from agent.restart.control import Message, Program, Said
-from agent.restart.rebuild import Rebuild
+from agent.restart.rebuild import orphans
+from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.helperabi import Message, Program, Said
 from tests.live.rebuilds import assert_gone, free_number, rebuilt, status
 from tests.live.restartverb import soon
-from tests.plans import PlanWriter
+from tests.support.plans import PlanWriter
 
 pytestmark = pytest.mark.live
 

@@ -9,8 +9,8 @@ import pytest
 
 from agent.model import Capabilities, ProcessDetails, Snapshot, TaskState
 from exporters import registry
-from tests.builders import a_snapshot, a_task
 from tests.live.restartverb import ran, running, soon
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 

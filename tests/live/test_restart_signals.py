@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from agent.model import Snapshot, TaskState
-from agent.restart.failure import RebuildError
-from agent.restart.planning import make_plan
-from agent.restart.verify import Standing, verify, verify_active
-from tests.builders import a_snapshot, a_task
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.failure import RebuildError
+from agent.restart.rebuild.verify import Standing, verify, verify_active
 from tests.live.rebuilds import active, exit_code, rebuilt, status
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 
@@ -34,7 +34,8 @@ def test_a_wrong_exit_signal_is_found() -> None:
 
 @pytest.mark.parametrize("pidns", [True, False], ids=["own namespace", "caller's namespace"])
 def test_zombies_of_one_that_is_no_init_leave_it_alone_whatever_they_send(pidns: bool) -> None:  # noqa: FBT001
-    """But for SIGKILL; SIGSTOP stops it for a moment. A reaper with a handler of its own above hands that on to nobody."""
+    """But for SIGKILL; SIGSTOP stops it for a moment. A reaper with a handler of its own above hands that on to
+    nobody."""
     signals = [number for number in ALL if number != signal.SIGKILL]
     tasks = [a_task(1, 0)]
     tasks += [

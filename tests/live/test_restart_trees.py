@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 
 from agent.errors import HostError, NotRebuildableError
 from agent.model import Snapshot
-from agent.restart.planning import make_plan
-from agent.restart.preflight import preflight
-from agent.restart.rebuild import Rebuild
-from agent.restart.verify import Standing, verify, verify_active
-from exporters.comparison import difference
-from exporters.difference import lines
+from agent.restart.planning.search import make_plan
+from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.preflight import preflight
+from agent.restart.rebuild.verify import Standing, verify, verify_active
+from exporters.comparing.comparison import difference
+from exporters.comparing.difference import lines
 from tests.live.conftest import Capture
 from tests.live.expectation import Expectation
 from tests.live.random_trees import ROOT, WEIGHTS, Draw, Program, play, programs

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from agent.model import CKPT_PID_ROOT
-from agent.restart.verify import read_status
+from agent.restart.rebuild.verify import read_status
 from exporters import registry
-from tests.builders import a_snapshot, a_task
 from tests.live.daemons import ckptree
 from tests.live.rebuilds import is_gone as gone
 from tests.live.restartverb import TOP, command, ran, running, soon
+from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
 
@@ -160,7 +160,8 @@ def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: 
 
 
 def test_a_pid_file_is_no_device_and_belongs_to_one_tree(image: Path, tmp_path: Path) -> None:
-    """What is not a file stays what it is; a second tree does not take the first one's; nothing is built for nothing."""
+    """What is not a file stays what it is; a second tree does not take the first one's; nothing is built for
+    nothing."""
     device = tmp_path / "full"
     os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
     refused = ran(image, "--detach", "--pidfile", device)

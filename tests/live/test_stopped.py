@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import proctable
 from agent.model import TaskState
+from agent.proc import proctable
 from tests.live.conftest import Capture
 
 pytestmark = pytest.mark.live

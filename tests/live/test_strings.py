@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agent.areas import HASHED_BYTES
-from agent.client import Client
+from agent.protocol.client import Client
+from agent.table.areas import HASHED_BYTES
 from tests.live.daemons import Daemon, a_daemon, ckptree
 
 pytestmark = pytest.mark.live

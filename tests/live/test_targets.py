@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cgroups import Hierarchy, hierarchies, processes
-from agent.client import Client
+from agent.proc.cgroups import Hierarchy, hierarchies, processes
+from agent.protocol.client import Client
 from exporters import registry
 from tests.live.daemons import PATIENCE_S, TOP, Ran, ckptree
 

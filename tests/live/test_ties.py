@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terminals and owners of files beyond what the scenarios have: those that go, those there are many of, those unseen."""
+"""Terminals and owners of files beyond what the scenarios have: those that go, those there are many of, those
+unseen."""
 
 import fcntl
 import os
@@ -11,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.client import Client
+from agent.capture.watch import Watch
 from agent.config import Config
 from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Shares, Terminal
+from agent.protocol.client import Client
 from agent.rootname import parse
-from agent.ties import Ties
-from agent.watch import Watch
-from agent.wire import TIES_OWNED
+from agent.selection.ties import Ties
+from agent.table.wire import TIES_OWNED
 from exporters import registry
 from tests.live.compare import Capture, assert_matches
 from tests.live.treeprog import Tree

@@ -121,8 +121,8 @@ class Tree:
             parent: the creating thread.
             child: the node of the new one.
             words: ``newpid``, ``sibling`` (CLONE_PARENT), ``vfork`` (with CLONE_VM: the parent is blocked until the
-                child execs or exits), ``like=N``: with the numbers that node N has or had, and ``signal=N``: that is sent
-                to its parent when it exits (a sibling has its creator's).
+                child execs or exits), ``like=N``: with the numbers that node N has or had, and ``signal=N``: that is
+                sent to its parent when it exits (a sibling has its creator's).
             set_tid: the numbers to ask for, outermost first.
         """
         flags = frozenset(_WORDS[word] for word in words if "=" not in word)

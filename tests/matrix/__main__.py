@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``make matrix``: runs cells, one after the other, and writes docs/matrix.json and docs/matrix.md.
 
-``python -m tests.matrix [--step STEP]... [CELL]...``; without a name, all. A step that is run alone takes the place of its
-earlier result. ``--page`` writes the page from the results that there are.
+``python -m tests.matrix [--step STEP]... [CELL]...``; without a name, all. A step that is run alone takes the place of
+its earlier result. ``--page`` writes the page from the results that there are.
 """
 
 import argparse

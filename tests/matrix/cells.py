@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which hosts there are to try: a user space, a kernel, an architecture; and what is done on each.
 
-A cell's name says all of it: ``debian13-6.12``, ``debian13-6.12-arm64``, ``ubuntu24.04-here`` (the kernel that runs here).
+A cell's name says all of it: ``debian13-6.12``, ``debian13-6.12-arm64``, ``ubuntu24.04-here`` (the kernel that runs
+here).
 """
 
 from typing import Final, NamedTuple
@@ -72,7 +73,8 @@ class Step(NamedTuple):
         arguments: of pytest.
         without: hooks that are left out.
         emulated: of pytest, where all of it would take too long.
-        seconds: after which it is ended: emulated, everything takes ten times as long, and far longer beside other work.
+        seconds: after which it is ended: emulated, everything takes ten times as long, and far longer beside other
+        work.
     """
 
     name: str

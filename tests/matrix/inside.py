@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the steps of a cell on its host and says on stdout, a marked line each, what came of them.
 
-``python -m tests.matrix.inside WHERE [STEP]...``, of the checkout in the current folder; WHERE is ``here`` or ``emulated``.
+``python -m tests.matrix.inside WHERE [STEP]...``, of the checkout in the current folder; WHERE is ``here`` or
+``emulated``.
 """
 
 import json
@@ -22,7 +23,7 @@ REASON_LENGTH = 400
 _HOOKS = """
 import json
 from agent.config import Config
-from agent.watch import Watch
+from agent.capture.watch import Watch
 watch = Watch(Config())
 print(json.dumps({"hooks": watch.probes.hooks, "tried": watch.probes.tried, "missing": watch.probes.missing}))
 watch.close()

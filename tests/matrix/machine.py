@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An emulated machine with a cell's kernel, and its user space as the initial file system: it runs the steps and ends."""
+"""An emulated machine with a cell's kernel, and its user space as the initial file system: it runs the steps and
+ends."""
 
 import os
 import platform
@@ -50,7 +51,8 @@ while :; do sleep 1; done
 
 
 def kernel(cell: Cell) -> Path:
-    """Return the kernel of a cell, the one that its distribution has for clouds: it needs no module for what is tried."""
+    """Return the kernel of a cell, the one that its distribution has for clouds: it needs no module for what is
+    tried."""
     path = CACHE / f"vmlinuz-{cell.kernel}-{cell.machine}"
     if not path.exists():
         folder = CACHE / f"kernel-{cell.kernel}-{cell.machine}"

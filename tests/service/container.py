@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container whose first process is systemd: a clean Debian to install into, in namespaces of its own, off the network."""
+"""A container whose first process is systemd: a clean Debian to install into, in namespaces of its own, off the
+network."""
 
 import os
 import subprocess

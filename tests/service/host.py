@@ -65,7 +65,8 @@ class Host(ABC):
         return {key: value.split() for key, value in lines}
 
     def tree(self, script: str = "sleep 999 & setsid sleep 999 & systemd-notify --ready; wait") -> int:
-        """The root of a small tree that is born now, once it says that it is ready; a service that ends with the host."""
+        """The root of a small tree that is born now, once it says that it is ready; a service that ends with the
+        host."""
         unit = f"tree-{time.monotonic_ns()}"
         words = ["systemd-run", self.manager, "--quiet", f"--unit={unit}", "--property=Type=notify"]
         ran = self.run(shlex.join([*words, "--property=NotifyAccess=all", "sh", "-c", script]))

@@ -93,7 +93,7 @@ class Machine(Host):
         (root / "usr/bin/py3compile").write_text(COMPILE)
         wanted = root / "etc/systemd/system/multi-user.target.wants"
         (root / "etc/systemd/system/agent.service").write_text(AGENT_UNIT)
-        (wanted / "agent.service").symlink_to("../agent.service")
+        (wanted / "agent.daemon.service").symlink_to("../agent.service")
         (root / "opt/test-agent.py").write_text(AGENT)
         drop_in = root / "etc/systemd/system/ckptree.service.d/emulated.conf"
         drop_in.parent.mkdir()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Debian package in a clean Debian with systemd as its first process: installed, run, upgraded, removed, purged.
 
-`make test-deb` makes the package and runs this. It is a container, so the service has to refuse; that it works is told by
-test_service.py in a machine with the same package.
+`make test-deb` makes the package and runs this. It is a container, so the service has to refuse; that it works is told
+by test_service.py in a machine with the same package.
 """
 
 import json
@@ -96,7 +96,8 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 
 
 def test_dpkg_is_content_at_every_step(life: Life) -> None:
-    """All it needs is there by what it depends on; that the service cannot start in a container is no failure of dpkg's."""
+    """All it needs is there by what it depends on; that the service cannot start in a container is no failure of
+    dpkg's."""
     for ran in (life.installed, life.upgraded, life.removed, life.purged):
         assert ran.code == 0, ran
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The unit as it is installed, while processes of another user attack it: that root is answered, and what it costs.
 
-In the machine this is the package on Debian's kernel, emulated: so what root gets is compared with what it gets in peace.
+In the machine this is the package on Debian's kernel, emulated: so what root gets is compared with what it gets in
+peace.
 """
 
 import json
@@ -26,7 +27,7 @@ MOST_TURN_MS, MOST_MB = 500, 80
 # Root's snapshots of a process, each over a connection of its own; and what the daemon has lost meanwhile.
 ASK = f"""
 import json, os, sys, time
-from agent.client import Client
+from agent.protocol.client import Client
 before = sum(Client().metrics()["lost"].values())
 end, took = time.monotonic() + {SECONDS}, []
 while time.monotonic() < end:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon as a service of a real systemd: how it comes up, what it may, and what it survives.
 
-The manager is one of root's own on this kernel; `make test-systemd` has the same facts from systemd as pid 1 of a machine.
+The manager is one of root's own on this kernel; `make test-systemd` has the same facts from systemd as pid 1 of a
+machine.
 """
 
 import json

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapped BPF ring buffer, read in batches, and the counters beside it.
+
+Layout (kernel/bpf/ringbuf.c): one writable page that holds the consumer's position; then, read-only, one page with the
+producer's position and the data, mapped twice in a row so that no record is ever split. Positions only grow. A record
+is ``u32 length | BUSY | DISCARD, u32 offset of its page``, then the bytes, padded to 8.
+
+The kernel side publishes a record by clearing BUSY, and a reader must not look behind a busy record. So headers are
+read in place, one aligned word each, and never copied first. The hooks wake the reader only once in many records
+(agent.daemon.backoff), so the reader checks `pending` on a timer.
+"""
+
+import mmap
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from agent.table import wire
+
+_BUSY = 1 << 31
+_DISCARD = 1 << 30
+_LENGTH = _DISCARD - 1
+_PAGE = mmap.PAGESIZE
+
+
+class Ring:
+    """A BPF_MAP_TYPE_RINGBUF, consumed by this process alone.
+
+    Args:
+        fd: of the map; the caller closes it.
+        size: bytes of its data area.
+
+    Attributes:
+        most_pending: the largest amount that `drain` has found waiting, bytes.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self.most_pending = 0
+        self._mask = size - 1
+        self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._producer_map = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
+        self._consumer = memoryview(self._consumer_map).cast("Q")
+        producer = memoryview(self._producer_map)
+        self._producer = producer[:8].cast("Q")
+        self._data = producer[_PAGE:]
+        self._words = self._data.cast("I")
+
+    @property
+    def position(self) -> int:
+        """Bytes consumed since the ring was made, by all readers: the ring keeps it, and it only grows."""
+        return self._consumer[0]
+
+    @property
+    def pending(self) -> int:
+        """Bytes that producers have reserved and no reader has consumed."""
+        return self._producer[0] - self._consumer[0]
+
+    def first(self) -> int | None:
+        """Return the number of the record that is to be consumed next; None where there is none, or it is still being
+        written.
+        """
+        at = self._consumer[0] & self._mask
+        if not self.pending or self._words[at >> 2] & (_BUSY | _DISCARD):
+            return None
+        seq: int = wire.HEAD.unpack_from(self._data, at + 8)[0]
+        return seq
+
+    def drain(self, feed: Callable[[memoryview, int], None], limit: int = sys.maxsize) -> int:
+        """Pass every finished record to `feed(data, at)`, then mark them all as consumed.
+
+        If `feed` raises, the batch is not consumed: the next call passes it again.
+
+        Args:
+            feed: takes each record.
+            limit: take no record that begins `limit` bytes or more behind the first one.
+
+        Returns:
+            Bytes consumed; 0 where the ring is empty, or its next record is still being written.
+        """
+        position = start = self._consumer[0]
+        end = self._producer[0]
+        if end - start > self.most_pending:
+            self.most_pending = end - start
+        if end - start > limit:
+            end = start + limit
+        data, words, mask = self._data, self._words, self._mask
+        while position < end:
+            at = position & mask
+            header = words[at >> 2]
+            if header & _BUSY:
+                break
+            if not header & _DISCARD:
+                feed(data, at + 8)
+            position += (header & _LENGTH) + 15 & ~7
+        self._consumer[0] = position
+        return position - start
+
+    def close(self) -> None:
+        """Unmap."""
+        for view in (self._words, self._data, self._producer, self._consumer):
+            view.release()
+        self._producer_map.close()
+        self._consumer_map.close()
+
+
+class LostNumbers(NamedTuple):
+    """The progress of reading the numbers of lost records.
+
+    Attributes:
+        read: count of lost records at the last look.
+        slots: ``lost_seq`` of struct page at the last look.
+    """
+
+    read: int
+    slots: tuple[int, ...]
+
+
+class Page:
+    """The counters of the kernel side: struct page of bpf/events.h.
+
+    Args:
+        fd: of the mappable array map that holds the struct.
+
+    Attributes:
+        known: progress of reading the lost numbers.
+    """
+
+    def __init__(self, fd: int) -> None:
+        size = -(-wire.reader(wire.PAGE).size // _PAGE) * _PAGE
+        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._words = memoryview(self._map).cast("Q")
+        self.known = LostNumbers(0, (0,) * wire.LOST_NUMBERS)
+
+    @property
+    def issued(self) -> int:
+        """Count of numbers taken so far: every existing record has a smaller one."""
+        return self._words[0]
+
+    @property
+    def lost(self) -> int:
+        """Count of numbers whose records found no room in the ring."""
+        return self._words[1]
+
+    @property
+    def nested(self) -> int:
+        """Count of program runs skipped because no scratch buffer was free."""
+        return self._words[2]
+
+    @property
+    def withheld(self) -> int:
+        """Count of changes of groups and subreaper flags that were not announced, because their users' allowances were
+        used up.
+        """
+        return self._words[3]
+
+    def lost_numbers(self) -> tuple[set[int], bool]:
+        """Read the numbers that were lost since the last call.
+
+        Returns:
+            The numbers, and True if there were so many that some may have been overwritten.
+        """
+        before, words = self.known, self._words
+        count = words[1]
+        # The kernel side counts a number before it writes it, at any time, also during this copy. A slot that has
+        # changed holds one more number, whatever the count was; the next call finds one that is counted and not yet
+        # written.
+        slots = tuple(words[8 : 8 + wire.LOST_NUMBERS].tolist())
+        found = {number for number, old in zip(slots, before.slots, strict=True) if number != old}
+        self.known = LostNumbers(count, slots)
+        return found, words[1] - before.read > wire.LOST_NUMBERS
+
+    def pass_over(self) -> None:
+        """Mark all numbers lost so far as known; each of them is smaller than `issued` afterwards.
+
+        The slots are read before the count: a slot that is filled after that must count as new at the next call.
+        """
+        slots = tuple(self._words[8 : 8 + wire.LOST_NUMBERS])
+        self.known = LostNumbers(self._words[1], slots)
+
+    def close(self) -> None:
+        """Unmap."""
+        self._words.release()
+        self._map.close()

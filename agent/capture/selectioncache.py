@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cache of the last walk of a tree, the last selection and the last comparison with a sweep.
+
+Theory
+------
+A result about some tasks holds while none of them is touched (`agent.table.changes`). Where one is touched, a new
+selection may still be equal: if its signature is (`agent.selection.select.signature`), the old selection is kept, with
+all results derived from it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from agent.capture.sweepdiff import Muster, Question
+from agent.model import Mode
+from agent.selection import select
+from agent.table.objects import EXITED, Namespace, Task
+from agent.table.processtable import ProcessTable
+
+
+class _Tree(NamedTuple):
+    """The tasks below a root, and those of them that have exited."""
+
+    root: Task
+    members: list[Task]
+    exited: list[Task]
+    inside: frozenset[Task]
+
+
+@dataclass(slots=True)
+class _Selected:
+    """A selection, the request for it, and the tasks that it depends on.
+
+    Attributes:
+        space: of a container, whose members matter even where they are not in the tree.
+        holds: True while no task that it depends on has been touched.
+    """
+
+    key: tuple[Task, Mode, bool]
+    inside: frozenset[Task]
+    space: Namespace | None
+    signature: list[object]
+    chosen: select.Selection
+    holds: bool = True
+
+    def depends_on(self, touched: set[Task]) -> bool:
+        """Return True if the selection may depend on one of the touched tasks."""
+        if not self.inside.isdisjoint(touched) or not touched.isdisjoint(self.chosen.outsiders):
+            return True
+        space = self.space
+        return space is not None and any(
+            task.pid.level >= space.level and task.pid.namespace.ancestor(space.level) is space for task in touched
+        )
+
+
+class Recall:
+    """The last walk, selection and comparison of one table.
+
+    Args:
+        table: the table; this object alone empties its set of changes.
+    """
+
+    def __init__(self, table: ProcessTable) -> None:
+        self._changes = table.changes
+        self._muster = Muster(table)
+        self._tree: _Tree | None = None
+        self._selected: _Selected | None = None
+
+    def forget(self) -> None:
+        """Forget all results."""
+        self._tree = self._selected = None
+        self._muster.forget()
+
+    def note(self) -> None:
+        """Forget the results that depend on tasks touched since the last call."""
+        touched = self._changes.gather()
+        if not touched:
+            return
+        if self._tree is not None and not self._tree.inside.isdisjoint(touched):
+            self._tree = None
+        selected = self._selected
+        if selected is not None and selected.holds:
+            selected.holds = not selected.depends_on(touched)
+        self._muster.note(touched)
+        touched.clear()
+
+    def members(self, root: Task) -> list[Task]:
+        """Return the tree below a task."""
+        return self._walked(root).members
+
+    def exited(self, root: Task) -> list[Task]:
+        """Return the tasks of a tree that have exited."""
+        return self._walked(root).exited
+
+    def _walked(self, root: Task) -> _Tree:
+        self.note()
+        if self._tree is None or self._tree.root is not root:
+            members = select.members(root)
+            self._tree = _Tree(root, members, [task for task in members if task.flags & EXITED], frozenset(members))
+        return self._tree
+
+    def select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
+        """Select as `agent.selection.select.select` does; it raises the same errors."""
+        key = (root, mode, without_entered)
+        tree = self._walked(root)
+        last = self._selected
+        if last is not None and last.key == key:
+            if last.holds:
+                return last.chosen
+            signature = select.signature(root, mode, tree.members, last.chosen.outsiders)
+            if signature == last.signature:
+                last.holds, last.inside = True, tree.inside
+                return last.chosen
+        chosen = select.select(root, mode, without_entered=without_entered)
+        signature = select.signature(root, mode, tree.members, chosen.outsiders)
+        space = root.pid.namespace if mode == "container" else None
+        self._selected = _Selected(key, tree.inside, space, signature, chosen)
+        return chosen
+
+    def differing(self, rows: bytes, *, remember: bool) -> list[Question]:
+        """Compare as `Muster.differing` does."""
+        self.note()
+        return self._muster.differing(rows, remember=remember)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. Each verb imports its modules when it runs, for imports are most of a verb's time."""
+
+import errno
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent import rootname
+from agent.cli import daemonverbs, fileverbs, treeverb
+from agent.cli import doctorverb as doctorverb
+from agent.cli import restartverb as restartverb
+from agent.cli.fileverbs import AsJson, DialectName, say
+from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
+from agent.errors import CkptreeError, RefusedError, UsageError
+from agent.protocol.client import Answer, Client
+
+if TYPE_CHECKING:
+    from agent.cli.sources import Source as SourceOfTrees
+    from agent.model import Snapshot
+
+app = typer.Typer(
+    name="ckptree",
+    help="Consistent checkpoints of process trees from eBPF, without freezing a process.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the option's value
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"ckptree {version('ckptree')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Consistent checkpoints of process trees from eBPF, without freezing a process."""
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def daemon(context: typer.Context) -> None:
+    """Watch all process trees of this host, in the foreground, and answer on a Unix socket."""
+    from agent.daemon import main as program
+
+    raise typer.Exit(program.main(context.args))
+
+
+@app.command()
+def snapshot(
+    root: Annotated[str, typer.Argument(metavar="ROOT", help=ROOT_HELP)],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE|-", help="File to write, - for standard output.")
+    ] = "-",
+    fmt: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT"
+        ),
+    ] = None,
+    dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,
+    mode: Mode = ModeName.AUTO,
+    source: Source = SourceName.AUTO,
+    with_argv: Annotated[
+        bool, typer.Option("--with-argv", help="Add argv, cwd, environment, program and rights.")
+    ] = False,
+    without_entered: Annotated[
+        bool, typer.Option("--without-entered", help="Leave out tasks that entered the container from outside.")
+    ] = False,
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="Do not look for a way to rebuild the tree.")] = False,
+    require_rebuildable: Annotated[
+        bool, typer.Option("--require-rebuildable", help="Write nothing, and exit 7, where the tree cannot be rebuilt.")
+    ] = False,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Exit 0 where an incomplete snapshot would exit 6.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", help="Seconds to wait for the daemon.", min=0.001, max=86400.0)
+    ] = 30.0,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with an ssh key; FILE.sig has the signature.")
+    ] = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a snapshot of the tree below ROOT and write it."""
+    from agent.cli import output as writing
+    from agent.cli import sources
+    from agent.proc import topmost
+
+    if as_json and fmt not in (None, "json"):
+        raise UsageError(f"--json is -f json: leave out -f {fmt}")
+    check_source(source, socket)
+    if not math.isfinite(timeout):
+        raise UsageError(f"--timeout {timeout}: expected a number of seconds")
+    if no_plan and require_rebuildable:
+        raise UsageError("--require-rebuildable takes a plan, and --no-plan forbids it: leave one of them out")
+    target = writing.Target(output, "json" if as_json else fmt or "ckpt", sign)
+    if fmt is None and not as_json and (other := writing.misnamed(output)):
+        say(f"{output} gets the format ckpt, whatever it is called: -f {other} writes {other}")
+    meant = rootname.parse_target(root)
+    plain = target.lossless and not with_argv
+    options: sources.Options = {
+        "mode": mode.value,
+        "fmt": target.format.name if plain else "ckpt",
+        "dialect": dialect.value,
+        "without_entered": without_entered,
+    }
+    with sources.opened(source.value, socket, timeout) as where:
+        answer = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
+        loaded = None if plain and no_plan else _loaded(answer, where, with_argv=with_argv)
+    if loaded is None:
+        target.write(answer.data)
+    else:
+        judged = loaded if no_plan else _judged(loaded, required=require_rebuildable)
+        if plain and judged is loaded:
+            target.write(answer.data)
+        else:
+            target.write_snapshot(judged, say)
+    _report(answer)
+    if not answer.complete and not allow_incomplete:
+        raise typer.Exit(6)
+
+
+def _loaded(answer: Answer, where: "SourceOfTrees", *, with_argv: bool) -> "Snapshot":
+    from exporters import registry
+
+    loaded = registry.load(answer.data)
+    if not with_argv:
+        return loaded
+    from agent.proc import enrich
+
+    enriched = enrich.Enriched(loaded, ask=where.strings if isinstance(where, Client) else None)
+    for line in enriched.messages():
+        say(line)
+    return enriched.snapshot
+
+
+def _judged(snapshot: "Snapshot", *, required: bool) -> "Snapshot":
+    """Add the obstacles to a rebuild to a snapshot, and print them while the original tree still lives.
+
+    Raises:
+        RefusedError: there is an obstacle, and `required` forbids one.
+    """
+    from agent.restart.planning.search import obstacles
+
+    found = obstacles(snapshot)
+    if not found:
+        return snapshot
+    lines = [f"{obstacle.text} ({obstacle.rule})" for obstacle in found]
+    if required:
+        raise RefusedError("not rebuildable, so it was not written, as --require-rebuildable has it", lines)
+    for line in lines:
+        say(f"not rebuildable, because {line}")
+    return replace(snapshot, not_rebuildable=found)
+
+
+def _report(answer: Answer) -> None:
+    from exporters.content.wording import count
+
+    for line in answer.squashed:
+        say(f"squashed: {line}")
+    for line in answer.entered:
+        say(f"left out, entered from outside: {line}")
+    if answer.workers:
+        say(f"left out, for no rebuild can make them: {count(answer.workers, 'thread')} of the kernel (io workers)")
+    if not answer.complete:
+        say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
+
+
+for _verb in (
+    *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
+    *(restartverb.restart, treeverb.tree, doctorverb.doctor),
+    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics),
+):
+    app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)
+
+
+def main() -> int:
+    """Run a verb and return its exit code; a CkptreeError is printed as one message."""
+    try:
+        app(prog_name="ckptree")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except CkptreeError as error:
+        say(str(error))
+        for line in error.leaks if isinstance(error, RefusedError) else ():
+            say(f"  {line}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
+            say(f"cannot write to standard output, which is full or closed: {error.strerror}")
+            return 1
+        raise
+    return 0

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that show a daemon's state, events and figures: status, watch, metrics."""
+
+import json
+import os
+import select
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agent import rootname
+from agent.cli.fileverbs import AsJson
+from agent.cli.options import ROOT_HELP, Socket
+from agent.errors import UsageError
+from agent.protocol.client import default_socket
+
+if TYPE_CHECKING:
+    from agent.cli.eventlines import Lines
+    from agent.protocol.client import Subscription
+
+_ANSWER_S = 10.0
+_LOOK_S = 1.0  # interval of the check that standard output still has a reader
+
+
+def status(socket: Socket = None, as_json: AsJson = False) -> None:
+    """Show the daemon's state, and its hooks."""
+    from agent.protocol.client import Client
+
+    with Client(socket or default_socket(), _ANSWER_S) as client:
+        found = client.status()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
+    for key, value in found.items():
+        typer.echo(f"{key:<16} {value}")
+    for feature, used in hooks.items():
+        typer.echo(f"hook {feature:<11} {', '.join(used) or 'none: changes are found by the next sweep'}")
+    for hook, said in tried.items():
+        typer.echo(f"tried            {hook}: {said}")
+    for feature in missing:
+        typer.echo(f"kernel lacks     {feature}")
+
+
+def watch(
+    root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, change.",
+            metavar="KINDS",
+        ),
+    ] = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print live events, one a line. With --json each line is a JSON object.
+
+    On a terminal, one line counts the changes that are found after a loss, where they are more than a few.
+    """
+    from agent.cli.eventlines import lines_of
+    from agent.events.subscription import KINDS
+    from agent.proc import topmost
+    from agent.protocol.client import Client
+
+    kinds = None if kind is None else [word for word in kind.split(",") if word]
+    unknown = [word for word in kinds or () if word not in KINDS]
+    if unknown or kinds == []:
+        raise UsageError(f"--kind {kind}: expected some of {', '.join(KINDS)}, with commas")
+    path = socket or default_socket()
+    lines = lines_of(as_objects=as_json, shortened=sys.stdout.isatty())
+
+    def subscribed(to: list[str] | None) -> "Subscription":
+        return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False)
+
+    meant = rootname.parse_target(root) if root is not None else None
+    # The reader of standard output may leave at any moment: then this process ends as every program in a pipe does.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    with subscribed(None) if meant is None else topmost.answered_of_all(meant, subscribed) as events:
+        try:
+            _tell(events, lines)
+        finally:
+            _write(lines(None))
+
+
+def _tell(events: "Subscription", lines: "Lines") -> None:
+    while True:
+        event = events.next_within(_LOOK_S)
+        if event is None and _is_unread():
+            os.kill(os.getpid(), signal.SIGPIPE)
+        _write(lines(event))
+        if event is not None and event.kind == "end":
+            return
+
+
+def _write(lines: list[str]) -> None:
+    if lines:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+
+
+def _is_unread() -> bool:
+    """Return True if standard output is a pipe or a connection whose other end is closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(found & select.POLLERR for _, found in poll.poll(0))
+
+
+def metrics(
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Serve them to scrapers over HTTP: HOST:PORT, or unix:PATH. Stays.", metavar="ADDRESS"),
+    ] = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the daemon's figures in the format OpenMetrics, or serve them."""
+    from agent.cli import openmetrics
+    from agent.protocol.client import Client
+
+    if listen is not None and as_json:
+        raise UsageError("--listen serves OpenMetrics: leave out --json")
+    path = socket or default_socket()
+
+    def ask() -> dict[str, Any]:
+        with Client(path, _ANSWER_S) as client:
+            return client.metrics()
+
+    if listen is not None:
+        from agent.cli import scrape
+
+        scrape.serve(listen, lambda: openmetrics.render(ask()))
+    elif as_json:
+        typer.echo(json.dumps(ask(), indent=1))
+    else:
+        sys.stdout.write(openmetrics.render(ask()))

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ckptree doctor``."""
+
+import json
+
+import typer
+
+from agent.cli.fileverbs import AsJson
+from agent.cli.options import Socket
+from agent.errors import HostError
+from agent.protocol.client import default_socket
+
+
+def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
+    """Test ckptree's needs on this host, and print a remedy for each failure. Exit code 5 where it cannot work."""
+    from agent.doctor import around, capturing, rebuilding
+    from agent.doctor.finding import as_lines, verdict
+
+    findings = [*capturing.examine(socket or default_socket()), *rebuilding.examine(), *around.examine()]
+    works = verdict(findings)
+    if as_json:
+        typer.echo(json.dumps(works | {"findings": [one._asdict() for one in findings]}, indent=1))
+    else:
+        for line in as_lines(findings):
+            typer.echo(line)
+    if not all(works.values()):
+        raise typer.Exit(HostError.exit_code)

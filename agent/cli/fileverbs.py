@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that work on files alone: show, check, diff, convert, plan. They need no daemon, no root and no kernel."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent import bounded
+from agent.cli import terminal
+from agent.errors import CkptreeError, FormatError, UsageError
+
+if TYPE_CHECKING:
+    from agent.model import Snapshot
+
+
+class DialectName(StrEnum):
+    """The dialect of an image: the meaning of PIDS.offset."""
+
+    SEED = "seed"
+    V23 = "v23"
+
+
+class PlanFormat(StrEnum):
+    """The form in which a plan is shown."""
+
+    TEXT = "text"
+    JSON = "json"
+    DOT = "dot"
+    SVG = "svg"
+
+
+MOST_BYTES = 256 << 20
+"""Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_FILE = "A snapshot in any format that can be read, or - for standard input."
+File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
+
+
+def say(text: str) -> None:
+    """Print a message for people on standard error: standard output carries data only."""
+    typer.echo(f"ckptree: {text}", err=True)
+
+
+def _confine() -> None:
+    """Give up the rights that a verb which only reads does not need: the file may be untrusted."""
+    from agent.cli.confinement import confine_root
+
+    confine_root()
+
+
+def _read(file: str) -> bytes:
+    try:
+        if file == "-":
+            if sys.stdin is None:
+                raise CkptreeError("cannot read standard input: it is closed")
+            return bounded.read(sys.stdin.buffer, MOST_BYTES)
+        with Path(file).open("rb") as opened:
+            return bounded.read(opened, MOST_BYTES)
+    except bounded.TooLargeError as error:
+        raise FormatError(_name(file), str(error)) from None
+    except IsADirectoryError:
+        raise CkptreeError(f"cannot read {file}: {_folder(file)}") from None
+    except OSError as error:
+        raise CkptreeError(f"cannot read {file or repr(file)}: {error.strerror or error}") from error
+
+
+def _folder(file: str) -> str:
+    """Return the reason why a folder is no snapshot."""
+    if (Path(file) / "pstree.img").exists():
+        return "it is a folder of CRIU images, which are written here and not read: crit reads them"
+    return "it is a folder, and a snapshot is a file"
+
+
+def _load(file: str, data: bytes) -> "Snapshot":
+    """Read the snapshot in a file; a format error names the file, and unknown records are reported."""
+    from exporters import registry
+    from exporters.image import checkpoint
+
+    try:
+        if registry.recognize(data).name != "ckpt":
+            return registry.load(data)
+        reading = checkpoint.read(data)
+    except FormatError as error:
+        raise FormatError(f"{_name(file)}: {error.path}", error.message, error.offset) from error
+    for kind, length in reading.foreign:
+        say(f"{_name(file)}: a record of type {kind}, {length} bytes, is not known here and left out")
+    return reading.snapshot
+
+
+def load_file(file: str, *keys: Path) -> "Snapshot":
+    """Load the snapshot in a file, or from standard input.
+
+    Args:
+        file: its name, or ``-``.
+        keys: each must have signed the file (agent.cli.signature).
+    """
+    data = _read(file)
+    for key in keys:
+        from agent.cli import signature
+
+        say(signature.verify(data, file, key))
+    return _load(file, data)
+
+
+def _name(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def show(file: File, as_json: AsJson = False) -> None:
+    """Show what is in a snapshot, as a tree."""
+    _confine()
+    from exporters import registry
+    from exporters.drawing import treeview
+
+    loaded = _load(file, _read(file))
+    if as_json:
+        sys.stdout.buffer.write(registry.image(loaded, "json"))
+        return
+    typer.echo(treeview.render(loaded, **terminal.abilities()))
+
+
+def check(file: File, as_json: AsJson = False) -> None:
+    """Find everything that is wrong with a file. Exit code 8 where anything is an error; warnings alone are 0."""
+    _confine()
+    from exporters.checking.check import check as find_all
+    from exporters.content import findings
+    from exporters.content.wording import count
+
+    found = find_all(_read(file))
+    errors = sum(one.severity == "error" for one in found)
+    if as_json:
+        typer.echo(json.dumps(findings.to_document(found), indent=1))
+    for one in () if as_json else found:
+        where = f" at byte {one.offset}" if one.offset is not None else ""
+        about = f" (tags {', '.join(map(str, one.pids))})" if one.pids else ""
+        typer.echo(f"{one.severity} {one.name}{where}{about}: {one.text}")
+    numbers = f"{count(errors, 'error')}, {count(len(found) - errors, 'warning')}"
+    say(f"{_name(file)}: {numbers if found else 'sound'}")
+    if errors:
+        raise typer.Exit(8)
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help=_FILE)],
+    b: Annotated[str, typer.Argument(metavar="B", help=_FILE)],
+    map_: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            help="B was rebuilt from A, with other numbers: what restart --no-pids --json printed.",
+            metavar="FILE",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the trees of two snapshots. Exit code 0 where they are equal, 1 where not.
+
+    Equal are two with the same pid objects and the same tasks, in the same tree, thread groups, process groups,
+    sessions and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and
+    subreaper flags. Births, times, names and owners are no part of it.
+    """
+    _confine()
+    from exporters.comparing import difference, renumbering
+
+    if (a, b, map_).count("-") > 1:
+        raise UsageError("standard input cannot be more than one of A, B and the map")
+    try:
+        numbers = renumbering.parse(_read(map_)) if map_ is not None else None
+        found = difference.difference(_load(a, _read(a)), _load(b, _read(b)), numbers)
+    except FormatError as error:
+        if map_ is not None and (error.path == "map" or error.path.startswith("map.")):
+            raise FormatError(f"{_name(map_)}: {error.path}", error.message, error.offset) from error
+        raise
+    if as_json:
+        typer.echo(json.dumps(difference.to_document(found), indent=1))
+    else:
+        for line in difference.lines(found, unicode=terminal.unicode()):
+            typer.echo(line)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help=_FILE)],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="Where to write, or - for standard output.")],
+    fmt: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT"
+        ),
+    ] = None,
+    dialect: Annotated[
+        DialectName | None, typer.Option(help="Of a ckpt image; that of IN where it is not given.")
+    ] = None,
+) -> None:
+    """Write a snapshot in another format. Losses of the format are reported; msgpack, json and ckpt have none."""
+    from agent.cli.output import Target, misnamed
+
+    out = Target(target, fmt or "ckpt")
+    if fmt is None and (other := misnamed(target)):
+        say(f"{target} gets the format ckpt, whatever it is called: -f {other} writes {other}")
+    from agent.cli import apart
+
+    def work() -> apart.Made:
+        return out.made(_load(source, _read(source)), say, dialect.value if dialect else None)
+
+    try:
+        out.write_made(apart.made(work, say))
+    except apart.EndedError as ended:
+        raise typer.Exit(ended.code) from None
+
+
+def plan(
+    file: File,
+    fmt: Annotated[PlanFormat, typer.Option("--format", "-f", help="How to show it.")] = PlanFormat.TEXT,
+    as_json: AsJson = False,
+    pidns: Annotated[
+        bool, typer.Option("--pidns/--no-pidns", help="In a pid namespace of its own, or in the caller's.")
+    ] = True,
+    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="With the same pids, or any.")] = True,
+) -> None:
+    """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
+    if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
+        raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
+    if fmt is not PlanFormat.SVG:  # svg is drawn by another program
+        _confine()
+    loaded = _load(file, _read(file))
+    from agent.restart import planview
+    from agent.restart.planning.search import decide
+
+    _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
+    if as_json or fmt is PlanFormat.JSON:
+        typer.echo(json.dumps(planview.to_document(made, loaded), indent=1))
+    elif fmt is PlanFormat.TEXT:
+        text = planview.render(made, loaded)
+        typer.echo(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
+    else:
+        from agent.restart import plandrawing
+
+        drawing = plandrawing.dumps(made, loaded)
+        if fmt is PlanFormat.SVG:
+            from agent import picture
+
+            drawing = picture.svg(drawing)
+        sys.stdout.buffer.write(drawing)

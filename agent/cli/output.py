@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output of a verb that writes a snapshot: a file, a folder or standard output, checked before the work.
+
+A binary format does not go to a terminal, a folder does not go to a stream, and a name that ends in a slash is a
+folder's.
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import UsageError
+from exporters import registry, store
+
+if TYPE_CHECKING:
+    from agent.model import Dialect, Snapshot
+    from exporters.format import Format
+
+
+def find_format(name: str) -> "Format":
+    """Return the format of a name, `svg` included; raise UsageError where there is none."""
+    if name == "svg":
+        from agent import picture
+
+        return picture.FORMAT
+    try:
+        return registry.find(name)
+    except UsageError as error:
+        raise UsageError(f"{error}, svg") from error
+
+
+def misnamed(name: str) -> str | None:
+    """Return the format, other than ckpt, that a file's suffix names; None where it names none."""
+    suffix = Path(name).suffix.removeprefix(".").lower()
+    return suffix if suffix != "ckpt" and suffix in (*registry.FORMATS, "svg") else None
+
+
+class Target:
+    """An output.
+
+    Args:
+        name: a path, or ``-`` for standard output.
+        fmt: name of the format.
+        key: to sign with (agent.cli.signature); None: do not sign.
+
+    Attributes:
+        format: of the snapshot.
+
+    Raises:
+        UsageError: name, format and key do not fit together, or there is no such format.
+    """
+
+    def __init__(self, name: str, fmt: str, key: Path | None = None) -> None:
+        self.format = find_format(fmt)
+        self._name = name
+        self._key = key
+        if not name:
+            raise UsageError("an empty name: name a file, or - for standard output")
+        if self.format.directory and name == "-":
+            raise UsageError(f"the format {fmt} is a folder of files: name one, for it cannot go to a stream")
+        if not self.format.directory and name.endswith("/"):
+            raise UsageError(f"{name} names a folder, and the format {fmt} is a file: name one in it")
+        if not self.format.directory and not self.format.text and _is_terminal(name):
+            raise UsageError(f"the format {fmt} is binary and no terminal's: name a file with -o, or choose -f json")
+
+        if key is not None and (self.format.directory or name == "-"):
+            raise UsageError("--sign puts the signature beside a file, FILE.sig: name a file with -o")
+        if key is not None and not key.is_file():
+            raise UsageError(f"--sign {key}: there is no such key file. ssh-keygen -t ed25519 makes a pair")
+
+    @property
+    def lossless(self) -> bool:
+        """True where a daemon can send this format itself."""
+        return self.format.name in registry.LOSSLESS
+
+    def made(
+        self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
+    ) -> bytes | dict[str, bytes]:
+        """Return what is to be written, before another program has drawn it, and print what the format cannot
+        express."""
+        drawn = registry.find("dot") if self.format.name == "svg" else self.format
+        made = drawn.dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
+        for note in made.notes:
+            say(f"{self.format.name}: {note}")
+        return made.data
+
+    def write_made(self, data: bytes | dict[str, bytes]) -> None:
+        """Draw what `made` has returned, if the format is a picture, and write it."""
+        if self.format.name == "svg" and isinstance(data, bytes):
+            from agent import picture
+
+            data = picture.svg(data)
+        self.write(data)
+
+    def write_snapshot(
+        self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
+    ) -> None:
+        """Write a snapshot, and print what the format cannot express."""
+        made = self.format.dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
+        self.write(made.data)
+        for note in made.notes:
+            say(f"{self.format.name}: {note}")
+
+    def write(self, data: bytes | dict[str, bytes]) -> None:
+        """Write the bytes or files of a format."""
+        if self._name == "-" and isinstance(data, bytes):
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        if self._key is None or not isinstance(data, bytes):
+            store.write(Path(self._name), data)
+            return
+        from agent.cli import signature
+
+        signed = signature.sign(data, self._key)  # first, so that a failure leaves no file
+        store.write(Path(self._name), data)
+        store.write(signature.beside(self._name), signed)
+
+
+def _is_terminal(name: str) -> bool:
+    if name == "-":
+        return sys.stdout.isatty()
+    try:
+        if not stat.S_ISCHR(os.stat(name).st_mode):
+            return False
+        fd = os.open(name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.isatty(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb restart: rebuild the tree of a snapshot, and stay with it.
+
+Its exit code is, with `--run hold`, 0 when a signal has taken the tree down; with a command it is the root's, and 125
+where restart itself failed: nobody could tell 1 or 2 from those of the command. Only options that cannot be meant are 2
+always, as everywhere.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from agent.cli.fileverbs import File, load_file, say
+from agent.config import required_signers
+from agent.errors import CkptreeError, RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from agent.model import Snapshot
+    from agent.restart.planning.plan import Plan
+    from agent.restart.rebuild.coordinator import Rebuild
+    from agent.restart.rebuild.helperabi import Program
+    from agent.restart.rebuild.verify import Standing
+
+OWN_FAILURE = 125
+ENVIRONMENT = {
+    "CKPTREE_TAG": "which task of the image it is",
+    "CKPTREE_PID": "its pid, as ckptree sees it",
+    "CKPTREE_NUMBERS": "its pid at every level: 30,1",
+    "CKPTREE_THREADS": "TAG:NUMBERS of each thread it has to make",
+    "CKPTREE_IMAGE": "the path of FILE",
+    "CKPTREE_TTY": "its terminal, in JSON",
+    "CKPTREE_FOWN": "the owners of its files, in JSON",
+}
+EPILOG = "\b\nA CMD finds in its environment\n" + "".join(
+    f"  {name:<16} {meaning}\n" for name, meaning in ENVIRONMENT.items()
+)
+EPILOG += """
+\b
+--json prints one line when the tree stands, before any CMD:
+  {"root": PID, "tasks":
+   [{"tag": T, "pid": PID, "numbers": [N, ...]}, ...]}
+
+\b
+Exit codes of hold and --detach: 0 ended by a signal, or left
+to its guard; 1 failed; 2 usage; 5 this host cannot, or not
+now; 7 cannot be rebuilt; 8 no image. With CMD or argv: that
+of the root, 128 and more for a signal; 125 failed; 2 usage;
+with argv 7: what was recorded cannot be run here.
+"""
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_FORWARDED = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGWINCH, signal.SIGALRM),
+)
+
+
+class _Interrupted(Exception):  # noqa: N818 - it is none
+    """A signal asks for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Wish(NamedTuple):
+    """What was asked for."""
+
+    file: str
+    any_numbers: bool
+    pidns: bool
+    run: str
+    command: list[str] | None
+    detach: bool
+    pidfile: Path | None
+    as_json: bool
+    key: Path | None
+    drop_held: bool
+    keep_rights: bool
+
+
+def restart(
+    file: File,
+    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="The same pids, or any.")] = True,
+    pidns: Annotated[bool, typer.Option("--pidns/--no-pidns", help="In a pid namespace of its own, or here.")] = True,
+    run: Annotated[
+        str, typer.Option(help="hold: tasks do nothing; argv: what they ran; else a command for all.", metavar="CMD")
+    ] = "hold",
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the tree is active; a guard stays.")] = False,
+    pidfile: Annotated[
+        Path | None, typer.Option(help="With --detach: the guard's pid; SIGTERM to it ends the tree.", metavar="FILE")
+    ] = None,
+    drop_held: Annotated[
+        bool, typer.Option("--drop-held", help="With --run argv: leave out processes that only forked.")
+    ] = False,
+    keep_rights: Annotated[
+        bool, typer.Option("--keep-rights", help="Tasks that hold, and CMD, keep all rights of the caller.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when the tree stands: who is who.")
+    ] = False,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Refuse what FILE.sig does not show to be signed by this ssh key, or by these signers."
+        ),
+    ] = None,
+) -> None:
+    """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
+    from agent.restart.rebuild.commands import split_command
+
+    if pidfile is not None and not detach:
+        raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
+    if drop_held and run != "argv":
+        raise UsageError("--drop-held leaves out who would hold while others run what they ran: add --run argv")
+    if keep_rights and run == "argv":
+        raise UsageError(
+            "--keep-rights gives tasks the rights of the caller, and --run argv those that they had: choose"
+        )
+    command = split_command(run) if run not in ("hold", "argv") else None
+    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights)
+    begun: list[bool] = []
+    try:
+        with _raising() as asked:  # from the beginning: a plan may take its time
+            code = _restart(wish, asked, begun)
+    except CkptreeError as error:
+        if run == "hold" or (run == "argv" and isinstance(error, RefusedError)):
+            raise
+        say(str(error))
+        for line in getattr(error, "leaks", ()):
+            say(f"  {line}")
+        raise typer.Exit(OWN_FAILURE) from error
+    except _Interrupted as interrupted:
+        code = 0 if run == "hold" and begun else 128 + interrupted.number
+    if code:
+        raise typer.Exit(code)
+
+
+def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
+    """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
+    try:
+        from agent.restart.rebuild.commands import with_path
+        from agent.restart.rebuild.coordinator import Rebuild
+        from agent.restart.rebuild.verify import Standing, beginning
+
+        words = with_path(wish.command) if wish.command else None
+        snapshot, plan, programs = _planned(wish)
+        asked.check()
+    except RuntimeError as error:  # as which an import may pass on what is raised within it
+        if not asked.numbers:
+            raise
+        raise _Interrupted(asked.numbers[-1]) from error
+    begun.append(True)
+    begin = beginning(snapshot, pidns=wish.pidns)
+    no_stdio = (
+        wish.detach or wish.run == "hold"
+    )  # who holds has no use for the caller's streams, least of all its input
+    with Rebuild(
+        plan, any_numbers=wish.any_numbers, no_stdio=no_stdio, begin=begin, keep_rights=wish.keep_rights
+    ) as rebuild:
+        rebuild.build()
+        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
+        if words is not None:
+            programs = _commands(words, standing, wish)
+        _prove(standing, wish, rebuild)
+        asked.check()
+        all_of_them = {**_holding(snapshot, plan, programs or {}), **(programs or {})}
+        if wish.detach:
+            _leave(rebuild, all_of_them, wish.pidfile)
+            return 0
+        if programs is None:
+            rebuild.release(all_of_them)
+            return _hold(rebuild, asked)
+        return _forward(rebuild, all_of_them)
+
+
+def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]") -> "dict[int, Program]":
+    from agent.restart.rebuild.commands import holding
+
+    found, without = holding(snapshot, plan, programs.keys())
+    for line in without:
+        say(line)
+    return found
+
+
+def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
+    """What is to be made, and of what, where each runs a program of its own."""
+    from agent.restart.planning.dropping import without_held
+    from agent.restart.planning.search import decide
+    from agent.restart.rebuild import pidfile
+    from agent.restart.rebuild.commands import at_their_beginning, own_arguments
+    from agent.restart.rebuild.preflight import preflight
+
+    snapshot = load_file(wish.file, *(key for key in (required_signers(), wish.key) if key is not None))
+    if wish.run == "argv":
+        snapshot = at_their_beginning(snapshot)
+    if wish.drop_held:
+        snapshot, dropped = without_held(snapshot)
+        for task in dropped:
+            say(f"task {task.pid} ({snapshot.number(task.pid)}) has only forked, and is left out")
+    snapshot, plan = decide(snapshot, pidns=wish.pidns, any_numbers=wish.any_numbers)
+    programs = None
+    if wish.run == "argv":
+        programs, held = own_arguments(snapshot, plan)
+        for line in held:
+            say(line)
+    preflight(plan, any_numbers=wish.any_numbers)
+    for note in plan.notes:
+        say(note)
+    if wish.pidfile is not None:
+        pidfile.check(wish.pidfile)
+    return snapshot, plan, programs
+
+
+def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int, Program]":
+    from agent.restart.rebuild.commands import one_command
+
+    image = "" if wish.file == "-" else wish.file
+    places = standing.snapshot, standing.plan, standing.numbers, standing.pids
+    return one_command(words, *places, image, keep_rights=wish.keep_rights)
+
+
+def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
+    """Compare with the kernel, tell that it stands, activate, and compare again."""
+    from agent.restart.rebuild.failure import RebuildError
+    from agent.restart.rebuild.verify import verify, verify_active
+
+    found = verify(standing)
+    if not found:
+        _announce(standing, rebuild, wish)
+        rebuild.activate()
+        found = verify_active(standing, stopped=False)
+    if found:
+        raise RebuildError("the kernel says of the rebuilt tree:\n  " + "\n  ".join(found))
+
+
+def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
+    from exporters.content.wording import count
+
+    plan, pids = standing.plan, standing.pids
+    root = pids[plan.tasks[0]]
+    if rebuild.proc_error:
+        say(f"the tree has no /proc of its own: {os.strerror(rebuild.proc_error)}")
+    if wish.as_json:
+        tasks = [
+            {"tag": plan.actors[index].tag, "pid": pids[index], "numbers": standing.numbers[index]}
+            for index in plan.tasks
+        ]
+        print(json.dumps({"root": root, "tasks": tasks}), flush=True)
+    else:
+        say(f"{count(len(plan.tasks), 'task')} {'stands' if len(plan.tasks) == 1 else 'stand'}; the root is {root}")
+        if wish.any_numbers:
+            for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
+                old, new = ("/".join(map(str, each)) for each in (plan.actors[index].numbers, standing.numbers[index]))
+                say(f"  tag {task.pid}: {old} is now {new}, pid {pids[index]}")
+
+
+def _hold(rebuild: "Rebuild", asked: "_Asked") -> int:
+    """Until a signal comes."""
+    asked.check()
+    status = rebuild.wait(asked.bell, asked.check)
+    end = "" if status is None else f": wait status {status:#x}"
+    raise CkptreeError(f"the root of the tree is gone, and the tree with it{end}")
+
+
+def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
+    """Signals go to the root; its end is ours."""
+    asked = 0
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += number == signal.SIGTERM
+        if number == signal.SIGINT:
+            say("SIGINT goes to the root, which may not end by it; a second SIGTERM to this process kills the tree")
+        if number == signal.SIGTERM and asked > 1:
+            rebuild.end()
+        else:
+            rebuild.signal(number)
+
+    with _handled(_FORWARDED, forward) as bell:
+        rebuild.release(programs)
+        status = rebuild.wait(bell)
+    if status is None:
+        if asked > 1:
+            return 128 + signal.SIGKILL
+        raise CkptreeError("the tree is gone, and how its root ended nobody saw")
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _leave(rebuild: "Rebuild", programs: "dict[int, Program]", pidfile: Path | None) -> None:
+    from agent.restart.rebuild import pidfile as pidfiles
+
+    rebuild.release(programs)
+    if pidfile is not None:
+        pidfiles.write(pidfile, rebuild.guard)
+    rebuild.detach(pidfile)
+    say(f"the tree stays with its guard, {rebuild.guard}: SIGTERM to that ends it")
+
+
+class _Asked(NamedTuple):
+    """What signals have asked for.
+
+    Attributes:
+        numbers: of those that have come.
+        bell: see `_handled`.
+    """
+
+    numbers: list[int]
+    bell: int
+
+    def check(self) -> None:
+        """Raise what Python may have dropped."""
+        if self.numbers:
+            raise _Interrupted(self.numbers[-1])
+
+
+@contextmanager
+def _raising() -> Iterator[_Asked]:
+    """Signals that ask for the end raise, and are noted: Python drops what is raised within some callbacks of its
+    own."""
+    numbers: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        numbers.append(number)
+        raise _Interrupted(number)
+
+    with _handled(_ENDING, interrupt) as bell:
+        yield _Asked(numbers, bell)
+
+
+@contextmanager
+def _handled(numbers: tuple[signal.Signals, ...], handler: "signal._HANDLER") -> Iterator[int]:
+    """Yields a descriptor that is readable once one of them has come, even where the handler has not run yet."""
+    bell, rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    rope_before = signal.set_wakeup_fd(rope, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield bell
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+        signal.set_wakeup_fd(rope_before)
+        os.close(bell)
+        os.close(rope)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ckptree tree``: the current tree. On a terminal the verb follows its changes; else it prints the tree once."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent import rootname
+from agent.cli import terminal
+from agent.cli.fileverbs import AsJson, say
+from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
+
+if TYPE_CHECKING:
+    from agent.cli.follow import Follower
+    from agent.protocol.client import Answer
+
+TIMEOUT_S = 30.0
+
+
+def tree(
+    root: Annotated[str, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: 1.")] = "1",
+    mode: Mode = ModeName.SUBTREE,
+    source: Source = SourceName.AUTO,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the tree below ROOT, and on a terminal follow it. Keys: arrows, PgUp, PgDn, s, g, b for the colours, q."""
+    from agent.cli import sources
+    from agent.proc import topmost
+
+    check_source(source, socket)
+    meant = rootname.parse_target(root)
+    with sources.opened(source.value, socket, TIMEOUT_S) as where:
+
+        def ask(fmt: str = "ckpt") -> "list[Answer]":
+            return topmost.answered_of_all(
+                meant, lambda roots: [where.snapshot(each, mode=mode.value, fmt=fmt) for each in roots]
+            )
+
+        if as_json:
+            answers = ask("json")
+            _write([answer.data for answer in answers])
+        elif not terminal.can_be_taken_over():
+            answers = ask()
+            _print(answers)
+        else:
+            from agent.cli.follow import Follower
+
+            events = topmost.answered_of_all(meant, lambda roots: sources.events_of(where, roots))
+            _stay(Follower(str(meant).removeprefix("pid "), ask, events))
+            return
+    if not all(answer.complete for answer in answers):
+        reasons = dict.fromkeys(reason for answer in answers for reason in answer.reasons)
+        say("incomplete: " + ("; ".join(reasons) or "not verified"))
+        raise typer.Exit(6)
+
+
+def _write(documents: list[bytes]) -> None:
+    """Write one document as it is, several as one array."""
+    data = documents[0] if len(documents) == 1 else b"[" + b",".join(documents) + b"]"
+    sys.stdout.buffer.write(data)
+
+
+def _print(answers: "list[Answer]") -> None:
+    from exporters import registry
+    from exporters.drawing import treeview
+
+    for place, answer in enumerate(answers):
+        if place:
+            typer.echo()
+        typer.echo(treeview.render(registry.load(answer.data), **terminal.abilities()))
+
+
+def _stay(follower: "Follower") -> None:
+    """Show the tree until a key or a signal ends it; a signal then ends this process with its default action."""
+    from agent.cli.screen import Ended, Screen
+
+    follower.refresh()  # before the terminal changes, so that an error is printed as usual
+    try:
+        with _own_terminal() as descriptor, Screen(descriptor) as screen:
+            follower.run(screen)
+    except Ended as ended:
+        if ended.number == signal.SIGINT:
+            raise typer.Exit(130) from ended
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
+
+
+@contextmanager
+def _own_terminal() -> Iterator[int]:
+    """Open standard output's terminal for keys too: a shell may have opened it for writing alone."""
+    try:
+        descriptor = os.open(os.ttyname(sys.stdout.fileno()), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # the terminal has no name in this mount namespace
+        descriptor = os.dup(sys.stdout.fileno())
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

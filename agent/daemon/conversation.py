@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client's connection without the socket: bytes in, bytes out, and the time to close it.
+
+States
+------
+::
+
+    silent     no byte of a request has come, none is unsent         may last IDLE_S
+    asking     a part of a request has come                          may last REQUEST_S, from its first byte on
+    asked      its request waits for its turn, or is being answered  lasts as long as that does
+    answering  an answer, or events, are unsent                      may last STALL_S without one byte being taken
+    listening  it has subscribed and everything is sent              may last for ever; a message from it is an error
+    closing    it broke the protocol, or closed its side             ends when all bytes are sent
+
+A request is answered when the client has taken the answer before it, one at a time: a client that sends a thousand
+requests waits a thousand turns, between which all other clients have theirs.
+"""
+
+from collections import deque
+from typing import Final
+
+from agent.access import Viewer
+from agent.daemon.service import Asker
+from agent.protocol import codec
+
+IDLE_S: Final = 300.0
+REQUEST_S: Final = 10.0
+STALL_S: Final = 30.0
+READ_BYTES: Final = 1 << 16
+_READY_BYTES: Final = 1 << 16  # with fewer bytes unsent, the next message of events is made
+
+
+class Conversation:
+    """A client's requests and the daemon's answers.
+
+    Args:
+        viewer: the client's credentials.
+        now_s: time on a monotonic clock, as in all methods.
+
+    Attributes:
+        closing: True where the connection is to be closed once all bytes are sent.
+    """
+
+    def __init__(self, viewer: Viewer, now_s: float) -> None:
+        self._decoder = codec.Decoder(codec.MAX_REQUEST, codec.MAX_PARTS)
+        self._out: deque[memoryview] = deque()
+        self._unsent = 0
+        self._moved = now_s  # when bytes last went in either direction
+        self._asking_since = 0.0
+        self._half_closed = False
+        self._asked = False
+        self.asker = Asker(viewer, lambda: self._unsent)
+        self.closing = False
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Count of bytes that the client has not taken yet."""
+        return self._unsent
+
+    @property
+    def wants_to_read(self) -> bool:
+        """True where more bytes of the client can be taken now."""
+        return (
+            not self.closing
+            and not self._half_closed
+            and not self._decoder.complete
+            and (not self._unsent or self.subscribed)
+        )
+
+    @property
+    def subscribed(self) -> bool:
+        """True where events go to the client."""
+        return self.asker.subscription is not None
+
+    @property
+    def ready(self) -> bool:
+        """True where a request can be answered, or events can be sent."""
+        if self.closing or self._asked:
+            return False
+        subscription = self.asker.subscription
+        if subscription is not None:
+            return subscription.waiting and self._unsent < _READY_BYTES
+        return not self._unsent and self._decoder.complete
+
+    @property
+    def over(self) -> bool:
+        """True where the connection is to be closed now."""
+        return self.closing and not self._unsent
+
+    @property
+    def deadline_s(self) -> float:
+        """Time at which the connection expires unless bytes go before."""
+        if self._unsent:
+            return self._moved + STALL_S
+        if self.subscribed or self._asked or self._decoder.complete:  # the client waits for the daemon
+            return float("inf")
+        return self._asking_since + REQUEST_S if self._decoder.waiting else self._moved + IDLE_S
+
+    @property
+    def expiry(self) -> str:
+        """The reason for which the connection would expire at `deadline_s`."""
+        return "stalled" if self._unsent else "half-request" if self._decoder.waiting else "idle"
+
+    def receive(self, data: bytes, now_s: float) -> None:
+        """Take bytes from the client."""
+        self._moved = now_s
+        if self.subscribed:
+            self._fail(codec.ProtocolError("a subscription takes no requests: open another connection for them"))
+            return
+        if not self._decoder.waiting:
+            self._asking_since = now_s
+        self._decoder.push(data)
+
+    def hang_up(self) -> None:
+        """Note that the client has closed its side. Its requests are still answered; a subscription ends."""
+        self._half_closed = True
+        self.closing = self.subscribed or not (self._asked or self._decoder.complete)
+
+    def next_request(self, now_s: float) -> codec.Message | None:
+        """Return the next request; None: there is none, or the bytes break the protocol, which is answered with an
+        error.
+        """
+        try:
+            request = self._decoder.pop()
+        except codec.ProtocolError as error:
+            self._fail(error)
+            return None
+        self._asking_since = now_s
+        self._asked = request is not None
+        return request
+
+    def reply(self, payload: bytes, now_s: float) -> None:
+        """Queue the packed answer to the last request."""
+        self._asked = False
+        self._put(payload, now_s)
+        self.closing = self._half_closed and not self._decoder.complete
+
+    def tell(self, next_order: int, now_s: float) -> None:
+        """Make a message of the events that wait."""
+        subscription = self.asker.subscription
+        if subscription is not None:
+            self._put(subscription.take(next_order), now_s)
+            self.closing = subscription.ended
+
+    def next_chunk(self) -> memoryview:
+        """Return the bytes to send next; empty where there are none."""
+        return self._out[0] if self._out else memoryview(b"")
+
+    def sent(self, count: int, now_s: float) -> None:
+        """Take `count` bytes of the chunk as sent."""
+        self._moved = now_s
+        self._unsent -= count
+        rest = self._out[0][count:]
+        if rest:
+            self._out[0] = rest
+        else:
+            self._out.popleft()
+
+    def _fail(self, error: codec.ProtocolError) -> None:
+        self._put(codec.pack(codec.failure(error)), self._moved)
+        self.closing = True
+
+    def _put(self, payload: bytes, now_s: float) -> None:
+        if not self._unsent:
+            self._moved = now_s
+        for data in (codec.head(payload), payload):
+            self._out.append(memoryview(data))
+            self._unsent += len(data)

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's side of its socket: connections, the credentials of each client, and the bounds.
+
+No call waits: every socket is non-blocking. The loop (agent.daemon.main) calls when a socket is ready, and calls `tend`
+in each turn, at least once a second. agent.daemon.conversation has the bytes of a connection, agent.daemon.service the
+answers.
+"""
+
+import contextlib
+import selectors
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from agent.access import Policy, Viewer
+from agent.capture.watch import Watch
+from agent.daemon.conversation import READ_BYTES, Conversation
+from agent.daemon.endpoint import credentials
+from agent.daemon.fairness import Shares
+from agent.daemon.journal import Journal
+from agent.daemon.service import Asker, Service
+from agent.daemon.worker import Worker
+from agent.errors import BusyError
+from agent.protocol import codec
+
+MAX_CLIENTS: Final = 512
+MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for users who may see everything
+MAX_CLIENTS_PER_USER: Final = 32  # of users who may not
+_ACCEPT_S: Final = 0.008  # for accepting connections in one turn
+_DEAF_S: Final = 0.005  # pause of accepting after that, where more wait
+_TURN_S: Final = 0.02  # for answering requests before the ring has its turn again
+_HURRIED_TURN_S: Final = 0.004
+_SEND_BYTES: Final = 1 << 18  # to one client in one turn
+_DEBT_S: Final = 1.0  # a user who has to wait longer for a turn gets no new connection
+_TURNED_AWAY: Final = codec.encode(
+    codec.failure(BusyError("your processes have had more than their share of the daemon's time: try again later"))
+)
+_CHECK_S: Final = 1.0  # between two looks for clients that have expired
+
+
+class Server:
+    """The server of requests over the socket.
+
+    Args:
+        watch: the source of all answers.
+        listener: from `listen`; it is registered here, and the caller closes it.
+        selector: of the caller's loop. The data of each key is a function of the ready file.
+        policy: the users who see everything.
+        log: takes a line for each snapshot.
+
+    Attributes:
+        service: makes the answers.
+        worker: runs long jobs. While one runs, the loop must not touch the watch.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        policy: Policy,
+        log: Journal,
+    ) -> None:
+        self.service = Service(watch, log)
+        self.service.unsent_of = self._unsent_of
+        self.worker = Worker(selector, self.service.turns.job)
+        self._policy = policy
+        self._selector = selector
+        self._peers: set[Peer] = set()
+        self._ready: deque[Peer] = deque()
+        self._waiting: list[Peer] = []
+        self._shares = Shares()
+        self._gone: list[Asker] = []
+        self._next_check = 0.0
+        self._listener = listener
+        self._deaf_until = 0.0
+        selector.register(listener, selectors.EVENT_READ, self._accept)
+
+    # ---- called by the loop ----------------------------------------------------------------------------------------
+
+    def wait_s(self, longest_s: float) -> float:
+        """Return the time that the loop may wait, s: until the next turn of a request, and at most `longest_s`."""
+        now = time.monotonic()
+        if self._deaf_until:
+            longest_s = min(longest_s, self._deaf_until - now)
+        if self.worker.busy:
+            return max(longest_s, 0.0)
+        if self._ready:
+            return 0.0
+        due = min((self._shares.due_s(peer.viewer.account) for peer in self._waiting), default=now + longest_s)
+        return max(min(due - now, longest_s), 0.0)
+
+    @property
+    def listened_to(self) -> bool:
+        """True where a client has subscribed to events."""
+        return bool(self.service.feed.subscriptions)
+
+    def tend(self, *, hurry: bool = False) -> str:
+        """Answer some requests, send events, and close expired connections.
+
+        Args:
+            hurry: True where there is other work to do.
+
+        Returns:
+            The verb that was answered last.
+        """
+        verb = "clients"
+        if self._deaf_until and time.monotonic() >= self._deaf_until:
+            self._deaf_until = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        if not self.worker.busy:
+            self._forget()
+            self.service.feed.settle()
+            for peer in tuple(self._peers) if self.listened_to else ():
+                self._queue(peer)
+            verb = self._answer_some(_HURRIED_TURN_S if hurry else _TURN_S)
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_S
+            for peer in [peer for peer in self._peers if peer.talk.deadline_s <= now]:
+                self.service.clients.expired[peer.talk.expiry] += 1
+                self._drop(peer)
+        return verb
+
+    def _answer_some(self, turn_s: float) -> str:
+        """Answer requests for some time; each client has one turn before any has two."""
+        verb = "clients"
+        begin = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        self._ready.extend(waiting)
+        for _ in range(len(self._ready)):
+            now = time.monotonic()
+            if now - begin > turn_s or self.worker.busy:
+                break
+            peer = self._ready.popleft()
+            if peer not in self._peers:
+                continue
+            if not peer.viewer.privileged and self._shares.due_s(peer.viewer.account) > now:
+                self._waiting.append(peer)
+                continue
+            peer.queued = False
+            request = None
+            with self._charged(peer.viewer):
+                if peer.talk.subscribed:
+                    verb = "events"
+                    peer.talk.tell(self.service.watch.stream.next, now)
+                else:
+                    request = peer.talk.next_request(now)
+                if request is None:
+                    self._attend(peer)
+            if request is not None:
+                verb = self._answer(peer, request)
+        return verb
+
+    @contextlib.contextmanager
+    def _charged(self, viewer: Viewer) -> Iterator[None]:
+        """Charge the time of the block to its user: of connecting, of decoding or refusing a request, of events."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            now = time.monotonic()
+            if not viewer.privileged:
+                self._shares.spend(viewer.account, now - begin, now)
+
+    def _answer(self, peer: "Peer", request: codec.Message) -> str:
+        verb = codec.verb(request)
+
+        begin = time.monotonic()
+
+        def work() -> bytes:
+            return self.service.packed(request, peer.talk.asker)
+
+        if self.service.is_heavy(request):
+            self.worker.start(verb, work, lambda payload: self._reply(peer, payload, begin))
+        else:
+            self._reply(peer, work(), begin)
+        return verb
+
+    def _reply(self, peer: "Peer", payload: bytes, begin_s: float) -> None:
+        now = time.monotonic()
+        if not peer.viewer.privileged:
+            self._shares.spend(peer.viewer.account, now - begin_s, now)
+        if peer in self._peers:
+            peer.talk.reply(payload, now)
+            self._attend(peer)
+        else:  # the client has closed the connection meanwhile
+            self._gone.append(peer.talk.asker)
+
+    def _forget(self) -> None:
+        """End the subscriptions of clients that are gone; not while a job runs, which may tell them events."""
+        while self._gone:
+            self.service.forget(self._gone.pop())
+
+    # ---- connections -----------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        end = time.monotonic() + _ACCEPT_S
+        while (now := time.monotonic()) < end:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # no further client waits; or this one has gone; or no descriptor is free at the moment
+                return
+            try:
+                viewer = self._policy.viewer(*credentials(connection))
+            except OSError:
+                connection.close()
+                continue
+            if not viewer.privileged and self._shares.due_s(viewer.account) > now + _DEBT_S:
+                self._turn_away(connection, viewer, now)
+            else:
+                with self._charged(viewer):
+                    self._let_in(connection, viewer)
+        # A client that connects in an endless loop gets no more time than this.
+        self._selector.unregister(listener)
+        self._deaf_until = time.monotonic() + _DEAF_S
+
+    def _turn_away(self, connection: socket.socket, viewer: Viewer, begin_s: float) -> None:
+        """Close a connection of a user in debt, as cheaply as possible, for thousands may wait."""
+        self.service.clients.turned_away["share"] += 1
+        with contextlib.suppress(OSError):
+            connection.send(_TURNED_AWAY)
+        connection.close()
+        now = time.monotonic()
+        self._shares.spend(viewer.account, now - begin_s, now)
+
+    def _let_in(self, connection: socket.socket, viewer: Viewer) -> None:
+        connection.setblocking(False)
+        try:
+            self._admit(viewer)
+            self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
+        except (BusyError, OSError) as error:
+            if isinstance(error, BusyError):
+                with contextlib.suppress(OSError):
+                    connection.send(codec.encode(codec.failure(error)))
+            connection.close()
+
+    def _admit(self, viewer: Viewer) -> None:
+        """Refuse a client beyond the bounds.
+
+        Raises:
+            BusyError: a bound is reached.
+        """
+        turned_away = self.service.clients.turned_away
+        if len(self._peers) >= MAX_CLIENTS:
+            turned_away["all"] += 1
+            raise BusyError(f"there are {MAX_CLIENTS} clients already, which is the most")
+        if viewer.privileged:
+            return
+        if self._shares.due_s(viewer.account) > time.monotonic() + _DEBT_S:
+            turned_away["share"] += 1
+            raise BusyError(
+                f"user {viewer.account} has had more than a fair share of the daemon's time: try again later"
+            )
+        others = Counter(peer.viewer.account for peer in self._peers if not peer.viewer.privileged)
+        if others.total() >= MAX_CLIENTS_UNPRIVILEGED:
+            turned_away["unprivileged"] += 1
+            raise BusyError(
+                f"there are {MAX_CLIENTS_UNPRIVILEGED} clients of ordinary users already, which is the most"
+            )
+        if others[viewer.account] >= MAX_CLIENTS_PER_USER:
+            turned_away["user"] += 1
+            raise BusyError(f"user {viewer.account} has {MAX_CLIENTS_PER_USER} clients here already, which is the most")
+
+    def _welcome(self, peer: "Peer") -> None:
+        self._peers.add(peer)
+        clients = self.service.clients
+        clients.accepted += 1
+        clients.connected = len(self._peers)
+        clients.most_connected = max(clients.most_connected, clients.connected)
+        self._attend(peer)
+
+    def _drop(self, peer: "Peer") -> None:
+        if peer.events:
+            self._selector.unregister(peer.connection)
+            peer.events = 0
+        peer.connection.close()
+        self._peers.discard(peer)
+        self._gone.append(peer.talk.asker)
+        self.service.clients.connected = len(self._peers)
+
+    def _unsent_of(self, account: int) -> int:
+        return sum(peer.talk.unsent_bytes for peer in tuple(self._peers) if peer.viewer.account == account)
+
+    # ---- bytes -----------------------------------------------------------------------------------------------------
+
+    def _serve(self, peer: "Peer") -> None:
+        """Read from or write to a client whose socket is ready."""
+        with self._charged(peer.viewer):
+            self._read_and_write(peer)
+
+    def _read_and_write(self, peer: "Peer") -> None:
+        talk = peer.talk
+        if talk.wants_to_read:
+            try:
+                data = peer.connection.recv(READ_BYTES)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._drop(peer)
+                return
+            else:
+                if data:
+                    talk.receive(data, time.monotonic())
+                else:
+                    talk.hang_up()
+        self._attend(peer)
+
+    def _attend(self, peer: "Peer") -> None:
+        """Send as much as the socket takes, then queue the client's next request or close the connection."""
+        talk = peer.talk
+        sent = 0
+        try:
+            while (chunk := talk.next_chunk()) and sent < _SEND_BYTES:
+                count = peer.connection.send(chunk[:_SEND_BYTES])
+                talk.sent(count, time.monotonic())
+                sent += count
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(peer)
+            return
+        finally:
+            self.service.clients.sent_bytes += sent
+        if talk.over:
+            self._drop(peer)
+            return
+        self._queue(peer)
+        self._register(peer)
+
+    def _queue(self, peer: "Peer") -> None:
+        if peer.talk.ready and not peer.queued:
+            peer.queued = True
+            self._ready.append(peer)
+
+    def _register(self, peer: "Peer") -> None:
+        talk = peer.talk
+        wanted = selectors.EVENT_READ if talk.wants_to_read else 0
+        if talk.unsent_bytes:
+            wanted |= selectors.EVENT_WRITE
+        if wanted == peer.events:
+            return
+        if not wanted:
+            self._selector.unregister(peer.connection)
+        elif peer.events:
+            self._selector.modify(peer.connection, wanted, peer.call(self._serve))
+        else:
+            self._selector.register(peer.connection, wanted, peer.call(self._serve))
+        peer.events = wanted
+
+
+class Peer:
+    """A client: its socket, and its conversation.
+
+    Args:
+        connection: a non-blocking socket.
+        talk: the conversation.
+
+    Attributes:
+        viewer: its credentials.
+        events: the selector's events that its socket is registered for.
+        queued: True while it waits for its turn.
+    """
+
+    def __init__(self, connection: socket.socket, talk: Conversation) -> None:
+        self.connection = connection
+        self.talk = talk
+        self.viewer = talk.asker.viewer
+        self.events = 0
+        self.queued = False
+
+    def call(self, function: Callable[["Peer"], None]) -> Callable[[object], None]:
+        """Return a function of the ready file that calls `function` for this peer."""
+        return lambda _file: function(self)

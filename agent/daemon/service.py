@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of the daemon: each turns a request of a client into an answer. No socket, and no call that waits.
+
+docs/protocol.md has every argument and every result.
+"""
+
+import os
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast, get_args
+
+from agent import VERSION, rootname
+from agent.access import Viewer
+from agent.capture.watch import Watch
+from agent.daemon import metrics
+from agent.daemon.audit import Refusals, line
+from agent.daemon.journal import Journal
+from agent.errors import BusyError, CkptreeError, UsageError
+from agent.events import eventfacts
+from agent.events.feed import Feed
+from agent.events.subscription import KINDS, Subscription
+from agent.model import Dialect, Snapshot
+from agent.proc import host
+from agent.protocol import codec
+from agent.selection.lookup import Sees
+from agent.selection.select import Selection
+from agent.table.areas import compare
+from agent.table.objects import Task
+from exporters import registry
+from exporters.image import checkpoint as _checkpoint  # noqa: F401  # else imported while the first client waits
+
+MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_UNPRIVILEGED, MAX_SUBSCRIPTIONS_PER_USER = 128, 64, 8
+# Bytes of answers that the clients of one user have not fetched; a client that fetches each before the next stays
+# below.
+MAX_UNSENT, MAX_UNSENT_PRIVILEGED = 32 << 20, 256 << 20
+_FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials", "several-roots", "strings")
+
+
+@dataclass(slots=True)
+class Asker:
+    """A client, as far as the verbs are concerned.
+
+    Attributes:
+        viewer: its credentials.
+        unsent: gives the count of bytes that it has not taken yet.
+        subscription: its subscription; None before it subscribes.
+        protocol: version agreed upon.
+        task: its task; None where the table has none, or `known` is False.
+        known: True once `task` has been looked up.
+    """
+
+    viewer: Viewer
+    unsent: Callable[[], int] = lambda: 0
+    subscription: Subscription | None = None
+    protocol: int = 1
+    task: Task | None = None
+    known: bool = False
+
+
+@dataclass(slots=True)
+class Clients:
+    """Counts of clients and requests; the server counts the connections.
+
+    Attributes:
+        connected, most_connected: connections now, and the most at a time.
+        accepted: connections so far.
+        turned_away: connections not taken, by reason.
+        expired: connections that the server closed, by reason.
+        requests: by verb; ``other`` for unknown verbs.
+        refused: requests not fulfilled, by the name of the error.
+        sent_bytes: to all clients.
+    """
+
+    connected: int = 0
+    most_connected: int = 0
+    accepted: int = 0
+    turned_away: Counter[str] = field(default_factory=Counter)
+    expired: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    sent_bytes: int = 0
+
+
+class Service:
+    """The verbs over a watch.
+
+    Args:
+        watch: the source of all answers.
+        log: takes a line for each snapshot and subscription.
+
+    Attributes:
+        feed: the live events.
+        clients, turns: counted by the server and the loop.
+        unsent_of: gives the count of bytes that the clients of a user have not fetched yet.
+    """
+
+    def __init__(self, watch: Watch, log: Journal) -> None:
+        self.watch = watch
+        self.feed = Feed(watch.stream, watch.table, time.time_ns, host.realtime_ahead_ns)
+        self.clients = Clients()
+        self.turns = metrics.Turns()
+        self.unsent_of: Callable[[int], int] = lambda _account: 0
+        self._log = log
+        self._refusals = Refusals()
+        self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
+        self._started = time.monotonic()
+        self._events_gone = Counter[str](told=0, dropped=0)
+        self._verbs: dict[str, Callable[[codec.Message, Asker], codec.Message]] = {
+            "snapshot": self._snapshot,
+            "hello": self._hello,
+            "subscribe": self._subscribe,
+            "strings": self._strings,
+            "status": self._status,
+            "metrics": self._metrics,
+        }
+
+    def is_heavy(self, request: codec.Message) -> bool:
+        """Return True if the answer may take so long that the worker is to make it."""
+        return codec.verb(request) in ("snapshot", "subscribe", "strings") and self.watch.is_busy
+
+    def packed(self, request: codec.Message, asker: Asker) -> bytes:
+        """Return the answer to a request, packed."""
+        return codec.pack(self.answer(request, asker))
+
+    def answer(self, request: codec.Message, asker: Asker) -> codec.Message:
+        """Return the answer to a request. Every request gets one, and none ends the watch."""
+        self.clients.requests[codec.verb(request)] += 1
+        try:
+            return {"ok": True, **self._verbs[codec.choice(request, "verb", codec.VERBS)](request, asker)}
+        except CkptreeError as error:
+            answer = codec.failure(error)
+        except Exception as error:  # noqa: BLE001 - one request must not end the watch for all clients
+            self._log.error(traceback.format_exc().rstrip())
+            text = f": {error!r}" if asker.viewer.privileged else ""
+            answer = codec.failure(CkptreeError(f"internal error, see the daemon's log{text}"))
+        self.clients.refused[answer["kind"]] += 1
+        return answer
+
+    def forget(self, asker: Asker) -> None:
+        """End the subscription of a client that has closed its connection."""
+        asker.unsent = int  # breaks the circle of asker and conversation, for the garbage collector is off
+        subscription = asker.subscription
+        if subscription is not None:
+            self.feed.remove(subscription)
+            self._events_gone.update(told=subscription.told, dropped=subscription.dropped)
+            asker.subscription = None
+
+    # ---- verbs -----------------------------------------------------------------------------------------------------
+
+    def _hello(self, request: codec.Message, asker: Asker) -> codec.Message:
+        asker.protocol = codec.common_version(request.get("protocols"))
+        viewer = asker.viewer
+        return {
+            "protocol": asker.protocol,
+            "protocols": list(codec.PROTOCOLS),
+            "version": VERSION,
+            "boot_id": self.watch.boot_id,
+            "features": list(_FEATURES),
+            "formats": list(registry.LOSSLESS),
+            "events": list(KINDS),
+            "peer": {"pid": viewer.pid, "uid": viewer.uid, "gid": viewer.gid, "sees": viewer.scope},
+        }
+
+    def _snapshot(self, request: codec.Message, asker: Asker) -> codec.Message:
+        mode = codec.choice(request, "mode", ("auto", "container", "subtree"))
+        fmt = codec.choice(request, "format", registry.LOSSLESS)
+        dialect = cast("Dialect", codec.choice(request, "dialect", get_args(Dialect)))
+        begin = time.perf_counter_ns()
+        said: dict[str, Any] = {"mode": mode, "format": fmt}
+        try:
+            self._check_unsent(asker.viewer)
+            root = self._find(request, asker)
+            snapshot = self._taken(root, mode, request, asker)
+            data = registry.image(snapshot, fmt, dialect)
+            said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
+        except CkptreeError as error:
+            self._audit("snapshot", request, asker, begin, said, codec.failure(error)["kind"])
+            raise
+        elapsed = self._audit("snapshot", request, asker, begin, said, "ok")
+        self._seconds.add(elapsed / 1e9)
+        return {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
+
+    def _strings(self, request: codec.Message, asker: Asker) -> codec.Message:
+        shown = [codec.shown_area(request, key) for key in ("arguments", "environment")]
+        task = self._find(request, asker)
+        told = task.strings if request.get("start_ns") == task.start_ns else None
+        key = self.watch.probes.string_key
+        areas = [compare(area, *what, key) for area, what in zip(told or (None, None), shown, strict=True)]
+        return dict(zip(("arguments", "environment"), areas, strict=True))
+
+    def _subscribe(self, request: codec.Message, asker: Asker) -> codec.Message:
+        if asker.subscription is not None:
+            raise UsageError("subscribed already: a connection carries one subscription")
+        self._check_subscriptions(asker.viewer)
+        self._check_unsent(asker.viewer)
+        kinds = request.get("kinds", KINDS)
+        if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
+            raise UsageError(f"kinds: expected a list of some of {', '.join(KINDS)}")
+        named = codec.root_texts(request)
+        roots = tuple(dict.fromkeys(self._find({"root": text}, asker) for text in named))
+        wanted = request.get("snapshot", len(roots) == 1)
+        if wanted and len(roots) != 1:
+            raise UsageError("snapshot: there is one only where one root is named")
+        caller = self._caller(asker)
+        namespace = caller.pid.namespace if caller is not None else self.watch.table.pids.initial
+        made: list[Subscription] = []
+        ids: list[list[Any]] = []
+
+        def begin_telling(chosen: Selection | None = None) -> None:
+            if chosen is not None:
+                ids.extend(eventfacts.row(task, namespace) for task in chosen.inside)
+            subscription = Subscription(asker.viewer, namespace, roots, kinds, self.watch.stream.next)
+            self.feed.add(subscription, asker.unsent)
+            made.append(subscription)
+
+        try:
+            if wanted:
+                answer = self._first_snapshot(roots[0], request, asker, begin_telling) | {"ids": ids}
+            else:
+                answer = {"snapshot": None}
+                begin = time.perf_counter_ns()
+                self.watch.catch_up()
+                begin_telling()
+                self._audit("subscribe", request, asker, begin, {}, "ok")
+        except BaseException:
+            for subscription in made:
+                self.feed.remove(subscription)
+            raise
+        (asker.subscription,) = made
+        return answer | {"order": asker.subscription.position}
+
+    def _first_snapshot(
+        self, root: Task, request: codec.Message, asker: Asker, at_cut: Callable[[Selection], None]
+    ) -> codec.Message:
+        begin = time.perf_counter_ns()
+        said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
+        try:
+            snapshot = self._taken(root, "subtree", request, asker, at_cut)
+            data = registry.image(snapshot, "ckpt")
+        except CkptreeError as error:
+            self._audit("subscribe", request, asker, begin, said, codec.failure(error)["kind"])
+            raise
+        said["tasks"] = len(snapshot.tasks)
+        elapsed = self._audit("subscribe", request, asker, begin, said, "ok")
+        return {"snapshot": data, **_about(snapshot), "elapsed_ns": elapsed}
+
+    def _status(self, _request: codec.Message, asker: Asker) -> codec.Message:
+        watch = self.watch
+        watch.drain()
+        counts, totals = watch.table.counts, watch.totals
+        return {
+            "pid": os.getpid(),
+            "version": VERSION,
+            "protocol": asker.protocol,
+            "sees": asker.viewer.scope,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "tasks": len(watch.table.tasks()),
+            "namespaces": len(watch.table.pids.living()),
+            "records": watch.stream.records,
+            "lost": watch.stream.lost,
+            "skipped": totals.skipped,
+            "withheld": watch.probes.page.withheld,
+            "sweeps": totals.sweeps,
+            "snapshots": totals.snapshots,
+            "anomalies": counts.anomalies,
+            "repairs": counts.repairs,
+            "assumed": counts.assumed,
+            "clients": self.clients.connected,
+            "subscribers": len(self.feed.subscriptions),
+            "longest_turn_ms": round(self.turns.longest_s * 1e3, 1),
+            "ring_bytes": watch.probes.ring.size,
+            "ring_pending": watch.probes.ring.pending,
+            "hooks": watch.probes.hooks,
+            "tried": watch.probes.tried,
+            "missing": watch.probes.missing,
+        }
+
+    def _metrics(self, _request: codec.Message, _asker: Asker) -> codec.Message:
+        self.watch.drain()
+        clients = self.clients
+        live = self.feed.subscriptions
+        return {
+            "version": VERSION,
+            "uptime_s": time.monotonic() - self._started,
+            **metrics.of_watch(self.watch),
+            "snapshots": self.watch.totals.snapshots,
+            "snapshot_seconds": self._seconds.data(),
+            "clients": {
+                "connected": clients.connected,
+                "most_connected": clients.most_connected,
+                "accepted": clients.accepted,
+                "turned_away": dict(clients.turned_away),
+                "expired": dict(clients.expired),
+                "sent_bytes": clients.sent_bytes,
+            },
+            "requests": dict.fromkeys(self._verbs, 0) | dict(clients.requests),
+            "refused": dict(clients.refused),
+            "subscribers": len(live),
+            "events": {
+                "told": self._events_gone["told"] + sum(each.told for each in live),
+                "dropped": self._events_gone["dropped"] + sum(each.dropped for each in live),
+            },
+            "log_lines_dropped": self._log.dropped,
+            "loop": self.turns.data(),
+        }
+
+    # ---- helpers of several verbs ----------------------------------------------------------------------------------
+
+    def _caller(self, asker: Asker) -> Task | None:
+        """Return the client's task. It is looked up once, for after its end another task may get its number."""
+        if not asker.known:
+            asker.task = self.watch.caller(asker.viewer.pid) if asker.viewer.pid > 0 else None
+            asker.known = True
+        return asker.task
+
+    def _check_subscriptions(self, viewer: Viewer) -> None:
+        """Refuse a subscription beyond the bounds; those of ordinary users leave room for users who see everything."""
+        live = [each.viewer for each in self.feed.subscriptions]
+        if len(live) >= MAX_SUBSCRIPTIONS:
+            raise BusyError(f"there are {MAX_SUBSCRIPTIONS} subscribers already, which is the most")
+        if viewer.privileged:
+            return
+        ordinary = Counter(each.account for each in live if not each.privileged)
+        if ordinary.total() >= MAX_SUBSCRIPTIONS_UNPRIVILEGED:
+            raise BusyError(
+                f"ordinary users have {MAX_SUBSCRIPTIONS_UNPRIVILEGED} subscriptions already, which is the most"
+            )
+        if ordinary[viewer.account] >= MAX_SUBSCRIPTIONS_PER_USER:
+            raise BusyError(
+                f"user {viewer.account} has {MAX_SUBSCRIPTIONS_PER_USER} subscriptions already, which is the most"
+            )
+
+    def _check_unsent(self, viewer: Viewer) -> None:
+        unsent = self.unsent_of(viewer.account)
+        if unsent > (MAX_UNSENT_PRIVILEGED if viewer.privileged else MAX_UNSENT):
+            raise BusyError(f"{unsent} bytes of answers wait for clients of user {viewer.account} to fetch them")
+
+    def _find(self, request: codec.Message, asker: Asker) -> Task:
+        return self.watch.find(rootname.parse(codec.root_text(request)), self._caller(asker), _sees(asker.viewer))
+
+    def _taken(
+        self,
+        root: Task,
+        mode: str,
+        request: codec.Message,
+        asker: Asker,
+        at_cut: Callable[[Selection], None] = lambda _: None,
+    ) -> Snapshot:
+        return self.watch.snapshot(
+            root,
+            mode,
+            without_entered=bool(request.get("without_entered")),
+            sees=_sees(asker.viewer),
+            at_cut=at_cut,
+        )
+
+    def _audit(
+        self, verb: str, request: codec.Message, asker: Asker, begin_ns: int, said: dict[str, Any], result: str
+    ) -> int:
+        elapsed = time.perf_counter_ns() - begin_ns
+        viewer, caller = asker.viewer, self._caller(asker)
+        unwritten = 0 if result == "ok" else self._refusals.admit(viewer.account, time.monotonic())
+        if unwritten is None:
+            return elapsed
+        fields = {
+            "uid": viewer.uid,
+            "gid": viewer.gid,
+            "pid": viewer.pid,
+            "comm": caller.comm.rstrip(b"\0") if caller is not None else "",
+            "root": _as_asked(request.get("root")),
+            **said,
+            "result": result,
+            "ms": round(elapsed / 1e6, 3),
+        }
+        if unwritten:
+            fields["unwritten"] = unwritten
+        self._log.info(line(verb, **fields))
+        return elapsed
+
+
+def _as_asked(root: object) -> str:
+    if root is None:
+        return ""
+    return str(root) if isinstance(root, (str, int)) else f"a {type(root).__name__}"
+
+
+def _sees(viewer: Viewer) -> Sees | None:
+    return None if viewer.privileged else viewer.sees_ids
+
+
+def _about(snapshot: Snapshot) -> codec.Message:
+    completeness = snapshot.completeness
+    return {
+        "complete": completeness.complete,
+        "reasons": list(completeness.reasons),
+        "verified": completeness.verified,
+        "squashed": list(snapshot.squashed),
+        "entered": list(snapshot.entered),
+        "tasks": len(snapshot.tasks),
+        "kernel_threads_left_out": completeness.kernel_threads_left_out,
+    }

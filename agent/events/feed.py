@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live events for all subscribers: the changes of each task, in their order.
+
+Theory
+------
+Events are made of differences. The facts last told of each task of a followed tree are kept (`eventfacts.Facts`). After
+each record that the table has applied, the tasks that it touched (`agent.table.changes`) are compared with those facts,
+and the differences are told. So a change is told whatever its cause: a record that announces it, a record of another
+change that also repaired it, an answer, a sweep, a number that another task has taken. The state at the beginning and
+all events since always give the present state.
+
+A record's *own* event is the one that it announces: a birth, an exec, a death, a session, a group, a subreaper. Other
+changes by the record are *assumed*, since their moment is not known, and told before it. The consequences of an exit or
+an exec (a new parent, a release) are told after it. The founder of a group is told before its members.
+
+``order`` is the number of the record, the same as the ``order`` of births in a snapshot. A subscription begins at a
+position: its snapshot has all changes with smaller numbers, and every event that follows has that number or a larger
+one. A record that comes after its number was given up is told under the next number, for it changes the present state.
+
+Losses are told where they happened. ``loss``: records found no room in the ring; a sweep repairs the table, the
+differences are told, and ``resync`` ends the uncertainty. ``dropped``: this subscriber has not read its events in time:
+its backlog is bounded, and later events are counted. ``hidden``: the tree has a task of another user, whose events this
+subscriber may not get. ``end``: the roots are gone.
+
+Without a subscription, records go straight to the table, and no code of this module runs.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from agent.events import announced, eventpack
+from agent.events.announced import EXACT, OF_GROUP, Record
+from agent.events.audience import Audience
+from agent.events.eventfacts import (
+    ASSUMED,
+    ENTERED,
+    Clock,
+    Marks,
+    as_facts,
+    facts_of,
+    is_told_by,
+    values_of,
+)
+from agent.events.subscription import Subscription
+from agent.table import rules
+from agent.table.objects import Task
+from agent.table.pidspace import Data
+from agent.table.processtable import ProcessTable
+from agent.table.stream import Handler, Stream
+from agent.table.wire import Kind
+
+_STATE: Final = Kind.STATE.value
+
+
+class Feed:
+    """The source of events: it compares the table after each record, while there are subscriptions.
+
+    Args:
+        stream: the stream that feeds the table.
+        table: the table.
+        clock: gives the time of an event, CLOCK_REALTIME, ns.
+        ahead: gives the difference CLOCK_REALTIME minus CLOCK_BOOTTIME, ns.
+
+    Attributes:
+        subscriptions: each with a function that gives the client's unsent bytes.
+    """
+
+    def __init__(self, stream: Stream, table: ProcessTable, clock: Clock, ahead: Clock) -> None:
+        self._stream = stream
+        self._table = table
+        self._clock = clock
+        self._changes = table.changes
+        self._lost = 0
+        self._unsynced = False
+        self._audience = Audience(ahead)
+        self._told = self._audience.told
+        self._tell = self._audience.tell
+        self.subscriptions: dict[Subscription, Callable[[], int]] = {}
+
+    # ---- subscriptions ---------------------------------------------------------------------------------------------
+
+    def add(self, subscription: Subscription, unsent: Callable[[], int]) -> None:
+        """Add a subscription."""
+        if not self.subscriptions:
+            self._lost = self._stream.lost
+            self._unsynced = self._stream.suspect
+            for kind, handler in self._table.handlers.items():
+                if kind is not Kind.STRINGS:  # no event tells strings
+                    self._stream.handle(kind, self._listener(kind.value, handler))
+        self.subscriptions[subscription] = unsent
+        self._audience.add(subscription, unsent, self._table.tasks)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Remove a subscription."""
+        if self.subscriptions.pop(subscription, None) is None:
+            return
+        self._audience.remove(subscription)
+        if not self.subscriptions:
+            for kind, handler in self._table.handlers.items():
+                self._stream.handle(kind, handler)
+
+    def settle(self) -> None:
+        """Tell losses, the end of uncertainty and the end of roots, between two batches. The caller has swept if that
+        was due.
+        """
+        if not self.subscriptions:
+            return
+        if not self._unsynced:
+            self._tell_loss(self._stream.next)
+        elif not self._stream.suspect:
+            self._tell_loss(self._stream.next)
+            self._unsynced = False
+            self._tell_all({"event": "resync", "order": self._stream.next})
+        for subscription in self.subscriptions:
+            gone = [root.pid.task is not root for root in subscription.roots]
+            if gone and all(gone) and not subscription.ended:
+                subscription.ended = True
+                subscription.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()})
+
+    def _tell_all(self, event: dict[str, Any]) -> None:
+        event["time_ns"] = self._clock()
+        for subscription in self.subscriptions:
+            subscription.say(event)
+
+    def _tell_loss(self, order: int) -> None:
+        """Tell a loss: numbers below this one are missing, or a record comes after its number was given up.
+
+        Until the resync nothing is certain. So losses meanwhile are added up and told once, before the resync.
+        """
+        stream = self._stream
+        lost, self._lost = max(0, stream.lost - self._lost), stream.lost
+        if lost or (stream.suspect and not self._unsynced):
+            self._unsynced = True
+            self._tell_all({"event": "loss", "order": order, "count": lost})
+
+    # ---- records ---------------------------------------------------------------------------------------------------
+
+    def _listener(self, kind: int, apply: Handler) -> Handler:
+        """Return a handler that applies a record and tells the differences. It runs for every record of the host."""
+        stream, table, changes, audience = self._stream, self._table, self._changes, self._audience
+        trees, clock, tell_record = audience.trees, self._clock, self._tell_record
+        touched, concerns_nobody = changes.tasks, self._told.keys().isdisjoint
+        about_a_task = kind <= _STATE
+        bare = Record(kind)
+
+        def heard(data: Data, at: int) -> None:
+            if not self._unsynced and (stream.suspect or stream.lost != self._lost):
+                self._tell_loss(stream.next - (not stream.is_late))
+            if touched:
+                changes.set_aside()
+            before = announced.begun(table, kind, data, at) if about_a_task else None
+            apply(data, at)
+            if not touched:
+                return
+            # A task that enters a tree touches one that is in it.
+            if not concerns_nobody(touched) or () in trees:
+                record = bare if before is None else announced.done(table, kind, before, data, at)
+                audience.order = stream.next - (not stream.is_late)
+                audience.now_ns = clock()
+                tell_record(record, touched)
+            changes.set_aside()
+
+        return heard
+
+    def _tell_record(self, record: Record, touched: Iterable[Task]) -> None:
+        """Tell the changes by a record: repairs, its own event, the consequences of that."""
+        told, subject, own = self._told, record.subject, record.own
+        repaired: list[Task] = []
+        followed: list[Task] = []
+        gone: list[Task] = []
+        for task in touched:
+            facts = told.get(task)
+            if task.pid.task is not task:
+                if facts is not None:
+                    gone.append(task)
+            elif facts is None:
+                if not (task is subject and own == "birth") and self._audience.may_enter(task):
+                    (followed if record.follows(task, None) else repaired).append(task)
+            elif facts != (values := values_of(task)):
+                if task is subject and is_told_by(own, facts, values):
+                    told[task] = as_facts(values)
+                else:
+                    (followed if record.follows(task, facts) else repaired).append(task)
+        if gone:
+            if len(gone) > 1:
+                gone.sort(key=lambda task: told[task].leader is task)  # threads first, their leaders last
+            self._bury(record, gone)
+        if repaired:
+            self._repair(record, repaired)
+        if subject is not None and own is not None:
+            self._tell_own(record, subject, own)
+        if followed or gone:
+            marks = {} if record.kind in EXACT else ASSUMED
+            for task in followed:
+                if task in told:
+                    self._differ(task, marks, None)
+                else:
+                    self._appear(record, task)
+            self._audience.reap(gone, marks)
+
+    def _repair(self, record: Record, repaired: list[Task]) -> None:
+        """Tell the changes that a record does not announce. The founder of a group comes before its members.
+
+        A new subject comes first, for others may have waited for it; a known one last, for its own event is next.
+        """
+        told, subject = self._told, record.subject
+        if len(repaired) > 1:
+            subjects = (subject, subject.leader) if subject is not None else ()
+            repaired.sort(key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid))
+        for task in repaired:
+            if task not in told:
+                self._appear(record, task)
+            else:
+                self._differ(task, ASSUMED, record.coming(task, told.get(subject) if subject is not None else None))
+
+    # ---- one task --------------------------------------------------------------------------------------------------
+
+    def _bury(self, record: Record, gone: Iterable[Task]) -> None:
+        """Tell deaths that no record told, and the reaps of tasks whose numbers other tasks have now."""
+        numbers = self._table.pids.numbers
+        replaced: list[Task] = []
+        for task in gone:
+            pid, facts = task.pid, self._told[task]
+            if not (facts.exited or task is record.caller or (task is record.subject and record.own == "death")):
+                self._told[task] = facts._replace(exited=1)
+                dead = rules.find_alive_thread(facts.leader) is None
+                self._tell("death", task, facts.leader, eventpack.DEATH[dead], ASSUMED)
+            if pid.task is not None or numbers.get(pid.numbers[0], pid) is not pid:
+                replaced.append(task)
+        if replaced:
+            replaced.sort(key=lambda task: task.pid.task is None)
+            self._audience.reap(replaced, ASSUMED)
+
+    def _differ(self, task: Task, marks: Marks, own: str | None) -> None:
+        """Tell the differences of a task from the facts last told, except those that the record's own event tells."""
+        old, new = self._told[task], facts_of(task)
+        if new.parent is None:
+            new = new._replace(parent=old.parent)  # not known yet: the kernel is being asked
+        if own == "status" and old.exited:
+            new = new._replace(exit_code=old.exit_code)
+        if new == old:
+            return
+        self._told[task] = new
+        said = own in ("death", "exec", "birth")
+        moved = new.parent is not old.parent
+        if moved:
+            self._audience.move(task, marks)
+            if task not in self._told:
+                return
+        if new.sid is not old.sid and own != "setsid":
+            self._tell("setsid", task, new.leader, eventpack.ids, marks)
+        elif new.pgid is not old.pgid and own not in ("setsid", "setpgid"):
+            self._tell("setpgid", task, new.leader, eventpack.ids, marks)
+        if new.subreaper != old.subreaper and own != "subreaper":
+            self._tell("subreaper", task, new.leader, eventpack.subreaper, marks)
+        if new.exited and not old.exited and own != "death":
+            dead = rules.find_alive_thread(task) is None
+            self._tell("death", task, new.leader, eventpack.DEATH[dead], marks)
+        elif old.exited and not new.exited and own != "exec":
+            self._tell("exec", task, new.leader, eventpack.execution(None), marks)
+            if new.stopped:
+                self._tell("change", task, new.leader, eventpack.condition, marks)
+        elif (
+            new.stopped != old.stopped
+            or (new.exited and old.exited and new.exit_code != old.exit_code and own != "death")
+            or (new.exit_signal != old.exit_signal and not (moved or own in ("exec", "birth")))
+            or ((new.ids != old.ids or new.comm != old.comm) and not said)
+        ):
+            self._tell("change", task, new.leader, eventpack.condition, marks)
+
+    def _tell_own(self, record: Record, subject: Task, own: str) -> None:
+        """Tell the event that a record announces."""
+        facts = self._told.get(subject)
+        if facts is None:
+            if own == "birth":
+                self._audience.born(subject, is_new=record.is_new)
+            return
+        leader = facts.leader
+        born_ns = 0
+        if own == "death":
+            said: eventpack.Details = eventpack.DEATH[record.argument != 0]
+        elif own == "exec":
+            said = eventpack.execution(record.caller_pid)
+        elif own == "birth":
+            said = eventpack.presence
+            born_ns = self._audience.birth_ns(subject)
+        else:
+            said = eventpack.subreaper if own == "subreaper" else eventpack.ids
+        self._tell(own, subject, leader, said, {}, born_ns)
+        if leader is not subject and leader.pid.task is leader and own not in OF_GROUP:
+            self._differ(leader, {}, None)
+
+    def _appear(self, record: Record, task: Task) -> None:
+        """Tell a task that is new to the followed trees: its birth was not told, or it comes from outside."""
+        leader = task.leader
+        if leader is not task:
+            if leader in self._told:
+                self._told[task] = facts_of(task)
+                self._tell("birth", task, leader, eventpack.presence, ASSUMED)
+            return
+        trees = [tree for tree in self._audience.trees.values() if tree.takes(task)]
+        if not trees:
+            return
+        if record.is_new and task is record.subject:
+            self._audience.introduce(task, trees, ASSUMED)
+            return
+        marks = ENTERED if record.kind in EXACT else ASSUMED | ENTERED
+        self._audience.introduce(task, trees, marks)
+        self._tell("reparent", task, task, eventpack.parent, marks, trees=trees)

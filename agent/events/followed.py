@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes below the roots of a subscription, kept up to date.
+
+A process is in the tree iff its parent is. So the members are listed once, and from then on a birth, or a new parent,
+costs one look at the parent, however deep the tree is and however many subscriptions it has: no walk goes up to the
+root.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from agent.table.objects import Task
+
+if TYPE_CHECKING:
+    from agent.events.subscription import Subscription
+
+
+def below(top: Task) -> Iterator[Task]:
+    """Yield the leaders of a process and of its descendants, parents first, older children before younger ones."""
+    waiting = [top]
+    while waiting:
+        leader = waiting.pop()
+        yield leader
+        for thread in leader.group():
+            if thread.first_child is not None:
+                waiting.extend(thread.children())
+
+
+class Followed:
+    """The trees of subscriptions with the same roots.
+
+    Args:
+        roots: leaders of the topmost processes; none: every process is in it.
+
+    Attributes:
+        leaders: of the processes in it; empty where every process is.
+        subscriptions: each with a function that gives the client's unsent bytes.
+    """
+
+    __slots__ = ("leaders", "roots", "subscriptions")
+
+    def __init__(self, roots: tuple[Task, ...]) -> None:
+        self.roots = roots
+        self.leaders: set[Task] = {leader for root in roots if root.pid.task is root for leader in below(root)}
+        self.subscriptions: dict[Subscription, Callable[[], int]] = {}
+
+    def has(self, leader: Task) -> bool:
+        """Return True if a process is in it."""
+        return not self.roots or leader in self.leaders
+
+    def takes(self, leader: Task) -> bool:
+        """Return True if a process belongs in it, by the parent that it has now."""
+        if not self.roots or leader in self.roots:
+            return True
+        parent = leader.parent
+        return parent is not None and parent.leader in self.leaders
+
+    def add(self, leader: Task) -> None:
+        """Add a process."""
+        if self.roots:
+            self.leaders.add(leader)
+
+    def discard(self, leader: Task) -> None:
+        """Remove a process."""
+        self.leaders.discard(leader)

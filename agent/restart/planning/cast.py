@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who has to be there for a tree: its tasks, those that hold the numbers of the dead, and what stands above the root.
+
+A node knows what it has to be in the end (`parent`, `sid`, `pgid`); how it comes to be so (`maker`, `birth_sid`) is for
+restart.replay and restart.solver to say. Sessions and groups are nodes too: the one that leads them. Two nodes are
+nobody: `outside` stands for the session and group that the top of the tree inherits from whoever rebuilds it.
+
+A namespace is nothing without its init. Where that is none of the tree, and yet somebody or some number is in its
+namespace, a *keeper* is its init, a child of the reaper that stands above the root.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from agent.errors import NotRebuildableError
+from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
+from agent.restart.planning.plan import Role
+from agent.table.rules import SIGCHLD
+
+
+class Node:
+    """A thread to be made.
+
+    Attributes:
+        role: see plan.Role.
+        tag: of its pid object; 0 for who has none in the image.
+        numbers: from the root's namespace inward; empty: any.
+        space: id of its pid namespace; `spaces` of the Cast has all.
+        task: its row; None for who is no task.
+        leader: of its thread group; itself for a process.
+        threads: the group's others, in the order in which they are to be made.
+        parent: the thread that must be its parent in the end; None: nobody of the tree, or all the same.
+        sid, pgid: of the group, in the end; a leader's own are authoritative.
+        maker: the thread that calls clone() for it; None while not known.
+        birth_sid: the session it is born into; None while not known, or all the same.
+        birth_pgid: the group it must be born into, because it can never join it; None: all the same.
+        sibling: it is made with CLONE_PARENT.
+        order: of its birth among those of one maker; observed ones as they were, else by number.
+        exit_signal: that it has to have, as a process; None: all the same.
+        lingers: an init that has exited, or the last of its threads, and waits within its exit until no number of its
+            namespace is in use any more.
+        why: for people.
+        index: of its actor, once it has one.
+    """
+
+    __slots__ = (
+        *(
+            "birth_pgid",
+            "birth_sid",
+            "exit_signal",
+            "index",
+            "leader",
+            "lingers",
+            "maker",
+            "numbers",
+            "order",
+            "parent",
+            "pgid",
+            "role",
+            "sibling",
+        ),
+        *("sid", "space", "tag", "task", "threads", "why"),
+    )
+
+    def __init__(self, role: Role, tag: int, numbers: tuple[int, ...], space: int, task: Task | None = None) -> None:
+        self.role = role
+        self.tag = tag
+        self.numbers = numbers
+        self.space = space
+        self.task = task
+        self.leader = self
+        self.threads: list[Node] = []
+        self.parent: Node | None = None
+        self.sid: Node = self
+        self.pgid: Node = self
+        self.maker: Node | None = None
+        self.birth_sid: Node | None = None
+        self.birth_pgid: Node | None = None
+        self.sibling = False
+        self.order = (0, 0)
+        signal = task.exit_signal if task is not None else None
+        self.exit_signal = signal if signal is not None and signal >= 0 else None
+        self.lingers = False
+        self.why = ""
+        self.index = -1
+
+    def __repr__(self) -> str:
+        return f"<{self.role} {'/'.join(map(str, self.numbers)) or 'any'}>"
+
+    @property
+    def is_init(self) -> bool:
+        """It is the first of its namespace."""
+        return self.role is Role.KEEPER or self.numbers[-1:] == (1,)
+
+    @property
+    def leads_session(self) -> bool:
+        """It calls setsid() at some time."""
+        return self.leader.sid is self.leader
+
+    @property
+    def waits_in_exit(self) -> bool:
+        """It or a thread of its group lingers."""
+        return any(thread.lingers for thread in (self.leader, *self.leader.threads))
+
+    @property
+    def exits(self) -> bool:
+        """It will not be alive in the end."""
+        if self.task is None:
+            return self.lingers or self.role not in (Role.REAPER, Role.KEEPER)
+        return self.task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
+
+
+class Cast:
+    """All nodes of a snapshot.
+
+    Args:
+        snapshot: sound, as the readers leave it.
+        pidns: it gets a pid namespace of its own.
+
+    Attributes:
+        outside: the session, and the group, that the top inherits.
+        top: the reaper where there is one, else the root's.
+        root: of the tree.
+        nodes: all but `outside`: the top first, tasks in the order of the snapshot, then ghosts, then keepers.
+        keepers: those above before those below.
+        spaces: for each namespace the one above it; None for the root's, which has id 0.
+        inits: the init of each namespace but that of the top.
+
+    Raises:
+        NotRebuildableError: the image does not say in which namespace somebody is.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, pidns: bool = True) -> None:
+        self.snapshot = snapshot
+        self.pidns = pidns
+        self.outside = Node(Role.REAPER, 0, (), -1)
+        self.by_tag: dict[int, Node] = {}
+        chains = _chains(snapshot)
+        self.spaces: dict[int, int | None] = {}
+        for chain in chains:
+            for above, space in zip((None, *chain), chain, strict=False):
+                self.spaces[space] = above
+        first = snapshot.first_tag
+        self.tasks: list[Node] = []
+        for row in snapshot.tasks:
+            numbers = snapshot.pids[row.pid - first].numbers
+            node = Node(Role.TASK, row.pid, numbers, chains[row.pid - first][-1], row)
+            self.by_tag[row.pid] = node
+            self.tasks.append(node)
+        self.root = self.tasks[0]
+        self.top = self._top(snapshot, first)
+        self.ghosts: list[Node] = []
+        for tag, pid in enumerate(snapshot.pids, first):
+            if tag not in self.by_tag:
+                ghost = Node(Role.GHOST, tag, pid.numbers, chains[tag - first][-1])
+                self.by_tag[tag] = ghost
+                self.ghosts.append(ghost)
+        self.keepers: list[Node] = []
+        self._relate()
+        self.inits = {node.space: node for node in (*self.tasks, *self.ghosts) if node.is_init and node.space}
+        if pidns:
+            self.inits[0] = self.top
+        self._keep_namespaces()
+        self.nodes = [*([self.top] if self.top is not self.root else []), *self.tasks, *self.ghosts, *self.keepers]
+        self._tell_who_lingers()
+
+    def _top(self, snapshot: Snapshot, first: int) -> Node:
+        if self.root.numbers == (1,) and self.pidns:
+            return self.root
+        top = Node(Role.REAPER, 0, (1,) if self.pidns else (), 0)
+        top.why = "init of the new pid namespace" if self.pidns else "adopts orphans"
+        top.sid = top.pgid = self.outside
+        if self.pidns:
+            for tag, pid in enumerate(snapshot.pids, first):
+                if pid.numbers == (1,):  # what the init was to the tree, the reaper is
+                    top.tag = tag
+                    self.by_tag[tag] = top
+        return top
+
+    def _id(self, tag: int) -> Node:
+        if tag == 0:
+            return self.outside
+        if tag == CKPT_PID_ROOT:
+            return self.top if self.pidns and self.top is not self.root else self.outside
+        return self.by_tag[tag]
+
+    def _relate(self) -> None:
+        members: dict[Node, list[Node]] = {}
+        for node, row in zip(self.tasks, self.snapshot.tasks, strict=True):
+            node.leader = self.by_tag[row.tgid]
+            node.parent = self.by_tag[row.ppid] if row.ppid else None
+            node.sid, node.pgid = self._id(row.sid), self._id(row.pgid)
+            birth = row.birth
+            node.order = (0, birth.order) if birth is not None and birth.order is not None else (1, node.numbers[-1])
+            if node.leader is not node:
+                node.leader.threads.append(node)
+            else:
+                for owner in {node.sid, node.pgid}:
+                    members.setdefault(owner, []).append(node)
+        for node in self.tasks:
+            node.threads.sort(key=lambda one: one.order)
+        if self.top is not self.root:
+            self.root.parent = self.top
+            for thread in self.root.threads:
+                thread.parent = self.top
+            if any(node.sid is self.top for node in self.tasks):
+                self.top.sid = self.top.pgid = self.top
+        self.top.birth_sid = self.outside
+        for ghost in self.ghosts:
+            self._relate_ghost(ghost, members.get(ghost, []))
+
+    def _relate_ghost(self, ghost: Node, users: list[Node]) -> None:
+        leads = any(user.sid is ghost for user in users)
+        ghost.why = "its session has members" if leads else "its group has members" if users else "its number is held"
+        ghost.order = (1, ghost.numbers[-1])
+        if leads:
+            ghost.sid = ghost.pgid = ghost
+            ghost.exit_signal = _handed_on(user for user in users if user.sid is ghost)
+        else:
+            ghost.sid = users[0].sid if users else self.top.sid
+            ghost.pgid = ghost if users else ghost.sid
+
+    def _keep_namespaces(self) -> None:
+        """Where an init is none of the tree, or was its namespace's and is only a number now, a keeper."""
+        crowd = Counter(space for tag in self.by_tag.values() for space in self.chain(tag.space))
+        for ghost in tuple(self.ghosts):
+            if ghost.is_init and ghost.space and crowd[ghost.space] > 1:
+                self.ghosts.remove(ghost)
+                ghost.role = Role.KEEPER
+                ghost.parent = self.top
+                self.keepers.append(ghost)
+        for space in self.spaces:
+            if space and space not in self.inits:
+                keeper = self.inits[space] = Node(Role.KEEPER, 0, (), space)
+                keeper.parent = self.top
+                keeper.sid, keeper.pgid = self.top.sid, self.top.pgid
+                keeper.order = (-1, self.level(space))
+                self.keepers.append(keeper)
+        self.keepers.sort(key=lambda keeper: self.level(keeper.space))
+        for keeper in self.keepers:
+            keeper.why = "init of a pid namespace whose own was none of the tree"
+
+    def _tell_who_lingers(self) -> None:
+        """Dead inits of namespaces that somebody else's number is in, and keepers of those that nobody lives in."""
+        inside: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            for space in self.chain(node.space):
+                inside.setdefault(space, []).append(node)
+        awaited = {
+            node.task.child_namespace
+            for node in self.tasks
+            if node.task is not None and not node.exits and not node.task.child_namespace_dead
+        }
+        for space in sorted(self.inits, key=self.level, reverse=True):  # those below have a say in those above
+            init = self.inits[space]
+            others = [node for node in inside.get(space, ()) if node.leader is not init]
+            if init.role is Role.KEEPER:
+                init.lingers = space not in awaited and all(node.exits for node in others)
+            else:
+                last = [
+                    thread for thread in (init, *init.threads) if thread.task and thread.task.state is TaskState.ZOMBIE
+                ]
+                alive = [thread for thread in (init, *init.threads) if not thread.exits]
+                if len(last) == 1 and not alive:
+                    last[0].lingers = bool(others)
+
+    # ---- namespaces ------------------------------------------------------------------------------------------------
+
+    def chain(self, space: int) -> Iterator[int]:
+        """A namespace and those above it."""
+        at: int | None = space
+        while at is not None:
+            yield at
+            at = self.spaces.get(at)
+
+    def new_space(self, above: int) -> int:
+        """One more namespace, below one that there is; its id."""
+        space = max(self.spaces) + 1
+        self.spaces[space] = above
+        return space
+
+    def level(self, space: int) -> int:
+        """How deep a namespace is below the root's; `outside` is -1."""
+        return sum(1 for _ in self.chain(space)) - 1 if space >= 0 else -1
+
+    def sees(self, space: int, pid: Node) -> bool:
+        """Whether a pid object has a number in a namespace."""
+        return pid is not self.outside and space in self.chain(pid.space)
+
+
+def _handed_on(members: Iterable[Node]) -> int | None:
+    """The exit signal of a dead session leader: with CLONE_PARENT it has handed it on, so some member may have it."""
+    uncommon = [node for node in members if node.exit_signal not in (None, SIGCHLD)]
+    siblings = [node for node in uncommon if node.task and node.task.birth and "CLONE_PARENT" in node.task.birth.flags]
+    return next((node.exit_signal for node in (*siblings, *uncommon)), None)
+
+
+def _chains(snapshot: Snapshot) -> list[tuple[int, ...]]:
+    """For each pid object its namespaces; where the image says nothing of them, as the shape of the tree has them."""
+    if all(len(pid.namespaces) == len(pid.numbers) for pid in snapshot.pids) and snapshot.namespaces:
+        if any(-1 in pid.namespaces for pid in snapshot.pids):
+            raise NotRebuildableError(0, "namespace-unknown", "the image does not say in which namespace a pid is")
+        return [pid.namespaces for pid in snapshot.pids]
+    first = snapshot.first_tag
+    chains: dict[int, tuple[int, ...]] = {}
+    last = 0
+    for row in snapshot.tasks:
+        numbers = snapshot.pids[row.pid - first].numbers
+        above = chains.get(row.ppid, (0,))
+        depth = len(numbers) - 1
+        if row.tgid != row.pid and row.tgid in chains:
+            chains[row.pid] = chains[row.tgid]
+        elif depth and numbers[-1] == 1 and len(above) >= depth:
+            last += 1
+            chains[row.pid] = (*above[:depth], last)
+        elif len(above) > depth:
+            chains[row.pid] = above[: depth + 1]
+        else:
+            text = f"{'/'.join(map(str, numbers))} entered a namespace, and the image does not say which"
+            raise NotRebuildableError(row.pid, "namespace-unknown", text)
+    for row in snapshot.tasks:
+        for tag in (row.tgid, row.pgid, row.sid):
+            if tag >= first and tag not in chains:
+                depth = len(snapshot.pids[tag - first].numbers)
+                if len(chains[row.pid]) >= depth:
+                    chains[tag] = chains[row.pid][:depth]
+    for tag, pid in enumerate(snapshot.pids, first):
+        if tag not in chains:
+            if len(pid.numbers) > 1:
+                text = f"nobody tells in which namespace {'/'.join(map(str, pid.numbers))} is"
+                raise NotRebuildableError(tag, "namespace-unknown", text)
+            chains[tag] = (0,)
+    return [chains[tag] for tag in range(first, first + len(snapshot.pids))]

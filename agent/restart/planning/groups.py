@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a plan about process groups.
+
+Their owners found them, others join, and owners that belong elsewhere leave once everybody is there. Where owners wait
+for each other in a circle, a holder keeps one group alive meanwhile. Who does not see his group's number is put there
+by his parent.
+"""
+
+from agent.restart.planning.cast import Cast, Node
+from agent.restart.planning.plan import Op, Role
+from agent.restart.planning.script import Script
+
+
+def founders(cast: Cast) -> set[Node]:
+    """Owners of groups that no setsid() has founded."""
+    used = {node.pgid for node in cast.nodes if node.leader is node and not node.pgid.leads_session}
+    return used - {cast.outside}
+
+
+class Groups:
+    """Who joins which group, and when.
+
+    Args:
+        script: to write to; all are born.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._cast = script.cast
+        self._founders = founders(script.cast)
+        self._holders: list[Node] = []
+
+    def write(self) -> None:
+        """All founding, joining and leaving."""
+        movers: list[Node] = []
+        for node in self._script.actors:
+            if node.leader is node and node in self._founders:
+                self._script.found(node)
+        for node in list(self._script.actors):
+            if (
+                node.leader is not node
+                or node.leads_session
+                or node.role is Role.HELPER
+                or node.pgid is self._cast.outside
+            ):
+                continue
+            task = self._script.task(node)
+            if task.pgid is self._script.task(node.pgid).pid:
+                continue
+            if node in self._founders:
+                movers.append(node)
+            else:
+                self._join(node)
+        self._move_owners(movers)
+
+    def _join(self, node: Node) -> None:
+        if self._cast.sees(node.space, node.pgid):
+            self._script.step(Op.SETPGID, node, node, node.pgid.index)
+            return
+        parent = self._script.parent_of(node)
+        self._script.step(Op.SETPGID, parent, node, node.pgid.index, "it cannot see that group's number itself")
+
+    def _move_owners(self, movers: list[Node]) -> None:
+        """Owners that belong into other groups: each goes once its own group has everybody it needs."""
+        waiting = dict.fromkeys(movers)
+        missing = dict.fromkeys(movers, 0)  # how many of its group are still to come
+        for node in movers:
+            if node.pgid in missing:
+                missing[node.pgid] += 1
+        ready = [node for node in movers if not missing[node]]
+        while waiting:
+            if ready:
+                node = ready.pop()
+            else:
+                node = next(iter(waiting))
+                self._holders.append(self._holder(node))
+            self._join(node)
+            del waiting[node]
+            group = node.pgid
+            if group in waiting:
+                missing[group] -= 1
+                if not missing[group]:
+                    ready.append(group)
+        for holder in self._holders:
+            self._script.leave(holder)
+
+    def _holder(self, owner: Node) -> Node:
+        """Somebody who stays in a group while its owner leaves and its member is not there yet."""
+        holder = Node(Role.HELPER, 0, (), owner.space)
+        holder.sid, holder.pgid, holder.maker = owner.sid, owner, owner
+        holder.why = f"keeps group {'/'.join(map(str, owner.numbers))} while its owner leaves it"
+        self._script.enter(holder)
+        self._script.step(Op.CLONE, owner, holder)
+        return holder

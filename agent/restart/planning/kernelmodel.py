@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel for plans: system calls in, the live objects out, and a refusal where the real one would refuse.
+
+The objects are the process table's (agent.table.objects) and so are the rules (agent.table.rules): what a plan comes to
+here is what the table would say of the same calls. Added is what a table never needs to know, for it is told: which
+calls fail, and which numbers are free.
+
+All tasks ignore every signal that can be ignored but SIGCHLD, which is left at its default (the helper in C does that:
+see `ignore_signals`). So of all exit signals, do_notify_parent(), two reach a parent: SIGKILL and SIGSTOP. A
+namespace's init is immune to both. No plan is to rely on a death, so that is a call refused; and whoever is stopped is
+continued by the guard as long as it has to wait for that child.
+
+Each call also notes what it has to do with, in `touched`: two calls of different tasks may change places unless they
+touch one thing and at least one of them changes it. `reads` are things whose state the call depends on, `adds` are
+changes that commute with each other (another child, another member of a group), `writes` all others.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.table import departure, rules
+from agent.table.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, UNDER_SUBREAPER, Namespace, Pid, Task
+
+Thing = tuple[str, object]
+
+_OUTSIDE_NUMBERS: Final = 1 << 30
+"""Numbers that no image has, for tasks that may have any."""
+
+_ADDRESS_STEP: Final = 0x1000
+
+SIGKILL: Final = 9
+SIGSTOP: Final = 19
+
+
+class CallRefusedError(Exception):
+    """A call that the kernel would refuse.
+
+    Attributes:
+        errno: its name.
+        text: the rule that stands in the way.
+    """
+
+    def __init__(self, errno: str, text: str) -> None:
+        super().__init__(f"{errno}: {text}")
+        self.errno = errno
+        self.text = text
+
+
+@dataclass(slots=True)
+class Touched:
+    """What a call has to do with; see the module."""
+
+    reads: list[Thing] = field(default_factory=list)
+    adds: list[Thing] = field(default_factory=list)
+    writes: list[Thing] = field(default_factory=list)
+
+
+class Kernel:
+    """Tasks and the calls they make.
+
+    Attributes:
+        initial: the caller's pid namespace.
+        guard: the process, there, that makes the top of the tree.
+        touched: by the last call.
+    """
+
+    def __init__(self) -> None:
+        self._fresh = _OUTSIDE_NUMBERS
+        self._spaces = 0
+        self._clock = 0
+        self._pending: dict[Task, Namespace] = {}
+        self._members: dict[Pid, dict[Task, None]] = {}
+        self._closed: set[Namespace] = set()
+        self._moved: dict[Task, Touched] = {}  # by an exit
+        self._stopped: set[Task] = set()  # by an exit signal
+        self.touched = Touched()
+        self.initial = Namespace(0, 0, None)
+        init = self._enter_task(self.initial, (self._next(),), None, None)
+        self.initial.reaper = init
+        self.guard = self._enter_task(self.initial, (self._next(),), init, init)
+        self.guard.flags |= SUBREAPER
+
+    # ---- birth -----------------------------------------------------------------------------------------------------
+
+    def clone(
+        self,
+        by: Task,
+        numbers: tuple[int, ...],
+        *,
+        thread: bool = False,
+        parent: bool = False,
+        newpid: bool = False,
+        exit_signal: int = rules.SIGCHLD,
+    ) -> Task:
+        """clone3().
+
+        Args:
+            by: the caller.
+            numbers: the innermost ones, outermost of them first; the kernel chooses those above.
+            thread, parent, newpid: CLONE_THREAD, CLONE_PARENT, CLONE_NEWPID.
+            exit_signal: of a process; with CLONE_PARENT it is the caller's, whatever is asked for.
+
+        Raises:
+            CallRefusedError: as clone3() would fail.
+        """
+        touched = self.touched = Touched()
+        own, space = by.pid.namespace, self._pending.get(by, by.pid.namespace)
+        if by.flags & EXITED:
+            raise CallRefusedError("ESRCH", "the caller is dead")
+        if (thread or newpid) and space is not own:
+            raise CallRefusedError("EINVAL", "after setns or unshare there are neither threads nor new pid namespaces")
+        if parent and own.reaper is not None and own.reaper.leader is by.leader:
+            raise CallRefusedError("EINVAL", "the init of a pid namespace has no siblings")
+        if newpid:
+            self._spaces += 1
+            space = Namespace(self._spaces, self._spaces, space)
+        if space in self._closed:
+            raise CallRefusedError("ENOMEM", "the init of that pid namespace is dead")
+        task = self._enter_task(space, numbers, by, by.leader.parent if parent else by, thread=thread)
+        leader = by.leader
+        touched.reads += [("sid", leader), ("pgid", leader), ("space", space)]
+        touched.writes += [("task", task)]
+        if space.reaper is task:
+            touched.writes.append(("space", space))
+        if thread:
+            touched.adds.append(("threads", leader))
+        else:
+            task.exit_signal = leader.exit_signal if parent else exit_signal
+            born_of = task.parent
+            if parent:
+                touched.reads.append(("parent", leader))
+            if born_of is not None:
+                touched.adds.append(("children", born_of))
+            if task.pgid is not None:
+                touched.adds.append(("members", task.pgid))
+        return task
+
+    def _enter_task(
+        self,
+        space: Namespace,
+        numbers: tuple[int, ...],
+        by: Task | None,
+        parent: Task | None,
+        *,
+        thread: bool = False,
+    ) -> Task:
+        missing = space.level + 1 - len(numbers)
+        if missing < 0:
+            raise CallRefusedError("EINVAL", f"{len(numbers)} numbers for a pid of {space.level + 1} levels")
+        fresh = self._next()
+        full = (fresh,) * missing + numbers
+        if space.reaper is None and space.level and full[-1] != 1:
+            if numbers:
+                raise CallRefusedError("EINVAL", f"the first task of a pid namespace has number 1, not {full[-1]}")
+            full = (*full[:-1], 1)
+        at: Namespace | None = space
+        for number in reversed(full):
+            if at is not None and number in at.numbers:
+                raise CallRefusedError("EEXIST", f"number {number} is in use at level {at.level}")
+            at = at.parent if at is not None else None
+        self._clock += 1
+        pid = Pid(self._clock, full, space)
+        rules.hash_pid(pid)
+        task = Task(pid, self._clock, self._clock * _ADDRESS_STEP, 0)
+        task.order = self._clock
+        if by is None:
+            rules.add_process(task, None, pid, pid)
+        elif thread:
+            rules.add_thread(task, by.leader)
+        else:
+            leader = by.leader
+            if leader.flags & (SUBREAPER | UNDER_SUBREAPER):
+                task.flags |= UNDER_SUBREAPER
+            if leader.pgid is None or leader.sid is None:
+                raise CallRefusedError("ESRCH", "the caller has been reaped")
+            rules.add_process(task, parent, leader.pgid, leader.sid)
+        if task.leader is task and task.pgid is not None:
+            self._members.setdefault(task.pgid, {})[task] = None
+        return task
+
+    def _next(self) -> int:
+        self._fresh += 1
+        return self._fresh
+
+    # ---- namespaces ------------------------------------------------------------------------------------------------
+
+    def setns(self, by: Task, init: Task) -> None:
+        """setns(CLONE_NEWPID) to the namespace of a task; to its own, the next child is born at home again."""
+        self.touched = Touched(reads=[("task", init)])
+        space = init.pid.namespace
+        if space.ancestor(by.pid.namespace.level) is not by.pid.namespace:
+            raise CallRefusedError("EINVAL", "only one's own pid namespace and those below it can be entered")
+        if space is by.pid.namespace:
+            self._pending.pop(by, None)
+        else:
+            self._pending[by] = space
+        self._tell_pending(by)
+
+    def unshare(self, by: Task) -> None:
+        """unshare(CLONE_NEWPID)."""
+        self.touched = Touched()
+        if by in self._pending:
+            raise CallRefusedError("EINVAL", "the next child's pid namespace is not the caller's own any more")
+        self._spaces += 1
+        self._pending[by] = Namespace(self._spaces, self._spaces, by.pid.namespace)
+        self._tell_pending(by)
+
+    def _tell_pending(self, by: Task) -> None:
+        space = self._pending.get(by)
+        by.child_namespace = (space.identity, space.inum) if space is not None else None
+        if space in self._closed:
+            by.flags |= MOVING_NOWHERE
+        else:
+            by.flags &= ~MOVING_NOWHERE
+
+    # ---- session and group -----------------------------------------------------------------------------------------
+
+    def setsid(self, by: Task) -> None:
+        """setsid()."""
+        leader = by.leader
+        self.touched = Touched(writes=[("sid", leader), ("pgid", leader), ("group", leader.pid)])
+        if not rules.may_setsid(leader):
+            raise CallRefusedError("EPERM", "it leads a session, or its pid is in use as a process group")
+        self._leave(leader)
+        rules.setsid(leader)
+        self._members[leader.pid] = {leader: None}
+
+    def setpgid(self, by: Task, target: Task, owner: Pid) -> None:
+        """setpgid(): `target` joins the group of a pid object, or founds it where it is its own."""
+        leader = target.leader
+        touched = self.touched = Touched(
+            reads=[("task", leader), ("sid", by.leader), ("sid", leader), ("parent", leader)], writes=[("pgid", leader)]
+        )
+        for pid in (leader.pid, owner):
+            if not pid.number_in(by.pid.namespace):
+                raise CallRefusedError("ESRCH", f"{_known(pid)} has no number where the caller lives")
+        members = self._members.get(owner)
+        founds = owner is leader.pid
+        if not founds and not members:
+            raise CallRefusedError("EPERM", "there is no such group")
+        if not rules.may_setpgid(by.leader, leader, None if founds else next(iter(members or ()))):
+            raise CallRefusedError("EPERM", "a session leader, another session, or neither oneself nor a child")
+        if founds:
+            touched.writes.append(("group", owner))
+        else:
+            touched.reads.append(("group", owner))
+            touched.adds.append(("members", owner))
+        if leader.pgid is not None and leader.pgid is not owner and self._holds_group(leader):
+            touched.writes.append(("members", leader.pgid))  # whoever is to be in it must be so by now
+        if leader.pgid is not owner:
+            self._leave(leader)
+            rules.change_pgid(leader, owner)
+            self._members.setdefault(owner, {})[leader] = None
+
+    def _leave(self, leader: Task) -> None:
+        members = self._members.get(leader.pgid) if leader.pgid is not None else None
+        if members is not None:
+            members.pop(leader, None)
+            if not members and leader.pgid is not None:
+                del self._members[leader.pgid]
+
+    # ---- subreapers ------------------------------------------------------------------------------------------------
+
+    def subreaper(self, by: Task, *, on: bool) -> None:
+        """prctl(PR_SET_CHILD_SUBREAPER)."""
+        leader = by.leader
+        self.touched = Touched(writes=[("subreaper", leader)])
+        leader.flags = leader.flags | SUBREAPER if on else leader.flags & ~SUBREAPER
+        if on:
+            rules.propagate_has_child_subreaper(leader)
+
+    # ---- death -----------------------------------------------------------------------------------------------------
+
+    def exit(self, by: Task, status: int) -> None:
+        """exit() of one thread, or the end of a process that has no other."""
+        touched = self.touched = Touched()
+        children = tuple(by.children())
+        inside: list[Thing] = [("inside", space) for space in _spaces(by.pid.namespace)]
+        zaps = by.pid.namespace.reaper is by and all(thread.flags & EXITED for thread in by.group() if thread is not by)
+        if zaps:
+            self._zap(by)
+            by.leader.exit_code = status
+            touched.writes.append(inside.pop(0))
+        touched.adds += inside
+        touched.reads.append(("children", by))
+        by.exit_code = status
+        reaper = rules.exit_task(by)
+        changed: list[Thing] = [("task", by), *[("parent", child) for child in children]]
+        if children and reaper is not None:
+            above = by.leader.parent
+            while above is not None:
+                touched.reads += [("subreaper", above.leader), ("parent", above.leader)]
+                if above.leader is reaper.leader:
+                    break
+                above = above.leader.parent
+            touched.adds.append(("children", reaper))
+        if by.leader is by and by.pgid is not None and self._holds_group(by):
+            changed.append(("members", by.pgid))
+        touched.writes += changed
+        self._moved[by] = Touched(list(touched.reads), inside, changed)
+        self._notify_parent(by.leader)
+        if by.leader is not by and not self.lingers(by):
+            rules.release_task(by)
+
+    def _notify_parent(self, leader: Task) -> None:
+        """do_notify_parent(), once all threads of a group have exited."""
+        parent = leader.parent.leader if leader.parent is not None else None
+        gone = all(thread.flags & EXITED and not self.lingers(thread) for thread in leader.group())
+        if not gone or parent is None or departure.is_immune(parent):
+            return
+        if leader.exit_signal == SIGKILL:
+            raise CallRefusedError("SIGKILL", "that is its exit signal, and its parent would die of it")
+        if leader.exit_signal == SIGSTOP:
+            for thread in parent.group():
+                thread.flags |= STOPPED
+            self._stopped.add(parent)
+
+    def _zap(self, init: Task) -> None:
+        """zap_pid_ns_processes(), where there is nobody to be killed or reaped: no plan is to rely on that."""
+        space = init.pid.namespace
+        others = [
+            pid.task for pid in space.numbers.values() if pid.task is not None and pid.task.leader is not init.leader
+        ]
+        if not all(task.flags & EXITED for task in others):
+            raise CallRefusedError("EBUSY", "with the init its pid namespace dies, and others live in it")
+        if any(rules.is_zombie(child) and not self.lingers(child) for child in init.children()):
+            raise CallRefusedError("EBUSY", "a zombie whose parent is the init goes with it")
+        self._closed.add(space)
+        for by, pending in self._pending.items():
+            if pending is space:
+                self._tell_pending(by)
+
+    def lingers(self, task: Task) -> bool:
+        """Whether it is an init that waits within its exit, since a number of its namespace is in use besides its
+        own."""
+        space = task.pid.namespace
+        return space in self._closed and space.reaper is task and len(space.numbers) > len({task.pid, task.leader.pid})
+
+    def linger(self, target: Task) -> None:
+        """Wait until an init is where nothing but the release of its namespace's numbers moves it."""
+        moved = self._moved.get(target, Touched())
+        self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
+        if not self.lingers(target):
+            raise CallRefusedError("ESRCH", "nothing keeps it within its exit")
+
+    def _holds_group(self, leader: Task) -> bool:
+        """Whether others may rely on it for their group's being there: its founder, or anybody once that has left."""
+        pgid = leader.pgid
+        return pgid is leader.pid or pgid is None or pgid.task not in self._members.get(pgid, ())
+
+    def wait(self, by: Task, target: Task, *, reap: bool) -> None:
+        """waitid() for one child; `reap`: without WNOWAIT."""
+        # An exit has happened when it has been waited for, not when it was begun.
+        moved = self._moved.get(target, Touched())
+        touched = self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
+        if target.parent is None or target.parent.leader is not by.leader:
+            raise CallRefusedError("ECHILD", "it is no child of the one that waits")
+        if not rules.is_zombie(target):
+            raise CallRefusedError("EAGAIN", "it has not exited")
+        if self.lingers(target):
+            raise CallRefusedError("EAGAIN", "it waits within its exit until no number of its namespace is in use")
+        if by.leader in self._stopped:  # SIGCONT, from the guard
+            self._stopped.discard(by.leader)
+            for thread in by.group():
+                thread.flags &= ~STOPPED
+        if reap:
+            touched.writes.append(("task", target))
+            self._leave(target)
+            rules.release_task(target)
+
+    def stop(self, by: Task) -> None:
+        """kill(getpid(), SIGSTOP)."""
+        self.touched = Touched()
+        for thread in by.group():
+            if not thread.flags & EXITED:
+                thread.flags |= STOPPED
+
+
+def _known(pid: Pid) -> str:
+    """Its numbers for people: without those that the model has made up."""
+    return "/".join([str(number) for number in pid.numbers if number < _OUTSIDE_NUMBERS]) or "a process outside"
+
+
+def _spaces(space: Namespace) -> list[Namespace]:
+    """A namespace and those above it, but for the initial one."""
+    found = []
+    at: Namespace | None = space
+    while at is not None and at.parent is not None:
+        found.append(at)
+        at = at.parent
+    return found

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a snapshot to a plan that is proven to build it.
+
+What was observed of the births is tried first, then what the rules allow without. A plan counts when the model of the
+kernel, run anew from its first step, ends in the snapshot.
+"""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agent.errors import CkptreeError, NotRebuildableError
+from agent.model import Obstacle, Snapshot
+from agent.restart.planning import guest, simulate
+from agent.restart.planning.cast import Cast
+from agent.restart.planning.losses import losses
+from agent.restart.planning.plan import Plan
+from agent.restart.planning.refusals import refuse_hopeless
+from agent.restart.planning.replay import replay
+from agent.restart.planning.schedule import Scheduler
+from agent.restart.planning.solver import Solver
+
+
+def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
+    """Find a plan.
+
+    Args:
+        snapshot: sound, as the readers leave it.
+        pidns: give the tree a pid namespace of its own.
+
+    Raises:
+        NotRebuildableError: there is none, or none is known; it names the task and the rule.
+    """
+    notes = (*[f"squashed: {line}" for line in snapshot.squashed], *losses(snapshot))
+    if not pidns and guest.is_init(snapshot):
+        snapshot = guest.as_guest(snapshot)
+        notes += (guest.NOTE,)
+    with _no_collections():
+        plan = _found(snapshot, pidns=pidns)
+    return plan._replace(notes=notes)
+
+
+def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snapshot, Plan]:
+    """Decide what `plan` shows and `restart` makes.
+
+    Args:
+        snapshot: of the original.
+        pidns: give the tree a pid namespace of its own.
+        any_numbers: let the kernel choose all numbers.
+
+    Returns:
+        The tree as it is to be, and the plan that makes it.
+
+    Raises:
+        NotRebuildableError: as make_plan() does; and where a number is that of an init in every namespace.
+    """
+    if pidns:
+        return snapshot, make_plan(snapshot)
+    wanted = guest.as_guest(snapshot) if guest.is_init(snapshot) else snapshot
+    plan = make_plan(snapshot, pidns=False)
+    taken = next((actor for actor in plan.actors if actor.numbers[:1] == (1,)), None)
+    if taken is not None and not any_numbers:
+        text = "the number 1 is taken by the init of the caller's namespace: take any numbers with --no-pids"
+        raise NotRebuildableError(taken.tag, "number-of-the-init", text, proven=True)
+    return wanted, plan
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """What a plan is made of is no garbage before it is done, and to look for some meanwhile takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _found(snapshot: Snapshot, *, pidns: bool) -> Plan:
+    try:
+        return _attempt(snapshot, pidns=pidns, observed=_has_births(snapshot))
+    except NotRebuildableError as error:
+        if not _has_births(snapshot):
+            raise
+        try:
+            return _attempt(snapshot, pidns=pidns, observed=False)
+        except NotRebuildableError:
+            raise error from None  # what was observed says more of why
+
+
+def obstacles(snapshot: Snapshot) -> tuple[Obstacle, ...]:
+    """What stands in the way of a rebuild in a pid namespace of its own; empty where there is a plan."""
+    try:
+        make_plan(snapshot)
+    except NotRebuildableError as error:
+        return (Obstacle(error.tag, error.rule, error.text),)
+    return ()
+
+
+def _has_births(snapshot: Snapshot) -> bool:
+    return any(task.birth is not None and task.birth.observed for task in snapshot.tasks)
+
+
+def _attempt(snapshot: Snapshot, *, pidns: bool, observed: bool) -> Plan:
+    cast = Cast(snapshot, pidns=pidns)
+    refuse_hopeless(cast)
+    if observed:
+        replay(cast)
+    solver = Solver(cast)
+    solver.solve()
+    plan = Scheduler(cast, solver.routes).plan()
+    prove(snapshot, plan)
+    return plan
+
+
+def prove(snapshot: Snapshot, plan: Plan) -> None:
+    """Run a plan on the model, and compare.
+
+    Raises:
+        NotRebuildableError: it ends in another tree.
+    """
+    machine = simulate.run(plan)
+    try:
+        made = simulate.result(plan, machine, snapshot.mode)
+    except CkptreeError as error:
+        raise NotRebuildableError(
+            0, "simulation", f"the tree that the plan builds cannot be captured: {error}"
+        ) from error
+    difference = simulate.difference(snapshot, made)
+    if difference is not None:
+        raise NotRebuildableError(0, "simulation", f"the plan comes to another tree: {difference}")

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a plan on the model of the kernel, and what comes of it.
+
+The result is selected by the very code that selects a snapshot from the live table, so a plan that passes here builds
+what a capture would show as the same tree.
+"""
+
+from collections.abc import Collection
+
+from agent.errors import CkptreeError
+from agent.model import Mode, Snapshot, TaskState
+from agent.model import Task as SnapshotTask
+from agent.restart.planning.kernelmodel import CallRefusedError, Kernel, Touched
+from agent.restart.planning.plan import NOBODY, CloneBits, Op, Plan, Step
+from agent.selection.select import Selection, select
+from agent.table.objects import Task
+
+CORE_DUMPED = 0x80
+
+
+class PlanError(CkptreeError):
+    """A plan that does not come to the tree it was made for."""
+
+
+class Machine:
+    """A model kernel and the actors of a plan that are alive in it.
+
+    Attributes:
+        kernel: see restart.kernel.
+        tasks: by actor; None before birth.
+    """
+
+    def __init__(self, actors: int, *, pidns: bool) -> None:
+        self.kernel = Kernel()
+        self.tasks: list[Task | None] = [None] * actors
+        self._pidns = pidns
+
+    def task(self, actor: int) -> Task:
+        """Who plays an actor."""
+        task = self.tasks[actor]
+        if task is None:
+            raise CallRefusedError("ESRCH", f"actor {actor} is not born yet")
+        return task
+
+    def begin(self, numbers: tuple[int, ...], exit_signal: int) -> None:
+        """Make actor 0."""
+        kernel = self.kernel
+        self.tasks[0] = kernel.clone(kernel.guard, numbers, newpid=self._pidns, exit_signal=exit_signal)
+        if not self._pidns:
+            kernel.subreaper(self.task(0), on=True)
+
+    def run(self, step: Step, numbers: tuple[int, ...] = (), exit_signal: int = 17) -> None:
+        """Make a step happen; numbers and signal are those of the one that a CLONE makes."""
+        kernel, by, value = self.kernel, self.task(step.by), step.value
+        match step.op:
+            case Op.CLONE:
+                self.tasks[step.target] = kernel.clone(
+                    by,
+                    numbers,
+                    thread=bool(value & CloneBits.THREAD),
+                    parent=bool(value & CloneBits.PARENT),
+                    newpid=bool(value & CloneBits.NEWPID),
+                    exit_signal=exit_signal,
+                )
+            case Op.SETSID:
+                kernel.setsid(by)
+            case Op.SETPGID:
+                kernel.setpgid(by, self.task(step.target), self.task(value).leader.pid)
+            case Op.SUBREAPER:
+                kernel.subreaper(by, on=bool(value))
+            case Op.ENTER:
+                kernel.setns(by, self.task(step.target))
+            case Op.UNSHARE:
+                kernel.unshare(by)
+            case Op.EXIT:
+                kernel.exit(by, value)
+            case Op.REAP:
+                kernel.wait(by, self.task(step.target), reap=True)
+            case Op.AWAIT:
+                kernel.wait(by, self.task(step.target), reap=False)
+            case Op.LINGER:
+                kernel.linger(self.task(step.target))
+            case Op.STOP:
+                kernel.stop(by)
+            case Op.ACTIVATE:
+                kernel.touched = Touched()
+
+
+def run(plan: Plan) -> Machine:
+    """Run a whole plan in its order.
+
+    Raises:
+        PlanError: the kernel would refuse a step; the message names it.
+    """
+    machine = Machine(len(plan.actors), pidns=plan.pidns)
+    machine.begin(plan.actors[0].numbers, plan.actors[0].exit_signal)
+    for index, step in enumerate(plan.steps):
+        made = plan.actors[step.target] if step.op is Op.CLONE and step.target != NOBODY else None
+        try:
+            machine.run(step, made.numbers if made else (), made.exit_signal if made else 17)
+        except CallRefusedError as refusal:
+            raise PlanError(f"step {index}, {step.op.name} by actor {step.by}: {refusal}") from refusal
+    return machine
+
+
+def result(plan: Plan, machine: Machine, mode: Mode) -> Selection:
+    """What a capture of the tree would show."""
+    return select(machine.task(plan.tasks[0]), mode)
+
+
+def difference(snapshot: Snapshot, made: Selection) -> str | None:
+    """The first thing in which what was made is not the snapshot; None where all is equal, as diff means it.
+
+    Compared by numbers and not by rows, since other writers give tags in another order.
+    """
+    unknown = {snapshot.number(task.pid) for task in snapshot.tasks if task.exit_signal is None or task.exit_signal < 0}
+    want, have = _rows(snapshot, unknown), _rows(_as_snapshot(snapshot, made), unknown)
+    for number, row in want.items():
+        if number not in have:
+            return f"{number} is missing"
+        if have[number] != row:
+            names = (
+                *("numbers", "parent", "tgid", "pgid", "sid", "depth", "state", "status", "subreaper", "exit signal"),
+                "dead next pid namespace",
+            )
+            which = [
+                f"{name} {mine} instead of {theirs}"
+                for name, mine, theirs in zip(names, have[number], row, strict=True)
+                if mine != theirs
+            ]
+            return f"{number} has {', '.join(which)}"
+    extra = [number for number in have if number not in want]
+    if extra:
+        return f"{extra[0]} is there in addition"
+    return _partition_difference(snapshot, made)
+
+
+def _as_snapshot(snapshot: Snapshot, made: Selection) -> Snapshot:
+    return Snapshot(mode=snapshot.mode, time_ns=0, pids=made.pids, tasks=made.tasks, namespaces=made.namespaces)
+
+
+Row = tuple[object, ...]
+
+_EXITED = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
+
+
+def _status(task: SnapshotTask) -> int | None:
+    """With which it ended; who may not read that has null, and gets 0."""
+    if task.exit_code is None:
+        return 0 if task.state in _EXITED else None
+    return task.exit_code & ~CORE_DUMPED
+
+
+def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
+    """By number in the root's namespace; ids as numbers, which are unique there, or as the special values.
+
+    Args:
+        snapshot: whose rows.
+        unknown: numbers of those whose exit signal is all the same.
+    """
+
+    def name(tag: int) -> int:
+        return snapshot.number(tag) if tag >= snapshot.first_tag else tag
+
+    return {
+        name(task.pid): (
+            snapshot.pids[task.pid - snapshot.first_tag].numbers,
+            name(task.ppid),
+            name(task.tgid),
+            name(task.pgid),
+            name(task.sid),
+            task.depth,
+            task.state or TaskState.RUNNING,
+            _status(task),
+            bool(task.subreaper),
+            task.exit_signal if name(task.pid) not in unknown else None,
+            task.state not in _EXITED and task.child_namespace is not None and bool(task.child_namespace_dead),
+        )
+        for task in snapshot.tasks
+    }
+
+
+def _partition_difference(snapshot: Snapshot, made: Selection) -> str | None:
+    """Two pids of one namespace there must be of one here, and the other way round."""
+    if not snapshot.namespaces:
+        return None
+    there = {pid.numbers[0]: pid.namespaces for pid in snapshot.pids}
+    forward: dict[int, int] = {}
+    backward: dict[int, int] = {}
+    for pid in made.pids:
+        for mine, theirs in zip(pid.namespaces, there.get(pid.numbers[0], ()), strict=False):
+            if forward.setdefault(mine, theirs) != theirs or backward.setdefault(theirs, mine) != mine:
+                return f"{pid.numbers[0]} is in another pid namespace"
+    return None

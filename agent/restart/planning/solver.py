@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who could have made whom, where nobody saw it.
+
+Theory
+------
+A task is born into its maker's session, and its parent must stand above its maker (restart.lineage). Only a session
+leader has a choice of the session it is born into, and it and the dead ones have a choice of the place. So:
+
+* a task whose parent P is in its session at some time is made by P;
+* else by the leader L of its session, if L stands below P, and it is lifted to P;
+* else something has to be arranged, and there are two things that can be:
+  - P leads a session of its own: it may have been born into the one in question, and forked before setsid();
+  - L may have been made below P, and been lifted away afterwards (a dead L has no place of its own to go to).
+
+Each arrangement asks for others in turn. The search tries them in that order and takes back what leads nowhere; it
+ends, for each node is arranged at most once in each way, and it is bounded for the sake of hostile images.
+"""
+
+from typing import NamedTuple
+
+from agent.errors import NotRebuildableError
+from agent.restart.planning.cast import Cast, Node
+from agent.restart.planning.lineage import Paths, Route, Way, makers, route, sessions
+from agent.restart.planning.plan import Role
+from agent.restart.planning.refusals import name
+
+WORK = 2_000_000
+"""Steps that a search may take, in addition to some for each process: looks at one, and ways from one to its maker."""
+
+WORK_EACH = 200
+"""For each process: a kernel's trees take a few rounds."""
+
+
+class Arrangement(NamedTuple):
+    """What can be arranged: a node is born into `session`, and made by `maker` if that is not None."""
+
+    node: Node
+    maker: Node | None
+    session: Node
+
+
+class Solver:
+    """One search.
+
+    Args:
+        cast: nodes, of which some may have a maker already: these were observed, and stay as they are.
+
+    Attributes:
+        routes: of each process but the top, once solved.
+    """
+
+    def __init__(self, cast: Cast) -> None:
+        self._cast = cast
+        self._observed = {node for node in cast.nodes if node.maker is not None}
+        self._arranged: dict[Node, Arrangement] = {}
+        self._processes = [node for node in cast.nodes if node.leader is node and node is not cast.top]
+        self._children: dict[Node, list[Node]] = {}
+        for node in self._processes:
+            if node.parent is not None:
+                self._children.setdefault(node.parent.leader, []).append(node)
+        self._paths = Paths(WORK + WORK_EACH * len(self._processes))
+        self._sound: set[Node] = set()  # whose makers lead to the top, as things stand
+        self.routes: dict[Node, Route] = {}
+
+    def solve(self) -> None:
+        """Give every process a maker and a birth session.
+
+        Raises:
+            NotRebuildableError: there is no way known; it names the first task that none was found for.
+        """
+        for node in self._processes:
+            self._assign(node)
+        stuck = self._search()
+        if stuck is not None:
+            raise self._refusal(stuck)
+        for node in self._processes:
+            if node.role is Role.GHOST:
+                self._place_ghost(node)
+        self._sound.clear()
+        self._paths.forget()
+        for node in self._processes:
+            found = self._route(node)
+            if found is None:
+                raise self._refusal(node)
+            self.routes[node] = found
+        self._forget_signals()
+
+    def _assign(self, node: Node) -> None:
+        """Birth session and maker, as far as they follow from what is observed and arranged."""
+        if node in self._observed:
+            if node.birth_sid is None:  # a session that nobody is in any more: whatever its maker has
+                maker = node.maker
+                node.birth_sid = maker.leader.sid if maker is not None else None
+            return
+        arranged = self._arranged.get(node)
+        parent = node.parent
+        if node.role is Role.GHOST:
+            node.maker, node.birth_sid = (arranged.maker, arranged.session) if arranged else (None, None)
+            return
+        if parent is None:
+            return
+        session = arranged.session if arranged else parent.leader.sid if node.leads_session else node.sid
+        node.birth_sid = session
+        if arranged and arranged.maker is not None:
+            node.maker = arranged.maker
+        else:
+            node.maker = parent if session in sessions(parent) else session
+
+    def _search(self) -> Node | None:
+        """Arrange until all can be made; returns the first that could not be, where nothing helps."""
+        processes = [node for node in self._processes if node.role is Role.TASK or node.maker is not None]
+        stack: list[tuple[list[Arrangement], Arrangement]] = []
+        first_stuck: Node | None = None
+        at, clean = 0, 0
+        while clean < len(processes):
+            node = processes[at]
+            if self._paths.left < 0:
+                raise self._exhausted(first_stuck or node)
+            if self._route(node) is not None:
+                at = (at + 1) % len(processes)
+                clean += 1
+                continue
+            first_stuck = first_stuck or node
+            clean = 0
+            options = self._arrangements(node)
+            while not options and stack:
+                options, taken_back = stack.pop()
+                del self._arranged[taken_back.node]
+                self._reassign(taken_back.node)
+            if not options:
+                return first_stuck
+            chosen, *others = options
+            stack.append((others, chosen))
+            self._arranged[chosen.node] = chosen
+            self._reassign(chosen.node)
+        return None
+
+    def _reassign(self, node: Node) -> None:
+        self._sound.clear()
+        self._paths.forget()
+        self._assign(node)
+        children = self._children.get(node, ())
+        self._paths.left -= len(children) + 1
+        for child in children:
+            self._assign(child)
+
+    def _route(self, node: Node) -> Route | None:
+        """How a task is made, as things stand."""
+        maker, session = node.maker, node.birth_sid
+        self._paths.left -= 1
+        if maker is None or maker is self._cast.outside or maker.leader is node:
+            return None
+        if session is not None and session not in sessions(maker):
+            return None
+        if self._runs_in_a_circle(node):
+            return None  # it would have to be there before itself
+        return route(self._cast, maker, node, self._paths)
+
+    def _runs_in_a_circle(self, node: Node) -> bool:
+        """Whether a process is among its own makers; whoever is below a sound one is sound, so each is looked at
+        once."""
+        walked = [node]
+        for above in makers(node):
+            leader = above.leader
+            if leader is node:
+                return True
+            if leader in self._sound:
+                break
+            walked.append(leader)
+        else:
+            self._paths.left -= len(walked)
+            at = walked[-1].maker
+            if at is not None and at.leader in walked:
+                return False  # it stands below a circle, whose members find that themselves
+        self._paths.left -= len(walked)
+        self._sound.update(walked)
+        return False
+
+    def _arrangements(self, node: Node) -> list[Arrangement]:
+        """What could be arranged so that a node can be made."""
+        parent, session, cast = node.parent, node.birth_sid, self._cast
+        if parent is None or session is None:
+            return []
+        above = parent.leader
+        found = []
+        if self._is_free(session) and session.role is Role.GHOST:
+            found.append(Arrangement(session, parent, above.sid))
+        if self._is_free(above) and above.leads_session and above not in (cast.top, session):
+            found.append(Arrangement(above, None, session))
+        if self._is_free(session) and session.role in (Role.TASK, Role.KEEPER):
+            births = dict.fromkeys(birth for birth in (above.sid, above.birth_sid) if birth is not None)
+            found += [Arrangement(session, parent, birth) for birth in births if birth is not session]
+        return found
+
+    def _is_free(self, node: Node) -> bool:
+        return node not in self._arranged and node not in self._observed
+
+    def _place_ghost(self, ghost: Node) -> None:
+        """A ghost can be anybody's child who is in its session and can have children in its namespace."""
+        cast = self._cast
+        if ghost.maker is not None:
+            return
+        if ghost.leads_session:
+            ghost.maker, ghost.birth_sid = self._anybody(ghost, None), None
+            ghost.birth_sid = ghost.maker.leader.sid if ghost.maker else None
+        else:
+            ghost.birth_sid = ghost.sid
+            ghost.maker = self._anybody(ghost, ghost.sid)
+        if ghost.maker is None:
+            text = f"nobody in its session can make {'/'.join(map(str, ghost.numbers))}, whose number is still in use"
+            raise NotRebuildableError(ghost.tag, "ghost-without-maker", text)
+        if not cast.pidns and ghost.maker is cast.outside:
+            raise NotRebuildableError(ghost.tag, "outside-id", "a group of the session outside cannot be made")
+
+    def _anybody(self, ghost: Node, session: Node | None) -> Node | None:
+        cast = self._cast
+        if session is not None and session not in (cast.outside, ghost) and session.space in cast.chain(ghost.space):
+            return session
+        best: Node | None = None
+        for node in cast.nodes:
+            fits = session is None or session in sessions(node)  # at some time
+            if fits and node is not ghost and node.leader is node and node.space in cast.chain(ghost.space):
+                if (node.role is Role.GHOST and node.maker is None) or any(one.leader is ghost for one in makers(node)):
+                    continue
+                if not node.exits:
+                    return node
+                best = best or node
+        return best
+
+    def _forget_signals(self) -> None:
+        """Leave ghosts that make no siblings the exit signal that nobody heeds."""
+        used = {
+            node.maker.leader for node, way in self.routes.items() if way.way is Way.SIBLING and node.maker is not None
+        }
+        for ghost in self._cast.ghosts:
+            if ghost not in used:
+                ghost.exit_signal = None
+
+    def _exhausted(self, node: Node) -> NotRebuildableError:
+        text = (
+            f"{name(node)}: no order of births was found in {self._paths.budget} steps, which is as many as are tried for "
+            f"{len(self._processes)} processes"
+        )
+        return NotRebuildableError(node.tag, "search-bound", text)
+
+    def _refusal(self, node: Node) -> NotRebuildableError:
+        name = "/".join(map(str, node.numbers))
+        parent = (
+            "/".join(map(str, node.parent.numbers)) if node.parent is not None and node.parent.numbers else "outside"
+        )
+        session = node.birth_sid
+        of = (
+            "outside"
+            if session is None or session is self._cast.outside
+            else "/".join(map(str, session.numbers)) or "?"
+        )
+        text = (
+            f"{name} was born into session {of} and has the parent {parent}: no order of births known here leads there"
+        )
+        return NotRebuildableError(node.tag, "session-of-another-line", text)

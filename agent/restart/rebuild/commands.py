@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes of a rebuilt tree run: one command for all, or what each ran once.
+
+A process with a live leader runs its program; a group whose leader is dead can run none, for exec() would bring the
+leader back, and holds instead. Threads end with exec(): a program that wants them is told which.
+"""
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from agent.errors import CkptreeError, RefusedError, UsageError
+from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
+from agent.restart.planning.plan import Plan
+from agent.restart.rebuild.failure import name_of
+from agent.restart.rebuild.helperabi import Program
+from agent.restart.rebuild.rights import Host, bounds, doubts, held, obstacles, recorded, this_host
+
+
+def split_command(text: str) -> list[str]:
+    """A command as a shell splits it into words, one at least.
+
+    Raises:
+        UsageError: a quote is open, or there is nothing.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--run {text}: {error}") from error
+    if not words:
+        raise UsageError("--run: expected hold, argv or a command")
+    return words
+
+
+def with_path(words: list[str]) -> list[str]:
+    """The path of a command's program, then the command.
+
+    Raises:
+        CkptreeError: it is not to be found.
+    """
+    path = shutil.which(words[0])
+    if path is None:
+        what = f"{words[0]} is there, and is no program that may be run" if Path(words[0]).exists() else ""
+        raise CkptreeError(f"--run: {what or f'there is no program {words[0]}'}")
+    return [os.path.abspath(path), *words]
+
+
+def one_command(
+    words: Sequence[str],
+    snapshot: Snapshot,
+    plan: Plan,
+    numbers: Sequence[tuple[int, ...]],
+    pids: Sequence[int],
+    image: str,
+    *,
+    keep_rights: bool = False,
+) -> dict[int, Program]:
+    """The same for all, each with its place in the tree in its environment, and no right that the original had not.
+
+    Args:
+        words: path, then the arguments from the program's name on.
+        snapshot, plan: what was rebuilt.
+        numbers, pids: by actor, as they came to be.
+        image: path of the file; empty where it was no file.
+        keep_rights: it has all that the caller has.
+    """
+    path, *argv = (os.fsencode(word) for word in words)
+    inherited = [key + b"=" + value for key, value in os.environb.items() if not key.startswith(b"CKPTREE_")]
+    inherited.append(b"CKPTREE_IMAGE=" + os.fsencode(os.path.abspath(image) if image else ""))
+    threads: dict[int, list[str]] = {}
+    for index, task in zip(plan.tasks, snapshot.tasks, strict=True):
+        if task.pid != task.tgid:
+            text = f"{task.pid}:{','.join(map(str, numbers[index]))}"
+            threads.setdefault(plan.actors[index].leader, []).append(text)
+    programs = {}
+    for index, task in _living(snapshot, plan):
+        own = {
+            "TAG": str(task.pid),
+            "PID": str(pids[index]),
+            "NUMBERS": ",".join(map(str, numbers[index])),
+            "THREADS": " ".join(threads.get(index, ())),
+            "TTY": _json(_terminal(task.tty) if task.tty is not None else None),
+            "FOWN": _json([_owner(owner) for owner in task.fown] if task.fown else None),
+        }
+        env = [*inherited, *(f"CKPTREE_{name}={value}".encode() for name, value in own.items())]
+        programs[index] = Program(path, argv, env, rights=None if keep_rights else bounds(task))
+    return programs
+
+
+def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> tuple[dict[int, Program], list[str]]:
+    """What each process that has called exec ran when it was captured, under the rights that it had.
+
+    Args:
+        snapshot, plan: what is to be rebuilt.
+        host: what may be given here; that of this process where it is None.
+
+    Returns:
+        The programs by actor; and, for people, who has none, for it only forked and so holds, and who may be another
+        than it was.
+
+    Raises:
+        RefusedError: the image has no details; some cannot be started again as they were, all of them are named; or
+            none has called exec.
+    """
+    host = host or this_host(pidns=plan.pidns)
+    refused, waiting, doubtful = [], [], []
+    programs = {}
+    living = [*_living(snapshot, plan), *_leaderless(snapshot, plan)]
+    if all(task.details is None for _, task in living):
+        raise RefusedError(
+            "--run argv: the image does not say what ran: capture the original with `snapshot --with-argv`; of a tree that "
+            "`restart` holds, which runs nothing, take the image that it was made from"
+        )
+    for index, task in living:
+        who = name_of(plan.actors[index])
+        if task.details is not None and task.details.execed is False:
+            waiting.append(f"{who} has only forked, and holds")
+            continue
+        reasons = list(obstacles(task, host, snapshot.boot_id))
+        if reasons:
+            refused.append(f"{who}: {'; '.join(reasons)}")
+        else:
+            programs[index] = recorded(task, host)
+            doubtful += [f"{who}: {doubt}" for doubt in doubts(task, host, snapshot.boot_id)]
+    if refused:
+        raise RefusedError("--run argv: these cannot be started again as they were", refused)
+    if not programs:
+        raise RefusedError(
+            "--run argv: there is nothing to run, for no process of the image has called exec: they would all hold, "
+            "which is --run hold",
+            waiting,
+        )
+    return programs, waiting + doubtful
+
+
+def holding(
+    snapshot: Snapshot, plan: Plan, running: Collection[int], host: Host | None = None
+) -> tuple[dict[int, Program], list[str]]:
+    """What those take that run nothing: their own ids.
+
+    Args:
+        snapshot, plan: what is to be rebuilt.
+        running: actors that run a program.
+        host: as in own_arguments().
+
+    Returns:
+        By actor; and, for people, who cannot have them.
+    """
+    host = host or this_host(pidns=plan.pidns)
+    found, without = {}, []
+    leaders = {task.tgid: task for task in snapshot.tasks if task.pid == task.tgid}
+    for index, task in zip(plan.tasks, snapshot.tasks, strict=True):
+        if plan.actors[index].leader in running or task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER):
+            continue
+        leader = leaders.get(task.tgid)
+        if leader is not None and (leader.uid, leader.gid) == (task.uid, task.gid):
+            task = task._replace(details=leader.details)
+        try:
+            program = held(task, host)
+        except RefusedError as error:
+            without.append(
+                f"{name_of(plan.actors[index])} holds under the ids of the caller: {error} cannot be had here"
+            )
+        else:
+            if program is not None:
+                found[index] = program
+    return found, without
+
+
+def at_their_beginning(snapshot: Snapshot) -> Snapshot:
+    """The same tree, with nobody who will run its program again in the middle of an unshare() or setns().
+
+    A pid namespace that waits for a process's next child is what its program has asked for. It will ask again, and
+    unshare() fails where one waits already.
+    """
+    tasks = [
+        task._replace(child_namespace=None, child_namespace_dead=None)
+        if task.details is not None and task.details.execed is not False
+        else task
+        for task in snapshot.tasks
+    ]
+    return replace(snapshot, tasks=tuple(tasks))
+
+
+def _leaderless(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:
+    pairs = zip(plan.tasks, snapshot.tasks, strict=True)
+    return [(index, task) for index, task in pairs if task.state == TaskState.DEAD_LEADER]
+
+
+def _living(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:
+    """Processes whose leaders live, with their actors."""
+    dead = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
+    pairs = zip(plan.tasks, snapshot.tasks, strict=True)
+    return [(index, task) for index, task in pairs if task.pid == task.tgid and task.state not in dead]
+
+
+def _json(value: object) -> str:
+    return "" if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def _terminal(tty: Terminal) -> Mapping[str, object]:
+    name = None if tty.name is None else tty.name.decode(errors="surrogateescape")
+    return {"name": name, "pgrp": _ref(tty.pgrp), "old_pgrp": _ref(tty.old_pgrp)}
+
+
+def _owner(owner: FileOwner) -> Mapping[str, object]:
+    return {"fd": owner.fd, "pid": _ref(owner.pid), "type": owner.type}
+
+
+def _ref(ref: PidRef | None) -> object:
+    if ref is None or isinstance(ref, int):
+        return ref
+    return {"numbers": ref.numbers, "namespaces": ref.namespaces}

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A rebuild under way: the shell around the helper that makes a planned tree.
+
+The helper is the guard of the tree. It and this process, its coordinator, talk over one socket; when that ends without
+a word, whoever is left takes it that the other has died: the guard takes the tree down. So whatever becomes of this
+process, no half of a tree stays.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from agent.errors import HostError
+from agent.restart.planning.plan import Plan
+from agent.restart.rebuild import helperabi, helperprogram, orphans
+from agent.restart.rebuild.failure import RebuildError, failure
+from agent.restart.rebuild.helperabi import Message, Program, Run, Said
+
+HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
+_PATIENCE: Final = 2.0
+"""Seconds after which also one who is no terminal is told how far it is, and again each time after twice as many."""
+
+
+class Begin(Enum):
+    """The session and group that a tree begins in, which is what it has of them from outside."""
+
+    HERE = "this process's own"
+    NUMBERED = "this process's own, or a new session if that one has no number in this namespace"
+    LEADERS_GROUP = "such a session, and the group of its leader"
+
+
+class Rebuild:
+    """A tree that is being made, stands, or runs.
+
+    Use as a context: what has not been detached is taken down at its end.
+
+    Args:
+        any_numbers: let the kernel choose all numbers.
+        no_stdio: give the tasks /dev/null for their standard streams.
+        begin: the session and group that the tree begins in.
+        keep_rights: leave tasks that hold the rights of the caller.
+        helper: the program.
+
+    Attributes:
+        plan: what is made.
+        pids: for each actor the pid as this process sees it, once it stands; 0 for threads that /proc does not show.
+        numbers: for each actor its numbers, from the root's namespace inward.
+        guard: pid of the guard.
+        root_status: raw wait status of the root, once it has ended by itself.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        any_numbers: bool = False,
+        no_stdio: bool = False,
+        begin: Begin = Begin.HERE,
+        keep_rights: bool = False,
+        helper: Path = HELPER,
+    ) -> None:
+        self.plan = plan
+        self.any_numbers = any_numbers
+        self.pids: tuple[int, ...] = ()
+        self.numbers: tuple[tuple[int, ...], ...] = tuple(actor.numbers for actor in plan.actors)
+        self.root_status: int | None = None
+        self.guard = 0
+        pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+        new_session = begin is not Begin.HERE and os.getsid(0) == 0
+        self._code = helperprogram.encode(
+            plan,
+            any_numbers=any_numbers,
+            no_stdio=no_stdio,
+            new_session=new_session,
+            keep_rights=keep_rights,
+            pid_max=pid_max,
+        )
+        self._helper = helper
+        self._group = os.getsid(0) if begin is Begin.LEADERS_GROUP and not new_session else None
+        self._over = False
+        self._detached = False
+        self._file = -1
+        self._first: int | None = None
+        self._patience = _PATIENCE
+        self._kept: set[int] = set()
+        self._failed: Message | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def build(self) -> None:
+        """Start the guard and wait until everybody is born and in place."""
+        self._spawn()
+        self._await(Said.STANDING)
+        self._read_pids()
+
+    def activate(self) -> None:
+        """Let everybody have its turn; zombies, dead leaders and ghosts go."""
+        self._send(Message(Said.GO))
+        self._await(Said.ACTIVE)
+
+    def release(self, programs: Mapping[int, Program] | None = None) -> None:
+        """Let the tasks hold for ever, or run their programs; then stop those that were stopped."""
+        if programs:
+            actors = len(self.plan.actors)
+            section = helperabi.run_section(programs, actors)
+            offset = helperabi.run_offset(self._code, actors)
+            os.ftruncate(self._file, offset + len(section))
+            os.pwrite(self._file, section, offset)
+            self._send(Message(Said.RELEASE, value=Run.SECTION, offset=offset, size=len(section)))
+        else:
+            self._send(Message(Said.RELEASE, value=Run.HOLD))
+        self._await(Said.RELEASED)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the root."""
+        self._send(Message(Said.SIGNAL, value=number))
+
+    def end(self) -> None:
+        """Have all killed; wait() returns when that is done."""
+        self._send(Message(Said.KILL))
+
+    def detach(self, pidfile: Path | None = None) -> None:
+        """Leave the tree to its guard, which stays with it, and removes the file with its pid when it goes."""
+        if pidfile is None:
+            self._send(Message(Said.DETACH))
+        else:
+            name = os.fsencode(os.path.realpath(pidfile)) + b"\0"
+            offset = helperabi.next_page(os.fstat(self._file).st_size)
+            os.pwrite(self._file, name, offset)
+            self._send(Message(Said.DETACH, offset=offset, size=len(name)))
+        self._over = True
+        self._detached = True
+        self._close()
+
+    def wait(self, bell: int = -1, rung: Callable[[], None] = lambda: None) -> int | None:
+        """Wait for the end of the tree: the root's raw wait status, None where nobody saw it.
+
+        A signal that comes just before would not end this: `bell` is readable then, and `rung` is called, and may
+        raise.
+        """
+        while not self._over:
+            ready = select.select([self._socket.fileno(), *([bell] if bell >= 0 else [])], [], [])[0]
+            if bell in ready:
+                os.read(bell, 64)
+                rung()
+            if ready != [bell]:
+                self._receive()
+        if self._failed:
+            raise failure(self._failed, self.plan, self._helper)
+        return self.root_status
+
+    def kill(self) -> None:
+        """Take the tree down and wait until nobody is left. Signals that come meanwhile wait, too."""
+        if not self.guard or self._detached:
+            return
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            if not self._over:
+                self._send(Message(Said.KILL))
+            with suppress(RebuildError):
+                while not self._over:
+                    self._receive()
+            os.waitpid(self.guard, 0)
+            self._detached = True
+            self._close()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    @property
+    def building_ns(self) -> int:
+        """How long it took from the first clone() until all stood."""
+        first, standing, *_ = self._answer()
+        return standing - first
+
+    @property
+    def proc_error(self) -> int:
+        """Why the tree has no /proc of its own; 0 where it has."""
+        return self._answer()[2]
+
+    def _answer(self) -> tuple[int, int, int, int]:
+        first, standing, error, user = helperabi.ANSWER.unpack_from(self._memory, helperabi.answer_offset(self._code))
+        return first, standing, error, user
+
+    def _spawn(self) -> None:
+        if not os.access(self._helper, os.X_OK):
+            raise HostError(f"{self._helper} is missing: `make setup` compiles it")
+        start = helperabi.answer_offset(self._code)
+        size = start + helperabi.ANSWER.size + 4 * len(self.plan.actors)
+        self._file = os.memfd_create("ckptree-program")
+        os.ftruncate(self._file, size)
+        os.pwrite(self._file, self._code, 0)
+        self._memory = mmap.mmap(self._file, size)
+        if not self.plan.pidns:
+            orphans.adopt(wanted=True)
+            self._kept = orphans.children()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.guard = _spawned(self._helper, self._file, theirs.fileno(), self._group)
+
+    def _close(self) -> None:
+        self._socket.close()
+        if self._file >= 0:
+            if not self.plan.pidns:
+                orphans.adopt(wanted=False)
+            os.close(self._file)
+            self._file = -1
+        if self._first is not None:
+            os.close(self._first)
+            self._first = None
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._socket.send(helperabi.MESSAGE.pack(*message))
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
+                raise
+
+    def _receive(self) -> Message:
+        try:
+            data = self._socket.recv(helperabi.MESSAGE.size)
+        except ConnectionResetError:
+            # The guard ended without reading all of ours. That is told once, and before what it said last.
+            data = self._socket.recv(helperabi.MESSAGE.size)
+        if len(data) != helperabi.MESSAGE.size:
+            self._over = True
+            if not self.plan.pidns:
+                os.waitid(os.P_PID, self.guard, os.WEXITED | os.WNOWAIT)
+                orphans.kill_all_but(self._kept | {self.guard})
+            gone = "the guard of the tree is gone: somebody has killed it"
+            # Before it stands nobody has changed his ids: the kernel has ended it.
+            if self.plan.pidns and self.pids and (self._first is None or not orphans.ended(self._first)):
+                raise RebuildError(f"{gone}; see if process {self.pids[0]} is there: with it the tree goes")
+            raise RebuildError(f"{gone}, and the tree with it")
+        message = Message(*helperabi.MESSAGE.unpack(data))
+        if message.kind == Said.GONE:
+            self._over = True
+            self.root_status = message.value if message.value >= 0 else None
+        elif message.kind == Said.FAILED:
+            self._failed = message
+        return message
+
+    def _await(self, kind: Said) -> None:
+        begin = time.monotonic()
+        shown = False
+        while True:
+            if select.select([self._socket], [], [], 0.5)[0]:
+                message = self._receive()
+                if shown and sys.stderr is not None and sys.stderr.isatty():
+                    sys.stderr.write("\n")
+                    shown = False
+                if message.kind == kind:
+                    return
+                if self._over:
+                    break
+            elif kind is Said.STANDING:
+                shown = self._show_progress(time.monotonic() - begin) or shown
+        if self._failed:
+            raise failure(self._failed, self.plan, self._helper)
+        if kind is Said.RELEASED:
+            return  # it was over before all had begun
+        raise RebuildError("the root of the tree ended before its time")
+
+    def _show_progress(self, seconds: float) -> bool:
+        if sys.stderr is None:
+            return False
+        terminal = sys.stderr.isatty()
+        if not terminal and seconds < self._patience:
+            return False
+        self._patience = 2 * seconds
+        at = helperabi.answer_offset(self._code) + helperabi.ANSWER.size
+        pids = struct.unpack_from(f"={len(self.plan.actors)}i", self._memory, at)
+        processes = sum(actor.leader == index for index, actor in enumerate(self.plan.actors))
+        text = f"ckptree: {sum(pid > 0 for pid in pids)} of {processes} processes made"
+        sys.stderr.write(f"\r{text}" if terminal else f"{text}\n")
+        sys.stderr.flush()
+        return True
+
+    def _read_pids(self) -> None:
+        """Pids of processes from the guard, numbers as they came to be; threads are found in /proc by their numbers."""
+        actors = self.plan.actors
+        at = helperabi.answer_offset(self._code) + helperabi.ANSWER.size
+        pids = list(struct.unpack_from(f"={len(actors)}i", self._memory, at))
+        count = sum(
+            len(actor.numbers) if actor.numbers and not self.any_numbers else actor.depth + 1 for actor in actors
+        )
+        place = len(self._code) - 4 * count
+        found = struct.unpack_from(f"={count}i", self._memory, place)
+        numbers = []
+        start = 0
+        for actor in actors:
+            numbers.append(found[start : start + actor.depth + 1])
+            start += actor.depth + 1
+        self.numbers = tuple(numbers)
+        groups: dict[int, list[int]] = {}
+        for index, actor in enumerate(actors):
+            if actor.leader != index:
+                groups.setdefault(actor.leader, []).append(index)
+        for leader, members in groups.items():
+            tids = _threads(pids[leader], actors[leader].depth + 1)
+            for index in members:
+                pids[index] = tids.get(self.numbers[index], 0)
+        self.pids = tuple(pids)
+        if self.plan.pidns:
+            self._first = orphans.opened(pids[0], self.guard)
+
+
+def _spawned(helper: Path, program_file: int, control_socket: int, group: int | None) -> int:
+    """Start it with its two descriptors at 3 and 4, in a group of this session or in this process's; its pid."""
+    # First far out of the way, for either may have the number that the other is to get.
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
+    places = zip(high, (helperabi.FD_PROGRAM, helperabi.FD_CONTROL), strict=True)
+    moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
+    argv = [os.fspath(helper)]
+    try:
+        if group is not None:
+            # A session whose leader is gone has no such group: what comes of it is found when all stand.
+            with suppress(PermissionError):
+                return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setpgroup=group)
+        return os.posix_spawn(helper, argv, os.environ, file_actions=moves)
+    finally:
+        for descriptor in high:
+            os.close(descriptor)
+
+
+def _threads(pid: int, levels: int) -> dict[tuple[int, ...], int]:
+    """Tids of a process by their numbers on its innermost levels."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text(errors="replace").splitlines():
+            if line.startswith("NSpid:"):
+                found[tuple(map(int, line.split()[1:][-levels:]))] = int(task.name)
+    return found

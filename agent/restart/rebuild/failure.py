@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a rebuild failed, for people: the guard's last message beside the plan."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+from agent.errors import CkptreeError, HostError
+from agent.restart.planning.plan import NOBODY, Actor, Op, Plan, Step
+from agent.restart.rebuild.helperabi import Doing, Message, Reason, Setup
+from agent.restart.rebuild.preflight import holders
+
+_SETUP: Final = {
+    Setup.PROGRAM: "the helper cannot read its program",
+    Setup.USERNS: "not root, and a user namespace for the tree is refused: unshare(CLONE_NEWUSER)",
+    Setup.IDMAP: "not root, and the ids of the user namespace cannot be mapped",
+    Setup.SOCKETS: "no descriptors for the helper",
+    Setup.CLONE: "the first process of the tree is refused: clone3()",
+    Setup.PRIVATE: "the mounts of the tree cannot be made private",
+    Setup.STDIO: "/dev/null cannot be opened",
+    Setup.SESSION: "the leader of the session that the tree begins in was killed",
+    Setup.WATCHER: "the process that ends the tree should its guard be killed is refused: clone3() or pidfd_open()",
+}
+
+
+class RebuildError(CkptreeError):
+    """A rebuild failed; nothing of it is left.
+
+    Attributes:
+        step: the step that failed, or was the next of an actor that is gone; None where there is none.
+        error: errno, 0 where no system call failed.
+    """
+
+    def __init__(self, message: str, step: Step | None = None, error: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
+        self.error = error
+
+
+def failure(message: Message, plan: Plan, helper: Path) -> CkptreeError:
+    """Make the error that a message tells of.
+
+    Args:
+        message: the guard's, of kind Said.FAILED.
+        plan: what was being made.
+        helper: the guard's program.
+
+    Returns:
+        A RebuildError; a HostError where the host permits no such tree.
+    """
+    name = errno.errorcode.get(message.error, str(message.error))
+    cause = f": {name}, {os.strerror(message.error)}" if message.error else ""
+    step = plan.steps[message.place] if message.place < len(plan.steps) else None
+    told = _told(plan, step) if step else "no step"
+    who = name_of(plan.actors[message.actor]) if message.actor < len(plan.actors) else "nobody"
+    if message.reason == Reason.SETUP:
+        setup = message.value or message.actor
+        text = f"{_SETUP[Setup(setup)]}{cause}"
+        if setup == Setup.CLONE and message.error == errno.EEXIST:
+            text += holders(plan.actors[0].numbers[:1])
+        if message.error in (errno.EPERM, errno.ENOSPC) and setup in (Setup.USERNS, Setup.IDMAP, Setup.CLONE):
+            return HostError(text)
+        return RebuildError(text, None, message.error)
+    if message.reason == Reason.DIED:
+        return RebuildError(f"{who} was killed from outside; its next step was: {told}", step)
+    if message.reason == Reason.STUCK:
+        return RebuildError(f"nothing was done for 10 seconds; the first step that is undone: {told}", step)
+    if message.reason == Reason.RUN:
+        doing = f": {Doing(message.value).name.lower()}" if message.value else ""
+        return RebuildError(f"{who} cannot run its program{doing}{cause}", None, message.error)
+    if message.reason == Reason.NUMBERS:
+        what = "cannot be opened" if message.error else "does not show them all: mount procfs there"
+        text = f"{who} reads its numbers in /proc/thread-self/status, which {what}{cause}"
+        return RebuildError(text, None, message.error)
+    text = f"step {message.place} failed: {told}{cause or _unfit(message, helper)}"
+    if step and step.op is Op.CLONE and message.error == errno.EEXIST and not plan.pidns:
+        text += holders(plan.actors[step.target].numbers[:1])
+    return RebuildError(text, step, message.error)
+
+
+def name_of(actor: Actor) -> str:
+    """Name an actor for people: what it is, its tag, its numbers."""
+    numbers = "/".join(map(str, actor.numbers)) or "any number"
+    return f"{actor.role.value} {actor.tag} ({numbers})" if actor.tag else f"{actor.role.value} ({numbers})"
+
+
+def _unfit(message: Message, helper: Path) -> str:
+    """Say why a step failed that no system call has failed in."""
+    if message.reason == Reason.SPARE:
+        return ": no number is left that nobody of the tree has: raise kernel.pid_max"
+    if message.reason == Reason.SURVIVED:
+        return f": signal {message.value} does not end it here"
+    return f": {helper} does not know that step, so it is of another version: `make setup` compiles it"
+
+
+def _told(plan: Plan, step: Step) -> str:
+    text = f"{step.op.name.lower()} by {name_of(plan.actors[step.by])}"
+    if step.target != NOBODY:
+        text += f" of {name_of(plan.actors[step.target])}"
+    if step.op is Op.SETPGID:
+        text += f" into the group of {name_of(plan.actors[step.value])}"
+    return f"{text} ({step.why})" if step.why else text

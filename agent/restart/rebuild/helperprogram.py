@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as the bytes that the helper in C runs: the mirror of rebuild.h.
+
+    program = head | actor * actors | step * steps | u32 dependency * dependencies | s32 number * numbers
+
+Each actor's steps are `step_count` entries from `first_step` on of the list of steps, which is therefore sorted by
+actor; a dependency is an index into that list. A number of 0 is one that the kernel, or the helper's own choice, has
+yet to give. All fields are native and naturally aligned; every part starts where the one before it ends.
+"""
+
+import signal
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from agent.restart.planning.plan import NOBODY, Op, Plan, Role, Step
+
+MAGIC: Final = 0x45525443  # "CTRE"
+VERSION: Final = 1
+
+# (field, struct code), in the order of the header.
+PROGRAM_HEAD = (
+    *(("magic", "I"), ("version", "I"), ("actors", "I"), ("steps", "I"), ("dependencies", "I"), ("numbers", "I")),
+    *(("flags", "I"), ("spare_first", "i"), ("spare_end", "i"), ("reserved", "I")),
+)
+PROGRAM_ACTOR = (
+    *(("first_step", "I"), ("step_count", "I"), ("first_number", "I"), ("depth", "I"), ("leader", "I"), ("flags", "I")),
+    *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s")),
+)
+PROGRAM_STEP = (
+    *(("op", "I"), ("by", "I"), ("target", "I"), ("value", "i"), ("phase", "I"), ("first_dependency", "I")),
+    *(("dependency_count", "I"), ("place", "I")),
+)
+
+HEAD: Final = struct.Struct("=" + "".join(code for _, code in PROGRAM_HEAD))
+ACTOR: Final = struct.Struct("=" + "".join(code for _, code in PROGRAM_ACTOR))
+STEP: Final = struct.Struct("=" + "".join(code for _, code in PROGRAM_STEP))
+
+# head.flags
+PROGRAM_PIDNS: Final = 1  # actor 0 is the init of a new pid namespace
+PROGRAM_ANY_NUMBERS: Final = 2  # the kernel chooses all numbers
+PROGRAM_REAPER: Final = 4  # actor 0 is a reaper: it stays, reaps orphans, and ends as the root does
+PROGRAM_NO_STDIO: Final = 8  # standard streams become /dev/null
+PROGRAM_NEW_SESSION: Final = 16  # actor 0 begins in a session and group whose leader has gone
+PROGRAM_KEEP_RIGHTS: Final = 32  # tasks that hold keep the caller's rights
+
+# actor.flags
+ACTOR_THREAD: Final = 1
+ACTOR_SPARE: Final = 2  # a helper or keeper: its numbers are spare ones, found while it runs
+ACTOR_TASK: Final = 4
+ACTOR_ENDS: Final = 8  # it exits within the plan
+ACTOR_LINGERS: Final = 16  # and waits within its exit
+ACTOR_STOPPED: Final = 32  # by the exit signal of a child
+
+RESERVED_PIDS: Final = 300
+NO_ACTOR: Final = 0xFFFFFFFF
+
+
+def encode(
+    plan: Plan,
+    *,
+    any_numbers: bool = False,
+    no_stdio: bool = False,
+    new_session: bool = False,
+    keep_rights: bool = False,
+    pid_max: int = 32768,
+) -> bytes:
+    """The program of a plan.
+
+    Args:
+        plan: what to run.
+        any_numbers: let the kernel choose all numbers.
+        no_stdio: give the tasks /dev/null for their standard streams.
+        new_session: begin the tree in a session and group of its own, whose leader has gone.
+        keep_rights: leave tasks that hold the rights of the caller.
+        pid_max: numbers of helpers stay below it.
+    """
+    order = _by_actor(plan)
+    place = {index: at for at, index in enumerate(order)}
+    first, last = spare_numbers(plan, pid_max)
+    flags = (
+        (PROGRAM_PIDNS if plan.pidns else 0)
+        | (PROGRAM_ANY_NUMBERS if any_numbers else 0)
+        | (PROGRAM_REAPER if plan.actors[0].role is Role.REAPER else 0)
+        | (PROGRAM_NO_STDIO if no_stdio else 0)
+        | (PROGRAM_NEW_SESSION if new_session else 0)
+        | (PROGRAM_KEEP_RIGHTS if keep_rights else 0)
+    )
+    ends = {step.by for step in plan.steps if step.op is Op.EXIT}
+    lingering = plan.lingering()
+    stopped = {
+        step.by
+        for step in plan.steps
+        if step.op in (Op.AWAIT, Op.REAP) and plan.actors[step.target].exit_signal == signal.SIGSTOP
+    }
+    actors: list[bytes] = []
+    numbers: list[int] = []
+    counts = [0] * len(plan.actors)
+    for step in plan.steps:
+        counts[step.by] += 1
+    start = 0
+    for index, actor in enumerate(plan.actors):
+        bits = (
+            (ACTOR_THREAD if actor.leader != index else 0)
+            | (ACTOR_SPARE if not actor.numbers else 0)
+            | (ACTOR_TASK if actor.role is Role.TASK else 0)
+            | (ACTOR_ENDS if index in ends else 0)
+            | (ACTOR_LINGERS if index in lingering else 0)
+            | (ACTOR_STOPPED if index in stopped else 0)
+        )
+        actors.append(
+            ACTOR.pack(
+                *(start, counts[index], len(numbers), actor.depth, actor.leader, bits),
+                *(actor.exit_signal, actor.tag, actor.comm),
+            )
+        )
+        start += counts[index]
+        known = () if any_numbers else actor.numbers
+        numbers += known or (0,) * (actor.depth + 1)
+    dependencies: list[int] = []
+    steps: list[bytes] = []
+    for index in order:
+        step = plan.steps[index]
+        target = NO_ACTOR if step.target == NOBODY else step.target
+        steps.append(
+            STEP.pack(step.op, step.by, target, step.value, step.phase, len(dependencies), len(step.after), index)
+        )
+        dependencies += [place[other] for other in step.after]
+    head = HEAD.pack(
+        *(MAGIC, VERSION, len(actors), len(steps), len(dependencies), len(numbers), flags, first, last, 0),
+    )
+    tail = struct.pack(f"={len(dependencies)}I{len(numbers)}i", *dependencies, *numbers)
+    return b"".join([head, *actors, *steps, tail])
+
+
+def _by_actor(plan: Plan) -> list[int]:
+    """Indices of the steps, sorted by the actor that makes them, each actor's in order."""
+    mine: list[list[int]] = [[] for _ in plan.actors]
+    for index, step in enumerate(plan.steps):
+        mine[step.by].append(index)
+    return [index for one in mine for index in one]
+
+
+def spare_numbers(plan: Plan, pid_max: int) -> tuple[int, int]:
+    """The widest range of numbers, first and end, that no actor of the plan has at any level."""
+    taken = sorted({number for actor in plan.actors for number in actor.numbers if RESERVED_PIDS < number < pid_max})
+    return max(_gaps(taken, pid_max), key=lambda gap: gap[1] - gap[0])
+
+
+def _gaps(taken: list[int], pid_max: int) -> Iterator[tuple[int, int]]:
+    first = RESERVED_PIDS + 1
+    for number in taken:
+        yield first, number
+        first = number + 1
+    yield first, max(first, pid_max)
+
+
+def steps_of(plan: Plan, actor: int) -> tuple[Step, ...]:
+    """What one actor does, in order."""
+    return tuple(step for step in plan.steps if step.by == actor)

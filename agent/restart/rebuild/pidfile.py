@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file with the pid of a detached tree's guard: whoever is to end the tree later finds it there.
+
+The guard removes it in the end, if it still names it; one that was killed leaves it behind, and it then stops nobody.
+"""
+
+import os
+from pathlib import Path
+
+from agent.errors import CkptreeError
+from agent.proc.details import stat_fields
+from agent.restart.rebuild.coordinator import HELPER
+from exporters import store
+
+
+def check(path: Path) -> None:
+    """Before anything is built: whether the file can be written, and belongs to no tree that stands.
+
+    Raises:
+        CkptreeError: no, and why.
+    """
+    if not path.exists():
+        folder = path.parent
+        if not folder.is_dir():
+            raise CkptreeError(f"cannot write {path}: {folder} is no folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise CkptreeError(f"cannot write {path}: not permitted in {folder}")
+        return
+    if path.is_dir():
+        raise CkptreeError(f"cannot write {path}: it is a folder")
+    if not os.access(path, os.W_OK):
+        raise CkptreeError(f"cannot write {path}: not permitted")
+    guard = _living_guard(path)
+    if guard is not None:
+        raise CkptreeError(
+            f"{path} names the guard {guard} of a tree that stands: end that with SIGTERM, or name another file"
+        )
+
+
+def write(path: Path, pid: int) -> None:
+    """The pid, whole or not at all; a device or pipe stays what it is."""
+    store.write(path, f"{pid}\n".encode())
+
+
+def _living_guard(path: Path) -> int | None:
+    """Its pid. One that has ended and that nobody has waited for, as a pid 1 may not, is none."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            pid = int(file.read(16))
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (OSError, ValueError):
+        return None
+    comm = stat.partition(b"(")[2].rpartition(b")")[0]
+    lives = stat_fields(stat)[0] not in (b"Z", b"X")
+    return pid if lives and comm == HELPER.name[:15].encode() else None

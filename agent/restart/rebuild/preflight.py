@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known to fail before anything is made: limits of this host, and numbers that others have."""
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from agent.errors import HostError
+from agent.proc import cgroups, host
+from agent.proc.details import UNREADABLE, stat_fields
+from agent.restart.planning.plan import CloneBits, Op, Plan, Role
+from bpf.btf import Btf
+
+MOST_LEVELS: Final = 32
+"""The kernel's MAX_PID_NS_LEVEL."""
+
+_SYS_ADMIN: Final = 1 << 21
+_MAY_CHOOSE: Final = _SYS_ADMIN | 1 << 40
+"""CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE."""
+
+
+def limit_per_namespace() -> bool | None:
+    """Return True if each pid namespace has a pid_max of its own here; None: BTF does not tell.
+
+    Linux kernel commit 7863dcc72d0f "pid: allow pid_max to be set per pid namespace" (in v6.14): a new namespace starts
+    with the largest there is, whatever the one above it has.
+    """
+    try:
+        btf = Btf()
+        struct = btf.structs(["pid_namespace"])["pid_namespace"]
+    except (HostError, KeyError):
+        return None
+    return btf.member(struct, "pid_max") is not None
+
+
+def preflight(
+    plan: Plan,
+    *,
+    any_numbers: bool = False,
+    proc: Path = Path("/proc"),
+    machine: str = "",
+    limit_per_namespace: Callable[[], bool | None] = limit_per_namespace,
+) -> None:
+    """Refuse what cannot succeed; all reasons are told at once.
+
+    Args:
+        plan: to be rebuilt.
+        any_numbers: no number of the tree is wanted.
+        proc: where procfs is mounted.
+        machine: what this processor is, as uname() has it; empty: ask.
+        limit_per_namespace: as the function of that name; it is asked where a number is above the caller's limit.
+
+    Raises:
+        HostError: naming them.
+    """
+    reasons = [*_foreign(proc), *_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
+    reasons += _faults(plan, machine or os.uname().machine)
+    if not plan.pidns:
+        reasons += _permission(plan, proc, any_numbers=any_numbers)
+    if not any_numbers:
+        reasons += _too_large(plan, proc, limit_per_namespace)
+        if not plan.pidns:
+            reasons += _taken(plan, proc)
+    if reasons:
+        raise HostError("this host cannot have the tree now:\n  " + "\n  ".join(reasons))
+
+
+def _faults(plan: Plan, machine: str) -> Iterator[str]:
+    """An init that is to end by a fault that no instruction of this processor commits."""
+    if machine == "x86_64":
+        return
+    for step in plan.steps:
+        if step.op is not Op.EXIT or step.value & 0x7F != signal.SIGFPE:
+            continue
+        leader = plan.actors[plan.actors[step.by].leader]
+        if leader.numbers[-1:] == (1,) or leader.role is Role.KEEPER:
+            who = "/".join(map(str, leader.numbers))
+            yield (
+                f"the init {who} was killed by signal {signal.SIGFPE:d}, by which an init ends of its own fault alone, and "
+                f"on {machine} no division traps: rebuild it on x86_64"
+            )
+
+
+def _foreign(proc: Path) -> Iterator[str]:
+    if _level(proc):
+        yield (
+            f"{proc} shows the numbers of another pid namespace than this process's, so nothing could be verified, nor "
+            f"taken down: mount one that is its own (mount -t proc proc {proc})"
+        )
+
+
+def _levels(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
+    here = _level(proc)
+    deepest = max(actor.depth for actor in plan.actors) + (1 if plan.pidns else 0)
+    if here + deepest > MOST_LEVELS:
+        yield (
+            f"pid namespaces nest {MOST_LEVELS} deep at most; this process is at level {here}, and the tree needs "
+            f"{deepest} more"
+        )
+    levels = max(len(actor.numbers) for actor in plan.actors)
+    if levels > MOST_LEVELS and not any_numbers:
+        yield f"clone3() lets a process choose numbers at {MOST_LEVELS} levels, and the tree has {levels}"
+
+
+def _level(proc: Path) -> int:
+    """How many pid namespaces above that of this process the mounted procfs shows."""
+    return max(0, len(host.own_status(proc).get("NSpid", "").split()) - 1)
+
+
+def _permission(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
+    """In a namespace of its own it is for a user namespace to allow all that; it allows nothing in the caller's."""
+    capabilities = _capabilities(proc)
+    nests = any(
+        step.op in (Op.ENTER, Op.UNSHARE) or (step.op is Op.CLONE and step.value & CloneBits.NEWPID)
+        for step in plan.steps
+    )
+    if nests and not capabilities & _SYS_ADMIN:
+        yield "the tree has pid namespaces of its own, which takes CAP_SYS_ADMIN here: be root, or leave out --no-pidns"
+    if not any_numbers and not capabilities & _MAY_CHOOSE:
+        yield (
+            "to choose numbers here takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: be root, take any numbers with "
+            "--no-pids, or leave out --no-pidns"
+        )
+
+
+def _capabilities(proc: Path) -> int:
+    return int(host.own_status(proc).get("CapEff", "0"), 16)
+
+
+def _too_large(plan: Plan, proc: Path, limit_per_namespace: Callable[[], bool | None]) -> Iterator[str]:
+    """Numbers above the caller's pid_max; those of other namespaces too, where the kernel has one limit for all."""
+    pid_max = int((proc / "sys/kernel/pid_max").read_text())
+    here = 0 if plan.pidns else 1  # how many of an actor's numbers are of the caller's namespace
+    outer = {number for actor in plan.actors for number in actor.numbers[:here] if number >= pid_max}
+    inner = {number for actor in plan.actors for number in actor.numbers[here:] if number >= pid_max}
+    large = outer | inner if inner and limit_per_namespace() is False else outer
+    if large:
+        advice = ", or leave out --no-pidns" if outer and large == outer else ""
+        yield (
+            f"numbers go up to {pid_max - 1} here, and the tree has {_some(sorted(large))}: raise kernel.pid_max{advice}"
+        )
+
+
+def _taken(plan: Plan, proc: Path) -> Iterator[str]:
+    advice = ""
+    groups = _groups(proc)
+    for number in sorted({actor.numbers[0] for actor in plan.actors if actor.numbers}):
+        holder = _holder(number, proc, groups)
+        if holder:
+            init = ", the init of this namespace" if number == 1 else ""
+            yield f"the number {number} is taken by {holder}{init}"
+            advice = "take any numbers with --no-pids, or leave out --no-pidns"
+    if advice:
+        yield advice
+
+
+def holders(numbers: tuple[int, ...]) -> str:
+    """Who has these numbers now, as far as /proc shows it."""
+    proc = Path("/proc")
+    groups = _groups(proc)
+    lines = [
+        f"; {number} is now held by {_holder(number, proc, groups) or 'nobody who is visible'}" for number in numbers
+    ]
+    advice = "; --no-pids takes any numbers" if lines else ""
+    return "".join(lines) + advice
+
+
+def _holder(number: int, proc: Path, groups: Mapping[int, str]) -> str:
+    """Who has a number of this namespace, as a thread or for its session or group; empty: nobody that /proc shows."""
+    # A thread's number has no entry in the listing, and yet can be looked up.
+    with suppress(OSError):
+        return _described(number, (proc / str(number) / "status").read_text(errors="replace"))
+    return groups.get(number, "")
+
+
+def _described(number: int, status: str) -> str:
+    """The name of a task out of its status file; of a zombie, with the process that has to reap it."""
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    name = fields.get("Name", "").strip()
+    if not fields.get("State", "").startswith("Z"):
+        return name
+    if fields.get("Tgid") == str(number) and int(fields.get("Threads", "1")) > 1:
+        return f"{name}, whose threads live on"
+    # wait4(2): a traced zombie is its tracer's first
+    tracer = fields.get("TracerPid", "0")
+    return f"a zombie, {name}, that {tracer if tracer != '0' else fields.get('PPid', '?')} has not reaped"
+
+
+def _groups(proc: Path) -> dict[int, str]:
+    """Sessions and groups by number, and one who is in each."""
+    found: dict[int, str] = {}
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with suppress(*UNREADABLE):
+                stat = (entry / "stat").read_bytes()
+                comm = stat.partition(b"(")[2].rpartition(b")")[0].decode(errors="replace")
+                _, _, pgid, sid, *_ = stat_fields(stat)
+                found[int(pgid)] = f"the group of {comm}, {entry.name}"
+                found[int(sid)] = f"the session of {comm}, {entry.name}"
+    return found
+
+
+def _room(plan: Plan, proc: Path) -> Iterator[str]:
+    needed = sum(actor.role is not Role.HELPER for actor in plan.actors)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if os.geteuid() and soft != resource.RLIM_INFINITY and needed > soft:
+        yield f"the limit of processes (ulimit -u) is {soft}, and the tree has {needed}"
+    for limit, used, where in _cgroup_limits(proc):
+        if used + needed > limit:
+            yield f"the cgroup {where} may have {limit} tasks and has {used}; the tree has {needed}"
+
+
+def _cgroup_limits(proc: Path) -> Iterator[tuple[int, int, str]]:
+    """pids.max and pids.current of the cgroup of this process and of those above it."""
+    try:
+        mounted = cgroups.hierarchies(proc)
+    except HostError:
+        return
+    for one in mounted:
+        folder = cgroups.own(one, proc) if one.options is None or "pids" in one.options else None
+        for each in (folder, *folder.parents) if folder is not None else ():
+            if each != one.mount and one.mount not in each.parents:
+                break
+            # the root of a hierarchy has no limit; that of a container is no root, though its mount shows it as one
+            with suppress(OSError, ValueError):
+                limit = (each / "pids.max").read_text().strip()
+                if limit != "max":
+                    used = int((each / "pids.current").read_text())
+                    yield int(limit), used, os.fspath(each)
+
+
+def _some(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return f"{shown} and {len(numbers) - 10} more" if len(numbers) > 10 else shown

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a process can be started again under the rights that it had.
+
+Theory
+------
+A process gets its rights before exec(), and exec() changes them once more: the saved ids, and those for files, become
+the effective ones; root's capabilities become all that the bounding set leaves, another's become the ambient ones.
+So not all that a process can come to have in its life can be given to a new program. What exec() makes of the recorded
+rights is computed here, and has to be just them: neither more, which would be dangerous, nor less, which would be
+another process. Securebits are not recorded, and taken to be none.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agent.errors import RefusedError
+from agent.model import Capabilities, ProcessDetails, Surroundings, Task, TaskState
+from agent.proc import surroundings
+from agent.proc.details import program_file
+from agent.proc.host import boot_id, own_status
+from agent.restart.rebuild.helperabi import Program, Rights
+
+_ALL: Final = (1 << 64) - 1
+_SYS_ADMIN: Final = 21
+_DELETED: Final = b" (deleted)"  # which a folder's own name may end in, too: one is refused rather than another taken
+_NO_CAPABILITIES: Final = Capabilities(0, 0, 0, 0, 0)
+
+
+class Host(NamedTuple):
+    """What may be given here.
+
+    Attributes:
+        uids, gids: ranges that there are.
+        groups: the only ones that can be had; None: any.
+        bounding: capabilities that can be had.
+        no_new_privs: is in force for ever.
+        boot_id: of this boot; empty: not known.
+        surroundings: in which a program that is started here would live.
+        ids_made: but for its user namespace, which is made for it, with the caller's ids under their own numbers.
+    """
+
+    uids: tuple[range, ...]
+    gids: tuple[range, ...]
+    groups: frozenset[int] | None
+    bounding: int
+    no_new_privs: bool
+    boot_id: str = ""
+    surroundings: Surroundings = Surroundings()
+    ids_made: bool = False
+
+
+def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
+    """What this process may give. Who may not administer gets a user namespace, which has his own ids and no others."""
+    lines = own_status(proc)
+    bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"] == "1"
+    here = boot_id(proc), surroundings.Reader(proc).own
+    if int(lines["CapEff"], 16) >> _SYS_ADMIN & 1:
+        return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs, *here)
+    uid, gid = os.geteuid(), os.getegid()
+    own = range(uid, uid + 1), range(gid, gid + 1)
+    groups = frozenset(os.getgroups())
+    return Host((own[0],), (own[1],), groups, _ALL if pidns else bounding, no_new_privs, *here, ids_made=pidns)
+
+
+def _ranges(path: Path) -> tuple[range, ...]:
+    rows = [tuple(map(int, line.split())) for line in path.read_text().splitlines()]
+    return tuple(range(first, first + count) for first, _, count in rows)
+
+
+_STRANGE: Final = {
+    "root": "another root directory",
+    "mounts": "other mounts",
+    "mounts-unknown": "perhaps other mounts, of which an image of an earlier version does not tell enough",
+    "user": "another user namespace",
+}
+
+
+def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
+    """Why a process cannot be started again as it was, as far as that can be known before; empty if it can.
+
+    Args:
+        task: of an image.
+        host: what may be given here.
+        boot: id of the boot in which it was captured.
+    """
+    details = task.details
+    if details is None:
+        yield "nothing is known of its program and rights"
+        return
+    if task.state == TaskState.DEAD_LEADER:
+        yield "its main thread has exited, and exec would bring that back"
+        return
+    if details.deleted_exe is not None:
+        yield f"its program was deleted, or its path leads elsewhere: {os.fsdecode(details.deleted_exe)}"
+    if details.surroundings is not None:
+        same = same_boot(boot, host)
+        if strange := surroundings.strange(
+            details.surroundings, host.surroundings, same_boot=same, ids_made=host.ids_made
+        ):
+            *most, last = [_STRANGE.get(each, each) for each in strange]
+            what = f"{', '.join(most)} and {last}" if most else last
+            yield f"it ran with {what} than restart has here: run restart where it ran, or another command with --run"
+            return
+    for what, why in (("arguments", details.argv_unknown), ("environment", details.env_unknown)):
+        if why is not None:
+            yield f"its {what}: not known: {why}"
+    known = {
+        "arguments": task.argv if details.argv_unknown is None else (),
+        "folder": task.cwd,
+        "environment": task.env if details.env_unknown is None else (),
+        "program": details.exe or details.deleted_exe,
+        "user": details.uids,
+        "group": details.gids,
+        "groups": details.groups,
+        "capabilities": details.caps,
+        "no_new_privs": details.no_new_privs,
+        "umask": details.umask,
+        "exec": details.execed,
+    }
+    if missing := [name for name, value in known.items() if value is None]:
+        yield f"not told: {', '.join(missing)}"
+    if details.exe is not None:
+        yield from _program(details.exe)
+        if same_boot(boot, host) and (other := _other_file(details)):
+            yield f"{os.fsdecode(details.exe)} is another file than the program that it ran, which had {other}"
+    if task.cwd is not None and task.cwd.endswith(_DELETED):
+        yield f"its folder was deleted, or its path leads elsewhere: {os.fsdecode(task.cwd.removesuffix(_DELETED))}"
+    elif task.cwd is not None and not Path(os.fsdecode(task.cwd)).is_dir():
+        yield f"there is no folder {os.fsdecode(task.cwd)} here"
+    if details.exe is not None and not missing:
+        yield from _not_to_be_had(details, host)
+        yield from _changed_by_exec(details)
+
+
+def same_boot(boot: str, host: Host) -> bool:
+    """Return True if a snapshot with this id is of the boot that a host is in: numbers mean now what they meant
+    then."""
+    return bool(boot) and boot == host.boot_id
+
+
+def doubts(task: Task, host: Host, boot: str = "") -> Iterator[str]:
+    """What there is to say of a process that can be started again, and may not be what it was; as obstacles()."""
+    details = task.details
+    if details is None:
+        return
+    if not same_boot(boot, host) and details.exe is not None and (other := _other_file(details, elsewhere=True)):
+        yield f"{os.fsdecode(details.exe)} is not the file that ran there, or was changed: that had {other}"
+    for what, why in (("arguments", details.argv_uncertain), ("environment", details.env_uncertain)):
+        if why is not None:
+            yield f"its {what}: {why}"
+
+
+def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
+    """How the file that has the path of a program now differs from the one that ran; empty if it is the same, or gone.
+
+    Args:
+        details: of the process.
+        elsewhere: on another machine, or in another boot: then a copy is the same.
+    """
+    was = details.exe_file
+    if was is None or details.exe is None:
+        return ""
+    try:
+        now = program_file(os.stat(details.exe))
+    except OSError:
+        return ""
+    if was.size != now.size:
+        return f"{was.size} bytes, and this has {now.size}"
+    if was.modified_ns != now.modified_ns:
+        return "another time of change"
+    if (was.device, was.inode) != (now.device, now.inode) and not elsewhere:
+        return "another inode"
+    return ""
+
+
+def _program(path: bytes) -> Iterator[str]:
+    name = os.fsdecode(path)
+    if not Path(name).is_file():
+        yield f"there is no program {name} here"
+    elif not os.access(name, os.X_OK):
+        yield f"{name} may not be executed"
+    elif "security.capability" in os.listxattr(name):
+        yield f"{name} has capabilities of its own, which exec would add"
+
+
+def _not_to_be_had(details: ProcessDetails, host: Host) -> Iterator[str]:
+    known = _known(details)
+    for name, ids, ranges in (("user", known.uids, host.uids), ("group", known.gids, host.gids)):
+        if strange := sorted({one for one in ids if not any(one in each for each in ranges)}):
+            yield f"{name} {_list(strange)} cannot be had here"
+    if host.groups is not None:
+        if set(known.groups) != host.groups:
+            yield f"groups {_list(known.groups) or 'none'} cannot be had here"
+    elif strange := [one for one in known.groups if not any(one in each for each in host.gids)]:
+        yield f"groups {_list(strange)} cannot be had here"
+    caps = known.caps
+    if lacking := (caps.bounding | caps.permitted | caps.inheritable) & ~host.bounding:
+        yield f"capabilities {lacking:#x} cannot be had here"
+    if host.no_new_privs and not details.no_new_privs:
+        yield "no_new_privs is in force here, and was not for it"
+
+
+def _changed_by_exec(details: ProcessDetails) -> Iterator[str]:
+    """What exec() would make other than it was."""
+    known, caps, fixed = _known(details), _known(details).caps, bool(details.no_new_privs)
+    for name, ids in (("user", known.uids), ("group", known.gids)):
+        if len(set(ids[1:])) > 1:
+            yield f"its {name} ids {_list(ids)} are no program's first: exec makes the last three the same"
+    yield from _set_ids(known, fixed=fixed)
+    mixed = known.uids[0] != known.uids[1] or known.gids[0] != known.gids[1]
+    if mixed and (fixed or caps.ambient):
+        # Kernels differ in what counts as a change of ids.
+        yield "its real and effective ids differ, which exec would not leave so"
+    if 0 in known.uids[:2]:
+        permitted = caps.inheritable | caps.bounding | caps.ambient
+        if fixed:
+            permitted &= caps.permitted
+        effective = permitted if known.uids[1] == 0 else caps.ambient
+    else:
+        permitted = effective = caps.ambient
+    for name, was, becomes in (("permitted", caps.permitted, permitted), ("effective", caps.effective, effective)):
+        if was != becomes:
+            cause = "by capset(), securebits or its file"
+            yield f"its {name} capabilities are {was:#x}, {cause}, and exec would make them {becomes:#x}"
+
+
+def _set_ids(known: "_Known", *, fixed: bool) -> Iterator[str]:
+    try:
+        status, volume = os.stat(known.exe), os.statvfs(known.exe)
+    except OSError:
+        return
+    if fixed or volume.f_flag & os.ST_NOSUID:
+        return
+    if status.st_mode & stat.S_ISUID and status.st_uid != known.uids[1]:
+        yield f"{os.fsdecode(known.exe)} would make it user {status.st_uid}"
+    if status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP and status.st_gid != known.gids[1]:
+        yield f"{os.fsdecode(known.exe)} would make it group {status.st_gid}"
+
+
+class _Known(NamedTuple):
+    """Details none of which is missing."""
+
+    exe: bytes
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    groups: tuple[int, ...]
+    caps: Capabilities
+
+
+def _known(details: ProcessDetails) -> _Known:
+    exe, uids, gids, groups, caps = details.exe, details.uids, details.gids, details.groups, details.caps
+    if exe is None or uids is None or gids is None or groups is None or caps is None:
+        raise ValueError("whose details are missing has been refused")
+    return _Known(exe, uids, gids, groups, caps)
+
+
+def _list(numbers: "tuple[int, ...] | list[int]") -> str:
+    return ", ".join(map(str, numbers))
+
+
+def recorded(task: Task, host: Host) -> Program:
+    """What a process ran, under the rights that it had; only of one without obstacles."""
+    details = task.details
+    if details is None or task.argv is None or details.umask is None:
+        raise ValueError("whose details are missing has been refused")
+    known = _known(details)
+    rights = Rights(
+        uid=known.uids[0],
+        euid=known.uids[1],
+        gid=known.gids[0],
+        egid=known.gids[1],
+        groups=known.groups if host.groups is None else None,
+        caps=known.caps,
+        no_new_privs=bool(details.no_new_privs),
+        umask=details.umask,
+    )
+    return Program(_path(known.exe, task), task.argv, task.env or (), task.cwd, rights)
+
+
+def _path(exe: bytes, task: Task) -> bytes:
+    """The path by which a process called its program, where that leads to the same file still; else the program's own.
+
+    Its last part becomes the name of the process, and may be what the program goes by: a link named ``ls`` to busybox.
+    """
+    called = task.details.called if task.details is not None else None
+    if called is None:
+        return exe
+    path = os.path.join(task.cwd or b"/", called)
+    try:
+        return path if os.path.samefile(path, exe) else exe
+    except OSError:
+        return exe
+
+
+def bounds(task: Task) -> Rights | None:
+    """What the caller's own program keeps of the caller's rights in the place of a task: what that could have had.
+
+    Returns:
+        None where the image does not say what that was: the program keeps all.
+    """
+    details = task.details
+    if details is None or (details.caps is None and not details.no_new_privs):
+        return None
+    caps = details.caps or Capabilities(0, 0, 0, _ALL, 0)
+    fixed = bool(details.no_new_privs)
+    return Rights(0, 0, 0, 0, None, caps, no_new_privs=fixed, umask=0, bound_only=True)
+
+
+def held(task: Task, host: Host) -> Program | None:
+    """What a task takes that runs nothing: its own ids, if they are not this process's already.
+
+    Returns:
+        None where it needs nothing.
+
+    Raises:
+        RefusedError: it cannot have them here.
+    """
+    details = task.details
+    uids, gids, groups = (details.uids, details.gids, details.groups) if details is not None else (None, None, None)
+    if task.uid is None or task.gid is None:
+        return None
+    uid, euid = uids[:2] if uids is not None else (task.uid, task.uid)
+    gid, egid = gids[:2] if gids is not None else (task.gid, task.gid)
+    if os.getresuid() == (uid, euid, euid) and os.getresgid() == (gid, egid, egid):
+        return None
+    strange = [f"user {one}" for one in {uid, euid} if not any(one in each for each in host.uids)]
+    strange += [f"group {one}" for one in {gid, egid} if not any(one in each for each in host.gids)]
+    if strange or host.groups is not None:
+        raise RefusedError(", ".join(strange) or "its ids")
+    known = [one for one in groups or () if any(one in each for each in host.gids)]
+    rights = Rights(uid, euid, gid, egid, tuple(known), _NO_CAPABILITIES, no_new_privs=False, umask=0, ids_only=True)
+    return Program(b"", (), (), None, rights)

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel says of a rebuilt tree, compared with the image: while all stand, and again when all are active.
+
+Theory
+------
+Everybody is asked by the pid that this process sees, through /proc/PID/status, which gives an id's number in each
+namespace from that of the procfs inward. The last `depth + 1` of them are those from the root's namespace inward.
+
+Compared while all stand, ghosts among them: numbers at every level, thread group, parent, session, group, and the pid
+namespace, which is to be the same for those that had the same, and another for those that had not; exit signals, too.
+Once the tree is active: what is a zombie, with which status; what is stopped; that ghosts have gone; and that an init
+which waits within its exit does so. The image has a zombie there, for it has exited: /proc has some other state,
+PF_EXITING, and the status. The pid namespace of a process's next child, too: its link leads nowhere while that has had
+no init, and to one that nobody is in once it is dead.
+
+What /proc cannot show: *which thread* of its parent a task is a child of (PPid names the process); the session and
+group of a zombie's dead parent; whether a task is a subreaper.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
+from agent.restart.planning.plan import Actor, Plan, Role
+from agent.restart.rebuild.coordinator import Begin
+from agent.restart.rebuild.failure import name_of
+
+_PROC: Final = Path("/proc")
+_UNKNOWN: Final = -2
+"""In place of the id of a namespace."""
+
+_SETTLING: Final = 2.0
+"""Seconds that a signal may take until everybody it stops has stopped."""
+
+_EXIT_CODE: Final = 52 - 3  # field 52 of stat; the first one after comm is field 3
+_FLAGS: Final = 9 - 3
+_EXIT_SIGNAL: Final = 38 - 3
+_PF_EXITING: Final = 4
+_CORE: Final = 0x80
+
+
+class Status(NamedTuple):
+    """What /proc/PID/status says; tuples are one number for each namespace, from the procfs's inward."""
+
+    tgid: int
+    ppid: int
+    state: str
+    pid: tuple[int, ...]
+    pgid: tuple[int, ...]
+    sid: tuple[int, ...]
+
+
+def read_status(pid: int, proc: Path = _PROC) -> Status | None:
+    """Of a process or thread; None where there is none."""
+    try:
+        text = (proc / str(pid) / "status").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in text.splitlines()[1:])}
+    several = (tuple(map(int, fields[name])) for name in ("NSpid", "NSpgid", "NSsid"))
+    return Status(int(fields["Tgid"][0]), int(fields["PPid"][0]), fields["State"][0], *several)
+
+
+class Standing(NamedTuple):
+    """A tree that stands.
+
+    Attributes:
+        snapshot, plan: what it was made from.
+        pids: for each actor the pid as this process sees it.
+        numbers: for each actor its numbers, from the root's namespace inward.
+        guard: the pid of the guard, the parent of actor 0.
+    """
+
+    snapshot: Snapshot
+    plan: Plan
+    pids: Sequence[int]
+    numbers: Sequence[tuple[int, ...]]
+    guard: int
+
+
+def verify(standing: Standing) -> list[str]:
+    """All differences between the image and the kernel's answers, while all stand."""
+    return list(_Comparison(standing).differences())
+
+
+class _Comparison:
+    """The kernel's answers, read once, and what they are to be."""
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        self.actors = standing.plan.actors
+        self.by_tag = {
+            actor.tag: index for index, actor in enumerate(self.actors) if actor.tag and actor.role is not Role.HELPER
+        }
+        kept = [index for index, actor in enumerate(self.actors) if actor.role is not Role.HELPER]
+        self.found: dict[int, Status | None] = {
+            index: read_status(standing.pids[index]) for index in kept if standing.pids[index]
+        }
+        self.here = read_status(os.getpid())
+
+    def differences(self) -> Iterator[str]:
+        tasks = dict(zip(self.standing.plan.tasks, self.standing.snapshot.tasks, strict=True))
+        top = self.found.get(0)
+        if top is None:
+            yield f"{name_of(self.actors[0])}: there is nobody"
+            return
+        self.top = top
+        for index, actor in enumerate(self.actors):
+            if actor.role is Role.HELPER:
+                continue
+            status = self.found.get(index)
+            if status is None:
+                yield f"{name_of(actor)}: there is nobody"
+                continue
+            yield from self._own(index, actor, status)
+            if index in tasks:
+                yield from self._relations(index, tasks[index], status)
+        yield from self._namespaces()
+
+    def _own(self, index: int, actor: Actor, status: Status) -> Iterator[str]:
+        numbers = self.standing.numbers[index]
+        who = name_of(actor)
+        if status.pid[-len(numbers) :] != numbers:
+            yield f"{who}: has the numbers {_list(status.pid[-len(numbers) :])} instead of {_list(numbers)}"
+        outside = len(self.here.pid) - (0 if self.standing.plan.pidns else 1) if self.here else 0
+        if self.here and len(status.pid) - outside != actor.depth + 1:
+            yield f"{who}: is {len(status.pid) - outside - 1} namespaces deep instead of {actor.depth}"
+        if status.tgid != self.standing.pids[actor.leader]:
+            yield f"{who}: is in the thread group {status.tgid} instead of {self.standing.pids[actor.leader]}"
+
+    def _relations(self, index: int, task: Task, status: Status) -> Iterator[str]:
+        who = name_of(self.actors[index])
+        parent = self._parent(index, task)
+        if status.ppid != parent:
+            yield f"{who}: has the parent {status.ppid} instead of {parent} (tag {task.ppid})"
+        signal = _stat(self.standing.pids[index], _EXIT_SIGNAL)
+        if task.exit_signal is not None and task.exit_signal >= 0 and signal != task.exit_signal:
+            yield f"{who}: has the exit signal {signal} instead of {task.exit_signal}"
+        levels = self.actors[index].depth + 1
+        for what, tag, found in (("group", task.pgid, status.pgid), ("session", task.sid, status.sid)):
+            seen = found[-levels:]
+            expected = self._id(tag, task)
+            if expected is None:
+                if seen[0] in self._own_numbers():
+                    yield f"{who}: has the {what} {_list(seen)}, of the tree, instead of one from outside"
+            elif tag == CKPT_PID_ROOT and not expected[0] and not self.standing.plan.pidns:
+                yield f"{who}: has a {what} without a number in this namespace instead of one that has (tag {tag})"
+            elif seen != expected:
+                yield f"{who}: has the {what} {_list(seen)} instead of {_list(expected)} (tag {tag})"
+
+    def _parent(self, index: int, task: Task) -> int:
+        """As this process sees it. The root has the reaper where there is one, else the guard."""
+        if task.ppid in self.by_tag:
+            return self.standing.pids[self.actors[self.by_tag[task.ppid]].leader]
+        leader = self.actors[index].leader
+        return self.standing.guard if leader == 0 else self.standing.pids[0]
+
+    def _id(self, tag: int, task: Task) -> tuple[int, ...] | None:
+        """The numbers of a session or group as a task at its depth sees them; None: any that is not of the tree.
+
+        The root's own session, where it did not found it, is that of actor 0; as a group it is named by the same
+        number.
+        """
+        blank = (0,) * (task.depth + 1)
+        if tag == CKPT_PID_ROOT:
+            return (self.top.sid[-1], *blank[1:])
+        if tag == 0:
+            return blank if self.standing.plan.pidns else None
+        if tag not in self.by_tag:
+            return blank
+        numbers = self.standing.numbers[self.by_tag[tag]]
+        own, other = self._spaces(task.pid), self._spaces(tag)
+        same = [
+            number if not own or not other or own[level : level + 1] == other[level : level + 1] else 0
+            for level, number in enumerate(numbers[: task.depth + 1])
+        ]
+        return (*same, *blank[len(same) :])
+
+    def _spaces(self, tag: int) -> tuple[int, ...]:
+        pid = self.standing.snapshot.pid(tag)
+        return pid.namespaces if pid else ()
+
+    def _own_numbers(self) -> set[int]:
+        return {numbers[0] for numbers in self.standing.numbers if numbers}
+
+    def _namespaces(self) -> Iterator[str]:
+        """One inode for each namespace of the image, and no two for the same."""
+        inode_of: dict[int, tuple[int, int]] = {}
+        for tag, index in self.by_tag.items():
+            spaces = self._spaces(tag)
+            inode = _namespace_inode(self.standing.pids[index])
+            if not spaces or inode is None:
+                continue
+            known, first = inode_of.setdefault(spaces[-1], (inode, index))
+            if known != inode:
+                yield f"{name_of(self.actors[index])}: is not in the namespace of {name_of(self.actors[first])}"
+        by_inode: dict[int, int] = {}
+        for space, (inode, first) in inode_of.items():
+            if by_inode.setdefault(inode, space) != space:
+                yield f"{name_of(self.actors[first])}: is in a namespace that is to be another's"
+
+
+def _namespace_inode(pid: int) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return "/".join(map(str, numbers))
+
+
+def verify_active(standing: Standing, *, stopped: bool) -> list[str]:
+    """All differences in what tasks are, once everybody has had its turn.
+
+    Args:
+        standing: the tree.
+        stopped: those that were stopped are stopped again: the tree has been released.
+    """
+    deadline = time.monotonic() + _SETTLING
+    while True:
+        found = list(_states(standing, stopped=stopped))
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.005)
+
+
+def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
+    plan = standing.plan
+    lingering = plan.lingering()
+    living = {} if stopped else _living_namespaces(standing)
+    for index, task in zip(plan.tasks, standing.snapshot.tasks, strict=True):
+        pid = standing.pids[index]
+        status = read_status(pid)
+        who = name_of(plan.actors[index])
+        if status is None:
+            yield f"{who}: there is nobody"
+            continue
+        exits = index in lingering
+        wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (status.state in "ZX" or exits)
+        if exits and (status.state in "ZX" or not _is_exiting(pid)):
+            yield f"{who}: is in state {status.state}, and is to wait within its exit"
+        if stopped:
+            wrong |= (task.state is TaskState.STOPPED) != (status.state == "T")
+        if wrong:
+            yield f"{who}: is in state {status.state}, and was {task.state}"
+        if not stopped and task.state not in (TaskState.ZOMBIE, TaskState.DEAD_LEADER) and pid:
+            yield from _next_namespace(who, task, pid, living)
+        if task.state is TaskState.ZOMBIE and task.exit_code is not None:
+            code = _exit_code(pid)
+            # 0 is also what /proc says to those who may not know.
+            if code and (code & ~_CORE) != (task.exit_code & ~_CORE):
+                yield f"{who}: has the wait status {code} instead of {task.exit_code}"
+    for index, actor in enumerate(plan.actors):
+        if actor.role is Role.GHOST and _is(standing, index):
+            yield f"{name_of(actor)}: is still there"
+
+
+def _living_namespaces(standing: Standing) -> dict[str, int]:
+    """The ids, as the image has them, of the namespaces that somebody of the tree lives in, by their links."""
+    spaces: dict[str, int] = {}
+    lingering = standing.plan.lingering()
+    for index, actor in enumerate(standing.plan.actors):
+        gone = actor.role in (Role.HELPER, Role.GHOST) or actor.status is not None or index in lingering
+        link = None if gone else _link(standing.pids[index], "pid")
+        if link:
+            known = standing.snapshot.pid(actor.tag) if actor.tag else None
+            spaces[link] = known.namespaces[-1] if known and known.namespaces else spaces.get(link, _UNKNOWN)
+    return spaces
+
+
+def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int]) -> Iterator[str]:
+    """Yield how the namespace of a task's next child differs from the image's."""
+    own, found = _link(pid, "pid"), _link(pid, "pid_for_children")
+    if not own or found is None:
+        return  # it has exited, or its links are not for this process to read
+    is_dead = found != own and bool(found) and found not in living
+    have = living.get(found, task.child_namespace) if found else -1
+    if (task.child_namespace is None) != (found == own):
+        yield f"{who}: its next child {'leaves' if found != own else 'stays in'} its pid namespace"
+    elif is_dead != bool(task.child_namespace_dead and task.child_namespace is not None):
+        yield f"{who}: the pid namespace of its next child is {'dead' if is_dead else 'alive'}"
+    elif found != own and have not in (task.child_namespace, _UNKNOWN):
+        yield f"{who}: the pid namespace of its next child is {have} instead of {task.child_namespace}"
+
+
+def _link(pid: int, name: str) -> str | None:
+    """Where a link to a namespace leads; empty where that has had no init yet, None where the link cannot be read."""
+    try:
+        return os.readlink(_PROC / str(pid) / "ns" / name)
+    except FileNotFoundError:
+        return "" if (_PROC / str(pid) / "ns").exists() else None
+    except OSError:
+        return None
+
+
+def _is(standing: Standing, index: int) -> bool:
+    status = read_status(standing.pids[index])
+    numbers = standing.numbers[index]
+    return status is not None and status.pid[-len(numbers) :] == numbers
+
+
+def _exit_code(pid: int) -> int:
+    return _stat(pid, _EXIT_CODE)
+
+
+def _is_exiting(pid: int) -> bool:
+    return bool(_stat(pid, _FLAGS) & _PF_EXITING)
+
+
+def _stat(pid: int, field: int) -> int:
+    """0 where there is nothing to read."""
+    try:
+        return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[field])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def beginning(snapshot: Snapshot, *, pidns: bool) -> Begin:
+    """Where the tree has to begin for its -4097 to be true: in a session that has a number, and its leader's group."""
+    if not pidns and any(task.pgid == CKPT_PID_ROOT for task in snapshot.tasks):
+        return Begin.LEADERS_GROUP
+    if not pidns and any(task.sid == CKPT_PID_ROOT for task in snapshot.tasks):
+        return Begin.NUMBERED
+    return Begin.HERE

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tags of pid objects and ids of namespaces, by which a snapshot refers to them.
+
+An id without a number in the root's namespace has tag 0. Else, where the root inherited its session from outside, that
+session has CKPT_PID_ROOT, as session and as group. Every other pid object is collected and tagged in the order in which
+the walk meets it.
+"""
+
+from collections.abc import Collection
+
+from agent.model import CKPT_PID_ROOT, OutsidePid, PidRef
+from agent.model import Namespace as SnapshotNamespace
+from agent.table.objects import Namespace, Pid, Task
+
+
+class Tags:
+    """The collected pid objects, in the order in which the walk meets them, and their tags."""
+
+    def __init__(self, root: Task, first_tag: int) -> None:
+        self.namespace = root.pid.namespace
+        self.level = self.namespace.level
+        self.pids: list[Pid] = []
+        self._tags: dict[Pid | None, int] = {}
+        self._first = first_tag
+        self.outside: dict[Pid, int] = {}
+        leader = root.leader
+        # The root inherited its session, if it does not lead one.
+        inherited = leader.sid if leader.sid is not leader.pid else None
+        if inherited is not None and inherited.number_in(self.namespace):
+            self._tags[inherited] = CKPT_PID_ROOT
+            self.outside[inherited] = CKPT_PID_ROOT
+
+    def own(self, pid: Pid) -> int:
+        """Return the tag of a task's own pid object, which has a number in the root's namespace, for the task is in the
+        tree.
+        """
+        tag = self._tags.get(pid)
+        if tag is None:
+            tag = self._tags[pid] = self._first + len(self.pids)
+            self.pids.append(pid)
+        return tag
+
+    def __call__(self, pid: Pid | None) -> int:
+        """Return the tag of a pid object, which is collected if it is new."""
+        tag = self._tags.get(pid)
+        if tag is None:
+            if pid is None:
+                return 0
+            if pid.number_in(self.namespace):
+                tag = self._first + len(self.pids)
+                self.pids.append(pid)
+            else:
+                tag = 0
+                self.outside[pid] = 0
+            self._tags[pid] = tag
+        return tag
+
+    def known(self, pid: Pid | None) -> int | None:
+        """Return the tag of a pid object that has one, or a special value; None where it has neither."""
+        return self._tags.get(pid)
+
+
+class Namespaces:
+    """The namespaces of the collected pid objects, numbered from 0, the root's own, parents before children."""
+
+    def __init__(self, root: Namespace, pids: Collection[Pid]) -> None:
+        self._root = root
+        self._ids: dict[Namespace, int] = {root: 0}
+        self._chains: dict[Namespace, tuple[int, ...]] = {root: (0,)}
+        self.rows = [SnapshotNamespace(0, root.inum, 0, None)]
+        self._by_identity = {root.identity: 0}
+        deeper = {pid.namespace for pid in pids if pid.namespace is not root}
+        for namespace in sorted(deeper, key=lambda one: (one.level, one.identity)):
+            self._add(namespace)
+
+    def _add(self, namespace: Namespace) -> tuple[int, ...]:
+        chain = self._chains.get(namespace)
+        if chain is None:
+            above = self._add(namespace.parent or self._root)
+            number = len(self.rows)
+            self.rows.append(SnapshotNamespace(number, namespace.inum, namespace.level - self._root.level, above[-1]))
+            chain = self._chains[namespace] = (*above, number)
+            self._by_identity[namespace.identity] = number
+        return chain
+
+    def of(self, pid: Pid) -> tuple[int, ...]:
+        """Return the ids of a pid object's namespaces from the root's inward; -1 for one without a pid object of the
+        snapshot.
+        """
+        chain = self._chains.get(pid.namespace)
+        return chain if chain is not None else (0, *(-1,) * (pid.level - self._root.level))
+
+    def child_id(self, pending: tuple[int, int] | None) -> int | None:
+        """Return the id of the namespace of a task's next child: -1 for one that holds no task of the tree."""
+        if pending is None:
+            return None
+        # Identity 0: on a kernel without ns_id, a namespace that has had no task yet. No task moves to the initial one.
+        return self._by_identity.get(pending[0], -1) if pending[0] else -1
+
+
+class Refs:
+    """References to pid objects that the snapshot does not collect (see agent.model).
+
+    Args:
+        tags, namespaces: of the collected pid objects, all of them.
+    """
+
+    def __init__(self, tags: Tags, namespaces: Namespaces) -> None:
+        self._tags = tags
+        self._namespaces = namespaces
+
+    def __call__(self, pid: Pid) -> PidRef:
+        """Return the tag or special value of a pid object, else its numbers from the root's namespace inward."""
+        known = self._tags.known(pid)
+        if known is not None:
+            return known
+        if not pid.number_in(self._tags.namespace):
+            return 0
+        return OutsidePid(pid.numbers[self._tags.level :], self._namespaces.of(pid))

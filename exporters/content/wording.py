@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remarks on the tasks of a snapshot, in words and colours, for every kind of drawing.
+
+Theory
+------
+A task is *named* by its numbers, from the root's namespace inward, and its comm. All else is a *remark*, made only for
+a difference from a plain child of its parent: group, session and namespace if they are not the parent's, a terminal if
+the parent has another or is not in its foreground, a state that is not running, a creator that is not the parent, an
+exit signal that is not SIGCHLD. A thread is drawn below its leader and compared with it. A thread whose leader has no
+task is drawn in place of its process, and has the remarks of a process.
+
+A colour stands for one id: a session and the group of the same leader share a colour. Ids take the colours in the order
+in which the tree mentions them, so neighbours differ. A tree with more ids than colours uses colours again; then the
+words tell the ids apart.
+"""
+
+import signal
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, Namespace, Snapshot, Task, TaskState
+from exporters.content.fields import escape
+
+CORE_DUMPED = 0x80
+"""The bit of a wait status that means a core dump."""
+
+_SIGNAL = 0x7F
+_NAMED = 6  # users of a ghost that are named
+_NS_PER_S = 1_000_000_000
+
+
+class Tint(NamedTuple):
+    """A colour that is legible on white and on black.
+
+    Attributes:
+        code: its index among a terminal's 256 colours.
+        rgb: its parts, 0 to 255 each.
+    """
+
+    code: int
+    rgb: tuple[int, int, int]
+
+
+TINTS = (
+    Tint(28, (0, 135, 0)),
+    Tint(27, (0, 95, 255)),
+    Tint(130, (175, 95, 0)),
+    Tint(164, (215, 0, 215)),
+    Tint(30, (0, 135, 135)),
+    Tint(98, (135, 95, 215)),
+    Tint(100, (135, 135, 0)),
+    Tint(162, (215, 0, 135)),
+    Tint(31, (0, 135, 175)),
+)
+"""The colours of ids."""
+
+ALARM = Tint(160, (215, 0, 0))
+"""The colour of exited tasks and of incomplete snapshots; of no id."""
+
+
+class Kind(StrEnum):
+    """The subject of a remark."""
+
+    STATE = "state"
+    NAMESPACE = "namespace"
+    SESSION = "session"
+    GROUP = "group"
+    TERMINAL = "terminal"
+    THREAD = "thread"
+    SUBREAPER = "subreaper"
+    EXIT_SIGNAL = "exit-signal"
+    NEXT_CHILD = "next-child"
+    SHARES = "shares"
+    BIRTH = "birth"
+
+
+class Remark(NamedTuple):
+    """One remark on a task."""
+
+    kind: Kind
+    text: str
+
+
+class Remarks:
+    """All remarks on the tasks of one snapshot.
+
+    Attributes:
+        tasks: by tag of their pid.
+        all_assumed: True if no birth was observed, the root's aside; then no task has a remark on its birth.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._root = snapshot.tasks[0]
+        self.tasks = {task.pid: task for task in snapshot.tasks}
+        births = [task.birth for task in snapshot.tasks[1:] if task.birth]
+        self.all_assumed = bool(births) and not any(birth.observed for birth in births)
+        ids = dict.fromkeys([id_ for task in snapshot.tasks for id_ in (task.sid, task.pgid)])
+        self._tints = {id_: TINTS[place % len(TINTS)] for place, id_ in enumerate(ids)}
+
+    def of(self, task: Task) -> list[Remark]:
+        """Return all remarks on a task."""
+        thread = self.is_thread(task)
+        above = self.tasks.get(task.tgid if thread else task.ppid)
+        remarks = [Remark(Kind.STATE, state(task)), Remark(Kind.NAMESPACE, self._namespace(task, above))]
+        if not thread:
+            remarks += [Remark(Kind.SESSION, self._session(task, above)), Remark(Kind.GROUP, self._group(task, above))]
+            remarks.append(Remark(Kind.TERMINAL, self._terminal(task, above)))
+            if task.pid != task.tgid:
+                remarks.append(Remark(Kind.THREAD, f"thread of {self.ref(task.tgid)} (gone)"))
+            if task.subreaper:
+                remarks.append(Remark(Kind.SUBREAPER, "subreaper"))
+            remarks.append(Remark(Kind.EXIT_SIGNAL, exit_signal(task.exit_signal)))
+        if task.child_namespace is not None:
+            where = self.pidns(task.child_namespace) or "an empty pidns"
+            where += ", which is dead" if task.child_namespace_dead else ""
+            remarks.append(Remark(Kind.NEXT_CHILD, f"next child in {where}"))
+        remarks.append(Remark(Kind.SHARES, _shares(task)))
+        remarks.append(Remark(Kind.BIRTH, self._birth(task)))
+        return [remark for remark in remarks if remark.text]
+
+    def is_thread(self, task: Task) -> bool:
+        """Return True for a thread whose leader has a task."""
+        return task.pid != task.tgid and task.tgid in self.tasks
+
+    def strange_creator(self, task: Task) -> bool:
+        """Return True if the known creator is neither the task's parent nor in its thread group."""
+        if task.birth is None or task.birth.creator is None or task is self._root:
+            return False
+        tag = task.birth.creator.tag
+        if tag is None:
+            return True
+        creator = self.tasks.get(tag)
+        return tag != task.ppid and not (creator and creator.tgid == task.tgid)
+
+    def ghosts(self) -> dict[int, dict[str, list[Task]]]:
+        """Return the pid objects without a task, by tag: for each use (session, group, thread group) the processes."""
+        snapshot = self._snapshot
+        ghosts: dict[int, dict[str, list[Task]]] = {
+            tag: {} for tag, _ in enumerate(snapshot.pids, snapshot.first_tag) if tag not in self.tasks
+        }
+        for task in snapshot.tasks if ghosts else ():
+            if self.is_thread(task):
+                continue
+            for use, tag in (("session", task.sid), ("group", task.pgid), ("thread group", task.tgid)):
+                if tag in ghosts:
+                    ghosts[tag].setdefault(use, []).append(task)
+        return ghosts
+
+    def uses(self, ghost: dict[str, list[Task]]) -> list[str]:
+        """Return the uses of a ghost in words."""
+        return [f"{use} of {self._few(tasks)}" for use, tasks in ghost.items()] or ["used by no task"]
+
+    def tint(self, tag: int) -> Tint:
+        """Return the colour of a session or group that a task has."""
+        return self._tints[tag]
+
+    def is_id(self, tag: int) -> bool:
+        """Return True for the tag of a session or group that a task has."""
+        return tag in self._tints
+
+    def numbers(self, tag: int) -> str:
+        """Return all numbers of a pid object, outermost first."""
+        pid = self._snapshot.pid(tag)
+        return path(pid.numbers) if pid else "?"
+
+    def ref(self, tag: int) -> str:
+        """Return an id as text: its number in the root's namespace."""
+        if tag == CKPT_PID_ROOT:
+            return "inherited from outside"
+        return str(self._snapshot.number(tag)) if tag else "outside"
+
+    def pidns(self, id_: int) -> str:
+        """Return the name of a pid namespace; empty for one without a task in the tree."""
+        known: Sequence[Namespace] = self._snapshot.namespaces
+        return f"pid:[{known[id_].inum}]" if 0 <= id_ < len(known) else ""
+
+    def innermost(self, tag: int) -> int | None:
+        """Return the id of the innermost namespace of a pid object; None if the image has no namespaces."""
+        pid = self._snapshot.pid(tag)
+        return pid.namespaces[-1] if pid and pid.namespaces else None
+
+    def _few(self, tasks: Sequence[Task]) -> str:
+        names = [self.ref(task.pid) for task in tasks[:_NAMED]]
+        if len(tasks) > _NAMED:
+            names.append(f"{len(tasks) - _NAMED} more")
+        return ", ".join(names)
+
+    def _session(self, task: Task, above: Task | None) -> str:
+        if task.sid == task.pid:
+            return "session leader"
+        return "" if above and above.sid == task.sid else f"session {self.ref(task.sid)}"
+
+    def _group(self, task: Task, above: Task | None) -> str:
+        if task.pgid == task.pid:
+            return "" if task.sid == task.pid else "group leader"
+        return "" if above and above.pgid == task.pgid else f"group {self.ref(task.pgid)}"
+
+    def _terminal(self, task: Task, above: Task | None) -> str:
+        mine, parents = task.tty, above.tty if above else None
+        if mine is None:
+            return ""
+        if mine.old_pgrp not in (None, CKPT_PID_NULL):
+            return "its terminal hung up"
+        called = f"on {plain(escape(mine.name))}" if mine.name is not None else "on a terminal"
+        same = parents is not None and parents.name == mine.name
+        if mine.pgrp != task.pgid or (same and above is not None and above.pgid == task.pgid):
+            return "" if same else called
+        return "in the foreground" if same else f"{called}, in the foreground"
+
+    def _namespace(self, task: Task, above: Task | None) -> str:
+        mine = self.innermost(task.pid)
+        if above is None or (mine == self.innermost(above.pid) and task.depth == above.depth):
+            return ""
+        pidns = self.pidns(mine) if mine is not None else ""
+        return f"{pidns} level {task.depth}" if pidns else f"level {task.depth}"
+
+    def _birth(self, task: Task) -> str:
+        birth = task.birth
+        if birth is None or task is self._root:
+            return ""
+        if birth.creator is None:
+            if birth.observed:
+                return "born of a task outside"
+            return "" if self.all_assumed else "birth assumed"
+        if not self.strange_creator(task):
+            return ""
+        if birth.creator.ancestor is not None:
+            ancestor = self._snapshot.ancestors[birth.creator.ancestor]
+            return f"born of {ancestor.numbers[0] if ancestor.numbers else 'a task outside'} (gone)"
+        tag = birth.creator.tag or 0
+        return f"born of {self.ref(tag)}" + ("" if tag in self.tasks else " (gone)")
+
+
+def is_bare(snapshot: Snapshot) -> bool:
+    """Return True for the snapshot of an image without facts."""
+    return all(task.comm is None and task.state is None for task in snapshot.tasks)
+
+
+def moment(time_ns: int) -> str:
+    """Return a CLOCK_REALTIME in nanoseconds as date and time, in UTC."""
+    return f"{datetime.fromtimestamp(time_ns // _NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def name(task: Task) -> str:
+    """Return the comm of a task, safe for a terminal; empty if the image has none."""
+    return "" if task.comm is None else plain(escape(task.comm))
+
+
+def state(task: Task) -> str:
+    """Return the state of a task and its wait status; empty for a running task."""
+    if task.state is None or task.state is TaskState.RUNNING:
+        return ""
+    how = "" if task.exit_code is None else f", {ended(task.exit_code)}"
+    return ("dead leader" if task.state is TaskState.DEAD_LEADER else task.state.value) + how
+
+
+_SHARED = {"vm": "memory", "fs": "folder", "files": "files"}
+
+
+def _shares(task: Task) -> str:
+    """Return what a task shares beyond its thread group: tasks with the same number share it."""
+    ids = task.shares._asdict() if task.shares else {}
+    said = [f"{_SHARED[key]} {id_}" for key, id_ in ids.items() if id_ is not None]
+    return f"shares {', '.join(said)}" if said else ""
+
+
+def ended(code: int) -> str:
+    """Return a wait status in words."""
+    number = code & _SIGNAL
+    if not number:
+        return f"exited {code >> 8 & 0xFF}"
+    word = signal_name(number)
+    word = f"signal {word}" if word.isdecimal() else word
+    return f"killed by {word}" + (", core dumped" if code & CORE_DUMPED else "")
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, as kill -l prints it; "none" for 0, the number if it has no name."""
+    if not number:
+        return "none"
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def exit_signal(number: int | None) -> str:
+    """Return a remark on the signal that a process sends its parent at exit; empty for SIGCHLD, unknown, and
+    threads."""
+    if number is None or number < 0 or number == signal.SIGCHLD:
+        return ""
+    return f"exit signal {signal_name(number)}" if number else "no exit signal"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun; `many` is the plural if it is not `one` with an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def path(numbers: Sequence[int]) -> str:
+    """Return the numbers of a pid object, joined by slashes."""
+    return "/".join(map(str, numbers))
+
+
+def plain(text: str) -> str:
+    """Return a string with its control characters escaped."""
+    if text.isprintable():
+        return text
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])

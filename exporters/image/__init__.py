@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checkpoint image: framing, records, reading and writing."""

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshot <-> the checkpoint image of 2011, with the pids objects of its last form.
+
+    image     = head PIDS pids TREE tasks {FOREIGN} [EXTENSION] TAIL            exporters.image.head has the head
+    record    = u32 type, u32 len, body             len counts these 8 bytes; nothing is padded; little endian
+    PIDS      = record 101: u32 nr_pids, u32 nr_vpids, u32 offset, 4 bytes
+    pids      = record 4: nr_pids x (u32 depth, s32 numbers[depth + 1])       outermost first; nr_vpids = sum of depths
+    TREE      = record 102: u32 nr_tasks, 4 bytes
+    tasks     = record 4: nr_tasks x (s32 vpid, vppid, vtgid, vpgid, vsid; u32 depth)     five tags, and that of the pid
+    EXTENSION = record 8101: u32 version, u32 CRC-32 of the payload, payload: the facts (exporters.content.facts) in
+    msgpack
+    TAIL      = record 9001: u64 magic
+
+The n-th pid object (from 0) has the tag first + n. The first pid object is the root's: the first task's vpid is first.
+There are two dialects. ``seed`` has ``offset = first - 1``, and -4097 for the session that the root inherited. ``v23``
+has ``offset = first``, and 0 for that session. An image whose record 101 has length 16 is older than both and has no
+pid objects.
+
+The base (all but EXTENSION) stands alone: a reader that ignores EXTENSION gets a sound tree. EXTENSION repeats nothing
+of the base, and one that contradicts the base is an error. FOREIGN is a record of any other type: readers skip and
+report it.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
+
+from agent.errors import FormatError
+from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
+from exporters import gcpause
+from exporters.content.facts import Document, facts, task_facts
+from exporters.content.hostmap import header_fields
+from exporters.content.unknown import Unknown, put
+from exporters.image.head import as_said, write_head
+from exporters.image.packed import pack, pack_map_head, pack_pairs
+from exporters.image.reading import (
+    EXTENSION_HEAD,
+    EXTENSION_VERSION,
+    PIDS_BODY,
+    TAIL_BODY,
+    TAIL_MAGIC,
+    TREE_BODY,
+    take,
+)
+from exporters.image.records import BUFFER, EXTENSION, PIDS, TAIL, TREE, Cursor, head, record
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Contents of an image.
+
+    Attributes:
+        snapshot: the tree.
+        foreign: type and length of each unknown record between TREE and TAIL, in order; their bodies are left out.
+        notes: oddities of the header that do not touch the tree, in sentences.
+    """
+
+    snapshot: Snapshot
+    foreign: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@gcpause.paused()
+def dumps(snapshot: Snapshot, dialect: Dialect = "seed") -> bytes:
+    """Return the image of a snapshot."""
+    body = _pack_body(snapshot, dialect)
+    pids = body.pids
+    count = len(snapshot.pids)
+    nested = (len(pids) - 8 * count) // 4
+    first = snapshot.first_tag
+    payload = _pack_extension(snapshot, body)
+    checksum = 0
+    for part in payload:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join(  # one copy: the parts of a large tree are megabytes
+        [
+            *write_head(snapshot),
+            record(PIDS, PIDS_BODY.pack(count, nested, first if dialect == "v23" else first - 1, 0)),
+            *(head(BUFFER, len(pids)), pids),
+            record(TREE, TREE_BODY.pack(len(snapshot.tasks), 0)),
+            *(head(BUFFER, len(body.tasks)), body.tasks),
+            head(EXTENSION, EXTENSION_HEAD.size + sum(map(len, payload))),
+            EXTENSION_HEAD.pack(EXTENSION_VERSION, checksum),
+            *payload,
+            record(TAIL, TAIL_BODY.pack(TAIL_MAGIC)),
+        ]
+    )
+
+
+def loads(data: bytes) -> Snapshot:
+    """Return the snapshot of an image; FormatError for any other bytes."""
+    return read(data).snapshot
+
+
+def read(data: bytes) -> Reading:
+    """Return the snapshot and the foreign records of an image; FormatError for any other bytes."""
+    parts = take(Cursor(data))
+    if parts.snapshot is None:  # unreachable: a plain cursor raises at the first error
+        raise FormatError("file", "holds no tree", 0)
+    return Reading(parts.snapshot, parts.foreign, parts.notes)
+
+
+def _pack_pids(pids: Sequence[PidObject]) -> bytes:
+    flat: list[int] = []
+    for numbers, _ in pids:
+        flat.append(len(numbers) - 1)
+        flat += numbers
+    return struct.pack(f"<{len(flat)}i", *flat)
+
+
+def _pack_tasks(tasks: Sequence[Task], dialect: Dialect) -> bytes:
+    # The first six fields of a task are those of its row in the record, in the same order.
+    flat = list(chain.from_iterable([task[:6] for task in tasks]))
+    if dialect == "v23":
+        flat = [0 if value == CKPT_PID_ROOT else value for value in flat]
+    return struct.pack(f"<{len(flat)}i", *flat)
+
+
+class _Body(NamedTuple):
+    """The packed rows of one snapshot: the arrays of the base, and their counterparts in the extension.
+
+    Attributes:
+        of, dialect: the snapshot's rows and the dialect that were packed.
+        pids, tasks: buffers of the base.
+        pid_facts, task_facts: lists of the extension, as msgpack.
+    """
+
+    of: tuple[Sequence[PidObject], Sequence[Task], Unknown]
+    dialect: Dialect
+    pids: bytes
+    tasks: bytes
+    pid_facts: bytes
+    task_facts: bytes
+
+
+_last: _Body | None = None
+_ROWS = (("pids",), ("tasks",))  # unknown keys below these are packed with the rows
+
+
+def _pack_body(snapshot: Snapshot, dialect: Dialect) -> _Body:
+    """Pack the rows, or return those packed last: a tree that is captured again often has the same rows."""
+    global _last
+    of = (snapshot.pids, snapshot.tasks, snapshot.unknown)
+    if _last is None or _last.dialect != dialect or any(old is not new for old, new in zip(_last.of, of, strict=True)):
+        rows: Document = {"pids": facts(snapshot)["pids"], "tasks": _task_rows(snapshot, dialect)}
+        put(rows, {way: keys for way, keys in snapshot.unknown.items() if way[:1] in _ROWS})
+        _last = _Body(
+            of,
+            dialect,
+            _pack_pids(snapshot.pids),
+            _pack_tasks(snapshot.tasks, dialect),
+            pack(rows["pids"]),
+            pack(rows["tasks"]),
+        )
+    return _last
+
+
+def _task_rows(snapshot: Snapshot, dialect: Dialect) -> list[Document]:
+    rows = task_facts(snapshot.tasks)
+    if dialect == "v23":
+        # The base of this dialect cannot tell the root's inherited session from 0, so the extension keeps it.
+        for index, task in enumerate(snapshot.tasks):
+            lost = {field: CKPT_PID_ROOT for field in ("pgid", "sid") if getattr(task, field) == CKPT_PID_ROOT}
+            if lost:
+                rows[index] = dict(sorted((rows[index] | lost).items()))
+    return rows
+
+
+@lru_cache(maxsize=4)  # a daemon captures the same host again and again
+def _unsaid(header: Header) -> Document:
+    """Return the header fields that the head's records cannot hold."""
+    said = header_fields(as_said(header))
+    return {key: value for key, value in header_fields(header).items() if value != said.get(key)}
+
+
+def _pack_extension(snapshot: Snapshot, body: _Body) -> list[bytes]:
+    """Return the map of all facts, keys sorted, in pieces. `body` has the two long values packed."""
+    known = facts(replace(snapshot, pids=(), tasks=())) | {"header": dict(_unsaid(snapshot.header)), "tasks": ()}
+    put(known, {way: keys for way, keys in snapshot.unknown.items() if way[:1] not in _ROWS})
+    packed = {"pids": body.pid_facts, "tasks": body.task_facts}
+    parts: list[bytes] = [pack_map_head(len(known))]
+    short: list[tuple[str, object]] = []
+    for key in sorted(known):
+        if key in packed:
+            parts += (pack_pairs(short), pack(key), packed[key])
+            short = []
+        else:
+            short.append((key, known[key]))
+    return [*parts, pack_pairs(short)]

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a daemon answers the hello that every client begins with."""
+
+from agent.protocol import codec
+
+HELLO: codec.Message = {
+    "ok": True,
+    "protocol": 1,
+    "protocols": [1, 1],
+    "version": "0.1.0",
+    "boot_id": "",
+    "features": [],
+    "formats": ["ckpt"],
+    "events": ["birth"],
+    "peer": {"pid": 1, "uid": 0, "gid": 0, "sees": "all"},
+}

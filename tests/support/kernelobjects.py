@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests/support/kernelsim.py is about, named by what it is: namespaces, pid objects, thread groups, threads."""
+
+from dataclasses import dataclass, field
+
+from agent.table.wire import PidState
+
+SIGKILL, SIGCHLD, SIGCONT, SIGSTOP = 9, 17, 18, 19
+UNHEEDED = (0, SIGCHLD, 23, 28)
+"""Signals that nobody notices who has not asked for them: SIGURG and SIGWINCH, too."""
+
+EXIT_SIGNALS = (*(SIGCHLD,) * 6, 0, 1, SIGKILL, 10, 15, SIGCONT, SIGSTOP, 28, 34, 64)
+"""Of random processes."""
+
+
+@dataclass(eq=False, slots=True)
+class Space:
+    """struct pid_namespace."""
+
+    identity: int
+    inum: int
+    parent: "Space | None"
+    last: int = 0
+    init: "Thread | None" = None
+    closed: bool = False  # its init has died: nobody is born here any more
+    used: dict[int, "Number"] = field(default_factory=dict)
+
+    def chain(self) -> "tuple[Space, ...]":
+        """From the initial one down to this."""
+        return (*self.parent.chain(), self) if self.parent else (self,)
+
+
+@dataclass(eq=False, slots=True)
+class Number:
+    """struct pid."""
+
+    identity: int
+    numbers: tuple[int, ...]
+    spaces: tuple[Space, ...]
+
+    def seen_from(self, space: Space) -> int:
+        """pid_nr_ns()."""
+        return self.numbers[self.spaces.index(space)] if space in self.spaces else 0
+
+    @property
+    def state(self) -> PidState:
+        """As a record tells it."""
+        return PidState(self.numbers, tuple(s.inum for s in self.spaces), tuple(s.identity for s in self.spaces))
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """struct signal_struct, and what of a leader's task_struct is the whole group's."""
+
+    leader: "Thread"
+    threads: "list[Thread]"  # not released, leader first
+    parent: "Thread | None"
+    pgid: Number
+    sid: Number
+    subreaper: bool = False
+    under: bool = False
+    ignores: bool = False  # SIGCHLD
+    exit_signal: int = SIGCHLD
+    parent_execs: int = 0  # that the parent had called when this was born
+    deaf: bool = False  # ignores all signals that can be ignored, but SIGCHLD
+    code: int | None = None  # group_exit_code, once SIGNAL_GROUP_EXIT is set
+
+
+@dataclass(eq=False, slots=True)
+class Thread:
+    """struct task_struct."""
+
+    address: int
+    start_ns: int
+    pid: Number
+    group: Group
+    creator: int  # identity of the pid object that the caller of clone() had; 0: nobody
+    pending: Space | None = None
+    exiting: bool = False  # PF_EXITING
+    lingering: bool = False  # in zap_pid_ns_processes(), until no number of its namespace is in use besides its own
+    exited: bool = False  # exit_state
+    traced: bool = False
+    stopped: bool = False
+    execs: int = 0  # self_exec_id
+    code: int = 0
+    ids: tuple[int, int] = (0, 0)  # real user and group id
+
+    @property
+    def tid(self) -> int:
+        """Number in the initial namespace."""
+        return self.pid.numbers[0]
+
+    @property
+    def space(self) -> Space:
+        """task_active_pid_ns()."""
+        return self.pid.spaces[-1]
+
+    @property
+    def leads(self) -> bool:
+        """thread_group_leader()."""
+        return self.group.leader is self

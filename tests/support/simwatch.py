@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real watch over a simulated kernel, and a service that answers from it: all but probes, sockets and clock."""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from agent.access import Viewer
+from agent.capture.watch import Watch
+from agent.config import Config
+from agent.daemon.journal import Journal
+from agent.daemon.service import Asker, Service
+from agent.model import Header
+from agent.protocol import codec
+from agent.table import wire
+from bpf.syscall import Usage
+from tests.support.kernelobjects import Thread
+from tests.support.kernelsim import Kernel
+from tests.support.records import KEY
+
+ROOT = Viewer(0, 0, 0, privileged=True)
+
+
+class SimRing:
+    """Records that wait; room for any number."""
+
+    size = 1 << 22
+    most_pending = 0
+
+    def __init__(self) -> None:
+        self.records: deque[bytes] = deque()
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait."""
+        return sum(map(len, self.records))
+
+    def drain(self, feed: Callable[[bytes, int], None], limit: int = 1 << 62) -> int:
+        """As agent.capture.ring has it."""
+        used = 0
+        while self.records and used < limit:
+            record = self.records.popleft()
+            used += len(record)
+            feed(record, 0)
+        return used
+
+
+class SimPage:
+    """Counters of the kernel's side."""
+
+    nested = 0
+    withheld = 0
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._numbers: set[int] = set()
+        self._overflow = False
+        self.lost = 0
+
+    def lose(self, record: bytes, *, told: bool) -> None:
+        """Count a record that found no room; its number is told, or has been overwritten by that of another."""
+        self.lost += 1
+        if told:
+            self._numbers.add(wire.HEAD.unpack_from(record)[0])
+        else:
+            self._overflow = True
+
+    @property
+    def issued(self) -> int:
+        """Numbers taken so far."""
+        return self._kernel.writer.seq
+
+    def lost_numbers(self) -> tuple[set[int], bool]:
+        """Those since the last call, and whether others were lost among them."""
+        found = self._numbers, self._overflow
+        self._numbers, self._overflow = set(), False
+        return found
+
+
+class SimProbes:
+    """As agent.capture.probes has it, over a simulated kernel."""
+
+    tried: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
+    missing: list[str] = []  # noqa: RUF012
+    ties = ()
+    filters = True
+    is_taken_over = False
+    string_key = KEY
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.ring = SimRing()
+        self.page = SimPage(kernel)
+        self.hooks = {"fork": ["simulated"]}
+        self.ask = kernel.answer
+        self.rows = kernel.rows
+        kernel.emit = self.ring.records.append
+
+    def skipped(self) -> int:
+        """Nothing is."""
+        return 0
+
+    def usage(self) -> dict[str, Usage]:
+        """One program that never ran."""
+        return {"on_fork": Usage(0, 0, 0)}
+
+    def tied(self, _tie: str, _process: int = 0) -> bytes:
+        """Nobody is."""
+        return b""
+
+
+def a_watch(kernel: Kernel) -> Watch:
+    """A watch that has swept once."""
+    with patch("agent.capture.watch.Probes", return_value=SimProbes(kernel)), patch("agent.capture.watch.host") as host:
+        host.boot_id.return_value = "00000000-0000-0000-0000-000000000000"
+        host.header.return_value = Header()
+        return Watch(Config())
+
+
+class Scene:
+    """A kernel, a watch over it, and a service.
+
+    Attributes:
+        kernel: has an init, and whoever a test makes.
+        log: what the service has written to its log.
+    """
+
+    def __init__(self) -> None:
+        self.kernel = Kernel(lambda _: None)
+        self.watch = a_watch(self.kernel)
+        self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.service = Service(self.watch, Journal(writer))
+
+    def child(self, parent: Thread | None = None, ids: tuple[int, int] | None = None, flags: int = 0) -> Thread:
+        """A new process, init's unless told otherwise; a change of ids tells nobody."""
+        thread = self.kernel.fork(parent or self.kernel.init, flags)
+        if ids is not None:
+            thread.ids = ids
+        return thread
+
+    def viewer(self, thread: Thread, *groups: int, privileged: bool = False) -> Viewer:
+        """The one whose process that is."""
+        return Viewer(thread.tid, *thread.ids, frozenset(groups), privileged=privileged)
+
+    def ask(self, viewer: Viewer, verb: str, **arguments: Any) -> codec.Message:
+        """One request on a connection of its own."""
+        return self.service.answer({"verb": verb, **arguments}, Asker(viewer))
+
+    def log(self) -> list[str]:
+        """Lines since the last call."""
+        try:
+            return os.read(self._reader, 1 << 16).decode().splitlines()
+        except BlockingIOError:
+            return []

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was found in the table once is found again, as long as it is still so, and not a record longer."""
+
+import gc
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.capture.selectioncache import Recall
+from agent.capture.sweepdiff import Muster
+from agent.errors import RefusedError
+from agent.selection import select
+from agent.table import wire
+from agent.table.objects import CLONE_NEWPID, EXITED, Task
+from tests.support.programs import PROGRAMS, Step, make
+from tests.support.watched import Watched, watched
+from tests.unit.table.test_table_properties import PATIENT
+
+
+class Scene:
+    """A small session, and somebody else."""
+
+    def __init__(self) -> None:
+        self.pair = Watched()
+        self.pair.sweep()
+        self.root = self.pair.kernel.fork(self.pair.kernel.init)
+        self.pair.kernel.setsid(self.root)
+        self.child = self.pair.kernel.fork(self.root)
+        self.other = self.pair.kernel.fork(self.pair.kernel.init)
+        self.recall = Recall(self.pair.table)
+
+    @property
+    def top(self) -> Task:
+        """The table's view of the root."""
+        return self.pair.task(self.root)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """All known to the table."""
+    return Scene()
+
+
+def test_an_answer_that_says_nothing_new_is_no_news(scene: Scene) -> None:
+    """It makes nobody walk again."""
+    members = scene.recall.members(scene.top)
+    scene.pair.put([scene.pair.table.question(task) for task in members])
+
+    assert scene.recall.members(scene.top) is members
+
+
+def test_what_happens_elsewhere_leaves_walk_and_selection_as_they_are(scene: Scene) -> None:
+    """Neither is made again."""
+    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
+    members = scene.recall.members(scene.top)
+    scene.pair.kernel.exit(scene.pair.kernel.fork(scene.other))
+
+    assert scene.recall.members(scene.top) is members
+    assert scene.recall.select(scene.top, "subtree", without_entered=False) is chosen
+
+
+def test_a_tree_that_comes_to_be_what_it_was_has_the_selection_that_it_had(scene: Scene) -> None:
+    """Though it is walked again."""
+    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
+    members = scene.recall.members(scene.top)
+    short = scene.pair.kernel.fork(scene.root)
+    scene.pair.kernel.exit(short)
+    scene.pair.kernel.wait(scene.root, short)
+
+    assert scene.recall.members(scene.top) is not members
+    assert scene.recall.select(scene.top, "subtree", without_entered=False) is chosen
+
+
+def test_another_mode_is_another_selection(scene: Scene) -> None:
+    """Though of the same tasks."""
+    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
+
+    assert scene.recall.select(scene.top, "subtree", without_entered=True) is not chosen
+
+
+@pytest.mark.parametrize("change", ["fork", "setpgid", "exit"])
+def test_a_change_within_the_tree_is_seen_at_once(scene: Scene, change: str) -> None:
+    """By walk and selection."""
+    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
+    exited = scene.recall.exited(scene.top)
+    kernel = scene.pair.kernel
+    if change == "fork":
+        kernel.fork(scene.child)
+    elif change == "setpgid":
+        kernel.setpgid(scene.child, scene.child.group, scene.child.pid)
+    else:
+        kernel.exit(scene.child)
+    again = scene.recall.select(scene.top, "subtree", without_entered=False)
+
+    assert again.tasks != chosen.tasks
+    assert len(scene.recall.exited(scene.top)) - len(exited) == (change == "exit")
+
+
+def test_a_stranger_among_the_rows_is_asked_about_until_it_is_known(scene: Scene) -> None:
+    """Also where no other row has changed."""
+    scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+    with scene.pair.losing():
+        stranger = scene.pair.kernel.fork(scene.root)
+    questions = [scene.recall.differing(scene.pair.kernel.rows(), remember=True) for _ in range(2)]
+    scene.pair.put(questions[0])
+    known = scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+
+    assert scene.pair.task(stranger) in scene.recall.members(scene.top)
+    assert questions == [[(stranger.address, stranger.start_ns)]] * 2
+    assert known == []
+
+
+def test_who_has_no_row_any_more_is_asked_about(scene: Scene) -> None:
+    """Its end has been lost; nothing that is here has been touched."""
+    scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+    child = scene.pair.task(scene.child)
+    with scene.pair.losing():
+        scene.pair.kernel.exit(scene.child)
+        scene.pair.kernel.wait(scene.root, scene.child)
+    questions = scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+
+    assert questions == [(child.address, child.start_ns)]
+
+
+def test_what_entered_a_container_is_called_what_it_is_called_now(scene: Scene) -> None:
+    """It stands beside the tree, and no event tells of another comm."""
+    kernel = scene.pair.kernel
+    init = kernel.fork(scene.root, CLONE_NEWPID)
+    kernel.setsid(init)
+    kernel.setns(scene.other, init.space)
+    guest = kernel.fork(scene.other)
+    kernel.setsid(guest)
+    root = scene.pair.task(init)
+    before = scene.recall.select(root, "container", without_entered=True).entered
+    scene.pair.task(guest).comm = b"renamed"
+    scene.pair.table.changes.add(scene.pair.task(guest))
+    after = scene.recall.select(root, "container", without_entered=True).entered
+
+    assert ["renamed" in line for line in (*before, *after)] == [False, True]
+
+
+def plain(chosen: select.Selection) -> tuple[object, ...]:
+    """What a snapshot takes over of it."""
+    return (
+        *(chosen.pids, chosen.tasks, chosen.namespaces, chosen.ancestors, chosen.squashed, chosen.entered),
+        *(chosen.kernel_workers, chosen.unknown, chosen.outsiders, chosen.inside),
+    )
+
+
+class Doubled:
+    """Each look is made twice: by who remembers, and by who does not."""
+
+    def __init__(self, pair: Watched, chance: random.Random) -> None:
+        self.pair = pair
+        self.chance = chance
+        self.recall = Recall(pair.table)
+        self.roots: list[Task] = []
+        self.last = pair.kernel.rows()
+
+    def look(self) -> None:
+        """At one of a few trees, again and again."""
+        living = [task for task in self.pair.table.tasks() if task.leader is task]
+        if not living:
+            return
+        self.roots = [task for task in self.roots if task.pid.task is task][-2:]
+        if not self.roots or self.chance.random() < 0.1:
+            self.roots.append(self.chance.choice(living))
+        root = self.chance.choice(self.roots)
+        mode = select.resolve_mode(root, "auto")
+        try:
+            fresh = select.select(root, mode, without_entered=True)
+        except RefusedError:
+            return
+        assert plain(self.recall.select(root, mode, without_entered=True)) == plain(fresh)
+        assert self.recall.members(root) == select.members(root)
+        assert self.recall.exited(root) == [task for task in select.members(root) if task.flags & EXITED]
+
+    def walk(self) -> None:
+        """Past all tasks."""
+        table, rows = self.pair.table, self.pair.kernel.rows()
+        if self.chance.random() < 0.2:  # a stale row, one that is missing, one that is there twice
+            at = self.chance.randrange(len(rows) // wire.ROW.size) * wire.ROW.size
+            row = self.last[: wire.ROW.size] if self.chance.random() < 0.5 else rows[at : at + wire.ROW.size]
+            rows = self.chance.choice([rows + row, rows[:at] + rows[at + wire.ROW.size :], rows[:at] + row + rows[at:]])
+        self.last = rows
+        noted = dict(table.noted)
+        questions = self.recall.differing(rows, remember=True)
+        seen = table.unlisted, {task: ties for task, ties in table.noted.items() if task.pid.task is task}
+        table.noted = noted
+        assert set(questions) == set(Muster(table).differing(rows))
+        assert seen == (table.unlisted, table.noted)
+        if self.chance.random() < 0.5:
+            self.pair.put(questions)
+
+
+@given(PROGRAMS, st.integers(0, 2**32), st.booleans())
+@PATIENT
+def test_who_remembers_finds_what_everybody_finds(program: list[Step], seed: int, lossy: bool) -> None:  # noqa: FBT001
+    """After any records, lost ones among them, in any order of looks."""
+    chance = random.Random(seed)
+    pair = watched(pid_max=60, lingers=True)
+    doubled = Doubled(pair, chance)
+
+    def deliver(record: bytes) -> None:
+        if not lossy or chance.random() > 0.1:
+            pair.feed(record)
+
+    pair.kernel.emit = deliver
+    for step in program:
+        make(pair.kernel, step)
+        pair.stream.give_up_below(pair.kernel.writer.seq)
+        if chance.random() < 0.5:
+            doubled.look()
+        if chance.random() < 0.3:
+            doubled.walk()
+        if chance.random() < 0.2:
+            pair.put(pair.table.take_questions())
+
+
+def rows_of(scene: Scene) -> dict[int, bytes]:
+    """The rows of a walk, by number."""
+    rows = scene.pair.kernel.rows()
+    whole = [rows[at : at + wire.ROW.size] for at in range(0, len(rows), wire.ROW.size)]
+    return {wire.ROW.unpack(row)[6]: row for row in whole}
+
+
+def test_a_task_with_two_rows_hides_nobody_who_has_none(scene: Scene) -> None:
+    """One that execs while the kernel walks past it may have two."""
+    rows = rows_of(scene)
+    scene.recall.differing(b"".join(rows.values()), remember=True)
+    child, twice = rows.pop(scene.child.tid), rows[scene.other.tid]
+    assert child
+    questions = scene.recall.differing(b"".join([*rows.values(), twice]), remember=True)
+
+    assert questions == [(scene.child.address, scene.child.start_ns)]
+
+
+def test_a_task_that_had_another_row_too_is_not_missed(scene: Scene) -> None:
+    """Where the walk after that has the first of them alone."""
+    rows = rows_of(scene)
+    walk = b"".join(rows.values())
+    other = bytearray(rows[scene.child.tid])
+    other[-24] ^= 1  # in its comm
+    scene.recall.differing(walk, remember=True)
+    asked = scene.recall.differing(walk + other, remember=True)
+    again = scene.recall.differing(walk, remember=True)
+
+    assert asked == [(scene.child.address, scene.child.start_ns)]
+    assert (again, scene.pair.table.unlisted) == ([], set())
+
+
+def test_what_is_remembered_of_the_gone_is_bounded_by_what_is_there(scene: Scene) -> None:
+    """A walk is remembered, and then thousands come and go before there is another one."""
+    kernel = scene.pair.kernel
+    scene.recall.differing(kernel.rows(), remember=True)
+    for _ in range(3000):
+        child = kernel.fork(scene.other)
+        scene.recall.note()
+        kernel.exit(child)
+        kernel.wait(scene.other, child)
+    scene.recall.note()
+    gc.collect()
+
+    assert sum(isinstance(one, Task) for one in gc.get_objects()) < 1000
+
+
+def test_a_question_whose_answer_was_lost_keeps_nobody() -> None:
+    """The next sweep lets go of it: whatever has been answered has been heard of by then."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    with pair.losing():
+        pair.put([pair.table.question(pair.task(child))])
+    pair.put(Muster(pair.table).differing(pair.kernel.rows()))
+    pair.table.strike_off(pair.stream.next)
+
+    assert not pair.table.unanswered

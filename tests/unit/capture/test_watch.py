@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A watch over a simulated kernel that skips program runs: what they would have told has neither a record nor a
+number."""
+
+import time
+from collections.abc import Callable
+from unittest.mock import patch
+
+import pytest
+
+from agent.errors import BusyError
+from agent.model import OutsidePid, Snapshot
+from agent.rootname import parse
+from agent.table.objects import AUTOREAP
+from tests.support.kernelobjects import Thread
+from tests.support.kernelsim import Kernel
+from tests.support.simwatch import SimProbes, a_watch
+
+
+class Scene:
+    """A session with some children, and many tasks beside it."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel(lambda _: None)
+        self.root = self.kernel.fork(self.kernel.init)
+        self.kernel.setsid(self.root)
+        self.kernel.subreaper(self.root)
+        self.others = self.kernel.fork(self.kernel.init)
+        for parent, count in ((self.root, 3), (self.others, 60)):
+            for _ in range(count):
+                self.kernel.fork(parent)
+        self.skips = 0
+        with patch.object(SimProbes, "skipped", lambda _: self.skips):
+            self.watch = a_watch(self.kernel)
+        self.watch.probes.skipped = lambda: self.skips  # type: ignore[method-assign]  # a probe of this test's own
+
+    def skipped(self, call: Callable[[], Thread]) -> Thread:
+        """A call whose program is not run."""
+        emit, seq = self.kernel.emit, self.kernel.writer.seq
+        self.kernel.emit = lambda _: None
+        made = call()
+        self.kernel.emit, self.kernel.writer.seq = emit, seq
+        self.skips += 1
+        return made
+
+    def skipped_behind_a_walk(self) -> None:
+        """The next walk over all tasks has passed by when somebody is born."""
+
+        def rows() -> bytes:
+            found = self.kernel.rows()
+            self.watch.probes.rows = self.kernel.rows  # type: ignore[method-assign]  # as above
+            self.skipped(lambda: self.kernel.fork(self.root))
+            return found
+
+        self.watch.probes.rows = rows  # type: ignore[method-assign]  # as above
+
+    def snapshot(self, root: Thread) -> Snapshot:
+        """Taken by the watch."""
+        return self.watch.snapshot(self.watch.find(parse(str(root.tid))))
+
+
+def a_loss(scene: Scene) -> None:
+    """The snapshot itself has to sweep."""
+    scene.skipped_behind_a_walk()
+    scene.skips += 1
+
+
+def a_rest(scene: Scene) -> None:
+    """It was time for a sweep."""
+    scene.skipped_behind_a_walk()
+    scene.watch.rest()
+
+
+def another_snapshot(scene: Scene) -> None:
+    """Somebody else's, of a tree so large that it takes a sweep, and something differs."""
+    scene.snapshot(scene.others)
+    next(thread for thread in scene.kernel.threads if thread.group.parent is scene.others).ids = (7, 7)
+    scene.skipped_behind_a_walk()
+    scene.snapshot(scene.others)
+
+
+@pytest.mark.parametrize("reason", [a_loss, a_rest, another_snapshot])
+def test_what_is_skipped_behind_a_sweeps_walk_is_found_by_the_next_one(reason: Callable[[Scene], None]) -> None:
+    """For whatever reason there was a sweep: no snapshot is called complete before."""
+    scene = Scene()
+    reason(scene)
+    snapshot = scene.snapshot(scene.root)
+
+    children = [thread for thread in scene.kernel.threads if thread.group.parent is scene.root]
+    assert len(children) == 4
+    assert [snapshot.number(task.pid) for task in snapshot.tasks[1:]] == sorted(thread.tid for thread in children)
+
+
+def test_births_name_the_living_pid_object_also_where_a_skipped_one_was_heard_of_by_chance() -> None:
+    """The table thought that nobody used the session any more; then it heard of who does, and no row differs."""
+    scene = Scene()
+    kernel = scene.kernel
+    for _ in range(100):
+        kernel.fork(scene.root)
+    leader = kernel.fork(scene.root)
+    kernel.setsid(leader)
+    first = kernel.fork(leader)
+    scene.snapshot(scene.root)
+    kernel.setsid(first)
+    second = scene.skipped(lambda: kernel.fork(leader))
+    kernel.exit(leader)
+    kernel.wait(scene.root, leader)
+    scene.watch.drain()
+    kernel.exec(second)
+    scene.watch.drain()
+    snapshot = scene.snapshot(scene.root)
+    rows = {snapshot.number(task.pid): task for task in snapshot.tasks}
+    born = rows[first.tid].birth
+
+    assert born is not None
+    assert not isinstance(born.sid, OutsidePid)
+    assert born.sid == rows[second.tid].sid
+
+
+class Clock:
+    """Each look at it takes a while."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s = 0.0
+        self._step_s = step_s
+
+    def monotonic(self) -> float:
+        """As time.monotonic."""
+        self.now_s += self._step_s
+        return self.now_s
+
+
+def test_a_snapshot_on_a_host_that_is_too_busy_says_so_and_does_not_go_on_and_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers lead to questions, and these to others, without end."""
+    scene = Scene()
+    kernel, clock, asked = scene.kernel, Clock(0.05), []
+
+    def ask(address: int, start_ns: int) -> None:
+        asked.append(address)
+        kernel.answer(address, start_ns)
+        scene.watch.table.doubts.update(dict.fromkeys(scene.watch.table.tasks()))
+
+    scene.watch.probes.ask = ask  # type: ignore[assignment]  # a probe of this test's own
+    monkeypatch.setattr("agent.capture.watch.time.monotonic", clock.monotonic)
+    monkeypatch.setattr("agent.capture.watch._ASK_AT_ONCE", 10)
+    snapshot = scene.snapshot(scene.root)
+
+    assert snapshot.completeness.verified == "no"
+    assert not snapshot.completeness.complete
+    assert clock.now_s < 4
+    assert len(asked) < 1000
+
+
+def test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Starved of the CPU: a number that it does not know may be somebody's, and what is whose is not certain."""
+    scene = Scene()
+    root = scene.watch.find(parse(str(scene.root.tid)))
+    monkeypatch.setattr(scene.watch._intake, "catch_up", lambda deadline_s: deadline_s == float("inf"))
+    snapshot = scene.watch.snapshot(root)
+
+    assert not snapshot.completeness.complete
+    assert scene.watch.find(parse(str(scene.root.tid))) is root
+    for ask in (
+        lambda: scene.watch.find(parse("99999")),
+        lambda: scene.watch.caller(99999),
+        lambda: scene.watch.snapshot(root, sees=lambda _: True),
+    ):
+        with pytest.raises(BusyError, match="try again"):
+            ask()
+
+
+def test_a_sweep_beside_the_loop_is_given_up_and_has_longer_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait for it; and where it is never given enough time it is never done."""
+    scene = Scene()
+    given: list[float] = []
+
+    def catch_up(deadline_s: float) -> bool:
+        given.append(deadline_s - time.monotonic())
+        return False
+
+    monkeypatch.setattr(scene.watch._intake, "catch_up", catch_up)
+    for _ in range(4):
+        scene.watch.mend()
+
+    assert [round(each) for each in given] == [5, 10, 20, 20]
+    assert scene.watch.is_in_doubt
+    monkeypatch.undo()
+    scene.watch.mend()
+    assert not scene.watch.is_in_doubt
+
+
+def test_a_zombie_that_may_have_gone_unseen_makes_a_snapshot_incomplete() -> None:
+    """It may vanish without an event, and whenever it is asked about something else happens too."""
+    scene = Scene()
+    kernel = scene.kernel
+    zombie = kernel.fork(scene.root)
+    kernel.exit(zombie)
+    scene.watch.drain()
+    known = scene.watch.table.task(zombie.tid)
+    assert known is not None
+    known.flags |= AUTOREAP
+    calm = scene.snapshot(scene.root)
+    known.flags |= AUTOREAP
+
+    def ask(address: int, start_ns: int) -> None:
+        kernel.answer(address, start_ns)
+        kernel.setpgid(scene.others, scene.others.group, scene.others.pid)
+
+    scene.watch.probes.ask = ask  # type: ignore[assignment]  # a probe of this test's own
+    busy = scene.snapshot(scene.root)
+
+    assert calm.completeness.complete
+    assert busy.completeness.reasons == ("a zombie that no parent waits for may have gone meanwhile: take it again",)
+
+
+def test_who_was_born_unheard_of_is_found_all_the_same() -> None:
+    """Its birth was lost, and nobody has swept since."""
+    scene = Scene()
+    kernel = scene.kernel
+    before = kernel.fork(scene.root)
+    kernel.exit(before)
+    kernel.wait(scene.root, before)
+    scene.watch.drain()
+    child = scene.skipped(lambda: kernel.fork(scene.root))
+    scene.watch.stream.suspect = True
+    snapshot = scene.snapshot(child)
+
+    assert snapshot.tasks[0].start_ns == child.start_ns

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file that convert reads is read where nothing can be written, and what comes of that is not believed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from agent.cli import apart
+from agent.errors import CkptreeError, FormatError
+from exporters.documents import jsonfmt
+from tests.support.builders import a_snapshot, a_task
+
+# A reader that a file has taken over tries to write, and to run a program.
+_TAKEN_OVER = """
+import os, sys
+from agent.cli import app, fileverbs
+from agent.cli.fileverbs import say
+read = fileverbs._load
+
+def taken_over(*arguments):
+    for name, attempt in {
+        "write": lambda: open(sys.argv[3] + ".evil", "w"),
+        "run": lambda: os.execv("/bin/true", ["true"]),
+    }.items():
+        try:
+            attempt()
+        except OSError:
+            say(f"refused: {name}")
+    return read(*arguments)
+
+fileverbs._load = taken_over
+sys.exit(app.main())
+"""
+
+
+def said(line: str) -> None:
+    """Print a message."""
+    print(line, file=sys.stderr)
+
+
+def converted(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    """To its end."""
+    command = [sys.executable, "-c", _TAKEN_OVER, "convert", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others have little that they could give up")
+@pytest.mark.parametrize("fmt", ["ckpt", "json", "dot", "svg"])
+def test_what_reads_the_file_can_write_and_run_nothing(tmp_path: Path, fmt: str) -> None:
+    """And the file is converted all the same."""
+    source, target = tmp_path / "in.json", tmp_path / "out"
+    source.write_bytes(jsonfmt.dumps(a_snapshot([(1,)], [a_task(1, 0)])))
+    ran = converted(source, target, "-f", fmt)
+
+    assert ran.returncode == 0, ran.stderr
+    assert [line for line in ran.stderr.splitlines() if "refused" in line] == [
+        "ckptree: refused: write",
+        "ckptree: refused: run",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out"]
+    assert target.stat().st_size > 0
+
+
+def test_a_wrong_file_is_told_once_and_nothing_is_written(tmp_path: Path) -> None:
+    """With the exit code that it has everywhere."""
+    source = tmp_path / "in"
+    source.write_bytes(b"no image")
+    command = [sys.executable, "-m", "agent", "convert", str(source), str(tmp_path / "out")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 8
+    assert len(ran.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def handed_over(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> apart.Made:
+    """What the parent makes of the bytes that a child writes."""
+    monkeypatch.setattr(apart, "confine_root", lambda: None)
+    monkeypatch.setattr(msgpack, "packb", lambda _: answer)
+    return apart.made(lambda: b"", said)
+
+
+@pytest.mark.parametrize("result", [b"", b"x" * (1 << 20), {"a.img": b"1", "b-1.img": b""}])
+def test_a_file_or_the_files_of_a_folder_are_handed_over(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are."""
+    assert handed_over(msgpack.packb(result), monkeypatch) == result
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        *({"../a": b""}, {"/a": b""}, {"a/b": b""}, {"..": b""}, {".a": b""}, {"": b""}, {"a\n": b""}, {b"a": b""}),
+        *({"a": "text"}, "text", None, 1, [b""]),
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that was taken over hands over anything."""
+    with pytest.raises(CkptreeError, match="not written"):
+        handed_over(msgpack.packb(result), monkeypatch)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xc1", b"\xc4\xff", b"\x81" * 2000])
+def test_bytes_that_are_no_message_are_refused(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short, or nested without end."""
+    with pytest.raises(CkptreeError, match="not written"):
+        handed_over(answer, monkeypatch)
+
+
+def test_more_than_anything_that_is_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fill the memory."""
+    monkeypatch.setattr(apart, "MOST_BYTES", 1000)
+    with pytest.raises(CkptreeError, match="has more than 1000 bytes"):
+        handed_over(bytes(2000), monkeypatch)
+
+
+def test_a_child_that_fails_ends_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was killed, as by a shell."""
+    monkeypatch.setattr(apart, "confine_root", lambda: None)
+
+    def fails() -> apart.Made:
+        raise FormatError("file", "is wrong")
+
+    def dies() -> apart.Made:
+        os.kill(os.getpid(), 9)
+        return b""
+
+    for work, code in ((fails, 8), (dies, 137)):
+        with pytest.raises(apart.EndedError) as caught:
+            apart.made(work, said)
+        assert caught.value.code == code

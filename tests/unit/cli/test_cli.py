@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a program: exit codes, and what goes where. Everything here works without BPF."""
+
+import io
+import json
+import os
+import pty
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from agent.__main__ import main
+from agent.cli.app import app
+from exporters import registry
+from tests.support.commandline import Ran, ckptree
+
+NO_PID = str(2**22 + 1)  # larger than any pid can be
+SUSPECT = "source procfs: read task by task while they ran"
+
+
+Here = Callable[..., Ran]
+
+
+@pytest.fixture
+def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Run it within this process: ten times as fast, for what is over before anything begins."""
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> Ran:
+        monkeypatch.setattr(sys, "argv", ["ckptree", *(os.fspath(argument) for argument in arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = main()
+        sys.stdout.flush()
+        return Ran(code, *capfdbinary.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def root() -> Iterator[str]:
+    """A process that stays: sleep, of which nobody expects anything."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        yield str(process.pid)
+        process.kill()
+
+
+@pytest.fixture
+def image(tmp_path: Path, root: str) -> Path:
+    """A snapshot in a file."""
+    path = tmp_path / "tree.ckpt"
+    ckptree("snapshot", root, "--source", "procfs", "-o", path)
+    return path
+
+
+def test_a_snapshot_from_proc_is_written_and_called_incomplete(tmp_path: Path, root: str) -> None:
+    """Exit code 6: the file is there, and says why."""
+    path = tmp_path / "tree.ckpt"
+    ran = ckptree("snapshot", root, "--source", "procfs", "-o", path)
+
+    assert (ran.returncode, ran.stdout) == (6, b"")
+    assert ran.stderr.decode().startswith(f"ckptree: incomplete: {SUSPECT}")
+    written = registry.load(path.read_bytes())
+    assert (written.number(1), written.completeness.complete) == (int(root), False)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["tree.ckpt"]
+
+
+def test_allow_incomplete_makes_it_0_and_still_says_so(root: str) -> None:
+    """Data on stdout, words on stderr."""
+    ran = ckptree("snapshot", root, "--source", "procfs", "--allow-incomplete")
+
+    assert ran.returncode == 0
+    assert registry.load(ran.stdout).number(1) == int(root)
+    assert SUSPECT in ran.stderr.decode()
+
+
+@pytest.mark.parametrize("options", [("-f", "json"), ("--json",), ("-f", "json", "-o", "-")])
+def test_json_goes_to_stdout_and_nothing_else_does(root: str, options: tuple[str, ...]) -> None:
+    """Another program reads it."""
+    ran = ckptree("snapshot", root, "--source", "procfs", *options)
+    document = json.loads(ran.stdout)
+
+    assert (ran.returncode, document["format"], document["mode"]) == (6, "ckptree", "subtree")
+    assert document["pids"][0]["numbers"] == [int(root)]
+
+
+def test_details_are_added_on_request_alone(root: str) -> None:
+    """A command line can hold a secret."""
+    plain = json.loads(ckptree("snapshot", root, "--source", "procfs", "--json").stdout)
+    asked = json.loads(ckptree("snapshot", root, "--source", "procfs", "--json", "--with-argv").stdout)
+
+    assert [plain["tasks"][0][key] for key in ("argv", "cwd", "env")] == [None, None, None]
+    assert asked["tasks"][0]["argv"] == ["sleep", "1000"]
+    assert asked["tasks"][0]["cwd"] == os.fspath(Path.cwd())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("no-such-verb",),
+        ("snapshot",),
+        ("snapshot", "1", "2"),
+        ("snapshot", "1", "--no-such-option"),
+        ("snapshot", "1", "-f", "yaml"),
+        ("snapshot", "1", "--dialect", "v24"),
+        ("snapshot", "1", "--mode", "all"),
+        ("snapshot", "1", "--source", "guess"),
+        ("snapshot", "1", "--timeout", "0"),
+        ("snapshot", "1", "--timeout", "soon"),
+        ("snapshot", "1", "--source", "bpf", "--socket", "/no/such/socket"),
+        ("snapshot", "1", "--source", "procfs", "-o", ""),
+        ("daemon", "--no-such-option"),
+        ("daemon", "--config", "/no/such/file"),
+        ("show",),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(here: Here, arguments: tuple[str, ...]) -> None:
+    """Exit code 2, and no data."""
+    ran = here(*arguments)
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert b"Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "",
+        "1.5",
+        "0x10",
+        "1 2",
+        "-1",
+        "pidns:",
+        "pidns:x",
+        "pidns:[",
+        "pidns:[1",
+        "[1]",
+        "pidns:1:2",
+        "user:1",
+        "٣",
+    ],
+)
+def test_a_root_of_no_known_kind_is_a_usage_error(here: Here, text: str) -> None:
+    """Before anybody is asked."""
+    ran = here("snapshot", "--source", "procfs", "--", text)
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert f"ROOT {text!r}" in ran.stderr.decode()
+
+
+def test_the_version_is_that_of_the_package(here: Here) -> None:
+    """As installed."""
+    ran = here("--version")
+
+    assert (ran.returncode, ran.stdout.decode()) == (0, f"ckptree {version('ckptree')}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [(NO_PID, NO_PID), ("0", "pid 0"), ("pidns:1", "pid:[1]"), ("pidns:[1]", "pid:[1]"), ("pid:[1]", "pid:[1]")],
+)
+def test_a_root_that_nobody_has_is_no_such_root(here: Here, tmp_path: Path, text: str, shown: str) -> None:
+    """Exit code 4, and no file."""
+    ran = here("snapshot", text, "--source", "procfs", "-o", tmp_path / "tree.ckpt")
+
+    assert (ran.returncode, ran.stdout) == (4, b"")
+    assert shown.encode() in ran.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_number_too_long_to_be_one_is_an_error_of_ours(here: Here) -> None:
+    """Python refuses to convert it; that is no business of the user's."""
+    ran = here("snapshot", "9" * 5000, "--source", "procfs")
+
+    assert ran.returncode == 2
+
+
+def test_a_thread_is_no_root() -> None:
+    """Its process is named."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, args=(60,))
+    thread.start()  # returns once it runs: its native_id is known
+    try:
+        ran = ckptree("snapshot", str(thread.native_id), "--source", "procfs")
+    finally:
+        done.set()
+        thread.join()
+
+    assert ran.returncode == 4
+    assert f"pid {thread.native_id} is a thread, not a process: its process is {os.getpid()}" in ran.stderr.decode()
+
+
+def test_a_container_that_is_none_is_refused(tmp_path: Path, root: str) -> None:
+    """Exit code 7, and nothing is written."""
+    ran = ckptree("snapshot", root, "--source", "procfs", "--mode", "container", "-o", tmp_path / "tree.ckpt")
+
+    assert (ran.returncode, ran.stdout) == (7, b"")
+    assert f"{root} (sleep) is not the init of a container's pid namespace" in ran.stderr.decode()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_image_is_not_written_to_a_terminal(root: str) -> None:
+    """Exit code 2, before anything is captured."""
+    ours, theirs = pty.openpty()
+    try:
+        ran = ckptree("snapshot", root, "--source", "procfs", stdout=theirs)
+        as_json = ckptree("snapshot", root, "--source", "procfs", "-f", "json", stdout=theirs)
+        shown = os.read(ours, 10)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+    assert (ran.returncode, as_json.returncode) == (2, 6)
+    assert b"name a file with -o, or choose -f json" in ran.stderr
+    assert shown.startswith(b"{")
+
+
+@pytest.mark.parametrize("where", ["missing/tree.ckpt", "."])
+def test_where_nothing_can_be_written_is_a_failure(tmp_path: Path, root: str, where: str) -> None:
+    """Exit code 1, and no part of a file stays."""
+    ran = ckptree("snapshot", root, "--source", "procfs", "-o", tmp_path / where)
+
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert f"cannot write {tmp_path / where}" in ran.stderr.decode()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_snapshot_leaves_the_file_of_before(image: Path) -> None:
+    """It is not truncated first."""
+    before = image.read_bytes()
+    ran = ckptree("snapshot", NO_PID, "--source", "procfs", "-o", image)
+
+    assert ran.returncode == 4
+    assert image.read_bytes() == before
+
+
+def test_show_reads_a_file_or_standard_input_in_any_format(image: Path, root: str) -> None:
+    """A file is known by its content."""
+    drawn = ckptree("show", image)
+    document = ckptree("show", image, "--json")
+    again = ckptree("show", "-", input=document.stdout)
+
+    assert (drawn.returncode, document.returncode, again.returncode) == (0, 0, 0)
+    assert f"\n{root} sleep".encode() in drawn.stdout
+    assert again.stdout == drawn.stdout
+    assert ckptree("show", "-", input=image.read_bytes()).stdout == drawn.stdout
+
+
+def test_show_is_plain_ascii_where_the_output_is(image: Path) -> None:
+    """A terminal of 1990, or a log."""
+    ran = ckptree("show", image, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+
+    assert ran.returncode == 0
+    assert ran.stdout.isascii()
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 64, b"root:x:0:0::/root:/bin/sh\n", b"{}", b"{", b"[]", b"\xff" * 9])
+def test_what_is_no_image_is_a_bad_image(here: Here, data: bytes) -> None:
+    """Exit code 8, one line, no trace of how it was found out."""
+    ran = here("show", "-", stdin=data)
+
+    assert (ran.returncode, ran.stdout) == (8, b"")
+    assert ran.stderr.startswith(b"ckptree: ")
+    assert ran.stderr.count(b"\n") == 1
+
+
+def test_half_an_image_is_a_bad_image(here: Here, image: Path) -> None:
+    """Wherever it was cut."""
+    data = image.read_bytes()
+    for cut in (8, 100, len(data) // 2, len(data) - 1):
+        assert here("show", "-", stdin=data[:cut]).returncode == 8
+
+
+def test_a_file_that_cannot_be_read_is_a_failure(here: Here, tmp_path: Path) -> None:
+    """Exit code 1: nothing is known of what it holds."""
+    for path in (tmp_path / "missing", tmp_path):
+        ran = here("show", path)
+        assert (ran.returncode, ran.stdout) == (1, b"")
+        assert f"cannot read {path}" in ran.stderr.decode()
+
+
+def test_a_reader_that_has_had_enough_is_no_traceback(image: Path) -> None:
+    """``ckptree show FILE | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = ckptree("show", image, stdout=writer)
+    finally:
+        os.close(writer)
+
+    assert b"Traceback" not in ran.stderr
+
+
+def test_help_is_data(here: Here) -> None:
+    """On stdout, exit code 0, for each verb."""
+    for arguments in (["--help"], ["-h"], ["snapshot", "-h"], ["daemon", "-h"], ["show", "-h"], ["status", "-h"]):
+        ran = here(*arguments)
+        assert (ran.returncode, ran.stderr) == (0, b"")
+        assert ran.stdout.lower().startswith(b"usage: ckptree")
+
+
+def test_the_help_of_each_verb_describes_each_argument_and_option() -> None:
+    """In the words that are given for it, whatever library prints them."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    for name, verb in group.commands.items():
+        shown = " ".join(verb.get_help(click.Context(verb, info_name=name)).split())
+        for parameter in verb.params:
+            text = getattr(parameter, "help", None)
+            assert text, f"{name}: {parameter.name} is not described"
+            assert " ".join(text.split()) in shown, f"{name}: {parameter.name} is described, but not shown"

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs on files as a program runs them: what is printed, what is written, and the exit codes."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.cli.fileverbs import MOST_BYTES
+from exporters import registry
+from exporters.image import checkpoint
+from tests.support.builders import a_family
+from tests.support.images import GOLDEN, a_record, patched, with_records
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+TOP = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Run:
+    """Run ckptree in a folder with golden.ckpt, family.ckpt and bad.ckpt."""
+    (tmp_path / "golden.ckpt").write_bytes(GOLDEN)
+    (tmp_path / "family.ckpt").write_bytes(checkpoint.dumps(a_family()))
+    (tmp_path / "bad.ckpt").write_bytes(patched(GOLDEN, 475, "<i", 3))
+
+    def run(*arguments: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.run(
+            [sys.executable, "-m", "agent", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(TOP)},
+            input=data,
+            capture_output=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_check_finds_nothing_in_a_sound_image(here: Run) -> None:
+    """Exit code 0, and no data on standard output."""
+    ran = here("check", "family.ckpt")
+
+    assert (ran.returncode, ran.stdout) == (0, b"")
+    assert b"family.ckpt: sound" in ran.stderr
+
+
+def test_check_says_what_is_wrong_and_where_and_exits_with_8(here: Run) -> None:
+    """On standard output, since that is what was asked for; as JSON too, and of standard input."""
+    plain, as_json = here("check", "bad.ckpt"), here("check", "-", "--json", data=patched(GOLDEN, 475, "<i", 3))
+
+    assert (plain.returncode, as_json.returncode) == (8, 8)
+    assert plain.stdout.decode().startswith("error parent-without-task at byte 475 (tags 2, 3): TREE[1].vppid: ")
+    assert [(one["name"], one["offset"]) for one in json.loads(as_json.stdout)] == [("parent-without-task", 475)]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("show",), ("check",), ("convert",), ("diff", "family.ckpt"), ("plan",), ("restart",)]
+)
+@pytest.mark.parametrize("how", ["a device", "standard input", "a file"])
+def test_a_file_without_an_end_is_refused_with_the_bound(tmp_path: Path, arguments: tuple[str, ...], how: str) -> None:
+    """In memory that is bounded, too."""
+    (tmp_path / "family.ckpt").write_bytes(checkpoint.dumps(a_family()))
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(MOST_BYTES + 1)
+    name = {"a device": "/dev/zero", "standard input": "-", "a file": "large"}[how]
+    words = [*arguments, name, *(["out"] if arguments == ("convert",) else [])]
+    with Path("/dev/zero").open("rb") as zeros:
+        ran = subprocess.run(
+            [sys.executable, "-m", "agent", *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(TOP)},
+            stdin=zeros,
+            capture_output=True,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
+        )
+
+    assert ran.returncode == 8
+    said = "standard input" if how == "standard input" else name
+    assert ran.stderr.decode() == (
+        f"ckptree: {said}: has more than {MOST_BYTES} bytes (256 MiB), which is the most that is read of it\n"
+    )
+
+
+def test_diff_of_equals_is_0_and_of_others_is_1(here: Run, tmp_path: Path) -> None:
+    """By who is who: another format or dialect is no difference."""
+    assert here("convert", "family.ckpt", "family.json", "-f", "json").returncode == 0
+    assert here("convert", "family.ckpt", "v23.ckpt", "--dialect", "v23").returncode == 0
+    same, like, other = (here("diff", "family.ckpt", b) for b in ("family.json", "v23.ckpt", "golden.ckpt"))
+
+    assert (same.returncode, like.returncode, other.returncode) == (0, 0, 1)
+    assert other.stdout
+    assert json.loads(here("diff", "family.ckpt", "golden.ckpt", "--json").stdout)["equal"] is False
+    assert here("diff", "-", "-").returncode == 2
+    assert (tmp_path / "v23.ckpt").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("through", ["json", "msgpack"])
+@pytest.mark.parametrize("dialect", ["seed", "v23"])
+def test_convert_there_and_back_is_the_same_bytes(here: Run, through: str, dialect: str) -> None:
+    """In the dialect that it was."""
+    image = checkpoint.dumps(replace(a_family(), dialect=dialect), dialect)  # type: ignore[arg-type]  # both are dialects
+    there = here("convert", "-", "-", "-f", through, data=image)
+    back = here("convert", "-", "-", "-f", "json" if through == "msgpack" else "msgpack", data=there.stdout)
+
+    assert registry.image(registry.load(back.stdout)) == image
+    assert there.stdout != image
+
+
+def test_convert_reports_the_foreign_records_that_it_leaves_out(here: Run) -> None:
+    """Type and length, on standard error."""
+    ran = here("convert", "-", "-", data=with_records(a_record(4711, b"abcd")))
+
+    assert ran.returncode == 0
+    assert b"a record of type 4711, 12 bytes, is not known here and left out" in ran.stderr
+
+
+def test_convert_to_a_folder_says_what_criu_has_no_word_for(here: Run, tmp_path: Path) -> None:
+    """And a folder is refused where a stream is named."""
+    ran = here("convert", "family.ckpt", "images", "-f", "criu")
+
+    assert (ran.returncode, ran.stdout) == (0, b"")
+    assert (tmp_path / "images/pstree.img").is_file()
+    assert b"ckptree: criu: " in ran.stderr
+    assert here("convert", "family.ckpt", "-", "-f", "criu").returncode == 2
+
+
+@pytest.mark.parametrize("verb", ["show", "check", "plan", "restart"])
+def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, tmp_path: Path, verb: str) -> None:
+    """They are written and never read."""
+    here("convert", "family.ckpt", "images", "-f", "criu")
+    (tmp_path / "folder").mkdir()
+    images, folder = here(verb, "images"), here(verb, "folder")
+
+    assert (images.returncode, folder.returncode) == (1, 1)
+    assert images.stderr.startswith(
+        b"ckptree: cannot read images: it is a folder of CRIU images, which are written here"
+    )
+    assert folder.stderr == b"ckptree: cannot read folder: it is a folder, and a snapshot is a file\n"
+
+
+def test_a_name_that_promises_another_format_is_remarked_on(here: Run, tmp_path: Path) -> None:
+    """Where none is given; what a file is is known by its content."""
+    unsaid, said, neutral = (
+        here("convert", "golden.ckpt", *arguments) for arguments in (("a.json",), ("b.json", "-f", "json"), ("c.bin",))
+    )
+
+    assert unsaid.stderr == b"ckptree: a.json gets the format ckpt, whatever it is called: -f json writes json\n"
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "c.bin").read_bytes()
+    assert (said.stderr, neutral.stderr) == (b"", b"")
+
+
+def test_convert_draws(here: Run) -> None:
+    """As text for graphviz, and as a picture."""
+    assert here("convert", "family.ckpt", "-", "-f", "dot").stdout.startswith(b"digraph")
+    assert b"<svg" in here("convert", "family.ckpt", "-", "-f", "svg").stdout
+
+
+@pytest.mark.parametrize("verb", [("show",), ("convert", "x.ckpt"), ("diff", "golden.ckpt")])
+def test_a_bad_file_is_named(here: Run, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    """Of several one has to know which."""
+    (tmp_path / "x.bin").write_bytes(b"nothing")
+    arguments = (*verb[:1], "x.bin", *verb[1:])
+    ran = here(*arguments)
+
+    assert ran.returncode == 8
+    assert b"ckptree: x.bin: file at byte 0" in ran.stderr
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert", "golden.ckpt", "x", "-f", "yaml"),
+        ("convert", "golden.ckpt", "x", "--dialect", "v24"),
+        ("convert", "golden.ckpt", ""),
+        ("convert", "golden.ckpt", "x/"),
+        ("convert", "golden.ckpt"),
+        ("check",),
+        ("diff", "golden.ckpt"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+    here: Run, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Exit code 2."""
+    before = set(os.listdir(tmp_path))
+    ran = here(*arguments)
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_links_in_a_circle_are_an_error_of_ours(here: Run, tmp_path: Path) -> None:
+    """Not pathlib's."""
+    (tmp_path / "loop").symlink_to("loop")
+    ran = here("convert", "golden.ckpt", "loop")
+
+    assert (ran.returncode, b"Traceback" in ran.stderr) == (1, False)
+    assert b"Too many levels of symbolic links" in ran.stderr
+
+
+def test_a_pipe_without_a_name_is_written_to(here: Run) -> None:
+    """/dev/stdout is a link to one."""
+    assert here("convert", "golden.ckpt", "/dev/stdout").stdout == here("convert", "golden.ckpt", "-").stdout != b""

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals that end the program at any moment: a traceback is never what a user gets."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from exporters import registry
+from tests.support.builders import a_snapshot, a_task
+from tests.support.interrupted import DELAYS_S, begun
+
+
+# Each of them waits for its input, or for a lock: none has ended before the last of the delays.
+@pytest.mark.parametrize(
+    "verb", [("show", "-"), ("check", "-"), ("convert", "-", "-"), ("plan", "-"), ("restart", "-")]
+)
+def test_an_interrupt_at_any_moment_is_no_traceback(verb: tuple[str, ...]) -> None:
+    """As of a terminal: to the whole group. While modules are imported some turn it into an error of another kind."""
+    for delay in DELAYS_S:
+        with begun(*verb) as process:
+            time.sleep(delay)
+            os.killpg(process.pid, signal.SIGINT)
+            out, said = process.communicate(timeout=60)
+
+        assert (process.returncode, out, said) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_other_signals_end_it_as_they_end_any_program(number: signal.Signals) -> None:
+    """Silently, and by the signal itself."""
+    for delay in DELAYS_S[::4]:
+        with begun("show", "-") as process:
+            time.sleep(delay)
+            process.send_signal(number)
+            out, said = process.communicate(timeout=60)
+
+        assert (process.returncode, out, said) == (-number, b"", b"")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    """SIGPIPE, as a shell's pipeline has it, or the error that Python makes of it."""
+    data = registry.image(a_snapshot([(1,)], [a_task(1, 0)]), "json")
+    for verb in (("show", "-"), ("convert", "-", "-", "-f", "json"), ("check", "-", "--json")):
+        with begun(*verb) as process:
+            assert process.stdout is not None
+            process.stdout.close()
+            process.stdout = None
+            _, said = process.communicate(data, timeout=60)
+
+        assert b"Traceback" not in said
+        assert process.returncode == 1
+
+
+def test_an_inherited_sigint_that_is_ignored_stays_so() -> None:
+    """As `nohup` and a shell's `&` leave it: a job in the background hears no ^C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with begun("show", "-") as process:
+            for delay in DELAYS_S[:6]:
+                time.sleep(delay)
+                process.send_signal(signal.SIGINT)
+            out, said = process.communicate(b"", timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert process.returncode == 8
+    assert (out, b"Traceback" in said) == (b"", False)

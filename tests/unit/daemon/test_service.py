@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon answers: to whom, and with which words."""
+
+import re
+
+import pytest
+
+from agent.access import Viewer
+from agent.daemon import service
+from agent.daemon.metrics import Histogram
+from agent.daemon.service import Asker
+from agent.protocol import codec
+from agent.table.objects import CLONE_NEWPID
+from exporters import registry
+from tests.support.kernelobjects import Thread
+from tests.support.simwatch import ROOT, Scene
+
+ALICE, BOB = (1000, 1000), (1001, 1001)
+
+
+def _tree(scene: Scene) -> tuple[Thread, Thread]:
+    """A process of Alice's, and its child."""
+    own = scene.child(ids=ALICE)
+    return own, scene.child(own)
+
+
+def test_a_hello_says_who_is_who() -> None:
+    """Versions, what there is, and what the asker sees."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    told = scene.ask(scene.viewer(own), "hello", protocols=[1, 7])
+
+    assert (told["ok"], told["protocol"], told["protocols"]) == (True, 1, [1, 1])
+    assert told["peer"] == {"pid": own.tid, "uid": 1000, "gid": 1000, "sees": "own"}
+    assert scene.ask(ROOT, "hello")["peer"]["sees"] == "all"
+    assert {"snapshot", "subscribe", "metrics"} <= set(told["features"])
+
+
+def test_a_client_of_another_version_is_told_so() -> None:
+    """By an error with a name."""
+    told = Scene().ask(ROOT, "hello", protocols=[2, 3])
+
+    assert (told["ok"], told["kind"]) == (False, "version")
+
+
+def test_a_tree_that_is_wholly_theirs_is_shown_to_them() -> None:
+    """All of it, as it would be to root."""
+    scene = Scene()
+    own, child = _tree(scene)
+    told = scene.ask(scene.viewer(own), "snapshot", root=str(own.tid))
+    image = registry.load(told["data"])
+
+    assert [pid.numbers[0] for pid in image.pids][:2] == [own.tid, child.tid] or {
+        image.number(task.pid) for task in image.tasks
+    } == {own.tid, child.tid}
+    assert told["order"] == scene.watch.stream.next
+
+
+@pytest.mark.parametrize("verb", ["snapshot", "subscribe"])
+def test_of_what_is_not_theirs_they_learn_that_they_may_not(verb: str) -> None:
+    """Not a name, not how it is made up; a number that nobody has is told apart, as kill() does."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    other = scene.child(ids=BOB)
+    for viewer in (scene.viewer(own), scene.viewer(own, 1001)):
+        refused = scene.ask(viewer, verb, root=str(other.tid))
+        missing = scene.ask(viewer, verb, root="999")
+
+        assert (refused["ok"], refused["kind"], refused["exit_code"]) == (False, "not-permitted", 5)
+        assert "task" not in refused["error"].replace("tasks", "")  # what it is called
+        assert refused["leaks"] == []
+        assert missing["kind"] == "no-such-root"
+    assert scene.ask(scene.viewer(other), verb, root=str(other.tid))["ok"]
+
+
+def test_a_tree_with_one_task_of_somebody_elses_is_refused_as_a_whole() -> None:
+    """Also where it became that without an event, by setuid() alone."""
+    scene = Scene()
+    own, child = _tree(scene)
+    viewer = scene.viewer(own)
+    assert scene.ask(viewer, "snapshot", root=str(own.tid))["ok"]
+    child.ids = (0, 0)
+
+    refused = scene.ask(viewer, "snapshot", root=str(own.tid))
+    assert refused["kind"] == "not-permitted"
+    assert "1 of the 2 tasks of this tree are not yours" in refused["error"]
+    assert scene.ask(ROOT, "snapshot", root=str(own.tid))["ok"]
+
+
+def test_a_root_that_became_somebody_elses_without_an_event_is_refused() -> None:
+    """The kernel is asked before anything is told, and not believed for long."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    viewer = scene.viewer(own)
+    own.ids = (0, 0)
+    assert scene.ask(viewer, "snapshot", root=str(own.tid))["kind"] == "not-permitted"
+    own.ids = ALICE
+    assert scene.ask(viewer, "snapshot", root=str(own.tid))["ok"]
+
+
+def test_whether_a_pid_namespace_of_somebody_elses_exists_is_not_told() -> None:
+    """Its inode number is a secret: the two answers are one."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    init = scene.child(ids=BOB, flags=CLONE_NEWPID)
+    mine = scene.child(own, flags=CLONE_NEWPID)
+    for space in (init.space, mine.space):
+        space.inum += 1000 * init.tid if space is init.space else 0
+    scene.watch.sweep()
+    numbers = {space.inum for space in (init.space, mine.space)}
+    viewer = scene.viewer(own)
+    answers = {inum: scene.ask(viewer, "snapshot", root=f"pidns:{inum}", mode="subtree") for inum in (*numbers, 7)}
+    texts = {re.sub(r"pid:\[\d+\]", "", answer["error"]) for answer in answers.values() if not answer["ok"]}
+
+    assert len(texts) == 1
+    assert {answer["kind"] for answer in answers.values() if not answer["ok"]} == {"no-such-root"}
+
+
+def test_the_name_of_a_session_leader_outside_a_container_is_not_told() -> None:
+    """To root it is."""
+    scene = Scene()
+    leader = scene.child(ids=BOB)
+    scene.kernel.setsid(leader)
+    outer = scene.kernel.fork(leader)
+    outer.ids = ALICE
+    init = scene.kernel.fork(outer, CLONE_NEWPID)
+    to_alice = scene.ask(scene.viewer(outer), "snapshot", root=str(init.tid), mode="container")
+    to_root = scene.ask(ROOT, "snapshot", root=str(init.tid), mode="container")
+
+    assert (to_alice["kind"], to_alice["leaks"]) == ("not-permitted", [])
+    assert to_root["kind"] == "refused"
+    assert any("(task)" in leak for leak in to_root["leaks"])
+    assert scene.ask(scene.viewer(outer), "snapshot", root=str(init.tid), mode="subtree")["ok"]
+
+
+def test_a_pid_is_as_the_callers_namespace_counts() -> None:
+    """Its own number there is another."""
+    scene = Scene()
+    init = scene.child(flags=CLONE_NEWPID)
+    scene.kernel.setsid(init)
+    scene.child(init)
+    told = scene.ask(Viewer(init.tid, 0, 0, privileged=True), "snapshot", root="1")
+
+    assert told["tasks"] == 2
+
+
+def test_who_asks_stays_who_it_is_when_its_number_has_become_anothers() -> None:
+    """A connection outlives the process that made it, and numbers come again."""
+    scene = Scene()
+    init = scene.child(flags=CLONE_NEWPID)
+    scene.kernel.setsid(init)
+    asker = Asker(Viewer(init.tid, 0, 0, privileged=True))
+    first = scene.service.answer({"verb": "snapshot", "root": "1"}, asker)
+    scene.kernel.exit_group(init)
+    scene.kernel.wait(scene.kernel.init, init)
+    scene.kernel.root.last = init.tid - 1
+    again = scene.child()
+    second = scene.service.answer({"verb": "snapshot", "root": "1"}, asker)
+
+    assert again.tid == init.tid
+    assert first["tasks"] == 1
+    assert second["kind"] == "no-such-root"
+
+
+def test_a_snapshot_leaves_a_line_in_the_log_whoever_asked_and_whatever_came_of_it() -> None:
+    """Who, what, result, time; what a client chooses is quoted."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    scene.ask(scene.viewer(own), "snapshot", root=str(own.tid), format="json")
+    scene.ask(scene.viewer(own), "snapshot", root="1")
+    scene.ask(ROOT, "snapshot", root='1" uid=7\nckptree: snapshot uid=0')
+    scene.ask(ROOT, "subscribe", root=str(own.tid))
+    scene.ask(scene.viewer(own), "subscribe")
+    scene.ask(ROOT, "status")
+    lines = scene.log()
+
+    shared = f'uid=1000 gid=1000 pid={own.tid} comm="task"'
+    assert len(lines) == 5
+    assert re.fullmatch(
+        rf'ckptree: snapshot {shared} root="{own.tid}" mode="subtree" format="json" tasks=2 result="ok" ms=\d+\.\d+',
+        lines[0],
+    )
+    assert re.fullmatch(
+        rf'ckptree: snapshot {shared} root="1" mode="auto" format="ckpt" result="not-permitted" ms=\d+\.\d+', lines[1]
+    )
+    assert r'root="1\x22 uid=7\x0ackptree: snapshot uid=0"' in lines[2]
+    assert lines[2].endswith(lines[2][lines[2].index('result="usage"') :])
+    assert lines[3].startswith("ckptree: subscribe uid=0")
+    assert re.fullmatch(rf'ckptree: subscribe {shared} root="" result="ok" ms=\d+\.\d+', lines[4])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"verb": "snapshot"},
+        {"verb": "snapshot", "root": None},
+        {"verb": "snapshot", "root": True},
+        {"verb": "snapshot", "root": {"a": [1]}},
+        {"verb": "subscribe", "kinds": "birth"},
+        {"verb": "subscribe", "kinds": ["birth", "rebirth"]},
+        {"verb": "subscribe", "kinds": [[]]},
+        {"verb": ["hello"]},
+        {"verb": "hello", "protocols": "1"},
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(request_: codec.Message) -> None:
+    """And counted."""
+    scene = Scene()
+    told = scene.service.answer(request_, Asker(ROOT))
+
+    assert told["kind"] == "usage"
+    assert scene.service.clients.refused == {"usage": 1}
+
+
+def test_a_connection_carries_one_subscription() -> None:
+    """The second one is refused, the first one goes on."""
+    scene = Scene()
+    asker = Asker(ROOT)
+    assert scene.service.answer({"verb": "subscribe"}, asker)["ok"]
+    assert scene.service.answer({"verb": "subscribe"}, asker)["kind"] == "usage"
+    assert len(scene.service.feed.subscriptions) == 1
+    scene.service.forget(asker)
+    assert not scene.service.feed.subscriptions
+
+
+def test_subscribers_are_bounded() -> None:
+    """There is room again when one has gone."""
+    scene = Scene()
+    askers = [Asker(ROOT) for _ in range(service.MAX_SUBSCRIPTIONS + 1)]
+    answers = [scene.service.answer({"verb": "subscribe"}, asker) for asker in askers]
+
+    assert [answer["ok"] for answer in answers] == [True] * service.MAX_SUBSCRIPTIONS + [False]
+    assert answers[-1]["kind"] == "busy"
+    scene.service.forget(askers[0])
+    assert scene.service.answer({"verb": "subscribe"}, askers[-1])["ok"]
+
+
+def test_no_user_has_all_subscriptions_nor_have_all_ordinary_users() -> None:
+    """Sub-ids of a user are that user; root gets through."""
+    scene = Scene()
+
+    def subscribe(viewer: Viewer) -> bool:
+        return bool(scene.ask(viewer, "subscribe", root=None)["ok"])
+
+    per_user, ordinary = service.MAX_SUBSCRIPTIONS_PER_USER, service.MAX_SUBSCRIPTIONS_UNPRIVILEGED
+    askers = []
+    for user in range(1000, 1000 + ordinary // per_user + 1):
+        for place in range(per_user):
+            asker = Asker(Viewer(0, user if place else 100_000 + user, 0, owner=None if place else user))
+            askers.append((asker, scene.service.answer({"verb": "subscribe"}, asker)["ok"]))
+        assert not subscribe(Viewer(0, user, 0))
+        assert not subscribe(Viewer(0, 200_000 + user, 0, owner=user))
+
+    assert [ok for _, ok in askers] == [True] * ordinary + [False] * per_user
+    assert subscribe(ROOT)
+
+
+def test_a_subscription_that_fails_after_its_cut_tells_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had begun to listen."""
+    scene = Scene()
+
+    def fail(*_: object) -> bytes:
+        raise OSError("no")
+
+    monkeypatch.setattr(registry, "image", fail)
+    told = scene.ask(ROOT, "subscribe", root="1")
+
+    assert told["kind"] == "failed"
+    assert not scene.service.feed.subscriptions
+
+
+def test_an_error_of_ours_is_told_in_full_to_those_alone_who_see_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its text may have names in it. The log has all of it."""
+    scene = Scene()
+    own, _ = _tree(scene)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("secret")
+
+    monkeypatch.setattr(scene.watch, "find", fail)
+    to_root, to_alice = (scene.ask(viewer, "snapshot", root="1") for viewer in (ROOT, scene.viewer(own)))
+
+    assert "secret" in to_root["error"]
+    assert "secret" not in to_alice["error"]
+    assert sum("ValueError: secret" in each for each in scene.log()) == 2
+
+
+def test_answers_that_nobody_fetches_are_bounded_by_user() -> None:
+    """Root's bound is another, and another user's is theirs."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    scene.service.unsent_of = {1000: service.MAX_UNSENT + 1, 1001: 0, 0: service.MAX_UNSENT + 1}.__getitem__
+    other = scene.child(ids=BOB)
+    mine = scene.ask(scene.viewer(own), "snapshot", root=str(own.tid))
+    theirs = scene.ask(scene.viewer(other), "snapshot", root=str(other.tid))
+
+    assert mine["kind"] == "busy"
+    assert theirs["ok"]
+    assert scene.ask(ROOT, "snapshot", root="1")["ok"]
+
+
+def test_metrics_are_numbers_and_names_of_ours() -> None:
+    """No task's name, no number of one: everybody may read them."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    scene.ask(ROOT, "snapshot", root=str(own.tid))
+    told = scene.ask(scene.viewer(own), "metrics")
+
+    assert told["records"]["fork"] == 2
+    assert told["table"]["tasks"]["running"] == 3
+    assert told["snapshot_seconds"]["count"] == told["snapshots"] == 1
+    assert told["sweeps"] == {"start": 1, "due": 0, "loss": 0, "large-tree": 0, "no-hook": 0}
+    assert told["requests"]["snapshot"] == 1
+    assert b"task" not in codec.pack({key: value for key, value in told.items() if key != "table"})
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    """And has the sum."""
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 9.0):
+        histogram.add(value)
+
+    assert histogram.data() == {"buckets": [[1.0, 2], [2.0, 3]], "count": 4, "sum": 12.0}

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the daemon's time each user may have."""
+
+from agent.daemon.fairness import CREDIT_S, SHARE, Shares
+
+
+def test_who_asks_little_never_waits() -> None:
+    """A millisecond now and then."""
+    shares = Shares()
+    for turn in range(1000):
+        now = turn * 0.02
+        assert shares.due_s(7) <= now
+        shares.spend(7, 0.001, now)
+
+
+def test_who_asks_without_end_gets_their_share() -> None:
+    """And the credit, once."""
+    shares, now, had = Shares(), 100.0, 0.0
+    while now < 110.0:
+        now = max(now, shares.due_s(7))
+        shares.spend(7, 0.002, now)
+        had += 0.002
+        now += 0.002
+
+    assert abs(had - (10 * SHARE + CREDIT_S)) < 0.01
+
+
+def test_nobody_pays_for_another() -> None:
+    """Users are counted one by one; also where there are very many of them."""
+    shares = Shares()
+    for uid in range(5000):
+        shares.spend(uid, 10.0, 0.0)
+        assert shares.due_s(uid) > 10.0
+
+    assert shares.due_s(5000) == 0.0

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long work beside a loop."""
+
+import selectors
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from agent.daemon.worker import Worker
+
+
+class Loop:
+    """One that waits for a worker's bell."""
+
+    def __init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.noted: list[str] = []
+        self.worker = Worker(self.selector, lambda name, _: self.noted.append(name))
+
+    def turn(self) -> None:
+        """Until something is ready, and then whatever that is."""
+        for key, _ in self.selector.select(10):
+            key.data(key.fileobj)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """And its end."""
+    it = Loop()
+    yield it
+    it.worker.wait()
+    it.worker.close()
+
+
+def test_a_job_runs_beside_the_loop_and_its_result_comes_in_the_loop(loop: Loop) -> None:
+    """One after the other, in one thread."""
+    threads: list[threading.Thread] = []
+    results: list[int] = []
+
+    def work() -> int:
+        threads.append(threading.current_thread())
+        return len(threads)
+
+    for _ in range(3):
+        loop.worker.start("count", work, results.append)
+        assert loop.worker.busy
+        loop.turn()
+        assert not loop.worker.busy
+
+    assert results == [1, 2, 3]
+    assert set(threads) != {threading.main_thread()}
+    assert len(set(threads)) == 1
+    assert loop.noted == ["count"] * 3
+
+
+def test_there_is_one_job_at_a_time(loop: Loop) -> None:
+    """Whoever starts another one has not asked whether there is one."""
+    gate = threading.Event()
+    loop.worker.start("first", gate.wait)
+    with pytest.raises(RuntimeError, match="second: there is a job already"):
+        loop.worker.start("second", gate.wait)
+    gate.set()
+
+
+def test_what_a_job_raises_is_raised_in_the_loop(loop: Loop) -> None:
+    """Where somebody can see it."""
+
+    def work() -> None:
+        raise ValueError("so")
+
+    loop.worker.start("fail", work)
+    with pytest.raises(ValueError, match="so"):
+        loop.turn()
+    assert not loop.worker.busy
+
+
+def test_an_end_waits_for_the_job(loop: Loop) -> None:
+    """It has the table in its hands."""
+    done: list[bool] = []
+    gate = threading.Event()
+    timer = threading.Timer(0.05, gate.set)
+    timer.start()
+    loop.worker.start("slow", lambda: gate.wait(10), done.append)
+    loop.worker.wait()
+
+    assert done == [True]

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may know whom. lint-imports checks the contracts; here is what they cannot say."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[3]
+THIRD_PARTY = {
+    "agent": {"msgpack", "psutil", "typer"},
+    "bpf": {"bcc", "msgpack"},
+    "exporters": {"google", "msgpack"},  # google.protobuf, within functions: the criu format alone needs it
+}
+
+
+def loaded_by(module: str) -> set[str]:
+    """Names of all modules that are there once it has been imported."""
+    program = f"import {module}, sys; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=TOP, capture_output=True, text=True, check=True)
+    return set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("package", sorted(THIRD_PARTY))
+def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> None:
+    """Neither at the top nor within a function."""
+    ours = sys.stdlib_module_names | THIRD_PARTY.keys()
+    found = set()
+    for path in (TOP / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found |= {name.partition(".")[0] for name in names} - ours
+
+    assert found <= THIRD_PARTY[package]
+
+
+def test_the_daemon_loads_little() -> None:
+    """It stays in memory: no compiler, no command line, no psutil, no package that it uses now and then."""
+    heavy = {"bcc", "typer", "click", "rich", "psutil", "asyncio", "bpf.compiler", "bpf.loader", "agent.cli.app"}
+    heavy |= {
+        "exporters.documents.jsonfmt",
+        "exporters.documents.msgpackfmt",
+        "exporters.criu.criuformat",
+        "exporters.plugins",
+        "google.protobuf",
+    }
+
+    assert not loaded_by("agent.daemon.main") & heavy
+
+
+def test_the_exporters_load_nothing_that_could_capture() -> None:
+    """A file can be read on a machine that has no /proc at all."""
+    loaded = loaded_by("exporters.registry, exporters.store, exporters.drawing.treeview")
+
+    assert {name for name in loaded if name.startswith(("agent.", "bpf"))} == {"agent.errors", "agent.model"}
+    assert "psutil" not in loaded
+
+
+def test_the_command_line_starts_light() -> None:
+    """What only one verb needs is imported when that verb runs."""
+    loaded = loaded_by("agent.cli.app")
+
+    assert not loaded & {
+        "bcc",
+        "psutil",
+        "agent.capture.watch",
+        "agent.proc.procfs",
+        "exporters.registry",
+        "exporters.drawing.treeview",
+    }

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manual pages and completions: that their readers take them, and that nothing is missing from them."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from agent import errors
+from agent.config import Config
+from agent.events.subscription import KINDS
+from manual.share import write
+from manual.verbs import Verb, verbs
+from tests.support.commandline import ckptree
+
+VERBS = verbs()
+
+
+@pytest.fixture(scope="module")
+def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that is made."""
+    folder = tmp_path_factory.mktemp("share")
+    write(folder)
+    return folder
+
+
+def page(share: Path, name: str) -> str:
+    """A page as a terminal shows it, every run of blanks one blank."""
+    path = share / f"man/man{name[-1]}/{name}"
+    ran = subprocess.run(["mandoc", "-T", "ascii", path], capture_output=True, text=True, check=True)
+    return re.sub(r"\s+", " ", re.sub(r".\x08", "", ran.stdout))
+
+
+needs_mandoc = pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
+
+
+@needs_mandoc
+@pytest.mark.parametrize("name", ["ckptree.1", "ckptree-image.5", "ckptree.toml.5", "ckptree-daemon.8"])
+def test_readers_of_manual_pages_find_nothing_wrong(share: Path, name: str) -> None:
+    """mandoc has the stricter eyes; groff's warnings are asked for too, where it is installed."""
+    path = share / f"man/man{name[-1]}/{name}"
+    lint = subprocess.run(["mandoc", "-T", "lint", path], capture_output=True, text=True, check=False)
+
+    assert (lint.returncode, lint.stdout) == (0, "")
+    if shutil.which("groff"):
+        groff = ["groff", "-man", "-Tutf8", "-ww", "-z", os.fspath(path)]
+        assert subprocess.run(groff, capture_output=True, text=True, check=True).stderr == ""
+
+
+@needs_mandoc
+def test_the_page_of_the_command_has_every_verb_option_and_exit_code(share: Path) -> None:
+    """They come from where they are defined, so this is about the writer."""
+    text = page(share, "ckptree.1")
+
+    for verb in VERBS:
+        assert f"ckptree {verb.name} " in text
+        for option in verb.options if verb.name != "daemon" else ():
+            assert f"{', '.join(option.names)} {option.value}".strip() in text
+            assert option.help in text
+        for lines in verb.more:
+            assert all(" ".join(line.split()) in text for line in lines)
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.CkptreeError):
+            assert f" {kind.exit_code} " in text.partition("EXIT STATUS")[2]
+
+
+@needs_mandoc
+def test_the_page_of_the_configuration_has_every_key(share: Path) -> None:
+    """With what it means, what it may be, and what it is."""
+    text = page(share, "ckptree.toml.5")
+
+    for key, value in asdict(Config()).items():
+        shown = f"0o{value:o}" if key == "socket_mode" else "false" if value is False else value
+        assert re.search(rf" {key} [A-Z].* Must be .* Default: {shown}\.", text)
+
+
+@needs_mandoc
+def test_the_page_of_the_format_has_its_grammar(share: Path) -> None:
+    """As it stands in the code."""
+    text = page(share, "ckptree-image.5")
+
+    assert "image = head PIDS pids TREE tasks {FOREIGN} [EXTENSION] TAIL" in text
+    assert "8101 EXTENSION" in text
+    assert r"\xHH one byte that is not part of valid UTF-8" in text
+
+
+def test_the_same_sources_make_the_same_files(share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the time is given, as for reproducible builds."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    texts = [[path.read_text() for path in write(tmp_path / name)] for name in ("a", "b")]
+
+    assert texts[0] == texts[1]
+    assert ".TH CKPTREE 1 1970-01-02 " in texts[0][0]
+
+
+def test_help_tells_of_arguments_too() -> None:
+    """Not every click that typer takes does so."""
+    text = ckptree("snapshot", "--help").stdout.decode()
+
+    assert "A pid, as this process counts" in text
+
+
+def test_what_can_be_watched_is_named_in_the_help() -> None:
+    """In words that are written there by hand."""
+    (kind,) = (
+        option for verb in VERBS if verb.name == "watch" for option in verb.options if option.names == ("--kind",)
+    )
+
+    assert kind.help == f"Only these, with commas: {', '.join(KINDS)}."
+
+
+# ---- completions ---------------------------------------------------------------------------------------------------
+
+BASH = """
+source "$1"
+shift
+COMP_WORDS=("$@")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+compopt() { :; }
+_ckptree
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def in_bash(share: Path, *words: str) -> list[str]:
+    """What bash offers for the last word."""
+    script = share / "bash-completion/completions/ckptree"
+    ran = subprocess.run(["bash", "-c", BASH, "bash", script, *words], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    return ran.stdout.split()
+
+
+OFFERS: tuple[tuple[tuple[str, ...], list[str]], ...] = (
+    (("ckptree", "sn"), ["snapshot"]),
+    (("ckptree", ""), sorted(verb.name for verb in VERBS)),
+    (("ckptree", "snapshot", "--so"), ["--socket", "--source"]),
+    (("ckptree", "snapshot", "--source", ""), ["auto", "bpf", "daemon", "procfs"]),
+    (("ckptree", "snapshot", "1", "-f", "m"), ["msgpack"]),
+    (("ckptree", "snapshot", "pidn"), ["pidns:"]),
+    (("ckptree", "snapshot", "1", "--timeout", ""), []),
+    (("ckptree", "show", "pyproj"), ["pyproject.toml"]),
+    (("ckptree", "snapshot", "1", "-o", "pyproj"), ["pyproject.toml"]),
+    (("ckptree", "daemon", "--ring"), ["--ring-bytes"]),
+)
+"""Words, and what is offered for the last of them in the folder of this checkout."""
+
+
+def test_bash_offers_what_fits(share: Path) -> None:
+    """Verbs, options, values, files."""
+    assert [sorted(in_bash(share, *words)) for words, _ in OFFERS] == [offered for _, offered in OFFERS]
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
+def test_fish_offers_the_same(share: Path) -> None:
+    """It offers each with what it means."""
+    lines = "; echo //; ".join(f"complete -C '{' '.join(words)}'" for words, _ in OFFERS)
+    script = share / "fish/vendor_completions.d/ckptree.fish"
+    command = ["fish", "--no-config", "-c", f"source {script}; {lines}"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "HOME": os.fspath(share)}
+    )
+    offered = [
+        sorted(line.partition("\t")[0] for line in part.strip().splitlines()) for part in ran.stdout.split("//\n")
+    ]
+
+    assert offered == [expected for _, expected in OFFERS]
+
+
+def test_bash_offers_values_behind_an_equals_sign_and_processes(share: Path) -> None:
+    """It cuts the word there."""
+    assert in_bash(share, "ckptree", "snapshot", "--source", "=", "d") == ["daemon"]
+    assert in_bash(share, "ckptree", "snapshot", "--source", "=") == ["auto", "daemon", "bpf", "procfs"]
+    assert str(os.getpid()) in in_bash(share, "ckptree", "snapshot", str(os.getpid()))
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
+def test_zsh_can_read_its_script(share: Path) -> None:
+    """Every verb has its line in it."""
+    script = share / "zsh/vendor-completions/_ckptree"
+    subprocess.run(["zsh", "-n", script], check=True)
+    text = script.read_text()
+
+    assert text.startswith("#compdef ckptree\n")
+    assert all(f"        {verb.name}) _arguments " in text for verb in VERBS)
+
+
+def test_every_option_is_in_every_script(share: Path) -> None:
+    """Whatever the shell."""
+    texts = [path.read_text() for path in share.rglob("*ckptree*") if path.is_file() and "man" not in path.parts]
+
+    def has(text: str, verb: Verb) -> bool:
+        return all(re.search(rf"{name}\b|-l {name[2:]}\b", text) for one in verb.options for name in one.names)
+
+    assert len(texts) == 3
+    assert all(has(text, verb) for text in texts for verb in VERBS)

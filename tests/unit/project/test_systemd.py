@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The units that run the daemon: that systemd takes them, and that their hardening leaves the daemon what it needs."""
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.config import Config, load
+from agent.daemon.endpoint import BACKLOG
+from agent.errors import HostError, UsageError
+
+UNITS = Path(__file__).parents[3] / "systemd"
+SERVICE = UNITS / "ckptree.service"
+SOCKET = UNITS / "ckptree.socket"
+LISTS = {"SystemCallFilter"}  # keys that add to what was said before
+MOST_EXPOSED = 10  # tenths, as systemd-analyze counts
+
+pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+
+
+def parsed(path: Path, section: str) -> configparser.SectionProxy:
+    """A section of a unit; of a key that is a list, the last line."""
+    unit = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"), strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have cases
+    unit.read(path)
+    return unit[section]
+
+
+@pytest.fixture
+def service() -> configparser.SectionProxy:
+    """The service's [Service] section."""
+    return parsed(SERVICE, "Service")
+
+
+@pytest.fixture
+def socket() -> configparser.SectionProxy:
+    """The socket's [Socket] section."""
+    return parsed(SOCKET, "Socket")
+
+
+def analyzed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """What systemd-analyze says."""
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
+    """No unknown key, no value it would ignore. The program need not be installed where this runs."""
+    text = SERVICE.read_text().replace("ExecStart=/usr/bin/ckptree", f"ExecStart={shutil.which('true')}")
+    (tmp_path / SERVICE.name).write_text(text)
+    shutil.copy(SOCKET, tmp_path)
+    verified = analyzed("verify", "--man=no", tmp_path / SERVICE.name, tmp_path / SOCKET.name)
+
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+
+
+def test_the_service_is_hardly_exposed() -> None:
+    """systemd's own measure, from 0 to 10; the tool fails above the threshold, and says by what."""
+    judged = analyzed("security", "--offline=yes", f"--threshold={MOST_EXPOSED}", "--no-pager", SERVICE)
+
+    assert judged.returncode == 0, judged.stdout
+    (said,) = (line for line in judged.stdout.splitlines() if "Overall exposure level" in line)
+    assert float(said.partition(": ")[2].split()[0]) <= MOST_EXPOSED / 10
+
+
+@pytest.mark.parametrize("unit", [SERVICE, SOCKET], ids=lambda unit: unit.suffix)
+def test_every_key_is_said_once(unit: Path) -> None:
+    """systemd lets the last one win, where a reader may have seen the first."""
+    keys = [line.partition("=")[0] for line in unit.read_text().splitlines() if "=" in line and line[0] != "#"]
+    keys = [key for key in keys if key not in LISTS]
+
+    assert sorted(set(keys)) == sorted(keys)
+
+
+def test_the_daemon_says_when_it_is_ready(service: configparser.SectionProxy) -> None:
+    """Whoever is ordered after it may ask at once."""
+    assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
+
+
+def test_the_socket_is_the_one_that_clients_look_for(socket: configparser.SectionProxy) -> None:
+    """Without --socket."""
+    assert Path(socket["ListenStream"]) == Config().socket
+
+
+def test_the_group_that_is_shown_all_is_made(service: configparser.SectionProxy) -> None:
+    """It is the daemon's own, and has members only if somebody adds them."""
+    lines = (UNITS / "sysusers.d/ckptree.conf").read_text().splitlines()
+    made = [line.split()[:2] for line in lines if not line.startswith("#")]
+
+    assert made == [["u", Config().group]]
+    assert service["User"] == service["Group"] == Config().group
+
+
+def test_everybody_may_connect(socket: configparser.SectionProxy) -> None:
+    """As without systemd: what each one is shown is the daemon's to decide."""
+    assert int(socket["SocketMode"], 8) == Config().socket_mode
+
+
+def test_the_queue_of_those_who_connect_is_as_long_as_without_systemd(socket: configparser.SectionProxy) -> None:
+    """systemd's own would be as long as the kernel has it: thousands, whom root would have to await."""
+    assert int(socket["Backlog"]) == BACKLOG
+
+
+def test_the_profile_of_the_security_module_is_the_one_that_the_service_asks_for(
+    service: configparser.SectionProxy,
+) -> None:
+    """Where there is none, the service starts all the same."""
+    profile = (UNITS / "ckptree-daemon.apparmor").read_text()
+
+    assert service["AppArmorProfile"] == "-ckptree-daemon"
+    assert "\nprofile ckptree-daemon " in profile
+
+
+def test_a_start_that_cannot_succeed_is_not_repeated(service: configparser.SectionProxy) -> None:
+    """A wrong configuration and a host that cannot are exit codes of their own."""
+    assert {UsageError.exit_code, HostError.exit_code} == {int(c) for c in service["RestartPreventExitStatus"].split()}
+
+
+def test_three_capabilities_are_given_and_no_other_can_be_had(service: configparser.SectionProxy) -> None:
+    """Loading and attaching, and reading the numbers of tracepoints; the daemon drops them when it has done so."""
+    given = set(service["AmbientCapabilities"].split())
+
+    assert given == {"CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"}
+    assert given == set(service["CapabilityBoundingSet"].split())
+
+
+def test_what_is_loaded_the_services_user_cannot_write(service: configparser.SectionProxy) -> None:
+    """Root compiles, outside of the sandbox; no folder is given to the daemon's user for it."""
+    assert service["ExecStartPre"] == "-+/usr/bin/ckptree daemon --compile"
+    assert not {"CacheDirectory", "StateDirectory", "ReadWritePaths"} & set(service)
+
+
+def test_the_configuration_that_comes_along_is_taken_and_says_the_defaults(tmp_path: Path) -> None:
+    """As it is, and with its comments taken off the keys."""
+    text = (UNITS / "ckptree.toml").read_text()
+    keys = [line.removeprefix("#") for line in text.splitlines() if line[:1] == "#" and line[1:2].isalpha()]
+    (tmp_path / "all.toml").write_text("\n".join(keys))
+
+    assert load(UNITS / "ckptree.toml") == load(tmp_path / "all.toml") == Config()
+    assert len((tmp_path / "all.toml").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("key", ["ProcSubset", "PrivateUsers", "DynamicUser", "PrivatePIDs"])
+def test_what_would_blind_the_daemon_is_not_set(service: configparser.SectionProxy, key: str) -> None:
+    """Each of these hides callers or the host from it, or takes BPF's rights away."""
+    assert key not in service

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tree without its processes that only forked: who is left, under whom, and born how."""
+
+from agent.model import Ancestor, Birth, Creator, Namespace, ProcessDetails, Snapshot, Task, TaskState
+from agent.restart.planning.dropping import without_held
+from agent.restart.planning.plan import Role
+from agent.restart.planning.search import make_plan
+from tests.support.builders import a_snapshot, a_task
+
+RAN, FORKED = ProcessDetails(execed=True), ProcessDetails(execed=False)
+
+
+def born(tag: int | None, ancestor: int | None = None) -> Birth:
+    """An observed birth."""
+    return Birth(Creator(tag, ancestor), observed=True, sid=1, pgid=1, flags=(), order=1)
+
+
+def of(*tasks: Task, numbers: int = 0, ancestors: tuple[Ancestor, ...] = ()) -> Snapshot:
+    """A container of these, all in the root's session and group."""
+    rows = [task._replace(sid=task.sid if task.sid == task.pid else 1, pgid=1) for task in tasks]
+    pids = [(number,) for number in range(1, 1 + (numbers or len(tasks)))]
+    return a_snapshot(pids, rows, mode="container", ancestors=ancestors)
+
+
+def left(snapshot: Snapshot) -> tuple[dict[int, int], list[int]]:
+    """Who is left, with their parents, and who has gone."""
+    kept, dropped = without_held(snapshot)
+    return {task.pid: task.ppid for task in kept.tasks}, [task.pid for task in dropped]
+
+
+def test_workers_go_with_their_threads_and_zombies() -> None:
+    """A zombie of a process that stays does not."""
+    snapshot = of(
+        a_task(1, 0, details=RAN),
+        a_task(2, 1, details=FORKED),
+        a_task(3, 1, tgid=2),
+        a_task(4, 3, state=TaskState.ZOMBIE, exit_code=0, details=FORKED),
+        a_task(5, 1, state=TaskState.ZOMBIE, exit_code=0, details=FORKED),
+    )
+
+    assert left(snapshot) == ({1: 0, 5: 1}, [2])
+
+
+def test_a_program_that_a_worker_started_is_its_next_forefathers_who_stays() -> None:
+    """Through two of them, and a thread; how it was born then is not known."""
+    snapshot = of(
+        a_task(1, 0, details=RAN),
+        a_task(2, 1, details=FORKED, birth=born(1)),
+        a_task(3, 2, details=FORKED, birth=born(2)),
+        a_task(4, 1, tgid=3, birth=born(3)),
+        a_task(5, 4, details=RAN, birth=born(4)),
+        a_task(6, 1, details=RAN, birth=born(1)),
+    )
+    kept, _ = without_held(snapshot)
+
+    assert left(snapshot) == ({1: 0, 5: 1, 6: 1}, [2, 3])
+    assert [task.birth.observed for task in kept.tasks if task.birth is not None] == [False, True]
+    assert {actor.tag for actor in make_plan(kept).actors if actor.role is Role.TASK} == {1, 5, 6}
+
+
+def test_a_birth_that_ran_through_one_who_goes_is_not_known() -> None:
+    """Its creator is gone, and was made by a worker."""
+    dead = Ancestor(0, (9,), (0,), born(2), ())
+    snapshot = of(
+        a_task(1, 0, details=RAN),
+        a_task(2, 1, details=FORKED, birth=born(1)),
+        a_task(3, 1, details=RAN, birth=born(None, 0)),
+        ancestors=(dead,),
+    )
+    kept, _ = without_held(snapshot)
+
+    assert [task.birth.observed for task in kept.tasks if task.birth is not None] == [False]
+    assert kept.ancestors[0].birth.creator is None
+
+
+def test_the_init_of_a_namespace_stays() -> None:
+    """Whoever lives there could not without it."""
+    tasks = [a_task(1, 0, details=RAN), a_task(2, 1, depth=1, details=FORKED), a_task(3, 2, depth=1, details=RAN)]
+    namespaces = (Namespace(0, 1, 0, None), Namespace(1, 2, 1, 0))
+    snapshot = a_snapshot([(1,), (2, 1), (3, 2)], tasks, mode="container", namespaces=namespaces)
+
+    assert left(snapshot) == ({1: 0, 2: 1, 3: 2}, [])
+
+
+def test_the_root_stays_and_where_nobody_only_forked_nothing_changes() -> None:
+    """Nor where it is not known."""
+    alone = of(a_task(1, 0, details=FORKED), a_task(2, 1, details=ProcessDetails()), a_task(3, 1))
+
+    assert without_held(alone) == (alone, [])

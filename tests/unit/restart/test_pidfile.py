@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose pid is in a pid file, and whom that stops."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.errors import CkptreeError
+from agent.restart.rebuild import pidfile
+from agent.restart.rebuild.coordinator import HELPER
+from tests.live.restartverb import soon
+
+_PR_SET_NAME = 15
+
+
+@contextmanager
+def _called_as_a_guard() -> Iterator[int]:
+    """A child with the name of the helper; its pid."""
+    pid = os.fork()
+    if not pid:
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, HELPER.name.encode(), 0, 0, 0)
+        signal.pause()
+        os._exit(0)
+    try:
+        assert soon(lambda: Path(f"/proc/{pid}/comm").read_text() == f"{HELPER.name[:15]}\n")
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_guard_that_lives_keeps_its_file(tmp_path: Path) -> None:
+    """It is named, with what to do."""
+    file = tmp_path / "pid"
+    with _called_as_a_guard() as guard:
+        file.write_text(f"{guard}\n")
+        with pytest.raises(CkptreeError, match=f"names the guard {guard} of a tree that stands"):
+            pidfile.check(file)
+
+
+def test_a_guard_that_has_ended_and_nobody_has_waited_for_stops_nobody(tmp_path: Path) -> None:
+    """A pid 1 that reaps nobody leaves it so for ever."""
+    file = tmp_path / "pid"
+    with _called_as_a_guard() as guard:
+        file.write_text(f"{guard}\n")
+        os.kill(guard, signal.SIGKILL)
+        os.waitid(os.P_PID, guard, os.WEXITED | os.WNOWAIT)
+
+        pidfile.check(file)

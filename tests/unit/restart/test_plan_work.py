@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan costs, in calls that are made and steps that are searched, not in seconds."""
+
+import sys
+from types import FrameType
+
+import pytest
+
+from agent.errors import NotRebuildableError
+from agent.model import PidObject, Snapshot, Task
+from agent.restart.planning import solver
+from agent.restart.planning.lineage import Paths
+from agent.restart.planning.search import make_plan
+
+
+def sessions_below_each_other(depth: int, wide: int, choices: int, *, hopeless: bool) -> Snapshot:
+    """As many processes below each other as `depth`, each a session leader, and `wide` below the root in the last
+    session.
+
+    Then `choices` places where a search has two ways, and where `hopeless` two processes that it has none for.
+    """
+    rows = {1: (0, 1)}
+    rows |= {n: (n - 1, n) for n in range(2, depth + 2)}
+    rows |= dict.fromkeys(range(depth + 2, depth + wide + 2), (1, depth + 1))
+    for _ in range(choices):
+        first = len(rows) + 1
+        rows |= {first: (1, first), first + 1: (1, first + 1), first + 2: (first, first + 1)}
+    if hopeless:
+        first = len(rows) + 1
+        rows |= {first: (1, first), first + 1: (first, first + 1)}
+        rows |= {first + 2: (first + 1, depth // 2), first + 3: (first + 2, depth + 1)}
+    order = sorted(rows, key=lambda n: (rows[n][0], n))
+    tasks = [Task(n, rows[n][0], n, rows[n][1], rows[n][1], 0) for n in order]
+    return Snapshot("subtree", 0, tuple([PidObject((100 + n,), (0,)) for n in sorted(rows)]), tuple(tasks))
+
+
+def calls(snapshot: Snapshot) -> int:
+    """How many calls of functions it takes to plan."""
+    count = 0
+
+    def called(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(called)
+    try:
+        make_plan(snapshot)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_twice_as_many_processes_take_about_twice_the_calls() -> None:
+    """However deep they are."""
+    small, large = (calls(sessions_below_each_other(n, n // 2, 5, hopeless=False)) for n in (200, 400))
+
+    assert large < 2.3 * small
+
+
+def test_a_search_ends_after_so_many_steps_for_each_process_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal names the bound."""
+    monkeypatch.setattr(solver, "WORK", 20_000)
+    snapshot = sessions_below_each_other(100, 50, 10, hopeless=True)
+    bound = 20_000 + solver.WORK_EACH * len(snapshot.tasks)
+    paths: list[Paths] = []
+
+    def made(budget: int) -> Paths:
+        paths.append(Paths(budget))
+        return paths[-1]
+
+    monkeypatch.setattr(solver, "Paths", made)
+    with pytest.raises(NotRebuildableError, match=f"no order of births was found in {bound} steps") as caught:
+        make_plan(snapshot)
+
+    assert (caught.value.rule, caught.value.proven) == ("search-bound", False)
+    assert [path.budget for path in paths] == [bound]
+    assert -2 * len(snapshot.tasks) < paths[0].left < 0  # it ends with the look that is one too many

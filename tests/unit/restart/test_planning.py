@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan is made for, and what is said where there is none."""
+
+import gc
+from typing import Any
+
+import pytest
+
+from agent.errors import NotRebuildableError
+from agent.model import Obstacle, Task, TaskState
+from agent.restart.planning.plan import Op, Phase
+from agent.restart.planning.search import decide, make_plan, obstacles, prove
+from agent.restart.planview import PlanView
+from tests.support.builders import a_snapshot, a_task
+
+
+def test_a_zombie_whose_status_nobody_may_read_is_rebuilt_with_0() -> None:
+    """Who may not look has null in its place."""
+    snapshot = a_snapshot([(1,), (5,)], [a_task(1, 0), a_task(2, 1, state=TaskState.ZOMBIE)], mode="container")
+
+    assert obstacles(snapshot) == ()
+    (end,) = [step for step in make_plan(snapshot).steps if step.op is Op.EXIT]
+    assert end.value == 0
+
+
+def test_a_core_that_was_dumped_is_not_rebuilt_and_the_plan_says_so() -> None:
+    """No call makes a zombie say that again; the tasks are named by their numbers."""
+    core: dict[str, Any] = {"state": TaskState.ZOMBIE, "exit_code": 11 | 0x80}
+    rows = [a_task(1, 0), *[a_task(tag, 1, **core) for tag in range(2, 14)]]
+    snapshot = a_snapshot([(1,), *[(number,) for number in range(302, 314)]], rows, mode="container")
+    plain = a_snapshot(
+        [(1,), (5,)], [a_task(1, 0), a_task(2, 1, state=TaskState.ZOMBIE, exit_code=11)], mode="container"
+    )
+    (note,) = make_plan(snapshot).notes
+
+    assert note.startswith("that a core was dumped is not rebuilt: whoever waits for 302, 303, ")
+    assert "311 and 2 more sees the same signal" in note
+    assert make_plan(plain).notes == ()
+
+
+def test_a_dead_namespace_that_waits_for_a_child_is_made_and_dies_with_its_init() -> None:
+    """A helper is that, exits, and is reaped."""
+    rows = [a_task(1, 0), a_task(2, 1, child_namespace=-1, child_namespace_dead=True)]
+    snapshot = a_snapshot([(1,), (302,)], rows, mode="container")
+    plan = make_plan(snapshot)
+
+    assert plan.notes == ()
+    assert [PlanView(plan, snapshot).sentence(step) for step in plan.steps if step.phase is Phase.BUILD][-4:] == [
+        "302 unshares the pid namespace of its children",
+        "302 forks helper 1 into its new pid namespace",
+        "helper 1 exits",
+        "302 reaps helper 1",
+    ]
+
+
+def test_a_plan_that_leaves_a_dead_namespace_alive_is_not_proven() -> None:
+    """The model knows whether the next fork fails."""
+    rows = [a_task(1, 0), a_task(2, 1, child_namespace=-1)]
+    alive = a_snapshot([(1,), (302,)], rows, mode="container")
+    dead = a_snapshot([(1,), (302,)], [rows[0], rows[1]._replace(child_namespace_dead=True)], mode="container")
+    for made, wanted in ((alive, dead), (dead, alive)):
+        with pytest.raises(NotRebuildableError, match="302 has dead next pid namespace"):
+            prove(wanted, make_plan(made))
+
+
+def test_nobody_lives_where_the_init_is_said_to_be_dead() -> None:
+    """No kernel is in that state."""
+    rows = [
+        a_task(1, 0),
+        a_task(2, 1, depth=1),
+        a_task(3, 1, child_namespace=1, child_namespace_dead=True),
+    ]
+    snapshot = a_snapshot([(100,), (101, 1), (102,)], rows)
+    with pytest.raises(NotRebuildableError) as caught:
+        make_plan(snapshot)
+
+    assert (caught.value.tag, caught.value.rule) == (3, "dying-namespace")
+    assert "101/1 lives in the pid namespace that waits for a child of 102, which is dead" in caught.value.text
+
+
+def dying(*rows: Task, numbers: list[tuple[int, ...]]) -> NotRebuildableError:
+    """Why there is no plan for a root and an init that has exited, which are tags 1 and 2, with others."""
+    init = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=0)
+    with pytest.raises(NotRebuildableError) as caught:
+        make_plan(a_snapshot([(100,), (101, 1), *numbers], [a_task(1, 0), init, *rows]))
+    return caught.value
+
+
+@pytest.mark.parametrize("state", [TaskState.RUNNING, TaskState.STOPPED])
+def test_who_lives_where_the_init_has_exited_is_refused(state: TaskState) -> None:
+    """zap_pid_ns_processes() kills all; a tracer may hold one within his exit, so no more is claimed."""
+    error = dying(a_task(3, 1, depth=1, state=state), numbers=[(102, 2)])
+
+    assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", False)
+    assert "lives in the pid namespace of 101/1" in error.text
+    assert error.text.endswith(NotRebuildableError.LIMIT)
+
+
+def test_a_zombie_of_an_init_that_has_exited_is_refused() -> None:
+    """It reaps them, but for one that a tracer holds; a dead init below, which waits as it does, is no zombie yet."""
+    corpse: dict[str, Any] = {"state": TaskState.ZOMBIE, "exit_code": 0}
+    error = dying(a_task(3, 2, depth=1, **corpse), numbers=[(102, 2)])
+    assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", False)
+    below = [a_task(3, 2, depth=2, **corpse), a_task(4, 1, depth=2, **corpse)]
+    root = [a_task(1, 0), a_task(2, 1, depth=1, **corpse)]
+
+    assert obstacles(a_snapshot([(100,), (101, 1), (102, 2, 1), (103, 3, 2)], [*root, *below])) == ()
+
+
+def test_a_limit_says_that_it_is_one() -> None:
+    """No more is claimed than is known."""
+    thread = a_task(2, 0, tgid=1, state=TaskState.ZOMBIE, exit_code=0)
+    with pytest.raises(NotRebuildableError, match=NotRebuildableError.LIMIT) as caught:
+        make_plan(a_snapshot([(100,), (101,)], [a_task(1, 0), thread]))
+
+    assert not caught.value.proven
+
+
+def test_what_stands_in_the_way_is_one_task_and_one_rule() -> None:
+    """A namespace has nobody in it before its init."""
+    snapshot = a_snapshot([(1,), (5, 3)], [a_task(1, 0), a_task(2, 1, depth=1)], mode="container")
+    (found,) = obstacles(snapshot)
+
+    assert isinstance(found, Obstacle)
+    assert (found.tag, found.rule) == (2, "namespace-without-init")
+    assert found.text.startswith("5/3 ")
+
+
+@pytest.mark.parametrize("numbers", [(6,), (5, 3)], ids=["a plan", "none"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_garbage_is_looked_for_afterwards_as_it_was_before(numbers: tuple[int, ...], *, wanted: bool) -> None:
+    """Whether there is a plan or not."""
+    tasks = [a_task(1, 0), a_task(2, 1, depth=len(numbers) - 1)]
+    snapshot = a_snapshot([(1,), numbers], tasks, mode="container")
+    before = gc.isenabled()
+    try:
+        if not wanted:
+            gc.disable()
+        assert bool(obstacles(snapshot)) == (len(numbers) > 1)
+        assert gc.isenabled() == wanted
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+# ---- exit signals and ends -----------------------------------------------------------------------------------------
+
+
+def test_a_ghost_has_the_exit_signal_that_it_hands_on() -> None:
+    """3 was made by the dead leader of its session with CLONE_PARENT."""
+    tasks = [a_task(1, 0), a_task(2, 1, sid=3, pgid=3, exit_signal=10)]
+    plan = make_plan(a_snapshot([(1,), (6,), (5,)], tasks, mode="container"))
+
+    assert [actor.exit_signal for actor in plan.actors if actor.tag in (2, 3)] == [10, 10]
+
+
+def test_whom_a_ghost_makes_for_two_signals_is_lifted_where_that_is_sigchld() -> None:
+    """One cannot hand on two."""
+    tasks = [
+        *(a_task(1, 0), a_task(2, 1), a_task(3, 2, sid=5, pgid=5, exit_signal=10)),
+        a_task(4, 2, sid=5, pgid=5, exit_signal=17),
+    ]
+    plan = make_plan(a_snapshot([(1,), (2,), (6,), (7,), (5,)], tasks, mode="container"))
+
+    assert any(step.op is Op.SUBREAPER for step in plan.steps)
+
+
+@pytest.mark.parametrize("nothing", [None, -1])
+def test_what_an_image_does_not_say_is_not_asked_for(nothing: int | None) -> None:
+    """Any exit signal is right there."""
+    tasks = [a_task(1, 0), a_task(2, 1, exit_signal=10), a_task(3, 1, sid=4, pgid=4, exit_signal=nothing)]
+
+    assert obstacles(a_snapshot([(1,), (2,), (6,), (5,)], tasks, mode="container")) == ()
+
+
+def refused(*tasks: Task, numbers: list[tuple[int, ...]] | None = None, pidns: bool = True) -> tuple[int, str, bool]:
+    """Tag and rule of what stands in the way, and whether that is said to be proven."""
+    with pytest.raises(NotRebuildableError) as caught:
+        make_plan(a_snapshot(numbers or [(100 + n,) for n in range(len(tasks))], tasks), pidns=pidns)
+    return caught.value.tag, caught.value.rule, caught.value.proven
+
+
+@pytest.mark.parametrize("pidns", [True, False])
+@pytest.mark.parametrize("number", [1, 100])
+def test_a_root_that_has_exited_is_refused(number: int, *, pidns: bool) -> None:
+    """By one rule, wherever it is to be; an init, too."""
+    root = a_task(1, 0, state=TaskState.ZOMBIE, exit_code=9)
+
+    assert refused(root, numbers=[(number,)], pidns=pidns) == (1, "dead-root", False)
+
+
+def test_a_root_whose_leader_alone_has_exited_is_planned() -> None:
+    """Its thread lives."""
+    tasks = [a_task(1, 0, state=TaskState.DEAD_LEADER, exit_code=0), a_task(2, 0, tgid=1)]
+
+    assert obstacles(a_snapshot([(100,), (101,)], tasks)) == ()
+
+
+@pytest.mark.parametrize("signal", [9, 19])
+def test_a_root_whose_end_the_guard_would_not_outlive_is_refused(signal: int) -> None:
+    """Where it is the guard that is its parent, or a reaper that is no init."""
+    root = a_task(1, 0, exit_signal=signal)
+
+    assert refused(root, numbers=[(1,)]) == (1, "exit-signal", False)
+    assert refused(root, pidns=False) == (1, "exit-signal", False)
+    assert obstacles(a_snapshot([(100,)], [root])) == ()
+
+
+def test_a_zombie_that_sends_sigkill_is_refused_with_what_its_parent_has_outlived_that_by() -> None:
+    """Unless that is the init of a namespace, which is immune."""
+    zombie = a_task(3, 2, exit_signal=9, state=TaskState.ZOMBIE, exit_code=0)
+    tasks = [a_task(1, 0), a_task(2, 1), zombie]
+    found = obstacles(a_snapshot([(100,), (101,), (102,)], tasks))
+
+    assert [(one.tag, one.rule) for one in found] == [(3, "exit-signal")]
+    assert "sends SIGKILL to its parent 101" in found[0].text
+    assert "there it has called exec() since that birth, or a tracer holds the zombie" in found[0].text
+    inner = [tasks[0], tasks[1]._replace(depth=1), zombie._replace(depth=1)]
+    assert obstacles(a_snapshot([(100,), (101, 1), (102, 2)], inner)) == ()
+
+
+@pytest.mark.parametrize(("status", "init"), [(15, True), (6, True), (17, False), (65, False), (0x109, False)])
+def test_an_end_that_nobody_can_be_made_to_have_is_refused(status: int, *, init: bool) -> None:
+    """An init is immune to most signals; some kill nobody."""
+    number = (101, 1) if init else (101,)
+    end = a_task(2, 1, depth=int(init), state=TaskState.ZOMBIE, exit_code=status)
+
+    assert refused(a_task(1, 0), end, numbers=[(100,), number]) == (2, "exit-status", False)
+
+
+@pytest.mark.parametrize("status", [0, 7 << 8, 9, 4, 5, 7, 8, 11, 31, 31 | 0x80])
+def test_an_init_ends_by_exit_by_sigkill_or_by_a_fault(status: int) -> None:
+    """SIGSYS is one."""
+    end = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=status)
+
+    assert obstacles(a_snapshot([(100,), (101, 1)], [a_task(1, 0), end])) == ()
+
+
+def test_a_zombie_that_would_kill_its_parent_is_refused_by_name() -> None:
+    """Nobody can ignore SIGKILL but a namespace's init."""
+    end = a_task(3, 2, state=TaskState.ZOMBIE, exit_code=0, exit_signal=9)
+    tasks = [a_task(1, 0), a_task(2, 1), end]
+
+    assert refused(*tasks) == (3, "exit-signal", False)
+    of_the_root = [a_task(1, 0), end._replace(pid=2, tgid=2, ppid=1)]
+    assert obstacles(a_snapshot([(1,), (2,)], of_the_root, mode="container")) == ()
+    assert refused(*of_the_root, numbers=[(1,), (2,)], pidns=False) == (2, "exit-signal", False)
+    within = [tasks[0], *[task._replace(depth=1) for task in tasks[1:]]]
+    assert obstacles(a_snapshot([(100,), (101, 1), (102, 2)], within)) == ()
+
+
+# ---- plan and restart ----------------------------------------------------------------------------------------------
+
+
+def test_plan_and_restart_decide_alike_on_the_number_of_the_init() -> None:
+    """In the caller's namespace there is one already; with any numbers the root is a subreaper there."""
+    snapshot = a_snapshot([(1,), (5,)], [a_task(1, 0), a_task(2, 1)], mode="container")
+    with pytest.raises(NotRebuildableError, match="--no-pids") as caught:
+        decide(snapshot, pidns=False, any_numbers=False)
+    wanted, plan = decide(snapshot, pidns=False, any_numbers=True)
+
+    assert (caught.value.rule, caught.value.proven) == ("number-of-the-init", True)
+    assert (wanted.tasks[0].subreaper, plan.pidns) == (True, False)
+    assert decide(snapshot, pidns=True, any_numbers=False)[0] is snapshot

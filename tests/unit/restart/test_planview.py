@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan in words, as data and drawn; and the verb that shows it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.model import Ancestor, AncestorEvent, Creator, Snapshot, TaskState
+from agent.restart import plandrawing, planview
+from agent.restart.planning.plan import Plan
+from agent.restart.planning.search import make_plan
+from exporters.image import checkpoint
+from tests.support.builders import a_family, a_snapshot, a_task, born
+from tests.support.images import GOLDEN, patched
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+TOP = Path(__file__).parents[3]
+
+
+def a_daemon() -> Snapshot:
+    """Adopted by the init; in the session of one who is gone, which has made it."""
+    gone = Ancestor(0, (2,), (0,), born(1, 1), (AncestorEvent("setsid", 2, 3), AncestorEvent("exit", 4, None)))
+    rows = [a_task(1, 0, comm=b"in\x1bit"), a_task(2, 1, pgid=3, sid=3, birth=born(Creator(None, 0), 3, sid=3, pgid=3))]
+    return a_snapshot([(1,), (3,), (2,)], rows, mode="container", ancestors=(gone,))
+
+
+@pytest.fixture
+def daemon() -> Snapshot:
+    """See a_daemon()."""
+    return a_daemon()
+
+
+@pytest.fixture
+def plan(daemon: Snapshot) -> Plan:
+    """How it is rebuilt."""
+    return make_plan(daemon)
+
+
+def test_an_init_that_waits_within_its_exit_is_told_of_last() -> None:
+    """When those it waits for are zombies."""
+    rows = [
+        a_task(1, 0),
+        a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=3 << 8),
+        a_task(3, 1, depth=1, state=TaskState.ZOMBIE, exit_code=9),
+    ]
+    snapshot = a_snapshot([(100,), (101, 1), (102, 2)], rows)
+
+    assert planview.render(make_plan(snapshot), snapshot).splitlines()[-6:] == [
+        "   7 102/2 exits: killed by SIGKILL, after 6",
+        "   8 100 waits for the end of 102/2, which stays a zombie, after 7",
+        "",
+        "leave, 2 steps",
+        "   9 101/1 exits: exited 3",
+        "  10 100 waits for 101/1 to be within its exit, where numbers of its namespace keep it, after 9",
+    ]
+
+
+def test_a_keeper_stands_beside_the_root() -> None:
+    """Where the init of a namespace is none of the tree."""
+    snapshot = a_snapshot([(100,), (102, 2)], [a_task(1, 0), a_task(2, 1, depth=1)])
+    plan = make_plan(snapshot)
+    actors = planview.to_document(plan, snapshot)["actors"]
+
+    assert [(actor["name"], actor["role"], actor["parent"]) for actor in actors] == [
+        ("reaper 1", "reaper", None),
+        ("keeper 1", "keeper", 0),
+        ("100", "task", 0),
+        ("102/2", "task", 2),
+    ]
+    assert (
+        "keeper 1: init of a pid namespace whose own was none of the tree, born of reaper 1"
+        in planview.render(plan, snapshot).splitlines()
+    )
+
+
+def test_a_plan_in_words(daemon: Snapshot, plan: Plan) -> None:
+    """Who is there and why, then every step."""
+    assert planview.render(plan, daemon).splitlines() == [
+        "plan for container of 1, in a pid namespace of its own: 2 tasks, 1 ghost, 1 helper; 11 steps",
+        "",
+        "ghost 2: its session has members, born of 1",
+        "helper 1: leaves its children to 1, born of ghost 2",
+        "",
+        "build, 7 steps",
+        "   0 1 founds session 1 with setsid()",
+        "   1 1 forks ghost 2",
+        "   2 ghost 2 founds session 2 with setsid()",
+        "   3 ghost 2 forks helper 1",
+        "   4 helper 1 forks 3",
+        "   5 helper 1 exits",
+        "   6 ghost 2 reaps helper 1, after 5",
+        "",
+        "activate, 2 steps",
+        "   7 1 has its turn",
+        "   8 3 has its turn, after 7",
+        "",
+        "leave, 2 steps",
+        "   9 ghost 2 exits",
+        "  10 1 reaps ghost 2, after 9",
+    ]
+
+
+def test_numbers_of_an_inner_namespace_are_shown_from_the_outermost_inward() -> None:
+    """And what a namespace, a thread, a group and a zombie take is said in words."""
+    family = a_family()
+    lines = planview.render(make_plan(family), family)
+
+    assert "4712 makes thread 4713" in lines
+    assert "4712 forks 4720/1 into a new pid namespace" in lines
+    assert "4722 joins group 4690, after" in lines
+    assert "4722 exits: exited 3" in lines
+    assert "4711 waits for the end of 4722, which stays a zombie" in lines
+    assert "reaper 1: init of the new pid namespace" in lines
+    assert "note: squashed: 4000" in lines
+
+
+def test_exit_signals_are_named_where_they_are_not_sigchld() -> None:
+    """In words and in the drawing; the root's too, whom no step makes."""
+    rows = [a_task(1, 0, exit_signal=12), a_task(2, 1, exit_signal=10), a_task(3, 1, exit_signal=0), a_task(4, 1)]
+    snapshot = a_snapshot([(1,), (2,), (3,), (4,)], rows, mode="container")
+    plan = make_plan(snapshot)
+    lines = planview.render(plan, snapshot).splitlines()
+    drawing = plandrawing.dumps(plan, snapshot).decode()
+
+    assert "1: born with exit signal SIGUSR2" in lines
+    assert [line.strip() for line in lines if " forks " in line] == [
+        "1 1 forks 2 with exit signal SIGUSR1",
+        "2 1 forks 3 with no exit signal",
+        "3 1 forks 4",
+    ]
+    assert 'a0 -> a1 [label="1, exit signal SIGUSR1"]' in drawing
+    assert 'a0 -> a3 [label="3"]' in drawing
+
+
+def test_the_document_names_makers_parents_and_why(daemon: Snapshot, plan: Plan) -> None:
+    """Of the task that was adopted, and of those who are there for its sake."""
+    document = json.loads(json.dumps(planview.to_document(plan, daemon)))
+    actors = {one["name"]: one for one in document["actors"]}
+
+    assert (document["format"], document["version"], document["pidns"]) == ("ckptree-plan", 1, True)
+    assert list(actors) == ["1", "ghost 2", "helper 1", "3"]
+    assert (actors["3"]["maker"], actors["3"]["parent"]) == (actors["helper 1"]["id"], actors["1"]["id"])
+    assert (actors["helper 1"]["tag"], actors["helper 1"]["numbers"]) == (None, [])
+    assert (actors["ghost 2"]["tag"], actors["ghost 2"]["parent"]) == (3, None)
+    assert actors["ghost 2"]["why"] == "its session has members"
+    assert document["tasks"] == [actors["1"]["id"], actors["3"]["id"]]
+
+
+def test_the_document_has_all_steps_with_what_they_wait_for(daemon: Snapshot, plan: Plan) -> None:
+    """In order, and nothing waits for a later one."""
+    steps = planview.to_document(plan, daemon)["steps"]
+
+    assert [step["id"] for step in steps] == list(range(len(plan.steps)))
+    assert (steps[0]["op"], steps[0]["phase"], steps[0]["target"]) == ("setsid", "build", None)
+    assert all(other < step["id"] for step in steps for other in step["after"])
+
+
+def test_the_drawing_has_makers_and_other_parents(daemon: Snapshot, plan: Plan) -> None:
+    """A solid edge for each birth, a dashed one where somebody else is the parent in the end."""
+    text = plandrawing.dumps(plan, daemon).decode()
+
+    assert [line.split(" [")[0] for line in text.splitlines() if "->" in line] == [
+        "a0 -> a1",
+        "a1 -> a2",
+        "a2 -> a3",
+        "a0 -> a3",
+    ]
+    assert text.count("style=dashed") == 1
+    assert 'a1 [style=dotted, label="ghost 2\\lfounds its session\\lits session has members\\l"]' in text
+    assert "\x1b" not in text
+
+
+def test_the_same_plan_is_the_same_drawing(daemon: Snapshot) -> None:
+    """Byte for byte."""
+    assert plandrawing.dumps(make_plan(daemon), daemon) == plandrawing.dumps(make_plan(daemon), daemon)
+
+
+# ---- the verb ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Run:
+    """Run ckptree in a folder with daemon.ckpt, family.ckpt, hopeless.ckpt and bad.ckpt."""
+    dead = a_task(2, 0, tgid=1, state=TaskState.ZOMBIE, exit_code=0)
+    hopeless = a_snapshot([(100,), (101,)], [a_task(1, 0), dead])
+    images = {"daemon": a_daemon(), "family": a_family(), "hopeless": hopeless}
+    for name, snapshot in images.items():
+        (tmp_path / f"{name}.ckpt").write_bytes(checkpoint.dumps(snapshot))
+    (tmp_path / "bad.ckpt").write_bytes(patched(GOLDEN, 475, "<i", 3))
+
+    def run(*arguments: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.run(
+            [sys.executable, "-m", "agent", "plan", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(TOP)},
+            input=data,
+            capture_output=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_verb_shows_a_plan_in_every_format(here: Run) -> None:
+    """--json is -f json."""
+    text, dot, svg = (here("daemon.ckpt", "-f", fmt).stdout for fmt in ("text", "dot", "svg"))
+    as_json = here("daemon.ckpt", "--json").stdout
+
+    assert text == here("daemon.ckpt").stdout
+    assert text.startswith(b"plan for container of 1")
+    assert as_json == here("daemon.ckpt", "-f", "json").stdout
+    assert json.loads(as_json)["format"] == "ckptree-plan"
+    assert dot.startswith(b"digraph plan {")
+    assert b"<svg" in svg
+
+
+def test_json_and_another_format_are_one_too_many(here: Run) -> None:
+    """Neither of them wins."""
+    ran = here("daemon.ckpt", "--json", "-f", "svg")
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert b"--json is -f json: leave out -f svg" in ran.stderr
+
+
+def test_standard_input_is_a_file_too(here: Run) -> None:
+    """Whatever the format."""
+    assert here("-", data=checkpoint.dumps(a_daemon())).stdout == here("daemon.ckpt").stdout
+
+
+def test_without_a_namespace_of_its_own_a_container_is_planned_too_and_says_what_becomes_of_its_init(here: Run) -> None:
+    """A subtree has none."""
+    subtree, container = here("family.ckpt", "--no-pidns"), here("daemon.ckpt", "--no-pidns", "--no-pids")
+
+    assert (subtree.returncode, container.returncode) == (0, 0)
+    assert here("daemon.ckpt", "--no-pidns").returncode == 7  # as restart has it: there is an init
+    assert subtree.stdout.startswith(b"plan for subtree of 4711, in the caller's pid namespace")
+    assert container.stdout.startswith(b"plan for container of 1, in the caller's pid namespace")
+    assert b"a subreaper instead" in container.stdout
+    assert b"a subreaper instead" not in subtree.stdout
+
+
+def test_what_cannot_be_rebuilt_is_7_with_the_task_and_the_rule(here: Run) -> None:
+    """And nothing on standard output."""
+    ran = here("hopeless.ckpt")
+
+    assert (ran.returncode, ran.stdout) == (7, b"")
+    assert b"101 is a dead thread that only its tracer keeps; a limit of ckptree (zombie-thread)" in ran.stderr
+
+
+def test_a_bad_image_is_8_and_a_format_that_there_is_not_is_2(here: Run) -> None:
+    """The file is named."""
+    bad, usage = here("bad.ckpt"), here("daemon.ckpt", "-f", "yaml")
+
+    assert (bad.returncode, usage.returncode) == (8, 2)
+    assert b"bad.ckpt: TREE[1].vppid" in bad.stderr
+
+
+def test_a_document_is_not_changed_by_what_is_only_for_people() -> None:
+    """A snapshot without names has a plan as well."""
+    bare = replace(a_daemon(), tasks=tuple(task._replace(comm=None) for task in a_daemon().tasks))
+
+    assert [one["comm"] for one in planview.to_document(make_plan(bare), bare)["actors"]] == [
+        "",
+        "ckptree",
+        "ckptree",
+        "",
+    ]

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Births: what is noted, what is kept of the dead, and that it stays little."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from agent.table import history
+from agent.table.objects import CLONE_NEWPID, Namespace, Pid, Task
+from tests.support.kernelobjects import Thread
+from tests.support.watched import Watched, watched
+
+
+def a_task(number: int, creator: Task | None = None, sid: Pid | None = None) -> Task:
+    """One that has been released, unless its pid object is given back to it."""
+    task = Task(Pid(number, (number,), Namespace(0, 1, None)), number, number, 0)
+    task.creator = creator
+    task.order = number
+    task.birth_sid = sid
+    return task
+
+
+def deeds(task: Task) -> list[str]:
+    """What it did, in order."""
+    return [what for what, _, _ in task.deeds or ()]
+
+
+# ---- deeds ---------------------------------------------------------------------------------------------------------
+
+
+def test_of_each_kind_of_deed_the_last_one_counts() -> None:
+    """In order of time."""
+    task = a_task(1)
+    history.remember(task, "setpgid", 0, task.pid)
+    history.remember(task, "setsid", 1, task.pid)
+    history.remember(task, "setpgid", 2, task.pid)
+
+    assert task.deeds == (("setsid", 1, task.pid), ("setpgid", 2, task.pid))
+
+
+def test_deeds_are_the_groups_whichever_thread_did_them() -> None:
+    """setsid() and prctl() by a thread stand with the leader."""
+    pair = watched()
+    leader = pair.kernel.fork(pair.kernel.init)
+    thread = pair.kernel.thread(leader)
+    pair.kernel.setsid(thread)
+    pair.kernel.subreaper(thread)
+    pair.kernel.setpgid(thread, leader.group, leader.pid)
+
+    assert deeds(pair.task(leader)) == ["setsid", "subreaper", "setpgid"]
+    assert pair.task(thread).deeds is None
+
+
+def test_the_exit_of_one_that_created_somebody_is_a_deed() -> None:
+    """Of others it matters to nobody."""
+    pair = watched()
+    parent = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(parent)
+    parent_task, child_task = pair.task(parent), pair.task(child)
+    pair.kernel.exit(child)
+    pair.kernel.exit(parent)
+
+    assert deeds(parent_task) == ["exit"]
+    assert deeds(child_task) == []
+
+
+# ---- contraction ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_ancestor_between_two_of_one_session_is_cut_out() -> None:
+    """The one above could have had the child itself."""
+    session = Pid(9, (9,), Namespace(0, 1, None))
+    session.users = 1
+    above = a_task(1, sid=session)
+    between = a_task(2, above, session)
+    child = a_task(3, between, session)
+    history.contract(child, 100)
+
+    assert child.creator is above
+
+
+@pytest.mark.parametrize("reason", ["number in use", "not observed", "another session", "alone"])
+def test_a_dead_ancestor_that_matters_is_kept(reason: str) -> None:
+    """As a ghost, as an assumed birth, as the maker of a session that is still used, as the last one."""
+    session, other = (Pid(n, (n,), Namespace(0, 1, None)) for n in (8, 9))
+    session.users = other.users = 1
+    above = a_task(1, sid=session)
+    between = a_task(2, None if reason == "alone" else above, session)
+    child = a_task(3, between, session)
+    if reason == "number in use":
+        between.pid.users = 1
+    elif reason == "not observed":
+        between.order = -1
+    elif reason == "another session":
+        history.remember(between, "setsid", 5, other)
+        child.birth_sid = other
+    history.contract(child, 100)
+
+    assert child.creator is between
+
+
+def test_a_session_that_nobody_uses_any_more_keeps_no_ancestor() -> None:
+    """And the deed of its making goes with it, lest it seem to come before the child's birth."""
+    session, dead = (Pid(n, (n,), Namespace(0, 1, None)) for n in (8, 9))
+    session.users = 1
+    above = a_task(1, sid=session)
+    history.remember(above, "setsid", 4, dead)
+    between = a_task(2, above, dead)
+    child = a_task(3, between, session)
+    history.contract(child, 100)
+
+    assert child.creator is above
+    assert above.deeds is None
+
+
+def test_nothing_is_cut_out_above_a_living_creator() -> None:
+    """Its births are its own matter."""
+    living = a_task(1)
+    living.pid.task = living
+    child = a_task(2, living)
+    history.contract(child, 100)
+
+    assert child.creator is living
+
+
+# ---- what is kept --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Reference counts alone."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def count(kind: type) -> int:
+    """How many there are."""
+    return sum(type(thing) is kind for thing in gc.get_objects())
+
+
+def end(pair: Watched, thread: Thread) -> None:
+    """Exit, reap, free."""
+    pair.kernel.exit_group(thread)
+    if thread.group.parent is not None:
+        pair.kernel.wait(thread.group.parent, thread)
+    while pair.kernel.corpses:
+        pair.kernel.free()
+    pair.table.changes.tasks.clear()  # somebody has taken note of it
+
+
+def test_the_number_of_objects_is_flat_over_many_forks(no_collector: None) -> None:
+    """No cycle keeps what is gone: processes, threads, execs, sessions, containers."""
+    pair = watched()
+    kernel, counts = pair.kernel, []
+    for turn in range(2_000):
+        child = kernel.fork(kernel.init, CLONE_NEWPID if turn % 3 == 0 else 0)
+        kernel.setsid(child)
+        other = kernel.fork(child)
+        thread = kernel.thread(child)
+        if turn % 2:
+            kernel.exec(thread)
+            child = thread
+        kernel.exit(other)
+        kernel.wait(child, other)
+        end(pair, child)
+        if turn in (199, 1999):
+            counts.append([count(kind) for kind in (Task, Pid, Namespace)])
+
+    assert counts[0] == counts[1]
+    assert len(pair.table.tasks()) == 1
+
+
+def test_an_ancestor_that_is_gone_is_kept_as_long_as_a_birth_runs_through_it(no_collector: None) -> None:
+    """And no longer: father and child are gone, and stay until the grandchild goes."""
+    pair = watched()
+    kernel = pair.kernel
+    father = kernel.fork(kernel.init)
+    child = kernel.fork(father)
+    grandchild = kernel.fork(child)
+    end(pair, father)
+    end(pair, child)
+    before = count(Task)
+    creator = pair.task(grandchild).creator
+
+    assert creator is not None
+    assert creator.creator is not None
+    assert [history.is_gone(each) for each in (creator, creator.creator)] == [True, True]
+
+    del creator
+    end(pair, grandchild)
+
+    assert count(Task) == before - 3
+
+
+@pytest.mark.parametrize("new_session", [False, True])
+def test_ten_thousand_generations_that_fork_and_exit_stay_few(no_collector: None, *, new_session: bool) -> None:
+    """A daemon that keeps starting its successor, with or without a session of its own."""
+    pair = watched()
+    kernel = pair.kernel
+    before = count(Task)
+    current = kernel.fork(kernel.init)
+    for _ in range(10_000):
+        if new_session:
+            kernel.setsid(current)
+        successor = kernel.fork(current)
+        end(pair, current)
+        current = successor
+
+    chain = [pair.task(current)]
+    while chain[-1].creator is not None:
+        chain.append(chain[-1].creator)
+
+    assert len(chain) <= 5
+    assert count(Task) - before <= 5
+    assert chain[-1] is pair.task(kernel.init)
+
+
+def test_a_fork_looks_at_a_few_links_of_a_chain_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain of ten times the length costs each fork no more; what no fork has looked at, a later one does."""
+    looks: list[int] = []
+    is_gone = history.is_gone
+
+    def counted(task: Task) -> bool:
+        looks[-1] += 1
+        return is_gone(task)
+
+    monkeypatch.setattr(history, "is_gone", counted)
+    most = []
+    for length in (40, 200):
+        pair = watched()
+        kernel = pair.kernel
+        head, members = kernel.fork(kernel.init), []
+        for _ in range(length):
+            looks.append(0)
+            following = kernel.fork(head)
+            kernel.setsid(following)
+            members.append(kernel.fork(following))  # uses that session: the link cannot be cut
+            kernel.exit(head)
+            kernel.wait(kernel.init, head)
+            head = following
+        for member in members:
+            kernel.exit(member)
+            kernel.wait(kernel.init, member)
+        for _ in range(length):
+            looks.append(0)
+            child = kernel.fork(head)
+            kernel.exit(child)
+            kernel.wait(head, child)
+        most.append(max(looks))
+        links, task = 0, pair.task(head)
+        while task.creator is not None and is_gone(task.creator):
+            links, task = links + 1, task.creator
+        assert links < 3
+
+    assert most[0] == most[1]

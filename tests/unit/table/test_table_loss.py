@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table where records are missing, late, or not the first to tell: questions, answers, sweeps."""
+
+import pytest
+
+from agent.capture.sweepdiff import Muster
+from agent.table import wire
+from agent.table.objects import CLONE_NEWPID, EXITED
+from agent.table.wire import Kind
+from tests.support.watched import Watched, watched
+
+
+def test_the_table_starts_from_a_sweep_in_any_order() -> None:
+    """Parents and leaders that come after their children and threads; births are assumed."""
+    pair = Watched(pid_max=10)
+    kernel = pair.kernel
+    with pair.losing():
+        gone = [kernel.fork(kernel.init) for _ in range(5)]
+        parent = kernel.fork(kernel.init)
+        thread = kernel.thread(parent)
+        container = kernel.fork(thread, CLONE_NEWPID)
+        for each in gone:
+            kernel.exit(each)
+            kernel.wait(kernel.init, each)
+        kernel.fork(container)
+        kernel.thread(kernel.fork(kernel.fork(container, CLONE_NEWPID)))
+        kernel.setsid(kernel.fork(container))
+    pair.sweep()
+
+    assert min(t.tid for t in kernel.threads if t is not kernel.init) < parent.tid  # the numbers went round
+    assert pair.table.counts.assumed == len(kernel.threads)
+    assert all(task.order == -1 for task in pair.table.tasks())
+    pair.agree()
+
+
+def test_births_name_the_session_that_lives_though_nobody_seemed_to_be_in_it_any_more() -> None:
+    """Its only member that was known has left it, before the others were entered."""
+    pair = Watched()
+    kernel = pair.kernel
+    with pair.losing():
+        shell = kernel.fork(kernel.init)
+        kernel.setsid(shell)
+    helper = kernel.fork(shell)
+    kernel.setsid(helper)
+    child = kernel.fork(helper)
+    kernel.exit(helper)
+    kernel.wait(shell, helper)
+    pair.sweep()
+    creator = pair.task(child).creator
+
+    assert creator is not None
+    assert creator.birth_sid is pair.task(shell).pid
+    assert creator.birth_pgid is pair.task(shell).pid
+    pair.agree()
+
+
+def test_a_birth_that_comes_after_an_answer_completes_the_assumed_one() -> None:
+    """An address was asked about between copy_process() and its tracepoint."""
+    pair = watched()
+    kernel = pair.kernel
+    with pair.losing():
+        child = kernel.fork(kernel.init)
+    kernel.answer(child.address, 0)
+    task = pair.task(child)
+
+    assert task.order == -1
+
+    kernel.announce(Kind.FORK, child, 17, kernel.init)
+
+    assert pair.task(child) is task
+    assert task.order == kernel.writer.seq - 1
+    assert task.creator is pair.task(kernel.init)
+    pair.agree()
+
+
+# ---- questions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_parent_that_is_not_known_is_asked_about_by_address_and_linked_when_it_answers() -> None:
+    """Its birth was lost; its child's was not."""
+    pair = watched()
+    with pair.losing():
+        parent = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(parent)
+
+    assert pair.task(child).parent is None
+    assert pair.table.unknown == {parent.address}
+
+    pair.ask()
+
+    assert pair.task(child).parent is pair.task(parent)
+    pair.agree()
+
+
+def test_a_parent_not_known_at_the_time_of_the_answer_is_found_within_the_same_sweep() -> None:
+    """A thread whose birth was lost has adopted the child; the table had thought of init."""
+    pair = watched()
+    father = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(father)
+    with pair.losing():
+        thread = pair.kernel.thread(father)
+    pair.kernel.exit(father)
+
+    assert pair.task(child).parent is pair.task(pair.kernel.init)
+
+    pair.sweep()
+
+    assert pair.task(child).parent is pair.task(thread)
+    pair.agree()
+
+
+def test_a_creator_that_is_not_known_is_asked_about_and_the_birth_completed() -> None:
+    """Whoever has its number in the table is not taken for it."""
+    pair = watched(pid_max=2)
+    dead = pair.kernel.fork(pair.kernel.init)
+    with pair.losing():
+        pair.kernel.exit(dead)
+        pair.kernel.wait(pair.kernel.init, dead)
+        creator = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.pid_max = 9
+    child = pair.kernel.fork(creator)
+
+    assert dead.tid == creator.tid
+    assert pair.task(child).creator is None
+
+    pair.ask()
+
+    assert pair.task(child).creator is pair.task(creator)
+    assert pair.task(child).order >= 0
+    pair.agree()
+
+
+def test_a_thread_whose_leader_is_not_known_is_entered_after_it() -> None:
+    """The leader is asked about first, then the thread; no pid object is left without a user."""
+    pair = watched()
+    with pair.losing():
+        leader = pair.kernel.fork(pair.kernel.init)
+    thread = pair.kernel.thread(leader)
+
+    assert pair.table.task(thread.tid) is None
+    assert pair.table.unknown == {leader.address}
+
+    pair.ask()
+
+    assert pair.task(thread).leader is pair.task(leader)
+    pair.agree()
+
+
+def test_children_of_a_parent_that_is_gone_when_asked_about_are_asked_about_themselves() -> None:
+    """And its address, used again, gets nothing of what waited for the old one."""
+    pair = watched()
+    with pair.losing():
+        parent = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(parent)
+    with pair.losing():
+        pair.kernel.exit(parent)
+        pair.kernel.wait(pair.kernel.init, parent)
+        pair.kernel.free()
+    pair.ask()
+    newcomer = pair.kernel.fork(pair.kernel.init)
+
+    assert newcomer.address == parent.address
+    assert pair.task(child).parent is pair.task(pair.kernel.init)
+    assert pair.task(child).creator is not pair.task(newcomer)
+    pair.agree()
+
+
+def test_an_address_used_again_before_the_question_is_put_is_not_taken_for_the_creator() -> None:
+    """A creator is older than its child."""
+    pair = watched()
+    with pair.losing():
+        creator = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(creator)
+    with pair.losing():
+        pair.kernel.exit(creator)
+        pair.kernel.wait(pair.kernel.init, creator)
+        pair.kernel.free()
+    newcomer = pair.kernel.fork(pair.kernel.init)
+
+    assert newcomer.address == creator.address
+    assert pair.task(child).creator is None
+
+
+def test_a_record_of_a_task_past_its_release_enters_nobody() -> None:
+    """setpgid() of a child that is being reaped: it has no pids any more, its number is somebody else's."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    task = pair.task(child)
+    nobody = (0, child.pid.state)
+    record = pair.kernel.writer.task(Kind.GROUP, roles=(nobody,) * 4, tid=child.tid, task=0x9999, start_ns=1)
+    pair.feed(record)
+
+    assert pair.task(child) is task
+    pair.agree()
+
+
+def test_one_number_and_one_identity_but_another_start_is_another_task() -> None:
+    """Without pid->ino the identity is number and address, and both may come again."""
+    pair = watched(pid_max=2)
+    first = pair.kernel.fork(pair.kernel.init)
+    task = pair.task(first)
+    with pair.losing():
+        pair.kernel.exit(first)
+        pair.kernel.wait(pair.kernel.init, first)
+        pair.kernel._identity -= 1
+    second = pair.kernel.fork(pair.kernel.init)
+
+    assert second.pid.identity == first.pid.identity
+    assert task.start_ns != second.start_ns
+    assert pair.task(second).start_ns == second.start_ns
+    assert pair.task(second).creator is pair.task(pair.kernel.init)
+    assert not pair.task(second).flags & EXITED
+
+
+# ---- answers and surprises -----------------------------------------------------------------------------------------
+
+
+def test_an_answer_before_its_event_is_a_surprise_that_the_event_settles() -> None:
+    """setsid() had taken effect and not returned."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.setsid(child, quiet=True)
+    pair.kernel.answer(child.address, child.start_ns)
+
+    assert pair.table.surprises == {pair.task(child): "session"}
+    assert pair.task(child).sid is pair.task(child).pid
+
+    pair.kernel.announce(Kind.SESSION, child)
+
+    assert pair.table.settle() == 0
+    pair.agree()
+
+
+def test_an_answer_after_its_event_is_no_surprise() -> None:
+    """The usual case."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.setsid(child)
+    pair.kernel.exit(child)
+    pair.kernel.answer(child.address, child.start_ns)
+
+    assert pair.table.surprises == {}
+
+
+def test_an_answer_between_an_exit_and_its_end_brings_nobody_back_to_life() -> None:
+    """exit_state is not set yet, and the children still name the dead parent."""
+    pair = watched()
+    father = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(father)
+    pair.kernel.begin_exit(father)
+    for task in (father, child):
+        pair.kernel.answer(task.address, task.start_ns)
+
+    assert pair.task(father).flags & EXITED
+    assert pair.task(child).parent is pair.task(pair.kernel.init)
+    assert pair.table.surprises == {}
+
+    pair.kernel.exit_notify(father)
+    pair.agree()
+
+
+@pytest.mark.parametrize("who", ["thread", "unwaited process"])
+def test_an_answer_in_the_middle_of_an_exit_does_not_bring_back_who_was_released(who: str) -> None:
+    """The question was on its way; the table has taken the exit for done, the kernel is still at it."""
+    pair = watched()
+    dying = pair.kernel.fork(pair.kernel.init)
+    if who == "thread":
+        dying = pair.kernel.thread(dying)
+    else:
+        pair.kernel.init.group.ignores = True
+    question = pair.table.question(pair.task(dying))
+    pair.kernel.begin_exit(dying)
+    pair.put([question])
+    pair.kernel.exit_notify(dying)
+    pair.ask()
+    pair.agree()
+
+
+def test_a_group_record_in_the_middle_of_an_exit_does_not_bring_back_who_was_released() -> None:
+    """setpgid() finds a child that is about to be reaped unwaited."""
+    pair = watched()
+    pair.kernel.init.group.ignores = True
+    child = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.begin_exit(child)
+    pair.kernel.setpgid(pair.kernel.init, child.group, child.pid)
+    pair.kernel.exit_notify(child)
+    pair.ask()
+    pair.agree()
+
+
+@pytest.mark.parametrize("what", ["exit", "gone", "group", "session"])
+def test_an_answer_that_no_event_explains_is_an_anomaly_and_heals(what: str) -> None:
+    """The event was lost."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    question = pair.table.question(pair.task(child))
+    with pair.losing():
+        if what == "session":
+            pair.kernel.setsid(child)
+        elif what == "group":
+            pair.kernel.setpgid(child, child.group, child.pid)
+        else:
+            pair.kernel.exit(child, 9)
+        if what == "gone":
+            pair.kernel.wait(pair.kernel.init, child)
+    pair.put([question])
+
+    assert list(pair.table.surprises.values()) == [what]
+    assert pair.table.settle() == 1
+    assert pair.table.counts.anomalies == 1
+    pair.agree()
+
+
+def test_gone_is_believed_of_the_very_task_that_was_asked_about() -> None:
+    """The address has another owner by the time of the answer, or the task another thread's start."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    pair.table.question(pair.task(child))
+    pair.feed(pair.kernel.writer.end(Kind.GONE, child.address, child.start_ns + 1))
+    pair.feed(pair.kernel.writer.end(Kind.GONE, child.address + 64, child.start_ns))
+    pair.agree()
+
+
+# ---- late records --------------------------------------------------------------------------------------------------
+
+
+def test_a_late_record_of_an_older_state_is_healed_by_the_sweep_it_calls_for() -> None:
+    """Given up too soon: it puts an old group over the new one."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init)
+    with pair.losing() as late:
+        pair.kernel.setpgid(child, child.group, child.pid)
+    pair.kernel.setpgid(child, child.group, pair.kernel.init.pid)
+    pair.sweep()
+    pair.feed(late[0])
+
+    assert pair.stream.suspect
+
+    pair.sweep()
+    pair.agree()
+
+
+@pytest.mark.parametrize("signal", [0, 10, 64, 255])
+def test_an_exit_signal_that_no_record_told_of_is_found_by_a_sweep(signal: int) -> None:
+    """clone() takes any that fits a byte; that of a thread is none."""
+    pair = watched()
+    child = pair.kernel.fork(pair.kernel.init, exit_signal=signal)
+    pair.kernel.thread(child)
+    pair.agree()
+    pair.task(child).exit_signal = 17
+    pair.sweep()
+
+    assert pair.table.take_questions() == []
+    pair.agree()
+    assert Muster(pair.table).differing(pair.kernel.rows()) == []
+
+
+def test_a_late_exit_of_a_leader_that_has_been_replaced_is_healed() -> None:
+    """The thread's exec came first; the leader is alive under the same address, start and number."""
+    pair = watched()
+    leader = pair.kernel.fork(pair.kernel.init)
+    thread = pair.kernel.thread(leader)
+    with pair.losing() as late:
+        pair.kernel.exit(leader)
+    pair.kernel.exec(thread)
+    pair.feed(late[0])
+    pair.sweep()
+    pair.agree()
+
+
+def test_a_late_birth_of_one_that_is_dead_is_healed() -> None:
+    """It has come and gone, and its number belongs to another."""
+    pair = watched(pid_max=2)
+    with pair.losing() as late:
+        first = pair.kernel.fork(pair.kernel.init)
+    pair.kernel.exit(first)
+    pair.kernel.wait(pair.kernel.init, first)
+    pair.kernel.free()
+    pair.kernel.fork(pair.kernel.init)
+    pair.feed(late[0])
+    pair.sweep()
+    pair.agree()
+
+
+def test_a_subreaper_that_no_event_told_of_leads_to_a_sweep() -> None:
+    """An orphan may have gone to it, and the table has that orphan elsewhere."""
+    pair = watched()
+    reaper = pair.kernel.fork(pair.kernel.init)
+    with pair.losing():
+        pair.kernel.subreaper(reaper, on=True)
+    middle = pair.kernel.fork(reaper)
+    orphan = pair.kernel.fork(middle)
+    pair.kernel.exit(middle)
+    assert not pair.table.astray
+
+    pair.put([pair.table.question(pair.task(reaper))])
+    assert pair.table.astray
+
+    pair.sweep()
+    assert pair.task(orphan).parent is pair.task(reaper)
+    pair.agree()
+
+
+def test_a_subreaper_whose_event_came_is_no_reason_to_sweep() -> None:
+    """The event marked what is below it."""
+    pair = watched()
+    reaper = pair.kernel.fork(pair.kernel.init)
+    child = pair.kernel.fork(reaper)
+    pair.kernel.subreaper(reaper, on=True)
+    pair.put([pair.table.question(pair.task(thread)) for thread in (reaper, child)])
+
+    assert not pair.table.astray
+
+
+def test_a_task_that_lives_and_is_not_listed_is_noted_and_one_that_came_later_is_not() -> None:
+    """There are kernels whose iterator passes over a process."""
+    pair = watched()
+    hidden = pair.kernel.fork(pair.kernel.init)
+    gone = pair.kernel.fork(pair.kernel.init)
+    mark = pair.stream.next
+    rows = [row for row in wire.ROW.iter_unpack(pair.kernel.rows()) if row[6] not in (hidden.tid, gone.tid)]
+    with pair.losing():
+        pair.kernel.exit(gone)
+        pair.kernel.wait(pair.kernel.init, gone)
+    pair.kernel.fork(pair.kernel.init)
+    pair.put(Muster(pair.table).differing(b"".join(wire.ROW.pack(*row) for row in rows)))
+    pair.table.strike_off(mark)
+
+    assert pair.table.unlisted == {pair.task(hidden)}

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf/events.h and its mirrors in Python agree: two compilers say so, field by field."""
+
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.table import objects, wire
+from agent.table.wire import Kind
+from tests.support.records import RecordWriter, a_state
+
+BPF = Path(__file__).parents[3] / "bpf"
+HEADER = BPF / "events.h"
+
+STRUCTS: dict[str, wire.Fields] = {
+    "record": wire.RECORD,
+    "record_task": wire.RECORD_TASK,
+    "record_end": wire.RECORD_END,
+    "record_call": wire.RECORD_CALL,
+    "record_strings": wire.RECORD_STRINGS,
+    "sweep_row": wire.SWEEP_ROW,
+    "terminal_row": wire.TERMINAL_ROW,
+    "owner_row": wire.OWNER_ROW,
+    "sharing_row": wire.SHARING_ROW,
+    "pid_number": wire.PID_NUMBER,
+    "question": wire.QUESTION,
+    "page": wire.PAGE,
+    "allowance": wire.ALLOWANCE,
+}
+COMPILERS = {
+    "gcc": ["gcc", "-std=gnu11", "-Wall", "-Werror", "-fsyntax-only"],
+    "clang for bpf": ["clang", "-target", "bpf", "-Wall", "-Werror", "-fsyntax-only"],
+}
+FLAGS = (
+    *("SUBREAPER", "UNDER_SUBREAPER", "EXITED", "RELEASED", "EXITING", "STOPPED"),
+    *("KERNEL", "IO_WORKER", "AUTOREAP", "PTRACED", "MOVING", "MOVING_NOWHERE"),
+)
+
+
+def c_name(struct_name: str, field: str) -> str:
+    """How C reaches a field: a record's head is a structure inside the others."""
+    inside = struct_name.startswith("record_") and field in {name for name, _ in wire.RECORD}
+    return f"head.{field}" if inside else field
+
+
+def layout_asserts(structs: dict[str, wire.Fields]) -> Iterator[str]:
+    """Size of each structure, place and size of each of its fields."""
+    for name, fields in structs.items():
+        at = 0
+        for field, code in fields:
+            size = struct.calcsize("=" + code)
+            where = f"struct {name}, {c_name(name, field)}"
+            text = f"{name}.{field}"
+            yield f'_Static_assert(__builtin_offsetof({where}) == {at}, "{text}: offset");'
+            yield f'_Static_assert(sizeof(((struct {name} *)0)->{c_name(name, field)}) == {size}, "{text}: size");'
+            at += size
+        yield f'_Static_assert(sizeof(struct {name}) == {at}, "{name}: size");'
+
+
+def value_asserts() -> Iterator[str]:
+    """Constants, the kinds of record, the flags."""
+    values = {f"RECORD_{kind.name}": int(kind) for kind in Kind}
+    values |= {f"TASK_{flag}": getattr(objects, flag) for flag in FLAGS}
+    values |= {name: getattr(wire, name) for name in ("TIES_OWNED", "TIES_SHARED", "ROW_SIGNAL_SHIFT")}
+    values |= {
+        "MAX_LEVELS": wire.MAX_LEVELS,
+        "LOST_NUMBERS": wire.LOST_NUMBERS,
+        "STRINGS_BYTES": wire.STRINGS_BYTES,
+        "KEPT_BYTES": wire.KEPT_BYTES,
+        "STRINGS_BLOCK": wire.STRINGS_BLOCK,
+        "sizeof(struct string_key)": wire.STRING_KEY.size,
+        "MAX_OBJECTS": 4,
+    }
+    for name, value in values.items():
+        yield f'_Static_assert({name} == {value}, "{name}");'
+
+
+def compiled(compiler: str, header: str, asserts: Iterator[str], folder: Path) -> str:
+    """What the compiler complains of; empty if nothing."""
+    program = folder / "layout.c"
+    program.write_text(header + "\n" + "\n".join(asserts) + "\n")
+    command = [*COMPILERS[compiler], "-I", str(BPF / "include"), str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stderr if done.returncode else ""
+
+
+@pytest.fixture(params=COMPILERS)
+def compiler(request: pytest.FixtureRequest) -> str:
+    """Each compiler that the header has to suit."""
+    name: str = request.param
+    if shutil.which(COMPILERS[name][0]) is None:
+        assert os.geteuid(), f"{name} is missing, which `make setup` installs for root"
+        pytest.skip(f"{name}: no such compiler here")
+    return name
+
+
+def test_every_field_stands_where_the_header_has_it(compiler: str, tmp_path: Path) -> None:
+    """Offsets, field sizes and structure sizes, as each compiler lays them out."""
+    assert compiled(compiler, HEADER.read_text(), layout_asserts(STRUCTS), tmp_path) == ""
+
+
+def test_every_constant_has_the_value_of_the_header(compiler: str, tmp_path: Path) -> None:
+    """Record kinds, task flags, limits."""
+    assert compiled(compiler, HEADER.read_text(), value_asserts(), tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("in_header", "instead", "complaint"),
+    [
+        ("__u64 parent;\t\t/* address of real_parent */\n\t__u64 leader;", "__u64 leader;\n\t__u64 parent;", "parent"),
+        ("__u32 exit_code;\t/* raw wait status", "__u64 exit_code;\t/* raw wait status", "exit_code: size"),
+        ("__u32 value;\n", "__u32 value;\n\t__u64 more;\n", "record_call: size"),
+        ("RECORD_EXIT,", "RECORD_NEW, RECORD_EXIT,", "RECORD_EXIT"),
+        ("TASK_EXITED\t\t(1u << 2)", "TASK_EXITED\t\t(1u << 12)", "TASK_EXITED"),
+        ("#define LOST_NUMBERS 512", "#define LOST_NUMBERS 256", "LOST_NUMBERS"),
+    ],
+    ids=["swapped fields", "wider field", "field added", "kind added", "flag moved", "limit changed"],
+)
+def test_a_header_that_differs_is_noticed(
+    compiler: str, tmp_path: Path, in_header: str, instead: str, complaint: str
+) -> None:
+    """The comparison is no empty one: each way to drift apart makes it fail, and the message names the place."""
+    header = HEADER.read_text()
+    changed = header.replace(in_header, instead, 1)
+    asserts = iter([*layout_asserts(STRUCTS), *value_asserts()])
+
+    assert changed != header
+    assert complaint in compiled(compiler, changed, asserts, tmp_path)
+
+
+def test_every_structure_and_every_flag_of_the_header_is_compared() -> None:
+    """A new one in the header has to be added here."""
+    words = HEADER.read_text().split()
+    defined = {words[i + 1] for i, word in enumerate(words) if word == "struct" and words[i + 2] == "{"}
+    flags = {words[i + 1] for i, word in enumerate(words) if word == "#define" and words[i + 1].startswith("TASK_")}
+    kinds = {word.rstrip(",") for word in words if word.startswith("RECORD_") and word.endswith(",")}
+
+    assert defined == {*STRUCTS, "string_key"}  # an array, whose size is compared
+    assert flags == {f"TASK_{flag}" for flag in FLAGS}
+    assert kinds <= {f"RECORD_{kind.name}" for kind in Kind}
+
+
+def test_task_state_names_the_fields_of_record_task_in_order() -> None:
+    """What TASK unpacks can be given names by position."""
+    assert wire.TaskState._fields == tuple(name for name, _ in wire.RECORD_TASK)
+
+
+def test_a_reader_yields_the_wanted_fields_in_the_order_of_the_header() -> None:
+    """The order in which they are asked for does not matter; the rest is skipped."""
+    data = wire.END.pack(1, 8, 3, 4, 5, 6, 7)
+
+    assert wire.reader(wire.RECORD_END, "tid", "seq", "task").unpack_from(data) == (1, 4, 6)
+    assert wire.reader(wire.RECORD_END, "tid").size == wire.END.size
+
+
+def test_a_reader_refuses_a_name_that_is_no_field() -> None:
+    """A typing error shows when the module is imported."""
+    with pytest.raises(ValueError, match="nosuch"):
+        wire.reader(wire.RECORD_END, "tid", "nosuch")
+
+
+def test_a_pid_object_is_told_once_with_the_first_role_that_has_it() -> None:
+    """levels 2, 0, 1, 0: own numbers, tgid the same, pgid another, sid as pgid."""
+    own = a_state((100, 5), (1, 2))
+    group = a_state((90,), (1,))
+    record = RecordWriter().task(Kind.STATE, roles=((7, own), (7, own), (8, group), (8, group)))
+
+    assert [wire.pid_state(record, 0, role) for role in range(4)] == [own, None, group, None]
+    assert len(record) == wire.TASK_BYTES + 3 * wire.NUMBER.size
+
+
+def test_the_numbers_of_a_pid_object_are_read_at_any_place() -> None:
+    """A record in the middle of a buffer, which may be a memoryview."""
+    own = a_state((100, 5, 1), (1, 2, 3))
+    record = b"\xff" * 24 + RecordWriter().task(Kind.STATE, roles=((7, own),) * 4)
+
+    assert wire.pid_state(memoryview(record), 24, 0) == own
+
+
+def test_the_deepest_pid_object_has_33_numbers() -> None:
+    """Level 32 is the deepest a namespace can be."""
+    own = a_state(tuple(range(1000, 1033)), tuple(range(1, 34)))
+    record = RecordWriter().task(Kind.STATE, roles=((7, own),) * 4)
+
+    assert wire.pid_state(record, 0, 0) == own
+    assert wire.record_bytes(record, 0, Kind.STATE) == len(record) == wire.TASK_BYTES + 33 * 16
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_length_of_a_record_follows_from_its_kind(kind: Kind) -> None:
+    """Bytes behind a record are not its own."""
+    writer = RecordWriter()
+    if kind <= Kind.STATE:
+        record = writer.task(kind, roles=((7, a_state((100, 5), (1, 2))),) * 4)
+    elif kind is Kind.MARKER:
+        record = writer.marker()
+    elif kind is Kind.STRINGS:
+        record = writer.strings(0, tid=3, start_ns=2, text=b"sh\0-c\0", kept=True)
+    elif kind in (Kind.WAITED, Kind.REGROUPED):
+        record = writer.call(kind, task=1, tid=2, value=3)
+    else:
+        record = writer.end(kind, task=1, start_ns=2, tid=3)
+
+    assert wire.record_bytes(b"\0" * 8 + record + b"\xff" * 64, 8, kind) == len(record)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=wire.MAX_LEVELS), min_size=4, max_size=4))
+def test_any_levels_are_read_back(levels: list[int]) -> None:
+    """Each role's numbers stand behind those of the roles before it; 0 levels: no numbers."""
+    states = [
+        wire.PidState(tuple(range(n)), tuple(range(10, 10 + n)), tuple(range(50, 50 + n))) if n else None
+        for n in levels
+    ]
+    numbers = [zip(*state, strict=True) for state in states if state is not None]
+    tail = b"".join(wire.NUMBER.pack(*number) for role in numbers for number in role)
+    fields = {name: 0 for name, _ in wire.RECORD_TASK} | {"levels": bytes(levels), "comm": b""}
+    record = wire.TASK.pack(*fields.values()) + tail
+
+    assert [wire.pid_state(record, 0, role) for role in range(4)] == states
