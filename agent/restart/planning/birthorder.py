@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first part of a plan: everybody is born, helpers and ghosts too, and nobody exits.
+"""The first part of a plan: all actors are born, helpers and ghosts too, and none exits.
 
-A process makes its threads, then those that must be born into the session that it was born into, calls setsid() if it
-leads a session, and makes the others. Who enters a namespace waits until its init is there.
+A process makes its threads, then the children that must be born into its first session. It calls setsid() if it leads a
+session, and makes its other children. A task that is born into an existing namespace waits until the init is there.
 """
 
 from collections import deque
@@ -21,11 +21,11 @@ _WAIT = "wait"
 
 
 class Births:
-    """Who bears whom, and when.
+    """The births of all actors, in an order that the kernel accepts.
 
     Args:
-        script: to write to.
-        routes: how each process comes to its parent, from restart.solver.
+        script: gets the steps.
+        routes: the route of each process to its parent, from agent.restart.planning.solver.
 
     Attributes:
         helpers: by maker, birth session, receiver of their children, namespace, and exit signal that they hand on.
@@ -38,7 +38,7 @@ class Births:
         self._made: dict[Node, list[Node]] = {}
         self.helpers: dict[tuple[Node, Node | None, Node | None, int, int | None], Node] = {}
         self._founders: set[Node] = set()
-        self._patient = True  # whoever can be put into his group at birth alone waits until it is there
+        self._patient = True  # a child that can enter its group only at birth waits until the group is there
         self._assign_helpers()
 
     def _assign_helpers(self) -> None:
@@ -55,7 +55,7 @@ class Births:
             self._pass_on(node)
 
     def _pass_on(self, node: Node) -> None:
-        """A group that neither a process nor its makers see comes from the first who was in it when it was born."""
+        """Set `birth_pgid` of the makers of a process that inherits its group since neither sees the group's number."""
         group = _first_group(node)
         maker = node.maker.leader if node.maker is not None else None
         if self._cast.sees(node.space, group):
@@ -90,10 +90,10 @@ class Births:
         return helper
 
     def write(self) -> None:
-        """All births.
+        """Write all births.
 
         Raises:
-            NotRebuildableError: two wait for each other.
+            NotRebuildableError: two births wait for each other.
             CallRefusedError: the kernel would refuse a step.
         """
         top = self._cast.top
@@ -117,7 +117,7 @@ class Births:
                 raise NotRebuildableError(lives[0][0].tag, "circular-births", f"{name} waits for one that waits for it")
 
     def _life(self, node: Node) -> Iterator[str | Node]:
-        """What a thread does until all are born: yields those it has made, or that it has to wait."""
+        """Write the steps of a thread until all are born; yield each node that it has made, and _WAIT while it waits."""
         leader = node.leader
         if leader is node:
             for thread in node.threads:
@@ -137,12 +137,12 @@ class Births:
         yield from self._bear_all(node, [one for one in children if not self._is_early(leader, one)])
 
     def _turn(self, child: Node) -> tuple[bool, bool, tuple[int, int]]:
-        """Ghosts first, for others are put into their groups; then those who inherit a group that nobody here sees."""
+        """Return the sort key of a child: ghosts, which own groups; then children in the outside group; then by birth."""
         group = _first_group(child)
         return child.role is not Role.GHOST, group is not self._cast.outside, child.order
 
     def _bear_all(self, maker: Node, children: list[Node]) -> Iterator[str | Node]:
-        """In order, but for those that enter a namespace whose init is not there yet."""
+        """Bear children in their order, except that those that have to wait come later."""
         while children:
             later = []
             for child in children:
@@ -164,7 +164,7 @@ class Births:
         return self._script.is_born(self._cast.inits[child.space])
 
     def _has_passed_on(self, founder: Node) -> bool:
-        """Whether all are born who must be born into the group that a process has before it founds its own."""
+        """Return True if all children are born that must inherit the group that a founder is in before it founds one."""
         return all(
             one.index >= 0
             for thread in (founder, *founder.threads)
@@ -176,7 +176,7 @@ class Births:
         return all(one.index >= 0 for one in self._made.get(thread, ()) if self._is_early(thread.leader, one))
 
     def _is_early(self, leader: Node, child: Node) -> bool:
-        """Born before its maker calls setsid()."""
+        """Return True for a child that is born before its maker calls setsid()."""
         return leader.leads_session and child.birth_sid is not None and child.birth_sid is not leader
 
     def _is_session_leader(self, leader: Node) -> bool:
@@ -200,17 +200,17 @@ class Births:
         yield child
 
     def _founds_for(self, maker: Node, child: Node) -> bool:
-        """A child that will never see its group's number is born into it; its maker must be in it by then."""
+        """Return True if a maker must found its own group before a birth: the child inherits it, and cannot join it."""
         group = _first_group(child)
         return maker.leader is group and group in self._founders and not self._cast.sees(child.space, group)
 
     def _is_put_by_others(self, child: Node) -> bool:
-        """It does not see the group that it is in first."""
+        """Return True for a process whose namespace has no number for its first group, so that it cannot join it."""
         group = _first_group(child)
         return child.leader is child and group is not self._cast.outside and not self._cast.sees(child.space, group)
 
     def _put_maker(self, maker: Node, child: Node) -> None:
-        """Who is to hand on a group that neither of the two sees must be in it by now: its own parent puts it there."""
+        """Put a maker into the group that its child is to inherit, if its own parent sees the group's number."""
         group = _first_group(child)
         if (
             not self._is_put_by_others(child)
@@ -229,7 +229,7 @@ class Births:
             self._script.step(Op.SETPGID, parent, maker, group.index, "its children are to be born into that group")
 
     def _join_early(self, child: Node) -> None:
-        """Its parent puts it there, else."""
+        """Have its parent put a child into its first group, if the child was not born into it and cannot join it."""
         group = _first_group(child)
         task = self._script.task(child)
         if (
@@ -249,5 +249,5 @@ class Births:
 
 
 def _first_group(node: Node) -> Node:
-    """The group that it is in before it does anything about that itself."""
+    """Return the owner of the group that a node is in before it changes its group itself."""
     return node.birth_pgid or node.pgid

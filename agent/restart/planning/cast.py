@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who has to be there for a tree: its tasks, those that hold the numbers of the dead, and what stands above the root.
+"""The cast of a rebuild: a node for each thread to be made, tasks, ghosts and keepers, and for the top above the root.
 
-A node knows what it has to be in the end (`parent`, `sid`, `pgid`); how it comes to be so (`maker`, `birth_sid`) is for
-restart.replay and restart.solver to say. Sessions and groups are nodes too: the one that leads them. Two nodes are
-nobody: `outside` stands for the session and group that the top of the tree inherits from whoever rebuilds it.
+A node says what its thread has to be in the end (`parent`, `sid`, `pgid`). agent.restart.planning.replay and
+agent.restart.planning.solver find how it comes to be so (`maker`, `birth_sid`). The node of its leader represents a
+session or group. The node `outside` is no thread: it represents the session and group that the top of the tree inherits
+from the process that rebuilds it.
 
-A namespace is nothing without its init. Where that is none of the tree, and yet somebody or some number is in its
-namespace, a *keeper* is its init, a child of the reaper that stands above the root.
+A pid namespace needs an init. If the init of a namespace is no task of the tree, and a task or number of the tree is in
+that namespace, then a *keeper* is its init: a child of the reaper that stands above the root.
 """
 
 from collections import Counter
@@ -22,25 +23,25 @@ class Node:
     """A thread to be made.
 
     Attributes:
-        role: see plan.Role.
-        tag: of its pid object; 0 for who has none in the image.
+        role: see agent.restart.planning.plan.Role.
+        tag: of its pid object; 0 if the image has no such pid object.
         numbers: from the root's namespace inward; empty: any.
-        space: id of its pid namespace; `spaces` of the Cast has all.
-        task: its row; None for who is no task.
+        space: id of its pid namespace, a key of Cast.spaces.
+        task: its row in the image; None for a node that is no task of the image.
         leader: of its thread group; itself for a process.
-        threads: the group's others, in the order in which they are to be made.
-        parent: the thread that must be its parent in the end; None: nobody of the tree, or all the same.
-        sid, pgid: of the group, in the end; a leader's own are authoritative.
+        threads: the other threads of its group, in the order in which they are to be made.
+        parent: the thread that must be its parent in the end; None: a process outside of the tree, or any.
+        sid, pgid: the leaders of its session and group in the end; valid for a thread group's leader.
         maker: the thread that calls clone() for it; None while not known.
-        birth_sid: the session it is born into; None while not known, or all the same.
-        birth_pgid: the group it must be born into, because it can never join it; None: all the same.
+        birth_sid: the leader of the session that it is born into; None while not known, or if any will do.
+        birth_pgid: the owner of the group that it must be born into, because it can never join it; None: any.
         sibling: it is made with CLONE_PARENT.
-        order: of its birth among those of one maker; observed ones as they were, else by number.
-        exit_signal: that it has to have, as a process; None: all the same.
-        lingers: an init that has exited, or the last of its threads, and waits within its exit until no number of its
-            namespace is in use any more.
-        why: for people.
-        index: of its actor, once it has one.
+        order: of its birth among those of one maker: the observed order, else the order of the numbers.
+        exit_signal: the exit signal of the process; None: any.
+        lingers: True for an init that has exited, or the last of its threads, and waits within its exit until no other
+            number of its namespace is in use.
+        why: the reason for a node that is no task, as text for the user.
+        index: of its actor; -1 before Script.enter().
     """
 
     __slots__ = (
@@ -89,22 +90,22 @@ class Node:
 
     @property
     def is_init(self) -> bool:
-        """It is the first of its namespace."""
+        """True for the init of a pid namespace."""
         return self.role is Role.KEEPER or self.numbers[-1:] == (1,)
 
     @property
     def leads_session(self) -> bool:
-        """It calls setsid() at some time."""
+        """True for a process that leads a session in the end, so calls setsid(), and for its threads."""
         return self.leader.sid is self.leader
 
     @property
     def waits_in_exit(self) -> bool:
-        """It or a thread of its group lingers."""
+        """True if a thread of its group, the leader included, lingers."""
         return any(thread.lingers for thread in (self.leader, *self.leader.threads))
 
     @property
     def exits(self) -> bool:
-        """It will not be alive in the end."""
+        """True for a thread that has exited when the rebuild is done."""
         if self.task is None:
             return self.lingers or self.role not in (Role.REAPER, Role.KEEPER)
         return self.task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
@@ -114,20 +115,20 @@ class Cast:
     """All nodes of a snapshot.
 
     Args:
-        snapshot: sound, as the readers leave it.
-        pidns: it gets a pid namespace of its own.
+        snapshot: one that the readers of exporters have checked.
+        pidns: True: the tree gets a pid namespace of its own.
 
     Attributes:
-        outside: the session, and the group, that the top inherits.
-        top: the reaper where there is one, else the root's.
-        root: of the tree.
-        nodes: all but `outside`: the top first, tasks in the order of the snapshot, then ghosts, then keepers.
-        keepers: those above before those below.
+        outside: stands for the session and the group that the top inherits.
+        top: the reaper if there is one, else the root.
+        root: the root of the tree.
+        nodes: all but `outside`: the top, tasks in the order of the snapshot, ghosts, keepers.
+        keepers: those of outer namespaces before those of inner ones.
         spaces: for each namespace the one above it; None for the root's, which has id 0.
-        inits: the init of each namespace but that of the top.
+        inits: the init of each namespace; without `pidns`, of each but the caller's, which has id 0.
 
     Raises:
-        NotRebuildableError: the image does not say in which namespace somebody is.
+        NotRebuildableError: the image does not say in which namespace a pid object is.
     """
 
     def __init__(self, snapshot: Snapshot, *, pidns: bool = True) -> None:
@@ -172,7 +173,7 @@ class Cast:
         top.sid = top.pgid = self.outside
         if self.pidns:
             for tag, pid in enumerate(snapshot.pids, first):
-                if pid.numbers == (1,):  # what the init was to the tree, the reaper is
+                if pid.numbers == (1,):  # the reaper takes the place of that init
                     top.tag = tag
                     self.by_tag[tag] = top
         return top
@@ -221,7 +222,7 @@ class Cast:
             ghost.pgid = ghost if users else ghost.sid
 
     def _keep_namespaces(self) -> None:
-        """Where an init is none of the tree, or was its namespace's and is only a number now, a keeper."""
+        """Give a keeper to each namespace whose init is no task of the tree, or is gone but for its number."""
         crowd = Counter(space for tag in self.by_tag.values() for space in self.chain(tag.space))
         for ghost in tuple(self.ghosts):
             if ghost.is_init and ghost.space and crowd[ghost.space] > 1:
@@ -241,7 +242,7 @@ class Cast:
             keeper.why = "init of a pid namespace whose own was none of the tree"
 
     def _tell_who_lingers(self) -> None:
-        """Dead inits of namespaces that somebody else's number is in, and keepers of those that nobody lives in."""
+        """Set `lingers`: for dead inits of namespaces with other numbers, and keepers of those without living tasks."""
         inside: dict[int, list[Node]] = {}
         for node in self.nodes:
             for space in self.chain(node.space):
@@ -251,7 +252,7 @@ class Cast:
             for node in self.tasks
             if node.task is not None and not node.exits and not node.task.child_namespace_dead
         }
-        for space in sorted(self.inits, key=self.level, reverse=True):  # those below have a say in those above
+        for space in sorted(self.inits, key=self.level, reverse=True):  # an init counts in the namespaces above its own
             init = self.inits[space]
             others = [node for node in inside.get(space, ()) if node.leader is not init]
             if init.role is Role.KEEPER:
@@ -267,36 +268,39 @@ class Cast:
     # ---- namespaces ------------------------------------------------------------------------------------------------
 
     def chain(self, space: int) -> Iterator[int]:
-        """A namespace and those above it."""
+        """Yield a namespace and those above it, inner ones first."""
         at: int | None = space
         while at is not None:
             yield at
             at = self.spaces.get(at)
 
     def new_space(self, above: int) -> int:
-        """One more namespace, below one that there is; its id."""
+        """Add a namespace below an existing one, and return its id."""
         space = max(self.spaces) + 1
         self.spaces[space] = above
         return space
 
     def level(self, space: int) -> int:
-        """How deep a namespace is below the root's; `outside` is -1."""
+        """Return the number of levels from the root's namespace down to another one; -1 for that of `outside`."""
         return sum(1 for _ in self.chain(space)) - 1 if space >= 0 else -1
 
     def sees(self, space: int, pid: Node) -> bool:
-        """Whether a pid object has a number in a namespace."""
+        """Return True if a pid object has a number in a namespace."""
         return pid is not self.outside and space in self.chain(pid.space)
 
 
 def _handed_on(members: Iterable[Node]) -> int | None:
-    """The exit signal of a dead session leader: with CLONE_PARENT it has handed it on, so some member may have it."""
+    """Return the exit signal of a dead session leader, derived from its members; None: any.
+
+    A member born with CLONE_PARENT has inherited that of its creator: copy_process(), kernel/fork.c.
+    """
     uncommon = [node for node in members if node.exit_signal not in (None, SIGCHLD)]
     siblings = [node for node in uncommon if node.task and node.task.birth and "CLONE_PARENT" in node.task.birth.flags]
     return next((node.exit_signal for node in (*siblings, *uncommon)), None)
 
 
 def _chains(snapshot: Snapshot) -> list[tuple[int, ...]]:
-    """For each pid object its namespaces; where the image says nothing of them, as the shape of the tree has them."""
+    """Return the namespaces of each pid object: those of the image, else those that follow from the tree's shape."""
     if all(len(pid.namespaces) == len(pid.numbers) for pid in snapshot.pids) and snapshot.namespaces:
         if any(-1 in pid.namespaces for pid in snapshot.pids):
             raise NotRebuildableError(0, "namespace-unknown", "the image does not say in which namespace a pid is")

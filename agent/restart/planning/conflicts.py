@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which steps must keep their order: those that touch one thing, where at least one of the two changes it.
+"""Conflicts of steps: two steps keep their order if they touch one thing and at least one of them changes it.
 
-Two changes that commute (`adds` in restart.kernel) may come in any order, but both before whoever reads, and after.
-What an actor does itself is in order anyway, and so is all that its creator did before it was born.
+Two changes that commute (`Touched.adds` of agent.restart.planning.kernelmodel) may come in any order, but a step that
+reads the thing keeps its place among them. Steps of one actor are in order anyway. So are the steps of an actor and
+those that its creator made before the birth.
 """
 
 from agent.restart.planning.kernelmodel import Thing, Touched
@@ -10,7 +11,7 @@ from agent.restart.planning.plan import NOBODY, Op, Phase, Step
 
 
 class Conflicts:
-    """Takes the steps in order; says for each which ones it has to wait for."""
+    """The steps so far, and the things that they have read and changed."""
 
     def __init__(self) -> None:
         self._writer: dict[Thing, int] = {}
@@ -21,7 +22,7 @@ class Conflicts:
         self._turn = NOBODY
 
     def enter(self, index: int, step: Step, touched: Touched) -> tuple[int, ...]:
-        """Note a step, and tell the earlier steps of other actors that it has to wait for, one for each actor."""
+        """Note a step, and return the earlier steps that it has to wait for: at most one of each other actor."""
         waits: set[int] = set()
         for thing in touched.reads:
             if (writer := self._writer.get(thing)) is not None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tree without those of its processes that only forked, which run nothing when the others run their programs again.
+"""A tree without its processes that only forked, which run nothing when the others run their programs again.
 
 A worker that its program will fork again is in the way of a cold restart: it holds a number, and its parent has a child
-that it knows nothing of. What descends from one that goes, and stays itself, becomes a child of the nearest process
-above that stays; how it was born then is not known. The root stays in any case, and so does the init of a pid
-namespace, for the others are nothing without them. The numbers of those that go stay in the image: a ghost has each
-until all stand.
+that it knows nothing of. A process that stays below one that is left out becomes a child of the nearest process above
+that stays. Its birth is then unknown. The root stays in any case, and so does the init of a pid namespace, for the
+other tasks need them. The numbers of the processes left out stay in the image: a ghost holds each until all stand.
 """
 
 from dataclasses import replace
@@ -16,10 +15,10 @@ _ASSUMED = Birth(None, observed=False, sid=None, pgid=None, flags=(), order=None
 
 
 def without_held(snapshot: Snapshot) -> tuple[Snapshot, list[Task]]:
-    """Leave them out.
+    """Leave the processes out that have only forked, and their zombie children.
 
     Returns:
-        What is left; and the processes that are not in it any more, without their threads. Their zombies go with them.
+        The rest of the snapshot; and the rows of the processes left out, without their threads and zombies.
     """
     root = snapshot.tasks[0]
     dropped = {
@@ -61,7 +60,7 @@ def _is_init(snapshot: Snapshot, task: Task) -> bool:
 
 
 def _birth(task: Task, gone: set[int], snapshot: Snapshot) -> Birth | None:
-    """Its birth, where nobody who made it, or made who made it, is left out."""
+    """Return the birth of a task; an assumed one if a process in its line of creators is left out."""
     birth = task.birth
     if birth is None or task.ppid in gone:
         return None if birth is None else _ASSUMED

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of a plan about process groups.
 
-Their owners found them, others join, and owners that belong elsewhere leave once everybody is there. Where owners wait
-for each other in a circle, a holder keeps one group alive meanwhile. Who does not see his group's number is put there
-by his parent.
+The owner of a group founds it, and the other members join. An owner that belongs to another group leaves its own group
+once all members are there. Where owners wait for each other in a circle, a holder keeps one group alive meanwhile. A
+process that has no number for its group in its namespace is put there by its parent.
 """
 
 from agent.restart.planning.cast import Cast, Node
@@ -12,16 +12,16 @@ from agent.restart.planning.script import Script
 
 
 def founders(cast: Cast) -> set[Node]:
-    """Owners of groups that no setsid() has founded."""
+    """Return the owners of groups that setpgid() has to found, not setsid()."""
     used = {node.pgid for node in cast.nodes if node.leader is node and not node.pgid.leads_session}
     return used - {cast.outside}
 
 
 class Groups:
-    """Who joins which group, and when.
+    """The steps that found, join and leave process groups.
 
     Args:
-        script: to write to; all are born.
+        script: gets the steps; every birth is written already.
     """
 
     def __init__(self, script: Script) -> None:
@@ -31,7 +31,7 @@ class Groups:
         self._holders: list[Node] = []
 
     def write(self) -> None:
-        """All founding, joining and leaving."""
+        """Write all steps."""
         movers: list[Node] = []
         for node in self._script.actors:
             if node.leader is node and node in self._founders:
@@ -61,9 +61,9 @@ class Groups:
         self._script.step(Op.SETPGID, parent, node, node.pgid.index, "it cannot see that group's number itself")
 
     def _move_owners(self, movers: list[Node]) -> None:
-        """Owners that belong into other groups: each goes once its own group has everybody it needs."""
+        """Move owners that belong to other groups, each once its own group has all its members."""
         waiting = dict.fromkeys(movers)
-        missing = dict.fromkeys(movers, 0)  # how many of its group are still to come
+        missing = dict.fromkeys(movers, 0)  # members of its group that are still to come
         for node in movers:
             if node.pgid in missing:
                 missing[node.pgid] += 1
@@ -85,7 +85,7 @@ class Groups:
             self._script.leave(holder)
 
     def _holder(self, owner: Node) -> Node:
-        """Somebody who stays in a group while its owner leaves and its member is not there yet."""
+        """Make a helper that stays in a group while its owner has left and its last members are not there yet."""
         holder = Node(Role.HELPER, 0, (), owner.space)
         holder.sid, holder.pgid, holder.maker = owner.sid, owner, owner
         holder.why = f"keeps group {'/'.join(map(str, owner.numbers))} while its owner leaves it"

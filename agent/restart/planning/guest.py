@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tree whose root is the init of a pid namespace becomes where there is an init already.
+"""The change of a tree whose root is an init into a tree for the caller's pid namespace, which has an init already.
 
-In the caller's namespace its root is one process among others, and it is to be to the tree what it was: the parent of
-its orphans. That a subreaper is, too. So the tree is planned as the subtree of a root that is one, and a reaper stands
-above it as above every tree that has no namespace of its own. A session from outside had no number in the namespace of
-that init; here it has one, as the inherited session of any subtree.
+An init is the parent of its tree's orphans, and so is a subreaper. So the planner takes the tree for a subtree whose
+root is a subreaper. A reaper stands above the root, as above every tree that gets no pid namespace of its own. In the
+init's namespace, a session from outside had no number. In the caller's namespace that session has a number, as the
+inherited session of any subtree.
 """
 
 from dataclasses import replace
@@ -18,12 +18,12 @@ NOTE = (
 
 
 def is_init(snapshot: Snapshot) -> bool:
-    """Whether the root is the init of its pid namespace."""
+    """Return True if the root is the init of its pid namespace."""
     return snapshot.number(snapshot.tasks[0].pid) == 1
 
 
 def as_guest(snapshot: Snapshot) -> Snapshot:
-    """The same tree below a root that is a subreaper and no init."""
+    """Return the same tree below a root that is a subreaper and no init."""
     root = snapshot.tasks[0]
 
     def changed(task: Task) -> Task:

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel for plans: system calls in, the live objects out, and a refusal where the real one would refuse.
+"""The model of the kernel for plans: it applies system calls to live objects, and refuses those that a kernel refuses.
 
-The objects are the process table's (agent.table.objects) and so are the rules (agent.table.rules): what a plan comes to
-here is what the table would say of the same calls. Added is what a table never needs to know, for it is told: which
-calls fail, and which numbers are free.
+The objects are the process table's (agent.table.objects), and so are the rules (agent.table.rules): a plan comes to the
+state that the table would have after the same calls. The model adds the rules that a table does not need, since a table
+sees only calls that have succeeded: the rules for which calls fail, and for which numbers are free.
 
-All tasks ignore every signal that can be ignored but SIGCHLD, which is left at its default (the helper in C does that:
-see `ignore_signals`). So of all exit signals, do_notify_parent(), two reach a parent: SIGKILL and SIGSTOP. A
-namespace's init is immune to both. No plan is to rely on a death, so that is a call refused; and whoever is stopped is
-continued by the guard as long as it has to wait for that child.
+All tasks ignore every signal that can be ignored except SIGCHLD, which they leave at its default (`ignore_signals` in
+the helper in C). So do_notify_parent() can affect a parent by two exit signals: SIGKILL and SIGSTOP. A namespace's init
+is immune to both. No plan may rely on a death, so the model refuses an exit that would kill the parent. The guard
+continues a stopped parent while it has to wait for that child.
 
-Each call also notes what it has to do with, in `touched`: two calls of different tasks may change places unless they
-touch one thing and at least one of them changes it. `reads` are things whose state the call depends on, `adds` are
-changes that commute with each other (another child, another member of a group), `writes` all others.
+Each call notes in `touched` the things that it reads and changes: two calls of different tasks may change places unless
+they touch one thing and at least one of them changes it. `reads` are things whose state the call depends on, `adds` are
+changes that commute with each other (another child, another member of a group), `writes` are all other changes.
 """
 
 from dataclasses import dataclass, field
@@ -36,8 +36,8 @@ class CallRefusedError(Exception):
     """A call that the kernel would refuse.
 
     Attributes:
-        errno: its name.
-        text: the rule that stands in the way.
+        errno: the name of the error, as ESRCH.
+        text: the rule that the call breaks.
     """
 
     def __init__(self, errno: str, text: str) -> None:
@@ -48,7 +48,7 @@ class CallRefusedError(Exception):
 
 @dataclass(slots=True)
 class Touched:
-    """What a call has to do with; see the module."""
+    """The things that a call reads and changes; see the module."""
 
     reads: list[Thing] = field(default_factory=list)
     adds: list[Thing] = field(default_factory=list)
@@ -92,16 +92,16 @@ class Kernel:
         newpid: bool = False,
         exit_signal: int = rules.SIGCHLD,
     ) -> Task:
-        """clone3().
+        """Make the call clone3(), and return the child.
 
         Args:
             by: the caller.
-            numbers: the innermost ones, outermost of them first; the kernel chooses those above.
+            numbers: those of the innermost levels, outer levels first; the kernel chooses those above.
             thread, parent, newpid: CLONE_THREAD, CLONE_PARENT, CLONE_NEWPID.
-            exit_signal: of a process; with CLONE_PARENT it is the caller's, whatever is asked for.
+            exit_signal: of a process; ignored with CLONE_PARENT: the child has the caller's.
 
         Raises:
-            CallRefusedError: as clone3() would fail.
+            CallRefusedError: clone3() would fail.
         """
         touched = self.touched = Touched()
         own, space = by.pid.namespace, self._pending.get(by, by.pid.namespace)
@@ -185,7 +185,7 @@ class Kernel:
     # ---- namespaces ------------------------------------------------------------------------------------------------
 
     def setns(self, by: Task, init: Task) -> None:
-        """setns(CLONE_NEWPID) to the namespace of a task; to its own, the next child is born at home again."""
+        """Make the call setns(CLONE_NEWPID): the next child is born in the namespace of `init`, maybe the caller's own."""
         self.touched = Touched(reads=[("task", init)])
         space = init.pid.namespace
         if space.ancestor(by.pid.namespace.level) is not by.pid.namespace:
@@ -197,7 +197,7 @@ class Kernel:
         self._tell_pending(by)
 
     def unshare(self, by: Task) -> None:
-        """unshare(CLONE_NEWPID)."""
+        """Make the call unshare(CLONE_NEWPID)."""
         self.touched = Touched()
         if by in self._pending:
             raise CallRefusedError("EINVAL", "the next child's pid namespace is not the caller's own any more")
@@ -216,7 +216,7 @@ class Kernel:
     # ---- session and group -----------------------------------------------------------------------------------------
 
     def setsid(self, by: Task) -> None:
-        """setsid()."""
+        """Make the call setsid()."""
         leader = by.leader
         self.touched = Touched(writes=[("sid", leader), ("pgid", leader), ("group", leader.pid)])
         if not rules.may_setsid(leader):
@@ -226,7 +226,7 @@ class Kernel:
         self._members[leader.pid] = {leader: None}
 
     def setpgid(self, by: Task, target: Task, owner: Pid) -> None:
-        """setpgid(): `target` joins the group of a pid object, or founds it where it is its own."""
+        """Make the call setpgid(): `target` joins the group of `owner`, or founds it if `owner` is its own pid."""
         leader = target.leader
         touched = self.touched = Touched(
             reads=[("task", leader), ("sid", by.leader), ("sid", leader), ("parent", leader)], writes=[("pgid", leader)]
@@ -246,7 +246,7 @@ class Kernel:
             touched.reads.append(("group", owner))
             touched.adds.append(("members", owner))
         if leader.pgid is not None and leader.pgid is not owner and self._holds_group(leader):
-            touched.writes.append(("members", leader.pgid))  # whoever is to be in it must be so by now
+            touched.writes.append(("members", leader.pgid))  # tasks that join that group must do so before
         if leader.pgid is not owner:
             self._leave(leader)
             rules.change_pgid(leader, owner)
@@ -262,7 +262,7 @@ class Kernel:
     # ---- subreapers ------------------------------------------------------------------------------------------------
 
     def subreaper(self, by: Task, *, on: bool) -> None:
-        """prctl(PR_SET_CHILD_SUBREAPER)."""
+        """Make the call prctl(PR_SET_CHILD_SUBREAPER)."""
         leader = by.leader
         self.touched = Touched(writes=[("subreaper", leader)])
         leader.flags = leader.flags | SUBREAPER if on else leader.flags & ~SUBREAPER
@@ -272,7 +272,7 @@ class Kernel:
     # ---- death -----------------------------------------------------------------------------------------------------
 
     def exit(self, by: Task, status: int) -> None:
-        """exit() of one thread, or the end of a process that has no other."""
+        """End one thread, and with its last thread the process; `status` is a raw wait status."""
         touched = self.touched = Touched()
         children = tuple(by.children())
         inside: list[Thing] = [("inside", space) for space in _spaces(by.pid.namespace)]
@@ -303,7 +303,7 @@ class Kernel:
             rules.release_task(by)
 
     def _notify_parent(self, leader: Task) -> None:
-        """do_notify_parent(), once all threads of a group have exited."""
+        """Send the exit signal of a process once all its threads have exited: do_notify_parent()."""
         parent = leader.parent.leader if leader.parent is not None else None
         gone = all(thread.flags & EXITED and not self.lingers(thread) for thread in leader.group())
         if not gone or parent is None or departure.is_immune(parent):
@@ -316,7 +316,7 @@ class Kernel:
             self._stopped.add(parent)
 
     def _zap(self, init: Task) -> None:
-        """zap_pid_ns_processes(), where there is nobody to be killed or reaped: no plan is to rely on that."""
+        """Close a pid namespace: zap_pid_ns_processes(). Refuse it if a task would be killed or reaped by that."""
         space = init.pid.namespace
         others = [
             pid.task for pid in space.numbers.values() if pid.task is not None and pid.task.leader is not init.leader
@@ -331,26 +331,25 @@ class Kernel:
                 self._tell_pending(by)
 
     def lingers(self, task: Task) -> bool:
-        """Whether it is an init that waits within its exit, since a number of its namespace is in use besides its
-        own."""
+        """Return True for an init that waits within its exit, since other numbers of its namespace are in use."""
         space = task.pid.namespace
         return space in self._closed and space.reaper is task and len(space.numbers) > len({task.pid, task.leader.pid})
 
     def linger(self, target: Task) -> None:
-        """Wait until an init is where nothing but the release of its namespace's numbers moves it."""
+        """Wait until an init waits within its exit for the release of its namespace's other numbers."""
         moved = self._moved.get(target, Touched())
         self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
         if not self.lingers(target):
             raise CallRefusedError("ESRCH", "nothing keeps it within its exit")
 
     def _holds_group(self, leader: Task) -> bool:
-        """Whether others may rely on it for their group's being there: its founder, or anybody once that has left."""
+        """Return True for a process that keeps its group alive: the founder, or any member if the founder has left."""
         pgid = leader.pgid
         return pgid is leader.pid or pgid is None or pgid.task not in self._members.get(pgid, ())
 
     def wait(self, by: Task, target: Task, *, reap: bool) -> None:
-        """waitid() for one child; `reap`: without WNOWAIT."""
-        # An exit has happened when it has been waited for, not when it was begun.
+        """Make the call waitid() for one child, with WNOWAIT unless `reap`."""
+        # An exit takes time: it counts as done at the return of the wait, not at its own call.
         moved = self._moved.get(target, Touched())
         touched = self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
         if target.parent is None or target.parent.leader is not by.leader:
@@ -369,7 +368,7 @@ class Kernel:
             rules.release_task(target)
 
     def stop(self, by: Task) -> None:
-        """kill(getpid(), SIGSTOP)."""
+        """Make the call kill(getpid(), SIGSTOP)."""
         self.touched = Touched()
         for thread in by.group():
             if not thread.flags & EXITED:
@@ -377,12 +376,12 @@ class Kernel:
 
 
 def _known(pid: Pid) -> str:
-    """Its numbers for people: without those that the model has made up."""
+    """Return the numbers of a pid object as text, without those that the model has made up."""
     return "/".join([str(number) for number in pid.numbers if number < _OUTSIDE_NUMBERS]) or "a process outside"
 
 
 def _spaces(space: Namespace) -> list[Namespace]:
-    """A namespace and those above it, but for the initial one."""
+    """Return a namespace and those above it, except the initial one."""
     found = []
     at: Namespace | None = space
     while at is not None and at.parent is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a task comes to the parent it must have, given who makes it.
+"""The ways by which a task comes to the parent that it must have, given its maker.
 
-While all are born nobody exits, so whoever made somebody stands above him, and so do the makers of makers. There are
-four ways to a parent P:
+No task exits while all are born, so the maker of a task stands above it, and so do the makers of makers. There are four
+ways to a parent P:
 
 * P makes the task;
 * a nephew: the task is the init of a namespace two levels down or more, so P forks a helper into the namespace above
@@ -11,10 +11,10 @@ four ways to a parent P:
 * it is lifted: its maker forks a helper, the helper forks it and exits, and it goes to the nearest subreaper above the
   helper on the level of the helper's pid namespace, else to that namespace's init. P is made subreaper for that moment.
 
-Each way gives it an exit signal. A maker that is its parent chooses; a sibling hands on its own; and whoever is lifted
-has SIGCHLD, as all have who come to another process.
+Each way decides the exit signal of the task. A maker that is its parent chooses the signal. A sibling hands its own
+signal on. A task that is lifted has SIGCHLD: reparent_leader(), kernel/exit.c.
 
-Helpers exit from the bottom up, so whoever is above a task when it is born is still there when it is lifted.
+Helpers exit from the bottom up, so every task above another one at its birth is still there when that one is lifted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ from agent.table.rules import SIGCHLD
 
 
 class Way(Enum):
-    """See the module."""
+    """The four ways to a parent; see the module."""
 
     DIRECT = "direct"
     SIBLING = "sibling"
@@ -37,17 +37,17 @@ class Way(Enum):
 
 
 class Route(NamedTuple):
-    """A way, and for a lift and a nephew in which namespace the helper lives."""
+    """A way; `space` is the helper's namespace for a lift and a nephew."""
 
     way: Way
     space: int = 0
 
 
 class Paths:
-    """The ways up from makers, as things stand, and what it has cost to walk them.
+    """The paths from makers upward with the present makers, and the budget left for walking them.
 
     Args:
-        budget: in steps from one process to its maker, and looks at one process.
+        budget: steps; each goes from a process to its maker, or looks at one process.
     """
 
     def __init__(self, budget: int) -> None:
@@ -55,11 +55,11 @@ class Paths:
         self._leads: dict[Node, dict[Node, bool]] = {}
 
     def forget(self) -> None:
-        """Somebody has got another maker."""
+        """Forget all known paths; to be called when a node has got another maker."""
         self._leads.clear()
 
     def lead_to(self, receiver: Node, maker: Node) -> bool:
-        """Return True if a receiver stands above what a maker forks, and nobody of another namespace is in between."""
+        """Return True if a receiver stands above a maker's children, and all makers in between share one namespace."""
         leads = self._leads.setdefault(receiver, {})
         walked: list[Node] = []
         found = False
@@ -80,7 +80,7 @@ class Paths:
 
 
 def makers(node: Node) -> Iterator[Node]:
-    """Whoever stands above a node when all are born: its maker, and so on. Cut off where it runs in a circle."""
+    """Yield the maker of a node, the maker of that, and so on; stop where they run in a circle."""
     seen = set()
     at = node.leader.maker
     while at is not None and at not in seen:
@@ -90,7 +90,7 @@ def makers(node: Node) -> Iterator[Node]:
 
 
 def depths(nodes: Iterable[Node]) -> dict[Node, int]:
-    """How many stand above each node when all are born, and above its makers; no maker may be his own."""
+    """Return the number of makers above each node, and above each of its makers; they must not run in a circle."""
     found: dict[Node, int] = {}
     for node in nodes:
         walked: list[Node] = []
@@ -106,7 +106,7 @@ def depths(nodes: Iterable[Node]) -> dict[Node, int]:
 
 
 def sessions(node: Node) -> set[Node]:
-    """The sessions that a thread is in at some time."""
+    """Return the sessions that a thread is in at some time."""
     leader = node.leader
     found = {leader.birth_sid} if leader.birth_sid is not None else set()
     if leader.sid is leader:
@@ -117,12 +117,12 @@ def sessions(node: Node) -> set[Node]:
 
 
 def may_make(cast: Cast, maker: Node, node: Node) -> bool:
-    """Whether a thread can have children in the namespace of a node at all."""
+    """Return True if a thread can have children in the namespace of a node."""
     return maker.space in cast.chain(node.space)
 
 
 def route(cast: Cast, maker: Node, node: Node, paths: Paths) -> Route | None:
-    """How a node that `maker` makes comes to its parent; None: not at all."""
+    """Return the route by which a node made by `maker` comes to its parent; None if there is none."""
     parent = node.parent
     if not may_make(cast, maker, node):
         return None
@@ -155,24 +155,27 @@ def route(cast: Cast, maker: Node, node: Node, paths: Paths) -> Route | None:
 
 
 def hands_on(leader: Node, exit_signal: int | None) -> bool:
-    """Return True if a child that a process makes with CLONE_PARENT has an exit signal: its maker's; None is any."""
+    """Return True if a child made with CLONE_PARENT has this exit signal, which is that of its maker; None is any."""
     return leader.exit_signal is None or exit_signal is None or leader.exit_signal == exit_signal
 
 
 def parent_of(node: Node) -> Node | None:
-    """The parent of a thread once all are born; ghosts stay with whoever made them."""
+    """Return the parent of a thread once all are born; the parent of a ghost is its maker."""
     leader = node.leader
     return leader.maker if leader.role is Role.GHOST else leader.parent
 
 
 def _receives(parent: Node) -> bool:
-    """Orphans go to the first thread that lives: to the leader, or once that has gone to the first of the others."""
+    """Return True if orphans that come to a process become children of this thread: the first that lives.
+
+    The kernel's source of the rule: find_alive_thread(), kernel/exit.c.
+    """
     leader = parent.leader
     return parent is leader or (leader.exits and bool(leader.threads) and leader.threads[0] is parent)
 
 
 def _adopts(cast: Cast, maker: Node, receiver: Node, paths: Paths) -> bool:
-    """Whether the children of a helper that `maker` forked go to `receiver` when it exits."""
+    """Return True if the children of a helper that `maker` forked go to `receiver` when the helper exits."""
     if cast.inits.get(maker.space) is receiver and (cast.pidns or maker.space):
         return True
     return paths.lead_to(receiver, maker)

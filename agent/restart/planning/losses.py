@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rebuilt tree will not have of the original though its plan is proven: told before anything is made."""
+"""Losses: properties of the original that a rebuilt tree does not have, though its plan is proven."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ _SHOWN = 10
 
 
 def losses(snapshot: Snapshot) -> Iterator[str]:
-    """Name them, a line for each kind, with the numbers of the tasks as the image has them."""
+    """Yield a line for each kind of loss, with the numbers of the tasks as the image has them."""
     shared = [task.pid for task in snapshot.tasks if task.shares is not None]
     if shared:
         yield (

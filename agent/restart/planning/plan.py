@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan: who is made, and every system call that makes the tree, in one order that is known to work.
+"""A plan: the threads that a rebuild makes, and every system call that makes them, in an order that works.
 
 Theory
 ------
-*Actors* are the threads that a rebuild brings forth: the tasks of the image; *ghosts*, which hold the number of
-somebody who is dead while a session or group still has it; *helpers*, which come and go because a task must be born
-where no task of the image can bear it; and where the root is no namespace's init, a *reaper* above it, in place of all
-that was above it once. Actor 0 stands at the top: the reaper, else the root. Beside the root, as children of the
-reaper, are the *keepers*: each is the init of a namespace that tasks or ghosts are in, while its init was none of the
+*Actors* are the threads that a rebuild makes. Tasks are those of the image. A *ghost* holds the number of a process
+that is gone while its session or group has members. A *helper* comes and goes, because a task must be born where no
+task of the image can bear it. A *reaper* stands above a root that is no namespace's init, in place of all tasks that
+were above it once. Actor 0 stands at the top: the reaper, else the root. The *keepers* are children of the reaper
+beside the root: each is the init of a namespace that tasks or ghosts are in, and whose own init was no task of the
 tree.
 
-*Steps* are system calls. Each is made by one actor, `by`, and an actor makes its own in the order in which they stand.
-The whole list is one order that a kernel accepts; `simulate` runs it on a model of the kernel's rules. A rebuild runs
-the steps of different actors side by side, and keeps to the order only where two steps have to do with one another: a
+*Steps* are system calls. One actor, `by`, makes each step, and an actor makes its own steps in their order. The kernel
+accepts the whole list in its order; agent.restart.planning.simulate runs it on a model of the kernel's rules. A rebuild
+runs the steps of different actors side by side, and keeps to the order only where two steps touch the same thing: a
 step waits for those in `after`.
 
-*Phases* follow one another, and one begins when all steps of the one before are done:
+*Phases* follow one another. A phase begins when all steps of the one before are done:
 
-    build     everybody is born, is in the right session and group, and has the right parent; helpers have gone
+    build     all are born, are in their sessions and groups, and have their parents; helpers have gone
     activate  in tree order: each task has its turn, and zombies and dead leaders exit in theirs
     leave     ghosts exit and are reaped; then the inits exit that wait within their exit for others of their namespace
-    stop      what was stopped stops
+    stop      the tasks that were stopped stop
 """
 
 from enum import IntEnum, StrEnum
@@ -31,7 +31,7 @@ NOBODY = -1
 
 
 class Role(StrEnum):
-    """What an actor is there for."""
+    """The purpose of an actor; see the module's theory."""
 
     TASK = "task"
     GHOST = "ghost"
@@ -41,7 +41,7 @@ class Role(StrEnum):
 
 
 class Op(IntEnum):
-    """What a step does. The numbers are those of enum op in rebuild.h."""
+    """The system call of a step. The numbers are those of enum op in rebuild.h."""
 
     CLONE = 1  # clone3(): `target` is born; value: CloneBits
     SETSID = 2  # setsid()
@@ -67,7 +67,7 @@ class CloneBits(IntEnum):
 
 
 class Phase(IntEnum):
-    """See the module's theory."""
+    """The phases of a rebuild; see the module's theory."""
 
     BUILD = 0
     ACTIVATE = 1
@@ -80,15 +80,15 @@ class Actor(NamedTuple):
 
     Attributes:
         role: see Role.
-        tag: of its pid object in the image; 0 for helpers, and for a reaper that stands for nothing.
-        numbers: from the root's namespace inward; empty where any will do. A reaper in a new namespace has number 1,
-            and so has a keeper in its innermost one.
+        tag: of its pid object in the image; 0 for helpers, and for a reaper that has none.
+        numbers: from the root's namespace inward; empty: any. A reaper in a new namespace has number 1, and so has a
+            keeper in its innermost one.
         depth: levels below the root's namespace.
         leader: the actor that leads its thread group; itself for a process.
         status: raw wait status with which it ends, for zombies and dead leaders; else None.
-        exit_signal: sent to its parent at exit.
+        exit_signal: the signal that its parent gets at its exit.
         comm: at most 15 bytes.
-        why: for people, in a few words, for those that are no tasks; empty for tasks.
+        why: the reason for an actor that is no task, as text for the user; empty for tasks.
     """
 
     role: Role
@@ -112,7 +112,7 @@ class Step(NamedTuple):
         value: see Op.
         phase: see Phase.
         after: indices of the earlier steps, of other actors, that it has to wait for.
-        why: for people; empty where the step explains itself.
+        why: the reason, as text for the user; empty where the step explains itself.
     """
 
     op: Op
@@ -125,14 +125,14 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to make a tree.
+    """A proven way to make a tree.
 
     Attributes:
         actors: by index.
         steps: in an order that works.
         pidns: the tree gets a pid namespace of its own; False: it is built in that of the caller.
         tasks: actors of the image's tasks, in the image's order.
-        notes: for people: what the rebuilt tree will not have of the original.
+        notes: differences of the rebuilt tree from the original, as text for the user.
     """
 
     actors: tuple[Actor, ...]
@@ -142,7 +142,7 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def parents(self) -> list[int]:
-        """For each actor the one that calls clone() for it; NOBODY for actor 0."""
+        """Return, for each actor, the one that calls clone() for it; NOBODY for actor 0."""
         parents = [NOBODY] * len(self.actors)
         for step in self.steps:
             if step.op is Op.CLONE:
@@ -150,5 +150,5 @@ class Plan(NamedTuple):
         return parents
 
     def lingering(self) -> set[int]:
-        """The actors that wait within their exit in the end."""
+        """Return the actors that wait within their exit in the end."""
         return {step.target for step in self.steps if step.op is Op.LINGER}

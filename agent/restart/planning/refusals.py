@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees that no plan is made for, whatever their history: where the kernel forbids them, or where no way is known here.
+"""Refusals of trees that no plan is made for, whatever their history: the kernel forbids them, or no way is known.
 
-A refusal is *proven* where a rule of the kernel says that no kernel can be in that state, or can be brought there again
-under the options that were asked for. All others are limits of ckptree. The proven ones, by Linux 6.18:
+A refusal is *proven* if a rule of the kernel says that no kernel can be in that state, or can be brought there again
+under the given options. All others are limits of ckptree. The proven ones, by Linux 6.18:
 
 `leader-without-task`
     A leader is not reaped before the other threads of its group have gone: delay_group_leader(), kernel/exit.c.
-`number-of-the-init` (restart.planning)
-    In each pid namespace there is somebody who has the number 1.
+`number-of-the-init` (agent.restart.planning.search)
+    In each pid namespace the init has the number 1.
 
-No proof is claimed for what a tracer can bring about, for a rebuild has none: `dying-namespace`, where a tracer holds
-somebody within his exit, or a zombie; `zombie-thread`.
+Two refusals are not proven, for a tracer can bring those states about, and a rebuild has no tracer: `dying-namespace`,
+where a tracer holds a task within its exit, or a zombie; `zombie-thread`.
 
-Nor for `exit-signal`, a zombie whose exit signal is SIGKILL. Its parent is told at once, by exit_notify() or by the
-release_task() of its last thread, and SIGKILL cannot be ignored. So a parent that stands is one of these:
+`exit-signal` is not proven either: a zombie whose exit signal is SIGKILL. The kernel signals its parent at once, by
+exit_notify() or by the release_task() of its last thread, and SIGKILL cannot be ignored. So a parent that stands is one
+of these:
 
-* the init of a pid namespace: sig_task_ignored() has SIGNAL_UNKILLABLE drop it. That one is rebuilt.
-* one that has called exec() since the birth: do_notify_parent() compares parent_exec_id with self_exec_id, and sends
-  SIGCHLD where they differ, while the zombie keeps its exit_signal. The tasks of a rebuild call no exec() before all
-  stand, so it is refused.
-* one whose zombie is traced by somebody else: the tracer is told, with SIGCHLD, and the parent when it detaches, in
-  __ptrace_detach(). Refused, too.
+* The init of a pid namespace: sig_task_ignored() drops the signal because of SIGNAL_UNKILLABLE. Such a tree is rebuilt.
+* A parent that has called exec() since the birth: do_notify_parent() compares parent_exec_id with self_exec_id, and
+  sends SIGCHLD if they differ, while the zombie keeps its exit_signal. The tasks of a rebuild call no exec() before all
+  stand, so the tree is refused.
+* A parent whose zombie another process traces: the tracer gets SIGCHLD. The parent gets its signal when the tracer
+  detaches, in __ptrace_detach(). The tree is refused, too.
 
-A new parent is none of them, for reparent_leader() makes SIGCHLD the exit signal of whoever comes to it.
+A parent that has adopted the zombie is none of these, for reparent_leader() sets the exit signal to SIGCHLD.
 """
 
 from signal import Signals
@@ -40,14 +41,14 @@ _HARMLESS: Final = (
 """Signals that do not kill by default."""
 
 _FAULTS: Final = (*(Signals.SIGBUS, Signals.SIGFPE, Signals.SIGILL, Signals.SIGSEGV, Signals.SIGSYS, Signals.SIGTRAP),)
-"""Signals that the kernel forces on who has done something wrong, a namespace's init too: `commit_fault` in ending.c."""
+"""Signals that the kernel forces on a task that commits a fault, even on an init: `commit_fault` in ending.c."""
 
 
 def refuse_hopeless(cast: Cast) -> None:
-    """Look for what stands in the way.
+    """Refuse a tree that cannot be rebuilt, whatever its history.
 
     Raises:
-        NotRebuildableError: it names the task and the rule.
+        NotRebuildableError: the error names the task and the rule.
     """
     if cast.top is cast.root:
         _refuse_keepers(cast)
@@ -87,7 +88,7 @@ def _refuse_signal(cast: Cast, node: Node) -> None:
 
 
 def _refuse_status(cast: Cast, node: Node) -> None:
-    """What a process cannot be made to end with."""
+    """Refuse wait statuses that no task can be made to end with."""
     code = node.task.exit_code if node.task is not None and node.exits else None
     number = (code or 0) & 0x7F
     if not number:
@@ -105,7 +106,7 @@ def _refuse_status(cast: Cast, node: Node) -> None:
 
 
 def _refuse_keepers(cast: Cast) -> None:
-    """A keeper stands beside the root; whose root is an init itself has nobody beside it."""
+    """Refuse keepers where the root is the top: a keeper stands beside the root, so it needs a reaper above both."""
     for keeper in cast.keepers:
         if keeper.tag:
             text = f"{name(keeper)} was the init of a pid namespace that others are in, and none of the tree"
@@ -130,7 +131,7 @@ def _refuse_strange_threads(node: Node) -> None:
 
 
 def _refuse_dying(cast: Cast, node: Node) -> None:
-    """What cannot be in a namespace whose init waits within its exit."""
+    """Refuse tasks that cannot be in a namespace whose init waits within its exit."""
     if node.lingers and node.leader is cast.top:
         text = f"the init {name(node)} waits within its exit, and nobody above it is of the tree to see to that"
         raise NotRebuildableError(node.tag, "dying-namespace", text)
@@ -148,7 +149,7 @@ def _refuse_dying(cast: Cast, node: Node) -> None:
 
 
 def _refuse_pending(cast: Cast, node: Node) -> None:
-    """A namespace that waits for a child and is dead, with somebody of the tree in it who is not."""
+    """Refuse a dead namespace of a task's next child if a living task of the tree is in it."""
     row = node.task
     if row is None or node.exits or row.child_namespace is None or not row.child_namespace_dead:
         return
@@ -175,5 +176,5 @@ def _refuse_outside(cast: Cast, node: Node, *, founded: bool) -> None:
 
 
 def name(node: Node) -> str:
-    """For people: its numbers."""
+    """Return the numbers of a node as text."""
     return "/".join(map(str, node.numbers))

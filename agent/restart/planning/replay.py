@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who made whom, as it was observed.
+"""The creator of each task, from the birth history of the snapshot.
 
-A birth names the thread that called clone(). Where that is gone, it need not come back: a dead ancestor that led no
-session which still has members was all its life in the session it was born into, so its own creator can make its
-children just as well. What is left of all the dead are the leaders of sessions that live on, and those are ghosts
-anyway. The same holds for threads that are gone: any thread of their group does.
+A birth names the thread that called clone(). A creator that is gone need not be made again unless it led a session that
+still has members: without such a session it spent its life in the session that it was born into, so its own creator can
+make its children just as well. The leaders of sessions that still have members are ghosts anyway. A thread that is gone
+is replaced by any thread of its group.
 """
 
 from agent.model import Birth, OutsidePid, PidRef, Snapshot
@@ -41,7 +41,7 @@ def _follow(cast: Cast, node: Node, birth: Birth) -> None:
 
 
 def _session(cast: Cast, ref: PidRef | None) -> Node | None:
-    """None: nobody living is in it, so it is all the same."""
+    """Return the leader of a session or group of a birth; None: no task of the image is in it, so any will do."""
     if ref is None or isinstance(ref, OutsidePid):
         return None
     if ref >= cast.snapshot.first_tag:
@@ -50,7 +50,7 @@ def _session(cast: Cast, ref: PidRef | None) -> Node | None:
 
 
 def _maker(cast: Cast, birth: Birth, session: Node | None) -> Node | None:
-    """The nearest creator that is a node."""
+    """Return the nearest creator that is a node; None if the history does not reach one."""
     ancestors = cast.snapshot.ancestors
     creator = birth.creator
     for _ in range(len(ancestors) + 1):
@@ -69,7 +69,7 @@ def _maker(cast: Cast, birth: Birth, session: Node | None) -> Node | None:
 
 
 def _session_ghost(cast: Cast, snapshot: Snapshot, ancestor: int) -> Node | None:
-    """The ghost that an ancestor comes back as, because its session has members."""
+    """Return the ghost of an ancestor whose session has members; None if it has none."""
     row = snapshot.ancestors[ancestor]
     for event in row.events:
         if event.event == "setsid" and isinstance(event.value, int) and event.value >= snapshot.first_tag:

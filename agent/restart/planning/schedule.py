@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From who makes whom to a list of steps, each tried on the model of the kernel as it is written down.
+"""The list of steps that carries out the births and routes of a cast, each step tried on the model of the kernel.
 
-The order of things
--------------------
-1. Everybody is born, helpers and ghosts too, and nobody exits. A process makes its threads, then those that must be
-   born into the session it was born into, calls setsid() if it leads a session, and makes the others. Somebody who
-   enters a namespace waits until its init is there.
-2. Helpers exit from the bottom up. Before, whoever is to get their children becomes subreaper, and nobody else is one.
-3. Subreaper flags get what they are to be.
-4. Groups: their owners found them, others join, and owners that belong elsewhere leave last. Where each waits for the
-   other, a holder keeps a group alive.
-5. Pending namespaces are entered, for nobody has a child any more but what makes such a namespace a dead one: where it
-   was new and its init has gone, a helper is its init, exits, and is reaped.
-6. Tasks are activated in tree order, zombies and dead leaders exit in their turn. Ghosts leave. Inits that wait within
-   their exit for others of their namespace exit, those below before those above. Stopped tasks stop.
+The order of steps
+------------------
+1. All actors are born, helpers and ghosts too, and none exits. A process makes its threads, then the children that must
+   be born into its first session. It calls setsid() if it leads a session, and makes its other children. A task that is
+   born into an existing namespace waits until the init is there.
+2. Helpers exit from the bottom up. Before a helper exits, the receiver of its children becomes the only subreaper.
+3. Subreaper flags get their final values.
+4. The owner of a group founds it, and the other members join. An owner that belongs to another group leaves its own
+   last. Where owners wait for each other, a holder keeps a group alive.
+5. Tasks enter the pid namespaces of their next children, since no task of the image is to be born any more. If such a
+   namespace is a new one whose init has gone, a helper becomes its init, exits, and is reaped.
+6. Tasks are activated in tree order; zombies and dead leaders exit in their turn. Ghosts leave. Inits that wait within
+   their exit for others of their namespace exit, inner ones first. Stopped tasks stop.
 """
 
 from collections.abc import Collection
@@ -30,11 +30,11 @@ from agent.restart.planning.script import Script
 
 
 class Scheduler:
-    """Writes the plan of one cast.
+    """The writer of the plan of one cast.
 
     Args:
-        cast: with makers, as restart.solver leaves it.
-        routes: how each comes to its parent.
+        cast: with makers, as agent.restart.planning.solver leaves it.
+        routes: the route of each process to its parent.
     """
 
     def __init__(self, cast: Cast, routes: dict[Node, Route]) -> None:
@@ -43,7 +43,7 @@ class Scheduler:
         self._script = Script(cast)
 
     def plan(self) -> Plan:
-        """The whole plan.
+        """Write all steps, and return the plan.
 
         Raises:
             NotRebuildableError: the kernel would refuse a step.
@@ -92,7 +92,7 @@ class Scheduler:
             if row is None or row.child_namespace is None or node.exits:
                 continue
             init = self._cast.inits.get(row.child_namespace) if row.child_namespace >= 0 else None
-            if init is not None:  # which exits in its turn where that namespace is dead
+            if init is not None:  # in a dead namespace the init exits in its turn
                 verb = "was to" if row.child_namespace_dead else "will"
                 self._script.step(Op.ENTER, node, init, why=f"its next child {verb} be born there")
             elif row.child_namespace_dead:
@@ -102,7 +102,7 @@ class Scheduler:
                 self._script.step(Op.UNSHARE, node, why="its next child will be born into a new namespace")
 
     def _outlive_init(self, node: Node) -> None:
-        """The namespace of its next child gets an init, and dies with it."""
+        """Give the namespace of a task's next child an init that exits: the namespace dies with it."""
         init = Node(Role.HELPER, 0, (), self._cast.new_space(node.space))
         init.maker = node
         init.why = f"the pid namespace of the next child of {'/'.join(map(str, node.numbers))} dies with it"
@@ -119,7 +119,7 @@ class Scheduler:
             if row is not None and node.exits:
                 by_itself = (
                     row.state is TaskState.DEAD_LEADER and node.waits_in_exit
-                )  # a signal would take its thread along
+                )  # a signal would kill its thread, too
                 self._script.step(Op.EXIT, node, value=0 if by_itself else row.exit_code or 0)
                 if row.state is TaskState.ZOMBIE and node is not self._cast.top:
                     self._script.step(Op.AWAIT, self._script.parent_of(node), node)

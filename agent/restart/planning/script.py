@@ -11,10 +11,10 @@ from agent.table.rules import SIGCHLD
 
 
 class Script:
-    """The actors and steps so far, and the state they have led to.
+    """The actors and steps so far, and the state that they have led to.
 
     Args:
-        cast: whom it is about; the top is there from the start.
+        cast: the nodes; the top is there from the start.
 
     Attributes:
         actors: in the order in which they are born.
@@ -34,7 +34,7 @@ class Script:
         self._by_task[self.task(cast.top)] = cast.top
 
     def plan(self) -> Plan:
-        """All that was written."""
+        """Return the plan that consists of the steps so far."""
         return Plan(
             tuple([self._actor(node) for node in self.actors]),
             tuple(self._steps),
@@ -57,16 +57,16 @@ class Script:
         )
 
     def enter(self, node: Node) -> None:
-        """One more actor, not born yet."""
+        """Add an actor, which is not born yet."""
         node.index = len(self.actors)
         self.actors.append(node)
         self._machine.tasks.append(None)
 
     def step(self, op: Op, by: Node, target: Node | None = None, value: int = 0, why: str = "") -> None:
-        """One more step.
+        """Add a step, and make it on the model of the kernel.
 
         Raises:
-            CallRefusedError: the kernel would refuse it.
+            CallRefusedError: the kernel would refuse the step.
         """
         about = target.index if target is not None else NOBODY
         step = Step(op, by.index, about, value, self.phase, (), why)
@@ -79,34 +79,38 @@ class Script:
         self._steps.append(Step(op, by.index, about, value, self.phase, after, why) if after else step)
 
     def is_born(self, node: Node) -> bool:
-        """Whether its CLONE is written."""
+        """Return True if the CLONE of a node is written."""
         return node.index >= 0 and self._machine.tasks[node.index] is not None
 
     def task(self, node: Node) -> Task:
-        """Its state after the steps so far."""
+        """Return the task of a node as it is after the steps so far."""
         return self._machine.task(node.index)
 
     def parent_of(self, node: Node) -> Node:
-        """Its parent as things stand."""
+        """Return the parent of a node after the steps so far.
+
+        Raises:
+            CallRefusedError: ECHILD, the parent is no actor.
+        """
         parent = self.task(node).leader.parent
         if parent is None or parent not in self._by_task:
             raise CallRefusedError("ECHILD", f"nobody of the tree is the parent of {node!r}")
         return self._by_task[parent]
 
     def leave(self, node: Node) -> None:
-        """It exits, and is reaped by whoever is its parent now."""
+        """Write the exit of a node, and its reaping by its present parent."""
         self.step(Op.EXIT, node)
         self.step(Op.REAP, self.parent_of(node), node)
 
     def found(self, owner: Node) -> None:
-        """It founds its group, where it has not done so yet."""
+        """Have a process found its group, if it has not done so yet."""
         task = self.task(owner)
         if task.pgid is not task.pid:
             self.step(Op.SETPGID, owner, owner, owner.index)
 
 
 def exit_signal(node: Node) -> int:
-    """Sent to its parent when it exits."""
+    """Return the signal that the parent of a process gets at its exit; -1 for a thread."""
     if node.leader is not node:
         return -1
     return SIGCHLD if node.exit_signal is None else node.exit_signal

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a snapshot to a plan that is proven to build it.
+"""The search for a plan that is proven to build a snapshot.
 
-What was observed of the births is tried first, then what the rules allow without. A plan counts when the model of the
-kernel, run anew from its first step, ends in the snapshot.
+The search follows the observed births first. If that fails, it uses the kernel's rules alone. A plan is accepted when
+the model of the kernel, run anew from the first step, ends in the snapshot.
 """
 
 import gc
@@ -25,11 +25,11 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
     """Find a plan.
 
     Args:
-        snapshot: sound, as the readers leave it.
+        snapshot: one that the readers of exporters have checked.
         pidns: give the tree a pid namespace of its own.
 
     Raises:
-        NotRebuildableError: there is none, or none is known; it names the task and the rule.
+        NotRebuildableError: no plan exists, or none was found; the error names the task and the rule.
     """
     notes = (*[f"squashed: {line}" for line in snapshot.squashed], *losses(snapshot))
     if not pidns and guest.is_init(snapshot):
@@ -41,7 +41,7 @@ def make_plan(snapshot: Snapshot, *, pidns: bool = True) -> Plan:
 
 
 def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snapshot, Plan]:
-    """Decide what `plan` shows and `restart` makes.
+    """Find the plan that the verb `plan` shows and the verb `restart` carries out.
 
     Args:
         snapshot: of the original.
@@ -49,10 +49,10 @@ def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snaps
         any_numbers: let the kernel choose all numbers.
 
     Returns:
-        The tree as it is to be, and the plan that makes it.
+        The snapshot that the rebuilt tree is to have, and the plan that makes it.
 
     Raises:
-        NotRebuildableError: as make_plan() does; and where a number is that of an init in every namespace.
+        NotRebuildableError: as for make_plan(); also if a task needs the number 1, which the caller's init has.
     """
     if pidns:
         return snapshot, make_plan(snapshot)
@@ -67,7 +67,7 @@ def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snaps
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """What a plan is made of is no garbage before it is done, and to look for some meanwhile takes half of the time."""
+    """Switch the garbage collector off: no object of a plan is garbage before its end, and collecting doubles the cost."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -86,11 +86,11 @@ def _found(snapshot: Snapshot, *, pidns: bool) -> Plan:
         try:
             return _attempt(snapshot, pidns=pidns, observed=False)
         except NotRebuildableError:
-            raise error from None  # what was observed says more of why
+            raise error from None  # the error of the observed births says more
 
 
 def obstacles(snapshot: Snapshot) -> tuple[Obstacle, ...]:
-    """What stands in the way of a rebuild in a pid namespace of its own; empty where there is a plan."""
+    """Return the obstacles to a rebuild in a pid namespace of its own; empty if there is a plan."""
     try:
         make_plan(snapshot)
     except NotRebuildableError as error:
@@ -115,10 +115,10 @@ def _attempt(snapshot: Snapshot, *, pidns: bool, observed: bool) -> Plan:
 
 
 def prove(snapshot: Snapshot, plan: Plan) -> None:
-    """Run a plan on the model, and compare.
+    """Run a plan on the model of the kernel, and compare the result with the snapshot.
 
     Raises:
-        NotRebuildableError: it ends in another tree.
+        NotRebuildableError: the plan ends in another tree.
     """
     machine = simulate.run(plan)
     try:

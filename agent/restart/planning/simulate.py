@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a plan on the model of the kernel, and what comes of it.
+"""Runs of a plan on the model of the kernel, and the comparison of the result with the snapshot.
 
-The result is selected by the very code that selects a snapshot from the live table, so a plan that passes here builds
-what a capture would show as the same tree.
+The code that selects a snapshot from the live table also selects the result, so a plan that passes builds a tree whose
+capture would be the same snapshot.
 """
 
 from collections.abc import Collection
@@ -19,14 +19,14 @@ CORE_DUMPED = 0x80
 
 
 class PlanError(CkptreeError):
-    """A plan that does not come to the tree it was made for."""
+    """A step of a plan that the kernel would refuse."""
 
 
 class Machine:
     """A model kernel and the actors of a plan that are alive in it.
 
     Attributes:
-        kernel: see restart.kernel.
+        kernel: the model; see agent.restart.planning.kernelmodel.
         tasks: by actor; None before birth.
     """
 
@@ -36,21 +36,25 @@ class Machine:
         self._pidns = pidns
 
     def task(self, actor: int) -> Task:
-        """Who plays an actor."""
+        """Return the task of an actor.
+
+        Raises:
+            CallRefusedError: ESRCH, it is not born yet.
+        """
         task = self.tasks[actor]
         if task is None:
             raise CallRefusedError("ESRCH", f"actor {actor} is not born yet")
         return task
 
     def begin(self, numbers: tuple[int, ...], exit_signal: int) -> None:
-        """Make actor 0."""
+        """Make actor 0, as the init of a new pid namespace or as a subreaper."""
         kernel = self.kernel
         self.tasks[0] = kernel.clone(kernel.guard, numbers, newpid=self._pidns, exit_signal=exit_signal)
         if not self._pidns:
             kernel.subreaper(self.task(0), on=True)
 
     def run(self, step: Step, numbers: tuple[int, ...] = (), exit_signal: int = 17) -> None:
-        """Make a step happen; numbers and signal are those of the one that a CLONE makes."""
+        """Make the system call of a step; numbers and exit signal are those of the child of a CLONE."""
         kernel, by, value = self.kernel, self.task(step.by), step.value
         match step.op:
             case Op.CLONE:
@@ -104,14 +108,18 @@ def run(plan: Plan) -> Machine:
 
 
 def result(plan: Plan, machine: Machine, mode: Mode) -> Selection:
-    """What a capture of the tree would show."""
+    """Return what a capture of the tree would show.
+
+    Raises:
+        CkptreeError: the tree cannot be captured.
+    """
     return select(machine.task(plan.tasks[0]), mode)
 
 
 def difference(snapshot: Snapshot, made: Selection) -> str | None:
-    """The first thing in which what was made is not the snapshot; None where all is equal, as diff means it.
+    """Return the first difference of a result from the snapshot, as text; None if there is none.
 
-    Compared by numbers and not by rows, since other writers give tags in another order.
+    Tasks are compared by their numbers and not by rows, since other writers give tags in another order.
     """
     unknown = {snapshot.number(task.pid) for task in snapshot.tasks if task.exit_signal is None or task.exit_signal < 0}
     want, have = _rows(snapshot, unknown), _rows(_as_snapshot(snapshot, made), unknown)
@@ -145,18 +153,18 @@ _EXITED = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
 def _status(task: SnapshotTask) -> int | None:
-    """With which it ended; who may not read that has null, and gets 0."""
+    """Return the wait status of an exited task without the core dump's bit; 0 if unknown, None for a living task."""
     if task.exit_code is None:
         return 0 if task.state in _EXITED else None
     return task.exit_code & ~CORE_DUMPED
 
 
 def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
-    """By number in the root's namespace; ids as numbers, which are unique there, or as the special values.
+    """Return rows by number in the root's namespace, with ids as numbers, which are unique there, or special values.
 
     Args:
-        snapshot: whose rows.
-        unknown: numbers of those whose exit signal is all the same.
+        snapshot: has the rows.
+        unknown: numbers of tasks whose exit signal is not compared.
     """
 
     def name(tag: int) -> int:
@@ -181,7 +189,7 @@ def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
 
 
 def _partition_difference(snapshot: Snapshot, made: Selection) -> str | None:
-    """Two pids of one namespace there must be of one here, and the other way round."""
+    """Return text if two pids of one namespace in the snapshot are of two in the result, or the other way round."""
     if not snapshot.namespaces:
         return None
     there = {pid.numbers[0]: pid.namespaces for pid in snapshot.pids}

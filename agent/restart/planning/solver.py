@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who could have made whom, where nobody saw it.
+"""The search for a maker of each task whose birth was not observed.
 
 Theory
 ------
-A task is born into its maker's session, and its parent must stand above its maker (restart.lineage). Only a session
-leader has a choice of the session it is born into, and it and the dead ones have a choice of the place. So:
+A task is born into its maker's session, and its parent must stand above its maker (agent.restart.planning.lineage).
+Only a session leader can be born into one session and end in another. Only a session leader or a ghost can be made at
+several places of the tree. So:
 
-* a task whose parent P is in its session at some time is made by P;
-* else by the leader L of its session, if L stands below P, and it is lifted to P;
-* else something has to be arranged, and there are two things that can be:
-  - P leads a session of its own: it may have been born into the one in question, and forked before setsid();
-  - L may have been made below P, and been lifted away afterwards (a dead L has no place of its own to go to).
+* if the parent P of a task is in the task's session at some time, P makes the task;
+* else, if the leader L of its session stands below P, L makes the task, and it is lifted to P;
+* else there are two arrangements to try:
+  - P leads a session of its own: P may have been born into the session in question, and forked before setsid();
+  - L may have been made below P, and lifted away afterwards (a dead L has no parent to go to).
 
-Each arrangement asks for others in turn. The search tries them in that order and takes back what leads nowhere; it
-ends, for each node is arranged at most once in each way, and it is bounded for the sake of hostile images.
+Each arrangement may need others. The search tries them in that order, and takes back those that lead nowhere. It ends,
+for it arranges each node at most once in each way. A bound on its steps protects it from hostile images.
 """
 
 from typing import NamedTuple
@@ -25,14 +26,14 @@ from agent.restart.planning.plan import Role
 from agent.restart.planning.refusals import name
 
 WORK = 2_000_000
-"""Steps that a search may take, in addition to some for each process: looks at one, and ways from one to its maker."""
+"""Steps that a search may take, besides WORK_EACH for each process. A step looks at a process, or goes to its maker."""
 
 WORK_EACH = 200
-"""For each process: a kernel's trees take a few rounds."""
+"""Further steps for each process; the tree of a real system takes a few rounds."""
 
 
 class Arrangement(NamedTuple):
-    """What can be arranged: a node is born into `session`, and made by `maker` if that is not None."""
+    """An assumption about a node: it is born into `session`, and made by `maker` unless that is None."""
 
     node: Node
     maker: Node | None
@@ -43,7 +44,7 @@ class Solver:
     """One search.
 
     Args:
-        cast: nodes, of which some may have a maker already: these were observed, and stay as they are.
+        cast: its nodes that have a maker already were observed, and stay as they are.
 
     Attributes:
         routes: of each process but the top, once solved.
@@ -59,14 +60,14 @@ class Solver:
             if node.parent is not None:
                 self._children.setdefault(node.parent.leader, []).append(node)
         self._paths = Paths(WORK + WORK_EACH * len(self._processes))
-        self._sound: set[Node] = set()  # whose makers lead to the top, as things stand
+        self._sound: set[Node] = set()  # processes whose makers lead to the top, with the present arrangements
         self.routes: dict[Node, Route] = {}
 
     def solve(self) -> None:
         """Give every process a maker and a birth session.
 
         Raises:
-            NotRebuildableError: there is no way known; it names the first task that none was found for.
+            NotRebuildableError: no way is known; the error names the first task without one.
         """
         for node in self._processes:
             self._assign(node)
@@ -86,9 +87,9 @@ class Solver:
         self._forget_signals()
 
     def _assign(self, node: Node) -> None:
-        """Birth session and maker, as far as they follow from what is observed and arranged."""
+        """Set birth session and maker of a node, as far as observed births and arrangements decide them."""
         if node in self._observed:
-            if node.birth_sid is None:  # a session that nobody is in any more: whatever its maker has
+            if node.birth_sid is None:  # a session without members: that of its maker will do
                 maker = node.maker
                 node.birth_sid = maker.leader.sid if maker is not None else None
             return
@@ -107,7 +108,7 @@ class Solver:
             node.maker = parent if session in sessions(parent) else session
 
     def _search(self) -> Node | None:
-        """Arrange until all can be made; returns the first that could not be, where nothing helps."""
+        """Arrange until all nodes can be made; return None then, else the first node that cannot be made."""
         processes = [node for node in self._processes if node.role is Role.TASK or node.maker is not None]
         stack: list[tuple[list[Arrangement], Arrangement]] = []
         first_stuck: Node | None = None
@@ -145,7 +146,7 @@ class Solver:
             self._assign(child)
 
     def _route(self, node: Node) -> Route | None:
-        """How a task is made, as things stand."""
+        """Return the route of a task with the present arrangements; None if there is none."""
         maker, session = node.maker, node.birth_sid
         self._paths.left -= 1
         if maker is None or maker is self._cast.outside or maker.leader is node:
@@ -157,8 +158,7 @@ class Solver:
         return route(self._cast, maker, node, self._paths)
 
     def _runs_in_a_circle(self, node: Node) -> bool:
-        """Whether a process is among its own makers; whoever is below a sound one is sound, so each is looked at
-        once."""
+        """Return True if a process is among its own makers; a process below a sound one is not looked at again."""
         walked = [node]
         for above in makers(node):
             leader = above.leader
@@ -171,13 +171,13 @@ class Solver:
             self._paths.left -= len(walked)
             at = walked[-1].maker
             if at is not None and at.leader in walked:
-                return False  # it stands below a circle, whose members find that themselves
+                return False  # it stands below a circle, which is found for a member of the circle
         self._paths.left -= len(walked)
         self._sound.update(walked)
         return False
 
     def _arrangements(self, node: Node) -> list[Arrangement]:
-        """What could be arranged so that a node can be made."""
+        """Return the arrangements that may allow a node to be made, in the order in which to try them."""
         parent, session, cast = node.parent, node.birth_sid, self._cast
         if parent is None or session is None:
             return []
@@ -196,7 +196,11 @@ class Solver:
         return node not in self._arranged and node not in self._observed
 
     def _place_ghost(self, ghost: Node) -> None:
-        """A ghost can be anybody's child who is in its session and can have children in its namespace."""
+        """Give a ghost a maker: any process of its session that can have children in its namespace.
+
+        Raises:
+            NotRebuildableError: there is none.
+        """
         cast = self._cast
         if ghost.maker is not None:
             return
@@ -228,7 +232,7 @@ class Solver:
         return best
 
     def _forget_signals(self) -> None:
-        """Leave ghosts that make no siblings the exit signal that nobody heeds."""
+        """Leave the exit signal open for ghosts that make no siblings: no task inherits it."""
         used = {
             node.maker.leader for node, way in self.routes.items() if way.way is Way.SIBLING and node.maker is not None
         }
