@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: they depend on nothing that whoever started them happens to have set."""
+"""The common setup of all tests: they depend on no setting of the process that starts them."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ settings.load_profile("ckptree")
 
 @pytest.fixture(scope="session", autouse=True)
 def unconfined() -> Iterator[None]:
-    """A verb that a test calls within this process would give up, for good, what all other tests need."""
+    """Keep a verb from confining this process, which would lose for good the rights that all other tests need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(confinement, "confine_root", lambda: None)
         yield

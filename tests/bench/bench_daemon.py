@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the daemon itself cost: idle, after a million records, and beside thousands of tasks?
+"""Measurement of the daemon's own cost: idle, after a million records, and beside thousands of tasks.
 
 ``python -m tests.bench.bench_daemon [--idle-s 20] [--forks 250000] [--tasks 20000] [--json]`` from the repository's
-root, as root. A process that is born, dies and is waited for makes four records; one subscriber hears of births and
-deaths. A turn is what the loop does between two waits; what takes long is a job beside it. On a machine that has other
-things to do, a turn includes the time in which the daemon was not running, and idle is nothing.
+root, as root. A process that is born, dies and is waited for makes four records; one subscriber receives births and
+deaths. A turn is the work of the loop between two waits; long work is a job in a thread. On a busy machine a turn
+includes the time in which the daemon did not run, and the idle figure means nothing.
 """
 
 import argparse
@@ -32,13 +32,13 @@ def _switches(pid: int) -> int:
 
 
 def _resident_kb(pid: int) -> int:
-    """Anonymous memory alone: the ring is shared with the kernel."""
+    """Return the anonymous memory of a process, in KiB; the ring is shared with the kernel and not counted."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
 
 
 def idle(seconds: float) -> Figures:
-    """A daemon that nobody asks."""
+    """Measure a daemon without clients."""
     with Watcher() as watcher:
         pid = watcher.client.status()["pid"]
         records = watcher.client.metrics()["records"]
@@ -71,13 +71,13 @@ class _Hearer:
             self.dropped += event.details["count"] if event.kind == "dropped" else 0
 
     def close(self) -> None:
-        """Once nothing comes any more."""
+        """End the subscription when no more events arrive."""
         self._thread.join()
         self._events.close()
 
 
 def forks(count: int) -> Figures:
-    """Memory before and after so many processes."""
+    """Measure the daemon's memory before and after this number of processes."""
     with Watcher() as watcher:
         pid = watcher.client.status()["pid"]
         program = str(compiled("bench_hooks"))
@@ -103,7 +103,7 @@ def forks(count: int) -> Figures:
 
 
 def tasks(count: int) -> Figures:
-    """How long the loop is away from its clients, and what runs beside it."""
+    """Measure the longest turns of the loop, and the jobs that run beside it."""
     with IdleTree(count, breadth=10, threads=3) as tree, Watcher() as watcher:
         client = watcher.client
         taken = {fmt: client.snapshot(str(tree.root), fmt=fmt).elapsed_ns / 1e6 for fmt in ("ckpt", "msgpack", "json")}

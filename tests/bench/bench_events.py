@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does one life cost the daemon, with a subscriber and without?
+"""Measurement of the daemon's CPU time for the life of one process, with and without a subscriber.
 
 ``python -m tests.bench.bench_events [--lives 3000] [--rounds 7] [--json]`` from the repository's root; no rights
 needed.
 
 A life is six records of a simulated kernel: birth, exec, exit, release, wait and free. They are applied as in the
-daemon; time is CPU time of this process. A listener fetches what it is told as often as the daemon looks into its ring.
+daemon; time is CPU time of this process. A subscriber fetches its events as often as the daemon reads its ring.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class Lives:
     """A host with two processes below its init, and the records of lives below the first one.
 
     Args:
-        count: how many.
+        count: the number of lives.
     """
 
     def __init__(self, count: int) -> None:
@@ -50,7 +50,7 @@ class Lives:
             _live(kernel, maker)
 
     def subscribe(self, case: str) -> Subscription | None:
-        """Begin to listen, as a case has it."""
+        """Subscribe, as the case requires."""
         service = self.scene.service
         roots = {CASES[1]: (self.other,), CASES[2]: (self.top,), CASES[3]: ()}.get(case)
         if roots is None:
@@ -71,7 +71,7 @@ def _live(kernel: Kernel, maker: Thread) -> None:
 
 
 def life_us(case: str, count: int) -> float:
-    """CPU time for one life, in us."""
+    """Return the CPU time for one life, in us."""
     lives = Lives(count)
     subscription = lives.subscribe(case)
     stream, changes = lives.scene.watch.stream, lives.scene.watch.table.changes

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does the daemon itself take: to start, of memory, of a CPU while a storm goes on?
+"""Measurement of the daemon's footprint: start time, memory, and CPU time during a storm.
 
-``python -m tests.bench.bench_footprint [--forks 200000] [--json]`` from the repository's root, as root. Ten million
-forks are the long form of the question whether memory is bounded by the living.
+``python -m tests.bench.bench_footprint [--forks 200000] [--json]`` from the repository's root, as root. With ten
+million forks it tests that living tasks alone determine the memory.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _SETTLE_S = 0.3  # several times the interval at which the daemon empties the ri
 
 
 def started_ms(watcher: Watcher) -> float:
-    """From the command to the first answer; compiled before."""
+    """Return the time from the command to the first answer, in ms; the programs are compiled before."""
     begun = time.perf_counter_ns()
     watcher.start()
     took = (time.perf_counter_ns() - begun) / 1e6
@@ -33,12 +33,12 @@ def started_ms(watcher: Watcher) -> float:
 
 
 def forks(count: int) -> None:
-    """So many, one after the other."""
+    """Fork this many processes, one after the other."""
     subprocess.run([str(compiled("bench_hooks")), "vfork", str(count)], check=True, stdout=subprocess.DEVNULL)
 
 
 def memory(watcher: Watcher, count: int, tasks: int) -> dict[str, float]:
-    """Resident bytes without the ring: fresh, for each task, and what many forks leave behind."""
+    """Return resident bytes without the ring: of a fresh daemon, for each task, and after many forks."""
     empty = watcher.resident_bytes()
     with IdleTree(tasks):
         time.sleep(_SETTLE_S)
@@ -57,7 +57,7 @@ def memory(watcher: Watcher, count: int, tasks: int) -> dict[str, float]:
 
 
 def under_storm(watcher: Watcher, duration_s: float) -> dict[str, float]:
-    """CPU time while a storm goes on and nobody asks."""
+    """Return the CPU time during a storm without requests."""
     with Storm(idle=100):
         time.sleep(_SETTLE_S)
         records, cpu, begun = watcher.client.status()["records"], watcher.cpu_s(), time.monotonic()
@@ -75,7 +75,7 @@ def under_storm(watcher: Watcher, duration_s: float) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it once."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forks", type=positive, default=200_000, help="whose traces memory is looked through for")
     parser.add_argument("--tasks", type=positive, default=10_000, help="over which memory is divided")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does being watched cost the watched? Loops of calls with the daemon running and without, in turn.
+"""Measurement of the cost of the hooks: loops of system calls with and without the daemon, in turn.
 
 ``python -m tests.bench.bench_hooks [--pairs 15] [--json]`` from the repository's root, as root. The machine's own speed
 drifts by more than the hooks cost, so only neighbours are compared: the figure is the median of the differences of
@@ -36,13 +36,13 @@ KINDS = {
 
 
 def loop_ns(name: str) -> float:
-    """ns per call, once."""
+    """Return the duration of one call in ns, measured once."""
     command = [str(compiled("bench_hooks")), name, str(max(1, int(CALLS[name] * _share)))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def run(pairs: int, watcher: Watcher) -> dict[str, list[tuple[float, float]]]:
-    """(without, with) for each loop, pairs times; every other pair is taken the other way round."""
+    """Return pairs of (without, with) for each loop; every other pair is measured in reverse order."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in CALLS}
     for n in range(pairs):
         sides: dict[bool, dict[str, float]] = {}
@@ -59,7 +59,7 @@ def run(pairs: int, watcher: Watcher) -> dict[str, list[tuple[float, float]]]:
 
 
 def run_kinds(pairs: int) -> dict[str, list[tuple[float, float]]]:
-    """(without, with) for a call that is nobody's hook, with one kind of hook after the other loaded."""
+    """Return (without, with) for a call that has no hook, with one kind of hook after the other loaded."""
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     for _ in range(pairs):
         for kind, without in KINDS.items():
@@ -70,7 +70,9 @@ def run_kinds(pairs: int) -> dict[str, list[tuple[float, float]]]:
 
 
 def run_programs() -> dict[str, float]:
-    """ns that the kernel itself counts for a run of each program, while the loops run: medians of what is not rare."""
+    """Return the kernel's own figure for each program, in ns for a run, while the loops run: medians of frequent
+    programs.
+    """
     from agent.capture.probes import Probes  # not before the loops above are done
 
     switch = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -94,7 +96,7 @@ def run_programs() -> dict[str, float]:
 
 
 def summary(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Median without, median of differences, and the quartiles of these."""
+    """Return the median without, the median of the differences, and the quartiles of the differences."""
     differences = [watched - bare for bare, watched in pairs]
     return {
         "bare_ns": median(bare for bare, _ in pairs),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long it takes to find a plan, and to prove it on the model of the kernel, for trees of several shapes.
+"""Measurement of the time to find a plan and to prove it on the model of the kernel, for trees of several shapes.
 
-Each with the births as they were observed, and without any. Time is CPU time of this process, best of several runs.
+Each tree is planned with the observed births, and without any. Time is CPU time of this process, best of several runs.
 """
 
 import argparse
@@ -23,25 +23,25 @@ from tests.support.builders import a_snapshot, a_task, born
 
 
 def broad(tasks: int) -> Snapshot:
-    """All are children of one."""
+    """Return a tree in which all processes are children of one."""
     rows = [a_task(tag, 1 if tag > 1 else 0, birth=born(1, tag) if tag > 1 else None) for tag in range(1, tasks + 1)]
     return a_snapshot([(row.pid,) for row in rows], rows, mode="container")
 
 
 def deep(tasks: int) -> Snapshot:
-    """Each is the child of the one before."""
+    """Return a tree in which each process is the child of the one before."""
     rows = [a_task(tag, tag - 1, birth=born(tag - 1, tag) if tag > 1 else None) for tag in range(1, tasks + 1)]
     return a_snapshot([(row.pid,) for row in rows], rows, mode="container")
 
 
 def threads(tasks: int) -> Snapshot:
-    """All are threads of one process."""
+    """Return a tree of one process with many threads."""
     rows = [a_task(tag, 0, tgid=1, birth=born(1, tag) if tag > 1 else None) for tag in range(1, tasks + 1)]
     return a_snapshot([(row.pid,) for row in rows], rows, mode="container")
 
 
 def sessions(tasks: int) -> Snapshot:
-    """Each leads a session."""
+    """Return a tree in which each process leads a session."""
     rows = [
         a_task(tag, 1 if tag > 1 else 0, pgid=tag, sid=tag, birth=born(1, tag) if tag > 1 else None)
         for tag in range(1, tasks + 1)
@@ -50,7 +50,7 @@ def sessions(tasks: int) -> Snapshot:
 
 
 def daemons(tasks: int) -> Snapshot:
-    """Double forks: each is in the session of one who is dead, and was adopted by the init."""
+    """Return a tree of double forks: each process is in the session of a dead one, and the init has adopted it."""
     numbers, rows, gone = [(1,)], [a_task(1, 0)], []
     for index in range(tasks - 1):
         tag, leader = 2 + 2 * index, 3 + 2 * index  # tags come in the order of discovery, numbers in that of births
@@ -64,7 +64,7 @@ def daemons(tasks: int) -> Snapshot:
 
 
 def orphans(tasks: int) -> Snapshot:
-    """Every other one is in the session of the one before, and was adopted by the init."""
+    """Return a tree in which every other process is in the session of the one before, and the init has adopted it."""
     numbers, rows = [(1,)], [a_task(1, 0)]
     for leader in range(2, tasks, 2):
         numbers += [(leader,), (leader + 1,)]
@@ -78,12 +78,12 @@ SHAPES: tuple[Callable[[int], Snapshot], ...] = (broad, deep, threads, sessions,
 
 
 def unobserved(snapshot: Snapshot) -> Snapshot:
-    """The same tree, of whose births nobody knows anything."""
+    """Return the same tree without any observed birth."""
     return replace(snapshot, tasks=tuple(task._replace(birth=None) for task in snapshot.tasks), ancestors=())
 
 
 def measure(snapshot: Snapshot, runs: int) -> tuple[int, float]:
-    """Steps of the plan, and CPU seconds to find it."""
+    """Return the number of steps of the plan, and the CPU time to find it, in seconds."""
     best = float("inf")
     for _ in range(runs):
         begin = time.process_time()

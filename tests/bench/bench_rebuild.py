@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does a rebuild cost beyond the system calls that it cannot do without? Both in turn, in one run.
+"""Measurement of the cost of a rebuild beyond its necessary system calls, both in turn in one run.
 
-``python -m tests.bench.bench_rebuild [--tasks 1000] [--rounds 15] [--json]`` from the repository's root, as root.
-A flat tree: a root and its children, each with its number. Both figures begin with the first clone3(); the bare loop's
-ends when the last one has returned, the rebuild's when all children have come to life, have told so, and are in place.
+``python -m tests.bench.bench_rebuild [--tasks 1000] [--rounds 15] [--json]`` from the repository's root, as root. A
+flat tree: a root and its children, each with its number. Both figures begin with the first clone3(); the bare loop's
+ends when the last one has returned, the rebuild's when all children run, have reported, and are in place.
 """
 
 import argparse
@@ -26,7 +26,7 @@ REBUILD = "rebuild, until all stand"
 
 
 def flat(tasks: int) -> Plan:
-    """A root with all others as its children."""
+    """Return a snapshot of a root with all other tasks as its children."""
     writer = PlanWriter()
     root = writer.actor(1)
     for n in range(tasks):
@@ -35,20 +35,20 @@ def flat(tasks: int) -> Plan:
 
 
 def bare(tasks: int) -> int:
-    """Nanoseconds of the loop."""
+    """Return the duration of the bare loop, in ns."""
     program = compiled("bare_clone3", "-static")
     return int(subprocess.run([program, str(tasks)], check=True, capture_output=True, text=True).stdout)
 
 
 def rebuild(plan: Plan) -> int:
-    """Nanoseconds until all stand."""
+    """Return the time until all tasks of the rebuild are in place, in ns."""
     with Rebuild(plan, no_stdio=True) as made:
         made.build()
         return made.building_ns
 
 
 def measured(tasks: int, rounds: int) -> dict[str, list[int]]:
-    """All figures, ns. The first round of each warms up."""
+    """Return all figures, in ns. The first round of each is a warm-up."""
     plan = flat(tasks)
     assert all(step.op in (Op.CLONE, Op.ACTIVATE) for step in plan.steps if step.phase <= Phase.ACTIVATE)
     methods: dict[str, Callable[[], int]] = {BARE: lambda: bare(tasks), REBUILD: lambda: rebuild(plan)}

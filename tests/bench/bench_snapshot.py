@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does one capture of a quiet tree cost? All methods in turn, tree by tree, in one run.
+"""Measurement of one capture of a quiet tree: all methods in turn, tree by tree, in one run.
 
 ``python -m tests.bench.bench_snapshot [--tasks 100,1000,5000,20000] [--rounds 21] [--json]`` from the repository's
 root, as root. Beside those trees: one of 10 tasks on a host that has the largest of them too, and one of 1000 beside a
-storm. The daemon's figure is from the request to the bytes of the image; the command line's is a whole process. What
-comes again at once finds in the processor's caches what the others have not driven out meanwhile.
+storm. The daemon's figure is from the request to the bytes of the image; the command line's is a whole process. A
+method that is repeated at once finds its data in the processor's caches, as far as other methods have not replaced it.
 """
 
 import argparse
@@ -42,14 +42,14 @@ Figures = dict[str, dict[str, float]]
 
 
 def wall_ns(call: Callable[[], object]) -> int:
-    """Time around a call."""
+    """Return the wall-clock time of a call, in ns."""
     begun = time.perf_counter_ns()
     call()
     return time.perf_counter_ns() - begun
 
 
 def command(*arguments: str) -> None:
-    """Run the command line, as installed beside this interpreter."""
+    """Run the command line that is installed beside this interpreter."""
     program = Path(sys.executable).parent / "ckptree"
     ran = subprocess.run([str(program), *arguments], check=False, stderr=subprocess.PIPE, text=True)
     if ran.returncode:
@@ -57,7 +57,7 @@ def command(*arguments: str) -> None:
 
 
 def methods(root: int, watcher: Watcher, iterator: BareIterator, image: Path) -> dict[str, Callable[[], int]]:
-    """Each takes one capture and returns what it took, ns."""
+    """Return the methods by name; each takes one capture and returns its duration in ns."""
     snapshot = ("snapshot", str(root), "--mode", "subtree", "-o", str(image))
     return {
         ITERATOR: lambda: iterator().duration_ns,
@@ -73,7 +73,7 @@ def methods(root: int, watcher: Watcher, iterator: BareIterator, image: Path) ->
 
 
 def measure(tasks: int, rounds: int, watcher: Watcher, iterator: BareIterator, directory: Path) -> Figures:
-    """For one size of tree: medians and quartiles, in ms and of what share of each method ckptree takes.
+    """Return, for one size of tree, medians and quartiles in ms, and ckptree's share of the time of each method.
 
     Slow methods take part in every fifth round.
     """
@@ -105,7 +105,7 @@ def _summary(times: dict[str, dict[int, float]], name: str) -> dict[str, float]:
 
 
 def lines(figures: dict[str, Figures]) -> list[list[str]]:
-    """The table: medians, and how many times the daemon's snapshot fits into each."""
+    """Return the rows of the table: medians, and the ratio of each to the daemon's snapshot."""
     names = next(iter(figures.values()))
     return [
         [

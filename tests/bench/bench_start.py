@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a daemon takes from exec to READY=1, and what it leaves to the next.
+"""Measurement of a daemon's start, from exec to READY=1, and of the memory that it leaves to its successor.
 
 Four ways to begin, in turn: programs compiled, programs from the store of compiled ones, hooks and ring taken over
 after a crash, and hooks, ring and memory taken over at a restart. The service manager is the tests' own; medians.
@@ -28,7 +28,7 @@ _MEMORY = "ckptree/memory"
 
 
 class Measured(ServiceManager):
-    """A manager that knows how long things take.
+    """A service manager that measures starts and ends.
 
     Attributes:
         ended_ms: from the last signal to the end.
@@ -39,13 +39,13 @@ class Measured(ServiceManager):
     memory_bytes = 0
 
     def begin(self) -> float:
-        """Start it; milliseconds until READY=1."""
+        """Start the daemon; return the time until READY=1, in ms."""
         begun = time.monotonic()
         self.start()
         return 1000 * (max(at for at, line in self.said if line == "READY=1") - begun)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """As before."""
+        """End the daemon, and measure the end."""
         begun = time.monotonic()
         status = super().end(number)
         self.ended_ms = 1000 * (time.monotonic() - begun)
@@ -55,7 +55,7 @@ class Measured(ServiceManager):
 
 
 def compiled(manager: Measured) -> float:
-    """Nothing is there."""
+    """Start with an empty store."""
     manager.stop()
     with tempfile.TemporaryDirectory() as empty:
         os.environ["CACHE_DIRECTORY"] = empty
@@ -66,19 +66,19 @@ def compiled(manager: Measured) -> float:
 
 
 def loaded(manager: Measured) -> float:
-    """The bytecode is there."""
+    """Start with stored bytecode."""
     manager.stop()
     return manager.begin()
 
 
 def crashed(manager: Measured) -> float:
-    """Hooks and ring are there."""
+    """Start with the hooks and the ring of a daemon that crashed."""
     manager.end(signal.SIGKILL)
     return manager.begin()
 
 
 def restarted(manager: Measured) -> float:
-    """So is the memory."""
+    """Start with hooks, ring and memory of a daemon that ended."""
     manager.end()
     return manager.begin()
 
@@ -92,7 +92,7 @@ WAYS: dict[str, Callable[[Measured], float]] = {
 
 
 def measure(tasks: int, turns: int) -> dict[str, float]:
-    """Medians for one size."""
+    """Return the medians for one size."""
     took: dict[str, list[float]] = {way: [] for way in WAYS}
     ends: list[float] = []
     sizes: list[int] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many records a second the table takes, from bytes as they stood in the ring.
+"""Measurement of the records that the table applies in a second, from bytes as in the ring.
 
 Records a real fork storm first (root), then replays the bytes, in order, into fresh tables: headers walked, records put
 into order, decoded and applied, as in the daemon. Time is CPU time of this process, best and median of several replays.
@@ -27,7 +27,7 @@ _KIND_AT = 8
 
 
 def record(forks: int) -> bytes:
-    """Drain the ring while a child forks, as one run of (u32 length, u32 0, record, padding)."""
+    """Drain the ring while a child forks; return one run of (u32 length, u32 0, record, padding)."""
     probes = Probes(1 << 22)
     out = bytearray()
 
@@ -54,7 +54,7 @@ def record(forks: int) -> bytes:
 
 
 def replay(run: bytes) -> tuple[int, float]:
-    """Feed it to a new table; returns records and CPU seconds."""
+    """Feed the bytes to a new table; return the number of records and the CPU time in seconds."""
     table = ProcessTable()
     stream = Stream(dict(table.handlers))
     data = memoryview(run)

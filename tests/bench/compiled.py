@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C programs beside this file, built once per run into a directory that goes with the run."""
+"""The C programs beside this file, built once for each run into a temporary directory."""
 
 import subprocess
 import tempfile
@@ -16,7 +16,7 @@ def _directory() -> "tempfile.TemporaryDirectory[str]":
 
 @cache
 def compiled(name: str, *options: str) -> Path:
-    """Build ``name``.c with gcc and further options; the path of the result."""
+    """Build ``name``.c with gcc and these options; return the path of the program."""
     target = Path(_directory().name) / name
     command = ["gcc", "-O2", "-Wall", "-Wextra", "-pthread", *options, str(HERE / f"{name}.c"), "-o", str(target)]
     subprocess.run(command, check=True)

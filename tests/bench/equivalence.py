@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the table say what the kernel says, of every field? Snapshots against the task iterator and against /proc.
+"""Comparison of the table with the kernel, in every field: snapshots against the task iterator and against /proc.
 
-Theory
-------
-None of the three can be had at the same instant as another. So the two readings are taken between two snapshots: a task
-that both snapshots show alike, in every field, did not change meanwhile, and whatever was read between has to say the
-same. What does not is looked at once more: a task that changes to and fro, from one state to another and back, differs
-only once.
+Theory ------ No two of the three can be read at the same instant. So the two readings are taken between two snapshots:
+a task that both snapshots show alike, in every field, did not change meanwhile, and both readings must agree with them.
+A difference is checked once more: a task that changes from one state to another and back differs only once.
 """
 
 import time
@@ -32,7 +29,7 @@ Key = tuple[int, int]
 
 
 class Facts(NamedTuple):
-    """What a snapshot says of one task, by the numbers of the initial namespace; None: it does not tell.
+    """The fields of one task in a snapshot, by the numbers of the initial namespace; None: unknown.
 
     Attributes:
         numbers: its own at every level, from the root's namespace inward.
@@ -59,11 +56,11 @@ class Facts(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What came of one comparison.
+    """The result of one comparison.
 
     Attributes:
-        tasks: that stood still, and were compared.
-        values: compared.
+        tasks: number of tasks that did not change and were compared.
+        values: number of compared values.
         differences: one line each.
     """
 
@@ -73,7 +70,7 @@ class Report(NamedTuple):
 
 
 def facts_of(snapshot: Snapshot) -> dict[Key, Facts]:
-    """Every task of a snapshot."""
+    """Return the fields of every task of a snapshot."""
     if snapshot.namespaces[0].inum != INITIAL_INUM:
         raise ValueError("numbers of a tree within a namespace are not those of the iterator and of /proc")
     group = {task.pid: task.tgid for task in snapshot.tasks}
@@ -107,7 +104,7 @@ def facts_of(snapshot: Snapshot) -> dict[Key, Facts]:
 
 
 def _seen(snapshot: Snapshot, tag: int, by: Task) -> tuple[int, ...] | None:
-    """The numbers of a pid object as a task's namespace and those above it count; None for one from outside."""
+    """Return the numbers of a pid object in a task's namespace and those above it; None for one from outside."""
     pid, own = snapshot.pid(tag), snapshot.pid(by.pid)
     if pid is None or own is None:
         return None
@@ -117,7 +114,7 @@ def _seen(snapshot: Snapshot, tag: int, by: Task) -> tuple[int, ...] | None:
 
 
 def rows_of_iterator(iterator: BareIterator) -> dict[Key, dict[str, object]]:
-    """What the kernel's own iterator says, without any event: by task, the fields that its row has."""
+    """Return the rows of the kernel's own iterator, read without any event: by task, the fields that its row has."""
     raw = list(wire.ROW.iter_unpack(iterator.read().data))
     by_address = {row[0]: row for row in raw}
     by_pid = {row[3]: row[6] for row in raw if row[3]}
@@ -220,15 +217,17 @@ def _once(take: Callable[[], Snapshot], iterator: BareIterator, every: int, turn
 
 
 def _began(snapshot: Snapshot) -> int:
-    """CLOCK_BOOTTIME ns of a snapshot, by the clocks of now: what was born before it had to be in it."""
+    """Return the time of a snapshot, CLOCK_BOOTTIME in ns, by the present clocks; it must have all tasks born
+    before.
+    """
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - (time.time_ns() - snapshot.time_ns) - TICK_NS
 
 
 def compare(take: Callable[[], Snapshot], iterator: BareIterator, *, every: int = 1, turn: int = 0) -> Report:
-    """Compare; what differs once is looked at again, and reported if it differs each time.
+    """Compare; check a difference again, and report it if it remains each time.
 
     Args:
-        take: gives a snapshot of the tree.
+        take: returns a snapshot of the tree.
         iterator: the bare one.
         every, turn: of /proc, read one process of so many, and which.
     """

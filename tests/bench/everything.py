@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: all measurements one after the other, each beside its rivals in the same run, into one report.
+"""``make bench``: all measurements, one after the other, each with its rivals in the same run, in one report.
 
 ``python -m tests.bench.everything [--write] [--long]`` from the repository's root, as root. With --write the tables go
 between the marks of docs/benchmarks.md, and a picture beside it.
@@ -44,7 +44,7 @@ LONG: dict[str, tuple[str, ...]] = {"bench_footprint": ("--forks", "10000000"), 
 
 
 def run(name: str, options: Sequence[str]) -> Figures:
-    """One of them; its figures."""
+    """Run one measurement; return its figures."""
     print(f"bench: {name} {' '.join(options)}", file=sys.stderr, flush=True)
     begun = time.monotonic()
     command = [sys.executable, "-m", f"tests.bench.{name}", *options, "--json"]
@@ -71,7 +71,7 @@ def _times(figures: Figures, *, upwards: bool) -> str:
 
 
 def snapshots(figures: Figures) -> str:
-    """How long each method takes, and how that compares."""
+    """Return the table of the durations of all methods, with their ratios."""
     places = list(figures)
     rows = [[name, *(_spread(figures[place][name]) for place in places)] for name in figures[places[0]]]
     for words, name, upwards in (
@@ -84,7 +84,7 @@ def snapshots(figures: Figures) -> str:
 
 
 def picture(figures: Figures) -> str:
-    """The same as curves: of the trees that are all of what is there."""
+    """Draw the durations as curves, for trees without other tasks beside them."""
     names = (bench_snapshot.DAEMON, bench_snapshot.ITERATOR, bench_snapshot.PROC, bench_snapshot.PSUTIL)
     curves = {
         name: {
@@ -104,7 +104,7 @@ CALLS = {
 
 
 def hooks(figures: Figures) -> str:
-    """What the watched pay, and what the kernel counts for each program."""
+    """Return the cost for the watched processes, and the kernel's own figures for each program."""
     rows = [
         [
             CALLS.get(name, name),
@@ -120,7 +120,7 @@ def hooks(figures: Figures) -> str:
 
 
 def others(found: dict[str, Figures]) -> str:
-    """All the rest, one line each."""
+    """Return the other measurements, one line each."""
     daemon, rate, rebuild = found["bench_footprint"], found["bench_table"], found["bench_rebuild"]["ns"]
     life = {case: median(values) for case, values in found["bench_events"]["us"].items()}
     bare, built = (median(values) / 1e6 for values in rebuild.values())
@@ -145,7 +145,7 @@ def others(found: dict[str, Figures]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it all once."""
+    """Run all measurements once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="figures into docs/benchmarks.md, and a picture beside it")
     parser.add_argument("--long", action="store_true", help="ten million forks, a hundred rounds")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers for people: quantiles of measurements, and a table of them."""
+"""Summaries of measurements: quantiles, and a table of them."""
 
 from collections.abc import Iterable, Sequence
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The value that this share of the values does not exceed; the nearest one that was measured."""
+    """Return the smallest measured value that this share of the values does not exceed."""
     ordered = sorted(values)
     if not ordered:
         raise ValueError("nothing was measured")
@@ -13,12 +13,12 @@ def quantile(values: Iterable[float], share: float) -> float:
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle one."""
+    """Return the median."""
     return quantile(values, 0.5)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, the first column left, the others right."""
+    """Return a Markdown table, the first column aligned left, the others right."""
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
     texts = [

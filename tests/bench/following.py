@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does who applies nothing but events show what a snapshot shows? ``python -m tests.bench.following [--events
-340000]``.
+"""Comparison of a tree kept by events alone with snapshots: ``python -m tests.bench.following [--events 340000]``.
 
 A tree kept by the events of a storm (agent.protocol.livetree) is compared with a snapshot of the same number, field by
 field, again and again, in three storms: with all numbers of the host, with few that are used again at once, and with a
-ring so small that records are lost all the time. Where events were left out, for they were not read in time, it begins
-anew, and that is counted. Exit code 0 unless something differed.
+ring so small that records are lost all the time. Where the daemon dropped events that were not read in time, the
+follower starts anew, and the restarts are counted. The exit code is 0 unless something differed.
 """
 
 import argparse
@@ -31,7 +30,7 @@ _OF_LOG = 4000  # characters of what the daemon has said last, where it went awa
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one storm.
+    """The result of one storm.
 
     Attributes:
         wrong: differences, one line each; the first ones of each comparison.
@@ -47,7 +46,7 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
     def cells(self) -> list[str]:
-        """A line of the table."""
+        """Return the row of the table."""
         counts = (self.events, self.assumed, self.entered, self.comparisons, self.tasks, self.lost, self.begun_anew)
         return [*(f"{count:,}" for count in counts), str(len(self.wrong))]
 
@@ -61,7 +60,7 @@ class Follower:
     Args:
         watcher: the daemon.
         root: of the tree, in the initial namespace.
-        out: is counted in.
+        out: takes the counts.
     """
 
     def __init__(self, watcher: Watcher, root: int, out: Outcome) -> None:
@@ -77,11 +76,11 @@ class Follower:
         self._held.clear()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._events.close()
 
     def read(self, seconds: float) -> None:
-        """Apply what comes within that time."""
+        """Apply the events that arrive within this time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and (event := self._events.next_within(left)) is not None:
             self._apply(event)
@@ -132,7 +131,7 @@ class Follower:
 
 
 def follow(options: argparse.Namespace, pid_max: int = 0, settings: str = "") -> Outcome:
-    """One storm, until so many events have been applied."""
+    """Run one storm, until this many events have been applied."""
     out = Outcome()
     with (
         Watcher(settings) as watcher,
@@ -151,7 +150,7 @@ def follow(options: argparse.Namespace, pid_max: int = 0, settings: str = "") ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it once; 0 unless something differed."""
+    """Run it once; return 0 unless something differed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=positive, default=340_000, help="of each storm")
     parser.add_argument("--idle", type=natural, default=200, help="tasks that sleep beside the storm")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Some of the hooks, loaded and held with nobody reading their records: what a call costs that announces nothing.
+"""Some of the hooks, loaded and held without a reader of their records, for the cost of a call that makes no record.
 
 ``python -m tests.bench.held [FEATURE]...`` loads all but the named ones, says so by a line, and holds them until its
 standard input ends.
@@ -16,7 +16,7 @@ _REPOSITORY = Path(__file__).parents[2]
 
 @contextmanager
 def held(without: tuple[str, ...]) -> Iterator[list[str]]:
-    """The hooks in force, by name, while the block runs."""
+    """Hold the hooks by these names while the block runs."""
     command = [sys.executable, "-m", "tests.bench.held", *without]
     with subprocess.Popen(command, cwd=_REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         if holder.stdin is None or holder.stdout is None:

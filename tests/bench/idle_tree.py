@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quiet tree of a known size (idle_tree.c) as a context."""
+"""A context that runs a quiet tree of a known size (idle_tree.c)."""
 
 import subprocess
 from types import TracebackType
@@ -18,7 +18,7 @@ class IdleTree:
         threads: of each process, besides its first.
 
     Attributes:
-        root: number of the root, once entered.
+        root: number of the root, while the context is active.
     """
 
     def __init__(self, tasks: int, *, breadth: int = 0, threads: int = 0) -> None:

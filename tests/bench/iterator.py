@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bare task iterator as a rival: ckptree's own iterator program, read alone, with no events to mend it.
 
-Run as ``python -m tests.bench.iterator FD`` this module has it loaded and hands its link over through the socket FD: no
-hook and no compiler stays behind in the process that measures.
+Run as ``python -m tests.bench.iterator FD`` this module loads the program and sends its link through the socket FD, so
+that the measuring process has neither hooks nor a compiler.
 """
 
 import os
@@ -22,7 +22,7 @@ _REPOSITORY = Path(__file__).parents[2]
 
 
 def _rows(data: bytes) -> list[Row]:
-    """Addresses and pid identities, told by the numbers of those rows that have them; None where none has."""
+    """Return addresses and pid identities as the numbers of those rows that have them; None where no row has."""
     raw = list(_ROW.iter_unpack(data))
     by_task = {task: tid for task, _, _, _, _, _, tid, _ in raw}
     by_pid = {pid: tid for _, _, _, pid, _, _, tid, _ in raw if pid}  # 0: released already
@@ -33,7 +33,7 @@ def _rows(data: bytes) -> list[Row]:
 
 
 class BareIterator:
-    """Reads the iterator behind one link, kept open. Calling it is one scan."""
+    """A reader of the iterator behind one link, which stays open. A call is one scan."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -48,16 +48,16 @@ class BareIterator:
         self._link = descriptors[0]
 
     def read(self) -> IteratorRead:
-        """One reading, undecoded: struct sweep_row, one after the other."""
+        """Read once and return the bytes: struct sweep_row, one after the other."""
         return scan_iterator(self._link)
 
     def __call__(self) -> Scan:
-        """One scan."""
+        """Make one scan."""
         read = self.read()
         return Scan(read.begun_ns, read.ended_ns, partial(_rows, read.data))
 
     def close(self) -> None:
-        """Let go of the link."""
+        """Close the link."""
         os.close(self._link)
 
 

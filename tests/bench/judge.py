@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Was a captured set of tasks ever true? The judge of torn snapshots.
+"""The judge of torn snapshots: it decides if a captured set of tasks was ever true.
 
-Theory
-------
-A capture claims that at one instant the tree was exactly these rows. What the storm's log knows rules out instants:
+Theory ------ A capture claims that at one instant the tree was exactly these rows. The storm's log rules out instants:
 
 * a shown task rules out all before it was asked for and all after it was seen to be gone;
 * a task that is not shown rules out the time for which it was surely there;
@@ -13,7 +11,7 @@ Each finding is an open interval. If they cover the whole window in which the ca
 and the capture is *torn*. The proof is the smallest number of findings that cover it: most often two, "X is shown, gone
 by a" and "Y is missing, there since b", where b < a is false.
 
-The judge is mild: where the log leaves something open, it accepts. What it calls torn surely is.
+The judge is mild: where the log leaves a question open, the judge accepts. A capture that it calls torn is torn.
 """
 
 from bisect import bisect_left
@@ -30,7 +28,7 @@ LONG_NS = 50 * BUCKET_NS
 
 
 class Row(NamedTuple):
-    """One captured task or thread; None where the method does not tell.
+    """One captured task or thread; a field is None if the method does not read it.
 
     Attributes:
         tid, tgid, ppid, sid, pgid: numbers in the initial namespace. ppid is a process, never a thread.
@@ -49,10 +47,10 @@ class Row(NamedTuple):
 
 
 class Capture(NamedTuple):
-    """A set of rows and when it was taken.
+    """A set of rows and the time of the capture.
 
     Attributes:
-        rows: what was shown.
+        rows: the captured rows.
         t0, t1: CLOCK_BOOTTIME ns before the capture was asked for, and after it was there.
         closed: every row claims to be of the storm's tree. Otherwise the capture is of the whole host, and rows of
             tasks that the log does not know are other people's.
@@ -65,7 +63,7 @@ class Capture(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Why the capture cannot be of any instant strictly between lo and hi."""
+    """The reason why the capture cannot be of any instant strictly between lo and hi."""
 
     lo: int
     hi: int
@@ -75,7 +73,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the judge says.
+    """The answer of the judge.
 
     Attributes:
         torn: no instant of the widened window fits.
@@ -91,7 +89,9 @@ class Verdict:
 
 
 def gaps(findings: Iterable[Finding], lo: int, hi: int) -> Iterator[tuple[int, int]]:
-    """What findings leave of [lo, hi], in order. Ends count as left: stamps are never that exact."""
+    """Yield the parts of [lo, hi] that the findings leave, in order. Ends count as left, because stamps are not
+    exact.
+    """
     reach = lo
     for finding in sorted(findings):
         if finding.lo >= hi:
@@ -104,7 +104,7 @@ def gaps(findings: Iterable[Finding], lo: int, hi: int) -> Iterator[tuple[int, i
 
 
 def smallest_cover(findings: Iterable[Finding], lo: int, hi: int) -> tuple[Finding, ...]:
-    """The fewest findings that leave nothing of [lo, hi], given that all together do."""
+    """Return the fewest findings that leave nothing of [lo, hi]; all together must leave nothing."""
     ordered = sorted(findings)
     cover: list[Finding] = []
     reach, best, at = lo, None, 0
@@ -121,7 +121,7 @@ def smallest_cover(findings: Iterable[Finding], lo: int, hi: int) -> tuple[Findi
 
 
 def _not_in(allowed: Sequence[tuple[int, int]], tid: int, fact: str) -> Iterator[Finding]:
-    """Findings for the complement of a few intervals."""
+    """Yield findings for the complement of a few intervals."""
     reach = -1
     for lo, hi in sorted(allowed):
         if lo > reach:
@@ -132,7 +132,7 @@ def _not_in(allowed: Sequence[tuple[int, int]], tid: int, fact: str) -> Iterator
 
 
 def _held(value: int, first: int, changes: tuple[Change, ...]) -> list[tuple[int, int]]:
-    """When an id that was `first` at birth and then changed may have been `value`."""
+    """Return the intervals in which an id that was `first` at birth and then changed may have been `value`."""
     allowed = []
     since = -1
     for now, change in zip((first, *(c.value for c in changes)), (*changes, Change(ALWAYS, ALWAYS, 0)), strict=True):
@@ -143,7 +143,7 @@ def _held(value: int, first: int, changes: tuple[Change, ...]) -> list[tuple[int
 
 
 class Judge:
-    """Judges captures by one log."""
+    """A judge of captures by one log."""
 
     def __init__(self, log: StormLog) -> None:
         self._lives = log.lives
@@ -179,7 +179,7 @@ class Judge:
         return Verdict(torn=False, feasible=left[0], fresh=fresh, clash=())
 
     def explain(self, finding: Finding) -> str:
-        """A finding in words, with what the log says of the lives of that number near it."""
+        """Return a finding in words, with the log's entries on the lives of that number near it."""
         bounds = [bound for bound in finding[:2] if 0 < bound < ALWAYS]
 
         def distance(life: Life) -> int:
@@ -196,7 +196,7 @@ class Judge:
         return f"{finding.tid} {finding.fact} ({finding.lo}, {finding.hi}) [{'; '.join(near)}]"
 
     def covers(self, capture: Capture, *, widen_ns: int = 0) -> bool:
-        """Whether the log tells enough to judge this capture."""
+        """Return True if the log has enough to judge this capture."""
         return capture.t1 + widen_ns <= self._stop_ns
 
     def _birth(self, i: int) -> int:
@@ -210,7 +210,7 @@ class Judge:
         return life
 
     def _match(self, row: Row, lo: int, hi: int) -> int | None:
-        """The life a row is about: by number and start, else by number and time."""
+        """Return the life of a row, by number and start, or else by number and time."""
         lives = self._by_tid.get(row.tid, ())
         if row.start_lo is not None and row.start_hi is not None:
             at = bisect_left(lives, row.start_hi + 1, key=self._birth) - 1
@@ -261,7 +261,7 @@ class Judge:
             yield Finding(life.zombie_hi, ALWAYS + 1, row.tid, "alive, a zombie by")
 
     def _is_another(self, row: Row, life: Life, *, closed: bool) -> bool:
-        """Of a task without a start nothing but its number is known: somebody else may have it, before or after."""
+        """Return True if a row without a start may be of another task with the same number, before or after."""
         if closed or row.start_lo is not None or row.ppid is None or life.kind is Kind.ROOT:
             return False
         return not self._holders(row.ppid, life)
@@ -274,7 +274,7 @@ class Judge:
             yield from _not_in(held, row.tid, f"child of {row.ppid}, while it was another's")
 
     def _holders(self, ppid: int | None, life: Life) -> list[tuple[int, int]]:
-        """When somebody of that number was its parent.
+        """Return the intervals in which a task of that number was the parent.
 
         A child stays with its parent until that may be dead; then it is its heir's, a subreaper's; then the root's.
         """
@@ -291,7 +291,7 @@ class Judge:
         return held
 
     def _unknown(self, row: Row, *, closed: bool) -> Iterator[Finding]:
-        """A row without a life of its own."""
+        """Yield the findings on a row that no life matches."""
         for i in self._by_tid.get(row.tid, ()):
             life = self._life(i)
             leader = self._life(life.leader)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is every loss noticed, told, repaired, and told of the right tasks? ``python -m tests.bench.loss [--seconds 5]``.
+"""A check of losses: each is noticed, reported, repaired, and blamed on the right tasks.
 
-Three ways to lose events of a fork storm: a ring far too small, a daemon that is stopped for a while, a daemon whose
-CPU somebody else has. Of each snapshot the storm's log tells whether it was true, and of each birth in it whether it
-was as the snapshot says; where the daemon was stopped, also which births must have been lost. Exit code 0 unless
-something was wrong.
+``python -m tests.bench.loss [--seconds 5]``. Three ways to lose events of a fork storm: a ring far too small, a daemon
+that is stopped for a while, a daemon whose CPU a real-time task has. The storm's log decides if each snapshot was true,
+and if each birth in it is the real one. For a stopped daemon the log also has the births that must be lost. The exit
+code is 0 unless something was wrong.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _PRIORITY = 10
 
 
 class Taken(NamedTuple):
-    """One snapshot, and when it was asked for and there: CLOCK_BOOTTIME, ns."""
+    """One snapshot, with the times of its request and its answer: CLOCK_BOOTTIME, ns."""
 
     data: bytes
     complete: bool
@@ -51,7 +51,7 @@ class Taken(NamedTuple):
 
 
 class Away(NamedTuple):
-    """For how long nobody read the ring: CLOCK_BOOTTIME, ns. `exact`: nobody at all did, from the first to the last."""
+    """The time in which the ring had no reader: CLOCK_BOOTTIME, ns. `exact`: it had none in the whole interval."""
 
     since: int
     until: int
@@ -60,10 +60,10 @@ class Away(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one way to lose events.
+    """The result of one way to lose events.
 
     Attributes:
-        wrong: what should not have been, one line each.
+        wrong: the faults, one line each.
     """
 
     snapshots: int = 0
@@ -75,7 +75,7 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
     def cells(self) -> list[str]:
-        """A line of the table."""
+        """Return the row of the table."""
         counts = (self.snapshots, self.incomplete, self.lost, self.observed, self.assumed, self.values)
         return [*(f"{count:,}" for count in counts), str(len(self.wrong))]
 
@@ -89,7 +89,7 @@ def _now() -> int:
 
 @contextmanager
 def stopped(watcher: Watcher) -> Iterator[None]:
-    """Have the daemon stopped."""
+    """Stop the daemon with SIGSTOP for a while."""
     os.kill(watcher.pid, signal.SIGSTOP)
     try:
         yield
@@ -99,7 +99,7 @@ def stopped(watcher: Watcher) -> Iterator[None]:
 
 @contextmanager
 def _starved(_: Watcher) -> Iterator[None]:
-    """Somebody of a real-time class has CPU 0, but for the twentieth part that the kernel keeps back for others."""
+    """Occupy CPU 0 with a real-time task, except for the twentieth part that the kernel reserves for others."""
     command = ["taskset", "-c", "0", "chrt", "-f", str(_PRIORITY), sys.executable, "-c", "while True: pass"]
     with subprocess.Popen(command) as hog:
         try:
@@ -125,7 +125,7 @@ def _take(watcher: Watcher, root: int) -> Taken:
 def _births(
     snapshot: Snapshot, log: StormLog, lossy: Sequence[tuple[int, int]], away: Sequence[Away], out: Outcome
 ) -> None:
-    """What a snapshot says of births, against what the log says of the same tasks."""
+    """Compare the births in a snapshot with those in the log."""
     lives: dict[int, list[tuple[int, Life]]] = {}
     for index, life in enumerate(log.lives):
         if life is not None:
@@ -162,8 +162,7 @@ def _creator(snapshot: Snapshot, birth: Birth) -> int | None:
 def _lost_births(
     told: list[tuple[int, bool]], lossy: Sequence[tuple[int, int]], away: Sequence[Away], out: Outcome
 ) -> None:
-    """Nobody is told as lost who was born while nothing was; from when the ring is full until it is read, everybody
-    is."""
+    """Check that a birth is lost if the ring was full, and is not lost if the ring had room."""
     for start, observed in told:
         if not observed and not any(first <= start <= last for first, last in lossy):
             out.wrong.append(f"a birth at {start} is told as lost, when nothing was")
@@ -180,7 +179,7 @@ def _lost_births(
 
 
 def suffer(way: Way, settings: str, seconds: float, *, before: Sequence[str] = (), exact: bool = False) -> Outcome:
-    """A storm, and loss in it again and again; afterwards the whole is compared with the kernel."""
+    """Run a storm and lose events again and again; afterwards compare the whole table with the kernel."""
     out = Outcome()
     taken: list[Taken] = []
     away: list[Away] = []
@@ -222,7 +221,7 @@ def suffer(way: Way, settings: str, seconds: float, *, before: Sequence[str] = (
 
 
 def ways() -> dict[str, Callable[[float], Outcome]]:
-    """By name."""
+    """Return the ways to lose events, by name."""
     small = f"ring_bytes = {_SMALL_RING}\nsweep_interval_s = 3600\n"
     ring = f"ring_bytes = {_RING}\nsweep_interval_s = 3600\n"
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of a measurement: what a number may be, who may run it, and how it ends."""
+"""The command line of a measurement: allowed numbers, required rights, and the end by a signal."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ _ROOM = 400
 
 
 def natural(text: str) -> int:
-    """0 or more."""
+    """Parse an integer of 0 or more."""
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
@@ -21,7 +21,7 @@ def natural(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """1 or more."""
+    """Parse an integer of 1 or more."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
@@ -29,7 +29,7 @@ def positive(text: str) -> int:
 
 
 def amount(text: str) -> float:
-    """More than 0, with an end."""
+    """Parse a finite number above 0."""
     number = float(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: expected more than 0")
@@ -37,19 +37,19 @@ def amount(text: str) -> float:
 
 
 def sizes(text: str) -> list[int]:
-    """Several of them, as in 100,1000."""
+    """Parse a list of sizes, as in 100,1000."""
     return [positive(word) for word in text.split(",")]
 
 
 def parsed(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, *, root: bool = True
 ) -> argparse.Namespace:
-    """The options, of whoever may have them; from here on a signal ends every block.
+    """Return the options, and let a signal end every block from here on.
 
     Args:
         parser: of the measurement. One with ``pid_max`` has ``idle``, too.
         arguments: of the command line; None: of this process.
-        root: only root can measure that.
+        root: True if the measurement needs root.
     """
     options = parser.parse_args(arguments)
     if getattr(options, "pid_max", 0) and options.pid_max < options.idle + _ROOM:

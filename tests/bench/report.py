@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put figures where they belong: between the marks of docs/benchmarks.md that bear their name, and into pictures beside
-it.
+"""Writer of figures: between the marks of docs/benchmarks.md that have their name, and into pictures beside it.
 
-A picture is plain SVG without a background, in greys and one colour that are seen on white and on black.
+A picture is plain SVG without a background; its greys and its one colour are visible on white and on black.
 """
 
 import math
@@ -37,7 +36,7 @@ def splice(text: str, name: str, path: Path = PAGE) -> None:
 
 
 def draw(name: str, svg: str) -> None:
-    """Keep a picture under docs/."""
+    """Write a picture below docs/."""
     (DOCS / f"{name}.svg").write_text(svg)
 
 
@@ -55,11 +54,11 @@ def _text(x: float, y: float, words: str, *, anchor: str = "start", colour: str 
 
 
 def bars(title: str, groups: Mapping[str, Sequence[tuple[str, float, str]]], *, own: str) -> str:
-    """Horizontal bars of shares, 0 to 1, under a heading for each group.
+    """Draw horizontal bars of shares from 0 to 1, below a heading for each group.
 
     Args:
         title: above it all.
-        groups: by heading, (name, share, what to write behind the bar).
+        groups: by heading, (name, share, text behind the bar).
         own: names that begin so are drawn in colour.
     """
     room = _WIDTH - _LABEL - _RIGHT
@@ -81,12 +80,12 @@ def bars(title: str, groups: Mapping[str, Sequence[tuple[str, float, str]]], *, 
 
 
 def lines(title: str, curves: Mapping[str, Mapping[float, float]], axes: tuple[str, str], *, own: str) -> str:
-    """Curves over logarithmic axes, each with its name at its end.
+    """Draw curves over logarithmic axes, each with its name at its end.
 
     Args:
         title: above it all.
         curves: by name, y by x; all positive.
-        axes: what x and y are.
+        axes: the names of x and y.
         own: names that begin so are drawn in colour.
     """
     xs = [x for curve in curves.values() for x in curve]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rivals: other ways to list all tasks, each yielding rows for the judge and its own duration."""
+"""The rivals: other ways to list all tasks, each with rows for the judge and its duration."""
 
 import ctypes as ct
 import errno
@@ -21,14 +21,14 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class Scan(NamedTuple):
-    """One capture, not yet decoded: that would only disturb the storm.
+    """One capture whose rows are not yet decoded, because decoding would disturb the storm.
 
     Attributes:
         begun_ns, ended_ns: CLOCK_BOOTTIME around it.
-        rows: decodes it.
+        rows: a function that decodes the rows.
         closed: its rows all claim to be of the storm's tree, see Capture.
-        elapsed_ns: what its maker says it took, where that is not all of it.
-        complete: its maker vouches for it.
+        elapsed_ns: the maker's own measure of the duration, if it is less than the whole.
+        complete: its maker calls it complete.
     """
 
     begun_ns: int
@@ -40,16 +40,16 @@ class Scan(NamedTuple):
 
     @property
     def duration_ns(self) -> int:
-        """What it took."""
+        """Return the duration in ns."""
         return self.ended_ns - self.begun_ns if self.elapsed_ns is None else self.elapsed_ns
 
     def capture(self) -> Capture:
-        """For the judge."""
+        """Return the capture for the judge."""
         return Capture(self.rows(), self.begun_ns, self.ended_ns, self.closed)
 
 
 class IteratorRead(NamedTuple):
-    """What a BPF iterator gave; only who wrote the iterator can decode it."""
+    """The bytes of a BPF iterator; the author of the iterator must decode them."""
 
     data: bytes
     begun_ns: int
@@ -95,7 +95,7 @@ def _room() -> "ct.Array[ct.c_char]":
 
 
 def _ticked(ticks: int) -> tuple[int, int]:
-    """The interval of births that /proc rounds down to this many ticks."""
+    """Return the interval of start times that /proc rounds down to this many ticks."""
     return ticks * TICK_NS, (ticks + 1) * TICK_NS
 
 
@@ -109,10 +109,10 @@ def _proc_rows(data: bytes, init: int) -> list[Row]:
 
 
 def _counted_within(rows: Iterable[Row], numbers: Mapping[int, int], init: int) -> list[Row]:
-    """Rows by the numbers one level below; what has none there is left out, as a row or as what a row refers to.
+    """Return rows by the numbers one level below; a task without such a number is left out, also as a reference.
 
-    Nothing in them tells whose namespace it is. Other inits than the one meant are left out, and the judge passes over
-    rows that nobody of the log was born at the time of.
+    The rows do not name the namespace. Other inits than the given one are left out, and the judge skips rows whose
+    start is that of no task of the log.
     """
 
     def inner(number: int | None) -> int | None:
@@ -126,7 +126,7 @@ def _counted_within(rows: Iterable[Row], numbers: Mapping[int, int], init: int) 
 
 
 def scan_proc(init: int = 0) -> Scan:
-    """stat and status of every thread, in C; with `init`, by the numbers of the namespace that it is the init of."""
+    """Read stat and status of every thread, in C; with `init`, by the numbers of the namespace of that init."""
     rows = _rows()
     rows.level = int(init > 0)
     if _library().scan_proc(ct.byref(rows)) < 0:
@@ -136,7 +136,7 @@ def scan_proc(init: int = 0) -> Scan:
 
 
 def scan_iterator(link_fd: int) -> IteratorRead:
-    """The bare read of a BPF task iterator, in C, given its link."""
+    """Read a BPF task iterator in C, through its link."""
     begun, ended = ct.c_uint64(), ct.c_uint64()
     room = _room()
     got = int(_library().scan_iterator(link_fd, room, len(room), ct.byref(begun), ct.byref(ended)))
@@ -146,7 +146,7 @@ def scan_iterator(link_fd: int) -> IteratorRead:
 
 
 def _namespaced_pid(tid: int, level: int) -> int:
-    """What a psutil user must read by hand; 0: it has no number on that level."""
+    """Return the number that a psutil user must read by hand; 0: the task has no number on that level."""
     with Path(f"/proc/{tid}/status").open() as file:
         numbers = next((line for line in file if line.startswith("NSpid:")), "").split()[1:]
     return int(numbers[level]) if level < len(numbers) else 0
@@ -170,7 +170,7 @@ def _psutil_process(process: psutil.Process, numbers: dict[int, int], init: int)
 
 
 def scan_psutil(init: int = 0) -> Scan:
-    """psutil's process_iter with threads, session, group and the namespaced number."""
+    """List tasks by psutil's process_iter, with threads, session, group and the namespaced number."""
     numbers: dict[int, int] = {}
     begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     rows: list[Row] = []
@@ -192,7 +192,9 @@ def _ps_rows(text: bytes) -> list[Row]:
 
 
 def scan_ps() -> Scan:
-    """ps with threads, a whole process: it tells no start that would say which use of a number is meant."""
+    """List tasks by ps with threads, as a whole process; its rows have no exact start to tell uses of a number
+    apart.
+    """
     command = ("ps", "-eLo", "pid=,lwp=,ppid=,sid=,pgid=,stat=")
     begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE)

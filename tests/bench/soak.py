@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does it stay right, and small, for as long as it runs? ``python -m tests.bench.soak [--duration 60] [--write]``, as
-root.
+"""A long run of the daemon, which must stay right and small.
 
-Storms of both kinds follow one another. All the time ten snapshots a second are taken and judged by the storm's log,
-every other second or so the table is compared with the task iterator and with /proc in every field, and the daemon's
-memory and descriptors are looked at. Exit code 0 unless something was torn, differed, or grew.
+``python -m tests.bench.soak [--duration 60] [--write]``, as root. Storms of both kinds follow one another. Ten
+snapshots a second are taken and judged by the storm's log. About every other second the table is compared with the task
+iterator and with /proc in every field, and the daemon's memory and descriptors are measured. The exit code is 0 unless
+a snapshot was torn, a field differed, or the daemon grew.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _MAY_GROW = 512 << 10  # bytes of resident memory that are noise
 
 @dataclass(slots=True)
 class Totals:
-    """What was seen.
+    """The counts of the run.
 
     Attributes:
         resident: (seconds, bytes) of the daemon, at intervals.
@@ -55,7 +55,7 @@ class Totals:
     descriptors: list[int] = field(default_factory=list)
 
     def grown(self, duration: float) -> int:
-        """Bytes by which the daemon's memory grew, from when it was warm to the end."""
+        """Return the bytes by which the daemon's memory grew, from the warm state to the end."""
         warm = [size for at, size in self.resident if at >= _WARM * duration]
         if len(warm) <= 1:
             return 0
@@ -63,7 +63,7 @@ class Totals:
         return int(median(warm[half:]) - median(warm[:half]))
 
     def wrong(self, duration: float) -> list[str]:
-        """What should not have been."""
+        """Return the faults, one line each."""
         lines = list(self.differences)
         lines += [f"{self.tally.torn} snapshots torn"] * (self.tally.torn > 0)
         lines += [f"{self.tally.stale} snapshots stale"] * (self.tally.stale > 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fork storm (storm.c) as a context: it runs inside, its log is read after."""
+"""A context that runs the fork storm (storm.c); its log is read at the end."""
 
 import json
 import os
@@ -26,8 +26,8 @@ class Storm:
     Attributes:
         root: number of its root process in the initial namespace, once entered.
         top: number of the process that it was started as: the root itself, or its parent, outside the namespace.
-        counts: what it did, once left.
-        log: what really happened, once left.
+        counts: the storm's own counts, after the end.
+        log: the true course of the storm, after the end.
     """
 
     def __init__(self, *, idle: int = 1000, rate: int = 0, workers: int = 0, pid_max: int = 0) -> None:

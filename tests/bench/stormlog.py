@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The storm's log, read after the storm: every task's life as intervals of CLOCK_BOOTTIME.
 
-Theory
-------
-The log (storm_log.h) says when each thing was asked for and when the answer was there. So a life has a time from which
-its task *may* be seen (``birth_lo``) and one from which it *must* be (``birth_hi``); likewise at its end (``must_end``,
-``gone_hi``). Whatever nobody lived to note is left wide open: a judge may be too mild, never too hard.
+Theory ------ The log (storm_log.h) has the times of each request and of its answer. So a life has a time from which its
+task *may* be seen (``birth_lo``) and one from which it *must* be (``birth_hi``); likewise at its end (``must_end``,
+``gone_hi``). An event that no process lived to log has open bounds: a judge may be too mild, never too hard.
 """
 
 import ctypes as ct
@@ -34,7 +32,7 @@ _MAGIC = 0x676F4C6D726F7453
 
 
 class Kind(IntEnum):
-    """As in storm_log.h."""
+    """The kind of a task, as in storm_log.h."""
 
     VOID = 0
     ROOT = 1
@@ -52,7 +50,7 @@ class Kind(IntEnum):
 
 
 class Change(NamedTuple):
-    """A session or group taken up at some moment between lo and hi."""
+    """A change of session or group at some moment between lo and hi."""
 
     lo: int
     hi: int
@@ -64,7 +62,7 @@ class Life(NamedTuple):
 
     Attributes:
         tid, tgid: numbers in the namespace of the storm's root, like all others here.
-        kind: who it was.
+        kind: the kind of task.
         parent: index of the life of its first parent's leader; its own index for the root.
         leader: index of the life of its group's leader.
         birth_lo, birth_hi: it may be seen from, must be seen from.
@@ -74,7 +72,7 @@ class Life(NamedTuple):
         zombie_hi: a zombie, or gone, from here on.
         exec_lo, exec_hi: the exec in between may have made the leader look dead for a moment; both ALWAYS where none.
         sid, pgid: at birth.
-        sids, pgids: what followed.
+        sids, pgids: later changes.
         heir: index of the life that is its parent once the first one is dead; and when that is dead too, the root is.
     """
 
@@ -112,7 +110,9 @@ class StormLog:
 
 
 def _changes(tid: int, new_pgid: int, stamps: tuple[int, ...]) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
-    """Sessions and groups out of setsid_lo .. moved_hi. Parent and child may both ask for the same group."""
+    """Return the changes of session and group from setsid_lo .. moved_hi. Parent and child may both ask for the same
+    group.
+    """
     setsid_lo, setsid_hi, setpgid_lo, setpgid_hi, moved_lo, moved_hi = stamps
     sids: tuple[Change, ...] = ()
     pgids: tuple[Change, ...] = ()
@@ -127,7 +127,9 @@ def _changes(tid: int, new_pgid: int, stamps: tuple[int, ...]) -> tuple[tuple[Ch
 
 
 def _life(fields: tuple[int, ...], leader_fields: tuple[int, ...], parent_fields: tuple[int, ...]) -> Life | None:
-    """One life. A thread that its whole group took along ends as its leader does, a namespace as its init."""
+    """Return one life. A thread that dies with its group ends as its leader does, a member of a namespace as
+    its init.
+    """
     birth_lo, birth_child, birth_parent, death_lo, zombie_hi, reap_lo, gone_hi = fields[:7]
     exec_lo, exec_hi, number, tid, tgid, parent, leader, sid, pgid, new_pgid, heir, _ = fields[13:]
     kind = Kind(number)
@@ -178,7 +180,7 @@ _LEADER, _PARENT = _NAMES.index("leader"), _NAMES.index("parent")
 
 
 def read_log(path: Path) -> StormLog:
-    """Read a log whose storm has ended."""
+    """Read the log of a storm that has ended."""
     with path.open("rb") as file:  # most of it is a hole: read what is taken
         magic, life_size, offset, capacity, taken, stop_ns = _HEAD.unpack(file.read(_HEAD.size))
         if magic != _MAGIC or life_size != _LIFE.size:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often is a capture torn under a fork storm? All methods in turn, in one storm, judged by the storm's own log.
+"""Measurement of the share of torn captures under a fork storm: all methods in turn, judged by the storm's log.
 
 ``python -m tests.bench.torture [--snapshots 1000] [--storms 1] [--write]`` from the repository's root, as root. Two
 kinds of storm: one with all the numbers of the host, and one in a pid namespace that has so few of them that each is
-used again within a fraction of a second. Exit code 0 unless a snapshot that ckptree called complete was torn, stale or
-failed.
+used again within a fraction of a second. The exit code is 0 unless a snapshot that ckptree called complete was torn,
+stale or failed.
 """
 
 import argparse
@@ -40,8 +40,8 @@ class Method(NamedTuple):
 
     Attributes:
         name: for the table.
-        times: how often in one storm.
-        take: one capture.
+        times: number of captures in one storm.
+        take: a function that makes one capture.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Method(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What became of one method's captures. Torn and stale are those that it called complete.
+    """The counts of one method's captures. Torn and stale captures are those that it called complete.
 
     Attributes:
-        times_ms: what each took.
+        times_ms: the duration of each.
     """
 
     scans: int = 0
@@ -67,11 +67,11 @@ class Tally:
 
     @property
     def judged(self) -> int:
-        """Captures that it called complete."""
+        """Return the number of captures that the method called complete."""
         return self.scans - self.incomplete
 
     def add(self, name: str, scans: Sequence[Scan], judge: Judge, show: int) -> None:
-        """Judge captures of one storm; the first clashes go to stderr."""
+        """Judge the captures of one storm; print the first clashes to stderr."""
         for scan in scans:
             capture = scan.capture()
             self.scans += 1
@@ -91,7 +91,7 @@ class Tally:
                 print(f"{name} stale: {when}\n  " + "\n  ".join(map(judge.explain, clash)), file=sys.stderr)
 
     def cells(self) -> list[str]:
-        """A line of the table."""
+        """Return the row of the table."""
         share = f"{self.torn} ({100 * self.torn / self.judged:.1f} %)" if self.judged else "-"
         counts = (self.stale, self.incomplete, self.failed)
         spread = (median(self.times_ms), quantile(self.times_ms, 0.25), quantile(self.times_ms, 0.75))
@@ -120,7 +120,7 @@ def interleave(methods: Sequence[Method], pause_s: float, tallies: dict[str, Tal
 
 
 class Torture:
-    """One kind of storm, as often as asked for.
+    """One kind of storm, repeated.
 
     Args:
         options: of the command line.
@@ -128,7 +128,7 @@ class Torture:
 
     Attributes:
         tallies: by method.
-        births: by storm, a second.
+        births: per second, for each storm.
     """
 
     def __init__(self, options: argparse.Namespace, pid_max: int) -> None:
@@ -152,7 +152,7 @@ class Torture:
         return [method for method in methods if method.times]
 
     def run(self, watcher: Watcher | None, iterator: BareIterator) -> None:
-        """One storm."""
+        """Run one storm."""
         options = self._options
         with Storm(idle=options.idle, rate=options.rate, workers=options.workers, pid_max=self._pid_max) as storm:
             methods = self._methods(storm, watcher, iterator)
@@ -168,19 +168,19 @@ class Torture:
 
     @property
     def heading(self) -> str:
-        """What kind it was."""
+        """Return the heading for this kind of storm."""
         numbers = f"no more than {self._pid_max} numbers, used again and again" if self._pid_max else "all numbers free"
         return f"{median(self.births):,.0f} births a second beside {self._options.idle} idle tasks, {numbers}"
 
     @property
     def wrong(self) -> int:
-        """Captures of ckptree's own that were not what it said."""
+        """Return ckptree's own faults: captures that it called complete and that were not."""
         own = self.tallies.get(CKPTREE, Tally())
         return own.torn + own.stale + own.failed
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snapshots", type=natural, default=STORM_SNAPSHOTS, help="of ckptree, in each storm")
     parser.add_argument("--iterator", type=natural, default=200, help="reads of the bare task iterator, in each storm")
@@ -204,7 +204,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def picture(kinds: Sequence[Torture]) -> str:
-    """Shares of torn captures."""
+    """Draw the shares of torn captures."""
     groups = {
         kind.heading: [
             (name, tally.torn / max(1, tally.judged), f"{tally.torn} of {tally.judged}")
@@ -216,7 +216,7 @@ def picture(kinds: Sequence[Torture]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it once; 0 unless one of ckptree's own snapshots was torn, stale or failed."""
+    """Run it once; return 0 unless one of ckptree's own snapshots was torn, stale or failed."""
     options = parse(arguments)
     kinds = [Torture(options, 0), Torture(options, options.pid_max)]
     with ExitStack() as stack:

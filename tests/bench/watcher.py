@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ckptree's daemon as a context, and its snapshots as scans for the judge."""
+"""A context that runs ckptree's daemon, with its snapshots as scans for the judge."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ _DEAD = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
 def rows_of(snapshot: Snapshot) -> list[Row]:
-    """A snapshot's tasks by their numbers. An id from outside the tree has none: None, nothing to judge."""
+    """Return a snapshot's tasks by their numbers. An id from outside the tree is None, which the judge skips."""
 
     def number(tag: int) -> int | None:
         return snapshot.number(tag) or None if tag != CKPT_PID_ROOT else None
@@ -57,11 +57,11 @@ class Watcher:
 
     Args:
         settings: its configuration file.
-        before: words before its command, those of taskset(1), say.
+        before: words before its command, for example those of taskset(1).
 
     Attributes:
         socket: its path.
-        log: what it has said.
+        log: its standard error so far.
     """
 
     def __init__(self, settings: str = "", *, before: Sequence[str] = ()) -> None:
@@ -85,13 +85,13 @@ class Watcher:
 
     @property
     def client(self) -> Client:
-        """A connection that stays."""
+        """Return a connection that stays open."""
         if self._client is None:
             raise RuntimeError("the daemon is not running")
         return self._client
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the daemon and wait until it answers."""
         config = self.socket.with_name("config.toml")
         config.write_text(self._settings)
         command = [*self._before, sys.executable, "-m", "agent.daemon.main", "--config", str(config)]
@@ -113,7 +113,7 @@ class Watcher:
                 return
 
     def stop(self) -> None:
-        """End it and wait for the end."""
+        """End the daemon and wait for its end."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -123,7 +123,7 @@ class Watcher:
             self._process = None
 
     def scan(self, root: int) -> Scan:
-        """One snapshot of the tree under root, as the client sees it."""
+        """Take one snapshot of the tree under root, timed by the client."""
         begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         answer = self.client.snapshot(str(root), mode="subtree")
         ended = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -137,22 +137,24 @@ class Watcher:
         )
 
     def image_ns(self, root: int) -> int:
-        """What the daemon took for one checkpoint image, from request to bytes."""
+        """Return the daemon's time for one checkpoint image, from request to bytes, in ns."""
         return self.client.snapshot(str(root), mode="subtree").elapsed_ns
 
     def take(self, root: int) -> Snapshot:
-        """One snapshot of the tree under root."""
+        """Take one snapshot of the tree under root."""
         return registry.load(self.client.snapshot(str(root), mode="subtree").data)
 
     @property
     def pid(self) -> int:
-        """Of the daemon."""
+        """Return the daemon's pid."""
         if self._process is None:
             raise RuntimeError("the daemon is not running")
         return self._process.pid
 
     def resident_bytes(self) -> int:
-        """Resident memory of the daemon but for the ring, which is mapped twice and would count as often."""
+        """Return the daemon's resident memory in bytes without the ring, which is mapped twice and would count
+        twice.
+        """
         total, is_ring = 0, False
         for line in Path(f"/proc/{self.pid}/smaps").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -163,10 +165,10 @@ class Watcher:
         return total
 
     def descriptors(self) -> int:
-        """How many files it has open."""
+        """Return the number of open descriptors of the daemon."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def cpu_s(self) -> float:
-        """CPU time that the daemon has used, user and system."""
+        """Return the CPU time of the daemon in seconds, user and system."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

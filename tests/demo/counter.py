@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A restorer at its smallest: an application that puts its own memory aside, and takes it up again.
+"""A restorer at its smallest: an application that saves its own memory and takes it up again.
 
-Started by hand it becomes a tree: itself, a child, and a daemon in a session of its own whose parent has gone. Each
+Started by hand it becomes a tree: itself, a child, and a daemon in a session of its own whose parent has exited. Each
 process counts. On SIGUSR1 each writes its count to FOLDER/PID. Started by `ckptree restart --run`, each process of the
-rebuilt tree is this program anew, under the pid that it had; it finds CKPTREE_TAG in its environment, forks nobody, for
-everybody is there already, and goes on from the count under its pid.
+rebuilt tree is this program anew, under the pid that it had; it finds CKPTREE_TAG in its environment, forks no process,
+because all of them exist already, and continues the count that is saved under its pid.
 
     counter.py FOLDER
     ckptree snapshot PID -o tree.ckpt; kill -USR1 PID...; kill -KILL PID...
@@ -23,14 +23,14 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Counter:
-    """What there is in a process's memory: one number."""
+    """The memory of a process: one number."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / str(os.getpid())
         self.value = int(self.file.read_text()) if "CKPTREE_TAG" in os.environ else 0
 
     def save(self, *_: object) -> None:
-        """Put it aside, whole or not at all."""
+        """Save the count, whole or not at all."""
         unfinished = self.file.with_suffix(".new")
         unfinished.write_text(str(self.value))
         unfinished.rename(self.file)
@@ -44,7 +44,7 @@ class Counter:
 
 
 def grow() -> None:
-    """Become three processes; the daemon stays ours, as that of a supervisor would."""
+    """Become three processes; the daemon remains a descendant, as that of a supervisor does."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if os.fork() == 0:
         return
@@ -58,7 +58,7 @@ def grow() -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Start a tree, or continue one after a restart."""
     folder = Path(sys.argv[1])
     if "CKPTREE_TAG" not in os.environ:
         grow()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make demo``: a snapshot of a hard tree, shown, and every number in it compared with the kernel's own answer;
-then the same tree made again from its image.
+"""``make demo``: a snapshot of a hard tree, a comparison of every number in it with the kernel's answer, and a rebuild
+of the tree from its image.
 
-Exit code 0: none differs (or this user may not load BPF, and has been shown what works without); 1: some do, or
-something failed. A daemon of its own on a socket of its own: one that runs already is left alone.
+Exit code 0: no number differs (or this user may not load BPF, and has seen the commands that work without it); 1: some
+differ, or a step failed. A daemon of its own on a socket of its own: one that runs already is left alone.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ SAME, DIFFERS = ("✓", "✗") if (sys.stdout.encoding or "").lower().startswith
 
 
 class DemoError(Exception):
-    """Something is not there, or does not work."""
+    """A part that is missing or does not work."""
 
 
 class Row(NamedTuple):
@@ -69,7 +69,7 @@ class Row(NamedTuple):
 
 
 def say(text: str) -> None:
-    """Tell of progress."""
+    """Report progress."""
     print(f"demo: {text}", file=sys.stderr, flush=True)
 
 
@@ -77,13 +77,13 @@ def say(text: str) -> None:
 
 
 def read_status(folder: Path) -> dict[str, list[str]]:
-    """/proc/PID/status by key."""
+    """Return /proc/PID/status by key."""
     pairs = (line.partition(":") for line in (folder / "status").read_text().splitlines())
     return {key: value.split() for key, _, value in pairs}
 
 
 def below(root: int) -> list[Path]:
-    """/proc/PID/task/TID of every task of the tree, found through PPid alone."""
+    """Return /proc/PID/task/TID of every task of the tree, found through PPid alone."""
     children: dict[int, list[int]] = {}
     for folder in PROC.glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -97,7 +97,7 @@ def below(root: int) -> list[Path]:
 
 
 def parent_threads(folders: list[Path]) -> dict[int, int]:
-    """Of each process the thread that is its parent; empty for a kernel that does not list a thread's children."""
+    """Return, for each process, the thread that is its parent; empty for a kernel without the children files."""
     found = {}
     for folder in folders:
         with contextlib.suppress(FileNotFoundError):
@@ -106,7 +106,7 @@ def parent_threads(folders: list[Path]) -> dict[int, int]:
 
 
 def inode(link: Path) -> int | None:
-    """The number of a namespace; None where the kernel does not tell."""
+    """Return the inode number of a namespace; None if the kernel does not show it."""
     try:
         return int(link.readlink().name.strip("pid:[]"))
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def inode(link: Path) -> int | None:
 
 
 def kernel_rows(root: int) -> dict[int, Row]:
-    """The tree by /proc/PID/task/TID/status and stat, by number in the root's namespace."""
+    """Return the tree by /proc/PID/task/TID/status and stat, by number in the root's namespace."""
     folders = below(root)
     threads = parent_threads(folders)
     said = {int(folder.name): read_status(folder) for folder in folders}
@@ -146,11 +146,11 @@ def kernel_rows(root: int) -> dict[int, Row]:
 
 
 def snapshot_row(snapshot: Snapshot, task: Task) -> Row:
-    """A task of the snapshot, its tags looked up."""
+    """Return a task of the snapshot with numbers in place of tags."""
     own = snapshot.pids[task.pid - snapshot.first_tag]
 
     def numbers(tag: int) -> tuple[int, ...]:
-        """What the task's namespaces see of another pid object."""
+        """Return the numbers of another pid object in the task's namespaces."""
         pid = snapshot.pid(tag)
         seen = list(zip(pid.numbers, pid.namespaces, strict=True)) if pid else []
         return tuple(
@@ -171,7 +171,7 @@ def snapshot_row(snapshot: Snapshot, task: Task) -> Row:
 
 
 def compare(snapshot: Snapshot, kernel: dict[int, Row]) -> tuple[int, list[str]]:
-    """Print the tree as a table; returns how many numbers were compared, and what differs."""
+    """Print the tree as a table; return the number of compared numbers, and the differences."""
     rows = {snapshot.number(task.pid): (task, snapshot_row(snapshot, task)) for task in snapshot.tasks}
     compared, differences = 0, []
     print(f"{'':2} {'task':<12} {'pid':<10} {'tgid':<10} {'group':<10} {'session':<10} {'parent':<6} state")
@@ -201,7 +201,7 @@ def compare(snapshot: Snapshot, kernel: dict[int, Row]) -> tuple[int, list[str]]
 
 
 def run(*arguments: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
-    """``ckptree`` with these arguments; its output is ours."""
+    """Run ``ckptree`` with these arguments; its output goes to ours."""
     say("$ ckptree " + " ".join(map(str, arguments)))
     sys.stdout.flush()
     code = subprocess.run([CKPTREE, *arguments], check=False).returncode
@@ -210,13 +210,13 @@ def run(*arguments: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
 
 
 def die_with_parent() -> None:
-    """PR_SET_PDEATHSIG: if we are killed, no daemon stays."""
+    """Set PR_SET_PDEATHSIG, so that a killed demo leaves no daemon."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
 @contextlib.contextmanager
 def daemon(socket: Path) -> Iterator[None]:
-    """A daemon that listens there."""
+    """Run a daemon that listens on this socket."""
     log = socket.with_suffix(".log")
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -247,7 +247,7 @@ def daemon(socket: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hard_tree() -> Iterator[int]:
-    """The tree; gives the number of its root. It goes when its keeper's standard input ends, however we end."""
+    """Run the tree and give the number of its root. The tree ends with this process, however that ends."""
     keeper = subprocess.Popen(
         [sys.executable, HARDTREE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -269,7 +269,7 @@ def hard_tree() -> Iterator[int]:
 
 
 def psutil_walk(root: int) -> None:
-    """What comes nearest to a snapshot with psutil, namespaces aside."""
+    """Walk the tree with psutil: the nearest equivalent of a snapshot, without namespaces."""
     top = psutil.Process(root)
     for process in (top, *top.children(recursive=True)):
         with process.oneshot(), contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -279,7 +279,7 @@ def psutil_walk(root: int) -> None:
 
 
 def measure(socket: Path, root: int) -> None:
-    """Print how long a snapshot takes, beside a psutil walk of the same tree."""
+    """Print the duration of a snapshot, beside that of a psutil walk of the same tree."""
     fresh_ns, again_ns, psutil_ns = [], [], []
     with Client(socket) as client:
         for _ in range(ROUNDS):
@@ -297,7 +297,7 @@ def measure(socket: Path, root: int) -> None:
 
 
 def demonstrate(folder: Path) -> int:
-    """With BPF; returns the exit code."""
+    """Run the demo with BPF; return the exit code."""
     socket, image = folder / "ckptree.sock", folder / "tree.ckpt"
     say("starting a daemon on a socket of its own")
     with daemon(socket):
@@ -318,7 +318,7 @@ def demonstrate(folder: Path) -> int:
 
 
 def come_again(image: Path, socket: Path, again: Path) -> bool:
-    """Rebuild the tree, capture that, and print what differs; True where nothing does."""
+    """Rebuild the tree, capture the rebuilt one, and print the differences; return True if there are none."""
     restart = subprocess.Popen([CKPTREE, "restart", image, "--json"], stdout=subprocess.PIPE, text=True)
     try:
         assert restart.stdout
@@ -341,7 +341,7 @@ def come_again(image: Path, socket: Path, again: Path) -> bool:
 
 
 def without_bpf(folder: Path) -> None:
-    """Show what works without."""
+    """Show the commands that work without BPF."""
     image = folder / "tree.ckpt"
     with contextlib.ExitStack() as stack:
         try:
@@ -355,12 +355,12 @@ def without_bpf(folder: Path) -> None:
 
 
 def terminated(number: int, _frame: object) -> NoReturn:
-    """Unwind, so that everything is cleaned up."""
+    """Raise an exception, so that every block cleans up."""
     raise SystemExit(128 + number)
 
 
 def main() -> int:
-    """Run it; returns the exit code."""
+    """Run the demo; return the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminated)
     folder = Path(tempfile.mkdtemp(prefix="ckptree-demo-"))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds a process tree that is hard to read, prints the number of its root, and keeps it until standard input ends.
 
-The root is init of a new pid namespace, so that one signal to it takes all of them away. Below it stand::
+The root is the init of a new pid namespace, so that one signal to it ends all of them. Below it are::
 
     threads         two threads, one of which forked a child
     no-leader       its main thread has exited, another one lives on
@@ -37,10 +37,10 @@ _libc_unlocked = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *arguments: int | bytes) -> int:
-    """A function of libc.
+    """Call a function of libc.
 
     Raises:
-        OSError: it failed.
+        OSError: the function failed.
     """
     result = int(getattr(_libc, name)(*arguments))
     if result < 0:
@@ -50,7 +50,7 @@ def call(name: str, *arguments: int | bytes) -> int:
 
 
 def stay() -> NoReturn:
-    """Be there."""
+    """Sleep until a signal comes."""
     while True:
         signal.pause()
 
@@ -66,13 +66,13 @@ def leave_with_3() -> NoReturn:
 
 
 def end_main_thread() -> NoReturn:
-    """End this thread, not the process."""
+    """End this thread and not the process."""
     _libc_unlocked.syscall(_SYS_EXIT, 0)
     raise AssertionError("unreachable")
 
 
 def clone_sibling() -> int:
-    """A fork whose child has this process's parent."""
+    """Fork a child whose parent is this process's parent."""
     return call("syscall", _SYS_CLONE, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
 
 
@@ -86,7 +86,7 @@ def child(
     then: Callable[[], NoReturn] = stay,
     fork: Callable[[], int] = os.fork,
 ) -> int:
-    """Fork a child, which builds what is to be below it; return its number once it has."""
+    """Fork a child, let it build its subtree, and return its number when the subtree is complete."""
     reader, writer = os.pipe()
     pid = fork()
     if pid == 0:
@@ -108,7 +108,7 @@ def child(
 
 
 def thread(title: str, work: Callable[[], object] = nothing) -> None:
-    """Start a thread; return once it has worked. It stays."""
+    """Start a thread; return when its work is done. The thread stays."""
     done = threading.Event()
 
     def body() -> None:
@@ -122,13 +122,13 @@ def thread(title: str, work: Callable[[], object] = nothing) -> None:
 
 
 def threads() -> None:
-    """Two threads; a child of the second."""
+    """Start two threads, of which the second forks a child."""
     thread("thread-1")
     thread("thread-2", lambda: child("of-thread-2"))
 
 
 def without_leader() -> None:
-    """A process whose main thread is a zombie while another thread lives."""
+    """Build a process whose main thread is a zombie while another thread lives."""
     reader, writer = os.pipe()
 
     def outlive() -> None:
@@ -146,7 +146,7 @@ def without_leader() -> None:
 
 
 def zombies() -> None:
-    """Two that nobody waits for, and one that is stopped."""
+    """Build two zombies that no process waits for, and one stopped process."""
     dead = [child("exited-3", then=leave_with_3), child("killed-9")]
     os.kill(dead[1], signal.SIGKILL)
     for pid in dead:
@@ -157,44 +157,44 @@ def zombies() -> None:
 
 
 def lead_session() -> None:
-    """A session of its own, and a child in it."""
+    """Build a session with a child in it."""
     os.setsid()
     child("in-session")
 
 
 def lead_group() -> None:
-    """A group of its own, and a child in it."""
+    """Build a process group with a child in it."""
     os.setpgid(0, 0)
     child("in-group")
 
 
 def adopt() -> None:
-    """Become a subreaper and have a grandchild orphaned."""
+    """Become a subreaper and adopt a grandchild."""
     call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     between = child("between", lambda: child("adopted", os.setsid), leave)
     os.waitpid(between, 0)
 
 
 def numbered_alike() -> None:
-    """Init of a namespace, with one child: numbers 1 and 2."""
+    """Become the init of a namespace with one child: numbers 1 and 2."""
     os.setsid()
     child("second")
 
 
 def numbered_alike_and_deeper() -> None:
-    """The same, and a namespace further down."""
+    """Build the same, and a namespace one level down."""
     numbered_alike()
     child("deep", lambda: namespace("deep-init", numbered_alike))
 
 
 def namespace(title: str, build: Callable[[], None]) -> None:
-    """A pid namespace below this process, which itself stays where it is."""
+    """Build a pid namespace below this process, which itself stays in its own."""
     call("unshare", CLONE_NEWPID)
     child(title, build)
 
 
 def grow() -> None:
-    """All of it, below init."""
+    """Build all of it below the init."""
     os.setsid()
     child("threads", threads)
     without_leader()
@@ -208,7 +208,7 @@ def grow() -> None:
 
 
 def init() -> None:
-    """The root; dies with the process that keeps the tree."""
+    """Run the root; it dies with the process that holds the tree."""
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
     os.close(0)
     os.close(1)
@@ -216,7 +216,7 @@ def init() -> None:
 
 
 def main() -> int:
-    """Grow the tree and keep it; returns the exit code."""
+    """Build the tree and hold it; return the exit code."""
     if not _SYS_EXIT:
         print(f"hardtree: does not know the system calls of {os.uname().machine}", file=sys.stderr)
         return 1

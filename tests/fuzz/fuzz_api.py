@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutated requests into decoder, conversation and service: python -m tests.fuzz.fuzz_api [-runs=N] [-seed=N]
-[-max_total_time=S]
+"""Fuzzer of requests to decoder, conversation and service.
 
-No socket and no kernel: a real watch follows a simulated kernel, in which processes live and die meanwhile. Each input
-is what one client says, all of it, cut where chance has it: three of four are bytes that were requests once, the others
-requests that were never meant. What ends the run, with the bytes that made it: an exception; an internal error; an
-answer that no client could read; an error without a name; a task in an answer or an event that is not the asker's to
-see; anything left behind by who has gone.
+``python -m tests.fuzz.fuzz_api [-runs=N] [-seed=N] [-max_total_time=S]``. No socket and no kernel: a real watch follows
+a simulated kernel, in which processes live and die meanwhile. Each input is all that one client sends, cut at random
+places: three of four inputs are mutated requests, the others are well-formed requests with random values. These faults
+end the run and print the bytes: an exception; an internal error; an answer that no client could read; an error without
+a name; a task in an answer or an event that the client may not see; anything that a client leaves behind after its end.
 """
 
 import random
@@ -83,7 +82,7 @@ _TYPICAL = (
 
 
 class Host:
-    """What is asked about, and who asks; made anew now and then, since it ages."""
+    """A simulated host and its callers; it is made anew now and then, because it ages."""
 
     def __init__(self) -> None:
         self.scene = Scene()
@@ -101,7 +100,7 @@ class Host:
         self.viewers = (ROOT, scene.viewer(alice), scene.viewer(bob), scene.viewer(init, 5), scene.viewer(mixed))
 
     def stir(self, chance: random.Random) -> None:
-        """Somebody is born, changes, or dies."""
+        """Let a process be born, change, or die."""
         kernel = self.scene.kernel
         thread = chance.choice(list(kernel.threads))
         match chance.randrange(4):
@@ -119,7 +118,7 @@ class Host:
 
 
 def meant(chance: random.Random) -> bytes:
-    """Requests with the right keys, and mostly values that are allowed."""
+    """Return requests with the right keys, and mostly with allowed values."""
     messages = []
     for _ in range(chance.choice((1, 1, 1, 1, 1, 2, 3))):
         message: dict[Any, Any] = dict(chance.choice(_TYPICAL))
@@ -135,7 +134,7 @@ def meant(chance: random.Random) -> bytes:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A few bytes or stretches of it changed; the lengths made to fit again, half of the time."""
+    """Return the bytes with a few bytes or stretches changed; half of the time the lengths are corrected."""
     out = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(out) + 1)
@@ -157,11 +156,11 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 class FaultError(Exception):
-    """Something that must not be."""
+    """A fault of the service."""
 
 
 def one(host: Host, viewer: Viewer, data: bytes, chance: random.Random) -> Counter[str]:
-    """One client, from its first byte to its end; what it was answered, by kind."""
+    """Run one client, from its first byte to its end; count its answers by kind."""
     service, talk = host.scene.service, Conversation(viewer, 0.0)
     heard = codec.Decoder(codec.MAX_ANSWER)
     found = Counter[str]()
@@ -216,7 +215,7 @@ def _judged(viewer: Viewer, answer: codec.Message) -> str:
 
 
 def run(runs: int, seconds: float, seed: int) -> Counter[str]:
-    """Until there were so many clients or so long; gives what they were answered, by kind."""
+    """Run clients until the given number or time is reached; return their answers, counted by kind."""
     chance = random.Random(seed)
     begin = told = time.monotonic()
     found = Counter[str]()
@@ -249,7 +248,7 @@ def _option(arguments: list[str], name: str, default: int) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Run, and say what the clients were answered."""
+    """Run, and print the counts of the answers."""
     seconds = _option(arguments, "max_total_time", 0) or float("inf")
     found = run(_option(arguments, "runs", 100_000), seconds, _option(arguments, "seed", 2011))
     print(f"{found.pop('clients', 0)} clients, none of them too much; answers: {dict(found.most_common())}")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutated images into the reader and the check: python -m tests.fuzz.fuzz_image [--plain] [OPTION...] [CORPUS]
+"""Fuzzer of images for the reader and the check: python -m tests.fuzz.fuzz_image [--plain] [OPTION...] [CORPUS]
 
 With atheris (pip install atheris) the mutations follow the code's branches; the options are libFuzzer's, as in
-``-runs=1000000 -max_total_time=600``. Without it, or with ``--plain``, they are blind, and ``-runs``, ``-seed`` and
-``-max_total_time`` are all there is. Either way an exception that is not ours, or a check that disagrees with the
-reader, ends the run with the bytes that made it: libFuzzer's crash file, or their hex.
+``-runs=1000000 -max_total_time=600``. Without it, or with ``--plain``, they are blind, and the only options are
+``-runs``, ``-seed`` and ``-max_total_time``. In both cases a foreign exception, or a check that disagrees with the
+reader, ends the run and shows the bytes: as libFuzzer's crash file, or in hex.
 """
 
 import importlib
@@ -46,7 +46,7 @@ _KINDS = (1, 2, 3, 4, 7, 101, 102, 8101, 9001, 9999)
 
 
 def one(data: bytes) -> None:
-    """One input, as it is, and with a checksum that fits, so that what is behind it is reached."""
+    """Run one input as it is, and with a correct checksum, so that the data behind it is reached."""
     judged(data)
     whole = repaired(data)
     if whole != data:
@@ -54,7 +54,7 @@ def one(data: bytes) -> None:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A few fields, bytes or stretches of it changed."""
+    """Return the image with a few fields, bytes or stretches changed."""
     out = bytearray(data)
     for _ in range(chance.randint(1, 5)):
         at = chance.randrange(len(out) + 1)
@@ -78,7 +78,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 def plain(runs: int, seconds: float, seed: int) -> int:
-    """Blind mutations, until there were so many or so long; gives their number."""
+    """Run blind mutations until the given number or time is reached; return their number."""
     chance = random.Random(seed)
     begin = told = time.monotonic()
     end = begin + seconds
@@ -98,7 +98,7 @@ def plain(runs: int, seconds: float, seed: int) -> int:
 
 
 def _option(arguments: list[str], name: str, default: int) -> int:
-    """That of libFuzzer's spelling; below 0 is without end, as there."""
+    """Return the value of an option in libFuzzer's spelling; below 0 means without limit, as there."""
     for argument in arguments:
         if argument.startswith(f"-{name}="):
             value = int(argument.partition("=")[2])
@@ -107,7 +107,7 @@ def _option(arguments: list[str], name: str, default: int) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Run with whichever of the two there is."""
+    """Run with atheris if it is installed, else without."""
     atheris: Any = None
     if "--plain" in arguments:
         arguments.remove("--plain")

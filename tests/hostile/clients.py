@@ -2,7 +2,7 @@
 """A hostile client of the daemon's socket, a process of its own: ``python -m tests.hostile.clients KIND SOCKET
 SECONDS``.
 
-It becomes an ordinary user first. What it does is what anybody could who may connect.
+It becomes an ordinary user first, and does only what any user with access to the socket can do.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Attack = Callable[[Path, float], None]
 
 
 def arrays(path: Path, end: float) -> None:
-    """Send requests of 64 KB that are nothing but empty arrays, over several connections."""
+    """Send requests of 64 KB that consist of empty arrays, over several connections."""
     request = codec.encode({"verb": "status", "x": [[] for _ in range(60_000)]})
     connections = [_connected(path) for _ in range(_CONNECTIONS)]
     while time.monotonic() < end:
@@ -64,7 +64,7 @@ def follows_a_chain(path: Path, end: float) -> None:
 
 
 def slow_readers(path: Path, end: float) -> None:
-    """Subscribe to everything and ask for the whole tree, and read nothing of it."""
+    """Subscribe to everything and request the whole tree, and read nothing of the answers."""
     own = str(os.getpid())
     kept = []
     for _ in range(_CONNECTIONS):
@@ -84,7 +84,7 @@ def slow_readers(path: Path, end: float) -> None:
 
 
 def asks(path: Path, end: float) -> None:
-    """Ask for a snapshot of itself, without a pause, over several connections."""
+    """Request a snapshot of this process without a pause, over several connections."""
     clients = [Client(path) for _ in range(_CONNECTIONS)]
     while time.monotonic() < end:
         for client in clients:
@@ -110,7 +110,7 @@ def _connected(path: Path) -> socket.socket:
 
 
 def _grow(depth: int, ready: int, end: float) -> None:
-    """Fork a chain; its last one tells that it is there, and then forks at a steady rate. Nobody outlives the end."""
+    """Fork a chain; its last process reports, and then forks at a steady rate. No process outlives the end."""
     for _ in range(depth - 1):
         if time.monotonic() >= end:
             os._exit(0)  # on a machine so busy that it is not grown by then
@@ -137,7 +137,7 @@ def _listen(events: list[Subscription], end: float) -> None:
 
 
 def main(kind: str, path: str, seconds: str) -> None:
-    """Be that client for so long."""
+    """Act as that client for this many seconds."""
     os.setgroups([])
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The noisy program beside this file, built once per run into a folder that every user may look into."""
+"""The noisy program beside this file, built once for each run into a folder that every user may read."""
 
 import subprocess
 import tempfile
@@ -18,7 +18,7 @@ def _folder() -> "tempfile.TemporaryDirectory[str]":
 
 @cache
 def noise() -> Path:
-    """Build noise.c; the path of the result."""
+    """Build noise.c; return the path of the program."""
     target = Path(_folder().name) / "noise"
     subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-pthread", str(_SOURCE), "-o", str(target)], check=True)
     return target

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make hostile``: what root gets of a daemon beside each attack, and beside four at once.
+"""``make hostile``: the daemon's service to root beside each attack, and beside four at once.
 
-``python -m tests.hostile.everything [--seconds S] [ATTACK[+ATTACK...]...]`` from the repository's root, as root.
-Exit code 1 where somebody did not get what is promised; the last column says what.
+``python -m tests.hostile.everything [--seconds S] [ATTACK[+ATTACK...]...]`` from the repository's root, as root. The
+exit code is 1 if a promise was broken; the last column names it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ HEAD = (
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
-    """An outcome as a line of the table."""
+    """Return an outcome as a row of the table."""
     return (
         outcome.attack,
         str(outcome.snapshots),
@@ -37,7 +37,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
 
 
 def main() -> int:
-    """Print the table; each attack has a daemon of its own. Returns the exit code."""
+    """Print the table; each attack has a daemon of its own. Return the exit code."""
     parser = argparse.ArgumentParser(prog="make hostile")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("attacks", nargs="*", default=["none", *ATTACKS, "+".join(HOGGED), "+".join(FOUR)])

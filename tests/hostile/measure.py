@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What root gets of a daemon while others attack it.
+"""Measurement of the daemon's service to root during attacks.
 
 Beside every attack three honest users are at work: root asks for a snapshot of one process again and again; another
-user's process forks at a steady pace; root follows that process and counts what it is told of.
+user's process forks at a steady pace; root follows that process and counts the events.
 """
 
 import contextlib
@@ -47,17 +47,17 @@ for _ in range(int(sys.argv[1])):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What it was like.
+    """The result of one attack.
 
     Attributes:
-        attack: names of what went on beside.
-        snapshots: how many were taken.
+        attack: names of the attackers.
+        snapshots: number of snapshots.
         median_ms, p99_ms, worst_ms: from root's request to its answer.
-        lost: records that found no room, or were given up.
-        longest_turn_ms: how long the daemon's loop was away from its clients at most.
+        lost: records that had no room in the ring, or that the daemon gave up.
+        longest_turn_ms: the longest time that the daemon's loop was away from its clients.
         resident_mb: of the daemon, the most during the attack.
-        before_mb, after_mb: the same before the attack, and once it was back there, or a minute later.
-        untold: births and deaths of an honest user's children that root, who follows them, was not told of.
+        before_mb, after_mb: the same before the attack, and after it when the memory has shrunk again, or a minute later.
+        untold: births and deaths of an honest user's children that root follows and has no event of.
     """
 
     attack: str
@@ -73,7 +73,7 @@ class Outcome:
     untold: int
 
     def failings(self, bounds: "Bounds") -> list[str]:
-        """Name what root did not get."""
+        """Return the promises to root that were broken, one line each."""
         kept = {
             "the median of root's snapshots": self.median_ms <= bounds.median_ms,
             "the slowest hundredth of root's snapshots": self.p99_ms <= bounds.p99_ms,
@@ -88,7 +88,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most that is right, in the units of an outcome."""
+    """The limits of a good outcome, in its units."""
 
     median_ms: float
     p99_ms: float
@@ -102,7 +102,7 @@ PROMISED: Final = Bounds(median_ms=50, p99_ms=50, turn_ms=250, resident_mb=60)
 
 @contextlib.contextmanager
 def attacked(path: Path, kinds: Iterable[str], seconds: float) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Have attackers at work for so long, each an ordinary user's process; gives the processes."""
+    """Run attackers for this many seconds, each as an ordinary user's process; give the processes."""
     running: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as ends:
         for kind in kinds:
@@ -130,13 +130,13 @@ def attacked(path: Path, kinds: Iterable[str], seconds: float) -> Iterator[list[
 
 
 def measure(path: Path, daemon: int, kinds: tuple[str, ...], seconds: float) -> Outcome:
-    """Attack a daemon, and be three honest users of it meanwhile.
+    """Attack a daemon while three honest users use it.
 
     Args:
         path: the daemon's socket.
-        daemon: its number.
-        kinds: of `ATTACKS`; empty: nobody attacks.
-        seconds: for how long.
+        daemon: its pid.
+        kinds: of `ATTACKS`; empty: no attack.
+        seconds: the duration.
     """
     forks = int(seconds * _FORKS_PER_SECOND / 2)
     command = [os.path.realpath(sys.executable), "-S", "-c", _FORKER, str(forks)]
@@ -185,7 +185,7 @@ def measure(path: Path, daemon: int, kinds: tuple[str, ...], seconds: float) -> 
 
 
 def _asked(client: Client, pid: int, end: float) -> Iterator[float]:
-    """Seconds that each snapshot of a process took, over one connection and each second time over a new one."""
+    """Yield the seconds that each snapshot of a process took, in turn over one connection and over a new one."""
     while (begin := time.monotonic()) < end:
         client.snapshot(str(pid))
         yield time.monotonic() - begin
@@ -197,7 +197,7 @@ def _asked(client: Client, pid: int, end: float) -> Iterator[float]:
 
 
 def _back(daemon: int, before_mb: float) -> float:
-    """Wait until the daemon's memory is back where it was, a minute at most; gives what it is then."""
+    """Wait until the daemon's memory is back at this size, a minute at most; return its size, in MB."""
     deadline = time.monotonic() + _BACK_WITHIN_S
     while (now_mb := resident_mb(daemon)) > before_mb * _BACK and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
@@ -205,7 +205,7 @@ def _back(daemon: int, before_mb: float) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    """VmRSS without the ring's pages, which belong to the kernel and are mapped twice."""
+    """Return VmRSS in MB without the ring's pages, which belong to the kernel and are mapped twice."""
     fields = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Rss")
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make matrix``: runs cells, one after the other, and writes docs/matrix.json and docs/matrix.md.
+"""``make matrix``: a run of cells, one after the other, that writes docs/matrix.json and docs/matrix.md.
 
 ``python -m tests.matrix [--step STEP]... [CELL]...``; without a name, all. A step that is run alone takes the place of
-its earlier result. ``--page`` writes the page from the results that there are.
+its earlier result. ``--page`` writes the page from the present results.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PAGE: Final = TOP / "docs" / "matrix.md"
 
 
 def gather(lines: Iterable[str]) -> dict[str, Any]:
-    """Return the results among what a host has said."""
+    """Return the results among the output of a host."""
     results: dict[str, Any] = {"facts": {}, "steps": [], "reason": "it never began"}
     for line in lines:
         mark, found, text = line.partition(MARK)
@@ -68,18 +68,18 @@ def run(cell: Cell, steps: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def known() -> dict[str, Any]:
-    """Return the results that there are, by cell."""
+    """Return the present results, by cell."""
     return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
 
 
 def merged(earlier: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """Return results in which those steps that were run again are the later ones."""
+    """Return the results with those of later runs in place of earlier ones."""
     found = {each["step"]: each for each in (*earlier.get("steps", ()), *results["steps"])}
     return results | {"steps": [found[step.name] for step in STEPS if step.name in found]}
 
 
 def main(arguments: list[str]) -> int:
-    """Run what is named; 0 unless a step of a cell failed."""
+    """Run the named cells; return 0 unless a step of a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cells", nargs="*", type=named, default=[], metavar="CELL")
     parser.add_argument("--step", action="append", default=[], choices=[step.name for step in STEPS])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which hosts there are to try: a user space, a kernel, an architecture; and what is done on each.
+"""The hosts of the matrix: a user space, a kernel, an architecture; and the steps that run on each.
 
 A cell's name says all of it: ``debian13-6.12``, ``debian13-6.12-arm64``, ``ubuntu24.04-here`` (the kernel that runs
 here).
@@ -24,7 +24,7 @@ MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 class Cell(NamedTuple):
-    """A host to try.
+    """A host of the matrix.
 
     Attributes:
         user: its user space, of `USERS`.
@@ -56,7 +56,7 @@ def named(name: str) -> Cell:
     """Return the cell of a name.
 
     Raises:
-        ValueError: there is none; the message lists those that there are.
+        ValueError: the name is unknown; the message lists the known ones.
     """
     for cell in CELLS:
         if str(cell) == name:
@@ -65,16 +65,15 @@ def named(name: str) -> Cell:
 
 
 class Step(NamedTuple):
-    """Something that is done on a host, by pytest or by a module.
+    """A test run on a host, by pytest or by a module.
 
     Attributes:
         name: its column.
-        told: what it is, for the page.
+        told: its description, for the page.
         arguments: of pytest.
-        without: hooks that are left out.
-        emulated: of pytest, where all of it would take too long.
-        seconds: after which it is ended: emulated, everything takes ten times as long, and far longer beside other
-        work.
+        without: hooks that the step disables.
+        emulated: arguments of pytest on an emulated machine, where the whole step would take too long.
+        seconds: its time limit; on an emulated machine a step takes ten times as long, and far longer beside other work.
     """
 
     name: str

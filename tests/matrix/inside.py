@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the steps of a cell on its host and says on stdout, a marked line each, what came of them.
+"""A run of the steps of a cell on its host; it prints their results on stdout, one marked line each.
 
 ``python -m tests.matrix.inside WHERE [STEP]...``, of the checkout in the current folder; WHERE is ``here`` or
 ``emulated``.
@@ -38,7 +38,7 @@ def say(**facts: Any) -> None:
 
 
 def _asked(program: str, seconds: float = 200, without: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Run a few lines of Python; return what they print, and the last line of what they complain of."""
+    """Run a few lines of Python; return their output, and the last line of their standard error."""
     ran = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"CKPTREE_WITHOUT": " ".join(without)},
@@ -52,7 +52,9 @@ def _asked(program: str, seconds: float = 200, without: tuple[str, ...] = ()) ->
 
 
 def read(report: Path) -> dict[str, Any]:
-    """Return what a report of pytest, of the JUnit kind, says: how many passed, and which failed with what."""
+    """Return the results in a JUnit report of pytest: the number of passed tests, and the failed ones with their
+    messages.
+    """
     passed, failed = 0, []
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - our own pytest's
         faults = [*case.findall("failure"), *case.findall("error")]
@@ -93,7 +95,7 @@ def perform(step: Step, *, emulated: bool) -> dict[str, Any]:
 
 
 def main(where: str, names: list[str]) -> None:
-    """Run those that are named; without a name, all."""
+    """Run the named steps, or all if none is named."""
     bcc, fault = _asked(_BCC)
     say(kernel=platform.release(), python=platform.python_version(), bcc=bcc or fault, machine=platform.machine())
     for step in STEPS:

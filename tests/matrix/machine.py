@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An emulated machine with a cell's kernel, and its user space as the initial file system: it runs the steps and
-ends."""
+"""An emulated machine with a cell's kernel, and its user space as the initial file system; it runs the steps
+and ends.
+"""
 
 import os
 import platform
@@ -51,8 +52,7 @@ while :; do sleep 1; done
 
 
 def kernel(cell: Cell) -> Path:
-    """Return the kernel of a cell, the one that its distribution has for clouds: it needs no module for what is
-    tried."""
+    """Return the kernel of a cell: its distribution's kernel for clouds, which needs no module for the steps."""
     path = CACHE / f"vmlinuz-{cell.kernel}-{cell.machine}"
     if not path.exists():
         folder = CACHE / f"kernel-{cell.kernel}-{cell.machine}"
@@ -72,7 +72,7 @@ def kernel(cell: Cell) -> Path:
 
 
 def initial(cell: Cell, steps: Sequence[str]) -> Path:
-    """Return the initial file system: the user space, and behind it this checkout and the first process."""
+    """Return the initial file system: the user space, followed by this checkout and the first process."""
     path = CACHE / f"{cell}.cpio"
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
@@ -96,7 +96,7 @@ def boot(cell: Cell, console: Path, steps: Sequence[str]) -> None:
 
     Args:
         cell: the host.
-        console: for all that it says.
+        console: takes all output of the machine.
         steps: their names; none: all.
     """
     system = initial(cell, steps)

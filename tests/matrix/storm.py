@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A storm that an emulated machine can take, and snapshots of it. Named by hand: it is no part of the suite."""
+"""A storm for an emulated machine, and snapshots of it. It runs only by its name and is no part of the suite."""
 
 import json
 
@@ -14,7 +14,7 @@ _MADE, _INCOMPLETE = 0, 3
 
 
 def test_no_snapshot_of_a_slow_storm_is_torn_stale_or_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    """And at least half of them are certain in time."""
+    """At least half of the snapshots are complete in time."""
     code = torture.main(_SLOW.split())
     said = capsys.readouterr()
 
@@ -25,7 +25,7 @@ def test_no_snapshot_of_a_slow_storm_is_torn_stale_or_failed(capsys: pytest.Capt
 
 
 def test_loss_in_a_slow_storm_is_told_of_exactly_those_it_concerns_and_repaired() -> None:
-    """With a ring that some dozen records fill."""
+    """The ring has room for some dozen records."""
     out = loss.suffer(loss.stopped, "ring_bytes = 4096\nsweep_interval_s = 3600\n", 0.1)
 
     assert out.wrong == []

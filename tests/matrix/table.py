@@ -85,7 +85,7 @@ def _remarks(name: str, results: Mapping[str, Any]) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown."""
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
 
 
@@ -93,7 +93,7 @@ def page(cells: Mapping[str, Any]) -> str:
     """Return the page.
 
     Args:
-        cells: results by the name of the cell: ``facts``, ``steps``, and a ``reason`` if it did not come to its end.
+        cells: results by the name of the cell: ``facts``, ``steps``, and a ``reason`` if it ended early.
     """
     order = {str(cell): n for n, cell in enumerate(CELLS)}
     done = sorted(cells, key=order.__getitem__)

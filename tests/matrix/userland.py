@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clean roots of distributions in which ``make setup`` has been run, kept from run to run."""
+"""Clean roots of distributions in which ``make setup`` has run; later runs use them again."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def enter(root: Path, *command: str) -> list[str]:
 
 
 def sources(root: Path) -> None:
-    """Put this checkout, as it is, into a root."""
+    """Copy this checkout into a root."""
     names = run(["git", "-C", TOP, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]).split("\0")
     for name in filter(None, names):
         target = root / SOURCES / name
@@ -59,7 +59,7 @@ def sources(root: Path) -> None:
 
 
 def keyring(suite: str) -> list[str]:
-    """Return the option of mmdebstrap by which a suite is trusted: none, where it is Debian's."""
+    """Return the option of mmdebstrap that names a suite's keyring; empty for Debian."""
     if suite not in _UBUNTU:
         return []
     origin, package = _KEYRING
@@ -72,7 +72,7 @@ def keyring(suite: str) -> list[str]:
 def userland(cell: Cell) -> Path:
     """Return the root of a cell's user space.
 
-    It is the smallest that its distribution has, with make, and what the project's own ``make setup`` installs.
+    It is the smallest that its distribution has, with make and the packages that ``make setup`` installs.
     """
     root = CACHE / f"{cell.user}-{cell.machine}"
     ready = root / "ready"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cgroups for a systemd of a test's own: it counts its services by them, and by them nobody is left behind."""
+"""Cgroups for a test's own systemd, which counts its services by them; a test ends all processes in them."""
 
 import contextlib
 import itertools
@@ -15,7 +15,7 @@ _NUMBERS = itertools.count(1)
 
 
 class Cgroups:
-    """A new one in each hierarchy that systemd knows services by."""
+    """A new cgroup in each hierarchy by which systemd knows services."""
 
     def __init__(self) -> None:
         name = f"ckptree-test-{os.getpid()}-{next(_NUMBERS)}"
@@ -25,11 +25,11 @@ class Cgroups:
 
     @property
     def join(self) -> str:
-        """What a shell does to be in them, with all that it starts."""
+        """Return the shell command that enters the cgroups, with all that the shell starts."""
         return "; ".join(f"echo $$ > {shlex.quote(f'{folder}/cgroup.procs')}" for folder in self._folders)
 
     def clear(self) -> None:
-        """End who is in them, and remove them."""
+        """End all processes in the cgroups, and remove them."""
         deadline = time.monotonic() + PATIENCE_S
         while members := {pid for folder in self._folders for pid in _members(folder)}:
             assert time.monotonic() < deadline, f"still there: {members}"
@@ -44,12 +44,12 @@ class Cgroups:
 
 
 def _members(folder: Path) -> list[int]:
-    """Those of the cgroups below it, too."""
+    """Return the processes, those of the cgroups below too."""
     return [int(pid) for path in folder.rglob("cgroup.procs") for pid in path.read_text().split()]
 
 
 def _hierarchies() -> list[Path]:
-    """Where they are mounted."""
+    """Return the mount points of the hierarchies."""
     mounts = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     kinds = {Path(place.split()[4]): what.split() for place, what in mounts}
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the services are: beside us, or with CKPTREE_MACHINE=1 in a virtual machine with a kernel of its own."""
+"""The host of the services: this one, or with CKPTREE_MACHINE=1 a virtual machine with a kernel of its own."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ LONG = ("deb", "machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes, and a package that was made before, is left out unless -m names it."""
+    """Leave out tests that take minutes or need a package, unless -m names them."""
     asked = config.getoption("-m")
     left_out = [item for item in items if any(item.get_closest_marker(name) and name not in asked for name in LONG)]
     config.hook.pytest_deselected(items=left_out)
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A systemd that has our units, none of them started."""
+    """Run a systemd that has our units, none of them started."""
     folder = tmp_path_factory.mktemp("host")
     if os.environ.get("CKPTREE_MACHINE"):
         from tests.service.machine import Machine

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container whose first process is systemd: a clean Debian to install into, in namespaces of its own, off the
-network."""
+"""A container whose first process is systemd: a clean Debian to install into, in namespaces of its own, without a
+network.
+"""
 
 import os
 import subprocess
@@ -43,7 +44,7 @@ exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 
 
 class Container(Host):
-    """One that is up, with all that the package asks for, and not the package.
+    """A running container with the dependencies of the package, and without the package.
 
     Args:
         folder: for its root.
@@ -86,12 +87,12 @@ class Container(Host):
 
     @property
     def _init(self) -> int:
-        """Its first process, as we count; 0: not there yet."""
+        """Return the pid of its first process in our namespace; 0: not started yet."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0]) if children else 0
 
     def run(self, command: str) -> Ran:
-        """A shell's command in the container."""
+        """Run a shell command in the container."""
         ran = subprocess.run(
             ["nsenter", f"--target={self._init}", *SPACES, "--root", "sh", "-c", f"cd /\n{command}"],
             env={"PATH": os.defpath + ":/sbin:/usr/sbin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
@@ -103,7 +104,7 @@ class Container(Host):
         return Ran(ran.returncode, ran.stdout.decode(errors="replace"), ran.stderr.decode(errors="replace"))
 
     def log(self) -> str:
-        """What the daemon has said."""
+        """Return the daemon's log."""
         return self.run("journalctl --unit=ckptree.service --output=cat --no-pager --lines=60").out
 
     def _end(self) -> None:

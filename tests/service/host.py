@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a service is tried: something that runs commands beside a systemd which has our units."""
+"""A host for the service: it runs commands beside a systemd that has our units."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ _PIECE = 1 << 15  # of a command's word, which has a bound; a multiple of four
 
 
 class Ran(NamedTuple):
-    """How a command ended."""
+    """The exit of a command."""
 
     code: int
     out: str
@@ -25,11 +25,11 @@ class Host(ABC):
     """A systemd and its shell.
 
     Attributes:
-        ckptree: the command line, as a shell finds it.
+        ckptree: the command as a shell finds it.
         python: an interpreter that has the package.
         units: folder of units and their drop-ins, read again at a daemon-reload.
-        manager: which of its managers systemctl and systemd-run are to ask.
-        watchdog_s: the least patience that is fair to a daemon there.
+        manager: the option by which systemctl and systemd-run choose the manager.
+        watchdog_s: the shortest watchdog time that is fair to a daemon there, in seconds.
     """
 
     ckptree: ClassVar[str]
@@ -40,33 +40,34 @@ class Host(ABC):
 
     @abstractmethod
     def run(self, command: str) -> Ran:
-        """A shell's command, as root."""
+        """Run a shell command as root."""
 
     def systemctl(self, *words: str) -> Ran:
-        """Ask the manager."""
+        """Run systemctl."""
         return self.run(shlex.join(["systemctl", self.manager, "--no-pager", *words]))
 
     def do(self, *words: str) -> None:
-        """Ask the manager for what it has to grant."""
+        """Run systemctl; fail if the manager refuses."""
         ran = self.systemctl(*words)
         assert ran.code == 0, f"{ran.err}{self.systemctl('status', '--lines=30', 'ckptree.service').out}{self.log()}"
 
     def property(self, name: str, unit: str = "ckptree.service") -> str:
-        """What the manager has to say of a unit."""
+        """Return a property of a unit."""
         return self.systemctl("show", "--property", name, "--value", unit).out.strip()
 
     def main_pid(self, unit: str = "ckptree.service") -> int:
-        """Of a service that runs; 0: it does not."""
+        """Return the main pid of a running service; 0: the service does not run."""
         return int(self.property("MainPID", unit))
 
     def status_of(self, pid: int) -> dict[str, list[str]]:
-        """/proc/PID/status, by key, in words."""
+        """Return /proc/PID/status by key, each value split into words."""
         lines = (line.split(":", 1) for line in self.run(f"cat /proc/{pid}/status").out.splitlines())
         return {key: value.split() for key, value in lines}
 
     def tree(self, script: str = "sleep 999 & setsid sleep 999 & systemd-notify --ready; wait") -> int:
-        """The root of a small tree that is born now, once it says that it is ready; a service that ends with the
-        host."""
+        """Start a small tree as a service and return the pid of its root when the tree is ready; it ends with
+        the host.
+        """
         unit = f"tree-{time.monotonic_ns()}"
         words = ["systemd-run", self.manager, "--quiet", f"--unit={unit}", "--property=Type=notify"]
         ran = self.run(shlex.join([*words, "--property=NotifyAccess=all", "sh", "-c", script]))
@@ -74,7 +75,7 @@ class Host(ABC):
         return self.main_pid(f"{unit}.service")
 
     def put(self, data: bytes, path: str) -> None:
-        """Write a file that everybody may read and run."""
+        """Write a file that every user may read and run."""
         text = base64.b64encode(data).decode()
         written = self.run(f"rm -f {path}; touch {path}; chmod 755 {path}")
         assert written.code == 0, written.err
@@ -82,17 +83,17 @@ class Host(ABC):
             self.run(f"echo {text[start : start + _PIECE]} | base64 -d >> {path}")
 
     def births(self, root: int) -> list[Any]:
-        """Of each task of a tree, what its snapshot knows of its birth."""
+        """Return, for each task of a tree, the birth in its snapshot."""
         ran = self.run(f"{self.ckptree} snapshot {root} -f json --source daemon")
         assert ran.code == 0, ran.err + self.log()
         return [task["birth"] for task in json.loads(ran.out)["tasks"]]
 
     def log(self) -> str:
-        """What the daemon has said."""
+        """Return the daemon's log."""
         return self.run("cat /run/ckptree.log").out
 
     def wait(self, reached: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-        """Until it is so."""
+        """Wait until the condition holds."""
         deadline = time.monotonic() + patience_s
         while not reached():
             assert time.monotonic() < deadline, self.systemctl("status", "ckptree.service").out + self.log()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A virtual machine whose first process is systemd, on the kernel of Debian's stable release, with the package in it.
 
-Emulated, so it needs nothing of this machine's processor, and boots in a quarter of a minute. The root is the kernel's
-initial file system, so it needs neither module nor disk. Commands go to and fro over its second serial port.
+The machine is emulated, so it needs no feature of this machine's processor, and boots in a quarter of a minute. The
+root is the kernel's initial file system, so it needs neither module nor disk. Commands go to and fro over its second
+serial port.
 """
 
 import base64
@@ -55,10 +56,10 @@ cd /usr/lib/ckptree/lib/python3*/site-packages && exec python3 -m compileall -q 
 
 
 class Machine(Host):
-    """One that is up, with the package installed.
+    """A running machine with the package installed.
 
     Args:
-        folder: for its console, and what is put into it.
+        folder: for its console, and for the files that go into the machine.
     """
 
     ckptree = "/usr/bin/ckptree"
@@ -128,12 +129,12 @@ class Machine(Host):
         return line.decode().strip()
 
     def run(self, command: str) -> Ran:
-        """A shell's command in the machine."""
+        """Run a shell command in the machine."""
         self._line.sendall(base64.b64encode(json.dumps(command).encode()) + b"\n")
         return Ran(*json.loads(base64.b64decode(self._read())))
 
     def log(self) -> str:
-        """What the daemon has said."""
+        """Return the daemon's log."""
         return self.run("journalctl --unit=ckptree.service --output=cat --no-pager --lines=60").out
 
     def _end(self) -> None:

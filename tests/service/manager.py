@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real systemd that runs our units, up within a second: root's own manager, in a mount namespace of its own.
+"""A real systemd that runs our units and starts within a second: root's own manager, in a mount namespace of its own.
 
-It is in the initial pid namespace, where the daemon has to be, and takes the units as they are: another user, ambient
-capabilities, the sandbox, the socket, the store of descriptors, the watchdog. What it is not is pid 1.
+It is in the initial pid namespace, as the daemon requires, and takes the units as they are: another user, ambient
+capabilities, the sandbox, the socket, the store of descriptors, the watchdog. Only its pid is not 1.
 """
 
 import os
@@ -63,7 +63,7 @@ class Manager(Host):
     """A systemd of a test's own.
 
     Args:
-        folder: for what it says.
+        folder: for its log.
         contained: in a pid namespace of its own, as in a container.
     """
 
@@ -104,7 +104,7 @@ class Manager(Host):
         self._end()
 
     def _answers(self) -> bool:
-        """Whether it has come so far that it can be asked."""
+        """Return True if the manager answers."""
         if self._contained and not self._pid:
             return False
         ran = self.run("test -S /run/systemd/private && systemctl --user is-system-running")
@@ -112,19 +112,19 @@ class Manager(Host):
 
     @property
     def _pid(self) -> int:
-        """Of the shell that waits for systemd, which as pid 1 of a namespace would be no user's; 0: not there yet."""
+        """Return the pid of the shell that waits for systemd; 0: not started yet."""
         if not self._contained:
             return self._process.pid
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0]) if children else 0
 
     def _end(self) -> None:
-        """All that it started goes with it."""
+        """End the manager and all processes that it started."""
         self._cgroups.clear()
         self._process.wait(PATIENCE_S)
 
     def run(self, command: str) -> Ran:
-        """A shell's command where the manager is."""
+        """Run a shell command in the manager's namespaces."""
         spaces = ["--mount", "--pid"] if self._contained else ["--mount"]
         ran = subprocess.run(
             ["nsenter", f"--target={self._pid}", *spaces, "--", "sh", "-c", command],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root file systems of a clean Debian, kept from run to run, and the package to put into them."""
+"""Root file systems of a clean Debian for the package; later runs use them again."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ STEP_S = 600.0
 
 
 def run(command: Sequence[str | Path], **more: str) -> str:
-    """Run a step; what it said is the error when it fails."""
+    """Run a step; raise an error with its output if it fails."""
     ran = subprocess.run(
         command,
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", **more},
@@ -35,20 +35,20 @@ def run(command: Sequence[str | Path], **more: str) -> str:
 
 
 def package() -> Path:
-    """The newest one that `make deb` made."""
+    """Return the newest package that `make deb` made."""
     made = sorted((TOP / "dist").glob("ckptree_*.deb"), key=lambda path: path.stat().st_mtime)
     assert made, "make deb comes first"
     return made[-1]
 
 
 def depends() -> list[str]:
-    """The packages that ours asks for: of alternatives the first."""
+    """Return the packages that ours depends on, the first of each alternative."""
     said = run(["dpkg-deb", "--field", package(), "Depends"]).strip()
     return [part.split("|")[0].split("(")[0].split(":")[0].strip() for part in said.split(",")]
 
 
 def base(packages: Sequence[str] = PACKAGES) -> Path:
-    """A clean root with these packages, as a tar archive."""
+    """Return a clean root with these packages, as a tar archive."""
     name = hashlib.blake2b(repr((SUITE, packages, LEAN)).encode(), digest_size=6).hexdigest()
     path = CACHE / f"{name}.tar"
     if not path.exists():
@@ -61,24 +61,24 @@ def base(packages: Sequence[str] = PACKAGES) -> Path:
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
-    """A root to change, on this machine's disk."""
+    """Unpack a root on this machine's disk, where it can be changed."""
     folder.mkdir()
     run(["tar", "--extract", "--file", archive, "--directory", folder, "--exclude=./dev/*"])
     return folder
 
 
 def debian(folder: Path, *more: str) -> Path:
-    """A root with all that the package asks for, and not the package.
+    """Make a root with all dependencies of the package, and without the package.
 
     Args:
-        folder: where it is made.
+        folder: the folder of the root.
         more: packages that ours does not ask for.
     """
     return unpacked(base((*PACKAGES, *depends(), *more)), folder)
 
 
 def install(root: Path, deb: Path) -> None:
-    """Into a root where nothing runs."""
+    """Install the package into a root without running processes."""
     shutil.copy(deb, root / "package.deb")
     enter = (
         'mount --rbind /dev "$0/dev" && mount -t proc none "$0/proc" && exec chroot "$0" dpkg --install /package.deb'
@@ -87,7 +87,7 @@ def install(root: Path, deb: Path) -> None:
 
 
 def upgrade(deb: Path, folder: Path) -> Path:
-    """The same package with a higher version."""
+    """Return the same package with a higher version."""
     tree = folder / "upgrade"
     run(["dpkg-deb", "--raw-extract", deb, tree])
     control = tree / "DEBIAN" / "control"
@@ -99,7 +99,7 @@ def upgrade(deb: Path, folder: Path) -> Path:
 
 
 def packed(root: Path, path: Path) -> Path:
-    """A folder as an archive that a kernel takes at boot."""
+    """Return a folder as an archive that a kernel unpacks at boot."""
     unfinished = path.with_suffix(".unfinished.cpio")
     names = sorted(os.fspath(found.relative_to(root)) for found in root.rglob("*"))
     with unfinished.open("wb") as out:
@@ -115,7 +115,7 @@ def packed(root: Path, path: Path) -> Path:
 
 
 def kernel() -> Path:
-    """Of that suite."""
+    """Return the kernel of that suite."""
     path = CACHE / "vmlinuz"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The profile of the package, enforced: by the kernel of Debian's stable release, which has AppArmor.
+"""The package's AppArmor profile, enforced by the kernel of Debian's stable release.
 
-What is forbidden is tried by root with every capability, so that nothing but the profile is in the way.
+Root with every capability tries the forbidden acts, so that only the profile can prevent them.
 """
 
 import shlex
@@ -18,10 +18,10 @@ PROGRAM = "/usr/bin/python3"
 
 
 class Act(NamedTuple):
-    """Something that the daemon has no business to do.
+    """An act that the daemon has no need of.
 
     Attributes:
-        done: a program in Python that ends with 0 if it could.
+        done: a program in Python that exits with 0 if the act succeeds.
         operation: the kernel's word for it, in its log.
     """
 
@@ -49,27 +49,27 @@ FORBIDDEN = {
 
 @pytest.fixture
 def running(host: Host) -> Host:
-    """With the service active."""
+    """Return the host with the service active."""
     host.do("reset-failed")
     host.do("start", "ckptree.service")
     return host
 
 
 def denied(host: Host) -> list[str]:
-    """Lines of the kernel's log about what the profile was asked for and did not allow."""
+    """Return the lines of the kernel's log on accesses that the profile denied."""
     ran = host.run("journalctl --dmesg --output=cat --no-pager")
     return [line for line in ran.out.splitlines() if 'apparmor="DENIED"' in line and f'profile="{PROFILE}"' in line]
 
 
 def act(host: Host, done: str, *, confined: bool) -> Ran:
-    """Do that as root, with the profile of the daemon or with none."""
+    """Do the act as root, with the daemon's profile or with none."""
     words = ["aa-exec", "--profile", PROFILE, "--"] if confined else []
     command = shlex.join([*words, PROGRAM, "-S", "-c", done])
     return host.run(f"sleep 60 & {command} $!; code=$?; kill -KILL $! 2>/dev/null; exit $code")
 
 
 def test_the_daemon_is_confined_and_works(running: Host) -> None:
-    """It starts, sees births, answers, hands over to the next one, and nothing that it does on the way is denied."""
+    """The daemon starts, sees births, answers, and hands over to its successor; the profile denies none of this."""
     before = denied(running)
     root = running.tree()
     births = running.births(root)
@@ -83,7 +83,7 @@ def test_the_daemon_is_confined_and_works(running: Host) -> None:
 
 
 def test_it_compiles_for_itself_where_root_has_not(running: Host) -> None:
-    """The compiler's files are within what is allowed, too."""
+    """The profile allows the compiler's files."""
     drop_in = f"{running.units}/ckptree.service.d/uncompiled.conf"
     running.do("stop", "ckptree.service")
     running.run(
@@ -104,7 +104,7 @@ def test_it_compiles_for_itself_where_root_has_not(running: Host) -> None:
 
 
 def test_the_command_line_is_not_confined(running: Host) -> None:
-    """A restart runs what an image says."""
+    """A restart runs the programs of an image."""
     ran = running.run(f"{PROGRAM} -c 'print(open(\"/proc/self/attr/current\").read())'; {running.ckptree} --version")
 
     assert ran.out.startswith("unconfined")
@@ -113,7 +113,7 @@ def test_the_command_line_is_not_confined(running: Host) -> None:
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_a_compromised_daemon_cannot(running: Host, name: str) -> None:
-    """Root without the profile can; with it, it cannot, and the kernel's log says that the profile was in the way."""
+    """Root succeeds without the profile and fails with it, and the kernel's log names the profile."""
     done, operation = FORBIDDEN[name]
     before = len(denied(running))
     kept = act(running, done, confined=True)

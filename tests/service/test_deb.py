@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Debian package in a clean Debian with systemd as its first process: installed, run, upgraded, removed, purged.
 
-`make test-deb` makes the package and runs this. It is a container, so the service has to refuse; that it works is told
-by test_service.py in a machine with the same package.
+`make test-deb` makes the package and runs this. In a container the service must refuse to start; test_service.py tests
+it in a machine with the same package.
 """
 
 import json
@@ -26,13 +26,13 @@ NOT_OURS = ("/var/log/", "/var/lib/dpkg/", "/var/lib/systemd/", "/run/", "/etc/.
 
 
 class Life(NamedTuple):
-    """What was seen of the package, from before it came to after it went.
+    """Observations of the package, from before its installation to after its removal.
 
     Attributes:
         before, after: all files.
-        installed, upgraded, removed, purged: how dpkg ended.
-        kept: of the configuration file, after the upgrade that followed an edit, and after the removal.
-        answers: what was said in between, by what was asked.
+        installed, upgraded, removed, purged: the exit of dpkg.
+        kept: the configuration file, after an edit and an upgrade, and after the removal.
+        answers: output of commands in between, by question.
     """
 
     before: frozenset[str]
@@ -67,7 +67,7 @@ CONFIGURATION = "/etc/ckptree/ckptree.toml"
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    """All of it, in turn."""
+    """Install, run, upgrade, remove and purge the package, in turn."""
     folder = tmp_path_factory.mktemp("deb")
     container = Container(folder)
     shutil.copy(package(), container.root / "package.deb")
@@ -96,34 +96,33 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 
 
 def test_dpkg_is_content_at_every_step(life: Life) -> None:
-    """All it needs is there by what it depends on; that the service cannot start in a container is no failure of
-    dpkg's."""
+    """Its dependencies bring all that it needs. A service that cannot start in a container is no failure of dpkg."""
     for ran in (life.installed, life.upgraded, life.removed, life.purged):
         assert ran.code == 0, ran
 
 
 def test_the_command_works_from_its_private_environment(life: Life) -> None:
-    """Its modules are its own, bcc is the system's."""
+    """The environment has the modules, and the system has bcc."""
     assert life.answers["version"].out == f"ckptree {version()}\n"
     assert life.answers["snapshot"].code == 0, life.answers["snapshot"].err
     assert life.answers["bcc"].out == "/usr/lib/python3/dist-packages/bcc/__init__.py\n"
 
 
 def test_a_unit_of_the_systems_manager_is_found_by_its_name(life: Life) -> None:
-    """Its main process is the root of its tree."""
+    """The main process of the unit is the root."""
     assert life.answers["unit"].code == 0, life.answers["unit"].err
     assert json.loads(life.answers["unit"].out)["pids"][0]["numbers"] == [int(life.answers["main"].out)]
 
 
 def test_its_modules_are_compiled_and_roots(life: Life) -> None:
-    """The daemon cannot write there, and starts sooner."""
+    """The daemon cannot write there; compiled modules make it start sooner."""
     assert life.answers["compiled"].out.count("\n") == 1
     assert life.answers["owners"].out == ""
     assert life.answers["files"].out == ""
 
 
 def test_user_and_group_are_made(life: Life) -> None:
-    """A user whom nobody logs in as, and a group without members."""
+    """The user cannot log in, and the group has no members."""
     user, group = life.answers["user"].out.splitlines()
 
     assert user.split(":")[0] == Config().group
@@ -132,36 +131,36 @@ def test_user_and_group_are_made(life: Life) -> None:
 
 
 def test_both_units_are_enabled_and_the_socket_listens(life: Life) -> None:
-    """As Debian's services are."""
+    """Debian enables the services of its packages."""
     assert life.answers["enabled"].out.split() == ["enabled", "enabled"]
     assert life.answers["socket"].out.split() == ["active", "666:root:ckptree"]
 
 
 def test_the_units_agree_with_what_is_installed(life: Life) -> None:
-    """ExecStart is there, above all."""
+    """The program of ExecStart exists."""
     assert (life.answers["verify"].code, life.answers["verify"].err) == (0, "")
     assert "path=/usr/bin/ckptree ;" in life.answers["program"].out
 
 
 def test_in_a_container_the_service_refuses_once_and_says_why(life: Life) -> None:
-    """Exit code 5, and no second try."""
+    """The exit code is 5, and systemd does not try again."""
     assert life.answers["service"].out.split() == ["Result=exit-code", "NRestarts=0", "ExecMainStatus=5"]
     assert "not in the initial pid namespace" in life.answers["log"].out
 
 
 def test_an_edited_configuration_outlives_upgrade_and_removal(life: Life) -> None:
-    """dpkg keeps it, and asks nothing as long as the package's own has not changed."""
+    """dpkg keeps the file, and asks no question as long as the package's own file is unchanged."""
     assert life.answers["upgraded"].out == f"1:{version()}"
     assert life.kept == ("sweep_interval_s = 60\n",) * 2
 
 
 def test_after_removal_nothing_runs_or_listens(life: Life) -> None:
-    """Neither command nor socket."""
+    """Neither the command nor the socket remains."""
     assert life.answers["left"].out.split() == ["inactive"]
 
 
 def test_after_a_purge_nothing_is_left(life: Life) -> None:
-    """But the user, as Debian's users stay: their numbers are not given away twice."""
+    """Only the user remains, so that its number is not given away twice, as Debian does."""
     assert sorted(life.after - life.before) == []
     assert sorted(life.before - life.after) == []
     assert life.answers["units"].out == ""
@@ -179,7 +178,7 @@ def test_lintian_finds_nothing_but_what_is_overridden() -> None:
 
 
 def version() -> str:
-    """Of this checkout."""
+    """Return the version of this checkout."""
     from importlib import metadata
 
     return metadata.version("ckptree")

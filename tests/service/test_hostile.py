@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unit as it is installed, while processes of another user attack it: that root is answered, and what it costs.
+"""The installed unit under attack by another user's processes: its answers to root, and their cost.
 
-In the machine this is the package on Debian's kernel, emulated: so what root gets is compared with what it gets in
-peace.
+The machine runs the package on Debian's kernel, emulated, so the figures are compared with those without an attack.
 """
 
 import json
@@ -47,7 +46,7 @@ print(json.dumps({{
 
 @pytest.fixture(scope="module")
 def attacked(host: Host) -> Host:
-    """With the service active, and attackers there."""
+    """Return the host with the service and the attackers active."""
     host.do("start", "ckptree.service")
     host.put(noise().read_bytes(), NOISE)
     host.put(Path(clients.__file__).read_bytes(), CLIENTS)
@@ -55,21 +54,21 @@ def attacked(host: Host) -> Host:
 
 
 def asked(host: Host) -> dict[str, Any]:
-    """Root asks for a while."""
+    """Measure root's requests for a while."""
     ran = host.run(f"sleep 99 & {shlex.join([host.python, '-c', ASK])} $!; code=$?; kill $!; exit $code")
     assert ran.code == 0, ran.err + host.log()
     return dict(json.loads(ran.out))
 
 
 def resident_mb(host: Host) -> float:
-    """Of the daemon, without the ring's pages, which are the kernel's."""
+    """Return the daemon's memory in MB without the ring's pages, which belong to the kernel."""
     status = host.status_of(host.main_pid())
     return sum(int(status[key][0]) for key in ("RssAnon", "RssFile")) / 1024
 
 
 @pytest.mark.parametrize("kind", ["flip-subreaper", "reaps", "connects", "slow-readers"])
 def test_root_is_answered_by_the_installed_service_beside(attacked: Host, kind: str) -> None:
-    """The daemon stays the one it was; none of its records is lost, and its memory is bounded."""
+    """The daemon does not restart, loses no record, and has bounded memory."""
     host = attacked
     host.do("restart", "ckptree.service")
     quiet, main = asked(host), host.main_pid()

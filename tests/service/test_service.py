@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon as a service of a real systemd: how it comes up, what it may, and what it survives.
+"""The daemon as a service of a real systemd: its start, its rights, and its restarts.
 
-The manager is one of root's own on this kernel; `make test-systemd` has the same facts from systemd as pid 1 of a
-machine.
+The manager is root's own on this kernel; `make test-systemd` runs the same tests with systemd as pid 1 of a machine.
 """
 
 import json
@@ -47,7 +46,7 @@ time.sleep(999)
 
 @pytest.fixture
 def running(host: Host) -> Host:
-    """With the service active."""
+    """Return the host with the service active."""
     host.do("reset-failed")
     host.do("start", "ckptree.service")
     return host
@@ -55,7 +54,7 @@ def running(host: Host) -> Host:
 
 @pytest.fixture
 def watched(host: Host) -> Iterator[Host]:
-    """With a watchdog of little patience."""
+    """Set a short watchdog time."""
     drop_in = f"{host.units}/ckptree.service.d/watchdog.conf"
     written = host.run(
         f"mkdir -p $(dirname {drop_in}) && printf '[Service]\\nWatchdogSec={host.watchdog_s}\\n' > {drop_in}"
@@ -69,14 +68,14 @@ def watched(host: Host) -> Iterator[Host]:
 
 
 def test_it_is_active_once_it_is_ready(running: Host) -> None:
-    """Type=notify: the start job ends with READY, and the first sweep is done by then."""
+    """With Type=notify the start job ends with READY, after the first sweep."""
     assert running.property("ActiveState") == "active"
     assert running.property("StatusText").startswith("watching ")
     assert running.run(f"{running.ckptree} status").code == 0
 
 
 def test_it_runs_as_its_own_user_without_any_capability(running: Host) -> None:
-    """Three to load with, which are gone for good."""
+    """The service drops for good the three capabilities that loading needs."""
     status = running.status_of(running.main_pid())
     uid = running.run("id -u ckptree").out.strip()
 
@@ -88,7 +87,7 @@ def test_it_runs_as_its_own_user_without_any_capability(running: Host) -> None:
 
 
 def test_every_feature_has_a_hook(running: Host) -> None:
-    """Nothing that the sandbox keeps away is missing: tracefs above all."""
+    """The sandbox hides nothing that a hook needs, above all not tracefs."""
     shown = running.run(f"{running.ckptree} status").out
 
     assert "hook subreaper" in shown
@@ -96,7 +95,7 @@ def test_every_feature_has_a_hook(running: Host) -> None:
 
 
 def test_programs_are_compiled_once(running: Host) -> None:
-    """By root, into a folder that the daemon's user cannot write, where the next start finds them."""
+    """Root compiles into a folder that the daemon's user cannot write; the next start finds the programs there."""
     listed = "stat --format=%U:%a:%y /var/cache/ckptree /var/cache/ckptree/*.bundle"
     before = running.run(listed).out
     running.do("restart", "ckptree.service")
@@ -109,7 +108,7 @@ def test_programs_are_compiled_once(running: Host) -> None:
 
 
 def test_root_and_the_group_are_shown_every_tree(running: Host) -> None:
-    """Over the socket."""
+    """Both use the socket."""
     root = running.tree()
 
     assert running.run(f"{running.ckptree} snapshot {root} --source daemon | wc -c").out.strip() > "0"
@@ -118,7 +117,7 @@ def test_root_and_the_group_are_shown_every_tree(running: Host) -> None:
 
 
 def test_a_stranger_is_told_that_this_is_not_permitted(running: Host) -> None:
-    """Exit code 5, and not a word of what is running."""
+    """The exit code is 5, and the answer says nothing of running processes."""
     root = running.tree()
     ran = running.run(f"{STRANGER} {running.ckptree} snapshot {root} --source daemon")
 
@@ -126,7 +125,7 @@ def test_a_stranger_is_told_that_this_is_not_permitted(running: Host) -> None:
 
 
 def test_a_service_is_captured_by_its_cgroup_and_by_its_name(running: Host) -> None:
-    """Its main process is the root. Units by name are those of the system's manager."""
+    """The main process is the root. Unit names are those of the system's manager."""
     names = [f"cgroup:{running.property('ControlGroup')}"]
     if running.manager == "--system":
         names += ["unit:ckptree", "unit:ckptree.service"]
@@ -137,7 +136,7 @@ def test_a_service_is_captured_by_its_cgroup_and_by_its_name(running: Host) -> N
 
 
 def test_births_survive_a_restart(running: Host) -> None:
-    """What was loaded waits in systemd's store of descriptors with what was known, and the ring goes on filling."""
+    """systemd's store of descriptors keeps the loaded programs and the memory, and the ring keeps filling."""
     root = running.tree()
     before, first = running.births(root), running.main_pid()
     running.do("restart", "ckptree.service")
@@ -148,14 +147,14 @@ def test_births_survive_a_restart(running: Host) -> None:
 
 
 def test_what_is_loaded_fits_into_the_store(running: Host) -> None:
-    """With room for more: systemd closes what does not fit, without a word to the daemon."""
+    """The store must have room for more: systemd closes a descriptor that does not fit, and sends no message."""
     stored, most = (int(running.property(name)) for name in ("NFileDescriptorStore", "FileDescriptorStoreMax"))
 
     assert 20 < stored < most / 2
 
 
 def test_who_is_born_while_a_killed_daemon_is_away_is_seen(running: Host) -> None:
-    """Restart=on-failure: the next one reads what the ring has taken in meanwhile."""
+    """With Restart=on-failure the next daemon reads the records that the ring has taken meanwhile."""
     first = running.main_pid()
     running.run(f"kill -KILL {first}")
     root = running.tree()
@@ -165,7 +164,7 @@ def test_who_is_born_while_a_killed_daemon_is_away_is_seen(running: Host) -> Non
 
 
 def test_a_subreaper_that_is_gone_has_been_seen(running: Host) -> None:
-    """Somebody else says so at the time, by whichever hook works: no question finds it later."""
+    """The hook in force tells it at the time; a later question cannot."""
     root = running.tree(SUBREAPER)
     ran = running.run(f"{running.ckptree} snapshot {root} -f json --source daemon")
     events = [event["event"] for ancestor in json.loads(ran.out)["ancestors"] for event in ancestor["events"]]
@@ -174,7 +173,7 @@ def test_a_subreaper_that_is_gone_has_been_seen(running: Host) -> None:
 
 
 def test_terminals_and_owners_of_files_are_told(running: Host) -> None:
-    """By iterators of their own, which a daemon without rights starts from what was loaded."""
+    """Iterators of their own tell it; a daemon without rights starts them from the loaded programs."""
     root = running.tree(TERMINAL)
     document = json.loads(running.run(f"{running.ckptree} snapshot {root} -f json --source daemon").out)
     leader = next(task for task in document["tasks"] if task["tty"])
@@ -186,7 +185,7 @@ def test_terminals_and_owners_of_files_are_told(running: Host) -> None:
 
 
 def test_a_daemon_that_hangs_is_replaced(watched: Host) -> None:
-    """SIGSTOP is as good a way to hang as any."""
+    """SIGSTOP makes it hang."""
     first = watched.main_pid()
     watched.run(f"kill -STOP {first}")
     watched.wait(lambda: watched.main_pid() not in (0, first) and watched.property("SubState") == "running")
@@ -195,7 +194,7 @@ def test_a_daemon_that_hangs_is_replaced(watched: Host) -> None:
 
 
 def test_a_daemon_that_does_not_hang_stays(watched: Host) -> None:
-    """For longer than the watchdog waits."""
+    """It runs for longer than the watchdog time."""
     first = watched.main_pid()
     watched.run(f"sleep {watched.watchdog_s * 1.2}")
 
@@ -203,7 +202,7 @@ def test_a_daemon_that_does_not_hang_stays(watched: Host) -> None:
 
 
 def test_who_asks_starts_it(running: Host) -> None:
-    """The socket is systemd's, so it is there while the daemon is not."""
+    """systemd owns the socket, so it exists while the daemon does not run."""
     running.do("stop", "ckptree.service")
     assert running.main_pid() == 0
     ran = running.run(f"{running.ckptree} snapshot $$ --source daemon --timeout 60 -o /run/snapshot")
@@ -213,7 +212,7 @@ def test_who_asks_starts_it(running: Host) -> None:
 
 
 def test_with_its_socket_it_is_gone(running: Host) -> None:
-    """Nothing is left to connect to, and a client says so."""
+    """A client finds no socket, and says so."""
     running.do("stop", "ckptree.socket")
 
     assert running.main_pid() == 0
@@ -223,7 +222,7 @@ def test_with_its_socket_it_is_gone(running: Host) -> None:
 
 @pytest.mark.machine
 def test_an_upgrade_of_the_package_is_a_restart(running: Host) -> None:
-    """The programs being the same: hooks and births stay, and the socket with them."""
+    """The programs are the same, so hooks, births and the socket stay."""
     root = running.tree()
     before, first, socket = running.births(root), running.main_pid(), running.run("stat --format=%i /run/ckptree/*").out
     upgraded = running.run("dpkg --install /upgrade.deb")
@@ -237,7 +236,7 @@ def test_an_upgrade_of_the_package_is_a_restart(running: Host) -> None:
 
 
 def test_a_wrong_configuration_is_not_tried_again(host: Host) -> None:
-    """Exit code 2; the log says which key."""
+    """The exit code is 2; the log names the key."""
     host.do("stop", "ckptree.service")
     host.run("echo 'ring_byte = 1' >> /etc/ckptree/ckptree.toml")
     started = host.systemctl("start", "ckptree.service")
@@ -249,7 +248,9 @@ def test_a_wrong_configuration_is_not_tried_again(host: Host) -> None:
 
 
 def test_in_a_container_it_refuses_once(tmp_path: Path) -> None:
-    """In a pid namespace of its own it would see a part of the tasks: exit code 5, by name, and no second try."""
+    """In a pid namespace of its own it would see a part of the tasks. The exit code is 5, and systemd does not try
+    again.
+    """
     with Manager(tmp_path, contained=True) as container:
         started = container.systemctl("start", "ckptree.service")
 

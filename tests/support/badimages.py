@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For each rule a file that breaks it and nothing else, and all that is to be found in it: name, place, and the
-pids."""
+"""A bad file for each rule: it breaks this rule alone. Each comes with its expected findings: name, place, and pids."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -26,14 +25,14 @@ Found = tuple[str, int | None, tuple[int, ...]]
 
 
 class Bad(NamedTuple):
-    """An image, and all that is to be found in it."""
+    """An image with all its expected findings."""
 
     data: bytes
     findings: list[Found]
 
 
 def field(at: int, layout: str, value: int, *findings: Found) -> Bad:
-    """The golden image with one wrong field."""
+    """Return the golden image with one wrong field."""
     return Bad(patched(GOLDEN, at, layout, value), list(findings))
 
 
@@ -46,19 +45,19 @@ def tree(
     about: tuple[int, ...],
     offset: int = 0,
 ) -> Bad:
-    """A bare image with one wrong id of one task."""
+    """Return a bare image with one wrong id of one task."""
     tasks_at = PIDS_AT + sum(4 + 4 * len(pid) for pid in pids) + 24
     at = tasks_at + 24 * task + 4 * FIELDS.index(column)
     return Bad(an_image(pids, tasks, offset), [(name, at, about)])
 
 
 def without(kind: int) -> bytes:
-    """The golden image without the records of a type."""
+    """Return the golden image without the records of a type."""
     return b"".join([a_record(each, body) for each, body in records_of(GOLDEN) if each != kind])
 
 
 def a_container(spaces: list[tuple[int, int]] | None = None, **lines: tuple[int, ...]) -> bytes:
-    """A written image: init, in namespace 1 below it an init and another, in namespace 2 beside it an init.
+    """Return a written image: init, in namespace 1 below it an init and another task, in namespace 2 an init.
 
     `spaces` has level and parent of the namespaces from the second on, `lines` the namespaces of t1 to t4.
     """
@@ -76,17 +75,17 @@ def a_container(spaces: list[tuple[int, int]] | None = None, **lines: tuple[int,
 
 
 def ended(*tasks: Task) -> bytes:
-    """A written image: a running root, 100, and tasks below it with the pids 101 and on."""
+    """Return a written image: a running root with pid 100, and tasks below it with pids from 101 on."""
     return checkpoint.dumps(a_snapshot([(100 + n,) for n in range(len(tasks) + 1)], [a_task(1, 0), *tasks]))
 
 
 def payload_at(data: bytes) -> int:
-    """Where the payload of our own record is: the last record but TAIL."""
+    """Return the offset of the payload of EXTENSION, which is the last record but TAIL."""
     return len(data) - 16 - len(records_of(data)[-2][1]) + 8
 
 
 def extended(record: bytes, name: str, at: int = TAIL_AT + 16) -> Bad:
-    """The golden image with a record of ours."""
+    """Return the golden image with an EXTENSION record."""
     return Bad(with_records(record), [(name, at, ())])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots to test with: a small tree that has one of everything, large ones, and a strategy for arbitrary ones."""
+"""Snapshots for tests: a small tree with one of everything, large trees, and a strategy for arbitrary ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -43,14 +43,14 @@ A_TIME_NS = 1_714_564_800_123_456_789  # 2024-05-01 12:00:00 UTC
 
 
 def a_task(tag: int, parent: int, *, tgid: int = 0, pgid: int = 0, sid: int = 0, depth: int = 0, **facts: Any) -> Task:
-    """A running process; without others, its group and session are those of tag 1."""
+    """Return a running process; by default its group and session are those of tag 1."""
     known: dict[str, Any] = {"state": TaskState.RUNNING, "exit_signal": 17 if not tgid else -1, "uid": 0, "gid": 0}
     known |= {"comm": b"task-%d" % tag, "start_ns": 1_000_000 * tag, "subreaper": False}
     return Task(tag, parent, tgid or tag, pgid or 1, sid or 1, depth, **(known | facts))
 
 
 def born(creator: int | Creator | None, order: int | None = 1, **facts: Any) -> Birth:
-    """An observed birth into session and group 1; the creator's tag is enough where it has one."""
+    """Return an observed birth into session and group 1; a creator with a tag may be given as that tag."""
     made = Creator(creator, None) if isinstance(creator, int) else creator
     return Birth(**({"creator": made, "observed": True, "sid": 1, "pgid": 1, "flags": (), "order": order} | facts))
 
@@ -58,7 +58,7 @@ def born(creator: int | Creator | None, order: int | None = 1, **facts: Any) -> 
 def a_snapshot(
     pids: Iterable[tuple[int, ...]] = ((100,),), tasks: Iterable[Task] | None = None, **fields: Any
 ) -> Snapshot:
-    """A subtree; without others, of a single task. Namespace n is the one at level n."""
+    """Return a subtree; by default of a single task. Namespace n is the one at level n."""
     objects = tuple(PidObject(numbers, tuple(range(len(numbers)))) for numbers in pids)
     levels = range(max(len(pid.numbers) for pid in objects))
     defaults: dict[str, Any] = {
@@ -74,13 +74,13 @@ def a_snapshot(
 
 
 def with_task(snapshot: Snapshot, tag: int, **fields: object) -> Snapshot:
-    """The snapshot with one task changed."""
+    """Return the snapshot with one task changed."""
     tasks = [task._replace(**fields) if task.pid == tag else task for task in snapshot.tasks]  # type: ignore[arg-type]
     return replace(snapshot, tasks=tuple(tasks))
 
 
 def a_family() -> Snapshot:
-    """A tree with one of everything: threads, a namespace, a zombie, a ghost, an ancestor that is gone."""
+    """Return a tree with one of everything: threads, a namespace, a zombie, a ghost, and an ancestor that is gone."""
     numbers = [(4711,), (4712,), (4690,), (4720, 1), (4713,), (4714,), (4722,)]
     gone = OutsidePid((4700,), (0,))
     tasks = [
@@ -116,7 +116,7 @@ def a_family() -> Snapshot:
 
 
 def a_crowd(tasks: int, ghosts: int = 0, *, level: int = 0) -> Snapshot:
-    """A root with that many tasks in all, and pid objects without a task beyond them, all `level` levels deep."""
+    """Return a root with this many tasks in all, and further pid objects without a task, all `level` levels deep."""
     inner = range(1, level + 1)
     numbers = [(1000 + n, *(2 + n + 10 * below for below in inner)) for n in range(tasks + ghosts)]
     rows = [
@@ -134,7 +134,7 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Shape(NamedTuple):
-    """How many there are of everything that others refer to."""
+    """The counts of all objects that others refer to."""
 
     first: int
     pids: int
@@ -143,7 +143,7 @@ class Shape(NamedTuple):
 
     @property
     def tags(self) -> range:
-        """All tags that mean a pid object."""
+        """Return all tags of pid objects."""
         return range(self.first, self.first + self.pids)
 
 
@@ -198,7 +198,7 @@ _whole = st.tuples(
 
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
-    """Any sound snapshot of a few tasks."""
+    """Draw any sound snapshot of a few tasks."""
     shape = draw(st.sampled_from(SHAPES))
     mode, time_ns, boot_id, dialect = draw(_whole)
     pids = draw(_pid_objects(shape))
@@ -226,7 +226,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 
 @cache
 def _taken(shape: Shape) -> st.SearchStrategy[list[int]]:
-    """The tags that have a task: the root's first, the others in any order; what is left over are ghosts."""
+    """Draw the tags that have a task: the root's first, the others in any order; the remaining tags are ghosts."""
     rest = st.permutations(shape.tags[1:])
     return st.tuples(rest, st.integers(0, shape.pids - 1)).map(lambda drawn: [shape.first, *drawn[0][: drawn[1]]])
 
@@ -258,7 +258,7 @@ def _pid_objects(shape: Shape) -> st.SearchStrategy[tuple[PidObject, ...]]:
 
 
 class Wish(NamedTuple):
-    """What a task would like to be, if that can be."""
+    """The wanted relations of a task, as far as they are possible."""
 
     thread: bool
     relative: int
@@ -273,7 +273,7 @@ def _wishes(shape: Shape) -> st.SearchStrategy[Wish]:
 
 
 def _ids(wish: Wish, tag: int, before: Sequence[Task]) -> tuple[int, int, int, int, int]:
-    """pid, ppid, tgid, pgid and sid of a task that comes after those."""
+    """Return pid, ppid, tgid, pgid and sid of a task that comes after the given ones."""
     if not before:
         return tag, 0, tag, wish.pgid, wish.sid
     relative = before[wish.relative % len(before)]
@@ -318,7 +318,7 @@ def _owners(shape: Shape) -> st.SearchStrategy[FileOwner]:
 
 @cache
 def _task_facts(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
-    """All fields of a task but its ids, in their order."""
+    """Draw all fields of a task except its ids, in their order."""
     return st.tuples(
         st.none() | _u64,
         st.sampled_from([None, *TaskState]),
@@ -343,7 +343,7 @@ def _task_facts(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
 
 @cache
 def _ancestors(shape: Shape) -> st.SearchStrategy[tuple[Any, ...]]:
-    """All fields of an ancestor but its id, in their order."""
+    """Draw all fields of an ancestor except its id, in their order."""
     tagged = st.tuples(st.sampled_from(["setsid", "setpgid", "exit"]), _u64, _refs(shape))
     switch = st.tuples(st.just("subreaper"), _u64, st.sampled_from([None, 0, 1]))
     events = st.lists((tagged | switch).map(lambda drawn: AncestorEvent(*drawn)), max_size=3).map(tuple)

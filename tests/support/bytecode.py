@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytecode, an instruction at a time, and which instructions some kernel of those that are supported does not take."""
+"""BPF bytecode, one instruction at a time, and the instructions that some supported kernel refuses."""
 
 import struct
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ IMAGE_OF_MAP = 1
 
 
 class Instruction(NamedTuple):
-    """One, as the kernel has it; a constant takes two places and has both halves."""
+    """An instruction, as the kernel has it; a constant takes two places and has both halves."""
 
     opcode: int
     source: int
@@ -26,7 +26,7 @@ class Instruction(NamedTuple):
 
 
 def instructions(code: bytes) -> Iterator[Instruction]:
-    """Those of a program."""
+    """Yield the instructions of a program."""
     at = 0
     while at < len(code):
         opcode, registers, offset, immediate = struct.unpack_from("<BBhi", code, at)
@@ -39,7 +39,7 @@ def instructions(code: bytes) -> Iterator[Instruction]:
 
 
 def bites(found: Instruction) -> bool:
-    """Return whether an instruction is one that some kernel or loader does not take."""
+    """Return True if some kernel or loader refuses the instruction."""
     kind = found.opcode & 7
     if found.opcode == LOAD_CONSTANT:
         # A constant that a shorter instruction could carry is the place of a table, which nobody has filled in.

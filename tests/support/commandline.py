@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a process of its own."""
+"""The command line as a separate process."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Ran(NamedTuple):
-    """How a run ended."""
+    """The result of a run."""
 
     returncode: int
     stdout: bytes
@@ -16,7 +16,7 @@ class Ran(NamedTuple):
 
 
 def ckptree(*arguments: str | Path, **options: Any) -> Ran:
-    """Run it, with no terminal anywhere."""
+    """Run the command line without a terminal."""
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": 60} | options
     if "input" in given:
         del given["stdin"]

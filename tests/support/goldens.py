@@ -25,7 +25,7 @@ class Golden(NamedTuple):
         tasks: pid, ppid, tgid, pgid, sid and depth of each.
         mode, first, dialect: the image's; `first` is the first tag.
         ended: state and exit code of the tasks that have exited, by tag.
-        lines: the namespaces of the pid objects, if they are known.
+        lines: the namespaces of the pid objects, if known.
         said: EXTENSION's text for the last two, in hex, with its meaning.
     """
 
@@ -41,13 +41,13 @@ class Golden(NamedTuple):
 
     @property
     def base(self) -> bytes:
-        """The bytes of the table."""
+        """Return the bytes of the table."""
         rows = [_WORDS.match(line.strip() + " ") for line in self.table.strip().splitlines()]
         return bytes.fromhex("".join([row[0] for row in rows if row]))
 
     @property
     def snapshot(self) -> Snapshot:
-        """The tree."""
+        """Return the tree as a snapshot."""
         tasks = []
         for ids in self.tasks:
             state, code = self.ended.get(ids[0], (None, None))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a daemon answers the hello that every client begins with."""
+"""The daemon's answer to the hello of every client."""
 
 from agent.protocol import codec
 

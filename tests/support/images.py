@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint images made by hand, from the format's description alone, to hold the reader and the writer to."""
+"""Checkpoint images made by hand from the format's description, as a reference for reader and writer."""
 
 import struct
 import zlib
@@ -53,23 +53,23 @@ GOLDEN_SNAPSHOT = Snapshot(
 
 
 def patched(data: bytes, at: int, layout: str, value: int) -> bytes:
-    """The same bytes with one field changed."""
+    """Return the same bytes with one field changed."""
     field = struct.pack(layout, value)
     return data[:at] + field + data[at + len(field) :]
 
 
 def a_record(kind: int, body: bytes = b"") -> bytes:
-    """One record, as the format describes it."""
+    """Return one record, as the format describes it."""
     return struct.pack("<II", kind, 8 + len(body)) + body
 
 
 def with_records(*records: bytes) -> bytes:
-    """The golden image with records before TAIL."""
+    """Return the golden image with records before TAIL."""
     return GOLDEN[:TAIL_AT] + b"".join(records) + GOLDEN[TAIL_AT:]
 
 
 def an_extension(known: object, version: int = 1) -> bytes:
-    """Our own record around a document, or around bytes as they are."""
+    """Return an EXTENSION record around a document, or around raw bytes."""
     payload = known if isinstance(known, bytes) else msgpack.packb(known)
     return a_record(8101, struct.pack("<II", version, zlib.crc32(payload)) + payload)
 
@@ -77,7 +77,7 @@ def an_extension(known: object, version: int = 1) -> bytes:
 def an_image(
     pids: Sequence[tuple[int, ...]], tasks: Sequence[tuple[int, ...]], offset: int = 0, nested: int | None = None
 ) -> bytes:
-    """The golden image's head, then any pids and tasks, without our record."""
+    """Return the golden image's head, then the given pids and tasks, without EXTENSION."""
     packed = b"".join(struct.pack(f"<I{len(numbers)}i", len(numbers) - 1, *numbers) for numbers in pids)
     deep = sum(len(numbers) - 1 for numbers in pids) if nested is None else nested
     return b"".join(
@@ -93,7 +93,7 @@ def an_image(
 
 
 def records_of(data: bytes) -> list[tuple[int, bytes]]:
-    """Types and bodies of all records of a file."""
+    """Return types and bodies of all records of a file."""
     found = []
     while data:
         kind, length = struct.unpack_from("<II", data)
@@ -103,13 +103,13 @@ def records_of(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def some_facts(**changed: object) -> dict[str, object]:
-    """What our record would say of the golden image."""
+    """Return a document of EXTENSION that fits the golden image."""
     rows: list[dict[str, object]] = [{"comm": b"a"}, {}, {}, {}]
     return {"time_ns": GOLDEN_SNAPSHOT.time_ns + 5, "pids": [{}] * 5, "tasks": rows} | changed
 
 
 def repaired(data: bytes) -> bytes:
-    """The same image with a checksum that fits, so that what is behind it is reached."""
+    """Return the same image with a correct checksum, so that the data behind it is reached."""
     out = bytearray(data)
     at = data.find(struct.pack("<I", 8101), TAIL_AT)
     if 0 <= at <= len(data) - 16:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program as a process that is about to be interrupted."""
+"""The program as a process that a test interrupts."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ program.run()
 
 @contextmanager
 def begun(*arguments: str | os.PathLike[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield the program, in a process group of its own, once it has taken over from the interpreter."""
+    """Yield the program, in a process group of its own, when its code runs and the interpreter's start is over."""
     with subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
         stdin=subprocess.PIPE,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests/support/kernelsim.py is about, named by what it is: namespaces, pid objects, thread groups, threads."""
+"""The objects of tests/support/kernelsim.py: namespaces, pid objects, thread groups, threads."""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ class Space:
     used: dict[int, "Number"] = field(default_factory=dict)
 
     def chain(self) -> "tuple[Space, ...]":
-        """From the initial one down to this."""
+        """Return the namespaces from the initial one down to this one."""
         return (*self.parent.chain(), self) if self.parent else (self,)
 
 
@@ -39,18 +39,18 @@ class Number:
     spaces: tuple[Space, ...]
 
     def seen_from(self, space: Space) -> int:
-        """pid_nr_ns()."""
+        """Return pid_nr_ns()."""
         return self.numbers[self.spaces.index(space)] if space in self.spaces else 0
 
     @property
     def state(self) -> PidState:
-        """As a record tells it."""
+        """Return the pid object as a record describes it."""
         return PidState(self.numbers, tuple(s.inum for s in self.spaces), tuple(s.identity for s in self.spaces))
 
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """struct signal_struct, and what of a leader's task_struct is the whole group's."""
+    """struct signal_struct, and the members of a leader's task_struct that stand for the whole group."""
 
     leader: "Thread"
     threads: "list[Thread]"  # not released, leader first
@@ -87,15 +87,15 @@ class Thread:
 
     @property
     def tid(self) -> int:
-        """Number in the initial namespace."""
+        """Return the number in the initial namespace."""
         return self.pid.numbers[0]
 
     @property
     def space(self) -> Space:
-        """task_active_pid_ns()."""
+        """Return task_active_pid_ns()."""
         return self.pid.spaces[-1]
 
     @property
     def leads(self) -> bool:
-        """thread_group_leader()."""
+        """Return thread_group_leader()."""
         return self.group.leader is self

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel of a few hundred lines: system calls in, the records of bpf/events.h out.
+"""A simulated kernel of a few hundred lines: it takes system calls and emits the records of bpf/events.h.
 
-It states what processes are in another way than agent/table/rules.py does: nothing is kept that can be found by looking
-through all tasks (children, users of a pid object, who is alone). That is slow and hard to get wrong, so the two are
-worth comparing.
+It describes processes in another way than agent/table/rules.py does: it keeps nothing that a search through all tasks
+can find (children, users of a pid object). That is slow and hard to get wrong, so a comparison of the two is worth
+while.
 
 Calls are whole, except where the gap between an effect and its record matters: `begin_exit` announces an exit and
-`exit_notify` makes it true; with `quiet` a call leaves its record to a later `announce`.
+`exit_notify` performs it; with `quiet` a call leaves its record to a later `announce`.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,14 +20,13 @@ from tests.support.records import INITIAL_INUM, RecordWriter
 
 
 class Kernel:
-    """Tasks and the calls they make.
+    """A simulated kernel: tasks and their system calls.
 
     Args:
         emit: takes each record.
-        pid_max: numbers are taken in turn and come again after this one.
-        tells_release: release_task() can be hooked.
-        lingers: an init that exits waits within its exit until no number of its namespace is in use any more; else
-            whoever keeps it there is reaped.
+        pid_max: the last number before numbers start again from the lowest free one.
+        tells_release: True if release_task() can be hooked.
+        lingers: an init waits within its exit while a number of its namespace is in use; else the zombies are reaped.
     """
 
     def __init__(
@@ -62,25 +61,25 @@ class Kernel:
     # ---- looking around --------------------------------------------------------------------------------------------
 
     def children(self, thread: Thread) -> list[Group]:
-        """Groups whose real_parent is this thread."""
+        """Return the groups whose real_parent is this thread."""
         return [other.group for other in self.threads if other.leads and other.group.parent is thread]
 
     def alive(self) -> list[Thread]:
-        """Threads that can make calls."""
+        """Return the threads that can make calls."""
         return [thread for thread in self.threads if not thread.exiting]
 
     def zombies(self) -> list[Thread]:
-        """Leaders that may be waited for."""
+        """Return the leaders that a parent may wait for."""
         return [t for t in self.threads if t.leads and t.exited and t.group.threads == [t]]
 
     def in_use(self, number: Number) -> bool:
-        """Somebody has it as pid, group or session."""
+        """Return True if a thread has the number as pid, group or session."""
         return any(number in (t.pid, t.group.pgid, t.group.sid) for t in self.threads)
 
     # ---- records ---------------------------------------------------------------------------------------------------
 
     def flags(self, thread: Thread) -> int:
-        """record_task.flags."""
+        """Return record_task.flags."""
         group = thread.group
         bits = (
             (objects.SUBREAPER, group.subreaper),
@@ -94,7 +93,7 @@ class Kernel:
         return sum(bit for bit, on in bits if on)
 
     def announce(self, kind: Kind, thread: Thread, argument: int = 0, by: Thread | None = None, flags: int = 0) -> None:
-        """A record_task with the thread's state as it is now."""
+        """Emit a record_task with the thread's present state."""
         group, parent, pending = thread.group, thread.group.parent, thread.pending
         record = self.writer.task(
             kind,
@@ -119,7 +118,7 @@ class Kernel:
         self.emit(record)
 
     def answer(self, address: int, start_ns: int) -> None:
-        """The program `state`: one task by address."""
+        """Run the program `state`: one task by address."""
         for thread in self.threads:
             if thread.address == address and start_ns in (0, thread.start_ns):
                 self.announce(Kind.STATE, thread)
@@ -127,7 +126,7 @@ class Kernel:
         self.emit(self.writer.end(Kind.GONE, address, start_ns))
 
     def rows(self) -> bytes:
-        """The program `on_task`: every task."""
+        """Run the program `on_task`: every task."""
         return b"".join(
             wire.ROW.pack(
                 *(t.address, t.start_ns, t.group.parent.address if t.group.parent else 0xFFFF0000),
@@ -151,7 +150,7 @@ class Kernel:
     # ---- birth -----------------------------------------------------------------------------------------------------
 
     def _number(self, space: Space, wanted: tuple[int, ...] = ()) -> Number:
-        """alloc_pid(); with set_tid the innermost numbers are those wanted."""
+        """Run alloc_pid(); with set_tid the innermost numbers are the wanted ones."""
         self._identity += 1
         numbers = []
         for level, wish in zip(space.chain(), (*(0,) * (len(space.chain()) - len(wanted)), *wanted), strict=True):
@@ -180,7 +179,7 @@ class Kernel:
         return thread
 
     def fork(self, by: Thread, flags: int = 0, wanted: tuple[int, ...] = (), exit_signal: int = SIGCHLD) -> Thread:
-        """clone(): a process."""
+        """Run clone() for a process."""
         space = by.pending or by.space
         assert not flags & CLONE_PARENT or by.space.init is None or by.space.init.group is not by.group, "EINVAL"
         if flags & CLONE_NEWPID:
@@ -199,7 +198,7 @@ class Kernel:
         return child
 
     def thread(self, by: Thread, wanted: tuple[int, ...] = ()) -> Thread:
-        """clone(CLONE_THREAD)."""
+        """Run clone(CLONE_THREAD)."""
         thread = self._thread(self._number(by.space, wanted), by)
         thread.group = by.group
         thread.stopped = by.stopped
@@ -208,23 +207,23 @@ class Kernel:
         return thread
 
     def new_space(self, above: Space) -> Space:
-        """create_pid_namespace(); the inode number is one that has been used before."""
+        """Run create_pid_namespace(); the inode number is one that another namespace had before."""
         self.spaces += 1
         return Space(self.spaces, 0xF0000000 + len(above.chain()), above)
 
     def unshare(self, thread: Thread) -> Space:
-        """unshare(CLONE_NEWPID): tells nobody."""
+        """Run unshare(CLONE_NEWPID), which makes no record."""
         thread.pending = self.new_space(thread.space)
         return thread.pending
 
     def setns(self, thread: Thread, space: Space) -> None:
-        """setns(CLONE_NEWPID): tells nobody."""
+        """Run setns(CLONE_NEWPID), which makes no record."""
         thread.pending = None if space is thread.space else space
 
     # ---- session and group -----------------------------------------------------------------------------------------
 
     def setsid(self, thread: Thread, *, quiet: bool = False) -> None:
-        """setsid() of one that leads no group."""
+        """Run setsid() of a process that leads no group."""
         old = thread.group.pgid, thread.group.sid
         thread.group.pgid = thread.group.sid = thread.group.leader.pid
         self._drop(*old)
@@ -232,7 +231,7 @@ class Kernel:
             self.announce(Kind.SESSION, thread)
 
     def setpgid(self, caller: Thread, group: Group, pgid: Number, *, quiet: bool = False) -> None:
-        """setpgid(); a child that another thread of the caller's forked is not found by the hook."""
+        """Run setpgid(); the hook does not find a child that another thread of the caller's process forked."""
         old = group.pgid
         group.pgid = pgid
         self._drop(old)
@@ -244,7 +243,7 @@ class Kernel:
             self._call(Kind.REGROUPED, caller, group.leader.pid.seen_from(caller.space))
 
     def subreaper(self, thread: Thread, *, on: bool = True) -> None:
-        """prctl(PR_SET_CHILD_SUBREAPER)."""
+        """Run prctl(PR_SET_CHILD_SUBREAPER)."""
         thread.group.subreaper = on
         if on:
             self._mark_below(thread.group)
@@ -260,7 +259,7 @@ class Kernel:
     # ---- death -----------------------------------------------------------------------------------------------------
 
     def begin_exit(self, thread: Thread, code: int = 0) -> None:
-        """do_exit() up to the tracepoint."""
+        """Run do_exit() up to the tracepoint."""
         group = thread.group
         thread.exiting = True
         thread.code = code
@@ -271,7 +270,7 @@ class Kernel:
         self.announce(Kind.EXIT, thread, int(last), flags=flags)
 
     def exit_notify(self, thread: Thread) -> None:
-        """The rest of do_exit(); the init of a namespace may have to wait in it."""
+        """Run the rest of do_exit(); the init of a namespace may have to wait in it."""
         with self._signals_wait():
             self._exit_notify(thread)
 
@@ -288,7 +287,7 @@ class Kernel:
         self._end(thread)
 
     def _wake(self) -> None:
-        """free_pid() wakes an init that waits for this."""
+        """Wake an init that waits for this number, as free_pid() does."""
         for init in () if self._zapping else tuple(self._lingering):
             own = {init.pid, init.group.leader.pid}
             if init in self._lingering and not set(init.space.used.values()) - own:
@@ -310,12 +309,12 @@ class Kernel:
             self.release(thread)
 
     def exit(self, thread: Thread, code: int = 0) -> None:
-        """exit(): one thread."""
+        """Run exit() of one thread."""
         self.begin_exit(thread, code)
         self.exit_notify(thread)
 
     def exit_group(self, thread: Thread, code: int = 0) -> None:
-        """exit_group(), or a signal that kills."""
+        """Run exit_group(), or a signal that kills."""
         if thread.group.code is None:
             thread.group.code = code
         with self._signals_wait():
@@ -342,7 +341,7 @@ class Kernel:
         return reaper
 
     def _sent_at_exit(self, group: Group) -> int:
-        """A parent that has called exec() since the birth gets SIGCHLD."""
+        """Return the exit signal; it is SIGCHLD if the parent has called exec() since the birth."""
         same = group.parent is not None and group.parent_execs == group.parent.execs
         return group.exit_signal if same else SIGCHLD
 
@@ -350,7 +349,7 @@ class Kernel:
         return self._sent_at_exit(group) == SIGCHLD and group.parent is not None and group.parent.group.ignores
 
     def _notify_parent(self, group: Group) -> None:
-        """do_notify_parent() of a zombie."""
+        """Run do_notify_parent() of a zombie."""
         if not group.leader.exited or group.threads != [group.leader]:
             return
         if self._is_ignored(group):
@@ -362,7 +361,7 @@ class Kernel:
 
     @contextmanager
     def _signals_wait(self) -> Iterator[None]:
-        """Deliver signals once the outermost of these calls is done."""
+        """Deliver signals at the end of the outermost of these calls."""
         self._calls += 1
         try:
             yield
@@ -372,7 +371,7 @@ class Kernel:
             self._deliver(*self._signals.pop(0))
 
     def _deliver(self, group: Group, number: int) -> None:
-        """What it does by default; a namespace's init has no such signals."""
+        """Do the signal's default action; the init of a namespace ignores such signals."""
         if number in UNHEEDED or group.leader.pid.numbers[-1] == 1 or all(each.exiting for each in group.threads):
             return
         if number == SIGSTOP or (number == SIGCONT and not group.deaf):
@@ -382,7 +381,7 @@ class Kernel:
             self.exit_group(next(self._living(group)), number)
 
     def _zap(self, init: Thread) -> None:
-        """zap_pid_ns_processes(): the namespace dies with its init."""
+        """Run zap_pid_ns_processes(): the namespace dies with its init."""
         init.space.closed = True
         init.group.ignores = True
         self._zapping += 1
@@ -405,7 +404,7 @@ class Kernel:
         self._zapping -= 1
 
     def release(self, thread: Thread) -> None:
-        """release_task()."""
+        """Run release_task()."""
         group = thread.group
         if self.tells_release:
             self.emit(self.writer.end(Kind.RELEASE, thread.address, thread.start_ns, thread.tid, thread.code))
@@ -417,7 +416,7 @@ class Kernel:
             self._notify_parent(group)
 
     def _drop(self, *pids: Number) -> None:
-        """free_pid() of those that nobody uses."""
+        """Run free_pid() for the unused ones of these numbers."""
         for pid in pids:
             if not self.in_use(pid):
                 for space, number in zip(pid.spaces, pid.numbers, strict=True):
@@ -426,7 +425,9 @@ class Kernel:
                 self._wake()
 
     def wait(self, caller: Thread, zombie: Thread, *, nameless: bool = False) -> None:
-        """Reap a zombie; nameless: the call does not tell which one, and the first record to do so is the free."""
+        """Reap a zombie; nameless: the record of the call does not name it, and the free is the first record
+        that does.
+        """
         number = zombie.pid.seen_from(caller.space)
         with self._signals_wait():
             self.release(zombie)
@@ -436,7 +437,7 @@ class Kernel:
                 self._call(Kind.WAITED, caller, number)
 
     def free(self, index: int = 0) -> None:
-        """An RCU grace period later: the memory of one that was released."""
+        """Free the memory of a released task, an RCU grace period later."""
         address, start_ns, tid, code = self.corpses.pop(index)
         self._addresses.append(address)
         self.emit(self.writer.end(Kind.FREE, address, start_ns, tid, code))
@@ -444,7 +445,7 @@ class Kernel:
     # ---- exec ------------------------------------------------------------------------------------------------------
 
     def exec(self, thread: Thread) -> None:
-        """execve(): the other threads end; one that was no leader becomes it."""
+        """Run execve(): the other threads end; a thread that is not the leader becomes the leader."""
         group, old, old_tid = thread.group, thread.group.leader, thread.tid
         for other in list(group.threads):
             if other is not thread and not other.exiting:

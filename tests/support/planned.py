@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a simulated kernel to a snapshot of a tree in it, and from a plan to a tree in another simulated kernel.
+"""Helpers from a simulated kernel to a snapshot of a tree in it, and from a plan to a tree in another one.
 
-That kernel (tests/support/kernelsim.py) shares no line with the model that plans are tried on
-(agent/restart/planning/kernelmodel.py). What it allows unasked is asked about here, in the words of the manual pages.
+That kernel (tests/support/kernelsim.py) shares no line with the model of the planner
+(agent/restart/planning/kernelmodel.py). This module checks the conditions of calls that the simulated kernel allows
+unchecked, by the manual pages.
 """
 
 import random
@@ -27,10 +28,10 @@ Row = tuple[Any, ...]
 
 
 def taken(pair: Watched, root: Thread, mode: Mode) -> Snapshot:
-    """The snapshot of a tree, with its births as they were observed.
+    """Return the snapshot of a tree, with its observed births.
 
     Raises:
-        RefusedError: it leaks.
+        RefusedError: the tree has a leak.
     """
     found = select(pair.task(root), mode)
     if found.unknown:
@@ -47,15 +48,16 @@ def taken(pair: Watched, root: Thread, mode: Mode) -> Snapshot:
 
 
 def unobserved(snapshot: Snapshot) -> Snapshot:
-    """The same tree, of whose births nobody knows anything."""
+    """Return the same tree without any observed birth."""
     return replace(snapshot, tasks=tuple(task._replace(birth=None) for task in snapshot.tasks), ancestors=())
 
 
 def interleaved(plan: Plan, chance: random.Random) -> Iterator[int]:
-    """The steps in some order that keeps each actor's, what they wait for, and the phases; fewer where they get stuck.
+    """Yield the steps in a random order that keeps each actor's order, dependencies and phases; fewer if they get
+    stuck.
 
-    An exit counts as made once it was begun, as for a rebuild, and takes effect any time from then on, at last when
-    somebody waits for it: its parent, or a thread of its group that is to wait within its own exit, as the last one.
+    An exit counts as made when it has begun, as in a rebuild. It takes effect at any later time, at the latest when a
+    task waits for it: its parent, or the last thread of its group that waits within its own exit.
     """
     lingering = plan.lingering()
     queues: list[deque[int]] = [deque() for _ in plan.actors]
@@ -95,10 +97,10 @@ def interleaved(plan: Plan, chance: random.Random) -> Iterator[int]:
 
 
 class Stage:
-    """A simulated kernel where a plan is played.
+    """A simulated kernel on which a plan is played.
 
     Args:
-        plan: whose steps are made; by whoever calls `make`, in whatever order.
+        plan: its steps are made by calls of `make`, in the caller's order.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -118,7 +120,7 @@ class Stage:
             kernel.subreaper(self.thread(0))
 
     def thread(self, actor: int) -> Thread:
-        """Who plays an actor."""
+        """Return the thread of an actor."""
         thread = self.threads[actor]
         assert thread is not None, "it is not born yet"
         return thread
@@ -131,12 +133,12 @@ class Stage:
         return (*[self._next() for _ in range(depth - len(numbers))], *numbers)
 
     def play(self) -> None:
-        """All steps, as they stand."""
+        """Make all steps in the order of the plan."""
         for step in self.plan.steps:
             self.make(step)
 
     def make(self, step: Step) -> None:
-        """One step; an AssertionError where a kernel would refuse it."""
+        """Make one step; raise AssertionError if a kernel would refuse it."""
         kernel, by = self.kernel, self.thread(step.by)
         target = self.thread(step.target) if step.target != NOBODY and step.op is not Op.CLONE else by
         assert by in kernel.threads, "it is gone"
@@ -174,7 +176,7 @@ class Stage:
                 assert not by.exiting, "it is dead"
 
     def _exit(self, by: Thread, code: int) -> None:
-        """Whoever is in a namespace when its init exits has exited before, and is not reaped by that."""
+        """Exit; all other members of a namespace must have exited before its init, which must not reap them."""
         inside = [each for each in self.kernel.threads if by.space in each.pid.spaces and each.group is not by.group]
         dies = by.space.init is by and all(each.exited for each in by.group.threads if each is not by)
         assert not dies or all(each.exited or each.lingering for each in inside), "its namespace dies with it"
@@ -226,7 +228,7 @@ class Stage:
     # ---- what came of it -------------------------------------------------------------------------------------------
 
     def rows(self) -> dict[int, Row]:
-        """The tree by number in the root's namespace, as `rows_of` has it of the snapshot."""
+        """Return the tree by number in the root's namespace, in the form of `rows_of`."""
         kernel = self.kernel
         root = self.thread(self.plan.tasks[0])
         inside: dict[Thread, None] = {}
@@ -269,7 +271,7 @@ class Stage:
 
 
 def rows_of(snapshot: Snapshot) -> dict[int, Row]:
-    """The rows of a snapshot that a rebuild has to have, by number."""
+    """Return the rows that a rebuild of the snapshot must have, by number."""
 
     def name(tag: int) -> int:
         return snapshot.number(tag) if tag >= snapshot.first_tag else tag

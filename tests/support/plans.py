@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans made by hand, for tests of what executes them."""
+"""Plans made by hand, for tests of their execution."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from agent.restart.planning.plan import NOBODY, Actor, CloneBits, Op, Phase, Pla
 
 
 class PlanWriter:
-    """Actors and steps, one call each; all steps of a writer are in the order of the calls.
+    """A writer of actors and steps, one call each; the steps keep the order of the calls.
 
-    A step waits for the birth of its target and for whatever is given as `after`.
+    A step waits for the birth of its target and for the steps in `after`.
     """
 
     def __init__(self, *, pidns: bool = True) -> None:
@@ -18,7 +18,7 @@ class PlanWriter:
         self.steps: list[Step] = []
 
     def actor(self, *numbers: int, role: Role = Role.TASK, **facts: Any) -> int:
-        """A new one; its tag is its index + 1."""
+        """Add an actor and return its index; its tag is its index + 1."""
         index = len(self.actors)
         depth = facts.pop("depth", max(len(numbers) - 1, 0))
         known: dict[str, Any] = {"leader": index, "status": None, "exit_signal": 17, "why": ""}
@@ -35,12 +35,12 @@ class PlanWriter:
         phase: Phase = Phase.BUILD,
         after: tuple[int, ...] = (),
     ) -> int:
-        """A new one; its index."""
+        """Add a step and return its index."""
         self.steps.append(Step(op, by, target, value, phase, after))
         return len(self.steps) - 1
 
     def born(self, by: int, *numbers: int, bits: int = 0, after: tuple[int, ...] = (), **facts: Any) -> int:
-        """A child of that one."""
+        """Add a child of an actor and return its index."""
         if bits & CloneBits.THREAD:
             facts = {"leader": self.actors[by].leader, "exit_signal": -1} | facts
         child = self.actor(*numbers, **facts)
@@ -48,18 +48,18 @@ class PlanWriter:
         return child
 
     def birth(self, actor: int) -> int:
-        """The step in which it is born."""
+        """Return the step in which an actor is born."""
         (found,) = (n for n, step in enumerate(self.steps) if step.op is Op.CLONE and step.target == actor)
         return found
 
     def activated(self) -> "PlanWriter":
-        """Everybody that is a task has its turn, in order."""
+        """Add the activation of every task, in order."""
         for index, actor in enumerate(self.actors):
             if actor.role is Role.TASK:
                 self.step(Op.ACTIVATE, index, phase=Phase.ACTIVATE)
         return self
 
     def plan(self) -> Plan:
-        """What has been written."""
+        """Return the plan."""
         tasks = tuple(index for index, actor in enumerate(self.actors) if actor.role is Role.TASK)
         return Plan(tuple(self.actors), tuple(self.steps), self.pidns, tasks)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random programs: calls of a simulated kernel, each made by whoever is there, with whomever it can be made."""
+"""Random programs: calls of a simulated kernel, each by an existing thread, with an allowed target."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,29 +16,29 @@ Step = tuple[str, int, int]
 
 
 def choose(options: list[Any], index: int) -> Any:
-    """One of them, or None if there are none."""
+    """Return one of the options, or None if there are none."""
     return options[index % len(options)] if options else None
 
 
 def room(kernel: Kernel) -> int:
-    """How many tasks there may be; some numbers are of those that are gone."""
+    """Return the largest number of tasks; some numbers belong to tasks that are gone."""
     return kernel.pid_max * 2 // 3
 
 
 def may_fork(kernel: Kernel, thread: Thread) -> bool:
-    """Its children's namespace has an init that lives, or none yet, and there is room."""
+    """Return True if the kernel has room, and the children's namespace has a living init or none yet."""
     return len(kernel.threads) < room(kernel) and not (thread.pending or thread.space).closed
 
 
 def finish(kernel: Kernel) -> None:
-    """Let every exit that has begun be completed."""
+    """Complete every exit that has begun."""
     for thread in list(kernel.threads):
         if thread in kernel.threads and thread.exiting and not thread.exited and not thread.lingering:
             kernel.exit_notify(thread)
 
 
 def fork(kernel: Kernel, thread: Thread, other: int) -> None:
-    """Mostly plain; sometimes into a new namespace, sometimes for the parent."""
+    """Fork: mostly plain, sometimes into a new namespace, sometimes with CLONE_PARENT."""
     flags = (0, 0, 0, CLONE_NEWPID, CLONE_PARENT)[other % 5]
     if flags == CLONE_NEWPID and thread.pending is not None:
         return  # EINVAL of copy_pid_ns(): one new namespace at a time
@@ -51,13 +51,13 @@ def fork(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def new_thread(kernel: Kernel, thread: Thread, _other: int) -> None:
-    """Not while its children belong elsewhere."""
+    """Start a thread, unless unshare() or setns() has changed the namespace of the children."""
     if len(kernel.threads) < room(kernel) and thread.pending is None and not thread.space.closed:
         kernel.thread(thread)
 
 
 def leave(kernel: Kernel, thread: Thread, other: int) -> None:
-    """exit() of one thread, at once or with a pause before its end; a namespace does not die by halves."""
+    """Run exit() of one thread, whole or only begun; the exit of an init is always whole."""
     if thread.group is kernel.init.group:
         return
     if other % 3 or thread.space.init is thread:
@@ -67,7 +67,7 @@ def leave(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def leave_all(kernel: Kernel, thread: Thread, other: int) -> None:
-    """exit_group()."""
+    """Run exit_group()."""
     if thread.group is not kernel.init.group:
         finish(kernel)
         if thread in kernel.threads and not thread.exiting:
@@ -75,20 +75,20 @@ def leave_all(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def wait(kernel: Kernel, thread: Thread, other: int) -> None:
-    """For a zombie of any thread of the group."""
+    """Wait for a zombie of any thread of the group."""
     zombie = choose([z for z in kernel.zombies() if z.group.parent and z.group.parent.group is thread.group], other)
     if zombie is not None:
         kernel.wait(thread, zombie, nameless=other % 4 == 0)
 
 
 def free(kernel: Kernel, _thread: Thread, other: int) -> None:
-    """In any order, some time later."""
+    """Free a released task; the order is random, some time after the release."""
     if kernel.corpses:
         kernel.free(other % len(kernel.corpses))
 
 
 def setsid(kernel: Kernel, thread: Thread, other: int) -> None:
-    """Unless its number is a group's; asked about at times before the record comes."""
+    """Run setsid(), unless the number is a group's; sometimes ask about the task before the record comes."""
     group = thread.group
     if not any(t.group.pgid is group.leader.pid for t in kernel.threads):
         kernel.setsid(thread, quiet=other % 3 == 0)
@@ -98,7 +98,7 @@ def setsid(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def setpgid(kernel: Kernel, thread: Thread, other: int) -> None:
-    """Itself or a child, into a group of its session."""
+    """Run setpgid() for the process itself or a child, into a group of its session."""
     mine = [t.group for t in kernel.threads if t.leads and t.group.parent and t.group.parent.group is thread.group]
     target = choose([thread.group, *mine], other)
     if target.sid is not thread.group.sid or target.sid is target.leader.pid:
@@ -113,21 +113,21 @@ def setpgid(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def subreaper(kernel: Kernel, thread: Thread, other: int) -> None:
-    """On, mostly; not within an exit, whose record has told already who would adopt."""
+    """Set the flag of a subreaper, mostly on; not within an exit, whose record already has the adopter."""
     finish(kernel)
     if thread in kernel.threads and not thread.exiting:
         kernel.subreaper(thread, on=other % 4 != 0)
 
 
 def execute(kernel: Kernel, thread: Thread, _other: int) -> None:
-    """By any thread."""
+    """Run execve() by any thread."""
     finish(kernel)
     if thread in kernel.threads and not thread.exiting:
         kernel.exec(thread)
 
 
 def unshare(kernel: Kernel, thread: Thread, other: int) -> None:
-    """The next child is to be an init; or setns() into a namespace there is below."""
+    """Run unshare(), so that the next child is an init, or setns() into a namespace below."""
     below = {t.space for t in kernel.threads if thread.space in t.pid.spaces}
     space = choose(sorted(below, key=lambda s: s.identity), other // 2)
     if other % 2 and space is not None:
@@ -137,14 +137,14 @@ def unshare(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def ignore(kernel: Kernel, thread: Thread, other: int) -> None:
-    """SIGCHLD; not while a group is at its end, whose record has told already whether somebody will wait."""
+    """Ignore SIGCHLD, or not; not while a group ends, whose record already says if its parent will wait."""
     finish(kernel)
     if not any(t.exited and t.traced for t in kernel.threads):
         thread.group.ignores = other % 2 == 0
 
 
 def trace(kernel: Kernel, thread: Thread, other: int) -> None:
-    """Attach to, or let go of, a thread that the caller has a number for; a dead one is reaped by that."""
+    """Attach to a thread that the caller has a number for, or let go of it; that reaps a dead one."""
     target = choose([t for t in kernel.threads if not t.leads and t.pid.seen_from(thread.space)], other)
     if target is None:
         return
@@ -155,7 +155,7 @@ def trace(kernel: Kernel, thread: Thread, other: int) -> None:
 
 
 def answer(kernel: Kernel, thread: Thread, other: int) -> None:
-    """Anybody may be asked about at any time, in the middle of an exit too; or is gone."""
+    """Answer a question about any task at any time, also in the middle of its exit; or about one that is gone."""
     target = choose(list(kernel.threads), other)
     kernel.answer(target.address, target.start_ns if other % 3 else 0)
 
@@ -187,7 +187,7 @@ PROGRAMS = st.lists(STEPS, max_size=15) | st.lists(STEPS, min_size=40, max_size=
 
 
 def make(kernel: Kernel, step: Step) -> None:
-    """One step of a program."""
+    """Make one step of a program."""
     name, who, other = step
     callers = kernel.alive()
     CALLS[name](kernel, callers[who % len(callers)], other)

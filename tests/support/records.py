@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the records of bpf/events.h, as the kernel's side does."""
+"""A writer of the records of bpf/events.h, as the BPF programs write them."""
 
 import random
 
@@ -14,12 +14,12 @@ KEY = wire.STRING_KEY.unpack(random.Random(1).randbytes(wire.STRING_KEY.size))
 
 
 def a_state(numbers: tuple[int, ...], ns_ids: tuple[int, ...], inums: tuple[int, ...] | None = None) -> PidState:
-    """What a record says of a pid object."""
+    """Return the state of a pid object in a record."""
     return PidState(numbers, inums or tuple(INITIAL_INUM - n for n in ns_ids), ns_ids)
 
 
 class RecordWriter:
-    """Packs records and numbers them.
+    """A writer that packs records and numbers them.
 
     Attributes:
         seq: number of the next record.
@@ -33,7 +33,7 @@ class RecordWriter:
         return self.seq - 1, int(kind), argument
 
     def task(self, kind: Kind, argument: int = 0, *, roles: tuple[tuple[int, PidState], ...], **fields: int) -> bytes:
-        """struct record_task; roles are identity and numbers of pid, tgid, pgrp and session."""
+        """Return struct record_task; roles are identity and numbers of pid, tgid, pgrp and session."""
         values: dict[str, int | bytes] = dict.fromkeys((name for name, _ in wire.RECORD_TASK), 0)
         values.update(fields, comm=b"task")
         values["seq"], values["kind"], values["argument"] = self._head(kind, argument)
@@ -48,28 +48,28 @@ class RecordWriter:
         return wire.TASK.pack(*values.values()) + tail
 
     def end(self, kind: Kind, task: int, start_ns: int, tid: int = 0, exit_code: int = 0) -> bytes:
-        """struct record_end."""
+        """Return struct record_end."""
         return wire.END.pack(*self._head(kind), task, start_ns, tid, exit_code)
 
     def call(self, kind: Kind, task: int, tid: int, value: int) -> bytes:
-        """struct record_call."""
+        """Return struct record_call."""
         return wire.CALL.pack(*self._head(kind), task, tid, value)
 
     def strings(
         self, which: int, *, tid: int, start_ns: int, text: bytes, address: int = 1, kept: bool = False
     ) -> bytes:
-        """struct record_strings; `which` is 0 for arguments and 1 for the environment."""
+        """Return struct record_strings; `which` is 0 for arguments and 1 for the environment."""
         head = self._head(Kind.STRINGS, which)
         told = text[: wire.KEPT_BYTES] if kept else b""
         return wire.STRINGS.pack(*head, 1, start_ns, tid, len(told), address, len(text), *string_hash(text, KEY)) + told
 
     def marker(self, argument: int = 0) -> bytes:
-        """struct record alone."""
+        """Return a plain struct record."""
         return wire.HEAD.pack(*self._head(Kind.MARKER, argument))
 
 
 def nonsense(writer: RecordWriter, kind: Kind, seed: int) -> bytes:
-    """A well-formed record of any task, number, identity from a few, so that they meet."""
+    """Return a well-formed record with random contents; task, number and identity are from a few, so that they meet."""
     chance = random.Random(seed)
     numbers = [tuple(chance.choices(range(1, 5), k=chance.randint(1, 3))) for _ in range(4)]
     roles = [(chance.randint(0, 4), a_state(each, tuple(range(1, 1 + len(each))))) for each in numbers]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees that are hard to rebuild, by name: what is called on a simulated kernel to come to them."""
+"""Trees that are hard to rebuild, by name: the calls on a simulated kernel that make them."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,19 +17,19 @@ SCENES: dict[str, Scene] = {}
 
 
 def scene(made: Scene) -> Scene:
-    """One more tree; it gets an init that leads a session, and may return another root than that."""
+    """Register a tree; the function gets an init that leads a session, and may return another root."""
     SCENES[made.__name__] = made
     return made
 
 
 def gone(kernel: Kernel, thread: Thread, waits: Thread) -> None:
-    """It exits, and is waited for."""
+    """Let the thread exit, and a parent wait for it."""
     kernel.exit_group(thread)
     kernel.wait(waits, thread)
 
 
 def taken_from(name: str, mode: Mode = "container") -> Snapshot:
-    """The snapshot of a scene."""
+    """Return the snapshot of a scene."""
     pair = watched(lingers=True)
     kernel = pair.kernel
     root = kernel.fork(kernel.init, CLONE_NEWPID)
@@ -46,7 +46,7 @@ def taken_from(name: str, mode: Mode = "container") -> Snapshot:
 
 @scene
 def orphan_of_a_dead_session_leader(kernel: Kernel, root: Thread) -> None:
-    """3 is in the session of 2, which is no more."""
+    """3 is in the session of 2, which has exited and been reaped."""
     leader = kernel.fork(root)
     kernel.setsid(leader)
     kernel.fork(leader)
@@ -83,7 +83,7 @@ def fork_before_setsid_twice(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def zombie_session_leader_with_a_member(kernel: Kernel, root: Thread) -> None:
-    """Nobody has waited for 2."""
+    """2 is a zombie that no process has waited for."""
     leader = kernel.fork(root)
     kernel.setsid(leader)
     kernel.fork(leader)
@@ -92,7 +92,7 @@ def zombie_session_leader_with_a_member(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def subreaper_adopts_a_daemon(kernel: Kernel, root: Thread) -> None:
-    """4 is a child of 2, in the session of 3, which is no more."""
+    """4 is a child of 2, in the session of 3, which has exited."""
     reaper = kernel.fork(root)
     kernel.setsid(reaper)
     kernel.subreaper(reaper)
@@ -116,14 +116,14 @@ def subreaper_adopts_of_a_living_leader(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def former_subreaper_has_an_orphan(kernel: Kernel, root: Thread) -> None:
-    """The flag is off now."""
+    """The flag is off again."""
     subreaper_adopts_a_daemon(kernel, root)
     kernel.subreaper(next(thread for thread in kernel.threads if thread.group.subreaper), on=False)
 
 
 @scene
 def clone_parent_sibling(kernel: Kernel, root: Thread) -> None:
-    """4 is a child of 2, in the session of 3, which has made it."""
+    """4 is a child of 2, in the session of 3, its creator."""
     leader = kernel.fork(root)
     kernel.setsid(leader)
     child = kernel.fork(leader)
@@ -145,7 +145,7 @@ def session_leader_is_no_ancestor(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def children_of_two_foreign_sessions(kernel: Kernel, root: Thread) -> None:
-    """A subreaper has adopted from two sessions, whose leaders are no more."""
+    """A subreaper has adopted from two sessions, whose leaders have exited."""
     reaper = kernel.fork(root)
     kernel.subreaper(reaper)
     for _ in range(2):
@@ -157,7 +157,7 @@ def children_of_two_foreign_sessions(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def a_thread_bears_before_two_setsids(kernel: Kernel, root: Thread) -> Thread:
-    """The last one is of the session outside, though two above it have left that since."""
+    """The last one is in the session outside, though two processes above it have left that session since."""
     outer = kernel.fork(kernel.init, CLONE_NEWPID)
     leader = kernel.fork(kernel.thread(outer))
     kernel.fork(kernel.thread(leader))
@@ -171,7 +171,7 @@ def a_thread_bears_before_two_setsids(kernel: Kernel, root: Thread) -> Thread:
 
 @scene
 def dead_group_leader(kernel: Kernel, root: Thread) -> None:
-    """3 is in the group of 2, which is no more."""
+    """3 is in the group of 2, which has exited."""
     owner = kernel.fork(root)
     kernel.setpgid(owner, owner.group, owner.pid)
     kernel.fork(owner)
@@ -212,7 +212,7 @@ def owners_in_a_row(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def a_group_that_an_inner_init_does_not_see(kernel: Kernel, root: Thread) -> None:
-    """And that its children are in as well, though it has one of its own by now."""
+    """Its children are in that group too, and the init has a group of its own by now."""
     owner = kernel.fork(root)
     kernel.setpgid(owner, owner.group, owner.pid)
     inner = kernel.fork(owner, CLONE_NEWPID)
@@ -222,7 +222,7 @@ def a_group_that_an_inner_init_does_not_see(kernel: Kernel, root: Thread) -> Non
 
 @scene
 def an_inner_init_has_left_the_group_outside(kernel: Kernel, root: Thread) -> Thread:
-    """Its child is still there, and neither of them sees any of the two groups."""
+    """Its child is still in that group, and neither of them sees any of the two groups."""
     outer = kernel.fork(kernel.init, CLONE_NEWPID)
     owner = kernel.fork(outer)
     inner = kernel.fork(outer, CLONE_NEWPID)
@@ -234,7 +234,7 @@ def an_inner_init_has_left_the_group_outside(kernel: Kernel, root: Thread) -> Th
 
 @scene
 def a_session_leader_passes_a_group_on(kernel: Kernel, root: Thread) -> None:
-    """An inner init, whose parent had founded a group, has children in that from before its setsid()."""
+    """An inner init, whose parent founded a group, has children in that group from before its setsid()."""
     owner = kernel.fork(root)
     kernel.setpgid(owner, owner.group, owner.pid)
     inner = kernel.fork(owner, CLONE_NEWPID)
@@ -244,7 +244,7 @@ def a_session_leader_passes_a_group_on(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def a_dead_owner_of_a_session_left(kernel: Kernel, root: Thread) -> Thread:
-    """An inner init was put into its group; who did that has left their session since."""
+    """An inner init was put into the group of a process that has left their session since."""
     outer = kernel.fork(kernel.init, CLONE_NEWPID)
     inner = kernel.fork(outer, CLONE_NEWPID)
     owner = kernel.fork(outer)
@@ -260,20 +260,20 @@ def a_dead_owner_of_a_session_left(kernel: Kernel, root: Thread) -> Thread:
 
 @scene
 def threads(kernel: Kernel, root: Thread) -> None:
-    """Two more."""
+    """The process has two more threads."""
     child = kernel.fork(root)
     kernel.thread(kernel.thread(child))
 
 
 @scene
 def child_of_a_thread(kernel: Kernel, root: Thread) -> None:
-    """Its parent is the thread itself."""
+    """The parent of the child is the thread itself."""
     kernel.fork(kernel.thread(kernel.fork(root)))
 
 
 @scene
 def dead_leader(kernel: Kernel, root: Thread) -> None:
-    """A thread lives on, and has the children."""
+    """A thread lives on and has the children."""
     child = kernel.fork(root)
     kernel.fork(child)
     kernel.thread(child)
@@ -282,7 +282,7 @@ def dead_leader(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def zombies(kernel: Kernel, root: Thread) -> None:
-    """Nobody has waited for them; one is in a session of its own."""
+    """No process has waited for the zombies; one is in a session of its own."""
     kernel.setsid(kernel.fork(root))
     for code in (0, 3 << 8, 9, 11):
         kernel.exit_group(kernel.fork(root), code)
@@ -291,7 +291,7 @@ def zombies(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def subreaper_with_a_child(kernel: Kernel, root: Thread) -> None:
-    """The flag comes back."""
+    """The flag is set again."""
     reaper = kernel.fork(root)
     kernel.fork(reaper)
     kernel.subreaper(reaper)
@@ -299,7 +299,7 @@ def subreaper_with_a_child(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def exec_by_a_thread(kernel: Kernel, root: Thread) -> None:
-    """It is the leader now."""
+    """The thread is the leader now."""
     child = kernel.fork(root)
     kernel.fork(child)
     kernel.exec(kernel.thread(child))
@@ -307,7 +307,7 @@ def exec_by_a_thread(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def deep_and_broad(kernel: Kernel, root: Thread) -> None:
-    """Three children each."""
+    """Each process has three children."""
     for child in [kernel.fork(root) for _ in range(3)]:
         for grandchild in [kernel.fork(child) for _ in range(3)]:
             kernel.fork(grandchild)
@@ -318,7 +318,7 @@ def deep_and_broad(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def nested_namespaces(kernel: Kernel, root: Thread) -> None:
-    """One below the other."""
+    """One namespace is below the other."""
     inner = kernel.fork(root, CLONE_NEWPID)
     kernel.fork(inner)
     kernel.fork(kernel.fork(inner, CLONE_NEWPID))
@@ -326,7 +326,7 @@ def nested_namespaces(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def sibling_namespaces(kernel: Kernel, root: Thread) -> None:
-    """The same inner numbers twice."""
+    """The same inner numbers occur twice."""
     for inner in [kernel.fork(root, CLONE_NEWPID) for _ in range(2)]:
         kernel.fork(inner)
 
@@ -342,13 +342,15 @@ def unshare_then_fork(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def unshare_and_no_child_yet(kernel: Kernel, root: Thread) -> None:
-    """The next child will be one."""
+    """The next child will be an init."""
     kernel.unshare(kernel.fork(root))
 
 
 @scene
 def the_namespace_of_the_next_child_is_dead(kernel: Kernel, root: Thread) -> None:
-    """Of a process, of a thread beside one whose is new, and of one below another namespace's init."""
+    """The cases are a process, a thread beside one with a new namespace, and a process below another
+    namespace's init.
+    """
     process, inner = kernel.fork(root), kernel.fork(root, CLONE_NEWPID)
     for by in (process, kernel.thread(process), kernel.fork(inner)):
         kernel.unshare(by)
@@ -358,7 +360,7 @@ def the_namespace_of_the_next_child_is_dead(kernel: Kernel, root: Thread) -> Non
 
 @scene
 def the_init_of_the_next_childs_namespace_is_a_zombie(kernel: Kernel, root: Thread) -> None:
-    """One waits for it, and another one has entered its namespace."""
+    """One process waits for the init, and another has entered its namespace."""
     by = kernel.fork(root)
     kernel.unshare(by)
     init = kernel.fork(by)
@@ -368,7 +370,7 @@ def the_init_of_the_next_childs_namespace_is_a_zombie(kernel: Kernel, root: Thre
 
 @scene
 def owners_in_each_others_groups_wait_for_children_elsewhere(kernel: Kernel, root: Thread) -> None:
-    """Who keeps a group alive meanwhile is not born into the namespace that waits."""
+    """A keeper of a group must not be born into the namespace that waits."""
     owners_in_each_others_groups(kernel, root)
     for one in kernel.children(root):
         kernel.unshare(one.leader)
@@ -376,7 +378,7 @@ def owners_in_each_others_groups_wait_for_children_elsewhere(kernel: Kernel, roo
 
 @scene
 def entered_from_the_namespace_above(kernel: Kernel, root: Thread) -> None:
-    """Its parent is not of its namespace."""
+    """The parent is not in the namespace of its child."""
     inner = kernel.fork(root, CLONE_NEWPID)
     child = kernel.fork(root)
     kernel.setns(child, inner.space)
@@ -386,7 +388,7 @@ def entered_from_the_namespace_above(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def group_of_a_dead_inner_init(kernel: Kernel, root: Thread) -> None:
-    """Of a namespace within one: who takes its number has to be born below the right one."""
+    """The group is of a namespace within another; a task that takes its number must be born below the right one."""
     inner = kernel.fork(root, CLONE_NEWPID)
     innermost = kernel.fork(inner, CLONE_NEWPID)
     kernel.setpgid(inner, innermost.group, innermost.pid)
@@ -396,7 +398,7 @@ def group_of_a_dead_inner_init(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def children_of_an_init_are_in_a_group_that_it_was_in(kernel: Kernel, root: Thread) -> None:
-    """None of them sees it: they were born into it, and the init has a session of its own now."""
+    """None of them sees the group: they were born into it, and the init has a session of its own now."""
     inner = kernel.fork(root, CLONE_NEWPID)
     owner = kernel.fork(root)
     kernel.setpgid(root, owner.group, owner.pid)
@@ -408,7 +410,7 @@ def children_of_an_init_are_in_a_group_that_it_was_in(kernel: Kernel, root: Thre
 
 @scene
 def children_of_an_init_are_in_the_group_that_it_is_in(kernel: Kernel, root: Thread) -> None:
-    """It was put there by its parent, and before they were born."""
+    """The parent of the init put it there, before the children were born."""
     inner = kernel.fork(root, CLONE_NEWPID)
     owner = kernel.fork(root)
     kernel.setpgid(root, owner.group, owner.pid)
@@ -418,7 +420,7 @@ def children_of_an_init_are_in_the_group_that_it_is_in(kernel: Kernel, root: Thr
 
 @scene
 def an_orphaned_init_is_in_a_group_of_another_session(kernel: Kernel, root: Thread) -> None:
-    """It does not see that group, and its parent is not of that session."""
+    """The init does not see that group, and its parent is not in that session."""
     leader = kernel.fork(root)
     kernel.setsid(leader)
     between = kernel.fork(leader)
@@ -432,7 +434,7 @@ def an_orphaned_init_is_in_a_group_of_another_session(kernel: Kernel, root: Thre
 
 @scene
 def a_child_of_a_session_left_to_a_thread_of_a_dead_leader(kernel: Kernel, root: Thread) -> None:
-    """Nobody but its own descendants is alive to make the leader of its session again, or a thread is."""
+    """Only descendants of the child, or a thread, live to make the leader of its session again."""
     thread = kernel.thread(root)
     leader = kernel.fork(thread)
     kernel.setsid(leader)
@@ -445,7 +447,7 @@ def a_child_of_a_session_left_to_a_thread_of_a_dead_leader(kernel: Kernel, root:
 
 
 def entered(kernel: Kernel, by: Thread, init: Thread) -> Thread:
-    """A child of `by`, born into the namespace of `init`."""
+    """Return a child of `by`, born into the namespace of `init`."""
     kernel.setns(by, init.space)
     child = kernel.fork(by)
     kernel.setns(by, by.space)
@@ -462,7 +464,7 @@ def a_dead_init_waits_for_a_zombie_of_another_parent(kernel: Kernel, root: Threa
 
 @scene
 def the_last_thread_of_a_dead_init_waits(kernel: Kernel, root: Thread) -> None:
-    """For a zombie, and for a dead init below, which is its child."""
+    """It waits for a zombie, and for a dead init below, which is its child."""
     init = kernel.fork(root, CLONE_NEWPID)
     thread = kernel.thread(init)
     entered(kernel, root, init)
@@ -473,7 +475,7 @@ def the_last_thread_of_a_dead_init_waits(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def the_last_thread_of_a_dead_init_was_killed(kernel: Kernel, root: Thread) -> None:
-    """Its leader exited before, by itself; what is told of it is how the group ended."""
+    """Its leader exited by itself before; the exit status is that of the group."""
     init = kernel.fork(root, CLONE_NEWPID)
     thread = kernel.thread(init)
     entered(kernel, root, init)
@@ -483,7 +485,7 @@ def the_last_thread_of_a_dead_init_was_killed(kernel: Kernel, root: Thread) -> N
 
 @scene
 def a_dead_init_waits_for_a_dead_init_within(kernel: Kernel, root: Thread) -> None:
-    """Which waits for a zombie, and the parents of all three are others."""
+    """The inner one waits for a zombie, and all three have different parents."""
     outer = kernel.fork(root, CLONE_NEWPID)
     inner = kernel.fork(outer, CLONE_NEWPID)
     entered(kernel, kernel.fork(root), inner)
@@ -494,7 +496,7 @@ def a_dead_init_waits_for_a_dead_init_within(kernel: Kernel, root: Thread) -> No
 
 @scene
 def a_dead_init_waits_for_a_number(kernel: Kernel, root: Thread) -> None:
-    """2 is in a group whose owner has gone, of the init's namespace."""
+    """2 is in a group of the init's namespace whose founder has exited."""
     member = kernel.fork(root)
     init = kernel.fork(root, CLONE_NEWPID)
     owner = entered(kernel, root, init)
@@ -506,7 +508,7 @@ def a_dead_init_waits_for_a_number(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def a_dead_init_waits_for_a_number_below(kernel: Kernel, root: Thread) -> None:
-    """Of a namespace within its own, whose init has gone."""
+    """The number is of a namespace within its own, whose init has exited."""
     member = kernel.fork(root)
     inner = kernel.fork(root, CLONE_NEWPID)
     owner = kernel.fork(entered(kernel, root, inner), CLONE_NEWPID | CLONE_PARENT)
@@ -519,13 +521,13 @@ def a_dead_init_waits_for_a_number_below(kernel: Kernel, root: Thread) -> None:
 
 @scene
 def an_init_is_the_child_of_one_two_levels_above(kernel: Kernel, root: Thread) -> None:
-    """3 entered, and made it with CLONE_PARENT."""
+    """3 entered, and made the init with CLONE_PARENT."""
     inner = kernel.fork(root, CLONE_NEWPID)
     kernel.fork(kernel.fork(entered(kernel, root, inner), CLONE_NEWPID | CLONE_PARENT))
 
 
 def beside(kernel: Kernel, shell: Thread, levels: int) -> tuple[Thread, Thread]:
-    """A child of `shell`, and an init that is another one, so many levels below."""
+    """Return a child of `shell`, and another child that is an init this many levels below."""
     root = kernel.fork(shell)
     init = kernel.fork(root, CLONE_NEWPID | CLONE_PARENT)
     for _ in range(levels - 1):
@@ -535,7 +537,7 @@ def beside(kernel: Kernel, shell: Thread, levels: int) -> tuple[Thread, Thread]:
 
 @scene
 def members_of_a_namespace_whose_init_is_no_descendant(kernel: Kernel, shell: Thread) -> Thread:
-    """It is the root's sibling."""
+    """The init is the root's sibling."""
     root, init = beside(kernel, shell, 1)
     member = entered(kernel, root, init)
     kernel.setsid(member)
@@ -546,7 +548,7 @@ def members_of_a_namespace_whose_init_is_no_descendant(kernel: Kernel, shell: Th
 
 @scene
 def members_of_three_namespaces_whose_inits_are_no_descendants(kernel: Kernel, shell: Thread) -> Thread:
-    """One within the other."""
+    """The three namespaces are one within the other."""
     root, init = beside(kernel, shell, 3)
     kernel.fork(entered(kernel, root, init))
     return root
@@ -554,7 +556,7 @@ def members_of_three_namespaces_whose_inits_are_no_descendants(kernel: Kernel, s
 
 @scene
 def zombies_of_a_namespace_whose_init_is_no_descendant(kernel: Kernel, shell: Thread) -> Thread:
-    """Nobody lives in it."""
+    """No task in the namespace lives."""
     root, init = beside(kernel, shell, 2)
     entered(kernel, root, init)
     kernel.exit_group(init)
@@ -563,7 +565,7 @@ def zombies_of_a_namespace_whose_init_is_no_descendant(kernel: Kernel, shell: Th
 
 @scene
 def a_group_of_an_init_that_is_no_descendant(kernel: Kernel, shell: Thread) -> Thread:
-    """The root is in it, and so is one who lives in that namespace."""
+    """The root is in it, and so is a process in that namespace."""
     root, init = beside(kernel, shell, 1)
     kernel.setpgid(shell, init.group, init.pid)
     kernel.setpgid(shell, root.group, init.pid)
@@ -573,7 +575,7 @@ def a_group_of_an_init_that_is_no_descendant(kernel: Kernel, shell: Thread) -> T
 
 @scene
 def subtree_of_a_job(kernel: Kernel, root: Thread) -> Thread:
-    """Its root leads a group, in the session of a shell."""
+    """The root leads a group, in the session of a shell."""
     job = kernel.fork(root)
     kernel.setpgid(job, job.group, job.pid)
     kernel.fork(kernel.fork(job))
@@ -594,8 +596,9 @@ SUBTREES = {
 
 @scene
 def thread_bears_into_the_group_that_its_leader_leaves(kernel: Kernel, root: Thread) -> None:
-    """A child of an inner init's thread is in the group outside; one of the init is in the init's own, and sees
-    neither."""
+    """A child of an inner init's thread is in the group outside; a child of the init is in the init's own, and sees
+    neither.
+    """
     init = kernel.fork(root, CLONE_NEWPID)
     thread = kernel.thread(init)
     kernel.fork(thread)
@@ -605,7 +608,7 @@ def thread_bears_into_the_group_that_its_leader_leaves(kernel: Kernel, root: Thr
 
 @scene
 def group_handed_to_an_init_below_by_one_that_has_called_setsid(kernel: Kernel, root: Thread) -> None:
-    """The last one cannot see its group; two inits were in it; an older child of the founder is in another one."""
+    """The last one cannot see its group; two inits were in it; an older child of the founder is in another group."""
     outer = kernel.fork(root, CLONE_NEWPID)
     founder = kernel.fork(outer)
     kernel.fork(founder)

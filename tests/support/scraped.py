@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenMetrics text as Prometheus's own parser reads it, which refuses what is none."""
+"""OpenMetrics text as Prometheus's own parser reads it; the parser refuses invalid text."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 
 def families(exposition: str) -> list[Any]:
-    """Each with name, type, unit, documentation and samples."""
+    """Return the families, each with name, type, unit, documentation and samples."""
     return list(text_string_to_metric_families(exposition))  # type: ignore[no-untyped-call]  # the package has no types

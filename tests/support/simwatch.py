@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real watch over a simulated kernel, and a service that answers from it: all but probes, sockets and clock."""
+"""A real watch over a simulated kernel, and a service that answers from it: all except probes, sockets and clock."""
 
 import os
 from collections import deque
@@ -24,7 +24,7 @@ ROOT = Viewer(0, 0, 0, privileged=True)
 
 
 class SimRing:
-    """Records that wait; room for any number."""
+    """A ring of waiting records, without a limit."""
 
     size = 1 << 22
     most_pending = 0
@@ -34,11 +34,11 @@ class SimRing:
 
     @property
     def pending(self) -> int:
-        """Bytes that wait."""
+        """Return the number of waiting bytes."""
         return sum(map(len, self.records))
 
     def drain(self, feed: Callable[[bytes, int], None], limit: int = 1 << 62) -> int:
-        """As agent.capture.ring has it."""
+        """Read records, as agent.capture.ring does."""
         used = 0
         while self.records and used < limit:
             record = self.records.popleft()
@@ -48,7 +48,7 @@ class SimRing:
 
 
 class SimPage:
-    """Counters of the kernel's side."""
+    """The counters of the kernel's side."""
 
     nested = 0
     withheld = 0
@@ -60,7 +60,9 @@ class SimPage:
         self.lost = 0
 
     def lose(self, record: bytes, *, told: bool) -> None:
-        """Count a record that found no room; its number is told, or has been overwritten by that of another."""
+        """Count a record that had no room; its number is in the list of lost ones, or has been overwritten there by
+        another.
+        """
         self.lost += 1
         if told:
             self._numbers.add(wire.HEAD.unpack_from(record)[0])
@@ -69,18 +71,18 @@ class SimPage:
 
     @property
     def issued(self) -> int:
-        """Numbers taken so far."""
+        """Return the count of numbers issued so far."""
         return self._kernel.writer.seq
 
     def lost_numbers(self) -> tuple[set[int], bool]:
-        """Those since the last call, and whether others were lost among them."""
+        """Return the numbers lost since the last call, and True if others were lost among them."""
         found = self._numbers, self._overflow
         self._numbers, self._overflow = set(), False
         return found
 
 
 class SimProbes:
-    """As agent.capture.probes has it, over a simulated kernel."""
+    """The interface of agent.capture.probes over a simulated kernel."""
 
     tried: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
     missing: list[str] = []  # noqa: RUF012
@@ -99,20 +101,20 @@ class SimProbes:
         kernel.emit = self.ring.records.append
 
     def skipped(self) -> int:
-        """Nothing is."""
+        """Return 0: no run is skipped."""
         return 0
 
     def usage(self) -> dict[str, Usage]:
-        """One program that never ran."""
+        """Return the usage of one program that never ran."""
         return {"on_fork": Usage(0, 0, 0)}
 
     def tied(self, _tie: str, _process: int = 0) -> bytes:
-        """Nobody is."""
+        """Return nothing: no task has ties."""
         return b""
 
 
 def a_watch(kernel: Kernel) -> Watch:
-    """A watch that has swept once."""
+    """Return a watch that has swept once."""
     with patch("agent.capture.watch.Probes", return_value=SimProbes(kernel)), patch("agent.capture.watch.host") as host:
         host.boot_id.return_value = "00000000-0000-0000-0000-000000000000"
         host.header.return_value = Header()
@@ -123,8 +125,8 @@ class Scene:
     """A kernel, a watch over it, and a service.
 
     Attributes:
-        kernel: has an init, and whoever a test makes.
-        log: what the service has written to its log.
+        kernel: has an init, and the tasks that a test makes.
+        log: the lines of the service's log.
     """
 
     def __init__(self) -> None:
@@ -134,22 +136,22 @@ class Scene:
         self.service = Service(self.watch, Journal(writer))
 
     def child(self, parent: Thread | None = None, ids: tuple[int, int] | None = None, flags: int = 0) -> Thread:
-        """A new process, init's unless told otherwise; a change of ids tells nobody."""
+        """Fork a process, by default a child of the init; a change of its ids makes no record."""
         thread = self.kernel.fork(parent or self.kernel.init, flags)
         if ids is not None:
             thread.ids = ids
         return thread
 
     def viewer(self, thread: Thread, *groups: int, privileged: bool = False) -> Viewer:
-        """The one whose process that is."""
+        """Return the caller for a process."""
         return Viewer(thread.tid, *thread.ids, frozenset(groups), privileged=privileged)
 
     def ask(self, viewer: Viewer, verb: str, **arguments: Any) -> codec.Message:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own; return the answer."""
         return self.service.answer({"verb": verb, **arguments}, Asker(viewer))
 
     def log(self) -> list[str]:
-        """Lines since the last call."""
+        """Return the lines since the last call."""
         try:
             return os.read(self._reader, 1 << 16).decode().splitlines()
         except BlockingIOError:

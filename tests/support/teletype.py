@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program on a terminal of the test's own: what is on its screen, keys, signals, and its modes before and after."""
+"""A program on a terminal of the test's own: its screen, keys, signals, and terminal modes before and after."""
 
 import os
 import pty
@@ -19,14 +19,14 @@ _PIECE = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])|([^\x1b]+)|(\x1b[^\[]?)")
 
 
 class Display:
-    """As much of a terminal as the program uses; all else is a mistake.
+    """The part of a terminal that the program uses; any other sequence is an error.
 
     Attributes:
-        alternate: the other screen is shown.
-        cursor: it is shown.
-        wraps: at the right margin.
-        before: what was written on the screen that was there before.
-        said: all text, wherever it went.
+        alternate: True if the alternate screen is shown.
+        cursor: True if the cursor is shown.
+        wraps: True if text wraps at the right margin.
+        before: the text on the normal screen.
+        said: all text, on either screen.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Display:
         self.colours: set[str] = set()
 
     def feed(self, text: str) -> None:
-        """What the program wrote."""
+        """Take the program's output."""
         for private, parameters, final, plain, odd in _PIECE.findall(text):
             assert not odd, f"a sequence that is none: {odd!r}"
             if plain:
@@ -70,12 +70,12 @@ class Display:
 
     @property
     def rows(self) -> list[str]:
-        """From the top."""
+        """Return the rows of the screen, from the top."""
         return [self._rows.get(row, "") for row in range(1, max(self._rows, default=0) + 1)]
 
     @property
     def text(self) -> str:
-        """All that is on the screen."""
+        """Return the text on the screen."""
         return "\n".join(self.rows)
 
 
@@ -83,7 +83,7 @@ class Teletype:
     """A program on a terminal.
 
     Args:
-        process: it.
+        process: the program.
         ours: our end of the terminal.
     """
 
@@ -94,19 +94,19 @@ class Teletype:
         self.modes: list[Any] = termios.tcgetattr(ours)
 
     def press(self, keys: bytes) -> None:
-        """As a hand does."""
+        """Type these keys."""
         os.write(self.ours, keys)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Another size; whoever runs there is told."""
+        """Change the size; the kernel sends SIGWINCH to the program."""
         termios.tcsetwinsize(self.ours, (rows, columns))
 
     def see(self, pattern: str) -> None:
-        """Wait until the screen shows this."""
+        """Wait until the screen shows this text."""
         self._wait(lambda: re.search(pattern, self.display.text), pattern)
 
     def hear(self, condition: Any) -> None:
-        """Wait until this is true of what the program has written."""
+        """Wait until this is true of the program's output."""
         self._wait(condition, "what was waited for")
 
     def _wait(self, condition: Any, what: str) -> None:
@@ -127,7 +127,7 @@ class Teletype:
         return True
 
     def end(self) -> int:
-        """How the program ended, once all that it wrote is read."""
+        """Return the exit of the program, after all its output has been read."""
         while self._read(PATIENCE_S):
             pass
         return self.process.wait(PATIENCE_S)
@@ -137,7 +137,7 @@ class Teletype:
 def on_a_terminal(
     *arguments: str, before: Sequence[str] = (), rows: int = 24, columns: int = 80, **environment: str
 ) -> Iterator[Teletype]:
-    """The command line, behind the words `before`, on a terminal that is its controlling one."""
+    """Run the command line, behind the words `before`, with a terminal as its controlling terminal."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (rows, columns))
     inherited = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}

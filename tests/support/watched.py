@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated kernel with a table that watches it, and what can be compared of the two."""
+"""A simulated kernel with a table that watches it, and comparisons of the two."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +22,8 @@ class Watched:
     """Kernel and table, connected by a stream.
 
     Args:
-        via: what becomes of each record on its way; the stream's feed when it is None.
-        options: the kernel's.
+        via: takes each record on its way; None: the stream's feed.
+        options: those of the kernel.
     """
 
     def __init__(self, via: Callable[[bytes], None] | None = None, **options: Any) -> None:
@@ -32,12 +32,12 @@ class Watched:
         self.kernel = Kernel(via or self.feed, **options)
 
     def feed(self, record: bytes) -> None:
-        """One record into the stream."""
+        """Feed one record to the stream."""
         self.stream.feed(record, 0)
 
     @contextmanager
     def losing(self) -> Iterator[list[bytes]]:
-        """What is emitted meanwhile is lost, and given up; yields it."""
+        """Lose all records that are emitted in the block, and give up their numbers; yield the records."""
         records: list[bytes] = []
         self.kernel.emit = records.append
         yield records
@@ -45,7 +45,7 @@ class Watched:
         self.stream.give_up_below(self.kernel.writer.seq)
 
     def task(self, thread: Thread) -> Task:
-        """The table's view of a thread."""
+        """Return the table's task for a thread."""
         task = self.table.task(thread.tid)
         assert task is not None
         assert task.pid.identity == thread.pid.identity
@@ -61,29 +61,31 @@ class Watched:
         raise AssertionError("the table goes on asking")
 
     def ask_as_a_snapshot_does(self) -> None:
-        """Put them, and ask about each zombie that may be gone untold."""
+        """Put the questions, after adding one about each zombie that may have been reaped without a record."""
         self.doubt_as_a_snapshot_does()
         self.ask()
 
     def doubt_as_a_snapshot_does(self) -> None:
-        """Have a question about each zombie that may be gone untold."""
+        """Add a question about each zombie that may have been reaped without a record."""
         if not self.kernel.tells_release:
             self.table.doubts.update((task, None) for task in self.table.tasks() if departure.may_vanish(task))
 
     def put(self, questions: list[tuple[int, int]]) -> None:
-        """Have the kernel answer."""
+        """Let the kernel answer."""
         for address, start_ns in questions:
             self.kernel.answer(address, start_ns)
 
     def sweep(self) -> None:
-        """What the watch does at the start and after loss."""
+        """Sweep, as the watch does at the start and after loss."""
         self.stream.suspect = False
         self.put(Muster(self.table).differing(self.kernel.rows()))
         self.ask()
         self.table.reunite()
 
     def agree(self) -> None:
-        """Table and kernel show the same tasks, numbers, tree; the table is consistent in itself."""
+        """Assert that table and kernel show the same tasks, numbers and tree, and that the table is consistent in
+        itself.
+        """
         of_table, of_kernel = picture_of_table(self.table), picture_of_kernel(self.kernel)
         assert of_table == of_kernel
         assert numbers_of_table(self.table) == numbers_of_kernel(self.kernel)
@@ -93,8 +95,9 @@ class Watched:
         check_pending(self.table)
 
     def agree_on_pending(self) -> None:
-        """Whose next child is to be born elsewhere, and where nobody can be: told by no event, so only after a
-        sweep."""
+        """Assert that both agree on the namespace of each task's next child; no event tells it, so only after a
+        sweep.
+        """
         for thread in self.kernel.threads:
             task, space = self.task(thread), thread.pending
             assert task.child_namespace == ((space.identity, space.inum) if space is not None else None)
@@ -102,14 +105,14 @@ class Watched:
 
 
 def watched(**options: Any) -> Watched:
-    """One whose table knows the kernel's init."""
+    """Return a pair whose table knows the kernel's init."""
     pair = Watched(**options)
     pair.sweep()
     return pair
 
 
 def picture_of_kernel(kernel: Kernel) -> Picture:
-    """Every task, by number."""
+    """Return every task of the kernel, by number."""
     return {
         thread.tid: {
             "identity": thread.pid.identity,
@@ -130,7 +133,7 @@ def picture_of_kernel(kernel: Kernel) -> Picture:
 
 
 def picture_of_table(table: ProcessTable) -> Picture:
-    """The same of the table."""
+    """Return every task of the table, by number."""
     return {
         task.pid.numbers[0]: {
             "identity": task.pid.identity,
@@ -151,7 +154,7 @@ def picture_of_table(table: ProcessTable) -> Picture:
 
 
 def numbers_of_kernel(kernel: Kernel) -> dict[int, dict[int, int]]:
-    """Identities of pid objects by namespace and number."""
+    """Return the identities of the kernel's pid objects, by namespace and number."""
     held = {pid for t in kernel.threads for pid in (t.pid, t.group.pgid, t.group.sid)}
     spaces = {space for pid in held for space in pid.spaces}
     return {
@@ -161,14 +164,14 @@ def numbers_of_kernel(kernel: Kernel) -> dict[int, dict[int, int]]:
 
 
 def numbers_of_table(table: ProcessTable) -> dict[int, dict[int, int]]:
-    """The same of the table."""
+    """Return the identities of the table's pid objects, by namespace and number."""
     return {
         space.identity: {number: pid.identity for number, pid in space.numbers.items()} for space in table.pids.living()
     }
 
 
 def check_links(table: ProcessTable) -> None:
-    """Links run both ways, and to nobody who is gone."""
+    """Assert that links run both ways, and to no task that is gone."""
     for task in table.tasks():
         assert not history.is_gone(task)
         assert table.task(task.pid.numbers[0]) is task
@@ -185,7 +188,7 @@ def check_links(table: ProcessTable) -> None:
 
 
 def check_users(table: ProcessTable) -> None:
-    """Each pid object counts those who use it, and is there because of them."""
+    """Assert that each pid object counts its users, and that it has some."""
     users: dict[Pid | None, int] = {}
     for task in table.tasks():
         for pid in (task.pid, *((task.pgid, task.sid) if task.leader is task else ())):
@@ -194,13 +197,13 @@ def check_users(table: ProcessTable) -> None:
 
 
 def check_pending(table: ProcessTable) -> None:
-    """A namespace that nobody is born in any more is one that is known."""
+    """Assert that a dead pending namespace is a known one."""
     for task in table.tasks():
         assert task.child_namespace is not None or not task.flags & MOVING_NOWHERE
 
 
 def check_births(table: ProcessTable) -> None:
-    """A pid object that lives is the one that births name, and deeds of those they run through."""
+    """Assert that the pid objects of births and deeds are those that live, if they live."""
     known: set[Task] = set()
     for start in table.tasks():
         task: Task | None = start
