@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may see what."""
+"""The rules of access: the tasks that each user may see."""
 
 import pytest
 
@@ -20,7 +20,7 @@ ALICE = Viewer(100, 1000, 1000, frozenset((24, 27)))
     ],
 )
 def test_a_task_is_theirs_whose_user_and_one_of_whose_groups_it_has(uid: int, gid: int, *, theirs: bool) -> None:
-    """By real ids."""
+    """The real ids count."""
     assert ALICE.sees(uid, gid) is theirs
     assert ALICE.sees_ids((uid, gid)) is theirs
 
@@ -39,7 +39,7 @@ def test_a_task_is_theirs_whose_user_and_one_of_whose_groups_it_has(uid: int, gi
 def test_root_the_daemons_user_and_the_group_see_everything(
     credentials: tuple[int, int, int, frozenset[int]], *, everything: bool
 ) -> None:
-    """And nobody else."""
+    """No other user does."""
     viewer = Policy(990, 70).viewer(*credentials)
 
     assert viewer.privileged is everything
@@ -48,5 +48,5 @@ def test_root_the_daemons_user_and_the_group_see_everything(
 
 
 def test_without_a_group_nobody_is_in_it() -> None:
-    """Not even who has no groups."""
+    """This holds for a user without groups too."""
     assert not Policy(0, None).viewer(1, 1000, 1000, frozenset()).privileged

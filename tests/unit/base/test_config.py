@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's configuration: what is taken, and how each mistake is named."""
+"""The daemon's configuration: accepted values, and the message for each mistake."""
 
 import mmap
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from agent.errors import UsageError
 
 
 def written(directory: Path, text: str) -> Path:
-    """A configuration file of that text."""
+    """Return a configuration file with this text."""
     path = directory / "ckptree.toml"
     path.write_text(text)
     return path
@@ -25,7 +25,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_defaults_are_allowed_values(tmp_path: Path) -> None:
-    """What holds when nothing is said can also be said."""
+    """Each default value can also be written in the file."""
     defaults = asdict(Config())
     text = "\n".join(
         f'{key} = "{value}"' if isinstance(value, (Path, str)) else f"{key} = {default(key)}"
@@ -36,7 +36,7 @@ def test_the_defaults_are_allowed_values(tmp_path: Path) -> None:
 
 
 def test_every_key_is_taken(tmp_path: Path) -> None:
-    """Numbers in any of TOML's notations."""
+    """Numbers may have any of TOML's notations."""
     path = written(
         tmp_path,
         """
@@ -132,7 +132,7 @@ def test_a_wrong_value_is_shown_as_the_file_has_it(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, key: str, hint: str) -> None:
-    """A misspelt key would otherwise be a default that nobody asked for."""
+    """A misspelt key would otherwise leave an unwanted default in force."""
     path = written(tmp_path, f"{key} = 1")
 
     with pytest.raises(UsageError) as caught:
@@ -153,7 +153,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, key: s
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int) -> None:
-    """As compilers do, so that editors jump there; a value of several lines begins where its key is."""
+    """Editors jump to such a line, as for compilers. A value of several lines has the line of its key."""
     path = written(tmp_path, text)
 
     with pytest.raises(UsageError) as caught:
@@ -173,7 +173,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int) 
     ],
 )
 def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, content: bytes, line: int) -> None:
-    """The message names the file, and the cause is kept."""
+    """The message names the file, and the error keeps its cause."""
     path = tmp_path / "ckptree.toml"
     path.write_bytes(content)
 
@@ -185,20 +185,20 @@ def test_what_is_no_toml_is_refused_with_its_line(tmp_path: Path, content: bytes
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
-    """Whoever names a file means it."""
+    """A file that is named must exist."""
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         load(tmp_path / "absent.toml")
 
 
 def test_every_key_has_a_meaning() -> None:
-    """The help and the manual have it from there."""
+    """Help and manual take the meaning from there."""
     assert list(meanings()) == list(asdict(Config()))
     assert meanings()["socket_mode"].startswith("permissions of the socket: ")
     assert meanings()["ring_bytes"].endswith("without loss.")
 
 
 def test_the_command_line_has_every_key_and_comes_before_the_file(tmp_path: Path) -> None:
-    """A value is written as in the file, without quotes."""
+    """A value is written as in the file, but without quotes."""
     path = written(tmp_path, "ring_bytes = 4096\nsweep_interval_s = 7")
     options = ["--sweep-interval-s", "9", "--socket-mode=0o660", "--drain-interval-ms", "1_000", "--socket", "/run/1"]
 
@@ -220,7 +220,7 @@ def test_the_command_line_has_every_key_and_comes_before_the_file(tmp_path: Path
     ],
 )
 def test_a_wrong_option_is_refused_by_the_same_rules(option: str, value: str, said: str) -> None:
-    """Under the name that it has there."""
+    """The message has the name of the option."""
     with pytest.raises(UsageError) as caught:
         parse([option, value])
 
@@ -229,13 +229,13 @@ def test_a_wrong_option_is_refused_by_the_same_rules(option: str, value: str, sa
 
 @pytest.mark.parametrize("text", ["0o640", "640", "0640"])
 def test_a_mode_on_the_command_line_is_octal_however_it_is_written(text: str) -> None:
-    """As chmod takes it."""
+    """chmod reads modes in the same way."""
     assert parse(["--socket-mode", text]).socket_mode == 0o640
 
 
 @pytest.mark.parametrize("text", ["440", "0x1ff", "0b11"])
 def test_a_mode_in_a_file_that_is_not_written_in_octal_is_refused(tmp_path: Path, text: str) -> None:
-    """TOML would take 440 for 0o670."""
+    """TOML would read 440 as 0o670."""
     with pytest.raises(UsageError) as caught:
         load(written(tmp_path, f"ring_bytes = 4096\nsocket_mode = {text}"))
 
@@ -245,7 +245,7 @@ def test_a_mode_in_a_file_that_is_not_written_in_octal_is_refused(tmp_path: Path
 def test_the_environments_socket_stands_between_the_command_line_and_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty one is none; a wrong one is named."""
+    """An empty variable counts as none; a wrong one is named."""
     path = written(tmp_path, "socket = '/run/file'")
     monkeypatch.setenv("CKPTREE_SOCKET", "/run/environment")
 
@@ -262,20 +262,20 @@ def test_the_environments_socket_stands_between_the_command_line_and_the_file(
 def test_a_socket_of_the_command_line_may_be_below_the_current_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As any file there."""
+    """The same holds for any file on the command line."""
     monkeypatch.chdir("/run")
 
     assert parse(["--socket", "own.sock"]).socket == Path("/run/own.sock")
 
 
 def test_a_file_without_an_end_is_refused_with_the_bound() -> None:
-    """A device, say."""
+    """An example is a device."""
     with pytest.raises(UsageError, match=r"/dev/zero: has more than 1048576 bytes \(1 MiB\)"):
         load(Path("/dev/zero"))
 
 
 def test_a_host_may_require_signatures_of_what_is_restarted(tmp_path: Path) -> None:
-    """The daemon, which restarts nothing, passes over it; a mistake is refused to both."""
+    """The daemon restarts nothing and skips the key, but refuses a mistake in it as the command line does."""
     path = written(tmp_path, 'ring_bytes = 65536\n[restart]\nrequire_signature = "/etc/ckptree/signers"\n')
 
     assert load(path) == Config(ring_bytes=65536)
@@ -298,7 +298,7 @@ def test_a_host_may_require_signatures_of_what_is_restarted(tmp_path: Path) -> N
 def test_a_mistake_in_what_is_required_is_refused_and_requires_nothing_less(
     tmp_path: Path, text: str, said: str
 ) -> None:
-    """Nor does a file that cannot be read let everything through."""
+    """A file that cannot be read does not lift the requirement either."""
     path = written(tmp_path, "\n" + text)
 
     for read in (load, required_signers):

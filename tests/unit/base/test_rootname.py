@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROOT as text: what each spelling means, and what is none."""
+"""ROOT as text: the meaning of each spelling, and invalid spellings."""
 
 import pytest
 
@@ -31,7 +31,7 @@ from agent.rootname import CgroupName, RootName, Target, UnitName, parse, parse_
     ],
 )
 def test_each_spelling_has_one_meaning(text: str, meant: Target) -> None:
-    """And what is printed of it can be given again."""
+    """The printed form of a root can be given again."""
     assert parse_target(text) == meant
     assert parse_target(str(meant).removeprefix("pid ")) == meant
 
@@ -60,7 +60,7 @@ def test_each_spelling_has_one_meaning(text: str, meant: Target) -> None:
     ],
 )
 def test_what_is_no_root_is_a_usage_error(text: str, said: str) -> None:
-    """A long one is not repeated at length."""
+    """The message does not repeat a long text in full."""
     with pytest.raises(UsageError) as caught:
         parse_target(text)
 
@@ -69,12 +69,12 @@ def test_what_is_no_root_is_a_usage_error(text: str, said: str) -> None:
 
 
 def test_a_namespace_is_named_as_readlink_prints_it() -> None:
-    """What `readlink /proc/PID/ns/pid` says can be given, and what is printed can be compared with it."""
+    """A user can paste the output of `readlink /proc/PID/ns/pid`, and compare it with printed roots."""
     assert str(parse("pidns:4026531836")) == "pid:[4026531836]"
 
 
 @pytest.mark.parametrize("text", ["cgroup:/a", "unit:ssh"])
 def test_a_daemon_is_asked_for_no_cgroup(text: str) -> None:
-    """Who is in it is read by the caller."""
+    """The caller reads the processes of the cgroup."""
     with pytest.raises(UsageError, match=r"expected a pid, or pid:\[INUM\]"):
         parse(text)

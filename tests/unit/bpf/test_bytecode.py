@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which instructions of a compiled program are refused somewhere."""
+"""The check for instructions of a compiled program that some kernel refuses."""
 
 import struct
 from pathlib import Path
@@ -10,18 +10,18 @@ from tests.support.bytecode import Instruction, bites, instructions
 
 
 def constant(low: int, high: int, source: int) -> bytes:
-    """A load of a 64-bit constant into r1."""
+    """Return a load of a 64-bit constant into r1."""
     return struct.pack("<BBhIIi", 0x18, source << 4 | 1, 0, low, 0, high)
 
 
 def one(code: bytes) -> Instruction:
-    """The only instruction of a program."""
+    """Return the only instruction of a program."""
     (found,) = instructions(code)
     return found
 
 
 def test_a_constant_is_one_instruction_of_two_places() -> None:
-    """What follows it is found."""
+    """The instruction behind it is found."""
     code = constant(0x33333333, 0x55555555, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
     assert [each.immediate for each in instructions(code)] == [0x5555555533333333, 0]
@@ -42,7 +42,7 @@ def test_a_constant_is_one_instruction_of_two_places() -> None:
     ],
 )
 def test_what_every_kernel_takes(code: bytes) -> None:
-    """The programs are full of these."""
+    """The programs consist mostly of these."""
     assert not bites(one(code))
 
 
@@ -61,12 +61,12 @@ def test_what_every_kernel_takes(code: bytes) -> None:
     ],
 )
 def test_what_some_do_not(code: bytes) -> None:
-    """Compilers make them as they learn, or as they are told of a later processor."""
+    """Compilers make them in later versions, or for later processors."""
     assert bites(one(code))
 
 
 def test_the_result_of_an_atomic_addition_is_taken_in_one_place() -> None:
-    """LLVM 21 compiles that of the built-in function for no processor that bcc names; take_number() knows how."""
+    """LLVM 21 compiles the built-in function for no processor that bcc names; take_number() avoids it."""
     folder = Path(__file__).parents[3] / "bpf"
     uses = [
         (path.name, line.strip())

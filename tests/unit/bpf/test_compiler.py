@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store of compiled programs: what is in it is loaded into the kernel, so whose it is matters."""
+"""The store of compiled programs: the kernel loads its contents, so the owner of each file matters."""
 
 import os
 from pathlib import Path
@@ -17,13 +17,13 @@ BUNDLE = compiler.Bundle(
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a bundle would be stored, two folders further down than anything exists."""
+    """Return the path of a bundle in the store, two folders below any that exists."""
     return tmp_path / "cache" / "ckptree" / "0123.bundle"
 
 
 @pytest.mark.live  # as root
 def test_what_was_stored_comes_back(path: Path) -> None:
-    """Code, maps and ids."""
+    """A bundle has code, maps and ids."""
     compiler._store(path, BUNDLE)
 
     assert compiler._restore(path) == BUNDLE
@@ -31,7 +31,7 @@ def test_what_was_stored_comes_back(path: Path) -> None:
 
 @pytest.mark.live
 def test_a_store_is_nobody_elses_to_write_and_everybodys_to_pass_through(path: Path) -> None:
-    """The daemon, a user of its own, has its store below root's."""
+    """The daemon's own user has its store below root's."""
     compiler._store(path, BUNDLE)
 
     assert path.parent.stat().st_mode & 0o777 == 0o755
@@ -42,7 +42,7 @@ def test_a_store_is_nobody_elses_to_write_and_everybodys_to_pass_through(path: P
 @pytest.mark.live
 @pytest.mark.parametrize("place", ["folder", "file"])
 def test_what_others_can_write_is_not_loaded(path: Path, place: str) -> None:
-    """Whoever made it so may have put it there."""
+    """Another user may have written such a file."""
     compiler._store(path, BUNDLE)
     (path if place == "file" else path.parent).chmod(0o777)
 
@@ -54,8 +54,9 @@ def test_what_others_can_write_is_not_loaded(path: Path, place: str) -> None:
 def test_what_the_loading_user_can_write_is_not_loaded_nor_stored(
     path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service's user has no capability once it is ready, and the next start has: the one is not to reach the
-    other."""
+    """The service's user has no capability when it is ready, and the next start has some; the former must not gain the
+    latter.
+    """
     compiler._store(path, BUNDLE)
     os.chown(path if place == "file" else path.parent, 12345, 12345)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
@@ -68,7 +69,7 @@ def test_what_the_loading_user_can_write_is_not_loaded_nor_stored(
 
 @pytest.mark.live
 def test_another_user_loads_what_root_has_stored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the service does."""
+    """The service does so."""
     compiler._store(path, BUNDLE)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
@@ -78,7 +79,7 @@ def test_another_user_loads_what_root_has_stored(path: Path, monkeypatch: pytest
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
 @pytest.mark.parametrize("place", ["folder", "file"])
 def test_what_is_another_users_is_not_loaded(path: Path, place: str) -> None:
-    """Root's daemon and the service's do not trust each other's."""
+    """Root's daemon and the service's daemon do not trust each other's files."""
     compiler._store(path, BUNDLE)
     os.chown(path if place == "file" else path.parent, 65534, 65534)
 
@@ -87,7 +88,7 @@ def test_what_is_another_users_is_not_loaded(path: Path, place: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away takes root")
 def test_nothing_is_stored_in_another_users_folder(path: Path) -> None:
-    """It would never be taken out again, and stand in the way of what its owner stores."""
+    """The owner could never read such a file, and it would block the name."""
     path.parent.mkdir(parents=True)
     os.chown(path.parent, 65534, 65534)
     compiler._store(path, BUNDLE)
@@ -105,7 +106,7 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.live
 def test_a_program_that_cannot_be_built_is_no_question_of_rights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is who asks: the service has the rights, and is not root."""
+    """The same holds for the caller's uid: the service has the rights and is not root."""
     btf = compiler.vmlinux()
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     with pytest.raises(HostError, match="bcc could not build the programs"):
@@ -114,7 +115,7 @@ def test_a_program_that_cannot_be_built_is_no_question_of_rights(monkeypatch: py
 
 @pytest.mark.live
 def test_who_may_not_create_maps_is_told_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bcc fails without saying why."""
+    """bcc fails without giving the reason."""
 
     def refused(*_: object) -> int:
         raise PermissionError(1, "Operation not permitted")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the programs are told of a kernel's structures, where kernels differ."""
+"""The facts about a kernel's structures that the BPF programs are compiled with, where kernels differ."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,10 @@ from bpf.layout import layout
 
 
 class Kernel(Btf):
-    """A kernel whose every structure has every member, eight bytes each, but for what a test says.
+    """A kernel in which every structure has every member, eight bytes each, except for the changes of a test.
 
     Args:
-        members: by ``struct.member``, those that are otherwise; None: there is none.
+        members: the changed members by ``struct.member``; None: the member is missing.
     """
 
     def __init__(self, members: dict[str, Member | None]) -> None:
@@ -19,32 +19,32 @@ class Kernel(Btf):
         self._names: list[str] = []
 
     def structs(self, names: Iterable[str]) -> dict[str, int]:
-        """By name, numbered."""
+        """Return numbers for structures by name."""
         self._names = sorted(names)
         return {name: number for number, name in enumerate(self._names)}
 
     def member(self, struct_id: int, path: str) -> Member | None:
-        """One of eight bytes."""
+        """Return a member of eight bytes."""
         name = f"{self._names[struct_id]}.{path}"
         return self._members[name] if name in self._members else Member(8, 0, 0)
 
     def size(self, _: int) -> int:
-        """The same of all."""
+        """Return the same size for every structure."""
         return 64
 
     def tracepoint_arguments(self, _: str) -> int | None:
-        """One."""
+        """Return one argument."""
         return 1
 
 
 def flags(**members: Member | None) -> dict[str, int]:
-    """Those for a kernel whose signal_struct has these members."""
+    """Return the compiler flags for a kernel whose signal_struct has these members."""
     made = layout(Kernel({f"signal_struct.{name}": member for name, member in members.items()}))
     return {name: int(value) for name, _, value in (flag.removeprefix("-D").partition("=") for flag in made.flags)}
 
 
 def test_a_bit_field_has_the_mask_of_its_bit() -> None:
-    """In the byte that it is in."""
+    """The mask applies to the byte that holds the bit."""
     told = flags(is_child_subreaper=Member(112, 1, 0), has_child_subreaper=Member(112, 2, 0))
 
     assert told["MASK_signal_struct_is_child_subreaper"] == 1
@@ -53,7 +53,7 @@ def test_a_bit_field_has_the_mask_of_its_bit() -> None:
 
 
 def test_a_bool_of_its_own_where_others_have_a_bit_has_a_mask_of_all_its_bits() -> None:
-    """Without one the programs would not compile there."""
+    """Without a mask the programs would not compile there."""
     told = flags(is_child_subreaper=Member(128, 0, 0), has_child_subreaper=Member(129, 0, 0))
 
     assert told["MASK_signal_struct_is_child_subreaper"] == 0xFF
@@ -61,7 +61,7 @@ def test_a_bool_of_its_own_where_others_have_a_bit_has_a_mask_of_all_its_bits() 
 
 
 def test_on_arm64_a_functions_first_argument_is_where_no_system_calls_is() -> None:
-    """By the time a call returns, its register has the result, so the entry keeps the argument elsewhere."""
+    """When a call returns, the register has the result, so the hook on the entry keeps the argument elsewhere."""
     arm: dict[str, Member | None] = {
         "pt_regs.di": None,
         "pt_regs.orig_x0": Member(272, 0, 0),
@@ -73,7 +73,7 @@ def test_on_arm64_a_functions_first_argument_is_where_no_system_calls_is() -> No
 
 
 def test_on_x86_64_both_are_in_one_register() -> None:
-    """The fourth is not: the call itself takes that for its own use."""
+    """The fourth argument differs: the call itself uses that register."""
     intel: dict[str, Member | None] = {"pt_regs.di": Member(112, 0, 0), "pt_regs.r10": Member(56, 0, 0)}
     told = layout(Kernel(intel)).flags
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From ring to stream, for who comes to a ring that somebody else has read from."""
+"""The intake from ring to stream, for a daemon that takes over a ring from another reader."""
 
 import itertools
 import time
@@ -21,7 +21,7 @@ NOTHING_LOST = LostNumbers(0, (0,) * wire.LOST_NUMBERS)
 
 @dataclass
 class FakeRing:
-    """Records that lie ready; `position` counts those that were taken."""
+    """A ring with ready records; `position` counts the records read."""
 
     records: list[bytes]
     position: int = 0
@@ -29,15 +29,15 @@ class FakeRing:
 
     @property
     def pending(self) -> int:
-        """As the ring's own."""
+        """Return the waiting bytes, as the ring does."""
         return sum(map(len, self.records))
 
     def first(self) -> int | None:
-        """As the ring's own."""
+        """Return the first number, as the ring does."""
         return wire.HEAD.unpack_from(self.records[0])[0] if self.records else None
 
     def drain(self, feed: Callable[[bytes, int], None], limit: int) -> int:
-        """Records up to so many bytes, and the one that goes over."""
+        """Read records up to this many bytes, and the one that exceeds the limit."""
         taken = 0
         while self.records and taken < limit:
             record = self.records.pop(0)
@@ -51,7 +51,7 @@ class FakeRing:
 
 @dataclass
 class FakePage:
-    """Counters."""
+    """The kernel side's page of counters."""
 
     issued: int
     lost: int = 0
@@ -60,18 +60,18 @@ class FakePage:
     lost_now: set[int] = field(default_factory=set)
 
     def lost_numbers(self) -> tuple[set[int], bool]:
-        """As the page's own."""
+        """Return the lost numbers, as the page does."""
         return self.lost_now, False
 
     def pass_over(self) -> None:
-        """What was lost before is known."""
+        """Mark earlier losses as known."""
         self.passed_over = True
         self.lost_now = set()
 
 
 @dataclass
 class FakeProbes:
-    """Both, and a name."""
+    """The ring, the page, and a name."""
 
     ring: FakeRing
     page: FakePage
@@ -79,7 +79,7 @@ class FakeProbes:
 
 
 class Heard:
-    """An intake over markers, and the numbers it has handled."""
+    """An intake over markers, and the numbers that it has handled."""
 
     def __init__(self, numbers: list[int], issued: int) -> None:
         self.numbers: list[int] = []
@@ -90,7 +90,7 @@ class Heard:
         self.intake = Intake(probes, self.stream)
 
     def note(self, data: memoryview | bytes, at: int) -> None:
-        """A handler."""
+        """Note a number, as a handler."""
         self.numbers.append(wire.HEAD.unpack_from(data, at)[0])
 
 
@@ -106,7 +106,7 @@ class Heard:
     ],
 )
 def test_who_joins_begins_with_what_the_ring_holds(numbers: list[int], issued: int, handled: list[int]) -> None:
-    """What was before is neither missing nor lost."""
+    """Earlier records count neither as missing nor as lost."""
     heard = Heard(numbers, issued)
     heard.page.lost_now = {3, 5001}
     heard.intake.join()
@@ -118,7 +118,7 @@ def test_who_joins_begins_with_what_the_ring_holds(numbers: list[int], issued: i
 
 
 def test_a_number_that_comes_after_it_was_passed_over_has_a_sweep_made() -> None:
-    """What it tells of a state may be older than what is known."""
+    """Such a record may be older than the table's state."""
     heard = Heard([5000], 5002)
     heard.intake.join()
     heard.stream.suspect = False
@@ -131,7 +131,9 @@ def test_a_number_that_comes_after_it_was_passed_over_has_a_sweep_made() -> None
 
 
 def test_amid_loss_nobody_waits_long_for_a_number() -> None:
-    """More was lost than told of: numbers overwrite each other where they are noted, so this one may be among them."""
+    """More numbers were lost than are listed, because numbers overwrite each other in the list; this one may be among
+    them.
+    """
     heard = Heard([0, 2], 3)
     heard.page.lost = 1
     begin = time.monotonic()
@@ -142,7 +144,7 @@ def test_amid_loss_nobody_waits_long_for_a_number() -> None:
 
 
 def test_a_number_given_up_that_comes_after_all_was_not_lost() -> None:
-    """It still has a sweep made."""
+    """It still starts a sweep."""
     heard = Heard([0, 2], 3)
     heard.page.lost = 1
     heard.intake.catch_up()
@@ -154,7 +156,7 @@ def test_a_number_given_up_that_comes_after_all_was_not_lost() -> None:
 
 
 def test_numbers_lost_too_many_to_be_told_are_given_up_up_to_the_last_one_taken() -> None:
-    """Some of them were taken after the ring was looked at; nobody would ever tell of those."""
+    """Some of them were taken after the ring was read; no list would ever name those."""
     heard = Heard([0, 1, 12], 10)
 
     def overflow() -> tuple[set[int], bool]:
@@ -170,7 +172,7 @@ def test_numbers_lost_too_many_to_be_told_are_given_up_up_to_the_last_one_taken(
 
 
 def test_a_place_fits_as_long_as_nobody_has_read_on() -> None:
-    """In the same ring."""
+    """The place is in the same ring."""
     heard = Heard([0, 1], 2)
     heard.intake.drain()
     place = heard.intake.place
@@ -187,7 +189,7 @@ def test_a_place_fits_as_long_as_nobody_has_read_on() -> None:
 
 
 def test_who_goes_on_knows_what_was_lost_and_waited_for() -> None:
-    """The numbers, and how far they have been read."""
+    """A place has the lost numbers, the awaited ones, and the position in their list."""
     heard = Heard([0, 2], 7)
     heard.page.lost_now = {5}
     heard.intake.drain()
@@ -204,7 +206,7 @@ def test_who_goes_on_knows_what_was_lost_and_waited_for() -> None:
 
 
 def test_whoever_looks_is_told_before_much_has_been_taken() -> None:
-    """However much there is: what records have touched is kept for it until then."""
+    """The callback comes several times during a long read, because the changes of all records are kept until then."""
     count = 100_000
     heard = Heard([*range(count)], count)
     taken: list[int] = []
@@ -216,7 +218,7 @@ def test_whoever_looks_is_told_before_much_has_been_taken() -> None:
 
 
 def test_to_catch_up_ends_though_records_come_as_fast_as_they_are_taken() -> None:
-    """Those that were there are what counts: on a host that is busier than this process is fast, more never ends."""
+    """The intake reads the records that were there at the start; on a very busy host the ring is never empty."""
     count = 20_000
     heard = Heard([*range(count)], count)
 
@@ -233,7 +235,7 @@ def test_to_catch_up_ends_though_records_come_as_fast_as_they_are_taken() -> Non
 
 
 def test_who_has_no_time_to_catch_up_is_told_so_and_nothing_is_given_up() -> None:
-    """A process that gets hardly any CPU: what it has not read is in the ring still."""
+    """The process gets hardly any CPU time; unread records are still in the ring."""
     count = 100_000
     heard = Heard([*range(count)], count)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was found in the table once is found again, as long as it is still so, and not a record longer."""
+"""The cache of selections: a selection is found again as long as it holds, and no record longer."""
 
 import gc
 import random
@@ -20,7 +20,7 @@ from tests.unit.table.test_table_properties import PATIENT
 
 
 class Scene:
-    """A small session, and somebody else."""
+    """A small session, and a process outside of it."""
 
     def __init__(self) -> None:
         self.pair = Watched()
@@ -33,18 +33,18 @@ class Scene:
 
     @property
     def top(self) -> Task:
-        """The table's view of the root."""
+        """Return the table's task for the root."""
         return self.pair.task(self.root)
 
 
 @pytest.fixture
 def scene() -> Scene:
-    """All known to the table."""
+    """Return the scene; the table knows all of it."""
     return Scene()
 
 
 def test_an_answer_that_says_nothing_new_is_no_news(scene: Scene) -> None:
-    """It makes nobody walk again."""
+    """It causes no new walk."""
     members = scene.recall.members(scene.top)
     scene.pair.put([scene.pair.table.question(task) for task in members])
 
@@ -52,7 +52,7 @@ def test_an_answer_that_says_nothing_new_is_no_news(scene: Scene) -> None:
 
 
 def test_what_happens_elsewhere_leaves_walk_and_selection_as_they_are(scene: Scene) -> None:
-    """Neither is made again."""
+    """Both are used again."""
     chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
     members = scene.recall.members(scene.top)
     scene.pair.kernel.exit(scene.pair.kernel.fork(scene.other))
@@ -62,7 +62,7 @@ def test_what_happens_elsewhere_leaves_walk_and_selection_as_they_are(scene: Sce
 
 
 def test_a_tree_that_comes_to_be_what_it_was_has_the_selection_that_it_had(scene: Scene) -> None:
-    """Though it is walked again."""
+    """A new walk finds the same selection."""
     chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
     members = scene.recall.members(scene.top)
     short = scene.pair.kernel.fork(scene.root)
@@ -74,7 +74,7 @@ def test_a_tree_that_comes_to_be_what_it_was_has_the_selection_that_it_had(scene
 
 
 def test_another_mode_is_another_selection(scene: Scene) -> None:
-    """Though of the same tasks."""
+    """This holds for the same tasks too."""
     chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
 
     assert scene.recall.select(scene.top, "subtree", without_entered=True) is not chosen
@@ -82,7 +82,7 @@ def test_another_mode_is_another_selection(scene: Scene) -> None:
 
 @pytest.mark.parametrize("change", ["fork", "setpgid", "exit"])
 def test_a_change_within_the_tree_is_seen_at_once(scene: Scene, change: str) -> None:
-    """By walk and selection."""
+    """Walk and selection are made again."""
     chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
     exited = scene.recall.exited(scene.top)
     kernel = scene.pair.kernel
@@ -99,7 +99,7 @@ def test_a_change_within_the_tree_is_seen_at_once(scene: Scene, change: str) -> 
 
 
 def test_a_stranger_among_the_rows_is_asked_about_until_it_is_known(scene: Scene) -> None:
-    """Also where no other row has changed."""
+    """This holds if no other row has changed."""
     scene.recall.differing(scene.pair.kernel.rows(), remember=True)
     with scene.pair.losing():
         stranger = scene.pair.kernel.fork(scene.root)
@@ -113,7 +113,7 @@ def test_a_stranger_among_the_rows_is_asked_about_until_it_is_known(scene: Scene
 
 
 def test_who_has_no_row_any_more_is_asked_about(scene: Scene) -> None:
-    """Its end has been lost; nothing that is here has been touched."""
+    """Its end was lost; no record has touched any task here."""
     scene.recall.differing(scene.pair.kernel.rows(), remember=True)
     child = scene.pair.task(scene.child)
     with scene.pair.losing():
@@ -125,7 +125,7 @@ def test_who_has_no_row_any_more_is_asked_about(scene: Scene) -> None:
 
 
 def test_what_entered_a_container_is_called_what_it_is_called_now(scene: Scene) -> None:
-    """It stands beside the tree, and no event tells of another comm."""
+    """It stands beside the tree, and no event tells a new comm."""
     kernel = scene.pair.kernel
     init = kernel.fork(scene.root, CLONE_NEWPID)
     kernel.setsid(init)
@@ -142,7 +142,7 @@ def test_what_entered_a_container_is_called_what_it_is_called_now(scene: Scene) 
 
 
 def plain(chosen: select.Selection) -> tuple[object, ...]:
-    """What a snapshot takes over of it."""
+    """Return the part of a selection that a snapshot takes."""
     return (
         *(chosen.pids, chosen.tasks, chosen.namespaces, chosen.ancestors, chosen.squashed, chosen.entered),
         *(chosen.kernel_workers, chosen.unknown, chosen.outsiders, chosen.inside),
@@ -150,7 +150,7 @@ def plain(chosen: select.Selection) -> tuple[object, ...]:
 
 
 class Doubled:
-    """Each look is made twice: by who remembers, and by who does not."""
+    """A cache and a plain search side by side: each lookup is made with both."""
 
     def __init__(self, pair: Watched, chance: random.Random) -> None:
         self.pair = pair
@@ -160,7 +160,7 @@ class Doubled:
         self.last = pair.kernel.rows()
 
     def look(self) -> None:
-        """At one of a few trees, again and again."""
+        """Select one of a few trees, again and again."""
         living = [task for task in self.pair.table.tasks() if task.leader is task]
         if not living:
             return
@@ -178,7 +178,7 @@ class Doubled:
         assert self.recall.exited(root) == [task for task in select.members(root) if task.flags & EXITED]
 
     def walk(self) -> None:
-        """Past all tasks."""
+        """Walk over all tasks."""
         table, rows = self.pair.table, self.pair.kernel.rows()
         if self.chance.random() < 0.2:  # a stale row, one that is missing, one that is there twice
             at = self.chance.randrange(len(rows) // wire.ROW.size) * wire.ROW.size
@@ -198,7 +198,7 @@ class Doubled:
 @given(PROGRAMS, st.integers(0, 2**32), st.booleans())
 @PATIENT
 def test_who_remembers_finds_what_everybody_finds(program: list[Step], seed: int, lossy: bool) -> None:  # noqa: FBT001
-    """After any records, lost ones among them, in any order of looks."""
+    """Any records come, some are lost, and lookups come in any order."""
     chance = random.Random(seed)
     pair = watched(pid_max=60, lingers=True)
     doubled = Doubled(pair, chance)
@@ -220,14 +220,14 @@ def test_who_remembers_finds_what_everybody_finds(program: list[Step], seed: int
 
 
 def rows_of(scene: Scene) -> dict[int, bytes]:
-    """The rows of a walk, by number."""
+    """Return the rows of a walk, by number."""
     rows = scene.pair.kernel.rows()
     whole = [rows[at : at + wire.ROW.size] for at in range(0, len(rows), wire.ROW.size)]
     return {wire.ROW.unpack(row)[6]: row for row in whole}
 
 
 def test_a_task_with_two_rows_hides_nobody_who_has_none(scene: Scene) -> None:
-    """One that execs while the kernel walks past it may have two."""
+    """A task that runs execve() during the kernel's walk may have two rows."""
     rows = rows_of(scene)
     scene.recall.differing(b"".join(rows.values()), remember=True)
     child, twice = rows.pop(scene.child.tid), rows[scene.other.tid]
@@ -238,7 +238,7 @@ def test_a_task_with_two_rows_hides_nobody_who_has_none(scene: Scene) -> None:
 
 
 def test_a_task_that_had_another_row_too_is_not_missed(scene: Scene) -> None:
-    """Where the walk after that has the first of them alone."""
+    """The next walk has only the first of the two rows."""
     rows = rows_of(scene)
     walk = b"".join(rows.values())
     other = bytearray(rows[scene.child.tid])
@@ -252,7 +252,7 @@ def test_a_task_that_had_another_row_too_is_not_missed(scene: Scene) -> None:
 
 
 def test_what_is_remembered_of_the_gone_is_bounded_by_what_is_there(scene: Scene) -> None:
-    """A walk is remembered, and then thousands come and go before there is another one."""
+    """A walk is remembered; then thousands of tasks are born and die before the next walk."""
     kernel = scene.pair.kernel
     scene.recall.differing(kernel.rows(), remember=True)
     for _ in range(3000):
@@ -267,7 +267,7 @@ def test_what_is_remembered_of_the_gone_is_bounded_by_what_is_there(scene: Scene
 
 
 def test_a_question_whose_answer_was_lost_keeps_nobody() -> None:
-    """The next sweep lets go of it: whatever has been answered has been heard of by then."""
+    """The next sweep drops the question: by then every answer has arrived."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     with pair.losing():

@@ -17,9 +17,9 @@ BUSY, DISCARD = 1 << 31, 1 << 30
 
 
 class FakeRing:
-    """The kernel's end: consumer's page, producer's page, data, and the data's second appearance.
+    """The kernel's end: consumer's page, producer's page, and the data twice.
 
-    A file shows nothing twice, so every write goes to both places.
+    A file has no second mapping, so every write goes to both places.
     """
 
     def __init__(self, start: int = 0) -> None:
@@ -34,7 +34,7 @@ class FakeRing:
         os.pwrite(self.fd, data, at)
 
     def produce(self, data: bytes, flags: int = 0) -> int:
-        """Reserve and write a record; returns where its header is."""
+        """Reserve and write a record; return the position of its header."""
         start = self.position
         record = struct.pack("=II", len(data) | flags, 0) + data
         for i, byte in enumerate(record):
@@ -52,30 +52,30 @@ class FakeRing:
 
     @property
     def consumed(self) -> int:
-        """The position that the consumer has written."""
+        """Return the position that the consumer has written."""
         number: int = struct.unpack("=Q", os.pread(self.fd, 8, 0))[0]
         return number
 
 
 class Consumer:
-    """A Ring on a fake one, and what it was fed."""
+    """A Ring on a fake kernel, and the records that it has read."""
 
     def __init__(self, kernel: FakeRing) -> None:
         self.ring = Ring(kernel.fd, SIZE)
         self.got: list[bytes] = []
 
     def feed(self, data: memoryview, at: int) -> None:
-        """Eight bytes, enough to know a record again."""
+        """Keep eight bytes, enough to recognise a record."""
         self.got.append(bytes(data[at : at + 8]))
 
     def drain(self) -> int:
-        """Consume."""
+        """Read the ring."""
         return self.ring.drain(self.feed)
 
 
 @pytest.fixture
 def kernel() -> Iterator[FakeRing]:
-    """An empty ring whose positions have been round before."""
+    """Yield an empty ring whose positions have passed the end of the data before."""
     ring = FakeRing(5 * SIZE)
     yield ring
     os.close(ring.fd)
@@ -83,14 +83,14 @@ def kernel() -> Iterator[FakeRing]:
 
 @pytest.fixture
 def consumer(kernel: FakeRing) -> Iterator[Consumer]:
-    """Its reader."""
+    """Yield the reader of the ring."""
     consumer = Consumer(kernel)
     yield consumer
     consumer.ring.close()
 
 
 def test_records_of_any_length_are_fed_in_order_and_their_room_given_back(kernel: FakeRing, consumer: Consumer) -> None:
-    """Padded to 8."""
+    """Lengths are padded to 8 bytes."""
     for index, length in enumerate((8, 9, 15, 16, 17)):
         kernel.produce(bytes((index,)) * length)
 
@@ -103,7 +103,7 @@ def test_records_of_any_length_are_fed_in_order_and_their_room_given_back(kernel
 
 
 def test_a_busy_record_holds_up_everything_behind_it(kernel: FakeRing, consumer: Consumer) -> None:
-    """Until it is submitted."""
+    """They wait until it is submitted."""
     kernel.produce(b"a" * 8)
     busy = kernel.produce(b"b" * 8, BUSY)
     kernel.produce(b"c" * 8)
@@ -143,7 +143,7 @@ def test_a_record_across_the_end_is_read_whole(kernel: FakeRing) -> None:
 
 
 def test_many_rounds_lose_nothing(kernel: FakeRing, consumer: Consumer) -> None:
-    """Lengths that never fit evenly."""
+    """The lengths never fit evenly."""
     for number in range(300):
         kernel.produce(struct.pack("=Q", number) + b"x" * (number % 53))
         if number % 7 == 0:
@@ -154,7 +154,7 @@ def test_many_rounds_lose_nothing(kernel: FakeRing, consumer: Consumer) -> None:
 
 
 def test_a_batch_whose_handling_fails_comes_again(kernel: FakeRing, consumer: Consumer) -> None:
-    """Nothing was consumed."""
+    """The position of the consumer does not change."""
     kernel.produce(b"a" * 8)
 
     def fail(_data: memoryview, _at: int) -> None:
@@ -183,7 +183,7 @@ class FakePage:
         os.pwrite(self.fd, struct.pack("=Q", value), 8 * word)
 
     def lose(self, number: int, *, late: bool = False) -> None:
-        """Count a lost number; late: it is not written yet."""
+        """Count a lost number; late: the number is not written yet."""
         if not late:
             self.put(8 + self.count % wire.LOST_NUMBERS, number)
         self.count += 1
@@ -192,7 +192,7 @@ class FakePage:
 
 @pytest.fixture
 def counters() -> Iterator[FakePage]:
-    """The kernel's end."""
+    """Yield the kernel's end."""
     page = FakePage()
     yield page
     os.close(page.fd)
@@ -200,14 +200,14 @@ def counters() -> Iterator[FakePage]:
 
 @pytest.fixture
 def page(counters: FakePage) -> Iterator[Page]:
-    """The reader's."""
+    """Yield the reader's end."""
     page = Page(counters.fd)
     yield page
     page.close()
 
 
 def test_the_counters_are_read_as_they_are_now(counters: FakePage, page: Page) -> None:
-    """Issued numbers, skipped runs."""
+    """The counters are those of issued numbers and skipped runs."""
     counters.put(0, 1000)
     counters.put(2, 3)
 
@@ -215,7 +215,7 @@ def test_the_counters_are_read_as_they_are_now(counters: FakePage, page: Page) -
 
 
 def test_each_lost_number_is_told_once(counters: FakePage, page: Page) -> None:
-    """Also one that is smaller than others told before."""
+    """This holds for a number that is smaller than earlier ones."""
     counters.lose(7)
     counters.lose(9)
 
@@ -228,7 +228,7 @@ def test_each_lost_number_is_told_once(counters: FakePage, page: Page) -> None:
 
 
 def test_more_lost_numbers_than_there_is_room_for_are_an_overflow(counters: FakePage, page: Page) -> None:
-    """Exactly as many as there is room for are not."""
+    """Exactly as many as the page has room for are no overflow."""
     for number in range(1, wire.LOST_NUMBERS + 1):
         counters.lose(number)
 
@@ -248,7 +248,7 @@ def test_more_lost_numbers_than_there_is_room_for_are_an_overflow(counters: Fake
 def test_a_number_that_is_counted_and_not_yet_written_is_told_later(
     counters: FakePage, page: Page, before: int
 ) -> None:
-    """Never what stood in its place before, whether that was told or went by in an overflow."""
+    """The old value at its place is never told, whether it was told before or lost in an overflow."""
     for number in range(1, before + 1):
         counters.lose(number)
     page.lost_numbers()
@@ -265,7 +265,7 @@ def test_a_number_that_is_counted_and_not_yet_written_is_told_later(
 def test_a_number_that_is_written_while_the_others_are_read_holds_up_none_that_follow(
     counters: FakePage, page: Page, before: int
 ) -> None:
-    """Its count was not seen yet, what it was written over was not either."""
+    """The reader saw neither its count nor the number that it overwrote."""
     for number in range(1, before + 1):
         counters.lose(number)
     counters.put(8 + counters.count % wire.LOST_NUMBERS, 9000)

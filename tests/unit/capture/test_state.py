@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A memory read again is the table it was written of, and goes on like it; what is none is refused."""
+"""The memory of a daemon: read again it gives the same table, which goes on alike; invalid bytes are refused."""
 
 import random
 import struct
@@ -36,17 +36,17 @@ PATIENT = settings(
 
 
 def memory_of(pair: Watched) -> Memory:
-    """What it knows now."""
+    """Return the memory of a pair."""
     return Memory(PLACE, TOTALS, pair.table, pair.stream)
 
 
 def read(data: bytes) -> Memory:
-    """As whoever wrote it would."""
+    """Read a memory, as the daemon that wrote it would."""
     return load(data, len(TOTALS))
 
 
 def reborn(pair: Watched) -> Watched:
-    """Another one, that has read the memory of the first and watches the same kernel."""
+    """Return a second pair that has read the memory of the first and watches the same kernel."""
     memory = read(memorywriter.dump(memory_of(pair)))
     twin = Watched()
     twin.table, twin.stream, twin.kernel = memory.table, memory.stream, pair.kernel
@@ -54,7 +54,7 @@ def reborn(pair: Watched) -> Watched:
 
 
 def ask(pair: Watched, twin: Watched) -> None:
-    """Both have the same questions, and get the same answers."""
+    """Assert that both have the same questions, and give both the same answers."""
     while True:
         questions = pair.table.take_questions()
         assert sorted(twin.table.take_questions()) == sorted(questions)
@@ -64,12 +64,12 @@ def ask(pair: Watched, twin: Watched) -> None:
 
 
 def is_quiet(pair: Watched) -> bool:
-    """Nobody is in the middle of an exit, where a question is asked again and again."""
+    """Return True if no task is in the middle of its exit, where a question is repeated again and again."""
     return not any(thread.exiting and not thread.exited for thread in pair.kernel.threads)
 
 
 def both(pair: Watched, twin: Watched) -> Callable[[bytes], None]:
-    """Where the kernel's records go."""
+    """Feed the kernel's records to both."""
 
     def emit(record: bytes) -> None:
         pair.feed(record)
@@ -79,7 +79,9 @@ def both(pair: Watched, twin: Watched) -> Callable[[bytes], None]:
 
 
 def some_memory() -> tuple[Watched, bytes]:
-    """Processes, threads, a namespace, sessions, a creator that is gone, an early record, a question that is open."""
+    """Return a memory of processes, threads, a namespace, sessions, a gone creator, an early record and an open
+    question.
+    """
     pair = watched(pid_max=60)
     kernel = pair.kernel
     shell = kernel.fork(kernel.init)
@@ -106,20 +108,20 @@ def some_memory() -> tuple[Watched, bytes]:
 
 
 def body_of(data: bytes) -> list[Any]:
-    """A memory's objects."""
+    """Return the objects of a memory."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(data[memorywriter.FRAME.size :])
     return list(unpacker)
 
 
 def framed(body: list[Any]) -> bytes:
-    """Objects, with a check sum that is right."""
+    """Return the objects with a correct checksum."""
     packed = b"".join(map(msgpack.packb, body))
     return memorywriter.FRAME.pack(memorywriter.MAGIC, memorywriter.VERSION, zlib.crc32(packed), len(packed)) + packed
 
 
 def test_a_memory_is_what_was_written() -> None:
-    """Place, stream and table; and written again it is the same bytes."""
+    """It has place, stream and table; written again it gives the same bytes."""
     pair, data = some_memory()
     memory = read(data)
 
@@ -133,7 +135,7 @@ def test_a_memory_is_what_was_written() -> None:
 
 
 def test_a_record_that_came_too_early_waits_in_the_memory_for_the_one_before() -> None:
-    """It is handled once that has come."""
+    """It is handled when the missing record has come."""
     pair, data = some_memory()
     stream = read(data).stream
     stream.feed(RecordWriter(pair.stream.next).marker(), 0)
@@ -142,7 +144,7 @@ def test_a_record_that_came_too_early_waits_in_the_memory_for_the_one_before() -
 
 
 def test_a_namespace_that_only_a_birth_remembers_is_written_with_those_above() -> None:
-    """It is met before them."""
+    """The namespaces above are written first."""
     pair, _ = some_memory()
     outer = Namespace(70, 1, pair.table.pids.initial)
     born = pair.table.tasks()[-1]
@@ -161,7 +163,7 @@ def test_a_namespace_that_only_a_birth_remembers_is_written_with_those_above() -
 @given(PROGRAMS, PROGRAMS)
 @PATIENT
 def test_what_comes_after_makes_no_difference_to_who_remembers(before: list[Step], after: list[Step]) -> None:
-    """Any calls, a memory in the midst of them, and then any calls: the same table, history and questions."""
+    """Any calls come, a memory is made, and any calls follow: table, history and questions are equal."""
     pair = watched(pid_max=60)
     for step in before:
         make(pair.kernel, step)
@@ -209,7 +211,7 @@ REVIVED: list[Step] = [
 @example(REVIVED, 164)
 @PATIENT
 def test_a_table_that_loss_has_made_doubtful_is_remembered_as_it_is(program: list[Step], seed: int) -> None:
-    """Whatever was lost, swapped or left open before; and one sweep heals what was read as well."""
+    """Records were lost, swapped or left out before; one sweep repairs the table that was read too."""
     chance = random.Random(seed)
     pair = watched(pid_max=60)
     held: list[bytes] = []
@@ -240,7 +242,7 @@ def test_a_table_that_loss_has_made_doubtful_is_remembered_as_it_is(program: lis
 
 
 def test_who_waits_within_its_exit_is_still_asked_about_when_others_end() -> None:
-    """The last thread of a namespace's init, while somebody of that is not reaped."""
+    """It is the last thread of a namespace's init, while a zombie of the namespace is not reaped."""
     pair = watched(lingers=True, tells_release=False)
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     thread = pair.kernel.thread(init)
@@ -257,7 +259,7 @@ def test_who_waits_within_its_exit_is_still_asked_about_when_others_end() -> Non
 
 
 def test_a_memory_cut_short_anywhere_is_refused() -> None:
-    """So is one with anything behind it."""
+    """A memory with additional bytes at its end is refused too."""
     _, data = some_memory()
 
     for end in range(len(data)):
@@ -268,7 +270,7 @@ def test_a_memory_cut_short_anywhere_is_refused() -> None:
 
 
 def test_a_memory_with_any_bit_turned_is_refused() -> None:
-    """The check sum covers the body, and every field of the frame is compared."""
+    """The checksum covers the body, and every field of the frame is compared."""
     _, data = some_memory()
 
     for at in range(0, len(data), 3):
@@ -279,7 +281,7 @@ def test_a_memory_with_any_bit_turned_is_refused() -> None:
 
 
 def test_a_memory_of_another_version_says_so() -> None:
-    """It may be whole and mean something else."""
+    """Such a memory may be whole and have another meaning."""
     _, data = some_memory()
     other = struct.pack("<8sI", memorywriter.MAGIC, memorywriter.VERSION + 1) + data[12:]
 
@@ -297,7 +299,7 @@ VALUES: st.SearchStrategy[Any] = st.sampled_from(
 @given(st.lists(st.integers(0, 2**32), min_size=1, max_size=6), VALUES)
 @settings(deadline=None, max_examples=300)
 def test_a_memory_that_was_tampered_with_is_refused_or_harmless(way: list[int], value: Any) -> None:
-    """Any value replaced by any other, with a check sum that is right."""
+    """Any value is replaced by any other, with a correct checksum."""
     _, data = some_memory()
     body = body_of(data)
     at: list[Any] = body
@@ -317,7 +319,7 @@ def test_a_memory_that_was_tampered_with_is_refused_or_harmless(way: list[int], 
 
 
 def check_steps(twin: Watched) -> None:
-    """Nothing a kernel sends makes it raise, or go round in circles."""
+    """Assert that no record of a kernel makes the table raise an error or loop."""
     seq = twin.stream.next
     for pid in list(twin.table.pids.numbers.values()):
         task = pid.task
@@ -330,7 +332,7 @@ def check_steps(twin: Watched) -> None:
 
 
 def test_circles_are_refused() -> None:
-    """A walk up the tree, or up the births, would never end."""
+    """A walk up the tree, or along the births, would never end."""
     _, data = some_memory()
     for field, text in ((14, "creators in a circle"), (11, "parents in a circle")):
         body = body_of(data)
@@ -346,7 +348,7 @@ def test_circles_are_refused() -> None:
 
 
 def test_strings_that_processes_share_are_written_once_and_shared_again() -> None:
-    """A child that only forked has its creator's program."""
+    """A child that has only forked has its creator's program."""
     pair, data = some_memory()
     table = read(data).table
     kept = [task.strings for task in table.tasks() if task.strings is not None]
@@ -358,7 +360,7 @@ def test_strings_that_processes_share_are_written_once_and_shared_again() -> Non
 
 @pytest.mark.parametrize("strings", [[1, None], [b"short", None]])
 def test_strings_that_are_none_are_refused(strings: list[object]) -> None:
-    """Whoever reads them relies on their beginning."""
+    """Their readers rely on their first bytes."""
     body = body_of(some_memory()[1])
     body[3] = [strings]
 
@@ -367,7 +369,7 @@ def test_strings_that_are_none_are_refused(strings: list[object]) -> None:
 
 
 def test_everything_there_is_to_know_is_written() -> None:
-    """Whoever adds something to one of these writes it, and raises VERSION; or says here what it follows from."""
+    """A new attribute of one of these classes must be written, with a new VERSION, or listed here with its source."""
     by_row = {"pid", "start_ns", "address", "flags", "exit_code", "exit_signal", "ids", "comm", "child_namespace"}
     by_row |= {"leader", "threads", "first_child", "pgid", "sid", "creator", "birth_pgid", "birth_sid"}
     by_row |= {"clone_flags", "order", "deeds", "strings"}

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A watch over a simulated kernel that skips program runs: what they would have told has neither a record nor a
-number."""
+"""A watch over a simulated kernel that skips program runs: a skipped run leaves neither a record nor a number."""
 
 import time
 from collections.abc import Callable
@@ -35,7 +34,7 @@ class Scene:
         self.watch.probes.skipped = lambda: self.skips  # type: ignore[method-assign]  # a probe of this test's own
 
     def skipped(self, call: Callable[[], Thread]) -> Thread:
-        """A call whose program is not run."""
+        """Make a call whose programs the kernel skips."""
         emit, seq = self.kernel.emit, self.kernel.writer.seq
         self.kernel.emit = lambda _: None
         made = call()
@@ -44,7 +43,7 @@ class Scene:
         return made
 
     def skipped_behind_a_walk(self) -> None:
-        """The next walk over all tasks has passed by when somebody is born."""
+        """Let a process be born unseen behind the next walk over all tasks."""
 
         def rows() -> bytes:
             found = self.kernel.rows()
@@ -55,24 +54,24 @@ class Scene:
         self.watch.probes.rows = rows  # type: ignore[method-assign]  # as above
 
     def snapshot(self, root: Thread) -> Snapshot:
-        """Taken by the watch."""
+        """Take a snapshot with the watch."""
         return self.watch.snapshot(self.watch.find(parse(str(root.tid))))
 
 
 def a_loss(scene: Scene) -> None:
-    """The snapshot itself has to sweep."""
+    """Lose a record, so that the snapshot itself has to sweep."""
     scene.skipped_behind_a_walk()
     scene.skips += 1
 
 
 def a_rest(scene: Scene) -> None:
-    """It was time for a sweep."""
+    """Let the time for a sweep come."""
     scene.skipped_behind_a_walk()
     scene.watch.rest()
 
 
 def another_snapshot(scene: Scene) -> None:
-    """Somebody else's, of a tree so large that it takes a sweep, and something differs."""
+    """Take another snapshot, of a tree so large that it takes a sweep, and in which a row differs."""
     scene.snapshot(scene.others)
     next(thread for thread in scene.kernel.threads if thread.group.parent is scene.others).ids = (7, 7)
     scene.skipped_behind_a_walk()
@@ -81,7 +80,7 @@ def another_snapshot(scene: Scene) -> None:
 
 @pytest.mark.parametrize("reason", [a_loss, a_rest, another_snapshot])
 def test_what_is_skipped_behind_a_sweeps_walk_is_found_by_the_next_one(reason: Callable[[Scene], None]) -> None:
-    """For whatever reason there was a sweep: no snapshot is called complete before."""
+    """This holds for any reason of the sweep: no snapshot is called complete before the next one."""
     scene = Scene()
     reason(scene)
     snapshot = scene.snapshot(scene.root)
@@ -92,7 +91,7 @@ def test_what_is_skipped_behind_a_sweeps_walk_is_found_by_the_next_one(reason: C
 
 
 def test_births_name_the_living_pid_object_also_where_a_skipped_one_was_heard_of_by_chance() -> None:
-    """The table thought that nobody used the session any more; then it heard of who does, and no row differs."""
+    """The table took the session for unused; then a record named a member of it, and no row differs."""
     scene = Scene()
     kernel = scene.kernel
     for _ in range(100):
@@ -118,14 +117,14 @@ def test_births_name_the_living_pid_object_also_where_a_skipped_one_was_heard_of
 
 
 class Clock:
-    """Each look at it takes a while."""
+    """A clock that moves at each reading."""
 
     def __init__(self, step_s: float) -> None:
         self.now_s = 0.0
         self._step_s = step_s
 
     def monotonic(self) -> float:
-        """As time.monotonic."""
+        """Return the time, as time.monotonic does."""
         self.now_s += self._step_s
         return self.now_s
 
@@ -133,7 +132,7 @@ class Clock:
 def test_a_snapshot_on_a_host_that_is_too_busy_says_so_and_does_not_go_on_and_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Answers lead to questions, and these to others, without end."""
+    """Answers lead to questions, and these to further answers, without end."""
     scene = Scene()
     kernel, clock, asked = scene.kernel, Clock(0.05), []
 
@@ -156,7 +155,9 @@ def test_a_snapshot_on_a_host_that_is_too_busy_says_so_and_does_not_go_on_and_on
 def test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Starved of the CPU: a number that it does not know may be somebody's, and what is whose is not certain."""
+    """The daemon is starved of the CPU: an unknown number may be that of any user's task, so ownership is not
+    certain.
+    """
     scene = Scene()
     root = scene.watch.find(parse(str(scene.root.tid)))
     monkeypatch.setattr(scene.watch._intake, "catch_up", lambda deadline_s: deadline_s == float("inf"))
@@ -174,7 +175,7 @@ def test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_s
 
 
 def test_a_sweep_beside_the_loop_is_given_up_and_has_longer_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others wait for it; and where it is never given enough time it is never done."""
+    """Requests wait for it; a sweep that never has enough time would never end."""
     scene = Scene()
     given: list[float] = []
 
@@ -194,7 +195,7 @@ def test_a_sweep_beside_the_loop_is_given_up_and_has_longer_the_next_time(monkey
 
 
 def test_a_zombie_that_may_have_gone_unseen_makes_a_snapshot_incomplete() -> None:
-    """It may vanish without an event, and whenever it is asked about something else happens too."""
+    """It may vanish without an event, and other events happen during each question about it."""
     scene = Scene()
     kernel = scene.kernel
     zombie = kernel.fork(scene.root)
@@ -218,7 +219,7 @@ def test_a_zombie_that_may_have_gone_unseen_makes_a_snapshot_incomplete() -> Non
 
 
 def test_who_was_born_unheard_of_is_found_all_the_same() -> None:
-    """Its birth was lost, and nobody has swept since."""
+    """The record of its birth was lost, and no sweep has come since."""
     scene = Scene()
     kernel = scene.kernel
     before = kernel.fork(scene.root)

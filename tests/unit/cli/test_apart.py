@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file that convert reads is read where nothing can be written, and what comes of that is not believed."""
+"""The reader process of convert: it can write nothing, and the parent checks its answer."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def said(line: str) -> None:
 
 
 def converted(*words: str | Path) -> "subprocess.CompletedProcess[str]":
-    """To its end."""
+    """Convert a file, to the end."""
     command = [sys.executable, "-c", _TAKEN_OVER, "convert", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -52,7 +52,7 @@ def converted(*words: str | Path) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.skipif(os.geteuid() != 0, reason="others have little that they could give up")
 @pytest.mark.parametrize("fmt", ["ckpt", "json", "dot", "svg"])
 def test_what_reads_the_file_can_write_and_run_nothing(tmp_path: Path, fmt: str) -> None:
-    """And the file is converted all the same."""
+    """The file is converted all the same."""
     source, target = tmp_path / "in.json", tmp_path / "out"
     source.write_bytes(jsonfmt.dumps(a_snapshot([(1,)], [a_task(1, 0)])))
     ran = converted(source, target, "-f", fmt)
@@ -67,7 +67,7 @@ def test_what_reads_the_file_can_write_and_run_nothing(tmp_path: Path, fmt: str)
 
 
 def test_a_wrong_file_is_told_once_and_nothing_is_written(tmp_path: Path) -> None:
-    """With the exit code that it has everywhere."""
+    """The exit code is the usual one."""
     source = tmp_path / "in"
     source.write_bytes(b"no image")
     command = [sys.executable, "-m", "agent", "convert", str(source), str(tmp_path / "out")]
@@ -79,7 +79,7 @@ def test_a_wrong_file_is_told_once_and_nothing_is_written(tmp_path: Path) -> Non
 
 
 def handed_over(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> apart.Made:
-    """What the parent makes of the bytes that a child writes."""
+    """Return the parent's result for the bytes that a child writes."""
     monkeypatch.setattr(apart, "confine_root", lambda: None)
     monkeypatch.setattr(msgpack, "packb", lambda _: answer)
     return apart.made(lambda: b"", said)
@@ -87,7 +87,7 @@ def handed_over(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> apart.Made:
 
 @pytest.mark.parametrize("result", [b"", b"x" * (1 << 20), {"a.img": b"1", "b-1.img": b""}])
 def test_a_file_or_the_files_of_a_folder_are_handed_over(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they are."""
+    """The parent does not change them."""
     assert handed_over(msgpack.packb(result), monkeypatch) == result
 
 
@@ -99,14 +99,14 @@ def test_a_file_or_the_files_of_a_folder_are_handed_over(result: Any, monkeypatc
     ],
 )
 def test_a_name_that_leads_elsewhere_is_refused(result: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that was taken over hands over anything."""
+    """A compromised reader may hand over any name."""
     with pytest.raises(CkptreeError, match="not written"):
         handed_over(msgpack.packb(result), monkeypatch)
 
 
 @pytest.mark.parametrize("answer", [b"", b"\xc1", b"\xc4\xff", b"\x81" * 2000])
 def test_bytes_that_are_no_message_are_refused(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut short, or nested without end."""
+    """Examples are a cut message and endless nesting."""
     with pytest.raises(CkptreeError, match="not written"):
         handed_over(answer, monkeypatch)
 
@@ -119,7 +119,7 @@ def test_more_than_anything_that_is_written_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_child_that_fails_ends_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was killed, as by a shell."""
+    """The code of a killed child is that of a shell."""
     monkeypatch.setattr(apart, "confine_root", lambda: None)
 
     def fails() -> apart.Made:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a program: exit codes, and what goes where. Everything here works without BPF."""
+"""The command line as a program: exit codes and streams. No test here needs BPF."""
 
 import io
 import json
@@ -31,7 +31,7 @@ Here = Callable[..., Ran]
 
 @pytest.fixture
 def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Here:
-    """Run it within this process: ten times as fast, for what is over before anything begins."""
+    """Run a command within this process, which takes a tenth of the time."""
 
     def run(*arguments: str | Path, stdin: bytes = b"") -> Ran:
         monkeypatch.setattr(sys, "argv", ["ckptree", *(os.fspath(argument) for argument in arguments)])
@@ -45,7 +45,7 @@ def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def root() -> Iterator[str]:
-    """A process that stays: sleep, of which nobody expects anything."""
+    """Yield the pid of a sleeping process as a root."""
     with subprocess.Popen(["sleep", "1000"]) as process:
         yield str(process.pid)
         process.kill()
@@ -53,14 +53,14 @@ def root() -> Iterator[str]:
 
 @pytest.fixture
 def image(tmp_path: Path, root: str) -> Path:
-    """A snapshot in a file."""
+    """Return a file with a snapshot."""
     path = tmp_path / "tree.ckpt"
     ckptree("snapshot", root, "--source", "procfs", "-o", path)
     return path
 
 
 def test_a_snapshot_from_proc_is_written_and_called_incomplete(tmp_path: Path, root: str) -> None:
-    """Exit code 6: the file is there, and says why."""
+    """The exit code is 6; the file exists and has the reason."""
     path = tmp_path / "tree.ckpt"
     ran = ckptree("snapshot", root, "--source", "procfs", "-o", path)
 
@@ -73,7 +73,7 @@ def test_a_snapshot_from_proc_is_written_and_called_incomplete(tmp_path: Path, r
 
 
 def test_allow_incomplete_makes_it_0_and_still_says_so(root: str) -> None:
-    """Data on stdout, words on stderr."""
+    """Data goes to stdout, messages to stderr."""
     ran = ckptree("snapshot", root, "--source", "procfs", "--allow-incomplete")
 
     assert ran.returncode == 0
@@ -123,7 +123,7 @@ def test_details_are_added_on_request_alone(root: str) -> None:
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(here: Here, arguments: tuple[str, ...]) -> None:
-    """Exit code 2, and no data."""
+    """The exit code is 2, and there is no data."""
     ran = here(*arguments)
 
     assert (ran.returncode, ran.stdout) == (2, b"")
@@ -150,7 +150,7 @@ def test_what_cannot_be_meant_is_a_usage_error(here: Here, arguments: tuple[str,
     ],
 )
 def test_a_root_of_no_known_kind_is_a_usage_error(here: Here, text: str) -> None:
-    """Before anybody is asked."""
+    """The error comes before any request."""
     ran = here("snapshot", "--source", "procfs", "--", text)
 
     assert (ran.returncode, ran.stdout) == (2, b"")
@@ -158,7 +158,7 @@ def test_a_root_of_no_known_kind_is_a_usage_error(here: Here, text: str) -> None
 
 
 def test_the_version_is_that_of_the_package(here: Here) -> None:
-    """As installed."""
+    """The version is the installed one."""
     ran = here("--version")
 
     assert (ran.returncode, ran.stdout.decode()) == (0, f"ckptree {version('ckptree')}\n")
@@ -169,7 +169,7 @@ def test_the_version_is_that_of_the_package(here: Here) -> None:
     [(NO_PID, NO_PID), ("0", "pid 0"), ("pidns:1", "pid:[1]"), ("pidns:[1]", "pid:[1]"), ("pid:[1]", "pid:[1]")],
 )
 def test_a_root_that_nobody_has_is_no_such_root(here: Here, tmp_path: Path, text: str, shown: str) -> None:
-    """Exit code 4, and no file."""
+    """The exit code is 4, and there is no file."""
     ran = here("snapshot", text, "--source", "procfs", "-o", tmp_path / "tree.ckpt")
 
     assert (ran.returncode, ran.stdout) == (4, b"")
@@ -178,14 +178,14 @@ def test_a_root_that_nobody_has_is_no_such_root(here: Here, tmp_path: Path, text
 
 
 def test_a_number_too_long_to_be_one_is_an_error_of_ours(here: Here) -> None:
-    """Python refuses to convert it; that is no business of the user's."""
+    """Python refuses to convert such a number, which must not show."""
     ran = here("snapshot", "9" * 5000, "--source", "procfs")
 
     assert ran.returncode == 2
 
 
 def test_a_thread_is_no_root() -> None:
-    """Its process is named."""
+    """The message names its process."""
     done = threading.Event()
     thread = threading.Thread(target=done.wait, args=(60,))
     thread.start()  # returns once it runs: its native_id is known
@@ -200,7 +200,7 @@ def test_a_thread_is_no_root() -> None:
 
 
 def test_a_container_that_is_none_is_refused(tmp_path: Path, root: str) -> None:
-    """Exit code 7, and nothing is written."""
+    """The exit code is 7, and nothing is written."""
     ran = ckptree("snapshot", root, "--source", "procfs", "--mode", "container", "-o", tmp_path / "tree.ckpt")
 
     assert (ran.returncode, ran.stdout) == (7, b"")
@@ -209,7 +209,7 @@ def test_a_container_that_is_none_is_refused(tmp_path: Path, root: str) -> None:
 
 
 def test_an_image_is_not_written_to_a_terminal(root: str) -> None:
-    """Exit code 2, before anything is captured."""
+    """The exit code is 2, before anything is captured."""
     ours, theirs = pty.openpty()
     try:
         ran = ckptree("snapshot", root, "--source", "procfs", stdout=theirs)
@@ -226,7 +226,7 @@ def test_an_image_is_not_written_to_a_terminal(root: str) -> None:
 
 @pytest.mark.parametrize("where", ["missing/tree.ckpt", "."])
 def test_where_nothing_can_be_written_is_a_failure(tmp_path: Path, root: str, where: str) -> None:
-    """Exit code 1, and no part of a file stays."""
+    """The exit code is 1, and no part of a file remains."""
     ran = ckptree("snapshot", root, "--source", "procfs", "-o", tmp_path / where)
 
     assert (ran.returncode, ran.stdout) == (1, b"")
@@ -235,7 +235,7 @@ def test_where_nothing_can_be_written_is_a_failure(tmp_path: Path, root: str, wh
 
 
 def test_a_failed_snapshot_leaves_the_file_of_before(image: Path) -> None:
-    """It is not truncated first."""
+    """The old file is not truncated first."""
     before = image.read_bytes()
     ran = ckptree("snapshot", NO_PID, "--source", "procfs", "-o", image)
 
@@ -244,7 +244,7 @@ def test_a_failed_snapshot_leaves_the_file_of_before(image: Path) -> None:
 
 
 def test_show_reads_a_file_or_standard_input_in_any_format(image: Path, root: str) -> None:
-    """A file is known by its content."""
+    """The content of a file tells its format."""
     drawn = ckptree("show", image)
     document = ckptree("show", image, "--json")
     again = ckptree("show", "-", input=document.stdout)
@@ -256,7 +256,7 @@ def test_show_reads_a_file_or_standard_input_in_any_format(image: Path, root: st
 
 
 def test_show_is_plain_ascii_where_the_output_is(image: Path) -> None:
-    """A terminal of 1990, or a log."""
+    """An example is a log."""
     ran = ckptree("show", image, env={**os.environ, "PYTHONIOENCODING": "ascii"})
 
     assert ran.returncode == 0
@@ -265,7 +265,7 @@ def test_show_is_plain_ascii_where_the_output_is(image: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 64, b"root:x:0:0::/root:/bin/sh\n", b"{}", b"{", b"[]", b"\xff" * 9])
 def test_what_is_no_image_is_a_bad_image(here: Here, data: bytes) -> None:
-    """Exit code 8, one line, no trace of how it was found out."""
+    """The exit code is 8, with one line and no traceback."""
     ran = here("show", "-", stdin=data)
 
     assert (ran.returncode, ran.stdout) == (8, b"")
@@ -274,14 +274,14 @@ def test_what_is_no_image_is_a_bad_image(here: Here, data: bytes) -> None:
 
 
 def test_half_an_image_is_a_bad_image(here: Here, image: Path) -> None:
-    """Wherever it was cut."""
+    """This holds for a cut at any place."""
     data = image.read_bytes()
     for cut in (8, 100, len(data) // 2, len(data) - 1):
         assert here("show", "-", stdin=data[:cut]).returncode == 8
 
 
 def test_a_file_that_cannot_be_read_is_a_failure(here: Here, tmp_path: Path) -> None:
-    """Exit code 1: nothing is known of what it holds."""
+    """The exit code is 1, because the contents are unknown."""
     for path in (tmp_path / "missing", tmp_path):
         ran = here("show", path)
         assert (ran.returncode, ran.stdout) == (1, b"")
@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_read_is_a_failure(here: Here, tmp_path: Path) -> 
 
 
 def test_a_reader_that_has_had_enough_is_no_traceback(image: Path) -> None:
-    """``ckptree show FILE | head -1``."""
+    """An example is ``ckptree show FILE | head -1``."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -301,7 +301,7 @@ def test_a_reader_that_has_had_enough_is_no_traceback(image: Path) -> None:
 
 
 def test_help_is_data(here: Here) -> None:
-    """On stdout, exit code 0, for each verb."""
+    """It goes to stdout with exit code 0, for each verb."""
     for arguments in (["--help"], ["-h"], ["snapshot", "-h"], ["daemon", "-h"], ["show", "-h"], ["status", "-h"]):
         ran = here(*arguments)
         assert (ran.returncode, ran.stderr) == (0, b"")
@@ -309,7 +309,7 @@ def test_help_is_data(here: Here) -> None:
 
 
 def test_the_help_of_each_verb_describes_each_argument_and_option() -> None:
-    """In the words that are given for it, whatever library prints them."""
+    """The words are those of the code, whatever library prints them."""
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)
     for name, verb in group.commands.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line and a daemon: none, one that does not answer, and what one says."""
+"""The command line with no daemon, with a silent daemon, and with a daemon's answers."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.support.hellos import HELLO
 
 @pytest.mark.parametrize("verb", [("snapshot", "1"), ("snapshot", "1", "--source", "daemon"), ("status",)])
 def test_a_socket_that_was_named_and_has_no_listener_is_no_daemon(tmp_path: Path, verb: tuple[str, ...]) -> None:
-    """Exit code 3: who names a socket wants that daemon, and no substitute."""
+    """The exit code is 3: a named socket means that daemon and no substitute."""
     path = tmp_path / "socket"
     ran = ckptree(*verb, "--socket", path)
 
@@ -29,7 +29,7 @@ def test_a_socket_that_was_named_and_has_no_listener_is_no_daemon(tmp_path: Path
 
 
 def test_the_environment_names_the_socket_where_the_command_line_does_not(tmp_path: Path) -> None:
-    """As a default: it is in nobody's way who asks no daemon, and an option comes before it."""
+    """It is a default: a command that needs no daemon ignores it, and an option overrides it."""
     environment = os.environ | {"CKPTREE_SOCKET": os.fspath(tmp_path / "first")}
     ran = ckptree("status", env=environment)
     named = ckptree("status", "--socket", tmp_path / "second", env=environment)
@@ -44,7 +44,7 @@ def test_the_environment_names_the_socket_where_the_command_line_does_not(tmp_pa
 
 
 def test_a_library_finds_the_socket_as_the_command_line_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty variable is as good as none."""
+    """An empty variable counts as none."""
     monkeypatch.setenv("CKPTREE_SOCKET", "/run/other.sock")
     assert default_socket() == Path("/run/other.sock")
     monkeypatch.setenv("CKPTREE_SOCKET", "")
@@ -64,7 +64,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_no_daemon(tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_socket_that_one_may_not_open_is_not_permitted(tmp_path: Path) -> None:
-    """Exit code 5, not 3: there is a daemon."""
+    """The exit code is 5 and not 3, because the daemon exists."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         path = tmp_path / "socket"
         listener.bind(os.fspath(path))
@@ -98,7 +98,7 @@ def _serve_once(listener: socket.socket, answer: codec.Message) -> None:
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 7])
 def test_what_the_daemon_says_becomes_the_exit_code(tmp_path: Path, code: int) -> None:
-    """A refusal brings lines that name the leaks."""
+    """A refusal comes with lines that name the leaks."""
     path = tmp_path / "socket"
     answer = {"ok": False, "error": "so it is", "exit_code": code, "leaks": ["one", "two"]}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -115,7 +115,7 @@ def test_what_the_daemon_says_becomes_the_exit_code(tmp_path: Path, code: int) -
 
 
 def test_an_interrupt_is_no_traceback(tmp_path: Path) -> None:
-    """Ctrl-C while the daemon thinks: 130, as a shell expects."""
+    """The user presses Ctrl-C while the daemon works: the exit code is 130, as a shell expects."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(tmp_path / "socket"))
         listener.listen(1)
@@ -133,7 +133,7 @@ def test_an_interrupt_is_no_traceback(tmp_path: Path) -> None:
 
 
 def test_a_daemon_does_not_take_a_file_for_its_socket(tmp_path: Path) -> None:
-    """It might be somebody's image."""
+    """The file may be a user's image."""
     path = tmp_path / "image"
     path.write_bytes(b"data")
     ran = ckptree("daemon", "--socket", path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line where standard streams are closed, full, or gone."""
+"""The command line with standard streams that are closed, full, or gone."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ from exporters import registry
 
 
 def closing(descriptor: int) -> Callable[[], None]:
-    """What a shell does for ``1>&-``."""
+    """Return a function that closes a descriptor in the child, as a shell does for ``1>&-``."""
     return lambda: os.close(descriptor)
 
 
 def snapshot(*, closed: int | None = None, stdout: int = subprocess.PIPE) -> "subprocess.CompletedProcess[bytes]":
-    """A snapshot of this process to standard output."""
+    """Write a snapshot of this process to standard output."""
     command = [sys.executable, "-m", "agent", "snapshot", str(os.getpid()), "--source", "procfs", "--allow-incomplete"]
     return subprocess.run(
         command,
@@ -33,7 +33,7 @@ def snapshot(*, closed: int | None = None, stdout: int = subprocess.PIPE) -> "su
 
 @pytest.mark.parametrize("descriptor", [0, 2])
 def test_data_comes_whole_where_another_stream_is_closed(descriptor: int) -> None:
-    """A supervisor may start programs like that; nothing went wrong, so the exit code is 0."""
+    """A supervisor may start programs so; the exit code is 0, because nothing failed."""
     ran = snapshot(closed=descriptor)
 
     assert ran.returncode == 0
@@ -41,7 +41,7 @@ def test_data_comes_whole_where_another_stream_is_closed(descriptor: int) -> Non
 
 
 def test_nowhere_to_write_to_is_a_failure_and_no_traceback() -> None:
-    """Nobody can have read what it wrote."""
+    """No reader can have the output."""
     ran = snapshot(closed=1)
 
     assert ran.returncode == 1
@@ -50,7 +50,7 @@ def test_nowhere_to_write_to_is_a_failure_and_no_traceback() -> None:
 
 
 def test_a_full_disk_behind_standard_output_is_a_failure() -> None:
-    """The last bytes count too."""
+    """The error of the last write counts too."""
     with Path("/dev/full").open("wb") as full:
         ran = snapshot(stdout=full.fileno())
 
@@ -60,7 +60,7 @@ def test_a_full_disk_behind_standard_output_is_a_failure() -> None:
 
 
 def test_a_reader_that_has_gone_is_no_traceback() -> None:
-    """``ckptree snapshot PID | true``."""
+    """The command is ``ckptree snapshot PID | true``."""
     reader, writer = os.pipe()
     os.close(reader)
     try:

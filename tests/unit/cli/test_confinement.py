@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process that reads somebody's file can still do."""
+"""The confinement of a process that reads a foreign file."""
 
 import json
 import os
@@ -76,7 +76,7 @@ STAYS = ["read what is open", "read another", "list", "import", "duplicate", "fo
 
 @pytest.fixture
 def tried(tmp_path: Path) -> tuple[list[str], list[str], dict[str, str]]:
-    """What a confined process was refused, what it gave up, and its status."""
+    """Return the calls that a confined process was refused, the rights that it gave up, and its status."""
     (tmp_path / "kept").write_text("kept")
     script = _TRIES
     for name, number in _NUMBERS[os.uname().machine].items():
@@ -89,7 +89,7 @@ def tried(tmp_path: Path) -> tuple[list[str], list[str], dict[str, str]]:
 
 
 def test_it_reads_and_computes_and_nothing_else(tried: tuple[list[str], list[str], dict[str, str]]) -> None:
-    """Whatever changes a file system, another process or the system is refused."""
+    """Any call that changes a file system, another process or the system is refused."""
     refused, given_up, _ = tried
 
     assert "seccomp" in given_up
@@ -98,7 +98,7 @@ def test_it_reads_and_computes_and_nothing_else(tried: tuple[list[str], list[str
 
 
 def test_its_children_are_confined_as_well(tried: tuple[list[str], list[str], dict[str, str]]) -> None:
-    """No capability is left but to read, and none can be had again."""
+    """Only the capability to read is left, and no other can be regained."""
     _, _, status = tried
 
     assert status["NoNewPrivs"].strip() == "1"
@@ -109,7 +109,7 @@ def test_its_children_are_confined_as_well(tried: tuple[list[str], list[str], di
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_a_filter_never_jumps_out_of_itself(machine: str) -> None:
-    """The kernel would refuse it; and it ends by allowing."""
+    """The kernel would refuse such a filter. It ends with an instruction that allows."""
     code = list(struct.iter_unpack("=HBBI", seccomp_filter(machine)))
 
     assert all(at + 1 + max(yes, no) < len(code) for at, (_, yes, no, _) in enumerate(code[:-1]))
@@ -118,5 +118,5 @@ def test_a_filter_never_jumps_out_of_itself(machine: str) -> None:
 
 
 def test_a_machine_whose_calls_are_not_known_has_no_filter() -> None:
-    """Rather than a wrong one."""
+    """A wrong filter would be worse than none."""
     assert seccomp_filter("riscv64") == b""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor makes of files, and of what it found; the trials themselves are live tests."""
+"""The doctor's results on given files and findings; the trials themselves are live tests."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from bpf.hooks import FEATURES
     ],
 )
 def test_only_the_strictest_lockdown_is_in_the_way(tmp_path: Path, text: str, state: str, found: str) -> None:
-    """The file lists all modes, the one in force in brackets."""
+    """The file lists all modes, with the present one in brackets."""
     (tmp_path / "lockdown").write_text(text)
 
     assert lockdown(tmp_path / "lockdown")[:3] == (state, "lockdown", found)
@@ -29,7 +29,7 @@ def test_only_the_strictest_lockdown_is_in_the_way(tmp_path: Path, text: str, st
 
 
 def test_small_pids_are_a_warning_with_the_command_that_mends_it(tmp_path: Path) -> None:
-    """An image may come from a host with larger ones."""
+    """An image may come from a host with larger pids."""
     (tmp_path / "sys/kernel").mkdir(parents=True)
     (tmp_path / "sys/kernel/pid_max").write_text("32768\n")
     found = pid_max(tmp_path, per_namespace=False)
@@ -46,7 +46,7 @@ def test_small_pids_are_a_warning_with_the_command_that_mends_it(tmp_path: Path)
 
 
 def test_each_setting_that_forbids_user_namespaces_is_named(tmp_path: Path) -> None:
-    """Those that this kernel has, and that do."""
+    """Only settings that this kernel has, and that forbid, are named."""
     for name, value in (
         ("kernel/unprivileged_userns_clone", "0"),
         ("user/max_user_namespaces", "1000"),
@@ -62,7 +62,7 @@ def test_each_setting_that_forbids_user_namespaces_is_named(tmp_path: Path) -> N
 
 
 def test_capabilities_are_those_in_effect(tmp_path: Path) -> None:
-    """Not those that it might take up."""
+    """Permitted capabilities do not count."""
     (tmp_path / "self").mkdir()
     (tmp_path / "self/status").write_text("CapPrm:\tffffffffffffffff\nCapEff:\t0000008000000001\n")
 
@@ -87,14 +87,14 @@ def test_both_have_to_work_and_what_was_not_tried_does_not() -> None:
 
 @pytest.mark.parametrize(("numbers", "pidns"), [((1, 4711), True), ((4711,), False)])
 def test_the_trees_that_are_tried_can_be_planned(numbers: tuple[int, ...], *, pidns: bool) -> None:
-    """So what fails is the host's."""
+    """So a failure comes from the host."""
     plan = make_plan(a_tree(*numbers), pidns=pidns)
 
     assert {actor.numbers for actor in plan.actors} >= {(number,) for number in numbers}
 
 
 def test_a_hook_is_named_with_the_better_ones_that_the_kernel_refused() -> None:
-    """Where none works, with what that means and how to mend it."""
+    """If no hook works, the line has the consequence and the remedy."""
     reap = next(feature for feature in FEATURES if feature.name == "reap")
     tried = {"fentry:release_task": "no", "kprobe:release_task": "none here", "fexit:change_pid": "of another feature"}
 

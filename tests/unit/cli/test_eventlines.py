@@ -16,7 +16,7 @@ TIME_NS = int(datetime(2026, 1, 31, 13, 15, 2, 250_700).timestamp()) * 10**9 + 2
 
 
 def event(kind: str, task: EventTask | None = PROCESS, **details: Any) -> Event:
-    """One of order 17, at a quarter past one."""
+    """Return an event with order 17, at a quarter past one."""
     return Event(kind, 17, task, details, TIME_NS)
 
 
@@ -61,17 +61,17 @@ BIRTH: dict[str, Any] = {"parent": 1, "creator": 1, "sid": 5, "pgid": 0, "flags"
     ],
 )
 def test_each_kind_has_its_words(told: Event, line: str) -> None:
-    """A kind that is not known yet is told as far as it can be."""
+    """An unknown kind is shown as far as possible."""
     assert as_line(told) == f"        17 13:15:02.250 {line}"
 
 
 def test_the_event_of_an_older_daemon_has_no_time() -> None:
-    """Which is seen."""
+    """The line shows that the time is missing."""
     assert as_line(Event("end", 17, None, {})) == "        17 --:--:--.--- end       the root is gone"
 
 
 def test_a_loss_is_told_with_its_count_and_what_it_means() -> None:
-    """Nobody may take what follows for all there was."""
+    """A reader must not take the following events for all that happened."""
     line = as_line(event("loss", None, count=250))
 
     assert "loss" in line
@@ -79,7 +79,7 @@ def test_a_loss_is_told_with_its_count_and_what_it_means() -> None:
 
 
 def test_a_terminal_is_told_in_one_line_what_many_changes_a_loss_has_left_to_be_found_out() -> None:
-    """The first few are shown; so is whatever a record tells meanwhile."""
+    """The first few are shown, and so are events from records that come meanwhile."""
     lines = lines_of(as_objects=False, shortened=True)
     written: list[str] = []
     for told in (
@@ -110,7 +110,7 @@ def test_a_terminal_is_told_in_one_line_what_many_changes_a_loss_has_left_to_be_
 
 
 def test_what_was_not_shown_is_counted_where_nothing_more_comes() -> None:
-    """Nobody waits for the next event to read it; another loss shows its first few again."""
+    """The count does not wait for the next event. The next loss shows its first few again."""
     lines = lines_of(as_objects=False, shortened=True)
     lines(event("loss", None, count=1))
     shown = [lines(event("reap", assumed=True)) for _ in range(MOST_OF_A_LOSS + 1)]
@@ -125,7 +125,7 @@ def test_what_was_not_shown_is_counted_where_nothing_more_comes() -> None:
 
 @pytest.mark.parametrize("as_objects", [False, True])
 def test_a_program_is_told_each_of_them(*, as_objects: bool) -> None:
-    """As JSON, or in a pipe."""
+    """This holds for JSON and for a pipe."""
     lines = lines_of(as_objects=as_objects, shortened=as_objects)
     many = [event("loss", None, count=1), *[event("reap", assumed=True)] * 5000]
 
@@ -136,7 +136,7 @@ def test_a_program_is_told_each_of_them(*, as_objects: bool) -> None:
 
 
 def test_a_thread_is_in_braces_and_belongs_to_its_process() -> None:
-    """As in trees."""
+    """Trees show threads in the same way."""
     thread = EventTask(4712, 4713, (4713,), 99, 1000, 100, b"worker")
 
     assert as_line(event("birth", thread, **BIRTH)).partition("birth")[2] == (
@@ -145,7 +145,7 @@ def test_a_thread_is_in_braces_and_belongs_to_its_process() -> None:
 
 
 def test_names_that_are_no_text_stay_in_their_line() -> None:
-    """A newline, a terminal's sequence, bytes that are not UTF-8."""
+    """Examples are a newline, an escape sequence, and bytes that are not UTF-8."""
     task = EventTask(1, 1, (1,), 0, 0, 0, b"a\n\x1b[2J\xff")
 
     assert as_line(event("exec", task)).endswith(r"1 a\n\x1b[2J\xff")
@@ -154,7 +154,7 @@ def test_names_that_are_no_text_stay_in_their_line() -> None:
 
 
 def test_json_has_all_of_an_event() -> None:
-    """And one without a task has its own keys alone."""
+    """An event without a task has only its own keys."""
     assert json.loads(as_json(event("reparent", parent=1))) == {
         "event": "reparent",
         "order": 17,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs on files as a program runs them: what is printed, what is written, and the exit codes."""
+"""The verbs on files, run as programs: output, files, and exit codes."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def here(tmp_path: Path) -> Run:
 
 
 def test_check_finds_nothing_in_a_sound_image(here: Run) -> None:
-    """Exit code 0, and no data on standard output."""
+    """The exit code is 0, without data on standard output."""
     ran = here("check", "family.ckpt")
 
     assert (ran.returncode, ran.stdout) == (0, b"")
@@ -51,7 +51,7 @@ def test_check_finds_nothing_in_a_sound_image(here: Run) -> None:
 
 
 def test_check_says_what_is_wrong_and_where_and_exits_with_8(here: Run) -> None:
-    """On standard output, since that is what was asked for; as JSON too, and of standard input."""
+    """The findings go to standard output, as text or as JSON, for a file or standard input."""
     plain, as_json = here("check", "bad.ckpt"), here("check", "-", "--json", data=patched(GOLDEN, 475, "<i", 3))
 
     assert (plain.returncode, as_json.returncode) == (8, 8)
@@ -64,7 +64,7 @@ def test_check_says_what_is_wrong_and_where_and_exits_with_8(here: Run) -> None:
 )
 @pytest.mark.parametrize("how", ["a device", "standard input", "a file"])
 def test_a_file_without_an_end_is_refused_with_the_bound(tmp_path: Path, arguments: tuple[str, ...], how: str) -> None:
-    """In memory that is bounded, too."""
+    """This holds with a memory limit too."""
     (tmp_path / "family.ckpt").write_bytes(checkpoint.dumps(a_family()))
     with (tmp_path / "large").open("wb") as large:
         large.truncate(MOST_BYTES + 1)
@@ -89,7 +89,7 @@ def test_a_file_without_an_end_is_refused_with_the_bound(tmp_path: Path, argumen
 
 
 def test_diff_of_equals_is_0_and_of_others_is_1(here: Run, tmp_path: Path) -> None:
-    """By who is who: another format or dialect is no difference."""
+    """Tasks are matched by their numbers; another format or dialect is no difference."""
     assert here("convert", "family.ckpt", "family.json", "-f", "json").returncode == 0
     assert here("convert", "family.ckpt", "v23.ckpt", "--dialect", "v23").returncode == 0
     same, like, other = (here("diff", "family.ckpt", b) for b in ("family.json", "v23.ckpt", "golden.ckpt"))
@@ -104,7 +104,7 @@ def test_diff_of_equals_is_0_and_of_others_is_1(here: Run, tmp_path: Path) -> No
 @pytest.mark.parametrize("through", ["json", "msgpack"])
 @pytest.mark.parametrize("dialect", ["seed", "v23"])
 def test_convert_there_and_back_is_the_same_bytes(here: Run, through: str, dialect: str) -> None:
-    """In the dialect that it was."""
+    """The dialect is kept."""
     image = checkpoint.dumps(replace(a_family(), dialect=dialect), dialect)  # type: ignore[arg-type]  # both are dialects
     there = here("convert", "-", "-", "-f", through, data=image)
     back = here("convert", "-", "-", "-f", "json" if through == "msgpack" else "msgpack", data=there.stdout)
@@ -114,7 +114,7 @@ def test_convert_there_and_back_is_the_same_bytes(here: Run, through: str, diale
 
 
 def test_convert_reports_the_foreign_records_that_it_leaves_out(here: Run) -> None:
-    """Type and length, on standard error."""
+    """Type and length go to standard error."""
     ran = here("convert", "-", "-", data=with_records(a_record(4711, b"abcd")))
 
     assert ran.returncode == 0
@@ -122,7 +122,7 @@ def test_convert_reports_the_foreign_records_that_it_leaves_out(here: Run) -> No
 
 
 def test_convert_to_a_folder_says_what_criu_has_no_word_for(here: Run, tmp_path: Path) -> None:
-    """And a folder is refused where a stream is named."""
+    """A folder is refused where a stream is named."""
     ran = here("convert", "family.ckpt", "images", "-f", "criu")
 
     assert (ran.returncode, ran.stdout) == (0, b"")
@@ -133,7 +133,7 @@ def test_convert_to_a_folder_says_what_criu_has_no_word_for(here: Run, tmp_path:
 
 @pytest.mark.parametrize("verb", ["show", "check", "plan", "restart"])
 def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, tmp_path: Path, verb: str) -> None:
-    """They are written and never read."""
+    """Such folders can be written but not read."""
     here("convert", "family.ckpt", "images", "-f", "criu")
     (tmp_path / "folder").mkdir()
     images, folder = here(verb, "images"), here(verb, "folder")
@@ -146,7 +146,7 @@ def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, 
 
 
 def test_a_name_that_promises_another_format_is_remarked_on(here: Run, tmp_path: Path) -> None:
-    """Where none is given; what a file is is known by its content."""
+    """The remark comes only if no format is given; the content of a file tells its format."""
     unsaid, said, neutral = (
         here("convert", "golden.ckpt", *arguments) for arguments in (("a.json",), ("b.json", "-f", "json"), ("c.bin",))
     )
@@ -157,14 +157,14 @@ def test_a_name_that_promises_another_format_is_remarked_on(here: Run, tmp_path:
 
 
 def test_convert_draws(here: Run) -> None:
-    """As text for graphviz, and as a picture."""
+    """The output is text for graphviz, or a picture."""
     assert here("convert", "family.ckpt", "-", "-f", "dot").stdout.startswith(b"digraph")
     assert b"<svg" in here("convert", "family.ckpt", "-", "-f", "svg").stdout
 
 
 @pytest.mark.parametrize("verb", [("show",), ("convert", "x.ckpt"), ("diff", "golden.ckpt")])
 def test_a_bad_file_is_named(here: Run, tmp_path: Path, verb: tuple[str, ...]) -> None:
-    """Of several one has to know which."""
+    """Several files may be given."""
     (tmp_path / "x.bin").write_bytes(b"nothing")
     arguments = (*verb[:1], "x.bin", *verb[1:])
     ran = here(*arguments)
@@ -189,7 +189,7 @@ def test_a_bad_file_is_named(here: Run, tmp_path: Path, verb: tuple[str, ...]) -
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     here: Run, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """Exit code 2."""
+    """The exit code is 2."""
     before = set(os.listdir(tmp_path))
     ran = here(*arguments)
 
@@ -198,7 +198,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 
 
 def test_links_in_a_circle_are_an_error_of_ours(here: Run, tmp_path: Path) -> None:
-    """Not pathlib's."""
+    """The error is not pathlib's."""
     (tmp_path / "loop").symlink_to("loop")
     ran = here("convert", "golden.ckpt", "loop")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tree that is followed: how often it is asked for, what is kept of it, and when that ends."""
+"""The following of a tree: its requests, the tree that is kept, and the end."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,11 +17,11 @@ ANSWER = Answer(IMAGE, complete=True, verified="numbering", reasons=(), squashed
 
 
 class Screen:
-    """A terminal of 60 columns and as many rows; somebody presses one key after the other, then `q`.
+    """A terminal of 60 columns and a given number of rows; one key comes after the other, then `q`.
 
     Args:
-        keys: that are pressed; empty: nothing is, until the time is over.
-        clock: is moved by what is waited.
+        keys: the pressed keys; empty: none, until the time is over.
+        clock: moves by the time of each wait.
     """
 
     size = (60, 20)
@@ -33,11 +33,11 @@ class Screen:
         self.waited: list[float] = []
 
     def draw(self, lines: list[str]) -> None:
-        """Keep it."""
+        """Keep the picture."""
         self.drawn.append(lines)
 
     def wait(self, timeout_s: float, _also: object) -> list[str]:
-        """A key, and if it is nothing, time passes."""
+        """Return the next key; an empty one lets time pass."""
         key = self._keys.pop(0)
         if not key:
             self.waited.append(timeout_s)
@@ -46,18 +46,18 @@ class Screen:
 
 
 class Clock:
-    """One that stands still by itself."""
+    """A clock that stands still by itself."""
 
     now = 100.0
 
     def __call__(self) -> float:
-        """The time."""
+        """Return the time."""
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """In place of the system's."""
+    """Replace the system's clock."""
     made = Clock()
     monkeypatch.setattr("time.monotonic", made)
     monkeypatch.setattr("time.process_time", Clock())
@@ -65,10 +65,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Events:
-    """Of a daemon: each is there when it is asked for.
+    """The events of a daemon; each is there when it is asked for.
 
     Args:
-        kinds: what has happened by each time that is asked; empty: nothing.
+        kinds: the events of each request; empty: none.
     """
 
     def __init__(self, *kinds: str) -> None:
@@ -76,7 +76,7 @@ class Events:
         self.asked = 0
 
     def next_within(self, _timeout_s: float) -> Event | None:
-        """The next one, if there is one."""
+        """Return the next event, or None."""
         self.asked += 1
         kind = self._kinds.pop(0)
         if kind == "gone":
@@ -85,7 +85,7 @@ class Events:
 
 
 def follow(ask: Callable[[], list[Answer]], keys: list[str], clock: Clock, events: Events | None = None) -> Screen:
-    """What was drawn."""
+    """Follow a tree; return the pictures."""
     screen = Screen(keys, clock)
     follower = Follower("4711", ask, events)  # type: ignore[arg-type]  # as much of one as is used
     follower.refresh()
@@ -94,7 +94,7 @@ def follow(ask: Callable[[], list[Answer]], keys: list[str], clock: Clock, event
 
 
 def test_it_fills_the_screen_and_says_in_its_last_row_what_there_is_to_know(clock: Clock) -> None:
-    """Every row is there, so that nothing old stays."""
+    """Every row is drawn, so that no old row stays."""
     screen = follow(lambda: [ANSWER], [], clock)
 
     assert [len(rows) for rows in screen.drawn] == [20]
@@ -106,7 +106,7 @@ def test_it_fills_the_screen_and_says_in_its_last_row_what_there_is_to_know(cloc
 def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenth of a CPU is the most that goes into it here and in the daemon; to wait for a CPU costs nothing."""
+    """The limit is a tenth of a CPU, here and in the daemon; waiting for a CPU does not count."""
     work = Clock()
     monkeypatch.setattr("time.process_time", work)
     costs = iter([(0.0, 0.0), (0.3, 0.0), (0.3, 0.2), (9.0, 0.0), (0.0, 0.0)])
@@ -124,7 +124,7 @@ def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
 
 
 def test_after_an_event_it_asks_soon_but_not_at_once_again(clock: Clock) -> None:
-    """And without one after a second, for what no event tells."""
+    """Without an event it asks after a second, because some changes have no event."""
     screen = follow(lambda: [ANSWER], ["x", "", ""], clock, Events("birth", "", "", ""))
 
     assert screen.waited == pytest.approx([SOON_S, INTERVAL_S])
@@ -132,7 +132,7 @@ def test_after_an_event_it_asks_soon_but_not_at_once_again(clock: Clock) -> None
 
 @pytest.mark.parametrize("last", ["end", "gone"])
 def test_who_has_told_all_is_not_asked_any_more(clock: Clock, last: str) -> None:
-    """The next snapshot finds out what that means."""
+    """The next snapshot gives the reason."""
     events = Events(last)
     follow(lambda: [ANSWER], ["", "", ""], clock, events)
 
@@ -143,7 +143,7 @@ def test_who_has_told_all_is_not_asked_any_more(clock: Clock, last: str) -> None
     "error", [RefusedError("it leaks"), BusyError("too many ask"), CkptreeError("another each time")]
 )
 def test_a_refusal_that_may_pass_keeps_the_last_tree_and_is_told(clock: Clock, error: CkptreeError) -> None:
-    """And is forgotten when there is an answer again."""
+    """The next answer removes the message."""
     answers: list[Answer | CkptreeError] = [ANSWER, error, ANSWER]
 
     def ask() -> list[Answer]:
@@ -161,7 +161,7 @@ def test_a_refusal_that_may_pass_keeps_the_last_tree_and_is_told(clock: Clock, e
 
 @pytest.mark.parametrize("kind", [NoDaemonError, NoSuchRootError, HostError])
 def test_what_stays_so_ends_it(clock: Clock, kind: type[CkptreeError]) -> None:
-    """With its exit code."""
+    """The exit code is that of the error."""
     answers = [ANSWER]
 
     def ask() -> list[Answer]:
@@ -174,7 +174,7 @@ def test_what_stays_so_ends_it(clock: Clock, kind: type[CkptreeError]) -> None:
 
 
 def test_a_refusal_at_once_is_one(clock: Clock) -> None:
-    """There is nothing yet to keep."""
+    """No tree exists yet that could be kept."""
 
     def ask() -> list[Answer]:
         raise RefusedError("it leaks")
@@ -184,7 +184,7 @@ def test_a_refusal_at_once_is_one(clock: Clock) -> None:
 
 
 def test_a_tree_that_fits_says_nothing_of_places_and_one_that_does_not_scrolls(clock: Clock) -> None:
-    """By keys, a line or a page."""
+    """Keys move by a line or a page."""
     family = a_family()
     many = dataclasses.replace(family, squashed=tuple(map(str, range(4000, 4200))))
     answer = dataclasses.replace(ANSWER, data=checkpoint.dumps(many))
@@ -197,7 +197,7 @@ def test_a_tree_that_fits_says_nothing_of_places_and_one_that_does_not_scrolls(c
 
 
 def test_several_trees_are_shown_one_below_the_other(clock: Clock) -> None:
-    """Of a cgroup that has several topmost processes."""
+    """A cgroup may have several topmost processes."""
     one = follow(lambda: [ANSWER], [], clock).drawn[0]
     both = follow(lambda: [ANSWER, ANSWER], [], clock).drawn[0]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that end the program at any moment: a traceback is never what a user gets."""
+"""Signals that end the program at any moment: no traceback appears."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.support.interrupted import DELAYS_S, begun
     "verb", [("show", "-"), ("check", "-"), ("convert", "-", "-"), ("plan", "-"), ("restart", "-")]
 )
 def test_an_interrupt_at_any_moment_is_no_traceback(verb: tuple[str, ...]) -> None:
-    """As of a terminal: to the whole group. While modules are imported some turn it into an error of another kind."""
+    """A terminal signals the whole group. Some modules turn an interrupt of their import into another error."""
     for delay in DELAYS_S:
         with begun(*verb) as process:
             time.sleep(delay)
@@ -29,7 +29,7 @@ def test_an_interrupt_at_any_moment_is_no_traceback(verb: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_other_signals_end_it_as_they_end_any_program(number: signal.Signals) -> None:
-    """Silently, and by the signal itself."""
+    """The program prints nothing and dies by the signal itself."""
     for delay in DELAYS_S[::4]:
         with begun("show", "-") as process:
             time.sleep(delay)
@@ -40,7 +40,7 @@ def test_other_signals_end_it_as_they_end_any_program(number: signal.Signals) ->
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    """SIGPIPE, as a shell's pipeline has it, or the error that Python makes of it."""
+    """The end comes by SIGPIPE, as in a shell's pipeline, or by the error that Python makes of it."""
     data = registry.image(a_snapshot([(1,)], [a_task(1, 0)]), "json")
     for verb in (("show", "-"), ("convert", "-", "-", "-f", "json"), ("check", "-", "--json")):
         with begun(*verb) as process:
@@ -54,7 +54,7 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 
 
 def test_an_inherited_sigint_that_is_ignored_stays_so() -> None:
-    """As `nohup` and a shell's `&` leave it: a job in the background hears no ^C."""
+    """`nohup` and a shell's `&` leave it so: a job in the background must not react to ^C."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with begun("show", "-") as process:

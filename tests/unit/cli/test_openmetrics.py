@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's figures as OpenMetrics, read by Prometheus's own parser, which is strict."""
+"""The daemon's figures as OpenMetrics, read by Prometheus's own strict parser."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ FIGURES: dict[str, Any] = {
 
 
 def parsed(exposition: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """All samples, by name and labels; the parser refuses what is not OpenMetrics."""
+    """Return all samples by name and labels; the parser refuses text that is not OpenMetrics."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in families(exposition)
@@ -75,7 +75,7 @@ def test_a_parser_reads_every_figure_as_it_was() -> None:
 
 
 def test_every_family_says_what_it_is_and_names_its_unit() -> None:
-    """A name with a unit at its end has that unit, and no other has one."""
+    """A name that ends with a unit has that unit, and no other name has one."""
     found = families(render(FIGURES))
 
     assert len({family.name for family in found}) == len(found) > 25
@@ -86,7 +86,7 @@ def test_every_family_says_what_it_is_and_names_its_unit() -> None:
 
 @pytest.mark.parametrize("figures", [{}, {"table": None, "hooks": [], "uptime_s": "long"}, {"ring": {"bytes": True}}])
 def test_what_a_daemon_does_not_tell_is_left_out(figures: dict[str, Any]) -> None:
-    """It may be of another version."""
+    """The daemon may be of another version."""
     assert render(figures) == "# EOF\n"
     assert parsed(render(figures)) == {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures over HTTP: who is answered, and who is hung up on."""
+"""The figures over HTTP: answers, and closed connections."""
 
 import http.client
 import os
@@ -19,7 +19,7 @@ from agent.errors import CkptreeError, NoDaemonError, UsageError
 
 @contextmanager
 def serving(address: str, render: Callable[[], str] = lambda: "# EOF\n") -> Iterator[scrape.Server]:
-    """A server in a thread."""
+    """Run a server in a thread."""
     with scrape.listening(address, render) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -31,13 +31,13 @@ def serving(address: str, render: Callable[[], str] = lambda: "# EOF\n") -> Iter
 
 
 def place(server: scrape.Server) -> tuple[str, int]:
-    """Host and port."""
+    """Return host and port."""
     host, port = server.server_address[:2]
     return str(host), int(port)
 
 
 def get(server: scrape.Server, path: str = "/metrics") -> tuple[int, str, str]:
-    """Status, type and body."""
+    """Return status, type and body."""
     connection = http.client.HTTPConnection(*place(server), timeout=20)
     connection.request("GET", path)
     answer = connection.getresponse()
@@ -45,7 +45,7 @@ def get(server: scrape.Server, path: str = "/metrics") -> tuple[int, str, str]:
 
 
 def test_a_scraper_gets_the_text_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the type that says how to read it."""
+    """The type says how to read the text."""
     monkeypatch.setattr(scrape, "FRESH_S", 0.0)
     texts = iter(["first\n", "second\n"])
     with serving("127.0.0.1:0", lambda: next(texts)) as server:
@@ -55,7 +55,7 @@ def test_a_scraper_gets_the_text_anew_each_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_asks_for_the_head_alone_gets_it() -> None:
-    """As HTTP has it: what a GET would get, but for the text."""
+    """HTTP defines it: the answer of a GET without the text."""
     with serving("127.0.0.1:0") as server:
         connection = http.client.HTTPConnection(*place(server), timeout=20)
         connection.request("HEAD", "/metrics")
@@ -65,7 +65,7 @@ def test_who_asks_for_the_head_alone_gets_it() -> None:
 
 
 def test_there_is_nothing_else() -> None:
-    """Neither another path nor another method."""
+    """Other paths and other methods are refused."""
     with serving("127.0.0.1:0") as server:
         assert get(server, "/")[0] == 404
         connection = http.client.HTTPConnection(*place(server), timeout=20)
@@ -74,7 +74,7 @@ def test_there_is_nothing_else() -> None:
 
 
 def test_a_daemon_that_does_not_answer_is_a_503_that_says_so() -> None:
-    """And the next request may find it again."""
+    """The next request may find it again."""
 
     def render() -> str:
         raise NoDaemonError("no daemon on /run/x")
@@ -84,7 +84,7 @@ def test_a_daemon_that_does_not_answer_is_a_503_that_says_so() -> None:
 
 
 def test_a_unix_socket_is_taken_over_from_the_dead_alone(tmp_path: Path) -> None:
-    """A file that is no socket stays, and so does a server that answers."""
+    """A file that is no socket stays, and so does the socket of a server that answers."""
     path = tmp_path / "metrics.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(os.fspath(path))
@@ -104,12 +104,12 @@ def test_a_unix_socket_is_taken_over_from_the_dead_alone(tmp_path: Path) -> None
 
 
 def busy() -> int:
-    """How many clients are being served."""
+    """Return the number of clients that are served."""
     return len([one for one in threading.enumerate() if one.name.endswith("(process_request_thread)")])
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Wait for it."""
+    """Wait until the condition holds."""
     deadline = time.monotonic() + 60
     while not reached():
         assert time.monotonic() < deadline
@@ -117,7 +117,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 
 def test_connections_that_ask_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that has been silent for longest makes room, and no more threads are there than that."""
+    """The connection that has been silent for longest is closed, and the number of threads is bounded."""
     monkeypatch.setattr(scrape, "PATIENCE_S", 120.0)
     with serving("127.0.0.1:0") as server, ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(place(server), timeout=60)) for _ in range(scrape.AT_ONCE)]
@@ -131,7 +131,7 @@ def test_connections_that_ask_nothing_keep_nobody_out(monkeypatch: pytest.Monkey
 
 
 def test_who_does_not_fetch_its_answer_makes_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at once: an answer takes a moment. Those who come before that are hung up on."""
+    """It does so after a moment, because an answer takes some time. Clients that come before that are refused."""
     monkeypatch.setattr(scrape, "PATIENCE_S", 120.0)
     monkeypatch.setattr(scrape, "SLOW_S", 120.0)
     with serving("127.0.0.1:0", lambda: "x" * (16 << 20)) as server, ExitStack() as stack:
@@ -146,7 +146,7 @@ def test_who_does_not_fetch_its_answer_makes_room_too(monkeypatch: pytest.Monkey
 
 
 def test_many_who_ask_at_once_cost_the_daemon_one_question() -> None:
-    """Who can reach this port has the daemon asked with the rights of who serves it."""
+    """Any client of this port uses the rights of the server's user."""
     asked = []
 
     def render() -> str:
@@ -174,7 +174,7 @@ def test_many_who_ask_at_once_cost_the_daemon_one_question() -> None:
     ids=["long-header", "many-headers", "long-path", "zeros", "version", "nothing"],
 )
 def test_a_request_that_is_none_is_refused_and_little_of_it_is_read(request_: bytes) -> None:
-    """The next one is answered."""
+    """The next request is answered."""
     with serving("127.0.0.1:0") as server:
         with socket.create_connection(place(server), timeout=60) as client, suppress(OSError):
             client.sendall(request_)
@@ -185,7 +185,7 @@ def test_a_request_that_is_none_is_refused_and_little_of_it_is_read(request_: by
 
 
 def test_a_socket_of_a_path_is_its_makers_alone(tmp_path: Path) -> None:
-    """As its umask has it: a port of TCP is everybody's."""
+    """The umask decides; a TCP port is open to every user."""
     before = os.umask(0o022)
     try:
         with serving(f"unix:{tmp_path}/metrics.sock"):
@@ -197,7 +197,7 @@ def test_a_socket_of_a_path_is_its_makers_alone(tmp_path: Path) -> None:
 
 
 def test_a_client_that_says_nothing_is_hung_up_on_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And one that says little, now and then, too: the time is for all of it."""
+    """A client that sends a byte now and then is closed too: the limit is for the whole request."""
     monkeypatch.setattr(scrape, "PATIENCE_S", 0.2)
     with serving("127.0.0.1:0") as server, socket.create_connection(place(server), timeout=60) as client:
         client.sendall(b"GET /met")
@@ -209,7 +209,7 @@ def test_a_client_that_says_nothing_is_hung_up_on_after_a_while(monkeypatch: pyt
     [("127.0.0.1:9750", socket.AF_INET), ("[::1]:9750", socket.AF_INET6), ("unix:/run/x", socket.AF_UNIX)],
 )
 def test_addresses_are_read(address: str, family: int) -> None:
-    """Of both kinds of IP, and a path."""
+    """Addresses may be of IPv4, of IPv6, or a path."""
     assert scrape.parse(address)[0] == family
 
 
@@ -217,6 +217,6 @@ def test_addresses_are_read(address: str, family: int) -> None:
     "address", ["", "9750", ":9750", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "1.1.1.1:99999", "unix:"]
 )
 def test_what_is_no_address_is_a_usage_error(address: str) -> None:
-    """The message shows what one looks like. All interfaces have to be asked for by name: 0.0.0.0."""
+    """The message shows an example. A server on all interfaces needs their address: 0.0.0.0."""
     with pytest.raises(UsageError, match="expected"):
         scrape.parse(address)

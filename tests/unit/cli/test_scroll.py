@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys out of bytes, and which lines are seen."""
+"""The decoding of keys from bytes, and the visible part of the lines."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ NAMES = ["up", "down", "page-up", "page-down", "top", "bottom", "q", "page-down"
 @patient
 @given(st.lists(st.integers(1, 4)))
 def test_sequences_may_come_in_pieces(sizes: list[int]) -> None:
-    """A terminal at the end of a slow line."""
+    """An example is a terminal at the end of a slow line."""
     keyboard, data, keys = Keyboard(), b"".join(KEYS), []
     for size in [*sizes, len(data)]:
         keys += keyboard.feed(data[:size])
@@ -26,12 +26,12 @@ def test_sequences_may_come_in_pieces(sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("data", [b"\x1b[200~", b"\x1b[1;5C", b"\x1bOP", b"\x1b[?62c"])
 def test_sequences_that_mean_nothing_here_are_no_keys(data: bytes) -> None:
-    """And what follows them is."""
+    """The key behind such a sequence is found."""
     assert Keyboard().feed(data + b"q") == ["q"]
 
 
 def test_escape_alone_waits_for_more_and_loses_no_key() -> None:
-    """ESC and then a letter is not a sequence."""
+    """ESC followed by a letter is no sequence."""
     keyboard = Keyboard()
 
     assert keyboard.feed(b"\x1b") == []
@@ -42,7 +42,7 @@ LINES = [str(number) for number in range(10)]
 
 
 def test_moving_stops_at_both_ends() -> None:
-    """No room below the last line, and none above the first."""
+    """The window never goes above the first line or below the last."""
     viewport = Viewport()
     tops = []
     for key in ("up", "page-down", "page-down", "page-down", "down", "page-up", "top", "bottom", "up"):
@@ -56,7 +56,7 @@ def test_moving_stops_at_both_ends() -> None:
 
 
 def test_a_tree_that_shrinks_takes_the_window_with_it() -> None:
-    """And one that fits says nothing of where it is."""
+    """A tree that fits shows no position."""
     viewport = Viewport()
     viewport.press("bottom", len(LINES), 4)
 

@@ -16,7 +16,7 @@ IMAGE = b"the bytes of an image"
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """A private key; the public one is beside it."""
+    """Return a private key; the public one is beside it."""
     return a_key(tmp_path / "key")
 
 
@@ -27,7 +27,7 @@ def a_key(path: Path) -> Path:
 
 
 def signed(tmp_path: Path, key: Path, data: bytes = IMAGE) -> str:
-    """An image with its signature beside it; its name."""
+    """Return the name of an image with a signature beside it."""
     file = tmp_path / "tree.ckpt"
     file.write_bytes(data)
     signature.beside(str(file)).write_bytes(signature.sign(data, key))
@@ -35,17 +35,17 @@ def signed(tmp_path: Path, key: Path, data: bytes = IMAGE) -> str:
 
 
 def public(key: Path) -> Path:
-    """The public half."""
+    """Return the public half."""
     return key.with_suffix(".pub")
 
 
 def test_what_was_signed_is_known_by_the_public_key(tmp_path: Path, key: Path) -> None:
-    """It tells which key that was."""
+    """The result names the key."""
     assert "SHA256:" in signature.verify(IMAGE, signed(tmp_path, key), public(key))
 
 
 def test_ssh_keygen_alone_can_check_it(tmp_path: Path, key: Path) -> None:
-    """As the module says."""
+    """The module's docstring has the command."""
     file = signed(tmp_path, key)
     allowed = tmp_path / "allowed"
     allowed.write_text("ops@example.org " + public(key).read_text())
@@ -68,7 +68,7 @@ def test_ssh_keygen_alone_can_check_it(tmp_path: Path, key: Path) -> None:
 
 
 def test_a_file_of_keys_allows_each_of_them(tmp_path: Path, key: Path) -> None:
-    """Behind comments, spaces and a byte order mark; and a signer may be called like an algorithm."""
+    """The file may have comments, blanks and a byte order mark, and a signer's name may be that of an algorithm."""
     other = a_key(tmp_path / "other")
     keys = tmp_path / "keys"
     keys.write_text("\ufeff# those who may\n\n  " + public(other).read_text() + public(key).read_text())
@@ -80,7 +80,7 @@ def test_a_file_of_keys_allows_each_of_them(tmp_path: Path, key: Path) -> None:
 
 @pytest.mark.parametrize("data", [IMAGE + b"x", IMAGE[:-1], b""])
 def test_other_bytes_than_were_signed_are_refused(tmp_path: Path, key: Path, data: bytes) -> None:
-    """What counts is what was read, whatever the file holds by now."""
+    """The bytes that were read count, not the present contents of the file."""
     file = signed(tmp_path, key)
 
     with pytest.raises(FormatError, match="other bytes were signed"):
@@ -88,7 +88,7 @@ def test_other_bytes_than_were_signed_are_refused(tmp_path: Path, key: Path, dat
 
 
 def test_the_signature_of_somebody_else_is_refused(tmp_path: Path, key: Path) -> None:
-    """It is a good one, of another key."""
+    """The signature is valid, by another key."""
     other = a_key(tmp_path / "other")
 
     with pytest.raises(RefusedError, match="does not allow the signer"):
@@ -96,7 +96,7 @@ def test_the_signature_of_somebody_else_is_refused(tmp_path: Path, key: Path) ->
 
 
 def test_a_signature_for_another_purpose_is_refused(tmp_path: Path, key: Path) -> None:
-    """A key may sign mail, too."""
+    """A user may sign mail with the same key."""
     file = signed(tmp_path, key)
     made = subprocess.run(
         ["ssh-keygen", "-Y", "sign", "-f", str(key), "-n", "file"], input=IMAGE, check=True, capture_output=True
@@ -111,7 +111,7 @@ def test_a_signature_for_another_purpose_is_refused(tmp_path: Path, key: Path) -
     "rubbish", [b"", b"-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n", b"\0" * 99]
 )
 def test_what_is_no_signature_is_refused(tmp_path: Path, key: Path, rubbish: bytes) -> None:
-    """By name, and without a traceback."""
+    """The error names the file and has no traceback."""
     file = signed(tmp_path, key)
     signature.beside(file).write_bytes(rubbish)
 
@@ -120,7 +120,7 @@ def test_what_is_no_signature_is_refused(tmp_path: Path, key: Path, rubbish: byt
 
 
 def test_an_image_without_a_signature_is_refused(tmp_path: Path, key: Path) -> None:
-    """And one from a stream can have none."""
+    """An image from a stream has no signature file."""
     file = tmp_path / "tree.ckpt"
 
     with pytest.raises(RefusedError, match="not signed"):
@@ -130,14 +130,14 @@ def test_an_image_without_a_signature_is_refused(tmp_path: Path, key: Path) -> N
 
 
 def test_a_key_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
-    """To sign and to verify."""
+    """This holds for signing and for verification."""
     with pytest.raises(UsageError, match="no such key"):
         signature.sign(IMAGE, tmp_path / "none")
 
 
 @pytest.mark.parametrize("text", ["root:x:0:0:root:/root:/bin/sh\n", "ssh-ed25519 rubbish\n"])
 def test_a_file_of_no_keys_is_a_usage_error(tmp_path: Path, key: Path, text: str) -> None:
-    """So is the private half of a key, which is named by its mistake."""
+    """The private half of a key is refused too, and the message says so."""
     file, rubbish = signed(tmp_path, key), tmp_path / "rubbish"
     rubbish.write_text(text)
 
@@ -148,7 +148,7 @@ def test_a_file_of_no_keys_is_a_usage_error(tmp_path: Path, key: Path, text: str
 
 
 def test_a_key_that_cannot_sign_is_told(tmp_path: Path, key: Path) -> None:
-    """A public one whose private half nobody holds."""
+    """An example is a public key whose private half is missing."""
     lonely = tmp_path / "lonely.pub"
     lonely.write_bytes(public(key).read_bytes())
 
@@ -157,7 +157,7 @@ def test_a_key_that_cannot_sign_is_told(tmp_path: Path, key: Path) -> None:
 
 
 def test_without_ssh_keygen_its_package_is_named(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else needs it."""
+    """Other verbs do not need it."""
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(CkptreeError, match="openssh-client"):
@@ -165,7 +165,7 @@ def test_without_ssh_keygen_its_package_is_named(key: Path, monkeypatch: pytest.
 
 
 def test_a_verb_signs_what_it_writes_and_a_restart_asks_for_it(tmp_path: Path, key: Path) -> None:
-    """From the command line; a restart refuses before anything is made."""
+    """The command line does both; a restart refuses before it makes anything."""
     file = tmp_path / "tree.ckpt"
     taken = ckptree("snapshot", str(os.getpid()), "--source", "procfs", "-o", file, "--sign", key, "--allow-incomplete")
 
@@ -183,7 +183,7 @@ def test_a_verb_signs_what_it_writes_and_a_restart_asks_for_it(tmp_path: Path, k
 
 @pytest.mark.parametrize("options", [("-o", "-", "-f", "json"), ("-o", "folder", "-f", "criu")])
 def test_what_is_no_file_cannot_be_signed(key: Path, options: tuple[str, ...]) -> None:
-    """Its signature would have no place."""
+    """The signature file would have no place."""
     taken = ckptree("snapshot", "1", *options, "--sign", key)
 
     assert (taken.returncode, b"name a file with -o" in taken.stderr) == (2, True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ckptree tree``, on a terminal and elsewhere; from /proc, so that it needs no rights."""
+"""``ckptree tree``, on a terminal and elsewhere; it reads /proc, so it needs no rights."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ SHELL = "while read line; do sleep 1000 & echo; done"
 
 @pytest.fixture
 def shell() -> Iterator["subprocess.Popen[bytes]"]:
-    """A shell that starts one process for each line that it gets."""
+    """Run a shell that starts one process for each line of input."""
     pipe: Any = subprocess.PIPE
     with subprocess.Popen(["sh", "-c", SHELL], stdin=pipe, stdout=pipe, start_new_session=True) as process:
         yield process
@@ -33,7 +33,7 @@ def shell() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def grow(shell: "subprocess.Popen[bytes]") -> None:
-    """One process more."""
+    """Start one more process."""
     assert shell.stdin
     assert shell.stdout
     shell.stdin.write(b"\n")
@@ -42,13 +42,13 @@ def grow(shell: "subprocess.Popen[bytes]") -> None:
 
 
 def given_back(teletype: Teletype) -> bool:
-    """The terminal is as it was."""
+    """Assert that the terminal has its former modes."""
     display = teletype.display
     return (display.alternate, display.cursor, display.wraps) == (False, True, True)
 
 
 def test_elsewhere_it_is_printed_once(shell: "subprocess.Popen[bytes]") -> None:
-    """No colour, no sequence; exit code 6 as for any snapshot from /proc."""
+    """The text has no colour and no sequence; the exit code is 6, as for any snapshot from /proc."""
     grow(shell)
     ran = ckptree("tree", str(shell.pid), *PROCFS, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
 
@@ -59,7 +59,7 @@ def test_elsewhere_it_is_printed_once(shell: "subprocess.Popen[bytes]") -> None:
 
 
 def test_json_is_the_snapshot(shell: "subprocess.Popen[bytes]") -> None:
-    """As ``snapshot --json`` has it."""
+    """``snapshot --json`` prints the same."""
     ran = ckptree("tree", "--json", str(shell.pid), *PROCFS)
 
     assert ran.returncode == 6
@@ -76,14 +76,14 @@ def test_json_is_the_snapshot(shell: "subprocess.Popen[bytes]") -> None:
     ],
 )
 def test_what_cannot_be_shown_has_the_exit_code_of_a_snapshot(arguments: tuple[str, ...], code: int) -> None:
-    """And one line on stderr."""
+    """One line goes to stderr."""
     ran = ckptree(*arguments)
 
     assert (ran.returncode, ran.stdout) == (code, b"")
 
 
 def test_on_a_terminal_it_follows_what_happens_until_q(shell: "subprocess.Popen[bytes]") -> None:
-    """On the other screen; afterwards the terminal is as it was."""
+    """The tree is on the alternate screen; afterwards the terminal has its former state."""
     with on_a_terminal("tree", str(shell.pid), *PROCFS) as teletype:
         teletype.see(rf"{shell.pid} sh · session leader")
         assert teletype.display.alternate
@@ -102,7 +102,7 @@ def test_on_a_terminal_it_follows_what_happens_until_q(shell: "subprocess.Popen[
 def test_a_signal_that_ends_it_gives_the_terminal_back(
     shell: "subprocess.Popen[bytes]", number: signal.Signals
 ) -> None:
-    """And is seen by whoever waits, as if nobody had caught it; but 130 for an interrupt."""
+    """The parent sees the death by the signal; an interrupt gives exit code 130."""
     with on_a_terminal("tree", str(shell.pid), *PROCFS) as teletype:
         teletype.see("quit")
         modes = termios.tcgetattr(teletype.ours)
@@ -115,7 +115,7 @@ def test_a_signal_that_ends_it_gives_the_terminal_back(
 
 
 def test_ctrl_z_gives_the_terminal_back_until_it_is_continued(shell: "subprocess.Popen[bytes]") -> None:
-    """Also after a stop that nobody could catch, all is drawn anew."""
+    """After SIGSTOP, too, everything is drawn again."""
     with on_a_terminal("tree", str(shell.pid), *PROCFS, before=BROUGHT_BACK) as teletype:
         teletype.see("quit")
         teletype.press(b"\x1a")
@@ -132,7 +132,7 @@ def test_ctrl_z_gives_the_terminal_back_until_it_is_continued(shell: "subprocess
 
 
 def test_keys_scroll_and_a_new_size_is_taken(shell: "subprocess.Popen[bytes]") -> None:
-    """The last row says where one is."""
+    """The last row shows the position."""
     for _ in range(12):
         grow(shell)
     with on_a_terminal("tree", str(shell.pid), *PROCFS, rows=10, columns=60) as teletype:
@@ -150,7 +150,7 @@ def test_keys_scroll_and_a_new_size_is_taken(shell: "subprocess.Popen[bytes]") -
 
 
 def test_colours_stand_for_sessions_groups_or_both(shell: "subprocess.Popen[bytes]") -> None:
-    """NO_COLOR leaves none, and the bar says nothing of them."""
+    """NO_COLOR disables them, and the bar then does not mention them."""
     with on_a_terminal("tree", str(shell.pid), *PROCFS) as teletype:
         teletype.see("colours: session and group")
         teletype.press(b"s")
@@ -166,7 +166,7 @@ def test_colours_stand_for_sessions_groups_or_both(shell: "subprocess.Popen[byte
 
 
 def test_when_the_root_has_gone_it_ends_and_says_so(shell: "subprocess.Popen[bytes]") -> None:
-    """Exit code 4, and the message on the terminal as it was."""
+    """The exit code is 4, and the message is on the normal screen."""
     with on_a_terminal("tree", str(shell.pid), *PROCFS) as teletype:
         teletype.see("quit")
         os.killpg(shell.pid, signal.SIGKILL)
@@ -178,7 +178,7 @@ def test_when_the_root_has_gone_it_ends_and_says_so(shell: "subprocess.Popen[byt
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_it_once(shell: "subprocess.Popen[bytes]") -> None:
-    """TERM=dumb, as an editor's shell has it."""
+    """TERM=dumb is set by the shell of an editor."""
     with on_a_terminal("tree", str(shell.pid), *PROCFS, TERM="dumb") as teletype:
         assert teletype.end() == 6
         assert not teletype.display.colours

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line for each snapshot, whatever the names in it."""
+"""The log line of each snapshot, with any names in it."""
 
 import re
 
@@ -19,7 +19,7 @@ def _unquoted(text: str) -> bytes:
 
 @given(st.binary(max_size=200) | st.text(max_size=40))
 def test_a_quoted_word_is_printable_ends_where_it_ends_and_says_all(value: str | bytes) -> None:
-    """Newlines, quotes, escapes of terminals, halves of surrogate pairs: whatever a task calls itself."""
+    """Names may have newlines, quotes, escape sequences, and halves of surrogate pairs."""
     word = quoted(value)
 
     assert word.isascii()
@@ -28,17 +28,17 @@ def test_a_quoted_word_is_printable_ends_where_it_ends_and_says_all(value: str |
 
 
 def test_a_long_word_is_cut_and_says_so() -> None:
-    """A request may hold sixty thousand characters."""
+    """A request may have sixty thousand characters."""
     assert quoted("a" * 60000) == '"' + "a" * 200 + '"...'
 
 
 def test_a_line_names_what_and_each_field() -> None:
-    """Numbers as they are, text quoted."""
+    """Numbers are plain, text is quoted."""
     assert line("snapshot", uid=7, comm=b'x" uid=0', ms=0.5) == 'snapshot uid=7 comm="x\\x22 uid=0" ms=0.5'
 
 
 def test_of_one_users_refusals_a_few_a_minute_are_written_and_the_others_counted() -> None:
-    """Nobody else's go unwritten for it."""
+    """Refusals of other users are written all the same."""
     refusals = Refusals()
     first = [refusals.admit(1000, now_s=now / 100) for now in range(1000)]
 

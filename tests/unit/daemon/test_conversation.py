@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One client's side of the socket: what is taken, what is answered, and when it is hung up on."""
+"""The service's side of one connection: accepted input, answers, and the reasons to close."""
 
 import pytest
 
@@ -9,18 +9,18 @@ from tests.support.simwatch import ROOT, Scene
 
 
 class Talk:
-    """A conversation, answered by a scene's service."""
+    """A conversation with a scene's service."""
 
     def __init__(self) -> None:
         self.scene = Scene()
         self.talk = Conversation(ROOT, 0.0)
 
     def say(self, *messages: codec.Message, at: float = 0.0) -> None:
-        """Whole requests."""
+        """Send whole requests."""
         self.talk.receive(b"".join(map(codec.encode, messages)), at)
 
     def turn(self, at: float = 0.0) -> None:
-        """As the server gives it."""
+        """Run one turn, as the server does."""
         talk = self.talk
         if talk.subscribed:
             talk.tell(self.scene.watch.stream.next, at)
@@ -28,7 +28,7 @@ class Talk:
             talk.reply(self.scene.service.packed(request, talk.asker), at)
 
     def fetch(self, at: float = 0.0) -> list[codec.Message]:
-        """All that waits to be sent."""
+        """Return all bytes that wait to be sent."""
         data = b""
         while chunk := self.talk.next_chunk():
             data += chunk
@@ -37,7 +37,7 @@ class Talk:
 
 
 def test_a_request_is_answered_when_the_one_before_has_been_fetched() -> None:
-    """However many come in one piece."""
+    """This holds for several requests in one piece."""
     it = Talk()
     it.say(*[{"verb": "hello"}] * 3)
     for _ in range(3):
@@ -51,7 +51,7 @@ def test_a_request_is_answered_when_the_one_before_has_been_fetched() -> None:
 
 
 def test_while_a_request_is_being_answered_nothing_else_of_its_client_is() -> None:
-    """Elsewhere, for a long time."""
+    """The answer may take long, in a thread."""
     it = Talk()
     it.say({"verb": "hello"}, {"verb": "status"})
     request = it.talk.next_request(0.0)
@@ -67,7 +67,7 @@ def test_while_a_request_is_being_answered_nothing_else_of_its_client_is() -> No
 
 @pytest.mark.parametrize("cut", [1, 4, 10])
 def test_half_a_request_expires_and_a_silent_client_later(cut: int) -> None:
-    """From its first byte on: another byte now and then does not help."""
+    """The time starts with the first byte; another byte now and then does not extend it."""
     it = Talk()
     assert (it.talk.deadline_s, it.talk.expiry) == (IDLE_S, "idle")
     data = codec.encode({"verb": "hello"})
@@ -94,7 +94,7 @@ def test_who_does_not_fetch_an_answer_expires_and_who_fetches_slowly_does_not() 
 
 
 def test_what_is_no_request_is_told_so_and_ends_the_conversation() -> None:
-    """What was asked before is answered."""
+    """Earlier requests are answered."""
     it = Talk()
     it.talk.receive(codec.encode({"verb": "hello"}) + b"GET / HTTP/1.1\r\n\r\n", 0.0)
     it.turn()
@@ -110,7 +110,7 @@ def test_what_is_no_request_is_told_so_and_ends_the_conversation() -> None:
 
 
 def test_who_hangs_up_its_side_gets_its_answers() -> None:
-    """As `printf | socat` does."""
+    """An example is `printf | socat`."""
     it = Talk()
     it.say({"verb": "hello"}, {"verb": "status"})
     it.talk.hang_up()
@@ -132,7 +132,7 @@ def test_who_hangs_up_without_a_question_is_gone(begun: bytes) -> None:
 
 
 def test_a_subscriber_is_told_as_long_as_it_listens() -> None:
-    """It may be silent for ever; and not while it leaves things unread."""
+    """It may be silent for ever, but must read its events."""
     it = Talk()
     it.say({"verb": "subscribe"})
     it.turn()
@@ -151,7 +151,7 @@ def test_a_subscriber_is_told_as_long_as_it_listens() -> None:
 
 
 def test_a_subscriber_that_talks_is_hung_up_on() -> None:
-    """What it says would have to wait behind events without end."""
+    """Its request would have to wait behind endless events."""
     it = Talk()
     it.say({"verb": "subscribe"})
     it.turn()
@@ -164,7 +164,7 @@ def test_a_subscriber_that_talks_is_hung_up_on() -> None:
 
 
 def test_a_subscription_ends_with_its_root() -> None:
-    """After the last event has been sent."""
+    """The last event is sent before."""
     it = Talk()
     root = it.scene.child()
     it.say({"verb": "subscribe", "root": str(root.tid)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When the daemon's loop says that all is well."""
+"""The conditions under which the daemon's loop feeds the watchdog and reports READY."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,7 @@ from agent.errors import HostError
 
 
 def test_the_watchdog_is_fed_when_the_ring_is_empty_or_was_read_from() -> None:
-    """A record that is never finished, at the head of a ring that fills, is no life."""
+    """An unfinished record at the head of a filling ring is no sign of life."""
     fed: list[int] = []
     ring = SimpleNamespace(pending=0, position=0)
     daemon = Daemon.__new__(Daemon)
@@ -28,7 +28,7 @@ def test_the_watchdog_is_fed_when_the_ring_is_empty_or_was_read_from() -> None:
 
 
 def test_more_time_is_asked_for_while_programs_are_compiled_and_not_for_ever() -> None:
-    """A helper that hangs is the service manager's to judge."""
+    """The service manager has to end a compiler that hangs."""
     told: list[tuple[str, ...]] = []
     manager: Any = SimpleNamespace(notify=lambda *lines: told.append(lines))
     patience = Patience(manager)
@@ -39,7 +39,7 @@ def test_more_time_is_asked_for_while_programs_are_compiled_and_not_for_ever() -
 
 
 def test_a_daemon_that_may_not_use_what_is_loaded_is_not_ready() -> None:
-    """Where it would fail at the first question; what an administrator can do is named."""
+    """The first request would fail; the message has the remedy for an administrator."""
 
     def refused() -> int:
         raise PermissionError(1, "BPF_OBJ_GET_INFO_BY_FD: Operation not permitted")
@@ -50,7 +50,7 @@ def test_a_daemon_that_may_not_use_what_is_loaded_is_not_ready() -> None:
 
 
 def test_a_daemon_that_sees_nobody_is_not_ready() -> None:
-    """It is itself somebody."""
+    """The daemon itself is a process."""
     check_sight(1)
     with pytest.raises(HostError, match="shows no task at all"):
         check_sight(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is taken over from the store, and what is not; files in memory stand for what a kernel loads."""
+"""The takeover from the store of descriptors; files in memory stand for the kernel's objects."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MANIFEST, MEMORY = "ckptree/manifest", "ckptree/memory"
 
 
 class Store:
-    """A service manager that keeps what it is given, up to a limit, and passes all of it on."""
+    """A service manager's store: it keeps descriptors up to a limit, and passes all of them on."""
 
     def __init__(self, limit: int = 100) -> None:
         self.kept: list[tuple[str, int]] = []
@@ -33,11 +33,11 @@ class Store:
 
     @property
     def passed(self) -> Passed:
-        """Copies, as a new process gets them."""
+        """Return copies, as a new process gets them."""
         return Passed(stored=tuple((name, os.dup(descriptor)) for name, descriptor in self.kept))
 
     def store(self, name: str, descriptor: int) -> bool:
-        """FDSTORE=1."""
+        """Handle FDSTORE=1."""
         assert name.isascii()
         assert name.isprintable()
         assert ":" not in name
@@ -46,47 +46,47 @@ class Store:
         return True
 
     def forget(self, name: str) -> None:
-        """FDSTOREREMOVE=1."""
+        """Handle FDSTOREREMOVE=1."""
         for each in [each for each in self.kept if each[0] == name]:
             self.kept.remove(each)
             os.close(each[1])
 
     def settle(self, _timeout_s: float) -> bool:
-        """BARRIER=1."""
+        """Handle BARRIER=1."""
         return True
 
     def put(self, name: str, data: bytes) -> None:
-        """A file in place of another."""
+        """Replace a file by another."""
         self.forget(name)
         descriptor = os.memfd_create(name)
         os.pwrite(descriptor, data, 0)
         self.kept.append((name, descriptor))
 
     def manifest(self) -> dict[str, Any]:
-        """As it is in the store."""
+        """Return the manifest in the store."""
         document: dict[str, Any] = json.loads(os.pread(dict(self.kept)[MANIFEST], 1 << 16, 0))
         return document
 
     def change(self, **values: Any) -> None:
-        """Edit it."""
+        """Change the manifest."""
         self.put(MANIFEST, json.dumps(self.manifest() | values).encode())
 
 
 def leave(store: Any) -> Loaded:
-    """A kernel side, left there."""
+    """Leave a kernel side in the store."""
     loaded = Loaded({name: os.memfd_create(name) for name in NAMES}, {"fork": ["x"]}, {"y": "no"}, ["pid.ino"])
     handover.leave(store, loaded, ORDER)
     return loaded
 
 
 def take(store: Any, by: Order = ORDER) -> Inheritance:
-    """What the next one gets."""
+    """Take over, as the next daemon does."""
     return handover.take(store, by)
 
 
 @pytest.fixture
 def store() -> Iterator[Store]:
-    """One that has a kernel side."""
+    """Yield a store with a kernel side."""
     made = Store()
     loaded = leave(made)
     yield made
@@ -95,7 +95,7 @@ def store() -> Iterator[Store]:
 
 
 def test_what_was_left_is_taken_over_and_stays_in_the_store(store: Store) -> None:
-    """Under its own names, with what is known of it; the manifest comes last."""
+    """Names and facts are those of the predecessor, and the manifest comes last."""
     before = list(store.kept)
     found = take(store)
 
@@ -108,7 +108,7 @@ def test_what_was_left_is_taken_over_and_stays_in_the_store(store: Store) -> Non
 
 
 def test_a_memory_comes_along(store: Any) -> None:
-    """Until it is forgotten."""
+    """It stays in the store until the daemon removes it."""
     assert handover.leave_memory(store, b"everything")
     assert take(store).memory == b"everything"
     handover.forget_memory(store)
@@ -116,7 +116,7 @@ def test_a_memory_comes_along(store: Any) -> None:
 
 
 def test_from_a_store_that_has_nothing_of_ours_nothing_is_taken() -> None:
-    """What else somebody keeps there is none of our business."""
+    """Other programs' descriptors are left alone."""
     store = Store()
     store.put("something", b"")
     assert take(store) == Inheritance()
@@ -124,7 +124,7 @@ def test_from_a_store_that_has_nothing_of_ours_nothing_is_taken() -> None:
 
 
 def test_without_a_manager_nothing_is_left() -> None:
-    """Not even asked for."""
+    """The daemon does not even ask."""
     store = Store()
     store.listens = False
     leave(store)
@@ -133,13 +133,13 @@ def test_without_a_manager_nothing_is_left() -> None:
 
 
 def exchange(store: Store) -> None:
-    """Two under each other's names."""
+    """Exchange two descriptors' names."""
     (one, a), (two, b) = store.kept[:2]
     store.kept[:2] = [(one, b), (two, a)]
 
 
 def repeat(store: Store) -> None:
-    """One more of a name."""
+    """Add a second descriptor of the same name."""
     store.store(*store.kept[0])
 
 
@@ -165,7 +165,7 @@ UNFIT: dict[str, tuple[Callable[[Store], object], str]] = {
 
 @pytest.mark.parametrize("name", UNFIT)
 def test_what_does_not_fit_is_closed_and_goes_from_the_store(store: Store, name: str) -> None:
-    """With a reason; what else is in the store stays."""
+    """The reason is logged; other descriptors stay in the store."""
     spoil, why = UNFIT[name]
     spoil(store)
     store.put("something", b"")
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_closed_and_goes_from_the_store(store: Store, name:
 
 
 def test_a_store_with_too_little_room_is_noticed() -> None:
-    """FileDescriptorStoreMax= says how much; what comes last finds none."""
+    """FileDescriptorStoreMax= is the limit; the last descriptors have no room."""
     store = Store(limit=3)
     leave(store)
 
@@ -188,7 +188,7 @@ def test_a_store_with_too_little_room_is_noticed() -> None:
 
 
 def test_this_daemon_would_load_what_its_sources_say() -> None:
-    """Any change of a program, or of what loads it, is another edition."""
+    """Any change of a BPF program, or of its loader, gives another edition."""
     assert handover.order(65536) == handover.order(65536)
     assert len(handover.order(65536).programs) == 40
     assert handover.order(65536)[1:] == (65536, ())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's log: priorities for the journal alone, and no flood."""
+"""The daemon's log: priorities for the journal only, and a bound on repeated messages."""
 
 import os
 import select
@@ -12,7 +12,7 @@ from agent.daemon.journal import Journal, Limiter, Priority, is_journal, lines
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """Its two ends."""
+    """Yield the two ends of a pipe."""
     ends = os.pipe()
     yield ends
     for end in ends:
@@ -20,26 +20,26 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def stream_of(fd: int) -> str:
-    """How systemd names a descriptor."""
+    """Return systemd's name of a descriptor."""
     found = os.fstat(fd)
     return f"{found.st_dev}:{found.st_ino}"
 
 
 def test_each_line_for_the_journal_has_its_priority() -> None:
-    """It takes them one by one."""
+    """The journal reads line by line."""
     assert lines(Priority.ERROR, "a\n  b", prefixed=True) == [b"<3>a\n", b"<3>  b\n"]
     assert lines(Priority.INFO, "a", prefixed=False) == [b"a\n"]
 
 
 def test_no_line_is_longer_than_a_pipe_takes_at_once() -> None:
-    """Half a line would run into the next one's."""
+    """A part of a line would run into the next line."""
     for prefixed in (True, False):
         (line,) = lines(Priority.WARNING, "x" * 9000, prefixed=prefixed)
         assert (len(line), line[-1:]) == (select.PIPE_BUF, b"\n")
 
 
 def test_only_the_descriptor_that_the_journal_named_is_its(pipe: tuple[int, int]) -> None:
-    """Standard error may have been put somewhere else since."""
+    """Standard error may be another file since."""
     _, writer = pipe
 
     assert is_journal(writer, {"JOURNAL_STREAM": stream_of(writer)})
@@ -49,7 +49,7 @@ def test_only_the_descriptor_that_the_journal_named_is_its(pipe: tuple[int, int]
 
 
 def test_a_log_has_prefixes_where_the_journal_reads_it(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not where people do."""
+    """A log for people has none."""
     reader, writer = pipe
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     Journal(writer).error("one")
@@ -70,7 +70,7 @@ def test_a_log_has_prefixes_where_the_journal_reads_it(pipe: tuple[int, int], mo
 
 
 def test_a_warning_that_comes_again_is_counted() -> None:
-    """The next one that is written tells how many were not."""
+    """The next line that is written has the count of the others."""
     limiter = Limiter(60.0)
     told = [limiter.admit("a", now) for now in (0.0, 1.0, 59.9, 60.0, 61.0)]
 
@@ -79,7 +79,7 @@ def test_a_warning_that_comes_again_is_counted() -> None:
 
 
 def test_what_does_not_come_again_is_told_all_the_same() -> None:
-    """Once; and a message that came but once has nothing to tell."""
+    """It is told once. A message that came once has no count."""
     limiter = Limiter(60.0)
     for now in (0.0, 1.0, 2.0):
         limiter.admit("a", now)
@@ -92,7 +92,7 @@ def test_what_does_not_come_again_is_told_all_the_same() -> None:
 
 
 def test_different_warnings_do_not_fill_the_memory() -> None:
-    """The one that was written longest ago is forgotten first."""
+    """The oldest message is forgotten first."""
     limiter = Limiter(60.0)
     for number in range(101):
         assert limiter.admit(str(number), 0.0) is not None
@@ -102,7 +102,7 @@ def test_different_warnings_do_not_fill_the_memory() -> None:
 
 
 def test_a_reader_that_has_stopped_stops_nobody(pipe: tuple[int, int]) -> None:
-    """Lines that find no room are counted."""
+    """Lines without room are counted."""
     reader, writer = pipe
     journal = Journal(writer)
     for _ in range(2000):
@@ -116,7 +116,7 @@ def test_a_reader_that_has_stopped_stops_nobody(pipe: tuple[int, int]) -> None:
 
 
 def test_a_warning_is_written_once_and_its_count_later(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the clock that no one sets."""
+    """The clock is monotonic."""
     reader, writer = pipe
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service manager hears, and what is believed of what it passed on."""
+"""The messages to a service manager, and the checks of the environment that it passes on."""
 
 import os
 import socket
@@ -27,14 +27,14 @@ class Inbox:
         self.socket.settimeout(0.2)
 
     def take(self) -> tuple[str, list[int]]:
-        """One message and its descriptors."""
+        """Return one message and its descriptors."""
         data, descriptors, _, _ = socket.recv_fds(self.socket, 1 << 16, 4)
         return data.decode(), list(descriptors)
 
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Iterator[Inbox]:
-    """One on a path."""
+    """Yield an inbox on a path."""
     made = Inbox(os.fspath(tmp_path / "notify"))
     yield made
     made.socket.close()
@@ -45,14 +45,14 @@ Told = Callable[..., Manager]
 
 @pytest.fixture
 def told(inbox: Inbox) -> Iterator[Told]:
-    """A manager that this process was started by."""
+    """Yield a manager that started this process."""
     with ExitStack() as stack:
         address = str(inbox.socket.getsockname())
         yield lambda **more: stack.enter_context(closing(Manager({"NOTIFY_SOCKET": address, **more})))
 
 
 def test_without_a_manager_nobody_is_told_and_nothing_is_stored() -> None:
-    """As in a terminal."""
+    """An example is a terminal."""
     manager = Manager({})
 
     assert not manager.listens
@@ -64,7 +64,7 @@ def test_without_a_manager_nobody_is_told_and_nothing_is_stored() -> None:
 
 
 def test_a_manager_that_is_gone_is_no_error(inbox: Inbox, told: Told) -> None:
-    """Its socket is still there."""
+    """Its socket still exists."""
     manager = told()
     inbox.socket.close()
 
@@ -72,13 +72,13 @@ def test_a_manager_that_is_gone_is_no_error(inbox: Inbox, told: Told) -> None:
 
 
 def test_lines_come_in_one_message(inbox: Inbox, told: Told) -> None:
-    """On a path."""
+    """The socket is on a path."""
     assert told().notify("READY=1", "STATUS=fine")
     assert inbox.take() == ("READY=1\nSTATUS=fine", [])
 
 
 def test_an_abstract_address_begins_with_an_at_sign() -> None:
-    """As systemd writes it."""
+    """systemd writes it so."""
     inbox = Inbox(f"\0ckptree-test-{os.getpid()}")
     with closing(Manager({"NOTIFY_SOCKET": f"@ckptree-test-{os.getpid()}"})) as manager:
         assert manager.notify("READY=1")
@@ -87,7 +87,7 @@ def test_an_abstract_address_begins_with_an_at_sign() -> None:
 
 
 def test_a_descriptor_is_stored_under_its_name_and_not_watched(inbox: Inbox, told: Told) -> None:
-    """A perf event that nobody has mapped polls as hung up: who watched it would throw it out."""
+    """A perf event without a mapping polls as hung up, so a watched one would leave the store."""
     manager = told()
     kept = os.memfd_create("kept")
     assert manager.store("ckptree/kept", kept)
@@ -102,7 +102,7 @@ def test_a_descriptor_is_stored_under_its_name_and_not_watched(inbox: Inbox, tol
 
 
 def test_settling_waits_until_the_manager_has_closed_its_end(inbox: Inbox, told: Told) -> None:
-    """And no longer than it may."""
+    """The wait has a limit."""
     manager = told()
     assert not manager.settle(0.05)
     message, (descriptor,) = inbox.take()
@@ -119,7 +119,7 @@ def test_settling_waits_until_the_manager_has_closed_its_end(inbox: Inbox, told:
 
 
 def test_the_watchdog_is_fed_four_times_in_its_time_and_not_more_often(inbox: Inbox, told: Told) -> None:
-    """However often the loop goes round."""
+    """The number of turns of the loop does not matter."""
     manager = told(WATCHDOG_USEC="400000", WATCHDOG_PID=str(os.getpid()))
     assert manager.watchdog_s == pytest.approx(0.1)
     manager.feed()
@@ -136,12 +136,12 @@ def test_the_watchdog_is_fed_four_times_in_its_time_and_not_more_often(inbox: In
 
 @pytest.mark.parametrize("said", [{"WATCHDOG_USEC": "400000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {}])
 def test_the_watchdog_of_another_or_none_is_not_fed(told: Told, said: dict[str, str]) -> None:
-    """The number is a parent's, say."""
+    """The pid may be a parent's, for example."""
     assert told(**said).watchdog_s is None
 
 
 def test_what_was_meant_for_this_process_is_taken_out_of_its_environment() -> None:
-    """A child would believe it."""
+    """A child would use it."""
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c", "WATCHDOG_USEC": "1", "HOME": "/"}
     manager = Manager(environment)
 
@@ -160,7 +160,7 @@ print(all(not os.get_inheritable(fd) for _, fd in passed.stored))
 
 
 def test_listening_sockets_are_told_from_what_was_stored(tmp_path: Path) -> None:
-    """By what they are, whatever they are called; one that is not there is passed over."""
+    """The kind of a descriptor counts and not its name; a missing descriptor is skipped."""
     path = tmp_path / "listening"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(os.devnull) as null:
         listener.bind(os.fspath(path))

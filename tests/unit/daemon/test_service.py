@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon answers: to whom, and with which words."""
+"""The daemon's answers: their contents for each caller, and their words."""
 
 import re
 
@@ -19,13 +19,13 @@ ALICE, BOB = (1000, 1000), (1001, 1001)
 
 
 def _tree(scene: Scene) -> tuple[Thread, Thread]:
-    """A process of Alice's, and its child."""
+    """Make a process of Alice's, and its child."""
     own = scene.child(ids=ALICE)
     return own, scene.child(own)
 
 
 def test_a_hello_says_who_is_who() -> None:
-    """Versions, what there is, and what the asker sees."""
+    """The answer has versions, features, and the caller's view."""
     scene = Scene()
     own, _ = _tree(scene)
     told = scene.ask(scene.viewer(own), "hello", protocols=[1, 7])
@@ -37,14 +37,14 @@ def test_a_hello_says_who_is_who() -> None:
 
 
 def test_a_client_of_another_version_is_told_so() -> None:
-    """By an error with a name."""
+    """The error has a name."""
     told = Scene().ask(ROOT, "hello", protocols=[2, 3])
 
     assert (told["ok"], told["kind"]) == (False, "version")
 
 
 def test_a_tree_that_is_wholly_theirs_is_shown_to_them() -> None:
-    """All of it, as it would be to root."""
+    """The snapshot is the same as root's."""
     scene = Scene()
     own, child = _tree(scene)
     told = scene.ask(scene.viewer(own), "snapshot", root=str(own.tid))
@@ -58,7 +58,7 @@ def test_a_tree_that_is_wholly_theirs_is_shown_to_them() -> None:
 
 @pytest.mark.parametrize("verb", ["snapshot", "subscribe"])
 def test_of_what_is_not_theirs_they_learn_that_they_may_not(verb: str) -> None:
-    """Not a name, not how it is made up; a number that nobody has is told apart, as kill() does."""
+    """The answer has neither name nor size; a number without a task gives another error, as for kill()."""
     scene = Scene()
     own, _ = _tree(scene)
     other = scene.child(ids=BOB)
@@ -74,7 +74,7 @@ def test_of_what_is_not_theirs_they_learn_that_they_may_not(verb: str) -> None:
 
 
 def test_a_tree_with_one_task_of_somebody_elses_is_refused_as_a_whole() -> None:
-    """Also where it became that without an event, by setuid() alone."""
+    """This holds if setuid(), which has no event, has made the task another user's."""
     scene = Scene()
     own, child = _tree(scene)
     viewer = scene.viewer(own)
@@ -88,7 +88,7 @@ def test_a_tree_with_one_task_of_somebody_elses_is_refused_as_a_whole() -> None:
 
 
 def test_a_root_that_became_somebody_elses_without_an_event_is_refused() -> None:
-    """The kernel is asked before anything is told, and not believed for long."""
+    """The kernel is asked before any answer, and its answer is not used for long."""
     scene = Scene()
     own, _ = _tree(scene)
     viewer = scene.viewer(own)
@@ -99,7 +99,7 @@ def test_a_root_that_became_somebody_elses_without_an_event_is_refused() -> None
 
 
 def test_whether_a_pid_namespace_of_somebody_elses_exists_is_not_told() -> None:
-    """Its inode number is a secret: the two answers are one."""
+    """The inode number is a secret, so both answers are the same."""
     scene = Scene()
     own, _ = _tree(scene)
     init = scene.child(ids=BOB, flags=CLONE_NEWPID)
@@ -117,7 +117,7 @@ def test_whether_a_pid_namespace_of_somebody_elses_exists_is_not_told() -> None:
 
 
 def test_the_name_of_a_session_leader_outside_a_container_is_not_told() -> None:
-    """To root it is."""
+    """Root gets the name."""
     scene = Scene()
     leader = scene.child(ids=BOB)
     scene.kernel.setsid(leader)
@@ -134,7 +134,7 @@ def test_the_name_of_a_session_leader_outside_a_container_is_not_told() -> None:
 
 
 def test_a_pid_is_as_the_callers_namespace_counts() -> None:
-    """Its own number there is another."""
+    """The task has another number in the daemon's namespace."""
     scene = Scene()
     init = scene.child(flags=CLONE_NEWPID)
     scene.kernel.setsid(init)
@@ -145,7 +145,7 @@ def test_a_pid_is_as_the_callers_namespace_counts() -> None:
 
 
 def test_who_asks_stays_who_it_is_when_its_number_has_become_anothers() -> None:
-    """A connection outlives the process that made it, and numbers come again."""
+    """A connection outlives its process, and numbers are used again."""
     scene = Scene()
     init = scene.child(flags=CLONE_NEWPID)
     scene.kernel.setsid(init)
@@ -163,7 +163,7 @@ def test_who_asks_stays_who_it_is_when_its_number_has_become_anothers() -> None:
 
 
 def test_a_snapshot_leaves_a_line_in_the_log_whoever_asked_and_whatever_came_of_it() -> None:
-    """Who, what, result, time; what a client chooses is quoted."""
+    """The line has caller, request, result and time; text from a client is quoted."""
     scene = Scene()
     own, _ = _tree(scene)
     scene.ask(scene.viewer(own), "snapshot", root=str(own.tid), format="json")
@@ -204,7 +204,7 @@ def test_a_snapshot_leaves_a_line_in_the_log_whoever_asked_and_whatever_came_of_
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(request_: codec.Message) -> None:
-    """And counted."""
+    """The error is counted."""
     scene = Scene()
     told = scene.service.answer(request_, Asker(ROOT))
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_meant_is_a_usage_error(request_: codec.Message) -> None:
 
 
 def test_a_connection_carries_one_subscription() -> None:
-    """The second one is refused, the first one goes on."""
+    """The second one is refused, and the first one goes on."""
     scene = Scene()
     asker = Asker(ROOT)
     assert scene.service.answer({"verb": "subscribe"}, asker)["ok"]
@@ -224,7 +224,7 @@ def test_a_connection_carries_one_subscription() -> None:
 
 
 def test_subscribers_are_bounded() -> None:
-    """There is room again when one has gone."""
+    """The end of one makes room for another."""
     scene = Scene()
     askers = [Asker(ROOT) for _ in range(service.MAX_SUBSCRIPTIONS + 1)]
     answers = [scene.service.answer({"verb": "subscribe"}, asker) for asker in askers]
@@ -236,7 +236,7 @@ def test_subscribers_are_bounded() -> None:
 
 
 def test_no_user_has_all_subscriptions_nor_have_all_ordinary_users() -> None:
-    """Sub-ids of a user are that user; root gets through."""
+    """A user's sub-ids count as that user; root always has room."""
     scene = Scene()
 
     def subscribe(viewer: Viewer) -> bool:
@@ -272,7 +272,7 @@ def test_a_subscription_that_fails_after_its_cut_tells_nobody_anything(monkeypat
 def test_an_error_of_ours_is_told_in_full_to_those_alone_who_see_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its text may have names in it. The log has all of it."""
+    """The text may contain names. The log has all of it."""
     scene = Scene()
     own, _ = _tree(scene)
 
@@ -288,7 +288,7 @@ def test_an_error_of_ours_is_told_in_full_to_those_alone_who_see_everything(
 
 
 def test_answers_that_nobody_fetches_are_bounded_by_user() -> None:
-    """Root's bound is another, and another user's is theirs."""
+    """Root has a limit of its own, and so has each other user."""
     scene = Scene()
     own, _ = _tree(scene)
     scene.service.unsent_of = {1000: service.MAX_UNSENT + 1, 1001: 0, 0: service.MAX_UNSENT + 1}.__getitem__
@@ -302,7 +302,7 @@ def test_answers_that_nobody_fetches_are_bounded_by_user() -> None:
 
 
 def test_metrics_are_numbers_and_names_of_ours() -> None:
-    """No task's name, no number of one: everybody may read them."""
+    """They have neither names nor numbers of tasks, because every user may read them."""
     scene = Scene()
     own, _ = _tree(scene)
     scene.ask(ROOT, "snapshot", root=str(own.tid))
@@ -317,7 +317,7 @@ def test_metrics_are_numbers_and_names_of_ours() -> None:
 
 
 def test_a_histogram_counts_up_to_each_bound() -> None:
-    """And has the sum."""
+    """It has the sum too."""
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 9.0):
         histogram.add(value)

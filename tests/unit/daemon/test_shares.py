@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the daemon's time each user may have."""
+"""The share of the daemon's time for each user."""
 
 from agent.daemon.fairness import CREDIT_S, SHARE, Shares
 
 
 def test_who_asks_little_never_waits() -> None:
-    """A millisecond now and then."""
+    """A request takes a millisecond, now and then."""
     shares = Shares()
     for turn in range(1000):
         now = turn * 0.02
@@ -14,7 +14,7 @@ def test_who_asks_little_never_waits() -> None:
 
 
 def test_who_asks_without_end_gets_their_share() -> None:
-    """And the credit, once."""
+    """The user gets the credit once."""
     shares, now, had = Shares(), 100.0, 0.0
     while now < 110.0:
         now = max(now, shares.due_s(7))
@@ -26,7 +26,7 @@ def test_who_asks_without_end_gets_their_share() -> None:
 
 
 def test_nobody_pays_for_another() -> None:
-    """Users are counted one by one; also where there are very many of them."""
+    """Each user has an own count, also among very many users."""
     shares = Shares()
     for uid in range(5000):
         shares.spend(uid, 10.0, 0.0)

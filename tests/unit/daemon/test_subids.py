@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose sub-ids are which."""
+"""The owners of sub-ids."""
 
 import os
 from pathlib import Path
@@ -23,12 +23,12 @@ from agent.daemon.subids import SubIds, parse
     ],
 )
 def test_lines_that_make_no_sense_give_nobody_anything(text: str, found: list[tuple[int, int, int]]) -> None:
-    """The others are read."""
+    """The other lines are read."""
     assert parse(text) == found
 
 
 def test_an_id_belongs_to_whoever_has_its_range(tmp_path: Path) -> None:
-    """Where ranges overlap the first line counts."""
+    """If ranges overlap, the first line counts."""
     path = tmp_path / "subuid"
     path.write_text("1001:100100:10\n1000:100000:1000\n1003:100105:5\n1002:200000:5\n")
     ids = SubIds(path)
@@ -40,7 +40,7 @@ def test_an_id_belongs_to_whoever_has_its_range(tmp_path: Path) -> None:
 
 
 def test_the_file_is_read_again_when_it_has_changed_and_need_not_be_there(tmp_path: Path) -> None:
-    """useradd writes another one in its place."""
+    """useradd replaces the file."""
     path = tmp_path / "subuid"
     ids = SubIds(path)
 

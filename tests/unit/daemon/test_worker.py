@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long work beside a loop."""
+"""Long work in a thread beside a loop."""
 
 import selectors
 import threading
@@ -11,7 +11,7 @@ from agent.daemon.worker import Worker
 
 
 class Loop:
-    """One that waits for a worker's bell."""
+    """A loop that waits for a worker's bell."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -19,14 +19,14 @@ class Loop:
         self.worker = Worker(self.selector, lambda name, _: self.noted.append(name))
 
     def turn(self) -> None:
-        """Until something is ready, and then whatever that is."""
+        """Wait until something is ready, and handle it."""
         for key, _ in self.selector.select(10):
             key.data(key.fileobj)
 
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    """And its end."""
+    """Yield a loop, and close it at the end."""
     it = Loop()
     yield it
     it.worker.wait()
@@ -34,7 +34,7 @@ def loop() -> Iterator[Loop]:
 
 
 def test_a_job_runs_beside_the_loop_and_its_result_comes_in_the_loop(loop: Loop) -> None:
-    """One after the other, in one thread."""
+    """Jobs run one after the other, in one thread."""
     threads: list[threading.Thread] = []
     results: list[int] = []
 
@@ -55,7 +55,7 @@ def test_a_job_runs_beside_the_loop_and_its_result_comes_in_the_loop(loop: Loop)
 
 
 def test_there_is_one_job_at_a_time(loop: Loop) -> None:
-    """Whoever starts another one has not asked whether there is one."""
+    """A second start is a mistake of the caller, which must check first."""
     gate = threading.Event()
     loop.worker.start("first", gate.wait)
     with pytest.raises(RuntimeError, match="second: there is a job already"):
@@ -64,7 +64,7 @@ def test_there_is_one_job_at_a_time(loop: Loop) -> None:
 
 
 def test_what_a_job_raises_is_raised_in_the_loop(loop: Loop) -> None:
-    """Where somebody can see it."""
+    """The loop can log it."""
 
     def work() -> None:
         raise ValueError("so")
@@ -76,7 +76,7 @@ def test_what_a_job_raises_is_raised_in_the_loop(loop: Loop) -> None:
 
 
 def test_an_end_waits_for_the_job(loop: Loop) -> None:
-    """It has the table in its hands."""
+    """The job uses the table."""
     done: list[bool] = []
     gate = threading.Event()
     timer = threading.Timer(0.05, gate.set)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as bytes: what a reader of msgpack makes of them."""
+"""Events as bytes, and their meaning for a reader of msgpack."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.support.watched import Watched, watched
 
 @pytest.fixture
 def pair() -> Watched:
-    """A process, and another one two namespaces below it."""
+    """Return a process, and another one two namespaces below it."""
     pair = watched()
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     pair.kernel.setsid(init)
@@ -40,7 +40,7 @@ def _read(
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_everybody_is_named_as_the_listener_counts(pair: Watched, level: int) -> None:
-    """From its own namespace inward."""
+    """Numbers start with the listener's own namespace."""
     task = _inner(pair)
     task.ids, task.comm, task.start_ns = (0xFFFFFFFE, 1000), b"sixteen bytes ok", 1 << 60
     said = _read(task, task.pid.namespace.ancestor(level), eventpack.nothing, {}, "reap", order=1 << 40, time_ns=-5)
@@ -60,7 +60,7 @@ def test_everybody_is_named_as_the_listener_counts(pair: Watched, level: int) ->
 
 
 def test_each_kind_says_what_is_particular_to_it(pair: Watched) -> None:
-    """Of a task that is all that there is seldom: stopped, a kernel worker, a subreaper, with another exit signal."""
+    """The rare facts of a task are all there: stopped, a kernel worker, a subreaper, another exit signal."""
     task, top = _inner(pair), pair.table.pids.initial
     above = task.parent
     assert above is not None
@@ -96,7 +96,7 @@ def test_each_kind_says_what_is_particular_to_it(pair: Watched) -> None:
 
 
 def test_whoever_is_not_seen_has_the_number_0(pair: Watched) -> None:
-    """A parent and a group outside the listener's namespace."""
+    """Examples are a parent and a group outside the listener's namespace."""
     task = _inner(pair)
     said = _read(task, task.pid.namespace, eventpack.birth, {})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live events: what subscribers hear, in which order, and what they do not hear."""
+"""Live events: the events of a subscriber, their order, and the events that it does not get."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ Event = dict[str, Any]
 
 
 class Listener:
-    """A subscription to all of a scene, and what it has heard."""
+    """A subscription to all of a scene, and its events so far."""
 
     def __init__(
         self, scene: Scene, viewer: Viewer = ROOT, root: Thread | None = None, kinds: Sequence[str] = KINDS
@@ -37,13 +37,13 @@ class Listener:
         scene.service.feed.add(self.subscription, lambda: self.unsent)
 
     def task(self, thread: Thread) -> Task:
-        """The table's view of a thread."""
+        """Return the table's task for a thread."""
         task = self.scene.watch.table.task(thread.tid)
         assert task is not None
         return task
 
     def hear(self) -> list[Event]:
-        """What has happened since the last time."""
+        """Return the events since the last call."""
         self.scene.watch.tend()
         if self.scene.watch.is_in_doubt:
             self.scene.service.feed.settle()
@@ -52,7 +52,7 @@ class Listener:
         return self.told()
 
     def told(self) -> list[Event]:
-        """What waits to be sent."""
+        """Return the events that wait to be sent."""
         if not self.subscription.waiting:
             return []
         message = msgpack.unpackb(self.subscription.take(self.scene.watch.stream.next))
@@ -66,7 +66,7 @@ def _short(events: list[Event], *keys: str) -> list[tuple[Any, ...]]:
 
 
 def test_a_birth_tells_who_where_and_of_whom() -> None:
-    """Numbers as the subscriber counts."""
+    """Numbers are those of the subscriber's namespace."""
     scene = Scene()
     listener = Listener(scene)
     child = scene.child(flags=CLONE_VFORK)
@@ -97,7 +97,7 @@ def test_a_birth_tells_who_where_and_of_whom() -> None:
 
 
 def test_events_come_in_the_order_in_which_things_happened() -> None:
-    """Each kind once, with what is particular to it."""
+    """Each kind occurs once, with its own facts."""
     scene = Scene()
     listener = Listener(scene)
     parent = scene.child()
@@ -129,7 +129,7 @@ def test_events_come_in_the_order_in_which_things_happened() -> None:
 
 
 def test_kinds_that_were_not_asked_for_are_not_told() -> None:
-    """Loss and the like come all the same."""
+    """Loss and the other service events come all the same."""
     scene = Scene()
     listener = Listener(scene, kinds=["death"])
     scene.kernel.exit(scene.child())
@@ -138,7 +138,7 @@ def test_kinds_that_were_not_asked_for_are_not_told() -> None:
 
 
 def test_a_tree_is_told_of_and_not_what_is_beside_it() -> None:
-    """Whoever leaves it is told of for the last time."""
+    """A task that leaves the tree has one last event."""
     scene = Scene()
     root = scene.child()
     listener = Listener(scene, root=root)
@@ -158,7 +158,7 @@ def test_a_tree_is_told_of_and_not_what_is_beside_it() -> None:
 
 
 def test_when_the_root_of_a_tree_is_gone_the_end_is_told() -> None:
-    """Once it has been waited for; not while it is a zombie."""
+    """It comes when the root has been reaped, not while the root is a zombie."""
     scene = Scene()
     root = scene.child()
     listener = Listener(scene, root=root)
@@ -171,7 +171,7 @@ def test_when_the_root_of_a_tree_is_gone_the_end_is_told() -> None:
 
 
 def test_what_is_somebody_elses_is_not_told() -> None:
-    """By the ids that the record itself has: no event tells of setuid()."""
+    """The ids of the record count, because no event tells setuid()."""
     scene = Scene()
     own = scene.child(ids=(1000, 1000))
     other = scene.child(ids=(1001, 1001))
@@ -188,7 +188,7 @@ def test_what_is_somebody_elses_is_not_told() -> None:
 
 
 def test_an_orphan_of_somebody_elses_is_not_told() -> None:
-    """Its reparenting is made of the table, not of a record of its own."""
+    """The reparenting comes from the table and has no record of its own."""
     scene = Scene()
     own = scene.child(ids=(1000, 1000))
     child = scene.child(own)
@@ -202,7 +202,7 @@ def test_an_orphan_of_somebody_elses_is_not_told() -> None:
 
 
 def test_numbers_are_those_of_the_subscribers_namespace() -> None:
-    """And who has none there is not told of."""
+    """A task without a number there has no events."""
     scene = Scene()
     init = scene.child(flags=CLONE_NEWPID)
     scene.watch.catch_up()
@@ -221,7 +221,7 @@ def test_numbers_are_those_of_the_subscribers_namespace() -> None:
 
 
 def test_who_does_not_read_is_told_how_much_was_dropped() -> None:
-    """The backlog is bounded; what fits is told, then the gap, then what comes after it."""
+    """The backlog is bounded; the events that fit come first, then the gap, then later events."""
     scene = Scene()
     listener = Listener(scene, kinds=["birth"])
     listener.unsent = BACKLOG_BYTES - 1000
@@ -240,7 +240,7 @@ def test_who_does_not_read_is_told_how_much_was_dropped() -> None:
 
 
 def test_what_was_dropped_is_told_before_a_loss_that_came_after_it() -> None:
-    """Though that finds room always: who reads in order knows of the gap in time."""
+    """The loss always has room, but comes after the gap, in order."""
     scene = Scene()
     listener = Listener(scene)
     listener.unsent = BACKLOG_BYTES + 1
@@ -255,7 +255,7 @@ def test_what_was_dropped_is_told_before_a_loss_that_came_after_it() -> None:
 
 
 def test_loss_is_told_where_it_happened_and_that_it_was_mended() -> None:
-    """What the sweep finds is told in between, so that nobody needs a new snapshot."""
+    """The changes that the sweep finds come in between, so that no new snapshot is necessary."""
     scene = Scene()
     listener = Listener(scene)
     scene.child()
@@ -273,7 +273,7 @@ def test_loss_is_told_where_it_happened_and_that_it_was_mended() -> None:
 
 
 def test_of_a_thousand_losses_two_are_told_and_all_are_counted() -> None:
-    """The first one at once, for nothing is certain from then on; the others together, before all is right again."""
+    """The first one is told at once, because nothing is certain after it; the others together, before the resync."""
     scene = Scene()
     listener = Listener(scene)
     ring = scene.watch.probes.ring.records  # type: ignore[attr-defined]  # the simulated one
@@ -293,7 +293,7 @@ def test_of_a_thousand_losses_two_are_told_and_all_are_counted() -> None:
 
 
 def test_while_nobody_listens_records_go_straight_to_the_table() -> None:
-    """It costs nothing then."""
+    """Events then have no cost."""
     scene = Scene()
     table, handlers = scene.watch.table, scene.watch.stream._handlers
     straight = list(handlers)
@@ -310,7 +310,7 @@ def test_while_nobody_listens_records_go_straight_to_the_table() -> None:
 
 
 def test_a_subscription_begins_with_its_snapshot() -> None:
-    """The last birth in it has a smaller number than the position, and the next one has that or a larger."""
+    """The last birth in it has a smaller number than the position; the next event has that number or a larger one."""
     scene = Scene()
     root = scene.child()
     scene.child(root)
@@ -329,7 +329,7 @@ def test_a_subscription_begins_with_its_snapshot() -> None:
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_without_a_root_there_is_no_snapshot(wanted: bool) -> None:  # noqa: FBT001
-    """A snapshot is of a tree."""
+    """A snapshot needs a root."""
     answer = Scene().ask(ROOT, "subscribe", snapshot=wanted)
 
     assert answer["ok"] is not wanted

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live events of what no record announces: told once it is known, marked, and in the order in which it makes sense."""
+"""Live events of changes without a record: told when known, marked, and in a sensible order."""
 
 import sys
 from types import FrameType
@@ -15,13 +15,15 @@ from tests.unit.events.test_events import Event, Listener
 
 
 def _told(events: list[Event]) -> list[tuple[str, int, str]]:
-    """Kind, whom, marks."""
+    """Return kind, task and marks of each event."""
     marks = ("assumed", "entered")
     return [(each["event"], each.get("tid", 0), " ".join(mark for mark in marks if each.get(mark))) for each in events]
 
 
 def test_a_group_that_no_record_named_is_told_before_the_exec_that_shows_it() -> None:
-    """A child that another thread forked, which the hook did not find; it execs before anybody has asked."""
+    """The hook did not find a child that another thread forked; the child runs execve() before any question
+    about it.
+    """
     scene = Scene()
     root = scene.child()
     other = scene.kernel.thread(root)
@@ -36,7 +38,7 @@ def test_a_group_that_no_record_named_is_told_before_the_exec_that_shows_it() ->
 
 
 def test_a_group_that_the_hook_could_not_name_is_told_by_the_next_answer() -> None:
-    """Not by the next sweep."""
+    """The next sweep is not needed."""
     scene = Scene()
     root = scene.child()
     child = scene.kernel.fork(scene.kernel.thread(root))
@@ -49,7 +51,7 @@ def test_a_group_that_the_hook_could_not_name_is_told_by_the_next_answer() -> No
 
 @pytest.mark.parametrize("by_a_sweep", [False, True])
 def test_who_founded_a_group_is_told_before_who_joins_it(*, by_a_sweep: bool) -> None:
-    """Though the founder's call had no record, or an answer about the other one comes first."""
+    """The founder's call had no record, or an answer about the member comes first."""
     scene = Scene()
     joining, founding = scene.child(), scene.child()
     listener = Listener(scene)
@@ -66,7 +68,7 @@ def test_who_founded_a_group_is_told_before_who_joins_it(*, by_a_sweep: bool) ->
 
 
 def test_a_session_that_a_child_is_born_into_is_told_before_the_birth() -> None:
-    """setsid() by int 0x80 has no record. Its leader is in it to the end, so that there is nothing to ask."""
+    """setsid() by int 0x80 has no record. Its leader stays in it to the end, so no question is necessary."""
     scene = Scene()
     parent = scene.child()
     listener = Listener(scene)
@@ -79,7 +81,7 @@ def test_a_session_that_a_child_is_born_into_is_told_before_the_birth() -> None:
 
 
 def test_all_of_a_subtree_that_enters_are_introduced_parents_first() -> None:
-    """A job of somebody who entered a container: its init adopts the orphan, and with it whoever descends from that."""
+    """A process that entered a container leaves a job: the init adopts the orphan with all its descendants."""
     scene = Scene()
     init = scene.child(flags=CLONE_NEWPID)
     listener = Listener(scene, root=init)
@@ -109,7 +111,7 @@ def test_all_of_a_subtree_that_enters_are_introduced_parents_first() -> None:
 
 
 def test_several_trees_are_followed_in_one_order_until_the_last_root_is_gone() -> None:
-    """As a cgroup has several topmost processes."""
+    """A cgroup may have several topmost processes."""
     scene = Scene()
     first, second, beside = scene.child(), scene.child(), scene.child()
     assert not scene.ask(ROOT, "subscribe", roots=[str(first.tid), str(second.tid)], snapshot=True)["ok"]
@@ -140,7 +142,7 @@ def test_several_trees_are_followed_in_one_order_until_the_last_root_is_gone() -
 
 
 def test_who_leaves_a_tree_is_told_of_once_and_whoever_is_below_it_no_more() -> None:
-    """What they do afterwards is somebody else's business."""
+    """Later changes of these tasks are not part of the tree."""
     scene = Scene()
     root = scene.child()
     middle = scene.kernel.fork(root)
@@ -155,7 +157,7 @@ def test_who_leaves_a_tree_is_told_of_once_and_whoever_is_below_it_no_more() -> 
 
 
 def test_a_reap_is_told_whether_a_wait_or_an_answer_shows_it() -> None:
-    """So that nobody takes a zombie for one that is still there."""
+    """A subscriber must not take the zombie for an existing one."""
     scene = Scene()
     waited_for, unwaited = scene.child(), scene.child()
     listener = Listener(scene)
@@ -171,7 +173,7 @@ def test_a_reap_is_told_whether_a_wait_or_an_answer_shows_it() -> None:
 
 @pytest.mark.parametrize("lingers", [False, True])
 def test_whoever_an_init_reaps_within_its_exit_is_told_as_reaped(*, lingers: bool) -> None:
-    """No call tells of these reaps; whose parent is gone is asked about."""
+    """No record tells these reaps; a question about a task whose parent is gone finds them."""
     scene = Scene()
     scene.kernel.lingers = lingers
     root = scene.child()
@@ -195,7 +197,7 @@ def test_whoever_an_init_reaps_within_its_exit_is_told_as_reaped(*, lingers: boo
 
 
 def test_whose_new_parent_is_not_known_stays_in_the_tree_until_it_is() -> None:
-    """The birth of the init that adopts was lost. The orphan has gone nowhere, and is told of once: with its parent."""
+    """The birth of the adopting init was lost. The orphan has one event, with its parent."""
     scene = Scene()
     root = scene.child()
     listener = Listener(scene, root=root)
@@ -226,7 +228,7 @@ def test_whose_new_parent_is_not_known_stays_in_the_tree_until_it_is() -> None:
 
 
 def test_a_stranger_that_got_the_number_of_a_task_of_the_tree_is_not_told_of() -> None:
-    """The reap was not seen, and the next one to have the number is a thread of a process that nobody follows."""
+    """The reap was not seen, and the next task with the number is a thread of a process outside the tree."""
     scene = Scene()
     root, stranger = scene.child(), scene.child()
     listener = Listener(scene, root=root)
@@ -244,7 +246,7 @@ def test_a_stranger_that_got_the_number_of_a_task_of_the_tree_is_not_told_of() -
 
 
 def test_threads_that_go_with_their_leader_are_told_of() -> None:
-    """Their exits were lost; the record of the leader's end is the first that is heard of it."""
+    """Their exits were lost; the record of the leader's end is the first sign."""
     scene = Scene()
     child = scene.child()
     threads = [scene.kernel.thread(child) for _ in range(5)]
@@ -263,7 +265,7 @@ def test_threads_that_go_with_their_leader_are_told_of() -> None:
 
 
 def test_an_exec_that_no_record_told_is_followed_by_the_stop_that_came_after_it() -> None:
-    """A thread execs after its leader has exited, and its group is stopped; an answer shows both."""
+    """A thread runs execve() after its leader has exited, and its group is stopped; an answer shows both."""
     scene = Scene()
     root = scene.child()
     thread = scene.kernel.thread(root)
@@ -284,7 +286,7 @@ def test_an_exec_that_no_record_told_is_followed_by_the_stop_that_came_after_it(
 
 
 def test_what_no_other_kind_tells_is_told_once_an_answer_shows_it() -> None:
-    """Stopped, and under other ids; a snapshot asks, or a sweep."""
+    """Examples are a stop and new ids; the question comes from a snapshot or a sweep."""
     scene = Scene()
     child = scene.child()
     listener = Listener(scene)
@@ -298,7 +300,7 @@ def test_what_no_other_kind_tells_is_told_once_an_answer_shows_it() -> None:
 
 
 def test_a_birth_has_the_time_of_the_start_and_other_events_that_of_their_reading() -> None:
-    """By CLOCK_REALTIME, whatever that is by then."""
+    """All times are of CLOCK_REALTIME, as that clock is at the reading."""
     scene = Scene()
     feed = scene.service.feed = Feed(scene.watch.stream, scene.watch.table, lambda: 5_000_000, lambda: 1_000_000)
     assert feed.subscriptions == {}
@@ -310,8 +312,9 @@ def test_a_birth_has_the_time_of_the_start_and_other_events_that_of_their_readin
 
 
 def test_that_a_task_of_the_tree_is_somebody_elses_is_told_once_and_nothing_of_it() -> None:
-    """Whoever keeps a tree by events has to know that it does not get them all. Where all tasks are followed that is
-    so."""
+    """A reader that keeps a tree by events must know that some are missing. A subscriber to all tasks knows that
+    anyway.
+    """
     scene = Scene()
     root = scene.child(ids=(1000, 1000))
     child = scene.child(root)
@@ -328,7 +331,7 @@ def test_that_a_task_of_the_tree_is_somebody_elses_is_told_once_and_nothing_of_i
 
 
 def _lines_run(scene: Scene) -> int:
-    """How many lines of Python it takes to apply what waits in the ring, and to tell of it."""
+    """Return the number of Python lines that run to apply the waiting records and to make events."""
     count = 0
 
     def trace(_frame: FrameType, kind: str, _argument: Any) -> Any:
@@ -345,7 +348,7 @@ def _lines_run(scene: Scene) -> int:
 
 
 def _work(depth: int, subscriptions: int) -> int:
-    """What four events cost at the end of a chain of so many, each subscription at a root of its own."""
+    """Return the cost of four events at the end of a chain, with subscriptions at different roots."""
     scene = Scene()
     chain = [scene.child()]
     for _ in range(depth):
@@ -362,7 +365,7 @@ def _work(depth: int, subscriptions: int) -> int:
 
 
 def test_an_event_costs_the_same_however_deep_the_tree_is() -> None:
-    """And little for each that listens: whoever made a chain of thousands would take the daemon from the others."""
+    """The cost for each subscriber is small: a user with a chain of thousands could otherwise block the daemon."""
     shallow, deep = _work(64, 31), _work(2000, 31)
 
     assert deep < 1.1 * shallow

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First snapshot and events make the state of now: a follower that applies nothing but events, beside fresh
-snapshots."""
+"""A tree kept by a first snapshot and events alone, compared with fresh snapshots."""
 
 import os
 import random
@@ -25,12 +24,12 @@ from tests.unit.table.test_table_properties import PATIENT
 
 
 class Follower:
-    """A tree kept by the events of a subscription, and what it is compared with.
+    """A tree kept by the events of a subscription, and its reference.
 
     Args:
-        scene: where it happens.
+        scene: the kernel and its service.
         root: the topmost process.
-        caller: who subscribes; None: somebody in the initial namespace.
+        caller: the subscriber; None: a process in the initial namespace.
     """
 
     def __init__(self, scene: Scene, root: Thread, caller: Thread | None = None) -> None:
@@ -45,7 +44,7 @@ class Follower:
         self.waiting: list[Any] = []
 
     def hear(self, below: int | None = None) -> None:
-        """Apply what has been told; only events of smaller numbers, where one is given."""
+        """Apply the waiting events; with a number, only events of smaller numbers."""
         subscription = self.asker.subscription
         assert subscription is not None
         if subscription.waiting:
@@ -57,7 +56,7 @@ class Follower:
             self.tree.apply(self.waiting.pop(0))
 
     def agree(self) -> None:
-        """A snapshot taken now shows what the events have told."""
+        """Assert that a fresh snapshot shows the state that the events gave."""
         subscription = self.asker.subscription
         assert subscription is not None
         (root,) = subscription.roots
@@ -74,14 +73,14 @@ class Follower:
 
 
 def _quiet_setsid(scene: Scene, thread: Thread, _other: int) -> None:
-    """By int 0x80: no record tells of it."""
+    """Run setsid() by int 0x80, which has no record."""
     group = thread.group
     if not any(t.group.pgid is group.leader.pid for t in scene.kernel.threads):
         scene.kernel.setsid(thread, quiet=True)
 
 
 def _quiet_setpgid(scene: Scene, thread: Thread, other: int) -> None:
-    """The same; or of a child that another thread forked, of which a record without a name tells."""
+    """Run setpgid() by int 0x80, or on a child of another thread, whose record has no name."""
     kernel = scene.kernel
     mine = [t.group for t in kernel.threads if t.leads and t.group.parent and t.group.parent.group is thread.group]
     target = choose([*mine, thread.group], other)
@@ -93,7 +92,7 @@ def _quiet_setpgid(scene: Scene, thread: Thread, other: int) -> None:
 
 
 def _quiet_subreaper(scene: Scene, thread: Thread, other: int) -> None:
-    """By int 0x80."""
+    """Run prctl() by int 0x80, which has no record."""
     kernel = scene.kernel
     finish(kernel)
     if thread in kernel.threads and not thread.exiting:
@@ -104,17 +103,17 @@ def _quiet_subreaper(scene: Scene, thread: Thread, other: int) -> None:
 
 
 def _stop(_scene: Scene, thread: Thread, _other: int) -> None:
-    """Stop or continue: tells nobody."""
+    """Stop or continue, which has no record."""
     thread.stopped = not thread.stopped
 
 
 def _other_ids(_scene: Scene, thread: Thread, other: int) -> None:
-    """setuid(): tells nobody."""
+    """Run setuid(), which has no record."""
     thread.ids = (other, other)
 
 
 def _sweep(scene: Scene, _thread: Thread, _other: int) -> None:
-    """Because it is due."""
+    """Sweep, because it is due."""
     scene.watch.rest()
 
 
@@ -127,7 +126,7 @@ PROGRAMS = st.lists(STEPS, max_size=15) | st.lists(STEPS, min_size=40, max_size=
 
 
 def make(scene: Scene, step: Step) -> None:
-    """One step."""
+    """Make one step."""
     name, who, other = step
     callers = scene.kernel.alive()
     thread = callers[who % len(callers)]
@@ -138,7 +137,7 @@ def make(scene: Scene, step: Step) -> None:
 
 
 def _scene(chance: random.Random) -> Scene:
-    """A kernel whose numbers come again soon, and that tells this or that."""
+    """Return a scene whose kernel uses numbers again soon; hooks on release and lingering are chosen at random."""
     scene = Scene()
     scene.kernel.pid_max = 60
     scene.kernel.tells_release, scene.kernel.lingers = chance.random() < 0.5, chance.random() < 0.5
@@ -146,7 +145,9 @@ def _scene(chance: random.Random) -> Scene:
 
 
 def _subscribe(scene: Scene, chance: random.Random) -> list[Follower]:
-    """A few, some of whose trees lie in each other, of this or that namespace; at times not everybody is followed."""
+    """Return followers of overlapping trees, with callers of different namespaces; at times the init's tree is among
+    them.
+    """
     followers: list[Follower] = []
     leaders = [thread for thread in scene.kernel.threads if thread.leads and not thread.exiting]
     everybody = [scene.kernel.init] if chance.random() < 0.5 else []
@@ -159,7 +160,7 @@ def _subscribe(scene: Scene, chance: random.Random) -> list[Follower]:
 @given(PROGRAMS, PROGRAMS, st.integers(0, 2**32))
 @EXAMPLES
 def test_first_snapshot_and_events_are_the_state_of_now(before: list[Step], after: list[Step], seed: int) -> None:
-    """Whatever happens, told by hooks or not, in trees that lie in each other; looked at often or seldom."""
+    """Any calls happen, with hooks or without, in overlapping trees; followers compare often or seldom."""
     chance = random.Random(seed)
     scene = _scene(chance)
     for step in before:
@@ -184,7 +185,7 @@ def test_first_snapshot_and_events_are_the_state_of_now(before: list[Step], afte
 @given(program=PROGRAMS, seed=st.integers(0, 2**32))
 @EXAMPLES
 def test_so_they_are_where_records_are_lost(way: str, program: list[Step], seed: int) -> None:
-    """In between, and again after the resync, without a new snapshot."""
+    """This holds in between, and after the resync, without a new snapshot."""
     chance = random.Random(seed)
     scene = _scene(chance)
     page, ring = scene.watch.probes.page, scene.watch.probes.ring
@@ -199,7 +200,7 @@ def test_so_they_are_where_records_are_lost(way: str, program: list[Step], seed:
             page.lose(record, told=way == "ring-full")  # type: ignore[attr-defined]
 
     def catch_up() -> None:
-        """Late records come after all. They are told under the next number, so that one is to be taken by another."""
+        """Deliver some of the late records after all, and give up the others."""
         count = chance.randint(0, len(late))
         chance.shuffle(late)
         ring.records.extend(late[:count])  # type: ignore[attr-defined]

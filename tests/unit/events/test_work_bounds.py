@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bounds the work of each handler: not how large somebody has made a tree, a group or a graveyard.
+"""The bounds of each handler's work: they do not depend on the size of a tree, a group or a set of zombies.
 
-The lines of the agent that run while a record is applied are counted, with ten times as much of something around. Where
-the kernel itself goes through all of something (the children of a parent that exits, the tasks below a subreaper), so
-may the table; those calls are not here.
+The tests count the lines of the agent that run for one record, with ten times as many tasks around. The table may walk
+over all tasks of a kind where the kernel does (the children of a parent that exits, the tasks below a subreaper); those
+calls are not tested here.
 """
 
 import sys
@@ -22,11 +22,11 @@ SLACK = 1.25
 
 
 class Scene(NamedTuple):
-    """A host on which there is much of something.
+    """A host with many tasks of some kind.
 
     Attributes:
         pair: kernel and table.
-        at: the process at the end of it, which does things.
+        at: the process at the end, which makes the calls.
     """
 
     pair: Watched
@@ -34,7 +34,7 @@ class Scene(NamedTuple):
 
 
 def deep(count: int) -> Scene:
-    """A chain of so many processes; the last one acts."""
+    """Make a chain of processes; the last one acts."""
     pair = watched()
     at = pair.kernel.init
     for _ in range(count):
@@ -43,7 +43,7 @@ def deep(count: int) -> Scene:
 
 
 def broad(count: int) -> Scene:
-    """A process with so many children."""
+    """Make a process with this many children."""
     pair = watched()
     at = pair.kernel.fork(pair.kernel.init)
     for _ in range(count):
@@ -52,7 +52,7 @@ def broad(count: int) -> Scene:
 
 
 def among_zombies(count: int) -> Scene:
-    """A process that has not waited for so many of its children."""
+    """Make a process with this many zombies."""
     scene = broad(count)
     for thread in [each for each in scene.pair.kernel.threads if each.group.parent is scene.at]:
         scene.pair.kernel.exit(thread)
@@ -60,7 +60,7 @@ def among_zombies(count: int) -> Scene:
 
 
 def threaded(count: int) -> Scene:
-    """A process of so many threads, in a container."""
+    """Make a process with this many threads, in a container."""
     pair = watched()
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     at = pair.kernel.fork(init)
@@ -70,7 +70,7 @@ def threaded(count: int) -> Scene:
 
 
 def threaded_init(count: int) -> Scene:
-    """A container's init of so many threads."""
+    """Make a container's init with this many threads."""
     pair = watched()
     at = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     for _ in range(count):
@@ -79,7 +79,7 @@ def threaded_init(count: int) -> Scene:
 
 
 def in_company(count: int) -> Scene:
-    """A session and a group of so many."""
+    """Make a session and a group with this many members."""
     pair = watched()
     at = pair.kernel.fork(pair.kernel.init)
     pair.kernel.setsid(at)
@@ -89,7 +89,7 @@ def in_company(count: int) -> Scene:
 
 
 def beside_dying_namespaces(count: int) -> Scene:
-    """So many inits that wait within their exit, each for a zombie that somebody outside keeps."""
+    """Make this many inits that linger, each for a zombie whose parent is outside."""
     pair = watched(lingers=True)
     outside = pair.kernel.fork(pair.kernel.init)
     for _ in range(count):
@@ -102,7 +102,7 @@ def beside_dying_namespaces(count: int) -> Scene:
 
 
 def behind_the_dead(count: int) -> Scene:
-    """The last of so many generations that have led a session each, in which somebody still lives."""
+    """Make the last of this many generations that have led a session each, with a living member in each session."""
     pair = watched()
     at = pair.kernel.fork(pair.kernel.init)
     for _ in range(count):
@@ -116,7 +116,7 @@ def behind_the_dead(count: int) -> Scene:
 
 
 def nested_namespaces(count: int) -> Scene:
-    """So many pid namespaces beside each other."""
+    """Make this many pid namespaces beside each other."""
     pair = watched()
     for _ in range(count):
         pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
@@ -124,7 +124,7 @@ def nested_namespaces(count: int) -> Scene:
 
 
 def _live(scene: Scene) -> None:
-    """Fork, have the child lead a group and a session, end and be reaped."""
+    """Fork; the child leads a group and a session, ends, and is reaped."""
     kernel, at = scene.pair.kernel, scene.at
     child = kernel.fork(at)
     kernel.setpgid(at, child.group, child.pid)
@@ -138,7 +138,7 @@ def _live(scene: Scene) -> None:
 
 
 def _lend_a_thread(scene: Scene) -> None:
-    """Make a thread, which forks and ends; its child goes to another thread."""
+    """Start a thread that forks and ends; its child goes to another thread."""
     kernel, at = scene.pair.kernel, scene.at
     thread = kernel.thread(at)
     child = kernel.fork(thread)
@@ -148,12 +148,12 @@ def _lend_a_thread(scene: Scene) -> None:
 
 
 def _answer(scene: Scene) -> None:
-    """Be asked about."""
+    """Answer a question about the process."""
     scene.pair.put([scene.pair.table.question(scene.pair.task(scene.at))])
 
 
 def lines(scene: Scene, act: Callable[[Scene], None]) -> int:
-    """Count the lines of the agent that run while the records of what somebody does are applied, questions included."""
+    """Return the number of the agent's lines that run while the records of an act are applied, questions included."""
     count = 0
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:
@@ -190,7 +190,7 @@ def lines(scene: Scene, act: Callable[[Scene], None]) -> int:
 def test_ten_times_as_much_around_makes_no_record_dearer(
     grown: Callable[[int], Scene], act: Callable[[Scene], None]
 ) -> None:
-    """A process can only pay for what it does itself."""
+    """A process pays only for its own acts."""
     few, many = (lines(grown(count), act) for count in (FEW, MANY))
 
     assert few > 20
