@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work on somebody's file in a process apart, which can do nothing but hand over what it has made.
+"""Work on an untrusted file in a confined child, which can do nothing but send its result through a pipe.
 
-A verb that writes cannot give up writing. So the part that parses runs in a child that has given up what
-agent.cli.confinement names, and the parent, which has not looked at the file, writes what comes out of a pipe: bytes,
-or the files of a folder, of which it believes neither number nor names. Messages and errors the child prints itself.
+A verb that writes cannot give up the right to write. So the part that parses runs in a child that gives up the rights
+that agent.cli.confinement names. The parent does not read the file. It writes the child's result: bytes, or the files
+of a folder, whose names it checks. The child prints its messages and errors itself.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
 
 
 class EndedError(Exception):
-    """The child has ended without a result, and has said why.
+    """The end of the child without a result; the child has printed the reason.
 
     Attributes:
         code: its exit code.
@@ -43,20 +43,20 @@ def made(work: Callable[[], Made], say: Callable[[str], None]) -> Made:
     """Do some work in a confined child.
 
     Args:
-        work: reads, computes and returns what is to be written.
+        work: reads, computes and returns the result to be written.
         say: prints a message.
 
     Returns:
-        What the child made.
+        The result of the work.
 
     Raises:
-        EndedError: it could not.
-        CkptreeError: what came out of it is nothing that it may make.
+        EndedError: the child failed.
+        CkptreeError: the result is larger than MOST_BYTES, or no file or folder of files.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.flush()  # else both would write what waits in it
+            stream.flush()  # else both processes would write the buffered text
     child = os.fork()
     if not child:
         os.close(reader)
@@ -79,7 +79,7 @@ def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int)
     try:
         confine_root()
         data = msgpack.packb(work())
-        with contextlib.suppress(BrokenPipeError), open(writer, "wb") as pipe:  # it was more than the parent takes
+        with contextlib.suppress(BrokenPipeError), open(writer, "wb") as pipe:  # the parent closes it above MOST_BYTES
             pipe.write(data)
         code = 0
     except CkptreeError as error:
@@ -87,7 +87,7 @@ def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
-    except BaseException:  # noqa: BLE001 - it is printed, and nothing may run behind it
+    except BaseException:  # noqa: BLE001 - it is printed, and the child must run nothing of the parent's behind it
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -96,7 +96,7 @@ def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int)
 def _checked(data: bytes) -> Made:
     try:
         found = msgpack.unpackb(data, max_bin_len=MOST_BYTES)
-    except Exception:  # noqa: BLE001 - as msgpack has it: any
+    except Exception:  # noqa: BLE001 - msgpack raises exceptions of many kinds
         found = None
     if isinstance(found, bytes):
         return found

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verb restart: rebuild the tree of a snapshot, and stay with it.
 
-Its exit code is, with `--run hold`, 0 when a signal has taken the tree down; with a command it is the root's, and 125
-where restart itself failed: nobody could tell 1 or 2 from those of the command. Only options that cannot be meant are 2
-always, as everywhere.
+With `--run hold` the exit code is 0 when a signal has taken the tree down. With a command it is the root's, or 125 if
+restart itself has failed, since 1 and 2 may be codes of the command. Wrong options always give 2, as everywhere.
 """
 
 import json
@@ -61,8 +60,8 @@ _FORWARDED = (
 )
 
 
-class _Interrupted(Exception):  # noqa: N818 - it is none
-    """A signal asks for the end."""
+class _Interrupted(Exception):  # noqa: N818 - it is no error
+    """The arrival of a signal that asks for the end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -70,7 +69,7 @@ class _Interrupted(Exception):  # noqa: N818 - it is none
 
 
 class _Wish(NamedTuple):
-    """What was asked for."""
+    """The options of the command line."""
 
     file: str
     any_numbers: bool
@@ -103,7 +102,7 @@ def restart(
         bool, typer.Option("--keep-rights", help="Tasks that hold, and CMD, keep all rights of the caller.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON when the tree stands: who is who.")
+        bool, typer.Option("--json", help="Print one line of JSON when the tree stands: its tags and pids.")
     ] = False,
     verify: Annotated[
         Path | None,
@@ -116,18 +115,18 @@ def restart(
     from agent.restart.rebuild.commands import split_command
 
     if pidfile is not None and not detach:
-        raise UsageError("--pidfile is the guard's, which stays with --detach: add it")
+        raise UsageError("--pidfile names the guard, which stays only with --detach: add --detach")
     if drop_held and run != "argv":
-        raise UsageError("--drop-held leaves out who would hold while others run what they ran: add --run argv")
+        raise UsageError("--drop-held leaves out processes that would hold with --run argv: add --run argv")
     if keep_rights and run == "argv":
         raise UsageError(
-            "--keep-rights gives tasks the rights of the caller, and --run argv those that they had: choose"
+            "--keep-rights gives tasks the rights of the caller, and --run argv their own: leave one of them out"
         )
     command = split_command(run) if run not in ("hold", "argv") else None
     wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights)
     begun: list[bool] = []
     try:
-        with _raising() as asked:  # from the beginning: a plan may take its time
+        with _raising() as asked:  # from the beginning: a plan may take several seconds
             code = _restart(wish, asked, begun)
     except CkptreeError as error:
         if run == "hold" or (run == "argv" and isinstance(error, RefusedError)):
@@ -152,7 +151,7 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
         words = with_path(wish.command) if wish.command else None
         snapshot, plan, programs = _planned(wish)
         asked.check()
-    except RuntimeError as error:  # as which an import may pass on what is raised within it
+    except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:
             raise
         raise _Interrupted(asked.numbers[-1]) from error
@@ -160,7 +159,7 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
     begin = beginning(snapshot, pidns=wish.pidns)
     no_stdio = (
         wish.detach or wish.run == "hold"
-    )  # who holds has no use for the caller's streams, least of all its input
+    )  # tasks that hold must not keep the caller's streams, least of all its input
     with Rebuild(
         plan, any_numbers=wish.any_numbers, no_stdio=no_stdio, begin=begin, keep_rights=wish.keep_rights
     ) as rebuild:
@@ -190,7 +189,7 @@ def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]")
 
 
 def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
-    """What is to be made, and of what, where each runs a program of its own."""
+    """Return the snapshot to build, its plan, and with `--run argv` the program of each actor."""
     from agent.restart.planning.dropping import without_held
     from agent.restart.planning.search import decide
     from agent.restart.rebuild import pidfile
@@ -227,7 +226,7 @@ def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int,
 
 
 def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
-    """Compare with the kernel, tell that it stands, activate, and compare again."""
+    """Compare the tree with the kernel's answers, announce it, activate it, and compare it again."""
     from agent.restart.rebuild.failure import RebuildError
     from agent.restart.rebuild.verify import verify, verify_active
 
@@ -262,7 +261,11 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
 
 
 def _hold(rebuild: "Rebuild", asked: "_Asked") -> int:
-    """Until a signal comes."""
+    """Wait until a signal comes, which raises _Interrupted.
+
+    Raises:
+        CkptreeError: the root is gone before.
+    """
     asked.check()
     status = rebuild.wait(asked.bell, asked.check)
     end = "" if status is None else f": wait status {status:#x}"
@@ -270,7 +273,7 @@ def _hold(rebuild: "Rebuild", asked: "_Asked") -> int:
 
 
 def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
-    """Signals go to the root; its end is ours."""
+    """Forward signals to the root until it ends, and return its exit code, or 128 plus the signal that ended it."""
     asked = 0
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -289,7 +292,7 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
     if status is None:
         if asked > 1:
             return 128 + signal.SIGKILL
-        raise CkptreeError("the tree is gone, and how its root ended nobody saw")
+        raise CkptreeError("the tree is gone, and the wait status of its root is not known")
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
@@ -304,26 +307,28 @@ def _leave(rebuild: "Rebuild", programs: "dict[int, Program]", pidfile: Path | N
 
 
 class _Asked(NamedTuple):
-    """What signals have asked for.
+    """The signals so far that ask for the end.
 
     Attributes:
-        numbers: of those that have come.
-        bell: see `_handled`.
+        numbers: their numbers, in order of arrival.
+        bell: the descriptor of `_handled`.
     """
 
     numbers: list[int]
     bell: int
 
     def check(self) -> None:
-        """Raise what Python may have dropped."""
+        """Raise _Interrupted if a signal has come, also one whose exception Python has dropped."""
         if self.numbers:
             raise _Interrupted(self.numbers[-1])
 
 
 @contextmanager
 def _raising() -> Iterator[_Asked]:
-    """Signals that ask for the end raise, and are noted: Python drops what is raised within some callbacks of its
-    own."""
+    """Note signals that ask for the end, and raise _Interrupted.
+
+    They are noted since Python drops exceptions that are raised within some of its callbacks.
+    """
     numbers: list[int] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
@@ -336,7 +341,7 @@ def _raising() -> Iterator[_Asked]:
 
 @contextmanager
 def _handled(numbers: tuple[signal.Signals, ...], handler: "signal._HANDLER") -> Iterator[int]:
-    """Yields a descriptor that is readable once one of them has come, even where the handler has not run yet."""
+    """Handle signals, and yield a descriptor that is readable once one has come, even before its handler has run."""
     bell, rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     rope_before = signal.set_wakeup_fd(rope, warn_on_full_buffer=False)
     before = {number: signal.signal(number, handler) for number in numbers}

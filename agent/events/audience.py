@@ -15,12 +15,12 @@ class Audience:
     """Followed trees and their subscribers.
 
     Args:
-        ahead: gives the difference CLOCK_REALTIME minus CLOCK_BOOTTIME, ns.
+        ahead: returns the difference CLOCK_REALTIME minus CLOCK_BOOTTIME, ns.
 
     Attributes:
         trees: by their roots.
         told: the facts last told of each task of a followed tree.
-        order, now_ns: of the events that are being told.
+        order, now_ns: the order and the CLOCK_REALTIME, ns, of the events that are being told.
     """
 
     def __init__(self, ahead: Clock) -> None:
@@ -35,9 +35,9 @@ class Audience:
         """Add a subscription.
 
         Args:
-            subscription: with its roots.
-            unsent: gives the client's unsent bytes.
-            everybody: gives all tasks, for a subscription without roots.
+            subscription: the subscription, with its roots.
+            unsent: returns the number of the client's unsent bytes.
+            everybody: returns all tasks, for a subscription without roots.
         """
         tree = self.trees.get(subscription.roots)
         if tree is None:
@@ -133,7 +133,7 @@ class Audience:
             top: the process.
             trees: the trees that it enters.
             marks: of these events; none: the process has just been born.
-            born_ns: CLOCK_REALTIME of its birth, where that is known, else 0.
+            born_ns: CLOCK_REALTIME of its birth, ns; 0 if it is not known.
         """
         told = self.told
         for leader in below(top) if trees else ():
@@ -178,9 +178,9 @@ class Audience:
         Args:
             kind, task: of the event.
             leader: of the task, as last told.
-            say: gives the fields of the kind.
+            say: returns the fields of the kind.
             marks: ``assumed``, ``entered``, or none.
-            time_ns: CLOCK_REALTIME; 0: now.
+            time_ns: CLOCK_REALTIME, ns; 0: now.
             trees: the trees whose subscribers get the event; None: those that the process is in.
         """
         packed: dict[Namespace, bytes] = {}

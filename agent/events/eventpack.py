@@ -20,7 +20,7 @@ from agent.table.objects import EXITED, IO_WORKER, KERNEL, STOPPED, SUBREAPER, N
 Said = tuple[int, bytes]
 """The count of a map's entries, and the entries packed."""
 Details = Callable[[Task, Namespace], Said]
-"""A function that gives the fields of a kind of event."""
+"""A function that returns the fields of a kind of event."""
 
 _pack = msgpack.Packer().pack
 _COMMON: Final = 10  # entries that every event has
@@ -76,8 +76,8 @@ def event(
     Args:
         kind, order, time_ns: of the event.
         task, leader: the task that it is about, and its leader as last told.
-        namespace: the subscriber's, whose numbers the event has.
-        say: gives the fields of the kind.
+        namespace: the subscriber's; the event has the numbers of this namespace.
+        say: returns the fields of the kind.
         marks: ``assumed``, ``entered``, or none.
     """
     pid, start_ns, (uid, gid), comm = task.pid, task.start_ns, task.ids, task.comm.rstrip(b"\0")
@@ -122,7 +122,7 @@ def _born(task: Task, namespace: Namespace) -> Said:
 
 
 def birth(task: Task, namespace: Namespace) -> Said:
-    """Give the fields of a birth."""
+    """Return the fields of a birth."""
     said, flags = _born(task, namespace), task.flags
     if flags & _SELDOM:
         if flags & STOPPED and not flags & EXITED:  # a thread: its tracer lets a stopped group run on
@@ -133,7 +133,7 @@ def birth(task: Task, namespace: Namespace) -> Said:
 
 
 def presence(task: Task, namespace: Namespace) -> Said:
-    """Give the fields of a task whose birth is told late: those of a birth, and the present state."""
+    """Return the fields of a task whose birth is told late: those of a birth, and the present state."""
     more = {**_state(task), "subreaper": bool(task.leader.flags & SUBREAPER)}
     if rules.is_kernel_worker(task):
         more["kernel"] = True
@@ -150,32 +150,32 @@ def execution(old: Pid | None) -> Details:
 
 
 def _death(task: Task, _namespace: Namespace) -> Said:
-    """Give the fields of an exit that leaves threads of the group."""
+    """Return the fields of an exit that leaves threads of the group."""
     return 2, _DEATH(_CODE, task.exit_code) + _DEAD[False]
 
 
 def _last_death(task: Task, _namespace: Namespace) -> Said:
-    """Give the fields of an exit after which no thread of the group is left."""
+    """Return the fields of an exit after which no thread of the group is left."""
     return 2, _DEATH(_CODE, task.exit_code) + _DEAD[True]
 
 
 DEATH: Final[tuple[Details, Details]] = (_death, _last_death)
-"""Functions for an exit: the first where threads of the group are left, the second where none is."""
+"""Functions for an exit: the first if threads of the group are left, the second if none is."""
 
 
 def parent(task: Task, namespace: Namespace) -> Said:
-    """Give the fields of a new parent; the exit signal may change with it."""
+    """Return the fields of a new parent; the exit signal may change with it."""
     return _entries({"parent": thread(task.leader.parent, namespace), "exit_signal": task.exit_signal})
 
 
 def ids(task: Task, namespace: Namespace) -> Said:
-    """Give group and session."""
+    """Return the fields of a new group or session: both ids."""
     leader = task.leader
     return 2, _IDS(_PGID, number(leader.pgid, namespace), _SID, number(leader.sid, namespace))
 
 
 def subreaper(task: Task, _namespace: Namespace) -> Said:
-    """Give the state of the subreaper flag."""
+    """Return the field of a changed subreaper flag."""
     return _entries({"on": bool(task.leader.flags & SUBREAPER)})
 
 
@@ -186,10 +186,10 @@ def _state(task: Task) -> dict[str, Any]:
 
 
 def condition(task: Task, _namespace: Namespace) -> Said:
-    """Give the state that no other kind of event tells."""
+    """Return the fields of a state that no other kind of event has: stopped, exit code, exit signal."""
     return _entries({**_state(task), "exit_signal": task.exit_signal})
 
 
 def nothing(_task: Task, _namespace: Namespace) -> Said:
-    """Give no fields."""
+    """Return no fields."""
     return 0, b""

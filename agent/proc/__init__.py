@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /proc and cgroupfs say of this host and its processes."""
+"""Readers of /proc and cgroupfs: this host and its processes."""

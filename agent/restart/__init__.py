@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an image to the same tree again: plan, simulate, rebuild, verify."""
+"""The rebuild of a tree from its image: plan, simulate, rebuild, verify."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan in graphviz's language: who bears whom, and whose child each is in the end.
+"""A plan in graphviz's language: the makers of the actors, and their parents in the end.
 
-Every actor is a node: tasks are boxes, threads are rounded, and those that are there for the others' sake are drawn as
-what they are: ghosts dotted, helpers dashed and grey, the reaper as a house. Below an actor's name stand the sessions
-and groups it founds and joins. A solid edge leads from the maker to the one it bears, in the order of births; a dashed
-blue one from the parent it has in the end, where that is somebody else.
+Every actor is a node: tasks are boxes, threads rounded boxes, ghosts dotted, helpers dashed and grey, keepers dashed
+and yellow, the reaper a house. The sessions and groups that an actor founds and joins stand below its name. A solid
+edge leads from the maker to its child; its label is the order of the births. A dashed blue edge leads from the parent
+in the end to the child, unless the maker is that parent.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from exporters.content.wording import exit_signal, path, plain
 
 _LARGE = 1000  # actors; from here on the layout takes shortcuts
 _FINAL = "#0057d9"
-_MOVES = 6  # that are named in one node
+_MOVES = 6  # founded and joined groups and sessions shown in a node
 
 _HEAD = """\
 digraph plan {
@@ -37,7 +37,7 @@ _STYLES = {
 
 
 def dumps(plan: Plan, snapshot: Snapshot) -> bytes:
-    """The drawing of a plan, in UTF-8; the same plan gives the same bytes."""
+    """Return the drawing of a plan, in UTF-8; the same plan gives the same bytes."""
     return "".join(_text(PlanView(plan, snapshot))).encode()
 
 
@@ -66,7 +66,7 @@ def _text(view: PlanView) -> Iterator[str]:
 
 
 def _moves(view: PlanView) -> list[list[str]]:
-    """For each actor, the sessions and groups it founds, joins and is put into."""
+    """Return, for each actor, the sessions and groups that it founds, joins and is put into."""
     moves: list[list[str]] = [[] for _ in view.plan.actors]
     for step in view.plan.steps:
         if step.op is Op.SETSID:
@@ -111,5 +111,5 @@ def _flags(bits: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In a quoted string: references are resolved there as well, and escapes obeyed."""
+    """Return text for a quoted string, in which graphviz resolves HTML references and escapes."""
     return escape_html(text).replace("\\", "\\\\")

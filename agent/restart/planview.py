@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan in words: who is there and why, then every step in the order in which it works, phase by phase.
+"""A plan in words: the actors and their reasons, then every step in its order, phase by phase.
 
     plan for subtree of 4711, in a pid namespace of its own: 6 tasks, 1 ghost, 1 reaper; 21 steps
 
@@ -11,13 +11,13 @@
        1 4711 founds group 4711
        2 4711 puts 4712 into group 4711, after 0: it cannot see that group's number itself
 
-Tasks are named by their numbers, from the root's namespace inward, as everywhere; the others by what they are as well,
-and helpers and keepers without numbers are counted. A birth says with which exit signal where that is not SIGCHLD. A
-step that waits for another actor's says which: the numbers are those of the steps. Phases follow one another as wholes.
+The name of a task is its numbers, from the root's namespace inward, as everywhere. The name of another actor begins
+with its role; helpers and keepers without numbers are counted. A birth shows the exit signal unless that is SIGCHLD. A
+step shows the indices of the steps of other actors that it waits for. A phase begins when the one before is done.
 
 The document
 ------------
-`to_document` says the same for programs: ::
+`to_document` returns the same as data for programs: ::
 
     {"format": "ckptree-plan", "version": 1, "pidns": the tree gets a pid namespace of its own,
      "actors": [{"id", "role": "task|ghost|helper|reaper|keeper", "tag": TAG|null, "name",
@@ -26,10 +26,10 @@ The document
      "steps": [{"id", "phase", "op", "by": ID, "target": ID|null, "value": INT, "after": [step ids], "text", "why"}],
      "tasks": [actor of each task of the image], "notes": [text]}
 
-`maker` calls clone() for an actor; `parent` is the one it has in the end, null for who is not there any more then, and
-for the top. `value` is: of a clone 1 for a thread, 2 for a sibling, 4 for a new pid namespace, 8 for the init of the
-one that its maker has unshared, added up; of a setpgid the actor whose group it is; of a subreaper 1 or 0; of an exit
-the wait status.
+`maker` calls clone() for an actor. `parent` is its parent in the end; null for the top, and for an actor that is gone
+then. `value` depends on the step. For a clone it is the sum of 1 for a thread, 2 for a sibling, 4 for a new pid
+namespace, 8 for the init of the namespace that its maker has unshared. For a setpgid it is the actor that owns the
+group, for a subreaper 1 or 0, for an exit the wait status.
 """
 
 from collections import Counter
@@ -46,16 +46,16 @@ VERSION = 1
 
 
 class PlanView:
-    """The names of a plan's actors, and what its steps say of them.
+    """The names of a plan's actors, and its steps as sentences.
 
     Args:
-        plan: what to show.
-        snapshot: that it is for.
+        plan: the plan to show.
+        snapshot: the snapshot that the plan builds.
 
     Attributes:
         names: of the actors.
         makers: for each actor the one that calls clone() for it; NOBODY for the top.
-        parents: for each actor the parent it has in the end; NOBODY where it is not there then, and for the top.
+        parents: for each actor its parent in the end; NOBODY for the top, and for an actor that is gone then.
     """
 
     def __init__(self, plan: Plan, snapshot: Snapshot) -> None:
@@ -73,7 +73,7 @@ class PlanView:
         parents = [NOBODY] * len(self.plan.actors)
         by_tag = {task.pid: actor for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True)}
         for task, actor in zip(self.snapshot.tasks, self.plan.tasks, strict=True):
-            parents[actor] = by_tag.get(task.ppid, 0 if actor else NOBODY)  # what stands above the root is the top
+            parents[actor] = by_tag.get(task.ppid, 0 if actor else NOBODY)  # the parent of the root is the top
         for index, each in enumerate(self.plan.actors):
             if each.role is Role.KEEPER:
                 parents[index] = 0
@@ -82,7 +82,7 @@ class PlanView:
     # ---- words -----------------------------------------------------------------------------------------------------
 
     def lines(self) -> Iterator[str]:
-        """All of it, a line each."""
+        """Yield the whole plan, line by line."""
         plan = self.plan
         yield self.title()
         extras = [n for n, actor in enumerate(plan.actors) if actor.role is not Role.TASK]
@@ -106,7 +106,7 @@ class PlanView:
             yield f"  {index:>{digits}} {self.sentence(step)}{self._after(step)}{_because(step.why)}"
 
     def title(self) -> str:
-        """What is built, and how many are in it."""
+        """Return the first line: the tree, its place, and the counts of actors and steps."""
         plan = self.plan
         roles = Counter(actor.role for actor in plan.actors)
         who = ", ".join([count(roles[role], role.value) for role in Role if roles[role]])
@@ -115,14 +115,14 @@ class PlanView:
         return f"plan for {self.snapshot.mode} of {root}, in {where}: {who}; {count(len(plan.steps), 'step')}"
 
     def reason(self, actor: int) -> str:
-        """Why an actor that is no task is there, and between whom it stands."""
+        """Return the reason for an actor that is no task, and its maker."""
         found = self.plan.actors[actor]
         maker = self.makers[actor]
         by = "" if maker == NOBODY else f", born of {self.names[maker]}"
         return f"{found.why or 'stands above the root'}{by}"
 
     def sentence(self, step: Step) -> str:
-        """What a step does."""
+        """Return a step as a sentence."""
         by = self.names[step.by]
         own = path(self.plan.actors[step.by].numbers)
         target = self.names[step.target] if step.target != NOBODY else ""
@@ -169,7 +169,7 @@ class PlanView:
     # ---- the document ----------------------------------------------------------------------------------------------
 
     def to_document(self) -> dict[str, Any]:
-        """See the module."""
+        """Return the plan as data for JSON; see the module."""
         plan = self.plan
         return {
             "format": FORMAT,
@@ -213,12 +213,12 @@ class PlanView:
 
 
 def render(plan: Plan, snapshot: Snapshot) -> str:
-    """The plan as lines of text, without a newline after the last one."""
+    """Return the plan as lines of text, without a newline after the last one."""
     return "\n".join(PlanView(plan, snapshot).lines())
 
 
 def to_document(plan: Plan, snapshot: Snapshot) -> dict[str, Any]:
-    """The plan as data for JSON; see the module."""
+    """Return the plan as data for JSON; see the module."""
     return PlanView(plan, snapshot).to_document()
 
 

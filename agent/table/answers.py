@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparison of an answer with the table: it may confirm a task's state, or show a change that no event has told.
 
-The rules by which a table takes an answer over are in `table` and `roster`.
+The rules by which a table takes an answer over are in agent.table.processtable and agent.table.merge.
 """
 
 from agent.table import departure
@@ -11,9 +11,7 @@ from agent.table.wire import TaskState
 
 
 def confirms(table: Roster, task: Task, state: TaskState) -> bool:
-    """Return True if an answer confirms every field that is known of a task, so that taking it over would change
-    nothing.
-    """
+    """Return True if an answer agrees with every field of a task in the table, so that applying it changes nothing."""
     leader = task.leader
     parent, pgid, sid = leader.parent, leader.pgid, leader.sid
     return (

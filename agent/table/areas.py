@@ -29,7 +29,7 @@ class Area(NamedTuple):
     """One of the two areas, as the exec hook saw it.
 
     Attributes:
-        address: of its first byte; another exec has another one, for the kernel chooses the stack's place at random.
+        address: of its first byte; it differs after another exec, for the kernel chooses the stack's place at random.
         size: bytes.
         same: True where the shown bytes are this area's: of the same number, and equal in the first HASHED_BYTES.
         text: its first bytes, where the daemon keeps them.
@@ -42,7 +42,7 @@ class Area(NamedTuple):
 
 
 class AtExec(NamedTuple):
-    """The arguments and environment that the exec hook saw; None: it did not see them."""
+    """The areas of arguments and environment that the exec hook saw; None: it did not see the area."""
 
     arguments: Area | None = None
     environment: Area | None = None
@@ -65,10 +65,13 @@ def compare(told: bytes | None, shown: bytes | None, size: int, key: Key) -> Are
     """Compare the record of an area with the bytes that a client has read of it.
 
     Args:
-        told: the end of struct record_strings, and the text that is kept; None: no hook saw the area.
-        shown: the first HASHED_BYTES of the bytes that were read; None: none were.
-        size: of all bytes that were read.
+        told: the end of struct record_strings, and the text that is kept; None: the hook did not see the area.
+        shown: the first HASHED_BYTES of the bytes that the client has read; None: it could read none.
+        size: the number of all bytes that the client has read.
         key: of the hash.
+
+    Returns:
+        The area; None if the hook did not see it.
     """
     if told is None:
         return None

@@ -3,12 +3,12 @@
 
 Theory
 ------
-Mostly a zombie's parent waits for it, and that call is an event. Three releases have none:
+Mostly a zombie's parent waits for it, and that call is an event. Three releases have no event:
 
-* A thread that is no leader goes at its exit, unless it is traced: exit_notify().
-* A zombie goes at once where its parent ignores SIGCHLD: do_notify_parent().
-* A namespace that dies takes all tasks in it along, and its init waits within its exit for that:
-zap_pid_ns_processes().
+* A thread that is no leader is released at its exit, unless it is traced: exit_notify().
+* A zombie is released at once if its parent ignores SIGCHLD: do_notify_parent().
+* All tasks of a dying namespace are killed and released, and its init waits within its exit for that:
+  zap_pid_ns_processes().
 
 Sources: kernel/exit.c, kernel/pid_namespace.c, kernel/signal.c of Linux 6.18.
 """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every format says of a snapshot: fields, their bounds, and their words."""
+"""Contents that all formats share: the fields of a snapshot, their bounds, and their words."""

@@ -321,7 +321,7 @@ def test_that_no_number_is_left_for_a_helper_is_no_refusal_of_the_kernel(monkeyp
     altered(monkeypatch, lambda code: struct.pack_into("=ii", code, place, 400, 400))
 
     assert str(failing(writer)) == (
-        "step 0 failed: clone by task 1 (1) of helper (any number): no number is left that nobody of the tree has: raise "
+        "step 0 failed: clone by task 1 (1) of helper (any number): no number is left that no task of the tree has: raise "
         "kernel.pid_max"
     )
 

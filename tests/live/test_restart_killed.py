@@ -401,7 +401,7 @@ def test_a_restart_whose_guard_is_killed_says_that_the_tree_is_gone_when_it_is(i
         told = process.communicate(timeout=20)[1]
 
         assert is_gone(root)
-        assert "somebody has killed it, and the tree with it" in told
+        assert "the guard of the tree was killed, and the tree with it" in told
         assert process.returncode == 125
 
 

@@ -102,4 +102,4 @@ def test_a_recorded_program_has_the_recorded_rights_and_no_others(tmp_path: Path
     run = ran(image(tmp_path, tree()), "--run", "argv", "--keep-rights")
 
     assert run.returncode == 2
-    assert "--keep-rights gives tasks the rights of the caller, and --run argv those that they had" in run.stderr
+    assert "--keep-rights gives tasks the rights of the caller, and --run argv their own" in run.stderr

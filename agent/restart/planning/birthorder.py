@@ -117,7 +117,7 @@ class Births:
                 raise NotRebuildableError(lives[0][0].tag, "circular-births", f"{name} waits for one that waits for it")
 
     def _life(self, node: Node) -> Iterator[str | Node]:
-        """Write the steps of a thread until all are born; yield each node that it has made, and _WAIT while it waits."""
+        """Write a thread's steps until all are born; yield each node that it has made, and _WAIT while it waits."""
         leader = node.leader
         if leader is node:
             for thread in node.threads:
@@ -137,7 +137,7 @@ class Births:
         yield from self._bear_all(node, [one for one in children if not self._is_early(leader, one)])
 
     def _turn(self, child: Node) -> tuple[bool, bool, tuple[int, int]]:
-        """Return the sort key of a child: ghosts, which own groups; then children in the outside group; then by birth."""
+        """Return the sort key of a child: ghosts first, then children in the outside group, then by order of birth."""
         group = _first_group(child)
         return child.role is not Role.GHOST, group is not self._cast.outside, child.order
 
@@ -164,7 +164,7 @@ class Births:
         return self._script.is_born(self._cast.inits[child.space])
 
     def _has_passed_on(self, founder: Node) -> bool:
-        """Return True if all children are born that must inherit the group that a founder is in before it founds one."""
+        """Return True if all children are born that must inherit the group of a founder before it founds its own."""
         return all(
             one.index >= 0
             for thread in (founder, *founder.threads)

@@ -331,7 +331,7 @@ def _chains(snapshot: Snapshot) -> list[tuple[int, ...]]:
     for tag, pid in enumerate(snapshot.pids, first):
         if tag not in chains:
             if len(pid.numbers) > 1:
-                text = f"nobody tells in which namespace {'/'.join(map(str, pid.numbers))} is"
+                text = f"the image does not say in which namespace {'/'.join(map(str, pid.numbers))} is"
                 raise NotRebuildableError(tag, "namespace-unknown", text)
             chains[tag] = (0,)
     return [chains[tag] for tag in range(first, first + len(snapshot.pids))]

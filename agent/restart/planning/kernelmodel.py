@@ -185,7 +185,7 @@ class Kernel:
     # ---- namespaces ------------------------------------------------------------------------------------------------
 
     def setns(self, by: Task, init: Task) -> None:
-        """Make the call setns(CLONE_NEWPID): the next child is born in the namespace of `init`, maybe the caller's own."""
+        """Make the call setns(CLONE_NEWPID): the next child is born in the namespace of `init`, or the caller's own."""
         self.touched = Touched(reads=[("task", init)])
         space = init.pid.namespace
         if space.ancestor(by.pid.namespace.level) is not by.pid.namespace:

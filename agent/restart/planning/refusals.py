@@ -66,7 +66,7 @@ def refuse_hopeless(cast: Cast) -> None:
 def _refuse_root(cast: Cast) -> None:
     root = cast.root
     if root.exits and all(thread.exits for thread in root.threads) and not root.waits_in_exit:
-        text = f"the root {name(root)} has exited: there is nobody to hold the tree together"
+        text = f"the root {name(root)} has exited: no process is left to hold the tree together"
         raise NotRebuildableError(root.tag, "dead-root", text)
     if root.exit_signal in (Signals.SIGKILL, Signals.SIGSTOP) and (cast.top is root or not cast.pidns):
         sent = "SIGKILL" if root.exit_signal == Signals.SIGKILL else "SIGSTOP"
@@ -133,7 +133,7 @@ def _refuse_strange_threads(node: Node) -> None:
 def _refuse_dying(cast: Cast, node: Node) -> None:
     """Refuse tasks that cannot be in a namespace whose init waits within its exit."""
     if node.lingers and node.leader is cast.top:
-        text = f"the init {name(node)} waits within its exit, and nobody above it is of the tree to see to that"
+        text = f"the init {name(node)} waits within its exit, and no process of the tree stands above it"
         raise NotRebuildableError(node.tag, "dying-namespace", text)
     for space in cast.chain(node.space):
         init = cast.inits.get(space)
@@ -168,7 +168,7 @@ def _refuse_outside(cast: Cast, node: Node, *, founded: bool) -> None:
     if node.leader is not node:
         return
     if node.pgid is cast.outside and founded:
-        text = f"{name(node)} has founded its group and is in one outside, where nobody of the tree can put it"
+        text = f"{name(node)} has founded its group and is in one outside, where no process of the tree can put it"
         raise NotRebuildableError(node.tag, "outside-id", text)
     if not cast.pidns and cast.outside in (node.sid, node.pgid) and row is not None and row.sid == 0:
         text = f"{name(node)}'s session has no number here: that takes a new pid namespace"

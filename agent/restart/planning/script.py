@@ -94,7 +94,7 @@ class Script:
         """
         parent = self.task(node).leader.parent
         if parent is None or parent not in self._by_task:
-            raise CallRefusedError("ECHILD", f"nobody of the tree is the parent of {node!r}")
+            raise CallRefusedError("ECHILD", f"no task of the tree is the parent of {node!r}")
         return self._by_task[parent]
 
     def leave(self, node: Node) -> None:

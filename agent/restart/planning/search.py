@@ -67,7 +67,7 @@ def decide(snapshot: Snapshot, *, pidns: bool, any_numbers: bool) -> tuple[Snaps
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Switch the garbage collector off: no object of a plan is garbage before its end, and collecting doubles the cost."""
+    """Switch the garbage collector off: a plan has no garbage before its end, and collecting doubles the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -211,7 +211,9 @@ class Solver:
             ghost.birth_sid = ghost.sid
             ghost.maker = self._anybody(ghost, ghost.sid)
         if ghost.maker is None:
-            text = f"nobody in its session can make {'/'.join(map(str, ghost.numbers))}, whose number is still in use"
+            text = (
+                f"no process of its session can make {'/'.join(map(str, ghost.numbers))}, whose number is still in use"
+            )
             raise NotRebuildableError(ghost.tag, "ghost-without-maker", text)
         if not cast.pidns and ghost.maker is cast.outside:
             raise NotRebuildableError(ghost.tag, "outside-id", "a group of the session outside cannot be made")

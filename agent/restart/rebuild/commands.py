@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a rebuilt tree run: one command for all, or what each ran once.
+"""Programs for the processes of a rebuilt tree: one command for all, or the recorded program of each.
 
-A process with a live leader runs its program; a group whose leader is dead can run none, for exec() would bring the
-leader back, and holds instead. Threads end with exec(): a program that wants them is told which.
+A process with a live leader runs its program. A process with a dead leader holds instead, for exec() would bring the
+leader back. exec() ends all other threads, so CKPTREE_THREADS names the threads that a program may make again.
 """
 
 import json
@@ -22,10 +22,10 @@ from agent.restart.rebuild.rights import Host, bounds, doubts, held, obstacles, 
 
 
 def split_command(text: str) -> list[str]:
-    """A command as a shell splits it into words, one at least.
+    """Split a command into words as a shell does.
 
     Raises:
-        UsageError: a quote is open, or there is nothing.
+        UsageError: a quote is open, or there is no word.
     """
     try:
         words = shlex.split(text)
@@ -37,10 +37,10 @@ def split_command(text: str) -> list[str]:
 
 
 def with_path(words: list[str]) -> list[str]:
-    """The path of a command's program, then the command.
+    """Return the absolute path of a command's program, and the command's words behind it.
 
     Raises:
-        CkptreeError: it is not to be found.
+        CkptreeError: the program is not found.
     """
     path = shutil.which(words[0])
     if path is None:
@@ -59,14 +59,14 @@ def one_command(
     *,
     keep_rights: bool = False,
 ) -> dict[int, Program]:
-    """The same for all, each with its place in the tree in its environment, and no right that the original had not.
+    """Return one command for all processes, by actor, each with its place in the tree in its environment.
 
     Args:
         words: path, then the arguments from the program's name on.
-        snapshot, plan: what was rebuilt.
-        numbers, pids: by actor, as they came to be.
-        image: path of the file; empty where it was no file.
-        keep_rights: it has all that the caller has.
+        snapshot, plan: the snapshot that was rebuilt, and its plan.
+        numbers, pids: by actor, as they are in the rebuilt tree.
+        image: path of the image's file; empty if it was read from standard input.
+        keep_rights: True: the command has all rights of the caller; False: none that the original lacked.
     """
     path, *argv = (os.fsencode(word) for word in words)
     inherited = [key + b"=" + value for key, value in os.environb.items() if not key.startswith(b"CKPTREE_")]
@@ -92,19 +92,19 @@ def one_command(
 
 
 def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> tuple[dict[int, Program], list[str]]:
-    """What each process that has called exec ran when it was captured, under the rights that it had.
+    """Return the recorded program of each process that has called exec(), under its recorded rights.
 
     Args:
-        snapshot, plan: what is to be rebuilt.
-        host: what may be given here; that of this process where it is None.
+        snapshot, plan: the snapshot to be rebuilt, and its plan.
+        host: the rights that may be given here; None: those of this process.
 
     Returns:
-        The programs by actor; and, for people, who has none, for it only forked and so holds, and who may be another
-        than it was.
+        The programs by actor; and lines for the user, about each process that only forked, and so holds, and each that
+        may differ from the original.
 
     Raises:
-        RefusedError: the image has no details; some cannot be started again as they were, all of them are named; or
-            none has called exec.
+        RefusedError: the image has no details; or no process has called exec(); or some cannot be started again as
+            they were: the error names all of them.
     """
     host = host or this_host(pidns=plan.pidns)
     refused, waiting, doubtful = [], [], []
@@ -140,15 +140,15 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
 def holding(
     snapshot: Snapshot, plan: Plan, running: Collection[int], host: Host | None = None
 ) -> tuple[dict[int, Program], list[str]]:
-    """What those take that run nothing: their own ids.
+    """Return the entries of tasks that run no program and take their own user and group ids.
 
     Args:
-        snapshot, plan: what is to be rebuilt.
+        snapshot, plan: the snapshot to be rebuilt, and its plan.
         running: actors that run a program.
         host: as in own_arguments().
 
     Returns:
-        By actor; and, for people, who cannot have them.
+        The entries by actor; and lines for the user, about each task that cannot have its ids here.
     """
     host = host or this_host(pidns=plan.pidns)
     found, without = {}, []
@@ -172,10 +172,9 @@ def holding(
 
 
 def at_their_beginning(snapshot: Snapshot) -> Snapshot:
-    """The same tree, with nobody who will run its program again in the middle of an unshare() or setns().
+    """Return the same tree, where no process that runs its program again has a pid namespace for its next child.
 
-    A pid namespace that waits for a process's next child is what its program has asked for. It will ask again, and
-    unshare() fails where one waits already.
+    The program that asked for such a namespace will ask again, and unshare() fails if there is one already.
     """
     tasks = [
         task._replace(child_namespace=None, child_namespace_dead=None)
@@ -192,7 +191,7 @@ def _leaderless(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:
 
 
 def _living(snapshot: Snapshot, plan: Plan) -> list[tuple[int, Task]]:
-    """Processes whose leaders live, with their actors."""
+    """Return the leaders of the processes that have a living leader, with their actors."""
     dead = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
     pairs = zip(plan.tasks, snapshot.tasks, strict=True)
     return [(index, task) for index, task in pairs if task.pid == task.tgid and task.state not in dead]

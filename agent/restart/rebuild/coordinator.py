@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A rebuild under way: the shell around the helper that makes a planned tree.
 
-The helper is the guard of the tree. It and this process, its coordinator, talk over one socket; when that ends without
-a word, whoever is left takes it that the other has died: the guard takes the tree down. So whatever becomes of this
-process, no half of a tree stays.
+The helper is the guard of the tree. The guard and this process, its coordinator, talk over one socket. If the socket
+ends without a message, each takes the other for dead. The guard then takes the tree down, so no half of a tree stays if
+the coordinator is killed.
 """
 
 import errno
@@ -31,11 +31,11 @@ from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 
 HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
 _PATIENCE: Final = 2.0
-"""Seconds after which also one who is no terminal is told how far it is, and again each time after twice as many."""
+"""Seconds after which progress is written to a standard error that is no terminal; each further wait is doubled."""
 
 
 class Begin(Enum):
-    """The session and group that a tree begins in, which is what it has of them from outside."""
+    """The session and group that a tree begins in, and inherits from outside."""
 
     HERE = "this process's own"
     NUMBERED = "this process's own, or a new session if that one has no number in this namespace"
@@ -45,20 +45,21 @@ class Begin(Enum):
 class Rebuild:
     """A tree that is being made, stands, or runs.
 
-    Use as a context: what has not been detached is taken down at its end.
+    Use it as a context: the end of the context takes a tree down that has not been detached.
 
     Args:
+        plan: the plan to carry out.
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
         begin: the session and group that the tree begins in.
-        keep_rights: leave tasks that hold the rights of the caller.
-        helper: the program.
+        keep_rights: leave the rights of the caller to tasks that hold.
+        helper: path of the helper's program.
 
     Attributes:
-        plan: what is made.
+        plan: the plan.
         pids: for each actor the pid as this process sees it, once it stands; 0 for threads that /proc does not show.
         numbers: for each actor its numbers, from the root's namespace inward.
-        guard: pid of the guard.
+        guard: pid of the guard; 0 before build().
         root_status: raw wait status of the root, once it has ended by itself.
     """
 
@@ -107,18 +108,23 @@ class Rebuild:
         self.kill()
 
     def build(self) -> None:
-        """Start the guard and wait until everybody is born and in place."""
+        """Start the guard, and wait until all actors are born and in place.
+
+        Raises:
+            HostError: the host permits no such tree, or the helper is missing.
+            RebuildError: a step failed.
+        """
         self._spawn()
         self._await(Said.STANDING)
         self._read_pids()
 
     def activate(self) -> None:
-        """Let everybody have its turn; zombies, dead leaders and ghosts go."""
+        """Give every task its turn, in tree order; zombies, dead leaders and ghosts exit."""
         self._send(Message(Said.GO))
         self._await(Said.ACTIVE)
 
     def release(self, programs: Mapping[int, Program] | None = None) -> None:
-        """Let the tasks hold for ever, or run their programs; then stop those that were stopped."""
+        """Let the tasks hold for ever, or run their programs by actor; then stop those that were stopped."""
         if programs:
             actors = len(self.plan.actors)
             section = helperabi.run_section(programs, actors)
@@ -135,11 +141,11 @@ class Rebuild:
         self._send(Message(Said.SIGNAL, value=number))
 
     def end(self) -> None:
-        """Have all killed; wait() returns when that is done."""
+        """Have the guard kill all tasks; wait() returns when they are gone."""
         self._send(Message(Said.KILL))
 
     def detach(self, pidfile: Path | None = None) -> None:
-        """Leave the tree to its guard, which stays with it, and removes the file with its pid when it goes."""
+        """Leave the tree to its guard, which stays with it, and removes `pidfile` at its end."""
         if pidfile is None:
             self._send(Message(Said.DETACH))
         else:
@@ -152,10 +158,14 @@ class Rebuild:
         self._close()
 
     def wait(self, bell: int = -1, rung: Callable[[], None] = lambda: None) -> int | None:
-        """Wait for the end of the tree: the root's raw wait status, None where nobody saw it.
+        """Wait for the end of the tree, and return the root's raw wait status; None if it is not known.
 
-        A signal that comes just before would not end this: `bell` is readable then, and `rung` is called, and may
-        raise.
+        Args:
+            bell: a descriptor that a signal makes readable, also a signal just before this call; -1: none.
+            rung: called when `bell` is readable; it may raise.
+
+        Raises:
+            CkptreeError: the rebuild failed, or the guard was killed.
         """
         while not self._over:
             ready = select.select([self._socket.fileno(), *([bell] if bell >= 0 else [])], [], [])[0]
@@ -169,7 +179,7 @@ class Rebuild:
         return self.root_status
 
     def kill(self) -> None:
-        """Take the tree down and wait until nobody is left. Signals that come meanwhile wait, too."""
+        """Take the tree down, and wait until no task is left; SIGINT and SIGTERM are blocked meanwhile."""
         if not self.guard or self._detached:
             return
         held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -187,13 +197,13 @@ class Rebuild:
 
     @property
     def building_ns(self) -> int:
-        """How long it took from the first clone() until all stood."""
+        """Nanoseconds from the first clone() until all stood."""
         first, standing, *_ = self._answer()
         return standing - first
 
     @property
     def proc_error(self) -> int:
-        """Why the tree has no /proc of its own; 0 where it has."""
+        """The errno that kept the tree from a /proc of its own; 0 if it has one."""
         return self._answer()[2]
 
     def _answer(self) -> tuple[int, int, int, int]:
@@ -238,17 +248,17 @@ class Rebuild:
         try:
             data = self._socket.recv(helperabi.MESSAGE.size)
         except ConnectionResetError:
-            # The guard ended without reading all of ours. That is told once, and before what it said last.
+            # The guard ended with unread messages of ours. The socket reports that once, before its last message.
             data = self._socket.recv(helperabi.MESSAGE.size)
         if len(data) != helperabi.MESSAGE.size:
             self._over = True
             if not self.plan.pidns:
                 os.waitid(os.P_PID, self.guard, os.WEXITED | os.WNOWAIT)
                 orphans.kill_all_but(self._kept | {self.guard})
-            gone = "the guard of the tree is gone: somebody has killed it"
-            # Before it stands nobody has changed his ids: the kernel has ended it.
+            gone = "the guard of the tree was killed"
+            # Before the tree stands no task has changed its ids, so the kernel has killed it with the guard.
             if self.plan.pidns and self.pids and (self._first is None or not orphans.ended(self._first)):
-                raise RebuildError(f"{gone}; see if process {self.pids[0]} is there: with it the tree goes")
+                raise RebuildError(f"{gone}; if process {self.pids[0]} is still there, kill it: the tree goes with it")
             raise RebuildError(f"{gone}, and the tree with it")
         message = Message(*helperabi.MESSAGE.unpack(data))
         if message.kind == Said.GONE:
@@ -276,7 +286,7 @@ class Rebuild:
         if self._failed:
             raise failure(self._failed, self.plan, self._helper)
         if kind is Said.RELEASED:
-            return  # it was over before all had begun
+            return  # the tree ended before all its tasks had begun
         raise RebuildError("the root of the tree ended before its time")
 
     def _show_progress(self, seconds: float) -> bool:
@@ -295,7 +305,7 @@ class Rebuild:
         return True
 
     def _read_pids(self) -> None:
-        """Pids of processes from the guard, numbers as they came to be; threads are found in /proc by their numbers."""
+        """Set `pids` and `numbers` from the guard's answer; find the pids of threads in /proc by their numbers."""
         actors = self.plan.actors
         at = helperabi.answer_offset(self._code) + helperabi.ANSWER.size
         pids = list(struct.unpack_from(f"={len(actors)}i", self._memory, at))
@@ -324,15 +334,21 @@ class Rebuild:
 
 
 def _spawned(helper: Path, program_file: int, control_socket: int, group: int | None) -> int:
-    """Start it with its two descriptors at 3 and 4, in a group of this session or in this process's; its pid."""
-    # First far out of the way, for either may have the number that the other is to get.
+    """Start the helper with its two descriptors at 3 and 4, and return its pid.
+
+    Args:
+        helper: path of the program.
+        program_file, control_socket: the two descriptors.
+        group: the process group to start it in; None: this process's.
+    """
+    # First move both out of the way: either may have the number that the other is to get.
     high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
     places = zip(high, (helperabi.FD_PROGRAM, helperabi.FD_CONTROL), strict=True)
     moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
     argv = [os.fspath(helper)]
     try:
         if group is not None:
-            # A session whose leader is gone has no such group: what comes of it is found when all stand.
+            # A session whose leader is gone may have no such group: the verification of the tree finds the difference.
             with suppress(PermissionError):
                 return os.posix_spawn(helper, argv, os.environ, file_actions=moves, setpgroup=group)
         return os.posix_spawn(helper, argv, os.environ, file_actions=moves)
@@ -342,7 +358,7 @@ def _spawned(helper: Path, program_file: int, control_socket: int, group: int | 
 
 
 def _threads(pid: int, levels: int) -> dict[tuple[int, ...], int]:
-    """Tids of a process by their numbers on its innermost levels."""
+    """Return the tids of a process, by their numbers at its innermost levels."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text(errors="replace").splitlines():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a rebuild failed, for people: the guard's last message beside the plan."""
+"""Errors of a rebuild: the guard's last message, explained by means of the plan."""
 
 import errno
 import os
@@ -25,11 +25,11 @@ _SETUP: Final = {
 
 
 class RebuildError(CkptreeError):
-    """A rebuild failed; nothing of it is left.
+    """The failure of a rebuild of which nothing is left.
 
     Attributes:
-        step: the step that failed, or was the next of an actor that is gone; None where there is none.
-        error: errno, 0 where no system call failed.
+        step: the step that failed, or the next step of an actor that is gone; None if no step is concerned.
+        error: errno; 0 if no system call failed.
     """
 
     def __init__(self, message: str, step: Step | None = None, error: int = 0) -> None:
@@ -39,15 +39,15 @@ class RebuildError(CkptreeError):
 
 
 def failure(message: Message, plan: Plan, helper: Path) -> CkptreeError:
-    """Make the error that a message tells of.
+    """Make the error for a message of the guard.
 
     Args:
-        message: the guard's, of kind Said.FAILED.
-        plan: what was being made.
-        helper: the guard's program.
+        message: of kind Said.FAILED.
+        plan: the plan that was carried out.
+        helper: path of the guard's program.
 
     Returns:
-        A RebuildError; a HostError where the host permits no such tree.
+        A RebuildError; a HostError if the host permits no such tree.
     """
     name = errno.errorcode.get(message.error, str(message.error))
     cause = f": {name}, {os.strerror(message.error)}" if message.error else ""
@@ -80,15 +80,15 @@ def failure(message: Message, plan: Plan, helper: Path) -> CkptreeError:
 
 
 def name_of(actor: Actor) -> str:
-    """Name an actor for people: what it is, its tag, its numbers."""
+    """Return the name of an actor for the user: role, tag, numbers."""
     numbers = "/".join(map(str, actor.numbers)) or "any number"
     return f"{actor.role.value} {actor.tag} ({numbers})" if actor.tag else f"{actor.role.value} ({numbers})"
 
 
 def _unfit(message: Message, helper: Path) -> str:
-    """Say why a step failed that no system call has failed in."""
+    """Return the reason why a step failed though no system call failed."""
     if message.reason == Reason.SPARE:
-        return ": no number is left that nobody of the tree has: raise kernel.pid_max"
+        return ": no number is left that no task of the tree has: raise kernel.pid_max"
     if message.reason == Reason.SURVIVED:
         return f": signal {message.value} does not end it here"
     return f": {helper} does not know that step, so it is of another version: `make setup` compiles it"

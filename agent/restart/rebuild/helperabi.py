@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a coordinator and its guard tell one another: the mirror of control.h.
+"""The messages between a coordinator and its guard, and their shared file: the mirror of control.h.
 
-Messages are single packets of one layout. Behind the program, in the same file, the guard leaves the pids that it sees;
-where tasks are to run something, the coordinator leaves there what, just before it releases them.
+Messages are single packets of one layout. The shared file begins with the program. Behind it the guard writes its
+answer with the pids that it sees. Behind that the coordinator writes the run section, before it releases tasks that run
+programs.
 """
 
 import mmap
@@ -57,7 +58,7 @@ class Said(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why something failed."""
+    """The reasons of a failure; see control.h."""
 
     STEP = 1
     DIED = 2
@@ -71,7 +72,7 @@ class Reason(IntEnum):
 
 
 class Setup(IntEnum):
-    """What failed before any step."""
+    """The action that failed before any step."""
 
     PROGRAM = 1
     USERNS = 2
@@ -85,14 +86,14 @@ class Setup(IntEnum):
 
 
 class Run(IntEnum):
-    """What the tasks are released to."""
+    """The way in which the tasks are released: to hold, or to run the programs of the run section."""
 
     HOLD = 1
     SECTION = 2
 
 
 class Doing(IntEnum):
-    """The call by which a task that is to run something was stopped."""
+    """The call that failed in a task that was to run its program."""
 
     MMAP = 1
     CAPGET = 2
@@ -111,7 +112,7 @@ class Doing(IntEnum):
 
 
 class Message(NamedTuple):
-    """One packet; see control.h for what a kind uses."""
+    """One packet; control.h documents the fields of each kind."""
 
     kind: int
     reason: int = 0
@@ -124,16 +125,17 @@ class Message(NamedTuple):
 
 
 class Rights(NamedTuple):
-    """What a task may do when it runs its program.
+    """The rights of a task that runs its program.
 
     Attributes:
-        uid, euid, gid, egid: real and effective; exec() makes the saved ones, and those for files, the effective ones.
-        groups: supplementary ones; None: those that it has already.
-        caps: before exec().
-        no_new_privs: as prctl() has it.
-        umask: of new files.
-        ids_only: it runs nothing, and takes ids and groups; it has no capability then.
-        bound_only: it keeps its ids and groups, and of its capabilities those of the bounding set.
+        uid, euid, gid, egid: real and effective ids; exec() sets the saved ids, and those for files, to the effective
+            ones.
+        groups: supplementary groups; None: the task keeps its groups.
+        caps: the capabilities before exec().
+        no_new_privs: PR_SET_NO_NEW_PRIVS of prctl().
+        umask: the mask of the permissions of new files.
+        ids_only: the task runs nothing, and takes ids and groups; it then has no capabilities.
+        bound_only: the task keeps its ids and groups, and those of its capabilities that `caps.bounding` has.
     """
 
     uid: int
@@ -149,14 +151,14 @@ class Rights(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a task is to run.
+    """The program that a task is to run.
 
     Attributes:
-        path: of the file, no search; empty: it runs none, and holds.
-        argv: its arguments, its name first.
+        path: path of the file, which is not searched for; empty: the task runs no program, and holds.
+        argv: the arguments, the program's name first.
         env: the environment, as NAME=value.
-        cwd: where to be; None: where the guard is.
-        rights: None: those of the guard.
+        cwd: the working directory; None: the guard's.
+        rights: the rights; None: the guard's.
     """
 
     path: bytes
@@ -167,22 +169,22 @@ class Program(NamedTuple):
 
 
 def answer_offset(program: bytes) -> int:
-    """Where the guard's answer begins."""
+    """Return the offset of the guard's answer in the shared file, bytes."""
     return (len(program) + 7) & ~7
 
 
 def run_offset(program: bytes, actors: int) -> int:
-    """Where the run section begins: a page that nothing before it reaches into."""
+    """Return the offset of the run section in the shared file, bytes: the first page behind the answer."""
     return next_page(answer_offset(program) + ANSWER.size + 4 * actors)
 
 
 def next_page(size: int) -> int:
-    """Where something can be mapped alone behind that many bytes."""
+    """Return a size rounded up to whole pages, bytes."""
     return (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
 
 
 def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
-    """What each actor runs; those without a program hold. Strings that many share are there once."""
+    """Encode the programs by actor as a run section; actors without one hold. Each string is written once."""
     lists: list[Iterable[bytes]] = []
     for each in programs.values():
         lists += [each.argv, each.env]
@@ -214,7 +216,7 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
 
 
 def _packable(rights: Rights | None, groups_at: int) -> tuple[int, ...]:
-    """The fields of an entry from `groups` on."""
+    """Return the fields of an entry from `groups` on."""
     if rights is None:
         return (0,) * 14
     flags = (

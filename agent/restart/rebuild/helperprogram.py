@@ -3,9 +3,9 @@
 
     program = head | actor * actors | step * steps | u32 dependency * dependencies | s32 number * numbers
 
-Each actor's steps are `step_count` entries from `first_step` on of the list of steps, which is therefore sorted by
-actor; a dependency is an index into that list. A number of 0 is one that the kernel, or the helper's own choice, has
-yet to give. All fields are native and naturally aligned; every part starts where the one before it ends.
+The list of steps is sorted by actor: the steps of an actor are `step_count` entries from `first_step` on. A dependency
+is an index into that list. A number 0 is filled in later, by the kernel's choice or the helper's. All fields are in
+native byte order and naturally aligned; every part starts at the end of the one before.
 """
 
 import signal
@@ -65,15 +65,15 @@ def encode(
     keep_rights: bool = False,
     pid_max: int = 32768,
 ) -> bytes:
-    """The program of a plan.
+    """Encode the program of a plan.
 
     Args:
-        plan: what to run.
+        plan: the plan to run.
         any_numbers: let the kernel choose all numbers.
         no_stdio: give the tasks /dev/null for their standard streams.
-        new_session: begin the tree in a session and group of its own, whose leader has gone.
-        keep_rights: leave tasks that hold the rights of the caller.
-        pid_max: numbers of helpers stay below it.
+        new_session: begin the tree in a session and group of its own, with a leader that has gone.
+        keep_rights: leave the rights of the caller to tasks that hold.
+        pid_max: the bound that numbers of helpers stay below.
     """
     order = _by_actor(plan)
     place = {index: at for at, index in enumerate(order)}
@@ -134,7 +134,7 @@ def encode(
 
 
 def _by_actor(plan: Plan) -> list[int]:
-    """Indices of the steps, sorted by the actor that makes them, each actor's in order."""
+    """Return the indices of the steps, sorted by the actor that makes them, each actor's in order."""
     mine: list[list[int]] = [[] for _ in plan.actors]
     for index, step in enumerate(plan.steps):
         mine[step.by].append(index)
@@ -142,7 +142,7 @@ def _by_actor(plan: Plan) -> list[int]:
 
 
 def spare_numbers(plan: Plan, pid_max: int) -> tuple[int, int]:
-    """The widest range of numbers, first and end, that no actor of the plan has at any level."""
+    """Return the widest range of numbers, first and end, that no actor of the plan has at any level."""
     taken = sorted({number for actor in plan.actors for number in actor.numbers if RESERVED_PIDS < number < pid_max})
     return max(_gaps(taken, pid_max), key=lambda gap: gap[1] - gap[0])
 
@@ -156,5 +156,5 @@ def _gaps(taken: list[int], pid_max: int) -> Iterator[tuple[int, int]]:
 
 
 def steps_of(plan: Plan, actor: int) -> tuple[Step, ...]:
-    """What one actor does, in order."""
+    """Return the steps of one actor, in order."""
     return tuple(step for step in plan.steps if step.by == actor)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is left of a tree when its guard was killed: without a namespace of its own nothing goes by itself.
+"""The orphans of a tree whose guard was killed: without a pid namespace of their own they do not end by themselves.
 
-Its processes are then orphans. They come to the nearest subreaper above them, so the coordinator is one: it finds them
-among its children, and below those, and kills them. A number may be another's by then, so they are killed through
-pidfds, each proven to be of the tree: kin.c and takedown.c, which do the same, say how.
+Orphans become children of the nearest subreaper above them. So the coordinator is a subreaper: it finds the orphans
+among its children and their descendants, and kills them. A pid may have a new owner by then, so the coordinator kills
+through pidfds, each proven to be of the tree. kin.c and takedown.c do the same, and explain the proof.
 """
 
 import ctypes
@@ -18,11 +18,11 @@ from typing import Final
 from agent.proc.details import UNREADABLE, stat_fields
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 10.0  # seconds
 
 
 def adopt(*, wanted: bool) -> None:
-    """From now on orphans from below this process are its children, or are not any more."""
+    """Make this process a subreaper, which adopts the orphans below it; or make it none."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0):
         number = ctypes.get_errno()
@@ -30,12 +30,16 @@ def adopt(*, wanted: bool) -> None:
 
 
 def children() -> set[int]:
-    """Of this process."""
+    """Return the pids of this process's children."""
     return set(_families().get(os.getpid(), ()))
 
 
 def kill_all_but(kept: set[int]) -> None:
-    """Kill and wait for all that descend from this process, except for those children and what is below them."""
+    """Kill all descendants of this process, and wait for them, for 10 seconds at most.
+
+    Args:
+        kept: children of this process that are left alone, with their descendants.
+    """
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         families = _families()
@@ -52,7 +56,7 @@ def kill_all_but(kept: set[int]) -> None:
 
 
 def _kill_below(top: int, families: dict[int, list[int]]) -> None:
-    """Go down from this process and kill on the way up: a parent that is there proves that its children are."""
+    """Kill the descendants of a process, deepest first: a living parent proves that its children's pids are theirs."""
     path: list[tuple[int, int]] = [(top, -1)]
     while path:
         pid, fd = path[-1]
@@ -71,7 +75,7 @@ def _kill_below(top: int, families: dict[int, list[int]]) -> None:
 
 
 def ended(fd: int) -> bool:
-    """Kill a namespace's init, and wait until it has gone, and all of its namespace with it; False: it has not."""
+    """Kill a namespace's init, and wait until it and its namespace have ended; return False after 10 seconds."""
     with suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(fd, signal.SIGKILL)
     poll = select.poll()
@@ -80,7 +84,7 @@ def ended(fd: int) -> bool:
 
 
 def opened(pid: int, parent: int, parent_fd: int = -1) -> int | None:
-    """A pidfd of a process that is a child of that one; None: it is not, or there are no descriptors left."""
+    """Return a pidfd of a child of `parent`; None if `pid` is no child of it, or no descriptor is free."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
@@ -108,7 +112,7 @@ def _parent(pid: int) -> int | None:
 
 
 def _families() -> dict[int, list[int]]:
-    """Children by parent."""
+    """Return the children of each process that /proc shows, by the parent's pid."""
     found: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         parent = _parent(int(name)) if name.isdigit() else None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file with the pid of a detached tree's guard: whoever is to end the tree later finds it there.
+"""The pidfile of a detached tree: it has the pid of the guard, to which a SIGTERM ends the tree.
 
-The guard removes it in the end, if it still names it; one that was killed leaves it behind, and it then stops nobody.
+The guard removes the file at its end, if the file still has its pid. A guard that was killed leaves the file behind;
+such a file may be overwritten.
 """
 
 import os
@@ -14,10 +15,10 @@ from exporters import store
 
 
 def check(path: Path) -> None:
-    """Before anything is built: whether the file can be written, and belongs to no tree that stands.
+    """Check, before a rebuild, that a pidfile can be written and belongs to no tree that stands.
 
     Raises:
-        CkptreeError: no, and why.
+        CkptreeError: it cannot, or it does; the message has the reason.
     """
     if not path.exists():
         folder = path.parent
@@ -38,12 +39,12 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, pid: int) -> None:
-    """The pid, whole or not at all; a device or pipe stays what it is."""
+    """Write a pid, whole or not at all; a device or pipe stays one."""
     store.write(path, f"{pid}\n".encode())
 
 
 def _living_guard(path: Path) -> int | None:
-    """Its pid. One that has ended and that nobody has waited for, as a pid 1 may not, is none."""
+    """Return the pid of the guard that a pidfile names; None if there is no such guard, or if it is a zombie."""
     if not path.is_file():
         return None
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known to fail before anything is made: limits of this host, and numbers that others have."""
+"""The checks before a rebuild: limits of this host, rights of the caller, and numbers that are in use."""
 
 import os
 import resource
@@ -26,8 +26,8 @@ _MAY_CHOOSE: Final = _SYS_ADMIN | 1 << 40
 def limit_per_namespace() -> bool | None:
     """Return True if each pid namespace has a pid_max of its own here; None: BTF does not tell.
 
-    Linux kernel commit 7863dcc72d0f "pid: allow pid_max to be set per pid namespace" (in v6.14): a new namespace starts
-    with the largest there is, whatever the one above it has.
+    Linux kernel commit 7863dcc72d0f "pid: allow pid_max to be set per pid namespace" (in v6.14): the pid_max of a new
+    namespace is the largest possible one, and does not depend on the namespace above.
     """
     try:
         btf = Btf()
@@ -45,17 +45,17 @@ def preflight(
     machine: str = "",
     limit_per_namespace: Callable[[], bool | None] = limit_per_namespace,
 ) -> None:
-    """Refuse what cannot succeed; all reasons are told at once.
+    """Refuse a plan that cannot succeed on this host.
 
     Args:
-        plan: to be rebuilt.
-        any_numbers: no number of the tree is wanted.
-        proc: where procfs is mounted.
-        machine: what this processor is, as uname() has it; empty: ask.
-        limit_per_namespace: as the function of that name; it is asked where a number is above the caller's limit.
+        plan: the plan.
+        any_numbers: the kernel chooses all numbers.
+        proc: the mount point of procfs.
+        machine: the processor's name as in uname(); empty: that of this host.
+        limit_per_namespace: the function of that name; it is called if a number is above the caller's limit.
 
     Raises:
-        HostError: naming them.
+        HostError: the host cannot have the tree; the message has all reasons.
     """
     reasons = [*_foreign(proc), *_levels(plan, proc, any_numbers=any_numbers), *_room(plan, proc)]
     reasons += _faults(plan, machine or os.uname().machine)
@@ -70,7 +70,7 @@ def preflight(
 
 
 def _faults(plan: Plan, machine: str) -> Iterator[str]:
-    """An init that is to end by a fault that no instruction of this processor commits."""
+    """Yield a reason for each init that is to end by a fault that no instruction of this processor commits."""
     if machine == "x86_64":
         return
     for step in plan.steps:
@@ -107,12 +107,15 @@ def _levels(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
 
 
 def _level(proc: Path) -> int:
-    """How many pid namespaces above that of this process the mounted procfs shows."""
+    """Return the number of pid namespaces from that of the mounted procfs down to this process's."""
     return max(0, len(host.own_status(proc).get("NSpid", "").split()) - 1)
 
 
 def _permission(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
-    """In a namespace of its own it is for a user namespace to allow all that; it allows nothing in the caller's."""
+    """Yield the capabilities that a tree in the caller's pid namespace needs and the caller lacks.
+
+    A tree with a pid namespace of its own needs none, for a user namespace gives them.
+    """
     capabilities = _capabilities(proc)
     nests = any(
         step.op in (Op.ENTER, Op.UNSHARE) or (step.op is Op.CLONE and step.value & CloneBits.NEWPID)
@@ -132,9 +135,9 @@ def _capabilities(proc: Path) -> int:
 
 
 def _too_large(plan: Plan, proc: Path, limit_per_namespace: Callable[[], bool | None]) -> Iterator[str]:
-    """Numbers above the caller's pid_max; those of other namespaces too, where the kernel has one limit for all."""
+    """Yield a reason for numbers above the caller's pid_max; inner ones count if the kernel has one limit for all."""
     pid_max = int((proc / "sys/kernel/pid_max").read_text())
-    here = 0 if plan.pidns else 1  # how many of an actor's numbers are of the caller's namespace
+    here = 0 if plan.pidns else 1  # the count of an actor's numbers that are of the caller's namespace
     outer = {number for actor in plan.actors for number in actor.numbers[:here] if number >= pid_max}
     inner = {number for actor in plan.actors for number in actor.numbers[here:] if number >= pid_max}
     large = outer | inner if inner and limit_per_namespace() is False else outer
@@ -159,26 +162,24 @@ def _taken(plan: Plan, proc: Path) -> Iterator[str]:
 
 
 def holders(numbers: tuple[int, ...]) -> str:
-    """Who has these numbers now, as far as /proc shows it."""
+    """Return the present holders of numbers as the end of a message, as far as /proc shows them."""
     proc = Path("/proc")
     groups = _groups(proc)
-    lines = [
-        f"; {number} is now held by {_holder(number, proc, groups) or 'nobody who is visible'}" for number in numbers
-    ]
+    lines = [f"; {number} is now held by {_holder(number, proc, groups) or 'no visible process'}" for number in numbers]
     advice = "; --no-pids takes any numbers" if lines else ""
     return "".join(lines) + advice
 
 
 def _holder(number: int, proc: Path, groups: Mapping[int, str]) -> str:
-    """Who has a number of this namespace, as a thread or for its session or group; empty: nobody that /proc shows."""
-    # A thread's number has no entry in the listing, and yet can be looked up.
+    """Return the thread, session or group that has a number of this namespace, as text; empty: /proc shows none."""
+    # A thread's number is not in the listing of /proc, but can be looked up.
     with suppress(OSError):
         return _described(number, (proc / str(number) / "status").read_text(errors="replace"))
     return groups.get(number, "")
 
 
 def _described(number: int, status: str) -> str:
-    """The name of a task out of its status file; of a zombie, with the process that has to reap it."""
+    """Return the name of a task from its status file; for a zombie also the process that has to reap it."""
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     name = fields.get("Name", "").strip()
     if not fields.get("State", "").startswith("Z"):
@@ -191,7 +192,7 @@ def _described(number: int, status: str) -> str:
 
 
 def _groups(proc: Path) -> dict[int, str]:
-    """Sessions and groups by number, and one who is in each."""
+    """Return sessions and groups by number, as text that names a member."""
     found: dict[int, str] = {}
     for entry in proc.iterdir():
         if entry.name.isdigit():
@@ -215,7 +216,7 @@ def _room(plan: Plan, proc: Path) -> Iterator[str]:
 
 
 def _cgroup_limits(proc: Path) -> Iterator[tuple[int, int, str]]:
-    """pids.max and pids.current of the cgroup of this process and of those above it."""
+    """Yield pids.max, pids.current and path of this process's cgroup and of those above it that have a limit."""
     try:
         mounted = cgroups.hierarchies(proc)
     except HostError:
@@ -225,7 +226,7 @@ def _cgroup_limits(proc: Path) -> Iterator[tuple[int, int, str]]:
         for each in (folder, *folder.parents) if folder is not None else ():
             if each != one.mount and one.mount not in each.parents:
                 break
-            # the root of a hierarchy has no limit; that of a container is no root, though its mount shows it as one
+            # the root of a hierarchy has no limit; a container's cgroup has one, though its mount shows it as a root
             with suppress(OSError, ValueError):
                 limit = (each / "pids.max").read_text().strip()
                 if limit != "max":

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a process can be started again under the rights that it had.
+"""The rights of a process that is to run its program again: which of them this host can give.
 
 Theory
 ------
-A process gets its rights before exec(), and exec() changes them once more: the saved ids, and those for files, become
-the effective ones; root's capabilities become all that the bounding set leaves, another's become the ambient ones.
-So not all that a process can come to have in its life can be given to a new program. What exec() makes of the recorded
-rights is computed here, and has to be just them: neither more, which would be dangerous, nor less, which would be
-another process. Securebits are not recorded, and taken to be none.
+A task takes its rights before exec(), and exec() changes them once more. The saved ids, and those for files, become the
+effective ones. Root's capabilities become all that the bounding set leaves; those of other users become the ambient
+ones. So a process can have had rights that no new program can begin with. This module computes the rights that exec()
+would make of the recorded ones. The two must be equal: more rights would be dangerous, and fewer would make another
+process. An image has no securebits; they are taken to be 0.
 """
 
 import os
@@ -25,21 +25,21 @@ from agent.restart.rebuild.helperabi import Program, Rights
 
 _ALL: Final = (1 << 64) - 1
 _SYS_ADMIN: Final = 21
-_DELETED: Final = b" (deleted)"  # which a folder's own name may end in, too: one is refused rather than another taken
+_DELETED: Final = b" (deleted)"  # a folder's own name may end so, too: it is refused, and never mistaken for another
 _NO_CAPABILITIES: Final = Capabilities(0, 0, 0, 0, 0)
 
 
 class Host(NamedTuple):
-    """What may be given here.
+    """The rights that may be given to tasks here.
 
     Attributes:
-        uids, gids: ranges that there are.
-        groups: the only ones that can be had; None: any.
-        bounding: capabilities that can be had.
-        no_new_privs: is in force for ever.
+        uids, gids: ranges of ids that exist in this user namespace.
+        groups: the only supplementary groups that can be given; None: any.
+        bounding: the capabilities that can be given, as a mask.
+        no_new_privs: True: it is set for this process, so no task can be without it.
         boot_id: of this boot; empty: not known.
-        surroundings: in which a program that is started here would live.
-        ids_made: but for its user namespace, which is made for it, with the caller's ids under their own numbers.
+        surroundings: those of a program that is started here.
+        ids_made: True: tasks get a user namespace of their own, in which the caller's ids keep their numbers.
     """
 
     uids: tuple[range, ...]
@@ -53,7 +53,10 @@ class Host(NamedTuple):
 
 
 def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
-    """What this process may give. Who may not administer gets a user namespace, which has his own ids and no others."""
+    """Return the rights that this process may give.
+
+    A caller without CAP_SYS_ADMIN gets a user namespace for the tree, which has the caller's own ids and no others.
+    """
     lines = own_status(proc)
     bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"] == "1"
     here = boot_id(proc), surroundings.Reader(proc).own
@@ -79,12 +82,12 @@ _STRANGE: Final = {
 
 
 def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
-    """Why a process cannot be started again as it was, as far as that can be known before; empty if it can.
+    """Yield the reasons why a process cannot be started again as it was; none if it can, as far as is known before.
 
     Args:
         task: of an image.
-        host: what may be given here.
-        boot: id of the boot in which it was captured.
+        host: the rights that may be given here.
+        boot: id of the boot in which the image was captured.
     """
     details = task.details
     if details is None:
@@ -136,13 +139,12 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
 
 
 def same_boot(boot: str, host: Host) -> bool:
-    """Return True if a snapshot with this id is of the boot that a host is in: numbers mean now what they meant
-    then."""
+    """Return True if a snapshot was captured in the present boot of a host, so that device and inode numbers agree."""
     return bool(boot) and boot == host.boot_id
 
 
 def doubts(task: Task, host: Host, boot: str = "") -> Iterator[str]:
-    """What there is to say of a process that can be started again, and may not be what it was; as obstacles()."""
+    """Yield the reasons why a process that can be started again may differ from the original; see obstacles()."""
     details = task.details
     if details is None:
         return
@@ -154,11 +156,11 @@ def doubts(task: Task, host: Host, boot: str = "") -> Iterator[str]:
 
 
 def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
-    """How the file that has the path of a program now differs from the one that ran; empty if it is the same, or gone.
+    """Return the difference of the file at a program's path from the file that ran; empty if it is the same, or gone.
 
     Args:
         details: of the process.
-        elsewhere: on another machine, or in another boot: then a copy is the same.
+        elsewhere: the image is of another machine or boot: then a copy counts as the same file.
     """
     was = details.exe_file
     if was is None or details.exe is None:
@@ -204,7 +206,7 @@ def _not_to_be_had(details: ProcessDetails, host: Host) -> Iterator[str]:
 
 
 def _changed_by_exec(details: ProcessDetails) -> Iterator[str]:
-    """What exec() would make other than it was."""
+    """Yield the recorded ids and capabilities that exec() would change."""
     known, caps, fixed = _known(details), _known(details).caps, bool(details.no_new_privs)
     for name, ids in (("user", known.uids), ("group", known.gids)):
         if len(set(ids[1:])) > 1:
@@ -241,7 +243,7 @@ def _set_ids(known: "_Known", *, fixed: bool) -> Iterator[str]:
 
 
 class _Known(NamedTuple):
-    """Details none of which is missing."""
+    """Details of a process of which none is missing."""
 
     exe: bytes
     uids: tuple[int, ...]
@@ -253,7 +255,7 @@ class _Known(NamedTuple):
 def _known(details: ProcessDetails) -> _Known:
     exe, uids, gids, groups, caps = details.exe, details.uids, details.gids, details.groups, details.caps
     if exe is None or uids is None or gids is None or groups is None or caps is None:
-        raise ValueError("whose details are missing has been refused")
+        raise ValueError("details are missing: obstacles() refuses such a process")
     return _Known(exe, uids, gids, groups, caps)
 
 
@@ -262,10 +264,14 @@ def _list(numbers: "tuple[int, ...] | list[int]") -> str:
 
 
 def recorded(task: Task, host: Host) -> Program:
-    """What a process ran, under the rights that it had; only of one without obstacles."""
+    """Return the recorded program of a process with its recorded rights.
+
+    Raises:
+        ValueError: details are missing; obstacles() names them.
+    """
     details = task.details
     if details is None or task.argv is None or details.umask is None:
-        raise ValueError("whose details are missing has been refused")
+        raise ValueError("details are missing: obstacles() refuses such a process")
     known = _known(details)
     rights = Rights(
         uid=known.uids[0],
@@ -281,9 +287,10 @@ def recorded(task: Task, host: Host) -> Program:
 
 
 def _path(exe: bytes, task: Task) -> bytes:
-    """The path by which a process called its program, where that leads to the same file still; else the program's own.
+    """Return the path by which a process called its program, if it still leads to the same file; else the file's path.
 
-    Its last part becomes the name of the process, and may be what the program goes by: a link named ``ls`` to busybox.
+    The last part of the path becomes the name of the process, and a program may depend on it: a link named ``ls`` to
+    busybox.
     """
     called = task.details.called if task.details is not None else None
     if called is None:
@@ -296,10 +303,10 @@ def _path(exe: bytes, task: Task) -> bytes:
 
 
 def bounds(task: Task) -> Rights | None:
-    """What the caller's own program keeps of the caller's rights in the place of a task: what that could have had.
+    """Return the bound on the rights of a caller's program in the place of a task: the rights that the task could gain.
 
     Returns:
-        None where the image does not say what that was: the program keeps all.
+        None if the image has no capabilities of the task: the program keeps all rights of the caller.
     """
     details = task.details
     if details is None or (details.caps is None and not details.no_new_privs):
@@ -310,13 +317,13 @@ def bounds(task: Task) -> Rights | None:
 
 
 def held(task: Task, host: Host) -> Program | None:
-    """What a task takes that runs nothing: its own ids, if they are not this process's already.
+    """Return the entry of a task that runs no program, with its own ids.
 
     Returns:
-        None where it needs nothing.
+        None if the task has the ids of this process, or the image has none.
 
     Raises:
-        RefusedError: it cannot have them here.
+        RefusedError: the task cannot have its ids here; the message names the ids.
     """
     details = task.details
     uids, gids, groups = (details.uids, details.gids, details.groups) if details is not None else (None, None, None)

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of a rebuilt tree, compared with the image: while all stand, and again when all are active.
+"""The verification of a rebuilt tree: /proc compared with the image, while all tasks stand, and when all are active.
 
 Theory
 ------
-Everybody is asked by the pid that this process sees, through /proc/PID/status, which gives an id's number in each
-namespace from that of the procfs inward. The last `depth + 1` of them are those from the root's namespace inward.
+Each task is looked up by the pid that this process sees. /proc/PID/status gives an id's number in each namespace from
+that of the procfs inward. The last `depth + 1` of them are those from the root's namespace inward.
 
-Compared while all stand, ghosts among them: numbers at every level, thread group, parent, session, group, and the pid
-namespace, which is to be the same for those that had the same, and another for those that had not; exit signals, too.
-Once the tree is active: what is a zombie, with which status; what is stopped; that ghosts have gone; and that an init
-which waits within its exit does so. The image has a zombie there, for it has exited: /proc has some other state,
-PF_EXITING, and the status. The pid namespace of a process's next child, too: its link leads nowhere while that has had
-no init, and to one that nobody is in once it is dead.
+While all stand, ghosts too, these are compared: numbers at every level, thread group, parent, session, group, exit
+signal, and pid namespace: two tasks share one if and only if they share one in the image.
 
-What /proc cannot show: *which thread* of its parent a task is a child of (PPid names the process); the session and
-group of a zombie's dead parent; whether a task is a subreaper.
+When the tree is active, these are compared: zombies and their wait statuses; stopped tasks; the pid namespace of each
+process's next child; that ghosts have gone; that an init that waits within its exit does so. The image has a zombie for
+such an init, for it has exited; /proc shows another state, PF_EXITING, and the status. The link to the namespace of the
+next child leads nowhere before that has an init, and to a namespace without a task once it is dead.
+
+/proc cannot show *which thread* of its parent a task is a child of (PPid names the process), the session and group of a
+zombie's dead parent, and the subreaper flag.
 """
 
 import os
@@ -33,7 +34,7 @@ _UNKNOWN: Final = -2
 """In place of the id of a namespace."""
 
 _SETTLING: Final = 2.0
-"""Seconds that a signal may take until everybody it stops has stopped."""
+"""Seconds that a stop signal may take to stop all its tasks."""
 
 _EXIT_CODE: Final = 52 - 3  # field 52 of stat; the first one after comm is field 3
 _FLAGS: Final = 9 - 3
@@ -43,7 +44,7 @@ _CORE: Final = 0x80
 
 
 class Status(NamedTuple):
-    """What /proc/PID/status says; tuples are one number for each namespace, from the procfs's inward."""
+    """The fields of /proc/PID/status; tuples have one number for each namespace, from the procfs's inward."""
 
     tgid: int
     ppid: int
@@ -54,7 +55,7 @@ class Status(NamedTuple):
 
 
 def read_status(pid: int, proc: Path = _PROC) -> Status | None:
-    """Of a process or thread; None where there is none."""
+    """Return the status of a process or thread; None if there is none."""
     try:
         text = (proc / str(pid) / "status").read_text(errors="replace")
     except OSError:
@@ -68,7 +69,7 @@ class Standing(NamedTuple):
     """A tree that stands.
 
     Attributes:
-        snapshot, plan: what it was made from.
+        snapshot, plan: the snapshot, and the plan that made the tree.
         pids: for each actor the pid as this process sees it.
         numbers: for each actor its numbers, from the root's namespace inward.
         guard: the pid of the guard, the parent of actor 0.
@@ -82,12 +83,12 @@ class Standing(NamedTuple):
 
 
 def verify(standing: Standing) -> list[str]:
-    """All differences between the image and the kernel's answers, while all stand."""
+    """Return all differences between the image and the kernel's answers, while all stand."""
     return list(_Comparison(standing).differences())
 
 
 class _Comparison:
-    """The kernel's answers, read once, and what they are to be."""
+    """The kernel's answers, read once, beside the answers that the image requires."""
 
     def __init__(self, standing: Standing) -> None:
         self.standing = standing
@@ -105,7 +106,7 @@ class _Comparison:
         tasks = dict(zip(self.standing.plan.tasks, self.standing.snapshot.tasks, strict=True))
         top = self.found.get(0)
         if top is None:
-            yield f"{name_of(self.actors[0])}: there is nobody"
+            yield f"{name_of(self.actors[0])}: there is no such task"
             return
         self.top = top
         for index, actor in enumerate(self.actors):
@@ -113,7 +114,7 @@ class _Comparison:
                 continue
             status = self.found.get(index)
             if status is None:
-                yield f"{name_of(actor)}: there is nobody"
+                yield f"{name_of(actor)}: there is no such task"
                 continue
             yield from self._own(index, actor, status)
             if index in tasks:
@@ -152,17 +153,19 @@ class _Comparison:
                 yield f"{who}: has the {what} {_list(seen)} instead of {_list(expected)} (tag {tag})"
 
     def _parent(self, index: int, task: Task) -> int:
-        """As this process sees it. The root has the reaper where there is one, else the guard."""
+        """Return the parent that a task must have, as a pid that this process sees.
+
+        The parent of the root is the reaper if there is one, else the guard.
+        """
         if task.ppid in self.by_tag:
             return self.standing.pids[self.actors[self.by_tag[task.ppid]].leader]
         leader = self.actors[index].leader
         return self.standing.guard if leader == 0 else self.standing.pids[0]
 
     def _id(self, tag: int, task: Task) -> tuple[int, ...] | None:
-        """The numbers of a session or group as a task at its depth sees them; None: any that is not of the tree.
+        """Return the numbers of a session or group as a task at its depth sees them; None: any outside of the tree.
 
-        The root's own session, where it did not found it, is that of actor 0; as a group it is named by the same
-        number.
+        The session of a root that did not found it is that of actor 0. A group outside has the number of that session.
         """
         blank = (0,) * (task.depth + 1)
         if tag == CKPT_PID_ROOT:
@@ -187,7 +190,7 @@ class _Comparison:
         return {numbers[0] for numbers in self.standing.numbers if numbers}
 
     def _namespaces(self) -> Iterator[str]:
-        """One inode for each namespace of the image, and no two for the same."""
+        """Yield differences: each namespace of the image must have one inode, and no two namespaces the same one."""
         inode_of: dict[int, tuple[int, int]] = {}
         for tag, index in self.by_tag.items():
             spaces = self._spaces(tag)
@@ -215,11 +218,11 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def verify_active(standing: Standing, *, stopped: bool) -> list[str]:
-    """All differences in what tasks are, once everybody has had its turn.
+    """Return all differences of the tasks' states, once every task has had its turn; wait for them for 2 seconds.
 
     Args:
         standing: the tree.
-        stopped: those that were stopped are stopped again: the tree has been released.
+        stopped: True once the tree has been released: the tasks that were stopped are stopped again.
     """
     deadline = time.monotonic() + _SETTLING
     while True:
@@ -238,7 +241,7 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
         status = read_status(pid)
         who = name_of(plan.actors[index])
         if status is None:
-            yield f"{who}: there is nobody"
+            yield f"{who}: there is no such task"
             continue
         exits = index in lingering
         wrong = (task.state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER)) != (status.state in "ZX" or exits)
@@ -252,7 +255,7 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
             yield from _next_namespace(who, task, pid, living)
         if task.state is TaskState.ZOMBIE and task.exit_code is not None:
             code = _exit_code(pid)
-            # 0 is also what /proc says to those who may not know.
+            # /proc also shows 0 to a reader without the right to see the status
             if code and (code & ~_CORE) != (task.exit_code & ~_CORE):
                 yield f"{who}: has the wait status {code} instead of {task.exit_code}"
     for index, actor in enumerate(plan.actors):
@@ -261,7 +264,7 @@ def _states(standing: Standing, *, stopped: bool) -> Iterator[str]:
 
 
 def _living_namespaces(standing: Standing) -> dict[str, int]:
-    """The ids, as the image has them, of the namespaces that somebody of the tree lives in, by their links."""
+    """Return the ids, in the image, of the namespaces with living tasks of the tree, by their links in /proc."""
     spaces: dict[str, int] = {}
     lingering = standing.plan.lingering()
     for index, actor in enumerate(standing.plan.actors):
@@ -274,7 +277,7 @@ def _living_namespaces(standing: Standing) -> dict[str, int]:
 
 
 def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int]) -> Iterator[str]:
-    """Yield how the namespace of a task's next child differs from the image's."""
+    """Yield the difference of the namespace of a task's next child from the image's."""
     own, found = _link(pid, "pid"), _link(pid, "pid_for_children")
     if not own or found is None:
         return  # it has exited, or its links are not for this process to read
@@ -289,7 +292,7 @@ def _next_namespace(who: str, task: Task, pid: int, living: Mapping[str, int]) -
 
 
 def _link(pid: int, name: str) -> str | None:
-    """Where a link to a namespace leads; empty where that has had no init yet, None where the link cannot be read."""
+    """Return the target of a link to a namespace; empty if that has no init yet, None if the link cannot be read."""
     try:
         return os.readlink(_PROC / str(pid) / "ns" / name)
     except FileNotFoundError:
@@ -313,7 +316,7 @@ def _is_exiting(pid: int) -> bool:
 
 
 def _stat(pid: int, field: int) -> int:
-    """0 where there is nothing to read."""
+    """Return a field of /proc/PID/stat, counted from the state on; 0 if it cannot be read."""
     try:
         return int((_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[field])
     except (OSError, ValueError, IndexError):
@@ -321,7 +324,7 @@ def _stat(pid: int, field: int) -> int:
 
 
 def beginning(snapshot: Snapshot, *, pidns: bool) -> Begin:
-    """Where the tree has to begin for its -4097 to be true: in a session that has a number, and its leader's group."""
+    """Return the session and group in which a tree has to begin, so that its tags CKPT_PID_ROOT stay true."""
     if not pidns and any(task.pgid == CKPT_PID_ROOT for task in snapshot.tasks):
         return Begin.LEADERS_GROUP
     if not pidns and any(task.sid == CKPT_PID_ROOT for task in snapshot.tasks):

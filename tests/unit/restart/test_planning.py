@@ -33,7 +33,7 @@ def test_a_core_that_was_dumped_is_not_rebuilt_and_the_plan_says_so() -> None:
     )
     (note,) = make_plan(snapshot).notes
 
-    assert note.startswith("that a core was dumped is not rebuilt: whoever waits for 302, 303, ")
+    assert note.startswith("that a core was dumped is not rebuilt: a parent that waits for 302, 303, ")
     assert "311 and 2 more sees the same signal" in note
     assert make_plan(plain).notes == ()
 
