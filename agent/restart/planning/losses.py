@@ -20,8 +20,8 @@ def losses(snapshot: Snapshot) -> Iterator[str]:
     dumped = [task.tgid for task in snapshot.tasks if task.exit_code is not None and task.exit_code & _CORE_DUMPED]
     if dumped:
         yield (
-            f"that a core was dumped is not rebuilt: a parent that waits for {_named(snapshot, dumped)} sees the signal, "
-            "without that bit"
+            f"that a core was dumped is not rebuilt: a parent that waits for {_named(snapshot, dumped)} sees "
+            "the same signal, without that bit"
         )
 
 
