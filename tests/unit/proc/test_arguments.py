@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments and environment as exec put them there, or the reason why they are not known."""
+"""Arguments and environment as exec put them into memory, or the reason why they are unknown."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ UNSEEN = AtExec()
 def seen(
     arguments: bytes = ARGS, environment: bytes = ENV, *, same: tuple[bool, bool] = (True, True), kept: bool = False
 ) -> AtExec:
-    """What the hook saw of these, and whether what was shown is the same."""
+    """Return the hook's view of both areas, with the result of the comparison."""
     texts = (arguments[:4096], environment[:4096]) if kept else (None, None)
     return AtExec(
         Area(START, len(arguments), same[0], texts[0]),
@@ -42,7 +42,7 @@ OTHER = (False, True)
 
 
 def test_what_nobody_wrote_over_is_told() -> None:
-    """An empty argument too, and a variable without a value."""
+    """The arguments may have an empty one, and the environment a variable without a value."""
     assert judge(AT, ARGS, ENV, STACK, UNSEEN) == judge(AT, ARGS, ENV, STACK, seen()) == TOLD
 
 
@@ -56,7 +56,7 @@ def test_what_nobody_wrote_over_is_told() -> None:
     ids=["all of it", "padded with NULs", "padded with spaces"],
 )
 def test_a_title_is_told_by_its_marks(arguments: bytes, reason: str) -> None:
-    """Where nobody saw the exec."""
+    """No hook saw the exec."""
     told = judge(AT, arguments, ENV, STACK, UNSEEN)
 
     assert told.argv is None
@@ -65,7 +65,7 @@ def test_a_title_is_told_by_its_marks(arguments: bytes, reason: str) -> None:
 
 
 def test_a_title_that_keeps_every_string_in_its_place_is_told_by_the_hash_alone() -> None:
-    """It has no mark."""
+    """Such a title has no mark."""
     title = ARGS.replace(b"sbin", b"nibs")
 
     assert judge(AT, title, ENV, STACK, UNSEEN).argv == (b"/usr/nibs/d", b"-c", b"")
@@ -76,7 +76,7 @@ def test_a_title_that_keeps_every_string_in_its_place_is_told_by_the_hash_alone(
 
 
 def test_a_title_that_goes_on_behind_the_arguments_has_taken_the_environment_too() -> None:
-    """All of it is the title's room then."""
+    """The title may use all of the environment."""
     told = judge(AT, b"d: main process."[: len(ARGS)], b" /usr/sbin/d -c\0"[: len(ENV)] + b"\0", STACK, UNSEEN)
 
     assert (told.argv, told.env) == (None, None)
@@ -84,7 +84,7 @@ def test_a_title_that_goes_on_behind_the_arguments_has_taken_the_environment_too
 
 
 def test_a_secret_that_was_wiped_out_of_the_environment_is_missed() -> None:
-    """By the hash, and by the empty strings that are left; the arguments are still those that they were."""
+    """The hash and the empty strings show it; the arguments are unchanged."""
     wiped = b"PATH=" + bytes(len(ENV) - 5)
 
     assert judge(AT, ARGS, wiped, STACK, UNSEEN).env is None
@@ -95,7 +95,7 @@ def test_a_secret_that_was_wiped_out_of_the_environment_is_missed() -> None:
 
 
 def test_arguments_that_prctl_has_moved_are_no_arguments() -> None:
-    """systemd shows its titles so."""
+    """systemd sets its title so."""
     moved = AT._replace(arg_start=START - 700, arg_end=START - 690)
     told = judge(moved, b"(sd-pam)\0\0", ENV, STACK, UNSEEN)
 
@@ -106,7 +106,7 @@ def test_arguments_that_prctl_has_moved_are_no_arguments() -> None:
 
 @pytest.mark.parametrize("known", [True, False], ids=["addresses known", "addresses hidden"])
 def test_a_task_that_a_restart_holds_has_no_arguments_and_where_they_are_is_said(known: bool) -> None:  # noqa: FBT001
-    """Its title is no argument, though it ends as one."""
+    """Its title is not an argument, though it ends like one."""
     title = HELD_TITLE + b"1 sh\0"
     end = START + len(title)
     where = AT._replace(arg_start=START, arg_end=end, env_start=end, env_end=end) if known else Memory(*[0] * 6)
@@ -116,15 +116,16 @@ def test_a_task_that_a_restart_holds_has_no_arguments_and_where_they_are_is_said
 
 
 def test_the_helper_gives_the_title_that_is_known_here() -> None:
-    """It is written in C."""
+    """The helper is written in C."""
     helper = (Path(__file__).parents[3] / "agent/restart/helper/settle.c").read_text()
 
     assert f'"{HELD_TITLE.decode()}"' in helper
 
 
 def test_strings_that_are_where_no_exec_had_put_them_are_not_known() -> None:
-    """prctl(PR_SET_MM_MAP) moves stack and strings together, so that no mark tells; and the text may be that of
-    exec."""
+    """prctl(PR_SET_MM_MAP) moves stack and strings together, so no mark shows it; the text may still be that of
+    exec.
+    """
     far = Memory(AT.size, *(each + 4096 for each in AT[1:]))
     stack = Stack(3, tuple(each + 4096 for each in STACK.pointers))
 
@@ -135,7 +136,7 @@ def test_strings_that_are_where_no_exec_had_put_them_are_not_known() -> None:
 
 
 def test_where_the_place_may_not_be_known_the_bytes_decide() -> None:
-    """A kernel shows it to those who may trace the process."""
+    """The kernel shows the place only to callers that may trace the process."""
     nowhere = Memory(AT.size, 0, 0, 0, 0, 0)
 
     assert judge(nowhere, ARGS, None, None, seen(same=(True, False))) == Strings(TOLD.argv)
@@ -143,7 +144,7 @@ def test_where_the_place_may_not_be_known_the_bytes_decide() -> None:
 
 
 def test_of_long_areas_the_rest_is_not_certain_and_judged_by_its_marks() -> None:
-    """The hook looks at so many bytes and no more."""
+    """The hook reads a limited number of bytes."""
     words = b"".join(b"word%d\0" % n for n in range(2000))
     memory = AT._replace(arg_end=START + len(words), env_start=START + len(words))
     argv = judge(memory, words, ENV, Stack(2000, ()), seen(words))
@@ -159,12 +160,12 @@ def test_of_long_areas_the_rest_is_not_certain_and_judged_by_its_marks() -> None
 
 
 def test_a_program_that_the_loader_was_told_to_run_has_its_own_arguments_and_the_loaders() -> None:
-    """The loader takes its own away from argc, and leaves them where they are."""
+    """The loader removes its own arguments from argc, and leaves their strings in place."""
     assert judge(AT, ARGS, ENV, Stack(2, STACK.pointers[1:]), UNSEEN).argv == TOLD.argv
 
 
 def test_without_the_right_to_read_memory_the_end_decides() -> None:
-    """Neither argc nor pointers can be read then."""
+    """Then neither argc nor pointers can be read."""
     assert judge(AT, ARGS.replace(b"\0\0", b"x\0"), ENV, None, UNSEEN).argv == (b"/usr/sbin/d", b"-cx")
     assert judge(AT, b"d: main\0\0\0\0\0\0\0\0\0", ENV, None, UNSEEN).argv is None
 
@@ -197,8 +198,9 @@ int main(int argc, char **argv)
 
 @pytest.fixture(scope="module")
 def titled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that writes its first argument over its arguments; where that begins with e, over the environment
-    too."""
+    """Return a program that writes its first argument over its arguments, and over the environment if it begins
+    with e.
+    """
     folder = tmp_path_factory.mktemp("title")
     (folder / "title.c").write_text(TITLE)
     subprocess.run(["gcc", "-w", "-O1", "-o", folder / "title", folder / "title.c"], check=True)
@@ -206,14 +208,14 @@ def titled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told_of(pid: int) -> Details:
-    """The details of a process that is there."""
+    """Return the details of a running process."""
     ticks = int(stat_fields(Path(f"/proc/{pid}/stat").read_bytes())[19])
     return details(pid, ticks * ns_per_tick())
 
 
 @contextmanager
 def running(*words: str | Path, env: dict[str, str] | None = None) -> Iterator[int]:
-    """A program that has said that it is ready; its pid."""
+    """Start a program and yield its pid when the program is ready."""
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=env or {"A": "1", "B": "2"}) as process:
         try:
             assert process.stdout is not None
@@ -227,7 +229,7 @@ def running(*words: str | Path, env: dict[str, str] | None = None) -> Iterator[i
     "title", ["atitle", "amain process two words that go on", "emain process two words that go on"]
 )
 def test_a_title_of_a_real_process_is_never_taken_for_its_arguments(titled: Path, title: str) -> None:
-    """Within the arguments, behind them, and all over the environment."""
+    """The titles end within the arguments, behind them, or behind the environment."""
     with running(titled, title, "two") as pid:
         told = told_of(pid)
 
@@ -238,7 +240,7 @@ def test_a_title_of_a_real_process_is_never_taken_for_its_arguments(titled: Path
 
 
 def test_the_environment_in_front_of_which_a_title_ends_is_known(titled: Path) -> None:
-    """It was not written over."""
+    """The title did not reach it."""
     with running(titled, "atitle", "two") as pid:
         told = told_of(pid)
 
@@ -246,7 +248,7 @@ def test_the_environment_in_front_of_which_a_title_ends_is_known(titled: Path) -
 
 
 def test_a_real_process_that_writes_nothing_is_told_with_all_its_strings(titled: Path) -> None:
-    """Empty ones too; and by the path that a link to its program has."""
+    """Empty strings are among them, and the path of the program is that of a link."""
     link = titled.with_name("linked")
     link.symlink_to(titled)
     with running(link, "a", "", "") as pid:
@@ -258,7 +260,7 @@ def test_a_real_process_that_writes_nothing_is_told_with_all_its_strings(titled:
 
 
 def test_an_argument_is_an_argument_where_the_loader_was_called_by_its_name() -> None:
-    """As some wrappers do."""
+    """Some wrappers call it so."""
     loader = next(iter(Path("/lib64").glob("ld-linux*")), None) or next(iter(Path("/lib").glob("ld-linux*")))
     sleep = shutil.which("sleep")
     assert sleep is not None
@@ -276,7 +278,7 @@ def test_an_argument_is_an_argument_where_the_loader_was_called_by_its_name() ->
 
 
 def test_this_process_was_started_with_what_it_was_started_with() -> None:
-    """The word at start_stack is the number of its arguments."""
+    """The word at start_stack is the number of arguments."""
     told = told_of(os.getpid())
 
     assert told.argv == tuple(map(os.fsencode, sys.orig_argv))

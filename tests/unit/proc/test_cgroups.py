@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a cgroup is, by hierarchy, mount and unit; on folders that look like mounts."""
+"""The place of a cgroup, by hierarchy, mount and unit, on folders that imitate mounts."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ from agent.rootname import CgroupName, UnitName
 
 
 class Host:
-    """A /proc that tells of mounts, and folders with the files of cgroups.
+    """A /proc with mounts, and folders with the files of cgroups.
 
     Args:
-        folder: where all of it is.
+        folder: the folder of both.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,7 +29,7 @@ class Host:
         (self.proc / "self/mountinfo").write_text("\n".join(self._lines) + "\n")
 
     def mount(self, name: str, options: str = "", shown: str = "/") -> Path:
-        """A hierarchy of version 1 with these options, or that of version 2."""
+        """Add a hierarchy of version 1 with these options, or that of version 2."""
         place = self.top / name
         kind = f"cgroup cgroup rw,{options}" if options else "cgroup2 cgroup2 rw,nsdelegate"
         spelled = os.fspath(place).replace(" ", "\\040")
@@ -39,7 +39,7 @@ class Host:
         return place
 
     def cgroup(self, folder: Path, *pids: int) -> Path:
-        """A cgroup with these processes."""
+        """Add a cgroup with these processes."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
         return folder
@@ -47,7 +47,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    """With nothing mounted yet."""
+    """Return a host without mounts."""
     return Host(tmp_path)
 
 
@@ -63,13 +63,13 @@ def test_version_2_comes_first_and_a_mount_may_have_a_blank_in_its_name(host: Ho
 
 
 def test_where_no_hierarchy_is_mounted_the_host_cannot(host: Host) -> None:
-    """The message says how to mount one."""
+    """The message has the command that mounts one."""
     with pytest.raises(HostError, match="mount -t cgroup2"):
         find(CgroupName((), "/a"), host.proc)
 
 
 def test_a_path_is_that_within_the_hierarchy_or_that_of_the_folder(host: Host) -> None:
-    """As /proc/PID/cgroup has it, and as a shell completes it."""
+    """/proc/PID/cgroup has the first form, and a shell completes the second."""
     folder = host.cgroup(host.mount("unified") / "a/b")
 
     assert find(CgroupName((), "/a/b"), host.proc) == folder
@@ -79,7 +79,7 @@ def test_a_path_is_that_within_the_hierarchy_or_that_of_the_folder(host: Host) -
 
 
 def test_a_folder_may_be_reached_through_a_link(host: Host) -> None:
-    """``/sys/fs/cgroup/cpu`` is one on many hosts."""
+    """``/sys/fs/cgroup/cpu`` is a link on many hosts."""
     folder = host.cgroup(host.mount("cpu,cpuacct", "cpu,cpuacct") / "a")
     (host.top / "cpu").symlink_to("cpu,cpuacct")
 
@@ -88,7 +88,7 @@ def test_a_folder_may_be_reached_through_a_link(host: Host) -> None:
 
 
 def test_a_mount_that_shows_a_part_of_the_hierarchy_has_the_paths_below_it(host: Host) -> None:
-    """Within a container without a cgroup namespace."""
+    """An example is a container without a cgroup namespace."""
     folder = host.cgroup(host.mount("pids", "pids", "/docker/1") / "a")
 
     assert find(CgroupName(("pids",), "/docker/1/a"), host.proc) == folder
@@ -99,7 +99,9 @@ def test_a_mount_that_shows_a_part_of_the_hierarchy_has_the_paths_below_it(host:
 
 
 def test_in_a_cgroup_namespace_a_path_is_that_below_its_root(host: Host) -> None:
-    """A mount from outside begins above it, by as many parts as `..` has; its name is not told, but who is in it."""
+    """A mount from outside begins above the root, by as many levels as there are `..`; its name is unknown, its
+    processes are not.
+    """
     top = host.mount("unified", shown="/../..")
     host.mount("pids", "pids")
     own = host.cgroup(top / "docker/1")
@@ -117,7 +119,7 @@ def test_in_a_cgroup_namespace_a_path_is_that_below_its_root(host: Host) -> None
 
 
 def test_who_has_left_the_root_of_its_cgroup_namespace_cannot_tell_it_from_its_siblings(host: Host) -> None:
-    """All of them have this process one level up."""
+    """All siblings have this process one level up."""
     top = host.mount("unified", shown="/../..")
     host.cgroup(top / "docker", os.getpid())
     own = host.cgroup(top / "docker/1")
@@ -130,7 +132,7 @@ def test_who_has_left_the_root_of_its_cgroup_namespace_cannot_tell_it_from_its_s
 
 
 def test_units_are_those_below_the_root_of_the_cgroup_namespace(host: Host) -> None:
-    """A systemd in a container has its slices there; those of the host are not meant."""
+    """A systemd in a container has its slices there; the host's slices are not meant."""
     top = host.mount("unified", shown="/..")
     for folder in ("machine", "machine/system.slice", "system.slice", "system.slice/web.service"):
         host.cgroup(top / folder)
@@ -144,7 +146,7 @@ def test_units_are_those_below_the_root_of_the_cgroup_namespace(host: Host) -> N
 
 @pytest.mark.parametrize("shown", ["/..", "/../other", "/docker/1"])
 def test_a_root_that_no_mount_shows_is_not_that_of_another_hierarchy(host: Host, shown: str) -> None:
-    """Those of version 1 have a root, too, which may be the whole host's."""
+    """The hierarchies of version 1 have a root too, possibly the whole host's."""
     host.mount("unified", shown=shown)
     host.mount("pids", "pids")
     (host.proc / "self/cgroup").write_text("5:pids:/\n0::/\n")
@@ -154,7 +156,7 @@ def test_a_root_that_no_mount_shows_is_not_that_of_another_hierarchy(host: Host,
 
 
 def test_version_2_wins_over_version_1(host: Host) -> None:
-    """Where both are mounted, processes are managed in one tree."""
+    """If both are mounted, processes are managed in one tree."""
     host.cgroup(host.mount("pids", "pids") / "a", 1)
     unified = host.cgroup(host.mount("unified") / "a", 2)
 
@@ -163,7 +165,7 @@ def test_version_2_wins_over_version_1(host: Host) -> None:
 
 
 def test_a_path_with_other_processes_in_other_hierarchies_has_to_be_named(host: Host) -> None:
-    """With the same ones in each it does not matter."""
+    """If each hierarchy has the same processes there, the choice does not matter."""
     host.cgroup(host.mount("pids", "pids") / "a", 1, 2)
     host.cgroup(host.mount("cpu", "cpu") / "a", 2, 1)
     host.cgroup(host.top / "pids/b", 1)
@@ -177,7 +179,7 @@ def test_a_path_with_other_processes_in_other_hierarchies_has_to_be_named(host: 
 
 
 def test_a_unit_is_found_in_the_slices_and_nowhere_else(host: Host) -> None:
-    """The same name within a container, or of a user's manager, is another unit."""
+    """The same name in a container, or of a user's manager, is another unit."""
     top = host.mount("unified")
     unit = host.cgroup(top / "system.slice/system-web.slice/web.service")
     for other in ("system.slice/docker-1.scope/system.slice", "user.slice/user-1.slice/user@1.service/app.slice"):
@@ -201,7 +203,7 @@ def test_a_unit_called_as_a_file_of_the_kernels_has_an_underscore(host: Host) ->
 
 
 def test_units_are_not_looked_for_in_the_hierarchies_of_controllers(host: Host) -> None:
-    """systemd has its own, or version 2's."""
+    """systemd has its own hierarchy, or version 2's."""
     host.cgroup(host.mount("pids", "pids") / "system.slice/a.service")
 
     with pytest.raises(NoSuchRootError):
@@ -209,7 +211,7 @@ def test_units_are_not_looked_for_in_the_hierarchies_of_controllers(host: Host) 
 
 
 def test_the_processes_of_a_cgroup_are_those_below_it_too(host: Host) -> None:
-    """A container's own cgroups are its."""
+    """A container may have cgroups of its own."""
     folder = host.cgroup(host.mount("unified") / "a", 10)
     host.cgroup(folder / "b/c", 12, 13)
     host.cgroup(folder / "b", 11)
@@ -218,6 +220,6 @@ def test_the_processes_of_a_cgroup_are_those_below_it_too(host: Host) -> None:
 
 
 def test_a_cgroup_that_has_gone_is_no_such_root(host: Host) -> None:
-    """Between being found and being read."""
+    """The cgroup vanishes between the search and the reading."""
     with pytest.raises(NoSuchRootError, match="is gone"):
         processes(host.mount("unified") / "a")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments, directory and environment: of invented processes, of this one, and never of the wrong one."""
+"""Arguments, directory and environment of invented processes and of this one, and never of the wrong one."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ START_NS = TICKS * 10_000_000
 
 
 def a_process(root: Path, **files: bytes) -> None:
-    """An invented /proc with one process in it."""
+    """Make an invented /proc with one process in it."""
     directory = root / str(PID)
     directory.mkdir()
     (directory / "stat").write_bytes(b"41 (sh) S 1 41 41 0 -1 4194304 " + b"0 " * 12 + b"%d 0 0\n" % TICKS)
@@ -33,12 +33,12 @@ def a_process(root: Path, **files: bytes) -> None:
 
 
 def start_of(pid: int) -> int:
-    """When a process was born, to the tick."""
+    """Return the start time of a process, in ns, to the tick."""
     return int(stat_fields(Path(f"/proc/{pid}/stat").read_bytes())[19]) * ns_per_tick()
 
 
 def test_strings_keep_their_bytes(tmp_path: Path) -> None:
-    """Neither argv nor a path need be UTF-8, and an argument may be empty or hold a newline."""
+    """Neither argv nor a path need be UTF-8; an argument may be empty or contain a newline."""
     a_process(tmp_path, cmdline=b"sh\0\0-c\0a\nb\xff\0", cwd=b"/srv/\xff (deleted)", environ=b"A=1\0B=\xfe\0")
 
     assert Details((b"sh", b"", b"-c", b"a\nb\xff"), b"/srv/\xff (deleted)", (b"A=1", b"B=\xfe")) == details(
@@ -47,8 +47,7 @@ def test_strings_keep_their_bytes(tmp_path: Path) -> None:
 
 
 def test_a_title_that_runs_over_the_arguments_is_not_taken_for_them(tmp_path: Path) -> None:
-    """Daemons write one there, and into the environment behind; what was there before is not known, and that is
-    said."""
+    """Daemons write a title there, and into the environment behind; the original is unknown, and the result says so."""
     a_process(tmp_path, cmdline=b"nginx: worker process", environ=b" process\0\0\0", status=STATUS)
     told = details(PID, START_NS, tmp_path)
 
@@ -59,21 +58,21 @@ def test_a_title_that_runs_over_the_arguments_is_not_taken_for_them(tmp_path: Pa
 
 
 def test_a_process_without_memory_has_no_strings(tmp_path: Path) -> None:
-    """A zombie's files are empty: that is no empty list of arguments."""
+    """The files of a zombie are empty, which is not an empty list of arguments."""
     a_process(tmp_path, cmdline=b"", environ=b"")
 
     assert details(PID, START_NS, tmp_path) == NOTHING
 
 
 def test_a_single_empty_argument_is_an_argument(tmp_path: Path) -> None:
-    """It is what the kernel makes of an empty argv."""
+    """The kernel makes it of an empty argv."""
     a_process(tmp_path, cmdline=b"\0")
 
     assert details(PID, START_NS, tmp_path).argv == (b"",)
 
 
 def test_a_start_within_the_same_tick_is_the_same_process(tmp_path: Path) -> None:
-    """BPF knows the nanosecond, /proc only the tick it falls into."""
+    """BPF knows the nanosecond, /proc only the tick."""
     a_process(tmp_path, cmdline=b"sh\0")
 
     assert details(PID, START_NS + ns_per_tick() - 1, tmp_path).argv == (b"sh",)
@@ -81,14 +80,14 @@ def test_a_start_within_the_same_tick_is_the_same_process(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("offset_ns", [-1, ns_per_tick()])
 def test_a_reused_pid_is_not_read(tmp_path: Path, offset_ns: int) -> None:
-    """One tick away is another process."""
+    """A difference of one tick means another process."""
     a_process(tmp_path, cmdline=b"sh\0", cwd=b"/", environ=b"A=1\0")
 
     assert details(PID, START_NS + offset_ns, tmp_path) == NOTHING
 
 
 def test_a_process_that_is_gone_has_nothing(tmp_path: Path) -> None:
-    """Neither one without a directory nor one whose directory has been emptied is an error."""
+    """A missing directory is no error, nor is one that has been emptied."""
     (tmp_path / "42").mkdir()
 
     assert details(PID, START_NS, tmp_path) == NOTHING
@@ -105,7 +104,7 @@ def test_the_start_is_found_behind_a_hostile_name(tmp_path: Path) -> None:
 
 
 def test_this_process_is_told_as_it_is() -> None:
-    """The kernel's own account of the process that runs the tests."""
+    """The reference is the kernel's own account of the test process."""
     mine = details(os.getpid(), start_of(os.getpid()))
 
     assert tuple(os.fsencode(word) for word in sys.orig_argv) == mine.argv
@@ -114,7 +113,7 @@ def test_this_process_is_told_as_it_is() -> None:
 
 
 def test_a_childs_strings_are_those_it_was_started_with() -> None:
-    """Arguments, directory and environment go in by execve and come out of /proc."""
+    """They go in by execve() and come out of /proc."""
     command = [sys.executable, "-c", "print(flush=True); input()", "", "a b\nc"]
     with subprocess.Popen(
         command, cwd="/", env={"ONLY": "this"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -131,7 +130,7 @@ def test_a_childs_strings_are_those_it_was_started_with() -> None:
 
 
 def test_a_zombie_has_nothing_but_its_rights() -> None:
-    """Its memory, its directory and its program are gone though its number is not."""
+    """It has no memory, directory and program, but still its number."""
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     try:
@@ -162,7 +161,7 @@ NoNewPrivs:\t1
 
 
 def test_program_and_rights_are_those_of_the_status(tmp_path: Path) -> None:
-    """Every field of an ordinary process."""
+    """The test covers every field of an ordinary process."""
     program = os.fsencode(tmp_path) + b"/d\xffsh"
     Path(os.fsdecode(program)).touch()
     a_process(tmp_path, cmdline=b"sh\0", exe=program, status=STATUS)
@@ -182,7 +181,7 @@ def test_program_and_rights_are_those_of_the_status(tmp_path: Path) -> None:
 
 
 def test_what_a_kernel_does_not_tell_is_none(tmp_path: Path) -> None:
-    """No groups at all is something else."""
+    """An empty list of groups is another value."""
     a_process(tmp_path, status=b"Name:\tsh\nGroups:\t \n")
 
     assert details(PID, START_NS, tmp_path).process == ProcessDetails(groups=(), execed=True)
@@ -190,7 +189,7 @@ def test_what_a_kernel_does_not_tell_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("link", "gone"), [(b"/bin/x (deleted)", True), (b"/bin/sh", False)])
 def test_a_program_that_was_removed_has_the_path_it_had(tmp_path: Path, link: bytes, gone: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """What the kernel puts behind it is no part of that."""
+    """The kernel's suffix is not part of the path."""
     a_process(tmp_path, exe=link, status=STATUS)
     told = details(PID, START_NS, tmp_path).process
 
@@ -199,7 +198,7 @@ def test_a_program_that_was_removed_has_the_path_it_had(tmp_path: Path, link: by
 
 
 def test_a_program_may_be_called_what_the_kernel_calls_removed_ones(tmp_path: Path) -> None:
-    """It is there, so that is its name."""
+    """The file exists, so this is its name."""
     program = tmp_path / "x (deleted)"
     program.touch()
     a_process(tmp_path, exe=os.fsencode(program), status=STATUS)
@@ -210,7 +209,7 @@ def test_a_program_may_be_called_what_the_kernel_calls_removed_ones(tmp_path: Pa
 
 
 def test_the_kernel_marks_a_removed_program_as_we_read_it(tmp_path: Path) -> None:
-    """A copy of sleep that is removed while it runs."""
+    """The test removes a copy of sleep while it runs."""
     program = tmp_path / "sleeper"
     shutil.copy("/bin/sleep", program)
     with subprocess.Popen([program, "1000"]) as child:
@@ -228,7 +227,7 @@ def test_the_kernel_marks_a_removed_program_as_we_read_it(tmp_path: Path) -> Non
 
 
 def test_a_program_that_is_left_under_another_name_was_removed(tmp_path: Path) -> None:
-    """Its file has a link still, and its path, with what the kernel puts behind it, may be another program's."""
+    """Its file still has a link, and its path with the kernel's suffix may be another program's."""
     program = tmp_path / "sleeper"
     shutil.copy("/bin/sleep", program)
     (tmp_path / "second").hardlink_to(program)
@@ -245,7 +244,7 @@ def test_a_program_that_is_left_under_another_name_was_removed(tmp_path: Path) -
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 @pytest.mark.parametrize("way", ["mounted over", "lazily unmounted"])
 def test_a_path_that_leads_to_another_file_is_not_told(tmp_path: Path, way: str) -> None:
-    """The kernel shows it as if nothing had happened."""
+    """The kernel shows the path as if nothing had happened."""
     top = tmp_path / "mount"
     top.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", top], check=True)
@@ -275,7 +274,7 @@ def test_a_path_that_leads_to_another_file_is_not_told(tmp_path: Path, way: str)
 
 
 def test_who_has_not_called_exec_says_so() -> None:
-    """It runs what its creator runs."""
+    """The process runs the program of its creator."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -298,7 +297,7 @@ def test_who_has_not_called_exec_says_so() -> None:
 
 
 def test_an_opened_process_does_not_become_another() -> None:
-    """Through a descriptor opened before the end nothing is read after it, whoever has the number then."""
+    """A descriptor from before the end reads nothing after it, even if another process has the number."""
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
     with opened(f"/proc/{pid}") as process:
         before = read_at(process, "stat")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose details a snapshot is given: invented processes, found from the same namespace, from above and from below."""
+"""The assignment of details to the tasks of a snapshot: invented processes, found from the same namespace, above and
+below.
+"""
 
 import os
 from dataclasses import replace
@@ -17,7 +19,7 @@ OUTER, INNER = 4026531836, 4026532000
 
 
 def a_process(root: Path, tid: int, numbers: tuple[int, ...], *, ticks: int, inum: int | None) -> None:
-    """A process of an invented /proc; without `inum` its namespace cannot be read."""
+    """Make a process in an invented /proc; without `inum` its namespace cannot be read."""
     for folder in (root / f"{tid}", root / f"{tid}/task/{tid}"):
         (folder / "ns").mkdir(parents=True, exist_ok=True)
         stat = f"{tid} (x) S 1 1 1 0 -1 0 " + "0 " * 12 + f"{ticks} " + "0 " * 15 + "17 " + "0 " * 14
@@ -34,7 +36,7 @@ def a_process(root: Path, tid: int, numbers: tuple[int, ...], *, ticks: int, inu
 
 
 def a_container() -> Snapshot:
-    """An init and one below, in a namespace of their own that holds another; a thread and a zombie."""
+    """Return a snapshot of an init, a process in a child namespace, a zombie, and a thread."""
     tasks = [
         a_task(1, 0, start_ns=5 * TICK_NS + 3),
         a_task(2, 1, depth=1, start_ns=6 * TICK_NS),
@@ -46,12 +48,12 @@ def a_container() -> Snapshot:
 
 
 def found(snapshot: Snapshot) -> list[tuple[bytes, ...] | None]:
-    """The arguments of each task."""
+    """Return the arguments of each task."""
     return [task.argv for task in snapshot.tasks]
 
 
 def test_processes_of_child_namespaces_are_found_from_above(tmp_path: Path) -> None:
-    """The host's /proc has one number more for everybody; a thread has no details of its own."""
+    """The host's /proc has one more number for each; a thread has no details of its own."""
     a_process(tmp_path, 71, (71, 1), ticks=5, inum=OUTER)
     a_process(tmp_path, 72, (72, 2, 1), ticks=6, inum=INNER)
     a_process(tmp_path, 73, (73, 3), ticks=7, inum=None)
@@ -63,7 +65,7 @@ def test_processes_of_child_namespaces_are_found_from_above(tmp_path: Path) -> N
 
 
 def test_processes_are_found_from_a_namespace_below(tmp_path: Path) -> None:
-    """Those that live there, by the numbers they have there."""
+    """Only processes in that namespace are found, by their numbers in it."""
     a_process(tmp_path, 1, (1,), ticks=6, inum=INNER)
 
     assert found(with_details(a_container(), tmp_path)) == [None, (b"x-1",), None, None]
@@ -75,14 +77,14 @@ def test_processes_are_found_from_a_namespace_below(tmp_path: Path) -> None:
     ids=["number", "start", "namespace"],
 )
 def test_somebody_else_is_not_taken_for_it(tmp_path: Path, numbers: tuple[int, ...], ticks: int, inum: int) -> None:
-    """One of the three is enough to tell."""
+    """One difference of three is enough."""
     a_process(tmp_path, 71, numbers, ticks=ticks, inum=inum)
 
     assert found(with_details(a_container(), tmp_path)) == [None] * 4
 
 
 def test_of_two_that_it_could_be_it_is_neither(tmp_path: Path) -> None:
-    """Siblings with the same numbers, born in the same tick, whose namespaces are closed to us."""
+    """They are siblings with the same numbers and the same start tick, and the reader may not read their namespaces."""
     for tid in (71, 72):
         a_process(tmp_path, tid, (tid, 1), ticks=5, inum=None)
 
@@ -90,7 +92,7 @@ def test_of_two_that_it_could_be_it_is_neither(tmp_path: Path) -> None:
 
 
 def test_this_process_is_found_on_this_host() -> None:
-    """With the kernel's own numbers."""
+    """The numbers are the kernel's own."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     snapshot = a_snapshot([(os.getpid(),)], [a_task(1, 0, start_ns=int(fields[19]) * TICK_NS)], namespaces=())
     told = with_details(snapshot).tasks[0]
@@ -101,7 +103,7 @@ def test_this_process_is_found_on_this_host() -> None:
 
 
 def in_a_time_namespace(proc: Path, days: int) -> None:
-    """An invented /proc whose reader is in one."""
+    """Make an invented /proc whose reader is in a time namespace."""
     (proc / "self/ns").mkdir(parents=True)
     for name in ("time", "time_for_children"):
         (proc / "self/ns" / name).symlink_to("time:[4026532001]")
@@ -109,7 +111,7 @@ def in_a_time_namespace(proc: Path, days: int) -> None:
 
 
 def test_a_reader_in_a_time_namespace_finds_the_same(tmp_path: Path) -> None:
-    """Its /proc has all starts shifted by its offset, and rounded only then."""
+    """Its /proc shifts all starts by the offset, and rounds afterwards."""
     in_a_time_namespace(tmp_path, 1)
     start_ns = 5 * TICK_NS + 8_000_000
     a_process(tmp_path, 71, (71, 1), ticks=8640000 + 6, inum=OUTER)
@@ -120,7 +122,7 @@ def test_a_reader_in_a_time_namespace_finds_the_same(tmp_path: Path) -> None:
 
 
 def test_what_was_read_of_nobody_is_not_called_read_and_is_said(tmp_path: Path) -> None:
-    """This /proc is another's."""
+    """This /proc belongs to another host."""
     a_process(tmp_path, 5, (5,), ticks=1, inum=INNER)
     enriched = Enriched(a_container(), tmp_path)
 
@@ -131,7 +133,7 @@ def test_what_was_read_of_nobody_is_not_called_read_and_is_said(tmp_path: Path) 
 
 
 def test_who_was_not_found_is_named(tmp_path: Path) -> None:
-    """The others are told of; a zombie's having nothing is no news."""
+    """The other tasks have their details; a zombie without details is not named."""
     a_process(tmp_path, 71, (71, 1), ticks=5, inum=OUTER)
 
     assert list(Enriched(a_container(), tmp_path).messages()) == [
@@ -140,7 +142,7 @@ def test_who_was_not_found_is_named(tmp_path: Path) -> None:
 
 
 def test_a_title_is_said_with_whom_it_is_of_and_what_to_do(tmp_path: Path) -> None:
-    """While the original still lives."""
+    """The advice helps while the original process lives."""
     for tid, numbers, ticks in ((71, (71, 1), 5), (72, (72, 2, 1), 6)):
         a_process(tmp_path, tid, numbers, ticks=ticks, inum=None)
     (tmp_path / "71/cmdline").write_bytes(b"x: a title")
@@ -153,7 +155,7 @@ def test_a_title_is_said_with_whom_it_is_of_and_what_to_do(tmp_path: Path) -> No
 
 
 def test_those_that_a_restart_holds_are_told_of_in_one_line_with_advice_that_holds_for_them() -> None:
-    """No daemon has what they were never started with."""
+    """No daemon has strings for them, because they never ran the program."""
     held, written = [ProcessDetails(argv_unknown=why) for why in (HELD, "it has been written over since exec")]
     tasks = [a_task(1, 0, details=written), *[a_task(tag, 1, comm=b"sh", details=held) for tag in range(2, 15)]]
     first, second = unknown(a_snapshot([(100 + tag,) for tag in range(14)], tasks))

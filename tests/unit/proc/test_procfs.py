@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/proc as rows: invented trees below a temporary directory, and what is true of the process that runs the tests."""
+"""The rows of /proc: invented trees in a temporary directory, and the test process itself."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ class Fake:
         ids: str | None = "",
         links: tuple[tuple[str, str], ...] = (("pid", f"pid:[{HOST_NS}]"), ("pid_for_children", f"pid:[{HOST_NS}]")),
     ) -> Path:
-        """Make one task's directory; `ids` None is a kernel without the NS lines."""
+        """Make the directory of one task; `ids` None imitates a kernel without the NS lines."""
         tgid = tgid or tid
         directory = self.root / f"{tgid}/task/{tid}"
         (directory / "ns").mkdir(parents=True)
@@ -57,21 +57,21 @@ class Fake:
         return directory
 
     def row(self, tid: int) -> ProcRow:
-        """The one row of that number."""
+        """Return the only row of that number."""
         (row,) = [row for row in scan(self.root) if row.tid == tid]
         return row
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
-    """An invented /proc that holds an init."""
+    """Return an invented /proc that holds an init."""
     invented = Fake(tmp_path)
     invented.task(1)
     return invented
 
 
 def test_a_row_is_what_the_files_say(fake: Fake) -> None:
-    """Every field of one ordinary task."""
+    """The test covers every field of an ordinary task."""
     fake.task(5, ppid=1, comm=b"bash", pgrp=5)
 
     assert fake.row(5) == ProcRow(
@@ -99,14 +99,14 @@ def test_a_row_is_what_the_files_say(fake: Fake) -> None:
     "comm", [b"", b")", b"a) Z 1 1 1", b"x\ny", b"(((", b") S 0 (", b"\xff\xfe", b" ", b"123456789012345", b"\\n"]
 )
 def test_a_name_may_hold_anything(fake: Fake, comm: bytes) -> None:
-    """It is taken between the first and the last parenthesis, and the fields after it are right."""
+    """The name is between the first and the last parenthesis, and the fields behind it are right."""
     fake.task(5, ppid=1, comm=comm, state="T")
 
     assert (comm, "T", 1) == (fake.row(5).comm, fake.row(5).state, fake.row(5).ppid)
 
 
 def test_a_kernel_workers_long_name_is_cut(fake: Fake) -> None:
-    """The kernel appends the queue's name, which is no part of comm."""
+    """The kernel appends the name of a queue, which is not part of comm."""
     fake.task(5, comm=b"kworker/0:1H-events_highpri", flags=0x200000)
 
     assert fake.row(5).comm == b"kworker/0:1H-ev"
@@ -124,7 +124,7 @@ def test_a_kernel_workers_long_name_is_cut(fake: Fake) -> None:
     ],
 )
 def test_the_kernels_own_are_told_by_their_flags(fake: Fake, flags: int, *, leads: bool, expected: bool) -> None:
-    """A worker flag on a leader is an old kernel's flag for something else."""
+    """On a leader, old kernels use the flag of a worker for another purpose."""
     fake.task(5)
     fake.task(6, tgid=6 if leads else 5, flags=flags)
 
@@ -132,7 +132,7 @@ def test_the_kernels_own_are_told_by_their_flags(fake: Fake, flags: int, *, lead
 
 
 def test_numbers_are_outermost_first(fake: Fake) -> None:
-    """A nested thread has its numbers, its leader's, and 0 where a group or session is out of sight."""
+    """A nested thread has its numbers and its leader's, and 0 for a group or session that it cannot see."""
     fake.task(31, tgid=30, ids="NStgid:\t30\t2\t1\nNSpid:\t31\t3\t2\nNSpgid:\t7\t0\t0\nNSsid:\t0\t0\t0\n")
     row = fake.row(31)
 
@@ -141,7 +141,7 @@ def test_numbers_are_outermost_first(fake: Fake) -> None:
 
 
 def test_a_kernel_without_nested_numbers_has_one_of_each(fake: Fake) -> None:
-    """The NS lines came with v4.1; before, and without CONFIG_PID_NS, the plain ids are all there is."""
+    """The NS lines exist since v4.1, with CONFIG_PID_NS; without them only the plain ids exist."""
     fake.task(6, tgid=5, pgrp=4, ids=None)
     row = fake.row(6)
 
@@ -149,21 +149,21 @@ def test_a_kernel_without_nested_numbers_has_one_of_each(fake: Fake) -> None:
 
 
 def test_the_exit_code_of_a_zombie_is_the_raw_status(fake: Fake) -> None:
-    """Killed by SIGSEGV with a core is 139: nothing is decoded. It will have no more children anywhere."""
+    """139 is SIGSEGV with a core dump, not decoded. A zombie has no namespace for children."""
     fake.task(5, state="Z", exit_code=139)
 
     assert (fake.row(5).exit_code, fake.row(5).pid_ns_for_children) == (139, None)
 
 
 def test_the_living_have_no_exit_code(fake: Fake) -> None:
-    """A stopped task's field holds the signal that stopped it."""
+    """The field of a stopped task has the signal that stopped it."""
     fake.task(5, state="T", exit_code=19)
 
     assert fake.row(5).exit_code is None
 
 
 def test_what_is_not_permitted_is_none(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the right that it refuses the links for, the kernel shows 0 for an exit code: that 0 is not believed."""
+    """The kernel shows the exit code 0 to a reader without the right to the links; the value is not used."""
     fake.task(5, state="Z", exit_code=0)
 
     def refuse(path: str, *, dir_fd: int) -> str:
@@ -176,7 +176,7 @@ def test_what_is_not_permitted_is_none(fake: Fake, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_namespace_without_init_has_no_number(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After unshare(CLONE_NEWPID) and before the fork the kernel keeps the link and refuses to follow it."""
+    """After unshare(CLONE_NEWPID) and before the fork the kernel has the link and refuses to follow it."""
     fake.task(5)
     follow = os.readlink
 
@@ -191,7 +191,7 @@ def test_a_namespace_without_init_has_no_number(fake: Fake, monkeypatch: pytest.
 
 
 def test_a_kernel_without_that_link_says_nothing_of_it(fake: Fake) -> None:
-    """A link that never was is no pending namespace."""
+    """A missing link is no pending namespace."""
     fake.task(5, links=(("pid", f"pid:[{HOST_NS}]"),))
 
     assert fake.row(5).pid_ns_for_children is None
@@ -199,7 +199,7 @@ def test_a_kernel_without_that_link_says_nothing_of_it(fake: Fake) -> None:
 
 @pytest.mark.parametrize("name", ["stat", "status"])
 def test_a_task_that_vanishes_midway_is_left_out(fake: Fake, name: str) -> None:
-    """Its files are gone or read empty: half a row would be a wrong one. Its siblings stay."""
+    """Its files are missing or empty, and a partial row would be wrong. Its siblings stay."""
     (fake.task(5) / name).unlink()
     (fake.task(7) / name).write_bytes(b"")
     fake.task(6, tgid=5)
@@ -209,7 +209,7 @@ def test_a_task_that_vanishes_midway_is_left_out(fake: Fake, name: str) -> None:
 
 
 def test_a_task_being_released_is_left_out(fake: Fake) -> None:
-    """The kernel then shows state X, a group of -1, or a number of 0."""
+    """The kernel then shows state X, a group of -1, or the number 0."""
     fake.task(5, state="X")
     fake.task(6, pgrp=-1)
     fake.task(7, ids="NStgid:\t0\nNSpid:\t0\nNSpgid:\t0\nNSsid:\t0\n")
@@ -218,7 +218,9 @@ def test_a_task_being_released_is_left_out(fake: Fake) -> None:
 
 
 def test_the_parent_is_the_thread_that_lists_the_child(fake: Fake) -> None:
-    """PPid names the group; the children files name the thread. The child's own threads have the same parent."""
+    """PPid has the thread group, and the children files have the thread. The child's own threads have the same
+    parent.
+    """
     fake.task(5, ppid=1).joinpath("children").write_text("7 ")
     fake.task(6, tgid=5, ppid=1, exit_signal=-1).joinpath("children").write_text("8 9 ")
     fake.task(7, ppid=5)
@@ -229,7 +231,7 @@ def test_the_parent_is_the_thread_that_lists_the_child(fake: Fake) -> None:
 
 
 def test_without_children_files_the_parent_is_the_group(fake: Fake) -> None:
-    """A kernel without CONFIG_PROC_CHILDREN still tells that much."""
+    """Such a kernel has no CONFIG_PROC_CHILDREN."""
     fake.task(5)
     fake.task(6, tgid=5)
     fake.task(7, ppid=5)
@@ -238,7 +240,7 @@ def test_without_children_files_the_parent_is_the_group(fake: Fake) -> None:
 
 
 def test_a_child_that_was_adopted_meanwhile_keeps_its_rows_word(fake: Fake) -> None:
-    """A list of children is believed only where the child's row names the same group."""
+    """A list of children counts only if the child's row has the same thread group."""
     fake.task(5)
     fake.task(6, tgid=5).joinpath("children").write_text("7 8 ")
     fake.task(7, ppid=5)
@@ -248,7 +250,7 @@ def test_a_child_that_was_adopted_meanwhile_keeps_its_rows_word(fake: Fake) -> N
 
 
 def test_a_child_whose_parent_vanished_is_read_again(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parent exits after the child was read: the second reading shows who adopted it."""
+    """The parent exits after the reading of the child; the second reading has the new parent."""
     fake.task(4, ppid=1)
     fake.task(5, ppid=4)
     mend = procfs._mend
@@ -266,7 +268,7 @@ def test_a_child_whose_parent_vanished_is_read_again(fake: Fake, monkeypatch: py
 
 
 def test_a_parent_born_after_the_listing_is_read_too(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing goes by number, births do not."""
+    """A listing is in the order of numbers, and births are not."""
     fake.task(4, ppid=1)
     fake.task(5, ppid=4)
     monkeypatch.setattr(psutil, "pids", lambda: [1, 5])
@@ -275,14 +277,14 @@ def test_a_parent_born_after_the_listing_is_read_too(fake: Fake, monkeypatch: py
 
 
 def test_a_hidden_parent_ends_the_mending(fake: Fake) -> None:
-    """hidepid may hide it for good: the row keeps its number, and the scan ends."""
+    """hidepid may hide it for good: the row keeps the number of the parent, and the scan ends."""
     fake.task(5, ppid=77)
 
     assert fake.row(5).ppid == 77
 
 
 def test_rows_come_by_number_each_once(fake: Fake) -> None:
-    """However directories list, whoever is whose thread; 4 was freed and taken again while we looked."""
+    """Directories may list in any order; the number 4 was freed and used again during the scan."""
     for tid, tgid in [(30, 30), (4, 4), (31, 4), (7, 30), (4, 30)]:
         fake.task(tid, tgid=tgid)
 
@@ -290,7 +292,7 @@ def test_rows_come_by_number_each_once(fake: Fake) -> None:
 
 
 def test_psutil_is_given_back_its_own_procfs(fake: Fake) -> None:
-    """The place is global to psutil; the rest of the program must not notice."""
+    """psutil has a global path, and the rest of the program must not see a change."""
     scan(fake.root)
 
     assert psutil.PROCFS_PATH == "/proc"
@@ -298,7 +300,7 @@ def test_psutil_is_given_back_its_own_procfs(fake: Fake) -> None:
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda _: None], ids=["empty", "absent"])
 def test_no_procfs_is_an_error_that_says_what_to_do(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """An empty answer would read as a host without processes."""
+    """An empty answer would mean a host without processes."""
     root = tmp_path / "proc"
     make(root)
 
@@ -310,7 +312,7 @@ def test_no_procfs_is_an_error_that_says_what_to_do(tmp_path: Path, make: Callab
 
 @contextmanager
 def a_child(body: Callable[[], object] = lambda: None) -> Iterator[int]:
-    """A forked child that does `body` and then waits for the end of the test."""
+    """Fork a child that runs `body` and then waits for the end of the test; yield its pid."""
     told, tell = os.pipe()
     here, ready = os.pipe()
     pid = os.fork()
@@ -333,7 +335,7 @@ def a_child(body: Callable[[], object] = lambda: None) -> Iterator[int]:
 
 
 def test_this_process_is_found_as_it_is() -> None:
-    """Our own row is what the system calls tell us."""
+    """System calls give the same values."""
     (mine,) = [row for row in scan() if row.tid == os.getpid()]
 
     assert (os.getpid(), os.getppid(), os.getpgrp(), os.getsid(0), os.getuid(), os.getgid()) == (
@@ -350,14 +352,14 @@ def test_this_process_is_found_as_it_is() -> None:
 
 
 def test_our_start_is_the_one_psutil_computes() -> None:
-    """Same field, same tick; psutil adds the boot's wall-clock time, which it knows to the second."""
+    """Field and tick are the same; psutil adds the wall-clock time of the boot, which it knows to the second."""
     (mine,) = [row for row in scan() if row.tid == os.getpid()]
 
     assert psutil.Process().create_time() - psutil.boot_time() == pytest.approx(mine.start_ns / 1e9, abs=1.1)
 
 
 def test_a_threads_child_has_the_thread_as_parent() -> None:
-    """getppid() would say the group; the tree that is rebuilt needs the thread."""
+    """getppid() returns the thread group, but a rebuild needs the thread."""
     found: list[ProcRow] = []
 
     def fork_here() -> None:
@@ -375,7 +377,7 @@ def test_a_threads_child_has_the_thread_as_parent() -> None:
 
 
 def test_a_zombie_keeps_its_ids_and_its_status() -> None:
-    """Exit code 3 is the raw status 0x300."""
+    """The exit code 3 is the raw status 0x300."""
     pid = os.fork()
     if pid == 0:
         os._exit(3)
@@ -389,7 +391,7 @@ def test_a_zombie_keeps_its_ids_and_its_status() -> None:
 
 
 def test_a_hostile_name_comes_through_the_kernel() -> None:
-    """What a program calls itself is what the row says, byte for byte."""
+    """Name and row are equal byte for byte."""
     name = b") Z 1\n(\\ \xff"
     with a_child(lambda: Path("/proc/self/comm").write_bytes(name)) as pid:
         (row,) = [row for row in scan() if row.tid == pid]

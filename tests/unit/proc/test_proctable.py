@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots out of /proc: rows that a test invents, and a tree whose every number is known beforehand."""
+"""Snapshots from /proc: of invented rows, and of a tree whose numbers are all known."""
 
 import os
 import pty
@@ -24,7 +24,9 @@ HOST = 4026531836
 
 
 def a_row(tid: int, ppid: int, *inner: int, pgid: tuple[int, ...] = (), sid: tuple[int, ...] = ()) -> ProcRow:
-    """A running process, leader of all it can lead unless told otherwise; a namespace for each inner number."""
+    """Return a running process; it leads its group and session by default, and has a namespace for each inner
+    number.
+    """
     numbers = (tid, *inner)
     return ProcRow(
         tid=tid,
@@ -48,13 +50,13 @@ def a_row(tid: int, ppid: int, *inner: int, pgid: tuple[int, ...] = (), sid: tup
 
 
 def a_thread(tid: int, of: ProcRow) -> ProcRow:
-    """One more thread of a process."""
+    """Return one more thread of a process."""
     numbers = (tid, *(number + 1 for number in of.numbers[1:]))
     return replace(of, tid=tid, numbers=numbers, exit_signal=-1)
 
 
 def taken(root: int, *rows: ProcRow, mode: str = "subtree") -> select.Selection:
-    """What a snapshot of these says."""
+    """Return the selection below a root among these rows."""
     task = ProcTable(rows).find(str(root))
     return select.select(task, select.resolve_mode(task, mode))
 
@@ -64,7 +66,7 @@ PTS_7 = 136 << 8 | 7
 
 
 def test_parents_groups_and_sessions_are_those_of_the_rows() -> None:
-    """As tags: 1 the root, then in order of discovery."""
+    """They are tags: 1 is the root, the others follow in the order of discovery."""
     chosen = taken(5, INIT, a_row(5, 1), a_row(6, 5, pgid=(5,), sid=(5,)), a_row(7, 6, sid=(5,)))
 
     assert [task[:5] for task in chosen.tasks] == [(1, 0, 1, 1, 1), (2, 1, 2, 1, 1), (3, 2, 3, 3, 1)]
@@ -72,7 +74,7 @@ def test_parents_groups_and_sessions_are_those_of_the_rows() -> None:
 
 
 def test_threads_stand_under_their_leader_and_share_its_parent() -> None:
-    """Whichever comes first in the scan."""
+    """The order of the scan does not matter."""
     leader = a_row(6, 5)
     for rows in ([leader, a_thread(7, leader)], [a_thread(4, leader), leader]):
         chosen = taken(5, INIT, a_row(5, 1), *rows)
@@ -80,7 +82,7 @@ def test_threads_stand_under_their_leader_and_share_its_parent() -> None:
 
 
 def test_a_dead_leader_of_group_and_session_is_a_pid_without_a_task() -> None:
-    """Its numbers are those that its members see."""
+    """Its numbers are those that the members see."""
     chosen = taken(5, INIT, a_row(5, 1), a_row(8, 5, pgid=(6,), sid=(7,)), a_row(9, 5, pgid=(6,), sid=(7,)))
 
     assert [pid.numbers for pid in chosen.pids] == [(5,), (8,), (6,), (7,), (9,)]
@@ -88,7 +90,7 @@ def test_a_dead_leader_of_group_and_session_is_a_pid_without_a_task() -> None:
 
 
 def test_a_dead_leader_of_a_deeper_namespace_has_all_its_numbers() -> None:
-    """Also where a member further up, which sees fewer of them, is met first."""
+    """A member further up, which sees fewer of the numbers, may come first."""
     above = a_row(6, 5, pgid=(20,), sid=(5,))
     inside = a_row(9, 7, 2, pgid=(20, 3), sid=(5, 0))
     chosen = taken(5, INIT, a_row(5, 1), above, a_row(7, 5, 1, pgid=(5, 0), sid=(5, 0)), inside)
@@ -97,7 +99,7 @@ def test_a_dead_leader_of_a_deeper_namespace_has_all_its_numbers() -> None:
 
 
 def test_sibling_namespaces_with_the_same_numbers_are_two() -> None:
-    """Told apart by their inode numbers."""
+    """The inode numbers differ."""
     first, second = a_row(6, 5, 1), replace(a_row(7, 5, 1), pid_ns=99)
     chosen = taken(5, INIT, a_row(5, 1), first, second, a_row(8, 6, 2), replace(a_row(9, 7, 2), pid_ns=99))
     namespaces = {pid.numbers: pid.namespaces for pid in chosen.pids}
@@ -108,7 +110,7 @@ def test_sibling_namespaces_with_the_same_numbers_are_two() -> None:
 
 
 def test_a_namespace_whose_inode_may_not_be_read_is_still_its_parents() -> None:
-    """As a plain user: root's init is closed to us, our own worker in the same container is not."""
+    """The reader is a plain user: root's init is closed to it, the user's own worker in the container is not."""
     closed = replace(a_row(6, 5, 1), pid_ns=None, pid_ns_for_children=None)
     for rows in ([closed, a_row(7, 6, 2, sid=(6, 1))], [replace(closed, tid=6), replace(a_row(7, 6, 2), pid_ns=None)]):
         chosen = taken(6, INIT, a_row(5, 1), *rows, mode="container")
@@ -117,7 +119,7 @@ def test_a_namespace_whose_inode_may_not_be_read_is_still_its_parents() -> None:
 
 
 def test_a_namespace_without_a_living_init_between_is_kept_as_a_level() -> None:
-    """Numbers at three levels, and nobody is left at the second."""
+    """The tasks have numbers at three levels, and no task is left at the second."""
     chosen = taken(5, INIT, a_row(5, 1), a_row(6, 5, 3, 1))
 
     assert [(row.level, row.parent) for row in chosen.namespaces] == [(0, None), (1, 0), (2, 1)]
@@ -125,7 +127,7 @@ def test_a_namespace_without_a_living_init_between_is_kept_as_a_level() -> None:
 
 
 def test_what_the_next_child_will_be_born_into_is_told() -> None:
-    """By unshare(CLONE_NEWPID): /proc/PID/ns/pid_for_children."""
+    """The source is /proc/PID/ns/pid_for_children, after unshare(CLONE_NEWPID)."""
     maker = replace(a_row(6, 5), pid_ns_for_children=99)
     chosen = taken(5, INIT, a_row(5, 1), maker, replace(a_row(7, 6, 1), pid_ns=99, pid_ns_for_children=99))
 
@@ -140,7 +142,7 @@ def test_what_the_next_child_will_be_born_into_is_told() -> None:
     ],
 )
 def test_what_is_stopped_is_a_group_and_not_what_a_tracer_holds(leader: str, thread: str, state: TaskState) -> None:
-    """As far as letters tell: t is of one task, and T of a group once no thread of it runs."""
+    """Only the letters count: t is of one task, and T of a group if none of its threads runs."""
     first = replace(a_row(7, 5), state=leader)
     chosen = taken(5, INIT, a_row(5, 1), first, replace(a_thread(8, first), state=thread))
 
@@ -168,7 +170,7 @@ def test_states_are_those_of_the_model() -> None:
 
 
 def test_kernel_threads_are_left_out_and_counted() -> None:
-    """As the daemon does; as a root they are refused."""
+    """The daemon does the same; a kernel thread is refused as a root."""
     worker = replace(a_row(7, 5), kernel_thread=True)
 
     assert taken(5, INIT, a_row(5, 1), a_row(6, 5), worker).kernel_workers == 1
@@ -178,21 +180,21 @@ def test_kernel_threads_are_left_out_and_counted() -> None:
 
 @pytest.mark.parametrize("root", ["9", "pidns:99", "7"])
 def test_a_root_that_is_not_there_is_no_such_root(root: str) -> None:
-    """Nobody's number, nobody's namespace, a thread's number."""
+    """Examples are an unused number, a namespace without tasks, and the number of a thread."""
     leader = a_row(6, 1)
     with pytest.raises(NoSuchRootError):
         ProcTable([INIT, leader, a_thread(7, leader)]).find(root)
 
 
 def test_a_namespace_is_found_by_its_inode_number() -> None:
-    """Its init is the root."""
+    """The init of the namespace is the root."""
     table = ProcTable([INIT, a_row(5, 1, 1), a_row(6, 5, 2)])
 
     assert table.find(f"pidns:{HOST + 300}").pid.numbers == (5, 1)
 
 
 def test_a_container_with_a_session_from_outside_is_refused() -> None:
-    """Every one that leaks is named."""
+    """The message names every task that leaks."""
     with pytest.raises(RefusedError, match="leaks") as caught:
         taken(5, INIT, a_row(5, 1, 1, pgid=(1, 0), sid=(1, 0)), a_row(6, 5, 2, sid=(1, 0)), mode="container")
 
@@ -200,7 +202,7 @@ def test_a_container_with_a_session_from_outside_is_refused() -> None:
 
 
 def test_nothing_read_from_proc_is_ever_verified() -> None:
-    """And what /proc does not tell is null: births, the subreaper flag."""
+    """Births and the subreaper flag are null, because /proc does not show them."""
     snapshot = proctable.snapshot(str(os.getpid()), "auto")
     root = snapshot.tasks[0]
 
@@ -213,7 +215,7 @@ def test_nothing_read_from_proc_is_ever_verified() -> None:
 
 @pytest.fixture
 def hard_tree() -> Iterator[int]:
-    """tests/demo/hardtree.py; gives its root."""
+    """Run tests/demo/hardtree.py and yield the number of its root."""
     command = [sys.executable, os.fspath(HARDTREE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as keeper:
         assert keeper.stdin
@@ -259,7 +261,7 @@ KNOWN = [
 
 
 def described(snapshot: Snapshot) -> list[tuple[object, ...]]:
-    """The tasks as KNOWN has them, by number."""
+    """Return the tasks in the form of KNOWN, by number."""
     tasks = sorted(snapshot.tasks, key=lambda task: snapshot.number(task.pid))
     return [
         (
@@ -273,7 +275,7 @@ def described(snapshot: Snapshot) -> list[tuple[object, ...]]:
 
 
 def test_a_hard_tree_that_holds_still_is_read_from_proc_as_it_was_made(hard_tree: int) -> None:
-    """Threads, zombies, dead leaders, adopted ones, namespaces beside and below each other."""
+    """The tree has threads, zombies, dead leaders, adopted tasks, and namespaces beside and below each other."""
     snapshot = proctable.snapshot(str(hard_tree), "auto")
     status = {(task.comm or b"").decode(): task.exit_code for task in snapshot.tasks if task.exit_code is not None}
 
@@ -285,7 +287,7 @@ def test_a_hard_tree_that_holds_still_is_read_from_proc_as_it_was_made(hard_tree
 
 
 def test_errors_from_proc_say_how_far_they_can_be_trusted() -> None:
-    """A leak seen in a torn scan may be none."""
+    """A leak in a torn scan may not exist."""
     rows = [INIT, a_row(5, 1, 1, sid=(1, 0))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agent.proc.procfs.scan", lambda _: rows)
@@ -297,14 +299,14 @@ def test_errors_from_proc_say_how_far_they_can_be_trusted() -> None:
 
 
 def terminals(root: int, *rows: ProcRow) -> list[Terminal | None]:
-    """Of each task that a snapshot of these has."""
+    """Return the terminal of each selected task."""
     table = ProcTable(rows)
     chosen = select.select(table.find(str(root)), "subtree")
     return [table.terminal(task, chosen) for task in chosen.inside]
 
 
 def test_a_terminal_is_named_with_the_group_in_its_foreground() -> None:
-    """By tag; a thread has its leader's, and who has none has none."""
+    """The group is a tag; a thread has its leader's terminal, and a task may have none."""
     shell = replace(a_row(5, 1), terminal=PTS_7, foreground=6)
     job = replace(a_row(6, 5, sid=(5,)), terminal=PTS_7, foreground=6)
 
@@ -313,7 +315,9 @@ def test_a_terminal_is_named_with_the_group_in_its_foreground() -> None:
 
 
 def test_a_foreground_group_from_elsewhere_has_the_number_that_proc_tells() -> None:
-    """Of another tree's group all numbers are known, of one without members the outermost one; 0 is not to be seen."""
+    """All numbers of a group in another tree are known, only the outermost one of a group without members; 0 is
+    invisible.
+    """
     other = a_row(9, 1)
     root, inner = a_row(5, 1), a_row(6, 5, 1)
     for foreground, seen, seen_inside in (
@@ -328,7 +332,7 @@ def test_a_foreground_group_from_elsewhere_has_the_number_that_proc_tells() -> N
 
 
 def test_a_snapshot_out_of_proc_says_that_it_looked_for_terminals_and_for_no_owners() -> None:
-    """As the kernel tells a process with a terminal of its own."""
+    """The process has a terminal of its own, with the name of its standard input."""
     child, master = pty.fork()
     if not child:
         os.write(1, b".")

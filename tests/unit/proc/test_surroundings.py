@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of the file system: which are one and the same, and which are not, whatever somebody has laid over what."""
+"""The digest of a process's view of the file system: equal views and different ones, with any mounts over others."""
 
 import os
 import random
@@ -19,14 +19,14 @@ INITIAL_USER = 4026531837
 
 
 def view(*lines: str, rights: int = 0) -> str:
-    """The digest of these."""
+    """Return the digest of these mounts."""
     found = view_of("".join(f"{line}\n" for line in lines).encode(), rights)
     assert found is not None
     return found
 
 
 def copied(*lines: str) -> list[str]:
-    """The same mounts as a copy of the namespace has them: other ids, another order, no peers."""
+    """Return the same mounts as in a copy of the namespace: other ids, another order, no peers."""
     ids = {line.split()[0]: str(900 + at) for at, line in enumerate(lines)}
     made = []
     for line in lines:
@@ -37,14 +37,14 @@ def copied(*lines: str) -> list[str]:
 
 
 def test_a_copy_of_a_namespace_has_the_same_view() -> None:
-    """Its mounts have other ids, and another order where they lie beside each other."""
+    """Its mounts have other ids, and another order among siblings."""
     lines = (ROOT, PROC, A, B, "40 31 0:43 / /x/y ro - tmpfs none rw", "41 21 0:44 / /srv rw - tmpfs none rw")
 
     assert view(*copied(*lines)) == view(*lines) == view(*lines)
 
 
 def test_mounts_in_another_order_over_one_point_are_another_view() -> None:
-    """The upper one is what a path leads to."""
+    """A path leads to the upper one."""
     swapped = (ROOT, PROC, A.replace("0:41", "0:42"), B.replace("0:42", "0:41"))
 
     assert view(ROOT, PROC, A, B) != view(*swapped)
@@ -59,7 +59,7 @@ def test_what_lies_on_a_hidden_mount_is_not_what_lies_on_the_one_that_is_seen() 
 
 @pytest.mark.parametrize("option", ["ro", "nosuid", "nodev", "noexec", "nosymfollow", "idmapped"])
 def test_what_may_be_done_with_a_mount_counts(option: str) -> None:
-    """A program may not be run there, or not with its owner's ids, or nothing may be written."""
+    """Options forbid programs, set-id bits, or writing."""
     other = A.replace("rw,relatime", f"{'' if option == 'ro' else 'rw,'}{option},relatime")
 
     assert view(ROOT, other) != view(ROOT, A)
@@ -71,17 +71,17 @@ def test_what_may_be_done_with_a_mount_counts(option: str) -> None:
     ids=["device", "root within it", "type"],
 )
 def test_what_is_mounted_counts(changed: str) -> None:
-    """Of the same mount point."""
+    """The mount point is the same."""
     assert view(ROOT, A.replace(",relatime", "")) != view(ROOT, changed)
 
 
 def test_when_access_is_noted_and_to_whom_mounts_propagate_does_not_count() -> None:
-    """Nor does the name of the source, which is anybody's choice."""
+    """The name of the source does not count either, because any user may choose it."""
     assert view(ROOT, A) == view(ROOT, "30 21 0:41 / /x rw,noatime shared:7 master:3 - tmpfs other rw,size=1k")
 
 
 def test_a_procfs_on_proc_does_not_count_and_anything_else_there_does() -> None:
-    """It is what a rebuilt tree has of its own."""
+    """A rebuilt tree has a procfs of its own."""
     own = "50 22 0:60 / /proc rw,nosuid,nodev,noexec - proc proc rw"
     within = "51 22 0:35 / /proc/sys/fs/binfmt_misc rw - binfmt_misc none rw"
     files = "52 22 0:61 / /proc rw - tmpfs none rw"
@@ -92,12 +92,12 @@ def test_a_procfs_on_proc_does_not_count_and_anything_else_there_does() -> None:
 
 
 def test_the_rights_of_a_root_that_is_no_mount_point_count() -> None:
-    """Of the mount that it lies in no line tells."""
+    """No line describes the mount that it lies in."""
     assert view(A, rights=os.ST_NOSUID) != view(A)
 
 
 def test_a_tower_of_mounts_and_one_that_lies_on_itself_are_read() -> None:
-    """A process may have as many as fs.mount-max, one on the other."""
+    """A process may have fs.mount-max of them, one over the other."""
     tower = [f"{n} {n - 1} 0:{n} / /x rw - tmpfs none rw" for n in range(2, 20_000)]
 
     assert view(*tower) == view(*reversed(tower)) != view(*tower[:-1])
@@ -111,19 +111,19 @@ HERE = Surroundings(b"/", (1, 2), None, 10, INITIAL_USER, own_ids=True, apart=()
 
 
 def found(there: Surroundings, *, ids_made: bool = False, same_boot: bool = True) -> tuple[str, ...]:
-    """What is strange to the process of a restart."""
+    """Return the differences from the process of a restart."""
     return strange(there, HERE, same_boot=same_boot, ids_made=ids_made)
 
 
 def test_another_namespace_with_the_same_view_is_no_other_place() -> None:
-    """And the same one is none, whatever has been mounted since."""
+    """In the same namespace nothing differs, whatever has been mounted since."""
     assert found(HERE._replace(mount_namespace=11)) == found(HERE._replace(view="bb")) == ()
     assert found(HERE._replace(mount_namespace=11, view="bb")) == ("mounts",)
     assert found(HERE._replace(mount_namespace=11, view=None)) == ("mounts",)
 
 
 def test_a_namespace_that_has_the_number_of_another_is_another() -> None:
-    """The kernel gives a number out again as soon as it is free, but no id."""
+    """The kernel uses a free number again at once, but never an id."""
     known = HERE._replace(mount_namespace_id=161, user_namespace_id=162)
     here = known._replace(mount_namespace_id=171, user_namespace_id=172)
 
@@ -133,7 +133,7 @@ def test_a_namespace_that_has_the_number_of_another_is_another() -> None:
 
 
 def test_the_sum_in_an_image_of_an_earlier_version_is_not_believed() -> None:
-    """Anybody can have mounts with the same one; in the same namespace nobody asks."""
+    """Any user can make mounts with the same digest; in the same namespace the digest is not compared."""
     old = HERE._replace(view=None, mounts=7)
 
     assert found(old) == ()
@@ -141,7 +141,9 @@ def test_the_sum_in_an_image_of_an_earlier_version_is_not_believed() -> None:
 
 
 def test_a_user_namespace_in_which_ids_are_the_same_is_another_all_the_same() -> None:
-    """Programs that set ids give nothing there. But for a caller who gets just such a one for the tree."""
+    """Programs with set-id bits gain nothing there. A caller that makes such a namespace for the tree is an
+    exception.
+    """
     there = HERE._replace(user_namespace=77, own_ids=False)
 
     assert found(there) == ("user",)
@@ -150,7 +152,7 @@ def test_a_user_namespace_in_which_ids_are_the_same_is_another_all_the_same() ->
 
 
 def test_of_another_boot_only_what_was_apart_then_counts() -> None:
-    """Numbers mean something else by now."""
+    """The numbers have another meaning after a reboot."""
     there = HERE._replace(mount_namespace=99, view="zz", root_id=(8, 8), user_namespace=5)
 
     assert found(there, same_boot=False) == ()
@@ -162,7 +164,7 @@ def test_of_another_boot_only_what_was_apart_then_counts() -> None:
 
 
 def apart(*command: str) -> tuple[str, ...] | None:
-    """What a process that runs a command, ended by `.` on its output, has apart from this one."""
+    """Return the differences of a process from this one; it runs a command that prints `.` when it is ready."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)
@@ -177,7 +179,7 @@ WAIT = "printf .; read -r _"
 
 
 def test_a_child_lives_where_its_parent_does() -> None:
-    """It has everything of it."""
+    """It inherits everything."""
     assert apart("sh", "-c", WAIT) == ()
 
 
@@ -193,7 +195,7 @@ def test_a_child_lives_where_its_parent_does() -> None:
     ],
 )
 def test_a_mount_namespace_of_its_own_is_apart_by_what_was_changed_in_it(does: str, expected: tuple[str, ...]) -> None:
-    """A copy alone is not."""
+    """A copy without changes has no difference."""
     shell = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{does} && {WAIT}"]
 
     assert apart(*shell) == expected
@@ -201,7 +203,7 @@ def test_a_mount_namespace_of_its_own_is_apart_by_what_was_changed_in_it(does: s
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 def test_a_user_namespace_with_the_same_ids_is_apart() -> None:
-    """It has a single id, which is the same outside, and no capability."""
+    """It has a single id, equal inside and outside, and no capability."""
     user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 
     assert apart(*user, "unshare", "--map-current-user", "sh", "-c", WAIT) == ("user",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which process of a cgroup is topmost, and what happens where that changes while it is asked about."""
+"""The topmost process of a cgroup, and changes of it during a request."""
 
 import os
 import subprocess
@@ -18,10 +18,10 @@ NAME = CgroupName((), "/a")
 
 
 class Cgroup:
-    """A folder that looks like one, and a /proc that has these processes.
+    """A folder that imitates a cgroup, and a /proc with its processes.
 
     Args:
-        folder: where all of it is.
+        folder: the folder of both.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,11 +33,11 @@ class Cgroup:
         self.has()
 
     def has(self, *pids: int) -> None:
-        """These are in it."""
+        """Put these processes into it, and no others."""
         (self.folder / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
 
     def process(self, pid: int, ppid: int, *, start: int = 7, comm: str = "a b) c", flags: int = 0) -> None:
-        """/proc tells of a process; the name is anything."""
+        """Add a process to /proc; its name is hard to parse."""
         fields = ["S", str(ppid), *"1100", str(flags), *"000000000000", str(start)]
         (self.proc / str(pid)).mkdir(exist_ok=True)
         (self.proc / str(pid) / "stat").write_text(f"{pid} ({comm}) {' '.join(fields)} 0 0\n")
@@ -45,20 +45,20 @@ class Cgroup:
 
 @pytest.fixture
 def cgroup(tmp_path: Path) -> Cgroup:
-    """With nobody in it."""
+    """Return a cgroup without processes."""
     return Cgroup(tmp_path)
 
 
 @pytest.fixture
 def living() -> Iterator[int]:
-    """A process that is really there."""
+    """Yield the pid of a real process."""
     with subprocess.Popen(["sleep", "1000"]) as process:
         yield process.pid
         process.kill()
 
 
 def test_topmost_is_whose_parent_is_elsewhere(cgroup: Cgroup) -> None:
-    """In whatever order they are listed."""
+    """The order of the list does not matter."""
     cgroup.has(12, 10, 11)
     for pid, ppid in ((10, 1), (11, 10), (12, 11)):
         cgroup.process(pid, ppid)
@@ -67,7 +67,7 @@ def test_topmost_is_whose_parent_is_elsewhere(cgroup: Cgroup) -> None:
 
 
 def test_several_topmost_processes_are_refused_and_all_listed(cgroup: Cgroup) -> None:
-    """Exit code 7: none of them is more meant than the others."""
+    """The exit code is 7: none of them is more likely meant than the others."""
     cgroup.has(10, 11, 20)
     cgroup.process(10, 1, comm="main")
     cgroup.process(11, 10)
@@ -80,7 +80,7 @@ def test_several_topmost_processes_are_refused_and_all_listed(cgroup: Cgroup) ->
 
 
 def test_who_only_looks_is_asked_about_all_of_them(cgroup: Cgroup, living: int) -> None:
-    """But for one below another, by way of a process of another cgroup: it is seen there."""
+    """One below another, by way of a process of another cgroup, is left out, because the other's tree has it."""
     ours = os.getpid()
     cgroup.has(living, ours)
     cgroup.process(ours, 1)
@@ -93,7 +93,7 @@ def test_who_only_looks_is_asked_about_all_of_them(cgroup: Cgroup, living: int) 
 
 
 def test_an_answer_about_others_than_there_are_now_is_let_go_of(cgroup: Cgroup, living: int) -> None:
-    """A subscription, say, hangs up."""
+    """A subscription, for example, is closed."""
     ours = os.getpid()
     for pid in (living, ours):
         cgroup.process(pid, 1)
@@ -119,7 +119,7 @@ def test_an_answer_about_others_than_there_are_now_is_let_go_of(cgroup: Cgroup, 
 
 
 def test_a_cgroup_without_processes_has_no_root(cgroup: Cgroup) -> None:
-    """Kernel threads are none."""
+    """Kernel threads do not count."""
     cgroup.has(2)
     cgroup.process(2, 0, flags=0x0020_0040)
 
@@ -128,7 +128,7 @@ def test_a_cgroup_without_processes_has_no_root(cgroup: Cgroup) -> None:
 
 
 def test_who_goes_between_two_reads_is_left_out(cgroup: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is listed once, and then no longer: the second reading decides."""
+    """The second reading of the list decides."""
     listings = iter([{10, 11}, {10}])
     cgroup.process(10, 1)
     monkeypatch.setattr(cgroups, "processes", lambda _: next(listings))
@@ -137,7 +137,7 @@ def test_who_goes_between_two_reads_is_left_out(cgroup: Cgroup, monkeypatch: pyt
 
 
 def test_processes_that_cannot_be_seen_make_it_uncertain(cgroup: Cgroup) -> None:
-    """Those of an outer pid namespace are listed as 0, those that hidepid hides are not in /proc."""
+    """Those of an outer pid namespace are listed as 0; those that hidepid hides are missing in /proc."""
     cgroup.process(10, 1)
     cgroup.has(10, 0)
     with pytest.raises(HostError, match="does not see"):
@@ -149,13 +149,13 @@ def test_processes_that_cannot_be_seen_make_it_uncertain(cgroup: Cgroup) -> None
 
 
 def test_a_pid_or_namespace_is_asked_about_as_it_is() -> None:
-    """It needs no cgroup."""
+    """No cgroup is read."""
     assert answered(RootName(namespace=False, number=5), str) == "5"
     assert answered(RootName(namespace=True, number=6), str) == "pidns:6"
 
 
 def test_the_topmost_process_is_asked_about_once_where_nothing_changes(cgroup: Cgroup, living: int) -> None:
-    """By its pid."""
+    """The request has its pid."""
     asked: list[str] = []
     cgroup.has(living)
     cgroup.process(living, 1)
@@ -166,7 +166,7 @@ def test_the_topmost_process_is_asked_about_once_where_nothing_changes(cgroup: C
 
 
 def test_an_answer_about_a_process_that_is_no_longer_topmost_is_not_taken(cgroup: Cgroup, living: int) -> None:
-    """The next one is, if it stays so meanwhile."""
+    """The next topmost process is, if it remains so during the request."""
     asked: list[str] = []
     ours = os.getpid()
     for pid in (living, ours):
@@ -199,7 +199,7 @@ def test_a_number_that_was_taken_again_is_another_process(cgroup: Cgroup, living
 
 
 def test_a_root_that_vanishes_as_it_is_asked_about_is_looked_for_again(cgroup: Cgroup, living: int) -> None:
-    """Until nobody is left: exit code 4."""
+    """The search ends when no process is left: exit code 4."""
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     cgroup.has(gone.pid)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/protocol.md and the daemon: what the one says, the other does."""
+"""The agreement of docs/protocol.md with the daemon."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ WORDS = {word for quoted in re.findall(r"`([^`]+)`", PROSE) for word in re.finda
 
 @pytest.mark.parametrize("verb", codec.VERBS)
 def test_every_key_of_every_answer_is_told_of(verb: str) -> None:
-    """Those of status are for people, and told of as a whole."""
+    """The keys of status are for people, and the page describes them as a whole."""
     scene = Scene()
     answer = scene.ask(ROOT, verb, root="1")
     keys = set(answer) - {"ok"}
@@ -38,7 +38,7 @@ def test_every_key_of_every_answer_is_told_of(verb: str) -> None:
 
 
 def test_every_kind_of_error_and_of_event_is_told_of() -> None:
-    """And the bytes that a request may have."""
+    """So are the bytes that a request may have."""
     told = set(re.findall(r"^\| `([\w-]+)`", TEXT, re.MULTILINE))
 
     assert {name for _, name in codec._KINDS} - {"no-daemon"} <= told
@@ -49,7 +49,7 @@ def test_every_kind_of_error_and_of_event_is_told_of() -> None:
 
 
 def test_the_bounds_are_those_in_force() -> None:
-    """Each by its number."""
+    """The page has the number of each."""
     lines = dict(re.findall(r"^\| ([^|`]+) \| ([^|]+) \|$", TEXT, re.MULTILINE))
     mib = 1 << 20
 
@@ -73,14 +73,14 @@ def test_the_bounds_are_those_in_force() -> None:
 
 
 def test_the_socket_that_is_meant_is_told_of() -> None:
-    """For whoever starts a client where the daemon was told another one."""
+    """A client may be started for a daemon on another socket."""
     assert f"`{config.SOCKET_VARIABLE}`" in TEXT
     assert str(client.DEFAULT_SOCKET) in TEXT
 
 
 @pytest.mark.parametrize("where", ["docs/protocol.md", "docs/images.md", "diff --help"])
 def test_what_equal_means_is_told_with_all_that_is_compared(where: str) -> None:
-    """Wherever somebody may look for it."""
+    """This holds at each place where a reader may look."""
     page = TOP / where
     text = page.read_text() if page.exists() else f"{fileverbs.diff.__doc__}".replace("Equal", "*equal*")
     definition = re.search(r"\*equal\*.*?are no part of it", text, re.IGNORECASE | re.DOTALL)

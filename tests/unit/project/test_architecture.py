@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page that tells of the rooms is true: what it names exists, and each walk enters a room once."""
+"""The page on architecture is true: its names exist, and each walk enters a room once."""
 
 import importlib
 import itertools
@@ -42,25 +42,25 @@ def room(step: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(set(NAME.findall(TEXT))))
 def test_a_name_on_the_page_is_one_of_the_code(name: str) -> None:
-    """A renamed function is renamed here."""
+    """So a rename in the code needs one on the page."""
     resolve(name)
 
 
 @pytest.mark.parametrize("place", sorted(set(PLACE.findall(TEXT))), ids=" ".join)
 def test_a_function_of_c_stands_in_the_file_named(place: tuple[str, str]) -> None:
-    """Its definition, not a call."""
+    """A call does not count as its definition."""
     assert re.search(rf"^[\w *]*\b{place[1]}\(", (TOP / place[0]).read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:agent|bpf|exporters)/[\w/]+(?:\.\w+)?)`", TEXT))))
 def test_a_path_on_the_page_exists(path: str) -> None:
-    """Files and folders."""
+    """Paths are files or folders."""
     assert (TOP / path).exists()
 
 
 @pytest.mark.parametrize("title", sorted(WALKS))
 def test_a_walk_enters_each_room_once(title: str) -> None:
-    """From one room to another, and never back."""
+    """It never returns to a room that it has left."""
     steps = re.findall(r"^\d+\. .+", WALKS[title], re.MULTILINE)
     rooms = [room for room, _ in itertools.groupby(map(room, steps))]
 
@@ -69,5 +69,5 @@ def test_a_walk_enters_each_room_once(title: str) -> None:
 
 
 def test_the_three_walks_are_there() -> None:
-    """Of an event, of a request and of an image."""
+    """They are those of an event, of a request and of an image."""
     assert sorted(WALKS) == ["The life of a fork record", "The life of a request", "The life of an image"]

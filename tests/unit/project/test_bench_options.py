@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command lines of the measurements: what cannot be measured is refused before anything is."""
+"""The command lines of the measurements: invalid values are refused before the measurement."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ Main = Callable[[Sequence[str]], object]
 def test_a_number_that_nothing_can_be_measured_with_is_refused(
     main: Main, words: str, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before the first storm, and by name."""
+    """The message comes before the first storm and has the name of the option."""
     if os.geteuid():
         pytest.skip("only root gets as far as some of these")
     with pytest.raises(SystemExit) as ended:
@@ -59,7 +59,7 @@ def test_a_number_that_nothing_can_be_measured_with_is_refused(
 def test_who_may_not_measure_is_told_so_in_a_line(
     main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And not by a traceback of whatever was tried first."""
+    """No traceback of a failed system call appears."""
     monkeypatch.setattr("os.geteuid", lambda: 65534)
     with pytest.raises(SystemExit) as ended:
         main([])
@@ -69,6 +69,6 @@ def test_who_may_not_measure_is_told_so_in_a_line(
 
 
 def test_all_measurements_have_a_command_line_of_that_kind() -> None:
-    """None reads its options by itself."""
+    """No measurement parses its options by itself."""
     for module in (bench_daemon, bench_plan, bench_rebuild, bench_start, bench_table):
         assert "parsed" in vars(module)

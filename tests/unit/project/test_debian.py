@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Debian package says of itself and what it is made from agree. `make test-deb` makes it and tries it out."""
+"""The agreement of the Debian package's files with their sources. `make test-deb` builds the package and tries it."""
 
 import configparser
 import re
@@ -12,7 +12,7 @@ PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
 
 
 def installed() -> dict[str, str]:
-    """Folders by the files that are put there."""
+    """Return the target folders by file."""
     return dict(line.split() for line in (DEBIAN / "ckptree.install").read_text().splitlines())
 
 
@@ -24,7 +24,7 @@ def test_the_package_has_the_version_of_the_project() -> None:
 
 
 def test_everything_in_the_folder_of_units_is_installed() -> None:
-    """The file for systemd-sysusers by the tool that calls it, the profile under the name that it has there."""
+    """The Debian tool for systemd-sysusers installs the file of users; the profile is installed under its own name."""
     units = {f"systemd/{path.name}" for path in (TOP / "systemd").iterdir() if path.is_file()}
     profile = "systemd/ckptree-daemon.apparmor"
 
@@ -34,7 +34,7 @@ def test_everything_in_the_folder_of_units_is_installed() -> None:
 
 
 def test_the_service_starts_what_the_package_installs() -> None:
-    """Program and configuration."""
+    """The service needs the program and the configuration."""
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.read(TOP / "systemd" / "ckptree.service")
     program, verb, option, configuration = unit["Service"]["ExecStart"].split()
@@ -46,7 +46,7 @@ def test_the_service_starts_what_the_package_installs() -> None:
 
 
 def test_the_systems_bcc_is_asked_for() -> None:
-    """And nothing that comes along in the private environment."""
+    """The modules of the private environment need no Debian package."""
     control = (DEBIAN / "control").read_text()
     depends = re.search(r"^Depends: (.*)$", control, re.MULTILINE)
 

@@ -5,7 +5,7 @@ from tests.fuzz.fuzz_api import run
 
 
 def test_mutated_requests_are_answered_or_refused_and_leave_nothing_behind() -> None:
-    """Some hundred clients, so that each kind of answer is among what they get."""
+    """Some hundred clients are enough to get each kind of answer."""
     found = run(800, 5.0, 2026)
 
     assert {"ok", "events", "protocol", "usage", "not-permitted", "no-such-root", "version"} <= found.keys()

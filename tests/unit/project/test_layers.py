@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may know whom. lint-imports checks the contracts; here is what they cannot say."""
+"""The import rules that lint-imports cannot check."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ THIRD_PARTY = {
 
 
 def loaded_by(module: str) -> set[str]:
-    """Names of all modules that are there once it has been imported."""
+    """Return the names of all modules that its import loads."""
     program = f"import {module}, sys; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], cwd=TOP, capture_output=True, text=True, check=True)
     return set(ran.stdout.split())
@@ -25,7 +25,7 @@ def loaded_by(module: str) -> set[str]:
 
 @pytest.mark.parametrize("package", sorted(THIRD_PARTY))
 def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> None:
-    """Neither at the top nor within a function."""
+    """This holds for imports at the top and within functions."""
     ours = sys.stdlib_module_names | THIRD_PARTY.keys()
     found = set()
     for path in (TOP / package).rglob("*.py"):
@@ -38,7 +38,7 @@ def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> No
 
 
 def test_the_daemon_loads_little() -> None:
-    """It stays in memory: no compiler, no command line, no psutil, no package that it uses now and then."""
+    """The daemon stays in memory: it loads no compiler, command line or psutil, nor any rarely used package."""
     heavy = {"bcc", "typer", "click", "rich", "psutil", "asyncio", "bpf.compiler", "bpf.loader", "agent.cli.app"}
     heavy |= {
         "exporters.documents.jsonfmt",
@@ -52,7 +52,7 @@ def test_the_daemon_loads_little() -> None:
 
 
 def test_the_exporters_load_nothing_that_could_capture() -> None:
-    """A file can be read on a machine that has no /proc at all."""
+    """A machine without /proc can read a file."""
     loaded = loaded_by("exporters.registry, exporters.store, exporters.drawing.treeview")
 
     assert {name for name in loaded if name.startswith(("agent.", "bpf"))} == {"agent.errors", "agent.model"}
@@ -60,7 +60,7 @@ def test_the_exporters_load_nothing_that_could_capture() -> None:
 
 
 def test_the_command_line_starts_light() -> None:
-    """What only one verb needs is imported when that verb runs."""
+    """A module that only one verb needs is imported when that verb runs."""
     loaded = loaded_by("agent.cli.app")
 
     assert not loaded & {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manual pages and completions: that their readers take them, and that nothing is missing from them."""
+"""Manual pages and completions: their readers accept them, and nothing is missing."""
 
 import os
 import re
@@ -22,14 +22,14 @@ VERBS = verbs()
 
 @pytest.fixture(scope="module")
 def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that is made."""
+    """Return the folder of all generated files."""
     folder = tmp_path_factory.mktemp("share")
     write(folder)
     return folder
 
 
 def page(share: Path, name: str) -> str:
-    """A page as a terminal shows it, every run of blanks one blank."""
+    """Return a page as a terminal shows it, with single blanks."""
     path = share / f"man/man{name[-1]}/{name}"
     ran = subprocess.run(["mandoc", "-T", "ascii", path], capture_output=True, text=True, check=True)
     return re.sub(r"\s+", " ", re.sub(r".\x08", "", ran.stdout))
@@ -41,7 +41,7 @@ needs_mandoc = pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is 
 @needs_mandoc
 @pytest.mark.parametrize("name", ["ckptree.1", "ckptree-image.5", "ckptree.toml.5", "ckptree-daemon.8"])
 def test_readers_of_manual_pages_find_nothing_wrong(share: Path, name: str) -> None:
-    """mandoc has the stricter eyes; groff's warnings are asked for too, where it is installed."""
+    """mandoc is the stricter reader; groff's warnings count too, if it is installed."""
     path = share / f"man/man{name[-1]}/{name}"
     lint = subprocess.run(["mandoc", "-T", "lint", path], capture_output=True, text=True, check=False)
 
@@ -53,7 +53,7 @@ def test_readers_of_manual_pages_find_nothing_wrong(share: Path, name: str) -> N
 
 @needs_mandoc
 def test_the_page_of_the_command_has_every_verb_option_and_exit_code(share: Path) -> None:
-    """They come from where they are defined, so this is about the writer."""
+    """The code defines them, so this tests the writer."""
     text = page(share, "ckptree.1")
 
     for verb in VERBS:
@@ -70,7 +70,7 @@ def test_the_page_of_the_command_has_every_verb_option_and_exit_code(share: Path
 
 @needs_mandoc
 def test_the_page_of_the_configuration_has_every_key(share: Path) -> None:
-    """With what it means, what it may be, and what it is."""
+    """Each has its meaning, its allowed values, and its default."""
     text = page(share, "ckptree.toml.5")
 
     for key, value in asdict(Config()).items():
@@ -80,7 +80,7 @@ def test_the_page_of_the_configuration_has_every_key(share: Path) -> None:
 
 @needs_mandoc
 def test_the_page_of_the_format_has_its_grammar(share: Path) -> None:
-    """As it stands in the code."""
+    """The grammar is that of the code."""
     text = page(share, "ckptree-image.5")
 
     assert "image = head PIDS pids TREE tasks {FOREIGN} [EXTENSION] TAIL" in text
@@ -89,7 +89,7 @@ def test_the_page_of_the_format_has_its_grammar(share: Path) -> None:
 
 
 def test_the_same_sources_make_the_same_files(share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the time is given, as for reproducible builds."""
+    """The time is given, as for reproducible builds."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     texts = [[path.read_text() for path in write(tmp_path / name)] for name in ("a", "b")]
 
@@ -98,14 +98,14 @@ def test_the_same_sources_make_the_same_files(share: Path, tmp_path: Path, monke
 
 
 def test_help_tells_of_arguments_too() -> None:
-    """Not every click that typer takes does so."""
+    """Not every version of click that typer accepts does so."""
     text = ckptree("snapshot", "--help").stdout.decode()
 
     assert "A pid, as this process counts" in text
 
 
 def test_what_can_be_watched_is_named_in_the_help() -> None:
-    """In words that are written there by hand."""
+    """The words of the help are written by hand."""
     (kind,) = (
         option for verb in VERBS if verb.name == "watch" for option in verb.options if option.names == ("--kind",)
     )
@@ -127,7 +127,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 def in_bash(share: Path, *words: str) -> list[str]:
-    """What bash offers for the last word."""
+    """Return bash's completions of the last word."""
     script = share / "bash-completion/completions/ckptree"
     ran = subprocess.run(["bash", "-c", BASH, "bash", script, *words], capture_output=True, text=True, check=True)
     assert ran.stderr == ""
@@ -150,13 +150,13 @@ OFFERS: tuple[tuple[tuple[str, ...], list[str]], ...] = (
 
 
 def test_bash_offers_what_fits(share: Path) -> None:
-    """Verbs, options, values, files."""
+    """Completions are verbs, options, values, and files."""
     assert [sorted(in_bash(share, *words)) for words, _ in OFFERS] == [offered for _, offered in OFFERS]
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
 def test_fish_offers_the_same(share: Path) -> None:
-    """It offers each with what it means."""
+    """Each completion has its meaning."""
     lines = "; echo //; ".join(f"complete -C '{' '.join(words)}'" for words, _ in OFFERS)
     script = share / "fish/vendor_completions.d/ckptree.fish"
     command = ["fish", "--no-config", "-c", f"source {script}; {lines}"]
@@ -171,7 +171,7 @@ def test_fish_offers_the_same(share: Path) -> None:
 
 
 def test_bash_offers_values_behind_an_equals_sign_and_processes(share: Path) -> None:
-    """It cuts the word there."""
+    """bash splits words at the equals sign."""
     assert in_bash(share, "ckptree", "snapshot", "--source", "=", "d") == ["daemon"]
     assert in_bash(share, "ckptree", "snapshot", "--source", "=") == ["auto", "daemon", "bpf", "procfs"]
     assert str(os.getpid()) in in_bash(share, "ckptree", "snapshot", str(os.getpid()))
@@ -179,7 +179,7 @@ def test_bash_offers_values_behind_an_equals_sign_and_processes(share: Path) -> 
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
 def test_zsh_can_read_its_script(share: Path) -> None:
-    """Every verb has its line in it."""
+    """Every verb has a line in it."""
     script = share / "zsh/vendor-completions/_ckptree"
     subprocess.run(["zsh", "-n", script], check=True)
     text = script.read_text()

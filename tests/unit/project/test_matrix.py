@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The matrix of hosts: what the hosts say becomes results, and results a page that hides nothing."""
+"""The matrix of hosts: the output of hosts becomes results, and results become a page that hides nothing."""
 
 import json
 from pathlib import Path
@@ -18,31 +18,31 @@ HOOKS = {"fork": ["typed_tracepoint:task_newtask"], "reap": ["kprobe:release_tas
 
 
 def results(**more: Any) -> dict[str, Any]:
-    """Those of a cell whose steps all passed, but for what is said."""
+    """Return the results of a cell whose steps all passed, with these changes."""
     steps = [{"step": step.name, "passed": 7, "failed": [], "hooks": HOOKS, "missing": []} for step in STEPS]
     return {"facts": FACTS, "steps": steps, **more}
 
 
 def line_of(text: str, name: str) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     return next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
 
 
 def test_a_cell_has_a_name_of_its_own_by_which_it_is_found() -> None:
-    """And another name is answered with those that there are."""
+    """The error for an unknown name lists the known ones."""
     assert [named(str(cell)) for cell in CELLS] == list(CELLS)
     with pytest.raises(ValueError, match=r"debian13-6\.12"):
         named("debian11-4.19")
 
 
 def test_every_cell_is_made_of_what_there_is() -> None:
-    """A user space that can be made and a kernel that can be had."""
+    """The user space can be made, and the kernel is available."""
     assert {cell.user for cell in CELLS} == set(USERS)
     assert {cell.kernel for cell in CELLS} == {*KERNELS, "here"}
 
 
 def test_hooks_that_are_left_out_are_hooks() -> None:
-    """A misspelt one would leave the best one in force, and nobody would see."""
+    """A misspelt hook would leave the best one in force, unnoticed."""
     known = {str(hook) for feature in FEATURES for way in feature.ways for hook in way}
     other_machines = {"fexit:__x64_sys_prctl", "fexit:__arm64_sys_prctl"}
 
@@ -50,7 +50,7 @@ def test_hooks_that_are_left_out_are_hooks() -> None:
 
 
 def test_every_test_that_is_named_is_there() -> None:
-    """By file, function and case."""
+    """The names have file, function and case."""
     from tests.live.scenarios import SCENARIOS
 
     for step in STEPS:
@@ -64,7 +64,7 @@ def test_every_test_that_is_named_is_there() -> None:
 
 
 def test_what_a_host_says_is_gathered_from_among_other_words() -> None:
-    """A console has the kernel's, too."""
+    """A console has the kernel's messages too."""
     said = [
         "[    0.02] Booting",
         MARK + json.dumps(FACTS),
@@ -78,13 +78,13 @@ def test_what_a_host_says_is_gathered_from_among_other_words() -> None:
 
 
 def test_a_host_that_does_not_come_to_its_end_says_so() -> None:
-    """Before it began, and in the middle."""
+    """It may end before the first step, or between two."""
     assert gather(["panic"])["reason"] == "it never began"
     assert gather([MARK + json.dumps(FACTS)])["reason"] == "it ended in the middle"
 
 
 def test_a_step_that_is_run_again_takes_the_place_of_its_earlier_result() -> None:
-    """In the order of the steps, whichever came first."""
+    """The order of the results is that of the steps."""
     first, second = (step.name for step in STEPS[:2])
     earlier = {"facts": {}, "steps": [{"step": second, "passed": 1}], "reason": "it ended in the middle"}
 
@@ -95,7 +95,7 @@ def test_a_step_that_is_run_again_takes_the_place_of_its_earlier_result() -> Non
 
 
 def test_a_report_of_pytest_is_counted(tmp_path: Path) -> None:
-    """Passed, failed, and failed while it was set up; what was skipped is neither."""
+    """A failure of the setup counts as failed; a skipped test counts as neither."""
     path = tmp_path / "report.xml"
     path.write_text(
         "<testsuites><testsuite><testcase name='a'/><testcase name='b'><failure message='1 is 2'>long</failure></testcase>"
@@ -107,14 +107,14 @@ def test_a_report_of_pytest_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_row_has_the_host_and_how_many_tests_passed() -> None:
-    """Of each step."""
+    """The count is that of each step."""
     row = line_of(page({"debian13-6.12": results()}), "debian13-6.12")
 
     assert row == "| debian13-6.12 | 6.12.1-cloud x86_64 | 0.31.0 | 3.13.5 |" + " 7 ✓ |" * len(STEPS)
 
 
 def test_what_failed_stands_in_the_row_and_below_it() -> None:
-    """With its words; a bar in them ends no cell."""
+    """The message is shown; a bar in it ends no cell."""
     broken = results()
     broken["steps"][1] |= {"passed": 5, "failed": ["test_a: x | y\nz"]}
     text = page({"debian13-6.12": broken})
@@ -124,7 +124,7 @@ def test_what_failed_stands_in_the_row_and_below_it() -> None:
 
 
 def test_what_could_not_be_done_has_its_reason() -> None:
-    """A step, a host that ended early, and the steps that nobody came to."""
+    """Examples are a step, a host that ended early, and the steps after that."""
     broken = results(reason="it ended in the middle")
     broken["steps"] = [{"step": STEPS[0].name, "passed": 0, "failed": [], "reason": "no such instruction"}]
     text = page({"debian12-5.10": broken})
@@ -135,7 +135,7 @@ def test_what_could_not_be_done_has_its_reason() -> None:
 
 
 def test_a_reason_that_several_steps_share_is_told_once() -> None:
-    """With all of them."""
+    """The reason names all these steps."""
     broken = results()
     for step in broken["steps"][:2]:
         step["reason"] = "no such instruction"
@@ -146,7 +146,7 @@ def test_a_reason_that_several_steps_share_is_told_once() -> None:
 
 
 def test_what_was_set_on_a_kernel_is_told() -> None:
-    """With the reason; of others nothing."""
+    """The reason is there too; a kernel without settings has no text."""
     (name,) = {cell.kernel for cell in CELLS} & {*SETTINGS}
 
     assert SETTINGS[name][0] in page({f"debian12-{name}": results()})
@@ -154,7 +154,7 @@ def test_what_was_set_on_a_kernel_is_told() -> None:
 
 
 def test_hooks_in_force_are_told_once_and_those_that_are_not_too() -> None:
-    """By step where they differ."""
+    """Steps that differ are named."""
     text = page({"debian13-6.12": results()})
 
     told = "fork by typed tracepoint task_newtask, reap by kprobe release_task, setsid by sweeps alone"
@@ -162,7 +162,7 @@ def test_hooks_in_force_are_told_once_and_those_that_are_not_too() -> None:
 
 
 def test_cells_that_were_not_run_are_named() -> None:
-    """So that nobody takes them for tried."""
+    """A reader must not take them for tested."""
     text = page({"debian13-6.12": results()})
     (left,) = (line for line in text.splitlines() if line.startswith("Not run yet: "))
 
@@ -172,5 +172,5 @@ def test_cells_that_were_not_run_are_named() -> None:
 
 
 def test_the_page_is_that_of_the_results() -> None:
-    """Whoever changes one makes the other: python -m tests.matrix --page."""
+    """After a change run python -m tests.matrix --page."""
     assert PAGE.read_text() == page(json.loads(RESULTS.read_text()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed: three packages, the BPF sources among them, a program, and its manual."""
+"""The installed files: three packages with the BPF sources, a program, and its manual."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ OFFLINE = ("No matching distribution found", "Connection", "Temporary failure in
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as a wheel."""
+    """Return the project as a wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     if importlib.util.find_spec("hatchling"):
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", os.fspath(folder)]
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its files, away from the checkout."""
+    """Return the folder of its files, outside of the checkout."""
     folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -46,13 +46,13 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sources() -> set[str]:
-    """What the three packages consist of, in the checkout."""
+    """Return the files of the three packages in the checkout."""
     paths = (path for package in ("agent", "bpf", "exporters") for path in (TOP / package).rglob("*"))
     return {os.fspath(path.relative_to(TOP)) for path in paths if path.is_file() and path.parent.name != "__pycache__"}
 
 
 def test_a_wheel_holds_three_packages_and_nothing_beside_them(wheel: Path) -> None:
-    """Tests, in particular, stay out of everybody's site-packages."""
+    """Above all the wheel has no tests."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition("/")[0] for name in archive.namelist()}
 
@@ -76,13 +76,13 @@ def test_manual_pages_and_completions_travel_as_data(wheel: Path) -> None:
 
 
 def test_the_types_of_the_packages_travel(unpacked: Path) -> None:
-    """PEP 561: who imports agent.protocol.client has them checked."""
+    """PEP 561: a program that imports agent.protocol.client is type-checked."""
     for package in ("agent", "bpf", "exporters"):
         assert (unpacked / package / "py.typed").read_bytes() == b""
 
 
 def test_every_source_file_travels(unpacked: Path) -> None:
-    """C programs and the headers they include above all: they are compiled on the machine that watches."""
+    """Above all these are C programs and headers, which are compiled on the watched machine."""
     carried = {os.fspath(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     needed = sources()
 
@@ -92,12 +92,12 @@ def test_every_source_file_travels(unpacked: Path) -> None:
 
 
 def test_a_wheel_is_for_one_kind_of_machine_and_any_python(wheel: Path) -> None:
-    """The helper that rebuilds trees is a program for this processor, and needs nothing of Python's."""
+    """The helper for rebuilds is a program for this processor, and needs nothing of Python's."""
     assert wheel.name.endswith(f"-py3-none-linux_{os.uname().machine}.whl")
 
 
 def test_the_helper_travels_ready_to_run(wheel: Path) -> None:
-    """Installers keep the mode that the archive has; it is small and needs no library."""
+    """Installers keep the mode in the archive; the helper is small and needs no library."""
     with zipfile.ZipFile(wheel) as archive:
         entry = archive.getinfo("agent/restart/helper/ckptree-rebuild")
         program = archive.read(entry)
@@ -110,7 +110,7 @@ def test_the_helper_travels_ready_to_run(wheel: Path) -> None:
 
 @pytest.mark.parametrize(("machine", "more"), [("aarch64-linux-gnu", True), ("x86_64-linux-gnu", False)])
 def test_the_helper_is_compiled_for_the_machine_of_the_compiler(machine: str, more: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """For arm64 its atomics would else be functions of a library, and it has none."""
+    """For arm64 its atomics must not be functions of a library, because it links none."""
     folder = tmp_path / "agent" / "restart" / "helper"
     folder.mkdir(parents=True)
     shutil.copy(TOP / "hatch_build.py", tmp_path)
@@ -134,7 +134,7 @@ def test_the_helper_is_compiled_for_the_machine_of_the_compiler(machine: str, mo
 
 
 def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path) -> None:
-    """From another folder, and from its own files alone."""
+    """The test runs in another folder, with the wheel's files alone."""
     program = "import runpy, agent, bpf.compiler; print(agent.__file__); runpy.run_module('agent', run_name='__main__')"
     ran = subprocess.run(
         [sys.executable, "-P", "-c", program, "show", "/dev/null"],
@@ -150,12 +150,12 @@ def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path)
 
 
 def test_the_licence_travels(unpacked: Path) -> None:
-    """Under the name that installers look for."""
+    """It has the name that installers look for."""
     assert [path.name for path in unpacked.rglob("LICENSE")] == ["LICENSE"]
 
 
 def test_bcc_is_no_dependency() -> None:
-    """PyPI's `bcc` is an unrelated package: installed, it would hide the system's."""
+    """PyPI's `bcc` is an unrelated package that would hide the system's."""
     project = PYPROJECT["project"]
     extras = [name for names in project["optional-dependencies"].values() for name in names]
 
@@ -163,7 +163,7 @@ def test_bcc_is_no_dependency() -> None:
 
 
 def test_what_is_installed_here_is_this_checkout() -> None:
-    """``ckptree`` is agent.__main__, which the daemon's start depends on."""
+    """``ckptree`` is agent.__main__, on which the daemon's start depends."""
     (script,) = (entry for entry in metadata.entry_points(group="console_scripts") if entry.name == "ckptree")
 
     assert script.value == PYPROJECT["project"]["scripts"]["ckptree"]

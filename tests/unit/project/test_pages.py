@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README.md and the pages in docs: what they link to exists, and what they show is what the commands do.
+"""README.md and the pages in docs: their links lead somewhere, and their commands exist and print the shown output.
 
-`make docs` builds the site, with the same links checked once more; that takes what no other test needs.
+`make docs` builds the site and checks the links once more, with packages that no other test needs.
 """
 
 import ast
@@ -32,23 +32,23 @@ OPTION = re.compile(r"--?[a-z][a-z-]*")
 
 
 def named(page: Path) -> str:
-    """The path of a page, for the name of a test."""
+    """Return the path of a page, for the name of a test."""
     return str(page.relative_to(TOP))
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks of code."""
+    """Return a page without its blocks of code."""
     return FENCE.sub("", page.read_text())
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as viewers of Markdown make them."""
+    """Return the anchors of a page's headings, as viewers of Markdown make them."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
-    """The file and the anchor of each link that leads to no other host."""
+    """Yield the file and the anchor of each link to this project."""
     for target in LINK.findall(prose(page)):
         if not re.match(r"[a-z]+:", target):
             path, _, anchor = target.partition("#")
@@ -56,8 +56,9 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each verb of ckptree that a page shows in code, and the words behind it, up to a pipe, comment or other
-    command."""
+    """Yield each verb of ckptree in a page's code, with the words behind it, up to a pipe, a comment or another
+    command.
+    """
     text = page.read_text()
     code = [*FENCE.findall(text), *re.findall(r"`([^`\n]+)`", FENCE.sub("", text))]
     for line in (line for piece in code for line in piece.splitlines()):
@@ -69,7 +70,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def examples() -> list[tuple[str, str]]:
-    """The commands of the README that need no rights and no other process, each with what it prints there."""
+    """Return the commands of the README that need no rights and no other process, each with its shown output."""
     found = []
     for block in re.findall(r"^```console\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL):
         for piece in re.split(r"^(?=[$#] )", block, flags=re.MULTILINE):
@@ -81,7 +82,7 @@ def examples() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_link_leads_to_a_page_and_a_heading_of_it(page: Path) -> None:
-    """Links to other hosts are not looked at."""
+    """Links to other hosts are not checked."""
     broken = [
         f"{path.name}#{anchor}"
         for path, anchor in links(page)
@@ -92,13 +93,13 @@ def test_every_link_leads_to_a_page_and_a_heading_of_it(page: Path) -> None:
 
 
 def test_the_readme_is_read_in_two_minutes() -> None:
-    """What a reader wants to know behind that has a page."""
+    """Everything further has a page of its own."""
     assert len(README.read_text().splitlines()) <= 150
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=named)
 def test_every_verb_and_option_of_a_command_exists(page: Path) -> None:
-    """As the command line defines it."""
+    """The command line defines them."""
     unknown = [
         (verb, word)
         for verb, words in commands(page)
@@ -110,7 +111,7 @@ def test_every_verb_and_option_of_a_command_exists(page: Path) -> None:
 
 
 def test_every_option_that_stands_alone_belongs_to_a_verb() -> None:
-    """Those of other programs are shown with the program."""
+    """Options of other programs are shown with the program."""
     known = set().union(*OPTIONS.values(), BEFORE_VERBS)
     alone = {option for page in WRITTEN for option in re.findall(r"`(--[a-z][a-z-]*)[ `]", prose(page))}
 
@@ -119,7 +120,7 @@ def test_every_option_that_stands_alone_belongs_to_a_verb() -> None:
 
 
 def test_every_verb_has_its_place_in_the_page_of_commands() -> None:
-    """And no other has one."""
+    """No other verb has a place there."""
     rows = re.findall(r"^\| \[`ckptree ([a-z]+)", (TOP / "docs" / "commands.md").read_text(), re.MULTILINE)
 
     assert sorted(rows) == sorted(OPTIONS)
@@ -127,7 +128,7 @@ def test_every_verb_has_its_place_in_the_page_of_commands() -> None:
 
 @pytest.mark.parametrize(("command", "printed"), examples())
 def test_an_example_prints_what_the_readme_shows(command: str, printed: str) -> None:
-    """Where it shows ``...`` there are more lines."""
+    """``...`` stands for further lines."""
     ran = ckptree(*shlex.split(command), cwd=TOP)
     pieces = [re.escape(piece) for piece in re.split(r"^\.\.\.\n", printed, flags=re.MULTILINE)]
 
@@ -136,12 +137,12 @@ def test_an_example_prints_what_the_readme_shows(command: str, printed: str) -> 
 
 
 def test_the_readme_shows_examples_that_can_be_tried() -> None:
-    """Of the verbs that read a file."""
+    """They are of verbs that read a file."""
     assert {command.split()[0] for command, _ in examples()} >= {"show", "diff", "plan"}
 
 
 def test_the_site_has_every_page_in_its_navigation() -> None:
-    """A page that is in none is an error of `make docs`."""
+    """`make docs` fails for a page outside of it."""
     tree = ast.parse((TOP / "docs" / "conf.py").read_text())
     constants = [node for node in tree.body if isinstance(node, ast.AnnAssign) and node.value is not None]
     listed = [name for node in constants if node.value for name in ast.literal_eval(node.value)]
@@ -150,7 +151,7 @@ def test_the_site_has_every_page_in_its_navigation() -> None:
 
 
 def test_the_glossary_is_short_and_in_order() -> None:
-    """At most thirty terms, each told in few words."""
+    """It has at most thirty terms, each in few words."""
     terms = re.findall(r"^\* \*\*(.+?)\*\*: (.+)$", (TOP / "docs" / "glossary.md").read_text(), re.MULTILINE)
 
     assert 20 < len(terms) <= 30

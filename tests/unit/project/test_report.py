@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where figures go: the marks of a file, and pictures."""
+"""The writer of figures: marks of a file, and pictures."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.bench.report import PAGE, bars, lines, splice
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
-    """Again and again, and no other name's."""
+    """This holds again and again, and for no other name."""
     path = tmp_path / "page.md"
     path.write_text("a\n<!-- begin one -->\nold\n<!-- end one -->\nb\n<!-- begin two -->\n<!-- end two -->\n")
     for text in ("first", "second\n"):
@@ -23,7 +23,7 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", ["", "<!-- begin x -->", "<!-- end x --><!-- begin x -->"])
 def test_a_file_without_the_marks_is_left_as_it_is(page: str, tmp_path: Path) -> None:
-    """Nobody would find the figures."""
+    """The figures would be lost."""
     path = tmp_path / "page.md"
     path.write_text(page)
 
@@ -37,7 +37,7 @@ def test_a_file_without_the_marks_is_left_as_it_is(page: str, tmp_path: Path) ->
     "name", ["torture", "loss", "following", "soak", "bench-snapshot", "bench-hooks", "bench-others"]
 )
 def test_the_page_has_the_marks(name: str, tmp_path: Path) -> None:
-    """Of each command that writes there."""
+    """Each command that writes there has its marks."""
     copy = tmp_path / "benchmarks.md"
     copy.write_text(PAGE.read_text())
 
@@ -45,7 +45,7 @@ def test_the_page_has_the_marks(name: str, tmp_path: Path) -> None:
 
 
 def test_a_bar_is_as_long_as_its_share() -> None:
-    """And an empty one can still be seen."""
+    """An empty bar is still visible."""
     svg = bars("t", {"h": [("own", 0.0, "0 of 9"), ("a < b", 0.5, "half"), ("c", 1.0, "all")]}, own="own")
     lengths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', svg)]
 
@@ -55,7 +55,7 @@ def test_a_bar_is_as_long_as_its_share() -> None:
 
 
 def test_curves_lie_within_their_axes() -> None:
-    """Each with a point for each value."""
+    """Each curve has a point for each value."""
     svg = lines(
         "t", {"own": {10.0: 0.01, 1000.0: 1.0}, "other": {10.0: 5.0, 1000.0: 700.0}}, ("tasks", "ms"), own="own"
     )

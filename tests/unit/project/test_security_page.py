@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SECURITY.md names tests that there are."""
+"""SECURITY.md names existing tests."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ PAGE = (TOP / "SECURITY.md").read_text()
 
 
 def test_every_promise_names_tests_that_there_are() -> None:
-    """A promise whose test was renamed is held by nobody."""
+    """A promise without its test could break unnoticed."""
     promises = PAGE.partition("## Promises")[2].partition("\n## ")[0]
     rows = [line for line in promises.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
     named = [re.findall(r"`(tests/[\w/.]+|make [\w-]+)`", row.rsplit("|", 2)[1]) for row in rows]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The storm's log: the reader agrees with the header, a real storm's log is sound, and its judge can be trusted."""
+"""The storm's log: reader and header agree, the log of a real storm is sound, and its judge is reliable."""
 
 import ctypes as ct
 import subprocess
@@ -20,7 +20,7 @@ from tests.bench.stormlog import ALWAYS, LIFE_FIELDS, Change, Kind, Life, StormL
 
 
 def test_the_reader_agrees_with_the_header(tmp_path: Path) -> None:
-    """Offsets, sizes and kinds, asked of the compiler."""
+    """The compiler gives offsets, sizes and kinds."""
 
     class Mirror(ct.Structure):
         _fields_ = LIFE_FIELDS
@@ -38,23 +38,23 @@ def test_the_reader_agrees_with_the_header(tmp_path: Path) -> None:
 
 
 def test_parent_and_child_asking_for_one_group_is_one_change() -> None:
-    """From the earlier call on it may hold, after the earlier return it does."""
+    """It may hold from the earlier call on, and holds after the earlier return."""
     assert _changes(7, 9, (0, 0, 20, 30, 10, 40)) == ((), (Change(10, 30, 9),))
 
 
 def test_a_call_that_never_returned_may_have_worked_at_any_time() -> None:
-    """Its maker died in it."""
+    """The caller died in it."""
     assert _changes(7, 9, (0, 0, 0, 0, 10, 0)) == ((), (Change(10, ALWAYS, 9),))
 
 
 def test_a_new_session_is_a_new_group() -> None:
-    """Both named after the task."""
+    """Both have the number of the task."""
     assert _changes(7, 9, (10, 20, 0, 0, 0, 0)) == ((Change(10, 20, 7),), (Change(10, 20, 7),))
 
 
 @pytest.fixture(scope="module")
 def slow_storm() -> tuple[StormLog, list[scanners.Scan]]:
-    """A slow storm, and scans of it: some while it goes on, and some while all of it is stopped."""
+    """Return the log of a slow storm, and scans of it, some of them during a stop of all its tasks."""
     scans = []
     with Storm(idle=20, rate=60) as storm:
         for _ in range(4):
@@ -69,7 +69,7 @@ def slow_storm() -> tuple[StormLog, list[scanners.Scan]]:
 
 @contextmanager
 def stopped(storm: Storm) -> Iterator[None]:
-    """Hold all tasks of a storm: however slow the machine is, nothing happens meanwhile."""
+    """Stop all tasks of a storm, so that nothing happens meanwhile on a machine of any speed."""
     root = psutil.Process(storm.root)
     deadline = time.monotonic() + 60
     still = 0
@@ -97,13 +97,13 @@ def _is_still(process: psutil.Process) -> bool:
 
 
 def moments(life: Life) -> list[int]:
-    """All stamps of a life."""
+    """Return all stamps of a life."""
     changes = [stamp for change in life.sids + life.pgids for stamp in change[:2]]
     return [*life[5:13], *changes]
 
 
 def test_stamps_of_a_life_are_in_order(slow_storm: tuple[StormLog, list[scanners.Scan]]) -> None:
-    """Birth, then end, each from may to must."""
+    """The order is birth, then end, each from may to must."""
     for life in filter(None, slow_storm[0].lives):
         assert life.birth_lo <= life.birth_hi <= life.must_end
         assert life.birth_lo < life.death_lo
@@ -112,7 +112,7 @@ def test_stamps_of_a_life_are_in_order(slow_storm: tuple[StormLog, list[scanners
 
 
 def test_a_scan_during_which_nothing_happened_is_never_torn(slow_storm: tuple[StormLog, list[scanners.Scan]]) -> None:
-    """Zombies, orphans, sessions and groups lie about, yet the scan is true: the judge raises no false alarm."""
+    """The tree has zombies, orphans, sessions and groups, and the judge raises no false alarm."""
     log, scans = slow_storm
     judge = Judge(log)
     stamps = sorted(stamp for life in log.lives if life for stamp in moments(life))
@@ -123,7 +123,7 @@ def test_a_scan_during_which_nothing_happened_is_never_torn(slow_storm: tuple[St
 
 
 def test_a_scan_with_a_row_too_many_or_too_few_is_torn(slow_storm: tuple[StormLog, list[scanners.Scan]]) -> None:
-    """The same scans, spoilt: the judge can fail."""
+    """The scans are the same, with a row added or removed: the judge can fail."""
     log, scans = slow_storm
     judge = Judge(log)
     idle = {life.tid for life in log.lives if life and life.kind is Kind.IDLE}
@@ -137,7 +137,7 @@ def test_a_scan_with_a_row_too_many_or_too_few_is_torn(slow_storm: tuple[StormLo
 
 
 def test_an_idle_tree_has_the_size_asked_for_and_goes() -> None:
-    """Processes three deep, with threads."""
+    """Processes are three levels deep, with threads."""
     with IdleTree(60, breadth=3, threads=2) as tree:
         rows = scanners.scan_proc().rows()
         family = {tree.root}

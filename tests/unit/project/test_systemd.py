@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units that run the daemon: that systemd takes them, and that their hardening leaves the daemon what it needs."""
+"""The systemd units of the daemon: systemd accepts them, and their hardening leaves the daemon its necessary rights."""
 
 import configparser
 import shutil
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="sys
 
 
 def parsed(path: Path, section: str) -> configparser.SectionProxy:
-    """A section of a unit; of a key that is a list, the last line."""
+    """Return a section of a unit; a repeated key has its last line."""
     unit = configparser.ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"), strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have cases
     unit.read(path)
@@ -31,23 +31,23 @@ def parsed(path: Path, section: str) -> configparser.SectionProxy:
 
 @pytest.fixture
 def service() -> configparser.SectionProxy:
-    """The service's [Service] section."""
+    """Return the service's [Service] section."""
     return parsed(SERVICE, "Service")
 
 
 @pytest.fixture
 def socket() -> configparser.SectionProxy:
-    """The socket's [Socket] section."""
+    """Return the socket's [Socket] section."""
     return parsed(SOCKET, "Socket")
 
 
 def analyzed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """What systemd-analyze says."""
+    """Run systemd-analyze."""
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
-    """No unknown key, no value it would ignore. The program need not be installed where this runs."""
+    """No key is unknown, and no value is ignored. The program need not be installed here."""
     text = SERVICE.read_text().replace("ExecStart=/usr/bin/ckptree", f"ExecStart={shutil.which('true')}")
     (tmp_path / SERVICE.name).write_text(text)
     shutil.copy(SOCKET, tmp_path)
@@ -57,7 +57,7 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
 
 
 def test_the_service_is_hardly_exposed() -> None:
-    """systemd's own measure, from 0 to 10; the tool fails above the threshold, and says by what."""
+    """systemd's own measure is from 0 to 10; the tool fails above the threshold, and lists the reasons."""
     judged = analyzed("security", "--offline=yes", f"--threshold={MOST_EXPOSED}", "--no-pager", SERVICE)
 
     assert judged.returncode == 0, judged.stdout
@@ -67,7 +67,7 @@ def test_the_service_is_hardly_exposed() -> None:
 
 @pytest.mark.parametrize("unit", [SERVICE, SOCKET], ids=lambda unit: unit.suffix)
 def test_every_key_is_said_once(unit: Path) -> None:
-    """systemd lets the last one win, where a reader may have seen the first."""
+    """systemd uses the last one, but a reader may see only the first."""
     keys = [line.partition("=")[0] for line in unit.read_text().splitlines() if "=" in line and line[0] != "#"]
     keys = [key for key in keys if key not in LISTS]
 
@@ -75,17 +75,17 @@ def test_every_key_is_said_once(unit: Path) -> None:
 
 
 def test_the_daemon_says_when_it_is_ready(service: configparser.SectionProxy) -> None:
-    """Whoever is ordered after it may ask at once."""
+    """Units ordered after it may send requests at once."""
     assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
 
 
 def test_the_socket_is_the_one_that_clients_look_for(socket: configparser.SectionProxy) -> None:
-    """Without --socket."""
+    """The clients have no option --socket."""
     assert Path(socket["ListenStream"]) == Config().socket
 
 
 def test_the_group_that_is_shown_all_is_made(service: configparser.SectionProxy) -> None:
-    """It is the daemon's own, and has members only if somebody adds them."""
+    """It is the daemon's own, and has no members unless an administrator adds some."""
     lines = (UNITS / "sysusers.d/ckptree.conf").read_text().splitlines()
     made = [line.split()[:2] for line in lines if not line.startswith("#")]
 
@@ -94,19 +94,19 @@ def test_the_group_that_is_shown_all_is_made(service: configparser.SectionProxy)
 
 
 def test_everybody_may_connect(socket: configparser.SectionProxy) -> None:
-    """As without systemd: what each one is shown is the daemon's to decide."""
+    """The daemon decides itself, as without systemd, which tasks each user sees."""
     assert int(socket["SocketMode"], 8) == Config().socket_mode
 
 
 def test_the_queue_of_those_who_connect_is_as_long_as_without_systemd(socket: configparser.SectionProxy) -> None:
-    """systemd's own would be as long as the kernel has it: thousands, whom root would have to await."""
+    """systemd's default is the kernel's limit: thousands of clients, for which root would have to wait."""
     assert int(socket["Backlog"]) == BACKLOG
 
 
 def test_the_profile_of_the_security_module_is_the_one_that_the_service_asks_for(
     service: configparser.SectionProxy,
 ) -> None:
-    """Where there is none, the service starts all the same."""
+    """Without the profile the service starts all the same."""
     profile = (UNITS / "ckptree-daemon.apparmor").read_text()
 
     assert service["AppArmorProfile"] == "-ckptree-daemon"
@@ -114,12 +114,12 @@ def test_the_profile_of_the_security_module_is_the_one_that_the_service_asks_for
 
 
 def test_a_start_that_cannot_succeed_is_not_repeated(service: configparser.SectionProxy) -> None:
-    """A wrong configuration and a host that cannot are exit codes of their own."""
+    """A wrong configuration and an unfit host have exit codes of their own."""
     assert {UsageError.exit_code, HostError.exit_code} == {int(c) for c in service["RestartPreventExitStatus"].split()}
 
 
 def test_three_capabilities_are_given_and_no_other_can_be_had(service: configparser.SectionProxy) -> None:
-    """Loading and attaching, and reading the numbers of tracepoints; the daemon drops them when it has done so."""
+    """The daemon needs them to load, attach, and read the numbers of tracepoints, and then drops them."""
     given = set(service["AmbientCapabilities"].split())
 
     assert given == {"CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"}
@@ -127,13 +127,13 @@ def test_three_capabilities_are_given_and_no_other_can_be_had(service: configpar
 
 
 def test_what_is_loaded_the_services_user_cannot_write(service: configparser.SectionProxy) -> None:
-    """Root compiles, outside of the sandbox; no folder is given to the daemon's user for it."""
+    """Root compiles, outside of the sandbox; the daemon's user has no folder for it."""
     assert service["ExecStartPre"] == "-+/usr/bin/ckptree daemon --compile"
     assert not {"CacheDirectory", "StateDirectory", "ReadWritePaths"} & set(service)
 
 
 def test_the_configuration_that_comes_along_is_taken_and_says_the_defaults(tmp_path: Path) -> None:
-    """As it is, and with its comments taken off the keys."""
+    """This holds as it is, and with its keys uncommented."""
     text = (UNITS / "ckptree.toml").read_text()
     keys = [line.removeprefix("#") for line in text.splitlines() if line[:1] == "#" and line[1:2].isalpha()]
     (tmp_path / "all.toml").write_text("\n".join(keys))
@@ -144,5 +144,5 @@ def test_the_configuration_that_comes_along_is_taken_and_says_the_defaults(tmp_p
 
 @pytest.mark.parametrize("key", ["ProcSubset", "PrivateUsers", "DynamicUser", "PrivatePIDs"])
 def test_what_would_blind_the_daemon_is_not_set(service: configparser.SectionProxy, key: str) -> None:
-    """Each of these hides callers or the host from it, or takes BPF's rights away."""
+    """Each of these would hide callers or the host from it, or remove BPF's rights."""
     assert key not in service
