@@ -370,7 +370,7 @@ def the_init_of_the_next_childs_namespace_is_a_zombie(kernel: Kernel, root: Thre
 
 @scene
 def owners_in_each_others_groups_wait_for_children_elsewhere(kernel: Kernel, root: Thread) -> None:
-    """A keeper of a group must not be born into the namespace that waits."""
+    """The helper that keeps a group alive must not be born into the namespace that waits."""
     owners_in_each_others_groups(kernel, root)
     for one in kernel.children(root):
         kernel.unshare(one.leader)

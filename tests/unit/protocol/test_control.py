@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What daemon and client say to each other: as bytes, and how a client takes what goes wrong."""
+"""The protocol between daemon and client: its bytes, and the client's handling of failures."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ _messages = st.lists(st.dictionaries(st.text(max_size=4), _values, max_size=3), 
 
 @given(_messages, st.lists(st.integers(1, 40), min_size=1))
 def test_messages_arrive_as_sent_however_the_stream_is_cut(messages: list[codec.Message], cuts: list[int]) -> None:
-    """A socket gives bytes in pieces of its own choosing."""
+    """A socket delivers bytes in pieces of any size."""
     stream = b"".join(map(codec.encode, messages))
     decoder = codec.Decoder(codec.MAX_REQUEST)
     received, at, turn = [], 0, 0
@@ -66,14 +66,14 @@ def test_messages_arrive_as_sent_however_the_stream_is_cut(messages: list[codec.
     ],
 )
 def test_what_is_not_the_protocol_is_called_that(stream: bytes, complaint: str) -> None:
-    """It ends the connection, not the daemon; a length is believed only up to the limit."""
+    """The error ends the connection and not the daemon; a length counts only up to the limit."""
     with pytest.raises(codec.ProtocolError, match=complaint):
         codec.Decoder(codec.MAX_REQUEST).feed(stream)
 
 
 @pytest.mark.parametrize("part", [[], {}])
 def test_a_request_of_many_parts_is_refused_before_they_are_all_made(part: object) -> None:
-    """A byte makes an empty list, which takes seventy: a small request would be megabytes in the daemon."""
+    """A byte makes an empty list of seventy bytes: a small request would take megabytes in the daemon."""
     few, many = ({"verb": "status", "x": [part] * count} for count in (codec.MAX_PARTS - 2, codec.MAX_PARTS))
 
     assert codec.Decoder(codec.MAX_REQUEST, codec.MAX_PARTS).feed(codec.encode(few)) == [few]
@@ -90,7 +90,7 @@ def test_a_request_of_many_parts_is_refused_before_they_are_all_made(part: objec
     ],
 )
 def test_an_error_crosses_the_socket_as_the_error_it_is(kind: type[CkptreeError]) -> None:
-    """Class, exit code and text."""
+    """Class, exit code and text are the same."""
     (answer,) = codec.Decoder(codec.MAX_ANSWER).feed(codec.encode(codec.failure(kind("it is so"))))
 
     with pytest.raises(CkptreeError, match=r"^it is so$") as caught:
@@ -99,7 +99,7 @@ def test_an_error_crosses_the_socket_as_the_error_it_is(kind: type[CkptreeError]
 
 
 def test_a_refusal_brings_its_leaks() -> None:
-    """They go to the user, line by line."""
+    """The user gets them line by line."""
     (answer,) = codec.Decoder(codec.MAX_ANSWER).feed(codec.encode(codec.failure(RefusedError("no", ["a", "b"]))))
 
     with pytest.raises(RefusedError, match=r"^no$") as caught:
@@ -108,14 +108,14 @@ def test_a_refusal_brings_its_leaks() -> None:
 
 
 def test_an_error_of_a_kind_the_client_has_not_still_fails() -> None:
-    """Of a newer daemon, say; or one that only files have."""
+    """It may come from a newer daemon, or be of a kind that only files have."""
     for answer in (codec.failure(FormatError("file", "bad")), {"ok": False}, {}):
         with pytest.raises(CkptreeError):
             codec.raise_failure(answer)
 
 
 def test_success_raises_nothing() -> None:
-    """An answer that is ok is left to whoever asked."""
+    """A successful answer is left to the caller."""
     codec.raise_failure({"ok": True, "exit_code": 7})
 
 
@@ -124,7 +124,7 @@ def test_success_raises_nothing() -> None:
     [(None, (1, 1), 1), ([1, 1], (1, 1), 1), ([1, 9], (1, 3), 3), ([2, 3], (1, 2), 2), (None, (1, 3), 1)],
 )
 def test_the_newest_version_that_both_speak_is_spoken(theirs: object, ours: tuple[int, int], common: int) -> None:
-    """Who says none means the first."""
+    """A side without versions means the first."""
     assert codec.common_version(theirs, ours) == common
 
 
@@ -133,21 +133,21 @@ def test_the_newest_version_that_both_speak_is_spoken(theirs: object, ours: tupl
     [([2, 3], (1, 1), "daemon"), ([1, 1], (2, 3), "client"), (None, (2, 2), "client"), ([3, 2], (1, 3), "daemon")],
 )
 def test_versions_that_do_not_meet_are_named_with_the_remedy(theirs: object, ours: tuple[int, int], who: str) -> None:
-    """Whichever side is the older one."""
+    """The message depends on the older side."""
     with pytest.raises(VersionError, match=f"no common version of the protocol: .* The {who} is the older one"):
         codec.common_version(theirs, ours)
 
 
 @pytest.mark.parametrize("theirs", [1, [], [1], [1, 2, 3], ["1", "2"], [True, True], {}, "12", [1.0, 2.0]])
 def test_what_is_no_range_of_versions_is_a_usage_error(theirs: object) -> None:
-    """Not a crash."""
+    """It does not raise another exception."""
     with pytest.raises(UsageError, match=r"expected \[oldest, newest\]"):
         codec.common_version(theirs)
 
 
 @contextmanager
 def _server(path: Path, *serve: Callable[[socket.socket], object]) -> Iterator[None]:
-    """Something that is no daemon, but listens there for one connection after the other."""
+    """Run a server that is no daemon; it takes one connection after the other."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(path))
         listener.listen(1)
@@ -183,7 +183,7 @@ def test_a_client_asks_many_times_over_one_connection(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_hangs_up_is_no_daemon(tmp_path: Path) -> None:
-    """Exit code 3, and the socket is named."""
+    """The exit code is 3, and the message names the socket."""
     path = tmp_path / "socket"
     with (
         _server(path, lambda connection: connection.recv(4)),
@@ -194,7 +194,7 @@ def test_a_daemon_that_hangs_up_is_no_daemon(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_hangs_up_in_the_middle_of_an_answer_is_no_daemon(tmp_path: Path) -> None:
-    """Half an answer is none."""
+    """Half an answer counts as none."""
     path = tmp_path / "socket"
 
     def serve(connection: socket.socket) -> None:
@@ -210,7 +210,7 @@ def test_a_daemon_that_hangs_up_in_the_middle_of_an_answer_is_no_daemon(tmp_path
 
 
 def test_a_daemon_that_is_silent_is_given_up_after_the_timeout(tmp_path: Path) -> None:
-    """The option that sets it is named."""
+    """The message names the option that sets the timeout."""
     path, done = tmp_path / "socket", threading.Event()
     with _server(path, lambda _: done.wait(10)):
         with Client(path, 0.05) as client, pytest.raises(NoDaemonError, match=r"within 0\.05 s: it is stopped"):
@@ -219,8 +219,7 @@ def test_a_daemon_that_is_silent_is_given_up_after_the_timeout(tmp_path: Path) -
 
 
 def test_an_answer_that_comes_too_late_is_nobodys(tmp_path: Path) -> None:
-    """Whoever asks again after a timeout does so over a connection on which nothing is owed; one is owed nothing
-    there."""
+    """A request after a timeout uses a new connection, on which no old answer can arrive."""
     path, late = tmp_path / "socket", threading.Event()
 
     def first(connection: socket.socket) -> None:
@@ -241,7 +240,7 @@ def test_an_answer_that_comes_too_late_is_nobodys(tmp_path: Path) -> None:
 
 
 def test_whoever_finds_nobody_any_more_may_ask_again_later(tmp_path: Path) -> None:
-    """A daemon is restarted, and for a while nobody listens."""
+    """During a restart of the daemon no process listens for a while."""
     path = tmp_path / "socket"
     with _server(path, _answering({"ok": True, "n": 1})):
         client = Client(path, 5)
@@ -255,7 +254,7 @@ def test_whoever_finds_nobody_any_more_may_ask_again_later(tmp_path: Path) -> No
 
 
 def test_an_answer_of_another_version_is_called_that(tmp_path: Path) -> None:
-    """No KeyError for a user."""
+    """The user sees no KeyError."""
     path = tmp_path / "socket"
     with (
         _server(path, _answering({"ok": True, "data": b""})),
@@ -266,7 +265,7 @@ def test_an_answer_of_another_version_is_called_that(tmp_path: Path) -> None:
 
 
 def test_a_daemon_from_before_there_was_a_hello_is_called_older(tmp_path: Path) -> None:
-    """And the client says what to do."""
+    """The message has the remedy."""
     path = tmp_path / "socket"
 
     def serve(connection: socket.socket) -> None:
@@ -283,7 +282,7 @@ def test_a_daemon_from_before_there_was_a_hello_is_called_older(tmp_path: Path) 
 
 
 def test_a_daemon_that_speaks_a_newer_version_alone_is_told_apart(tmp_path: Path) -> None:
-    """By its own word, and also where it answers all the same."""
+    """The daemon says so itself, or answers all the same."""
     path = tmp_path / "socket"
     with (
         _server(path, lambda connection: connection.sendall(codec.encode(HELLO | {"protocol": 2}))),
@@ -294,7 +293,7 @@ def test_a_daemon_that_speaks_a_newer_version_alone_is_told_apart(tmp_path: Path
 
 
 def test_who_is_not_a_daemon_is_found_out(tmp_path: Path) -> None:
-    """Another program's socket, by mistake."""
+    """The socket may be another program's, by mistake."""
     path = tmp_path / "socket"
     with (
         _server(path, lambda connection: connection.sendall(b"220 mail.example ESMTP\r\n")),
@@ -305,7 +304,7 @@ def test_who_is_not_a_daemon_is_found_out(tmp_path: Path) -> None:
 
 
 def test_nobody_there_is_told_with_the_remedy(tmp_path: Path) -> None:
-    """Whether there is no file, or a file that nobody listens on."""
+    """The file may be missing, or may have no listener."""
     dead = tmp_path / "dead"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(dead))
@@ -315,5 +314,5 @@ def test_nobody_there_is_told_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_a_request_is_a_length_and_a_map() -> None:
-    """To the byte, for clients in other languages."""
+    """Clients in other languages need every byte."""
     assert codec.encode({"verb": "status"}) == b"\0\0\0\x0d" + msgpack.packb({"verb": "status"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tree without its processes that only forked: who is left, under whom, and born how."""
+"""A tree without its processes that only forked: the remaining tasks, their parents, and their births."""
 
 from agent.model import Ancestor, Birth, Creator, Namespace, ProcessDetails, Snapshot, Task, TaskState
 from agent.restart.planning.dropping import without_held
@@ -11,25 +11,25 @@ RAN, FORKED = ProcessDetails(execed=True), ProcessDetails(execed=False)
 
 
 def born(tag: int | None, ancestor: int | None = None) -> Birth:
-    """An observed birth."""
+    """Return an observed birth."""
     return Birth(Creator(tag, ancestor), observed=True, sid=1, pgid=1, flags=(), order=1)
 
 
 def of(*tasks: Task, numbers: int = 0, ancestors: tuple[Ancestor, ...] = ()) -> Snapshot:
-    """A container of these, all in the root's session and group."""
+    """Return a container of these tasks, all in the root's session and group."""
     rows = [task._replace(sid=task.sid if task.sid == task.pid else 1, pgid=1) for task in tasks]
     pids = [(number,) for number in range(1, 1 + (numbers or len(tasks)))]
     return a_snapshot(pids, rows, mode="container", ancestors=ancestors)
 
 
 def left(snapshot: Snapshot) -> tuple[dict[int, int], list[int]]:
-    """Who is left, with their parents, and who has gone."""
+    """Return the remaining tasks with their parents, and the dropped ones."""
     kept, dropped = without_held(snapshot)
     return {task.pid: task.ppid for task in kept.tasks}, [task.pid for task in dropped]
 
 
 def test_workers_go_with_their_threads_and_zombies() -> None:
-    """A zombie of a process that stays does not."""
+    """A zombie child of a remaining process stays."""
     snapshot = of(
         a_task(1, 0, details=RAN),
         a_task(2, 1, details=FORKED),
@@ -42,7 +42,7 @@ def test_workers_go_with_their_threads_and_zombies() -> None:
 
 
 def test_a_program_that_a_worker_started_is_its_next_forefathers_who_stays() -> None:
-    """Through two of them, and a thread; how it was born then is not known."""
+    """Two workers and a thread may be in between; the birth is then unknown."""
     snapshot = of(
         a_task(1, 0, details=RAN),
         a_task(2, 1, details=FORKED, birth=born(1)),
@@ -59,7 +59,7 @@ def test_a_program_that_a_worker_started_is_its_next_forefathers_who_stays() -> 
 
 
 def test_a_birth_that_ran_through_one_who_goes_is_not_known() -> None:
-    """Its creator is gone, and was made by a worker."""
+    """Its creator is gone, and a worker made that creator."""
     dead = Ancestor(0, (9,), (0,), born(2), ())
     snapshot = of(
         a_task(1, 0, details=RAN),
@@ -74,7 +74,7 @@ def test_a_birth_that_ran_through_one_who_goes_is_not_known() -> None:
 
 
 def test_the_init_of_a_namespace_stays() -> None:
-    """Whoever lives there could not without it."""
+    """The tasks of the namespace could not exist without it."""
     tasks = [a_task(1, 0, details=RAN), a_task(2, 1, depth=1, details=FORKED), a_task(3, 2, depth=1, details=RAN)]
     namespaces = (Namespace(0, 1, 0, None), Namespace(1, 2, 1, 0))
     snapshot = a_snapshot([(1,), (2, 1), (3, 2)], tasks, mode="container", namespaces=namespaces)
@@ -83,7 +83,7 @@ def test_the_init_of_a_namespace_stays() -> None:
 
 
 def test_the_root_stays_and_where_nobody_only_forked_nothing_changes() -> None:
-    """Nor where it is not known."""
+    """The same holds if it is unknown."""
     alone = of(a_task(1, 0, details=FORKED), a_task(2, 1, details=ProcessDetails()), a_task(3, 1))
 
     assert without_held(alone) == (alone, [])

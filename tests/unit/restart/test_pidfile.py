@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose pid is in a pid file, and whom that stops."""
+"""The pid in a pid file, and the process that prevents a start."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ _PR_SET_NAME = 15
 
 @contextmanager
 def _called_as_a_guard() -> Iterator[int]:
-    """A child with the name of the helper; its pid."""
+    """Run a child with the name of the helper; yield its pid."""
     pid = os.fork()
     if not pid:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, HELPER.name.encode(), 0, 0, 0)
@@ -35,7 +35,7 @@ def _called_as_a_guard() -> Iterator[int]:
 
 
 def test_a_guard_that_lives_keeps_its_file(tmp_path: Path) -> None:
-    """It is named, with what to do."""
+    """The message names it, with the remedy."""
     file = tmp_path / "pid"
     with _called_as_a_guard() as guard:
         file.write_text(f"{guard}\n")
@@ -44,7 +44,7 @@ def test_a_guard_that_lives_keeps_its_file(tmp_path: Path) -> None:
 
 
 def test_a_guard_that_has_ended_and_nobody_has_waited_for_stops_nobody(tmp_path: Path) -> None:
-    """A pid 1 that reaps nobody leaves it so for ever."""
+    """A pid 1 that reaps no children leaves it a zombie for ever."""
     file = tmp_path / "pid"
     with _called_as_a_guard() as guard:
         file.write_text(f"{guard}\n")

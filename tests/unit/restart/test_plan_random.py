@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random programs on a simulated kernel: their trees are planned, and whatever order a rebuild takes comes to the tree.
+"""Random programs on a simulated kernel: their trees are planned, and any order of a rebuild makes the tree.
 
-A refusal has to be one of those that are known to be right, or to be rare; how many trees are refused without their
+A refusal must be one of those known to be right, or to be rare. The number of trees that are refused without their
 births is reported (pytest -rP, or Hypothesis's statistics).
 """
 
@@ -70,7 +70,7 @@ RARE = 0.01
 
 
 def played(program: list[Step]) -> Watched:
-    """A kernel after a program."""
+    """Return a kernel after a program."""
     pair = watched(pid_max=100, lingers=True)
     for step in program:
         make(pair.kernel, step)
@@ -82,7 +82,7 @@ def played(program: list[Step]) -> Watched:
 
 
 def roots(pair: Watched) -> Iterator[tuple[Thread, Mode]]:
-    """Every process, and every container."""
+    """Yield every process, and every container."""
     for thread in pair.kernel.threads:
         if not thread.leads:
             continue
@@ -93,7 +93,7 @@ def roots(pair: Watched) -> Iterator[tuple[Thread, Mode]]:
 
 
 def trees(pair: Watched) -> Iterator[Snapshot]:
-    """All that can be captured, largest ones too."""
+    """Yield all trees that can be captured, the largest ones too."""
     for thread, mode in roots(pair):
         try:
             yield taken(pair, thread, mode)
@@ -102,7 +102,7 @@ def trees(pair: Watched) -> Iterator[Snapshot]:
 
 
 def planned(snapshot: Snapshot, *, pidns: bool = True) -> Plan | str:
-    """A plan, or the rule that stands in the way."""
+    """Return a plan, or the rule of the refusal."""
     try:
         return make_plan(snapshot, pidns=pidns)
     except NotRebuildableError as error:
@@ -110,7 +110,7 @@ def planned(snapshot: Snapshot, *, pidns: bool = True) -> Plan | str:
 
 
 def has_number_1(snapshot: Snapshot) -> bool:
-    """Which is the init's of the caller's own namespace."""
+    """Return True if a pid is 1, the number of the init in the caller's own namespace."""
     return any(pid.numbers[0] == 1 for pid in snapshot.pids)
 
 
@@ -119,7 +119,7 @@ def has_number_1(snapshot: Snapshot) -> bool:
 def test_a_tree_is_planned_or_refused_for_a_reason_and_the_plan_builds_it(
     program: list[Step], data: st.DataObject
 ) -> None:
-    """With births and without, in a namespace of its own or not; on a kernel that shares nothing with the model."""
+    """The tree has its births or none, and a namespace of its own or not; the kernel shares nothing with the model."""
     found = list(trees(played(program)))
     snapshot = data.draw(st.sampled_from(found))
     for observed in (True, False):
@@ -139,7 +139,9 @@ def test_a_tree_is_planned_or_refused_for_a_reason_and_the_plan_builds_it(
 @given(LONG, st.data())
 @PATIENT
 def test_any_order_that_a_rebuild_may_take_comes_to_the_tree(program: list[Step], data: st.DataObject) -> None:
-    """Each actor's own order, what steps wait for, and the phases are kept; all else is chance. Nobody gets stuck."""
+    """Only the order of each actor, the dependencies and the phases are kept; the rest is random. No actor gets
+    stuck.
+    """
     snapshot = data.draw(st.sampled_from(list(trees(played(program)))))
     plan = planned(snapshot)
     if isinstance(plan, str):
@@ -149,7 +151,7 @@ def test_any_order_that_a_rebuild_may_take_comes_to_the_tree(program: list[Step]
 
 
 def test_an_init_that_waits_within_its_exit_may_be_slow_to_get_there() -> None:
-    """Its parent's LINGER is what waits for its EXIT; the tree has nothing else that would."""
+    """The LINGER of its parent waits for its EXIT; no other step of the tree would."""
     snapshot, plan = next(
         (snapshot, plan)
         for snapshot in trees(played(DYING_INIT))
@@ -160,7 +162,9 @@ def test_an_init_that_waits_within_its_exit_may_be_slow_to_get_there() -> None:
 
 
 def in_some_order(snapshot: Snapshot, plan: Plan, seed: int) -> None:
-    """Made in one of the orders that a rebuild may take, on the model and on the kernel that shares nothing with it."""
+    """Run the plan in an order that a rebuild may take, on the model and on a kernel that shares nothing with the
+    model.
+    """
     order = list(interleaved(plan, random.Random(seed)))
     assert len(order) == len(plan.steps)
     machine, stage = Machine(len(plan.actors), pidns=plan.pidns), Stage(plan)
@@ -179,7 +183,7 @@ def in_some_order(snapshot: Snapshot, plan: Plan, seed: int) -> None:
 
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
 def test_hardly_a_tree_is_refused_for_want_of_a_known_way(observed: bool) -> None:  # noqa: FBT001
-    """Of those of some programs, the same ones each time."""
+    """The trees are those of some fixed programs."""
     solved, proven, unknown = 0, 0, 0
     for seed in range(40):
         chance = random.Random(seed)
@@ -200,7 +204,7 @@ def test_hardly_a_tree_is_refused_for_want_of_a_known_way(observed: bool) -> Non
 
 @st.composite
 def nonsense(draw: st.DrawFn, most: int = 14) -> Snapshot:
-    """Sound by the readers: parents first, threads with their leader's ids; whatever else may be."""
+    """Draw a tree that the readers accept: parents come first, threads have their leader's ids; the rest is random."""
     count = draw(st.integers(1, most))
     ghosts = draw(st.integers(0, 3))
     chance = random.Random(draw(st.integers(0, 2**32)))
@@ -229,14 +233,14 @@ def nonsense(draw: st.DrawFn, most: int = 14) -> Snapshot:
 @given(nonsense(), st.booleans())
 @settings(PATIENT, max_examples=400)
 def test_a_tree_that_no_kernel_had_is_planned_or_refused(snapshot: Snapshot, pidns: bool) -> None:  # noqa: FBT001
-    """And nothing else: no other error, no hanging."""
+    """No other error occurs, and the planner does not hang."""
     plan = planned(snapshot, pidns=pidns)
     if not isinstance(plan, str) and (pidns or not has_number_1(snapshot)):
         Stage(plan).play()
 
 
 def in_foreign_sessions(count: int) -> Snapshot:
-    """Each is in the session of some other one, at random."""
+    """Return a tree in which each process is in the session of some other one, at random."""
     chance = random.Random(7)
     rows = [Task(1, 0, 1, 1, 1, 0)]
     rows += [
@@ -246,7 +250,7 @@ def in_foreign_sessions(count: int) -> Snapshot:
 
 
 def in_ways_that_lead_nowhere(count: int) -> Snapshot:
-    """Many that could be arranged for, in several ways each, and one in a session that is its own child's."""
+    """Return a tree with many processes that can be made in several ways, and one in its own child's session."""
     rows = [Task(1, 0, 1, 1, 1, 0)]
 
     def add(parent: int, session: int = 0) -> int:
@@ -266,7 +270,7 @@ def in_ways_that_lead_nowhere(count: int) -> Snapshot:
 @pytest.mark.parametrize("made", [in_foreign_sessions, in_ways_that_lead_nowhere])
 @pytest.mark.parametrize("count", [30, 3000])
 def test_a_search_that_finds_nothing_ends_soon(made: Callable[[int], Snapshot], count: int) -> None:
-    """In seconds, on a machine as busy as it may be."""
+    """It takes seconds on a busy machine."""
     snapshot = made(count)
     begun = time.process_time()
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees that are hard to rebuild, by name: each made on a simulated kernel, planned, and played on another one.
+"""Trees that are hard to rebuild, by name: made on one simulated kernel, planned, and played on another.
 
-With the births as they were observed, and without any; all of them are rooted in an init. Some say how it is to be done
-as well.
+They have the observed births, or none; the root of each is an init. Some tests check the plan's method as well.
 """
 
 from dataclasses import replace
@@ -26,7 +25,7 @@ UNUSED = 1 << 21
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
 @pytest.mark.parametrize("name", SCENES)
 def test_a_tree_is_planned_and_the_plan_builds_it(name: str, observed: bool) -> None:  # noqa: FBT001
-    """On the model that plans are proven on, and on a kernel that knows nothing of it."""
+    """The plan runs on the model of the planner, and on a kernel that shares nothing with it."""
     snapshot = taken_from(name, "subtree" if name in SUBTREES else "container")
     plan = make_plan(snapshot if observed else unobserved(snapshot))
     stage = Stage(plan)
@@ -39,22 +38,22 @@ def test_a_tree_is_planned_and_the_plan_builds_it(name: str, observed: bool) -> 
 
 
 def the_plan(name: str) -> Plan:
-    """Of a scene, births observed."""
+    """Return the plan of a scene with observed births."""
     return make_plan(taken_from(name))
 
 
 def roles(plan: Plan, role: Role) -> list[int]:
-    """Actors of that role."""
+    """Return the actors of that role."""
     return [index for index, actor in enumerate(plan.actors) if actor.role is role]
 
 
 def number(plan: Plan, actor: int) -> int:
-    """In the root's namespace."""
+    """Return an actor's number in the root's namespace."""
     return plan.actors[actor].numbers[0]
 
 
 def test_an_orphan_of_a_living_leader_is_borne_by_a_temporary_child_of_the_leader() -> None:
-    """And needs no ghost."""
+    """No helper holds a number that has no task in the tree."""
     plan = the_plan("orphan_of_a_living_session_leader")
     (helper,) = roles(plan, Role.HELPER)
     parents = plan.parents()
@@ -65,7 +64,7 @@ def test_an_orphan_of_a_living_leader_is_borne_by_a_temporary_child_of_the_leade
 
 
 def test_the_number_of_a_dead_session_leader_is_held_by_a_ghost_until_all_are_there() -> None:
-    """It founds the session first, and exits last."""
+    """A helper with that number founds the session first and exits last."""
     plan = the_plan("orphan_of_a_dead_session_leader")
     (ghost,) = roles(plan, Role.GHOST)
     done = [step.op for step in plan.steps if step.by == ghost]
@@ -75,7 +74,7 @@ def test_the_number_of_a_dead_session_leader_is_held_by_a_ghost_until_all_are_th
 
 
 def test_a_child_from_before_setsid_is_borne_before_setsid() -> None:
-    """No helper is needed for it."""
+    """No helper is necessary."""
     plan = the_plan("fork_before_setsid")
     (leader,) = [index for index in range(len(plan.actors)) if number(plan, index) == 2]
     done = [step.op for step in plan.steps if step.by == leader and step.op in (Op.CLONE, Op.SETSID)]
@@ -85,14 +84,14 @@ def test_a_child_from_before_setsid_is_borne_before_setsid() -> None:
 
 
 def test_a_subreaper_is_one_for_the_moment_of_the_adoption() -> None:
-    """And none in the end, where it was none any more."""
+    """The flag is off again in the end."""
     plan = the_plan("former_subreaper_has_an_orphan")
 
     assert [(number(plan, step.by), step.value) for step in plan.steps if step.op is Op.SUBREAPER] == [(2, 1), (2, 0)]
 
 
 def test_a_sibling_is_made_as_one() -> None:
-    """With CLONE_PARENT, as it was."""
+    """The plan uses CLONE_PARENT, as the creator did."""
     plan = the_plan("clone_parent_sibling")
     siblings = [step for step in plan.steps if step.op is Op.CLONE and step.value & CloneBits.PARENT]
 
@@ -100,7 +99,7 @@ def test_a_sibling_is_made_as_one() -> None:
 
 
 def test_an_owner_leaves_its_group_once_its_member_is_there() -> None:
-    """The other way round there would be no such group."""
+    """In the other order the group would not exist."""
     plan = the_plan("owner_has_left_its_group")
     moves = [(number(plan, step.by), number(plan, step.value)) for step in plan.steps if step.op is Op.SETPGID]
 
@@ -108,7 +107,7 @@ def test_an_owner_leaves_its_group_once_its_member_is_there() -> None:
 
 
 def test_owners_in_each_others_groups_need_one_who_stays_meanwhile() -> None:
-    """A helper of the owner that leaves first."""
+    """It is a helper of the owner that leaves first."""
     plan = the_plan("owners_in_each_others_groups")
 
     assert [plan.actors[helper].why[:11] for helper in roles(plan, Role.HELPER)] == ["keeps group"]
@@ -118,14 +117,14 @@ def test_owners_in_each_others_groups_need_one_who_stays_meanwhile() -> None:
 
 
 def refused(snapshot: Snapshot, *, pidns: bool = True) -> str:
-    """The rule that stands in the way."""
+    """Return the rule of the refusal."""
     with pytest.raises(NotRebuildableError) as caught:
         make_plan(snapshot, pidns=pidns)
     return caught.value.rule
 
 
 def test_a_dead_thread_that_its_tracer_keeps_is_refused() -> None:
-    """Nobody traces in a rebuild."""
+    """A rebuild has no tracer."""
     pair = watched()
     root = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     pair.kernel.setsid(root)
@@ -138,7 +137,7 @@ def test_a_dead_thread_that_its_tracer_keeps_is_refused() -> None:
 
 
 def test_an_init_in_a_group_of_a_namespace_below_is_refused() -> None:
-    """When it exits it would wait for that number to be free, and has it itself."""
+    """On exit it would wait for that number to be free, and it holds the number itself."""
     pair = watched()
     kernel = pair.kernel
     root = kernel.fork(kernel.init, CLONE_NEWPID)
@@ -152,7 +151,7 @@ def test_an_init_in_a_group_of_a_namespace_below_is_refused() -> None:
 
 
 def test_a_namespace_whose_init_is_a_child_of_somebody_outside_is_refused() -> None:
-    """The root is an init itself: there is nobody beside it who could be the other one's parent."""
+    """The root is an init, so no process beside it could be the parent of the other."""
     pair = watched()
     kernel = pair.kernel
     outside = kernel.fork(kernel.init)
@@ -169,7 +168,7 @@ def test_a_namespace_whose_init_is_a_child_of_somebody_outside_is_refused() -> N
 
 
 def test_a_root_that_went_back_to_a_group_outside_is_refused() -> None:
-    """Its own group has members, and nobody of the tree sees the one outside."""
+    """Its own group has members, and no process of the tree sees the group outside."""
     pair = watched()
     kernel = pair.kernel
     root = kernel.fork(kernel.init, CLONE_NEWPID)
@@ -182,7 +181,7 @@ def test_a_root_that_went_back_to_a_group_outside_is_refused() -> None:
 
 
 def as_guest_of_another_number(snapshot: Snapshot) -> Snapshot:
-    """A subtree of a subreaper that has a number which nobody has where it comes to."""
+    """Return the subtree of a subreaper whose number is free in the caller's namespace."""
     guest = guests.as_guest(snapshot)
     pids = tuple(pid._replace(numbers=(UNUSED,)) if pid.numbers == (1,) else pid for pid in guest.pids)
     return replace(guest, pids=pids)
@@ -191,7 +190,7 @@ def as_guest_of_another_number(snapshot: Snapshot) -> Snapshot:
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
 @pytest.mark.parametrize("name", [name for name in SCENES if name not in SUBTREES])
 def test_a_container_is_planned_without_a_namespace_of_its_own(name: str, observed: bool) -> None:  # noqa: FBT001
-    """Where there is an init already: its root is a subreaper then, with another number, and all else is as it was."""
+    """The namespace has an init already: the root becomes a subreaper with another number, and all else is the same."""
     snapshot = taken_from(name)
     plan = make_plan(snapshot if observed else unobserved(snapshot), pidns=False)
     actors = [actor._replace(numbers=(UNUSED,)) if actor.numbers == (1,) else actor for actor in plan.actors]

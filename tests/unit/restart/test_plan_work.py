@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan costs, in calls that are made and steps that are searched, not in seconds."""
+"""The cost of a plan, in calls and search steps instead of seconds."""
 
 import sys
 from types import FrameType
@@ -14,10 +14,10 @@ from agent.restart.planning.search import make_plan
 
 
 def sessions_below_each_other(depth: int, wide: int, choices: int, *, hopeless: bool) -> Snapshot:
-    """As many processes below each other as `depth`, each a session leader, and `wide` below the root in the last
+    """Return `depth` processes in a chain, each a session leader, and `wide` processes below the root in the last
     session.
 
-    Then `choices` places where a search has two ways, and where `hopeless` two processes that it has none for.
+    There are `choices` places with two ways for the search, and with `hopeless` two processes without any way.
     """
     rows = {1: (0, 1)}
     rows |= {n: (n - 1, n) for n in range(2, depth + 2)}
@@ -35,7 +35,7 @@ def sessions_below_each_other(depth: int, wide: int, choices: int, *, hopeless: 
 
 
 def calls(snapshot: Snapshot) -> int:
-    """How many calls of functions it takes to plan."""
+    """Return the number of function calls that a plan takes."""
     count = 0
 
     def called(_frame: FrameType, event: str, _argument: object) -> None:
@@ -51,7 +51,7 @@ def calls(snapshot: Snapshot) -> int:
 
 
 def test_twice_as_many_processes_take_about_twice_the_calls() -> None:
-    """However deep they are."""
+    """The depth does not matter."""
     small, large = (calls(sessions_below_each_other(n, n // 2, 5, hopeless=False)) for n in (200, 400))
 
     assert large < 2.3 * small

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan is made for, and what is said where there is none."""
+"""The inputs of a plan, and the refusals."""
 
 import gc
 from typing import Any
@@ -15,7 +15,7 @@ from tests.support.builders import a_snapshot, a_task
 
 
 def test_a_zombie_whose_status_nobody_may_read_is_rebuilt_with_0() -> None:
-    """Who may not look has null in its place."""
+    """A reader without the right to the status has null there."""
     snapshot = a_snapshot([(1,), (5,)], [a_task(1, 0), a_task(2, 1, state=TaskState.ZOMBIE)], mode="container")
 
     assert obstacles(snapshot) == ()
@@ -24,7 +24,7 @@ def test_a_zombie_whose_status_nobody_may_read_is_rebuilt_with_0() -> None:
 
 
 def test_a_core_that_was_dumped_is_not_rebuilt_and_the_plan_says_so() -> None:
-    """No call makes a zombie say that again; the tasks are named by their numbers."""
+    """No call makes a zombie report a core dump; the note has the numbers of the tasks."""
     core: dict[str, Any] = {"state": TaskState.ZOMBIE, "exit_code": 11 | 0x80}
     rows = [a_task(1, 0), *[a_task(tag, 1, **core) for tag in range(2, 14)]]
     snapshot = a_snapshot([(1,), *[(number,) for number in range(302, 314)]], rows, mode="container")
@@ -39,7 +39,7 @@ def test_a_core_that_was_dumped_is_not_rebuilt_and_the_plan_says_so() -> None:
 
 
 def test_a_dead_namespace_that_waits_for_a_child_is_made_and_dies_with_its_init() -> None:
-    """A helper is that, exits, and is reaped."""
+    """A helper becomes the init of the namespace, exits, and is reaped."""
     rows = [a_task(1, 0), a_task(2, 1, child_namespace=-1, child_namespace_dead=True)]
     snapshot = a_snapshot([(1,), (302,)], rows, mode="container")
     plan = make_plan(snapshot)
@@ -54,7 +54,7 @@ def test_a_dead_namespace_that_waits_for_a_child_is_made_and_dies_with_its_init(
 
 
 def test_a_plan_that_leaves_a_dead_namespace_alive_is_not_proven() -> None:
-    """The model knows whether the next fork fails."""
+    """The model knows if the next fork fails."""
     rows = [a_task(1, 0), a_task(2, 1, child_namespace=-1)]
     alive = a_snapshot([(1,), (302,)], rows, mode="container")
     dead = a_snapshot([(1,), (302,)], [rows[0], rows[1]._replace(child_namespace_dead=True)], mode="container")
@@ -79,7 +79,7 @@ def test_nobody_lives_where_the_init_is_said_to_be_dead() -> None:
 
 
 def dying(*rows: Task, numbers: list[tuple[int, ...]]) -> NotRebuildableError:
-    """Why there is no plan for a root and an init that has exited, which are tags 1 and 2, with others."""
+    """Return the refusal of a tree with the root, tag 1, an init that has exited, tag 2, and these tasks."""
     init = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=0)
     with pytest.raises(NotRebuildableError) as caught:
         make_plan(a_snapshot([(100,), (101, 1), *numbers], [a_task(1, 0), init, *rows]))
@@ -88,7 +88,7 @@ def dying(*rows: Task, numbers: list[tuple[int, ...]]) -> NotRebuildableError:
 
 @pytest.mark.parametrize("state", [TaskState.RUNNING, TaskState.STOPPED])
 def test_who_lives_where_the_init_has_exited_is_refused(state: TaskState) -> None:
-    """zap_pid_ns_processes() kills all; a tracer may hold one within his exit, so no more is claimed."""
+    """zap_pid_ns_processes() kills all; a tracer may hold a task within its exit, so the refusal claims no more."""
     error = dying(a_task(3, 1, depth=1, state=state), numbers=[(102, 2)])
 
     assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", False)
@@ -97,7 +97,9 @@ def test_who_lives_where_the_init_has_exited_is_refused(state: TaskState) -> Non
 
 
 def test_a_zombie_of_an_init_that_has_exited_is_refused() -> None:
-    """It reaps them, but for one that a tracer holds; a dead init below, which waits as it does, is no zombie yet."""
+    """The init reaps zombies, except one that a tracer holds; a dead init below, which waits as well, is no
+    zombie yet.
+    """
     corpse: dict[str, Any] = {"state": TaskState.ZOMBIE, "exit_code": 0}
     error = dying(a_task(3, 2, depth=1, **corpse), numbers=[(102, 2)])
     assert (error.tag, error.rule, error.proven) == (3, "dying-namespace", False)
@@ -108,7 +110,7 @@ def test_a_zombie_of_an_init_that_has_exited_is_refused() -> None:
 
 
 def test_a_limit_says_that_it_is_one() -> None:
-    """No more is claimed than is known."""
+    """The refusal claims no proof."""
     thread = a_task(2, 0, tgid=1, state=TaskState.ZOMBIE, exit_code=0)
     with pytest.raises(NotRebuildableError, match=NotRebuildableError.LIMIT) as caught:
         make_plan(a_snapshot([(100,), (101,)], [a_task(1, 0), thread]))
@@ -117,7 +119,7 @@ def test_a_limit_says_that_it_is_one() -> None:
 
 
 def test_what_stands_in_the_way_is_one_task_and_one_rule() -> None:
-    """A namespace has nobody in it before its init."""
+    """A task in a namespace before its init is an example."""
     snapshot = a_snapshot([(1,), (5, 3)], [a_task(1, 0), a_task(2, 1, depth=1)], mode="container")
     (found,) = obstacles(snapshot)
 
@@ -129,7 +131,7 @@ def test_what_stands_in_the_way_is_one_task_and_one_rule() -> None:
 @pytest.mark.parametrize("numbers", [(6,), (5, 3)], ids=["a plan", "none"])
 @pytest.mark.parametrize("wanted", [True, False])
 def test_garbage_is_looked_for_afterwards_as_it_was_before(numbers: tuple[int, ...], *, wanted: bool) -> None:
-    """Whether there is a plan or not."""
+    """The state of the garbage collector is restored, with a plan or without."""
     tasks = [a_task(1, 0), a_task(2, 1, depth=len(numbers) - 1)]
     snapshot = a_snapshot([(1,), numbers], tasks, mode="container")
     before = gc.isenabled()
@@ -146,7 +148,7 @@ def test_garbage_is_looked_for_afterwards_as_it_was_before(numbers: tuple[int, .
 
 
 def test_a_ghost_has_the_exit_signal_that_it_hands_on() -> None:
-    """3 was made by the dead leader of its session with CLONE_PARENT."""
+    """3 was made by the dead leader of its session, with CLONE_PARENT."""
     tasks = [a_task(1, 0), a_task(2, 1, sid=3, pgid=3, exit_signal=10)]
     plan = make_plan(a_snapshot([(1,), (6,), (5,)], tasks, mode="container"))
 
@@ -154,7 +156,7 @@ def test_a_ghost_has_the_exit_signal_that_it_hands_on() -> None:
 
 
 def test_whom_a_ghost_makes_for_two_signals_is_lifted_where_that_is_sigchld() -> None:
-    """One cannot hand on two."""
+    """One helper can pass on only one exit signal."""
     tasks = [
         *(a_task(1, 0), a_task(2, 1), a_task(3, 2, sid=5, pgid=5, exit_signal=10)),
         a_task(4, 2, sid=5, pgid=5, exit_signal=17),
@@ -166,14 +168,14 @@ def test_whom_a_ghost_makes_for_two_signals_is_lifted_where_that_is_sigchld() ->
 
 @pytest.mark.parametrize("nothing", [None, -1])
 def test_what_an_image_does_not_say_is_not_asked_for(nothing: int | None) -> None:
-    """Any exit signal is right there."""
+    """Then any exit signal is right."""
     tasks = [a_task(1, 0), a_task(2, 1, exit_signal=10), a_task(3, 1, sid=4, pgid=4, exit_signal=nothing)]
 
     assert obstacles(a_snapshot([(1,), (2,), (6,), (5,)], tasks, mode="container")) == ()
 
 
 def refused(*tasks: Task, numbers: list[tuple[int, ...]] | None = None, pidns: bool = True) -> tuple[int, str, bool]:
-    """Tag and rule of what stands in the way, and whether that is said to be proven."""
+    """Return tag and rule of the refusal, and True if it claims a proof."""
     with pytest.raises(NotRebuildableError) as caught:
         make_plan(a_snapshot(numbers or [(100 + n,) for n in range(len(tasks))], tasks), pidns=pidns)
     return caught.value.tag, caught.value.rule, caught.value.proven
@@ -182,7 +184,7 @@ def refused(*tasks: Task, numbers: list[tuple[int, ...]] | None = None, pidns: b
 @pytest.mark.parametrize("pidns", [True, False])
 @pytest.mark.parametrize("number", [1, 100])
 def test_a_root_that_has_exited_is_refused(number: int, *, pidns: bool) -> None:
-    """By one rule, wherever it is to be; an init, too."""
+    """The rule is the same for any place of the root, and for an init."""
     root = a_task(1, 0, state=TaskState.ZOMBIE, exit_code=9)
 
     assert refused(root, numbers=[(number,)], pidns=pidns) == (1, "dead-root", False)
@@ -197,7 +199,7 @@ def test_a_root_whose_leader_alone_has_exited_is_planned() -> None:
 
 @pytest.mark.parametrize("signal", [9, 19])
 def test_a_root_whose_end_the_guard_would_not_outlive_is_refused(signal: int) -> None:
-    """Where it is the guard that is its parent, or a reaper that is no init."""
+    """The parent is the guard, or a reaper that is no init."""
     root = a_task(1, 0, exit_signal=signal)
 
     assert refused(root, numbers=[(1,)]) == (1, "exit-signal", False)
@@ -206,7 +208,7 @@ def test_a_root_whose_end_the_guard_would_not_outlive_is_refused(signal: int) ->
 
 
 def test_a_zombie_that_sends_sigkill_is_refused_with_what_its_parent_has_outlived_that_by() -> None:
-    """Unless that is the init of a namespace, which is immune."""
+    """The init of a namespace is immune to it."""
     zombie = a_task(3, 2, exit_signal=9, state=TaskState.ZOMBIE, exit_code=0)
     tasks = [a_task(1, 0), a_task(2, 1), zombie]
     found = obstacles(a_snapshot([(100,), (101,), (102,)], tasks))
@@ -220,7 +222,7 @@ def test_a_zombie_that_sends_sigkill_is_refused_with_what_its_parent_has_outlive
 
 @pytest.mark.parametrize(("status", "init"), [(15, True), (6, True), (17, False), (65, False), (0x109, False)])
 def test_an_end_that_nobody_can_be_made_to_have_is_refused(status: int, *, init: bool) -> None:
-    """An init is immune to most signals; some kill nobody."""
+    """An init is immune to most signals; some signals kill no process."""
     number = (101, 1) if init else (101,)
     end = a_task(2, 1, depth=int(init), state=TaskState.ZOMBIE, exit_code=status)
 
@@ -229,14 +231,14 @@ def test_an_end_that_nobody_can_be_made_to_have_is_refused(status: int, *, init:
 
 @pytest.mark.parametrize("status", [0, 7 << 8, 9, 4, 5, 7, 8, 11, 31, 31 | 0x80])
 def test_an_init_ends_by_exit_by_sigkill_or_by_a_fault(status: int) -> None:
-    """SIGSYS is one."""
+    """SIGSYS is such a fault."""
     end = a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=status)
 
     assert obstacles(a_snapshot([(100,), (101, 1)], [a_task(1, 0), end])) == ()
 
 
 def test_a_zombie_that_would_kill_its_parent_is_refused_by_name() -> None:
-    """Nobody can ignore SIGKILL but a namespace's init."""
+    """Only the init of a namespace can ignore SIGKILL."""
     end = a_task(3, 2, state=TaskState.ZOMBIE, exit_code=0, exit_signal=9)
     tasks = [a_task(1, 0), a_task(2, 1), end]
 
@@ -252,7 +254,7 @@ def test_a_zombie_that_would_kill_its_parent_is_refused_by_name() -> None:
 
 
 def test_plan_and_restart_decide_alike_on_the_number_of_the_init() -> None:
-    """In the caller's namespace there is one already; with any numbers the root is a subreaper there."""
+    """In the caller's namespace the number is taken; with any numbers the root becomes a subreaper there."""
     snapshot = a_snapshot([(1,), (5,)], [a_task(1, 0), a_task(2, 1)], mode="container")
     with pytest.raises(NotRebuildableError, match="--no-pids") as caught:
         decide(snapshot, pidns=False, any_numbers=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan in words, as data and drawn; and the verb that shows it."""
+"""A plan in words, as data and as a drawing; and the verb that shows it."""
 
 import json
 import os
@@ -24,7 +24,7 @@ TOP = Path(__file__).parents[3]
 
 
 def a_daemon() -> Snapshot:
-    """Adopted by the init; in the session of one who is gone, which has made it."""
+    """Return a daemon that the init has adopted, in the session of its creator, which has exited."""
     gone = Ancestor(0, (2,), (0,), born(1, 1), (AncestorEvent("setsid", 2, 3), AncestorEvent("exit", 4, None)))
     rows = [a_task(1, 0, comm=b"in\x1bit"), a_task(2, 1, pgid=3, sid=3, birth=born(Creator(None, 0), 3, sid=3, pgid=3))]
     return a_snapshot([(1,), (3,), (2,)], rows, mode="container", ancestors=(gone,))
@@ -32,18 +32,18 @@ def a_daemon() -> Snapshot:
 
 @pytest.fixture
 def daemon() -> Snapshot:
-    """See a_daemon()."""
+    """Return a_daemon()."""
     return a_daemon()
 
 
 @pytest.fixture
 def plan(daemon: Snapshot) -> Plan:
-    """How it is rebuilt."""
+    """Return its plan."""
     return make_plan(daemon)
 
 
 def test_an_init_that_waits_within_its_exit_is_told_of_last() -> None:
-    """When those it waits for are zombies."""
+    """Then the tasks that it waits for are zombies."""
     rows = [
         a_task(1, 0),
         a_task(2, 1, depth=1, state=TaskState.ZOMBIE, exit_code=3 << 8),
@@ -62,7 +62,7 @@ def test_an_init_that_waits_within_its_exit_is_told_of_last() -> None:
 
 
 def test_a_keeper_stands_beside_the_root() -> None:
-    """Where the init of a namespace is none of the tree."""
+    """The init of a namespace is not part of the tree."""
     snapshot = a_snapshot([(100,), (102, 2)], [a_task(1, 0), a_task(2, 1, depth=1)])
     plan = make_plan(snapshot)
     actors = planview.to_document(plan, snapshot)["actors"]
@@ -80,7 +80,7 @@ def test_a_keeper_stands_beside_the_root() -> None:
 
 
 def test_a_plan_in_words(daemon: Snapshot, plan: Plan) -> None:
-    """Who is there and why, then every step."""
+    """The text has the actors with their reasons, then every step."""
     assert planview.render(plan, daemon).splitlines() == [
         "plan for container of 1, in a pid namespace of its own: 2 tasks, 1 ghost, 1 helper; 11 steps",
         "",
@@ -107,7 +107,7 @@ def test_a_plan_in_words(daemon: Snapshot, plan: Plan) -> None:
 
 
 def test_numbers_of_an_inner_namespace_are_shown_from_the_outermost_inward() -> None:
-    """And what a namespace, a thread, a group and a zombie take is said in words."""
+    """The steps of a namespace, a thread, a group and a zombie are described."""
     family = a_family()
     lines = planview.render(make_plan(family), family)
 
@@ -121,7 +121,7 @@ def test_numbers_of_an_inner_namespace_are_shown_from_the_outermost_inward() -> 
 
 
 def test_exit_signals_are_named_where_they_are_not_sigchld() -> None:
-    """In words and in the drawing; the root's too, whom no step makes."""
+    """Words and drawing name them; also the root's, which no step makes."""
     rows = [a_task(1, 0, exit_signal=12), a_task(2, 1, exit_signal=10), a_task(3, 1, exit_signal=0), a_task(4, 1)]
     snapshot = a_snapshot([(1,), (2,), (3,), (4,)], rows, mode="container")
     plan = make_plan(snapshot)
@@ -139,7 +139,7 @@ def test_exit_signals_are_named_where_they_are_not_sigchld() -> None:
 
 
 def test_the_document_names_makers_parents_and_why(daemon: Snapshot, plan: Plan) -> None:
-    """Of the task that was adopted, and of those who are there for its sake."""
+    """The document has them for the adopted task, and for the helpers made for it."""
     document = json.loads(json.dumps(planview.to_document(plan, daemon)))
     actors = {one["name"]: one for one in document["actors"]}
 
@@ -153,7 +153,7 @@ def test_the_document_names_makers_parents_and_why(daemon: Snapshot, plan: Plan)
 
 
 def test_the_document_has_all_steps_with_what_they_wait_for(daemon: Snapshot, plan: Plan) -> None:
-    """In order, and nothing waits for a later one."""
+    """Steps are in order, and none waits for a later one."""
     steps = planview.to_document(plan, daemon)["steps"]
 
     assert [step["id"] for step in steps] == list(range(len(plan.steps)))
@@ -162,7 +162,7 @@ def test_the_document_has_all_steps_with_what_they_wait_for(daemon: Snapshot, pl
 
 
 def test_the_drawing_has_makers_and_other_parents(daemon: Snapshot, plan: Plan) -> None:
-    """A solid edge for each birth, a dashed one where somebody else is the parent in the end."""
+    """A birth is a solid edge; a dashed one leads to the final parent, if it is another."""
     text = plandrawing.dumps(plan, daemon).decode()
 
     assert [line.split(" [")[0] for line in text.splitlines() if "->" in line] == [
@@ -177,7 +177,7 @@ def test_the_drawing_has_makers_and_other_parents(daemon: Snapshot, plan: Plan) 
 
 
 def test_the_same_plan_is_the_same_drawing(daemon: Snapshot) -> None:
-    """Byte for byte."""
+    """The bytes are equal."""
     assert plandrawing.dumps(make_plan(daemon), daemon) == plandrawing.dumps(make_plan(daemon), daemon)
 
 
@@ -186,7 +186,7 @@ def test_the_same_plan_is_the_same_drawing(daemon: Snapshot) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path) -> Run:
-    """Run ckptree in a folder with daemon.ckpt, family.ckpt, hopeless.ckpt and bad.ckpt."""
+    """Return a function that runs ckptree in a folder with daemon.ckpt, family.ckpt, hopeless.ckpt and bad.ckpt."""
     dead = a_task(2, 0, tgid=1, state=TaskState.ZOMBIE, exit_code=0)
     hopeless = a_snapshot([(100,), (101,)], [a_task(1, 0), dead])
     images = {"daemon": a_daemon(), "family": a_family(), "hopeless": hopeless}
@@ -208,7 +208,7 @@ def here(tmp_path: Path) -> Run:
 
 
 def test_the_verb_shows_a_plan_in_every_format(here: Run) -> None:
-    """--json is -f json."""
+    """--json means -f json."""
     text, dot, svg = (here("daemon.ckpt", "-f", fmt).stdout for fmt in ("text", "dot", "svg"))
     as_json = here("daemon.ckpt", "--json").stdout
 
@@ -221,7 +221,7 @@ def test_the_verb_shows_a_plan_in_every_format(here: Run) -> None:
 
 
 def test_json_and_another_format_are_one_too_many(here: Run) -> None:
-    """Neither of them wins."""
+    """Neither has precedence."""
     ran = here("daemon.ckpt", "--json", "-f", "svg")
 
     assert (ran.returncode, ran.stdout) == (2, b"")
@@ -229,12 +229,12 @@ def test_json_and_another_format_are_one_too_many(here: Run) -> None:
 
 
 def test_standard_input_is_a_file_too(here: Run) -> None:
-    """Whatever the format."""
+    """This holds for any format."""
     assert here("-", data=checkpoint.dumps(a_daemon())).stdout == here("daemon.ckpt").stdout
 
 
 def test_without_a_namespace_of_its_own_a_container_is_planned_too_and_says_what_becomes_of_its_init(here: Run) -> None:
-    """A subtree has none."""
+    """A subtree has no init."""
     subtree, container = here("family.ckpt", "--no-pidns"), here("daemon.ckpt", "--no-pidns", "--no-pids")
 
     assert (subtree.returncode, container.returncode) == (0, 0)
@@ -246,7 +246,7 @@ def test_without_a_namespace_of_its_own_a_container_is_planned_too_and_says_what
 
 
 def test_what_cannot_be_rebuilt_is_7_with_the_task_and_the_rule(here: Run) -> None:
-    """And nothing on standard output."""
+    """Standard output is empty."""
     ran = here("hopeless.ckpt")
 
     assert (ran.returncode, ran.stdout) == (7, b"")
@@ -254,7 +254,7 @@ def test_what_cannot_be_rebuilt_is_7_with_the_task_and_the_rule(here: Run) -> No
 
 
 def test_a_bad_image_is_8_and_a_format_that_there_is_not_is_2(here: Run) -> None:
-    """The file is named."""
+    """The message names the file."""
     bad, usage = here("bad.ckpt"), here("daemon.ckpt", "-f", "yaml")
 
     assert (bad.returncode, usage.returncode) == (8, 2)
@@ -262,7 +262,7 @@ def test_a_bad_image_is_8_and_a_format_that_there_is_not_is_2(here: Run) -> None
 
 
 def test_a_document_is_not_changed_by_what_is_only_for_people() -> None:
-    """A snapshot without names has a plan as well."""
+    """A snapshot without names has a plan too."""
     bare = replace(a_daemon(), tasks=tuple(task._replace(comm=None) for task in a_daemon().tasks))
 
     assert [one["comm"] for one in planview.to_document(make_plan(bare), bare)["actors"]] == [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused before anything is made, and what the processes of a tree are told to run."""
+"""The refusals before anything is made, and the commands of the processes of a tree."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from tests.support.plans import PlanWriter
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """A procfs with a few things in it."""
+    """Return a procfs with a few files."""
     for name, text in {
         "self/status": "Name:\tx\nNSpid:\t7\nCapEff:\t000001ffffffffff\n",
         "self/cgroup": "0::/\n",
@@ -34,7 +34,7 @@ def proc(tmp_path: Path) -> Path:
 
 
 def test_all_reasons_are_told_at_once(proc: Path) -> None:
-    """Numbers that others have, by whom, and numbers that there are not."""
+    """The reasons are numbers in use, with their processes, and numbers beyond the limit."""
     writer = PlanWriter(pidns=False)
     root = writer.actor(role=Role.REAPER, tag=0)
     for number in (900, 901, 40000):
@@ -50,7 +50,7 @@ def test_all_reasons_are_told_at_once(proc: Path) -> None:
 
 
 def test_a_number_that_only_a_session_or_group_has_is_taken_too(proc: Path) -> None:
-    """Its leader is gone, and somebody else names it."""
+    """Its leader has exited, and another process still refers to the number."""
     (proc / "903").mkdir()
     (proc / "903/stat").write_text("903 (a) b) S 1 902 901 0 -1")
     writer = PlanWriter(pidns=False)
@@ -86,7 +86,7 @@ def test_a_number_that_only_a_session_or_group_has_is_taken_too(proc: Path) -> N
     ],
 )
 def test_a_zombie_that_has_a_number_is_told_with_its_reaper(proc: Path, status: str, said: str) -> None:
-    """A tracer comes before the parent, and only the zombie of a whole process waits for either of them."""
+    """A tracer comes before the parent; only the zombie of a whole process waits for either of them."""
     (proc / "900/status").write_text(f"Name:\ttrue\n{status}")
     writer = PlanWriter(pidns=False)
     writer.born(writer.actor(role=Role.REAPER, tag=0), 900)
@@ -100,7 +100,7 @@ def test_a_zombie_that_has_a_number_is_told_with_its_reaper(proc: Path, status: 
 def test_numbers_of_a_new_namespace_obey_the_limit_of_the_host_where_the_kernel_has_one_limit(
     proc: Path, *, per_namespace: bool | None, refused: bool
 ) -> None:
-    """Since Linux 6.14 each pid namespace has a limit of its own; where that is not known, clone3() answers."""
+    """Since Linux 6.14 each pid namespace has a limit of its own; if that limit is unknown, clone3() decides."""
     writer = PlanWriter()
     writer.born(writer.actor(1), 40000)
     plan = writer.plan()
@@ -115,7 +115,9 @@ def test_numbers_of_a_new_namespace_obey_the_limit_of_the_host_where_the_kernel_
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_an_init_that_a_division_has_killed_ends_so_on_some_machines_alone(machine: str, proc: Path) -> None:
-    """Others answer 0 to it; no signal from elsewhere does that to an init, and all do it to another process."""
+    """On other machines the division returns 0, and no signal from outside kills an init so; other processes die so on
+    any machine.
+    """
     writer = PlanWriter()
     root = writer.actor(1)
     plain, init = writer.born(root, 5), writer.born(root, 10, 1, bits=CloneBits.NEWPID)
@@ -135,7 +137,7 @@ def test_an_init_that_a_division_has_killed_ends_so_on_some_machines_alone(machi
 
 
 def test_who_runs_its_program_again_has_no_namespace_waiting_for_its_next_child() -> None:
-    """unshare(CLONE_NEWPID) would fail; one that has only forked does not call it again."""
+    """unshare(CLONE_NEWPID) would fail; a process that has only forked does not call it again."""
     tasks = [
         a_task(tag, tag - 1, child_namespace=0, child_namespace_dead=True, details=ProcessDetails(execed=execed))
         for tag, execed in ((1, True), (2, False), (3, None))
@@ -147,7 +149,7 @@ def test_who_runs_its_program_again_has_no_namespace_waiting_for_its_next_child(
 
 
 def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -> None:
-    """That is said before anything is made, along with what else there is to do."""
+    """The message comes before anything is made, with the alternatives."""
     (proc / "1").mkdir()
     (proc / "1/status").write_text("Name:\tsystemd\n")
     snapshot = a_snapshot([(1,), (20,)], [a_task(1, 0), a_task(2, 1)], mode="container")
@@ -162,7 +164,7 @@ def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -
 
 
 def test_a_limit_of_tasks_is_that_of_any_cgroup_above(proc: Path, tmp_path: Path) -> None:
-    """That of a container is shown as the root of its mount, and has one all the same."""
+    """A container sees its cgroup as the root of its mount, and the limit holds all the same."""
     top = tmp_path / "unified"
     (top / "own").mkdir(parents=True)
     (proc / "self/mountinfo").write_text(f"30 22 0:28 / {top} rw - cgroup2 cgroup2 rw\n")
@@ -179,7 +181,7 @@ def test_a_limit_of_tasks_is_that_of_any_cgroup_above(proc: Path, tmp_path: Path
 
 
 def test_a_namespace_of_its_own_has_all_numbers_free(proc: Path) -> None:
-    """Nobody is in it yet; and with any numbers nobody asks."""
+    """The namespace is still empty; with any numbers no check is necessary."""
     writer = PlanWriter()
     writer.born(writer.actor(1), 900)
     preflight(writer.plan(), proc=proc)
@@ -189,7 +191,7 @@ def test_a_namespace_of_its_own_has_all_numbers_free(proc: Path) -> None:
 
 
 def test_who_may_choose_no_numbers_here_is_told_what_else_there_is(proc: Path) -> None:
-    """In a namespace of its own it is for a user namespace to allow it."""
+    """In a namespace of its own the user namespace decides."""
     (proc / "self/status").write_text("NSpid:\t7\nCapEff:\t0000000000000000\n")
     here = PlanWriter(pidns=False)
     here.actor(901)
@@ -201,12 +203,12 @@ def test_who_may_choose_no_numbers_here_is_told_what_else_there_is(proc: Path) -
 
 
 def nested(writer: PlanWriter) -> None:
-    """By clone()."""
+    """Make a nested namespace by clone()."""
     writer.born(0, 901, 1, bits=CloneBits.NEWPID)
 
 
 def unshared(writer: PlanWriter) -> None:
-    """Its next child is to be born into one."""
+    """Let unshare() choose the namespace of the next child."""
     writer.step(Op.UNSHARE, 0)
 
 
@@ -214,7 +216,7 @@ def unshared(writer: PlanWriter) -> None:
 def test_who_may_not_administer_is_told_that_he_cannot_have_nested_namespaces_here(
     nests: Callable[[PlanWriter], None], proc: Path
 ) -> None:
-    """Also with any numbers; but in a namespace of its own he can, and one that does not nest he can have here."""
+    """This holds with any numbers too; a user may have nested ones in a namespace of its own, and flat trees here."""
     (proc / "self/status").write_text("NSpid:\t7\nCapEff:\t0000010000000000\n")
     here, own, flat = (PlanWriter(pidns=pidns) for pidns in (False, True, False))
     for writer in (here, own, flat):
@@ -230,7 +232,7 @@ def test_who_may_not_administer_is_told_that_he_cannot_have_nested_namespaces_he
 
 @pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
 def test_a_procfs_of_another_namespace_is_refused(*, pidns: bool, proc: Path) -> None:
-    """Its numbers are others than those that the tree is verified and killed by."""
+    """The tree is verified and killed by numbers of this namespace."""
     (proc / "self/status").write_text("NSpid:\t700\t7\nCapEff:\t000001ffffffffff\n")
     writer = PlanWriter(pidns=pidns)
     writer.actor(1 if pidns else 901)
@@ -239,7 +241,7 @@ def test_a_procfs_of_another_namespace_is_refused(*, pidns: bool, proc: Path) ->
 
 
 def test_namespaces_nest_only_so_deep(proc: Path) -> None:
-    """Counted from that of the caller."""
+    """The depth counts from the caller's namespace."""
     (proc / "self/status").write_text("NSpid:\t" + "\t".join("7" * 20) + "\n")
     writer = PlanWriter()
     writer.born(writer.actor(1), *range(100, 114))
@@ -252,20 +254,20 @@ def test_namespaces_nest_only_so_deep(proc: Path) -> None:
 
 @pytest.mark.parametrize(("text", "said"), [("'a", "No closing quotation"), ("", "expected"), ("  ", "expected")])
 def test_a_command_that_is_none_is_a_usage_error(text: str, said: str) -> None:
-    """Before the image is read."""
+    """The error comes before the image is read."""
     with pytest.raises(UsageError, match=said):
         split_command(text)
 
 
 def test_a_program_that_is_not_there_is_an_error_of_ours() -> None:
-    """It is named."""
+    """The message names it."""
     with pytest.raises(CkptreeError, match="there is no program no-such-1") as caught:
         with_path(["no-such-1", "x"])
     assert caught.value.exit_code == 1
 
 
 def test_a_command_is_split_as_a_shell_does_and_no_shell_runs() -> None:
-    """The path is found here; the name is as it was given."""
+    """The path is searched here; argv[0] is the given name."""
     path, *argv = with_path(split_command("sh -c 'a $B' \"c d\""))
 
     assert os.path.isabs(path)
@@ -273,7 +275,9 @@ def test_a_command_is_split_as_a_shell_does_and_no_shell_runs() -> None:
 
 
 def test_each_process_is_told_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tag, pid, numbers, threads, terminal, owners; none for threads, zombies, and groups with a dead leader."""
+    """The variables are tag, pid, numbers, threads, terminal and owners; threads, zombies and groups with a dead leader
+    have none.
+    """
     monkeypatch.setenv("CKPTREE_STALE", "1")
     tty = Terminal(b"pts/0", 1, None)
     owner = FileOwner(5, OutsidePid((77,), (0,)), "pgrp")

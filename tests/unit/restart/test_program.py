@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rebuild.h, control.h and their mirrors in Python agree; and a program holds what its plan says."""
+"""The agreement of rebuild.h and control.h with their mirrors in Python, and of a program with its plan."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ VALUES = {
 
 
 def asserts() -> Iterator[str]:
-    """Every field's place and size, every constant's value."""
+    """Yield an assertion for each field's offset and size, and for each constant's value."""
     for name, fields in STRUCTS.items():
         at = 0
         for field, code in fields:
@@ -61,7 +61,7 @@ def asserts() -> Iterator[str]:
 
 
 def complaints(headers: str, folder: Path) -> str:
-    """Of the compiler; empty if it has none."""
+    """Return the compiler's messages; empty if there are none."""
     source = folder / "layout.c"
     source.write_text(headers + "\n".join(asserts()) + "\n")
     command = ["gcc", "-std=gnu11", "-Wall", "-Werror", "-fsyntax-only", str(source)]
@@ -70,7 +70,7 @@ def complaints(headers: str, folder: Path) -> str:
 
 
 def texts() -> str:
-    """Both headers."""
+    """Return the text of both headers."""
     if shutil.which("gcc") is None:
         assert os.geteuid(), "gcc is missing, which `make setup` installs for root"
         pytest.skip("no gcc here")
@@ -78,7 +78,7 @@ def texts() -> str:
 
 
 def test_every_field_and_constant_is_as_the_headers_have_it(tmp_path: Path) -> None:
-    """One definition, two languages."""
+    """C and Python share one definition."""
     assert complaints(texts(), tmp_path) == ""
 
 
@@ -96,7 +96,7 @@ def test_every_field_and_constant_is_as_the_headers_have_it(tmp_path: Path) -> N
     ids=["swapped", "wider", "operations", "messages", "rights", "calls", "flags"],
 )
 def test_a_header_that_differs_is_noticed(tmp_path: Path, in_header: str, instead: str, complaint: str) -> None:
-    """The comparison is no empty one."""
+    """So the comparison can fail."""
     headers = texts()
     changed = headers.replace(in_header, instead, 1)
 
@@ -105,7 +105,7 @@ def test_a_header_that_differs_is_noticed(tmp_path: Path, in_header: str, instea
 
 
 def test_a_program_sorts_steps_by_actor_and_keeps_what_they_wait_for() -> None:
-    """Dependencies are places in the sorted list; `place` is that in the plan."""
+    """A dependency is an index in the sorted list; `place` is the index in the plan."""
     writer = PlanWriter()
     root = writer.actor(1)
     child = writer.born(root, 7)
@@ -125,7 +125,7 @@ def test_a_program_sorts_steps_by_actor_and_keeps_what_they_wait_for() -> None:
 
 
 def test_spare_numbers_are_those_that_nobody_has_at_any_level() -> None:
-    """Between 301 and the largest."""
+    """They are between 301 and the largest."""
     writer = PlanWriter()
     root = writer.actor(1)
     writer.born(root, 10000, 400, depth=1)
@@ -161,7 +161,7 @@ def test_a_run_section_has_each_string_once_and_points_to_it() -> None:
 
 
 def test_a_run_section_has_the_rights_of_each() -> None:
-    """Groups are a list of their own; who has no rights there keeps his."""
+    """Groups are a list of their own; a process without an entry keeps its rights."""
     caps = Capabilities(1, 2, 3, 4, 1 << 40)
     rights = helperabi.Rights(1, 2, 3, 4, (5, 6), caps, no_new_privs=True, umask=0o22)
     programs = {

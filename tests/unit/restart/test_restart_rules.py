@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the model of the kernel allows and refuses, call by call, with the error that the real one gives."""
+"""The model of the kernel: its permissions and refusals, call by call, with the errno of the real kernel."""
 
 from collections.abc import Callable
 
@@ -12,27 +12,27 @@ from agent.table.objects import STOPPED, SUBREAPER, UNDER_SUBREAPER, Task
 
 @pytest.fixture
 def kernel() -> Kernel:
-    """One with nothing but a guard."""
+    """Return a kernel with only a guard."""
     return Kernel()
 
 
 @pytest.fixture
 def top(kernel: Kernel) -> Task:
-    """The init of a namespace, leader of its session."""
+    """Return the init of a namespace, leader of its session."""
     init = kernel.clone(kernel.guard, (1,), newpid=True)
     kernel.setsid(init)
     return init
 
 
 def refused(call: Callable[[], object]) -> str:
-    """The errno of a call that the kernel refuses."""
+    """Return the errno of a refused call."""
     with pytest.raises(CallRefusedError) as caught:
         call()
     return caught.value.errno
 
 
 def dead(kernel: Kernel, task: Task, status: int = 0) -> Task:
-    """It has exited."""
+    """Let the task exit, and return it."""
     kernel.exit(task, status)
     return task
 
@@ -41,7 +41,7 @@ def dead(kernel: Kernel, task: Task, status: int = 0) -> Task:
 
 
 def test_a_child_has_the_number_that_is_asked_for(kernel: Kernel, top: Task) -> None:
-    """In the innermost namespace; those above are the kernel's choice."""
+    """This is the number in the innermost namespace; the kernel chooses those above."""
     child = kernel.clone(top, (7,))
 
     assert child.pid.numbers[1:] == (7,)
@@ -49,7 +49,7 @@ def test_a_child_has_the_number_that_is_asked_for(kernel: Kernel, top: Task) -> 
 
 
 def test_a_number_in_use_is_eexist(kernel: Kernel, top: Task) -> None:
-    """By a task, a zombie, and by a group whose leader has been reaped."""
+    """It may belong to a task, a zombie, or a group whose leader has been reaped."""
     owner = kernel.clone(top, (7,))
     assert refused(lambda: kernel.clone(top, (7,))) == "EEXIST"
     kernel.setpgid(owner, owner, owner.pid)
@@ -65,19 +65,19 @@ def test_a_number_in_use_is_eexist(kernel: Kernel, top: Task) -> None:
 
 
 def test_more_numbers_than_levels_are_einval(kernel: Kernel, top: Task) -> None:
-    """As many as there are levels are allowed."""
+    """One number for each level is allowed."""
     assert refused(lambda: kernel.clone(top, (5, 6, 7))) == "EINVAL"
     assert kernel.clone(top, (6, 7)).pid.numbers == (6, 7)
 
 
 def test_the_first_of_a_namespace_has_number_1(kernel: Kernel, top: Task) -> None:
-    """Any other is EINVAL; none asked for is 1."""
+    """Any other number is EINVAL; without a choice it is 1."""
     assert refused(lambda: kernel.clone(top, (9, 2), newpid=True)) == "EINVAL"
     assert kernel.clone(top, (), newpid=True).pid.numbers[-1] == 1
 
 
 def test_the_init_of_a_namespace_has_no_siblings(kernel: Kernel, top: Task) -> None:
-    """EINVAL for any of its threads; others have them."""
+    """All of its threads get EINVAL; other processes may have siblings."""
     thread = kernel.clone(top, (2,), thread=True)
     child = kernel.clone(top, (3,))
 
@@ -87,14 +87,14 @@ def test_the_init_of_a_namespace_has_no_siblings(kernel: Kernel, top: Task) -> N
 
 
 def test_the_dead_make_nobody(kernel: Kernel, top: Task) -> None:
-    """ESRCH."""
+    """The errno is ESRCH."""
     child = dead(kernel, kernel.clone(top, (3,)))
 
     assert refused(lambda: kernel.clone(child, (4,))) == "ESRCH"
 
 
 def test_nobody_is_born_into_a_namespace_whose_init_has_gone(kernel: Kernel, top: Task) -> None:
-    """ENOMEM."""
+    """The errno is ENOMEM."""
     inner = kernel.clone(top, (5, 1), newpid=True)
     kernel.setns(top, inner)
     dead(kernel, inner)
@@ -103,7 +103,7 @@ def test_nobody_is_born_into_a_namespace_whose_init_has_gone(kernel: Kernel, top
 
 
 def test_who_is_to_have_children_elsewhere_makes_neither_threads_nor_namespaces(kernel: Kernel, top: Task) -> None:
-    """EINVAL after unshare() and setns()."""
+    """The errno is EINVAL, after unshare() and setns()."""
     kernel.unshare(top)
 
     assert refused(lambda: kernel.clone(top, (), thread=True)) == "EINVAL"
@@ -113,7 +113,7 @@ def test_who_is_to_have_children_elsewhere_makes_neither_threads_nor_namespaces(
 
 
 def test_only_a_namespace_below_ones_own_is_entered(kernel: Kernel, top: Task) -> None:
-    """EINVAL otherwise; one's own is the way back."""
+    """Otherwise the errno is EINVAL; the caller's own namespace is the way back."""
     inner = kernel.clone(top, (5, 1), newpid=True)
     kernel.setns(top, inner)
     assert kernel.clone(top, (6, 2)).pid.namespace is inner.pid.namespace
@@ -123,7 +123,7 @@ def test_only_a_namespace_below_ones_own_is_entered(kernel: Kernel, top: Task) -
 
 
 def test_a_thread_is_of_its_makers_group_and_sends_no_signal(kernel: Kernel, top: Task) -> None:
-    """And has no session of its own."""
+    """It has no session of its own."""
     thread = kernel.clone(top, (2,), thread=True)
 
     assert (thread.leader, thread.exit_signal, thread.sid) == (top, -1, None)
@@ -133,7 +133,7 @@ def test_a_thread_is_of_its_makers_group_and_sends_no_signal(kernel: Kernel, top
 
 
 def test_setsid_makes_a_leader_of_session_and_group(kernel: Kernel, top: Task) -> None:
-    """Under its own number."""
+    """Both have its own number."""
     child = kernel.clone(top, (2,))
     kernel.setsid(child)
 
@@ -142,13 +142,13 @@ def test_setsid_makes_a_leader_of_session_and_group(kernel: Kernel, top: Task) -
 
 
 def test_a_session_leader_may_not_setsid(kernel: Kernel, top: Task) -> None:
-    """EPERM."""
+    """The errno is EPERM."""
     assert not rules.may_setsid(top)
     assert refused(lambda: kernel.setsid(top)) == "EPERM"
 
 
 def test_whoever_gave_a_group_its_number_may_not_setsid(kernel: Kernel, top: Task) -> None:
-    """EPERM, even once it has left that group, as long as there is a member."""
+    """The errno is EPERM as long as the group has a member, even after the founder has left it."""
     owner = kernel.clone(top, (2,))
     kernel.setpgid(owner, owner, owner.pid)
     assert refused(lambda: kernel.setsid(owner)) == "EPERM"
@@ -162,7 +162,7 @@ def test_whoever_gave_a_group_its_number_may_not_setsid(kernel: Kernel, top: Tas
 
 
 def test_a_process_founds_its_group_and_others_of_its_session_join(kernel: Kernel, top: Task) -> None:
-    """A parent may do it for its child."""
+    """A parent may do both for its child."""
     owner, other, third = (kernel.clone(top, (number,)) for number in (2, 3, 4))
     kernel.setpgid(owner, owner, owner.pid)
     kernel.setpgid(other, other, owner.pid)
@@ -172,14 +172,14 @@ def test_a_process_founds_its_group_and_others_of_its_session_join(kernel: Kerne
 
 
 def test_a_group_that_nobody_is_in_is_eperm(kernel: Kernel, top: Task) -> None:
-    """A process that never founded one has none."""
+    """The group of a process exists only after its founding."""
     one, other = kernel.clone(top, (2,)), kernel.clone(top, (3,))
 
     assert refused(lambda: kernel.setpgid(one, one, other.pid)) == "EPERM"
 
 
 def test_a_group_of_another_session_is_eperm(kernel: Kernel, top: Task) -> None:
-    """And so is a child that is in another session."""
+    """The same errno comes for a child in another session."""
     leader, other = kernel.clone(top, (2,)), kernel.clone(top, (3,))
     kernel.setsid(leader)
 
@@ -188,7 +188,7 @@ def test_a_group_of_another_session_is_eperm(kernel: Kernel, top: Task) -> None:
 
 
 def test_session_leaders_and_strangers_are_not_moved(kernel: Kernel, top: Task) -> None:
-    """EPERM."""
+    """The errno is EPERM."""
     child = kernel.clone(top, (2,))
     grandchild, sibling = kernel.clone(child, (3,)), kernel.clone(top, (4,))
 
@@ -209,7 +209,7 @@ def test_a_number_that_the_caller_cannot_see_is_esrch(kernel: Kernel, top: Task)
 
 
 def test_an_owner_that_leaves_may_come_back_while_the_group_has_members(kernel: Kernel, top: Task) -> None:
-    """The group is still the one of its number."""
+    """The group keeps its number."""
     owner = kernel.clone(top, (2,))
     kernel.setpgid(owner, owner, owner.pid)
     kernel.clone(owner, (3,))
@@ -223,7 +223,9 @@ def test_an_owner_that_leaves_may_come_back_while_the_group_has_members(kernel: 
 
 
 def test_only_a_child_that_has_exited_is_waited_for(kernel: Kernel, top: Task) -> None:
-    """ECHILD for any other, EAGAIN while it lives, and a dead leader of living threads is no zombie."""
+    """ECHILD comes for any other process, EAGAIN while the child lives; a dead leader with living threads is no
+    zombie.
+    """
     child = kernel.clone(top, (2,))
     grandchild = kernel.clone(child, (3,))
     thread = kernel.clone(child, (4,), thread=True)
@@ -238,7 +240,7 @@ def test_only_a_child_that_has_exited_is_waited_for(kernel: Kernel, top: Task) -
 
 
 def test_orphans_go_to_a_thread_then_to_the_subreaper_then_to_the_init(kernel: Kernel, top: Task) -> None:
-    """In that order."""
+    """The order is the one in the name."""
     reaper = kernel.clone(top, (2,))
     kernel.subreaper(reaper, on=True)
     middle = kernel.clone(reaper, (3,))
@@ -253,7 +255,7 @@ def test_orphans_go_to_a_thread_then_to_the_subreaper_then_to_the_init(kernel: K
 
 
 def test_a_subreaper_adopts_on_its_own_level_alone(kernel: Kernel, top: Task) -> None:
-    """Within an inner namespace its init does."""
+    """In an inner namespace its init adopts."""
     kernel.subreaper(top, on=True)
     inner = kernel.clone(top, (2, 1), newpid=True)
     middle = kernel.clone(inner, (3, 2))
@@ -264,7 +266,7 @@ def test_a_subreaper_adopts_on_its_own_level_alone(kernel: Kernel, top: Task) ->
 
 
 def test_the_mark_of_a_subreaper_stays_when_it_is_none_any_more(kernel: Kernel, top: Task) -> None:
-    """Those below are asked about subreapers from then on, and find none."""
+    """The flag of the descendants stays, and a search for a subreaper finds none."""
     reaper = kernel.clone(top, (2,))
     child = kernel.clone(reaper, (3,))
     kernel.subreaper(reaper, on=True)
@@ -275,14 +277,14 @@ def test_the_mark_of_a_subreaper_stays_when_it_is_none_any_more(kernel: Kernel, 
 
 
 def test_an_init_does_not_go_before_its_namespace(kernel: Kernel, top: Task) -> None:
-    """That would end all others: no plan does so."""
+    """It would end all other tasks, so no plan does so."""
     kernel.clone(top, (2,))
 
     assert refused(lambda: kernel.exit(top, 0)) == "EBUSY"
 
 
 def test_a_zombie_of_another_parent_keeps_an_init_within_its_exit(kernel: Kernel, top: Task) -> None:
-    """It is not to be waited for before; then it is."""
+    """The wait for the init fails before the zombie is reaped, and succeeds after it."""
     inner = kernel.clone(top, (2, 1), newpid=True)
     kernel.setns(top, inner)
     member = dead(kernel, kernel.clone(top, (3, 2)))
@@ -297,7 +299,7 @@ def test_a_zombie_of_another_parent_keeps_an_init_within_its_exit(kernel: Kernel
 
 
 def test_a_number_that_a_group_has_keeps_an_init_within_its_exit(kernel: Kernel, top: Task) -> None:
-    """Whoever is in that group, wherever."""
+    """The member of that group may be in any namespace."""
     inner = kernel.clone(top, (2, 1), newpid=True)
     kernel.setns(top, inner)
     owner = kernel.clone(top, (3, 2))
@@ -314,7 +316,7 @@ def test_a_number_that_a_group_has_keeps_an_init_within_its_exit(kernel: Kernel,
 
 
 def test_an_init_that_waits_within_its_exit_keeps_another_one_there(kernel: Kernel, top: Task) -> None:
-    """Its parent, which cannot reap it before."""
+    """The other init is its parent, which cannot reap it before that."""
     outer = kernel.clone(top, (2, 1), newpid=True)
     inner = kernel.clone(outer, (3, 2, 1), newpid=True)
     kernel.setns(top, inner)
@@ -330,14 +332,14 @@ def test_an_init_that_waits_within_its_exit_keeps_another_one_there(kernel: Kern
 
 
 def test_a_zombie_that_is_the_inits_own_child_does_not_stay(kernel: Kernel, top: Task) -> None:
-    """The init reaps it: no plan may count on either."""
+    """The init reaps it, so no plan may count on either of them."""
     dead(kernel, kernel.clone(top, (2,)))
 
     assert refused(lambda: kernel.exit(top, 0)) == "EBUSY"
 
 
 def test_a_refusal_names_no_number_that_the_model_has_made_up(kernel: Kernel, top: Task) -> None:
-    """Its own are of the namespaces above the tree."""
+    """Those numbers belong to the namespaces above the tree."""
     inner = kernel.clone(top, (5, 1), newpid=True)
     with pytest.raises(CallRefusedError, match="ESRCH: 1 has no number where the caller lives"):
         kernel.setpgid(inner, inner, top.pid)
@@ -347,7 +349,7 @@ def test_a_refusal_names_no_number_that_the_model_has_made_up(kernel: Kernel, to
 
 
 def test_a_sibling_has_the_exit_signal_of_its_maker(kernel: Kernel, top: Task) -> None:
-    """Of its group's leader, whatever is asked for."""
+    """It is that of its maker's group leader, whatever signal the call asks for."""
     maker = kernel.clone(top, (2,), exit_signal=10)
     thread = kernel.clone(maker, (3,), thread=True)
 
@@ -356,7 +358,7 @@ def test_a_sibling_has_the_exit_signal_of_its_maker(kernel: Kernel, top: Task) -
 
 
 def test_who_comes_to_another_process_has_sigchld(kernel: Kernel, top: Task) -> None:
-    """And who comes to another thread keeps his."""
+    """A task that moves to another thread of the same process keeps its signal."""
     maker = kernel.clone(top, (2,))
     thread = kernel.clone(maker, (3,), thread=True)
     child = kernel.clone(thread, (4,), exit_signal=10)
@@ -368,7 +370,7 @@ def test_who_comes_to_another_process_has_sigchld(kernel: Kernel, top: Task) -> 
 
 
 def test_an_exit_that_would_kill_the_parent_is_refused(kernel: Kernel, top: Task) -> None:
-    """SIGKILL; but an init is immune to its children, and all others ignore what can be ignored."""
+    """This is SIGKILL; an init is immune to its children, and other parents ignore every signal that can be ignored."""
     parent = kernel.clone(top, (2,))
     for number, signal in enumerate((0, 1, 10, 15, 18, 34, 64), 10):
         dead(kernel, kernel.clone(parent, (number,), exit_signal=signal))
@@ -379,7 +381,7 @@ def test_an_exit_that_would_kill_the_parent_is_refused(kernel: Kernel, top: Task
 
 
 def test_the_number_1_alone_makes_no_init(kernel: Kernel) -> None:
-    """In the caller's namespace it is the image's number of a root that is none there."""
+    """In the caller's namespace 1 is only the image's number of the root."""
     root = kernel.clone(kernel.guard, (1,))
     killer = kernel.clone(root, (2,), exit_signal=9)
 
@@ -387,7 +389,7 @@ def test_the_number_1_alone_makes_no_init(kernel: Kernel) -> None:
 
 
 def test_who_is_stopped_by_an_exit_goes_on_when_it_waits(kernel: Kernel, top: Task) -> None:
-    """All its threads; the guard sees to that."""
+    """All its threads continue; in a rebuild the guard sends SIGCONT."""
     parent = kernel.clone(top, (2,))
     thread = kernel.clone(parent, (3,), thread=True)
     child = dead(kernel, kernel.clone(thread, (4,), exit_signal=19))
@@ -398,7 +400,7 @@ def test_who_is_stopped_by_an_exit_goes_on_when_it_waits(kernel: Kernel, top: Ta
 
 
 def test_the_last_thread_of_a_group_tells_of_its_end(kernel: Kernel, top: Task) -> None:
-    """Not its leader, where that goes first."""
+    """The leader does not, if it exits first."""
     parent = kernel.clone(top, (2,))
     child = kernel.clone(parent, (3,), exit_signal=19)
     thread = kernel.clone(child, (4,), thread=True)
@@ -413,7 +415,7 @@ def test_the_last_thread_of_a_group_tells_of_its_end(kernel: Kernel, top: Task) 
 
 
 def test_the_rules_agree_with_the_calls(kernel: Kernel, top: Task) -> None:
-    """`may_setpgid` and `may_setsid` answer without a change."""
+    """`may_setpgid` and `may_setsid` return the answer without a change."""
     child, leader = kernel.clone(top, (2,)), kernel.clone(top, (3,))
     kernel.setsid(leader)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who can be started again as he was, and who is refused, and why."""
+"""The processes that can be started again with their rights, and the reasons of refusals."""
 
 import os
 import shutil
@@ -35,13 +35,13 @@ AS_NOBODY = AS_ROOT._replace(uids=(NOBODY,) * 4, gids=(NOBODY,) * 4, caps=Capabi
 
 
 def a_process(details: ProcessDetails | None = AS_ROOT, tag: int = 1, parent: int = 0, **more: Any) -> Task:
-    """One that has run a shell."""
+    """Return a process that has run a shell."""
     fields: dict[str, Any] = {"argv": (b"-sh",), "cwd": b"/", "env": (b"A=1",), "details": details, **more}
     return a_task(tag, parent, **fields)
 
 
 def complaints(details: ProcessDetails, host: Host = ANY) -> str:
-    """All in one."""
+    """Return all obstacles in one text."""
     return "; ".join(obstacles(a_process(details), host))
 
 
@@ -57,8 +57,9 @@ def complaints(details: ProcessDetails, host: Host = ANY) -> str:
     ids=["root", "nobody", "bounded root", "root without new privileges", "ambient"],
 )
 def test_what_exec_leaves_as_it_is_can_be_started_again(details: ProcessDetails) -> None:
-    """Path, arguments, environment, folder and rights are the recorded ones, the name too where it is not the
-    file's."""
+    """Path, arguments, environment, folder and rights are the recorded ones, and so is a name that differs from the
+    file's.
+    """
     task = a_process(details)
 
     assert complaints(details) == ""
@@ -91,12 +92,12 @@ def test_what_exec_leaves_as_it_is_can_be_started_again(details: ProcessDetails)
     ],
 )
 def test_what_cannot_be_the_same_again_is_told(details: ProcessDetails, complaint: str) -> None:
-    """With the rights that it would have."""
+    """The message has the rights that it would get."""
     assert complaint in complaints(details)
 
 
 def test_a_program_that_has_capabilities_of_its_own_is_told(tmp_path: Path) -> None:
-    """As setcap gives them to a file."""
+    """setcap gives them to a file."""
     program = tmp_path / "ping"
     shutil.copy("/bin/true", program)
     try:
@@ -119,12 +120,12 @@ def test_a_program_that_has_capabilities_of_its_own_is_told(tmp_path: Path) -> N
     ],
 )
 def test_what_this_host_cannot_give_is_told(details: ProcessDetails, host: Host, complaint: str) -> None:
-    """In a user namespace there are few ids."""
+    """A user namespace has few ids."""
     assert complaint in complaints(details, host)
 
 
 def test_an_ordinary_user_starts_his_own_again_without_setting_groups() -> None:
-    """The kernel would refuse that, and they are there already."""
+    """The kernel would refuse the call, and the groups are set already."""
     ids = (1000,) * 4
     task = a_process(AS_NOBODY._replace(uids=ids, gids=ids, groups=(1000,)))
 
@@ -135,7 +136,7 @@ def test_an_ordinary_user_starts_his_own_again_without_setting_groups() -> None:
 
 
 def test_a_program_that_sets_ids_is_refused_unless_it_had_them(tmp_path: Path) -> None:
-    """exec gives the owner's."""
+    """exec gives the ids of the file's owner."""
     file = tmp_path / "tool"
     file.write_text("")
     file.chmod(0o4755)
@@ -156,8 +157,9 @@ REPLACED = [
 
 @pytest.mark.parametrize(("done", "complaint"), REPLACED)
 def test_a_program_that_was_replaced_since_the_capture_is_told(tmp_path: Path, done: str, complaint: str) -> None:
-    """In the same boot a file is what it was, or another; elsewhere a copy is as good, and another only makes
-    doubtful."""
+    """In the same boot a file is the same or another; on another boot a copy is accepted, and another file gives a
+    doubt.
+    """
     file, other = tmp_path / "tool", tmp_path / "other"
     for path in (file, other):
         path.write_text("#!/bin\n")
@@ -182,7 +184,7 @@ def test_a_program_that_was_replaced_since_the_capture_is_told(tmp_path: Path, d
 
 
 def test_what_is_not_certain_of_a_program_is_told_and_it_is_run() -> None:
-    """With the task that it is said of."""
+    """The message names the task."""
     task = a_process(AS_ROOT._replace(env_uncertain="who knows"))
     snapshot = a_snapshot([(10,)], [task])
     programs, said = own_arguments(snapshot, make_plan(snapshot), ANY)
@@ -192,7 +194,7 @@ def test_what_is_not_certain_of_a_program_is_told_and_it_is_run() -> None:
 
 
 def test_all_who_are_refused_are_named_and_who_only_forked_is_held() -> None:
-    """A group whose leader is dead cannot run again, either."""
+    """A thread group with a dead leader cannot run again either."""
     tasks = [
         a_process(),
         a_process(AS_ROOT._replace(execed=False, exe=None), 2, 1, argv=None),
@@ -227,7 +229,7 @@ def test_an_image_without_details_is_told_how_to_get_some() -> None:
 
 
 def test_this_host_gives_what_its_user_namespace_has(tmp_path: Path) -> None:
-    """Who may administer; another has himself."""
+    """A caller that may administer has all ids of its user namespace; any other has its own."""
     own = tmp_path / "self"
     own.mkdir()
     (own / "status").write_text(f"Name:\tx\nCapEff:\t{ADMIN:x}\nCapBnd:\t{RAW:x}\nNoNewPrivs:\t1\n")
@@ -251,14 +253,14 @@ def test_this_host_gives_what_its_user_namespace_has(tmp_path: Path) -> None:
     ],
 )
 def test_what_ran_with_other_files_or_ids_is_refused_in_plain_words(apart: tuple[str, ...], other: str) -> None:
-    """With both ways out."""
+    """The message has both alternatives."""
     said = complaints(AS_ROOT._replace(surroundings=Surroundings(apart=apart)))
 
     assert said == f"it ran with {other} than restart has here: run restart where it ran, or another command with --run"
 
 
 def test_an_image_that_does_not_say_what_ran_is_refused_with_advice_for_held_trees_too() -> None:
-    """Which run nothing that could be captured."""
+    """Held trees run no program that could be captured."""
     snapshot = a_snapshot([(10,)], [a_process(None)])
     with pytest.raises(RefusedError, match="take the image that it was made from"):
         own_arguments(snapshot, make_plan(snapshot), ANY)

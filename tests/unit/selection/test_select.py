@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tasks and pid objects a snapshot has, and what they are called in it."""
+"""The selection of tasks and pid objects for a snapshot, and their tags."""
 
 import pytest
 
@@ -13,19 +13,19 @@ from tests.support.watched import Watched, watched
 
 
 def selected(pair: Watched, root: Thread, *, first_tag: int = 1, without_entered: bool = False) -> Selection:
-    """What `auto` takes below a root."""
+    """Return the selection in mode `auto` below a root."""
     task = pair.task(root)
     mode = select.resolve_mode(task, "auto")
     return select.select(task, mode, first_tag=first_tag, without_entered=without_entered)
 
 
 def ids(selection: Selection) -> list[tuple[int, ...]]:
-    """(pid, ppid, tgid, pgid, sid) of each task."""
+    """Return (pid, ppid, tgid, pgid, sid) of each task."""
     return [(task.pid, task.ppid, task.tgid, task.pgid, task.sid) for task in selection.tasks]
 
 
 def watched_from_now(pair: Watched) -> Watched:
-    """The same kernel, and a table that has seen no birth."""
+    """Return the same kernel with a table that has seen no birth."""
     late = Watched()
     pair.kernel.emit = late.feed
     late.kernel = pair.kernel
@@ -35,14 +35,14 @@ def watched_from_now(pair: Watched) -> Watched:
 
 
 def a_root(pair: Watched) -> Thread:
-    """A process that leads a session of its own."""
+    """Return a process that leads a session of its own."""
     root = pair.kernel.fork(pair.kernel.init)
     pair.kernel.setsid(root)
     return root
 
 
 def a_container(pair: Watched) -> Thread:
-    """An init that leads a session of its own."""
+    """Return an init that leads a session of its own."""
     root = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     pair.kernel.setsid(root)
     return root
@@ -50,7 +50,7 @@ def a_container(pair: Watched) -> Thread:
 
 @pytest.fixture
 def pair() -> Watched:
-    """A kernel with its init, and a table that watches it."""
+    """Return a kernel with its init, and a table that watches it."""
     return watched()
 
 
@@ -58,7 +58,7 @@ def pair() -> Watched:
 
 
 def test_pid_objects_are_tagged_in_the_order_in_which_the_tasks_name_them(pair: Watched) -> None:
-    """For each task pid, tgid, pgrp, session, each if new."""
+    """For each task the order is pid, tgid, pgrp, session, each if it is new."""
     root = a_root(pair)
     child = pair.kernel.fork(root)
     thread = pair.kernel.thread(child)
@@ -71,7 +71,7 @@ def test_pid_objects_are_tagged_in_the_order_in_which_the_tasks_name_them(pair: 
 
 
 def test_tags_start_where_they_are_told_to(pair: Watched) -> None:
-    """Of either dialect."""
+    """The two dialects start at different tags."""
     root = a_root(pair)
     pair.kernel.fork(root)
 
@@ -79,7 +79,7 @@ def test_tags_start_where_they_are_told_to(pair: Watched) -> None:
 
 
 def test_a_leader_is_followed_by_its_descendants_then_by_its_threads_and_theirs(pair: Watched) -> None:
-    """Siblings and threads by number; a parent is the thread that forked."""
+    """Siblings and threads are in the order of numbers; the parent is the thread that forked."""
     root = a_root(pair)
     thread = pair.kernel.thread(root)
     of_thread = pair.kernel.fork(thread)
@@ -99,7 +99,7 @@ def test_a_leader_is_followed_by_its_descendants_then_by_its_threads_and_theirs(
 def test_an_id_from_outside_the_namespace_has_tag_0_and_one_that_is_the_roots_own_session_a_special_one(
     pair: Watched,
 ) -> None:
-    """CKPT_PID_ROOT also as a group: the session's leader leads a group of that number."""
+    """A group may be CKPT_PID_ROOT too: the leader of the session leads a group of that number."""
     root = pair.kernel.fork(pair.kernel.init)
     child = pair.kernel.fork(root)
     pair.kernel.setpgid(child, child.group, child.pid)
@@ -114,7 +114,7 @@ def test_an_id_from_outside_the_namespace_has_tag_0_and_one_that_is_the_roots_ow
 
 
 def test_a_group_from_outside_that_is_not_the_inherited_session_comes_back_as_a_ghost(pair: Watched) -> None:
-    """Collected and tagged, without a task."""
+    """It has a tag and no task."""
     other = pair.kernel.fork(pair.kernel.init)
     pair.kernel.setpgid(other, other.group, other.pid)
     root = pair.kernel.fork(pair.kernel.init)
@@ -126,7 +126,7 @@ def test_a_group_from_outside_that_is_not_the_inherited_session_comes_back_as_a_
 
 
 def test_a_dead_session_leader_inside_is_a_ghost(pair: Watched) -> None:
-    """Its number is in use, and nobody has it."""
+    """Its number is in use without a task."""
     root = a_root(pair)
     leader = pair.kernel.fork(root)
     pair.kernel.setsid(leader)
@@ -141,7 +141,7 @@ def test_a_dead_session_leader_inside_is_a_ghost(pair: Watched) -> None:
 
 
 def test_ids_that_become_one_are_named_where_they_were_several(pair: Watched) -> None:
-    """Group and session of a namespace's init, both from outside."""
+    """The group and session of a namespace's init are both from outside."""
     creator = pair.kernel.fork(pair.kernel.init)
     pair.kernel.setpgid(creator, creator.group, creator.pid)
     init = pair.kernel.fork(creator, CLONE_NEWPID)
@@ -156,7 +156,7 @@ def test_ids_that_become_one_are_named_where_they_were_several(pair: Watched) ->
 
 
 def test_namespaces_are_numbered_from_the_roots_own_parents_first(pair: Watched) -> None:
-    """Levels count from the root's; two with one inode number are two."""
+    """Levels count from the root's namespace; two namespaces with one inode number are two."""
     root = a_container(pair)
     left, right = (pair.kernel.fork(root, CLONE_NEWPID) for _ in range(2))
     deep = pair.kernel.fork(left, CLONE_NEWPID)
@@ -179,7 +179,7 @@ def test_namespaces_are_numbered_from_the_roots_own_parents_first(pair: Watched)
 
 
 def test_a_pending_namespace_is_told_by_id_or_as_one_without_tasks(pair: Watched) -> None:
-    """setns() and unshare() before the next child."""
+    """setns() or unshare() has run, and the next child is not born yet."""
     root = a_container(pair)
     inner = pair.kernel.fork(root, CLONE_NEWPID)
     into, unshared = pair.kernel.fork(root), pair.kernel.fork(root)
@@ -191,7 +191,7 @@ def test_a_pending_namespace_is_told_by_id_or_as_one_without_tasks(pair: Watched
 
 
 def test_a_pending_namespace_without_an_identity_is_not_taken_for_the_initial_one(pair: Watched) -> None:
-    """Kernels without ns_id tell a namespace by its init, and this one has none yet."""
+    """Kernels without ns_id identify a namespace by its init, and this one has none yet."""
     root = pair.kernel.fork(pair.kernel.init)
     pair.task(root).child_namespace = (0, 4026532999)
 
@@ -199,7 +199,7 @@ def test_a_pending_namespace_without_an_identity_is_not_taken_for_the_initial_on
 
 
 def test_a_group_or_session_from_outside_is_refused_and_every_use_named(pair: Watched) -> None:
-    """An init that was not started with setsid; nothing is written."""
+    """The init was started without setsid; nothing is written."""
     root = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     child = pair.kernel.fork(root)
     pair.kernel.thread(child)
@@ -215,7 +215,7 @@ def test_a_group_or_session_from_outside_is_refused_and_every_use_named(pair: Wa
 
 
 def test_who_entered_from_outside_is_refused_or_left_out_and_named(pair: Watched) -> None:
-    """With what it forked; the rest of the container is as it was."""
+    """Its children are treated alike; the rest of the container is unchanged."""
     root = a_container(pair)
     outside = pair.kernel.fork(pair.kernel.init)
     pair.kernel.setns(outside, root.space)
@@ -233,7 +233,9 @@ def test_who_entered_from_outside_is_refused_or_left_out_and_named(pair: Watched
 
 
 def left_behind(pair: Watched, root: Thread) -> tuple[Thread, Thread]:
-    """Enter, fork a process with a child, and exit: both are in the session of who entered, and the first is init's."""
+    """Enter, fork a process with a child, and exit; both are in the visitor's session, and the first is the init's
+    child.
+    """
     outside = pair.kernel.fork(pair.kernel.init)
     pair.kernel.setns(outside, root.space)
     guest = pair.kernel.fork(outside)
@@ -246,7 +248,7 @@ def left_behind(pair: Watched, root: Thread) -> tuple[Thread, Thread]:
 
 @pytest.mark.parametrize("observed", [True, False])
 def test_who_was_left_behind_by_one_that_entered_has_entered_too(pair: Watched, *, observed: bool) -> None:
-    """The container's init is their parent now, and their session shows where they are from, births or no births."""
+    """The container's init is their parent now, and their session shows their origin even without known births."""
     root = a_container(pair)
     member = pair.kernel.fork(root)
     strays = left_behind(pair, root)
@@ -269,7 +271,7 @@ def test_who_was_left_behind_by_one_that_entered_has_entered_too(pair: Watched, 
 
 
 def test_who_was_left_behind_in_a_session_of_its_own_is_known_by_its_birth(pair: Watched) -> None:
-    """None of its ids is from outside, and still it is no member: it is refused by name, or left out."""
+    """None of its ids is from outside, but it is no member: it is refused by name, or left out."""
     root = a_container(pair)
     orphan, child = left_behind(pair, root)
     for stray in (child, orphan):
@@ -287,7 +289,7 @@ def test_who_was_left_behind_in_a_session_of_its_own_is_known_by_its_birth(pair:
 
 
 def test_a_child_of_an_init_that_had_a_session_from_outside_has_not_entered(pair: Watched) -> None:
-    """It was born before its parent called setsid(): that is a leak of the container's own."""
+    """It was born before its parent called setsid(), so the leak is the container's own."""
     root = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     pair.kernel.fork(root)
     pair.kernel.setsid(root)
@@ -314,7 +316,7 @@ def test_auto_takes_a_container_only_from_the_init_of_a_namespace(pair: Watched)
 
 
 def test_states_and_exit_codes_are_those_of_the_cut(pair: Watched) -> None:
-    """A dead leader is no zombie yet."""
+    """A dead leader with living threads is no zombie yet."""
     root = a_root(pair)
     zombie, dead, stopped = (pair.kernel.fork(root) for _ in range(3))
     pair.kernel.thread(dead)
@@ -333,7 +335,7 @@ def test_states_and_exit_codes_are_those_of_the_cut(pair: Watched) -> None:
 
 
 def test_a_threads_subreaper_flag_is_its_groups(pair: Watched) -> None:
-    """signal->is_child_subreaper."""
+    """The flag is signal->is_child_subreaper."""
     root = a_root(pair)
     pair.kernel.thread(root)
     pair.kernel.fork(root)
@@ -344,7 +346,7 @@ def test_a_threads_subreaper_flag_is_its_groups(pair: Watched) -> None:
 
 @pytest.mark.parametrize("kind", [KERNEL, IO_WORKER])
 def test_kernel_workers_are_left_out_and_counted_and_no_root(pair: Watched, kind: int) -> None:
-    """Nobody can rebuild them."""
+    """A rebuild cannot make them."""
     root = a_root(pair)
     worker = pair.task(pair.kernel.thread(root))
     worker.flags |= kind
@@ -359,7 +361,7 @@ def test_kernel_workers_are_left_out_and_counted_and_no_root(pair: Watched, kind
 
 
 def test_a_birth_names_its_creator_by_tag_and_the_session_and_group_at_birth(pair: Watched) -> None:
-    """As they were, not as they are; flags by name."""
+    """Session and group are those at birth and not the present ones; flags have names."""
     root = a_root(pair)
     creator = pair.kernel.thread(root)
     child = pair.kernel.fork(creator, CLONE_NEWPID)
@@ -376,7 +378,7 @@ def test_a_birth_names_its_creator_by_tag_and_the_session_and_group_at_birth(pai
 
 
 def test_a_creator_that_is_gone_is_an_ancestor_with_a_birth_and_deeds(pair: Watched) -> None:
-    """A daemon: fork, setsid, fork, exit."""
+    """The tree is a daemon: fork, setsid, fork, exit."""
     root = a_root(pair)
     pair.kernel.subreaper(root)
     middle = pair.kernel.fork(root)
@@ -400,7 +402,7 @@ def test_a_creator_that_is_gone_is_an_ancestor_with_a_birth_and_deeds(pair: Watc
 
 
 def test_a_session_at_birth_that_nobody_uses_now_is_told_by_its_numbers(pair: Watched) -> None:
-    """It has no tag."""
+    """Such a session has no tag."""
     root = a_root(pair)
     pair.kernel.subreaper(root)
     middle = pair.kernel.fork(root)
@@ -416,7 +418,7 @@ def test_a_session_at_birth_that_nobody_uses_now_is_told_by_its_numbers(pair: Wa
 
 
 def test_a_birth_that_was_not_seen_is_told_as_such(pair: Watched) -> None:
-    """It was before the watch began, or was lost."""
+    """It was before the watch began, or its record was lost."""
     root = a_root(pair)
     with pair.losing():
         pair.kernel.fork(root)
@@ -426,7 +428,7 @@ def test_a_birth_that_was_not_seen_is_told_as_such(pair: Watched) -> None:
 
 
 def test_a_task_whose_parent_is_not_known_makes_the_selection_incomplete(pair: Watched) -> None:
-    """It is named."""
+    """The reason names the task."""
     root = a_root(pair)
     child = pair.task(pair.kernel.fork(root))
     child.parent = None
@@ -435,7 +437,7 @@ def test_a_task_whose_parent_is_not_known_makes_the_selection_incomplete(pair: W
 
 
 def test_a_signature_changes_with_whatever_a_selection_depends_on(pair: Watched) -> None:
-    """And is equal while nothing of that changes."""
+    """It is equal as long as none of these changes."""
     root = a_root(pair)
     child = pair.kernel.fork(root)
     task = pair.task(root)

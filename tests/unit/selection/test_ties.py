@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes are read for their terminals and owners of files, how often, and what becomes of the answers."""
+"""The ties of processes: the choice of processes to read, the number of reads, and the use of the answers."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def _numbers(*pids: Number | None) -> bytes:
 def terminal_row(
     thread: Thread, address: int, pgrp: Number | None, old: Number | None = None, name: bytes = b"pts7", held: int = 1
 ) -> bytes:
-    """struct terminal_row and what follows."""
+    """Return struct terminal_row and its numbers."""
     levels = bytes(len(pid.state.numbers) if pid else 0 for pid in (pgrp, old))
     ids = [pid.identity if pid else 0 for pid in (pgrp, old)]
     fields = (thread.address, thread.start_ns, address, *ids, thread.tid, levels, int(pgrp is None), 0, name)
@@ -34,14 +34,14 @@ def terminal_row(
 
 
 def owner_row(thread: Thread, fd: int, owner: Number | None, pid_type: int, files: int = TABLE, held: int = 1) -> bytes:
-    """struct owner_row and what follows."""
+    """Return struct owner_row and its numbers."""
     levels = len(owner.state.numbers) if owner else 0
     fields = (thread.start_ns, files, owner.identity if owner else 0, thread.tid, fd, pid_type, levels)
     return wire.OWNER.pack(*fields) + _numbers(owner) + held.to_bytes(8, "little")
 
 
 def sharing_row(thread: Thread, vm: int, fs: int, files: int, held: int = 1) -> bytes:
-    """struct sharing_row and what follows."""
+    """Return struct sharing_row and its words."""
     return wire.reader(wire.SHARING_ROW).pack(thread.start_ns, vm, fs, files, thread.tid, 0) + held.to_bytes(
         8, "little"
     )
@@ -51,7 +51,7 @@ class Host:
     """A simulated kernel whose tasks have ties.
 
     Args:
-        filters: it can be asked for one process.
+        filters: True if the kernel can read the ties of one process.
     """
 
     def __init__(self, *, filters: bool = True) -> None:
@@ -67,7 +67,7 @@ class Host:
         self.ties = Ties(self.read, ("terminals", "owners", "sharing"), self.pair.table.pids, filters=filters)
 
     def read(self, tie: Tie, process: int) -> bytes:
-        """Once for each of `unsteady` that is what is read."""
+        """Read once; take each of `unsteady` as one answer."""
         self.asked.append((tie, process))
         if self.unsteady:
             return self.unsteady.pop(0)
@@ -77,36 +77,36 @@ class Host:
         return b"".join(row for tid in wanted for row in rows.get(tid, ()))
 
     def note(self, tie: Tie, thread: Thread, word: int, *rows: bytes) -> None:
-        """This one has ties."""
+        """Give ties to a thread."""
         task = self.pair.task(thread)
         self.noted[task] = self.noted.get(task, 0) | word
         self.rows[tie].setdefault(thread.group.leader.tid, []).extend(rows)
 
     def crowd(self, count: int) -> None:
-        """So many other processes on the host."""
+        """Add this many other processes to the host."""
         for _ in range(count):
             self.kernel.fork(self.kernel.init)
 
     def selected(self, root: Thread | None = None) -> Selection:
-        """The subtree of the root."""
+        """Return the subtree of the root."""
         return select.select(self.pair.task(root or self.root), "subtree")
 
 
 @pytest.fixture
 def host() -> Host:
-    """One on which asking for one process is the cheaper way."""
+    """Return a host on which a read of one process is cheaper than a read of all."""
     made = Host()
     made.crowd(40)
     return made
 
 
 def terminals(tasks: Sequence[object]) -> list[object]:
-    """Of each row."""
+    """Return the terminal of each row."""
     return [task.tty for task in tasks]  # type: ignore[attr-defined]  # rows of a snapshot
 
 
 def test_who_has_no_ties_is_not_read_and_the_rows_are_those_of_the_selection(host: Host) -> None:
-    """Nor is another tree's task."""
+    """A task of another tree is not read either."""
     stranger = host.kernel.fork(host.kernel.init)
     host.note("owners", stranger, TIES_OWNED)
     chosen = host.selected()
@@ -116,7 +116,7 @@ def test_who_has_no_ties_is_not_read_and_the_rows_are_those_of_the_selection(hos
 
 
 def test_one_is_asked_for_all_that_have_the_same_terminal(host: Host) -> None:
-    """And each of them is told to have it."""
+    """Each of them gets the answer."""
     child = host.kernel.fork(host.root)
     host.kernel.setpgid(host.root, child.group, child.pid)
     other = host.kernel.fork(host.root)
@@ -132,7 +132,7 @@ def test_one_is_asked_for_all_that_have_the_same_terminal(host: Host) -> None:
 
 
 def test_where_that_one_is_gone_the_others_are_asked(host: Host) -> None:
-    """It lost its terminal between the question and the reading."""
+    """It lost its terminal between the choice and the reading."""
     child = host.kernel.fork(host.root)
     host.note("terminals", host.root, TTY)
     host.note("terminals", child, TTY, terminal_row(child, TTY, host.root.pid))
@@ -143,7 +143,7 @@ def test_where_that_one_is_gone_the_others_are_asked(host: Host) -> None:
 
 
 def test_a_terminal_that_hung_up_leaves_its_leader_the_group(host: Host) -> None:
-    """No name, no foreground."""
+    """The terminal has no name and no foreground group."""
     host.note("terminals", host.root, TTY, terminal_row(host.root, TTY, None, host.root.pid))
 
     told = host.ties.add(host.selected(), host.noted)
@@ -152,7 +152,9 @@ def test_a_terminal_that_hung_up_leaves_its_leader_the_group(host: Host) -> None
 
 
 def test_what_has_no_tag_is_told_by_its_numbers_and_what_cannot_be_seen_is_0(host: Host) -> None:
-    """A group outside the subtree, one without members, the root's own, and those that an inner root does not see."""
+    """Examples are a group outside the subtree, one without members, the root's own, and those that an inner root
+    cannot see.
+    """
     outside = host.kernel.fork(host.kernel.init)
     dead = host.kernel.fork(host.kernel.init)
     host.kernel.setpgid(host.kernel.init, dead.group, dead.pid)
@@ -183,7 +185,7 @@ def test_what_has_no_tag_is_told_by_its_numbers_and_what_cannot_be_seen_is_0(hos
 
 
 def test_the_session_that_the_root_inherited_has_its_special_value(host: Host) -> None:
-    """As group too."""
+    """The group has it too."""
     job = host.kernel.fork(host.root)
     host.kernel.setpgid(host.root, job.group, job.pid)
     host.note("terminals", job, TTY, terminal_row(job, TTY, host.root.pid))
@@ -194,7 +196,7 @@ def test_the_session_that_the_root_inherited_has_its_special_value(host: Host) -
 
 
 def test_a_table_of_files_is_told_once_for_each_process_and_once_more_where_a_thread_has_its_own(host: Host) -> None:
-    """A dead leader has none: the first of its threads tells."""
+    """A dead leader has no table of files, so the first of its threads gives the answer."""
     first, second, third = (host.kernel.thread(host.root) for _ in range(3))
     for thread, files in ((first, 1), (second, 1), (third, 2)):
         host.note("owners", thread, TIES_OWNED, owner_row(thread, 5, host.root.pid, 1, files))
@@ -206,7 +208,7 @@ def test_a_table_of_files_is_told_once_for_each_process_and_once_more_where_a_th
 
 
 def test_where_many_have_ties_all_are_read_at_once() -> None:
-    """Which is cheaper than one by one."""
+    """That is cheaper than one read for each."""
     host = Host()
     stranger = host.kernel.fork(host.kernel.init)
     host.rows["owners"][stranger.tid] = [owner_row(stranger, 9, stranger.pid, 0)]
@@ -226,7 +228,7 @@ def test_where_many_have_ties_all_are_read_at_once() -> None:
 
 
 def test_where_the_kernel_cannot_be_asked_for_one_all_are_read() -> None:
-    """Again, too, where one changed meanwhile."""
+    """They are read once more if one of them changed meanwhile."""
     host = Host(filters=False)
     host.crowd(40)
     host.note("owners", host.root, TIES_OWNED, owner_row(host.root, 5, host.root.pid, 1))
@@ -237,7 +239,7 @@ def test_where_the_kernel_cannot_be_asked_for_one_all_are_read() -> None:
 
 
 def test_what_changed_while_it_was_read_is_read_again(host: Host) -> None:
-    """A few times: then it is taken as it is."""
+    """After a few reads the last one is taken."""
     row = owner_row(host.root, 5, host.root.pid, 1)
     host.note("owners", host.root, TIES_OWNED, row)
     host.unsteady = [owner_row(host.root, 4, host.root.pid, 1, held=0)]
@@ -251,7 +253,7 @@ def test_what_changed_while_it_was_read_is_read_again(host: Host) -> None:
 
 
 def test_another_task_under_the_same_number_is_not_believed(host: Host) -> None:
-    """Its start differs: the one that was asked about is gone."""
+    """Its start differs, because the task of the question is gone."""
     row = owner_row(host.root, 5, host.root.pid, 1)
     other = wire.OWNER.pack(host.root.start_ns + 1, *wire.OWNER.unpack_from(row)[1:]) + row[wire.OWNER.size :]
     host.note("owners", host.root, TIES_OWNED, other)
@@ -260,7 +262,7 @@ def test_another_task_under_the_same_number_is_not_believed(host: Host) -> None:
 
 
 def test_as_long_as_nothing_changes_the_rows_are_the_same_ones(host: Host) -> None:
-    """Which is how the writer knows that it has written them; a change is noticed."""
+    """The writer recognises rows that it has written by identity; a change makes new rows."""
     host.note("terminals", host.root, TTY, terminal_row(host.root, TTY, host.root.pid))
     chosen = host.selected()
     first = host.ties.add(chosen, host.noted)
@@ -277,7 +279,7 @@ def test_as_long_as_nothing_changes_the_rows_are_the_same_ones(host: Host) -> No
 
 
 def test_what_cannot_be_read_here_is_not_asked_for(host: Host) -> None:
-    """And not said to have been looked at."""
+    """The snapshot does not claim a reading either."""
     host.note("owners", host.root, TIES_OWNED)
     kinds: tuple[Tie, ...] = ("terminals",)
     ties = Ties(host.read, kinds, host.pair.table.pids)
@@ -288,7 +290,7 @@ def test_what_cannot_be_read_here_is_not_asked_for(host: Host) -> None:
 
 
 def test_an_answer_tells_who_has_ties_and_who_has_them_no_more() -> None:
-    """A sweep tells it of everybody, a question of one."""
+    """A sweep tells it of all tasks, a question of one."""
     pair = watched()
     thread = pair.kernel.fork(pair.kernel.init)
     task = pair.task(thread)
@@ -305,7 +307,7 @@ def test_an_answer_tells_who_has_ties_and_who_has_them_no_more() -> None:
 
 
 def test_what_several_processes_have_is_shared_and_what_a_thread_has_alone_is_its_own(host: Host) -> None:
-    """Ids count from 1 in each field, in the order of the tasks; an address is nowhere."""
+    """Ids count from 1 in each field, in the order of the tasks, and no address is shown."""
     child, other = host.kernel.fork(host.root), host.kernel.fork(host.root)
     thread, apart = host.kernel.thread(child), host.kernel.thread(child)
     host.note("sharing", host.root, TIES_SHARED, sharing_row(host.root, 10, 20, 30))
@@ -326,7 +328,7 @@ def test_what_several_processes_have_is_shared_and_what_a_thread_has_alone_is_it
 
 
 def test_where_a_leader_has_exited_its_threads_share_with_one_another(host: Host) -> None:
-    """It has nothing any more, so all of them look as if they had their own."""
+    """The leader shares nothing any more, so each thread seems to have its own."""
     thread, second = host.kernel.thread(host.root), host.kernel.thread(host.root)
     rows = [sharing_row(host.root, 0, 0, 0), *[sharing_row(each, 10, 20, 30) for each in (thread, second)]]
     host.note("sharing", thread, TIES_SHARED, *rows)
@@ -335,7 +337,7 @@ def test_where_a_leader_has_exited_its_threads_share_with_one_another(host: Host
 
 
 def test_a_word_of_a_terminal_may_say_that_something_is_shared_too(host: Host) -> None:
-    """The bits that no address has are flags."""
+    """Bits that no address uses are flags."""
     host.note("terminals", host.root, TTY, terminal_row(host.root, TTY, host.root.pid))
     host.note("sharing", host.root, TIES_SHARED | TIES_OWNED, sharing_row(host.root, 10, 20, 30))
     (task,) = host.ties.add(host.selected(), host.noted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hash of a program's strings: every byte counts, nobody can aim at a value, and no answer has one in it."""
+"""The hash of a program's strings: every byte counts, no user can choose a value, and no answer contains it."""
 
 import random
 
@@ -16,17 +16,17 @@ _U64 = (1 << 64) - 1
 
 
 def a_key(seed: int) -> Key:
-    """Another one."""
+    """Return another key."""
     return wire.STRING_KEY.unpack(random.Random(seed).randbytes(wire.STRING_KEY.size))
 
 
 def told(text: bytes, key: Key = KEY) -> bytes:
-    """What a record tells of an area."""
+    """Return an area as a record has it."""
     return wire.AREA.pack(7, len(text), *string_hash(text, key))
 
 
 def test_every_byte_counts() -> None:
-    """In both sums, wherever it stands."""
+    """It changes both sums, at any place."""
     data = (bytes(range(1, 250)) * 40)[:HASHED_BYTES]
     places = (*range(249), *range(249, HASHED_BYTES - 1, 97), HASHED_BYTES - 1)
     hashes = [string_hash(each, KEY) for each in (data, *(data[:n] + b"\xff" + data[n + 1 :] for n in places))]
@@ -37,7 +37,7 @@ def test_every_byte_counts() -> None:
 
 
 def test_each_half_of_a_word_has_two_factors_of_its_own() -> None:
-    """The words of the key stand in the order in which the hook reads them."""
+    """The hook reads the words of the key in the same order."""
     text = bytes(range(1, 17))
     halves = [int.from_bytes(text[at : at + 4], "little") for at in range(0, 16, 4)]
     first = sum(half * KEY[at] for half, at in zip(halves, (0, 1, 4, 5), strict=True))
@@ -47,7 +47,9 @@ def test_each_half_of_a_word_has_two_factors_of_its_own() -> None:
 
 
 def test_what_meets_under_one_key_does_not_under_another() -> None:
-    """Who had the key could write another text with the same sums: here the last words make up for the first one."""
+    """A user with the key could write another text with the same sums: in the test the last words balance the first
+    one.
+    """
     words = [random.Random(2).getrandbits(32) for _ in range(8)]
     places = [8 * (at // 2) // 2 + at % 2 for at in range(8)]
     other = None
@@ -72,7 +74,7 @@ def test_what_meets_under_one_key_does_not_under_another() -> None:
     ("shown", "size", "same"), [(b"sh\0", 3, True), (b"sh\0", 4, False), (b"si\0", 3, False), (None, 0, False)]
 )
 def test_the_same_bytes_and_as_many_of_them_are_the_same(shown: bytes | None, size: int, *, same: bool) -> None:
-    """Under the key of this kernel side, and no other."""
+    """The key is that of this kernel side."""
     found = compare(told(b"sh\0") + b"sh\0", shown, size, KEY)
 
     assert found == (7, 3, same, b"sh\0")
@@ -84,7 +86,7 @@ def test_the_same_bytes_and_as_many_of_them_are_the_same(shown: bytes | None, si
 
 
 def a_scene() -> tuple[Scene, Thread]:
-    """A process of Alice's that has called exec."""
+    """Return a scene, and a process of Alice's that has called exec."""
     scene = Scene()
     process = scene.child(ids=(1000, 1000))
     scene.kernel.exec(process)
@@ -97,7 +99,7 @@ def a_scene() -> tuple[Scene, Thread]:
 
 
 def test_who_shows_what_was_read_is_told_whether_it_is_what_exec_put_there_and_no_hash() -> None:
-    """Of each area alone."""
+    """Each area has its own answer."""
     scene, process = a_scene()
     asked = {"root": process.tid, "start_ns": process.start_ns}
     answer = scene.ask(ROOT, "strings", **asked, arguments=[b"sh\0", 3], environment=[b"A=2\0", 4])
@@ -116,7 +118,7 @@ def test_of_another_process_with_that_number_nothing_is_told() -> None:
 
 
 def test_others_may_not_ask() -> None:
-    """A comparison tells something of what is compared."""
+    """A comparison reveals something of the strings."""
     scene, process = a_scene()
     bob = scene.viewer(scene.child(ids=(1001, 1001)))
     alice = scene.viewer(process)
@@ -128,7 +130,7 @@ def test_others_may_not_ask() -> None:
 
 @pytest.mark.parametrize("area", [1, [b""], ["", 0], [b"", "0"], [b"", True], {}])
 def test_what_is_no_area_is_a_wrong_request(area: object) -> None:
-    """Whoever asks is told."""
+    """The error goes to the caller."""
     scene, process = a_scene()
 
     assert scene.ask(ROOT, "strings", root=process.tid, start_ns=1, environment=area)["kind"] == "usage"

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever has another fact than before a record is touched by it: compared with all that there is to know of
-everybody."""
+"""The set of touched tasks: it has every task with a changed fact, by a comparison of all facts after each record."""
 
 import random
 from typing import Any
@@ -21,7 +20,7 @@ Facts = dict[Task, tuple[Any, ...]]
 
 
 def facts_of(table: ProcessTable) -> Facts:
-    """All that is known of everybody here, and of the gone that their births run through."""
+    """Return all facts of all tasks here, and of the gone ones that their births run through."""
     found: Facts = {}
     for start in table.tasks():
         task: Task | None = start
@@ -43,7 +42,7 @@ def _facts(table: ProcessTable, task: Task) -> tuple[Any, ...]:
 
 
 class Observed:
-    """Looks at everything after each record."""
+    """A comparison of all facts after each record."""
 
     def __init__(self, pair: Watched) -> None:
         self.pair = pair
@@ -52,14 +51,15 @@ class Observed:
         pair.kernel.emit = self.feed
 
     def feed(self, record: bytes) -> None:
-        """One record into the stream."""
+        """Feed one record to the stream."""
         self.touched.clear()
         self.pair.feed(record)
         self.look()
 
     def look(self) -> None:
-        """Whoever has changed is among the touched. (Siblings are linked to each other: that is their parent's
-        list.)"""
+        """Assert that every changed task is touched. (Links between siblings are their parent's list and do not
+        count.)
+        """
         now = facts_of(self.pair.table)
         for task in now.keys() | self._facts.keys():
             before, after = self._facts.get(task), now.get(task)
@@ -76,7 +76,7 @@ class Observed:
 @given(PROGRAMS, st.booleans(), st.booleans())
 @PATIENT
 def test_a_record_touches_everybody_whom_it_changes(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
-    """All records of a program, in order, and the answers that are asked for."""
+    """The program's records come in order, with the answers to questions."""
     pair = watched(pid_max=60, tells_release=tells_release, lingers=lingers)
     Observed(pair)
     for step in program:
@@ -90,7 +90,7 @@ def test_a_record_touches_everybody_whom_it_changes(program: list[Step], tells_r
 @given(PROGRAMS, st.integers(0, 2**32))
 @PATIENT
 def test_so_it_does_where_others_were_lost_or_come_late(program: list[Step], seed: int) -> None:
-    """Repairs change whoever they are about."""
+    """Repairs touch the repaired tasks too."""
     chance = random.Random(seed)
     pair = watched(pid_max=60, lingers=True)
     observed = Observed(pair)
@@ -122,7 +122,7 @@ def test_so_it_does_where_others_were_lost_or_come_late(program: list[Step], see
 @example([(Kind.FORK, 6097), (Kind.STRINGS, 2219)])  # of a program that nothing else was heard of
 @PATIENT
 def test_so_does_nonsense(noise: list[tuple[Kind, int]]) -> None:
-    """Any task, number, identity from a few, so that they meet."""
+    """Task, number and identity are from a few, so that they meet."""
     pair = watched()
     observed = Observed(pair)
     writer = pair.kernel.writer
@@ -132,7 +132,7 @@ def test_so_does_nonsense(noise: list[tuple[Kind, int]]) -> None:
 
 
 def test_a_late_record_may_give_the_pid_object_of_somebody_gone_to_another_task() -> None:
-    """That is no fact of who is gone."""
+    """It is no fact of the task that is gone."""
     pair = watched()
     kernel = pair.kernel
     parent = kernel.fork(kernel.init)
@@ -152,7 +152,7 @@ def test_a_late_record_may_give_the_pid_object_of_somebody_gone_to_another_task(
 
 
 def test_whoever_is_cut_out_of_a_chain_of_births_touches_who_was_born_of_it() -> None:
-    """A daemon that starts its successor and exits, again and again."""
+    """A daemon starts its successor and exits, again and again."""
     pair = watched()
     kernel = pair.kernel
     Observed(pair)
@@ -171,7 +171,7 @@ def test_whoever_is_cut_out_of_a_chain_of_births_touches_who_was_born_of_it() ->
 
 
 def test_another_address_of_a_parent_touches_its_children() -> None:
-    """A thread has become the leader of its process by exec, which was lost; an answer has the new address."""
+    """A thread became the leader by an exec whose record was lost; an answer has the new address."""
     pair = watched()
     kernel = pair.kernel
     parent = kernel.fork(kernel.init)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Births: what is noted, what is kept of the dead, and that it stays little."""
+"""Births: their records, the memory of dead tasks, and its bounds."""
 
 import gc
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.watched import Watched, watched
 
 
 def a_task(number: int, creator: Task | None = None, sid: Pid | None = None) -> Task:
-    """One that has been released, unless its pid object is given back to it."""
+    """Return a released task, unless a test gives it its pid object back."""
     task = Task(Pid(number, (number,), Namespace(0, 1, None)), number, number, 0)
     task.creator = creator
     task.order = number
@@ -22,7 +22,7 @@ def a_task(number: int, creator: Task | None = None, sid: Pid | None = None) -> 
 
 
 def deeds(task: Task) -> list[str]:
-    """What it did, in order."""
+    """Return the deeds of a task, in order."""
     return [what for what, _, _ in task.deeds or ()]
 
 
@@ -30,7 +30,7 @@ def deeds(task: Task) -> list[str]:
 
 
 def test_of_each_kind_of_deed_the_last_one_counts() -> None:
-    """In order of time."""
+    """The deeds are in order of time."""
     task = a_task(1)
     history.remember(task, "setpgid", 0, task.pid)
     history.remember(task, "setsid", 1, task.pid)
@@ -40,7 +40,7 @@ def test_of_each_kind_of_deed_the_last_one_counts() -> None:
 
 
 def test_deeds_are_the_groups_whichever_thread_did_them() -> None:
-    """setsid() and prctl() by a thread stand with the leader."""
+    """A leader has the deeds setsid() and prctl() of its threads."""
     pair = watched()
     leader = pair.kernel.fork(pair.kernel.init)
     thread = pair.kernel.thread(leader)
@@ -53,7 +53,7 @@ def test_deeds_are_the_groups_whichever_thread_did_them() -> None:
 
 
 def test_the_exit_of_one_that_created_somebody_is_a_deed() -> None:
-    """Of others it matters to nobody."""
+    """The exits of other tasks do not matter."""
     pair = watched()
     parent = pair.kernel.fork(pair.kernel.init)
     child = pair.kernel.fork(parent)
@@ -69,7 +69,7 @@ def test_the_exit_of_one_that_created_somebody_is_a_deed() -> None:
 
 
 def test_a_dead_ancestor_between_two_of_one_session_is_cut_out() -> None:
-    """The one above could have had the child itself."""
+    """Its creator could have had the child itself."""
     session = Pid(9, (9,), Namespace(0, 1, None))
     session.users = 1
     above = a_task(1, sid=session)
@@ -82,7 +82,7 @@ def test_a_dead_ancestor_between_two_of_one_session_is_cut_out() -> None:
 
 @pytest.mark.parametrize("reason", ["number in use", "not observed", "another session", "alone"])
 def test_a_dead_ancestor_that_matters_is_kept(reason: str) -> None:
-    """As a ghost, as an assumed birth, as the maker of a session that is still used, as the last one."""
+    """It is a ghost, an assumed birth, the founder of a session in use, or the last one."""
     session, other = (Pid(n, (n,), Namespace(0, 1, None)) for n in (8, 9))
     session.users = other.users = 1
     above = a_task(1, sid=session)
@@ -101,7 +101,7 @@ def test_a_dead_ancestor_that_matters_is_kept(reason: str) -> None:
 
 
 def test_a_session_that_nobody_uses_any_more_keeps_no_ancestor() -> None:
-    """And the deed of its making goes with it, lest it seem to come before the child's birth."""
+    """The deed of its founding goes with it; otherwise it would seem to precede the child's birth."""
     session, dead = (Pid(n, (n,), Namespace(0, 1, None)) for n in (8, 9))
     session.users = 1
     above = a_task(1, sid=session)
@@ -115,7 +115,7 @@ def test_a_session_that_nobody_uses_any_more_keeps_no_ancestor() -> None:
 
 
 def test_nothing_is_cut_out_above_a_living_creator() -> None:
-    """Its births are its own matter."""
+    """Its births matter only to itself."""
     living = a_task(1)
     living.pid.task = living
     child = a_task(2, living)
@@ -129,7 +129,7 @@ def test_nothing_is_cut_out_above_a_living_creator() -> None:
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Reference counts alone."""
+    """Rely on reference counts alone."""
     gc.collect()
     gc.disable()
     yield
@@ -137,12 +137,12 @@ def no_collector() -> Iterator[None]:
 
 
 def count(kind: type) -> int:
-    """How many there are."""
+    """Return the number of objects of a class."""
     return sum(type(thing) is kind for thing in gc.get_objects())
 
 
 def end(pair: Watched, thread: Thread) -> None:
-    """Exit, reap, free."""
+    """Let a process exit, be reaped, and be freed."""
     pair.kernel.exit_group(thread)
     if thread.group.parent is not None:
         pair.kernel.wait(thread.group.parent, thread)
@@ -152,7 +152,7 @@ def end(pair: Watched, thread: Thread) -> None:
 
 
 def test_the_number_of_objects_is_flat_over_many_forks(no_collector: None) -> None:
-    """No cycle keeps what is gone: processes, threads, execs, sessions, containers."""
+    """No cycle keeps dead objects: processes, threads, execs, sessions, containers."""
     pair = watched()
     kernel, counts = pair.kernel, []
     for turn in range(2_000):
@@ -174,7 +174,7 @@ def test_the_number_of_objects_is_flat_over_many_forks(no_collector: None) -> No
 
 
 def test_an_ancestor_that_is_gone_is_kept_as_long_as_a_birth_runs_through_it(no_collector: None) -> None:
-    """And no longer: father and child are gone, and stay until the grandchild goes."""
+    """Father and child have exited; both stay until the grandchild exits, and no longer."""
     pair = watched()
     kernel = pair.kernel
     father = kernel.fork(kernel.init)
@@ -197,7 +197,7 @@ def test_an_ancestor_that_is_gone_is_kept_as_long_as_a_birth_runs_through_it(no_
 
 @pytest.mark.parametrize("new_session", [False, True])
 def test_ten_thousand_generations_that_fork_and_exit_stay_few(no_collector: None, *, new_session: bool) -> None:
-    """A daemon that keeps starting its successor, with or without a session of its own."""
+    """A daemon keeps starting its successor, with or without a session of its own."""
     pair = watched()
     kernel = pair.kernel
     before = count(Task)
@@ -219,7 +219,7 @@ def test_ten_thousand_generations_that_fork_and_exit_stay_few(no_collector: None
 
 
 def test_a_fork_looks_at_a_few_links_of_a_chain_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chain of ten times the length costs each fork no more; what no fork has looked at, a later one does."""
+    """In a chain of ten times the length a fork costs no more; a later fork looks at the remaining links."""
     looks: list[int] = []
     is_gone = history.is_gone
 

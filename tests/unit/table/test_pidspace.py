@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pid objects and namespaces as records tell of them."""
+"""Pid objects and namespaces from records."""
 
 from agent.table import rules, wire
 from agent.table.pidspace import PidSpace
@@ -8,7 +8,7 @@ from tests.support.records import RecordWriter, a_state
 
 
 class Space(PidSpace):
-    """One that notes whom it buries."""
+    """A table of pid objects that notes the tasks it buries."""
 
     def __init__(self) -> None:
         self.buried: list[object] = []
@@ -16,7 +16,7 @@ class Space(PidSpace):
 
 
 def test_a_pid_object_is_entered_once_and_found_by_every_number() -> None:
-    """At each level."""
+    """This holds for each level."""
     space = Space()
     pid = space.enter(7, a_state((100, 5, 1), (1, 2, 3)))
 
@@ -28,7 +28,7 @@ def test_a_pid_object_is_entered_once_and_found_by_every_number() -> None:
 
 
 def test_a_task_of_the_initial_namespace_is_entered_under_its_number() -> None:
-    """The record need not be read for that."""
+    """The record is not read for that."""
     space = Space()
     state = a_state((100,), (1,))
     record = RecordWriter().task(Kind.FORK, roles=((7, state),) * 4)
@@ -61,7 +61,7 @@ def test_looking_for_a_task_enters_nothing() -> None:
 
 
 def test_a_number_that_belongs_to_another_object_buries_the_one_that_had_it() -> None:
-    """At any level: innermost, between, outermost."""
+    """This holds for any level: innermost, between, outermost."""
     for taken in range(3):
         space = Space()
         old = space.enter(7, a_state((100, 50, 10), (1, 2, 3)))
@@ -73,7 +73,7 @@ def test_a_number_that_belongs_to_another_object_buries_the_one_that_had_it() ->
 
 
 def test_the_first_pid_object_seen_may_be_the_deepest_there_can_be() -> None:
-    """33 levels, all of their namespaces unknown so far; the next one up finds them."""
+    """All namespaces of its 33 levels are unknown so far; a pid object one level up finds them."""
     space = Space()
     deep = space.enter(7, a_state(tuple(range(100, 133)), tuple(range(1, 34))))
 
@@ -87,7 +87,7 @@ def test_the_first_pid_object_seen_may_be_the_deepest_there_can_be() -> None:
 
 
 def test_namespaces_that_share_an_inode_number_are_told_apart_by_identity() -> None:
-    """The kernel reuses it at once."""
+    """The kernel uses an inode number again at once."""
     space = Space()
     first = space.enter(7, a_state((100, 1), (1, 2), (1, 77)))
     second = space.enter(8, a_state((101, 1), (1, 3), (1, 77)))
@@ -115,7 +115,7 @@ def test_a_namespace_is_living_as_long_as_it_holds_a_pid_object() -> None:
 
 
 def test_an_identity_below_another_namespace_is_another_namespace() -> None:
-    """Where the kernel has no ns_id the identity is a start, which may come twice."""
+    """Without ns_id the identity is a start time, which may occur twice."""
     space = Space()
     below = space.enter(7, a_state((100, 1, 1), (1, 2, 9))).namespace
     beside = space.enter(8, a_state((101, 1), (1, 9))).namespace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each rule against what the kernel is known to do, on a few objects made by hand."""
+"""Each rule against the kernel's known behaviour, on a few objects made by hand."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from agent.table.objects import (
 
 
 class Host:
-    """An initial namespace with its init, and tasks made at will."""
+    """An initial namespace with its init, and tasks on demand."""
 
     def __init__(self) -> None:
         self.space = Namespace(0, 1, None)
@@ -28,7 +28,7 @@ class Host:
         self.init = self.process(None)
 
     def pid(self, space: Namespace | None = None) -> Pid:
-        """The next number at each level; a namespace's first is 1."""
+        """Return the next number at each level; a namespace's first is 1."""
         self.made += 1
         namespace = space or self.space
         chain = [namespace.ancestor(level) for level in range(namespace.level + 1)]
@@ -37,7 +37,7 @@ class Host:
         return pid
 
     def process(self, parent: Task | None, flags: int = 0, space: Namespace | None = None) -> Task:
-        """A child, in its parent's group and session, and in its namespace if none is named."""
+        """Make a child in its parent's group and session, by default in its parent's namespace."""
         inherited = parent.pid.namespace if parent is not None else None
         task = Task(self.pid(space or inherited), self.made, 0x1000 + self.made, flags)
         leader = parent.leader if parent is not None else None
@@ -47,20 +47,20 @@ class Host:
         return task
 
     def thread(self, leader: Task) -> Task:
-        """Another thread."""
+        """Make another thread."""
         task = Task(self.pid(leader.pid.namespace), self.made, 0x1000 + self.made, 0)
         rules.add_thread(task, leader)
         return task
 
     def container(self, parent: Task, flags: int = 0) -> Task:
-        """The init of a namespace below its parent's."""
+        """Make the init of a namespace below its parent's."""
         above = parent.pid.namespace
         return self.process(parent, flags, Namespace(100 + self.made, 7, above))
 
 
 @pytest.fixture
 def host() -> Host:
-    """A fresh one."""
+    """Return a new host."""
     return Host()
 
 
@@ -68,7 +68,7 @@ def host() -> Host:
 
 
 def test_a_pid_object_has_a_number_in_each_namespace_above_its_own(host: Host) -> None:
-    """And none beside them."""
+    """It has none in namespaces beside them."""
     outer = host.container(host.init)
     inner = host.container(outer)
     beside = host.container(host.init)
@@ -82,7 +82,7 @@ def test_a_pid_object_has_a_number_in_each_namespace_above_its_own(host: Host) -
 
 
 def test_the_numbers_of_every_level_are_freed_with_the_last_user(host: Host) -> None:
-    """free_pid(): idr_remove() for each level."""
+    """free_pid() calls idr_remove() for each level."""
     init = host.container(host.init)
     child = host.process(init)
     spaces = (host.space, init.pid.namespace)
@@ -94,7 +94,7 @@ def test_the_numbers_of_every_level_are_freed_with_the_last_user(host: Host) -> 
 
 
 def test_the_deepest_of_33_levels_is_freed_at_all_of_them(host: Host) -> None:
-    """Level 32 is the last there is."""
+    """Level 32 is the last one."""
     task = host.init
     for _ in range(32):
         task = host.container(task)
@@ -110,7 +110,7 @@ def test_the_deepest_of_33_levels_is_freed_at_all_of_them(host: Host) -> None:
 
 @pytest.mark.parametrize("role", ["pgid", "sid"])
 def test_the_number_of_a_dead_leader_stays_taken_as_long_as_a_member_lives(host: Host, role: str) -> None:
-    """The pid object without a task that a checkpoint has to bring back."""
+    """A checkpoint has to restore this pid object without a task."""
     leader = host.process(host.init)
     {"pgid": rules.change_pgid, "sid": rules.change_sid}[role](leader, leader.pid)
     member = host.process(leader)
@@ -132,7 +132,7 @@ def test_the_number_of_a_dead_leader_stays_taken_as_long_as_a_member_lives(host:
 
 
 def test_a_group_left_by_its_last_member_frees_its_number(host: Host) -> None:
-    """change_pid(), not only a death."""
+    """The call is change_pid(), not only an exit."""
     leader = host.process(host.init)
     rules.change_pgid(leader, leader.pid)
     member = host.process(leader)
@@ -145,7 +145,7 @@ def test_a_group_left_by_its_last_member_frees_its_number(host: Host) -> None:
 
 
 def test_a_number_that_somebody_else_has_by_now_is_not_taken_from_him(host: Host) -> None:
-    """The old owner's end was heard of late."""
+    """The record of the old owner's end came late."""
     old = host.process(host.init)
     new = Pid(999, old.pid.numbers, host.space)
     rules.hash_pid(new)
@@ -159,7 +159,7 @@ def test_a_number_that_somebody_else_has_by_now_is_not_taken_from_him(host: Host
 
 
 def test_a_dead_threads_children_go_to_a_living_thread_of_its_group(host: Host) -> None:
-    """The leader first, whichever is younger; the signal to the parent stays as it was."""
+    """The leader comes first, then the oldest thread; the exit signal stays the same."""
     leader = host.process(host.init)
     first, second = host.thread(leader), host.thread(leader)
     child = host.process(second)
@@ -184,7 +184,7 @@ def test_orphans_go_to_the_init_of_their_namespace_and_send_it_sigchld(host: Hos
 
 
 def test_orphans_go_to_the_nearest_living_subreaper(host: Host) -> None:
-    """A farther one, and a nearer one that is dead, do not get them."""
+    """A farther one, or a nearer dead one, does not adopt them."""
     far = host.process(host.init, SUBREAPER)
     near = host.process(far, SUBREAPER | UNDER_SUBREAPER)
     dead = host.process(near, SUBREAPER | UNDER_SUBREAPER)
@@ -197,7 +197,7 @@ def test_orphans_go_to_the_nearest_living_subreaper(host: Host) -> None:
 
 
 def test_a_subreaper_whose_leader_is_dead_adopts_by_a_living_thread(host: Host) -> None:
-    """find_alive_thread(reaper)."""
+    """The source is find_alive_thread(reaper)."""
     reaper = host.process(host.init, SUBREAPER)
     thread = host.thread(reaper)
     father = host.process(reaper, UNDER_SUBREAPER)
@@ -218,7 +218,7 @@ def test_a_subreaper_does_not_adopt_who_is_not_marked_as_below_one(host: Host) -
 
 
 def test_a_subreaper_outside_does_not_adopt_out_of_a_namespace(host: Host) -> None:
-    """The search ends where the level changes: the namespace's init adopts."""
+    """The search ends where the level changes, and the namespace's init adopts."""
     reaper = host.process(host.init, SUBREAPER)
     init = host.container(reaper, UNDER_SUBREAPER)
     father = host.process(init, UNDER_SUBREAPER)
@@ -228,7 +228,7 @@ def test_a_subreaper_outside_does_not_adopt_out_of_a_namespace(host: Host) -> No
 
 
 def test_orphans_of_one_that_came_from_outside_go_to_the_init_inside(host: Host) -> None:
-    """setns() and fork: its parent is outside, but child_reaper is that of its own namespace."""
+    """After setns() and fork the parent is outside, but child_reaper is that of the task's own namespace."""
     init = host.container(host.init)
     entered = host.process(host.init, 0, init.pid.namespace)
     child = host.process(entered)
@@ -238,7 +238,7 @@ def test_orphans_of_one_that_came_from_outside_go_to_the_init_inside(host: Host)
 
 
 def test_a_living_thread_takes_over_from_the_dead_leader_of_a_namespace(host: Host) -> None:
-    """find_child_reaper()."""
+    """The source is find_child_reaper()."""
     init = host.container(host.init)
     thread = host.thread(init)
     father = host.process(init)
@@ -250,7 +250,7 @@ def test_a_living_thread_takes_over_from_the_dead_leader_of_a_namespace(host: Ho
 
 
 def test_a_namespace_whose_init_dies_keeps_its_children_below_it_to_the_end(host: Host) -> None:
-    """zap_pid_ns_processes(): it kills them, adopts theirs and reaps them all."""
+    """zap_pid_ns_processes() kills them, adopts their children and reaps them all."""
     init = host.container(host.init)
     father = host.process(init)
     child = host.process(father)
@@ -265,7 +265,7 @@ def test_a_namespace_whose_init_dies_keeps_its_children_below_it_to_the_end(host
 
 
 def test_a_leader_that_exits_first_is_no_zombie_until_the_last_thread_is_gone(host: Host) -> None:
-    """Dead leader, then zombie."""
+    """It is a dead leader first, and a zombie later."""
     leader = host.process(host.init)
     thread = host.thread(leader)
     rules.exit_task(leader)
@@ -289,7 +289,7 @@ def test_a_thread_dies_unwaited_unless_it_is_traced(host: Host) -> None:
 
 
 def test_a_zombie_vanishes_without_a_wait_where_nobody_waits_or_its_namespace_dies(host: Host) -> None:
-    """Any other stays until its parent has waited."""
+    """Any other zombie stays until its parent has waited."""
     init = host.container(host.process(None))
     unwaited, inner = host.process(init, AUTOREAP), host.process(init)
 
@@ -307,7 +307,7 @@ def test_a_zombie_vanishes_without_a_wait_where_nobody_waits_or_its_namespace_di
 
 
 def test_releasing_twice_does_nothing(host: Host) -> None:
-    """A late record says again what is known."""
+    """A late record repeats a known fact."""
     leader = host.process(host.init)
     member = host.process(leader)
     rules.change_pgid(member, leader.pid)
@@ -319,7 +319,7 @@ def test_releasing_twice_does_nothing(host: Host) -> None:
 
 
 def test_children_are_linked_both_ways_whichever_is_taken_out(host: Host) -> None:
-    """First, middle, last; newest first."""
+    """The cases are the first, the middle and the last one; the newest is first."""
     children = [host.process(host.init) for _ in range(5)]
     for index in (4, 2, 0):
         rules.release_task(children[index])
@@ -336,7 +336,7 @@ def test_children_are_linked_both_ways_whichever_is_taken_out(host: Host) -> Non
 
 
 def test_becoming_a_subreaper_marks_everybody_below_except_behind_a_namespaces_init(host: Host) -> None:
-    """propagate_has_child_subreaper(): is_child_reaper() stops it, whether its leader is dead or not."""
+    """In propagate_has_child_subreaper() is_child_reaper() ends the walk, with a dead leader too."""
     reaper = host.process(host.init, SUBREAPER)
     thread = host.thread(reaper)
     child, other = host.process(reaper), host.process(thread)
@@ -356,7 +356,7 @@ def test_becoming_a_subreaper_marks_everybody_below_except_behind_a_namespaces_i
 
 
 def test_exec_by_a_thread_gives_it_the_leaders_number_place_and_start_and_frees_its_own(host: Host) -> None:
-    """de_thread(): the group goes on under the leader's number."""
+    """In de_thread() the group goes on under the leader's number."""
     leader = host.process(host.init)
     child_of_leader = host.process(leader)
     thread, other = host.thread(leader), host.thread(leader)
@@ -387,7 +387,7 @@ def test_exec_by_a_thread_of_a_namespaces_init_makes_the_leader_its_reaper_again
 
 
 def test_exec_by_a_thread_leaves_the_process_with_the_threads_pending_namespace(host: Host) -> None:
-    """A task's nsproxy is its own, and the thread is the one that lives on."""
+    """A task's nsproxy is its own, and the thread is the task that lives on."""
     leader, other = host.process(host.init), host.process(host.init)
     thread, mover = host.thread(leader), host.thread(other)
     leader.child_namespace = (7, 4026532999)
@@ -413,5 +413,5 @@ def test_exec_by_the_leader_changes_nothing(host: Host) -> None:
 
 @pytest.mark.parametrize(("flags", "is_worker"), [(0, False), (KERNEL, True), (IO_WORKER, True), (EXITED, False)])
 def test_kernel_threads_and_io_workers_are_kernel_workers(host: Host, *, flags: int, is_worker: bool) -> None:
-    """Nobody can rebuild them."""
+    """A rebuild cannot make them."""
     assert rules.is_kernel_worker(host.process(host.init, flags)) == is_worker

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records in the order of their numbers, whatever order they come in."""
+"""Records in the order of their numbers, whatever the order of their arrival."""
 
 from itertools import permutations
 
@@ -21,18 +21,18 @@ class Heard:
         self.stream = Stream({Kind.MARKER: self.note, Kind.STATE: self.note})
 
     def note(self, data: memoryview | bytes, at: int) -> None:
-        """A handler."""
+        """Note a number, as a handler."""
         self.numbers.append(wire.HEAD.unpack_from(data, at)[0])
 
     def feed(self, *numbers: int) -> None:
-        """Markers of these numbers."""
+        """Feed markers of these numbers."""
         for number in numbers:
             self.stream.feed(RecordWriter(number).marker(), 0)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_records_are_handled_in_the_order_of_their_numbers(order: tuple[int, ...]) -> None:
-    """Whichever comes first."""
+    """The order of arrival does not matter."""
     heard = Heard()
     heard.feed(*order)
 
@@ -43,7 +43,7 @@ def test_records_are_handled_in_the_order_of_their_numbers(order: tuple[int, ...
 
 
 def test_nothing_behind_a_missing_number_is_handled() -> None:
-    """It may be late."""
+    """The missing record may be late."""
     heard = Heard()
     heard.feed(0, 2, 3)
 
@@ -62,7 +62,7 @@ def test_numbers_given_up_are_passed_over_as_far_as_that_leads() -> None:
 
 
 def test_giving_up_a_number_further_on_does_not_skip_the_one_before_it() -> None:
-    """It is given up when its turn comes."""
+    """It is given up in its turn."""
     heard = Heard()
     heard.feed(3)
     heard.stream.give_up({1})
@@ -72,7 +72,7 @@ def test_giving_up_a_number_further_on_does_not_skip_the_one_before_it() -> None
 
 
 def test_giving_up_below_a_number_handles_what_has_come_and_goes_on() -> None:
-    """Also what stands at that number and behind it."""
+    """The record at that number and those behind it are handled too."""
     heard = Heard()
     heard.feed(1, 3, 5, 6)
     heard.stream.give_up_below(5)
@@ -82,7 +82,7 @@ def test_giving_up_below_a_number_handles_what_has_come_and_goes_on() -> None:
 
 
 def test_a_number_that_comes_after_it_was_given_up_is_handled_and_makes_the_table_suspect() -> None:
-    """Its state may be older than what has been handled since."""
+    """Its state may be older than the handled records."""
     heard = Heard()
     heard.stream.give_up_below(2)
     heard.stream.suspect = False
@@ -94,7 +94,7 @@ def test_a_number_that_comes_after_it_was_given_up_is_handled_and_makes_the_tabl
 
 
 def test_kinds_without_a_handler_count_and_are_passed_over() -> None:
-    """Their numbers are numbers."""
+    """Their numbers count."""
     heard = Heard()
     heard.stream.feed(RecordWriter().end(Kind.FREE, 1, 2), 0)
     heard.feed(1)
@@ -117,7 +117,7 @@ def test_an_early_record_is_kept_whole_though_its_buffer_is_used_again() -> None
 
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11)))
 def test_every_number_that_comes_is_handled_once_in_order(order: list[int], lost: set[int]) -> None:
-    """And every one that does not is counted."""
+    """Every number that does not come is counted."""
     heard = Heard()
     heard.feed(*(number for number in order if number not in lost))
     heard.stream.give_up(lost)
@@ -128,7 +128,7 @@ def test_every_number_that_comes_is_handled_once_in_order(order: list[int], lost
 
 
 def test_no_more_records_wait_for_a_missing_number_than_memory_is_set_aside_for() -> None:
-    """Then the number is given up; its record is taken all the same when it comes."""
+    """Then the number is given up; its record is handled all the same if it comes."""
     heard = Heard()
     heard.feed(*range(1, MOST_EARLY + 1))
 

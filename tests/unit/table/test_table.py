@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table, by records of a simulated kernel: what each of them does, in order and in the orders that really occur."""
+"""The table on records of a simulated kernel: the effect of each, in order and in the orders that really occur."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def test_a_child_has_its_creators_group_and_session_and_its_birth_is_known() -> 
 
 
 def test_a_thread_belongs_to_its_leader_and_is_released_at_its_exit() -> None:
-    """Nobody waits for a thread."""
+    """No process waits for a thread."""
     pair = watched()
     leader = pair.kernel.fork(pair.kernel.init)
     thread = pair.kernel.thread(leader)
@@ -44,7 +44,7 @@ def test_a_thread_belongs_to_its_leader_and_is_released_at_its_exit() -> None:
 
 
 def test_a_dead_leader_stays_while_threads_live_and_is_a_zombie_after() -> None:
-    """exit(L, 0), then exit(last, 1): the status of the group is the last one's."""
+    """The order is exit(L, 0), then exit(last, 1): the status of the group is the last one's."""
     pair = watched()
     leader = pair.kernel.fork(pair.kernel.init)
     thread = pair.kernel.thread(leader)
@@ -62,7 +62,7 @@ def test_a_dead_leader_stays_while_threads_live_and_is_a_zombie_after() -> None:
 
 
 def test_a_zombie_stays_until_its_parent_has_waited() -> None:
-    """RECORD_WAITED by any thread of the parent's group."""
+    """RECORD_WAITED may come from any thread of the parent's group."""
     pair = watched()
     parent = pair.kernel.fork(pair.kernel.init)
     waiter = pair.kernel.thread(parent)
@@ -78,7 +78,7 @@ def test_a_zombie_stays_until_its_parent_has_waited() -> None:
 
 
 def test_a_reap_that_no_record_tells_of_is_known_by_the_free() -> None:
-    """waitid() without a siginfo_t, for any child: such calls could follow each other, with all zombies in doubt."""
+    """The call is waitid() without a siginfo_t, for any child; after several of them all zombies would be in doubt."""
     pair = watched()
     reaped, other = pair.kernel.fork(pair.kernel.init), pair.kernel.fork(pair.kernel.init)
     pair.kernel.exit(reaped)
@@ -91,7 +91,7 @@ def test_a_reap_that_no_record_tells_of_is_known_by_the_free() -> None:
 
 
 def test_a_wait_inside_a_namespace_counts_as_the_caller_does() -> None:
-    """The number is the caller's, not the host's."""
+    """The number is the caller's and not the host's."""
     pair = watched()
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     child = pair.kernel.fork(init)
@@ -104,7 +104,7 @@ def test_a_wait_inside_a_namespace_counts_as_the_caller_does() -> None:
 
 
 def test_a_parent_that_ignores_sigchld_has_its_children_reaped_at_once() -> None:
-    """Told with the exit of the last thread."""
+    """The exit record of the last thread tells it."""
     pair = watched()
     pair.kernel.init.group.ignores = True
     leader = pair.kernel.fork(pair.kernel.init)
@@ -121,7 +121,7 @@ def test_a_parent_that_ignores_sigchld_has_its_children_reaped_at_once() -> None
 
 
 def test_a_parent_that_ignores_sigchld_and_goes_first_leaves_the_zombie_to_the_next_one() -> None:
-    """Who looks after an exit is known at exit_notify(), after the exit was told."""
+    """The parent is known at exit_notify(), after the exit record."""
     pair = watched()
     parent = pair.kernel.fork(pair.kernel.init)
     parent.group.ignores = True
@@ -136,7 +136,7 @@ def test_a_parent_that_ignores_sigchld_and_goes_first_leaves_the_zombie_to_the_n
 
 
 def test_a_zombie_inherited_by_a_parent_that_ignores_sigchld_is_found_out_by_asking() -> None:
-    """No event tells of that reap."""
+    """No event tells that reap."""
     pair = watched()
     pair.kernel.init.group.ignores = True
     father = pair.kernel.fork(pair.kernel.init)
@@ -149,7 +149,7 @@ def test_a_zombie_inherited_by_a_parent_that_ignores_sigchld_is_found_out_by_ask
 
 
 def test_a_traced_dead_thread_stays_for_its_tracer() -> None:
-    """Traced since its birth, which only the exit record shows; the tracer's wait reaps it."""
+    """It is traced since its birth, which only the exit record shows; the tracer's wait reaps it."""
     pair = watched()
     leader = pair.kernel.fork(pair.kernel.init)
     thread = pair.kernel.thread(leader)
@@ -162,7 +162,7 @@ def test_a_traced_dead_thread_stays_for_its_tracer() -> None:
 
 
 def test_a_zombie_whose_last_dead_thread_a_tracer_lets_go_is_reaped_where_nobody_waits() -> None:
-    """release_task() of the thread notifies the leader's parent, who ignores SIGCHLD."""
+    """release_task() of the thread notifies the leader's parent, which ignores SIGCHLD."""
     pair = watched()
     pair.kernel.init.group.ignores = True
     tracer = pair.kernel.fork(pair.kernel.init)
@@ -176,7 +176,7 @@ def test_a_zombie_whose_last_dead_thread_a_tracer_lets_go_is_reaped_where_nobody
 
 
 def test_a_zombie_left_alone_by_its_traced_thread_is_asked_about() -> None:
-    """Whether its parent ignores SIGCHLD counts at that moment, not when it exited."""
+    """The parent's SIGCHLD action at that moment counts, not the one at the exit."""
     pair = watched()
     tracer = pair.kernel.fork(pair.kernel.init)
     leader = pair.kernel.fork(pair.kernel.init)
@@ -190,7 +190,9 @@ def test_a_zombie_left_alone_by_its_traced_thread_is_asked_about() -> None:
 
 
 def test_exec_by_a_thread_goes_on_under_the_leaders_number() -> None:
-    """exit(leader), exec(leader, old tid), and much later free(tid): the process is never taken for dead."""
+    """The records are exit(leader), exec(leader, old tid), and much later free(tid); the process never counts
+    as dead.
+    """
     pair = watched()
     leader = pair.kernel.fork(pair.kernel.init)
     thread = pair.kernel.thread(leader)
@@ -208,7 +210,7 @@ def test_exec_by_a_thread_goes_on_under_the_leaders_number() -> None:
 
 
 def test_a_record_that_tells_of_a_dead_pending_namespace_tells_which_and_its_end_is_seen() -> None:
-    """Of a namespace that the next child would be born into, flag and identity come together, and go together."""
+    """A pending namespace's flag and identity come together, and go together."""
     pair = watched()
     mover = pair.kernel.fork(pair.kernel.init)
     space = pair.kernel.unshare(mover)
@@ -240,7 +242,7 @@ def test_exec_proves_its_task_alive_though_its_thread_was_not_known() -> None:
 
 
 def test_a_lost_exec_by_a_thread_is_found_by_a_sweep_and_kills_nobody() -> None:
-    """The row shows another address: that one is asked about, not the old one, which is gone."""
+    """The row shows another address; the question is about that one and not about the old one, which is gone."""
     pair = watched()
     leader = pair.kernel.fork(pair.kernel.init)
     thread = pair.kernel.thread(leader)
@@ -256,7 +258,7 @@ def test_a_lost_exec_by_a_thread_is_found_by_a_sweep_and_kills_nobody() -> None:
 
 
 def test_children_follow_the_rules_to_their_new_parent() -> None:
-    """To a thread, to a subreaper, to the init of the namespace, one after the other."""
+    """The new parents are a thread, a subreaper and the init of the namespace, one after the other."""
     pair = watched()
     reaper = pair.kernel.fork(pair.kernel.init)
     pair.kernel.subreaper(reaper)
@@ -274,7 +276,7 @@ def test_children_follow_the_rules_to_their_new_parent() -> None:
 
 
 def test_a_child_born_for_a_parent_that_is_about_to_exit_moves_on_with_the_others() -> None:
-    """CLONE_PARENT, between the parent's exit record and exit_notify()."""
+    """CLONE_PARENT runs between the parent's exit record and exit_notify()."""
     pair = watched()
     parent = pair.kernel.fork(pair.kernel.init)
     child = pair.kernel.fork(parent)
@@ -286,7 +288,7 @@ def test_a_child_born_for_a_parent_that_is_about_to_exit_moves_on_with_the_other
 
 
 def test_a_namespace_dies_with_its_init() -> None:
-    """Its members, one entered from outside, and a namespace inside it."""
+    """The namespace has members, one entered from outside, and a namespace inside it."""
     pair = watched()
     outside = pair.kernel.fork(pair.kernel.init)
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
@@ -305,7 +307,7 @@ def test_a_namespace_dies_with_its_init() -> None:
 
 
 def test_between_an_inits_exit_and_its_end_its_children_are_still_its_own() -> None:
-    """zap_pid_ns_processes() takes its time; the tree does not fall apart meanwhile."""
+    """zap_pid_ns_processes() takes time; the tree does not fall apart meanwhile."""
     pair = watched()
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     father = pair.kernel.fork(init)
@@ -317,7 +319,7 @@ def test_between_an_inits_exit_and_its_end_its_children_are_still_its_own() -> N
 
 
 def test_namespaces_with_the_same_inode_number_are_two() -> None:
-    """It is reused at once; the identity tells them apart."""
+    """The kernel uses it again at once; the identity tells them apart."""
     pair = watched()
     for _ in range(3):
         init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
@@ -357,7 +359,7 @@ def test_the_number_of_a_dead_group_leader_is_taken_exactly_as_long_as_its_group
 
 
 def test_a_free_that_comes_after_its_number_was_reused_ends_nobody() -> None:
-    """fork, exit, wait, fork with the same number, free of the first."""
+    """The order is fork, exit, wait, fork with the same number, free of the first."""
     pair = watched(pid_max=2)
     first = pair.kernel.fork(pair.kernel.init)
     pair.kernel.exit(first)
@@ -370,7 +372,7 @@ def test_a_free_that_comes_after_its_number_was_reused_ends_nobody() -> None:
 
 
 def test_a_number_that_is_reused_buries_the_owner_whose_reap_went_unseen() -> None:
-    """Exit and wait were lost."""
+    """The records of exit and wait were lost."""
     pair = watched(pid_max=2)
     first = pair.kernel.fork(pair.kernel.init)
     task = pair.task(first)
@@ -385,7 +387,7 @@ def test_a_number_that_is_reused_buries_the_owner_whose_reap_went_unseen() -> No
 
 
 def test_setpgid_of_a_child_that_the_hook_could_not_find_is_asked_about() -> None:
-    """RECORD_REGROUPED: a child forked by another thread, the number as the caller counts."""
+    """RECORD_REGROUPED tells of a child forked by another thread, by the caller's number."""
     pair = watched()
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     child = pair.kernel.fork(init)
@@ -400,7 +402,7 @@ def test_setpgid_of_a_child_that_the_hook_could_not_find_is_asked_about() -> Non
 
 @pytest.mark.parametrize("field", TOLD)
 def test_an_answer_that_says_nothing_new_touches_nobody(field: str) -> None:
-    """And one that says anything else, in any field, is not."""
+    """An answer with any change, in any field, touches its task."""
     pair = watched()
     process = pair.kernel.fork(pair.kernel.init)
     told: list[bytes] = []
@@ -422,7 +424,7 @@ def test_an_answer_that_says_nothing_new_touches_nobody(field: str) -> None:
 
 
 def test_a_zombie_is_news_once() -> None:
-    """The second answer about it says what the first one said."""
+    """The second answer about it repeats the first."""
     pair = watched()
     process = pair.kernel.fork(pair.kernel.init)
     with pair.losing():
@@ -438,17 +440,17 @@ def test_a_zombie_is_news_once() -> None:
 
 
 def strings_of(pair: Watched, thread: Thread, which: int, text: bytes) -> None:
-    """What the exec hook tells of it."""
+    """Feed the exec hook's record about a thread."""
     pair.feed(pair.kernel.writer.strings(which, tid=thread.tid, start_ns=thread.start_ns, text=text, kept=True))
 
 
 def kept(task: Task) -> list[bytes | None]:
-    """The texts that a task's process was started with."""
+    """Return the texts with which a task's process was started."""
     return [None if each is None else each[wire.AREA.size :] for each in task.strings or ()]
 
 
 def test_a_program_has_the_strings_that_it_was_started_with_and_whoever_it_forks_too() -> None:
-    """RECORD_STRINGS, one of each kind; a thread's are its leader's, and the next exec's are new."""
+    """RECORD_STRINGS comes once of each kind; a thread has its leader's strings, and the next exec makes new ones."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     pair.kernel.exec(child)
@@ -470,7 +472,7 @@ def test_a_program_has_the_strings_that_it_was_started_with_and_whoever_it_forks
 
 
 def test_strings_of_somebody_who_is_gone_are_not_the_next_ones() -> None:
-    """The number may be another's by now."""
+    """The number may be another task's by now."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     pair.feed(pair.kernel.writer.strings(0, tid=child.tid, start_ns=child.start_ns + 1, text=b"sh\0"))

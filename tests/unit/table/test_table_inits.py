@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table and a namespace's init that waits within its exit, for no event tells how long."""
+"""The table and a namespace's init that lingers: no event tells the end of its wait."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from tests.support.watched import Watched, watched
 
 
 def an_init_with_a_thread(pair: Watched) -> tuple[Thread, Thread]:
-    """Leader and thread."""
+    """Return leader and thread of a new init."""
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     return init, pair.kernel.thread(init)
 
@@ -37,7 +37,7 @@ def test_an_init_that_waits_for_a_traced_thread_is_found_by_a_sweep_to_have_exit
 
 
 def test_the_last_thread_of_an_init_is_gone_once_nobody_of_its_namespace_is_left() -> None:
-    """Somebody from outside has reaped the last one: that nobody of the namespace hears of."""
+    """A process outside has reaped the last one, which no task of the namespace can tell."""
     pair = watched(lingers=True, tells_release=False)
     init, thread = an_init_with_a_thread(pair)
     outside = pair.kernel.fork(pair.kernel.init)
@@ -59,7 +59,7 @@ def test_the_last_thread_of_an_init_is_gone_once_nobody_of_its_namespace_is_left
 
 
 def test_an_end_elsewhere_puts_no_init_in_doubt_that_waits_in_a_namespace_of_its_own() -> None:
-    """However many there are: each would be a question at every exit of anybody."""
+    """Otherwise each such init would be a question at every exit of any task."""
     pair = watched(lingers=True)
     kernel = pair.kernel
     outside, kept = kernel.fork(kernel.init), []
@@ -89,7 +89,7 @@ def test_an_end_elsewhere_puts_no_init_in_doubt_that_waits_in_a_namespace_of_its
 def test_the_exit_of_an_init_with_many_threads_looks_at_few_of_them_each_time(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten times the threads cost each exit no more."""
+    """With ten times the threads an exit costs no more."""
     pair = watched(lingers=True)
     init = pair.kernel.fork(pair.kernel.init, CLONE_NEWPID)
     for _ in range(threads):

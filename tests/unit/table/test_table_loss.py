@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table where records are missing, late, or not the first to tell: questions, answers, sweeps."""
+"""The table with missing or late records, or with answers before records: questions, answers, sweeps."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.support.watched import Watched, watched
 
 
 def test_the_table_starts_from_a_sweep_in_any_order() -> None:
-    """Parents and leaders that come after their children and threads; births are assumed."""
+    """Children and threads may come before their parents and leaders; births are assumed."""
     pair = Watched(pid_max=10)
     kernel = pair.kernel
     with pair.losing():
@@ -34,7 +34,7 @@ def test_the_table_starts_from_a_sweep_in_any_order() -> None:
 
 
 def test_births_name_the_session_that_lives_though_nobody_seemed_to_be_in_it_any_more() -> None:
-    """Its only member that was known has left it, before the others were entered."""
+    """Its only known member has left it, before the others were entered."""
     pair = Watched()
     kernel = pair.kernel
     with pair.losing():
@@ -77,7 +77,7 @@ def test_a_birth_that_comes_after_an_answer_completes_the_assumed_one() -> None:
 
 
 def test_a_parent_that_is_not_known_is_asked_about_by_address_and_linked_when_it_answers() -> None:
-    """Its birth was lost; its child's was not."""
+    """The record of its birth was lost; that of its child's was not."""
     pair = watched()
     with pair.losing():
         parent = pair.kernel.fork(pair.kernel.init)
@@ -93,7 +93,7 @@ def test_a_parent_that_is_not_known_is_asked_about_by_address_and_linked_when_it
 
 
 def test_a_parent_not_known_at_the_time_of_the_answer_is_found_within_the_same_sweep() -> None:
-    """A thread whose birth was lost has adopted the child; the table had thought of init."""
+    """A thread whose birth was lost has adopted the child; the table assumed init."""
     pair = watched()
     father = pair.kernel.fork(pair.kernel.init)
     child = pair.kernel.fork(father)
@@ -110,7 +110,7 @@ def test_a_parent_not_known_at_the_time_of_the_answer_is_found_within_the_same_s
 
 
 def test_a_creator_that_is_not_known_is_asked_about_and_the_birth_completed() -> None:
-    """Whoever has its number in the table is not taken for it."""
+    """The task that has its number in the table is another one."""
     pair = watched(pid_max=2)
     dead = pair.kernel.fork(pair.kernel.init)
     with pair.losing():
@@ -131,7 +131,7 @@ def test_a_creator_that_is_not_known_is_asked_about_and_the_birth_completed() ->
 
 
 def test_a_thread_whose_leader_is_not_known_is_entered_after_it() -> None:
-    """The leader is asked about first, then the thread; no pid object is left without a user."""
+    """The leader is asked about first, then the thread; every pid object has a user."""
     pair = watched()
     with pair.losing():
         leader = pair.kernel.fork(pair.kernel.init)
@@ -147,7 +147,7 @@ def test_a_thread_whose_leader_is_not_known_is_entered_after_it() -> None:
 
 
 def test_children_of_a_parent_that_is_gone_when_asked_about_are_asked_about_themselves() -> None:
-    """And its address, used again, gets nothing of what waited for the old one."""
+    """The next task at its address gets none of the children that waited for the old one."""
     pair = watched()
     with pair.losing():
         parent = pair.kernel.fork(pair.kernel.init)
@@ -182,7 +182,7 @@ def test_an_address_used_again_before_the_question_is_put_is_not_taken_for_the_c
 
 
 def test_a_record_of_a_task_past_its_release_enters_nobody() -> None:
-    """setpgid() of a child that is being reaped: it has no pids any more, its number is somebody else's."""
+    """setpgid() of a child that is being reaped: the child has no pids any more, and its number is another task's."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     task = pair.task(child)
@@ -195,7 +195,7 @@ def test_a_record_of_a_task_past_its_release_enters_nobody() -> None:
 
 
 def test_one_number_and_one_identity_but_another_start_is_another_task() -> None:
-    """Without pid->ino the identity is number and address, and both may come again."""
+    """Without pid->ino the identity is number and address, and both may occur again."""
     pair = watched(pid_max=2)
     first = pair.kernel.fork(pair.kernel.init)
     task = pair.task(first)
@@ -232,7 +232,7 @@ def test_an_answer_before_its_event_is_a_surprise_that_the_event_settles() -> No
 
 
 def test_an_answer_after_its_event_is_no_surprise() -> None:
-    """The usual case."""
+    """This is the usual case."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     pair.kernel.setsid(child)
@@ -261,7 +261,7 @@ def test_an_answer_between_an_exit_and_its_end_brings_nobody_back_to_life() -> N
 
 @pytest.mark.parametrize("who", ["thread", "unwaited process"])
 def test_an_answer_in_the_middle_of_an_exit_does_not_bring_back_who_was_released(who: str) -> None:
-    """The question was on its way; the table has taken the exit for done, the kernel is still at it."""
+    """The question was on its way; the exit is complete in the table, and not yet in the kernel."""
     pair = watched()
     dying = pair.kernel.fork(pair.kernel.init)
     if who == "thread":
@@ -277,7 +277,7 @@ def test_an_answer_in_the_middle_of_an_exit_does_not_bring_back_who_was_released
 
 
 def test_a_group_record_in_the_middle_of_an_exit_does_not_bring_back_who_was_released() -> None:
-    """setpgid() finds a child that is about to be reaped unwaited."""
+    """setpgid() finds a child that will be reaped without a wait."""
     pair = watched()
     pair.kernel.init.group.ignores = True
     child = pair.kernel.fork(pair.kernel.init)
@@ -312,7 +312,7 @@ def test_an_answer_that_no_event_explains_is_an_anomaly_and_heals(what: str) -> 
 
 
 def test_gone_is_believed_of_the_very_task_that_was_asked_about() -> None:
-    """The address has another owner by the time of the answer, or the task another thread's start."""
+    """The address has another owner by the time of the answer, or the task has another thread's start."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     pair.table.question(pair.task(child))
@@ -325,7 +325,7 @@ def test_gone_is_believed_of_the_very_task_that_was_asked_about() -> None:
 
 
 def test_a_late_record_of_an_older_state_is_healed_by_the_sweep_it_calls_for() -> None:
-    """Given up too soon: it puts an old group over the new one."""
+    """Its number was given up too early; it restores an old group."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     with pair.losing() as late:
@@ -342,7 +342,7 @@ def test_a_late_record_of_an_older_state_is_healed_by_the_sweep_it_calls_for() -
 
 @pytest.mark.parametrize("signal", [0, 10, 64, 255])
 def test_an_exit_signal_that_no_record_told_of_is_found_by_a_sweep(signal: int) -> None:
-    """clone() takes any that fits a byte; that of a thread is none."""
+    """clone() takes any signal that fits a byte; a thread has none."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init, exit_signal=signal)
     pair.kernel.thread(child)
@@ -356,7 +356,7 @@ def test_an_exit_signal_that_no_record_told_of_is_found_by_a_sweep(signal: int) 
 
 
 def test_a_late_exit_of_a_leader_that_has_been_replaced_is_healed() -> None:
-    """The thread's exec came first; the leader is alive under the same address, start and number."""
+    """The thread's exec came first; the leader lives under the same address, start and number."""
     pair = watched()
     leader = pair.kernel.fork(pair.kernel.init)
     thread = pair.kernel.thread(leader)
@@ -369,7 +369,7 @@ def test_a_late_exit_of_a_leader_that_has_been_replaced_is_healed() -> None:
 
 
 def test_a_late_birth_of_one_that_is_dead_is_healed() -> None:
-    """It has come and gone, and its number belongs to another."""
+    """The task has died, and its number belongs to another."""
     pair = watched(pid_max=2)
     with pair.losing() as late:
         first = pair.kernel.fork(pair.kernel.init)
@@ -402,7 +402,7 @@ def test_a_subreaper_that_no_event_told_of_leads_to_a_sweep() -> None:
 
 
 def test_a_subreaper_whose_event_came_is_no_reason_to_sweep() -> None:
-    """The event marked what is below it."""
+    """The event marked the tasks below it."""
     pair = watched()
     reaper = pair.kernel.fork(pair.kernel.init)
     child = pair.kernel.fork(reaper)
@@ -413,7 +413,7 @@ def test_a_subreaper_whose_event_came_is_no_reason_to_sweep() -> None:
 
 
 def test_a_task_that_lives_and_is_not_listed_is_noted_and_one_that_came_later_is_not() -> None:
-    """There are kernels whose iterator passes over a process."""
+    """The iterators of some kernels skip a process."""
     pair = watched()
     hidden = pair.kernel.fork(pair.kernel.init)
     gone = pair.kernel.fork(pair.kernel.init)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random programs on a simulated kernel: the table shows what the kernel has, whatever happens to the records."""
+"""Random programs on a simulated kernel: the table agrees with the kernel, for any loss or disorder of records."""
 
 import random
 
@@ -21,7 +21,7 @@ PATIENT = settings(
 
 
 def births_agree(pair: Watched) -> None:
-    """Who is known to have created whom is right; a creator that is gone may stand for its own."""
+    """Assert that each known creator is right; a creator that is gone may be replaced by its own creator."""
     for thread in pair.kernel.threads:
         task = pair.table.task(thread.tid)
         if task is None or task.order < 0 or task.creator is None:
@@ -41,7 +41,7 @@ UNSEEN: list[Step] = [
 @example(UNSEEN, False, True)
 @PATIENT
 def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
-    """After any call, once its questions and a snapshot's are answered: without loss, nothing else has to be asked."""
+    """After any call the questions are answered, and those of a snapshot; without loss no others are necessary."""
     pair = watched(pid_max=60, tells_release=tells_release, lingers=lingers)
     for step in program:
         make(pair.kernel, step)
@@ -59,7 +59,7 @@ def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release:
 @given(PROGRAMS, st.booleans())
 @PATIENT
 def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list[Step], lingers: bool) -> None:  # noqa: FBT001
-    """Nothing but rows and answers."""
+    """It has only rows and answers."""
     unseen: list[bytes] = []
     pair = Watched(via=unseen.append, pid_max=60, lingers=lingers)
     for step in program:
@@ -75,7 +75,7 @@ def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list
 @given(PROGRAMS, st.data())
 @PATIENT
 def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: list[Step], data: st.DataObject) -> None:
-    """Lost, swapped, late and repeated records; what was given up comes after all."""
+    """Records are lost, swapped, late and repeated; some arrive after they were given up."""
     chance = random.Random(data.draw(st.integers(0, 2**32), label="seed"))
     held: list[bytes] = []
     pair = watched(pid_max=60, lingers=data.draw(st.booleans(), label="lingers"))
@@ -115,7 +115,7 @@ def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: l
 @example([(Kind.FORK, 49), (Kind.FORK, 1631)])  # in a group of another that has its number
 @PATIENT
 def test_no_well_formed_record_raises(noise: list[tuple[Kind, int]]) -> None:
-    """Any task, number, identity from a few, so that they meet: nonsense, but as a record may look."""
+    """Task, number and identity are from a few, so that they meet; records are well-formed nonsense."""
     pair = watched()
     writer = pair.kernel.writer
     for kind, seed in noise:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that are in each other's groups, where some or all of the events are missing: only answers tell."""
+"""Processes in each other's groups, with some or all of the events missing: only answers tell the groups."""
 
 from itertools import product
 
@@ -10,7 +10,7 @@ from tests.support.watched import Watched, watched
 
 
 def ring(pair: Watched, size: int, *, told: tuple[bool, ...]) -> list[Thread]:
-    """Make founders of groups, each of which moves on into the next one's group; the rest of each group then ends."""
+    """Make founders of groups, each of which moves into the next one's group; the other members then end."""
     kernel = pair.kernel
     init = next(iter(kernel.threads))
     founders = [kernel.fork(init) for _ in range(size)]
@@ -27,8 +27,8 @@ def ring(pair: Watched, size: int, *, told: tuple[bool, ...]) -> list[Thread]:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_founders_in_each_others_groups_are_found_by_answers(size: int) -> None:
-    """Whichever of the events came; a founder that is moved into its group, for a member proves that it was there, is
-    asked about, and nobody else is moved for it once more.
+    """Any of the events may come. A founder is moved back into its group, because a member proves that it was there,
+    and is asked about; no other task is moved for it again.
     """
     for told in product((True, False), repeat=size + 1):
         pair = watched()
@@ -42,7 +42,7 @@ def test_founders_in_each_others_groups_are_found_by_answers(size: int) -> None:
 
 
 def test_a_founder_that_ends_before_it_was_asked_about_is_forgotten() -> None:
-    """Nothing of it stays in the table."""
+    """The table keeps nothing of it."""
     pair = watched()
     first, second = ring(pair, 2, told=(True, True, False))
     pair.put([pair.table.question(pair.task(second))])

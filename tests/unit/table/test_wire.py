@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf/events.h and its mirrors in Python agree: two compilers say so, field by field."""
+"""The agreement of bpf/events.h with its mirrors in Python, field by field, checked by two compilers."""
 
 import os
 import shutil
@@ -45,13 +45,13 @@ FLAGS = (
 
 
 def c_name(struct_name: str, field: str) -> str:
-    """How C reaches a field: a record's head is a structure inside the others."""
+    """Return the name of a field in C: the head of a record is a structure inside the others."""
     inside = struct_name.startswith("record_") and field in {name for name, _ in wire.RECORD}
     return f"head.{field}" if inside else field
 
 
 def layout_asserts(structs: dict[str, wire.Fields]) -> Iterator[str]:
-    """Size of each structure, place and size of each of its fields."""
+    """Yield assertions of the size of each structure, and of the offset and size of each field."""
     for name, fields in structs.items():
         at = 0
         for field, code in fields:
@@ -65,7 +65,7 @@ def layout_asserts(structs: dict[str, wire.Fields]) -> Iterator[str]:
 
 
 def value_asserts() -> Iterator[str]:
-    """Constants, the kinds of record, the flags."""
+    """Yield assertions of the constants, the kinds of record, and the flags."""
     values = {f"RECORD_{kind.name}": int(kind) for kind in Kind}
     values |= {f"TASK_{flag}": getattr(objects, flag) for flag in FLAGS}
     values |= {name: getattr(wire, name) for name in ("TIES_OWNED", "TIES_SHARED", "ROW_SIGNAL_SHIFT")}
@@ -83,7 +83,7 @@ def value_asserts() -> Iterator[str]:
 
 
 def compiled(compiler: str, header: str, asserts: Iterator[str], folder: Path) -> str:
-    """What the compiler complains of; empty if nothing."""
+    """Return the compiler's messages; empty if there are none."""
     program = folder / "layout.c"
     program.write_text(header + "\n" + "\n".join(asserts) + "\n")
     command = [*COMPILERS[compiler], "-I", str(BPF / "include"), str(program)]
@@ -93,7 +93,7 @@ def compiled(compiler: str, header: str, asserts: Iterator[str], folder: Path) -
 
 @pytest.fixture(params=COMPILERS)
 def compiler(request: pytest.FixtureRequest) -> str:
-    """Each compiler that the header has to suit."""
+    """Return each compiler that must accept the header."""
     name: str = request.param
     if shutil.which(COMPILERS[name][0]) is None:
         assert os.geteuid(), f"{name} is missing, which `make setup` installs for root"
@@ -102,12 +102,12 @@ def compiler(request: pytest.FixtureRequest) -> str:
 
 
 def test_every_field_stands_where_the_header_has_it(compiler: str, tmp_path: Path) -> None:
-    """Offsets, field sizes and structure sizes, as each compiler lays them out."""
+    """Each compiler lays out offsets, field sizes and structure sizes."""
     assert compiled(compiler, HEADER.read_text(), layout_asserts(STRUCTS), tmp_path) == ""
 
 
 def test_every_constant_has_the_value_of_the_header(compiler: str, tmp_path: Path) -> None:
-    """Record kinds, task flags, limits."""
+    """These are record kinds, task flags, and limits."""
     assert compiled(compiler, HEADER.read_text(), value_asserts(), tmp_path) == ""
 
 
@@ -126,7 +126,7 @@ def test_every_constant_has_the_value_of_the_header(compiler: str, tmp_path: Pat
 def test_a_header_that_differs_is_noticed(
     compiler: str, tmp_path: Path, in_header: str, instead: str, complaint: str
 ) -> None:
-    """The comparison is no empty one: each way to drift apart makes it fail, and the message names the place."""
+    """Each kind of difference makes the comparison fail, and the message names the place."""
     header = HEADER.read_text()
     changed = header.replace(in_header, instead, 1)
     asserts = iter([*layout_asserts(STRUCTS), *value_asserts()])
@@ -136,7 +136,7 @@ def test_a_header_that_differs_is_noticed(
 
 
 def test_every_structure_and_every_flag_of_the_header_is_compared() -> None:
-    """A new one in the header has to be added here."""
+    """A new one in the header must be added here."""
     words = HEADER.read_text().split()
     defined = {words[i + 1] for i, word in enumerate(words) if word == "struct" and words[i + 2] == "{"}
     flags = {words[i + 1] for i, word in enumerate(words) if word == "#define" and words[i + 1].startswith("TASK_")}
@@ -148,12 +148,12 @@ def test_every_structure_and_every_flag_of_the_header_is_compared() -> None:
 
 
 def test_task_state_names_the_fields_of_record_task_in_order() -> None:
-    """What TASK unpacks can be given names by position."""
+    """So the values that TASK unpacks get their names by position."""
     assert wire.TaskState._fields == tuple(name for name, _ in wire.RECORD_TASK)
 
 
 def test_a_reader_yields_the_wanted_fields_in_the_order_of_the_header() -> None:
-    """The order in which they are asked for does not matter; the rest is skipped."""
+    """The order of the request does not matter; other fields are skipped."""
     data = wire.END.pack(1, 8, 3, 4, 5, 6, 7)
 
     assert wire.reader(wire.RECORD_END, "tid", "seq", "task").unpack_from(data) == (1, 4, 6)
@@ -161,13 +161,13 @@ def test_a_reader_yields_the_wanted_fields_in_the_order_of_the_header() -> None:
 
 
 def test_a_reader_refuses_a_name_that_is_no_field() -> None:
-    """A typing error shows when the module is imported."""
+    """A typing error shows at the import of the module."""
     with pytest.raises(ValueError, match="nosuch"):
         wire.reader(wire.RECORD_END, "tid", "nosuch")
 
 
 def test_a_pid_object_is_told_once_with_the_first_role_that_has_it() -> None:
-    """levels 2, 0, 1, 0: own numbers, tgid the same, pgid another, sid as pgid."""
+    """The levels 2, 0, 1, 0 mean: own numbers, tgid the same, pgid another, sid as pgid."""
     own = a_state((100, 5), (1, 2))
     group = a_state((90,), (1,))
     record = RecordWriter().task(Kind.STATE, roles=((7, own), (7, own), (8, group), (8, group)))
@@ -177,7 +177,7 @@ def test_a_pid_object_is_told_once_with_the_first_role_that_has_it() -> None:
 
 
 def test_the_numbers_of_a_pid_object_are_read_at_any_place() -> None:
-    """A record in the middle of a buffer, which may be a memoryview."""
+    """The record may be in the middle of a buffer, also of a memoryview."""
     own = a_state((100, 5, 1), (1, 2, 3))
     record = b"\xff" * 24 + RecordWriter().task(Kind.STATE, roles=((7, own),) * 4)
 
@@ -185,7 +185,7 @@ def test_the_numbers_of_a_pid_object_are_read_at_any_place() -> None:
 
 
 def test_the_deepest_pid_object_has_33_numbers() -> None:
-    """Level 32 is the deepest a namespace can be."""
+    """Level 32 is the deepest of a namespace."""
     own = a_state(tuple(range(1000, 1033)), tuple(range(1, 34)))
     record = RecordWriter().task(Kind.STATE, roles=((7, own),) * 4)
 
@@ -195,7 +195,7 @@ def test_the_deepest_pid_object_has_33_numbers() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_the_length_of_a_record_follows_from_its_kind(kind: Kind) -> None:
-    """Bytes behind a record are not its own."""
+    """Bytes behind a record are not part of it."""
     writer = RecordWriter()
     if kind <= Kind.STATE:
         record = writer.task(kind, roles=((7, a_state((100, 5), (1, 2))),) * 4)
@@ -213,7 +213,7 @@ def test_the_length_of_a_record_follows_from_its_kind(kind: Kind) -> None:
 
 @given(st.lists(st.integers(min_value=0, max_value=wire.MAX_LEVELS), min_size=4, max_size=4))
 def test_any_levels_are_read_back(levels: list[int]) -> None:
-    """Each role's numbers stand behind those of the roles before it; 0 levels: no numbers."""
+    """Each role's numbers are behind those of the roles before it; 0 levels mean no numbers."""
     states = [
         wire.PidState(tuple(range(n)), tuple(range(10, 10 + n)), tuple(range(50, 50 + n))) if n else None
         for n in levels
