@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the oracle's rules and the kernel agree on a tree: what earns the oracle its say about births."""
+"""The comparison of the oracle with the kernel: where they agree on a tree, the oracle may judge births."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ CORE_DUMPED = 0x80
 
 
 def disagreements(tree: Tree, view: KernelView) -> list[str]:
-    """One line for each field of each task that differs, kernel first; empty where all is as predicted."""
+    """Return a line for each field of each task that differs, the kernel's value first; empty if all agree."""
     found = []
     predicted = {task.pid.numbers[0]: task for task in tree.oracle.unreleased() if task.node != KEEPER}
     for number in sorted(view.keys() | predicted.keys()):
@@ -33,7 +33,7 @@ def disagreements(tree: Tree, view: KernelView) -> list[str]:
 
 
 def state_letters(task: Task) -> str:
-    """The letters that /proc may show."""
+    """Return the state letters that /proc may show of a task."""
     if task.life is Life.DEAD:
         return "Z"
     if task.life is Life.ALIVE and task.process.stopped:
@@ -56,7 +56,7 @@ def _fields(task: Task, shown: TaskView) -> Iterator[tuple[str, object, object]]
     yield "exit signal", shown.exit_signal, process.exit_signal if task.is_leader else -1
     yield "threads", shown.threads, len(process.threads)
     if dead and not process.stopped:  # of a stopped group /proc shows the stop instead
-        # From SIGNAL_GROUP_EXIT on, which the last thread sets too, /proc has the group's for all.
+        # From SIGNAL_GROUP_EXIT on, which the last thread sets too, /proc shows the group's status for all threads.
         status = task.exit_code if process.status is None else process.status
         yield "exit code", shown.exit_code & ~CORE_DUMPED, status
     yield "namespace", shown.inum, task.pid.namespace.inum

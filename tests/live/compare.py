@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares a Snapshot with the tree it was taken of: structure with the kernel's answer, births with the oracle's.
+"""The comparison of a Snapshot with its tree: structure with the kernel's answer, births with the oracle's.
 
-All differences are collected, so that one failing run shows everything that is wrong; each names its task and field.
+It collects all differences, so that one failing run shows all of them; each names its task and field.
 """
 
 import os
@@ -36,7 +36,7 @@ _CORE_DUMPED = 0x80
 def assert_matches(snapshot: Snapshot, tree: Tree, root: int) -> None:
     """Raise AssertionError with every difference between `snapshot` and the tree below node `root` as it is now.
 
-    Nor may anything be lost on the way through the formats, or an error be found in the image of what a kernel was in.
+    The snapshot must also come back unchanged from all formats, and its image must have no error.
     """
     found = list(differences(snapshot, Expectation(tree, tree.view(), root, snapshot.mode), tree))
     if found:
@@ -47,7 +47,7 @@ def assert_matches(snapshot: Snapshot, tree: Tree, root: int) -> None:
 
 
 def events_lost(capture: Capture) -> int:
-    """How many events the watch has lost so far. Loss on a busy machine is no fault, but it costs births."""
+    """Return the number of events that the watch has lost. Loss on a busy machine is no fault, but it costs births."""
     return capture(os.getpid(), "subtree").completeness.lost
 
 
@@ -68,7 +68,7 @@ def assert_refused(capture: Capture, tree: Tree, root: int) -> None:
 
 
 def differences(snapshot: Snapshot, expected: Expectation, tree: Tree | None = None) -> Iterator[str]:
-    """One line for each difference; with `tree` its tasks are asked who owns their files."""
+    """Yield a line for each difference; with `tree`, whose tasks are asked for them, also of the owners of files."""
     last = snapshot.first_tag + len(snapshot.pids) - 1
     if any(tag > last for task in snapshot.tasks for tag in task[:5]):
         yield f"tasks: a tag is beyond the last pid, {last}"
@@ -104,7 +104,7 @@ def differences(snapshot: Snapshot, expected: Expectation, tree: Tree | None = N
 
 
 class _Partition:
-    """Which namespace of the snapshot is which of the tree's: a one-to-one map, found through the tasks and pids."""
+    """The one-to-one map from the tree's namespaces to the snapshot's, found through the tasks and pids."""
 
     def __init__(self, snapshot: Snapshot, expected: Expectation) -> None:
         self._snapshot, self._expected = snapshot, expected
@@ -142,7 +142,7 @@ class _Partition:
                 yield f"namespace {each.id}: comes before its parent {each.parent}"
 
     def of(self, pid: tasks.Pid) -> tuple[int, ...]:
-        """The ids that a pid object without a tag has: -1 for a namespace that is not in the snapshot."""
+        """Return the namespace ids of a pid object; -1 for a namespace that is not in the snapshot."""
         return tuple(self.ids.get(namespace, -1) for namespace in self._expected.levels(pid))
 
 
@@ -169,7 +169,7 @@ def _fields(
     yield "depth", shown.depth, len(expected.seen(task.task.pid)) - 1
     state, exit_code = task.state, task.exit_code
     if task.task.life is Life.LINGERING and shown.state is TaskState.ZOMBIE:
-        # Inside its exit, where the init of a namespace may stay for long, a task is neither alive nor a zombie yet.
+        # An init that lingers within its exit is neither alive nor a zombie yet.
         state, exit_code = TaskState.ZOMBIE, task.task.exit_code
     yield "state", shown.state, state
     yield "exit_code", None if shown.exit_code is None else shown.exit_code & ~_CORE_DUMPED, exit_code
@@ -190,7 +190,7 @@ def _fields(
 def _terminal(
     snapshot: Snapshot, expected: Expectation, namespaces: _Partition, task: expectation.Row
 ) -> Terminal | None:
-    """What /proc says of a process's terminal. It says nothing of one that has hung up."""
+    """Return the terminal of a process as /proc shows it; /proc does not show one that has hung up."""
     if task.view.tid != task.view.tgid or task.view.terminal is None:
         return None
     pid = expected.held(task.view.foreground)
@@ -203,7 +203,7 @@ def _terminal(
 
 
 def _owners(snapshot: Snapshot, tree: Tree, name: str, shown: Task, task: expectation.Row) -> Iterator[str]:
-    """The owners of files, as the process itself gets them from fcntl, by the numbers of its own namespace."""
+    """Yield differences of the owners of files; the process itself asks fcntl() for them, in its own namespace."""
     if not task.task.is_leader or not tree.can_act(task.task):
         return
     should = tree.owners(task.task.node)
@@ -213,7 +213,7 @@ def _owners(snapshot: Snapshot, tree: Tree, name: str, shown: Task, task: expect
 
 
 def _seen(snapshot: Snapshot, ref: PidRef, by: Task) -> int:
-    """The number of a pid object in the namespace of a task."""
+    """Return the number of a pid object in the namespace of a task; 0 if it has none there."""
     pid, own = snapshot.pid(ref) if isinstance(ref, int) else ref, snapshot.pid(by.pid)
     assert own is not None
     level = len(own.numbers) - 1
@@ -229,7 +229,7 @@ def _inum(snapshot: Snapshot, task: Task) -> int | None:
 
 
 class _Births:
-    """Compares births; an ancestor's own birth too, each ancestor once."""
+    """The comparison of births; an ancestor's own birth too, each ancestor once."""
 
     def __init__(self, snapshot: Snapshot, expected: Expectation, namespaces: _Partition) -> None:
         self._snapshot, self._expected, self._namespaces = snapshot, expected, namespaces
@@ -237,7 +237,7 @@ class _Births:
         self._orders: list[tuple[int, int, str]] = []
 
     def of(self, row: expectation.Row, shown: Task) -> Iterator[str]:
-        """Differences of a task's birth."""
+        """Yield differences of a task's birth."""
         birth, should = shown.birth, row.task.birth
         if birth is None:
             yield "missing"
@@ -266,7 +266,7 @@ class _Births:
             yield from self._ancestor(birth.creator.ancestor, should, creators)
 
     def order(self) -> Iterator[str]:
-        """Births must be in the order in which they happened."""
+        """Yield a line for each birth that is out of order."""
         self._orders.sort()
         for (_, earlier, first), (_, later, second) in zip(self._orders, self._orders[1:], strict=False):
             if earlier >= later:
@@ -306,7 +306,7 @@ class _Births:
             yield from self._upward(where, birth.creator.ancestor, known)
 
     def _upward(self, where: str, index: int, birth: tasks.Birth) -> Iterator[str]:
-        """An ancestor nothing depends on may be left out: the next one may be any further up."""
+        """Yield differences of the next ancestor upward; ancestors that no birth depends on may be left out."""
         ancestor = self._snapshot.ancestors[index] if 0 <= index < len(self._snapshot.ancestors) else None
         while ancestor and birth.creator and birth.creator_pid:
             if self._expected.seen(birth.creator_pid) == ancestor.numbers:
@@ -343,7 +343,7 @@ class _Births:
             yield f"flags are {flags}, expected {should.flags}"
 
     def _references(self, pid: tasks.Pid) -> list[PidRef]:
-        """How a birth may name a pid object: its tag, or a special one, or its numbers."""
+        """Return the references by which a birth may name a pid object: its tag, or a special one, or its numbers."""
         tag = self._expected.tag(pid)
         if tag is None:
             return [OutsidePid(self._expected.seen(pid), self._namespaces.of(pid))]

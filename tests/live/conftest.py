@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the live tests share: one daemon, started before any tree, and a way to ask it.
+"""Fixtures of the live tests: one daemon, started before any tree, and a client of it.
 
-A live test that cannot run fails: that a machine without root or BPF has nothing to say is for whoever calls pytest to
-decide, by ``-m "not live"``.
+A live test that cannot run fails. On a machine without root or BPF call pytest with ``-m "not live"``.
 """
 
 import os
@@ -24,7 +23,7 @@ Capture = Callable[[int, str], Snapshot]
 
 @pytest.fixture(scope="session")
 def daemon_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A daemon of this checkout, listening."""
+    """Start a daemon of this checkout, and yield the path of its socket."""
     path = tmp_path_factory.mktemp("daemon") / "ckptree.sock"
     log = path.with_suffix(".log")
     with log.open("wb") as out:
@@ -45,14 +44,14 @@ def daemon_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def client(daemon_socket: Path) -> Iterator[Client]:
-    """A connection to it."""
+    """Connect to the daemon."""
     with Client(daemon_socket) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def capture(client: Client) -> Capture:
-    """Take a snapshot; it went through an image and back."""
+    """Return a function that takes a snapshot and reads it back from its image."""
 
     def take(pid: int, mode: str = "auto") -> Snapshot:
         answer = client.snapshot(str(pid), mode=mode)

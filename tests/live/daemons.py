@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Daemons of a test's own, the command line, and trees that commands make."""
+"""Daemons for single tests, the command line, and trees that commands make."""
 
 import os
 import selectors
@@ -23,7 +23,7 @@ PATIENCE_S = 60.0
 
 
 class Daemon(NamedTuple):
-    """One that runs, and listens."""
+    """A daemon that runs and listens."""
 
     process: "subprocess.Popen[bytes]"
     socket: Path
@@ -31,7 +31,7 @@ class Daemon(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """How a run of the command line ended."""
+    """The result of a run of the command line."""
 
     code: int
     out: bytes
@@ -44,7 +44,7 @@ def ckptree(
     env: Mapping[str, str] | None = None,
     python: str = sys.executable,
 ) -> Ran:
-    """Run the command line, behind the words `before`: those of unshare(1), say."""
+    """Run the command line, behind the words `before`, as those of unshare(1)."""
     command = [*before, python, "-m", "agent", *map(str, arguments)]
     ran = subprocess.run(
         command,
@@ -59,7 +59,7 @@ def ckptree(
 
 
 def wait_for(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until it says that it listens."""
+    """Wait until the daemon's log says that it listens."""
     deadline = time.monotonic() + PATIENCE_S
     while b"listening on" not in log.read_bytes():
         assert process.poll() is None, f"the daemon ended: {log.read_text()}"
@@ -69,12 +69,12 @@ def wait_for(process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 @contextmanager
 def a_daemon(folder: Path, *arguments: str | Path) -> Iterator[Daemon]:
-    """A daemon on a socket in that folder; it is gone afterwards, if it still was there."""
+    """Start a daemon on a socket in a folder, and end it afterwards."""
     socket, log = folder / "own.sock", folder / "own.log"
     command = [sys.executable, "-m", "agent", "daemon", "--socket", os.fspath(socket), *map(str, arguments)]
     with log.open("wb") as out:
-        # In a session of its own, as every service is: where the kernel groups processes by session, a nice value counts
-        # within one alone.
+        # In a session of its own, as every service: if the kernel groups processes by session, a nice value counts
+        # within its session only.
         process = subprocess.Popen(command, cwd=TOP, stdin=subprocess.DEVNULL, stderr=out, start_new_session=True)
     try:
         wait_for(process, log)
@@ -88,7 +88,7 @@ def a_daemon(folder: Path, *arguments: str | Path) -> Iterator[Daemon]:
 
 @contextmanager
 def a_hard_tree() -> Iterator[int]:
-    """The tree that ``make demo`` shows; gives the number of its root."""
+    """Make the tree that ``make demo`` shows, and yield the number of its root."""
     command = [sys.executable, os.fspath(HARDTREE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
         assert keeper.stdin
@@ -104,7 +104,7 @@ def a_hard_tree() -> Iterator[int]:
 
 @contextmanager
 def a_container(*command: str) -> Iterator[int]:
-    """A command as init of a new pid namespace; gives its number. Killed afterwards, and all in there with it."""
+    """Run a command as init of a new pid namespace, and yield its number; kill the namespace afterwards."""
     with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", *command]) as outer:
         try:
             yield only_child(outer.pid, command[-2])
@@ -113,7 +113,7 @@ def a_container(*command: str) -> Iterator[int]:
 
 
 def only_child(pid: int, name: str) -> int:
-    """The number of a process's child, once it is called that."""
+    """Return the number of a process's only child, once it has a name."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         children = psutil.Process(pid).children()
@@ -124,14 +124,14 @@ def only_child(pid: int, name: str) -> int:
 
 
 def differences(snapshot: Snapshot, root: int) -> list[str]:
-    """What /proc says of the tree otherwise than the snapshot."""
+    """Return a line for each task that /proc shows otherwise than the snapshot."""
     kernel = kernel_rows(root)
     found = {snapshot.number(task.pid): snapshot_row(snapshot, task) for task in snapshot.tasks}
     lines = []
     for number in sorted(kernel.keys() | found.keys()):
         ours = found[number]._asdict() if number in found else {}
         theirs = kernel[number]._asdict() if number in kernel else {}
-        told = {key: value for key, value in theirs.items() if value is not None}  # of a zombie it does not tell all
+        told = {key: value for key, value in theirs.items() if value is not None}  # a zombie has no value for some
         if not told or {key: ours.get(key) for key in told} != told:
             lines.append(f"{number}: {ours}, the kernel: {theirs}")
     return lines

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a snapshot of a tree must hold: rows, pid objects and tags, by the rules of the image.
+"""The expected contents of a snapshot: rows, pid objects and tags, by the rules of the image.
 
-Tags here count from 1. The rules: 0 for an id without a number in the root's namespace; else CKPT_PID_ROOT for the
-session that the root inherited, as a session or as a group; every other id is collected, per task in the order pid,
+Tags here count from 1. An id without a number in the root's namespace has the tag 0. The session that the root has
+inherited has the tag CKPT_PID_ROOT, as a session or as a group. Every other id is collected, per task in the order pid,
 tgid, pgrp, session. TREE order: a leader, its descendants, then its next thread and that one's; siblings and threads by
 number.
 """
@@ -20,7 +20,7 @@ _CORE_DUMPED = 0x80
 
 
 class Row(NamedTuple):
-    """A task that the snapshot must have; ids are tags. `view` is the kernel's word, `task` the oracle's."""
+    """A task that the snapshot must have; ids are tags. `view` is the kernel's state of it, `task` the oracle's."""
 
     task: tasks.Task
     view: TaskView
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 class Creators(NamedTuple):
-    """How a snapshot may name the creator of a birth: by one of `tags`; as an ancestor if it is `gone`; as None."""
+    """The names that a snapshot may give the creator of a birth: one of `tags`; an ancestor if it is `gone`; None."""
 
     node: int | None
     tags: frozenset[int]
@@ -44,7 +44,7 @@ class Creators(NamedTuple):
 
 
 class Expectation:
-    """What a capture of node `root` must answer.
+    """The expected result of a capture of node `root`.
 
     Attributes:
         namespace: the root's.
@@ -74,15 +74,15 @@ class Expectation:
         self.strangers = set(self._strangers()) - self.leaks
 
     def seen(self, pid: Pid) -> tuple[int, ...]:
-        """Its numbers from the root's namespace inward; none where that does not see it."""
+        """Return the numbers of a pid object from the root's namespace inward; none if it has no number there."""
         return pid.numbers[self.namespace.level :] if self.namespace in pid.namespaces else ()
 
     def levels(self, pid: Pid) -> tuple[tasks.Namespace, ...]:
-        """The namespaces that go with `seen`."""
+        """Return the namespaces of the numbers that seen() returns."""
         return pid.namespaces[self.namespace.level :] if self.namespace in pid.namespaces else ()
 
     def tag(self, pid: Pid) -> int | None:
-        """The tag or special value of a pid object; None where it has none."""
+        """Return the tag or special value of a pid object; None if it has none."""
         if not self.seen(pid):
             return 0
         if self._inherited is not None and pid is self._objects.get(self._inherited):
@@ -90,31 +90,31 @@ class Expectation:
         return self._tags.get(id(pid))
 
     def held(self, number: int) -> Pid | None:
-        """The pid object that something uses, by its number in the initial namespace."""
+        """Return a pid object in use by its number in the initial namespace; None if there is none."""
         return self._objects.get(number)
 
     def number(self, tag: int) -> int:
-        """The number of a tag in the root's namespace."""
+        """Return the number of a tag in the root's namespace."""
         return self.seen(self.pids[tag - 1])[0]
 
     def name(self, row: Row) -> str:
-        """A row, for a message."""
+        """Return a row as text for a message."""
         return f"node {row.task.node} (pid {row.view.tid}, {list(self.seen(row.task.pid))})"
 
     def name_of(self, number: int) -> str:
-        """A row by its number in the root's namespace, for a message."""
+        """Return a row, by its number in the root's namespace, as text for a message."""
         return next(self.name(row) for row in self.tasks if self.number(row.pid) == number)
 
     def pid_name(self, pid: Pid) -> str:
-        """A pid object, for a message."""
+        """Return a pid object as text for a message."""
         owner = self._by_number.get(pid.numbers[0])
         return f"pid object {list(self.seen(pid))} of {f'node {owner.node}' if owner else 'nobody any more'}"
 
     def creators(self, birth: Birth) -> Creators:
-        """How a snapshot may name who made a task.
+        """Return the names that a snapshot may give the creator of a task.
 
-        A thread that took over its leader's number by exec still stands for that leader; what it made itself as a
-        thread may be put down to it, or to the number it had then, which is gone.
+        A thread that has taken over its leader's number by exec also stands for that leader. Children that it made as a
+        thread may have it as creator, or the number that it had then, which is gone.
         """
         creator, pid = birth.creator, birth.creator_pid
         if creator is None or pid is None:
@@ -129,12 +129,10 @@ class Expectation:
         return Creators(creator.node, frozenset(), gone=gone, outside=not gone or not self.seen(pid))
 
     def ancestors(self, birth: Birth) -> Iterator[tuple[tasks.Task, Pid]]:
-        """The dead that may stand for the creator of a birth: the creator, and those above it, as far as that is the
-        same.
+        """Yield the dead tasks that may stand for the creator of a birth: the creator, and equivalent ones above it.
 
-        One may be left out when nothing uses its number, and the next one, dead too, was last in the session that the
-        birth was into, or is a thread of the same process; or when nobody uses that session any more. A session that
-        nobody uses was never made.
+        A task may be left out if its number is not in use, and one of these holds: the session of the birth has no
+        member; the next task upward is dead too, and was last in that session, or is a thread of the same process.
         """
         session, creator, pid = birth.sid, birth.creator, birth.creator_pid
         while creator and pid:
@@ -151,7 +149,7 @@ class Expectation:
                 return
 
     def _walk(self, leader: int) -> Iterator[TaskView]:
-        """Depth first, without recursion: trees of this kind get deep."""
+        """Yield the tree in TREE order, without recursion, since random trees get deep."""
         children: dict[int, list[TaskView]] = {}
         threads: dict[int, list[TaskView]] = {}
         for task in sorted(self._view.values(), key=self._order, reverse=True):
@@ -190,20 +188,20 @@ class Expectation:
         if shown.state == "Z" and shown.threads == 1:
             return TaskState.ZOMBIE, shown.exit_code & ~_CORE_DUMPED
         if shown.state == "Z":
-            # Of a stopped group /proc shows the stop, not how its leader left; of one that is over, how that ended.
+            # Of a stopped group /proc shows the stop and not its leader's status; of an ended one the group's status.
             over = task.process.alive() is None
             return TaskState.DEAD_LEADER, shown.exit_code & ~_CORE_DUMPED if over else task.exit_code
         return (TaskState.STOPPED if shown.state == "T" else TaskState.RUNNING), None
 
     def _leaks(self) -> Iterator[int]:
-        """Members of the namespace that entered it, or whose session or group is from outside."""
+        """Yield members of the namespace that entered it, or whose session or group is from outside."""
         for task in self._members():
             entered = task.process is not self._root.process and not self._seen_parent(task)
             if entered or not self.seen(task.process.pgid) or not self.seen(task.process.sid):
                 yield task.node
 
     def _strangers(self) -> Iterator[int]:
-        """Members that do not descend from the root, though their own parent is inside: something that entered is."""
+        """Yield members that do not descend from the root, as the descendants of a task that entered."""
         inside = {row.task.node for row in self.tasks}
         yield from (task.node for task in self._members() if task.node not in inside)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel itself says of a process tree: /proc, and waitid() for what /proc does not tell.
+"""The kernel's own view of a process tree: /proc, and waitid() for the parent threads.
 
-/proc shows the parent as a process. Which *thread* of it is the parent, /proc tells only with CONFIG_PROC_CHILDREN;
-here each living thread is asked instead, by a waitid() with __WNOTHREAD and WNOWAIT, whether the child is its own.
+/proc shows the parent as a process. It shows the parent *thread* only with CONFIG_PROC_CHILDREN. So each living thread
+is asked whether the child is its own, by a waitid() with __WNOTHREAD and WNOWAIT.
 """
 
 import os
@@ -29,14 +29,14 @@ class TaskView(NamedTuple):
         tgids, pgids, sids: NStgid, NSpgid, NSsid: on the same levels, 0 where unseen.
         state: the letter of /proc.
         exiting: PF_EXITING.
-        exit_code: of the process, as /proc/PID/stat has it; meaningless for the living.
+        exit_code: of the process, as in /proc/PID/stat; meaningless for a living one.
         exit_signal: -1 for a thread.
         start_ticks: hundredths of a second since boot.
-        inum: of its pid namespace; None where it cannot be read any more.
-        child_inum: of the namespace of its next child; None where there is none yet.
-        threads: of its process, unreleased.
-        terminal: major and minor of the controlling terminal; None where it has none.
-        foreground: the group in its foreground; -1 where there is none.
+        inum: inode of its pid namespace; None if it cannot be read any more.
+        child_inum: inode of the namespace of its next child; None if that has no init yet.
+        threads: the number of unreleased threads of its process.
+        terminal: major and minor of the controlling terminal; None if it has none.
+        foreground: the group in the terminal's foreground; -1 if there is none.
     """
 
     tid: int
@@ -66,14 +66,14 @@ KernelView = dict[int, TaskView]
 
 
 def parse_stat(text: bytes) -> list[bytes]:
-    """The fields of /proc/PID/stat, numbered as proc(5) does; the name may hold spaces and brackets."""
+    """Split /proc/PID/stat into fields, numbered as in proc(5); the name may hold spaces and brackets."""
     left, _, right = text.rpartition(b")")
     number, _, name = left.partition(b" (")
     return [b"", number, name, *right.split()]
 
 
 def kernel_view(tree: "Tree") -> KernelView:
-    """Every task below the keeper, by number, found by descending through /proc and not by what the script made."""
+    """Return every task below the keeper, by number, found in /proc without the help of the script."""
     keeper = tree.number(-1)
     parents: dict[int, int] = {}
     for name in os.listdir(_PROC):
@@ -109,7 +109,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def tasks_of(tgid: int) -> Iterator[TaskView]:
-    """The threads of a process that are still there, as /proc has them."""
+    """Yield the unreleased threads of a process, as /proc shows them."""
     try:
         names = os.listdir(_PROC / str(tgid) / "task")
     except FileNotFoundError:

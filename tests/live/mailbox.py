@@ -35,11 +35,11 @@ _libc.syscall.restype = ctypes.c_long
 
 
 class TreeError(Exception):
-    """A script asked for what cannot be, or the kernel did what the oracle does not expect."""
+    """An impossible step of a script, or an effect in the kernel that the oracle does not expect."""
 
 
 class Result(NamedTuple):
-    """What a system call returned, and when (CLOCK_MONOTONIC). `after_ns` is 0 where it has not returned."""
+    """The result of a system call, and its times (CLOCK_MONOTONIC, ns). `after_ns` is 0 if it has not returned."""
 
     value: int
     errno: int
@@ -82,18 +82,18 @@ class Node(ctypes.Structure):
     ]
 
     def answered(self) -> bool:
-        """Whether the last order has been carried out."""
+        """Return True if the last order has been carried out."""
         return self.reply == self.request
 
     def outcome(self) -> Result:
-        """Of the last order; a call that does not return has value 0."""
+        """Return the result of the last order; a call that does not return has the value 0."""
         value = self.result if self.answered() else 0
         return Result(max(value, 0), max(-value, 0), self.before_ns, self.after_ns)
 
 
 @cache
 def interpreter() -> Path:
-    """treeprog.c, compiled once for this run."""
+    """Compile treeprog.c, once for this run, and return the path of the program."""
     folder = tempfile.mkdtemp(prefix="treeprog-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     program = Path(folder, "treeprog")
@@ -106,7 +106,7 @@ class Mailbox:
     """The table of nodes, and the keeper that holds the other end.
 
     Attributes:
-        keeper: number of the keeper, which ends every task of the tree when this closes or the controller dies.
+        keeper: number of the keeper, which ends every task of the tree when the mailbox closes or the controller dies.
     """
 
     def __init__(self, nodes: int) -> None:
@@ -139,15 +139,15 @@ class Mailbox:
         self._keeper.wait(2 * TIMEOUT_S)
 
     def write(self, node: int, data: bytes) -> None:
-        """Put bytes where SCRATCH points."""
+        """Write bytes to the memory that SCRATCH stands for."""
         ctypes.memmove(self._nodes[node].scratch, data, len(data))
 
     def read(self, node: int, layout: str) -> tuple[int, ...]:
-        """What a call has left there."""
+        """Read values from the memory that SCRATCH stands for."""
         return struct.unpack_from(layout, bytes(self._nodes[node].scratch))
 
     def post(self, node: int, order: int, number: int, arguments: Sequence[int], set_tid: Sequence[int] = ()) -> None:
-        """Give an order, after whatever is left over from a vfork or a stop has been answered."""
+        """Give an order, once an earlier one, delayed by a vfork or a stop, has been answered."""
         slot = self._nodes[node]
         self.until_answered(node)
         slot.order, slot.number, slot.set_tid_size = order, number, len(set_tid)
@@ -165,7 +165,7 @@ class Mailbox:
         self._until(node, lambda slot: slot.ready, "ready")
 
     def until_either(self, node: int, child: int) -> bool:
-        """Wait for the answer, or for `child` to be ready: a vfork answers only when that is over. Returns which."""
+        """Wait for the answer, or until `child` is ready, as in a vfork; return True in the second case."""
         slot = self._nodes[node]
         self._until(child, lambda each: each.ready or slot.answered(), "ready", nap_s=0.0005)
         return bool(self._nodes[child].ready)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process tree must look like, by the kernel's documented rules and nothing else.
+"""The oracle: the state of a process tree, predicted by the kernel's documented rules and nothing else.
 
 Theory
 ------
-The oracle is told of every system call that *succeeded* and keeps what follows from it. Whether a call succeeds, and
-which number a new task gets, only the kernel knows; all else is predicted here, so that /proc can prove it right:
+The oracle gets every system call that has *succeeded*, and applies its effects. Only the kernel decides that a call
+succeeds, and which number a new task gets. The oracle predicts all other effects, and /proc can prove it right:
 
 * birth (``copy_process``): the parent is the creating *thread*, or its parent with CLONE_PARENT and CLONE_THREAD;
   session and group come from the creator, always;
 * exit (``exit_notify``): children go to a live thread of the group, else to the nearest subreaper on the same
-  namespace level, else to the namespace's init; a zombie whose new parent ignores SIGCHLD goes at once;
-* the exit signal (``do_notify_parent``): SIGCHLD once the parent has called exec; else what it does by default, and
-  nothing to a namespace's init. SIGHUP is ignored by all;
-* the end of a namespace's init (``zap_pid_ns_processes``): everything inside is killed, and the init *lingers* until the
-  last number in its namespace is free, which somebody outside may hold;
+  namespace level, else to the namespace's init; a zombie whose new parent ignores SIGCHLD is released at once;
+* the exit signal (``do_notify_parent``): SIGCHLD once the parent has called exec; other signals have their default
+  effect, and none on a namespace's init. All tasks ignore SIGHUP;
+* the end of a namespace's init (``zap_pid_ns_processes``): all tasks inside are killed, and the init *lingers* until
+  the last number in its namespace is free, which a session or group outside may hold;
 * exec (``de_thread``): the thread that called it takes over the leader's pid object and ends the others;
 * a pid object lives while any task uses it as pid, group or session (``__change_pid``).
 
-Everything runs below a subreaper, so ``has_child_subreaper`` is set everywhere and needs no modelling.
+All tasks are below a subreaper, so ``has_child_subreaper`` is set for all of them and needs no modelling.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -53,12 +53,12 @@ class Oracle:
         self._on_change = on_change
 
     def next_order(self) -> int:
-        """A number for the next event: later is larger."""
+        """Return a number for the next event; later events have larger ones."""
         self.order += 1
         return self.order
 
     def found(self, node: int, number: int, parent: Task | None) -> Task:
-        """A task that was there before the script began: the first leads session and group, the others inherit."""
+        """Add a task from before the script's start: the first leads session and group, the others inherit them."""
         pid = Pid((number,), (self.initial,))
         sid, pgid = (parent.process.sid, parent.process.pgid) if parent else (pid, pid)
         process = Process(parent, sid, pgid, subreaper=True)
@@ -77,7 +77,7 @@ class Oracle:
         flags: frozenset[str],
         exit_signal: int = int(SIGCHLD),
     ) -> Task:
-        """clone() by `creator`; `numbers` is what the kernel gave, outermost first."""
+        """Apply a clone() by `creator`; `numbers` are those that the kernel has given, outermost first."""
         namespace = creator.child_namespace
         if NEWPID in flags:
             namespace = Namespace(namespace, namespace.level + 1)
@@ -109,7 +109,7 @@ class Oracle:
         return task
 
     def setsid(self, task: Task) -> None:
-        """setsid() by any thread: of the whole process."""
+        """Apply a setsid() by any thread, for the whole process."""
         process = task.process
         process.sid = process.pgid = process.leader.pid
         process.leads_session = True
@@ -117,14 +117,14 @@ class Oracle:
         self._settle_namespaces()
 
     def setpgid(self, target: Task, group: Pid) -> None:
-        """setpgid() of `target`'s process, by itself or its parent."""
+        """Apply a setpgid() of the target's process, by itself or its parent."""
         target.process.pgid = group
         self._did(target.process, "setpgid", group)
         self._settle_namespaces()
 
     @staticmethod
     def could_never_end(target: Task, group: Pid) -> bool:
-        """Whether joining that group would make `target` immortal.
+        """Return True if a process that joins a group could never end.
 
         A namespace's init that is a member of a group whose number is in its own namespace (or in one beside it, whose
         init may be in the same position) waits, when it dies, for that number to be free: for itself.
@@ -133,7 +133,7 @@ class Oracle:
         return target.process.unkillable and group is not own and group.namespace not in own.namespaces[:-1]
 
     def subreaper(self, task: Task, value: int) -> None:
-        """prctl(PR_SET_CHILD_SUBREAPER)."""
+        """Apply a prctl(PR_SET_CHILD_SUBREAPER)."""
         task.process.subreaper = bool(value)
         self._did(task.process, "subreaper", int(bool(value)))
 
@@ -143,15 +143,15 @@ class Oracle:
             task.deeds.append(Deed(kind, order, value))
 
     def unshare(self, task: Task) -> None:
-        """unshare(CLONE_NEWPID): for this thread's children only."""
+        """Apply an unshare(CLONE_NEWPID), which concerns this thread's children only."""
         task.child_namespace = Namespace(task.pid.namespace, task.pid.namespace.level + 1)
 
     def setns(self, task: Task, target: Task) -> None:
-        """setns(CLONE_NEWPID) to the namespace of `target`."""
+        """Apply a setns(CLONE_NEWPID) to the namespace of `target`."""
         task.child_namespace = target.pid.namespace
 
     def exec(self, task: Task) -> None:
-        """execve() by any thread: it alone is left, under the leader's pid."""
+        """Apply an execve() by any thread: it alone is left, with the leader's pid."""
         process = task.process
         leader = process.leader
         for other in [thread for thread in process.threads if thread is not task]:
@@ -176,17 +176,17 @@ class Oracle:
         self._settle_namespaces()
 
     def leave(self, task: Task, code: int) -> None:
-        """exit() of one thread."""
+        """Apply an exit() of one thread."""
         self._exit(task, code << 8)
         self._settle_namespaces()
 
     def end(self, process: Process, status: int) -> None:
-        """exit_group(), or a deadly signal."""
+        """Apply an exit_group() or a deadly signal; `status` is a raw wait status."""
         self._end(process, status)
         self._settle_namespaces()
 
     def stop(self, process: Process, *, stopped: bool) -> None:
-        """SIGSTOP and SIGCONT."""
+        """Apply a SIGSTOP or SIGCONT."""
         process.stopped = stopped
         for task in process.threads:
             self._on_change(task)
@@ -195,14 +195,14 @@ class Oracle:
             self._settle_namespaces()
 
     def reaped(self, process: Process) -> None:
-        """wait() by the parent."""
+        """Apply a wait call by the parent of a zombie."""
         if not process.is_zombie:
             raise AssertionError(f"node {process.leader.node} was reaped but is no zombie")
         self._release(process.leader)
         self._settle_namespaces()
 
     def unreleased(self) -> Iterator[Task]:
-        """Every task that /proc must show."""
+        """Yield every task that /proc must show."""
         for process in self.processes:
             yield from process.threads
 
@@ -221,7 +221,7 @@ class Oracle:
         task.deeds.append(Deed("exit", self.next_order(), None))
         self._unblock(task)
         if process.alive() is None and process.status is None:
-            process.status = code  # the last thread to go speaks for all (synchronize_group_exit)
+            process.status = code  # the status of the last thread is the group's (synchronize_group_exit)
         namespace = task.pid.namespace
         if namespace.reaper is task:
             heir = process.alive()
@@ -255,7 +255,7 @@ class Oracle:
 
     @staticmethod
     def heeds(process: Process, number: int) -> bool:
-        """Whether a signal of the process's own namespace does anything to it."""
+        """Return True if a signal from a process's own namespace has an effect on it."""
         return not process.unkillable and number not in _UNHEEDED and number not in process.ignored
 
     def _settle_namespaces(self) -> None:
@@ -271,7 +271,7 @@ class Oracle:
                 return
 
     def held(self) -> Iterator[Pid]:
-        """Every pid object in use, some more than once."""
+        """Yield every pid object in use, some more than once."""
         for process in self.processes:
             yield process.sid
             yield process.pgid
@@ -279,12 +279,12 @@ class Oracle:
                 yield task.pid
 
     def holds(self, namespace: Namespace, numbers: Sequence[int]) -> bool:
-        """Whether any of the numbers, outermost first, still belongs to something in that namespace or above."""
+        """Return True if one of the numbers, outermost first, is still in use in that namespace or above."""
         wanted = list(zip(namespace.path(), numbers, strict=False))
         return any(pid.number_in(each) == number for pid in self.held() for each, number in wanted)
 
     def _notify(self, task: Task) -> None:
-        """exit_notify(): give the children away, then become a zombie or go."""
+        """Apply exit_notify(): children get a new parent; the task becomes a zombie or is released."""
         process = task.process
         self._change_parent(task, self._new_reaper(task))
         if process.alive() is None and not any(each.life is Life.LINGERING for each in process.threads):
@@ -331,7 +331,7 @@ class Oracle:
         return parent is not None and parent.process.ignores_sigchld and self._sent_at_exit(process) == SIGCHLD
 
     def _continue_orphans(self, process: Process, parent: Task | None) -> None:
-        """kill_orphaned_pgrp(): a stopped group that loses its last link to its session is continued."""
+        """Apply kill_orphaned_pgrp(): a stopped group that loses its last link to its session is continued."""
         ignored = None if parent else process
         parent = parent or process.parent
         group = [each for each in self.processes if each.pgid is process.pgid]
@@ -350,7 +350,7 @@ class Oracle:
     def _unblock(self, task: Task) -> None:
         if task.vfork_parent:
             task.vfork_parent.blocked_by = None
-            if task.vfork_parent.life is not Life.GONE:  # else its number may be another's by now
+            if task.vfork_parent.life is not Life.GONE:  # else another task may have its number by now
                 self._on_change(task.vfork_parent)
             task.vfork_parent = None
 

@@ -35,7 +35,7 @@ WEIGHTS = Counter(
 
 
 class Draw(NamedTuple):
-    """One random choice: what to do, and three numbers that choose among who can."""
+    """One random choice: a verb, and three numbers that choose among the tasks that can do it."""
 
     verb: str
     a: int
@@ -44,7 +44,7 @@ class Draw(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A random tree: how its root is made, what happens then, and a number that chooses one of its processes."""
+    """A random tree: the kind of its root, the draws, and a number that chooses one of its processes."""
 
     root: str
     draws: tuple[Draw, ...]
@@ -52,7 +52,7 @@ class Program(NamedTuple):
 
 
 class Player:
-    """Turns draws into steps."""
+    """The player, which turns draws into steps."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -60,14 +60,14 @@ class Player:
         self._vforked = self._stopping = False
 
     def play(self, draw: Draw) -> None:
-        """One step, if anybody can take it."""
+        """Take one step, if a task can take it."""
         actors = [task for task in self._living() if self.tree.can_act(task)]
         if actors:
             step: Callable[[Draw, Task], None] = getattr(self, f"_{draw.verb}")
             step(draw, _pick(actors, draw.a))
 
     def _living(self) -> list[Task]:
-        """Every unreleased task of the script, in order of birth."""
+        """Return every unreleased task of the script, in order of birth."""
         tasks = [task for task in self.tree.oracle.unreleased() if task.node > 0]
         return sorted(tasks, key=lambda task: task.node)
 
@@ -82,9 +82,9 @@ class Player:
         self.tree.fork(actor.node, self._child(), *self._signal(draw, actor))
 
     def _signal(self, draw: Draw, actor: Task) -> list[str]:
-        """The exit signal of a child; the root does not die of any."""
+        """Return the words for the exit signal of a child; no signal may kill the root."""
         number = _EXIT_SIGNALS[draw.c % len(_EXIT_SIGNALS)]
-        if number == SIGSTOP and self._vforked:  # who waits for a vfork stops only when that is over
+        if number == SIGSTOP and self._vforked:  # a task that waits for a vfork stops only when that is over
             return []
         self._stopping |= number == SIGSTOP
         root = self.tree.task(ROOT).process
@@ -123,7 +123,7 @@ class Player:
         self.tree.setsid(actor.node)
 
     def _setpgid(self, draw: Draw, actor: Task) -> None:
-        """Of itself or a child, into its own group, one that lives, or one that lost its leader."""
+        """Move itself or a child, into its own group, a living one, or one that lost its leader."""
         children = [each.leader for each in self._processes() if each.parent and each.parent.process is actor.process]
         target = _pick([actor.process.leader, *children], draw.b)
         owners = [each.leader for each in self._processes() if each.sid is actor.process.sid]
@@ -158,7 +158,7 @@ class Player:
             self.tree.kill(target.leader.node, name)
 
     def _stop(self, draw: Draw, actor: Task) -> None:
-        """By itself or from outside. A task that waits for a vfork does not stop before that is over."""
+        """Stop a process, by itself or from outside. A task that waits for a vfork stops only when that is over."""
         if actor.node != ROOT and not any(task.blocked_by for task in actor.process.threads):
             by = actor.node if draw.b % 2 else -1
             self.tree.kill(actor.process.leader.node, "SIGSTOP", by)
@@ -169,7 +169,7 @@ class Player:
             self.tree.kill(_pick(stopped, draw.b).leader.node, "SIGCONT")
 
     def _wait(self, draw: Draw, _actor: Task) -> None:
-        """By the parent; often what there is to reap, else what there is not."""
+        """Have a parent wait for a zombie, or for another child if there is no zombie."""
         children = [each for each in self._processes() if each.parent and self.tree.can_act(each.parent)]
         zombies = [each for each in children if each.is_zombie]
         if not children:
@@ -192,10 +192,10 @@ class Player:
         self.tree.setns(actor.node, _pick(below, draw.b).node)
 
     def _may_end(self, process: Process) -> bool:
-        """Not the root; and no namespace whose end is a race that nobody can predict.
+        """Return False for the root, and for the init of a namespace whose end is an unpredictable race.
 
-        Which of an init's several threads becomes the one that waits within its exit is one, and in which order exit
-        signals reach others, where all of a namespace dies at once, is another.
+        Two races cannot be predicted: several threads of an init exit, and one of them waits within its exit; all tasks
+        of a namespace die at once, and their exit signals reach other processes in any order.
         """
         root = self.tree.task(ROOT)
         if process is root.process:
@@ -212,10 +212,10 @@ class Player:
         )
 
     def _is_race(self, dying: Sequence[Process]) -> bool:
-        """Whether it matters whose exit signal is sent first.
+        """Return True if the order of the exit signals matters.
 
-        It does with two for one process, with one that dies and another one, and where a process is stopped in a group
-        that loses a link to its session (the kernel continues a stopped group that is orphaned).
+        It matters if one process gets two different ones, if several processes get some and one of them dies, and if a
+        process is stopped in a group that loses a link to its session: the kernel continues a stopped orphaned group.
         """
         sent = [
             (each.parent.process, each.exit_signal)
@@ -234,7 +234,7 @@ class Player:
 
 
 def begin(tree: Tree, root: str) -> Player:
-    """Make the root, which is node 1 and lives on; what comes then is for the caller to draw."""
+    """Make the root, which is node 1 and lives on, and return the player for further draws."""
     tree.fork(0, ROOT, *(["newpid"] if root != "subtree" else []))
     if root != "subtree":
         tree.setsid(ROOT)
@@ -249,7 +249,7 @@ def play(tree: Tree, program: Program) -> None:
 
 
 def random_draws(seed: int, count: int) -> Iterator[Draw]:
-    """So many draws, the same ones for the same seed."""
+    """Yield draws; the same seed gives the same ones."""
     chance = random.Random(seed)
     verbs = sorted(WEIGHTS.elements())
     for _ in range(count):
@@ -257,13 +257,13 @@ def random_draws(seed: int, count: int) -> Iterator[Draw]:
 
 
 def chosen(tree: Tree, program: Program) -> Task:
-    """The leader of one of the tree's processes, dead or alive, the root or not."""
+    """Return the leader of one of the tree's processes, dead or alive; it may be the root."""
     leaders = [task for task in tree.oracle.unreleased() if task.node > 0 and task.is_leader]
     return _pick(leaders, program.choice)
 
 
 def programs(least: int = 10, most: int = 60) -> st.SearchStrategy[Program]:
-    """Random programs of `least` to `most` draws; births weigh more than deaths, so that trees grow."""
+    """Return a strategy for programs of `least` to `most` draws; births weigh more than deaths, so that trees grow."""
     verbs = st.sampled_from(sorted(WEIGHTS.elements()))
     number = st.integers(0, 255)
     draws = st.lists(st.builds(Draw, verbs, number, number, number), min_size=least, max_size=most)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees that are made by hand-written plans, and how they are looked at."""
+"""Trees of hand-written plans, and helpers that look at them."""
 
 import time
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from agent.restart.rebuild.verify import Status, read_status
 
 
 def status(pid: int) -> Status:
-    """Of somebody who is there."""
+    """Return the status of a process that must exist."""
     found = read_status(pid)
     assert found is not None, f"{pid} is not there"
     return found
 
 
 def eventually(pid: int, state: str) -> None:
-    """Whom a signal has reached changes a moment later."""
+    """Wait until a process is in a state, for 5 seconds at most."""
     deadline = time.monotonic() + 5
     while status(pid).state != state:
         assert time.monotonic() < deadline, f"{pid} is in state {status(pid).state}, not {state}"
@@ -27,18 +27,18 @@ def eventually(pid: int, state: str) -> None:
 
 
 def exit_code(pid: int) -> int:
-    """The raw wait status of a zombie, without the core bit."""
+    """Return the raw wait status of a zombie, without the core bit."""
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[49]) & ~0x80
 
 
 def is_gone(pid: int) -> bool:
-    """No process, and no zombie but one that its new parent has yet to see."""
+    """Return True if there is no process of this pid, or a zombie that its new parent has yet to reap."""
     found = read_status(pid)
     return found is None or found.state in "ZX"
 
 
 def assert_gone(pids: list[int], *, within: float = 5) -> None:
-    """All of them, soon."""
+    """Assert that all processes are gone within some seconds."""
     deadline = time.monotonic() + within
     while left := [pid for pid in pids if pid and not is_gone(pid)]:
         assert time.monotonic() < deadline, f"{left} are still there"
@@ -47,7 +47,7 @@ def assert_gone(pids: list[int], *, within: float = 5) -> None:
 
 @contextmanager
 def rebuilt(plan: Plan, *, any_numbers: bool = False) -> Iterator[Rebuild]:
-    """It stands; afterwards nobody is left of it, each time."""
+    """Build a plan's tree, take it down afterwards, and assert that no process of it is left."""
     with Rebuild(plan, any_numbers=any_numbers, no_stdio=True) as made:
         made.build()
         yield made
@@ -55,13 +55,13 @@ def rebuilt(plan: Plan, *, any_numbers: bool = False) -> Iterator[Rebuild]:
 
 
 def active(made: Rebuild) -> None:
-    """Everybody has had its turn and holds."""
+    """Activate a tree and let its tasks hold."""
     made.activate()
     made.release()
 
 
 def free_number() -> int:
-    """One that nobody has here now; far from where the kernel is counting."""
+    """Return a number that is free here now, far from the next one that the kernel will choose."""
     last = int(Path("/proc/loadavg").read_text().split()[-1])
     pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
     start = (last + pid_max // 2) % pid_max

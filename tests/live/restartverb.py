@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ckptree restart as a program, for tests."""
+"""Runs of ckptree restart as a program, for tests."""
 
 import json
 import os
@@ -15,19 +15,19 @@ TOP = Path(__file__).parents[2]
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The verb and its arguments."""
+    """Return the command line of restart."""
     return [sys.executable, "-m", "agent", "restart", *(os.fspath(argument) for argument in arguments)]
 
 
 def ran(*arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """To its end."""
+    """Run restart to its end, for 30 seconds at most."""
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": 30} | options
     return subprocess.run(command(*arguments), cwd=TOP, capture_output=True, text=True, check=False, **given)
 
 
 @contextmanager
 def running(*arguments: str | Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
-    """With its ready line."""
+    """Start restart, and yield its process and its ready line; kill it at the end."""
     process = subprocess.Popen(
         command(*arguments, "--json"), cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -41,7 +41,7 @@ def running(*arguments: str | Path) -> Iterator[tuple["subprocess.Popen[str]", d
 
 
 def soon(condition: Any, *, within: float = 5) -> bool:
-    """Whether it comes true within some seconds."""
+    """Return True if a condition comes true within some seconds."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:

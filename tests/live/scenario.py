@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a scenario is: a script that makes a tree, and what of it to capture."""
+"""Scenarios: a script that makes a tree, and the part of it to capture."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ CONTAINER = "fork 0 1 newpid; setsid 1;"
 
 
 class Target(NamedTuple):
-    """What to capture. `leaks` are the nodes because of which mode container must be refused."""
+    """The root and mode of a capture. Because of the nodes in `leaks` the capture must be refused as a container."""
 
     root: int = 1
     mode: Mode = "container"

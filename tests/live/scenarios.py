@@ -84,7 +84,7 @@ def zombie_session_leader_with_member(tree: Tree) -> Target:
 
 @scenario
 def orphan_of_a_dead_session_leader(tree: Tree) -> Target:
-    """3(p1 g2 s2), and nobody has pid 2."""
+    """3(p1 g2 s2), and no task has pid 2."""
     tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; exit 2; wait 1 2")
     return Target()
 
@@ -134,7 +134,7 @@ def subreaper_flags(tree: Tree) -> Target:
 
 @scenario
 def dead_process_group_leader(tree: Tree) -> Target:
-    """3(g2 s1), and nobody has pid 2, which was of the same session."""
+    """3(g2 s1), and no task has pid 2, which was of the same session."""
     tree.run(CONTAINER + "fork 1 2; setpgid 2 2 2; fork 2 3; exit 2; wait 1 2")
     return Target()
 
@@ -163,7 +163,7 @@ def group_set_by_another_thread(tree: Tree) -> Target:
 
 @scenario
 def subtree_of_a_dead_creator(tree: Tree) -> Target:
-    """Who made the root is not of its subtree, dead or alive."""
+    """The creator of the root is not of its subtree, dead or alive."""
     tree.run(CONTAINER + "fork 1 2; setsid 2; fork 2 3; fork 3 4; exit 2; wait 1 2")
     return Target(root=3, mode="subtree")
 
@@ -229,7 +229,7 @@ def stopped_orphans_are_continued(tree: Tree) -> Target:
 
 @scenario
 def autoreaped_children(tree: Tree) -> Target:
-    """Nobody waited for 3 or 7: both left no zombie; 5's zombie went when its new parent ignored SIGCHLD."""
+    """3 and 7 left no zombie, without a wait call; 5's zombie went when its new parent ignored SIGCHLD."""
     tree.run(CONTAINER + "sigchld 1 ignore; fork 1 2; sigchld 2 ignore; fork 2 3; fork 3 4; exit 3 1")
     tree.run("fork 1 6; sigchld 6 default; fork 6 5; exit 5; exit 6; fork 2 7; setsid 7; fork 7 8; exit 7")
     return Target()

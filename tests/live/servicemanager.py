@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As much of a service manager as a daemon can tell from one: notifications, the descriptor store, socket activation.
+"""A service manager for tests: notifications, the descriptor store, socket activation, as systemd has them.
 
-What systemd does and this does too: a stored descriptor that is watched and hangs up is thrown out; what is removed is
-removed by name; everything stored is passed on at each start and stays stored; a stop ends it, a restart or a death
-does not.
+Like systemd it drops a stored descriptor that is watched and hangs up, removes descriptors by name, and passes all
+stored ones to the daemon at each start. A stop empties the store; a restart or a death of the daemon does not.
 """
 
 import fcntl
@@ -22,27 +21,27 @@ from typing import Self
 from tests.live.daemons import PATIENCE_S, TOP
 
 _FIRST = 3
-_HIGH = 300  # where descriptors lie that must not be where the child gets them
+_HIGH = 300  # the first number for copies of descriptors, above those that the child gets
 _WITH_PID = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
 
 
 class ServiceManager:
-    """Runs one daemon, again and again.
+    """The manager of one daemon, which it starts again and again.
 
     Args:
         folder: for the daemon's socket, its log, and the manager's own socket.
-        arguments: the daemon's, beside its socket.
-        before: words in front of the command, of setpriv(1), say.
+        arguments: the daemon's arguments, besides its socket.
+        before: words in front of the command, as of setpriv(1).
         activates: hold the daemon's listening socket for it.
-        watchdog_s: the daemon must say so often that it is alive.
+        watchdog_s: the period of the daemon's watchdog, seconds; None: none.
         store_max: as FileDescriptorStoreMax=.
 
     Attributes:
-        socket: where the daemon listens.
-        log: what it says, over all of its lives.
-        store: (name, descriptor).
-        said: what it told, line by line, with the time of time.monotonic().
-        process: it.
+        socket: the path of the socket on which the daemon listens.
+        log: the path of the log of all runs of the daemon.
+        store: pairs of name and descriptor.
+        said: the daemon's notifications, line by line, with the time of time.monotonic().
+        pid: of the daemon; 0 while there is none.
     """
 
     def __init__(
@@ -132,19 +131,19 @@ class ServiceManager:
             out.sendto(line.encode(), os.fspath(self._notify))
 
     def flush(self) -> None:
-        """Until everything that was told has been heard."""
+        """Wait until the manager has read all notifications."""
         self._flushed.clear()
         self._send("FLUSH=1")
         assert self._flushed.wait(PATIENCE_S)
 
     def heard(self, line: str) -> int:
-        """How often it said that."""
+        """Return how many notifications are this line, or begin with it and ``=``."""
         return sum(each == line or each.startswith(line + "=") for _, each in self.said)
 
     # ---- what is done ----------------------------------------------------------------------------------------------
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it; wait for READY=1."""
+        """Start the daemon, and with `wait` wait for READY=1."""
         passed = [("own.socket", self._listener.fileno())] if self._listener is not None else []
         passed += self.store
         environment = dict(os.environ) | {"NOTIFY_SOCKET": os.fspath(self._notify)}
@@ -176,20 +175,20 @@ class ServiceManager:
             self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Until it has said READY=1."""
+        """Wait until the daemon has notified READY=1."""
         deadline = time.monotonic() + PATIENCE_S
         while not self._ready.wait(0.05):
             assert self.is_running(), f"the daemon ended: {self.log.read_text()}"
             assert time.monotonic() < deadline, "the daemon is not ready"
 
     def is_running(self) -> bool:
-        """It has not ended; if it has, it is reaped."""
+        """Return True if the daemon has not ended; reap it if it has."""
         if self.pid and os.waitpid(self.pid, os.WNOHANG)[0]:
             self.pid = 0
         return bool(self.pid)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send it a signal, and wait for its end; returns its wait status."""
+        """Send the daemon a signal, wait for its end, and return its wait status."""
         if not self.pid:
             return 0
         os.kill(self.pid, number)
@@ -199,18 +198,18 @@ class ServiceManager:
         return status
 
     def restart(self) -> None:
-        """As ``systemctl restart`` does."""
+        """Restart the daemon as ``systemctl restart`` does."""
         assert self.end() == 0
         self.start()
 
     def stop(self) -> None:
-        """As ``systemctl stop`` does: the store is emptied."""
+        """Stop the daemon as ``systemctl stop`` does, and empty the store."""
         self.end()
         for _, descriptor in self.store:
             os.close(descriptor)
         self.store.clear()
 
     def complaints(self) -> list[str]:
-        """The lines of its log, without those that say that it is ready, and who asked for what."""
+        """Return the lines of the log, without those about readiness and requests."""
         usual = ("listening on", " uid=")
         return [line for line in self.log.read_text().splitlines() if not any(each in line for each in usual)]

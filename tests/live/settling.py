@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /proc shows of a task of treeprog.c, and whether that is what it is to be by now.
+"""The state of a task of treeprog.c in /proc, and its comparison with the oracle.
 
-A call that returns has happened, but not all that it brings about: an exit runs on after kill() has returned, and
-others stop or continue in their own time.
+Effects of a call may come after its return: an exit runs on after kill() has returned, and other tasks stop or continue
+a moment later.
 """
 
 from pathlib import Path
@@ -14,19 +14,19 @@ _PF_EXITING = 4
 
 
 def shown_state(task: Task) -> tuple[str, int] | None:
-    """State letter and flags of a task; None where it is gone."""
+    """Return state letter and flags of a task; None if it is gone."""
     try:
         text = Path(f"/proc/{task.process.leader.pid.numbers[0]}/task/{task.pid.numbers[0]}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = parse_stat(text)
     if fields[2] != b"treeprog":
-        return None  # the number is another's by now: forks come fast on a busy machine
+        return None  # another task has the number by now: forks come fast on a busy machine
     return fields[3].decode(), int(fields[9])
 
 
 def is_as_expected(task: Task, shown: tuple[str, int] | None) -> bool:
-    """Whether that is how a task looks which is what the oracle says."""
+    """Return True if /proc shows a task in the state that the oracle predicts."""
     if task.life is Life.GONE:
         return shown is None or task.successor is not None
     if shown is None:

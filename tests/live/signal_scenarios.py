@@ -35,7 +35,7 @@ def sibling_of_one_that_has_called_exec(tree: Tree) -> Target:
 
 @scenario
 def orphans_lose_their_signal(tree: Tree) -> Target:
-    """Whoever comes to another process has SIGCHLD; who comes to another thread keeps his."""
+    """A child that comes to another process has SIGCHLD; one that comes to another thread keeps its signal."""
     tree.run(
         CONTAINER + "fork 1 2; thread 2 3; fork 3 4 signal=10; leave 3; fork 1 5; fork 5 6 signal=12; exit 5; wait 1 5"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The things an oracle keeps of a process tree: tasks, processes, pid objects, namespaces, births."""
+"""The objects of an oracle: tasks, processes, pid objects, namespaces, births."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,7 +15,7 @@ EventKind = Literal["setsid", "setpgid", "subreaper", "exit"]
 
 
 class Life(StrEnum):
-    """How far a task has come."""
+    """The stages of a task's life."""
 
     ALIVE = "alive"
     LINGERING = "lingering"  # the init of a dying namespace, waiting inside its own exit
@@ -40,7 +40,7 @@ class Namespace:
     inum: int | None = None
 
     def path(self) -> "tuple[Namespace, ...]":
-        """This and all above, outermost first."""
+        """Return this namespace and all above it, outermost first."""
         return (*self.parent.path(), self) if self.parent else (self,)
 
 
@@ -53,17 +53,17 @@ class Pid:
 
     @property
     def namespace(self) -> Namespace:
-        """The innermost one."""
+        """The innermost namespace."""
         return self.namespaces[-1]
 
     def number_in(self, namespace: Namespace) -> int:
-        """The number there; 0 where it cannot be seen (``pid_nr_ns``)."""
+        """Return the number in a namespace; 0 if there is none (``pid_nr_ns``)."""
         return self.numbers[self.namespaces.index(namespace)] if namespace in self.namespaces else 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Birth:
-    """How a task came to be; `pid` and `creator_pid` are the pid objects of that moment."""
+    """The birth of a task; `pid` and `creator_pid` are the pid objects of that moment."""
 
     creator: "Task | None"
     creator_pid: Pid | None
@@ -76,7 +76,7 @@ class Birth:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Deed:
-    """Something a task did that may shape later births. `value` is a pid object, or 1 or 0 for a subreaper."""
+    """A call of a task that may shape later births. `value` is a pid object, or 1 or 0 for a subreaper."""
 
     kind: EventKind
     order: int
@@ -88,12 +88,12 @@ class Task:
     """A task, by the node it serves.
 
     Attributes:
-        birth: of what /proc calls this task: after an exec by a thread, the birth of the leader it replaced.
-        former: its birth and deeds as the thread it was before such an exec.
+        birth: the birth of the task that /proc shows: after an exec by a thread, the birth of the replaced leader.
+        former: birth and deeds of the thread before such an exec.
         exit_code: of this thread alone, as a wait status.
         blocked_by: the vfork child that it waits for.
         successor: the thread that took over this leader's pid object by exec.
-        child_namespace: where its next child is born; a property of the thread.
+        child_namespace: the pid namespace of its next child; a property of the thread.
     """
 
     node: int
@@ -111,12 +111,12 @@ class Task:
     former: tuple[Birth, list[Deed]] | None = None
 
     def as_known_by(self, pid: Pid) -> tuple[Birth, list[Deed]]:
-        """Birth and deeds of the task while its pid object was `pid`."""
+        """Return birth and deeds of the task while its pid object was `pid`."""
         return self.former if self.former and self.former[0].pid is pid else (self.birth, self.deeds)
 
     @property
     def is_leader(self) -> bool:
-        """Whether its number is the process's."""
+        """True for the leader of a thread group."""
         return self.process.leader is self
 
 
@@ -142,10 +142,10 @@ class Process:
     status: int | None = None
 
     def alive(self) -> Task | None:
-        """The first thread that has not begun to exit (``find_alive_thread``)."""
+        """Return the first thread that has not begun to exit (``find_alive_thread``); None if there is none."""
         return next((task for task in self.threads if task.life is Life.ALIVE), None)
 
     @property
     def is_zombie(self) -> bool:
-        """Dead as a whole and not reaped."""
+        """True for a process whose threads have all exited, and that is not reaped."""
         return len(self.threads) == 1 and self.threads[0].life is Life.DEAD

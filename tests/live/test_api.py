@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's socket under everybody's hands: many, slow, hostile, and of other users."""
+"""The daemon's socket with all kinds of clients: many, slow, hostile, and of other users."""
 
 import contextlib
 import ctypes
@@ -64,7 +64,7 @@ def sleeper() -> Iterator[int]:
 
 
 def as_user(uid: int, gid: int, groups: list[int], script: Callable[[], Any]) -> Any:
-    """What a function gives in a child of that user, through JSON; what it imports has to be there."""
+    """Run a function in a child of a user, and return its result, through JSON; its imports must be loaded already."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -400,7 +400,7 @@ def test_each_snapshot_is_a_line_in_the_log(running: Daemon) -> None:
 
 
 def test_the_loop_turns_soon_also_beside_thousands_of_tasks(tmp_path: Path) -> None:
-    """What takes long is done elsewhere; nobody waits for it but who asked."""
+    """Long work is done in another process; only the client that asked for it waits."""
     with (
         IdleTree(8000, breadth=10, threads=3) as tree,
         a_daemon(tmp_path) as daemon,

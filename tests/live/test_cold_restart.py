@@ -69,7 +69,7 @@ def folder() -> Iterator[Path]:
 
 
 def soon(condition: Any) -> bool:
-    """Whether it comes true within a few seconds."""
+    """Return True if a condition comes true within 10 seconds."""
     deadline = time.monotonic() + 10
     while not condition():
         if time.monotonic() > deadline:
@@ -90,7 +90,7 @@ def starting(pid: int) -> bool:
 
 
 def seen(pid: int) -> dict[str, Any]:
-    """What the kernel says that a process is and may do."""
+    """Return rights, arguments, environment, folder and program of a process, from /proc."""
     there = Path(f"/proc/{pid}")
     lines = dict(line.split(":", 1) for line in (there / "status").read_text().splitlines())
     return {
@@ -180,7 +180,7 @@ def test_a_program_that_was_deleted_is_refused_by_name_before_anything_is_made(f
 
 
 def test_a_program_that_was_replaced_after_the_capture_is_refused_by_name(folder: Path) -> None:
-    """What has its path is another program by now."""
+    """Another program has its path now."""
     own = folder / "daemon"
     shutil.copy("/usr/bin/sleep", own)
     with subprocess.Popen([own, "1000"], cwd="/", start_new_session=True) as process:
@@ -398,7 +398,7 @@ def test_a_tree_that_only_forked_has_nothing_to_run(folder: Path) -> None:
 
 
 def test_a_program_of_another_root_directory_is_not_run_as_the_file_of_that_path_here(folder: Path) -> None:
-    """Whatever the paths in a container mean, they do not mean it outside."""
+    """A path of a container may lead to another file outside."""
     script = f"mount --bind /usr/bin/sleep {folder}/sleep && touch {folder}/begun && exec {folder}/sleep 1000"
     (folder / "sleep").touch()
     with subprocess.Popen(["unshare", "--mount", "sh", "-c", script], cwd="/", start_new_session=True) as process:
@@ -455,7 +455,7 @@ def test_a_program_whose_mounts_differ_in_rights_or_order_is_not_run_outside(fol
 
 
 def test_a_program_of_a_user_namespace_is_not_run_outside_where_its_ids_are_the_same(folder: Path) -> None:
-    """There a program that sets ids gives it nothing."""
+    """In a user namespace a set-user-id program gives no rights outside of that."""
     user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set=-sys_resource"]
     command = [*user, "unshare", "--map-current-user", "sleep", "1000"]
     with subprocess.Popen(command, cwd="/", start_new_session=True) as process:

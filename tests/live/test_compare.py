@@ -119,14 +119,14 @@ def taken(capture: Capture) -> Iterator[tuple[Snapshot, Tree]]:
 
 
 def test_a_right_snapshot_matches(taken: tuple[Snapshot, Tree]) -> None:
-    """Nothing to say of it."""
+    """The comparison finds no difference."""
     snapshot, tree = taken
 
     assert_matches(snapshot, tree, 1)
 
 
 def test_the_same_with_other_tags_matches(taken: tuple[Snapshot, Tree]) -> None:
-    """Where tags begin is the image's affair."""
+    """An image may begin its tags at any number."""
     snapshot, tree = taken
 
     def up(tag: Any) -> Any:

@@ -54,7 +54,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether the kernel knows it no more, not even as a zombie."""
+    """Return True if the kernel has no process of this pid, not even a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

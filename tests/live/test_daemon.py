@@ -49,7 +49,7 @@ def test_its_status_says_what_it_is_and_has(running: Daemon) -> None:
 
 
 def test_everybody_may_connect(running: Daemon) -> None:
-    """What they see is decided by who they are; the configuration can close the socket."""
+    """The daemon decides by the client's user what it shows; the configuration can close the socket."""
     assert stat.S_IMODE(running.socket.stat().st_mode) == 0o666
 
 
@@ -143,7 +143,7 @@ def test_a_daemon_that_dies_with_a_question_open_is_no_daemon(tmp_path: Path) ->
 
 
 def test_who_talks_nonsense_ends_his_own_connection_alone(running: Daemon) -> None:
-    """Whether or not he waits for the answer."""
+    """The client may wait for the answer, or not."""
     for data in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100, b"\0\0\0\1\xc1", b"\0\0"):
         for patient in (True, False):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
@@ -278,7 +278,7 @@ signal.pause()
 
 
 def wait_for_line(log: Path, words: bytes) -> int:
-    """How often it is there, once it is."""
+    """Wait until a log has some words, and return their number."""
     deadline = time.monotonic() + PATIENCE_S
     while not (count := log.read_bytes().count(words)):
         assert time.monotonic() < deadline

@@ -166,7 +166,7 @@ def test_status_is_for_people_and_for_programs(daemon_socket: Path) -> None:
 
 
 def leaves(figures: Any) -> int:
-    """How many numbers there are; a bucket of a histogram is one."""
+    """Return the count of numbers in a document; a bucket of a histogram is one."""
     if isinstance(figures, dict):
         return sum(map(leaves, figures.values()))
     if isinstance(figures, list):

@@ -53,13 +53,13 @@ def capture(manager: ServiceManager, number: int) -> Snapshot:
 
 
 def status(manager: ServiceManager) -> dict[str, object]:
-    """What the daemon says of itself."""
+    """Return the daemon's status."""
     with Client(manager.socket, PATIENCE_S) as client:
         return dict(client.status())
 
 
 def unobserved(snapshot: Snapshot) -> set[int]:
-    """The numbers of the tasks whose birth nobody saw; none of them tells of one."""
+    """Return the numbers of the tasks whose birth was not observed; none of them has a creator or an order."""
     assumed = [task for task in snapshot.tasks if task.birth is None or not task.birth.observed]
     assert all(task.birth is None or (task.birth.creator, task.birth.order) == (None, None) for task in assumed)
     return {snapshot.number(task.pid) for task in assumed}
@@ -332,7 +332,7 @@ def put(manager: ServiceManager, name: str, data: bytes) -> None:
 
 
 def old_memory(manager: ServiceManager) -> bytes:
-    """What a daemon left at its end."""
+    """Return the memory that a daemon has left in the store at its end."""
     descriptor = dict(manager.store)[_MEMORY]
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 

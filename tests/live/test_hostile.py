@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What root gets of a daemon while other users' processes attack it: the short form of ``make hostile``."""
+"""Service for root while other users' processes attack the daemon: the short form of ``make hostile``."""
 
 import math
 from dataclasses import replace

@@ -113,7 +113,7 @@ def somebody(*command: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def told(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What it has found."""
+    """Read the line of JSON that a process prints."""
     assert process.stdout
     return dict(json.loads(process.stdout.readline()))
 

@@ -35,7 +35,7 @@ OPTIONAL = ("pid.ino", "pid_namespace.ns_id")
 
 
 def without_births(data: bytes) -> Any:
-    """What two snapshots of a tree that holds still have in common."""
+    """Return the parts that two snapshots of an unchanged tree have in common."""
     document = json.loads(data)
     for row in document["tasks"]:
         del row["birth"]
@@ -113,7 +113,7 @@ def test_a_subreaper_that_became_one_by_a_32_bit_call_has_its_orphans(client: Cl
 
 
 def test_a_process_that_the_walk_passes_over_makes_its_snapshot_incomplete() -> None:
-    """There are machines whose init and its threads no task iterator lists; elsewhere all of its threads are there."""
+    """On some machines no task iterator lists the init and its threads; on all others it lists all of them."""
     watch = Watch(Config())
     try:
         init = watch.find(parse("1"))
@@ -130,7 +130,7 @@ def test_a_process_that_the_walk_passes_over_makes_its_snapshot_incomplete() -> 
 
 
 def test_a_container_has_the_details_of_its_processes_at_every_level(daemon_socket: Path, tmp_path: Path) -> None:
-    """Those of an inner namespace, too, which the host's /proc shows; in a file that is for its owner alone."""
+    """The host's /proc shows processes of inner namespaces, too; only its owner may read the file."""
     image = tmp_path / "tree.ckpt"
     with Tree() as tree:
         tree.run(CONTAINER + "fork 1 2; exec 2; fork 2 3 newpid; fork 3 4; thread 3 5; fork 1 6; exit 6 1")
@@ -187,7 +187,7 @@ def test_a_caller_in_a_container_names_roots_by_his_own_numbers(daemon_socket: P
 
 
 def test_a_child_of_his_is_found_by_its_number_there(daemon_socket: Path) -> None:
-    """Which on the host is another process's, if anybody's."""
+    """On the host that number belongs to another process, or to none."""
     document = from_inside("sleep 100 & {} $!", daemon_socket)
 
     assert [(row["comm"], row["pid"]) for row in document["tasks"]] == [("sleep", document["root"])]
@@ -391,7 +391,7 @@ def test_a_python_without_bcc_is_told_how_to_get_it(tmp_path: Path) -> None:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """What ckptree needs, where everybody may read it."""
+    """Copy the files that ckptree needs to a folder that all users may read."""
     site = Path(sysconfig.get_path("purelib"))
     with tempfile.TemporaryDirectory(prefix="ckptree-public-") as name:
         folder = Path(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon of root's in the foreground can still do: nothing that it is root for, whatever it executes."""
+"""Privileges of a daemon in root's foreground: it keeps none, and no program that it executes gets any."""
 
 import subprocess
 import sys

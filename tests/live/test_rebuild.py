@@ -46,7 +46,7 @@ def test_a_chain_twice_as_long_takes_about_twice_as_long() -> None:
 
 
 def test_who_holds_has_an_empty_mask_default_signals_and_no_descriptor_but_three() -> None:
-    """What the coordinator ignores or blocks is its own affair."""
+    """Tasks do not inherit the signals that the coordinator ignores or blocks."""
     writer = PlanWriter()
     root = writer.actor(1)
     writer.born(writer.born(root, 30), 31, bits=CloneBits.THREAD)
@@ -128,7 +128,7 @@ def test_namespaces_nest_and_siblings_have_the_same_numbers() -> None:
 
 
 def test_a_ghost_leaves_and_its_group_keeps_the_number() -> None:
-    """What the ghost is there for."""
+    """The member stays in the ghost's group."""
     writer = PlanWriter()
     root = writer.actor(1)
     ghost = writer.born(root, 70, role=Role.GHOST)

@@ -262,7 +262,7 @@ def test_a_missing_helper_is_told_with_the_remedy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
 def test_the_tree_begins_in_the_coordinators_session_and_the_guard_is_in_neither(*, pidns: bool) -> None:
-    """What kills that session or group leaves the guard."""
+    """A signal to that session or group does not reach the guard."""
     writer = PlanWriter(pidns=pidns)
     root = writer.actor(1 if pidns else free_number())
     with rebuilt(writer.activated().plan()) as made:

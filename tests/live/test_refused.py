@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said where the kernel takes no program: the verifier's reasons are no question of rights."""
+"""Messages about programs that the kernel refuses: a refusal by the verifier is not reported as a lack of rights."""
 
 import struct
 

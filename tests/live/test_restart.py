@@ -60,7 +60,7 @@ def test_a_scenario_comes_back_with_the_numbers_it_had_here(name: str, capture: 
 
 
 def test_with_any_numbers_all_but_those_is_as_it_was(capture: Capture) -> None:
-    """Who is whose child, in which session and group."""
+    """Parents, sessions and groups are the same."""
     snapshot = captured("double_fork_daemons", capture)
     made = again(capture, snapshot, pidns=True, any_numbers=True)
 

@@ -118,7 +118,7 @@ def test_nothing_is_left_of_dead_inits_when_their_guard_is_killed() -> None:
 
 
 def test_an_init_that_does_not_wait_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reaps the zombie before everything is compared has another tree."""
+    """The tree is another one if the zombie is reaped before the comparison."""
     monkeypatch.setattr("agent.restart.rebuild.verify._SETTLING", 0.1)
     snapshot = a_tree_with_dead_inits()
     plan = make_plan(snapshot)

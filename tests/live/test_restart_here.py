@@ -50,7 +50,7 @@ def again_here(capture: Capture, snapshot: Snapshot) -> tuple[Snapshot, dict[int
 
 
 def rows(snapshot: Snapshot, tag_of: dict[int, int]) -> dict[int, tuple[object, ...]]:
-    """What an image says of each task, by the tags of another one."""
+    """Return the fields of each task of an image, with ids as tags of another image."""
 
     def tags(one: tuple[int, ...]) -> Iterator[int]:
         return (tag_of[tag] if tag > 0 else tag for tag in one)
@@ -93,7 +93,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_container_with_its_own_numbers_is_refused_here_with_what_else_there_is(images: dict[str, Path]) -> None:
-    """There is an init already; nothing is begun."""
+    """The caller's namespace has an init already; the rebuild does not begin."""
     done = ran(images["nested"], "--no-pidns")
 
     assert done.returncode == 7
@@ -104,7 +104,7 @@ def test_a_container_with_its_own_numbers_is_refused_here_with_what_else_there_i
 def test_the_root_of_a_container_adopts_orphans_here_and_its_end_is_that_of_all(
     images: dict[str, Path], tmp_path: Path
 ) -> None:
-    """As the init that it was; what differs is told, and who is who."""
+    """The root adopts orphans as the init that it was; restart prints the differences, and the new numbers."""
     file = tmp_path / "orphan"
     orphan = f"(sleep 100 & echo $! > {file}.new; mv {file}.new {file})"
     text = f"sh -c 'test $CKPTREE_TAG = 2 && {orphan}; test $CKPTREE_TAG = 1 && trap \"exit 7\" TERM; sleep 100 & wait'"

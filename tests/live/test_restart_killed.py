@@ -43,7 +43,7 @@ def a_large_tree() -> Snapshot:
 
 
 def left_over(others: set[int]) -> set[int]:
-    """Whoever is there of it, guard or task, and of no other checkout; zombies wait for somebody else's init."""
+    """Return the pids of guards and tasks of this checkout, except for `others`; zombies are left out."""
     found = set()
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
@@ -197,7 +197,7 @@ def kill_first(coordinator: int) -> None:
 
 
 def _end_of_one_that_has_none(coordinator: int) -> None:
-    """Where there was nobody to kill yet, the coordinator goes on."""
+    """Kill the coordinator if it goes on, since there was no process to kill yet."""
     if not soon(lambda: os.waitid(os.P_PID, coordinator, os.WEXITED | os.WNOHANG | os.WNOWAIT), within=1):
         os.kill(coordinator, signal.SIGKILL)
 
@@ -239,7 +239,7 @@ def assert_it_ends(body: Callable[[], None]) -> None:
 
 
 def test_an_interrupt_that_python_drops_ends_a_restart_all_the_same(tmp_path: Path) -> None:
-    """What is raised within a callback of the garbage collector goes nowhere."""
+    """Python drops an exception that is raised within a callback of the garbage collector."""
     image = tmp_path / "tree.ckpt"
     image.write_bytes(registry.image(a_large_tree(), "ckpt"))
     release = Rebuild.release
@@ -407,7 +407,7 @@ def test_a_restart_whose_guard_is_killed_says_that_the_tree_is_gone_when_it_is(i
 
 @pytest.mark.parametrize("both", [True, False], ids=["guard and restart", "guard"])
 def test_nothing_is_left_of_a_root_that_has_changed_its_ids(*, both: bool, image: Path) -> None:
-    """Where restart is killed as well, it is for the watcher."""
+    """If restart is killed as well, the watcher ends the tree."""
     with running(image, *OTHER_IDS) as (process, ready):
         guard = guards(process.pid)[0]
         root = root_of(guard)

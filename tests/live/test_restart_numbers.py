@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever gets the number of a tree's process at the wrong moment is not killed for it."""
+"""Numbers that change hands: a process that gets the number of a tree's process at the wrong moment is not killed."""
 
 import ctypes
 import os

@@ -20,13 +20,13 @@ _KILL, _ADMIN = 1 << 5, 1 << 21
 
 
 def rights(pid: int | str) -> dict[str, int]:
-    """What the kernel says."""
+    """Return capabilities and no_new_privs of a process, from /proc/PID/status."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {name: int(lines[name], 16) for name in (*_SETS, "NoNewPrivs")}
 
 
 def image(folder: Path, snapshot: Snapshot) -> Path:
-    """A file of it."""
+    """Write a snapshot to a file, and return its path."""
     path = folder / "tree.json"
     path.write_bytes(registry.image(snapshot, "json"))
     return path
@@ -68,7 +68,7 @@ def test_a_restorer_that_attaches_may_need_the_callers_rights(tmp_path: Path) ->
 
 
 def told(snapshot: Snapshot, folder: Path, *options: str) -> dict[str, int]:
-    """What a command in the place of the root has."""
+    """Return the rights of a command that runs in the place of the root."""
     path = folder / "rights"
     run = ran(image(folder, snapshot), "--run", f"cp /proc/self/status {path}", *options)
     assert run.returncode == 0, run.stderr

@@ -48,12 +48,12 @@ REBUILT = 0.98
 
 
 def allowed(births: str) -> set[str]:
-    """What a random tree may be refused for."""
+    """Return the rules by which a random tree may be refused."""
     return NAMED if births == "observed" else NAMED | UNEXPLAINED
 
 
 def unobserved(snapshot: Snapshot) -> Snapshot:
-    """The same, as one who came too late has it."""
+    """Return the same snapshot without births, as a daemon that starts late takes it."""
     return replace(snapshot, tasks=tuple(task._replace(birth=None) for task in snapshot.tasks), ancestors=())
 
 

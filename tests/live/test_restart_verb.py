@@ -83,7 +83,7 @@ def test_a_signal_is_forwarded_and_its_death_told(image: Path) -> None:
 
 
 def test_a_second_sigterm_kills(image: Path) -> None:
-    """Whom the first one did not impress."""
+    """The root ignores the first one."""
     text = "sh -c 'trap \"\" TERM; while :; do sleep 0.05; done'"
     with running(image, "--run", text) as (process, ready):
         assert soon(lambda: Path(f"/proc/{ready['root']}/comm").read_text() == "sh\n")
@@ -98,7 +98,7 @@ def test_a_second_sigterm_kills(image: Path) -> None:
 
 
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
-    """Then 125: nobody could tell them from the command's. What cannot be meant is 2 in any case."""
+    """Then the code is 125, which differs from the command's codes. Wrong options always give 2."""
     bad = tmp_path / "bad"
     bad.write_bytes(b"no image")
 
@@ -129,7 +129,7 @@ def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: P
 
 
 def test_a_guard_removes_its_pid_file_and_no_other_ones(image: Path, tmp_path: Path) -> None:
-    """When the root has ended by itself, too; through a link, with what it points to; not if another pid is in it."""
+    """It does so too if the root ends by itself. It removes a link's target, but no file with another pid."""
     own, link, changed = (tmp_path / name for name in ("own", "link", "changed"))
     link.symlink_to(own)
     for file in (link, changed):
@@ -160,8 +160,7 @@ def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: 
 
 
 def test_a_pid_file_is_no_device_and_belongs_to_one_tree(image: Path, tmp_path: Path) -> None:
-    """What is not a file stays what it is; a second tree does not take the first one's; nothing is built for
-    nothing."""
+    """A device stays one. A second tree does not take the file of the first. No tree is built that must end at once."""
     device = tmp_path / "full"
     os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
     refused = ran(image, "--detach", "--pidfile", device)

@@ -34,7 +34,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> None:
 
 
 def saved(folder: Path, pids: list[int], numbers: list[int]) -> list[int]:
-    """What each has counted so far, by its own word."""
+    """Ask each process to save its count, and return the counts."""
     for number in numbers:
         (folder / str(number)).unlink(missing_ok=True)
     for pid in pids:

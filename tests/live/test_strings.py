@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program was started with, as a daemon saw it: compared with what its process shows now, or given back."""
+"""Arguments and environment as a daemon saw them at exec, compared with those that the process shows now."""
 
 import json
 import os
@@ -35,7 +35,7 @@ int main(int argc, char **argv)
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That program."""
+    """Compile the program that rewrites its arguments."""
     folder = tmp_path_factory.mktemp("rewrite")
     (folder / "rewrite.c").write_text(REWRITE)
     subprocess.run(["gcc", "-w", "-o", folder / "rewrite", folder / "rewrite.c"], check=True)

@@ -32,7 +32,7 @@ ENTER = "echo $$ > {}/cgroup.procs && {}"
 
 @contextmanager
 def a_cgroup(hierarchy: Hierarchy, name: str) -> Iterator[Path]:
-    """A new one; and those above it that were not there. Whoever is in it is to be gone when it ends."""
+    """Make a cgroup and the missing ones above it; its processes must be gone at the end."""
     folder = hierarchy.mount / name
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True)
@@ -74,7 +74,7 @@ def running(folder: Path, script: str) -> Iterator[int]:
 
 
 def snapshot(root: str, *options: str | Path) -> Ran:
-    """What the command line says of it."""
+    """Take a snapshot of a root by the command line."""
     return ckptree("snapshot", root, "--no-plan", "-f", "json", *options)
 
 

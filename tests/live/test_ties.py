@@ -180,7 +180,7 @@ def test_who_owns_nothing_is_not_noted(watch: Watch, place: int) -> None:
 def test_a_kernel_that_does_not_tell_makes_a_snapshot_that_says_so(
     without: tuple[str, ...], fields: tuple[str, ...]
 ) -> None:
-    """What nobody looked at is null, and named nowhere; all else is as it is."""
+    """A field that the kernel does not tell is null, and not named; all other fields have their values."""
     watch = Watch(Config(), without)
     try:
         with Tree() as tree:
@@ -233,7 +233,7 @@ _NAMES = 12  # that tests/live/sharer.c tells
 
 @pytest.fixture(scope="module")
 def sharer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict[int, str]]]:
-    """Who shares what: the root's pid, and a name by tid."""
+    """Start a program whose threads share tables; yield the pid of its root, and a name by tid."""
     program = tmp_path_factory.mktemp("sharer") / "sharer"
     source = Path(__file__).parent / "sharer.c"
     subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", program, source], check=True)

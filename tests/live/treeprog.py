@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives treeprog.c: makes process trees step by step, and tells the oracle what the kernel let pass.
+"""The driver of treeprog.c: it makes process trees step by step, and tells the oracle of each call that succeeded.
 
-A node is a task, named by a small number of the script's choosing; node 0 is there from the start, outside of every
-tree that a script makes, and adopts its orphans. After each step the driver waits until /proc shows for every task that
-the step ended, stopped or continued what the oracle says: a step that returns has happened.
+A node is a task, named by a small number that the script chooses. Node 0 exists from the start, outside of every tree
+that a script makes, and adopts its orphans. After each step the driver waits until /proc shows the predicted state of
+every task that the step ended, stopped or continued: a step that returns has happened.
 
 Scripts are text, one system call a line or between semicolons::
 
@@ -52,12 +52,12 @@ class Tree:
     """A process tree under a script's control, and the oracle that goes with it.
 
     Attributes:
-        oracle: what must be.
+        oracle: the predicted state.
         log: the steps so far, each with its outcome; a failing test prints it.
     """
 
     def __init__(self, nodes: int = 1024, *, strict: bool = True) -> None:
-        """`strict`: a system call that fails is an error; else it is logged and has no effect."""
+        """Make node 0. With `strict`, a system call that fails is an error; else it is logged and has no effect."""
         self._strict = strict
         self._changed: list[Task] = []
         self.oracle = Oracle(self._changed.append)
@@ -87,22 +87,22 @@ class Tree:
             self.hangup(node)
 
     def task(self, node: int) -> Task:
-        """The task that serves `node`, or did."""
+        """Return the task that serves a node, or did."""
         try:
             return self.oracle.tasks[node]
         except KeyError:
             raise TreeError(f"node {node} was never born") from None
 
     def number(self, node: int) -> int:
-        """Its number in the initial namespace."""
+        """Return the number of a node in the initial namespace."""
         return self.task(node).pid.numbers[0]
 
     def can_act(self, task: Task) -> bool:
-        """Whether it can carry out an order now."""
+        """Return True if a task can carry out an order now."""
         return task.life is Life.ALIVE and not task.process.stopped and task.blocked_by is None
 
     def view(self) -> KernelView:
-        """What the kernel says of every task below the keeper."""
+        """Return the kernel's view of every task below the keeper."""
         return kernel_view(self)
 
     def run(self, script: str) -> None:
@@ -115,7 +115,7 @@ class Tree:
                 method(*(int(word) if word.lstrip("-").isdigit() else word for word in rest))
 
     def fork(self, parent: int, child: int, *words: str, set_tid: Sequence[int] = ()) -> Result:
-        """clone3() of a process.
+        """Make a process by clone3().
 
         Args:
             parent: the creating thread.
@@ -137,23 +137,23 @@ class Tree:
         return self._clone(text, parent, child, flags, set_tid, exit_signal)
 
     def thread(self, parent: int, child: int) -> Result:
-        """clone3() of a thread."""
+        """Make a thread by clone3()."""
         return self._clone(f"thread {parent} {child}", parent, child, frozenset({THREAD}), ())
 
     def setsid(self, node: int) -> Result:
-        """setsid()."""
+        """Call setsid()."""
         result = self._call(f"setsid {node}", node, "setsid")
         if not result.errno:
             self.oracle.setsid(self.task(node))
         return self._settled(result)
 
     def setpgid(self, node: int, target: int, group: int) -> Result:
-        """setpgid(target, group), called by `node`, with the numbers that it sees them by."""
+        """Call setpgid(target, group) by `node`, with their numbers in its namespace."""
         caller, moved, pid = self.task(node), self.task(target), self.task(group).pid
         if moved.life is Life.GONE or self.oracle.could_never_end(moved, pid):
             raise TreeError(f"setpgid {node} {target} {group}: the target is gone, or could never end in that group")
         numbers = [each.number_in(caller.pid.namespace) for each in (moved.pid, pid)]
-        if 0 in numbers:  # not to be seen from there; 0 itself would mean the caller
+        if 0 in numbers:  # one has no number there; 0 itself would mean the caller
             numbers = [-1, -1]
         result = self._call(f"setpgid {node} {target} {group}", node, "setpgid", *numbers)
         if not result.errno:
@@ -163,7 +163,7 @@ class Tree:
         return self._settled(result)
 
     def subreaper(self, node: int, value: int = 1) -> Result:
-        """prctl(PR_SET_CHILD_SUBREAPER, value)."""
+        """Call prctl(PR_SET_CHILD_SUBREAPER, value)."""
         result = self._call(f"subreaper {node} {value}", node, "prctl", _PR_SET_CHILD_SUBREAPER, value)
         if not result.errno:
             self.oracle.subreaper(self.task(node), value)
@@ -178,23 +178,23 @@ class Tree:
         return self._settled(result)
 
     def exit(self, node: int, code: int = 0) -> Result:
-        """exit_group(): the whole process."""
+        """Call exit_group(), which ends the whole process."""
         self._call(f"exit {node} {code}", node, "exit_group", code, returns=False)
         self.oracle.end(self.task(node).process, code << 8)
         return self._settled(self._mailbox[node].outcome())
 
     def leave(self, node: int, code: int = 0) -> Result:
-        """exit() of this thread alone."""
+        """Call exit(), which ends this thread alone."""
         self._call(f"leave {node} {code}", node, "exit", code, returns=False)
         self.oracle.leave(self.task(node), code)
         return self._settled(self._mailbox[node].outcome())
 
     def kill(self, target: int, name: str = "SIGKILL", by: int = KEEPER) -> Result:
-        """Send a signal to a process: from outside, or by a node. SIGSTOP, SIGCONT, or one that ends it."""
+        """Send SIGSTOP, SIGCONT, or a deadly signal to a process: from outside, or by a node."""
         number, process = signal.Signals[name], self.task(target).process
         sender = self.task(by)
         if self.task(target).life is Life.GONE:
-            raise TreeError(f"kill {target}: its number may be another's by now")
+            raise TreeError(f"kill {target}: another task may have its number by now")
         forced = process.leader.pid.namespace not in sender.pid.namespaces
         acts = not process.unkillable or (forced and number in (signal.SIGKILL, signal.SIGSTOP))
         if process.alive() is None or (process.stopped and number not in (signal.SIGKILL, signal.SIGCONT)):
@@ -217,7 +217,7 @@ class Tree:
         return self._settled(result)
 
     def wait(self, node: int, target: int, how: str = "wait4") -> Result:
-        """Reap a zombie, by ``wait4`` or ``waitid``; 0 where there is nothing to reap yet."""
+        """Reap a zombie, by ``wait4`` or ``waitid``; the value is 0 if there is none to reap yet."""
         caller, process = self.task(node), self.task(target).process
         pid = process.leader.pid.number_in(caller.pid.namespace) or _NOBODY
         self._mailbox.write(node, bytes(32))
@@ -240,7 +240,7 @@ class Tree:
         return self._settled(result)
 
     def exec(self, node: int) -> Result:
-        """execve() of the interpreter again: the node's thread survives, with the leader's number."""
+        """Call execve() of the interpreter again: the node's thread survives, with the leader's number."""
         text = f"exec {node}"
         result = self._checked(text, self._post(text, node, EXEC))
         if not result.errno:
@@ -248,14 +248,14 @@ class Tree:
         return self._settled(result)
 
     def unshare(self, node: int) -> Result:
-        """unshare(CLONE_NEWPID)."""
+        """Call unshare(CLONE_NEWPID)."""
         result = self._call(f"unshare {node}", node, "unshare", _BITS[NEWPID])
         if not result.errno:
             self.oracle.unshare(self.task(node))
         return self._settled(result)
 
     def setns(self, node: int, target: int) -> Result:
-        """setns(CLONE_NEWPID) to the namespace that `target` lives in."""
+        """Call setns(CLONE_NEWPID) to the namespace that `target` lives in."""
         path = f"/proc/{self.number(target)}/ns/pid".encode()
         self._mailbox.write(node, path + b"\0")
         fd = self._call(f"openat {node}", node, "openat", _AT_FDCWD, SCRATCH, os.O_RDONLY | os.O_CLOEXEC)
@@ -279,7 +279,7 @@ class Tree:
         return result
 
     def foreground(self, node: int, group: int) -> Result:
-        """tcsetpgrp() by the node that opened the terminal."""
+        """Call tcsetpgrp() by the node that opened the terminal."""
         number = self.task(group).pid.number_in(self.task(node).pid.namespace)
         self._mailbox.write(node, struct.pack("i", number))
         return self._call(f"foreground {node} {group}", node, "ioctl", self._terminals[node], TIOCSPGRP, SCRATCH)
@@ -289,7 +289,7 @@ class Tree:
         os.close(self._masters.pop(node))
 
     def ignore(self, node: int, name: str) -> Result:
-        """Ignore a signal, SIGCHLD excepted; who is born later ignores it, too."""
+        """Ignore a signal other than SIGCHLD; later children ignore it, too."""
         self._mailbox.write(node, struct.pack("4Q", 1, 0, 0, 0))
         self.task(node).process.ignored.add(int(signal.Signals[name]))
         return self._call(f"ignore {node} {name}", node, "rt_sigaction", signal.Signals[name], SCRATCH, 0, 8)
@@ -306,24 +306,24 @@ class Tree:
         return self._call(f"own {node} {kind} {target}", node, "fcntl", fd, _F_SETOWN_EX, SCRATCH)
 
     def owners(self, node: int) -> dict[int, tuple[str, int]]:
-        """Ask the kernel (F_GETOWN_EX) who owns each of the node's files, as the node counts; by descriptor."""
+        """Ask the kernel (F_GETOWN_EX) for the owners of a node's files, by descriptor, in the node's namespace."""
         found = {}
         for name in os.listdir(f"/proc/{self.number(node)}/fd") if self._owned else ():
             if not self._call("", node, "fcntl", int(name), _F_GETOWN_EX, SCRATCH).errno:
                 kind, number = self._mailbox.read(node, "ii")
-                # Without an owner it answers with a thread's number 0, and so it does where that cannot be seen from here.
+                # The kernel answers with a thread's number 0 without an owner, and for one without a number here.
                 if number or kind:
                     found[int(name)] = (_OWNER_TYPES[kind], number)
         return found
 
     def is_child_of_thread(self, node: int, child: Pid) -> bool:
-        """Ask the kernel whether this very thread is the parent: waitid(__WNOTHREAD) that leaves the child alone."""
+        """Ask the kernel whether this thread is a child's parent, by waitid() with __WNOTHREAD and WNOWAIT."""
         seen = child.number_in(self.task(node).pid.namespace)
         options = _WNOHANG | _WNOWAIT | _WNOTHREAD | _WALL | _WEXITED
         return bool(seen) and not self._call("", node, "waitid", _P_PID, seen, 0, options, 0).errno
 
     def is_subreaper(self, node: int) -> bool:
-        """Ask the kernel."""
+        """Ask the kernel for the subreaper flag of a node."""
         self._call("", node, "prctl", _PR_GET_CHILD_SUBREAPER, SCRATCH)
         return bool(self._mailbox.read(node, "i")[0])
 
@@ -378,7 +378,7 @@ class Tree:
         returns: bool = True,
         or_ready: int | None = None,
     ) -> Result:
-        """Give an order and wait for its answer; with `or_ready`, at most until that node is there."""
+        """Give an order and wait for its answer; with `or_ready`, at most until that node is ready."""
         task = self.task(node)
         if not self.can_act(task):
             raise TreeError(f"{text}: node {node} is {task.life}, stopped or blocked")
@@ -393,13 +393,13 @@ class Tree:
         return result
 
     def _checked(self, text: str, result: Result) -> Result:
-        """An order without a text is a question, and an error is an answer."""
+        """Raise TreeError for a failed order of a strict script; an order without text is a question and may fail."""
         if result.errno and text and self._strict:
             raise TreeError(f"{text}: {os.strerror(result.errno)}")
         return result
 
     def _settled(self, result: Result) -> Result:
-        """Wait until /proc shows of every task that changed what the oracle says of it."""
+        """Wait until /proc shows the predicted state of every task that has changed."""
         deadline = time.monotonic() + TIMEOUT_S
         while self._changed:
             task = self._changed[-1]
