@@ -11,13 +11,13 @@ from hypothesis import settings
 from agent.cli import confinement
 from tests.support.builders import patient
 
-# A shell starts a job in the background with SIGINT ignored, and so would every process that a test starts, and interrupts.
+# A shell starts a background job with SIGINT ignored; the processes of a test would inherit that and not be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.pop("CKPTREE_SOCKET", None)
 
-# How long an example takes, or its making, says something of the machine, and nothing of the code.
+# The duration of an example depends on the machine and not on the code.
 settings.register_profile("ckptree", patient)
 settings.load_profile("ckptree")
 

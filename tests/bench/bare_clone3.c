@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The least that making children with chosen numbers can cost: in a new pid namespace its init makes N of them with
+ * The lower bound for the cost of children with chosen numbers: in a new pid namespace its init makes N of them with
  * clone3() and set_tid, one after the other. Prints nanoseconds from the first clone3() until the last one has returned.
  */
 #define _GNU_SOURCE
@@ -57,5 +57,5 @@ int main(int argc, char **argv)
 	}
 	printf("%llu\n", (unsigned long long)(now() - begun));
 	fflush(stdout);
-	_exit(0);	/* and with it all of them */
+	_exit(0);	/* all children die with the init */
 }

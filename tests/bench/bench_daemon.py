@@ -42,7 +42,7 @@ def idle(seconds: float) -> Figures:
     with Watcher() as watcher:
         pid = watcher.client.status()["pid"]
         records = watcher.client.metrics()["records"]
-        time.sleep(3)  # its waits grow
+        time.sleep(3)  # the waits of the loop grow
         cpu, switches, begun = watcher.cpu_s(), _switches(pid), time.monotonic()
         time.sleep(seconds)
         took = time.monotonic() - begun

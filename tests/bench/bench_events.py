@@ -22,7 +22,7 @@ from tests.support.kernelsim import Kernel
 from tests.support.simwatch import ROOT, Scene
 
 _DEPTH = 3
-_AT_ONCE = 500  # records from one look into the ring to the next
+_AT_ONCE = 500  # records between two reads of the ring
 
 NOBODY: Final = "nobody listens"
 CASES: Final = (NOBODY, "of a tree that is not followed", "of a followed tree", "everybody is followed")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a call costs, to be run with and without the hooks attached: bench_hooks LOOP CALLS prints ns per call.
+ * The cost of a call, measured with and without the hooks: bench_hooks LOOP CALLS prints ns per call.
  * LOOP: fork (fork, exit, wait), vfork (vfork, exit, wait), exec (vfork, exec, exit, wait), thread (create, join), setpgid,
  * getppid.
  */
@@ -68,7 +68,7 @@ static void once_getppid(void)
 	syscall(SYS_getppid);
 }
 
-/* The last CPU: moving about costs more than what is measured. */
+/* The last CPU: a migration costs more than the measured calls. */
 static void stay(void)
 {
 	int cpu = sysconf(_SC_NPROCESSORS_ONLN) - 1;

@@ -24,7 +24,7 @@ CALLS = {"fork": 1500, "vfork": 4000, "exec": 400, "thread": 4000, "setpgid": 10
 """Calls per loop: a fifth of a second or so, short against the drift."""
 
 _share = 1.0  # of these
-_STATISTICS_RING = 1 << 24  # nobody reads it while a loop runs
+_STATISTICS_RING = 1 << 24  # the ring has no reader while a loop runs
 
 OPTIONAL = tuple(feature.name for feature in FEATURES if not feature.required)
 KINDS = {
@@ -73,7 +73,7 @@ def run_programs() -> dict[str, float]:
     """Return the kernel's own figure for each program, in ns for a run, while the loops run: medians of frequent
     programs.
     """
-    from agent.capture.probes import Probes  # not before the loops above are done
+    from agent.capture.probes import Probes  # only after the loops above
 
     switch = Path("/proc/sys/kernel/bpf_stats_enabled")
     before = switch.read_text()

@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         iterator = BareIterator()
         stack.callback(iterator.close)
         watcher = stack.enter_context(Watcher())
-        gc.disable()  # it would run within the measurements
+        gc.disable()  # the collector would run within the measurements
         for tasks in options.tasks:
             print(f"bench_snapshot: {tasks} tasks", file=sys.stderr, flush=True)
             figures[f"{tasks} tasks"] = measure(tasks, options.rounds, watcher, iterator, directory)

@@ -98,7 +98,7 @@ def measure(tasks: int, turns: int) -> dict[str, float]:
     sizes: list[int] = []
     tree = IdleTree(tasks, threads=_THREADS) if tasks else nullcontext()
     with tree, tempfile.TemporaryDirectory() as folder, Measured(Path(folder)) as manager:
-        loaded(manager)  # so that the bytecode is there
+        loaded(manager)  # so that the store has the bytecode
         for _ in range(turns):
             for way, start in WAYS.items():
                 took[way].append(start(manager))

@@ -143,7 +143,7 @@ def _by_iterator(task: Facts, parent: int | None, row: dict[str, object]) -> Ite
         row["parent thread"] if parent else None,
     )
     for name, numbers in (("group", task.pgids), ("session", task.sids)):
-        if numbers is not None and row[name] is not None:  # its leader may be dead, and then no row names it
+        if numbers is not None and row[name] is not None:  # the leader may be dead, and then no row names the task
             yield name, numbers[0], row[name]
     yield "exited", task.exit_code is not None, row["exited"]
     yield "stopped", task.state is TaskState.STOPPED, row["stopped"]

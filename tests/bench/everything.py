@@ -22,7 +22,7 @@ from tests.support.dying import die_with_parent
 
 Figures = dict[str, Any]
 
-# What is run, and how: modules beside this one. In its default form all of it ends within ten minutes.
+# The measurements: modules beside this one, with their options. The default form ends within ten minutes.
 RUNS: dict[str, tuple[str, ...]] = {
     "bench_snapshot": ("--rounds", "16"),
     "bench_hooks": ("--pairs", "15"),
@@ -52,7 +52,7 @@ def run(name: str, options: Sequence[str]) -> Figures:
         try:
             out, _ = ran.communicate()
         except BaseException:
-            ran.terminate()  # and wait for its end, within which it ends what it has begun
+            ran.terminate()  # and wait for its end, in which the measurement ends its processes
             raise
     if ran.returncode:
         sys.exit(ran.returncode)

@@ -25,7 +25,7 @@ from tests.bench.watcher import Watcher
 
 _SMALL_RING = 1 << 16
 _PATIENCE_S = 20.0
-_OF_LOG = 4000  # characters of what the daemon has said last, where it went away
+_OF_LOG = 4000  # last characters of the daemon's log, if the daemon has ended
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ class Follower:
                 if time.monotonic() > end:
                     self._out.wrong.append(f"events up to {self._events.next} for {_PATIENCE_S:g} s, asked for {order}")
                     break
-            elif event.order < order or event.kind == "dropped":  # what is missing came before it
+            elif event.order < order or event.kind == "dropped":  # the missing event came before it
                 self._apply(event)
             else:
                 held.append(event)

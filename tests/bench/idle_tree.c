@@ -2,7 +2,7 @@
 /*
  * A quiet tree: idle_tree TASKS [BREADTH [THREADS]]. TASKS tasks in all, the root and threads included; each process
  * has THREADS threads besides its first and at most BREADTH children (0: all are the root's). Says "ready PID" once
- * everything stands; SIGTERM, or the end of who started it, takes it down.
+ * all tasks run; SIGTERM, or the end of the caller, ends it.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -17,7 +17,7 @@
 
 static _Atomic int *standing; /* processes and threads */
 static pid_t *pids;	      /* by process, in breadth-first order */
-static _Atomic int *failed;  /* somebody could not be made: no numbers or no memory are left */
+static _Atomic int *failed;  /* a task could not be made: no numbers or no memory are left */
 static int processes, breadth, threads;
 static volatile sig_atomic_t told;
 
@@ -96,7 +96,7 @@ int main(int argc, char **argv)
 	sigprocmask(SIG_BLOCK, &term, &before);
 	while (!told)
 		sigsuspend(&before);
-	/* All are ours to reap, now or once their parent is gone: until then no number can be another's. */
+	/* This process reaps all, now or after their parent's end: until then no number can be another task's. */
 	for (n = all - 1; n > 0; n--)
 		if (pids[n] > 0)
 			kill(pids[n], SIGKILL);

@@ -62,12 +62,12 @@ class BareIterator:
 
 
 def _hand_over(fd: int) -> None:
-    from agent.capture.probes import Probes  # the helper alone needs it
+    from agent.capture.probes import Probes  # only the helper needs it
 
     probes = Probes(1 << 20)
     with socket.socket(fileno=fd) as peer:
         socket.send_fds(peer, [b"link"], [probes._descriptors["iterator"]])
-    probes.close()  # every hook is detached again: only the iterator is left
+    probes.close()  # detaches every hook: only the iterator is left
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ class Judge:
             if life.death_lo > lo:
                 allowed = [(life.death_lo, ALWAYS), (life.exec_lo, life.exec_hi)]
                 yield from _not_in(allowed, row.tid, "zombie")
-        elif life.zombie_hi < min(hi, life.gone_hi):  # else `gone by` says it better
+        elif life.zombie_hi < min(hi, life.gone_hi):  # else `gone by` is the better finding
             yield Finding(life.zombie_hi, ALWAYS + 1, row.tid, "alive, a zombie by")
 
     def _is_another(self, row: Row, life: Life, *, closed: bool) -> bool:

@@ -35,8 +35,8 @@ from tests.bench.watcher import Watcher, rows_of
 
 _RING = 1 << 18
 _SMALL_RING = 1 << 16
-_AWAY_S = 0.4  # stopped, or without a CPU: several times what fills the ring
-_AT_THE_EDGE_NS = 20_000_000  # while a ring fills up, and while it is being emptied, some records find room, others not
+_AWAY_S = 0.4  # stopped, or without a CPU: several times as long as the ring takes to fill
+_AT_THE_EDGE_NS = 20_000_000  # while the ring fills, and while it is read, some records have room and others do not
 _TREE = 50
 _PRIORITY = 10
 
@@ -202,7 +202,7 @@ def suffer(way: Way, settings: str, seconds: float, *, before: Sequence[str] = (
         out.wrong += report.differences
     iterator.close()
     judge = Judge(storm.log)
-    lossy: list[tuple[int, int]] = []  # between two snapshots of which the later one knows of more numbers lost
+    lossy: list[tuple[int, int]] = []  # between two snapshots of which the later one counts more lost numbers
     lost, since = 0, 0
     for one in taken:
         out.snapshots += 1

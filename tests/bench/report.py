@@ -117,7 +117,7 @@ def lines(title: str, curves: Mapping[str, Mapping[float, float]], axes: tuple[s
         )
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in points]
         end = points[-1][1] + 4
-        end = max([end, *(other + 15 for other in taken[-1:])])  # names come from above: none on top of another
+        end = max([end, *(other + 15 for other in taken[-1:])])  # from the top down, so that no name covers another
         taken.append(end)
         parts.append(_text(points[-1][0] + 8, end, name, colour=colour))
     return _svg(bottom + 52, title, parts)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The rivals that deserve C: a scan of /proc, every thread's stat and status, and the bare read of a BPF task iterator.
- * Both time themselves, CLOCK_BOOTTIME in ns, so that what Python does with the rows afterwards is not counted.
+ * The rivals in C: a scan of /proc, every thread's stat and status, and the bare read of a BPF task iterator.
+ * Both measure their own time, CLOCK_BOOTTIME in ns, so that Python's work on the rows does not count.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -21,13 +21,13 @@ struct row {
 	int32_t tid, tgid, ppid, sid, pgid;
 	int32_t state;
 	int32_t depth;	/* numbers that the task has in pid namespaces */
-	int32_t number; /* the one at the level that was asked for; 0: it has none there */
+	int32_t number; /* the one at the requested level; 0: none */
 };
 
 struct rows {
 	uint64_t begun_ns, ended_ns;
 	uint64_t count, room;
-	uint64_t level; /* asked for: 0 is the reader's own */
+	uint64_t level; /* requested: 0 is the reader's own */
 	struct row *row;
 };
 
@@ -55,7 +55,7 @@ static ssize_t slurp(int dir, const char *path, char *text, size_t room)
 
 static int parse_stat(const char *text, struct row *r)
 {
-	const char *p = strrchr(text, ')'); /* the last one: comm may hold any */
+	const char *p = strrchr(text, ')'); /* the last one: comm may contain others */
 	char *end;
 	int field;
 

@@ -29,8 +29,8 @@ from tests.bench.watcher import Watcher
 
 _SNAPSHOT_S = 0.1
 _COMPARE_EVERY = 20  # snapshots
-_STORM_S = 15.0  # then the log is judged, and another storm begins
-_PROC_SHARE = 4  # of the processes, one in so many is read in /proc at each comparison
+_STORM_S = 15.0  # then the judge reads the log, and the next storm begins
+_PROC_SHARE = 4  # one process in this many is read in /proc at each comparison
 _WARM = 0.4  # share of the run after which memory should not grow any more
 _MAY_GROW = 512 << 10  # bytes of resident memory that are noise
 

@@ -69,7 +69,7 @@ static void take_down(void)
 	book->stop_ns = now();
 	for (i = 0; i < n; i++)
 		if ((lives[i].kind == KIND_IDLE || lives[i].kind == KIND_HOLDER) && lives[i].tid)
-			kill(lives[i].tid, SIGKILL); /* ours until we reap them below: the number cannot be another's */
+			kill(lives[i].tid, SIGKILL); /* not reaped before the loop below: the number cannot be another task's */
 	while (adopt(&one) >= 0)
 		if (now() > patience) {
 			for (i = 0; i < n; i++)
@@ -121,7 +121,7 @@ static void pass_on(int sig)
 	kill(inner_root, sig);
 }
 
-/* Go on as the init of a namespace with few numbers; who was called waits for that one's end. Linux 6.14 or later. */
+/* Continue as the init of a namespace with few numbers; the first process waits for its end. Linux 6.14 or later. */
 static int enter_namespace(long pid_max)
 {
 	char text[24];

@@ -43,7 +43,7 @@ class Storm:
         self.log = StormLog((), 0)
 
     def __enter__(self) -> Self:
-        program = compiled("storm", "-static")  # an exec of it should be cheap
+        program = compiled("storm", "-static")  # so that its exec is cheap
         command = [str(program), str(self._path), *self._options]
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=die_with_parent

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The storm's own log: what every task really did, and when.
+ * The storm's own log: the true acts of every task, with their times.
  *
- * A file, mapped shared by all tasks of the storm: one struct log, then `capacity` lives. Who creates a task takes the
+ * A file, mapped shared by all tasks of the storm: one struct log, then `capacity` lives. The creator of a task takes the
  * next life, without a lock, before it calls clone(); creator, task and reaper write their own stamps into it, each
  * stamp by one writer only. So a life is usable whichever of them dies first. Stamps are CLOCK_BOOTTIME in ns, the
- * clock the kernel stamps a task's start with; 0 means that it never happened, or that nobody lived to tell.
+ * clock of a task's start in the kernel; 0 means that the event never happened, or that no task lived to log it.
  *
  * A stamp never claims more than its writer knew: *_lo is read before the call, *_hi after it returned.
  *
@@ -32,7 +32,7 @@ enum kind {
 	KIND_AUTOREAP, /* its creator ignores SIGCHLD */
 	KIND_KILLED,   /* ends by SIGKILL */
 	KIND_INIT,     /* of a pid namespace of its own; waited for by its creator, outside */
-	KIND_INNER,    /* in there, a child of that init; waited for, or taken along when the init ends */
+	KIND_INNER,    /* a child of that init; waited for, or killed at the end of the init */
 	KIND_COUNT
 };
 
@@ -40,10 +40,10 @@ struct life {
 	uint64_t birth_lo;     /* creator, before clone() */
 	uint64_t birth_child;  /* first thing the task does */
 	uint64_t birth_parent; /* creator, after clone() */
-	uint64_t death_lo;     /* the task before it exits, or its killer before it kills */
+	uint64_t death_lo;     /* the task before its exit, or its killer before the kill */
 	uint64_t zombie_hi;    /* reaper, after waitid(WNOWAIT): it is a zombie by now */
 	uint64_t reap_lo;      /* reaper, before the wait that took it away */
-	uint64_t gone_hi;      /* reaper after that wait; for one that nobody waits for: when kill() finds it no more */
+	uint64_t gone_hi;      /* reaper after that wait; without a wait: when kill() fails with ESRCH */
 	uint64_t setsid_lo;
 	uint64_t setsid_hi;
 	uint64_t setpgid_lo; /* by the task itself */
@@ -70,9 +70,9 @@ struct log {
 	uint32_t lives_offset;
 	uint32_t capacity;
 	uint32_t taken;	     /* lives handed out; may overshoot capacity */
-	uint64_t stop_ns;    /* when the end began; from here on lives are not complete. 0: it has not */
-	uint32_t idle_ready; /* idle tasks that stand */
-	uint32_t workers;    /* workers still at it */
+	uint64_t stop_ns;    /* begin of the end; from here on lives are not complete. 0: not yet */
+	uint32_t idle_ready; /* idle tasks that run */
+	uint32_t workers;    /* workers that still run */
 	uint32_t unmatched;  /* reaped by the root without a life */
 	uint32_t adopted;    /* reaped by the root */
 	uint32_t counts[KIND_COUNT];

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The scenes of the storm: short-lived trees, each of a kind that a scan may see half of. */
+/* The scenes of the storm: short-lived trees, each of a kind of which a scan may see only a part. */
 #ifndef STORM_SCENES_H
 #define STORM_SCENES_H
 
 #include "storm_tasks.h"
 
-#define ZOMBIES 24 /* left lying by one worker */
+#define ZOMBIES 24 /* that one worker does not reap */
 
 static void scene_fork(void)
 {
@@ -164,7 +164,7 @@ static void scene_orphans(void)
 		reap(i, pid);
 }
 
-/* Orphans that find a subreaper nearer than the root, and lose that too where it leaves first. */
+/* Orphans with a subreaper nearer than the root; they lose it too if it exits first. */
 static void scene_subreaper(void)
 {
 	uint32_t i, middle, k;
@@ -196,7 +196,7 @@ static void scene_subreaper(void)
 		reap(i, pid);
 }
 
-/* A pid namespace whose init leaves some of its own behind, dead or alive: they end with it. `deep`: one more within. */
+/* A pid namespace whose init has children at its end, dead or alive: they end with it. `deep`: one more within. */
 static void scene_namespace(int deep)
 {
 	uint32_t i, k[3];
@@ -242,7 +242,7 @@ static void scene_autoreap(void)
 			}
 		}
 		for (n = 0; n < 3; n++)
-			if (child[n] > 0) /* wait() would say ECHILD a moment before they are gone */
+			if (child[n] > 0) /* wait() would return ECHILD a moment before they are gone */
 				watch_go(k[n], child[n], child[n]);
 		leave();
 	}
@@ -319,12 +319,12 @@ static void scene_zombie(int clear)
 
 static void scene(void)
 {
-	/* out of 32; cheap ones often, as the rate is what tears a scan */
+	/* out of 32; cheap ones often, because the rate tears a scan */
 	static void (*const rest[])(void) = { scene_group,    scene_exec,     scene_session, scene_pipeline, scene_orphans,
 					      scene_autoreap, scene_kill,     scene_batch,   scene_orphans,  scene_batch };
 	uint32_t r = roll(32);
 
-	if (!roll(40)) /* slow: the kernel takes a namespace down at leisure */
+	if (!roll(40)) /* slow: the kernel takes its time to end a namespace */
 		scene_namespace(roll(2));
 	else if (!roll(20))
 		scene_subreaper();
@@ -345,7 +345,7 @@ static uint32_t taken(void)
 	return atomic_load((_Atomic uint32_t *)&book->taken);
 }
 
-/* rate: lives per second of the whole storm, 0 for all it can. */
+/* rate: lives per second of the whole storm, 0 for as many as possible. */
 static void work(uint32_t rate)
 {
 	uint64_t begun = now();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What a task of the storm does and notes: births, ends, sessions and groups, threads, exec. Each call stamps the log. */
+/* The acts of a storm's task: births, ends, sessions and groups, threads, exec. Each call stamps the log. */
 #ifndef STORM_TASKS_H
 #define STORM_TASKS_H
 
@@ -20,7 +20,7 @@
 
 #include "storm_log.h"
 
-#define LOG_FD 200 /* where the log is open across exec */
+#define LOG_FD 200 /* of the log, kept open across exec */
 #define MS 1000000ull
 
 static struct log *book;
@@ -76,7 +76,7 @@ static uint32_t expect(enum kind kind)
 	uint32_t i = atomic_fetch_add((_Atomic uint32_t *)&book->taken, 1);
 	struct life *l = lives + i;
 
-	if (i >= book->capacity) /* the workers stop well before: there is always room for what is under way */
+	if (i >= book->capacity) /* the workers stop well before: lives under way always have room */
 		_exit(99);
 	l->kind = kind;
 	l->parent = kind == KIND_THREAD ? lives[me.life].parent : me.life;
@@ -89,7 +89,7 @@ static uint32_t expect(enum kind kind)
 	return i;
 }
 
-/* Our numbers as the root counts: /proc is mounted as it sees it, TGID/task/TID. */
+/* Our numbers in the root's namespace: /proc is the root's, TGID/task/TID. */
 static void read_numbers(int32_t *tgid, int32_t *tid)
 {
 	char link[64] = "", *end;
@@ -130,7 +130,7 @@ static pid_t born(uint32_t i, pid_t pid)
 	return pid;
 }
 
-/* clone() with a life, as fork() or with further flags: the child returns 0 and has said that it lives. */
+/* clone() with a life, as fork() or with further flags: the child returns 0 after its stamp. */
 static pid_t spawn_with(enum kind kind, uint32_t *i, unsigned long flags)
 {
 	pid_t pid;
@@ -151,7 +151,7 @@ static pid_t spawn(enum kind kind, uint32_t *i)
 	return spawn_with(kind, i, 0);
 }
 
-/* Who may be ended by others at any moment must have said its number before. */
+/* A task that others may kill at any moment must have logged its number before. */
 static void wait_until_noted(uint32_t i)
 {
 	while (!*(volatile int32_t *)&lives[i].tid)
@@ -180,8 +180,8 @@ static void reap(uint32_t i, pid_t pid)
 }
 
 /*
- * Take any child away: 1, with its life or 0; -1 where there is none. Its number is looked up while it is a zombie:
- * afterwards it may be another's.
+ * Reap any child: 1, with its life or 0; -1 if there is none. Its number is looked up while it is a zombie:
+ * afterwards it may be another task's.
  */
 static int reap_any(uint32_t *i)
 {
@@ -214,7 +214,7 @@ static void watch_go(uint32_t i, pid_t tgid, pid_t tid)
 
 /* ---- sessions and groups ---- */
 
-/* A failed call leaves no stamps, a lower bound alone says that it was under way when its maker died. */
+/* A failed call leaves no stamps; a lower bound alone means that its caller died during the call. */
 static void own_session(void)
 {
 	struct life *l = lives + me.life;
@@ -299,7 +299,7 @@ static int spawn_thread(struct thread *t)
 	return 0;
 }
 
-/* exec ourselves; the new program closes the two lives it is given and leaves. */
+/* Run this program by exec; the new one closes the two given lives and exits. */
 static void become_new(uint32_t leader, uint32_t thread)
 {
 	char a[16], b[16], size[24];

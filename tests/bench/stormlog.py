@@ -181,7 +181,7 @@ _LEADER, _PARENT = _NAMES.index("leader"), _NAMES.index("parent")
 
 def read_log(path: Path) -> StormLog:
     """Read the log of a storm that has ended."""
-    with path.open("rb") as file:  # most of it is a hole: read what is taken
+    with path.open("rb") as file:  # most of the file is a hole: read the part in use
         magic, life_size, offset, capacity, taken, stop_ns = _HEAD.unpack(file.read(_HEAD.size))
         if magic != _MAGIC or life_size != _LIFE.size:
             raise ValueError(f"{path} is no log of this storm")

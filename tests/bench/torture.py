@@ -87,7 +87,7 @@ class Tally:
                 print(f"{name} torn:\n  " + "\n  ".join(map(judge.explain, verdict.clash)), file=sys.stderr)
             elif not verdict.torn and not verdict.fresh and self.stale <= show:
                 when = f"true at {verdict.feasible}, asked for at {capture.t0}, there at {capture.t1}"
-                clash = judge.judge(capture).clash  # what rules out all of the time between
+                clash = judge.judge(capture).clash  # the findings that rule out all of the time between
                 print(f"{name} stale: {when}\n  " + "\n  ".join(map(judge.explain, clash)), file=sys.stderr)
 
     def cells(self) -> list[str]:
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.callback(iterator.close)
         watcher = None if options.without_ckptree else stack.enter_context(Watcher())
         scan_proc()  # builds the library outside the storm
-        gc.disable()  # it would run within the measurements
+        gc.disable()  # the collector would run within the measurements
         for n in range(options.storms):
             for kind in kinds:
                 kind.run(watcher, iterator)

@@ -158,7 +158,7 @@ class Watcher:
         total, is_ring = 0, False
         for line in Path(f"/proc/{self.pid}/smaps").read_text().splitlines():
             name, _, value = line.partition(":")
-            if "-" in name.partition(" ")[0]:  # the head of a mapping: its addresses, and what is mapped
+            if "-" in name.partition(" ")[0]:  # the head of a mapping: its addresses and its file
                 is_ring = "bpf-map" in line
             elif name == "Rss" and not is_ring:
                 total += 1024 * int(value.split()[0])

@@ -73,7 +73,7 @@ def say(text: str) -> None:
     print(f"demo: {text}", file=sys.stderr, flush=True)
 
 
-# ---- what the kernel says ------------------------------------------------------------------------------------------
+# ---- the kernel's answer -------------------------------------------------------------------------------------------
 
 
 def read_status(folder: Path) -> dict[str, list[str]]:
@@ -142,7 +142,7 @@ def kernel_rows(root: int) -> dict[int, Row]:
     return rows
 
 
-# ---- what the snapshot says ----------------------------------------------------------------------------------------
+# ---- the snapshot's answer -----------------------------------------------------------------------------------------
 
 
 def snapshot_row(snapshot: Snapshot, task: Task) -> Row:
@@ -197,7 +197,7 @@ def compare(snapshot: Snapshot, kernel: dict[int, Row]) -> tuple[int, list[str]]
     return compared, differences
 
 
-# ---- what runs -----------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------------------------
 
 
 def run(*arguments: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
@@ -283,7 +283,7 @@ def measure(socket: Path, root: int) -> None:
     fresh_ns, again_ns, psutil_ns = [], [], []
     with Client(socket) as client:
         for _ in range(ROUNDS):
-            client.snapshot(str(os.getpid()))  # another tree: the daemon remembers the last one, which would flatter
+            client.snapshot(str(os.getpid()))  # another tree, because the daemon caches the last one
             fresh_ns.append(client.snapshot(str(root)).elapsed_ns)
             again_ns.append(client.snapshot(str(root)).elapsed_ns)
             begin = time.perf_counter_ns()

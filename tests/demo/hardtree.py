@@ -29,7 +29,7 @@ from typing import NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_PARENT = 0x1000_0000, 0x2000_0000, 0x8000
-# clone and exit by the machine's own numbers: libc's wrappers do more than is wanted here
+# clone and exit by the machine's own numbers: libc's wrappers do too much
 _SYS_CLONE, _SYS_EXIT = {"x86_64": (56, 60), "aarch64": (220, 93)}.get(os.uname().machine, (0, 0))
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which a cloned child has to hold too

@@ -27,7 +27,7 @@ from tests.support.simwatch import ROOT, Scene
 TELLING_S = 10.0
 LONGEST_BYTES = 1 << 12
 _TURNS = 40
-_STIRS = 2  # while somebody listens
+_STIRS = 2  # while a subscription lasts
 _AGE = 2000  # clients, before a host is made anew
 _KINDS_OF_ERROR = {
     *("not-permitted", "busy", "version", "protocol", "usage", "no-such-root", "host", "refused", "failed"),

@@ -22,7 +22,7 @@ from tests.support.builders import a_crowd, a_family
 from tests.support.checked import judged
 from tests.support.images import GOLDEN, a_record, an_extension, repaired, some_facts, with_records
 
-# As a later version may write it, and of another machine.
+# An image as a later version may write it, of another machine.
 LATER = replace(
     a_family(),
     unknown={(): {"later": (1, {"$bytes": b"\xff"})}, ("tasks", 1, "birth"): {"later": None}},
@@ -61,7 +61,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
         word = chance.choice((*_WORDS, *_KINDS, chance.randrange(64)))
         match chance.randrange(8):
             case 0 | 1 | 2:
-                # Nearly all fields are words, at places of which few are aligned.
+                # Nearly all fields are words, few of them aligned.
                 out[at : at + 4] = struct.pack("<I", word)
             case 3 | 4:
                 out[at : at + 1] = bytes([chance.randrange(256)])

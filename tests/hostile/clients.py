@@ -113,7 +113,7 @@ def _grow(depth: int, ready: int, end: float) -> None:
     """Fork a chain; its last process reports, and then forks at a steady rate. No process outlives the end."""
     for _ in range(depth - 1):
         if time.monotonic() >= end:
-            os._exit(0)  # on a machine so busy that it is not grown by then
+            os._exit(0)  # on a machine too busy to complete the chain in time
         child = os.fork()
         if child:
             time.sleep(max(0.0, end - time.monotonic()) + 1)

@@ -29,10 +29,10 @@ _FORKS_PER_SECOND = 100
 _HONEST_USER = 65533
 _HEARD_WITHIN_S = 10.0
 _WARM_UP_S = 0.5
-_LOOK_S = 0.5  # between two looks at the daemon's memory
+_LOOK_S = 0.5  # between two readings of the daemon's memory
 _BACK_WITHIN_S = 60.0
-_BACK = 1.1  # what counts as back where it was
-# Forks and reaps that many children, one after the other; run by an honest user.
+_BACK = 1.1  # the largest ratio that counts as the former size
+# An honest user's program: it forks and reaps this many children, one after the other.
 _FORKER = f"""
 import os, sys, time
 sys.stdin.readline()

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calls that anybody may make as often as they like, as fast as they return, for so many seconds: noise SECONDS KIND.
+// Calls without a limit for any user, as fast as they return, for this many seconds: noise SECONDS KIND.
 //
-// same-subreaper, same-group   ask for what is the case already
+// same-subreaper, same-group   ask for the present state again
 // flip-subreaper, flip-group   change it to and fro
 // others-child                 move a child that another thread has forked to and fro
-// burns                        make no call, and use all the CPU there is
+// burns                        make no call, and use all the CPU time
 // reaps                        have zombies, and reap one of them 200 times a second without asking which
 #include <pthread.h>
 #include <signal.h>
@@ -87,7 +87,7 @@ int main(int argc, char **argv)
 	if (!(seconds > 0 && seconds <= LONGEST_S))
 		return 2;
 	alarm(LONGEST_S + 5);
-	if (getsid(0) == getpid()) { /* who leads a session stays in its group */
+	if (getsid(0) == getpid()) { /* a session leader stays in its group */
 		child = fork();
 		if (child)
 			return waitpid(child, NULL, 0) < 0;

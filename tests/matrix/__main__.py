@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
         print(f"matrix: {cell}", file=sys.stderr)
         results = run(cell, options.step)
         wrong += sum(len(step["failed"]) for step in results["steps"])
-        cells = known()  # another run may have come to its end meanwhile
+        cells = known()  # another run may have ended meanwhile
         cells[str(cell)] = merged(cells.get(str(cell), {}), results) if options.step else results
         RESULTS.write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page(known()))

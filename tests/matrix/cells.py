@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 HERE: Final = "here"
 
-# Distributions whose user space is tried, by our name: the suite that it is made from.
+# Distributions by our name: the suite of the user space.
 USERS: Final = {"debian12": "bookworm", "ubuntu24.04": "noble", "debian13": "trixie", "sid": "sid"}
-# Kernels, by our name, and the suite that has them: Debian's, and Ubuntu's where Debian has none between.
+# Kernels by our name: the suite that has them, Debian's, or Ubuntu's where Debian has no such version.
 KERNELS: Final = {"5.10": "bullseye", "5.15": "jammy", "6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
-# What is set on a kernel before anything is done there, and why.
+# Settings of a kernel before the first step, with their reasons.
 SETTINGS: Final = {
     "5.15": (
         "kernel.unprivileged_bpf_disabled=0",
@@ -90,7 +90,7 @@ _TYPED: Final = tuple(
     f"typed_tracepoint:{name}" for name in ("task_newtask", "sched_process_exit", "sched_process_free")
 )
 _CAPTURE: Final = "tests/live/test_capture_scenarios.py::test_a_capture_of_a_scenario_is_the_tree"
-# Each way for a task to change its place, and each end that it can come to.
+# Each way for a task to change its place in the tree, and each way to end.
 _SCENARIOS: Final = (
     *("linear_nested_namespace", "sibling_namespaces", "group_of_a_dead_namespace", "unshare_then_fork"),
     *("entered_from_outside_is_refused", "threads", "child_of_a_thread_that_dies", "dead_group_leader", "zombies"),
@@ -98,7 +98,7 @@ _SCENARIOS: Final = (
     *("sibling_by_clone_parent", "groups_swapped", "job_of_a_shell", "exec_by_a_thread", "vfork_over", "stopped"),
     *("autoreaped_children", "double_fork_daemons", "controlling_terminal", "owners_of_files", "pid_reuse"),
 )
-_LONG: Final = "tests/live/test_rebuild.py::test_a_chain_twice_as_long_takes_about_twice_as_long"  # a question of time
+_LONG: Final = "tests/live/test_rebuild.py::test_a_chain_twice_as_long_takes_about_twice_as_long"  # too slow
 _TREES: Final = tuple(f"{_CAPTURE}[{name}]" for name in _SCENARIOS)
 
 STEPS: Final = (

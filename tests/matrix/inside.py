@@ -72,7 +72,7 @@ def perform(step: Step, *, emulated: bool) -> dict[str, Any]:
         if complaint:
             return {"step": step.name, "passed": 0, "failed": [], "reason": complaint[: 2 * REASON_LENGTH]}
         hooks = json.loads(said)
-        report = Path(f"/tmp/{os.getpid()}.xml")  # noqa: S108 - of a machine for this alone, or of a root of its own
+        report = Path(f"/tmp/{os.getpid()}.xml")  # noqa: S108 - the machine or the root serves this run alone
         report.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         ran = subprocess.run(

@@ -23,10 +23,10 @@ _MACHINE: Final = {
     "amd64": ("qemu-system-x86_64", "-machine", "pc"),
     "arm64": ("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72"),
 }
-# How others than Debian call their kernel for clouds.
+# Names of the kernel for clouds in other distributions than Debian.
 _FOR_CLOUDS: Final = {"jammy": "virtual"}
 _CONSOLE: Final = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
-# The first process: mounts what an init mounts, inherits orphans, and switches the machine off.
+# The first process: it mounts an init's file systems, inherits orphans, and switches the machine off.
 _INIT: Final = f"""#!/bin/bash
 mount -t proc none /proc
 mount -t sysfs none /sys
@@ -61,10 +61,10 @@ def kernel(cell: Cell) -> Path:
         command = ["mmdebstrap", "--variant=extract", f"--arch={cell.machine}"]
         suite = KERNELS[cell.kernel]
         name = f"--include=linux-image-{_FOR_CLOUDS.get(suite, f'cloud-{cell.machine}')}"
-        # Of security updates an old release's list may name files that are there no more; its own kernel will do.
+        # An old release's list of security updates may name missing files; the release's own kernel is enough.
         older = '--setup-hook=sed -i /security/d "$1/etc/apt/sources.list"'
         run([*command, '--aptopt=Acquire::Check-Valid-Until "false"', older, name, *keyring(suite), suite, folder])
-        # From Linux 7 on Debian has it beside its modules.
+        # From Linux 7 on Debian has the kernel beside its modules.
         (found,) = [*folder.glob("boot/vmlinuz-*"), *folder.glob("usr/lib/modules/*/vmlinuz")]
         found.replace(path)
         shutil.rmtree(folder)

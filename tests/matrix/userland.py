@@ -15,20 +15,20 @@ SOURCES: Final = "ckptree"
 """Where the checkout is in them."""
 _KEYS: Final = Path("usr/share/keyrings")
 _SETUP_S: Final = 7200
-# A suite that is not Debian's is trusted by keys which a package of Debian's has.
+# A Debian package has the keys of a suite that is not Debian's.
 _UBUNTU: Final = ("jammy", "noble")
 _KEYRING: Final = ("trixie", "ubuntu-archive-keyring")
-# Mirrors may be of an earlier day than their lists are good for.
+# A mirror's lists may have expired.
 _OPTIONS: Final = (
     '--aptopt=Acquire::Check-Valid-Until "false"',
     *(f"--dpkgopt=path-exclude=/{name}/*" for name in LEAN),
 )
-# Of no use in a machine, and much to take along.
+# Large, and of no use in a machine.
 _LEFT_BEHIND: Final = (
     *("var/cache", "var/lib/apt/lists", "usr/share/fonts", "usr/share/icons", "usr/share/X11", "usr/share/mime"),
     *("usr/lib/gcc-cross", "usr/share/perl", "root/.cache", "boot", "usr/src"),
 )
-# As a container is entered, though with this host's processes, which are what is watched.
+# As for a container, but with this host's processes, because they are the watched ones.
 ENTER: Final = """
 set -e
 mount --bind "$0" "$0"
@@ -83,12 +83,12 @@ def userland(cell: Cell) -> Path:
         components = ["--components=main,universe"] if suite in _UBUNTU else []
         command = ["mmdebstrap", "--variant=minbase", f"--arch={cell.machine}", "--include=apt,make,ca-certificates"]
         command += [*_OPTIONS, *components, *keyring(suite), suite, os.fspath(root)]
-        # In mounts of its own: one that is ended leaves none behind. Another processor is emulated, and slow.
+        # In mounts of its own, so that an interrupted run leaves none. Another processor is emulated, and slow.
         private = ["unshare", "--mount", "--propagation", "private"]
         with (CACHE / f"{root.name}.log").open("wb") as log:
             whole = [*private, *command]
             subprocess.run(whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, timeout=_SETUP_S)
-        # This host may reach registries through somebody whom only its own certificates know.
+        # This host may reach registries through a proxy that only this host's certificates trust.
         for path in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
             shutil.copy(Path("/", path), root / path)
         sources(root)

@@ -15,7 +15,7 @@ from tests.service.host import PATIENCE_S, Host, Ran
 from tests.service.roots import debian
 
 SPACES = ("--mount", "--pid", "--uts", "--ipc", "--cgroup")
-# Mounts as a container's manager makes them; the old root goes.
+# The mounts of a container's manager, without the old root.
 SET_UP = """
 set -e
 cd "$0"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 PATIENCE_S = 60.0
-_PIECE = 1 << 15  # of a command's word, which has a bound; a multiple of four
+_PIECE = 1 << 15  # bytes of one word of a command, whose length is bounded; a multiple of four
 
 
 class Ran(NamedTuple):

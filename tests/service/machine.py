@@ -24,7 +24,7 @@ MEMORY = "3G"
 BOOT_S = 240.0
 COMMAND_S = 240.0
 
-# What answers in the machine. A line each way: base64 of JSON.
+# The server in the machine: a line of base64 of JSON for each request and each answer.
 AGENT = """
 import base64, json, subprocess, tty
 with open("/dev/ttyS1", "r+b", buffering=0) as port:
@@ -47,9 +47,9 @@ After=multi-user.target
 ExecStart=/usr/bin/python3 /opt/test-agent.py
 StandardError=file:/dev/ttyS0
 """
-# Emulated, on a machine with other work to do, compiling the programs takes minutes.
+# On a busy machine the emulated one takes minutes to compile the programs.
 PATIENCE = "[Service]\nTimeoutStartSec=600\n"
-# What an upgrade compiles. Emulated, all of it takes minutes; that it is done is told by test_deb.py.
+# The files that an upgrade compiles. All of them take minutes in emulation; test_deb.py tests that.
 COMPILE = """#!/bin/sh
 cd /usr/lib/ckptree/lib/python3*/site-packages && exec python3 -m compileall -q agent bpf exporters msgpack
 """

@@ -21,7 +21,7 @@ PLACE = "/run/under-test"
 UNITS = "/run/units"
 LOG = "/run/ckptree.log"
 
-# Folders that the manager and the units write are covered; what is installed is this checkout with its environment.
+# New mounts cover the folders that the manager and the units write; this checkout with its environment is installed.
 SET_UP = f"""
 set -e
 {{join}}

@@ -11,9 +11,9 @@ from pathlib import Path
 TOP = Path(__file__).parents[2]
 CACHE = TOP / "build" / "roots"
 SUITE = "bookworm"
-# What every Debian with a systemd has; all else is the package's to ask for.
+# The packages of every Debian with systemd; all others must be dependencies of ours.
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "procps", "util-linux")
-# Nobody reads manuals here; they are a fifth of the files.
+# Manuals are a fifth of the files, and no test needs them.
 LEAN = ("usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/info")
 STEP_S = 600.0
 

@@ -21,7 +21,7 @@ from tests.service.roots import package, upgrade
 pytestmark = pytest.mark.deb
 
 SPECIAL = "-path /proc -o -path /sys -o -path /dev -o -path /tmp"
-# What is written by dpkg, apt and systemd themselves, whatever is installed.
+# Files that dpkg, apt and systemd write for any package.
 NOT_OURS = ("/var/log/", "/var/lib/dpkg/", "/var/lib/systemd/", "/run/", "/etc/.pwd.lock")
 
 
@@ -60,7 +60,7 @@ QUESTIONS = {
     "program": "systemctl show --property=ExecStart --value ckptree.service",
     "compiled": "find /usr/lib/ckptree -path '*/agent/__pycache__/daemon.*.pyc'",
     "owners": "find /usr/lib/ckptree /etc/ckptree ! -user root",
-    "files": "dpkg --verify ckptree | grep -v /usr/share/",  # this root leaves out manuals
+    "files": "dpkg --verify ckptree | grep -v /usr/share/",  # this root has no manuals
 }
 CONFIGURATION = "/etc/ckptree/ckptree.toml"
 

@@ -21,9 +21,9 @@ SECONDS = 5
 SOCKET = "/run/ckptree/ckptree.sock"
 CLIENTS = "/run/hostile-clients.py"
 NOISE = "/run/hostile-noise"
-FEW_MS, TIMES = 100, 20  # the median of what root waits may be so long, or so many times what it is in peace
+FEW_MS, TIMES = 100, 20  # limits of root's median wait, and of its ratio to the wait without attacks
 MOST_TURN_MS, MOST_MB = 500, 80
-# Root's snapshots of a process, each over a connection of its own; and what the daemon has lost meanwhile.
+# Root's snapshots of a process, each over a new connection, and the daemon's count of lost records.
 ASK = f"""
 import json, os, sys, time
 from agent.protocol.client import Client
@@ -74,7 +74,7 @@ def test_root_is_answered_by_the_installed_service_beside(attacked: Host, kind: 
     quiet, main = asked(host), host.main_pid()
     of_kernel = kind not in clients.KINDS
     attack = [NOISE, str(4 * SECONDS), kind] if of_kernel else [host.python, CLIENTS, kind, SOCKET, str(4 * SECONDS)]
-    user = ["--property=User=65534"] if of_kernel else []  # a client becomes that user itself
+    user = ["--property=User=65534"] if of_kernel else []  # the client changes to that user by itself
     unit = f"attack-{kind}.service"
     started = host.run(shlex.join(["systemd-run", host.manager, "--quiet", f"--unit={unit}", *user, *attack]))
     assert started.code == 0, started.err

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.live
 STRANGER = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 MEMBER = "setpriv --reuid=65534 --regid=65534 --groups=$(getent group ckptree | cut -d: -f3)"
 
-# The one in the middle is a subreaper at the birth of the last, and goes; the first takes the last one over.
+# The second process is a subreaper at the birth of the third, and exits; the first adopts the third.
 SUBREAPER = """exec python3 -c '
 import ctypes, os, time
 become = lambda: ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)

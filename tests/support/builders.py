@@ -127,7 +127,7 @@ def a_crowd(tasks: int, ghosts: int = 0, *, level: int = 0) -> Snapshot:
 
 
 # Arbitrary snapshots: all that the readers call sound, whether or not a kernel would make it. What depends on how many
-# there are of everything is made once for each shape: thinking of strategies takes longer than thinking of snapshots.
+# there are of everything is made once for each shape: a strategy takes longer to make than a snapshot.
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A whole snapshot takes its time to think of, more so on a busy machine."""
@@ -169,7 +169,7 @@ _shares = st.tuples(_id, _id, _id).map(lambda drawn: Shares(*drawn))
 _u16 = st.integers(0, 2**16 - 1)
 _machine = st.sampled_from(["x86_64", "aarch64"]) | _text
 _constants = st.tuples(*[st.integers(0, 1024)] * 12)
-# Few hosts are foreign, in few ways: all the others would never be tried otherwise.
+# Few hosts are foreign, in few ways; otherwise ordinary ones would never be drawn.
 _foreign: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={

@@ -42,7 +42,7 @@ def bites(found: Instruction) -> bool:
     """Return True if some kernel or loader refuses the instruction."""
     kind = found.opcode & 7
     if found.opcode == LOAD_CONSTANT:
-        # A constant that a shorter instruction could carry is the place of a table, which nobody has filled in.
+        # A constant that a shorter instruction could carry is the address of a table that no loader has filled in.
         return found.source != IMAGE_OF_MAP and (found.source != 0 or found.immediate < 1 << 31)
     if found.opcode in ATOMIC:
         return found.immediate not in {ADD, ADD_AND_FETCH}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 DELAYS_S = [step * 0.012 for step in range(14)]  # the imports of a verb take about a tenth of a second
 
-# It says `!` at the first thing that it does once it heeds interrupts.
+# It prints `!` at its first step after interrupts take effect.
 _PROGRAM = """
 import sys, agent.__main__ as program
 fill = program.fill_standard_streams

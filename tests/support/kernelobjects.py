@@ -22,7 +22,7 @@ class Space:
     parent: "Space | None"
     last: int = 0
     init: "Thread | None" = None
-    closed: bool = False  # its init has died: nobody is born here any more
+    closed: bool = False  # its init has died: no task can be born here
     used: dict[int, "Number"] = field(default_factory=dict)
 
     def chain(self) -> "tuple[Space, ...]":
@@ -61,8 +61,8 @@ class Group:
     under: bool = False
     ignores: bool = False  # SIGCHLD
     exit_signal: int = SIGCHLD
-    parent_execs: int = 0  # that the parent had called when this was born
-    deaf: bool = False  # ignores all signals that can be ignored, but SIGCHLD
+    parent_execs: int = 0  # of the parent at the birth of this group
+    deaf: bool = False  # ignores all signals that can be ignored except SIGCHLD
     code: int | None = None  # group_exit_code, once SIGNAL_GROUP_EXIT is set
 
 
@@ -74,10 +74,10 @@ class Thread:
     start_ns: int
     pid: Number
     group: Group
-    creator: int  # identity of the pid object that the caller of clone() had; 0: nobody
+    creator: int  # identity of the pid object of the caller of clone(); 0: none
     pending: Space | None = None
     exiting: bool = False  # PF_EXITING
-    lingering: bool = False  # in zap_pid_ns_processes(), until no number of its namespace is in use besides its own
+    lingering: bool = False  # in zap_pid_ns_processes(), until its own is the only number in use in its namespace
     exited: bool = False  # exit_state
     traced: bool = False
     stopped: bool = False

@@ -58,7 +58,7 @@ class Kernel:
         self.init.group = Group(self.init, [self.init], None, number, number)
         self.root.init = self.init
 
-    # ---- looking around --------------------------------------------------------------------------------------------
+    # ---- queries ---------------------------------------------------------------------------------------------------
 
     def children(self, thread: Thread) -> list[Group]:
         """Return the groups whose real_parent is this thread."""
@@ -391,11 +391,11 @@ class Kernel:
                 self.exit_group(thread, 9)
         for thread in inside:
             if thread in self.threads and not thread.leads and not thread.lingering:
-                self.wait(self.init, thread)  # its tracer does that
+                self.wait(self.init, thread)  # its tracer reaps it
         for thread in inside:
             parent = thread.group.parent
             reaps = parent is not None and (parent.group is init.group or not init.lingering)
-            alone = thread.group.threads == [thread]  # delay_group_leader(): else its last thread has it reaped
+            alone = thread.group.threads == [thread]  # delay_group_leader(): else the last thread reaps it
             if thread in self.threads and parent is not None and reaps and thread.exited and alone:
                 if parent.group is init.group:
                     self.release(thread)  # within its exit, by no system call

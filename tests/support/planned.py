@@ -65,8 +65,8 @@ def interleaved(plan: Plan, chance: random.Random) -> Iterator[int]:
         queues[step.by].append(index)
     left = Counter(step.phase for step in plan.steps)
     born, done = {0}, set[int]()
-    dying: dict[int, int] = {}  # actor -> its exit, which has no effect yet
-    # Some actors are slow: that brings out more than chance alone.
+    dying: dict[int, int] = {}  # actor -> its exit that has no effect yet
+    # Some actors are slow, which finds more faults than chance alone.
     weight = [chance.choice((1, 1, 10, 100)) for _ in plan.actors]
     while len(done) < len(plan.steps):
         phase = min(phase for phase in left if left[phase])
@@ -225,7 +225,7 @@ class Stage:
         for thread in by.group.threads:
             thread.stopped = False  # SIGCONT of the guard
 
-    # ---- what came of it -------------------------------------------------------------------------------------------
+    # ---- the result ------------------------------------------------------------------------------------------------
 
     def rows(self) -> dict[int, Row]:
         """Return the tree by number in the root's namespace, in the form of `rows_of`."""

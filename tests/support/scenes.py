@@ -36,7 +36,7 @@ def taken_from(name: str, mode: Mode = "container") -> Snapshot:
     kernel.setsid(root)
     root = SCENES[name](kernel, root) or root
     pair.ask()
-    pair.sweep()  # nobody tells of unshare() and setns()
+    pair.sweep()  # no event tells unshare() and setns()
     pair.agree()
     return taken(pair, root, mode)
 
@@ -443,7 +443,7 @@ def a_child_of_a_session_left_to_a_thread_of_a_dead_leader(kernel: Kernel, root:
     gone(kernel, leader, thread)
 
 
-# ---- inits that have exited, and inits that are none of the tree ---------------------------------------------------
+# ---- inits that have exited, and inits outside of the tree ---------------------------------------------------------
 
 
 def entered(kernel: Kernel, by: Thread, init: Thread) -> Thread:

@@ -84,7 +84,7 @@ class SimPage:
 class SimProbes:
     """The interface of agent.capture.probes over a simulated kernel."""
 
-    tried: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
+    tried: dict[str, str] = {}  # noqa: RUF012 - never changed
     missing: list[str] = []  # noqa: RUF012
     ties = ()
     filters = True

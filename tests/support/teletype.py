@@ -121,7 +121,7 @@ class Teletype:
         if select.select([self.ours], [], [], timeout_s)[0]:
             try:
                 data = os.read(self.ours, 1 << 16)
-            except OSError:  # nobody has the other end any more
+            except OSError:  # the other end is closed
                 return False
             self.display.feed(data.decode())
         return True

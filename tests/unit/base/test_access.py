@@ -31,7 +31,7 @@ def test_a_task_is_theirs_whose_user_and_one_of_whose_groups_it_has(uid: int, gi
         ((1, 0, 0, frozenset[int]()), True),
         ((1, 990, 990, frozenset[int]()), True),  # the daemon's own user
         ((1, 1000, 1000, frozenset((5, 70))), True),  # a member of the group
-        ((1, 1000, 70, frozenset[int]()), True),  # whose group it is at the moment
+        ((1, 1000, 70, frozenset[int]()), True),  # with the group as its present one
         ((1, 1000, 1000, frozenset((0, 5))), False),  # root's group is not root
         ((1, 1000, 0, frozenset[int]()), False),
     ],

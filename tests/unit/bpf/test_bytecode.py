@@ -49,7 +49,7 @@ def test_what_every_kernel_takes(code: bytes) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        constant(0, 0, 0),  # the address of a look-up table, before a loader that knows where it is
+        constant(0, 0, 0),  # the address of a look-up table, which no loader has filled in
         constant(2, 0, 2),  # a value of a map
         struct.pack("<BBhi", 0xDB, 0x21, 0, 0xE1),  # xchg
         struct.pack("<BBhi", 0x85, 0x10, 0, 0),  # a call of another function of the program

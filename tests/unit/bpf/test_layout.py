@@ -61,7 +61,7 @@ def test_a_bool_of_its_own_where_others_have_a_bit_has_a_mask_of_all_its_bits() 
 
 
 def test_on_arm64_a_functions_first_argument_is_where_no_system_calls_is() -> None:
-    """When a call returns, the register has the result, so the hook on the entry keeps the argument elsewhere."""
+    """The register has the result when a call returns, so the hook on the entry keeps the argument elsewhere."""
     arm: dict[str, Member | None] = {
         "pt_regs.di": None,
         "pt_regs.orig_x0": Member(272, 0, 0),

@@ -25,7 +25,7 @@ class FakeRing:
 
     records: list[bytes]
     position: int = 0
-    more: Callable[[], bytes] | None = None  # what comes while one is taken
+    more: Callable[[], bytes] | None = None  # records that come while one is read
 
     @property
     def pending(self) -> int:
@@ -99,9 +99,9 @@ class Heard:
     [
         ([5000, 5001, 5002], 5003, [5000, 5001, 5002]),
         ([], 5003, []),
-        ([5001, 5000, 5002], 5003, [5001, 5000, 5002]),  # the first one tells where to begin; it was early
-        ([5000, 5002], 5003, [5000, 5002]),  # 5001 was early, and so it was taken before
-        ([5000, 9000], 9001, [5000, 9000]),  # the ring ran over
+        ([5001, 5000, 5002], 5003, [5001, 5000, 5002]),  # the first record gives the number to begin with; it was early
+        ([5000, 5002], 5003, [5000, 5002]),  # 5001 was early, and was read before
+        ([5000, 9000], 9001, [5000, 9000]),  # the ring was full
         ([5000, 5002], 5002, [5000, 5002]),  # 5001 is still being written
     ],
 )

@@ -374,7 +374,7 @@ def test_everything_there_is_to_know_is_written() -> None:
     by_row |= {"leader", "threads", "first_child", "pgid", "sid", "creator", "birth_pgid", "birth_sid"}
     by_row |= {"clone_flags", "order", "deeds", "strings"}
 
-    assert set(Task.__slots__) == by_row | {"parent", "next", "previous"}  # these follow from who is whose child
+    assert set(Task.__slots__) == by_row | {"parent", "next", "previous"}  # these follow from the parents
     assert set(Pid.__slots__) == {"identity", "namespace", "numbers", "task", "users"}
     assert set(Namespace.__slots__) == {"identity", "inum", "level", "numbers", "parent", "reaper"}
     assert {field.name for field in fields(Counts)} == {"repairs", "kinds", "assumed"}
@@ -382,9 +382,9 @@ def test_everything_there_is_to_know_is_written() -> None:
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
         *("orphans", "leaderless", "creatorless", "unanswered", "idle", "moved"),
         "lingering",  # follows from the tasks
-        *("changes", "_touch"),  # for whoever has looked before
-        "_contracting",  # a walk that begins anew
-        *("handlers", "_numbers", "_comms", "_ids"),  # made anew, or shared for thrift
+        *("changes", "_touch"),  # for earlier readers
+        "_contracting",  # a walk that starts again
+        *("handlers", "_numbers", "_comms", "_ids"),  # made again, or shared to save memory
     }
     assert set(vars(Stream({}))) == {
         *("_handlers", "_early", "next", "kinds", "lost", "suspect"),

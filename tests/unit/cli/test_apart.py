@@ -15,7 +15,7 @@ from agent.errors import CkptreeError, FormatError
 from exporters.documents import jsonfmt
 from tests.support.builders import a_snapshot, a_task
 
-# A reader that a file has taken over tries to write, and to run a program.
+# A compromised reader tries to write, and to run a program.
 _TAKEN_OVER = """
 import os, sys
 from agent.cli import app, fileverbs

@@ -188,7 +188,7 @@ def test_a_thread_is_no_root() -> None:
     """The message names its process."""
     done = threading.Event()
     thread = threading.Thread(target=done.wait, args=(60,))
-    thread.start()  # returns once it runs: its native_id is known
+    thread.start()  # returns when the thread runs: its native_id is known
     try:
         ran = ckptree("snapshot", str(thread.native_id), "--source", "procfs")
     finally:

@@ -12,7 +12,7 @@ import pytest
 
 from agent.cli.confinement import seccomp_filter
 
-# Tries everything in the folder it is told; prints what was refused, and what was given up.
+# Tries all calls in the given folder; prints the refused ones, and the rights that were given up.
 _TRIES = """
 import ctypes, fcntl, json, os, resource, signal, socket, sys
 from agent.cli import confinement

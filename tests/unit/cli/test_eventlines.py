@@ -12,7 +12,7 @@ from agent.protocol.client import Event, EventTask
 
 PROCESS = EventTask(4712, 4712, (4712, 3), 99, 1000, 100, b"make")
 
-TIME_NS = int(datetime(2026, 1, 31, 13, 15, 2, 250_700).timestamp()) * 10**9 + 250_700_000  # noqa: DTZ001 - local, as a line has it
+TIME_NS = int(datetime(2026, 1, 31, 13, 15, 2, 250_700).timestamp()) * 10**9 + 250_700_000  # noqa: DTZ001 - local time, as in a line
 
 
 def event(kind: str, task: EventTask | None = PROCESS, **details: Any) -> Event:
@@ -83,7 +83,7 @@ def test_a_terminal_is_told_in_one_line_what_many_changes_a_loss_has_left_to_be_
     lines = lines_of(as_objects=False, shortened=True)
     written: list[str] = []
     for told in (
-        *[event("reap", assumed=True)] * (MOST_OF_A_LOSS + 1),  # by int 0x80, say: no loss
+        *[event("reap", assumed=True)] * (MOST_OF_A_LOSS + 1),  # by int 0x80, for example: no loss
         event("loss", None, count=9000),
         *[event("birth", **BIRTH, assumed=True)] * 5000,
         event("exec"),

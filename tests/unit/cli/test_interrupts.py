@@ -12,7 +12,7 @@ from tests.support.builders import a_snapshot, a_task
 from tests.support.interrupted import DELAYS_S, begun
 
 
-# Each of them waits for its input, or for a lock: none has ended before the last of the delays.
+# Each command waits for its input or for a lock, so none ends before the last of the delays.
 @pytest.mark.parametrize(
     "verb", [("show", "-"), ("check", "-"), ("convert", "-", "-"), ("plan", "-"), ("restart", "-")]
 )

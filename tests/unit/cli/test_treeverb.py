@@ -17,7 +17,7 @@ from tests.support.commandline import ckptree
 from tests.support.teletype import Teletype, on_a_terminal
 
 PROCFS = ("--source", "procfs")
-# A shell with job control, without which nothing stops; its word goes to wherever the terminal is at that moment.
+# A shell with job control, which a stop needs; its text goes to the screen that is shown at that moment.
 BROUGHT_BACK = ("sh", "-mc", '"$@"; while [ $? -gt 128 ]; do echo brought back; fg >/dev/null; done', "sh")
 SHELL = "while read line; do sleep 1000 & echo; done"
 

@@ -166,7 +166,7 @@ def test_listening_sockets_are_told_from_what_was_stored(tmp_path: Path) -> None
         listener.bind(os.fspath(path))
         listener.listen()
         one, other = socket.socketpair()
-        # above the numbers that they are to have
+        # above the numbers of the final descriptors
         high = [os.dup2(fd, 100 + fd) for fd in (listener.fileno(), null.fileno(), one.fileno())]
         ran = subprocess.run(
             ["bash", "-c", 'exec "$0" -c "$1" 3<&"$2" 4<&"$3" 5<&"$4"', sys.executable, PASSED, *map(str, high)],

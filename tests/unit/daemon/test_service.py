@@ -67,7 +67,7 @@ def test_of_what_is_not_theirs_they_learn_that_they_may_not(verb: str) -> None:
         missing = scene.ask(viewer, verb, root="999")
 
         assert (refused["ok"], refused["kind"], refused["exit_code"]) == (False, "not-permitted", 5)
-        assert "task" not in refused["error"].replace("tasks", "")  # what it is called
+        assert "task" not in refused["error"].replace("tasks", "")  # its name
         assert refused["leaks"] == []
         assert missing["kind"] == "no-such-root"
     assert scene.ask(scene.viewer(other), verb, root=str(other.tid))["ok"]

@@ -128,7 +128,7 @@ def with_details() -> Snapshot:
 
 
 def test_where_a_process_lived_and_which_file_it_ran_come_back_the_same() -> None:
-    """What images of earlier versions have of it, too."""
+    """Images of earlier versions have them too."""
     lives = Surroundings(b"/", (1, 2), None, 3, 4, own_ids=False, apart=("user",), view="ab", mount_namespace_id=5)
     details = ProcessDetails(
         surroundings=lives, exe_file=ProgramFile(1, 2, 3, -4), argv_uncertain="a", env_uncertain="b"

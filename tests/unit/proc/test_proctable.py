@@ -228,7 +228,7 @@ def hard_tree() -> Iterator[int]:
         keeper.stdin.close()
 
 
-# What system calls in this order make, in a namespace that begins at 1: its name, own numbers, group, session, the number
+# The tree of hardtree.py in a namespace that begins at 1: for each task name, own numbers, group, session, the number
 # of the thread that is its parent, and its state.
 RUNNING, ZOMBIE = TaskState.RUNNING, TaskState.ZOMBIE
 KNOWN = [

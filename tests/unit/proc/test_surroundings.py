@@ -105,7 +105,7 @@ def test_a_tower_of_mounts_and_one_that_lies_on_itself_are_read() -> None:
     assert view_of(b"nonsense\n") is None
 
 
-# ---- what a restart makes of it ----------------------------------------------------------------------------------------
+# ---- the use by a restart ----------------------------------------------------------------------------------------------
 
 HERE = Surroundings(b"/", (1, 2), None, 10, INITIAL_USER, own_ids=True, apart=(), view="aa")
 

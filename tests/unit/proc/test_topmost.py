@@ -108,7 +108,7 @@ def test_an_answer_about_others_than_there_are_now_is_let_go_of(cgroup: Cgroup, 
     def entered(roots: list[str]) -> AbstractContextManager[list[str]]:
         answer = ask(roots)
         answer.__enter__()
-        cgroup.has(ours, living)  # somebody has come in meanwhile
+        cgroup.has(ours, living)  # another process has entered meanwhile
         return answer
 
     answer = answered_of_all(NAME, entered, cgroup.proc)
@@ -137,7 +137,7 @@ def test_who_goes_between_two_reads_is_left_out(cgroup: Cgroup, monkeypatch: pyt
 
 
 def test_processes_that_cannot_be_seen_make_it_uncertain(cgroup: Cgroup) -> None:
-    """Those of an outer pid namespace are listed as 0; those that hidepid hides are missing in /proc."""
+    """Processes of an outer pid namespace are listed as 0; processes that hidepid hides are missing in /proc."""
     cgroup.process(10, 1)
     cgroup.has(10, 0)
     with pytest.raises(HostError, match="does not see"):

@@ -84,7 +84,7 @@ def test_a_missing_task_beside_one_born_later_is_torn() -> None:
 
 
 def test_the_clash_is_the_smallest_one() -> None:
-    """There are many findings, but two are enough."""
+    """Two of many findings are enough."""
     others = [a_process(30 + n, 440 + n, 900, 950) for n in range(9)]
     verdict = judged(a_judge(EARLY, *others), a_row(EARLY), *(a_row(life) for life in others))
 

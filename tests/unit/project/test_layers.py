@@ -12,7 +12,7 @@ TOP = Path(__file__).parents[3]
 THIRD_PARTY = {
     "agent": {"msgpack", "psutil", "typer"},
     "bpf": {"bcc", "msgpack"},
-    "exporters": {"google", "msgpack"},  # google.protobuf, within functions: the criu format alone needs it
+    "exporters": {"google", "msgpack"},  # google.protobuf, within functions: only the criu format needs it
 }
 
 

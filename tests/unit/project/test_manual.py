@@ -189,7 +189,7 @@ def test_zsh_can_read_its_script(share: Path) -> None:
 
 
 def test_every_option_is_in_every_script(share: Path) -> None:
-    """Whatever the shell."""
+    """This holds for each shell."""
     texts = [path.read_text() for path in share.rglob("*ckptree*") if path.is_file() and "man" not in path.parts]
 
     def has(text: str, verb: Verb) -> bool:

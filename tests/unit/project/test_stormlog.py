@@ -73,9 +73,7 @@ def stopped(storm: Storm) -> Iterator[None]:
     root = psutil.Process(storm.root)
     deadline = time.monotonic() + 60
     still = 0
-    while (
-        still < 2
-    ):  # the first time one that has stopped by now may have made a child after the list was; that is in the next
+    while still < 2:  # a task that is stopped now may have made a child after the first list; the next list has it
         moving = [each for each in (root, *root.children(recursive=True)) if not _is_still(each)]
         assert time.monotonic() < deadline, moving
         still = 0 if moving else still + 1
@@ -84,7 +82,7 @@ def stopped(storm: Storm) -> Iterator[None]:
                 process.suspend()
     yield
     for process in (root, *root.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):  # the first ones to go on end some of the others
+        with suppress(psutil.NoSuchProcess):  # the first tasks to continue end some of the others
             process.resume()
 
 

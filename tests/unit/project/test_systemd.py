@@ -15,7 +15,7 @@ from agent.errors import HostError, UsageError
 UNITS = Path(__file__).parents[3] / "systemd"
 SERVICE = UNITS / "ckptree.service"
 SOCKET = UNITS / "ckptree.socket"
-LISTS = {"SystemCallFilter"}  # keys that add to what was said before
+LISTS = {"SystemCallFilter"}  # keys that add to earlier lines
 MOST_EXPOSED = 10  # tenths, as systemd-analyze counts
 
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")

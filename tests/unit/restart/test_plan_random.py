@@ -32,14 +32,14 @@ PATIENT = settings(
 LONG = st.lists(STEPS, min_size=60, max_size=150)
 
 NAMED = {
-    "zombie-thread",  # nobody traces in a rebuild
-    "namespace-without-init",  # an init is a child of somebody outside the namespace that the tree is in
+    "zombie-thread",  # a rebuild has no tracer
+    "namespace-without-init",  # the parent of an init is outside the namespace of the tree
     "dead-init",
-    "dying-namespace",  # an init waits within its exit for somebody who is none of the tree
+    "dying-namespace",  # an init lingers for a task outside of the tree
     "init-in-inner-group",
     "dead-root",
     "exit-signal",
-    "exit-status",  # of no signal that a process, or an init, can be ended by
+    "exit-status",  # no signal can end a process, or an init, so
     "outside-id",
 }
 """What a plan cannot have."""
@@ -76,7 +76,7 @@ def played(program: list[Step]) -> Watched:
         make(pair.kernel, step)
     finish(pair.kernel)
     pair.ask()
-    pair.sweep()  # nobody tells of unshare() and setns()
+    pair.sweep()  # no event tells unshare() and setns()
     pair.agree_on_pending()
     return pair
 

@@ -34,7 +34,7 @@ def test_a_tree_is_planned_and_the_plan_builds_it(name: str, observed: bool) -> 
     assert stage.rows() == rows_of(snapshot)
 
 
-# ---- how -----------------------------------------------------------------------------------------------------------
+# ---- methods -------------------------------------------------------------------------------------------------------
 
 
 def the_plan(name: str) -> Plan:
@@ -113,7 +113,7 @@ def test_owners_in_each_others_groups_need_one_who_stays_meanwhile() -> None:
     assert [plan.actors[helper].why[:11] for helper in roles(plan, Role.HELPER)] == ["keeps group"]
 
 
-# ---- what cannot be ------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------------------------
 
 
 def refused(snapshot: Snapshot, *, pidns: bool = True) -> str:

@@ -74,4 +74,4 @@ def test_a_search_ends_after_so_many_steps_for_each_process_and_says_so(monkeypa
 
     assert (caught.value.rule, caught.value.proven) == ("search-bound", False)
     assert [path.budget for path in paths] == [bound]
-    assert -2 * len(snapshot.tasks) < paths[0].left < 0  # it ends with the look that is one too many
+    assert -2 * len(snapshot.tasks) < paths[0].left < 0  # the search ends with the step beyond the limit

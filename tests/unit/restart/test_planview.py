@@ -238,7 +238,7 @@ def test_without_a_namespace_of_its_own_a_container_is_planned_too_and_says_what
     subtree, container = here("family.ckpt", "--no-pidns"), here("daemon.ckpt", "--no-pidns", "--no-pids")
 
     assert (subtree.returncode, container.returncode) == (0, 0)
-    assert here("daemon.ckpt", "--no-pidns").returncode == 7  # as restart has it: there is an init
+    assert here("daemon.ckpt", "--no-pidns").returncode == 7  # as for restart: the namespace has an init
     assert subtree.stdout.startswith(b"plan for subtree of 4711, in the caller's pid namespace")
     assert container.stdout.startswith(b"plan for container of 1, in the caller's pid namespace")
     assert b"a subreaper instead" in container.stdout

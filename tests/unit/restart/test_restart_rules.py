@@ -339,7 +339,7 @@ def test_a_zombie_that_is_the_inits_own_child_does_not_stay(kernel: Kernel, top:
 
 
 def test_a_refusal_names_no_number_that_the_model_has_made_up(kernel: Kernel, top: Task) -> None:
-    """Those numbers belong to the namespaces above the tree."""
+    """Such numbers belong to the namespaces above the tree."""
     inner = kernel.clone(top, (5, 1), newpid=True)
     with pytest.raises(CallRefusedError, match="ESRCH: 1 has no number where the caller lives"):
         kernel.setpgid(inner, inner, top.pid)

@@ -208,7 +208,7 @@ def test_a_table_of_files_is_told_once_for_each_process_and_once_more_where_a_th
 
 
 def test_where_many_have_ties_all_are_read_at_once() -> None:
-    """That is cheaper than one read for each."""
+    """One read is cheaper than one for each."""
     host = Host()
     stranger = host.kernel.fork(host.kernel.init)
     host.rows["owners"][stranger.tid] = [owner_row(stranger, 9, stranger.pid, 0)]

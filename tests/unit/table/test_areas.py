@@ -53,7 +53,7 @@ def test_what_meets_under_one_key_does_not_under_another() -> None:
     words = [random.Random(2).getrandbits(32) for _ in range(8)]
     places = [8 * (at // 2) // 2 + at % 2 for at in range(8)]
     other = None
-    for low in range(1 << 12):  # of the first sum alone, modulo 2**8: enough to show that a key is what it takes
+    for low in range(1 << 12):  # only of the first sum, modulo 2**8: enough to show that the text depends on the key
         tried = [words[0] ^ 1, words[1] ^ low, *words[2:]]
         same = sum((a - b) * KEY[at] for a, b, at in zip(words, tried, places, strict=True)) & 0xFF
         if not same:

@@ -119,7 +119,7 @@ def test_so_it_does_where_others_were_lost_or_come_late(program: list[Step], see
 
 
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))
-@example([(Kind.FORK, 6097), (Kind.STRINGS, 2219)])  # of a program that nothing else was heard of
+@example([(Kind.FORK, 6097), (Kind.STRINGS, 2219)])  # of a program without other records
 @PATIENT
 def test_so_does_nonsense(noise: list[tuple[Kind, int]]) -> None:
     """Task, number and identity are from a few, so that they meet."""

@@ -124,7 +124,7 @@ def test_nothing_is_cut_out_above_a_living_creator() -> None:
     assert child.creator is living
 
 
-# ---- what is kept --------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def end(pair: Watched, thread: Thread) -> None:
         pair.kernel.wait(thread.group.parent, thread)
     while pair.kernel.corpses:
         pair.kernel.free()
-    pair.table.changes.tasks.clear()  # somebody has taken note of it
+    pair.table.changes.tasks.clear()  # a reader has noted the changes
 
 
 def test_the_number_of_objects_is_flat_over_many_forks(no_collector: None) -> None:
@@ -237,7 +237,7 @@ def test_a_fork_looks_at_a_few_links_of_a_chain_however_long_it_is(monkeypatch: 
             looks.append(0)
             following = kernel.fork(head)
             kernel.setsid(following)
-            members.append(kernel.fork(following))  # uses that session: the link cannot be cut
+            members.append(kernel.fork(following))  # uses the session: the link must stay
             kernel.exit(head)
             kernel.wait(kernel.init, head)
             head = following

@@ -27,7 +27,7 @@ def test_the_table_starts_from_a_sweep_in_any_order() -> None:
         kernel.setsid(kernel.fork(container))
     pair.sweep()
 
-    assert min(t.tid for t in kernel.threads if t is not kernel.init) < parent.tid  # the numbers went round
+    assert min(t.tid for t in kernel.threads if t is not kernel.init) < parent.tid  # numbers came round again
     assert pair.table.counts.assumed == len(kernel.threads)
     assert all(task.order == -1 for task in pair.table.tasks())
     pair.agree()
