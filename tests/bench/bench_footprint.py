@@ -77,8 +77,8 @@ def under_storm(watcher: Watcher, duration_s: float) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--forks", type=positive, default=200_000, help="whose traces memory is looked through for")
-    parser.add_argument("--tasks", type=positive, default=10_000, help="over which memory is divided")
+    parser.add_argument("--forks", type=positive, default=200_000, help="processes after which the memory is measured")
+    parser.add_argument("--tasks", type=positive, default=10_000, help="tasks for the figure per task")
     parser.add_argument("--seconds", type=amount, default=4.0, help="of a storm at full rate")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments)

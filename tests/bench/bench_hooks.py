@@ -21,7 +21,7 @@ from tests.bench.options import amount, parsed, positive
 from tests.bench.watcher import Watcher
 
 CALLS = {"fork": 1500, "vfork": 4000, "exec": 400, "thread": 4000, "setpgid": 100_000, "getppid": 500_000}
-"""Calls per loop: a fifth of a second or so, short against the drift."""
+"""Calls per loop: about a fifth of a second, short against the drift."""
 
 _share = 1.0  # of these
 _STATISTICS_RING = 1 << 24  # the ring has no reader while a loop runs
@@ -32,7 +32,7 @@ KINDS = {
     "getppid, and one system call's tracepoint": tuple(name for name in OPTIONAL if name != "setsid"),
     "getppid, all": (),
 }
-"""What is left out, by what is then loaded, as this kernel lets it."""
+"""Features to leave out, by the kind of hook that is then loaded, as far as this kernel has it."""
 
 
 def loop_ns(name: str) -> float:
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     global _share
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=positive, default=15)
-    parser.add_argument("--share", type=amount, default=1.0, help="of the calls of each loop, to see that it works")
+    parser.add_argument("--share", type=amount, default=1.0, help="share of the calls of each loop, for a trial")
     parser.add_argument("--json", action="store_true", help="the figures as JSON on stdout")
     options = parsed(parser, arguments)
     _share = options.share

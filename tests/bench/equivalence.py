@@ -25,7 +25,7 @@ _LETTERS = {TaskState.ZOMBIE: "ZX", TaskState.DEAD_LEADER: "ZX", TaskState.STOPP
 _ALIVE = "RSDIt"
 
 Key = tuple[int, int]
-"""Number and start in ns: who it is."""
+"""The identity of a task: its number, and its start in ns."""
 
 
 class Facts(NamedTuple):

@@ -39,7 +39,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "bench_footprint": ("--forks", "2000", "--tasks", "100", "--seconds", "0.5"),
     "bench_rebuild": ("--tasks", "20", "--rounds", "1"),
 }
-"""Too little of everything to say anything: shows that it works."""
+"""Options of a run too short for valid figures, which only shows that the measurements work."""
 LONG: dict[str, tuple[str, ...]] = {"bench_footprint": ("--forks", "10000000"), "bench_snapshot": ("--rounds", "101")}
 
 
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="figures into docs/benchmarks.md, and a picture beside it")
     parser.add_argument("--long", action="store_true", help="ten million forks, a hundred rounds")
-    parser.add_argument("--short", action="store_true", help="too little of everything, to see that it works")
+    parser.add_argument("--short", action="store_true", help="a trial run without valid figures")
     parser.add_argument("--tasks", default="100,1000,5000,20000", help="sizes of trees")
     parser.add_argument("--keep", type=Path, help="where to keep the figures as JSON")
     options = parsed(parser, arguments)

@@ -36,7 +36,7 @@ class IdleTree:
         self.root = self._process.pid
         if self._process.stdout is None or not self._process.stdout.readline().startswith("ready"):
             self._process.communicate()
-            raise RuntimeError("the tree does not stand")
+            raise RuntimeError("the tree did not start")
         return self
 
     def __exit__(

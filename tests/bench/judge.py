@@ -24,7 +24,7 @@ from tests.bench.stormlog import ALWAYS, Change, Kind, Life, StormLog
 
 BUCKET_NS = 20_000_000
 LONG_NS = 50 * BUCKET_NS
-"""Lives longer than this are looked at for each capture, the others only where their bucket is."""
+"""Lives longer than this, in ns, are compared with each capture, shorter ones only with captures in their buckets."""
 
 
 class Row(NamedTuple):
@@ -206,7 +206,7 @@ class Judge:
     def _life(self, i: int) -> Life:
         life = self._lives[i]
         if life is None:
-            raise ValueError(f"life {i} never was")
+            raise ValueError(f"life {i} does not exist")
         return life
 
     def _match(self, row: Row, lo: int, hi: int) -> int | None:

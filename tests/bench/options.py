@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tests.support.dying import end_by_signals
 
 _ROOM = 400
-"""Numbers that a storm needs beside its idle tasks: 300 are kept from it by the kernel once they have been used."""
+"""Numbers that a storm needs beside its idle tasks: after the first round the kernel reserves the lowest 300."""
 
 
 def natural(text: str) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ALWAYS = (1 << 63) - 1
-"""Later than every stamp."""
+"""A time later than every stamp, in ns."""
 
 LIFE_FIELDS = (
     *((name, ct.c_uint64) for name in ("birth_lo", "birth_child", "birth_parent", "death_lo", "zombie_hi", "reap_lo")),

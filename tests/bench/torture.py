@@ -30,9 +30,9 @@ from tests.bench.watcher import Watcher
 CKPTREE = "ckptree"
 SETTLE_S = 0.2
 WIDEN_NS = 100_000_000
-"""A method may show a state of shortly before it was asked: that is stale, not torn."""
+"""Widening of the window in ns: a state from shortly before the request is stale and not torn."""
 STORM_SNAPSHOTS = 1000
-"""Of ckptree in one storm, at most: the captures are kept undecoded until the storm is over."""
+"""The most captures of ckptree in one storm: they stay undecoded in memory until its end."""
 
 
 class Method(NamedTuple):

@@ -48,8 +48,8 @@ class Row(NamedTuple):
     """One task, in the numbers of the root's pid namespace and of those below.
 
     Attributes:
-        pid, tgid, pgid, sid: one number for each level that the task has, 0 where unseen.
-        parent: the parent's number; of the thread that is the parent where the kernel tells.
+        pid, tgid, pgid, sid: one number for each level that the task has, 0 if invisible.
+        parent: the parent's number, of the parent thread if the kernel shows it.
         state, exit_code: the latter for those that have exited.
         namespace, next_namespace: inode numbers, the latter of its next child's; None where the kernel does not tell
             (of a zombie).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a process tree that is hard to read, prints the number of its root, and keeps it until standard input ends.
+"""A process tree that is hard to read: the program prints the number of its root and ends it with standard input.
 
 The root is the init of a new pid namespace, so that one signal to it ends all of them. Below it are::
 

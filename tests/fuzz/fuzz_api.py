@@ -192,7 +192,7 @@ def one(host: Host, viewer: Viewer, data: bytes, chance: random.Random) -> Count
     finally:
         service.forget(talk.asker)
     if service.feed.subscriptions or talk.unsent_bytes or heard.waiting:
-        raise FaultError("something was left behind")
+        raise FaultError("the client has left a subscription, unsent bytes or half an answer behind")
     return found
 
 
@@ -251,7 +251,7 @@ def main(arguments: list[str]) -> None:
     """Run, and print the counts of the answers."""
     seconds = _option(arguments, "max_total_time", 0) or float("inf")
     found = run(_option(arguments, "runs", 100_000), seconds, _option(arguments, "seed", 2011))
-    print(f"{found.pop('clients', 0)} clients, none of them too much; answers: {dict(found.most_common())}")
+    print(f"{found.pop('clients', 0)} clients without a fault; answers: {dict(found.most_common())}")
 
 
 if __name__ == "__main__":

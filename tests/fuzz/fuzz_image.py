@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> None:
     if atheris is None:
         seconds = _option(arguments, "max_total_time", sys.maxsize) or sys.maxsize
         done = plain(_option(arguments, "runs", 100_000), seconds, _option(arguments, "seed", 2011))
-        print(f"{done} images, none of them too much")
+        print(f"{done} images without a fault")
         return
     corpus = [Path(argument) for argument in arguments if not argument.startswith("-")]
     for directory in corpus[:1]:

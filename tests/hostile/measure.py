@@ -97,7 +97,7 @@ class Bounds:
 
 
 PROMISED: Final = Bounds(median_ms=50, p99_ms=50, turn_ms=250, resident_mb=60)
-"""On two cores that have nothing else to do."""
+"""The limits on two otherwise idle cores."""
 
 
 @contextlib.contextmanager

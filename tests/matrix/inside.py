@@ -18,7 +18,7 @@ from typing import Any
 from tests.matrix.cells import HERE, STEPS, Step
 
 MARK = "matrix: "
-"""What a line of results begins with: a console has others."""
+"""The mark of a line of results; a console has other lines."""
 REASON_LENGTH = 400
 _HOOKS = """
 import json

@@ -12,7 +12,7 @@ from tests.service.roots import LEAN, TOP, packed, run
 
 CACHE: Final = TOP / "build" / "matrix"
 SOURCES: Final = "ckptree"
-"""Where the checkout is in them."""
+"""The path of the checkout in a root."""
 _KEYS: Final = Path("usr/share/keyrings")
 _SETUP_S: Final = 7200
 # A Debian package has the keys of a suite that is not Debian's.

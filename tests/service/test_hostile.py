@@ -82,7 +82,7 @@ def test_root_is_answered_by_the_installed_service_beside(attacked: Host, kind: 
     went_on = host.property("ActiveState", unit)
     host.systemctl("stop", unit)
 
-    assert went_on == "active", "nobody attacked"
+    assert went_on == "active", "the attackers have ended"
     assert beside["lost"] == 0
     assert beside["median_ms"] < max(FEW_MS, TIMES * quiet["median_ms"]), quiet
     assert beside["turn_ms"] < max(MOST_TURN_MS, TIMES * quiet["turn_ms"]), quiet

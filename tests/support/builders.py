@@ -130,7 +130,7 @@ def a_crowd(tasks: int, ghosts: int = 0, *, level: int = 0) -> Snapshot:
 # there are of everything is made once for each shape: a strategy takes longer to make than a snapshot.
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A whole snapshot takes its time to think of, more so on a busy machine."""
+"""Settings for whole snapshots, which are slow to draw, above all on a busy machine."""
 
 
 class Shape(NamedTuple):

@@ -26,7 +26,7 @@ BEYOND_READERS = {
     "duplicate-number",
     "shared-memory",
 }
-"""The error rules of which at least a part is not checked by any reader."""
+"""Error rules of which no reader checks at least a part."""
 
 
 def judged(data: bytes) -> list[str]:

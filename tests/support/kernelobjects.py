@@ -7,10 +7,10 @@ from agent.table.wire import PidState
 
 SIGKILL, SIGCHLD, SIGCONT, SIGSTOP = 9, 17, 18, 19
 UNHEEDED = (0, SIGCHLD, 23, 28)
-"""Signals that nobody notices who has not asked for them: SIGURG and SIGWINCH, too."""
+"""Signals without an effect on a process that does not handle them, SIGURG and SIGWINCH among them."""
 
 EXIT_SIGNALS = (*(SIGCHLD,) * 6, 0, 1, SIGKILL, 10, 15, SIGCONT, SIGSTOP, 28, 34, 64)
-"""Of random processes."""
+"""Exit signals of random processes."""
 
 
 @dataclass(eq=False, slots=True)

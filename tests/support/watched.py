@@ -58,7 +58,7 @@ class Watched:
             if not questions:
                 return
             self.put(questions)
-        raise AssertionError("the table goes on asking")
+        raise AssertionError("the table has new questions after every round of answers")
 
     def ask_as_a_snapshot_does(self) -> None:
         """Put the questions, after adding one about each zombie that may have been reaped without a record."""

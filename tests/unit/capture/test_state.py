@@ -204,7 +204,7 @@ REVIVED: list[Step] = [
     ("leave", 0, 0),
     *[("fork", 0, 0)] * 15,
 ]
-"""A task is taken for exited, though an exec has gone on with it, and the table knows nothing of its child."""
+"""A program after which the table takes a task for dead, though an exec has continued it, and lacks its child."""
 
 
 @given(PROGRAMS, st.integers(0, 2**32))

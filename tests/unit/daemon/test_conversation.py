@@ -83,7 +83,7 @@ def test_half_a_request_expires_and_a_silent_client_later(cut: int) -> None:
 
 
 def test_who_does_not_fetch_an_answer_expires_and_who_fetches_slowly_does_not() -> None:
-    """A byte is enough."""
+    """A byte in time is enough."""
     it = Talk()
     it.say({"verb": "status"})
     it.turn(50.0)
@@ -123,7 +123,7 @@ def test_who_hangs_up_its_side_gets_its_answers() -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"\0\0"])
 def test_who_hangs_up_without_a_question_is_gone(begun: bytes) -> None:
-    """Half a request is none."""
+    """Half a request counts as none."""
     it = Talk()
     it.talk.receive(begun, 0.0)
     it.talk.hang_up()

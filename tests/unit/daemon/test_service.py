@@ -256,7 +256,7 @@ def test_no_user_has_all_subscriptions_nor_have_all_ordinary_users() -> None:
 
 
 def test_a_subscription_that_fails_after_its_cut_tells_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had begun to listen."""
+    """The subscription had already begun."""
     scene = Scene()
 
     def fail(*_: object) -> bytes:

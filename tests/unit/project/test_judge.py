@@ -109,7 +109,7 @@ def test_an_unknown_task_is_torn_in_a_tree_and_ignored_on_a_host() -> None:
 
 
 def test_a_task_shown_twice_is_torn() -> None:
-    """No instant has it twice."""
+    """No task exists twice at any instant."""
     verdict = judged(a_judge(LONG_LIVED), a_row(LONG_LIVED), a_row(LONG_LIVED))
 
     assert facts(verdict) == [(20, "shown twice")]

@@ -146,7 +146,7 @@ OFFERS: tuple[tuple[tuple[str, ...], list[str]], ...] = (
     (("ckptree", "snapshot", "1", "-o", "pyproj"), ["pyproject.toml"]),
     (("ckptree", "daemon", "--ring"), ["--ring-bytes"]),
 )
-"""Words, and what is offered for the last of them in the folder of this checkout."""
+"""Words, with the completions of the last one in the folder of this checkout."""
 
 
 def test_bash_offers_what_fits(share: Path) -> None:

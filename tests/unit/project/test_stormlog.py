@@ -87,7 +87,7 @@ def stopped(storm: Storm) -> Iterator[None]:
 
 
 def _is_still(process: psutil.Process) -> bool:
-    """Return True for a task that does nothing more by itself."""
+    """Return True for a task that changes no more by itself."""
     try:
         return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

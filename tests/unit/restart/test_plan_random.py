@@ -42,7 +42,7 @@ NAMED = {
     "exit-status",  # no signal can end a process, or an init, so
     "outside-id",
 }
-"""What a plan cannot have."""
+"""Rules of refusals that are right."""
 
 DYING_INIT: list[Step] = [
     ("fork", 0, 0),
@@ -63,10 +63,10 @@ UNKNOWN = {
     "circular-births",
     "simulation",
 }
-"""There may be a way, and it is not known: rare enough."""
+"""Rules of rare refusals, for which a way may exist that is not known."""
 
 RARE = 0.01
-"""Of all trees of the corpus below, those that may be refused for want of a known way."""
+"""The share of the trees below that may be refused because no way is known."""
 
 
 def played(program: list[Step]) -> Watched:

@@ -377,7 +377,7 @@ def test_exec_by_a_thread_gives_it_the_leaders_number_place_and_start_and_frees_
 
 
 def test_exec_by_a_thread_of_a_namespaces_init_makes_the_leader_its_reaper_again(host: Host) -> None:
-    """exec_thread takes child_reaper over."""
+    """The source is exec_thread, which takes child_reaper over."""
     init = host.container(host.init)
     thread = host.thread(init)
     rules.exit_task(init)

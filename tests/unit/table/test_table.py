@@ -18,7 +18,7 @@ TOLD = (
 
 
 def test_a_child_has_its_creators_group_and_session_and_its_birth_is_known() -> None:
-    """RECORD_FORK."""
+    """The record is RECORD_FORK."""
     pair = watched()
     child = pair.kernel.fork(pair.kernel.init)
     task, init = pair.task(child), pair.task(pair.kernel.init)
