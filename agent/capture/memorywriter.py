@@ -13,7 +13,7 @@ a memory is valid exactly as long as the ring is the same and no record has been
 The objects are a graph with circles. They are numbered in the order in which a walk from the table meets them, and
 refer to each other by number, -1 for none. That order and the rows depend on the graph alone, so a memory that is read
 and written again has the same bytes. Derived facts are left out: the parents follow from the lists of children, whose
-order counts. `statereader` has the checks of a memory.
+order counts. agent.capture.memoryreader has the checks of a memory.
 
 The rows are read one by one, into objects that exist already, for a host has many of them and the memory stays small.
 

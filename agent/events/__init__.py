@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live events for subscribers, made of differences between what was told and what the table holds. Pure."""
+"""Live events for subscribers: the differences between the facts last told and the table. Pure."""

@@ -9,7 +9,7 @@ when that is gone. So a process is opened once, its start time is compared throu
 are read through it: the details are all of that process.
 
 They are as of the read, not of the cut. Argv and environment are in the process's own memory, which it may have written
-over: `arguments` checks that.
+over: agent.proc.arguments checks that.
 """
 
 import os

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the table to an immutable snapshot: which tasks, which pid objects, which tags. Pure."""
+"""The selection of an immutable snapshot from the table: tasks, pid objects, tags. Pure."""

@@ -2,7 +2,7 @@
 """The tasks and pid objects of a host by number, and the merge of a record of a task's whole state into them.
 
 A record may name a parent, leader or creator that the table lacks. The table then notes its address, asks the kernel
-about it, and completes the waiting tasks when it is entered. The handlers of the events are in `table`.
+about it, and completes the waiting tasks when it is added. agent.table.processtable has the handlers of the events.
 """
 
 import itertools

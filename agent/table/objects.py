@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live objects: pid namespaces, pid objects, tasks. Data only; `rules` changes them.
+"""The live objects: pid namespaces, pid objects, tasks. Data only; agent.table.rules changes them.
 
 They mirror the kernel's: `Namespace` is ``struct pid_namespace``, `Pid` is ``struct pid``, `Task` is ``struct
 task_struct``. The fields that the kernel keeps once for a thread group, in ``signal_struct``, stand in the leader's

@@ -3,9 +3,9 @@
 
 Theory
 ------
-The table follows the kernel by records (`wire`), applied in the order of their numbers (`stream` sees to that). Each
-record of a task carries its whole state, so it repairs the error that a lost record left; `rules` has the effects of an
-exit or an exec. No sequence of records that a kernel can send, however lossy, makes the table raise.
+The table follows the kernel by records (agent.table.wire), in the order of their numbers (agent.table.stream). Each
+record of a task carries its whole state, so it repairs the error that a lost record left; agent.table.rules has the
+effects of an exit or an exec. No sequence of records that a kernel can send, however lossy, makes the table raise.
 
 An event counts as happening at its number, which lies between the start and the end of its system call. So after any
 number the table holds a state that every process could have seen: the effects of all calls up to some instant and of no
@@ -20,7 +20,7 @@ than the events so far explain, the table takes it over and notes a *surprise*; 
 it (the call had begun and not yet ended). A surprise that no event settles is an *anomaly*.
 
 The table collects doubts in `doubts`; the watch puts them to the kernel. An answer that confirms the table changes
-nothing. `changes` has the tasks that any other record changes: a result derived from other tasks still holds.
+nothing. The attribute `changes` has the tasks that any other record changes: a result about other tasks still holds.
 """
 
 from agent.table import answers, departure, history, rules, wire

@@ -17,7 +17,7 @@ A task lives through ``birth -> exit -> release``:
 exec by a thread that is no leader (de_thread) ends the other threads. The thread takes over its leader's pid object,
 place in the tree and start time; the thread's own number becomes free.
 
-How a task that has exited goes, where no wait call tells of that, and whom its signal reaches, is in `departure`.
+agent.table.departure has the rules for a task that is released without a wait call, and for its exit signal.
 
 Every function leaves the objects consistent, in whatever order they are called: a lossy event stream must not break
 them. Sources: kernel/exit.c, kernel/pid.c, kernel/fork.c, fs/exec.c of Linux 6.18.
