@@ -118,7 +118,7 @@ def namespace_whose_init_is_no_descendant(tree: Tree) -> Target:
 
 @scenario
 def namespaces_whose_inits_are_no_descendants(tree: Tree) -> Target:
-    """Two, one within the other; in the inner one there is a zombie, and in the outer one somebody lives."""
+    """Two, one within the other; in the inner one there is a zombie, and in the outer one a living task."""
     tree.run(
         "fork 0 1; setsid 1; fork 1 2 sibling newpid; fork 0 7; setns 7 2; fork 7 8; fork 8 3 sibling newpid; exit 7"
     )

@@ -239,7 +239,7 @@ def test_a_subscriber_that_does_not_read_is_told_what_it_missed_and_holds_up_nob
 
 
 def test_another_user_sees_their_own_and_nothing_else(running: Daemon, sleeper: int) -> None:
-    """Not a name, not a tree, not an event of anybody else's."""
+    """The daemon shows no name, no tree and no event of another user."""
 
     def script() -> Any:
         with Client(running.socket) as client:

@@ -130,7 +130,7 @@ def test_a_snapshot_and_the_events_from_there_on_are_the_next_snapshot(daemon_so
                         follow(rows, event)
                         count += 1
         finally:
-            while below := psutil.Process(process.pid).children(recursive=True):  # nobody leaves a subreaper's tree
+            while below := psutil.Process(process.pid).children(recursive=True):  # no process leaves a subreaper's tree
                 for each in below:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         each.kill()

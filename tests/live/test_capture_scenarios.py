@@ -56,7 +56,7 @@ def test_what_one_that_entered_has_left_behind_is_refused_with_all_its_descendan
 
 
 def test_nothing_is_left_of_a_namespace_whose_end_was_reaped(capture: Capture) -> None:
-    """Its tasks die all at once and in any order, some reaped by nobody: the race needs many tries."""
+    """Its tasks die all at once and in any order, some without a reap: the race needs many tries."""
     for _ in range(60):
         with Tree() as tree:
             tree.run("fork 0 1 newpid; setsid 1; unshare 1; fork 1 2; fork 1 3; setpgid 3 3 3; fork 3 4; leave 2 3")

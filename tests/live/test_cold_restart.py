@@ -62,7 +62,7 @@ DAEMONS = (
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that everybody may look into."""
+    """Make a folder that all users may read."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -212,7 +212,7 @@ def test_a_call_that_is_refused_while_rights_are_given_up_takes_the_tree_down(fo
 
 
 def test_ids_that_an_ordinary_user_cannot_give_are_refused_by_name(folder: Path) -> None:
-    """His user namespace has none but his own."""
+    """The user namespace of an ordinary user has no ids but the user's own."""
     with services(folder, DAEMONS[:1]) as root:
         number = children(root)[0]
         image = captured(folder, root)
@@ -240,7 +240,7 @@ except RefusedError as error:
 
 
 def test_an_ordinary_user_starts_his_own_services_again(folder: Path) -> None:
-    """In a user namespace of his own, where he may set neither groups nor other ids."""
+    """In a user namespace of its own the caller may set neither groups nor other ids."""
     helper = folder / "helper"
     shutil.copy(HELPER, helper)
     caps = Capabilities(0, 0, 0, (1 << 64) - 1, 0)
@@ -331,7 +331,7 @@ def restarted(image: Path, *words: str, stdin: int = subprocess.DEVNULL) -> "Ite
 
 @pytest.fixture
 def forked(folder: Path) -> Iterator[Path]:
-    """The image of a program, and of another process of it that only forked, has a thread, and is somebody else's."""
+    """Return the image of a program's process and of its child, which only forked, has a thread, and another user."""
     folder.chmod(0o777)
     source = FORKED.replace("PATH", repr(os.fspath(folder / "begun")))
     with subprocess.Popen([PYTHON, "-c", source], cwd="/", start_new_session=True) as process:

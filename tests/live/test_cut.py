@@ -63,7 +63,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_who_vanishes_without_an_event_is_not_shown_beside_who_was_born_after() -> None:
-    """A child that nobody waits for was still in its exit when it was asked about, and gone before the next birth."""
+    """A child without a wait call was still in its exit at the question, and was released before the next birth."""
     watch = Watch(Config())
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

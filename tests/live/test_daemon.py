@@ -98,7 +98,7 @@ def test_a_second_daemon_does_not_take_the_socket_of_the_first(running: Daemon) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_at_a_signal_and_takes_its_socket_along(tmp_path: Path, number: signal.Signals) -> None:
-    """Exit code 0, also while somebody is connected."""
+    """The exit code is 0, also while a client is connected."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         client.status()
         daemon.process.send_signal(number)
@@ -110,7 +110,7 @@ def test_it_ends_at_a_signal_and_takes_its_socket_along(tmp_path: Path, number: 
 
 
 def test_it_leaves_a_socket_alone_that_has_become_anothers(tmp_path: Path) -> None:
-    """Somebody removed the file and started another daemon there."""
+    """Another daemon has taken the place of the removed socket."""
     with a_daemon(tmp_path) as daemon:
         daemon.socket.unlink()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
@@ -287,7 +287,7 @@ def wait_for_line(log: Path, words: bytes) -> int:
 
 
 def test_lost_events_are_made_good_and_births_then_assumed(tmp_path: Path) -> None:
-    """A ring too small for a burst, and nobody who drains it meanwhile: the next snapshot is complete again."""
+    """The ring is too small for a burst, and is not drained meanwhile; the next snapshot is complete again."""
     config = tmp_path / "config.toml"
     config.write_text("ring_bytes = 65536\ndrain_interval_ms = 5000\nsweep_interval_s = 3600\n")
     with (

@@ -122,7 +122,7 @@ def test_it_ends_when_nobody_reads_any_more(daemon_socket: Path, *, goes_on: boo
 
 
 def test_a_root_in_a_container_is_watched_from_outside(daemon_socket: Path, tmp_path: Path) -> None:
-    """Numbers are those that the reader sees, from his own namespace inward."""
+    """Numbers are those that the client sees, from its own namespace inward."""
     script = tmp_path / "script"
     script.write_text("while :; do sleep 0.05; done")
     with (

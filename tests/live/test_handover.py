@@ -369,7 +369,7 @@ def test_a_memory_that_is_stale_or_broken_is_refused_and_a_sweep_fills_the_table
 
 
 def test_a_client_that_asks_during_a_restart_is_answered_after_it(managed: Callable[..., ServiceManager]) -> None:
-    """The manager holds the socket; nobody binds it again or takes it away."""
+    """The manager holds the socket; no daemon binds it again or removes it."""
     manager = managed(activates=True)
     before = manager.socket.stat().st_ino
     assert status(manager)["tasks"]
@@ -389,7 +389,7 @@ def test_a_client_that_asks_during_a_restart_is_answered_after_it(managed: Calla
 def test_it_tells_how_it_is_and_feeds_the_watchdog_while_it_drains(
     managed: Callable[..., ServiceManager], tmp_path: Path
 ) -> None:
-    """Ready once, with its counts, which come again; that it stops. Stopped by a signal it feeds nobody."""
+    """The daemon notifies READY once, its counts again and again, and its stop; a stopped one feeds no watchdog."""
     manager = managed("--config", roomy(tmp_path), watchdog_s=0.4)
     time.sleep(0.5)
     os.kill(manager.pid, signal.SIGSTOP)

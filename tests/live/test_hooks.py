@@ -37,7 +37,7 @@ def test_either_way_to_announce_tells_the_same(without: tuple[str, ...]) -> None
 
 
 def test_the_environment_leaves_hooks_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For whoever suspects one, and for the daemons of tests."""
+    """An administrator may suspect a hook, and the daemons of tests leave hooks out."""
     monkeypatch.setenv("CKPTREE_WITHOUT", " ".join((*TYPED, "pid.ino")))
     watch = Watch(Config())
     watch.close()

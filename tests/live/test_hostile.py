@@ -31,7 +31,7 @@ def test_root_is_answered_and_nothing_of_others_is_lost_beside(kinds: tuple[str,
     found = []
     for _ in range(ATTEMPTS):
         with TemporaryDirectory() as folder:
-            Path(folder).chmod(0o755)  # whoever attacks comes as far as the socket
+            Path(folder).chmod(0o755)  # an attacker may reach the socket
             with a_daemon(Path(folder)) as daemon:
                 outcome = measure(daemon.socket, daemon.process.pid, kinds, SECONDS)
         found = [f"{name}: {outcome}" for name in outcome.failings(BOUNDS)]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.live
 USER, FIRST, COUNT = 64001, 0x7FFF0000, 1000
 # Maps as newuidmap and newgidmap write them for a container without root: its root is the user, the others are sub-ids.
 MAP = f"0 {USER} 1\n1 {FIRST} {COUNT}\n"
-# Becomes the user, then somebody in a namespace of the user's; tells what the daemon shows, and how often it lets in.
+# Becomes the user, then another user in a namespace of the first; prints the daemon's answers and its connections.
 INSIDE = f"""
 import ctypes, json, os, sys
 from agent.protocol.client import Client
@@ -149,7 +149,7 @@ def test_a_sub_id_is_shown_what_is_that_ids_alone(running: Daemon, outside: tupl
 
 
 def test_the_sub_ids_of_a_user_and_the_user_have_one_budget(running: Daemon) -> None:
-    """So many connections in all, whoever of them has the most."""
+    """The limit holds for the connections of all its users together."""
     socket, tries = os.fspath(running.socket), str(MAX_CLIENTS_PER_USER)
     with somebody(INSIDE, socket, "5", str(MAX_CLIENTS_PER_USER - 10)) as first:
         one = told(first)["in"]

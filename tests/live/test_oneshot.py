@@ -178,7 +178,7 @@ def from_inside(script: str, daemon_socket: Path) -> Any:
 
 
 def test_a_caller_in_a_container_names_roots_by_his_own_numbers(daemon_socket: Path) -> None:
-    """1 is his init, not the host's; and the numbers he gets are his."""
+    """1 is the client's init, not the host's; and the answer has the numbers of the client's namespace."""
     document = from_inside("sleep 100 & {} 1", daemon_socket)
 
     assert [(row["comm"], row["depth"]) for row in document["tasks"][:2]] == [("sh", 0), ("sleep", 0)]
@@ -196,7 +196,7 @@ def test_a_child_of_his_is_found_by_its_number_there(daemon_socket: Path) -> Non
 
 @pytest.mark.parametrize("arguments", [("daemon",), ("snapshot", "1", "--source", "bpf")])
 def test_watching_from_inside_a_container_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """Exit code 5: the kernel would show a part of the tasks, and nobody would know."""
+    """Exit code 5: the kernel would show only a part of the tasks, without a sign of that."""
     options = ("--socket", tmp_path / "socket") if arguments == ("daemon",) else ()
     ran = ckptree(*arguments, *options, before=INSIDE)
 
@@ -248,7 +248,7 @@ def entered() -> Iterator[tuple[int, int]]:
 
 
 def test_who_entered_a_container_is_a_leak(daemon_socket: Path, tmp_path: Path, entered: tuple[int, int]) -> None:
-    """Nobody in there is its parent, so nobody could fork it."""
+    """No process of the namespace is its parent, so none could fork it."""
     init, guest = entered
     ran = ckptree("snapshot", str(init), "--socket", daemon_socket, "-o", tmp_path / "tree.ckpt")
 

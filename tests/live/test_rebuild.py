@@ -32,7 +32,7 @@ def test_a_chain_of_processes_has_the_numbers_and_parents_of_the_plan() -> None:
 
 
 def test_a_chain_twice_as_long_takes_about_twice_as_long() -> None:
-    """Nobody has private memory, of which the kernel would keep a list of all forefathers for each of them."""
+    """No task has private memory, for which the kernel would keep a list of all its forefathers."""
 
     def took(length: int) -> int:
         writer = PlanWriter()

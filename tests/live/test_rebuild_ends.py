@@ -209,7 +209,7 @@ def test_a_program_that_cannot_run_is_an_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that everybody may look into."""
+    """Make a folder that all users may read."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -252,7 +252,7 @@ def test_a_step_that_never_ends_is_given_up_and_named() -> None:
 
 
 def test_a_missing_helper_is_told_with_the_remedy(tmp_path: Path) -> None:
-    """An installation that nobody compiled."""
+    """The installation has no compiled helper."""
     writer = PlanWriter()
     writer.actor(1)
     with pytest.raises(Exception, match="make setup"):

@@ -24,7 +24,7 @@ def snapshot(root: int, socket: Path, *options: str | Path) -> "subprocess.Compl
 
 
 def a_namespace_whose_init_is_a_child_of_somebody_outside(tree: Tree) -> Target:
-    """5 is in it. The root is an init itself, so nobody of the tree's namespace can be beside it."""
+    """5 is in it. The root is an init itself, so no task of the tree's namespace can be beside it."""
     tree.run(CONTAINER + "setns 0 1; fork 0 2; setns 0 0; fork 2 3 sibling newpid; fork 1 4; setns 4 3; fork 4 5")
     return Target()
 

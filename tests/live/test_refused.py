@@ -11,7 +11,7 @@ from bpf.compiler import Bundle
 
 pytestmark = pytest.mark.live
 
-# r0 = *(u64 *)(r2 + 0), of a register that nobody has set; exit
+# r0 = *(u64 *)(r2 + 0), of a register that was never set; exit
 UNSET = struct.pack("<BBhi", 0x79, 0x20, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
 
@@ -32,7 +32,7 @@ def test_the_verifiers_refusal_has_its_log_and_last_words() -> None:
 
 
 def test_a_program_that_the_verifier_refuses_is_told_as_such() -> None:
-    """With its log, and with what to do; nobody is sent to look for rights."""
+    """The message has its log and the remedy, and does not speak of rights."""
     said = loader.refusal(refused())
 
     assert "refuses what this bcc makes" in said
@@ -56,7 +56,7 @@ def test_the_loader_answers_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kernel_without_the_numbering_instruction_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before maps are made, which such a kernel may refuse with EPERM: nobody is sent to look for rights."""
+    """It is refused before maps are made, which such a kernel may refuse with EPERM as if rights were missing."""
     assert syscall.has_fetch_and_add()
 
     def refuse_map(*_: object) -> int:

@@ -82,7 +82,7 @@ def test_dead_inits_wait_within_their_exit_and_the_tree_ends_all_the_same(pidns:
 
 
 def test_a_kernel_leaves_nothing_but_others_zombies_where_an_init_has_exited() -> None:
-    """Its children are gone, alive or zombies before; who entered is a zombie; and nobody is born there any more."""
+    """Its children are gone, alive or zombies before; a task that entered is a zombie; no task can be born there."""
     with Tree(strict=False) as tree:
         tree.run(
             CONTAINER + "fork 1 2 newpid; fork 2 3; fork 2 4; exit 4; fork 1 5; setns 5 2; fork 5 6; setns 1 2; kill 2"

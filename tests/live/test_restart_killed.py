@@ -53,7 +53,7 @@ def left_over(others: set[int]) -> set[int]:
 
 
 def forked(body: Callable[[], None]) -> int:
-    """A process in a session of its own that does something, and its pid; whatever it says, nobody hears."""
+    """Run a function in a process with a session of its own, and return its pid; its output is dropped."""
     begun, begins = os.pipe()
     # Python forgets, in a child, a signal that comes before os.fork() has returned there.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -83,9 +83,9 @@ def forked(body: Callable[[], None]) -> int:
 
 
 def assert_nothing_is_left(begin: Callable[[], None], end: Callable[[int], None], whole: float, moments: int) -> None:
-    """Begin a tree and end its coordinator some time later, again and again: nobody is left, each time.
+    """Begin a tree and end its coordinator some time later, again and again; no process may be left, each time.
 
-    Every other time counts from when there is somebody of the tree, however busy the machine is.
+    Every other time counts from the birth of the first task, however busy the machine is.
     """
     others = left_over(set())
     chance = random.Random(7)
@@ -109,7 +109,7 @@ def made(plan: Plan) -> Rebuild:
 
 
 def hold(plan: Plan) -> None:
-    """For longer than anybody waits."""
+    """Sleep for longer than any test waits."""
     with made(plan):
         time.sleep(100)
 
@@ -337,7 +337,7 @@ def root_of(guard: int) -> int:
 
 @contextmanager
 def cleared(*pids: int) -> Iterator[None]:
-    """A test that fails leaves nobody, either."""
+    """Kill the rest at the end, also after a test that fails."""
     try:
         yield
     finally:
@@ -388,7 +388,7 @@ def test_a_detached_tree_whose_root_has_changed_its_ids_ends_with_its_guard(
 
 
 def test_a_restart_whose_guard_is_killed_says_that_the_tree_is_gone_when_it_is(image: Path) -> None:
-    """The root has changed its ids, and nobody watches: the coordinator ends it."""
+    """The root has changed its ids, and the watcher is gone: the coordinator ends the root."""
     process = subprocess.Popen(command(image, *OTHER_IDS), cwd=TOP, stderr=subprocess.PIPE, text=True)
     assert soon(lambda: guards(process.pid), within=20)
     guard = guards(process.pid)[0]
@@ -427,7 +427,7 @@ def test_the_watcher_holds_nothing_that_others_wait_for_and_ends_with_the_tree(i
     """Its descriptors are the two that it watches; SIGTERM does not reach it."""
     with running(image, *OTHER_IDS) as (process, ready):
         guard = guards(process.pid)[0]
-        assert root_of(guard) == ready["root"]  # it runs: whoever kills it before that has made the restart fail
+        assert root_of(guard) == ready["root"]  # it runs: a kill before that would have made the restart fail
         found = watcher(guard)
         links = [os.readlink(each) for each in Path(f"/proc/{found}/fd").iterdir()]
         assert len(links) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exit signals of a rebuilt tree: each process has its own, and what exits while the tree is made disturbs nobody."""
+"""Exit signals of a rebuilt tree: each process has its own, and an exit while the tree is made disturbs no task."""
 
 import os
 import signal

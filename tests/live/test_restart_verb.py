@@ -56,7 +56,7 @@ def test_a_tree_that_holds_is_taken_down_by_a_signal_with_exit_code_0(image: Pat
 
 
 def test_the_end_of_a_root_that_was_to_hold_is_a_failure(image: Path) -> None:
-    """Somebody has killed it."""
+    """Another process has killed it."""
     with running(image) as (process, ready):
         time.sleep(0.2)
         os.kill(ready["root"], signal.SIGKILL)
@@ -114,7 +114,7 @@ def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code
 
 
 def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: Path) -> None:
-    """restart itself returns, and nobody waits for the end of its output."""
+    """restart itself returns, and its output ends with it."""
     pidfile = tmp_path / "pid"
     done = ran(image, "--detach", "--pidfile", pidfile, "--json")
     ready = json.loads(done.stdout)

@@ -120,7 +120,7 @@ def same(client: Client, pid: int, arguments: bytes, environment: bytes) -> "lis
 
 
 def test_the_hash_is_the_one_that_python_takes(program: Path, forgetful: Daemon) -> None:
-    """Of every length up to the most that is hashed, and of longer ones; the text is nobody's business."""
+    """Of every length up to the most that is hashed, and of longer ones; no answer has the text."""
     lengths = [*range(1, 20), 4070, 4096, 5000, *range(HASHED_BYTES - 70, HASHED_BYTES + 70, 13), 12_000]
     for length in lengths:
         with running(program, "y" * length) as pid, Client(forgetful.socket) as client:
@@ -188,7 +188,7 @@ def test_strings_that_a_process_has_moved_elsewhere_are_not_known(tmp_path: Path
 
 
 def test_a_snapshot_has_no_strings_and_no_answer_a_hash(program: Path, forgetful: Daemon) -> None:
-    """Nobody but the daemon needs it, and who had some could compute the key."""
+    """Only the daemon needs a hash, and a client with some hashes could compute the key."""
     with running(program, "a") as pid, Client(forgetful.socket) as client:
         assert os.fsencode(program) not in client.snapshot(str(pid)).data
         answer = client.request("strings", root=pid, start_ns=0)

@@ -44,7 +44,7 @@ def test_a_file_says_what_it_was_looked_for(capture: Capture) -> None:
 
 
 def test_a_leader_whose_terminal_hung_up_remembers_the_group_in_its_foreground(capture: Capture) -> None:
-    """tty_old_pgrp; nobody else of the session has anything left."""
+    """tty_old_pgrp is left to the leader; the session's other processes have no terminal any more."""
     with Tree() as tree:
         tree.run("fork 0 1; setsid 1; ignore 1 SIGHUP; terminal 1; fork 1 2; setpgid 1 2 2; fork 2 3; foreground 1 2")
         before = capture(tree.number(1), "subtree")

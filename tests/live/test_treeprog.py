@@ -44,7 +44,7 @@ def test_the_kernel_makes_of_a_random_program_what_the_oracle_predicts(program: 
 
 
 def test_a_vfork_child_may_end_after_its_parent_and_another_with_that_ones_number_are_there() -> None:
-    """Nobody is waited for then."""
+    """No wait call happens then."""
     with Tree() as tree:
         tree.run("fork 0 1 newpid; fork 1 2; fork 2 4 vfork; kill 2; wait 1 2; fork 1 3 like=2; exit 4")
 
@@ -116,7 +116,7 @@ def test_a_failing_call_has_no_effect_unless_the_tree_is_strict() -> None:
 
 
 def _runs_treeprog(number: int) -> bool:
-    """A zombie still counts: nobody may leave one behind."""
+    """Return True if a task of treeprog has a number; a zombie counts."""
     try:
         return Path(f"/proc/{number}/comm").read_text(encoding="utf-8") == "treeprog\n"
     except (FileNotFoundError, ProcessLookupError):
