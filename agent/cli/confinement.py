@@ -8,8 +8,9 @@ import. So it gives up, for good and for all its children:
 
 * capabilities, but for the one to read any file, and gaining others (``no_new_privs``);
 * by a seccomp filter: to write, make, rename or remove anything in a file system, or change its mode, owner, times or
-  attributes; to run a program; to signal, trace, limit or reschedule another process; to open a socket or shared
-  memory; and the calls that change the system (mounts, modules, namespaces, BPF, keys);
+  attributes, or to lock it; to run a program; to signal, trace, read, limit or reschedule another process; to open or
+  use a socket, shared memory, a semaphore or a message queue; all of ioctl and fcntl but a few harmless commands; and
+  the calls that change the system (mounts, modules, namespaces, clocks, names, BPF, keys);
 * by Landlock, where the kernel has it: the file system's part once more, by another mechanism.
 
 A refused call fails with EPERM, so that a verb that needs it reports an error. On a kernel without seccomp the other
@@ -39,15 +40,43 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
     "pidfd_getfd": (438, 438),
+    "pidfd_open": (434, 434),
+    "process_mrelease": (448, 448),
     "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "get_robust_list": (274, 100),
+    "setpgid": (109, 154),
+    "setsid": (112, 157),
     "socket": (41, 198),
+    "socketpair": (53, 199),
     "connect": (42, 203),
     "bind": (49, 200),
+    "listen": (50, 201),
+    "accept": (43, 202),
+    "accept4": (288, 242),
+    "sendto": (44, 206),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
+    "recvmsg": (47, 212),
+    "recvmmsg": (299, 243),
+    "setsockopt": (54, 208),
+    "shutdown": (48, 210),
     "mount": (165, 40),
     "umount2": (166, 39),
     "pivot_root": (155, 41),
     "chroot": (161, 51),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "move_mount": (429, 429),
+    "mount_setattr": (442, 442),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
     "setns": (308, 268),
     "unshare": (272, 97),
     "bpf": (321, 280),
@@ -59,12 +88,49 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "kexec_file_load": (320, 294),
     "reboot": (169, 142),
     "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "syslog": (103, 116),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "settimeofday": (164, 170),
+    "adjtimex": (159, 171),
+    "clock_settime": (227, 112),
+    "clock_adjtime": (305, 266),
+    "vhangup": (153, 58),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "modify_ldt": (154, None),
+    "uselib": (134, None),
+    "nfsservctl": (180, 42),
+    "lookup_dcookie": (212, 18),
+    "personality": (135, 92),
+    "seccomp": (317, 277),
+    "lsm_set_self_attr": (460, 460),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
     "keyctl": (250, 219),
     "add_key": (248, 217),
     "request_key": (249, 218),
+    "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "io_setup": (206, 0),
+    "io_submit": (209, 2),
     "userfaultfd": (323, 282),
+    # Memory that no limit of the process counts, and moves of data within the kernel.
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "remap_file_pages": (216, 234),
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "vmsplice": (278, 75),
+    "copy_file_range": (326, 285),
     # In a file system. open and openat are checked by their flags; those of openat2 are in memory, out of a filter's
     # reach.
     "openat2": (437, 437),
@@ -106,8 +172,13 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "futimesat": (261, None),
     "utimensat": (280, 88),
     "fallocate": (285, 47),
+    "ftruncate": (77, 46),
+    "flock": (73, 32),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     # Other processes' limits, priorities and memory policy.
     "prlimit64": (302, 261),
+    "setrlimit": (160, 164),
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),
     "sched_setscheduler": (144, 119),
@@ -117,13 +188,44 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
     "process_madvise": (440, 440),
+    "mbind": (237, 235),
+    "set_mempolicy": (238, 237),
+    "set_mempolicy_home_node": (450, 450),
+    # System V and POSIX objects, which other processes share.
     "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
     "msgget": (68, 186),
+    "msgctl": (71, 187),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
     "semget": (64, 190),
+    "semctl": (66, 191),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "mq_timedsend": (242, 182),
+    "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184),
+    "mq_getsetattr": (245, 185),
 }
-# fcntl(2) by its command: those that make a descriptor send signals to other processes.
-_FCNTL: Final = (72, 25)
-_FCNTL_DENIED: Final = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+# Calls that are refused but for some commands, in their second argument. Others of fcntl(2) lock, lease, resize or
+# seal what other processes share, or make it send signals.
+_COMMANDS: Final[dict[str, tuple[tuple[int, int], tuple[int, ...]]]] = {
+    # TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX
+    "ioctl": ((16, 29), (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5450, 0x5451)),
+    # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
+    "fcntl": ((72, 25), (0, 1, 2, 3, 1030)),
+}
+# clone(2) by its flags: those of new namespaces, and CLONE_PARENT, which gives the caller of this process a child.
+_CLONE: Final = (56, 220)
+_CLONE_DENIED: Final = 0x7E020000 | 0x00008000
+# Flags of clone3(2) are in memory, out of a filter's reach: libc takes clone where the kernel lacks clone3.
+_CLONE3: Final = 435
+# prctl(2): PR_SCHED_CORE groups other processes.
+_PRCTL: Final = (157, 167)
+_PR_SCHED_CORE: Final = 62
 # Calls with flags of open(2), and the index of that argument.
 _OPENING: Final[dict[str, tuple[tuple[int, int | None], int]]] = {"open": ((2, None), 1), "openat": ((257, 56), 2)}
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -133,7 +235,7 @@ _X32_BIT: Final = 0x40000000
 # struct sock_filter: u16 code, u8 jump if true, u8 jump if false, u32 value
 _INSTRUCTION: Final = struct.Struct("=HBBI")
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ERRNO with EPERM
+_ALLOW, _REFUSE, _LACK = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38  # SECCOMP_RET_ERRNO with EPERM, and with ENOSYS
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16  # struct seccomp_data
 
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # the same on both
@@ -196,13 +298,26 @@ def seccomp_filter(machine: str) -> bytes:
                 _INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE),
                 _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW),
             ]
-    count = len(_FCNTL_DENIED)
-    code += [
-        _INSTRUCTION.pack(_EQUAL, 0, 2 * count + 1, _FCNTL[column]),
-        _INSTRUCTION.pack(_LOAD, 0, 0, _ARGUMENTS_AT + 8),
-    ]
-    for command in _FCNTL_DENIED:
-        code += [_INSTRUCTION.pack(_EQUAL, 0, 1, command), _INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE)]
+    for pair, commands in _COMMANDS.values():
+        code += [
+            _INSTRUCTION.pack(_EQUAL, 0, 2 * len(commands) + 2, pair[column]),
+            _INSTRUCTION.pack(_LOAD, 0, 0, _ARGUMENTS_AT + 8),  # the kernel, too, reads the low half alone
+        ]
+        for command in commands:
+            code += [_INSTRUCTION.pack(_EQUAL, 0, 1, command), _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW)]
+        code.append(_INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE))
+    for number, test, value in (
+        (_CLONE[column], _ANY_BIT, _CLONE_DENIED),
+        (_PRCTL[column], _EQUAL, _PR_SCHED_CORE),
+    ):
+        code += [
+            _INSTRUCTION.pack(_EQUAL, 0, 4, number),
+            _INSTRUCTION.pack(_LOAD, 0, 0, _ARGUMENTS_AT),
+            _INSTRUCTION.pack(test, 0, 1, value),
+            _INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE),
+            _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW),
+        ]
+    code += [_INSTRUCTION.pack(_EQUAL, 0, 1, _CLONE3), _INSTRUCTION.pack(_RETURN, 0, 0, _LACK)]
     return b"".join([*code, _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW)])
 
 
