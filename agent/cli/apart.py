@@ -9,6 +9,7 @@ of a folder, whose names it checks. The child prints its messages and errors its
 import contextlib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -57,26 +58,37 @@ def made(work: Callable[[], Made], say: Callable[[str], None]) -> Made:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # else both processes would write the buffered text
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        _be_child(work, say, writer)
-    os.close(writer)
+    # SIGINT is blocked until the parent knows its child: an interrupt between the two would leave the child behind.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    child = code = 0
     try:
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            _be_child(work, say, writer, held)
+        os.close(writer)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         with open(reader, "rb") as pipe:
             data = bounded.read(pipe, MOST_BYTES)
     except bounded.TooLargeError as error:
         raise CkptreeError(f"what was made of the file {error}") from None
+    except BaseException:
+        if child:
+            os.kill(child, signal.SIGKILL)  # it may have heard of no interrupt, and wait for its input
+        raise
     finally:
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        if child:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code:
         raise EndedError(code if code > 0 else 128 - code)
     return _checked(data)
 
 
-def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int) -> None:
+def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int, mask: set[int]) -> None:
     code = 1
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         confine_root()
         data = msgpack.packb(work())
         with contextlib.suppress(BrokenPipeError), open(writer, "wb") as pipe:  # the parent closes it above MOST_BYTES

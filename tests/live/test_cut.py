@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cut of a snapshot, where something happens between a question and the reading of its answer."""
 
+import math
 import mmap
 import os
 import signal
@@ -91,13 +92,13 @@ def test_who_vanishes_without_an_event_is_not_shown_beside_who_was_born_after() 
                 ask(address, start_ns)
                 asked.append(address)
 
-            def read_late() -> None:
+            def read_late(deadline: float = math.inf) -> bool:
                 if asked and not second:
                     wait_until(lambda: is_gone(first))
                     it.stdin.write("fork\n")  # type: ignore[union-attr]  # it has one
                     it.stdin.flush()  # type: ignore[union-attr]
                     second.append(int(it.stdout.readline()))  # type: ignore[union-attr]
-                catch_up()
+                return catch_up(deadline)
 
             watch.probes.ask, watch._intake.catch_up = note, read_late  # type: ignore[assignment, method-assign]  # to be late
             snapshot = watch.snapshot(watch.find(parse(str(it.pid))), "subtree")

@@ -374,6 +374,7 @@ def test_a_detached_tree_whose_root_has_changed_its_ids_ends_with_its_guard(
     end: Callable[[int], None], image: Path, tmp_path: Path
 ) -> None:
     """By a second process, which is in no group or session of the guard's."""
+    others = left_over(set())
     file = tmp_path / "pid"
     done = ran(image, *OTHER_IDS, "--detach", "--pidfile", file)
     assert done.returncode == 0, done.stderr
@@ -384,7 +385,7 @@ def test_a_detached_tree_whose_root_has_changed_its_ids_ends_with_its_guard(
         end(guard)
 
         assert_gone([guard, root])
-        assert not left_over(set())
+        assert soon(lambda: not left_over(others))
 
 
 def test_a_restart_whose_guard_is_killed_says_that_the_tree_is_gone_when_it_is(image: Path) -> None:
@@ -408,6 +409,7 @@ def test_a_restart_whose_guard_is_killed_says_that_the_tree_is_gone_when_it_is(i
 @pytest.mark.parametrize("both", [True, False], ids=["guard and restart", "guard"])
 def test_nothing_is_left_of_a_root_that_has_changed_its_ids(*, both: bool, image: Path) -> None:
     """If restart is killed as well, the watcher ends the tree."""
+    others = left_over(set())
     with running(image, *OTHER_IDS) as (process, ready):
         guard = guards(process.pid)[0]
         root = root_of(guard)
@@ -420,7 +422,7 @@ def test_nothing_is_left_of_a_root_that_has_changed_its_ids(*, both: bool, image
                 process.kill()
 
             assert_gone([guard, root])
-            assert not left_over(set())
+            assert soon(lambda: not left_over(others))
 
 
 def test_the_watcher_holds_nothing_that_others_wait_for_and_ends_with_the_tree(image: Path) -> None:

@@ -110,5 +110,5 @@ def test_a_coordinator_that_takes_down_what_a_guard_left_kills_nobody_else(
     orphans.kill_all_but(kept)
 
     left.wait()
-    assert victims == [(child, "S")]
+    assert victims in ([(child, "S")], [(child, "R")])  # alive
     assert_gone([left.pid])

@@ -136,8 +136,7 @@ def test_garbage_is_looked_for_afterwards_as_it_was_before(numbers: tuple[int, .
     snapshot = a_snapshot([(1,), numbers], tasks, mode="container")
     before = gc.isenabled()
     try:
-        if not wanted:
-            gc.disable()
+        (gc.enable if wanted else gc.disable)()
         assert bool(obstacles(snapshot)) == (len(numbers) > 1)
         assert gc.isenabled() == wanted
     finally:
