@@ -18,7 +18,7 @@ from agent.capture.watch import Watch
 from agent.daemon import metrics
 from agent.daemon.audit import Refusals, line
 from agent.daemon.journal import Journal
-from agent.errors import BusyError, CkptreeError, UsageError
+from agent.errors import BusyError, CkptreeError, NotPermittedError, UsageError
 from agent.events import eventfacts
 from agent.events.feed import Feed
 from agent.events.subscription import KINDS, Subscription

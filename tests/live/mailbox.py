@@ -18,14 +18,22 @@ from typing import ClassVar, NamedTuple
 CALL, CLONE, EXEC = 1, 2, 3
 SCRATCH = 0x5C7A7C45C7A7C4
 TIMEOUT_S = 5.0
-SYS = {
-    "close": 3, "exit": 60, "wait4": 61, "kill": 62, "setpgid": 109, "setsid": 112, "prctl": 157, "rt_sigaction": 13,
-    "exit_group": 231, "waitid": 247, "openat": 257, "unshare": 272, "setns": 308,
-    "ioctl": 16, "fcntl": 72, "pipe2": 293,
+_NUMBERS = {
+    "x86_64": {
+        "close": 3, "exit": 60, "wait4": 61, "kill": 62, "setpgid": 109, "setsid": 112, "prctl": 157,
+        "rt_sigaction": 13, "exit_group": 231, "waitid": 247, "openat": 257, "unshare": 272, "setns": 308,
+        "ioctl": 16, "fcntl": 72, "pipe2": 293, "futex": 202,
+    },
+    "aarch64": {
+        "close": 57, "exit": 93, "wait4": 260, "kill": 129, "setpgid": 154, "setsid": 157, "prctl": 167,
+        "rt_sigaction": 134, "exit_group": 94, "waitid": 95, "openat": 56, "unshare": 97, "setns": 268,
+        "ioctl": 29, "fcntl": 25, "pipe2": 59, "futex": 98,
+    },
 }  # fmt: skip
+SYS = _NUMBERS[os.uname().machine]
 
 _HEADER_BYTES = 264
-_SYS_FUTEX = 202
+_SYS_FUTEX = SYS["futex"]
 _FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 _NAP_S = 0.05
 

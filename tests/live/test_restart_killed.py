@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -441,3 +442,26 @@ def test_the_watcher_holds_nothing_that_others_wait_for_and_ends_with_the_tree(i
 
         assert process.wait(20) == 128 + signal.SIGKILL
         assert_gone([guard, found, ready["root"]])
+
+
+def test_a_signal_for_the_group_of_restart_ends_the_root_and_its_status_is_told() -> None:
+    """As `timeout` sends it: the process above the root is of that group, and goes on."""
+    image = registry.image(a_snapshot([(1,)], [a_task(1, 0)]), "ckpt")
+    words = ("restart", "-", "--no-pids", "--no-pidns", "--run", "sleep 79")
+    begun = [sys.executable, "-m", "agent", *words]
+    process = subprocess.Popen(begun, cwd=TOP, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    assert process.stdin
+    process.stdin.write(image)
+    process.stdin.close()
+
+    def sleeps() -> bool:
+        below = [process.pid]
+        for pid in below:
+            with suppress(OSError):
+                below += guards(pid)
+        return any(Path(f"/proc/{pid}/comm").read_text() == "sleep\n" for pid in below)
+
+    assert soon(sleeps, within=20)
+    os.killpg(process.pid, signal.SIGTERM)
+
+    assert process.wait(20) == 128 + signal.SIGTERM

@@ -31,8 +31,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef __x86_64__
-#error "the clone trampoline below is written for x86-64"
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#error "the system calls below are written for x86-64 and arm64"
 #endif
 
 enum { MAX_LEVELS = 33, STACK_BYTES = 64 * 1024, SCRATCH_BYTES = 128 };
@@ -68,6 +68,7 @@ struct table {
 
 static struct table *table;
 
+#ifdef __x86_64__
 static long call(long number, long a, long b, long c, long d, long e, long f)
 {
 	long result;
@@ -81,8 +82,24 @@ static long call(long number, long a, long b, long c, long d, long e, long f)
 			 : "rcx", "r11", "memory");
 	return result;
 }
+#else
+static long call(long number, long a, long b, long c, long d, long e, long f)
+{
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+
+	__asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+	return x0;
+}
+#endif
 
 /* clone3() whose child never returns here: it calls `entry`, on a stack of its own or on its copy of this one. */
+#ifdef __x86_64__
 static long spawn(struct clone_args *args, void (*entry)(struct node *), struct node *child)
 {
 	long result;
@@ -102,6 +119,26 @@ static long spawn(struct clone_args *args, void (*entry)(struct node *), struct 
 			 : "rcx", "r11", "memory");
 	return result;
 }
+#else
+static long spawn(struct clone_args *args, void (*entry)(struct node *), struct node *child)
+{
+	register long x8 __asm__("x8") = SYS_clone3;
+	register long x0 __asm__("x0") = (long)args;
+	register long x1 __asm__("x1") = sizeof(*args);
+
+	__asm__ volatile("svc #0\n\t"
+			 "cbnz x0, 1f\n\t"
+			 "mov x29, xzr\n\t"
+			 "mov x0, %[child]\n\t"
+			 "blr %[entry]\n\t"
+			 "brk #0\n"
+			 "1:"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), [entry] "r"(entry), [child] "r"(child)
+			 : "x30", "memory");
+	return x0;
+}
+#endif
 
 static void futex_wait(uint32_t *word, uint32_t value)
 {
@@ -125,7 +162,7 @@ static uint64_t monotonic_ns(void)
 static void announce(struct node *self)
 {
 	char link[64];
-	long length = call(SYS_readlink, (long)"/proc/thread-self", (long)link, sizeof(link), 0, 0, 0);
+	long length = call(SYS_readlinkat, AT_FDCWD, (long)"/proc/thread-self", (long)link, sizeof(link), 0, 0);
 	int32_t number[2] = {0, 0};
 	int at = 0;
 

@@ -123,7 +123,7 @@ static void come_to_life(uint32_t me, struct robust *robust)
 
 	arm(me, robust);
 	if (me && (program.head->flags & (PROGRAM_REAPER | PROGRAM_PIDNS)) == PROGRAM_REAPER)
-		handle(SIGTERM, SIG_IGN);	/* the reaper's handler for it must not be inherited */
+		handle(SIGNAL_GUARD_GONE, SIG_IGN);	/* the handler is the reaper's alone */
 	CALL2(prctl, PR_SET_NAME, actor->comm);
 	if ((program.head->flags & PROGRAM_ANY_NUMBERS) && actor->depth)
 		learn_numbers(me);

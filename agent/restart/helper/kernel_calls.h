@@ -31,6 +31,7 @@
 #define SIGSTOP 19
 #define SIGSYS 31
 #define SIGNALS 64
+#define SIGNAL_GUARD_GONE 63	/* what the reaper gets when its guard is gone: a group that it is in is never sent that */
 #define SA_RESTORER 0x04000000
 #define SA_ONSTACK 0x08000000
 

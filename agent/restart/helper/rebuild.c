@@ -162,7 +162,8 @@ static _Noreturn void end_without_guard(void)
 
 /*
  * The guard may be killed. A namespace then goes with its init, and the init with the guard: by the kernel or by the
- * watcher. Without a namespace the reaper must do the guard's work, and only the reaper keeps this handler.
+ * watcher. Without a namespace the reaper must do the guard's work, and only the reaper keeps this handler. The reaper is
+ * in the caller's process group, so the signal is one that nobody sends to a group: SIGTERM to that is for the root.
  */
 static void outlive_guard(void)
 {
@@ -172,9 +173,9 @@ static void outlive_guard(void)
 
 	if (!refusal(stack.base)) {
 		CALL2(sigaltstack, &stack, 0);
-		CALL4(rt_sigaction, SIGTERM, &action, 0, 8);
+		CALL4(rt_sigaction, SIGNAL_GUARD_GONE, &action, 0, 8);
 	}
-	CALL2(prctl, PR_SET_PDEATHSIG, SIGTERM);
+	CALL2(prctl, PR_SET_PDEATHSIG, SIGNAL_GUARD_GONE);
 }
 
 /* Set up actor 0, before its life as an actor; all others inherit it. */

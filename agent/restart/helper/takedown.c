@@ -94,13 +94,13 @@ static void raise_limit(void)
 	CALL4(prlimit64, 0, RLIMIT_NOFILE, limit, 0);
 }
 
-/* Let the reaper kill the tree: SIGTERM is also its signal for the guard's death. */
+/* Let the reaper kill the tree, by its signal for the death of the guard. */
 static void leave_it_to_the_reaper(void)
 {
 	struct child_info info = {0};
 	uint64_t begin = now_ns();
 
-	CALL2(kill, guard.first, SIGTERM);
+	CALL2(kill, guard.first, SIGNAL_GUARD_GONE);
 	while (CALL5(waitid, P_PID, guard.first, &info, WEXITED | WNOHANG | WNOWAIT | WALL, 0) == 0 && !info.pid
 	       && now_ns() - begin < REAPER_PATIENCE_NS)
 		sleep_ns(500000);
