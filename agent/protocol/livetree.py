@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.protocol.client import Event, EventTask, Subscription
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # each names the other: compare numbers and fields
 class LiveTask:
     """A thread, leader or not, alive or dead. Numbers are those of the subscriber's pid namespace.
 
@@ -64,7 +64,7 @@ class LiveTask:
         return TaskState.ZOMBIE if alone else TaskState.DEAD_LEADER
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LiveProcess:
     """A thread group.
 

@@ -56,6 +56,20 @@ def test_a_tree_that_is_wholly_theirs_is_shown_to_them() -> None:
     assert told["order"] == scene.watch.stream.next
 
 
+def test_strings_are_compared_for_root_alone() -> None:
+    """Not for the user of a process, from whom the kernel may hide its memory, nor for the group that sees all trees."""
+    scene = Scene()
+    own, _ = _tree(scene)
+    of_the_group = Viewer(pid=0, uid=1002, gid=1002, privileged=True)
+    for viewer in (scene.viewer(own), of_the_group):
+        told = scene.ask(viewer, "strings", root=str(own.tid), start_ns=own.start_ns)
+
+        assert (told["ok"], told["kind"]) == (False, "not-permitted")
+        assert "strings" not in scene.ask(viewer, "hello")["features"]
+    assert scene.ask(ROOT, "strings", root=str(own.tid), start_ns=own.start_ns)["ok"]
+    assert "strings" in scene.ask(ROOT, "hello")["features"]
+
+
 @pytest.mark.parametrize("verb", ["snapshot", "subscribe"])
 def test_of_what_is_not_theirs_they_learn_that_they_may_not(verb: str) -> None:
     """The answer has neither name nor size; a number without a task gives another error, as for kill()."""
