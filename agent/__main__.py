@@ -2,9 +2,9 @@
 """``ckptree`` as installed: the daemon without the command line's imports, everything else through them.
 
 An interrupt may come at any moment, and most of a short verb's time is imports. A KeyboardInterrupt raised there may
-not
-reach the top as such: some modules turn it into an error of their own, and within a callback Python prints it and goes
-on. So the handler notes that it was called, and however the program then ends, it ends with the code of an interrupt.
+not reach the top as such: some modules turn it into an error of their own, and within a callback Python prints it and
+goes on. So the handler notes that it was called, and however the program then ends, it ends with the code of an
+interrupt.
 """
 
 import os
@@ -34,8 +34,7 @@ def fill_standard_streams() -> None:
     """Open each of descriptors 0 to 2 that is closed, lest a file opened later take its place.
 
     A supervisor may start the program without some of them. A write to a missing standard output then fails as on a
-    full
-    disk; messages to a missing standard error are dropped.
+    full disk; messages to a missing standard error are dropped.
     """
     for descriptor in range(3):
         try:

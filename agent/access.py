@@ -4,19 +4,15 @@
 Rules
 -----
 Root, the user that the daemon runs as, and members of one group (by default ``ckptree``) see everything. Any other
-client
-sees its *own* tasks: those whose real user id is the client's, and whose real group id is one of the client's groups,
-all
-in the initial user namespace. The daemon shows such a client a tree if every task in it is the client's own, and
-refuses
-it else as a whole: part of a tree is another tree.
+client sees its *own* tasks: those whose real user id is the client's, and whose real group id is one of the client's
+groups, all in the initial user namespace. The daemon shows such a client a tree if every task in it is the client's
+own, and refuses it else as a whole: part of a tree is another tree.
 
 This is ``ptrace_may_access()`` (kernel/ptrace.c) as far as the table goes, which has the real ids, but not the
-effective
-and saved ones, and not the dumpable flag. So the starter of a set-user-id program sees of it what ``/proc/PID/stat``
-shows
-every user: its numbers, its name, its parent. The data that ``/proc`` hides from the starter (memory, arguments,
-environment, open files) is not in the table; for ``--with-argv`` the client reads it, with the client's rights.
+effective and saved ones, and not the dumpable flag. So the starter of a set-user-id program sees of it what
+``/proc/PID/stat`` shows every user: its numbers, its name, its parent. The data that ``/proc`` hides from the starter
+(memory, arguments, environment, open files) is not told: for ``--with-argv`` the client reads it, with the client's
+rights. Of arguments and environment the daemon keeps a hash, and on request the text; only root may ask about those.
 
 It is no secret that a number is in use: ``kill(pid, 0)`` fails with EPERM for a used one and with ESRCH for a free one,
 however /proc is mounted. So the answers differ too: "no such process", or "not permitted". Names, and the members of

@@ -52,7 +52,7 @@ class Config:
             when the daemon starts.
         keep_arguments: keep the arguments and the environment of each program that is started, up to 4096 bytes of
             both, in the daemon's memory, for `snapshot --with-argv` of processes that write over them. They may contain
-            secrets; a user who may see a tree may see them.
+            secrets; root alone is given them.
     """
 
     ring_bytes: int = 4 * 1024 * 1024

@@ -6,12 +6,11 @@ outcome.
     value = number | word | quoted
 
 A text that a client or a task chooses, its name or the ROOT of a request, is quoted: printable ASCII as it is, any
-other
-byte, the quote and the backslash as ``\\xNN``. So no such text can end the line or the quotes around it.
+other byte, the quote and the backslash as ``\\xNN``. So no such text can end the line or the quotes around it.
 
 A refusal costs its client next to nothing, and many could fill a log: at most `_REFUSALS` lines of a user in an
-interval
-are written, and the next one has the number of those that were not. Every request that was granted has its line.
+interval are written, and the next one has the number of those that were not. Every request that was granted has its
+line.
 """
 
 from typing import Final
