@@ -43,11 +43,11 @@ class Config:
     Attributes:
         ring_bytes: size of the ring buffer between kernel and daemon: how large a storm is taken without loss.
         drain_interval_ms: the longest time that an event waits in the ring while much happens, or a client subscribes;
-            else that is up to a second (agent.daemon.backoff).
+            else that is up to a second.
         sweep_interval_s: time between two comparisons of the whole table with the kernel.
         socket: where the daemon listens.
         socket_mode: permissions of the socket: by default every user may connect. The user's ids decide which trees are
-            shown (agent.access), and each user's share of the daemon is bounded.
+            shown, and each user's share of the daemon is bounded.
         group: group whose members may see every tree, as root may; none where it is empty, or there is no such group
             when the daemon starts.
         keep_arguments: keep the arguments and the environment of each program that is started, up to 4096 bytes of

@@ -24,6 +24,14 @@ _ANSWER_S = 10.0
 _LOOK_S = 1.0  # interval of the check that standard output still has a reader
 
 
+_REMARKS = {
+    "lost": "records that the ring had no room for: a sweep followed each gap",
+    "withheld": "changes beyond their user's allowance: a sweep found them, and counts them as anomalies",
+    "anomalies": "differences that no event explained, repaired; withheld changes are among them",
+}
+"""Meanings of the counts of ``status`` that a reader may take for a fault, by key."""
+
+
 def status(socket: Socket = None, as_json: AsJson = False) -> None:
     """Show the daemon's state, and its hooks."""
     from agent.protocol.client import Client
@@ -35,7 +43,8 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         return
     hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
     for key, value in found.items():
-        typer.echo(f"{key:<16} {value}")
+        remark = f"  {_REMARKS[key]}" if value and key in _REMARKS else ""
+        typer.echo(f"{key:<16} {value}{remark}")
     for feature, used in hooks.items():
         typer.echo(f"hook {feature:<11} {', '.join(used) or 'none: changes are found by the next sweep'}")
     for hook, said in tried.items():

@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "CKPTREE_PID": "its pid, as ckptree sees it",
     "CKPTREE_NUMBERS": "its pid at every level: 30,1",
     "CKPTREE_THREADS": "TAG:NUMBERS of each thread it has to make",
-    "CKPTREE_IMAGE": "the path of FILE",
+    "CKPTREE_IMAGE": "the path of FILE; empty where FILE is -",
     "CKPTREE_TTY": "its terminal, in JSON",
     "CKPTREE_FOWN": "the owners of its files, in JSON",
 }

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trees of hand-written plans, and helpers that look at them."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.coordinator import Rebuild
@@ -60,9 +63,22 @@ def active(made: Rebuild) -> None:
     made.release()
 
 
-def free_number() -> int:
-    """Return a number that is free here now, far from the next one that the kernel will choose."""
+def free_number(count: int = 8) -> int:
+    """Return the first of `count` numbers in a row that are free here now, far from the next one that the kernel
+    will choose: no task has them, nor any session or group."""
     last = int(Path("/proc/loadavg").read_text().split()[-1])
     pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-    start = (last + pid_max // 2) % pid_max
-    return next(number for number in range(max(start, 400), pid_max) if not Path(f"/proc/{number}").exists())
+    first = max((last + pid_max // 2) % (pid_max - count), 400)
+    held = {number for pid in psutil.pids() for number in _session_and_group(pid)}
+    return next(
+        start
+        for start in range(first, pid_max - count)
+        if not any(number in held or Path(f"/proc/{number}").exists() for number in range(start, start + count))
+    )
+
+
+def _session_and_group(pid: int) -> tuple[int, ...]:
+    try:
+        return os.getsid(pid), os.getpgid(pid)
+    except ProcessLookupError:
+        return ()

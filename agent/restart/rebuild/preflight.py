@@ -123,7 +123,7 @@ def _permission(plan: Plan, proc: Path, *, any_numbers: bool) -> Iterator[str]:
     )
     if nests and not capabilities & _SYS_ADMIN:
         yield "the tree has pid namespaces of its own, which takes CAP_SYS_ADMIN here: be root, or leave out --no-pidns"
-    if not any_numbers and not capabilities & _MAY_CHOOSE:
+    elif not any_numbers and not capabilities & _MAY_CHOOSE:
         yield (
             "to choose numbers here takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE: be root, take any numbers with "
             "--no-pids, or leave out --no-pidns"

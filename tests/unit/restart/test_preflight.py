@@ -230,6 +230,19 @@ def test_who_may_not_administer_is_told_that_he_cannot_have_nested_namespaces_he
     preflight(flat.plan(), any_numbers=True, proc=proc)
 
 
+def test_a_user_without_any_right_is_given_one_advice_for_nested_namespaces_here(proc: Path) -> None:
+    """CAP_SYS_ADMIN permits to choose numbers, too."""
+    (proc / "self/status").write_text("NSpid:\t7\nCapEff:\t0000000000000000\n")
+    writer = PlanWriter(pidns=False)
+    writer.actor(905)
+    writer.born(0, 906, 1, bits=CloneBits.NEWPID)
+
+    with pytest.raises(HostError) as refused:
+        preflight(writer.plan(), proc=proc)
+
+    assert str(refused.value).count("leave out --no-pidns") == 1
+
+
 @pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])
 def test_a_procfs_of_another_namespace_is_refused(*, pidns: bool, proc: Path) -> None:
     """The tree is verified and killed by numbers of this namespace."""
