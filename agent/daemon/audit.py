@@ -13,7 +13,11 @@ interval are written, and the next one has the number of those that were not. Ev
 line.
 """
 
+from collections.abc import Mapping
 from typing import Final
+
+from agent.access import Viewer
+from agent.daemon.journal import Journal
 
 _LONGEST_BYTES: Final = 200  # of a quoted value
 _REFUSALS: Final = 60  # lines of a user in an interval
@@ -61,3 +65,61 @@ class Refusals:
             self._unwritten[uid] = self._unwritten.get(uid, 0) + 1
             return None
         return self._unwritten.pop(uid, 0)
+
+
+class Audit:
+    """The audit lines of a log.
+
+    Args:
+        log: takes the lines.
+    """
+
+    def __init__(self, log: Journal) -> None:
+        self._log = log
+        self._refusals = Refusals()
+
+    def write(
+        self,
+        verb: str,
+        viewer: Viewer,
+        comm: str | bytes,
+        root: object,
+        said: Mapping[str, Value],
+        result: str,
+        elapsed_ns: int,
+        now_s: float,
+    ) -> None:
+        """Write the line of a request, unless its user has had too many refusals.
+
+        Args:
+            verb: of the request.
+            viewer: the client.
+            comm: of the client's task; empty where the table has none.
+            root: as the client sent it, of any type.
+            said: more fields of the answer.
+            result: ``ok``, or the name of the error.
+            elapsed_ns: time that the answer took.
+            now_s: of any clock that does not go back.
+        """
+        unwritten = 0 if result == "ok" else self._refusals.admit(viewer.account, now_s)
+        if unwritten is None:
+            return
+        fields: dict[str, Value] = {
+            "uid": viewer.uid,
+            "gid": viewer.gid,
+            "pid": viewer.pid,
+            "comm": comm,
+            "root": _as_asked(root),
+            **said,
+            "result": result,
+            "ms": round(elapsed_ns / 1e6, 3),
+        }
+        if unwritten:
+            fields["unwritten"] = unwritten
+        self._log.info(line(verb, **fields))
+
+
+def _as_asked(root: object) -> str:
+    if root is None:
+        return ""
+    return str(root) if isinstance(root, (str, int)) else f"a {type(root).__name__}"

@@ -20,7 +20,7 @@ from collections import deque
 from typing import Final
 
 from agent.access import Viewer
-from agent.daemon.service import Asker
+from agent.daemon.asker import Asker
 from agent.protocol import codec
 
 IDLE_S: Final = 300.0

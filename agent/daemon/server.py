@@ -12,7 +12,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.access import Policy, Viewer
 from agent.capture.watch import Watch
@@ -20,10 +20,13 @@ from agent.daemon.conversation import READ_BYTES, Conversation
 from agent.daemon.endpoint import credentials
 from agent.daemon.fairness import Shares
 from agent.daemon.journal import Journal
-from agent.daemon.service import Asker, Service
+from agent.daemon.service import Service
 from agent.daemon.worker import Worker
 from agent.errors import BusyError
 from agent.protocol import codec
+
+if TYPE_CHECKING:
+    from agent.daemon.asker import Asker
 
 MAX_CLIENTS: Final = 512
 MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for users who may see everything
@@ -63,8 +66,7 @@ class Server:
         policy: Policy,
         log: Journal,
     ) -> None:
-        self.service = Service(watch, log)
-        self.service.unsent_of = self._unsent_of
+        self.service = Service(watch, log, self._unsent_of)
         self.worker = Worker(selector, self.service.turns.job)
         self._policy = policy
         self._selector = selector

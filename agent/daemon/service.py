@@ -9,16 +9,17 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from agent import VERSION, rootname
 from agent.access import Viewer
 from agent.capture.watch import Watch
 from agent.daemon import metrics
-from agent.daemon.audit import Refusals, line
+from agent.daemon.asker import Asker, Clients
+from agent.daemon.audit import Audit
 from agent.daemon.journal import Journal
-from agent.errors import BusyError, CkptreeError, NotPermittedError, UsageError
+from agent.daemon.quota import check_subscriptions, check_unsent
+from agent.errors import CkptreeError, NotPermittedError, UsageError
 from agent.events import eventfacts
 from agent.events.feed import Feed
 from agent.events.subscription import KINDS, Subscription
@@ -30,58 +31,9 @@ from agent.selection.select import Selection
 from agent.table.areas import compare
 from agent.table.objects import Task
 from exporters import registry
-from exporters.image import checkpoint as _checkpoint  # noqa: F401  # else imported while the first client waits
+from exporters.image import checkpoint
 
-MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS_UNPRIVILEGED, MAX_SUBSCRIPTIONS_PER_USER = 128, 64, 8
-# Bytes of answers that the clients of one user have not fetched; a client that fetches each before the next stays
-# below.
-MAX_UNSENT, MAX_UNSENT_PRIVILEGED = 32 << 20, 256 << 20
 _FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials", "several-roots", "strings")
-
-
-@dataclass(slots=True)
-class Asker:
-    """A client, as far as the verbs are concerned.
-
-    Attributes:
-        viewer: its credentials.
-        unsent: gives the count of bytes that it has not taken yet.
-        subscription: its subscription; None before it subscribes.
-        protocol: version agreed upon.
-        task: its task; None where the table has none, or `known` is False.
-        known: True once `task` has been looked up.
-    """
-
-    viewer: Viewer
-    unsent: Callable[[], int] = lambda: 0
-    subscription: Subscription | None = None
-    protocol: int = 1
-    task: Task | None = None
-    known: bool = False
-
-
-@dataclass(slots=True)
-class Clients:
-    """Counts of clients and requests; the server counts the connections.
-
-    Attributes:
-        connected, most_connected: connections now, and the most at a time.
-        accepted: connections so far.
-        turned_away: connections not taken, by reason.
-        expired: connections that the server closed, by reason.
-        requests: by verb; ``other`` for unknown verbs.
-        refused: requests not fulfilled, by the name of the error.
-        sent_bytes: to all clients.
-    """
-
-    connected: int = 0
-    most_connected: int = 0
-    accepted: int = 0
-    turned_away: Counter[str] = field(default_factory=Counter)
-    expired: Counter[str] = field(default_factory=Counter)
-    requests: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-    sent_bytes: int = 0
 
 
 class Service:
@@ -90,21 +42,22 @@ class Service:
     Args:
         watch: the source of all answers.
         log: takes a line for each snapshot and subscription.
+        unsent_of: gives the count of bytes that the clients of a user have not fetched yet.
 
     Attributes:
         feed: the live events.
         clients, turns: counted by the server and the loop.
-        unsent_of: gives the count of bytes that the clients of a user have not fetched yet.
     """
 
-    def __init__(self, watch: Watch, log: Journal) -> None:
+    def __init__(self, watch: Watch, log: Journal, unsent_of: Callable[[int], int]) -> None:
         self.watch = watch
         self.feed = Feed(watch.stream, watch.table, time.time_ns, host.realtime_ahead_ns)
         self.clients = Clients()
         self.turns = metrics.Turns()
-        self.unsent_of: Callable[[int], int] = lambda _account: 0
+        self._unsent_of = unsent_of
         self._log = log
-        self._refusals = Refusals()
+        self._audit = Audit(log)
+        self._images = checkpoint.Writer()
         self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
         self._started = time.monotonic()
         self._events_gone = Counter[str](told=0, dropped=0)
@@ -171,15 +124,15 @@ class Service:
         begin = time.perf_counter_ns()
         said: dict[str, Any] = {"mode": mode, "format": fmt}
         try:
-            self._check_unsent(asker.viewer)
+            check_unsent(self._unsent_of(asker.viewer.account), asker.viewer)
             root = self._find(request, asker)
             snapshot = self._taken(root, mode, request, asker)
-            data = registry.image(snapshot, fmt, dialect)
+            data = self._image(snapshot, fmt, dialect)
             said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
         except CkptreeError as error:
-            self._audit("snapshot", request, asker, begin, said, codec.failure(error)["kind"])
+            self._written("snapshot", request, asker, begin, said, codec.failure(error)["kind"])
             raise
-        elapsed = self._audit("snapshot", request, asker, begin, said, "ok")
+        elapsed = self._written("snapshot", request, asker, begin, said, "ok")
         self._seconds.add(elapsed / 1e9)
         return {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
 
@@ -196,8 +149,8 @@ class Service:
     def _subscribe(self, request: codec.Message, asker: Asker) -> codec.Message:
         if asker.subscription is not None:
             raise UsageError("subscribed already: a connection carries one subscription")
-        self._check_subscriptions(asker.viewer)
-        self._check_unsent(asker.viewer)
+        check_subscriptions([each.viewer for each in self.feed.subscriptions], asker.viewer)
+        check_unsent(self._unsent_of(asker.viewer.account), asker.viewer)
         kinds = request.get("kinds", KINDS)
         if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
             raise UsageError(f"kinds: expected a list of some of {', '.join(KINDS)}")
@@ -226,7 +179,7 @@ class Service:
                 begin = time.perf_counter_ns()
                 self.watch.catch_up()
                 begin_telling()
-                self._audit("subscribe", request, asker, begin, {}, "ok")
+                self._written("subscribe", request, asker, begin, {}, "ok")
         except BaseException:
             for subscription in made:
                 self.feed.remove(subscription)
@@ -241,12 +194,12 @@ class Service:
         said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
         try:
             snapshot = self._taken(root, "subtree", request, asker, at_cut)
-            data = registry.image(snapshot, "ckpt")
+            data = self._images.dumps(snapshot, snapshot.dialect)
         except CkptreeError as error:
-            self._audit("subscribe", request, asker, begin, said, codec.failure(error)["kind"])
+            self._written("subscribe", request, asker, begin, said, codec.failure(error)["kind"])
             raise
         said["tasks"] = len(snapshot.tasks)
-        elapsed = self._audit("subscribe", request, asker, begin, said, "ok")
+        elapsed = self._written("subscribe", request, asker, begin, said, "ok")
         return {"snapshot": data, **_about(snapshot), "elapsed_ns": elapsed}
 
     def _status(self, _request: codec.Message, asker: Asker) -> codec.Message:
@@ -318,30 +271,21 @@ class Service:
             asker.known = True
         return asker.task
 
-    def _check_subscriptions(self, viewer: Viewer) -> None:
-        """Refuse a subscription beyond the bounds; those of ordinary users leave room for users who see everything."""
-        live = [each.viewer for each in self.feed.subscriptions]
-        if len(live) >= MAX_SUBSCRIPTIONS:
-            raise BusyError(f"there are {MAX_SUBSCRIPTIONS} subscribers already, which is the most")
-        if viewer.privileged:
-            return
-        ordinary = Counter(each.account for each in live if not each.privileged)
-        if ordinary.total() >= MAX_SUBSCRIPTIONS_UNPRIVILEGED:
-            raise BusyError(
-                f"ordinary users have {MAX_SUBSCRIPTIONS_UNPRIVILEGED} subscriptions already, which is the most"
-            )
-        if ordinary[viewer.account] >= MAX_SUBSCRIPTIONS_PER_USER:
-            raise BusyError(
-                f"user {viewer.account} has {MAX_SUBSCRIPTIONS_PER_USER} subscriptions already, which is the most"
-            )
-
-    def _check_unsent(self, viewer: Viewer) -> None:
-        unsent = self.unsent_of(viewer.account)
-        if unsent > (MAX_UNSENT_PRIVILEGED if viewer.privileged else MAX_UNSENT):
-            raise BusyError(f"{unsent} bytes of answers wait for clients of user {viewer.account} to fetch them")
-
     def _find(self, request: codec.Message, asker: Asker) -> Task:
         return self.watch.find(rootname.parse(codec.root_text(request)), self._caller(asker), _sees(asker.viewer))
+
+    def _image(self, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
+        return self._images.dumps(snapshot, dialect) if fmt == "ckpt" else registry.image(snapshot, fmt, dialect)
+
+    def _written(
+        self, verb: str, request: codec.Message, asker: Asker, begin_ns: int, said: dict[str, Any], result: str
+    ) -> int:
+        """Write the audit line of a request; return the time since `begin_ns`, ns."""
+        elapsed = time.perf_counter_ns() - begin_ns
+        caller = self._caller(asker)
+        comm = caller.comm.rstrip(b"\0") if caller is not None else ""
+        self._audit.write(verb, asker.viewer, comm, request.get("root"), said, result, elapsed, time.monotonic())
+        return elapsed
 
     def _taken(
         self,
@@ -358,35 +302,6 @@ class Service:
             sees=_sees(asker.viewer),
             at_cut=at_cut,
         )
-
-    def _audit(
-        self, verb: str, request: codec.Message, asker: Asker, begin_ns: int, said: dict[str, Any], result: str
-    ) -> int:
-        elapsed = time.perf_counter_ns() - begin_ns
-        viewer, caller = asker.viewer, self._caller(asker)
-        unwritten = 0 if result == "ok" else self._refusals.admit(viewer.account, time.monotonic())
-        if unwritten is None:
-            return elapsed
-        fields = {
-            "uid": viewer.uid,
-            "gid": viewer.gid,
-            "pid": viewer.pid,
-            "comm": caller.comm.rstrip(b"\0") if caller is not None else "",
-            "root": _as_asked(request.get("root")),
-            **said,
-            "result": result,
-            "ms": round(elapsed / 1e6, 3),
-        }
-        if unwritten:
-            fields["unwritten"] = unwritten
-        self._log.info(line(verb, **fields))
-        return elapsed
-
-
-def _as_asked(root: object) -> str:
-    if root is None:
-        return ""
-    return str(root) if isinstance(root, (str, int)) else f"a {type(root).__name__}"
 
 
 def _sees(viewer: Viewer) -> Sees | None:

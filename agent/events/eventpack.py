@@ -65,7 +65,7 @@ _EXEC: Final = _row(_OLD, _SIGNAL, codes="Ii")
 _DEATH: Final = _row(_CODE, codes="I")
 _IDS: Final = _row(_PGID, _SID, codes="II")
 _DEAD: Final = [_pack({"group_dead": dead})[1:] for dead in (False, True)]
-_FLAGS: dict[int, bytes] = {}  # by value: there are few, and every birth has them
+_FLAGS: dict[int, bytes] = {}  # by value: 16 at most, for the table keeps four bits of a birth's flags
 
 
 def event(

@@ -12,7 +12,7 @@ _FLAG_NAMES = (
     (CLONE_THREAD, "CLONE_THREAD"),
     (CLONE_VFORK, "CLONE_VFORK"),
 )
-_FLAGS: dict[int, tuple[str, ...]] = {}  # by value: there are few, and every task has one
+_FLAGS: dict[int, tuple[str, ...]] = {}  # by value: 16 at most, for the table keeps four bits of a birth's flags
 
 
 def flag_names(flags: int) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 """A real watch over a simulated kernel, and a service that answers from it: all except probes, sockets and clock."""
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -10,8 +10,9 @@ from unittest.mock import patch
 from agent.access import Viewer
 from agent.capture.watch import Watch
 from agent.config import Config
+from agent.daemon.asker import Asker
 from agent.daemon.journal import Journal
-from agent.daemon.service import Asker, Service
+from agent.daemon.service import Service
 from agent.model import Header
 from agent.protocol import codec
 from agent.table import wire
@@ -126,6 +127,7 @@ class Scene:
 
     Attributes:
         kernel: has an init, and the tasks that a test makes.
+        unsent: the bytes of answers that the clients of a user have not fetched, by user id.
         log: the lines of the service's log.
     """
 
@@ -133,7 +135,8 @@ class Scene:
         self.kernel = Kernel(lambda _: None)
         self.watch = a_watch(self.kernel)
         self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.service = Service(self.watch, Journal(writer))
+        self.unsent = Counter[int]()
+        self.service = Service(self.watch, Journal(writer), self.unsent.__getitem__)
 
     def child(self, parent: Thread | None = None, ids: tuple[int, int] | None = None, flags: int = 0) -> Thread:
         """Fork a process, by default a child of the init; a change of its ids makes no record."""

@@ -6,12 +6,13 @@ import re
 import pytest
 
 from agent.access import Viewer
-from agent.daemon import service
+from agent.daemon import quota
+from agent.daemon.asker import Asker
 from agent.daemon.metrics import Histogram
-from agent.daemon.service import Asker
 from agent.protocol import codec
 from agent.table.objects import CLONE_NEWPID
 from exporters import registry
+from exporters.image import checkpoint
 from tests.support.kernelobjects import Thread
 from tests.support.simwatch import ROOT, Scene
 
@@ -240,10 +241,10 @@ def test_a_connection_carries_one_subscription() -> None:
 def test_subscribers_are_bounded() -> None:
     """The end of one makes room for another."""
     scene = Scene()
-    askers = [Asker(ROOT) for _ in range(service.MAX_SUBSCRIPTIONS + 1)]
+    askers = [Asker(ROOT) for _ in range(quota.MAX_SUBSCRIPTIONS + 1)]
     answers = [scene.service.answer({"verb": "subscribe"}, asker) for asker in askers]
 
-    assert [answer["ok"] for answer in answers] == [True] * service.MAX_SUBSCRIPTIONS + [False]
+    assert [answer["ok"] for answer in answers] == [True] * quota.MAX_SUBSCRIPTIONS + [False]
     assert answers[-1]["kind"] == "busy"
     scene.service.forget(askers[0])
     assert scene.service.answer({"verb": "subscribe"}, askers[-1])["ok"]
@@ -256,7 +257,7 @@ def test_no_user_has_all_subscriptions_nor_have_all_ordinary_users() -> None:
     def subscribe(viewer: Viewer) -> bool:
         return bool(scene.ask(viewer, "subscribe", root=None)["ok"])
 
-    per_user, ordinary = service.MAX_SUBSCRIPTIONS_PER_USER, service.MAX_SUBSCRIPTIONS_UNPRIVILEGED
+    per_user, ordinary = quota.MAX_SUBSCRIPTIONS_PER_USER, quota.MAX_SUBSCRIPTIONS_UNPRIVILEGED
     askers = []
     for user in range(1000, 1000 + ordinary // per_user + 1):
         for place in range(per_user):
@@ -276,7 +277,7 @@ def test_a_subscription_that_fails_after_its_cut_tells_nobody_anything(monkeypat
     def fail(*_: object) -> bytes:
         raise OSError("no")
 
-    monkeypatch.setattr(registry, "image", fail)
+    monkeypatch.setattr(checkpoint.Writer, "dumps", fail)
     told = scene.ask(ROOT, "subscribe", root="1")
 
     assert told["kind"] == "failed"
@@ -305,7 +306,7 @@ def test_answers_that_nobody_fetches_are_bounded_by_user() -> None:
     """Root has a limit of its own, and so has each other user."""
     scene = Scene()
     own, _ = _tree(scene)
-    scene.service.unsent_of = {1000: service.MAX_UNSENT + 1, 1001: 0, 0: service.MAX_UNSENT + 1}.__getitem__
+    scene.unsent.update({1000: quota.MAX_UNSENT + 1, 0: quota.MAX_UNSENT + 1})
     other = scene.child(ids=BOB)
     mine = scene.ask(scene.viewer(own), "snapshot", root=str(own.tid))
     theirs = scene.ask(scene.viewer(other), "snapshot", root=str(other.tid))

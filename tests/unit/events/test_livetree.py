@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.daemon.service import Asker
+from agent.daemon.asker import Asker
 from agent.errors import NoSuchRootError
 from agent.protocol import codec
 from agent.protocol.client import Subscription as Heard

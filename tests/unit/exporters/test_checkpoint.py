@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoint image: its bytes, its round trip, and the records that a reader skips."""
 
+import itertools
 import struct
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ from tests.support.images import (
     some_facts,
     with_records,
 )
+
+DIALECTS: tuple[Dialect, ...] = ("seed", "seed", "v23")
 
 
 def known_of(data: bytes) -> dict[str, Any]:
@@ -66,6 +69,16 @@ def test_offset_is_the_first_tag_or_the_one_before_it(dialect: Dialect, first: i
 
     assert struct.unpack_from("<I", written, 363)[0] == offset
     assert checkpoint.loads(written) == snapshot
+
+
+def test_a_writer_that_kept_rows_writes_the_bytes_of_a_new_one() -> None:
+    """The kept rows may be those of this snapshot, of its other dialect, or of another tree."""
+    family = a_family()
+    snapshots = (family, replace(family, squashed=("x",)), replace(a_family(), tasks=tuple(family.tasks[:1])), family)
+    writer = checkpoint.Writer()
+
+    for snapshot, dialect in itertools.product(snapshots, DIALECTS):
+        assert writer.dumps(snapshot, dialect) == checkpoint.dumps(snapshot, dialect)
 
 
 @pytest.mark.parametrize(("dialect", "on_the_wire"), [("seed", -4097), ("v23", 0)])

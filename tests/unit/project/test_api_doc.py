@@ -9,7 +9,7 @@ import pytest
 
 from agent import config
 from agent.cli import fileverbs
-from agent.daemon import conversation, server, service
+from agent.daemon import conversation, quota, server
 from agent.daemon.fairness import SHARE
 from agent.events.subscription import BACKLOG_BYTES, KINDS
 from agent.protocol import client, codec
@@ -61,11 +61,11 @@ def test_the_bounds_are_those_in_force() -> None:
     assert lines["nothing asked"] == f"{conversation.IDLE_S:g} s"
     assert lines["an answer, or events, of which nothing is fetched"] == f"{conversation.STALL_S:g} s"
     assert lines["answers that a user's clients have not fetched"].startswith(
-        f"{service.MAX_UNSENT // mib} MiB, then `busy`; {service.MAX_UNSENT_PRIVILEGED // mib} MiB"
+        f"{quota.MAX_UNSENT // mib} MiB, then `busy`; {quota.MAX_UNSENT_PRIVILEGED // mib} MiB"
     )
     assert lines["subscriptions"] == (
-        f"{service.MAX_SUBSCRIPTIONS}; {service.MAX_SUBSCRIPTIONS_UNPRIVILEGED} of them of ordinary users, "
-        f"{service.MAX_SUBSCRIPTIONS_PER_USER} of each"
+        f"{quota.MAX_SUBSCRIPTIONS}; {quota.MAX_SUBSCRIPTIONS_UNPRIVILEGED} of them of ordinary users, "
+        f"{quota.MAX_SUBSCRIPTIONS_PER_USER} of each"
     )
     assert lines["events that a subscriber has not fetched"].startswith(f"{BACKLOG_BYTES // mib} MiB")
     assert SHARE == 0.1

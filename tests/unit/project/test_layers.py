@@ -15,6 +15,29 @@ THIRD_PARTY = {
     "exporters": {"google", "msgpack"},  # google.protobuf, within functions: only the criu format needs it
 }
 
+# Where a function writes to a name of its module. The two tables have what a pure function returns for at most 16 values.
+KEPT = {
+    ("agent/__main__.py", "_interrupts"),  # a signal handler has no other place
+    ("agent/events/eventpack.py", "_FLAGS"),
+    ("agent/selection/births.py", "_FLAGS"),
+}
+WRITING = frozenset(
+    [
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "discard",
+        "extend",
+        "insert",
+        "pop",
+        "popitem",
+        "remove",
+        "setdefault",
+        "update",
+    ]
+)
+
 
 def loaded_by(module: str) -> set[str]:
     """Return the names of all modules that its import loads."""
@@ -71,3 +94,39 @@ def test_the_command_line_starts_light() -> None:
         "exporters.registry",
         "exporters.drawing.treeview",
     }
+
+
+def written_by_functions(module: ast.Module) -> set[str]:
+    """Return the names of a module that its functions assign, or whose value they change."""
+    names = {each.id for node in module.body for each in targets(node)}
+    found: set[str] = set()
+    for function in ast.walk(module):
+        for node in ast.walk(function) if isinstance(function, ast.FunctionDef | ast.Lambda) else ():
+            changed: ast.AST | None = None
+            if isinstance(node, ast.Global):
+                found |= {*node.names}
+            elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+                changed = node.value
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITING:
+                changed = node.func.value
+            if isinstance(changed, ast.Name) and changed.id in names:
+                found.add(changed.id)
+    return found
+
+
+def targets(node: ast.stmt) -> list[ast.Name]:
+    """Return the names that an assignment at the top of a module gives a value."""
+    given = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [each for each in given if isinstance(each, ast.Name)]
+
+
+def test_no_function_keeps_state_in_its_module() -> None:
+    """State belongs to an object with an owner: two watches, two tests or two services must not share it."""
+    found = {
+        (str(path.relative_to(TOP)), name)
+        for package in ("agent", "exporters", "bpf")
+        for path in (TOP / package).rglob("*.py")
+        for name in written_by_functions(ast.parse(path.read_text()))
+    }
+
+    assert found == KEPT

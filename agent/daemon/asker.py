@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client as the verbs see it, and the counts of all clients."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.access import Viewer
+from agent.events.subscription import Subscription
+from agent.table.objects import Task
+
+
+@dataclass(slots=True)
+class Asker:
+    """A client, as far as the verbs are concerned.
+
+    Attributes:
+        viewer: its credentials.
+        unsent: gives the count of bytes that it has not taken yet.
+        subscription: its subscription; None before it subscribes.
+        protocol: version agreed upon.
+        task: its task; None where the table has none, or `known` is False.
+        known: True once `task` has been looked up.
+    """
+
+    viewer: Viewer
+    unsent: Callable[[], int] = lambda: 0
+    subscription: Subscription | None = None
+    protocol: int = 1
+    task: Task | None = None
+    known: bool = False
+
+
+@dataclass(slots=True)
+class Clients:
+    """Counts of clients and requests; the server counts the connections.
+
+    Attributes:
+        connected, most_connected: connections now, and the most at a time.
+        accepted: connections so far.
+        turned_away: connections not taken, by reason.
+        expired: connections that the server closed, by reason.
+        requests: by verb; ``other`` for unknown verbs.
+        refused: requests not fulfilled, by the name of the error.
+        sent_bytes: to all clients.
+    """
+
+    connected: int = 0
+    most_connected: int = 0
+    accepted: int = 0
+    turned_away: Counter[str] = field(default_factory=Counter)
+    expired: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    sent_bytes: int = 0
