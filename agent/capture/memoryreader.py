@@ -19,6 +19,7 @@ from agent.capture.memorywriter import DEEDS, FRAME, MAGIC, SURPRISES, VERSION, 
 from agent.errors import CkptreeError
 from agent.table import departure, wire
 from agent.table.counters import Counts
+from agent.table.handlers import Handlers
 from agent.table.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
@@ -265,7 +266,7 @@ class _Reader:
                 and len(record) == wire.record_bytes(record, 0, kind)
                 and all(each <= wire.MAX_LEVELS for each in levels),
             )
-        stream = Stream(dict(self._table.handlers))
+        stream = Stream(Handlers(self._table).by_kind)
         stream.resume(number, early)
         _expect("kinds of records", holds=len(kinds) == len(stream.kinds))
         stream.kinds, stream.lost, stream.suspect = kinds, lost, _bool(suspect)
@@ -280,9 +281,9 @@ class _Reader:
         table.counts = Counts(repairs, Counter(dict(zip(SURPRISES, anomalies, strict=True))), assumed)
         table.idle = idle
         table.astray = _bool(astray)
-        table.doubts = dict.fromkeys(self._of(doubts))
-        table.unknown = set(unknown)
-        table.surprises = {_at(self._tasks, index): _at(SURPRISES, what) for index, what in surprises}
+        table.doubts.update(dict.fromkeys(self._of(doubts)))
+        table.unknown.update(unknown)
+        table.surprises.update({_at(self._tasks, index): _at(SURPRISES, what) for index, what in surprises})
         table.unlisted = set(self._of(unlisted))
         for index, ties in noted:
             _ints((ties,))

@@ -16,8 +16,8 @@ import struct
 from typing import NamedTuple
 
 from agent.table import wire
-from agent.table.merge import Roster
 from agent.table.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, Task
+from agent.table.processtable import ProcessTable
 
 _SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # the flags that a row shows
 _SWEPT_IN_ROW = _SWEPT | MOVING  # MOVING in a row always leads to a question: only the answer has the namespace
@@ -52,7 +52,7 @@ class Muster:
         table: a comparison also sets its `noted` and `unlisted`.
     """
 
-    def __init__(self, table: Roster) -> None:
+    def __init__(self, table: ProcessTable) -> None:
         self._table = table
         self._agreed: dict[bytes, Task] = {}  # rows that agree, while their tasks are not touched
         self._rows: dict[Task, bytes] = {}  # the inverse of _agreed

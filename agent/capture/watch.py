@@ -40,6 +40,7 @@ from agent.selection.lookup import Sees
 from agent.selection.ties import Ties
 from agent.table import departure
 from agent.table.counters import Cause, Totals
+from agent.table.handlers import Handlers
 from agent.table.objects import Task
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
@@ -83,7 +84,7 @@ class Watch:
     ) -> None:
         self.probes = probes or Probes(config.ring_bytes, without)
         self.table = ProcessTable()
-        self.stream = Stream(dict(self.table.handlers))
+        self.stream = Stream(Handlers(self.table).by_kind)
         self.totals = Totals()
         self._recall = Recall(self.table)
         self._intake = Intake(self.probes, self.stream, lambda: self._recall.note())

@@ -69,6 +69,7 @@ class Feed:
         self._stream = stream
         self._table = table
         self._clock = clock
+        self._handlers = stream.handlers()
         self._changes = table.changes
         self._lost = 0
         self._unsynced = False
@@ -84,7 +85,7 @@ class Feed:
         if not self.subscriptions:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
-            for kind, handler in self._table.handlers.items():
+            for kind, handler in self._handlers.items():
                 if kind is not Kind.STRINGS:  # no event tells strings
                     self._stream.handle(kind, self._listener(kind.value, handler))
         self.subscriptions[subscription] = unsent
@@ -96,7 +97,7 @@ class Feed:
             return
         self._audience.remove(subscription)
         if not self.subscriptions:
-            for kind, handler in self._table.handlers.items():
+            for kind, handler in self._handlers.items():
                 self._stream.handle(kind, handler)
 
     def settle(self) -> None:

@@ -5,8 +5,8 @@ Theory
 ------
 No event announces a tie, so ties are read after the cut, and a snapshot says so (Snapshot.as_of_read). Reading costs a
 few microseconds for a process and a fraction of one for each open file, and hardly any process has a tie. So the
-answers that verify a snapshot also tell which tasks have any (Roster.noted), and only those are read. One task is read
-for all that have the same terminal.
+answers that verify a snapshot also tell which tasks have any (ProcessTable.noted), and only those are read. One task is
+read for all that have the same terminal.
 
 A tie refers to a pid object as a birth does, without giving it a tag. A terminal keeps the group in its foreground when
 that has no members any more, with the numbers it had; an owner that is gone is 0, as in fcntl(2).

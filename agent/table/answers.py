@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparison of an answer with the table: it may confirm a task's state, or show a change that no event has told.
 
-The rules by which a table takes an answer over are in agent.table.processtable and agent.table.merge.
+The rules by which a table takes an answer over are in agent.table.handlers and agent.table.merge.
 """
 
 from agent.table import departure
-from agent.table.merge import Roster
 from agent.table.objects import CREATED, EXITED, Task
+from agent.table.processtable import ProcessTable
 from agent.table.wire import TaskState
 
 
-def confirms(table: Roster, task: Task, state: TaskState) -> bool:
+def confirms(table: ProcessTable, task: Task, state: TaskState) -> bool:
     """Return True if an answer agrees with every field of a task in the table, so that applying it changes nothing."""
     leader = task.leader
     parent, pgid, sid = leader.parent, leader.pgid, leader.sid
@@ -33,7 +33,7 @@ def confirms(table: Roster, task: Task, state: TaskState) -> bool:
     )
 
 
-def compare(table: Roster, task: Task, state: TaskState) -> None:
+def compare(table: ProcessTable, task: Task, state: TaskState) -> None:
     """Note a change of a task that an answer shows and no event has told; an event that comes later may settle it."""
     leader = task.leader
     if state.flags & EXITED and not task.flags & EXITED:

@@ -1,386 +1,240 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live process table: records in, state out. No clock, no descriptor, no thread.
+"""The live process table: all tasks of a host, and the open questions about them. No clock, no descriptor, no thread.
 
 Theory
 ------
 The table follows the kernel by records (agent.table.wire), in the order of their numbers (agent.table.stream). Each
-record of a task carries its whole state, so it repairs the error that a lost record left; agent.table.rules has the
-effects of an exit or an exec. No sequence of records that a kernel can send, however lossy, makes the table raise.
+record of a task carries its whole state, so it repairs the error that a lost record left (agent.table.merge);
+agent.table.handlers has the change that each kind of record brings, agent.table.rules the effects of an exit or an
+exec. No sequence of records that a kernel can send, however lossy, makes the table raise.
 
-An event counts as happening at its number, which lies between the start and the end of its system call. So after any
-number the table holds a state that every process could have seen: the effects of all calls up to some instant and of no
-later one. Three kinds of change have no event; answers of the kernel show them (`RECORD_STATE`, `RECORD_GONE`):
+Three kinds of change have no event; answers of the kernel show them (`RECORD_STATE`, `RECORD_GONE`):
 
 * a reap that no wait call reports (SIGCHLD ignored later, a dying namespace): the table asks about the zombie;
 * a new parent that the rules cannot tell: the table asks about the child;
 * stop and continue, a new comm, a pending unshare: the watch asks when it takes a snapshot.
 
-An answer counts as an event at its own number: the changes that it shows have happened by then. Where it shows more
-than the events so far explain, the table takes it over and notes a *surprise*; a later event that says the same settles
-it (the call had begun and not yet ended). A surprise that no event settles is an *anomaly*.
+The table collects doubts in `doubts`; the watch puts them to the kernel. The attribute `changes` has the tasks that any
+record but a confirming answer changes: a result about other tasks still holds.
 
-The table collects doubts in `doubts`; the watch puts them to the kernel. An answer that confirms the table changes
-nothing. The attribute `changes` has the tasks that any other record changes: a result about other tasks still holds.
+The table holds all that one watch leaves to the next (agent.capture.memorywriter).
 """
 
-from agent.table import answers, departure, history, rules, wire
-from agent.table.merge import Roster
-from agent.table.objects import (
-    AUTOREAP,
-    CLONE_NEWPID,
-    CLONE_PARENT,
-    CLONE_THREAD,
-    CLONE_VFORK,
-    CREATED,
-    EXITED,
-    EXITING,
-    PTRACED,
-    SUBREAPER,
-    Task,
-)
-from agent.table.pidspace import Data
-from agent.table.wire import Kind, TaskState
+import itertools
+import sys
+from typing import Final
 
-_IDLES_CHILDREN = (1, 2)  # init and kthreadd, in every kernel
-_SHAPING = CLONE_NEWPID | CLONE_PARENT | CLONE_THREAD | CLONE_VFORK
+from agent.table import departure, history, rules
+from agent.table.changes import Changes
+from agent.table.counters import Counts, Surprise
+from agent.table.objects import AUTOREAP, EXITED, EXITING, Namespace, Pid, Task
+from agent.table.pidspace import PidSpace
 
-_FORK = wire.reader(
-    wire.RECORD_TASK,
-    *("seq", "argument", "task", "start_ns", "parent", "pid", "tgid", "pgid", "sid", "tid", "parent_tid", "flags"),
-    *("exit_signal", "uid", "gid", "by_tid", "by", "comm"),
-).unpack_from
-_EXIT = wire.reader(
-    wire.RECORD_TASK, "argument", "start_ns", "pid", "pgid", "sid", "tid", "parent_tid", "flags", "exit_code"
-).unpack_from
-_EXEC = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
-_SESSION = wire.reader(wire.RECORD_TASK, "seq", "kind", "pid", "pgid", "sid", "tid").unpack_from
-_END = wire.reader(wire.RECORD_END, "task", "start_ns", "tid", "exit_code").unpack_from
-_CALL = wire.reader(wire.RECORD_CALL, "tid", "value").unpack_from
-_STRINGS = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept").unpack_from
-_AREA_AT = wire.STRINGS.size - wire.AREA.size
-_HEAD = wire.HEAD.unpack_from
-_TASK = wire.TASK.unpack_from
+_MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
 
 
-class ProcessTable(Roster):
-    """The process table, with a handler for each kind of record.
+class ProcessTable:
+    """All tasks of a host, by pid namespace and number.
 
     Attributes:
-        handlers: the method for each kind of record, called with the buffer and the record's offset in it.
+        pids: the pid objects and namespaces.
+        doubts: tasks about which the kernel is to be asked.
+        lingering: by namespace, the last threads of its init that have exited and may wait for other tasks to be
+            released (departure.lingers).
+        unknown: addresses of parents, leaders and creators that records name and the table lacks.
+        surprises: changes that answers showed before any event did, by task.
+        moved: identities of the groups from which founders were moved into the group that they founded, until the
+            kernel has told their own.
+        astray: True where an answer showed a subreaper that no event had told of. Orphans may have gone to it that have
+            another parent in the table: only a sweep finds them, and resets it.
+        unlisted: living tasks that the last sweep's walk should have listed and did not.
+        noted: the ties (bpf/events.h) of the tasks that have any, as of the last answer about each, or else the last
+            sweep.
+        orphans: tasks without a parent, by the address of the parent that the table lacks.
+        leaderless: addresses of threads, by that of a leader that the table lacks.
+        creatorless: tasks without a creator, by the address of the creator that the table lacks.
+        unanswered: the task of each question that has been put.
+        idle: address of the idle task, the parent of init and kthreadd, which no snapshot shows. 0 where not known.
+        counts: see Counts.
+        changes: the tasks touched since the last look.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._contracting: Task | None = None
-        self.handlers = {
-            Kind.FORK: self.fork,
-            Kind.EXEC: self.exec,
-            Kind.EXIT: self.exit,
-            Kind.SESSION: self.session,
-            Kind.GROUP: self.session,
-            Kind.SUBREAPER: self.subreaper,
-            Kind.STATE: self.state,
-            Kind.GONE: self.gone,
-            Kind.FREE: self.free,
-            Kind.RELEASE: self.free,
-            Kind.WAITED: self.waited,
-            Kind.REGROUPED: self.regrouped,
-            Kind.MARKER: self.marker,
-            Kind.STRINGS: self.strings,
-        }
+        self.pids: Final = PidSpace(self._bury)
+        self.doubts: Final[dict[Task, None]] = {}
+        self.lingering: Final[dict[Namespace, dict[Task, None]]] = {}
+        self.unknown: Final[set[int]] = set()
+        self.surprises: Final[dict[Task, Surprise]] = {}
+        self.moved: Final[dict[Task, int]] = {}
+        self.astray = False
+        self.unlisted: set[Task] = set()
+        self.noted: dict[Task, int] = {}
+        self.counts = Counts()
+        self.orphans: Final[dict[int, dict[Task, None]]] = {}
+        self.leaderless: Final[dict[int, set[int]]] = {}
+        self.creatorless: Final[dict[int, dict[Task, None]]] = {}
+        self.unanswered: Final[dict[tuple[int, int], Task]] = {}
+        self.idle = 0
+        self.changes: Final = Changes()
+        self._comms: dict[bytes, bytes] = {}
+        self._ids: dict[tuple[int, int], tuple[int, int]] = {}
+        self._numbers = self.pids.numbers
+        self._touch = self.changes.add
 
-    # ---- birth -----------------------------------------------------------------------------------------------------
+    # ---- looking up and asking -------------------------------------------------------------------------------------
 
-    def fork(self, data: Data, at: int) -> None:
-        """Apply RECORD_FORK."""
-        (
-            seq,
-            clone_flags,
-            address,
-            start_ns,
-            parent_address,
-            identity,
-            tgid_identity,
-            pgid_identity,
-            sid_identity,
-            tid,
-            parent_tid,
-            flags,
-            exit_signal,
-            uid,
-            gid,
-            by_tid,
-            by_address,
-            comm,
-        ) = _FORK(data, at)
-        by = self._numbers.get(by_tid)
-        creator = by.task if by is not None else None
-        touch = self._touch
-        if creator is not None:
-            if creator.address == by_address:
-                creator.flags |= CREATED
-                touch(creator)
-            else:
-                creator = None
+    def task(self, tid: int) -> Task | None:
+        """Return the task of a number in the initial namespace; None also for a number that only a group or session
+        holds.
+        """
         pid = self._numbers.get(tid)
-        if pid is not None and pid.identity == identity and pid.task is not None and pid.task.start_ns == start_ns:
-            task = pid.task  # an answer has entered it before
-        elif clone_flags & CLONE_THREAD and (creator is None or creator.leader.pid.identity != tgid_identity):
-            entered = self._merge(data, at)  # its group is not the creator's: records were lost
-            if entered is None:
-                return
-            task = entered
-        else:
-            pid = self.pids.own(data, at, tid, identity)
-            task = Task(pid, start_ns, address, flags)
-            if creator is not None:
-                task.ids = creator.ids
-                task.comm = creator.comm
-                task.strings = creator.leader.strings
-            if task.ids != (uid, gid):
-                task.ids = self._ids.setdefault((uid, gid), (uid, gid))
-            if comm != task.comm:
-                self._name(task, comm)
-            if clone_flags & CLONE_THREAD and creator is not None:
-                rules.add_thread(task, creator.leader)
-                touch(creator.leader)
-                self._follow_group(creator.leader, pgid_identity, sid_identity, data, at)
-            else:
-                task.exit_signal = exit_signal
-                # the child has its creator's group and session, unless one of them was announced only now
-                pgid = creator.leader.pgid if creator is not None else None
-                if pgid is None or pgid.identity != pgid_identity:
-                    pgid = self.pids.role(data, at, 2)
-                    self._found(pgid, task)
-                    self._doubt(creator)
-                sid = creator.leader.sid if creator is not None else None
-                if sid is None or sid.identity != sid_identity:
-                    sid = self.pids.role(data, at, 3)
-                    self._found(sid, task, session=True)
-                    self._doubt(creator)
-                rules.add_process(task, self._parent(task, parent_tid, parent_address), pgid, sid)
-                if task.parent is not None:
-                    touch(task.parent)
-            if self.orphans or self.leaderless or self.creatorless:
-                self._gather(task)
-        touch(task)
-        task.order = seq
-        task.clone_flags = clone_flags & _SHAPING
+        return pid.task if pid is not None else None
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks, in no particular order."""
+        return [pid.task for pid in self._numbers.values() if pid.task is not None]
+
+    def question(self, task: Task) -> tuple[int, int]:
+        """Return the question about a task, (address, start_ns), noted as put. The answer comes back as a record."""
+        question = task.address, task.start_ns
+        self.unanswered[question] = task
+        return question
+
+    def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
+        """Return open questions as (address, start_ns), start_ns 0 for any task there; they count as put."""
+        questions: list[tuple[int, int]] = []
+        while self.unknown and len(questions) < most:
+            questions.append((self.unknown.pop(), 0))
+        doubts = list(itertools.islice(self.doubts, most - len(questions)))
+        for task in doubts:
+            del self.doubts[task]
+            if task.pid.task is task and task.address:
+                questions.append(self.question(task))
+        return questions
+
+    def strike_off(self, mark: int) -> None:
+        """Take off `unlisted` the tasks that have ended, or were born as number `mark` or later, after the answers.
+
+        An answer that has not come by now was lost.
+        """
+        self.unanswered.clear()
+        self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
+
+    def reunite(self) -> None:
+        """Make births name the pid objects that live, once all tasks are entered after loss or at the start."""
+        history.reunite(self.tasks(), self.pids.living_one)
+
+    def settle(self) -> int:
+        """Turn the surprises that no event has settled into anomalies; return their count."""
+        unsettled = len(self.surprises)
+        self.counts.kinds.update(self.surprises.values())
+        self.surprises.clear()
+        return unsettled
+
+    # ---- values that tasks share -----------------------------------------------------------------------------------
+
+    def set_ids(self, task: Task, ids: tuple[int, int]) -> None:
+        """Give a task its ids, in an object that all tasks with these ids share."""
+        if len(self._ids) > _MAX_SHARED:
+            self._ids.clear()
+        task.ids = self._ids.setdefault(ids, ids)
+
+    def set_comm(self, task: Task, comm: bytes) -> None:
+        """Give a task its name, in an object that all tasks of this name share."""
+        if len(self._comms) > _MAX_SHARED:
+            self._comms.clear()
+        task.comm = self._comms.setdefault(comm, comm)
+
+    def call(self, task: Task, ids: tuple[int, int], comm: bytes) -> None:
+        """Take over ids and name from a record of another kind."""
+        if task.ids != ids or task.comm != comm:
+            self.set_ids(task, ids)
+            self.set_comm(task, comm)
+            self._touch(task)
+
+    # ---- consequences of an end ------------------------------------------------------------------------------------
+
+    def exit(self, task: Task) -> None:
+        """Apply an exit: the children get a new parent, and a thread that needs no wait is released."""
         leader = task.leader
-        task.birth_sid = leader.sid
-        task.birth_pgid = leader.pgid
-        task.creator = creator
-        if creator is None and by_tid:
-            self.creatorless.setdefault(by_address, {})[task] = None
-            self.unknown.add(by_address)
-        elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
-            self._contract(creator)
-
-    def _contract(self, creator: Task) -> None:
-        """Contract the chain above a creator by some links, and a chain whose walk has not come to its end."""
-        changed, rest = history.contract(creator, history.LINKS_AT_ONCE)
-        self.changes.tasks.update(changed)
-        if self._contracting is not None:
-            changed, self._contracting = history.contract(self._contracting, history.LINKS_AT_ONCE)
-            self.changes.tasks.update(changed)
+        if task.first_child is None:
+            rules.exit_task(task)  # the caller has touched it
         else:
-            self._contracting = rest
+            children = tuple(task.children())
+            reaper = self.changes.exit(task)
+            for child in children:
+                # a new parent that ignores SIGCHLD has the zombies it inherits reaped at once
+                if reaper is None or child.flags & EXITED:
+                    self.doubts[child] = None
+        if departure.dies_unwaited(task):
+            self.changes.release(task)
+        elif departure.lingers(task):
+            self.lingering.setdefault(task.pid.namespace, {})[task] = None
+        self._reap_unwaited(leader)
+        if leader.pid.level:
+            self._doubt_last_of_init(leader)
+        if self.lingering:
+            self.doubt_lingering(task.pid)
 
-    def _doubt(self, creator: Task | None) -> None:
-        """Doubt a creator whose child was born into another group or session than the creator's known one."""
-        if creator is not None:
-            self.doubts[creator.leader] = None
+    def doubt_lingering(self, *pids: Pid | None) -> None:
+        """Doubt the last thread of an init that may have waited for one of these pid objects: its release has no event.
 
-    # ---- death -----------------------------------------------------------------------------------------------------
+        Only the namespaces in which they have a number are visited, at most 33 for each, however many others linger.
+        """
+        for pid in pids:
+            space = pid.namespace if pid is not None else None
+            while space is not None:
+                waiting = self.lingering.pop(space, None)
+                if waiting is not None:
+                    here = {task: None for task in waiting if task.pid.task is task}
+                    self.doubts.update(here)
+                    here = {task: None for task in here if departure.lingers(task)}
+                    if here:
+                        self.lingering[space] = here
+                space = space.parent
 
-    def exit(self, data: Data, at: int) -> None:
-        """Apply RECORD_EXIT."""
-        group_dead, start_ns, identity, pgid_identity, sid_identity, tid, parent_tid, flags, exit_code = _EXIT(data, at)
-        pid = self._numbers.get(tid)
-        task = pid.task if pid is not None and pid.identity == identity else None
-        if (
-            task is None
-            or task.start_ns != start_ns
-            or (leader := task.leader).pgid is None
-            or leader.pgid.identity != pgid_identity
-            or leader.sid is None
-            or leader.sid.identity != sid_identity
-        ):
-            self.counts.repairs += 1
-            task = self._merge(data, at)
-            if task is None:
-                return
-            leader = task.leader
-        if self.surprises:
-            self.surprises.pop(task, None)
-        task.exit_code = exit_code
-        task.flags = task.flags & ~PTRACED | flags & PTRACED
-        if task.flags & CREATED:
-            history.remember(task, "exit", _HEAD(data, at)[0], None)
-        self._touch(task)
-        if group_dead:
-            leader.exit_code = exit_code
-            leader.flags |= flags & AUTOREAP
-            self._touch(leader)
-        if not task.flags & EXITED:
-            self._exit(task)
-        # AUTOREAP in the record is that of a parent which is about to exit itself; the new parent may differ.
-        if group_dead and (parent := leader.parent) is not None and parent.pid.numbers[0] != parent_tid:
+    def _doubt_last_of_init(self, leader: Task) -> None:
+        """Doubt the only living thread of an init if it is within its exit: it may wait there for good, untold.
+
+        The search ends with the second living thread, so that the exits of an init's many threads do not each visit
+        all.
+        """
+        if leader.pid.numbers[-1] != 1 or leader.pid.task is not leader:
+            return
+        living = list(itertools.islice((task for task in leader.group() if not task.flags & EXITED), 2))
+        if len(living) == 1 and living[0].flags & EXITING:
+            self.doubts[living[0]] = None
+
+    def _reap_unwaited(self, leader: Task) -> None:
+        """Doubt a group that is over and whose parent ignores SIGCHLD: the kernel mostly releases it at once."""
+        if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
+            # Its parent may exit before exit_notify() looks, and the next parent may want the zombie; or an init's own
+            # namespace keeps it. So the kernel is asked.
             self.doubts[leader] = None
 
-    def free(self, data: Data, at: int) -> None:
-        """Apply RECORD_FREE or RECORD_RELEASE: an exact identity is gone for good."""
-        address, start_ns, tid, exit_code = _END(data, at)
-        if self.orphans or self.creatorless:  # the next task at this address is another one
-            self.creatorless.pop(address, None)
-            self.doubts.update(dict.fromkeys(self.orphans.pop(address, ())))
-        pid = self._numbers.get(tid)
-        task = pid.task if pid is not None else None
-        # Mostly the task has been reaped before. A leader that got a thread's number by exec matches no task either.
-        if task is not None and task.start_ns == start_ns:
-            self._end(task, exit_code)
-
-    def waited(self, data: Data, at: int) -> None:
-        """Apply RECORD_WAITED."""
-        tid, number = _CALL(data, at)
-        caller = self.task(tid)
-        if caller is None:
-            return
-        pid = caller.pid.namespace.numbers.get(number)
-        task = pid.task if pid is not None else None
-        if task is None or not task.flags & EXITED:
-            return  # stopped or continued; or reaped already
-        parent = task.leader.parent
-        if parent is not None and parent.leader is caller.leader and rules.is_zombie(task):
-            self._end(task, task.exit_code)
-        else:
-            self.doubts[task] = None  # a tracer's wait does not reap another's child
-
-    # ---- exec, session, group --------------------------------------------------------------------------------------
-
-    def exec(self, data: Data, at: int) -> None:
-        """Apply RECORD_EXEC."""
-        old_tid, identity, tid = _EXEC(data, at)
-        if old_tid != tid:
-            thread = self.task(old_tid)
-            if thread is not None and thread.leader.pid.identity == identity:
-                self.changes.de_thread(thread)
-        task = self._merge(data, at)
-        if task is None:
-            return
-        task.leader.strings = None  # the records of the new program's strings come next
-        for thread in tuple(task.threads or ()):
-            self._end(thread, 0)  # de_thread() has waited for the others to end
-
-    def strings(self, data: Data, at: int) -> None:
-        """Apply RECORD_STRINGS: the arguments or environment that an exec has put into a process's memory."""
-        which, start_ns, tid, kept = _STRINGS(data, at)
-        task = self.task(tid)
-        if task is None or task.start_ns != start_ns:
-            return
-        leader = task.leader
-        told = bytes(data[at + _AREA_AT : at + wire.STRINGS.size + kept])
-        arguments, environment = leader.strings or (None, None)
-        leader.strings = (arguments, told) if which else (told, environment)
-        self._touch(leader)
-
-    def session(self, data: Data, at: int) -> None:
-        """Apply RECORD_SESSION or RECORD_GROUP."""
-        seq, kind, identity, pgid, sid, tid = _SESSION(data, at)
-        pid = self._numbers.get(tid)
-        task = pid.task if pid is not None and pid.identity == identity else None
-        if task is None:
-            task = self._merge(data, at)
-            if task is None:
-                return
-        leader = task.leader
-        left = (leader.pgid, leader.sid) if self.lingering else ()
-        self._touch(leader)
-        self._follow_group(leader, pgid, sid, data, at)
-        self._doubt_lingering(*left)
-        if self.surprises and self.surprises.get(leader) in ("session", "group"):
-            del self.surprises[leader]
-        if kind == Kind.SESSION:
-            history.remember(leader, "setsid", seq, leader.sid)
-        else:
-            history.remember(leader, "setpgid", seq, leader.pgid)
-
-    def subreaper(self, data: Data, at: int) -> None:
-        """Apply RECORD_SUBREAPER."""
-        task = self._merge(data, at)
-        if task is None:
-            return
-        leader = task.leader
-        on = bool(leader.flags & SUBREAPER)
-        history.remember(leader, "subreaper", _HEAD(data, at)[0], int(on))
-        if on:
-            self.changes.tasks.update(rules.propagate_has_child_subreaper(leader))
-
-    def regrouped(self, data: Data, at: int) -> None:
-        """Apply RECORD_REGROUPED: a group changed, and the hook could not tell the process; so ask about it."""
-        tid, number = _CALL(data, at)
-        caller = self.task(tid)
-        pid = caller.pid.namespace.numbers.get(number) if caller is not None else None
-        if pid is not None and pid.task is not None:
-            self.doubts[pid.task] = None
-
-    # ---- answers ---------------------------------------------------------------------------------------------------
-
-    def state(self, data: Data, at: int) -> None:
-        """Apply RECORD_STATE: an answer with a task's state, which may differ from the events so far."""
-        state = TaskState(*_TASK(data, at))
-        self.unanswered.pop((state.task, state.start_ns), None)
-        if not state.parent_tid and state.tid in _IDLES_CHILDREN:
-            self.idle = state.parent
-        pid = self._numbers.get(state.tid)
-        known = pid.task if pid is not None and pid.identity == state.pid else None
-        between = state.flags & EXITING and not state.flags & EXITED
-        if known is not None:
-            if answers.confirms(self, known, state) and not (between and departure.is_last_of_init(known)):
-                if self.moved:
-                    self.moved.pop(known, None)
-                return
-            answers.compare(self, known, state)
-        elif (
-            between
-            and state.pid != state.tgid
-            and not state.flags & PTRACED
-            and not answers.may_be_last_of_init(self.pids.task(data, at, 1))
-        ):
-            return  # its exit has been applied, and its release follows for certain
-        task = self._merge(data, at)
-        if task is None:
-            return
-        if known is None and between:  # exit_notify() has yet to decide if it becomes a zombie
-            task.exit_code = state.exit_code
-            self._exit(task)
-            self.doubts[task] = None
-            return
-        if state.by:
-            self.noted[task] = state.by
-        elif self.noted:
-            self.noted.pop(task, None)
-        # The last thread of an init may stay within its exit for good; of any other task's exit a record is under way.
-        lingers = between and departure.is_last_of_init(task)
-        if (lingers or state.flags & EXITED) and not task.flags & EXITED:
-            task.exit_code = state.exit_code
-            self._exit(task)
-
-    def gone(self, data: Data, at: int) -> None:
-        """Apply RECORD_GONE: an answer that the task does not exist any more."""
-        address, start_ns, _, _ = _END(data, at)
-        for child in self.orphans.pop(address, ()):
-            self.doubts[child] = None
-        self.leaderless.pop(address, None)
-        self.creatorless.pop(address, None)
-        task = self.unanswered.pop((address, start_ns), None)
-        if task is None or task.address != address or task.pid.task is not task or task.threads:
-            return  # a leader goes before its threads in one case only: one of them is within exec and takes its place
+    def end(self, task: Task, exit_code: int) -> None:
+        """Release a task for good, with or without an exit record."""
+        self.surprises.pop(task, None)
+        if self.moved:
+            self.moved.pop(task, None)
         if not task.flags & EXITED:
-            self._end(task, task.exit_code)
-            self.surprises[task] = "gone"
-        else:
-            self._end(task, task.exit_code)
+            self.counts.repairs += 1
+            task.exit_code = exit_code
+            self.exit(task)
+        leader = task.leader
+        freed = (task.pid, task.pgid, task.sid) if self.lingering else ()
+        if task.first_child is not None:  # only after loss, or of an init, which reaps without events within its exit
+            self.doubts.update(dict.fromkeys(task.children()))
+        self.changes.release(task)
+        self._reap_unwaited(leader)
+        if leader.pid.level:
+            self._doubt_last_of_init(leader)
+        self.doubt_lingering(*freed)
+        if leader is not task and leader.flags & EXITED and leader.pid.task is leader and rules.is_alone(leader):
+            self.doubts[leader] = None  # only now the kernel decides if the leader becomes a zombie
 
-    def marker(self, data: Data, at: int) -> None:
-        """Apply RECORD_MARKER, which changes nothing."""
+    def _bury(self, pid: Pid) -> None:
+        """End the task of a pid object whose number another one has taken: its reap was lost."""
+        task = pid.task
+        if task is not None:
+            self.end(task, task.exit_code)

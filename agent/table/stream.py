@@ -7,7 +7,7 @@ late, not lost, until the kernel side says that its record found no room: it cou
 last few hundred.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from agent.table import wire
@@ -36,7 +36,7 @@ class Stream:
         suspect: True where numbers were lost since it was last set to False: the table needs a sweep.
     """
 
-    def __init__(self, handlers: dict[wire.Kind, Handler]) -> None:
+    def __init__(self, handlers: Mapping[wire.Kind, Handler]) -> None:
         self._handlers: list[Handler | None] = [None] * (max(wire.Kind) + 1)
         for kind, handler in handlers.items():
             self._handlers[kind] = handler
@@ -46,6 +46,10 @@ class Stream:
         self.lost = 0
         self.suspect = False
         self.is_late = False
+
+    def handlers(self) -> dict[wire.Kind, Handler]:
+        """Return the handler of each kind that has one."""
+        return {kind: handler for kind in wire.Kind if (handler := self._handlers[kind]) is not None}
 
     def handle(self, kind: wire.Kind, handler: Handler) -> None:
         """Set the handler of a kind."""

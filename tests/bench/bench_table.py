@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, os.fspath(Path(__file__).parents[2]))
 
 from agent.capture.probes import Probes
+from agent.table.handlers import Handlers
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 from agent.table.wire import record_bytes
@@ -56,7 +57,7 @@ def record(forks: int) -> bytes:
 def replay(run: bytes) -> tuple[int, float]:
     """Feed the bytes to a new table; return the number of records and the CPU time in seconds."""
     table = ProcessTable()
-    stream = Stream(dict(table.handlers))
+    stream = Stream(Handlers(table).by_kind)
     data = memoryview(run)
     words = data.cast("I")
     stream.next = struct.unpack_from("<Q", run, 8)[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.capture.sweepdiff import Muster
 from agent.table import departure, history
+from agent.table.handlers import Handlers
 from agent.table.objects import EXITED, MOVING_NOWHERE, UNDER_SUBREAPER, Pid, Task
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
@@ -28,7 +29,7 @@ class Watched:
 
     def __init__(self, via: Callable[[bytes], None] | None = None, **options: Any) -> None:
         self.table = ProcessTable()
-        self.stream = Stream(dict(self.table.handlers))
+        self.stream = Stream(Handlers(self.table).by_kind)
         self.kernel = Kernel(via or self.feed, **options)
 
     def feed(self, record: bytes) -> None:
