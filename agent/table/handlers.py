@@ -62,11 +62,10 @@ class Handlers:
     """
 
     def __init__(self, table: ProcessTable) -> None:
-        merge = Merge(table)
         self._table = table
+        self._merge = Merge(table)
         self._pids = table.pids
         self._numbers = table.pids.numbers
-        self._task = table.task
         self._changes = table.changes
         self._touch = table.changes.add
         self._doubts = table.doubts
@@ -77,13 +76,6 @@ class Handlers:
         self._leaderless = table.leaderless
         self._creatorless = table.creatorless
         self._unanswered = table.unanswered
-        self._exit = table.exit
-        self._end = table.end
-        self._merge = merge.state
-        self._follow_group = merge.follow_group
-        self._found = merge.found
-        self._parent = merge.parent
-        self._gather = merge.gather
         self._contracting: Task | None = None
         self.by_kind = {
             Kind.FORK: self.fork,
@@ -139,7 +131,7 @@ class Handlers:
         if pid is not None and pid.identity == identity and pid.task is not None and pid.task.start_ns == start_ns:
             task = pid.task  # an answer has entered it before
         elif clone_flags & CLONE_THREAD and (creator is None or creator.leader.pid.identity != tgid_identity):
-            entered = self._merge(data, at)  # its group is not the creator's: records were lost
+            entered = self._merge.state(data, at)  # its group is not the creator's: records were lost
             if entered is None:
                 return
             task = entered
@@ -157,25 +149,25 @@ class Handlers:
             if clone_flags & CLONE_THREAD and creator is not None:
                 rules.add_thread(task, creator.leader)
                 touch(creator.leader)
-                self._follow_group(creator.leader, pgid_identity, sid_identity, data, at)
+                self._merge.follow_group(creator.leader, pgid_identity, sid_identity, data, at)
             else:
                 task.exit_signal = exit_signal
                 # the child has its creator's group and session, unless one of them was announced only now
                 pgid = creator.leader.pgid if creator is not None else None
                 if pgid is None or pgid.identity != pgid_identity:
                     pgid = self._pids.role(data, at, 2)
-                    self._found(pgid, task)
+                    self._merge.found(pgid, task)
                     self._doubt(creator)
                 sid = creator.leader.sid if creator is not None else None
                 if sid is None or sid.identity != sid_identity:
                     sid = self._pids.role(data, at, 3)
-                    self._found(sid, task, session=True)
+                    self._merge.found(sid, task, session=True)
                     self._doubt(creator)
-                rules.add_process(task, self._parent(task, parent_tid, parent_address), pgid, sid)
+                rules.add_process(task, self._merge.parent(task, parent_tid, parent_address), pgid, sid)
                 if task.parent is not None:
                     touch(task.parent)
             if self._orphans or self._leaderless or self._creatorless:
-                self._gather(task)
+                self._merge.gather(task)
         touch(task)
         task.order = seq
         task.clone_flags = clone_flags & _SHAPING
@@ -220,7 +212,7 @@ class Handlers:
             or leader.sid.identity != sid_identity
         ):
             self._table.counts.repairs += 1
-            task = self._merge(data, at)
+            task = self._merge.state(data, at)
             if task is None:
                 return
             leader = task.leader
@@ -236,7 +228,7 @@ class Handlers:
             leader.flags |= flags & AUTOREAP
             self._touch(leader)
         if not task.flags & EXITED:
-            self._exit(task)
+            self._table.exit(task)
         # AUTOREAP in the record is that of a parent which is about to exit itself; the new parent may differ.
         if group_dead and (parent := leader.parent) is not None and parent.pid.numbers[0] != parent_tid:
             self._doubts[leader] = None
@@ -251,12 +243,12 @@ class Handlers:
         task = pid.task if pid is not None else None
         # Mostly the task has been reaped before. A leader that got a thread's number by exec matches no task either.
         if task is not None and task.start_ns == start_ns:
-            self._end(task, exit_code)
+            self._table.end(task, exit_code)
 
     def waited(self, data: Data, at: int) -> None:
         """Apply RECORD_WAITED."""
         tid, number = _CALL(data, at)
-        caller = self._task(tid)
+        caller = self._table.task(tid)
         if caller is None:
             return
         pid = caller.pid.namespace.numbers.get(number)
@@ -265,7 +257,7 @@ class Handlers:
             return  # stopped or continued; or reaped already
         parent = task.leader.parent
         if parent is not None and parent.leader is caller.leader and rules.is_zombie(task):
-            self._end(task, task.exit_code)
+            self._table.end(task, task.exit_code)
         else:
             self._doubts[task] = None  # a tracer's wait does not reap another's child
 
@@ -275,20 +267,20 @@ class Handlers:
         """Apply RECORD_EXEC."""
         old_tid, identity, tid = _EXEC(data, at)
         if old_tid != tid:
-            thread = self._task(old_tid)
+            thread = self._table.task(old_tid)
             if thread is not None and thread.leader.pid.identity == identity:
                 self._changes.de_thread(thread)
-        task = self._merge(data, at)
+        task = self._merge.state(data, at)
         if task is None:
             return
         task.leader.strings = None  # the records of the new program's strings come next
         for thread in tuple(task.threads or ()):
-            self._end(thread, 0)  # de_thread() has waited for the others to end
+            self._table.end(thread, 0)  # de_thread() has waited for the others to end
 
     def strings(self, data: Data, at: int) -> None:
         """Apply RECORD_STRINGS: the arguments or environment that an exec has put into a process's memory."""
         which, start_ns, tid, kept = _STRINGS(data, at)
-        task = self._task(tid)
+        task = self._table.task(tid)
         if task is None or task.start_ns != start_ns:
             return
         leader = task.leader
@@ -303,13 +295,13 @@ class Handlers:
         pid = self._numbers.get(tid)
         task = pid.task if pid is not None and pid.identity == identity else None
         if task is None:
-            task = self._merge(data, at)
+            task = self._merge.state(data, at)
             if task is None:
                 return
         leader = task.leader
         left = (leader.pgid, leader.sid) if self._lingering else ()
         self._touch(leader)
-        self._follow_group(leader, pgid, sid, data, at)
+        self._merge.follow_group(leader, pgid, sid, data, at)
         self._table.doubt_lingering(*left)
         if self._surprises and self._surprises.get(leader) in ("session", "group"):
             del self._surprises[leader]
@@ -320,7 +312,7 @@ class Handlers:
 
     def subreaper(self, data: Data, at: int) -> None:
         """Apply RECORD_SUBREAPER."""
-        task = self._merge(data, at)
+        task = self._merge.state(data, at)
         if task is None:
             return
         leader = task.leader
@@ -332,7 +324,7 @@ class Handlers:
     def regrouped(self, data: Data, at: int) -> None:
         """Apply RECORD_REGROUPED: a group changed, and the hook could not tell the process; so ask about it."""
         tid, number = _CALL(data, at)
-        caller = self._task(tid)
+        caller = self._table.task(tid)
         pid = caller.pid.namespace.numbers.get(number) if caller is not None else None
         if pid is not None and pid.task is not None:
             self._doubts[pid.task] = None
@@ -361,12 +353,12 @@ class Handlers:
             and not answers.may_be_last_of_init(self._pids.task(data, at, 1))
         ):
             return  # its exit has been applied, and its release follows for certain
-        task = self._merge(data, at)
+        task = self._merge.state(data, at)
         if task is None:
             return
         if known is None and between:  # exit_notify() has yet to decide if it becomes a zombie
             task.exit_code = state.exit_code
-            self._exit(task)
+            self._table.exit(task)
             self._doubts[task] = None
             return
         if state.by:
@@ -377,7 +369,7 @@ class Handlers:
         lingers = between and departure.is_last_of_init(task)
         if (lingers or state.flags & EXITED) and not task.flags & EXITED:
             task.exit_code = state.exit_code
-            self._exit(task)
+            self._table.exit(task)
 
     def gone(self, data: Data, at: int) -> None:
         """Apply RECORD_GONE: an answer that the task does not exist any more."""
@@ -390,10 +382,10 @@ class Handlers:
         if task is None or task.address != address or task.pid.task is not task or task.threads:
             return  # a leader goes before its threads in one case only: one of them is within exec and takes its place
         if not task.flags & EXITED:
-            self._end(task, task.exit_code)
+            self._table.end(task, task.exit_code)
             self._surprises[task] = "gone"
         else:
-            self._end(task, task.exit_code)
+            self._table.end(task, task.exit_code)
 
     def marker(self, data: Data, at: int) -> None:
         """Apply RECORD_MARKER, which changes nothing."""

@@ -38,7 +38,6 @@ class Merge:
         self._table = table
         self._pids = table.pids
         self._numbers = table.pids.numbers
-        self._task = table.task
         self._changes = table.changes
         self._touch = table.changes.add
         self._doubts = table.doubts
@@ -144,7 +143,11 @@ class Merge:
         parent = leader.parent
         if parent is not None and parent.address == state.parent:
             return
-        known = self.parent(leader, state.parent_tid, state.parent) if parent is None else self._task(state.parent_tid)
+        known = (
+            self.parent(leader, state.parent_tid, state.parent)
+            if parent is None
+            else self._table.task(state.parent_tid)
+        )
         if known is None or known.address != state.parent:
             if parent is not None and state.parent_tid:  # ask about the new parent first, then about the child again
                 self._unknown.add(state.parent)
