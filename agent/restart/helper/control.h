@@ -19,7 +19,8 @@
 #define FD_PROGRAM 3
 #define FD_CONTROL 4
 
-enum said {		/* message.kind */
+/* message.kind */
+enum said {
 	SAID_STANDING = 1,	/* guard: all actors are born and in place */
 	SAID_ACTIVE,		/* guard: all activations are done, and the ghosts are gone */
 	SAID_RELEASED,		/* guard: all actors hold or run, and the stopped ones have their signal */
@@ -32,7 +33,8 @@ enum said {		/* message.kind */
 	SAID_DETACH,		/* coordinator: outlive me; in the end remove the file named at `offset` */
 };
 
-enum reason {		/* message.reason of SAID_FAILED */
+/* message.reason of SAID_FAILED */
+enum reason {
 	REASON_STEP = 1,	/* a step's system call failed: actor, place, error (the kernel's, here and below) */
 	REASON_DIED,		/* an actor has died: actor, place of its first step that is not done */
 	REASON_STUCK,		/* no progress for a long time: actor, place of the first step that is not done */
@@ -49,7 +51,8 @@ enum setup { SETUP_PROGRAM = 1, SETUP_USERNS, SETUP_IDMAP, SETUP_SOCKETS, SETUP_
 
 enum run { RUN_HOLD = 1, RUN_SECTION };	/* message.value of SAID_RELEASE */
 
-enum doing {		/* the call that failed before a task could run its program */
+/* the call that failed before a task could run its program */
+enum doing {
 	DOING_MMAP = 1,
 	DOING_CAPGET,
 	DOING_SETGROUPS,

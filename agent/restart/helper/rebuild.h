@@ -12,7 +12,8 @@
 #define PROGRAM_VERSION 1u
 #define NO_ACTOR 0xffffffffu
 
-enum op {	/* see Op in plan.py */
+/* see Op in plan.py */
+enum op {
 	OP_CLONE = 1,
 	OP_SETSID,
 	OP_SETPGID,
