@@ -105,6 +105,9 @@ endef
 
 HELPER := agent/restart/helper/ckptree-rebuild
 
+# All C files but those of bpf/include, where bcc finds what a kernel's own would have.
+C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile tests/live,$(wildcard $(place)/*.[ch]))
+
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
@@ -148,6 +151,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
