@@ -11,12 +11,12 @@
 
 struct strings {
 	struct record_strings r;
-	u64 words[(STRINGS_BYTES + STRINGS_BLOCK) / 8];	/* one more block, to fill up the last one */
+	u64 words[(STRINGS_BYTES + STRINGS_BLOCK) / 8]; /* one more block, to fill up the last one */
 };
 
 BPF_PERCPU_ARRAY(strings, struct strings, 1);
 BPF_F_TABLE("array", u32, struct string_key, string_key, 1, 1 << 10 /* BPF_F_MMAPABLE */);
-BPF_ARRAY(keep_strings, u32, 1);	/* 1: the records have the text too */
+BPF_ARRAY(keep_strings, u32, 1); /* 1: the records have the text too */
 
 #ifdef HAVE_ARGUMENTS
 /*

@@ -19,8 +19,7 @@ struct iterator_meta {
  * bpf_probe_read_kernel() takes more than twice as long. In assembly, because bcc's rewriter turns a dereference in C into
  * that call. A pointer that may be NULL is compared before it is followed.
  */
-#define LOAD(width, to, base, offset) \
-	asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
+#define LOAD(width, to, base, offset) asm volatile("%0 = *(" #width " *)(%1 + %2)" : "=r"(to) : "r"(base), "i"(offset))
 
 static __always_inline u64 loaded_pid_identity(const void *pid)
 {
@@ -30,7 +29,8 @@ static __always_inline u64 loaded_pid_identity(const void *pid)
 #ifdef OFF_pid_ino
 		LOAD(u64, id, pid, OFF_pid_ino);
 #else
-		const void *untyped = 0; /* the verifier rejects a shift of a typed pointer, which this identity needs */
+		const void *untyped =
+			0; /* the verifier rejects a shift of a typed pointer, which this identity needs */
 
 		READ(untyped, &pid, 0);
 		id = pid_identity(untyped);

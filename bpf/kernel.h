@@ -9,28 +9,28 @@
 #define CKPTREE_KERNEL_H
 
 /* From include/linux/sched.h and include/linux/sched/signal.h. Crash tools rely on the values; they have not changed. */
-#define PF_IO_WORKER	0x00000010
-#define PF_EXITING	0x00000004
-#define PF_USER_WORKER	0x00004000
-#define PF_KTHREAD	0x00200000
-#define STATE_EXIT_DEAD	0x00000010
+#define PF_IO_WORKER 0x00000010
+#define PF_EXITING 0x00000004
+#define PF_USER_WORKER 0x00004000
+#define PF_KTHREAD 0x00200000
+#define STATE_EXIT_DEAD 0x00000010
 #define SIGNAL_STOP_STOPPED 0x00000001
 #define SIGNAL_GROUP_EXIT 0x00000004
-#define SIGCHLD_NR	17
+#define SIGCHLD_NR 17
 #define SA_NOCLDWAIT_BIT 0x00000002
-#define SIG_IGN_VALUE	1
+#define SIG_IGN_VALUE 1
 #define PR_SET_CHILD_SUBREAPER 36
-#define WNOWAIT_BIT	0x01000000
-#define P_PID_NR	1
-#define CLONE_THREAD_BIT	0x00010000
-#define PIDNS_ADDING	0x80000000u
-#define PIDTYPE_PID	0
-#define PIDTYPE_TGID	1
+#define WNOWAIT_BIT 0x01000000
+#define P_PID_NR 1
+#define CLONE_THREAD_BIT 0x00010000
+#define PIDNS_ADDING 0x80000000u
+#define PIDTYPE_PID 0
+#define PIDTYPE_TGID 1
 
-#define WAKE_EVERY	4096	/* a power of two: one of so many records wakes the agent */
+#define WAKE_EVERY 4096 /* a power of two: one of so many records wakes the agent */
 
-#define SCRATCH_BYTES	4096	/* power of two above the largest record: 152 + 4 * 33 * 16 = 2264 */
-#define SCRATCH_DEPTH	3
+#define SCRATCH_BYTES 4096 /* power of two above the largest record: 152 + 4 * 33 * 16 = 2264 */
+#define SCRATCH_DEPTH 3
 
 #define READ(to, base, offset) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)((const char *)(base) + (offset)))
 
@@ -43,10 +43,10 @@ struct scratch {
 	u32 argument;
 	const void *task;
 	const void *by;
-	u64 offset;		/* read back through memory: then the verifier does not track its value on every path */
+	u64 offset; /* read back through memory: then the verifier does not track its value on every path */
 	const void *roles[MAX_OBJECTS];
-	u32 deepest[MAX_OBJECTS];	/* level of each role's object */
-	u32 first[MAX_OBJECTS];	/* number of each role's object on level 0 */
+	u32 deepest[MAX_OBJECTS]; /* level of each role's object */
+	u32 first[MAX_OBJECTS];	  /* number of each role's object on level 0 */
 	u8 bytes[SCRATCH_BYTES * 2];
 };
 
@@ -54,8 +54,8 @@ BPF_RINGBUF_OUTPUT(ring, 16); /* pages; the loader sets the real size */
 BPF_F_TABLE("array", u32, struct page, page, 1, 1 << 10 /* BPF_F_MMAPABLE */);
 BPF_PERCPU_ARRAY(depth, u32, 1);
 BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCH_DEPTH);
-BPF_PROG_ARRAY(raw, 1);	/* on_announce, for raw tracepoint programs: an array holds programs of one type only */
-BPF_PROG_ARRAY(perf, 1);	/* on_announce, for tracepoint programs */
+BPF_PROG_ARRAY(raw, 1);	 /* on_announce, for raw tracepoint programs: an array holds programs of one type only */
+BPF_PROG_ARRAY(perf, 1); /* on_announce, for tracepoint programs */
 
 static __always_inline struct page *counters(void)
 {
@@ -132,7 +132,11 @@ static __always_inline u64 namespace_identity(const void *ns)
 /* One number of a pid object. */
 static __always_inline void read_number(struct pid_number *to, const void *pid, u32 level)
 {
-	struct { u32 nr; u32 hole; void *ns; } upid = {};
+	struct {
+		u32 nr;
+		u32 hole;
+		void *ns;
+	} upid = {};
 
 	bpf_probe_read_kernel(&upid, sizeof(upid), (const char *)pid + OFF_pid_numbers + level * SIZE_upid);
 	to->nr = upid.nr;
@@ -140,7 +144,8 @@ static __always_inline void read_number(struct pid_number *to, const void *pid, 
 	to->ns_id = namespace_identity(upid.ns);
 }
 
-static __always_inline u32 task_flags(u32 pf, u32 signal_flags, u32 exit_state, u32 ptrace, u8 reaper_bits, u8 under_bits)
+static __always_inline u32 task_flags(u32 pf, u32 signal_flags, u32 exit_state, u32 ptrace, u8 reaper_bits,
+				      u8 under_bits)
 {
 	u32 flags = 0;
 

@@ -28,7 +28,7 @@
 
 /* The last announced state of a process, by the address of its leader. */
 struct told {
-	u64 start_ns;	/* of the leader: another process may get the same address later */
+	u64 start_ns; /* of the leader: another process may get the same address later */
 	u64 pgid;
 	u64 sid;
 	u64 subreaper;

@@ -128,7 +128,10 @@ int on_wait4(struct sys_exit *ctx)
 int on_waitid(struct sys_exit *ctx)
 {
 	/* siginfo_t: si_signo, si_errno, si_code, hole, then si_pid */
-	struct { s32 signo, error, code, hole; u32 pid; } info = {};
+	struct {
+		s32 signo, error, code, hole;
+		u32 pid;
+	} info = {};
 	const void *to;
 
 	if (ctx->ret != 0 || (argument(OFF_ARG3) & WNOWAIT_BIT))

@@ -16,10 +16,10 @@ struct file_iterator {
 	void *file;
 };
 
-#define TABLE_SMALL 64	/* NR_OPEN_DEFAULT: a table that never had more files is part of the files_struct */
+#define TABLE_SMALL 64 /* NR_OPEN_DEFAULT: a table that never had more files is part of the files_struct */
 #define TABLE_WORDS 16 /* of its bitmap, 64 files each: larger tables are not looked through in passing */
-#define MORE	16	/* files that are looked up among the first 64, at most; among any other 64 it is two */
-#define FEW	8	/* files that are looked up with one read, if no file has a higher number */
+#define MORE 16	       /* files that are looked up among the first 64, at most; among any other 64 it is two */
+#define FEW 8	       /* files that are looked up with one read, if no file has a higher number */
 
 /* Load the pid object that owns an open file; NULL: none. */
 #ifdef HAVE_EMBEDDED_OWNER
@@ -39,7 +39,14 @@ struct file_iterator {
 	}
 #define OWNED_8(n) \
 	if (open & (0xffull << (n))) { \
-		OWNED(n) OWNED(n + 1) OWNED(n + 2) OWNED(n + 3) OWNED(n + 4) OWNED(n + 5) OWNED(n + 6) OWNED(n + 7) \
+		OWNED(n) \
+		OWNED(n + 1) \
+		OWNED(n + 2) \
+		OWNED(n + 3) \
+		OWNED(n + 4) \
+		OWNED(n + 5) \
+		OWNED(n + 6) \
+		OWNED(n + 7) \
 	}
 
 static __always_inline int has_owner(const void *file)
@@ -141,7 +148,8 @@ static __always_inline u64 loaded_owned(const char *task, const char *leader)
 	LOAD(u64, open, files, OFF_files_struct_open_fds_init);
 	if (open >> 16)
 		return owned(table);
-	OWNED_8(0) OWNED_8(8)
+	OWNED_8(0)
+	OWNED_8(8)
 #endif
 	return 0;
 }

@@ -24,8 +24,8 @@ static uint64_t now(void)
 
 static long clone_as(pid_t number, uint64_t flags)
 {
-	struct clone_args args = {.flags = flags, .exit_signal = SIGCHLD, .set_tid = (uint64_t)(uintptr_t)&number,
-				  .set_tid_size = 1};
+	struct clone_args args = {
+		.flags = flags, .exit_signal = SIGCHLD, .set_tid = (uint64_t)(uintptr_t)&number, .set_tid_size = 1};
 
 	return syscall(SYS_clone3, &args, sizeof(args));
 }
@@ -57,5 +57,5 @@ int main(int argc, char **argv)
 	}
 	printf("%llu\n", (unsigned long long)(now() - begun));
 	fflush(stdout);
-	_exit(0);	/* all children die with the init */
+	_exit(0); /* all children die with the init */
 }

@@ -92,12 +92,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		void (*once)(void);
-	} loops[] = { { "fork", once_fork },
-		      { "vfork", once_vfork },
-		      { "exec", once_exec },
-		      { "thread", once_thread },
-		      { "setpgid", once_setpgid },
-		      { "getppid", once_getppid } };
+	} loops[] = {{"fork", once_fork},     {"vfork", once_vfork},	 {"exec", once_exec},
+		     {"thread", once_thread}, {"setpgid", once_setpgid}, {"getppid", once_getppid}};
 	long calls = argc == 3 ? atol(argv[2]) : 0, n;
 	unsigned int i;
 	uint64_t begun;

@@ -17,7 +17,7 @@
 
 static _Atomic int *standing; /* processes and threads */
 static pid_t *pids;	      /* by process, in breadth-first order */
-static _Atomic int *failed;  /* a task could not be made: no numbers or no memory are left */
+static _Atomic int *failed;   /* a task could not be made: no numbers or no memory are left */
 static int processes, breadth, threads;
 static volatile sig_atomic_t told;
 

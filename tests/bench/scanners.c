@@ -162,7 +162,7 @@ static void on_process(const char *name, void *arg)
 int scan_proc(struct rows *out)
 {
 	static char room[65536];
-	struct walk w = { .out = out };
+	struct walk w = {.out = out};
 
 	out->count = 0;
 	out->begun_ns = now();

@@ -69,7 +69,8 @@ static void take_down(void)
 	book->stop_ns = now();
 	for (i = 0; i < n; i++)
 		if ((lives[i].kind == KIND_IDLE || lives[i].kind == KIND_HOLDER) && lives[i].tid)
-			kill(lives[i].tid, SIGKILL); /* not reaped before the loop below: the number cannot be another task's */
+			kill(lives[i].tid,
+			     SIGKILL); /* not reaped before the loop below: the number cannot be another task's */
 	while (adopt(&one) >= 0)
 		if (now() > patience) {
 			for (i = 0; i < n; i++)
@@ -81,14 +82,16 @@ static void take_down(void)
 
 static void report(uint64_t ns)
 {
-	uint32_t *c = book->counts, n = taken(), storm = n - c[KIND_ROOT] - c[KIND_HOLDER] - c[KIND_IDLE] - c[KIND_WORKER];
+	uint32_t *c = book->counts, n = taken(),
+		 storm = n - c[KIND_ROOT] - c[KIND_HOLDER] - c[KIND_IDLE] - c[KIND_WORKER];
 
 	printf("{\"lives\": %u, \"storm\": %u, \"seconds\": %.3f, \"per_second\": %.0f, \"idle\": %u, \"processes\": %u, "
 	       "\"vforks\": %u, \"threads\": %u, \"orphans\": %u, \"autoreaped\": %u, \"killed\": %u, \"execs\": %u, "
 	       "\"setsids\": %u, \"setpgids\": %u, \"subreapers\": %u, \"namespaces\": %u, \"reaped_by_root\": %u, \"unmatched\": %u, \"full\": %s}\n",
 	       n, storm, ns / 1e9, storm / (ns / 1e9), c[KIND_IDLE], c[KIND_PROCESS], c[KIND_VFORK], c[KIND_THREAD],
 	       c[KIND_ORPHAN], c[KIND_AUTOREAP], c[KIND_KILLED], book->execs, book->setsids, book->setpgids,
-	       book->subreapers, c[KIND_INIT], book->adopted, book->unmatched, n + 4096 >= book->capacity ? "true" : "false");
+	       book->subreapers, c[KIND_INIT], book->adopted, book->unmatched,
+	       n + 4096 >= book->capacity ? "true" : "false");
 }
 
 static long option(int argc, char **argv, const char *name, long otherwise)
@@ -150,8 +153,8 @@ static int enter_namespace(long pid_max)
 
 int main(int argc, char **argv)
 {
-	struct itimerval tick = { { 0, 20000 }, { 0, 20000 } }; /* so that a blocking wait notices the time */
-	struct sigaction act = { .sa_handler = on_signal };
+	struct itimerval tick = {{0, 20000}, {0, 20000}}; /* so that a blocking wait notices the time */
+	struct sigaction act = {.sa_handler = on_signal};
 	long seconds = option(argc, argv, "--seconds", 0), idle = option(argc, argv, "--idle", 1000);
 	long workers = option(argc, argv, "--workers", 2 * sysconf(_SC_NPROCESSORS_ONLN)), n;
 	uint32_t i;

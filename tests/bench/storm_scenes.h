@@ -37,7 +37,7 @@ static void scene_vfork(void)
 
 static void scene_threads(void)
 {
-	struct thread t[4] = { 0 };
+	struct thread t[4] = {0};
 	int n = 1 + roll(4), k;
 
 	for (k = 0; k < n; k++) {
@@ -320,8 +320,8 @@ static void scene_zombie(int clear)
 static void scene(void)
 {
 	/* out of 32; cheap ones often, because the rate tears a scan */
-	static void (*const rest[])(void) = { scene_group,    scene_exec,     scene_session, scene_pipeline, scene_orphans,
-					      scene_autoreap, scene_kill,     scene_batch,   scene_orphans,  scene_batch };
+	static void (*const rest[])(void) = {scene_group,    scene_exec, scene_session, scene_pipeline, scene_orphans,
+					     scene_autoreap, scene_kill, scene_batch,	scene_orphans,	scene_batch};
 	uint32_t r = roll(32);
 
 	if (!roll(40)) /* slow: the kernel takes its time to end a namespace */

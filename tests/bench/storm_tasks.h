@@ -51,7 +51,7 @@ static uint32_t roll(uint32_t sides)
 
 static void doze(uint64_t ns)
 {
-	struct timespec t = { ns / 1000000000ull, ns % 1000000000ull };
+	struct timespec t = {ns / 1000000000ull, ns % 1000000000ull};
 
 	nanosleep(&t, NULL);
 }
@@ -185,7 +185,7 @@ static void reap(uint32_t i, pid_t pid)
  */
 static int reap_any(uint32_t *i)
 {
-	siginfo_t info = { 0 };
+	siginfo_t info = {0};
 	struct life *l;
 
 	*i = 0;
@@ -303,8 +303,8 @@ static int spawn_thread(struct thread *t)
 static void become_new(uint32_t leader, uint32_t thread)
 {
 	char a[16], b[16], size[24];
-	char *argv[] = { "storm", "--after-exec", a, b, size, NULL };
-	char *env[] = { NULL };
+	char *argv[] = {"storm", "--after-exec", a, b, size, NULL};
+	char *env[] = {NULL};
 
 	snprintf(a, sizeof(a), "%u", leader);
 	snprintf(b, sizeof(b), "%u", thread);

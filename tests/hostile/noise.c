@@ -53,7 +53,7 @@ static double now_s(void)
 static void reap(double end)
 {
 	static pid_t zombies[ZOMBIES];
-	struct timespec pause = { 0, 1000000000 / REAPS_PER_SECOND };
+	struct timespec pause = {0, 1000000000 / REAPS_PER_SECOND};
 	int i;
 
 	for (i = 0; i < ZOMBIES; i++) {

@@ -16,7 +16,10 @@ int main(void)
 	int ready[2];
 	pid_t middle, orphan;
 
-	__asm__ volatile("int $0x80" : "+a"(result) : "b"(PR_SET_CHILD_SUBREAPER), "c"(1), "d"(0), "S"(0), "D"(0) : "memory");
+	__asm__ volatile("int $0x80"
+			 : "+a"(result)
+			 : "b"(PR_SET_CHILD_SUBREAPER), "c"(1), "d"(0), "S"(0), "D"(0)
+			 : "memory");
 	if (result || pipe(ready))
 		return 1;
 	middle = fork();

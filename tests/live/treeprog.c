@@ -43,18 +43,18 @@ enum { ORDER_CALL = 1, ORDER_CLONE = 2, ORDER_EXEC = 3 };
 
 /* treeprog.py has the mirror of this; all fields aligned, so no padding. */
 struct node {
-	uint32_t request;	   /* futex: number of the last order posted */
-	uint32_t reply;		   /* futex: number of the last order answered */
-	uint32_t ready;		   /* futex: 1 once the task serves this node */
-	int32_t order;		   /* ORDER_* */
-	int64_t argument[6];	   /* CALL: number is in argument 0 of `number`; CLONE: flags, child node, exit signal */
-	int64_t number;		   /* CALL: number of the system call */
-	int64_t result;		   /* what the kernel returned; -errno on failure */
-	uint64_t before_ns;	   /* CLOCK_MONOTONIC just before the system call */
-	uint64_t after_ns;	   /* and just after it; 0 while it has not returned */
-	int32_t tgid;		   /* as /proc counts, whatever namespace the task is in */
-	int32_t tid;		   /* the same */
-	uint32_t set_tid_size;	   /* CLONE: numbers asked for */
+	uint32_t request;      /* futex: number of the last order posted */
+	uint32_t reply;	       /* futex: number of the last order answered */
+	uint32_t ready;	       /* futex: 1 once the task serves this node */
+	int32_t order;	       /* ORDER_* */
+	int64_t argument[6];   /* CALL: number is in argument 0 of `number`; CLONE: flags, child node, exit signal */
+	int64_t number;	       /* CALL: number of the system call */
+	int64_t result;	       /* what the kernel returned; -errno on failure */
+	uint64_t before_ns;    /* CLOCK_MONOTONIC just before the system call */
+	uint64_t after_ns;     /* and just after it; 0 while it has not returned */
+	int32_t tgid;	       /* as /proc counts, whatever namespace the task is in */
+	int32_t tid;	       /* the same */
+	uint32_t set_tid_size; /* CLONE: numbers asked for */
 	int32_t set_tid[MAX_LEVELS]; /* CLONE: innermost first, as clone3 wants them */
 	uint8_t scratch[SCRATCH_BYTES];
 };
@@ -296,9 +296,9 @@ static int read_process(int pid, struct process *p)
 	p->ours = 0;
 	return rest && sscanf(rest + 2,
 			      "%*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-			      &p->ppid, &p->start) == 2 ?
-		       0 :
-		       -1;
+			      &p->ppid, &p->start) == 2
+		       ? 0
+		       : -1;
 }
 
 /* A number may have changed hands since it was read: the descriptor and the start time settle whose it is. */
@@ -324,7 +324,8 @@ static void end_descendants(void)
 	if (!proc)
 		return;
 	while ((entry = readdir(proc)) && count < 32768)
-		if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && !read_process(atoi(entry->d_name), &processes[count]))
+		if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' &&
+		    !read_process(atoi(entry->d_name), &processes[count]))
 			count++;
 	closedir(proc);
 	while (found) {

@@ -29,8 +29,8 @@ void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, in
 
 	if (!__atomic_compare_exchange_n(&state->failing, &nobody, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 		return;
-	state->failure = (struct message){.kind = SAID_FAILED, .reason = reason, .actor = actor, .place = place,
-					  .error = error, .value = value};
+	state->failure = (struct message){
+		.kind = SAID_FAILED, .reason = reason, .actor = actor, .place = place, .error = error, .value = value};
 	store(&state->failed, 1);
 	wake_guard();
 }
@@ -57,7 +57,7 @@ void handle(int number, uint64_t handler)
 void ignore_signals(void)
 {
 	for (int number = 1; number <= SIGNALS; number++)
-		handle(number, number == SIGCHLD ? SIG_DFL : SIG_IGN);	/* a task that ignores SIGCHLD has no zombies */
+		handle(number, number == SIGCHLD ? SIG_DFL : SIG_IGN); /* a task that ignores SIGCHLD has no zombies */
 }
 
 void stop_ignoring(void)
@@ -90,7 +90,8 @@ static void learn_numbers(uint32_t me)
 	CALL1(close, fd);
 	text[size > 0 ? size : 0] = 0;
 	for (line = text; *line; line++)
-		if (line[0] == '\n' && line[1] == 'N' && line[2] == 'S' && line[3] == 'p' && line[4] == 'i' && line[5] == 'd')
+		if (line[0] == '\n' && line[1] == 'N' && line[2] == 'S' && line[3] == 'p' && line[4] == 'i' &&
+		    line[5] == 'd')
 			break;
 	for (at = line + 7; *line && *at && *at != '\n'; at++)
 		if (*at >= '0' && *at <= '9') {
@@ -123,7 +124,7 @@ static void come_to_life(uint32_t me, struct robust *robust)
 
 	arm(me, robust);
 	if (me && (program.head->flags & (PROGRAM_REAPER | PROGRAM_PIDNS)) == PROGRAM_REAPER)
-		handle(SIGNAL_GUARD_GONE, SIG_IGN);	/* the handler is the reaper's alone */
+		handle(SIGNAL_GUARD_GONE, SIG_IGN); /* the handler is the reaper's alone */
 	CALL2(prctl, PR_SET_NAME, actor->comm);
 	if ((program.head->flags & PROGRAM_ANY_NUMBERS) && actor->depth)
 		learn_numbers(me);
@@ -155,7 +156,7 @@ static long give_birth(uint32_t me, const struct program_step *step)
 	if (step->value & CLONE_BIT_NEWPID)
 		args.flags |= CLONE_NEWPID;
 	if (step->value & CLONE_BIT_PARENT)
-		args.flags |= CLONE_PARENT;	/* the exit signal is then the creator's: any other is EINVAL */
+		args.flags |= CLONE_PARENT; /* the exit signal is then the creator's: any other is EINVAL */
 	else if (!(step->value & CLONE_BIT_THREAD))
 		args.exit_signal = (uint64_t)(child->exit_signal >= 0 ? child->exit_signal : SIGCHLD);
 	if (chosen) {
@@ -171,8 +172,7 @@ static long give_birth(uint32_t me, const struct program_step *step)
 
 		for (uint32_t level = 0; chosen && level <= child->depth; level++) {
 			if (spare)
-				set_number(step->target, level,
-					   level == child->depth && init ? 1 : spare);
+				set_number(step->target, level, level == child->depth && init ? 1 : spare);
 			innermost_first[child->depth - level] = program.numbers[child->first_number + level];
 		}
 		answer = clone_actor(&args, actor_run, step->target);

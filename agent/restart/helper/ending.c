@@ -105,7 +105,7 @@ static void commit_fault(int number)
 		CALL0(getpid);
 		break;
 	case SIGBUS:
-		fd = CALL2(memfd_create, "", 0);	/* an empty file has no page to touch */
+		fd = CALL2(memfd_create, "", 0); /* an empty file has no page to touch */
 		page = map(4096, MAP_SHARED, (int)fd, 0);
 		if (!refusal(page))
 			*(volatile char *)page = 0;
@@ -128,7 +128,7 @@ _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct ro
 			CALL1(exit, number ? 0 : step->value >> 8 & 0xff);
 	}
 	CALL4(prlimit64, 0, RLIMIT_CORE, no_core, 0);
-	CALL2(prctl, PR_SET_DUMPABLE, 0);	/* a core pattern that is a pipe ignores the limit */
+	CALL2(prctl, PR_SET_DUMPABLE, 0); /* a core pattern that is a pipe ignores the limit */
 	mark_done((uint32_t)(step - program.steps));
 	part(me, robust);
 	handle(number, SIG_DFL);

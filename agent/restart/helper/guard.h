@@ -8,15 +8,15 @@
 #define GUARD_STACK 65536
 
 struct guard {
-	int control;		/* -1: detached */
-	int signals;		/* signalfd */
-	int first_fd;		/* a pidfd of actor 0, needed because its exit signal may be any; -1: none */
-	int guard_fd;		/* a pidfd of the guard itself, for the watcher */
-	int32_t watcher;	/* its pid; 0: none */
-	int32_t first;		/* actor 0's pid for the guard; 0: it has been waited for */
+	int control;	 /* -1: detached */
+	int signals;	 /* signalfd */
+	int first_fd;	 /* a pidfd of actor 0, needed because its exit signal may be any; -1: none */
+	int guard_fd;	 /* a pidfd of the guard itself, for the watcher */
+	int32_t watcher; /* its pid; 0: none */
+	int32_t first;	 /* actor 0's pid for the guard; 0: it has been waited for */
 	int32_t root_status;
-	char *stack;		/* an address in the guard's stack */
-	const char *pidfile;	/* file to remove in the end; NULL: none */
+	char *stack;	     /* an address in the guard's stack */
+	const char *pidfile; /* file to remove in the end; NULL: none */
 };
 
 extern struct guard guard;

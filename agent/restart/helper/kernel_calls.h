@@ -31,7 +31,7 @@
 #define SIGSTOP 19
 #define SIGSYS 31
 #define SIGNALS 64
-#define SIGNAL_GUARD_GONE 63	/* what the reaper gets when its guard is gone: a group that it is in is never sent that */
+#define SIGNAL_GUARD_GONE 63 /* what the reaper gets when its guard is gone: a group that it is in is never sent that */
 #define SA_RESTORER 0x04000000
 #define SA_ONSTACK 0x08000000
 
@@ -69,7 +69,7 @@
 
 #define SECCOMP_MODE_FILTER 2
 #define SECCOMP_RET_KILL_PROCESS 0x80000000u
-#define BPF_RET_VALUE 6		/* BPF_RET | BPF_K */
+#define BPF_RET_VALUE 6 /* BPF_RET | BPF_K */
 
 #define MS_NOSUID 2
 #define MS_NODEV 4
@@ -109,7 +109,9 @@ static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 	register long r9 __asm__("r9") = f;
 	long answer;
 
-	__asm__ volatile("syscall" : "=a"(answer) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+	__asm__ volatile("syscall"
+			 : "=a"(answer)
+			 : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return answer;
 }
@@ -133,7 +135,8 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 	__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall " #body "\n\tud2\n")
 #define ILLEGAL_INSTRUCTION() __asm__ volatile("ud2")
 #define BREAKPOINT() __asm__ volatile("int3")
-#define DIVISION_BY_ZERO() __asm__ volatile("xor %%ecx, %%ecx\n\tmov $1, %%eax\n\tcltd\n\tidiv %%ecx" : : : "eax", "ecx", "edx")
+#define DIVISION_BY_ZERO() \
+	__asm__ volatile("xor %%ecx, %%ecx\n\tmov $1, %%eax\n\tcltd\n\tidiv %%ecx" : : : "eax", "ecx", "edx")
 #define RELAX() __asm__ volatile("pause")
 #define O_NOFOLLOW 0400000
 #define O_DIRECTORY 0200000
@@ -161,14 +164,17 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 	register void *in_x21 __asm__("x21") = argument;
 
 	__asm__ volatile("svc #0\n\tcbnz x0, 1f\n\tmov x29, xzr\n\tmov x0, x21\n\tblr x20\n\tbrk #0\n1:"
-			 : "+r"(x0) : "r"(x8), "r"(x1), "r"(in_x20), "r"(in_x21) : "memory");
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(in_x20), "r"(in_x21)
+			 : "memory");
 	return x0;
 }
 
-#define PROGRAM_START(body) __asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tbl " #body "\n\tbrk #0\n")
+#define PROGRAM_START(body) \
+	__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tbl " #body "\n\tbrk #0\n")
 #define ILLEGAL_INSTRUCTION() __asm__ volatile("udf #0")
 #define BREAKPOINT() __asm__ volatile("brk #0")
-#define DIVISION_BY_ZERO() ((void)0)	/* this processor divides by 0 without a fault: preflight.py refuses such an end */
+#define DIVISION_BY_ZERO() ((void)0) /* this processor divides by 0 without a fault: preflight.py refuses such an end */
 #define RELAX() __asm__ volatile("yield")
 #define O_NOFOLLOW 0100000
 #define O_DIRECTORY 040000
@@ -202,32 +208,32 @@ struct capability_head {
 
 #define CAPABILITY_VERSION 0x20080522
 
-struct capability_data {	/* two of them: bits 0 to 31, then 32 to 63 */
+struct capability_data { /* two of them: bits 0 to 31, then 32 to 63 */
 	uint32_t effective, permitted, inheritable;
 };
 
-struct signal_action {		/* struct sigaction */
+struct signal_action { /* struct sigaction */
 	uint64_t handler, flags, restorer, mask;
 };
 
-struct filter_step {		/* struct sock_filter */
+struct filter_step { /* struct sock_filter */
 	uint16_t code;
 	uint8_t if_true, if_false;
 	uint32_t value;
 };
 
-struct filter {			/* struct sock_fprog */
+struct filter { /* struct sock_fprog */
 	uint16_t length;
 	const struct filter_step *steps;
 };
 
-struct signal_stack {		/* stack_t */
+struct signal_stack { /* stack_t */
 	void *base;
 	int flags;
 	size_t size;
 };
 
-struct memory_map {		/* struct prctl_mm_map */
+struct memory_map { /* struct prctl_mm_map */
 	uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack;
 	uint64_t arg_start, arg_end, env_start, env_end;
 	uint64_t auxv;
@@ -240,7 +246,7 @@ struct span {
 	size_t size;
 };
 
-struct message_head {		/* struct msghdr */
+struct message_head { /* struct msghdr */
 	void *name;
 	unsigned int name_size;
 	struct span *spans;
@@ -250,7 +256,7 @@ struct message_head {		/* struct msghdr */
 	unsigned int flags;
 };
 
-struct credentials_control {	/* struct cmsghdr with struct ucred behind it */
+struct credentials_control { /* struct cmsghdr with struct ucred behind it */
 	size_t size;
 	int level;
 	int type;
@@ -260,7 +266,7 @@ struct credentials_control {	/* struct cmsghdr with struct ucred behind it */
 	unsigned int padding;
 };
 
-struct child_info {		/* siginfo_t, as waitid() fills it */
+struct child_info { /* siginfo_t, as waitid() fills it */
 	int signal;
 	int error;
 	int code;

@@ -6,7 +6,7 @@
  */
 #include "guard.h"
 
-#define LOOKS 100	/* a process gets a new parent whenever an ancestor dies */
+#define LOOKS 100 /* a process gets a new parent whenever an ancestor dies */
 
 int32_t number_in(const char *text)
 {

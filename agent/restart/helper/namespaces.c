@@ -5,7 +5,7 @@
  */
 #include "guard.h"
 
-#define DEEPEST_PATH 2048	/* PATH_MAX / 2; at the root ".." stays there */
+#define DEEPEST_PATH 2048 /* PATH_MAX / 2; at the root ".." stays there */
 
 int may_administer(void)
 {

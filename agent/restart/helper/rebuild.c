@@ -11,7 +11,7 @@
 struct program program;
 struct guard guard;
 
-extern char __bss_start[], _end[];	/* the linker's: all writable data lies between them */
+extern char __bss_start[], _end[]; /* the linker's: all writable data lies between them */
 
 PROGRAM_START(guard_main);
 
@@ -45,8 +45,12 @@ static _Noreturn void leave(int code)
 
 _Noreturn void give_up(enum setup what, long error)
 {
-	tell((struct message){.kind = SAID_FAILED, .reason = REASON_SETUP, .actor = NO_ACTOR, .place = NO_ACTOR,
-			      .error = (int)-error, .value = what});
+	tell((struct message){.kind = SAID_FAILED,
+			      .reason = REASON_SETUP,
+			      .actor = NO_ACTOR,
+			      .place = NO_ACTOR,
+			      .error = (int)-error,
+			      .value = what});
 	tell((struct message){.kind = SAID_GONE, .value = -1});
 	leave(1);
 }
@@ -69,8 +73,8 @@ static void map_program(void)
 
 	if (answer != sizeof(head) || head.magic != PROGRAM_MAGIC || head.version != PROGRAM_VERSION || !head.actors)
 		give_up(SETUP_PROGRAM, answer < 0 ? answer : 0);
-	size = sizeof(head) + head.actors * sizeof(struct program_actor) + head.steps * sizeof(struct program_step)
-	       + ((size_t)head.dependencies + head.numbers) * 4;
+	size = sizeof(head) + head.actors * sizeof(struct program_actor) + head.steps * sizeof(struct program_step) +
+	       ((size_t)head.dependencies + head.numbers) * 4;
 	size = (size + 7) & ~(size_t)7;
 	at = map(size + sizeof(struct answer) + head.actors * sizeof(int32_t), MAP_SHARED, FD_PROGRAM, 0);
 	words = 2 * (size_t)head.steps + 5 * (size_t)head.actors;
@@ -78,8 +82,9 @@ static void map_program(void)
 	program.state = map(state_size + words * 4, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	program.stacks = map((size_t)head.actors * ACTOR_STACK, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (refusal(at) || refusal(program.state) || refusal(program.stacks))
-		give_up(SETUP_PROGRAM, refusal(at) ? refusal(at)
-				       : refusal(program.state) ? refusal(program.state) : refusal(program.stacks));
+		give_up(SETUP_PROGRAM, refusal(at)		? refusal(at)
+				       : refusal(program.state) ? refusal(program.state)
+								: refusal(program.stacks));
 	program.head = (struct program_head *)at;
 	program.actors = (struct program_actor *)(program.head + 1);
 	program.steps = (struct program_step *)(program.actors + head.actors);
@@ -231,17 +236,18 @@ static long clone_first(uint64_t more_flags)
 		args.flags |= CLONE_NEWPID | CLONE_NEWNS;
 	if (!(program.head->flags & PROGRAM_ANY_NUMBERS) && !pidns) {
 		if (first->flags & ACTOR_SPARE)
-			number = program.numbers[first->first_number] = program.head->spare_first
-				+ (int32_t)bump(&program.state->spare) - 1;
+			number = program.numbers[first->first_number] =
+				program.head->spare_first + (int32_t)bump(&program.state->spare) - 1;
 		args.set_tid = (uint64_t)(uintptr_t)&number;
 		args.set_tid_size = 1;
 	}
 	program.answer->first_clone_ns = now_ns();
 	do
 		answer = clone_actor(&args, begin_tree, 0);
-	while (answer == -EEXIST && (first->flags & ACTOR_SPARE)
-	       && (number = program.numbers[first->first_number] = program.head->spare_first
-		   + (int32_t)bump(&program.state->spare) - 1) < program.head->spare_end);
+	while (answer == -EEXIST && (first->flags & ACTOR_SPARE) &&
+	       (number = program.numbers[first->first_number] =
+			program.head->spare_first + (int32_t)bump(&program.state->spare) - 1) <
+		       program.head->spare_end);
 	return answer;
 }
 
@@ -274,7 +280,7 @@ static long begin_in_new_session(void)
 		return answer;
 	CALL5(waitid, P_PID, answer, &info, WEXITED | WALL, 0);
 	CALL2(munmap, stack, GUARD_STACK);
-	if (!program.state->first)	/* the leader was killed from outside */
+	if (!program.state->first) /* the leader was killed from outside */
 		give_up(SETUP_SESSION, 0);
 	return program.state->first;
 }
@@ -293,7 +299,7 @@ static void begin(void)
 		give_up(SETUP_CLONE, answer);
 	guard.first = (int32_t)answer;
 	answer = CALL2(pidfd_open, guard.first, 0);
-	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, 0, 20);	/* above the standard streams */
+	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, 0, 20); /* above the standard streams */
 	CALL1(close, answer);
 	CALL0(setsid);
 	if (program.head->flags & PROGRAM_PIDNS) {

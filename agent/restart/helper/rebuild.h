@@ -32,7 +32,7 @@ enum op {
 #define CLONE_BIT_THREAD 1
 #define CLONE_BIT_PARENT 2
 #define CLONE_BIT_NEWPID 4
-#define CLONE_BIT_FIRST 8	/* the init of a namespace that its creator has unshared */
+#define CLONE_BIT_FIRST 8 /* the init of a namespace that its creator has unshared */
 
 enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 
@@ -41,16 +41,16 @@ enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 #define PROGRAM_ANY_NUMBERS 2u	/* the kernel chooses all numbers */
 #define PROGRAM_REAPER 4u	/* actor 0 stays, reaps orphans, and ends with the root's end */
 #define PROGRAM_NO_STDIO 8u	/* standard streams become /dev/null */
-#define PROGRAM_NEW_SESSION 16u	/* actor 0 begins in a session and group whose leader has exited */
-#define PROGRAM_KEEP_RIGHTS 32u	/* tasks that run nothing keep the caller's rights */
+#define PROGRAM_NEW_SESSION 16u /* actor 0 begins in a session and group whose leader has exited */
+#define PROGRAM_KEEP_RIGHTS 32u /* tasks that run nothing keep the caller's rights */
 
 /* program_actor.flags */
 #define ACTOR_THREAD 1u
-#define ACTOR_SPARE 2u		/* its numbers are spare ones, the same at every level; an init's innermost number is 1 */
+#define ACTOR_SPARE 2u /* its numbers are spare ones, the same at every level; an init's innermost number is 1 */
 #define ACTOR_TASK 4u
-#define ACTOR_ENDS 8u		/* it exits within the program */
-#define ACTOR_STOPPED 32u	/* SIGSTOP stops it: it waits for a child with that exit signal */
-#define ACTOR_LINGERS 16u	/* it waits within its exit until its namespace is empty; an OP_LINGER waits for it */
+#define ACTOR_ENDS 8u	  /* it exits within the program */
+#define ACTOR_STOPPED 32u /* SIGSTOP stops it: it waits for a child with that exit signal */
+#define ACTOR_LINGERS 16u /* it waits within its exit until its namespace is empty; an OP_LINGER waits for it */
 
 struct program_head {
 	uint32_t magic;
@@ -60,7 +60,7 @@ struct program_head {
 	uint32_t dependencies;
 	uint32_t numbers;
 	uint32_t flags;
-	int32_t spare_first;	/* numbers that no task of the program has, at any level */
+	int32_t spare_first; /* numbers that no task of the program has, at any level */
 	int32_t spare_end;
 	uint32_t reserved;
 };
@@ -68,12 +68,12 @@ struct program_head {
 struct program_actor {
 	uint32_t first_step;
 	uint32_t step_count;
-	uint32_t first_number;	/* depth + 1 numbers, that of the root's namespace first; 0: not known yet */
+	uint32_t first_number; /* depth + 1 numbers, that of the root's namespace first; 0: not known yet */
 	uint32_t depth;
 	uint32_t leader;
 	uint32_t flags;
 	int32_t exit_signal;
-	uint32_t tag;		/* of its pid object in the image; 0: none */
+	uint32_t tag; /* of its pid object in the image; 0: none */
 	char comm[16];
 };
 
@@ -85,7 +85,7 @@ struct program_step {
 	uint32_t phase;
 	uint32_t first_dependency;
 	uint32_t dependency_count;
-	uint32_t place;		/* in the plan, for messages */
+	uint32_t place; /* in the plan, for messages */
 };
 
 #endif

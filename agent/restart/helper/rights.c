@@ -61,7 +61,7 @@ static void bound(uint32_t me, uint64_t bounding)
 		long there = CALL5(prctl, PR_CAPBSET_READ, bit, 0, 0, 0);
 
 		if (there < 0)
-			break;	/* the kernel has no more capabilities */
+			break; /* the kernel has no more capabilities */
 		if (there && !(bounding >> bit & 1))
 			must(me, DOING_CAPBSET_DROP, CALL5(prctl, PR_CAPBSET_DROP, bit, 0, 0, 0));
 	}

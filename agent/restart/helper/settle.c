@@ -4,7 +4,7 @@
  */
 #include "state.h"
 
-extern char __executable_start[], etext[], edata[], end[];	/* the linker's */
+extern char __executable_start[], etext[], edata[], end[]; /* the linker's */
 
 static char *append(char *at, const char *text)
 {
@@ -36,10 +36,14 @@ void show_held(uint32_t me)
 	int process = !(actor->flags & ACTOR_THREAD);
 	char *text = process ? map(PAGE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL, *at = text;
 	struct memory_map memory = {
-		.start_code = (uintptr_t)__executable_start, .end_code = (uintptr_t)etext,
-		.start_data = (uintptr_t)etext, .end_data = (uintptr_t)edata,
-		.start_brk = (uintptr_t)end + PAGE, .brk = (uintptr_t)end + PAGE,
-		.start_stack = (uintptr_t)program.stacks, .exe_fd = ~0u,
+		.start_code = (uintptr_t)__executable_start,
+		.end_code = (uintptr_t)etext,
+		.start_data = (uintptr_t)etext,
+		.end_data = (uintptr_t)edata,
+		.start_brk = (uintptr_t)end + PAGE,
+		.brk = (uintptr_t)end + PAGE,
+		.start_stack = (uintptr_t)program.stacks,
+		.exe_fd = ~0u,
 	};
 
 	if (!text || refusal(text))
@@ -124,12 +128,13 @@ char *actor_prepare(uint32_t me)
 	char *section = NULL;
 
 	if (!me && (program.head->flags & PROGRAM_REAPER))
-		return NULL;	/* the reaper may have to kill tasks with other ids */
+		return NULL; /* the reaper may have to kill tasks with other ids */
 	/* The exec() of its leader ends a thread at any moment. */
 	if ((actor->flags & ACTOR_THREAD) && program.runs[actor->leader])
 		return NULL;
 	if (load(&program.state->release) == RUN_SECTION) {
-		section = map(program.state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM, program.state->run_offset);
+		section = map(program.state->run_size, MAP_PRIVATE | MAP_NORESERVE, FD_PROGRAM,
+			      program.state->run_offset);
 		if (refusal(section))
 			cannot_run(me, DOING_MMAP, refusal(section));
 	}

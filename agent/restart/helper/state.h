@@ -9,28 +9,28 @@
 #include "kernel_calls.h"
 #include "rebuild.h"
 
-#define FD_WAKE 5		/* eventfd that wakes the guard */
-#define FD_REPORT 6		/* the actors' end of the socket pair by which the guard learns their pids */
-#define FD_REPORTS 7		/* the guard's end */
+#define FD_WAKE 5    /* eventfd that wakes the guard */
+#define FD_REPORT 6  /* the actors' end of the socket pair by which the guard learns their pids */
+#define FD_REPORTS 7 /* the guard's end */
 
 #define ACTOR_STACK 16384
 
-enum ask { ASK_KILL = 1, ASK_STOP };	/* requests of a namespace's init, which cannot signal itself */
+enum ask { ASK_KILL = 1, ASK_STOP }; /* requests of a namespace's init, which cannot signal itself */
 
 struct state {
-	uint32_t apart;			/* the guard is in a session of its own, safe from signals to the tree's */
-	int32_t first;			/* actor 0's pid for the guard, or a negative errno, if another process created it */
-	uint32_t gate;			/* the last phase that may run */
-	uint32_t left[PHASES];		/* what is to do; one more each for the guard, and in BUILD for each actor */
-	uint32_t progress;		/* number of steps and births that are done */
-	uint32_t failing;		/* set by the first actor that fails */
-	uint32_t failed;		/* `failure` is complete */
+	uint32_t apart;	       /* the guard is in a session of its own, safe from signals to the tree's */
+	int32_t first;	       /* actor 0's pid for the guard, or a negative errno, if another process created it */
+	uint32_t gate;	       /* the last phase that may run */
+	uint32_t left[PHASES]; /* what is to do; one more each for the guard, and in BUILD for each actor */
+	uint32_t progress;     /* number of steps and births that are done */
+	uint32_t failing;      /* set by the first actor that fails */
+	uint32_t failed;       /* `failure` is complete */
 	struct message failure;
-	uint32_t spare;			/* number of spare numbers that are taken */
-	uint32_t release;		/* enum run; set once */
-	uint32_t released;		/* number of actors that hold, run, or wait to stop */
+	uint32_t spare;	   /* number of spare numbers that are taken */
+	uint32_t release;  /* enum run; set once */
+	uint32_t released; /* number of actors that hold, run, or wait to stop */
 	uint32_t asks;
-	int32_t root_status;		/* the root's wait status, if a reaper has waited for it */
+	int32_t root_status; /* the root's wait status, if a reaper has waited for it */
 	uint32_t root_ended;
 	uint64_t run_offset;
 	uint64_t run_size;
@@ -43,17 +43,17 @@ struct program {
 	uint32_t *dependencies;
 	int32_t *numbers;
 	struct answer *answer;
-	int32_t *outer;			/* pids for the guard */
+	int32_t *outer; /* pids for the guard */
 	struct state *state;
-	uint32_t *done;			/* by step */
-	uint32_t *alive;		/* by actor: its tid, a robust futex */
-	uint32_t *asked;		/* by actor: enum ask */
-	uint32_t *ending;		/* by lingering actor: the same robust futex, for its end */
-	uint32_t *needed;		/* by step: other steps depend on it */
-	uint32_t *runs;			/* by actor: it will run a program; like the next one known from the release on */
-	uint32_t *members;		/* by leader: number of its threads that still need the descriptors */
-	uint32_t root;			/* the first actor that is a task */
-	char *stacks;			/* by actor: ACTOR_STACK bytes */
+	uint32_t *done;	   /* by step */
+	uint32_t *alive;   /* by actor: its tid, a robust futex */
+	uint32_t *asked;   /* by actor: enum ask */
+	uint32_t *ending;  /* by lingering actor: the same robust futex, for its end */
+	uint32_t *needed;  /* by step: other steps depend on it */
+	uint32_t *runs;	   /* by actor: it will run a program; like the next one known from the release on */
+	uint32_t *members; /* by leader: number of its threads that still need the descriptors */
+	uint32_t root;	   /* the first actor that is a task */
+	char *stacks;	   /* by actor: ACTOR_STACK bytes */
 };
 
 extern struct program program;

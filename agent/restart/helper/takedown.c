@@ -6,7 +6,7 @@
  */
 #include "guard.h"
 
-#define MOST_PIDS (4 * 1024 * 1024)	/* PID_MAX_LIMIT */
+#define MOST_PIDS (4 * 1024 * 1024) /* PID_MAX_LIMIT */
 #define REAPER_PATIENCE_NS 5000000000u
 
 static void wait_for(int32_t pid)
@@ -22,9 +22,9 @@ static void wait_for(int32_t pid)
 		guard.root_status = raw_status(&info);
 }
 
-struct family {		/* the processes of one scan, by number */
-	int32_t *parents, *first, *next, *fds;	/* first child; next child of the same parent */
-	int32_t *pids;				/* the listed numbers */
+struct family {				       /* the processes of one scan, by number */
+	int32_t *parents, *first, *next, *fds; /* first child; next child of the same parent */
+	int32_t *pids;			       /* the listed numbers */
 	uint32_t count;
 };
 
@@ -101,8 +101,8 @@ static void leave_it_to_the_reaper(void)
 	uint64_t begin = now_ns();
 
 	CALL2(kill, guard.first, SIGNAL_GUARD_GONE);
-	while (CALL5(waitid, P_PID, guard.first, &info, WEXITED | WNOHANG | WNOWAIT | WALL, 0) == 0 && !info.pid
-	       && now_ns() - begin < REAPER_PATIENCE_NS)
+	while (CALL5(waitid, P_PID, guard.first, &info, WEXITED | WNOHANG | WNOWAIT | WALL, 0) == 0 && !info.pid &&
+	       now_ns() - begin < REAPER_PATIENCE_NS)
 		sleep_ns(500000);
 }
 
@@ -145,7 +145,8 @@ void take_down(void)
 		leave_it_to_the_reaper();
 	all = map(5 * size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (!refusal(all))
-		family = (struct family){all, all + MOST_PIDS, all + 2 * MOST_PIDS, all + 3 * MOST_PIDS, all + 4 * MOST_PIDS, 0};
+		family = (struct family){
+			all, all + MOST_PIDS, all + 2 * MOST_PIDS, all + 3 * MOST_PIDS, all + 4 * MOST_PIDS, 0};
 	raise_limit();
 	for (;;) {
 		long answer;

@@ -7,7 +7,7 @@
 enum stage { BUILDING, STANDING, ACTIVATING, ACTIVE, RELEASING, STOPPING, RUNNING };
 
 static enum stage stage;
-static uint32_t expected;	/* number of actors that count themselves as released */
+static uint32_t expected; /* number of actors that count themselves as released */
 
 static void read_reports(void)
 {
@@ -16,12 +16,13 @@ static void read_reports(void)
 	struct span span = {&report, sizeof(report)};
 
 	for (;;) {
-		struct message_head head = {.spans = &span, .span_count = 1, .control = &control,
-					    .control_size = sizeof(control)};
+		struct message_head head = {
+			.spans = &span, .span_count = 1, .control = &control, .control_size = sizeof(control)};
 
 		if (CALL3(recvmsg, FD_REPORTS, &head, MSG_DONTWAIT) != sizeof(report))
 			return;
-		if (control.level == SOL_SOCKET && control.type == SCM_CREDENTIALS && report.actor < program.head->actors)
+		if (control.level == SOL_SOCKET && control.type == SCM_CREDENTIALS &&
+		    report.actor < program.head->actors)
 			program.outer[report.actor] = control.pid;
 	}
 }
@@ -117,8 +118,8 @@ static void continue_the_stopped(void)
 		for (uint32_t at = who->first_step; at < who->first_step + who->step_count; at++) {
 			const struct program_step *step = &program.steps[at];
 
-			if ((step->op == OP_AWAIT || step->op == OP_REAP) && step->phase <= gate && !load(&program.done[at])
-			    && program.actors[step->target].exit_signal == SIGSTOP) {
+			if ((step->op == OP_AWAIT || step->op == OP_REAP) && step->phase <= gate &&
+			    !load(&program.done[at]) && program.actors[step->target].exit_signal == SIGSTOP) {
 				CALL2(kill, process, SIGCONT);
 				break;
 			}
@@ -256,7 +257,7 @@ static void go_on(void)
 	case BUILDING:
 		if (load(&state->left[PHASE_BUILD]))
 			break;
-		read_reports();	/* each actor has sent its report before it counted */
+		read_reports(); /* each actor has sent its report before it counted */
 		program.answer->standing_ns = now_ns();
 		stage = STANDING;
 		tell((struct message){.kind = SAID_STANDING});
@@ -287,10 +288,15 @@ static void go_on(void)
 
 static void nap(void)
 {
-	struct poll_fd polled[] = {{FD_WAKE, POLLIN, 0}, {guard.signals, POLLIN, 0},
-				   {guard.first ? guard.first_fd : -1, POLLIN, 0}, {guard.control, POLLIN, 0}};
+	struct poll_fd polled[] = {{FD_WAKE, POLLIN, 0},
+				   {guard.signals, POLLIN, 0},
+				   {guard.first ? guard.first_fd : -1, POLLIN, 0},
+				   {guard.control, POLLIN, 0}};
 	/* Reports are read now and then: a wakeup for each would slow down the build. */
-	int64_t ms = stage == BUILDING || stage == ACTIVATING ? 2 : stage == RUNNING ? 1000 : stage >= RELEASING ? 1 : 5;
+	int64_t ms = stage == BUILDING || stage == ACTIVATING ? 2
+		     : stage == RUNNING			      ? 1000
+		     : stage >= RELEASING		      ? 1
+							      : 5;
 	struct timespec64 timeout = {ms / 1000, ms % 1000 * 1000000};
 	uint64_t wakings;
 

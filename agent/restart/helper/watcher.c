@@ -21,7 +21,7 @@ static _Noreturn void watch_over(void)
 	polled[FIRST].fd = 21;
 	CALL3(close_range, 0, 19, 0);
 	CALL3(close_range, 22, ~0u, 0);
-	CALL0(setsid);	/* a signal to the guard's group or session must not kill both */
+	CALL0(setsid); /* a signal to the guard's group or session must not kill both */
 	CALL1(chdir, "/");
 	CALL2(prctl, PR_SET_NAME, "ckptree-watcher");
 	do
