@@ -29,8 +29,8 @@ _T = TypeVar("_T")
 _COMM_BYTES = 16
 
 
-class StateError(CkptreeError):
-    """Bytes that are no valid memory."""
+class UnusableMemoryError(CkptreeError):
+    """A memory that no watch can go on from: its bytes are damaged, or it does not fit the ring."""
 
 
 def load(data: bytes, count: int) -> Memory:
@@ -41,20 +41,21 @@ def load(data: bytes, count: int) -> Memory:
         count: the number of totals that it must have.
 
     Raises:
-        StateError: the bytes are cut short, damaged, of another version, or contradict themselves; the text says which.
+        UnusableMemoryError: the bytes are cut short, damaged, of another version, or contradict themselves; the text
+            says which.
     """
     if len(data) < FRAME.size:
-        raise StateError(f"it ends after {len(data)} bytes")
+        raise UnusableMemoryError(f"it ends after {len(data)} bytes")
     magic, version, check, length = FRAME.unpack_from(data)
     body = data[FRAME.size :]
     if magic != MAGIC:
-        raise StateError("it does not begin as one")
+        raise UnusableMemoryError("it does not begin as one")
     if version != VERSION:
-        raise StateError(f"it is of version {version}, and this one reads {VERSION}")
+        raise UnusableMemoryError(f"it is of version {version}, and this one reads {VERSION}")
     if length != len(body):
-        raise StateError(f"it has {len(body)} bytes, and should have {length}")
+        raise UnusableMemoryError(f"it has {len(body)} bytes, and should have {length}")
     if zlib.crc32(body) != check:
-        raise StateError("its check sum is wrong")
+        raise UnusableMemoryError("its check sum is wrong")
     try:
         unpacker = msgpack.Unpacker(max_buffer_size=len(body) + 1)
         unpacker.feed(body)
@@ -64,33 +65,35 @@ def load(data: bytes, count: int) -> Memory:
         stream = reader.stream(unpacker.unpack())
         _expect("it goes on behind its end", holds=unpacker.tell() == len(body))
         return Memory(place, totals, table, stream)
-    except StateError:
+    except UnusableMemoryError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error, msgpack.UnpackException) as error:
-        raise StateError(f"it contradicts its own grammar: {error!r}") from error
+        raise UnusableMemoryError(f"it contradicts its own grammar: {error!r}") from error
 
 
 def _expect(what: str, *, holds: bool) -> None:
     if not holds:
-        raise StateError(f"it contradicts itself: {what}")
+        raise UnusableMemoryError(f"it contradicts itself: {what}")
 
 
 def _ints(values: Iterable[Any], least: int = 0) -> None:
     for value in values:
         if type(value) is not int or value < least:  # True is no int here
-            raise StateError(f"it contradicts its own grammar: {value!r} where an integer from {least} has to be")
+            raise UnusableMemoryError(
+                f"it contradicts its own grammar: {value!r} where an integer from {least} has to be"
+            )
 
 
 def _bool(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise StateError(f"it contradicts its own grammar: {value!r} where true or false has to be")
+        raise UnusableMemoryError(f"it contradicts its own grammar: {value!r} where true or false has to be")
     return value
 
 
 def _at(values: Sequence[_T], index: int) -> _T:
     """Return the object that a reference refers to; a negative one is refused."""
     if type(index) is not int or index < 0:
-        raise StateError(f"it contradicts its own grammar: {index!r} where a reference has to be")
+        raise UnusableMemoryError(f"it contradicts its own grammar: {index!r} where a reference has to be")
     return values[index]
 
 

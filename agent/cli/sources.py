@@ -63,11 +63,14 @@ def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> I
 
         yield _Here(lambda root, mode, without: proctable.snapshot(root, mode, without_entered=without))
         return
+    from agent.capture.snapshots import Snapshots
+
     watch = _own_watch()
+    snapshots = Snapshots(watch)
 
     def take(root: str, mode: str, without: bool) -> "Snapshot":  # noqa: FBT001 - it is called by place
         watch.tend()
-        return watch.snapshot(watch.find(rootname.parse(root), os.getpid()), mode, without_entered=without)
+        return snapshots.take(snapshots.find(rootname.parse(root), os.getpid()), mode, without_entered=without)
 
     try:
         yield _Here(take)
@@ -76,11 +79,12 @@ def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> I
 
 
 def _own_watch() -> "Watch":
+    from agent.capture.probes import Probes
     from agent.capture.watch import Watch
     from agent.config import Config
 
     try:
-        return Watch(Config())
+        return Watch.begin(Probes(Config().ring_bytes))
     except HostError as error:
         if "--source procfs" in str(error):
             raise

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.access import Policy
+from agent.capture.memoryreader import UnusableMemoryError
 from agent.capture.probes import Probes
 from agent.capture.watch import Watch
 from agent.config import Config
@@ -104,10 +105,11 @@ class Daemon:
             handover.leave(self._manager, probes.loaded, order)
         if left.memory is not None:
             handover.forget_memory(self._manager)  # first: if reading it crashes this daemon, the next one goes without
-        watch = Watch(self._config, order.without, probes, left.memory)
-        if watch.refusal:
-            self.log.notice(f"what the last daemon knew is of no use: {watch.refusal}")
-        return watch
+            try:
+                return Watch.resume(probes, left.memory)
+            except UnusableMemoryError as error:
+                self.log.notice(f"what the last daemon knew is of no use: {error}")
+        return Watch.begin(probes)
 
     def _catch_signals(self) -> None:
         reader, writer = socket.socketpair()
@@ -149,7 +151,7 @@ class Daemon:
                     withheld = self._tell_of_withheld(withheld)
                     self.log.tend()
                     self._manager.status(self.counts)
-                worker.start("sweep", self.watch.rest if due else self.watch.mend)
+                worker.start("sweep", self.server.service.rest if due else self.watch.mend)
             turn.end()
             self._tell_of_loss()
         worker.wait()

@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 
 from agent import VERSION, rootname
 from agent.access import Viewer
+from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.daemon import metrics
 from agent.daemon.asker import Asker, Clients
@@ -51,6 +52,7 @@ class Service:
 
     def __init__(self, watch: Watch, log: Journal, unsent_of: Callable[[int], int]) -> None:
         self.watch = watch
+        self.snapshots = Snapshots(watch)
         self.feed = Feed(watch.stream, watch.table, time.time_ns, host.realtime_ahead_ns)
         self.clients = Clients()
         self.turns = metrics.Turns()
@@ -73,6 +75,11 @@ class Service:
     def is_heavy(self, request: codec.Message) -> bool:
         """Return True if the answer may take so long that the worker is to make it."""
         return codec.verb(request) in ("snapshot", "subscribe", "strings") and self.watch.is_busy
+
+    def rest(self) -> None:
+        """Do the watch's periodic work, and free what is kept for further snapshots."""
+        self.snapshots.forget()
+        self.watch.rest()
 
     def packed(self, request: codec.Message, asker: Asker) -> bytes:
         """Return the answer to a request, packed."""
@@ -110,7 +117,7 @@ class Service:
             "protocol": asker.protocol,
             "protocols": list(codec.PROTOCOLS),
             "version": VERSION,
-            "boot_id": self.watch.boot_id,
+            "boot_id": self.snapshots.boot_id,
             "features": [each for each in _FEATURES if each != "strings" or viewer.uid == 0],
             "formats": list(registry.LOSSLESS),
             "events": list(KINDS),
@@ -267,12 +274,12 @@ class Service:
     def _caller(self, asker: Asker) -> Task | None:
         """Return the client's task. It is looked up once, for after its end another task may get its number."""
         if not asker.known:
-            asker.task = self.watch.caller(asker.viewer.pid) if asker.viewer.pid > 0 else None
+            asker.task = self.snapshots.caller(asker.viewer.pid) if asker.viewer.pid > 0 else None
             asker.known = True
         return asker.task
 
     def _find(self, request: codec.Message, asker: Asker) -> Task:
-        return self.watch.find(rootname.parse(codec.root_text(request)), self._caller(asker), _sees(asker.viewer))
+        return self.snapshots.find(rootname.parse(codec.root_text(request)), self._caller(asker), _sees(asker.viewer))
 
     def _image(self, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
         return self._images.dumps(snapshot, dialect) if fmt == "ckpt" else registry.image(snapshot, fmt, dialect)
@@ -295,7 +302,7 @@ class Service:
         asker: Asker,
         at_cut: Callable[[Selection], None] = lambda _: None,
     ) -> Snapshot:
-        return self.watch.snapshot(
+        return self.snapshots.take(
             root,
             mode,
             without_entered=bool(request.get("without_entered")),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from agent import rootname
+from agent.capture.probes import Probes
+from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.doctor.finding import Finding, State
@@ -87,12 +89,13 @@ def _daemon(socket: Path) -> tuple[Finding, bool]:
 def _own_watch() -> tuple[Finding, list[Finding]]:
     """Load the kernel side, and take a snapshot of this process."""
     try:
-        watch = Watch(Config())
+        watch = Watch.begin(Probes(Config().ring_bytes))
     except (HostError, OSError) as error:
         return Finding("no", "capture", str(error), "" if os.geteuid() == 0 else "be root, or ask a daemon"), []
     try:
         hooks = [hook(each, watch.probes.hooks[each.name], watch.probes.tried) for each in FEATURES]
-        snapshot = watch.snapshot(watch.find(rootname.parse(str(os.getpid()))), "subtree")
+        snapshots = Snapshots(watch)
+        snapshot = snapshots.take(snapshots.find(rootname.parse(str(os.getpid()))), "subtree")
     except CkptreeError as error:
         return Finding("no", "capture", str(error)), hooks
     finally:

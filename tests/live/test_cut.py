@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.capture.probes import Probes
+from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.rootname import parse
@@ -65,7 +67,8 @@ def is_gone(pid: int) -> bool:
 
 def test_who_vanishes_without_an_event_is_not_shown_beside_who_was_born_after() -> None:
     """A child without a wait call was still in its exit at the question, and was released before the next birth."""
-    watch = Watch(Config())
+    watch = Watch.begin(Probes(Config().ring_bytes))
+    snapshots = Snapshots(watch)
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as it:
@@ -101,7 +104,7 @@ def test_who_vanishes_without_an_event_is_not_shown_beside_who_was_born_after() 
                 return catch_up(deadline)
 
             watch.probes.ask, watch._intake.catch_up = note, read_late  # type: ignore[assignment, method-assign]  # to be late
-            snapshot = watch.snapshot(watch.find(parse(str(it.pid))), "subtree")
+            snapshot = snapshots.take(snapshots.find(parse(str(it.pid))), "subtree")
         finally:
             it.kill()
             watch.close()

@@ -3,6 +3,8 @@
 
 import pytest
 
+from agent.capture.probes import Probes
+from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.rootname import parse
@@ -22,11 +24,12 @@ SCRIPT = (
 @pytest.mark.parametrize("without", [(), TYPED])
 def test_either_way_to_announce_tells_the_same(without: tuple[str, ...]) -> None:
     """Births, deaths, threads and nested namespaces, all of them seen to happen."""
-    watch = Watch(Config(), without)
+    watch = Watch.begin(Probes(Config().ring_bytes, without))
+    snapshots = Snapshots(watch)
     try:
         with Tree() as tree:
             tree.run(SCRIPT)
-            assert_matches(watch.snapshot(watch.find(parse(str(tree.number(1))))), tree, 1)
+            assert_matches(snapshots.take(snapshots.find(parse(str(tree.number(1))))), tree, 1)
         hooks = {hook for hooks in watch.probes.hooks.values() for hook in hooks}
     finally:
         watch.close()
@@ -39,7 +42,7 @@ def test_either_way_to_announce_tells_the_same(without: tuple[str, ...]) -> None
 def test_the_environment_leaves_hooks_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """An administrator may suspect a hook, and the daemons of tests leave hooks out."""
     monkeypatch.setenv("CKPTREE_WITHOUT", " ".join((*TYPED, "pid.ino")))
-    watch = Watch(Config())
+    watch = Watch.begin(Probes(Config().ring_bytes))
     watch.close()
 
     assert {hook for hook, said in watch.probes.tried.items() if said == "left out"} >= set(TYPED)

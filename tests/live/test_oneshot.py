@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from agent.capture.probes import Probes
+from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.errors import RefusedError
@@ -69,11 +71,12 @@ def test_whoever_reads_the_output_does_not_wait_for_the_probes_to_go() -> None:
 def test_a_kernel_that_lacks_a_feature_is_read_as_well(without: tuple[str, ...]) -> None:
     """Older ones number neither pid objects nor namespaces: twins with the same numbers are still told apart."""
     with a_hard_tree() as before:
-        watch = Watch(Config(), without)
+        watch = Watch.begin(Probes(Config().ring_bytes, without))
+        snapshots = Snapshots(watch)
         try:
             with a_hard_tree() as after:
                 for root in (before, after):
-                    snapshot = watch.snapshot(watch.find(parse(str(root))))
+                    snapshot = snapshots.take(snapshots.find(parse(str(root))))
                     assert snapshot.completeness.complete, snapshot.completeness.reasons
                     assert differences(snapshot, root) == []
                     assert [row.level for row in snapshot.namespaces] == [0, 1, 1, 2]
@@ -85,10 +88,11 @@ def test_a_kernel_that_lacks_a_feature_is_read_as_well(without: tuple[str, ...])
 def test_without_a_hook_for_what_is_optional_every_snapshot_sweeps() -> None:
     """Sessions, groups, subreapers and reaps are then found by comparing all tasks."""
     optional = tuple(feature.name for feature in FEATURES if not feature.required)
-    watch = Watch(Config(), optional)
+    watch = Watch.begin(Probes(Config().ring_bytes, optional))
+    snapshots = Snapshots(watch)
     try:
         with a_hard_tree() as root:
-            snapshot = watch.snapshot(watch.find(parse(str(root))))
+            snapshot = snapshots.take(snapshots.find(parse(str(root))))
             assert differences(snapshot, root) == []
         assert (watch.blind, snapshot.completeness.verified) == ([*optional], "sweep")
     finally:
@@ -114,10 +118,11 @@ def test_a_subreaper_that_became_one_by_a_32_bit_call_has_its_orphans(client: Cl
 
 def test_a_process_that_the_walk_passes_over_makes_its_snapshot_incomplete() -> None:
     """On some machines no task iterator lists the init and its threads; on all others it lists all of them."""
-    watch = Watch(Config())
+    watch = Watch.begin(Probes(Config().ring_bytes))
+    snapshots = Snapshots(watch)
     try:
-        init = watch.find(parse("1"))
-        snapshot = watch.snapshot(init, "subtree")
+        init = snapshots.find(parse("1"))
+        snapshot = snapshots.take(init, "subtree")
         listed = {row[6] for row in wire.ROW.iter_unpack(watch.probes.rows())}
     finally:
         watch.close()

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.capture.probes import Probes
+from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Shares, Terminal
@@ -31,9 +34,15 @@ _PATIENCE = 1000  # snapshots to wait for: the kernel hangs up a moment after th
 @pytest.fixture(scope="module")
 def watch() -> Iterator[Watch]:
     """One of this process, so that what it keeps can be looked at."""
-    made = Watch(Config())
+    made = Watch.begin(Probes(Config().ring_bytes))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def snapshots(watch: Watch) -> Snapshots:
+    """Snapshots of that watch."""
+    return Snapshots(watch)
 
 
 def test_a_file_says_what_it_was_looked_for(capture: Capture) -> None:
@@ -71,28 +80,28 @@ def test_a_foreground_group_that_nobody_is_in_any_more_keeps_its_number(capture:
     assert answer == group[0]
 
 
-def test_what_many_have_is_read_in_one_go_and_is_as_right(capture: Capture, watch: Watch) -> None:
+def test_what_many_have_is_read_in_one_go_and_is_as_right(capture: Capture, snapshots: Snapshots) -> None:
     """Each of them has a terminal, and files with owners: in the daemon, and where everything is looked through."""
     with Tree() as tree:
         tree.run("fork 0 1; setsid 1; own 1 pid 1")
         for node in range(2, 42):
             tree.run(f"fork 1 {node}; setsid {node}; terminal {node}; own {node} pgrp {node}")
         assert_matches(capture(tree.number(1), "subtree"), tree, 1)
-        snapshot = watch.snapshot(watch.find(parse(str(tree.number(1)))))
-        assert watch.snapshot(watch.find(parse(str(tree.number(1))))).tasks is snapshot.tasks
+        snapshot = snapshots.take(snapshots.find(parse(str(tree.number(1)))))
+        assert snapshots.take(snapshots.find(parse(str(tree.number(1))))).tasks is snapshot.tasks
 
 
-def test_an_owner_that_is_taken_away_is_no_owner(watch: Watch) -> None:
+def test_an_owner_that_is_taken_away_is_no_owner(snapshots: Snapshots) -> None:
     """And what has not changed is the very same rows, which spares the writer its work."""
-    me = watch.find(parse(str(os.getpid())))
+    me = snapshots.find(parse(str(os.getpid())))
     reader, writer = os.pipe()
     try:
-        plain = watch.snapshot(me).tasks
+        plain = snapshots.take(me).tasks
         fcntl.fcntl(reader, fcntl.F_SETOWN, -os.getpgrp())
-        owned = watch.snapshot(me)
-        again = watch.snapshot(me)
+        owned = snapshots.take(me)
+        again = snapshots.take(me)
         fcntl.fcntl(reader, fcntl.F_SETOWN, 0)
-        after = watch.snapshot(me).tasks
+        after = snapshots.take(me).tasks
     finally:
         os.close(reader)
         os.close(writer)
@@ -119,7 +128,9 @@ signal.pause()
 
 @pytest.mark.parametrize("others", [0, 7, 40, 120])
 @pytest.mark.parametrize("place", [1, 63, 64, 255, 1023, 2000])
-def test_a_file_is_found_wherever_it_stands_in_the_table(client: Client, watch: Watch, place: int, others: int) -> None:
+def test_a_file_is_found_wherever_it_stands_in_the_table(
+    client: Client, watch: Watch, snapshots: Snapshots, place: int, others: int
+) -> None:
     """In small tables and large ones, among few files and many; by a question, and by a walk over all tasks."""
     command = [sys.executable, "-c", OWNER, str(place), str(others)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as it:
@@ -127,7 +138,7 @@ def test_a_file_is_found_wherever_it_stands_in_the_table(client: Client, watch: 
         assert it.stderr.read(1) == b"."
         asked = registry.load(client.snapshot(str(it.pid)).data)
         watch.sweep()
-        task = watch.find(parse(str(it.pid)))
+        task = snapshots.find(parse(str(it.pid)))
         noted = watch.table.noted.get(task)
         it.send_signal(signal.SIGKILL)
 
@@ -135,14 +146,14 @@ def test_a_file_is_found_wherever_it_stands_in_the_table(client: Client, watch: 
     assert noted == TIES_OWNED
 
 
-def test_without_a_filter_all_is_as_right(watch: Watch) -> None:
+def test_without_a_filter_all_is_as_right(watch: Watch, snapshots: Snapshots) -> None:
     """As on Linux before 6.1."""
     ties = Ties(watch.probes.tied, watch.probes.ties, watch.table.pids, filters=False)
     with Tree() as tree:
         tree.run("fork 0 1; setsid 1; terminal 1; own 1 pid 1; fork 1 2; setpgid 1 2 2; own 2 pgrp 2; foreground 1 2")
-        snapshot = watch.snapshot(watch.find(parse(str(tree.number(1)))))
-        assert watch._recall._selected is not None
-        told = ties.add(watch._recall._selected.chosen, watch.table.noted)
+        chosen: list[Any] = []
+        snapshot = snapshots.take(snapshots.find(parse(str(tree.number(1)))), at_cut=chosen.append)
+        told = ties.add(chosen[0], watch.table.noted)
 
     assert watch.probes.filters
     assert told == snapshot.tasks
@@ -150,7 +161,7 @@ def test_without_a_filter_all_is_as_right(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("place", [1, 40, 63, 64, 255, 1023])
-def test_who_owns_nothing_is_not_noted(watch: Watch, place: int) -> None:
+def test_who_owns_nothing_is_not_noted(watch: Watch, snapshots: Snapshots, place: int) -> None:
     """Also where a file stands high up, as shells have one: it need not be read."""
     with subprocess.Popen(
         [sys.executable, "-c", OWNER.replace("fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())", ""), str(place), "5"],
@@ -158,9 +169,9 @@ def test_who_owns_nothing_is_not_noted(watch: Watch, place: int) -> None:
     ) as it:
         assert it.stderr is not None
         assert it.stderr.read(1) == b"."
-        task = watch.find(parse(str(it.pid)))
+        task = snapshots.find(parse(str(it.pid)))
         noted = []
-        for look in (watch.sweep, lambda: watch.snapshot(task)):
+        for look in (watch.sweep, lambda: snapshots.take(task)):
             look()
             noted.append(watch.table.noted.get(task))
         it.send_signal(signal.SIGKILL)
@@ -181,11 +192,12 @@ def test_a_kernel_that_does_not_tell_makes_a_snapshot_that_says_so(
     without: tuple[str, ...], fields: tuple[str, ...]
 ) -> None:
     """A field that the kernel does not tell is null, and not named; all other fields have their values."""
-    watch = Watch(Config(), without)
+    watch = Watch.begin(Probes(Config().ring_bytes, without))
+    snapshots = Snapshots(watch)
     try:
         with Tree() as tree:
             tree.run("fork 0 1; setsid 1; terminal 1; own 1 pid 1; fork 1 2; setsid 2; own 2 pgrp 2")
-            snapshot = watch.snapshot(watch.find(parse(str(tree.number(1)))))
+            snapshot = snapshots.take(snapshots.find(parse(str(tree.number(1)))))
         assert (snapshot.as_of_read, set(without) <= set(watch.probes.missing)) == (fields, True)
         assert [task.tty is not None for task in snapshot.tasks] == ["tty" in fields, False]
         assert [task.fown is not None for task in snapshot.tasks] == ["fown" in fields] * 2
@@ -246,11 +258,11 @@ def sharer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, dict
 
 @pytest.mark.parametrize("source", ["daemon", "own"])
 def test_what_is_shared_without_being_a_thread_is_told_of_all_who_share_it(
-    capture: Capture, watch: Watch, sharer: tuple[int, dict[int, str]], source: str
+    capture: Capture, snapshots: Snapshots, sharer: tuple[int, dict[int, str]], source: str
 ) -> None:
     """Of threads that share nothing of it with their leader, too; of all others nothing is told."""
     root, names = sharer
-    snapshot = capture(root, "subtree") if source == "daemon" else watch.snapshot(watch.find(parse(str(root))))
+    snapshot = capture(root, "subtree") if source == "daemon" else snapshots.take(snapshots.find(parse(str(root))))
     sharing: dict[tuple[str, int], set[str]] = {}
     for task in snapshot.tasks:
         for kind, id_ in (task.shares or Shares())._asdict().items():

@@ -23,8 +23,9 @@ REASON_LENGTH = 400
 _HOOKS = """
 import json
 from agent.config import Config
+from agent.capture.probes import Probes
 from agent.capture.watch import Watch
-watch = Watch(Config())
+watch = Watch.begin(Probes(Config().ring_bytes))
 print(json.dumps({"hooks": watch.probes.hooks, "tried": watch.probes.tried, "missing": watch.probes.missing}))
 watch.close()
 """

@@ -3,13 +3,13 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 from agent.access import Viewer
 from agent.capture.watch import Watch
-from agent.config import Config
 from agent.daemon.asker import Asker
 from agent.daemon.journal import Journal
 from agent.daemon.service import Service
@@ -116,10 +116,16 @@ class SimProbes:
 
 def a_watch(kernel: Kernel) -> Watch:
     """Return a watch that has swept once."""
-    with patch("agent.capture.watch.Probes", return_value=SimProbes(kernel)), patch("agent.capture.watch.host") as host:
+    return Watch.begin(SimProbes(kernel))  # type: ignore[arg-type]  # it has the interface
+
+
+@contextmanager
+def a_plain_host() -> Iterator[None]:
+    """Let snapshots that are made in the block describe no host."""
+    with patch("agent.capture.snapshots.host") as host:
         host.boot_id.return_value = "00000000-0000-0000-0000-000000000000"
         host.header.return_value = Header()
-        return Watch(Config())
+        yield
 
 
 class Scene:
@@ -136,7 +142,8 @@ class Scene:
         self.watch = a_watch(self.kernel)
         self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.unsent = Counter[int]()
-        self.service = Service(self.watch, Journal(writer), self.unsent.__getitem__)
+        with a_plain_host():
+            self.service = Service(self.watch, Journal(writer), self.unsent.__getitem__)
 
     def child(self, parent: Thread | None = None, ids: tuple[int, int] | None = None, flags: int = 0) -> Thread:
         """Fork a process, by default a child of the init; a change of its ids makes no record."""

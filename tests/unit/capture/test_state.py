@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from agent.capture import memorywriter
-from agent.capture.memoryreader import StateError, load
+from agent.capture.memoryreader import UnusableMemoryError, load
 from agent.capture.memorywriter import Memory, Place
 from agent.table.counters import Counts, Surprise
 from agent.table.objects import CLONE_NEWPID, DeedName, Namespace, Pid, Task
@@ -263,9 +263,9 @@ def test_a_memory_cut_short_anywhere_is_refused() -> None:
     _, data = some_memory()
 
     for end in range(len(data)):
-        with pytest.raises(StateError):
+        with pytest.raises(UnusableMemoryError):
             read(data[:end])
-    with pytest.raises(StateError, match="should have"):
+    with pytest.raises(UnusableMemoryError, match="should have"):
         read(data + b"\0")
 
 
@@ -276,7 +276,7 @@ def test_a_memory_with_any_bit_turned_is_refused() -> None:
     for at in range(0, len(data), 3):
         broken = bytearray(data)
         broken[at] ^= 1 << at % 8
-        with pytest.raises(StateError):
+        with pytest.raises(UnusableMemoryError):
             read(bytes(broken))
 
 
@@ -286,7 +286,7 @@ def test_a_memory_of_another_version_says_so() -> None:
     other = struct.pack("<8sI", memorywriter.MAGIC, memorywriter.VERSION + 1) + data[12:]
 
     with pytest.raises(
-        StateError, match=f"version {memorywriter.VERSION + 1}, and this one reads {memorywriter.VERSION}"
+        UnusableMemoryError, match=f"version {memorywriter.VERSION + 1}, and this one reads {memorywriter.VERSION}"
     ):
         read(other)
 
@@ -311,7 +311,7 @@ def test_a_memory_that_was_tampered_with_is_refused_or_harmless(way: list[int], 
     at[way[-1] % len(at)] = value
     try:
         memory = read(framed(body))
-    except StateError:
+    except UnusableMemoryError:
         return
     twin = Watched()
     twin.table, twin.stream = memory.table, memory.stream
@@ -343,7 +343,7 @@ def test_circles_are_refused() -> None:
             row[11] = [] if field == 11 else row[11]
         tasks[first][field] = second if field == 14 else [second]
         tasks[second][field] = first if field == 14 else [first]
-        with pytest.raises(StateError, match=text):
+        with pytest.raises(UnusableMemoryError, match=text):
             read(framed(body))
 
 
@@ -364,7 +364,7 @@ def test_strings_that_are_none_are_refused(strings: list[object]) -> None:
     body = body_of(some_memory()[1])
     body[3] = [strings]
 
-    with pytest.raises(StateError, match="strings"):
+    with pytest.raises(UnusableMemoryError, match="strings"):
         read(framed(body))
 
 

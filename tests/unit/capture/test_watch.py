@@ -7,13 +7,14 @@ from unittest.mock import patch
 
 import pytest
 
+from agent.capture.snapshots import Snapshots
 from agent.errors import BusyError
 from agent.model import OutsidePid, Snapshot
 from agent.rootname import parse
 from agent.table.objects import AUTOREAP
 from tests.support.kernelobjects import Thread
 from tests.support.kernelsim import Kernel
-from tests.support.simwatch import SimProbes, a_watch
+from tests.support.simwatch import SimProbes, a_plain_host, a_watch
 
 
 class Scene:
@@ -31,6 +32,8 @@ class Scene:
         self.skips = 0
         with patch.object(SimProbes, "skipped", lambda _: self.skips):
             self.watch = a_watch(self.kernel)
+        with a_plain_host():
+            self.snapshots = Snapshots(self.watch)
         self.watch.probes.skipped = lambda: self.skips  # type: ignore[method-assign]  # a probe of this test's own
 
     def skipped(self, call: Callable[[], Thread]) -> Thread:
@@ -54,8 +57,8 @@ class Scene:
         self.watch.probes.rows = rows  # type: ignore[method-assign]  # as above
 
     def snapshot(self, root: Thread) -> Snapshot:
-        """Take a snapshot with the watch."""
-        return self.watch.snapshot(self.watch.find(parse(str(root.tid))))
+        """Take a snapshot."""
+        return self.snapshots.take(self.snapshots.find(parse(str(root.tid))))
 
 
 def a_loss(scene: Scene) -> None:
@@ -67,6 +70,7 @@ def a_loss(scene: Scene) -> None:
 def a_rest(scene: Scene) -> None:
     """Let the time for a sweep come."""
     scene.skipped_behind_a_walk()
+    scene.snapshots.forget()
     scene.watch.rest()
 
 
@@ -159,16 +163,16 @@ def test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_s
     certain.
     """
     scene = Scene()
-    root = scene.watch.find(parse(str(scene.root.tid)))
+    root = scene.snapshots.find(parse(str(scene.root.tid)))
     monkeypatch.setattr(scene.watch._intake, "catch_up", lambda deadline_s: deadline_s == float("inf"))
-    snapshot = scene.watch.snapshot(root)
+    snapshot = scene.snapshots.take(root)
 
     assert not snapshot.completeness.complete
-    assert scene.watch.find(parse(str(scene.root.tid))) is root
+    assert scene.snapshots.find(parse(str(scene.root.tid))) is root
     for ask in (
-        lambda: scene.watch.find(parse("99999")),
-        lambda: scene.watch.caller(99999),
-        lambda: scene.watch.snapshot(root, sees=lambda _: True),
+        lambda: scene.snapshots.find(parse("99999")),
+        lambda: scene.snapshots.caller(99999),
+        lambda: scene.snapshots.take(root, sees=lambda _: True),
     ):
         with pytest.raises(BusyError, match="try again"):
             ask()

@@ -294,7 +294,7 @@ def test_an_error_of_ours_is_told_in_full_to_those_alone_who_see_everything(
     def fail(*_: object, **__: object) -> None:
         raise ValueError("secret")
 
-    monkeypatch.setattr(scene.watch, "find", fail)
+    monkeypatch.setattr(scene.service.snapshots, "find", fail)
     to_root, to_alice = (scene.ask(viewer, "snapshot", root="1") for viewer in (ROOT, scene.viewer(own)))
 
     assert "secret" in to_root["error"]

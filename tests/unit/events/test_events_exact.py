@@ -58,7 +58,7 @@ def test_who_founded_a_group_is_told_before_who_joins_it(*, by_a_sweep: bool) ->
     scene.kernel.setpgid(scene.kernel.init, founding.group, founding.pid, quiet=True)
     scene.kernel.setpgid(scene.kernel.init, joining.group, founding.pid, quiet=by_a_sweep)
     if by_a_sweep:
-        scene.watch.rest()
+        scene.service.rest()
     told = _told(listener.hear())
 
     assert told == [
@@ -166,7 +166,7 @@ def test_a_reap_is_told_whether_a_wait_or_an_answer_shows_it() -> None:
     scene.kernel.wait(scene.kernel.init, waited_for)
     listener.hear()
     scene.kernel.release(unwaited)
-    scene.watch.rest()
+    scene.service.rest()
 
     assert _told(listener.hear()) == [("reap", unwaited.tid, "assumed")]
 
@@ -277,7 +277,7 @@ def test_an_exec_that_no_record_told_is_followed_by_the_stop_that_came_after_it(
     scene.kernel.exec(thread)
     scene.kernel.writer.seq, scene.kernel.emit = seq, emit
     thread.stopped = True
-    scene.watch.rest()
+    scene.service.rest()
     events = listener.hear()
 
     about = [each for each in events if each["tid"] == thread.tid]
@@ -292,7 +292,7 @@ def test_what_no_other_kind_tells_is_told_once_an_answer_shows_it() -> None:
     listener = Listener(scene)
     child.stopped = True
     child.ids = (7, 8)
-    scene.watch.snapshot(listener.task(child), "subtree")
+    scene.service.snapshots.take(listener.task(child), "subtree")
     (event,) = listener.hear()
 
     assert _told([event]) == [("change", child.tid, "assumed")]

@@ -63,7 +63,7 @@ class Follower:
         self.scene.service.feed.settle()
         if not subscription.ended:
             try:
-                snapshot = self.scene.watch.snapshot(root, "subtree")
+                snapshot = self.scene.service.snapshots.take(root, "subtree")
             except NoSuchRootError:
                 return
             self.hear(below=snapshot.completeness.order)
@@ -114,7 +114,7 @@ def _other_ids(_scene: Scene, thread: Thread, other: int) -> None:
 
 def _sweep(scene: Scene, _thread: Thread, _other: int) -> None:
     """Sweep, because it is due."""
-    scene.watch.rest()
+    scene.service.rest()
 
 
 UNTOLD: dict[str, Callable[[Scene, Thread, int], None]] = {
