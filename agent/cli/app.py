@@ -17,10 +17,10 @@ from agent.cli import restartverb as restartverb
 from agent.cli.fileverbs import AsJson, DialectName, say
 from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
 from agent.errors import CkptreeError, RefusedError, UsageError
-from agent.protocol.client import Answer, Client
 
 if TYPE_CHECKING:
     from agent.cli.sources import Source as SourceOfTrees
+    from agent.cli.sources import Taken
     from agent.model import Snapshot
 
 app = typer.Typer(
@@ -123,30 +123,28 @@ def snapshot(
         "without_entered": without_entered,
     }
     with sources.opened(source.value, socket, timeout) as where:
-        answer = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
-        loaded = None if plain and no_plan else _loaded(answer, where, with_argv=with_argv)
+        taken = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
+        loaded = None if plain and no_plan else _loaded(taken, where, with_argv=with_argv)
     if loaded is None:
-        target.write(answer.data)
+        target.write(taken.image())
     else:
         judged = loaded if no_plan else _judged(loaded, required=require_rebuildable)
         if plain and judged is loaded:
-            target.write(answer.data)
+            target.write(taken.image())
         else:
             target.write_snapshot(judged, say)
-    _report(answer)
-    if not answer.complete and not allow_incomplete:
+    _report(taken)
+    if not taken.complete and not allow_incomplete:
         raise typer.Exit(6)
 
 
-def _loaded(answer: Answer, where: "SourceOfTrees", *, with_argv: bool) -> "Snapshot":
-    from exporters import registry
-
-    loaded = registry.load(answer.data)
+def _loaded(taken: "Taken", where: "SourceOfTrees", *, with_argv: bool) -> "Snapshot":
+    loaded = taken.load()
     if not with_argv:
         return loaded
     from agent.proc import enrich
 
-    enriched = enrich.Enriched(loaded, ask=where.strings if isinstance(where, Client) else None)
+    enriched = enrich.Enriched(loaded, ask=where.client.strings if where.client is not None else None)
     for line in enriched.messages():
         say(line)
     return enriched.snapshot
@@ -171,17 +169,17 @@ def _judged(snapshot: "Snapshot", *, required: bool) -> "Snapshot":
     return replace(snapshot, not_rebuildable=found)
 
 
-def _report(answer: Answer) -> None:
+def _report(taken: "Taken") -> None:
     from exporters.content.wording import count
 
-    for line in answer.squashed:
+    for line in taken.squashed:
         say(f"squashed: {line}")
-    for line in answer.entered:
+    for line in taken.entered:
         say(f"left out, entered from outside: {line}")
-    if answer.workers:
-        say(f"left out, for no rebuild can make them: {count(answer.workers, 'thread')} of the kernel (io workers)")
-    if not answer.complete:
-        say("incomplete: " + ("; ".join(answer.reasons) or "not verified"))
+    if taken.workers:
+        say(f"left out, for no rebuild can make them: {count(taken.workers, 'thread')} of the kernel (io workers)")
+    if not taken.complete:
+        say("incomplete: " + ("; ".join(taken.reasons) or "not verified"))
 
 
 for _verb in (

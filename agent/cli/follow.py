@@ -9,17 +9,20 @@ trees, one below the other.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.cli import terminal
 from agent.cli.screen import Screen
 from agent.cli.scroll import Viewport
 from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError
-from agent.protocol.client import Answer, Subscription
-from exporters import registry
+from agent.protocol.client import Subscription
 from exporters.drawing import treeview
 from exporters.drawing.colours import columns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.cli.sources import Taken
 
 INTERVAL_S: Final = 1.0
 SOON_S: Final = 0.1
@@ -48,7 +51,7 @@ class Follower:
         events: of the tree; None: the source has no events.
     """
 
-    def __init__(self, name: str, ask: Callable[[], Sequence[Answer]], events: Subscription | None = None) -> None:
+    def __init__(self, name: str, ask: "Callable[[], Sequence[Taken]]", events: Subscription | None = None) -> None:
         self._name = name
         self._ask = ask
         self._events = events
@@ -77,7 +80,7 @@ class Follower:
         else:
             self._trouble = ""
             elsewhere = sum(answer.elapsed_ns for answer in answers) / 1e9
-            self._snapshots = [registry.load(answer.data) for answer in answers]
+            self._snapshots = [answer.load() for answer in answers]
             self._render()
         cost = time.process_time() - begin + elsewhere
         rest, now = min(cost * (1 / SHARE - 1), LONGEST_S), time.monotonic()

@@ -4,6 +4,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
@@ -28,10 +29,34 @@ class Options(TypedDict, total=False):
     without_entered: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A snapshot that a source has taken: a daemon's bytes, or the object itself where this process has made it.
+
+    Attributes:
+        complete, reasons, squashed, entered, workers, elapsed_ns: as of `agent.protocol.replies.Answer`.
+        image: returns it in the format and dialect that were asked for.
+        load: returns the snapshot.
+    """
+
+    complete: bool
+    reasons: tuple[str, ...]
+    squashed: tuple[str, ...]
+    entered: tuple[str, ...]
+    workers: int
+    elapsed_ns: int
+    image: Callable[[], bytes]
+    load: "Callable[[], Snapshot]"
+
+
 class Source(Protocol):
     """A source of snapshots."""
 
-    def snapshot(self, root: str, **options: Unpack[Options]) -> Answer:
+    @property
+    def client(self) -> Client | None:
+        """The connection to a daemon; None where the source is in this process."""
+
+    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
         """Take a snapshot of the tree below a pid in this process's pid namespace, or the init of ``pidns:INUM``."""
 
 
@@ -56,7 +81,7 @@ def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> I
                 raise
         else:
             with client:
-                yield client
+                yield _Daemon(client)
             return
     if kind == "procfs":
         from agent.proc import proctable
@@ -102,6 +127,20 @@ def _let_go(watch: "Watch") -> None:
             os._exit(0)
 
 
+class _Daemon:
+    """A daemon as a source.
+
+    Args:
+        client: the connection.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
+        return received(self.client.snapshot(root, **options))
+
+
 class _Here:
     """A source within this process.
 
@@ -109,36 +148,62 @@ class _Here:
         take: takes a snapshot of a ROOT, in a mode; True leaves out tasks that entered.
     """
 
+    client = None
+
     def __init__(self, take: Callable[[str, str, bool], "Snapshot"]) -> None:
         self._take = take
 
-    def snapshot(self, root: str, **options: Unpack[Options]) -> Answer:
+    def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
         snapshot = self._take(root, options.get("mode", "auto"), options.get("without_entered", False))
-        return _answer(snapshot, options.get("fmt", "ckpt"), options.get("dialect", "seed"))
+        return _made(replace(snapshot, dialect=options.get("dialect", "seed")), options.get("fmt", "ckpt"))
 
 
-def _answer(snapshot: "Snapshot", fmt: str, dialect: "Dialect") -> Answer:
-    from exporters import registry
+def received(answer: Answer) -> Taken:
+    """Return a daemon's answer as a snapshot that is read when it is needed."""
+
+    def load() -> "Snapshot":
+        from exporters import registry
+
+        return registry.load(answer.data)
+
+    return Taken(
+        answer.complete,
+        answer.reasons,
+        answer.squashed,
+        answer.entered,
+        answer.workers,
+        answer.elapsed_ns,
+        lambda: answer.data,
+        load,
+    )
+
+
+def _made(snapshot: "Snapshot", fmt: str) -> Taken:
+    """Return a snapshot of this process, which is packed when its bytes are needed, and never read back."""
+
+    def image() -> bytes:
+        from exporters import registry
+
+        return registry.image(snapshot, fmt)
 
     completeness = snapshot.completeness
-    return Answer(
-        registry.image(snapshot, fmt, dialect),
+    return Taken(
         completeness.complete,
-        completeness.verified,
         completeness.reasons,
         snapshot.squashed,
         snapshot.entered,
-        len(snapshot.tasks),
+        completeness.kernel_threads_left_out,
         0,
-        workers=completeness.kernel_threads_left_out,
+        image,
+        lambda: snapshot,
     )
 
 
 def events_of(source: Source, roots: Sequence[str]) -> Subscription | None:
     """Subscribe to events below some roots, on a new connection; None where the source is no daemon, or it refuses."""
-    if not isinstance(source, Client):
+    if source.client is None:
         return None
     try:
-        return Client(source.path).subscribe(roots, snapshot=False)
+        return Client(source.client.path).subscribe(roots, snapshot=False)
     except CkptreeError:  # the daemon has too many subscribers, or is too old
         return None

@@ -17,7 +17,7 @@ from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceN
 
 if TYPE_CHECKING:
     from agent.cli.follow import Follower
-    from agent.protocol.client import Answer
+    from agent.cli.sources import Taken
 
 TIMEOUT_S = 30.0
 
@@ -37,25 +37,25 @@ def tree(
     meant = rootname.parse_target(root)
     with sources.opened(source.value, socket, TIMEOUT_S) as where:
 
-        def ask(fmt: str = "ckpt") -> "list[Answer]":
+        def ask(fmt: str = "ckpt") -> "list[Taken]":
             return topmost.answered_of_all(
                 meant, lambda roots: [where.snapshot(each, mode=mode.value, fmt=fmt) for each in roots]
             )
 
         if as_json:
-            answers = ask("json")
-            _write([answer.data for answer in answers])
+            snapshots = ask("json")
+            _write([taken.image() for taken in snapshots])
         elif not terminal.can_be_taken_over():
-            answers = ask()
-            _print(answers)
+            snapshots = ask()
+            _print(snapshots)
         else:
             from agent.cli.follow import Follower
 
             events = topmost.answered_of_all(meant, lambda roots: sources.events_of(where, roots))
             _stay(Follower(str(meant).removeprefix("pid "), ask, events))
             return
-    if not all(answer.complete for answer in answers):
-        reasons = dict.fromkeys(reason for answer in answers for reason in answer.reasons)
+    if not all(taken.complete for taken in snapshots):
+        reasons = dict.fromkeys(reason for taken in snapshots for reason in taken.reasons)
         say("incomplete: " + ("; ".join(reasons) or "not verified"))
         raise typer.Exit(6)
 
@@ -66,14 +66,13 @@ def _write(documents: list[bytes]) -> None:
     sys.stdout.buffer.write(data)
 
 
-def _print(answers: "list[Answer]") -> None:
-    from exporters import registry
+def _print(snapshots: "list[Taken]") -> None:
     from exporters.drawing import treeview
 
-    for place, answer in enumerate(answers):
+    for place, taken in enumerate(snapshots):
         if place:
             typer.echo()
-        typer.echo(treeview.render(registry.load(answer.data), **terminal.abilities()))
+        typer.echo(treeview.render(taken.load(), **terminal.abilities()))
 
 
 def _stay(follower: "Follower") -> None:

@@ -7,13 +7,23 @@ from collections.abc import Callable
 import pytest
 
 from agent.cli.follow import INTERVAL_S, LONGEST_S, SHARE, SOON_S, Follower
+from agent.cli.sources import Taken, received
 from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, NoSuchRootError, RefusedError
 from agent.protocol.client import Answer, Event
 from exporters.image import checkpoint
 from tests.support.builders import a_family
 
 IMAGE = checkpoint.dumps(a_family())
-ANSWER = Answer(IMAGE, complete=True, verified="numbering", reasons=(), squashed=(), entered=(), tasks=6, elapsed_ns=0)
+
+
+def a_snapshot_of(image: bytes) -> Taken:
+    """Return a complete snapshot as a daemon sends it."""
+    return received(
+        Answer(image, complete=True, verified="numbering", reasons=(), squashed=(), entered=(), tasks=6, elapsed_ns=0)
+    )
+
+
+ANSWER = a_snapshot_of(IMAGE)
 
 
 class Screen:
@@ -84,7 +94,7 @@ class Events:
         return Event(kind, 1, None, {}) if kind else None
 
 
-def follow(ask: Callable[[], list[Answer]], keys: list[str], clock: Clock, events: Events | None = None) -> Screen:
+def follow(ask: Callable[[], list[Taken]], keys: list[str], clock: Clock, events: Events | None = None) -> Screen:
     """Follow a tree; return the pictures."""
     screen = Screen(keys, clock)
     follower = Follower("4711", ask, events)  # type: ignore[arg-type]  # as much of one as is used
@@ -111,7 +121,7 @@ def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
     monkeypatch.setattr("time.process_time", work)
     costs = iter([(0.0, 0.0), (0.3, 0.0), (0.3, 0.2), (9.0, 0.0), (0.0, 0.0)])
 
-    def ask() -> list[Answer]:
+    def ask() -> list[Taken]:
         here, there = next(costs)
         work.now += here
         clock.now += 5 * here
@@ -144,9 +154,9 @@ def test_who_has_told_all_is_not_asked_any_more(clock: Clock, last: str) -> None
 )
 def test_a_refusal_that_may_pass_keeps_the_last_tree_and_is_told(clock: Clock, error: CkptreeError) -> None:
     """The next answer removes the message."""
-    answers: list[Answer | CkptreeError] = [ANSWER, error, ANSWER]
+    answers: list[Taken | CkptreeError] = [ANSWER, error, ANSWER]
 
-    def ask() -> list[Answer]:
+    def ask() -> list[Taken]:
         answer = answers.pop(0)
         if isinstance(answer, CkptreeError):
             raise answer
@@ -164,7 +174,7 @@ def test_what_stays_so_ends_it(clock: Clock, kind: type[CkptreeError]) -> None:
     """The exit code is that of the error."""
     answers = [ANSWER]
 
-    def ask() -> list[Answer]:
+    def ask() -> list[Taken]:
         if not answers:
             raise kind("gone")
         return [answers.pop()]
@@ -176,7 +186,7 @@ def test_what_stays_so_ends_it(clock: Clock, kind: type[CkptreeError]) -> None:
 def test_a_refusal_at_once_is_one(clock: Clock) -> None:
     """No tree exists yet that could be kept."""
 
-    def ask() -> list[Answer]:
+    def ask() -> list[Taken]:
         raise RefusedError("it leaks")
 
     with pytest.raises(RefusedError):
@@ -187,7 +197,7 @@ def test_a_tree_that_fits_says_nothing_of_places_and_one_that_does_not_scrolls(c
     """Keys move by a line or a page."""
     family = a_family()
     many = dataclasses.replace(family, squashed=tuple(map(str, range(4000, 4200))))
-    answer = dataclasses.replace(ANSWER, data=checkpoint.dumps(many))
+    answer = a_snapshot_of(checkpoint.dumps(many))
     screen = follow(lambda: [answer], ["down", "bottom", "x"], clock)
     places = [rows[-1].split("  ")[1] for rows in screen.drawn]
     height = places[0].partition("/")[2]
