@@ -69,6 +69,15 @@ if ! crit --help >/dev/null 2>&1 </dev/null; then \
 fi;
 endef
 
+# The browser that shows what the format html writes. Ubuntu has it as a snap alone, which this does not install.
+define NEED_FOR_BROWSER
+if ! chromium --version >/dev/null 2>&1 </dev/null && ! google-chrome --version >/dev/null 2>&1 </dev/null; then \
+	if [[ -n "$(ROOT)" ]] && ! apt-cache dumpavail 2>/dev/null | grep -c . >/dev/null; then apt-get update </dev/null >&2 || true; fi; \
+	if apt-cache policy chromium 2>/dev/null | grep -q 'Candidate: [^(]'; then missing+=(chromium); \
+	else echo "setup: there is no chromium here: tests/unit/exporters/test_htmlpage_browser.py will miss it" >&2; fi; \
+fi;
+endef
+
 define NEED_FOR_DEB
 need dpkg-dev dpkg-buildpackage --version; \
 need debhelper test -x /usr/bin/dh; \
@@ -111,7 +120,7 @@ C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile te
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
-.PHONY: help check coverage lint setup packages packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
+.PHONY: help check coverage lint setup packages packages-browser packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -125,6 +134,9 @@ $(HELPER): $(wildcard agent/restart/helper/*.[ch]) hatch_build.py | $(STAMP)
 packages:
 	@$(NEED) $(NEED_FOR_SETUP) $(INSTALL_MISSING)
 	@$(NEED) $(NEED_FOR_CRIT) $(INSTALL_MISSING)
+
+packages-browser:
+	@$(NEED) $(NEED_FOR_BROWSER) $(INSTALL_MISSING)
 
 packages-deb:
 	@$(NEED) $(NEED_FOR_DEB) $(INSTALL_MISSING)
@@ -155,14 +167,14 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint
+check: lint packages-browser
 	$(BIN)/pytest -q -m 'not live' -n auto --dist worksteal
 
-coverage: setup
+coverage: setup packages-browser
 	@mkdir -p build/coverage
 	$(BIN)/pytest -q -m 'not live' -n auto --dist worksteal --cov --cov-report=term
 
-test: lint
+test: lint packages-browser
 ifneq ($(ROOT),)
 	$(BIN)/pytest
 else

@@ -167,6 +167,12 @@ def _dump_dot(snapshot: "Snapshot") -> Dump:
     return Dump(dot.dumps(snapshot))
 
 
+def _dump_html(snapshot: "Snapshot") -> Dump:
+    from exporters.drawing import htmlpage
+
+    return Dump(htmlpage.dumps(snapshot))
+
+
 FORMATS: Final = {
     row.name: row
     for row in (
@@ -187,6 +193,7 @@ FORMATS: Final = {
         Format(name="json", dump=_dump_json, reader=Reader(_is_json, _load_json, "'{'"), text=True),
         Format(name="criu", dump=_dump_criu, directory=True),
         Format(name="dot", dump=_dump_dot, text=True),
+        Format(name="html", dump=_dump_html, text=True),
     )
 }
 """The formats that come with ckptree, in the order of recognition."""

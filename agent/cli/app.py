@@ -71,7 +71,7 @@ def snapshot(
     fmt: Annotated[
         str | None,
         typer.Option(
-            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT"
+            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg, html.", metavar="FORMAT"
         ),
     ] = None,
     dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,

@@ -191,7 +191,7 @@ def convert(
     fmt: Annotated[
         str | None,
         typer.Option(
-            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg.", metavar="FORMAT"
+            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg, html.", metavar="FORMAT"
         ),
     ] = None,
     dialect: Annotated[

@@ -50,7 +50,7 @@ def converted(*words: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others have little that they could give up")
-@pytest.mark.parametrize("fmt", ["ckpt", "json", "dot", "svg"])
+@pytest.mark.parametrize("fmt", ["ckpt", "json", "dot", "svg", "html"])
 def test_what_reads_the_file_can_write_and_run_nothing(tmp_path: Path, fmt: str) -> None:
     """The file is converted all the same."""
     source, target = tmp_path / "in.json", tmp_path / "out"

@@ -157,9 +157,10 @@ def test_a_name_that_promises_another_format_is_remarked_on(here: Run, tmp_path:
 
 
 def test_convert_draws(here: Run) -> None:
-    """The output is text for graphviz, or a picture."""
+    """The output is text for graphviz, a picture, or a page."""
     assert here("convert", "family.ckpt", "-", "-f", "dot").stdout.startswith(b"digraph")
     assert b"<svg" in here("convert", "family.ckpt", "-", "-f", "svg").stdout
+    assert here("convert", "family.ckpt", "-", "-f", "html").stdout.startswith(b"<!doctype html>")
 
 
 @pytest.mark.parametrize("verb", [("show",), ("convert", "x.ckpt"), ("diff", "golden.ckpt")])

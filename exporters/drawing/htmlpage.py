@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshot -> one HTML file that shows the tree and the births, without a network.
+
+    page  = page.html with the policy, the style, the scripts and the image filled in
+    image = JSON: {title, summary, trust, complete, notes, first_tag, inherited, namespaces, pids, tasks, ghosts, ancestors}
+
+The parts of the page are files beside this module, in ``page``: the scripts explain themselves. The image has what the
+page shows and no more: no environment.
+
+Foreign text
+------------
+Names and arguments are foreign text. Control characters are escaped, as in every drawing. In the JSON the characters
+``< > &`` are written as ``\\u003c`` and the like, so no text can end the script element or begin a comment. The scripts
+put texts into the page as text nodes only. A policy in the page allows the one script and the one style sheet, by
+their digests, and nothing else: no other script, no event attribute, no picture and no connection.
+"""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from functools import cache
+from hashlib import sha256
+from html import escape as escape_html
+from pathlib import Path
+from typing import Final
+
+from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Task
+from exporters.content.fields import escape
+from exporters.content.wording import Remarks, count, moment, path, plain
+
+_PARTS: Final = Path(__file__).with_name("page")
+_SCRIPTS: Final = ("facts.js", "tree.js", "details.js", "timeline.js", "start.js")  # each uses those before it
+_PLACE: Final = re.compile(r"\{\{([A-Z]+)\}\}")
+_LONGEST: Final = 4096  # characters of a command line or path; the image itself has all of it
+
+_IN_SCRIPT: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
+
+
+def dumps(snapshot: Snapshot) -> bytes:
+    """Return the page of a snapshot, in UTF-8; equal snapshots give equal bytes."""
+    page, style, script = _parts()
+    policy = (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    image = _Image(snapshot).document()
+    filled = {
+        "POLICY": policy,
+        "TITLE": escape_html(str(image["title"])),
+        "STYLE": style,
+        "SCRIPT": script,
+        "IMAGE": json.dumps(image, separators=(",", ":")).translate(_IN_SCRIPT),
+    }
+    return _PLACE.sub(lambda found: filled[found.group(1)], page).encode()
+
+
+@cache
+def _parts() -> tuple[str, str, str]:
+    """Return the page, its style sheet and its script."""
+    scripts = "\n".join([(_PARTS / name).read_text("utf-8") for name in _SCRIPTS])
+    return (
+        (_PARTS / "page.html").read_text("utf-8"),
+        (_PARTS / "page.css").read_text("utf-8"),
+        f'(() => {{\n"use strict";\n{scripts}}})();\n',
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode('ascii')}"
+
+
+class _Image:
+    """The document of one snapshot; facts that are not known have no key."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._remarks = Remarks(snapshot)
+
+    def document(self) -> dict[str, object]:
+        """Return the whole document."""
+        snapshot, done = self._snapshot, self._snapshot.completeness
+        checked = "not verified" if done.verified == "no" else f"verified by {done.verified}"
+        trust = [
+            "complete" if done.complete else "INCOMPLETE",
+            checked,
+            f"{done.lost} events lost" if done.lost else "",
+            "births assumed" if self._remarks.all_assumed else "",
+            *map(plain, done.reasons),
+        ]
+        notes = [
+            f"outside, under one tag: {', '.join(map(plain, snapshot.squashed))}" if snapshot.squashed else "",
+            f"entered from outside and left out: {', '.join(map(plain, snapshot.entered))}" if snapshot.entered else "",
+            *[f"cannot be rebuilt: {plain(obstacle.text)}" for obstacle in snapshot.not_rebuildable],
+        ]
+        return {
+            "title": f"{snapshot.mode} of {self._remarks.numbers(snapshot.tasks[0].pid)}",
+            "summary": _joined(self._summary()),
+            "trust": _joined(trust),
+            "complete": done.complete,
+            "notes": [note for note in notes if note],
+            "first_tag": snapshot.first_tag,
+            "inherited": CKPT_PID_ROOT,
+            "namespaces": [[each.inum, each.level] for each in snapshot.namespaces],
+            "pids": [[pid.numbers, pid.namespaces] for pid in snapshot.pids],
+            "tasks": [self._task(task) for task in snapshot.tasks],
+            "ghosts": [[tag, self._remarks.uses(uses)] for tag, uses in self._remarks.ghosts().items()],
+            "ancestors": [
+                {
+                    "numbers": ancestor.numbers,
+                    "namespaces": ancestor.namespaces,
+                    "events": [self._event(event) for event in ancestor.events],
+                    **self._birth(ancestor.birth),
+                }
+                for ancestor in snapshot.ancestors
+            ],
+        }
+
+    def _summary(self) -> Iterable[str]:
+        snapshot, header = self._snapshot, self._snapshot.header
+        processes = len({task.tgid for task in snapshot.tasks})
+        yield count(processes, "process", "processes")
+        threads = len(snapshot.tasks) - processes
+        yield count(threads, "thread") if threads else ""
+        yield count(len(snapshot.pids), "pid")
+        yield count(len(snapshot.namespaces), "pid namespace") if len(snapshot.namespaces) > 1 else ""
+        yield moment(snapshot.time_ns)
+        host = " ".join([plain(word.partition("\0")[0]) for word in (header.release, header.machine) if word])
+        yield f"Linux {host}" if host else ""
+
+    def _task(self, task: Task) -> dict[str, object]:
+        details = task.details
+        known: dict[str, object | None] = {
+            "pid": task.pid,
+            "ppid": task.ppid,
+            "tgid": task.tgid,
+            "pgid": task.pgid,
+            "sid": task.sid,
+            "start": None if task.start_ns is None else task.start_ns // 1000,
+            "state": task.state,
+            "uid": task.uid,
+            "gid": task.gid,
+            "comm": None if task.comm is None else plain(escape(task.comm)),
+            "argv": None if task.argv is None else _short(" ".join(map(_word, task.argv))),
+            "cwd": None if task.cwd is None else _short(plain(escape(task.cwd))),
+            "exe": None if details is None or details.exe is None else _short(plain(escape(details.exe))),
+            "notes": [[remark.kind, remark.text] for remark in self._remarks.of(task)] or None,
+            "birth": None if task.birth is None else self._birth(task.birth),
+        }
+        return {key: value for key, value in known.items() if value is not None}
+
+    def _birth(self, birth: Birth) -> dict[str, object]:
+        creator = birth.creator
+        known: dict[str, object | None] = {
+            "creator": creator and creator.tag,
+            "ancestor": creator and creator.ancestor,
+            "observed": birth.observed,
+            "order": birth.order,
+            "flags": list(map(plain, birth.flags)) or None,
+        }
+        if birth.observed:
+            known |= {"sid": self._ref(birth.sid), "pgid": self._ref(birth.pgid)}
+        return {key: value for key, value in known.items() if value is not None}
+
+    def _event(self, event: AncestorEvent) -> str:
+        value = event.value if event.event == "subreaper" else self._ref(event.value)
+        return f"{event.event} {value} as event {event.order}" if value else f"{event.event} as event {event.order}"
+
+    def _ref(self, ref: PidRef | None) -> str | None:
+        if isinstance(ref, OutsidePid):
+            return path(ref.numbers) or "outside"
+        return None if ref is None else self._remarks.ref(ref)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return " · ".join([part for part in parts if part])
+
+
+def _word(raw: bytes) -> str:
+    """Return an argument as text, in quotes where blanks or nothing would hide its bounds."""
+    text = plain(escape(raw[: _LONGEST + 1]))
+    return text if text and " " not in text else f"'{text}'"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
