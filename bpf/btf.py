@@ -32,7 +32,7 @@ _WORDS = {_INT: (1, 0), _ARRAY: (3, 0), _STRUCT: (0, 3), _UNION: (0, 3), _ENUM: 
 _WORDS |= {14: (1, 0), 15: (0, 3), 17: (1, 0), 19: (0, 3)}
 
 
-class Member(NamedTuple):
+class StructMember(NamedTuple):
     """The place of a member in its structure.
 
     Attributes:
@@ -145,7 +145,7 @@ class Btf:
         """Return the size of a structure in bytes."""
         return self._types[self._word(self._strip(type_id)) + 2]
 
-    def member(self, struct_id: int, path: str) -> Member | None:
+    def member(self, struct_id: int, path: str) -> StructMember | None:
         """Find ``a.b.c`` in a structure. Members of an anonymous structure count as the outer one's, as in C.
 
         Returns:
@@ -158,9 +158,9 @@ class Btf:
             if step is None:
                 return None
             offset, mask, type_id = offset + step.offset, step.mask, step.type_id
-        return Member(offset, mask, self._strip(type_id))
+        return StructMember(offset, mask, self._strip(type_id))
 
-    def _member(self, struct_id: int, name_off: int) -> Member | None:
+    def _member(self, struct_id: int, name_off: int) -> StructMember | None:
         at = self._word(struct_id)
         info = self._types[at + 1]
         if info >> 24 & 31 not in (_STRUCT, _UNION):
@@ -170,7 +170,7 @@ class Btf:
             bits, size = (raw & 0xFFFFFF, raw >> 24) if info >> 31 else (raw, 0)
             if own_name == name_off:
                 # Little endian: bit n of a bit field is bit n % 8 of byte n // 8.
-                return Member(bits // 8, 1 << bits % 8 if size == 1 else 0, type_id)
+                return StructMember(bits // 8, 1 << bits % 8 if size == 1 else 0, type_id)
             if not own_name:
                 inner = self._member(self._strip(type_id), name_off)
                 if inner is not None:

@@ -20,7 +20,7 @@ from agent.errors import CkptreeError
 from agent.table import departure, wire
 from agent.table.counters import Counts
 from agent.table.handlers import Handlers
-from agent.table.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
+from agent.table.objects import NOBODY, Deed, DeedName, Pid, PidNamespace, Strings, TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 from agent.table.wire import Kind
@@ -133,8 +133,8 @@ class _Reader:
             self._strings.append((arguments, environment))
         initial = self._table.pids.initial
         self._pids = [Pid(0, (), initial) for _ in range(pids)]
-        self._tasks = [Task(NOBODY.pid, 0, 0, 0) for _ in range(tasks)]
-        self._namespaces: list[Namespace] = []
+        self._tasks = [TaskStruct(NOBODY.pid, 0, 0, 0) for _ in range(tasks)]
+        self._namespaces: list[PidNamespace] = []
         for _ in range(namespaces):
             self._namespaces.append(self._namespace(*read()))
         _expect("no initial namespace", holds=self._namespaces[:1] == [initial])
@@ -148,7 +148,7 @@ class _Reader:
 
     # ---- references ------------------------------------------------------------------------------------------------
 
-    def _task(self, index: int) -> Task | None:
+    def _task(self, index: int) -> TaskStruct | None:
         return None if index == -1 else _at(self._tasks, index)
 
     def _pid(self, index: int) -> Pid | None:
@@ -156,11 +156,11 @@ class _Reader:
 
     # ---- rows ------------------------------------------------------------------------------------------------------
 
-    def _namespace(self, identity: int, inum: int, parent: int, reaper: int, listed: Any) -> Namespace:
+    def _namespace(self, identity: int, inum: int, parent: int, reaper: int, listed: Any) -> PidNamespace:
         pids = self._table.pids
         _ints((identity, inum))
         if self._namespaces:
-            namespace = Namespace(identity, inum, _at(self._namespaces, parent))
+            namespace = PidNamespace(identity, inum, _at(self._namespaces, parent))
             if _bool(listed):
                 pids.namespaces[identity] = namespace
         else:
@@ -176,7 +176,7 @@ class _Reader:
         pid.task = self._task(task)
         _expect("a pid's numbers", holds=len(numbers) == pid.namespace.level + 1 <= wire.MAX_LEVELS)
 
-    def _fill_namespace(self, namespace: Namespace, members: Any) -> None:
+    def _fill_namespace(self, namespace: PidNamespace, members: Any) -> None:
         level = namespace.level
         for index in members:
             pid = _at(self._pids, index)
@@ -184,7 +184,7 @@ class _Reader:
             _expect("members of a namespace", holds=is_seen and pid.numbers[level] not in namespace.numbers)
             namespace.numbers[pid.numbers[level]] = pid
 
-    def _fill_task(self, task: Task, pid: int, start_ns: int, address: int, flags: int, *row: Any) -> None:
+    def _fill_task(self, task: TaskStruct, pid: int, start_ns: int, address: int, flags: int, *row: Any) -> None:
         exit_code, exit_signal, ids, comm, child_namespace, leader, threads, children, pgid, sid, *birth = row
         creator, birth_pgid, birth_sid, clone_flags, order, strings, *deeds = birth
         _ints((start_ns, address, flags, exit_code, clone_flags))
@@ -209,8 +209,8 @@ class _Reader:
         task.strings = None if strings == -1 else _at(self._strings, strings)
         task.deeds = tuple([self._deed(*deed) for deed in deeds]) or None
 
-    def _fill_children(self, task: Task, children: Any) -> None:
-        previous: Task | None = None
+    def _fill_children(self, task: TaskStruct, children: Any) -> None:
+        previous: TaskStruct | None = None
         for index in children:
             child = _at(self._tasks, index)
             _expect("a child's parent", holds=child.parent is None)
@@ -243,11 +243,11 @@ class _Reader:
         self._check_ends("parents", lambda task: task.leader.parent)
         self._check_ends("creators", lambda task: task.creator)
 
-    def _check_ends(self, what: str, up: Callable[[Task], Task | None]) -> None:
+    def _check_ends(self, what: str, up: Callable[[TaskStruct], TaskStruct | None]) -> None:
         """Refuse a circle: every walk up must end."""
-        walks: dict[Task, int] = {}
+        walks: dict[TaskStruct, int] = {}
         for walk, start in enumerate(self._tasks):
-            task: Task | None = start
+            task: TaskStruct | None = start
             while task is not None and task not in walks:
                 walks[task] = walk
                 task = up(task)
@@ -308,5 +308,5 @@ class _Reader:
             table.lingering.setdefault(task.pid.namespace, {})[task] = None
         return table
 
-    def _of(self, indexes: Iterable[int]) -> list[Task]:
+    def _of(self, indexes: Iterable[int]) -> list[TaskStruct]:
         return [_at(self._tasks, index) for index in indexes]

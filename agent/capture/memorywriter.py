@@ -47,7 +47,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgpack
 
 from agent.table.counters import Surprise
-from agent.table.objects import NOBODY, Deed, DeedName, Namespace, Pid, Strings, Task
+from agent.table.objects import NOBODY, Deed, DeedName, Pid, PidNamespace, Strings, TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 
@@ -118,9 +118,9 @@ class _Writer:
 
     def __init__(self, table: ProcessTable) -> None:
         self._table = table
-        self._namespaces: _Numbers[Namespace] = _Numbers()
+        self._namespaces: _Numbers[PidNamespace] = _Numbers()
         self._pids: _Numbers[Pid] = _Numbers()
-        self._tasks: _Numbers[Task] = _Numbers()
+        self._tasks: _Numbers[TaskStruct] = _Numbers()
         self._comms: _Numbers[bytes] = _Numbers()
         self._ids: _Numbers[tuple[int, int]] = _Numbers()
         self._strings: _Numbers[Strings] = _Numbers()
@@ -156,7 +156,7 @@ class _Writer:
             rows.append(_PACK(row(order[len(rows)])))
         return len(rows) > before
 
-    def _namespace(self, namespace: Namespace | None) -> int:
+    def _namespace(self, namespace: PidNamespace | None) -> int:
         if namespace is None:
             return -1
         if namespace not in self._namespaces:
@@ -166,23 +166,23 @@ class _Writer:
     def _pid(self, pid: Pid | None) -> int:
         return -1 if pid is None else self._pids[pid]
 
-    def _task(self, task: Task | None) -> int:
+    def _task(self, task: TaskStruct | None) -> int:
         return -1 if task is None or task is NOBODY else self._tasks[task]
 
     # ---- rows ------------------------------------------------------------------------------------------------------
 
-    def _namespace_row(self, namespace: Namespace) -> list[Any]:
+    def _namespace_row(self, namespace: PidNamespace) -> list[Any]:
         listed = self._table.pids.namespaces.get(namespace.identity) is namespace
         above, reaper = self._namespace(namespace.parent), self._task(namespace.reaper)
         return [namespace.identity, namespace.inum, above, reaper, listed]
 
-    def _members(self, namespace: Namespace) -> list[Any]:
+    def _members(self, namespace: PidNamespace) -> list[Any]:
         return [self._pid(pid) for pid in namespace.numbers.values()]
 
     def _pid_row(self, pid: Pid) -> list[Any]:
         return [pid.identity, self._namespace(pid.namespace), pid.users, self._task(pid.task), *pid.numbers]
 
-    def _task_row(self, task: Task) -> list[Any]:
+    def _task_row(self, task: TaskStruct) -> list[Any]:
         number, pid = self._task, self._pid
         number(task.parent)  # numbers the parent; its row has this task among its children
         return [

@@ -11,20 +11,20 @@ all results derived from it.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agent.capture.sweepdiff import Muster, Question
+from agent.capture.sweepdiff import Question, SweepDiff
 from agent.model import Mode
 from agent.selection import select
-from agent.table.objects import EXITED, Namespace, Task
+from agent.table.objects import EXITED, PidNamespace, TaskStruct
 from agent.table.processtable import ProcessTable
 
 
 class _Tree(NamedTuple):
     """The tasks below a root, and those of them that have exited."""
 
-    root: Task
-    members: list[Task]
-    exited: list[Task]
-    inside: frozenset[Task]
+    root: TaskStruct
+    members: list[TaskStruct]
+    exited: list[TaskStruct]
+    inside: frozenset[TaskStruct]
 
 
 @dataclass(slots=True)
@@ -36,14 +36,14 @@ class _Selected:
         holds: True while no task that it depends on has been touched.
     """
 
-    key: tuple[Task, Mode, bool]
-    inside: frozenset[Task]
-    space: Namespace | None
+    key: tuple[TaskStruct, Mode, bool]
+    inside: frozenset[TaskStruct]
+    space: PidNamespace | None
     signature: list[object]
     chosen: select.Selection
     holds: bool = True
 
-    def depends_on(self, touched: set[Task]) -> bool:
+    def depends_on(self, touched: set[TaskStruct]) -> bool:
         """Return True if the selection may depend on one of the touched tasks."""
         if not self.inside.isdisjoint(touched) or not touched.isdisjoint(self.chosen.outsiders):
             return True
@@ -53,7 +53,7 @@ class _Selected:
         )
 
 
-class Recall:
+class SelectionCache:
     """The last walk, selection and comparison of one table.
 
     Args:
@@ -62,14 +62,14 @@ class Recall:
 
     def __init__(self, table: ProcessTable) -> None:
         self._changes = table.changes
-        self._muster = Muster(table)
+        self._sweeps = SweepDiff(table)
         self._tree: _Tree | None = None
         self._selected: _Selected | None = None
 
     def forget(self) -> None:
         """Forget all results."""
         self._tree = self._selected = None
-        self._muster.forget()
+        self._sweeps.forget()
 
     def note(self) -> None:
         """Forget the results that depend on tasks touched since the last call."""
@@ -81,25 +81,25 @@ class Recall:
         selected = self._selected
         if selected is not None and selected.holds:
             selected.holds = not selected.depends_on(touched)
-        self._muster.note(touched)
+        self._sweeps.note(touched)
         touched.clear()
 
-    def members(self, root: Task) -> list[Task]:
+    def members(self, root: TaskStruct) -> list[TaskStruct]:
         """Return the tree below a task."""
         return self._walked(root).members
 
-    def exited(self, root: Task) -> list[Task]:
+    def exited(self, root: TaskStruct) -> list[TaskStruct]:
         """Return the tasks of a tree that have exited."""
         return self._walked(root).exited
 
-    def _walked(self, root: Task) -> _Tree:
+    def _walked(self, root: TaskStruct) -> _Tree:
         self.note()
         if self._tree is None or self._tree.root is not root:
             members = select.members(root)
             self._tree = _Tree(root, members, [task for task in members if task.flags & EXITED], frozenset(members))
         return self._tree
 
-    def select(self, root: Task, mode: Mode, *, without_entered: bool) -> select.Selection:
+    def select(self, root: TaskStruct, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select as `agent.selection.select.select` does; it raises the same errors."""
         key = (root, mode, without_entered)
         tree = self._walked(root)
@@ -118,6 +118,6 @@ class Recall:
         return chosen
 
     def differing(self, rows: bytes, *, remember: bool) -> list[Question]:
-        """Compare as `Muster.differing` does."""
+        """Compare as `SweepDiff.differing` does."""
         self.note()
-        return self._muster.differing(rows, remember=remember)
+        return self._sweeps.differing(rows, remember=remember)

@@ -19,15 +19,14 @@ from collections.abc import Callable
 
 from agent.capture.watch import Watch
 from agent.errors import BusyError, NoSuchRootError
-from agent.model import Completeness, Mode, Snapshot, Verified
-from agent.model import Task as SnapshotTask
+from agent.model import Completeness, Mode, Snapshot, Task, Verified
 from agent.proc import host
 from agent.rootname import RootName
 from agent.selection import guests, lookup, select
 from agent.selection.lookup import Sees
 from agent.selection.ties import Ties
 from agent.table import departure
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 
 # A walk visits so many tasks in the time of one question, and its start costs as much as so many tasks more.
 _ROWS_PER_QUESTION, _ROWS_TO_BEGIN = 6, 100
@@ -62,7 +61,7 @@ class Snapshots:
         self._told = None
         self._ties.forget()
 
-    def caller(self, pid: int) -> Task | None:
+    def caller(self, pid: int) -> TaskStruct | None:
         """Return the client's task, by its number in the initial namespace.
 
         Raises:
@@ -74,7 +73,7 @@ class Snapshots:
             raise BusyError(_BEHIND)
         return task
 
-    def find(self, root: RootName, caller: int | Task | None = None, sees: Sees | None = None) -> Task:
+    def find(self, root: RootName, caller: int | TaskStruct | None = None, sees: Sees | None = None) -> TaskStruct:
         """Return the process that a client names.
 
         Args:
@@ -107,7 +106,7 @@ class Snapshots:
             learned = time.monotonic() <= deadline
         return learned
 
-    def _seen(self, task: Task, sees: Sees) -> bool:
+    def _seen(self, task: TaskStruct, sees: Sees) -> bool:
         """Return True if a client may see a task by its current ids: no event tells a change of ids, so the kernel is
         asked.
         """
@@ -117,7 +116,7 @@ class Snapshots:
 
     def take(
         self,
-        root: Task,
+        root: TaskStruct,
         mode: str = "auto",
         *,
         without_entered: bool = False,
@@ -156,8 +155,8 @@ class Snapshots:
         if sees is not None:
             if self._watch.is_in_doubt:
                 raise BusyError(_BEHIND)
-            lookup.refuse_others(root, resolved, self._watch.recall.members(root), sees)
-        chosen = self._watch.recall.select(root, resolved, without_entered=without_entered)
+            lookup.refuse_others(root, resolved, self._watch.cache.members(root), sees)
+        chosen = self._watch.cache.select(root, resolved, without_entered=without_entered)
         at_cut(chosen)
         order = self._watch.stream.next
         time_ns = time.time_ns()
@@ -192,12 +191,12 @@ class Snapshots:
             as_of_read=self._ties.fields,
         )
 
-    def _verify(self, root: Task, mode: Mode, deadline: float) -> Verified:
+    def _verify(self, root: TaskStruct, mode: Mode, deadline: float) -> Verified:
         """Ask about every task of the tree, also about tasks that join it meanwhile and were born before."""
         mark = self._watch.probes.page.issued
-        asked: set[Task] = set()
+        asked: set[TaskStruct] = set()
         for _ in range(_ROUNDS):
-            found = self._watch.recall.members(root)
+            found = self._watch.cache.members(root)
             if mode == "container":
                 found = found + guests.entered(root, found)
             if (
@@ -218,12 +217,10 @@ class Snapshots:
             self._watch.ask([self._watch.table.question(task) for task in new], deadline)
         return "numbering"
 
-    def _outlast(self, root: Task, deadline: float) -> bool:
+    def _outlast(self, root: TaskStruct, deadline: float) -> bool:
         """Return False if a zombie may have been reaped, without an event, since the last answer about it."""
         for _ in range(_OUTLAST):
-            vanishing = [
-                task for task in self._watch.recall.exited(root) if departure.may_vanish(task) and task.address
-            ]
+            vanishing = [task for task in self._watch.cache.exited(root) if departure.may_vanish(task) and task.address]
             if not vanishing:
                 return True
             if time.monotonic() > deadline:
@@ -234,7 +231,7 @@ class Snapshots:
                 return True
         return False
 
-    def _tied(self, chosen: select.Selection, mark: int, deadline: float) -> tuple[SnapshotTask, ...]:
+    def _tied(self, chosen: select.Selection, mark: int, deadline: float) -> tuple[Task, ...]:
         """Return the rows of a selection with their ties, read now.
 
         Args:

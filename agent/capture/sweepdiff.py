@@ -16,7 +16,7 @@ import struct
 from typing import NamedTuple
 
 from agent.table import wire
-from agent.table.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, Task
+from agent.table.objects import EXITED, EXITING, MOVING, PTRACED, STOPPED, SUBREAPER, UNDER_SUBREAPER, TaskStruct
 from agent.table.processtable import ProcessTable
 
 _SWEPT = SUBREAPER | UNDER_SUBREAPER | STOPPED | PTRACED | EXITED  # the flags that a row shows
@@ -39,13 +39,13 @@ class _Compared(NamedTuple):
         moved: the numbers of the strangers.
     """
 
-    met: list[Task | None]
+    met: list[TaskStruct | None]
     strangers: list[Question]
-    doubted: dict[Task, None]
+    doubted: dict[TaskStruct, None]
     moved: set[int]
 
 
-class Muster:
+class SweepDiff:
     """The comparison of sweeps with one table.
 
     Args:
@@ -54,11 +54,11 @@ class Muster:
 
     def __init__(self, table: ProcessTable) -> None:
         self._table = table
-        self._agreed: dict[bytes, Task] = {}  # rows that agree, while their tasks are not touched
-        self._rows: dict[Task, bytes] = {}  # the inverse of _agreed
-        self._open: set[Task] = set()  # all other tasks of the table, and some that are gone
+        self._agreed: dict[bytes, TaskStruct] = {}  # rows that agree, while their tasks are not touched
+        self._rows: dict[TaskStruct, bytes] = {}  # the inverse of _agreed
+        self._open: set[TaskStruct] = set()  # all other tasks of the table, and some that are gone
         self._remembers = False
-        self._same: tuple[bytes, list[Task], list[Task]] | None = None  # rows, doubted, unseen
+        self._same: tuple[bytes, list[TaskStruct], list[TaskStruct]] | None = None  # rows, doubted, unseen
 
     def forget(self) -> None:
         """Forget the last sweep."""
@@ -68,7 +68,7 @@ class Muster:
         self._remembers = False
         self._same = None
 
-    def note(self, touched: set[Task]) -> None:
+    def note(self, touched: set[TaskStruct]) -> None:
         """Forget the agreement of rows with tasks that were touched."""
         if not self._remembers:
             return
@@ -111,7 +111,7 @@ class Muster:
         whole = [row for (row,) in _WHOLE(rows)]
         here = set(whole)
         fresh = [row for row in whole if row not in agreed]
-        away: list[Task] = []
+        away: list[TaskStruct] = []
         if len(whole) - len(fresh) < len(agreed):
             for row in agreed.keys() - here:
                 task = agreed.pop(row)
@@ -130,7 +130,7 @@ class Muster:
         self._keep(fresh, found, unseen)
         return self._questions(rows, found, unseen)
 
-    def _keep(self, rows: list[bytes], found: _Compared, unseen: list[Task]) -> None:
+    def _keep(self, rows: list[bytes], found: _Compared, unseen: list[TaskStruct]) -> None:
         doubted = found.doubted
         for row, task in zip(rows, found.met, strict=True):
             if task is not None and task not in doubted:
@@ -141,7 +141,7 @@ class Muster:
         self._open = {*doubted, *unseen}
         self._remembers = True
 
-    def _questions(self, rows: bytes, found: _Compared, unseen: list[Task]) -> list[Question]:
+    def _questions(self, rows: bytes, found: _Compared, unseen: list[TaskStruct]) -> list[Question]:
         table = self._table
         self._same = None if found.strangers or not self._remembers else (rows, list(found.doubted), unseen)
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
@@ -154,7 +154,7 @@ class Muster:
     def _compare(self, rows: bytes) -> _Compared:
         """Compare rows with the table, field by field."""
         table = self._table
-        met: list[Task | None] = []
+        met: list[TaskStruct | None] = []
         found = _Compared(met, [], {}, set())
         number = table.pids.numbers.get
         noted, idle = table.noted, table.idle

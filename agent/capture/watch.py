@@ -16,7 +16,7 @@ from agent.capture import memoryreader, memorywriter
 from agent.capture.intake import Intake
 from agent.capture.memorywriter import Memory
 from agent.capture.probes import Probes
-from agent.capture.selectioncache import Recall
+from agent.capture.selectioncache import SelectionCache
 from agent.table.counters import Cause, Totals
 from agent.table.handlers import Handlers
 from agent.table.processtable import ProcessTable
@@ -39,7 +39,7 @@ class Watch:
         probes: the kernel side.
         table, stream: the table, and the stream that feeds it.
         totals: counts of sweeps and snapshots.
-        recall: results about the table that still hold.
+        cache: results about the table that still hold.
         remembers: True where it has gone on from an earlier watch's memory.
     """
 
@@ -48,9 +48,9 @@ class Watch:
         self.table = table
         self.stream = stream
         self.totals = totals
-        self.recall = Recall(table)
+        self.cache = SelectionCache(table)
         self.remembers = False
-        self._intake = Intake(probes, stream, self.recall.note)
+        self._intake = Intake(probes, stream, self.cache.note)
         self._rest_s = _REST_S
 
     @classmethod
@@ -179,13 +179,13 @@ class Watch:
         rows = self.probes.rows()
         if not self.catch_up(deadline):
             return
-        self.ask(self.recall.differing(rows, remember=cause in ("large-tree", "no-hook")), deadline)
+        self.ask(self.cache.differing(rows, remember=cause in ("large-tree", "no-hook")), deadline)
         if first:
-            self.ask(self.recall.differing(rows, remember=False))  # again, for tasks whose parent had no row
+            self.ask(self.cache.differing(rows, remember=False))  # again, for tasks whose parent had no row
         self.table.strike_off(mark)
         if incomplete or self.stream.suspect:
             self.table.reunite()
-            self.recall.forget()
+            self.cache.forget()
         if first:
             self.table.settle()
             self.table.counts.forget_anomalies()  # the first sweep fills the table, so its differences are none
@@ -194,7 +194,7 @@ class Watch:
 
     def rest(self) -> None:
         """Do the periodic work: sweep for changes that no event told, and free the caches."""
-        self.recall.forget()
+        self.cache.forget()
         self._sweep_beside("due")
         self.table.settle()
         gc.collect()

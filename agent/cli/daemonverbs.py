@@ -70,7 +70,7 @@ def watch(
     On a terminal, one line counts the changes that are found after a loss, where they are more than a few.
     """
     from agent.cli.eventlines import lines_of
-    from agent.events.subscription import KINDS
+    from agent.events.subscriber import KINDS
     from agent.proc import topmost
     from agent.protocol.client import Client
 

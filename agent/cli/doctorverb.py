@@ -14,7 +14,7 @@ from agent.protocol.client import default_socket
 def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
     """Test ckptree's needs on this host, and print a remedy for each failure. Exit code 5 where it cannot work."""
     from agent.doctor import around, capturing, rebuilding
-    from agent.doctor.finding import as_lines, verdict
+    from agent.doctor.diagnosis import as_lines, verdict
 
     findings = [*capturing.examine(socket or default_socket()), *rebuilding.examine(), *around.examine()]
     works = verdict(findings)

@@ -51,13 +51,13 @@ def serve(address: str, render: Callable[[], str]) -> None:
         server.serve_forever()
 
 
-def listening(address: str, render: Callable[[], str]) -> "Server":
+def listening(address: str, render: Callable[[], str]) -> "ScrapeServer":
     """Return a server on that address; raise as `serve` does."""
     family, where = parse(address)
     if family == socket.AF_UNIX and isinstance(where, str):
         _take_over(Path(where))
     try:
-        return Server(family, where, render)
+        return ScrapeServer(family, where, render)
     except OSError as error:
         kind = HostError if isinstance(error, PermissionError) else CkptreeError
         raise kind(f"cannot listen on {address}: {error.strerror or error}") from error
@@ -121,7 +121,7 @@ class Fresh:
             return self._text
 
 
-class Server(ThreadingMixIn, TCPServer):
+class ScrapeServer(ThreadingMixIn, TCPServer):
     """A server with a few threads: one slow client must not delay the others, and many clients must not cost much.
 
     Args:
@@ -217,7 +217,7 @@ class _Bounded(io.BufferedReader):
 class Handler(BaseHTTPRequestHandler):
     """The handler of a request."""
 
-    server: Server
+    server: ScrapeServer
     server_version = "ckptree"
     sys_version = ""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agent.capture.watch import Watch
     from agent.model import Dialect, Snapshot
 
-Kind = Literal["auto", "daemon", "bpf", "procfs"]
+SourceName = Literal["auto", "daemon", "bpf", "procfs"]
 
 
 class Options(TypedDict, total=False):
@@ -61,7 +61,7 @@ class Source(Protocol):
 
 
 @contextmanager
-def opened(kind: Kind, socket: Path | None = None, timeout_s: float = 30.0) -> Iterator[Source]:
+def opened(kind: SourceName, socket: Path | None = None, timeout_s: float = 30.0) -> Iterator[Source]:
     """Open a source for the time of the block.
 
     Args:

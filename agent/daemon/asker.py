@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.access import Viewer
-from agent.events.subscription import Subscription
-from agent.table.objects import Task
+from agent.events.subscriber import Subscriber
+from agent.table.objects import TaskStruct
 
 
 @dataclass(slots=True)
@@ -25,9 +25,9 @@ class Asker:
 
     viewer: Viewer
     unsent: Callable[[], int] = lambda: 0
-    subscription: Subscription | None = None
+    subscription: Subscriber | None = None
     protocol: int = 1
-    task: Task | None = None
+    task: TaskStruct | None = None
     known: bool = False
 
 

@@ -12,7 +12,7 @@ SHARE: Final = 0.1
 CREDIT_S: Final = 0.05
 
 
-class Shares:
+class FairShares:
     """The time of each user's next turn. It takes the time as an argument."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from agent.access import Policy, Viewer
 from agent.capture.watch import Watch
 from agent.daemon.conversation import READ_BYTES, Conversation
 from agent.daemon.endpoint import credentials
-from agent.daemon.fairness import Shares
+from agent.daemon.fairness import FairShares
 from agent.daemon.journal import Journal
 from agent.daemon.service import Service
 from agent.daemon.worker import Worker
@@ -73,7 +73,7 @@ class Server:
         self._peers: set[Peer] = set()
         self._ready: deque[Peer] = deque()
         self._waiting: list[Peer] = []
-        self._shares = Shares()
+        self._shares = FairShares()
         self._gone: list[Asker] = []
         self._next_check = 0.0
         self._listener = listener
@@ -97,7 +97,7 @@ class Server:
     @property
     def listened_to(self) -> bool:
         """True where a client has subscribed to events."""
-        return bool(self.service.feed.subscriptions)
+        return bool(self.service.feed.subscribers)
 
     def tend(self, *, hurry: bool = False) -> str:
         """Answer some requests, send events, and close expired connections.

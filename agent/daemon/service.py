@@ -23,14 +23,14 @@ from agent.daemon.quota import check_subscriptions, check_unsent
 from agent.errors import CkptreeError, NotPermittedError, UsageError
 from agent.events import eventfacts
 from agent.events.feed import Feed
-from agent.events.subscription import KINDS, Subscription
+from agent.events.subscriber import KINDS, Subscriber
 from agent.model import Dialect, Snapshot
 from agent.proc import host
 from agent.protocol import codec
 from agent.selection.lookup import Sees
 from agent.selection.select import Selection
 from agent.table.areas import compare
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 from exporters import registry
 from exporters.image import checkpoint
 
@@ -156,7 +156,7 @@ class Service:
     def _subscribe(self, request: codec.Message, asker: Asker) -> codec.Message:
         if asker.subscription is not None:
             raise UsageError("subscribed already: a connection carries one subscription")
-        check_subscriptions([each.viewer for each in self.feed.subscriptions], asker.viewer)
+        check_subscriptions([each.viewer for each in self.feed.subscribers], asker.viewer)
         check_unsent(self._unsent_of(asker.viewer.account), asker.viewer)
         kinds = request.get("kinds", KINDS)
         if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
@@ -168,13 +168,13 @@ class Service:
             raise UsageError("snapshot: there is one only where one root is named")
         caller = self._caller(asker)
         namespace = caller.pid.namespace if caller is not None else self.watch.table.pids.initial
-        made: list[Subscription] = []
+        made: list[Subscriber] = []
         ids: list[list[Any]] = []
 
         def begin_telling(chosen: Selection | None = None) -> None:
             if chosen is not None:
                 ids.extend(eventfacts.row(task, namespace) for task in chosen.inside)
-            subscription = Subscription(asker.viewer, namespace, roots, kinds, self.watch.stream.next)
+            subscription = Subscriber(asker.viewer, namespace, roots, kinds, self.watch.stream.next)
             self.feed.add(subscription, asker.unsent)
             made.append(subscription)
 
@@ -195,7 +195,7 @@ class Service:
         return answer | {"order": asker.subscription.position}
 
     def _first_snapshot(
-        self, root: Task, request: codec.Message, asker: Asker, at_cut: Callable[[Selection], None]
+        self, root: TaskStruct, request: codec.Message, asker: Asker, at_cut: Callable[[Selection], None]
     ) -> codec.Message:
         begin = time.perf_counter_ns()
         said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
@@ -231,7 +231,7 @@ class Service:
             "repairs": counts.repairs,
             "assumed": counts.assumed,
             "clients": self.clients.connected,
-            "subscribers": len(self.feed.subscriptions),
+            "subscribers": len(self.feed.subscribers),
             "longest_turn_ms": round(self.turns.longest_s * 1e3, 1),
             "ring_bytes": watch.probes.ring.size,
             "ring_pending": watch.probes.ring.pending,
@@ -243,7 +243,7 @@ class Service:
     def _metrics(self, _request: codec.Message, _asker: Asker) -> codec.Message:
         self.watch.drain()
         clients = self.clients
-        live = self.feed.subscriptions
+        live = self.feed.subscribers
         return {
             "version": VERSION,
             "uptime_s": time.monotonic() - self._started,
@@ -271,14 +271,14 @@ class Service:
 
     # ---- helpers of several verbs ----------------------------------------------------------------------------------
 
-    def _caller(self, asker: Asker) -> Task | None:
+    def _caller(self, asker: Asker) -> TaskStruct | None:
         """Return the client's task. It is looked up once, for after its end another task may get its number."""
         if not asker.known:
             asker.task = self.snapshots.caller(asker.viewer.pid) if asker.viewer.pid > 0 else None
             asker.known = True
         return asker.task
 
-    def _find(self, request: codec.Message, asker: Asker) -> Task:
+    def _find(self, request: codec.Message, asker: Asker) -> TaskStruct:
         return self.snapshots.find(rootname.parse(codec.root_text(request)), self._caller(asker), _sees(asker.viewer))
 
     def _image(self, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
@@ -296,7 +296,7 @@ class Service:
 
     def _taken(
         self,
-        root: Task,
+        root: TaskStruct,
         mode: str,
         request: codec.Message,
         asker: Asker,

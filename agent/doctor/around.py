@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from agent import picture
-from agent.doctor.finding import Finding
+from agent.doctor.diagnosis import Diagnosis
 from agent.doctor.rebuilding import a_tree
 from agent.errors import CkptreeError
 from exporters import registry
@@ -18,28 +18,28 @@ _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 _PATIENCE_S: Final = 10
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Diagnosis]:
     """Yield all of these findings."""
     yield _unit()
     yield _graphviz()
     yield _criu()
 
 
-def _unit() -> Finding:
+def _unit() -> Diagnosis:
     """Check the units: either of the two is enough, for the socket starts the service."""
     if not _BOOTED.is_dir():
-        return Finding("warn", "unit", "systemd does not run here", "let your init start `ckptree daemon` at boot")
+        return Diagnosis("warn", "unit", "systemd does not run here", "let your init start `ckptree daemon` at boot")
     try:
         states = {unit: _enabled(unit) for unit in _UNITS}
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("warn", "unit", f"systemctl does not answer: {error}")
+        return Diagnosis("warn", "unit", f"systemctl does not answer: {error}")
     found = ", ".join(f"{unit} is {state}" for unit, state in states.items())
     if "enabled" in states.values():
-        return Finding("ok", "unit", found)
+        return Diagnosis("ok", "unit", found)
     mend = f"systemctl enable --now {' '.join(_UNITS)}"
     if set(states.values()) == {"not-found"}:
-        return Finding("warn", "unit", found, f"install the package, or what is in the folder systemd; then {mend}")
-    return Finding("warn", "unit", f"{found}: no daemon runs after the next boot", mend)
+        return Diagnosis("warn", "unit", found, f"install the package, or what is in the folder systemd; then {mend}")
+    return Diagnosis("warn", "unit", f"{found}: no daemon runs after the next boot", mend)
 
 
 def _enabled(unit: str) -> str:
@@ -50,19 +50,19 @@ def _enabled(unit: str) -> str:
     return ran.stdout.strip() or "not-found"
 
 
-def _graphviz() -> Finding:
+def _graphviz() -> Diagnosis:
     try:
         picture.svg(b"digraph { a -> b }", _PATIENCE_S)
     except CkptreeError as error:
-        return Finding("warn", "format svg", str(error), "apt-get install graphviz")
-    return Finding("ok", "format svg", "graphviz draws")
+        return Diagnosis("warn", "format svg", str(error), "apt-get install graphviz")
+    return Diagnosis("ok", "format svg", "graphviz draws")
 
 
-def _criu() -> Finding:
+def _criu() -> Diagnosis:
     try:
         registry.dump(a_tree(1), "criu")
     except CkptreeError as error:
-        return Finding("warn", "format criu", str(error), "apt-get install python3-protobuf")
+        return Diagnosis("warn", "format criu", str(error), "apt-get install python3-protobuf")
     if not shutil.which("crit"):
-        return Finding("ok", "format criu", "can be written; crit, which shows it, is not here")
-    return Finding("ok", "format criu", "can be written, and crit is here to show it")
+        return Diagnosis("ok", "format criu", "can be written; crit, which shows it, is not here")
+    return Diagnosis("ok", "format criu", "can be written, and crit is here to show it")

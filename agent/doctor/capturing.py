@@ -14,7 +14,7 @@ from agent.capture.probes import Probes
 from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
-from agent.doctor.finding import Finding, State
+from agent.doctor.diagnosis import Diagnosis, State
 from agent.errors import CkptreeError, HostError
 from agent.proc import host
 from agent.protocol.client import Client
@@ -38,7 +38,7 @@ _LOST: Final = {
 }
 
 
-def examine(socket: Path) -> Iterator[Finding]:
+def examine(socket: Path) -> Iterator[Diagnosis]:
     """Yield all findings about capturing; the last one is about the whole, as ``capture``.
 
     Args:
@@ -54,11 +54,11 @@ def examine(socket: Path) -> Iterator[Finding]:
     if own.state == "ok" or not answers:
         yield own
     else:
-        yield Finding("warn", "bpf", own.found, "not needed while the daemon answers")
-        yield Finding("ok", "capture", "the daemon has taken a snapshot of this process")
+        yield Diagnosis("warn", "bpf", own.found, "not needed while the daemon answers")
+        yield Diagnosis("ok", "capture", "the daemon has taken a snapshot of this process")
 
 
-def _parts(own: Finding, hooks: list[Finding]) -> Iterator[Finding]:
+def _parts(own: Diagnosis, hooks: list[Diagnosis]) -> Iterator[Diagnosis]:
     yield _pid_namespace()
     yield _btf()
     yield _bcc()
@@ -71,42 +71,44 @@ def _parts(own: Finding, hooks: list[Finding]) -> Iterator[Finding]:
         yield from _memory_lock()
 
 
-def _daemon(socket: Path) -> tuple[Finding, bool]:
+def _daemon(socket: Path) -> tuple[Diagnosis, bool]:
     try:
         with Client(socket, 10.0) as client:
             sees = client.hello().sees
             status = client.status()
             answer = client.snapshot(str(os.getpid()), mode="subtree")
     except CkptreeError as error:
-        return Finding("warn", "daemon", str(error), "without one, births from before a snapshot are not known"), False
+        return Diagnosis(
+            "warn", "daemon", str(error), "without one, births from before a snapshot are not known"
+        ), False
     text = f"pid {status['pid']} on {socket} watches {status['tasks']} tasks, for {status['uptime_s']:.0f} s now"
     text += "" if sees == "all" else "; this user is shown their own, root and the group of the daemon all"
     if not answer.complete:
-        return Finding("warn", "daemon", f"{text}; a snapshot of this process was incomplete: {answer.reasons}"), True
-    return Finding("ok", "daemon", text), True
+        return Diagnosis("warn", "daemon", f"{text}; a snapshot of this process was incomplete: {answer.reasons}"), True
+    return Diagnosis("ok", "daemon", text), True
 
 
-def _own_watch() -> tuple[Finding, list[Finding]]:
+def _own_watch() -> tuple[Diagnosis, list[Diagnosis]]:
     """Load the kernel side, and take a snapshot of this process."""
     try:
         watch = Watch.begin(Probes(Config().ring_bytes))
     except (HostError, OSError) as error:
-        return Finding("no", "capture", str(error), "" if os.geteuid() == 0 else "be root, or ask a daemon"), []
+        return Diagnosis("no", "capture", str(error), "" if os.geteuid() == 0 else "be root, or ask a daemon"), []
     try:
         hooks = [hook(each, watch.probes.hooks[each.name], watch.probes.tried) for each in FEATURES]
         snapshots = Snapshots(watch)
         snapshot = snapshots.take(snapshots.find(rootname.parse(str(os.getpid()))), "subtree")
     except CkptreeError as error:
-        return Finding("no", "capture", str(error)), hooks
+        return Diagnosis("no", "capture", str(error)), hooks
     finally:
         watch.close()
     done = snapshot.completeness
     if not done.complete:
-        return Finding("no", "capture", f"a snapshot of this process is incomplete: {'; '.join(done.reasons)}"), hooks
-    return Finding("ok", "capture", f"a snapshot of this process is complete, verified by {done.verified}"), hooks
+        return Diagnosis("no", "capture", f"a snapshot of this process is incomplete: {'; '.join(done.reasons)}"), hooks
+    return Diagnosis("ok", "capture", f"a snapshot of this process is complete, verified by {done.verified}"), hooks
 
 
-def hook(feature: Feature, used: list[str], tried: dict[str, str]) -> Finding:
+def hook(feature: Feature, used: list[str], tried: dict[str, str]) -> Diagnosis:
     """Return the hooks that announce a kind of change, with the kernel's errors for better ones that it refused.
 
     Args:
@@ -117,54 +119,54 @@ def hook(feature: Feature, used: list[str], tried: dict[str, str]) -> Finding:
     refused = "; ".join(f"{each}: {tried[str(each)]}" for way in feature.ways for each in way if str(each) in tried)
     name = f"hook for {feature.name}"
     if used:
-        return Finding("ok", name, ", ".join(used) + (f" (better, and refused: {refused})" if refused else ""))
+        return Diagnosis("ok", name, ", ".join(used) + (f" (better, and refused: {refused})" if refused else ""))
     mend = "mount -t tracefs tracefs /sys/kernel/tracing"
-    return Finding("warn", name, f"none works ({refused}): {_LOST.get(feature.name, '')}", mend)
+    return Diagnosis("warn", name, f"none works ({refused}): {_LOST.get(feature.name, '')}", mend)
 
 
-def _pid_namespace() -> Finding:
+def _pid_namespace() -> Diagnosis:
     try:
         initial = host.in_initial_pid_namespace()
     except HostError as error:
-        return Finding("no", "pid namespace", str(error))
+        return Diagnosis("no", "pid namespace", str(error))
     if initial:
-        return Finding("ok", "pid namespace", "the initial one")
+        return Diagnosis("ok", "pid namespace", "the initial one")
     mend = "run the daemon on the host; from here it can be asked, where its socket is mounted here"
-    return Finding("warn", "pid namespace", "a child of the initial one: this process cannot watch", mend)
+    return Diagnosis("warn", "pid namespace", "a child of the initial one: this process cannot watch", mend)
 
 
-def _btf() -> Finding:
+def _btf() -> Diagnosis:
     try:
         missing = layout(Btf(VMLINUX)).missing
     except HostError as error:
-        return Finding(
+        return Diagnosis(
             "no", "btf", str(error), "boot a kernel with CONFIG_DEBUG_INFO_BTF=y: distributions' kernels are"
         )
     lacks = f"; this kernel lacks {', '.join(missing)}, and is read all the same" if missing else ""
-    return Finding("ok", "btf", f"{VMLINUX} has every structure that is needed{lacks}")
+    return Diagnosis("ok", "btf", f"{VMLINUX} has every structure that is needed{lacks}")
 
 
-def _bcc() -> Finding:
+def _bcc() -> Diagnosis:
     try:
         ran = subprocess.run(
             [sys.executable, "-P", "-c", _IMPORT_BCC], capture_output=True, text=True, check=False, timeout=_PATIENCE_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("no", "bcc", str(error))
+        return Diagnosis("no", "bcc", str(error))
     if ran.returncode == 0:
-        return Finding("ok", "bcc", f"the system's, version {ran.stdout.strip()}")
+        return Diagnosis("ok", "bcc", f"the system's, version {ran.stdout.strip()}")
     said = ran.stderr.strip().splitlines()[-1:] or ["it does not say why"]
-    return Finding("no", "bcc", f"cannot be imported: {said[0]}", _INSTALL_BCC)
+    return Diagnosis("no", "bcc", f"cannot be imported: {said[0]}", _INSTALL_BCC)
 
 
-def _capabilities(proc: Path) -> Finding:
+def _capabilities(proc: Path) -> Diagnosis:
     has = effective(proc)
     missing = [name for name, number in _CAPABILITIES.items() if not has >> number & 1]
     if not missing:
-        return Finding("ok", "capabilities", ", ".join(_CAPABILITIES))
+        return Diagnosis("ok", "capabilities", ", ".join(_CAPABILITIES))
     state: State = "warn" if missing == ["CAP_SYS_ADMIN"] else "no"
     mend = "be root; a service has them from AmbientCapabilities="
-    return Finding(state, "capabilities", f"without {', '.join(missing)}", mend)
+    return Diagnosis(state, "capabilities", f"without {', '.join(missing)}", mend)
 
 
 def effective(proc: Path) -> int:
@@ -172,41 +174,41 @@ def effective(proc: Path) -> int:
     return int(host.own_status(proc).get("CapEff", "0"), 16)
 
 
-def _ring_buffer() -> Finding:
+def _ring_buffer() -> Diagnosis:
     try:
         os.close(syscall.create_map(syscall.MapShape(syscall.MAP_RINGBUF, 0, 0, resource.getpagesize(), 0), "doctor"))
     except PermissionError as error:
-        return Finding("no", "ring buffer", f"not permitted: {error.strerror}", "be root, or have CAP_BPF")
+        return Diagnosis("no", "ring buffer", f"not permitted: {error.strerror}", "be root, or have CAP_BPF")
     except OSError as error:
-        return Finding(
+        return Diagnosis(
             "no", "ring buffer", f"the kernel has none: {error.strerror}", "boot a kernel that docs/matrix.md names"
         )
-    return Finding("ok", "ring buffer", "the kernel makes one")
+    return Diagnosis("ok", "ring buffer", "the kernel makes one")
 
 
-def lockdown(path: Path) -> Finding:
+def lockdown(path: Path) -> Diagnosis:
     """Check the kernel's lockdown: its strictest mode keeps BPF from reading the kernel's memory."""
     try:
         text = path.read_text()
     except OSError:
-        return Finding("ok", "lockdown", "this kernel has none, or does not tell")
+        return Diagnosis("ok", "lockdown", "this kernel has none, or does not tell")
     mode = text.partition("[")[2].partition("]")[0] or "unknown"
     if mode == "confidentiality":
         mend = "boot with lockdown=integrity, or without Secure Boot"
-        return Finding("no", "lockdown", "confidentiality: BPF may not read kernel memory", mend)
-    return Finding("ok", "lockdown", mode)
+        return Diagnosis("no", "lockdown", "confidentiality: BPF may not read kernel memory", mend)
+    return Diagnosis("ok", "lockdown", mode)
 
 
-def _tracefs(hooks: list[Finding]) -> Finding:
+def _tracefs(hooks: list[Diagnosis]) -> Diagnosis:
     if os.path.ismount(_TRACEFS.parent):  # only root may read its content, so the mount is checked
-        return Finding("ok", "tracefs", f"mounted on {_TRACEFS.parent}")
+        return Diagnosis("ok", "tracefs", f"mounted on {_TRACEFS.parent}")
     if any("tracepoint:sys_" in one.found for one in hooks if one.state == "ok"):
-        return Finding("ok", "tracefs", "not mounted; the loader mounts it for itself")
-    return Finding("warn", "tracefs", "not mounted, or not to be read", f"mount -t tracefs tracefs {_TRACEFS.parent}")
+        return Diagnosis("ok", "tracefs", "not mounted; the loader mounts it for itself")
+    return Diagnosis("warn", "tracefs", "not mounted, or not to be read", f"mount -t tracefs tracefs {_TRACEFS.parent}")
 
 
-def _memory_lock() -> Iterator[Finding]:
+def _memory_lock() -> Iterator[Diagnosis]:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft != resource.RLIM_INFINITY:
         found = f"at most {soft} bytes; kernels before 5.11 count BPF's maps among them"
-        yield Finding("warn", "memory lock", found, "ulimit -l unlimited; LimitMEMLOCK=infinity in a unit")
+        yield Diagnosis("warn", "memory lock", found, "ulimit -l unlimited; LimitMEMLOCK=infinity in a unit")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agent.doctor.finding import Finding
+from agent.doctor.diagnosis import Diagnosis
 from agent.errors import CkptreeError
 from agent.model import Completeness, Header, PidObject, Snapshot, Task
 from agent.restart.planning.search import make_plan
@@ -45,7 +45,7 @@ def a_tree(*numbers: int) -> Snapshot:
     )
 
 
-def examine(proc: Path = Path("/proc")) -> Iterator[Finding]:
+def examine(proc: Path = Path("/proc")) -> Iterator[Diagnosis]:
     """Yield all findings about rebuilding; the last one is about the whole, as ``restart``."""
     whole = _rebuilt()
     yield pid_max(proc, per_namespace=limit_per_namespace())
@@ -54,7 +54,7 @@ def examine(proc: Path = Path("/proc")) -> Iterator[Finding]:
     yield whole
 
 
-def _rebuilt() -> Finding:
+def _rebuilt() -> Diagnosis:
     tree = a_tree(1, 4711)
     try:
         plan = make_plan(tree)
@@ -62,15 +62,15 @@ def _rebuilt() -> Finding:
             rebuild.build()
             numbers = rebuild.numbers
     except (CkptreeError, OSError) as error:
-        return Finding(
+        return Diagnosis(
             "no", "restart", str(error), "" if os.geteuid() == 0 else "be root, or see user namespaces above"
         )
     if (4711,) not in numbers:
-        return Finding("no", "restart", f"processes with other numbers stood: {numbers}")
-    return Finding("ok", "restart", "two processes with chosen pids stood in a pid namespace of their own")
+        return Diagnosis("no", "restart", f"processes with other numbers stood: {numbers}")
+    return Diagnosis("ok", "restart", "two processes with chosen pids stood in a pid namespace of their own")
 
 
-def _here(proc: Path) -> Finding:
+def _here(proc: Path) -> Diagnosis:
     free = next(number for number in range(_pid_max(proc) - 1, 300, -1) if not (proc / str(number)).exists())
     tree = a_tree(free)
     try:
@@ -79,15 +79,15 @@ def _here(proc: Path) -> Finding:
             rebuild.build()
     except (CkptreeError, OSError) as error:
         mend = "be root, or have CAP_CHECKPOINT_RESTORE; without --no-pidns it is not needed"
-        return Finding("warn", "restart --no-pidns", str(error), mend)
-    return Finding("ok", "restart --no-pidns", f"a process with the chosen pid {free} stood in this pid namespace")
+        return Diagnosis("warn", "restart --no-pidns", str(error), mend)
+    return Diagnosis("ok", "restart --no-pidns", f"a process with the chosen pid {free} stood in this pid namespace")
 
 
 def _pid_max(proc: Path) -> int:
     return int((proc / "sys/kernel/pid_max").read_text())
 
 
-def pid_max(proc: Path, *, per_namespace: bool | None) -> Finding:
+def pid_max(proc: Path, *, per_namespace: bool | None) -> Diagnosis:
     """Compare the largest pid of this namespace with the kernel's largest.
 
     Args:
@@ -102,11 +102,11 @@ def pid_max(proc: Path, *, per_namespace: bool | None) -> Finding:
             )
         else:
             found = f"{most}: numbers of other hosts may be larger, and cannot be given here"
-        return Finding("warn", "kernel.pid_max", found, f"sysctl kernel.pid_max={MOST_PIDS}")
-    return Finding("ok", "kernel.pid_max", str(most))
+        return Diagnosis("warn", "kernel.pid_max", found, f"sysctl kernel.pid_max={MOST_PIDS}")
+    return Diagnosis("ok", "kernel.pid_max", str(most))
 
 
-def _ordinary(proc: Path) -> Finding:
+def _ordinary(proc: Path) -> Diagnosis:
     """Become the user nobody in a child, and try to make namespaces; for root."""
     child = os.fork()
     if child == 0:
@@ -122,15 +122,15 @@ def _ordinary(proc: Path) -> Finding:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code == 0:
-        return Finding("ok", "user namespaces", "ordinary users can restart trees")
+        return Diagnosis("ok", "user namespaces", "ordinary users can restart trees")
     reason = os.strerror(code) if code > 0 else signal.Signals(-code).name
-    return Finding("warn", "user namespaces", f"ordinary users cannot restart trees: {reason}", forbidding(proc))
+    return Diagnosis("warn", "user namespaces", f"ordinary users cannot restart trees: {reason}", forbidding(proc))
 
 
-def _as_we_are(whole: Finding, proc: Path) -> Finding:
+def _as_we_are(whole: Diagnosis, proc: Path) -> Diagnosis:
     if whole.state == "ok":
-        return Finding("ok", "user namespaces", "ordinary users can restart trees")
-    return Finding("warn", "user namespaces", "ordinary users cannot restart trees", forbidding(proc))
+        return Diagnosis("ok", "user namespaces", "ordinary users can restart trees")
+    return Diagnosis("warn", "user namespaces", "ordinary users cannot restart trees", forbidding(proc))
 
 
 def forbidding(proc: Path) -> str:

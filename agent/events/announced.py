@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from agent.events.eventfacts import Facts
 from agent.table import wire
-from agent.table.objects import Pid, Task
+from agent.table.objects import Pid, TaskStruct
 from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
 from agent.table.wire import Kind
@@ -30,7 +30,7 @@ _EXEC: Final = Kind.EXEC.value
 _WHOM = wire.reader(wire.RECORD_TASK, "argument", "pid", "tid").unpack_from
 _CALLED = wire.reader(wire.RECORD_TASK, "uid", "gid", "comm").unpack_from
 
-Before = tuple[Task | None, Task | None, Pid | None, int, int, int]
+Before = tuple[TaskStruct | None, TaskStruct | None, Pid | None, int, int, int]
 """Subject, caller, the caller's pid object, argument, and identity and number of the subject."""
 
 
@@ -49,13 +49,13 @@ class Record(NamedTuple):
 
     kind: int
     own: str | None = None
-    subject: Task | None = None
+    subject: TaskStruct | None = None
     is_new: bool = False
-    caller: Task | None = None
+    caller: TaskStruct | None = None
     caller_pid: Pid | None = None
     argument: int = 0
 
-    def follows(self, task: Task, facts: Facts | None) -> bool:
+    def follows(self, task: TaskStruct, facts: Facts | None) -> bool:
         """Return True if a task's change is the consequence of this record's own event.
 
         Args:
@@ -74,7 +74,7 @@ class Record(NamedTuple):
                 return facts is None or (self.caller is not None and facts.parent is self.caller)
         return False
 
-    def coming(self, task: Task, facts: Facts | None) -> str | None:
+    def coming(self, task: TaskStruct, facts: Facts | None) -> str | None:
         """Return the own event if it is about a task; ``status`` where the death of its last thread sets its exit code.
 
         Args:

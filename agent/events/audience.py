@@ -7,8 +7,8 @@ from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED, ENTERED, Clock, Facts, Marks, facts_of
 from agent.events.eventpack import Details
 from agent.events.followed import Followed, below
-from agent.events.subscription import Subscription
-from agent.table.objects import Namespace, Task
+from agent.events.subscriber import Subscriber
+from agent.table.objects import PidNamespace, TaskStruct
 
 
 class Audience:
@@ -24,52 +24,52 @@ class Audience:
     """
 
     def __init__(self, ahead: Clock) -> None:
-        self.trees: dict[tuple[Task, ...], Followed] = {}
-        self.told: dict[Task, Facts] = {}
+        self.trees: dict[tuple[TaskStruct, ...], Followed] = {}
+        self.told: dict[TaskStruct, Facts] = {}
         self.order = self.now_ns = 0
         self._ahead = ahead
 
-    # ---- subscriptions ---------------------------------------------------------------------------------------------
+    # ---- subscribers -----------------------------------------------------------------------------------------------
 
-    def add(self, subscription: Subscription, unsent: Callable[[], int], everybody: Callable[[], list[Task]]) -> None:
-        """Add a subscription.
+    def add(self, subscriber: Subscriber, unsent: Callable[[], int], everybody: Callable[[], list[TaskStruct]]) -> None:
+        """Add a subscriber.
 
         Args:
-            subscription: the subscription, with its roots.
+            subscriber: the subscriber, with its roots.
             unsent: returns the number of the client's unsent bytes.
-            everybody: returns all tasks, for a subscription without roots.
+            everybody: returns all tasks, for a subscriber without roots.
         """
-        tree = self.trees.get(subscription.roots)
+        tree = self.trees.get(subscriber.roots)
         if tree is None:
-            tree = self.trees[subscription.roots] = Followed(subscription.roots)
+            tree = self.trees[subscriber.roots] = Followed(subscriber.roots)
             members = [task for leader in tree.leaders for task in leader.group()] if tree.roots else everybody()
             for task in members:
                 if task not in self.told:
                     self.told[task] = facts_of(task)
-        tree.subscriptions[subscription] = unsent
+        tree.subscribers[subscriber] = unsent
 
-    def remove(self, subscription: Subscription) -> None:
-        """Remove a subscription."""
-        tree = self.trees[subscription.roots]
-        del tree.subscriptions[subscription]
-        if not tree.subscriptions:
-            del self.trees[subscription.roots]
+    def remove(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber."""
+        tree = self.trees[subscriber.roots]
+        del tree.subscribers[subscriber]
+        if not tree.subscribers:
+            del self.trees[subscriber.roots]
             leaders = tree.leaders if tree.roots else {facts.leader for facts in self.told.values()}
             self.forget([leader for leader in leaders if not self.is_followed(leader)])
         if not self.trees:
             self.told.clear()
 
-    def is_followed(self, leader: Task) -> bool:
+    def is_followed(self, leader: TaskStruct) -> bool:
         """Return True if a process is in a followed tree."""
         return any(tree.has(leader) for tree in self.trees.values())
 
-    def may_enter(self, task: Task) -> bool:
+    def may_enter(self, task: TaskStruct) -> bool:
         """Return True if a task that is not told of may be in a followed tree now."""
         told, leader = self.told, task.leader
         parent = leader.parent
         return leader in told or (parent is not None and parent.leader in told) or () in self.trees
 
-    def forget(self, leaders: Iterable[Task]) -> None:
+    def forget(self, leaders: Iterable[TaskStruct]) -> None:
         """Forget the facts of processes that are in no followed tree any more."""
         for leader in leaders:
             for task in leader.group():
@@ -77,7 +77,7 @@ class Audience:
 
     # ---- tasks -----------------------------------------------------------------------------------------------------
 
-    def born(self, task: Task, *, is_new: bool) -> None:
+    def born(self, task: TaskStruct, *, is_new: bool) -> None:
         """Tell the birth of a task that is new to the audience."""
         leader = task.leader
         if task.pid.task is not task:
@@ -91,11 +91,11 @@ class Audience:
         else:
             self.introduce(task, [tree for tree in self.trees.values() if tree.takes(task)], {}, self.birth_ns(task))
 
-    def birth_ns(self, task: Task) -> int:
+    def birth_ns(self, task: TaskStruct) -> int:
         """Return the CLOCK_REALTIME of a birth, ns."""
         return self._ahead() + task.start_ns
 
-    def _begin(self, leader: Task) -> None:
+    def _begin(self, leader: TaskStruct) -> None:
         """Tell the birth of a process in the trees that its parent is in."""
         above = leader.parent.leader if leader.parent is not None else None
         trees = [tree for tree in self.trees.values() if not tree.roots or above in tree.leaders]
@@ -105,7 +105,7 @@ class Audience:
                 tree.add(leader)
             self.tell("birth", leader, leader, eventpack.birth, {}, self.birth_ns(leader), trees)
 
-    def move(self, leader: Task, marks: Marks) -> None:
+    def move(self, leader: TaskStruct, marks: Marks) -> None:
         """Tell a new parent, by which a subtree may enter a followed tree or leave it."""
         staying, entered, left = [], [], []
         for tree in self.trees.values():
@@ -126,7 +126,7 @@ class Audience:
                     tree.discard(each)
             self.forget([each for each in gone if not self.is_followed(each)])
 
-    def introduce(self, top: Task, trees: Sequence[Followed], marks: Marks, born_ns: int = 0) -> None:
+    def introduce(self, top: TaskStruct, trees: Sequence[Followed], marks: Marks, born_ns: int = 0) -> None:
         """Tell a process and all processes below it, parents first, to the subscribers of trees that they enter.
 
         Args:
@@ -150,7 +150,7 @@ class Audience:
             for tree in trees:
                 tree.add(leader)
 
-    def reap(self, gone: Iterable[Task], marks: Marks) -> None:
+    def reap(self, gone: Iterable[TaskStruct], marks: Marks) -> None:
         """Tell that tasks are released for good, and forget their facts."""
         for task in gone:
             facts = self.told.get(task)
@@ -161,13 +161,13 @@ class Audience:
                     for tree in self.trees.values():
                         tree.leaders.discard(task)
 
-    # ---- subscribers -----------------------------------------------------------------------------------------------
+    # ---- subscribers -------------------------------------------------------------------------------------------------
 
     def tell(
         self,
         kind: str,
-        task: Task,
-        leader: Task,
+        task: TaskStruct,
+        leader: TaskStruct,
         say: Details,
         marks: Marks,
         time_ns: int = 0,
@@ -183,20 +183,20 @@ class Audience:
             time_ns: CLOCK_REALTIME, ns; 0: now.
             trees: the trees whose subscribers get the event; None: those that the process is in.
         """
-        packed: dict[Namespace, bytes] = {}
+        packed: dict[PidNamespace, bytes] = {}
         time_ns = time_ns or self.now_ns
         order = self.order
         for tree in self.trees.values() if trees is None else trees:
             if trees is None and tree.roots and leader not in tree.leaders:
                 continue
-            for subscription, unsent in tree.subscriptions.items():
-                if not (subscription.sees_all or subscription.sees(task)):
-                    subscription.hide(task, order, time_ns)
-                elif kind in subscription.kinds and subscription.has_room(unsent(), time_ns):
-                    namespace = subscription.namespace
+            for subscriber, unsent in tree.subscribers.items():
+                if not (subscriber.sees_all or subscriber.sees(task)):
+                    subscriber.hide(task, order, time_ns)
+                elif kind in subscriber.kinds and subscriber.has_room(unsent(), time_ns):
+                    namespace = subscriber.namespace
                     if namespace in packed:
                         event = packed[namespace]
                     else:
                         event = eventpack.event(kind, order, time_ns, task, leader, namespace, say, marks)
                         packed[namespace] = event
-                    subscription.put(event)
+                    subscriber.put(event)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from agent.table.objects import EXITED, STOPPED, SUBREAPER, Namespace, Pid, Task
+from agent.table.objects import EXITED, STOPPED, SUBREAPER, Pid, PidNamespace, TaskStruct
 
 Clock = Callable[[], int]
 
@@ -23,8 +23,8 @@ class Facts(NamedTuple):
         stopped, exit_signal, exited, exit_code, ids, comm: its own; exit_code is None while it has not exited.
     """
 
-    leader: Task
-    parent: Task | None
+    leader: TaskStruct
+    parent: TaskStruct | None
     pgid: Pid | None
     sid: Pid | None
     subreaper: int
@@ -43,7 +43,7 @@ _STANDING: Final = Facts._fields.index("exited")
 """Place of the first fact that the event of an exec or an exit tells; no such event tells the ones before."""
 
 
-def values_of(task: Task) -> tuple[object, ...]:
+def values_of(task: TaskStruct) -> tuple[object, ...]:
     """Return the values of the facts of a living or dead task, as a plain tuple: mostly they equal those last told."""
     flags = task.flags
     leader = task.leader
@@ -58,7 +58,7 @@ def values_of(task: Task) -> tuple[object, ...]:
     return (leader, None, None, None, 0, stopped, signal, exited, code, ids, comm)
 
 
-def facts_of(task: Task) -> Facts:
+def facts_of(task: TaskStruct) -> Facts:
     """Return the facts of a task."""
     return as_facts(values_of(task))
 
@@ -72,7 +72,7 @@ def is_told_by(own: str | None, facts: Facts, values: tuple[object, ...]) -> boo
     return says and values[:_STANDING] == facts[:_STANDING]
 
 
-def row(task: Task, namespace: Namespace) -> list[Any]:
+def row(task: TaskStruct, namespace: PidNamespace) -> list[Any]:
     """Return numbers, pid, parent, group and session, for a subscriber that begins with a snapshot."""
     leader = task.leader
     return [
@@ -84,11 +84,11 @@ def row(task: Task, namespace: Namespace) -> list[Any]:
     ]
 
 
-def number(pid: Pid | None, namespace: Namespace) -> int:
+def number(pid: Pid | None, namespace: PidNamespace) -> int:
     """Return the number of a pid object in a namespace; 0: it has none there."""
     return pid.number_in(namespace) if pid is not None else 0
 
 
-def thread(task: Task | None, namespace: Namespace) -> int:
+def thread(task: TaskStruct | None, namespace: PidNamespace) -> int:
     """Return the number of a task in a namespace; 0: it has none there."""
     return number(task.pid if task is not None else None, namespace)

@@ -12,14 +12,14 @@ from typing import Any, Final
 import msgpack
 
 from agent.events.eventfacts import Marks, number, thread
-from agent.events.subscription import KINDS
+from agent.events.subscriber import KINDS
 from agent.selection.births import flag_names
 from agent.table import rules
-from agent.table.objects import EXITED, IO_WORKER, KERNEL, STOPPED, SUBREAPER, Namespace, Pid, Task
+from agent.table.objects import EXITED, IO_WORKER, KERNEL, STOPPED, SUBREAPER, Pid, PidNamespace, TaskStruct
 
 Said = tuple[int, bytes]
 """The count of a map's entries, and the entries packed."""
-Details = Callable[[Task, Namespace], Said]
+Details = Callable[[TaskStruct, PidNamespace], Said]
 """A function that returns the fields of a kind of event."""
 
 _pack = msgpack.Packer().pack
@@ -69,7 +69,14 @@ _FLAGS: dict[int, bytes] = {}  # by value: 16 at most, for the table keeps four 
 
 
 def event(
-    kind: str, order: int, time_ns: int, task: Task, leader: Task, namespace: Namespace, say: Details, marks: Marks
+    kind: str,
+    order: int,
+    time_ns: int,
+    task: TaskStruct,
+    leader: TaskStruct,
+    namespace: PidNamespace,
+    say: Details,
+    marks: Marks,
 ) -> bytes:
     """Pack one event.
 
@@ -107,7 +114,7 @@ def _entries(said: dict[str, Any], before: Said = (0, b"")) -> Said:
     return before[0] + len(said), before[1] + _pack(said)[1:]
 
 
-def _born(task: Task, namespace: Namespace) -> Said:
+def _born(task: TaskStruct, namespace: PidNamespace) -> Said:
     leader, creator = task.leader, task.creator
     parent, pgid, sid = leader.parent, leader.pgid, leader.sid
     above = parent.pid.number_in(namespace) if parent is not None else 0
@@ -121,7 +128,7 @@ def _born(task: Task, namespace: Namespace) -> Said:
     return 6, _BIRTH(_PARENT, above, _CREATOR, maker, _PGID, group, _SID, session, _SIGNAL, signal) + flags
 
 
-def birth(task: Task, namespace: Namespace) -> Said:
+def birth(task: TaskStruct, namespace: PidNamespace) -> Said:
     """Return the fields of a birth."""
     said, flags = _born(task, namespace), task.flags
     if flags & _SELDOM:
@@ -132,7 +139,7 @@ def birth(task: Task, namespace: Namespace) -> Said:
     return said
 
 
-def presence(task: Task, namespace: Namespace) -> Said:
+def presence(task: TaskStruct, namespace: PidNamespace) -> Said:
     """Return the fields of a task whose birth is told late: those of a birth, and the present state."""
     more = {**_state(task), "subreaper": bool(task.leader.flags & SUBREAPER)}
     if rules.is_kernel_worker(task):
@@ -143,18 +150,18 @@ def presence(task: Task, namespace: Namespace) -> Said:
 def execution(old: Pid | None) -> Details:
     """Return the function for an exec by the thread that had this pid object."""
 
-    def say(task: Task, namespace: Namespace) -> Said:
+    def say(task: TaskStruct, namespace: PidNamespace) -> Said:
         return 2, _EXEC(_OLD, old.number_in(namespace) if old is not None else 0, _SIGNAL, task.exit_signal)
 
     return say
 
 
-def _death(task: Task, _namespace: Namespace) -> Said:
+def _death(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of an exit that leaves threads of the group."""
     return 2, _DEATH(_CODE, task.exit_code) + _DEAD[False]
 
 
-def _last_death(task: Task, _namespace: Namespace) -> Said:
+def _last_death(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of an exit after which no thread of the group is left."""
     return 2, _DEATH(_CODE, task.exit_code) + _DEAD[True]
 
@@ -163,33 +170,33 @@ DEATH: Final[tuple[Details, Details]] = (_death, _last_death)
 """Functions for an exit: the first if threads of the group are left, the second if none is."""
 
 
-def parent(task: Task, namespace: Namespace) -> Said:
+def parent(task: TaskStruct, namespace: PidNamespace) -> Said:
     """Return the fields of a new parent; the exit signal may change with it."""
     return _entries({"parent": thread(task.leader.parent, namespace), "exit_signal": task.exit_signal})
 
 
-def ids(task: Task, namespace: Namespace) -> Said:
+def ids(task: TaskStruct, namespace: PidNamespace) -> Said:
     """Return the fields of a new group or session: both ids."""
     leader = task.leader
     return 2, _IDS(_PGID, number(leader.pgid, namespace), _SID, number(leader.sid, namespace))
 
 
-def subreaper(task: Task, _namespace: Namespace) -> Said:
+def subreaper(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the field of a changed subreaper flag."""
     return _entries({"on": bool(task.leader.flags & SUBREAPER)})
 
 
-def _state(task: Task) -> dict[str, Any]:
+def _state(task: TaskStruct) -> dict[str, Any]:
     exited = bool(task.flags & EXITED)
     stopped = not exited and bool(task.flags & STOPPED)
     return {"stopped": stopped, "exit_code": task.exit_code if exited else None}
 
 
-def condition(task: Task, _namespace: Namespace) -> Said:
+def condition(task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return the fields of a state that no other kind of event has: stopped, exit code, exit signal."""
     return _entries({**_state(task), "exit_signal": task.exit_signal})
 
 
-def nothing(_task: Task, _namespace: Namespace) -> Said:
+def nothing(_task: TaskStruct, _namespace: PidNamespace) -> Said:
     """Return no fields."""
     return 0, b""

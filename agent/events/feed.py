@@ -41,9 +41,9 @@ from agent.events.eventfacts import (
     is_told_by,
     values_of,
 )
-from agent.events.subscription import Subscription
+from agent.events.subscriber import Subscriber
 from agent.table import rules
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Handler, Stream
@@ -53,7 +53,7 @@ _STATE: Final = Kind.STATE.value
 
 
 class Feed:
-    """The source of events: it compares the table after each record, while there are subscriptions.
+    """The source of events: it compares the table after each record, while there are subscribers.
 
     Args:
         stream: the stream that feeds the table.
@@ -62,7 +62,7 @@ class Feed:
         ahead: gives the difference CLOCK_REALTIME minus CLOCK_BOOTTIME, ns.
 
     Attributes:
-        subscriptions: each with a function that gives the client's unsent bytes.
+        subscribers: each with a function that gives the client's unsent bytes.
     """
 
     def __init__(self, stream: Stream, table: ProcessTable, clock: Clock, ahead: Clock) -> None:
@@ -76,27 +76,27 @@ class Feed:
         self._audience = Audience(ahead)
         self._told = self._audience.told
         self._tell = self._audience.tell
-        self.subscriptions: dict[Subscription, Callable[[], int]] = {}
+        self.subscribers: dict[Subscriber, Callable[[], int]] = {}
 
-    # ---- subscriptions ---------------------------------------------------------------------------------------------
+    # ---- subscribers ---------------------------------------------------------------------------------------------
 
-    def add(self, subscription: Subscription, unsent: Callable[[], int]) -> None:
-        """Add a subscription."""
-        if not self.subscriptions:
+    def add(self, subscriber: Subscriber, unsent: Callable[[], int]) -> None:
+        """Add a subscriber."""
+        if not self.subscribers:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
             for kind, handler in self._handlers.items():
                 if kind is not Kind.STRINGS:  # no event tells strings
                     self._stream.handle(kind, self._listener(kind.value, handler))
-        self.subscriptions[subscription] = unsent
-        self._audience.add(subscription, unsent, self._table.tasks)
+        self.subscribers[subscriber] = unsent
+        self._audience.add(subscriber, unsent, self._table.tasks)
 
-    def remove(self, subscription: Subscription) -> None:
-        """Remove a subscription."""
-        if self.subscriptions.pop(subscription, None) is None:
+    def remove(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber."""
+        if self.subscribers.pop(subscriber, None) is None:
             return
-        self._audience.remove(subscription)
-        if not self.subscriptions:
+        self._audience.remove(subscriber)
+        if not self.subscribers:
             for kind, handler in self._handlers.items():
                 self._stream.handle(kind, handler)
 
@@ -104,7 +104,7 @@ class Feed:
         """Tell losses, the end of uncertainty and the end of roots, between two batches. The caller has swept if that
         was due.
         """
-        if not self.subscriptions:
+        if not self.subscribers:
             return
         if not self._unsynced:
             self._tell_loss(self._stream.next)
@@ -112,16 +112,16 @@ class Feed:
             self._tell_loss(self._stream.next)
             self._unsynced = False
             self._tell_all({"event": "resync", "order": self._stream.next})
-        for subscription in self.subscriptions:
-            gone = [root.pid.task is not root for root in subscription.roots]
-            if gone and all(gone) and not subscription.ended:
-                subscription.ended = True
-                subscription.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()})
+        for subscriber in self.subscribers:
+            gone = [root.pid.task is not root for root in subscriber.roots]
+            if gone and all(gone) and not subscriber.ended:
+                subscriber.ended = True
+                subscriber.say({"event": "end", "order": self._stream.next, "time_ns": self._clock()})
 
     def _tell_all(self, event: dict[str, Any]) -> None:
         event["time_ns"] = self._clock()
-        for subscription in self.subscriptions:
-            subscription.say(event)
+        for subscriber in self.subscribers:
+            subscriber.say(event)
 
     def _tell_loss(self, order: int) -> None:
         """Tell a loss: numbers below this one are missing, or a record comes after its number was given up.
@@ -163,12 +163,12 @@ class Feed:
 
         return heard
 
-    def _tell_record(self, record: Record, touched: Iterable[Task]) -> None:
+    def _tell_record(self, record: Record, touched: Iterable[TaskStruct]) -> None:
         """Tell the changes by a record: repairs, its own event, the consequences of that."""
         told, subject, own = self._told, record.subject, record.own
-        repaired: list[Task] = []
-        followed: list[Task] = []
-        gone: list[Task] = []
+        repaired: list[TaskStruct] = []
+        followed: list[TaskStruct] = []
+        gone: list[TaskStruct] = []
         for task in touched:
             facts = told.get(task)
             if task.pid.task is not task:
@@ -199,7 +199,7 @@ class Feed:
                     self._appear(record, task)
             self._audience.reap(gone, marks)
 
-    def _repair(self, record: Record, repaired: list[Task]) -> None:
+    def _repair(self, record: Record, repaired: list[TaskStruct]) -> None:
         """Tell the changes that a record does not announce. The founder of a group comes before its members.
 
         A new subject comes first, for others may have waited for it; a known one last, for its own event is next.
@@ -216,10 +216,10 @@ class Feed:
 
     # ---- one task --------------------------------------------------------------------------------------------------
 
-    def _bury(self, record: Record, gone: Iterable[Task]) -> None:
+    def _bury(self, record: Record, gone: Iterable[TaskStruct]) -> None:
         """Tell deaths that no record told, and the reaps of tasks whose numbers other tasks have now."""
         numbers = self._table.pids.numbers
-        replaced: list[Task] = []
+        replaced: list[TaskStruct] = []
         for task in gone:
             pid, facts = task.pid, self._told[task]
             if not (facts.exited or task is record.caller or (task is record.subject and record.own == "death")):
@@ -232,7 +232,7 @@ class Feed:
             replaced.sort(key=lambda task: task.pid.task is None)
             self._audience.reap(replaced, ASSUMED)
 
-    def _differ(self, task: Task, marks: Marks, own: str | None) -> None:
+    def _differ(self, task: TaskStruct, marks: Marks, own: str | None) -> None:
         """Tell the differences of a task from the facts last told, except those that the record's own event tells."""
         old, new = self._told[task], facts_of(task)
         if new.parent is None:
@@ -269,7 +269,7 @@ class Feed:
         ):
             self._tell("change", task, new.leader, eventpack.condition, marks)
 
-    def _tell_own(self, record: Record, subject: Task, own: str) -> None:
+    def _tell_own(self, record: Record, subject: TaskStruct, own: str) -> None:
         """Tell the event that a record announces."""
         facts = self._told.get(subject)
         if facts is None:
@@ -291,7 +291,7 @@ class Feed:
         if leader is not subject and leader.pid.task is leader and own not in OF_GROUP:
             self._differ(leader, {}, None)
 
-    def _appear(self, record: Record, task: Task) -> None:
+    def _appear(self, record: Record, task: TaskStruct) -> None:
         """Tell a task that is new to the followed trees: its birth was not told, or it comes from outside."""
         leader = task.leader
         if leader is not task:

@@ -9,13 +9,13 @@ root.
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 
 if TYPE_CHECKING:
-    from agent.events.subscription import Subscription
+    from agent.events.subscriber import Subscriber
 
 
-def below(top: Task) -> Iterator[Task]:
+def below(top: TaskStruct) -> Iterator[TaskStruct]:
     """Yield the leaders of a process and of its descendants, parents first, older children before younger ones."""
     waiting = [top]
     while waiting:
@@ -27,39 +27,39 @@ def below(top: Task) -> Iterator[Task]:
 
 
 class Followed:
-    """The trees of subscriptions with the same roots.
+    """The trees of subscribers with the same roots.
 
     Args:
         roots: leaders of the topmost processes; none: every process is in it.
 
     Attributes:
         leaders: of the processes in it; empty where every process is.
-        subscriptions: each with a function that gives the client's unsent bytes.
+        subscribers: each with a function that gives the client's unsent bytes.
     """
 
-    __slots__ = ("leaders", "roots", "subscriptions")
+    __slots__ = ("leaders", "roots", "subscribers")
 
-    def __init__(self, roots: tuple[Task, ...]) -> None:
+    def __init__(self, roots: tuple[TaskStruct, ...]) -> None:
         self.roots = roots
-        self.leaders: set[Task] = {leader for root in roots if root.pid.task is root for leader in below(root)}
-        self.subscriptions: dict[Subscription, Callable[[], int]] = {}
+        self.leaders: set[TaskStruct] = {leader for root in roots if root.pid.task is root for leader in below(root)}
+        self.subscribers: dict[Subscriber, Callable[[], int]] = {}
 
-    def has(self, leader: Task) -> bool:
+    def has(self, leader: TaskStruct) -> bool:
         """Return True if a process is in it."""
         return not self.roots or leader in self.leaders
 
-    def takes(self, leader: Task) -> bool:
+    def takes(self, leader: TaskStruct) -> bool:
         """Return True if a process belongs in it, by the parent that it has now."""
         if not self.roots or leader in self.roots:
             return True
         parent = leader.parent
         return parent is not None and parent.leader in self.leaders
 
-    def add(self, leader: Task) -> None:
+    def add(self, leader: TaskStruct) -> None:
         """Add a process."""
         if self.roots:
             self.leaders.add(leader)
 
-    def discard(self, leader: Task) -> None:
+    def discard(self, leader: TaskStruct) -> None:
         """Remove a process."""
         self.leaders.discard(leader)

@@ -42,7 +42,7 @@ _MOST_ARGUMENTS: Final = 1 << 16
 _VSIZE, _START_STACK, _ARG_START = 23 - 3, 28 - 3, 48 - 3
 
 
-class Memory(NamedTuple):
+class ProcessMemory(NamedTuple):
     """The addresses of the strings, from stat; all 0 where the reader lacks the right.
 
     Attributes:
@@ -76,16 +76,16 @@ class Strings(NamedTuple):
     env_uncertain: str | None = None
 
 
-def memory_of(fields: list[bytes]) -> Memory:
+def memory_of(fields: list[bytes]) -> ProcessMemory:
     """Return the addresses in the fields of a stat file; a kernel hides the last ones from some readers."""
     size, stack, *areas = [
         int(fields[at]) if at < len(fields) else 0 for at in (_VSIZE, _START_STACK, *range(_ARG_START, _ARG_START + 4))
     ]
-    return Memory(size, stack, *areas)
+    return ProcessMemory(size, stack, *areas)
 
 
 def judge(
-    memory: Memory, arguments: bytes | None, environment: bytes | None, stack: "Stack | None", seen: AtExec
+    memory: ProcessMemory, arguments: bytes | None, environment: bytes | None, stack: "Stack | None", seen: AtExec
 ) -> Strings:
     """Return the strings, where they are those of the last exec.
 
@@ -150,7 +150,7 @@ def _decided(start: int, data: bytes | None, wrong: str, seen: Area | None) -> _
     return _Decided(unknown=wrong) if wrong else _Decided(split(data), uncertain=uncertain)
 
 
-def _arguments_wrong(memory: Memory, data: bytes, stack: Stack | None) -> str:
+def _arguments_wrong(memory: ProcessMemory, data: bytes, stack: Stack | None) -> str:
     if data.startswith(HELD_TITLE):
         return HELD
     if memory.arg_start:
@@ -168,7 +168,7 @@ def _arguments_wrong(memory: Memory, data: bytes, stack: Stack | None) -> str:
     return f"it has {data.count(0)} strings, and exec gave it {stack.argc}: it has been written over, as by a title"
 
 
-def _is_loaders(memory: Memory, data: bytes, stack: Stack) -> bool:
+def _is_loaders(memory: ProcessMemory, data: bytes, stack: Stack) -> bool:
     """Return True if the dynamic loader, called by its name, has taken its own arguments away from the program's."""
     places = [pointer - memory.arg_start for pointer in stack.pointers]
     if len(places) != stack.argc or not all(0 < at < len(data) and not data[at - 1] for at in places):
@@ -191,7 +191,7 @@ def split(data: bytes) -> tuple[bytes, ...]:
     return tuple(data.removesuffix(b"\0").split(b"\0")) if data else ()
 
 
-class Reader:
+class ArgumentsReader:
     """The memory of one process, through its opened directory of procfs.
 
     Args:
@@ -247,7 +247,7 @@ class Reader:
         return text if end else None
 
 
-def called_as(auxv: bytes | None, memory: Reader) -> bytes | None:
+def called_as(auxv: bytes | None, memory: ArgumentsReader) -> bytes | None:
     """Return the path by which the process called its program: the text at AT_EXECFN of its auxiliary vector."""
     if not auxv:
         return None

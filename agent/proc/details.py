@@ -75,7 +75,7 @@ def details(
     *,
     offset_ns: int = 0,
     compare: Compare = unseen,
-    where: surroundings.Reader | None = None,
+    where: surroundings.SurroundingsReader | None = None,
 ) -> Details:
     """Read the details of the process that has this pid since `start_ns`; all None where that process is gone.
 
@@ -109,10 +109,12 @@ def details(
         return NOTHING
 
 
-def _read(process: int, fields: list[bytes], compare: Compare, where: surroundings.Reader | None) -> Details:
+def _read(
+    process: int, fields: list[bytes], compare: Compare, where: surroundings.SurroundingsReader | None
+) -> Details:
     at = arguments.memory_of(fields)
     denied: list[str] = []
-    memory = arguments.Reader(process)
+    memory = arguments.ArgumentsReader(process)
     try:
         # Since "exec: Force single empty string when argv is empty" (in v5.18) no process runs without arguments, so an
         # empty file means: no memory, or arguments that are elsewhere now.

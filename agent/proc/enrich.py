@@ -48,7 +48,7 @@ class Enriched:
         self._ask = ask
         self._unasked = ""
         self._offset_ns = boottime_offset_ns(proc)
-        self._where = surroundings.Reader(proc)
+        self._where = surroundings.SurroundingsReader(proc)
         self._inums = {namespace.id: namespace.inum for namespace in snapshot.namespaces}
         self._by_birth: defaultdict[tuple[int, int], list[procfs.ProcRow]] = defaultdict(list)
         for row in procfs.scan(proc):

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from agent import rootname
 from agent.errors import NoSuchRootError, RefusedError
-from agent.model import Completeness, Mode, OutsidePid, PidRef, Snapshot, Terminal
-from agent.model import Task as SnapshotTask
+from agent.model import Completeness, Mode, OutsidePid, PidRef, Snapshot, Task, Terminal
 from agent.proc import host, procfs
 from agent.selection import select
 from agent.table import rules
-from agent.table.objects import EXITED, KERNEL, STOPPED, Namespace, Pid, Task
+from agent.table.objects import EXITED, KERNEL, STOPPED, Pid, PidNamespace, TaskStruct
 from agent.table.pidspace import INITIAL_INUM
 
 _UNVERIFIED = "source procfs: read task by task while they ran, so it may show a state that never was"
@@ -31,10 +30,10 @@ class ProcTable:
     """
 
     def __init__(self, rows: Sequence[procfs.ProcRow]) -> None:
-        self.initial = Namespace(0, INITIAL_INUM, None)
-        self.tasks: dict[int, Task] = {}
+        self.initial = PidNamespace(0, INITIAL_INUM, None)
+        self.tasks: dict[int, TaskStruct] = {}
         self._rows = {row.tid: row for row in rows}
-        self._namespaces: dict[tuple[int, int, int], Namespace] = {}
+        self._namespaces: dict[tuple[int, int, int], PidNamespace] = {}
         for row in rows:
             self._enter_pid(row.tid, row.numbers, self._namespace(row))
         leaders = [row for row in rows if row.tid == row.tgid]
@@ -51,13 +50,13 @@ class ProcTable:
             if parent is not None:
                 rules.link_child(self.tasks[row.tid], parent)
 
-    def _task(self, row: procfs.ProcRow) -> Task:
+    def _task(self, row: procfs.ProcRow) -> TaskStruct:
         flags = KERNEL if row.kernel_thread else 0
         if row.state == "Z":
             flags |= EXITED
         elif row.tgid in self._stopped:
             flags |= STOPPED
-        task = Task(self.initial.numbers[row.numbers[0]], row.start_ns, 0, flags)
+        task = TaskStruct(self.initial.numbers[row.numbers[0]], row.start_ns, 0, flags)
         task.exit_code = row.exit_code or 0
         task.exit_signal = row.exit_signal
         task.comm = row.comm
@@ -74,7 +73,7 @@ class ProcTable:
         known = next((one.identity for one in self._namespaces.values() if one.inum == inum and inum), -1)
         return known, inum
 
-    def _namespace(self, row: procfs.ProcRow) -> Namespace:
+    def _namespace(self, row: procfs.ProcRow) -> PidNamespace:
         """Return a task's namespace: its parent's, where that is on the same level, else one below its parent's."""
         level = len(row.numbers) - 1
         if not level:
@@ -93,14 +92,14 @@ class ProcTable:
             parent = self._named(0, 0, parent)
         return self._named(row.pid_ns or 0, row.tid, parent)
 
-    def _named(self, inum: int, top: int, parent: Namespace) -> Namespace:
+    def _named(self, inum: int, top: int, parent: PidNamespace) -> PidNamespace:
         """Return a namespace by its inode number; where that cannot be read, by its topmost task."""
         key = (inum, 0 if inum else top, id(parent))
         if key not in self._namespaces:
-            self._namespaces[key] = Namespace(len(self._namespaces) + 1, inum, parent)
+            self._namespaces[key] = PidNamespace(len(self._namespaces) + 1, inum, parent)
         return self._namespaces[key]
 
-    def _enter_pid(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
+    def _enter_pid(self, identity: int, numbers: tuple[int, ...], namespace: PidNamespace) -> Pid:
         pid = Pid(identity, numbers, namespace)
         rules.hash_pid(pid)
         return pid
@@ -113,11 +112,11 @@ class ProcTable:
         visible, namespace = self._dead[numbers[0]]
         return self._enter_pid(numbers[0], visible, namespace.ancestor(len(visible) - 1))
 
-    def _deepest(self, rows: Sequence[procfs.ProcRow]) -> dict[int, tuple[tuple[int, ...], Namespace]]:
+    def _deepest(self, rows: Sequence[procfs.ProcRow]) -> dict[int, tuple[tuple[int, ...], PidNamespace]]:
         """Return for each group and session, by its outermost number, all numbers that a member sees, and the
         namespace.
         """
-        found: dict[int, tuple[tuple[int, ...], Namespace]] = {}
+        found: dict[int, tuple[tuple[int, ...], PidNamespace]] = {}
         for row in rows:
             for numbers in (row.pgid_numbers, row.sid_numbers):
                 visible = tuple(number for number in numbers if number) or (0,)
@@ -126,7 +125,7 @@ class ProcTable:
                     found[numbers[0]] = (visible, self._namespace(row))
         return found
 
-    def as_known(self, row: SnapshotTask, numbers: tuple[int, ...]) -> SnapshotTask:
+    def as_known(self, row: Task, numbers: tuple[int, ...]) -> Task:
         """Return a row without the facts that /proc hides: the subreaper flag, and an exit code without permission."""
         hidden = row.exit_code == 0 and any(
             one.exit_code is None
@@ -135,7 +134,7 @@ class ProcTable:
         )
         return row._replace(subreaper=None, exit_code=None if hidden else row.exit_code)
 
-    def terminal(self, task: Task, chosen: select.Selection) -> Terminal | None:
+    def terminal(self, task: TaskStruct, chosen: select.Selection) -> Terminal | None:
         """Return the controlling terminal of a leader; None for a thread, and where there is none."""
         row = self._rows[task.pid.numbers[0]]
         if task.leader is not task or not row.terminal:
@@ -148,7 +147,7 @@ class ProcTable:
             pgrp = OutsidePid((row.foreground,), (0,))  # /proc has only the outermost number of a group without tasks
         return Terminal(host.device_name(row.terminal), pgrp, None)
 
-    def find(self, root: str) -> Task:
+    def find(self, root: str) -> TaskStruct:
         """Return the task of a pid, or the init of ``pidns:INUM``.
 
         Raises:

@@ -37,7 +37,7 @@ _NS_GET_MNTNS_ID, _NS_GET_ID = 0x8008B705, 0x8008B70D
 _ROOT_RIGHTS: Final = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
 
 
-class Reader:
+class SurroundingsReader:
     """The reader of processes' surroundings, compared with those of this process.
 
     Args:

@@ -89,7 +89,7 @@ class Event:
     """A change of the tree.
 
     Attributes:
-        kind: of agent.events.subscription.KINDS; or ``loss``, ``resync``, ``dropped``, ``hidden``, ``end``. A later
+        kind: of agent.events.subscriber.KINDS; or ``loss``, ``resync``, ``dropped``, ``hidden``, ``end``. A later
             daemon may send others.
         order: its number: larger is later, and as in the births of snapshots.
         task: the task that it is about; None for those five.

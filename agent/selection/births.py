@@ -4,7 +4,7 @@
 from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef
 from agent.selection.tags import Namespaces, Refs, Tags
 from agent.table import history
-from agent.table.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK, Pid, Task
+from agent.table.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK, Pid, TaskStruct
 
 _FLAG_NAMES = (
     (CLONE_NEWPID, "CLONE_NEWPID"),
@@ -36,20 +36,20 @@ class Births:
         outsiders: creators that are no tasks of the snapshot: gone, or alive outside the tree.
     """
 
-    def __init__(self, tags: Tags, namespaces: Namespaces, root: Task, inside: dict[Task, int]) -> None:
+    def __init__(self, tags: Tags, namespaces: Namespaces, root: TaskStruct, inside: dict[TaskStruct, int]) -> None:
         self._tags = tags
         self._namespaces = namespaces
         self._inside = inside
         self._level = tags.level
-        self._gone: list[Task] = []
-        self.outsiders: list[Task] = []
+        self._gone: list[TaskStruct] = []
+        self.outsiders: list[TaskStruct] = []
         # Many tasks have the same creator, and were born into the same session and group.
         self._root = root
-        self._creators: dict[Task | None, Creator | None] = {None: None}
+        self._creators: dict[TaskStruct | None, Creator | None] = {None: None}
         self._refs: dict[Pid | None, PidRef | None] = {None: None}
         self._named = Refs(tags, namespaces)
 
-    def of(self, task: Task) -> Birth:
+    def of(self, task: TaskStruct) -> Birth:
         """Return the birth of a task of the snapshot, or of an ancestor."""
         names = flag_names(task.clone_flags)
         order = task.order
@@ -66,7 +66,7 @@ class Births:
             order,
         )
 
-    def _creator(self, creator: Task | None) -> Creator | None:
+    def _creator(self, creator: TaskStruct | None) -> Creator | None:
         if creator is None:
             return None
         tag = self._inside.get(creator)

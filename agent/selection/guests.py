@@ -9,10 +9,10 @@ orphan without an observed birth that leads a session of its own cannot be told 
 
 from collections.abc import Collection
 
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 
 
-def entered(root: Task, reached: Collection[Task]) -> list[Task]:
+def entered(root: TaskStruct, reached: Collection[TaskStruct]) -> list[TaskStruct]:
     """Return the processes of the root's namespace that do not descend from the root: they entered from outside.
 
     Args:
@@ -27,7 +27,7 @@ def entered(root: Task, reached: Collection[Task]) -> list[Task]:
     ]
 
 
-def left_behind(root: Task, reached: Collection[Task]) -> set[Task]:
+def left_behind(root: TaskStruct, reached: Collection[TaskStruct]) -> set[TaskStruct]:
     """Find the leaders among the root's descendants that a process which entered has left there, and their descendants.
 
     Args:
@@ -35,7 +35,7 @@ def left_behind(root: Task, reached: Collection[Task]) -> set[Task]:
         reached: select.members(root): parents come before their children.
     """
     inside = set(reached)
-    found: set[Task] = set()
+    found: set[TaskStruct] = set()
     for task in reached:
         parent = task.leader.parent
         if task.leader is not task or task is root or parent is None:
@@ -51,7 +51,7 @@ def left_behind(root: Task, reached: Collection[Task]) -> set[Task]:
     return found
 
 
-def outside_ids(root: Task, leader: Task) -> bool:
+def outside_ids(root: TaskStruct, leader: TaskStruct) -> bool:
     """Return True if a process, unlike the root, has a group or session without a number in the root's namespace."""
     home = root.pid.namespace
     for pid in (leader.pgid, leader.sid):
@@ -62,7 +62,7 @@ def outside_ids(root: Task, leader: Task) -> bool:
     return False
 
 
-def _is_from_outside(root: Task, task: Task, inside: Collection[Task]) -> bool:
+def _is_from_outside(root: TaskStruct, task: TaskStruct, inside: Collection[TaskStruct]) -> bool:
     child = task
     while child.order >= 0 and (creator := child.creator) is not None:
         if creator.leader is root:

@@ -8,7 +8,7 @@ from agent.model import Mode
 from agent.rootname import RootName
 from agent.selection import guests, select
 from agent.table import rules
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 from agent.table.processtable import ProcessTable
 
 Sees = Callable[[tuple[int, int]], bool]
@@ -18,8 +18,8 @@ _WHO = "root and members of the daemon's group may see every tree"
 
 
 def process(
-    table: ProcessTable, root: RootName, caller: Task | None, seen: Callable[[Task], bool] | None = None
-) -> Task:
+    table: ProcessTable, root: RootName, caller: TaskStruct | None, seen: Callable[[TaskStruct], bool] | None = None
+) -> TaskStruct:
     """Return the process that a name means.
 
     Args:
@@ -57,7 +57,7 @@ def process(
     return task
 
 
-def unlisted(table: ProcessTable, root: Task) -> list[str]:
+def unlisted(table: ProcessTable, root: TaskStruct) -> list[str]:
     """Return a line for each process of a tree that the kernel's task iterator passes over, with all of its threads."""
     leaders = {task.leader for task in table.unlisted if task.pid.task is task}
     return [
@@ -67,7 +67,7 @@ def unlisted(table: ProcessTable, root: Task) -> list[str]:
     ]
 
 
-def refuse_others(root: Task, mode: Mode, members: list[Task], sees: Sees) -> None:
+def refuse_others(root: TaskStruct, mode: Mode, members: list[TaskStruct], sees: Sees) -> None:
     """Refuse a tree with a task that the client may not see. The refusal names no such task and no owner.
 
     Args:

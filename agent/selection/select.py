@@ -22,11 +22,11 @@ from agent.model import (
     CKPT_PID_ROOT,
     Ancestor,
     Mode,
+    Namespace,
     PidObject,
+    Task,
     TaskState,
 )
-from agent.model import Namespace as SnapshotNamespace
-from agent.model import Task as SnapshotTask
 from agent.selection import guests
 from agent.selection.births import Births
 from agent.selection.tags import Namespaces, Refs, Tags
@@ -37,7 +37,7 @@ from agent.table.objects import (
     STOPPED,
     SUBREAPER,
     Pid,
-    Task,
+    TaskStruct,
 )
 
 
@@ -55,19 +55,19 @@ class Selection:
     """
 
     pids: tuple[PidObject, ...]
-    tasks: tuple[SnapshotTask, ...]
-    namespaces: tuple[SnapshotNamespace, ...]
+    tasks: tuple[Task, ...]
+    namespaces: tuple[Namespace, ...]
     ancestors: tuple[Ancestor, ...]
     squashed: tuple[str, ...]
     entered: tuple[str, ...]
     kernel_workers: int
     unknown: tuple[str, ...]
-    outsiders: tuple[Task, ...]
-    inside: dict[Task, int]
+    outsiders: tuple[TaskStruct, ...]
+    inside: dict[TaskStruct, int]
     refs: Refs
 
 
-def resolve_mode(root: Task, mode: str) -> Mode:
+def resolve_mode(root: TaskStruct, mode: str) -> Mode:
     """Return the mode that a request means; `auto`: a container iff the root is a namespace's init but not the host's.
 
     Raises:
@@ -83,16 +83,16 @@ def resolve_mode(root: Task, mode: str) -> Mode:
     return "container"
 
 
-def _comm(task: Task) -> bytes:
+def _comm(task: TaskStruct) -> bytes:
     return task.comm.rstrip(b"\0")
 
 
-def name(task: Task) -> str:
+def name(task: TaskStruct) -> str:
     """Return a task's numbers and comm, for people."""
     return f"{'/'.join(map(str, task.pid.numbers))} ({_comm(task).decode(errors='backslashreplace')})"
 
 
-def members(root: Task) -> list[Task]:
+def members(root: TaskStruct) -> list[TaskStruct]:
     """Return the root and its descendants in tree order; tasks that entered a container from outside are not among
     them.
 
@@ -104,15 +104,15 @@ def members(root: Task) -> list[Task]:
     return list(_walk(root, root.pid.level))
 
 
-def _parent_name(task: Task) -> str:
+def _parent_name(task: TaskStruct) -> str:
     parent = task.leader.parent
     return name(parent) if parent is not None else "unknown"
 
 
-def _walk(root: Task, level: int) -> Iterator[Task]:
+def _walk(root: TaskStruct, level: int) -> Iterator[TaskStruct]:
     """Walk the tree depth first. The stack holds tasks still to visit: threads stand below a leader's descendants."""
 
-    def number(task: Task) -> int:
+    def number(task: TaskStruct) -> int:
         numbers = task.pid.numbers
         return numbers[level] if level < len(numbers) else 0
 
@@ -130,14 +130,14 @@ def _walk(root: Task, level: int) -> Iterator[Task]:
         yield task
 
 
-def _state(task: Task) -> TaskState:
+def _state(task: TaskStruct) -> TaskState:
     flags = task.flags
     if flags & EXITED:
         return TaskState.ZOMBIE if rules.is_zombie(task) else TaskState.DEAD_LEADER
     return TaskState.STOPPED if flags & STOPPED else TaskState.RUNNING
 
 
-def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: int = 1) -> Selection:
+def select(root: TaskStruct, mode: Mode, *, without_entered: bool = False, first_tag: int = 1) -> Selection:
     """Take the tree below a task.
 
     Raises:
@@ -156,7 +156,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
     level = tags.level
     own_tag = tags.own
     ids: list[tuple[int, int, int, int]] = []
-    inside: dict[Task, int] = {}
+    inside: dict[TaskStruct, int] = {}
     last_pgid: Pid | None = None
     last_sid: Pid | None = None
     pgid = sid = 0
@@ -178,7 +178,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
     births = Births(tags, namespaces, root, inside)
     birth_of = births.of
     unknown: list[str] = []
-    rows: list[SnapshotTask] = []
+    rows: list[Task] = []
     root_leader = root.leader
     for task, (own, tgid, pgid, sid) in zip(tasks, ids, strict=True):
         leader = task.leader
@@ -191,7 +191,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
                 unknown.append(f"{name(task)}: its parent is not known")
         flags = task.flags
         rows.append(
-            SnapshotTask(
+            Task(
                 own,
                 ppid,
                 tgid,
@@ -235,7 +235,7 @@ def select(root: Task, mode: Mode, *, without_entered: bool = False, first_tag: 
     )
 
 
-def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[Task]) -> list[object]:
+def signature(root: TaskStruct, mode: Mode, tasks: list[TaskStruct], outsiders: Collection[TaskStruct]) -> list[object]:
     """Return all facts that a selection depends on: while the signature is equal, a new selection would be equal.
 
     Args:
@@ -259,7 +259,7 @@ def signature(root: Task, mode: Mode, tasks: list[Task], outsiders: Collection[T
     return facts
 
 
-def _leaks(tasks: list[Task], tags: Tags) -> Iterator[tuple[Task, str]]:
+def _leaks(tasks: list[TaskStruct], tags: Tags) -> Iterator[tuple[TaskStruct, str]]:
     """Yield a task and a line for each use of a group or session from outside."""
     for task in tasks if tags.outside else ():
         leader = task.leader
@@ -272,7 +272,9 @@ def _leaks(tasks: list[Task], tags: Tags) -> Iterator[tuple[Task, str]]:
                 yield task, f"{name(task)}: its {role} is {numbers}{owner}, outside the container"
 
 
-def _refuse_leaks(root: Task, entered: list[Task], tasks: list[Task], tags: Tags, strays: set[Task]) -> None:
+def _refuse_leaks(
+    root: TaskStruct, entered: list[TaskStruct], tasks: list[TaskStruct], tags: Tags, strays: set[TaskStruct]
+) -> None:
     lines = [f"{name(task)}: entered from outside (parent {_parent_name(task)})" for task in entered]
     leaks = list(_leaks(tasks, tags))
     left = {task: f" ({line.partition(': ')[2]})" for task, line in leaks if task in strays}

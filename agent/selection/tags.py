@@ -8,15 +8,14 @@ the walk meets it.
 
 from collections.abc import Collection
 
-from agent.model import CKPT_PID_ROOT, OutsidePid, PidRef
-from agent.model import Namespace as SnapshotNamespace
-from agent.table.objects import Namespace, Pid, Task
+from agent.model import CKPT_PID_ROOT, Namespace, OutsidePid, PidRef
+from agent.table.objects import Pid, PidNamespace, TaskStruct
 
 
 class Tags:
     """The collected pid objects, in the order in which the walk meets them, and their tags."""
 
-    def __init__(self, root: Task, first_tag: int) -> None:
+    def __init__(self, root: TaskStruct, first_tag: int) -> None:
         self.namespace = root.pid.namespace
         self.level = self.namespace.level
         self.pids: list[Pid] = []
@@ -63,22 +62,22 @@ class Tags:
 class Namespaces:
     """The namespaces of the collected pid objects, numbered from 0, the root's own, parents before children."""
 
-    def __init__(self, root: Namespace, pids: Collection[Pid]) -> None:
+    def __init__(self, root: PidNamespace, pids: Collection[Pid]) -> None:
         self._root = root
-        self._ids: dict[Namespace, int] = {root: 0}
-        self._chains: dict[Namespace, tuple[int, ...]] = {root: (0,)}
-        self.rows = [SnapshotNamespace(0, root.inum, 0, None)]
+        self._ids: dict[PidNamespace, int] = {root: 0}
+        self._chains: dict[PidNamespace, tuple[int, ...]] = {root: (0,)}
+        self.rows = [Namespace(0, root.inum, 0, None)]
         self._by_identity = {root.identity: 0}
         deeper = {pid.namespace for pid in pids if pid.namespace is not root}
         for namespace in sorted(deeper, key=lambda one: (one.level, one.identity)):
             self._add(namespace)
 
-    def _add(self, namespace: Namespace) -> tuple[int, ...]:
+    def _add(self, namespace: PidNamespace) -> tuple[int, ...]:
         chain = self._chains.get(namespace)
         if chain is None:
             above = self._add(namespace.parent or self._root)
             number = len(self.rows)
-            self.rows.append(SnapshotNamespace(number, namespace.inum, namespace.level - self._root.level, above[-1]))
+            self.rows.append(Namespace(number, namespace.inum, namespace.level - self._root.level, above[-1]))
             chain = self._chains[namespace] = (*above, number)
             self._by_identity[namespace.identity] = number
         return chain

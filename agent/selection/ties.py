@@ -15,11 +15,10 @@ that has no members any more, with the numbers it had; an owner that is gone is 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from agent.model import CKPT_PID_NULL, FileOwner, OwnerType, PidRef, Shares, Terminal
-from agent.model import Task as SnapshotTask
+from agent.model import CKPT_PID_NULL, FileOwner, OwnerType, PidRef, Shares, Task, Terminal
 from agent.selection.select import Selection
 from agent.table import wire
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 from agent.table.pidspace import PidSpace
 from agent.table.wire import TIES_OWNED, TIES_SHARED, Tie
 
@@ -33,7 +32,7 @@ _TYPES: dict[int, OwnerType] = {0: "tid", 1: "pid", 2: "pgrp"}  # enum pid_type
 _HELD_BYTES = 8
 _FLAGS = TIES_OWNED | TIES_SHARED  # in the bits that no address has
 
-Found = dict[Task, tuple[bytes, ...]]
+Found = dict[TaskStruct, tuple[bytes, ...]]
 """The rows of each task that has some."""
 
 
@@ -58,10 +57,10 @@ class Ties:
         self._kinds = kinds
         self._pids = pids
         self.fields = tuple(FIELDS[kind] for kind in kinds)
-        self._noted: dict[Task, int] = {}
+        self._noted: dict[TaskStruct, int] = {}
         self._plan: _Plan | None = None
         self._answers: dict[Tie, tuple[_Plan, bytes, Found]] = {}
-        self._last: tuple[_Plan, tuple[Found, Found, Found], tuple[SnapshotTask, ...]] | None = None
+        self._last: tuple[_Plan, tuple[Found, Found, Found], tuple[Task, ...]] | None = None
 
     def forget(self) -> None:
         """Free the caches."""
@@ -69,7 +68,7 @@ class Ties:
         self._answers.clear()
         self._noted.clear()
 
-    def add(self, chosen: Selection, noted: Mapping[Task, int]) -> tuple[SnapshotTask, ...]:
+    def add(self, chosen: Selection, noted: Mapping[TaskStruct, int]) -> tuple[Task, ...]:
         """Return the rows of a selection with their ties: the same tuple as the last time, if no tie has changed.
 
         Args:
@@ -102,7 +101,7 @@ class Ties:
         silent = [task for address, tasks in plan.having.items() if address not in told for task in tasks[1:]]
         return found | self._rows("terminals", plan, silent) if silent else found
 
-    def _rows(self, kind: Tie, plan: "_Plan", wanted: Iterable[Task]) -> Found:
+    def _rows(self, kind: Tie, plan: "_Plan", wanted: Iterable[TaskStruct]) -> Found:
         """Read the rows of these tasks; rows of other tasks of the tree may be among them."""
         processes = dict.fromkeys([task.leader.pid.numbers[0] for task in wanted]) if kind in self._kinds else {}
         found: Found = {}
@@ -125,8 +124,8 @@ class Ties:
             whole = not self._filters
         return found
 
-    def _by_task(self, kind: Tie, plan: "_Plan", data: bytes) -> dict[Task, list[bytes]]:
-        rows: dict[Task, list[bytes]] = {}
+    def _by_task(self, kind: Tie, plan: "_Plan", data: bytes) -> dict[TaskStruct, list[bytes]]:
+        rows: dict[TaskStruct, list[bytes]] = {}
         for tid, start_ns, row in _split(kind, data):
             pid = self._pids.numbers.get(tid)
             task = pid.task if pid is not None else None
@@ -136,7 +135,7 @@ class Ties:
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
-    def _written(self, plan: "_Plan", terminals: Found, owners: Found, sharing: Found) -> tuple[SnapshotTask, ...]:
+    def _written(self, plan: "_Plan", terminals: Found, owners: Found, sharing: Found) -> tuple[Task, ...]:
         chosen = plan.chosen
         if not terminals and not owners and not sharing:
             return chosen.tasks
@@ -156,9 +155,9 @@ class Ties:
         return tuple(rows)
 
     @staticmethod
-    def _unshared(owners: Found, places: Mapping[Task, int]) -> Iterator[tuple[Task, Sequence[bytes]]]:
+    def _unshared(owners: Found, places: Mapping[TaskStruct, int]) -> Iterator[tuple[TaskStruct, Sequence[bytes]]]:
         """Yield the rows of each table of files once for each process, with the first of the threads that share it."""
-        told: set[tuple[Task, int]] = set()
+        told: set[tuple[TaskStruct, int]] = set()
         for task in sorted(owners, key=places.__getitem__):
             table = task.leader, wire.OWNER.unpack_from(owners[task][0])[1]
             if table not in told:
@@ -196,13 +195,13 @@ class _Plan(NamedTuple):
     """
 
     chosen: Selection
-    having: dict[int, list[Task]]
-    owning: list[Task]
-    sharing: list[Task]
+    having: dict[int, list[TaskStruct]]
+    owning: list[TaskStruct]
+    sharing: list[TaskStruct]
 
 
-def _plan(chosen: Selection, noted: Mapping[Task, int]) -> _Plan:
-    having: dict[int, list[Task]] = {}
+def _plan(chosen: Selection, noted: Mapping[TaskStruct, int]) -> _Plan:
+    having: dict[int, list[TaskStruct]] = {}
     owning, sharing = [], []
     for task, word in noted.items():
         if task in chosen.inside:
@@ -215,16 +214,16 @@ def _plan(chosen: Selection, noted: Mapping[Task, int]) -> _Plan:
     return _Plan(chosen, having, owning, sharing)
 
 
-def _shares(rows: Mapping[Task, bytes]) -> Iterator[tuple[Task, Shares]]:
+def _shares(rows: Mapping[TaskStruct, bytes]) -> Iterator[tuple[TaskStruct, Shares]]:
     """Yield the tasks that share objects, with the ids of those.
 
     Args:
         rows: of whole thread groups, in the order of the snapshot's tasks.
     """
-    found: dict[Task, list[int | None]] = {}
+    found: dict[TaskStruct, list[int | None]] = {}
     for kind in range(len(Shares._fields)):
-        users: dict[int, list[Task]] = {}
-        first: dict[Task, int] = {}  # the leader's object; where the leader has exited, that of its first thread
+        users: dict[int, list[TaskStruct]] = {}
+        first: dict[TaskStruct, int] = {}  # the leader's object; where the leader has exited, that of its first thread
         for task, row in rows.items():
             address = wire.SHARING.unpack_from(row)[1 + kind]
             if address:

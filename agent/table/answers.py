@@ -5,12 +5,12 @@ The rules by which a table takes an answer over are in agent.table.handlers and 
 """
 
 from agent.table import departure
-from agent.table.objects import CREATED, EXITED, Task
+from agent.table.objects import CREATED, EXITED, TaskStruct
 from agent.table.processtable import ProcessTable
-from agent.table.wire import TaskState
+from agent.table.wire import TaskRecord
 
 
-def confirms(table: ProcessTable, task: Task, state: TaskState) -> bool:
+def confirms(table: ProcessTable, task: TaskStruct, state: TaskRecord) -> bool:
     """Return True if an answer agrees with every field of a task in the table, so that applying it changes nothing."""
     leader = task.leader
     parent, pgid, sid = leader.parent, leader.pgid, leader.sid
@@ -33,7 +33,7 @@ def confirms(table: ProcessTable, task: Task, state: TaskState) -> bool:
     )
 
 
-def compare(table: ProcessTable, task: Task, state: TaskState) -> None:
+def compare(table: ProcessTable, task: TaskStruct, state: TaskRecord) -> None:
     """Note a change of a task that an answer shows and no event has told; an event that comes later may settle it."""
     leader = task.leader
     if state.flags & EXITED and not task.flags & EXITED:
@@ -49,7 +49,7 @@ def compare(table: ProcessTable, task: Task, state: TaskState) -> None:
             table.surprises[task] = "parent"
 
 
-def may_be_last_of_init(leader: Task | None) -> bool:
+def may_be_last_of_init(leader: TaskStruct | None) -> bool:
     """Return True if an unknown thread may be the last of a namespace's init: all known threads of that have exited.
 
     Args:

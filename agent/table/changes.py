@@ -16,7 +16,7 @@ compares with a full look. This module has the rules that touch more than one ta
 from collections.abc import Iterable
 
 from agent.table import rules
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 
 
 class Changes:
@@ -28,40 +28,40 @@ class Changes:
     """
 
     def __init__(self) -> None:
-        self.tasks: set[Task] = set()
+        self.tasks: set[TaskStruct] = set()
         self.add = self.tasks.add
-        self._aside: set[Task] = set()
+        self._aside: set[TaskStruct] = set()
 
     def set_aside(self) -> None:
         """Begin anew, for a reader that looks after each record; other readers get all touched tasks by `gather`."""
         self._aside |= self.tasks
         self.tasks.clear()
 
-    def gather(self) -> set[Task]:
+    def gather(self) -> set[TaskStruct]:
         """Return all tasks touched since this set was emptied last, also those that were set aside."""
         if self._aside:
             self.tasks |= self._aside
             self._aside.clear()
         return self.tasks
 
-    def group(self, leader: Task) -> None:
+    def group(self, leader: TaskStruct) -> None:
         """Touch all tasks of a group."""
         self.add(leader)
         if leader.threads:
             self.tasks.update(leader.threads)
 
-    def address(self, task: Task) -> None:
+    def address(self, task: TaskStruct) -> None:
         """Touch the children of a task, whose address changes."""
         for child in task.children():
             self.group(child)
 
-    def adopt(self, parent: Task, leader: Task) -> None:
+    def adopt(self, parent: TaskStruct, leader: TaskStruct) -> None:
         """Call rules.link_child() and touch the tasks it changes."""
         rules.link_child(leader, parent)
         self.add(parent)
         self.group(leader)
 
-    def exit(self, task: Task) -> Task | None:
+    def exit(self, task: TaskStruct) -> TaskStruct | None:
         """Call rules.exit_task() of a task with children, and touch the tasks it changes."""
         children = tuple(task.children())
         reaper = rules.exit_task(task)
@@ -69,7 +69,7 @@ class Changes:
         self._moved(children)
         return reaper
 
-    def release(self, task: Task) -> None:
+    def release(self, task: TaskStruct) -> None:
         """Call rules.release_task() and touch the tasks it changes."""
         leader = task.leader
         self.add(leader)
@@ -85,7 +85,7 @@ class Changes:
         self.tasks.update(group)
         self._moved(left)
 
-    def de_thread(self, thread: Task) -> None:
+    def de_thread(self, thread: TaskStruct) -> None:
         """Call rules.de_thread() and touch the tasks it changes."""
         group = tuple(thread.group())
         left = [child for each in group for child in each.children()]
@@ -93,7 +93,7 @@ class Changes:
         self.tasks.update(group)
         self._moved(left)
 
-    def _moved(self, children: Iterable[Task]) -> None:
+    def _moved(self, children: Iterable[TaskStruct]) -> None:
         """Touch children that may have another parent now, and that parent; the former one is touched already."""
         for child in children:
             self.group(child)

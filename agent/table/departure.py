@@ -14,10 +14,10 @@ Sources: kernel/exit.c, kernel/pid_namespace.c, kernel/signal.c of Linux 6.18.
 """
 
 from agent.table import rules
-from agent.table.objects import AUTOREAP, EXITED, PTRACED, Task
+from agent.table.objects import AUTOREAP, EXITED, PTRACED, TaskStruct
 
 
-def dies_unwaited(task: Task) -> bool:
+def dies_unwaited(task: TaskStruct) -> bool:
     """Return True for a thread that the kernel releases at its exit with no wait call: no leader, and not traced.
 
     The last thread of a namespace's init may wait in zap_pid_ns_processes(): it is gone only when a record or an answer
@@ -26,7 +26,7 @@ def dies_unwaited(task: Task) -> bool:
     return task.leader is not task and not task.flags & PTRACED and not is_last_of_init(task)
 
 
-def lingers(task: Task) -> bool:
+def lingers(task: TaskStruct) -> bool:
     """Return True if a task has exited as the last of a namespace's init, and may wait in zap_pid_ns_processes().
 
     It waits until the numbers of the namespace's other tasks are free. A thread is then released without an event. A
@@ -38,13 +38,13 @@ def lingers(task: Task) -> bool:
     )
 
 
-def is_last_of_init(task: Task) -> bool:
+def is_last_of_init(task: TaskStruct) -> bool:
     """Return True if a namespace dies with this thread, whose exit has begun."""
     pid = task.leader.pid
     return pid.level > 0 and pid.numbers[-1] == 1 and all(each is task or each.flags & EXITED for each in task.group())
 
 
-def may_vanish(task: Task) -> bool:
+def may_vanish(task: TaskStruct) -> bool:
     """Return True if a task that has exited may be released with no wait call and no event.
 
     do_notify_parent() releases at once a child whose parent ignores SIGCHLD. zap_pid_ns_processes() reaps the tasks of
@@ -62,7 +62,7 @@ def may_vanish(task: Task) -> bool:
     return dying or bool(task.flags & AUTOREAP)
 
 
-def is_immune(leader: Task) -> bool:
+def is_immune(leader: TaskStruct) -> bool:
     """Return True for a namespace's init, which gets no signal that it has no handler for.
 
     SIGKILL and SIGSTOP arrive all the same where a process above that namespace sends them with kill(). The signals

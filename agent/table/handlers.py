@@ -24,11 +24,11 @@ from agent.table.objects import (
     EXITING,
     PTRACED,
     SUBREAPER,
-    Task,
+    TaskStruct,
 )
 from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
-from agent.table.wire import Kind, TaskState
+from agent.table.wire import Kind, TaskRecord
 
 _IDLES_CHILDREN = (1, 2)  # init and kthreadd, in every kernel
 _SHAPING = CLONE_NEWPID | CLONE_PARENT | CLONE_THREAD | CLONE_VFORK
@@ -76,7 +76,7 @@ class Handlers:
         self._leaderless = table.leaderless
         self._creatorless = table.creatorless
         self._unanswered = table.unanswered
-        self._contracting: Task | None = None
+        self._contracting: TaskStruct | None = None
         self.by_kind = {
             Kind.FORK: self.fork,
             Kind.EXEC: self.exec,
@@ -137,7 +137,7 @@ class Handlers:
             task = entered
         else:
             pid = self._pids.own(data, at, tid, identity)
-            task = Task(pid, start_ns, address, flags)
+            task = TaskStruct(pid, start_ns, address, flags)
             if creator is not None:
                 task.ids = creator.ids
                 task.comm = creator.comm
@@ -181,7 +181,7 @@ class Handlers:
         elif creator is not None and creator.creator is not None and history.is_gone(creator.creator):
             self._contract(creator)
 
-    def _contract(self, creator: Task) -> None:
+    def _contract(self, creator: TaskStruct) -> None:
         """Contract the chain above a creator by some links, and a chain whose walk has not come to its end."""
         changed, rest = history.contract(creator, history.LINKS_AT_ONCE)
         self._changes.tasks.update(changed)
@@ -191,7 +191,7 @@ class Handlers:
         else:
             self._contracting = rest
 
-    def _doubt(self, creator: Task | None) -> None:
+    def _doubt(self, creator: TaskStruct | None) -> None:
         """Doubt a creator whose child was born into another group or session than the creator's known one."""
         if creator is not None:
             self._doubts[creator.leader] = None
@@ -333,7 +333,7 @@ class Handlers:
 
     def state(self, data: Data, at: int) -> None:
         """Apply RECORD_STATE: an answer with a task's state, which may differ from the events so far."""
-        state = TaskState(*_TASK(data, at))
+        state = TaskRecord(*_TASK(data, at))
         self._unanswered.pop((state.task, state.start_ns), None)
         if not state.parent_tid and state.tid in _IDLES_CHILDREN:
             self._table.idle = state.parent

@@ -25,12 +25,12 @@ stopped. Records alone decide how far the walk comes: the same records leave the
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from agent.table.objects import Deed, DeedName, Pid, Task
+from agent.table.objects import Deed, DeedName, Pid, TaskStruct
 
 LINKS_AT_ONCE: Final = 16
 
 
-def remember(task: Task, what: DeedName, order: int, value: Pid | int | None) -> None:
+def remember(task: TaskStruct, what: DeedName, order: int, value: Pid | int | None) -> None:
     """Note a deed; of each kind only the last one is kept."""
     deeds = task.deeds
     deed: Deed = (what, order, value)
@@ -40,12 +40,12 @@ def remember(task: Task, what: DeedName, order: int, value: Pid | int | None) ->
         task.deeds = (*(other for other in deeds if other[0] != what), deed)
 
 
-def is_gone(task: Task) -> bool:
+def is_gone(task: TaskStruct) -> bool:
     """Return True if a task has been released, so that only births refer to it."""
     return task.pid.task is not task
 
 
-def last_sid(task: Task) -> Pid | None:
+def last_sid(task: TaskStruct) -> Pid | None:
     """Return the last session of a task that is gone, as far as that can still matter."""
     for what, _, value in task.deeds or ():
         if what == "setsid" and isinstance(value, Pid) and value.users:
@@ -53,14 +53,14 @@ def last_sid(task: Task) -> Pid | None:
     return task.birth_sid
 
 
-def _is_idle(ancestor: Task, above: Task, child: Task) -> bool:
+def _is_idle(ancestor: TaskStruct, above: TaskStruct, child: TaskStruct) -> bool:
     if ancestor.pid.users or ancestor.order < 0:
         return False
     session = child.birth_sid
     return session is None or not session.users or last_sid(above) is session
 
 
-def contract(task: Task, most: int) -> tuple[list[Task], Task | None]:
+def contract(task: TaskStruct, most: int) -> tuple[list[TaskStruct], TaskStruct | None]:
     """Cut idle ancestors out of the chain above a task, up to its first living ancestor.
 
     Args:
@@ -70,7 +70,7 @@ def contract(task: Task, most: int) -> tuple[list[Task], Task | None]:
     Returns:
         The tasks that were changed, and the task from which to go on; None: the walk has come to its end.
     """
-    changed: list[Task] = []
+    changed: list[TaskStruct] = []
     for _ in range(most):
         creator = task.creator
         if creator is None or not is_gone(creator):
@@ -86,7 +86,7 @@ def contract(task: Task, most: int) -> tuple[list[Task], Task | None]:
     return changed, task
 
 
-def reunite(tasks: Iterable[Task], living: Callable[[Pid], Pid]) -> None:
+def reunite(tasks: Iterable[TaskStruct], living: Callable[[Pid], Pid]) -> None:
     """Make births and deeds name the pid objects that live.
 
     A pid object that seemed free, because some of its users were not known yet, has been entered anew with those users.
@@ -95,9 +95,9 @@ def reunite(tasks: Iterable[Task], living: Callable[[Pid], Pid]) -> None:
         tasks: all living tasks; ancestors that are gone are found from there.
         living: gives the living pid object with the identity of another, which may be that one.
     """
-    seen: set[Task] = set()
+    seen: set[TaskStruct] = set()
     for start in tasks:
-        task: Task | None = start
+        task: TaskStruct | None = start
         while task is not None and task not in seen:
             seen.add(task)
             if task.birth_sid is not None:

@@ -15,11 +15,11 @@ from agent.table.objects import (
     SUBREAPER,
     UNDER_SUBREAPER,
     Pid,
-    Task,
+    TaskStruct,
 )
 from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
-from agent.table.wire import Kind, TaskState
+from agent.table.wire import Kind, TaskRecord
 
 _OF_GROUP = SUBREAPER | UNDER_SUBREAPER
 # A hook may read a task before its exit and number the record after it, so no record clears the flags of an exit.
@@ -47,13 +47,13 @@ class Merge:
         self._leaderless = table.leaderless
         self._creatorless = table.creatorless
 
-    def state(self, data: Data, at: int) -> Task | None:
+    def state(self, data: Data, at: int) -> TaskStruct | None:
         """Make the table agree with a record_task; a task that the table lacks is entered, with an assumed birth.
 
         Returns:
             None for a thread whose leader is not in the table: it is entered once that is.
         """
-        state = TaskState(*_TASK(data, at))
+        state = TaskRecord(*_TASK(data, at))
         if not state.pid:
             return None  # past release_task(): it has no pid objects any more
         pid = self._numbers.get(state.tid)
@@ -97,7 +97,7 @@ class Merge:
             self.gather(task)
         return task
 
-    def follow_group(self, leader: Task, pgid: int, sid: int, data: Data, at: int) -> None:
+    def follow_group(self, leader: TaskStruct, pgid: int, sid: int, data: Data, at: int) -> None:
         """Put a process into the group and session that a record_task names by identity."""
         moved_from = self._moved.pop(leader, 0) if self._moved else 0
         if leader.pgid is None or leader.pgid.identity != pgid:
@@ -112,7 +112,7 @@ class Merge:
             rules.change_sid(leader, session)
             self._changes.group(leader)
 
-    def found(self, pid: Pid, member: Task, *, session: bool = False) -> None:
+    def found(self, pid: Pid, member: TaskStruct, *, session: bool = False) -> None:
         """Move the founder into a group or session that has a member: only the process of that pid can have founded it.
 
         A session's leader stays in it to the end. A group's leader may have left it since, so the kernel is asked.
@@ -139,7 +139,7 @@ class Merge:
             rules.change_pgid(founder, pid)
         self._changes.group(founder)
 
-    def _follow_parent(self, leader: Task, state: TaskState) -> None:
+    def _follow_parent(self, leader: TaskStruct, state: TaskRecord) -> None:
         parent = leader.parent
         if parent is not None and parent.address == state.parent:
             return
@@ -160,10 +160,10 @@ class Merge:
             rules.unlink_child(leader)
             self._changes.adopt(known, leader)
 
-    def _enter(self, state: TaskState, data: Data, at: int) -> Task | None:
+    def _enter(self, state: TaskRecord, data: Data, at: int) -> TaskStruct | None:
         # first, for it may end the task that had the number before
         pid = self._pids.own(data, at, state.tid, state.pid)
-        leader: Task | None = None
+        leader: TaskStruct | None = None
         if state.tgid != state.pid:
             leader = self._pids.task(data, at, 1)
             if leader is None:
@@ -173,7 +173,7 @@ class Merge:
                 self._unknown.add(state.leader)
                 return None
         self._table.counts.assumed += 1
-        task = Task(pid, state.start_ns, state.task, state.flags & ~_NOT_FROM_RECORDS)
+        task = TaskStruct(pid, state.start_ns, state.task, state.flags & ~_NOT_FROM_RECORDS)
         if leader is not None:
             rules.add_thread(task, leader)
         else:
@@ -186,7 +186,7 @@ class Merge:
             task.exit_code = state.exit_code
         return task
 
-    def parent(self, task: Task, tid: int, address: int) -> Task | None:
+    def parent(self, task: TaskStruct, tid: int, address: int) -> TaskStruct | None:
         """Return the parent that a record names; about one that the table lacks the kernel is asked, and the task
         waits.
         """
@@ -206,7 +206,7 @@ class Merge:
             self._unknown.add(address)
         return None
 
-    def gather(self, task: Task) -> None:
+    def gather(self, task: TaskStruct) -> None:
         """Complete the tasks that have waited for this one to be entered."""
         for child in self._orphans.pop(task.address, ()):
             if child.pid.task is child and child.parent is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live objects: pid namespaces, pid objects, tasks. Data only; agent.table.rules changes them.
 
-They mirror the kernel's: `Namespace` is ``struct pid_namespace``, `Pid` is ``struct pid``, `Task` is ``struct
+They mirror the kernel's: `PidNamespace` is ``struct pid_namespace``, `Pid` is ``struct pid``, `TaskStruct` is ``struct
 task_struct``. The fields that the kernel keeps once for a thread group, in ``signal_struct``, stand in the leader's
-Task, which stays as long as its group does.
+object, which stays as long as its group does. A snapshot's tasks and namespaces are agent.model's.
 
 A host has as many of them as it has tasks, so they are small: slots, links between siblings instead of containers, no
 field that can be derived.
@@ -33,7 +33,7 @@ CLONE_THREAD = 0x00010000
 CLONE_NEWPID = 0x20000000
 
 
-class Namespace:
+class PidNamespace:
     """A pid namespace.
 
     Attributes:
@@ -47,15 +47,15 @@ class Namespace:
 
     __slots__ = ("identity", "inum", "level", "numbers", "parent", "reaper")
 
-    def __init__(self, identity: int, inum: int, parent: Optional["Namespace"]) -> None:
+    def __init__(self, identity: int, inum: int, parent: Optional["PidNamespace"]) -> None:
         self.identity = identity
         self.inum = inum
         self.parent = parent
         self.level: int = parent.level + 1 if parent else 0
         self.numbers: dict[int, Pid] = {}
-        self.reaper: Task | None = None
+        self.reaper: TaskStruct | None = None
 
-    def ancestor(self, level: int) -> "Namespace":
+    def ancestor(self, level: int) -> "PidNamespace":
         """Return the namespace at a level at or above this one."""
         namespace = self
         while namespace.level > level and namespace.parent is not None:
@@ -77,11 +77,11 @@ class Pid:
 
     __slots__ = ("identity", "namespace", "numbers", "task", "users")
 
-    def __init__(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> None:
+    def __init__(self, identity: int, numbers: tuple[int, ...], namespace: PidNamespace) -> None:
         self.identity = identity
         self.numbers = numbers
         self.namespace = namespace
-        self.task: Task | None = None
+        self.task: TaskStruct | None = None
         self.users = 0
 
     @property
@@ -89,7 +89,7 @@ class Pid:
         """Depth of the innermost namespace."""
         return len(self.numbers) - 1
 
-    def number_in(self, namespace: Namespace) -> int:
+    def number_in(self, namespace: PidNamespace) -> int:
         """Return its number in a namespace, 0 where it has none there, as pid_nr_ns() does."""
         if self.namespace is namespace:
             return self.numbers[-1]
@@ -107,7 +107,7 @@ Deed = tuple[DeedName, int, Pid | int | None]
 Strings = tuple[bytes | None, bytes | None]
 
 
-class Task:
+class TaskStruct:
     """A thread, leader or not, alive or dead; or an ancestor that is gone, kept by the births that run through it.
 
     Attributes:
@@ -174,14 +174,14 @@ class Task:
         self.ids = (0, 0)
         self.comm = b""
         self.child_namespace: tuple[int, int] | None = None
-        self.first_child: Task | None = None
-        self.next: Task | None = None
-        self.previous: Task | None = None
-        self.parent: Task | None = None
+        self.first_child: TaskStruct | None = None
+        self.next: TaskStruct | None = None
+        self.previous: TaskStruct | None = None
+        self.parent: TaskStruct | None = None
         self.pgid: Pid | None = None
         self.sid: Pid | None = None
-        self.threads: dict[Task, None] | None = None
-        self.creator: Task | None = None
+        self.threads: dict[TaskStruct, None] | None = None
+        self.creator: TaskStruct | None = None
         self.birth_sid: Pid | None = None
         self.birth_pgid: Pid | None = None
         self.clone_flags = 0
@@ -192,14 +192,14 @@ class Task:
     def __repr__(self) -> str:
         return f"<Task {'/'.join(map(str, self.pid.numbers))} start={self.start_ns} flags={self.flags:#x}>"
 
-    def group(self) -> Iterator["Task"]:
+    def group(self) -> Iterator["TaskStruct"]:
         """Yield the leader, then the group's other threads in order of birth, as for_each_thread() does."""
         leader = self.leader
         yield leader
         if leader.threads:
             yield from leader.threads
 
-    def children(self) -> Iterator["Task"]:
+    def children(self) -> Iterator["TaskStruct"]:
         """Yield the leaders whose real_parent is this thread, newest first; the list may change meanwhile."""
         child = self.first_child
         while child is not None:
@@ -208,5 +208,5 @@ class Task:
             child = following
 
 
-NOBODY = Task(Pid(0, (0,), Namespace(0, 0, None)), 0, 0, EXITED)
+NOBODY = TaskStruct(Pid(0, (0,), PidNamespace(0, 0, None)), 0, 0, EXITED)
 """The leader of every task that is gone: no parent, no group, no children."""

@@ -9,7 +9,7 @@ even if no record told so; the space then calls its owner to end them.
 from collections.abc import Callable
 
 from agent.table import rules, wire
-from agent.table.objects import Namespace, Pid, Task
+from agent.table.objects import Pid, PidNamespace, TaskStruct
 
 INITIAL_INUM = 0xEFFFFFFC  # PROC_PID_INIT_INO
 
@@ -31,9 +31,9 @@ class PidSpace:
     """
 
     def __init__(self, bury: Callable[[Pid], None]) -> None:
-        self.initial = Namespace(0, INITIAL_INUM, None)
+        self.initial = PidNamespace(0, INITIAL_INUM, None)
         self.numbers = self.initial.numbers
-        self.namespaces: dict[int, Namespace] = {}
+        self.namespaces: dict[int, PidNamespace] = {}
         self._bury = bury
 
     def own(self, data: Data, at: int, tid: int, identity: int) -> Pid:
@@ -63,7 +63,7 @@ class PidSpace:
             return Pid(identity, (0,), self.initial)
         return self.enter(identity, state)
 
-    def task(self, data: Data, at: int, role: int) -> Task | None:
+    def task(self, data: Data, at: int, role: int) -> TaskStruct | None:
         """Return the task whose own pid object is in a role of a record_task, if the table has it; enter nothing."""
         identities = _IDENTITIES.unpack_from(data, at)
         state = wire.pid_state(data, at, identities.index(identities[role]))
@@ -91,7 +91,7 @@ class PidSpace:
         namespace = self.initial
         for inum, ns_id in zip(state.inums[1:], state.ns_ids[1:], strict=True):
             inner = self.namespaces.get(ns_id)
-            namespace = inner if inner and inner.parent is namespace else Namespace(ns_id, inum, namespace)
+            namespace = inner if inner and inner.parent is namespace else PidNamespace(ns_id, inum, namespace)
         return Pid(identity, state.numbers, namespace)
 
     def living_one(self, pid: Pid) -> Pid:
@@ -99,8 +99,8 @@ class PidSpace:
         known = self.numbers.get(pid.numbers[0])
         return known if known is not None and known.identity == pid.identity else pid
 
-    def _enter(self, identity: int, numbers: tuple[int, ...], namespace: Namespace) -> Pid:
-        at: Namespace | None = namespace
+    def _enter(self, identity: int, numbers: tuple[int, ...], namespace: PidNamespace) -> Pid:
+        at: PidNamespace | None = namespace
         for number in reversed(numbers):
             if at is None:
                 break
@@ -114,7 +114,7 @@ class PidSpace:
         rules.hash_pid(pid)
         return pid
 
-    def _namespace(self, identity: int, inum: int, parent: Namespace) -> Namespace:
+    def _namespace(self, identity: int, inum: int, parent: PidNamespace) -> PidNamespace:
         """Return the namespace of an identity below a parent; a new one is entered.
 
         Where the kernel has no ns_id, the identity is the start time of its init, which two namespaces may share: one
@@ -124,9 +124,9 @@ class PidSpace:
         known = self.namespaces.get(identity)
         if known is not None and known.parent is parent:
             return known
-        namespace = self.namespaces[identity] = Namespace(identity, inum, parent)
+        namespace = self.namespaces[identity] = PidNamespace(identity, inum, parent)
         return namespace
 
-    def living(self) -> list[Namespace]:
+    def living(self) -> list[PidNamespace]:
         """Return the namespaces that hold a pid object, the initial one first."""
         return [self.initial, *(namespace for namespace in self.namespaces.values() if namespace.numbers)]

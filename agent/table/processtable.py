@@ -27,7 +27,7 @@ from typing import Final
 from agent.table import departure, history, rules
 from agent.table.changes import Changes
 from agent.table.counters import Counts, Surprise
-from agent.table.objects import AUTOREAP, EXITED, EXITING, Namespace, Pid, Task
+from agent.table.objects import AUTOREAP, EXITED, EXITING, Pid, PidNamespace, TaskStruct
 from agent.table.pidspace import PidSpace
 
 _MAX_SHARED = 4096  # distinct comms, and distinct ids, remembered so that tasks can share them
@@ -61,19 +61,19 @@ class ProcessTable:
 
     def __init__(self) -> None:
         self.pids: Final = PidSpace(self._bury)
-        self.doubts: Final[dict[Task, None]] = {}
-        self.lingering: Final[dict[Namespace, dict[Task, None]]] = {}
+        self.doubts: Final[dict[TaskStruct, None]] = {}
+        self.lingering: Final[dict[PidNamespace, dict[TaskStruct, None]]] = {}
         self.unknown: Final[set[int]] = set()
-        self.surprises: Final[dict[Task, Surprise]] = {}
-        self.moved: Final[dict[Task, int]] = {}
+        self.surprises: Final[dict[TaskStruct, Surprise]] = {}
+        self.moved: Final[dict[TaskStruct, int]] = {}
         self.astray = False
-        self.unlisted: set[Task] = set()
-        self.noted: dict[Task, int] = {}
+        self.unlisted: set[TaskStruct] = set()
+        self.noted: dict[TaskStruct, int] = {}
         self.counts = Counts()
-        self.orphans: Final[dict[int, dict[Task, None]]] = {}
+        self.orphans: Final[dict[int, dict[TaskStruct, None]]] = {}
         self.leaderless: Final[dict[int, set[int]]] = {}
-        self.creatorless: Final[dict[int, dict[Task, None]]] = {}
-        self.unanswered: Final[dict[tuple[int, int], Task]] = {}
+        self.creatorless: Final[dict[int, dict[TaskStruct, None]]] = {}
+        self.unanswered: Final[dict[tuple[int, int], TaskStruct]] = {}
         self.idle = 0
         self.changes: Final = Changes()
         self._comms: dict[bytes, bytes] = {}
@@ -83,18 +83,18 @@ class ProcessTable:
 
     # ---- looking up and asking -------------------------------------------------------------------------------------
 
-    def task(self, tid: int) -> Task | None:
+    def task(self, tid: int) -> TaskStruct | None:
         """Return the task of a number in the initial namespace; None also for a number that only a group or session
         holds.
         """
         pid = self._numbers.get(tid)
         return pid.task if pid is not None else None
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[TaskStruct]:
         """Return all tasks, in no particular order."""
         return [pid.task for pid in self._numbers.values() if pid.task is not None]
 
-    def question(self, task: Task) -> tuple[int, int]:
+    def question(self, task: TaskStruct) -> tuple[int, int]:
         """Return the question about a task, (address, start_ns), noted as put. The answer comes back as a record."""
         question = task.address, task.start_ns
         self.unanswered[question] = task
@@ -133,19 +133,19 @@ class ProcessTable:
 
     # ---- values that tasks share -----------------------------------------------------------------------------------
 
-    def set_ids(self, task: Task, ids: tuple[int, int]) -> None:
+    def set_ids(self, task: TaskStruct, ids: tuple[int, int]) -> None:
         """Give a task its ids, in an object that all tasks with these ids share."""
         if len(self._ids) > _MAX_SHARED:
             self._ids.clear()
         task.ids = self._ids.setdefault(ids, ids)
 
-    def set_comm(self, task: Task, comm: bytes) -> None:
+    def set_comm(self, task: TaskStruct, comm: bytes) -> None:
         """Give a task its name, in an object that all tasks of this name share."""
         if len(self._comms) > _MAX_SHARED:
             self._comms.clear()
         task.comm = self._comms.setdefault(comm, comm)
 
-    def call(self, task: Task, ids: tuple[int, int], comm: bytes) -> None:
+    def call(self, task: TaskStruct, ids: tuple[int, int], comm: bytes) -> None:
         """Take over ids and name from a record of another kind."""
         if task.ids != ids or task.comm != comm:
             self.set_ids(task, ids)
@@ -154,7 +154,7 @@ class ProcessTable:
 
     # ---- consequences of an end ------------------------------------------------------------------------------------
 
-    def exit(self, task: Task) -> None:
+    def exit(self, task: TaskStruct) -> None:
         """Apply an exit: the children get a new parent, and a thread that needs no wait is released."""
         leader = task.leader
         if task.first_child is None:
@@ -193,7 +193,7 @@ class ProcessTable:
                         self.lingering[space] = here
                 space = space.parent
 
-    def _doubt_last_of_init(self, leader: Task) -> None:
+    def _doubt_last_of_init(self, leader: TaskStruct) -> None:
         """Doubt the only living thread of an init if it is within its exit: it may wait there for good, untold.
 
         The search ends with the second living thread, so that the exits of an init's many threads do not each visit
@@ -205,14 +205,14 @@ class ProcessTable:
         if len(living) == 1 and living[0].flags & EXITING:
             self.doubts[living[0]] = None
 
-    def _reap_unwaited(self, leader: Task) -> None:
+    def _reap_unwaited(self, leader: TaskStruct) -> None:
         """Doubt a group that is over and whose parent ignores SIGCHLD: the kernel mostly releases it at once."""
         if leader.flags & AUTOREAP and leader.flags & EXITED and rules.is_alone(leader):
             # Its parent may exit before exit_notify() looks, and the next parent may want the zombie; or an init's own
             # namespace keeps it. So the kernel is asked.
             self.doubts[leader] = None
 
-    def end(self, task: Task, exit_code: int) -> None:
+    def end(self, task: TaskStruct, exit_code: int) -> None:
         """Release a task for good, with or without an exit record."""
         self.surprises.pop(task, None)
         if self.moved:

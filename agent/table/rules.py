@@ -32,9 +32,9 @@ from agent.table.objects import (
     NOBODY,
     SUBREAPER,
     UNDER_SUBREAPER,
-    Namespace,
     Pid,
-    Task,
+    PidNamespace,
+    TaskStruct,
 )
 
 SIGCHLD = 17
@@ -45,7 +45,7 @@ SIGCHLD = 17
 
 def hash_pid(pid: Pid) -> None:
     """Take the numbers of a pid object at every level, as alloc_pid() does."""
-    namespace: Namespace | None = pid.namespace
+    namespace: PidNamespace | None = pid.namespace
     for number in reversed(pid.numbers):
         if namespace is None:
             return
@@ -63,7 +63,7 @@ def detach_pid(pid: Pid) -> None:
     pid.users -= 1
     if pid.users > 0:
         return
-    namespace: Namespace | None = pid.namespace
+    namespace: PidNamespace | None = pid.namespace
     for number in reversed(pid.numbers):
         if namespace is None:
             return
@@ -75,25 +75,25 @@ def detach_pid(pid: Pid) -> None:
 # ---- sessions and groups: kernel/sys.c -----------------------------------------------------------------------------
 
 
-def leads_session(leader: Task) -> bool:
+def leads_session(leader: TaskStruct) -> bool:
     """Return True if a process has called setsid(), or is an init that has: signal->leader."""
     return leader.sid is leader.pid
 
 
-def may_setsid(leader: Task) -> bool:
+def may_setsid(leader: TaskStruct) -> bool:
     """Return False for a session leader, and while any process has the caller's pid as its group: EPERM of
     ksys_setsid().
     """
     return not leads_session(leader) and leader.pid.users == 1
 
 
-def setsid(leader: Task) -> None:
+def setsid(leader: TaskStruct) -> None:
     """Make a process the leader of a new session and of a new group, both under its own pid, as ksys_setsid() does."""
     change_sid(leader, leader.pid)
     change_pgid(leader, leader.pid)
 
 
-def may_setpgid(caller: Task, leader: Task, member: Task | None) -> bool:
+def may_setpgid(caller: TaskStruct, leader: TaskStruct, member: TaskStruct | None) -> bool:
     """Return True if setpgid() permits a move: of the caller or its child, no session leader, within the session.
 
     Args:
@@ -110,19 +110,19 @@ def may_setpgid(caller: Task, leader: Task, member: Task | None) -> bool:
 # ---- the tree: kernel/fork.c, kernel/exit.c ------------------------------------------------------------------------
 
 
-def lineage(task: Task | None) -> Iterator[Task]:
+def lineage(task: TaskStruct | None) -> Iterator[TaskStruct]:
     """Yield the groups above a thread, by their leaders, its own first."""
     while task is not None:
         yield task.leader
         task = task.leader.parent
 
 
-def descends_from(task: Task | None, leader: Task) -> bool:
+def descends_from(task: TaskStruct | None, leader: TaskStruct) -> bool:
     """Return True if a thread belongs to a leader's group, or to a group below it."""
     return any(each is leader for each in lineage(task))
 
 
-def put_child(leader: Task, parent: Task) -> None:
+def put_child(leader: TaskStruct, parent: TaskStruct) -> None:
     """Put a group first on the list of a parent's children. The parent must not stand below the group."""
     first = parent.first_child
     leader.parent = parent
@@ -133,11 +133,11 @@ def put_child(leader: Task, parent: Task) -> None:
     parent.first_child = leader
 
 
-def _has_below(leader: Task) -> bool:
+def _has_below(leader: TaskStruct) -> bool:
     return leader.first_child is not None or bool(leader.threads)
 
 
-def link_child(leader: Task, parent: Task | None) -> None:
+def link_child(leader: TaskStruct, parent: TaskStruct | None) -> None:
     """Make a group the child of a thread; None: the parent is not known.
 
     After loss a record may name a parent that the table still has below this group. No tree has a circle, so the parent
@@ -150,7 +150,7 @@ def link_child(leader: Task, parent: Task | None) -> None:
         put_child(leader, parent)
 
 
-def unlink_child(leader: Task) -> None:
+def unlink_child(leader: TaskStruct) -> None:
     """Take a group off its parent's list."""
     parent = leader.parent
     if parent is None:
@@ -164,7 +164,7 @@ def unlink_child(leader: Task) -> None:
     leader.parent = leader.next = leader.previous = None
 
 
-def change_pgid(leader: Task, pgid: Pid) -> None:
+def change_pgid(leader: TaskStruct, pgid: Pid) -> None:
     """Give a process another group: change_pid(PIDTYPE_PGID)."""
     attach_pid(pgid)
     if leader.pgid is not None:
@@ -172,7 +172,7 @@ def change_pgid(leader: Task, pgid: Pid) -> None:
     leader.pgid = pgid
 
 
-def change_sid(leader: Task, sid: Pid) -> None:
+def change_sid(leader: TaskStruct, sid: Pid) -> None:
     """Give a process another session: change_pid(PIDTYPE_SID)."""
     attach_pid(sid)
     if leader.sid is not None:
@@ -180,7 +180,7 @@ def change_sid(leader: Task, sid: Pid) -> None:
     leader.sid = sid
 
 
-def add_process(task: Task, parent: Task | None, pgid: Pid, sid: Pid) -> None:
+def add_process(task: TaskStruct, parent: TaskStruct | None, pgid: Pid, sid: Pid) -> None:
     """Enter a new group with one task: copy_process() without CLONE_THREAD."""
     pid = task.pid
     pid.task = task
@@ -194,7 +194,7 @@ def add_process(task: Task, parent: Task | None, pgid: Pid, sid: Pid) -> None:
         pid.namespace.reaper = task  # is_child_reaper(): the first one in its namespace
 
 
-def add_thread(task: Task, leader: Task) -> None:
+def add_thread(task: TaskStruct, leader: TaskStruct) -> None:
     """Enter a task as a thread of a group: copy_process() with CLONE_THREAD."""
     task.pid.task = task
     attach_pid(task.pid)
@@ -208,17 +208,17 @@ def add_thread(task: Task, leader: Task) -> None:
 # ---- death: kernel/exit.c ------------------------------------------------------------------------------------------
 
 
-def is_alone(leader: Task) -> bool:
+def is_alone(leader: TaskStruct) -> bool:
     """Return True if no other thread of the group is left: thread_group_empty()."""
     return not leader.threads
 
 
-def is_zombie(task: Task) -> bool:
+def is_zombie(task: TaskStruct) -> bool:
     """Return True if a task has exited and is not reaped yet; a dead leader of living threads is no zombie."""
     return bool(task.flags & EXITED) and (task.leader is not task or is_alone(task))
 
 
-def find_alive_thread(task: Task) -> Task | None:
+def find_alive_thread(task: TaskStruct) -> TaskStruct | None:
     """Return a thread of the group that has not exited, io workers included: the kernel checks PF_EXITING alone."""
     leader = task.leader
     if not leader.flags & EXITED:
@@ -230,7 +230,7 @@ def find_alive_thread(task: Task) -> Task | None:
     return None
 
 
-def find_child_reaper(father: Task) -> Task | None:
+def find_child_reaper(father: TaskStruct) -> TaskStruct | None:
     """Return the task that adopts orphans in father's namespace; a living thread of father's group takes over from
     father.
 
@@ -243,7 +243,7 @@ def find_child_reaper(father: Task) -> Task | None:
     return namespace.reaper
 
 
-def find_new_reaper(father: Task) -> Task | None:
+def find_new_reaper(father: TaskStruct) -> TaskStruct | None:
     """Return the new parent of father's children; None where it is not known, or where the whole namespace dies."""
     reaper = find_child_reaper(father)
     thread = find_alive_thread(father)
@@ -261,7 +261,7 @@ def find_new_reaper(father: Task) -> Task | None:
     return reaper
 
 
-def reparent_children(father: Task) -> Task | None:
+def reparent_children(father: TaskStruct) -> TaskStruct | None:
     """Give the children of a task that exits a new parent, as forget_original_parent() does.
 
     Returns:
@@ -277,7 +277,7 @@ def reparent_children(father: Task) -> Task | None:
     # A child that stands above the reaper, possible only after loss, cannot be put below it. A child without children
     # or threads stands above no task, and a thread of father's own group is no such reaper: so mostly no walk up is
     # needed.
-    above: set[Task] | None = None
+    above: set[TaskStruct] | None = None
     for child in father.children():
         unlink_child(child)
         if above is None and reaper is not None and reaper.leader is not father.leader and _has_below(child):
@@ -289,7 +289,7 @@ def reparent_children(father: Task) -> Task | None:
     return reaper
 
 
-def exit_task(task: Task) -> Task | None:
+def exit_task(task: TaskStruct) -> TaskStruct | None:
     """Mark a task as exited and give its children a new parent: do_exit() up to exit_notify().
 
     Returns:
@@ -299,7 +299,7 @@ def exit_task(task: Task) -> Task | None:
     return reparent_children(task)
 
 
-def release_task(task: Task) -> None:
+def release_task(task: TaskStruct) -> None:
     """Take a task off its pid objects, group and tree. Afterwards only births may refer to its object."""
     pid = task.pid
     if pid.task is not task:
@@ -334,13 +334,13 @@ def release_task(task: Task) -> None:
 # ---- subreapers: kernel/sys.c --------------------------------------------------------------------------------------
 
 
-def propagate_has_child_subreaper(leader: Task) -> list[Task]:
+def propagate_has_child_subreaper(leader: TaskStruct) -> list[TaskStruct]:
     """Mark each group below as prctl(PR_SET_CHILD_SUBREAPER, 1) does, but no namespace init and no group below one.
 
     Returns:
         The leaders that were not marked before.
     """
-    marked: list[Task] = []
+    marked: list[TaskStruct] = []
     below = [leader]
     while below:
         for thread in below.pop().group():
@@ -355,7 +355,7 @@ def propagate_has_child_subreaper(leader: Task) -> list[Task]:
 # ---- exec: fs/exec.c -----------------------------------------------------------------------------------------------
 
 
-def de_thread(thread: Task) -> Task:
+def de_thread(thread: TaskStruct) -> TaskStruct:
     """Make a thread that calls exec the leader, under the leader's number and start time.
 
     The leader's Task stays, for its process lives on. It takes the thread's address, flags, children and the namespace
@@ -383,6 +383,6 @@ def de_thread(thread: Task) -> Task:
     return leader
 
 
-def is_kernel_worker(task: Task) -> bool:
+def is_kernel_worker(task: TaskStruct) -> bool:
     """Return True for a kernel thread or an io worker: no rebuild can make one."""
     return bool(task.flags & (KERNEL | IO_WORKER))

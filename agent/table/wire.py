@@ -177,7 +177,7 @@ class PidState(NamedTuple):
     ns_ids: tuple[int, ...]
 
 
-class TaskState(NamedTuple):
+class TaskRecord(NamedTuple):
     """All fields of a record_task, by name; handlers of frequent records unpack only those that they need."""
 
     seq: int

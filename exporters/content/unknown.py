@@ -25,16 +25,16 @@ Unknown: TypeAlias = Mapping[Way, Mapping[str, object]]
 NOTHING: Unknown = MappingProxyType({})
 
 
-class _Shape(NamedTuple):
+class _MapShape(NamedTuple):
     """One kind of map: its keys, and those that lead to a map or to a list of maps."""
 
     keys: frozenset[str]
-    maps: "dict[str, _Shape]"
-    lists: "dict[str, _Shape]"
+    maps: "dict[str, _MapShape]"
+    lists: "dict[str, _MapShape]"
 
 
-def _shape(keys: str, maps: dict[str, _Shape] | None = None, lists: dict[str, _Shape] | None = None) -> _Shape:
-    return _Shape(frozenset(keys.split()), maps or {}, lists or {})
+def _shape(keys: str, maps: dict[str, _MapShape] | None = None, lists: dict[str, _MapShape] | None = None) -> _MapShape:
+    return _MapShape(frozenset(keys.split()), maps or {}, lists or {})
 
 
 _PID = _shape("numbers namespaces")
@@ -112,7 +112,7 @@ def put(document: dict[str, object], unknown: Unknown) -> None:
             place.update(ordered)
 
 
-def _are_known(maps: list[dict[object, object]], shape: _Shape) -> bool:
+def _are_known(maps: list[dict[object, object]], shape: _MapShape) -> bool:
     """Return True if no map of one kind, nor any map below, has an unknown key."""
     if not shape.keys.issuperset(chain.from_iterable(maps)):
         return False
@@ -129,7 +129,7 @@ def _are_known(maps: list[dict[object, object]], shape: _Shape) -> bool:
     return True
 
 
-def _found(value: Mapping[object, object], shape: _Shape, way: Way) -> Iterator[tuple[Way, dict[str, object]]]:
+def _found(value: Mapping[object, object], shape: _MapShape, way: Way) -> Iterator[tuple[Way, dict[str, object]]]:
     others = {key: each for key, each in value.items() if key not in shape.keys}
     try:
         kept = plain(others, -1)

@@ -60,7 +60,7 @@ ALARM = Tint(160, (215, 0, 0))
 """The colour of exited tasks and of incomplete snapshots; of no id."""
 
 
-class Kind(StrEnum):
+class Subject(StrEnum):
     """The subject of a remark."""
 
     STATE = "state"
@@ -79,7 +79,7 @@ class Kind(StrEnum):
 class Remark(NamedTuple):
     """One remark on a task."""
 
-    kind: Kind
+    kind: Subject
     text: str
 
 
@@ -104,21 +104,24 @@ class Remarks:
         """Return all remarks on a task."""
         thread = self.is_thread(task)
         above = self.tasks.get(task.tgid if thread else task.ppid)
-        remarks = [Remark(Kind.STATE, state(task)), Remark(Kind.NAMESPACE, self._namespace(task, above))]
+        remarks = [Remark(Subject.STATE, state(task)), Remark(Subject.NAMESPACE, self._namespace(task, above))]
         if not thread:
-            remarks += [Remark(Kind.SESSION, self._session(task, above)), Remark(Kind.GROUP, self._group(task, above))]
-            remarks.append(Remark(Kind.TERMINAL, self._terminal(task, above)))
+            remarks += [
+                Remark(Subject.SESSION, self._session(task, above)),
+                Remark(Subject.GROUP, self._group(task, above)),
+            ]
+            remarks.append(Remark(Subject.TERMINAL, self._terminal(task, above)))
             if task.pid != task.tgid:
-                remarks.append(Remark(Kind.THREAD, f"thread of {self.ref(task.tgid)} (gone)"))
+                remarks.append(Remark(Subject.THREAD, f"thread of {self.ref(task.tgid)} (gone)"))
             if task.subreaper:
-                remarks.append(Remark(Kind.SUBREAPER, "subreaper"))
-            remarks.append(Remark(Kind.EXIT_SIGNAL, exit_signal(task.exit_signal)))
+                remarks.append(Remark(Subject.SUBREAPER, "subreaper"))
+            remarks.append(Remark(Subject.EXIT_SIGNAL, exit_signal(task.exit_signal)))
         if task.child_namespace is not None:
             where = self.pidns(task.child_namespace) or "an empty pidns"
             where += ", which is dead" if task.child_namespace_dead else ""
-            remarks.append(Remark(Kind.NEXT_CHILD, f"next child in {where}"))
-        remarks.append(Remark(Kind.SHARES, _shares(task)))
-        remarks.append(Remark(Kind.BIRTH, self._birth(task)))
+            remarks.append(Remark(Subject.NEXT_CHILD, f"next child in {where}"))
+        remarks.append(Remark(Subject.SHARES, _shares(task)))
+        remarks.append(Remark(Subject.BIRTH, self._birth(task)))
         return [remark for remark in remarks if remark.text]
 
     def is_thread(self, task: Task) -> bool:

@@ -52,11 +52,11 @@ def dump(snapshot: Snapshot) -> Dump:
     Raises:
         HostError: no protobuf library is installed.
     """
-    tree = _Tree(snapshot)
+    tree = _Processes(snapshot)
     return Dump(dict(tree.files()), tuple(tree.notes()))
 
 
-class _Tree:
+class _Processes:
     """The processes of a snapshot. For CRIU a thread is a number in its process."""
 
     def __init__(self, snapshot: Snapshot) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from html import escape as escape_html
 
 from agent.model import Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Task, TaskState
-from exporters.content.wording import ALARM, Kind, Remark, Remarks, Tint, count, moment, name, path, plain
+from exporters.content.wording import ALARM, Remark, Remarks, Subject, Tint, count, moment, name, path, plain
 
 _NAMED_THREADS = 12  # threads without a remark, in one process
 _THREADS_IN_A_ROW = 3
@@ -160,9 +160,9 @@ class _Drawing:
 
     def _is_badge(self, task: Task, remark: Remark) -> bool:
         """Return True if neither an edge nor a cluster shows the remark."""
-        if remark.kind is Kind.BIRTH:
+        if remark.kind is Subject.BIRTH:
             return not self._remarks.strange_creator(task)
-        return remark.kind is not Kind.NAMESPACE or self._place(task.pid) == -1
+        return remark.kind is not Subject.NAMESPACE or self._place(task.pid) == -1
 
     def _badge(self, task: Task, remark: Remark) -> str:
         self._seen[_sign(task, remark)] += 1
@@ -176,13 +176,13 @@ class _Drawing:
     def _color(self, task: Task, remark: Remark) -> str:
         """Return the colour of a remark; empty if it has none."""
         match remark.kind:
-            case Kind.STATE:
+            case Subject.STATE:
                 return _hex(ALARM) if task.state in _DEAD else _STOPPED
-            case Kind.SESSION:
+            case Subject.SESSION:
                 return _hex(self._remarks.tint(task.sid))
-            case Kind.GROUP:
+            case Subject.GROUP:
                 return _hex(self._remarks.tint(task.pgid))
-            case Kind.SUBREAPER:
+            case Subject.SUBREAPER:
                 return _DARK
             case _:
                 return ""
@@ -270,7 +270,7 @@ class _Drawing:
             (seen[TaskState.ZOMBIE], _badge("zombie", _hex(ALARM)), "has exited, its parent has not waited for it yet"),
             (seen[TaskState.DEAD_LEADER], _badge("dead leader", _hex(ALARM)), "has exited, its threads live on"),
             (seen[TaskState.STOPPED], _badge("stopped", _STOPPED), "stopped by a signal"),
-            (seen[Kind.SUBREAPER], _badge("subreaper", _DARK), "adopts the orphans below it"),
+            (seen[Subject.SUBREAPER], _badge("subreaper", _DARK), "adopts the orphans below it"),
             (
                 seen["ghost"],
                 _cell("<i>3 no task</i>", border="2", style="dotted", color=_LINE, bgcolor="white"),
@@ -306,7 +306,7 @@ def _topmost(uses: dict[str, list[Task]]) -> list[Task]:
 
 def _sign(task: Task, remark: Remark) -> str:
     """Return the key under which the legend counts a remark."""
-    return task.state or "" if remark.kind is Kind.STATE else remark.kind
+    return task.state or "" if remark.kind is Subject.STATE else remark.kind
 
 
 def _node(id_: str, label: str, about: Iterable[str] = ()) -> str:

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from agent.model import Snapshot, Task, TaskState
-from exporters.content.wording import ALARM, Kind, Remark, Remarks, count, is_bare, moment, name, plain
+from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, is_bare, moment, name, plain
 from exporters.drawing.colours import BOLD, Ink, Phrase, Span, columns, fold, width
 
 _WIDTH = 100  # columns that threads may share if no width is given
@@ -213,11 +213,11 @@ class _View:
         return tuple(spans) if task.pid == task.tgid else (Span("{"), *spans, Span("}"))
 
     def _remark(self, task: Task, remark: Remark) -> Span:
-        if remark.kind is Kind.STATE:
+        if remark.kind is Subject.STATE:
             return Span(remark.text, self._ink.of(ALARM) if task.state in _ALARMING else BOLD)
-        if remark.kind is Kind.SESSION:
+        if remark.kind is Subject.SESSION:
             return Span(remark.text, self._ink.of(self._remarks.tint(task.sid)))
-        if remark.kind is Kind.GROUP:
+        if remark.kind is Subject.GROUP:
             return Span(remark.text, self._ink.of(self._remarks.tint(task.pgid)))
         return Span(remark.text)
 

@@ -14,7 +14,7 @@ import json
 import time
 from typing import Final
 
-from agent.events.subscription import KINDS, Subscription
+from agent.events.subscriber import KINDS, Subscriber
 from tests.bench.figures import median, table
 from tests.bench.options import parsed, positive
 from tests.support.kernelobjects import Thread
@@ -49,7 +49,7 @@ class Lives:
         for _ in range(count):
             _live(kernel, maker)
 
-    def subscribe(self, case: str) -> Subscription | None:
+    def subscribe(self, case: str) -> Subscriber | None:
         """Subscribe, as the case requires."""
         service = self.scene.service
         roots = {CASES[1]: (self.other,), CASES[2]: (self.top,), CASES[3]: ()}.get(case)
@@ -57,7 +57,7 @@ class Lives:
             return None
         found = tuple(task for root in roots if (task := self.scene.watch.table.task(root.tid)) is not None)
         initial = self.scene.watch.table.pids.initial
-        subscription = Subscription(ROOT, initial, found, KINDS, self.scene.watch.stream.next)
+        subscription = Subscriber(ROOT, initial, found, KINDS, self.scene.watch.stream.next)
         service.feed.add(subscription, int)
         return subscription
 

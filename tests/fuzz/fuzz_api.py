@@ -18,7 +18,7 @@ import msgpack
 
 from agent.access import Viewer
 from agent.daemon.conversation import Conversation
-from agent.events.subscription import KINDS
+from agent.events.subscriber import KINDS
 from agent.protocol import codec
 from agent.table.objects import CLONE_NEWPID
 from exporters import registry
@@ -191,7 +191,7 @@ def one(host: Host, viewer: Viewer, data: bytes, chance: random.Random) -> Count
                 host.stir(chance)
     finally:
         service.forget(talk.asker)
-    if service.feed.subscriptions or talk.unsent_bytes or heard.waiting:
+    if service.feed.subscribers or talk.unsent_bytes or heard.waiting:
         raise FaultError("the client has left a subscription, unsent bytes or half an answer behind")
     return found
 

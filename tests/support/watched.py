@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agent.capture.sweepdiff import Muster
+from agent.capture.sweepdiff import SweepDiff
 from agent.table import departure, history
 from agent.table.handlers import Handlers
-from agent.table.objects import EXITED, MOVING_NOWHERE, UNDER_SUBREAPER, Pid, Task
+from agent.table.objects import EXITED, MOVING_NOWHERE, UNDER_SUBREAPER, Pid, TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 from tests.support.kernelobjects import Thread
@@ -45,7 +45,7 @@ class Watched:
         self.kernel.emit = self.feed
         self.stream.give_up_below(self.kernel.writer.seq)
 
-    def task(self, thread: Thread) -> Task:
+    def task(self, thread: Thread) -> TaskStruct:
         """Return the table's task for a thread."""
         task = self.table.task(thread.tid)
         assert task is not None
@@ -79,7 +79,7 @@ class Watched:
     def sweep(self) -> None:
         """Sweep, as the watch does at the start and after loss."""
         self.stream.suspect = False
-        self.put(Muster(self.table).differing(self.kernel.rows()))
+        self.put(SweepDiff(self.table).differing(self.kernel.rows()))
         self.ask()
         self.table.reunite()
 
@@ -205,9 +205,9 @@ def check_pending(table: ProcessTable) -> None:
 
 def check_births(table: ProcessTable) -> None:
     """Assert that the pid objects of births and deeds are those that live, if they live."""
-    known: set[Task] = set()
+    known: set[TaskStruct] = set()
     for start in table.tasks():
-        task: Task | None = start
+        task: TaskStruct | None = start
         while task is not None and task not in known:
             known.add(task)
             for pid in (task.birth_sid, task.birth_pgid, *(value for _, _, value in task.deeds or ())):

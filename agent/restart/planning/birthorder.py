@@ -20,7 +20,7 @@ _WAIT = "wait"
 """Yielded by a life that cannot go on yet."""
 
 
-class Births:
+class BirthOrder:
     """The births of all actors, in an order that the kernel accepts.
 
     Args:

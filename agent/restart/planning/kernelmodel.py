@@ -19,7 +19,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.table import departure, rules
-from agent.table.objects import EXITED, MOVING_NOWHERE, STOPPED, SUBREAPER, UNDER_SUBREAPER, Namespace, Pid, Task
+from agent.table.objects import (
+    EXITED,
+    MOVING_NOWHERE,
+    STOPPED,
+    SUBREAPER,
+    UNDER_SUBREAPER,
+    Pid,
+    PidNamespace,
+    TaskStruct,
+)
 
 Thing = tuple[str, object]
 
@@ -68,13 +77,13 @@ class Kernel:
         self._fresh = _OUTSIDE_NUMBERS
         self._spaces = 0
         self._clock = 0
-        self._pending: dict[Task, Namespace] = {}
-        self._members: dict[Pid, dict[Task, None]] = {}
-        self._closed: set[Namespace] = set()
-        self._moved: dict[Task, Touched] = {}  # by an exit
-        self._stopped: set[Task] = set()  # by an exit signal
+        self._pending: dict[TaskStruct, PidNamespace] = {}
+        self._members: dict[Pid, dict[TaskStruct, None]] = {}
+        self._closed: set[PidNamespace] = set()
+        self._moved: dict[TaskStruct, Touched] = {}  # by an exit
+        self._stopped: set[TaskStruct] = set()  # by an exit signal
         self.touched = Touched()
-        self.initial = Namespace(0, 0, None)
+        self.initial = PidNamespace(0, 0, None)
         init = self._enter_task(self.initial, (self._next(),), None, None)
         self.initial.reaper = init
         self.guard = self._enter_task(self.initial, (self._next(),), init, init)
@@ -84,14 +93,14 @@ class Kernel:
 
     def clone(
         self,
-        by: Task,
+        by: TaskStruct,
         numbers: tuple[int, ...],
         *,
         thread: bool = False,
         parent: bool = False,
         newpid: bool = False,
         exit_signal: int = rules.SIGCHLD,
-    ) -> Task:
+    ) -> TaskStruct:
         """Make the call clone3(), and return the child.
 
         Args:
@@ -113,7 +122,7 @@ class Kernel:
             raise CallRefusedError("EINVAL", "the init of a pid namespace has no siblings")
         if newpid:
             self._spaces += 1
-            space = Namespace(self._spaces, self._spaces, space)
+            space = PidNamespace(self._spaces, self._spaces, space)
         if space in self._closed:
             raise CallRefusedError("ENOMEM", "the init of that pid namespace is dead")
         task = self._enter_task(space, numbers, by, by.leader.parent if parent else by, thread=thread)
@@ -137,13 +146,13 @@ class Kernel:
 
     def _enter_task(
         self,
-        space: Namespace,
+        space: PidNamespace,
         numbers: tuple[int, ...],
-        by: Task | None,
-        parent: Task | None,
+        by: TaskStruct | None,
+        parent: TaskStruct | None,
         *,
         thread: bool = False,
-    ) -> Task:
+    ) -> TaskStruct:
         missing = space.level + 1 - len(numbers)
         if missing < 0:
             raise CallRefusedError("EINVAL", f"{len(numbers)} numbers for a pid of {space.level + 1} levels")
@@ -153,7 +162,7 @@ class Kernel:
             if numbers:
                 raise CallRefusedError("EINVAL", f"the first task of a pid namespace has number 1, not {full[-1]}")
             full = (*full[:-1], 1)
-        at: Namespace | None = space
+        at: PidNamespace | None = space
         for number in reversed(full):
             if at is not None and number in at.numbers:
                 raise CallRefusedError("EEXIST", f"number {number} is in use at level {at.level}")
@@ -161,7 +170,7 @@ class Kernel:
         self._clock += 1
         pid = Pid(self._clock, full, space)
         rules.hash_pid(pid)
-        task = Task(pid, self._clock, self._clock * _ADDRESS_STEP, 0)
+        task = TaskStruct(pid, self._clock, self._clock * _ADDRESS_STEP, 0)
         task.order = self._clock
         if by is None:
             rules.add_process(task, None, pid, pid)
@@ -184,7 +193,7 @@ class Kernel:
 
     # ---- namespaces ------------------------------------------------------------------------------------------------
 
-    def setns(self, by: Task, init: Task) -> None:
+    def setns(self, by: TaskStruct, init: TaskStruct) -> None:
         """Make the call setns(CLONE_NEWPID): the next child is born in the namespace of `init`, or the caller's own."""
         self.touched = Touched(reads=[("task", init)])
         space = init.pid.namespace
@@ -196,16 +205,16 @@ class Kernel:
             self._pending[by] = space
         self._tell_pending(by)
 
-    def unshare(self, by: Task) -> None:
+    def unshare(self, by: TaskStruct) -> None:
         """Make the call unshare(CLONE_NEWPID)."""
         self.touched = Touched()
         if by in self._pending:
             raise CallRefusedError("EINVAL", "the next child's pid namespace is not the caller's own any more")
         self._spaces += 1
-        self._pending[by] = Namespace(self._spaces, self._spaces, by.pid.namespace)
+        self._pending[by] = PidNamespace(self._spaces, self._spaces, by.pid.namespace)
         self._tell_pending(by)
 
-    def _tell_pending(self, by: Task) -> None:
+    def _tell_pending(self, by: TaskStruct) -> None:
         space = self._pending.get(by)
         by.child_namespace = (space.identity, space.inum) if space is not None else None
         if space in self._closed:
@@ -215,7 +224,7 @@ class Kernel:
 
     # ---- session and group -----------------------------------------------------------------------------------------
 
-    def setsid(self, by: Task) -> None:
+    def setsid(self, by: TaskStruct) -> None:
         """Make the call setsid()."""
         leader = by.leader
         self.touched = Touched(writes=[("sid", leader), ("pgid", leader), ("group", leader.pid)])
@@ -225,7 +234,7 @@ class Kernel:
         rules.setsid(leader)
         self._members[leader.pid] = {leader: None}
 
-    def setpgid(self, by: Task, target: Task, owner: Pid) -> None:
+    def setpgid(self, by: TaskStruct, target: TaskStruct, owner: Pid) -> None:
         """Make the call setpgid(): `target` joins the group of `owner`, or founds it if `owner` is its own pid."""
         leader = target.leader
         touched = self.touched = Touched(
@@ -252,7 +261,7 @@ class Kernel:
             rules.change_pgid(leader, owner)
             self._members.setdefault(owner, {})[leader] = None
 
-    def _leave(self, leader: Task) -> None:
+    def _leave(self, leader: TaskStruct) -> None:
         members = self._members.get(leader.pgid) if leader.pgid is not None else None
         if members is not None:
             members.pop(leader, None)
@@ -261,7 +270,7 @@ class Kernel:
 
     # ---- subreapers ------------------------------------------------------------------------------------------------
 
-    def subreaper(self, by: Task, *, on: bool) -> None:
+    def subreaper(self, by: TaskStruct, *, on: bool) -> None:
         """Make the call prctl(PR_SET_CHILD_SUBREAPER)."""
         leader = by.leader
         self.touched = Touched(writes=[("subreaper", leader)])
@@ -271,7 +280,7 @@ class Kernel:
 
     # ---- death -----------------------------------------------------------------------------------------------------
 
-    def exit(self, by: Task, status: int) -> None:
+    def exit(self, by: TaskStruct, status: int) -> None:
         """End one thread, and with its last thread the process; `status` is a raw wait status."""
         touched = self.touched = Touched()
         children = tuple(by.children())
@@ -302,7 +311,7 @@ class Kernel:
         if by.leader is not by and not self.lingers(by):
             rules.release_task(by)
 
-    def _notify_parent(self, leader: Task) -> None:
+    def _notify_parent(self, leader: TaskStruct) -> None:
         """Send the exit signal of a process once all its threads have exited: do_notify_parent()."""
         parent = leader.parent.leader if leader.parent is not None else None
         gone = all(thread.flags & EXITED and not self.lingers(thread) for thread in leader.group())
@@ -315,7 +324,7 @@ class Kernel:
                 thread.flags |= STOPPED
             self._stopped.add(parent)
 
-    def _zap(self, init: Task) -> None:
+    def _zap(self, init: TaskStruct) -> None:
         """Close a pid namespace: zap_pid_ns_processes(). Refuse it if a task would be killed or reaped by that."""
         space = init.pid.namespace
         others = [
@@ -330,24 +339,24 @@ class Kernel:
             if pending is space:
                 self._tell_pending(by)
 
-    def lingers(self, task: Task) -> bool:
+    def lingers(self, task: TaskStruct) -> bool:
         """Return True for an init that waits within its exit, since other numbers of its namespace are in use."""
         space = task.pid.namespace
         return space in self._closed and space.reaper is task and len(space.numbers) > len({task.pid, task.leader.pid})
 
-    def linger(self, target: Task) -> None:
+    def linger(self, target: TaskStruct) -> None:
         """Wait until an init waits within its exit for the release of its namespace's other numbers."""
         moved = self._moved.get(target, Touched())
         self.touched = Touched(list(moved.reads), list(moved.adds), list(moved.writes))
         if not self.lingers(target):
             raise CallRefusedError("ESRCH", "nothing keeps it within its exit")
 
-    def _holds_group(self, leader: Task) -> bool:
+    def _holds_group(self, leader: TaskStruct) -> bool:
         """Return True for a process that keeps its group alive: the founder, or any member if the founder has left."""
         pgid = leader.pgid
         return pgid is leader.pid or pgid is None or pgid.task not in self._members.get(pgid, ())
 
-    def wait(self, by: Task, target: Task, *, reap: bool) -> None:
+    def wait(self, by: TaskStruct, target: TaskStruct, *, reap: bool) -> None:
         """Make the call waitid() for one child, with WNOWAIT unless `reap`."""
         # An exit takes time: it counts as done at the return of the wait, not at its own call.
         moved = self._moved.get(target, Touched())
@@ -367,7 +376,7 @@ class Kernel:
             self._leave(target)
             rules.release_task(target)
 
-    def stop(self, by: Task) -> None:
+    def stop(self, by: TaskStruct) -> None:
         """Make the call kill(getpid(), SIGSTOP)."""
         self.touched = Touched()
         for thread in by.group():
@@ -380,10 +389,10 @@ def _known(pid: Pid) -> str:
     return "/".join([str(number) for number in pid.numbers if number < _OUTSIDE_NUMBERS]) or "a process outside"
 
 
-def _spaces(space: Namespace) -> list[Namespace]:
+def _spaces(space: PidNamespace) -> list[PidNamespace]:
     """Return a namespace and those above it, except the initial one."""
     found = []
-    at: Namespace | None = space
+    at: PidNamespace | None = space
     while at is not None and at.parent is not None:
         found.append(at)
         at = at.parent

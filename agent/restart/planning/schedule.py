@@ -20,7 +20,7 @@ from collections.abc import Collection
 
 from agent.errors import NotRebuildableError
 from agent.model import TaskState
-from agent.restart.planning.birthorder import Births
+from agent.restart.planning.birthorder import BirthOrder
 from agent.restart.planning.cast import Cast, Node
 from agent.restart.planning.groups import Groups
 from agent.restart.planning.kernelmodel import CallRefusedError
@@ -49,7 +49,7 @@ class Scheduler:
             NotRebuildableError: the kernel would refuse a step.
         """
         try:
-            births = Births(self._script, self._routes)
+            births = BirthOrder(self._script, self._routes)
             births.write()
             self._lifts(births)
             self._flags()
@@ -60,7 +60,7 @@ class Scheduler:
             raise NotRebuildableError(0, "refused-call", str(refusal)) from refusal
         return self._script.plan()
 
-    def _lifts(self, births: Births) -> None:
+    def _lifts(self, births: BirthOrder) -> None:
         helpers = _deepest_first(births.helpers.values())
         open_ = None
         for helper in helpers:

@@ -6,7 +6,7 @@ from agent.restart.planning.conflicts import Conflicts
 from agent.restart.planning.kernelmodel import CallRefusedError
 from agent.restart.planning.plan import NOBODY, Actor, Op, Phase, Plan, Step
 from agent.restart.planning.simulate import Machine
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 from agent.table.rules import SIGCHLD
 
 
@@ -28,7 +28,7 @@ class Script:
         self._steps: list[Step] = []
         self._machine = Machine(0, pidns=cast.pidns)
         self._conflicts = Conflicts()
-        self._by_task: dict[Task, Node] = {}
+        self._by_task: dict[TaskStruct, Node] = {}
         self.enter(cast.top)
         self._machine.begin(cast.top.numbers, exit_signal(cast.top))
         self._by_task[self.task(cast.top)] = cast.top
@@ -82,7 +82,7 @@ class Script:
         """Return True if the CLONE of a node is written."""
         return node.index >= 0 and self._machine.tasks[node.index] is not None
 
-    def task(self, node: Node) -> Task:
+    def task(self, node: Node) -> TaskStruct:
         """Return the task of a node as it is after the steps so far."""
         return self._machine.task(node.index)
 

@@ -8,12 +8,11 @@ capture would be the same snapshot.
 from collections.abc import Collection
 
 from agent.errors import CkptreeError
-from agent.model import Mode, Snapshot, TaskState
-from agent.model import Task as SnapshotTask
+from agent.model import Mode, Snapshot, Task, TaskState
 from agent.restart.planning.kernelmodel import CallRefusedError, Kernel, Touched
 from agent.restart.planning.plan import NOBODY, CloneBits, Op, Plan, Step
 from agent.selection.select import Selection, select
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 
 CORE_DUMPED = 0x80
 
@@ -32,10 +31,10 @@ class Machine:
 
     def __init__(self, actors: int, *, pidns: bool) -> None:
         self.kernel = Kernel()
-        self.tasks: list[Task | None] = [None] * actors
+        self.tasks: list[TaskStruct | None] = [None] * actors
         self._pidns = pidns
 
-    def task(self, actor: int) -> Task:
+    def task(self, actor: int) -> TaskStruct:
         """Return the task of an actor.
 
         Raises:
@@ -152,7 +151,7 @@ Row = tuple[object, ...]
 _EXITED = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
-def _status(task: SnapshotTask) -> int | None:
+def _status(task: Task) -> int | None:
     """Return the wait status of an exited task without the core dump's bit; 0 if unknown, None for a living task."""
     if task.exit_code is None:
         return 0 if task.state in _EXITED else None

@@ -59,7 +59,7 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> Host:
     """
     lines = own_status(proc)
     bounding, no_new_privs = int(lines["CapBnd"], 16), lines["NoNewPrivs"] == "1"
-    here = boot_id(proc), surroundings.Reader(proc).own
+    here = boot_id(proc), surroundings.SurroundingsReader(proc).own
     if int(lines["CapEff"], 16) >> _SYS_ADMIN & 1:
         return Host(_ranges(proc / "self/uid_map"), _ranges(proc / "self/gid_map"), None, bounding, no_new_privs, *here)
     uid, gid = os.geteuid(), os.getegid()

@@ -84,10 +84,10 @@ class Standing(NamedTuple):
 
 def verify(standing: Standing) -> list[str]:
     """Return all differences between the image and the kernel's answers, while all stand."""
-    return list(_Comparison(standing).differences())
+    return list(_Answers(standing).differences())
 
 
-class _Comparison:
+class _Answers:
     """The kernel's answers, read once, beside the answers that the image requires."""
 
     def __init__(self, standing: Standing) -> None:

@@ -17,7 +17,7 @@ from agent.capture import memorywriter
 from agent.capture.memoryreader import UnusableMemoryError, load
 from agent.capture.memorywriter import Memory, Place
 from agent.table.counters import Counts, Surprise
-from agent.table.objects import CLONE_NEWPID, DeedName, Namespace, Pid, Task
+from agent.table.objects import CLONE_NEWPID, DeedName, Pid, PidNamespace, TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 from agent.table.wire import LOST_NUMBERS, Kind
@@ -146,9 +146,9 @@ def test_a_record_that_came_too_early_waits_in_the_memory_for_the_one_before() -
 def test_a_namespace_that_only_a_birth_remembers_is_written_with_those_above() -> None:
     """The namespaces above are written first."""
     pair, _ = some_memory()
-    outer = Namespace(70, 1, pair.table.pids.initial)
+    outer = PidNamespace(70, 1, pair.table.pids.initial)
     born = pair.table.tasks()[-1]
-    born.birth_sid = Pid(99, (50, 2, 1), Namespace(80, 2, outer))
+    born.birth_sid = Pid(99, (50, 2, 1), PidNamespace(80, 2, outer))
     data = memorywriter.dump(memory_of(pair))
     memory = read(data)
     found = memory.table.tasks()[-1].birth_sid
@@ -374,9 +374,9 @@ def test_everything_there_is_to_know_is_written() -> None:
     by_row |= {"leader", "threads", "first_child", "pgid", "sid", "creator", "birth_pgid", "birth_sid"}
     by_row |= {"clone_flags", "order", "deeds", "strings"}
 
-    assert set(Task.__slots__) == by_row | {"parent", "next", "previous"}  # these follow from the parents
+    assert set(TaskStruct.__slots__) == by_row | {"parent", "next", "previous"}  # these follow from the parents
     assert set(Pid.__slots__) == {"identity", "namespace", "numbers", "task", "users"}
-    assert set(Namespace.__slots__) == {"identity", "inum", "level", "numbers", "parent", "reaper"}
+    assert set(PidNamespace.__slots__) == {"identity", "inum", "level", "numbers", "parent", "reaper"}
     assert {field.name for field in fields(Counts)} == {"repairs", "kinds", "assumed"}
     assert set(vars(ProcessTable())) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),

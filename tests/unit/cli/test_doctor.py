@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.doctor.capturing import effective, hook, lockdown
-from agent.doctor.finding import Finding, as_lines, verdict
+from agent.doctor.diagnosis import Diagnosis, as_lines, verdict
 from agent.doctor.rebuilding import MOST_PIDS, a_tree, forbidding, pid_max
 from agent.restart.planning.search import make_plan
 from bpf.hooks import FEATURES
@@ -42,7 +42,7 @@ def test_small_pids_are_a_warning_with_the_command_that_mends_it(tmp_path: Path)
     assert own.found == (
         "32768: larger numbers of other hosts can be given in a pid namespace of its own, not with --no-pidns"
     )
-    assert pid_max(tmp_path, per_namespace=False) == Finding("ok", "kernel.pid_max", "4194304")
+    assert pid_max(tmp_path, per_namespace=False) == Diagnosis("ok", "kernel.pid_max", "4194304")
 
 
 def test_each_setting_that_forbids_user_namespaces_is_named(tmp_path: Path) -> None:
@@ -71,18 +71,18 @@ def test_capabilities_are_those_in_effect(tmp_path: Path) -> None:
 
 def test_a_line_says_how_to_mend_where_there_is_a_way() -> None:
     """The state comes first, for grep."""
-    findings = [Finding("ok", "btf", "is there"), Finding("no", "capture", "is refused", "be root")]
+    findings = [Diagnosis("ok", "btf", "is there"), Diagnosis("no", "capture", "is refused", "be root")]
 
     assert as_lines(findings) == ["ok   btf: is there", "no   capture: is refused — be root"]
 
 
 def test_both_have_to_work_and_what_was_not_tried_does_not() -> None:
     """A warning is not enough."""
-    assert verdict([Finding("ok", "capture", ""), Finding("warn", "restart", "")]) == {
+    assert verdict([Diagnosis("ok", "capture", ""), Diagnosis("warn", "restart", "")]) == {
         "capture": True,
         "restart": False,
     }
-    assert verdict([Finding("ok", "restart", ""), Finding("no", "btf", "")]) == {"capture": False, "restart": True}
+    assert verdict([Diagnosis("ok", "restart", ""), Diagnosis("no", "btf", "")]) == {"capture": False, "restart": True}
 
 
 @pytest.mark.parametrize(("numbers", "pidns"), [((1, 4711), True), ((4711,), False)])
@@ -98,7 +98,7 @@ def test_a_hook_is_named_with_the_better_ones_that_the_kernel_refused() -> None:
     reap = next(feature for feature in FEATURES if feature.name == "reap")
     tried = {"fentry:release_task": "no", "kprobe:release_task": "none here", "fexit:change_pid": "of another feature"}
 
-    assert hook(reap, ["tracepoint:sys_exit_wait4"], tried) == Finding(
+    assert hook(reap, ["tracepoint:sys_exit_wait4"], tried) == Diagnosis(
         "ok",
         "hook for reap",
         "tracepoint:sys_exit_wait4 (better, and refused: fentry:release_task: no; kprobe:release_task: none here)",

@@ -18,7 +18,7 @@ from agent.errors import CkptreeError, NoDaemonError, UsageError
 
 
 @contextmanager
-def serving(address: str, render: Callable[[], str] = lambda: "# EOF\n") -> Iterator[scrape.Server]:
+def serving(address: str, render: Callable[[], str] = lambda: "# EOF\n") -> Iterator[scrape.ScrapeServer]:
     """Run a server in a thread."""
     with scrape.listening(address, render) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -30,13 +30,13 @@ def serving(address: str, render: Callable[[], str] = lambda: "# EOF\n") -> Iter
             thread.join()
 
 
-def place(server: scrape.Server) -> tuple[str, int]:
+def place(server: scrape.ScrapeServer) -> tuple[str, int]:
     """Return host and port."""
     host, port = server.server_address[:2]
     return str(host), int(port)
 
 
-def get(server: scrape.Server, path: str = "/metrics") -> tuple[int, str, str]:
+def get(server: scrape.ScrapeServer, path: str = "/metrics") -> tuple[int, str, str]:
     """Return status, type and body."""
     connection = http.client.HTTPConnection(*place(server), timeout=20)
     connection.request("GET", path)

@@ -233,9 +233,9 @@ def test_a_connection_carries_one_subscription() -> None:
     asker = Asker(ROOT)
     assert scene.service.answer({"verb": "subscribe"}, asker)["ok"]
     assert scene.service.answer({"verb": "subscribe"}, asker)["kind"] == "usage"
-    assert len(scene.service.feed.subscriptions) == 1
+    assert len(scene.service.feed.subscribers) == 1
     scene.service.forget(asker)
-    assert not scene.service.feed.subscriptions
+    assert not scene.service.feed.subscribers
 
 
 def test_subscribers_are_bounded() -> None:
@@ -281,7 +281,7 @@ def test_a_subscription_that_fails_after_its_cut_tells_nobody_anything(monkeypat
     told = scene.ask(ROOT, "subscribe", root="1")
 
     assert told["kind"] == "failed"
-    assert not scene.service.feed.subscriptions
+    assert not scene.service.feed.subscribers
 
 
 def test_an_error_of_ours_is_told_in_full_to_those_alone_who_see_everything(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The share of the daemon's time for each user."""
 
-from agent.daemon.fairness import CREDIT_S, SHARE, Shares
+from agent.daemon.fairness import CREDIT_S, SHARE, FairShares
 
 
 def test_who_asks_little_never_waits() -> None:
     """A request takes a millisecond, now and then."""
-    shares = Shares()
+    shares = FairShares()
     for turn in range(1000):
         now = turn * 0.02
         assert shares.due_s(7) <= now
@@ -15,7 +15,7 @@ def test_who_asks_little_never_waits() -> None:
 
 def test_who_asks_without_end_gets_their_share() -> None:
     """The user gets the credit once."""
-    shares, now, had = Shares(), 100.0, 0.0
+    shares, now, had = FairShares(), 100.0, 0.0
     while now < 110.0:
         now = max(now, shares.due_s(7))
         shares.spend(7, 0.002, now)
@@ -27,7 +27,7 @@ def test_who_asks_without_end_gets_their_share() -> None:
 
 def test_nobody_pays_for_another() -> None:
     """Each user has an own count, also among very many users."""
-    shares = Shares()
+    shares = FairShares()
     for uid in range(5000):
         shares.spend(uid, 10.0, 0.0)
         assert shares.due_s(uid) > 10.0

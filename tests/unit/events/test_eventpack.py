@@ -9,7 +9,7 @@ import pytest
 from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED, ENTERED, Marks
 from agent.events.eventpack import Details
-from agent.table.objects import CLONE_NEWPID, EXITED, KERNEL, STOPPED, SUBREAPER, Namespace, Task
+from agent.table.objects import CLONE_NEWPID, EXITED, KERNEL, STOPPED, SUBREAPER, PidNamespace, TaskStruct
 from tests.support.watched import Watched, watched
 
 
@@ -23,13 +23,13 @@ def pair() -> Watched:
     return pair
 
 
-def _inner(pair: Watched) -> Task:
+def _inner(pair: Watched) -> TaskStruct:
     (_, _, thread) = pair.kernel.threads
     return pair.task(thread)
 
 
 def _read(
-    task: Task, namespace: Namespace, say: Details, marks: Marks, kind: str = "birth", **when: int
+    task: TaskStruct, namespace: PidNamespace, say: Details, marks: Marks, kind: str = "birth", **when: int
 ) -> dict[str, Any]:
     when = {"order": 1, "time_ns": 2, **when}
     said: dict[str, Any] = msgpack.unpackb(

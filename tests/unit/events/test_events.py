@@ -8,8 +8,8 @@ import msgpack
 import pytest
 
 from agent.access import Viewer
-from agent.events.subscription import BACKLOG_BYTES, KINDS, Subscription
-from agent.table.objects import CLONE_NEWPID, CLONE_VFORK, Task
+from agent.events.subscriber import BACKLOG_BYTES, KINDS, Subscriber
+from agent.table.objects import CLONE_NEWPID, CLONE_VFORK, TaskStruct
 from agent.table.wire import Kind
 from exporters import registry
 from tests.support.kernelobjects import Thread
@@ -27,7 +27,7 @@ class Listener:
         self.scene = scene
         self.unsent = 0
         scene.watch.catch_up()
-        self.subscription = Subscription(
+        self.subscription = Subscriber(
             viewer,
             scene.watch.table.pids.initial,
             (self.task(root),) if root is not None else (),
@@ -36,7 +36,7 @@ class Listener:
         )
         scene.service.feed.add(self.subscription, lambda: self.unsent)
 
-    def task(self, thread: Thread) -> Task:
+    def task(self, thread: Thread) -> TaskStruct:
         """Return the table's task for a thread."""
         task = self.scene.watch.table.task(thread.tid)
         assert task is not None
@@ -209,7 +209,7 @@ def test_numbers_are_those_of_the_subscribers_namespace() -> None:
     task = scene.watch.table.task(init.tid)
     assert task is not None
     listener = Listener(scene)
-    inner = Subscription(ROOT, task.pid.namespace, (), KINDS, scene.watch.stream.next)
+    inner = Subscriber(ROOT, task.pid.namespace, (), KINDS, scene.watch.stream.next)
     scene.service.feed.add(inner, lambda: 0)
     scene.child()
     child = scene.child(init)
@@ -316,7 +316,7 @@ def test_a_subscription_begins_with_its_snapshot() -> None:
     scene.child(root)
     answer = scene.ask(ROOT, "subscribe", root=str(root.tid))
     image = registry.load(answer["snapshot"])
-    (subscription,) = scene.service.feed.subscriptions
+    (subscription,) = scene.service.feed.subscribers
     late = scene.child(root)
     scene.watch.tend()
     (event,) = msgpack.unpackb(subscription.take(0))["events"]

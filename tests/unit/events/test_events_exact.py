@@ -117,7 +117,7 @@ def test_several_trees_are_followed_in_one_order_until_the_last_root_is_gone() -
     assert not scene.ask(ROOT, "subscribe", roots=[str(first.tid), str(second.tid)], snapshot=True)["ok"]
     assert not scene.ask(ROOT, "subscribe", roots=[], root="1")["ok"]
     assert scene.ask(ROOT, "subscribe", roots=[str(first.tid), second.tid])["snapshot"] is None
-    (subscription,) = scene.service.feed.subscriptions
+    (subscription,) = scene.service.feed.subscribers
     inside = [scene.kernel.fork(parent) for parent in (second, first)]
     scene.kernel.fork(beside)
     for root in (first, second):
@@ -303,7 +303,7 @@ def test_a_birth_has_the_time_of_the_start_and_other_events_that_of_their_readin
     """All times are of CLOCK_REALTIME, as that clock is at the reading."""
     scene = Scene()
     feed = scene.service.feed = Feed(scene.watch.stream, scene.watch.table, lambda: 5_000_000, lambda: 1_000_000)
-    assert feed.subscriptions == {}
+    assert feed.subscribers == {}
     listener = Listener(scene)
     child = scene.child()
     scene.kernel.exec(child)

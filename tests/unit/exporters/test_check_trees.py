@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from agent.errors import RefusedError
 from agent.model import Dialect, Mode, Snapshot
 from agent.selection.select import resolve_mode, select
-from agent.table.objects import Task
+from agent.table.objects import TaskStruct
 from exporters.checking.check import check
 from exporters.content.findings import Finding
 from exporters.image import checkpoint
@@ -17,7 +17,7 @@ from tests.support.watched import watched
 from tests.unit.table.test_table_properties import PATIENT
 
 
-def captured(root: Task, mode: Mode) -> Snapshot | None:
+def captured(root: TaskStruct, mode: Mode) -> Snapshot | None:
     """Return the image of a capture at that root; None if the capture fails because of a leak."""
     try:
         made = select(root, mode, first_tag=1, without_entered=True)

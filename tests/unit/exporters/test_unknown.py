@@ -18,7 +18,7 @@ from agent.model import Snapshot
 from exporters import registry
 from exporters.checking.check import check
 from exporters.comparing.comparison import difference
-from exporters.content.unknown import DOCUMENT, NOTHING, _Shape, collect
+from exporters.content.unknown import DOCUMENT, NOTHING, _MapShape, collect
 from exporters.documents import jsonfmt, msgpackfmt
 from exporters.documents.document import to_document
 from exporters.image import checkpoint
@@ -44,7 +44,7 @@ NAMES = st.sampled_from(["tomorrow", "aaa", "$bytes", "$$bytes", "zzz", "", "\x1
 )
 
 
-def maps_of(value: Any, shape: _Shape = DOCUMENT, way: Way = ()) -> Iterator[Way]:
+def maps_of(value: Any, shape: _MapShape = DOCUMENT, way: Way = ()) -> Iterator[Way]:
     """Yield the ways to all known maps of a document."""
     yield way
     for key, inner in shape.maps.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.proc.arguments import HELD, HELD_TITLE, MOVED, Memory, Stack, Strings, judge
+from agent.proc.arguments import HELD, HELD_TITLE, MOVED, ProcessMemory, Stack, Strings, judge
 from agent.proc.details import Details, details, stat_fields
 from agent.proc.host import ns_per_tick
 from agent.table.areas import HASHED_BYTES, Area, AtExec
@@ -21,7 +21,7 @@ from agent.table.areas import HASHED_BYTES, Area, AtExec
 ARGS = b"/usr/sbin/d\0-c\0\0"
 ENV = b"PATH=/bin\0EMPTY=\0"
 START = 0x7FFC_0000_1000
-AT = Memory(1 << 20, START - 800, START, START + len(ARGS), START + len(ARGS), START + len(ARGS) + len(ENV))
+AT = ProcessMemory(1 << 20, START - 800, START, START + len(ARGS), START + len(ARGS), START + len(ARGS) + len(ENV))
 STACK = Stack(3, (START, START + 12, START + 15))
 TOLD = Strings((b"/usr/sbin/d", b"-c", b""), (b"PATH=/bin", b"EMPTY="))
 UNSEEN = AtExec()
@@ -109,7 +109,7 @@ def test_a_task_that_a_restart_holds_has_no_arguments_and_where_they_are_is_said
     """Its title is not an argument, though it ends like one."""
     title = HELD_TITLE + b"1 sh\0"
     end = START + len(title)
-    where = AT._replace(arg_start=START, arg_end=end, env_start=end, env_end=end) if known else Memory(*[0] * 6)
+    where = AT._replace(arg_start=START, arg_end=end, env_start=end, env_end=end) if known else ProcessMemory(*[0] * 6)
 
     assert judge(where, title, b"", None, UNSEEN) == Strings(None, (), HELD, None)
     assert judge(where, title, b"", None, seen(same=(False, False))) == Strings(None, (), HELD, None)
@@ -126,7 +126,7 @@ def test_strings_that_are_where_no_exec_had_put_them_are_not_known() -> None:
     """prctl(PR_SET_MM_MAP) moves stack and strings together, so no mark shows it; the text may still be that of
     exec.
     """
-    far = Memory(AT.size, *(each + 4096 for each in AT[1:]))
+    far = ProcessMemory(AT.size, *(each + 4096 for each in AT[1:]))
     stack = Stack(3, tuple(each + 4096 for each in STACK.pointers))
 
     assert judge(far, ARGS, ENV, stack, UNSEEN) == TOLD
@@ -137,7 +137,7 @@ def test_strings_that_are_where_no_exec_had_put_them_are_not_known() -> None:
 
 def test_where_the_place_may_not_be_known_the_bytes_decide() -> None:
     """The kernel shows the place only to callers that may trace the process."""
-    nowhere = Memory(AT.size, 0, 0, 0, 0, 0)
+    nowhere = ProcessMemory(AT.size, 0, 0, 0, 0, 0)
 
     assert judge(nowhere, ARGS, None, None, seen(same=(True, False))) == Strings(TOLD.argv)
     assert judge(nowhere, ARGS, None, None, seen(same=(False, False))).argv is None

@@ -13,7 +13,7 @@ import pytest
 from agent.model import Capabilities, ProcessDetails
 from agent.proc.details import NOTHING, Details, details, opened, program_file, read_at, stat_fields
 from agent.proc.host import ns_per_tick
-from agent.proc.surroundings import Reader
+from agent.proc.surroundings import SurroundingsReader
 
 PID = 41
 TICKS = 182174
@@ -257,7 +257,7 @@ def test_a_path_that_leads_to_another_file_is_not_told(tmp_path: Path, way: str)
         subprocess.run(over, check=True)
         program.touch()
         shown = Path(f"/proc/{child.pid}/exe").readlink()
-        told = details(child.pid, start_of(child.pid), where=Reader())
+        told = details(child.pid, start_of(child.pid), where=SurroundingsReader())
         child.kill()
     if way == "mounted over":
         subprocess.run(["umount", top], check=True)

@@ -9,7 +9,7 @@ import pytest
 
 from agent.model import Surroundings
 from agent.proc.details import opened
-from agent.proc.surroundings import Reader, strange, view_of
+from agent.proc.surroundings import SurroundingsReader, strange, view_of
 
 ROOT = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw"
 PROC = "22 21 0:20 / /proc rw,nosuid shared:2 - proc proc rw"
@@ -169,7 +169,7 @@ def apart(*command: str) -> tuple[str, ...] | None:
         assert process.stdout is not None
         process.stdout.read(1)
         with opened(f"/proc/{process.pid}") as directory:
-            first, second = Reader().of(directory), Reader().of(directory)
+            first, second = SurroundingsReader().of(directory), SurroundingsReader().of(directory)
         process.communicate()
     assert first == second
     return first.apart

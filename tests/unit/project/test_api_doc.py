@@ -11,7 +11,7 @@ from agent import config
 from agent.cli import fileverbs
 from agent.daemon import conversation, quota, server
 from agent.daemon.fairness import SHARE
-from agent.events.subscription import BACKLOG_BYTES, KINDS
+from agent.events.subscriber import BACKLOG_BYTES, KINDS
 from agent.protocol import client, codec
 from exporters.comparing import comparison
 from tests.support.simwatch import ROOT, Scene

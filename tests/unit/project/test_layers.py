@@ -2,6 +2,7 @@
 """The import rules that lint-imports cannot check."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,16 @@ def test_no_function_keeps_state_in_its_module() -> None:
     }
 
     assert found == KEPT
+
+
+def test_a_class_name_means_one_class() -> None:
+    """A reader who meets a name need not ask which room it is from."""
+    places: dict[str, list[str]] = {}
+    for package in ("agent", "bpf", "exporters"):
+        for path in sorted((TOP / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(os.fspath(path.relative_to(TOP)))
+
+    assert len(places) > 100
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

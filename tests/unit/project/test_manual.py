@@ -12,7 +12,7 @@ import pytest
 
 from agent import errors
 from agent.config import Config
-from agent.events.subscription import KINDS
+from agent.events.subscriber import KINDS
 from manual.share import write
 from manual.verbs import Verb, verbs
 from tests.support.commandline import ckptree

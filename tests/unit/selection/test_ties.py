@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from agent.capture.sweepdiff import Muster
+from agent.capture.sweepdiff import SweepDiff
 from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Shares, Terminal
 from agent.selection import select
 from agent.selection.select import Selection
 from agent.selection.ties import Ties
 from agent.table import wire
-from agent.table.objects import CLONE_NEWPID, Task
+from agent.table.objects import CLONE_NEWPID, TaskStruct
 from agent.table.wire import TIES_OWNED, TIES_SHARED, Tie
 from tests.support.kernelobjects import Number, Thread
 from tests.support.watched import Watched, watched
@@ -62,7 +62,7 @@ class Host:
         self.rows: dict[Tie, dict[int, list[bytes]]] = {"terminals": {}, "owners": {}, "sharing": {}}
         self.unsteady: list[bytes] = []
         self.asked: list[tuple[Tie, int]] = []
-        self.noted: dict[Task, int] = {}
+        self.noted: dict[TaskStruct, int] = {}
         self._filters = filters
         self.ties = Ties(self.read, ("terminals", "owners", "sharing"), self.pair.table.pids, filters=filters)
 
@@ -298,7 +298,7 @@ def test_an_answer_tells_who_has_ties_and_who_has_them_no_more() -> None:
     rows = [list(row) for row in wire.ROW.iter_unpack(pair.kernel.rows())]
     for row in rows:
         row[fields["ties"]] = TTY if row[fields["tid"]] == thread.tid else 0
-    pair.put(Muster(pair.table).differing(b"".join(wire.ROW.pack(*row) for row in rows)))
+    pair.put(SweepDiff(pair.table).differing(b"".join(wire.ROW.pack(*row) for row in rows)))
     swept = dict(pair.table.noted)
     pair.put([pair.table.question(task)])
 

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.capture.sweepdiff import Muster
-from agent.table.objects import Task
+from agent.capture.sweepdiff import SweepDiff
+from agent.table.objects import TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.wire import Kind
 from tests.support.programs import PROGRAMS, Step, finish, make
@@ -16,24 +16,24 @@ from tests.support.records import nonsense
 from tests.support.watched import Watched, watched
 from tests.unit.table.test_table_properties import PATIENT
 
-Facts = dict[Task, tuple[Any, ...]]
+Facts = dict[TaskStruct, tuple[Any, ...]]
 
 
 def facts_of(table: ProcessTable) -> Facts:
     """Return all facts of all tasks here, and of the gone ones that their births run through."""
     found: Facts = {}
     for start in table.tasks():
-        task: Task | None = start
+        task: TaskStruct | None = start
         while task is not None and task not in found:
             found[task] = _facts(table, task)
             task = task.creator
     return found
 
 
-def _facts(table: ProcessTable, task: Task) -> tuple[Any, ...]:
+def _facts(table: ProcessTable, task: TaskStruct) -> tuple[Any, ...]:
     leader = task.leader
     parent = leader.parent
-    own = {name: getattr(task, name) for name in Task.__slots__ if name not in ("next", "previous", "threads")}
+    own = {name: getattr(task, name) for name in TaskStruct.__slots__ if name not in ("next", "previous", "threads")}
     return (
         *own.items(),
         (task.pid.task is task, frozenset(task.children()), frozenset(task.threads or ()), table.noted.get(task)),
@@ -114,7 +114,7 @@ def test_so_it_does_where_others_were_lost_or_come_late(program: list[Step], see
         if chance.random() < 0.2:
             pair.kernel.emit = observed.feed
             pair.put(pair.table.take_questions())
-            pair.put(Muster(pair.table).differing(pair.kernel.rows()))
+            pair.put(SweepDiff(pair.table).differing(pair.kernel.rows()))
             pair.kernel.emit = deliver
 
 

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 import pytest
 
 from agent.table import history
-from agent.table.objects import CLONE_NEWPID, Namespace, Pid, Task
+from agent.table.objects import CLONE_NEWPID, Pid, PidNamespace, TaskStruct
 from tests.support.kernelobjects import Thread
 from tests.support.watched import Watched, watched
 
 
-def a_task(number: int, creator: Task | None = None, sid: Pid | None = None) -> Task:
+def a_task(number: int, creator: TaskStruct | None = None, sid: Pid | None = None) -> TaskStruct:
     """Return a released task, unless a test gives it its pid object back."""
-    task = Task(Pid(number, (number,), Namespace(0, 1, None)), number, number, 0)
+    task = TaskStruct(Pid(number, (number,), PidNamespace(0, 1, None)), number, number, 0)
     task.creator = creator
     task.order = number
     task.birth_sid = sid
     return task
 
 
-def deeds(task: Task) -> list[str]:
+def deeds(task: TaskStruct) -> list[str]:
     """Return the deeds of a task, in order."""
     return [what for what, _, _ in task.deeds or ()]
 
@@ -70,7 +70,7 @@ def test_the_exit_of_one_that_created_somebody_is_a_deed() -> None:
 
 def test_a_dead_ancestor_between_two_of_one_session_is_cut_out() -> None:
     """Its creator could have had the child itself."""
-    session = Pid(9, (9,), Namespace(0, 1, None))
+    session = Pid(9, (9,), PidNamespace(0, 1, None))
     session.users = 1
     above = a_task(1, sid=session)
     between = a_task(2, above, session)
@@ -83,7 +83,7 @@ def test_a_dead_ancestor_between_two_of_one_session_is_cut_out() -> None:
 @pytest.mark.parametrize("reason", ["number in use", "not observed", "another session", "alone"])
 def test_a_dead_ancestor_that_matters_is_kept(reason: str) -> None:
     """It is a ghost, an assumed birth, the founder of a session in use, or the last one."""
-    session, other = (Pid(n, (n,), Namespace(0, 1, None)) for n in (8, 9))
+    session, other = (Pid(n, (n,), PidNamespace(0, 1, None)) for n in (8, 9))
     session.users = other.users = 1
     above = a_task(1, sid=session)
     between = a_task(2, None if reason == "alone" else above, session)
@@ -102,7 +102,7 @@ def test_a_dead_ancestor_that_matters_is_kept(reason: str) -> None:
 
 def test_a_session_that_nobody_uses_any_more_keeps_no_ancestor() -> None:
     """The deed of its founding goes with it; otherwise it would seem to precede the child's birth."""
-    session, dead = (Pid(n, (n,), Namespace(0, 1, None)) for n in (8, 9))
+    session, dead = (Pid(n, (n,), PidNamespace(0, 1, None)) for n in (8, 9))
     session.users = 1
     above = a_task(1, sid=session)
     history.remember(above, "setsid", 4, dead)
@@ -167,7 +167,7 @@ def test_the_number_of_objects_is_flat_over_many_forks(no_collector: None) -> No
         kernel.wait(child, other)
         end(pair, child)
         if turn in (199, 1999):
-            counts.append([count(kind) for kind in (Task, Pid, Namespace)])
+            counts.append([count(kind) for kind in (TaskStruct, Pid, PidNamespace)])
 
     assert counts[0] == counts[1]
     assert len(pair.table.tasks()) == 1
@@ -182,7 +182,7 @@ def test_an_ancestor_that_is_gone_is_kept_as_long_as_a_birth_runs_through_it(no_
     grandchild = kernel.fork(child)
     end(pair, father)
     end(pair, child)
-    before = count(Task)
+    before = count(TaskStruct)
     creator = pair.task(grandchild).creator
 
     assert creator is not None
@@ -192,7 +192,7 @@ def test_an_ancestor_that_is_gone_is_kept_as_long_as_a_birth_runs_through_it(no_
     del creator
     end(pair, grandchild)
 
-    assert count(Task) == before - 3
+    assert count(TaskStruct) == before - 3
 
 
 @pytest.mark.parametrize("new_session", [False, True])
@@ -200,7 +200,7 @@ def test_ten_thousand_generations_that_fork_and_exit_stay_few(no_collector: None
     """A daemon keeps starting its successor, with or without a session of its own."""
     pair = watched()
     kernel = pair.kernel
-    before = count(Task)
+    before = count(TaskStruct)
     current = kernel.fork(kernel.init)
     for _ in range(10_000):
         if new_session:
@@ -214,7 +214,7 @@ def test_ten_thousand_generations_that_fork_and_exit_stay_few(no_collector: None
         chain.append(chain[-1].creator)
 
     assert len(chain) <= 5
-    assert count(Task) - before <= 5
+    assert count(TaskStruct) - before <= 5
     assert chain[-1] is pair.task(kernel.init)
 
 
@@ -223,7 +223,7 @@ def test_a_fork_looks_at_a_few_links_of_a_chain_however_long_it_is(monkeypatch: 
     looks: list[int] = []
     is_gone = history.is_gone
 
-    def counted(task: Task) -> bool:
+    def counted(task: TaskStruct) -> bool:
         looks[-1] += 1
         return is_gone(task)
 

@@ -13,9 +13,9 @@ from agent.table.objects import (
     PTRACED,
     SUBREAPER,
     UNDER_SUBREAPER,
-    Namespace,
     Pid,
-    Task,
+    PidNamespace,
+    TaskStruct,
 )
 
 
@@ -23,11 +23,11 @@ class Host:
     """An initial namespace with its init, and tasks on demand."""
 
     def __init__(self) -> None:
-        self.space = Namespace(0, 1, None)
+        self.space = PidNamespace(0, 1, None)
         self.made = 0
         self.init = self.process(None)
 
-    def pid(self, space: Namespace | None = None) -> Pid:
+    def pid(self, space: PidNamespace | None = None) -> Pid:
         """Return the next number at each level; a namespace's first is 1."""
         self.made += 1
         namespace = space or self.space
@@ -36,26 +36,26 @@ class Host:
         rules.hash_pid(pid)
         return pid
 
-    def process(self, parent: Task | None, flags: int = 0, space: Namespace | None = None) -> Task:
+    def process(self, parent: TaskStruct | None, flags: int = 0, space: PidNamespace | None = None) -> TaskStruct:
         """Make a child in its parent's group and session, by default in its parent's namespace."""
         inherited = parent.pid.namespace if parent is not None else None
-        task = Task(self.pid(space or inherited), self.made, 0x1000 + self.made, flags)
+        task = TaskStruct(self.pid(space or inherited), self.made, 0x1000 + self.made, flags)
         leader = parent.leader if parent is not None else None
         pgid = (leader.pgid if leader else None) or task.pid
         sid = (leader.sid if leader else None) or task.pid
         rules.add_process(task, parent, pgid, sid)
         return task
 
-    def thread(self, leader: Task) -> Task:
+    def thread(self, leader: TaskStruct) -> TaskStruct:
         """Make another thread."""
-        task = Task(self.pid(leader.pid.namespace), self.made, 0x1000 + self.made, 0)
+        task = TaskStruct(self.pid(leader.pid.namespace), self.made, 0x1000 + self.made, 0)
         rules.add_thread(task, leader)
         return task
 
-    def container(self, parent: Task, flags: int = 0) -> Task:
+    def container(self, parent: TaskStruct, flags: int = 0) -> TaskStruct:
         """Make the init of a namespace below its parent's."""
         above = parent.pid.namespace
-        return self.process(parent, flags, Namespace(100 + self.made, 7, above))
+        return self.process(parent, flags, PidNamespace(100 + self.made, 7, above))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_the_deepest_of_33_levels_is_freed_at_all_of_them(host: Host) -> None:
         task = host.container(task)
     rules.exit_task(task)
     rules.release_task(task)
-    space: Namespace | None = task.pid.namespace
+    space: PidNamespace | None = task.pid.namespace
 
     assert len(task.pid.numbers) == 33
     while space is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent.table import answers, history, wire
-from agent.table.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED, MOVING_NOWHERE, Task
+from agent.table.objects import AUTOREAP, CLONE_NEWPID, CLONE_PARENT, EXITED, MOVING_NOWHERE, TaskStruct
 from tests.support.kernelobjects import Thread
 from tests.support.watched import Watched, watched
 
@@ -408,7 +408,7 @@ def test_an_answer_that_says_nothing_new_touches_nobody(field: str) -> None:
     told: list[bytes] = []
     pair.kernel.emit = told.append
     pair.put([pair.table.question(pair.task(process))])
-    state = wire.TaskState(*wire.TASK.unpack_from(told[0]))
+    state = wire.TaskRecord(*wire.TASK.unpack_from(told[0]))
     value = getattr(state, field)
     changed: dict[str, Any] = {field: b"another" if field == "comm" else value ^ 0x40}
     other = state._replace(**changed)
@@ -444,7 +444,7 @@ def strings_of(pair: Watched, thread: Thread, which: int, text: bytes) -> None:
     pair.feed(pair.kernel.writer.strings(which, tid=thread.tid, start_ns=thread.start_ns, text=text, kept=True))
 
 
-def kept(task: Task) -> list[bytes | None]:
+def kept(task: TaskStruct) -> list[bytes | None]:
     """Return the texts with which a task's process was started."""
     return [None if each is None else each[wire.AREA.size :] for each in task.strings or ()]
 

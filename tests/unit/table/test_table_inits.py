@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.table.objects import CLONE_NEWPID, EXITED, Task
+from agent.table.objects import CLONE_NEWPID, EXITED, TaskStruct
 from tests.support.kernelobjects import Thread
 from tests.support.watched import Watched, watched
 
@@ -95,15 +95,15 @@ def test_the_exit_of_an_init_with_many_threads_looks_at_few_of_them_each_time(
     for _ in range(threads):
         pair.kernel.thread(init)
     looks = 0
-    group = Task.group
+    group = TaskStruct.group
 
-    def counted(task: Task) -> Iterator[Task]:
+    def counted(task: TaskStruct) -> Iterator[TaskStruct]:
         nonlocal looks
         for each in group(task):
             looks += 1
             yield each
 
-    monkeypatch.setattr(Task, "group", counted)
+    monkeypatch.setattr(TaskStruct, "group", counted)
     pair.kernel.exit_group(init)
 
     assert looks < 20 * threads

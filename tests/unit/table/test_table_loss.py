@@ -3,7 +3,7 @@
 
 import pytest
 
-from agent.capture.sweepdiff import Muster
+from agent.capture.sweepdiff import SweepDiff
 from agent.table import wire
 from agent.table.objects import CLONE_NEWPID, EXITED
 from agent.table.wire import Kind
@@ -352,7 +352,7 @@ def test_an_exit_signal_that_no_record_told_of_is_found_by_a_sweep(signal: int) 
 
     assert pair.table.take_questions() == []
     pair.agree()
-    assert Muster(pair.table).differing(pair.kernel.rows()) == []
+    assert SweepDiff(pair.table).differing(pair.kernel.rows()) == []
 
 
 def test_a_late_exit_of_a_leader_that_has_been_replaced_is_healed() -> None:
@@ -423,7 +423,7 @@ def test_a_task_that_lives_and_is_not_listed_is_noted_and_one_that_came_later_is
         pair.kernel.exit(gone)
         pair.kernel.wait(pair.kernel.init, gone)
     pair.kernel.fork(pair.kernel.init)
-    pair.put(Muster(pair.table).differing(b"".join(wire.ROW.pack(*row) for row in rows)))
+    pair.put(SweepDiff(pair.table).differing(b"".join(wire.ROW.pack(*row) for row in rows)))
     pair.table.strike_off(mark)
 
     assert pair.table.unlisted == {pair.task(hidden)}

@@ -150,7 +150,7 @@ def test_every_structure_and_every_flag_of_the_header_is_compared() -> None:
 
 def test_task_state_names_the_fields_of_record_task_in_order() -> None:
     """So the values that TASK unpacks get their names by position."""
-    assert wire.TaskState._fields == tuple(name for name, _ in wire.RECORD_TASK)
+    assert wire.TaskRecord._fields == tuple(name for name, _ in wire.RECORD_TASK)
 
 
 def test_a_reader_yields_the_wanted_fields_in_the_order_of_the_header() -> None:

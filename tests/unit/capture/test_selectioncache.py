@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.capture.selectioncache import Recall
-from agent.capture.sweepdiff import Muster
+from agent.capture.selectioncache import SelectionCache
+from agent.capture.sweepdiff import SweepDiff
 from agent.errors import RefusedError
 from agent.selection import select
 from agent.table import wire
-from agent.table.objects import CLONE_NEWPID, EXITED, Task
+from agent.table.objects import CLONE_NEWPID, EXITED, TaskStruct
 from tests.support.programs import PROGRAMS, Step, make
 from tests.support.watched import Watched, watched
 from tests.unit.table.test_table_properties import PATIENT
@@ -29,10 +29,10 @@ class Scene:
         self.pair.kernel.setsid(self.root)
         self.child = self.pair.kernel.fork(self.root)
         self.other = self.pair.kernel.fork(self.pair.kernel.init)
-        self.recall = Recall(self.pair.table)
+        self.cache = SelectionCache(self.pair.table)
 
     @property
-    def top(self) -> Task:
+    def top(self) -> TaskStruct:
         """Return the table's task for the root."""
         return self.pair.task(self.root)
 
@@ -45,46 +45,46 @@ def scene() -> Scene:
 
 def test_an_answer_that_says_nothing_new_is_no_news(scene: Scene) -> None:
     """It causes no new walk."""
-    members = scene.recall.members(scene.top)
+    members = scene.cache.members(scene.top)
     scene.pair.put([scene.pair.table.question(task) for task in members])
 
-    assert scene.recall.members(scene.top) is members
+    assert scene.cache.members(scene.top) is members
 
 
 def test_what_happens_elsewhere_leaves_walk_and_selection_as_they_are(scene: Scene) -> None:
     """Both are used again."""
-    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
-    members = scene.recall.members(scene.top)
+    chosen = scene.cache.select(scene.top, "subtree", without_entered=False)
+    members = scene.cache.members(scene.top)
     scene.pair.kernel.exit(scene.pair.kernel.fork(scene.other))
 
-    assert scene.recall.members(scene.top) is members
-    assert scene.recall.select(scene.top, "subtree", without_entered=False) is chosen
+    assert scene.cache.members(scene.top) is members
+    assert scene.cache.select(scene.top, "subtree", without_entered=False) is chosen
 
 
 def test_a_tree_that_comes_to_be_what_it_was_has_the_selection_that_it_had(scene: Scene) -> None:
     """A new walk finds the same selection."""
-    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
-    members = scene.recall.members(scene.top)
+    chosen = scene.cache.select(scene.top, "subtree", without_entered=False)
+    members = scene.cache.members(scene.top)
     short = scene.pair.kernel.fork(scene.root)
     scene.pair.kernel.exit(short)
     scene.pair.kernel.wait(scene.root, short)
 
-    assert scene.recall.members(scene.top) is not members
-    assert scene.recall.select(scene.top, "subtree", without_entered=False) is chosen
+    assert scene.cache.members(scene.top) is not members
+    assert scene.cache.select(scene.top, "subtree", without_entered=False) is chosen
 
 
 def test_another_mode_is_another_selection(scene: Scene) -> None:
     """This holds for the same tasks too."""
-    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
+    chosen = scene.cache.select(scene.top, "subtree", without_entered=False)
 
-    assert scene.recall.select(scene.top, "subtree", without_entered=True) is not chosen
+    assert scene.cache.select(scene.top, "subtree", without_entered=True) is not chosen
 
 
 @pytest.mark.parametrize("change", ["fork", "setpgid", "exit"])
 def test_a_change_within_the_tree_is_seen_at_once(scene: Scene, change: str) -> None:
     """Walk and selection are made again."""
-    chosen = scene.recall.select(scene.top, "subtree", without_entered=False)
-    exited = scene.recall.exited(scene.top)
+    chosen = scene.cache.select(scene.top, "subtree", without_entered=False)
+    exited = scene.cache.exited(scene.top)
     kernel = scene.pair.kernel
     if change == "fork":
         kernel.fork(scene.child)
@@ -92,34 +92,34 @@ def test_a_change_within_the_tree_is_seen_at_once(scene: Scene, change: str) -> 
         kernel.setpgid(scene.child, scene.child.group, scene.child.pid)
     else:
         kernel.exit(scene.child)
-    again = scene.recall.select(scene.top, "subtree", without_entered=False)
+    again = scene.cache.select(scene.top, "subtree", without_entered=False)
 
     assert again.tasks != chosen.tasks
-    assert len(scene.recall.exited(scene.top)) - len(exited) == (change == "exit")
+    assert len(scene.cache.exited(scene.top)) - len(exited) == (change == "exit")
 
 
 def test_a_stranger_among_the_rows_is_asked_about_until_it_is_known(scene: Scene) -> None:
     """This holds if no other row has changed."""
-    scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+    scene.cache.differing(scene.pair.kernel.rows(), remember=True)
     with scene.pair.losing():
         stranger = scene.pair.kernel.fork(scene.root)
-    questions = [scene.recall.differing(scene.pair.kernel.rows(), remember=True) for _ in range(2)]
+    questions = [scene.cache.differing(scene.pair.kernel.rows(), remember=True) for _ in range(2)]
     scene.pair.put(questions[0])
-    known = scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+    known = scene.cache.differing(scene.pair.kernel.rows(), remember=True)
 
-    assert scene.pair.task(stranger) in scene.recall.members(scene.top)
+    assert scene.pair.task(stranger) in scene.cache.members(scene.top)
     assert questions == [[(stranger.address, stranger.start_ns)]] * 2
     assert known == []
 
 
 def test_who_has_no_row_any_more_is_asked_about(scene: Scene) -> None:
     """Its end was lost; no record has touched any task here."""
-    scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+    scene.cache.differing(scene.pair.kernel.rows(), remember=True)
     child = scene.pair.task(scene.child)
     with scene.pair.losing():
         scene.pair.kernel.exit(scene.child)
         scene.pair.kernel.wait(scene.root, scene.child)
-    questions = scene.recall.differing(scene.pair.kernel.rows(), remember=True)
+    questions = scene.cache.differing(scene.pair.kernel.rows(), remember=True)
 
     assert questions == [(child.address, child.start_ns)]
 
@@ -133,10 +133,10 @@ def test_what_entered_a_container_is_called_what_it_is_called_now(scene: Scene) 
     guest = kernel.fork(scene.other)
     kernel.setsid(guest)
     root = scene.pair.task(init)
-    before = scene.recall.select(root, "container", without_entered=True).entered
+    before = scene.cache.select(root, "container", without_entered=True).entered
     scene.pair.task(guest).comm = b"renamed"
     scene.pair.table.changes.add(scene.pair.task(guest))
-    after = scene.recall.select(root, "container", without_entered=True).entered
+    after = scene.cache.select(root, "container", without_entered=True).entered
 
     assert ["renamed" in line for line in (*before, *after)] == [False, True]
 
@@ -155,8 +155,8 @@ class Doubled:
     def __init__(self, pair: Watched, chance: random.Random) -> None:
         self.pair = pair
         self.chance = chance
-        self.recall = Recall(pair.table)
-        self.roots: list[Task] = []
+        self.cache = SelectionCache(pair.table)
+        self.roots: list[TaskStruct] = []
         self.last = pair.kernel.rows()
 
     def look(self) -> None:
@@ -173,9 +173,9 @@ class Doubled:
             fresh = select.select(root, mode, without_entered=True)
         except RefusedError:
             return
-        assert plain(self.recall.select(root, mode, without_entered=True)) == plain(fresh)
-        assert self.recall.members(root) == select.members(root)
-        assert self.recall.exited(root) == [task for task in select.members(root) if task.flags & EXITED]
+        assert plain(self.cache.select(root, mode, without_entered=True)) == plain(fresh)
+        assert self.cache.members(root) == select.members(root)
+        assert self.cache.exited(root) == [task for task in select.members(root) if task.flags & EXITED]
 
     def walk(self) -> None:
         """Walk over all tasks."""
@@ -186,10 +186,10 @@ class Doubled:
             rows = self.chance.choice([rows + row, rows[:at] + rows[at + wire.ROW.size :], rows[:at] + row + rows[at:]])
         self.last = rows
         noted = dict(table.noted)
-        questions = self.recall.differing(rows, remember=True)
+        questions = self.cache.differing(rows, remember=True)
         seen = table.unlisted, {task: ties for task, ties in table.noted.items() if task.pid.task is task}
         table.noted = noted
-        assert set(questions) == set(Muster(table).differing(rows))
+        assert set(questions) == set(SweepDiff(table).differing(rows))
         assert seen == (table.unlisted, table.noted)
         if self.chance.random() < 0.5:
             self.pair.put(questions)
@@ -229,10 +229,10 @@ def rows_of(scene: Scene) -> dict[int, bytes]:
 def test_a_task_with_two_rows_hides_nobody_who_has_none(scene: Scene) -> None:
     """A task that runs execve() during the kernel's walk may have two rows."""
     rows = rows_of(scene)
-    scene.recall.differing(b"".join(rows.values()), remember=True)
+    scene.cache.differing(b"".join(rows.values()), remember=True)
     child, twice = rows.pop(scene.child.tid), rows[scene.other.tid]
     assert child
-    questions = scene.recall.differing(b"".join([*rows.values(), twice]), remember=True)
+    questions = scene.cache.differing(b"".join([*rows.values(), twice]), remember=True)
 
     assert questions == [(scene.child.address, scene.child.start_ns)]
 
@@ -243,9 +243,9 @@ def test_a_task_that_had_another_row_too_is_not_missed(scene: Scene) -> None:
     walk = b"".join(rows.values())
     other = bytearray(rows[scene.child.tid])
     other[-24] ^= 1  # in its comm
-    scene.recall.differing(walk, remember=True)
-    asked = scene.recall.differing(walk + other, remember=True)
-    again = scene.recall.differing(walk, remember=True)
+    scene.cache.differing(walk, remember=True)
+    asked = scene.cache.differing(walk + other, remember=True)
+    again = scene.cache.differing(walk, remember=True)
 
     assert asked == [(scene.child.address, scene.child.start_ns)]
     assert (again, scene.pair.table.unlisted) == ([], set())
@@ -254,16 +254,16 @@ def test_a_task_that_had_another_row_too_is_not_missed(scene: Scene) -> None:
 def test_what_is_remembered_of_the_gone_is_bounded_by_what_is_there(scene: Scene) -> None:
     """A walk is remembered; then thousands of tasks are born and die before the next walk."""
     kernel = scene.pair.kernel
-    scene.recall.differing(kernel.rows(), remember=True)
+    scene.cache.differing(kernel.rows(), remember=True)
     for _ in range(3000):
         child = kernel.fork(scene.other)
-        scene.recall.note()
+        scene.cache.note()
         kernel.exit(child)
         kernel.wait(scene.other, child)
-    scene.recall.note()
+    scene.cache.note()
     gc.collect()
 
-    assert sum(isinstance(one, Task) for one in gc.get_objects()) < 1000
+    assert sum(isinstance(one, TaskStruct) for one in gc.get_objects()) < 1000
 
 
 def test_a_question_whose_answer_was_lost_keeps_nobody() -> None:
@@ -272,7 +272,7 @@ def test_a_question_whose_answer_was_lost_keeps_nobody() -> None:
     child = pair.kernel.fork(pair.kernel.init)
     with pair.losing():
         pair.put([pair.table.question(pair.task(child))])
-    pair.put(Muster(pair.table).differing(pair.kernel.rows()))
+    pair.put(SweepDiff(pair.table).differing(pair.kernel.rows()))
     pair.table.strike_off(pair.stream.next)
 
     assert not pair.table.unanswered

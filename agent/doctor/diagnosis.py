@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 State = Literal["ok", "warn", "no"]
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """The result of a trial.
 
     Attributes:
@@ -27,12 +27,12 @@ class Finding(NamedTuple):
     mend: str = ""
 
 
-def as_lines(findings: Sequence[Finding]) -> list[str]:
+def as_lines(findings: Sequence[Diagnosis]) -> list[str]:
     """Return findings as lines, for people."""
     return [f"{one.state:<4} {one.what}: {one.found}" + (f" — {one.mend}" if one.mend else "") for one in findings]
 
 
-def verdict(findings: Sequence[Finding]) -> dict[str, bool]:
+def verdict(findings: Sequence[Diagnosis]) -> dict[str, bool]:
     """Return True for each of ``capture`` and ``restart`` that works."""
     states = {one.what: one.state for one in findings}
     return {what: states.get(what) == "ok" for what in ("capture", "restart")}

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgpack
 
 from agent.access import Viewer
-from agent.table.objects import Namespace, Task
+from agent.table.objects import PidNamespace, TaskStruct
 
 KINDS: Final = ("birth", "exec", "death", "reap", "reparent", "setsid", "setpgid", "subreaper", "change")
 """Kinds that a client can ask for; ``loss``, ``resync``, ``dropped``, ``hidden`` and ``end`` come unasked."""
@@ -18,7 +18,7 @@ BACKLOG_BYTES: Final = 1 << 20
 _pack = msgpack.Packer().pack
 
 
-class Subscription:
+class Subscriber:
     """The events that a subscriber wants, and those that wait for it.
 
     Args:
@@ -36,7 +36,12 @@ class Subscription:
     """
 
     def __init__(
-        self, viewer: Viewer, namespace: Namespace, roots: tuple[Task, ...], kinds: Iterable[str], position: int
+        self,
+        viewer: Viewer,
+        namespace: PidNamespace,
+        roots: tuple[TaskStruct, ...],
+        kinds: Iterable[str],
+        position: int,
     ) -> None:
         self.viewer = viewer
         self.namespace = namespace
@@ -52,14 +57,14 @@ class Subscription:
         self._bytes = 0
         self._missing = self._missing_ns = 0
 
-    def sees(self, task: Task) -> bool:
+    def sees(self, task: TaskStruct) -> bool:
         """Return True if a task may be told: the subscriber may see it, and it has a number in the subscriber's
         namespace.
         """
         viewer = self.viewer
         return (viewer.privileged or viewer.sees_ids(task.ids)) and task.pid.number_in(self.namespace) > 0
 
-    def hide(self, task: Task, order: int, time_ns: int) -> None:
+    def hide(self, task: TaskStruct, order: int, time_ns: int) -> None:
         """Tell, once, that the tree has a task which may not be told: the events are then not complete."""
         if self.roots and not self._hidden and not self.viewer.sees_ids(task.ids):
             self._hidden = True
