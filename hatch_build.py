@@ -19,7 +19,7 @@ TOP = Path(__file__).resolve().parent
 FOLDER = TOP / "agent" / "restart" / "helper"
 HELPER = FOLDER / "ckptree-rebuild"
 SOURCES = (
-    *("rebuild.c", "namespaces.c", "watch.c", "takedown.c", "watcher.c", "kin.c"),
+    *("guard.c", "namespaces.c", "guardloop.c", "takedown.c", "guardwatcher.c", "kin.c"),
     *("actor.c", "ending.c", "settle.c", "rights.c"),
 )
 FLAGS = (

@@ -26,7 +26,7 @@ _Noreturn void give_up(enum setup what, long error);
 int may_administer(void);
 void enter_user_namespace(void);
 long make_mounts_private(void);
-void guard_watch(void);
+void guard_loop(void);
 void take_down(void);
 long begin_watcher(void);
 void keep_watcher(void);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The program that rebuild.c runs and agent/restart/rebuild/helperprogram.py writes. This file defines both; a test compiles it and
+ * The program that guard.c runs and agent/restart/rebuild/helperprogram.py writes. This file defines both; a test compiles it and
  * compares. program.py has the order of the parts.
  */
 #ifndef CKPTREE_REBUILD_H

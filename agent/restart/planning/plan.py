@@ -3,8 +3,9 @@
 
 Theory
 ------
-*Actors* are the threads that a rebuild makes. Tasks are those of the image. A *ghost* holds the number of a process
-that is gone while its session or group has members. A *helper* comes and goes, because a task must be born where no
+*Actors* are the threads that a rebuild makes. Tasks are those of the image. An actor stands in for each *ghost* of the
+image, a pid object without a task: it holds the number of a process that is gone while its session or group has
+members. A *helper* comes and goes, because a task must be born where no
 task of the image can bear it. A *reaper* stands above a root that is no namespace's init, in place of all tasks that
 were above it once. Actor 0 stands at the top: the reaper, else the root. The *keepers* are children of the reaper
 beside the root: each is the init of a namespace that tasks or ghosts are in, and whose own init was no task of the

@@ -304,7 +304,7 @@ static void nap(void)
 	CALL3(read, FD_WAKE, &wakings, sizeof(wakings));
 }
 
-void guard_watch(void)
+void guard_loop(void)
 {
 	struct state *state = program.state;
 	struct message gone = {.kind = SAID_GONE};

@@ -322,6 +322,6 @@ _Noreturn void guard_main(void)
 	if ((program.head->flags & PROGRAM_PIDNS) && !may_administer())
 		enter_user_namespace();
 	begin();
-	guard_watch();
+	guard_loop();
 	leave(0);
 }
