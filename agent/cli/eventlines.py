@@ -17,13 +17,15 @@ from typing import Any, Final
 
 from agent.protocol.client import Event, EventTask
 from exporters.content.fields import escape
-from exporters.content.wording import count, ended, exit_signal, path, plain, signal_name
+from exporters.content.wording import NS_PER_S, count, ended, exit_signal, path, plain, signal_name, status_document
 
 Lines = Callable[[Event | None], list[str]]
 """Gives the lines to write for an event; None: for now nothing more has come."""
 
 MOST_OF_A_LOSS: Final = 20
 """Changes that are shown on a terminal one by one, of those that come to light after a loss."""
+
+_WITH_IDS: Final = ("birth", "setsid", "setpgid")
 
 _UNASKED = {
     "loss": "{} lost on their way to the daemon: tasks may have changed unseen until the next resync",
@@ -100,7 +102,12 @@ def lines_of(*, as_objects: bool, shortened: bool) -> Lines:
 
 def as_json(event: Event) -> str:
     """Return an event as one JSON object for programs, without a newline. An absent value is null, as in documents."""
-    document: dict[str, Any] = {"event": event.kind, "order": event.order, "time_ns": event.time_ns}
+    document: dict[str, Any] = {
+        "event": event.kind,
+        "order": event.order,
+        "time": _instant(event.time_ns),
+        "time_ns": event.time_ns,
+    }
     if event.task is not None:
         task = event.task
         document |= {
@@ -112,11 +119,23 @@ def as_json(event: Event) -> str:
             "gid": task.gid,
             "comm": escape(task.comm),
         }
-    return json.dumps(document | dict(event.details))
+    told = dict(event.details)
+    if event.kind in _WITH_IDS:
+        document |= {"pgid": None, "sid": None}
+    if "exit_code" in told:
+        document |= status_document(told["exit_code"])
+    return json.dumps(document | told)
 
 
 def _head(event: Event, kind: str) -> str:
     return f"{event.order:>10} {_time(event.time_ns)} {kind:<9}"
+
+
+def _instant(time_ns: int | None) -> str | None:
+    """Return date and time in UTC as of RFC 3339, to the nanosecond; None where the time is not known."""
+    if time_ns is None:
+        return None
+    return f"{datetime.fromtimestamp(time_ns // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%S}.{time_ns % NS_PER_S:09}Z"
 
 
 def _time(time_ns: int | None) -> str:

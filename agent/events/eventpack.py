@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgpack
 
-from agent.events.eventfacts import Marks, number, thread
+from agent.events.eventfacts import Marks, thread
 from agent.events.subscriber import KINDS
 from agent.selection.births import flag_names
 from agent.table import rules
@@ -119,12 +119,16 @@ def _born(task: TaskStruct, namespace: PidNamespace) -> Said:
     parent, pgid, sid = leader.parent, leader.pgid, leader.sid
     above = parent.pid.number_in(namespace) if parent is not None else 0
     maker = above if creator is parent else thread(creator, namespace)
-    group = pgid.number_in(namespace) if pgid is not None else 0
-    session = group if sid is pgid else number(sid, namespace)
     signal = task.exit_signal
     flags = _FLAGS.get(task.clone_flags)
     if flags is None:
         flags = _FLAGS[task.clone_flags] = _pack("flags") + _pack(flag_names(task.clone_flags))
+    if pgid is None or sid is None:
+        ids_known = {"pgid": _known(pgid, namespace), "sid": _known(sid, namespace)}
+        said = _entries({"parent": above, "creator": maker, **ids_known, "exit_signal": signal})
+        return said[0] + 1, said[1] + flags
+    group = pgid.number_in(namespace)
+    session = group if sid is pgid else sid.number_in(namespace)
     return 6, _BIRTH(_PARENT, above, _CREATOR, maker, _PGID, group, _SID, session, _SIGNAL, signal) + flags
 
 
@@ -177,8 +181,15 @@ def parent(task: TaskStruct, namespace: PidNamespace) -> Said:
 
 def ids(task: TaskStruct, namespace: PidNamespace) -> Said:
     """Return the fields of a new group or session: both ids."""
-    leader = task.leader
-    return 2, _IDS(_PGID, number(leader.pgid, namespace), _SID, number(leader.sid, namespace))
+    pgid, sid = task.leader.pgid, task.leader.sid
+    if pgid is None or sid is None:
+        return _entries({"pgid": _known(pgid, namespace), "sid": _known(sid, namespace)})
+    return 2, _IDS(_PGID, pgid.number_in(namespace), _SID, sid.number_in(namespace))
+
+
+def _known(pid: Pid | None, namespace: PidNamespace) -> int | None:
+    """Return the number of a group or session in a namespace, 0 if it has none there; None if the table lacks it."""
+    return pid.number_in(namespace) if pid is not None else None
 
 
 def subreaper(task: TaskStruct, _namespace: PidNamespace) -> Said:

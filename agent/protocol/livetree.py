@@ -71,7 +71,7 @@ class LiveProcess:
     Attributes:
         pid: its number, which is its leader's.
         parent: number of the thread that is its real parent; 0: the subscriber does not see it.
-        pgid, sid: group and session; 0: the subscriber does not see it.
+        pgid, sid: group and session; 0: the subscriber does not see it, or the daemon does not know it.
         subreaper: True where it adopts the orphans below it.
         threads: its tasks by number.
     """
@@ -175,7 +175,7 @@ class LiveTree:
                 task.exit_signal = said.get("exit_signal", task.exit_signal)
                 self._reparented(process, said["parent"])
             case "setsid" | "setpgid":
-                process.pgid, process.sid = said["pgid"], said["sid"]
+                process.pgid, process.sid = said["pgid"] or 0, said["sid"] or 0
             case "subreaper":
                 process.subreaper = said["on"]
             case "change":
@@ -194,7 +194,7 @@ class LiveTree:
         if known is not None and known.start_ns != about.start_ns:
             self._reaped(known)
             known = None
-        process = self._process(about.pid, said["parent"], said["pgid"], said["sid"], subreaper=False)
+        process = self._process(about.pid, said["parent"], said["pgid"] or 0, said["sid"] or 0, subreaper=False)
         if known is None:
             known = LiveTask(
                 about.tid,
@@ -214,7 +214,7 @@ class LiveTree:
         known.stopped = said.get("stopped", known.stopped)
         known.exit_code = said.get("exit_code", known.exit_code)
         process.subreaper = said.get("subreaper", process.subreaper)
-        process.pgid, process.sid = said["pgid"], said["sid"]
+        process.pgid, process.sid = said["pgid"] or 0, said["sid"] or 0
 
     def _reaped(self, task: LiveTask) -> None:
         process = task.process

@@ -28,7 +28,7 @@ CORE_DUMPED = 0x80
 
 _SIGNAL = 0x7F
 _NAMED = 6  # users of a ghost that are named
-_NS_PER_S = 1_000_000_000
+NS_PER_S = 1_000_000_000
 
 
 class Tint(NamedTuple):
@@ -244,7 +244,7 @@ def is_bare(snapshot: Snapshot) -> bool:
 
 def moment(time_ns: int) -> str:
     """Return a CLOCK_REALTIME in nanoseconds as date and time, in UTC."""
-    return f"{datetime.fromtimestamp(time_ns // _NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(time_ns // NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def name(task: Task) -> str:
@@ -278,6 +278,22 @@ def ended(code: int) -> str:
     word = signal_name(number)
     word = f"signal {word}" if word.isdecimal() else word
     return f"killed by {word}" + (", core dumped" if code & CORE_DUMPED else "")
+
+
+def status_document(code: int | None) -> dict[str, int | str | bool | None]:
+    """Return the parts of a wait status: the exit status or the name of the signal, and True for a core dump.
+
+    Args:
+        code: raw wait status; None: the task has not exited, and all parts are None.
+    """
+    if code is None:
+        return {"exited": None, "signal": None, "core": None}
+    number = code & _SIGNAL
+    return {
+        "exited": None if number else code >> 8 & 0xFF,
+        "signal": signal_name(number) if number else None,
+        "core": bool(number and code & CORE_DUMPED),
+    }
 
 
 def signal_name(number: int) -> str:

@@ -2,7 +2,7 @@
 """Live events as lines and as JSON."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -158,6 +158,7 @@ def test_json_has_all_of_an_event() -> None:
     assert json.loads(as_json(event("reparent", parent=1))) == {
         "event": "reparent",
         "order": 17,
+        "time": datetime.fromtimestamp(TIME_NS // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S.250700000Z"),
         "time_ns": TIME_NS,
         "pid": 4712,
         "tid": 4712,
@@ -171,6 +172,41 @@ def test_json_has_all_of_an_event() -> None:
     assert json.loads(as_json(event("loss", None, count=2))) == {
         "event": "loss",
         "order": 17,
+        "time": datetime.fromtimestamp(TIME_NS // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S.250700000Z"),
         "time_ns": TIME_NS,
         "count": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        (3 << 8, {"exited": 3, "signal": None, "core": False}),
+        (0, {"exited": 0, "signal": None, "core": False}),
+        (9, {"exited": None, "signal": "SIGKILL", "core": False}),
+        (0x80 | 11, {"exited": None, "signal": "SIGSEGV", "core": True}),
+        (34, {"exited": None, "signal": "SIGRTMIN", "core": False}),
+        (None, {"exited": None, "signal": None, "core": None}),
+    ],
+)
+def test_json_has_the_parts_of_a_wait_status_beside_it(code: int | None, parts: dict[str, Any]) -> None:
+    """A reader need not know the macros of wait(2)."""
+    told = json.loads(as_json(event("change", stopped=False, exit_code=code, exit_signal=17)))
+
+    assert {key: told[key] for key in ("exit_code", *parts)} == {"exit_code": code, **parts}
+
+
+@pytest.mark.parametrize("kind", ["birth", "setsid", "setpgid"])
+def test_json_never_leaves_out_a_group_or_session(kind: str) -> None:
+    """Null says that it is not known; a line says so, too."""
+    told = json.loads(as_json(event(kind)))
+
+    assert (told["pgid"], told["sid"]) == (None, None)
+    assert "session unknown, group unknown" in as_line(event("birth", **BIRTH | {"pgid": None, "sid": None}))
+
+
+def test_an_event_without_a_time_has_null_in_json() -> None:
+    """An older daemon sends none."""
+    told = json.loads(as_json(Event("end", 17, None, {})))
+
+    assert (told["time"], told["time_ns"]) == (None, None)

@@ -104,3 +104,18 @@ def test_whoever_is_not_seen_has_the_number_0(pair: Watched) -> None:
     task.flags |= EXITED
     task.exit_code = 9
     assert _read(task, task.pid.namespace, eventpack.presence, {})["exit_code"] == 9
+
+
+def test_a_group_or_session_that_the_table_lacks_is_null(pair: Watched) -> None:
+    """0 means another thing: the listener's namespace has no number for it."""
+    task, top = _inner(pair), pair.table.pids.initial
+    leader = task.leader
+    group = leader.pgid
+    assert group is not None
+    leader.sid = None
+    for say in (eventpack.birth, eventpack.presence, eventpack.ids):
+        said = _read(task, top, say, ASSUMED)
+        assert (said["pgid"], said["sid"], said["assumed"]) == (group.numbers[0], None, True)
+    leader.pgid = None
+    assert _read(task, top, eventpack.birth, {})["pgid"] is None
+    assert _read(task, top, eventpack.birth, {})["flags"] == ["CLONE_NEWPID"]
