@@ -19,11 +19,11 @@ TOP = Path(__file__).resolve().parent
 FOLDER = TOP / "agent" / "restart" / "helper"
 HELPER = FOLDER / "ckptree-rebuild"
 SOURCES = (
-    *("guard.c", "namespaces.c", "guardloop.c", "takedown.c", "guardwatcher.c", "kin.c"),
-    *("actor.c", "ending.c", "settle.c", "rights.c"),
+    *("guard.c", "guardloop.c", "takedown.c", "guardwatcher.c", "namespaces.c", "kin.c", "guardstate.c"),
+    *("actor.c", "settle.c", "ending.c", "rights.c", "robust.c", "signals.c", "state.c"),
 )
 FLAGS = (
-    *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-s"),
+    *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror", "-s"),
     # Neither C library nor position-independent code: a smaller program forks faster.
     *("-static", "-no-pie", "-fno-pie", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector"),
     *("-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns"),

@@ -3,68 +3,11 @@
  * The life of an actor until the tree stands as planned: it takes its steps one after the other, each when its dependencies
  * are done.
  */
-#include "state.h"
-
-static void arm(uint32_t me, struct robust *robust)
-{
-	robust->entry.next = &robust->head.list;
-	robust->head.list.next = &robust->entry;
-	robust->head.futex_offset = (char *)&program.alive[me] - (char *)&robust->entry;
-	robust->head.list_op_pending = NULL;
-	store(&program.alive[me], (uint32_t)CALL0(gettid));
-	CALL2(set_robust_list, &robust->head, sizeof(robust->head));
-}
-
-/* Stop reporting the actor's end. The kernel would also mark an exec() as an end. */
-void actor_disarm(uint32_t me)
-{
-	store(&program.alive[me], 0);
-	CALL2(set_robust_list, NULL, sizeof(struct robust_list_head));
-}
-
-void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, int value)
-{
-	struct state *state = program.state;
-	uint32_t nobody = 0;
-
-	if (!__atomic_compare_exchange_n(&state->failing, &nobody, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-		return;
-	state->failure = (struct message){
-		.kind = SAID_FAILED, .reason = reason, .actor = actor, .place = place, .error = error, .value = value};
-	store(&state->failed, 1);
-	wake_guard();
-}
-
-/* Report a failure, and wait for the guard's SIGKILL. */
-_Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error)
-{
-	note_failure(reason, actor, place, error, 0);
-	for (;;)
-		CALL4(ppoll, 0, 0, 0, 0);
-}
-
-void handle(int number, uint64_t handler)
-{
-	struct signal_action action = {.handler = handler};
-
-	CALL4(rt_sigaction, number, &action, 0, 8);
-}
-
-/*
- * While a tree is built, an exiting task sends its parent its exit signal, which must reach no task. All actors inherit
- * this. An ignored signal is dropped; a blocked one would stay pending.
- */
-void ignore_signals(void)
-{
-	for (int number = 1; number <= SIGNALS; number++)
-		handle(number, number == SIGCHLD ? SIG_DFL : SIG_IGN); /* a task that ignores SIGCHLD has no zombies */
-}
-
-void stop_ignoring(void)
-{
-	for (int number = 1; number <= SIGNALS; number++)
-		handle(number, SIG_DFL);
-}
+#include "actor.h"
+#include "ending.h"
+#include "robust.h"
+#include "settle.h"
+#include "signals.h"
 
 static void set_number(uint32_t actor, uint32_t level, int32_t number)
 {
@@ -122,7 +65,7 @@ static void come_to_life(uint32_t me, struct robust *robust)
 	const struct program_actor *actor = &program.actors[me];
 	struct report report = {me};
 
-	arm(me, robust);
+	actor_arm(me, robust);
 	if (me && (program.head->flags & (PROGRAM_REAPER | PROGRAM_PIDNS)) == PROGRAM_REAPER)
 		handle(SIGNAL_GUARD_GONE, SIG_IGN); /* the handler is the reaper's alone */
 	CALL2(prctl, PR_SET_NAME, actor->comm);

@@ -1,29 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The end of an actor: by exit() or by a signal, at once or after a wait within its exit; and the wait for that end. */
-#include "state.h"
+#include "ending.h"
+#include "signals.h"
 
 #define LOOK_AGAIN_NS 50000
-
-/*
- * Announce the actor's exit to the actors that wait for it. The kernel marks the word in exit_mm(). From then on no signal
- * changes the exit status, and only the tasks left in its namespace keep the init from becoming a zombie.
- */
-static void arm_ending(uint32_t me, struct robust *robust)
-{
-	store(&program.ending[me], (uint32_t)CALL0(gettid) | FUTEX_WAITERS);
-	robust->head.futex_offset = (char *)&program.ending[me] - (char *)&robust->entry;
-	store(&program.alive[me], 0);
-	futex_wake_all(&program.ending[me]);
-}
-
-long await_ending(uint32_t target)
-{
-	uint32_t value;
-
-	while (!((value = load(&program.ending[target])) & FUTEX_OWNER_DIED))
-		futex_wait(&program.ending[target], value, NULL);
-	return 0;
-}
 
 /* Return the number of threads that /proc lists of this process; -1 without /proc. */
 static int threads(void)
@@ -72,7 +52,7 @@ static void await_the_others(uint32_t me)
 static void part(uint32_t me, struct robust *robust)
 {
 	if (program.actors[me].flags & ACTOR_LINGERS)
-		arm_ending(me, robust);
+		actor_arm_ending(me, robust);
 	else
 		actor_disarm(me);
 }

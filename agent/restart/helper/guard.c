@@ -3,16 +3,20 @@
  * The guard: it creates actor 0, watches while the actors create each other, reports to the coordinator, and takes the tree
  * down if something fails or the coordinator asks for it. It outlives the tree.
  *
- *     fd 3    the program, see rebuild.h and control.h
+ *     fd 3    the program, see program.h and control.h
  *     fd 4    SOCK_SEQPACKET to the coordinator; its end without SAID_DETACH means that the coordinator has died
  */
-#include "guard.h"
-
-struct program program;
-struct guard guard;
+#include "actor.h"
+#include "guardstate.h"
+#include "namespaces.h"
+#include "signals.h"
+#include "takedown.h"
+#include "guardloop.h"
+#include "guardwatcher.h"
 
 extern char __bss_start[], _end[]; /* the linker's: all writable data lies between them */
 
+_Noreturn void guard_main(void);
 PROGRAM_START(guard_main);
 
 void *memset(void *at, int value, size_t size)
@@ -29,30 +33,6 @@ void *memcpy(void *to, const void *from, size_t size)
 	for (const char *in = from; size--; in++, out++)
 		*out = *in;
 	return to;
-}
-
-void tell(struct message message)
-{
-	if (guard.control >= 0)
-		CALL6(sendto, guard.control, &message, sizeof(message), MSG_NOSIGNAL, 0, 0);
-}
-
-static _Noreturn void leave(int code)
-{
-	for (;;)
-		CALL1(exit_group, code);
-}
-
-_Noreturn void give_up(enum setup what, long error)
-{
-	tell((struct message){.kind = SAID_FAILED,
-			      .reason = REASON_SETUP,
-			      .actor = NO_ACTOR,
-			      .place = NO_ACTOR,
-			      .error = (int)-error,
-			      .value = what});
-	tell((struct message){.kind = SAID_GONE, .value = -1});
-	leave(1);
 }
 
 static void *array(uint32_t **at, size_t count)

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The guard's main loop, while the tree is built and afterwards. */
-#include "guard.h"
+#include "guardloop.h"
+#include "guardstate.h"
+#include "kin.h"
+#include "takedown.h"
+#include "guardwatcher.h"
 
 #define STUCK_NS 10000000000u
 

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The watcher: a second process beside the guard, which ends the tree if the guard is killed. PR_SET_PDEATHSIG would do
- * that, but the kernel clears it when actor 0 changes its ids or executes a program that does (commit_creds(),
- * begin_new_exec()), and a process can set it for itself only. In a tree without a pid namespace the reaper does this work.
- */
-#include "guard.h"
+/* The watcher, which ends the tree if the guard is killed. */
+#include "guardwatcher.h"
+#include "guardstate.h"
 
 /* Watch. Everything else is closed, because others wait for the guard's ends of pipes and sockets to be closed. */
 static _Noreturn void watch_over(void)
@@ -44,7 +41,6 @@ static long make_watcher(void)
 	return answer;
 }
 
-/* Start the watcher before actor 0 does anything, so that actor 0 cannot have changed its ids yet. */
 long begin_watcher(void)
 {
 	long answer = CALL2(pidfd_open, CALL0(getpid), 0);
@@ -60,7 +56,6 @@ long begin_watcher(void)
 	return answer;
 }
 
-/* Create another watcher if this one was killed; after a failure the next call tries again. */
 void keep_watcher(void)
 {
 	long answer;
@@ -71,7 +66,6 @@ void keep_watcher(void)
 	guard.watcher = answer > 0 ? (int32_t)answer : 0;
 }
 
-/* End the watcher. It ends by itself after actor 0, but not while it is stopped. */
 void end_watcher(void)
 {
 	struct child_info info;

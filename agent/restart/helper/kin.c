@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The identity of the process behind a number. The number is free as soon as the process has been waited for, and any new
- * process may get it. So a process that is no child of the caller is signalled through a pidfd, and only if it is proven
- * to be of the tree: a fact from /proc holds for the pidfd's process if that process has not been waited for afterwards.
- */
-#include "guard.h"
+/* The identity of the process behind a number. */
+#include "kin.h"
 
 #define LOOKS 100 /* a process gets a new parent whenever an ancestor dies */
 
@@ -39,7 +35,6 @@ static long read_file(const char *pid, const char *name, char *text, size_t size
 	return got;
 }
 
-/* Return the parent of a process; 0 if it is not known. The name may contain ')', so the last one ends it. */
 int32_t parent_of(const char *pid)
 {
 	char text[512], *at;
@@ -62,7 +57,6 @@ static int32_t parent_of_number(int32_t pid)
 	return parent_of(at);
 }
 
-/* Return 1 if /proc is of the caller's pid namespace: the numbers of another one mean other processes. */
 int proc_is_own(void)
 {
 	static const char key[] = "\nNSpid:\t";
@@ -76,12 +70,11 @@ int proc_is_own(void)
 	return n == sizeof(key) - 1 && number_in(at) == (int32_t)CALL0(getpid);
 }
 
-int is_there(long fd)
+static int is_there(long fd)
 {
 	return CALL4(pidfd_send_signal, fd, 0, 0, 0) != -ESRCH;
 }
 
-/* Return a pidfd of a process if it is a child of `parent`; parent_fd is -1 if that is the caller. */
 long open_child(int32_t pid, int32_t parent, long parent_fd)
 {
 	long fd = CALL2(pidfd_open, pid, 0);
@@ -127,7 +120,6 @@ static int descends(int32_t pid, long fd)
 	return answer;
 }
 
-/* Send a signal to a process if it is of the tree. */
 void signal_descendant(int32_t pid, int number)
 {
 	long fd = pid > 0 ? CALL2(pidfd_open, pid, 0) : -ESRCH;

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The namespaces around a tree: the user namespace that the guard enters where it is not root, for the right to make others,
- * and the mount namespace that actor 0 begins in.
- */
-#include "guard.h"
+/* The namespaces around a tree. */
+#include "namespaces.h"
+#include "guardstate.h"
 
 #define DEEPEST_PATH 2048 /* PATH_MAX / 2; at the root ".." stays there */
 
@@ -60,11 +58,6 @@ void enter_user_namespace(void)
 	program.answer->user_namespace = 1;
 }
 
-/*
- * Mounts in the tree's mount namespace must not propagate. The call takes a mount point, and the root of a chroot may be
- * none. Then the mount that contains it is changed from above: leave the chroot, by a root that is not above the working
- * directory, and enter it again.
- */
 long make_mounts_private(void)
 {
 	long answer = CALL5(mount, "none", "/", 0, MS_REC | MS_PRIVATE, 0), root, here;

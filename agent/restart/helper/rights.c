@@ -3,9 +3,8 @@
  * The rights of a task that runs its program: fewer than an actor's, and never more than the recorded ones. A task that
  * only holds its place has none. Each call must succeed; a failure ends the whole tree.
  */
-#include "state.h"
+#include "rights.h"
 
-/* Report a failure, upon which the guard takes all down, and end: no task goes on with rights that are half given up. */
 _Noreturn void cannot_run(uint32_t me, enum doing what, long answer)
 {
 	note_failure(REASON_RUN, me, NO_ACTOR, (int)-answer, what);

@@ -2,7 +2,10 @@
 /*
  * The life of an actor after the tree is active: it holds its place and does nothing, runs a program, or is the reaper.
  */
-#include "state.h"
+#include "settle.h"
+#include "rights.h"
+#include "robust.h"
+#include "signals.h"
 
 extern char __executable_start[], etext[], edata[], end[]; /* the linker's */
 
@@ -26,10 +29,6 @@ static char *append_number(char *at, uint32_t number)
 	return at;
 }
 
-/*
- * Set the command line that ps and pgrep -f show. The kernel reads it from private memory only, and actors have none until
- * all births are over. If it cannot be set, it stays empty.
- */
 void show_held(uint32_t me)
 {
 	const struct program_actor *actor = &program.actors[me];
@@ -118,10 +117,6 @@ static _Noreturn void reap(void)
 		CALL1(exit_group, 0);
 }
 
-/*
- * Take the rights of the release, and map the run section if there is one; return it, or NULL. This happens before the
- * actor counts as released and before it stops, so that at the detach every actor has got its rights.
- */
 char *actor_prepare(uint32_t me)
 {
 	const struct program_actor *actor = &program.actors[me];

@@ -7,7 +7,7 @@
 
 #include "control.h"
 #include "kernel_calls.h"
-#include "rebuild.h"
+#include "program.h"
 
 #define FD_WAKE 5    /* eventfd that wakes the guard */
 #define FD_REPORT 6  /* the actors' end of the socket pair by which the guard learns their pids */
@@ -62,34 +62,11 @@ struct report {
 	uint32_t actor;
 };
 
-/* The kernel's list of locks to mark at their owner's death, with one entry: the actor's word in `alive`. */
-struct robust {
-	struct robust_list_head head;
-	struct robust_list entry;
-};
-
-_Noreturn void actor_run(void *me);
-void handle(int number, uint64_t handler);
-void ignore_signals(void);
-void stop_ignoring(void);
-_Noreturn void actor_settle(uint32_t me, char *section);
-_Noreturn void actor_end(uint32_t me, const struct program_step *step, struct robust *robust);
-long await_ending(uint32_t target);
-void show_held(uint32_t me);
-void actor_disarm(uint32_t me);
-char *actor_prepare(uint32_t me);
-void take_rights(uint32_t me, const char *section);
-_Noreturn void cannot_run(uint32_t me, enum doing what, long answer);
-_Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error);
+/* Report a failure, if it is the first; the guard then takes the tree down. */
 void note_failure(uint32_t reason, uint32_t actor, uint32_t place, int error, int value);
 
-/* Create an actor on its own stack. */
-static inline long clone_actor(struct clone_args *args, void (*body)(void *), uint32_t actor)
-{
-	args->stack = (uint64_t)(uintptr_t)(program.stacks + (size_t)actor * ACTOR_STACK);
-	args->stack_size = ACTOR_STACK;
-	return clone3_call(args, body, (void *)(uintptr_t)actor);
-}
+/* Report a failure, and wait for the guard's SIGKILL. */
+_Noreturn void fail(uint32_t reason, uint32_t actor, uint32_t place, int error);
 
 static inline uint32_t load(const uint32_t *word)
 {

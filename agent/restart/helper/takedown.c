@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The end of a tree. A namespace ends as a whole with its init. Without a namespace every descendant of the reaper is
- * killed, round by round until there is none: the reaper is a subreaper, so no descendant escapes. The reaper does this
- * itself, to go on if the guard is killed meanwhile. Afterwards the guard kills the remaining processes in the same way.
- */
-#include "guard.h"
+/* The end of a tree. */
+#include "takedown.h"
+#include "guardstate.h"
+#include "kin.h"
+#include "guardwatcher.h"
 
 #define MOST_PIDS (4 * 1024 * 1024) /* PID_MAX_LIMIT */
 #define REAPER_PATIENCE_NS 5000000000u
@@ -106,7 +105,6 @@ static void leave_it_to_the_reaper(void)
 		sleep_ns(500000);
 }
 
-/* Remove the pid file, unless another tree's guard has written its own pid there. */
 void remove_pidfile(void)
 {
 	char text[16] = {0};

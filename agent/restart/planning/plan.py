@@ -42,7 +42,7 @@ class Role(StrEnum):
 
 
 class Op(IntEnum):
-    """The system call of a step. The numbers are those of enum op in rebuild.h."""
+    """The system call of a step. The numbers are those of enum op in program.h."""
 
     CLONE = 1  # clone3(): `target` is born; value: CloneBits
     SETSID = 2  # setsid()

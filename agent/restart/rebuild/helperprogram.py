@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan as the bytes that the helper in C runs: the mirror of rebuild.h.
+"""A plan as the bytes that the helper in C runs: the mirror of program.h.
 
     program = head | actor * actors | step * steps | u32 dependency * dependencies | s32 number * numbers
 

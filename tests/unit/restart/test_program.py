@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agreement of rebuild.h and control.h with their mirrors in Python, and of a program with its plan."""
+"""The agreement of program.h and control.h with their mirrors in Python, and of a program with its plan."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from agent.restart.rebuild import helperabi, helperprogram
 from tests.support.plans import PlanWriter
 
 FOLDER = Path(__file__).parents[3] / "agent" / "restart" / "helper"
-HEADERS = ("rebuild.h", "control.h")
+HEADERS = ("program.h", "control.h")
 Fields = tuple[tuple[str, str], ...]
 STRUCTS: dict[str, Fields] = {
     "program_head": helperprogram.PROGRAM_HEAD,

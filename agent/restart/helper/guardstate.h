@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The state of the guard. */
-#ifndef CKPTREE_GUARD_H
-#define CKPTREE_GUARD_H
+/* The guard's state, and its messages to the coordinator. */
+#ifndef CKPTREE_GUARDSTATE_H
+#define CKPTREE_GUARDSTATE_H
 
 #include "state.h"
 
@@ -22,22 +22,11 @@ struct guard {
 extern struct guard guard;
 
 void tell(struct message message);
-_Noreturn void give_up(enum setup what, long error);
-int may_administer(void);
-void enter_user_namespace(void);
-long make_mounts_private(void);
-void guard_loop(void);
-void take_down(void);
-long begin_watcher(void);
-void keep_watcher(void);
-void end_watcher(void);
-void remove_pidfile(void);
 
-int32_t number_in(const char *text);
-int32_t parent_of(const char *pid);
-int proc_is_own(void);
-int is_there(long fd);
-long open_child(int32_t pid, int32_t parent, long parent_fd);
-void signal_descendant(int32_t pid, int number);
+/* End the guard, or actor 0 before its first step. */
+_Noreturn void leave(int code);
+
+/* Report that something before any step has failed, and end. */
+_Noreturn void give_up(enum setup what, long error);
 
 #endif

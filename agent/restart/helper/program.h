@@ -3,8 +3,8 @@
  * The program that guard.c runs and agent/restart/rebuild/helperprogram.py writes. This file defines both; a test compiles it and
  * compares. program.py has the order of the parts.
  */
-#ifndef CKPTREE_REBUILD_H
-#define CKPTREE_REBUILD_H
+#ifndef CKPTREE_PROGRAM_H
+#define CKPTREE_PROGRAM_H
 
 #include <stdint.h>
 
