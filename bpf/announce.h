@@ -64,7 +64,7 @@ static __always_inline const void *FN(pending_namespace)(const void *task, const
 	if (!level)
 		GET(u64, own_ns, pid, OFF_pid_numbers + OFF_upid_ns);
 	else
-		READ(own_ns, pid, OFF_pid_numbers + (level & 63) * SIZE_upid + OFF_upid_ns);
+		READ(own_ns, pid, OFF_pid_numbers + (level & LEVEL_MASK) * SIZE_upid + OFF_upid_ns);
 	GET(u64, child_ns, nsproxy, OFF_nsproxy_pid_ns_for_children);
 	return child_ns != own_ns ? child_ns : 0;
 }
@@ -161,12 +161,12 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 		else
 			GET(u32, code, task, OFF_task_struct_exit_code);
 		/* signal->pids[PIDTYPE_PID] is always NULL; the task's own pid is thread_pid */
-		GET(u64, group, signal, OFF_signal_struct_pids + 1 * sizeof(void *));
-		r->tgid = FN(note_role)(s, 1, group);
-		GET(u64, group, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
-		r->pgid = FN(note_role)(s, 2, group);
-		GET(u64, group, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
-		r->sid = FN(note_role)(s, 3, group);
+		GET(u64, group, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_TGID));
+		r->tgid = FN(note_role)(s, PIDTYPE_TGID, group);
+		GET(u64, group, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_PGID));
+		r->pgid = FN(note_role)(s, PIDTYPE_PGID, group);
+		GET(u64, group, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_SID));
+		r->sid = FN(note_role)(s, PIDTYPE_SID, group);
 	}
 	r->flags = task_flags(pf, signal_flags, exit_state, ptrace, reaper_bits, under_bits);
 	r->exit_code = code;

@@ -9,13 +9,19 @@
  * at a time on each CPU, so the buffer needs no lock.
  */
 
+enum area { ARGUMENTS, ENVIRONMENT }; /* the argument of RECORD_STRINGS */
+
+#define WORD_BYTES 8
+#define BLOCK_WORDS (STRINGS_BLOCK / WORD_BYTES)
+#define HALF_BITS 32
+
 struct strings {
 	struct record_strings r;
-	u64 words[(STRINGS_BYTES + STRINGS_BLOCK) / 8]; /* one more block, to fill up the last one */
+	u64 words[(STRINGS_BYTES + STRINGS_BLOCK) / WORD_BYTES]; /* one more block, to fill up the last one */
 };
 
 BPF_PERCPU_ARRAY(strings, struct strings, 1);
-BPF_F_TABLE("array", u32, struct string_key, string_key, 1, 1 << 10 /* BPF_F_MMAPABLE */);
+BPF_F_TABLE("array", u32, struct string_key, string_key, 1, MMAPABLE);
 BPF_ARRAY(keep_strings, u32, 1); /* 1: the records have the text too */
 
 #ifdef HAVE_ARGUMENTS
@@ -35,11 +41,11 @@ static __always_inline void take_hash(struct strings *s, const struct string_key
 		asm volatile("" : "+r"(i));
 		if (i >= blocks || i >= STRINGS_BYTES / STRINGS_BLOCK)
 			break;
-		text = &s->words[i * (STRINGS_BLOCK / 8)];
+		text = &s->words[i * BLOCK_WORDS];
 		factors = &key->words[i * (STRINGS_BLOCK / 2)];
 #pragma unroll
-		for (j = 0; j < STRINGS_BLOCK / 8; j++) {
-			u64 low = (u32)text[j], high = text[j] >> 32;
+		for (j = 0; j < BLOCK_WORDS; j++) {
+			u64 low = (u32)text[j], high = text[j] >> HALF_BITS;
 
 			first += low * factors[4 * j] + high * factors[4 * j + 1];
 			second += low * factors[4 * j + 2] + high * factors[4 * j + 3];
@@ -49,7 +55,7 @@ static __always_inline void take_hash(struct strings *s, const struct string_key
 	s->r.second_hash = second;
 }
 
-static __always_inline void announce_strings(u32 which, const void *task, u64 from, u64 to)
+static __always_inline void announce_strings(enum area which, const void *task, u64 from, u64 to)
 {
 	u32 zero = 0, bytes, *keep, at;
 	struct strings *s = strings.lookup(&zero);
@@ -66,8 +72,8 @@ static __always_inline void announce_strings(u32 which, const void *task, u64 fr
 	if (bytes > STRINGS_BYTES)
 		return;
 #pragma unroll
-	for (at = 0; at < STRINGS_BLOCK / 8; at++)
-		s->words[bytes / 8 + at] = 0;
+	for (at = 0; at < BLOCK_WORDS; at++)
+		s->words[bytes / WORD_BYTES + at] = 0;
 	if (bpf_probe_read_user(s->words, bytes, (const void *)from))
 		return;
 	r->address = from;
@@ -105,8 +111,8 @@ int on_exec_strings(u64 *ctx)
 	READ(arg_end, mm, OFF_mm_struct_arg_end);
 	READ(env_start, mm, OFF_mm_struct_env_start);
 	READ(env_end, mm, OFF_mm_struct_env_end);
-	announce_strings(0, task, arg_start, arg_end);
-	announce_strings(1, task, env_start, env_end);
+	announce_strings(ARGUMENTS, task, arg_start, arg_end);
+	announce_strings(ENVIRONMENT, task, env_start, env_end);
 #endif
 	return 0;
 }

@@ -28,9 +28,9 @@ from bpf.hooks import CHANGE_PID, PRCTL, RELEASE_TASK
 from bpf.layout import Layout
 
 _HERE = Path(__file__).parent
-_SOURCES = (
+SOURCES = (
     *("events.h", "kernel.h", "quiet.h", "iterator.h", "helper_reads.h", "announce.h", "typed_loads.h", "announce.h"),
-    *("lifecycle.c", "arguments.c", "session.c", "ties.c", "sweep.c"),
+    *("ties.h", "lifecycle.c", "arguments.c", "session.c", "ties.c", "sweep.c"),
 )
 _MAPS = (
     "ring",
@@ -99,7 +99,7 @@ def _relocate(code: bytes, new: Any) -> bytes:
 
 def source() -> str:
     """Return the C source of all programs, as one text."""
-    return "\n".join((_HERE / name).read_text() for name in _SOURCES)
+    return "\n".join((_HERE / name).read_text() for name in SOURCES)
 
 
 def bundle(btf: Btf, layout: Layout) -> Bundle:

@@ -26,11 +26,26 @@
 #define PIDNS_ADDING 0x80000000u
 #define PIDTYPE_PID 0
 #define PIDTYPE_TGID 1
+#define PIDTYPE_PGID 2
+#define PIDTYPE_SID 3
+#define PIDTYPE_MASK 3
 
 #define WAKE_EVERY 4096 /* a power of two: one of so many records wakes the agent */
 
 #define SCRATCH_BYTES 4096 /* power of two above the largest record: 152 + 4 * 33 * 16 = 2264 */
 #define SCRATCH_DEPTH 3
+
+#define MMAPABLE (1 << 10) /* BPF_F_MMAPABLE */
+
+/* For the verifier: no level of a pid object is above this mask, though MAX_LEVELS is no power of two. */
+#define LEVEL_MASK 63
+
+/* The identity of a pid object without pid->ino: its number above its address, which is aligned to 64 bytes. */
+#define ADDRESS_BITS 42
+#define ADDRESS_SHIFT 6
+
+/* The offset of an entry in an array of pointers. */
+#define ENTRY(n) ((n) * sizeof(void *))
 
 #define READ(to, base, offset) bpf_probe_read_kernel(&(to), sizeof(to), (const void *)((const char *)(base) + (offset)))
 
@@ -51,7 +66,7 @@ struct scratch {
 };
 
 BPF_RINGBUF_OUTPUT(ring, 16); /* pages; the loader sets the real size */
-BPF_F_TABLE("array", u32, struct page, page, 1, 1 << 10 /* BPF_F_MMAPABLE */);
+BPF_F_TABLE("array", u32, struct page, page, 1, MMAPABLE);
 BPF_PERCPU_ARRAY(depth, u32, 1);
 BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCH_DEPTH);
 BPF_PROG_ARRAY(raw, 1);	 /* on_announce, for raw tracepoint programs: an array holds programs of one type only */
@@ -94,7 +109,7 @@ static __always_inline void lost(struct page *p, u64 seq)
 		p->lost_seq[n] = seq;
 }
 
-/* The identity of a struct pid. Without pid->ino: its number in 22 bits, its address (64-byte aligned) in 42. */
+/* The identity of a struct pid. */
 static __always_inline u64 pid_identity(const void *pid)
 {
 	u64 id = 0;
@@ -107,7 +122,7 @@ static __always_inline u64 pid_identity(const void *pid)
 	u32 nr = 0;
 
 	READ(nr, pid, OFF_pid_numbers + OFF_upid_nr);
-	id = ((u64)nr << 42) | (((u64)pid >> 6) & ((1ULL << 42) - 1));
+	id = ((u64)nr << ADDRESS_BITS) | (((u64)pid >> ADDRESS_SHIFT) & ((1ULL << ADDRESS_BITS) - 1));
 #endif
 	return id;
 }

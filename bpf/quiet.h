@@ -20,6 +20,9 @@
  * The daemon takes some 10 us for a record that somebody listens to, so a user's allowance is less than a tenth of its time,
  * and what is allowed at once keeps nobody waiting for longer than a turn of its loop. Root may stop the daemon anyway.
  */
+#define USER_LEVELS 33 /* user namespaces nest 32 deep at most */
+#define TOLD_PROCESSES 4096
+#define USERS 1024 /* with an allowance of their own, at a time */
 #define SECOND_NS 1000000000ull
 #define ALLOWED_PER_SECOND 8000
 #define ALLOWED_AT_ONCE 1000
@@ -34,8 +37,8 @@ struct told {
 	u64 subreaper;
 };
 
-BPF_TABLE("lru_hash", u64, struct told, told, 4096);
-BPF_TABLE("lru_hash", u32, struct allowance, allowances, 1024);
+BPF_TABLE("lru_hash", u64, struct told, told, TOLD_PROCESSES);
+BPF_TABLE("lru_hash", u32, struct allowance, allowances, USERS);
 
 /* The user to charge: the owner of the outermost user namespace below the initial one, so sub-ids count as their user. */
 static __always_inline u32 charged_user(const void *task)
@@ -50,7 +53,7 @@ static __always_inline u32 charged_user(const void *task)
 	READ(uid, cred, OFF_cred_uid);
 	READ(ns, cred, OFF_cred_user_ns);
 #pragma clang loop unroll(disable)
-	for (i = 0; i < 33; i++) { /* user namespaces nest 32 deep at most */
+	for (i = 0; i < USER_LEVELS; i++) {
 		if (!ns)
 			break;
 		READ(parent, ns, OFF_user_namespace_parent);
@@ -103,9 +106,9 @@ static __always_inline void read_told(struct told *to, const void *leader)
 
 	READ(to->start_ns, leader, OFF_START);
 	READ(signal, leader, OFF_task_struct_signal);
-	READ(pid, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
+	READ(pid, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_PGID));
 	to->pgid = pid_identity(pid);
-	READ(pid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
+	READ(pid, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_SID));
 	to->sid = pid_identity(pid);
 	READ(bits, signal, OFF_signal_struct_is_child_subreaper);
 	to->subreaper = bits & MASK_signal_struct_is_child_subreaper;

@@ -41,11 +41,12 @@ static __always_inline u32 number_at(const void *leader, u32 level)
 	READ(own_level, pid, OFF_pid_level);
 	if (own_level < level)
 		return 0;
-	READ(nr, pid, OFF_pid_numbers + (level & 63) * SIZE_upid + OFF_upid_nr);
+	READ(nr, pid, OFF_pid_numbers + (level & LEVEL_MASK) * SIZE_upid + OFF_upid_nr);
 	return nr;
 }
 
 #define CHILDREN_LOOKED_AT 256
+#define OFF_list_head_prev sizeof(void *)
 
 /* A child of the caller by its number, newest first; then children of the other threads, which setpgid() may move too. */
 static __always_inline const void *find_child(const void *task, u32 level, u32 wanted)
@@ -58,7 +59,7 @@ static __always_inline const void *find_child(const void *task, u32 level, u32 w
 	for (i = 0; i < CHILDREN_LOOKED_AT; i++) {
 		const void *entry = 0, *node = 0;
 
-		READ(entry, list, sizeof(void *)); /* list_head.prev */
+		READ(entry, list, OFF_list_head_prev);
 		if (!entry)
 			break;
 		if (entry != (const char *)thread + OFF_task_struct_children) {
@@ -162,8 +163,8 @@ int after_change_pid(u64 *ctx)
 
 	READ(own, task, OFF_task_struct_thread_pid);
 	READ(signal, task, OFF_task_struct_signal);
-	READ(pgid, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
-	READ(sid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
+	READ(pgid, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_PGID));
+	READ(sid, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_SID));
 	if (sid == own && pgid != own)
 		return 0;
 	if (sid != own && !is_news(task))

@@ -22,9 +22,9 @@ int on_task(struct task_iterator *ctx)
 	if (!signal || !cred)
 		return 0;
 	row.pid = loaded_pid_identity(pid);
-	LOAD(u64, pgid, signal, OFF_signal_struct_pids + 2 * sizeof(void *));
+	LOAD(u64, pgid, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_PGID));
 	row.pgid = loaded_pid_identity(pgid);
-	LOAD(u64, sid, signal, OFF_signal_struct_pids + 3 * sizeof(void *));
+	LOAD(u64, sid, signal, OFF_signal_struct_pids + ENTRY(PIDTYPE_SID));
 	row.sid = loaded_pid_identity(sid);
 	LOAD(u32, pf, task, OFF_task_struct_flags);
 	LOAD(u32, signal_flags, signal, OFF_signal_struct_flags);
