@@ -21,12 +21,12 @@ static void set_number(uint32_t actor, uint32_t level, int32_t number)
 static void learn_numbers(uint32_t me)
 {
 	const struct program_actor *actor = &program.actors[me];
-	char text[4096], *at, *line;
-	int32_t found[34] = {0};
+	char text[STATUS_BYTES], *at, *line;
+	int32_t found[MAX_LEVELS] = {0};
 	uint32_t count = 0;
 	long size, fd;
 
-	fd = CALL4(openat, -100, "/proc/thread-self/status", O_RDONLY | O_CLOEXEC, 0);
+	fd = CALL4(openat, AT_FDCWD, "/proc/thread-self/status", O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
 		fail(REASON_NUMBERS, me, NO_ACTOR, (int)-fd);
 	size = CALL3(read, fd, text, sizeof(text) - 1);
@@ -38,10 +38,8 @@ static void learn_numbers(uint32_t me)
 			break;
 	for (at = line + 7; *line && *at && *at != '\n'; at++)
 		if (*at >= '0' && *at <= '9') {
-			if (at[-1] < '0' || at[-1] > '9')
-				count++;
-			if (count > 33)
-				break;
+			if ((at[-1] < '0' || at[-1] > '9') && ++count > MAX_LEVELS)
+				fail(REASON_NUMBERS, me, NO_ACTOR, 0);
 			found[count - 1] = found[count - 1] * 10 + (*at - '0');
 		}
 	if (count < actor->depth + 1)
@@ -90,7 +88,7 @@ static int32_t next_spare(uint32_t me, uint32_t place)
 static long give_birth(uint32_t me, const struct program_step *step)
 {
 	const struct program_actor *child = &program.actors[step->target];
-	int32_t innermost_first[34];
+	int32_t innermost_first[MAX_LEVELS];
 	struct clone_args args = {0};
 	int chosen = !(program.head->flags & PROGRAM_ANY_NUMBERS);
 	int init = (step->value & (CLONE_BIT_NEWPID | CLONE_BIT_FIRST)) != 0;

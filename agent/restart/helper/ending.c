@@ -9,14 +9,14 @@
 static int threads(void)
 {
 	char entries[1024];
-	long fd = CALL4(openat, -100, "/proc/self/task", O_RDONLY | O_CLOEXEC, 0), size;
+	long fd = CALL4(openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_CLOEXEC, 0), size;
 	int count = 0;
 
 	if (fd < 0)
 		return -1;
 	while ((size = CALL3(getdents64, fd, entries, sizeof(entries))) > 0)
-		for (long at = 0; at < size; at += *(uint16_t *)(entries + at + 16))
-			count += entries[at + 19] != '.';
+		for (long at = 0; at < size; at += *(uint16_t *)(entries + at + ENTRY_SIZE_AT))
+			count += entries[at + ENTRY_NAME_AT] != '.';
 	CALL1(close, fd);
 	return count;
 }
@@ -25,7 +25,7 @@ static int threads(void)
 static int leader_is_dead(void)
 {
 	char text[256], *at;
-	long fd = CALL4(openat, -100, "/proc/self/stat", O_RDONLY | O_CLOEXEC, 0), size;
+	long fd = CALL4(openat, AT_FDCWD, "/proc/self/stat", O_RDONLY | O_CLOEXEC, 0), size;
 
 	if (fd < 0)
 		return 0;
@@ -86,7 +86,7 @@ static void commit_fault(int number)
 		break;
 	case SIGBUS:
 		fd = CALL2(memfd_create, "", 0); /* an empty file has no page to touch */
-		page = map(4096, MAP_SHARED, (int)fd, 0);
+		page = map(PAGE, MAP_SHARED, (int)fd, 0);
 		if (!refusal(page))
 			*(volatile char *)page = 0;
 		break;
@@ -96,7 +96,7 @@ static void commit_fault(int number)
 _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct robust *robust)
 {
 	uint64_t no_core[2] = {0, 0}, nothing = 0;
-	int number = step->value & 0x7f;
+	int number = step->value & STATUS_SIGNAL;
 	int init = CALL0(getpid) == 1;
 
 	if (program.actors[me].flags & ACTOR_LINGERS)
@@ -105,7 +105,7 @@ _Noreturn void actor_end(uint32_t me, const struct program_step *step, struct ro
 		mark_done((uint32_t)(step - program.steps));
 		part(me, robust);
 		for (;;)
-			CALL1(exit, number ? 0 : step->value >> 8 & 0xff);
+			CALL1(exit, number ? 0 : step->value >> STATUS_CODE_SHIFT & STATUS_CODE);
 	}
 	CALL4(prlimit64, 0, RLIMIT_CORE, no_core, 0);
 	CALL2(prctl, PR_SET_DUMPABLE, 0); /* a core pattern that is a pipe ignores the limit */

@@ -14,6 +14,11 @@
 #include "guardloop.h"
 #include "guardwatcher.h"
 
+#define CACHE_LINE 64
+#define STACK_PAGES 64 /* pages of the guard's stack on either side of the current frame, at most */
+#define STEP_WORDS 2   /* shared words for each step: done, needed */
+#define ACTOR_WORDS 5  /* and for each actor: alive, asked, ending, runs, members */
+
 extern char __bss_start[], _end[]; /* the linker's: all writable data lies between them */
 
 _Noreturn void guard_main(void);
@@ -35,6 +40,11 @@ void *memcpy(void *to, const void *from, size_t size)
 	return to;
 }
 
+static size_t aligned(size_t size, size_t unit)
+{
+	return (size + unit - 1) & ~(unit - 1);
+}
+
 static void *array(uint32_t **at, size_t count)
 {
 	void *mine = *at;
@@ -54,12 +64,12 @@ static void map_program(void)
 	if (answer != sizeof(head) || head.magic != PROGRAM_MAGIC || head.version != PROGRAM_VERSION || !head.actors)
 		give_up(SETUP_PROGRAM, answer < 0 ? answer : 0);
 	size = sizeof(head) + head.actors * sizeof(struct program_actor) + head.steps * sizeof(struct program_step) +
-	       ((size_t)head.dependencies + head.numbers) * 4;
-	size = (size + 7) & ~(size_t)7;
+	       ((size_t)head.dependencies + head.numbers) * sizeof(uint32_t);
+	size = aligned(size, sizeof(uint64_t));
 	at = map(size + sizeof(struct answer) + head.actors * sizeof(int32_t), MAP_SHARED, FD_PROGRAM, 0);
-	words = 2 * (size_t)head.steps + 5 * (size_t)head.actors;
-	state_size = (sizeof(struct state) + 63) & ~(size_t)63;
-	program.state = map(state_size + words * 4, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	words = STEP_WORDS * (size_t)head.steps + ACTOR_WORDS * (size_t)head.actors;
+	state_size = aligned(sizeof(struct state), CACHE_LINE);
+	program.state = map(state_size + words * sizeof(uint32_t), MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	program.stacks = map((size_t)head.actors * ACTOR_STACK, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (refusal(at) || refusal(program.state) || refusal(program.stacks))
 		give_up(SETUP_PROGRAM, refusal(at)		? refusal(at)
@@ -95,7 +105,7 @@ static void open_channels(void)
 {
 	int pair[2], yes = 1;
 	uint64_t all = ~(uint64_t)0, watched = 0;
-	static const int numbers[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, 1};
+	static const int numbers[] = {SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP};
 	long wake = CALL2(eventfd2, 0, O_CLOEXEC | SOCK_NONBLOCK), answer = 0;
 
 	CALL4(rt_sigprocmask, SIG_BLOCK, &all, 0, sizeof(all));
@@ -103,18 +113,18 @@ static void open_channels(void)
 		give_up(SETUP_SOCKETS, wake < 0 ? wake : answer);
 	CALL5(setsockopt, pair[0], SOL_SOCKET, SO_PASSCRED, &yes, sizeof(yes));
 	/* Move all to high numbers first: each may have a number that another one needs. */
-	wake = CALL3(fcntl, wake, 0, 20);
-	pair[0] = (int)CALL3(fcntl, pair[0], 0, 20);
-	pair[1] = (int)CALL3(fcntl, pair[1], 0, 20);
+	wake = CALL3(fcntl, wake, F_DUPFD, FD_HIGH);
+	pair[0] = (int)CALL3(fcntl, pair[0], F_DUPFD, FD_HIGH);
+	pair[1] = (int)CALL3(fcntl, pair[1], F_DUPFD, FD_HIGH);
 	CALL3(dup3, pair[0], FD_REPORTS, O_CLOEXEC);
 	CALL3(dup3, pair[1], FD_REPORT, O_CLOEXEC);
 	CALL3(dup3, wake, FD_WAKE, O_CLOEXEC);
 	for (size_t n = 0; n < sizeof(numbers) / sizeof(*numbers); n++)
 		watched |= (uint64_t)1 << (numbers[n] - 1);
 	guard.signals = (int)CALL4(signalfd4, -1, &watched, sizeof(watched), O_CLOEXEC | SOCK_NONBLOCK);
-	CALL3(dup3, guard.signals, 8, O_CLOEXEC);
-	guard.signals = 8;
-	CALL3(close_range, 9, ~0u, 0);
+	CALL3(dup3, guard.signals, FD_SIGNALS, O_CLOEXEC);
+	guard.signals = FD_SIGNALS;
+	CALL3(close_range, FD_UNUSED, ~0u, 0);
 }
 
 /*
@@ -125,7 +135,7 @@ static void open_channels(void)
 static void share_memory(void)
 {
 	char *begin = (char *)((uintptr_t)__bss_start & ~(uintptr_t)(PAGE - 1));
-	size_t size = ((size_t)(_end - begin) + PAGE - 1) & ~(size_t)(PAGE - 1);
+	size_t size = aligned((size_t)(_end - begin), PAGE);
 	char *copy = map(size, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	char *stack = (char *)((uintptr_t)guard.stack & ~(uintptr_t)(PAGE - 1));
 
@@ -134,8 +144,8 @@ static void share_memory(void)
 		CALL5(mremap, copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, begin);
 	}
 	/* Unmap the guard's stack, above and below the current frame. Pages that are not mapped do no harm. */
-	CALL2(munmap, stack - 64 * PAGE, 64 * PAGE);
-	for (int page = 0; page < 64; page++)
+	CALL2(munmap, stack - STACK_PAGES * PAGE, STACK_PAGES * PAGE);
+	for (int page = 0; page < STACK_PAGES; page++)
 		CALL2(munmap, stack + page * PAGE, PAGE);
 }
 
@@ -158,7 +168,7 @@ static void outlive_guard(void)
 
 	if (!refusal(stack.base)) {
 		CALL2(sigaltstack, &stack, 0);
-		CALL4(rt_sigaction, SIGNAL_GUARD_GONE, &action, 0, 8);
+		CALL4(rt_sigaction, SIGNAL_GUARD_GONE, &action, 0, SIGNAL_SET_BYTES);
 	}
 	CALL2(prctl, PR_SET_PDEATHSIG, SIGNAL_GUARD_GONE);
 }
@@ -279,7 +289,7 @@ static void begin(void)
 		give_up(SETUP_CLONE, answer);
 	guard.first = (int32_t)answer;
 	answer = CALL2(pidfd_open, guard.first, 0);
-	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, 0, 20); /* above the standard streams */
+	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, F_DUPFD, FD_HIGH);
 	CALL1(close, answer);
 	CALL0(setsid);
 	if (program.head->flags & PROGRAM_PIDNS) {

@@ -222,7 +222,7 @@ static int listen(void)
 /* Read signals; return 0 to take the tree down. Before the detach they are the coordinator's to handle. */
 static int heed_signals(void)
 {
-	char info[128];
+	char info[SIGNAL_INFO_BYTES];
 	int go_on = 1;
 
 	while (CALL3(read, guard.signals, info, sizeof(info)) == sizeof(info))
@@ -290,18 +290,31 @@ static void go_on(void)
 	}
 }
 
+/* Reports are read now and then: a wakeup for each would slow down the build. */
+static int64_t longest_nap_ms(void)
+{
+	switch (stage) {
+	case BUILDING:
+	case ACTIVATING:
+		return 2;
+	case RELEASING:
+	case STOPPING:
+		return 1;
+	case RUNNING:
+		return 1000;
+	default:
+		return 5;
+	}
+}
+
 static void nap(void)
 {
 	struct poll_fd polled[] = {{FD_WAKE, POLLIN, 0},
 				   {guard.signals, POLLIN, 0},
 				   {guard.first ? guard.first_fd : -1, POLLIN, 0},
 				   {guard.control, POLLIN, 0}};
-	/* Reports are read now and then: a wakeup for each would slow down the build. */
-	int64_t ms = stage == BUILDING || stage == ACTIVATING ? 2
-		     : stage == RUNNING			      ? 1000
-		     : stage >= RELEASING		      ? 1
-							      : 5;
-	struct timespec64 timeout = {ms / 1000, ms % 1000 * 1000000};
+	int64_t ms = longest_nap_ms();
+	struct timespec64 timeout = {ms / MS_PER_S, ms % MS_PER_S * NS_PER_MS};
 	uint64_t wakings;
 
 	CALL5(ppoll, polled, guard.control < 0 ? 3 : 4, &timeout, 0, 0);

@@ -3,6 +3,9 @@
 #include "guardwatcher.h"
 #include "guardstate.h"
 
+/* The watcher's descriptors: all others are closed. */
+enum { FD_GUARD = FD_HIGH, FD_FIRST, FD_BEHIND };
+
 /* Watch. Everything else is closed, because others wait for the guard's ends of pipes and sockets to be closed. */
 static _Noreturn void watch_over(void)
 {
@@ -10,14 +13,14 @@ static _Noreturn void watch_over(void)
 	struct poll_fd polled[] = {{0, POLLIN, 0}, {1, POLLIN, 0}};
 
 	/* Move both to high numbers first, above those that are closed. */
-	polled[GUARD].fd = (int)CALL3(fcntl, guard.guard_fd, 0, 22);
-	polled[FIRST].fd = (int)CALL3(fcntl, guard.first_fd, 0, 22);
-	CALL3(dup3, polled[GUARD].fd, 20, O_CLOEXEC);
-	CALL3(dup3, polled[FIRST].fd, 21, O_CLOEXEC);
-	polled[GUARD].fd = 20;
-	polled[FIRST].fd = 21;
-	CALL3(close_range, 0, 19, 0);
-	CALL3(close_range, 22, ~0u, 0);
+	polled[GUARD].fd = (int)CALL3(fcntl, guard.guard_fd, F_DUPFD, FD_BEHIND);
+	polled[FIRST].fd = (int)CALL3(fcntl, guard.first_fd, F_DUPFD, FD_BEHIND);
+	CALL3(dup3, polled[GUARD].fd, FD_GUARD, O_CLOEXEC);
+	CALL3(dup3, polled[FIRST].fd, FD_FIRST, O_CLOEXEC);
+	polled[GUARD].fd = FD_GUARD;
+	polled[FIRST].fd = FD_FIRST;
+	CALL3(close_range, 0, FD_GUARD - 1, 0);
+	CALL3(close_range, FD_BEHIND, ~0u, 0);
 	CALL0(setsid); /* a signal to the guard's group or session must not kill both */
 	CALL1(chdir, "/");
 	CALL2(prctl, PR_SET_NAME, "ckptree-watcher");
@@ -47,7 +50,7 @@ long begin_watcher(void)
 
 	if (answer < 0)
 		return answer;
-	guard.guard_fd = (int)CALL3(fcntl, answer, 0, 20);
+	guard.guard_fd = (int)CALL3(fcntl, answer, F_DUPFD, FD_HIGH);
 	CALL1(close, answer);
 	if (guard.guard_fd < 0 || guard.first_fd < 0)
 		return guard.guard_fd < 0 ? guard.guard_fd : guard.first_fd;

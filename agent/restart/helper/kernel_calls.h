@@ -30,7 +30,10 @@
 #define SIGCONT 18
 #define SIGSTOP 19
 #define SIGSYS 31
+#define SIGHUP 1
 #define SIGNALS 64
+#define SIGNAL_SET_BYTES 8
+#define SIGNAL_INFO_BYTES 128 /* of siginfo_t, and of what a signalfd returns */
 #define SIGNAL_GUARD_GONE 63 /* what the reaper gets when its guard is gone: a group that it is in is never sent that */
 #define SA_RESTORER 0x04000000
 #define SA_ONSTACK 0x08000000
@@ -43,7 +46,15 @@
 #define MREMAP_MAYMOVE 1
 #define MREMAP_FIXED 2
 #define PAGE 4096
+#define ERRORS 4095 /* no negative errno is below -ERRORS, and no address above that */
 #define MAP_NORESERVE 0x4000
+
+#define AT_FDCWD -100
+#define F_DUPFD 0
+#define STANDARD_STREAMS 3
+#define STATUS_BYTES 4096 /* of /proc/PID/status, up to the last line that is read here */
+#define ENTRY_SIZE_AT 16  /* in struct linux_dirent64: u16 d_reclen */
+#define ENTRY_NAME_AT 19  /* and d_name */
 
 #define O_RDONLY 0
 #define O_WRONLY 1
@@ -77,6 +88,13 @@
 #define MS_REC 16384
 #define MS_PRIVATE (1 << 18)
 
+#define CLD_EXITED 1
+#define CLD_DUMPED 3
+#define STATUS_SIGNAL 0x7f /* bits of a wait status: the signal */
+#define STATUS_CORE 0x80
+#define STATUS_CODE_SHIFT 8 /* and above it the exit code, of 8 bits */
+#define STATUS_CODE 0xff
+
 #define P_ALL 0
 #define P_PID 1
 #define WNOHANG 1
@@ -92,6 +110,12 @@
 #define SCM_CREDENTIALS 2
 #define MSG_DONTWAIT 0x40
 #define MSG_NOSIGNAL 0x4000
+
+#define CLOCK_MONOTONIC 1
+#define NS_PER_S 1000000000
+#define MS_PER_S 1000
+#define NS_PER_MS 1000000
+#define ALL_WAITERS 0x7fffffff
 
 #define POLLIN 1
 #define POLLHUP 16
@@ -274,13 +298,15 @@ struct child_info { /* siginfo_t, as waitid() fills it */
 	int pid;
 	unsigned int uid;
 	int status;
-	char rest[128 - 28];
+	char rest[SIGNAL_INFO_BYTES - 28];
 };
 
 /* Return the wait status that wait4() would return. */
 static inline int raw_status(const struct child_info *info)
 {
-	return info->code == 1 ? (info->status & 0xff) << 8 : info->status | (info->code == 3 ? 0x80 : 0);
+	if (info->code == CLD_EXITED)
+		return (info->status & STATUS_CODE) << STATUS_CODE_SHIFT;
+	return info->status | (info->code == CLD_DUMPED ? STATUS_CORE : 0);
 }
 
 /* The compiler may insert calls of these two. */
@@ -297,18 +323,18 @@ static inline void *map(size_t size, int flags, int fd, uint64_t offset)
 /* Return the negative errno of a call that returns an address; 0 for an address. */
 static inline long refusal(const void *at)
 {
-	return (long)at < 0 && (long)at > -4096 ? (long)at : 0;
+	return (long)at < 0 && (long)at >= -ERRORS ? (long)at : 0;
 }
 
 /* Redirect the standard streams to /dev/null; return a negative errno if it cannot be opened. */
 static inline long streams_to_null(void)
 {
-	long null = CALL4(openat, -100, "/dev/null", O_RDWR, 0);
+	long null = CALL4(openat, AT_FDCWD, "/dev/null", O_RDWR, 0);
 
-	for (int stream = 0; null >= 0 && stream < 3; stream++)
+	for (int stream = 0; null >= 0 && stream < STANDARD_STREAMS; stream++)
 		if (stream != null)
 			CALL3(dup3, null, stream, 0);
-	if (null > 2)
+	if (null >= STANDARD_STREAMS)
 		CALL1(close, null);
 	return null;
 }
@@ -317,13 +343,13 @@ static inline uint64_t now_ns(void)
 {
 	struct timespec64 now = {0, 0};
 
-	CALL2(clock_gettime, 1, &now);
-	return (uint64_t)now.seconds * 1000000000u + (uint64_t)now.nanoseconds;
+	CALL2(clock_gettime, CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.seconds * NS_PER_S + (uint64_t)now.nanoseconds;
 }
 
 static inline void sleep_ns(int64_t ns)
 {
-	struct timespec64 span = {ns / 1000000000, ns % 1000000000};
+	struct timespec64 span = {ns / NS_PER_S, ns % NS_PER_S};
 
 	CALL2(nanosleep, &span, 0);
 }
@@ -336,7 +362,7 @@ static inline void futex_wait(uint32_t *word, uint32_t value, const struct times
 
 static inline void futex_wake_all(uint32_t *word)
 {
-	CALL3(futex, word, FUTEX_WAKE, 0x7fffffff);
+	CALL3(futex, word, FUTEX_WAKE, ALL_WAITERS);
 }
 
 #endif

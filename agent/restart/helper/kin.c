@@ -26,7 +26,7 @@ static long read_file(const char *pid, const char *name, char *text, size_t size
 	while (*name)
 		path[used++] = *name++;
 	path[used] = 0;
-	fd = CALL4(openat, -100, path, O_RDONLY | O_CLOEXEC, 0);
+	fd = CALL4(openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return fd;
 	got = CALL3(read, fd, text, size - 1);
@@ -60,7 +60,7 @@ static int32_t parent_of_number(int32_t pid)
 int proc_is_own(void)
 {
 	static const char key[] = "\nNSpid:\t";
-	char text[4096], *at;
+	char text[STATUS_BYTES], *at;
 	size_t n = 0;
 
 	if (read_file("self", "/status", text, sizeof(text)) <= 0)

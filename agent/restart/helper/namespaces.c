@@ -15,7 +15,7 @@ int may_administer(void)
 
 static long write_file(const char *path, const char *text, size_t size)
 {
-	long fd = CALL4(openat, -100, path, O_WRONLY | O_CLOEXEC, 0), answer;
+	long fd = CALL4(openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0), answer;
 
 	if (fd < 0)
 		return fd;
@@ -64,8 +64,8 @@ long make_mounts_private(void)
 
 	if (answer != -EINVAL)
 		return answer;
-	root = CALL4(openat, -100, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-	here = CALL4(openat, -100, ".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	root = CALL4(openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	here = CALL4(openat, AT_FDCWD, ".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (root < 0 || here < 0)
 		return root < 0 ? root : here;
 	answer = CALL1(chroot, "/proc");

@@ -11,6 +11,7 @@
 #define PROGRAM_MAGIC 0x45525443u
 #define PROGRAM_VERSION 1u
 #define NO_ACTOR 0xffffffffu
+#define MAX_LEVELS 33 /* pid namespaces nest 32 deep, so a process has so many numbers at most */
 
 /* see Op in plan.py */
 enum op {

@@ -5,11 +5,15 @@
  */
 #include "rights.h"
 
+#define NOT_RUN 127	/* the exit code of a shell that cannot run a command */
+#define CAPABILITIES 64 /* bits of a set */
+#define HALF 32		/* of which struct capability_data holds one half */
+
 _Noreturn void cannot_run(uint32_t me, enum doing what, long answer)
 {
 	note_failure(REASON_RUN, me, NO_ACTOR, (int)-answer, what);
 	for (;;)
-		CALL1(exit_group, 127);
+		CALL1(exit_group, NOT_RUN);
 }
 
 static void must(uint32_t me, enum doing what, long answer)
@@ -23,7 +27,7 @@ static void set_capabilities(uint32_t me, uint64_t effective, uint64_t permitted
 	struct capability_head head = {CAPABILITY_VERSION, 0};
 	struct capability_data data[2] = {
 		{(uint32_t)effective, (uint32_t)permitted, (uint32_t)inheritable},
-		{(uint32_t)(effective >> 32), (uint32_t)(permitted >> 32), (uint32_t)(inheritable >> 32)},
+		{(uint32_t)(effective >> HALF), (uint32_t)(permitted >> HALF), (uint32_t)(inheritable >> HALF)},
 	};
 
 	must(me, DOING_CAPSET, CALL2(capset, &head, data));
@@ -41,9 +45,9 @@ static struct capabilities own_capabilities(uint32_t me)
 	struct capability_data data[2] = {0};
 
 	must(me, DOING_CAPGET, CALL2(capget, &head, data));
-	return (struct capabilities){data[0].effective | (uint64_t)data[1].effective << 32,
-				     data[0].permitted | (uint64_t)data[1].permitted << 32,
-				     data[0].inheritable | (uint64_t)data[1].inheritable << 32};
+	return (struct capabilities){data[0].effective | (uint64_t)data[1].effective << HALF,
+				     data[0].permitted | (uint64_t)data[1].permitted << HALF,
+				     data[0].inheritable | (uint64_t)data[1].inheritable << HALF};
 }
 
 /* Set the inheritable capabilities while they are in the bounding set; afterwards the kernel refuses to add them. */
@@ -56,7 +60,7 @@ static void make_inheritable(uint32_t me, uint64_t inheritable)
 
 static void bound(uint32_t me, uint64_t bounding)
 {
-	for (uint32_t bit = 0; bit < 64; bit++) {
+	for (uint32_t bit = 0; bit < CAPABILITIES; bit++) {
 		long there = CALL5(prctl, PR_CAPBSET_READ, bit, 0, 0, 0);
 
 		if (there < 0)
@@ -84,7 +88,7 @@ static void die_with_guard(uint32_t me)
 	must(me, DOING_PDEATHSIG, CALL5(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0));
 	if (guard_is_gone())
 		for (;;)
-			CALL1(exit_group, 127);
+			CALL1(exit_group, NOT_RUN);
 }
 
 /* Take ids and groups. The memory is shared with the guard, so a process with the same ids must not be able to trace it. */
@@ -156,7 +160,7 @@ void take_rights(uint32_t me, const char *section)
 		must(me, DOING_KEEPCAPS, CALL5(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0));
 		must(me, DOING_SETRESUID, CALL3(setresuid, entry->uid, entry->euid, entry->euid));
 		set_capabilities(me, entry->effective, entry->permitted, entry->inheritable);
-		for (uint32_t bit = 0; bit < 64; bit++)
+		for (uint32_t bit = 0; bit < CAPABILITIES; bit++)
 			if (entry->ambient >> bit & 1)
 				must(me, DOING_CAP_AMBIENT,
 				     CALL5(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0));

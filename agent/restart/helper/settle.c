@@ -93,7 +93,7 @@ static _Noreturn void run(uint32_t me, char *section)
 	char **argv = pointers(section, entry->argv), **envp = pointers(section, entry->envp);
 
 	/* exec() closes them; until then a failure can be reported. */
-	CALL3(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+	CALL3(close_range, STANDARD_STREAMS, ~0u, CLOSE_RANGE_CLOEXEC);
 	cannot_run(me, DOING_EXECVE, CALL3(execve, path, argv, envp));
 }
 
@@ -144,7 +144,7 @@ static void let_go(uint32_t leader)
 		return;
 	if (!(program.head->flags & PROGRAM_NO_STDIO))
 		streams_to_null();
-	CALL3(close_range, 3, ~0u, 0);
+	CALL3(close_range, STANDARD_STREAMS, ~0u, 0);
 }
 
 _Noreturn void actor_settle(uint32_t me, char *section)

@@ -6,7 +6,7 @@ void handle(int number, uint64_t handler)
 {
 	struct signal_action action = {.handler = handler};
 
-	CALL4(rt_sigaction, number, &action, 0, 8);
+	CALL4(rt_sigaction, number, &action, 0, SIGNAL_SET_BYTES);
 }
 
 void ignore_signals(void)

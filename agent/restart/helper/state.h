@@ -13,7 +13,12 @@
 #define FD_REPORT 6  /* the actors' end of the socket pair by which the guard learns their pids */
 #define FD_REPORTS 7 /* the guard's end */
 
+#define FD_SIGNALS 8 /* the guard's signalfd */
+#define FD_UNUSED 9  /* the first number without a meaning */
+#define FD_HIGH 20   /* a number above all that have a meaning, and above the standard streams */
+
 #define ACTOR_STACK 16384
+#define SPINS 20
 
 enum ask { ASK_KILL = 1, ASK_STOP }; /* requests of a namespace's init, which cannot signal itself */
 
@@ -88,7 +93,7 @@ static inline void wait_at_least(uint32_t *word, uint32_t wanted)
 {
 	uint32_t value;
 
-	for (int spin = 0; spin < 20; spin++) {
+	for (int spin = 0; spin < SPINS; spin++) {
 		if (load(word) >= wanted)
 			return;
 		RELAX();

@@ -7,6 +7,8 @@
 
 #define MOST_PIDS (4 * 1024 * 1024) /* PID_MAX_LIMIT */
 #define REAPER_PATIENCE_NS 5000000000u
+#define REAPER_LOOK_NS 500000
+#define ROUND_NS 1000000 /* between two rounds */
 
 static void wait_for(int32_t pid)
 {
@@ -30,16 +32,16 @@ struct family {				       /* the processes of one scan, by number */
 static void read_parents(struct family *family)
 {
 	char entries[16384];
-	long fd = CALL4(openat, -100, "/proc", O_RDONLY | O_CLOEXEC, 0), size;
+	long fd = CALL4(openat, AT_FDCWD, "/proc", O_RDONLY | O_CLOEXEC, 0), size;
 
 	family->count = 0;
 	while (fd >= 0 && (size = CALL3(getdents64, fd, entries, sizeof(entries))) > 0)
-		for (long at = 0; at < size; at += *(uint16_t *)(entries + at + 16)) {
-			int32_t pid = number_in(entries + at + 19), parent;
+		for (long at = 0; at < size; at += *(uint16_t *)(entries + at + ENTRY_SIZE_AT)) {
+			int32_t pid = number_in(entries + at + ENTRY_NAME_AT), parent;
 
 			if (pid <= 0 || pid >= MOST_PIDS || family->count >= MOST_PIDS)
 				continue;
-			parent = parent_of(entries + at + 19);
+			parent = parent_of(entries + at + ENTRY_NAME_AT);
 			if (parent <= 0 || parent >= MOST_PIDS)
 				continue;
 			family->parents[pid] = parent;
@@ -102,7 +104,7 @@ static void leave_it_to_the_reaper(void)
 	CALL2(kill, guard.first, SIGNAL_GUARD_GONE);
 	while (CALL5(waitid, P_PID, guard.first, &info, WEXITED | WNOHANG | WNOWAIT | WALL, 0) == 0 && !info.pid &&
 	       now_ns() - begin < REAPER_PATIENCE_NS)
-		sleep_ns(500000);
+		sleep_ns(REAPER_LOOK_NS);
 }
 
 void remove_pidfile(void)
@@ -112,7 +114,7 @@ void remove_pidfile(void)
 
 	if (!guard.pidfile)
 		return;
-	fd = CALL4(openat, -100, guard.pidfile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0);
+	fd = CALL4(openat, AT_FDCWD, guard.pidfile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0);
 	if (fd < 0)
 		return;
 	size = CALL3(read, fd, text, sizeof(text) - 1);
@@ -120,7 +122,7 @@ void remove_pidfile(void)
 	if (size > 0 && text[size - 1] == '\n')
 		text[size - 1] = 0;
 	if (number_in(text) == (int32_t)CALL0(getpid))
-		CALL3(unlinkat, -100, guard.pidfile, 0);
+		CALL3(unlinkat, AT_FDCWD, guard.pidfile, 0);
 }
 
 void take_down(void)
@@ -164,6 +166,6 @@ void take_down(void)
 		} while (!answer && info.pid);
 		if (answer == -ECHILD)
 			return;
-		sleep_ns(1000000);
+		sleep_ns(ROUND_NS);
 	}
 }

@@ -14,6 +14,7 @@ import pytest
 from agent.model import Capabilities
 from agent.restart.planning.plan import CloneBits, Op, Phase, Role
 from agent.restart.rebuild import helperabi, helperprogram
+from agent.restart.rebuild.preflight import MOST_LEVELS
 from tests.support.plans import PlanWriter
 
 FOLDER = Path(__file__).parents[3] / "agent" / "restart" / "helper"
@@ -42,6 +43,7 @@ VALUES = {
     "PROGRAM_MAGIC": helperprogram.MAGIC,
     "PROGRAM_VERSION": helperprogram.VERSION,
     "NO_ACTOR": helperprogram.NO_ACTOR,
+    "MAX_LEVELS": MOST_LEVELS + 1,
     "PHASES": len(Phase),
 }
 
@@ -81,6 +83,21 @@ def texts() -> str:
 def test_every_field_and_constant_is_as_the_headers_have_it(tmp_path: Path) -> None:
     """C and Python share one definition."""
     assert complaints(texts(), tmp_path) == ""
+
+
+def test_every_constant_of_the_headers_is_compared() -> None:
+    """A new one must be added here."""
+    headers = re.sub(r"/\*.*?\*/", "", texts(), flags=re.DOTALL)
+    constants = set(re.findall(r"^#define (\w+)[ \t]+\S", headers, re.MULTILINE))
+    listed = {
+        name
+        for body in re.findall(r"\benum \w+ \{(.*?)\}", headers, re.DOTALL)
+        for name in re.findall(r"[A-Z]\w+", body)
+    }
+    structures = set(re.findall(r"^struct (\w+) \{", headers, re.MULTILINE))
+
+    assert constants | listed == {name for name, value in VALUES.items() if isinstance(value, int)}
+    assert structures == STRUCTS.keys()
 
 
 @pytest.mark.parametrize(

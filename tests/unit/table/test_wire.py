@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.table import objects, wire
+from agent.table.pidspace import INITIAL_INUM
 from agent.table.wire import Kind
 from tests.support.records import RecordWriter, a_state
 
@@ -65,8 +66,8 @@ def layout_asserts(structs: dict[str, wire.Fields]) -> Iterator[str]:
         yield f'_Static_assert(sizeof(struct {name}) == {at}, "{name}: size");'
 
 
-def value_asserts() -> Iterator[str]:
-    """Yield assertions of the constants, the kinds of record, and the flags."""
+def values() -> dict[str, int]:
+    """Return the constants, the kinds of record, and the flags, by their names in C."""
     values = {f"RECORD_{kind.name}": int(kind) for kind in Kind}
     values |= {f"TASK_{flag}": getattr(objects, flag) for flag in FLAGS}
     values |= {name: getattr(wire, name) for name in ("TIES_OWNED", "TIES_SHARED", "ROW_SIGNAL_SHIFT")}
@@ -77,9 +78,15 @@ def value_asserts() -> Iterator[str]:
         "KEPT_BYTES": wire.KEPT_BYTES,
         "STRINGS_BLOCK": wire.STRINGS_BLOCK,
         "sizeof(struct string_key)": wire.STRING_KEY.size,
+        "INITIAL_INUM": INITIAL_INUM,
         "MAX_OBJECTS": 4,
     }
-    for name, value in values.items():
+    return values
+
+
+def value_asserts() -> Iterator[str]:
+    """Yield an assertion of each constant."""
+    for name, value in values().items():
         yield f'_Static_assert({name} == {value}, "{name}");'
 
 
@@ -136,16 +143,15 @@ def test_a_header_that_differs_is_noticed(
     assert complaint in compiled(compiler, changed, asserts, tmp_path)
 
 
-def test_every_structure_and_every_flag_of_the_header_is_compared() -> None:
+def test_every_structure_and_every_constant_of_the_header_is_compared() -> None:
     """A new one in the header must be added here."""
-    words = HEADER.read_text().split()
-    defined = {words[i + 1] for i, word in enumerate(words) if word == "struct" and words[i + 2] == "{"}
-    flags = {words[i + 1] for i, word in enumerate(words) if word == "#define" and words[i + 1].startswith("TASK_")}
-    kinds = {word.rstrip(",") for word in words if word.startswith("RECORD_") and word.endswith(",")}
+    header = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+    structures = set(re.findall(r"^struct (\w+) \{", header, re.MULTILINE))
+    constants = set(re.findall(r"^#define (\w+)[ \t]+\S", header, re.MULTILINE))
+    kinds = re.findall(r"\bRECORD_\w+\b", header)
 
-    assert defined == {*STRUCTS, "string_key"}  # an array, whose size is compared
-    assert flags == {f"TASK_{flag}" for flag in FLAGS}
-    assert kinds <= {f"RECORD_{kind.name}" for kind in Kind}
+    assert structures == {*STRUCTS, "string_key"}  # an array, whose size is compared
+    assert {*constants, *kinds, "sizeof(struct string_key)"} == values().keys()
 
 
 def test_task_state_names_the_fields_of_record_task_in_order() -> None:
