@@ -7,12 +7,12 @@
  *     fd 4    SOCK_SEQPACKET to the coordinator; its end without SAID_DETACH means that the coordinator has died
  */
 #include "actor.h"
+#include "guardloop.h"
 #include "guardstate.h"
+#include "guardwatcher.h"
 #include "namespaces.h"
 #include "signals.h"
 #include "takedown.h"
-#include "guardloop.h"
-#include "guardwatcher.h"
 
 #define CACHE_LINE 64
 #define STACK_PAGES 64 /* pages of the guard's stack on either side of the current frame, at most */
