@@ -6,7 +6,16 @@ where, and what to do next.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
+
+DIFFERENT: Final = 1
+"""Exit code: the two trees of a comparison differ."""
+INCOMPLETE: Final = 6
+"""Exit code: what was written is incomplete, and no option allowed that."""
+SIGNALLED: Final = 128
+"""Exit code of a process that a signal has ended, as shells have it: add the signal's number."""
+INTERRUPTED: Final = 130
+"""Exit code after an interrupt: SIGINT is 2."""
 
 
 class CkptreeError(Exception):

@@ -24,6 +24,9 @@ from agent.errors import HostError
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 _MAGIC = 0xEB9F
+_HEADER_BYTES = 24
+_KIND_SHIFT, _KIND_MASK, _COUNT_MASK, _FLAG_SHIFT = 24, 0x1F, 0xFFFF, 31  # of info
+_SIZE_SHIFT, _OFFSET_MASK = 24, 0xFFFFFF  # of a member's offset, with kind_flag
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM = 1, 2, 3, 4, 5, 6
 _TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _FUNC, _FUNC_PROTO, _TYPE_TAG = 8, 9, 10, 11, 12, 13, 18
 _MODIFIERS = frozenset((_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG))
@@ -82,9 +85,9 @@ class Btf:
 
     def __init__(self, path: Path = VMLINUX) -> None:
         view = _read(path)
-        if len(view) < 24 or view[:2].cast("H")[0] != _MAGIC:
+        if len(view) < _HEADER_BYTES or view[:2].cast("H")[0] != _MAGIC:
             raise HostError(f"{path}: not BTF of this machine's byte order")
-        head = view[:24].cast("I")
+        head = view[:_HEADER_BYTES].cast("I")
         header_len, type_off, type_len, str_off, str_len = head[1:6]
         self.types = view[header_len + type_off : header_len + type_off + type_len]
         self._types = self.types.cast("I")
@@ -103,8 +106,8 @@ class Btf:
         if at >= len(self._types):
             return -1
         info = self._types[at + 1]
-        fixed, each = _WORDS.get(info >> 24 & 31, (0, 0))
-        self._next = at + 3 + fixed + each * (info & 0xFFFF)
+        fixed, each = _WORDS.get(info >> _KIND_SHIFT & _KIND_MASK, (0, 0))
+        self._next = at + 3 + fixed + each * (info & _COUNT_MASK)
         self._at.append(at)
         return at
 
@@ -117,7 +120,7 @@ class Btf:
     def _strip(self, type_id: int) -> int:
         while type_id:
             at = self._word(type_id)
-            if self._types[at + 1] >> 24 & 31 not in _MODIFIERS:
+            if self._types[at + 1] >> _KIND_SHIFT & _KIND_MASK not in _MODIFIERS:
                 break
             type_id = self._types[at + 2]
         return type_id
@@ -136,7 +139,7 @@ class Btf:
             if at < 0:
                 break
             name = wanted.get(self._types[at])
-            if name is not None and self._types[at + 1] >> 24 & 31 in (_STRUCT, _UNION):
+            if name is not None and self._types[at + 1] >> _KIND_SHIFT & _KIND_MASK in (_STRUCT, _UNION):
                 found.setdefault(name, type_id)
             type_id += 1
         return found
@@ -163,11 +166,11 @@ class Btf:
     def _member(self, struct_id: int, name_off: int) -> StructMember | None:
         at = self._word(struct_id)
         info = self._types[at + 1]
-        if info >> 24 & 31 not in (_STRUCT, _UNION):
+        if info >> _KIND_SHIFT & _KIND_MASK not in (_STRUCT, _UNION):
             return None
-        for word in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
+        for word in range(at + 3, at + 3 + 3 * (info & _COUNT_MASK), 3):
             own_name, type_id, raw = self._types[word : word + 3]
-            bits, size = (raw & 0xFFFFFF, raw >> 24) if info >> 31 else (raw, 0)
+            bits, size = (raw & _OFFSET_MASK, raw >> _SIZE_SHIFT) if info >> _FLAG_SHIFT else (raw, 0)
             if own_name == name_off:
                 # Little endian: bit n of a bit field is bit n % 8 of byte n // 8.
                 return StructMember(bits // 8, 1 << bits % 8 if size == 1 else 0, type_id)
@@ -195,13 +198,13 @@ class Btf:
             at = self._at[type_id] if type_id < len(self._at) else self._step()
             if at < 0:
                 break
-            if self._types[at] == name_off and self._types[at + 1] >> 24 & 31 == kind:
+            if self._types[at] == name_off and self._types[at + 1] >> _KIND_SHIFT & _KIND_MASK == kind:
                 return at
             type_id += 1
         return -1
 
     def _arguments(self, proto_id: int) -> int:
-        return self._types[self._word(proto_id) + 1] & 0xFFFF
+        return self._types[self._word(proto_id) + 1] & _COUNT_MASK
 
     def tracepoint_arguments(self, event: str) -> int | None:
         """Return the number of arguments of a raw tracepoint, from ``btf_trace_EVENT``; None for an unknown tracepoint.

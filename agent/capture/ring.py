@@ -20,7 +20,14 @@ from agent.table import wire
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
 _LENGTH = _DISCARD - 1
+_HEADER_BYTES = 8
+_PADDED = _HEADER_BYTES + 7  # added to a length and rounded down to 8: header and padding
 _PAGE = mmap.PAGESIZE
+
+# struct page, in words of 8 bytes.
+_ISSUED, _LOST, _NESTED, _WITHHELD = range(4)
+_SLOTS_AT = wire.reader(wire.PAGE[:-1]).size // 8
+_SLOTS = slice(_SLOTS_AT, _SLOTS_AT + wire.LOST_NUMBERS)
 
 
 class Ring:
@@ -42,7 +49,7 @@ class Ring:
         self._producer_map = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
         self._consumer = memoryview(self._consumer_map).cast("Q")
         producer = memoryview(self._producer_map)
-        self._producer = producer[:8].cast("Q")
+        self._producer = producer[:_HEADER_BYTES].cast("Q")
         self._data = producer[_PAGE:]
         self._words = self._data.cast("I")
 
@@ -63,7 +70,7 @@ class Ring:
         at = self._consumer[0] & self._mask
         if not self.pending or self._words[at >> 2] & (_BUSY | _DISCARD):
             return None
-        seq: int = wire.HEAD.unpack_from(self._data, at + 8)[0]
+        seq: int = wire.HEAD.unpack_from(self._data, at + _HEADER_BYTES)[0]
         return seq
 
     def drain(self, feed: Callable[[memoryview, int], None], limit: int = sys.maxsize) -> int:
@@ -85,14 +92,15 @@ class Ring:
         if end - start > limit:
             end = start + limit
         data, words, mask = self._data, self._words, self._mask
+        begin, padded = _HEADER_BYTES, _PADDED
         while position < end:
             at = position & mask
             header = words[at >> 2]
             if header & _BUSY:
                 break
             if not header & _DISCARD:
-                feed(data, at + 8)
-            position += (header & _LENGTH) + 15 & ~7
+                feed(data, at + begin)
+            position += (header & _LENGTH) + padded & ~7
         self._consumer[0] = position
         return position - start
 
@@ -135,24 +143,24 @@ class Page:
     @property
     def issued(self) -> int:
         """Count of numbers taken so far: every existing record has a smaller one."""
-        return self._words[0]
+        return self._words[_ISSUED]
 
     @property
     def lost(self) -> int:
         """Count of numbers whose records found no room in the ring."""
-        return self._words[1]
+        return self._words[_LOST]
 
     @property
     def nested(self) -> int:
         """Count of program runs skipped because no scratch buffer was free."""
-        return self._words[2]
+        return self._words[_NESTED]
 
     @property
     def withheld(self) -> int:
         """Count of changes of groups and subreaper flags that were not announced, because their users' allowances were
         used up.
         """
-        return self._words[3]
+        return self._words[_WITHHELD]
 
     def lost_numbers(self) -> tuple[set[int], bool]:
         """Read the numbers that were lost since the last call.
@@ -161,22 +169,22 @@ class Page:
             The numbers, and True if there were so many that some may have been overwritten.
         """
         before, words = self.known, self._words
-        count = words[1]
+        count = words[_LOST]
         # The kernel side counts a number before it writes it, at any time, also during this copy. A slot that has
         # changed holds one more number, whatever the count was; the next call finds one that is counted and not yet
         # written.
-        slots = tuple(words[8 : 8 + wire.LOST_NUMBERS].tolist())
+        slots = tuple(words[_SLOTS].tolist())
         found = {number for number, old in zip(slots, before.slots, strict=True) if number != old}
         self.known = LostNumbers(count, slots)
-        return found, words[1] - before.read > wire.LOST_NUMBERS
+        return found, words[_LOST] - before.read > wire.LOST_NUMBERS
 
     def pass_over(self) -> None:
         """Mark all numbers lost so far as known; each of them is smaller than `issued` afterwards.
 
         The slots are read before the count: a slot that is filled after that must count as new at the next call.
         """
-        slots = tuple(self._words[8 : 8 + wire.LOST_NUMBERS])
-        self.known = LostNumbers(self._words[1], slots)
+        slots = tuple(self._words[_SLOTS])
+        self.known = LostNumbers(self._words[_LOST], slots)
 
     def close(self) -> None:
         """Unmap."""

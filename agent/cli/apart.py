@@ -19,7 +19,7 @@ import msgpack
 
 from agent import bounded
 from agent.cli.confinement import confine_root
-from agent.errors import CkptreeError
+from agent.errors import INTERRUPTED, SIGNALLED, CkptreeError
 
 Made = bytes | dict[str, bytes]
 """A file, or the files of a folder by their names."""
@@ -81,7 +81,7 @@ def made(work: Callable[[], Made], say: Callable[[str], None]) -> Made:
         if child:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code:
-        raise EndedError(code if code > 0 else 128 - code)
+        raise EndedError(code if code > 0 else SIGNALLED - code)
     return _checked(data)
 
 
@@ -98,7 +98,7 @@ def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int,
         say(str(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        code = 130
+        code = INTERRUPTED
     except BaseException:  # noqa: BLE001 - it is printed, and the child must run nothing of the parent's behind it
         traceback.print_exc()
     finally:

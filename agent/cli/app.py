@@ -16,7 +16,7 @@ from agent.cli import doctorverb as doctorverb
 from agent.cli import restartverb as restartverb
 from agent.cli.fileverbs import AsJson, DialectName, say
 from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
-from agent.errors import CkptreeError, RefusedError, UsageError
+from agent.errors import INCOMPLETE, INTERRUPTED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from agent.cli.sources import Source as SourceOfTrees
@@ -135,7 +135,7 @@ def snapshot(
             target.write_snapshot(judged, say)
     _report(taken)
     if not taken.complete and not allow_incomplete:
-        raise typer.Exit(6)
+        raise typer.Exit(INCOMPLETE)
 
 
 def _loaded(taken: "Taken", where: "SourceOfTrees", *, with_argv: bool) -> "Snapshot":
@@ -202,7 +202,7 @@ def main() -> int:
             say(f"  {line}")
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except OSError as error:
         if sys.stdout is not None and error.errno in (errno.ENOSPC, errno.EIO):
             say(f"cannot write to standard output, which is full or closed: {error.strerror}")

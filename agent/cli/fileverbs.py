@@ -11,7 +11,7 @@ import typer
 
 from agent import bounded
 from agent.cli import terminal
-from agent.errors import CkptreeError, FormatError, UsageError
+from agent.errors import DIFFERENT, CkptreeError, FormatError, UsageError
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
@@ -142,7 +142,7 @@ def check(file: File, as_json: AsJson = False) -> None:
     numbers = f"{count(errors, 'error')}, {count(len(found) - errors, 'warning')}"
     say(f"{_name(file)}: {numbers if found else 'sound'}")
     if errors:
-        raise typer.Exit(8)
+        raise typer.Exit(FormatError.exit_code)
 
 
 def diff(
@@ -182,7 +182,7 @@ def diff(
         for line in difference.lines(found, unicode=terminal.unicode()):
             typer.echo(line)
     if not found.equal:
-        raise typer.Exit(1)
+        raise typer.Exit(DIFFERENT)
 
 
 def convert(

@@ -18,7 +18,7 @@ import typer
 
 from agent.cli.fileverbs import File, load_file, say
 from agent.config import required_signers
-from agent.errors import CkptreeError, RefusedError, UsageError
+from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
@@ -136,7 +136,7 @@ def restart(
             say(f"  {line}")
         raise typer.Exit(OWN_FAILURE) from error
     except _Interrupted as interrupted:
-        code = 0 if run == "hold" and begun else 128 + interrupted.number
+        code = 0 if run == "hold" and begun else SIGNALLED + interrupted.number
     if code:
         raise typer.Exit(code)
 
@@ -291,9 +291,9 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
         status = rebuild.wait(bell)
     if status is None:
         if asked > 1:
-            return 128 + signal.SIGKILL
+            return SIGNALLED + signal.SIGKILL
         raise CkptreeError("the tree is gone, and the wait status of its root is not known")
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return SIGNALLED + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def _leave(rebuild: "Rebuild", programs: "dict[int, Program]", pidfile: Path | None) -> None:

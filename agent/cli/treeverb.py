@@ -14,6 +14,7 @@ from agent import rootname
 from agent.cli import terminal
 from agent.cli.fileverbs import AsJson, say
 from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
+from agent.errors import INCOMPLETE, INTERRUPTED
 
 if TYPE_CHECKING:
     from agent.cli.follow import Follower
@@ -57,7 +58,7 @@ def tree(
     if not all(taken.complete for taken in snapshots):
         reasons = dict.fromkeys(reason for taken in snapshots for reason in taken.reasons)
         say("incomplete: " + ("; ".join(reasons) or "not verified"))
-        raise typer.Exit(6)
+        raise typer.Exit(INCOMPLETE)
 
 
 def _write(documents: list[bytes]) -> None:
@@ -85,7 +86,7 @@ def _stay(follower: "Follower") -> None:
             follower.run(screen)
     except Ended as ended:
         if ended.number == signal.SIGINT:
-            raise typer.Exit(130) from ended
+            raise typer.Exit(INTERRUPTED) from ended
         signal.signal(ended.number, signal.SIG_DFL)
         os.kill(os.getpid(), ended.number)
 

@@ -13,6 +13,7 @@ from agent.errors import CkptreeError
 from agent.model import Completeness, Header, PidObject, Snapshot, Task
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.helperprogram import RESERVED_PIDS
 from agent.restart.rebuild.preflight import limit_per_namespace
 from agent.restart.rebuild.verify import beginning
 
@@ -20,6 +21,7 @@ MOST_PIDS: Final = 1 << 22
 """The kernel's PID_MAX_LIMIT on 64-bit machines."""
 
 _NOBODY: Final = 65534
+_CHOSEN_PID: Final = 4711  # in a pid namespace of its own, where any number is free
 _CLONE_NEWUSER_NEWPID: Final = 0x1000_0000 | 0x2000_0000
 _OVER_SYSCTL: Final = {
     "kernel/unprivileged_userns_clone": ("0", "sysctl kernel.unprivileged_userns_clone=1"),
@@ -55,7 +57,7 @@ def examine(proc: Path = Path("/proc")) -> Iterator[Diagnosis]:
 
 
 def _rebuilt() -> Diagnosis:
-    tree = a_tree(1, 4711)
+    tree = a_tree(1, _CHOSEN_PID)
     try:
         plan = make_plan(tree)
         with Rebuild(plan, no_stdio=True, begin=beginning(tree, pidns=True)) as rebuild:
@@ -65,13 +67,13 @@ def _rebuilt() -> Diagnosis:
         return Diagnosis(
             "no", "restart", str(error), "" if os.geteuid() == 0 else "be root, or see user namespaces above"
         )
-    if (4711,) not in numbers:
+    if (_CHOSEN_PID,) not in numbers:
         return Diagnosis("no", "restart", f"processes with other numbers stood: {numbers}")
     return Diagnosis("ok", "restart", "two processes with chosen pids stood in a pid namespace of their own")
 
 
 def _here(proc: Path) -> Diagnosis:
-    free = next(number for number in range(_pid_max(proc) - 1, 300, -1) if not (proc / str(number)).exists())
+    free = next(number for number in range(_pid_max(proc) - 1, RESERVED_PIDS, -1) if not (proc / str(number)).exists())
     tree = a_tree(free)
     try:
         plan = make_plan(tree, pidns=False)

@@ -34,6 +34,8 @@ from agent.model import TaskState
 from agent.restart.planning.cast import Cast, Node
 
 _LAST_SIGNAL: Final = 64
+_SIGNAL_BITS: Final = 0x7F  # of a wait status; above bit 7 it has the exit code
+_CODE_SHIFT: Final = 8
 _HARMLESS: Final = (
     *(Signals.SIGCHLD, Signals.SIGCONT, Signals.SIGSTOP, Signals.SIGTSTP, Signals.SIGTTIN, Signals.SIGTTOU),
     *(Signals.SIGURG, Signals.SIGWINCH),
@@ -90,14 +92,14 @@ def _refuse_signal(cast: Cast, node: Node) -> None:
 def _refuse_status(cast: Cast, node: Node) -> None:
     """Refuse wait statuses that no task can be made to end with."""
     code = node.task.exit_code if node.task is not None and node.exits else None
-    number = (code or 0) & 0x7F
+    number = (code or 0) & _SIGNAL_BITS
     if not number:
         return
     if node.task is not None and node.task.state is TaskState.DEAD_LEADER:
         if not node.waits_in_exit:
             text = f"{name(node)} was killed by signal {number} as a thread alone: its others live on"
             raise NotRebuildableError(node.tag, "exit-status", text)
-    elif number in _HARMLESS or number > _LAST_SIGNAL or (code or 0) >> 8:
+    elif number in _HARMLESS or number > _LAST_SIGNAL or (code or 0) >> _CODE_SHIFT:
         text = f"{name(node)} has the wait status {code:#x}, and no signal ends a process with that"
         raise NotRebuildableError(node.tag, "exit-status", text)
     elif cast.inits.get(node.space) is node.leader and number not in (Signals.SIGKILL, *_FAULTS):

@@ -5,6 +5,7 @@ The code that selects a snapshot from the live table also selects the result, so
 capture would be the same snapshot.
 """
 
+import signal
 from collections.abc import Collection
 
 from agent.errors import CkptreeError
@@ -52,7 +53,7 @@ class Machine:
         if not self._pidns:
             kernel.subreaper(self.task(0), on=True)
 
-    def run(self, step: Step, numbers: tuple[int, ...] = (), exit_signal: int = 17) -> None:
+    def run(self, step: Step, numbers: tuple[int, ...] = (), exit_signal: int = signal.SIGCHLD) -> None:
         """Make the system call of a step; numbers and exit signal are those of the child of a CLONE."""
         kernel, by, value = self.kernel, self.task(step.by), step.value
         match step.op:
@@ -100,7 +101,7 @@ def run(plan: Plan) -> Machine:
     for index, step in enumerate(plan.steps):
         made = plan.actors[step.target] if step.op is Op.CLONE and step.target != NOBODY else None
         try:
-            machine.run(step, made.numbers if made else (), made.exit_signal if made else 17)
+            machine.run(step, made.numbers if made else (), made.exit_signal if made else signal.SIGCHLD)
         except CallRefusedError as refusal:
             raise PlanError(f"step {index}, {step.op.name} by actor {step.by}: {refusal}") from refusal
     return machine

@@ -214,7 +214,7 @@ class Rebuild:
         if not os.access(self._helper, os.X_OK):
             raise HostError(f"{self._helper} is missing: `make setup` compiles it")
         start = helperabi.answer_offset(self._code)
-        size = start + helperabi.ANSWER.size + 4 * len(self.plan.actors)
+        size = start + helperabi.ANSWER.size + helperabi.PID_BYTES * len(self.plan.actors)
         self._file = os.memfd_create("ckptree-program")
         os.ftruncate(self._file, size)
         os.pwrite(self._file, self._code, 0)
@@ -312,7 +312,7 @@ class Rebuild:
         count = sum(
             len(actor.numbers) if actor.numbers and not self.any_numbers else actor.depth + 1 for actor in actors
         )
-        place = len(self._code) - 4 * count
+        place = len(self._code) - helperabi.PID_BYTES * count
         found = struct.unpack_from(f"={count}i", self._memory, place)
         numbers = []
         start = 0

@@ -38,6 +38,12 @@ RIGHTS_NO_NEW_PRIVS: Final = 4
 RIGHTS_IDS: Final = 8  # it runs nothing, and takes the ids
 RIGHTS_BOUND: Final = 16  # it keeps its ids, and of its capabilities those of the bounding set
 
+_RIGHTS_FROM: Final = [name for name, _ in RUN_ENTRY_FIELDS].index("groups")
+_ALIGNMENT: Final = 8  # of the answer, bytes
+PID_BYTES: Final = 4
+_OFFSET_BYTES: Final = 8
+_GROUP_BYTES: Final = 4
+
 FD_PROGRAM: Final = 3
 FD_CONTROL: Final = 4
 
@@ -170,12 +176,12 @@ class Program(NamedTuple):
 
 def answer_offset(program: bytes) -> int:
     """Return the offset of the guard's answer in the shared file, bytes."""
-    return (len(program) + 7) & ~7
+    return -(-len(program) // _ALIGNMENT) * _ALIGNMENT
 
 
 def run_offset(program: bytes, actors: int) -> int:
     """Return the offset of the run section in the shared file, bytes: the first page behind the answer."""
-    return next_page(answer_offset(program) + ANSWER.size + 4 * actors)
+    return next_page(answer_offset(program) + ANSWER.size + PID_BYTES * actors)
 
 
 def next_page(size: int) -> int:
@@ -191,8 +197,10 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
     texts = {text for one in lists for text in one}
     texts |= {text for each in programs.values() for text in (each.path, each.cwd) if text}
     arrays_at = RUN_ENTRY.size * actors
-    groups_at = arrays_at + 8 * sum(len(each.argv) + len(each.env) + 2 for each in programs.values())
-    texts_at = groups_at + 4 * sum(len(each.rights.groups or ()) for each in programs.values() if each.rights)
+    groups_at = arrays_at + _OFFSET_BYTES * sum(len(each.argv) + len(each.env) + 2 for each in programs.values())
+    texts_at = groups_at + _GROUP_BYTES * sum(
+        len(each.rights.groups or ()) for each in programs.values() if each.rights
+    )
     places: dict[bytes, int] = {}
     data = bytearray()
     for text in texts:
@@ -218,7 +226,7 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
 def _packable(rights: Rights | None, groups_at: int) -> tuple[int, ...]:
     """Return the fields of an entry from `groups` on."""
     if rights is None:
-        return (0,) * 14
+        return (0,) * (len(RUN_ENTRY_FIELDS) - _RIGHTS_FROM)
     flags = (
         (RIGHTS_IDS if rights.ids_only else RIGHTS_BOUND if rights.bound_only else RIGHTS_GIVEN)
         | (RIGHTS_GROUPS if rights.groups is not None else 0)

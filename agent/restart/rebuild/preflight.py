@@ -74,7 +74,7 @@ def _faults(plan: Plan, machine: str) -> Iterator[str]:
     if machine == "x86_64":
         return
     for step in plan.steps:
-        if step.op is not Op.EXIT or step.value & 0x7F != signal.SIGFPE:
+        if step.op is not Op.EXIT or os.WTERMSIG(step.value) != signal.SIGFPE:
             continue
         leader = plan.actors[plan.actors[step.by].leader]
         if leader.numbers[-1:] == (1,) or leader.role is Role.KEEPER:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from agent import __main__, errors
 from exporters import registry
 from tests.support.builders import a_snapshot, a_task
 from tests.support.interrupted import DELAYS_S, begun
@@ -67,3 +68,8 @@ def test_an_inherited_sigint_that_is_ignored_stays_so() -> None:
 
     assert process.returncode == 8
     assert (out, b"Traceback" in said) == (b"", False)
+
+
+def test_the_program_and_its_verbs_have_one_code_for_an_interrupt() -> None:
+    """The program itself knows it before anything is imported."""
+    assert __main__.INTERRUPTED == errors.INTERRUPTED == errors.SIGNALLED + signal.SIGINT
