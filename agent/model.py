@@ -443,6 +443,7 @@ class Snapshot:
         mode: ``container``: the root is a namespace's init and nothing leaks; ``subtree``: any root.
         boot_id: of the host, from /proc/sys/kernel/random/boot_id; empty where the image does not say.
         time_ns: CLOCK_REALTIME of the cut.
+        boottime_ns: CLOCK_BOOTTIME of the cut, the clock of `Task.start_ns`; None where the image does not say.
         header: the host.
         namespaces, pids, tasks, ancestors: see the module's theory. ``tasks`` has parents before children.
         squashed: sessions and groups from outside that share one special tag, by name, where more than one.
@@ -466,6 +467,7 @@ class Snapshot:
     squashed: tuple[str, ...] = ()
     entered: tuple[str, ...] = ()
     boot_id: str = ""
+    boottime_ns: int | None = None
     header: Header = field(default_factory=Header)
     completeness: Completeness = field(default_factory=lambda: Completeness("no"))
     as_of_read: tuple[str, ...] = ()

@@ -55,6 +55,7 @@ class Snapshots:
         self._ties = Ties(probes.tied, probes.ties, watch.table.pids, filters=probes.filters)
         self.header = host.header()
         self.boot_id = host.boot_id()
+        self._boottime_ns = host.cut_clock()
 
     def forget(self) -> None:
         """Free what is kept for the next snapshot of the same tree."""
@@ -159,7 +160,7 @@ class Snapshots:
         chosen = self._watch.cache.select(root, resolved, without_entered=without_entered)
         at_cut(chosen)
         order = self._watch.stream.next
-        time_ns = time.time_ns()
+        time_ns, boottime_ns = time.time_ns(), self._boottime_ns()
         tasks = self._tied(chosen, mark, deadline)
         self._watch.totals.snapshots += 1
         reasons = [*chosen.unknown, *lookup.unlisted(self._watch.table, root)]
@@ -171,6 +172,7 @@ class Snapshots:
         return Snapshot(
             mode=resolved,
             time_ns=time_ns,
+            boottime_ns=boottime_ns,
             pids=chosen.pids,
             tasks=tasks,
             namespaces=chosen.namespaces,

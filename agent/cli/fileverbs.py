@@ -121,7 +121,9 @@ def show(file: File, as_json: AsJson = False) -> None:
     if as_json:
         sys.stdout.buffer.write(registry.image(loaded, "json"))
         return
-    typer.echo(treeview.render(loaded, **terminal.abilities()))
+    from agent.proc import users
+
+    typer.echo(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
 
 
 def check(file: File, as_json: AsJson = False) -> None:

@@ -15,6 +15,7 @@ from agent.cli import terminal
 from agent.cli.screen import Screen
 from agent.cli.scroll import Viewport
 from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError
+from agent.proc import users
 from agent.protocol.client import Subscription
 from exporters.drawing import treeview
 from exporters.drawing.colours import columns
@@ -129,7 +130,14 @@ class Follower:
         able = self._abilities
         width = self._columns or able["width"]
         drawn = [
-            treeview.render(each, unicode=able["unicode"], color=able["color"], width=width, tinted=self._tinted)
+            treeview.render(
+                each,
+                unicode=able["unicode"],
+                color=able["color"],
+                width=width,
+                tinted=self._tinted,
+                names=users.names(each.boot_id),
+            )
             for each in self._snapshots
         ]
         self._lines = "\n\n".join(drawn).split("\n")

@@ -68,12 +68,14 @@ def _write(documents: list[bytes]) -> None:
 
 
 def _print(snapshots: "list[Taken]") -> None:
+    from agent.proc import users
     from exporters.drawing import treeview
 
     for place, taken in enumerate(snapshots):
         if place:
             typer.echo()
-        typer.echo(treeview.render(taken.load(), **terminal.abilities()))
+        loaded = taken.load()
+        typer.echo(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
 
 
 def _stay(follower: "Follower") -> None:

@@ -8,6 +8,7 @@ without is no error: the header then says less.
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -77,6 +78,15 @@ def boottime_offset_ns(proc: Path = Path("/proc")) -> int:
         if name == "boottime":
             return int(seconds) * _NS_PER_SECOND + int(ns)
     return 0
+
+
+def cut_clock(proc: Path = Path("/proc")) -> Callable[[], int | None]:
+    """Return a function that reads the host's CLOCK_BOOTTIME, ns; None where boottime_offset_ns() raises an error."""
+    try:
+        offset_ns = boottime_offset_ns(proc)
+    except HostError:
+        return lambda: None
+    return lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) - offset_ns
 
 
 def start_ticks(start_ns: int, offset_ns: int) -> int:

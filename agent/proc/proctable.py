@@ -195,6 +195,7 @@ def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path 
     return Snapshot(
         mode=resolved,
         time_ns=time.time_ns(),
+        boottime_ns=host.cut_clock(proc)(),
         pids=chosen.pids,
         tasks=tuple(
             table.as_known(row, chosen.pids[row.pid - 1].numbers)._replace(tty=table.terminal(live, chosen))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The facts of a snapshot: all that a bare image cannot hold, as plain maps, lists, strings, numbers and bytes.
 
-    facts     = {boot_id, time_ns, namespaces, pids: [{namespaces}], tasks: [{state, ..., birth}], ancestors, squashed,
-                 entered, completeness, as_of_read, not_rebuildable}
+    facts     = {boot_id, time_ns, boottime_ns, namespaces, pids: [{namespaces}], tasks: [{state, ..., birth}],
+                 ancestors, squashed, entered, completeness, as_of_read, not_rebuildable}
     birth     = {creator: {tag} | {ancestor} | null, observed, sid: ref, pgid: ref, flags, order}
     ancestor  = {id, numbers, namespaces, events: [{event, order, value: ref}]} | birth
     ref       = tag | {numbers, namespaces} | null          exporters.content.belongings has the other references to pid
@@ -88,6 +88,7 @@ def facts(snapshot: Snapshot) -> Document:
         ],
         "as_of_read": snapshot.as_of_read,
         "boot_id": snapshot.boot_id or None,
+        "boottime_ns": snapshot.boottime_ns,
         "completeness": {
             "anomalies": done.anomalies,
             "kernel_threads_left_out": done.kernel_threads_left_out,
@@ -196,6 +197,7 @@ def assemble(base: Base, known: Fields) -> Snapshot:
         squashed=known.texts("squashed"),
         entered=known.texts("entered"),
         boot_id=known.text("boot_id", ""),
+        boottime_ns=known.maybe_integer("boottime_ns", 0, U64_MAX),
         header=base.header,
         completeness=reader.completeness(),
         as_of_read=known.texts("as_of_read"),
@@ -218,6 +220,7 @@ def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
     yield from reader.wrong_rows("tasks", len(base.tasks))
     parts: tuple[Callable[[], object], ...] = (
         lambda: known.integer("time_ns", 0, TIME_NS_MAX),
+        lambda: known.maybe_integer("boottime_ns", 0, U64_MAX),
         lambda: known.texts("squashed"),
         lambda: known.texts("entered"),
         lambda: known.texts("as_of_read"),

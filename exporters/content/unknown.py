@@ -62,8 +62,8 @@ _DETAILS = _shape(
 _COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons order"
 
 DOCUMENT = _shape(
-    "format version dialect first_tag mode root boot_id time_ns header completeness namespaces pids tasks ancestors "
-    "squashed entered as_of_read not_rebuildable",
+    "format version dialect first_tag mode root boot_id time_ns boottime_ns header completeness namespaces pids tasks "
+    "ancestors squashed entered as_of_read not_rebuildable",
     {"header": _shape(_HEADER), "completeness": _shape(_COMPLETENESS)},
     {
         "namespaces": _shape("id inum level parent"),

@@ -61,6 +61,7 @@ def to_document(snapshot: Snapshot) -> Document:
         "root": snapshot.first_tag,
         "boot_id": known["boot_id"],
         "time_ns": known["time_ns"],
+        "boottime_ns": known["boottime_ns"],
         "header": header_fields(snapshot.header),
         "completeness": known["completeness"],
         "as_of_read": known["as_of_read"],

@@ -77,6 +77,16 @@ def width(phrase: Phrase) -> int:
     return sum([columns(span.text) for span in phrase])
 
 
+def shortened(text: str, most: int, more: str) -> str:
+    """Return a text in at most so many columns; `more` stands at the end of one that was cut."""
+    if columns(text) <= most:
+        return text
+    cut = text[: max(most - columns(more), 0)]
+    while columns(cut) + columns(more) > most and cut:
+        cut = cut[:-1]
+    return cut + more
+
+
 def fold(phrases: Sequence[Phrase], between: str, first: int, rest: int) -> Iterator[list[Span]]:
     """Yield lines of phrases, at least one.
 

@@ -27,6 +27,7 @@ from typing import Final
 
 from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Task
 from exporters.content.fields import escape
+from exporters.content.identity import word
 from exporters.content.wording import Remarks, count, moment, path, plain
 
 _PARTS: Final = Path(__file__).with_name("page")
@@ -141,7 +142,7 @@ class _Image:
             "uid": task.uid,
             "gid": task.gid,
             "comm": None if task.comm is None else plain(escape(task.comm)),
-            "argv": None if task.argv is None else _short(" ".join(map(_word, task.argv))),
+            "argv": None if task.argv is None else _short(" ".join([word(each, _LONGEST + 1) for each in task.argv])),
             "cwd": None if task.cwd is None else _short(plain(escape(task.cwd))),
             "exe": None if details is None or details.exe is None else _short(plain(escape(details.exe))),
             "notes": [[remark.kind, remark.text] for remark in self._remarks.of(task)] or None,
@@ -174,12 +175,6 @@ class _Image:
 
 def _joined(parts: Iterable[str]) -> str:
     return " · ".join([part for part in parts if part])
-
-
-def _word(raw: bytes) -> str:
-    """Return an argument as text, in quotes where blanks or nothing would hide its bounds."""
-    text = plain(escape(raw[: _LONGEST + 1]))
-    return text if text and " " not in text else f"'{text}'"
 
 
 def _short(text: str) -> str:

@@ -4,8 +4,8 @@
     subtree of 4711 · 4 processes, 2 threads, 7 pids · 2024-05-01 12:00:00 UTC · Linux 6.1.0 x86_64
     complete · verified by numbering
 
-    4711 bash · session leader
-    ├─ 4712 make · group leader
+    4711 bash · session leader · user jane · 3h old
+    ├─ 4712 make -j8 all · group leader · 12m old
     │  ├─ {4713 make} {4714 make}
     │  └─ 4720/1 init · pid:[4026532001] level 1 · session leader
     └─ 4722 cc · zombie, exited 3 · group 4690 · born of 4700 (gone)
@@ -15,7 +15,8 @@
 
 A task's numbers go from the root's namespace inward; a single number is the one in the root's. Group, session,
 namespace and terminal are shown if they are not the parent's, a state if it is not running, a creator if it is not the
-parent, an exit signal if it is not SIGCHLD. Threads are in braces; threads without a remark share lines.
+parent, an exit signal if it is not SIGCHLD, user and age if they are not the parent's. Arguments, where they are known,
+are shortened to the room that the line has. Threads are in braces; threads without a remark share lines.
 
 With colour, a task's numbers have the colour of its session, its name that of its group (exporters.content.wording has
 the rule), and exited tasks are red. The words say the same without colour. A narrow terminal cuts nothing off: remarks
@@ -28,11 +29,13 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from agent.model import Snapshot, Task, TaskState
+from exporters.content.identity import UserName, age, command, nameless, user
 from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, is_bare, moment, name, plain
-from exporters.drawing.colours import BOLD, Ink, Phrase, Span, columns, fold, width
+from exporters.drawing.colours import BOLD, Ink, Phrase, Span, columns, fold, shortened, width
 
 _WIDTH = 100  # columns that threads may share if no width is given
 _NARROWEST = 20  # columns; a narrower layout is impossible, so lines are then wider than requested
+_LEAST_COMMAND = 12  # columns; a command line with less room is left out
 _DEEPEST = 40  # generations that are indented; deeper trees would be mostly margin
 Tinted: TypeAlias = Literal["session and group", "session", "group"]
 _ALARMING = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
@@ -46,10 +49,11 @@ class _Signs(NamedTuple):
     beside: str
     below: str
     between: str
+    more: str
 
 
-_UNICODE = _Signs("├─ ", "└─ ", "│  ", "   ", " · ")
-_ASCII = _Signs("|- ", "`- ", "|  ", "   ", " - ")
+_UNICODE = _Signs("├─ ", "└─ ", "│  ", "   ", " · ", "…")
+_ASCII = _Signs("|- ", "`- ", "|  ", "   ", " - ", "...")
 
 
 def render(
@@ -59,6 +63,7 @@ def render(
     color: bool = False,
     width: int | None = None,
     tinted: Tinted = "session and group",
+    names: UserName = nameless,
 ) -> str:
     """Return the snapshot as lines of text, without a newline after the last one.
 
@@ -69,16 +74,20 @@ def render(
         width: columns of the terminal, which no line exceeds; None: lines of any length.
         tinted: meaning of a task's colours: the session for its numbers and the group for its name, or one of the two
             for both.
+        names: gives the name of a user id.
     """
-    view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width, tinted)
+    view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width, tinted, names)
     return "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()])
 
 
 class _View:
     """The lines of one snapshot, and lookups for them."""
 
-    def __init__(self, snapshot: Snapshot, signs: _Signs, ink: Ink, width: int | None, tinted: Tinted) -> None:
+    def __init__(
+        self, snapshot: Snapshot, signs: _Signs, ink: Ink, width: int | None, tinted: Tinted, names: UserName
+    ) -> None:
         self._snapshot = snapshot
+        self._names = names
         self._tinted = tinted
         self._signs = signs
         self._ink = ink
@@ -132,9 +141,9 @@ class _View:
             if not isinstance(item, Task):
                 yield branch + self._ink.line(item)
                 continue
-            label = self._label(item)
-            if generation > self._deepest:
-                label[0] = (Span(f"[{generation} deep] "), *label[0])
+            deep = f"[{generation} deep] " if generation > self._deepest else ""
+            label = self._label(item, columns(branch) + len(deep))
+            label[0] = (Span(deep), *label[0]) if deep else label[0]
             below = self._below(item, columns(margin))
             # A label of several lines continues the line to the tasks below.
             down = signs.beside if below and generation < self._deepest else signs.below
@@ -187,7 +196,7 @@ class _View:
         for thread in self._threads.get(task.pid, ()) if task.pid == task.tgid else ():
             phrase = self._ink.spoken([self._name(thread)])[0]
             wide = width(phrase)
-            if self._children.get(thread.pid) or self._remarks.of(thread) or (self._width is not None and wide > room):
+            if self._children.get(thread.pid) or self._remarks_on(thread) or (self._width is not None and wide > room):
                 others.append(thread)
             elif line and used + 1 + wide <= room:
                 line += (Span(" "), *phrase)
@@ -197,8 +206,36 @@ class _View:
                 line, used = list(phrase), wide
         return [*lines, *([tuple(line)] if line else []), *others, *self._children.get(task.pid, ())]
 
-    def _label(self, task: Task) -> list[Phrase]:
-        return [self._name(task), *[(self._remark(task, remark),) for remark in self._remarks.of(task)]]
+    def _label(self, task: Task, margin: int) -> list[Phrase]:
+        """Return name, command line and remarks of a task.
+
+        Args:
+            task: the task.
+            margin: columns before its name.
+        """
+        name, remarks = self._name(task), self._remarks_on(task)
+        text = command(task)
+        if text:
+            (((text, _),),) = self._ink.spoken([(Span(text),)])
+            used = margin + width(name) + 1 + sum([len(self._signs.between) + width((each,)) for each in remarks])
+            most = columns(text) if self._width is None else max(self._width - used, _LEAST_COMMAND)
+            if self._width is None or margin + width(name) + 1 + _LEAST_COMMAND <= self._width:
+                name = (*name, Span(f" {shortened(text, most, self._signs.more)}"))
+        return [name, *[(each,) for each in remarks]]
+
+    def _remarks_on(self, task: Task) -> list[Span]:
+        """Return all remarks on a task; user and age are the last."""
+        thread = self._remarks.is_thread(task)
+        above = self._remarks.tasks.get(task.tgid if thread else task.ppid)
+        if above is not None and not thread:
+            above = self._remarks.tasks.get(above.tgid, above)
+        said = [self._remark(task, remark) for remark in self._remarks.of(task)]
+        old = "" if thread else age(self._snapshot, task)
+        more = (
+            user(task, above, self._names),
+            "" if above is not None and old == age(self._snapshot, above) else old,
+        )
+        return [*said, *[Span(text) for text in more if text]]
 
     def _name(self, task: Task) -> Phrase:
         ids = {"session": (task.sid, task.sid), "group": (task.pgid, task.pgid)}.get(

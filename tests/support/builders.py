@@ -191,6 +191,7 @@ _completeness = st.tuples(st.sampled_from(get_args(Verified)), _u64, _u64, _u64,
 _whole = st.tuples(
     st.sampled_from(get_args(Mode)),
     st.integers(0, 2**63 - 1),
+    st.none() | _u64,
     st.sampled_from(["", "5f0c1f0e-0d5c-4a5f-9b6b-6a1d4a0a7d11"]),
     st.sampled_from(get_args(Dialect)),
 )
@@ -200,7 +201,7 @@ _whole = st.tuples(
 def snapshots(draw: st.DrawFn) -> Snapshot:
     """Draw any sound snapshot of a few tasks."""
     shape = draw(st.sampled_from(SHAPES))
-    mode, time_ns, boot_id, dialect = draw(_whole)
+    mode, time_ns, boottime_ns, boot_id, dialect = draw(_whole)
     pids = draw(_pid_objects(shape))
     tasks: list[Task] = []
     for tag in draw(_taken(shape)):
@@ -209,6 +210,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     return Snapshot(
         mode=mode,
         time_ns=time_ns,
+        boottime_ns=boottime_ns,
         pids=pids,
         tasks=tuple(tasks),
         namespaces=draw(_namespaces(shape)),

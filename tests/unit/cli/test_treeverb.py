@@ -53,7 +53,9 @@ def test_elsewhere_it_is_printed_once(shell: "subprocess.Popen[bytes]") -> None:
     ran = ckptree("tree", str(shell.pid), *PROCFS, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
 
     assert ran.returncode == 6
-    assert re.search(rf"^{shell.pid} sh · session leader\n└─ \d+ sleep\n", ran.stdout.decode(), re.MULTILINE)
+    assert re.search(
+        rf"^{shell.pid} sh · session leader · (user|uid) .*\n└─ \d+ sleep", ran.stdout.decode(), re.MULTILINE
+    )
     assert b"\x1b" not in ran.stdout
     assert ran.stderr.startswith(b"ckptree: incomplete: ")
 

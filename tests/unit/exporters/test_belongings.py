@@ -201,7 +201,7 @@ def test_a_tree_view_says_which_terminal_and_who_is_in_its_foreground() -> None:
     lines = treeview.render(at_a_terminal()).splitlines()
 
     assert [line for line in lines if "sh" in line or "vi" in line] == [
-        "100 sh · session leader · on pts/3",
+        "100 sh · session leader · on pts/3 · uid 0",
         "├─ 101 vi · group leader · in the foreground",
     ]
     assert any(line.startswith("├─ 102 task-3") and line.endswith("its terminal hung up") for line in lines)

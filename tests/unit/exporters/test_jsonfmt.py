@@ -59,10 +59,10 @@ def refused(data: bytes) -> FormatError:
 
 
 def test_the_schema_is_whole() -> None:
-    """Every key is there in every document; `entered` and `as_of_read` are additions to the schema."""
+    """Every key is there in every document; `entered`, `as_of_read` and `boottime_ns` are additions to the schema."""
     document = parsed(a_family())
 
-    assert set(document) == DOCUMENT | {"entered", "as_of_read"}
+    assert set(document) == DOCUMENT | {"entered", "as_of_read", "boottime_ns"}
     assert all(set(task) == TASK for task in document["tasks"])
     assert set(document["pids"][0]) == {"tag", "numbers", "namespaces"}
     assert set(document["namespaces"][0]) == {"id", "inum", "level", "parent"}

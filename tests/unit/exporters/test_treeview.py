@@ -18,8 +18,8 @@ complete · verified by numbering
    outside, under one tag: 4000, 4001
    entered from outside and left out: 5000 sh
 
-4711 bash · session leader
-├─ 4712 make · group leader
+4711 bash · session leader · uid 0
+├─ 4712 make -j\\xff\\\\ · group leader
 │  ├─ {4713 make} {4714 wor\\xffker}
 │  └─ 4720/1 init · pid:[4026531837] level 1 · session leader · subreaper
 └─ 4722 cc · zombie, exited 3 · group 4690 · born of 4700 (gone)
@@ -28,8 +28,8 @@ pids without a task here
    4690 · group of 4722"""
 
 IN_ASCII = """\
-4711 bash - session leader
-|- 4712 make - group leader
+4711 bash - session leader - uid 0
+|- 4712 make -j\\xff\\\\ - group leader
 |  |- {4713 make} {4714 wor\\xffker}
 |  `- 4720/1 init - pid:[4026531837] level 1 - session leader - subreaper
 `- 4722 cc - zombie, exited 3 - group 4690 - born of 4700 (gone)"""
@@ -183,7 +183,7 @@ def test_a_thread_with_a_remark_has_a_line_of_its_own() -> None:
     ]
 
     assert render(a_snapshot([(n,) for n in range(11, 16)], tasks)).splitlines()[3:] == [
-        "11 a · session leader",
+        "11 a · session leader · uid 0",
         "├─ {13 c}",
         "├─ {12 b} · stopped",
         "└─ {14 d}",

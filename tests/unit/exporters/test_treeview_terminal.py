@@ -32,8 +32,8 @@ complete · verified by numbering
    entered from outside and left out:
       5000 sh
 
-4711 bash · session leader
-├─ 4712 make · group leader
+4711 bash · session leader · uid 0
+├─ 4712 make -j\\xff\\\\ · group leader
 │  ├─ {4713 make} {4714 wor\\xffker}
 │  └─ 4720/1 init
 │        pid:[4026531837] level 1
@@ -66,10 +66,33 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut_off(
 ) -> None:
     """Names have fifteen foreign bytes, pids have four levels, and a chain has eight tasks."""
     text = render(snapshot, width=width, unicode=unicode)
+    nameless = replace(snapshot, tasks=tuple([task._replace(argv=None) for task in snapshot.tasks]))
 
     assert max(map(columns, text.splitlines())) <= width
     if unicode:
-        assert ink_of(text) == ink_of(render(snapshot))
+        assert ink_of(render(nameless, width=width)) == ink_of(render(nameless))
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(80, "-c 'sleep 1000; true' · group leader"), (45, "-c 'sleep 1000; tru… · group leader")]
+)
+def test_a_command_line_has_the_room_that_the_remarks_leave(width: int, shown: str) -> None:
+    """It never pushes a remark into the next line."""
+    task = a_task(2, 1, pgid=2, comm=b"sh", argv=(b"/bin/sh", b"-c", b"sleep 1000; true"))
+    line = render(a_snapshot([(100,), (101,)], [a_task(1, 0), task]), width=width).splitlines()[-1]
+
+    assert line == f"└─ 101 sh {shown}"
+
+
+def test_where_there_is_no_room_for_a_command_line_it_is_left_out() -> None:
+    """In ASCII three dots stand for the rest."""
+    task = a_task(1, 0, comm=b"cat", argv=(b"cat", b"a-long-name" * 9))
+    lines = [
+        render(a_snapshot(tasks=[each]), width=20, unicode=False).splitlines()
+        for each in (task, task._replace(comm=b"tomcat"))
+    ]
+
+    assert [[line for line in each if "cat" in line] for each in lines] == [["100 cat a-long-na..."], ["100 tomcat"]]
 
 
 def test_a_long_chain_keeps_half_of_a_narrow_terminal_for_its_labels() -> None:
@@ -106,13 +129,14 @@ def test_a_word_that_no_line_can_hold_is_cut() -> None:
     snapshot = a_snapshot(tasks=[a_task(1, 0, comm=b"\xff" * 15, depth=9)])
     lines = render(replace(snapshot, pids=(pid,)), width=30, unicode=False).splitlines()
 
-    assert lines[-6:] == [
+    assert lines[-7:] == [
         "4190000/4190001/4190002/419",
         "   0003/4190004/4190005/419000",
         "   6/4190007/4190008/1",
         r"   \xff\xff\xff\xff\xff\xff\xf",
         r"   f\xff\xff\xff\xff\xff\xff\x",
         r"   ff\xff - session leader",
+        "   uid 0",
     ]
     assert r"\u7a0b" in render(a_snapshot(tasks=[a_task(1, 0, comm="程".encode())]), width=30, unicode=False)
 
