@@ -16,6 +16,7 @@ from agent.cli.screen import Screen
 from agent.cli.scroll import Viewport
 from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError
 from agent.proc import users
+from agent.proc.commands import Commands
 from agent.protocol.client import Subscription
 from exporters.drawing import treeview
 from exporters.drawing.colours import columns
@@ -56,6 +57,7 @@ class Follower:
         self._name = name
         self._ask = ask
         self._events = events
+        self._commands = Commands()
         self._viewport = Viewport()
         self._abilities = terminal.abilities()
         self._tinted: treeview.Tinted = "session and group"
@@ -81,7 +83,7 @@ class Follower:
         else:
             self._trouble = ""
             elsewhere = sum(answer.elapsed_ns for answer in answers) / 1e9
-            self._snapshots = [answer.load() for answer in answers]
+            self._snapshots = self._commands.added((each.load(), each.outer) for each in answers)
             self._render()
         cost = time.process_time() - begin + elsewhere
         rest, now = min(cost * (1 / SHARE - 1), LONGEST_S), time.monotonic()
@@ -111,6 +113,8 @@ class Follower:
         try:
             while time.monotonic() < deadline and (event := events.next_within(_AT_ONCE_S)) is not None:
                 heard = True
+                if event.kind == "exec" and event.task is not None:
+                    self._commands.forget(event.task.pid)
                 if event.kind == "end":
                     self._events = None
         except CkptreeError:  # the next refresh meets the reason

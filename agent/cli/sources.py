@@ -16,6 +16,10 @@ from agent.protocol.client import Answer, Client, Subscription, default_socket
 if TYPE_CHECKING:
     from agent.capture.watch import Watch
     from agent.model import Dialect, Snapshot
+    from agent.proc.commands import Outer
+    from agent.selection.select import Selection
+
+    AtCut = Callable[[Selection], None]
 
 SourceName = Literal["auto", "daemon", "bpf", "procfs"]
 
@@ -27,6 +31,7 @@ class Options(TypedDict, total=False):
     fmt: str
     dialect: "Dialect"
     without_entered: bool
+    outer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class Taken:
     """A snapshot that a source has taken: a daemon's bytes, or the object itself where this process has made it.
 
     Attributes:
-        complete, reasons, squashed, entered, workers, elapsed_ns: as of `agent.protocol.replies.Answer`.
+        complete, reasons, squashed, entered, workers, elapsed_ns, outer: as of `agent.protocol.replies.Answer`.
         image: returns it in the format and dialect that were asked for.
         load: returns the snapshot.
     """
@@ -45,6 +50,7 @@ class Taken:
     entered: tuple[str, ...]
     workers: int
     elapsed_ns: int
+    outer: "Outer"
     image: Callable[[], bytes]
     load: "Callable[[], Snapshot]"
 
@@ -86,16 +92,19 @@ def opened(kind: SourceName, socket: Path | None = None, timeout_s: float = 30.0
     if kind == "procfs":
         from agent.proc import proctable
 
-        yield _Here(lambda root, mode, without: proctable.snapshot(root, mode, without_entered=without))
+        yield _Here(
+            lambda root, mode, without, at_cut: proctable.snapshot(root, mode, without_entered=without, at_cut=at_cut)
+        )
         return
     from agent.capture.snapshots import Snapshots
 
     watch = _own_watch()
     snapshots = Snapshots(watch)
 
-    def take(root: str, mode: str, without: bool) -> "Snapshot":  # noqa: FBT001 - it is called by place
+    def take(root: str, mode: str, without: bool, at_cut: "AtCut") -> "Snapshot":  # noqa: FBT001 - it is called by place
         watch.tend()
-        return snapshots.take(snapshots.find(rootname.parse(root), os.getpid()), mode, without_entered=without)
+        found = snapshots.find(rootname.parse(root), os.getpid())
+        return snapshots.take(found, mode, without_entered=without, at_cut=at_cut)
 
     try:
         yield _Here(take)
@@ -145,17 +154,23 @@ class _Here:
     """A source within this process.
 
     Args:
-        take: takes a snapshot of a ROOT, in a mode; True leaves out tasks that entered.
+        take: takes a snapshot of a ROOT, in a mode; True leaves out tasks that entered; and calls a function at the cut.
     """
 
     client = None
 
-    def __init__(self, take: Callable[[str, str, bool], "Snapshot"]) -> None:
+    def __init__(self, take: "Callable[[str, str, bool, AtCut], Snapshot]") -> None:
         self._take = take
 
     def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
-        snapshot = self._take(root, options.get("mode", "auto"), options.get("without_entered", False))
-        return _made(replace(snapshot, dialect=options.get("dialect", "seed")), options.get("fmt", "ckpt"))
+        outer: list[tuple[int, ...]] = []
+
+        def note(chosen: "Selection") -> None:
+            if options.get("outer"):
+                outer.extend(chosen.refs.above())
+
+        snapshot = self._take(root, options.get("mode", "auto"), options.get("without_entered", False), note)
+        return _made(replace(snapshot, dialect=options.get("dialect", "seed")), options.get("fmt", "ckpt"), outer)
 
 
 def received(answer: Answer) -> Taken:
@@ -173,12 +188,13 @@ def received(answer: Answer) -> Taken:
         answer.entered,
         answer.workers,
         answer.elapsed_ns,
+        answer.outer,
         lambda: answer.data,
         load,
     )
 
 
-def _made(snapshot: "Snapshot", fmt: str) -> Taken:
+def _made(snapshot: "Snapshot", fmt: str, outer: "Outer") -> Taken:
     """Return a snapshot of this process, which is packed when its bytes are needed, and never read back."""
 
     def image() -> bytes:
@@ -194,6 +210,7 @@ def _made(snapshot: "Snapshot", fmt: str) -> Taken:
         snapshot.entered,
         completeness.kernel_threads_left_out,
         0,
+        outer,
         image,
         lambda: snapshot,
     )

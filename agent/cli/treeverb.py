@@ -40,7 +40,8 @@ def tree(
 
         def ask(fmt: str = "ckpt") -> "list[Taken]":
             return topmost.answered_of_all(
-                meant, lambda roots: [where.snapshot(each, mode=mode.value, fmt=fmt) for each in roots]
+                meant,
+                lambda roots: [where.snapshot(each, mode=mode.value, fmt=fmt, outer=fmt == "ckpt") for each in roots],
             )
 
         if as_json:
@@ -69,12 +70,12 @@ def _write(documents: list[bytes]) -> None:
 
 def _print(snapshots: "list[Taken]") -> None:
     from agent.proc import users
+    from agent.proc.commands import Commands
     from exporters.drawing import treeview
 
-    for place, taken in enumerate(snapshots):
+    for place, loaded in enumerate(Commands().added((taken.load(), taken.outer) for taken in snapshots)):
         if place:
             typer.echo()
-        loaded = taken.load()
         typer.echo(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
 
 

@@ -133,7 +133,8 @@ class Service:
         try:
             check_unsent(self._unsent_of(asker.viewer.account), asker.viewer)
             root = self._find(request, asker)
-            snapshot = self._taken(root, mode, request, asker)
+            outer: list[tuple[int, ...]] = []
+            snapshot = self._taken(root, mode, request, asker, self._noting_outer(request, asker, outer))
             data = self._image(snapshot, fmt, dialect)
             said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
         except CkptreeError as error:
@@ -141,7 +142,8 @@ class Service:
             raise
         elapsed = self._written("snapshot", request, asker, begin, said, "ok")
         self._seconds.add(elapsed / 1e9)
-        return {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
+        answer = {"data": data, **_about(snapshot), "order": snapshot.completeness.order, "elapsed_ns": elapsed}
+        return answer | {"outer": outer} if request.get("outer") else answer
 
     def _strings(self, request: codec.Message, asker: Asker) -> codec.Message:
         shown = [codec.shown_area(request, key) for key in ("arguments", "environment")]
@@ -280,6 +282,16 @@ class Service:
 
     def _find(self, request: codec.Message, asker: Asker) -> TaskStruct:
         return self.snapshots.find(rootname.parse(codec.root_text(request)), self._caller(asker), _sees(asker.viewer))
+
+    def _noting_outer(
+        self, request: codec.Message, asker: Asker, outer: list[tuple[int, ...]]
+    ) -> Callable[[Selection], None]:
+        """Return the function that fills `outer` at the cut, if the client wants to know it."""
+        if not request.get("outer"):
+            return lambda _: None
+        caller = self._caller(asker)
+        namespace = caller.pid.namespace if caller is not None else None
+        return lambda chosen: outer.extend(chosen.refs.above(namespace))
 
     def _image(self, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
         return self._images.dumps(snapshot, dialect) if fmt == "ckpt" else registry.image(snapshot, fmt, dialect)

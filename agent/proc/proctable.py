@@ -7,7 +7,7 @@ files and the remainder of a terminal that hung up are not known. A snapshot fro
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent import rootname
@@ -179,8 +179,20 @@ def _stopped(rows: Sequence[procfs.ProcRow]) -> set[int]:
     return {tgid for tgid, found in letters.items() if "T" in found and found <= {"T", "t", "Z"}}
 
 
-def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path = Path("/proc")) -> Snapshot:
+def snapshot(
+    root: str,
+    mode: str,
+    *,
+    without_entered: bool = False,
+    proc: Path = Path("/proc"),
+    at_cut: Callable[[select.Selection], None] = lambda _: None,
+) -> Snapshot:
     """Take a snapshot from /proc, marked as not verified.
+
+    Args:
+        root, mode, without_entered: as of agent.capture.snapshots.Snapshots.
+        proc: mount point of procfs.
+        at_cut: called with the selection.
 
     Raises:
         CkptreeError: no such root, a leak, or no /proc.
@@ -192,6 +204,7 @@ def snapshot(root: str, mode: str, *, without_entered: bool = False, proc: Path 
         chosen = select.select(task, resolved, without_entered=without_entered)
     except RefusedError as error:
         raise RefusedError(f"as far as /proc tells, {error}", error.leaks) from error
+    at_cut(chosen)
     return Snapshot(
         mode=resolved,
         time_ns=time.time_ns(),

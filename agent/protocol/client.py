@@ -200,6 +200,7 @@ class Client:
         fmt: str = "ckpt",
         dialect: str = "seed",
         without_entered: bool = False,
+        outer: bool = False,
     ) -> Answer:
         """Request a snapshot.
 
@@ -209,6 +210,7 @@ class Client:
             fmt: a name from exporters.registry.
             dialect: of a ckpt image.
             without_entered: leave out tasks that entered the container from outside.
+            outer: tell the numbers in the namespaces above the root's, too.
 
         Raises:
             NotPermittedError: this client may not see the tree.
@@ -221,6 +223,7 @@ class Client:
             format=fmt,
             dialect=dialect,
             without_entered=without_entered,
+            **({"outer": True} if outer else {}),
         )
         with self._of_another_version():
             return answer_of(answer, answer["data"])

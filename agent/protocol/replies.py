@@ -49,6 +49,8 @@ class Answer:
         elapsed_ns: time within the daemon, from request to bytes.
         order: number of the first event that is not in it; 0 where it is from no daemon.
         workers: threads of the kernel and io workers below the root, which were left out.
+        outer: for each pid object, in the file's order, its numbers in the namespaces above the root's, from the
+            client's inward; empty where the client did not ask.
     """
 
     data: bytes
@@ -61,6 +63,7 @@ class Answer:
     elapsed_ns: int
     order: int = 0
     workers: int = 0
+    outer: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ def answer_of(answer: codec.Message, data: bytes) -> Answer:
         elapsed_ns=answer["elapsed_ns"],
         order=answer["order"],
         workers=answer.get("kernel_threads_left_out", 0),  # an older daemon does not say
+        outer=tuple(map(tuple, answer.get("outer", ()))),
     )
 
 

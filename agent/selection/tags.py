@@ -116,3 +116,15 @@ class Refs:
         if not pid.number_in(self._tags.namespace):
             return 0
         return OutsidePid(pid.numbers[self._tags.level :], self._namespaces.of(pid))
+
+    def above(self, namespace: PidNamespace | None = None) -> list[tuple[int, ...]]:
+        """Return, for each collected pid object, its numbers in the namespaces above the root's.
+
+        Args:
+            namespace: the outermost one that counts; None: the outermost of all. Where it is not above the root's, no
+                pid object has such numbers.
+        """
+        root, begin = self._tags.namespace, 0
+        if namespace is not None:
+            begin = namespace.level if root.ancestor(namespace.level) is namespace else root.level
+        return [pid.numbers[begin : root.level] for pid in self._tags.pids]

@@ -124,6 +124,7 @@ def a_plain_host() -> Iterator[None]:
     """Let snapshots that are made in the block describe no host."""
     with patch("agent.capture.snapshots.host") as host:
         host.boot_id.return_value = "00000000-0000-0000-0000-000000000000"
+        host.cut_clock.return_value = lambda: 1 << 60
         host.header.return_value = Header()
         yield
 

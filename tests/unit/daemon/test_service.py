@@ -159,6 +159,25 @@ def test_a_pid_is_as_the_callers_namespace_counts() -> None:
     assert told["tasks"] == 2
 
 
+def test_a_client_is_told_its_own_numbers_of_an_inner_tree_where_it_asks() -> None:
+    """The image begins at the root's namespace; a client within that has no others."""
+    scene = Scene()
+    init = scene.child(flags=CLONE_NEWPID)
+    scene.kernel.setsid(init)
+    child = scene.child(init)
+    root = str(init.tid)
+    told = scene.ask(ROOT, "snapshot", root=root, outer=True)
+    numbers = [pid.numbers for pid in registry.load(told["data"]).pids]
+
+    assert [(*above, *inner) for above, inner in zip(told["outer"], numbers, strict=True)] == [
+        (init.tid, 1),
+        (child.tid, 2),
+    ]
+    inside = scene.ask(Viewer(init.tid, 0, 0, privileged=True), "snapshot", root="1", outer=True)
+    assert [tuple(above) for above in inside["outer"]] == [(), ()]
+    assert "outer" not in scene.ask(ROOT, "snapshot", root=root)
+
+
 def test_who_asks_stays_who_it_is_when_its_number_has_become_anothers() -> None:
     """A connection outlives its process, and numbers are used again."""
     scene = Scene()
