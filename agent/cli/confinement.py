@@ -177,8 +177,7 @@ _DENIED: Final[dict[str, tuple[int, int | None]]] = {
     "sync": (162, 81),
     "syncfs": (306, 267),
     # Other processes' limits, priorities and memory policy.
-    "prlimit64": (302, 261),
-    "setrlimit": (160, 164),
+    "setrlimit": (160, 164),  # libc takes prlimit64
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),
     "sched_setscheduler": (144, 119),
@@ -223,6 +222,8 @@ _CLONE: Final = (56, 220)
 _CLONE_DENIED: Final = 0x7E020000 | 0x00008000
 # Flags of clone3(2) are in memory, out of a filter's reach: libc takes clone where the kernel lacks clone3.
 _CLONE3: Final = 435
+# prlimit64(2) but for 0, which is the process itself: agent.cli.allowance lowers a limit.
+_PRLIMIT: Final = (302, 261)
 # prctl(2): PR_SCHED_CORE groups other processes.
 _PRCTL: Final = (157, 167)
 _PR_SCHED_CORE: Final = 62
@@ -317,6 +318,13 @@ def seccomp_filter(machine: str) -> bytes:
             _INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE),
             _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW),
         ]
+    code += [
+        _INSTRUCTION.pack(_EQUAL, 0, 4, _PRLIMIT[column]),
+        _INSTRUCTION.pack(_LOAD, 0, 0, _ARGUMENTS_AT),
+        _INSTRUCTION.pack(_EQUAL, 1, 0, 0),
+        _INSTRUCTION.pack(_RETURN, 0, 0, _REFUSE),
+        _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW),
+    ]
     code += [_INSTRUCTION.pack(_EQUAL, 0, 1, _CLONE3), _INSTRUCTION.pack(_RETURN, 0, 0, _LACK)]
     return b"".join([*code, _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW)])
 

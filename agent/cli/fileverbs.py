@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent import bounded
-from agent.cli import terminal
+from agent.cli import allowance, terminal
 from agent.errors import DIFFERENT, CkptreeError, FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -81,12 +81,13 @@ def _load(file: str, data: bytes) -> "Snapshot":
     from exporters import registry
     from exporters.image import checkpoint
 
-    try:
-        if registry.recognize(data).name != "ckpt":
-            return registry.load(data)
-        reading = checkpoint.read(data)
-    except FormatError as error:
-        raise FormatError(f"{_name(file)}: {error.path}", error.message, error.offset) from error
+    with allowance.bounded(_name(file), len(data)):
+        try:
+            if registry.recognize(data).name != "ckpt":
+                return registry.load(data)
+            reading = checkpoint.read(data)
+        except FormatError as error:
+            raise FormatError(f"{_name(file)}: {error.path}", error.message, error.offset) from error
     for kind, length in reading.foreign:
         say(f"{_name(file)}: a record of type {kind}, {length} bytes, is not known here and left out")
     return reading.snapshot
@@ -133,7 +134,9 @@ def check(file: File, as_json: AsJson = False) -> None:
     from exporters.content import findings
     from exporters.content.wording import count
 
-    found = find_all(_read(file))
+    data = _read(file)
+    with allowance.bounded(_name(file), len(data)):
+        found = find_all(data)
     errors = sum(one.severity == "error" for one in found)
     if as_json:
         typer.echo(json.dumps(findings.to_document(found), indent=1))

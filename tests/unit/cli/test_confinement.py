@@ -57,6 +57,7 @@ tries = {
     "look at a terminal": lambda: (termios.tcgetattr(slave), os.get_terminal_size(slave), os.isatty(slave)),
     "count what waits": lambda: fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)),
     "keep from children": lambda: os.set_inheritable(pipe, True) or os.set_inheritable(pipe, False),
+    "limit itself": lambda: resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 40)),
     "run a thread": lambda: threading.Thread(target=int).start(),
     "type at a terminal": lambda: fcntl.ioctl(slave, termios.TIOCSTI, b"i"),
     "choose the foreground": lambda: fcntl.ioctl(slave, termios.TIOCSPGRP, bytes(4)),
@@ -96,7 +97,7 @@ _NUMBERS = {
 }
 STAYS = [
     *("read what is open", "read another", "list", "import", "duplicate", "close for good", "fork", "run a thread"),
-    *("look at a terminal", "count what waits", "keep from children"),
+    *("look at a terminal", "count what waits", "keep from children", "limit itself"),
 ]
 # What changes, reads or waits upon what is not the process's own, on x86-64 and arm64.
 BY_NUMBER = {
