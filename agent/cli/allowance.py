@@ -33,25 +33,31 @@ def bounded(name: str, size: int) -> Iterator[None]:
 
     Raises:
         FormatError: the bound was reached.
+        MemoryError: a limit that is lower, and not of this module, was reached.
     """
     allowed = LEAST + TIMES * size
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    _limit(allowed, before, most)
+    lowered = _lower(allowed, before, most)
     try:
         yield
     except MemoryError:
+        if not lowered:
+            raise
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))  # the message takes memory, too
         text = f"{size} bytes that take more than {allowed >> 20} MiB of memory to read, which no sound snapshot does"
         raise FormatError(name, text) from None
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
-def _limit(allowed: int, before: int, most: int) -> None:
-    """Lower the limit to what the process has and is allowed, unless it is lower, or the process's size is not known."""
+def _lower(allowed: int, before: int, most: int) -> bool:
+    """Lower the limit to what the process has and is allowed; return False if it is lower, or the size is not known."""
     try:
         pages = int(_STATM.read_text().split()[5])  # data and stack
     except (OSError, ValueError, IndexError):
-        return
+        return False
     limit = pages * resource.getpagesize() + allowed
-    if before == resource.RLIM_INFINITY or limit < before:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+    if before != resource.RLIM_INFINITY and before <= limit:
+        return False
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+    return True

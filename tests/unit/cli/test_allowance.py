@@ -60,3 +60,16 @@ def test_the_limit_is_as_before_afterwards() -> None:
 
     assert within[0] != before[0]
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_lower_limit_of_the_users_own_is_not_blamed_on_the_file() -> None:
+    """The message would name a bound that the file has not reached."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    own = 1 << 30
+    resource.setrlimit(resource.RLIMIT_DATA, (own, before[1]))
+    try:
+        with pytest.raises(MemoryError), allowance.bounded("file", 64 << 20):
+            bytearray(own)
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (own, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
