@@ -269,13 +269,15 @@ class ProgramFile(NamedTuple):
     Attributes:
         device, inode: numbers, which hold on one machine; devices only within one boot.
         size: bytes.
-        modified_ns: CLOCK_REALTIME of the last change of its content.
+        modified_ns: CLOCK_REALTIME of the last change of its content, which its owner can set.
+        changed_ns: CLOCK_REALTIME of the last change of its inode, which only the kernel sets; None: not told.
     """
 
     device: int
     inode: int
     size: int
     modified_ns: int
+    changed_ns: int | None = None
 
 
 class ProcessDetails(NamedTuple):

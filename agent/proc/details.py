@@ -221,7 +221,7 @@ def _process(process: int, flags: int, *, shared: bool) -> ProcessDetails | None
 
 def program_file(status: os.stat_result) -> ProgramFile:
     """Return the identity of the file that has this status."""
-    return ProgramFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return ProgramFile(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _stat(process: int, name: bytes) -> os.stat_result | None:

@@ -5,7 +5,7 @@
     fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
     details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed,
                 called, argv_unknown, env_unknown, argv_uncertain, env_uncertain, surroundings,
-                exe_file: {device, inode, size, modified_ns}}
+                exe_file: {device, inode, size, modified_ns, changed_ns}}
     child_namespace_dead = true; the key is absent otherwise
     shares   = {vm, fs, files: ID}, each key only where a task outside the thread group shares the same
     caps     = {inheritable, permitted, effective, bounding, ambient}
@@ -96,6 +96,8 @@ def details_document(details: ProcessDetails) -> dict[str, object]:
     found = details._asdict()
     for key, value in (("caps", details.caps), ("surroundings", details.surroundings), ("exe_file", details.exe_file)):
         found[key] = None if value is None else dict(sorted(value._asdict().items()))
+    if details.exe_file is not None and details.exe_file.changed_ns is None:
+        del found["exe_file"]["changed_ns"]  # as an image of an earlier version has it
     return {key: value for key, value in sorted(found.items()) if value is not None or key not in _WHERE_TOLD}
 
 
@@ -145,7 +147,8 @@ def _text(fields: Fields, key: str) -> str | None:
 
 def _program_file(fields: Fields) -> ProgramFile:
     device, inode, size = (fields.integer(key, 0, U64_MAX) for key in ("device", "inode", "size"))
-    return ProgramFile(device, inode, size, fields.integer("modified_ns", S64_MIN, S64_MAX))
+    modified_ns = fields.integer("modified_ns", S64_MIN, S64_MAX)
+    return ProgramFile(device, inode, size, modified_ns, fields.maybe_integer("changed_ns", S64_MIN, S64_MAX))
 
 
 def _surroundings(fields: Fields) -> Surroundings:

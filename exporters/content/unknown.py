@@ -52,7 +52,7 @@ _DETAILS = _shape(
     "exe deleted_exe uids gids groups caps no_new_privs umask execed called argv_unknown env_unknown surroundings "
     "argv_uncertain env_uncertain exe_file",
     {
-        "exe_file": _shape("device inode size modified_ns"),
+        "exe_file": _shape("device inode size modified_ns changed_ns"),
         "caps": _shape("inheritable permitted effective bounding ambient"),
         "surroundings": _shape(
             "root root_id mounts mount_namespace user_namespace own_ids apart view mount_namespace_id user_namespace_id"

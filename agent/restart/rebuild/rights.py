@@ -175,6 +175,8 @@ def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
         return "another time of change"
     if (was.device, was.inode) != (now.device, now.inode) and not elsewhere:
         return "another inode"
+    if None not in (was.changed_ns, now.changed_ns) and was.changed_ns != now.changed_ns and not elsewhere:
+        return "another time of change of its inode"  # the other time can be set, and the content's size be the same
     return ""
 
 
