@@ -76,6 +76,8 @@ enum doing {
 	DOING_CHDIR,
 	DOING_EXECVE,
 	DOING_DUMPABLE,
+	DOING_OPEN,
+	DOING_COMPARE,
 };
 
 /* run_entry.flags */
@@ -84,6 +86,7 @@ enum doing {
 #define RIGHTS_NO_NEW_PRIVS 4u
 #define RIGHTS_IDS 8u	 /* run nothing, and take ids and groups before all rights are lost */
 #define RIGHTS_BOUND 16u /* keep the ids, and of the capabilities those in `bounding` */
+#define RUN_OPENED 32u	 /* execute the file that is open, not what its path leads to by then */
 
 struct message {
 	uint32_t kind;
@@ -121,7 +124,11 @@ struct run_entry {
 	uint32_t gid;
 	uint32_t egid;
 	uint32_t group_count;
+	uint32_t device_major; /* the file that the path must lead to */
+	uint32_t device_minor;
 	uint32_t reserved;
+	uint64_t inode;	    /* 0: whatever it leads to */
+	int64_t changed_ns; /* of the inode */
 };
 
 #endif

@@ -10,6 +10,7 @@
 #include <linux/errno.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
+#include <linux/stat.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -62,6 +63,7 @@
 #define O_NONBLOCK 04000
 #define O_CLOEXEC 02000000
 #define O_PATH 010000000
+#define AT_EMPTY_PATH 0x1000
 
 #define PR_SET_PDEATHSIG 1
 #define PR_SET_DUMPABLE 4

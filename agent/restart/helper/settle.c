@@ -86,14 +86,34 @@ static char **pointers(char *section, uint64_t offset)
 	return (char **)at;
 }
 
+/* Open the file that the path of a program leads to, and compare it with the one that was checked. */
+static int open_checked(uint32_t me, const struct run_entry *entry, const char *path)
+{
+	struct statx found;
+	long fd = CALL4(openat, AT_FDCWD, path, O_PATH | O_CLOEXEC, 0);
+	long answer = fd < 0 ? fd : CALL5(statx, fd, "", AT_EMPTY_PATH, STATX_INO | STATX_CTIME, &found);
+
+	if (answer < 0)
+		cannot_run(me, DOING_OPEN, answer);
+	if (found.stx_dev_major != entry->device_major || found.stx_dev_minor != entry->device_minor ||
+	    found.stx_ino != entry->inode ||
+	    found.stx_ctime.tv_sec * NS_PER_S + found.stx_ctime.tv_nsec != entry->changed_ns)
+		cannot_run(me, DOING_COMPARE, 0);
+	return (int)fd;
+}
+
 static _Noreturn void run(uint32_t me, char *section)
 {
 	const struct run_entry *entry = &((struct run_entry *)section)[me];
 	char *path = section + entry->path;
 	char **argv = pointers(section, entry->argv), **envp = pointers(section, entry->envp);
 
+	int file = entry->inode ? open_checked(me, entry, path) : -1;
+
 	/* exec() closes them; until then a failure can be reported. */
 	CALL3(close_range, STANDARD_STREAMS, ~0u, CLOSE_RANGE_CLOEXEC);
+	if (entry->flags & RUN_OPENED)
+		cannot_run(me, DOING_EXECVE, CALL5(execveat, file, "", argv, envp, AT_EMPTY_PATH));
 	cannot_run(me, DOING_EXECVE, CALL3(execve, path, argv, envp));
 }
 

@@ -123,8 +123,12 @@ def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> t
         reasons = list(obstacles(task, host, snapshot.boot_id))
         if reasons:
             refused.append(f"{who}: {'; '.join(reasons)}")
+            continue
+        try:
+            programs[index] = recorded(task, host, snapshot.boot_id)
+        except RefusedError as error:
+            refused.append(f"{who}: {error}")
         else:
-            programs[index] = recorded(task, host)
             doubtful += [f"{who}: {doubt}" for doubt in doubts(task, host, snapshot.boot_id)]
     if refused:
         raise RefusedError("--run argv: these cannot be started again as they were", refused)

@@ -7,12 +7,13 @@ programs.
 """
 
 import mmap
+import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from agent.model import Capabilities
+from agent.model import Capabilities, ProgramFile
 
 # (field, struct code), in the order of the header.
 MESSAGE_FIELDS = (
@@ -24,7 +25,8 @@ RUN_ENTRY_FIELDS = (
     *(("path", "Q"), ("argv", "Q"), ("envp", "Q"), ("cwd", "Q"), ("groups", "Q")),
     *(("inheritable", "Q"), ("permitted", "Q"), ("effective", "Q"), ("bounding", "Q"), ("ambient", "Q")),
     *(("flags", "I"), ("umask", "I"), ("uid", "I"), ("euid", "I"), ("gid", "I"), ("egid", "I")),
-    *(("group_count", "I"), ("reserved", "I")),
+    *(("group_count", "I"), ("device_major", "I"), ("device_minor", "I"), ("reserved", "I")),
+    *(("inode", "Q"), ("changed_ns", "q")),
 )
 
 MESSAGE: Final = struct.Struct("=" + "".join(code for _, code in MESSAGE_FIELDS))
@@ -37,8 +39,11 @@ RIGHTS_GROUPS: Final = 2  # the groups too
 RIGHTS_NO_NEW_PRIVS: Final = 4
 RIGHTS_IDS: Final = 8  # it runs nothing, and takes the ids
 RIGHTS_BOUND: Final = 16  # it keeps its ids, and of its capabilities those of the bounding set
+RUN_OPENED: Final = 32  # it executes the file that it has opened, not what its path leads to by then
 
-_RIGHTS_FROM: Final = [name for name, _ in RUN_ENTRY_FIELDS].index("groups")
+_FIELDS: Final = [name for name, _ in RUN_ENTRY_FIELDS]
+_RIGHTS_FIELDS: Final = _FIELDS[_FIELDS.index("groups") : _FIELDS.index("device_major")]
+_FILE_FIELDS: Final = _FIELDS[_FIELDS.index("device_major") :]
 _ALIGNMENT: Final = 8  # of the answer, bytes
 PID_BYTES: Final = 4
 _OFFSET_BYTES: Final = 8
@@ -115,6 +120,8 @@ class Doing(IntEnum):
     CHDIR = 12
     EXECVE = 13
     DUMPABLE = 14
+    OPEN = 15
+    COMPARE = 16
 
 
 class Message(NamedTuple):
@@ -165,6 +172,8 @@ class Program(NamedTuple):
         env: the environment, as NAME=value.
         cwd: the working directory; None: the guard's.
         rights: the rights; None: the guard's.
+        file: the identity of the file that the path must lead to; None: any.
+        opened: True: the task executes that file, which it has open; False: the path, after a look at its file.
     """
 
     path: bytes
@@ -172,6 +181,8 @@ class Program(NamedTuple):
     env: Sequence[bytes]
     cwd: bytes | None = None
     rights: Rights | None = None
+    file: ProgramFile | None = None
+    opened: bool = False
 
 
 def answer_offset(program: bytes) -> int:
@@ -215,19 +226,28 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
             at.append(arrays_at + len(arrays))
             arrays += struct.pack(f"={len(one) + 1}Q", *(places[text] for text in one), 0)
         cwd = places[each.cwd] if each.cwd else 0
-        rights = _packable(each.rights, groups_at + len(groups))
+        rights = _packable(each, groups_at + len(groups))
         path = places[each.path] if each.path else 0
-        RUN_ENTRY.pack_into(entries, RUN_ENTRY.size * actor, path, *at, cwd, *rights)
+        RUN_ENTRY.pack_into(entries, RUN_ENTRY.size * actor, path, *at, cwd, *rights, *_file(each.file))
         mine = (each.rights.groups if each.rights else None) or ()
         groups += struct.pack(f"={len(mine)}I", *mine)
     return bytes(entries + arrays + groups + data)
 
 
-def _packable(rights: Rights | None, groups_at: int) -> tuple[int, ...]:
-    """Return the fields of an entry from `groups` on."""
+def _file(file: ProgramFile | None) -> tuple[int, ...]:
+    """Return the fields of an entry from `device_major` on."""
+    if file is None:
+        return (0,) * len(_FILE_FIELDS)
+    return os.major(file.device), os.minor(file.device), 0, file.inode, file.changed_ns or 0
+
+
+def _packable(program: Program, groups_at: int) -> tuple[int, ...]:
+    """Return the fields of an entry from `groups` to `group_count`."""
+    rights = program.rights
+    opened = RUN_OPENED if program.opened else 0
     if rights is None:
-        return (0,) * (len(RUN_ENTRY_FIELDS) - _RIGHTS_FROM)
-    flags = (
+        return tuple(opened if name == "flags" else 0 for name in _RIGHTS_FIELDS)
+    flags = opened | (
         (RIGHTS_IDS if rights.ids_only else RIGHTS_BOUND if rights.bound_only else RIGHTS_GIVEN)
         | (RIGHTS_GROUPS if rights.groups is not None else 0)
         | (RIGHTS_NO_NEW_PRIVS if rights.no_new_privs else 0)
@@ -235,5 +255,5 @@ def _packable(rights: Rights | None, groups_at: int) -> tuple[int, ...]:
     caps = rights.caps
     return (
         *(groups_at, caps.inheritable, caps.permitted, caps.effective, caps.bounding, caps.ambient, flags),
-        *(rights.umask, rights.uid, rights.euid, rights.gid, rights.egid, len(rights.groups or ()), 0),
+        *(rights.umask, rights.uid, rights.euid, rights.gid, rights.egid, len(rights.groups or ())),
     )

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.errors import RefusedError
-from agent.model import Capabilities, ProcessDetails, Surroundings, Task, TaskState
+from agent.model import Capabilities, ProcessDetails, ProgramFile, Surroundings, Task, TaskState
 from agent.proc import surroundings
 from agent.proc.details import program_file
 from agent.proc.host import boot_id, own_status
+from agent.restart.rebuild import programpath
 from agent.restart.rebuild.helperabi import Program, Rights
 
 _ALL: Final = (1 << 64) - 1
@@ -153,6 +154,13 @@ def doubts(task: Task, host: Host, boot: str = "") -> Iterator[str]:
     for what, why in (("arguments", details.argv_uncertain), ("environment", details.env_uncertain)):
         if why is not None:
             yield f"its {what}: {why}"
+    if details.exe is not None and details.uids is not None:
+        way = _way(details.exe, details.uids, task)
+        if way.changeable_at and not way.opened:
+            yield (
+                f"{os.fsdecode(way.path)} can be led to another program at the last moment: other users may write to "
+                f"{way.changeable_at}"
+            )
 
 
 def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
@@ -162,12 +170,16 @@ def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
         details: of the process.
         elsewhere: the image is of another machine or boot: then a copy counts as the same file.
     """
-    was = details.exe_file
-    if was is None or details.exe is None:
+    if details.exe is None:
         return ""
     try:
-        now = program_file(os.stat(details.exe))
+        return _difference(details.exe_file, program_file(os.stat(details.exe)), elsewhere=elsewhere)
     except OSError:
+        return ""
+
+
+def _difference(was: ProgramFile | None, now: ProgramFile, *, elsewhere: bool = False) -> str:
+    if was is None:
         return ""
     if was.size != now.size:
         return f"{was.size} bytes, and this has {now.size}"
@@ -265,10 +277,11 @@ def _list(numbers: "tuple[int, ...] | list[int]") -> str:
     return ", ".join(map(str, numbers))
 
 
-def recorded(task: Task, host: Host) -> Program:
-    """Return the recorded program of a process with its recorded rights.
+def recorded(task: Task, host: Host, boot: str = "") -> Program:
+    """Return the recorded program of a process with its recorded rights, and the file that it must be; see obstacles().
 
     Raises:
+        RefusedError: the program has gone, or was replaced, since obstacles() looked.
         ValueError: details are missing; obstacles() names them.
     """
     details = task.details
@@ -285,23 +298,54 @@ def recorded(task: Task, host: Host) -> Program:
         no_new_privs=bool(details.no_new_privs),
         umask=details.umask,
     )
-    return Program(_path(known.exe, task), task.argv, task.env or (), task.cwd, rights)
+    name = os.fsdecode(known.exe)
+    way = _way(known.exe, known.uids, task)
+    try:
+        now = program_file(os.stat(way.path))
+    except OSError:
+        raise RefusedError(f"there is no program {name} here") from None
+    if same_boot(boot, host) and (other := _difference(details.exe_file, now)):
+        raise RefusedError(f"{name} is another file than the program that it ran, which had {other}")
+    return Program(way.path, task.argv, task.env or (), task.cwd, rights, now, way.opened)
 
 
-def _path(exe: bytes, task: Task) -> bytes:
-    """Return the path by which a process called its program, if it still leads to the same file; else the file's path.
+class _Way(NamedTuple):
+    """The way to a program.
+
+    Attributes:
+        path: of the program.
+        changeable_at: the folder in which users other than root, the caller and the task's may put another entry.
+        opened: True where the task executes the file that it has open, and not what the path leads to by then.
+    """
+
+    path: bytes
+    changeable_at: str
+    opened: bool
+
+
+def _way(exe: bytes, uids: tuple[int, ...], task: Task) -> _Way:
+    """Choose the path by which a process called its program, if it still leads to the same file; else the file's path.
 
     The last part of the path becomes the name of the process, and a program may depend on it: a link named ``ls`` to
-    busybox.
+    busybox. A path that other users can change is taken for such a name only.
     """
+    users = {os.geteuid(), *uids[:2]}
     called = task.details.called if task.details is not None else None
-    if called is None:
-        return exe
-    path = os.path.join(task.cwd or b"/", called)
+    ways = [exe] if called is None else [os.path.join(task.cwd or b"/", called), exe]
+    for path in ways:
+        try:
+            where = programpath.changeable_at(path, users)
+            same = os.path.samefile(path, exe)
+        except OSError:
+            continue
+        named = os.path.basename(path) != os.path.basename(exe)
+        if same and (named or not where):
+            return _Way(path, where, opened=False)
     try:
-        return path if os.path.samefile(path, exe) else exe
-    except OSError:
-        return exe
+        where = programpath.changeable_at(exe, users)
+    except OSError:  # recorded() looks again
+        return _Way(exe, "", opened=False)
+    return _Way(exe, where, bool(where) and not programpath.is_script(exe) and programpath.named_by_file())
 
 
 def bounds(task: Task) -> Rights | None:

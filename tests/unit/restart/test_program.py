@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Capabilities
+from agent.model import Capabilities, ProgramFile
 from agent.restart.planning.plan import CloneBits, Op, Phase, Role
 from agent.restart.rebuild import helperabi, helperprogram
 from agent.restart.rebuild.preflight import MOST_LEVELS
@@ -38,7 +38,7 @@ VALUES = {
     **{f"RUN_{run.name}": int(run) for run in helperabi.Run},
     **{f"DOING_{doing.name}": int(doing) for doing in helperabi.Doing},
     **{name: getattr(helperprogram, name) for name in dir(helperprogram) if name.startswith(("PROGRAM_", "ACTOR_"))},
-    **{name: getattr(helperabi, name) for name in ("FD_PROGRAM", "FD_CONTROL")},
+    **{name: getattr(helperabi, name) for name in ("FD_PROGRAM", "FD_CONTROL", "RUN_OPENED")},
     **{name: getattr(helperabi, name) for name in dir(helperabi) if name.startswith("RIGHTS_")},
     "PROGRAM_MAGIC": helperprogram.MAGIC,
     "PROGRAM_VERSION": helperprogram.VERSION,
@@ -182,9 +182,10 @@ def test_a_run_section_has_the_rights_of_each() -> None:
     """Groups are a list of their own; a process without an entry keeps its rights."""
     caps = Capabilities(1, 2, 3, 4, 1 << 40)
     rights = helperabi.Rights(1, 2, 3, 4, (5, 6), caps, no_new_privs=True, umask=0o22)
+    file = ProgramFile(os.makedev(300, 70000), 1 << 40, 5, 6, -7)
     programs = {
         0: helperabi.Program(b"/bin/x", (b"x",), ()),
-        1: helperabi.Program(b"/bin/x", (b"x",), (), b"/", rights),
+        1: helperabi.Program(b"/bin/x", (b"x",), (), b"/", rights, file, opened=True),
         2: helperabi.Program(b"/bin/x", (b"x",), (), b"/", rights._replace(groups=None, no_new_privs=False)),
         3: helperabi.Program(b"/bin/x", (b"x",), (), b"/", rights._replace(groups=(7,), no_new_privs=False)),
     }
@@ -196,7 +197,7 @@ def test_a_run_section_has_the_rights_of_each() -> None:
     ]
     groups = [struct.unpack_from(f"={each['group_count']}I", section, each["groups"]) for each in entries]
 
-    assert [each["flags"] for each in entries] == [0, 7, 1, 3]
+    assert [each["flags"] for each in entries] == [0, 39, 1, 3]
     assert groups == [(), (5, 6), (), (7,)]
     assert {name: entries[1][name] for name in names[5:]} == {
         "inheritable": 1,
@@ -204,13 +205,17 @@ def test_a_run_section_has_the_rights_of_each() -> None:
         "effective": 3,
         "bounding": 4,
         "ambient": 1 << 40,
-        "flags": 7,
+        "flags": 39,
         "umask": 0o22,
         "uid": 1,
         "euid": 2,
         "gid": 3,
         "egid": 4,
         "group_count": 2,
+        "device_major": 300,
+        "device_minor": 70000,
         "reserved": 0,
+        "inode": 1 << 40,
+        "changed_ns": -7,
     }
     assert section[entries[3]["path"] :].startswith(b"/bin/x\0")

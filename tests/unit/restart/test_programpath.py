@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The users who can change what the path of a program leads to."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.restart.rebuild.programpath import changeable_at, is_script
+
+ME = {os.geteuid()}
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Path:
+    """A program in a folder within another one; all is the caller's."""
+    file = tmp_path / "outer" / "inner" / "tool"
+    file.parent.mkdir(parents=True)
+    for folder in (file.parent, file.parent.parent):
+        folder.chmod(0o755)
+    file.write_bytes(b"\x7fELF")
+    return file
+
+
+def test_nobody_else_can_change_a_path_through_folders_of_the_users_own(tool: Path) -> None:
+    """Root's folders above count as everybody's own; a sticky one keeps each user's entries."""
+    assert changeable_at(os.fsencode(tool), ME) == ""
+    assert changeable_at(b"/bin/sh", ()) == ""
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_folder_that_others_can_write_to_is_named(tool: Path, mode: int, which: int) -> None:
+    """An access list shows in the group's bits."""
+    folder = tool.parents[which]
+    folder.chmod(mode)
+
+    assert changeable_at(os.fsencode(tool), ME) == str(folder)
+
+
+def test_an_entry_of_a_sticky_folder_is_its_owners(tool: Path) -> None:
+    """Only the owners of entry and folder can replace the entry."""
+    tool.parent.chmod(0o1777)
+    assert changeable_at(os.fsencode(tool), ME) == ""
+
+    if os.geteuid() == 0:
+        os.chown(tool, 12345, 12345)
+    strangers = ME if os.geteuid() == 0 else set[int]()
+    assert changeable_at(os.fsencode(tool), strangers) != ""
+
+
+def test_the_folder_of_another_user_is_named(tool: Path) -> None:
+    """Its owner can give it any mode."""
+    if os.geteuid() == 0:
+        os.chown(tool.parent, 12345, 12345)
+        assert changeable_at(os.fsencode(tool), ME) == str(tool.parent)
+        assert changeable_at(os.fsencode(tool), {12345}) == ""
+    else:
+        assert changeable_at(os.fsencode(tool), ()) != ""
+
+
+@pytest.mark.parametrize("target", ["../open/tool", "/{}/open/tool"])
+def test_the_folders_that_a_link_leads_through_count(tool: Path, target: str) -> None:
+    """Relative ones begin at the link's folder."""
+    opened = tool.parents[1] / "open"
+    opened.mkdir()
+    opened.chmod(0o777)
+    (opened / "tool").write_bytes(b"")
+    link = tool.parent / "link"
+    link.symlink_to(target.format(tool.parents[1]))
+
+    assert changeable_at(os.fsencode(link), ME) == str(opened)
+
+
+def test_links_in_a_circle_end(tool: Path) -> None:
+    """exec() would refuse them."""
+    link = tool.parent / "link"
+    link.symlink_to("link")
+
+    assert changeable_at(os.fsencode(link), ME) == str(link)
+
+
+def test_what_is_not_there_is_an_error(tool: Path) -> None:
+    """The caller names the program."""
+    tool.unlink()
+    with pytest.raises(FileNotFoundError):
+        changeable_at(os.fsencode(tool), ME)
+
+
+def test_a_script_is_known_by_its_first_bytes(tool: Path) -> None:
+    """Its interpreter opens it by a path."""
+    assert not is_script(os.fsencode(tool))
+    tool.write_bytes(b"#!/bin/sh\n")
+    assert is_script(os.fsencode(tool))
+    tool.unlink()
+    assert is_script(os.fsencode(tool))
