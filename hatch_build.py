@@ -19,7 +19,8 @@ TOP = Path(__file__).resolve().parent
 FOLDER = TOP / "agent" / "restart" / "helper"
 HELPER = FOLDER / "ckptree-rebuild"
 SOURCES = (
-    *("guard.c", "guardloop.c", "takedown.c", "guardwatcher.c", "namespaces.c", "kin.c", "guardstate.c"),
+    *("guard.c", "guardloop.c", "takedown.c", "guardwatcher.c", "guardfilter.c", "guardstate.c"),
+    *("namespaces.c", "kin.c"),
     *("actor.c", "settle.c", "ending.c", "rights.c", "robust.c", "signals.c", "state.c"),
 )
 FLAGS = (

@@ -22,6 +22,7 @@ from agent.restart.rebuild.coordinator import HELPER, Rebuild
 from agent.restart.rebuild.failure import RebuildError
 from agent.restart.rebuild.helperabi import Program
 from tests.live.rebuilds import assert_gone, eventually, free_number, is_gone, rebuilt, status
+from tests.live.restartverb import soon
 from tests.support.plans import PlanWriter
 
 pytestmark = pytest.mark.live
@@ -140,6 +141,35 @@ def test_a_detached_tree_ends_with_its_guard(end: signal.Signals, space: str) ->
     os.kill(pids[0], end)
 
     assert_gone(pids)
+
+
+@pytest.mark.parametrize("space", ["pidns", "no-pidns"])
+@pytest.mark.parametrize("when", ["standing", "holding"])
+def test_the_guard_and_its_watchers_are_confined_and_no_task_is(space: str, when: str) -> None:
+    """A watcher that replaces a killed one is confined as the first is."""
+    process, (guard, *tasks) = coordinator(space, when)
+
+    def children() -> set[int]:
+        return set(map(int, Path(f"/proc/{guard}/task/{guard}/children").read_text().split())) - set(tasks)
+
+    def mode(pid: int) -> str:
+        return Path(f"/proc/{pid}/status").read_text().partition("\nSeccomp:\t")[2][0]
+
+    try:
+        assert [mode(pid) for pid in tasks] == [mode(os.getpid())] * len(tasks)
+        assert soon(lambda: mode(guard) == "2")
+        first = children()
+        assert len(first) == (space == "pidns")
+        assert soon(lambda: all(mode(pid) == "2" for pid in first))
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+            assert soon(lambda: len(children() - first) == 1)
+            assert {mode(pid) for pid in children()} == {"2"}
+        assert (Path(f"/proc/{guard}/status").read_text().partition("\nNoNewPrivs:\t")[2])[0] == "1"
+    finally:
+        process.kill()
+        process.communicate()
+    assert_gone([guard, *tasks])
 
 
 @pytest.mark.parametrize("pidns", [True, False], ids=["pidns", "here"])

@@ -7,6 +7,7 @@
  *     fd 4    SOCK_SEQPACKET to the coordinator; its end without SAID_DETACH means that the coordinator has died
  */
 #include "actor.h"
+#include "guardfilter.h"
 #include "guardloop.h"
 #include "guardstate.h"
 #include "guardwatcher.h"
@@ -291,6 +292,9 @@ static void begin(void)
 	answer = CALL2(pidfd_open, guard.first, 0);
 	guard.first_fd = answer < 0 ? -1 : (int)CALL3(fcntl, answer, F_DUPFD, FD_HIGH);
 	CALL1(close, answer);
+	answer = CALL4(openat, AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0);
+	guard.null = answer < 0 ? -1 : (int)CALL3(fcntl, answer, F_DUPFD, FD_HIGH);
+	CALL1(close, answer);
 	CALL0(setsid);
 	if (program.head->flags & PROGRAM_PIDNS) {
 		answer = begin_watcher();
@@ -312,6 +316,7 @@ _Noreturn void guard_main(void)
 	if ((program.head->flags & PROGRAM_PIDNS) && !may_administer())
 		enter_user_namespace();
 	begin();
+	confine();
 	guard_loop();
 	leave(0);
 }

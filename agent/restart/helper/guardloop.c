@@ -173,7 +173,8 @@ static void detach(const struct message *message)
 
 		guard.pidfile = refusal(name) ? NULL : name;
 	}
-	streams_to_null();
+	for (int stream = 0; guard.null >= 0 && stream < STANDARD_STREAMS; stream++)
+		CALL3(dup3, guard.null, stream, 0);
 	CALL1(chdir, "/");
 	CALL1(close, guard.control);
 	guard.control = -1;

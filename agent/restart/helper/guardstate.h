@@ -15,6 +15,7 @@ struct guard {
 	int32_t watcher; /* its pid; 0: none */
 	int32_t first;	 /* actor 0's pid for the guard; 0: it has been waited for */
 	int32_t root_status;
+	int null;	     /* /dev/null; negative: there is none */
 	char *stack;	     /* an address in the guard's stack */
 	const char *pidfile; /* file to remove in the end; NULL: none */
 };

@@ -41,6 +41,7 @@
 
 #define PROT_READ 1
 #define PROT_WRITE 2
+#define PROT_EXEC 4
 #define MAP_SHARED 1
 #define MAP_PRIVATE 2
 #define MAP_ANONYMOUS 0x20
@@ -82,7 +83,12 @@
 
 #define SECCOMP_MODE_FILTER 2
 #define SECCOMP_RET_KILL_PROCESS 0x80000000u
+#define SECCOMP_RET_ALLOW 0x7fff0000u
+#define SECCOMP_RET_ERRNO 0x00050000u
 #define BPF_RET_VALUE 6 /* BPF_RET | BPF_K */
+#define BPF_LOAD_WORD 0x20
+#define BPF_IF_EQUAL 0x15
+#define BPF_IF_ANY_BIT 0x45
 
 #define MS_NOSUID 2
 #define MS_NODEV 4

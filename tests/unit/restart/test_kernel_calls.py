@@ -26,6 +26,9 @@ OTHER_NAMES = {
     "ENTRY_NAME_AT": "__builtin_offsetof(struct dirent64, d_name)",
     "STANDARD_STREAMS": "STDERR_FILENO + 1",
     "BPF_RET_VALUE": "BPF_RET | BPF_K",
+    "BPF_LOAD_WORD": "BPF_LD | BPF_W | BPF_ABS",
+    "BPF_IF_EQUAL": "BPF_JMP | BPF_JEQ | BPF_K",
+    "BPF_IF_ANY_BIT": "BPF_JMP | BPF_JSET | BPF_K",
     "STATUS_CORE": "WCOREFLAG",
 }
 # Chosen here, or without a name in the system's headers.
