@@ -5,12 +5,13 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from agent.doctor.diagnosis import Diagnosis
 from agent.errors import CkptreeError
-from agent.model import Completeness, Header, PidObject, Snapshot, Task
+from agent.model import Completeness, Header, PidObject, Snapshot, Tag, Task
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.helperprogram import RESERVED_PIDS
@@ -34,8 +35,8 @@ _OVER_SYSCTL: Final = {
 def a_tree(*numbers: int) -> Snapshot:
     """Return a tree of processes with these numbers, each the parent of the next, all in the session of the first."""
     tasks = tuple(
-        Task(pid=tag, ppid=tag - 1, tgid=tag, pgid=1, sid=1, depth=0, comm=b"ckptree")
-        for tag in range(1, len(numbers) + 1)
+        Task(pid=tag, ppid=above, tgid=tag, pgid=Tag(1), sid=Tag(1), depth=0, comm=b"ckptree")
+        for above, tag in pairwise(map(Tag, range(len(numbers) + 1)))
     )
     return Snapshot(
         mode="subtree",

@@ -21,6 +21,7 @@ from typing import Final
 import psutil
 
 from agent.errors import HostError
+from agent.model import WaitStatus
 from agent.proc.details import UNREADABLE, opened, read_at, stat_fields
 from agent.proc.host import boottime_offset_ns, ns_per_tick
 
@@ -79,7 +80,7 @@ class ProcRow:
     sid_numbers: tuple[int, ...]
     start_ns: int
     state: str
-    exit_code: int | None
+    exit_code: WaitStatus | None
     exit_signal: int
     comm: bytes
     uid: int
@@ -175,7 +176,7 @@ def _task(tasks: int, tid: int) -> ProcRow | None:
         sid_numbers=keys.get(b"NSsid", (session,)),
         start_ns=int(fields[_STARTTIME]) * ns_per_tick(),
         state=state,
-        exit_code=int(fields[_EXIT_CODE]) if zombie and pid_ns is not None else None,
+        exit_code=WaitStatus(int(fields[_EXIT_CODE])) if zombie and pid_ns is not None else None,
         exit_signal=int(fields[_EXIT_SIGNAL]),
         comm=stat.partition(b"(")[2].rpartition(b")")[0][:_COMM_BYTES],
         uid=keys[b"Uid"][0],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent import rootname
 from agent.errors import NoSuchRootError, RefusedError
-from agent.model import Completeness, Mode, OutsidePid, PidRef, Snapshot, Task, Terminal
+from agent.model import OUTSIDE, Completeness, Mode, OutsidePid, PidRef, Snapshot, Task, Terminal, WaitStatus
 from agent.proc import host, procfs
 from agent.selection import select
 from agent.table import rules
@@ -57,7 +57,7 @@ class ProcTable:
         elif row.tgid in self._stopped:
             flags |= STOPPED
         task = TaskStruct(self.initial.numbers[row.numbers[0]], row.start_ns, 0, flags)
-        task.exit_code = row.exit_code or 0
+        task.exit_code = row.exit_code or WaitStatus(0)
         task.exit_signal = row.exit_signal
         task.comm = row.comm
         task.ids = (row.uid, row.gid)
@@ -142,7 +142,7 @@ class ProcTable:
         pid = self.initial.numbers.get(row.foreground)
         pgrp: PidRef | None = chosen.refs(pid) if pid is not None else None
         if row.foreground <= 0:
-            pgrp = 0
+            pgrp = OUTSIDE
         elif pid is None and not next(iter(chosen.inside)).pid.level:
             pgrp = OutsidePid((row.foreground,), (0,))  # /proc has only the outermost number of a group without tasks
         return Terminal(host.device_name(row.terminal), pgrp, None)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Birth edges of a snapshot's tasks, and the ancestors that the edges run through."""
 
-from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef
+from agent.model import Ancestor, AncestorEvent, Birth, Creator, PidRef, Tag
 from agent.selection.tags import Namespaces, Refs, Tags
 from agent.table import history
 from agent.table.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD, CLONE_VFORK, Pid, TaskStruct
@@ -36,7 +36,7 @@ class Births:
         outsiders: creators that are no tasks of the snapshot: gone, or alive outside the tree.
     """
 
-    def __init__(self, tags: Tags, namespaces: Namespaces, root: TaskStruct, inside: dict[TaskStruct, int]) -> None:
+    def __init__(self, tags: Tags, namespaces: Namespaces, root: TaskStruct, inside: dict[TaskStruct, Tag]) -> None:
         self._tags = tags
         self._namespaces = namespaces
         self._inside = inside

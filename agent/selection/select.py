@@ -18,15 +18,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from agent.errors import HostError, RefusedError
-from agent.model import (
-    CKPT_PID_ROOT,
-    Ancestor,
-    Mode,
-    Namespace,
-    PidObject,
-    Task,
-    TaskState,
-)
+from agent.model import CKPT_PID_ROOT, OUTSIDE, Ancestor, Mode, Namespace, PidObject, Tag, Task, TaskState
 from agent.selection import guests
 from agent.selection.births import Births
 from agent.selection.tags import Namespaces, Refs, Tags
@@ -63,7 +55,7 @@ class Selection:
     kernel_workers: int
     unknown: tuple[str, ...]
     outsiders: tuple[TaskStruct, ...]
-    inside: dict[TaskStruct, int]
+    inside: dict[TaskStruct, Tag]
     refs: Refs
 
 
@@ -155,11 +147,11 @@ def select(root: TaskStruct, mode: Mode, *, without_entered: bool = False, first
     tags = Tags(root, first_tag)
     level = tags.level
     own_tag = tags.own
-    ids: list[tuple[int, int, int, int]] = []
-    inside: dict[TaskStruct, int] = {}
+    ids: list[tuple[Tag, Tag, Tag, Tag]] = []
+    inside: dict[TaskStruct, Tag] = {}
     last_pgid: Pid | None = None
     last_sid: Pid | None = None
-    pgid = sid = 0
+    pgid = sid = OUTSIDE
     for task in tasks:
         leader = task.leader
         own = inside[task] = own_tag(task.pid)
@@ -184,14 +176,14 @@ def select(root: TaskStruct, mode: Mode, *, without_entered: bool = False, first
         leader = task.leader
         parent = leader.parent
         if leader is root_leader:
-            ppid = 0
+            ppid = OUTSIDE
         else:
-            ppid = inside.get(parent, 0) if parent is not None else 0
+            ppid = inside.get(parent, OUTSIDE) if parent is not None else OUTSIDE
             if not ppid:
                 unknown.append(f"{name(task)}: its parent is not known")
         flags = task.flags
         rows.append(
-            Task(
+            Task(  # by place: keywords would double its time; tests/unit/selection/test_select.py proves the order
                 own,
                 ppid,
                 tgid,

@@ -6,9 +6,11 @@ session has CKPT_PID_ROOT, as session and as group. Every other pid object is co
 the walk meets it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import count
+from typing import cast
 
-from agent.model import CKPT_PID_ROOT, Namespace, OutsidePid, PidRef
+from agent.model import CKPT_PID_ROOT, OUTSIDE, Namespace, OutsidePid, PidRef, Tag
 from agent.table.objects import Pid, PidNamespace, TaskStruct
 
 
@@ -19,9 +21,9 @@ class Tags:
         self.namespace = root.pid.namespace
         self.level = self.namespace.level
         self.pids: list[Pid] = []
-        self._tags: dict[Pid | None, int] = {}
-        self._first = first_tag
-        self.outside: dict[Pid, int] = {}
+        self._tags: dict[Pid | None, Tag] = {}
+        self._free = cast("Iterator[Tag]", count(first_tag))
+        self.outside: dict[Pid, Tag] = {}
         leader = root.leader
         # The root inherited its session, if it does not lead one.
         inherited = leader.sid if leader.sid is not leader.pid else None
@@ -29,32 +31,31 @@ class Tags:
             self._tags[inherited] = CKPT_PID_ROOT
             self.outside[inherited] = CKPT_PID_ROOT
 
-    def own(self, pid: Pid) -> int:
+    def own(self, pid: Pid) -> Tag:
         """Return the tag of a task's own pid object, which has a number in the root's namespace, for the task is in the
         tree.
         """
         tag = self._tags.get(pid)
         if tag is None:
-            tag = self._tags[pid] = self._first + len(self.pids)
+            tag = self._tags[pid] = next(self._free)
             self.pids.append(pid)
         return tag
 
-    def __call__(self, pid: Pid | None) -> int:
+    def __call__(self, pid: Pid | None) -> Tag:
         """Return the tag of a pid object, which is collected if it is new."""
         tag = self._tags.get(pid)
         if tag is None:
             if pid is None:
-                return 0
+                return OUTSIDE
             if pid.number_in(self.namespace):
-                tag = self._first + len(self.pids)
+                tag = next(self._free)
                 self.pids.append(pid)
             else:
-                tag = 0
-                self.outside[pid] = 0
+                tag = self.outside[pid] = OUTSIDE
             self._tags[pid] = tag
         return tag
 
-    def known(self, pid: Pid | None) -> int | None:
+    def known(self, pid: Pid | None) -> Tag | None:
         """Return the tag of a pid object that has one, or a special value; None where it has neither."""
         return self._tags.get(pid)
 
@@ -114,7 +115,7 @@ class Refs:
         if known is not None:
             return known
         if not pid.number_in(self._tags.namespace):
-            return 0
+            return OUTSIDE
         return OutsidePid(pid.numbers[self._tags.level :], self._namespaces.of(pid))
 
     def above(self, namespace: PidNamespace | None = None) -> list[tuple[int, ...]]:

@@ -15,7 +15,7 @@ that has no members any more, with the numbers it had; an owner that is gone is 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from agent.model import CKPT_PID_NULL, FileOwner, OwnerType, PidRef, Shares, Task, Terminal
+from agent.model import CKPT_PID_NULL, OUTSIDE, FileOwner, OwnerType, PidRef, Shares, Task, Terminal
 from agent.selection.select import Selection
 from agent.table import wire
 from agent.table.objects import TaskStruct
@@ -177,7 +177,7 @@ class Ties:
 
     def _owner(self, chosen: Selection, row: bytes) -> FileOwner:
         _, _, identity, _, fd, pid_type, levels = wire.OWNER.unpack_from(row)
-        pid = self._ref(chosen, identity, row, wire.OWNER.size, levels) if levels else 0
+        pid = self._ref(chosen, identity, row, wire.OWNER.size, levels) if levels else OUTSIDE
         return FileOwner(fd, pid, _TYPES.get(pid_type, "pgrp"))
 
     def _ref(self, chosen: Selection, identity: int, row: bytes, at: int, levels: int) -> PidRef:

@@ -22,6 +22,7 @@ from agent.table.objects import (
     CREATED,
     EXITED,
     EXITING,
+    NO_STATUS,
     PTRACED,
     SUBREAPER,
     TaskStruct,
@@ -275,7 +276,7 @@ class Handlers:
             return
         task.leader.strings = None  # the records of the new program's strings come next
         for thread in tuple(task.threads or ()):
-            self._table.end(thread, 0)  # de_thread() has waited for the others to end
+            self._table.end(thread, NO_STATUS)  # de_thread() has waited for the others to end
 
     def strings(self, data: Data, at: int) -> None:
         """Apply RECORD_STRINGS: the arguments or environment that an exec has put into a process's memory."""

@@ -12,6 +12,8 @@ field that can be derived.
 from collections.abc import Iterator
 from typing import Literal, Optional
 
+from agent.model import WaitStatus
+
 # record_task.flags, bpf/events.h; tests/unit/table/test_wire.py compares.
 SUBREAPER = 1 << 0
 UNDER_SUBREAPER = 1 << 1
@@ -31,6 +33,8 @@ CLONE_VFORK = 0x00004000
 CLONE_PARENT = 0x00008000
 CLONE_THREAD = 0x00010000
 CLONE_NEWPID = 0x20000000
+
+NO_STATUS = WaitStatus(0)
 
 
 class PidNamespace:
@@ -169,7 +173,7 @@ class TaskStruct:
         self.address = address
         self.flags = flags
         self.leader = self
-        self.exit_code = 0
+        self.exit_code = NO_STATUS
         self.exit_signal = 17
         self.ids = (0, 0)
         self.comm = b""

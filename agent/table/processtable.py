@@ -24,6 +24,7 @@ import itertools
 import sys
 from typing import Final
 
+from agent.model import WaitStatus
 from agent.table import departure, history, rules
 from agent.table.changes import Changes
 from agent.table.counters import Counts, Surprise
@@ -212,7 +213,7 @@ class ProcessTable:
             # namespace keeps it. So the kernel is asked.
             self.doubts[leader] = None
 
-    def end(self, task: TaskStruct, exit_code: int) -> None:
+    def end(self, task: TaskStruct, exit_code: WaitStatus) -> None:
         """Release a task for good, with or without an exit record."""
         self.surprises.pop(task, None)
         if self.moved:

@@ -29,6 +29,7 @@ from agent.table.objects import (
     EXITED,
     IO_WORKER,
     KERNEL,
+    NO_STATUS,
     NOBODY,
     SUBREAPER,
     UNDER_SUBREAPER,
@@ -371,7 +372,7 @@ def de_thread(thread: TaskStruct) -> TaskStruct:
     leader.address = thread.address
     leader.flags = thread.flags & ~EXITED
     leader.child_namespace = thread.child_namespace
-    leader.exit_code = 0
+    leader.exit_code = NO_STATUS
     for child in thread.children():
         unlink_child(child)
         link_child(child, leader)

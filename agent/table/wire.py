@@ -10,6 +10,8 @@ import struct
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
+from agent.model import WaitStatus
+
 
 class Kind(IntEnum):
     """Kinds of records: enum record_kind."""
@@ -194,7 +196,7 @@ class TaskRecord(NamedTuple):
     tid: int
     parent_tid: int
     flags: int
-    exit_code: int
+    exit_code: WaitStatus
     exit_signal: int
     uid: int
     gid: int

@@ -10,7 +10,7 @@ from agent.errors import FormatError
 from agent.model import Snapshot
 from exporters import gcpause, registry
 from exporters.checking.kernelrules import doubts
-from exporters.content.facts import Base
+from exporters.content.factsreader import Base
 from exporters.content.findings import Finding
 from exporters.content.soundness import TaskIds
 from exporters.documents import jsonfmt

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from agent.model import CKPT_PID_ROOT, Completeness, Namespace, Snapshot, Task, TaskState
 from exporters.checking.staterules import state_faults
-from exporters.content.facts import Base
+from exporters.content.factsreader import Base
 from exporters.content.soundness import DEPTH_MAX, PID_NUMBER_MAX, Fault, TaskIds
 
 RESERVED_PIDS = 300

@@ -17,7 +17,7 @@ Stopped tasks have no rule: images have called threads stopped that a tracer hel
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from agent.model import Snapshot, TaskState
+from agent.model import Snapshot, Tag, TaskState
 from exporters.content.soundness import Fault
 
 
@@ -46,7 +46,7 @@ def state_faults(snapshot: Snapshot, place: Mapping[int, int]) -> Iterator[Fault
         yield Fault("exit-code-unknown", "tasks", silent[0], "exit_code", text, tags)
 
 
-def _leader_faults(snapshot: Snapshot, exited: Mapping[int, int]) -> Iterator[Fault]:
+def _leader_faults(snapshot: Snapshot, exited: Mapping[Tag, int]) -> Iterator[Fault]:
     members = Counter([task.tgid for task in snapshot.tasks])
     for tag, index in exited.items():
         task = snapshot.tasks[index]
@@ -66,8 +66,8 @@ def _leader_faults(snapshot: Snapshot, exited: Mapping[int, int]) -> Iterator[Fa
             yield Fault("dead-leader", "tasks", index, "state", text, (tag,))
 
 
-def _parent_faults(snapshot: Snapshot, exited: Mapping[int, int], place: Mapping[int, int]) -> Iterator[Fault]:
-    inits = {tag for tag, pid in enumerate(snapshot.pids, snapshot.first_tag) if pid.numbers[-1:] == (1,)}
+def _parent_faults(snapshot: Snapshot, exited: Mapping[Tag, int], place: Mapping[int, int]) -> Iterator[Fault]:
+    inits = {tag for tag, pid in snapshot.tagged() if pid.numbers[-1:] == (1,)}
     for index, task in enumerate(snapshot.tasks):
         if task.ppid not in exited or (task.pid != task.tgid and task.tgid in place):
             continue  # the leader's row is judged

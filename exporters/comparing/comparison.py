@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
-from agent.model import PidObject, Snapshot, Task
+from agent.model import PidObject, Snapshot, Tag, Task
 from exporters.comparing import renumbering
 from exporters.content.wording import CORE_DUMPED, is_bare, path, plain
 
@@ -219,7 +219,7 @@ class _Comparison:
         return self._one_tree and a.start_ns is not None and b.start_ns is not None and a.start_ns != b.start_ns
 
     def _places(self, a: Task, b: Task) -> Iterator[Change]:
-        fields: tuple[tuple[Place, int, int], ...] = (
+        fields: tuple[tuple[Place, Tag, Tag], ...] = (
             ("parent", a.ppid, b.ppid),
             ("thread group", a.tgid, b.tgid),
             ("group", a.pgid, b.pgid),
@@ -252,7 +252,7 @@ class _Comparison:
             self._unsaid[fact, "b" if by_a else "a"] += 1
         return by_a == by_b
 
-    def _ref(self, snapshot: Snapshot, tag: int) -> Ref:
+    def _ref(self, snapshot: Snapshot, tag: Tag) -> Ref:
         pid = snapshot.pid(tag)
         if pid:
             return pid.numbers

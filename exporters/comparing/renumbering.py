@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from agent.errors import FormatError, UsageError
-from agent.model import PidObject, Snapshot, Task
+from agent.model import PidObject, Snapshot, Tag, Task
 from exporters.content.fields import Fields
 from exporters.content.soundness import PID_NUMBER_MAX
 
@@ -75,11 +75,11 @@ def renumbered(image: Snapshot, numbers: Map, rebuilt: Snapshot) -> Snapshot:
                 known[tag] = pid.numbers
                 taken.add(pid.numbers)
     pids = []
-    for tag, pid in enumerate(image.pids, image.first_tag):
+    for tag, pid in image.tagged():
         given = known.get(tag, pid.numbers)
         pids.append(PidObject(given, pid.namespaces if len(given) == len(pid.namespaces) else ()))
     return replace(image, pids=tuple(pids))
 
 
-def _others(task: Task) -> Sequence[int]:
+def _others(task: Task) -> Sequence[Tag]:
     return task.tgid, task.pgid, task.sid

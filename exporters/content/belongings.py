@@ -59,7 +59,7 @@ class RefReader(Protocol):
         """
 
 
-def ref_document(ref: PidRef | None) -> object:
+def ref_document(ref: PidRef | int | None) -> object:
     """Return a reference as a tag, a map or null."""
     return {"namespaces": ref.namespaces, "numbers": ref.numbers} if isinstance(ref, OutsidePid) else ref
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from agent.model import CKPT_PID_ROOT
+from agent.model import CKPT_PID_ROOT, Tag
 
 PID_NUMBER_MAX = 4 * 1024 * 1024 - 1
 """The highest pid of a kernel: PID_MAX_LIMIT - 1."""
@@ -33,11 +33,11 @@ TAG_MAX = 2**31 - 1
 class TaskIds(NamedTuple):
     """The six fields of a task that a bare image has; the first six of model.Task, in the same order."""
 
-    pid: int
-    ppid: int
-    tgid: int
-    pgid: int
-    sid: int
+    pid: Tag
+    ppid: Tag
+    tgid: Tag
+    pgid: Tag
+    sid: Tag
     depth: int
 
 

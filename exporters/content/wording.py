@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, Namespace, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, OUTSIDE, Namespace, Snapshot, Tag, Task, TaskState
 from exporters.content.fields import escape
 
 CORE_DUMPED = 0x80
@@ -138,12 +138,10 @@ class Remarks:
         creator = self.tasks.get(tag)
         return tag != task.ppid and not (creator and creator.tgid == task.tgid)
 
-    def ghosts(self) -> dict[int, dict[str, list[Task]]]:
+    def ghosts(self) -> dict[Tag, dict[str, list[Task]]]:
         """Return the pid objects without a task, by tag: for each use (session, group, thread group) the processes."""
         snapshot = self._snapshot
-        ghosts: dict[int, dict[str, list[Task]]] = {
-            tag: {} for tag, _ in enumerate(snapshot.pids, snapshot.first_tag) if tag not in self.tasks
-        }
+        ghosts: dict[Tag, dict[str, list[Task]]] = {tag: {} for tag, _ in snapshot.tagged() if tag not in self.tasks}
         for task in snapshot.tasks if ghosts else ():
             if self.is_thread(task):
                 continue
@@ -156,20 +154,20 @@ class Remarks:
         """Return the uses of a ghost in words."""
         return [f"{use} of {self._few(tasks)}" for use, tasks in ghost.items()] or ["used by no task"]
 
-    def tint(self, tag: int) -> Tint:
+    def tint(self, tag: Tag) -> Tint:
         """Return the colour of a session or group that a task has."""
         return self._tints[tag]
 
-    def is_id(self, tag: int) -> bool:
+    def is_id(self, tag: Tag) -> bool:
         """Return True for the tag of a session or group that a task has."""
         return tag in self._tints
 
-    def numbers(self, tag: int) -> str:
+    def numbers(self, tag: Tag) -> str:
         """Return all numbers of a pid object, outermost first."""
         pid = self._snapshot.pid(tag)
         return path(pid.numbers) if pid else "?"
 
-    def ref(self, tag: int) -> str:
+    def ref(self, tag: Tag) -> str:
         """Return an id as text: its number in the root's namespace."""
         if tag == CKPT_PID_ROOT:
             return "inherited from outside"
@@ -180,7 +178,7 @@ class Remarks:
         known: Sequence[Namespace] = self._snapshot.namespaces
         return f"pid:[{known[id_].inum}]" if 0 <= id_ < len(known) else ""
 
-    def innermost(self, tag: int) -> int | None:
+    def innermost(self, tag: Tag) -> int | None:
         """Return the id of the innermost namespace of a pid object; None if the image has no namespaces."""
         pid = self._snapshot.pid(tag)
         return pid.namespaces[-1] if pid and pid.namespaces else None
@@ -233,7 +231,7 @@ class Remarks:
         if birth.creator.ancestor is not None:
             ancestor = self._snapshot.ancestors[birth.creator.ancestor]
             return f"born of {ancestor.numbers[0] if ancestor.numbers else 'a task outside'} (gone)"
-        tag = birth.creator.tag or 0
+        tag = birth.creator.tag or OUTSIDE
         return f"born of {self.ref(tag)}" + ("" if tag in self.tasks else " (gone)")
 
 

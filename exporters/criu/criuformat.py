@@ -15,7 +15,7 @@ root's parent. A parent is a process. Notes (exporters.format) tell which parts 
 
 from collections.abc import Iterator, Sequence
 
-from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
 from exporters.content.fields import escape
 from exporters.criu.criuschema import ALIVE, CORE, DEAD, MACHINES, PSTREE, STOPPED, UNKNOWN_MACHINE, image, messages
 from exporters.format import Dump
@@ -64,7 +64,7 @@ class _Processes:
         self._tasks = {task.pid: task for task in snapshot.tasks}
         # The members of each thread group, by its tag. A group takes place and parent of its first member. The parent comes
         # earlier in the list, so no process comes before its parent.
-        self._groups: dict[int, list[Task]] = {}
+        self._groups: dict[Tag, list[Task]] = {}
         for task in snapshot.tasks:
             self._groups.setdefault(task.tgid, []).append(task)
 
@@ -114,15 +114,13 @@ class _Processes:
 
     def _of_ids(self) -> Iterator[str]:
         snapshot, tasks = self._snapshot, self._tasks
-        first = snapshot.first_tag
-        nested = [tag for tag, pid in enumerate(snapshot.pids, first) if len(pid.numbers) > 1]
+        nested = [tag for tag, pid in snapshot.tagged() if len(pid.numbers) > 1]
         yield from self._about(
             "CRIU has one number for a pid, that in the root's pid namespace; the others, and which namespaces they "
             "are in, are left out, for",
             nested,
         )
-        tags = range(first, first + len(snapshot.pids))
-        ghosts = [tag for tag in tags if tag not in tasks and tag not in self._groups]
+        ghosts = [tag for tag, _ in snapshot.tagged() if tag not in tasks and tag not in self._groups]
         yield from self._about("CRIU knows no pid without a task, but as a session or group of others:", ghosts)
         heads = [members[0] for members in self._groups.values()]
         for what, outside in (
@@ -189,7 +187,7 @@ class _Processes:
         parent = self._tasks.get(task.ppid)
         return self._snapshot.number(parent.tgid) if parent else 0
 
-    def _about(self, what: str, tags: Sequence[int]) -> Iterator[str]:
+    def _about(self, what: str, tags: Sequence[Tag]) -> Iterator[str]:
         """Yield a sentence that ends with the first few numbers of its tasks; nothing without tasks."""
         if tags:
             few = ", ".join([str(self._snapshot.number(tag)) for tag in tags[:_NAMED]])

@@ -12,7 +12,8 @@ the base. The 2011 image holds the base in its own records and the facts in an E
 
 from agent.errors import FormatError
 from agent.model import Dialect, Header, Mode, Snapshot
-from exporters.content.facts import Base, Document, assemble, facts, task_facts, wrongs
+from exporters.content.facts import Document, facts, task_facts
+from exporters.content.factsreader import Base, assemble, wrongs
 from exporters.content.fields import S32_MAX, Fields
 from exporters.content.findings import Finding
 from exporters.content.hostmap import header_fields, read_header
@@ -124,7 +125,7 @@ def _read_base(document: Fields) -> Base:
         header=read_header(document.map("header"), Header()),
         numbers=[pid.integers("numbers", -S32_MAX, S32_MAX) for pid in pids],
         tasks=[
-            TaskIds(*[task.integer(field, -S32_MAX, S32_MAX) for field in TaskIds._fields])
+            TaskIds._make([task.integer(field, -S32_MAX, S32_MAX) for field in TaskIds._fields])
             for task in document.maps("tasks")
         ],
     )

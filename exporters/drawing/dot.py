@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from html import escape as escape_html
 
-from agent.model import Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Task, TaskState
+from agent.model import OUTSIDE, Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Tag, Task, TaskState
 from exporters.content.wording import ALARM, Remark, Remarks, Subject, Tint, count, moment, name, path, plain
 
 _NAMED_THREADS = 12  # threads without a remark, in one process
@@ -65,10 +65,10 @@ class _Drawing:
             if self._remarks.is_thread(task):
                 self._threads[task.tgid].append(task)
             if self._remarks.strange_creator(task) and task.birth and task.birth.creator:
-                self._makers.add(task.birth.creator.tag or 0)
+                self._makers.add(task.birth.creator.tag or OUTSIDE)
         for ancestor in snapshot.ancestors:
             if ancestor.birth.creator:
-                self._makers.add(ancestor.birth.creator.tag or 0)
+                self._makers.add(ancestor.birth.creator.tag or OUTSIDE)
         self._ports: dict[int, str] = {}
         self._seen: Counter[str] = Counter()
 
@@ -104,7 +104,7 @@ class _Drawing:
             lines.append(f'<font color="{_hex(ALARM)}"><b>INCOMPLETE</b>: {why}</font>')
         return '<br align="left"/>'.join([*lines, ""])
 
-    def _place(self, tag: int) -> int:
+    def _place(self, tag: Tag) -> int:
         innermost = self._remarks.innermost(tag)
         return -1 if innermost is None else innermost
 
@@ -194,14 +194,14 @@ class _Drawing:
         if len(threads) > _NAMED_THREADS:
             yield _cell(_small(f"and {count(len(threads) - _NAMED_THREADS, 'more thread')}"))
 
-    def _ghost(self, tag: int, uses: dict[str, list[Task]]) -> str:
+    def _ghost(self, tag: Tag, uses: dict[str, list[Task]]) -> str:
         self._seen["ghost"] += 1
         self._ports[tag] = f"g{tag}"
         color = self._ghost_color(tag)
         rows = [_cell(f"<i>{self._remarks.numbers(tag)} no task</i>"), *map(_badge, self._remarks.uses(uses))]
         return _node(f"g{tag}", _table(rows, border="2", style="dotted", color=color, bgcolor="white"))
 
-    def _ghost_color(self, tag: int) -> str:
+    def _ghost_color(self, tag: Tag) -> str:
         return _hex(self._remarks.tint(tag)) if self._remarks.is_id(tag) else _LINE
 
     def _ancestor(self, ancestor: Ancestor) -> str:

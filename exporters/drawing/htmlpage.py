@@ -25,7 +25,7 @@ from html import escape as escape_html
 from pathlib import Path
 from typing import Final
 
-from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Tag, Task
 from exporters.content.fields import escape
 from exporters.content.identity import word
 from exporters.content.wording import Remarks, count, moment, path, plain
@@ -167,10 +167,10 @@ class _Image:
         value = event.value if event.event == "subreaper" else self._ref(event.value)
         return f"{event.event} {value} as event {event.order}" if value else f"{event.event} as event {event.order}"
 
-    def _ref(self, ref: PidRef | None) -> str | None:
+    def _ref(self, ref: PidRef | int | None) -> str | None:
         if isinstance(ref, OutsidePid):
             return path(ref.numbers) or "outside"
-        return None if ref is None else self._remarks.ref(ref)
+        return None if ref is None else self._remarks.ref(Tag(ref))
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -14,9 +14,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from agent.errors import FormatError
-from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Task
+from agent.model import CKPT_PID_ROOT, Dialect, Header, PidObject, Snapshot, Tag, Task
 from exporters import gcpause
-from exporters.content.facts import Base, assemble, wrongs
+from exporters.content.factsreader import Base, assemble, wrongs
 from exporters.content.fields import U32_MAX, Fields
 from exporters.content.findings import Finding
 from exporters.content.hostmap import read_header
@@ -305,7 +305,7 @@ def _whole_ids(tasks: Sequence[TaskIds], known: Fields) -> list[TaskIds]:
         for field in ("pgid", "sid"):
             if not fields.has(field):
                 continue
-            tag = fields.integer(field, CKPT_PID_ROOT, CKPT_PID_ROOT)
+            tag = Tag(fields.integer(field, CKPT_PID_ROOT, CKPT_PID_ROOT))
             if getattr(tasks[index], field) not in (0, tag):
                 raise FormatError(fields.at(field), f"is {tag}, but that of the base is {getattr(tasks[index], field)}")
             whole[index] = whole[index]._replace(**{field: tag})

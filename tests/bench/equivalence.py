@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from agent.model import Snapshot, Task, TaskState
+from agent.model import Snapshot, Tag, Task, TaskState
 from agent.table import wire
 from agent.table.objects import EXITED, STOPPED, SUBREAPER
 from agent.table.pidspace import INITIAL_INUM
@@ -105,7 +105,7 @@ def facts_of(snapshot: Snapshot) -> dict[Key, Facts]:
 
 def _seen(snapshot: Snapshot, tag: int, by: Task) -> tuple[int, ...] | None:
     """Return the numbers of a pid object in a task's namespace and those above it; None for one from outside."""
-    pid, own = snapshot.pid(tag), snapshot.pid(by.pid)
+    pid, own = snapshot.pid(Tag(tag)), snapshot.pid(by.pid)
     if pid is None or own is None:
         return None
     levels = zip(own.namespaces, pid.namespaces + (-2,) * len(own.numbers), strict=False)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from agent.errors import NoDaemonError
-from agent.model import CKPT_PID_ROOT, Snapshot, TaskState
+from agent.model import CKPT_PID_ROOT, Snapshot, Tag, TaskState
 from agent.protocol.client import Client
 from exporters import registry
 from tests.bench.judge import Row
@@ -30,7 +30,7 @@ def rows_of(snapshot: Snapshot) -> list[Row]:
     """Return a snapshot's tasks by their numbers. An id from outside the tree is None, which the judge skips."""
 
     def number(tag: int) -> int | None:
-        return snapshot.number(tag) or None if tag != CKPT_PID_ROOT else None
+        return snapshot.number(Tag(tag)) or None if tag != CKPT_PID_ROOT else None
 
     group = {task.pid: task.tgid for task in snapshot.tasks}  # a parent is a thread; /proc and the log name its process
     return [

@@ -24,7 +24,7 @@ from typing import NamedTuple, NoReturn
 
 import psutil
 
-from agent.model import Snapshot, Task, TaskState
+from agent.model import Snapshot, Tag, Task, TaskState
 from agent.protocol.client import Client
 from exporters import registry
 from exporters.comparing import difference
@@ -151,7 +151,7 @@ def snapshot_row(snapshot: Snapshot, task: Task) -> Row:
 
     def numbers(tag: int) -> tuple[int, ...]:
         """Return the numbers of another pid object in the task's namespaces."""
-        pid = snapshot.pid(tag)
+        pid = snapshot.pid(Tag(tag))
         seen = list(zip(pid.numbers, pid.namespaces, strict=True)) if pid else []
         return tuple(
             seen[level][0] if level < len(seen) and seen[level][1] == namespace else 0

@@ -16,6 +16,7 @@ from agent.model import (
     PidObject,
     PidRef,
     Snapshot,
+    Tag,
     Task,
     TaskState,
     Terminal,
@@ -195,10 +196,11 @@ def _terminal(
         return None
     pid = expected.held(task.view.foreground)
     assert pid is not None, "a foreground group that nobody is in"
-    tag: PidRef | None = expected.tag(pid)
-    if isinstance(tag, int) and tag > 0:
-        tag += snapshot.first_tag - 1
-    pgrp = OutsidePid(expected.seen(pid), namespaces.of(pid)) if tag is None else tag
+    tag = expected.tag(pid)
+    if tag is None:
+        pgrp: PidRef = OutsidePid(expected.seen(pid), namespaces.of(pid))
+    else:
+        pgrp = Tag(tag + snapshot.first_tag - 1 if tag > 0 else tag)
     return Terminal(b"pts/%d" % task.view.terminal[1], pgrp, CKPT_PID_NULL)
 
 
@@ -328,7 +330,7 @@ class _Births:
             else:
                 del deeds[: deeds.index(match) + 1]
 
-    def _did(self, deed: tasks.Deed, value: PidRef | None) -> bool:
+    def _did(self, deed: tasks.Deed, value: PidRef | int | None) -> bool:
         if isinstance(deed.value, tasks.Pid):
             return value in self._references(deed.value)
         return value == deed.value
@@ -348,5 +350,5 @@ class _Births:
         if tag is None:
             return [OutsidePid(self._expected.seen(pid), self._namespaces.of(pid))]
         if tag == 0:
-            return [0, OutsidePid((), ())]
-        return [tag + self._snapshot.first_tag - 1 if tag > 0 else tag]
+            return [Tag(0), OutsidePid((), ())]
+        return [Tag(tag + self._snapshot.first_tag - 1 if tag > 0 else tag)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.model import AncestorEvent, Birth, Creator, OutsidePid, Snapshot, TaskState
+from agent.model import AncestorEvent, Birth, Creator, OutsidePid, Snapshot, Tag, TaskState
 from tests.live.compare import Capture, assert_matches, events_lost
 from tests.live.treeprog import Tree
 
@@ -92,8 +92,8 @@ _CASES: tuple[_Case, ...] = (
     ("another start", "node 1 .*: start_ns is 0", _task(0, start_ns=0)),
     ("no birth", "node 3 .*: birth: missing", _task(2, birth=None)),
     ("a birth nobody saw", "node 3 .*: birth: not observed", _birth(2, observed=False)),
-    ("a creator for the root", "node 1 .*: birth: creator is", _birth(0, creator=Creator(1, None))),
-    ("another creator", "node 3 .*: birth: creator is tag 1", _birth(2, creator=Creator(1, None))),
+    ("a creator for the root", "node 1 .*: birth: creator is", _birth(0, creator=Creator(Tag(1), None))),
+    ("another creator", "node 3 .*: birth: creator is tag 1", _birth(2, creator=Creator(Tag(1), None))),
     ("no creator", "node 5 .*: birth: creator is None", _birth(3, creator=None)),
     ("an ancestor for a living creator", "node 3 .*: creator is ancestor 0", _birth(2, creator=Creator(None, 0))),
     ("another session at birth", "node 5 .*: birth: sid is 1", _birth(3, sid=1)),

@@ -21,6 +21,7 @@ from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
 from agent.errors import RefusedError
+from agent.model import Tag
 from agent.protocol.client import Client
 from agent.rootname import parse
 from agent.table import wire
@@ -64,7 +65,7 @@ def test_whoever_reads_the_output_does_not_wait_for_the_probes_to_go() -> None:
     ran = ckptree("snapshot", str(os.getpid()), "--source", "bpf", "-f", "json")
 
     assert ran.code == 0
-    assert registry.load(ran.out).number(1) == os.getpid()
+    assert registry.load(ran.out).number(Tag(1)) == os.getpid()
 
 
 @pytest.mark.parametrize("without", [OPTIONAL[:1], OPTIONAL[1:], OPTIONAL])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.model import Snapshot, TaskState
+from agent.model import Snapshot, TaskState, WaitStatus
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.preflight import preflight
@@ -106,7 +106,7 @@ def test_states_that_differ_from_the_image_are_told() -> None:
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
         rebuild.activate()
         rebuild.release()
-        zombie = snapshot.tasks[1]._replace(exit_code=9)
+        zombie = snapshot.tasks[1]._replace(exit_code=WaitStatus(9))
         stopped = snapshot.tasks[2]._replace(state=TaskState.STOPPED)
         other = standing._replace(snapshot=replace(snapshot, tasks=(snapshot.tasks[0], zombie, stopped)))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.model import Tag
 from agent.proc.cgroups import Hierarchy, hierarchies, processes
 from agent.protocol.client import Client
 from exporters import registry
@@ -120,7 +121,7 @@ def test_the_root_in_a_cgroup_namespace_is_that_namespaces(daemon_socket: Path) 
 
     for ran in rans:
         assert ran.returncode == 0, ran.stderr.decode()
-        assert registry.load(ran.stdout).number(1) == pid
+        assert registry.load(ran.stdout).number(Tag(1)) == pid
 
 
 @pytest.mark.parametrize("source", [("--source", "bpf"), ("--source", "procfs", "--allow-incomplete")])
@@ -135,7 +136,7 @@ def test_every_source_takes_a_unit(source: tuple[str, ...]) -> None:
         none = snapshot(f"unit:{name}.scope", *source)
 
     assert ran.code == 0, ran.err
-    assert registry.load(ran.out).number(1) == pid
+    assert registry.load(ran.out).number(Tag(1)) == pid
     assert (none.code, none.out) == (4, b"")
     assert f"unit:{name}.scope: no cgroup of that name" in none.err
 
@@ -196,7 +197,7 @@ def test_a_threaded_cgroup_has_no_processes_and_its_domain_has_them(daemon_socke
 
     assert (threaded.code, threaded.out) == (2, b"")
     assert "is threaded: it has no processes; name its domain" in threaded.err
-    assert registry.load(domain.out).number(1) == pid
+    assert registry.load(domain.out).number(Tag(1)) == pid
 
 
 def test_version_2_alone_works_as_well(daemon_socket: Path) -> None:
@@ -214,7 +215,7 @@ def test_version_2_alone_works_as_well(daemon_socket: Path) -> None:
             )  # fmt: skip
             out.seek(0)
             assert ran.returncode == 0, ran.stderr.decode()
-            assert registry.load(out.read()).number(1) == pid
+            assert registry.load(out.read()).number(Tag(1)) == pid
 
 
 def test_a_process_that_the_callers_namespace_does_not_see_is_no_root_for_them(daemon_socket: Path) -> None:

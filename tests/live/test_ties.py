@@ -17,7 +17,7 @@ from agent.capture.probes import Probes
 from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.config import Config
-from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Shares, Terminal
+from agent.model import CKPT_PID_NULL, FileOwner, OutsidePid, Shares, Tag, Terminal
 from agent.protocol.client import Client
 from agent.rootname import parse
 from agent.selection.ties import Ties
@@ -63,8 +63,8 @@ def test_a_leader_whose_terminal_hung_up_remembers_the_group_in_its_foreground(c
                 break
         after = capture(tree.number(1), "subtree")
 
-    assert [task.tty for task in before.tasks] == [Terminal(before.tasks[0].tty.name, 2, CKPT_PID_NULL)] * 3  # type: ignore[union-attr]  # it has one
-    assert [task.tty for task in after.tasks] == [Terminal(None, CKPT_PID_NULL, 2), None, None]
+    assert [task.tty for task in before.tasks] == [Terminal(before.tasks[0].tty.name, Tag(2), CKPT_PID_NULL)] * 3  # type: ignore[union-attr]  # it has one
+    assert [task.tty for task in after.tasks] == [Terminal(None, CKPT_PID_NULL, Tag(2)), None, None]
 
 
 def test_a_foreground_group_that_nobody_is_in_any_more_keeps_its_number(capture: Capture) -> None:
@@ -142,7 +142,7 @@ def test_a_file_is_found_wherever_it_stands_in_the_table(
         noted = watch.table.noted.get(task)
         it.send_signal(signal.SIGKILL)
 
-    assert asked.tasks[0].fown == (FileOwner(place, 1, "pid"),)
+    assert asked.tasks[0].fown == (FileOwner(place, Tag(1), "pid"),)
     assert noted == TIES_OWNED
 
 

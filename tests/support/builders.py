@@ -31,6 +31,7 @@ from agent.model import (
     ProcessDetails,
     Shares,
     Snapshot,
+    Tag,
     Task,
     TaskState,
     Terminal,
@@ -42,16 +43,21 @@ A_HEADER = Header("6.1.0", "#1 SMP", "x86_64", (6, 1, 0), has_fxsr=True, has_xsa
 A_TIME_NS = 1_714_564_800_123_456_789  # 2024-05-01 12:00:00 UTC
 
 
+def a_bare_task(pid: int, ppid: int, tgid: int, pgid: int, sid: int, depth: int = 0) -> Task:
+    """Return a task with ids and no facts."""
+    return Task(pid=Tag(pid), ppid=Tag(ppid), tgid=Tag(tgid), pgid=Tag(pgid), sid=Tag(sid), depth=depth)
+
+
 def a_task(tag: int, parent: int, *, tgid: int = 0, pgid: int = 0, sid: int = 0, depth: int = 0, **facts: Any) -> Task:
     """Return a running process; by default its group and session are those of tag 1."""
     known: dict[str, Any] = {"state": TaskState.RUNNING, "exit_signal": 17 if not tgid else -1, "uid": 0, "gid": 0}
     known |= {"comm": b"task-%d" % tag, "start_ns": 1_000_000 * tag, "subreaper": False}
-    return Task(tag, parent, tgid or tag, pgid or 1, sid or 1, depth, **(known | facts))
+    return a_bare_task(tag, parent, tgid or tag, pgid or 1, sid or 1, depth)._replace(**(known | facts))
 
 
 def born(creator: int | Creator | None, order: int | None = 1, **facts: Any) -> Birth:
     """Return an observed birth into session and group 1; a creator with a tag may be given as that tag."""
-    made = Creator(creator, None) if isinstance(creator, int) else creator
+    made = Creator(Tag(creator), None) if isinstance(creator, int) else creator
     return Birth(**({"creator": made, "observed": True, "sid": 1, "pgid": 1, "flags": (), "order": order} | facts))
 
 
@@ -111,7 +117,7 @@ def a_family() -> Snapshot:
         ancestors=(ancestor,),
         squashed=("4000", "4001"),
         entered=("5000 sh",),
-        not_rebuildable=(Obstacle(7, "a-rule", "has a reason"),),
+        not_rebuildable=(Obstacle(Tag(7), "a-rule", "has a reason"),),
     )
 
 
@@ -206,7 +212,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     tasks: list[Task] = []
     for tag in draw(_taken(shape)):
         depth = len(pids[tag - shape.first].numbers) - 1
-        tasks.append(Task(*_ids(draw(_wishes(shape)), tag, tasks), depth, *draw(_task_facts(shape))))
+        bare = a_bare_task(*_ids(draw(_wishes(shape)), tag, tasks), depth)
+        tasks.append(Task(*bare[:6], *draw(_task_facts(shape))))
     return Snapshot(
         mode=mode,
         time_ns=time_ns,
@@ -297,7 +304,11 @@ def _refs(shape: Shape) -> st.SearchStrategy[PidRef | None]:
 
 @cache
 def _births(shape: Shape) -> st.SearchStrategy[Birth]:
-    creators = [None, *(Creator(tag, None) for tag in shape.tags), *(Creator(None, n) for n in range(shape.ancestors))]
+    creators = [
+        None,
+        *(Creator(Tag(tag), None) for tag in shape.tags),
+        *(Creator(None, n) for n in range(shape.ancestors)),
+    ]
     flags = st.sampled_from([(), ("CLONE_NEWPID",), ("CLONE_PARENT", "CLONE_VFORK")])
     return st.tuples(st.sampled_from(creators), st.booleans(), _refs(shape), _refs(shape), flags, st.none() | _u64).map(
         lambda drawn: Birth(*drawn)

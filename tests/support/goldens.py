@@ -9,8 +9,8 @@ the first pid object; a table with another offset says so.
 import re
 from typing import NamedTuple
 
-from agent.model import Dialect, Mode, Namespace, PidObject, Snapshot, Task, TaskState
-from tests.support.builders import A_HEADER
+from agent.model import Dialect, Mode, Namespace, PidObject, Snapshot, TaskState, WaitStatus
+from tests.support.builders import A_HEADER, a_bare_task
 from tests.support.images import GOLDEN_SNAPSHOT
 
 _WORDS = re.compile(r"(?:[0-9a-f]{8} +)+")
@@ -51,7 +51,7 @@ class Golden(NamedTuple):
         tasks = []
         for ids in self.tasks:
             state, code = self.ended.get(ids[0], (None, None))
-            tasks.append(Task(*ids, state=state, exit_code=code))
+            tasks.append(a_bare_task(*ids)._replace(state=state, exit_code=None if code is None else WaitStatus(code)))
         spaces = sorted({(line[-1], len(line) - 1) for line in self.lines})
         return Snapshot(
             mode=self.mode,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgpack
 
-from agent.model import PidObject, Snapshot, Task
-from tests.support.builders import A_HEADER
+from agent.model import PidObject, Snapshot
+from tests.support.builders import A_HEADER, a_bare_task
 
 # A container of four tasks: init (1); 5, in the group of 9, which is gone; its child 7, init of a namespace below; and
 # 6, a thread of 5. Written from the format's description, record by record.
@@ -47,7 +47,9 @@ GOLDEN_SNAPSHOT = Snapshot(
     mode="container",
     time_ns=1_714_564_576 * 10**9,
     pids=tuple(PidObject(numbers, ()) for numbers in [(1,), (5,), (9,), (7, 1), (6,)]),
-    tasks=(Task(1, 0, 1, 1, 1, 0), Task(2, 1, 2, 3, 1, 0), Task(4, 2, 4, 4, 4, 1), Task(5, 1, 2, 3, 1, 0)),
+    tasks=tuple(
+        a_bare_task(*ids) for ids in [(1, 0, 1, 1, 1, 0), (2, 1, 2, 3, 1, 0), (4, 2, 4, 4, 4, 1), (5, 1, 2, 3, 1, 0)]
+    ),
     header=A_HEADER,
 )
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.errors import RefusedError
-from agent.model import CKPT_PID_ROOT, Mode, Snapshot, TaskState
+from agent.model import CKPT_PID_ROOT, Mode, Snapshot, Tag, TaskState
 from agent.restart.planning.plan import NOBODY, CloneBits, Op, Plan, Step
 from agent.selection.select import select
 from agent.table import objects
@@ -274,7 +274,7 @@ def rows_of(snapshot: Snapshot) -> dict[int, Row]:
     """Return the rows that a rebuild of the snapshot must have, by number."""
 
     def name(tag: int) -> int:
-        return snapshot.number(tag) if tag >= snapshot.first_tag else tag
+        return snapshot.number(Tag(tag)) if tag >= snapshot.first_tag else tag
 
     return {
         snapshot.number(task.pid): (

@@ -12,7 +12,7 @@ from agent.errors import NotRebuildableError
 from agent.restart.planning.cast import Cast, Node
 from agent.restart.planning.groups import founders
 from agent.restart.planning.lineage import Route, Way
-from agent.restart.planning.plan import CloneBits, Op, Role
+from agent.restart.planning.plan import NO_TAG, CloneBits, Op, Role
 from agent.restart.planning.script import Script
 from agent.table import rules
 
@@ -73,7 +73,7 @@ class BirthOrder:
         key = (maker, node.birth_sid, parent, space, signal)
         helper = self.helpers.get(key)
         if helper is None:
-            helper = self.helpers[key] = Node(Role.HELPER, 0, (), space)
+            helper = self.helpers[key] = Node(Role.HELPER, NO_TAG, (), space)
             helper.maker = maker
             helper.exit_signal = signal
             helper.parent = parent.leader if parent is not None else None

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from agent.errors import NotRebuildableError
-from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
-from agent.restart.planning.plan import Role
+from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
+from agent.restart.planning.plan import NO_TAG, Role
 from agent.table.rules import SIGCHLD
 
 
@@ -63,7 +63,7 @@ class Node:
         *("sid", "space", "tag", "task", "threads", "why"),
     )
 
-    def __init__(self, role: Role, tag: int, numbers: tuple[int, ...], space: int, task: Task | None = None) -> None:
+    def __init__(self, role: Role, tag: Tag, numbers: tuple[int, ...], space: int, task: Task | None = None) -> None:
         self.role = role
         self.tag = tag
         self.numbers = numbers
@@ -134,8 +134,8 @@ class Cast:
     def __init__(self, snapshot: Snapshot, *, pidns: bool = True) -> None:
         self.snapshot = snapshot
         self.pidns = pidns
-        self.outside = Node(Role.REAPER, 0, (), -1)
-        self.by_tag: dict[int, Node] = {}
+        self.outside = Node(Role.REAPER, NO_TAG, (), -1)
+        self.by_tag: dict[Tag, Node] = {}
         chains = _chains(snapshot)
         self.spaces: dict[int, int | None] = {}
         for chain in chains:
@@ -149,9 +149,9 @@ class Cast:
             self.by_tag[row.pid] = node
             self.tasks.append(node)
         self.root = self.tasks[0]
-        self.top = self._top(snapshot, first)
+        self.top = self._top(snapshot)
         self.ghosts: list[Node] = []
-        for tag, pid in enumerate(snapshot.pids, first):
+        for tag, pid in snapshot.tagged():
             if tag not in self.by_tag:
                 ghost = Node(Role.GHOST, tag, pid.numbers, chains[tag - first][-1])
                 self.by_tag[tag] = ghost
@@ -165,20 +165,20 @@ class Cast:
         self.nodes = [*([self.top] if self.top is not self.root else []), *self.tasks, *self.ghosts, *self.keepers]
         self._tell_who_lingers()
 
-    def _top(self, snapshot: Snapshot, first: int) -> Node:
+    def _top(self, snapshot: Snapshot) -> Node:
         if self.root.numbers == (1,) and self.pidns:
             return self.root
-        top = Node(Role.REAPER, 0, (1,) if self.pidns else (), 0)
+        top = Node(Role.REAPER, NO_TAG, (1,) if self.pidns else (), 0)
         top.why = "init of the new pid namespace" if self.pidns else "adopts orphans"
         top.sid = top.pgid = self.outside
         if self.pidns:
-            for tag, pid in enumerate(snapshot.pids, first):
+            for tag, pid in snapshot.tagged():
                 if pid.numbers == (1,):  # the reaper takes the place of that init
                     top.tag = tag
                     self.by_tag[tag] = top
         return top
 
-    def _id(self, tag: int) -> Node:
+    def _id(self, tag: Tag) -> Node:
         if tag == 0:
             return self.outside
         if tag == CKPT_PID_ROOT:
@@ -232,7 +232,7 @@ class Cast:
                 self.keepers.append(ghost)
         for space in self.spaces:
             if space and space not in self.inits:
-                keeper = self.inits[space] = Node(Role.KEEPER, 0, (), space)
+                keeper = self.inits[space] = Node(Role.KEEPER, NO_TAG, (), space)
                 keeper.parent = self.top
                 keeper.sid, keeper.pgid = self.top.sid, self.top.pgid
                 keeper.order = (-1, self.level(space))
@@ -306,7 +306,7 @@ def _chains(snapshot: Snapshot) -> list[tuple[int, ...]]:
             raise NotRebuildableError(0, "namespace-unknown", "the image does not say in which namespace a pid is")
         return [pid.namespaces for pid in snapshot.pids]
     first = snapshot.first_tag
-    chains: dict[int, tuple[int, ...]] = {}
+    chains: dict[Tag, tuple[int, ...]] = {}
     last = 0
     for row in snapshot.tasks:
         numbers = snapshot.pids[row.pid - first].numbers
@@ -328,10 +328,10 @@ def _chains(snapshot: Snapshot) -> list[tuple[int, ...]]:
                 depth = len(snapshot.pids[tag - first].numbers)
                 if len(chains[row.pid]) >= depth:
                     chains[tag] = chains[row.pid][:depth]
-    for tag, pid in enumerate(snapshot.pids, first):
+    for tag, pid in snapshot.tagged():
         if tag not in chains:
             if len(pid.numbers) > 1:
                 text = f"the image does not say in which namespace {'/'.join(map(str, pid.numbers))} is"
                 raise NotRebuildableError(tag, "namespace-unknown", text)
             chains[tag] = (0,)
-    return [chains[tag] for tag in range(first, first + len(snapshot.pids))]
+    return [chains[tag] for tag, _ in snapshot.tagged()]

@@ -9,7 +9,7 @@ other tasks need them. The numbers of the processes left out stay in the image: 
 
 from dataclasses import replace
 
-from agent.model import Ancestor, Birth, Creator, Snapshot, Task, TaskState
+from agent.model import Ancestor, Birth, Creator, Snapshot, Tag, Task, TaskState
 
 _ASSUMED = Birth(None, observed=False, sid=None, pgid=None, flags=(), order=None)
 
@@ -37,7 +37,7 @@ def without_held(snapshot: Snapshot) -> tuple[Snapshot, list[Task]]:
     gone |= {task.pid for task in snapshot.tasks if task.state is TaskState.ZOMBIE and task.ppid in gone}
     rows = {task.pid: task for task in snapshot.tasks}
 
-    def above(task: Task) -> int:
+    def above(task: Task) -> Tag:
         tag = task.ppid
         while tag in gone:
             tag = rows[tag].ppid
@@ -59,7 +59,7 @@ def _is_init(snapshot: Snapshot, task: Task) -> bool:
     return pid is not None and len(pid.numbers) > 1 and pid.numbers[-1] == 1
 
 
-def _birth(task: Task, gone: set[int], snapshot: Snapshot) -> Birth | None:
+def _birth(task: Task, gone: set[Tag], snapshot: Snapshot) -> Birth | None:
     """Return the birth of a task; an assumed one if a process in its line of creators is left out."""
     birth = task.birth
     if birth is None or task.ppid in gone:
@@ -72,7 +72,7 @@ def _birth(task: Task, gone: set[int], snapshot: Snapshot) -> Birth | None:
     return birth
 
 
-def _ancestor(one: Ancestor, gone: set[int]) -> Ancestor:
+def _ancestor(one: Ancestor, gone: set[Tag]) -> Ancestor:
     creator: Creator | None = one.birth.creator
     if creator is None or creator.tag not in gone:
         return one

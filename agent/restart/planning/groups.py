@@ -7,7 +7,7 @@ process that has no number for its group in its namespace is put there by its pa
 """
 
 from agent.restart.planning.cast import Cast, Node
-from agent.restart.planning.plan import Op, Role
+from agent.restart.planning.plan import NO_TAG, Op, Role
 from agent.restart.planning.script import Script
 
 
@@ -86,7 +86,7 @@ class Groups:
 
     def _holder(self, owner: Node) -> Node:
         """Make a helper that stays in a group while its owner has left and its last members are not there yet."""
-        holder = Node(Role.HELPER, 0, (), owner.space)
+        holder = Node(Role.HELPER, NO_TAG, (), owner.space)
         holder.sid, holder.pgid, holder.maker = owner.sid, owner, owner
         holder.why = f"keeps group {'/'.join(map(str, owner.numbers))} while its owner leaves it"
         self._script.enter(holder)

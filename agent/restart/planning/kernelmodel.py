@@ -18,6 +18,7 @@ changes that commute with each other (another child, another member of a group),
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.model import WaitStatus
 from agent.table import departure, rules
 from agent.table.objects import (
     EXITED,
@@ -280,7 +281,7 @@ class Kernel:
 
     # ---- death -----------------------------------------------------------------------------------------------------
 
-    def exit(self, by: TaskStruct, status: int) -> None:
+    def exit(self, by: TaskStruct, status: WaitStatus) -> None:
         """End one thread, and with its last thread the process; `status` is a raw wait status."""
         touched = self.touched = Touched()
         children = tuple(by.children())

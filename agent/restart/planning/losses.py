@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from agent.model import Snapshot
+from agent.model import Snapshot, Tag
 
 _CORE_DUMPED = 0x80  # WCOREFLAG
 _SHOWN = 10
@@ -25,7 +25,7 @@ def losses(snapshot: Snapshot) -> Iterator[str]:
         )
 
 
-def _named(snapshot: Snapshot, tags: Sequence[int]) -> str:
+def _named(snapshot: Snapshot, tags: Sequence[Tag]) -> str:
     numbers = [str(snapshot.number(tag)) for tag in dict.fromkeys(tags)]
     rest = len(numbers) - _SHOWN
     return ", ".join(numbers[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -27,8 +27,13 @@ step waits for those in `after`.
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
+from agent.model import Tag, WaitStatus
+
 NOBODY = -1
 """In place of an actor: there is none."""
+
+NO_TAG = Tag(0)
+"""The tag of an actor that has no pid object in the image."""
 
 
 class Role(StrEnum):
@@ -93,11 +98,11 @@ class Actor(NamedTuple):
     """
 
     role: Role
-    tag: int
+    tag: Tag
     numbers: tuple[int, ...]
     depth: int
     leader: int
-    status: int | None
+    status: WaitStatus | None
     exit_signal: int
     comm: bytes
     why: str

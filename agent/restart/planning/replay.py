@@ -7,7 +7,7 @@ make its children just as well. The leaders of sessions that still have members 
 is replaced by any thread of its group.
 """
 
-from agent.model import Birth, OutsidePid, PidRef, Snapshot
+from agent.model import Birth, OutsidePid, PidRef, Snapshot, Tag
 from agent.restart.planning.cast import Cast, Node
 from agent.restart.planning.lineage import hands_on
 
@@ -73,7 +73,7 @@ def _session_ghost(cast: Cast, snapshot: Snapshot, ancestor: int) -> Node | None
     row = snapshot.ancestors[ancestor]
     for event in row.events:
         if event.event == "setsid" and isinstance(event.value, int) and event.value >= snapshot.first_tag:
-            node = cast.by_tag[event.value]
+            node = cast.by_tag[Tag(event.value)]
             if node.task is None and node.numbers == row.numbers and node.sid is node:
                 return node
     return None

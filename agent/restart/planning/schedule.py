@@ -25,7 +25,7 @@ from agent.restart.planning.cast import Cast, Node
 from agent.restart.planning.groups import Groups
 from agent.restart.planning.kernelmodel import CallRefusedError
 from agent.restart.planning.lineage import Route, depths
-from agent.restart.planning.plan import CloneBits, Op, Phase, Plan, Role
+from agent.restart.planning.plan import NO_TAG, CloneBits, Op, Phase, Plan, Role
 from agent.restart.planning.script import Script
 
 
@@ -103,7 +103,7 @@ class Scheduler:
 
     def _outlive_init(self, node: Node) -> None:
         """Give the namespace of a task's next child an init that exits: the namespace dies with it."""
-        init = Node(Role.HELPER, 0, (), self._cast.new_space(node.space))
+        init = Node(Role.HELPER, NO_TAG, (), self._cast.new_space(node.space))
         init.maker = node
         init.why = f"the pid namespace of the next child of {'/'.join(map(str, node.numbers))} dies with it"
         self._script.enter(init)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan while it is written: each step is tried on the model of the kernel at once."""
 
+from agent.model import WaitStatus
 from agent.restart.planning.cast import Cast, Node
 from agent.restart.planning.conflicts import Conflicts
 from agent.restart.planning.kernelmodel import CallRefusedError
@@ -50,7 +51,7 @@ class Script:
             numbers=node.numbers,
             depth=self.cast.level(node.space),
             leader=node.leader.index,
-            status=(row.exit_code or 0) if row is not None and node.exits else None,
+            status=(row.exit_code or WaitStatus(0)) if row is not None and node.exits else None,
             exit_signal=exit_signal(node),
             comm=(row.comm or b"")[:15] if row is not None else b"ckptree",
             why=node.why,

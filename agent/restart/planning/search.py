@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.errors import CkptreeError, NotRebuildableError
-from agent.model import Obstacle, Snapshot
+from agent.model import Obstacle, Snapshot, Tag
 from agent.restart.planning import guest, simulate
 from agent.restart.planning.cast import Cast
 from agent.restart.planning.losses import losses
@@ -94,7 +94,7 @@ def obstacles(snapshot: Snapshot) -> tuple[Obstacle, ...]:
     try:
         make_plan(snapshot)
     except NotRebuildableError as error:
-        return (Obstacle(error.tag, error.rule, error.text),)
+        return (Obstacle(Tag(error.tag), error.rule, error.text),)
     return ()
 
 

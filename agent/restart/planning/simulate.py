@@ -9,7 +9,7 @@ import signal
 from collections.abc import Collection
 
 from agent.errors import CkptreeError
-from agent.model import Mode, Snapshot, Task, TaskState
+from agent.model import Mode, Snapshot, Tag, Task, TaskState, WaitStatus
 from agent.restart.planning.kernelmodel import CallRefusedError, Kernel, Touched
 from agent.restart.planning.plan import NOBODY, CloneBits, Op, Plan, Step
 from agent.selection.select import Selection, select
@@ -77,7 +77,7 @@ class Machine:
             case Op.UNSHARE:
                 kernel.unshare(by)
             case Op.EXIT:
-                kernel.exit(by, value)
+                kernel.exit(by, WaitStatus(value))
             case Op.REAP:
                 kernel.wait(by, self.task(step.target), reap=True)
             case Op.AWAIT:
@@ -152,11 +152,11 @@ Row = tuple[object, ...]
 _EXITED = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
 
 
-def _status(task: Task) -> int | None:
+def _status(task: Task) -> WaitStatus | None:
     """Return the wait status of an exited task without the core dump's bit; 0 if unknown, None for a living task."""
     if task.exit_code is None:
-        return 0 if task.state in _EXITED else None
-    return task.exit_code & ~CORE_DUMPED
+        return WaitStatus(0) if task.state in _EXITED else None
+    return WaitStatus(task.exit_code & ~CORE_DUMPED)
 
 
 def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
@@ -167,7 +167,7 @@ def _rows(snapshot: Snapshot, unknown: Collection[int]) -> dict[int, Row]:
         unknown: numbers of tasks whose exit signal is not compared.
     """
 
-    def name(tag: int) -> int:
+    def name(tag: Tag) -> int:
         return snapshot.number(tag) if tag >= snapshot.first_tag else tag
 
     return {

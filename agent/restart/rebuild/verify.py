@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent.model import CKPT_PID_ROOT, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
 from agent.restart.planning.plan import Actor, Plan, Role
 from agent.restart.rebuild.coordinator import Begin
 from agent.restart.rebuild.failure import name_of
@@ -162,7 +162,7 @@ class _Answers:
         leader = self.actors[index].leader
         return self.standing.guard if leader == 0 else self.standing.pids[0]
 
-    def _id(self, tag: int, task: Task) -> tuple[int, ...] | None:
+    def _id(self, tag: Tag, task: Task) -> tuple[int, ...] | None:
         """Return the numbers of a session or group as a task at its depth sees them; None: any outside of the tree.
 
         The session of a root that did not found it is that of actor 0. A group outside has the number of that session.
@@ -182,7 +182,7 @@ class _Answers:
         ]
         return (*same, *blank[len(same) :])
 
-    def _spaces(self, tag: int) -> tuple[int, ...]:
+    def _spaces(self, tag: Tag) -> tuple[int, ...]:
         pid = self.standing.snapshot.pid(tag)
         return pid.namespaces if pid else ()
 

@@ -19,6 +19,7 @@ import typer
 
 from agent.__main__ import main
 from agent.cli.app import app
+from agent.model import Tag
 from exporters import registry
 from tests.support.commandline import Ran, ckptree
 
@@ -67,7 +68,7 @@ def test_a_snapshot_from_proc_is_written_and_called_incomplete(tmp_path: Path, r
     assert (ran.returncode, ran.stdout) == (6, b"")
     assert ran.stderr.decode().startswith(f"ckptree: incomplete: {SUSPECT}")
     written = registry.load(path.read_bytes())
-    assert (written.number(1), written.completeness.complete) == (int(root), False)
+    assert (written.number(Tag(1)), written.completeness.complete) == (int(root), False)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["tree.ckpt"]
 
@@ -77,7 +78,7 @@ def test_allow_incomplete_makes_it_0_and_still_says_so(root: str) -> None:
     ran = ckptree("snapshot", root, "--source", "procfs", "--allow-incomplete")
 
     assert ran.returncode == 0
-    assert registry.load(ran.stdout).number(1) == int(root)
+    assert registry.load(ran.stdout).number(Tag(1)) == int(root)
     assert SUSPECT in ran.stderr.decode()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.model import Tag
 from exporters import registry
 
 
@@ -37,7 +38,7 @@ def test_data_comes_whole_where_another_stream_is_closed(descriptor: int) -> Non
     ran = snapshot(closed=descriptor)
 
     assert ran.returncode == 0
-    assert registry.load(ran.stdout).number(1) == os.getpid()
+    assert registry.load(ran.stdout).number(Tag(1)) == os.getpid()
 
 
 def test_nowhere_to_write_to_is_a_failure_and_no_traceback() -> None:

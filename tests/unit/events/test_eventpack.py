@@ -9,6 +9,7 @@ import pytest
 from agent.events import eventpack
 from agent.events.eventfacts import ASSUMED, ENTERED, Marks
 from agent.events.eventpack import Details
+from agent.model import WaitStatus
 from agent.table.objects import CLONE_NEWPID, EXITED, KERNEL, STOPPED, SUBREAPER, PidNamespace, TaskStruct
 from tests.support.watched import Watched, watched
 
@@ -65,7 +66,7 @@ def test_each_kind_says_what_is_particular_to_it(pair: Watched) -> None:
     above = task.parent
     assert above is not None
     task.flags |= STOPPED | KERNEL | SUBREAPER
-    task.exit_signal, task.exit_code = -1, 0xFF00
+    task.exit_signal, task.exit_code = -1, WaitStatus(0xFF00)
     above_number = above.pid.numbers[0]
     born = {
         "parent": above_number,
@@ -102,7 +103,7 @@ def test_whoever_is_not_seen_has_the_number_0(pair: Watched) -> None:
 
     assert [said[name] for name in ("tid", "parent", "creator", "pgid", "sid")] == [1, 0, 0, 0, 0]
     task.flags |= EXITED
-    task.exit_code = 9
+    task.exit_code = WaitStatus(9)
     assert _read(task, task.pid.namespace, eventpack.presence, {})["exit_code"] == 9
 
 

@@ -18,6 +18,7 @@ from agent.model import (
     ProgramFile,
     Snapshot,
     Surroundings,
+    Tag,
     Terminal,
 )
 from exporters import registry
@@ -27,14 +28,19 @@ from exporters.drawing import treeview
 from exporters.image import checkpoint
 from tests.support.builders import a_snapshot, a_task, born
 
-TTY = Terminal(b"pts/3", 2, CKPT_PID_NULL)
+TTY = Terminal(b"pts/3", Tag(2), CKPT_PID_NULL)
 DEAD = OutsidePid((90,), (0,))
 
 
 def at_a_terminal() -> Snapshot:
     """Return a shell with its job in the foreground, and a process whose terminal hung up and whose group has no
     number."""
-    owners = (FileOwner(3, 2, "pgrp"), FileOwner(4, 1, "pid"), FileOwner(5, 0, "tid"), FileOwner(6, DEAD, "pgrp"))
+    owners = (
+        FileOwner(3, Tag(2), "pgrp"),
+        FileOwner(4, Tag(1), "pid"),
+        FileOwner(5, Tag(0), "tid"),
+        FileOwner(6, DEAD, "pgrp"),
+    )
     tasks = [
         a_task(1, 0, comm=b"sh", birth=born(None), tty=TTY, fown=owners),
         a_task(2, 1, pgid=2, comm=b"vi", birth=born(1, 2), tty=TTY),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model import CKPT_PID_ROOT, Ancestor, Creator, Namespace, PidObject
+from agent.model import CKPT_PID_ROOT, Ancestor, Creator, Namespace, PidObject, Tag
 from exporters import registry
 from exporters.checking import kernelrules
 from exporters.checking.check import check
@@ -152,7 +152,7 @@ def test_a_namespace_without_init_is_found_though_another_on_its_level_has_one()
     assert [(name, about) for name, _, about in found_in(alone)] == [("namespace-without-init", (3,))]
 
 
-@pytest.mark.parametrize("creator", [Creator(2, None), Creator(None, 0)])
+@pytest.mark.parametrize("creator", [Creator(Tag(2), None), Creator(None, 0)])
 def test_a_sibling_born_into_a_namespace_below_its_creators_is_no_leap(creator: Creator) -> None:
     """CLONE_PARENT: the parent is two levels up, the creator one. An unobserved creator counts as the parent."""
     pids = [(9,), (5, 1), (6, 2, 1)]

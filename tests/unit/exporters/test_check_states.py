@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model import Completeness, Namespace, PidObject, Snapshot, Task, TaskState
+from agent.model import Completeness, Namespace, PidObject, Snapshot, Task, TaskState, WaitStatus
 from exporters.checking.check import check
 from exporters.documents import jsonfmt
 from exporters.image import checkpoint
@@ -112,7 +112,7 @@ def test_where_nothing_is_known_of_states_nothing_is_said() -> None:
 
     assert names(an_image([(1,), (2,)], [(1, 0, 1, 1, 1, 0), (2, 1, 2, 1, 1, 0)])) == []
     assert names(ended(unknown, a_task(3, 2))) == []
-    assert names(ended(unknown._replace(exit_code=1))) == []
+    assert names(ended(unknown._replace(exit_code=WaitStatus(1)))) == []
 
 
 def test_a_tree_that_is_not_sound_is_judged_all_the_same() -> None:

@@ -12,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model import CKPT_PID_ROOT, Completeness, Dialect, Header, Snapshot, Task
+from exporters.content.soundness import TaskIds
 from exporters.image import checkpoint
-from tests.support.builders import A_HEADER, a_crowd, a_family, a_snapshot, a_task, born, patient, snapshots
+from tests.support.builders import (
+    A_HEADER,
+    a_bare_task,
+    a_crowd,
+    a_family,
+    a_snapshot,
+    a_task,
+    born,
+    patient,
+    snapshots,
+)
 from tests.support.images import (
     GOLDEN,
     GOLDEN_SNAPSHOT,
@@ -165,7 +176,7 @@ def test_the_base_alone_is_a_sound_tree(snapshot: Snapshot) -> None:
 
     assert [task[:6] for task in bare.tasks] == [task[:6] for task in snapshot.tasks]
     assert [pid.numbers for pid in bare.pids] == [pid.numbers for pid in snapshot.pids]
-    assert all(task[6:] == Task(1, 0, 1, 1, 1, 0)[6:] for task in bare.tasks)
+    assert all(task[6:] == a_bare_task(1, 0, 1, 1, 1, 0)[6:] for task in bare.tasks)
     assert (bare.namespaces, bare.ancestors, bare.completeness) == ((), (), Completeness("no"))
 
 
@@ -249,3 +260,8 @@ def test_a_birth_outside_the_tree_is_told_from_one_that_nobody_saw() -> None:
 
     assert checkpoint.loads(checkpoint.dumps(seen)) == seen
     assert checkpoint.loads(checkpoint.dumps(assumed)) == assumed
+
+
+def test_the_ids_of_a_bare_image_are_the_first_fields_of_a_task() -> None:
+    """So a task of a bare image may be made from them by place."""
+    assert Task._fields[:6] == TaskIds._fields

@@ -17,7 +17,7 @@ from agent.errors import HostError
 from agent.model import CKPT_PID_ROOT, Completeness, Snapshot, Task, TaskState
 from exporters import registry, store
 from exporters.criu import criuformat, criuschema
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, patient, snapshots
+from tests.support.builders import a_bare_task, a_crowd, a_family, a_snapshot, a_task, patient, snapshots
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # the Python of crit, which has pycriu
 # Both use the system's packages.
@@ -345,7 +345,7 @@ def test_an_incomplete_snapshot_is_noted_with_its_reasons() -> None:
 
 def test_an_unknown_machine_is_none_of_crius() -> None:
     """A bare image has no machine."""
-    snapshot = Snapshot("subtree", 0, a_snapshot().pids, (Task(1, 0, 1, 1, 1, 0),))
+    snapshot = Snapshot("subtree", 0, a_snapshot().pids, (a_bare_task(1, 0, 1, 1, 1, 0),))
     files = registry.dump(snapshot, "criu").data
 
     assert isinstance(files, dict)

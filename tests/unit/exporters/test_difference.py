@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from agent.model import CKPT_PID_ROOT, Completeness, Namespace, PidObject, Shares, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_ROOT, Completeness, Namespace, PidObject, Shares, Snapshot, Tag, TaskState
 from exporters.comparing.difference import difference, lines, to_document
-from tests.support.builders import a_family, a_snapshot, a_task, born, with_task
+from tests.support.builders import a_bare_task, a_family, a_snapshot, a_task, born, with_task
 
 # The lines behind the head, which is the same for every comparison.
 HEAD = 4
@@ -279,11 +279,11 @@ def a_bare(snapshot: Snapshot, dialect: str = "seed") -> Snapshot:
     bare = replace(
         snapshot,
         pids=tuple(PidObject(pid.numbers, ()) for pid in snapshot.pids),
-        tasks=tuple(Task(*task[:6]) for task in snapshot.tasks),
+        tasks=tuple(a_bare_task(*task[:6]) for task in snapshot.tasks),
         boot_id="",
     )
     if dialect == "v23":
-        tasks = [t._replace(pgid=max(t.pgid, 0), sid=max(t.sid, 0)) for t in bare.tasks]
+        tasks = [t._replace(pgid=Tag(max(t.pgid, 0)), sid=Tag(max(t.sid, 0))) for t in bare.tasks]
         return replace(bare, dialect="v23", tasks=tuple(tasks))
     return bare
 
@@ -319,7 +319,7 @@ def test_the_same_happened_to_the_threads_of_a_process_is_told_once() -> None:
     """Forty threads are not forty lines. A thread with another change has its own line."""
     threads = [a_task(tag, 1, tgid=2, comm=b"w") for tag in range(4, 44)]
     a = a_snapshot([(n,) for n in range(101, 144)], [a_task(1, 0), a_task(2, 1), a_task(3, 1), *threads])
-    moved = [t._replace(pgid=3) if t.tgid == 2 else t for t in a.tasks]
+    moved = [t._replace(pgid=Tag(3)) if t.tgid == 2 else t for t in a.tasks]
     b = with_task(replace(a, tasks=tuple(moved)), 43, state=TaskState.STOPPED)
     dead = without(a, 2, *range(4, 44))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.model import CKPT_PID_ROOT, PidObject, Snapshot, TaskState
+from agent.model import CKPT_PID_ROOT, PidObject, Snapshot, Tag, TaskState
 from exporters.comparing.difference import difference, lines, to_document
 from exporters.content.wording import is_bare
 from exporters.image import checkpoint
@@ -24,7 +24,11 @@ def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
     pids = dict(zip(order, snapshot.pids, strict=True))
     tasks = [
         task._replace(
-            pid=new[task.pid], ppid=new[task.ppid], tgid=new[task.tgid], pgid=new[task.pgid], sid=new[task.sid]
+            pid=Tag(new[task.pid]),
+            ppid=Tag(new[task.ppid]),
+            tgid=Tag(new[task.tgid]),
+            pgid=Tag(new[task.pgid]),
+            sid=Tag(new[task.sid]),
         )
         for task in snapshot.tasks
     ]
@@ -33,7 +37,7 @@ def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
 
 def old_words(snapshot: Snapshot) -> Snapshot:
     """Return the snapshot as an old image of the dialect v23 has it: 0 for the session that the root inherited."""
-    tasks = [task._replace(pgid=max(task.pgid, 0), sid=max(task.sid, 0)) for task in snapshot.tasks]
+    tasks = [task._replace(pgid=Tag(max(task.pgid, 0)), sid=Tag(max(task.sid, 0))) for task in snapshot.tasks]
     return replace(snapshot, tasks=tuple(tasks))
 
 

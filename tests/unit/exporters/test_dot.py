@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from agent.errors import CkptreeError, HostError
-from agent.model import CKPT_PID_ROOT, Birth, Completeness, Creator, Snapshot, TaskState
+from agent.model import CKPT_PID_ROOT, Birth, Completeness, Creator, Snapshot, Tag, TaskState
 from agent.picture import svg
 from exporters.content.wording import name
 from exporters.documents import jsonfmt
@@ -183,7 +183,7 @@ def test_a_creator_that_is_not_the_parent_has_a_line_of_its_own() -> None:
         a_task(3, 1, birth=born(2)),
         a_task(4, 1, tgid=2, birth=born(2)),
         a_task(5, 1, birth=born(4)),
-        a_task(6, 1, pgid=7, birth=Birth(Creator(7, None), True, 1, 1, (), 4)),
+        a_task(6, 1, pgid=7, birth=Birth(Creator(Tag(7), None), True, Tag(1), Tag(1), (), 4)),
     ]
     text = drawn(a_snapshot([(n,) for n in range(101, 108)], tasks))
 
@@ -251,7 +251,7 @@ def test_a_bare_image_is_drawn_by_its_numbers() -> None:
 
 def test_special_ids_have_colours_and_words() -> None:
     """The root leads neither a group nor a session."""
-    words = pictured(a_snapshot(tasks=[a_task(1, 0)._replace(pgid=0, sid=CKPT_PID_ROOT)]))
+    words = pictured(a_snapshot(tasks=[a_task(1, 0)._replace(pgid=Tag(0), sid=CKPT_PID_ROOT)]))
 
     assert words["n1"] == "100task-1sessioninheritedfromoutsidegroupoutside"
 

@@ -6,8 +6,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from agent.model import Completeness, Task
+from agent.model import Completeness, Tag
 from exporters.image import checkpoint
+from tests.support.builders import a_bare_task
 from tests.support.goldens import GOLDENS, Golden
 from tests.support.images import GOLDEN, TAIL_AT, patched, records_of
 
@@ -37,9 +38,9 @@ def test_a_tree_is_written_as_its_bytes(name: str) -> None:
 def test_the_bytes_alone_are_read_as_the_ids_and_numbers_of_the_tree_and_nothing_more(name: str) -> None:
     """Without EXTENSION no state, namespace or birth is known; ids and numbers are all there."""
     golden = GOLDENS[name]
-    tasks = [Task(*ids) for ids in golden.tasks]
+    tasks = [a_bare_task(*ids) for ids in golden.tasks]
     if golden.dialect == "v23":  # this dialect cannot express the inherited session
-        tasks = [task._replace(pgid=max(task.pgid, 0), sid=max(task.sid, 0)) for task in tasks]
+        tasks = [task._replace(pgid=Tag(max(task.pgid, 0)), sid=Tag(max(task.sid, 0))) for task in tasks]
     read = checkpoint.loads(bare(golden))
 
     assert [pid.numbers for pid in read.pids] == golden.pids

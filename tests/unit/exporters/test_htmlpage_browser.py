@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from agent.model import Snapshot, TaskState
+from agent.model import Snapshot, TaskState, WaitStatus
 from exporters.drawing.htmlpage import dumps
 from tests.support.browser import Browser, browser
 from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, snapshots, with_task
@@ -256,7 +256,7 @@ def test_texts_are_legible_in_light_and_in_dark(page: Browser, tmp_path: Path, s
     """The contrast of each text in a row with its ground is at least 4.5 to 1, for 40 sessions."""
     tasks = [a_task(1, 0), *[a_task(tag, 1, sid=tag, pgid=tag) for tag in range(2, 42)]]
     tasks[1] = tasks[1]._replace(state=TaskState.STOPPED)
-    tasks[2] = tasks[2]._replace(state=TaskState.ZOMBIE, exit_code=0)
+    tasks[2] = tasks[2]._replace(state=TaskState.ZOMBIE, exit_code=WaitStatus(0))
     path = tmp_path / "page.html"
     path.write_bytes(dumps(a_snapshot([(n,) for n in range(100, 141)], tasks)))
     page.scheme(scheme)

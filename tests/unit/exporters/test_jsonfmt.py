@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import FormatError
-from agent.model import Snapshot, Task
+from agent.model import Snapshot
 from exporters.content.fields import escape, unescape
 from exporters.documents import jsonfmt
 from exporters.image import checkpoint
-from tests.support.builders import A_TIME_NS, a_crowd, a_family, a_snapshot, a_task, patient, snapshots
+from tests.support.builders import A_TIME_NS, a_bare_task, a_crowd, a_family, a_snapshot, a_task, patient, snapshots
 
 DOCUMENT = {
     *("format", "version", "dialect", "first_tag", "mode", "root", "boot_id", "time_ns", "header", "namespaces"),
@@ -95,7 +95,7 @@ def test_the_head_of_a_document_says_what_it_is() -> None:
 
 def test_what_is_not_known_is_null() -> None:
     """A bare image has almost no facts; the document's own lists are empty."""
-    bare = Snapshot("container", 0, a_snapshot().pids, (Task(1, 0, 1, 1, 1, 0),))
+    bare = Snapshot("container", 0, a_snapshot().pids, (a_bare_task(1, 0, 1, 1, 1, 0),))
     document = parsed(bare)
     task = document["tasks"][0]
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from agent.model import CKPT_PID_ROOT, Birth, Completeness, Creator, PidObject, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_ROOT, Birth, Completeness, Creator, PidObject, Snapshot, Tag, Task, TaskState
 from exporters.drawing.treeview import render
 from exporters.image import checkpoint
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, patient, snapshots
+from tests.support.builders import a_bare_task, a_crowd, a_family, a_snapshot, a_task, born, patient, snapshots
 
 FAMILY = """\
 subtree of 4711 · 4 processes, 2 threads, 7 pids, 2 pid namespaces · 2024-05-01 12:00:00 UTC · Linux 6.1.0 x86_64
@@ -67,7 +67,7 @@ def test_a_bare_image_is_shown_by_its_numbers() -> None:
         "container",
         0,
         tuple(PidObject(numbers, ()) for numbers in [(1,), (5,), (7, 1), (9,)]),
-        (Task(1, 0, 1, 1, 1, 0), Task(2, 1, 2, 4, 1, 0), Task(3, 2, 3, 3, 3, 1)),
+        (a_bare_task(1, 0, 1, 1, 1, 0), a_bare_task(2, 1, 2, 4, 1, 0), a_bare_task(3, 2, 3, 3, 3, 1)),
     )
 
     assert render(bare).splitlines() == [
@@ -123,7 +123,7 @@ def test_group_and_session_are_said_where_they_are_not_the_parents(ids: dict[str
 @pytest.mark.parametrize(("tag", "said"), [(0, "outside"), (CKPT_PID_ROOT, "inherited from outside")])
 def test_a_root_that_leads_nothing_says_where_its_group_and_session_are(tag: int, said: str) -> None:
     """The two special tags are words."""
-    root = a_task(1, 0)._replace(pgid=tag, sid=tag)
+    root = a_task(1, 0)._replace(pgid=Tag(tag), sid=Tag(tag))
 
     assert f"\n100 task-1 · session {said} · group {said}" in render(a_snapshot(tasks=[root]))
 
@@ -280,13 +280,13 @@ def test_any_snapshot_can_be_shown(snapshot: Snapshot) -> None:
 @given(snapshots())
 def test_any_bare_image_can_be_shown(snapshot: Snapshot) -> None:
     """Such an image comes from the tools of 2011."""
-    image = checkpoint.dumps(replace(snapshot, tasks=tuple(Task(*task[:6]) for task in snapshot.tasks)))
+    image = checkpoint.dumps(replace(snapshot, tasks=tuple(a_bare_task(*task[:6]) for task in snapshot.tasks)))
 
     assert "bare image" in render(checkpoint.loads(image))
 
 
 def test_a_creator_that_is_no_task_any_more_is_gone() -> None:
     """The number is known, because the pid object still leads a group."""
-    task = a_task(2, 1, birth=Birth(Creator(3, None), True, 1, 1, (), 4))
+    task = a_task(2, 1, birth=Birth(Creator(Tag(3), None), True, Tag(1), Tag(1), (), 4))
 
     assert line_of(102, task, ghosts=1).endswith("born of 103 (gone)")

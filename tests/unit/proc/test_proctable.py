@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import HostError, NoSuchRootError, RefusedError
-from agent.model import OutsidePid, Snapshot, TaskState, Terminal
+from agent.model import OUTSIDE, OutsidePid, Snapshot, Tag, TaskState, Terminal, WaitStatus
 from agent.proc import proctable
 from agent.proc.procfs import ProcRow
 from agent.proc.proctable import ProcTable
@@ -151,9 +151,9 @@ def test_what_is_stopped_is_a_group_and_not_what_a_tracer_holds(leader: str, thr
 
 def test_states_are_those_of_the_model() -> None:
     """A leader that is a zombie while threads live is no zombie process."""
-    leader = replace(a_row(8, 5), state="Z", exit_code=0)
+    leader = replace(a_row(8, 5), state="Z", exit_code=WaitStatus(0))
     rows = [
-        replace(a_row(6, 5), state="Z", exit_code=0x300),
+        replace(a_row(6, 5), state="Z", exit_code=WaitStatus(0x300)),
         replace(a_row(7, 5), state="T"),
         *(leader, replace(a_thread(9, leader), state="S", exit_code=None)),
         replace(a_row(10, 5), state="D"),
@@ -310,7 +310,7 @@ def test_a_terminal_is_named_with_the_group_in_its_foreground() -> None:
     shell = replace(a_row(5, 1), terminal=PTS_7, foreground=6)
     job = replace(a_row(6, 5, sid=(5,)), terminal=PTS_7, foreground=6)
 
-    mine = Terminal(b"pts/7", 2, None)
+    mine = Terminal(b"pts/7", Tag(2), None)
     assert terminals(5, INIT, shell, job, a_thread(7, job), a_row(8, 5)) == [mine, mine, None, None]
 
 
@@ -321,9 +321,9 @@ def test_a_foreground_group_from_elsewhere_has_the_number_that_proc_tells() -> N
     other = a_row(9, 1)
     root, inner = a_row(5, 1), a_row(6, 5, 1)
     for foreground, seen, seen_inside in (
-        (9, OutsidePid((9,), (0,)), 0),
+        (9, OutsidePid((9,), (0,)), OUTSIDE),
         (70, OutsidePid((70,), (0,)), None),
-        (0, 0, 0),
+        (0, OUTSIDE, OUTSIDE),
     ):
         rows = [replace(row, terminal=PTS_7, foreground=foreground) for row in (root, inner)]
 
@@ -347,4 +347,4 @@ def test_a_snapshot_out_of_proc_says_that_it_looked_for_terminals_and_for_no_own
         os.close(master)
 
     assert snapshot.as_of_read == ("tty",)
-    assert snapshot.tasks[0].tty == Terminal(name, 1, None)
+    assert snapshot.tasks[0].tty == Terminal(name, Tag(1), None)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tree without its processes that only forked: the remaining tasks, their parents, and their births."""
 
-from agent.model import Ancestor, Birth, Creator, Namespace, ProcessDetails, Snapshot, Task, TaskState
+from agent.model import Ancestor, Birth, Creator, Namespace, ProcessDetails, Snapshot, Tag, Task, TaskState
 from agent.restart.planning.dropping import without_held
 from agent.restart.planning.plan import Role
 from agent.restart.planning.search import make_plan
@@ -12,12 +12,13 @@ RAN, FORKED = ProcessDetails(execed=True), ProcessDetails(execed=False)
 
 def born(tag: int | None, ancestor: int | None = None) -> Birth:
     """Return an observed birth."""
-    return Birth(Creator(tag, ancestor), observed=True, sid=1, pgid=1, flags=(), order=1)
+    made = Creator(None if tag is None else Tag(tag), ancestor)
+    return Birth(made, observed=True, sid=Tag(1), pgid=Tag(1), flags=(), order=1)
 
 
 def of(*tasks: Task, numbers: int = 0, ancestors: tuple[Ancestor, ...] = ()) -> Snapshot:
     """Return a container of these tasks, all in the root's session and group."""
-    rows = [task._replace(sid=task.sid if task.sid == task.pid else 1, pgid=1) for task in tasks]
+    rows = [task._replace(sid=Tag(task.sid if task.sid == task.pid else 1), pgid=Tag(1)) for task in tasks]
     pids = [(number,) for number in range(1, 1 + (numbers or len(tasks)))]
     return a_snapshot(pids, rows, mode="container", ancestors=ancestors)
 

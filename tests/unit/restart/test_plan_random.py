@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import NotRebuildableError, RefusedError
-from agent.model import CKPT_PID_ROOT, Mode, PidObject, Snapshot, Task, TaskState
+from agent.model import CKPT_PID_ROOT, Mode, PidObject, Snapshot, Tag, Task, TaskState, WaitStatus
 from agent.restart.planning.plan import Op, Plan
 from agent.restart.planning.search import make_plan
 from agent.restart.planning.simulate import Machine, difference, result
+from tests.support.builders import a_bare_task
 from tests.support.kernelobjects import Thread
 from tests.support.planned import Stage, interleaved, rows_of, taken, unobserved
 from tests.support.programs import NAMES, STEPS, Step, finish, make
@@ -221,11 +222,11 @@ def nonsense(draw: st.DrawFn, most: int = 14) -> Snapshot:
         depth = len(pids[tag - 1].numbers) - 1
         ids = [chance.choice((0, CKPT_PID_ROOT, *range(1, count + ghosts + 1))) for _ in range(2)]
         if other is not None and chance.random() < 0.3:
-            row = Task(tag, other.ppid, other.tgid, other.pgid, other.sid, depth)
+            row = a_bare_task(tag, other.ppid, other.tgid, other.pgid, other.sid, depth)
         else:
-            row = Task(tag, other.pid if other else 0, tag, ids[0], ids[1], depth)
+            row = a_bare_task(tag, other.pid if other else 0, tag, ids[0], ids[1], depth)
         state = chance.choice([TaskState.RUNNING] * 5 + list(TaskState))
-        code = 0 if state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER) else None
+        code = WaitStatus(0) if state in (TaskState.ZOMBIE, TaskState.DEAD_LEADER) else None
         rows.append(row._replace(state=state, exit_code=code, subreaper=chance.random() < 0.3))
     return Snapshot(chance.choice(("container", "subtree")), 0, tuple(pids), tuple(rows))
 
@@ -242,27 +243,28 @@ def test_a_tree_that_no_kernel_had_is_planned_or_refused(snapshot: Snapshot, pid
 def in_foreign_sessions(count: int) -> Snapshot:
     """Return a tree in which each process is in the session of some other one, at random."""
     chance = random.Random(7)
-    rows = [Task(1, 0, 1, 1, 1, 0)]
+    rows = [a_bare_task(1, 0, 1, 1, 1, 0)]
     rows += [
-        Task(tag, chance.randint(1, tag - 1), tag, tag, chance.randint(1, count), 0) for tag in range(2, count + 1)
+        a_bare_task(tag, chance.randint(1, tag - 1), tag, tag, chance.randint(1, count), 0)
+        for tag in range(2, count + 1)
     ]
     return Snapshot("container", 0, tuple([PidObject((row.pid,), (0,)) for row in rows]), tuple(rows))
 
 
 def in_ways_that_lead_nowhere(count: int) -> Snapshot:
     """Return a tree with many processes that can be made in several ways, and one in its own child's session."""
-    rows = [Task(1, 0, 1, 1, 1, 0)]
+    rows = [a_bare_task(1, 0, 1, 1, 1, 0)]
 
     def add(parent: int, session: int = 0) -> int:
         tag = len(rows) + 1
-        rows.append(Task(tag, parent, tag, session or tag, session or tag, 0))
+        rows.append(a_bare_task(tag, parent, tag, session or tag, session or tag, 0))
         return tag
 
     while len(rows) < count - 2:
         leader = add(1)
         add(add(1), leader)
     last = add(1)
-    rows[last - 1] = rows[last - 1]._replace(pgid=last + 1, sid=last + 1)
+    rows[last - 1] = rows[last - 1]._replace(pgid=Tag(last + 1), sid=Tag(last + 1))
     add(last)
     return Snapshot("container", 0, tuple([PidObject((row.pid,), (0,)) for row in rows]), tuple(rows))
 

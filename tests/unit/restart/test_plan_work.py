@@ -7,10 +7,11 @@ from types import FrameType
 import pytest
 
 from agent.errors import NotRebuildableError
-from agent.model import PidObject, Snapshot, Task
+from agent.model import PidObject, Snapshot
 from agent.restart.planning import solver
 from agent.restart.planning.lineage import Paths
 from agent.restart.planning.search import make_plan
+from tests.support.builders import a_bare_task
 
 
 def sessions_below_each_other(depth: int, wide: int, choices: int, *, hopeless: bool) -> Snapshot:
@@ -30,7 +31,7 @@ def sessions_below_each_other(depth: int, wide: int, choices: int, *, hopeless: 
         rows |= {first: (1, first), first + 1: (first, first + 1)}
         rows |= {first + 2: (first + 1, depth // 2), first + 3: (first + 2, depth + 1)}
     order = sorted(rows, key=lambda n: (rows[n][0], n))
-    tasks = [Task(n, rows[n][0], n, rows[n][1], rows[n][1], 0) for n in order]
+    tasks = [a_bare_task(n, rows[n][0], n, rows[n][1], rows[n][1], 0) for n in order]
     return Snapshot("subtree", 0, tuple([PidObject((100 + n,), (0,)) for n in sorted(rows)]), tuple(tasks))
 
 

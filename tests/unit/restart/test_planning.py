@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.errors import NotRebuildableError
-from agent.model import Obstacle, Task, TaskState
+from agent.model import Obstacle, Tag, Task, TaskState
 from agent.restart.planning.plan import Op, Phase
 from agent.restart.planning.search import decide, make_plan, obstacles, prove
 from agent.restart.planview import PlanView
@@ -242,7 +242,7 @@ def test_a_zombie_that_would_kill_its_parent_is_refused_by_name() -> None:
     tasks = [a_task(1, 0), a_task(2, 1), end]
 
     assert refused(*tasks) == (3, "exit-signal", False)
-    of_the_root = [a_task(1, 0), end._replace(pid=2, tgid=2, ppid=1)]
+    of_the_root = [a_task(1, 0), end._replace(pid=Tag(2), tgid=Tag(2), ppid=Tag(1))]
     assert obstacles(a_snapshot([(1,), (2,)], of_the_root, mode="container")) == ()
     assert refused(*of_the_root, numbers=[(1,), (2,)], pidns=False) == (2, "exit-signal", False)
     within = [tasks[0], *[task._replace(depth=1) for task in tasks[1:]]]

@@ -10,7 +10,7 @@ import pytest
 
 from agent.cli.restartverb import ENVIRONMENT
 from agent.errors import CkptreeError, HostError, UsageError
-from agent.model import FileOwner, OutsidePid, ProcessDetails, Terminal
+from agent.model import FileOwner, OutsidePid, ProcessDetails, Tag, Terminal
 from agent.restart.planning.plan import CloneBits, Op, Phase, Role
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.commands import at_their_beginning, one_command, split_command, with_path
@@ -292,7 +292,7 @@ def test_each_process_is_told_its_place(monkeypatch: pytest.MonkeyPatch) -> None
     have none.
     """
     monkeypatch.setenv("CKPTREE_STALE", "1")
-    tty = Terminal(b"pts/0", 1, None)
+    tty = Terminal(b"pts/0", Tag(1), None)
     owner = FileOwner(5, OutsidePid((77,), (0,)), "pgrp")
     tasks = [
         a_task(1, 0),

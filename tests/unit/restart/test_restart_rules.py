@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.model import WaitStatus
 from agent.restart.planning.kernelmodel import CallRefusedError, Kernel
 from agent.table import rules
 from agent.table.objects import STOPPED, SUBREAPER, UNDER_SUBREAPER, TaskStruct
@@ -33,7 +34,7 @@ def refused(call: Callable[[], object]) -> str:
 
 def dead(kernel: Kernel, task: TaskStruct, status: int = 0) -> TaskStruct:
     """Let the task exit, and return it."""
-    kernel.exit(task, status)
+    kernel.exit(task, WaitStatus(status))
     return task
 
 
@@ -282,7 +283,7 @@ def test_an_init_does_not_go_before_its_namespace(kernel: Kernel, top: TaskStruc
     """It would end all other tasks, so no plan does so."""
     kernel.clone(top, (2,))
 
-    assert refused(lambda: kernel.exit(top, 0)) == "EBUSY"
+    assert refused(lambda: kernel.exit(top, WaitStatus(0))) == "EBUSY"
 
 
 def test_a_zombie_of_another_parent_keeps_an_init_within_its_exit(kernel: Kernel, top: TaskStruct) -> None:
@@ -323,7 +324,7 @@ def test_an_init_that_waits_within_its_exit_keeps_another_one_there(kernel: Kern
     inner = kernel.clone(outer, (3, 2, 1), newpid=True)
     kernel.setns(top, inner)
     member = dead(kernel, kernel.clone(top, (4, 3, 2)))
-    assert refused(lambda: kernel.exit(outer, 0)) == "EBUSY"
+    assert refused(lambda: kernel.exit(outer, WaitStatus(0))) == "EBUSY"
     dead(kernel, inner)
     dead(kernel, outer)
     assert (kernel.lingers(outer), kernel.lingers(inner)) == (True, True)
@@ -337,7 +338,7 @@ def test_a_zombie_that_is_the_inits_own_child_does_not_stay(kernel: Kernel, top:
     """The init reaps it, so no plan may count on either of them."""
     dead(kernel, kernel.clone(top, (2,)))
 
-    assert refused(lambda: kernel.exit(top, 0)) == "EBUSY"
+    assert refused(lambda: kernel.exit(top, WaitStatus(0))) == "EBUSY"
 
 
 def test_a_refusal_names_no_number_that_the_model_has_made_up(kernel: Kernel, top: TaskStruct) -> None:
@@ -379,7 +380,7 @@ def test_an_exit_that_would_kill_the_parent_is_refused(kernel: Kernel, top: Task
     killer = kernel.clone(parent, (3,), exit_signal=9)
     dead(kernel, kernel.clone(top, (4,), exit_signal=9))
 
-    assert refused(lambda: kernel.exit(killer, 0)) == "SIGKILL"
+    assert refused(lambda: kernel.exit(killer, WaitStatus(0))) == "SIGKILL"
 
 
 def test_the_number_1_alone_makes_no_init(kernel: Kernel) -> None:
@@ -387,7 +388,7 @@ def test_the_number_1_alone_makes_no_init(kernel: Kernel) -> None:
     root = kernel.clone(kernel.guard, (1,))
     killer = kernel.clone(root, (2,), exit_signal=9)
 
-    assert refused(lambda: kernel.exit(killer, 0)) == "SIGKILL"
+    assert refused(lambda: kernel.exit(killer, WaitStatus(0))) == "SIGKILL"
 
 
 def test_who_is_stopped_by_an_exit_goes_on_when_it_waits(kernel: Kernel, top: TaskStruct) -> None:

@@ -4,10 +4,21 @@
 import pytest
 
 from agent.errors import HostError, RefusedError
-from agent.model import CKPT_PID_ROOT, Birth, Creator, Namespace, OutsidePid, PidObject, TaskState
+from agent.model import (
+    CKPT_PID_ROOT,
+    Birth,
+    Creator,
+    Namespace,
+    OutsidePid,
+    PidObject,
+    Tag,
+    Task,
+    TaskState,
+    WaitStatus,
+)
 from agent.selection import select
 from agent.selection.select import Selection
-from agent.table.objects import CLONE_NEWPID, IO_WORKER, KERNEL
+from agent.table.objects import CLONE_NEWPID, EXITED, IO_WORKER, KERNEL, MOVING_NOWHERE, SUBREAPER
 from tests.support.kernelobjects import Thread
 from tests.support.watched import Watched, watched
 
@@ -68,6 +79,53 @@ def test_pid_objects_are_tagged_in_the_order_in_which_the_tasks_name_them(pair: 
     assert ids(selection) == [(1, 0, 1, 1, 1), (2, 1, 2, 2, 1), (3, 1, 2, 2, 1)]
     assert selection.pids == tuple(PidObject((t.tid,), (0,)) for t in (root, child, thread))
     assert [task.exit_signal for task in selection.tasks] == [17, 17, -1]
+
+
+def test_each_fact_of_a_task_stands_in_its_own_field(pair: Watched) -> None:
+    """No two facts of this thread are equal, so a row whose values stood in another order would differ."""
+    kernel = pair.kernel
+    root = a_root(pair)
+    leads_session, leads_group = kernel.fork(root), kernel.fork(root)
+    kernel.setsid(leads_session)
+    kernel.setsid(leads_group)
+    parent = kernel.fork(leads_session)
+    group = kernel.fork(parent)
+    kernel.setpgid(parent, group.group, group.pid)
+    kernel.setpgid(parent, parent.group, group.pid)
+    leader = kernel.fork(parent, CLONE_NEWPID)
+    thread = kernel.thread(leader)
+    live = pair.task(thread)
+    live.start_ns, live.exit_code, live.exit_signal = 101, WaitStatus(102), 103
+    live.ids, live.comm = (104, 105), b"called\0\0"
+    live.child_namespace = (106, 107)
+    live.flags |= EXITED | MOVING_NOWHERE
+    live.leader.flags |= SUBREAPER
+    selection = selected(pair, root)
+    tag = selection.inside
+    row = selection.tasks[list(tag).index(live)]
+
+    assert row == Task(
+        pid=tag[live],
+        ppid=tag[pair.task(parent)],
+        tgid=tag[pair.task(leader)],
+        pgid=tag[pair.task(group)],
+        sid=tag[pair.task(leads_session)],
+        depth=1,
+        start_ns=101,
+        state=TaskState.ZOMBIE,
+        exit_code=WaitStatus(102),
+        exit_signal=103,
+        comm=b"called",
+        uid=104,
+        gid=105,
+        subreaper=True,
+        child_namespace=-1,
+        child_namespace_dead=True,
+        birth=row.birth,
+    )
+    assert row.birth is not None
+    known = [value for value in row[:-2] if value is not None]
+    assert len(known) == len(set(known)) + 1  # the depth, 1, is equal to True
 
 
 def test_tags_start_where_they_are_told_to(pair: Watched) -> None:
@@ -370,11 +428,12 @@ def test_a_birth_names_its_creator_by_tag_and_the_session_and_group_at_birth(pai
     births = {task.pid: task.birth for task in selected(pair, root).tasks}
     orders = {thread: pair.task(thread).order for thread in (root, creator, child, grandchild)}
 
-    assert births[1] is not None
-    assert (births[1].creator, births[1].observed) == (None, True)
-    assert births[2] == Birth(Creator(1, None), True, 1, 1, ("CLONE_THREAD",), orders[creator])
-    assert births[3] == Birth(Creator(2, None), True, 1, 1, ("CLONE_NEWPID",), orders[child])
-    assert births[4] == Birth(Creator(3, None), True, 3, 3, (), orders[grandchild])
+    first = births[Tag(1)]
+    assert first is not None
+    assert (first.creator, first.observed) == (None, True)
+    assert births[Tag(2)] == Birth(Creator(Tag(1), None), True, Tag(1), Tag(1), ("CLONE_THREAD",), orders[creator])
+    assert births[Tag(3)] == Birth(Creator(Tag(2), None), True, Tag(1), Tag(1), ("CLONE_NEWPID",), orders[child])
+    assert births[Tag(4)] == Birth(Creator(Tag(3), None), True, Tag(3), Tag(3), (), orders[grandchild])
 
 
 def test_a_creator_that_is_gone_is_an_ancestor_with_a_birth_and_deeds(pair: Watched) -> None:
@@ -393,7 +452,7 @@ def test_a_creator_that_is_gone_is_an_ancestor_with_a_birth_and_deeds(pair: Watc
     assert selection.tasks[1].birth is not None
     assert selection.tasks[1].birth.creator == Creator(None, 0)
     assert (ancestor.id, ancestor.numbers, ancestor.namespaces) == (0, (middle.tid,), (0,))
-    assert ancestor.birth.creator == Creator(1, None)
+    assert ancestor.birth.creator == Creator(Tag(1), None)
     assert [(event.event, event.value) for event in ancestor.events] == [("setsid", 3), ("exit", None)]
     assert selection.pids[2].numbers == (middle.tid,)
     assert selection.tasks[1].birth.sid == selection.tasks[1].sid == 3

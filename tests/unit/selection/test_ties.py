@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from agent.capture.sweepdiff import SweepDiff
-from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Shares, Terminal
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, FileOwner, OutsidePid, Shares, Tag, Terminal
 from agent.selection import select
 from agent.selection.select import Selection
 from agent.selection.ties import Ties
@@ -126,8 +126,8 @@ def test_one_is_asked_for_all_that_have_the_same_terminal(host: Host) -> None:
 
     told = host.ties.add(host.selected(), host.noted)
 
-    mine = Terminal(b"pts/7", 2, CKPT_PID_NULL)
-    assert terminals(told) == [mine, mine, Terminal(b"ttyS0", 1, CKPT_PID_NULL)]
+    mine = Terminal(b"pts/7", Tag(2), CKPT_PID_NULL)
+    assert terminals(told) == [mine, mine, Terminal(b"ttyS0", Tag(1), CKPT_PID_NULL)]
     assert host.asked == [("terminals", host.root.tid), ("terminals", other.tid)]
 
 
@@ -139,7 +139,7 @@ def test_where_that_one_is_gone_the_others_are_asked(host: Host) -> None:
 
     told = host.ties.add(host.selected(), host.noted)
 
-    assert terminals(told)[1] == Terminal(b"pts/7", 1, CKPT_PID_NULL)
+    assert terminals(told)[1] == Terminal(b"pts/7", Tag(1), CKPT_PID_NULL)
 
 
 def test_a_terminal_that_hung_up_leaves_its_leader_the_group(host: Host) -> None:
@@ -148,7 +148,7 @@ def test_a_terminal_that_hung_up_leaves_its_leader_the_group(host: Host) -> None
 
     told = host.ties.add(host.selected(), host.noted)
 
-    assert terminals(told) == [Terminal(None, CKPT_PID_NULL, 1)]
+    assert terminals(told) == [Terminal(None, CKPT_PID_NULL, Tag(1))]
 
 
 def test_what_has_no_tag_is_told_by_its_numbers_and_what_cannot_be_seen_is_0(host: Host) -> None:
@@ -203,7 +203,7 @@ def test_a_table_of_files_is_told_once_for_each_process_and_once_more_where_a_th
 
     told = host.ties.add(host.selected(), host.noted)
 
-    mine = (FileOwner(5, 1, "pid"),)
+    mine = (FileOwner(5, Tag(1), "pid"),)
     assert [task.fown for task in told] == [None, mine, None, mine]
 
 
@@ -220,9 +220,9 @@ def test_where_many_have_ties_all_are_read_at_once() -> None:
 
     assert [task.fown for task in told] == [
         None,
-        (FileOwner(0, 2, "tid"),),
-        (FileOwner(1, 3, "pid"),),
-        (FileOwner(2, 4, "pgrp"),),
+        (FileOwner(0, Tag(2), "tid"),),
+        (FileOwner(1, Tag(3), "pid"),),
+        (FileOwner(2, Tag(4), "pgrp"),),
     ]
     assert host.asked == [("owners", 0)]
 
@@ -234,7 +234,7 @@ def test_where_the_kernel_cannot_be_asked_for_one_all_are_read() -> None:
     host.note("owners", host.root, TIES_OWNED, owner_row(host.root, 5, host.root.pid, 1))
     host.unsteady = [owner_row(host.root, 4, host.root.pid, 1, held=0)]
 
-    assert host.ties.add(host.selected(), host.noted)[0].fown == (FileOwner(5, 1, "pid"),)
+    assert host.ties.add(host.selected(), host.noted)[0].fown == (FileOwner(5, Tag(1), "pid"),)
     assert host.asked == [("owners", 0)] * 2
 
 
@@ -247,8 +247,8 @@ def test_what_changed_while_it_was_read_is_read_again(host: Host) -> None:
     host.unsteady = [owner_row(host.root, 4, host.root.pid, 1, held=0)] * 9
     given_up = host.ties.add(host.selected(), host.noted)
 
-    assert steady[0].fown == (FileOwner(5, 1, "pid"),)
-    assert given_up[0].fown == (FileOwner(4, 1, "pid"),)
+    assert steady[0].fown == (FileOwner(5, Tag(1), "pid"),)
+    assert given_up[0].fown == (FileOwner(4, Tag(1), "pid"),)
     assert len(host.asked) < 9
 
 
