@@ -2,7 +2,7 @@
 """The reader of facts (exporters.content.facts): it makes a snapshot of a base and its facts, or names each error."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 from agent.errors import FormatError
 from agent.model import (
@@ -141,7 +141,7 @@ class _FactsReader:
                     depth=ids.depth,
                     start_ns=fields.maybe_integer("start_ns", 0, U64_MAX),
                     state=fields.word("state", _STATES) if fields.has("state") else None,
-                    exit_code=self._status(fields),
+                    exit_code=cast("WaitStatus | None", fields.maybe_integer("exit_code", -S32_MAX, S32_MAX)),
                     exit_signal=fields.maybe_integer("exit_signal", -S32_MAX, S32_MAX),
                     comm=fields.raw("comm"),
                     uid=fields.maybe_integer("uid", 0, U32_MAX),
@@ -255,11 +255,6 @@ class _FactsReader:
             flags=fields.texts("flags"),
             order=order,
         )
-
-    @staticmethod
-    def _status(fields: Fields) -> WaitStatus | None:
-        status = fields.maybe_integer("exit_code", -S32_MAX, S32_MAX)
-        return None if status is None else WaitStatus(status)
 
     def _creator_of(self, fields: Fields) -> Creator:
         tag = fields.maybe_integer("tag", self._first, self._last)
