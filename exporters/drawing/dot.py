@@ -3,7 +3,7 @@ r"""Snapshot -> a drawing in graphviz's language.
 
     drawing = "digraph" { attributes, legend, places, edges }
     place   = cluster of a pid namespace { node, cluster of a namespace within it }
-    node    = process with its threads | ghost | ancestor
+    node    = process with its threads | block of siblings | ghost | ancestor
     edge    = parent to child | creator to child, if it is not the parent | ghost to the members of its session or group
 
 A process is a table: its name, a badge for each remark, then its threads. It is filled with the colour of its session
@@ -11,8 +11,14 @@ and framed with the colour of its group (exporters.content.wording has colours a
 because there are more ids than colours. A thread with a remark, or one that created a task, has a cell of its own. A
 few of the other threads are named. The legend explains the signs that occur.
 
-The tree grows from left to right, so that many children form a column, as on a terminal. Only edges from parents and
-from ghosts decide on places; graphviz routes the other edges between these places.
+The tree grows from left to right, so that many children form a column, as on a terminal and in the same order. graphviz
+keeps no such order by itself: siblings in one box have one rank and a chain of invisible edges, which graphviz reads
+from bottom to top within boxes. So nodes of unknown namespaces have an invisible box. Only the box of an inner
+namespace may stand elsewhere than its first process would. All attributes of edges are declared at the head, and ports
+are attributes, too: graphviz 2.43 takes one attribute for another where it meets the first port within a box.
+
+In a large drawing siblings without children share a node (exporters.drawing.folding). Only edges from parents and from
+ghosts decide on places; graphviz routes the other edges between these places.
 
 Quoting
 -------
@@ -22,27 +28,26 @@ replace escapes in a tooltip, so there a look-alike character stands for the bac
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from html import escape as escape_html
+from collections.abc import Hashable, Iterator
 
-from agent.model import OUTSIDE, Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Tag, Task, TaskState
-from exporters.content.wording import ALARM, Remark, Remarks, Subject, Tint, count, moment, name, path, plain
+from agent.model import OUTSIDE, Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Tag, Task
+from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, moment, name, path, plain
+from exporters.drawing import folding, treelegend
+from exporters.drawing.labels import FONTS, badge, cell, hexadecimal, node, quoted, table, text_cell
+from exporters.drawing.treelegend import BIRTH, DARK, DEAD, LINE
 
+_ROOMY = 40  # processes; in a larger drawing siblings share nodes
 _NAMED_THREADS = 12  # threads without a remark, in one process
+_NAMED_THREADS_IN_LARGE = 3
 _THREADS_IN_A_ROW = 3
 _LARGE = 1000  # nodes; for a larger drawing the layout takes shortcuts that cannot be seen in it
 _LIGHT = 0.8  # share of white in a session's colour
-_DEAD = (TaskState.ZOMBIE, TaskState.DEAD_LEADER)
-_DARK = "#333333"
-_STOPPED = "#b35900"
-_LINE = "#555555"
-_BIRTH = "#0057d9"
 
-_HEAD = """\
-digraph ckptree {
-graph [rankdir=LR, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, fontname="Helvetica", fontsize=11]
-node [shape=plain, fontname="Helvetica", fontsize=10]
-edge [arrowsize=0.5, color="%s"]
+_HEAD = f"""\
+digraph ckptree {{
+graph [rankdir=LR, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, fontname="{FONTS}", fontsize=11]
+node [shape=plain, fontname="{FONTS}", fontsize=10]
+edge [headport="", tailport="", arrowsize=0.5, color="{LINE}", style=solid, constraint=true, dir=forward]
 """
 _SHORTCUTS = "graph [splines=line, nslimit=1, nslimit1=1, mclimit=0.1]\n"
 
@@ -60,10 +65,13 @@ class _Drawing:
         self._remarks = Remarks(snapshot)
         self._ghosts = self._remarks.ghosts()
         self._threads: defaultdict[int, list[Task]] = defaultdict(list)
+        self._children: defaultdict[int, list[Task]] = defaultdict(list)
         self._makers = {task.ppid for task in snapshot.tasks}
         for task in snapshot.tasks:
             if self._remarks.is_thread(task):
                 self._threads[task.tgid].append(task)
+            else:
+                self._children[task.ppid].append(task)
             if self._remarks.strange_creator(task) and task.birth and task.birth.creator:
                 self._makers.add(task.birth.creator.tag or OUTSIDE)
         for ancestor in snapshot.ancestors:
@@ -71,37 +79,44 @@ class _Drawing:
                 self._makers.add(ancestor.birth.creator.tag or OUTSIDE)
         self._ports: dict[int, str] = {}
         self._seen: Counter[str] = Counter()
+        processes = sum(map(len, self._children.values()))
+        self._is_large = processes > _ROOMY
 
     def text(self) -> Iterator[str]:
         """Yield the whole text."""
         snapshot = self._snapshot
-        yield _HEAD % _LINE
+        yield _HEAD
         if len(snapshot.tasks) > _LARGE:
             yield _SHORTCUTS
         yield f"graph [label=<{self._title()}>]\n"
         inside: defaultdict[int, list[str]] = defaultdict(list)
+        for siblings in list(self._children.values()) if self._is_large else ():
+            for block in folding.blocks(siblings, self._fold_place, self._kind):
+                inside[self._place(block[0][0].pid)].append(self._block(block))
         for task in snapshot.tasks:
-            if not self._remarks.is_thread(task):
+            if not self._remarks.is_thread(task) and task.pid not in self._ports:
                 inside[self._place(task.pid)].append(self._process(task))
         for tag, uses in self._ghosts.items():
             inside[self._place(tag)].append(self._ghost(tag, uses))
         for ancestor in snapshot.ancestors:
             place = ancestor.namespaces[-1] if ancestor.namespaces else -1
             inside[place].append(self._ancestor(ancestor))
+        for place, chain in self._chains():
+            inside[place].append(chain)
         yield from self._clusters(inside)
         yield from self._edges()
-        yield self._legend()
+        yield treelegend.legend(self._seen, self._snapshot)
         yield "}\n"
 
     def _title(self) -> str:
         snapshot, done = self._snapshot, self._snapshot.completeness
-        what = f"{snapshot.mode} of {self._remarks.numbers(snapshot.tasks[0].pid)}"
-        lines = [f"<b>{what}</b> · {count(len(snapshot.tasks), 'task')} · {moment(snapshot.time_ns)}"]
+        lines = [f"<b>{snapshot.mode} of {self._remarks.numbers(snapshot.tasks[0].pid)}</b>"]
+        lines.append(f"{count(len(snapshot.tasks), 'task')} · {moment(snapshot.time_ns)}")
         if self._remarks.all_assumed:
-            lines[0] += " · births assumed"
+            lines[1] += " · births assumed"
         if not done.complete:
-            why = _quoted(plain("; ".join(done.reasons))) or "not verified"
-            lines.append(f'<font color="{_hex(ALARM)}"><b>INCOMPLETE</b>: {why}</font>')
+            why = quoted(plain("; ".join(done.reasons))) or "not verified"
+            lines.append(f'<font color="{hexadecimal(ALARM)}"><b>INCOMPLETE: {why}</b></font>')
         return '<br align="left"/>'.join([*lines, ""])
 
     def _place(self, tag: Tag) -> int:
@@ -109,8 +124,11 @@ class _Drawing:
         return -1 if innermost is None else innermost
 
     def _clusters(self, inside: dict[int, list[str]]) -> Iterator[str]:
-        """Yield the clusters of the namespaces, nested; nodes of unknown namespaces are outside of all clusters."""
-        yield from inside.get(-1, ())
+        """Yield the clusters of the namespaces, nested; nodes of unknown namespaces have one that is not seen."""
+        if unknown := inside.get(-1):
+            yield "subgraph cluster_outside {\ngraph [style=invis]\n"
+            yield from unknown
+            yield "}\n"
         below: defaultdict[int | None, list[Namespace]] = defaultdict(list)
         for namespace in self._snapshot.namespaces:
             below[namespace.parent].append(namespace)
@@ -128,35 +146,74 @@ class _Drawing:
             todo.append("}\n")
             todo += reversed(below[item.id])
 
+    def _fold_place(self, task: Task) -> Hashable | None:
+        """Return the place of a process that may share a node with its neighbours; None for another one."""
+        alone = task.pid in self._makers or self._threads.get(task.pid)
+        return None if alone else (self._place(task.pid),)
+
+    def _kind(self, task: Task) -> Hashable:
+        """Return all that a drawing shows of a process but its number; a leader is one of its own session or group."""
+        remarks = self._remarks
+        creator = task.birth.creator if task.birth and remarks.strange_creator(task) else None
+        sid, pgid = (None if tag == task.pid else tag for tag in (task.sid, task.pgid))
+        return (task.comm, task.uid, task.state, sid, pgid, creator, tuple(remarks.of(task)))
+
+    def _block(self, block: folding.Block) -> str:
+        """Return the node of siblings."""
+        first = block[0][0].pid
+        cells = []
+        for like in block:
+            for task in like:
+                self._ports[task.pid] = f"k{first}:p{like[0].pid}"
+            drawn = self._table(like[0]) if len(like) == 1 else self._table_of_like(like)
+            cells.append(cell(drawn, port=f"p{like[0].pid}", cellpadding="0"))
+        label = table(folding.columns(cells), border="1", color="#bbbbbb", cellspacing="2")
+        about = [f"{self._remarks.numbers(task.pid)} {name(task)}" for like in block for task in like]
+        return node(f"k{first}", label, about)
+
+    def _table_of_like(self, like: list[Task]) -> str:
+        self._seen["like"] += 1
+        first, last = like[0], like[-1]
+        numbers = [self._remarks.numbers(task.pid) for task in (first, like[1], last)]
+        rows = [text_cell(f"{len(like)} × {name(first)}", bold=first.pid in (first.sid, first.pgid))]
+        rows.append(text_cell(f"{numbers[0]}, {numbers[1]}, … {numbers[2]}", small=True))
+        return self._framed(first, [*rows, *self._badges(first)])
+
     def _process(self, task: Task) -> str:
         """Return the node of a process, or of a thread whose leader has no task."""
-        remarks = self._remarks
         self._ports[task.pid] = f"n{task.pid}"
-        leads = task.pid in (task.sid, task.pgid)
-        rows = [_cell(self._name(task, bold=leads))]
-        rows += [self._badge(task, remark) for remark in remarks.of(task) if self._is_badge(task, remark)]
+        return node(f"n{task.pid}", self._table(task), self._about(task))
+
+    def _table(self, task: Task) -> str:
+        remarks = self._remarks
+        rows = [text_cell(self._name(task), bold=task.pid in (task.sid, task.pgid)), *self._badges(task)]
         quiet: list[Task] = []
         for thread in self._threads.get(task.pid, ()):
-            badges = [remark for remark in remarks.of(thread) if self._is_badge(thread, remark)]
+            badges = self._badges(thread)
             if badges or thread.pid in self._makers or remarks.strange_creator(thread):
                 self._ports[thread.pid] = f"n{task.pid}:t{thread.pid}"
-                said = "".join([f" · {self._said(thread, remark)}" for remark in badges])
-                rows.append(_cell(self._name(thread) + said, port=f"t{thread.pid}", border="1", color="#888888"))
+                row = "".join([text_cell(self._name(thread)), *badges])
+                inner = table([row], border="0", cellpadding="0", cellspacing="2") if badges else ""
+                frame = {"port": f"t{thread.pid}", "border": "1", "color": "#888888"}
+                rows.append(cell(inner, **frame) if inner else text_cell(self._name(thread), frame))
             else:
                 quiet.append(thread)
         self._seen["thread"] += len(self._threads.get(task.pid, ()))
-        rows += self._quiet(quiet)
-        session, group = remarks.tint(task.sid), remarks.tint(task.pgid)
-        style = "dashed" if task.state in _DEAD else "solid"
-        table = _table(rows, border="2", style=style, color=_hex(group), bgcolor=_hex(session, _LIGHT))
-        return _node(f"n{task.pid}", table, self._about(task))
+        return self._framed(task, [*rows, *self._quiet(quiet)])
 
-    def _name(self, task: Task, *, bold: bool = False) -> str:
-        number = self._remarks.numbers(task.pid)
-        called = f"<b>{number}</b>" if bold else number
+    def _framed(self, task: Task, rows: list[str]) -> str:
+        session, group = self._remarks.tint(task.sid), self._remarks.tint(task.pgid)
+        style = "dashed" if task.state in DEAD else "solid"
+        return table(rows, border="2", style=style, color=hexadecimal(group), bgcolor=hexadecimal(session, _LIGHT))
+
+    def _name(self, task: Task) -> str:
+        called = self._remarks.numbers(task.pid)
         if task.comm:
-            called += f" {_quoted(name(task))}"
+            called += f" {name(task)}"
         return called if task.pid == task.tgid else f"{{{called}}}"
+
+    def _badges(self, task: Task) -> list[str]:
+        return [self._badge(task, remark) for remark in self._remarks.of(task) if self._is_badge(task, remark)]
 
     def _is_badge(self, task: Task, remark: Remark) -> bool:
         """Return True if neither an edge nor a cluster shows the remark."""
@@ -166,75 +223,95 @@ class _Drawing:
 
     def _badge(self, task: Task, remark: Remark) -> str:
         self._seen[_sign(task, remark)] += 1
-        return _badge(remark.text, self._color(task, remark))
-
-    def _said(self, thread: Task, remark: Remark) -> str:
-        self._seen[_sign(thread, remark)] += 1
-        color = self._color(thread, remark)
-        return f'<font color="{color}">{_quoted(remark.text)}</font>' if color else _quoted(remark.text)
-
-    def _color(self, task: Task, remark: Remark) -> str:
-        """Return the colour of a remark; empty if it has none."""
         match remark.kind:
             case Subject.STATE:
-                return _hex(ALARM) if task.state in _DEAD else _STOPPED
+                return treelegend.state_badge(task.state, remark.text)
             case Subject.SESSION:
-                return _hex(self._remarks.tint(task.sid))
+                return badge(remark.text, hexadecimal(self._remarks.tint(task.sid)))
             case Subject.GROUP:
-                return _hex(self._remarks.tint(task.pgid))
+                return badge(remark.text, hexadecimal(self._remarks.tint(task.pgid)))
             case Subject.SUBREAPER:
-                return _DARK
+                return badge(remark.text, DARK)
             case _:
-                return ""
+                return badge(remark.text)
 
     def _quiet(self, threads: list[Task]) -> Iterator[str]:
-        named = [self._name(thread) for thread in threads[:_NAMED_THREADS]]
+        most = _NAMED_THREADS_IN_LARGE if self._is_large else _NAMED_THREADS
+        named = [self._name(thread) for thread in threads[:most]]
         for start in range(0, len(named), _THREADS_IN_A_ROW):
-            yield _cell(_small(" ".join(named[start : start + _THREADS_IN_A_ROW])))
-        if len(threads) > _NAMED_THREADS:
-            yield _cell(_small(f"and {count(len(threads) - _NAMED_THREADS, 'more thread')}"))
+            yield text_cell(" ".join(named[start : start + _THREADS_IN_A_ROW]), small=True)
+        if len(threads) > most:
+            yield text_cell(f"and {count(len(threads) - most, 'more thread')}", small=True)
 
     def _ghost(self, tag: Tag, uses: dict[str, list[Task]]) -> str:
         self._seen["ghost"] += 1
         self._ports[tag] = f"g{tag}"
         color = self._ghost_color(tag)
-        rows = [_cell(f"<i>{self._remarks.numbers(tag)} no task</i>"), *map(_badge, self._remarks.uses(uses))]
-        return _node(f"g{tag}", _table(rows, border="2", style="dotted", color=color, bgcolor="white"))
+        rows = [text_cell(f"{self._remarks.numbers(tag)} no task", italic=True), *map(badge, self._remarks.uses(uses))]
+        drawn = table(rows, border="2", style="dotted", color=color, bgcolor="white")
+        return node(f"g{tag}", drawn)
 
     def _ghost_color(self, tag: Tag) -> str:
-        return _hex(self._remarks.tint(tag)) if self._remarks.is_id(tag) else _LINE
+        return hexadecimal(self._remarks.tint(tag)) if self._remarks.is_id(tag) else LINE
 
     def _ancestor(self, ancestor: Ancestor) -> str:
         self._seen["ancestor"] += 1
         called = path(ancestor.numbers) if ancestor.numbers else "outside"
         done = [f"{event.event} as event {event.order}" for event in ancestor.events]
-        table = _table(
-            [_cell(_small(f"<i>{called} gone</i>"))], border="1", style="dotted", color=_BIRTH, bgcolor="white"
-        )
-        return _node(f"a{ancestor.id}", table, [f"{called}, gone", *self._born(ancestor.birth), *done])
+        made = text_cell(f"{called} gone", italic=True, small=True)
+        drawn = table([made], border="1", style="dotted", color=BIRTH, bgcolor="white")
+        about = [f"{called}, gone", *self._born(ancestor.birth), *done]
+        return node(f"a{ancestor.id}", drawn, about)
 
     def _edges(self) -> Iterator[str]:
         remarks = self._remarks
-        for task in self._snapshot.tasks:
+        lines: dict[str, None] = {}  # each once
+        for task in self._in_order():
+            port = self._ports.get(task.pid, "")  # a thread without children has none
             if task.ppid and not remarks.is_thread(task):
-                yield f"{self._ports[task.ppid]} -> n{task.pid}\n"
+                lines[_edge(self._ports[task.ppid], _node_of(port))] = None
             if remarks.strange_creator(task) and task.birth and task.birth.creator:
-                yield self._birth(task.birth.creator, self._ports[task.pid])
+                lines[self._birth(task.birth.creator, port)] = None
+        yield from lines
         for ancestor in self._snapshot.ancestors:
             if ancestor.birth.creator:
                 # An ancestor gets its place from this edge alone.
                 yield self._birth(ancestor.birth.creator, f"a{ancestor.id}", placed=True)
         for tag, uses in self._ghosts.items():
-            style = f'style=dotted, arrowhead=none, weight=0, color="{self._ghost_color(tag)}"'
-            yield from [f"g{tag} -> n{task.pid} [{style}]\n" for task in _topmost(uses)]
+            style = f'style=dotted, dir=none, constraint=false, color="{self._ghost_color(tag)}"'
+            members = dict.fromkeys([self._ports[task.pid] for task in _topmost(uses)])
+            yield from [_edge(f"g{tag}", port, style) for port in members]
+
+    def _chains(self) -> Iterator[tuple[int, str]]:
+        """Yield, for siblings in one box, the box and the edges that keep their order."""
+        columns: defaultdict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+        for task in self._in_order():
+            if task.ppid and not self._remarks.is_thread(task):
+                column = columns[_node_of(self._ports[task.ppid]), self._place(task.pid)]
+                column[_node_of(self._ports[task.pid])] = None
+        for (_, place), nodes in columns.items():
+            if len(nodes) > 1:
+                yield place, f"{{rank=same; {' -> '.join(reversed(nodes))} [style=invis]}}\n"
+
+    def _in_order(self) -> Iterator[Task]:
+        """Yield the tasks in the order of `ckptree show`: the children of threads before those of their leader."""
+        seen: set[int] = set()
+        for start in self._snapshot.tasks:
+            todo = [start]
+            while todo:
+                task = todo.pop()
+                if task.pid in seen:
+                    continue
+                seen.add(task.pid)
+                yield task
+                threads = self._threads.get(task.pid, ())
+                todo += reversed([*threads, *self._children.get(task.pid, ())])
 
     def _birth(self, creator: Creator, born: str, *, placed: bool = False) -> str:
         """Return the edge from a creator; if `placed`, the created one stands to the right of its creator."""
         self._seen["birth edge"] += 1
         maker = f"a{creator.ancestor}" if creator.tag is None else self._ports[creator.tag]
-        # graphviz 2.43 loses the attributes of an edge between the ports of two neighbours in one column.
-        placed = placed or ":" in maker + born
-        return f'{maker} -> {born} [style=dashed, constraint={str(placed).lower()}, color="{_BIRTH}"]\n'
+        return _edge(maker, born, f'style=dashed, constraint={str(placed).lower()}, color="{BIRTH}"')
 
     def _about(self, task: Task) -> Iterator[str]:
         """Yield all facts of a task, for its tooltip."""
@@ -258,44 +335,17 @@ class _Drawing:
             return path(ref.numbers) or "outside"
         return "unknown" if ref is None else self._remarks.ref(ref)
 
-    def _legend(self) -> str:
-        """Return the legend: a table of the signs that occur."""
-        seen = self._seen
-        green, blue = "#cce7cc", "#005fff"
-        box = {"border": "2", "color": blue, "bgcolor": green}
-        signs = [
-            (True, _cell("1 comm", **box), "a process: filled with its session's colour, framed with its group's"),
-            (True, _cell("<b>1</b>", **box), "leads the session or group"),
-            (seen["thread"], _cell("{2 comm}"), "a thread"),
-            (seen[TaskState.ZOMBIE], _badge("zombie", _hex(ALARM)), "has exited, its parent has not waited for it yet"),
-            (seen[TaskState.DEAD_LEADER], _badge("dead leader", _hex(ALARM)), "has exited, its threads live on"),
-            (seen[TaskState.STOPPED], _badge("stopped", _STOPPED), "stopped by a signal"),
-            (seen[Subject.SUBREAPER], _badge("subreaper", _DARK), "adopts the orphans below it"),
-            (
-                seen["ghost"],
-                _cell("<i>3 no task</i>", border="2", style="dotted", color=_LINE, bgcolor="white"),
-                "a pid that is only the session or group of others, dotted lines lead to them",
-            ),
-            (
-                seen["ancestor"],
-                _cell("<i>4 gone</i>", border="1", style="dotted", color=_BIRTH, bgcolor="white"),
-                "is gone; others were born of it",
-            ),
-            (len(self._snapshot.tasks) > 1, _cell("──▶"), "parent to child"),
-            (
-                seen["birth edge"],
-                _cell(f'<font color="{_BIRTH}">- - ▶</font>'),
-                "creator to child, where the parent is another one",
-            ),
-            (
-                len(self._snapshot.namespaces) > 1,
-                _cell("[ ]", bgcolor="#f5f5f5", border="1"),
-                "a box around: a pid namespace",
-            ),
-        ]
-        rows = [sign + _cell(_small(text)) for shown, sign, text in signs if shown]
-        table = _table(rows, border="0", cellspacing="3")
-        return f'subgraph cluster_legend {{\ngraph [label="legend", color="#bbbbbb"]\n{_node("legend", table)}}}\n'
+
+def _edge(tail: str, head: str, style: str = "") -> str:
+    """Return the line of an edge between nodes, each with its port if it has one: n5:t7 is the port t7 of n5."""
+    ends = [end.partition(":") for end in (tail, head)]
+    ports = [f"{which}port={port}" for which, (_, _, port) in zip(("tail", "head"), ends, strict=True) if port]
+    said = ", ".join([*([style] if style else []), *ports])
+    return f"{ends[0][0]} -> {ends[1][0]}{f' [{said}]' if said else ''}\n"
+
+
+def _node_of(port: str) -> str:
+    return port.partition(":")[0]
 
 
 def _topmost(uses: dict[str, list[Task]]) -> list[Task]:
@@ -307,42 +357,3 @@ def _topmost(uses: dict[str, list[Task]]) -> list[Task]:
 def _sign(task: Task, remark: Remark) -> str:
     """Return the key under which the legend counts a remark."""
     return task.state or "" if remark.kind is Subject.STATE else remark.kind
-
-
-def _node(id_: str, label: str, about: Iterable[str] = ()) -> str:
-    tooltip = "&#10;".join(map(escape_html, about)).replace("\\", "\N{REVERSE SOLIDUS OPERATOR}")
-    return f'{id_} [label=<{label}>, tooltip="{tooltip or id_}"]\n'
-
-
-def _table(rows: Iterable[str], **attributes: str) -> str:
-    said = {"cellborder": "0", "cellspacing": "0", "cellpadding": "2"} | attributes
-    return f"<table{_attributes(said)}>{''.join([f'<tr>{row}</tr>' for row in rows])}</table>"
-
-
-def _cell(text: str, **attributes: str) -> str:
-    return f'<td align="left"{_attributes(attributes)}>{text}</td>'
-
-
-def _badge(text: str, color: str = "") -> str:
-    """Return the cell of a remark, white on its colour if it has one."""
-    if not color:
-        return _cell(_small(_quoted(text)))
-    return _cell(_small(f'<font color="white">{_quoted(text)}</font>'), bgcolor=color)
-
-
-def _small(text: str) -> str:
-    return f'<font point-size="9">{text}</font>'
-
-
-def _attributes(attributes: dict[str, str]) -> str:
-    return "".join([f' {key}="{value}"' for key, value in attributes.items()])
-
-
-def _quoted(text: str) -> str:
-    """Quote a text for a label."""
-    return escape_html(text).replace("\\", "\\\\")
-
-
-def _hex(tint: Tint, light: float = 0.0) -> str:
-    """Return a colour mixed with white; `light` is the share of white, 0 to 1."""
-    return "#" + "".join([f"{round(part + (0xFF - part) * light):02x}" for part in tint.rgb])

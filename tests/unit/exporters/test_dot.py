@@ -32,14 +32,20 @@ def drawn(snapshot: Snapshot) -> str:
 
 def node(text: str, id_: str) -> str:
     """Return the one line of a drawing that defines a node."""
-    (found,) = [line for line in text.splitlines() if line.startswith(f"{id_} [label=")]
+    (found,) = [line for line in text.splitlines() if line.startswith(f"{id_} [shape=plain, label=")]
     return found
 
 
 def edges(text: str, kind: str) -> set[tuple[str, str]]:
-    """Return the edges of a drawing that are solid, dashed or dotted."""
-    found = re.findall(r"^(\S+) -> (\S+)(?: \[style=(\w+))?", text, re.MULTILINE)
-    return {(a, b) for a, b, style in found if (style or "solid") == kind}
+    """Return the edges of a drawing that are solid, dashed or dotted; an end with a port is called n1:t2."""
+    found = set()
+    for tail, head, said in re.findall(r"^(\w+) -> (\w+)(?: \[(.*)\])?$", text, re.MULTILINE):
+        style = re.search(r"style=(\w+)", said)
+        if (style[1] if style else "solid") == kind:
+            ports = (re.search(rf"{which}port=(\w+)", said) for which in ("tail", "head"))
+            tail, head = (end + (f":{port[1]}" if port else "") for end, port in zip((tail, head), ports, strict=True))
+            found.add((tail, head))
+    return found
 
 
 def pictured(snapshot: Snapshot) -> dict[str, str]:
@@ -59,15 +65,16 @@ def _words(picture: ET.Element) -> Iterator[tuple[str, str]]:
 
 ALONE = """\
 digraph ckptree {
-graph [rankdir=LR, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, fontname="Helvetica", fontsize=11]
-node [shape=plain, fontname="Helvetica", fontsize=10]
-edge [arrowsize=0.5, color="#555555"]
-graph [label=<<b>subtree of 100</b> · 1 task · 2024-05-01 12:00:00 UTC<br align="left"/>>]
+graph [rankdir=LR, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, \
+fontname="Helvetica,Arial,Liberation Sans,DejaVu Sans,sans-serif", fontsize=11]
+node [shape=plain, fontname="Helvetica,Arial,Liberation Sans,DejaVu Sans,sans-serif", fontsize=10]
+edge [headport="", tailport="", arrowsize=0.5, color="#555555", style=solid, constraint=true, dir=forward]
+graph [label=<<b>subtree of 100</b><br align="left"/>1 task · 2024-05-01 12:00:00 UTC<br align="left"/>>]
 subgraph cluster_0 {
 graph [label="pid:[4026531836] · level 0", style="filled,rounded", fillcolor="#ffffff", color="#888888"]
-n1 [label=<<table cellborder="0" cellspacing="0" cellpadding="2" border="2" style="solid" color="#008700" \
-bgcolor="#cce7cc"><tr><td align="left"><b>100</b> bash</td></tr><tr><td align="left" bgcolor="#008700">\
-<font point-size="9"><font color="white">session leader</font></font></td></tr></table>>, tooltip="100 bash&#10;\
+n1 [shape=plain, label=<<table cellborder="0" cellspacing="0" cellpadding="2" border="2" style="solid" color="#008700" \
+bgcolor="#cce7cc"><tr><td align="left" width="57"><b>100 bash</b></td></tr><tr><td align="left" width="70" \
+bgcolor="#008700"><font color="white" point-size="9">session leader</font></td></tr></table>>, tooltip="100 bash&#10;\
 parent outside, group 100, session 100&#10;uid 0, gid 0&#10;session leader&#10;born as event 1 into group 100, session 100"]
 }
 subgraph cluster_legend {
@@ -84,9 +91,9 @@ def test_a_family_is_seen_at_a_glance() -> None:
     text = drawn(a_family())
 
     assert "{4713 make} {4714 wor\\\\xffker}" in node(text, "n2")
-    assert '<font color="white">zombie, exited 3</font>' in node(text, "n7")
+    assert '<font color="white" point-size="9">zombie, exited 3</font>' in node(text, "n7")
     assert 'style="dashed"' in node(text, "n7")
-    assert '<font color="white">subreaper</font>' in node(text, "n4")
+    assert '<font color="white" point-size="9">subreaper</font>' in node(text, "n4")
     assert "4690 no task" in node(text, "g3")
     assert "group of 4722" in node(text, "g3")
     assert "4700 gone" in node(text, "a0")
@@ -133,7 +140,8 @@ def test_a_state_is_a_badge_and_explained(state: TaskState, said: str, *, dashed
     plain = drawn(a_snapshot([(1,), (2,)], [a_task(1, 0), a_task(2, 1)]))
     word = said.partition(",")[0]
 
-    assert f'<font color="white">{said}</font>' in node(text, "n2")
+    ink = "white" if dashed else "black"
+    assert f'<font color="{ink}" point-size="9">{said}</font>' in node(text, "n2")
     assert ('style="dashed"' in node(text, "n2")) is dashed
     assert f">{word}<" in node(text, "legend")
     assert f">{word}<" not in node(plain, "legend")
@@ -155,7 +163,8 @@ def test_a_thread_that_is_stopped_says_so() -> None:
     thread = a_task(2, 0, tgid=1, comm=b"w", state=TaskState.STOPPED)
 
     assert re.search(
-        r"\{2 w\} · <font color=\"#\w+\">stopped<", node(drawn(a_snapshot([(1,), (2,)], [a_task(1, 0), thread])), "n1")
+        r"\{2 w\}</td><td [^>]*bgcolor=\"#ffd500\"><font [^>]*>stopped<",
+        node(drawn(a_snapshot([(1,), (2,)], [a_task(1, 0), thread])), "n1"),
     )
 
 
@@ -194,7 +203,7 @@ def test_what_is_incomplete_says_so_above_all() -> None:
     """The title is red and has the reasons."""
     done = Completeness("no", reasons=("a <gap>", "another"))
 
-    assert "<b>INCOMPLETE</b>: a &lt;gap&gt;; another</font>" in drawn(a_snapshot(completeness=done))
+    assert "<b>INCOMPLETE: a &lt;gap&gt;; another</b></font>" in drawn(a_snapshot(completeness=done))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +255,8 @@ def test_a_bare_image_is_drawn_by_its_numbers() -> None:
     words = pictured(replace(family, pids=pids, tasks=tasks, namespaces=(), ancestors=()))
 
     assert words["n4"] == "4720/1level1sessionleadersubreaper"
-    assert not [title for title in words if title.startswith("cluster") and title != "cluster_legend"]
+    assert {title for title in words if title.startswith("cluster")} == {"cluster_outside", "cluster_legend"}
+    assert words["cluster_outside"] == ""
 
 
 def test_special_ids_have_colours_and_words() -> None:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.model import Ancestor, AncestorEvent, Creator, Snapshot, TaskState
+from agent.model import Ancestor, AncestorEvent, Creator, Mode, Snapshot, TaskState
 from agent.restart import plandrawing, planview
-from agent.restart.planning.plan import Plan
+from agent.restart.planning.plan import Plan, Role
 from agent.restart.planning.search import make_plan
 from exporters.image import checkpoint
 from tests.support.builders import a_family, a_snapshot, a_task, born
 from tests.support.images import GOLDEN, patched
+from tests.support.scenes import taken_from
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 TOP = Path(__file__).parents[3]
@@ -172,8 +174,61 @@ def test_the_drawing_has_makers_and_other_parents(daemon: Snapshot, plan: Plan) 
         "a0 -> a3",
     ]
     assert text.count("style=dashed") == 1
-    assert 'a1 [style=dotted, label="ghost 2\\lfounds its session\\lits session has members\\l"]' in text
+    assert re.search(
+        r'a1 \[style=dotted, width=[\d.]+, label="ghost 2\\lfounds its session\\lits session has members\\l"\]', text
+    )
     assert "\x1b" not in text
+
+
+def test_children_of_an_actor_stand_in_the_order_of_their_births() -> None:
+    """The first is at the top, also where another task will be their parent."""
+    for name in ("subreaper_adopts_a_daemon", "owners_in_each_others_groups", "deep_and_broad", "zombies"):
+        snapshot = taken_from(name)
+        drawing = plandrawing.dumps(make_plan(snapshot), snapshot)
+        ran = subprocess.run(["dot", "-Tplain"], input=drawing, capture_output=True, check=True, timeout=60)
+        height = {
+            name: float(y) for name, y in re.findall(r"^node (a\d+) \S+ (\S+)", ran.stdout.decode(), re.MULTILINE)
+        }
+        born: dict[str, list[str]] = {}
+        for maker, child in re.findall(r'^(a\d+) -> (a\d+) \[label="\d', drawing.decode(), re.MULTILINE):
+            born.setdefault(maker, []).append(child)
+
+        assert ran.stderr == b""
+        assert [children for children in born.values() if children != sorted(children, key=lambda a: -height[a])] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("zombies", "container"),
+        ("child_of_a_thread", "container"),
+        ("subreaper_adopts_a_daemon", "container"),
+        ("dead_group_leader", "container"),
+        ("subtree_of_a_job", "subtree"),
+        ("members_of_a_namespace_whose_init_is_no_descendant", "subtree"),
+        ("zombies_of_a_namespace_whose_init_is_no_descendant", "subtree"),
+    ],
+)
+def test_the_legend_of_a_plan_explains_every_shape_line_and_colour(name: str, mode: Mode) -> None:
+    """No entry is there that the plan does not need."""
+    snapshot = taken_from(name, mode)
+    made = make_plan(snapshot)
+    text = plandrawing.dumps(made, snapshot).decode()
+    (legend,) = [line for line in text.splitlines() if line.startswith("legend [")]
+    roles = {actor.role for index, actor in enumerate(made.actors) if actor.leader == index}
+    signs = {
+        "a task of the tree": Role.TASK in roles,
+        ">ghost 3<": Role.GHOST in roles,
+        ">helper 1<": Role.HELPER in roles,
+        ">keeper 1<": Role.KEEPER in roles,
+        ">reaper<": Role.REAPER in roles,
+        ">a thread<": any(actor.leader != index for index, actor in enumerate(made.actors)),
+        "is the parent in the end": "style=dashed, constraint=false" in text,
+    }
+
+    assert {sign: sign in legend for sign in signs} == signs
+    nodes = "\n".join([line for line in text.splitlines() if re.match(r"a\d+( ->.*)? \[", line)])
+    assert set(re.findall(r'color="(#\w+)"', nodes)) <= set(re.findall(r'color="(#\w+)"', legend))
 
 
 def test_the_same_plan_is_the_same_drawing(daemon: Snapshot) -> None:
