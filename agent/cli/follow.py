@@ -11,20 +11,19 @@ trees, one below the other.
 import time
 from typing import TYPE_CHECKING, Final
 
-from agent.cli import terminal
+from agent.cli import outline, terminal
 from agent.cli.screen import Screen
-from agent.cli.scroll import Viewport
 from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError
 from agent.proc import users
 from agent.proc.commands import Commands
 from agent.protocol.client import Subscription
 from exporters.drawing import treeview
-from exporters.drawing.colours import columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.cli.sources import Taken
+    from agent.model import Snapshot
 
 INTERVAL_S: Final = 1.0
 SOON_S: Final = 0.1
@@ -40,7 +39,7 @@ LONGEST_S: Final = 10.0
 """The longest pause between two refreshes, however long they take."""
 
 _TINTED: Final[dict[str, treeview.Tinted]] = {"b": "session and group", "s": "session", "g": "group"}
-_HELP: Final = "s g b: colours, q: quit"
+_HELP: Final = "?: help, q: quit"
 _BAR: Final = "\x1b[7m"
 
 
@@ -58,12 +57,12 @@ class Follower:
         self._ask = ask
         self._events = events
         self._commands = Commands()
-        self._viewport = Viewport()
+        self._outline = outline.Outline()
         self._abilities = terminal.abilities()
         self._tinted: treeview.Tinted = "session and group"
         self._trouble = ""
         self._due = self._soonest = 0.0
-        self._lines: list[str] = []
+        self._snapshots: list[Snapshot] = []
         self._columns = 0
 
     def refresh(self) -> None:
@@ -77,7 +76,7 @@ class Follower:
         try:
             answers = self._ask()
         except CkptreeError as error:
-            if not self._lines or error.exit_code in _FINAL:
+            if not self._snapshots or error.exit_code in _FINAL:
                 raise
             self._trouble = str(error)
         else:
@@ -99,7 +98,7 @@ class Follower:
             if width != self._columns:
                 self._columns = width
                 self._render()
-            screen.draw([*self._viewport.seen(self._lines, rows), self._bar(width, rows)][:height])
+            screen.draw([*self._outline.seen(rows), self._bar(width, rows)][:height])
             keys = screen.wait(self._due - time.monotonic(), self._events)
             if self._events is not None and self._hear(self._events):
                 self._due = min(self._due, self._soonest)
@@ -123,18 +122,21 @@ class Follower:
 
     def _press(self, key: str, rows: int) -> bool:
         """Act on a key; return False if it ends the program."""
-        if key in _TINTED:
+        shown = self._outline
+        if key in _TINTED and not (shown.typing or shown.helping):
             self._tinted = _TINTED[key]
             self._render()
-        elif not self._viewport.press(key, len(self._lines), rows):
+        elif not shown.press(key, rows):
             return key not in ("q", "Q")
         return True
 
     def _render(self) -> None:
         able = self._abilities
-        width = self._columns or able["width"]
-        drawn = [
-            treeview.render(
+        width = self._columns or able["width"] or 80
+        rows: list[treeview.Row] = []
+        for each in self._snapshots:
+            rows += [treeview.Row("")] if rows else []
+            rows += treeview.rows(
                 each,
                 unicode=able["unicode"],
                 color=able["color"],
@@ -142,15 +144,12 @@ class Follower:
                 tinted=self._tinted,
                 names=users.names(each.boot_id),
             )
-            for each in self._snapshots
-        ]
-        self._lines = "\n\n".join(drawn).split("\n")
+        self._outline.show(rows)
 
     def _bar(self, width: int, rows: int) -> str:
-        place = self._viewport.place(len(self._lines), rows)
+        shown = self._outline
+        if shown.typing:
+            return _BAR + outline.bar([shown.prompt], width)
+        place = shown.viewport.place(shown.height, rows)
         colours = f"colours: {self._tinted}" if self._abilities["color"] else ""
-        said = [self._name, self._trouble, place, colours, _HELP]
-        text = " " + "  ".join(part for part in said if part)
-        while columns(text) > width - 1:
-            text = text[:-1]
-        return _BAR + text + " " * (width - columns(text))
+        return _BAR + outline.bar([self._name, self._trouble or shown.said, place, _HELP, colours], width)

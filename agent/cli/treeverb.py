@@ -30,7 +30,7 @@ def tree(
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the tree below ROOT, and on a terminal follow it. Keys: arrows, PgUp, PgDn, s, g, b for the colours, q."""
+    """Show the tree below ROOT, and on a terminal follow it. Keys: arrows, Enter to fold, / to search, ? for all, q."""
     from agent.cli import sources
     from agent.proc import topmost
 

@@ -56,6 +56,22 @@ _UNICODE = _Signs("├─ ", "└─ ", "│  ", "   ", " · ", "…")
 _ASCII = _Signs("|- ", "`- ", "|  ", "   ", " - ", "...")
 
 
+class Row(NamedTuple):
+    """A line of a tree that can be folded.
+
+    Attributes:
+        text: the line.
+        key: identity of the task: numbers and start; None for a line that is no task's.
+        generation: of the task, from 0; a line of threads has that of a child. -1 for a line outside the tree.
+        sign: place of the character of its branch that can be replaced by a mark; -1 where it has none.
+    """
+
+    text: str
+    key: tuple[tuple[int, ...], int | None] | None = None
+    generation: int = -1
+    sign: int = -1
+
+
 def render(
     snapshot: Snapshot,
     *,
@@ -77,7 +93,26 @@ def render(
         names: gives the name of a user id.
     """
     view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width, tinted, names)
-    return "\n".join([*view.summary(), "", *view.tree(), *view.ghosts()])
+    return "\n".join([*view.summary(), "", *[row.text for row in view.tree()], *view.ghosts()])
+
+
+def rows(
+    snapshot: Snapshot,
+    *,
+    unicode: bool = True,
+    color: bool = False,
+    width: int,
+    tinted: Tinted = "session and group",
+    names: UserName = nameless,
+) -> list[Row]:
+    """Return the lines for a screen: a summary in one line, the tree, pids without a task, and the rest of the summary.
+
+    Args:
+        snapshot, unicode, color, tinted, names: as of render().
+        width: columns of the screen.
+    """
+    view = _View(snapshot, _UNICODE if unicode else _ASCII, Ink(color=color, unicode=unicode), width, tinted, names)
+    return [Row(view.headline()), *view.tree(), *[Row(text) for text in (*view.ghosts(), *view.notes())]]
 
 
 class _View:
@@ -108,6 +143,27 @@ class _View:
 
     def summary(self) -> Iterator[str]:
         """Yield the lines on the snapshot as a whole: contents, host, time and completeness."""
+        yield from self._said(*self._contents())
+        yield from self._trust()
+        yield from self._left_out()
+
+    def headline(self) -> str:
+        """Return the summary in one line, shortened; an incomplete snapshot is called so at its beginning."""
+        done = self._snapshot.completeness
+        root, counts, when, host = self._contents()
+        verdict = () if done.complete else (Span("INCOMPLETE", f"{BOLD};{self._ink.of(ALARM)}"),)
+        rest = [root, counts, when, *(["complete"] if done.complete else []), *([host] if host else [])]
+        ((text,),) = self._ink.spoken([(Span(self._signs.between.join([*([""] if verdict else []), *rest])),)])
+        room = (self._width or sys.maxsize) - width(verdict)
+        return self._ink.line((*verdict, Span(shortened(text.text, room, self._signs.more))))
+
+    def notes(self) -> Iterator[str]:
+        """Yield a blank and the lines that the headline has no room for, where they are about this snapshot."""
+        lines = [*([] if self._snapshot.completeness.complete else self._trust()), *self._left_out()]
+        yield from ["", *lines] if lines else []
+
+    def _contents(self) -> tuple[str, str, str, str]:
+        """Return root, counts, time and host."""
         snapshot, header = self._snapshot, self._snapshot.header
         processes = len({task.tgid for task in snapshot.tasks})
         counts = [count(processes, "process", "processes")]
@@ -117,13 +173,16 @@ class _View:
         if len(snapshot.namespaces) > 1:
             counts.append(count(len(snapshot.namespaces), "pid namespace"))
         host = " ".join(plain(word.partition("\0")[0]) for word in (header.release, header.machine) if word)
-        yield from self._said(
+        return (
             f"{snapshot.mode} of {self._remarks.numbers(self._root.pid)}",
             ", ".join(counts),
             moment(snapshot.time_ns),
             host and f"Linux {host}",
         )
-        yield from self._trust()
+
+    def _left_out(self) -> Iterator[str]:
+        """Yield the lines on ids from outside that share a tag, and on tasks that were left out."""
+        snapshot = self._snapshot
         if snapshot.squashed:
             squashed = ", ".join(map(plain, snapshot.squashed))
             yield from self._said(f"outside, under one tag: {squashed}", margin=self._signs.below)
@@ -131,7 +190,7 @@ class _View:
             entered = ", ".join(map(plain, snapshot.entered))
             yield from self._said(f"entered from outside and left out: {entered}", margin=self._signs.below)
 
-    def tree(self) -> Iterator[str]:
+    def tree(self) -> Iterator[Row]:
         """Yield the tasks, each below its parent."""
         signs = self._signs
         # A stack, last line first: the task or a finished line of threads, its generation, its branch and its margin.
@@ -139,21 +198,25 @@ class _View:
         while todo:
             item, generation, branch, margin = todo.pop()
             if not isinstance(item, Task):
-                yield branch + self._ink.line(item)
+                yield Row(branch + self._ink.line(item), None, generation)
                 continue
+            key = ((pid.numbers if (pid := self._snapshot.pid(item.pid)) else ()), item.start_ns)
             deep = f"[{generation} deep] " if generation > self._deepest else ""
             label = self._label(item, columns(branch) + len(deep))
             label[0] = (Span(deep), *label[0]) if deep else label[0]
             below = self._below(item, columns(margin))
             # A label of several lines continues the line to the tasks below.
             down = signs.beside if below and generation < self._deepest else signs.below
-            yield from self._folded(label, branch, margin + down)
-            for place, each in enumerate(reversed(below)):
+            place = len(branch) - 2 if below and branch else -1
+            for line in self._folded(label, branch, margin + down):
+                yield Row(line, key, generation, place)
+                place = -1
+            for further, each in enumerate(reversed(below)):
                 if generation >= self._deepest:
                     # Deeper generations are not indented; their labels have the number of the generation.
                     todo.append((each, generation + 1, margin + signs.last, margin))
                 else:
-                    sign, beside = (signs.child, signs.beside) if place else (signs.last, signs.below)
+                    sign, beside = (signs.child, signs.beside) if further else (signs.last, signs.below)
                     todo.append((each, generation + 1, margin + sign, margin + beside))
 
     def ghosts(self) -> Iterator[str]:

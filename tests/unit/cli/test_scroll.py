@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from agent.cli.scroll import Keyboard, Viewport
 from tests.support.builders import patient
 
-KEYS = (b"\x1b[A", b"\x1bOB", b"\x1b[5~", b"\x1b[6~", b"\x1b[H", b"\x1b[F", b"q", b" ", b"k")
-NAMES = ["up", "down", "page-up", "page-down", "top", "bottom", "q", "page-down", "up"]
+KEYS = (b"\x1b[A", b"\x1bOB", b"\x1b[5~", b"\x1b[6~", b"\x1b[H", b"\x1b[F", b"q", b" ", b"\x1bOD", b"\r", b"\x7f")
+NAMES = ["up", "down", "page-up", "page-down", "top", "bottom", "q", " ", "left", "enter", "backspace"]
 
 
 @patient
@@ -38,28 +38,28 @@ def test_escape_alone_waits_for_more_and_loses_no_key() -> None:
     assert keyboard.feed(b"q")[-1] == "q"
 
 
-LINES = [str(number) for number in range(10)]
-
-
-def test_moving_stops_at_both_ends() -> None:
-    """The window never goes above the first line or below the last."""
+def test_the_cursor_moves_within_the_window_and_then_with_it() -> None:
+    """Neither goes above the first line or below the last."""
     viewport = Viewport()
-    tops = []
-    for key in ("up", "page-down", "page-down", "page-down", "down", "page-up", "top", "bottom", "up"):
-        assert viewport.press(key, len(LINES), 4)
-        tops.append(viewport.top)
+    places = []
+    for key in ("up", "down", "down", "down", "down", "page-down", "page-down", "up", "page-up", "top", "bottom"):
+        assert viewport.press(key, 10, 4)
+        places.append((viewport.top, viewport.cursor))
 
-    assert tops == [0, 3, 6, 6, 6, 3, 0, 6, 5]
-    assert viewport.seen(LINES, 4) == ["5", "6", "7", "8"]
-    assert viewport.place(10, 4) == "6-9/10"
+    assert places == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 4), (4, 7), (6, 9), (6, 8), (3, 5), (0, 0), (6, 9)]
+    assert viewport.seen(10, 4) == range(6, 10)
+    assert viewport.place(10, 4) == "7-10/10"
     assert not viewport.press("x", 10, 4)
 
 
 def test_a_tree_that_shrinks_takes_the_window_with_it() -> None:
     """A tree that fits shows no position."""
     viewport = Viewport()
-    viewport.press("bottom", len(LINES), 4)
+    viewport.press("bottom", 10, 4)
 
-    assert viewport.seen(LINES[:5], 4) == ["1", "2", "3", "4"]
-    assert viewport.seen(LINES[:2], 4) == ["0", "1", "", ""]
+    assert viewport.seen(5, 4) == range(1, 5)
+    assert viewport.seen(2, 4) == range(2)
+    assert viewport.cursor == 1
     assert viewport.place(2, 4) == ""
+    assert viewport.seen(0, 4) == range(0)
+    assert viewport.cursor == 0

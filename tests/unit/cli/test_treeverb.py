@@ -54,7 +54,7 @@ def test_elsewhere_it_is_printed_once(shell: "subprocess.Popen[bytes]") -> None:
 
     assert ran.returncode == 6
     assert re.search(
-        rf"^{shell.pid} sh · session leader · (user|uid) .*\n└─ \d+ sleep", ran.stdout.decode(), re.MULTILINE
+        rf"^{shell.pid} sh -c .* · session leader · (user|uid) .*\n└─ \d+ sleep 1000", ran.stdout.decode(), re.MULTILINE
     )
     assert b"\x1b" not in ran.stdout
     assert ran.stderr.startswith(b"ckptree: incomplete: ")
@@ -87,10 +87,10 @@ def test_what_cannot_be_shown_has_the_exit_code_of_a_snapshot(arguments: tuple[s
 def test_on_a_terminal_it_follows_what_happens_until_q(shell: "subprocess.Popen[bytes]") -> None:
     """The tree is on the alternate screen; afterwards the terminal has its former state."""
     with on_a_terminal("tree", str(shell.pid), *PROCFS) as teletype:
-        teletype.see(rf"{shell.pid} sh · session leader")
+        teletype.see(rf"{shell.pid} sh -c .* · session leader")
         assert teletype.display.alternate
         assert not teletype.display.cursor
-        assert "sleep" not in teletype.display.text
+        assert "└─" not in teletype.display.text
         grow(shell)
         teletype.see(r"└─ \d+ sleep")
         teletype.press(b"q")
@@ -138,17 +138,41 @@ def test_keys_scroll_and_a_new_size_is_taken(shell: "subprocess.Popen[bytes]") -
     for _ in range(12):
         grow(shell)
     with on_a_terminal("tree", str(shell.pid), *PROCFS, rows=10, columns=60) as teletype:
-        teletype.see(rf"^subtree of {shell.pid}(.*\n)+.* 1-9/19 ")
+        teletype.see(rf"^INCOMPLETE · subtree of {shell.pid}.*\n(.*\n)+.* 1-9/\d\d ")
         assert len(teletype.display.rows) == 10
-        teletype.press(b"\x1b[B")
-        teletype.see(r" 2-10/19 ")
+        teletype.press(b" ")
+        teletype.see(r" 9-17/\d\d ")
         teletype.press(b"\x1b[F")
-        teletype.see(r"└─ \d+ sleep\n.* 11-19/19 ")
+        teletype.see(r"INCOMPLETE · not verified(.*\n)+.* (\d\d)-\d\d/\d\d ")
+        teletype.press(b"\x1b[H")
         teletype.resize(40, 120)
-        teletype.see(rf"^subtree of {shell.pid}")
+        teletype.see(rf"^INCOMPLETE · subtree of {shell.pid}")
 
         assert len(teletype.display.rows) == 40
         assert max(map(len, teletype.display.rows)) == 120
+
+
+def test_forty_columns_and_eight_rows_are_enough_to_fold_and_search(shell: "subprocess.Popen[bytes]") -> None:
+    """The summary has one line; the keys fit."""
+    for _ in range(12):
+        grow(shell)
+    with on_a_terminal("tree", str(shell.pid), *PROCFS, rows=8, columns=40) as teletype:
+        teletype.see(rf"^INCOMPLETE · subtree of .*…\n{shell.pid} sh(.*\n)+.*\?: help, q: quit")
+        teletype.press(b"?")
+        teletype.see(r"^arrows(.*\n){6}q quit")
+        teletype.press(b"x")
+        teletype.see(r"^INCOMPLETE")
+        teletype.press(b"/")
+        teletype.see(r"\n /")
+        teletype.press("grow é".encode())
+        teletype.see(r"\n /grow é")
+        teletype.press(b"\r")
+        teletype.see(r"no line has grow é")
+        teletype.press(b"/read by\x7f\x7f\x7f\n")
+        teletype.see(r"read task by task(.*\n)+ \d+ ")
+        teletype.press(b"q")
+
+        assert teletype.end() == 0
 
 
 def test_colours_stand_for_sessions_groups_or_both(shell: "subprocess.Popen[bytes]") -> None:
