@@ -2,7 +2,8 @@
 """Snapshot -> one HTML file that shows the tree and the births, without a network.
 
     page  = page.html with the policy, the style, the scripts and the image filled in
-    image = JSON: {title, summary, trust, complete, notes, first_tag, inherited, namespaces, pids, tasks, ghosts, ancestors}
+    image = JSON: {title, summary, trust, complete, notes, cut, first_tag, inherited, namespaces, pids, tasks, ghosts,
+             ancestors}; times are CLOCK_BOOTTIME in microseconds
 
 The parts of the page are files beside this module, in ``page``: the scripts explain themselves. The image has what the
 page shows and no more: no environment.
@@ -100,6 +101,7 @@ class _Image:
             "trust": _joined(trust),
             "complete": done.complete,
             "notes": [note for note in notes if note],
+            "cut": None if snapshot.boottime_ns is None else snapshot.boottime_ns // 1000,
             "first_tag": snapshot.first_tag,
             "inherited": CKPT_PID_ROOT,
             "namespaces": [[each.inum, each.level] for each in snapshot.namespaces],

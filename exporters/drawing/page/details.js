@@ -85,7 +85,9 @@ function taskFacts(put, node) {
   if (task.uid !== undefined) put("user", `uid ${task.uid}, gid ${task.gid}`);
   if (task.start !== undefined) {
     put("started", `${span(task.start)} after boot`);
-    put("age", newest > task.start ? `at least ${span(newest - task.start)}: that much older than the newest task` : "the newest task");
+    const age = ageOf(task);
+    if (age !== null) put("age", span(age));
+    else put("age", newest > task.start ? `at least ${span(newest - task.start)}: that much older than the newest task` : "the newest task");
   }
   birthFacts(put, node);
   if (task.argv !== undefined) put("command line", task.argv, "code");

@@ -171,6 +171,12 @@ function span(us) {
   return parts.slice(0, 2).map(([amount, sign]) => `${amount} ${sign}`).join(" ");
 }
 
+/** Return the age of a task at the cut in microseconds; null where the image does not say. */
+function ageOf(task) {
+  const known = image.cut !== null && task.start !== undefined && task.start <= image.cut;
+  return known ? image.cut - task.start : null;
+}
+
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 // Hue, saturation and lightness on white, of colours that differ for most eyes; red and yellow belong to states.

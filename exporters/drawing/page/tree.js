@@ -127,8 +127,12 @@ function rowOf(node) {
   if (under) row.setAttribute("aria-expanded", !folded.has(node) || matching !== null);
   row.append(fold, labelOf(node));
   if (node.task) {
-    const start = node.task.start;
-    row.append(el("span", "side", `${start === undefined ? "" : `+${span(start)}`}${node.task.uid === undefined ? "" : `  ·  uid ${node.task.uid}`}`));
+    const { start, uid } = node.task;
+    const age = ageOf(node.task);
+    const said = [age !== null ? span(age) : start === undefined ? "" : `+${span(start)}`, uid === undefined ? "" : `uid ${uid}`];
+    const side = el("span", "side", said.filter(Boolean).join(" · "));
+    side.title = age !== null ? "age, user" : "start after boot, user";
+    row.append(side);
   }
   return row;
 }

@@ -4,6 +4,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,6 +164,19 @@ def test_facts_of_a_process_are_all_in_the_panel(shows: Any) -> None:
 
     for fact in ("0\tpid:[4026531836]\t4720", "1\tpid:[4026531837]\t1", "assumed", "/sbin/init 'a b'", "subreaper"):
         assert fact in said
+
+
+def test_an_age_is_that_at_the_cut_or_at_least_that_of_the_newest_task(shows: Any) -> None:
+    """Images of earlier versions do not have the time of their cut on the clock of the births."""
+    tasks = [a_task(1, 0, start_ns=10**9), a_task(2, 1, start_ns=31 * 10**9)]
+    old = a_snapshot([(100,), (101,)], tasks)
+    said = shows(old, "#pid=100").js(DETAILS)
+    assert "1.00 s after boot" in said
+    assert "at least 30.00 s" in said
+
+    page = shows(replace(old, boottime_ns=3_661 * 10**9), "#pid=100")
+    assert "age\n1 h 1 min" in page.js(DETAILS)
+    assert page.js("document.querySelector('.side').textContent") == "1 h 1 min · uid 0"
 
 
 def test_a_choice_of_colours_recolours_the_tree(shows: Any) -> None:
