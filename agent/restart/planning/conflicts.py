@@ -1,13 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conflicts of steps: two steps keep their order if they touch one thing and at least one of them changes it.
 
-Two changes that commute (`Touched.adds` of agent.restart.planning.kernelmodel) may come in any order, but a step that
-reads the thing keeps its place among them. Steps of one actor are in order anyway. So are the steps of an actor and
-those that its creator made before the birth.
+Two changes that commute (`Touched.adds`) may come in any order, but a step that reads the thing keeps its place among
+them. Steps of one actor are in order anyway. So are the steps of an actor and those that its creator made before the
+birth.
 """
 
-from agent.restart.planning.kernelmodel import Thing, Touched
+from dataclasses import dataclass, field
+
 from agent.restart.planning.plan import NOBODY, Op, Phase, Step
+
+Thing = tuple[str, object]
+
+
+@dataclass(slots=True)
+class Touched:
+    """The things that a call reads and changes.
+
+    Attributes:
+        reads: things whose state the call depends on.
+        adds: changes that commute with each other: another child, another member of a group.
+        writes: all other changes.
+    """
+
+    reads: list[Thing] = field(default_factory=list)
+    adds: list[Thing] = field(default_factory=list)
+    writes: list[Thing] = field(default_factory=list)
 
 
 class Conflicts:

@@ -11,14 +11,13 @@ is immune to both. No plan may rely on a death, so the model refuses an exit tha
 continues a stopped parent while it has to wait for that child.
 
 Each call notes in `touched` the things that it reads and changes: two calls of different tasks may change places unless
-they touch one thing and at least one of them changes it. `reads` are things whose state the call depends on, `adds` are
-changes that commute with each other (another child, another member of a group), `writes` are all other changes.
+they touch one thing and at least one of them changes it (agent.restart.planning.conflicts).
 """
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from agent.model import WaitStatus
+from agent.restart.planning.conflicts import Thing, Touched
 from agent.table import departure, rules
 from agent.table.objects import (
     EXITED,
@@ -30,8 +29,6 @@ from agent.table.objects import (
     PidNamespace,
     TaskStruct,
 )
-
-Thing = tuple[str, object]
 
 _OUTSIDE_NUMBERS: Final = 1 << 30
 """Numbers that no image has, for tasks that may have any."""
@@ -54,15 +51,6 @@ class CallRefusedError(Exception):
         super().__init__(f"{errno}: {text}")
         self.errno = errno
         self.text = text
-
-
-@dataclass(slots=True)
-class Touched:
-    """The things that a call reads and changes; see the module."""
-
-    reads: list[Thing] = field(default_factory=list)
-    adds: list[Thing] = field(default_factory=list)
-    writes: list[Thing] = field(default_factory=list)
 
 
 class Kernel:

@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 from agent.errors import CkptreeError
 from agent.model import Mode, Snapshot, Tag, Task, TaskState, WaitStatus
-from agent.restart.planning.kernelmodel import CallRefusedError, Kernel, Touched
+from agent.restart.planning.conflicts import Touched
+from agent.restart.planning.kernelmodel import CallRefusedError, Kernel
 from agent.restart.planning.plan import NOBODY, CloneBits, Op, Plan, Step
 from agent.selection.select import Selection, select
 from agent.table.objects import TaskStruct
