@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from agent.access import Viewer
+from agent.capture.ring import LostNumbers
 from agent.capture.watch import Watch
 from agent.daemon.asker import Asker
 from agent.daemon.journal import Journal
@@ -32,6 +33,7 @@ class SimRing:
 
     def __init__(self) -> None:
         self.records: deque[bytes] = deque()
+        self.position = 0
 
     @property
     def pending(self) -> int:
@@ -44,6 +46,7 @@ class SimRing:
         while self.records and used < limit:
             record = self.records.popleft()
             used += len(record)
+            self.position += len(record)
             feed(record, 0)
         return used
 
@@ -59,6 +62,7 @@ class SimPage:
         self._numbers: set[int] = set()
         self._overflow = False
         self.lost = 0
+        self.known = LostNumbers(0, (0,) * wire.LOST_NUMBERS)
 
     def lose(self, record: bytes, *, told: bool) -> None:
         """Count a record that had no room; its number is in the list of lost ones, or has been overwritten there by
@@ -91,6 +95,7 @@ class SimProbes:
     filters = True
     is_taken_over = False
     string_key = KEY
+    ring_name = "the simulated ring"
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel

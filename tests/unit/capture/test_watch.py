@@ -7,7 +7,9 @@ from unittest.mock import patch
 
 import pytest
 
+from agent.capture.memoryreader import UnusableMemoryError
 from agent.capture.snapshots import Snapshots
+from agent.capture.watch import Watch
 from agent.errors import BusyError
 from agent.model import OutsidePid, Snapshot
 from agent.rootname import parse
@@ -176,6 +178,43 @@ def test_a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_s
     ):
         with pytest.raises(BusyError, match="try again"):
             ask()
+
+
+def births_of(watch: Watch, root: Thread) -> list[bool]:
+    """Return, for each task below a root, True if the watch has seen its birth."""
+    with a_plain_host():
+        snapshots = Snapshots(watch)
+    taken = snapshots.take(snapshots.find(parse(str(root.tid))))
+    return [task.birth is not None and task.birth.observed for task in taken.tasks]
+
+
+def test_a_watch_goes_on_where_the_last_one_has_stopped() -> None:
+    """It knows the births of before, and reads the records that have come since."""
+    scene = Scene()
+    scene.kernel.fork(scene.root)
+    scene.watch.catch_up()
+    left = scene.watch.memory()
+    scene.kernel.fork(scene.root)
+    watch = Watch.resume(scene.watch.probes, left)
+
+    assert watch.remembers
+    assert watch.totals.sweeps == scene.watch.totals.sweeps + 1
+    assert births_of(watch, scene.root)[-2:] == [True, True]
+
+
+@pytest.mark.parametrize(("damage", "why"), [(b"", "stale"), (b"x", "bytes")])
+def test_a_memory_of_no_use_is_refused_and_a_watch_begins_without_it(damage: bytes, why: str) -> None:
+    """The memory may be damaged, or another watch has read on from its place."""
+    scene = Scene()
+    left = scene.watch.memory() + damage
+    scene.kernel.fork(scene.root)
+    scene.watch.catch_up()
+    with pytest.raises(UnusableMemoryError, match=why):
+        Watch.resume(scene.watch.probes, left)
+    watch = Watch.begin(scene.watch.probes)
+
+    assert not watch.remembers
+    assert births_of(watch, scene.root)[-1] is False
 
 
 def test_a_sweep_beside_the_loop_is_given_up_and_has_longer_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
