@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from agent.access import Policy
 from agent.capture.memoryreader import UnusableMemoryError
@@ -40,6 +41,7 @@ _EXTENSION_S = 30
 _MOST_EXTENSIONS = 60  # five minutes
 _UNHEARD_S = 2.0  # between sweeps for changes beyond a user's allowance, which no record announces
 _NAMED_USERS = 8
+_END_S = 5.0  # for a job that runs when the daemon is told to end
 _NICE = -15  # a storm of forks on every CPU must not keep the daemon from the ring that the storm fills
 
 
@@ -66,6 +68,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._identity: int | None = None
         self._running = True
+        self._told_to_end = False
         self._progress = -1
         group = group_id(config.group)
         if group is None and config.group not in ("", Config().group):
@@ -119,10 +122,24 @@ class Daemon:
         self._selector.register(reader, selectors.EVENT_READ, self._stop)
         signal.set_wakeup_fd(writer.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: self._heed_signal())
+
+    def _heed_signal(self) -> None:
+        """Let the first signal end the loop, which the byte from set_wakeup_fd() wakes; end at once at the second."""
+        if self._told_to_end:
+            self._break_off("told to end a second time while it did so")
+        self._told_to_end = True
+
+    def _break_off(self, why: str) -> NoReturn:
+        """End this process, and a job that runs with it: the table may be in the middle of a change."""
+        lost = "; the next daemon has to assume earlier births" if self._manager.listens else ""
+        text = f"{why}: this daemon ends as it is{lost}"
+        self.log.warning(text)
+        self._unlink()
+        os._exit(0)
 
     def run(self) -> None:
-        """Run the loop until SIGTERM or SIGINT."""
+        """Run the loop until SIGTERM or SIGINT. Where a job goes on after that, the process ends here."""
         pace = Pace(self._config.drain_interval_ms / 1000, self._config.ring_bytes)
         worker = self.server.worker
         longest = self._manager.watchdog_s or math.inf
@@ -154,8 +171,9 @@ class Daemon:
                 worker.start("sweep", self.server.service.rest if due else self.watch.mend)
             turn.end()
             self._tell_of_loss()
-        worker.wait()
         self._manager.notify("STOPPING=1")
+        if not worker.wait(_END_S):
+            self._break_off(f"a job still runs {_END_S:g} s after the signal to end")
         if self._manager.listens and not handover.leave_memory(self._manager, self.watch.memory()):
             self.log.warning("the service manager did not take what was known here")
         self._unlink()

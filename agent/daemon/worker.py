@@ -69,13 +69,15 @@ class Worker:
         self.busy = True
         self._jobs.put(_Job(name, work, done))
 
-    def wait(self) -> None:
-        """Wait until no job runs."""
-        while self.busy:
+    def wait(self, longest_s: float) -> bool:
+        """Wait until no job runs; return False if one still does after `longest_s`, s."""
+        end = time.monotonic() + longest_s
+        while self.busy and (left := end - time.monotonic()) > 0:
             with selectors.DefaultSelector() as bell:
                 bell.register(self._bell, selectors.EVENT_READ)
-                bell.select()
+                bell.select(left)
             self._finish()
+        return not self.busy
 
     def close(self) -> None:
         """Close the descriptor that the loop waits on; no job may run."""

@@ -337,3 +337,46 @@ def test_a_daemon_told_to_end_while_it_starts_is_in_nobodys_way(tmp_path: Path) 
 
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         assert client.status()["pid"] == daemon.process.pid
+
+
+HELD_UP = """
+import sys, time
+from agent.daemon import main, service
+
+def rest(self):
+    print("held up", file=sys.stderr, flush=True)
+    time.sleep(1000)
+
+service.Service.rest = rest
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_daemon_whose_sweep_is_held_up_ends_all_the_same(tmp_path: Path, signals: int) -> None:
+    """After five seconds, or at once if it is told a second time; the log says why."""
+    path, log = tmp_path / "own.sock", tmp_path / "own.log"
+    command = [sys.executable, "-c", HELD_UP, "--socket", os.fspath(path), "--sweep-interval-s", "1"]
+    with log.open("wb") as out, subprocess.Popen(command, cwd=TOP, stderr=out) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while b"held up" not in log.read_bytes():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            begin = time.monotonic()
+            process.terminate()
+            if signals == 2:
+                time.sleep(0.5)
+                process.terminate()
+
+            assert process.wait(20) == 0
+            took = time.monotonic() - begin
+        finally:
+            process.kill()
+    why = (
+        "told to end a second time while it did so" if signals == 2 else "a job still runs 5 s after the signal to end"
+    )
+    assert f"{why}: this daemon ends as it is\n" in log.read_text()
+    assert (0.5 < took < 4) if signals == 2 else (5 <= took < 15)
+    assert not path.exists()

@@ -54,3 +54,27 @@ def test_a_daemon_that_sees_nobody_is_not_ready() -> None:
     check_sight(1)
     with pytest.raises(HostError, match="shows no task at all"):
         check_sight(0)
+
+
+@pytest.mark.parametrize(
+    ("listens", "lost"), [(True, "; the next daemon has to assume earlier births"), (False, "")], ids=["kept", "alone"]
+)
+def test_the_second_signal_to_end_ends_at_once_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, *, listens: bool, lost: str
+) -> None:
+    """What the daemon knows is not handed over: a job may be in the middle of a change of it."""
+    done: list[str] = []
+    daemon = Daemon.__new__(Daemon)
+    vars(daemon).update(
+        _told_to_end=False,
+        _manager=SimpleNamespace(listens=listens),
+        _unlink=lambda: done.append("unlinked"),
+        log=SimpleNamespace(warning=done.append),
+    )
+    monkeypatch.setattr("os._exit", lambda code: done.append(f"exit {code}"))
+    daemon._heed_signal()
+    assert done == []
+    daemon._heed_signal()
+
+    why = "told to end a second time while it did so: this daemon ends as it is"
+    assert done == [why + lost, "unlinked", "exit 0"]

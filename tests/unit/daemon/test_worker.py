@@ -29,7 +29,7 @@ def loop() -> Iterator[Loop]:
     """Yield a loop, and close it at the end."""
     it = Loop()
     yield it
-    it.worker.wait()
+    it.worker.wait(10)
     it.worker.close()
 
 
@@ -82,6 +82,20 @@ def test_an_end_waits_for_the_job(loop: Loop) -> None:
     timer = threading.Timer(0.05, gate.set)
     timer.start()
     loop.worker.start("slow", lambda: gate.wait(10), done.append)
-    loop.worker.wait()
+    loop.worker.wait(10)
 
     assert done == [True]
+
+
+def test_a_wait_for_a_job_that_is_held_up_ends_in_time(loop: Loop) -> None:
+    """The caller goes without the job, or waits once more."""
+    gate = threading.Event()
+    results: list[bool] = []
+    loop.worker.start("held up", gate.wait, results.append)
+
+    assert not loop.worker.wait(0.05)
+    assert loop.worker.busy
+    gate.set()
+    assert loop.worker.wait(10)
+    assert results == [True]
+    assert loop.worker.wait(0)
