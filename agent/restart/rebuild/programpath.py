@@ -12,11 +12,12 @@ import os
 import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from agent.restart.rebuild.coordinator import HELPER
 
 _MOST_LINKS: Final = 40  # the kernel's bound, MAXSYMLINKS
+_NAME_BYTES: Final = 15  # TASK_COMM_LEN without its NUL
 
 
 def changeable_at(path: bytes, users: Collection[int]) -> str:
@@ -73,19 +74,27 @@ def named_by_file(program: Path = HELPER) -> bool:
     Args:
         program: one that ends by itself when it has no descriptor but the standard streams.
     """
-    file = os.open(program, os.O_PATH | os.O_CLOEXEC)
+    child = 0
     try:
+        file = os.open(program, os.O_PATH | os.O_CLOEXEC)
         child = os.fork()
         if not child:
-            with contextlib.suppress(OSError):
-                os.closerange(3, file)
-                os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
-                os.execve(file, [program.name], {})  # noqa: S606 - a program of this project
-            os._exit(127)
-    finally:
+            _become(file, program.name)
         os.close(file)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    try:
-        return Path(f"/proc/{child}/comm").read_text().rstrip("\n") == program.name[:15]
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        return Path(f"/proc/{child}/comm").read_text().rstrip("\n") == program.name[:_NAME_BYTES]
+    except OSError:  # there is no such program, or children are not to be waited for here: the caller warns
+        return False
     finally:
-        os.waitpid(child, 0)
+        with contextlib.suppress(OSError):
+            if child:
+                os.waitpid(child, 0)
+
+
+def _become(file: int, name: str) -> NoReturn:
+    try:
+        os.closerange(3, file)
+        os.closerange(file + 1, os.sysconf("SC_OPEN_MAX"))
+        os.execve(file, [name], {})  # noqa: S606 - a program of this project
+    finally:
+        os._exit(127)

@@ -2,11 +2,13 @@
 """The users who can change what the path of a program leads to."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from agent.restart.rebuild.programpath import changeable_at, is_script
+from agent.restart.rebuild.coordinator import HELPER
+from agent.restart.rebuild.programpath import changeable_at, is_script, named_by_file
 
 ME = {os.geteuid()}
 
@@ -94,3 +96,18 @@ def test_a_script_is_known_by_its_first_bytes(tool: Path) -> None:
     assert is_script(os.fsencode(tool))
     tool.unlink()
     assert is_script(os.fsencode(tool))
+
+
+def test_a_kernel_that_cannot_be_asked_how_it_names_a_task_is_not_relied_on(tmp_path: Path) -> None:
+    """The path is taken then, with a warning, and the missing helper is told later."""
+    assert not named_by_file(tmp_path / "none")
+
+
+def test_the_name_of_a_task_that_was_executed_by_a_descriptor_is_its_files_or_the_number(tmp_path: Path) -> None:
+    """The kernel is asked, and not its version."""
+    copy, link = tmp_path / "a-name-of-more-than-fifteen-bytes", tmp_path / "another"
+    shutil.copy(HELPER, copy)
+    link.symlink_to(copy)
+
+    assert named_by_file(copy) == named_by_file()
+    assert not named_by_file(link)  # a task has the name of the file that a link leads to
