@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real systemd that runs our units and starts within a second: root's own manager, in a mount namespace of its own.
 
-It is in the initial pid namespace, as the daemon requires, and takes the units as they are: another user, ambient
-capabilities, the sandbox, the socket, the store of descriptors, the watchdog. Only its pid is not 1.
+It is in the initial pid and user namespaces, as the daemon requires, and takes the units as they are: another user,
+ambient capabilities, the sandbox, the socket, the store of descriptors, the watchdog. Only its pid is not 1.
 """
 
 import os
@@ -54,7 +54,8 @@ END
 touch {LOG}
 umask 0
 export XDG_RUNTIME_DIR=/run XDG_CACHE_HOME=/var/cache SYSTEMD_UNIT_PATH={UNITS}:/usr/lib/systemd/user
-/lib/systemd/systemd --user --log-target=console --log-level=warning
+{PLACE}/bin/python3 -P {PLACE}/source/tests/service/initialuser.py \
+    /lib/systemd/systemd --user --log-target=console --log-level=warning
 exit
 """
 

@@ -83,7 +83,7 @@ def test_it_runs_as_its_own_user_without_any_capability(running: Host) -> None:
     assert uid != "0"
     assert {status[name][0].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
     assert status["NoNewPrivs"] == ["1"]
-    assert status["Seccomp"] == ["2"]
+    assert int(status["Seccomp_filters"][0]) > 1  # one may be the host's own
 
 
 def test_every_feature_has_a_hook(running: Host) -> None:
