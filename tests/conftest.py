@@ -11,9 +11,13 @@ from hypothesis import settings
 from agent.cli import confinement
 from tests.support.builders import patient
 
-# A shell starts a background job with SIGINT ignored; the processes of a test would inherit that and not be interrupted.
+# A shell starts a background job with SIGINT and SIGQUIT ignored, nohup starts one with SIGHUP ignored; the processes of a
+# test would inherit that. A handler that does nothing is not inherited over exec(), and leaves this process as deaf.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ignored in (signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_ignored) is signal.SIG_IGN:
+        signal.signal(_ignored, lambda _number, _frame: None)
 
 os.environ.pop("CKPTREE_SOCKET", None)
 
