@@ -148,7 +148,7 @@ class Merge:
             if parent is None
             else self._table.task(state.parent_tid)
         )
-        if known is None or known.address != state.parent:
+        if known is None or known.address != state.parent or not rules.may_have(known, leader):
             if parent is not None and state.parent_tid:  # ask about the new parent first, then about the child again
                 self._unknown.add(state.parent)
                 self._doubts[leader] = None
@@ -192,7 +192,7 @@ class Merge:
         """
         pid = self._numbers.get(tid)
         parent = pid.task if pid is not None else None
-        if parent is not None and parent.address == address:
+        if parent is not None and parent.address == address and rules.may_have(parent, task):
             # between its exit event and exit_notify() it still gets children, which then get a new parent with the
             # others
             if not parent.flags & EXITED:
@@ -210,7 +210,10 @@ class Merge:
         """Complete the tasks that have waited for this one to be entered."""
         for child in self._orphans.pop(task.address, ()):
             if child.pid.task is child and child.parent is None:
-                self._changes.adopt(task, child)
+                if rules.may_have(task, child):
+                    self._changes.adopt(task, child)
+                else:  # its parent is gone, and this is the next task at the address
+                    self._doubts[child] = None
         for child in self._creatorless.pop(task.address, ()):
             if task.start_ns <= child.start_ns:  # else another task at the same address
                 child.creator = task

@@ -123,6 +123,12 @@ def descends_from(task: TaskStruct | None, leader: TaskStruct) -> bool:
     return any(each is leader for each in lineage(task))
 
 
+def may_have(parent: TaskStruct, child: TaskStruct) -> bool:
+    """Return True if a task can be the parent of another: the child is in the parent's pid namespace or one below it."""
+    space, own = parent.pid.namespace, child.pid.namespace
+    return space is own or own.ancestor(space.level) is space
+
+
 def put_child(leader: TaskStruct, parent: TaskStruct) -> None:
     """Put a group first on the list of a parent's children. The parent must not stand below the group."""
     first = parent.first_child

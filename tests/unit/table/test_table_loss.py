@@ -4,9 +4,11 @@
 import pytest
 
 from agent.capture.sweepdiff import SweepDiff
+from agent.selection.select import select
 from agent.table import wire
 from agent.table.objects import CLONE_NEWPID, EXITED
 from agent.table.wire import Kind
+from tests.support.kernelobjects import Thread
 from tests.support.watched import Watched, watched
 
 
@@ -427,3 +429,55 @@ def test_a_task_that_lives_and_is_not_listed_is_noted_and_one_that_came_later_is
     pair.table.strike_off(mark)
 
     assert pair.table.unlisted == {pair.task(hidden)}
+
+
+def orphan_and_address(pair: Watched) -> tuple[Thread, Thread]:
+    """Let a birth name a parent that the table lacks, and lose the parent's end; the next task gets its address.
+
+    Returns:
+        The child, whose parent is the init by now, and the init of a pid namespace.
+    """
+    kernel = pair.kernel
+    container = kernel.fork(kernel.init, CLONE_NEWPID)
+    with pair.losing():
+        parent = kernel.fork(kernel.init)
+    child = kernel.fork(parent)
+    with pair.losing():
+        kernel.exit(parent)
+        kernel.wait(kernel.init, parent)
+        kernel.free()
+    return child, container
+
+
+def test_no_task_gets_a_parent_in_a_namespace_that_it_is_not_in() -> None:
+    """A task of a container has the address of the parent that is gone: a snapshot of the container must not have it."""
+    pair = watched()
+    child, container = orphan_and_address(pair)
+
+    heir = pair.kernel.fork(container)
+
+    assert pair.task(child).parent is None
+    assert list(pair.task(heir).children()) == []
+    assert [each.numbers for each in select(pair.task(container), "subtree").pids] == [(1,), (2,)]
+    pair.ask()
+    pair.agree()
+
+
+def test_an_answer_gives_no_task_a_parent_in_a_namespace_that_it_is_not_in() -> None:
+    """The table takes a task of a container for the one that has its number and address now."""
+    pair = watched()
+    kernel = pair.kernel
+    container = kernel.fork(kernel.init, CLONE_NEWPID)
+    old = kernel.fork(container)
+    with pair.losing():
+        kernel.exit(old)
+        kernel.wait(container, old)
+        kernel.free()
+        parent = kernel.fork(kernel.init, wanted=(old.tid,))
+    assert (parent.tid, parent.address) == (old.tid, old.address)
+
+    child = kernel.fork(parent)
+
+    assert pair.task(child).parent is None or pair.task(child).parent is pair.task(parent)
+    pair.ask()
+    pair.agree()
