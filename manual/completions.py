@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Completions for bash, zsh and fish. The scripts hold all words, so that no key press starts a program.
 
-Completed are: verbs; the options of a verb; the values of an option if they are few or files; files as arguments; and
-for ROOT its kinds and pids.
+Completed are: verbs; the options of a verb; the values of an option if they are few or files, each of a list with
+commas; files as arguments; and for ROOT its kinds and pids, with names. Where a name is typed for ROOT, bash offers the
+pids of the processes that have it.
 """
 
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def bash(found: list[Verb]) -> str:
     return f"""{_head()}
 _ckptree() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} verb= options= values= root=
-    local files=no index
+    local files=no index several= done=
     COMPREPLY=()
     # Bash cuts words at = and :, where those are in COMP_WORDBREAKS: an option's value is behind the =.
     if [[ $word == = ]]; then
@@ -73,7 +74,11 @@ _ckptree() {{
     case $verb in
 {cases}    *) return ;;
     esac
-    if [[ -n $values ]]; then
+    if [[ -n $several ]]; then
+        done=${{word%"${{word##*,}}"}}
+        mapfile -t COMPREPLY < <(compgen -P "$done" -W "$several" -- "${{word##*,}}")
+        compopt -o nospace
+    elif [[ -n $values ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$values" -- "$word")
     elif [[ $files == value ]]; then
         compopt -o filenames
@@ -83,9 +88,16 @@ _ckptree() {{
     elif [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
     elif [[ -n $root ]]; then
-        local pids=(/proc/[0-9]*)
-        mapfile -t COMPREPLY < <(compgen -W "$root ${{pids[*]#/proc/}}" -- "$word")
-        [[ ${{COMPREPLY[0]}} == *[:/] ]] && compopt -o nospace
+        local process name found=()
+        for process in /proc/[0-9]*; do
+            {{ read -r name <"$process/comm"; }} 2>/dev/null || continue
+            [[ ${{process#/proc/}} == "$word"* || -n $word && $name == "$word"* ]] && found+=("${{process#/proc/}} ($name)")
+        done
+        mapfile -t COMPREPLY < <(compgen -W "$root" -- "$word")
+        [[ ${{COMPREPLY[0]}} == *[:/] && ${{#found[@]}} == 0 ]] && compopt -o nospace
+        # Names are shown beside several pids; a single word is what bash puts into the line.
+        [[ ${{#found[@]}} == 1 && ${{#COMPREPLY[@]}} == 0 || ${{COMP_TYPE:-9}} == 37 ]] && found=("${{found[@]%% *}}")
+        COMPREPLY+=("${{found[@]}}")
     elif [[ $files == yes ]]; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
@@ -109,7 +121,7 @@ def _bash_case(verb: Verb) -> str:
         lines.append("        case $before in\n")
         for option in values:
             action = (
-                f"values='{' '.join(option.choices)}'" if option.choices
+                f"{'several' if option.several else 'values'}='{' '.join(option.choices)}'" if option.choices
                 else f"files={'value' if option.value in FILES else 'none'}"
             )  # fmt: skip
             lines.append(f"        {' | '.join(option.names)}) {action} ;;\n")
@@ -128,8 +140,13 @@ def zsh(found: list[Verb]) -> str:
     return f"""#compdef ckptree
 {_head()}
 _ckptree_root() {{
-    local -a pids=(/proc/<->(N:t))
-    _alternative 'pids:pid:compadd -a pids' "kinds:kind:compadd -S '' -- {" ".join(_KINDS)}"
+    local -a pids
+    local process name
+    for process in /proc/<->(N); do
+        {{ read -r name <$process/comm }} 2>/dev/null && pids+=("${{process:t}}:${{name//:/;}}")
+    done
+    _describe -t pids pid pids
+    compadd -S '' -- {" ".join(_KINDS)}
 }}
 
 _ckptree() {{
@@ -163,6 +180,8 @@ def _zsh_option(option: Option) -> str:
     value = ""
     if option.value:
         action = f"({' '.join(option.choices)})" if option.choices else "_files" if option.value in FILES else " "
+        if option.several:
+            action = f"_values -s , {option.value} {' '.join(option.choices)}"
         value = f":{option.value}:{action}"
     excludes = f"({' '.join(option.names)})" if len(option.names) > 1 else ""
     return " ".join(
@@ -198,7 +217,9 @@ def fish(found: list[Verb]) -> str:
 def _fish_option(condition: str, option: Option) -> str:
     words = ["complete -c ckptree", condition]
     words += [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names]
-    if option.choices:
+    if option.several:
+        words.append(f"-x -a '(__fish_append , {' '.join(option.choices)})'")
+    elif option.choices:
         words.append(f"-x -a '{' '.join(option.choices)}'")
     elif option.value:
         words.append("-r -F" if option.value in FILES else "-x")

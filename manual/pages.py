@@ -8,7 +8,7 @@ This module only joins it.
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from agent import VERSION, config, errors, rootname
@@ -17,7 +17,7 @@ from agent.protocol.client import DEFAULT_SOCKET
 from exporters.content import facts, fields, unknown
 from exporters.documents import jsonfmt, msgpackfmt
 from exporters.image import checkpoint, head, records
-from manual import verbs
+from manual import examples, verbs
 from manual.roff import Page, bold, italic
 
 _PROGRAM: Final = f"ckptree {VERSION}"
@@ -66,6 +66,7 @@ def _command(date: str) -> Page:
     _exit_status(page)
     _environment(page)
     _files(page)
+    _examples(page, examples.OF_COMMAND)
     page.heading("see also")
     page.text("`ckptree-image`(5), `ckptree.toml`(5), `ckptree-daemon`(8), `bpf`(2), `clone3`(2), `pid_namespaces`(7)")
     return page
@@ -81,7 +82,11 @@ def _usage(verb: verbs.Verb) -> str:
 
 def _option(page: Page, option: verbs.Option) -> None:
     names = ", ".join(map(bold, option.names))
-    choices = f" One of {', '.join(option.choices)}." if option.choices and option.value != "FORMAT" else ""
+    choices = (
+        f" One of {', '.join(option.choices)}."
+        if option.choices and option.value != "FORMAT" and not option.several
+        else ""
+    )
     default = f" Default: {option.default}." if option.default and option.value else ""
     page.tagged(
         names + (f" {italic(option.value)}" if option.value else ""),
@@ -109,10 +114,20 @@ def _environment(page: Page) -> None:
     page.heading("environment")
     page.tagged(bold("NO_COLOR"), "Where it is set and not empty, nothing is coloured.")
     page.tagged(bold("TERM"), "`dumb`: `tree` prints once, and nothing is coloured.")
-    page.tagged(bold(config.SOCKET_VARIABLE), "The daemon's socket, where `--socket` names none.")
+    page.tagged(
+        bold(config.SOCKET_VARIABLE),
+        "The daemon's socket for every command, and for the daemon, where `--socket` names none.",
+    )
     page.text("What a command of `restart --run` finds:")
     for name, meaning in restartverb.ENVIRONMENT.items():
         page.tagged(bold(name), f"{meaning[0].upper()}{meaning[1:]}.")
+
+
+def _examples(page: Page, found: Iterable[tuple[str, list[str]]]) -> None:
+    page.heading("examples")
+    for meaning, lines in found:
+        page.text(meaning)
+        page.verbatim(lines)
 
 
 def _files(page: Page) -> None:
@@ -205,6 +220,10 @@ def _daemon(date: str) -> Page:
     )
     page.heading("environment")
     page.tagged(bold(config.SOCKET_VARIABLE), "The socket: it comes before the file's, and `--socket` before it.")
+    page.tagged(
+        bold("CKPTREE_WITHOUT"),
+        "Hooks and features of the kernel to leave out, with blanks, as `ckptree status` names them.",
+    )
     page.heading("files")
     page.tagged(italic(str(DEFAULT_SOCKET)), "The socket.")
     page.tagged(italic("/etc/ckptree/ckptree.toml"), "What the unit gives as `--config`; see `ckptree.toml`(5).")
@@ -213,6 +232,7 @@ def _daemon(date: str) -> Page:
     page.text(
         "As of `ckptree`(1): 2 for a wrong option or configuration, 5 where it is not permitted, or this host cannot."
     )
+    _examples(page, examples.OF_DAEMON)
     page.heading("see also")
     page.text("`ckptree`(1), `ckptree.toml`(5), `systemd.service`(5)")
     return page

@@ -11,6 +11,7 @@ import typer
 from agent.cli.app import app
 from agent.cli.output import find_format
 from agent.daemon import settings
+from agent.events.subscriber import KINDS
 from exporters import registry
 
 FILES: Final = frozenset({"FILE", "FILE|-", "OUT", "IN", "A", "B", "PATH", "CONFIG", "SOCKET"})
@@ -38,6 +39,7 @@ class Option(NamedTuple):
         value: name of the value; empty for a flag.
         help: a sentence.
         choices: the possible values; empty for any.
+        several: True if several of them may be given, with commas.
         default: as text; empty for none.
     """
 
@@ -46,6 +48,7 @@ class Option(NamedTuple):
     help: str
     choices: tuple[str, ...] = ()
     default: str = ""
+    several: bool = False
 
 
 class Verb(NamedTuple):
@@ -124,9 +127,13 @@ def _option(parameter: Any) -> Option:
     value = parameter.metavar or (parameter.name.upper() if choices else parameter.type.name.upper())
     if value == "FORMAT":
         choices = formats()
+    if value == "KINDS":
+        choices = KINDS
     default = parameter.default
     text = str(default.value if isinstance(default, Enum) else default)
-    return Option(tuple(names), value, _prose(parameter.help), choices, "" if default is None else text)
+    return Option(
+        tuple(names), value, _prose(parameter.help), choices, "" if default is None else text, value == "KINDS"
+    )
 
 
 def _prose(text: str | None) -> str:

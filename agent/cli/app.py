@@ -15,7 +15,17 @@ from agent.cli import daemonverbs, fileverbs, treeverb
 from agent.cli import doctorverb as doctorverb
 from agent.cli import restartverb as restartverb
 from agent.cli.fileverbs import AsJson, DialectName, say
-from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
+from agent.cli.options import (
+    ROOT_HELP,
+    Format,
+    Mode,
+    ModeName,
+    Socket,
+    Source,
+    SourceName,
+    check_source,
+    name_foreign_formats,
+)
 from agent.errors import INCOMPLETE, INTERRUPTED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -66,35 +76,32 @@ def daemon(context: typer.Context) -> None:
 def snapshot(
     root: Annotated[str, typer.Argument(metavar="ROOT", help=ROOT_HELP)],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE|-", help="File to write, - for standard output.")
+        str, typer.Option("--output", "-o", metavar="FILE|-", help="Write to this file, or with - to standard output.")
     ] = "-",
-    fmt: Annotated[
-        str | None,
-        typer.Option(
-            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg, html.", metavar="FORMAT"
-        ),
-    ] = None,
-    dialect: Annotated[DialectName, typer.Option(help="Of a ckpt image.")] = DialectName.SEED,
+    fmt: Format = None,
+    dialect: Annotated[DialectName, typer.Option(help="Write a ckpt image in this dialect.")] = DialectName.SEED,
     mode: Mode = ModeName.AUTO,
     source: Source = SourceName.AUTO,
     with_argv: Annotated[
-        bool, typer.Option("--with-argv", help="Add argv, cwd, environment, program and rights.")
+        bool,
+        typer.Option("--with-argv", help="Add arguments, folder, environment, program and rights of each process."),
     ] = False,
     without_entered: Annotated[
         bool, typer.Option("--without-entered", help="Leave out tasks that entered the container from outside.")
     ] = False,
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Do not look for a way to rebuild the tree.")] = False,
     require_rebuildable: Annotated[
-        bool, typer.Option("--require-rebuildable", help="Write nothing, and exit 7, where the tree cannot be rebuilt.")
+        bool,
+        typer.Option("--require-rebuildable", help="Write nothing and exit with 7 if the tree cannot be rebuilt."),
     ] = False,
     allow_incomplete: Annotated[
-        bool, typer.Option("--allow-incomplete", help="Exit 0 where an incomplete snapshot would exit 6.")
+        bool, typer.Option("--allow-incomplete", help="Exit with 0, and not with 6, where the snapshot is incomplete.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(metavar="S", help="Seconds to wait for the daemon.", min=0.001, max=86400.0)
+        float, typer.Option(metavar="S", help="Wait for the daemon at most so many seconds.", min=0.001, max=86400.0)
     ] = 30.0,
     sign: Annotated[
-        Path | None, typer.Option(metavar="KEY", help="Sign it with an ssh key; FILE.sig has the signature.")
+        Path | None, typer.Option(metavar="KEY", help="Sign the file with this ssh key. The signature is FILE.sig.")
     ] = None,
     socket: Socket = None,
     as_json: AsJson = False,
@@ -192,6 +199,8 @@ for _verb in (
 
 def main() -> int:
     """Run a verb and return its exit code; a CkptreeError is printed as one message."""
+    if not {"-h", "--help"}.isdisjoint(sys.argv):
+        name_foreign_formats()
     try:
         app(prog_name="ckptree")
     except SystemExit as done:

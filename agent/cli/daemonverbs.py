@@ -58,7 +58,8 @@ def watch(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="Only these, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, change.",
+            help="Print only these kinds, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, "
+            "change.",
             metavar="KINDS",
         ),
     ] = None,
@@ -120,7 +121,9 @@ def _is_unread() -> bool:
 def metrics(
     listen: Annotated[
         str | None,
-        typer.Option(help="Serve them to scrapers over HTTP: HOST:PORT, or unix:PATH. Stays.", metavar="ADDRESS"),
+        typer.Option(
+            help="Stay, and serve the figures to scrapers over HTTP at HOST:PORT or unix:PATH.", metavar="ADDRESS"
+        ),
     ] = None,
     socket: Socket = None,
     as_json: AsJson = False,

@@ -11,6 +11,7 @@ import typer
 
 from agent import bounded
 from agent.cli import allowance, terminal
+from agent.cli.options import Format
 from agent.errors import DIFFERENT, CkptreeError, FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def diff(
         str | None,
         typer.Option(
             "--map",
-            help="B was rebuilt from A, with other numbers: what restart --no-pids --json printed.",
+            help="Compare with B, rebuilt from A with other pids: FILE has what restart --no-pids --json printed.",
             metavar="FILE",
         ),
     ] = None,
@@ -193,14 +194,10 @@ def diff(
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help=_FILE)],
     target: Annotated[str, typer.Argument(metavar="OUT", help="Where to write, or - for standard output.")],
-    fmt: Annotated[
-        str | None,
-        typer.Option(
-            "--format", "-f", help="ckpt (default), msgpack, json, criu (a folder), dot, svg, html.", metavar="FORMAT"
-        ),
-    ] = None,
+    fmt: Format = None,
     dialect: Annotated[
-        DialectName | None, typer.Option(help="Of a ckpt image; that of IN where it is not given.")
+        DialectName | None,
+        typer.Option(help="Write a ckpt image in this dialect. Without the option it is that of IN."),
     ] = None,
 ) -> None:
     """Write a snapshot in another format. Losses of the format are reported; msgpack, json and ckpt have none."""
@@ -222,12 +219,13 @@ def convert(
 
 def plan(
     file: File,
-    fmt: Annotated[PlanFormat, typer.Option("--format", "-f", help="How to show it.")] = PlanFormat.TEXT,
+    fmt: Annotated[PlanFormat, typer.Option("--format", "-f", help="Show the plan in this form.")] = PlanFormat.TEXT,
     as_json: AsJson = False,
     pidns: Annotated[
-        bool, typer.Option("--pidns/--no-pidns", help="In a pid namespace of its own, or in the caller's.")
+        bool,
+        typer.Option("--pidns/--no-pidns", help="Plan for a pid namespace of the tree's own, or for the caller's."),
     ] = True,
-    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="With the same pids, or any.")] = True,
+    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="Plan for the same pids, or for any.")] = True,
 ) -> None:
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):

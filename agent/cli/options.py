@@ -3,7 +3,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -30,16 +30,36 @@ class SourceName(StrEnum):
 
 
 ROOT_HELP = "A pid, as this process counts, pid:[INUM] or pidns:INUM, cgroup:PATH or unit:NAME."
-Mode = Annotated[ModeName, typer.Option(help="auto: container iff ROOT is init of a pid namespace.")]
-Source = Annotated[SourceName, typer.Option(help="auto: the daemon, else BPF in this process.")]
+Mode = Annotated[
+    ModeName,
+    typer.Option(help="Take a container or a subtree. auto takes a container if ROOT is the init of a pid namespace."),
+]
+Source = Annotated[
+    SourceName, typer.Option(help="Ask this source. auto asks the daemon, and without one uses BPF in this process.")
+]
 Socket = Annotated[
     Path | None,
     typer.Option(
-        help=f"The daemon's socket (default: {SOCKET_VARIABLE} of the environment, else {DEFAULT_SOCKET}).",
+        help=f"Ask the daemon on this socket. Without the option it is {SOCKET_VARIABLE} of the environment, else "
+        f"{DEFAULT_SOCKET}.",
         metavar="PATH",
         readable=False,
     ),
 ]
+
+
+_FORMATS: Final = "Write this format: ckpt (default), msgpack, json, criu (a folder), dot, svg or html."
+FORMAT_OPTION: Final = typer.Option("--format", "-f", help=_FORMATS, metavar="FORMAT")
+Format = Annotated[str | None, FORMAT_OPTION]
+
+
+def name_foreign_formats() -> None:
+    """Name the formats of other packages in the help. To find them takes time, so only the help does so."""
+    from exporters import plugins
+
+    names = plugins.names()
+    if names:
+        FORMAT_OPTION.help = f"{_FORMATS} Other packages add: {', '.join(names)}."
 
 
 def check_source(source: SourceName, socket: Path | None) -> None:

@@ -86,20 +86,33 @@ class _Wish(NamedTuple):
 
 def restart(
     file: File,
-    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="The same pids, or any.")] = True,
-    pidns: Annotated[bool, typer.Option("--pidns/--no-pidns", help="In a pid namespace of its own, or here.")] = True,
+    pids: Annotated[bool, typer.Option("--pids/--no-pids", help="Give the tasks the same pids, or any.")] = True,
+    pidns: Annotated[
+        bool,
+        typer.Option("--pidns/--no-pidns", help="Rebuild the tree in a pid namespace of its own, or in the caller's."),
+    ] = True,
     run: Annotated[
-        str, typer.Option(help="hold: tasks do nothing; argv: what they ran; else a command for all.", metavar="CMD")
+        str,
+        typer.Option(
+            help="Let the tasks do this: hold does nothing, argv runs what they ran, else it is a command for all.",
+            metavar="CMD",
+        ),
     ] = "hold",
-    detach: Annotated[bool, typer.Option("--detach", help="Return when the tree is active; a guard stays.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the tree is active. A guard stays with it.")
+    ] = False,
     pidfile: Annotated[
-        Path | None, typer.Option(help="With --detach: the guard's pid; SIGTERM to it ends the tree.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="With --detach, write the guard's pid to this file. SIGTERM to the guard ends the tree.",
+            metavar="FILE",
+        ),
     ] = None,
     drop_held: Annotated[
-        bool, typer.Option("--drop-held", help="With --run argv: leave out processes that only forked.")
+        bool, typer.Option("--drop-held", help="With --run argv, leave out processes that only forked.")
     ] = False,
     keep_rights: Annotated[
-        bool, typer.Option("--keep-rights", help="Tasks that hold, and CMD, keep all rights of the caller.")
+        bool, typer.Option("--keep-rights", help="Leave tasks that hold, and CMD, all rights of the caller.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when the tree stands: its tags and pids.")
@@ -107,7 +120,8 @@ def restart(
     verify: Annotated[
         Path | None,
         typer.Option(
-            metavar="KEY", help="Refuse what FILE.sig does not show to be signed by this ssh key, or by these signers."
+            metavar="KEY",
+            help="Refuse a file that FILE.sig does not show to be signed by this ssh key, or by one of these signers.",
         ),
     ] = None,
 ) -> None:

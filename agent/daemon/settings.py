@@ -20,11 +20,16 @@ DESCRIPTION = "Watch all process trees of this host, in the foreground, and answ
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the daemon's arguments."""
     made = argparse.ArgumentParser(prog="ckptree daemon", description=DESCRIPTION, allow_abbrev=False)
-    made.add_argument("--config", type=Path, metavar="FILE", help="TOML file with these keys, with _ for -.")
+    made.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="Read this TOML file. Its keys are the names of these options, with _ for -.",
+    )
     made.add_argument(
         "--compile",
         action="store_true",
-        help="As root: compile the BPF programs for this kernel into /var/cache/ckptree, and end. A daemon of another user "
+        help="Compile the BPF programs for this kernel into /var/cache/ckptree, as root, and end. A daemon of another user "
         "takes them from there, and cannot put them there itself.",
     )
     said = meanings()

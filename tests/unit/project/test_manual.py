@@ -3,6 +3,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -13,6 +14,7 @@ import pytest
 from agent import errors
 from agent.config import Config
 from agent.events.subscriber import KINDS
+from manual import examples
 from manual.share import write
 from manual.verbs import Verb, verbs
 from tests.support.commandline import ckptree
@@ -110,7 +112,7 @@ def test_what_can_be_watched_is_named_in_the_help() -> None:
         option for verb in VERBS if verb.name == "watch" for option in verb.options if option.names == ("--kind",)
     )
 
-    assert kind.help == f"Only these, with commas: {', '.join(KINDS)}."
+    assert kind.help == f"Print only these kinds, with commas: {', '.join(KINDS)}."
 
 
 # ---- completions ---------------------------------------------------------------------------------------------------
@@ -175,6 +177,76 @@ def test_bash_offers_values_behind_an_equals_sign_and_processes(share: Path) -> 
     assert in_bash(share, "ckptree", "snapshot", "--source", "=", "d") == ["daemon"]
     assert in_bash(share, "ckptree", "snapshot", "--source", "=") == ["auto", "daemon", "bpf", "procfs"]
     assert str(os.getpid()) in in_bash(share, "ckptree", "snapshot", str(os.getpid()))
+
+
+def test_bash_offers_each_kind_of_a_list(share: Path) -> None:
+    """What stands before the last comma stays."""
+    assert in_bash(share, "ckptree", "watch", "--kind", "birth,ex") == ["birth,exec"]
+    assert in_bash(share, "ckptree", "watch", "--kind", "=", "se") == ["setsid", "setpgid"]
+    assert in_bash(share, "ckptree", "watch", "--kind", "birth,") == [f"birth,{kind}" for kind in KINDS]
+
+
+def test_bash_offers_the_pid_of_a_process_that_is_named(share: Path) -> None:
+    """Several processes with the name are shown with it."""
+    name = "a-rare-name"
+    rename = f"echo -n {name} >/proc/self/comm; read line"
+
+    def renamed() -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(["bash", "-c", rename], stdin=subprocess.PIPE)
+        while name not in Path(f"/proc/{process.pid}/comm").read_text():
+            pass
+        return process
+
+    with renamed() as one:
+        assert in_bash(share, "ckptree", "tree", "a-rare") == [str(one.pid)]
+        with renamed() as other:
+            offered = in_bash(share, "ckptree", "tree", "a-rare")
+            assert sorted(offered[::2]) == sorted([str(one.pid), str(other.pid)])
+            assert set(offered[1::2]) == {f"({name})"}
+            other.kill()
+        one.kill()
+
+
+@needs_mandoc
+def test_pages_have_examples_and_their_environment(share: Path) -> None:
+    """The lines of the examples are as they are typed."""
+    for name, found in (("ckptree.1", examples.OF_COMMAND), ("ckptree-daemon.8", examples.OF_DAEMON)):
+        text = page(share, name)
+        assert "CKPTREE_SOCKET" in text.partition("ENVIRONMENT")[2]
+        assert all(line in text.partition("EXAMPLES")[2] for _, lines in found for line in lines)
+
+
+def test_the_verbs_and_options_of_examples_exist() -> None:
+    """The code defines them."""
+    known = {verb.name: {name for option in verb.options for name in option.names} for verb in VERBS}
+    for _, lines in (*examples.OF_COMMAND, *examples.OF_DAEMON):
+        for line in lines:
+            verb, *words = shlex.split(line.partition("ckptree ")[2])
+            assert {word for word in words if word.startswith("-")} <= known[verb]
+
+
+def test_every_option_has_a_sentence() -> None:
+    """It begins with a capital and ends with a full stop."""
+    wrong = [
+        (verb.name, option.names)
+        for verb in VERBS
+        for option in verb.options
+        if not re.fullmatch(r"[A-Z].*\.", option.help) or len(option.help.split()) < 2
+    ]
+
+    assert wrong == []
+
+
+def test_the_help_names_formats_of_other_packages(tmp_path: Path) -> None:
+    """They are found by their entry points, without an import."""
+    about = tmp_path / "foreign-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[ckptree.exporters]\nwonder = foreign:FORMAT\n")
+    environment = {**os.environ, "PYTHONPATH": os.fspath(tmp_path)}
+    for verb in ("snapshot", "convert"):
+        text = " ".join(ckptree(verb, "--help", env=environment).stdout.decode().split())
+        assert "Other packages add: wonder." in text
 
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
