@@ -22,7 +22,7 @@ struct strings {
 
 BPF_PERCPU_ARRAY(strings, struct strings, 1);
 BPF_F_TABLE("array", u32, struct string_key, string_key, 1, MMAPABLE);
-BPF_ARRAY(keep_strings, u32, 1); /* 1: the records have the text too */
+BPF_ARRAY(keep_strings, u32, 1); /* bits of KEEP_*: areas whose records have the text too */
 
 #ifdef HAVE_ARGUMENTS
 /*
@@ -80,7 +80,7 @@ static __always_inline void announce_strings(enum area which, const void *task, 
 	r->size = to - from;
 	take_hash(s, key, bytes);
 	keep = keep_strings.lookup(&zero);
-	r->kept = !keep || !*keep ? 0 : bytes > KEPT_BYTES ? KEPT_BYTES : bytes;
+	r->kept = !keep || !(*keep >> which & 1) ? 0 : bytes > KEPT_BYTES ? KEPT_BYTES : bytes;
 	r->head.kind = RECORD_STRINGS;
 	r->head.argument = which;
 	r->task = (u64)task;

@@ -118,6 +118,8 @@ struct record_call {
 #define STRINGS_BYTES 8192 /* bytes of an area, from its start, that are hashed at most */
 #define KEPT_BYTES 4096	   /* bytes of it that a record has at most */
 #define STRINGS_BLOCK 64   /* bytes of a block of the hash; NULs fill up the last one */
+#define KEEP_ARGUMENTS 1   /* bits of keep_strings, by the number of the area */
+#define KEEP_ENVIRONMENT 2
 
 /* One area of NUL-ended strings that exec() put on the stack. 72 bytes, then `kept` bytes of its text. */
 struct record_strings {

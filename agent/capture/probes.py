@@ -67,6 +67,7 @@ class Probes:
         tried: by hook, the error of the kernel or of bcc for those that did not work.
         missing: features this kernel lacks.
         string_key: key of the exec hook's hash; for agent.table.areas alone: it must not leave this process.
+        keeps_strings: True where the table is to keep the text of arguments and environments.
         filters: whether the ties of a single process can be asked for.
 
     Raises:
@@ -86,6 +87,7 @@ class Probes:
                 "Run ckptree on the host (in a container: share the host's pid namespace)"
             )
         self.is_taken_over = loaded is not None
+        self.keeps_strings = False
         self.loaded = loaded or _load(ring_bytes, without, waiting)
         self._descriptors = self.loaded.descriptors
         self.hooks, self.tried, self.missing = self.loaded[1:]
@@ -152,7 +154,14 @@ class Probes:
 
     def keep_strings(self, *, wanted: bool) -> None:
         """Make the exec hook tell the text of arguments and environments, or their hashes alone."""
-        syscall.set_word(self._descriptors["map:keep_strings"], 0, int(wanted))
+        self.keeps_strings = wanted
+        self.tell_arguments(wanted=False)
+
+    def tell_arguments(self, *, wanted: bool) -> None:
+        """Make the exec hook tell the text of arguments, for a time; where strings are kept it does so in any case."""
+        both = wire.KEEP_ARGUMENTS | wire.KEEP_ENVIRONMENT
+        word = both if self.keeps_strings else wire.KEEP_ARGUMENTS if wanted else 0
+        syscall.set_word(self._descriptors["map:keep_strings"], 0, word)
 
     def withheld(self) -> dict[int, int]:
         """Return by uid the changes of groups and subreaper flags beyond the user's allowance (bpf/quiet.h)."""

@@ -17,7 +17,7 @@ from agent.errors import UsageError
 from agent.protocol.client import default_socket
 
 if TYPE_CHECKING:
-    from agent.cli.eventlines import Lines
+    from agent.cli.execlines import Joined
     from agent.protocol.client import Subscription
 
 _ANSWER_S = 10.0
@@ -71,6 +71,7 @@ def watch(
     On a terminal, one line counts the changes that are found after a loss, where they are more than a few.
     """
     from agent.cli.eventlines import lines_of
+    from agent.cli.execlines import Joined
     from agent.events.subscriber import KINDS
     from agent.proc import topmost
     from agent.protocol.client import Client
@@ -80,27 +81,31 @@ def watch(
     if unknown or kinds == []:
         raise UsageError(f"--kind {kind}: expected some of {', '.join(KINDS)}, with commas")
     path = socket or default_socket()
-    lines = lines_of(as_objects=as_json, shortened=sys.stdout.isatty())
+    plain = lines_of(as_objects=as_json, shortened=sys.stdout.isatty())
+    executions = kinds is None or "exec" in kinds
 
     def subscribed(to: list[str] | None) -> "Subscription":
-        return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False)
+        return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False, arguments=executions)
 
     meant = rootname.parse_target(root) if root is not None else None
     # The reader of standard output may leave at any moment: then this process ends as every program in a pipe does.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with subscribed(None) if meant is None else topmost.answered_of_all(meant, subscribed) as events:
+        lines = Joined(plain, told=events.arguments)
         try:
             _tell(events, lines)
         finally:
-            _write(lines(None))
+            _write(lines.lines(None))
 
 
-def _tell(events: "Subscription", lines: "Lines") -> None:
+def _tell(events: "Subscription", lines: "Joined") -> None:
+    from agent.cli.execlines import LONGEST_NS
+
     while True:
-        event = events.next_within(_LOOK_S)
+        event = events.next_within(LONGEST_NS / 1e9 if lines.is_waiting else _LOOK_S)
         if event is None and _is_unread():
             os.kill(os.getpid(), signal.SIGPIPE)
-        _write(lines(event))
+        _write(lines.lines(event))
         if event is not None and event.kind == "end":
             return
 

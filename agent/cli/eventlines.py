@@ -11,12 +11,13 @@ line or send a sequence to the terminal.
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from agent.protocol.client import Event, EventTask
 from exporters.content.fields import escape
+from exporters.content.identity import word
 from exporters.content.wording import NS_PER_S, count, ended, exit_signal, path, plain, signal_name, status_document
 
 Lines = Callable[[Event | None], list[str]]
@@ -24,6 +25,9 @@ Lines = Callable[[Event | None], list[str]]
 
 MOST_OF_A_LOSS: Final = 20
 """Changes that are shown on a terminal one by one, of those that come to light after a loss."""
+
+MOST_OF_A_LINE: Final = 1000
+"""Characters of arguments in a line for people."""
 
 _WITH_IDS: Final = ("birth", "setsid", "setpgid")
 
@@ -122,6 +126,10 @@ def as_json(event: Event) -> str:
     told = dict(event.details)
     if event.kind in _WITH_IDS:
         document |= {"pgid": None, "sid": None}
+    if event.kind == "exec":
+        words = told.get("arguments")
+        told["arguments"] = None if words is None else [escape(each) for each in words]
+        told.setdefault("arguments_cut", None)
     if "exit_code" in told:
         document |= status_document(told["exit_code"])
     return json.dumps(document | told)
@@ -153,6 +161,8 @@ def _task(task: EventTask) -> str:
 def _details(event: Event, task: EventTask) -> list[str]:
     told = event.details
     match event.kind:
+        case "exec":
+            return [_arguments(told["arguments"], cut=told["arguments_cut"])] if "arguments" in told else []
         case "birth":
             parent, creator = told["parent"], told["creator"]
             kin = f"child of {parent}" if task.pid == task.tid else f"thread of {task.pid}"
@@ -179,6 +189,12 @@ def _details(event: Event, task: EventTask) -> list[str]:
             sends = f"exit signal {signal_name(signal)}" if signal >= 0 else ""
             return [*_condition(event), f"uid {task.uid}", f"gid {task.gid}", sends]
     return []
+
+
+def _arguments(words: Sequence[bytes], *, cut: bool) -> str:
+    text = " ".join([word(each) for each in words[:MOST_OF_A_LINE]])
+    cut = cut or len(words) > MOST_OF_A_LINE or len(text) > MOST_OF_A_LINE
+    return text[:MOST_OF_A_LINE] + ("…" if cut else "")
 
 
 def _condition(event: Event) -> list[str]:

@@ -23,7 +23,7 @@ from agent.daemon.quota import check_subscriptions, check_unsent
 from agent.errors import CkptreeError, NotPermittedError, UsageError
 from agent.events import eventfacts
 from agent.events.feed import Feed
-from agent.events.subscriber import KINDS, Subscriber
+from agent.events.subscriber import ARGUMENTS, KINDS, Subscriber
 from agent.model import Dialect, Snapshot
 from agent.proc import host
 from agent.protocol import codec
@@ -34,7 +34,19 @@ from agent.table.objects import TaskStruct
 from exporters import registry
 from exporters.image import checkpoint
 
-_FEATURES = ("snapshot", "subscribe", "status", "metrics", "order", "peer-credentials", "several-roots", "strings")
+_FEATURES = (
+    "snapshot",
+    "subscribe",
+    "status",
+    "metrics",
+    "order",
+    "peer-credentials",
+    "several-roots",
+    "strings",
+    "arguments",
+)
+
+_OF_ROOT = ("strings", "arguments")
 
 
 class Service:
@@ -62,6 +74,7 @@ class Service:
         self._images = checkpoint.Writer()
         self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
         self._started = time.monotonic()
+        self._arguments_told = False
         self._events_gone = Counter[str](told=0, dropped=0)
         self._verbs: dict[str, Callable[[codec.Message, Asker], codec.Message]] = {
             "snapshot": self._snapshot,
@@ -104,7 +117,7 @@ class Service:
         asker.unsent = int  # breaks the circle of asker and conversation, for the garbage collector is off
         subscription = asker.subscription
         if subscription is not None:
-            self.feed.remove(subscription)
+            self._remove(subscription)
             self._events_gone.update(told=subscription.told, dropped=subscription.dropped)
             asker.subscription = None
 
@@ -118,7 +131,7 @@ class Service:
             "protocols": list(codec.PROTOCOLS),
             "version": VERSION,
             "boot_id": self.snapshots.boot_id,
-            "features": [each for each in _FEATURES if each != "strings" or viewer.uid == 0],
+            "features": [each for each in _FEATURES if each not in _OF_ROOT or viewer.uid == 0],
             "formats": list(registry.LOSSLESS),
             "events": list(KINDS),
             "peer": {"pid": viewer.pid, "uid": viewer.uid, "gid": viewer.gid, "sees": viewer.scope},
@@ -163,6 +176,12 @@ class Service:
         kinds = request.get("kinds", KINDS)
         if not isinstance(kinds, (list, tuple)) or not all(kind in KINDS for kind in kinds):
             raise UsageError(f"kinds: expected a list of some of {', '.join(KINDS)}")
+        if request.get("arguments"):
+            if asker.viewer.uid != 0:  # the table does not know from whom the kernel hides the memory of a process
+                raise NotPermittedError(
+                    "arguments: only root is told those of execs, for no other user may read all memory"
+                )
+            kinds = (*kinds, ARGUMENTS)
         named = codec.root_texts(request)
         roots = tuple(dict.fromkeys(self._find({"root": text}, asker) for text in named))
         wanted = request.get("snapshot", len(roots) == 1)
@@ -178,6 +197,7 @@ class Service:
                 ids.extend(eventfacts.row(task, namespace) for task in chosen.inside)
             subscription = Subscriber(asker.viewer, namespace, roots, kinds, self.watch.stream.next)
             self.feed.add(subscription, asker.unsent)
+            self._tell_arguments()
             made.append(subscription)
 
         try:
@@ -191,10 +211,22 @@ class Service:
                 self._written("subscribe", request, asker, begin, {}, "ok")
         except BaseException:
             for subscription in made:
-                self.feed.remove(subscription)
+                self._remove(subscription)
             raise
         (asker.subscription,) = made
         return answer | {"order": asker.subscription.position}
+
+    def _remove(self, subscription: Subscriber) -> None:
+        self.feed.remove(subscription)
+        self._tell_arguments()
+
+    def _tell_arguments(self) -> None:
+        """Have the exec hook tell the text of arguments exactly as long as a subscriber asks for it."""
+        wanted = self.feed.tells_arguments
+        if wanted != self._arguments_told:
+            self._arguments_told = wanted
+            self.feed.keeps_strings = self.watch.probes.keeps_strings
+            self.watch.probes.tell_arguments(wanted=wanted)
 
     def _first_snapshot(
         self, root: TaskStruct, request: codec.Message, asker: Asker, at_cut: Callable[[Selection], None]

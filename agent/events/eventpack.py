@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgpack
 
 from agent.events.eventfacts import Marks, thread
-from agent.events.subscriber import KINDS
+from agent.events.subscriber import ARGUMENTS, KINDS
 from agent.selection.births import flag_names
 from agent.table import rules
 from agent.table.objects import EXITED, IO_WORKER, KERNEL, STOPPED, SUBREAPER, Pid, PidNamespace, TaskStruct
@@ -37,7 +37,7 @@ def _head(kind: str, entries: int) -> bytes:
     return head
 
 
-_HEADS: Final = {kind: [_head(kind, _COMMON + more) for more in range(_MOST + 1)] for kind in KINDS}
+_HEADS: Final = {kind: [_head(kind, _COMMON + more) for more in range(_MOST + 1)] for kind in (*KINDS, ARGUMENTS)}
 
 
 def _row(*names: bytes, codes: str) -> Callable[..., bytes]:
@@ -156,6 +156,20 @@ def execution(old: Pid | None) -> Details:
 
     def say(task: TaskStruct, namespace: PidNamespace) -> Said:
         return 2, _EXEC(_OLD, old.number_in(namespace) if old is not None else 0, _SIGNAL, task.exit_signal)
+
+    return say
+
+
+def arguments(text: bytes, size: int) -> Details:
+    """Return the function for the arguments of an exec.
+
+    Args:
+        text: the first bytes of the area, as the exec hook saw them.
+        size: bytes of the whole area.
+    """
+
+    def say(_task: TaskStruct, _namespace: PidNamespace) -> Said:
+        return _entries({"arguments": text, "size": size})
 
     return say
 

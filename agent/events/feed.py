@@ -41,8 +41,8 @@ from agent.events.eventfacts import (
     is_told_by,
     values_of,
 )
-from agent.events.subscriber import Subscriber
-from agent.table import rules
+from agent.events.subscriber import ARGUMENTS, Subscriber
+from agent.table import rules, wire
 from agent.table.objects import TaskStruct
 from agent.table.pidspace import Data
 from agent.table.processtable import ProcessTable
@@ -50,6 +50,7 @@ from agent.table.stream import Handler, Stream
 from agent.table.wire import Kind
 
 _STATE: Final = Kind.STATE.value
+_STRINGS: Final = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept", "size").unpack_from
 
 
 class Feed:
@@ -63,6 +64,7 @@ class Feed:
 
     Attributes:
         subscribers: each with a function that gives the client's unsent bytes.
+        keeps_strings: True where the table is to keep the text of strings; else it is told and not kept.
     """
 
     def __init__(self, stream: Stream, table: ProcessTable, clock: Clock, ahead: Clock) -> None:
@@ -76,6 +78,7 @@ class Feed:
         self._audience = Audience(ahead)
         self._told = self._audience.told
         self._tell = self._audience.tell
+        self.keeps_strings = True
         self.subscribers: dict[Subscriber, Callable[[], int]] = {}
 
     # ---- subscribers ---------------------------------------------------------------------------------------------
@@ -86,10 +89,11 @@ class Feed:
             self._lost = self._stream.lost
             self._unsynced = self._stream.suspect
             for kind, handler in self._handlers.items():
-                if kind is not Kind.STRINGS:  # no event tells strings
+                if kind is not Kind.STRINGS:
                     self._stream.handle(kind, self._listener(kind.value, handler))
         self.subscribers[subscriber] = unsent
         self._audience.add(subscriber, unsent, self._table.tasks)
+        self._hear_strings()
 
     def remove(self, subscriber: Subscriber) -> None:
         """Remove a subscriber."""
@@ -99,6 +103,17 @@ class Feed:
         if not self.subscribers:
             for kind, handler in self._handlers.items():
                 self._stream.handle(kind, handler)
+        self._hear_strings()
+
+    @property
+    def tells_arguments(self) -> bool:
+        """True where a subscriber has asked for the arguments of execs."""
+        return any(ARGUMENTS in each.kinds for each in self.subscribers)
+
+    def _hear_strings(self) -> None:
+        """Listen to records of strings as long as a subscriber asks for arguments: no other event tells strings."""
+        handler = self._handlers[Kind.STRINGS]
+        self._stream.handle(Kind.STRINGS, self._strings_listener(handler) if self.tells_arguments else handler)
 
     def settle(self) -> None:
         """Tell losses, the end of uncertainty and the end of roots, between two batches. The caller has swept if that
@@ -160,6 +175,28 @@ class Feed:
                 audience.now_ns = clock()
                 tell_record(record, touched)
             changes.set_aside()
+
+        return heard
+
+    def _strings_listener(self, apply: Handler) -> Handler:
+        """Return a handler that applies a record of strings and tells arguments."""
+        stream, table, audience = self._stream, self._table, self._audience
+
+        def heard(data: Data, at: int) -> None:
+            apply(data, at)
+            which, start_ns, tid, kept, size = _STRINGS(data, at)
+            task = table.task(tid)
+            if task is None or task.start_ns != start_ns:
+                return
+            leader = task.leader
+            if not which and kept and leader in self._told:
+                audience.order = stream.next - (not stream.is_late)
+                audience.now_ns = self._clock()
+                text = bytes(data[at + wire.STRINGS.size : at + wire.STRINGS.size + kept])
+                self._tell(ARGUMENTS, leader, leader, eventpack.arguments(text, size), {})
+            if not self.keeps_strings and leader.strings is not None:
+                first, second = [area and area[: wire.AREA.size] for area in leader.strings]
+                leader.strings = first, second
 
         return heard
 

@@ -12,6 +12,9 @@ from agent.table.objects import PidNamespace, TaskStruct
 KINDS: Final = ("birth", "exec", "death", "reap", "reparent", "setsid", "setpgid", "subreaper", "change")
 """Kinds that a client can ask for; ``loss``, ``resync``, ``dropped``, ``hidden`` and ``end`` come unasked."""
 
+ARGUMENTS: Final = "arguments"
+"""Kind of the event that follows an exec and has its arguments: only for a subscriber that asks for these."""
+
 BACKLOG_BYTES: Final = 1 << 20
 """Bytes that a subscriber may leave unread, beside those in the socket's buffer."""
 
@@ -25,7 +28,7 @@ class Subscriber:
         viewer: the subscriber's credentials: events of tasks that it may not see are not told.
         namespace: its pid namespace; events of tasks without a number there are not told.
         roots: only the trees below these tasks; none: all.
-        kinds: of `KINDS`.
+        kinds: of `KINDS`, and `ARGUMENTS`.
         position: number of the first event that can come; older changes are part of the state at the beginning.
 
     Attributes:

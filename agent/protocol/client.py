@@ -259,6 +259,7 @@ class Client:
         *,
         kinds: Iterable[str] | None = None,
         snapshot: bool | None = None,
+        arguments: bool = False,
     ) -> "Subscription":
         """Subscribe to events. The connection then serves the subscription alone.
 
@@ -267,6 +268,8 @@ class Client:
                 None: all tasks that this client may see.
             kinds: kinds of events, of those that the hello names; None: all.
             snapshot: begin with a snapshot of the tree, which needs exactly one root; None: iff there is one.
+            arguments: send an event ``arguments`` after each exec, where the daemon tells this client: the hello then
+                has the feature ``arguments``. It has the first bytes of the area as ``arguments`` and its ``size``.
 
         Raises:
             NotPermittedError: this client may not see the root.
@@ -277,11 +280,13 @@ class Client:
             raise VersionError(
                 f"the daemon on {self.path} is too old to follow several roots: name one of them by its pid"
             )
-        arguments: dict[str, Any] = {"roots": roots} if len(roots) > 1 else {"root": roots[0] if roots else None}
-        arguments["snapshot"] = len(roots) == 1 if snapshot is None else snapshot
+        request: dict[str, Any] = {"roots": roots} if len(roots) > 1 else {"root": roots[0] if roots else None}
+        request["snapshot"] = len(roots) == 1 if snapshot is None else snapshot
         if kinds is not None:
-            arguments["kinds"] = list(kinds)
-        answer = self.request("subscribe", **arguments)
+            request["kinds"] = list(kinds)
+        if arguments and "arguments" in self.hello().features:
+            request["arguments"] = True
+        answer = self.request("subscribe", **request)
         with self._of_another_version():
             image = answer["snapshot"]
             return Subscription(
@@ -290,6 +295,7 @@ class Client:
                 None if image is None else answer_of(answer, image),
                 self._socket,
                 answer.get("ids"),
+                arguments="arguments" in request,
             )
 
     def status(self) -> codec.Message:
@@ -323,6 +329,7 @@ class Subscription:
         snapshot: the tree at the beginning; None where it was not requested.
         ids: for each task of the snapshot, in its order, numbers, pid, parent, group and session as events have them;
             None without a snapshot, or from a daemon of an older version. For agent.protocol.livetree.
+        arguments: True where the daemon tells the arguments of execs.
     """
 
     def __init__(
@@ -332,10 +339,13 @@ class Subscription:
         snapshot: Answer | None,
         connection: socket.socket,
         ids: list[list[Any]] | None = None,
+        *,
+        arguments: bool = False,
     ) -> None:
         self.order = self.next = order
         self.snapshot = snapshot
         self.ids = ids
+        self.arguments = arguments
         self._client = client
         self._socket = connection
         self._waiting: deque[Event] = deque()

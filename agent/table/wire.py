@@ -36,6 +36,8 @@ MAX_LEVELS = 33
 LOST_NUMBERS = 512
 STRINGS_BYTES = 8192
 KEPT_BYTES = 4096
+KEEP_ARGUMENTS = 1
+KEEP_ENVIRONMENT = 2
 STRINGS_BLOCK = 64
 
 # (field, struct code), in the order of the header.

@@ -96,6 +96,8 @@ class SimProbes:
     is_taken_over = False
     string_key = KEY
     ring_name = "the simulated ring"
+    keeps_strings = False
+    tells_arguments = False
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -105,6 +107,10 @@ class SimProbes:
         self.ask = kernel.answer
         self.rows = kernel.rows
         kernel.emit = self.ring.records.append
+
+    def tell_arguments(self, *, wanted: bool) -> None:
+        """Note if the exec hook is to tell the text of arguments."""
+        self.tells_arguments = wanted
 
     def skipped(self) -> int:
         """Return 0: no run is skipped."""

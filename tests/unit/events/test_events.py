@@ -8,7 +8,9 @@ import msgpack
 import pytest
 
 from agent.access import Viewer
+from agent.daemon.asker import Asker
 from agent.events.subscriber import BACKLOG_BYTES, KINDS, Subscriber
+from agent.table import wire
 from agent.table.objects import CLONE_NEWPID, CLONE_VFORK, TaskStruct
 from agent.table.wire import Kind
 from exporters import registry
@@ -335,3 +337,53 @@ def test_without_a_root_there_is_no_snapshot(wanted: bool) -> None:  # noqa: FBT
     assert answer["ok"] is not wanted
     if not wanted:
         assert answer["snapshot"] is None
+
+
+def test_a_subscriber_that_asks_is_told_the_arguments_of_execs() -> None:
+    """Their text is not kept; no other subscriber is told, and the hook tells it exactly as long as one asks."""
+    scene = Scene()
+    child = scene.child()
+    other, asking = Asker(ROOT), Asker(ROOT)
+    scene.service.answer({"verb": "subscribe"}, other)
+    scene.service.answer({"verb": "subscribe", "arguments": True, "kinds": ["exec"]}, asking)
+    probes: Any = scene.watch.probes
+    assert probes.tells_arguments
+
+    def run(text: bytes) -> None:
+        scene.kernel.exec(child)
+        for which in (0, 1):
+            probes.ring.records.append(
+                scene.kernel.writer.strings(which, tid=child.tid, start_ns=child.start_ns, text=text, kept=not which)
+            )
+
+    run(b"make\0all\0")
+    heard = []
+    for asker in (other, asking):
+        scene.watch.tend()
+        assert asker.subscription is not None
+        events = msgpack.unpackb(asker.subscription.take(scene.watch.stream.next))["events"]
+        heard.append(_short(events, "arguments", "size"))
+    assert heard == [
+        [("exec", child.tid, None, None)],
+        [("exec", child.tid, None, None), ("arguments", child.tid, b"make\0all\0", 9)],
+    ]
+    task = scene.watch.table.task(child.tid)
+    assert task is not None
+    assert [len(area or b"") for area in task.strings or ()] == [wire.AREA.size] * 2
+    scene.service.forget(asking)
+    assert not probes.tells_arguments
+    run(b"x\0")
+    scene.watch.tend()
+    assert other.subscription is not None
+    assert _short(msgpack.unpackb(other.subscription.take(scene.watch.stream.next))["events"]) == [("exec", child.tid)]
+
+
+def test_the_arguments_of_execs_are_told_to_root_alone() -> None:
+    """The hello says who may ask."""
+    scene = Scene()
+    own = scene.child(ids=(1000, 1000))
+    told = scene.ask(scene.viewer(own), "subscribe", arguments=True)
+
+    assert (told["ok"], told["kind"]) == (False, "not-permitted")
+    assert "arguments" in scene.ask(ROOT, "hello")["features"]
+    assert "arguments" not in scene.ask(scene.viewer(own), "hello")["features"]

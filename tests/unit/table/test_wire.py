@@ -76,6 +76,8 @@ def values() -> dict[str, int]:
         "LOST_NUMBERS": wire.LOST_NUMBERS,
         "STRINGS_BYTES": wire.STRINGS_BYTES,
         "KEPT_BYTES": wire.KEPT_BYTES,
+        "KEEP_ARGUMENTS": wire.KEEP_ARGUMENTS,
+        "KEEP_ENVIRONMENT": wire.KEEP_ENVIRONMENT,
         "STRINGS_BLOCK": wire.STRINGS_BLOCK,
         "sizeof(struct string_key)": wire.STRING_KEY.size,
         "INITIAL_INUM": INITIAL_INUM,
