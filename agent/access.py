@@ -12,7 +12,8 @@ This is ``ptrace_may_access()`` (kernel/ptrace.c) as far as the table goes, whic
 effective and saved ones, and not the dumpable flag. So the starter of a set-user-id program sees of it what
 ``/proc/PID/stat`` shows every user: its numbers, its name, its parent. The data that ``/proc`` hides from the starter
 (memory, arguments, environment, open files) is not told: for ``--with-argv`` the client reads it, with the client's
-rights. Of arguments and environment the daemon keeps a hash, and on request the text; only root may ask about those.
+rights. Of arguments and environment the daemon keeps a hash, and on request the text; only root may ask about those,
+or be told the arguments of execs.
 
 It is no secret that a number is in use: ``kill(pid, 0)`` fails with EPERM for a used one and with ESRCH for a free one,
 however /proc is mounted. So the answers differ too: "no such process", or "not permitted". Names, and the members of
