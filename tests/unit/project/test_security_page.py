@@ -90,6 +90,10 @@ HOLD: Final[dict[str, str]] = {
         "a_program_that_another_takes_the_place_of_while_the_tree_is_built_does_not_run "
         "a_program_is_known_by_its_name_whoever_may_write_to_its_folder"
     ),
+    "The arguments of an exec": (
+        "the_arguments_of_execs_are_told_to_root_alone a_subscriber_that_asks_is_told_the_arguments_of_execs "
+        "a_daemon_that_keeps_no_strings_has_none_afterwards"
+    ),
     "The guard of a rebuilt tree": (
         "every_other_call_is_refused the_guard_and_its_watchers_are_confined_and_no_task_is"
     ),
