@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -199,10 +199,11 @@ for _verb in (
 
 def main() -> int:
     """Run a verb and return its exit code; a CkptreeError is printed as one message."""
-    if not {"-h", "--help"}.isdisjoint(sys.argv):
-        name_foreign_formats()
+    command: Any = typer.main.get_command(app)
+    if not {"-h", "--help"}.isdisjoint(sys.argv):  # to find them takes time
+        name_foreign_formats(command.commands)
     try:
-        app(prog_name="ckptree")
+        command(prog_name="ckptree")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except CkptreeError as error:

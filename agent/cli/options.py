@@ -3,13 +3,16 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agent.config import SOCKET_VARIABLE
 from agent.errors import UsageError
 from agent.protocol.client import DEFAULT_SOCKET
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ModeName(StrEnum):
@@ -48,18 +51,30 @@ Socket = Annotated[
 ]
 
 
-_FORMATS: Final = "Write this format: ckpt (default), msgpack, json, criu (a folder), dot, svg or html."
-FORMAT_OPTION: Final = typer.Option("--format", "-f", help=_FORMATS, metavar="FORMAT")
-Format = Annotated[str | None, FORMAT_OPTION]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="Write this format: ckpt (default), msgpack, json, criu (a folder), dot, svg or html.",
+        metavar="FORMAT",
+    ),
+]
 
 
-def name_foreign_formats() -> None:
-    """Name the formats of other packages in the help. To find them takes time, so only the help does so."""
+def name_foreign_formats(commands: "Mapping[str, Any]") -> None:
+    """Name the formats of other packages in the help of the verbs that write one.
+
+    Args:
+        commands: those of click, by verb, which are about to run.
+    """
     from exporters import plugins
 
     names = plugins.names()
-    if names:
-        FORMAT_OPTION.help = f"{_FORMATS} Other packages add: {', '.join(names)}."
+    for command in commands.values() if names else ():
+        for parameter in command.params:
+            if parameter.metavar == "FORMAT":
+                parameter.help = f"{parameter.help} Other packages add: {', '.join(names)}."
 
 
 def check_source(source: SourceName, socket: Path | None) -> None:
