@@ -29,7 +29,7 @@ _ROOF: Final = 1.4  # width of a house in relation to that of its text
 
 _HEAD = f"""\
 digraph plan {{
-graph [rankdir=LR, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, fontname="{FONTS}", fontsize=11]
+graph [rankdir=LR, remincross=false, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, fontname="{FONTS}", fontsize=11]
 node [shape=box, fontname="{FONTS}", fontsize=10, margin="0.08,0.04", height=0]
 edge [arrowsize=0.5, color="{_LINE}", style=solid, constraint=true, label="", fontname="{FONTS}", fontsize=8]
 """

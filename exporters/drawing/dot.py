@@ -13,9 +13,10 @@ few of the other threads are named. The legend explains the signs that occur.
 
 The tree grows from left to right, so that many children form a column, as on a terminal and in the same order. graphviz
 keeps no such order by itself: siblings in one box have one rank and a chain of invisible edges, which graphviz reads
-from bottom to top within boxes. So nodes of unknown namespaces have an invisible box. Only the box of an inner
-namespace may stand elsewhere than its first process would. All attributes of edges are declared at the head, and ports
-are attributes, too: graphviz 2.43 takes one attribute for another where it meets the first port within a box.
+from bottom to top within boxes, unless it looks for a better order once more: remincross=false forbids that. So nodes
+of unknown namespaces have an invisible box. Only the box of an inner namespace may stand elsewhere than its first
+process would. All attributes of edges are declared at the head, and ports are attributes, too: graphviz 2.43 takes one
+attribute for another where it meets the first port within a box.
 
 In a large drawing siblings without children share a node (exporters.drawing.folding). Only edges from parents and from
 ghosts decide on places; graphviz routes the other edges between these places.
@@ -45,7 +46,7 @@ _LIGHT = 0.8  # share of white in a session's colour
 
 _HEAD = f"""\
 digraph ckptree {{
-graph [rankdir=LR, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, fontname="{FONTS}", fontsize=11]
+graph [rankdir=LR, remincross=false, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, fontname="{FONTS}", fontsize=11]
 node [shape=plain, fontname="{FONTS}", fontsize=10]
 edge [headport="", tailport="", arrowsize=0.5, color="{LINE}", style=solid, constraint=true, dir=forward]
 """

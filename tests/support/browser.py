@@ -65,14 +65,15 @@ class Browser:
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a page of ckptree, and wait until it obeys."""
         self._ask("Page.navigate", url="about:blank")
-        self._ask("Page.navigate", url=f"{path.resolve().as_uri()}{fragment}")
+        said = self._ask("Page.navigate", url=f"{path.resolve().as_uri()}{fragment}")
+        assert "errorText" not in said, f"{path}: {said['errorText']}"
         self.wait("document.documentElement?.dataset.ready !== undefined")
 
     def wait(self, condition: str) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + PATIENCE_S
         while not self.js(f"!!({condition})"):
-            assert time.monotonic() < end, f"the page never came to {condition}; it reported {self.events}"
+            assert time.monotonic() < end, f"the page never came to {condition}; it reported {self.complaints()}"
             time.sleep(0.02)
 
     def js(self, expression: str) -> Any:

@@ -65,7 +65,7 @@ def _words(picture: ET.Element) -> Iterator[tuple[str, str]]:
 
 ALONE = """\
 digraph ckptree {
-graph [rankdir=LR, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, \
+graph [rankdir=LR, remincross=false, nodesep=0.1, ranksep=0.45, labelloc=t, labeljust=l, \
 fontname="Helvetica,Arial,Liberation Sans,DejaVu Sans,sans-serif", fontsize=11]
 node [shape=plain, fontname="Helvetica,Arial,Liberation Sans,DejaVu Sans,sans-serif", fontsize=10]
 edge [headport="", tailport="", arrowsize=0.5, color="#555555", style=solid, constraint=true, dir=forward]

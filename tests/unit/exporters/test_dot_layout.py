@@ -85,6 +85,14 @@ def test_the_example_of_the_readme_is_in_order() -> None:
     assert_ordered(a_snapshot([(n,) for n in range(100, 106)], tasks))
 
 
+def test_children_of_threads_stand_where_show_has_them() -> None:
+    """Lines from threads begin at cells, which makes graphviz look for another order."""
+    tasks = [a_task(1, 0), a_task(2, 1), a_task(3, 1), a_task(4, 0, tgid=1), a_task(5, 4)]
+
+    for ghosts in (0, 3):
+        assert_ordered(a_snapshot([(n,) for n in range(100, 105 + ghosts)], tasks))
+
+
 @settings(patient, max_examples=40)
 @given(snapshots())
 def test_siblings_of_any_snapshot_are_in_order_and_no_line_is_lost(snapshot: Snapshot) -> None:
