@@ -65,9 +65,11 @@ class Browser:
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a page of ckptree, and wait until it obeys."""
         self._ask("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank'")  # else another fragment of the same page would load nothing
         said = self._ask("Page.navigate", url=f"{path.resolve().as_uri()}{fragment}")
         assert "errorText" not in said, f"{path}: {said['errorText']}"
         self.wait("document.documentElement?.dataset.ready !== undefined")
+        self.settle()
 
     def wait(self, condition: str) -> None:
         """Wait until an expression is true."""
