@@ -107,7 +107,6 @@ static _Noreturn void run(uint32_t me, char *section)
 	const struct run_entry *entry = &((struct run_entry *)section)[me];
 	char *path = section + entry->path;
 	char **argv = pointers(section, entry->argv), **envp = pointers(section, entry->envp);
-
 	int file = entry->inode ? open_checked(me, entry, path) : -1;
 
 	/* exec() closes them; until then a failure can be reported. */
