@@ -230,8 +230,10 @@ def plan(
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
         raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
-    if fmt is not PlanFormat.SVG:  # svg is drawn by another program
-        _confine()
+    if fmt is PlanFormat.SVG:
+        sys.stdout.buffer.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
+        return
+    _confine()
     loaded = _load(file, _read(file))
     from agent.restart import planview
     from agent.restart.planning.search import decide
@@ -245,9 +247,26 @@ def plan(
     else:
         from agent.restart import plandrawing
 
-        drawing = plandrawing.dumps(made, loaded)
-        if fmt is PlanFormat.SVG:
-            from agent import picture
+        sys.stdout.buffer.write(plandrawing.dumps(made, loaded))
 
-            drawing = picture.svg(drawing)
-        sys.stdout.buffer.write(drawing)
+
+def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:
+    """Draw a plan as SVG. A confined child reads the file and plans; this process, which may start programs, has the
+    child's drawing laid out."""
+    from agent import picture
+    from agent.cli import apart
+
+    def work() -> apart.Made:
+        from agent.restart import plandrawing
+        from agent.restart.planning.search import decide
+
+        loaded = _load(file, _read(file))
+        return plandrawing.dumps(decide(loaded, pidns=pidns, any_numbers=any_numbers)[1], loaded)
+
+    try:
+        drawing = apart.made(work, say)
+    except apart.EndedError as ended:
+        raise typer.Exit(ended.code) from None
+    if not isinstance(drawing, bytes):
+        raise CkptreeError("what was made of the file is a folder: it is no drawing")
+    return picture.svg(drawing)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reader process of convert: it can write nothing, and the parent checks its answer."""
+"""The reader process of convert and of a plan's picture: it can write nothing, and the parent checks its answer."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ read = fileverbs._load
 
 def taken_over(*arguments):
     for name, attempt in {
-        "write": lambda: open(sys.argv[3] + ".evil", "w"),
+        "write": lambda: open(sys.argv[2] + ".evil", "w"),
         "run": lambda: os.execv("/bin/true", ["true"]),
     }.items():
         try:
@@ -43,9 +43,9 @@ def said(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def converted(*words: str | Path) -> "subprocess.CompletedProcess[str]":
-    """Convert a file, to the end."""
-    command = [sys.executable, "-c", _TAKEN_OVER, "convert", *map(str, words)]
+def converted(*words: str | Path, verb: str = "convert") -> "subprocess.CompletedProcess[str]":
+    """Convert a file, to the end, or do another verb to it."""
+    command = [sys.executable, "-c", _TAKEN_OVER, verb, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -64,6 +64,18 @@ def test_what_reads_the_file_can_write_and_run_nothing(tmp_path: Path, fmt: str)
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out"]
     assert target.stat().st_size > 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others have little that they could give up")
+def test_what_reads_the_file_of_a_drawn_plan_can_write_and_run_nothing(tmp_path: Path) -> None:
+    """The plan is drawn all the same."""
+    source = tmp_path / "in.json"
+    source.write_bytes(jsonfmt.dumps(a_snapshot([(1,)], [a_task(1, 0)])))
+    ran = converted(source, "-f", "svg", verb="plan")
+
+    assert (ran.returncode, ran.stderr.splitlines()) == (0, ["ckptree: refused: write", "ckptree: refused: run"])
+    assert "<svg" in ran.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
 
 
 def test_a_wrong_file_is_told_once_and_nothing_is_written(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ HOLD: Final[dict[str, str]] = {
     "No request, however mutated": "",
     "No image, however mutated": "any_bytes_are_errors no_file_takes_longer_than_its_size_deserves",
     "A verb that only reads": "it_reads_and_computes_and_nothing_else its_children_are_confined_as_well",
-    "`convert` reads a file": "what_reads_the_file_can_write_and_run_nothing",
+    "`convert` and `plan -f svg` read a file": (
+        "what_reads_the_file_can_write_and_run_nothing what_reads_the_file_of_a_drawn_plan_can_write_and_run_nothing"
+    ),
     "A small file cannot fill": "a_small_file_that_would_fill_the_memory_is_refused_by_name",
     "A plan's work": (
         "twice_as_many_processes_take_about_twice_the_calls "
