@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from agent.cli import confinement
-from tests.support.builders import patient
+from tests.support.examples import patient
 
 # A shell starts a background job with SIGINT and SIGQUIT ignored, nohup starts one with SIGHUP ignored; the processes of a
 # test would inherit that. A handler that does nothing is not inherited over exec(), and leaves this process as deaf.

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple, get_args
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from agent.model import (
@@ -134,9 +133,6 @@ def a_crowd(tasks: int, ghosts: int = 0, *, level: int = 0) -> Snapshot:
 
 # Arbitrary snapshots: all that the readers call sound, whether or not a kernel would make it. What depends on how many
 # there are of everything is made once for each shape: a strategy takes longer to make than a snapshot.
-
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""Settings for whole snapshots, which are slow to draw, above all on a busy machine."""
 
 
 class Shape(NamedTuple):

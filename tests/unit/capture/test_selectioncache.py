@@ -14,9 +14,9 @@ from agent.errors import RefusedError
 from agent.selection import select
 from agent.table import wire
 from agent.table.objects import CLONE_NEWPID, EXITED, TaskStruct
+from tests.support.examples import unexplained
 from tests.support.programs import PROGRAMS, Step, make
 from tests.support.watched import Watched, watched
-from tests.unit.table.test_table_properties import PATIENT
 
 
 class Scene:
@@ -196,7 +196,7 @@ class Doubled:
 
 
 @given(PROGRAMS, st.integers(0, 2**32), st.booleans())
-@PATIENT
+@unexplained
 def test_who_remembers_finds_what_everybody_finds(program: list[Step], seed: int, lossy: bool) -> None:  # noqa: FBT001
     """Any records come, some are lost, and lookups come in any order."""
     chance = random.Random(seed)

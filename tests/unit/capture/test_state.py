@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.capture import memorywriter
@@ -21,18 +21,14 @@ from agent.table.objects import CLONE_NEWPID, DeedName, Pid, PidNamespace, TaskS
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 from agent.table.wire import LOST_NUMBERS, Kind
+from tests.support.examples import examples, patient, unexplained
 from tests.support.programs import PROGRAMS, Step, finish, make
 from tests.support.records import RecordWriter
 from tests.support.watched import Watched, check_links, picture_of_table, watched
 
 PLACE = Place("bpf-map:7", 4711, (3, tuple(range(LOST_NUMBERS))), (9, 12))
 TOTALS = (2, 5, 1)
-PATIENT = settings(
-    deadline=None,
-    max_examples=60,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+SIXTY = settings(unexplained, max_examples=examples(60))
 
 
 def memory_of(pair: Watched) -> Memory:
@@ -161,7 +157,7 @@ def test_a_namespace_that_only_a_birth_remembers_is_written_with_those_above() -
 
 
 @given(PROGRAMS, PROGRAMS)
-@PATIENT
+@SIXTY
 def test_what_comes_after_makes_no_difference_to_who_remembers(before: list[Step], after: list[Step]) -> None:
     """Any calls come, a memory is made, and any calls follow: table, history and questions are equal."""
     pair = watched(pid_max=60)
@@ -209,7 +205,7 @@ REVIVED: list[Step] = [
 
 @given(PROGRAMS, st.integers(0, 2**32))
 @example(REVIVED, 164)
-@PATIENT
+@SIXTY
 def test_a_table_that_loss_has_made_doubtful_is_remembered_as_it_is(program: list[Step], seed: int) -> None:
     """Records were lost, swapped or left out before; one sweep repairs the table that was read too."""
     chance = random.Random(seed)
@@ -297,7 +293,7 @@ VALUES: st.SearchStrategy[Any] = st.sampled_from(
 
 
 @given(st.lists(st.integers(0, 2**32), min_size=1, max_size=6), VALUES)
-@settings(deadline=None, max_examples=300)
+@settings(patient, max_examples=examples(300))
 def test_a_memory_that_was_tampered_with_is_refused_or_harmless(way: list[int], value: Any) -> None:
     """Any value is replaced by any other, with a correct checksum."""
     _, data = some_memory()

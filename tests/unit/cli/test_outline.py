@@ -12,7 +12,8 @@ from agent.cli.scroll import Keyboard
 from agent.model import Snapshot, Task
 from exporters.drawing.colours import columns
 from exporters.drawing.treeview import rows
-from tests.support.builders import a_snapshot, a_task, patient, snapshots
+from tests.support.builders import a_snapshot, a_task, snapshots
+from tests.support.examples import patient
 
 ROWS = 20
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.scroll import Keyboard, Viewport
-from tests.support.builders import patient
+from tests.support.examples import patient
 
 KEYS = (b"\x1b[A", b"\x1bOB", b"\x1b[5~", b"\x1b[6~", b"\x1b[H", b"\x1b[F", b"q", b" ", b"\x1bOD", b"\r", b"\x7f")
 NAMES = ["up", "down", "page-up", "page-down", "top", "bottom", "q", " ", "left", "enter", "backspace"]

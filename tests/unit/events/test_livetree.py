@@ -17,10 +17,10 @@ from agent.protocol import codec
 from agent.protocol.client import Subscription as Heard
 from agent.protocol.livetree import LiveTree
 from agent.protocol.replies import answer_of, event_of
+from tests.support.examples import examples, unexplained
 from tests.support.kernelobjects import Thread
 from tests.support.programs import CALLS, NAMES, Step, choose, finish
 from tests.support.simwatch import ROOT, Scene
-from tests.unit.table.test_table_properties import PATIENT
 
 
 class Follower:
@@ -120,7 +120,7 @@ def _sweep(scene: Scene, _thread: Thread, _other: int) -> None:
 UNTOLD: dict[str, Callable[[Scene, Thread, int], None]] = {
     call.__name__: call for call in (_quiet_setsid, _quiet_setpgid, _quiet_subreaper, _stop, _other_ids, _sweep)
 }
-EXAMPLES = settings(PATIENT, max_examples=int(os.environ.get("CKPTREE_EXAMPLES", "40")))
+EXAMPLES = settings(unexplained, max_examples=int(os.environ.get("CKPTREE_EXAMPLES", examples(40))))
 STEPS = st.tuples(st.sampled_from((*NAMES, *UNTOLD)), st.integers(0, 999), st.integers(0, 999))
 PROGRAMS = st.lists(STEPS, max_size=15) | st.lists(STEPS, min_size=40, max_size=80)
 

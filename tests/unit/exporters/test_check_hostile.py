@@ -18,8 +18,9 @@ from exporters.checking.check import check
 from exporters.documents import jsonfmt
 from exporters.image import checkpoint
 from exporters.image.framing import LISTED
-from tests.support.builders import a_crowd, a_family, patient, snapshots
+from tests.support.builders import a_crowd, a_family, snapshots
 from tests.support.checked import BEYOND_READERS, judged
+from tests.support.examples import patient
 from tests.support.images import (
     GOLDEN,
     TAIL_AT,

@@ -12,9 +12,9 @@ from exporters.checking.check import check
 from exporters.content.findings import Finding
 from exporters.image import checkpoint
 from tests.support.builders import A_HEADER, A_TIME_NS
+from tests.support.examples import unexplained
 from tests.support.programs import PROGRAMS, Step, finish, make
 from tests.support.watched import watched
-from tests.unit.table.test_table_properties import PATIENT
 
 
 def captured(root: TaskStruct, mode: Mode) -> Snapshot | None:
@@ -42,7 +42,7 @@ def errors(snapshot: Snapshot, dialect: Dialect) -> list[Finding]:
 
 
 @given(PROGRAMS, st.sampled_from(["seed", "v23"]))
-@PATIENT
+@unexplained
 def test_no_tree_of_a_kernel_is_an_error(program: list[Step], dialect: Dialect) -> None:
     """This holds for any captured root, with all its namespaces, ghosts, zombies and adopted tasks, in either
     dialect."""

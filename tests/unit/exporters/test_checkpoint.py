@@ -22,9 +22,9 @@ from tests.support.builders import (
     a_snapshot,
     a_task,
     born,
-    patient,
     snapshots,
 )
+from tests.support.examples import patient
 from tests.support.images import (
     GOLDEN,
     GOLDEN_SNAPSHOT,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agent.errors import FormatError
 from agent.model import CKPT_PID_ROOT
 from exporters.image import checkpoint
-from tests.support.builders import a_family, patient
+from tests.support.builders import a_family
+from tests.support.examples import patient
 from tests.support.images import (
     GOLDEN,
     GOLDEN_SNAPSHOT,

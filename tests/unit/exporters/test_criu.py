@@ -17,7 +17,8 @@ from agent.errors import HostError
 from agent.model import CKPT_PID_ROOT, Completeness, Snapshot, Task, TaskState
 from exporters import registry, store
 from exporters.criu import criuformat, criuschema
-from tests.support.builders import a_bare_task, a_crowd, a_family, a_snapshot, a_task, patient, snapshots
+from tests.support.builders import a_bare_task, a_crowd, a_family, a_snapshot, a_task, snapshots
+from tests.support.examples import examples, patient
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # the Python of crit, which has pycriu
 # Both use the system's packages.
@@ -161,7 +162,7 @@ def test_crit_decodes_every_number_of_the_tree(crit: Callable[..., str], tmp_pat
     ]
 
 
-@settings(patient, max_examples=12)
+@settings(patient, max_examples=examples(12))
 @given(snapshots())
 def test_crit_shows_any_tree(
     crit: Callable[..., str], tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot

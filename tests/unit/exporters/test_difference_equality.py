@@ -13,7 +13,8 @@ from agent.model import CKPT_PID_ROOT, PidObject, Snapshot, Tag, TaskState
 from exporters.comparing.difference import difference, lines, to_document
 from exporters.content.wording import is_bare
 from exporters.image import checkpoint
-from tests.support.builders import patient, snapshots, with_task
+from tests.support.builders import snapshots, with_task
+from tests.support.examples import examples, patient
 
 
 def relabelled(snapshot: Snapshot, order: list[int], first: int) -> Snapshot:
@@ -144,7 +145,7 @@ def neighbours(draw: st.DrawFn, what: str) -> tuple[Snapshot, Snapshot]:
 def test_equal_means_the_same_buffers_and_facts_and_nothing_else(what: str) -> None:
     """The bytes of the image with new tags decide. In the other direction gone tasks are born."""
 
-    @settings(patient, max_examples=40)
+    @settings(patient, max_examples=examples(40))
     @given(neighbours(what))
     def judged(pair: tuple[Snapshot, Snapshot]) -> None:
         a, b = pair

@@ -20,7 +20,8 @@ from agent.picture import svg
 from exporters.content.wording import name
 from exporters.documents import jsonfmt
 from exporters.drawing.dot import dumps
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, patient, snapshots
+from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, snapshots
+from tests.support.examples import examples, patient
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -231,7 +232,7 @@ def test_a_name_is_drawn_as_it_is_shown_elsewhere(comm: bytes) -> None:
     assert set(words) == {"n1", "legend", "cluster_0", "cluster_legend"}
 
 
-@settings(patient, max_examples=40)
+@settings(patient, max_examples=examples(40))
 @given(snapshots())
 def test_graphviz_draws_any_snapshot_without_a_complaint(snapshot: Snapshot) -> None:
     """Every process, ghost and ancestor is there, with its name."""

@@ -19,7 +19,8 @@ from exporters.drawing import labels
 from exporters.drawing.dot import dumps
 from exporters.drawing.treelegend import STOPPED
 from exporters.drawing.treeview import render
-from tests.support.builders import a_family, a_snapshot, a_task, born, patient, snapshots, with_task
+from tests.support.builders import a_family, a_snapshot, a_task, born, snapshots, with_task
+from tests.support.examples import examples, patient
 from tests.support.hosts import PROCESSES, a_host
 from tests.support.scenes import SCENES, taken_from
 
@@ -93,7 +94,7 @@ def test_children_of_threads_stand_where_show_has_them() -> None:
         assert_ordered(a_snapshot([(n,) for n in range(100, 105 + ghosts)], tasks))
 
 
-@settings(patient, max_examples=40)
+@settings(patient, max_examples=examples(40))
 @given(snapshots())
 def test_siblings_of_any_snapshot_are_in_order_and_no_line_is_lost(snapshot: Snapshot) -> None:
     """An image that knows the namespaces of some pids only may be drawn in another order."""

@@ -19,7 +19,8 @@ from exporters.content.hostmap import CONSTANTS, read_header
 from exporters.documents import jsonfmt, msgpackfmt
 from exporters.image import checkpoint
 from exporters.image.head import as_said
-from tests.support.builders import A_HEADER, a_family, a_snapshot, patient
+from tests.support.builders import A_HEADER, a_family, a_snapshot
+from tests.support.examples import patient
 from tests.support.images import GOLDEN, a_record, an_extension, patched, records_of, some_facts
 
 HEADER_BYTES, TREE_AT = 72, 347

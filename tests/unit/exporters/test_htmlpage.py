@@ -16,7 +16,8 @@ from agent.model import ProcessDetails, Snapshot, TaskState
 from exporters import registry
 from exporters.documents import jsonfmt
 from exporters.drawing.htmlpage import dumps
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, patient, snapshots, with_task
+from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, snapshots, with_task
+from tests.support.examples import patient
 
 VOID: Final = {"meta", "input", "link", "br"}
 HOSTILE: Final = (

@@ -14,6 +14,7 @@ from agent.model import Snapshot, TaskState, WaitStatus
 from exporters.drawing.htmlpage import dumps
 from tests.support.browser import Browser, browser
 from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, snapshots, with_task
+from tests.support.examples import examples
 
 ROWS: Final = "[...document.querySelectorAll('.row')].map(row => (row.querySelector('.number') || row).textContent)"
 CHOSEN: Final = "document.querySelector('#chosen .number')?.textContent ?? null"
@@ -313,7 +314,7 @@ def test_a_chain_of_thousands_is_shown_and_searched(shows: Any) -> None:
 
 
 @given(snapshots())
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_snapshot_is_shown_without_a_complaint(
     page: Browser, tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot
 ) -> None:

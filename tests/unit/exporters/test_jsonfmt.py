@@ -15,7 +15,8 @@ from agent.model import Snapshot
 from exporters.content.fields import escape, unescape
 from exporters.documents import jsonfmt
 from exporters.image import checkpoint
-from tests.support.builders import A_TIME_NS, a_bare_task, a_crowd, a_family, a_snapshot, a_task, patient, snapshots
+from tests.support.builders import A_TIME_NS, a_bare_task, a_crowd, a_family, a_snapshot, a_task, snapshots
+from tests.support.examples import patient
 
 DOCUMENT = {
     *("format", "version", "dialect", "first_tag", "mode", "root", "boot_id", "time_ns", "header", "namespaces"),

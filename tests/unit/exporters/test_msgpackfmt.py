@@ -15,7 +15,8 @@ from agent.model import Snapshot
 from exporters import registry
 from exporters.content.fields import escape
 from exporters.documents import jsonfmt, msgpackfmt
-from tests.support.builders import a_family, a_snapshot, a_task, patient, snapshots
+from tests.support.builders import a_family, a_snapshot, a_task, snapshots
+from tests.support.examples import patient
 
 
 def parsed(snapshot: Snapshot) -> dict[str, Any]:

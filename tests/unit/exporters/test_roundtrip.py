@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 
 from agent.model import Snapshot
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, patient, snapshots
+from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, snapshots
+from tests.support.examples import patient, unexplained
 from tests.support.programs import PROGRAMS, Step, finish, make
 from tests.support.roundtrip import assert_comes_back
 from tests.support.watched import watched
 from tests.unit.exporters.test_check_trees import captured
-from tests.unit.table.test_table_properties import PATIENT
 
 PAGE_BYTES = 4096
 PIDS, NESTED, TASKS = PAGE_BYTES // 8, PAGE_BYTES // 12, PAGE_BYTES // 24
@@ -54,7 +54,7 @@ def test_any_snapshot_comes_back(snapshot: Snapshot) -> None:
 
 
 @given(PROGRAMS)
-@PATIENT
+@unexplained
 def test_any_tree_of_a_kernel_comes_back(program: list[Step]) -> None:
     """The tree is captured on a simulated kernel, at every process, after random system calls."""
     pair = watched(pid_max=60)

@@ -10,7 +10,8 @@ from hypothesis import given
 from agent.model import CKPT_PID_ROOT, Birth, Completeness, Creator, PidObject, Snapshot, Tag, Task, TaskState
 from exporters.drawing.treeview import render
 from exporters.image import checkpoint
-from tests.support.builders import a_bare_task, a_crowd, a_family, a_snapshot, a_task, born, patient, snapshots
+from tests.support.builders import a_bare_task, a_crowd, a_family, a_snapshot, a_task, born, snapshots
+from tests.support.examples import patient
 
 FAMILY = """\
 subtree of 4711 · 4 processes, 2 threads, 7 pids, 2 pid namespaces · 2024-05-01 12:00:00 UTC · Linux 6.1.0 x86_64

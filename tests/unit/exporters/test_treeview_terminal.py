@@ -20,7 +20,8 @@ from exporters.content.wording import ALARM, TINTS, Tint
 from exporters.drawing.colours import columns
 from exporters.drawing.treeview import render
 from exporters.image import checkpoint
-from tests.support.builders import a_family, a_snapshot, a_task, patient, snapshots
+from tests.support.builders import a_family, a_snapshot, a_task, snapshots
+from tests.support.examples import patient
 
 NARROW = """\
 subtree of 4711

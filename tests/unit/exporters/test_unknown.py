@@ -22,7 +22,8 @@ from exporters.content.unknown import DOCUMENT, NOTHING, _MapShape, collect
 from exporters.documents import jsonfmt, msgpackfmt
 from exporters.documents.document import to_document
 from exporters.image import checkpoint
-from tests.support.builders import a_family, a_snapshot, patient, snapshots
+from tests.support.builders import a_family, a_snapshot, snapshots
+from tests.support.examples import patient
 from tests.support.images import TAIL_AT, an_extension, records_of, some_facts, with_records
 
 Way = tuple[str | int, ...]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import NotRebuildableError, RefusedError
@@ -19,17 +19,13 @@ from agent.restart.planning.plan import Op, Plan
 from agent.restart.planning.search import make_plan
 from agent.restart.planning.simulate import Machine, difference, result
 from tests.support.builders import a_bare_task
+from tests.support.examples import examples, unexplained
 from tests.support.kernelobjects import Thread
 from tests.support.planned import Stage, interleaved, rows_of, taken, unobserved
 from tests.support.programs import NAMES, STEPS, Step, finish, make
 from tests.support.watched import Watched, watched
 
-PATIENT = settings(
-    deadline=None,
-    max_examples=60,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+SIXTY = settings(unexplained, max_examples=examples(60))
 LONG = st.lists(STEPS, min_size=60, max_size=150)
 
 NAMED = {
@@ -116,7 +112,7 @@ def has_number_1(snapshot: Snapshot) -> bool:
 
 
 @given(LONG, st.data())
-@PATIENT
+@SIXTY
 def test_a_tree_is_planned_or_refused_for_a_reason_and_the_plan_builds_it(
     program: list[Step], data: st.DataObject
 ) -> None:
@@ -138,7 +134,7 @@ def test_a_tree_is_planned_or_refused_for_a_reason_and_the_plan_builds_it(
 
 
 @given(LONG, st.data())
-@PATIENT
+@SIXTY
 def test_any_order_that_a_rebuild_may_take_comes_to_the_tree(program: list[Step], data: st.DataObject) -> None:
     """Only the order of each actor, the dependencies and the phases are kept; the rest is random. No actor gets
     stuck.
@@ -232,7 +228,7 @@ def nonsense(draw: st.DrawFn, most: int = 14) -> Snapshot:
 
 
 @given(nonsense(), st.booleans())
-@settings(PATIENT, max_examples=400)
+@settings(unexplained, max_examples=examples(400))
 def test_a_tree_that_no_kernel_had_is_planned_or_refused(snapshot: Snapshot, pidns: bool) -> None:  # noqa: FBT001
     """No other error occurs, and the planner does not hang."""
     plan = planned(snapshot, pidns=pidns)

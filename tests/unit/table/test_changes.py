@@ -11,10 +11,10 @@ from agent.capture.sweepdiff import SweepDiff
 from agent.table.objects import TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.wire import Kind
+from tests.support.examples import unexplained
 from tests.support.programs import PROGRAMS, Step, finish, make
 from tests.support.records import nonsense
 from tests.support.watched import Watched, watched
-from tests.unit.table.test_table_properties import PATIENT
 
 Facts = dict[TaskStruct, tuple[Any, ...]]
 
@@ -74,7 +74,7 @@ class Observed:
 
 
 @given(PROGRAMS, st.booleans(), st.booleans())
-@PATIENT
+@unexplained
 def test_a_record_touches_everybody_whom_it_changes(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
     """The program's records come in order, with the answers to questions."""
     pair = watched(pid_max=60, tells_release=tells_release, lingers=lingers)
@@ -88,7 +88,7 @@ def test_a_record_touches_everybody_whom_it_changes(program: list[Step], tells_r
 
 
 @given(PROGRAMS, st.integers(0, 2**32))
-@PATIENT
+@unexplained
 def test_so_it_does_where_others_were_lost_or_come_late(program: list[Step], seed: int) -> None:
     """Repairs touch the repaired tasks too."""
     chance = random.Random(seed)
@@ -120,7 +120,7 @@ def test_so_it_does_where_others_were_lost_or_come_late(program: list[Step], see
 
 @given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32)), max_size=30))
 @example([(Kind.FORK, 6097), (Kind.STRINGS, 2219)])  # of a program without other records
-@PATIENT
+@unexplained
 def test_so_does_nonsense(noise: list[tuple[Kind, int]]) -> None:
     """Task, number and identity are from a few, so that they meet."""
     pair = watched()

@@ -3,21 +3,15 @@
 
 import random
 
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.table import history
 from agent.table.wire import Kind
+from tests.support.examples import unexplained
 from tests.support.programs import PROGRAMS, Step, finish, make
 from tests.support.records import nonsense
 from tests.support.watched import Watched, check_links, watched
-
-PATIENT = settings(
-    deadline=None,
-    max_examples=100,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
 def births_agree(pair: Watched) -> None:
@@ -39,7 +33,7 @@ UNSEEN: list[Step] = [
 
 @given(PROGRAMS, st.booleans(), st.booleans())
 @example(UNSEEN, False, True)
-@PATIENT
+@unexplained
 def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release: bool, lingers: bool) -> None:  # noqa: FBT001
     """After any call the questions are answered, and those of a snapshot; without loss no others are necessary."""
     pair = watched(pid_max=60, tells_release=tells_release, lingers=lingers)
@@ -57,7 +51,7 @@ def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release:
 
 
 @given(PROGRAMS, st.booleans())
-@PATIENT
+@unexplained
 def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list[Step], lingers: bool) -> None:  # noqa: FBT001
     """It has only rows and answers."""
     unseen: list[bytes] = []
@@ -73,7 +67,7 @@ def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list
 
 
 @given(PROGRAMS, st.data())
-@PATIENT
+@unexplained
 def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: list[Step], data: st.DataObject) -> None:
     """Records are lost, swapped, late and repeated; some arrive after they were given up."""
     chance = random.Random(data.draw(st.integers(0, 2**32), label="seed"))
@@ -113,7 +107,7 @@ def test_no_loss_or_disorder_of_records_raises_and_one_sweep_heals_it(program: l
 @example([(Kind.EXEC, 581)])  # a thread under its own leader's number
 @example([(Kind.FORK, 10543), (Kind.FORK, 18149), (Kind.FORK, 10543)])  # a child of its own thread
 @example([(Kind.FORK, 49), (Kind.FORK, 1631)])  # in a group of another that has its number
-@PATIENT
+@unexplained
 def test_no_well_formed_record_raises(noise: list[tuple[Kind, int]]) -> None:
     """Task, number and identity are from a few, so that they meet; records are well-formed nonsense."""
     pair = watched()
