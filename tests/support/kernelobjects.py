@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objects of tests/support/kernelsim.py: namespaces, pid objects, thread groups, threads."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agent.table.wire import PidState
@@ -65,6 +66,19 @@ class Group:
     deaf: bool = False  # ignores all signals that can be ignored except SIGCHLD
     code: int | None = None  # group_exit_code, once SIGNAL_GROUP_EXIT is set
 
+    def living(self) -> Iterator["Thread"]:
+        """Return the threads that have not begun to exit."""
+        return (thread for thread in self.threads if not thread.exiting)
+
+    def sent_at_exit(self) -> int:
+        """Return the exit signal; it is SIGCHLD if the parent has called exec() since the birth."""
+        same = self.parent is not None and self.parent_execs == self.parent.execs
+        return self.exit_signal if same else SIGCHLD
+
+    def is_ignored(self) -> bool:
+        """Return True if the parent is not told of an exit, and the group then reaps itself."""
+        return self.sent_at_exit() == SIGCHLD and self.parent is not None and self.parent.group.ignores
+
 
 @dataclass(eq=False, slots=True)
 class Thread:
@@ -99,3 +113,30 @@ class Thread:
     def leads(self) -> bool:
         """Return thread_group_leader()."""
         return self.group.leader is self
+
+
+def allocated(identity: int, space: Space, wanted: tuple[int, ...], pid_max: int) -> Number:
+    """Return a pid object with a number at each level, which is in use from now on: the next one, or the wanted one.
+
+    Args:
+        identity: of the pid object.
+        space: the innermost level.
+        wanted: the numbers of the innermost levels, outermost first; 0 where any will do.
+        pid_max: the last number before numbers start again from the lowest free one.
+    """
+    numbers = []
+    for level, wish in zip(space.chain(), (*(0,) * (len(space.chain()) - len(wanted)), *wanted), strict=True):
+        if wish:
+            assert wish not in level.used, "EEXIST"
+            assert level.init is not None or wish == 1, "EINVAL"
+            numbers.append(wish)
+            continue
+        number = level.last + 1
+        while number in level.used or number > pid_max:
+            number = number + 1 if number < pid_max else 2
+        level.last = number
+        numbers.append(number)
+    pid = Number(identity, tuple(numbers), space.chain())
+    for level, number in zip(pid.spaces, numbers, strict=True):
+        level.used[number] = pid
+    return pid

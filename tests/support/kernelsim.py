@@ -12,10 +12,22 @@ Calls are whole, except where the gap between an effect and its record matters: 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from agent.table import objects, wire
+from agent.table import objects
 from agent.table.objects import CLONE_NEWPID, CLONE_PARENT, CLONE_THREAD
 from agent.table.wire import Kind
-from tests.support.kernelobjects import SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, UNHEEDED, Group, Number, Space, Thread
+from tests.support import kernelrecords
+from tests.support.kernelobjects import (
+    SIGCHLD,
+    SIGCONT,
+    SIGKILL,
+    SIGSTOP,
+    UNHEEDED,
+    Group,
+    Number,
+    Space,
+    Thread,
+    allocated,
+)
 from tests.support.records import INITIAL_INUM, RecordWriter
 
 
@@ -78,44 +90,9 @@ class Kernel:
 
     # ---- records ---------------------------------------------------------------------------------------------------
 
-    def flags(self, thread: Thread) -> int:
-        """Return record_task.flags."""
-        group = thread.group
-        bits = (
-            (objects.SUBREAPER, group.subreaper),
-            (objects.UNDER_SUBREAPER, group.under),
-            (objects.EXITED, thread.exited),
-            (objects.EXITING, thread.exiting),
-            (objects.STOPPED, thread.stopped),
-            (objects.PTRACED, thread.traced),
-            (objects.MOVING, thread.pending is not None),
-        )
-        return sum(bit for bit, on in bits if on)
-
     def announce(self, kind: Kind, thread: Thread, argument: int = 0, by: Thread | None = None, flags: int = 0) -> None:
         """Emit a record_task with the thread's present state."""
-        group, parent, pending = thread.group, thread.group.parent, thread.pending
-        record = self.writer.task(
-            kind,
-            argument,
-            roles=tuple((n.identity, n.state) for n in (thread.pid, group.leader.pid, group.pgid, group.sid)),
-            task=thread.address,
-            start_ns=thread.start_ns,
-            parent=parent.address if parent else 0xFFFF0000,
-            leader=group.leader.address,
-            tid=thread.tid,
-            parent_tid=parent.tid if parent else 0,
-            flags=self.flags(thread) | (objects.MOVING_NOWHERE if pending and pending.closed else 0) | flags,
-            exit_code=thread.code if group.code is None else group.code,
-            exit_signal=group.exit_signal if thread.leads else -1,
-            uid=thread.ids[0],
-            gid=thread.ids[1],
-            by=by.address if by else 0,
-            by_tid=by.tid if by else 0,
-            child_inum=pending.inum if pending else 0,
-            child_ns_id=pending.identity if pending else 0,
-        )
-        self.emit(record)
+        self.emit(kernelrecords.task(self.writer, kind, thread, argument, by, flags))
 
     def answer(self, address: int, start_ns: int) -> None:
         """Run the program `state`: one task by address."""
@@ -127,22 +104,7 @@ class Kernel:
 
     def rows(self) -> bytes:
         """Run the program `on_task`: every task."""
-        return b"".join(
-            wire.ROW.pack(
-                *(t.address, t.start_ns, t.group.parent.address if t.group.parent else 0xFFFF0000),
-                *(
-                    t.pid.identity,
-                    t.group.pgid.identity,
-                    t.group.sid.identity,
-                    t.tid,
-                    self.flags(t) | ((t.group.exit_signal if t.leads else -1) & 0xFF) << wire.ROW_SIGNAL_SHIFT,
-                    *t.ids,
-                    b"task",
-                    0,
-                ),
-            )
-            for t in sorted(self.threads, key=lambda t: t.tid)
-        )
+        return b"".join(map(kernelrecords.row, sorted(self.threads, key=lambda each: each.tid)))
 
     def _call(self, kind: Kind, caller: Thread, value: int) -> None:
         self.emit(self.writer.call(kind, caller.address, caller.tid, value))
@@ -152,22 +114,7 @@ class Kernel:
     def _number(self, space: Space, wanted: tuple[int, ...] = ()) -> Number:
         """Run alloc_pid(); with set_tid the innermost numbers are the wanted ones."""
         self._identity += 1
-        numbers = []
-        for level, wish in zip(space.chain(), (*(0,) * (len(space.chain()) - len(wanted)), *wanted), strict=True):
-            if wish:
-                assert wish not in level.used, "EEXIST"
-                assert level.init is not None or wish == 1, "EINVAL"
-                numbers.append(wish)
-                continue
-            number = level.last + 1
-            while number in level.used or number > self.pid_max:
-                number = number + 1 if number < self.pid_max else 2
-            level.last = number
-            numbers.append(number)
-        pid = Number(self._identity, tuple(numbers), space.chain())
-        for level, number in zip(pid.spaces, numbers, strict=True):
-            level.used[number] = pid
-        return pid
+        return allocated(self._identity, space, wanted, self.pid_max)
 
     def _thread(self, pid: Number, creator: Thread | None) -> Thread:
         self._clock += 1
@@ -266,7 +213,7 @@ class Kernel:
         last = all(other.exiting for other in group.threads)
         if last and group.code is None:
             group.code = code
-        flags = objects.AUTOREAP if last and self._is_ignored(group) else 0
+        flags = objects.AUTOREAP if last and group.is_ignored() else 0
         self.announce(Kind.EXIT, thread, int(last), flags=flags)
 
     def exit_notify(self, thread: Thread) -> None:
@@ -276,7 +223,7 @@ class Kernel:
 
     def _exit_notify(self, thread: Thread) -> None:
         if thread.space.init is thread:
-            thread.space.init = next(self._living(thread.group), thread)
+            thread.space.init = next(thread.group.living(), thread)
             if thread.space.init is thread:
                 thread.lingering = self.lingers
                 self._zap(thread)
@@ -324,40 +271,29 @@ class Kernel:
                 if not other.exited and not other.lingering:
                     self.exit_notify(other)
 
-    def _living(self, group: Group) -> Iterator[Thread]:
-        return (thread for thread in group.threads if not thread.exiting)
-
     def _new_reaper(self, father: Thread) -> Thread:
-        if (thread := next(self._living(father.group), None)) is not None:
+        if (thread := next(father.group.living(), None)) is not None:
             return thread
         if father.group.under:
             above = father.group.parent
             while above is not None and len(above.pid.numbers) == len(father.pid.numbers) and above is not self.init:
-                if above.group.subreaper and (thread := next(self._living(above.group), None)) is not None:
+                if above.group.subreaper and (thread := next(above.group.living(), None)) is not None:
                     return thread
                 above = above.group.parent
         reaper = father.space.init
         assert reaper is not None
         return reaper
 
-    def _sent_at_exit(self, group: Group) -> int:
-        """Return the exit signal; it is SIGCHLD if the parent has called exec() since the birth."""
-        same = group.parent is not None and group.parent_execs == group.parent.execs
-        return group.exit_signal if same else SIGCHLD
-
-    def _is_ignored(self, group: Group) -> bool:
-        return self._sent_at_exit(group) == SIGCHLD and group.parent is not None and group.parent.group.ignores
-
     def _notify_parent(self, group: Group) -> None:
         """Run do_notify_parent() of a zombie."""
         if not group.leader.exited or group.threads != [group.leader]:
             return
-        if self._is_ignored(group):
+        if group.is_ignored():
             self.release(group.leader)
         elif group.parent is not None and group.parent.lingering:
             self.release(group.leader)  # within its exit an init reaps all children it has, by no system call
         elif group.parent is not None:
-            self._signals.append((group.parent.group, self._sent_at_exit(group)))
+            self._signals.append((group.parent.group, group.sent_at_exit()))
 
     @contextmanager
     def _signals_wait(self) -> Iterator[None]:
@@ -378,7 +314,7 @@ class Kernel:
             for thread in group.threads:
                 thread.stopped = number == SIGSTOP and not thread.exited
         elif number == SIGKILL or not group.deaf:
-            self.exit_group(next(self._living(group)), number)
+            self.exit_group(next(group.living()), number)
 
     def _zap(self, init: Thread) -> None:
         """Run zap_pid_ns_processes(): the namespace dies with its init."""

@@ -14,8 +14,9 @@ from agent.restart.planning import guest as guests
 from agent.restart.planning.plan import CloneBits, Op, Plan, Role
 from agent.restart.planning.search import make_plan
 from agent.table.objects import CLONE_NEWPID, CLONE_PARENT
+from tests.support.initscenes import entered
 from tests.support.planned import Stage, rows_of, taken, unobserved
-from tests.support.scenes import SCENES, SUBTREES, entered, taken_from
+from tests.support.scenes import SCENES, SUBTREES, taken_from
 from tests.support.watched import watched
 
 UNUSED = 1 << 21
