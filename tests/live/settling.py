@@ -5,9 +5,11 @@ Effects of a call may come after its return: an exit runs on after kill() has re
 a moment later.
 """
 
+import time
 from pathlib import Path
 
 from tests.live.kernelview import parse_stat
+from tests.live.mailbox import TIMEOUT_S, TreeError
 from tests.live.tasks import Life, Task
 
 _PF_EXITING = 4
@@ -37,3 +39,22 @@ def is_as_expected(task: Task, shown: tuple[str, int] | None) -> bool:
     if task.life is Life.LINGERING:
         return bool(flags & _PF_EXITING) and state in "SDI"  # I: up to 6.1 or so it waits as idle tasks do
     return not flags & _PF_EXITING and (state == "T") == task.process.stopped
+
+
+def settle(changed: list[Task]) -> None:
+    """Wait until /proc shows the predicted state of each of the tasks, and take it from the list.
+
+    Raises:
+        TreeError: a task does not get there in time; the list is empty then.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    while changed:
+        task = changed[-1]
+        shown = shown_state(task)
+        if is_as_expected(task, shown):
+            changed.pop()
+        elif time.monotonic() > deadline:
+            changed.clear()
+            raise TreeError(f"node {task.node} should be {task.life}, and /proc shows {shown} of it")
+        else:
+            time.sleep(0.00005)

@@ -10,6 +10,12 @@ THREAD = "CLONE_THREAD"
 PARENT = "CLONE_PARENT"
 NEWPID = "CLONE_NEWPID"
 VFORK = "CLONE_VFORK"
+CLONE_BITS = {
+    NEWPID: 0x20000000,
+    PARENT: 0x8000,
+    VFORK: 0x4000 | 0x100,  # with CLONE_VM
+    THREAD: 0x10000 | 0x800 | 0x400 | 0x200 | 0x100 | 0x40000,  # with SIGHAND, FILES, FS, VM and SYSVSEM
+}
 
 EventKind = Literal["setsid", "setpgid", "subreaper", "exit"]
 

@@ -25,17 +25,11 @@ from typing import Self
 from tests.live.kernelview import KernelView, kernel_view
 from tests.live.mailbox import CALL, CLONE, EXEC, SCRATCH, SYS, TIMEOUT_S, Mailbox, Result, TreeError
 from tests.live.oracle import Oracle
-from tests.live.settling import is_as_expected, shown_state
-from tests.live.tasks import NEWPID, PARENT, THREAD, VFORK, Life, Pid, Task
+from tests.live.settling import settle
+from tests.live.tasks import CLONE_BITS, NEWPID, PARENT, THREAD, VFORK, Life, Pid, Task
 
 KEEPER = -1
 
-_BITS = {
-    NEWPID: 0x20000000,
-    PARENT: 0x8000,
-    VFORK: 0x4000 | 0x100,  # with CLONE_VM
-    THREAD: 0x10000 | 0x800 | 0x400 | 0x200 | 0x100 | 0x40000,  # with SIGHAND, FILES, FS, VM and SYSVSEM
-}
 _WORDS = {"newpid": NEWPID, "sibling": PARENT, "vfork": VFORK}
 _AT_FDCWD = -100
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
@@ -249,7 +243,7 @@ class Tree:
 
     def unshare(self, node: int) -> Result:
         """Call unshare(CLONE_NEWPID)."""
-        result = self._call(f"unshare {node}", node, "unshare", _BITS[NEWPID])
+        result = self._call(f"unshare {node}", node, "unshare", CLONE_BITS[NEWPID])
         if not result.errno:
             self.oracle.unshare(self.task(node))
         return self._settled(result)
@@ -261,7 +255,7 @@ class Tree:
         fd = self._call(f"openat {node}", node, "openat", _AT_FDCWD, SCRATCH, os.O_RDONLY | os.O_CLOEXEC)
         if fd.errno:
             return self._settled(fd)
-        result = self._call(f"setns {node} {target}", node, "setns", fd.value, _BITS[NEWPID])
+        result = self._call(f"setns {node} {target}", node, "setns", fd.value, CLONE_BITS[NEWPID])
         self._call(f"close {node}", node, "close", fd.value)
         if not result.errno:
             self.oracle.setns(self.task(node), self.task(target))
@@ -338,7 +332,7 @@ class Tree:
     ) -> Result:
         if child in self.oracle.tasks or not 0 < child < len(self._mailbox):
             raise TreeError(f"{text}: node {child} is not free")
-        creator, arguments = self.task(parent), [sum(_BITS[flag] for flag in flags), child, exit_signal]
+        creator, arguments = self.task(parent), [sum(CLONE_BITS[flag] for flag in flags), child, exit_signal]
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             innermost_first = tuple(reversed(set_tid))
@@ -400,15 +394,5 @@ class Tree:
 
     def _settled(self, result: Result) -> Result:
         """Wait until /proc shows the predicted state of every task that has changed."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while self._changed:
-            task = self._changed[-1]
-            shown = shown_state(task)
-            if is_as_expected(task, shown):
-                self._changed.pop()
-            elif time.monotonic() > deadline:
-                self._changed.clear()
-                raise TreeError(f"node {task.node} should be {task.life}, and /proc shows {shown} of it")
-            else:
-                time.sleep(0.00005)
+        settle(self._changed)
         return result
