@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make setup   what is missing from apt, and a virtual environment with ckptree in it
-# make check   linters, types, import rules, unit tests in parallel
+# make check   linters, types, import rules, and the unit tests that are not slow, in parallel, with a tenth of the random examples
 # make coverage     unit tests with their coverage, which must not fall below the gate
 # make demo    snapshot a hard tree, compare every number with the kernel's own, make the tree again
 # make test    all checks and all tests; as root the live ones too
@@ -168,8 +168,8 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint packages-browser
-	$(BIN)/pytest -q -m 'not live' -n auto --dist worksteal
+check: lint
+	CKPTREE_QUICK=1 $(BIN)/pytest -q -m 'not live and not slow' -n auto --dist worksteal tests/unit
 
 coverage: setup packages-browser
 	@mkdir -p build/coverage

@@ -15,7 +15,7 @@ from agent.errors import FormatError
 from exporters import registry
 from tests.support.builders import a_crowd, a_family
 
-VERBS = (["show"], ["check"], ["plan"], ["convert"])
+VERBS = (["check"], *(pytest.param([verb], marks=pytest.mark.slow) for verb in ("show", "plan", "convert")))
 
 
 def ran(verb: list[str], file: Path) -> "subprocess.CompletedProcess[str]":
@@ -40,6 +40,7 @@ def test_a_small_file_that_would_fill_the_memory_is_refused_by_name(tmp_path: Pa
     assert not file.with_name("out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fmt", ["ckpt", "json"])
 def test_a_tree_of_a_hundred_thousand_tasks_is_read(tmp_path: Path, fmt: str) -> None:
     """No sound file meets the bound."""

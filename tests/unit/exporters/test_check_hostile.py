@@ -188,6 +188,7 @@ def test_no_file_takes_longer_than_its_size_deserves(name: str) -> None:
     assert findings
 
 
+@pytest.mark.slow
 def test_twenty_thousand_tasks_are_checked_as_fast_as_they_are_read_twice() -> None:
     """A check takes less than two readings, on a busy machine too."""
     data = checkpoint.dumps(a_crowd(20_000))

@@ -16,6 +16,8 @@ from tests.support.browser import Browser, browser
 from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, snapshots, with_task
 from tests.support.examples import examples
 
+pytestmark = pytest.mark.slow
+
 ROWS: Final = "[...document.querySelectorAll('.row')].map(row => (row.querySelector('.number') || row).textContent)"
 CHOSEN: Final = "document.querySelector('#chosen .number')?.textContent ?? null"
 DETAILS: Final = "document.getElementById('details').innerText"

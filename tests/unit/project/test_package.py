@@ -51,6 +51,7 @@ def sources() -> set[str]:
     return {os.fspath(path.relative_to(TOP)) for path in paths if path.is_file() and path.parent.name != "__pycache__"}
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_three_packages_and_nothing_beside_them(wheel: Path) -> None:
     """Above all the wheel has no tests."""
     with zipfile.ZipFile(wheel) as archive:
@@ -59,6 +60,7 @@ def test_a_wheel_holds_three_packages_and_nothing_beside_them(wheel: Path) -> No
     assert {name for name in names if not name.endswith((".dist-info", ".data"))} == {"agent", "bpf", "exporters"}
 
 
+@pytest.mark.slow
 def test_manual_pages_and_completions_travel_as_data(wheel: Path) -> None:
     """Installers put them below share, where man and the shells look."""
     with zipfile.ZipFile(wheel) as archive:
@@ -75,12 +77,14 @@ def test_manual_pages_and_completions_travel_as_data(wheel: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_types_of_the_packages_travel(unpacked: Path) -> None:
     """PEP 561: a program that imports agent.protocol.client is type-checked."""
     for package in ("agent", "bpf", "exporters"):
         assert (unpacked / package / "py.typed").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_every_source_file_travels(unpacked: Path) -> None:
     """Above all these are C programs and headers, which are compiled on the watched machine."""
     carried = {os.fspath(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
@@ -91,11 +95,13 @@ def test_every_source_file_travels(unpacked: Path) -> None:
     assert needed <= carried
 
 
+@pytest.mark.slow
 def test_a_wheel_is_for_one_kind_of_machine_and_any_python(wheel: Path) -> None:
     """The helper for rebuilds is a program for this processor, and needs nothing of Python's."""
     assert wheel.name.endswith(f"-py3-none-linux_{os.uname().machine}.whl")
 
 
+@pytest.mark.slow
 def test_the_helper_travels_ready_to_run(wheel: Path) -> None:
     """Installers keep the mode in the archive; the helper is small and needs no library."""
     with zipfile.ZipFile(wheel) as archive:
@@ -108,6 +114,7 @@ def test_the_helper_travels_ready_to_run(wheel: Path) -> None:
     assert b"ld-linux" not in program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("machine", "more"), [("aarch64-linux-gnu", True), ("x86_64-linux-gnu", False)])
 def test_the_helper_is_compiled_for_the_machine_of_the_compiler(machine: str, more: bool, tmp_path: Path) -> None:  # noqa: FBT001
     """For arm64 its atomics must not be functions of a library, because it links none."""
@@ -133,6 +140,7 @@ def test_the_helper_is_compiled_for_the_machine_of_the_compiler(machine: str, mo
     assert (folder / "ckptree-rebuild").exists()
 
 
+@pytest.mark.slow
 def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path) -> None:
     """The test runs in another folder, with the wheel's files alone."""
     program = "import runpy, agent, bpf.compiler; print(agent.__file__); runpy.run_module('agent', run_name='__main__')"
@@ -149,6 +157,7 @@ def test_a_wheel_works_where_the_checkout_is_not(unpacked: Path, tmp_path: Path)
     assert (ran.returncode, ran.stderr[:9]) == (8, "ckptree: ")
 
 
+@pytest.mark.slow
 def test_the_licence_travels(unpacked: Path) -> None:
     """It has the name that installers look for."""
     assert [path.name for path in unpacked.rglob("LICENSE")] == ["LICENSE"]

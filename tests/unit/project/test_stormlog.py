@@ -19,6 +19,7 @@ from tests.bench.storm import Storm
 from tests.bench.stormlog import ALWAYS, LIFE_FIELDS, Change, Kind, Life, StormLog, _changes
 
 
+@pytest.mark.slow
 def test_the_reader_agrees_with_the_header(tmp_path: Path) -> None:
     """The compiler gives offsets, sizes and kinds."""
 
@@ -100,6 +101,7 @@ def moments(life: Life) -> list[int]:
     return [*life[5:13], *changes]
 
 
+@pytest.mark.slow
 def test_stamps_of_a_life_are_in_order(slow_storm: tuple[StormLog, list[scanners.Scan]]) -> None:
     """The order is birth, then end, each from may to must."""
     for life in filter(None, slow_storm[0].lives):
@@ -109,6 +111,7 @@ def test_stamps_of_a_life_are_in_order(slow_storm: tuple[StormLog, list[scanners
         assert life.zombie_hi <= life.gone_hi
 
 
+@pytest.mark.slow
 def test_a_scan_during_which_nothing_happened_is_never_torn(slow_storm: tuple[StormLog, list[scanners.Scan]]) -> None:
     """The tree has zombies, orphans, sessions and groups, and the judge raises no false alarm."""
     log, scans = slow_storm
@@ -120,6 +123,7 @@ def test_a_scan_during_which_nothing_happened_is_never_torn(slow_storm: tuple[St
     assert [judge.judge(capture).clash for capture in calm if judge.covers(capture)] == [()] * len(calm)
 
 
+@pytest.mark.slow
 def test_a_scan_with_a_row_too_many_or_too_few_is_torn(slow_storm: tuple[StormLog, list[scanners.Scan]]) -> None:
     """The scans are the same, with a row added or removed: the judge can fail."""
     log, scans = slow_storm
@@ -134,6 +138,7 @@ def test_a_scan_with_a_row_too_many_or_too_few_is_torn(slow_storm: tuple[StormLo
     assert judge.judge(last._replace(rows=[*last.rows, ghost])).torn
 
 
+@pytest.mark.slow
 def test_an_idle_tree_has_the_size_asked_for_and_goes() -> None:
     """Processes are three levels deep, with threads."""
     with IdleTree(60, breadth=3, threads=2) as tree:

@@ -151,6 +151,7 @@ def end(pair: Watched, thread: Thread) -> None:
     pair.table.changes.tasks.clear()  # a reader has noted the changes
 
 
+@pytest.mark.slow
 def test_the_number_of_objects_is_flat_over_many_forks(no_collector: None) -> None:
     """No cycle keeps dead objects: processes, threads, execs, sessions, containers."""
     pair = watched()
@@ -195,6 +196,7 @@ def test_an_ancestor_that_is_gone_is_kept_as_long_as_a_birth_runs_through_it(no_
     assert count(TaskStruct) == before - 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new_session", [False, True])
 def test_ten_thousand_generations_that_fork_and_exit_stay_few(no_collector: None, *, new_session: bool) -> None:
     """A daemon keeps starting its successor, with or without a session of its own."""
