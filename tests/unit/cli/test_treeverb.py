@@ -146,10 +146,8 @@ def test_keys_scroll_and_a_new_size_is_taken(shell: "subprocess.Popen[bytes]") -
         teletype.see(r"INCOMPLETE · not verified(.*\n)+.* (\d\d)-\d\d/\d\d ")
         teletype.press(b"\x1b[H")
         teletype.resize(40, 120)
+        teletype.hear(lambda: len(teletype.display.rows) == 40 and max(map(len, teletype.display.rows)) == 120)
         teletype.see(rf"^INCOMPLETE · subtree of {shell.pid}")
-
-        assert len(teletype.display.rows) == 40
-        assert max(map(len, teletype.display.rows)) == 120
 
 
 def test_forty_columns_and_eight_rows_are_enough_to_fold_and_search(shell: "subprocess.Popen[bytes]") -> None:

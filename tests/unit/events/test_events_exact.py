@@ -339,11 +339,12 @@ def _lines_run(scene: Scene) -> int:
         count += kind == "line"
         return trace
 
+    before = sys.gettrace()  # that of coverage
     sys.settrace(trace)
     try:
         scene.watch.drain()
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return count
 
 

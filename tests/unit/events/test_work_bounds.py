@@ -166,11 +166,12 @@ def lines(scene: Scene, act: Callable[[Scene], None]) -> int:
     feed = scene.pair.feed
 
     def traced(record: bytes) -> None:
+        before = sys.gettrace()  # that of coverage
         sys.settrace(trace)
         try:
             feed(record)
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
 
     scene.pair.kernel.emit = traced
     act(scene)

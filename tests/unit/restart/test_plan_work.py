@@ -43,11 +43,12 @@ def calls(snapshot: Snapshot) -> int:
         nonlocal count
         count += event == "call"
 
+    before = sys.getprofile()
     sys.setprofile(called)
     try:
         make_plan(snapshot)
     finally:
-        sys.setprofile(None)
+        sys.setprofile(before)
     return count
 
 
