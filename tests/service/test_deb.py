@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
 import pytest
@@ -45,9 +46,12 @@ class Life(NamedTuple):
     answers: dict[str, Ran]
 
 
+FIND_OURS = "cd /usr/lib/ckptree/lib/python3*/site-packages && find agent bpf exporters"
 QUESTIONS = {
     "version": "ckptree --version",
     "snapshot": "ckptree snapshot $$ --source procfs --allow-incomplete -o /tmp/tree.ckpt && ckptree check /tmp/tree.ckpt",
+    "page": "ckptree convert /tmp/tree.ckpt /tmp/tree.html -f html && grep -c '</html>' /tmp/tree.html",
+    "share": "dpkg --listfiles ckptree | grep -E '^/usr/share/(man/man|bash|zsh|fish).*/[^/]*ckptree[^/]*$'",
     "unit": "ckptree snapshot unit:systemd-journald --source procfs --allow-incomplete --no-plan -f json",
     "main": "systemctl show --property=MainPID --value systemd-journald",
     "bcc": "/usr/lib/ckptree/bin/python3 -c 'import bcc; print(bcc.__file__)'",
@@ -58,7 +62,8 @@ QUESTIONS = {
     "log": "journalctl --unit=ckptree.service --output=cat --no-pager",
     "verify": "systemd-analyze verify --man=no ckptree.service ckptree.socket",
     "program": "systemctl show --property=ExecStart --value ckptree.service",
-    "compiled": "find /usr/lib/ckptree -path '*/agent/__pycache__/daemon.*.pyc'",
+    "modules": f"{FIND_OURS} -name '*.py'",
+    "compiled": f"{FIND_OURS} -path '*/__pycache__/*.pyc'",
     "owners": "find /usr/lib/ckptree /etc/ckptree ! -user root",
     "files": "dpkg --verify ckptree | grep -v /usr/share/",  # this root has no manuals
 }
@@ -108,6 +113,25 @@ def test_the_command_works_from_its_private_environment(life: Life) -> None:
     assert life.answers["bcc"].out == "/usr/lib/python3/dist-packages/bcc/__init__.py\n"
 
 
+def test_the_page_of_a_tree_is_made_of_installed_files(life: Life) -> None:
+    """The page's style and scripts are files beside the modules."""
+    assert life.answers["page"].code == 0, life.answers["page"].err
+    assert life.answers["page"].out == "1\n"
+
+
+def test_manual_pages_and_completions_are_where_man_and_the_shells_look(life: Life) -> None:
+    """They are those of the wheel."""
+    assert set(life.answers["share"].out.split()) == {
+        "/usr/share/man/man1/ckptree.1.gz",
+        "/usr/share/man/man5/ckptree-image.5.gz",
+        "/usr/share/man/man5/ckptree.toml.5.gz",
+        "/usr/share/man/man8/ckptree-daemon.8.gz",
+        "/usr/share/bash-completion/completions/ckptree",
+        "/usr/share/zsh/vendor-completions/_ckptree",
+        "/usr/share/fish/vendor_completions.d/ckptree.fish",
+    }
+
+
 def test_a_unit_of_the_systems_manager_is_found_by_its_name(life: Life) -> None:
     """The main process of the unit is the root."""
     assert life.answers["unit"].code == 0, life.answers["unit"].err
@@ -116,7 +140,11 @@ def test_a_unit_of_the_systems_manager_is_found_by_its_name(life: Life) -> None:
 
 def test_its_modules_are_compiled_and_roots(life: Life) -> None:
     """The daemon cannot write there; compiled modules make it start sooner."""
-    assert life.answers["compiled"].out.count("\n") == 1
+    modules = set(life.answers["modules"].out.splitlines())
+    compiled = [PurePath(path) for path in life.answers["compiled"].out.splitlines()]
+
+    assert "agent/daemon/main.py" in modules
+    assert {str(path.parents[1] / path.name.split(".")[0]) + ".py" for path in compiled} == modules
     assert life.answers["owners"].out == ""
     assert life.answers["files"].out == ""
 
