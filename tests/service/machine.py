@@ -21,8 +21,8 @@ from tests.service.host import Host, Ran
 from tests.service.roots import debian, install, kernel, package, packed, upgrade
 
 MEMORY = "3G"
-BOOT_S = 240.0
-COMMAND_S = 240.0
+BOOT_S = 600.0
+COMMAND_S = 600.0
 
 # The server in the machine: a line of base64 of JSON for each request and each answer.
 AGENT = """
@@ -94,7 +94,7 @@ class Machine(Host):
         (root / "usr/bin/py3compile").write_text(COMPILE)
         wanted = root / "etc/systemd/system/multi-user.target.wants"
         (root / "etc/systemd/system/agent.service").write_text(AGENT_UNIT)
-        (wanted / "agent.daemon.service").symlink_to("../agent.service")
+        (wanted / "agent.service").symlink_to("../agent.service")
         (root / "opt/test-agent.py").write_text(AGENT)
         drop_in = root / "etc/systemd/system/ckptree.service.d/emulated.conf"
         drop_in.parent.mkdir()
