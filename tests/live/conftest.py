@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest
 from agent.model import Snapshot
 from agent.protocol.client import Client
 from exporters import registry
+from tests.live.apiclients import an_open_folder
+from tests.live.daemons import Daemon, a_daemon
 
 Capture = Callable[[int, str], Snapshot]
 
@@ -64,3 +67,29 @@ def capture(client: Client) -> Capture:
         return registry.load(answer.data)
 
     return take
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Daemon]:
+    """A daemon whose socket others can reach."""
+    with an_open_folder() as folder, a_daemon(folder) as daemon:
+        yield daemon
+        assert daemon.process.poll() is None, daemon.log.read_text()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process of root's; its name would be a leak."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Make a folder that all users may read."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)

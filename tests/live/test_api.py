@@ -1,107 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's socket with all kinds of clients: many, slow, hostile, and of other users."""
+"""The daemon's socket with all kinds of clients: many, slow and hostile."""
 
 import contextlib
-import ctypes
-import grp
-import json
 import os
-import re
 import selectors
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from agent.daemon.server import MAX_CLIENTS_PER_USER
-from agent.errors import BusyError, CkptreeError, NotPermittedError
 from agent.protocol import codec
 from agent.protocol.client import Client, Event
 from exporters import registry
 from tests.bench.compiled import compiled
 from tests.bench.idle_tree import IdleTree
+from tests.live.apiclients import connected, is_live
 from tests.live.daemons import PATIENCE_S, TOP, Daemon, a_daemon
 
 pytestmark = pytest.mark.live
-
-NOBODY = 65534
-
-
-@contextlib.contextmanager
-def an_open_folder() -> Iterator[Path]:
-    """One that others may enter; pytest closes its own to them."""
-    with tempfile.TemporaryDirectory(prefix="ckptree-api-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Daemon]:
-    """A daemon whose socket others can reach."""
-    with an_open_folder() as folder, a_daemon(folder) as daemon:
-        yield daemon
-        assert daemon.process.poll() is None, daemon.log.read_text()
-
-
-@pytest.fixture
-def sleeper() -> Iterator[int]:
-    """A process of root's; its name would be a leak."""
-    with subprocess.Popen(["sleep", "1000"]) as process:
-        try:
-            yield process.pid
-        finally:
-            process.kill()
-
-
-def as_user(uid: int, gid: int, groups: list[int], script: Callable[[], Any]) -> Any:
-    """Run a function in a child of a user, and return its result, through JSON; its imports must be loaded already."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups(groups)
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-            try:
-                said = json.dumps(script())
-            except CkptreeError as error:
-                said = json.dumps([type(error).__name__, str(error)])
-            os.write(writer, said.encode())
-        except BaseException:  # noqa: BLE001 - pytest is the parent's
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return json.loads(said)
-
-
-def connected(path: Path) -> socket.socket:
-    """A bare connection."""
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    peer.settimeout(PATIENCE_S)
-    peer.connect(os.fspath(path))
-    return peer
-
-
-def is_live(daemon: Daemon, within_s: float = 5.0) -> bool:
-    """It answers, and sooner than any client expires."""
-    begin = time.monotonic()
-    with Client(daemon.socket, PATIENCE_S) as client:
-        client.snapshot(str(os.getpid()))
-    return time.monotonic() - begin < within_s
 
 
 def test_two_hundred_clients_at_once_are_all_answered(running: Daemon, sleeper: int) -> None:
@@ -236,167 +156,6 @@ def test_a_subscriber_that_does_not_read_is_told_what_it_missed_and_holds_up_nob
     assert heard > 2 * forks
     assert 0 < missed < heard
     assert len([event for event in told if event.kind in kinds]) + missed == heard
-
-
-def test_another_user_sees_their_own_and_nothing_else(running: Daemon, sleeper: int) -> None:
-    """The daemon shows no name, no tree and no event of another user."""
-
-    def script() -> Any:
-        with Client(running.socket) as client:
-            me = client.snapshot(str(os.getpid()))
-            refused = []
-            for root in ("1", str(sleeper), str(os.getppid()), "pidns:4026531836"):
-                try:
-                    client.snapshot(root)
-                    refused.append("")
-                except CkptreeError as error:
-                    refused.append(str(error))
-            with Client(running.socket) as other, other.subscribe() as events:
-                child = os.fork()
-                if child == 0:
-                    os._exit(3)
-                os.waitpid(child, 0)
-                heard: list[tuple[str, int, int]] = []
-                while not heard or heard[-1][0] != "death":
-                    event = events.next_within(5)
-                    assert event is not None
-                    assert event.task is not None
-                    heard.append((event.kind, event.task.pid, event.task.uid))
-            said = json.dumps([client.status(), client.metrics()])
-            return [client.hello().sees, me.tasks, refused, [child, heard], said]
-
-    with noise() as names:
-        sees, tasks, refused, (child, heard), said = as_user(NOBODY, NOBODY, [], script)
-
-    assert (sees, tasks) == ("own", 1)
-    assert all(refused)
-    assert [text for text in refused if "sleep" in text or "python" in text] == []
-    assert "not permitted" in refused[1]
-    assert heard == [["birth", child, NOBODY], ["death", child, NOBODY]]
-    assert not [name for name in (*names, "sleep") if name in said]
-
-
-@contextlib.contextmanager
-def noise() -> Iterator[list[str]]:
-    """Others live and die meanwhile."""
-    script = "while :; do /bin/true; done"
-    with subprocess.Popen(["sh", "-c", script]) as process:
-        try:
-            yield ["/bin/true"]
-        finally:
-            process.kill()
-
-
-def test_a_tree_with_a_task_of_roots_in_it_is_refused_to_its_user(running: Daemon) -> None:
-    """Though the root of the tree is theirs."""
-    tree = (  # the child stays root's
-        "import os, time\n"
-        "if os.fork() == 0: time.sleep(1000)\n"
-        "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
-        "print(flush=True); time.sleep(1000)"
-    )
-    with subprocess.Popen([sys.executable, "-c", tree], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
-        (child,) = psutil.Process(process.pid).children()
-
-        def script() -> Any:
-            with Client(running.socket) as client:
-                return client.snapshot(str(process.pid)).tasks
-
-        refused = as_user(NOBODY, NOBODY, [], script)
-        child.kill()
-        process.kill()
-
-    assert refused[0] == NotPermittedError.__name__
-    assert "1 of the 2 tasks of this tree are not yours" in refused[1]
-
-
-def test_members_of_the_group_see_everything(sleeper: int) -> None:
-    """The one that the configuration names; by supplementary groups, of which there may be very many."""
-    name, gid = next((group.gr_name, group.gr_gid) for group in grp.getgrall() if group.gr_gid not in (0, NOBODY))
-    with an_open_folder() as folder:
-        config = folder / "config.toml"
-        config.write_text(f'group = "{name}"\n')
-        config.chmod(0o644)
-        with a_daemon(folder, "--config", config) as daemon:
-
-            def script() -> Any:
-                with Client(daemon.socket) as client:
-                    return [client.hello().sees, client.snapshot(str(sleeper)).tasks]
-
-            assert as_user(NOBODY, NOBODY, [gid], script) == ["all", 1]
-            assert as_user(NOBODY, gid, [], script) == ["all", 1]
-            assert as_user(NOBODY, NOBODY, [*range(10000, 10400), gid], script) == ["all", 1]
-            assert as_user(NOBODY, NOBODY, [*range(10000, 10400)], script)[0] == NotPermittedError.__name__
-
-
-def test_one_user_does_not_take_all_places(running: Daemon) -> None:
-    """The next connection is told why; root still gets in."""
-
-    def script() -> Any:
-        with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(Client(running.socket)) for _ in range(MAX_CLIENTS_PER_USER)]
-            for client in clients:
-                client.hello()
-            try:
-                stack.enter_context(Client(running.socket)).hello()
-            except BusyError as error:
-                return str(error)
-        return None
-
-    turned_away = as_user(NOBODY, NOBODY, [], script)
-
-    assert f"user {NOBODY} has {MAX_CLIENTS_PER_USER} clients here already" in turned_away
-    assert is_live(running)
-
-
-def test_one_user_does_not_take_all_of_the_daemons_time(running: Daemon) -> None:
-    """Requests without end, eight at a time: the daemon's own processor time stays a share."""
-
-    def script() -> Any:
-        def ask() -> None:
-            end = time.monotonic() + 0.8
-            with Client(running.socket, PATIENCE_S) as client:
-                while time.monotonic() < end:
-                    client.metrics()
-
-        threads = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return True
-
-    process = psutil.Process(running.process.pid)
-    before, begin = process.cpu_times(), time.monotonic()
-    as_user(NOBODY, NOBODY, [], script)
-    after, took = process.cpu_times(), time.monotonic() - begin
-    share = (after.user + after.system - before.user - before.system) / took
-
-    assert share < 0.3
-    assert is_live(running)
-
-
-def test_each_snapshot_is_a_line_in_the_log(running: Daemon) -> None:
-    """Also one whose asker calls itself what it likes."""
-    libc = ctypes.CDLL(None)
-
-    def script() -> Any:
-        libc.prctl(15, b'x" uid=0\n\x1b[31m', 0, 0, 0)  # PR_SET_NAME
-        with Client(running.socket) as client:
-            return [client.snapshot(str(os.getpid())).tasks, os.getpid()]
-
-    tasks, pid = as_user(NOBODY, NOBODY, [], script)
-    lines = [line for line in running.log.read_text().splitlines() if f" pid={pid} " in line]
-
-    assert tasks == 1
-    assert len(lines) == 1
-    assert re.fullmatch(
-        rf'ckptree: snapshot uid={NOBODY} gid={NOBODY} pid={pid} comm="x\\x22 uid=0\\x0a\\x1b\[31m" root="{pid}" '
-        rf'mode="subtree" format="ckpt" tasks=1 result="ok" ms=\d+\.\d+',
-        lines[0],
-    )
 
 
 def test_the_loop_turns_soon_also_beside_thousands_of_tasks(tmp_path: Path) -> None:

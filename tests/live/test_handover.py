@@ -17,9 +17,7 @@ import pytest
 
 from agent.capture.probes import Probes
 from agent.model import Snapshot
-from agent.protocol.client import Client
 from bpf import syscall
-from exporters import registry
 from tests.bench.judge import Capture, Judge
 from tests.bench.storm import Storm
 from tests.bench.watcher import rows_of
@@ -27,6 +25,7 @@ from tests.live.compare import assert_matches
 from tests.live.compare import differences as differences_from_oracle
 from tests.live.daemons import PATIENCE_S, a_hard_tree, ckptree, differences
 from tests.live.expectation import Expectation
+from tests.live.manageddaemons import capture, status, unobserved
 from tests.live.random_trees import ROOT, begin, random_draws
 from tests.live.servicemanager import ServiceManager
 from tests.live.tasks import THREAD
@@ -42,27 +41,6 @@ _STEPS = 12  # of a tree, between two events in a daemon's life
 _RATE = 1500
 _MANIFEST, _MEMORY = "ckptree/manifest", "ckptree/memory"
 _NO_CAPABILITY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
-
-
-def capture(manager: ServiceManager, number: int) -> Snapshot:
-    """A subtree, through an image and back."""
-    with Client(manager.socket, PATIENCE_S) as client:
-        answer = client.snapshot(str(number), mode="subtree")
-    assert answer.complete, answer.reasons
-    return registry.load(answer.data)
-
-
-def status(manager: ServiceManager) -> dict[str, object]:
-    """Return the daemon's status."""
-    with Client(manager.socket, PATIENCE_S) as client:
-        return dict(client.status())
-
-
-def unobserved(snapshot: Snapshot) -> set[int]:
-    """Return the numbers of the tasks whose birth was not observed; none of them has a creator or an order."""
-    assumed = [task for task in snapshot.tasks if task.birth is None or not task.birth.observed]
-    assert all(task.birth is None or (task.birth.creator, task.birth.order) == (None, None) for task in assumed)
-    return {snapshot.number(task.pid) for task in assumed}
 
 
 @pytest.fixture

@@ -8,12 +8,10 @@ import gc
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,10 +22,10 @@ from agent.restart.planning import search
 from agent.restart.planning.plan import Plan
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild import commands, pidfile, preflight, verify
-from agent.restart.rebuild.coordinator import HELPER, Rebuild
+from agent.restart.rebuild.coordinator import Rebuild
 from exporters import registry
-from tests.live.rebuilds import assert_gone, is_gone
-from tests.live.restartverb import TOP, command, ran, running, soon
+from tests.live.guardprocesses import guards, kill_session, left_over
+from tests.live.restartverb import soon
 from tests.support.builders import a_snapshot, a_task
 
 pytestmark = pytest.mark.live
@@ -41,16 +39,6 @@ def a_large_tree() -> Snapshot:
     """Three hundred processes."""
     tasks = [a_task(1, 0), *[a_task(tag, tag // 3 + 1) for tag in range(2, 301)]]
     return a_snapshot([(1,), *[(tag + 400,) for tag in range(2, 301)]], tasks, mode="container")
-
-
-def left_over(others: set[int]) -> set[int]:
-    """Return the pids of guards and tasks of this checkout, except for `others`; zombies are left out."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and os.readlink(entry / "exe") == os.fspath(HELPER):
-                found.add(int(entry.name))
-    return found - others
 
 
 def forked(body: Callable[[], None]) -> int:
@@ -133,11 +121,6 @@ def test_nothing_is_left_of_a_coordinator_that_is_killed(*, pidns: bool, moments
     assert_nothing_is_left(lambda: hold(plan), lambda pid: os.kill(pid, signal.SIGKILL), whole, moments)
 
 
-def guards(coordinator: int) -> list[int]:
-    """Its only child, where it has one."""
-    return [int(pid) for pid in Path(f"/proc/{coordinator}/task/{coordinator}/children").read_text().split()]
-
-
 def kill_with_guard(coordinator: int) -> None:
     """Both, so that neither can do anything about the other's end."""
     os.kill(coordinator, signal.SIGSTOP)
@@ -168,16 +151,6 @@ def test_nothing_is_left_where_the_guard_is_killed_as_well(*, pidns: bool, end: 
 def kill_group(coordinator: int) -> None:
     """As a shell, timeout or a terminal does: nothing of that group can do anything about it."""
     os.killpg(coordinator, signal.SIGKILL)
-
-
-def kill_session(coordinator: int) -> None:
-    """All that is in it, one after the other, as pkill -s does."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            if os.getsid(int(entry.name)) == coordinator:
-                os.kill(int(entry.name), signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        os.kill(coordinator, signal.SIGKILL)
 
 
 def kill_guard(coordinator: int) -> None:
@@ -293,175 +266,3 @@ def test_a_signal_that_python_hears_of_and_no_call_does_ends_a_restart(where: st
         restartverb.restart(os.fspath(image))
 
     assert_it_ends(restart)
-
-
-# ---- a root that has changed its ids: the kernel forgets that it is to die with the guard ---------------------------
-
-OTHER_IDS = ("--run", "setpriv --reuid 65534 --clear-groups sleep 78")
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """A container of one process."""
-    path = tmp_path / "tree.ckpt"
-    path.write_bytes(registry.image(a_snapshot([(1,)], [a_task(1, 0)], mode="container"), "ckpt"))
-    return path
-
-
-def changed(pid: int) -> bool:
-    """It has other ids, and runs."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text() == "sleep\n" and Path(f"/proc/{pid}").stat().st_uid == 65534
-    return False
-
-
-def watcher(guard: int) -> int:
-    """The child of the guard that is none of the tree, once it watches: it is made early, but may be slow to run."""
-    found: list[int] = []
-
-    def watches() -> bool:
-        for pid in guards(guard):
-            with suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text() == "ckptree-watcher\n":
-                    found.append(pid)
-        return bool(found)
-
-    assert soon(watches)
-    return found[0]
-
-
-def root_of(guard: int) -> int:
-    """Its other child, once that has changed its ids."""
-    assert soon(lambda: any(changed(pid) for pid in guards(guard)))
-    return next(pid for pid in guards(guard) if changed(pid))
-
-
-@contextmanager
-def cleared(*pids: int) -> Iterator[None]:
-    """Kill the rest at the end, also after a test that fails."""
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def kill_alone(guard: int) -> None:
-    """By its pid."""
-    os.kill(guard, signal.SIGKILL)
-
-
-def kill_its_group(guard: int) -> None:
-    """All that is in it."""
-    os.killpg(guard, signal.SIGKILL)
-
-
-def kill_its_session(guard: int) -> None:
-    """All that is in it, one after the other."""
-    kill_session(guard)
-
-
-def kill_watcher_and_later_the_guard(guard: int) -> None:
-    """It gets another one."""
-    first = watcher(guard)
-    os.kill(first, signal.SIGKILL)
-    assert soon(lambda: watcher(guard) != first)
-    os.kill(guard, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("end", [kill_alone, kill_its_group, kill_its_session, kill_watcher_and_later_the_guard])
-def test_a_detached_tree_whose_root_has_changed_its_ids_ends_with_its_guard(
-    end: Callable[[int], None], image: Path, tmp_path: Path
-) -> None:
-    """By a second process, which is in no group or session of the guard's."""
-    others = left_over(set())
-    file = tmp_path / "pid"
-    done = ran(image, *OTHER_IDS, "--detach", "--pidfile", file)
-    assert done.returncode == 0, done.stderr
-    guard = int(file.read_text())
-    root = root_of(guard)
-    with cleared(root):
-        assert watcher(guard)
-        end(guard)
-
-        assert_gone([guard, root])
-        assert soon(lambda: not left_over(others))
-
-
-def test_a_restart_whose_guard_is_killed_says_that_the_tree_is_gone_when_it_is(image: Path) -> None:
-    """The root has changed its ids, and the watcher is gone: the coordinator ends the root."""
-    process = subprocess.Popen(command(image, *OTHER_IDS), cwd=TOP, stderr=subprocess.PIPE, text=True)
-    assert soon(lambda: guards(process.pid), within=20)
-    guard = guards(process.pid)[0]
-    root = root_of(guard)
-    with cleared(root, process.pid):
-        found = watcher(guard)
-        os.kill(guard, signal.SIGSTOP)
-        os.kill(found, signal.SIGKILL)
-        os.kill(guard, signal.SIGKILL)
-        told = process.communicate(timeout=20)[1]
-
-        assert is_gone(root)
-        assert "the guard of the tree was killed, and the tree with it" in told
-        assert process.returncode == 125
-
-
-@pytest.mark.parametrize("both", [True, False], ids=["guard and restart", "guard"])
-def test_nothing_is_left_of_a_root_that_has_changed_its_ids(*, both: bool, image: Path) -> None:
-    """If restart is killed as well, the watcher ends the tree."""
-    others = left_over(set())
-    with running(image, *OTHER_IDS) as (process, ready):
-        guard = guards(process.pid)[0]
-        root = root_of(guard)
-        assert root == ready["root"]
-        with cleared(root):
-            if both:
-                os.kill(process.pid, signal.SIGSTOP)
-            os.kill(guard, signal.SIGKILL)
-            if both:
-                process.kill()
-
-            assert_gone([guard, root])
-            assert soon(lambda: not left_over(others))
-
-
-def test_the_watcher_holds_nothing_that_others_wait_for_and_ends_with_the_tree(image: Path) -> None:
-    """Its descriptors are the two that it watches; SIGTERM does not reach it."""
-    with running(image, *OTHER_IDS) as (process, ready):
-        guard = guards(process.pid)[0]
-        assert root_of(guard) == ready["root"]  # it runs: a kill before that would have made the restart fail
-        found = watcher(guard)
-        links = [os.readlink(each) for each in Path(f"/proc/{found}/fd").iterdir()]
-        assert len(links) == 2
-        assert all("pidfd" in link for link in links), links
-        os.kill(found, signal.SIGTERM)
-        os.kill(found, signal.SIGSTOP)
-        os.kill(ready["root"], signal.SIGTERM)
-        os.kill(ready["root"], signal.SIGKILL)
-
-        assert process.wait(20) == 128 + signal.SIGKILL
-        assert_gone([guard, found, ready["root"]])
-
-
-def test_a_signal_for_the_group_of_restart_ends_the_root_and_its_status_is_told() -> None:
-    """As `timeout` sends it: the process above the root is of that group, and goes on."""
-    image = registry.image(a_snapshot([(1,)], [a_task(1, 0)]), "ckpt")
-    words = ("restart", "-", "--no-pids", "--no-pidns", "--run", "sleep 79")
-    begun = [sys.executable, "-m", "agent", *words]
-    process = subprocess.Popen(begun, cwd=TOP, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-    assert process.stdin
-    process.stdin.write(image)
-    process.stdin.close()
-
-    def sleeps() -> bool:
-        below = [process.pid]
-        for pid in below:
-            with suppress(OSError):
-                below += guards(pid)
-        return any(Path(f"/proc/{pid}/comm").read_text() == "sleep\n" for pid in below)
-
-    assert soon(sleeps, within=20)
-    os.killpg(process.pid, signal.SIGTERM)
-
-    assert process.wait(20) == 128 + signal.SIGTERM
