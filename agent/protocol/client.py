@@ -18,7 +18,6 @@ members of its group, and to other clients their own tasks.
 import contextlib
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from agent.config import SOCKET_VARIABLE
-from agent.errors import BusyError, CkptreeError, HostError, NoDaemonError, NoSuchRootError, UsageError, VersionError
+from agent.errors import CkptreeError, NoDaemonError, NoSuchRootError, UsageError, VersionError
 from agent.protocol import codec
+from agent.protocol.connection import connected
 from agent.protocol.replies import Answer, Event, EventTask, Hello, answer_of, at_exec_of, event_of, hello_of
 from agent.table.areas import HASHED_BYTES, AtExec
 
@@ -39,15 +39,6 @@ DEFAULT_SOCKET = Path("/run/ckptree/ckptree.sock")
 def default_socket() -> Path:
     """Return the default socket: CKPTREE_SOCKET of the environment, else DEFAULT_SOCKET."""
     return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
-
-
-_TIMEVAL = struct.Struct("@ll")
-
-
-def _seconds(seconds: float) -> tuple[int, int]:
-    """Return seconds as the fields of struct timeval, at least 1 us: 0 would mean no timeout."""
-    microseconds = max(1, round(seconds * 1e6))
-    return microseconds // 1_000_000, microseconds % 1_000_000
 
 
 class Client:
@@ -72,30 +63,7 @@ class Client:
 
     def _connect(self) -> None:
         self._decoder = codec.Decoder(codec.MAX_ANSWER)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            # A blocking connect waits for room in the queue. One with a Python timeout is non-blocking and fails at
-            # once.
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(*_seconds(self._timeout_s)))
-            self._socket.connect(os.fspath(self.path))
-        except PermissionError as error:
-            self._socket.close()
-            raise HostError(
-                f"not permitted to connect to {self.path}: be root, or have the daemon's configuration "
-                "open it with socket_mode. Without the daemon, `--source procfs` answers, unverified"
-            ) from error
-        except BlockingIOError as error:
-            self._socket.close()
-            raise BusyError(
-                f"the daemon on {self.path} is busy: so many connect that this one had no turn within {self._timeout_s:g} s"
-            ) from error
-        except OSError as error:
-            self._socket.close()
-            raise NoDaemonError(
-                f"no daemon on {self.path} ({error.strerror or error}): "
-                f"start one with `ckptree daemon --socket {self.path}`"
-            ) from error
-        self._socket.settimeout(self._timeout_s)
+        self._socket = connected(self.path, self._timeout_s)
         self._hello = None
         self._spent = False
 

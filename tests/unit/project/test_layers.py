@@ -145,3 +145,17 @@ def test_a_class_name_means_one_class() -> None:
 
     assert len(places) > 100
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_no_module_has_more_than_400_lines() -> None:
+    """A longer one is about more than one thing."""
+    modules = [
+        path
+        for folder in ("agent", "bpf", "exporters", "manual", "tests")
+        for pattern in ("*.py", "*.[ch]")
+        for path in (TOP / folder).rglob(pattern)
+        if path.relative_to(TOP).parts[:2] != ("bpf", "include")
+    ]
+
+    assert len(modules) > 100
+    assert {f"{path.relative_to(TOP)}": n for path in modules if (n := len(path.read_text().splitlines())) > 400} == {}
