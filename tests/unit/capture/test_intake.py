@@ -205,6 +205,7 @@ def test_who_goes_on_knows_what_was_lost_and_waited_for() -> None:
     assert other.stream.lost == 1
 
 
+@pytest.mark.slow
 def test_whoever_looks_is_told_before_much_has_been_taken() -> None:
     """The callback comes several times during a long read, because the changes of all records are kept until then."""
     count = 100_000
@@ -234,6 +235,7 @@ def test_to_catch_up_ends_though_records_come_as_fast_as_they_are_taken() -> Non
     assert heard.stream.next >= count
 
 
+@pytest.mark.slow
 def test_who_has_no_time_to_catch_up_is_told_so_and_nothing_is_given_up() -> None:
     """The process gets hardly any CPU time; unread records are still in the ring."""
     count = 100_000

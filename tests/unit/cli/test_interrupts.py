@@ -17,6 +17,7 @@ from tests.support.interrupted import DELAYS_S, begun
 @pytest.mark.parametrize(
     "verb", [("show", "-"), ("check", "-"), ("convert", "-", "-"), ("plan", "-"), ("restart", "-")]
 )
+@pytest.mark.slow
 def test_an_interrupt_at_any_moment_is_no_traceback(verb: tuple[str, ...]) -> None:
     """A terminal signals the whole group. Some modules turn an interrupt of their import into another error."""
     for delay in DELAYS_S:

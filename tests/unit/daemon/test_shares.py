@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The share of the daemon's time for each user."""
 
+import pytest
+
 from agent.daemon.fairness import CREDIT_S, SHARE, FairShares
 
 
@@ -25,6 +27,7 @@ def test_who_asks_without_end_gets_their_share() -> None:
     assert abs(had - (10 * SHARE + CREDIT_S)) < 0.01
 
 
+@pytest.mark.slow
 def test_nobody_pays_for_another() -> None:
     """Each user has an own count, also among very many users."""
     shares = FairShares()

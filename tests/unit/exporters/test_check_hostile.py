@@ -36,6 +36,7 @@ from tests.support.images import (
 WHOLE = checkpoint.dumps(a_family())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [GOLDEN, WHOLE], ids=["bare", "whole"])
 def test_every_truncated_image_is_an_error(image: bytes) -> None:
     """This holds at every length. From the first record's head on the file counts as an image."""
@@ -177,6 +178,7 @@ SLOW: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_no_file_takes_longer_than_its_size_deserves(name: str) -> None:
     """The limit is seconds; quadratic work would take minutes."""
@@ -216,6 +218,7 @@ def test_of_endless_findings_thousands_are_listed_and_the_others_counted() -> No
     assert (native[-1].offset or 0) - (native[-2].offset or 0) == 24
 
 
+@pytest.mark.slow
 def test_random_records_in_any_order_are_judged() -> None:
     """The records are those of the golden image, shuffled, repeated and left out."""
     chance = random.Random(101)

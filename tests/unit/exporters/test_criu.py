@@ -219,6 +219,7 @@ def test_the_state_of_a_process_is_that_of_criu(crit: Callable[..., str], tmp_pa
     assert "tc" not in cores[4]
 
 
+@pytest.mark.slow
 def test_what_crit_decodes_it_encodes_to_the_same_bytes(crit: Callable[..., str], tmp_path: Path) -> None:
     """So crit knows every byte of the files."""
     folder = written(a_family(), tmp_path / "images")

@@ -287,6 +287,7 @@ def test_the_same_snapshot_gives_the_same_bytes_in_every_process() -> None:
     assert ran == [dumps(a_family())] * 2
 
 
+@pytest.mark.slow
 def test_five_thousand_tasks_are_written_at_once() -> None:
     """It takes a tenth of a second of this process's own time, whatever else the machine has to do."""
     crowd = a_crowd(5000, 500, level=1)

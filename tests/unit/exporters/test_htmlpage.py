@@ -187,6 +187,7 @@ def test_long_command_lines_are_cut() -> None:
     assert task["argv"] == "x" * 4096 + "…"
 
 
+@pytest.mark.slow
 def test_a_page_of_many_tasks_is_small() -> None:
     """The bound is for tasks without arguments."""
     assert len(dumps(a_crowd(20_000))) < 20_000 * 400

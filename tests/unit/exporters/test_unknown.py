@@ -233,6 +233,7 @@ def test_the_last_that_all_formats_carry_is_kept(value: object) -> None:
         assert repr(registry.load(registry.image(read, name)).unknown) == repr(read.unknown)
 
 
+@pytest.mark.slow
 def test_a_place_is_told_in_few_words_and_at_no_cost() -> None:
     """Keys have a million letters and lead to a million values; the last value cannot be kept."""
     value: Any = [*range(300_000), 2**64]

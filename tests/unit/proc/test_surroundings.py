@@ -96,6 +96,7 @@ def test_the_rights_of_a_root_that_is_no_mount_point_count() -> None:
     assert view(A, rights=os.ST_NOSUID) != view(A)
 
 
+@pytest.mark.slow
 def test_a_tower_of_mounts_and_one_that_lies_on_itself_are_read() -> None:
     """A process may have fs.mount-max of them, one over the other."""
     tower = [f"{n} {n - 1} 0:{n} / /x rw - tmpfs none rw" for n in range(2, 20_000)]

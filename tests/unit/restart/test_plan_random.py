@@ -178,6 +178,7 @@ def in_some_order(snapshot: Snapshot, plan: Plan, seed: int) -> None:
     assert stage.rows() == rows_of(snapshot)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observed", [True, False], ids=["births observed", "births found"])
 def test_hardly_a_tree_is_refused_for_want_of_a_known_way(observed: bool) -> None:  # noqa: FBT001
     """The trees are those of some fixed programs."""
