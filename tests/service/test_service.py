@@ -235,6 +235,26 @@ def test_an_upgrade_of_the_package_is_a_restart(running: Host) -> None:
     assert all(birth["observed"] for birth in before)
 
 
+@pytest.mark.machine
+def test_the_installed_command_rebuilds_a_tree_with_its_pids(running: Host) -> None:
+    """The package's helper builds it, and its guard takes it down and removes the file with its pid."""
+    root = running.tree()
+    taken = running.run(f"{running.ckptree} snapshot {root} -o /run/tree.ckpt --source daemon")
+    assert taken.code == 0, taken.err
+    document = json.loads(running.run(f"{running.ckptree} convert /run/tree.ckpt - -f json").out)
+    words = "/run/tree.ckpt --detach --json --pidfile /run/tree.pid >/run/tree.json 2>/run/tree.err"
+    made = running.run(
+        f"{running.ckptree} restart {words}; code=$?; cat /run/tree.json; cat /run/tree.err >&2; exit $code"
+    )
+    assert made.code == 0, made.err
+    rebuilt = {task["numbers"][-1] for task in json.loads(made.out)["tasks"]}
+    running.run("kill $(cat /run/tree.pid)")
+    running.wait(lambda: running.run("test -e /run/tree.pid").code != 0)
+
+    assert len(rebuilt) == 3
+    assert rebuilt == {document["pids"][task["pid"] - 1]["numbers"][-1] for task in document["tasks"]}
+
+
 def test_a_wrong_configuration_is_not_tried_again(host: Host) -> None:
     """The exit code is 2; the log names the key."""
     host.do("stop", "ckptree.service")
