@@ -175,7 +175,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 
 	/* a new process has no entry in the map, and an ended one needs none */
 	if (s->kind == RECORD_FORK ? s->argument & CLONE_THREAD_BIT : s->kind != RECORD_EXIT || !s->argument)
-		forget_if_other(r);
+		settle_told(r);
 
 	r->child_inum = 0;
 	r->child_ns_id = 0;

@@ -35,6 +35,7 @@ struct told {
 	u64 pgid;
 	u64 sid;
 	u64 subreaper;
+	u64 announcing; /* 1 until a record of this state has its number */
 };
 
 BPF_TABLE("lru_hash", u64, struct told, told, TOLD_PROCESSES);
@@ -119,7 +120,13 @@ static __always_inline int is_same(const struct told *a, const struct told *b)
 	return a->start_ns == b->start_ns && a->pgid == b->pgid && a->sid == b->sid && a->subreaper == b->subreaper;
 }
 
-/* Return 1 if a call that may have changed a task's group or subreaper flag must be announced. */
+/*
+ * Return 1 if a call that may have changed a task's group or subreaper flag must be announced.
+ *
+ * A call that finds the state as it was asked for may end while the call that made it is on its way to its number, for both
+ * end outside of the kernel's lock. So the second one is announced too, unless a record with the state has its number: else
+ * the caller would know of a change that no numbered record tells.
+ */
 static __always_inline int is_news(const void *task)
 {
 	struct told now = {}, after = {}, *before;
@@ -130,12 +137,13 @@ static __always_inline int is_news(const void *task)
 	key = (u64)leader;
 	read_told(&now, leader);
 	before = told.lookup(&key);
-	if (before && is_same(before, &now))
+	if (before && !before->announcing && is_same(before, &now))
 		return 0;
 	if (!is_allowed()) {
 		told.delete(&key);
 		return 0;
 	}
+	now.announcing = 1;
 	told.update(&key, &now);
 	/* Another CPU may have changed the state again, and written to the map before this CPU did. */
 	read_told(&after, leader);
@@ -144,14 +152,16 @@ static __always_inline int is_news(const void *task)
 	return 1;
 }
 
-/* Remove a process's entry if a record contradicts it. */
-static __always_inline void forget_if_other(const struct record_task *r)
+/* Settle a process's entry by a record that has its number: remove it if the record contradicts it. */
+static __always_inline void settle_told(const struct record_task *r)
 {
 	u64 key = r->leader;
 	struct told *t = told.lookup(&key);
 
 	if (t && (t->pgid != r->pgid || t->sid != r->sid || !t->subreaper != !(r->flags & TASK_SUBREAPER)))
 		told.delete(&key);
+	else if (t)
+		t->announcing = 0;
 }
 
 #endif
