@@ -2,6 +2,7 @@
 """The installed unit under attack by another user's processes: its answers to root, and their cost.
 
 The machine runs the package on Debian's kernel, emulated, so the figures are compared with those without an attack.
+`pytest -rP` shows them.
 """
 
 import json
@@ -22,12 +23,17 @@ SOCKET = "/run/ckptree/ckptree.sock"
 CLIENTS = "/run/hostile-clients.py"
 NOISE = "/run/hostile-noise"
 FEW_MS, TIMES = 100, 20  # limits of root's median wait, and of its ratio to the wait without attacks
+MOST_WAIT_MS = 500  # of the slowest hundredth, likewise
+QUEUE = 512 + 1  # connections before root's where others fill the queue: the socket unit's backlog, and one
 MOST_TURN_MS, MOST_MB = 500, 80
-# Root's snapshots of a process, each over a new connection, and the daemon's count of lost records.
+LIVES_S = 60  # of attackers, which are stopped once root's requests are measured
+# Root's snapshots of a process, each over a new connection, and the daemon's counts of lost records and of connections.
 ASK = f"""
 import json, os, sys, time
 from agent.protocol.client import Client
-before = sum(Client().metrics()["lost"].values())
+def taken(metrics):
+    return metrics["clients"]["accepted"] + sum(metrics["clients"]["turned_away"].values())
+first, begun = Client().metrics(), time.monotonic()
 end, took = time.monotonic() + {SECONDS}, []
 while time.monotonic() < end:
     begin = time.monotonic()
@@ -35,10 +41,14 @@ while time.monotonic() < end:
         client.snapshot(sys.argv[1])
     took.append((time.monotonic() - begin) * 1e3)
     time.sleep(0.02)
-metrics = Client().metrics()
+metrics, took = Client().metrics(), sorted(took)
+seconds = time.monotonic() - begun
 print(json.dumps({{
-    "median_ms": sorted(took)[len(took) // 2],
-    "lost": sum(metrics["lost"].values()) - before,
+    "answers": len(took),
+    "median_ms": took[len(took) // 2],
+    "p99_ms": took[len(took) * 99 // 100],
+    "connections_per_s": (taken(metrics) - taken(first)) / seconds,
+    "lost": sum(metrics["lost"].values()) - sum(first["lost"].values()),
     "turn_ms": metrics["loop"]["longest_turn_s"] * 1e3,
 }}))
 """
@@ -66,6 +76,21 @@ def resident_mb(host: Host) -> float:
     return sum(int(status[key][0]) for key in ("RssAnon", "RssFile")) / 1024
 
 
+@pytest.mark.machine
+def test_the_package_is_attacked(attacked: Host) -> None:
+    """The unit's file, its program and its modules are the package's, unchanged; the machine adds patience alone."""
+    host, of_package = attacked, "/usr/lib/ckptree/"
+    unit = host.property("FragmentPath")
+    modules = host.run(f"{host.python} -c 'import agent, bpf; print(agent.__file__, bpf.__file__)'").out.split()
+    running = host.run(f"tr '\\0' '\\n' < /proc/{host.main_pid()}/cmdline").out.splitlines()
+
+    assert host.run(f"dpkg --search {unit}").out.startswith("ckptree: ")
+    assert host.property("DropInPaths").split() == ["/etc/systemd/system/ckptree.service.d/emulated.conf"]
+    assert host.run("dpkg --verify ckptree | grep -v /usr/share/").out == ""  # this root has no manuals
+    assert running[:2] == [f"{of_package}bin/python3", "/usr/bin/ckptree"]
+    assert all(path.startswith(of_package) for path in modules)
+
+
 @pytest.mark.parametrize("kind", ["flip-subreaper", "reaps", "connects", "slow-readers"])
 def test_root_is_answered_by_the_installed_service_beside(attacked: Host, kind: str) -> None:
     """The daemon does not restart, loses no record, and has bounded memory."""
@@ -73,7 +98,7 @@ def test_root_is_answered_by_the_installed_service_beside(attacked: Host, kind: 
     host.do("restart", "ckptree.service")
     quiet, main = asked(host), host.main_pid()
     of_kernel = kind not in clients.KINDS
-    attack = [NOISE, str(4 * SECONDS), kind] if of_kernel else [host.python, CLIENTS, kind, SOCKET, str(4 * SECONDS)]
+    attack = [NOISE, str(LIVES_S), kind] if of_kernel else [host.python, CLIENTS, kind, SOCKET, str(LIVES_S)]
     user = ["--property=User=65534"] if of_kernel else []  # the client changes to that user by itself
     unit = f"attack-{kind}.service"
     started = host.run(shlex.join(["systemd-run", host.manager, "--quiet", f"--unit={unit}", *user, *attack]))
@@ -81,10 +106,14 @@ def test_root_is_answered_by_the_installed_service_beside(attacked: Host, kind: 
     beside = asked(host)
     went_on = host.property("ActiveState", unit)
     host.systemctl("stop", unit)
+    # A flood of connections costs root one queue, and nothing else costs it a place there.
+    queued_ms = QUEUE / beside["connections_per_s"] * 1e3 if kind == "connects" else 0
+    print(f"beside {kind}: {beside}; without: {quiet}")
 
     assert went_on == "active", "the attackers have ended"
     assert beside["lost"] == 0
-    assert beside["median_ms"] < max(FEW_MS, TIMES * quiet["median_ms"]), quiet
+    assert beside["median_ms"] < max(FEW_MS, TIMES * quiet["median_ms"]) + queued_ms, quiet
+    assert beside["p99_ms"] < max(MOST_WAIT_MS, TIMES * quiet["p99_ms"]) + queued_ms, quiet
     assert beside["turn_ms"] < max(MOST_TURN_MS, TIMES * quiet["turn_ms"]), quiet
     assert resident_mb(host) < MOST_MB
     assert (host.main_pid(), host.property("NRestarts")) == (main, "0")
