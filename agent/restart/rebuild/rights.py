@@ -23,6 +23,7 @@ from agent.proc.details import program_file
 from agent.proc.host import boot_id, own_status
 from agent.restart.rebuild import programpath
 from agent.restart.rebuild.helperabi import Program, Rights
+from agent.restart.rebuild.programpath import ProgramWay, way
 
 _ALL: Final = (1 << 64) - 1
 _SYS_ADMIN: Final = 21
@@ -154,13 +155,10 @@ def doubts(task: Task, host: Host, boot: str = "") -> Iterator[str]:
     for what, why in (("arguments", details.argv_uncertain), ("environment", details.env_uncertain)):
         if why is not None:
             yield f"its {what}: {why}"
-    if details.exe is not None and details.uids is not None:
-        way = _way(details.exe, details.uids, task)
-        if way.changeable_at and not way.opened:
-            yield (
-                f"{os.fsdecode(way.path)} can be led to another program at the last moment: other users may write to "
-                f"{way.changeable_at}"
-            )
+    if None not in (details.exe, details.uids, details.gids, details.groups, details.caps):
+        known = _known(details)
+        if writer := programpath.written_by(known.exe, _plain_user(known)):
+            yield f"{os.fsdecode(known.exe)} can be written over at the last moment, by {writer}"
 
 
 def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
@@ -281,7 +279,8 @@ def recorded(task: Task, host: Host, boot: str = "") -> Program:
     """Return the recorded program of a process with its recorded rights, and the file that it must be; see obstacles().
 
     Raises:
-        RefusedError: the program has gone, or was replaced, since obstacles() looked.
+        RefusedError: the program has gone, or was replaced, since obstacles() looked; or other users can lead the
+            process to another one.
         ValueError: details are missing; obstacles() names them.
     """
     details = task.details
@@ -299,53 +298,38 @@ def recorded(task: Task, host: Host, boot: str = "") -> Program:
         umask=details.umask,
     )
     name = os.fsdecode(known.exe)
-    way = _way(known.exe, known.uids, task)
+    found = _way(known, task)
+    if found.changeable_at and not found.opened:
+        raise RefusedError(
+            f"{os.fsdecode(found.path)} can be led to another program at the last moment: other users may write to "
+            f"{found.changeable_at}, and the process had more rights than they: let root alone write there"
+        )
     try:
-        now = program_file(os.stat(way.path))
+        now = program_file(os.stat(found.path))
     except OSError:
         raise RefusedError(f"there is no program {name} here") from None
     if same_boot(boot, host) and (other := _difference(details.exe_file, now)):
         raise RefusedError(f"{name} is another file than the program that it ran, which had {other}")
-    return Program(way.path, task.argv, task.env or (), task.cwd, rights, now, way.opened)
+    return Program(found.path, task.argv, task.env or (), task.cwd, rights, now, found.opened)
 
 
-class _Way(NamedTuple):
-    """The way to a program.
-
-    Attributes:
-        path: of the program.
-        changeable_at: the folder in which users other than root, the caller and the task's may put another entry.
-        opened: True where the task executes the file that it has open, and not what the path leads to by then.
-    """
-
-    path: bytes
-    changeable_at: str
-    opened: bool
-
-
-def _way(exe: bytes, uids: tuple[int, ...], task: Task) -> _Way:
-    """Choose the path by which a process called its program, if it still leads to the same file; else the file's path.
-
-    The last part of the path becomes the name of the process, and a program may depend on it: a link named ``ls`` to
-    busybox. A path that other users can change is taken for such a name only.
-    """
-    users = {os.geteuid(), *uids[:2]}
+def _way(known: "_Known", task: Task) -> ProgramWay:
+    """Choose the way to the program of a process; see programpath.way()."""
     called = task.details.called if task.details is not None else None
-    ways = [exe] if called is None else [os.path.join(task.cwd or b"/", called), exe]
-    for path in ways:
-        try:
-            where = programpath.changeable_at(path, users)
-            same = os.path.samefile(path, exe)
-        except OSError:
-            continue
-        named = os.path.basename(path) != os.path.basename(exe)
-        if same and (named or not where):
-            return _Way(path, where, opened=False)
-    try:
-        where = programpath.changeable_at(exe, users)
-    except OSError:  # recorded() looks again
-        return _Way(exe, "", opened=False)
-    return _Way(exe, where, bool(where) and not programpath.is_script(exe) and programpath.named_by_file())
+    return way(known.exe, None if called is None else os.path.join(task.cwd or b"/", called), _plain_user(known))
+
+
+def _plain_user(known: "_Known") -> int | None:
+    """Return the user of a process that has nothing beyond that user's rights; None if it has more.
+
+    Such a user gains nothing by leading the process to another program.
+    """
+    caps, uid, gid = known.caps, known.uids[0], known.gids[0]
+    if {*known.uids} != {uid} or {*known.gids} != {gid}:
+        return None
+    if caps.permitted | caps.effective | caps.inheritable | caps.ambient:
+        return None
+    return uid if {gid, *known.groups} <= programpath.groups_of(uid) else None
 
 
 def bounds(task: Task) -> Rights | None:

@@ -90,7 +90,8 @@ HOLD: Final[dict[str, str]] = {
     "The program that a task starts again": (
         "a_folder_that_others_can_write_to_is_named "
         "a_program_that_another_takes_the_place_of_while_the_tree_is_built_does_not_run "
-        "a_program_is_known_by_its_name_whoever_may_write_to_its_folder"
+        "a_program_is_known_by_its_name_whoever_may_write_to_its_folder "
+        "the_user_of_a_task_with_more_rights_cannot_lead_it_to_another_program"
     ),
     "The arguments of an exec": (
         "the_arguments_of_execs_are_told_to_root_alone a_subscriber_that_asks_is_told_the_arguments_of_execs "

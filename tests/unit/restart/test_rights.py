@@ -13,6 +13,7 @@ from agent.errors import RefusedError
 from agent.model import Capabilities, ProcessDetails, Surroundings, Task
 from agent.proc.details import program_file
 from agent.restart.planning.search import make_plan
+from agent.restart.rebuild import programpath
 from agent.restart.rebuild.commands import own_arguments
 from agent.restart.rebuild.rights import Host, doubts, obstacles, recorded, this_host
 from tests.support.builders import a_snapshot, a_task
@@ -205,6 +206,49 @@ def test_an_image_that_does_not_tell_the_change_of_an_inode_is_compared_without(
     task = a_process(AS_ROOT._replace(exe=os.fsencode(file), exe_file=was))
 
     assert list(obstacles(task, ANY._replace(boot_id="b"), "b")) == []
+
+
+AS_STRANGER = AS_ROOT._replace(uids=(61001,) * 4, gids=(61001,) * 4, groups=(), caps=Capabilities(0, 0, 0, FULL, 0))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"uids": (61001, 0, 0, 0), "gids": (0,) * 4, "caps": AS_ROOT.caps},
+        {"caps": Capabilities(RAW, RAW, RAW, FULL, RAW)},
+        {"groups": (0,)},
+        {"gids": (0,) * 4},
+        {},
+    ],
+    ids=["effective root", "ambient", "groups", "group", "nothing"],
+)
+def test_the_user_of_a_task_with_more_rights_cannot_lead_it_to_another_program(
+    folder_of: Path, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task executes the file that was checked; where that would change its name, it is refused."""
+    details = AS_STRANGER._replace(exe=os.fsencode(folder_of), **more)
+    monkeypatch.setattr(programpath, "named_by_file", lambda: True)
+    assert recorded(a_process(details), ANY).opened
+
+    monkeypatch.setattr(programpath, "named_by_file", lambda: False)
+    if more:
+        with pytest.raises(
+            RefusedError, match=f"other users may write to {folder_of.parent}, and the process had more"
+        ):
+            recorded(a_process(details), ANY)
+    else:
+        assert not recorded(a_process(details), ANY).opened
+
+
+@pytest.fixture
+def folder_of(tmp_path: Path) -> Path:
+    """Return a program in a folder of user 61001."""
+    file = tmp_path / "theirs" / "tool"
+    file.parent.mkdir()
+    shutil.copy("/bin/true", file)
+    os.chown(file.parent, 61001, 61001)
+    return file
 
 
 def test_what_is_not_certain_of_a_program_is_told_and_it_is_run() -> None:
