@@ -63,7 +63,7 @@ class Snapshots:
         self._ties.forget()
 
     def caller(self, pid: int) -> TaskStruct | None:
-        """Return the client's task, by its number in the initial namespace.
+        """Return the client's task, by its number in the initial namespace; None: no task has it.
 
         Raises:
             BusyError: the table has no such task, and it is not up to date.
@@ -88,7 +88,9 @@ class Snapshots:
             BusyError: no process has the number as far as the table knows, and it is not up to date.
         """
         learned = self._learn_all()
-        asking = self._watch.table.task(caller) if isinstance(caller, int) else caller
+        asking = self.caller(caller) if isinstance(caller, int) else caller
+        if asking is None and caller is not None:
+            raise NoSuchRootError(f"{root} counts in the pid namespace of process {caller}, which is gone")
         try:
             return lookup.process(
                 self._watch.table, root, asking, None if sees is None else lambda task: self._seen(task, sees)

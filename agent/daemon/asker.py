@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.access import Viewer
+from agent.daemon.endpoint import PeerProcess
 from agent.events.subscriber import Subscriber
 from agent.table.objects import TaskStruct
 
@@ -16,19 +17,19 @@ class Asker:
 
     Attributes:
         viewer: its credentials.
+        process: the process that connected; None: the asker has no connection, and its number is believed.
         unsent: gives the count of bytes that it has not taken yet.
         subscription: its subscription; None before it subscribes.
         protocol: version agreed upon.
-        task: its task; None where the table has none, or `known` is False.
-        known: True once `task` has been looked up.
+        task: its task; None before it has been looked up.
     """
 
     viewer: Viewer
+    process: PeerProcess | None = None
     unsent: Callable[[], int] = lambda: 0
     subscription: Subscriber | None = None
     protocol: int = 1
     task: TaskStruct | None = None
-    known: bool = False
 
 
 @dataclass(slots=True)

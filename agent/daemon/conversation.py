@@ -21,6 +21,7 @@ from typing import Final
 
 from agent.access import Viewer
 from agent.daemon.asker import Asker
+from agent.daemon.endpoint import PeerProcess
 from agent.protocol import codec
 
 IDLE_S: Final = 300.0
@@ -36,12 +37,13 @@ class Conversation:
     Args:
         viewer: the client's credentials.
         now_s: time on a monotonic clock, as in all methods.
+        process: the process that connected.
 
     Attributes:
         closing: True where the connection is to be closed once all bytes are sent.
     """
 
-    def __init__(self, viewer: Viewer, now_s: float) -> None:
+    def __init__(self, viewer: Viewer, now_s: float, process: PeerProcess | None = None) -> None:
         self._decoder = codec.Decoder(codec.MAX_REQUEST, codec.MAX_PARTS)
         self._out: deque[memoryview] = deque()
         self._unsent = 0
@@ -49,7 +51,7 @@ class Conversation:
         self._asking_since = 0.0
         self._half_closed = False
         self._asked = False
-        self.asker = Asker(viewer, lambda: self._unsent)
+        self.asker = Asker(viewer, process, lambda: self._unsent)
         self.closing = False
 
     @property

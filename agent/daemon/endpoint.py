@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import select
 import socket
 import stat
 import struct
@@ -19,6 +20,8 @@ from agent.errors import CkptreeError, HostError
 BACKLOG: Final = 512
 _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _SO_PEERGROUPS: Final = 59
+_SO_PEERPIDFD: Final = 77
+_ENDED: Final = frozenset((errno.ESRCH, errno.EINVAL, errno.ENODATA))  # EINVAL: of a pid object without a process
 _GETSOCKOPT_BYTES: Final = 1024  # the largest buffer of Python's getsockopt
 
 
@@ -49,6 +52,51 @@ def _many_groups(connection: socket.socket) -> bytes:
     if libc.getsockopt(*arguments):
         raise OSError(ctypes.get_errno(), "SO_PEERGROUPS")
     return room.raw[: size.value]
+
+
+class PeerProcess:
+    """The process that connected, told apart from a later one of its number.
+
+    Args:
+        pid: its number. The process is held from now on, so one that took the number before passes for it.
+        connection: from which the kernel has it, where SO_PEERPIDFD exists (Linux 6.5): no other passes for it then.
+
+    Raises:
+        OSError: no descriptor is free.
+    """
+
+    def __init__(self, pid: int, connection: socket.socket | None = None) -> None:
+        self._pidfd = -1
+        try:
+            self._pidfd = self._opened(pid, connection)
+        except OSError as error:
+            if error.errno not in _ENDED:
+                raise
+
+    @staticmethod
+    def _opened(pid: int, connection: socket.socket | None) -> int:
+        if connection is not None:
+            try:
+                return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+            except OSError as error:
+                if error.errno != errno.ENOPROTOOPT:
+                    raise
+        return os.pidfd_open(pid)
+
+    @property
+    def has_ended(self) -> bool:
+        """True where all its threads have exited; its number may be another's then."""
+        if self._pidfd < 0:
+            return True
+        waiting = select.poll()  # select() takes no descriptor above 1023
+        waiting.register(self._pidfd, select.POLLIN)
+        return bool(waiting.poll(0))
+
+    def close(self) -> None:
+        """Let go of it: it has ended, as far as this object knows."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
 
 
 def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:

@@ -11,6 +11,7 @@ import gc
 import grp
 import math
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -42,6 +43,7 @@ _MOST_EXTENSIONS = 60  # five minutes
 _UNHEARD_S = 2.0  # between sweeps for changes beyond a user's allowance, which no record announces
 _NAMED_USERS = 8
 _END_S = 5.0  # for a job that runs when the daemon is told to end
+_DESCRIPTORS = 4096  # for twice as many clients as are let in, and the programs
 _NICE = -15  # a storm of forks on every CPU must not keep the daemon from the ring that the storm fills
 
 
@@ -311,6 +313,15 @@ def _go_first() -> None:
             autogroup.write(b"%d" % _NICE)
 
 
+def _hold_many() -> None:
+    """Raise the limit of open descriptors as far as is permitted: a client takes two, its socket and its process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def group_id(name: str) -> int | None:
     """Return the id of a group; None where there is none of that name."""
     try:
@@ -329,6 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             top = os.fspath(Path(__file__).resolve().parents[2])
             os.execv(sys.executable, [sys.executable, "-P", "-c", _COMPILE, top])  # noqa: S606 - the same interpreter
         _go_first()
+        _hold_many()
         manager = Manager(os.environ)
         gc.collect()
         gc.disable()  # dead objects of the table form no cycles; `rest` collects cycles of other objects

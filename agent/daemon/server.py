@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from agent.access import Policy, Viewer
 from agent.capture.watch import Watch
 from agent.daemon.conversation import READ_BYTES, Conversation
-from agent.daemon.endpoint import credentials
+from agent.daemon.endpoint import PeerProcess, credentials
 from agent.daemon.fairness import FairShares
 from agent.daemon.journal import Journal
 from agent.daemon.service import Service
@@ -232,7 +232,8 @@ class Server:
         connection.setblocking(False)
         try:
             self._admit(viewer)
-            self._welcome(Peer(connection, Conversation(viewer, time.monotonic())))
+            process = PeerProcess(viewer.pid, connection)
+            self._welcome(Peer(connection, Conversation(viewer, time.monotonic(), process)))
         except (BusyError, OSError) as error:
             if isinstance(error, BusyError):
                 with contextlib.suppress(OSError):

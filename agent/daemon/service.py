@@ -115,6 +115,8 @@ class Service:
     def forget(self, asker: Asker) -> None:
         """End the subscription of a client that has closed its connection."""
         asker.unsent = int  # breaks the circle of asker and conversation, for the garbage collector is off
+        if asker.process is not None:
+            asker.process.close()
         subscription = asker.subscription
         if subscription is not None:
             self._remove(subscription)
@@ -187,8 +189,7 @@ class Service:
         wanted = request.get("snapshot", len(roots) == 1)
         if wanted and len(roots) != 1:
             raise UsageError("snapshot: there is one only where one root is named")
-        caller = self._caller(asker)
-        namespace = caller.pid.namespace if caller is not None else self.watch.table.pids.initial
+        namespace = self._caller(asker).pid.namespace
         made: list[Subscriber] = []
         ids: list[list[Any]] = []
 
@@ -305,11 +306,20 @@ class Service:
 
     # ---- helpers of several verbs ----------------------------------------------------------------------------------
 
-    def _caller(self, asker: Asker) -> TaskStruct | None:
-        """Return the client's task. It is looked up once, for after its end another task may get its number."""
-        if not asker.known:
-            asker.task = self.snapshots.caller(asker.viewer.pid) if asker.viewer.pid > 0 else None
-            asker.known = True
+    def _caller(self, asker: Asker) -> TaskStruct:
+        """Return the client's task. It is looked up once, for after its end another task may get its number.
+
+        Raises:
+            NotPermittedError: the process that connected has ended before, so nothing tells the pid namespace that
+                limits the client's sight.
+            BusyError: the table is not up to date.
+        """
+        if asker.task is None:
+            task = self.snapshots.caller(asker.viewer.pid)
+            # Asked after the lookup: a process that lives now had its number then.
+            if task is None or (asker.process is not None and asker.process.has_ended):
+                raise NotPermittedError("not permitted: the process that connected is gone: connect again")
+            asker.task = task
         return asker.task
 
     def _find(self, request: codec.Message, asker: Asker) -> TaskStruct:
@@ -321,8 +331,7 @@ class Service:
         """Return the function that fills `outer` at the cut, if the client wants to know it."""
         if not request.get("outer"):
             return lambda _: None
-        caller = self._caller(asker)
-        namespace = caller.pid.namespace if caller is not None else None
+        namespace = self._caller(asker).pid.namespace
         return lambda chosen: outer.extend(chosen.refs.above(namespace))
 
     def _image(self, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
@@ -333,8 +342,7 @@ class Service:
     ) -> int:
         """Write the audit line of a request; return the time since `begin_ns`, ns."""
         elapsed = time.perf_counter_ns() - begin_ns
-        caller = self._caller(asker)
-        comm = caller.comm.rstrip(b"\0") if caller is not None else ""
+        comm = asker.task.comm.rstrip(b"\0") if asker.task is not None else ""
         self._audit.write(verb, asker.viewer, comm, request.get("root"), said, result, elapsed, time.monotonic())
         return elapsed
 

@@ -24,7 +24,7 @@ def process(
 
     Args:
         table: the table, up to date.
-        root: a pid counts in the caller's pid namespace.
+        root: a pid counts in the caller's pid namespace, and a pid namespace is that one or below it.
         caller: the client's task; None: a pid counts in the initial namespace.
         seen: returns True if the client may see a task; None: it may see all.
 
@@ -35,7 +35,9 @@ def process(
     if root.namespace:
         for namespace in table.pids.living():
             init = namespace.numbers.get(1) if namespace.inum == root.number else None
-            if init is not None and init.task is not None and (seen is None or seen(init.task)):
+            if init is None or init.task is None or (caller is not None and not init.number_in(caller.pid.namespace)):
+                continue
+            if seen is None or seen(init.task):
                 return init.task
         whose = "" if seen is None else " of yours"
         raise NoSuchRootError(f"no process{whose} lives in a pid namespace {root}; see the links /proc/PID/ns/pid")

@@ -55,6 +55,53 @@ def as_user(uid: int, gid: int, groups: list[int], script: Callable[[], Any]) ->
     return json.loads(said)
 
 
+def test_a_child_that_goes_on_with_a_connection_from_a_pid_namespace_sees_nothing(
+    running: Daemon, sleeper: int
+) -> None:
+    """The process that connected has ended before the first question, and its namespace with the number is unknown."""
+
+    def asked() -> list[str]:
+        client = Client(running.socket)
+        reader, writer = os.pipe()
+        if os.fork():
+            os._exit(0)
+        os.close(writer)
+        os.read(reader, 1)  # until the process that connected is gone
+        said = []
+        for question in (lambda: client.snapshot(str(sleeper)), lambda: client.subscribe()):
+            try:
+                question()
+            except NotPermittedError as error:
+                said.append(str(error))
+        return said
+
+    reader, writer = os.pipe()
+    outer = os.fork()
+    if outer == 0:
+        try:
+            os.setsid()
+            assert ctypes.CDLL(None).unshare(0x20000000) == 0  # CLONE_NEWPID
+            init = os.fork()
+            if init == 0:
+                if os.fork() == 0:
+                    os.write(writer, json.dumps(asked()).encode())
+                    os._exit(0)
+                with contextlib.suppress(ChildProcessError):
+                    while True:
+                        os.wait()
+                os._exit(0)
+            os.waitpid(init, 0)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        said = json.loads(pipe.read())
+    os.waitpid(outer, 0)
+
+    assert len(said) == 2
+    assert all("connect again" in text for text in said)
+
+
 def test_another_user_sees_their_own_and_nothing_else(running: Daemon, sleeper: int) -> None:
     """The daemon shows no name, no tree and no event of another user."""
 

@@ -22,7 +22,8 @@ from tests.support.kernelobjects import Thread
 from tests.support.kernelsim import Kernel
 from tests.support.records import KEY
 
-ROOT = Viewer(0, 0, 0, privileged=True)
+ROOT = Viewer(1, 0, 0, privileged=True)
+"""Root, as the init of the simulated kernel."""
 
 
 class SimRing:

@@ -280,10 +280,10 @@ def test_no_user_has_all_subscriptions_nor_have_all_ordinary_users() -> None:
     askers = []
     for user in range(1000, 1000 + ordinary // per_user + 1):
         for place in range(per_user):
-            asker = Asker(Viewer(0, user if place else 100_000 + user, 0, owner=None if place else user))
+            asker = Asker(Viewer(1, user if place else 100_000 + user, 0, owner=None if place else user))
             askers.append((asker, scene.service.answer({"verb": "subscribe"}, asker)["ok"]))
-        assert not subscribe(Viewer(0, user, 0))
-        assert not subscribe(Viewer(0, 200_000 + user, 0, owner=user))
+        assert not subscribe(Viewer(1, user, 0))
+        assert not subscribe(Viewer(1, 200_000 + user, 0, owner=user))
 
     assert [ok for _, ok in askers] == [True] * ordinary + [False] * per_user
     assert subscribe(ROOT)

@@ -21,6 +21,12 @@ HOLD: Final[dict[str, str]] = {
         "another_user_sees_their_own_and_nothing_else members_of_the_group_see_everything "
         "a_tree_with_a_task_of_roots_in_it_is_refused_to_its_user"
     ),
+    "A client is told of no task": (
+        "a_client_whose_process_has_ended_before_its_first_question_sees_nothing "
+        "a_client_that_the_table_does_not_have_sees_nothing "
+        "a_namespace_beside_or_above_the_clients_is_shown_to_nobody_in_it "
+        "a_child_that_goes_on_with_a_connection_from_a_pid_namespace_sees_nothing"
+    ),
     "Calls that change nothing": (
         "calls_that_change_nothing_are_not_announced "
         "a_change_is_announced_or_goes_beyond_its_users_allowance_and_is_counted"
