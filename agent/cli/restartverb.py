@@ -170,7 +170,7 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
             raise
         raise _Interrupted(asked.numbers[-1]) from error
     begun.append(True)
-    begin = beginning(snapshot, pidns=wish.pidns)
+    begin = beginning(snapshot, pidns=wish.pidns, apart=wish.detach)
     no_stdio = (
         wish.detach or wish.run == "hold"
     )  # tasks that hold must not keep the caller's streams, least of all its input

@@ -16,6 +16,7 @@ from agent.model import CKPT_PID_ROOT
 from agent.restart.rebuild.verify import read_status
 from exporters import registry
 from tests.live.daemons import ckptree
+from tests.live.rebuilds import free_number
 from tests.live.rebuilds import is_gone as gone
 from tests.live.restartverb import TOP, command, ran, running, soon
 from tests.support.builders import a_snapshot, a_task
@@ -126,6 +127,34 @@ def test_a_detached_tree_has_a_guard_that_a_signal_ends(image: Path, tmp_path: P
     os.kill(guard, signal.SIGTERM)
     assert soon(lambda: gone(guard) and gone(ready["root"]))
     assert not pidfile.exists()
+
+
+@pytest.mark.parametrize("space", [(), ("--no-pidns",), ("--no-pidns", "--no-pids")])
+def test_a_detached_tree_outlives_the_group_and_session_of_its_caller(space: tuple[str, ...], tmp_path: Path) -> None:
+    """The launching shell's group may be killed as a whole. The reaper stands between the guard and the root."""
+    first = free_number()
+    file, pidfile = tmp_path / "tree.ckpt", tmp_path / "pid"
+    tasks = [a_task(1, 0, pgid=1, sid=1), a_task(2, 1, pgid=1, sid=1)]
+    file.write_bytes(registry.image(a_snapshot([(first,), (first + 1,)], tasks), "ckpt"))
+    words = command(file, *space, "--detach", "--pidfile", pidfile, "--json")
+    shell = subprocess.Popen(
+        ["sh", "-c", '"$@"; echo; exec sleep 1000', "sh", *words],
+        cwd=TOP, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert shell.stdout is not None
+    ready = json.loads(shell.stdout.readline())
+    assert shell.stdout.readline() == "\n"
+    guard, pids = int(pidfile.read_text()), [task["pid"] for task in ready["tasks"]]
+    reaper = read_status(pids[0]).ppid  # type: ignore[union-attr]
+    assert read_status(reaper).ppid == guard  # type: ignore[union-attr]
+    assert shell.pid not in {os.getsid(reaper), os.getpgid(reaper)}
+    os.killpg(shell.pid, signal.SIGKILL)
+    shell.communicate()
+    time.sleep(0.3)
+
+    assert not any(gone(pid) for pid in (guard, reaper, *pids))
+    os.kill(guard, signal.SIGTERM)
+    assert soon(lambda: all(gone(pid) for pid in (guard, reaper, *pids)))
 
 
 def test_a_guard_removes_its_pid_file_and_no_other_ones(image: Path, tmp_path: Path) -> None:

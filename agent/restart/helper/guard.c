@@ -212,6 +212,11 @@ static void begin_tree(void *index)
 	actor_run(index);
 }
 
+static int32_t next_spare(void)
+{
+	return program.head->spare_first + (int32_t)bump(&program.state->spare) - 1;
+}
+
 static long clone_first(uint64_t more_flags)
 {
 	const struct program_actor *first = &program.actors[0];
@@ -227,8 +232,7 @@ static long clone_first(uint64_t more_flags)
 		args.flags |= CLONE_NEWPID | CLONE_NEWNS;
 	if (!(program.head->flags & PROGRAM_ANY_NUMBERS) && !pidns) {
 		if (first->flags & ACTOR_SPARE)
-			number = program.numbers[first->first_number] =
-				program.head->spare_first + (int32_t)bump(&program.state->spare) - 1;
+			number = program.numbers[first->first_number] = next_spare();
 		args.set_tid = (uint64_t)(uintptr_t)&number;
 		args.set_tid_size = 1;
 	}
@@ -236,9 +240,7 @@ static long clone_first(uint64_t more_flags)
 	do
 		answer = clone_actor(&args, begin_tree, 0);
 	while (answer == -EEXIST && (first->flags & ACTOR_SPARE) &&
-	       (number = program.numbers[first->first_number] =
-			program.head->spare_first + (int32_t)bump(&program.state->spare) - 1) <
-		       program.head->spare_end);
+	       (number = program.numbers[first->first_number] = next_spare()) < program.head->spare_end);
 	return answer;
 }
 
@@ -260,13 +262,22 @@ static long begin_in_new_session(void)
 {
 	struct clone_args args = {.exit_signal = (uint64_t)program.actors[0].exit_signal, .stack_size = GUARD_STACK};
 	void *stack = map(GUARD_STACK, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int is_exact = !(program.head->flags & (PROGRAM_ANY_NUMBERS | PROGRAM_PIDNS));
 	struct child_info info;
+	int32_t number;
 	long answer;
 
 	if (refusal(stack))
 		return refusal(stack);
 	args.stack = (uint64_t)(uintptr_t)stack;
-	answer = clone3_call(&args, lead_session, 0);
+	if (is_exact) { /* the kernel might choose a number that a task of the tree needs */
+		args.set_tid = (uint64_t)(uintptr_t)&number;
+		args.set_tid_size = 1;
+	}
+	do {
+		number = is_exact ? next_spare() : 0;
+		answer = clone3_call(&args, lead_session, 0);
+	} while (answer == -EEXIST && is_exact && number < program.head->spare_end - 1);
 	if (answer < 0)
 		return answer;
 	CALL5(waitid, P_PID, answer, &info, WEXITED | WALL, 0);
@@ -279,8 +290,9 @@ static long begin_in_new_session(void)
 /*
  * The exit signal of actor 0 reaches the guard, which blocks all signals but two; the coordinator refuses those two.
  *
- * Actor 0 begins in the coordinator's session and group, because the tree may have them. The guard leaves both, so that a
- * signal to them leaves a guard that clears up. Actor 0 does nothing until the guard has left.
+ * Actor 0 begins in the coordinator's session and group, because the tree may have them; or in new ones, if it is to be
+ * detached from them. The guard leaves both, so that a signal to them leaves a guard that clears up. Actor 0 does nothing
+ * until the guard has left.
  */
 static void begin(void)
 {

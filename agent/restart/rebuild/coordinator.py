@@ -40,6 +40,7 @@ class Begin(Enum):
     HERE = "this process's own"
     NUMBERED = "this process's own, or a new session if that one has no number in this namespace"
     LEADERS_GROUP = "such a session, and the group of its leader"
+    APART = "a new session and group: those of this process may be killed as a whole, and the tree is to outlive them"
 
 
 class Rebuild:
@@ -80,7 +81,7 @@ class Rebuild:
         self.root_status: int | None = None
         self.guard = 0
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-        new_session = begin is not Begin.HERE and os.getsid(0) == 0
+        new_session = begin is Begin.APART or (begin is not Begin.HERE and os.getsid(0) == 0)
         self._code = helperprogram.encode(
             plan,
             any_numbers=any_numbers,

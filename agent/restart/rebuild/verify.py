@@ -323,8 +323,16 @@ def _stat(pid: int, field: int) -> int:
         return 0
 
 
-def beginning(snapshot: Snapshot, *, pidns: bool) -> Begin:
-    """Return the session and group in which a tree has to begin, so that its tags CKPT_PID_ROOT stay true."""
+def beginning(snapshot: Snapshot, *, pidns: bool, apart: bool = False) -> Begin:
+    """Return the session and group in which a tree has to begin, so that its tags CKPT_PID_ROOT stay true.
+
+    Args:
+        snapshot: the tree.
+        pidns: the tree gets a pid namespace of its own.
+        apart: the tree is to outlive the session and group of this process.
+    """
+    if apart:
+        return Begin.APART
     if not pidns and any(task.pgid == CKPT_PID_ROOT for task in snapshot.tasks):
         return Begin.LEADERS_GROUP
     if not pidns and any(task.sid == CKPT_PID_ROOT for task in snapshot.tasks):
