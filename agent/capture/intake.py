@@ -132,7 +132,7 @@ class Intake:
         return ""
 
     def resume(self, place: Place) -> None:
-        """Go on from a place that fits the ring."""
+        """Go on from the place at which another daemon stopped reading; the caller has checked that it fits the ring."""
         self._probes.page.known = LostNumbers(*place.lost_known)
         self._lost = set(place.lost)
         self._passed = place.lost_known[0] - self.stream.lost

@@ -26,8 +26,8 @@ _LOOK_S = 1.0  # interval of the check that standard output still has a reader
 
 _REMARKS = {
     "lost": "records that the ring had no room for: a sweep followed each gap",
-    "withheld": "changes beyond their user's allowance: a sweep found them, and counts them as anomalies",
-    "anomalies": "differences that no event explained, repaired; withheld changes are among them",
+    "withheld": "changes beyond their user's allowance: what is still so at the next sweep is found, as an anomaly",
+    "anomalies": "differences that no event explained, found and repaired; what a withheld change left is among them",
 }
 """Meanings of the counts of ``status`` that a reader may take for a fault, by key."""
 

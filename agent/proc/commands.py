@@ -31,11 +31,16 @@ Outer = Sequence[Sequence[int]]
 
 
 def from_outside(snapshot: Snapshot, outer: Outer) -> Snapshot:
-    """Return a snapshot for drawings: each pid object has the numbers of the namespaces above the root's, too."""
+    """Return a snapshot for drawings: each pid object has the numbers of the namespaces above the root's, too.
+
+    An ancestor is gone, and its numbers there with it: they are 0, which a drawing shows as unknown.
+    """
     if not any(outer):
         return snapshot
+    unknown = (0,) * max(map(len, outer))
+    ancestors = [each._replace(numbers=(*unknown, *each.numbers)) for each in snapshot.ancestors]
     pids = [PidObject((*above, *pid.numbers), pid.namespaces) for above, pid in zip(outer, snapshot.pids, strict=True)]
-    return replace(snapshot, pids=tuple(pids))
+    return replace(snapshot, pids=tuple(pids), ancestors=tuple(ancestors))
 
 
 class Commands:

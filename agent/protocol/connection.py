@@ -44,6 +44,8 @@ def connected(path: Path, timeout_s: float) -> socket.socket:
         ) from error
     except OSError as error:
         peer.close()
+        if not path.is_socket() and path.exists():
+            raise NoDaemonError(f"no daemon on {path}: it is no socket: name the daemon's with --socket") from error
         raise NoDaemonError(
             f"no daemon on {path} ({error.strerror or error}): start one with `ckptree daemon --socket {path}`"
         ) from error

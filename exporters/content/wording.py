@@ -230,7 +230,7 @@ class Remarks:
             return ""
         if birth.creator.ancestor is not None:
             ancestor = self._snapshot.ancestors[birth.creator.ancestor]
-            return f"born of {ancestor.numbers[0] if ancestor.numbers else 'a task outside'} (gone)"
+            return f"born of {_first_known(ancestor.numbers)} (gone)"
         tag = birth.creator.tag or OUTSIDE
         return f"born of {self.ref(tag)}" + ("" if tag in self.tasks else " (gone)")
 
@@ -317,6 +317,14 @@ def exit_signal(number: int | None) -> str:
 def count(number: int, one: str, many: str = "") -> str:
     """Return a number with its noun; `many` is the plural if it is not `one` with an s."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _first_known(numbers: Sequence[int]) -> str:
+    """Return the outermost number, or, where that is unknown (0), the known ones behind a question mark."""
+    if not any(numbers):
+        return "a task outside"
+    known = next(place for place, number in enumerate(numbers) if number)
+    return f"?/{path(numbers[known:])}" if known else str(numbers[0])
 
 
 def path(numbers: Sequence[int]) -> str:

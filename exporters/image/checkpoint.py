@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshot <-> the checkpoint image of 2011, with the pids objects of its last form.
 
-    image     = head PIDS pids TREE tasks {FOREIGN} [EXTENSION] TAIL            exporters.image.head has the head
+    image     = head PIDS pids TREE tasks {FOREIGN} [EXTENSION] TAIL            the head has a grammar of its own
     record    = u32 type, u32 len, body             len counts these 8 bytes; nothing is padded; little endian
     PIDS      = record 101: u32 nr_pids, u32 nr_vpids, u32 offset, 4 bytes
     pids      = record 4: nr_pids x (u32 depth, s32 numbers[depth + 1])       outermost first; nr_vpids = sum of depths

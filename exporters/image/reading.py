@@ -82,7 +82,7 @@ class Parts(NamedTuple):
         base: the base, as far as it could be read.
         snapshot: base and facts; None if the facts could not be joined with the base.
         foreign, notes: as in checkpoint.Reading.
-        places: of all these.
+        places: byte offsets of the records that these were read from.
     """
 
     base: Base

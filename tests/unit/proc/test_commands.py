@@ -109,6 +109,7 @@ def test_outer_numbers_stand_before_those_of_the_root() -> None:
 
     assert [pid.numbers for pid in seen.pids] == [(8000 + n, *pid.numbers) for n, pid in enumerate(family.pids)]
     assert (seen.tasks, seen.namespaces) == (family.tasks, family.namespaces)
+    assert [each.numbers for each in seen.ancestors] == [(0, *each.numbers) for each in family.ancestors]
     assert from_outside(family, [()] * len(family.pids)) is family
 
 
