@@ -140,7 +140,7 @@ class Cursor:
             text = f"is {length} and may be {HEAD_BYTES + limit} at most"
             return Finding("record-length", f"{name}.len", text, length_at)
         if length > self.left:
-            text = f"is {length}, but the file ends {self.left} bytes from its record on, at {len(self._data)}: it is cut short"
+            text = f"is {length}, but the file is cut short, at byte {len(self._data)}: {self.left} bytes are there"
             return Finding("truncated", f"{name}.len", text, length_at)
         return None
 
