@@ -12,7 +12,7 @@ import typer
 from agent import bounded
 from agent.cli import allowance, terminal
 from agent.cli.options import Format
-from agent.errors import DIFFERENT, CkptreeError, FormatError, UsageError
+from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, UsageError
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
@@ -92,6 +92,15 @@ def _load(file: str, data: bytes) -> "Snapshot":
     for kind, length in reading.foreign:
         say(f"{_name(file)}: a record of type {kind}, {length} bytes, is not known here and left out")
     return reading.snapshot
+
+
+def warn_of_doubt(snapshot: "Snapshot") -> None:
+    """Print on standard error that a snapshot says of itself that it is incomplete."""
+    from exporters.content.wording import plain
+
+    if reasons := snapshot.completeness.reasons:
+        doubt = plain("; ".join(reasons))
+        say(f"the image says that it is incomplete: {doubt}; the tree may never have been so")
 
 
 def load_file(file: str, *keys: Path) -> "Snapshot":
@@ -235,10 +244,16 @@ def plan(
         return
     _confine()
     loaded = _load(file, _read(file))
+    warn_of_doubt(loaded)
     from agent.restart import planview
     from agent.restart.planning.search import decide
 
-    _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
+    try:
+        _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
+    except NotRebuildableError as error:
+        if as_json or fmt is PlanFormat.JSON:
+            typer.echo(json.dumps(planview.refusal(error, pidns=pidns), indent=1))
+        raise
     if as_json or fmt is PlanFormat.JSON:
         typer.echo(json.dumps(planview.to_document(made, loaded), indent=1))
     elif fmt is PlanFormat.TEXT:
@@ -261,6 +276,7 @@ def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:
         from agent.restart.planning.search import decide
 
         loaded = _load(file, _read(file))
+        warn_of_doubt(loaded)
         return plandrawing.dumps(decide(loaded, pidns=pidns, any_numbers=any_numbers)[1], loaded)
 
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from agent.cli.fileverbs import File, load_file, say
+from agent.cli.fileverbs import File, load_file, say, warn_of_doubt
 from agent.config import required_signers
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 
@@ -211,6 +211,7 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     from agent.restart.rebuild.preflight import preflight
 
     snapshot = load_file(wish.file, *(key for key in (required_signers(), wish.key) if key is not None))
+    warn_of_doubt(snapshot)
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)
     if wish.drop_held:

@@ -30,12 +30,18 @@ The document
 then. `value` depends on the step. For a clone it is the sum of 1 for a thread, 2 for a sibling, 4 for a new pid
 namespace, 8 for the init of the namespace that its maker has unshared. For a setpgid it is the actor that owns the
 group, for a subreaper 1 or 0, for an exit the wait status.
+
+`refusal` returns the document of a tree that has no plan, with the reasons as an image has them: ::
+
+    {"format": "ckptree-plan", "version": 1, "pidns": as above,
+     "not_rebuildable": [{"tag": TAG, or 0 for the tree as a whole, "rule", "text", "proven": no kernel can do it}]}
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agent.errors import NotRebuildableError
 from agent.model import Snapshot
 from agent.restart.planning.plan import NOBODY, Actor, CloneBits, Op, Plan, Role, Step
 from exporters.content.fields import escape
@@ -215,6 +221,12 @@ class PlanView:
 def render(plan: Plan, snapshot: Snapshot) -> str:
     """Return the plan as lines of text, without a newline after the last one."""
     return "\n".join(PlanView(plan, snapshot).lines())
+
+
+def refusal(error: NotRebuildableError, *, pidns: bool) -> dict[str, Any]:
+    """Return, as data for programs, the reason why there is no plan."""
+    reason = {"tag": error.tag, "rule": error.rule, "text": error.text, "proven": error.proven}
+    return {"format": FORMAT, "version": VERSION, "pidns": pidns, "not_rebuildable": [reason]}
 
 
 def to_document(plan: Plan, snapshot: Snapshot) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from agent.model import CKPT_PID_ROOT, Completeness, Namespace, Snapshot, Task, 
 from exporters.checking.staterules import state_faults
 from exporters.content.factsreader import Base
 from exporters.content.soundness import DEPTH_MAX, PID_NUMBER_MAX, Fault, TaskIds
+from exporters.content.wording import plain
 
 RESERVED_PIDS = 300
 """Highest reserved pid: the kernel gives lower numbers only before its counter wraps, and a rebuild gives helpers none."""
@@ -57,6 +58,7 @@ def doubts(base: Base, snapshot: Snapshot | None) -> Iterator[Fault]:
         yield from state_faults(snapshot, place)
         yield from _birth_faults(snapshot.tasks, place)
         yield from _left_out(snapshot.completeness)
+        yield from _incomplete(snapshot.completeness)
         yield from _memory_faults(snapshot.tasks)
         yield from _fit_faults(base.first_tag, base.numbers, lines, snapshot.namespaces)
 
@@ -66,6 +68,15 @@ def _left_out(done: Completeness) -> Iterator[Fault]:
     if done.kernel_threads_left_out:
         text = f"is {done.kernel_threads_left_out}: threads of the kernel's own (io workers) that no rebuild can have"
         yield Fault("workers-left-out", "completeness", 0, "kernel_threads_left_out", text)
+
+
+def _incomplete(done: Completeness) -> Iterator[Fault]:
+    """Report that the image itself doubts its tree."""
+    if done.reasons:
+        text = (
+            f"say that the snapshot is incomplete, so the tree may never have been so: {plain('; '.join(done.reasons))}"
+        )
+        yield Fault("incomplete", "completeness", 0, "reasons", text)
 
 
 def _memory_faults(tasks: Sequence[Task]) -> Iterator[Fault]:

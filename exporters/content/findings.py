@@ -101,6 +101,9 @@ RULES: Final[dict[str, Rule]] = {
         "warning", "a task has exited, and its status is not known", "ours: a rebuild makes one up"
     ),
     "shared-memory": Rule("error", "threads of one group have different memory", "ours: clone() refuses it"),
+    "incomplete": Rule(
+        "warning", "the image says that the tree may never have been so", "ours: no tool of 2011 says so"
+    ),
     "workers-left-out": Rule("warning", "threads of the kernel's own, io workers, are not in the file", "ours"),
     # namespaces
     "container-root": Rule("error", "the root of a container is not its init", "checkpoint of a container: EINVAL"),

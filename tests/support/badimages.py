@@ -203,6 +203,10 @@ BAD = {
         (image := ended(a_task(2, 1, shares=Shares(vm=1)), a_task(3, 1, tgid=2, shares=Shares(vm=2)))),
         [("shared-memory", payload_at(image), (3, 2))],
     ),
+    "incomplete": Bad(
+        (image := checkpoint.dumps(a_snapshot(completeness=Completeness("no", reasons=("read task by task",))))),
+        [("incomplete", payload_at(image), ())],
+    ),
     "workers-left-out": Bad(
         (image := checkpoint.dumps(a_snapshot(completeness=Completeness("sweep", kernel_threads_left_out=2)))),
         [("workers-left-out", payload_at(image), ())],

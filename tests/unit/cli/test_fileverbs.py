@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.fileverbs import MOST_BYTES
+from agent.model import Completeness
 from exporters import registry
 from exporters.image import checkpoint
 from tests.support.builders import a_family
@@ -143,6 +144,23 @@ def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, 
         b"ckptree: cannot read images: it is a folder of CRIU images, which are written here"
     )
     assert folder.stderr == b"ckptree: cannot read folder: it is a folder, and a snapshot is a file\n"
+
+
+@pytest.mark.parametrize(("verb", "code"), [("plan", 0), ("plan -f svg", 0), ("check", 0), ("restart --run argv", 7)])
+def test_a_snapshot_that_calls_itself_incomplete_is_warned_of(here: Run, tmp_path: Path, verb: str, code: int) -> None:
+    """The exit code is the same as of a whole one."""
+    doubtful = replace(a_family(), completeness=Completeness("no", reasons=("source procfs", "another")))
+    (tmp_path / "doubtful.ckpt").write_bytes(checkpoint.dumps(doubtful))
+    name, *options = verb.split()
+    ran, whole = here(name, "doubtful.ckpt", *options), here(name, "family.ckpt", *options)
+    said = b"ckptree: the image says that it is incomplete: source procfs; another; the tree may never have been so\n"
+    if name == "check":
+        assert b"warning incomplete at byte" in ran.stdout
+    else:
+        assert ran.stderr == said + whole.stderr
+
+    assert ran.returncode == whole.returncode == code
+    assert b"incomplete" not in whole.stdout + whole.stderr
 
 
 def test_a_name_that_promises_another_format_is_remarked_on(here: Run, tmp_path: Path) -> None:

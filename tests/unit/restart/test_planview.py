@@ -301,11 +301,23 @@ def test_without_a_namespace_of_its_own_a_container_is_planned_too_and_says_what
 
 
 def test_what_cannot_be_rebuilt_is_7_with_the_task_and_the_rule(here: Run) -> None:
-    """Standard output is empty."""
-    ran = here("hopeless.ckpt")
+    """Standard output is empty; with --json it has the reason as an image has it, and standard error is the same."""
+    ran, as_json, formatted = (
+        here("hopeless.ckpt"),
+        here("hopeless.ckpt", "--json"),
+        here("hopeless.ckpt", "-f", "json"),
+    )
+    text = "101 is a dead thread that only its tracer keeps; a limit of ckptree"
 
     assert (ran.returncode, ran.stdout) == (7, b"")
-    assert b"101 is a dead thread that only its tracer keeps; a limit of ckptree (zombie-thread)" in ran.stderr
+    assert f"{text} (zombie-thread)".encode() in ran.stderr
+    assert (as_json.returncode, as_json.stderr, as_json.stdout) == (7, ran.stderr, formatted.stdout)
+    assert json.loads(as_json.stdout) == {
+        "format": "ckptree-plan",
+        "version": 1,
+        "pidns": True,
+        "not_rebuildable": [{"tag": 2, "rule": "zombie-thread", "text": text, "proven": False}],
+    }
 
 
 def test_a_bad_image_is_8_and_a_format_that_there_is_not_is_2(here: Run) -> None:
