@@ -9,13 +9,13 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from agent.errors import CkptreeError
+from exporters import place
 
 _NAMED: Final = 50
 """Characters of a name that its temporary name repeats; both must fit into NAME_MAX bytes."""
@@ -24,83 +24,42 @@ _NAMED: Final = 50
 def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
     """Write the data of a format: a file of mode 0600, or a folder of mode 0700 with such files, by their names.
 
-    A path that exists and is no regular file (a pipe, /dev/null) is opened and written to.
+    A path that exists and is no regular file (a pipe, /dev/null) is opened and written to. The target of a link is
+    written, and the link stays.
 
     Raises:
-        CkptreeError: the data cannot be written, or a folder would replace a file or a folder that is not empty. The
-            earlier contents are unchanged then.
+        CkptreeError: the data cannot be written; a folder would replace a file or a folder that is not empty; or
+            another user may have laid the link, pipe or device there (exporters.place). The earlier contents are
+            unchanged then.
     """
     try:
+        found = place.find(path)
         if isinstance(data, Mapping):
-            _write_folder(_pointed_to(path), data)
-            return
-        place, special = _find(path)
-        if special:
-            _write_special(place, data)
-            return
-        # mkstemp makes a new file of mode 0600 under an unpredictable name.
-        fd, temporary = tempfile.mkstemp(prefix=f".{place.name[:_NAMED]}.", dir=place.parent)
-        try:
-            with os.fdopen(fd, "wb") as out:
+            _write_folder(found.path, data)
+        elif found.special is not None:
+            with os.fdopen(found.open(), "wb") as out:
                 out.write(data)
-                out.flush()
-                os.fsync(fd)
-            os.replace(temporary, place)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        else:
+            _write_file(found.path, data)
     except RuntimeError as error:  # pathlib's error before Python 3.13 for a cycle of links
         raise CkptreeError(f"cannot write {path}: {os.strerror(errno.ELOOP)}") from error
     except OSError as error:
         raise CkptreeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _find(path: Path) -> tuple[Path, bool]:
-    """Return the path to write, and True if something other than a regular file exists there, to be written in place.
-
-    The target of a link is written, and the link stays. A link or pipe of another user in a folder where every user
-    may create files, as /tmp, is refused. The kernel refuses it too if fs.protected_symlinks and fs.protected_fifos are
-    set, but not for a name that was resolved first, or an open without O_CREAT.
-
-    Raises:
-        CkptreeError: another user put it there.
-    """
-    file = path.parent.resolve() / path.name
+def _write_file(path: Path, data: bytes) -> None:
+    # mkstemp makes a new file of mode 0600 under an unpredictable name.
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name[:_NAMED]}.", dir=path.parent)
     try:
-        found, folder = os.lstat(path), path.parent.stat()
-    except FileNotFoundError:
-        return file, False
-    is_link = stat.S_ISLNK(found.st_mode)
-    shared = folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH
-    laid = is_link or stat.S_ISFIFO(found.st_mode)
-    if shared and laid and found.st_uid not in (os.geteuid(), folder.st_uid):
-        kind = "link" if is_link else "pipe"
-        raise CkptreeError(
-            f"cannot write {path}: it is a {kind} of user {found.st_uid} in a folder that every user may write to: "
-            "name another file, or remove it"
-        )
-    if not is_link:
-        return file, not stat.S_ISREG(found.st_mode)
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe may have no name: /dev/stdout leads to it
-        return path, True
-    return _pointed_to(path), False
-
-
-def _write_special(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    with os.fdopen(fd, "wb") as out:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            raise CkptreeError(f"cannot write {path}: it has become another file meanwhile")
-        out.write(data)
-
-
-def _pointed_to(path: Path) -> Path:
-    """Return the target of a link, so that the link stays; any other path as it is."""
-    target = path.resolve()
-    if target.is_symlink():  # a cycle of links, from Python 3.13 on; earlier versions raise RuntimeError
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    return target
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:

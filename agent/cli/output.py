@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import UsageError
-from exporters import registry, store
+from exporters import place, registry, store
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -122,13 +122,19 @@ class Target:
 
 
 def _is_terminal(name: str) -> bool:
+    """Return True if an output is a terminal. A device that another user may have laid there is not opened.
+
+    Raises:
+        CkptreeError: exporters.place refuses the place.
+    """
     if name == "-":
         return sys.stdout.isatty()
     try:
-        if not stat.S_ISCHR(os.stat(name).st_mode):
+        found = place.find(Path(name))
+        if found.special is None or not stat.S_ISCHR(found.special.st_mode):
             return False
-        fd = os.open(name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        fd = found.open(os.O_NONBLOCK)
+    except (OSError, RuntimeError):  # RuntimeError: a cycle of links, before Python 3.13
         return False
     try:
         return os.isatty(fd)

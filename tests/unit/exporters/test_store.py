@@ -269,31 +269,6 @@ def test_the_temporary_is_new_and_its_name_another_each_time(tmp_path: Path, mon
     assert [flags & wanted for _, flags in seen if flags & os.O_CREAT] == [wanted, wanted]
 
 
-@pytest.mark.live  # only root can have another user's file
-@pytest.mark.parametrize(
-    ("lay", "said"), [(lambda path: path.symlink_to("victim"), "link"), (os.mkfifo, "pipe")], ids=["link", "pipe"]
-)
-def test_what_another_user_has_laid_in_a_folder_of_everybodys_is_not_followed(
-    shared: Path, lay: Callable[[Path], None], said: str
-) -> None:
-    """Otherwise another user could choose the place of the image."""
-    lay(shared / "image")
-    os.lchown(shared / "image", 12345, 12345)
-    with pytest.raises(CkptreeError, match=f"it is a {said} of user 12345 in a folder that every user may write to"):
-        store.write(shared / "image", b"data")
-
-    assert not (shared / "victim").exists()
-
-
-def test_a_link_of_ones_own_is_followed_there_too(shared: Path) -> None:
-    """This is the same in every other folder."""
-    (shared / "image").symlink_to("target")
-    store.write(shared / "image", b"data")
-
-    assert (shared / "image").is_symlink()
-    assert (shared / "target").read_bytes() == b"data"
-
-
 def test_a_name_as_long_as_names_may_be_has_room_for_a_temporary_one(tmp_path: Path) -> None:
     """The limit is in bytes, and a character may have four."""
     for name in ("x" * 255, "\U0001f332" * 63):
