@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import CkptreeError
-from exporters import place
+from exporters import destination
 
 _NAMED: Final = 50
 """Characters of a name that its temporary name repeats; both must fit into NAME_MAX bytes."""
@@ -29,11 +29,11 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
 
     Raises:
         CkptreeError: the data cannot be written; a folder would replace a file or a folder that is not empty; or
-            another user may have laid the link, pipe or device there (exporters.place). The earlier contents are
+            another user may have laid the link, pipe or device there (exporters.destination). The earlier contents are
             unchanged then.
     """
     try:
-        found = place.find(path)
+        found = destination.find(path)
         if isinstance(data, Mapping):
             _write_folder(found.path, data)
         elif found.special is not None:

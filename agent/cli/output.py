@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import UsageError
-from exporters import place, registry, store
+from exporters import destination, registry, store
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -125,12 +125,12 @@ def _is_terminal(name: str) -> bool:
     """Return True if an output is a terminal. A device that another user may have laid there is not opened.
 
     Raises:
-        CkptreeError: exporters.place refuses the place.
+        CkptreeError: exporters.destination refuses the place.
     """
     if name == "-":
         return sys.stdout.isatty()
     try:
-        found = place.find(Path(name))
+        found = destination.find(Path(name))
         if found.special is None or not stat.S_ISCHR(found.special.st_mode):
             return False
         fd = found.open(os.O_NONBLOCK)

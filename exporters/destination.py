@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The place of an output: the object under its name, and the check that no other user has laid it there.
+"""The destination of an output: the object under its name, and the check that no other user has laid it there.
 
 A link decides where the output goes, and a pipe or device decides what reads it. Where another user could lay one under
 the name, it is followed or written only if it belongs to this user or to root. A file or folder is replaced, so nothing
@@ -24,7 +24,7 @@ _KINDS: Final = {stat.S_IFLNK: "link", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "soc
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Destination:
     """The place of an output.
 
     Attributes:
@@ -52,7 +52,7 @@ class Place:
         return fd
 
 
-def find(path: Path) -> Place:
+def find(path: Path) -> Destination:
     """Return the place of an output.
 
     Raises:
@@ -66,16 +66,16 @@ def find(path: Path) -> Place:
         try:
             found = os.lstat(place)
         except FileNotFoundError:
-            return Place(place)
+            return Destination(place)
         if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
-            return Place(place)
+            return Destination(place)
         _refuse_others(named, place, found)
         if not stat.S_ISLNK(found.st_mode):
-            return Place(place, found)
+            return Destination(place, found)
         if _DESCRIPTORS.fullmatch(os.fspath(folder)):
             opened = os.stat(place)
             if not (stat.S_ISREG(opened.st_mode) or stat.S_ISDIR(opened.st_mode)):
-                return Place(place, opened, is_descriptor=True)
+                return Destination(place, opened, is_descriptor=True)
         path = folder / os.readlink(place)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
