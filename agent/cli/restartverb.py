@@ -175,7 +175,12 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
         wish.detach or wish.run == "hold"
     )  # tasks that hold must not keep the caller's streams, least of all its input
     with Rebuild(
-        plan, any_numbers=wish.any_numbers, no_stdio=no_stdio, begin=begin, keep_rights=wish.keep_rights
+        plan,
+        any_numbers=wish.any_numbers,
+        no_stdio=no_stdio,
+        begin=begin,
+        keep_rights=wish.keep_rights,
+        no_terminal=_without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
     ) as rebuild:
         rebuild.build()
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
@@ -191,6 +196,26 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
             rebuild.release(all_of_them)
             return _hold(rebuild, asked)
         return _forward(rebuild, all_of_them)
+
+
+def _without_terminal(
+    wish: _Wish, snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program] | None", *, told: bool
+) -> bool:
+    """Return True if this process has a terminal that the tasks must not have; say so if `told`."""
+    from agent.restart.rebuild import terminals
+    from agent.restart.rebuild.commands import command_rights
+
+    if not terminals.within_reach():
+        return False
+    if programs is not None:
+        fewer = terminals.any_exceeded(each.rights for each in programs.values())
+    else:
+        fewer = not wish.keep_rights and (
+            wish.command is None or terminals.any_exceeded(command_rights(snapshot, plan))
+        )
+    if fewer and told and terminals.streams():
+        say(terminals.NOTE)
+    return fewer
 
 
 def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]") -> "dict[int, Program]":

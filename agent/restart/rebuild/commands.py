@@ -17,7 +17,7 @@ from agent.errors import CkptreeError, RefusedError, UsageError
 from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.failure import name_of
-from agent.restart.rebuild.helperabi import Program
+from agent.restart.rebuild.helperabi import Program, Rights
 from agent.restart.rebuild.rights import Host, bounds, doubts, held, obstacles, recorded, this_host
 
 
@@ -89,6 +89,11 @@ def one_command(
         env = [*inherited, *(f"CKPTREE_{name}={value}".encode() for name, value in own.items())]
         programs[index] = Program(path, argv, env, rights=None if keep_rights else bounds(task))
     return programs
+
+
+def command_rights(snapshot: Snapshot, plan: Plan) -> list[Rights | None]:
+    """Return the bounds on the rights of one command for all processes; see one_command()."""
+    return [bounds(task) for _, task in _living(snapshot, plan)]
 
 
 def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> tuple[dict[int, Program], list[str]]:

@@ -25,7 +25,7 @@ from typing import Final, Self
 
 from agent.errors import HostError
 from agent.restart.planning.plan import Plan
-from agent.restart.rebuild import helperabi, helperprogram, orphans
+from agent.restart.rebuild import helperabi, helperprogram, orphans, terminals
 from agent.restart.rebuild.failure import RebuildError, failure
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 
@@ -54,6 +54,7 @@ class Rebuild:
         no_stdio: give the tasks /dev/null for their standard streams.
         begin: the session and group that the tree begins in.
         keep_rights: leave the rights of the caller to tasks that hold.
+        no_terminal: give the tasks no terminal of the caller: a new session, and other streams in place of terminals.
         helper: path of the helper's program.
 
     Attributes:
@@ -72,6 +73,7 @@ class Rebuild:
         no_stdio: bool = False,
         begin: Begin = Begin.HERE,
         keep_rights: bool = False,
+        no_terminal: bool = False,
         helper: Path = HELPER,
     ) -> None:
         self.plan = plan
@@ -81,7 +83,7 @@ class Rebuild:
         self.root_status: int | None = None
         self.guard = 0
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-        new_session = begin is Begin.APART or (begin is not Begin.HERE and os.getsid(0) == 0)
+        new_session = no_terminal or begin is Begin.APART or (begin is not Begin.HERE and os.getsid(0) == 0)
         self._code = helperprogram.encode(
             plan,
             any_numbers=any_numbers,
@@ -91,6 +93,8 @@ class Rebuild:
             pid_max=pid_max,
         )
         self._helper = helper
+        self._relayed = no_terminal and not no_stdio
+        self._relay: terminals.Relay | None = None
         self._group = os.getsid(0) if begin is Begin.LEADERS_GROUP and not new_session else None
         self._over = False
         self._detached = False
@@ -225,10 +229,16 @@ class Rebuild:
             self._kept = orphans.children()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self.guard = _spawned(self._helper, self._file, theirs.fileno(), self._group)
+            self._relay = terminals.Relay() if self._relayed else None
+            streams = self._relay.ends if self._relay else {}
+            self.guard = _spawned(self._helper, self._file, theirs.fileno(), self._group, streams)
+            if self._relay:
+                self._relay.start()
 
     def _close(self) -> None:
         self._socket.close()
+        if self._relay:
+            self._relay.finish()
         if self._file >= 0:
             if not self.plan.pidns:
                 orphans.adopt(wanted=False)
@@ -334,18 +344,22 @@ class Rebuild:
             self._first = orphans.opened(pids[0], self.guard)
 
 
-def _spawned(helper: Path, program_file: int, control_socket: int, group: int | None) -> int:
+def _spawned(
+    helper: Path, program_file: int, control_socket: int, group: int | None, streams: Mapping[int, int]
+) -> int:
     """Start the helper with its two descriptors at 3 and 4, and return its pid.
 
     Args:
         helper: path of the program.
         program_file, control_socket: the two descriptors.
         group: the process group to start it in; None: this process's.
+        streams: a descriptor for each standard stream that is not to be this process's.
     """
     # First move both out of the way: either may have the number that the other is to get.
     high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
     places = zip(high, (helperabi.FD_PROGRAM, helperabi.FD_CONTROL), strict=True)
-    moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
+    moves = [(os.POSIX_SPAWN_DUP2, end, stream) for stream, end in streams.items()]
+    moves += [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
     argv = [os.fspath(helper)]
     try:
         if group is not None:

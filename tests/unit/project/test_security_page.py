@@ -99,6 +99,10 @@ HOLD: Final[dict[str, str]] = {
         "a_program_is_known_by_its_name_whoever_may_write_to_its_folder "
         "the_user_of_a_task_with_more_rights_cannot_lead_it_to_another_program"
     ),
+    "A program of `--run` that has fewer rights": (
+        "a_program_with_fewer_rights_is_known "
+        "a_program_with_fewer_rights_has_no_terminal_of_the_caller_and_its_output_arrives"
+    ),
     "The arguments of an exec": (
         "the_arguments_of_execs_are_told_to_root_alone a_subscriber_that_asks_is_told_the_arguments_of_execs "
         "a_daemon_that_keeps_no_strings_has_none_afterwards"
