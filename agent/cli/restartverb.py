@@ -143,7 +143,8 @@ def restart(
         with _raising() as asked:  # from the beginning: a plan may take several seconds
             code = _restart(wish, asked, begun)
     except CkptreeError as error:
-        if run == "hold" or (run == "argv" and isinstance(error, RefusedError)):
+        is_usage = isinstance(error, UsageError) and not begun
+        if run == "hold" or is_usage or (run == "argv" and isinstance(error, RefusedError)):
             raise
         say(str(error))
         for line in getattr(error, "leaks", ()):
@@ -321,6 +322,11 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
         asked += number == signal.SIGTERM
         if number == signal.SIGINT:
             say("SIGINT goes to the root, which may not end by it; a second SIGTERM to this process kills the tree")
+        if number == signal.SIGTERM and asked == 1 and rebuild.plan.pidns and not rebuild.plan.tasks[0]:
+            say(
+                "SIGTERM goes to the root, which as an init ignores it unless it has a handler; a second SIGTERM kills "
+                "the tree"
+            )
         if number == signal.SIGTERM and asked > 1:
             rebuild.end()
         else:

@@ -11,6 +11,7 @@ authentication: the address decides which clients can reach the server.
 import contextlib
 import io
 import os
+import signal
 import socket
 import stat
 import threading
@@ -21,6 +22,7 @@ from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
+from types import FrameType
 from typing import Any, Final
 
 from agent.cli.fileverbs import say
@@ -33,6 +35,7 @@ SLOW_S: Final = 1.0  # a client that takes so long to fetch an answer makes room
 FRESH_S: Final = 0.1  # how long one text is good for everybody
 MOST_BYTES: Final = 1 << 14  # of a request
 _MAX_PORT: Final = 65535
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(address: str, render: Callable[[], str]) -> None:
@@ -46,9 +49,30 @@ def serve(address: str, render: Callable[[], str]) -> None:
         UsageError: the text is no address.
         CkptreeError: this process cannot listen there.
     """
-    with listening(address, render) as server:
-        say(f"serving /metrics on {address}")
-        server.serve_forever()
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, _end)
+    try:
+        with listening(address, render) as server:
+            say(f"serving /metrics on {address}")
+            server.serve_forever()
+    except _Ended as ended:
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
+
+
+class _Ended(BaseException):
+    """The arrival of a signal that ends the process."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # what follows takes a moment, and ends the process
+    raise _Ended(number)
 
 
 def listening(address: str, render: Callable[[], str]) -> "ScrapeServer":
@@ -141,7 +165,23 @@ class ScrapeServer(ThreadingMixIn, TCPServer):
         self._silent: dict[Any, float] = {}  # connections that have not asked yet, since when; the oldest first
         self._answered: dict[Any, float] = {}  # those that have
         self._hung_up: set[Any] = set()
+        self._where = where
+        self._file: tuple[int, int] | None = None
         super().__init__(where, Handler)
+
+    def server_bind(self) -> None:
+        """Bind the socket, and note the identity of its file."""
+        super().server_bind()
+        if self.address_family == socket.AF_UNIX:
+            self._file = _identity(self._where)
+
+    def server_close(self) -> None:
+        """Close the socket, and remove its file unless another one has its place."""
+        super().server_close()
+        if self._file is not None and _identity(self._where) == self._file:
+            with contextlib.suppress(OSError):
+                Path(self._where).unlink()
+        self._file = None
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a request in a thread, where there is room or another connection makes room; else close the
@@ -189,6 +229,15 @@ class ScrapeServer(ThreadingMixIn, TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of a connection: the client closed it, or the timer did."""
+
+
+def _identity(path: Any) -> tuple[int, int] | None:
+    """Return device and inode of a file; None if there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _hang_up(connection: socket.socket) -> None:

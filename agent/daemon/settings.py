@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(
             _option(key),
             metavar="true|false" if isinstance(getattr(Config(), key), bool) else key.rpartition("_")[2].upper(),
-            help=f"{said[key][0].upper()}{said[key][1:]} Must be {allowed(key)}; default {_default(key)}.".replace(
+            help=f"{said[key][0].upper()}{said[key][1:]} Must be {_allowed(key)}; default {_default(key)}.".replace(
                 "%", "%%"
             ),
         )
@@ -74,6 +74,10 @@ def parse(argv: Sequence[str]) -> Config:
 def only_compiles(argv: Sequence[str]) -> bool:
     """Return True if arguments that `parse` has accepted start no daemon."""
     return bool(parser().parse_args(argv).compile)
+
+
+def _allowed(key: str) -> str:
+    return allowed(key) + (", or a relative one, which is made absolute" if key == "socket" else "")
 
 
 def _default(key: str) -> str:

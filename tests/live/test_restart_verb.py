@@ -98,6 +98,24 @@ def test_a_second_sigterm_kills(image: Path) -> None:
         assert all(gone(task["pid"]) for task in ready["tasks"])
 
 
+def test_the_first_sigterm_says_that_an_init_may_ignore_it(tmp_path: Path) -> None:
+    """A root below a reaper is no init: SIGTERM ends it."""
+    for number, said, code in ((1, True, 128 + signal.SIGKILL), (100, False, 128 + signal.SIGTERM)):
+        path = tmp_path / f"{number}.ckpt"
+        path.write_bytes(registry.image(a_snapshot([(number,)], [a_task(1, 0)]), "ckpt"))
+        with running(path, "--run", "sleep 100") as (process, ready):
+            assert soon(lambda ready=ready: Path(f"/proc/{ready['root']}/comm").read_text() == "sleep\n")
+            time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            if said:
+                time.sleep(0.3)
+                assert process.poll() is None
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == code
+            assert process.stderr is not None
+            assert process.stderr.read().count("as an init ignores it unless it has a handler") == said
+
+
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
     """Then the code is 125, which differs from the command's codes. Wrong options always give 2."""
     bad = tmp_path / "bad"

@@ -207,6 +207,13 @@ def test_the_command_line_has_every_key_and_comes_before_the_file(tmp_path: Path
     assert set(vars(parser().parse_args([]))) == {"config", "compile", *asdict(Config())}
 
 
+def test_a_relative_socket_on_the_command_line_is_made_absolute_as_the_help_says() -> None:
+    """The file is read by a daemon whose folder its author does not know, so a relative path in it is refused."""
+    assert parse(["--socket", "own.sock"]).socket == Path("own.sock").absolute()
+    help_text = " ".join(parser().format_help().split())
+    assert "an absolute path of at most 107 bytes, or a relative one, which is made absolute;" in help_text
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

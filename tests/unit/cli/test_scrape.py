@@ -3,7 +3,10 @@
 
 import http.client
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +86,33 @@ def test_a_daemon_that_does_not_answer_is_a_503_that_says_so() -> None:
         assert get(server) == (503, "text/plain; charset=utf-8", "no daemon on /run/x\n")
 
 
+def test_the_file_of_a_unix_socket_goes_with_its_server_unless_it_is_anothers(tmp_path: Path) -> None:
+    """An administrator may have put another server in its place."""
+    path = tmp_path / "metrics.sock"
+    with serving(f"unix:{path}"):
+        assert path.is_socket()
+    assert not path.exists()
+
+    with serving(f"unix:{path}"), socket.socket(socket.AF_UNIX) as other:
+        path.rename(tmp_path / "moved.sock")
+        other.bind(str(path))
+    assert path.is_socket()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_server_as_before_and_its_file(tmp_path: Path, number: signal.Signals) -> None:
+    """The parent sees the death by that signal; an interrupt has an exit code."""
+    path = tmp_path / "metrics.sock"
+    words = [sys.executable, "-m", "agent", "metrics", "--listen", f"unix:{path}"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("ckptree: serving")
+        process.send_signal(number)
+
+        assert process.wait(20) == (130 if number is signal.SIGINT else -number)
+    assert not path.exists()
+
+
 def test_a_unix_socket_is_taken_over_from_the_dead_alone(tmp_path: Path) -> None:
     """A file that is no socket stays, and so does the socket of a server that answers."""
     path = tmp_path / "metrics.sock"
@@ -96,7 +126,6 @@ def test_a_unix_socket_is_taken_over_from_the_dead_alone(tmp_path: Path) -> None
             assert client.makefile().read().endswith("# EOF\n")
         with pytest.raises(CkptreeError, match="in use"):
             scrape.listening(f"unix:{path}", str)
-    path.unlink()
     path.write_text("data")
     with pytest.raises(CkptreeError, match="in use"):
         scrape.listening(f"unix:{path}", str)

@@ -181,6 +181,24 @@ def test_a_verb_signs_what_it_writes_and_a_restart_asks_for_it(tmp_path: Path, k
     assert (unsigned.returncode, b"is not signed" in unsigned.stderr) == (7, True)
 
 
+@pytest.mark.parametrize("run", ["hold", "true", "argv"])
+def test_a_wrong_key_is_wrong_usage_and_a_wrong_signer_has_the_code_of_a_refusal(
+    tmp_path: Path, key: Path, run: str
+) -> None:
+    """With a command every failure but wrong usage has the code 125."""
+    file, other = signed(tmp_path, key), a_key(tmp_path / "other")
+    missing = ckptree("restart", file, "--verify", tmp_path / "none", "--run", run)
+    private = ckptree("restart", file, "--verify", key, "--run", run)
+    signer = ckptree("restart", file, "--verify", public(other), "--run", run)
+    changed = tmp_path / "tree.ckpt"
+    changed.write_bytes(IMAGE + b"x")
+    damaged = ckptree("restart", changed, "--verify", public(key), "--run", run)
+
+    assert (missing.returncode, private.returncode) == (2, 2)
+    assert (signer.returncode, b"does not allow the signer" in signer.stderr) == (125 if run == "true" else 7, True)
+    assert damaged.returncode == (8 if run == "hold" else 125)
+
+
 @pytest.mark.parametrize("options", [("-o", "-", "-f", "json"), ("-o", "folder", "-f", "criu")])
 def test_what_is_no_file_cannot_be_signed(key: Path, options: tuple[str, ...]) -> None:
     """The signature file would have no place."""
