@@ -191,6 +191,25 @@ def test_a_guard_removes_its_pid_file_and_no_other_ones(image: Path, tmp_path: P
     assert changed.exists()
 
 
+@pytest.mark.parametrize("name", ["pid", "other"])
+def test_a_guard_removes_its_pid_file_in_the_folder_where_that_was_written(
+    image: Path, tmp_path: Path, name: str
+) -> None:
+    """Another folder that has got the path since keeps its file, even one with the guard's pid."""
+    folder, moved = tmp_path / "folder", tmp_path / "moved"
+    folder.mkdir()
+    ran(image, "--detach", "--pidfile", folder / "pid")
+    guard = int((folder / "pid").read_text())
+    folder.rename(moved)
+    folder.mkdir()
+    (folder / name).write_text(f"{guard}\n")
+    os.kill(guard, signal.SIGTERM)
+    assert soon(lambda: gone(guard))
+
+    assert os.listdir(moved) == []
+    assert os.listdir(folder) == [name]
+
+
 def test_a_snapshot_from_standard_input_is_rebuilt_here_with_any_numbers(image: Path) -> None:
     """The line has the numbers that they got."""
     with image.open("rb") as file:

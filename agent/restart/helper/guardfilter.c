@@ -28,6 +28,10 @@
 #define MAY_UNLESS(call, index, test, value) \
 	STEP(BPF_IF_EQUAL, 0, 4, __NR_##call), STEP(BPF_LOAD_WORD, 0, 0, ARGUMENT_AT(index)), STEP(test, 1, 0, value), \
 		PERMIT, REFUSE
+#define MAY_IF_BOTH(call, index, value, other, other_value) \
+	STEP(BPF_IF_EQUAL, 0, 6, __NR_##call), STEP(BPF_LOAD_WORD, 0, 0, ARGUMENT_AT(index)), \
+		STEP(BPF_IF_EQUAL, 0, 3, value), STEP(BPF_LOAD_WORD, 0, 0, ARGUMENT_AT(other)), \
+		STEP(BPF_IF_EQUAL, 0, 1, other_value), PERMIT, REFUSE
 
 static const struct filter_step steps[] = {
 	STEP(BPF_LOAD_WORD, 0, 0, ARCHITECTURE_AT),
@@ -61,7 +65,7 @@ static const struct filter_step steps[] = {
 	/* the detach, and the pid file in the end */
 	MAY(dup3),
 	MAY(chdir),
-	MAY_IF(unlinkat, 2, BPF_IF_EQUAL, 0),
+	MAY_IF_BOTH(unlinkat, 0, FD_FOLDER, 2, 0),
 	/* another watcher */
 	MAY_IF(clone, 0, BPF_IF_EQUAL, SIGCHLD),
 	MAY_IF(fcntl, 1, BPF_IF_EQUAL, F_DUPFD),

@@ -166,12 +166,37 @@ static void release(const struct message *message)
 	stage = RELEASING;
 }
 
+/*
+ * Open the folder of the pid file. Another folder may get its path later, so the guard looks for the file, and removes it,
+ * in this one alone.
+ */
+static void keep_folder(char *path)
+{
+	char *name = path;
+	long fd;
+
+	for (char *at = path; *at; at++)
+		if (*at == '/')
+			name = at + 1;
+	if (name == path)
+		return;
+	name[-1] = 0;
+	fd = CALL4(openat, AT_FDCWD, *path ? path : "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	if (fd >= 0 && fd != FD_FOLDER) {
+		CALL3(dup3, fd, FD_FOLDER, O_CLOEXEC);
+		CALL1(close, fd);
+	}
+	if (fd >= 0)
+		guard.pidfile = name;
+}
+
 static void detach(const struct message *message)
 {
 	if (message->size) {
-		char *name = map(message->size, MAP_PRIVATE, FD_PROGRAM, message->offset);
+		char *path = map(message->size, MAP_PRIVATE, FD_PROGRAM, message->offset);
 
-		guard.pidfile = refusal(name) ? NULL : name;
+		if (!refusal(path))
+			keep_folder(path);
 	}
 	for (int stream = 0; guard.null >= 0 && stream < STANDARD_STREAMS; stream++)
 		CALL3(dup3, guard.null, stream, 0);

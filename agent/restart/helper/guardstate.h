@@ -17,7 +17,7 @@ struct guard {
 	int32_t root_status;
 	int null;	     /* /dev/null; negative: there is none */
 	char *stack;	     /* an address in the guard's stack */
-	const char *pidfile; /* file to remove in the end; NULL: none */
+	const char *pidfile; /* file to remove in the end, a name in FD_FOLDER; NULL: none */
 };
 
 extern struct guard guard;

@@ -13,7 +13,8 @@
 #define FD_REPORT 6  /* the actors' end of the socket pair by which the guard learns their pids */
 #define FD_REPORTS 7 /* the guard's end */
 #define FD_SIGNALS 8 /* the guard's signalfd */
-#define FD_UNUSED 9  /* the first number without a meaning */
+#define FD_UNUSED 9  /* the first number without a meaning for actors */
+#define FD_FOLDER 9  /* the guard's: the folder of its pid file, from the detach on */
 #define FD_HIGH 20   /* a number above all that have a meaning, and above the standard streams */
 
 #define ACTOR_STACK 16384

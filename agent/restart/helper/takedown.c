@@ -114,7 +114,7 @@ void remove_pidfile(void)
 
 	if (!guard.pidfile)
 		return;
-	fd = CALL4(openat, AT_FDCWD, guard.pidfile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0);
+	fd = CALL4(openat, FD_FOLDER, guard.pidfile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0);
 	if (fd < 0)
 		return;
 	size = CALL3(read, fd, text, sizeof(text) - 1);
@@ -122,7 +122,7 @@ void remove_pidfile(void)
 	if (size > 0 && text[size - 1] == '\n')
 		text[size - 1] = 0;
 	if (number_in(text) == (int32_t)CALL0(getpid))
-		CALL3(unlinkat, AT_FDCWD, guard.pidfile, 0);
+		CALL3(unlinkat, FD_FOLDER, guard.pidfile, 0);
 }
 
 void take_down(void)

@@ -35,12 +35,16 @@ MAY = (
 BY_ARGUMENT: dict[str, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {
     "write": ([(5,)], [(1,), (4,)]),
     "openat": (
-        [(-100, 0, os.O_CLOEXEC), (-100, 0, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)],
+        [
+            (-100, 0, os.O_CLOEXEC),
+            (-100, 0, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
+            (-100, 0, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC),
+        ],
         [(-100, 0, flags) for flags in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC, os.O_TMPFILE)],
     ),
     "mmap": ([(0, 1, 1 | 2)], [(0, 1, 1 | 4), (0, 1, 7)]),
     "prlimit64": ([(0,)], [(1,), (-1,)]),
-    "unlinkat": ([(-100, 0, 0)], [(-100, 0, 0x200)]),
+    "unlinkat": ([(9, 0, 0)], [(-100, 0, 0), (9, 0, 0x200), (8, 0, 0)]),
     "clone": ([(17,)], [(0,), (0x00008000 | 17,), (0x10000000 | 17,), (0x100 | 17,)]),
     "fcntl": ([(0, 0)], [(0, 1), (0, 2), (0, 8)]),
     "prctl": ([(15,)], [(22,), (38,), (24,)]),
