@@ -204,16 +204,10 @@ def _without_terminal(
 ) -> bool:
     """Return True if this process has a terminal that the tasks must not have; say so if `told`."""
     from agent.restart.rebuild import terminals
-    from agent.restart.rebuild.commands import command_rights
+    from agent.restart.rebuild.commands import rights_of_tasks
 
-    if not terminals.within_reach():
-        return False
-    if programs is not None:
-        fewer = terminals.any_exceeded(each.rights for each in programs.values())
-    else:
-        fewer = not wish.keep_rights and (
-            wish.command is None or terminals.any_exceeded(command_rights(snapshot, plan))
-        )
+    rights = rights_of_tasks(snapshot, plan, programs, runs=wish.run != "hold", keep_rights=wish.keep_rights)
+    fewer = terminals.within_reach() and terminals.any_exceeded(rights)
     if fewer and told and terminals.streams():
         say(terminals.NOTE)
     return fewer

@@ -18,7 +18,7 @@ from agent.model import FileOwner, PidRef, Snapshot, Task, TaskState, Terminal
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.failure import name_of
 from agent.restart.rebuild.helperabi import Program, Rights
-from agent.restart.rebuild.rights import Host, bounds, doubts, held, obstacles, recorded, this_host
+from agent.restart.rebuild.rights import HELD, Host, bounds, doubts, held, obstacles, recorded, this_host
 
 
 def split_command(text: str) -> list[str]:
@@ -91,9 +91,22 @@ def one_command(
     return programs
 
 
-def command_rights(snapshot: Snapshot, plan: Plan) -> list[Rights | None]:
-    """Return the bounds on the rights of one command for all processes; see one_command()."""
-    return [bounds(task) for _, task in _living(snapshot, plan)]
+def rights_of_tasks(
+    snapshot: Snapshot, plan: Plan, programs: Mapping[int, Program] | None, *, runs: bool, keep_rights: bool
+) -> list[Rights | None]:
+    """Return the rights of the processes of a tree, as far as they may differ; None: those of this process.
+
+    Args:
+        snapshot, plan: the snapshot to be rebuilt, and its plan.
+        programs: the recorded programs by actor; None: the tasks hold, or run one command.
+        runs: True: they run something; see one_command().
+        keep_rights: True: they keep all rights of this process.
+    """
+    if programs is not None:
+        return [each.rights for each in programs.values()]
+    if keep_rights:
+        return []
+    return [bounds(task) for _, task in _living(snapshot, plan)] if runs else [HELD]
 
 
 def own_arguments(snapshot: Snapshot, plan: Plan, host: Host | None = None) -> tuple[dict[int, Program], list[str]]:

@@ -29,6 +29,8 @@ _ALL: Final = (1 << 64) - 1
 _SYS_ADMIN: Final = 21
 _DELETED: Final = b" (deleted)"  # a folder's own name may end so, too: it is refused, and never mistaken for another
 _NO_CAPABILITIES: Final = Capabilities(0, 0, 0, 0, 0)
+HELD: Final = Rights(0, 0, 0, 0, None, _NO_CAPABILITIES, no_new_privs=True, umask=0, bound_only=True)
+"""The rights of a task that holds, beside its ids."""
 
 
 class Host(NamedTuple):
