@@ -317,10 +317,7 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
         if number == signal.SIGINT:
             say("SIGINT goes to the root, which may not end by it; a second SIGTERM to this process kills the tree")
         if number == signal.SIGTERM and asked == 1 and rebuild.plan.pidns and not rebuild.plan.tasks[0]:
-            say(
-                "SIGTERM goes to the root, which as an init ignores it unless it has a handler; a second SIGTERM kills "
-                "the tree"
-            )
+            say("SIGTERM goes to the root, an init, which ignores it unless it has a handler; a second kills the tree")
         if number == signal.SIGTERM and asked > 1:
             rebuild.end()
         else:
