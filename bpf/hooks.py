@@ -6,7 +6,10 @@ Only an attempt tells the truth: some kernels report support for fentry and refu
 
 import os
 import platform
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from agent.errors import UsageError
+from bpf.layout import OPTIONAL
 
 Kind = Literal["typed_tracepoint", "raw_tracepoint", "tracepoint", "fentry", "fexit", "kprobe"]
 
@@ -45,11 +48,6 @@ class Feature(NamedTuple):
     name: str
     required: bool
     ways: tuple[tuple[Hook, ...], ...]
-
-
-def left_out() -> tuple[str, ...]:
-    """Return the hooks and features that the environment's CKPTREE_WITHOUT excludes, separated by blanks."""
-    return tuple(os.environ.get("CKPTREE_WITHOUT", "").split())
 
 
 def _raw(target: str, program: str) -> Hook:
@@ -99,3 +97,27 @@ FEATURES = (
         ),
     ),
 )
+
+LEFT_OUT_VARIABLE: Final = "CKPTREE_WITHOUT"
+"""The environment variable with the hooks and features to leave out, separated by blanks."""
+
+
+def may_be_left_out() -> tuple[str, ...]:
+    """Return the names of the hooks, and of the features without which there still is a capture."""
+    hooks = {str(hook): None for feature in FEATURES for way in feature.ways for hook in way}
+    return (*hooks, *(feature.name for feature in FEATURES if not feature.required), *OPTIONAL)
+
+
+def left_out() -> tuple[str, ...]:
+    """Return the hooks and features that the environment excludes.
+
+    Raises:
+        UsageError: one has a name that no hook and no such feature has.
+    """
+    words = tuple(os.environ.get(LEFT_OUT_VARIABLE, "").split())
+    known = may_be_left_out()
+    for word in words:
+        if word not in known:
+            can = ", ".join(known)
+            raise UsageError(f"{LEFT_OUT_VARIABLE}: {word}: nothing of that name can be left out; these can: {can}")
+    return words

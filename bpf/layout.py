@@ -8,6 +8,7 @@ or may be a bit field also gets ``MASK_...``; structures whose size matters get 
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from agent.errors import HostError
 from bpf.btf import Btf
@@ -109,6 +110,9 @@ _FEATURES = {
         *((f"mm_struct_{name}", "mm_struct", (name,)) for name in ("arg_start", "arg_end", "env_start", "env_end")),
     ),
 }
+
+OPTIONAL: Final = (*_OPTIONAL, *_FEATURES)
+"""The features of the kernel's structures without which there still is a capture."""
 
 # One member under the names it has had; the first existing one is taken.
 # Linux kernel commit cf25e24db61c "time: Rename tsk->real_start_time to ->start_boottime" (in v5.5)

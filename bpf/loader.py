@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.errors import HostError
 from bpf import compiler, syscall
-from bpf.hooks import FEATURES, Hook, left_out
+from bpf.hooks import FEATURES, Hook
 from bpf.layout import layout
 
 _CLONE_NEWNS = 0x20000
@@ -244,7 +244,7 @@ def main(argv: list[str]) -> None:
     peer = socket.socket(fileno=int(argv[0]))
     document: dict[str, Any]
     try:
-        document, descriptors = load(int(argv[1]), {*argv[2:], *left_out()})
+        document, descriptors = load(int(argv[1]), set(argv[2:]))
     except HostError as error:
         document, descriptors = {"error": str(error)}, []
     except syscall.VerifierError as error:

@@ -21,6 +21,7 @@ from agent.proc import host
 from agent.table import wire
 from agent.table.wire import Tie
 from bpf import syscall
+from bpf.hooks import left_out
 
 _MAX_DESCRIPTORS = 128
 # As `python -m bpf.loader`, but without the current folder, where any user may have put a module of that name.
@@ -72,6 +73,7 @@ class Probes:
 
     Raises:
         HostError: the caller lacks the rights, or the kernel lacks a feature.
+        UsageError: the environment leaves out a hook that does not exist.
     """
 
     def __init__(
@@ -205,13 +207,15 @@ def _load(ring_bytes: int, without: Iterable[str], waiting: Callable[[], None]) 
 
     Raises:
         HostError: the helper reports an error, or dies.
+        UsageError: the environment leaves out a hook that does not exist.
     """
+    names = {*without, *left_out()}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     complaints = os.memfd_create("ckptree-loader")
     null = os.open(os.devnull, os.O_RDWR)
     try:
         os.set_inheritable(theirs.fileno(), True)
-        arguments = [sys.executable, "-P", "-c", _HELPER, _TOP, str(theirs.fileno()), str(ring_bytes), *without]
+        arguments = [sys.executable, "-P", "-c", _HELPER, _TOP, str(theirs.fileno()), str(ring_bytes), *names]
         helper = os.posix_spawn(
             sys.executable,
             arguments,
