@@ -113,7 +113,7 @@ def test_the_first_sigterm_says_that_an_init_may_ignore_it(tmp_path: Path) -> No
                 process.send_signal(signal.SIGTERM)
             assert process.wait(10) == code
             assert process.stderr is not None
-            assert process.stderr.read().count("an init, which ignores it unless it has a handler; a second kills") == said
+            assert process.stderr.read().count("which ignores it unless it has a handler; a second kills") == said
 
 
 def test_own_failures_have_codes_of_their_own_unless_a_command_has_the_exit_code(image: Path, tmp_path: Path) -> None:
