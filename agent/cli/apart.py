@@ -100,7 +100,7 @@ def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int,
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BaseException:  # noqa: BLE001 - it is printed, and the child must run nothing of the parent's behind it
-        traceback.print_exc()
+        say(f"internal error\n{traceback.format_exc().rstrip()}")
     finally:
         os._exit(code)
 

@@ -14,7 +14,7 @@ from agent import rootname
 from agent.cli import daemonverbs, fileverbs, treeverb
 from agent.cli import doctorverb as doctorverb
 from agent.cli import restartverb as restartverb
-from agent.cli.fileverbs import AsJson, DialectName, say
+from agent.cli.fileverbs import AsJson, DialectName
 from agent.cli.options import (
     ROOT_HELP,
     Format,
@@ -26,6 +26,7 @@ from agent.cli.options import (
     check_source,
     name_foreign_formats,
 )
+from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, INTERRUPTED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:

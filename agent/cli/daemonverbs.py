@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs that show a daemon's state, events and figures: status, watch, metrics."""
 
-import json
 import os
 import select
 import signal
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent import rootname
+from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
 from agent.cli.options import ROOT_HELP, Socket
 from agent.errors import UsageError
@@ -39,18 +39,18 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
     with Client(socket or default_socket(), _ANSWER_S) as client:
         found = client.status()
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        terminal.tell_json(found)
         return
     hooks, tried, missing = found.pop("hooks"), found.pop("tried"), found.pop("missing")
     for key, value in found.items():
         remark = f"  {_REMARKS[key]}" if value and key in _REMARKS else ""
-        typer.echo(f"{key:<16} {value}{remark}")
+        terminal.tell(f"{key:<16} {value}{remark}")
     for feature, used in hooks.items():
-        typer.echo(f"hook {feature:<11} {', '.join(used) or 'none: changes are found by the next sweep'}")
+        terminal.tell(f"hook {feature:<11} {', '.join(used) or 'none: changes are found by the next sweep'}")
     for hook, said in tried.items():
-        typer.echo(f"tried            {hook}: {said}")
+        terminal.tell(f"tried            {hook}: {said}")
     for feature in missing:
-        typer.echo(f"kernel lacks     {feature}")
+        terminal.tell(f"kernel lacks     {feature}")
 
 
 def watch(
@@ -112,7 +112,7 @@ def _tell(events: "Subscription", lines: "Joined") -> None:
 
 def _write(lines: list[str]) -> None:
     if lines:
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.write(terminal.without_del("".join(f"{line}\n" for line in lines)))
         sys.stdout.flush()
 
 
@@ -150,6 +150,6 @@ def metrics(
 
         scrape.serve(listen, lambda: openmetrics.render(ask()))
     elif as_json:
-        typer.echo(json.dumps(ask(), indent=1))
+        terminal.tell_json(ask())
     else:
-        sys.stdout.write(openmetrics.render(ask()))
+        terminal.write(openmetrics.render(ask()).encode())

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``ckptree doctor``."""
 
-import json
-
 import typer
 
+from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
 from agent.cli.options import Socket
 from agent.errors import HostError
@@ -19,9 +18,9 @@ def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
     findings = [*capturing.examine(socket or default_socket()), *rebuilding.examine(), *around.examine()]
     works = verdict(findings)
     if as_json:
-        typer.echo(json.dumps(works | {"findings": [one._asdict() for one in findings]}, indent=1))
+        terminal.tell_json(works | {"findings": [one._asdict() for one in findings]})
     else:
         for line in as_lines(findings):
-            typer.echo(line)
+            terminal.tell(line)
     if not all(works.values()):
         raise typer.Exit(HostError.exit_code)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs that work on files alone: show, check, diff, convert, plan. They need no daemon, no root and no kernel."""
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from agent import bounded
 from agent.cli import allowance, terminal
 from agent.cli.options import Format
+from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, UsageError
 
 if TYPE_CHECKING:
@@ -40,11 +40,6 @@ MOST_BYTES = 256 << 20
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _FILE = "A snapshot in any format that can be read, or - for standard input."
 File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
-
-
-def say(text: str) -> None:
-    """Print a message for people on standard error: standard output carries data only."""
-    typer.echo(f"ckptree: {text}", err=True)
 
 
 def _confine() -> None:
@@ -130,7 +125,7 @@ def show(file: File, as_json: AsJson = False) -> None:
 
     loaded = _load(file, _read(file))
     if as_json:
-        sys.stdout.buffer.write(registry.image(loaded, "json"))
+        terminal.write(registry.image(loaded, "json"), is_json=True)
         return
     from agent.proc import users
 
@@ -149,11 +144,11 @@ def check(file: File, as_json: AsJson = False) -> None:
         found = find_all(data)
     errors = sum(one.severity == "error" for one in found)
     if as_json:
-        typer.echo(json.dumps(findings.to_document(found), indent=1))
+        terminal.tell_json(findings.to_document(found))
     for one in () if as_json else found:
         where = f" at byte {one.offset}" if one.offset is not None else ""
         about = f" (tags {', '.join(map(str, one.pids))})" if one.pids else ""
-        typer.echo(f"{one.severity} {one.name}{where}{about}: {one.text}")
+        terminal.tell(f"{one.severity} {one.name}{where}{about}: {one.text}")
     numbers = f"{count(errors, 'error')}, {count(len(found) - errors, 'warning')}"
     say(f"{_name(file)}: {numbers if found else 'sound'}")
     if errors:
@@ -192,10 +187,10 @@ def diff(
             raise FormatError(f"{_name(map_)}: {error.path}", error.message, error.offset) from error
         raise
     if as_json:
-        typer.echo(json.dumps(difference.to_document(found), indent=1))
+        terminal.tell_json(difference.to_document(found))
     else:
         for line in difference.lines(found, unicode=terminal.unicode()):
-            typer.echo(line)
+            terminal.tell(line)
     if not found.equal:
         raise typer.Exit(DIFFERENT)
 
@@ -240,7 +235,7 @@ def plan(
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
         raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
     if fmt is PlanFormat.SVG:
-        sys.stdout.buffer.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
+        terminal.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
         return
     _confine()
     loaded = _load(file, _read(file))
@@ -252,17 +247,17 @@ def plan(
         _, made = decide(loaded, pidns=pidns, any_numbers=not pids)
     except NotRebuildableError as error:
         if as_json or fmt is PlanFormat.JSON:
-            typer.echo(json.dumps(planview.refusal(error, pidns=pidns), indent=1))
+            terminal.tell_json(planview.refusal(error, pidns=pidns))
         raise
     if as_json or fmt is PlanFormat.JSON:
-        typer.echo(json.dumps(planview.to_document(made, loaded), indent=1))
+        terminal.tell_json(planview.to_document(made, loaded))
     elif fmt is PlanFormat.TEXT:
         text = planview.render(made, loaded)
-        typer.echo(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
+        terminal.tell(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
     else:
         from agent.restart import plandrawing
 
-        sys.stdout.buffer.write(plandrawing.dumps(made, loaded))
+        terminal.write(plandrawing.dumps(made, loaded))
 
 
 def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cli import terminal
 from agent.errors import UsageError
 from exporters import destination, registry, store
 
@@ -108,9 +109,10 @@ class Target:
     def write(self, data: bytes | dict[str, bytes]) -> None:
         """Write the bytes or files of a format."""
         if self._name == "-" and isinstance(data, bytes):
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            terminal.write(data, is_json=self.format.name == "json")
             return
+        if isinstance(data, bytes) and _is_terminal(self._name):
+            data = terminal.shown(data, is_json=self.format.name == "json")
         if self._key is None or not isinstance(data, bytes):
             store.write(Path(self._name), data)
             return

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from agent.cli.fileverbs import File, load_file, say, warn_of_doubt
+from agent.cli.fileverbs import File, load_file, warn_of_doubt
+from agent.cli.terminal import say
 from agent.config import required_signers
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 

@@ -25,8 +25,8 @@ from socketserver import TCPServer, ThreadingMixIn
 from types import FrameType
 from typing import Any, Final
 
-from agent.cli.fileverbs import say
 from agent.cli.openmetrics import CONTENT_TYPE
+from agent.cli.terminal import say
 from agent.errors import CkptreeError, HostError, UsageError
 
 AT_ONCE: Final = 8

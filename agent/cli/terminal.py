@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The abilities of standard output."""
+"""The abilities of standard output, and what goes to it and to standard error.
 
+Texts hold names, paths and reasons that came from a file or another user's process. Every message, and every document
+that goes to a terminal, passes here, so that no such text commands the terminal. What is drawn in colours
+(exporters.drawing.treeview) escapes each text before it adds them.
+"""
+
+import json
 import os
 import shutil
 import sys
-from typing import TypedDict
+from typing import Any, TypedDict
+
+import typer
 
 
 class Abilities(TypedDict):
@@ -34,3 +42,52 @@ def abilities() -> Abilities:
 def can_be_taken_over() -> bool:
     """Return True if standard output is a terminal that can move its cursor: TERM must name its kind."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
+
+
+def say(text: str) -> None:
+    """Print a message for people on standard error: standard output carries data only.
+
+    A line after the first is indented, so that no text within the message passes for a message of its own.
+    """
+    first, *more = _plain(text).split("\n")
+    typer.echo(
+        "\n".join([f"ckptree: {first}", *(line if line.startswith(" ") else f"  {line}" for line in more)]), err=True
+    )
+
+
+def tell(text: str) -> None:
+    """Print a text without colours on standard output."""
+    typer.echo(_plain(text))
+
+
+def tell_json(document: Any) -> None:
+    """Print a document on standard output, in lines."""
+    text = json.dumps(document, indent=1)
+    typer.echo(without_del(text))
+
+
+def without_del(text: str) -> str:
+    """Return ASCII that json.dumps has made, on a terminal without the one control character that it leaves."""
+    return text.replace("\x7f", r"\u007f") if sys.stdout.isatty() else text
+
+
+def write(data: bytes, *, is_json: bool = False) -> None:
+    """Write a document, in UTF-8, to standard output; on a terminal with its control characters escaped."""
+    sys.stdout.buffer.write(shown(data, is_json=is_json) if sys.stdout.isatty() else data)
+    sys.stdout.buffer.flush()
+
+
+def shown(data: bytes, *, is_json: bool = True) -> bytes:
+    """Return a document as a terminal may have it. The value of one in JSON is the same."""
+    from exporters.content import wording
+
+    escaped = wording.plain_json if is_json else wording.plain_lines
+    return escaped(data.decode("utf-8", "backslashreplace")).encode()
+
+
+def _plain(text: str) -> str:
+    if text.isprintable():
+        return text
+    from exporters.content.wording import plain_lines  # takes time, and few texts need it
+
+    return plain_lines(text)

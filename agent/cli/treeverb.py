@@ -12,8 +12,9 @@ import typer
 
 from agent import rootname
 from agent.cli import terminal
-from agent.cli.fileverbs import AsJson, say
+from agent.cli.fileverbs import AsJson
 from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
+from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def tree(
 def _write(documents: list[bytes]) -> None:
     """Write one document as it is, several as one array."""
     data = documents[0] if len(documents) == 1 else b"[" + b",".join(documents) + b"]"
-    sys.stdout.buffer.write(data)
+    terminal.write(data, is_json=True)
 
 
 def _print(snapshots: "list[Taken]") -> None:

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
+from exporters.content.wording import plain
+
 _LONGEST_BYTES: Final = select.PIPE_BUF  # a pipe that polls as writable takes so many bytes at once
 _INTERVAL_S: Final = 60.0
 _REMEMBERED: Final = 100  # different warnings; a new one displaces the one that was written longest ago
@@ -41,10 +43,7 @@ def lines(priority: Priority, text: str, *, prefixed: bool) -> list[bytes]:
         prefixed: add the prefix for the journal.
     """
     head = b"<%d>" % priority if prefixed else b""
-    return [
-        head + line.encode("utf-8", "backslashreplace")[: _LONGEST_BYTES - len(head) - 1] + b"\n"
-        for line in text.split("\n")
-    ]
+    return [head + plain(line).encode()[: _LONGEST_BYTES - len(head) - 1] + b"\n" for line in text.split("\n")]
 
 
 class Limiter:

@@ -14,6 +14,7 @@ in which the tree mentions them, so neighbours differ. A tree with more ids than
 words tell the ids apart.
 """
 
+import json
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -337,3 +338,19 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])
+
+
+def plain_lines(text: str) -> str:
+    """Return a text of several lines with all its control characters but newlines escaped."""
+    return text if text.isprintable() else "\n".join(map(plain, text.split("\n")))
+
+
+def plain_json(text: str) -> str:
+    """Return a JSON text of the same value with all its control characters but newlines escaped, as JSON does it."""
+    return "\n".join([line if line.isprintable() else "".join(map(_in_json, line)) for line in text.split("\n")])
+
+
+def _in_json(char: str) -> str:
+    if char.isprintable():
+        return char
+    return json.dumps(char)[1:-1] if char != "\x7f" else r"\u007f"  # json.dumps leaves DEL as it is

@@ -73,9 +73,10 @@ HOLD: Final[dict[str, str]] = {
         "a_program_of_a_user_namespace_is_not_run_outside_where_its_ids_are_the_same"
     ),
     "A signature is checked": "other_bytes_than_were_signed_are_refused",
-    "A name cannot put": (
+    "No text of a file or of another": (
         "a_quoted_word_is_printable_ends_where_it_ends_and_says_all names_that_are_no_text_stay_in_their_line "
-        "a_name_cannot_command_the_terminal"
+        "a_name_cannot_command_the_terminal a_message_has_no_control_character_whatever_is_in_it "
+        "a_document_on_a_terminal_is_the_same_in_other_letters every_verb_prints_through_here"
     ),
     "A daemon that gets hardly any CPU": (
         "a_watch_that_gets_no_time_to_catch_up_answers_within_its_patience_and_says_so "
