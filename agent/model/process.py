@@ -132,6 +132,7 @@ class ProcessDetails(NamedTuple):
         surroundings: see Surroundings.
         argv_uncertain, env_uncertain: the part of its arguments, or environment, that is not certain, for people.
         exe_file: the identity of the file `exe` at the read.
+        cwd_id: device and inode of its working directory at the read, with the meaning that those of `exe_file` have.
     """
 
     exe: bytes | None = None
@@ -150,3 +151,4 @@ class ProcessDetails(NamedTuple):
     argv_uncertain: str | None = None
     env_uncertain: str | None = None
     exe_file: ProgramFile | None = None
+    cwd_id: tuple[int, ...] | None = None

@@ -142,8 +142,11 @@ def _read(
             surroundings=lives,
         )
     cwd = _link(process, b"cwd", denied)
-    if cwd is not None and not _leads_back(process, _stat(process, b"cwd"), cwd, shared=shared):
+    folder = None if cwd is None else _stat(process, b"cwd")
+    if cwd is not None and not _leads_back(process, folder, cwd, shared=shared):
         cwd = cwd.removesuffix(_DELETED) + _DELETED
+    elif told is not None and folder is not None:
+        told = told._replace(cwd_id=(folder.st_dev, folder.st_ino))
     return Details(strings.argv, cwd, strings.env, told, tuple(denied))
 
 

@@ -5,7 +5,7 @@
     fown     = [{fd, pid: ref | -4096, type: "tid" | "pid" | "pgrp"}]
     details  = {exe, deleted_exe, uids, gids: [real, effective, saved, fs], groups, caps, no_new_privs, umask, execed,
                 called, argv_unknown, env_unknown, argv_uncertain, env_uncertain, surroundings,
-                exe_file: {device, inode, size, modified_ns, changed_ns}}
+                exe_file: {device, inode, size, modified_ns, changed_ns}, cwd_id: [device, inode]}
     child_namespace_dead = true; the key is absent otherwise
     shares   = {vm, fs, files: ID}, each key only where a task outside the thread group shares the same
     caps     = {inheritable, permitted, effective, bounding, ambient}
@@ -38,7 +38,16 @@ from exporters.content.fields import S32_MAX, S64_MAX, S64_MIN, U32_MAX, U64_MAX
 _TYPES: tuple[OwnerType, ...] = ("tid", "pid", "pgrp")
 _IDS = ("real", "effective", "saved", "fs")
 # No key where they are None.
-_WHERE_TOLD = ("called", "argv_unknown", "env_unknown", "argv_uncertain", "env_uncertain", "surroundings", "exe_file")
+_WHERE_TOLD = (
+    "called",
+    "argv_unknown",
+    "env_unknown",
+    "argv_uncertain",
+    "env_uncertain",
+    "surroundings",
+    "exe_file",
+    "cwd_id",
+)
 _UMASK_MAX = 0o777
 _SPECIAL = (0, CKPT_PID_NULL, CKPT_PID_ROOT)
 
@@ -137,6 +146,7 @@ def read_details(fields: Fields) -> ProcessDetails:
         argv_uncertain=_text(fields, "argv_uncertain"),
         env_uncertain=_text(fields, "env_uncertain"),
         exe_file=_program_file(fields.map("exe_file")) if fields.has("exe_file") else None,
+        cwd_id=_pair(fields, "cwd_id"),
         surroundings=_surroundings(fields.map("surroundings")) if fields.has("surroundings") else None,
     )
 
@@ -176,6 +186,13 @@ def _four(fields: Fields, key: str) -> tuple[int, ...] | None:
     if ids is not None and len(ids) != len(_IDS):
         raise fields.wrong(key, f"the ids {', '.join(_IDS)}")
     return ids
+
+
+def _pair(fields: Fields, key: str) -> tuple[int, ...] | None:
+    numbers = fields.integers(key, 0, U64_MAX) if fields.has(key) else None
+    if numbers is not None and len(numbers) != 2:
+        raise fields.wrong(key, "a device and an inode")
+    return numbers
 
 
 def _capabilities(fields: Fields) -> Capabilities:

@@ -50,7 +50,7 @@ _HEADER = (
 )
 _DETAILS = _shape(
     "exe deleted_exe uids gids groups caps no_new_privs umask execed called argv_unknown env_unknown surroundings "
-    "argv_uncertain env_uncertain exe_file",
+    "argv_uncertain env_uncertain exe_file cwd_id",
     {
         "exe_file": _shape("device inode size modified_ns changed_ns"),
         "caps": _shape("inheritable permitted effective bounding ambient"),

@@ -67,6 +67,26 @@ def test_a_program_that_another_takes_the_place_of_while_the_tree_is_built_does_
             made.wait()
 
 
+def test_a_program_does_not_run_in_a_folder_that_took_the_place_of_its_own_while_the_tree_was_built(
+    folder: Path,
+) -> None:
+    """A program may run what it finds there."""
+    _, snapshot = a_tool(folder)
+    place = folder / "place"
+    place.mkdir()
+    snapshot = replace(snapshot, tasks=(snapshot.tasks[0]._replace(cwd=os.fsencode(place)),))
+    plan = make_plan(snapshot)
+    programs, _ = own_arguments(snapshot, plan)
+    with Rebuild(plan, no_stdio=True) as made:
+        made.build()
+        made.activate()
+        place.rename(folder / "moved")
+        place.mkdir()
+        with pytest.raises(RebuildError, match=r"task 1 .*another folder has the path of its own"):  # noqa: PT012
+            made.release(programs)
+            made.wait()
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o777])
 def test_a_program_is_known_by_its_name_whoever_may_write_to_its_folder(folder: Path, mode: int) -> None:
     """Where others may, the very file that was checked is executed, if the kernel then gives its name to the task."""

@@ -78,6 +78,7 @@ enum doing {
 	DOING_DUMPABLE,
 	DOING_OPEN,
 	DOING_COMPARE,
+	DOING_FOLDER,
 };
 
 /* run_entry.flags */
@@ -129,6 +130,9 @@ struct run_entry {
 	uint32_t reserved;
 	uint64_t inode;	    /* 0: whatever it leads to */
 	int64_t changed_ns; /* of the inode */
+	uint32_t cwd_major; /* the folder that `cwd` must lead to */
+	uint32_t cwd_minor;
+	uint64_t cwd_inode; /* 0: any */
 };
 
 #endif

@@ -137,6 +137,20 @@ static void give_up_what_it_had_not(uint32_t me, const struct run_entry *entry)
 		gain_nothing(me);
 }
 
+/* Enter the working directory, which must be the one that was checked: its path may lead elsewhere by now. */
+static void enter_folder(uint32_t me, const char *section, const struct run_entry *entry)
+{
+	struct statx found;
+
+	must(me, DOING_CHDIR, CALL1(chdir, section + entry->cwd));
+	if (!entry->cwd_inode)
+		return;
+	must(me, DOING_CHDIR, CALL5(statx, AT_FDCWD, ".", 0, STATX_INO, &found));
+	if (found.stx_dev_major != entry->cwd_major || found.stx_dev_minor != entry->cwd_minor ||
+	    found.stx_ino != entry->cwd_inode)
+		cannot_run(me, DOING_FOLDER, 0);
+}
+
 void take_rights(uint32_t me, const char *section)
 {
 	const struct run_entry *entry = &((const struct run_entry *)section)[me];
@@ -170,5 +184,5 @@ void take_rights(uint32_t me, const char *section)
 			die_with_guard(me);
 	}
 	if (entry->cwd)
-		must(me, DOING_CHDIR, CALL1(chdir, section + entry->cwd));
+		enter_folder(me, section, entry);
 }

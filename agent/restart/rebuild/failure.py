@@ -66,10 +66,10 @@ def failure(message: Message, plan: Plan, helper: Path) -> CkptreeError:
         return RebuildError(f"{who} was killed from outside; its next step was: {told}", step)
     if message.reason == Reason.STUCK:
         return RebuildError(f"nothing was done for 10 seconds; the first step that is undone: {told}", step)
-    if message.reason == Reason.RUN and message.value == Doing.COMPARE:
-        return RebuildError(
-            f"{who} does not run its program: another file is there, or it was changed, since the check"
-        )
+    if message.reason == Reason.RUN and message.value in (Doing.COMPARE, Doing.FOLDER):
+        folder = message.value == Doing.FOLDER
+        why = "another folder has the path of its own" if folder else "another file is there, or it was changed"
+        return RebuildError(f"{who} does not run its program: {why}, since the check")
     if message.reason == Reason.RUN:
         doing = f": {Doing(message.value).name.lower()}" if message.value else ""
         return RebuildError(f"{who} cannot run its program{doing}{cause}", None, message.error)

@@ -26,7 +26,7 @@ RUN_ENTRY_FIELDS = (
     *(("inheritable", "Q"), ("permitted", "Q"), ("effective", "Q"), ("bounding", "Q"), ("ambient", "Q")),
     *(("flags", "I"), ("umask", "I"), ("uid", "I"), ("euid", "I"), ("gid", "I"), ("egid", "I")),
     *(("group_count", "I"), ("device_major", "I"), ("device_minor", "I"), ("reserved", "I")),
-    *(("inode", "Q"), ("changed_ns", "q")),
+    *(("inode", "Q"), ("changed_ns", "q"), ("cwd_major", "I"), ("cwd_minor", "I"), ("cwd_inode", "Q")),
 )
 
 MESSAGE: Final = struct.Struct("=" + "".join(code for _, code in MESSAGE_FIELDS))
@@ -43,7 +43,7 @@ RUN_OPENED: Final = 32  # it executes the file that it has opened, not what its 
 
 _FIELDS: Final = [name for name, _ in RUN_ENTRY_FIELDS]
 _RIGHTS_FIELDS: Final = _FIELDS[_FIELDS.index("groups") : _FIELDS.index("device_major")]
-_FILE_FIELDS: Final = _FIELDS[_FIELDS.index("device_major") :]
+_FILE_FIELDS: Final = _FIELDS[_FIELDS.index("device_major") : _FIELDS.index("cwd_major")]
 _ALIGNMENT: Final = 8  # of the answer, bytes
 PID_BYTES: Final = 4
 _OFFSET_BYTES: Final = 8
@@ -122,6 +122,7 @@ class Doing(IntEnum):
     DUMPABLE = 14
     OPEN = 15
     COMPARE = 16
+    FOLDER = 17
 
 
 class Message(NamedTuple):
@@ -174,6 +175,7 @@ class Program(NamedTuple):
         rights: the rights; None: the guard's.
         file: the identity of the file that the path must lead to; None: any.
         opened: True: the task executes that file, which it has open; False: the path, after a look at its file.
+        cwd_id: device and inode of the folder that `cwd` must lead to; None: any.
     """
 
     path: bytes
@@ -183,6 +185,7 @@ class Program(NamedTuple):
     rights: Rights | None = None
     file: ProgramFile | None = None
     opened: bool = False
+    cwd_id: tuple[int, ...] | None = None
 
 
 def answer_offset(program: bytes) -> int:
@@ -228,7 +231,9 @@ def run_section(programs: Mapping[int, Program], actors: int) -> bytes:
         cwd = places[each.cwd] if each.cwd else 0
         rights = _packable(each, groups_at + len(groups))
         path = places[each.path] if each.path else 0
-        RUN_ENTRY.pack_into(entries, RUN_ENTRY.size * actor, path, *at, cwd, *rights, *_file(each.file))
+        RUN_ENTRY.pack_into(
+            entries, RUN_ENTRY.size * actor, path, *at, cwd, *rights, *_file(each.file), *_folder(each.cwd_id)
+        )
         mine = (each.rights.groups if each.rights else None) or ()
         groups += struct.pack(f"={len(mine)}I", *mine)
     return bytes(entries + arrays + groups + data)
@@ -239,6 +244,11 @@ def _file(file: ProgramFile | None) -> tuple[int, ...]:
     if file is None:
         return (0,) * len(_FILE_FIELDS)
     return os.major(file.device), os.minor(file.device), 0, file.inode, file.changed_ns or 0
+
+
+def _folder(identity: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the fields of an entry from `cwd_major` on."""
+    return (os.major(identity[0]), os.minor(identity[0]), identity[1]) if identity is not None else (0, 0, 0)
 
 
 def _packable(program: Program, groups_at: int) -> tuple[int, ...]:

@@ -80,6 +80,15 @@ def written_by(path: bytes, plain_user: int | None) -> str:
     return f"group {status.st_gid}" if status.st_mode & stat.S_IWGRP and status.st_gid else ""
 
 
+def folder_id(path: bytes | None) -> tuple[int, int] | None:
+    """Return device and inode of a folder; None if there is none."""
+    try:
+        status = os.stat(path or b"")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def groups_of(uid: int) -> set[int]:
     """Return the groups that a user has at a login; of a user without a name, the group of the same number, if unnamed."""
     try:

@@ -137,6 +137,10 @@ def obstacles(task: Task, host: Host, boot: str = "") -> Iterator[str]:
         yield f"its folder was deleted, or its path leads elsewhere: {os.fsdecode(task.cwd.removesuffix(_DELETED))}"
     elif task.cwd is not None and not Path(os.fsdecode(task.cwd)).is_dir():
         yield f"there is no folder {os.fsdecode(task.cwd)} here"
+    elif (
+        task.cwd is not None and same_boot(boot, host) and details.cwd_id not in (None, programpath.folder_id(task.cwd))
+    ):
+        yield f"{os.fsdecode(task.cwd)} is another folder than the one that it was in"
     if details.exe is not None and not missing:
         yield from _not_to_be_had(details, host)
         yield from _changed_by_exec(details)
@@ -161,6 +165,20 @@ def doubts(task: Task, host: Host, boot: str = "") -> Iterator[str]:
         known = _known(details)
         if writer := programpath.written_by(known.exe, _plain_user(known)):
             yield f"{os.fsdecode(known.exe)} can be written over at the last moment, by {writer}"
+        yield from _folder_of_others(task, _plain_user(known), known_here=same_boot(boot, host))
+
+
+def _folder_of_others(task: Task, plain_user: int | None, *, known_here: bool) -> Iterator[str]:
+    """Yield a doubt if users who would gain by it can change which folder a process's is, and the image does not tell."""
+    if task.cwd is None or (known_here and task.details is not None and task.details.cwd_id is not None):
+        return
+    users = {os.geteuid()} if plain_user is None else {os.geteuid(), plain_user}
+    try:
+        where = programpath.changeable_at(task.cwd, users)
+    except OSError:
+        return
+    if where:
+        yield f"its folder {os.fsdecode(task.cwd)} may be another one: other users may write to {where}"
 
 
 def _other_file(details: ProcessDetails, *, elsewhere: bool = False) -> str:
@@ -299,6 +317,7 @@ def recorded(task: Task, host: Host, boot: str = "") -> Program:
         no_new_privs=bool(details.no_new_privs),
         umask=details.umask,
     )
+    folder = details.cwd_id if same_boot(boot, host) else None
     name = os.fsdecode(known.exe)
     found = _way(known, task)
     if found.changeable_at and not found.opened:
@@ -312,7 +331,16 @@ def recorded(task: Task, host: Host, boot: str = "") -> Program:
         raise RefusedError(f"there is no program {name} here") from None
     if same_boot(boot, host) and (other := _difference(details.exe_file, now)):
         raise RefusedError(f"{name} is another file than the program that it ran, which had {other}")
-    return Program(found.path, task.argv, task.env or (), task.cwd, rights, now, found.opened)
+    return Program(
+        found.path,
+        task.argv,
+        task.env or (),
+        task.cwd,
+        rights,
+        now,
+        found.opened,
+        folder or programpath.folder_id(task.cwd),
+    )
 
 
 def _way(known: "_Known", task: Task) -> ProgramWay:
@@ -322,10 +350,7 @@ def _way(known: "_Known", task: Task) -> ProgramWay:
 
 
 def _plain_user(known: "_Known") -> int | None:
-    """Return the user of a process that has nothing beyond that user's rights; None if it has more.
-
-    Such a user gains nothing by leading the process to another program.
-    """
+    """Return the user of a process that has nothing beyond that user's rights; None if it has more."""
     caps, uid, gid = known.caps, known.uids[0], known.gids[0]
     if {*known.uids} != {uid} or {*known.gids} != {gid}:
         return None

@@ -137,7 +137,7 @@ def test_where_a_process_lived_and_which_file_it_ran_come_back_the_same() -> Non
     """Images of earlier versions have them too."""
     lives = Surroundings(b"/", (1, 2), None, 3, 4, own_ids=False, apart=("user",), view="ab", mount_namespace_id=5)
     details = ProcessDetails(
-        surroundings=lives, exe_file=ProgramFile(1, 2, 3, -4, -5), argv_uncertain="a", env_uncertain="b"
+        surroundings=lives, exe_file=ProgramFile(1, 2, 3, -4, -5), argv_uncertain="a", env_uncertain="b", cwd_id=(1, 2)
     )
     old = ProcessDetails(
         surroundings=Surroundings(b"/", (1, 2), 7, 3, 4, own_ids=True, apart=()), exe_file=ProgramFile(1, 2, 3, 4)

@@ -222,6 +222,7 @@ def test_the_kernel_marks_a_removed_program_as_we_read_it(tmp_path: Path) -> Non
     assert gone is not None
     assert (here.exe, here.deleted_exe) == (os.fsencode(program), None)
     assert here.exe_file is not None
+    assert here.cwd_id == (os.stat(os.getcwd()).st_dev, os.stat(os.getcwd()).st_ino)
     assert here.exe_file.size == os.stat("/bin/sleep").st_size
     assert (gone.exe, gone.deleted_exe, gone.exe_file) == (None, os.fsencode(program), None)
 

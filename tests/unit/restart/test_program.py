@@ -185,7 +185,9 @@ def test_a_run_section_has_the_rights_of_each() -> None:
     file = ProgramFile(os.makedev(300, 70000), 1 << 40, 5, 6, -7)
     programs = {
         0: helperabi.Program(b"/bin/x", (b"x",), ()),
-        1: helperabi.Program(b"/bin/x", (b"x",), (), b"/", rights, file, opened=True),
+        1: helperabi.Program(
+            b"/bin/x", (b"x",), (), b"/", rights, file, opened=True, cwd_id=(os.makedev(301, 70001), 1 << 41)
+        ),
         2: helperabi.Program(b"/bin/x", (b"x",), (), b"/", rights._replace(groups=None, no_new_privs=False)),
         3: helperabi.Program(b"/bin/x", (b"x",), (), b"/", rights._replace(groups=(7,), no_new_privs=False)),
     }
@@ -217,5 +219,8 @@ def test_a_run_section_has_the_rights_of_each() -> None:
         "reserved": 0,
         "inode": 1 << 40,
         "changed_ns": -7,
+        "cwd_major": 301,
+        "cwd_minor": 70001,
+        "cwd_inode": 1 << 41,
     }
     assert section[entries[3]["path"] :].startswith(b"/bin/x\0")

@@ -241,6 +241,42 @@ def test_the_user_of_a_task_with_more_rights_cannot_lead_it_to_another_program(
         assert not recorded(a_process(details), ANY).opened
 
 
+def test_a_folder_that_another_has_taken_the_place_of_since_the_capture_is_told(tmp_path: Path) -> None:
+    """In another boot, or by an image that does not tell the folder, it is the one that is there."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    status = folder.stat()
+    was = status.st_dev, status.st_ino
+    host = ANY._replace(boot_id="b")
+    task = a_process(AS_ROOT._replace(cwd_id=was), cwd=os.fsencode(folder))
+    assert list(obstacles(task, host, "b")) == []
+    assert recorded(task, host, "b").cwd_id == was
+
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()
+    assert list(obstacles(task, host, "b")) == [f"{folder} is another folder than the one that it was in"]
+    assert recorded(task, host, "b").cwd_id == was
+    for other, boot in ((task, "a"), (a_process(cwd=os.fsencode(folder)), "b")):
+        assert list(obstacles(other, host, boot)) == []
+        assert recorded(other, host, boot).cwd_id == (folder.stat().st_dev, folder.stat().st_ino)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_that_may_be_another_one_is_told(tmp_path: Path) -> None:
+    """Its users gain nothing by that where the task has nothing beyond them."""
+    folder = tmp_path / "theirs" / "folder"
+    folder.mkdir(parents=True)
+    os.chown(folder.parent, 61001, 61001)
+    said = [f"its folder {folder} may be another one: other users may write to {folder.parent}"]
+    for details, expected in (
+        (AS_ROOT, said),
+        (AS_STRANGER, []),
+        (AS_STRANGER._replace(groups=(0,)), said),
+        (AS_ROOT._replace(cwd_id=(1, 2)), []),
+    ):
+        assert list(doubts(a_process(details, cwd=os.fsencode(folder)), ANY._replace(boot_id="b"), "b")) == expected
+
+
 @pytest.fixture
 def folder_of(tmp_path: Path) -> Path:
     """Return a program in a folder of user 61001."""
