@@ -15,6 +15,8 @@ from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from agent.model import Snapshot
 
 
@@ -33,6 +35,8 @@ class PlanFormat(StrEnum):
     DOT = "dot"
     SVG = "svg"
 
+
+_NAMED_KINDS = 10  # types of unknown records that have a line each
 
 MOST_BYTES = 256 << 20
 """Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
@@ -84,9 +88,24 @@ def _load(file: str, data: bytes) -> "Snapshot":
             reading = checkpoint.read(data)
         except FormatError as error:
             raise FormatError(f"{_name(file)}: {error.path}", error.message, error.offset) from error
-    for kind, length in reading.foreign:
-        say(f"{_name(file)}: a record of type {kind}, {length} bytes, is not known here and left out")
+    for line in _left_out(reading.foreign):
+        say(f"{_name(file)}: {line} not known here and left out")
     return reading.snapshot
+
+
+def _left_out(foreign: "Sequence[tuple[int, int]]") -> "Iterator[str]":
+    """Name unknown records, given by type and length: a line for each of the first types, and one for all others."""
+    from exporters.content.wording import count
+
+    lengths: dict[int, list[int]] = {}
+    for kind, length in foreign:
+        lengths.setdefault(kind, []).append(length)
+    kinds = list(lengths)
+    told = [(f"type {kind}", lengths[kind]) for kind in kinds[:_NAMED_KINDS]]
+    if others := kinds[_NAMED_KINDS:]:
+        told.append((count(len(others), "other type"), [length for kind in others for length in lengths[kind]]))
+    for of, each in told:
+        yield f"{count(len(each), 'record')} of {of}, {sum(each)} bytes, {'is' if len(each) == 1 else 'are'}"
 
 
 def warn_of_doubt(snapshot: "Snapshot") -> None:

@@ -119,7 +119,20 @@ def test_convert_reports_the_foreign_records_that_it_leaves_out(here: Run) -> No
     ran = here("convert", "-", "-", data=with_records(a_record(4711, b"abcd")))
 
     assert ran.returncode == 0
-    assert b"a record of type 4711, 12 bytes, is not known here and left out" in ran.stderr
+    assert b"1 record of type 4711, 12 bytes, is not known here and left out" in ran.stderr
+
+
+def test_records_of_one_type_take_one_line_and_those_of_many_types_a_few(here: Run) -> None:
+    """A small file may have hundreds of thousands of them."""
+    alike = here("convert", "-", "-", data=with_records(a_record(4711, b"abcd") * 50_000 + a_record(4712, b"")))
+    many = here("convert", "-", "-", data=with_records(b"".join(a_record(5000 + n, b"") for n in range(500)) * 2))
+
+    assert alike.stderr.splitlines()[:2] == [
+        b"ckptree: standard input: 50000 records of type 4711, 600000 bytes, are not known here and left out",
+        b"ckptree: standard input: 1 record of type 4712, 8 bytes, is not known here and left out",
+    ]
+    assert len(many.stderr.splitlines()) == 11
+    assert b"980 records of 490 other types, 7840 bytes, are not known here and left out" in many.stderr
 
 
 def test_convert_to_a_folder_says_what_criu_has_no_word_for(here: Run, tmp_path: Path) -> None:
