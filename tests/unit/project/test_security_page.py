@@ -98,7 +98,8 @@ HOLD: Final[dict[str, str]] = {
         "a_folder_that_others_can_write_to_is_named "
         "a_program_that_another_takes_the_place_of_while_the_tree_is_built_does_not_run "
         "a_program_is_known_by_its_name_whoever_may_write_to_its_folder "
-        "the_user_of_a_task_with_more_rights_cannot_lead_it_to_another_program"
+        "the_user_of_a_task_with_more_rights_cannot_lead_it_to_another_program "
+        "a_program_does_not_run_in_a_folder_that_took_the_place_of_its_own_while_the_tree_was_built"
     ),
     "A program of `--run` that has fewer rights": (
         "a_program_with_fewer_rights_is_known "
