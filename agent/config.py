@@ -22,9 +22,6 @@ from agent.errors import UsageError
 SYSTEM_FILE: Final = Path("/etc/ckptree/ckptree.toml")
 """The file that the unit names to the daemon, and in which `restart` finds this host's requirements."""
 
-SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
-"""The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
-
 _OCTAL: Final = re.compile(r"(0o)?[0-7]{3,4}")
 _OCTAL_IN_FILE: Final = re.compile(r"^\s*socket_mode\s*=\s*0o[0-7]", re.MULTILINE)
 _AT_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from agent import VERSION, config, errors, rootname
+from agent import VERSION, config, environment, errors, rootname
 from agent.cli import restartverb as restartverb
 from agent.protocol.client import DEFAULT_SOCKET
 from exporters.content import facts, fields, unknown
@@ -115,7 +115,7 @@ def _environment(page: Page) -> None:
     page.tagged(bold("NO_COLOR"), "Where it is set and not empty, nothing is coloured.")
     page.tagged(bold("TERM"), "`dumb`: `tree` prints once, and nothing is coloured.")
     page.tagged(
-        bold(config.SOCKET_VARIABLE),
+        bold(environment.SOCKET_VARIABLE),
         "The daemon's socket for every command, and for the daemon, where `--socket` names none.",
     )
     page.text("What a command of `restart --run` finds:")
@@ -219,7 +219,7 @@ def _daemon(date: str) -> Page:
         "within a minute is counted, and not written."
     )
     page.heading("environment")
-    page.tagged(bold(config.SOCKET_VARIABLE), "The socket: it comes before the file's, and `--socket` before it.")
+    page.tagged(bold(environment.SOCKET_VARIABLE), "The socket: it comes before the file's, and `--socket` before it.")
     page.tagged(
         bold("CKPTREE_WITHOUT"),
         "Hooks and features of the kernel to leave out, with blanks, as `ckptree status` names them.",

@@ -178,13 +178,13 @@ def _judged(snapshot: "Snapshot", *, required: bool) -> "Snapshot":
 
 
 def _report(taken: "Taken") -> None:
-    from exporters.content.wording import count
-
     for line in taken.squashed:
         say(f"squashed: {line}")
     for line in taken.entered:
         say(f"left out, entered from outside: {line}")
     if taken.workers:
+        from exporters.content.wording import count
+
         say(f"left out, for no rebuild can make them: {count(taken.workers, 'thread')} of the kernel (io workers)")
     if not taken.complete:
         say("incomplete: " + ("; ".join(taken.reasons) or "not verified"))

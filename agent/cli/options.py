@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.config import SOCKET_VARIABLE
+from agent.environment import SOCKET_VARIABLE
 from agent.errors import UsageError
 from agent.protocol.client import DEFAULT_SOCKET
 

@@ -18,7 +18,6 @@ import typer
 
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
 from agent.cli.terminal import say
-from agent.config import required_signers
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -225,6 +224,7 @@ def _holding(snapshot: "Snapshot", plan: "Plan", programs: "dict[int, Program]")
 
 def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     """Return the snapshot to build, its plan, and with `--run argv` the program of each actor."""
+    from agent.config import required_signers
     from agent.restart.planning.dropping import without_held
     from agent.restart.planning.search import decide
     from agent.restart.rebuild import pidfile

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
 
 from agent import rootname
-from agent.config import SOCKET_VARIABLE
+from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, HostError, NoDaemonError
 from agent.protocol.client import Answer, Client, Subscription, default_socket
 

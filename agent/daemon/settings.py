@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.config import SOCKET_VARIABLE, Config, allowed, default, given, load, meanings
+from agent.config import Config, allowed, default, given, load, meanings
+from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, UsageError
 
 DESCRIPTION = "Watch all process trees of this host, in the foreground, and answer on a Unix socket."

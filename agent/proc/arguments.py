@@ -38,7 +38,7 @@ _AT_EXECFN: Final = 31
 _WORD: Final = 8
 _PATH_MAX: Final = 4096
 _MOST_ARGUMENTS: Final = 1 << 16
-# Places in details.stat_fields().
+# Places in statfile.stat_fields().
 _VSIZE, _START_STACK, _ARG_START = 23 - 3, 28 - 3, 48 - 3
 
 

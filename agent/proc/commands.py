@@ -15,8 +15,8 @@ from typing import Final
 
 from agent.errors import HostError
 from agent.model import PidObject, Snapshot, Task, TaskState
-from agent.proc.details import UNREADABLE, opened, read_at, stat_fields
 from agent.proc.host import boottime_offset_ns, start_ticks
+from agent.proc.statfile import UNREADABLE, opened, read_at, stat_fields
 
 MOST_BYTES: Final = 4096
 """Bytes of a command line that are read at most."""
@@ -24,7 +24,7 @@ MOST_BYTES: Final = 4096
 FRESH_S: Final = 10.0
 """The time after which a command line is read again."""
 
-_STARTTIME: Final = 22 - 3  # in details.stat_fields()
+_STARTTIME: Final = 22 - 3  # in statfile.stat_fields()
 
 Outer = Sequence[Sequence[int]]
 """For each pid object of a snapshot its numbers in the namespaces above the root's, from the caller's inward."""

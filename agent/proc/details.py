@@ -14,25 +14,21 @@ over: agent.proc.arguments checks that.
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.model import Capabilities, ProcessDetails, ProgramFile
 from agent.proc import arguments, surroundings
 from agent.proc.host import start_ticks
+from agent.proc.statfile import UNREADABLE, note, opened, read_at, stat_fields
 from agent.table.areas import AtExec
-
-UNREADABLE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
-"""The errors of procfs for a task that is gone, or that the reader may not see."""
 
 _FLAGS, _STARTTIME = 9 - 3, 22 - 3  # fields 9 and 22 of stat; the first one after comm is field 3
 _PF_FORKNOEXEC: Final = 0x40  # set by fork, cleared by exec
 _DELETED: Final = b" (deleted)"
 _CHANGING: Final = 3  # attempts at a process that calls exec meanwhile
 _EXEC_S: Final = 0.002  # from the moment when new memory is visible until the hook tells it, mostly
-_NAMES: Final = {"cmdline": "argv", "environ": "env"}  # fields whose names differ from those of the files
 _CAPS: Final = (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb")
 
 
@@ -150,46 +146,11 @@ def _read(
     return Details(strings.argv, cwd, strings.env, told, tuple(denied))
 
 
-@contextmanager
-def opened(path: str | Path, directory: int | None = None) -> Iterator[int]:
-    """Open a directory, below another one where that is given, for the time of the block; it stays with one process."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def read_at(directory: int, name: str, denied: list[str] | None = None) -> bytes | None:
-    """Read a whole file below an opened directory; None where it is gone or not permitted, which `denied` notes."""
-    try:
-        # Unbuffered, so that one call reads the whole file: its halves are rarely of two moments.
-        with open(os.open(name, os.O_RDONLY, dir_fd=directory), "rb", buffering=0) as file:
-            return file.read()
-    except UNREADABLE as error:
-        _note(error, name, denied)
-        return None
-
-
-def _note(error: OSError, name: str, denied: list[str] | None) -> None:
-    if denied is not None and isinstance(error, PermissionError):
-        denied.append(_NAMES.get(name, name))
-
-
-def stat_fields(stat: bytes) -> list[bytes]:
-    """Return the fields of a stat file from the third one on.
-
-    The second is the name of the task, in parentheses, which may contain spaces, newlines and ")". No field after it
-    does, so the *last* parenthesis ends it.
-    """
-    return stat.rpartition(b")")[2].split()
-
-
 def _link(process: int, name: bytes, denied: list[str] | None = None) -> bytes | None:
     try:
         return os.readlink(name, dir_fd=process)
     except UNREADABLE as error:
-        _note(error, os.fsdecode(name), denied)
+        note(error, os.fsdecode(name), denied)
         return None
 
 

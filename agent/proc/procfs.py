@@ -22,8 +22,8 @@ import psutil
 
 from agent.errors import HostError
 from agent.model import WaitStatus
-from agent.proc.details import UNREADABLE, opened, read_at, stat_fields
 from agent.proc.host import boottime_offset_ns, ns_per_tick
+from agent.proc.statfile import UNREADABLE, opened, read_at, stat_fields
 
 NAMESPACE_WITHOUT_INIT: Final = 0
 """``pid_ns_for_children`` of a task that unshared its pid namespace and has not forked since."""

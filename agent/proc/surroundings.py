@@ -22,7 +22,6 @@ so are propagation, the source's name and the options about access times.
 import fcntl
 import os
 import sys
-from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -213,6 +212,8 @@ def view_of(mountinfo: bytes, root_rights: int = 0) -> str | None:
 
 
 def _digest(*parts: bytes) -> bytes:
+    from hashlib import blake2b  # loads all of OpenSSL
+
     made = blake2b(digest_size=_DIGEST_BYTES)
     for part in parts:
         made.update(b"%d:" % len(part) + part)

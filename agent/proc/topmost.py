@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from agent.errors import CkptreeError, HostError, NoSuchRootError, RefusedError
 from agent.proc import cgroups
-from agent.proc.details import UNREADABLE, stat_fields
+from agent.proc.statfile import UNREADABLE, stat_fields
 from agent.rootname import CgroupName, RootName, Target, UnitName
 
 _ATTEMPTS: Final = 5

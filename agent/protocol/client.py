@@ -22,14 +22,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from agent.config import SOCKET_VARIABLE
+from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, NoDaemonError, NoSuchRootError, UsageError, VersionError
 from agent.protocol import codec
 from agent.protocol.connection import connected
 from agent.protocol.replies import Answer, Event, EventTask, Hello, answer_of, at_exec_of, event_of, hello_of
-from agent.table.areas import HASHED_BYTES, AtExec
+
+if TYPE_CHECKING:
+    from agent.table.areas import AtExec
 
 __all__ = ["DEFAULT_SOCKET", "Answer", "Client", "Event", "EventTask", "Hello", "Subscription", "default_socket"]
 
@@ -196,7 +198,7 @@ class Client:
         with self._of_another_version():
             return answer_of(answer, answer["data"])
 
-    def strings(self, pid: int, start_ns: int, arguments: bytes | None, environment: bytes | None) -> AtExec:
+    def strings(self, pid: int, start_ns: int, arguments: bytes | None, environment: bytes | None) -> "AtExec":
         """Compare strings that were read of a process with those that its last exec has put into its memory.
 
         Args:
@@ -211,6 +213,8 @@ class Client:
             NotPermittedError: this client may not see the process.
             CkptreeError: see `request`.
         """
+        from agent.table.areas import HASHED_BYTES, AtExec  # few clients ask for strings
+
         if "strings" not in self.hello().features:
             return AtExec()
         shown = [None if area is None else [area[:HASHED_BYTES], len(area)] for area in (arguments, environment)]

@@ -3,10 +3,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.protocol import codec
-from agent.table.areas import Area, AtExec
+
+if TYPE_CHECKING:
+    from agent.table.areas import AtExec
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,9 @@ def answer_of(answer: codec.Message, data: bytes) -> Answer:
     )
 
 
-def at_exec_of(answer: codec.Message) -> AtExec:
+def at_exec_of(answer: codec.Message) -> "AtExec":
     """Make the areas of an answer to ``strings``; raise KeyError where a key is missing."""
+    from agent.table.areas import Area, AtExec
+
     told = [answer[key] for key in ("arguments", "environment")]
     return AtExec(*[None if area is None else Area(*area) for area in told])

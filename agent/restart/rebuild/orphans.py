@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from agent.proc.details import UNREADABLE, stat_fields
+from agent.proc.statfile import UNREADABLE, stat_fields
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PATIENCE: Final = 10.0  # seconds

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from agent.errors import CkptreeError
-from agent.proc.details import stat_fields
+from agent.proc.statfile import stat_fields
 from agent.restart.rebuild.coordinator import HELPER
 from exporters import store
 

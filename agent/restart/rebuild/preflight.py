@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.errors import HostError
 from agent.proc import cgroups, host
-from agent.proc.details import UNREADABLE, stat_fields
+from agent.proc.statfile import UNREADABLE, stat_fields
 from agent.restart.planning.plan import CloneBits, Op, Plan, Role
 from bpf.btf import Btf
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent.proc.details import stat_fields
 from agent.proc.host import own_status
+from agent.proc.statfile import stat_fields
 from agent.restart.rebuild.helperabi import Rights
 
 NOTE: Final = (

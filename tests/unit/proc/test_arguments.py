@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from agent.proc.arguments import HELD, HELD_TITLE, MOVED, ProcessMemory, Stack, Strings, judge
-from agent.proc.details import Details, details, stat_fields
+from agent.proc.details import Details, details
 from agent.proc.host import ns_per_tick
+from agent.proc.statfile import stat_fields
 from agent.table.areas import HASHED_BYTES, Area, AtExec
 
 ARGS = b"/usr/sbin/d\0-c\0\0"

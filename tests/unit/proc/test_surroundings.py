@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from agent.model import Surroundings
-from agent.proc.details import opened
+from agent.proc.statfile import opened
 from agent.proc.surroundings import SurroundingsReader, strange, view_of
 
 ROOT = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw"

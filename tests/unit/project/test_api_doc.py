@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from agent import config
+from agent import environment
 from agent.cli import fileverbs
 from agent.daemon import conversation, quota, server
 from agent.daemon.fairness import SHARE
@@ -74,7 +74,7 @@ def test_the_bounds_are_those_in_force() -> None:
 
 def test_the_socket_that_is_meant_is_told_of() -> None:
     """A client may be started for a daemon on another socket."""
-    assert f"`{config.SOCKET_VARIABLE}`" in TEXT
+    assert f"`{environment.SOCKET_VARIABLE}`" in TEXT
     assert str(client.DEFAULT_SOCKET) in TEXT
 
 
