@@ -11,9 +11,8 @@ import errno
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.errors import CkptreeError
 
@@ -23,8 +22,7 @@ _DESCRIPTORS: Final = re.compile(r"/proc/\d+(/task/\d+)?/fd")
 _KINDS: Final = {stat.S_IFLNK: "link", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """The place of an output.
 
     Attributes:

@@ -4,9 +4,9 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, Unpack
 
 from agent import rootname
 from agent.environment import SOCKET_VARIABLE
@@ -34,8 +34,7 @@ class Options(TypedDict, total=False):
     outer: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """A snapshot that a source has taken: a daemon's bytes, or the object itself where this process has made it.
 
     Attributes:

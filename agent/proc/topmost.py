@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from agent.errors import CkptreeError, HostError, NoSuchRootError, RefusedError
-from agent.proc import cgroups
 from agent.proc.statfile import UNREADABLE, stat_fields
 from agent.rootname import CgroupName, RootName, Target, UnitName
 
@@ -148,6 +147,8 @@ def tops(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> list[Member
         NoSuchRootError: there is no such cgroup or unit, or no process in it.
         HostError: this process cannot see some of the processes.
     """
+    from agent.proc import cgroups  # a pid, which most users name, needs none
+
     members = _members(name, cgroups.find(name, proc), proc)
     found = sorted(member for member in members.values() if member.ppid not in members)
     if not found:
@@ -172,6 +173,8 @@ def _apart(found: list[Member], proc: Path) -> list[Member]:
 
 def _members(name: CgroupName | UnitName, folder: Path, proc: Path) -> dict[int, Member]:
     """Return the processes by pid, without kernel threads."""
+    from agent.proc import cgroups
+
     found: dict[int, Member] = {}
     unseen: set[int] = set()
     for again in (True, False):

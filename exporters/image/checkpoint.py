@@ -24,7 +24,7 @@ report it.
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -49,8 +49,7 @@ from exporters.image.reading import (
 from exporters.image.records import BUFFER, EXTENSION, PIDS, TAIL, TREE, Cursor, head, record
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Contents of an image.
 
     Attributes:

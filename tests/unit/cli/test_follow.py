@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The following of a tree: its requests, the tree that is kept, and the end."""
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -125,7 +124,7 @@ def test_it_asks_every_second_and_more_seldom_where_that_costs_much(
         here, there = next(costs)
         work.now += here
         clock.now += 5 * here
-        return [dataclasses.replace(ANSWER, elapsed_ns=int(there * 1e9))]
+        return [ANSWER._replace(elapsed_ns=int(there * 1e9))]
 
     screen = follow(ask, ["", "", "", ""], clock)
 
