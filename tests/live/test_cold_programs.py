@@ -89,7 +89,7 @@ def test_a_program_does_not_run_in_a_folder_that_took_the_place_of_its_own_while
 
 @pytest.mark.parametrize("mode", [0o755, 0o777])
 def test_a_program_is_known_by_its_name_whoever_may_write_to_its_folder(folder: Path, mode: int) -> None:
-    """Where others may, the very file that was checked is executed, if the kernel then gives its name to the task."""
+    """The task executes the very file that was checked, if the kernel then gives its name to the task."""
     tool, snapshot = a_tool(folder)
     folder.chmod(mode)
     plan = make_plan(snapshot)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.live
 
 MOMENTS = os.environ.get("CKPTREE_MOMENTS")
 IMPORTED = (pidfile, preflight, commands, verify)
-"""What the verb imports when it is called: here that would be in each process again."""
+"""Modules that the verb imports when it is called; imported once here, and not in each process again."""
 
 
 def a_large_tree() -> Snapshot:

@@ -169,7 +169,7 @@ def test_the_keys_are_shown_until_the_next_key() -> None:
 
 
 def test_a_bar_is_as_wide_as_the_screen() -> None:
-    """What does not fit is cut at the end."""
+    """A line that is too long is cut at its end."""
     assert bar(["4711", "", "?: help"], 20) == " 4711  ?: help      "
     assert bar(["程序"], 5) == " 程  "
 

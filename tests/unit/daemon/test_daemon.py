@@ -62,7 +62,7 @@ def test_a_daemon_that_sees_nobody_is_not_ready() -> None:
 def test_the_second_signal_to_end_ends_at_once_and_says_so(
     monkeypatch: pytest.MonkeyPatch, *, listens: bool, lost: str
 ) -> None:
-    """What the daemon knows is not handed over: a job may be in the middle of a change of it."""
+    """The table is not handed over, because a job may be in the middle of a change of it."""
     done: list[str] = []
     daemon = Daemon.__new__(Daemon)
     vars(daemon).update(

@@ -28,7 +28,7 @@ S = 1_000_000_000
     ],
 )
 def test_the_arguments_follow_the_name(comm: bytes | None, argv: tuple[bytes, ...] | None, said: str) -> None:
-    """What is no part of a plain line is escaped, as in names."""
+    """Control characters in a plain line are escaped, as in names."""
     assert command(a_task(1, 0, comm=comm, argv=argv)) == said
 
 

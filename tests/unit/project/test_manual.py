@@ -180,7 +180,7 @@ def test_bash_offers_values_behind_an_equals_sign_and_processes(share: Path) -> 
 
 
 def test_bash_offers_each_kind_of_a_list(share: Path) -> None:
-    """What stands before the last comma stays."""
+    """The words before the last comma stay."""
     assert in_bash(share, "ckptree", "watch", "--kind", "birth,ex") == ["birth,exec"]
     assert in_bash(share, "ckptree", "watch", "--kind", "=", "se") == ["setsid", "setpgid"]
     assert in_bash(share, "ckptree", "watch", "--kind", "birth,") == [f"birth,{kind}" for kind in KINDS]

@@ -39,7 +39,7 @@ OURS = {
 
 
 def test_a_constant_has_the_value_of_the_system(tmp_path: Path) -> None:
-    """Those of one processor alone are left out."""
+    """The comparison leaves out the constants of a single processor."""
     if shutil.which("gcc") is None:
         assert os.geteuid(), "gcc is missing, which `make setup` installs for root"
         pytest.skip("no gcc here")

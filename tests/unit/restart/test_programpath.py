@@ -136,7 +136,7 @@ def test_a_folder_of_the_users_private_group_is_the_users_own(tool: Path, monkey
 def test_the_tasks_own_user_is_trusted_with_its_path_only_where_the_task_has_nothing_beyond_that_user(
     tool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the kernel names a task after its file, the file that was checked is executed, and no path is trusted."""
+    """The task executes the file that was checked, and trusts no path, if the kernel names a task after its file."""
     os.chown(tool.parent, 61001, 61001)
     name = os.fsencode(tool)
     for is_named in (True, False):
