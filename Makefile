@@ -120,7 +120,7 @@ C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile te
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
-.PHONY: help check coverage lint setup packages packages-browser packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
+.PHONY: help check coverage lint setup packages packages-browser packages-criu packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -138,6 +138,10 @@ packages:
 packages-browser:
 	@($(NEED) $(NEED_FOR_BROWSER) $(INSTALL_MISSING)) \
 		|| echo "setup: no browser could be installed: the tests of the page that -f html writes are left out" >&2
+
+packages-criu: setup
+	@$(BIN)/python -m tests.support.criuofsuite >/dev/null \
+		|| echo "setup: no criu could be fetched: the live tests that dump with it will fail" >&2
 
 packages-deb:
 	@$(NEED) $(NEED_FOR_DEB) $(INSTALL_MISSING)
@@ -175,7 +179,7 @@ coverage: setup
 	@mkdir -p build/coverage
 	CKPTREE_QUICK=1 $(BIN)/pytest -q -m 'not live and not slow' -n auto --dist worksteal --cov --cov-report=term tests/unit
 
-test: lint packages-browser
+test: lint packages-browser packages-criu
 ifneq ($(ROOT),)
 	$(BIN)/pytest
 else
