@@ -8,8 +8,6 @@ restart itself has failed, since 1 and 2 may be codes of the command. Wrong opti
 import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -21,6 +19,7 @@ from agent.cli.terminal import say
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli.signals import Asked
     from agent.model import Snapshot
     from agent.restart.planning.plan import Plan
     from agent.restart.rebuild.coordinator import Rebuild
@@ -53,19 +52,10 @@ now; 7 cannot be rebuilt; 8 no image. With CMD or argv: that
 of the root, 128 and more for a signal; 125 failed; 2 usage;
 with argv 7: what was recorded cannot be run here.
 """
-_ENDING = (signal.SIGTERM, signal.SIGINT)
 _FORWARDED = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
     *(signal.SIGWINCH, signal.SIGALRM),
 )
-
-
-class _Interrupted(Exception):  # noqa: N818 - it is no error
-    """The arrival of a signal that asks for the end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class _Wish(NamedTuple):
@@ -126,6 +116,7 @@ def restart(
     ] = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
+    from agent.cli.signals import Interrupted, raising
     from agent.restart.rebuild.commands import split_command
 
     if pidfile is not None and not detach:
@@ -140,7 +131,7 @@ def restart(
     wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights)
     begun: list[bool] = []
     try:
-        with _raising() as asked:  # from the beginning: a plan may take several seconds
+        with raising() as asked:  # from the beginning: a plan may take several seconds
             code = _restart(wish, asked, begun)
     except CkptreeError as error:
         is_usage = isinstance(error, UsageError) and not begun
@@ -150,14 +141,16 @@ def restart(
         for line in getattr(error, "leaks", ()):
             say(f"  {line}")
         raise typer.Exit(OWN_FAILURE) from error
-    except _Interrupted as interrupted:
+    except Interrupted as interrupted:
         code = 0 if run == "hold" and begun else SIGNALLED + interrupted.number
     if code:
         raise typer.Exit(code)
 
 
-def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
+def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
     """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
+    from agent.cli.signals import Interrupted
+
     try:
         from agent.restart.rebuild.commands import with_path
         from agent.restart.rebuild.coordinator import Rebuild
@@ -169,7 +162,7 @@ def _restart(wish: _Wish, asked: "_Asked", begun: list[bool]) -> int:
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:
             raise
-        raise _Interrupted(asked.numbers[-1]) from error
+        raise Interrupted(asked.numbers[-1]) from error
     begun.append(True)
     begin = beginning(snapshot, pidns=wish.pidns, apart=wish.detach)
     no_stdio = (
@@ -296,8 +289,8 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
                 say(f"  tag {task.pid}: {old} is now {new}, pid {pids[index]}")
 
 
-def _hold(rebuild: "Rebuild", asked: "_Asked") -> int:
-    """Wait until a signal comes, which raises _Interrupted.
+def _hold(rebuild: "Rebuild", asked: "Asked") -> int:
+    """Wait until a signal comes, which raises Interrupted.
 
     Raises:
         CkptreeError: the root is gone before.
@@ -310,6 +303,8 @@ def _hold(rebuild: "Rebuild", asked: "_Asked") -> int:
 
 def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
     """Forward signals to the root until it ends, and return its exit code, or 128 plus the signal that ended it."""
+    from agent.cli.signals import handled
+
     asked = 0
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -324,7 +319,7 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
         else:
             rebuild.signal(number)
 
-    with _handled(_FORWARDED, forward) as bell:
+    with handled(_FORWARDED, forward) as bell:
         rebuild.release(programs)
         status = rebuild.wait(bell)
     if status is None:
@@ -342,52 +337,3 @@ def _leave(rebuild: "Rebuild", programs: "dict[int, Program]", pidfile: Path | N
         pidfiles.write(pidfile, rebuild.guard)
     rebuild.detach(pidfile)
     say(f"the tree stays with its guard, {rebuild.guard}: SIGTERM to that ends it")
-
-
-class _Asked(NamedTuple):
-    """The signals so far that ask for the end.
-
-    Attributes:
-        numbers: their numbers, in order of arrival.
-        bell: the descriptor of `_handled`.
-    """
-
-    numbers: list[int]
-    bell: int
-
-    def check(self) -> None:
-        """Raise _Interrupted if a signal has come, also one whose exception Python has dropped."""
-        if self.numbers:
-            raise _Interrupted(self.numbers[-1])
-
-
-@contextmanager
-def _raising() -> Iterator[_Asked]:
-    """Note signals that ask for the end, and raise _Interrupted.
-
-    They are noted since Python drops exceptions that are raised within some of its callbacks.
-    """
-    numbers: list[int] = []
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        numbers.append(number)
-        raise _Interrupted(number)
-
-    with _handled(_ENDING, interrupt) as bell:
-        yield _Asked(numbers, bell)
-
-
-@contextmanager
-def _handled(numbers: tuple[signal.Signals, ...], handler: "signal._HANDLER") -> Iterator[int]:
-    """Handle signals, and yield a descriptor that is readable once one has come, even before its handler has run."""
-    bell, rope = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    rope_before = signal.set_wakeup_fd(rope, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield bell
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-        signal.set_wakeup_fd(rope_before)
-        os.close(bell)
-        os.close(rope)
