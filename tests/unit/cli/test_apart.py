@@ -2,40 +2,20 @@
 """The reader process of convert and of a plan's picture: it can write nothing, and the parent checks its answer."""
 
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 
-from agent.cli import apart
+from agent.cli import apart, fileverbs, terminal
 from agent.errors import CkptreeError, FormatError
+from agent.model import Snapshot
 from exporters.documents import jsonfmt
 from tests.support.builders import a_snapshot, a_task
-
-# A compromised reader tries to write, and to run a program.
-_TAKEN_OVER = """
-import os, sys
-from agent.cli import app, fileverbs
-from agent.cli.fileverbs import say
-read = fileverbs._load
-
-def taken_over(*arguments):
-    for name, attempt in {
-        "write": lambda: open(sys.argv[2] + ".evil", "w"),
-        "run": lambda: os.execv("/bin/true", ["true"]),
-    }.items():
-        try:
-            attempt()
-        except OSError:
-            say(f"refused: {name}")
-    return read(*arguments)
-
-fileverbs._load = taken_over
-sys.exit(app.main())
-"""
+from tests.support.commandline import Ran, here
 
 
 def said(line: str) -> None:
@@ -43,38 +23,57 @@ def said(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def converted(*words: str | Path, verb: str = "convert") -> "subprocess.CompletedProcess[str]":
-    """Convert a file, to the end, or do another verb to it."""
-    command = [sys.executable, "-c", _TAKEN_OVER, verb, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Return a function that runs a verb whose compromised reader tries to write, and to run a program."""
+    read = fileverbs._load
+    attempts: dict[str, Callable[[], object]] = {
+        "write": lambda: (tmp_path / "evil").open("w"),
+        "run": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606 - the kernel must refuse it
+    }
+
+    def evil(file: str, data: bytes) -> Snapshot:
+        for name, attempt in attempts.items():
+            try:
+                attempt()
+            except OSError:
+                terminal.say(f"refused: {name}")
+        return read(file, data)
+
+    monkeypatch.setattr(fileverbs, "_load", evil)
+    return here
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others have little that they could give up")
 @pytest.mark.parametrize("fmt", ["ckpt", "json", "dot", "svg", "html"])
-def test_what_reads_the_file_can_write_and_run_nothing(tmp_path: Path, fmt: str) -> None:
+def test_what_reads_the_file_can_write_and_run_nothing(
+    tmp_path: Path, taken_over: Callable[..., Ran], fmt: str
+) -> None:
     """The file is converted all the same."""
     source, target = tmp_path / "in.json", tmp_path / "out"
     source.write_bytes(jsonfmt.dumps(a_snapshot([(1,)], [a_task(1, 0)])))
-    ran = converted(source, target, "-f", fmt)
+    ran = taken_over("convert", source, target, "-f", fmt)
 
     assert ran.returncode == 0, ran.stderr
-    assert [line for line in ran.stderr.splitlines() if "refused" in line] == [
-        "ckptree: refused: write",
-        "ckptree: refused: run",
+    assert [line for line in ran.stderr.splitlines() if b"refused" in line] == [
+        b"ckptree: refused: write",
+        b"ckptree: refused: run",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out"]
     assert target.stat().st_size > 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others have little that they could give up")
-def test_what_reads_the_file_of_a_drawn_plan_can_write_and_run_nothing(tmp_path: Path) -> None:
+def test_what_reads_the_file_of_a_drawn_plan_can_write_and_run_nothing(
+    tmp_path: Path, taken_over: Callable[..., Ran]
+) -> None:
     """The plan is drawn all the same."""
     source = tmp_path / "in.json"
     source.write_bytes(jsonfmt.dumps(a_snapshot([(1,)], [a_task(1, 0)])))
-    ran = converted(source, "-f", "svg", verb="plan")
+    ran = taken_over("plan", source, "-f", "svg")
 
-    assert (ran.returncode, ran.stderr.splitlines()) == (0, ["ckptree: refused: write", "ckptree: refused: run"])
-    assert "<svg" in ran.stdout
+    assert (ran.returncode, ran.stderr.splitlines()) == (0, [b"ckptree: refused: write", b"ckptree: refused: run"])
+    assert b"<svg" in ran.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
 
 
@@ -82,8 +81,7 @@ def test_a_wrong_file_is_told_once_and_nothing_is_written(tmp_path: Path) -> Non
     """The exit code is the usual one."""
     source = tmp_path / "in"
     source.write_bytes(b"no image")
-    command = [sys.executable, "-m", "agent", "convert", str(source), str(tmp_path / "out")]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    ran = here("convert", source, tmp_path / "out")
 
     assert ran.returncode == 8
     assert len(ran.stderr.splitlines()) == 1

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as a program: exit codes and streams. No test here needs BPF."""
+"""The command line: exit codes and streams. No test here needs BPF."""
 
-import io
 import json
 import os
 import pty
 import stat
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,31 +15,13 @@ import click
 import pytest
 import typer
 
-from agent.__main__ import main
 from agent.cli.app import app
 from agent.model import Tag
 from exporters import registry
-from tests.support.commandline import Ran, ckptree
+from tests.support.commandline import ckptree, here
 
 NO_PID = str(2**22 + 1)  # larger than any pid can be
 SUSPECT = "source procfs: read task by task while they ran"
-
-
-Here = Callable[..., Ran]
-
-
-@pytest.fixture
-def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Here:
-    """Run a command within this process, which takes a tenth of the time."""
-
-    def run(*arguments: str | Path, stdin: bytes = b"") -> Ran:
-        monkeypatch.setattr(sys, "argv", ["ckptree", *(os.fspath(argument) for argument in arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = main()
-        sys.stdout.flush()
-        return Ran(code, *capfdbinary.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -56,7 +36,7 @@ def root() -> Iterator[str]:
 def image(tmp_path: Path, root: str) -> Path:
     """Return a file with a snapshot."""
     path = tmp_path / "tree.ckpt"
-    ckptree("snapshot", root, "--source", "procfs", "-o", path)
+    here("snapshot", root, "--source", "procfs", "-o", path)
     return path
 
 
@@ -75,7 +55,7 @@ def test_a_snapshot_from_proc_is_written_and_called_incomplete(tmp_path: Path, r
 
 def test_allow_incomplete_makes_it_0_and_still_says_so(root: str) -> None:
     """Data goes to stdout, messages to stderr."""
-    ran = ckptree("snapshot", root, "--source", "procfs", "--allow-incomplete")
+    ran = here("snapshot", root, "--source", "procfs", "--allow-incomplete")
 
     assert ran.returncode == 0
     assert registry.load(ran.stdout).number(Tag(1)) == int(root)
@@ -85,7 +65,7 @@ def test_allow_incomplete_makes_it_0_and_still_says_so(root: str) -> None:
 @pytest.mark.parametrize("options", [("-f", "json"), ("--json",), ("-f", "json", "-o", "-")])
 def test_json_goes_to_stdout_and_nothing_else_does(root: str, options: tuple[str, ...]) -> None:
     """Another program reads it."""
-    ran = ckptree("snapshot", root, "--source", "procfs", *options)
+    ran = here("snapshot", root, "--source", "procfs", *options)
     document = json.loads(ran.stdout)
 
     assert (ran.returncode, document["format"], document["mode"]) == (6, "ckptree", "subtree")
@@ -94,8 +74,8 @@ def test_json_goes_to_stdout_and_nothing_else_does(root: str, options: tuple[str
 
 def test_details_are_added_on_request_alone(root: str) -> None:
     """A command line can hold a secret."""
-    plain = json.loads(ckptree("snapshot", root, "--source", "procfs", "--json").stdout)
-    asked = json.loads(ckptree("snapshot", root, "--source", "procfs", "--json", "--with-argv").stdout)
+    plain = json.loads(here("snapshot", root, "--source", "procfs", "--json").stdout)
+    asked = json.loads(here("snapshot", root, "--source", "procfs", "--json", "--with-argv").stdout)
 
     assert [plain["tasks"][0][key] for key in ("argv", "cwd", "env")] == [None, None, None]
     assert asked["tasks"][0]["argv"] == ["sleep", "1000"]
@@ -123,7 +103,7 @@ def test_details_are_added_on_request_alone(root: str) -> None:
         ("show",),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(here: Here, arguments: tuple[str, ...]) -> None:
+def test_what_cannot_be_meant_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     """The exit code is 2, and there is no data."""
     ran = here(*arguments)
 
@@ -150,7 +130,7 @@ def test_what_cannot_be_meant_is_a_usage_error(here: Here, arguments: tuple[str,
         "٣",
     ],
 )
-def test_a_root_of_no_known_kind_is_a_usage_error(here: Here, text: str) -> None:
+def test_a_root_of_no_known_kind_is_a_usage_error(text: str) -> None:
     """The error comes before any request."""
     ran = here("snapshot", "--source", "procfs", "--", text)
 
@@ -158,7 +138,7 @@ def test_a_root_of_no_known_kind_is_a_usage_error(here: Here, text: str) -> None
     assert f"ROOT {text!r}" in ran.stderr.decode()
 
 
-def test_the_version_is_that_of_the_package(here: Here) -> None:
+def test_the_version_is_that_of_the_package() -> None:
     """The version is the installed one."""
     ran = here("--version")
 
@@ -169,7 +149,7 @@ def test_the_version_is_that_of_the_package(here: Here) -> None:
     ("text", "shown"),
     [(NO_PID, NO_PID), ("0", "pid 0"), ("pidns:1", "pid:[1]"), ("pidns:[1]", "pid:[1]"), ("pid:[1]", "pid:[1]")],
 )
-def test_a_root_that_nobody_has_is_no_such_root(here: Here, tmp_path: Path, text: str, shown: str) -> None:
+def test_a_root_that_nobody_has_is_no_such_root(tmp_path: Path, text: str, shown: str) -> None:
     """The exit code is 4, and there is no file."""
     ran = here("snapshot", text, "--source", "procfs", "-o", tmp_path / "tree.ckpt")
 
@@ -178,7 +158,7 @@ def test_a_root_that_nobody_has_is_no_such_root(here: Here, tmp_path: Path, text
     assert os.listdir(tmp_path) == []
 
 
-def test_a_number_too_long_to_be_one_is_an_error_of_ours(here: Here) -> None:
+def test_a_number_too_long_to_be_one_is_an_error_of_ours() -> None:
     """Python refuses to convert such a number, which must not show."""
     ran = here("snapshot", "9" * 5000, "--source", "procfs")
 
@@ -191,7 +171,7 @@ def test_a_thread_is_no_root() -> None:
     thread = threading.Thread(target=done.wait, args=(60,))
     thread.start()  # returns when the thread runs: its native_id is known
     try:
-        ran = ckptree("snapshot", str(thread.native_id), "--source", "procfs")
+        ran = here("snapshot", str(thread.native_id), "--source", "procfs")
     finally:
         done.set()
         thread.join()
@@ -202,7 +182,7 @@ def test_a_thread_is_no_root() -> None:
 
 def test_a_container_that_is_none_is_refused(tmp_path: Path, root: str) -> None:
     """The exit code is 7, and nothing is written."""
-    ran = ckptree("snapshot", root, "--source", "procfs", "--mode", "container", "-o", tmp_path / "tree.ckpt")
+    ran = here("snapshot", root, "--source", "procfs", "--mode", "container", "-o", tmp_path / "tree.ckpt")
 
     assert (ran.returncode, ran.stdout) == (7, b"")
     assert f"{root} (sleep) is not the init of a container's pid namespace" in ran.stderr.decode()
@@ -213,8 +193,8 @@ def test_an_image_is_not_written_to_a_terminal(root: str) -> None:
     """The exit code is 2, before anything is captured."""
     ours, theirs = pty.openpty()
     try:
-        ran = ckptree("snapshot", root, "--source", "procfs", stdout=theirs)
-        as_json = ckptree("snapshot", root, "--source", "procfs", "-f", "json", stdout=theirs)
+        ran = here("snapshot", root, "--source", "procfs", streams={1: theirs})
+        as_json = here("snapshot", root, "--source", "procfs", "-f", "json", streams={1: theirs})
         shown = os.read(ours, 10)
     finally:
         os.close(ours)
@@ -228,7 +208,7 @@ def test_an_image_is_not_written_to_a_terminal(root: str) -> None:
 @pytest.mark.parametrize("where", ["missing/tree.ckpt", "."])
 def test_where_nothing_can_be_written_is_a_failure(tmp_path: Path, root: str, where: str) -> None:
     """The exit code is 1, and no part of a file remains."""
-    ran = ckptree("snapshot", root, "--source", "procfs", "-o", tmp_path / where)
+    ran = here("snapshot", root, "--source", "procfs", "-o", tmp_path / where)
 
     assert (ran.returncode, ran.stdout) == (1, b"")
     assert f"cannot write {tmp_path / where}" in ran.stderr.decode()
@@ -238,7 +218,7 @@ def test_where_nothing_can_be_written_is_a_failure(tmp_path: Path, root: str, wh
 def test_a_failed_snapshot_leaves_the_file_of_before(image: Path) -> None:
     """The old file is not truncated first."""
     before = image.read_bytes()
-    ran = ckptree("snapshot", NO_PID, "--source", "procfs", "-o", image)
+    ran = here("snapshot", NO_PID, "--source", "procfs", "-o", image)
 
     assert ran.returncode == 4
     assert image.read_bytes() == before
@@ -246,14 +226,14 @@ def test_a_failed_snapshot_leaves_the_file_of_before(image: Path) -> None:
 
 def test_show_reads_a_file_or_standard_input_in_any_format(image: Path, root: str) -> None:
     """The content of a file tells its format."""
-    drawn = ckptree("show", image)
-    document = ckptree("show", image, "--json")
-    again = ckptree("show", "-", input=document.stdout)
+    drawn = here("show", image)
+    document = here("show", image, "--json")
+    again = here("show", "-", data=document.stdout)
 
     assert (drawn.returncode, document.returncode, again.returncode) == (0, 0, 0)
     assert f"\n{root} sleep".encode() in drawn.stdout
     assert again.stdout == drawn.stdout
-    assert ckptree("show", "-", input=image.read_bytes()).stdout == drawn.stdout
+    assert here("show", "-", data=image.read_bytes()).stdout == drawn.stdout
 
 
 def test_show_is_plain_ascii_where_the_output_is(image: Path) -> None:
@@ -265,23 +245,23 @@ def test_show_is_plain_ascii_where_the_output_is(image: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 64, b"root:x:0:0::/root:/bin/sh\n", b"{}", b"{", b"[]", b"\xff" * 9])
-def test_what_is_no_image_is_a_bad_image(here: Here, data: bytes) -> None:
+def test_what_is_no_image_is_a_bad_image(data: bytes) -> None:
     """The exit code is 8, with one line and no traceback."""
-    ran = here("show", "-", stdin=data)
+    ran = here("show", "-", data=data)
 
     assert (ran.returncode, ran.stdout) == (8, b"")
     assert ran.stderr.startswith(b"ckptree: ")
     assert ran.stderr.count(b"\n") == 1
 
 
-def test_half_an_image_is_a_bad_image(here: Here, image: Path) -> None:
+def test_half_an_image_is_a_bad_image(image: Path) -> None:
     """This holds for a cut at any place."""
     data = image.read_bytes()
     for cut in (8, 100, len(data) // 2, len(data) - 1):
-        assert here("show", "-", stdin=data[:cut]).returncode == 8
+        assert here("show", "-", data=data[:cut]).returncode == 8
 
 
-def test_a_file_that_cannot_be_read_is_a_failure(here: Here, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     """The exit code is 1, because the contents are unknown."""
     for path in (tmp_path / "missing", tmp_path):
         ran = here("show", path)
@@ -301,7 +281,7 @@ def test_a_reader_that_has_had_enough_is_no_traceback(image: Path) -> None:
     assert b"Traceback" not in ran.stderr
 
 
-def test_help_is_data(here: Here) -> None:
+def test_help_is_data() -> None:
     """It goes to stdout with exit code 0, for each verb."""
     for arguments in (["--help"], ["-h"], ["snapshot", "-h"], ["daemon", "-h"], ["show", "-h"], ["status", "-h"]):
         ran = here(*arguments)

@@ -14,7 +14,7 @@ import pytest
 
 from agent.protocol import codec
 from agent.protocol.client import DEFAULT_SOCKET, default_socket
-from tests.support.commandline import ckptree
+from tests.support.commandline import ckptree, here
 from tests.support.hellos import HELLO
 
 
@@ -22,7 +22,7 @@ from tests.support.hellos import HELLO
 def test_a_socket_that_was_named_and_has_no_listener_is_no_daemon(tmp_path: Path, verb: tuple[str, ...]) -> None:
     """The exit code is 3: a named socket means that daemon and no substitute."""
     path = tmp_path / "socket"
-    ran = ckptree(*verb, "--socket", path)
+    ran = here(*verb, "--socket", path)
 
     assert (ran.returncode, ran.stdout) == (3, b"")
     assert f"start one with `ckptree daemon --socket {path}`" in ran.stderr.decode()
@@ -32,9 +32,9 @@ def test_the_environment_names_the_socket_where_the_command_line_does_not(tmp_pa
     """It is a default: a command that needs no daemon ignores it, and an option overrides it."""
     environment = os.environ | {"CKPTREE_SOCKET": os.fspath(tmp_path / "first")}
     ran = ckptree("status", env=environment)
-    named = ckptree("status", "--socket", tmp_path / "second", env=environment)
-    unasked = ckptree("snapshot", str(os.getpid()), "--source", "procfs", "-f", "json", env=environment)
-    empty = ckptree("doctor", "--help", env=environment | {"CKPTREE_SOCKET": ""})
+    named = here("status", "--socket", tmp_path / "second", env=environment)
+    unasked = here("snapshot", str(os.getpid()), "--source", "procfs", "-f", "json", env=environment)
+    empty = here("doctor", "--help", env=environment | {"CKPTREE_SOCKET": ""})
 
     assert (ran.returncode, named.returncode) == (3, 3)
     assert f"no daemon on {tmp_path / 'first'} " in ran.stderr.decode()
@@ -56,7 +56,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_no_daemon(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(tmp_path / "socket"))
         listener.listen(1)
-        ran = ckptree("snapshot", "1", "--socket", tmp_path / "socket", "--timeout", "0.1")
+        ran = here("snapshot", "1", "--socket", tmp_path / "socket", "--timeout", "0.1")
 
     assert ran.returncode == 3
     assert b"did not answer within 0.1 s" in ran.stderr
@@ -106,7 +106,7 @@ def test_what_the_daemon_says_becomes_the_exit_code(tmp_path: Path, code: int) -
         listener.listen(1)
         server = threading.Thread(target=_serve_once, args=(listener, answer))
         server.start()
-        ran = ckptree("snapshot", "1", "--socket", path, "-o", tmp_path / "image")
+        ran = here("snapshot", "1", "--socket", path, "-o", tmp_path / "image")
         server.join()
 
     leaks = b"ckptree:   one\nckptree:   two\n" if code == 7 else b""

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs on files, run as programs: output, files, and exit codes."""
+"""The verbs on files: output, files, and exit codes."""
 
 import json
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from agent.cli.fileverbs import MOST_BYTES
+from agent.cli import fileverbs
 from agent.model import Completeness
 from exporters import registry
 from exporters.image import checkpoint
+from tests.support import commandline
 from tests.support.builders import a_family
 from tests.support.images import GOLDEN, a_record, patched, with_records
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+Run = Callable[..., commandline.Ran]
 TOP = Path(__file__).parents[3]
 
 
@@ -29,18 +29,7 @@ def here(tmp_path: Path) -> Run:
     (tmp_path / "golden.ckpt").write_bytes(GOLDEN)
     (tmp_path / "family.ckpt").write_bytes(checkpoint.dumps(a_family()))
     (tmp_path / "bad.ckpt").write_bytes(patched(GOLDEN, 475, "<i", 3))
-
-    def run(*arguments: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(
-            [sys.executable, "-m", "agent", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(TOP)},
-            input=data,
-            capture_output=True,
-            check=False,
-        )
-
-    return run
+    return partial(commandline.here, cwd=tmp_path)
 
 
 def test_check_finds_nothing_in_a_sound_image(here: Run) -> None:
@@ -60,33 +49,55 @@ def test_check_says_what_is_wrong_and_where_and_exits_with_8(here: Run) -> None:
     assert [(one["name"], one["offset"]) for one in json.loads(as_json.stdout)] == [("parent-without-task", 475)]
 
 
-@pytest.mark.parametrize(
-    "arguments", [("show",), ("check",), ("convert",), ("diff", "family.ckpt"), ("plan",), ("restart",)]
-)
-@pytest.mark.parametrize("how", ["a device", "standard input", "a file"])
-def test_a_file_without_an_end_is_refused_with_the_bound(tmp_path: Path, arguments: tuple[str, ...], how: str) -> None:
-    """This holds with a memory limit too."""
-    (tmp_path / "family.ckpt").write_bytes(checkpoint.dumps(a_family()))
-    with (tmp_path / "large").open("wb") as large:
-        large.truncate(MOST_BYTES + 1)
-    name = {"a device": "/dev/zero", "standard input": "-", "a file": "large"}[how]
-    words = [*arguments, name, *(["out"] if arguments == ("convert",) else [])]
+READERS = [("show",), ("check",), ("convert",), ("diff", "family.ckpt"), ("plan",), ("restart",)]
+ENDLESS = {"a device": "/dev/zero", "standard input": "-", "a file": "large"}
+
+
+def reading(arguments: tuple[str, ...], how: str, folder: Path, size: int) -> tuple[str, ...]:
+    """Return the words that have a verb read a file without an end, or of this size."""
+    (folder / "family.ckpt").write_bytes(checkpoint.dumps(a_family()))
+    with (folder / "large").open("wb") as large:
+        large.truncate(size)
+    return (*arguments, ENDLESS[how], *(["out"] if arguments == ("convert",) else []))
+
+
+def refusal(how: str, bound: str) -> str:
+    """Return the message on such a file."""
+    said = "standard input" if how == "standard input" else ENDLESS[how]
+    return f"ckptree: {said}: has more than {bound}, which is the most that is read of it\n"
+
+
+@pytest.mark.parametrize("arguments", READERS)
+@pytest.mark.parametrize("how", ENDLESS)
+def test_a_file_without_an_end_is_refused_with_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], how: str
+) -> None:
+    """The bound is a smaller one here, which is met sooner."""
+    monkeypatch.setattr(fileverbs, "MOST_BYTES", 1 << 20)
+    words = reading(arguments, how, tmp_path, (1 << 20) + 1)
     with Path("/dev/zero").open("rb") as zeros:
-        ran = subprocess.run(
-            [sys.executable, "-m", "agent", *words],
+        ran = commandline.here(*words, cwd=tmp_path, streams={0: zeros.fileno()})
+
+    assert (ran.returncode, ran.stderr.decode()) == (8, refusal(how, "1048576 bytes (1 MiB)"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "how"),
+    [*((verb, "a device") for verb in READERS), (("show",), "a file"), (("show",), "standard input")],
+)
+def test_the_bound_of_a_file_fits_a_gigabyte_of_memory(tmp_path: Path, arguments: tuple[str, ...], how: str) -> None:
+    """A limit of the memory must not end the program before the bound does."""
+    words = reading(arguments, how, tmp_path, fileverbs.MOST_BYTES + 1)
+    with Path("/dev/zero").open("rb") as zeros:
+        ran = commandline.ckptree(
+            *words,
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(TOP)},
             stdin=zeros,
-            capture_output=True,
-            check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
         )
 
-    assert ran.returncode == 8
-    said = "standard input" if how == "standard input" else name
-    assert ran.stderr.decode() == (
-        f"ckptree: {said}: has more than {MOST_BYTES} bytes (256 MiB), which is the most that is read of it\n"
-    )
+    assert (ran.returncode, ran.stderr.decode()) == (8, refusal(how, f"{fileverbs.MOST_BYTES} bytes (256 MiB)"))
 
 
 def test_diff_of_equals_is_0_and_of_others_is_1(here: Run, tmp_path: Path) -> None:
@@ -238,6 +249,10 @@ def test_links_in_a_circle_are_an_error_of_ours(here: Run, tmp_path: Path) -> No
     assert b"Too many levels of symbolic links" in ran.stderr
 
 
-def test_a_pipe_without_a_name_is_written_to(here: Run) -> None:
+def test_a_pipe_without_a_name_is_written_to(here: Run, tmp_path: Path) -> None:
     """/dev/stdout is a link to one."""
-    assert here("convert", "golden.ckpt", "/dev/stdout").stdout == here("convert", "golden.ckpt", "-").stdout != b""
+    piped = commandline.ckptree(
+        "convert", "golden.ckpt", "/dev/stdout", cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(TOP)}
+    )
+
+    assert piped.stdout == here("convert", "golden.ckpt", "-").stdout != b""

@@ -9,7 +9,7 @@ import pytest
 
 from agent.cli import signature
 from agent.errors import CkptreeError, FormatError, RefusedError, UsageError
-from tests.support.commandline import ckptree
+from tests.support.commandline import here
 
 IMAGE = b"the bytes of an image"
 
@@ -167,17 +167,17 @@ def test_without_ssh_keygen_its_package_is_named(key: Path, monkeypatch: pytest.
 def test_a_verb_signs_what_it_writes_and_a_restart_asks_for_it(tmp_path: Path, key: Path) -> None:
     """The command line does both; a restart refuses before it makes anything."""
     file = tmp_path / "tree.ckpt"
-    taken = ckptree("snapshot", str(os.getpid()), "--source", "procfs", "-o", file, "--sign", key, "--allow-incomplete")
+    taken = here("snapshot", str(os.getpid()), "--source", "procfs", "-o", file, "--sign", key, "--allow-incomplete")
 
     assert taken.returncode == 0, taken.stderr
     assert "SHA256:" in signature.verify(file.read_bytes(), str(file), public(key))
 
     file.write_bytes(file.read_bytes() + b"x")
-    changed = ckptree("restart", file, "--verify", public(key))
+    changed = here("restart", file, "--verify", public(key))
     assert (changed.returncode, b"other bytes were signed" in changed.stderr) == (8, True)
 
     signature.beside(str(file)).unlink()
-    unsigned = ckptree("restart", file, "--verify", public(key))
+    unsigned = here("restart", file, "--verify", public(key))
     assert (unsigned.returncode, b"is not signed" in unsigned.stderr) == (7, True)
 
 
@@ -187,12 +187,12 @@ def test_a_wrong_key_is_wrong_usage_and_a_wrong_signer_has_the_code_of_a_refusal
 ) -> None:
     """With a command every failure but wrong usage has the code 125."""
     file, other = signed(tmp_path, key), a_key(tmp_path / "other")
-    missing = ckptree("restart", file, "--verify", tmp_path / "none", "--run", run)
-    private = ckptree("restart", file, "--verify", key, "--run", run)
-    signer = ckptree("restart", file, "--verify", public(other), "--run", run)
+    missing = here("restart", file, "--verify", tmp_path / "none", "--run", run)
+    private = here("restart", file, "--verify", key, "--run", run)
+    signer = here("restart", file, "--verify", public(other), "--run", run)
     changed = tmp_path / "tree.ckpt"
     changed.write_bytes(IMAGE + b"x")
-    damaged = ckptree("restart", changed, "--verify", public(key), "--run", run)
+    damaged = here("restart", changed, "--verify", public(key), "--run", run)
 
     assert (missing.returncode, private.returncode) == (2, 2)
     assert (signer.returncode, b"does not allow the signer" in signer.stderr) == (125 if run == "true" else 7, True)
@@ -202,6 +202,6 @@ def test_a_wrong_key_is_wrong_usage_and_a_wrong_signer_has_the_code_of_a_refusal
 @pytest.mark.parametrize("options", [("-o", "-", "-f", "json"), ("-o", "folder", "-f", "criu")])
 def test_what_is_no_file_cannot_be_signed(key: Path, options: tuple[str, ...]) -> None:
     """The signature file would have no place."""
-    taken = ckptree("snapshot", "1", *options, "--sign", key)
+    taken = here("snapshot", "1", *options, "--sign", key)
 
     assert (taken.returncode, b"name a file with -o" in taken.stderr) == (2, True)

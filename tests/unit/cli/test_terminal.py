@@ -5,8 +5,6 @@ import ast
 import json
 import os
 import pty
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +13,7 @@ import pytest
 from agent.cli import terminal
 from exporters import registry
 from exporters.content.wording import plain_json
-from tests.support.commandline import ckptree
+from tests.support.commandline import here
 from tests.support.images import GOLDEN
 
 EVIL: Final = "\x1b]0;owned\x07\x9b2J\x7f\u202e\u2066\u200f\ud89b\U000e0041\r"
@@ -26,9 +24,7 @@ def on_a_terminal(*arguments: str | Path) -> bytes:
     """Return what a verb writes to a terminal that is its standard output and standard error."""
     controller, end = pty.openpty()
     try:
-        subprocess.run(
-            [sys.executable, "-m", "agent", *arguments], stdin=end, stdout=end, stderr=end, check=False, timeout=60
-        )
+        here(*arguments, streams={0: end, 1: end, 2: end})
         os.close(end)
         said = b""
         try:
@@ -63,10 +59,10 @@ def test_a_message_has_no_control_character_whatever_is_in_it(capfd: pytest.Capt
 def test_an_error_that_names_a_file_is_printed_without_control_characters() -> None:
     """A wildcard of a shell gives names of other users' files."""
     for verb in ("show", "check", "plan"):
-        ran = ckptree(verb, "/nowhere/\x1b[2J\u202e")
+        ran = here(verb, "/nowhere/\x1b[2J\u202e")
         assert is_harmless(ran.stderr)
         assert rb"\x1b[2J\u202e" in ran.stderr
-    ran = ckptree("convert", "/nowhere/\x1b[2J", "/dev/null")
+    ran = here("convert", "/nowhere/\x1b[2J", "/dev/null")
     assert rb"\x1b[2J" in ran.stderr
     assert is_harmless(ran.stderr)
 
@@ -87,7 +83,7 @@ def test_a_document_on_a_terminal_is_the_same_in_other_letters(tmp_path: Path) -
 
         assert is_harmless(said)
         assert json.loads(said)["evil"] == {evil: [evil]}
-    piped = ckptree("show", "--json", path).stdout
+    piped = here("show", "--json", path).stdout
     assert "\u202e".encode() in piped
     assert json.loads(plain_json(piped.decode())) == json.loads(piped)
     assert is_harmless(on_a_terminal("convert", path, "-", "-f", "dot").replace(b"\t", b""))

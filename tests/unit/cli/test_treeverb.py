@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commandline import ckptree
+from tests.support.commandline import ckptree, here
 from tests.support.teletype import Teletype, on_a_terminal
 
 PROCFS = ("--source", "procfs")
@@ -62,7 +62,7 @@ def test_elsewhere_it_is_printed_once(shell: "subprocess.Popen[bytes]") -> None:
 
 def test_json_is_the_snapshot(shell: "subprocess.Popen[bytes]") -> None:
     """``snapshot --json`` prints the same."""
-    ran = ckptree("tree", "--json", str(shell.pid), *PROCFS)
+    ran = here("tree", "--json", str(shell.pid), *PROCFS)
 
     assert ran.returncode == 6
     assert json.loads(ran.stdout)["pids"][0]["numbers"] == [shell.pid]
@@ -79,7 +79,7 @@ def test_json_is_the_snapshot(shell: "subprocess.Popen[bytes]") -> None:
 )
 def test_what_cannot_be_shown_has_the_exit_code_of_a_snapshot(arguments: tuple[str, ...], code: int) -> None:
     """One line goes to stderr."""
-    ran = ckptree(*arguments)
+    ran = here(*arguments)
 
     assert (ran.returncode, ran.stdout) == (code, b"")
 

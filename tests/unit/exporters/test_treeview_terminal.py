@@ -4,8 +4,6 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 import termios
 from collections import Counter
 from dataclasses import replace
@@ -21,6 +19,7 @@ from exporters.drawing.colours import columns
 from exporters.drawing.treeview import render
 from exporters.image import checkpoint
 from tests.support.builders import a_family, a_snapshot, a_task, snapshots
+from tests.support.commandline import here
 from tests.support.examples import patient
 
 NARROW = """\
@@ -193,12 +192,7 @@ def test_show_asks_the_terminal_for_its_width_and_whether_it_wants_colour(
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 40))
     inherited = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "TERM")}
-    ran = subprocess.run(
-        [sys.executable, "-m", "agent", "show", image],
-        stdout=theirs,
-        env=inherited | {"PYTHONIOENCODING": "utf-8"} | environment,
-        check=True,
-    )
+    ran = here("show", image, streams={1: theirs}, env=inherited | environment)
     os.close(theirs)
     shown = b""
     while True:

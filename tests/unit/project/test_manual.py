@@ -17,7 +17,7 @@ from agent.events.subscriber import KINDS
 from manual import examples
 from manual.share import write
 from manual.verbs import Verb, verbs
-from tests.support.commandline import ckptree
+from tests.support.commandline import here
 
 VERBS = verbs()
 
@@ -101,7 +101,7 @@ def test_the_same_sources_make_the_same_files(share: Path, tmp_path: Path, monke
 
 def test_help_tells_of_arguments_too() -> None:
     """Not every version of click that typer accepts does so."""
-    text = ckptree("snapshot", "--help").stdout.decode()
+    text = here("snapshot", "--help").stdout.decode()
 
     assert "A pid, as this process counts" in text
 
@@ -237,15 +237,15 @@ def test_every_option_has_a_sentence() -> None:
     assert wrong == []
 
 
-def test_the_help_names_formats_of_other_packages(tmp_path: Path) -> None:
+def test_the_help_names_formats_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are found by their entry points, without an import."""
     about = tmp_path / "foreign-1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1\n")
     (about / "entry_points.txt").write_text("[ckptree.exporters]\nwonder = foreign:FORMAT\n")
-    environment = {**os.environ, "PYTHONPATH": os.fspath(tmp_path)}
+    monkeypatch.syspath_prepend(os.fspath(tmp_path))
     for verb in ("snapshot", "convert"):
-        text = " ".join(ckptree(verb, "--help", env=environment).stdout.decode().split())
+        text = " ".join(here(verb, "--help").stdout.decode().split())
         assert "Other packages add: wonder." in text
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from manual.verbs import verbs
-from tests.support.commandline import ckptree
+from tests.support.commandline import here
 
 TOP = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 README = TOP / "README.md"
@@ -130,7 +130,7 @@ def test_every_verb_has_its_place_in_the_page_of_commands() -> None:
 @pytest.mark.parametrize(("command", "printed"), examples())
 def test_an_example_prints_what_the_readme_shows(command: str, printed: str) -> None:
     """``...`` stands for further lines. The host of the images shows the names of users, any other one their ids."""
-    ran = ckptree(*shlex.split(command), cwd=TOP)
+    ran = here(*shlex.split(command), cwd=TOP)
     text = re.sub(r"\buser (\S+)", lambda found: f"uid {pwd.getpwnam(found[1]).pw_uid}", ran.stdout.decode())
     pieces = [re.escape(piece) for piece in re.split(r"^\.\.\.\n", printed, flags=re.MULTILINE)]
 

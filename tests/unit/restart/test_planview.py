@@ -2,12 +2,11 @@
 """A plan in words, as data and as a drawing; and the verb that shows it."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,12 @@ from agent.restart import plandrawing, planview
 from agent.restart.planning.plan import Plan, Role
 from agent.restart.planning.search import make_plan
 from exporters.image import checkpoint
+from tests.support import commandline
 from tests.support.builders import a_family, a_snapshot, a_task, born
 from tests.support.images import GOLDEN, patched
 from tests.support.scenes import taken_from
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
-TOP = Path(__file__).parents[3]
+Run = Callable[..., commandline.Ran]
 
 
 def a_daemon() -> Snapshot:
@@ -248,18 +247,7 @@ def here(tmp_path: Path) -> Run:
     for name, snapshot in images.items():
         (tmp_path / f"{name}.ckpt").write_bytes(checkpoint.dumps(snapshot))
     (tmp_path / "bad.ckpt").write_bytes(patched(GOLDEN, 475, "<i", 3))
-
-    def run(*arguments: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(
-            [sys.executable, "-m", "agent", "plan", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(TOP)},
-            input=data,
-            capture_output=True,
-            check=False,
-        )
-
-    return run
+    return partial(commandline.here, "plan", cwd=tmp_path)
 
 
 def test_the_verb_shows_a_plan_in_every_format(here: Run) -> None:
