@@ -8,7 +8,6 @@ without a task has no entry. Its number is found in a snapshot of the rebuilt tr
 group of a task.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -17,6 +16,7 @@ from agent.errors import FormatError, UsageError
 from agent.model import PidObject, Snapshot, Tag, Task
 from exporters.content.fields import Fields
 from exporters.content.soundness import PID_NUMBER_MAX
+from exporters.documents import jsonfmt
 
 Map: TypeAlias = Mapping[int, tuple[int, ...]]
 """The numbers of each tag."""
@@ -29,9 +29,10 @@ def parse(data: bytes) -> Map:
         FormatError: the bytes are no map.
     """
     try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise FormatError("map", f"is not the line that `restart --no-pids --json` prints: {error}") from error
+        document = jsonfmt.parse(data, "map")
+    except FormatError as error:
+        said = f"is not the line that `restart --no-pids --json` prints: it {error.message}"
+        raise FormatError("map", said, error.offset) from error
     if not isinstance(document, dict):
         raise FormatError("map", "is not the line that `restart --no-pids --json` prints: it is no object")
     found: dict[int, tuple[int, ...]] = {}

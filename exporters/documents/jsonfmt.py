@@ -22,6 +22,8 @@ from exporters.content.fields import escape
 from exporters.content.plain import may_be_spelled, spelled, spelled_key, unspelled
 from exporters.documents.document import from_document, to_document
 
+# What the parser has left of a text that was cut off within a token: an escape, a number or a name.
+_BEGUN = re.compile(r"\s*(?:u[0-9a-fA-F]{0,4}|-|\.|[eE][+-]?|t(?:ru?)?|f(?:a(?:ls?)?)?|n(?:ul?)?)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -47,20 +49,35 @@ def loads(data: bytes) -> Snapshot:
     return from_document(parse(data))
 
 
-def parse(data: bytes) -> object:
-    """Return the value of a JSON text, of any type; FormatError for any other bytes."""
+def parse(data: bytes, path: str = "document") -> object:
+    """Return the value of a JSON text, of any type; FormatError, about `path`, for any other bytes."""
+    text = ""
     try:
         text = data.decode("utf-8-sig")
         value: object = json.loads(text, object_hook=unspelled if may_be_spelled(text) else None)
     except FormatError:
         raise
     except UnicodeDecodeError as error:
-        raise FormatError("document", "is not UTF-8", error.start) from error
+        if error.reason == "unexpected end of data":
+            raise _cut_short(data, path) from error
+        raise FormatError(path, "is not UTF-8", error.start) from error
     except RecursionError as error:
-        raise FormatError("document", "is nested too deeply to be a snapshot") from error
+        raise FormatError(path, "is nested too deeply to be a snapshot") from error
     except ValueError as error:
-        raise FormatError("document", f"is no JSON: {error}") from error
+        if isinstance(error, json.JSONDecodeError) and _ends_too_early(text, error):
+            raise _cut_short(data, path) from error
+        raise FormatError(path, f"is no JSON: {error}") from error
     return value
+
+
+def _ends_too_early(text: str, error: json.JSONDecodeError) -> bool:
+    """Return True if more text could have mended an error."""
+    return error.msg.startswith("Unterminated string") or _BEGUN.fullmatch(text, error.pos) is not None
+
+
+def _cut_short(data: bytes, path: str) -> FormatError:
+    line = data.count(b"\n") + 1
+    return FormatError(path, f"is cut short: the text ends here, in line {line}, before its JSON does", len(data))
 
 
 def _text(value: object) -> str:

@@ -54,6 +54,8 @@ def unpack(data: bytes, path: str) -> object:
         walker.feed(data)
         walker.skip()
         value: object = msgpack.unpackb(data)
+    except msgpack.OutOfData as error:
+        raise FormatError(path, "is cut short: the bytes end here, before their msgpack does", len(data)) from error
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise FormatError(path, f"is no msgpack ({type(error).__name__} {error})") from error
     return value

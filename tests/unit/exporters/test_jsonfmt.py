@@ -273,17 +273,19 @@ def test_one_wrong_field_is_refused_by_name(way: tuple[str | int, ...], value: o
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
+        (b"", "cut short"),
+        (b"{", "cut short"),
         (b"[]", "a map"),
         (b"null", "a map"),
         (b"{} {}", "no JSON"),
+        (b'{"a": 1 "b', "no JSON"),
+        (b'{"a": truth', "no JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"format": ' + b"9" * 5000 + b"}", "no JSON"),
         (b'{"format": NaN}', "'ckptree'"),
         (b'{"format": "\xff"}', "not UTF-8"),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_what_is_no_document_is_refused(data: bytes, reason: str) -> None:
     """Any such bytes raise FormatError."""
@@ -291,15 +293,24 @@ def test_what_is_no_document_is_refused(data: bytes, reason: str) -> None:
 
 
 def test_bytes_that_are_no_utf_8_are_refused_where_they_are() -> None:
-    """No other error in a document has a byte offset."""
+    """The error has their byte offset."""
     assert refused(b'{"a": "\xff"}').offset == 7
 
 
-def test_every_truncated_text_is_refused() -> None:
-    """The last newline may be missing."""
-    text = jsonfmt.dumps(a_family())
-    for length in range(len(text) - 1):
-        refused(text[:length])
+TOKENS = r'{"a": ["\u00e9\ud83d\ude00\n", "é程"], "b": [-1.5e+3, -2E9, 0.25], "c": {"d": [true, false, null]}}'
+
+
+@pytest.mark.parametrize("text", [jsonfmt.dumps(a_family()), TOKENS.encode()], ids=["a document", "all tokens"])
+def test_every_truncated_text_is_refused_as_cut_short_with_the_place(text: bytes) -> None:
+    """Only the newline at the end may be missing."""
+    for length in range(len(text.rstrip())):
+        error = refused(text[:length])
+        line = text[:length].count(b"\n") + 1
+
+        assert (error.message, error.offset) == (
+            f"is cut short: the text ends here, in line {line}, before its JSON does",
+            length,
+        )
 
 
 def test_random_damage_is_refused_or_harmless() -> None:

@@ -128,13 +128,13 @@ def test_another_value_is_no_document(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "no msgpack"),
+        (b"", "cut short"),
         (b"\x90", "must be a map"),
         (msgpack.packb({"format": "ckptree"}) + b"\0", "no msgpack"),
         (b"\x81\xa1\xff\xc0", "no msgpack"),
         (b"\x91" * 5000 + b"\xc0", "no msgpack"),
-        (b"\x81\xa1a\xdd\xff\xff\xff\xff", "no msgpack"),
-        (b"\x81\xa1a\xc6\xff\xff\xff\xff", "no msgpack"),
+        (b"\x81\xa1a\xdd\xff\xff\xff\xff", "cut short"),
+        (b"\x81\xa1a\xc6\xff\xff\xff\xff", "cut short"),
     ],
     ids=range(7),
 )
@@ -152,8 +152,13 @@ def test_a_wrong_field_is_refused_by_name() -> None:
     assert (error.path, error.offset) == ("tasks[1].uid", -1)
 
 
-def test_every_truncated_file_is_refused() -> None:
+def test_every_truncated_file_is_refused_as_cut_short_with_the_place() -> None:
     """This holds at every length."""
     data = msgpackfmt.dumps(a_family())
     for length in range(len(data)):
-        refused(data[:length])
+        error = refused(data[:length])
+
+        assert (error.message, error.offset) == (
+            "is cut short: the bytes end here, before their msgpack does",
+            length,
+        )

@@ -13,7 +13,7 @@ from exporters import registry
 from exporters.comparing.difference import difference, lines, to_document
 from exporters.comparing.renumbering import parse
 from tests.support.builders import a_snapshot, a_task
-from tests.support.commandline import ckptree
+from tests.support.commandline import ckptree, here
 
 IMAGE = a_snapshot(
     [(10,), (11,), (12, 1), (13,)],
@@ -85,6 +85,17 @@ def test_what_is_no_map_of_the_image_is_refused(document: Any, said: str) -> Non
         mapped(document)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b'{"root": 900', "cut short"), (b"[" * 100_000, "nested too deeply"), (b"\xff", "not UTF-8")],
+    ids=["cut", "deep", "binary"],
+)
+def test_what_is_no_json_is_no_map(data: bytes, said: str) -> None:
+    """The message names the verb that prints a map."""
+    with pytest.raises(FormatError, match=f"^map.*is not the line that `restart .*{said}"):
+        parse(data)
+
+
 def test_the_map_of_another_rebuild_is_a_wrong_request() -> None:
     """None of its numbers is in B, so nothing can be compared."""
     other = {"root": 800, "tasks": [{"tag": tag, "pid": 800 + tag, "numbers": [800 + tag]} for tag in (1, 2, 3)]}
@@ -98,13 +109,13 @@ def test_the_command_line_takes_the_line_that_restart_prints(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(registry.image(snapshot))
     (tmp_path / "map").write_text(json.dumps(MAP) + "\n")
     arguments = ("diff", tmp_path / "a", tmp_path / "b", "--map")
-    equal, wrong = ckptree(*arguments, tmp_path / "map"), ckptree(*arguments, tmp_path / "a")
+    equal, wrong = ckptree(*arguments, tmp_path / "map"), here(*arguments, tmp_path / "a")
 
     assert (equal.returncode, equal.stdout.splitlines()[0]) == (0, b"equal")
     assert (wrong.returncode, wrong.stdout) == (8, b"")
     assert f"{tmp_path / 'a'}: map" in wrong.stderr.decode()
-    assert ckptree("diff", "-", tmp_path / "b", "--map", "-").returncode == 2
-    assert ckptree("diff", tmp_path / "a", tmp_path / "b").returncode == 1
+    assert here("diff", "-", tmp_path / "b", "--map", "-").returncode == 2
+    assert here("diff", tmp_path / "a", tmp_path / "b").returncode == 1
 
 
 def test_a_pid_object_of_another_depth_says_nothing_of_its_namespaces() -> None:
