@@ -10,9 +10,6 @@ import subprocess
 from typing import Final
 
 from agent.errors import CkptreeError, HostError
-from agent.model import Snapshot
-from exporters import registry
-from exporters.format import Dump, Format
 
 TIMEOUT_S: Final = 120.0
 
@@ -48,12 +45,3 @@ def svg(drawing: bytes, timeout_s: float = TIMEOUT_S) -> bytes:
         reason = said[0] if said else "it said nothing"
         raise CkptreeError(f"`{program} -Tsvg` ended with status {ran.returncode}: {reason}")
     return ran.stdout
-
-
-def _dump(snapshot: Snapshot) -> Dump:
-    drawn = registry.dump(snapshot, "dot")
-    return Dump(svg(drawn.data if isinstance(drawn.data, bytes) else b""), drawn.notes)
-
-
-FORMAT: Final = Format(name="svg", dump=_dump, text=True)
-"""The picture as a format. It is not in the registry, since exporters start no programs."""

@@ -140,7 +140,7 @@ def snapshot(
         if plain and judged is loaded:
             target.write(taken.image())
         else:
-            target.write_snapshot(judged, say)
+            target.write_made(target.made(judged, say))
     _report(taken)
     if not taken.complete and not allow_incomplete:
         raise typer.Exit(INCOMPLETE)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from agent.cli import terminal
 from agent.errors import UsageError
 from exporters import destination, registry, store
+from exporters.format import Dump
 
 if TYPE_CHECKING:
     from agent.model import Dialect, Snapshot
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 
 def find_format(name: str) -> "Format":
-    """Return the format of a name, `svg` included; raise UsageError where there is none."""
-    if name == "svg":
-        from agent import picture
+    """Return the format of a name; raise UsageError where there is none.
 
-        return picture.FORMAT
+    The dump of `svg` is that of `dot`: an exporter starts no program that could lay it out (agent.picture).
+    """
+    if name == "svg":
+        return replace(registry.find("dot"), name=name)
     try:
         return registry.find(name)
     except UsageError as error:
@@ -83,11 +85,20 @@ class Target:
     ) -> bytes | dict[str, bytes]:
         """Return what is to be written, before another program has drawn it, and print what the format cannot
         express."""
-        drawn = registry.find("dot") if self.format.name == "svg" else self.format
-        made = drawn.dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
+        made = self._dumped(replace(snapshot, dialect=dialect) if dialect else snapshot)
         for note in made.notes:
             say(f"{self.format.name}: {note}")
         return made.data
+
+    def _dumped(self, snapshot: "Snapshot") -> Dump:
+        """Return a snapshot in this format; drawings name its users, as `show` does."""
+        if self.format.name not in ("dot", "svg", "html"):
+            return self.format.dump(snapshot)
+        from agent.proc import users
+        from exporters.drawing import dot, htmlpage
+
+        drawing = htmlpage if self.format.name == "html" else dot
+        return Dump(drawing.dumps(snapshot, users.names(snapshot.boot_id)))
 
     def write_made(self, data: bytes | dict[str, bytes]) -> None:
         """Draw what `made` has returned, if the format is a picture, and write it."""
@@ -96,15 +107,6 @@ class Target:
 
             data = picture.svg(data)
         self.write(data)
-
-    def write_snapshot(
-        self, snapshot: "Snapshot", say: Callable[[str], None], dialect: "Dialect | None" = None
-    ) -> None:
-        """Write a snapshot, and print what the format cannot express."""
-        made = self.format.dump(replace(snapshot, dialect=dialect) if dialect else snapshot)
-        self.write(made.data)
-        for note in made.notes:
-            say(f"{self.format.name}: {note}")
 
     def write(self, data: bytes | dict[str, bytes]) -> None:
         """Write the bytes or files of a format."""

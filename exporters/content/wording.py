@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, OUTSIDE, Namespace, Snapshot, Tag, Task, TaskState
+from agent.model import CKPT_PID_NULL, CKPT_PID_ROOT, OUTSIDE, Namespace, PidRef, Snapshot, Tag, Task, TaskState
 from exporters.content.fields import escape
 
 CORE_DUMPED = 0x80
@@ -150,6 +150,29 @@ class Remarks:
                 if tag in ghosts:
                     ghosts[tag].setdefault(use, []).append(task)
         return ghosts
+
+    def gone_ghosts(self) -> dict[Tag, int]:
+        """Return the ghosts that are the pid objects of ancestors, each with the id of one.
+
+        Equal numbers are no proof, for the kernel gives out a number again. But a number has one pid object at a time:
+        an ancestor is the ghost of its own number if it ever was in a session or group of that ghost.
+        """
+        snapshot = self._snapshot
+        ghosts = {pid.numbers: tag for tag, pid in snapshot.tagged() if tag not in self.tasks}
+        alike = {each.id: ghosts[each.numbers] for each in snapshot.ancestors if each.numbers in ghosts}
+        if not alike:
+            return {}
+        been_in: set[tuple[int | None, PidRef | int | None]] = {
+            (each.id, event.value)
+            for each in snapshot.ancestors
+            for event in each.events
+            if event.event in ("setsid", "setpgid")
+        }
+        births = [*[task.birth for task in snapshot.tasks], *[each.birth for each in snapshot.ancestors]]
+        for birth in births:
+            if birth and birth.creator:  # which gave its own session and group to the child
+                been_in |= {(birth.creator.ancestor, birth.sid), (birth.creator.ancestor, birth.pgid)}
+        return {tag: id_ for id_, tag in reversed(alike.items()) if (id_, tag) in been_in}
 
     def uses(self, ghost: dict[str, list[Task]]) -> list[str]:
         """Return the uses of a ghost in words."""

@@ -3,7 +3,7 @@ r"""Snapshot -> a drawing in graphviz's language.
 
     drawing = "digraph" { attributes, legend, places, edges }
     place   = cluster of a pid namespace { node, cluster of a namespace within it }
-    node    = process with its threads | block of siblings | ghost | ancestor
+    node    = process with its threads | block of siblings | ghost, which may be an ancestor | ancestor
     edge    = parent to child | creator to child, if it is not the parent | ghost to the members of its session or group
 
 A process is a table: its name, a badge for each remark, then its threads. It is filled with the colour of its session
@@ -32,6 +32,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator
 
 from agent.model import OUTSIDE, Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Tag, Task
+from exporters.content.identity import UserName, nameless, user
 from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, moment, name, path, plain
 from exporters.drawing import folding, treelegend
 from exporters.drawing.labels import FONTS, badge, cell, hexadecimal, node, quoted, table, text_cell
@@ -53,18 +54,22 @@ edge [headport="", tailport="", arrowsize=0.5, color="{LINE}", style=solid, cons
 _SHORTCUTS = "graph [splines=line, nslimit=1, nslimit1=1, mclimit=0.1]\n"
 
 
-def dumps(snapshot: Snapshot) -> bytes:
-    """Return the drawing of a snapshot, in UTF-8; equal snapshots give equal bytes."""
-    return "".join(_Drawing(snapshot).text()).encode()
+def dumps(snapshot: Snapshot, names: UserName = nameless) -> bytes:
+    """Return the drawing of a snapshot, in UTF-8; equal snapshots and names give equal bytes."""
+    return "".join(_Drawing(snapshot, names).text()).encode()
 
 
 class _Drawing:
     """The parts of one drawing, and lookups for them."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, names: UserName) -> None:
         self._snapshot = snapshot
+        self._names = names
         self._remarks = Remarks(snapshot)
         self._ghosts = self._remarks.ghosts()
+        gone = self._remarks.gone_ghosts()
+        self._gone = {tag: snapshot.ancestors[id_] for tag, id_ in gone.items()}
+        self._ghost_of = {id_: tag for tag, id_ in gone.items()}
         self._threads: defaultdict[int, list[Task]] = defaultdict(list)
         self._children: defaultdict[int, list[Task]] = defaultdict(list)
         self._makers = {task.ppid for task in snapshot.tasks}
@@ -100,6 +105,8 @@ class _Drawing:
         for tag, uses in self._ghosts.items():
             inside[self._place(tag)].append(self._ghost(tag, uses))
         for ancestor in snapshot.ancestors:
+            if ancestor.id in self._ghost_of:
+                continue
             place = ancestor.namespaces[-1] if ancestor.namespaces else -1
             inside[place].append(self._ancestor(ancestor))
         for place, chain in self._chains():
@@ -248,9 +255,12 @@ class _Drawing:
         self._seen["ghost"] += 1
         self._ports[tag] = f"g{tag}"
         color = self._ghost_color(tag)
-        rows = [text_cell(f"{self._remarks.numbers(tag)} no task", italic=True), *map(badge, self._remarks.uses(uses))]
+        ancestor = self._gone.get(tag)
+        self._seen["ancestor"] += ancestor is not None
+        called = f"{self._remarks.numbers(tag)} {'gone' if ancestor else 'no task'}"
+        rows = [text_cell(called, italic=True), *map(badge, self._remarks.uses(uses))]
         drawn = table(rows, border="2", style="dotted", color=color, bgcolor="white")
-        return node(f"g{tag}", drawn)
+        return node(f"g{tag}", drawn, self._about_ancestor(ancestor) if ancestor else ())
 
     def _ghost_color(self, tag: Tag) -> str:
         return hexadecimal(self._remarks.tint(tag)) if self._remarks.is_id(tag) else LINE
@@ -258,11 +268,18 @@ class _Drawing:
     def _ancestor(self, ancestor: Ancestor) -> str:
         self._seen["ancestor"] += 1
         called = path(ancestor.numbers) if ancestor.numbers else "outside"
-        done = [f"{event.event} as event {event.order}" for event in ancestor.events]
         made = text_cell(f"{called} gone", italic=True, small=True)
         drawn = table([made], border="1", style="dotted", color=BIRTH, bgcolor="white")
-        about = [f"{called}, gone", *self._born(ancestor.birth), *done]
-        return node(f"a{ancestor.id}", drawn, about)
+        return node(f"a{ancestor.id}", drawn, self._about_ancestor(ancestor))
+
+    def _about_ancestor(self, ancestor: Ancestor) -> Iterator[str]:
+        yield f"{path(ancestor.numbers) or 'outside'}, gone"
+        yield from self._born(ancestor.birth)
+        yield from [f"{event.event} as event {event.order}" for event in ancestor.events]
+
+    def _ancestor_port(self, id_: int) -> str:
+        """Return the node of an ancestor: its own, or that of its pid object."""
+        return f"g{self._ghost_of[id_]}" if id_ in self._ghost_of else f"a{id_}"
 
     def _edges(self) -> Iterator[str]:
         remarks = self._remarks
@@ -277,7 +294,7 @@ class _Drawing:
         for ancestor in self._snapshot.ancestors:
             if ancestor.birth.creator:
                 # An ancestor gets its place from this edge alone.
-                yield self._birth(ancestor.birth.creator, f"a{ancestor.id}", placed=True)
+                yield self._birth(ancestor.birth.creator, self._ancestor_port(ancestor.id), placed=True)
         for tag, uses in self._ghosts.items():
             style = f'style=dotted, dir=none, constraint=false, color="{self._ghost_color(tag)}"'
             members = dict.fromkeys([self._ports[task.pid] for task in _topmost(uses)])
@@ -311,7 +328,7 @@ class _Drawing:
     def _birth(self, creator: Creator, born: str, *, placed: bool = False) -> str:
         """Return the edge from a creator; if `placed`, the created one stands to the right of its creator."""
         self._seen["birth edge"] += 1
-        maker = f"a{creator.ancestor}" if creator.tag is None else self._ports[creator.tag]
+        maker = self._ancestor_port(creator.ancestor or 0) if creator.tag is None else self._ports[creator.tag]
         return _edge(maker, born, f'style=dashed, constraint={str(placed).lower()}, color="{BIRTH}"')
 
     def _about(self, task: Task) -> Iterator[str]:
@@ -320,7 +337,7 @@ class _Drawing:
         yield f"{remarks.numbers(task.pid)} {name(task)}"
         yield f"parent {remarks.ref(task.ppid)}, group {remarks.ref(task.pgid)}, session {remarks.ref(task.sid)}"
         if task.uid is not None and task.gid is not None:
-            yield f"uid {task.uid}, gid {task.gid}"
+            yield f"{user(task, None, self._names)}, gid {task.gid}"
         yield from [remark.text for remark in remarks.of(task)]
         if task.birth:
             yield from self._born(task.birth)

@@ -2,8 +2,8 @@
 """Snapshot -> one HTML file that shows the tree and the births, without a network.
 
     page  = page.html with the policy, the style, the scripts and the image filled in
-    image = JSON: {title, summary, trust, complete, notes, cut, first_tag, inherited, namespaces, pids, tasks, ghosts,
-             ancestors}; times are CLOCK_BOOTTIME in microseconds
+    image = JSON: {title, summary, trust, complete, notes, cut, first_tag, inherited, namespaces, pids, users, tasks,
+             ghosts, ancestors}; times are CLOCK_BOOTTIME in microseconds
 
 The parts of the page are files beside this module, in ``page``: the scripts explain themselves. The image has what the
 page shows and no more: no environment.
@@ -28,7 +28,7 @@ from typing import Final
 
 from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Tag, Task
 from exporters.content.fields import escape
-from exporters.content.identity import word
+from exporters.content.identity import UserName, nameless, word
 from exporters.content.wording import Remarks, count, moment, path, plain
 
 _PARTS: Final = Path(__file__).with_name("page")
@@ -39,14 +39,14 @@ _LONGEST: Final = 4096  # characters of a command line or path; the image itself
 _IN_SCRIPT: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
 
 
-def dumps(snapshot: Snapshot) -> bytes:
-    """Return the page of a snapshot, in UTF-8; equal snapshots give equal bytes."""
+def dumps(snapshot: Snapshot, names: UserName = nameless) -> bytes:
+    """Return the page of a snapshot, in UTF-8; equal snapshots and names give equal bytes."""
     page, style, script = _parts()
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    image = _Image(snapshot).document()
+    image = _Image(snapshot, names).document()
     filled = {
         "POLICY": policy,
         "TITLE": escape_html(str(image["title"])),
@@ -75,9 +75,10 @@ def _digest(text: str) -> str:
 class _Image:
     """The document of one snapshot; facts that are not known have no key."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, names: UserName) -> None:
         self._snapshot = snapshot
         self._remarks = Remarks(snapshot)
+        self._names = names
 
     def document(self) -> dict[str, object]:
         """Return the whole document."""
@@ -95,6 +96,7 @@ class _Image:
             f"entered from outside and left out: {', '.join(map(plain, snapshot.entered))}" if snapshot.entered else "",
             *[f"cannot be rebuilt: {plain(obstacle.text)}" for obstacle in snapshot.not_rebuildable],
         ]
+        ghost_of = {id_: tag for tag, id_ in self._remarks.gone_ghosts().items()}
         return {
             "title": f"{snapshot.mode} of {self._remarks.numbers(snapshot.tasks[0].pid)}",
             "summary": _joined(self._summary()),
@@ -106,6 +108,7 @@ class _Image:
             "inherited": CKPT_PID_ROOT,
             "namespaces": [[each.inum, each.level] for each in snapshot.namespaces],
             "pids": [[pid.numbers, pid.namespaces] for pid in snapshot.pids],
+            "users": self._users(),
             "tasks": [self._task(task) for task in snapshot.tasks],
             "ghosts": [[tag, self._remarks.uses(uses)] for tag, uses in self._remarks.ghosts().items()],
             "ancestors": [
@@ -113,6 +116,7 @@ class _Image:
                     "numbers": ancestor.numbers,
                     "namespaces": ancestor.namespaces,
                     "events": [self._event(event) for event in ancestor.events],
+                    **({"tag": ghost_of[ancestor.id]} if ancestor.id in ghost_of else {}),
                     **self._birth(ancestor.birth),
                 }
                 for ancestor in snapshot.ancestors
@@ -130,6 +134,11 @@ class _Image:
         yield moment(snapshot.time_ns)
         host = " ".join([plain(word.partition("\0")[0]) for word in (header.release, header.machine) if word])
         yield f"Linux {host}" if host else ""
+
+    def _users(self) -> dict[int, str]:
+        """Return the names of the users that have one, by their ids."""
+        uids = dict.fromkeys([task.uid for task in self._snapshot.tasks if task.uid is not None])
+        return {uid: plain(name) for uid in uids if (name := self._names(uid)) is not None}
 
     def _task(self, task: Task) -> dict[str, object]:
         details = task.details

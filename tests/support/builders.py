@@ -120,6 +120,20 @@ def a_family() -> Snapshot:
     )
 
 
+def a_pipeline(*, events: bool = True, inherited: bool = True) -> Snapshot:
+    """Return a shell and the last process of its pipeline: its creator, the leader of their group, is gone.
+
+    Args:
+        events: True if the ancestor is known to have founded its group.
+        inherited: True if the process is known to have been born into that group.
+    """
+    founded = (AncestorEvent("setpgid", 3, Tag(3)),) if events else ()
+    gone = Ancestor(0, (4712,), (0,), born(1, 2), (*founded, AncestorEvent("exit", 5, None)))
+    birth = born(Creator(None, 0), 4, pgid=Tag(3) if inherited else OutsidePid((4712,), (0,)))
+    rows = [a_task(1, 0, comm=b"bash"), a_task(2, 1, pgid=3, comm=b"sort", birth=birth)]
+    return a_snapshot([(4711,), (4713,), (4712,)], rows, ancestors=(gone,))
+
+
 def a_crowd(tasks: int, ghosts: int = 0, *, level: int = 0) -> Snapshot:
     """Return a root with this many tasks in all, and further pid objects without a task, all `level` levels deep."""
     inner = range(1, level + 1)

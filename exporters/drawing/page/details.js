@@ -14,6 +14,11 @@ function link(node, text) {
   return made;
 }
 
+/** Return the name of a user and a comma; nothing where it is not known. */
+function named(uid) {
+  return uid in image.users ? `${image.users[uid]}, ` : "";
+}
+
 /** Return links to nodes, the first few of them. */
 function links(list) {
   const made = el("span");
@@ -82,7 +87,7 @@ function taskFacts(put, node) {
     line.append(idLink(tag), " ", searchButton(`${key}:${number}`, counted(members.length, "process", "processes")));
     put(key, line);
   }
-  if (task.uid !== undefined) put("user", `uid ${task.uid}, gid ${task.gid}`);
+  if (task.uid !== undefined) put("user", `${named(task.uid)}uid ${task.uid}, gid ${task.gid}`);
   if (task.start !== undefined) {
     put("started", `${span(task.start)} after boot`);
     const age = ageOf(task);
@@ -117,8 +122,8 @@ function showDetails(node) {
     dd.append(value);
     list.append(el("dt", "", name), dd);
   };
-  if (node.kind === "ghost") put("no task", node.uses.join("; "));
-  if (node.kind === "gone") {
+  if (node.uses) put("no task", node.uses.join("; "));
+  if (node.ancestor) {
     put("gone", "this task has exited; tasks of the tree were born of it");
     birthFacts(put, node);
     if (node.ancestor.events.length) put("did", node.ancestor.events.join(", "));

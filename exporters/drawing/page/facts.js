@@ -76,11 +76,13 @@ function makeNodes() {
     byTag.set(tag, nodes.at(-1));
   }
   for (const [place, ancestor] of image.ancestors.entries()) {
-    goneNodes[place] = {
+    const ghost = byTag.get(ancestor.tag);  // its pid object, where that is one of the tree's
+    if (ghost) ghost.ancestor = ancestor;
+    goneNodes[place] = ghost || {
       kind: "gone", ancestor, path: ancestor.numbers.join("/") || "outside",
       children: [], threads: [], parent: null, low: "", level: 0,
     };
-    nodes.push(goneNodes[place]);
+    if (!ghost) nodes.push(goneNodes[place]);
   }
   for (const node of nodes) {
     if (!byNumbers.has(node.path)) byNumbers.set(node.path, node);
@@ -105,7 +107,7 @@ function idOf(node, key) {
 
 /** Return an id that colours nodes in words. */
 function idWords(key, id) {
-  if (key === "user") return `user ${id}`;
+  if (key === "user") return `user ${image.users[id] ?? id}`;
   if (key === "namespace") return id === "unknown" ? "namespace unknown" : `pid:[${image.namespaces[id][0]}]`;
   return `${key} ${called(id)}`;
 }
@@ -122,10 +124,14 @@ function leaderOf(node) {
 }
 
 function nameOf(node) {
-  if (node.kind === "ghost") return `${node.path} no task`;
-  if (node.kind === "gone") return `${node.path} gone`;
+  if (!node.task) return `${node.path} ${absence(node)}`;
   const text = node.task.comm === undefined ? node.path : `${node.path} ${node.task.comm}`;
   return node.kind === "thread" ? `{${text}}` : text;
+}
+
+/** Return the reason why a node has no task. */
+function absence(node) {
+  return node.ancestor ? "gone" : "no task";
 }
 
 /** Return the words of a node in lower case, which a search looks through. */
@@ -145,7 +151,7 @@ const FIELDS = {
   session: (node, value) => node.task && called(node.task.sid).split("/")[0] === value.split("/")[0],
   group: (node, value) => node.task && called(node.task.pgid).split("/")[0] === value.split("/")[0],
   namespace: (node, value) => node.task && namespacesOf(node.task.pid).some((id) => String(image.namespaces[id][0]) === value),
-  user: (node, value) => node.task && String(node.task.uid) === value,
+  user: (node, value) => node.task && [String(node.task.uid), (image.users[node.task.uid] ?? "").toLowerCase()].includes(value),
   state: (node, value) => node.task && (node.task.state || "") === value,
 };
 

@@ -2,7 +2,7 @@
 // The head of the page, the tools, and the keys that hold everywhere.
 
 const KEYS = [
-  ["/", "search: words, or session:3 group:3 namespace:4026531836 user:0 state:zombie pid:5"],
+  ["/", "search: words, or session:3 group:3 namespace:4026531836 user:root state:zombie pid:5"],
   ["Enter", "in the search: the next one found; in the tree: fold, or the next one found"],
   ["Esc", "end the search, then the choice"],
   ["↑ ↓", "move"], ["← →", "fold and unfold, to the parent and the first child"],

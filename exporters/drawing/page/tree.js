@@ -129,7 +129,7 @@ function rowOf(node) {
   if (node.task) {
     const { start, uid } = node.task;
     const age = ageOf(node.task);
-    const said = [age !== null ? span(age) : start === undefined ? "" : `+${span(start)}`, uid === undefined ? "" : `uid ${uid}`];
+    const said = [age !== null ? span(age) : start === undefined ? "" : `+${span(start)}`, uid === undefined ? "" : image.users[uid] ?? `uid ${uid}`];
     const side = el("span", "side", said.filter(Boolean).join(" · "));
     side.title = age !== null ? "age, user" : "start after boot, user";
     row.append(side);
@@ -147,7 +147,7 @@ function labelOf(node) {
   number.style.color = colourOf(node);
   what.append(dot, number);
   if (!task) {
-    what.append(el("span", "badge", node.kind === "gone" ? "gone" : "no task"));
+    what.append(el("span", "badge", absence(node)));
     if (node.uses) what.append(el("span", "argv", node.uses.join(" · ")));
     return what;
   }

@@ -3,6 +3,7 @@
 
 import json
 import os
+import pwd
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,12 @@ import pytest
 
 from agent.cli import fileverbs
 from agent.model import Completeness
+from agent.proc import users
+from agent.proc.host import boot_id
 from exporters import registry
 from exporters.image import checkpoint
 from tests.support import commandline
-from tests.support.builders import a_family
+from tests.support.builders import a_family, a_snapshot
 from tests.support.images import GOLDEN, a_record, patched, with_records
 
 Run = Callable[..., commandline.Ran]
@@ -203,6 +206,28 @@ def test_convert_draws(here: Run) -> None:
     assert here("convert", "family.ckpt", "-", "-f", "dot").stdout.startswith(b"digraph")
     assert b"<svg" in here("convert", "family.ckpt", "-", "-f", "svg").stdout
     assert here("convert", "family.ckpt", "-", "-f", "html").stdout.startswith(b"<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("fmt", "named", "nameless"),
+    [
+        ("html", '"users":{"0":"', '"users":{}'),
+        ("dot", "&#10;user ", "&#10;uid 0, gid"),
+        ("svg", "&#10;user ", "&#10;uid 0, gid"),
+    ],
+)
+def test_drawings_name_the_users_of_this_host_as_show_does(
+    here: Run, tmp_path: Path, fmt: str, named: str, nameless: str
+) -> None:
+    """On another host an id may be another user's."""
+    root = pwd.getpwuid(0).pw_name
+    known = users.names(boot_id())(0) is not None
+    for name, boot, there in (("here", boot_id(), known), ("elsewhere", "0" * 8, False)):
+        (tmp_path / f"{name}.ckpt").write_bytes(checkpoint.dumps(a_snapshot(boot_id=boot)))
+        drawn = here("convert", f"{name}.ckpt", "-", "-f", fmt).stdout.decode().replace("&#160;", " ")
+
+        assert (f"{named}{root}" in drawn, nameless in drawn) == (there, not there)
+        assert (f"user {root}" in here("show", f"{name}.ckpt").stdout.decode()) is there
 
 
 @pytest.mark.parametrize("verb", [("show",), ("convert", "x.ckpt"), ("diff", "golden.ckpt")])

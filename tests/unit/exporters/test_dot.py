@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from agent.errors import CkptreeError, HostError
 from agent.model import CKPT_PID_ROOT, Birth, Completeness, Creator, Snapshot, Tag, TaskState
 from agent.picture import svg
-from exporters.content.wording import name
+from exporters.content.wording import Remarks, name
 from exporters.documents import jsonfmt
 from exporters.drawing.dot import dumps
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, snapshots
+from tests.support.builders import a_crowd, a_family, a_pipeline, a_snapshot, a_task, born, snapshots
 from tests.support.examples import examples, patient
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -200,6 +200,38 @@ def test_a_creator_that_is_not_the_parent_has_a_line_of_its_own() -> None:
     assert edges(text, "dashed") == {("n2", "n3"), ("n2:t4", "n5"), ("g7", "n6")}
 
 
+@pytest.mark.parametrize(("events", "inherited"), [(True, True), (True, False), (False, True)])
+def test_a_gone_creator_that_is_a_group_too_is_drawn_once(*, events: bool, inherited: bool) -> None:
+    """The node has the lines of both, and the facts of the creator."""
+    text = drawn(a_pipeline(events=events, inherited=inherited))
+
+    assert edges(text, "dashed") == {("n1", "g3"), ("g3", "n2")}
+    assert edges(text, "dotted") == {("g3", "n2")}
+    assert "4712 gone" in node(text, "g3")
+    assert "group of 4713" in node(text, "g3")
+    assert "exit as event 5" in node(text, "g3")
+    assert "a0 [" not in text
+    assert "is gone; others were born of it" in node(text, "legend")
+    assert "dotted lines lead to them" in node(text, "legend")
+
+
+def test_a_gone_creator_that_only_has_the_number_of_a_group_is_drawn_beside_it() -> None:
+    """The kernel gives out a number again."""
+    text = drawn(a_pipeline(events=False, inherited=False))
+
+    assert edges(text, "dashed") == {("n1", "a0"), ("a0", "n2")}
+    assert "4712 no task" in node(text, "g3")
+    assert "4712 gone" in node(text, "a0")
+
+
+def test_a_tooltip_has_the_name_of_the_user_where_it_is_known() -> None:
+    """The drawing itself knows no names."""
+    named = dumps(a_snapshot(), lambda uid: {0: "ro&ot"}.get(uid)).decode()
+
+    assert "user ro&amp;ot, gid 0" in node(named, "n1")
+    assert "uid 0, gid 0" in node(drawn(a_snapshot()), "n1")
+
+
 def test_what_is_incomplete_says_so_above_all() -> None:
     """The title is red and has the reasons."""
     done = Completeness("no", reasons=("a <gap>", "another"))
@@ -245,7 +277,9 @@ def test_graphviz_draws_any_snapshot_without_a_complaint(snapshot: Snapshot) -> 
         assert f"{snapshot.number(task.pid)}" in words[f"n{leader}"]
         assert re.sub(r"\s", "", name(task)) in words[f"n{leader}"]
     assert {title for title in words if re.fullmatch(r"g\d+", title)} == {f"g{tag}" for tag in ghosts}
-    assert {title for title in words if re.fullmatch(r"a\d+", title)} == {f"a{a.id}" for a in snapshot.ancestors}
+    once = set(Remarks(snapshot).gone_ghosts().values())
+    gone = {f"a{each.id}" for each in snapshot.ancestors if each.id not in once}
+    assert {title for title in words if re.fullmatch(r"a\d+", title)} == gone
 
 
 def test_a_bare_image_is_drawn_by_its_numbers() -> None:

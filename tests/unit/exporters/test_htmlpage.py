@@ -16,7 +16,7 @@ from agent.model import ProcessDetails, Snapshot, TaskState
 from exporters import registry
 from exporters.documents import jsonfmt
 from exporters.drawing.htmlpage import dumps
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, snapshots, with_task
+from tests.support.builders import a_crowd, a_family, a_pipeline, a_snapshot, a_task, snapshots, with_task
 from tests.support.examples import patient
 
 VOID: Final = {"meta", "input", "link", "br"}
@@ -168,6 +168,22 @@ def test_ghosts_and_ancestors_are_there() -> None:
             "pgid": "outside", "events": ["setpgid 4690 as event 6", "subreaper 1 as event 7", "exit as event 8"],
         }
     ]  # fmt: skip
+
+
+def test_a_gone_creator_that_is_a_group_too_has_the_tag_of_the_group() -> None:
+    """The page shows it once. A number that only happens to be the same is no tag."""
+    assert [gone["tag"] for gone in embedded(a_pipeline())["ancestors"]] == [3]
+    assert [gone.get("tag") for gone in embedded(a_pipeline(events=False, inherited=False))["ancestors"]] == [None]
+
+
+def test_users_have_the_names_that_are_given() -> None:
+    """The names are foreign text; a user without one has the id alone."""
+    snapshot = a_snapshot([(1,), (2,)], [a_task(1, 0), a_task(2, 1, uid=1000)])
+    page = dumps(snapshot, lambda uid: {0: "r\x1b<t"}.get(uid)).decode()
+    found = json.loads(Elements(page).text("script", type="application/json"))
+
+    assert found["users"] == {"0": r"r\x1b<t"}
+    assert embedded(snapshot)["users"] == {}
 
 
 def test_an_incomplete_image_says_why() -> None:

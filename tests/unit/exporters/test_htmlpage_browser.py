@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from agent.model import Snapshot, TaskState, WaitStatus
+from exporters.content.identity import UserName, nameless
 from exporters.drawing.htmlpage import dumps
 from tests.support.browser import Browser, browser
-from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, born, snapshots, with_task
+from tests.support.builders import a_crowd, a_family, a_pipeline, a_snapshot, a_task, born, snapshots, with_task
 from tests.support.examples import examples
 
 pytestmark = pytest.mark.slow
@@ -39,9 +40,9 @@ def shows(page: Browser, tmp_path: Path) -> Iterator[Any]:
     """Yield a function that opens the page of a snapshot; the page must not complain, nor ask for anything."""
     page.events.clear()
 
-    def show(snapshot: Snapshot, fragment: str = "") -> Browser:
+    def show(snapshot: Snapshot, fragment: str = "", names: UserName = nameless) -> Browser:
         path = tmp_path / "page.html"
-        path.write_bytes(dumps(snapshot))
+        path.write_bytes(dumps(snapshot, names))
         page.open(path, fragment)
         return page
 
@@ -68,6 +69,33 @@ def test_the_tree_has_the_rows_of_show(shows: Any) -> None:
     ]  # fmt: skip
     assert "2 threads" in page.js("document.querySelectorAll('.row')[1].innerText")
     assert page.js("[...document.querySelectorAll('[role=treeitem]')].map(row => row.ariaLevel)")[:4] == list("1232")
+
+
+def test_a_gone_creator_that_is_a_group_too_has_one_row(shows: Any) -> None:
+    """The panel has what is known of it as either."""
+    page = shows(a_pipeline(), "#pid=4712")
+
+    assert page.js(ROWS) == ["4711", "4713", "Pids without a task here", "4712"]
+    said = page.js(DETAILS)
+    for fact in ("4712 gone", "group of 4713", "this task has exited", "of 4711 bash, observed", "exit as event 5"):
+        assert fact in said
+    page.press("Home", "ArrowDown")
+    assert "of 4712 gone, observed" in page.js(DETAILS)
+
+
+def test_users_are_shown_and_found_by_their_names(shows: Any) -> None:
+    """One without a name is shown by the id, by which all are found."""
+    tasks = [a_task(1, 0), a_task(2, 1, uid=1000)]
+    page = shows(a_snapshot([(100,), (101,)], tasks), "#pid=100", lambda uid: {0: "Root"}.get(uid))
+
+    assert page.js("[...document.querySelectorAll('.side')].map(side => side.textContent.split(' · ').at(-1))") == [
+        "Root",
+        "uid 1000",
+    ]
+    assert "Root, uid 0, gid 0" in page.js(DETAILS)
+    assert find(page, "user:root") == ["100"]
+    page.press("Escape")
+    assert find(page, "user:1000") == ["100", "101"]
 
 
 def test_threads_are_shown_on_request(shows: Any) -> None:
