@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 
 from agent.model import CKPT_PID_ROOT, Snapshot, Tag, Task, TaskState
 from exporters.content.fields import escape
-from exporters.criu.criuschema import ALIVE, CORE, DEAD, MACHINES, PSTREE, STOPPED, UNKNOWN_MACHINE, image, messages
+from exporters.criu.criuschema import ALIVE, DEAD, MACHINES, STOPPED, UNKNOWN_MACHINE, messages
+from exporters.criu.imagefile import image
 from exporters.format import Dump
 
 _NAMED = 6  # examples in a note
@@ -94,13 +95,13 @@ class _Processes:
                 comm=_text((leader or first).comm or b""),
                 child_subreaper=(leader or first).subreaper,
             )
-            yield f"core-{pid}.img", image(CORE, [made["core_entry"](mtype=mtype, tc=process)])
+            yield f"core-{pid}.img", image("core", [made["core_entry"](mtype=mtype, tc=process)])
             for task in others:
                 name = None if task.comm is None else _text(task.comm)
                 thread = made["thread_core_entry"](futex_rla=0, futex_rla_len=0, comm=name)
                 entry = made["core_entry"](mtype=mtype, thread_core=thread)
-                yield f"core-{number(task.pid)}.img", image(CORE, [entry])
-        yield "pstree.img", image(PSTREE, entries)
+                yield f"core-{number(task.pid)}.img", image("core", [entry])
+        yield "pstree.img", image("pstree", entries)
 
     def notes(self) -> Iterator[str]:
         """Yield a sentence for each kind of fact that the files leave out or express in CRIU's way."""
@@ -194,8 +195,8 @@ class _Processes:
             yield f"{what} {few}" + (f" and {len(tags) - _NAMED} more" if len(tags) > _NAMED else "")
 
 
-def _text(comm: bytes) -> str:
-    return comm.decode() if _is_utf_8(comm) else escape(comm)
+def _text(comm: bytes) -> bytes:
+    return comm if _is_utf_8(comm) else escape(comm).encode()
 
 
 def _is_utf_8(comm: bytes) -> bool:

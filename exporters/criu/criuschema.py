@@ -1,72 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CRIU's image files: framing, magic numbers and messages, as far as a process tree needs them.
+"""CRIU's messages: a notation for their fields, and the classes that the protobuf library makes of it.
 
-    file    = u32 IMG_COMMON, u32 magic of its kind, {u32 length, message}        little endian
-    message = Protocol Buffers of the second version; nothing is packed
+CRIU publishes all names and numbers (its folder ``images``, under the MIT license) and never changes them, because its
+files outlive its versions: these are of CRIU 4.2, and hold for 3.15 and all since. Messages are Protocol Buffers of the
+second version; nothing is packed. A field that is not in the tables is kept with its message and not looked at.
 
-CRIU publishes all numbers here and never changes them, because its files outlive its versions. Optional fields that a
-tree does not need are left out: a reader takes them as absent.
+A field of a message is ``NAME MARK NUMBER [:TYPE]`` without blanks, as in ``pos!3:uint64``. Marks are ``!`` for a field
+that every message has, ``?`` for one that may be absent, ``*`` for one that repeats. The type is one of protobuf's or
+another message; without it the field is a uint32. Enumerations are integers here, which have the same encoding.
+Strings are bytes: names of files and programs need not be UTF-8.
 
-The protobuf library makes the messages from the table below when the first file is written. ckptree does not depend on
-that library: a user of this format installs it.
+The protobuf library makes the classes when the first file is read or written. ckptree does not depend on that library:
+a user of these formats installs it.
 """
 
-import struct
+import re
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent.errors import HostError
+from exporters.criu import filemessages, memorymessages, namespacemessages, processmessages, socketmessages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from google.protobuf.message import Message
 
-IMG_COMMON = 0x54564319
-PSTREE = 0x50273030
-CORE = 0x55053847
+ALIVE: Final = 1
+DEAD: Final = 2
+STOPPED: Final = 3
+ZOMBIE: Final = 6
+"""`task_state` of a task_core_entry. CRIU writes DEAD for a zombie; ZOMBIE is of its dump alone."""
 
-ALIVE = 1
-DEAD = 2
-STOPPED = 3
-
-UNKNOWN_MACHINE = 0
-MACHINES = {"x86_64": 1, "aarch64": 3}
+UNKNOWN_MACHINE: Final = 0
+MACHINES: Final = {"x86_64": 1, "aarch64": 3}
 """`mtype` of a core_entry, by the machine name of uname(2); only machines that a snapshot can come from."""
 
-MESSAGES = {
-    "pstree_entry": (
-        ("pid", 1, "required", "uint32"),
-        ("ppid", 2, "required", "uint32"),
-        ("pgid", 3, "required", "uint32"),
-        ("sid", 4, "required", "uint32"),
-        ("threads", 5, "repeated", "uint32"),
-    ),
-    "task_core_entry": (
-        ("task_state", 1, "required", "uint32"),
-        ("exit_code", 2, "required", "uint32"),
-        ("personality", 3, "required", "uint32"),
-        ("flags", 4, "required", "uint32"),
-        ("blk_sigset", 5, "required", "uint64"),
-        ("comm", 6, "required", "string"),
-        ("child_subreaper", 18, "optional", "bool"),
-    ),
-    "thread_core_entry": (
-        ("futex_rla", 1, "required", "uint64"),
-        ("futex_rla_len", 2, "required", "uint32"),
-        ("comm", 13, "optional", "string"),
-    ),
-    "core_entry": (
-        # An enumeration in CRIU's schema; an integer has the same encoding.
-        ("mtype", 1, "required", "uint32"),
-        ("tc", 3, "optional", "task_core_entry"),
-        ("thread_core", 5, "optional", "thread_core_entry"),
-    ),
+MESSAGES: Final = {
+    **processmessages.MESSAGES,
+    **memorymessages.MESSAGES,
+    **filemessages.MESSAGES,
+    **socketmessages.MESSAGES,
+    **namespacemessages.MESSAGES,
 }
-"""The fields of each message: name, number, label, and a protobuf type or another message."""
+"""The fields of each message, in the notation above."""
 
-_MAGIC = struct.Struct("<II")
-_LENGTH = struct.Struct("<I")
+_FIELD: Final = re.compile(r"(\w+)([!?*])(\d+)(?::(\w+))?")
+_LABELS: Final = {"!": "required", "?": "optional", "*": "repeated"}
+
+
+class MessageField(NamedTuple):
+    """A field of a message.
+
+    Attributes:
+        label: ``required``, ``optional`` or ``repeated``.
+        type: a type of protobuf, or the name of another message.
+    """
+
+    name: str
+    number: int
+    label: str
+    type: str
+
+
+def fields(message: str) -> "Iterator[MessageField]":
+    """Yield the fields of a message of `MESSAGES`."""
+    for text in MESSAGES[message].split():
+        parts = _FIELD.fullmatch(text)
+        if parts is None:
+            raise ValueError(f"{message}: {text!r} is no field")
+        yield MessageField(parts[1], int(parts[3]), _LABELS[parts[2]], parts[4] or "uint32")
 
 
 @cache
@@ -80,27 +83,19 @@ def messages() -> "dict[str, type[Message]]":
         from google.protobuf import descriptor_pb2, message_factory
     except ImportError as error:
         raise HostError(
-            "the format criu needs the Python package `protobuf`, which is not installed here: "
+            "CRIU's images need the Python package `protobuf`, which is not installed here: "
             "`pip install 'ckptree[criu]'`, or Debian's python3-protobuf"
         ) from error
     proto = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="ckptree/criu.proto", syntax="proto2")
-    for name, fields in MESSAGES.items():
+    for name in MESSAGES:
         message = file.message_type.add(name=name)
-        for field, number, label, kind in fields:
-            made = message.field.add(name=field, number=number, label=proto.Label.Value(f"LABEL_{label.upper()}"))
-            if kind in MESSAGES:
-                made.type, made.type_name = proto.TYPE_MESSAGE, kind
+        for field in fields(name):
+            label = proto.Label.Value(f"LABEL_{field.label.upper()}")
+            made = message.field.add(name=field.name, number=field.number, label=label)
+            if field.type in MESSAGES:
+                made.type, made.type_name = proto.TYPE_MESSAGE, field.type
             else:
-                made.type = proto.Type.Value(f"TYPE_{kind.upper()}")
+                made.type = proto.Type.Value(f"TYPE_{field.type.upper()}")
     # A pool of its own: pycriu's messages have the same names and may be in the default pool.
     return dict(message_factory.GetMessages([file]))
-
-
-def image(magic: int, entries: "Iterable[Message]") -> bytes:
-    """Return an image file of the given magic."""
-    parts = [_MAGIC.pack(IMG_COMMON, magic)]
-    for entry in entries:
-        data = entry.SerializeToString(deterministic=True)
-        parts += (_LENGTH.pack(len(data)), data)
-    return b"".join(parts)

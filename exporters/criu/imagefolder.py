@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of CRIU's images: its files by name, opened with care.
+
+The folder is untrusted: a file that is no regular file, as a link or a pipe, is refused.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+from agent.errors import CkptreeError, FormatError
+from exporters.criu import imagefile
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+PARENT: Final = "parent"
+"""Name of the link to the folder of the dump before."""
+
+
+class ImageFiles(Protocol):
+    """ImageFiles by name, in a folder or in memory."""
+
+    def open(self, name: str) -> BinaryIO | None:
+        """Open a file for reading; None where there is none. CkptreeError: it cannot be opened."""
+
+    def names(self) -> list[str]:
+        """Return the names of all files, sorted."""
+
+
+class ImageFolder:
+    """The files of a folder.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, name: str) -> BinaryIO | None:
+        """Open a file for reading; None where there is none.
+
+        Raises:
+            CkptreeError: it cannot be opened, or is no regular file.
+        """
+        try:
+            fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+            raise CkptreeError(f"cannot read {self.path / name}: {reason}") from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise CkptreeError(f"cannot read {self.path / name}: it is no regular file")
+        return os.fdopen(fd, "rb")
+
+    def names(self) -> list[str]:
+        """Return the names of all files, sorted.
+
+        Raises:
+            CkptreeError: the folder cannot be read.
+        """
+        try:
+            return sorted(os.listdir(self.path))
+        except OSError as error:
+            raise CkptreeError(f"cannot read {self.path}: {error.strerror or error}") from error
+
+    def parent(self) -> "ImageFolder | None":
+        """Return the folder of the dump before, which has the pages that did not change since; None: there is none."""
+        path = self.path / PARENT
+        return ImageFolder(path) if path.is_dir() else None
+
+
+def entries(files: ImageFiles, name: str) -> Iterator[imagefile.ImageEntry]:
+    """Yield the entries of an image file; none where there is no such file, as CRIU has it.
+
+    Raises:
+        FormatError: it is no image of its kind.
+        CkptreeError: it cannot be opened.
+    """
+    opened = files.open(name)
+    if opened is not None:
+        with closing(opened):
+            yield from imagefile.read(opened, name)
+
+
+def optional(files: ImageFiles, name: str) -> "Message | None":
+    """Return the message of a file that has one; None where there is no such file; errors as of `entries`."""
+    opened = files.open(name)
+    if opened is None:
+        return None
+    with closing(opened):
+        return imagefile.one(opened, name)
+
+
+def one(files: ImageFiles, name: str) -> "Message":
+    """Return the message of a file that has one; FormatError where there is no such file; errors as of `entries`."""
+    message = optional(files, name)
+    if message is None:
+        raise FormatError(name, "the folder has no such file")
+    return message
