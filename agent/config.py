@@ -42,7 +42,8 @@ class Config:
         drain_interval_ms: the longest time that an event waits in the ring while much happens, or a client subscribes;
             else that is up to a second.
         sweep_interval_s: time between two comparisons of the whole table with the kernel.
-        socket: where the daemon listens.
+        socket: where the daemon listens. Beside it is one more socket, of that name with `.private` behind it, for root
+            and the group alone: no other user can keep it busy.
         socket_mode: permissions of the socket: by default every user may connect. The user's ids decide which trees are
             shown, and each user's share of the daemon is bounded.
         group: group whose members may see every tree, as root may; none where it is empty, or there is no such group

@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment variable that daemon and clients read. A client needs no more of the configuration than this."""
+"""The names that daemon and clients have in common: a variable, and sockets. A client needs no more of the
+configuration.
+"""
 
+from pathlib import Path
 from typing import Final
 
 SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
 """The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
+
+
+def private_socket(public: Path) -> Path:
+    """Return the path of the daemon's second socket, for root and the daemon's group, beside the one for all users."""
+    return public.with_name(f"{public.name}.private")

@@ -21,6 +21,7 @@ from manual import examples, verbs
 from manual.roff import Page, bold, italic
 
 _PROGRAM: Final = f"ckptree {VERSION}"
+_PRIVATE: Final = "The same for root and the daemon's group alone: clients for which no socket is named try it first."
 _EXIT_CODE: Final = re.compile(r" ?\(exit code \d+\)")
 
 
@@ -133,6 +134,7 @@ def _examples(page: Page, found: Iterable[tuple[str, list[str]]]) -> None:
 def _files(page: Page) -> None:
     page.heading("files")
     page.tagged(italic(str(DEFAULT_SOCKET)), "Where the daemon listens.")
+    page.tagged(italic(str(environment.private_socket(DEFAULT_SOCKET))), _PRIVATE)
     page.tagged(italic("/var/cache/ckptree"), "Compiled programs, by kernel.")
 
 
@@ -203,14 +205,15 @@ def _daemon(date: str) -> Page:
     for option in verb.options:
         _option(page, option)
     page.heading("signals")
-    page.tagged("SIGTERM, SIGINT", "It leaves what it knows to the service manager, removes its own socket, and ends.")
+    page.tagged("SIGTERM, SIGINT", "It leaves what it knows to the service manager, removes its own sockets, and ends.")
     page.heading("service manager")
     page.text(
         "A manager that keeps descriptors (`FileDescriptorStoreMax=`) keeps programs, maps and hooks while the daemon is "
         "started again: events wait in the ring, and after a restart all births are known as before. After a crash those "
         "of before it are assumed. A stop ends all of it, and the next start is a first one. What was left by another "
         "version of the programs, or with another `ring_bytes`, is closed, and loaded anew; the log says so.\n\n"
-        "A listening socket that is passed on is used in place of `socket`, and stays. `READY=1` comes when programs are "
+        "Listening sockets that are passed on are used in place of `socket`, and stay; the one that is named `private` "
+        "(`FileDescriptorName=`) goes before the others. `READY=1` comes when programs are "
         "attached and all tasks compared, `STATUS=` with each sweep, `WATCHDOG=1` while the ring is being drained."
     )
     page.heading("log")
@@ -226,6 +229,7 @@ def _daemon(date: str) -> Page:
     )
     page.heading("files")
     page.tagged(italic(str(DEFAULT_SOCKET)), "The socket.")
+    page.tagged(italic(str(environment.private_socket(DEFAULT_SOCKET))), _PRIVATE)
     page.tagged(italic("/etc/ckptree/ckptree.toml"), "What the unit gives as `--config`; see `ckptree.toml`(5).")
     page.tagged(italic("/sys/kernel/btf/vmlinux"), "The kernel's own description of its structures.")
     page.heading("exit status")

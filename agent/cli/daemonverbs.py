@@ -14,7 +14,6 @@ from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
 from agent.cli.options import ROOT_HELP, Socket
 from agent.errors import UsageError
-from agent.protocol.client import default_socket
 
 if TYPE_CHECKING:
     from agent.cli.execlines import Joined
@@ -36,7 +35,7 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
     """Show the daemon's state, and its hooks."""
     from agent.protocol.client import Client
 
-    with Client(socket or default_socket(), _ANSWER_S) as client:
+    with Client(socket, _ANSWER_S) as client:
         found = client.status()
     if as_json:
         terminal.tell_json(found)
@@ -80,12 +79,11 @@ def watch(
     unknown = [word for word in kinds or () if word not in KINDS]
     if unknown or kinds == []:
         raise UsageError(f"--kind {kind}: expected some of {', '.join(KINDS)}, with commas")
-    path = socket or default_socket()
     plain = lines_of(as_objects=as_json, shortened=sys.stdout.isatty())
     executions = kinds is None or "exec" in kinds
 
     def subscribed(to: list[str] | None) -> "Subscription":
-        return Client(path, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False, arguments=executions)
+        return Client(socket, _ANSWER_S).subscribe(to, kinds=kinds, snapshot=False, arguments=executions)
 
     meant = rootname.parse_target(root) if root is not None else None
     # The reader of standard output may leave at any moment: then this process ends as every program in a pipe does.
@@ -139,10 +137,9 @@ def metrics(
 
     if listen is not None and as_json:
         raise UsageError("--listen serves OpenMetrics: leave out --json")
-    path = socket or default_socket()
 
     def ask() -> dict[str, Any]:
-        with Client(path, _ANSWER_S) as client:
+        with Client(socket, _ANSWER_S) as client:
             return client.metrics()
 
     if listen is not None:

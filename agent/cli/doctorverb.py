@@ -7,7 +7,6 @@ from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
 from agent.cli.options import Socket
 from agent.errors import HostError
-from agent.protocol.client import default_socket
 
 
 def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
@@ -15,7 +14,7 @@ def doctor(socket: Socket = None, as_json: AsJson = False) -> None:
     from agent.doctor import around, capturing, rebuilding
     from agent.doctor.diagnosis import as_lines, verdict
 
-    findings = [*capturing.examine(socket or default_socket()), *rebuilding.examine(), *around.examine()]
+    findings = [*capturing.examine(socket), *rebuilding.examine(), *around.examine()]
     works = verdict(findings)
     if as_json:
         terminal.tell_json(works | {"findings": [one._asdict() for one in findings]})

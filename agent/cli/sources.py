@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, Unpa
 from agent import rootname
 from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, HostError, NoDaemonError
-from agent.protocol.client import Answer, Client, Subscription, default_socket
+from agent.protocol.client import Answer, Client, Subscription
 
 if TYPE_CHECKING:
     from agent.capture.watch import Watch
@@ -80,7 +80,7 @@ def opened(kind: SourceName, socket: Path | None = None, timeout_s: float = 30.0
     """
     if kind in ("auto", "daemon"):
         try:
-            client = Client(socket or default_socket(), timeout_s)
+            client = Client(socket, timeout_s)
         except NoDaemonError:
             if kind == "daemon" or socket is not None or os.environ.get(SOCKET_VARIABLE):
                 raise

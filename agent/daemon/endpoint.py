@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The socket's two ends: the daemon's listening socket, and the kernel's credentials of each client."""
+"""The socket's two ends: the daemon's listening sockets, and the kernel's credentials of each client."""
 
 import contextlib
 import ctypes
@@ -128,6 +128,9 @@ def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
                 os.chown(path, -1, group)
         os.chmod(path, mode)
         listener.listen(BACKLOG)
+    except CkptreeError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         kind = HostError if isinstance(error, PermissionError) else CkptreeError
@@ -137,13 +140,35 @@ def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
     return listener
 
 
+def listen_privately(path: Path, mode: int, group: int | None) -> socket.socket:
+    """Bind a socket as `listen` does, for its owner and a group alone.
+
+    Args:
+        path: of the socket.
+        mode: the permissions of the public socket: it has no bit that they lack.
+        group: the group that gets the socket; None, or where this process may not give it away: the owner has it alone.
+
+    Raises:
+        CkptreeError: as `listen`.
+    """
+    listener = listen(path, mode & 0o600)
+    if group is not None:
+        with contextlib.suppress(PermissionError):
+            os.chown(path, -1, group)
+            os.chmod(path, mode & 0o660)
+    return listener
+
+
 def _take_over(path: Path) -> None:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise CkptreeError(f"{path} exists and is no socket: remove it, or name another with --socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    # Without waiting: the queue of another program's socket may be full for ever.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             os.unlink(path)  # its daemon is dead
             return
+        except BlockingIOError:
+            pass
     raise CkptreeError(f"socket in use: another daemon answers on {path}. Stop it, or name another with --socket")

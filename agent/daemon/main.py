@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ckptree daemon``: it watches all tasks, and answers on a Unix socket.
+"""``ckptree daemon``: it watches all tasks, and answers on two Unix sockets.
 
 One thread runs one loop: a timer drains the ring, requests drain it too, and a periodic sweep finds changes that no
 event told. Under a service manager that keeps descriptors (agent.daemon.handover) the hooks outlive this process, and
@@ -26,9 +26,8 @@ from agent.capture.memoryreader import UnusableMemoryError
 from agent.capture.probes import Probes
 from agent.capture.watch import Watch
 from agent.config import Config
-from agent.daemon import handover, privileges, settings
+from agent.daemon import doors, handover, privileges, settings
 from agent.daemon.backoff import Pace
-from agent.daemon.endpoint import listen
 from agent.daemon.journal import Journal
 from agent.daemon.server import Server
 from agent.daemon.servicemanager import Manager
@@ -48,16 +47,15 @@ _NICE = -15  # a storm of forks on every CPU must not keep the daemon from the r
 
 
 class Daemon:
-    """The socket, the timer and the watch between them.
+    """The sockets, the timer and the watch between them.
 
     Args:
         config: socket, ring and intervals.
-        manager: the service manager; it may have passed on the socket, and the last daemon's kernel side and memory.
+        manager: the service manager; it may have passed on the sockets, and the last daemon's kernel side and memory.
         log: for messages to the administrator.
 
     Attributes:
         watch: the watch.
-        address: of the socket.
 
     Raises:
         CkptreeError: another daemon listens there, or the watch cannot start.
@@ -68,7 +66,6 @@ class Daemon:
         self._manager = manager
         self.log = log
         self._selector = selectors.DefaultSelector()
-        self._identity: int | None = None
         self._running = True
         self._told_to_end = False
         self._progress = -1
@@ -76,23 +73,14 @@ class Daemon:
         if group is None and config.group not in ("", Config().group):
             text = f"there is no group {config.group!r} here: root alone sees every tree"
             self.log.warning(text)
-        if manager.passed.listeners:
-            self._listener, *others = manager.passed.listeners
-            self._listener.setblocking(False)
-            self.address = os.fsdecode(self._listener.getsockname())
-            for other in others:
-                other.close()
-        else:
-            self._listener = listen(config.socket, config.socket_mode, group)
-            self._identity = os.stat(config.socket).st_ino
-            self.address = str(config.socket)
+        self._doors = doors.opened(config, group, manager.passed.listeners, log)
         try:
             self.watch = self._begin()
         except BaseException:
             self._unlink()
             raise
         policy = Policy(os.geteuid(), group, SubIds().owner)
-        self.server = Server(self.watch, self._listener, self._selector, policy, log)
+        self.server = Server(self.watch, self._doors, self._selector, policy, log)
         self._heeded = False
         self._lost = self.watch.stream.lost  # the last daemon has reported its losses
         self._heed_ring(wanted=True)
@@ -161,6 +149,8 @@ class Daemon:
             self._feed()
             turn.spent("ring")
             turn.spent(self.server.tend(hurry=behind))
+            self.server.let_in()
+            turn.spent("clients")
             now = time.monotonic()
             unheard = self.watch.probes.page.withheld != withheld and now - swept >= _UNHEARD_S
             due = unheard or now - swept >= self._config.sweep_interval_s
@@ -216,6 +206,11 @@ class Daemon:
                 self._selector.unregister(self.watch.probes)
 
     @property
+    def addresses(self) -> str:
+        """The paths of the sockets, for the log."""
+        return " and ".join(door.path for door in self._doors)
+
+    @property
     def lineage(self) -> str:
         """The origin of hooks and births, for the log."""
         if self.watch.remembers:
@@ -243,10 +238,9 @@ class Daemon:
         self._running = False
 
     def _unlink(self) -> None:
-        """Remove the socket's path, unless the socket was passed on, or the path leads to another one now."""
-        with contextlib.suppress(OSError):
-            if self._identity is not None and os.stat(self._config.socket).st_ino == self._identity:
-                os.unlink(self._config.socket)
+        """Remove the sockets that this process has made."""
+        for door in self._doors:
+            door.remove()
 
 
 class Patience:
@@ -350,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_access(daemon.watch.probes.skipped)
         gc.freeze()  # all present objects stay for good, so that collections need not visit them
         journal.notice(
-            f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.address}"
+            f"watching {len(daemon.watch.table.tasks())} tasks{daemon.lineage}, listening on {daemon.addresses}"
         )
         if daemon.watch.blind:
             journal.warning(

@@ -11,12 +11,13 @@ import selectors
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from agent.access import Policy, Viewer
 from agent.capture.watch import Watch
 from agent.daemon.conversation import READ_BYTES, Conversation
+from agent.daemon.doors import Door, Doors
 from agent.daemon.endpoint import PeerProcess, credentials
 from agent.daemon.fairness import FairShares
 from agent.daemon.journal import Journal
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 MAX_CLIENTS: Final = 512
 MAX_CLIENTS_UNPRIVILEGED: Final = 256  # the rest is for users who may see everything
 MAX_CLIENTS_PER_USER: Final = 32  # of users who may not
-_ACCEPT_S: Final = 0.008  # for accepting connections in one turn
-_DEAF_S: Final = 0.005  # pause of accepting after that, where more wait
 _TURN_S: Final = 0.02  # for answering requests before the ring has its turn again
 _HURRIED_TURN_S: Final = 0.004
 _SEND_BYTES: Final = 1 << 18  # to one client in one turn
@@ -48,7 +47,7 @@ class Server:
 
     Args:
         watch: the source of all answers.
-        listener: from `listen`; it is registered here, and the caller closes it.
+        doors: they are registered here, and the caller closes them.
         selector: of the caller's loop. The data of each key is a function of the ready file.
         policy: the users who see everything.
         log: takes a line for each snapshot.
@@ -61,7 +60,7 @@ class Server:
     def __init__(
         self,
         watch: Watch,
-        listener: socket.socket,
+        doors: Sequence[Door],
         selector: selectors.BaseSelector,
         policy: Policy,
         log: Journal,
@@ -76,17 +75,14 @@ class Server:
         self._shares = FairShares()
         self._gone: list[Asker] = []
         self._next_check = 0.0
-        self._listener = listener
-        self._deaf_until = 0.0
-        selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._doors = Doors(doors, selector, self._receive)
 
     # ---- called by the loop ----------------------------------------------------------------------------------------
 
     def wait_s(self, longest_s: float) -> float:
         """Return the time that the loop may wait, s: until the next turn of a request, and at most `longest_s`."""
         now = time.monotonic()
-        if self._deaf_until:
-            longest_s = min(longest_s, self._deaf_until - now)
+        longest_s = min(longest_s, self._doors.wait_s(longest_s, now))
         if self.worker.busy:
             return max(longest_s, 0.0)
         if self._ready:
@@ -109,9 +105,7 @@ class Server:
             The verb that was answered last.
         """
         verb = "clients"
-        if self._deaf_until and time.monotonic() >= self._deaf_until:
-            self._deaf_until = 0.0
-            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._doors.wake(time.monotonic())
         if not self.worker.busy:
             self._forget()
             self.service.feed.settle()
@@ -198,26 +192,21 @@ class Server:
 
     # ---- connections -----------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: socket.socket) -> None:
-        end = time.monotonic() + _ACCEPT_S
-        while (now := time.monotonic()) < end:
-            try:
-                connection, _ = listener.accept()
-            except OSError:  # no further client waits; or this one has gone; or no descriptor is free at the moment
-                return
-            try:
-                viewer = self._policy.viewer(*credentials(connection))
-            except OSError:
-                connection.close()
-                continue
-            if not viewer.privileged and self._shares.due_s(viewer.account) > now + _DEBT_S:
-                self._turn_away(connection, viewer, now)
-            else:
-                with self._charged(viewer):
-                    self._let_in(connection, viewer)
-        # A client that connects in an endless loop gets no more time than this.
-        self._selector.unregister(listener)
-        self._deaf_until = time.monotonic() + _DEAF_S
+    def let_in(self) -> None:
+        """Accept connections of the public socket; called last in a turn, after `tend`."""
+        self._doors.accept_public()
+
+    def _receive(self, connection: socket.socket, now_s: float) -> None:
+        try:
+            viewer = self._policy.viewer(*credentials(connection))
+        except OSError:
+            connection.close()
+            return
+        if not viewer.privileged and self._shares.due_s(viewer.account) > now_s + _DEBT_S:
+            self._turn_away(connection, viewer, now_s)
+        else:
+            with self._charged(viewer):
+                self._let_in(connection, viewer)
 
     def _turn_away(self, connection: socket.socket, viewer: Viewer, begin_s: float) -> None:
         """Close a connection of a user in debt, as cheaply as possible, for thousands may wait."""

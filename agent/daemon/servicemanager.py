@@ -31,11 +31,12 @@ class Passed:
     """The descriptors from the manager.
 
     Attributes:
-        listeners: sockets that listen already.
+        listeners: names of sockets that listen already, and the sockets. A name is that of the socket unit, or its
+            FileDescriptorName=; it may come twice, or be empty.
         stored: names and descriptors of the store; a name may come twice.
     """
 
-    listeners: tuple[socket.socket, ...] = ()
+    listeners: tuple[tuple[str, socket.socket], ...] = ()
     stored: tuple[tuple[str, int], ...] = ()
 
 
@@ -140,10 +141,11 @@ def _passed(count: int, names: list[str]) -> Passed:
     for index, descriptor in enumerate(range(_FIRST, _FIRST + count)):
         with contextlib.suppress(OSError):  # LISTEN_FDS may count a descriptor that is not open
             os.set_inheritable(descriptor, False)
+            name = names[index] if index < len(names) else ""
             if _listens(descriptor):
-                listeners.append(socket.socket(fileno=descriptor))
+                listeners.append((name, socket.socket(fileno=descriptor)))
             else:
-                stored.append((names[index] if index < len(names) else "", descriptor))
+                stored.append((name, descriptor))
     return Passed(tuple(listeners), tuple(stored))
 
 

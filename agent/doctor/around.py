@@ -13,7 +13,7 @@ from agent.doctor.rebuilding import a_tree
 from agent.errors import CkptreeError
 from exporters import registry
 
-_UNITS: Final = ("ckptree.socket", "ckptree.service")
+_UNITS: Final = ("ckptree.socket", "ckptree-private.socket", "ckptree.service")
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 _PATIENCE_S: Final = 10
 
@@ -26,7 +26,7 @@ def examine() -> Iterator[Diagnosis]:
 
 
 def _unit() -> Diagnosis:
-    """Check the units: either of the two is enough, for the socket starts the service."""
+    """Check the units: any of them is enough, for a socket starts the service, and the service starts both sockets."""
     if not _BOOTED.is_dir():
         return Diagnosis("warn", "unit", "systemd does not run here", "let your init start `ckptree daemon` at boot")
     try:

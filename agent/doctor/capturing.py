@@ -38,11 +38,11 @@ _LOST: Final = {
 }
 
 
-def examine(socket: Path) -> Iterator[Diagnosis]:
+def examine(socket: Path | None) -> Iterator[Diagnosis]:
     """Yield all findings about capturing; the last one is about the whole, as ``capture``.
 
     Args:
-        socket: of the daemon, if one runs.
+        socket: of the daemon, if one runs; None: the default.
     """
     daemon, answers = _daemon(socket)
     own, hooks = _own_watch()
@@ -71,17 +71,18 @@ def _parts(own: Diagnosis, hooks: list[Diagnosis]) -> Iterator[Diagnosis]:
         yield from _memory_lock()
 
 
-def _daemon(socket: Path) -> tuple[Diagnosis, bool]:
+def _daemon(socket: Path | None) -> tuple[Diagnosis, bool]:
     try:
         with Client(socket, 10.0) as client:
             sees = client.hello().sees
             status = client.status()
             answer = client.snapshot(str(os.getpid()), mode="subtree")
+            path = client.path
     except CkptreeError as error:
         return Diagnosis(
             "warn", "daemon", str(error), "without one, births from before a snapshot are not known"
         ), False
-    text = f"pid {status['pid']} on {socket} watches {status['tasks']} tasks, for {status['uptime_s']:.0f} s now"
+    text = f"pid {status['pid']} on {path} watches {status['tasks']} tasks, for {status['uptime_s']:.0f} s now"
     text += "" if sees == "all" else "; this user is shown their own, root and the group of the daemon all"
     if not answer.complete:
         return Diagnosis("warn", "daemon", f"{text}; a snapshot of this process was incomplete: {answer.reasons}"), True

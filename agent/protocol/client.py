@@ -24,10 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.environment import SOCKET_VARIABLE
+from agent.environment import SOCKET_VARIABLE, private_socket
 from agent.errors import CkptreeError, NoDaemonError, NoSuchRootError, UsageError, VersionError
 from agent.protocol import codec
-from agent.protocol.connection import connected
+from agent.protocol.connection import first_connected
 from agent.protocol.replies import Answer, Event, EventTask, Hello, answer_of, at_exec_of, event_of, hello_of
 
 if TYPE_CHECKING:
@@ -43,12 +43,23 @@ def default_socket() -> Path:
     return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 
+def _choice(path: Path | str | None) -> tuple[Path, ...]:
+    """Return the sockets to try, in order: a socket that is named, here or in the environment, is the only one."""
+    if path or os.environ.get(SOCKET_VARIABLE):
+        return (Path(path or default_socket()),)
+    return private_socket(DEFAULT_SOCKET), DEFAULT_SOCKET
+
+
 class Client:
     """A connection to the daemon.
 
     Args:
-        path: the daemon's socket; None: default_socket().
+        path: the daemon's socket; None: CKPTREE_SOCKET of the environment, else the default. Of the default, a user
+            whom the daemon shows every tree is connected to the private socket, which no other user can keep busy.
         timeout_s: for each answer.
+
+    Attributes:
+        path: the socket of the connection.
 
     Raises:
         NoDaemonError: no daemon listens there.
@@ -57,7 +68,7 @@ class Client:
     """
 
     def __init__(self, path: Path | str | None = None, timeout_s: float = 30.0) -> None:
-        self.path = Path(path or default_socket())
+        self._choice = _choice(path)
         self._timeout_s = timeout_s
         self._hello: Hello | None = None
         self._spent = True
@@ -65,7 +76,7 @@ class Client:
 
     def _connect(self) -> None:
         self._decoder = codec.Decoder(codec.MAX_ANSWER)
-        self._socket = connected(self.path, self._timeout_s)
+        self._socket, self.path = first_connected(self._choice, self._timeout_s)
         self._hello = None
         self._spent = False
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A connection to the daemon's socket, or the reason why there is none."""
+"""A connection to one of the daemon's sockets, or the reason why there is none."""
 
+import contextlib
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -51,3 +53,20 @@ def connected(path: Path, timeout_s: float) -> socket.socket:
         ) from error
     peer.settimeout(timeout_s)
     return peer
+
+
+def first_connected(paths: Sequence[Path], timeout_s: float) -> tuple[socket.socket, Path]:
+    """Connect to the first of some sockets that this user may connect to and where a daemon listens.
+
+    Returns:
+        The connection, and the path of its socket.
+
+    Raises:
+        NoDaemonError, HostError: as `connected` of the last path.
+        BusyError: as `connected` of any path.
+    """
+    *before, last = paths
+    for path in before:
+        with contextlib.suppress(NoDaemonError, HostError):
+            return connected(path, timeout_s), path
+    return connected(last, timeout_s), last

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from agent.daemon.doors import PRIVATE_NAME
+from agent.environment import private_socket
 from tests.live.daemons import PATIENCE_S, TOP
 
 _FIRST = 3
@@ -32,7 +34,7 @@ class ServiceManager:
         folder: for the daemon's socket, its log, and the manager's own socket.
         arguments: the daemon's arguments, besides its socket.
         before: words in front of the command, as of setpriv(1).
-        activates: hold the daemon's listening socket for it.
+        activates: hold the daemon's listening sockets for it.
         watchdog_s: the period of the daemon's watchdog, seconds; None: none.
         store_max: as FileDescriptorStoreMax=.
 
@@ -66,11 +68,15 @@ class ServiceManager:
         self._inbox.bind(os.fspath(self._notify))
         self._ready = threading.Event()
         self._flushed = threading.Event()
-        self._listener: socket.socket | None = None
-        if activates:
-            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._listener.bind(os.fspath(self.socket))
-            self._listener.listen(64)
+        self._listeners: list[tuple[str, socket.socket]] = []
+        # systemd's order is any, so the private one is first.
+        for name, path in (
+            ((PRIVATE_NAME, private_socket(self.socket)), ("own.socket", self.socket)) if activates else ()
+        ):
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener.bind(os.fspath(path))
+            listener.listen(64)
+            self._listeners.append((name, listener))
         self.pid = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -86,8 +92,8 @@ class ServiceManager:
         self._send("END=1")
         self._reader.join(PATIENCE_S)
         self._inbox.close()
-        if self._listener is not None:
-            self._listener.close()
+        for _, listener in self._listeners:
+            listener.close()
 
     # ---- what is told ----------------------------------------------------------------------------------------------
 
@@ -144,7 +150,7 @@ class ServiceManager:
 
     def start(self, *, wait: bool = True) -> None:
         """Start the daemon, and with `wait` wait for READY=1."""
-        passed = [("own.socket", self._listener.fileno())] if self._listener is not None else []
+        passed = [(name, listener.fileno()) for name, listener in self._listeners]
         passed += self.store
         environment = dict(os.environ) | {"NOTIFY_SOCKET": os.fspath(self._notify)}
         if self._watchdog_s is not None:

@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from agent.daemon.server import MAX_CLIENTS_PER_USER
-from agent.errors import BusyError, CkptreeError, NotPermittedError
+from agent.environment import private_socket
+from agent.errors import BusyError, CkptreeError, HostError, NotPermittedError
 from agent.protocol.client import Client
 from tests.live.apiclients import an_open_folder, is_live
 from tests.live.daemons import PATIENCE_S, Daemon, a_daemon
@@ -193,6 +194,44 @@ def test_members_of_the_group_see_everything(sleeper: int) -> None:
             assert as_user(NOBODY, gid, [], script) == ["all", 1]
             assert as_user(NOBODY, NOBODY, [*range(10000, 10400), gid], script) == ["all", 1]
             assert as_user(NOBODY, NOBODY, [*range(10000, 10400)], script)[0] == NotPermittedError.__name__
+
+
+def test_members_of_the_group_have_the_private_socket_with_root(sleeper: int) -> None:
+    """Another user cannot connect to it."""
+    name, gid = next((group.gr_name, group.gr_gid) for group in grp.getgrall() if group.gr_gid not in (0, NOBODY))
+    with an_open_folder() as folder, a_daemon(folder, "--group", name) as daemon:
+        private = private_socket(daemon.socket)
+
+        def script() -> Any:
+            with Client(private) as client:
+                return [client.hello().sees, client.snapshot(str(sleeper)).tasks]
+
+        assert (private.stat().st_mode & 0o777, private.stat().st_gid) == (0o660, gid)
+        assert as_user(0, 0, [], script) == ["all", 1]
+        assert as_user(NOBODY, NOBODY, [gid], script) == ["all", 1]
+        refused = as_user(NOBODY, NOBODY, [], script)
+        assert refused[0] == HostError.__name__
+        assert f"not permitted to connect to {private}" in refused[1]
+
+
+def test_the_private_socket_gives_no_right_to_a_user_who_got_to_it(running: Daemon, sleeper: int) -> None:
+    """The kernel says who connects. An administrator may have changed the file's mode."""
+    private = private_socket(running.socket)
+    mode = private.stat().st_mode & 0o777
+    private.chmod(0o666)
+
+    def script() -> Any:
+        with Client(private) as client:
+            try:
+                client.snapshot(str(sleeper))
+            except NotPermittedError:
+                return client.hello().sees
+        return None
+
+    seen = as_user(NOBODY, NOBODY, [], script)
+    private.chmod(mode)
+
+    assert seen == "own"
 
 
 def test_one_user_does_not_take_all_places(running: Daemon) -> None:

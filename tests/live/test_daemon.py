@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.environment import private_socket
 from agent.errors import NoDaemonError, UsageError
 from agent.protocol import codec
 from agent.protocol.client import Client
@@ -51,6 +52,15 @@ def test_its_status_says_what_it_is_and_has(running: Daemon) -> None:
 def test_everybody_may_connect(running: Daemon) -> None:
     """The daemon decides by the client's user what it shows; the configuration can close the socket."""
     assert stat.S_IMODE(running.socket.stat().st_mode) == 0o666
+
+
+def test_root_has_a_socket_that_others_have_not(running: Daemon) -> None:
+    """It is beside the other one, and the log names both."""
+    private = private_socket(running.socket)
+    with Client(private) as client:
+        assert client.status()["pid"] == running.process.pid
+    assert stat.S_IMODE(private.stat().st_mode) & 0o007 == 0
+    assert f"listening on {running.socket} and {private}" in running.log.read_text()
 
 
 def test_it_keeps_no_capability(running: Daemon) -> None:
@@ -98,31 +108,33 @@ def test_a_second_daemon_does_not_take_the_socket_of_the_first(running: Daemon) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_at_a_signal_and_takes_its_socket_along(tmp_path: Path, number: signal.Signals) -> None:
-    """The exit code is 0, also while a client is connected."""
+    """The exit code is 0, also while a client is connected. No file is left but the log."""
     with a_daemon(tmp_path) as daemon, Client(daemon.socket) as client:
         client.status()
         daemon.process.send_signal(number)
 
         assert daemon.process.wait(20) == 0
-        assert not daemon.socket.exists()
+        assert list(tmp_path.iterdir()) == [daemon.log]
         with pytest.raises(NoDaemonError):
             client.status()
 
 
-def test_it_leaves_a_socket_alone_that_has_become_anothers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["public", "private"])
+def test_it_leaves_a_socket_alone_that_has_become_anothers(tmp_path: Path, which: str) -> None:
     """Another daemon has taken the place of the removed socket."""
     with a_daemon(tmp_path) as daemon:
-        daemon.socket.unlink()
+        path = daemon.socket if which == "public" else private_socket(daemon.socket)
+        path.unlink()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-            other.bind(os.fspath(daemon.socket))
+            other.bind(os.fspath(path))
             daemon.process.terminate()
 
             assert daemon.process.wait(20) == 0
-            assert daemon.socket.exists()
+            assert {each.name for each in tmp_path.iterdir()} == {path.name, daemon.log.name}
 
 
 def test_a_daemon_that_dies_with_a_question_open_is_no_daemon(tmp_path: Path) -> None:
-    """Exit code 3, no file; and the next daemon takes the dead one's socket over."""
+    """Exit code 3, no file; and the next daemon takes the dead one's sockets over."""
     with a_daemon(tmp_path) as daemon:
         daemon.process.send_signal(signal.SIGSTOP)
         program = [sys.executable, "-m", "agent", "snapshot", "1", "--socket", os.fspath(daemon.socket)]
@@ -138,8 +150,10 @@ def test_a_daemon_that_dies_with_a_question_open_is_no_daemon(tmp_path: Path) ->
     assert not (tmp_path / "tree.ckpt").exists()
     assert daemon.socket.exists()
 
-    with a_daemon(tmp_path) as following, Client(following.socket) as client:
-        assert client.status()["pid"] == following.process.pid
+    with a_daemon(tmp_path) as following:
+        for path in (following.socket, private_socket(following.socket)):
+            with Client(path) as client:
+                assert client.status()["pid"] == following.process.pid
 
 
 def test_who_talks_nonsense_ends_his_own_connection_alone(running: Daemon) -> None:

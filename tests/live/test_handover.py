@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from agent.capture.probes import Probes
+from agent.environment import private_socket
 from agent.model import Snapshot
+from agent.protocol.client import Client
 from bpf import syscall
 from tests.bench.judge import Capture, Judge
 from tests.bench.storm import Storm
@@ -346,22 +348,31 @@ def test_a_memory_that_is_stale_or_broken_is_refused_and_a_sweep_fills_the_table
 # ---- the manager -------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_asks_during_a_restart_is_answered_after_it(managed: Callable[..., ServiceManager]) -> None:
-    """The manager holds the socket; no daemon binds it again or removes it."""
+@pytest.mark.parametrize("which", ["public", "private"])
+def test_a_client_that_asks_during_a_restart_is_answered_after_it(
+    managed: Callable[..., ServiceManager], which: str
+) -> None:
+    """The manager holds the sockets; no daemon binds them again or removes them."""
     manager = managed(activates=True)
-    before = manager.socket.stat().st_ino
-    assert status(manager)["tasks"]
-    assert manager.end() == 0
+    paths = [manager.socket, private_socket(manager.socket)]
+    before = [path.stat().st_ino for path in paths]
     found: list[dict[str, object]] = []
-    asking = threading.Thread(target=lambda: found.append(status(manager)))
+
+    def ask() -> None:
+        with Client(paths[which == "private"], PATIENCE_S) as client:
+            found.append(client.status())
+
+    ask()
+    assert manager.end() == 0
+    asking = threading.Thread(target=ask)
     asking.start()
     asking.join(0.3)
     assert asking.is_alive()
     manager.start()
     asking.join(PATIENCE_S)
-    assert [answer["pid"] for answer in found] == [manager.pid]
+    assert [answer["pid"] for answer in found[1:]] == [manager.pid]
     assert manager.end() == 0
-    assert manager.socket.stat().st_ino == before
+    assert [path.stat().st_ino for path in paths] == before
 
 
 def test_it_tells_how_it_is_and_feeds_the_watchdog_while_it_drains(

@@ -154,7 +154,7 @@ import os, sys
 from agent.daemon.servicemanager import Manager
 os.environ["LISTEN_PID"] = str(os.getpid())
 passed = Manager(os.environ).passed
-print([listener.getsockname() for listener in passed.listeners], [name for name, _ in passed.stored])
+print([(name, listener.getsockname()) for name, listener in passed.listeners], [name for name, _ in passed.stored])
 print(all(not os.get_inheritable(fd) for _, fd in passed.stored))
 """
 
@@ -182,4 +182,4 @@ def test_listening_sockets_are_told_from_what_was_stored(tmp_path: Path) -> None
         one.close()
         other.close()
     assert ran.stderr == ""
-    assert ran.stdout == f"['{path}'] ['ckptree/null', 'ckptree/pair']\nTrue\n"
+    assert ran.stdout == f"[('x.socket', '{path}')] ['ckptree/null', 'ckptree/pair']\nTrue\n"

@@ -5,10 +5,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgpack
 import pytest
@@ -29,6 +26,7 @@ from agent.errors import (
 )
 from agent.protocol import codec
 from agent.protocol.client import Client
+from tests.support.fakedaemon import a_server, answering
 from tests.support.hellos import HELLO
 
 _values = st.recursive(
@@ -145,40 +143,10 @@ def test_what_is_no_range_of_versions_is_a_usage_error(theirs: object) -> None:
         codec.common_version(theirs)
 
 
-@contextmanager
-def _server(path: Path, *serve: Callable[[socket.socket], object]) -> Iterator[None]:
-    """Run a server that is no daemon; it takes one connection after the other."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(os.fspath(path))
-        listener.listen(1)
-
-        def accept() -> None:
-            for each in serve:
-                connection, _ = listener.accept()
-                with connection:
-                    each(connection)
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join(10)
-
-
-def _answering(*answers: Any) -> Callable[[socket.socket], None]:
-    def serve(connection: socket.socket) -> None:
-        for answer in (HELLO, *answers):
-            connection.recv(1 << 16)
-            connection.sendall(codec.encode(answer))
-
-    return serve
-
-
 def test_a_client_asks_many_times_over_one_connection(tmp_path: Path) -> None:
     """Each request has its answer before the next is sent."""
     path = tmp_path / "socket"
-    with _server(path, _answering({"ok": True, "n": 1}, {"ok": True, "n": 2})), Client(path, 5) as client:
+    with a_server(path, answering({"ok": True, "n": 1}, {"ok": True, "n": 2})), Client(path, 5) as client:
         assert [client.status(), client.status()] == [{"n": 1}, {"n": 2}]
 
 
@@ -186,7 +154,7 @@ def test_a_daemon_that_hangs_up_is_no_daemon(tmp_path: Path) -> None:
     """The exit code is 3, and the message names the socket."""
     path = tmp_path / "socket"
     with (
-        _server(path, lambda connection: connection.recv(4)),
+        a_server(path, lambda connection: connection.recv(4)),
         Client(path, 5) as client,
         pytest.raises(NoDaemonError, match=f"{path} went away"),
     ):
@@ -202,7 +170,7 @@ def test_a_daemon_that_hangs_up_in_the_middle_of_an_answer_is_no_daemon(tmp_path
         connection.sendall(codec.encode({"ok": True, "data": b"x" * 100})[:50])
 
     with (
-        _server(path, serve),
+        a_server(path, serve),
         Client(path, 5) as client,
         pytest.raises(NoDaemonError, match="went away before it answered"),
     ):
@@ -212,7 +180,7 @@ def test_a_daemon_that_hangs_up_in_the_middle_of_an_answer_is_no_daemon(tmp_path
 def test_a_daemon_that_is_silent_is_given_up_after_the_timeout(tmp_path: Path) -> None:
     """The message names the option that sets the timeout."""
     path, done = tmp_path / "socket", threading.Event()
-    with _server(path, lambda _: done.wait(10)):
+    with a_server(path, lambda _: done.wait(10)):
         with Client(path, 0.05) as client, pytest.raises(NoDaemonError, match=r"within 0\.05 s: it is stopped"):
             client.status()
         done.set()
@@ -230,7 +198,7 @@ def test_an_answer_that_comes_too_late_is_nobodys(tmp_path: Path) -> None:
         with contextlib.suppress(OSError):
             connection.sendall(codec.encode({"ok": True, "n": "late"}))
 
-    with _server(path, first, _answering({"ok": True, "n": "in time"})), Client(path, 0.1) as client:
+    with a_server(path, first, answering({"ok": True, "n": "in time"})), Client(path, 0.1) as client:
         with pytest.raises(NoDaemonError, match="did not answer within"):
             client.status()
         late.set()
@@ -242,14 +210,14 @@ def test_an_answer_that_comes_too_late_is_nobodys(tmp_path: Path) -> None:
 def test_whoever_finds_nobody_any_more_may_ask_again_later(tmp_path: Path) -> None:
     """During a restart of the daemon no process listens for a while."""
     path = tmp_path / "socket"
-    with _server(path, _answering({"ok": True, "n": 1})):
+    with a_server(path, answering({"ok": True, "n": 1})):
         client = Client(path, 5)
         assert client.status() == {"n": 1}
     for _ in range(2):
         with pytest.raises(NoDaemonError, match="start one with"):
             client.status()
     path.unlink()
-    with client, _server(path, _answering({"ok": True, "n": 2})):
+    with client, a_server(path, answering({"ok": True, "n": 2})):
         assert client.status() == {"n": 2}
 
 
@@ -257,7 +225,7 @@ def test_an_answer_of_another_version_is_called_that(tmp_path: Path) -> None:
     """The user sees no KeyError."""
     path = tmp_path / "socket"
     with (
-        _server(path, _answering({"ok": True, "data": b""})),
+        a_server(path, answering({"ok": True, "data": b""})),
         Client(path, 5) as client,
         pytest.raises(CkptreeError, match="'complete': it is of another version"),
     ):
@@ -274,7 +242,7 @@ def test_a_daemon_from_before_there_was_a_hello_is_called_older(tmp_path: Path) 
         connection.sendall(codec.encode({"ok": False, "error": text, "exit_code": 2, "leaks": []}))
 
     with (
-        _server(path, serve),
+        a_server(path, serve),
         Client(path, 5) as client,
         pytest.raises(VersionError, match="older than this client"),
     ):
@@ -285,7 +253,7 @@ def test_a_daemon_that_speaks_a_newer_version_alone_is_told_apart(tmp_path: Path
     """The daemon says so itself, or answers all the same."""
     path = tmp_path / "socket"
     with (
-        _server(path, lambda connection: connection.sendall(codec.encode(HELLO | {"protocol": 2}))),
+        a_server(path, lambda connection: connection.sendall(codec.encode(HELLO | {"protocol": 2}))),
         Client(path, 5) as client,
         pytest.raises(VersionError, match="the client 2"),
     ):
@@ -296,7 +264,7 @@ def test_who_is_not_a_daemon_is_found_out(tmp_path: Path) -> None:
     """The socket may be another program's, by mistake."""
     path = tmp_path / "socket"
     with (
-        _server(path, lambda connection: connection.sendall(b"220 mail.example ESMTP\r\n")),
+        a_server(path, lambda connection: connection.sendall(b"220 mail.example ESMTP\r\n")),
         Client(path, 5) as client,
         pytest.raises(CkptreeError),
     ):

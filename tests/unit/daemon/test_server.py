@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server over real sockets and a simulated kernel: two doors, and clients of several users."""
+
+import os
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agent.access import Policy
+from agent.config import Config
+from agent.daemon import doors, fairness, server
+from agent.daemon.doors import opened
+from agent.daemon.journal import Journal
+from agent.daemon.server import MAX_CLIENTS_PER_USER, Server
+from agent.environment import private_socket
+from agent.protocol import codec
+from tests.support.kernelsim import Kernel
+from tests.support.simwatch import a_plain_host, a_watch
+
+FLOOD = 500
+STRANGER = 1000
+TURNS = 2  # a connection and its first request: one turn each
+PATIENCE_S = 10.0
+
+
+class Served:
+    """A server, its loop, and clients.
+
+    Attributes:
+        server: the server.
+        public, private: paths of the two sockets.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
+        self.public = folder / "own.sock"
+        self.private = private_socket(self.public)
+        self._stack = stack
+        self._uid = 0
+        self._users: dict[str, int] = {}
+        monkeypatch.setattr(server, "credentials", self._credentials)
+        monkeypatch.setattr(doors, "_ACCEPT_S", 0.001)
+        monkeypatch.setattr(fairness.FairShares, "spend", lambda *_: None)  # a busy machine would make debts
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        stack.callback(os.close, reader)
+        log = Journal(writer)
+        found = opened(Config(socket=self.public), None, (), log)
+        for door in found:
+            stack.enter_context(door.listener)
+        with a_plain_host():
+            self.server = Server(a_watch(Kernel(lambda _: None)), found, self._selector, Policy(0, None), log)
+        stack.callback(self._end)
+
+    def _end(self) -> None:
+        """Close the connections, as the kernel does at the daemon's end."""
+        for peer in tuple(self.server._peers):
+            self.server._drop(peer)
+        self.server._forget()
+        self.server.worker.close()
+
+    def _credentials(self, connection: socket.socket) -> tuple[int, int, int, tuple[int, ...]]:
+        """Return what the test has said of the client, as the kernel would."""
+        uid = self._users[os.fsdecode(connection.getpeername()[1:])]
+        return os.getpid(), uid, uid, ()
+
+    def client(self, path: Path, uid: int = 0) -> socket.socket:
+        """Connect to a socket as a user, and say hello."""
+        peer = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        peer.bind("")  # the kernel gives it a name, by which the test knows its user
+        self._users[os.fsdecode(peer.getsockname()[1:])] = uid
+        peer.connect(os.fspath(path))
+        peer.setblocking(False)
+        peer.send(codec.encode({"verb": "hello"}))
+        return peer
+
+    def turn(self) -> None:
+        """Do as the daemon's loop does in a turn."""
+        for key, _ in self._selector.select(0):
+            key.data(key.fileobj)
+        self.server.tend()
+        self.server.let_in()
+
+    def answers(self, clients: list[socket.socket]) -> list[codec.Message]:
+        """Turn until each client has an answer."""
+        deadline = time.monotonic() + PATIENCE_S
+        found = [answer(client) for client in clients]
+        while not all(found):
+            assert time.monotonic() < deadline, found
+            self.turn()
+            found = [said or answer(client) for said, client in zip(found, clients, strict=True)]
+        return [said for said in found if said is not None]
+
+
+def answer(peer: socket.socket) -> codec.Message | None:
+    """Return the answer that has come; None: none has."""
+    try:
+        (message,) = codec.Decoder(codec.MAX_ANSWER).feed(peer.recv(1 << 16))
+    except BlockingIOError:
+        return None
+    return message
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """Yield a server, and close all sockets afterwards."""
+    with ExitStack() as stack:
+        yield Served(tmp_path, monkeypatch, stack)
+
+
+def test_root_is_answered_by_the_private_socket_while_others_fill_the_queue_of_the_public_one(served: Served) -> None:
+    """A connection takes a turn, and its request one more, however many others wait."""
+    for _ in range(FLOOD):
+        served.client(served.public, STRANGER)
+    mine = served.client(served.private)
+    for _ in range(TURNS):
+        served.turn()
+    said = answer(mine)
+    clients = served.server.service.clients
+
+    assert said is not None
+    assert said["peer"]["sees"] == "all"
+    assert clients.accepted + clients.turned_away.total() < FLOOD, "the flood is over already"
+
+
+def test_what_a_client_may_see_is_decided_by_the_user_and_never_by_the_socket(served: Served) -> None:
+    """An administrator may have opened the private socket to a user: it gives no right."""
+    asked = [(path, uid) for path in (served.public, served.private) for uid in (0, STRANGER)]
+    answers = served.answers([served.client(path, uid) for path, uid in asked])
+
+    assert [said["peer"]["sees"] for said in answers] == ["all", "own"] * 2
+
+
+@pytest.mark.parametrize("first", ["public", "private"])
+def test_a_users_places_are_counted_over_both_sockets(served: Served, first: str) -> None:
+    """There are 32 for each ordinary user; root still gets in by either."""
+    paths = [served.public, served.private]
+    before, beyond = paths if first == "public" else reversed(paths)
+    many = served.answers([served.client(before, STRANGER) for _ in range(MAX_CLIENTS_PER_USER)])
+    refused, *mine = served.answers([served.client(beyond, STRANGER), *map(served.client, paths)])
+
+    assert all(said["ok"] for said in (*many, *mine))
+    assert f"{MAX_CLIENTS_PER_USER} clients here already" in refused["error"]
