@@ -35,11 +35,12 @@ mount --bind {{site}} {PLACE}/lib/{{python}}/site-packages
 printf '%s\\n' 'home = /usr/bin' 'include-system-site-packages = true' > {PLACE}/pyvenv.cfg
 ln -s /usr/bin/python3 {PLACE}/bin/python3
 printf '%s\\n' '#!/bin/sh' 'cd {PLACE}/source; exec {PLACE}/bin/python3 -m agent "$@"' > {PLACE}/bin/ckptree
-chmod +x {PLACE}/bin/ckptree
+printf '%s\\n' '#!/bin/sh' 'cd {PLACE}/source; exec {PLACE}/bin/python3 "$@"' > {PLACE}/bin/python
+chmod +x {PLACE}/bin/ckptree {PLACE}/bin/python
 systemd-sysusers {{top}}/systemd/sysusers.d/ckptree.conf 2>/run/sysusers.log || {{{{ cat /run/sysusers.log >&2; exit 1; }}}}
 mkdir /etc/ckptree
 cp {{top}}/systemd/ckptree.toml /etc/ckptree/
-cp {{top}}/systemd/ckptree.service {{top}}/systemd/ckptree.socket {UNITS}/
+cp {{top}}/systemd/ckptree*.service {{top}}/systemd/ckptree*.socket {UNITS}/
 mkdir {UNITS}/ckptree.service.d
 cat > {UNITS}/ckptree.service.d/place.conf <<END
 [Service]
@@ -69,7 +70,7 @@ class Manager(Host):
     """
 
     ckptree = f"{PLACE}/bin/ckptree"
-    python = f"{PLACE}/bin/python3"
+    python = f"{PLACE}/bin/python"  # other users may not read this checkout in its own place
     units = UNITS
     manager = "--user"
     watchdog_s = 2

@@ -56,11 +56,11 @@ QUESTIONS = {
     "main": "systemctl show --property=MainPID --value systemd-journald",
     "bcc": "/usr/lib/ckptree/bin/python3 -c 'import bcc; print(bcc.__file__)'",
     "user": "getent passwd ckptree; getent group ckptree",
-    "enabled": "systemctl is-enabled ckptree.service ckptree.socket",
-    "socket": "systemctl is-active ckptree.socket; stat --format=%a:%U:%G /run/ckptree/ckptree.sock",
+    "enabled": "systemctl is-enabled ckptree.service ckptree.socket ckptree-private.socket",
+    "sockets": "systemctl is-active ckptree.socket ckptree-private.socket; stat --format=%n:%a:%U:%G /run/ckptree/*",
     "service": "systemctl show --property=ExecMainStatus --property=NRestarts --property=Result ckptree.service",
     "log": "journalctl --unit=ckptree.service --output=cat --no-pager",
-    "verify": "systemd-analyze verify --man=no ckptree.service ckptree.socket",
+    "verify": "systemd-analyze verify --man=no ckptree.service ckptree.socket ckptree-private.socket",
     "program": "systemctl show --property=ExecStart --value ckptree.service",
     "modules": f"{FIND_OURS} -name '*.py'",
     "compiled": f"{FIND_OURS} -path '*/__pycache__/*.pyc'",
@@ -91,7 +91,9 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         answers["upgraded"] = container.run("dpkg-query --show --showformat='${Version}' ckptree")
         first = container.run(f"tail -1 {CONFIGURATION}").out
         removed = container.run("dpkg --remove ckptree")
-        answers["left"] = container.run("command -v ckptree; ls /run/ckptree; systemctl is-active ckptree.socket")
+        answers["left"] = container.run(
+            "command -v ckptree; ls /run/ckptree; systemctl is-active ckptree.socket ckptree-private.socket"
+        )
         second = container.run(f"tail -1 {CONFIGURATION}").out
         purged = container.run("dpkg --purge ckptree")
         answers["units"] = container.run("systemctl list-unit-files --no-legend 'ckptree*'")
@@ -158,10 +160,14 @@ def test_user_and_group_are_made(life: Life) -> None:
     assert group.endswith(":")
 
 
-def test_both_units_are_enabled_and_the_socket_listens(life: Life) -> None:
+def test_all_units_are_enabled_and_the_sockets_listen(life: Life) -> None:
     """Debian enables the services of its packages."""
-    assert life.answers["enabled"].out.split() == ["enabled", "enabled"]
-    assert life.answers["socket"].out.split() == ["active", "666:root:ckptree"]
+    assert life.answers["enabled"].out.split() == ["enabled"] * 3
+    assert life.answers["sockets"].out.split() == [
+        *("active", "active"),
+        "/run/ckptree/ckptree.sock:666:root:ckptree",
+        "/run/ckptree/ckptree.sock.private:660:root:ckptree",
+    ]
 
 
 def test_the_units_agree_with_what_is_installed(life: Life) -> None:
@@ -183,8 +189,8 @@ def test_an_edited_configuration_outlives_upgrade_and_removal(life: Life) -> Non
 
 
 def test_after_removal_nothing_runs_or_listens(life: Life) -> None:
-    """Neither the command nor the socket remains."""
-    assert life.answers["left"].out.split() == ["inactive"]
+    """Neither the command nor a socket remains."""
+    assert life.answers["left"].out.split() == ["inactive"] * 2
 
 
 def test_after_a_purge_nothing_is_left(life: Life) -> None:

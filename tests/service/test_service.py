@@ -15,6 +15,7 @@ from tests.service.manager import Manager
 
 pytestmark = pytest.mark.live
 
+SOCKET = "/run/ckptree/ckptree.sock"
 STRANGER = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 MEMBER = "setpriv --reuid=65534 --regid=65534 --groups=$(getent group ckptree | cut -d: -f3)"
 
@@ -116,6 +117,28 @@ def test_root_and_the_group_are_shown_every_tree(running: Host) -> None:
     assert running.run(f"{STRANGER} {running.ckptree} snapshot {root} --source daemon | cat").out == ""
 
 
+def test_root_and_the_group_have_a_socket_of_their_own(running: Host) -> None:
+    """Others cannot connect to it, and use the public one without a word."""
+    which = f"{running.python} -c 'from agent.protocol.client import Client; print(Client().path)'"
+    paths = running.run("stat --format=%n:%a:%U:%G /run/ckptree/*").out.split()
+    used = [running.run(f"{user} {which}") for user in ("env", MEMBER, STRANGER)]
+
+    assert paths == [f"{SOCKET}:666:root:ckptree", f"{SOCKET}.private:660:root:ckptree"]
+    assert [ran.out.strip() for ran in used] == [f"{SOCKET}.private", f"{SOCKET}.private", SOCKET], used
+    assert running.run(f"{STRANGER} {running.ckptree} status --socket {SOCKET}.private").code == 5
+
+
+def test_a_service_from_before_the_private_socket_has_it_after_a_restart(running: Host) -> None:
+    """systemd passes no socket to a service that runs; an upgrade restarts the service, which wants the socket."""
+    running.do("stop", "ckptree-private.socket")
+    assert running.property("ActiveState") == "active"
+    assert running.run(f"{running.ckptree} status").code == 0
+    running.do("restart", "ckptree.service")
+
+    assert running.property("ActiveState", "ckptree-private.socket") == "active"
+    assert running.run(f"{running.ckptree} status --socket {SOCKET}.private").code == 0
+
+
 def test_a_stranger_is_told_that_this_is_not_permitted(running: Host) -> None:
     """The exit code is 5, and the answer says nothing of running processes."""
     root = running.tree()
@@ -202,17 +225,18 @@ def test_a_daemon_that_does_not_hang_stays(watched: Host) -> None:
 
 
 def test_who_asks_starts_it(running: Host) -> None:
-    """systemd owns the socket, so it exists while the daemon does not run."""
-    running.do("stop", "ckptree.service")
-    assert running.main_pid() == 0
-    ran = running.run(f"{running.ckptree} snapshot $$ --source daemon --timeout 60 -o /run/snapshot")
+    """systemd owns the sockets, so they exist while the daemon does not run; each starts it."""
+    for socket in (f"{SOCKET}.private", SOCKET):
+        running.do("stop", "ckptree.service")
+        assert running.main_pid() == 0
+        ran = running.run(f"{running.ckptree} snapshot $$ --socket {socket} --timeout 60 -o /run/snapshot")
 
-    assert ran.code == 0, ran.err
-    assert running.property("ActiveState") == "active"
+        assert ran.code == 0, ran.err
+        assert running.property("ActiveState") == "active"
 
 
 def test_with_its_socket_it_is_gone(running: Host) -> None:
-    """A client finds no socket, and says so."""
+    """The private one goes with the public one. A client finds no socket, and says so."""
     running.do("stop", "ckptree.socket")
 
     assert running.main_pid() == 0
@@ -222,15 +246,19 @@ def test_with_its_socket_it_is_gone(running: Host) -> None:
 
 @pytest.mark.machine
 def test_an_upgrade_of_the_package_is_a_restart(running: Host) -> None:
-    """The programs are the same, so hooks, births and the socket stay."""
+    """The programs are the same, so hooks, births and the sockets stay."""
     root = running.tree()
-    before, first, socket = running.births(root), running.main_pid(), running.run("stat --format=%i /run/ckptree/*").out
+    before, first, sockets = (
+        running.births(root),
+        running.main_pid(),
+        running.run("stat --format=%i /run/ckptree/*").out,
+    )
     upgraded = running.run("dpkg --install /upgrade.deb")
 
     assert upgraded.code == 0, upgraded.err
     assert running.property("ActiveState") == "active"
     assert running.main_pid() not in (0, first)
-    assert running.run("stat --format=%i /run/ckptree/*").out == socket
+    assert running.run("stat --format=%i /run/ckptree/*").out == sockets
     assert running.births(root) == before
     assert all(birth["observed"] for birth in before)
 

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from agent.config import Config, load
+from agent.daemon.doors import PRIVATE_NAME
 from agent.daemon.endpoint import BACKLOG
+from agent.environment import private_socket
 from agent.errors import HostError, UsageError
 
 UNITS = Path(__file__).parents[3] / "systemd"
 SERVICE = UNITS / "ckptree.service"
 SOCKET = UNITS / "ckptree.socket"
+PRIVATE = UNITS / "ckptree-private.socket"
 LISTS = {"SystemCallFilter"}  # keys that add to earlier lines
 MOST_EXPOSED = 10  # tenths, as systemd-analyze counts
 
@@ -41,6 +44,12 @@ def socket() -> configparser.SectionProxy:
     return parsed(SOCKET, "Socket")
 
 
+@pytest.fixture
+def private() -> configparser.SectionProxy:
+    """Return the private socket's [Socket] section."""
+    return parsed(PRIVATE, "Socket")
+
+
 def analyzed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run systemd-analyze."""
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
@@ -50,8 +59,9 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     """No key is unknown, and no value is ignored. The program need not be installed here."""
     text = SERVICE.read_text().replace("ExecStart=/usr/bin/ckptree", f"ExecStart={shutil.which('true')}")
     (tmp_path / SERVICE.name).write_text(text)
-    shutil.copy(SOCKET, tmp_path)
-    verified = analyzed("verify", "--man=no", tmp_path / SERVICE.name, tmp_path / SOCKET.name)
+    for unit in (SOCKET, PRIVATE):
+        shutil.copy(unit, tmp_path)
+    verified = analyzed("verify", "--man=no", *(tmp_path / unit.name for unit in (SERVICE, SOCKET, PRIVATE)))
 
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 
@@ -65,7 +75,7 @@ def test_the_service_is_hardly_exposed() -> None:
     assert float(said.partition(": ")[2].split()[0]) <= MOST_EXPOSED / 10
 
 
-@pytest.mark.parametrize("unit", [SERVICE, SOCKET], ids=lambda unit: unit.suffix)
+@pytest.mark.parametrize("unit", [SERVICE, SOCKET, PRIVATE], ids=lambda unit: unit.name)
 def test_every_key_is_said_once(unit: Path) -> None:
     """systemd uses the last one, but a reader may see only the first."""
     keys = [line.partition("=")[0] for line in unit.read_text().splitlines() if "=" in line and line[0] != "#"]
@@ -98,9 +108,47 @@ def test_everybody_may_connect(socket: configparser.SectionProxy) -> None:
     assert int(socket["SocketMode"], 8) == Config().socket_mode
 
 
+def test_the_private_socket_is_the_one_that_clients_try_first_and_the_group_alone_may_connect(
+    private: configparser.SectionProxy,
+) -> None:
+    """The daemon knows it by its name."""
+    assert Path(private["ListenStream"]) == private_socket(Config().socket)
+    assert (private["SocketGroup"], private["SocketMode"]) == (Config().group, "0660")
+    assert private["FileDescriptorName"] == PRIVATE_NAME
+
+
+def test_the_private_socket_is_the_services_and_goes_with_the_public_one(private: configparser.SectionProxy) -> None:
+    """A service that is started by the public socket alone wants it."""
+    assert private["Service"] == SERVICE.name
+    assert parsed(PRIVATE, "Unit")["PartOf"] == SOCKET.name
+    assert (parsed(SERVICE, "Unit")["Requires"], parsed(SERVICE, "Unit")["Wants"].split()[0]) == (
+        SOCKET.name,
+        PRIVATE.name,
+    )
+
+
+def test_both_sockets_are_alike_in_all_else(
+    socket: configparser.SectionProxy, private: configparser.SectionProxy
+) -> None:
+    """A key that one of them has and the other has not may be forgotten there."""
+    own = {"ListenStream", "SocketMode", "Service", "FileDescriptorName"}
+
+    assert {key: value for key, value in socket.items() if key not in own} == {
+        key: value for key, value in private.items() if key not in own
+    }
+    assert dict(parsed(SOCKET, "Install")) == dict(parsed(PRIVATE, "Install"))
+
+
 def test_the_queue_of_those_who_connect_is_as_long_as_without_systemd(socket: configparser.SectionProxy) -> None:
-    """systemd's default is the kernel's limit: thousands of clients, for which root would have to wait."""
+    """systemd's default is the kernel's limit: thousands of clients, for which others would have to wait."""
     assert int(socket["Backlog"]) == BACKLOG
+
+
+def test_the_profile_lets_the_daemon_use_both_sockets() -> None:
+    """It names each by its path."""
+    profile = (UNITS / "ckptree-daemon.apparmor").read_text()
+
+    assert all(f"\n  {path} rw,\n" in profile for path in (Config().socket, private_socket(Config().socket)))
 
 
 def test_the_profile_of_the_security_module_is_the_one_that_the_service_asks_for(
