@@ -2,7 +2,8 @@
 """Measurement of the daemon's service to root during attacks.
 
 Beside every attack three honest users are at work: root asks for a snapshot of one process again and again; another
-user's process forks at a steady pace; root follows that process and counts the events.
+user's process forks at a steady pace; root follows that process and counts the events. Root uses the private socket, as
+every client of root's does for which no socket is named.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.environment import private_socket
 from agent.protocol.client import Client
 from tests.bench.figures import median, quantile
 from tests.bench.report import TOP
@@ -133,7 +135,7 @@ def measure(path: Path, daemon: int, kinds: tuple[str, ...], seconds: float) -> 
     """Attack a daemon while three honest users use it.
 
     Args:
-        path: the daemon's socket.
+        path: the daemon's public socket, which is attacked.
         daemon: its pid.
         kinds: of `ATTACKS`; empty: no attack.
         seconds: the duration.
@@ -144,8 +146,8 @@ def measure(path: Path, daemon: int, kinds: tuple[str, ...], seconds: float) -> 
     with (
         subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=die_with_parent, **honest) as forker,  # type: ignore[call-overload]  # as above
         subprocess.Popen(["sleep", "infinity"], preexec_fn=die_with_parent) as asked_for,
-        Client(path) as client,
-        Client(path) as follower,
+        Client(private_socket(path)) as client,
+        Client(private_socket(path)) as follower,
     ):
         before = client.metrics()
         before_mb = resident = resident_mb(daemon)
