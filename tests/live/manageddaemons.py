@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon of a service manager, as its clients see it."""
 
+from agent.environment import private_socket
 from agent.model import Snapshot
 from agent.protocol.client import Client
 from exporters import registry
@@ -16,9 +17,9 @@ def capture(manager: ServiceManager, number: int) -> Snapshot:
     return registry.load(answer.data)
 
 
-def status(manager: ServiceManager) -> dict[str, object]:
-    """Return the daemon's status."""
-    with Client(manager.socket, PATIENCE_S) as client:
+def status(manager: ServiceManager, *, privately: bool = False) -> dict[str, object]:
+    """Return the daemon's status, from its public socket or the private one."""
+    with Client(private_socket(manager.socket) if privately else manager.socket, PATIENCE_S) as client:
         return dict(client.status())
 
 

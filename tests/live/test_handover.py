@@ -18,7 +18,6 @@ import pytest
 from agent.capture.probes import Probes
 from agent.environment import private_socket
 from agent.model import Snapshot
-from agent.protocol.client import Client
 from bpf import syscall
 from tests.bench.judge import Capture, Judge
 from tests.bench.storm import Storm
@@ -348,29 +347,22 @@ def test_a_memory_that_is_stale_or_broken_is_refused_and_a_sweep_fills_the_table
 # ---- the manager -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", ["public", "private"])
-def test_a_client_that_asks_during_a_restart_is_answered_after_it(
-    managed: Callable[..., ServiceManager], which: str
-) -> None:
-    """The manager holds the sockets; no daemon binds them again or removes them."""
+@pytest.mark.parametrize("privately", [False, True])
+def test_a_request_during_a_restart_waits(managed: Callable[..., ServiceManager], *, privately: bool) -> None:
+    """It is answered afterwards. The manager holds the sockets; no daemon binds them again or removes them."""
     manager = managed(activates=True)
-    paths = [manager.socket, private_socket(manager.socket)]
+    paths = (manager.socket, private_socket(manager.socket))
     before = [path.stat().st_ino for path in paths]
-    found: list[dict[str, object]] = []
-
-    def ask() -> None:
-        with Client(paths[which == "private"], PATIENCE_S) as client:
-            found.append(client.status())
-
-    ask()
+    assert status(manager, privately=privately)["tasks"]
     assert manager.end() == 0
-    asking = threading.Thread(target=ask)
+    found: list[dict[str, object]] = []
+    asking = threading.Thread(target=lambda: found.append(status(manager, privately=privately)))
     asking.start()
     asking.join(0.3)
     assert asking.is_alive()
     manager.start()
     asking.join(PATIENCE_S)
-    assert [answer["pid"] for answer in found[1:]] == [manager.pid]
+    assert [answer["pid"] for answer in found] == [manager.pid]
     assert manager.end() == 0
     assert [path.stat().st_ino for path in paths] == before
 
