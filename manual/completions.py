@@ -2,8 +2,8 @@
 """Completions for bash, zsh and fish. The scripts hold all words, so that no key press starts a program.
 
 Completed are: verbs; the options of a verb; the values of an option if they are few or files, each of a list with
-commas; files as arguments; and for ROOT its kinds and pids, with names. Where a name is typed for ROOT, bash offers the
-pids of the processes that have it.
+commas; files as arguments, and criu:DIR where a snapshot is read; and for ROOT its kinds and pids, with names. Where a
+name is typed for ROOT, bash offers the pids of the processes that have it.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from agent import VERSION
 from manual.verbs import FILES, HELP, Option, Verb, verbs
 
 _KINDS = ("pidns:", "cgroup:/", "unit:")
+_SNAPSHOTS = frozenset({"FILE", "IN", "A", "B"})  # arguments that may be criu:DIR, too
 _ZSH_SIGNS = {ord("["): "(", ord("]"): ")", ord(":"): "\\:"}
 _TOP = (HELP, Option(("--version",), "", "Print the version and exit."))
 
@@ -32,6 +33,10 @@ def _takes_files(verb: Verb) -> bool:
     return any(argument.name in FILES for argument in verb.arguments)
 
 
+def _takes_snapshots(verb: Verb) -> bool:
+    return any(argument.name in _SNAPSHOTS for argument in verb.arguments)
+
+
 def _head(comment: str = "#") -> str:
     return (
         f"{comment} SPDX-License-Identifier: Apache-2.0\n{comment} Made from the command line of ckptree {VERSION}.\n"
@@ -49,7 +54,7 @@ def bash(found: list[Verb]) -> str:
     return f"""{_head()}
 _ckptree() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} verb= options= values= root=
-    local files=no index several= done=
+    local images= files=no index several= done=
     COMPREPLY=()
     # Bash cuts words at = and :, where those are in COMP_WORDBREAKS: an option's value is behind the =.
     if [[ $word == = ]]; then
@@ -100,7 +105,15 @@ _ckptree() {{
         COMPREPLY+=("${{found[@]}}")
     elif [[ $files == yes ]]; then
         compopt -o filenames
-        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        if [[ $word == : ]]; then
+            word= images=
+        elif [[ -n $images && criu: == "$word"* ]]; then
+            COMPREPLY=(criu:)
+            compopt -o nospace
+        fi
+        local prefix=
+        [[ $word == criu:* ]] && prefix=criu:
+        mapfile -t -O ${{#COMPREPLY[@]}} COMPREPLY < <(compgen -P "$prefix" -f -- "${{word#"$prefix"}}")
     fi
 }}
 complete -F _ckptree ckptree
@@ -116,6 +129,8 @@ def _bash_case(verb: Verb) -> str:
         lines.append(f"        root='{' '.join(_KINDS)}'\n")
     if _takes_files(verb):
         lines.append("        files=yes\n")
+    if _takes_snapshots(verb):
+        lines.append("        images=yes\n")
     values = [one for one in verb.options if one.value]
     if values:
         lines.append("        case $before in\n")
@@ -149,6 +164,15 @@ _ckptree_root() {{
     compadd -S '' -- {" ".join(_KINDS)}
 }}
 
+_ckptree_snapshot() {{
+    if compset -P criu:; then
+        _files -/
+    else
+        _files
+        compadd -S '' -- criu:
+    fi
+}}
+
 _ckptree() {{
     local curcontext=$curcontext state line
     local -a verbs=(
@@ -170,7 +194,8 @@ _ckptree "$@"
 def _zsh_case(verb: Verb) -> str:
     words = [_zsh_option(option) for option in verb.options]
     for place, argument in enumerate(verb.arguments, 1):
-        action = "_ckptree_root" if argument.name == "ROOT" else "_files"
+        action = "_ckptree_snapshot" if argument.name in _SNAPSHOTS else "_files"
+        action = "_ckptree_root" if argument.name == "ROOT" else action
         words.append(_zsh_quoted(f"{place}:{argument.name}:{action}"))
     return f"        {verb.name}) _arguments -s {' '.join(words)} ;;\n"
 
@@ -210,6 +235,8 @@ def fish(found: list[Verb]) -> str:
             lines.append(f"complete -c ckptree {here} -a '(__fish_complete_pids) {' '.join(_KINDS)}'\n")
         if _takes_files(verb):
             lines.append(f"complete -c ckptree {here} -F\n")
+        if _takes_snapshots(verb):
+            lines.append(f"complete -c ckptree {here} -a criu:\n")
         lines += [_fish_option(here, option) for option in verb.options]
     return "".join(lines)
 

@@ -4,7 +4,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -36,13 +36,14 @@ class PlanFormat(StrEnum):
     SVG = "svg"
 
 
+_CRIU: Final = "criu:"
 _NAMED_KINDS = 10  # types of unknown records that have a line each
 
 MOST_BYTES = 256 << 20
 """Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_FILE = "A snapshot in any format that can be read, or - for standard input."
+_FILE = "A snapshot in any format that can be read, - for standard input, or criu:DIR for a folder of CRIU images."
 File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
 
 
@@ -72,7 +73,7 @@ def _read(file: str) -> bytes:
 def _folder(file: str) -> str:
     """Return the reason why a folder is no snapshot."""
     if (Path(file) / "pstree.img").exists():
-        return "it is a folder of CRIU images, which are written here and not read: crit reads them"
+        return f"it is a folder of CRIU images: name it as criu:{file}"
     return "it is a folder, and a snapshot is a file"
 
 
@@ -118,12 +119,22 @@ def warn_of_doubt(snapshot: "Snapshot") -> None:
 
 
 def load_file(file: str, *keys: Path) -> "Snapshot":
-    """Load the snapshot in a file, or from standard input.
+    """Load the snapshot in a file, from standard input, or from a folder of CRIU images.
 
     Args:
-        file: its name, or ``-``.
+        file: its name, ``-``, or ``criu:DIR`` (agent.cli.criusource).
         keys: each must have signed the file (agent.cli.signature).
     """
+    if file.startswith(_CRIU):
+        from agent.cli import criusource
+
+        images = criusource.folder(file)
+        tree = criusource.tree_file(images)
+        if tree is None and not keys:
+            return criusource.load(images)
+        if tree is None:
+            raise UsageError(f"{file} has no tree.ckpt, which a key could have signed")
+        file = str(tree)
     data = _read(file)
     for key in keys:
         from agent.cli import signature
@@ -142,7 +153,7 @@ def show(file: File, as_json: AsJson = False) -> None:
     from exporters import registry
     from exporters.drawing import treeview
 
-    loaded = _load(file, _read(file))
+    loaded = load_file(file)
     if as_json:
         terminal.write(registry.image(loaded, "json"), is_json=True)
         return
@@ -158,9 +169,14 @@ def check(file: File, as_json: AsJson = False) -> None:
     from exporters.content import findings
     from exporters.content.wording import count
 
-    data = _read(file)
-    with allowance.bounded(_name(file), len(data)):
-        found = find_all(data)
+    if file.startswith(_CRIU):
+        from agent.cli import criusource
+
+        found = criusource.check(criusource.folder(file))
+    else:
+        data = _read(file)
+        with allowance.bounded(_name(file), len(data)):
+            found = find_all(data)
     errors = sum(one.severity == "error" for one in found)
     if as_json:
         terminal.tell_json(findings.to_document(found))
@@ -200,7 +216,7 @@ def diff(
         raise UsageError("standard input cannot be more than one of A, B and the map")
     try:
         numbers = renumbering.parse(_read(map_)) if map_ is not None else None
-        found = difference.difference(_load(a, _read(a)), _load(b, _read(b)), numbers)
+        found = difference.difference(load_file(a), load_file(b), numbers)
     except FormatError as error:
         if map_ is not None and (error.path == "map" or error.path.startswith("map.")):
             raise FormatError(f"{_name(map_)}: {error.path}", error.message, error.offset) from error
@@ -232,7 +248,7 @@ def convert(
     from agent.cli import apart
 
     def work() -> apart.Made:
-        return out.made(_load(source, _read(source)), say, dialect.value if dialect else None)
+        return out.made(load_file(source), say, dialect.value if dialect else None)
 
     try:
         out.write_made(apart.made(work, say))
@@ -257,7 +273,7 @@ def plan(
         terminal.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
         return
     _confine()
-    loaded = _load(file, _read(file))
+    loaded = load_file(file)
     warn_of_doubt(loaded)
     from agent.restart import planview
     from agent.restart.planning.search import decide
@@ -289,7 +305,7 @@ def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:
         from agent.restart import plandrawing
         from agent.restart.planning.search import decide
 
-        loaded = _load(file, _read(file))
+        loaded = load_file(file)
         warn_of_doubt(loaded)
         return plandrawing.dumps(decide(loaded, pidns=pidns, any_numbers=any_numbers)[1], loaded)
 

@@ -56,7 +56,7 @@ def _document(format_: Format, data: bytes) -> list[Finding]:
                 base, snapshot, findings = examine(unpack(data, "document"))
             else:
                 snapshot = registry.load(data)
-                base = _base_of(snapshot)
+                base = base_of(snapshot)
         except FormatError as error:
             return [Finding("document", error.path, error.message, None if error.offset < 0 else error.offset)]
         if base is not None:
@@ -66,7 +66,8 @@ def _document(format_: Format, data: bytes) -> list[Finding]:
         return findings
 
 
-def _base_of(snapshot: Snapshot) -> Base:
+def base_of(snapshot: Snapshot) -> Base:
+    """Return the part of a snapshot that a bare image holds."""
     numbers = [pid.numbers for pid in snapshot.pids]
     tasks = [TaskIds(*task[:6]) for task in snapshot.tasks]
     return Base(snapshot.mode, snapshot.dialect, snapshot.first_tag, snapshot.header, numbers, tasks)

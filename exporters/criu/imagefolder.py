@@ -71,6 +71,14 @@ class ImageFolder:
         except OSError as error:
             raise CkptreeError(f"cannot read {self.path}: {error.strerror or error}") from error
 
+    def size(self) -> int:
+        """Return the length of all files that hold messages, bytes; errors as of `names`."""
+        try:
+            with os.scandir(self.path) as found:
+                return sum([each.stat().st_size for each in found if imagefile.kind_of(each.name) and each.is_file()])
+        except OSError as error:
+            raise CkptreeError(f"cannot read {self.path}: {error.strerror or error}") from error
+
     def parent(self) -> "ImageFolder | None":
         """Return the folder of the dump before, which has the pages that did not change since; None: there is none."""
         path = self.path / PARENT

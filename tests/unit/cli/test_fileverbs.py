@@ -18,7 +18,7 @@ from agent.proc import users
 from agent.proc.host import boot_id
 from exporters import registry
 from exporters.image import checkpoint
-from tests.support import commandline
+from tests.support import commandline, criuimages
 from tests.support.builders import a_family, a_snapshot
 from tests.support.images import GOLDEN, a_record, patched, with_records
 
@@ -161,16 +161,69 @@ def test_convert_to_a_folder_says_what_criu_has_no_word_for(here: Run, tmp_path:
 
 @pytest.mark.parametrize("verb", ["show", "check", "plan", "restart"])
 def test_a_folder_is_no_snapshot_and_one_of_criu_images_is_called_so(here: Run, tmp_path: Path, verb: str) -> None:
-    """Such folders can be written but not read."""
+    """A file and a folder are named in different ways."""
     here("convert", "family.ckpt", "images", "-f", "criu")
     (tmp_path / "folder").mkdir()
     images, folder = here(verb, "images"), here(verb, "folder")
 
     assert (images.returncode, folder.returncode) == (1, 1)
-    assert images.stderr.startswith(
-        b"ckptree: cannot read images: it is a folder of CRIU images, which are written here"
-    )
+    assert images.stderr == b"ckptree: cannot read images: it is a folder of CRIU images: name it as criu:images\n"
     assert folder.stderr == b"ckptree: cannot read folder: it is a folder, and a snapshot is a file\n"
+
+
+@pytest.fixture
+def dump(here: Run, tmp_path: Path) -> Path:
+    """Return a folder that CRIU wrote."""
+    (tmp_path / "dump").mkdir()
+    for name, data in criuimages.dump("container").data.items():
+        (tmp_path / "dump" / name).write_bytes(data)
+    return tmp_path / "dump"
+
+
+def test_every_verb_that_reads_a_file_reads_a_folder_of_criu_images(here: Run, dump: Path) -> None:
+    """The tree is that of the images."""
+    shown = here("show", "criu:dump")
+
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert "container of 1 " in shown.stdout.decode()
+    assert "6 orphan" in shown.stdout.decode()
+    assert len(json.loads(here("show", "criu:dump", "--json").stdout)["tasks"]) == 6
+    assert here("check", "criu:dump").stderr == b"ckptree: criu:dump: sound\n"
+    assert here("plan", "criu:dump").returncode == 0
+    assert here("convert", "criu:dump", "dump.ckpt").returncode == 0
+    assert here("diff", "criu:dump", "dump.ckpt").returncode == 0
+    assert here("diff", "family.ckpt", "criu:dump").returncode == 1
+
+
+def test_a_folder_that_ckptree_wrote_is_read_too(here: Run) -> None:
+    """It has the tree alone."""
+    here("convert", "family.ckpt", "images", "-f", "criu")
+    ran = here("show", "criu:images")
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert "4712 make" in ran.stdout.decode()
+
+
+def test_the_tree_beside_the_images_is_the_tree(here: Run, dump: Path) -> None:
+    """It has births and start times, which CRIU does not write; `check` compares both."""
+    (dump / "tree.ckpt").write_bytes(checkpoint.dumps(a_family()))
+    shown, checked = here("show", "criu:dump"), here("check", "criu:dump", "--json")
+
+    assert "4712 make" in shown.stdout.decode()
+    assert checked.returncode == 8
+    assert {each["name"] for each in json.loads(checked.stdout)} == {"criu-tree"}
+
+
+def test_a_folder_whose_images_are_damaged_is_refused_by_the_name_of_the_file(here: Run, dump: Path) -> None:
+    """`check` lists what is wrong, and where."""
+    (dump / "core-3.img").write_bytes((dump / "core-3.img").read_bytes()[:-1])
+    shown, checked = here("show", "criu:dump"), here("check", "criu:dump")
+
+    assert (shown.returncode, checked.returncode) == (8, 8)
+    assert shown.stderr.startswith(b"ckptree: dump/core-3.img: core_entry at byte 8: an entry of ")
+    assert checked.stdout.startswith(b"error criu-image at byte 8: core-3.img: core_entry: an entry of ")
+    assert here("show", "criu:none").stderr == b"ckptree: cannot read criu:none: none is no folder\n"
+    assert here("show", "criu:").returncode == 1
 
 
 @pytest.mark.parametrize(("verb", "code"), [("plan", 0), ("plan -f svg", 0), ("check", 0), ("restart --run argv", 7)])

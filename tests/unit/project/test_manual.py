@@ -179,6 +179,15 @@ def test_bash_offers_values_behind_an_equals_sign_and_processes(share: Path) -> 
     assert str(os.getpid()) in in_bash(share, "ckptree", "snapshot", str(os.getpid()))
 
 
+def test_bash_offers_folders_of_criu_images_where_a_snapshot_is_read(share: Path) -> None:
+    """bash splits words at the colon, unless COMP_WORDBREAKS lacks it."""
+    assert in_bash(share, "ckptree", "show", "cri") == ["criu:"]
+    assert in_bash(share, "ckptree", "convert", "criu", ":", "expor") == ["exporters"]
+    assert in_bash(share, "ckptree", "diff", "criu:expor") == ["criu:exporters"]
+    assert "criu:" not in in_bash(share, "ckptree", "show", "criu", ":")
+    assert in_bash(share, "ckptree", "daemon", "cri") == []
+
+
 def test_bash_offers_each_kind_of_a_list(share: Path) -> None:
     """The words before the last comma stay."""
     assert in_bash(share, "ckptree", "watch", "--kind", "birth,ex") == ["birth,exec"]

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of CRIU images in place of a file, as ``criu:DIR``.
+
+The tree is that of tree.ckpt, where ``ckptree hook criu`` left one, for it has the births; else that of the images.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.cli import allowance
+from agent.errors import CkptreeError, FormatError
+from exporters.criu import criutree
+from exporters.criu.imagefolder import ImageFolder
+
+if TYPE_CHECKING:
+    from agent.model import Snapshot
+    from exporters.content.findings import Finding
+
+PREFIX: Final = "criu:"
+TREE: Final = "tree.ckpt"
+
+
+def folder(file: str) -> ImageFolder:
+    """Return the folder that a FILE of this kind names.
+
+    Raises:
+        CkptreeError: it is no folder.
+    """
+    name = file.removeprefix(PREFIX)
+    if not name or not Path(name).is_dir():
+        raise CkptreeError(f"cannot read {file}: {name or repr(name)} is no folder")
+    return ImageFolder(Path(name))
+
+
+def tree_file(images: ImageFolder) -> Path | None:
+    """Return the image of the tree beside CRIU's; None where there is none."""
+    path = images.path / TREE
+    return path if path.is_file() else None
+
+
+def load(images: ImageFolder) -> "Snapshot":
+    """Read the tree of the images; a format error names the folder."""
+    with allowance.bounded(str(images.path), images.size()):
+        try:
+            return criutree.load(images)
+        except FormatError as error:
+            raise FormatError(f"{images.path}/{error.path}", error.message, error.offset) from error
+
+
+def check(images: ImageFolder) -> "list[Finding]":
+    """Return all findings of the folder."""
+    from exporters.checking.criucheck import check_folder
+
+    with allowance.bounded(str(images.path), images.size()):
+        return check_folder(images)
