@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``ckptree`` as installed: the daemon without the command line's imports, everything else through them.
+"""``ckptree`` as installed: daemon and hooks without the command line's imports, everything else through them.
 
 An interrupt may come at any moment, and most of a short verb's time is imports. A KeyboardInterrupt raised there may
 not reach the top as such: some modules turn it into an error of their own, and within a callback Python prints it and
@@ -25,6 +25,13 @@ def main() -> int:
         from agent.daemon.main import main as daemon
 
         return daemon(sys.argv[2:])
+    if sys.argv[1:2] == ["hook"]:
+        if (os.environ.get("CRTOOLS_SCRIPT_ACTION") or "post-dump") != "post-dump":
+            return 0  # CRIU calls at a dozen points
+        if sys.argv[2:] in (["criu"], ["criu", "--required"]):  # as CRIU calls, while it holds a tree
+            from agent.cli.criuhook import run as hook
+
+            return hook(required=len(sys.argv) > 3)
     from agent.cli.app import main as command_line
 
     return command_line()
@@ -87,6 +94,12 @@ def run() -> None:
             raise
         code = INTERRUPTED
     os._exit(code)  # the interpreter's shutdown would take as long as most verbs do
+
+
+def run_hook_of_criu() -> None:
+    """Run ``ckptree hook criu`` under a name of one word, ``ckptree-hook-criu``: CRIU passes no arguments."""
+    sys.argv[1:1] = ["hook", "criu"]
+    run()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import typer
 from agent import rootname
 from agent.cli import daemonverbs, fileverbs, treeverb
 from agent.cli import doctorverb as doctorverb
+from agent.cli import hookverb as hookverb
 from agent.cli import restartverb as restartverb
 from agent.cli.fileverbs import AsJson, DialectName
 from agent.cli.options import (
@@ -193,7 +194,7 @@ def _report(taken: "Taken") -> None:
 for _verb in (
     *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
     *(restartverb.restart, treeverb.tree, doctorverb.doctor),
-    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics),
+    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics, hookverb.hook),
 ):
     app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)
 

@@ -14,6 +14,9 @@ from typing import Any, TypedDict
 
 import typer
 
+from agent.cli.message import plain
+from agent.cli.message import say as say
+
 
 class Abilities(TypedDict):
     """Arguments of exporters.drawing.treeview.render."""
@@ -44,20 +47,9 @@ def can_be_taken_over() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
 
 
-def say(text: str) -> None:
-    """Print a message for people on standard error: standard output carries data only.
-
-    A line after the first is indented, so that no text within the message passes for a message of its own.
-    """
-    first, *more = _plain(text).split("\n")
-    typer.echo(
-        "\n".join([f"ckptree: {first}", *(line if line.startswith(" ") else f"  {line}" for line in more)]), err=True
-    )
-
-
 def tell(text: str) -> None:
     """Print a text without colours on standard output."""
-    typer.echo(_plain(text))
+    typer.echo(plain(text))
 
 
 def tell_json(document: Any) -> None:
@@ -83,11 +75,3 @@ def shown(data: bytes, *, is_json: bool = True) -> bytes:
 
     escaped = wording.plain_json if is_json else wording.plain_lines
     return escaped(data.decode("utf-8", "backslashreplace")).encode()
-
-
-def _plain(text: str) -> str:
-    if text.isprintable():
-        return text
-    from exporters.content.wording import plain_lines  # takes time, and few texts need it
-
-    return plain_lines(text)

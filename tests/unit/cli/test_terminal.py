@@ -103,7 +103,7 @@ def test_every_verb_prints_through_here() -> None:
         for module in sorted(Path(terminal.__file__).parent.glob("*.py"))
         for node in ast.walk(ast.parse(module.read_text()))
         if isinstance(node, ast.Call) and (call := ast.unparse(node)).startswith(sinks)
-        if module.name != "terminal.py" and not call.startswith(tuple(others))
+        if module.name not in ("terminal.py", "message.py") and not call.startswith(tuple(others))
     ]
 
     assert found == []

@@ -45,6 +45,15 @@ def test_the_service_starts_what_the_package_installs() -> None:
     assert f"/{installed()['systemd/ckptree.toml']}/ckptree.toml" == configuration
 
 
+def test_every_program_of_the_project_is_on_path() -> None:
+    """One more has blanks in its name, for criu."""
+    rules = (DEBIAN / "rules").read_text()
+
+    for name in PROJECT["scripts"]:
+        assert re.search(rf"ln -s ../lib/ckptree/bin/{name} \$\(ROOT\)/usr/bin/{name}$", rules, re.MULTILINE)
+    assert "ln -s ckptree-hook-criu '$(ROOT)/usr/bin/ckptree hook criu'\n" in rules
+
+
 def test_the_systems_bcc_is_asked_for() -> None:
     """The modules of the private environment need no Debian package."""
     control = (DEBIAN / "control").read_text()

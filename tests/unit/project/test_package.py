@@ -64,7 +64,7 @@ def test_a_wheel_holds_three_packages_and_nothing_beside_them(wheel: Path) -> No
 def test_manual_pages_and_completions_travel_as_data(wheel: Path) -> None:
     """Installers put them below share, where man and the shells look."""
     with zipfile.ZipFile(wheel) as archive:
-        shared = {name.partition(".data/data/")[2] for name in archive.namelist() if ".data/" in name}
+        shared = {name.partition(".data/data/")[2] for name in archive.namelist() if ".data/data/" in name}
 
     assert shared == {
         "share/man/man1/ckptree.1",
@@ -75,6 +75,17 @@ def test_manual_pages_and_completions_travel_as_data(wheel: Path) -> None:
         "share/zsh/vendor-completions/_ckptree",
         "share/fish/vendor_completions.d/ckptree.fish",
     }
+
+
+@pytest.mark.slow
+def test_a_program_whose_name_has_blanks_travels_for_criu(wheel: Path) -> None:
+    """criu takes all that stands behind --action-script for the name of a program."""
+    with zipfile.ZipFile(wheel) as archive:
+        (script,) = (name for name in archive.namelist() if ".data/scripts/" in name)
+        text = archive.read(script)
+
+    assert script.endswith("/ckptree hook criu")
+    assert text == (TOP / "agent/cli/criuhook.sh").read_bytes()
 
 
 @pytest.mark.slow
