@@ -128,7 +128,7 @@ help:
 setup: $(STAMP) $(HELPER)
 
 # Installing compiles it too; this is for when a source has changed since.
-$(HELPER): $(wildcard agent/restart/helper/*.[ch]) hatch_build.py | $(STAMP)
+$(HELPER): $(wildcard agent/restart/helper/*.[ch] agent/restart/helper/*.ld) hatch_build.py | $(STAMP)
 	@$(BIN)/python hatch_build.py
 
 packages:
@@ -243,5 +243,5 @@ fuzz-api: setup
 	$(BIN)/python -m tests.fuzz.fuzz_api -runs=$(RUNS)
 
 clean:
-	rm -rf $(VENV) $(HELPER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) agent/restart/helper/ckptree-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

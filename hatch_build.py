@@ -17,35 +17,44 @@ except ImportError:  # not needed for running this file as a program
 
 TOP = Path(__file__).resolve().parent
 FOLDER = TOP / "agent" / "restart" / "helper"
-HELPER = FOLDER / "ckptree-rebuild"
-SOURCES = (
-    *("guard.c", "guardloop.c", "takedown.c", "guardwatcher.c", "guardfilter.c", "guardstate.c"),
-    *("namespaces.c", "kin.c"),
-    *("actor.c", "settle.c", "ending.c", "rights.c", "robust.c", "signals.c", "state.c"),
-)
+SOURCES = {
+    "ckptree-rebuild": (
+        *("guard.c", "guardloop.c", "takedown.c", "guardwatcher.c", "guardfilter.c", "guardstate.c"),
+        *("namespaces.c", "kin.c"),
+        *("actor.c", "settle.c", "filled.c", "ending.c", "rights.c", "robust.c", "signals.c", "state.c"),
+    ),
+    "ckptree-restorer": ("restorer.c",),
+    "ckptree-resume": ("resume.c",),
+}
+"""The programs beside Python, each with its sources."""
 FLAGS = (
     *("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror", "-s"),
-    # Neither C library nor position-independent code: a smaller program forks faster.
-    *("-static", "-no-pie", "-fno-pie", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector"),
+    *("-static", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector"),
     *("-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack"),
 )
+# Neither C library nor position-independent code: a smaller program forks faster.
+FIXED = ("-no-pie", "-fno-pie")
+# The restorer is one block of code, which each task maps where its image leaves room.
+FLAT = ("-no-pie", "-fpie", "-fvisibility=hidden", "-Wl,-T,restorer.ld", "-Wl,--oformat=binary")
 
 
 MACHINE_FLAGS = {"aarch64": ("-mno-outline-atomics",)}  # else gcc calls functions of a library that is not linked
 
 
-def compile_helper() -> None:
-    """Compile the helper beside its sources; it appears whole or not at all."""
-    unfinished = HELPER.with_name(f"{HELPER.name}.{os.getpid()}")
+def compile_helpers() -> None:
+    """Compile the helpers beside their sources; each appears whole or not at all."""
     compiler = os.environ.get("CC", "gcc")
     machine = subprocess.run([compiler, "-dumpmachine"], check=True, capture_output=True, text=True).stdout
-    command = [compiler, *FLAGS, *MACHINE_FLAGS.get(machine.partition("-")[0], ()), "-o", str(unfinished), *SOURCES]
-    try:
-        subprocess.run(command, cwd=FOLDER, check=True)
-        unfinished.replace(HELPER)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    flags = (*FLAGS, *MACHINE_FLAGS.get(machine.partition("-")[0], ()))
+    for name, sources in SOURCES.items():
+        unfinished = FOLDER / f"{name}.{os.getpid()}"
+        form = FLAT if name == "ckptree-restorer" else FIXED
+        try:
+            subprocess.run([compiler, *flags, *form, "-o", str(unfinished), *sources], cwd=FOLDER, check=True)
+            unfinished.replace(FOLDER / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def make_manual() -> str:
@@ -63,14 +72,14 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
         own."""
         if self.target_name != "wheel":
             return
-        compile_helper()
+        compile_helpers()
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-        build_data["artifacts"].append("agent/restart/helper/ckptree-rebuild")
+        build_data["artifacts"] += [f"agent/restart/helper/{name}" for name in SOURCES]
         if version != "editable":
             build_data["shared_data"][make_manual()] = "share"
 
 
 if __name__ == "__main__":
-    compile_helper()
+    compile_helpers()
     sys.exit(0)

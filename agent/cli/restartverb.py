@@ -8,6 +8,8 @@ restart itself has failed, since 1 and 2 may be codes of the command. Wrong opti
 import json
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -72,6 +74,12 @@ class _Wish(NamedTuple):
     key: Path | None
     drop_held: bool
     keep_rights: bool
+    images: Path | None
+
+    @property
+    def fails_apart(self) -> bool:
+        """True if the exit code is the root's, so that failures of restart itself need one of their own."""
+        return self.run != "hold" or self.images is not None
 
 
 def restart(
@@ -107,6 +115,13 @@ def restart(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON when the tree stands: its tags and pids.")
     ] = False,
+    contents: Annotated[
+        str,
+        typer.Option(
+            metavar="criu:DIR",
+            help="Give the tasks their memory, registers and files from CRIU's images in DIR, and let them run on.",
+        ),
+    ] = "",
     verify: Annotated[
         Path | None,
         typer.Option(
@@ -116,6 +131,7 @@ def restart(
     ] = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
+    from agent.cli.contents import source_of
     from agent.cli.signals import Interrupted, raising
     from agent.restart.rebuild.commands import split_command
 
@@ -127,28 +143,36 @@ def restart(
         raise UsageError(
             "--keep-rights gives tasks the rights of the caller, and --run argv their own: leave one of them out"
         )
+    file, images = source_of(file, contents)
+    if images is not None and (run != "hold" or keep_rights or not pids):
+        raise UsageError(
+            "with contents the tasks run their own programs, with their own rights and pids: "
+            "leave out --run, --keep-rights and --no-pids"
+        )
     command = split_command(run) if run not in ("hold", "argv") else None
-    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights)
+    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images)
     begun: list[bool] = []
     try:
         with raising() as asked:  # from the beginning: a plan may take several seconds
             code = _restart(wish, asked, begun)
     except CkptreeError as error:
         is_usage = isinstance(error, UsageError) and not begun
-        if run == "hold" or is_usage or (run == "argv" and isinstance(error, RefusedError)):
+        refused = isinstance(error, RefusedError) and (run == "argv" or images is not None)
+        if not wish.fails_apart or is_usage or refused:
             raise
         say(str(error))
         for line in getattr(error, "leaks", ()):
             say(f"  {line}")
         raise typer.Exit(OWN_FAILURE) from error
     except Interrupted as interrupted:
-        code = 0 if run == "hold" and begun else SIGNALLED + interrupted.number
+        code = 0 if not wish.fails_apart and begun else SIGNALLED + interrupted.number
     if code:
         raise typer.Exit(code)
 
 
 def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
     """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
+    from agent.cli.contents import examined, filling
     from agent.cli.signals import Interrupted
 
     try:
@@ -158,6 +182,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
 
         words = with_path(wish.command) if wish.command else None
         snapshot, plan, programs = _planned(wish)
+        filled = examined(wish.images, snapshot, plan) if wish.images else None
         asked.check()
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:
@@ -168,28 +193,36 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
     no_stdio = (
         wish.detach or wish.run == "hold"
     )  # tasks that hold must not keep the caller's streams, least of all its input
-    with Rebuild(
-        plan,
-        any_numbers=wish.any_numbers,
-        no_stdio=no_stdio,
-        begin=begin,
-        keep_rights=wish.keep_rights,
-        no_terminal=_without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
-    ) as rebuild:
+    with (
+        Rebuild(
+            plan,
+            any_numbers=wish.any_numbers,
+            no_stdio=no_stdio,
+            begin=begin,
+            keep_rights=wish.keep_rights,
+            no_terminal=_without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
+        ) as rebuild,
+        filling(rebuild, filled) as fill,
+    ):
         rebuild.build()
         standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
         if words is not None:
             programs = _commands(words, standing, wish)
         _prove(standing, wish, rebuild)
+        if fill is not None:
+            fill.fill()
+            _announce(standing, rebuild, wish)
         asked.check()
         all_of_them = {**_holding(snapshot, plan, programs or {}), **(programs or {})}
+        release = fill.run if fill is not None else partial(rebuild.release, all_of_them)
         if wish.detach:
-            _leave(rebuild, all_of_them, wish.pidfile)
+            release()
+            _leave(rebuild, wish.pidfile)
             return 0
-        if programs is None:
-            rebuild.release(all_of_them)
+        if not wish.fails_apart:
+            release()
             return _hold(rebuild, asked)
-        return _forward(rebuild, all_of_them)
+        return _forward(rebuild, release)
 
 
 def _without_terminal(
@@ -255,13 +288,17 @@ def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int,
 
 
 def _prove(standing: "Standing", wish: _Wish, rebuild: "Rebuild") -> None:
-    """Compare the tree with the kernel's answers, announce it, activate it, and compare it again."""
+    """Compare the tree with the kernel's answers, announce it, activate it, and compare it again.
+
+    A tree with contents is announced later, when its tasks are filled and before they run.
+    """
     from agent.restart.rebuild.failure import RebuildError
     from agent.restart.rebuild.verify import verify, verify_active
 
     found = verify(standing)
     if not found:
-        _announce(standing, rebuild, wish)
+        if wish.images is None:
+            _announce(standing, rebuild, wish)
         rebuild.activate()
         found = verify_active(standing, stopped=False)
     if found:
@@ -301,7 +338,7 @@ def _hold(rebuild: "Rebuild", asked: "Asked") -> int:
     raise CkptreeError(f"the root of the tree is gone, and the tree with it{end}")
 
 
-def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
+def _forward(rebuild: "Rebuild", release: Callable[[], None]) -> int:
     """Forward signals to the root until it ends, and return its exit code, or 128 plus the signal that ended it."""
     from agent.cli.signals import handled
 
@@ -320,7 +357,7 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
             rebuild.signal(number)
 
     with handled(_FORWARDED, forward) as bell:
-        rebuild.release(programs)
+        release()
         status = rebuild.wait(bell)
     if status is None:
         if asked > 1:
@@ -329,10 +366,9 @@ def _forward(rebuild: "Rebuild", programs: "dict[int, Program]") -> int:
     return SIGNALLED + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _leave(rebuild: "Rebuild", programs: "dict[int, Program]", pidfile: Path | None) -> None:
+def _leave(rebuild: "Rebuild", pidfile: Path | None) -> None:
     from agent.restart.rebuild import pidfile as pidfiles
 
-    rebuild.release(programs)
     if pidfile is not None:
         pidfiles.write(pidfile, rebuild.guard)
     rebuild.detach(pidfile)

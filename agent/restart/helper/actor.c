@@ -5,6 +5,7 @@
  */
 #include "actor.h"
 #include "ending.h"
+#include "filled.h"
 #include "robust.h"
 #include "settle.h"
 #include "signals.h"
@@ -188,6 +189,7 @@ _Noreturn void actor_run(void *index)
 	uint32_t me = (uint32_t)(uintptr_t)index;
 	uint32_t at = program.actors[me].first_step;
 	uint32_t end_at = at + program.actors[me].step_count;
+	const struct fill_head *contents;
 	struct robust robust;
 	char *section;
 
@@ -209,6 +211,12 @@ _Noreturn void actor_run(void *index)
 		mark_done(at);
 	}
 	wait_at_least(&program.state->release, 1);
+	contents = fill_section(me);
+	if (contents && fill_entry_of(contents, me)) {
+		if (at < end_at)
+			mark_done(at); /* the resumer stops it */
+		actor_fill(me, contents, fill_entry_of(contents, me));
+	}
 	section = actor_prepare(me);
 	if (at < end_at) {
 		show_held(me);

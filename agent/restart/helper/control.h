@@ -27,7 +27,7 @@ enum said {
 	SAID_FAILED,	   /* guard: the reason of a failure; GONE follows */
 	SAID_GONE,	   /* guard: no process is left; value: the root's wait status, or -1 */
 	SAID_GO = 16,	   /* coordinator: activate */
-	SAID_RELEASE,	   /* coordinator: hold, or run the section at `offset` */
+	SAID_RELEASE,	   /* coordinator: hold, or run or be filled by the section at `offset` */
 	SAID_SIGNAL,	   /* coordinator: send signal `value` to the root */
 	SAID_KILL,	   /* coordinator: take the tree down */
 	SAID_DETACH,	   /* coordinator: outlive me; in the end remove the file named at `offset` */
@@ -58,7 +58,7 @@ enum setup {
 	SETUP_WATCHER
 };
 
-enum run { RUN_HOLD = 1, RUN_SECTION }; /* message.value of SAID_RELEASE */
+enum run { RUN_HOLD = 1, RUN_SECTION, RUN_FILL }; /* message.value of SAID_RELEASE; RUN_FILL: see fill.h */
 
 /* the call that failed before a task could run its program */
 enum doing {

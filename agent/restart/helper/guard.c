@@ -18,7 +18,7 @@
 #define CACHE_LINE 64
 #define STACK_PAGES 64 /* pages of the guard's stack on either side of the current frame, at most */
 #define STEP_WORDS 2   /* shared words for each step: done, needed */
-#define ACTOR_WORDS 5  /* and for each actor: alive, asked, ending, runs, members */
+#define ACTOR_WORDS 6  /* and for each actor: alive, asked, ending, runs, mapped, members */
 
 extern char __bss_start[], _end[]; /* the linker's: all writable data lies between them */
 
@@ -90,6 +90,7 @@ static void map_program(void)
 	program.asked = array(&word, head.actors);
 	program.ending = array(&word, head.actors);
 	program.runs = array(&word, head.actors);
+	program.mapped = array(&word, head.actors);
 	program.members = array(&word, head.actors);
 	for (uint32_t n = 0; n < head.dependencies; n++)
 		program.needed[program.dependencies[n]] = 1;

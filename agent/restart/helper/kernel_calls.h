@@ -50,6 +50,7 @@
 #define PAGE 4096
 #define ERRORS 4095 /* no negative errno is below -ERRORS, and no address above that */
 #define MAP_NORESERVE 0x4000
+#define MAP_FIXED_NOREPLACE 0x100000
 
 #define AT_FDCWD -100
 #define F_DUPFD 0
@@ -163,6 +164,15 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 	return answer;
 }
 
+/* Call the code at `code` with one argument on another stack; it does not return. */
+#define JUMP_WITH_STACK(code, argument, stack) \
+	do { \
+		__asm__ volatile("mov %2, %%rsp\n\txor %%ebp, %%ebp\n\tcall *%0\n\tud2" \
+				 : \
+				 : "r"(code), "D"(argument), "r"(stack) \
+				 : "memory"); \
+		__builtin_unreachable(); \
+	} while (0)
 #define PROGRAM_START(body) \
 	__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall " #body "\n\tud2\n")
 #define ILLEGAL_INSTRUCTION() __asm__ volatile("ud2")
@@ -202,6 +212,15 @@ static inline long clone3_call(struct clone_args *args, void (*body)(void *), vo
 	return x0;
 }
 
+#define JUMP_WITH_STACK(code, argument, stack) \
+	do { \
+		register uint64_t in_x0 __asm__("x0") = (argument); \
+		__asm__ volatile("mov sp, %2\n\tmov x29, xzr\n\tblr %0\n\tbrk #0" \
+				 : \
+				 : "r"(code), "r"(in_x0), "r"(stack) \
+				 : "memory"); \
+		__builtin_unreachable(); \
+	} while (0)
 #define PROGRAM_START(body) \
 	__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x30, xzr\n\tbl " #body "\n\tbrk #0\n")
 #define ILLEGAL_INSTRUCTION() __asm__ volatile("udf #0")

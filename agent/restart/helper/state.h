@@ -56,6 +56,7 @@ struct program {
 	uint32_t *ending;  /* by lingering actor: the same robust futex, for its end */
 	uint32_t *needed;  /* by step: other steps depend on it */
 	uint32_t *runs;	   /* by actor: it will run a program; like the next one known from the release on */
+	uint32_t *mapped;  /* by leader: its region is mapped, see fill.h */
 	uint32_t *members; /* by leader: number of its threads that still need the descriptors */
 	uint32_t root;	   /* the first actor that is a task */
 	char *stacks;	   /* by actor: ACTOR_STACK bytes */

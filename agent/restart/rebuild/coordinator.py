@@ -132,14 +132,30 @@ class Rebuild:
         """Let the tasks hold for ever, or run their programs by actor; then stop those that were stopped."""
         if programs:
             actors = len(self.plan.actors)
-            section = helperabi.run_section(programs, actors)
-            offset = helperabi.run_offset(self._code, actors)
-            os.ftruncate(self._file, offset + len(section))
-            os.pwrite(self._file, section, offset)
-            self._send(Message(Said.RELEASE, value=Run.SECTION, offset=offset, size=len(section)))
+            self._release_with(Run.SECTION, helperabi.run_section(programs, actors))
         else:
             self._send(Message(Said.RELEASE, value=Run.HOLD))
+            self._await(Said.RELEASED)
+
+    def fill(self, section: bytes) -> int:
+        """Let the tasks take their contents by a fill section; return its offset in the shared file.
+
+        They are in the restorer when this returns, and wait for the resumer.
+        """
+        return self._release_with(Run.FILL, section)
+
+    @property
+    def file(self) -> int:
+        """The descriptor of the file that is shared with all tasks."""
+        return self._file
+
+    def _release_with(self, how: Run, section: bytes) -> int:
+        offset = helperabi.run_offset(self._code, len(self.plan.actors))
+        os.ftruncate(self._file, offset + len(section))
+        os.pwrite(self._file, section, offset)
+        self._send(Message(Said.RELEASE, value=how, offset=offset, size=len(section)))
         self._await(Said.RELEASED)
+        return offset
 
     def signal(self, number: int) -> None:
         """Send a signal to the root."""

@@ -97,10 +97,11 @@ class Setup(IntEnum):
 
 
 class Run(IntEnum):
-    """The way in which the tasks are released: to hold, or to run the programs of the run section."""
+    """The way in which the tasks are released: to hold, to run the programs of a section, or to be filled by it."""
 
     HOLD = 1
     SECTION = 2
+    FILL = 3
 
 
 class Doing(IntEnum):

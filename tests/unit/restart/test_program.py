@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agreement of program.h and control.h with their mirrors in Python, and of a program with its plan."""
+"""The agreement of the helper's headers with their mirrors in Python, and of a program with its plan."""
 
 import os
 import re
@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from agent.model import Capabilities, ProgramFile
+from agent.restart.contents import fillabi
 from agent.restart.planning.plan import CloneBits, Op, Phase, Role
 from agent.restart.rebuild import helperabi, helperprogram
 from agent.restart.rebuild.preflight import MOST_LEVELS
 from tests.support.plans import PlanWriter
 
 FOLDER = Path(__file__).parents[3] / "agent" / "restart" / "helper"
-HEADERS = ("program.h", "control.h")
+HEADERS = ("program.h", "control.h", "fill.h", "resume.h")
 Fields = tuple[tuple[str, str], ...]
 STRUCTS: dict[str, Fields] = {
     "program_head": helperprogram.PROGRAM_HEAD,
@@ -27,6 +28,15 @@ STRUCTS: dict[str, Fields] = {
     "message": helperabi.MESSAGE_FIELDS,
     "answer": helperabi.ANSWER_FIELDS,
     "run_entry": helperabi.RUN_ENTRY_FIELDS,
+    "fill_head": fillabi.HEAD_FIELDS,
+    "fill_entry": fillabi.ENTRY_FIELDS,
+    "fill_start": fillabi.START_FIELDS,
+    "fill_state": fillabi.STATE_FIELDS,
+    "fill_operation": fillabi.OPERATION_FIELDS,
+    "resume_head": fillabi.RESUME_HEAD_FIELDS,
+    "resume_thread": fillabi.RESUME_THREAD_FIELDS,
+    "resume_component": fillabi.RESUME_COMPONENT_FIELDS,
+    "resume_message": fillabi.RESUME_MESSAGE_FIELDS,
 }
 VALUES = {
     **{f"OP_{op.name}": int(op) for op in Op},
@@ -40,6 +50,12 @@ VALUES = {
     **{name: getattr(helperprogram, name) for name in dir(helperprogram) if name.startswith(("PROGRAM_", "ACTOR_"))},
     **{name: getattr(helperabi, name) for name in ("FD_PROGRAM", "FD_CONTROL", "RUN_OPENED")},
     **{name: getattr(helperabi, name) for name in dir(helperabi) if name.startswith("RIGHTS_")},
+    **{f"FILL_{special.name}": int(special) for special in fillabi.Special},
+    **{f"FILL_{demand.name}": int(demand) for demand in fillabi.Demand},
+    **{f"RESUMED_{resumed.name}": int(resumed) for resumed in fillabi.Resumed},
+    "FILL_STACK": fillabi.STACK,
+    "FILL_NO_SLOT": fillabi.NO_SLOT,
+    "FILL_ARGUMENTS": fillabi.ARGUMENTS,
     "PROGRAM_MAGIC": helperprogram.MAGIC,
     "PROGRAM_VERSION": helperprogram.VERSION,
     "NO_ACTOR": helperprogram.NO_ACTOR,
@@ -73,7 +89,7 @@ def complaints(headers: str, folder: Path) -> str:
 
 
 def texts() -> str:
-    """Return the text of both headers."""
+    """Return the text of the headers."""
     if shutil.which("gcc") is None:
         assert os.geteuid(), "gcc is missing, which `make setup` installs for root"
         pytest.skip("no gcc here")

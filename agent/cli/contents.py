@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contents of a restart on the command line: where they are, and what of them cannot be restored."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.model import Snapshot
+    from agent.restart.contents.contents import Contents
+    from agent.restart.contents.filling import Filling
+    from agent.restart.planning.plan import Plan
+    from agent.restart.rebuild.coordinator import Rebuild
+
+PREFIX: Final = "criu:"
+TREE: Final = "tree.ckpt"
+"""The tree that `ckptree hook criu` leaves beside CRIU's images."""
+
+
+def source_of(file: str, contents: str) -> tuple[str, Path | None]:
+    """Return the file of the tree and the folder of the contents; None without contents.
+
+    Args:
+        file: FILE of the command line: ``criu:DIR`` means the tree in DIR, with its contents.
+        contents: the option ``--contents``; empty where it is not given.
+    """
+    if contents and not contents.startswith(PREFIX):
+        raise UsageError(f"--contents {contents}: name a folder of CRIU's images, as in criu:DIR")
+    if not file.startswith(PREFIX):
+        return file, Path(contents.removeprefix(PREFIX)) if contents else None
+    folder = Path(file.removeprefix(PREFIX))
+    images = Path(contents.removeprefix(PREFIX)) if contents else folder
+    tree = folder / TREE
+    return (str(tree) if tree.exists() else file), images
+
+
+def examined(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "Contents":
+    """Return the contents in a folder.
+
+    Raises:
+        RefusedError: a part of them cannot be restored; nothing has been made.
+    """
+    from agent.restart.contents.contents import Contents
+    from agent.restart.contents.filling import host_specials
+    from agent.restart.contents.images import Images
+
+    contents = Contents(Images(folder), snapshot, plan)
+    contents.check_vdso(host_specials())
+    if contents.refusals:
+        raise RefusedError("\n".join(str(refusal) for refusal in contents.refusals))
+    return contents
+
+
+@contextmanager
+def filling(rebuild: "Rebuild", contents: "Contents | None") -> "Iterator[Filling | None]":
+    """Yield the fill of a tree, which is ended with the context; None without contents."""
+    if contents is None:
+        yield None
+        return
+    from agent.restart.contents.filling import Filling
+
+    fill = Filling(rebuild, contents)
+    try:
+        yield fill
+    finally:
+        fill.close()

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contents of a whole tree: what the images have, as the programs that its tasks run to take it."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+from agent.model import Snapshot, Tag
+from agent.restart.contents import openfiles, registers, taskstate
+from agent.restart.contents.descriptors import KINDS, Descriptors, Holder, open_high
+from agent.restart.contents.fillprogram import TRACED, About, Argument, FillProgram, pages
+from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
+from agent.restart.contents.memory import AddressRange, AddressSpace, Refused, Specials, hole
+from agent.restart.contents.openfiles import Pipes
+from agent.restart.contents.refusals import ContentRefusal
+from agent.restart.contents.resumer import ThreadState
+from agent.restart.planning.plan import Plan, Role
+
+_LEAST_ROOM: Final = 1 << 30
+_SIGSTOP: Final = 19
+
+
+class Contents:
+    """The contents that images have for a planned tree.
+
+    Args:
+        images: the folder.
+        snapshot: the tree.
+        plan: of the same tree.
+
+    Attributes:
+        refusals: the objects that cannot be restored.
+    """
+
+    def __init__(self, images: Images, snapshot: Snapshot, plan: Plan) -> None:
+        self._images = images
+        self._snapshot = snapshot
+        self._plan = plan
+        self.refusals: list[ContentRefusal] = []
+        self._memories: dict[int, AddressSpace] = {}
+        self._leaders = {
+            snapshot.number(actor.tag): index
+            for index, actor in enumerate(plan.actors)
+            if actor.role is Role.TASK and actor.leader == index
+        }
+        self._pipes = Pipes(images.files, self._pipe_contents())
+        self._creators = openfiles.creators(self._pipes)
+        for pid, process in images.processes.items():
+            if process.lives:
+                self._examine(pid, process)
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of pages that the tasks will read."""
+        return sum(run.size for memory in self._memories.values() for run in memory.runs)
+
+    def refuse(self, pid: int, refused: Refused) -> None:
+        """Note an object that cannot be restored."""
+        actor = self._leaders.get(pid)
+        tag = self._plan.actors[actor].tag if actor is not None else Tag(0)
+        self.refusals.append(ContentRefusal(tag, pid, *refused.refusal))
+
+    def check_vdso(self, specials: Specials) -> None:
+        """Refuse processes whose image has the vdso of another kernel."""
+        for pid, memory in self._memories.items():
+            try:
+                memory.check_vdso(specials, _read)
+            except Refused as refused:
+                self.refuse(pid, refused)
+
+    def program(
+        self, numbers: Sequence[tuple[int, ...]], mapped: Sequence[AddressRange], specials: Specials, code_size: int
+    ) -> tuple[FillProgram, list[ThreadState]]:
+        """Return the program by which the tasks take their contents, and what the resumer sets.
+
+        Args:
+            numbers: of each actor, from the root's namespace inward.
+            mapped: the areas of the helper's processes, all alike.
+            specials: the kernel's areas among them.
+            code_size: bytes of the restorer.
+        """
+        fill = FillProgram()
+        created, fetched = fill.word(), fill.word()
+        holders = []
+        for pid, memory in self._memories.items():
+            leader = self._leaders[pid]
+            process = self._images.processes[pid]
+            threads = [self._thread(leader, tid) for tid in process.threads]
+            program = fill.process(tuple(threads))
+            room = hole(_LEAST_ROOM, [*mapped, *memory.areas])
+            program.base = room.start
+            depth = len(numbers[leader]) - 1
+            holder = Holder(leader, depth, numbers[leader], process, program)
+            holders.append((holder, memory, room))
+        descriptors = Descriptors([holder for holder, _, _ in holders], self._images.files, self._pipes.together)
+        words = {}
+        for holder, memory, room in holders:
+            words[holder.actor] = self._begin(fill, holder, memory, room, specials)
+        descriptors.create(self._creators)
+        descriptors.hand_over(created, fetched)
+        states = []
+        for holder, _, _ in holders:
+            self._finish(fill, holder, numbers, words[holder.actor])
+            states += self._states(holder, pages(code_size), fill)
+        return fill, states
+
+    def _examine(self, pid: int, process: ProcessImage) -> None:
+        """Read the memory of a process, and note what of it cannot be restored."""
+        if pid not in self._leaders:
+            self.refuse(pid, Refused("task", str(pid), "tree", "the images have this process, and the tree has not"))
+            return
+        try:
+            memory = AddressSpace(self._images, process)
+        except Refused as refused:
+            self.refuse(pid, refused)
+        else:
+            self._memories[pid] = memory
+            for identity, _ in memory.files():
+                self._check_file(pid, identity)
+        for info in process.fds:
+            kind = int(info.type)
+            if kind not in self._creators:
+                text = "descriptors of this kind are not restored"
+                name = KINDS.get(kind, f"kind {kind}")
+                self.refuse(pid, Refused(name, str(info.id), "kind", f"descriptor {info.fd}: {text}"))
+            elif int(info.id) not in self._images.files:
+                self.refuse(pid, Refused(KINDS[kind], str(info.id), "missing", "the images do not describe it"))
+            else:
+                self._check_file(pid, int(info.id))
+
+    def _check_file(self, pid: int, identity: int) -> None:
+        """Refuse a file that is not there, or is another one by its size."""
+        entry = self._images.files.get(identity)
+        if entry is None:
+            self.refuse(pid, Refused("file", str(identity), "missing", "the images do not describe it"))
+            return
+        if not entry.HasField("reg"):
+            return
+        path = bytes(entry.reg.name)
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            text = f"{os.fsdecode(path)}: {error.strerror}: put the file there that it had open"
+            self.refuse(pid, Refused("file", str(identity), "missing", text))
+            return
+        if entry.reg.HasField("size") and found.st_size != entry.reg.size and _is_regular(found.st_mode):
+            text = (
+                f"{os.fsdecode(path)} has {found.st_size} bytes, and had {entry.reg.size} at the dump: "
+                "put the file of that time there"
+            )
+            self.refuse(pid, Refused("file", str(identity), "size", text))
+
+    def _begin(self, fill: FillProgram, holder: Holder, memory: AddressSpace, room: AddressRange, specials: Specials) -> int:
+        """Exchange the memory of a process; return the word by which its threads wait for that."""
+        script, program = holder.leader, holder.program
+        entered, ready = fill.word(), fill.word()
+        for thread in program.scripts:
+            thread.wait(TRACED, 1)
+            thread.post(entered)
+        script.wait(entered, len(program.scripts))
+        script.about = About("pages", "")
+        page_files = {path: open_high(holder, os.fsencode(path), os.O_RDONLY) for path in memory.page_files()}
+        files: dict[tuple[int, int], Argument] = {}
+        for identity, flags in memory.files():
+            script.about = About("file", str(identity))
+            path = bytes(self._images.files[identity].reg.name)
+            files[identity, flags] = open_high(holder, path, openfiles.open_flags(flags))
+        exe = int(holder.image.mm.exe_file_id)
+        script.about = About("file", str(exe))
+        exe_number = open_high(holder, bytes(self._images.files[exe].reg.name), os.O_RDONLY)
+        script.about = About("descriptors", "")
+        script.call("close_range", 0, holder.service - 1, 0)
+        memory.clear(script, room, specials)
+        memory.restore(script, files, page_files)
+        memory.marks(script, program, exe_number)
+        return ready
+
+    def _finish(self, fill: FillProgram, holder: Holder, numbers: Sequence[tuple[int, ...]], ready: int) -> None:
+        """Restore the rest of a process once its descriptors are there, and then each of its threads."""
+        script, program, image = holder.leader, holder.program, holder.image
+        files = self._images.files
+        script.about = About("folder", str(image.fs.cwd_id))
+        root = bytes(files[int(image.fs.root_id)].reg.name)
+        cwd = bytes(files[int(image.fs.cwd_id)].reg.name)
+        script.call("chdir", program.data(cwd + b"\0"))
+        if root != b"/":
+            script.about = About("folder", str(image.fs.root_id))
+            script.call("chroot", program.data(root + b"\0"))
+        script.call("umask", int(image.fs.umask))
+        script.about = About("task", "personality")
+        script.call("personality", int(image.core.tc.personality))
+        taskstate.restore_actions(script, program, image.core)
+        taskstate.restore_timers(script, program, image.core)
+        taskstate.restore_limits(script, program, image.core)
+        script.post(ready)
+        credited = fill.word()
+        for thread, actor, tid in zip(program.scripts, program.actors, image.threads, strict=True):
+            thread.wait(ready, 1)
+            taskstate.restore_thread(thread, program, image, tid, (holder.numbers[-1], numbers[actor][-1]))
+            thread.post(credited)
+        script.wait(credited, len(program.scripts))
+        script.about = About("task", "dumpable")
+        dumpable = int(image.mm.dumpable) if image.mm.HasField("dumpable") else 1
+        script.call("prctl", taskstate.PR_SET_DUMPABLE, int(dumpable == 1), 0, 0, 0)
+
+    def _states(self, holder: Holder, code_size: int, fill: FillProgram) -> list[ThreadState]:
+        image, program = holder.image, holder.program
+        size = program.region_size(code_size, fill.state_size)
+        stopped = image.core.tc.task_state == STOPPED
+        signal = (int(image.core.tc.stop_signo) or _SIGSTOP) if stopped else 0
+        found = []
+        for actor, tid in zip(program.actors, image.threads, strict=True):
+            first = tid == image.pid
+            state = ThreadState(
+                actor,
+                registers.registers(image.cores[tid].thread_info),
+                taskstate.blocked(image, tid),
+                signal if first else 0,
+                (program.base, size) if first else (0, 0),
+            )
+            found.append(state)
+        return found
+
+    def _thread(self, leader: int, tid: int) -> int:
+        """Return the actor of a thread by its number in the root's namespace."""
+        for index, actor in enumerate(self._plan.actors):
+            if actor.leader == leader and actor.tag and self._snapshot.number(actor.tag) == tid:
+                return index
+        raise Refused("task", str(tid), "tree", "the images have this thread, and the tree has not")
+
+    def _pipe_contents(self) -> dict[int, tuple[bytes, int]]:
+        found: dict[int, tuple[bytes, int]] = {}
+        for name in ("pipes-data.img", "fifo-data.img"):
+            for entry, content in self._images.payloads(name):
+                message: Any = entry.message
+                found[int(message.pipe_id)] = content, int(message.size)
+        return found
+
+
+def _read(run: PageRun) -> bytes:
+    with open(run.file, "rb") as file:
+        file.seek(run.offset)
+        return file.read(run.size)
+
+
+def _is_regular(mode: int) -> bool:
+    return (mode & 0o170000) == 0o100000

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fill of a rebuilt tree under way: the shell around the restorer and the resumer.
+
+The tree is released with the fill section, so that each task takes its contents. Then the resumer sets what a task cannot
+set itself. No task runs before run().
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+from agent.errors import CkptreeError
+from agent.restart.contents import fillabi
+from agent.restart.contents.contents import Contents
+from agent.restart.contents.fillabi import Resumed, ResumeMessage
+from agent.restart.contents.fillprogram import FillProgram
+from agent.restart.contents.memory import Specials, mapped, special_areas
+from agent.restart.contents.resumer import Resumer, ThreadState
+from agent.restart.rebuild.coordinator import Rebuild
+
+RESTORER: Final = Path(__file__).parents[1] / "helper" / "ckptree-restorer"
+
+
+def host_specials() -> Specials:
+    """Return the kernel's special areas of this process, and the code of its vdso.
+
+    All processes of a kernel have the same ones, at other addresses.
+    """
+    specials = special_areas(Path("/proc/self/maps").read_text(), b"")
+    area = next((area for name, area in specials.areas.items() if name == "[vdso]"), None)
+    code = b"" if area is None else ctypes.string_at(area.start, area.size)
+    return Specials(specials.areas, code)
+
+
+class Filling:
+    """The fill of a tree that stands.
+
+    Args:
+        rebuild: the tree; it must be active when it is filled.
+        contents: the contents of its tasks.
+    """
+
+    def __init__(self, rebuild: Rebuild, contents: Contents) -> None:
+        self._rebuild = rebuild
+        self._contents = contents
+        self._resumer: Resumer | None = None
+        self._program = FillProgram()
+        self._states: list[ThreadState] = []
+        self._state_at = 0
+
+    def fill(self) -> None:
+        """Have all tasks take their contents; they then stand still until run().
+
+        Raises:
+            CkptreeError: a part cannot be restored; the tree must be taken down.
+        """
+        plan = self._rebuild.plan
+        first = next(index for index in plan.tasks if plan.actors[index].leader == index)
+        maps = Path(f"/proc/{self._rebuild.pids[first]}/maps").read_text()
+        code = RESTORER.read_bytes()
+        self._program, self._states = self._contents.program(
+            self._rebuild.numbers, mapped(maps), special_areas(maps, b""), len(code)
+        )
+        section = self._program.section(code, len(plan.actors))
+        self._state_at = self._rebuild.fill(section) + self._program.state_offset(code, len(plan.actors))
+        state = self._state_at, self._program.state_size
+        self._resumer = Resumer(self._states, self._rebuild.pids, self._rebuild.file, state)
+        self._expect(Resumed.READY)
+
+    def run(self) -> None:
+        """Let all tasks run at once.
+
+        Raises:
+            CkptreeError: the resumer was killed, and the tree with it.
+        """
+        if self._resumer is not None:
+            self._resumer.go()
+            self._expect(Resumed.ALL)
+            self.close()
+
+    def close(self) -> None:
+        """End the resumer; tasks that do not run yet die with it."""
+        if self._resumer is not None:
+            self._resumer.close()
+            self._resumer = None
+
+    def _expect(self, wanted: Resumed) -> None:
+        if self._resumer is not None:
+            message = self._resumer.receive()
+            if message.what != wanted:
+                raise self._failure(message)
+
+    def _failure(self, message: ResumeMessage) -> CkptreeError:
+        what = Resumed(message.what)
+        if what is Resumed.FILL_FAILED:
+            state = os.pread(self._rebuild.file, fillabi.STATE.size, self._state_at)
+            _, _, _, actor, index, error, _ = fillabi.STATE.unpack(state)
+            return CkptreeError(self._text(actor, index, error))
+        actor = self._states[message.thread].actor
+        return CkptreeError(f"{self._named(actor)} cannot be resumed: {_RESUMER[what]}{_cause(what, message.error)}")
+
+    def _text(self, actor: int, index: int, error: int) -> str:
+        operation = self._program.operation(actor, index)
+        reason = os.strerror(error) if error else "the kernel's answer is another one than the image needs"
+        return f"{self._named(actor)}: {operation.about.kind} {operation.about.identity}: {operation.name}: {reason}"
+
+    def _named(self, actor: int) -> str:
+        return f"task {self._rebuild.plan.actors[actor].tag} ({self._rebuild.numbers[actor][0]})"
+
+
+_RESUMER: Final = {
+    Resumed.SETUP: "the resumer cannot read its table",
+    Resumed.SEIZE: "it cannot be traced",
+    Resumed.WAIT_FAILED: "it cannot be waited for",
+    Resumed.DIED: "it ended while it was filled",
+    Resumed.REGISTERS: "its registers are refused",
+    Resumed.FLOATING: "its floating point registers are refused",
+    Resumed.COMPONENT: "this processor lacks registers that the image has: XSAVE component",
+    Resumed.MASK: "its mask of signals is refused",
+    Resumed.REGION: "the memory of the restart cannot be unmapped",
+    Resumed.READY: "it was resumed too early",
+    Resumed.ALL: "it was resumed too early",
+}
+
+
+def _cause(what: Resumed, error: int) -> str:
+    if what is Resumed.DIED:
+        return f": wait status or signal {error:#x}"
+    if what is Resumed.COMPONENT:
+        return f" {error}"
+    return f": {os.strerror(error)}" if error else ""

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program by which the tasks of a tree take their contents: operations, slots and data of each process.
+
+    program of a process = START of a thread * | OPERATION of all its threads * | slot * | data, padded to a page
+
+A task runs the operations of its own script. An argument is a number, the value of a slot, or the address of data, which
+is known only once the region of the process has its place. Processes wait for each other by words that all share.
+"""
+
+import mmap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from agent.errors import CkptreeError
+from agent.restart.contents import fillabi
+from agent.restart.contents.fillabi import Demand, Special
+from agent.restart.contents.syscalls import CALLS
+
+TRACED: Final = 0
+"""The word that the resumer posts once it traces all threads."""
+ALIGNMENT: Final = 16
+
+
+class Slot(NamedTuple):
+    """A value that one operation keeps for a later one."""
+
+    place: int
+
+
+class Data(NamedTuple):
+    """Bytes in the data of a process: their offset from its start."""
+
+    offset: int
+
+
+class About(NamedTuple):
+    """The object that an operation restores, for messages: its kind and identity, as in ``file 7``."""
+
+    kind: str
+    identity: str
+
+
+Argument = int | Slot | Data
+_NOTHING: Final = About("task", "")
+
+
+@dataclass(slots=True)
+class Operation:
+    """One step of a script; see struct fill_operation."""
+
+    call: int
+    arguments: tuple[Argument, ...]
+    keep: int
+    demand: Demand
+    wanted: int
+    about: About
+    name: str
+
+
+class FillScript:
+    """The operations of one thread.
+
+    Attributes:
+        operations: in the order in which the thread takes them.
+        about: the object that the next operations restore.
+    """
+
+    def __init__(self, process: "ProcessProgram") -> None:
+        self._process = process
+        self.operations: list[Operation] = []
+        self.about = _NOTHING
+
+    def call(self, name: str, *arguments: Argument, demand: Demand = Demand.SUCCESS, wanted: int = 0) -> None:
+        """Add a system call whose answer is not needed."""
+        self._add(CALLS[name], arguments, fillabi.NO_SLOT, demand, wanted, name)
+
+    def kept(self, name: str, *arguments: Argument) -> Slot:
+        """Add a system call, and return the slot of its answer."""
+        slot = self._process.slot()
+        self._add(CALLS[name], arguments, slot.place, Demand.SUCCESS, 0, name)
+        return slot
+
+    def exact(self, name: str, *arguments: Argument, wanted: int) -> None:
+        """Add a system call that must give this answer."""
+        self._add(CALLS[name], arguments, fillabi.NO_SLOT, Demand.EXACT, wanted, name)
+
+    def wait(self, word: int, least: int) -> None:
+        """Wait until a shared word is at least so much."""
+        self._special(Special.WAIT, word, least)
+
+    def post(self, word: int) -> None:
+        """Add 1 to a shared word."""
+        self._special(Special.POST, word)
+
+    def read(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int) -> None:
+        """Read consecutive bytes of a file, from an offset on, into spans of memory: address and size of each."""
+        data = b"".join(address.to_bytes(8, "little") + size.to_bytes(8, "little") for address, size in spans)
+        self._special(Special.READ, file, self._process.data(data), len(spans), offset)
+
+    def store(self, at: Data, offset: int, value: Argument) -> None:
+        """Write four bytes into data."""
+        self._special(Special.STORE, Data(at.offset + offset), value)
+
+    def loaded(self, at: Data, offset: int) -> Slot:
+        """Return the slot of a number of four bytes that an earlier operation has left in data."""
+        slot = self._process.slot()
+        arguments = (Data(at.offset + offset),)
+        self._add(Special.LOAD, arguments, slot.place, Demand.ANY, 0, "load")
+        return slot
+
+    def address(self, at: Data, offset: int, of: Data) -> None:
+        """Write the address of other data into data, eight bytes."""
+        self._special(Special.ADDRESS, Data(at.offset + offset), of)
+
+    def timer(self, clock: int, event: Data, number: int) -> None:
+        """Create the POSIX timer of a number."""
+        self._special(Special.TIMER, clock, event, number)
+
+    def _special(self, what: Special, *arguments: Argument) -> None:
+        self._add(what, arguments, fillabi.NO_SLOT, Demand.SUCCESS, 0, what.name.lower())
+
+    def _add(
+        self, call: int, arguments: tuple[Argument, ...], keep: int, demand: Demand, wanted: int, name: str
+    ) -> None:
+        self.operations.append(Operation(call, arguments, keep, demand, wanted, self.about, name))
+
+
+@dataclass(slots=True)
+class ProcessProgram:
+    """The scripts of a process.
+
+    Attributes:
+        actors: its threads, the leader first, as indices of the plan.
+        scripts: of each thread.
+        base: address of the region, once it is placed.
+    """
+
+    actors: tuple[int, ...]
+    scripts: list[FillScript] = field(default_factory=list)
+    base: int = 0
+    _slots: int = 0
+    _data: bytearray = field(default_factory=bytearray)
+
+    def __post_init__(self) -> None:
+        self.scripts = [FillScript(self) for _ in self.actors]
+
+    def slot(self) -> Slot:
+        """Return a new slot."""
+        if self._slots == fillabi.NO_SLOT:
+            raise CkptreeError("a process needs more than 65534 values while it is filled")
+        self._slots += 1
+        return Slot(self._slots - 1)
+
+    def data(self, content: bytes) -> Data:
+        """Put bytes into the data, aligned to 16; the place may be written while the process is filled."""
+        self._data += bytes(-len(self._data) % ALIGNMENT)
+        at = Data(len(self._data))
+        self._data += content
+        return at
+
+    @property
+    def size(self) -> int:
+        """Bytes of the program, whole pages."""
+        return pages(self._data_at + len(self._data))
+
+    @property
+    def _slots_at(self) -> int:
+        operations = sum(len(script.operations) for script in self.scripts)
+        return fillabi.START.size * len(self.scripts) + fillabi.OPERATION.size * operations
+
+    @property
+    def _data_at(self) -> int:
+        end = self._slots_at + fillabi.SLOT * self._slots
+        return end + -end % ALIGNMENT
+
+    def region_size(self, code_size: int, state_size: int) -> int:
+        """Return the bytes of the region."""
+        return code_size + state_size + self.size + fillabi.STACK * len(self.scripts)
+
+    def encode(self, code_size: int, state_size: int) -> bytes:
+        """Return the program, for a region that begins at `base`."""
+        state = self.base + code_size
+        mine = state + state_size
+        slots, data = mine + self._slots_at, mine + self._data_at
+        starts, operations = bytearray(), bytearray()
+        first = mine + fillabi.START.size * len(self.scripts)
+        for actor, script in zip(self.actors, self.scripts, strict=True):
+            starts += fillabi.START.pack(state, first + len(operations), slots, len(script.operations), actor)
+            for operation in script.operations:
+                operations += _packed(operation, data)
+        whole = starts + operations + bytes(data - slots) + self._data
+        return bytes(whole + bytes(self.size - len(whole)))
+
+    def entries(self, code_size: int, state_size: int, offset: int) -> "Iterable[tuple[int, bytes]]":
+        """Yield each actor with its entry of the section, for a program at this offset of the section."""
+        mine = self.base + code_size + state_size
+        stacks = mine + self.size
+        for index, actor in enumerate(self.actors):
+            yield (
+                actor,
+                fillabi.ENTRY.pack(
+                    *(self.base, offset, self.size, mine + fillabi.START.size * index),
+                    *(stacks + fillabi.STACK * (index + 1), len(self.scripts), 0),
+                ),
+            )
+
+
+def _packed(operation: Operation, data: int) -> bytes:
+    values = [0] * fillabi.ARGUMENTS
+    from_slots = 0
+    for index, argument in enumerate(operation.arguments):
+        if isinstance(argument, Slot):
+            from_slots |= 1 << index
+            values[index] = argument.place
+        elif isinstance(argument, Data):
+            values[index] = data + argument.offset
+        else:
+            values[index] = argument & (1 << 64) - 1
+    return fillabi.OPERATION.pack(
+        operation.call, operation.keep, operation.demand, from_slots, *values, operation.wanted
+    )
+
+
+def pages(size: int) -> int:
+    """Return a size rounded up to whole pages."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class FillProgram:
+    """The programs of all processes of a tree, and the words that they share."""
+
+    def __init__(self) -> None:
+        self.processes: list[ProcessProgram] = []
+        self.words = TRACED + 1
+
+    def process(self, actors: tuple[int, ...]) -> ProcessProgram:
+        """Add a process, its leader first."""
+        made = ProcessProgram(actors)
+        self.processes.append(made)
+        return made
+
+    def word(self) -> int:
+        """Return a new shared word, which begins at 0."""
+        self.words += 1
+        return self.words - 1
+
+    @property
+    def state_size(self) -> int:
+        """Bytes of state and words, whole pages."""
+        return pages(fillabi.STATE.size + fillabi.WORD * self.words)
+
+    def section(self, code: bytes, actors: int) -> bytes:
+        """Encode the fill section.
+
+        Args:
+            code: the restorer's.
+            actors: their number in the plan.
+        """
+        code_size = pages(len(code))
+        code_at = pages(fillabi.HEAD.size + fillabi.ENTRY.size * actors)
+        state_at = self.state_offset(code, actors)
+        offset = state_at + self.state_size
+        entries = [bytes(fillabi.ENTRY.size)] * actors
+        programs = []
+        for process in self.processes:
+            for actor, entry in process.entries(code_size, self.state_size, offset):
+                entries[actor] = entry
+            programs.append(process.encode(code_size, self.state_size))
+            offset += process.size
+        head = fillabi.HEAD.pack(code_at, code_size, state_at, self.state_size) + b"".join(entries)
+        state = bytes(self.state_size)
+        return b"".join([head.ljust(code_at, b"\0"), code.ljust(code_size, b"\0"), state, *programs])
+
+    def state_offset(self, code: bytes, actors: int) -> int:
+        """Return the offset of the state in the section, for a restorer and a number of actors."""
+        return pages(fillabi.HEAD.size + fillabi.ENTRY.size * actors) + pages(len(code))
+
+    def operation(self, actor: int, index: int) -> Operation:
+        """Return an operation by the actor that takes it and its place in that script."""
+        process = next(process for process in self.processes if actor in process.actors)
+        return process.scripts[process.actors.index(actor)].operations[index]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contents that a folder of CRIU's images has for each process, by its pid in the root's namespace.
+
+The messages are read once and kept; pages are not: each task reads its own from the file. A message of the protobuf
+library has no type that a checker knows, so it is Any here.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from agent.errors import FormatError
+from exporters.criu import imagefile, imagefolder
+from exporters.criu.imagefolder import PARENT, ImageFolder
+
+Message = Any
+
+ALIVE: Final = 1
+DEAD: Final = 2
+STOPPED: Final = 3
+IN_PARENT: Final = 1
+LAZY: Final = 2
+PRESENT: Final = 4
+PAGE: Final = 4096
+_MOST_PARENTS: Final = 64
+"""Folders of a chain of dumps; a link that leads back to its own folder ends there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRun:
+    """Consecutive pages whose bytes are consecutive in a file.
+
+    Attributes:
+        address: of the first page.
+        size: bytes.
+        file: path of the file.
+        offset: of the first byte in it.
+    """
+
+    address: int
+    size: int
+    file: Path
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessImage:
+    """The messages about one process.
+
+    Attributes:
+        pid: its number in the root's namespace.
+        threads: the numbers of its threads, its own first.
+        core: its core_entry.
+        cores: the core_entry of each thread by its number, its own too.
+        ids: the identities of what it may share.
+        mm: its mm_entry; None for a zombie.
+        fs: its fs_entry; None for a zombie.
+        fds: its descriptors.
+    """
+
+    pid: int
+    threads: tuple[int, ...]
+    core: Message
+    cores: dict[int, Message]
+    ids: Message
+    mm: Message
+    fs: Message
+    fds: tuple[Message, ...]
+
+    @property
+    def lives(self) -> bool:
+        """True unless it is a zombie."""
+        return bool(self.core.tc.task_state != DEAD)
+
+
+class Images:
+    """A folder of images.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folders = list(_chain(path))
+
+    @cached_property
+    def inventory(self) -> Message:
+        """The inventory_entry."""
+        return self._one("inventory.img")
+
+    @cached_property
+    def processes(self) -> dict[int, ProcessImage]:
+        """The processes by pid, in the order of the file: parents first."""
+        return {int(entry.pid): self._process(entry) for entry in self.all("pstree.img")}
+
+    @cached_property
+    def files(self) -> dict[int, Message]:
+        """The file_entry of each open file, by its id."""
+        return {int(entry.id): entry for entry in self.all("files.img")}
+
+    def all(self, name: str) -> list[Message]:
+        """Return the messages of a file; none where there is no such file."""
+        return [entry.message for entry, _ in self.payloads(name, wanted=False)]
+
+    def payloads(self, name: str, *, wanted: bool = True) -> Iterator[tuple[imagefile.ImageEntry, bytes]]:
+        """Yield the entries of a file with the bytes behind each; without them if they are not wanted."""
+        file = self._folders[0].open(name)
+        if file is None:
+            return
+        with closing(file):
+            for entry in imagefile.read(file, name):
+                content = b""
+                if wanted and entry.payload_bytes:
+                    file.seek(entry.payload)
+                    content = file.read(entry.payload_bytes)
+                yield entry, content
+
+    def pages(self, name: str) -> list[PageRun]:
+        """Return where the pages of a pagemap file lie, by address; those of earlier dumps are looked up there.
+
+        Raises:
+            FormatError: a page is said to be in an earlier dump that does not have it, or in none.
+        """
+        return list(self._runs(name, 0))
+
+    def _runs(self, name: str, depth: int) -> Iterator[PageRun]:
+        file = self._folders[depth].open(name) if depth < len(self._folders) else None
+        if file is None:
+            if depth:
+                raise FormatError(name, f"its pages are in an earlier dump, and the folder {PARENT} has no such file")
+            return
+        with closing(file):
+            entries = imagefile.read(file, name)
+            head: Message = next(entries).message
+            source = self._folders[depth].path / f"pages-{head.pages_id}.img"
+            offset = 0
+            earlier: list[PageRun] | None = None
+            for entry in entries:
+                message: Message = entry.message
+                count = message.nr_pages if message.HasField("nr_pages") else message.compat_nr_pages
+                size = int(count) * PAGE
+                flags = message.flags if message.HasField("flags") else IN_PARENT if message.in_parent else PRESENT
+                if flags & IN_PARENT:
+                    if earlier is None:
+                        earlier = list(self._runs(name, depth + 1))
+                    yield from _within(earlier, int(message.vaddr), size, name, entry.offset)
+                elif flags & LAZY and not flags & PRESENT:
+                    raise FormatError(name, "its pages were left to a server of pages", entry.offset)
+                else:
+                    yield PageRun(int(message.vaddr), size, source, offset)
+                    offset += size
+
+    def _process(self, entry: Message) -> ProcessImage:
+        pid = int(entry.pid)
+        threads = (pid, *(int(tid) for tid in entry.threads if tid != pid))
+        cores = {tid: self._one(f"core-{tid}.img") for tid in threads}
+        core = cores[pid]
+        lives = core.tc.task_state != DEAD
+        ids = core.ids if core.HasField("ids") or not lives else self._one(f"ids-{pid}.img")
+        return ProcessImage(
+            pid,
+            threads,
+            core,
+            cores,
+            ids,
+            self._one(f"mm-{pid}.img") if lives else None,
+            self._one(f"fs-{pid}.img") if lives else None,
+            tuple(self.all(f"fdinfo-{ids.files_id}.img")) if lives else (),
+        )
+
+    def _one(self, name: str) -> Message:
+        return imagefolder.one(self._folders[0], name)
+
+
+def _chain(path: Path) -> Iterator[ImageFolder]:
+    seen: set[Path] = set()
+    here = path.resolve()
+    while here not in seen and len(seen) < _MOST_PARENTS and here.is_dir():
+        seen.add(here)
+        yield ImageFolder(here)
+        here = (here / PARENT).resolve()
+    if not seen:
+        yield ImageFolder(path)
+
+
+def _within(runs: list[PageRun], address: int, size: int, name: str, offset: int) -> Iterator[PageRun]:
+    """Yield the parts of runs that are in a range of addresses, which they must cover."""
+    at, end = address, address + size
+    for run in runs:
+        if run.address + run.size <= at or run.address > at or at >= end:
+            continue
+        skip = at - run.address
+        taken = min(run.size - skip, end - at)
+        yield PageRun(at, taken, run.file, run.offset + skip)
+        at += taken
+    if at < end:
+        raise FormatError(name, f"the page at {at:#x} is said to be in an earlier dump, which does not have it", offset)

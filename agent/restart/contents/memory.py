@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of a process: areas, pages, the special areas of the kernel, and the marks of mm_struct.
+
+A process first unmaps all but its region and the kernel's special areas ([vvar], [vdso]), which it moves to where the
+image has them. Then it maps each area, and reads the pages of the image straight into place. An area that is not
+writable becomes so only afterwards.
+"""
+
+import bisect
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
+from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+
+# Bits of vma_entry.status, from CRIU's image.h.
+REGULAR: Final = 1 << 0
+VSYSCALL: Final = 1 << 2
+VDSO: Final = 1 << 3
+FILE_PRIVATE: Final = 1 << 6
+FILE_SHARED: Final = 1 << 7
+ANON_SHARED: Final = 1 << 8
+ANON_PRIVATE: Final = 1 << 9
+SYSV: Final = 1 << 10
+SOCKET: Final = 1 << 11
+VVAR: Final = 1 << 12
+AIO: Final = 1 << 13
+MEMFD: Final = 1 << 14
+SHADOW_STACK: Final = 1 << 15
+GUARD: Final = 1 << 16
+UPROBES: Final = 1 << 17
+SPECIAL: Final = VDSO | VVAR | VSYSCALL | UPROBES
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
+MAP_LOCKED: Final = 0x2000
+MAP_HUGETLB: Final = 0x40000
+MAP_FLAGS: Final = 0x1 | 0x2 | 0x20 | 0x100 | MAP_LOCKED | 0x4000 | 0x8000 | 0x20000 | MAP_HUGETLB | 0x3F << 26
+"""The flags of an area that are given to mmap() again: sharing, anonymity, growth, locking, reserve, size of pages."""
+MREMAP_MOVE: Final = 1 | 2
+MADV_GUARD_INSTALL: Final = 102
+TASK_END: Final = 0x7FFFFFFFF000
+LOWEST: Final = 0x10000
+_HOLES_FROM: Final = 0x100000000000
+_ROOM: Final = 1 << 36
+"""Bytes of a room, at most: more than any program needs."""
+_MOST_AUXV: Final = 50
+PR_SET_MM, PR_SET_MM_MAP, PR_SET_THP_DISABLE = 35, 14, 41
+_MM_MAP: Final = struct.Struct("<12QII")
+_AUXV_AT: Final = 11 * 8
+_EXE_AT: Final = 12 * 8 + 4
+
+
+class AddressRange(NamedTuple):
+    """A range of addresses: from `start` up to `end`."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
+
+class Refused(Exception):  # noqa: N818 - it becomes a ContentRefusal, not an error of its own
+    """A part that cannot be restored: its kind, identity, rule and text."""
+
+    def __init__(self, kind: str, identity: str, rule: str, text: str) -> None:
+        super().__init__(text)
+        self.refusal = kind, identity, rule, text
+
+
+class Specials(NamedTuple):
+    """The kernel's special areas of a process, by name, in order of address, and the code of its vdso."""
+
+    areas: dict[str, AddressRange]
+    vdso: bytes
+
+
+def special_areas(maps: str, vdso: bytes) -> Specials:
+    """Return the special areas of a process, from its /proc/PID/maps."""
+    found = {}
+    for line in maps.splitlines():
+        name = line.rpartition(" ")[2]
+        if name.startswith(("[vvar", "[vdso")):
+            start, end = (int(each, 16) for each in line.split(" ", 1)[0].split("-"))
+            found[name] = AddressRange(start, end)
+    return Specials(found, vdso)
+
+
+def mapped(maps: str) -> list[AddressRange]:
+    """Return all areas of a process, from its /proc/PID/maps."""
+    found = []
+    for line in maps.splitlines():
+        start, end = (int(each, 16) for each in line.split(" ", 1)[0].split("-"))
+        if end <= TASK_END:
+            found.append(AddressRange(start, end))
+    return found
+
+
+def hole(least: int, areas: Iterable[AddressRange]) -> AddressRange:
+    """Return a range of at least so many bytes beside all areas, the highest addresses left out.
+
+    Raises:
+        Refused: there is none.
+    """
+    at = _HOLES_FROM
+    for area in [*sorted(areas), AddressRange(TASK_END, TASK_END)]:
+        if area.start - at >= least:
+            return AddressRange(at, min(area.start, at + _ROOM))
+        at = max(at, area.end)
+    raise Refused("memory", "", "no-room", f"no {least} bytes of its addresses are free for the time of the restart")
+
+
+class AddressSpace:
+    """The memory of one process, and the operations that restore it.
+
+    Args:
+        images: the folder.
+        process: its messages.
+
+    Attributes:
+        areas: its areas, the kernel's special ones among them.
+        runs: the pages of its private areas.
+
+    Raises:
+        Refused: an area cannot be restored.
+        FormatError: the images contradict themselves.
+    """
+
+    def __init__(self, images: Images, process: ProcessImage) -> None:
+        self._mm = process.mm
+        self._vmas: list[Any] = sorted(
+            (vma for vma in process.mm.vmas if not vma.status & (VSYSCALL | UPROBES)), key=lambda vma: int(vma.start)
+        )
+        self.areas = [AddressRange(int(vma.start), int(vma.end)) for vma in self._vmas]
+        self._regular = [vma for vma in self._vmas if vma.status & REGULAR and not vma.status & (SPECIAL | GUARD)]
+        self._check()
+        pages = images.pages(f"pagemap-{process.pid}.img")
+        self._vdso_pages, self.runs = self._sorted(pages)
+
+    def files(self) -> list[tuple[int, int]]:
+        """Return the id of each mapped file with the flags that it must be opened with."""
+        return list(
+            dict.fromkeys(
+                (int(vma.shmid), int(vma.fdflags))
+                for vma in self._regular
+                if vma.status & (FILE_PRIVATE | FILE_SHARED) and not vma.status & MEMFD
+            )
+        )
+
+    def page_files(self) -> list[str]:
+        """Return the paths of the files that its pages are in."""
+        return list(dict.fromkeys(str(run.file) for run in self.runs))
+
+    def check_vdso(self, specials: Specials, read: "Callable[[PageRun], bytes]") -> None:
+        """Compare the kernel's special areas with those of the image.
+
+        Args:
+            specials: the kernel's.
+            read: reads the bytes of a run.
+
+        Raises:
+            Refused: the image is of a kernel with another vdso, so that its addresses mean something else.
+        """
+        wanted = [(bool(vma.status & VDSO), int(vma.end - vma.start)) for vma in self._special]
+        have = [(name.startswith("[vdso"), area.size) for name, area in specials.areas.items()]
+        if _joined(wanted) != _joined(have):
+            raise Refused("vdso", "", "other-kernel", _OTHER_VDSO)
+        for run in self._vdso_pages:
+            at = run.address - next(int(vma.start) for vma in self._special if vma.status & VDSO)
+            if read(run) != specials.vdso[at : at + run.size]:
+                raise Refused("vdso", "", "other-kernel", _OTHER_VDSO)
+
+    @property
+    def _special(self) -> list[Any]:
+        return [vma for vma in self._vmas if vma.status & (VDSO | VVAR)]
+
+    def clear(self, script: FillScript, room: AddressRange, specials: Specials) -> None:
+        """Unmap all outside of a room, and move the special areas to where the image has them."""
+        script.about = About("memory", "")
+        at = 0
+        for area in sorted([room, *specials.areas.values()]):
+            if area.start > at:
+                script.call("munmap", at, area.start - at)
+            at = area.end
+        script.call("munmap", at, TASK_END - at)
+        if not self._special:
+            return
+        script.about = About("vdso", "")
+        move = int(self._special[0].start) - min(area.start for area in specials.areas.values())
+        if move:
+            aside = room.start + room.size // 2 - min(area.start for area in specials.areas.values())
+            for area in specials.areas.values():
+                _move(script, area.start, area.start + aside, area.size)
+            for area in specials.areas.values():
+                _move(script, area.start + aside, area.start + move, area.size)
+
+    def restore(self, script: FillScript, files: Mapping[tuple[int, int], Argument], pages: Mapping[str, Argument]) -> None:
+        """Map all areas and read their pages.
+
+        Args:
+            script: the leader's.
+            files: the open descriptor of each mapped file, by id and flags.
+            pages: the open descriptor of each file of pages, by path.
+        """
+        written = self._written()
+        for vma in self._regular:
+            script.about = _about(vma)
+            protection = int(vma.prot) | (PROT_WRITE if vma.start in written else 0)
+            file: Argument = -1
+            if vma.status & (FILE_PRIVATE | FILE_SHARED):
+                file = files[int(vma.shmid), int(vma.fdflags)]
+            flags = int(vma.flags) & MAP_FLAGS | MAP_FIXED
+            size, start = int(vma.end - vma.start), int(vma.start)
+            script.exact("mmap", start, size, protection, flags, file, int(vma.pgoff), wanted=start)
+        script.about = About("pages", "")
+        for file_of_pages, offset, spans in _reads(self.runs):
+            script.read(pages[file_of_pages], spans, offset)
+        for vma in self._vmas:
+            script.about = _about(vma)
+            start, size = int(vma.start), int(vma.end - vma.start)
+            if vma.status & GUARD:
+                script.call("madvise", start, size, MADV_GUARD_INSTALL)
+            elif vma.start in written and not vma.prot & PROT_WRITE:
+                script.call("mprotect", start, size, int(vma.prot))
+            for advice in range(64) if vma.status & REGULAR and not vma.status & (SPECIAL | GUARD) and vma.madv else ():
+                if vma.madv >> advice & 1:
+                    script.call("madvise", start, size, advice)
+
+    def marks(self, script: FillScript, program: ProcessProgram, exe: Argument) -> None:
+        """Set the marks of mm_struct and the link to the program."""
+        mm = self._mm
+        script.about = About("memory", "marks")
+        auxv = struct.pack(f"<{len(mm.mm_saved_auxv[:_MOST_AUXV])}Q", *mm.mm_saved_auxv[:_MOST_AUXV]) + bytes(16)
+        marks = program.data(
+            _MM_MAP.pack(
+                *(mm.mm_start_code, mm.mm_end_code, mm.mm_start_data, mm.mm_end_data, mm.mm_start_brk, mm.mm_brk),
+                *(mm.mm_start_stack, mm.mm_arg_start, mm.mm_arg_end, mm.mm_env_start, mm.mm_env_end, 0),
+                *(len(auxv), 0),
+            )
+        )
+        script.address(marks, _AUXV_AT, program.data(auxv))
+        script.store(marks, _EXE_AT, exe)
+        script.call("prctl", PR_SET_MM, PR_SET_MM_MAP, marks, _MM_MAP.size, 0)
+        if mm.thp_disabled:
+            script.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+    def _written(self) -> set[int]:
+        """Return the starts of the areas that pages are read into."""
+        starts = [int(vma.start) for vma in self._regular]
+        found = set()
+        for run in self.runs:
+            at = max(bisect.bisect_right(starts, run.address) - 1, 0)
+            while at < len(starts) and starts[at] < run.address + run.size:
+                found.add(starts[at])
+                at += 1
+        return found
+
+    def _check(self) -> None:
+        last = LOWEST
+        for vma in self._vmas:
+            if vma.status & GUARD:
+                continue
+            if vma.start % PAGE or vma.end % PAGE or not last <= vma.start < vma.end <= TASK_END:
+                raise Refused(*_place(vma), "area", "its addresses overlap another area, or are none of a process")
+            last = int(vma.end)
+            for bit, reason in _NOT_YET.items():
+                if vma.status & bit:
+                    raise Refused(*_place(vma), "area", reason)
+            if not vma.status & (SPECIAL | FILE_PRIVATE | FILE_SHARED | ANON_PRIVATE | ANON_SHARED):
+                raise Refused(*_place(vma), "area", f"its status {vma.status:#x} has no meaning here")
+
+    def _sorted(self, runs: list[PageRun]) -> tuple[list[PageRun], list[PageRun]]:
+        """Return the pages of the vdso, and those of the regular areas, which must cover them."""
+        vdso: list[PageRun] = []
+        mine: list[PageRun] = []
+        at = 0
+        vmas = [vma for vma in self._vmas if not vma.status & GUARD]
+        for run in runs:
+            here = run
+            while here.size:
+                while at < len(vmas) and vmas[at].end <= here.address:
+                    at += 1
+                if at == len(vmas) or vmas[at].start > here.address:
+                    raise Refused("pages", f"{here.address:#x}", "pages", "the image has pages where it has no area")
+                vma = vmas[at]
+                taken = min(here.size, int(vma.end) - here.address)
+                if not vma.status & VVAR:
+                    (vdso if vma.status & VDSO else mine).append(PageRun(here.address, taken, here.file, here.offset))
+                here = PageRun(here.address + taken, here.size - taken, here.file, here.offset + taken)
+        return vdso, mine
+
+
+_OTHER_VDSO: Final = (
+    "the kernel of this host has another vdso than the one it was dumped under, and a call within it would go astray: "
+    "restart on a host with the kernel of the dump"
+)
+_NOT_YET: Final = {
+    SYSV: "SysV shared memory is not restored",
+    SOCKET: "memory of a packet socket is not restored",
+    AIO: "a ring of asynchronous I/O is not restored",
+    SHADOW_STACK: "a shadow stack is not restored",
+}
+
+
+def _place(vma: Any) -> tuple[str, str]:
+    return "memory", f"{vma.start:#x}-{vma.end:#x}"
+
+
+def _about(vma: Any) -> About:
+    return About(*_place(vma))
+
+
+def _move(script: FillScript, old: int, new: int, size: int) -> None:
+    script.exact("mremap", old, size, size, MREMAP_MOVE, new, wanted=new)
+
+
+def _joined(parts: list[tuple[bool, int]]) -> list[tuple[bool, int]]:
+    """Join neighbours of one kind: kernels divide [vvar] in different ways."""
+    joined: list[tuple[bool, int]] = []
+    for kind, size in parts:
+        if joined and joined[-1][0] == kind:
+            joined[-1] = kind, joined[-1][1] + size
+        else:
+            joined.append((kind, size))
+    return joined
+
+
+def _reads(runs: list[PageRun]) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
+    """Yield reads of consecutive bytes of a file: path, offset, and the spans of memory that they go to."""
+    spans: list[tuple[int, int]] = []
+    path, first, end = "", 0, 0
+    for run in runs:
+        if str(run.file) != path or run.offset != end:
+            if spans:
+                yield path, first, spans
+            spans, path, first, end = [], str(run.file), run.offset, run.offset
+        if spans and spans[-1][0] + spans[-1][1] == run.address:
+            spans[-1] = spans[-1][0], spans[-1][1] + run.size
+        else:
+            spans.append((run.address, run.size))
+        end += run.size
+    if spans:
+        yield path, first, spans

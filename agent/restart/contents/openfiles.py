@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each kind of open file is created: the operations of its owner."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agent.restart.contents.descriptors import O_CLOEXEC, Create, Descriptors, Holder, keep_high, open_high
+
+O_ACCMODE: Final = 3
+O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
+_NOT_FOR_OPEN: Final = O_CREAT | O_EXCL | O_TRUNC
+SEEK_SET: Final = 0
+F_SETFL: Final = 4
+F_SETPIPE_SZ: Final = 1031
+
+
+def open_flags(flags: int) -> int:
+    """Return the flags by which a file is opened again: it is there, and must neither be cut nor become a terminal."""
+    return flags & ~_NOT_FOR_OPEN | O_NOCTTY
+
+
+def regular(holder: Holder, entry: Any, _all: Descriptors) -> int:
+    """Open a file, a folder or a device by its path, at its position."""
+    reg = entry.reg
+    number = open_high(holder, _path(reg.name), open_flags(int(reg.flags)))
+    if reg.pos:
+        holder.leader.call("lseek", number, int(reg.pos), SEEK_SET)
+    return number
+
+
+def eventfd(holder: Holder, entry: Any, _all: Descriptors) -> int:
+    """Create an eventfd with its counter."""
+    made = holder.leader.kept("eventfd2", 0, int(entry.efd.flags) | O_CLOEXEC)
+    if entry.efd.counter:
+        holder.leader.call("write", made, holder.program.data(int(entry.efd.counter).to_bytes(8, "little")), 8)
+    return keep_high(holder, made)
+
+
+class Pipes:
+    """The pipes of a tree: two open files share one pipe, with the bytes that are in it.
+
+    Args:
+        files: the file_entry of each open file.
+        contents: the bytes in each pipe and its size, by the pipe's id.
+    """
+
+    def __init__(self, files: Mapping[int, Any], contents: Mapping[int, tuple[bytes, int]]) -> None:
+        self._contents = contents
+        self._ends: dict[int, list[int]] = {}
+        for identity, entry in files.items():
+            if entry.HasField("pipe"):
+                self._ends.setdefault(int(entry.pipe.pipe_id), []).append(identity)
+
+    def create(self, holder: Holder, entry: Any, everything: Descriptors) -> int:
+        """Create a pipe when its first end is asked for; both ends are then in one process."""
+        identity, pipe = int(entry.id), int(entry.pipe.pipe_id)
+        script = holder.leader
+        if ("pipe", pipe) not in everything.owned:
+            pair = holder.program.data(bytes(8))
+            script.call("pipe2", pair, O_CLOEXEC)
+            ends = [keep_high(holder, script.loaded(pair, 4 * end)) for end in (0, 1)]
+            content, size = self._contents.get(pipe, (b"", 0))
+            if size:
+                script.call("fcntl", ends[0], F_SETPIPE_SZ, size)
+            if content:
+                script.exact("write", ends[1], holder.program.data(content), len(content), wanted=len(content))
+            self._name_ends(holder, pipe, ends, everything)
+        return everything.owned["file", identity][1]
+
+    def together(self, identity: int) -> list[int]:
+        """Return all open files of the pipe of an end; of another file only that."""
+        return next((ends for ends in self._ends.values() if identity in ends), [identity])
+
+    def _name_ends(self, holder: Holder, pipe: int, ends: list[int], everything: Descriptors) -> None:
+        """Give each open file of a pipe its number. Where an end has several, the others open it anew."""
+        everything.owned["pipe", pipe] = holder, ends[0]
+        used = [False, False]
+        for other in self._ends[pipe]:
+            flags = int(everything.files[other].pipe.flags)
+            end = int(flags & O_ACCMODE == os.O_WRONLY)
+            number = ends[end]
+            if used[end]:
+                number = open_high(holder, f"/proc/self/fd/{ends[end]}".encode(), open_flags(flags))
+            else:
+                holder.leader.call("fcntl", number, F_SETFL, flags & ~O_ACCMODE)
+            used[end] = True
+            everything.owned["file", other] = holder, number
+
+
+def creators(pipes: Pipes) -> dict[int, Create]:
+    """Return the function that creates each kind of open file that can be restored, by CRIU's number of the kind."""
+    return {1: regular, 2: pipes.create, 6: eventfd}
+
+
+def _path(name: bytes) -> bytes:
+    return bytes(name)

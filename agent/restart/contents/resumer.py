@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resumer: the helper process that traces all threads of a tree, and lets them run with their registers.
+
+It tells when all threads are filled, and then waits for a word. Until it has let them run, its end kills them all.
+"""
+
+import fcntl
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from agent.errors import CkptreeError, HostError
+from agent.restart.contents import fillabi
+from agent.restart.contents.fillabi import ResumeMessage
+from agent.restart.contents.registers import Registers
+
+PROGRAM: Final = Path(__file__).parents[1] / "helper" / "ckptree-resume"
+_OUT_OF_THE_WAY: Final = 100
+_PLACES: Final = (3, 4, 5)
+_ALIGNMENT: Final = 8
+
+
+class ThreadState(NamedTuple):
+    """The state of a thread that the resumer sets.
+
+    Attributes:
+        actor: its index in the plan.
+        registers: its registers.
+        mask: its blocked signals.
+        stop_signal: of a stopped process, its first thread; else 0.
+        region: address and size of the region to unmap, for the first thread of a process; else 0, 0.
+    """
+
+    actor: int
+    registers: Registers
+    mask: int
+    stop_signal: int
+    region: tuple[int, int]
+
+
+class Resumer:
+    """The resumer of a tree; use it as a context.
+
+    Args:
+        states: of all threads.
+        pids: of the plan's actors, as this process sees them.
+        shared: the file that is shared with all tasks.
+        state: offset and size of the fill's state in it.
+    """
+
+    def __init__(self, states: Sequence[ThreadState], pids: Sequence[int], shared: int, state: tuple[int, int]) -> None:
+        if not os.access(PROGRAM, os.X_OK):
+            raise HostError(f"{PROGRAM} is missing: `make setup` compiles it")
+        table = os.memfd_create("ckptree-resume")
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with os.fdopen(table, "wb", closefd=False) as file:
+                file.write(_table(states, pids, state))
+            with theirs:
+                self._pid = _spawned((table, shared, theirs.fileno()))
+        finally:
+            os.close(table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def receive(self) -> ResumeMessage:
+        """Wait for its next message.
+
+        Raises:
+            CkptreeError: it was killed.
+        """
+        data = self._socket.recv(fillabi.RESUME_MESSAGE.size)
+        if len(data) != fillabi.RESUME_MESSAGE.size:
+            raise CkptreeError("the process that resumes the tree was killed, and the tree with it")
+        return ResumeMessage(*fillabi.RESUME_MESSAGE.unpack(data))
+
+    def go(self) -> None:
+        """Have it let all threads run."""
+        self._socket.send(b"!")
+
+    def close(self) -> None:
+        """End it; threads that do not run yet die with it."""
+        if self._pid:
+            self._socket.close()
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int, int]) -> bytes:
+    """Return the resumer's table."""
+    threads, tail = bytearray(), bytearray()
+    first = fillabi.RESUME_HEAD.size + fillabi.RESUME_THREAD.size * len(states)
+    for one in states:
+        general = first + len(tail)
+        floating = general + len(one.registers.general)
+        tail += one.registers.general + one.registers.floating
+        tail += bytes(-len(tail) % _ALIGNMENT)
+        threads += fillabi.RESUME_THREAD.pack(
+            *(pids[one.actor], one.stop_signal, *one.region, one.mask),
+            *(general, floating, one.registers.features, one.registers.components, 0),
+        )
+    head = fillabi.RESUME_HEAD.pack(first + len(tail), *state, len(states), 0)
+    return bytes(head + threads + tail)
+
+
+def _spawned(descriptors: Sequence[int]) -> int:
+    """Start the resumer with its descriptors at 3, 4 and 5; return its pid."""
+    # First move all out of the way: each may have the number that another one is to get.
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for each in descriptors]
+    moves = [(os.POSIX_SPAWN_DUP2, each, place) for each, place in zip(high, _PLACES, strict=True)]
+    try:
+        return os.posix_spawn(PROGRAM, [os.fspath(PROGRAM)], os.environ, file_actions=moves)
+    finally:
+        for each in high:
+            os.close(each)

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The fill of a tree: each task puts the contents of its image into itself. agent/restart/contents/fillabi.py is the mirror; a test
+ * compiles this header and compares.
+ *
+ *     fill section = struct fill_head | struct fill_entry * actors | padding to a page
+ *                    | code of the restorer | struct fill_state, u32 word * n | (program of a process) *
+ *
+ * Code, state and programs begin on pages; offsets count from the start of the section. At the release each process maps a region
+ * of its own at an address that its image leaves free:
+ *
+ *     region = code | state, shared by all | program, private | (stack of a thread) *
+ *
+ * Then every thread of the process jumps into the restorer with its struct fill_start, which is in the program.
+ * From there on nothing of the helper is needed, and the first thread unmaps it. A thread takes its operations in order, each one
+ * system call or one of enum fill_special. When the last of them is done it counts itself in fill_state.filled and waits.
+ * The resumer (resume.c), which traces all threads, then sets registers and signal masks, unmaps the region, and lets all run.
+ */
+#ifndef CKPTREE_FILL_H
+#define CKPTREE_FILL_H
+
+#include <stdint.h>
+
+#define FILL_STACK 16384 /* bytes for each thread */
+#define FILL_NO_SLOT 0xffffu
+#define FILL_ARGUMENTS 6
+
+struct fill_head {
+	uint64_t code_offset;
+	uint64_t code_size;
+	uint64_t state_offset;
+	uint64_t state_size;
+};
+
+struct fill_entry {
+	uint64_t base; /* address of the region; 0: the actor is not filled, and holds */
+	uint64_t program_offset;
+	uint64_t program_size;
+	uint64_t start;	  /* address of the struct fill_start */
+	uint64_t stack;	  /* address of the end of the stack */
+	uint32_t threads; /* of the process */
+	uint32_t reserved;
+};
+
+struct fill_start {
+	uint64_t state; /* addresses */
+	uint64_t operations;
+	uint64_t slots; /* of s64 for each slot of the process */
+	uint32_t count; /* of operations */
+	uint32_t actor;
+};
+
+struct fill_state {
+	uint32_t filled;  /* number of threads that have done all their operations */
+	uint32_t failing; /* set by the first thread that fails */
+	uint32_t failed;  /* the three below are complete */
+	uint32_t actor;
+	uint32_t operation;
+	int32_t error;	/* the kernel's errno; 0: the answer was another one than the operation demands */
+	uint64_t bytes; /* of pages, read so far */
+};
+
+/* fill_operation.call beyond the numbers of system calls */
+enum fill_special {
+	FILL_WAIT = 0x10000, /* wait until word [0] is at least [1] */
+	FILL_POST,	     /* add 1 to word [0] */
+	FILL_READ,	     /* from descriptor [0] at offset [3] read the [2] spans at address [1], all of them */
+	FILL_STORE,	     /* write [1], four bytes, to address [0] */
+	FILL_LOAD,	     /* give four bytes at address [0], signed, as the answer */
+	FILL_ADDRESS,	     /* write [1], eight bytes, to address [0] */
+	FILL_TIMER,	     /* timer_create() with clock [0] and event [1] until the timer's number is [2] */
+};
+
+/* fill_operation.demand: which answers are right */
+enum fill_demand {
+	FILL_ANY,
+	FILL_SUCCESS, /* none of -4095 to -1 */
+	FILL_EXACT,   /* the one in `wanted` */
+};
+
+struct fill_operation {
+	uint32_t call;
+	uint16_t keep; /* number of the slot that gets the answer, or FILL_NO_SLOT */
+	uint8_t demand;
+	uint8_t from_slots; /* bit n: argument n is the number of a slot whose value to use */
+	uint64_t arguments[FILL_ARGUMENTS];
+	uint64_t wanted;
+};
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The restorer: the code that a task runs while it exchanges its whole memory. It is a program of its own, linked as one flat block
+ * that runs at any address (restorer.ld), and has neither writable data nor pointers in constant data.
+ */
+#include "fill.h"
+#include "kernel_calls.h"
+
+#define MOST_SPANS 1024 /* UIO_MAXIOV of preadv() */
+
+_Noreturn void restorer(const struct fill_start *start) __attribute__((section(".entry")));
+
+static uint32_t *word_at(struct fill_state *state, uint64_t index)
+{
+	return (uint32_t *)(state + 1) + index;
+}
+
+static _Noreturn void rest(void)
+{
+	for (;;)
+		CALL4(ppoll, 0, 0, 0, 0);
+}
+
+/* Report the first failure; the coordinator then takes the tree down. */
+static _Noreturn void fail_at(const struct fill_start *start, struct fill_state *state, uint32_t operation,
+			      int32_t error)
+{
+	uint32_t nobody = 0;
+
+	if (__atomic_compare_exchange_n(&state->failing, &nobody, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		state->actor = start->actor;
+		state->operation = operation;
+		state->error = error;
+		__atomic_store_n(&state->failed, 1, __ATOMIC_RELEASE);
+		futex_wake_all(&state->filled);
+	}
+	rest();
+}
+
+static long wait_for(uint32_t *word, uint32_t wanted)
+{
+	uint32_t value;
+
+	while ((value = __atomic_load_n(word, __ATOMIC_ACQUIRE)) < wanted)
+		futex_wait(word, value, NULL);
+	return 0;
+}
+
+static long post(uint32_t *word)
+{
+	__atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL);
+	futex_wake_all(word);
+	return 0;
+}
+
+/* Read all spans from consecutive bytes of a file. A span that is half full is shortened, so spans are used once. */
+static long read_all(struct fill_state *state, int file, struct span *spans, uint64_t count, uint64_t offset)
+{
+	while (count) {
+		long size = CALL5(preadv, file, spans, count < MOST_SPANS ? count : MOST_SPANS, offset, 0);
+
+		if (size == -EINTR)
+			continue;
+		if (size <= 0)
+			return size ? size : -ENODATA; /* the file ends too early */
+		offset += (uint64_t)size;
+		__atomic_add_fetch(&state->bytes, (uint64_t)size, __ATOMIC_RELAXED);
+		for (; count && (uint64_t)size >= spans->size; spans++, count--)
+			size -= (long)spans->size;
+		if (size) {
+			spans->base = (char *)spans->base + size;
+			spans->size -= (size_t)size;
+		}
+	}
+	return 0;
+}
+
+/* The kernel numbers a process's timers upwards, so all below the wanted number are made and deleted. */
+static long create_timer(uint64_t clock, uint64_t event, int32_t wanted)
+{
+	int32_t number = -1;
+	long answer = 0;
+
+	while (!answer && number < wanted) {
+		answer = CALL3(timer_create, clock, event, &number);
+		if (!answer && number != wanted)
+			CALL1(timer_delete, number);
+	}
+	return answer ? answer : number == wanted ? 0 : -EEXIST;
+}
+
+static long take(struct fill_state *state, const struct fill_operation *operation, const uint64_t *with)
+{
+	switch (operation->call) {
+	case FILL_WAIT:
+		return wait_for(word_at(state, with[0]), (uint32_t)with[1]);
+	case FILL_POST:
+		return post(word_at(state, with[0]));
+	case FILL_READ:
+		return read_all(state, (int)with[0], (struct span *)with[1], with[2], with[3]);
+	case FILL_STORE:
+		*(uint32_t *)with[0] = (uint32_t)with[1];
+		return 0;
+	case FILL_LOAD:
+		return *(int32_t *)with[0];
+	case FILL_ADDRESS:
+		*(uint64_t *)with[0] = with[1];
+		return 0;
+	case FILL_TIMER:
+		return create_timer(with[0], with[1], (int32_t)with[2]);
+	default:
+		return call6((long)operation->call, (long)with[0], (long)with[1], (long)with[2], (long)with[3],
+			     (long)with[4], (long)with[5]);
+	}
+}
+
+_Noreturn void restorer(const struct fill_start *start)
+{
+	struct fill_state *state = (struct fill_state *)start->state;
+	const struct fill_operation *operations = (const struct fill_operation *)start->operations;
+	int64_t *slots = (int64_t *)start->slots;
+
+	for (uint32_t at = 0; at < start->count; at++) {
+		const struct fill_operation *operation = &operations[at];
+		uint64_t with[FILL_ARGUMENTS];
+		long answer;
+
+		for (int n = 0; n < FILL_ARGUMENTS; n++)
+			with[n] = operation->from_slots >> n & 1 ? (uint64_t)slots[operation->arguments[n]]
+								 : operation->arguments[n];
+		answer = take(state, operation, with);
+		if (operation->demand != FILL_ANY && answer < 0 && answer >= -ERRORS)
+			fail_at(start, state, at, (int32_t)-answer);
+		if (operation->demand == FILL_EXACT && (uint64_t)answer != operation->wanted)
+			fail_at(start, state, at, 0);
+		if (operation->keep != FILL_NO_SLOT)
+			slots[operation->keep] = answer;
+	}
+	__atomic_add_fetch(&state->filled, 1, __ATOMIC_ACQ_REL);
+	futex_wake_all(&state->filled);
+	rest();
+}

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The resumer: it traces all threads of a tree that is filled, gives them their registers, and lets them run, all or none. It is a
+ * program of its own, which the coordinator starts after the release. If it ends before, the kernel kills all that it traces.
+ *
+ *     fd 3    the table, see resume.h
+ *     fd 4    the shared file, with struct fill_state
+ *     fd 5    SOCK_SEQPACKET to the coordinator; its end means that the coordinator has died
+ */
+#include "resume.h"
+
+#include "fill.h"
+#include "kernel_calls.h"
+
+#define FD_TABLE 3
+#define FD_SHARED 4
+#define FD_COORDINATOR 5
+
+#define PTRACE_CONT 7
+#define PTRACE_SINGLESTEP 9
+#define PTRACE_DETACH 17
+#define PTRACE_GETREGSET 0x4204
+#define PTRACE_SETREGSET 0x4205
+#define PTRACE_SEIZE 0x4206
+#define PTRACE_INTERRUPT 0x4207
+#define PTRACE_SETSIGMASK 0x420b
+#define PTRACE_O_EXITKILL (1 << 20)
+#define PTRACE_EVENT_STOP 128
+#define NT_PRSTATUS 1
+#define NT_PRFPREG 2
+#define NT_X86_XSTATE 0x202
+#define MOST_XSTATE 65536 /* bytes; the tiles of AMX alone take 8192 */
+
+#define NAP_NS 500000 /* between two looks at the traced threads; the last thread that is filled ends a nap early */
+#if defined(__x86_64__)
+#define REGISTERS_SIZE 216 /* struct user_regs_struct */
+#define AT_RESTART 15	   /* indices of 8 bytes: orig_rax, */
+#define AT_INSTRUCTION 16  /* rip, */
+#define AT_CALL 10	   /* rax */
+#define AT_ANSWER 10
+#define AT_FIRST 14 /* rdi, rsi */
+#define AT_SECOND 13
+#define CALL_INSTRUCTION 2 /* bytes */
+#define LEGACY_CONTROL \
+	28 /* of the FXSAVE area: control words and pointers; the mask of mxcsr behind them is the processor's */
+#define LEGACY_STATE_AT 32
+#define LEGACY_STATE 384 /* 8 registers of the x87, 16 of SSE */
+#define LEGACY_SIZE 512
+#else
+#define REGISTERS_SIZE 272 /* struct user_pt_regs */
+#define AT_RESTART 7	   /* no such register: x7 is as good as any */
+#define AT_INSTRUCTION 32
+#define AT_CALL 8
+#define AT_ANSWER 0
+#define AT_FIRST 0
+#define AT_SECOND 1
+#define CALL_INSTRUCTION 4
+#define LEGACY_SIZE 528 /* struct user_fpsimd_state */
+#endif
+
+#define STOPPED(status) (((status) & 0xff) == 0x7f)
+#define STOP_SIGNAL(status) ((status) >> 8 & 0xff)
+#define STOP_EVENT(status) ((uint32_t)(status) >> 16)
+
+_Noreturn void resume_main(void);
+PROGRAM_START(resume_main);
+
+static struct resume_head *table;
+static struct resume_thread *threads;
+static struct fill_state *state;
+#if defined(__x86_64__)
+static char xstate[MOST_XSTATE];
+#endif
+
+void *memset(void *at, int value, size_t size)
+{
+	for (char *byte = at; size--; byte++)
+		*byte = (char)value;
+	return at;
+}
+
+void *memcpy(void *to, const void *from, size_t size)
+{
+	char *out = to;
+
+	for (const char *in = from; size--; in++, out++)
+		*out = *in;
+	return to;
+}
+
+static _Noreturn void end(enum resumed what, uint32_t thread, long answer)
+{
+	struct resume_message message = {what, thread, answer < 0 ? (int32_t)-answer : (int32_t)answer, 0};
+
+	CALL6(sendto, FD_COORDINATOR, &message, sizeof(message), MSG_NOSIGNAL, 0, 0);
+	for (;;)
+		CALL1(exit_group, what != RESUMED_ALL);
+}
+
+static long trace(long request, uint32_t thread, uint64_t address, uint64_t data)
+{
+	return CALL4(ptrace, request, threads[thread].tid, address, data);
+}
+
+static void must(enum resumed what, uint32_t thread, long answer)
+{
+	if (answer < 0)
+		end(what, thread, answer);
+}
+
+static uint32_t find(long tid)
+{
+	for (uint32_t n = 0; n < table->threads; n++)
+		if (threads[n].tid == tid)
+			return n;
+	return table->threads;
+}
+
+/* Handle a stop or an end of a thread before its time. A stop by a signal from outside is passed over. */
+static void heed(uint32_t thread, uint32_t status)
+{
+	int signal = (int)STOP_SIGNAL(status);
+
+	if (thread == table->threads)
+		return;
+	if (!STOPPED(status))
+		end(RESUMED_DIED, thread, (long)status);
+	if (signal == SIGSEGV || signal == SIGBUS || signal == SIGILL || signal == SIGFPE || signal == SIGTRAP ||
+	    signal == SIGSYS)
+		if (!STOP_EVENT(status))
+			end(RESUMED_DIED, thread, signal);
+	trace(PTRACE_CONT, thread, 0, 0);
+}
+
+static void look_at_all(void)
+{
+	uint32_t status;
+	long tid;
+
+	while ((tid = CALL4(wait4, -1, &status, WNOHANG | WALL, 0)) > 0)
+		heed(find(tid), status);
+}
+
+/* Let the threads begin; the first word after the state is theirs to wait for. */
+static void store_traced(void)
+{
+	uint32_t *traced = (uint32_t *)(state + 1);
+
+	__atomic_store_n(traced, 1, __ATOMIC_RELEASE);
+	futex_wake_all(traced);
+}
+
+static void await_filled(void)
+{
+	struct timespec64 nap = {0, NAP_NS};
+	uint32_t filled;
+
+	while ((filled = __atomic_load_n(&state->filled, __ATOMIC_ACQUIRE)) < table->threads) {
+		if (__atomic_load_n(&state->failed, __ATOMIC_ACQUIRE))
+			end(RESUMED_FILL_FAILED, state->actor, 0);
+		look_at_all();
+		futex_wait(&state->filled, filled, &nap);
+	}
+}
+
+/* Wait until a thread is in the stop that it was asked for; signals before are passed over. */
+static void await_stop(uint32_t thread, uint32_t event)
+{
+	uint32_t status;
+
+	for (;;) {
+		long tid = CALL4(wait4, threads[thread].tid, &status, WALL, 0);
+
+		if (tid == -EINTR)
+			continue;
+		must(RESUMED_WAIT_FAILED, thread, tid);
+		if (!STOPPED(status))
+			end(RESUMED_DIED, thread, (long)status);
+		if (STOP_EVENT(status) == event && (event || STOP_SIGNAL(status) == SIGTRAP))
+			return;
+		heed(thread, status);
+	}
+}
+
+#if defined(__x86_64__)
+/* Return the offset of a component in the standard format of XSAVE, in *size its size; both are the processor's. */
+static uint32_t component_offset(uint32_t index, uint32_t *size)
+{
+	uint32_t a = 0xd, b, c = index, d;
+
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	*size = a;
+	return b;
+}
+
+/* Change the parts that the image has of the floating point state; the rest keeps its initial value. */
+static void set_floating_point(uint32_t thread)
+{
+	const struct resume_thread *one = &threads[thread];
+	const char *at = (const char *)table + one->floating_offset;
+	struct span area = {xstate, sizeof(xstate)};
+
+	must(RESUMED_FLOATING, thread, trace(PTRACE_GETREGSET, thread, NT_X86_XSTATE, (uint64_t)(uintptr_t)&area));
+	memcpy(xstate, at, LEGACY_CONTROL);
+	memcpy(xstate + LEGACY_STATE_AT, at + LEGACY_STATE_AT, LEGACY_STATE);
+	*(uint64_t *)(xstate + LEGACY_SIZE) = one->features;
+	at += LEGACY_SIZE;
+	for (uint32_t n = 0; n < one->components; n++) {
+		const struct resume_component *component = (const struct resume_component *)at;
+		uint32_t size, offset = component_offset(component->index, &size);
+
+		if (!size || size < component->size || (uint64_t)offset + component->size > area.size)
+			end(RESUMED_COMPONENT, thread, component->index);
+		memcpy(xstate + offset, component + 1, component->size);
+		at += sizeof(*component) + component->size;
+	}
+	must(RESUMED_FLOATING, thread, trace(PTRACE_SETREGSET, thread, NT_X86_XSTATE, (uint64_t)(uintptr_t)&area));
+}
+#else
+static void set_floating_point(uint32_t thread)
+{
+	const struct resume_thread *one = &threads[thread];
+	struct span area = {(char *)table + one->floating_offset, LEGACY_SIZE};
+
+	must(RESUMED_FLOATING, thread, trace(PTRACE_SETREGSET, thread, NT_PRFPREG, (uint64_t)(uintptr_t)&area));
+}
+#endif
+
+static void set_registers(uint32_t thread, void *registers)
+{
+	struct span area = {registers, REGISTERS_SIZE};
+
+	must(RESUMED_REGISTERS, thread, trace(PTRACE_SETREGSET, thread, NT_PRSTATUS, (uint64_t)(uintptr_t)&area));
+}
+
+/*
+ * Have the first thread of a process unmap the region, with the system call instruction that it waits in. The thread stops after
+ * that call and before the next instruction, which is gone.
+ */
+static void unmap_region(uint32_t thread)
+{
+	struct resume_thread *one = &threads[thread];
+	uint64_t registers[REGISTERS_SIZE / sizeof(uint64_t)];
+	struct span area = {registers, sizeof(registers)};
+
+	must(RESUMED_REGISTERS, thread, trace(PTRACE_GETREGSET, thread, NT_PRSTATUS, (uint64_t)(uintptr_t)&area));
+	registers[AT_INSTRUCTION] -= CALL_INSTRUCTION;
+	registers[AT_CALL] = __NR_munmap;
+	registers[AT_FIRST] = one->region;
+	registers[AT_SECOND] = one->region_size;
+	registers[AT_RESTART] = ~(uint64_t)0;
+	set_registers(thread, registers);
+	must(RESUMED_REGISTERS, thread, trace(PTRACE_SINGLESTEP, thread, 0, 0));
+	await_stop(thread, 0);
+	must(RESUMED_REGISTERS, thread, trace(PTRACE_GETREGSET, thread, NT_PRSTATUS, (uint64_t)(uintptr_t)&area));
+	if (registers[AT_ANSWER])
+		end(RESUMED_REGION, thread, (long)registers[AT_ANSWER]);
+}
+
+static void await_word(void)
+{
+	char word;
+
+	/* The first message asks for the registers, the second one lets all run. */
+	if (CALL6(recvfrom, FD_COORDINATOR, &word, sizeof(word), 0, 0, 0) != sizeof(word))
+		for (;;)
+			CALL1(exit_group, 1);
+}
+
+static void tell(enum resumed what)
+{
+	struct resume_message message = {what, 0, 0, 0};
+
+	CALL6(sendto, FD_COORDINATOR, &message, sizeof(message), MSG_NOSIGNAL, 0, 0);
+}
+
+static void open_table(void)
+{
+	struct resume_head head;
+
+	if (CALL4(pread64, FD_TABLE, &head, sizeof(head), 0) != sizeof(head))
+		end(RESUMED_SETUP, 0, -EINVAL);
+	table = map(head.size, MAP_PRIVATE, FD_TABLE, 0);
+	state = map(head.state_size, MAP_SHARED, FD_SHARED, head.state_offset);
+	if (refusal(table) || refusal(state))
+		end(RESUMED_SETUP, 0, refusal(table) ? refusal(table) : refusal(state));
+	threads = (struct resume_thread *)(table + 1);
+}
+
+_Noreturn void resume_main(void)
+{
+	open_table();
+	for (uint32_t n = 0; n < table->threads; n++)
+		must(RESUMED_SEIZE, n, trace(PTRACE_SEIZE, n, 0, PTRACE_O_EXITKILL));
+	store_traced();
+	await_filled();
+	for (uint32_t n = 0; n < table->threads; n++)
+		must(RESUMED_WAIT_FAILED, n, trace(PTRACE_INTERRUPT, n, 0, 0));
+	for (uint32_t n = 0; n < table->threads; n++)
+		await_stop(n, PTRACE_EVENT_STOP);
+	for (uint32_t n = 0; n < table->threads; n++) {
+		if (threads[n].region)
+			unmap_region(n);
+		set_floating_point(n);
+		set_registers(n, (char *)table + threads[n].registers_offset);
+		must(RESUMED_MASK, n,
+		     trace(PTRACE_SETSIGMASK, n, sizeof(threads[n].mask), (uint64_t)(uintptr_t)&threads[n].mask));
+	}
+	tell(RESUMED_READY);
+	await_word();
+	for (uint32_t n = 0; n < table->threads; n++)
+		if (threads[n].stop_signal)
+			CALL2(kill, threads[n].tid, threads[n].stop_signal); /* acts when the thread is let go */
+	/* From here on nothing is left that can fail: a thread that is gone by now was killed from outside. */
+	for (uint32_t n = 0; n < table->threads; n++)
+		trace(PTRACE_DETACH, n, 0, 0);
+	end(RESUMED_ALL, 0, 0);
+}

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real programs that CRIU dumps, with the tree beside its images, and restarts of them by the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.criuofsuite import criu
+
+_PATIENCE_S = 20.0
+_HOOK = """#!/bin/sh
+[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0
+exec {python} -m agent snapshot "$CRTOOLS_INIT_PID" --socket {socket} -o "$CRTOOLS_IMAGE_DIR/tree.ckpt"
+"""
+
+
+@contextmanager
+def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterator[int]:
+    """Run a program in a session of its own, its output in FOLDER/out; yield its pid, and kill its session in the end."""
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, **more
+        )
+    try:
+        yield process.pid
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def dump(pid: int, images: Path, socket: Path, *options: str) -> Path:
+    """Have CRIU dump a tree, which it ends, with the tree beside the images; return their folder."""
+    images.mkdir(parents=True, exist_ok=True)
+    hook = images.with_name(f"{images.name}.hook")
+    hook.write_text(_HOOK.format(python=sys.executable, socket=socket))
+    hook.chmod(0o755)
+    done = subprocess.run(
+        [
+            *(criu(), "dump", "--tree", str(pid), "--images-dir", images, "--log-file", "dump.log", "-v4"),
+            *("--action-script", hook, *options),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    log = images / "dump.log"
+    assert done.returncode == 0, done.stderr + (log.read_text()[-3000:] if log.exists() else "")
+    return images
+
+
+@contextmanager
+def restarted(images: Path, *options: str) -> Iterator[Mapping[str, Any]]:
+    """Restart a dump, and yield the ready line; the tree is taken down in the end."""
+    command = [sys.executable, "-m", "agent", "restart", f"criu:{images}", "--json", *options]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            process.wait(_PATIENCE_S)
+            raise AssertionError(f"restart ended with {process.returncode}: {process.stderr.read()}")
+        yield json.loads(line)
+        assert process.poll() is None, f"the tree ended: {process.returncode}: {process.stderr.read()}"
+    finally:
+        for _ in range(2):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        process.wait(_PATIENCE_S)
+        process.stdout.close()
+        process.stderr.close()
+
+
+def eventually(true: Callable[[], bool], what: str) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, f"after {_PATIENCE_S:.0f} s: not so: {what}"
+        time.sleep(0.02)
