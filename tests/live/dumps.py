@@ -43,10 +43,7 @@ def dump(pid: int, images: Path, socket: Path, *options: str) -> Path:
     hook.write_text(_HOOK.format(python=sys.executable, socket=socket))
     hook.chmod(0o755)
     done = subprocess.run(
-        [
-            *(criu(), "dump", "--tree", str(pid), "--images-dir", images, "--log-file", "dump.log", "-v4"),
-            *("--action-script", hook, *options),
-        ],
+        [criu(), "dump", "-v4", "-t", str(pid), "-D", images, "-o", "dump.log", "--action-script", hook, *options],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -150,7 +150,9 @@ class Contents:
             )
             self.refuse(pid, Refused("file", str(identity), "size", text))
 
-    def _begin(self, fill: FillProgram, holder: Holder, memory: AddressSpace, room: AddressRange, specials: Specials) -> int:
+    def _begin(
+        self, fill: FillProgram, holder: Holder, memory: AddressSpace, room: AddressRange, specials: Specials
+    ) -> int:
         """Exchange the memory of a process; return the word by which its threads wait for that."""
         script, program = holder.leader, holder.program
         entered, ready = fill.word(), fill.word()

@@ -198,7 +198,9 @@ class AddressSpace:
             for area in specials.areas.values():
                 _move(script, area.start + aside, area.start + move, area.size)
 
-    def restore(self, script: FillScript, files: Mapping[tuple[int, int], Argument], pages: Mapping[str, Argument]) -> None:
+    def restore(
+        self, script: FillScript, files: Mapping[tuple[int, int], Argument], pages: Mapping[str, Argument]
+    ) -> None:
         """Map all areas and read their pages.
 
         Args:

@@ -68,6 +68,8 @@ def test_a_walk_enters_each_room_once(title: str) -> None:
     assert len(rooms) == len(set(rooms)), rooms
 
 
-def test_the_three_walks_are_there() -> None:
-    """They are those of an event, of a request and of an image."""
-    assert sorted(WALKS) == ["The life of a fork record", "The life of a request", "The life of an image"]
+def test_the_four_walks_are_there() -> None:
+    """They are those of an event, of a request, of an image and of contents."""
+    assert sorted(WALKS) == [
+        *("The life of a fork record", "The life of a request", "The life of an image", "The life of contents"),
+    ]

@@ -38,7 +38,7 @@ STRUCTS: dict[str, Fields] = {
     "resume_component": fillabi.RESUME_COMPONENT_FIELDS,
     "resume_message": fillabi.RESUME_MESSAGE_FIELDS,
 }
-VALUES = {
+VALUES: dict[str, object] = {
     **{f"OP_{op.name}": int(op) for op in Op},
     **{f"CLONE_BIT_{bit.name}": int(bit) for bit in CloneBits},
     **{f"PHASE_{phase.name}": int(phase) for phase in Phase},
