@@ -38,6 +38,11 @@ ROOT := $(filter 0,$(shell id -u))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
+# Byte code is kept, in a folder of its own. Where the environment forbids it, as that of many containers does, each worker
+# of the tests compiles every test, and each process that a test starts compiles ckptree.
+UNIT_TESTS := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/build/bytecode CKPTREE_QUICK=1 \
+	$(BIN)/pytest -q -m 'not live and not slow' -n auto --dist worksteal tests/unit
+
 # One command for each Debian package, true where it is not needed any more.
 define NEED
 missing=(); \
@@ -120,7 +125,7 @@ C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile te
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
-.PHONY: help check coverage lint setup packages packages-browser packages-criu packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
+.PHONY: help check coverage lint style setup packages packages-browser packages-criu packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -165,19 +170,27 @@ $(STAMP): pyproject.toml | packages
 demo: setup
 	@$(BIN)/python tests/demo/demo.py
 
-lint: setup
+lint: style
+	$(BIN)/mypy
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint
-	CKPTREE_QUICK=1 $(BIN)/pytest -q -m 'not live and not slow' -n auto --dist worksteal tests/unit
+# The types are checked beside the tests, and their findings come last: without its cache mypy takes seconds.
+check: style
+	@mkdir -p build
+	@$(BIN)/mypy >build/types 2>&1 & types=$$!; \
+	$(UNIT_TESTS) || failed=1; \
+	wait $$types || failed=1; \
+	cat build/types; \
+	exit $${failed:-0}
 
 coverage: setup
 	@mkdir -p build/coverage
-	CKPTREE_QUICK=1 $(BIN)/pytest -q -m 'not live and not slow' -n auto --dist worksteal --cov --cov-report=term tests/unit
+	$(UNIT_TESTS) --cov --cov-report=term
 
 test: lint packages-browser packages-criu
 ifneq ($(ROOT),)

@@ -41,6 +41,10 @@ class SimRing:
         """Return the number of waiting bytes."""
         return sum(map(len, self.records))
 
+    def first(self) -> int | None:
+        """Return the number of the record that is to be consumed next, as agent.capture.ring does."""
+        return wire.HEAD.unpack_from(self.records[0])[0] if self.records else None
+
     def drain(self, feed: Callable[[bytes, int], None], limit: int = 1 << 62) -> int:
         """Read records, as agent.capture.ring does."""
         used = 0
@@ -75,6 +79,11 @@ class SimPage:
         else:
             self._overflow = True
 
+    def pass_over(self) -> None:
+        """Mark all numbers lost so far as known, as agent.capture.ring does."""
+        self.known = LostNumbers(self.lost, self.known.slots)
+        self._numbers, self._overflow = set(), False
+
     @property
     def issued(self) -> int:
         """Return the count of numbers issued so far."""
@@ -108,6 +117,7 @@ class SimProbes:
         self.ask = kernel.answer
         self.rows = kernel.rows
         kernel.emit = self.ring.records.append
+        kernel.writer.seq = 0  # numbers begin with the hooks: a watch would wait for those of before
 
     def tell_arguments(self, *, wanted: bool) -> None:
         """Note if the exec hook is to tell the text of arguments."""

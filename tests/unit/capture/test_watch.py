@@ -209,6 +209,7 @@ def test_a_memory_of_no_use_is_refused_and_a_watch_begins_without_it(damage: byt
     left = scene.watch.memory() + damage
     scene.kernel.fork(scene.root)
     scene.watch.catch_up()
+    scene.watch.probes.is_taken_over = True  # else nobody has left a memory
     with pytest.raises(UnusableMemoryError, match=why):
         Watch.resume(scene.watch.probes, left)
     watch = Watch.begin(scene.watch.probes)

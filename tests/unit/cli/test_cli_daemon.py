@@ -34,7 +34,7 @@ def test_the_environment_names_the_socket_where_the_command_line_does_not(tmp_pa
     ran = ckptree("status", env=environment)
     named = here("status", "--socket", tmp_path / "second", env=environment)
     unasked = here("snapshot", str(os.getpid()), "--source", "procfs", "-f", "json", env=environment)
-    empty = here("doctor", "--help", env=environment | {"CKPTREE_SOCKET": ""})
+    empty = ckptree("doctor", "--help", env=environment | {"CKPTREE_SOCKET": ""})
 
     assert (ran.returncode, named.returncode) == (3, 3)
     assert f"no daemon on {tmp_path / 'first'} " in ran.stderr.decode()

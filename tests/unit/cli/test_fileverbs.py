@@ -268,6 +268,7 @@ def test_convert_draws(here: Run) -> None:
         ("dot", "&#10;user ", "&#10;uid 0, gid"),
         ("svg", "&#10;user ", "&#10;uid 0, gid"),
     ],
+    ids=["html", "dot", "svg"],
 )
 def test_drawings_name_the_users_of_this_host_as_show_does(
     here: Run, tmp_path: Path, fmt: str, named: str, nameless: str

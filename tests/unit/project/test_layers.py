@@ -5,6 +5,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ WRITING = frozenset(
 )
 
 
+@cache
+def modules(package: str) -> dict[str, ast.Module]:
+    """Return the modules of a package, parsed, by their paths in the checkout."""
+    paths = sorted((TOP / package).rglob("*.py"))
+    return {os.fspath(path.relative_to(TOP)): ast.parse(path.read_text()) for path in paths}
+
+
 def loaded_by(module: str) -> set[str]:
     """Return the names of all modules that its import loads."""
     program = f"import {module}, sys; print(*sys.modules)"
@@ -52,8 +60,8 @@ def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> No
     """This holds for imports at the top and within functions."""
     ours = sys.stdlib_module_names | THIRD_PARTY.keys()
     found = set()
-    for path in (TOP / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for module in modules(package).values():
+        for node in ast.walk(module):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             found |= {name.partition(".")[0] for name in names} - ours
@@ -125,10 +133,10 @@ def targets(node: ast.stmt) -> list[ast.Name]:
 def test_no_function_keeps_state_in_its_module() -> None:
     """State belongs to an object with an owner: two watches, two tests or two services must not share it."""
     found = {
-        (str(path.relative_to(TOP)), name)
+        (name, written)
         for package in ("agent", "exporters", "bpf")
-        for path in (TOP / package).rglob("*.py")
-        for name in written_by_functions(ast.parse(path.read_text()))
+        for name, module in modules(package).items()
+        for written in written_by_functions(module)
     }
 
     assert found == KEPT
@@ -138,10 +146,10 @@ def test_a_class_name_means_one_class() -> None:
     """A reader who meets a name need not ask which room it is from."""
     places: dict[str, list[str]] = {}
     for package in ("agent", "bpf", "exporters"):
-        for path in sorted((TOP / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
+        for name, module in modules(package).items():
+            for node in ast.walk(module):
                 if isinstance(node, ast.ClassDef):
-                    places.setdefault(node.name, []).append(os.fspath(path.relative_to(TOP)))
+                    places.setdefault(node.name, []).append(name)
 
     assert len(places) > 100
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
