@@ -166,7 +166,7 @@ class _Drawing:
         sid, pgid = (None if tag == task.pid else tag for tag in (task.sid, task.pgid))
         return (task.comm, task.uid, task.state, sid, pgid, creator, tuple(remarks.of(task)))
 
-    def _block(self, block: folding.Block) -> str:
+    def _block(self, block: folding.Block[Task]) -> str:
         """Return the node of siblings."""
         first = block[0][0].pid
         cells = []

@@ -11,22 +11,22 @@ session or group of its own. The order of siblings is kept: only neighbours shar
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
-from agent.model import Task
+_Member = TypeVar("_Member")
 
 FEWEST: Final = 4
 """Processes that share a block or a cell, at least."""
 
 _TALL: Final = 0.3  # height of a cell in relation to its width, about
 
-Block = list[list[Task]]
+Block: TypeAlias = list[list[_Member]]
 """Cells, each of one process or of several like ones."""
 
 
 def blocks(
-    siblings: Sequence[Task], place: Callable[[Task], Hashable], kind: Callable[[Task], Hashable]
-) -> Iterator[Block]:
+    siblings: Sequence[_Member], place: Callable[[_Member], Hashable], kind: Callable[[_Member], Hashable]
+) -> Iterator[Block[_Member]]:
     """Yield blocks of siblings.
 
     Args:
@@ -38,7 +38,7 @@ def blocks(
         members = list(run)
         if where is None or len(members) < FEWEST:
             continue
-        block: Block = []
+        block: Block[_Member] = []
         for _, some in groupby(members, kind):
             like = list(some)
             block += [like] if len(like) >= FEWEST else [[task] for task in like]

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from agent.model import Ancestor, AncestorEvent, Creator, Mode, Snapshot, TaskState
+from agent.picture import svg
 from agent.restart import plandrawing, planview
 from agent.restart.planning.plan import Plan, Role
 from agent.restart.planning.search import make_plan
+from exporters.drawing import folding
 from exporters.image import checkpoint
 from tests.support import commandline
 from tests.support.builders import a_family, a_snapshot, a_task, born
@@ -233,6 +235,94 @@ def test_the_legend_of_a_plan_explains_every_shape_line_and_colour(name: str, mo
 def test_the_same_plan_is_the_same_drawing(daemon: Snapshot) -> None:
     """The bytes are equal."""
     assert plandrawing.dumps(make_plan(daemon), daemon) == plandrawing.dumps(make_plan(daemon), daemon)
+
+
+def a_host() -> Snapshot:
+    """Return an init with 165 processes below it: services, shells with jobs, and servers with workers."""
+    numbers, rows = [(1,)], [a_task(1, 0, comm=b"init")]
+
+    def make(parent: int, comm: str) -> int:
+        tag = len(rows) + 1
+        numbers.append((100 + tag,))
+        rows.append(a_task(tag, parent, comm=comm.encode(), birth=born(parent, tag)))
+        return tag
+
+    for place in range(20):
+        make(1, f"service{place}")
+    for _ in range(4):
+        shell = make(make(1, "sshd"), "bash")
+        for _ in range(6):
+            make(shell, "make")
+    for server, workers in (("nginx", 16), ("postgres", 20)):
+        tag = make(1, server)
+        for _ in range(workers):
+            make(tag, "worker")
+    for place in range(166 - len(rows)):
+        make(1, f"daemon{place % 7}")
+    return a_snapshot(numbers, rows, mode="container")
+
+
+def test_a_plan_of_many_processes_fits_a_page() -> None:
+    """Children without children share a node, and like ones a cell; each is named in a tooltip."""
+    snapshot = a_host()
+    drawing = plandrawing.dumps(make_plan(snapshot), snapshot)
+    picture = svg(drawing).decode()
+    (size,) = re.findall(r'<svg width="(\d+)pt" height="(\d+)pt"', picture)
+
+    assert max(map(int, size)) < 1200
+    for task in snapshot.tasks:
+        assert re.search(rf"\b{snapshot.number(task.pid)} {(task.comm or b'').decode()}\b", picture)
+    assert "16 × worker" in picture
+    assert ">155, 156, … 170<" in picture
+    assert "siblings that differ in nothing but their numbers" in picture
+    assert "siblings that differ" not in plandrawing.dumps(make_plan(a_daemon()), a_daemon()).decode()
+
+
+def orphans() -> Snapshot:
+    """Return an init that has adopted five children of a task that is gone."""
+    gone = Ancestor(0, (2,), (0,), born(1, 1), (AncestorEvent("exit", 9, None),))
+    rows = [a_task(1, 0), *[a_task(tag, 1, birth=born(Creator(None, 0), tag)) for tag in range(2, 7)]]
+    return a_snapshot([(1,), *[(tag + 1,) for tag in range(2, 7)]], rows, mode="container", ancestors=(gone,))
+
+
+@pytest.mark.parametrize(
+    ("scene", "folded"),
+    [
+        (partial(taken_from, "zombies"), ["1–5"]),
+        (partial(taken_from, "threads"), ["1–2 thread"]),
+        (a_host, ["1–16", "1–20", "1–20", *["1–6"] * 4, "27–101"]),
+        (orphans, ["1–5"]),
+    ],
+    ids=["zombies", "threads", "a host", "orphans"],
+)
+def test_of_a_folded_plan_no_birth_and_no_parent_is_lost(
+    monkeypatch: pytest.MonkeyPatch, scene: Callable[[], Snapshot], folded: list[str]
+) -> None:
+    """An edge has the turns of all births that it stands for; only a node of one actor makes others."""
+    snapshot = scene()
+    plan = make_plan(snapshot)
+    monkeypatch.setattr(plandrawing, "_ROOMY", 1000)
+    plain = plandrawing.dumps(plan, snapshot).decode()
+    monkeypatch.setattr(plandrawing, "_ROOMY", 0)
+    monkeypatch.setattr(folding, "FEWEST", 2)
+    text = plandrawing.dumps(plan, snapshot).decode()
+
+    def births(drawing: str) -> dict[str, list[tuple[int, str]]]:
+        found: dict[str, list[tuple[int, str]]] = {}
+        for maker, first, last, how in re.findall(
+            r'^(\w+) -> \w+ \[label="(\d+)(?:–(\d+))?(.*)"\]', drawing, re.MULTILINE
+        ):
+            for turn in range(int(first), int(last or first) + 1):
+                found.setdefault(maker, []).append((turn, how))
+        return {maker: sorted(turns) for maker, turns in found.items()}
+
+    def parents(drawing: str) -> set[str]:
+        return set(re.findall(r"^(\w+) -> \w+ \[style=dashed", drawing, re.MULTILINE))
+
+    assert sorted(re.findall(r'^a\d+ -> k\d+ \[label="(.*)"\]', text, re.MULTILINE)) == folded
+    assert births(text) == births(plain)
+    assert parents(text) == parents(plain)
+    assert subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, check=True).stderr == b""
 
 
 # ---- the verb ------------------------------------------------------------------------------------------------------
