@@ -71,7 +71,7 @@ _SIGNS: Final = {
 
 def dumps(plan: Plan, snapshot: Snapshot) -> bytes:
     """Return the drawing of a plan, in UTF-8; the same plan gives the same bytes."""
-    return "".join(_Drawing(PlanView(plan, snapshot)).text()).encode()
+    return "".join(_PlanDrawing(PlanView(plan, snapshot)).text()).encode()
 
 
 class _Birth(NamedTuple):
@@ -92,7 +92,7 @@ class _Birth(NamedTuple):
     parent: int
 
 
-class _Drawing:
+class _PlanDrawing:
     """The parts of one drawing, and lookups for them."""
 
     def __init__(self, view: PlanView) -> None:
