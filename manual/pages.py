@@ -100,13 +100,14 @@ def _exit_status(page: Page) -> None:
     meanings = defaultdict(list)
     for kind in vars(errors).values():  # in the order of the source
         if inspect.isclass(kind) and issubclass(kind, errors.CkptreeError):
-            meaning = _EXIT_CODE.sub("", (kind.__doc__ or "").split("\n")[0]).removeprefix("Base of all: ").rstrip(".")
-            meanings[kind.exit_code].append(f"{meaning[0].upper()}{meaning[1:]}.")
+            first = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+            meaning = _EXIT_CODE.sub("", first).removeprefix("Base of all errors: ")
+            meanings[kind.exit_code].append(f"{meaning[0].upper()}{meaning[1:]}")
     meanings[0] = ["Ok; of `check`: no errors, of `diff`: equal."]
     meanings[1].append("Of `diff`: the two differ.")
     meanings[6] = ["A snapshot is incomplete: it is written, and says why."]
     meanings[130] = ["Interrupted."]
-    meanings[restartverb.OWN_FAILURE] = ["`restart --run` with a command failed itself; else its code is the root's."]
+    meanings[restartverb.OWN_FAILURE] = ["Of `restart --run` with a command: it failed itself; any other code is the root's."]
     for code, said in sorted(meanings.items()):
         page.tagged(bold(str(code)), " ".join(dict.fromkeys(said)))
 

@@ -134,6 +134,13 @@ def a_pipeline(*, events: bool = True, inherited: bool = True) -> Snapshot:
     return a_snapshot([(4711,), (4713,), (4712,)], rows, ancestors=(gone,))
 
 
+def a_daemon() -> Snapshot:
+    """Return a daemon that the init has adopted, in the session of its creator, which has exited."""
+    gone = Ancestor(0, (2,), (0,), born(1, 1), (AncestorEvent("setsid", 2, 3), AncestorEvent("exit", 4, None)))
+    rows = [a_task(1, 0, comm=b"in\x1bit"), a_task(2, 1, pgid=3, sid=3, birth=born(Creator(None, 0), 3, sid=3, pgid=3))]
+    return a_snapshot([(1,), (3,), (2,)], rows, mode="container", ancestors=(gone,))
+
+
 def a_crowd(tasks: int, ghosts: int = 0, *, level: int = 0) -> Snapshot:
     """Return a root with this many tasks in all, and further pid objects without a task, all `level` levels deep."""
     inner = range(1, level + 1)

@@ -71,6 +71,20 @@ def test_the_page_of_the_command_has_every_verb_option_and_exit_code(share: Path
 
 
 @needs_mandoc
+def test_each_exit_status_has_whole_sentences_on_its_meaning(share: Path) -> None:
+    """The errors' own docstrings have them, in several lines."""
+    text = page(share, "ckptree.1").partition("EXIT STATUS")[2].partition("ENVIRONMENT")[0]
+    meanings = re.split(r" (?=\d+ [A-Z])", text.strip())
+
+    assert [int(each.split()[0]) for each in meanings] == [*range(9), 125, 130]
+    assert meanings[1] == (
+        "1 An operation failed. A client and a daemon without a common version of their protocol. A bound of the daemon "
+        "that is reached, of clients or of unfetched answers; a later attempt may succeed. Of diff: the two differ."
+    )
+    assert all(re.fullmatch(r"\d+ [A-Z][^()]*\.", each) for each in meanings)
+
+
+@needs_mandoc
 def test_the_page_of_the_configuration_has_every_key(share: Path) -> None:
     """Each has its meaning, its allowed values, and its default."""
     text = page(share, "ckptree.toml.5")
