@@ -107,7 +107,9 @@ def _exit_status(page: Page) -> None:
     meanings[1].append("Of `diff`: the two differ.")
     meanings[6] = ["A snapshot is incomplete: it is written, and says why."]
     meanings[130] = ["Interrupted."]
-    meanings[restartverb.OWN_FAILURE] = ["Of `restart --run` with a command: it failed itself; any other code is the root's."]
+    meanings[restartverb.OWN_FAILURE] = [
+        "Of `restart --run` with a command: it failed itself. Any other code is the root's."
+    ]
     for code, said in sorted(meanings.items()):
         page.tagged(bold(str(code)), " ".join(dict.fromkeys(said)))
 
