@@ -41,6 +41,7 @@ _MAPS = (
     "perf",
     "told",
     "allowances",
+    "price",
     "strings",
     "string_key",
     "keep_strings",

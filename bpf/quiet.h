@@ -17,8 +17,9 @@
 #define CKPTREE_QUIET_H
 
 /*
- * The daemon takes some 10 us for a record that somebody listens to, so a user's allowance is less than a tenth of its time,
- * and what is allowed at once keeps nobody waiting for longer than a turn of its loop. Root may stop the daemon anyway.
+ * A daemon that takes 12 us for a record, or less, allows each user so many; one that takes longer sets a higher price. So
+ * all that a user may spend is a tenth of its time, and what is allowed at once, an eighth of a second's allowance, keeps
+ * nobody waiting for longer than a turn of its loop. Root may stop the daemon anyway.
  */
 #define USER_LEVELS 33 /* user namespaces nest 32 deep at most */
 #define TOLD_PROCESSES 4096
@@ -40,6 +41,16 @@ struct told {
 
 BPF_TABLE("lru_hash", u64, struct told, told, TOLD_PROCESSES);
 BPF_TABLE("lru_hash", u32, struct allowance, allowances, USERS);
+BPF_ARRAY(price, u32, 1); /* the part of its second that a user spends on a record, ns, as the agent has it */
+
+/* The price of a record. However low the agent's is, a user is allowed no more than ALLOWED_PER_SECOND. */
+static __always_inline u64 price_of_record(void)
+{
+	u32 zero = 0, *set = price.lookup(&zero);
+	u64 least = SECOND_NS / ALLOWED_PER_SECOND;
+
+	return set && *set > least ? *set : least;
+}
 
 /* The user to charge: the owner of the outermost user namespace below the initial one, so sub-ids count as their user. */
 static __always_inline u32 charged_user(const void *task)
@@ -75,12 +86,14 @@ static __always_inline int is_allowed(void)
 {
 	u32 uid = charged_user((void *)bpf_get_current_task());
 	u64 now = bpf_ktime_get_ns(), until;
-	u64 cost = uid ? SECOND_NS / ALLOWED_PER_SECOND : SECOND_NS / ALLOWED_TO_ROOT_PER_SECOND;
+	u64 cost = price_of_record();
 	u64 most = uid ? ALLOWED_AT_ONCE * (SECOND_NS / ALLOWED_PER_SECOND)
 		       : ALLOWED_TO_ROOT_AT_ONCE * (SECOND_NS / ALLOWED_TO_ROOT_PER_SECOND);
 	struct allowance fresh = {}, *a;
 	struct page *p = counters();
 
+	if (!uid)
+		cost = cost * ALLOWED_PER_SECOND / ALLOWED_TO_ROOT_PER_SECOND;
 	a = allowances.lookup(&uid);
 	if (!a) {
 		fresh.spent_until_ns = now + cost;

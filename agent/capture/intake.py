@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from agent.capture.allowance import Allowance
 from agent.capture.memorywriter import Place
 from agent.capture.probes import Probes
 from agent.capture.ring import LostNumbers
@@ -19,6 +20,7 @@ from agent.table.stream import Stream
 # come.
 _LATE_S, _LATE_AMID_LOSS_S = 1.0, 0.005
 _PART_BYTES = 1 << 18  # some thousand records
+_MEASURED_BYTES = 1 << 9  # some records: the fixed costs of a smaller part would pass for those of its records
 _LET_RUN_S = (
     1e-5  # the task that has taken that number may wait for this CPU: looking without a pause would keep it waiting
 )
@@ -34,6 +36,7 @@ class Intake:
 
     Attributes:
         stream: takes the records.
+        allowance: of each user, by the time that records take here; the kernel side is told of each change.
         behind: True where the ring held more than the last `drain` took.
     """
 
@@ -41,6 +44,8 @@ class Intake:
         self.stream = stream
         self._taken = taken
         self._probes = probes
+        self.allowance = Allowance()
+        probes.allow(self.allowance.per_second)  # an earlier daemon may have set another
         self.behind = False
         self._lost: set[int] = set()
         self._passed = 0  # losses that were counted before this reader began
@@ -56,12 +61,25 @@ class Intake:
         limit = min(limit, self._probes.ring.pending)
         drained = 0
         while drained < limit:
-            part = self._probes.ring.drain(self.stream.feed, min(_PART_BYTES, limit - drained))
+            wanted = min(_PART_BYTES, limit - drained)
+            part = self._measured(wanted) if wanted >= _MEASURED_BYTES else self._part(wanted)
             drained += part
-            self._taken()
             if part < _PART_BYTES or time.monotonic() > deadline_s:
                 break
         return drained
+
+    def _part(self, limit: int) -> int:
+        part = self._probes.ring.drain(self.stream.feed, limit)
+        self._taken()
+        return part
+
+    def _measured(self, limit: int) -> int:
+        """Drain a part, and set the allowance by the CPU time that its records have taken."""
+        before, begin = self.stream.records, time.thread_time()
+        part = self._part(limit)
+        if self.allowance.note(self.stream.records - before, time.thread_time() - begin):
+            self._probes.allow(self.allowance.per_second)
+        return part
 
     def _account(self, deadline_s: float = math.inf) -> None:
         """Learn which of the missing numbers are lost."""

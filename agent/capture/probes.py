@@ -34,6 +34,7 @@ _WAIT_S = 5.0
 _FAULTS = 3  # of the compiler's errors, in a message
 _MOST_USERS = 2048
 _ALLOWANCE = wire.reader(wire.ALLOWANCE)
+_SECOND_NS = 1_000_000_000
 
 
 class Loaded(NamedTuple):
@@ -164,6 +165,10 @@ class Probes:
         both = wire.KEEP_ARGUMENTS | wire.KEEP_ENVIRONMENT
         word = both if self.keeps_strings else wire.KEEP_ARGUMENTS if wanted else 0
         syscall.set_word(self._descriptors["map:keep_strings"], 0, word)
+
+    def allow(self, per_second: int) -> None:
+        """Set the allowance of each user, changes of groups and subreaper flags a second; root's is in proportion."""
+        syscall.set_word(self._descriptors["map:price"], 0, _SECOND_NS // per_second)
 
     def withheld(self) -> dict[int, int]:
         """Return by uid the changes of groups and subreaper flags beyond the user's allowance (bpf/quiet.h)."""

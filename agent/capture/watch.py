@@ -124,6 +124,11 @@ class Watch:
     # ---- keeping up ------------------------------------------------------------------------------------------------
 
     @property
+    def allowed_per_second(self) -> int:
+        """The changes of groups and subreaper flags that are announced of each user, a second."""
+        return self._intake.allowance.per_second
+
+    @property
     def behind(self) -> bool:
         """True where the ring held more than the last `drain` took."""
         return self._intake.behind

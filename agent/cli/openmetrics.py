@@ -160,6 +160,10 @@ def _families(of: _Figures) -> Iterator[Family]:
         "ckptree_withheld_changes", "counter", "Changes that went beyond a user's allowance; a sweep finds them.",
         of.counter("withheld"),
     )  # fmt: skip
+    yield Family(
+        "ckptree_allowed_changes", "gauge", "The allowance of each user, changes in a second.",
+        of.gauge("allowed_per_second"),
+    )  # fmt: skip
     yield Family("ckptree_ring_bytes", "gauge", "Size of the ring buffer.", of.gauge("ring.bytes"), "bytes")
     yield Family(
         "ckptree_ring_pending_bytes",

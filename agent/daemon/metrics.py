@@ -126,6 +126,7 @@ def of_watch(watch: Watch) -> dict[str, Any]:
             "skipped": probes.skipped(),
         },
         "withheld": probes.page.withheld,
+        "allowed_per_second": watch.allowed_per_second,
         "ring": {
             "bytes": probes.ring.size,
             "pending_bytes": probes.ring.pending,

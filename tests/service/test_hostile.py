@@ -44,6 +44,7 @@ print(json.dumps({{
     "median_ms": took[len(took) // 2],
     "p99_ms": took[len(took) * 99 // 100],
     "lost": sum(metrics["lost"].values()) - sum(first["lost"].values()),
+    "allowed_per_second": metrics["allowed_per_second"],
     "turn_ms": metrics["loop"]["longest_turn_s"] * 1e3,
 }}))
 """

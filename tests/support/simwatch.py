@@ -114,6 +114,7 @@ class SimProbes:
         self.ring = SimRing()
         self.page = SimPage(kernel)
         self.hooks = {"fork": ["simulated"]}
+        self.allowed = 0
         self.ask = kernel.answer
         self.rows = kernel.rows
         kernel.emit = self.ring.records.append
@@ -122,6 +123,10 @@ class SimProbes:
     def tell_arguments(self, *, wanted: bool) -> None:
         """Note if the exec hook is to tell the text of arguments."""
         self.tells_arguments = wanted
+
+    def allow(self, per_second: int) -> None:
+        """Note the allowance of each user."""
+        self.allowed = per_second
 
     def skipped(self) -> int:
         """Return 0: no run is skipped."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.capture import allowance
 from agent.daemon import backoff
 from agent.proc import host, procfs, topmost
 from agent.restart.rebuild import orphans, verify
@@ -26,6 +27,7 @@ DEFINED = dict(
 @pytest.mark.parametrize(
     ("name", "values"),
     [
+        ("ALLOWED_PER_SECOND", [allowance.MOST]),
         ("WAKE_EVERY", [backoff._WAKE_EVERY]),
         ("INITIAL_INUM", [pidspace.INITIAL_INUM, host.PROC_PID_INIT_INO]),
         ("PF_KTHREAD", [procfs._PF_KTHREAD, topmost._PF_KTHREAD]),

@@ -76,6 +76,11 @@ class FakeProbes:
     ring: FakeRing
     page: FakePage
     ring_name: str = "bpf-map:1"
+    allowed: list[int] = field(default_factory=list)
+
+    def allow(self, per_second: int) -> None:
+        """Note the allowance of each user."""
+        self.allowed.append(per_second)
 
 
 class Heard:
@@ -86,7 +91,8 @@ class Heard:
         self.page = FakePage(issued)
         self.ring = FakeRing([RecordWriter(number).marker() for number in numbers])
         self.stream = Stream({Kind.MARKER: self.note})
-        probes: Any = FakeProbes(self.ring, self.page)
+        self.probes = FakeProbes(self.ring, self.page)
+        probes: Any = self.probes
         self.intake = Intake(probes, self.stream)
 
     def note(self, data: memoryview | bytes, at: int) -> None:
@@ -246,3 +252,29 @@ def test_who_has_no_time_to_catch_up_is_told_so_and_nothing_is_given_up() -> Non
     assert (heard.stream.lost, heard.stream.suspect) == (0, False)
     assert heard.intake.catch_up()
     assert heard.numbers == [*range(count)]
+
+
+def test_the_kernel_side_is_told_what_the_speed_affords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told at once when a reader begins, for another one may have left another allowance."""
+    heard = Heard([*range(1000)], 1000)
+    monkeypatch.setattr("time.thread_time", lambda: len(heard.numbers) * 100e-6)
+    heard.intake.drain()
+    monkeypatch.setattr("time.thread_time", lambda: len(heard.numbers) * 1e-6)
+    heard.ring.records = [RecordWriter(number).marker() for number in range(1000, 5000)]
+    heard.page.issued = 5000
+    heard.intake.drain()
+
+    assert heard.probes.allowed == [8000, 1000, 8000]
+
+
+def test_a_few_records_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixed costs of each look at the ring would make them dear."""
+    heard = Heard([], 0)
+    monkeypatch.setattr("time.thread_time", lambda: len(heard.numbers) * 1.0)
+    for number in range(1000):
+        heard.ring.records = [RecordWriter(number).marker()]
+        heard.page.issued = number + 1
+        heard.intake.drain()
+
+    assert len(heard.numbers) == 1000
+    assert heard.probes.allowed == [8000]

@@ -15,6 +15,8 @@ FIGURES: dict[str, Any] = {
     "uptime_s": 12.5,
     "records": {"fork": 3, "exec": 0},
     "lost": {"ring-full": 7},
+    "withheld": 8,
+    "allowed_per_second": 500,
     "ring": {"bytes": 4096, "pending_bytes": 8, "most_pending_bytes": 9},
     "table": {"tasks": {"running": 4, "zombie": 1}, "pids": 6, "namespaces": 2},
     "sweeps": {"start": 1},
@@ -62,6 +64,8 @@ def test_a_parser_reads_every_figure_as_it_was() -> None:
     assert at("ckptree_uptime_seconds") == 12.5
     assert at("ckptree_records_total", kind="fork") == 3
     assert at("ckptree_lost_records_total", reason="ring-full") == 7
+    assert at("ckptree_withheld_changes_total") == 8
+    assert at("ckptree_allowed_changes") == 500
     assert at("ckptree_tasks", state="zombie") == 1
     assert at("ckptree_snapshot_seconds_bucket", le="0.01") == 3
     assert at("ckptree_snapshot_seconds_bucket", le="+Inf") == 5
@@ -71,7 +75,7 @@ def test_a_parser_reads_every_figure_as_it_was() -> None:
     assert at("ckptree_hook", feature="reap", hook="") == 0
     assert at("ckptree_events_total", fate="dropped") == 6
     assert at("ckptree_longest_job_seconds") == 0.5
-    assert len(found) == 47
+    assert len(found) == 49
 
 
 def test_every_family_says_what_it_is_and_names_its_unit() -> None:

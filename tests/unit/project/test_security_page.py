@@ -29,7 +29,9 @@ HOLD: Final[dict[str, str]] = {
     ),
     "Calls that change nothing": (
         "calls_that_change_nothing_are_not_announced "
-        "a_change_is_announced_or_goes_beyond_its_users_allowance_and_is_counted"
+        "a_change_is_announced_or_goes_beyond_its_users_allowance_and_is_counted "
+        "the_kernel_allows_a_user_as_much_as_the_daemons_speed_affords "
+        "a_record_that_takes_longer_is_allowed_less_often"
     ),
     "During each known attack": "root_is_answered_and_nothing_of_others_is_lost_beside",
     "Root and the group have a socket": (
