@@ -12,8 +12,7 @@ import json
 import os
 import platform
 import socket
-import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -217,14 +216,18 @@ def load(ring_bytes: int, without: Collection[str]) -> tuple[dict[str, Any], lis
     return document, list(loader.descriptors.values())
 
 
-def prepare() -> int:
-    """Compile for the next start and store the result; return the exit code."""
+def prepare(say: Callable[[str], None]) -> int:
+    """Compile for the next start and store the result; return the exit code.
+
+    Args:
+        say: prints an error.
+    """
     private_mounts()
     try:
         btf = compiler.vmlinux()
         compiler.bundle(btf, layout(btf))
     except HostError as error:
-        print(f"ckptree: {error}", file=sys.stderr)
+        say(str(error))
         return error.exit_code
     return 0
 

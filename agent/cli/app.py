@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line. Each verb imports its modules when it runs, for imports are most of a verb's time."""
 
+import contextlib
 import errno
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from agent import rootname
 from agent.cli import daemonverbs, fileverbs, treeverb
@@ -16,6 +20,7 @@ from agent.cli import doctorverb as doctorverb
 from agent.cli import hookverb as hookverb
 from agent.cli import restartverb as restartverb
 from agent.cli.fileverbs import AsJson, DialectName
+from agent.cli.message import in_a_line
 from agent.cli.options import (
     ROOT_HELP,
     Format,
@@ -35,8 +40,38 @@ if TYPE_CHECKING:
     from agent.cli.sources import Taken
     from agent.model import Snapshot
 
+# The error of a command without arguments, whose message is its help; before click 8.2 there is none.
+_HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
+@contextlib.contextmanager
+def _harmless_errors() -> Iterator[None]:
+    """Escape the message of a usage error: it quotes arguments, and a shell's wildcard gives names of others' files."""
+    try:
+        yield
+    except _HELP:
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(in_a_line(error.format_message()), error.ctx) from error
+
+
+class _Verbs(TyperGroup):
+    """The verbs, whose usage errors cannot command a terminal."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        """Read the options before the verb."""
+        with _harmless_errors():
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Read the verb and its arguments, and run it."""
+        with _harmless_errors():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="ckptree",
+    cls=_Verbs,
     help="Consistent checkpoints of process trees from eBPF, without freezing a process.",
     no_args_is_help=True,
     add_completion=False,

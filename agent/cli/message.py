@@ -21,3 +21,8 @@ def plain(text: str) -> str:
     from exporters.content.wording import plain_lines  # takes time, and few texts need it
 
     return plain_lines(text)
+
+
+def in_a_line(text: str) -> str:
+    """Return a text in one line in which nothing commands a terminal."""
+    return plain(text).replace("\n", "\\n")

@@ -36,7 +36,10 @@ from agent.errors import CkptreeError, HostError
 from bpf.hooks import left_out
 
 # For a process of its own, so that the daemon maps no compiler.
-_COMPILE = "import sys; sys.path.append(sys.argv.pop(1)); from bpf.loader import prepare; sys.exit(prepare())"
+_COMPILE = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from agent.daemon.journal import Journal; "
+    "from bpf.loader import prepare; sys.exit(prepare(Journal().error))"
+)
 _EXTENSION_S = 30
 _MOST_EXTENSIONS = 60  # five minutes
 _UNHEARD_S = 2.0  # between sweeps for changes beyond a user's allowance, which no record announces

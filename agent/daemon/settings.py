@@ -9,18 +9,27 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from agent.config import Config, allowed, default, given, load, meanings
 from agent.environment import SOCKET_VARIABLE
 from agent.errors import CkptreeError, UsageError
+from exporters.content.wording import plain
 
 DESCRIPTION = "Watch all process trees of this host, in the foreground, and answer on a Unix socket."
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors cannot command a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a usage error, and exit."""
+        super().error(plain(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the daemon's arguments."""
-    made = argparse.ArgumentParser(prog="ckptree daemon", description=DESCRIPTION, allow_abbrev=False)
+    made = _Parser(prog="ckptree daemon", description=DESCRIPTION, allow_abbrev=False)
     made.add_argument(
         "--config",
         type=Path,

@@ -67,6 +67,39 @@ def test_an_error_that_names_a_file_is_printed_without_control_characters() -> N
     assert is_harmless(ran.stderr)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("{}",),
+        ("--{}",),
+        ("show", "a", "{}"),
+        ("show", "--{}"),
+        ("snapshot", "1", "--timeout", "{}"),
+        ("snapshot", "1", "--mode", "{}"),
+        ("daemon", "{}"),
+        ("daemon", "--ring-bytes", "{}"),
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_that_quotes_an_argument_is_printed_without_control_characters(
+    arguments: tuple[str, ...],
+) -> None:
+    """A wildcard gives more names than a verb takes, and each may be any text."""
+    ran = here(*(word.replace("{}", "\x1b[2J\u202e\nckptree: all is well") for word in arguments))
+
+    assert ran.returncode == 2
+    assert is_harmless(ran.stderr)
+    assert rb"\x1b[2J\u202e\nckptree: all is well" in ran.stderr
+
+
+def test_help_is_printed_as_it_is() -> None:
+    """A verb without its arguments, and the program without a verb."""
+    for arguments in ((), ("--help",), ("show",)):
+        ran = here(*arguments)
+        assert b"\\n" not in ran.stdout + ran.stderr
+        assert len((ran.stdout + ran.stderr).splitlines()) > 2
+
+
 def test_a_document_on_a_terminal_is_the_same_in_other_letters(tmp_path: Path) -> None:
     """A pipe and a file get the same bytes as before."""
     evil = EVIL.replace("\ud89b", "")

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conditions under which the daemon's loop feeds the watchdog and reports READY."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent.daemon import main
 from agent.daemon.main import Daemon, Patience, check_access, check_sight
 from agent.errors import HostError
 
@@ -47,6 +50,21 @@ def test_a_daemon_that_may_not_use_what_is_loaded_is_not_ready() -> None:
     check_access(lambda: 0)
     with pytest.raises(HostError, match=r"CAP_BPF.*BPF_OBJ_GET_INFO_BY_FD.*unprivileged_bpf_disabled=0"):
         check_access(refused)
+
+
+def test_an_error_of_the_compiler_is_printed_without_control_characters() -> None:
+    """It may quote a path, or what bcc has said."""
+    fails = (
+        "import bpf.compiler; from agent.errors import HostError\n"
+        "def fail(): raise HostError('bcc said \x1b[2J')\n"
+        "bpf.compiler.vmlinux = fail\n"
+        "import bpf.loader; bpf.loader.private_mounts = lambda: None\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", fails + main._COMPILE, "/nowhere"], check=False, capture_output=True, text=True
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (HostError.exit_code, "", "ckptree: bcc said \\x1b[2J\n")
 
 
 def test_a_daemon_that_sees_nobody_is_not_ready() -> None:
