@@ -42,8 +42,10 @@ def test_each_rule_is_found_broken_by_name_and_place_and_nothing_else_is(name: s
 
 
 def test_every_rule_has_a_bad_file_but_for_the_one_that_takes_millions_of_pids() -> None:
-    """This one rule has a test of its own."""
-    assert set(BAD) | {"no-number-left"} == set(RULES)
+    """This one rule has a test of its own, and so have those of a folder of CRIU's."""
+    of_folders = {name for name in RULES if name.startswith("criu-")}
+
+    assert set(BAD) | {"no-number-left"} == set(RULES) - of_folders
 
 
 def test_the_golden_image_and_a_tree_with_one_of_everything_are_clean() -> None:
