@@ -245,7 +245,9 @@ def find_child_reaper(father: TaskStruct) -> TaskStruct | None:
     end.
     """
     namespace = father.pid.namespace
-    if namespace.reaper is father:
+    reaper = namespace.reaper
+    # A table that met the init after its leader's exit takes that leader for the reaper.
+    if reaper is father or (reaper is not None and reaper.flags & EXITED and reaper.leader is father.leader):
         namespace.reaper = find_alive_thread(father) or father
     return namespace.reaper
 

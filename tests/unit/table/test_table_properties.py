@@ -50,7 +50,16 @@ def test_the_table_shows_what_the_kernel_has(program: list[Step], tells_release:
     pair.agree_on_pending()
 
 
+# The last thread of an init, which is not its leader, waits within its exit, and has a child.
+LAST_THREAD: list[Step] = [
+    *[("unshare", 0, 0), *[("fork", 0, 0)] * 7, ("new_thread", 1, 0), ("leave", 1, 0), ("leave", 1, 0)],
+    *[("fork", 0, 0), ("fork", 0, 0), ("fork", 1, 3), ("leave", 1, 0), ("leave", 1, 0), ("leave", 5, 0)],
+    *[("new_thread", 6, 0), ("leave", 6, 0), ("trace", 0, 1), ("leave", 4, 0)],
+]
+
+
 @given(PROGRAMS, st.booleans())
+@example(LAST_THREAD, True)
 @unexplained
 def test_a_table_that_starts_late_learns_everything_from_one_sweep(program: list[Step], lingers: bool) -> None:  # noqa: FBT001
     """It has only rows and answers."""
