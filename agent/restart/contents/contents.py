@@ -3,15 +3,14 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from agent.model import Snapshot, Tag
-from agent.restart.contents import openfiles, registers, taskstate
+from agent.restart.contents import filekinds, fileowners, openfiles, registers, taskstate
 from agent.restart.contents.descriptors import KINDS, Descriptors, Holder, open_high
 from agent.restart.contents.fillprogram import TRACED, About, Argument, FillProgram, pages
 from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressRange, AddressSpace, Refused, Specials, hole
-from agent.restart.contents.openfiles import Pipes
 from agent.restart.contents.refusals import ContentRefusal
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.planning.plan import Plan, Role
@@ -43,8 +42,8 @@ class Contents:
             for index, actor in enumerate(plan.actors)
             if actor.role is Role.TASK and actor.leader == index
         }
-        self._pipes = Pipes(images.files, self._pipe_contents())
-        self._creators = openfiles.creators(self._pipes)
+        self._kinds = filekinds.kinds(images)
+        self._checked: set[int] = set()
         for pid, process in images.processes.items():
             if process.lives:
                 self._examine(pid, process)
@@ -92,11 +91,12 @@ class Contents:
             depth = len(numbers[leader]) - 1
             holder = Holder(leader, depth, numbers[leader], process, program)
             holders.append((holder, memory, room))
-        descriptors = Descriptors([holder for holder, _, _ in holders], self._images.files, self._pipes.together)
+        seen = {self._snapshot.number(each.tag): numbers[at] for at, each in enumerate(self._plan.actors) if each.tag}
+        descriptors = Descriptors([holder for holder, _, _ in holders], self._images.files, self._kinds, seen)
         words = {}
         for holder, memory, room in holders:
             words[holder.actor] = self._begin(fill, holder, memory, room, specials)
-        descriptors.create(self._creators)
+        descriptors.create()
         descriptors.hand_over(created, fetched)
         states = []
         for holder, _, _ in holders:
@@ -117,16 +117,25 @@ class Contents:
             self._memories[pid] = memory
             for identity, _ in memory.files():
                 self._check_file(pid, identity)
+        numbers = {int(info.fd) for info in process.fds}
         for info in process.fds:
-            kind = int(info.type)
-            if kind not in self._creators:
+            kind, identity = int(info.type), int(info.id)
+            if identity in self._checked:
+                continue
+            self._checked.add(identity)
+            entry = self._images.files.get(identity)
+            if kind not in self._kinds:
                 text = "descriptors of this kind are not restored"
                 name = KINDS.get(kind, f"kind {kind}")
                 self.refuse(pid, Refused(name, str(info.id), "kind", f"descriptor {info.fd}: {text}"))
-            elif int(info.id) not in self._images.files:
+            elif entry is None or int(entry.type) != kind or not fileowners.is_described(entry):
                 self.refuse(pid, Refused(KINDS[kind], str(info.id), "missing", "the images do not describe it"))
             else:
-                self._check_file(pid, int(info.id))
+                self._check_file(pid, identity)
+                try:
+                    self._kinds[kind].check(entry, numbers)
+                except Refused as refused:
+                    self.refuse(pid, refused)
 
     def _check_file(self, pid: int, identity: int) -> None:
         """Refuse a file that is not there, or is another one by its size."""
@@ -229,14 +238,6 @@ class Contents:
             if actor.leader == leader and actor.tag and self._snapshot.number(actor.tag) == tid:
                 return index
         raise Refused("task", str(tid), "tree", "the images have this thread, and the tree has not")
-
-    def _pipe_contents(self) -> dict[int, tuple[bytes, int]]:
-        found: dict[int, tuple[bytes, int]] = {}
-        for name in ("pipes-data.img", "fifo-data.img"):
-            for entry, content in self._images.payloads(name):
-                message: Any = entry.message
-                found[int(message.pipe_id)] = content, int(message.size)
-        return found
 
 
 def _read(run: PageRun) -> bytes:

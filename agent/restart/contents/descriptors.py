@@ -6,11 +6,13 @@ all that the images have. When every process has created its own, each fetches t
 puts each at its descriptors' numbers. When every process has fetched, the high numbers are closed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
+from agent.restart.contents import fileowners
+from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
 from agent.restart.contents.images import ProcessImage
 
 FD_CLOEXEC: Final = 1
@@ -89,8 +91,71 @@ def open_high(holder: Holder, path: bytes, flags: int) -> int:
     return keep_high(holder, holder.leader.kept("openat", AT_FDCWD, name, flags | O_CLOEXEC, 0))
 
 
-Create = Callable[[Holder, Any, "Descriptors"], int]
-"""Adds the operations that create an open file in its owner, and returns the high number that it gets there."""
+class OpenFile(NamedTuple):
+    """An open file in a process that restores it.
+
+    Attributes:
+        holder: the process.
+        entry: its file_entry.
+        number: its descriptor there; -1 before it is created.
+        everything: all open files.
+    """
+
+    holder: Holder
+    entry: Any
+    number: int
+    everything: "Descriptors"
+
+    @property
+    def script(self) -> FillScript:
+        """The script that restores it."""
+        return self.holder.leader
+
+    def data(self, content: bytes) -> Data:
+        """Put bytes into the data of the process."""
+        return self.holder.program.data(content)
+
+    def high(self, made: Argument) -> int:
+        """Move a new descriptor to a high number, and return the number."""
+        return keep_high(self.holder, made)
+
+    def name(self, text: str) -> None:
+        """Name what the next operations restore, within this file."""
+        self.script.about = About(KINDS[int(self.entry.type)], f"{self.entry.id}, {text}")
+
+
+class FileKind:
+    """A kind of open file. Operations come in three steps, and processes wait for each other between the last two.
+
+    1. `create` makes each open file in its owner.
+    2. `load` puts content into it, in the owner, once this has made all that it owns.
+    3. `complete` does what needs the descriptors at their numbers, in one process that has it.
+    """
+
+    def check(self, entry: Any, numbers: AbstractSet[int]) -> None:
+        """Refuse a file that cannot be restored.
+
+        Args:
+            entry: its file_entry.
+            numbers: the descriptors of the first process that has it.
+
+        Raises:
+            Refused: the reason.
+        """
+
+    def together(self, entry: Any) -> Iterable[int]:
+        """Return the files that one process must create with this one, as the two ends of a pipe."""
+        return [int(entry.id)]
+
+    def create(self, file: OpenFile) -> int:
+        """Add the operations that create an open file in its owner; return the high number that it gets there."""
+        raise NotImplementedError
+
+    def load(self, file: OpenFile) -> None:
+        """Add the operations that put content into a file at its high number in its owner."""
+
+    def complete(self, file: OpenFile) -> None:
+        """Add the operations that need all descriptors of a process at their numbers."""
 
 
 class Descriptors:
@@ -99,17 +164,24 @@ class Descriptors:
     Args:
         holders: its processes, in tree order.
         files: the file_entry of each open file.
-        together: for an open file those that one process must create with it, as the two ends of a pipe.
+        kinds: the kinds, by CRIU's number.
+        numbers: of each task, from the root's namespace inward, by its number there in the image.
 
     Attributes:
         holders: the processes.
+        files: the file_entry of each open file.
         owned: the owner of each object and its high number there, by the object's key.
     """
 
     def __init__(
-        self, holders: Iterable[Holder], files: Mapping[int, Any], together: Callable[[int], Iterable[int]]
+        self,
+        holders: Iterable[Holder],
+        files: Mapping[int, Any],
+        kinds: Mapping[int, FileKind],
+        numbers: Mapping[int, tuple[int, ...]],
     ) -> None:
-        self._together = together
+        self._kinds = kinds
+        self._numbers = numbers
         self.holders = list(holders)
         self.files = files
         self.owned: dict[tuple[str, int], tuple[Holder, int]] = {}
@@ -122,22 +194,33 @@ class Descriptors:
                 having = self.holders_of.setdefault(int(info.id), [])
                 if not having or having[-1] is not each:
                     having.append(each)
+        self._owners = self._chosen()
 
-    def owner(self, files: Iterable[int]) -> Holder:
-        """Return the process that creates these files: of those that have one, the deepest, as the others see it."""
-        having = [each for one in files for each in self.holders_of.get(one, ())]
-        return max(having, key=lambda each: each.depth)
+    def create(self) -> None:
+        """Create every open file in its owner, and then put content into each."""
+        for identity in self._owners:
+            self.made(identity)
+        for identity in self._owners:
+            holder, number = self.owned["file", identity]
+            entry = self._about(holder, identity)
+            self._kinds[entry.type].load(OpenFile(holder, entry, number, self))
+        for identity in self._owners:
+            holder, number = self.owned["file", identity]
+            entry = self._about(holder, identity)
+            fileowners.restore(holder.leader, holder.program, entry, number, self.seen_by(holder))
 
-    def create(self, creators: Mapping[int, Create]) -> None:
-        """Create every open file that a descriptor refers to, in its owner."""
-        for identity in self.holders_of:
-            if ("file", identity) in self.owned:
-                continue
-            entry = self.files[identity]
-            holder = self.owner(self._together(identity))
-            holder.leader.about = About(KINDS[entry.type], str(identity))
-            number = creators[int(entry.type)](holder, entry, self)
+    def seen_by(self, holder: Holder) -> dict[int, int]:
+        """Return the number of each task as a process sees it, by its number in the root's namespace of the image."""
+        return {pid: each[holder.depth] for pid, each in self._numbers.items() if len(each) > holder.depth}
+
+    def made(self, identity: int) -> int:
+        """Return the high number of a file in its owner, which creates it unless it has done so."""
+        if ("file", identity) not in self.owned:
+            holder = self._owners[identity]
+            entry = self._about(holder, identity)
+            number = self._kinds[entry.type].create(OpenFile(holder, entry, -1, self))
             self.owned["file", identity] = holder, number
+        return self.owned["file", identity][1]
 
     def hand_over(self, created: int, fetched: int) -> None:
         """Have each process fetch the files of others, place all at their numbers, and close the rest.
@@ -155,14 +238,56 @@ class Descriptors:
             high: dict[int, int] = {}
             for info in holder.image.fds:
                 identity = int(info.id)
-                script.about = About(KINDS[int(info.type)], str(identity))
+                self._about(holder, identity)
                 if identity not in high:
                     high[identity] = self._fetched(holder, identity, pidfds)
                 script.call("dup3", high[identity], int(info.fd), O_CLOEXEC if info.flags & FD_CLOEXEC else 0)
+            self._complete(holder)
             script.about = About("descriptors", "")
             script.post(fetched)
             script.wait(fetched, count)
             script.call("close_range", holder.service, 0xFFFFFFFF, 0)
+
+    def _complete(self, holder: Holder) -> None:
+        """Complete the files of which a process is the first that has them."""
+        done = set()
+        for info in holder.image.fds:
+            identity = int(info.id)
+            if self.holders_of[identity][0] is holder and identity not in done:
+                done.add(identity)
+                entry = self._about(holder, identity)
+                self._kinds[entry.type].complete(OpenFile(holder, entry, int(info.fd), self))
+
+    def _chosen(self) -> dict[int, Holder]:
+        """Return the owner of each file: of the processes that have one of its group, the deepest, as others see it."""
+        leaders = {identity: identity for identity in self.holders_of}
+
+        def leader(identity: int) -> int:
+            leaders.setdefault(identity, identity)
+            while leaders[identity] != identity:
+                leaders[identity] = identity = leaders[leaders[identity]]
+            return identity
+
+        waiting = list(leaders)
+        while waiting:
+            identity = waiting.pop()
+            entry = self.files[identity]
+            for other in self._kinds[entry.type].together(entry):
+                if other not in leaders:
+                    waiting.append(other)
+                leaders[leader(other)] = leader(identity)
+        deepest: dict[int, Holder] = {}
+        for identity, having in self.holders_of.items():
+            for each in having:
+                group = leader(identity)
+                if group not in deepest or each.depth > deepest[group].depth:
+                    deepest[group] = each
+        return {identity: deepest[leader(identity)] for identity in leaders}
+
+    def _about(self, holder: Holder, identity: int) -> Any:
+        entry = self.files[identity]
+        holder.leader.about = About(KINDS[entry.type], str(identity))
+        return entry
 
     def _fetched(self, holder: Holder, identity: int, pidfds: dict[int, int]) -> int:
         """Return the high number of a file in a process, fetched if it is another's."""

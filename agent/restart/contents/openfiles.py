@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each kind of open file is created: the operations of its owner."""
+"""The open files that are opened by a path, and pipes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from agent.restart.contents.descriptors import O_CLOEXEC, Create, Descriptors, Holder, keep_high, open_high
+from agent.restart.contents.descriptors import O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile, keep_high, open_high
+from agent.restart.contents.fillabi import Demand
 
 O_ACCMODE: Final = 3
 O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
@@ -20,24 +21,20 @@ def open_flags(flags: int) -> int:
     return flags & ~_NOT_FOR_OPEN | O_NOCTTY
 
 
-def regular(holder: Holder, entry: Any, _all: Descriptors) -> int:
-    """Open a file, a folder or a device by its path, at its position."""
-    reg = entry.reg
-    number = open_high(holder, _path(reg.name), open_flags(int(reg.flags)))
-    if reg.pos:
-        holder.leader.call("lseek", number, int(reg.pos), SEEK_SET)
-    return number
+class PathFiles(FileKind):
+    """Files, folders and devices, which have a path."""
+
+    def create(self, file: OpenFile) -> int:
+        """Open a file by its path, at its position. Not every device has positions."""
+        reg = file.entry.reg
+        number = open_high(file.holder, bytes(reg.name), open_flags(int(reg.flags)))
+        if reg.pos:
+            demand = Demand.SUCCESS if reg.HasField("size") else Demand.ANY
+            file.script.call("lseek", number, int(reg.pos), SEEK_SET, demand=demand)
+        return number
 
 
-def eventfd(holder: Holder, entry: Any, _all: Descriptors) -> int:
-    """Create an eventfd with its counter."""
-    made = holder.leader.kept("eventfd2", 0, int(entry.efd.flags) | O_CLOEXEC)
-    if entry.efd.counter:
-        holder.leader.call("write", made, holder.program.data(int(entry.efd.counter).to_bytes(8, "little")), 8)
-    return keep_high(holder, made)
-
-
-class Pipes:
+class Pipes(FileKind):
     """The pipes of a tree: two open files share one pipe, with the bytes that are in it.
 
     Args:
@@ -52,10 +49,10 @@ class Pipes:
             if entry.HasField("pipe"):
                 self._ends.setdefault(int(entry.pipe.pipe_id), []).append(identity)
 
-    def create(self, holder: Holder, entry: Any, everything: Descriptors) -> int:
+    def create(self, file: OpenFile) -> int:
         """Create a pipe when its first end is asked for; both ends are then in one process."""
-        identity, pipe = int(entry.id), int(entry.pipe.pipe_id)
-        script = holder.leader
+        identity, pipe = int(file.entry.id), int(file.entry.pipe.pipe_id)
+        holder, script, everything = file.holder, file.script, file.everything
         if ("pipe", pipe) not in everything.owned:
             pair = holder.program.data(bytes(8))
             script.call("pipe2", pair, O_CLOEXEC)
@@ -68,9 +65,9 @@ class Pipes:
             self._name_ends(holder, pipe, ends, everything)
         return everything.owned["file", identity][1]
 
-    def together(self, identity: int) -> list[int]:
-        """Return all open files of the pipe of an end; of another file only that."""
-        return next((ends for ends in self._ends.values() if identity in ends), [identity])
+    def together(self, entry: Any) -> Iterable[int]:
+        """Return all open files of the pipe of an end."""
+        return self._ends[int(entry.pipe.pipe_id)]
 
     def _name_ends(self, holder: Holder, pipe: int, ends: list[int], everything: Descriptors) -> None:
         """Give each open file of a pipe its number. Where an end has several, the others open it anew."""
@@ -86,12 +83,3 @@ class Pipes:
                 holder.leader.call("fcntl", number, F_SETFL, flags & ~O_ACCMODE)
             used[end] = True
             everything.owned["file", other] = holder, number
-
-
-def creators(pipes: Pipes) -> dict[int, Create]:
-    """Return the function that creates each kind of open file that can be restored, by CRIU's number of the kind."""
-    return {1: regular, 2: pipes.create, 6: eventfd}
-
-
-def _path(name: bytes) -> bytes:
-    return bytes(name)

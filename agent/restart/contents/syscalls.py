@@ -56,6 +56,7 @@ CALLS: Final = {
     "pidfd_open": 434,
     "pidfd_send_signal": 424,
     "pipe2": 293,
+    "ppoll": 271,
     "prctl": 157,
     "pread64": 17,
     "prlimit64": 302,

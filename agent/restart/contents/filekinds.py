@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kinds of open files that can be restored."""
+
+from typing import Any
+
+from agent.restart.contents.descriptors import FileKind
+from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles, TimerFiles, Watches
+from agent.restart.contents.images import Images
+from agent.restart.contents.openfiles import PathFiles, Pipes
+
+
+def kinds(images: Images) -> dict[int, FileKind]:
+    """Return the kinds of open files that can be restored, by CRIU's number."""
+    return {
+        1: PathFiles(),
+        2: Pipes(images.files, _pipe_contents(images)),
+        6: EventCounters(),
+        7: Epolls(),
+        8: Watches(),
+        9: SignalFiles(),
+        17: TimerFiles(),
+    }
+
+
+def _pipe_contents(images: Images) -> dict[int, tuple[bytes, int]]:
+    """Return the bytes in each pipe and FIFO, and its size, by its id."""
+    found: dict[int, tuple[bytes, int]] = {}
+    for name in ("pipes-data.img", "fifo-data.img"):
+        for entry, content in images.payloads(name):
+            message: Any = entry.message
+            found[int(message.pipe_id)] = content, int(message.size)
+    return found

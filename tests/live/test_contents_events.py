@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open files that wait for something run on after a restart: epoll, signalfd, timerfd, inotify; devices and folders."""
+
+import ast
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.live.dumps import dump, eventually, program, restarted
+
+WAITING = """
+import ctypes, os, select, signal, socket, struct, time
+libc = ctypes.CDLL(None, use_errno=True)
+folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+null, zero = os.open("/dev/null", os.O_RDWR), os.open("/dev/zero", os.O_RDONLY)
+read, write = os.pipe()
+copy = os.dup(read)
+mask = struct.pack("Q", 1 << signal.SIGUSR2 - 1)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+signals = libc.signalfd(-1, mask, 0o4000)
+
+def timer(clock, flags, value, interval):
+    fd = libc.timerfd_create(clock, 0o4000)
+    setting = struct.pack("qqqq", *divmod(interval, 10**9), *divmod(value, 10**9))
+    assert libc.timerfd_settime(fd, flags, setting, None) == 0
+    return fd
+
+ticking = timer(1, 0, 1, 10**7)
+absolute = timer(0, 1, time.time_ns() + 4 * 10**9, 0)
+unread = timer(7, 0, 10**6, 0)
+late = timer(1, 0, 1, 3 * 10**8)
+idle = timer(1, 0, 0, 0)
+watching = libc.inotify_init1(0o4000)
+first = libc.inotify_add_watch(watching, b"gone", 0x100)
+assert libc.inotify_rm_watch(watching, first) == 0
+os.read(watching, 4096)
+watch = libc.inotify_add_watch(watching, b"watched", 0x100)
+poll = select.epoll()
+inner = select.epoll()
+inner.register(signals, select.EPOLLIN)
+poll.register(inner.fileno(), select.EPOLLIN)
+data = {}
+for fd, flags in ((read, select.EPOLLIN | select.EPOLLET), (copy, select.EPOLLIN | select.EPOLLONESHOT),
+                  (ticking, select.EPOLLIN), (watching, select.EPOLLIN)):
+    poll.register(fd, flags)
+time.sleep(0.1)
+os.rename("begin", "begun")
+ticks, seen = 0, []
+while True:
+    for fd, _ in poll.poll(0.05):
+        if fd == ticking:
+            ticks += struct.unpack("Q", os.read(fd, 8))[0]
+            continue
+        if fd == inner.fileno():
+            assert inner.poll(0) == [(signals, 1)]
+            seen.append(("signal", struct.unpack("I", os.read(signals, 128)[:4])[0]))
+        elif fd == watching:
+            event = os.read(fd, 4096)
+            number, _, _, length = struct.unpack("iIII", event[:16])
+            seen.append(("watch", number == watch, event[16:].rstrip(b"\\0").decode()))
+        else:
+            seen.append(("pipe", "read" if fd == read else "copy"))
+    if os.path.exists("ask") and not os.path.exists("told"):
+        assert os.write(null, b"x") == 1 and os.read(zero, 2) == b"\\0\\0"
+        os.close(os.open("made", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        with open("telling", "w") as file:
+            for fd in (unread, late):
+                try:
+                    seen.append(("unread", struct.unpack("Q", os.read(fd, 8))[0]))
+                except BlockingIOError:
+                    seen.append(("unread", 0))
+            time.sleep(0.35)
+            seen.append(("again", struct.unpack("Q", os.read(late, 8))[0]))
+            print(ticks, seen, os.listdir(folder), file=file)
+        os.rename("telling", "told")
+    if os.path.exists("press"):
+        os.unlink("press")
+        os.write(write, b"x")
+    try:
+        os.read(absolute, 8)
+        open("over", "w").close()
+    except BlockingIOError:
+        pass
+    try:
+        os.read(idle, 8)
+        open("wrong", "w").close()
+    except BlockingIOError:
+        pass
+"""
+
+
+def test_files_that_wait_go_on_waiting(tmp_path: Path, daemon_socket: Path) -> None:
+    """Each has its targets, mask, clock, expirations and watches, at the numbers that the program knows."""
+    for name in ("gone", "watched"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "begin").touch()
+    with program([sys.executable, "-c", WAITING], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        time.sleep(0.4)
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    assert not (tmp_path / "over").exists()
+    with restarted(images) as ready:
+        root = ready["root"]
+        for _ in range(3):  # the edge is seen each time, the other one once
+            (tmp_path / "press").touch()
+            eventually(lambda: not (tmp_path / "press").exists(), "it has written")
+            time.sleep(0.1)
+        (tmp_path / "watched" / "new").touch()
+        os.kill(root, signal.SIGUSR2)
+        time.sleep(0.3)
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+        eventually((tmp_path / "over").exists, "the absolute timer expires")
+    assert not (tmp_path / "wrong").exists()
+    count, rest = (tmp_path / "told").read_text().split(" ", 1)
+    seen, names = ast.literal_eval(f"[{rest.replace('] [', '], [')}]")
+    late = [each for each in seen if each[0] == "unread"]
+    assert int(count) > 60, "the timer of 10 ms has ticked before and after"
+    assert seen.count(("pipe", "copy")) == 1
+    assert seen.count(("pipe", "read")) == 3
+    assert ("watch", True, "new") in seen
+    assert ("signal", signal.SIGUSR2) in seen
+    assert late[0] == ("unread", 1)
+    assert late[1][1] >= 1
+    assert ("again", 1) in seen
+    assert "made" in names
