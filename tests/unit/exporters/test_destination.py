@@ -82,6 +82,32 @@ def test_what_another_user_has_laid_where_others_may_is_not_followed(
 
 
 @pytest.mark.live
+@pytest.mark.parametrize("kind", OPEN_TO_OTHERS)
+def test_a_file_or_empty_folder_of_another_user_is_replaced_and_its_owner_gets_nothing(
+    tmp_path: Path, kind: str
+) -> None:
+    """The other user may have it open, or have laid a second name of a file: neither has the image."""
+    shared = folder_of(tmp_path, kind)
+    (shared / "file").write_bytes(b"theirs")
+    (shared / "kept").hardlink_to(shared / "file")
+    (shared / "folder").mkdir(mode=0o777)
+    for name in ("file", "folder"):
+        os.chown(shared / name, OTHER, OTHER)
+    with (shared / "file").open("rb") as opened:
+        folder = os.open(shared / "folder", os.O_PATH)
+        for name, data in DATA.items():
+            store.write(shared / name, data)  # type: ignore[arg-type]  # either kind
+        theirs = opened.read(), os.listdir(f"/proc/self/fd/{folder}")
+        os.close(folder)
+    made = [(shared / name).stat() for name in DATA]
+
+    assert theirs == (b"theirs", [])
+    assert (shared / "kept").read_bytes() == b"theirs"
+    assert [(one.st_uid, one.st_mode & 0o777) for one in made] == [(0, 0o600), (0, 0o700)]
+    assert sorted(os.listdir(shared)) == ["file", "folder", "kept"]
+
+
+@pytest.mark.live
 @pytest.mark.parametrize("what", DATA)
 def test_a_link_of_ones_own_to_another_users_link_is_followed_no_further(shared: Path, what: str) -> None:
     """Each link on the way counts."""
