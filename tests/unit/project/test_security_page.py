@@ -68,7 +68,8 @@ HOLD: Final[dict[str, str]] = {
     ),
     "The output is a new file": (
         "a_file_is_its_owners_alone_whatever_the_umask no_reader_ever_sees_a_part "
-        "what_another_user_has_laid_where_others_may_is_not_followed"
+        "what_another_user_has_laid_where_others_may_is_not_followed "
+        "a_file_or_empty_folder_of_another_user_is_replaced_and_its_owner_gets_nothing"
     ),
     "A process cannot write over": (
         "every_byte_counts what_meets_under_one_key_does_not_under_another "
