@@ -15,10 +15,6 @@ from typing import Any
 from tests.support.criuofsuite import criu
 
 _PATIENCE_S = 20.0
-_HOOK = """#!/bin/sh
-[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0
-exec {python} -m agent snapshot "$CRTOOLS_INIT_PID" --socket {socket} -o "$CRTOOLS_IMAGE_DIR/tree.ckpt"
-"""
 
 
 @contextmanager
@@ -39,12 +35,10 @@ def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterato
 def dump(pid: int, images: Path, socket: Path, *options: str) -> Path:
     """Have CRIU dump a tree, which it ends, with the tree beside the images; return their folder."""
     images.mkdir(parents=True, exist_ok=True)
-    hook = images.with_name(f"{images.name}.hook")
-    hook.write_text(_HOOK.format(python=sys.executable, socket=socket))
-    hook.chmod(0o755)
+    hook = Path(sys.executable).with_name("ckptree-hook-criu")
     done = subprocess.run(
         [criu(), "dump", "-v4", "-t", str(pid), "-D", images, "-o", "dump.log", "--action-script", hook, *options],
-        cwd=Path(__file__).parents[2],
+        env={**os.environ, "CKPTREE_SOCKET": os.fspath(socket)},
         capture_output=True,
         text=True,
         check=False,
