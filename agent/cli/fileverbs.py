@@ -36,6 +36,13 @@ class PlanFormat(StrEnum):
     SVG = "svg"
 
 
+class Restorer(StrEnum):
+    """The program that would make a tree again."""
+
+    CKPTREE = "ckptree"
+    CRIU = "criu"
+
+
 _CRIU: Final = "criu:"
 _NAMED_KINDS = 10  # types of unknown records that have a line each
 
@@ -265,8 +272,22 @@ def plan(
         typer.Option("--pidns/--no-pidns", help="Plan for a pid namespace of the tree's own, or for the caller's."),
     ] = True,
     pids: Annotated[bool, typer.Option("--pids/--no-pids", help="Plan for the same pids, or for any.")] = True,
+    restorer: Annotated[
+        Restorer,
+        typer.Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
+    ] = Restorer.CKPTREE,
 ) -> None:
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
+    if restorer is Restorer.CRIU:
+        if fmt not in (PlanFormat.TEXT, PlanFormat.JSON) or not pidns or not pids:
+            raise UsageError("--for criu takes -f text or json, and neither --no-pidns nor --no-pids")
+        _confine()
+        loaded = load_file(file)
+        from agent.cli import criuplan
+
+        warn_of_doubt(loaded)
+        criuplan.tell(loaded, as_json=as_json or fmt is PlanFormat.JSON)
+        return
     if as_json and fmt not in (PlanFormat.TEXT, PlanFormat.JSON):
         raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
     if fmt is PlanFormat.SVG:

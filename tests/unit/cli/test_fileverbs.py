@@ -226,6 +226,28 @@ def test_a_folder_whose_images_are_damaged_is_refused_by_the_name_of_the_file(he
     assert here("show", "criu:").returncode == 1
 
 
+def test_plan_tells_what_criu_would_do_with_a_tree(here: Run, dump: Path) -> None:
+    """Exit code 7 where it would refuse, hang or be wrong; the findings are data."""
+    fine = here("plan", "criu:dump", "--for", "criu")
+    for name, data in criuimages.dump("subtree").data.items():
+        (dump / name).write_bytes(data)
+    wrong, as_json = here("plan", "criu:dump", "--for", "criu"), here("plan", "criu:dump", "--for=criu", "--json")
+
+    assert (fine.returncode, fine.stdout) == (0, b"CRIU 4.2 restores this tree as it is\n")
+    assert (wrong.returncode, as_json.returncode) == (7, 7)
+    assert wrong.stdout.startswith(b"wrong: task 5 (10): process 10: 4 had adopted it as a subreaper; CRIU ")
+    assert wrong.stderr == b"ckptree: CRIU 4.2 does not bring this tree back as it was: 1 task wrong\n"
+    (found,) = json.loads(as_json.stdout)
+    assert list(found) == ["tag", "pid", "kind", "id", "rule", "text", "outcome"]
+    assert (found["pid"], found["rule"], found["outcome"]) == (10, "orphan-outside", "wrong")
+
+
+@pytest.mark.parametrize("option", ["-f svg", "-f dot", "--no-pids", "--no-pidns"])
+def test_a_forecast_for_criu_has_no_plan_to_draw_or_to_change(here: Run, option: str) -> None:
+    """Options of a plan of ckptree's own are refused."""
+    assert here("plan", "family.ckpt", "--for", "criu", *option.split()).returncode == 2
+
+
 @pytest.mark.parametrize(("verb", "code"), [("plan", 0), ("plan -f svg", 0), ("check", 0), ("restart --run argv", 7)])
 def test_a_snapshot_that_calls_itself_incomplete_is_warned_of(here: Run, tmp_path: Path, verb: str, code: int) -> None:
     """The exit code is the same as of a whole one."""
