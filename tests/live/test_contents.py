@@ -66,3 +66,29 @@ def test_a_pipeline_passes_on_every_line_once(tmp_path: Path, daemon_socket: Pat
     found = (tmp_path / "lines").read_text().split()
 
     assert found == [str(number) for number in range(len(found))]
+
+
+COUNTER = """
+import os, time
+counter = os.eventfd(5, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+open("ready", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.01)
+value = os.eventfd_read(counter)
+try:
+    os.eventfd_read(counter)
+except BlockingIOError:
+    open("found", "w").write(str(value))
+time.sleep(60)
+"""
+
+
+def test_an_eventfd_keeps_its_counter_and_does_not_block(tmp_path: Path, daemon_socket: Path) -> None:
+    """Its open file is for reading and writing, which eventfd2() takes for no flag."""
+    with program([sys.executable, "-c", COUNTER], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "the eventfd is there")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    with restarted(images):
+        (tmp_path / "go").touch()
+        eventually((tmp_path / "found").exists, "the program has read its counter")
+        assert (tmp_path / "found").read_text() == "5"

@@ -36,7 +36,8 @@ class EventCounters(FileKind):
 
     def create(self, file: OpenFile) -> int:
         """Create an eventfd with its counter."""
-        made = file.script.kept("eventfd2", 0, int(file.entry.efd.flags) | O_CLOEXEC)
+        # The flags are those of the open file, which is always open for reading and writing; eventfd2() takes fewer.
+        made = file.script.kept("eventfd2", 0, int(file.entry.efd.flags) & os.O_NONBLOCK | O_CLOEXEC)
         if file.entry.efd.counter:
             counter = file.data(int(file.entry.efd.counter).to_bytes(8, "little"))
             file.script.exact("write", made, counter, 8, wanted=8)
