@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from agent.restart.rebuild import orphans
 from tests.support.criuofsuite import criu
 
 _PATIENCE_S = 20.0
@@ -19,7 +20,11 @@ _PATIENCE_S = 20.0
 
 @contextmanager
 def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterator[int]:
-    """Run a program in a session of its own, its output in FOLDER/out; yield its pid, and kill its session in the end."""
+    """Run a program in a session of its own, its output in FOLDER/out; yield its pid, and kill its session in the end.
+
+    This process takes its orphans, so that no zombie keeps a pid that a restart needs.
+    """
+    orphans.adopt(wanted=True)
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, **more
@@ -30,6 +35,10 @@ def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterato
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-process.pid, 0)
+        orphans.adopt(wanted=False)
 
 
 def dump(pid: int, images: Path, socket: Path, *options: str) -> Path:

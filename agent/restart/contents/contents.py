@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.model import Snapshot, Tag
-from agent.restart.contents import filekinds, fileowners, openfiles, registers, taskstate
-from agent.restart.contents.descriptors import KINDS, Descriptors, Holder, open_high
-from agent.restart.contents.fillprogram import TRACED, About, Argument, FillProgram, pages
+from agent.restart.contents import filekinds, fileowners, registers, taskstate
+from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
+from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
+from agent.restart.contents.fillprogram import About, FillProgram, pages
 from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressRange, AddressSpace, Refused, Specials, hole
 from agent.restart.contents.refusals import ContentRefusal
 from agent.restart.contents.resumer import ThreadState
+from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
 from agent.restart.planning.plan import Plan, Role
 
-_LEAST_ROOM: Final = 1 << 30
 _SIGSTOP: Final = 19
 
 
@@ -42,7 +43,9 @@ class Contents:
             for index, actor in enumerate(plan.actors)
             if actor.role is Role.TASK and actor.leader == index
         }
-        self._kinds = filekinds.kinds(images)
+        self._memory_objects = SharedMemory(images)
+        self._memfds = MemfdFiles()
+        self._kinds = {**filekinds.kinds(images), MEMFD_DESCRIPTOR: self._memfds}
         self._checked: set[int] = set()
         for pid, process in images.processes.items():
             if process.lives:
@@ -51,7 +54,8 @@ class Contents:
     @property
     def page_bytes(self) -> int:
         """Bytes of pages that the tasks will read."""
-        return sum(run.size for memory in self._memories.values() for run in memory.runs)
+        private = sum(run.size for memory in self._memories.values() for run in memory.runs)
+        return private + self._memory_objects.page_bytes
 
     def refuse(self, pid: int, refused: Refused) -> None:
         """Note an object that cannot be restored."""
@@ -86,22 +90,26 @@ class Contents:
             process = self._images.processes[pid]
             threads = [self._thread(leader, tid) for tid in process.threads]
             program = fill.process(tuple(threads))
-            room = hole(_LEAST_ROOM, [*mapped, *memory.areas])
+            room = hole(LEAST_ROOM + 4 * self._memory_objects.largest, [*mapped, *memory.areas])
             program.base = room.start
             depth = len(numbers[leader]) - 1
             holder = Holder(leader, depth, numbers[leader], process, program)
-            holders.append((holder, memory, room))
+            holders.append(Room(holder, memory, room))
         seen = {self._snapshot.number(each.tag): numbers[at] for at, each in enumerate(self._plan.actors) if each.tag}
-        descriptors = Descriptors([holder for holder, _, _ in holders], self._images.files, self._kinds, seen)
-        words = {}
-        for holder, memory, room in holders:
-            words[holder.actor] = self._begin(fill, holder, memory, room, specials)
+        descriptors = Descriptors([each.holder for each in holders], self._images.files, self._kinds, seen)
+        shared = SharedFiles(self._memory_objects, fill, descriptors.holders)
+        exchanges = [Exchange(self._images, fill, each, shared, specials) for each in holders]
+        for each in exchanges:
+            each.begin()
+        for each in exchanges:
+            each.run()
+        self._memfds.shared = shared
         descriptors.create()
         descriptors.hand_over(created, fetched)
         states = []
-        for holder, _, _ in holders:
-            self._finish(fill, holder, numbers, words[holder.actor])
-            states += self._states(holder, pages(code_size), fill)
+        for each in exchanges:
+            self._finish(fill, each.holder, numbers, each.ready)
+            states += self._states(each.holder, pages(code_size), fill)
         return fill, states
 
     def _examine(self, pid: int, process: ProcessImage) -> None:
@@ -111,12 +119,14 @@ class Contents:
             return
         try:
             memory = AddressSpace(self._images, process)
+            self._memory_objects.add(self._leaders[pid], memory, process.fds)
         except Refused as refused:
             self.refuse(pid, refused)
         else:
             self._memories[pid] = memory
-            for identity, _ in memory.files():
-                self._check_file(pid, identity)
+            for key in memory.files():
+                if key[0] == "file":
+                    self._check_file(pid, key[1])
         numbers = {int(info.fd) for info in process.fds}
         for info in process.fds:
             kind, identity = int(info.type), int(info.id)
@@ -158,33 +168,6 @@ class Contents:
                 "put the file of that time there"
             )
             self.refuse(pid, Refused("file", str(identity), "size", text))
-
-    def _begin(
-        self, fill: FillProgram, holder: Holder, memory: AddressSpace, room: AddressRange, specials: Specials
-    ) -> int:
-        """Exchange the memory of a process; return the word by which its threads wait for that."""
-        script, program = holder.leader, holder.program
-        entered, ready = fill.word(), fill.word()
-        for thread in program.scripts:
-            thread.wait(TRACED, 1)
-            thread.post(entered)
-        script.wait(entered, len(program.scripts))
-        script.about = About("pages", "")
-        page_files = {path: open_high(holder, os.fsencode(path), os.O_RDONLY) for path in memory.page_files()}
-        files: dict[tuple[int, int], Argument] = {}
-        for identity, flags in memory.files():
-            script.about = About("file", str(identity))
-            path = bytes(self._images.files[identity].reg.name)
-            files[identity, flags] = open_high(holder, path, openfiles.open_flags(flags))
-        exe = int(holder.image.mm.exe_file_id)
-        script.about = About("file", str(exe))
-        exe_number = open_high(holder, bytes(self._images.files[exe].reg.name), os.O_RDONLY)
-        script.about = About("descriptors", "")
-        script.call("close_range", 0, holder.service - 1, 0)
-        memory.clear(script, room, specials)
-        memory.restore(script, files, page_files)
-        memory.marks(script, program, exe_number)
-        return ready
 
     def _finish(self, fill: FillProgram, holder: Holder, numbers: Sequence[tuple[int, ...]], ready: int) -> None:
         """Restore the rest of a process once its descriptors are there, and then each of its threads."""

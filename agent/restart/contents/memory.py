@@ -40,16 +40,21 @@ MAP_FLAGS: Final = 0x1 | 0x2 | 0x20 | 0x100 | MAP_LOCKED | 0x4000 | 0x8000 | 0x2
 """The flags of an area that are given to mmap() again: sharing, anonymity, growth, locking, reserve, size of pages."""
 MREMAP_MOVE: Final = 1 | 2
 MADV_GUARD_INSTALL: Final = 102
+O_RDWR: Final = 2
 TASK_END: Final = 0x7FFFFFFFF000
 LOWEST: Final = 0x10000
 _HOLES_FROM: Final = 0x100000000000
 _ROOM: Final = 1 << 36
-"""Bytes of a room, at most: more than any program needs."""
+"""Bytes of a room, at most, unless more are asked for: more than any program needs."""
 _MOST_AUXV: Final = 50
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_THP_DISABLE = 35, 14, 41
 _MM_MAP: Final = struct.Struct("<12QII")
 _AUXV_AT: Final = 11 * 8
 _EXE_AT: Final = 12 * 8 + 4
+
+
+FileKey = tuple[str, int, int]
+"""A mapped file: its kind (file, memfd, shmem), its number, and the flags that it is opened with."""
 
 
 class AddressRange(NamedTuple):
@@ -109,7 +114,7 @@ def hole(least: int, areas: Iterable[AddressRange]) -> AddressRange:
     at = _HOLES_FROM
     for area in [*sorted(areas), AddressRange(TASK_END, TASK_END)]:
         if area.start - at >= least:
-            return AddressRange(at, min(area.start, at + _ROOM))
+            return AddressRange(at, min(area.start, at + max(least, _ROOM)))
         at = max(at, area.end)
     raise Refused("memory", "", "no-room", f"no {least} bytes of its addresses are free for the time of the restart")
 
@@ -132,6 +137,7 @@ class AddressSpace:
 
     def __init__(self, images: Images, process: ProcessImage) -> None:
         self._mm = process.mm
+        self._files = images.files
         self._vmas: list[Any] = sorted(
             (vma for vma in process.mm.vmas if not vma.status & (VSYSCALL | UPROBES)), key=lambda vma: int(vma.start)
         )
@@ -141,15 +147,28 @@ class AddressSpace:
         pages = images.pages(f"pagemap-{process.pid}.img")
         self._vdso_pages, self.runs = self._sorted(pages)
 
-    def files(self) -> list[tuple[int, int]]:
-        """Return the id of each mapped file with the flags that it must be opened with."""
-        return list(
-            dict.fromkeys(
-                (int(vma.shmid), int(vma.fdflags))
-                for vma in self._regular
-                if vma.status & (FILE_PRIVATE | FILE_SHARED) and not vma.status & MEMFD
-            )
-        )
+    def files(self) -> list[FileKey]:
+        """Return each mapped file with the flags that it must be opened with."""
+        keys = (self._key(vma) for vma in self._regular)
+        return list(dict.fromkeys(key for key in keys if key is not None))
+
+    def shared(self) -> list[tuple[tuple[str, int], Any]]:
+        """Return the areas of memory that is shared without a file in a folder: the object's key, and the area."""
+        keys = [(self._key(vma), vma) for vma in self._regular]
+        return [(key[:2], vma) for key, vma in keys if key is not None and key[0] != "file"]
+
+    def _key(self, vma: Any) -> "FileKey | None":
+        """Return the file that an area maps; None for private anonymous memory."""
+        if vma.status & MEMFD:
+            entry = self._files.get(int(vma.shmid))
+            if entry is None or not entry.HasField("memfd"):
+                raise Refused(*_place(vma), "missing", f"the images do not describe the memfd {vma.shmid} that it maps")
+            return "memfd", int(entry.memfd.inode_id), int(vma.fdflags)
+        if vma.status & (FILE_PRIVATE | FILE_SHARED):
+            return "file", int(vma.shmid), int(vma.fdflags)
+        if vma.status & ANON_SHARED:
+            return "shmem", int(vma.shmid), O_RDWR
+        return None
 
     def page_files(self) -> list[str]:
         """Return the paths of the files that its pages are in."""
@@ -198,14 +217,12 @@ class AddressSpace:
             for area in specials.areas.values():
                 _move(script, area.start + aside, area.start + move, area.size)
 
-    def restore(
-        self, script: FillScript, files: Mapping[tuple[int, int], Argument], pages: Mapping[str, Argument]
-    ) -> None:
+    def restore(self, script: FillScript, files: Mapping[FileKey, Argument], pages: Mapping[str, Argument]) -> None:
         """Map all areas and read their pages.
 
         Args:
             script: the leader's.
-            files: the open descriptor of each mapped file, by id and flags.
+            files: the open descriptor of each mapped file.
             pages: the open descriptor of each file of pages, by path.
         """
         written = self._written()
@@ -213,13 +230,15 @@ class AddressSpace:
             script.about = _about(vma)
             protection = int(vma.prot) | (PROT_WRITE if vma.start in written else 0)
             file: Argument = -1
-            if vma.status & (FILE_PRIVATE | FILE_SHARED):
-                file = files[int(vma.shmid), int(vma.fdflags)]
             flags = int(vma.flags) & MAP_FLAGS | MAP_FIXED
+            key = self._key(vma)
+            if key is not None:
+                file = files[key]
+                flags &= ~MAP_ANONYMOUS
             size, start = int(vma.end - vma.start), int(vma.start)
             script.exact("mmap", start, size, protection, flags, file, int(vma.pgoff), wanted=start)
         script.about = About("pages", "")
-        for file_of_pages, offset, spans in _reads(self.runs):
+        for file_of_pages, offset, spans in reads(self.runs):
             script.read(pages[file_of_pages], spans, offset)
         for vma in self._vmas:
             script.about = _about(vma)
@@ -331,7 +350,7 @@ def _joined(parts: list[tuple[bool, int]]) -> list[tuple[bool, int]]:
     return joined
 
 
-def _reads(runs: list[PageRun]) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
+def reads(runs: Iterable[PageRun]) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
     """Yield reads of consecutive bytes of a file: path, offset, and the spans of memory that they go to."""
     spans: list[tuple[int, int]] = []
     path, first, end = "", 0, 0

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exchange of a process's memory: first it makes what it shares with others, then it unmaps all and maps its own."""
+
+import os
+from typing import Final, NamedTuple
+
+from agent.restart.contents import openfiles
+from agent.restart.contents.descriptors import Holder, open_high
+from agent.restart.contents.fillprogram import TRACED, About, Argument, FillProgram
+from agent.restart.contents.images import Images
+from agent.restart.contents.memory import AddressRange, AddressSpace, FileKey, Specials
+from agent.restart.contents.sharedmemory import SharedFiles
+
+LEAST_ROOM: Final = 4 << 30
+"""Bytes of a room, at least: the program, the kernel's areas on their way, and a page of 1 GiB at a place that fits it."""
+_O_NOFOLLOW: Final = 0o400000
+
+
+class Room(NamedTuple):
+    """A process with the room that its addresses leave for the time of the exchange.
+
+    Attributes:
+        holder: the process.
+        memory: its memory.
+        free: addresses that neither its helper nor its image uses.
+    """
+
+    holder: Holder
+    memory: AddressSpace
+    free: AddressRange
+
+
+class Exchange:
+    """The operations that exchange the memory of a process.
+
+    Args:
+        images: the folder.
+        fill: the program.
+        room: the process.
+        shared: the objects that processes share.
+        specials: the kernel's areas in the helper's processes.
+
+    Attributes:
+        holder: the process.
+        ready: the word that tells its threads that its memory is there.
+    """
+
+    def __init__(self, images: Images, fill: FillProgram, room: Room, shared: SharedFiles, specials: Specials) -> None:
+        self.holder, self._memory, self._free = room
+        self._images = images
+        self._entered, self.ready = fill.word(), fill.word()
+        self._shared = shared
+        self._specials = specials
+        self._pages: dict[str, Argument] = {}
+        self._files: dict[FileKey, Argument] = {}
+
+    def begin(self) -> None:
+        """Open all files that the memory needs, and make what it shares with others."""
+        script, program = self.holder.leader, self.holder.program
+        for thread in program.scripts:
+            thread.wait(TRACED, 1)
+            thread.post(self._entered)
+        script.wait(self._entered, len(program.scripts))
+        script.about = About("descriptors", "")
+        script.call("close_range", 0, self.holder.service - 1, 0)
+        script.about = About("pages", "")
+        for path in dict.fromkeys((*self._memory.page_files(), *self._shared.page_files(self.holder))):
+            self._pages[path] = open_high(self.holder, os.fsencode(path), os.O_RDONLY | _O_NOFOLLOW)
+        for key in self._memory.files():
+            kind, identity, flags = key
+            if kind == "file":
+                self._files[key] = self._opened(identity, openfiles.open_flags(flags))
+        self._shared.make(self.holder, self._free, self._pages)
+
+    def run(self) -> None:
+        """Exchange the memory, once all that it shares is there."""
+        script, memory = self.holder.leader, self._memory
+        exe = self._opened(int(self.holder.image.mm.exe_file_id), os.O_RDONLY)
+        memory.clear(script, self._free, self._specials)
+        self._files |= self._shared.fetch(self.holder, memory.files())
+        memory.restore(script, self._files, self._pages)
+        memory.marks(script, self.holder.program, exe)
+        self._shared.seal(self.holder)
+
+    def _opened(self, identity: int, flags: int) -> int:
+        self.holder.leader.about = About("file", str(identity))
+        return open_high(self.holder, bytes(self._images.files[identity].reg.name), flags)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison of two dumps of one tree, the second one after a restart: the differences that a program could see.
+
+The programs must stand still in both dumps, as in pause(). Objects have other numbers in each dump, so each is known by the
+place where it first occurs: a process and a descriptor, or an area. EXPECTED tells what may differ, and why.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+from agent.restart.contents.memory import FILE_PRIVATE, MEMFD, UPROBES, VDSO, VSYSCALL, VVAR
+
+EXPECTED: Final = {
+    "thread_core_entry.cg_set": "a rebuilt tree is in the caller's control groups",
+    "task_core_entry.cg_set": "a rebuilt tree is in the caller's control groups",
+    "task_core_entry.loginuid": "the audit session is the caller's",
+    "task_core_entry.timers": "time has passed; the tests of timers compare them",
+    "task_core_entry.flags": "what the kernel notes of a task, as that it has used the rights of root",
+    "mm_entry.exe_file_id": "numbers of objects; their names are compared",
+    "vma_entry.shmid": "numbers of objects; their names and the sharing are compared",
+    "fdinfo_entry.id": "numbers of objects; their names and the sharing are compared",
+    "reg_file_entry.id": "numbers of objects",
+    "reg_file_entry.mnt_id": "numbers of mounts",
+    "memfd_file_entry.id": "numbers of objects",
+    "memfd_file_entry.inode_id": "numbers of objects; the sharing is compared",
+    "memfd_inode_entry.inode_id": "numbers of objects",
+    "memfd_inode_entry.shmid": "numbers of objects",
+    "file_entry.id": "numbers of objects",
+    "pipe_entry.id": "numbers of objects",
+    "pipe_entry.pipe_id": "numbers of objects; the sharing is compared",
+}
+"""The fields that may differ, each with the reason."""
+
+_ZERO: Final = bytes(PAGE)
+_RSEQ: Final = 32
+"""Bytes of struct rseq, within one page by its alignment."""
+_SAID: Final = 200
+"""Characters of a value that a difference shows."""
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Return a line for each difference of two dumps of one tree."""
+    return list(_differences(_Dump(first), _Dump(second)))
+
+
+class _Dump:
+    """A dump, with names for its objects that do not depend on their numbers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images = Images(folder)
+        self.inodes = {int(each.inode_id): each for each in self.images.all("memfd.img")}
+        self.contents = {
+            int(entry.message.pipe_id): content  # type: ignore[attr-defined]
+            for name in ("pipes-data.img", "fifo-data.img")
+            for entry, content in self.images.payloads(name)
+        }
+        self._names: dict[tuple[str, int], str] = {}
+
+    def named(self, kind: str, number: int, place: str) -> str:
+        """Return the place where an object was first met."""
+        return self._names.setdefault((kind, number), place)
+
+    def file(self, identity: int, place: str) -> dict[str, Any]:
+        """Return an open file as a document."""
+        entry = self.images.files.get(identity)
+        if entry is None:
+            return {"missing": identity}
+        found = {"first at": self.named("file", identity, place), **_document(entry)}
+        if entry.HasField("memfd"):
+            found["inode"] = self.inode(int(entry.memfd.inode_id), place)
+        if entry.HasField("pipe"):
+            found["pipe"] = self.named("pipe", int(entry.pipe.pipe_id), place)
+            found["content"] = self.contents.get(int(entry.pipe.pipe_id), b"")
+        return found
+
+    def inode(self, identity: int, place: str) -> dict[str, Any]:
+        """Return the inode of a memfd as a document."""
+        entry = self.inodes[identity]
+        found = {"first at": self.named("inode", identity, place), **_document(entry)}
+        found["pages"] = _pages(self.images.pages(f"pagemap-shmem-{entry.shmid}.img"))
+        return found
+
+
+def _differences(first: _Dump, second: _Dump) -> Iterator[str]:
+    before, after = first.images.processes, second.images.processes
+    yield from _compared("tree", sorted(before), sorted(after))
+    for pid in before.keys() & after.keys():
+        one, two = before[pid], after[pid]
+        yield from _compared(f"{pid}", _process(first, one), _process(second, two))
+        if one.lives and two.lives:
+            yield from _pages_compared(pid, first, second)
+
+
+def _process(dump: _Dump, process: ProcessImage) -> dict[str, Any]:
+    """Return all of a process but its pages as a document."""
+    found: dict[str, Any] = {"threads": sorted(process.threads)}
+    for tid in process.threads:
+        found[f"thread {tid}"] = _document(process.cores[tid])
+    if not process.lives:
+        return found
+    mm = process.mm
+    found["memory"] = {name: value for name, value in _document(mm).items() if name != "vmas"}
+    found["exe"] = bytes(dump.images.files[int(mm.exe_file_id)].reg.name)
+    found["areas"] = {}
+    for vma in mm.vmas:
+        if vma.status & (VSYSCALL | UPROBES):
+            continue
+        area = _document(vma)
+        if vma.fd >= 0 or vma.shmid:
+            area["file"] = _mapped(dump, vma, f"{process.pid}: area {vma.start:#x}")
+        found["areas"][f"{vma.start:#x}-{vma.end:#x}"] = area
+    for name in ("cwd_id", "root_id"):
+        found[name] = bytes(dump.images.files[int(getattr(process.fs, name))].reg.name)
+    found["umask"] = int(process.fs.umask)
+    found["descriptors"] = {}
+    for info in process.fds:
+        place = f"{process.pid}: descriptor {info.fd}"
+        found["descriptors"][int(info.fd)] = {**_document(info), "file": dump.file(int(info.id), place)}
+    return found
+
+
+def _mapped(dump: _Dump, vma: Any, place: str) -> Any:
+    """Return the file of an area: an open file of its own in each dump, so only the file itself is named."""
+    entry = dump.images.files.get(int(vma.shmid))
+    if entry is None or not vma.status & (MEMFD | FILE_PRIVATE | 1 << 7):
+        return dump.named("shared", int(vma.shmid), place)
+    if entry.HasField("memfd"):
+        return dump.inode(int(entry.memfd.inode_id), place)
+    return bytes(entry.reg.name)
+
+
+def _document(message: Any) -> dict[str, Any]:
+    """Return the fields of a message that are set, without those that may differ."""
+    found: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if f"{message.DESCRIPTOR.name}.{field.name}" in EXPECTED:
+            continue
+        if field.message_type is None:
+            found[field.name] = list(value) if isinstance(value, Iterable) and not isinstance(value, bytes) else value
+        elif hasattr(value, "ListFields"):
+            found[field.name] = _document(value)
+        else:
+            found[field.name] = [_document(each) for each in value]
+    return found
+
+
+def _compared(where: str, one: Any, two: Any) -> Iterator[str]:
+    """Yield the differences of two documents."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        for key in dict.fromkeys((*one, *two)):
+            if key not in one or key not in two:
+                which, value = ("second", two[key]) if key in two else ("first", one[key])
+                yield f"{where}: {key}: only in the {which}: {_said(value)}"
+            else:
+                yield from _compared(f"{where}: {key}", one[key], two[key])
+    elif one != two:
+        yield f"{where}: {_said(one)}, then {_said(two)}"
+
+
+def _said(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SAID else text[:_SAID] + "..."
+
+
+def _pages(runs: Iterable[PageRun]) -> dict[int, bytes]:
+    """Return the pages of runs that are not all zeros, by address."""
+    found = {}
+    for run in runs:
+        with run.file.open("rb") as file:
+            file.seek(run.offset)
+            for at in range(0, run.size, PAGE):
+                page = file.read(PAGE)
+                if page != _ZERO:
+                    found[run.address + at] = page
+    return found
+
+
+def _pages_compared(pid: int, first: _Dump, second: _Dump) -> Iterator[str]:
+    """Yield the pages of a process that differ; a page of zeros is as good as none, but where a file lies below."""
+    one, two = (_pages_of(dump, pid) for dump in (first, second))
+    special = [vma for vma in second.images.processes[pid].mm.vmas if vma.status & (VDSO | VVAR)]
+    for address in sorted(one.keys() | two.keys()):
+        if any(vma.start <= address < vma.end for vma in special) or one.get(address) == two.get(address):
+            continue
+        found = (one.get(address) or _below(first, pid, address), two.get(address) or _below(second, pid, address))
+        texts = [_page_said(page) for page in found]
+        if texts[0] != texts[1]:
+            yield f"{pid}: page {address:#x}: {texts[0]}, then {texts[1]}"
+
+
+def _pages_of(dump: _Dump, pid: int) -> dict[int, bytes]:
+    """Return the pages of a process, without the numbers of processors that the kernel writes for rseq(2)."""
+    found = _pages(dump.images.pages(f"pagemap-{pid}.img"))
+    for core in dump.images.processes[pid].cores.values():
+        place = int(core.thread_core.rseq_entry.rseq_abi_pointer)
+        page = found.get(place & -PAGE)
+        if place and page:
+            at = place % PAGE
+            found[place & -PAGE] = page[:at] + bytes(_RSEQ) + page[at + _RSEQ :]
+    return found
+
+
+def _below(dump: _Dump, pid: int, address: int) -> bytes:
+    """Return a page that the dump has not: that of the mapped file, or zeros."""
+    for vma in dump.images.processes[pid].mm.vmas:
+        if vma.start <= address < vma.end and vma.status & FILE_PRIVATE and not vma.status & MEMFD:
+            with open(dump.images.files[int(vma.shmid)].reg.name, "rb") as file:
+                file.seek(int(vma.pgoff) + address - int(vma.start))
+                return file.read(PAGE).ljust(PAGE, b"\0")
+    return _ZERO
+
+
+def _page_said(page: bytes) -> str:
+    if page == _ZERO:
+        return "zeros"
+    return f"{page[:16].hex()}... CRC {zlib.crc32(page):08x}"

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that stand still while they are dumped, restarted and dumped again, and that then answer a question."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.live.dumps import dump, eventually, program, restarted
+from tests.live.redump import differences
+
+PREAMBLE = """
+import ctypes, fcntl, mmap, os, signal, sys, time
+PAGE = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+
+def call(name, *arguments):
+    answer = getattr(libc, name)(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments))
+    if answer == -1:
+        raise OSError(ctypes.get_errno(), name)
+    return answer
+
+def area(size, prot=3, flags=0x22, at=0, file=-1, offset=0):
+    found = libc.mmap(at, size, prot, flags, file, offset)
+    if found == 2**64 - 1:
+        raise OSError(ctypes.get_errno(), "mmap")
+    return found
+
+def write(address, content):
+    ctypes.memmove(address, content, len(content))
+
+def stand(name, act):
+    def acted(*_):
+        with open(f"{name}.part", "w") as file:
+            file.write(repr(act()))
+        os.rename(f"{name}.part", f"{name}.answer")
+    signal.signal(signal.SIGUSR1, acted)
+    with open(f"{name}.part", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(f"{name}.part", f"{name}.ready")
+    while True:
+        signal.pause()
+"""
+"""Words for the programs: `stand` waits for a question under a name, and answers with what `act` returns."""
+
+
+class Standing(NamedTuple):
+    """Programs that stand still.
+
+    Attributes:
+        folder: theirs.
+        images: of the first dump.
+    """
+
+    folder: Path
+    images: Path
+
+    def pid(self, name: str) -> int:
+        """Return the pid of a process."""
+        return int((self.folder / f"{name}.ready").read_text())
+
+    def ask(self, name: str) -> str:
+        """Have a process answer, and return its answer."""
+        os.kill(self.pid(name), signal.SIGUSR1)
+        answer = self.folder / f"{name}.answer"
+        eventually(answer.exists, f"{name} answers")
+        return answer.read_text()
+
+
+def dumped(
+    source: str,
+    folder: Path,
+    socket: Path,
+    names: Sequence[str] = ("one",),
+    options: Sequence[str] = (),
+    before: Callable[[int], object] = int,
+) -> Standing:
+    """Run a program of Python, and have it dumped when all of its processes stand still.
+
+    Args:
+        source: of the program, behind PREAMBLE.
+        folder: empty; its working directory.
+        socket: of the daemon.
+        names: of its processes.
+        options: of criu.
+        before: called with the root's pid before the dump.
+    """
+    with program([sys.executable, "-c", PREAMBLE + source], folder) as pid:
+        for name in names:
+            eventually((folder / f"{name}.ready").exists, f"{name} stands: {(folder / 'out').read_text()}")
+        for name in names:
+            each = int((folder / f"{name}.ready").read_text())
+            eventually(lambda: Path(f"/proc/{each}/wchan").read_text() != "0", f"{name} waits")  # noqa: B023 - at once
+        before(pid)
+        return Standing(folder, dump(pid, folder / "images", socket, *options))
+
+
+@contextmanager
+def restored(standing: Standing, socket: Path, *, compared: bool = True) -> Iterator[Standing]:
+    """Restart programs with their pids; dump them again and compare both dumps; yield them to be asked."""
+    with restarted(standing.images, "--no-pidns") as ready:
+        if compared:
+            again = dump(ready["tasks"][0]["pid"], standing.folder / "again", socket, "--leave-running")
+            found = differences(standing.images, again)
+            assert not found, "\n".join(found)
+        yield standing
