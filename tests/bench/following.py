@@ -17,9 +17,8 @@ from agent.errors import CkptreeError
 from agent.protocol.client import Client, Event, Subscription
 from agent.protocol.livetree import LiveTree
 from exporters import registry
-from tests.bench.figures import table
 from tests.bench.options import natural, parsed, positive
-from tests.bench.report import splice
+from tests.bench.report import tell
 from tests.bench.storm import Storm
 from tests.bench.watcher import Watcher
 
@@ -49,6 +48,10 @@ class Outcome:
         """Return the row of the table."""
         counts = (self.events, self.assumed, self.entered, self.comparisons, self.tasks, self.lost, self.begun_anew)
         return [*(f"{count:,}" for count in counts), str(len(self.wrong))]
+
+    def said(self) -> str:
+        """Return the counts of events and of differences in words."""
+        return f"{self.events:,} events, {len(self.wrong)} differences"
 
 
 HEAD = ("storm", "events", "assumed", "entered", "comparisons", "tasks compared", "lost", "begun anew", "differences")
@@ -165,19 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"no more than {options.pid_max} numbers": (options.pid_max, ""),
         f"a ring of {_SMALL_RING >> 10} KB": (0, f"ring_bytes = {_SMALL_RING}\nsweep_interval_s = 3600\n"),
     }
-    rows, wrong = [], 0
-    for name, (pid_max, settings) in kinds.items():
-        out = follow(options, pid_max, settings)
-        rows.append([name, *out.cells()])
-        wrong += len(out.wrong)
-        print(f"following: {name}: {out.events:,} events, {len(out.wrong)} differences", file=sys.stderr)
-        for line in out.wrong[:10]:
-            print(f"  {line}", file=sys.stderr)
-    text = table(HEAD, rows)
-    print(text)
-    if options.write:
-        splice(text, "following")
-    return int(wrong > 0)
+    outcomes = ((name, follow(options, pid_max, settings)) for name, (pid_max, settings) in kinds.items())
+    return tell("following", HEAD, outcomes, write=options.write)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,11 @@ from typing import NamedTuple
 from agent.model import Birth, Snapshot
 from exporters import registry
 from tests.bench.equivalence import compare
-from tests.bench.figures import table
 from tests.bench.idle_tree import IdleTree
 from tests.bench.iterator import BareIterator
 from tests.bench.judge import Capture, Judge
 from tests.bench.options import amount, parsed
-from tests.bench.report import splice
+from tests.bench.report import tell
 from tests.bench.storm import Storm
 from tests.bench.stormlog import Life, StormLog
 from tests.bench.torture import SETTLE_S, WIDEN_NS
@@ -78,6 +77,10 @@ class Outcome:
         """Return the row of the table."""
         counts = (self.snapshots, self.incomplete, self.lost, self.observed, self.assumed, self.values)
         return [*(f"{count:,}" for count in counts), str(len(self.wrong))]
+
+    def said(self) -> str:
+        """Return the counts of lost numbers and of faults in words."""
+        return f"{self.lost:,} numbers lost, {len(self.wrong)} wrong"
 
 
 HEAD = ("way", "snapshots", "said incomplete", "numbers lost", "births told", "told as lost", "values after", "wrong")
@@ -239,19 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=amount, default=5, help="of each storm")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
     options = parsed(parser, arguments)
-    rows, wrong = [], 0
-    for name, suffered in ways().items():
-        out = suffered(options.seconds)
-        rows.append([name, *out.cells()])
-        wrong += len(out.wrong)
-        print(f"loss: {name}: {out.lost:,} numbers lost, {len(out.wrong)} wrong", file=sys.stderr)
-        for line in out.wrong[:10]:
-            print(f"  {line}", file=sys.stderr)
-    text = table(HEAD, rows)
-    print(text)
-    if options.write:
-        splice(text, "loss")
-    return int(wrong > 0)
+    outcomes = ((name, suffered(options.seconds)) for name, suffered in ways().items())
+    return tell("loss", HEAD, outcomes, write=options.write)
 
 
 if __name__ == "__main__":

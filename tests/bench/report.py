@@ -5,9 +5,13 @@ A picture is plain SVG without a background; its greys and its one colour are vi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Protocol
+
+from tests.bench.figures import table
 
 TOP = Path(__file__).parents[2]
 DOCS = TOP / "docs"
@@ -18,6 +22,51 @@ _FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 _WIDTH, _ROW = 760, 26
 _LABEL, _RIGHT = 250, 130  # of a bar chart: room for names on the left, for figures on the right
 _PLOT_LEFT, _PLOT_TOP, _PLOT_HEIGHT, _PLOT_RIGHT = 64, 40, 300, 210
+
+
+_SHOWN = 10  # faults of one outcome
+
+
+class Outcome(Protocol):
+    """The result of one part of a measurement.
+
+    Attributes:
+        wrong: the faults, one line each.
+    """
+
+    wrong: list[str]
+
+    def cells(self) -> list[str]:
+        """Return its cells of the table."""
+
+    def said(self) -> str:
+        """Return its figures and the number of its faults in words."""
+
+
+def tell(name: str, head: Sequence[str], outcomes: Iterable[tuple[str, Outcome]], *, write: bool) -> int:
+    """Print each outcome as it comes, and then the table of all.
+
+    Args:
+        name: of the measurement, and of its marks in docs/benchmarks.md.
+        head: of the table.
+        outcomes: each with the name of its part.
+        write: True to put the table into the page, too.
+
+    Returns:
+        1 where there was a fault, 0 otherwise.
+    """
+    rows, wrong = [], 0
+    for part, outcome in outcomes:
+        rows.append([part, *outcome.cells()])
+        wrong += len(outcome.wrong)
+        print(f"{name}: {part}: {outcome.said()}", file=sys.stderr)
+        for line in outcome.wrong[:_SHOWN]:
+            print(f"  {line}", file=sys.stderr)
+    text = table(head, rows)
+    print(text)
+    if write:
+        splice(text, name)
+    return int(wrong > 0)
 
 
 def splice(text: str, name: str, path: Path = PAGE) -> None:

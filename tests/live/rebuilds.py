@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psutil
 
+from agent.model import Snapshot
 from agent.restart.planning.plan import Plan
 from agent.restart.rebuild.coordinator import Rebuild
-from agent.restart.rebuild.verify import Status, read_status
+from agent.restart.rebuild.preflight import preflight
+from agent.restart.rebuild.verify import Standing, Status, beginning, read_status, verify, verify_active
 
 
 def status(pid: int) -> Status:
@@ -55,6 +57,21 @@ def rebuilt(plan: Plan, *, any_numbers: bool = False) -> Iterator[Rebuild]:
         made.build()
         yield made
     assert_gone([*made.pids, made.guard])
+
+
+@contextmanager
+def verified(snapshot: Snapshot, plan: Plan, *, pidns: bool, any_numbers: bool) -> Iterator[Rebuild]:
+    """Build the tree of a snapshot; compare it with /proc before and after its tasks have become active, and let them
+    hold."""
+    preflight(plan, any_numbers=any_numbers)
+    begin = beginning(snapshot, pidns=pidns)
+    with Rebuild(plan, any_numbers=any_numbers, no_stdio=True, begin=begin) as made:
+        made.build()
+        standing = Standing(snapshot, plan, made.pids, made.numbers, made.guard)
+        assert verify(standing) == []
+        active(made)
+        assert verify_active(standing, stopped=True) == []
+        yield made
 
 
 def active(made: Rebuild) -> None:

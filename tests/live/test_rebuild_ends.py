@@ -7,9 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -234,19 +232,11 @@ def test_a_program_that_cannot_run_is_an_error(tmp_path: Path) -> None:
             made.wait()
 
 
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """Make a folder that all users may read."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-def test_who_is_not_root_gets_a_user_namespace_as_well(public: Path) -> None:
+def test_who_is_not_root_gets_a_user_namespace_as_well(folder: Path) -> None:
     """Numbers within are then free to choose."""
     for package in ("agent", "bpf", "exporters", "tests"):
-        shutil.copytree(TOP / package, public / package, ignore=shutil.ignore_patterns("__pycache__", "live", "bench"))
-    program = COORDINATOR.replace("import sys, time", f"import sys, time\nsys.path.insert(0, {os.fspath(public)!r})")
+        shutil.copytree(TOP / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "live", "bench"))
+    program = COORDINATOR.replace("import sys, time", f"import sys, time\nsys.path.insert(0, {os.fspath(folder)!r})")
     change = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all"]
     command = [*change, "/usr/bin/python3", "-c", program, "pidns", "holding"]
     process = subprocess.Popen(command, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

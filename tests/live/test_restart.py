@@ -9,10 +9,10 @@ import pytest
 from agent.model import Snapshot, TaskState, WaitStatus
 from agent.restart.planning.search import make_plan
 from agent.restart.rebuild.coordinator import Rebuild
-from agent.restart.rebuild.preflight import preflight
-from agent.restart.rebuild.verify import Standing, beginning, verify, verify_active
+from agent.restart.rebuild.verify import Standing, verify, verify_active
 from exporters.comparing import difference
 from tests.live.compare import Capture
+from tests.live.rebuilds import verified
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
 from tests.support.builders import a_snapshot, a_task
@@ -23,15 +23,7 @@ pytestmark = pytest.mark.live
 def again(capture: Capture, snapshot: Snapshot, *, pidns: bool, any_numbers: bool = False) -> Snapshot:
     """The tree rebuilt, compared with /proc, and captured."""
     plan = make_plan(snapshot, pidns=pidns)
-    preflight(plan, any_numbers=any_numbers)
-    begin = beginning(snapshot, pidns=pidns)
-    with Rebuild(plan, any_numbers=any_numbers, no_stdio=True, begin=begin) as rebuild:
-        rebuild.build()
-        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
-        assert verify(standing) == []
-        rebuild.activate()
-        rebuild.release()
-        assert verify_active(standing, stopped=True) == []
+    with verified(snapshot, plan, pidns=pidns, any_numbers=any_numbers) as rebuild:
         return capture(rebuild.pids[plan.tasks[0]], snapshot.mode)
 
 

@@ -14,12 +14,9 @@ import pytest
 from agent.model import Snapshot
 from agent.restart.planning import guest
 from agent.restart.planning.search import make_plan
-from agent.restart.rebuild.coordinator import Rebuild
-from agent.restart.rebuild.preflight import preflight
-from agent.restart.rebuild.verify import Standing, beginning, verify, verify_active
 from exporters import registry
 from tests.live.compare import Capture
-from tests.live.rebuilds import assert_gone, status
+from tests.live.rebuilds import assert_gone, status, verified
 from tests.live.restartverb import TOP, command, ran, running, soon
 from tests.live.scenarios import SCENARIOS
 from tests.live.treeprog import Tree
@@ -35,14 +32,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def again_here(capture: Capture, snapshot: Snapshot) -> tuple[Snapshot, dict[int, int]]:
     """The tree rebuilt here, compared with /proc, and captured; and which of its tags is which of the snapshot's."""
     plan = make_plan(snapshot, pidns=False)
-    preflight(plan, any_numbers=True)
-    with Rebuild(plan, any_numbers=True, no_stdio=True, begin=beginning(snapshot, pidns=False)) as rebuild:
-        rebuild.build()
-        standing = Standing(snapshot, plan, rebuild.pids, rebuild.numbers, rebuild.guard)
-        assert verify(standing) == []
-        rebuild.activate()
-        rebuild.release()
-        assert verify_active(standing, stopped=True) == []
+    with verified(snapshot, plan, pidns=False, any_numbers=True) as rebuild:
         made = capture(rebuild.pids[plan.tasks[0]], "subtree")
     assert_gone([*rebuild.pids, rebuild.guard])
     tags = {numbers[0]: actor.tag for actor, numbers in zip(plan.actors, rebuild.numbers, strict=True)}

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from agent.protocol.client import Client
 from agent.table.areas import HASHED_BYTES
 from tests.live.daemons import Daemon, a_daemon, ckptree
+from tests.support.ready import running
 
 pytestmark = pytest.mark.live
 
@@ -49,18 +49,6 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
-@contextmanager
-def running(*words: str | Path) -> Iterator[int]:
-    """A program that has said that it is ready; its pid."""
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env={"A": "1"}) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.read(1)
-            yield process.pid
-        finally:
-            process.kill()
-
-
 def told(daemon: Daemon, pid: int) -> tuple[dict[str, Any], str]:
     """The root's row, and what was said."""
     ran = ckptree("snapshot", str(pid), "--with-argv", "--socket", daemon.socket, "-f", "json")
@@ -73,7 +61,7 @@ def test_a_title_without_a_mark_is_missed_by_the_hash(program: Path, forgetful: 
     with running(program, "rewrite") as pid:
         row, said = told(forgetful, pid)
 
-    assert (row["argv"], row["env"]) == (None, ["A=1"])
+    assert (row["argv"], row["env"]) == (None, ["A=1", "B=2"])
     assert row["details"]["argv_unknown"] == "it has been written over since exec"
     assert f"{pid} (rewrite): its arguments: not known: it has been written over since exec" in said
 
@@ -83,7 +71,7 @@ def test_a_daemon_that_keeps_them_gives_the_arguments_back(program: Path, tmp_pa
     with a_daemon(tmp_path, "--keep-arguments", "true") as daemon, running(program, "rewrite") as pid:
         row, said = told(daemon, pid)
 
-    assert (row["argv"], row["env"], said) == ([str(program), "rewrite"], ["A=1"], "")
+    assert (row["argv"], row["env"], said) == ([str(program), "rewrite"], ["A=1", "B=2"], "")
 
 
 def test_nobody_else_is_thought_to_have_written_over_anything(program: Path, forgetful: Daemon) -> None:
@@ -97,7 +85,7 @@ def test_nobody_else_is_thought_to_have_written_over_anything(program: Path, for
     for words in cases:
         with running(*words) as pid:
             row, said = told(forgetful, pid)
-        assert (row["argv"], row["env"], said) == ([str(word) for word in words], ["A=1"], "")
+        assert (row["argv"], row["env"], said) == ([str(word) for word in words], ["A=1", "B=2"], "")
 
 
 def test_what_is_behind_the_bytes_that_are_hashed_is_said_not_to_be_certain(program: Path, forgetful: Daemon) -> None:

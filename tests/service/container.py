@@ -5,9 +5,7 @@ network.
 
 import os
 import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.service.cgroups import Cgroups
@@ -66,21 +64,8 @@ class Container(Host):
         command = ["sh", "-c", f'{self._cgroups.join}; exec "$@"', "sh", *spaces, "sh", "-c", SET_UP, str(self.root)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + PATIENCE_S
-        try:
-            while not self._is_up():
-                assert self._process.poll() is None, f"systemd ended: {self._log.read_text()}"
-                assert time.monotonic() < deadline, f"systemd is not there: {self._log.read_text()}"
-                time.sleep(0.1)
-        except BaseException:
-            self._end()
-            raise
+        self._come_up(self._is_up, self._process, self._log)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
 
     def _is_up(self) -> bool:
         return bool(self._init) and self.run("systemctl is-system-running").out.strip() in {"running", "degraded"}

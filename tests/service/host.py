@@ -4,9 +4,12 @@
 import base64
 import json
 import shlex
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
 
 PATIENCE_S = 60.0
@@ -37,6 +40,27 @@ class Host(ABC):
     units: ClassVar[str]
     manager: ClassVar[str]
     watchdog_s: ClassVar[int]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _come_up(self, answers: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+        """Wait until systemd answers; where it does not, end the host and show its log."""
+        deadline = time.monotonic() + PATIENCE_S
+        try:
+            while not answers():
+                assert process.poll() is None, f"systemd ended: {log.read_text()}"
+                assert time.monotonic() < deadline, f"systemd is not there: {log.read_text()}"
+                time.sleep(0.05)
+        except BaseException:
+            self._end()
+            raise
+
+    @abstractmethod
+    def _end(self) -> None:
+        """End the host and all that runs on it."""
 
     @abstractmethod
     def run(self, command: str) -> Ran:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.service.host import Host, Ran
@@ -80,11 +79,6 @@ class Machine(Host):
             self._end()
             raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
 
     def _boot(self) -> None:
         initial, port, console = (self._folder / name for name in ("initial.cpio", "port", "console.log"))

@@ -8,9 +8,7 @@ ambient capabilities, the sandbox, the socket, the store of descriptors, the wat
 import os
 import shlex
 import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.service.cgroups import Cgroups
@@ -89,21 +87,8 @@ class Manager(Host):
         )
         with self._log.open("wb") as log:
             self._process = subprocess.Popen([*self._command, script], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + PATIENCE_S
-        try:
-            while not self._answers():
-                assert self._process.poll() is None, f"systemd ended: {self._log.read_text()}"
-                assert time.monotonic() < deadline, f"systemd is not there: {self._log.read_text()}"
-                time.sleep(0.02)
-        except BaseException:
-            self._end()
-            raise
+        self._come_up(self._answers, self._process, self._log)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
 
     def _answers(self) -> bool:
         """Return True if the manager answers."""

@@ -10,6 +10,7 @@ from agent.table.objects import CLONE_NEWPID, CLONE_PARENT
 from agent.table.wire import Kind
 from tests.support.kernelobjects import EXIT_SIGNALS, Thread
 from tests.support.kernelsim import Kernel
+from tests.support.watched import Watched, watched
 
 # A step is the name of a call and two numbers that choose who makes it, and with whom.
 Step = tuple[str, int, int]
@@ -35,6 +36,21 @@ def finish(kernel: Kernel) -> None:
     for thread in list(kernel.threads):
         if thread in kernel.threads and thread.exiting and not thread.exited and not thread.lingering:
             kernel.exit_notify(thread)
+
+
+def played(program: list[Step], **options: Any) -> Watched:
+    """Return a kernel after a program, and a table that has watched it and asked its questions.
+
+    Args:
+        program: the calls.
+        options: those of the kernel.
+    """
+    pair = watched(**options)
+    for step in program:
+        make(pair.kernel, step)
+    finish(pair.kernel)
+    pair.ask()
+    return pair
 
 
 def fork(kernel: Kernel, thread: Thread, other: int) -> None:

@@ -13,8 +13,7 @@ from exporters.content.findings import Finding
 from exporters.image import checkpoint
 from tests.support.builders import A_HEADER, A_TIME_NS
 from tests.support.examples import unexplained
-from tests.support.programs import PROGRAMS, Step, finish, make
-from tests.support.watched import watched
+from tests.support.programs import PROGRAMS, Step, played
 
 
 def captured(root: TaskStruct, mode: Mode) -> Snapshot | None:
@@ -46,11 +45,7 @@ def errors(snapshot: Snapshot, dialect: Dialect) -> list[Finding]:
 def test_no_tree_of_a_kernel_is_an_error(program: list[Step], dialect: Dialect) -> None:
     """This holds for any captured root, with all its namespaces, ghosts, zombies and adopted tasks, in either
     dialect."""
-    pair = watched(pid_max=60)
-    for step in program:
-        make(pair.kernel, step)
-    finish(pair.kernel)
-    pair.ask()
+    pair = played(program, pid_max=60)
     for thread in [thread for thread in pair.kernel.threads if thread.leads]:
         root = pair.table.task(thread.tid)
         if root is None:

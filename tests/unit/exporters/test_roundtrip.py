@@ -10,9 +10,8 @@ from hypothesis import given
 from agent.model import Snapshot
 from tests.support.builders import a_crowd, a_family, a_snapshot, a_task, snapshots
 from tests.support.examples import patient, unexplained
-from tests.support.programs import PROGRAMS, Step, finish, make
+from tests.support.programs import PROGRAMS, Step, played
 from tests.support.roundtrip import assert_comes_back
-from tests.support.watched import watched
 from tests.unit.exporters.test_check_trees import captured
 
 PAGE_BYTES = 4096
@@ -57,11 +56,7 @@ def test_any_snapshot_comes_back(snapshot: Snapshot) -> None:
 @unexplained
 def test_any_tree_of_a_kernel_comes_back(program: list[Step]) -> None:
     """The tree is captured on a simulated kernel, at every process, after random system calls."""
-    pair = watched(pid_max=60)
-    for step in program:
-        make(pair.kernel, step)
-    finish(pair.kernel)
-    pair.ask()
+    pair = played(program, pid_max=60)
     for thread in [thread for thread in pair.kernel.threads if thread.leads]:
         root = pair.table.task(thread.tid)
         snapshot = captured(root, "subtree") if root else None

@@ -25,6 +25,7 @@ from exporters.image import checkpoint
 from tests.support.builders import a_family, a_snapshot, snapshots
 from tests.support.examples import patient
 from tests.support.images import TAIL_AT, an_extension, records_of, some_facts, with_records
+from tests.support.roundtrip import assert_a_way_changes_nothing
 
 Way = tuple[str | int, ...]
 
@@ -79,14 +80,7 @@ def test_every_way_through_the_lossless_formats_gives_the_same_bytes(
     document: dict[str, Any], way: tuple[str, ...]
 ) -> None:
     """The way goes from any of them through all others and back, with any keys at any place."""
-    snapshot = registry.load(msgpack.packb(document))
-    first = registry.image(snapshot, way[0])
-    data = first
-    for name in (*way[1:], way[0]):
-        data = registry.image(registry.load(data), name)
-
-    assert data == first
-    assert registry.load(data) == snapshot
+    assert_a_way_changes_nothing(registry.load(msgpack.packb(document)), way)
 
 
 @patient

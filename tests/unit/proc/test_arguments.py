@@ -7,8 +7,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from agent.proc.details import Details, details
 from agent.proc.host import ns_per_tick
 from agent.proc.statfile import stat_fields
 from agent.table.areas import HASHED_BYTES, Area, AtExec
+from tests.support.ready import running
 
 ARGS = b"/usr/sbin/d\0-c\0\0"
 ENV = b"PATH=/bin\0EMPTY=\0"
@@ -212,18 +211,6 @@ def told_of(pid: int) -> Details:
     """Return the details of a running process."""
     ticks = int(stat_fields(Path(f"/proc/{pid}/stat").read_bytes())[19])
     return details(pid, ticks * ns_per_tick())
-
-
-@contextmanager
-def running(*words: str | Path, env: dict[str, str] | None = None) -> Iterator[int]:
-    """Start a program and yield its pid when the program is ready."""
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env=env or {"A": "1", "B": "2"}) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.read(1)
-            yield process.pid
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.report import PAGE, bars, lines, splice
+from tests.bench.report import PAGE, bars, lines, splice, tell
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
@@ -19,6 +19,37 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
     assert path.read_text() == (
         "a\n<!-- begin one -->\nsecond\n<!-- end one -->\nb\n<!-- begin two -->\n<!-- end two -->\n"
     )
+
+
+class Part:
+    """The outcome of a part, with some faults."""
+
+    def __init__(self, faults: int) -> None:
+        self.wrong = [f"fault {place}" for place in range(faults)]
+
+    def cells(self) -> list[str]:
+        """Return one cell."""
+        return [str(len(self.wrong))]
+
+    def said(self) -> str:
+        """Return the number of faults in words."""
+        return f"{len(self.wrong)} faults"
+
+
+@pytest.mark.parametrize(("faults", "code"), [((0, 0), 0), ((0, 12), 1)])
+def test_each_outcome_is_told_and_a_fault_is_a_failure(
+    capsys: pytest.CaptureFixture[str], faults: tuple[int, ...], code: int
+) -> None:
+    """The table is data; of many faults the first ones are shown."""
+    outcomes = ((f"part {place}", Part(count)) for place, count in enumerate(faults))
+
+    assert tell("name", ("part", "faults"), outcomes, write=False) == code
+    data, said = capsys.readouterr()
+    assert data.splitlines()[2:] == [f"| part {place} | {count:>6} |" for place, count in enumerate(faults)]
+    assert [line for line in said.splitlines() if line[0] != " "] == [
+        f"name: part {place}: {count} faults" for place, count in enumerate(faults)
+    ]
+    assert said.count("  fault ") == min(sum(faults), 10)
 
 
 @pytest.mark.parametrize("page", ["", "<!-- begin x -->", "<!-- end x --><!-- begin x -->"])

@@ -22,8 +22,8 @@ from tests.support.builders import a_bare_task
 from tests.support.examples import examples, unexplained
 from tests.support.kernelobjects import Thread
 from tests.support.planned import Stage, interleaved, rows_of, taken, unobserved
-from tests.support.programs import NAMES, STEPS, Step, finish, make
-from tests.support.watched import Watched, watched
+from tests.support.programs import NAMES, STEPS, Step, played
+from tests.support.watched import Watched
 
 SIXTY = settings(unexplained, max_examples=examples(60))
 LONG = st.lists(STEPS, min_size=60, max_size=150)
@@ -66,13 +66,9 @@ RARE = 0.01
 """The share of the trees below that may be refused because no way is known."""
 
 
-def played(program: list[Step]) -> Watched:
-    """Return a kernel after a program."""
-    pair = watched(pid_max=100, lingers=True)
-    for step in program:
-        make(pair.kernel, step)
-    finish(pair.kernel)
-    pair.ask()
+def settled(program: list[Step]) -> Watched:
+    """Return a kernel after a program, and a table that knows all of it."""
+    pair = played(program, pid_max=100, lingers=True)
     pair.sweep()  # no event tells unshare() and setns()
     pair.agree_on_pending()
     return pair
@@ -117,7 +113,7 @@ def test_a_tree_is_planned_or_refused_for_a_reason_and_the_plan_builds_it(
     program: list[Step], data: st.DataObject
 ) -> None:
     """The tree has its births or none, and a namespace of its own or not; the kernel shares nothing with the model."""
-    found = list(trees(played(program)))
+    found = list(trees(settled(program)))
     snapshot = data.draw(st.sampled_from(found))
     for observed in (True, False):
         for pidns in (True, False):
@@ -139,7 +135,7 @@ def test_any_order_that_a_rebuild_may_take_comes_to_the_tree(program: list[Step]
     """Only the order of each actor, the dependencies and the phases are kept; the rest is random. No actor gets
     stuck.
     """
-    snapshot = data.draw(st.sampled_from(list(trees(played(program)))))
+    snapshot = data.draw(st.sampled_from(list(trees(settled(program)))))
     plan = planned(snapshot)
     if isinstance(plan, str):
         return
@@ -151,7 +147,7 @@ def test_an_init_that_waits_within_its_exit_may_be_slow_to_get_there() -> None:
     """The LINGER of its parent waits for its EXIT; no other step of the tree would."""
     snapshot, plan = next(
         (snapshot, plan)
-        for snapshot in trees(played(DYING_INIT))
+        for snapshot in trees(settled(DYING_INIT))
         if isinstance(plan := planned(snapshot), Plan) and any(step.op is Op.LINGER for step in plan.steps)
     )
     for seed in range(20):
@@ -186,7 +182,7 @@ def test_hardly_a_tree_is_refused_for_want_of_a_known_way(observed: bool) -> Non
     for seed in range(40):
         chance = random.Random(seed)
         program = [(chance.choice(NAMES), chance.randrange(1000), chance.randrange(1000)) for _ in range(120)]
-        for snapshot in trees(played(program)):
+        for snapshot in trees(settled(program)):
             plan = planned(snapshot if observed else unobserved(snapshot))
             solved += not isinstance(plan, str)
             proven += plan in NAMED
