@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from agent.model import Snapshot, Tag
@@ -46,10 +47,12 @@ class Contents:
         self._memory_objects = SharedMemory(images)
         self._memfds = MemfdFiles()
         self._kinds = {**filekinds.kinds(images), MEMFD_DESCRIPTOR: self._memfds}
-        self._checked: set[int] = set()
+        self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         for pid, process in images.processes.items():
             if process.lives:
                 self._examine(pid, process)
+        for pid, identity in list(self._checked.items()):
+            self._examine_beside(pid, identity)
 
     @property
     def page_bytes(self) -> int:
@@ -129,23 +132,38 @@ class Contents:
                     self._check_file(pid, key[1])
         numbers = {int(info.fd) for info in process.fds}
         for info in process.fds:
-            kind, identity = int(info.type), int(info.id)
-            if identity in self._checked:
+            self._check_open_file(pid, int(info.id), int(info.type), numbers)
+
+    def _examine_beside(self, pid: int, identity: int) -> None:
+        """Check the files that must be made with another one, and that no descriptor has, as those in flight."""
+        waiting = [identity]
+        while waiting:
+            entry = self._images.files.get(waiting.pop())
+            if entry is None or entry.type not in self._kinds or not fileowners.is_described(entry):
                 continue
-            self._checked.add(identity)
-            entry = self._images.files.get(identity)
-            if kind not in self._kinds:
-                text = "descriptors of this kind are not restored"
-                name = KINDS.get(kind, f"kind {kind}")
-                self.refuse(pid, Refused(name, str(info.id), "kind", f"descriptor {info.fd}: {text}"))
-            elif entry is None or int(entry.type) != kind or not fileowners.is_described(entry):
-                self.refuse(pid, Refused(KINDS[kind], str(info.id), "missing", "the images do not describe it"))
-            else:
-                self._check_file(pid, identity)
-                try:
-                    self._kinds[kind].check(entry, numbers)
-                except Refused as refused:
-                    self.refuse(pid, refused)
+            for other in self._kinds[entry.type].together(entry):
+                if other not in self._checked and other in self._images.files:
+                    self._check_open_file(pid, other, int(self._images.files[other].type), frozenset())
+                    waiting.append(other)
+
+    def _check_open_file(self, pid: int, identity: int, kind: int, numbers: AbstractSet[int]) -> None:
+        """Refuse an open file that cannot be restored; `numbers` are the descriptors of a process that has it."""
+        if identity in self._checked:
+            return
+        self._checked[identity] = pid
+        entry = self._images.files.get(identity)
+        name = KINDS.get(kind, f"kind {kind}")
+        if kind not in self._kinds:
+            self.refuse(pid, Refused(name, str(identity), "kind", "open files of this kind are not restored"))
+            return
+        if entry is None or int(entry.type) != kind or not fileowners.is_described(entry):
+            self.refuse(pid, Refused(name, str(identity), "missing", "the images do not describe it"))
+            return
+        self._check_file(pid, identity)
+        try:
+            self._kinds[kind].check(entry, numbers)
+        except Refused as refused:
+            self.refuse(pid, refused)
 
     def _check_file(self, pid: int, identity: int) -> None:
         """Refuse a file that is not there, or is another one by its size."""

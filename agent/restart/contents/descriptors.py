@@ -125,11 +125,12 @@ class OpenFile(NamedTuple):
 
 
 class FileKind:
-    """A kind of open file. Operations come in three steps, and processes wait for each other between the last two.
+    """A kind of open file. Operations come in four steps, and processes wait for each other between the last two.
 
     1. `create` makes each open file in its owner.
     2. `load` puts content into it, in the owner, once this has made all that it owns.
-    3. `complete` does what needs the descriptors at their numbers, in one process that has it.
+    3. `settle` sets what would have been in the way, once all has its content.
+    4. `complete` does what needs the descriptors at their numbers, in one process that has it.
     """
 
     def check(self, entry: Any, numbers: AbstractSet[int]) -> None:
@@ -153,6 +154,9 @@ class FileKind:
 
     def load(self, file: OpenFile) -> None:
         """Add the operations that put content into a file at its high number in its owner."""
+
+    def settle(self, file: OpenFile) -> None:
+        """Add the operations that set options which would have been in the way of `load`."""
 
     def complete(self, file: OpenFile) -> None:
         """Add the operations that need all descriptors of a process at their numbers."""
@@ -207,6 +211,7 @@ class Descriptors:
         for identity in self._owners:
             holder, number = self.owned["file", identity]
             entry = self._about(holder, identity)
+            self._kinds[entry.type].settle(OpenFile(holder, entry, number, self))
             fileowners.restore(holder.leader, holder.program, entry, number, self.seen_by(holder))
 
     def seen_by(self, holder: Holder) -> dict[int, int]:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of open files that can be restored."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from agent.restart.contents.descriptors import FileKind
 from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles, TimerFiles, Watches
 from agent.restart.contents.images import Images
 from agent.restart.contents.openfiles import PathFiles, Pipes
+from agent.restart.contents.unixsockets import UnixSockets, packets
 
 
 def kinds(images: Images) -> dict[int, FileKind]:
@@ -14,6 +16,7 @@ def kinds(images: Images) -> dict[int, FileKind]:
     return {
         1: PathFiles(),
         2: Pipes(images.files, _pipe_contents(images)),
+        5: UnixSockets(images.files, packets(_queues(images))),
         6: EventCounters(),
         7: Epolls(),
         8: Watches(),
@@ -30,3 +33,9 @@ def _pipe_contents(images: Images) -> dict[int, tuple[bytes, int]]:
             message: Any = entry.message
             found[int(message.pipe_id)] = content, int(message.size)
     return found
+
+
+def _queues(images: Images) -> Iterator[tuple[Any, bytes]]:
+    """Yield the messages in the queues of sockets, in order."""
+    for entry, content in images.payloads("sk-queues.img"):
+        yield entry.message, content
