@@ -37,6 +37,11 @@ def _takes_snapshots(verb: Verb) -> bool:
     return any(argument.name in _SNAPSHOTS for argument in verb.arguments)
 
 
+def _words(verb: Verb) -> str:
+    """Return the words that a verb takes as arguments, of those arguments that have few values."""
+    return " ".join(word for argument in verb.arguments for word in argument.choices)
+
+
 def _head(comment: str = "#") -> str:
     return (
         f"{comment} SPDX-License-Identifier: Apache-2.0\n{comment} Made from the command line of ckptree {VERSION}.\n"
@@ -132,7 +137,8 @@ def _bash_case(verb: Verb) -> str:
     if _takes_snapshots(verb):
         lines.append("        images=yes\n")
     values = [one for one in verb.options if one.value]
-    if values:
+    words = _words(verb)
+    if values or words:
         lines.append("        case $before in\n")
         for option in values:
             action = (
@@ -140,6 +146,8 @@ def _bash_case(verb: Verb) -> str:
                 else f"files={'value' if option.value in FILES else 'none'}"
             )  # fmt: skip
             lines.append(f"        {' | '.join(option.names)}) {action} ;;\n")
+        if words:
+            lines.append(f"        *) [[ $word == -* ]] || values='{words}' ;;\n")
         lines.append("        esac\n")
     return "".join([*lines, "        ;;\n"])
 
@@ -196,6 +204,7 @@ def _zsh_case(verb: Verb) -> str:
     for place, argument in enumerate(verb.arguments, 1):
         action = "_ckptree_snapshot" if argument.name in _SNAPSHOTS else "_files"
         action = "_ckptree_root" if argument.name == "ROOT" else action
+        action = f"({' '.join(argument.choices)})" if argument.choices else action
         words.append(_zsh_quoted(f"{place}:{argument.name}:{action}"))
     return f"        {verb.name}) _arguments -s {' '.join(words)} ;;\n"
 
@@ -237,6 +246,8 @@ def fish(found: list[Verb]) -> str:
             lines.append(f"complete -c ckptree {here} -F\n")
         if _takes_snapshots(verb):
             lines.append(f"complete -c ckptree {here} -a criu:\n")
+        if words := _words(verb):
+            lines.append(f"complete -c ckptree {here} -a '{words}'\n")
         lines += [_fish_option(here, option) for option in verb.options]
     return "".join(lines)
 

@@ -24,11 +24,13 @@ class Argument(NamedTuple):
         name: as in the usage line.
         help: a sentence, or empty.
         required: True if it cannot be left out.
+        choices: the possible values; empty for any.
     """
 
     name: str
     help: str
     required: bool
+    choices: tuple[str, ...] = ()
 
 
 class Option(NamedTuple):
@@ -87,7 +89,8 @@ def verbs() -> list[Verb]:
             continue
         shown = [each for each in command.params if each.param_type_name == "argument"]
         arguments = tuple(
-            Argument(str(each.metavar or each.name).strip("[]"), _argument_help(each), each.required) for each in shown
+            Argument(str(each.metavar or each.name).strip("[]"), _argument_help(each), each.required, _choices(each))
+            for each in shown
         )
         options = tuple(_option(each) for each in command.params if each.param_type_name == "option")
         found.append(Verb(name, _prose(command.help), arguments, (*options, HELP), _paragraphs(command.epilog)))
@@ -123,7 +126,7 @@ def _option(parameter: Any) -> Option:
     names = sorted(parameter.opts, key=len) + list(parameter.secondary_opts)
     if parameter.is_flag:
         return Option(tuple(names), "", _prose(parameter.help))
-    choices = tuple(str(getattr(each, "value", each)) for each in getattr(parameter.type, "choices", ()))
+    choices = _choices(parameter)
     value = parameter.metavar or (parameter.name.upper() if choices else parameter.type.name.upper())
     if value == "FORMAT":
         choices = formats()
@@ -134,6 +137,10 @@ def _option(parameter: Any) -> Option:
     return Option(
         tuple(names), value, _prose(parameter.help), choices, "" if default is None else text, value == "KINDS"
     )
+
+
+def _choices(parameter: Any) -> tuple[str, ...]:
+    return tuple(str(getattr(each, "value", each)) for each in getattr(parameter.type, "choices", ()))
 
 
 def _prose(text: str | None) -> str:

@@ -161,6 +161,8 @@ OFFERS: tuple[tuple[tuple[str, ...], list[str]], ...] = (
     (("ckptree", "show", "pyproj"), ["pyproject.toml"]),
     (("ckptree", "snapshot", "1", "-o", "pyproj"), ["pyproject.toml"]),
     (("ckptree", "daemon", "--ring"), ["--ring-bytes"]),
+    (("ckptree", "hook", ""), ["criu"]),
+    (("ckptree", "hook", "criu", "--req"), ["--required"]),
 )
 """Words, with the completions of the last one in the folder of this checkout."""
 
