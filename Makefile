@@ -145,7 +145,7 @@ packages-browser:
 		|| echo "setup: no browser could be installed: the tests of the page that -f html writes are left out" >&2
 
 packages-criu: setup
-	@$(BIN)/python -m tests.support.criuofsuite >/dev/null \
+	@$(BIN)/python -m tests.support.suitepackages >/dev/null \
 		|| echo "setup: no criu could be fetched: the live tests that dump with it will fail" >&2
 
 packages-deb:

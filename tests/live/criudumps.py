@@ -15,7 +15,7 @@ import psutil
 from agent.model import Snapshot, TaskState
 from exporters.criu import criuschema, imagefolder
 from tests.live.daemons import PATIENCE_S
-from tests.support.criuofsuite import criu
+from tests.support.suitepackages import criu
 
 STATES = {
     TaskState.RUNNING: criuschema.ALIVE,

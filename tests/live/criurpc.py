@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.live.daemons import PATIENCE_S
-from tests.support.criuofsuite import criu
+from tests.support.suitepackages import criu
 
 _DUMP, _NOTIFY = 1, 6  # of criu_req_type
 _REQUEST: Final = {"type": 1, "opts": 2, "notify_success": 3}

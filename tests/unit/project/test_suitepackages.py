@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.support.criuofsuite import NoCriuError, mirror
+from tests.support.suitepackages import NoPackageError, mirror
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ def test_the_first_mirror_of_debian_is_chosen(uris: list[str], chosen: int) -> N
 @pytest.mark.parametrize("uris", [[], ["http://archive.example/ubuntu/"]])
 def test_a_machine_without_a_mirror_of_debian_is_told_so(uris: list[str]) -> None:
     """The message has the sources that there are."""
-    with pytest.raises(NoCriuError, match=r"no Debian mirror among the sources of apt \((none|http\S+ubuntu/)\)"):
+    with pytest.raises(NoPackageError, match=r"no Debian mirror among the sources of apt \((none|http\S+ubuntu/)\)"):
         mirror(uris)

