@@ -17,9 +17,9 @@
 #define CKPTREE_QUIET_H
 
 /*
- * A daemon that takes 12 us for a record, or less, allows each user so many; one that takes longer sets a higher price. So
- * all that a user may spend is a tenth of its time, and what is allowed at once, an eighth of a second's allowance, keeps
- * nobody waiting for longer than a turn of its loop. Root may stop the daemon anyway.
+ * A user may spend a tenth of the daemon's time. A daemon that takes 12 us for a record, or less, leaves the allowance at
+ * ALLOWED_PER_SECOND; a slower one sets a higher price for each record. An eighth of a second's allowance may be spent at
+ * once: that keeps nobody waiting for longer than a turn of the daemon's loop. Root may stop the daemon anyway.
  */
 #define USER_LEVELS 33 /* user namespaces nest 32 deep at most */
 #define TOLD_PROCESSES 4096
