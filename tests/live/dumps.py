@@ -59,15 +59,18 @@ def dump(pid: int, images: Path, socket: Path, *options: str) -> Path:
 
 
 @contextmanager
-def restarted(images: Path, *options: str, ended: bool = False) -> Iterator[Mapping[str, Any]]:
+def restarted(
+    images: Path, *options: str, ended: bool = False, before: Sequence[str] = ()
+) -> Iterator[Mapping[str, Any]]:
     """Restart a dump, and yield the ready line; the tree is taken down in the end.
 
     Args:
         images: the folder.
         options: of restart.
         ended: the root may have ended by itself, with success.
+        before: words in front of the command.
     """
-    command = [sys.executable, "-m", "agent", "restart", f"criu:{images}", "--json", *options]
+    command = [*before, sys.executable, "-m", "agent", "restart", f"criu:{images}", "--json", *options]
     process = subprocess.Popen(
         command,
         cwd=Path(__file__).parents[2],
@@ -91,7 +94,7 @@ def restarted(images: Path, *options: str, ended: bool = False) -> Iterator[Mapp
     finally:
         for _ in range(2):
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGKILL if before else signal.SIGTERM)
         process.wait(_PATIENCE_S)
         process.stdout.close()
         process.stderr.close()
