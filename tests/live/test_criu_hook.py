@@ -185,8 +185,8 @@ def test_a_criu_outside_dumps_a_container(daemon_socket: Path, tmp_path: Path) -
 
 def test_a_criu_inside_counts_as_its_container(daemon_socket: Path, tmp_path: Path) -> None:
     """The daemon is outside, and translates the pid by the namespace of the client."""
-    # CRIU wants files of the mount namespace that the program is in.
-    starts = 'setsid "$@" </dev/null >/dev/null 2>&1 & echo $! > number; wait'
+    # CRIU wants files of the mount namespace that the program is in. The init outlives the program, and so does criu.
+    starts = 'setsid "$@" </dev/null >/dev/null 2>&1 & echo $! > number; exec sleep 1000'
     with a_container(tmp_path, "--mount-proc", "sh", "-c", starts, "sh", *PROGRAMS["a pipeline"]) as init:
         number = int((tmp_path / "number").read_text())
         enter = ("nsenter", "-t", str(init), "-p", "-m")
