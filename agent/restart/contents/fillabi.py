@@ -11,13 +11,14 @@ ENTRY_FIELDS = (
     *(("base", "Q"), ("program_offset", "Q"), ("program_size", "Q"), ("start", "Q"), ("stack", "Q")),
     *(("threads", "I"), ("reserved", "I")),
 )
-START_FIELDS = (("state", "Q"), ("operations", "Q"), ("slots", "Q"), ("count", "I"), ("actor", "I"))
+START_FIELDS = (("state", "Q"), ("operations", "Q"), ("slots", "Q"), ("data", "Q"), ("count", "I"), ("actor", "I"))
 STATE_FIELDS = (
     *(("filled", "I"), ("failing", "I"), ("failed", "I"), ("actor", "I"), ("operation", "I"), ("error", "i")),
     ("bytes", "Q"),
 )
 OPERATION_FIELDS = (
-    *(("call", "I"), ("keep", "H"), ("demand", "B"), ("from_slots", "B"), ("arguments", "6Q"), ("wanted", "Q")),
+    *(("call", "I"), ("keep", "H"), ("demand", "B"), ("from_slots", "B"), ("from_data", "B")),
+    *(("reserved", "7x"), ("arguments", "6Q"), ("wanted", "Q")),
 )
 RESUME_HEAD_FIELDS = (("size", "Q"), ("state_offset", "Q"), ("state_size", "Q"), ("threads", "I"), ("reserved", "I"))
 RESUME_THREAD_FIELDS = (

@@ -3,8 +3,8 @@
 
     program of a process = START of a thread * | OPERATION of all its threads * | slot * | data, padded to a page
 
-A task runs the operations of its own script. An argument is a number, the value of a slot, or the address of data, which
-is known only once the region of the process has its place. Processes wait for each other by words that all share.
+A task runs the operations of its own script. An argument is a number, the value of a slot, or the address of data.
+Processes wait for each other by words that all share.
 """
 
 import mmap
@@ -43,19 +43,17 @@ class About(NamedTuple):
 
 Argument = int | Slot | Data
 _NOTHING: Final = About("task", "")
+_NO_ARGUMENTS: Final = (0,) * fillabi.ARGUMENTS
+_PACK: Final = fillabi.OPERATION.pack
+_U64: Final = (1 << 64) - 1
 
 
-@dataclass(slots=True)
-class Operation:
-    """One step of a script; see struct fill_operation."""
+class Operation(NamedTuple):
+    """One step of a script, for messages and tests; see struct fill_operation."""
 
-    call: int
-    arguments: tuple[Argument, ...]
-    keep: int
-    demand: Demand
-    wanted: int
-    about: About
     name: str
+    arguments: tuple[Argument, ...]
+    about: About
 
 
 class FillScript:
@@ -63,12 +61,14 @@ class FillScript:
 
     Attributes:
         operations: in the order in which the thread takes them.
+        code: the same as the restorer reads them.
         about: the object that the next operations restore.
     """
 
     def __init__(self, process: "ProcessProgram") -> None:
         self._process = process
         self.operations: list[Operation] = []
+        self.code = bytearray()
         self.about = _NOTHING
 
     def call(self, name: str, *arguments: Argument, demand: Demand = Demand.SUCCESS, wanted: int = 0) -> None:
@@ -123,7 +123,19 @@ class FillScript:
     def _add(
         self, call: int, arguments: tuple[Argument, ...], keep: int, demand: Demand, wanted: int, name: str
     ) -> None:
-        self.operations.append(Operation(call, arguments, keep, demand, wanted, self.about, name))
+        self.operations.append(Operation(name, arguments, self.about))
+        values = [*_NO_ARGUMENTS]
+        from_slots = from_data = 0
+        for index, argument in enumerate(arguments):
+            if isinstance(argument, int):
+                values[index] = argument & _U64
+            elif isinstance(argument, Slot):
+                from_slots |= 1 << index
+                values[index] = argument.place
+            else:
+                from_data |= 1 << index
+                values[index] = argument.offset
+        self.code += _PACK(call, keep, demand, from_slots, from_data, *values, wanted)
 
 
 @dataclass(slots=True)
@@ -186,9 +198,8 @@ class ProcessProgram:
         starts, operations = bytearray(), bytearray()
         first = mine + fillabi.START.size * len(self.scripts)
         for actor, script in zip(self.actors, self.scripts, strict=True):
-            starts += fillabi.START.pack(state, first + len(operations), slots, len(script.operations), actor)
-            for operation in script.operations:
-                operations += _packed(operation, data)
+            starts += fillabi.START.pack(state, first + len(operations), slots, data, len(script.operations), actor)
+            operations += script.code
         whole = starts + operations + bytes(data - slots) + self._data
         return bytes(whole + bytes(self.size - len(whole)))
 
@@ -204,22 +215,6 @@ class ProcessProgram:
                     *(stacks + fillabi.STACK * (index + 1), len(self.scripts), 0),
                 ),
             )
-
-
-def _packed(operation: Operation, data: int) -> bytes:
-    values = [0] * fillabi.ARGUMENTS
-    from_slots = 0
-    for index, argument in enumerate(operation.arguments):
-        if isinstance(argument, Slot):
-            from_slots |= 1 << index
-            values[index] = argument.place
-        elif isinstance(argument, Data):
-            values[index] = data + argument.offset
-        else:
-            values[index] = argument & (1 << 64) - 1
-    return fillabi.OPERATION.pack(
-        operation.call, operation.keep, operation.demand, from_slots, *values, operation.wanted
-    )
 
 
 def pages(size: int) -> int:

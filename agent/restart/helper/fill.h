@@ -46,6 +46,7 @@ struct fill_start {
 	uint64_t state; /* addresses */
 	uint64_t operations;
 	uint64_t slots; /* of s64 for each slot of the process */
+	uint64_t data;
 	uint32_t count; /* of operations */
 	uint32_t actor;
 };
@@ -83,6 +84,8 @@ struct fill_operation {
 	uint16_t keep; /* number of the slot that gets the answer, or FILL_NO_SLOT */
 	uint8_t demand;
 	uint8_t from_slots; /* bit n: argument n is the number of a slot whose value to use */
+	uint8_t from_data;  /* bit n: argument n is an offset in the data, whose address to use */
+	uint8_t reserved[7];
 	uint64_t arguments[FILL_ARGUMENTS];
 	uint64_t wanted;
 };

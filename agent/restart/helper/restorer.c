@@ -126,8 +126,9 @@ _Noreturn void restorer(const struct fill_start *start)
 		long answer;
 
 		for (int n = 0; n < FILL_ARGUMENTS; n++)
-			with[n] = operation->from_slots >> n & 1 ? (uint64_t)slots[operation->arguments[n]]
-								 : operation->arguments[n];
+			with[n] = operation->from_slots >> n & 1  ? (uint64_t)slots[operation->arguments[n]]
+				  : operation->from_data >> n & 1 ? start->data + operation->arguments[n]
+								  : operation->arguments[n];
 		answer = take(state, operation, with);
 		if (operation->demand != FILL_ANY && answer < 0 && answer >= -ERRORS)
 			fail_at(start, state, at, (int32_t)-answer);
