@@ -12,6 +12,8 @@ from typing import NamedTuple
 from tests.live.dumps import dump, eventually, program, restarted
 from tests.live.redump import differences
 
+_PAUSE = 34
+"""Number of the system call pause()."""
 PREAMBLE = """
 import ctypes, fcntl, mmap, os, signal, sys, time
 PAGE = mmap.PAGESIZE
@@ -65,11 +67,16 @@ class Standing(NamedTuple):
         return int((self.folder / f"{name}.ready").read_text())
 
     def ask(self, name: str) -> str:
-        """Have a process answer, and return its answer."""
+        """Have a process answer once it stands still, and return its answer. A signal just before pause() has no effect."""
+        eventually(lambda: _in_pause(self.pid(name)), f"{name} stands still")
         os.kill(self.pid(name), signal.SIGUSR1)
         answer = self.folder / f"{name}.answer"
         eventually(answer.exists, f"{name} answers")
         return answer.read_text()
+
+
+def _in_pause(pid: int) -> bool:
+    return Path(f"/proc/{pid}/syscall").read_text().startswith(f"{_PAUSE} ")
 
 
 def dumped(
@@ -95,7 +102,7 @@ def dumped(
             eventually((folder / f"{name}.ready").exists, f"{name} stands: {(folder / 'out').read_text()}")
         for name in names:
             each = int((folder / f"{name}.ready").read_text())
-            eventually(lambda: Path(f"/proc/{each}/wchan").read_text() != "0", f"{name} waits")  # noqa: B023 - at once
+            eventually(lambda: _in_pause(each), f"{name} stands still")  # noqa: B023 - called at once
         before(pid)
         return Standing(folder, dump(pid, folder / "images", socket, *options))
 

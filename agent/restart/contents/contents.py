@@ -4,10 +4,11 @@
 import os
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Final
 
 from agent.model import Snapshot, Tag
-from agent.restart.contents import filekinds, fileowners, registers, taskstate
+from agent.restart.contents import filekinds, fileowners, hugepages, registers, taskstate
 from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
 from agent.restart.contents.fillprogram import About, FillProgram, pages
@@ -46,6 +47,7 @@ class Contents:
         }
         self._memory_objects = SharedMemory(images)
         self._memfds = MemfdFiles()
+        self._lowest = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
         self._kinds = {**filekinds.kinds(images), MEMFD_DESCRIPTOR: self._memfds}
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         for pid, process in images.processes.items():
@@ -53,6 +55,7 @@ class Contents:
                 self._examine(pid, process)
         for pid, identity in list(self._checked.items()):
             self._examine_beside(pid, identity)
+        self._check_huge_pages()
 
     @property
     def page_bytes(self) -> int:
@@ -121,7 +124,7 @@ class Contents:
             self.refuse(pid, Refused("task", str(pid), "tree", "the images have this process, and the tree has not"))
             return
         try:
-            memory = AddressSpace(self._images, process)
+            memory = AddressSpace(self._images, process, self._lowest)
             self._memory_objects.add(self._leaders[pid], memory, process.fds)
         except Refused as refused:
             self.refuse(pid, refused)
@@ -164,6 +167,14 @@ class Contents:
             self._kinds[kind].check(entry, numbers)
         except Refused as refused:
             self.refuse(pid, refused)
+
+    def _check_huge_pages(self) -> None:
+        needed = sum((each.huge_pages for each in self._memories.values()), self._memory_objects.huge_pages)
+        for size, text in hugepages.lacking(needed):
+            pid = next(
+                (pid for pid, each in self._memories.items() if each.huge_pages[size]), next(iter(self._memories))
+            )
+            self.refuse(pid, Refused("huge-pages", f"{size >> 10}kB", "huge-pages", text))
 
     def _check_file(self, pid: int, identity: int) -> None:
         """Refuse a file that is not there, or is another one by its size."""

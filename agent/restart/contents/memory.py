@@ -8,10 +8,13 @@ writable becomes so only afterwards.
 
 import bisect
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
+from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
 
 # Bits of vma_entry.status, from CRIU's image.h.
@@ -36,13 +39,15 @@ PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
 MAP_LOCKED: Final = 0x2000
 MAP_HUGETLB: Final = 0x40000
-MAP_FLAGS: Final = 0x1 | 0x2 | 0x20 | 0x100 | MAP_LOCKED | 0x4000 | 0x8000 | 0x20000 | MAP_HUGETLB | 0x3F << 26
-"""The flags of an area that are given to mmap() again: sharing, anonymity, growth, locking, reserve, size of pages."""
+MAP_DROPPABLE: Final = 0x8
+MAP_GROWSDOWN, MAP_NORESERVE = 0x100, 0x4000
+MAP_FLAGS: Final = 0x3 | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0x3F << 26
+"""The flags of an area that are given to mmap() again: sharing, anonymity, growth, reserve, size of pages."""
 MREMAP_MOVE: Final = 1 | 2
+MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
 MADV_GUARD_INSTALL: Final = 102
 O_RDWR: Final = 2
 TASK_END: Final = 0x7FFFFFFFF000
-LOWEST: Final = 0x10000
 _HOLES_FROM: Final = 0x100000000000
 _ROOM: Final = 1 << 36
 """Bytes of a room, at most, unless more are asked for: more than any program needs."""
@@ -125,6 +130,7 @@ class AddressSpace:
     Args:
         images: the folder.
         process: its messages.
+        lowest: the lowest address that the kernel lets a process map.
 
     Attributes:
         areas: its areas, the kernel's special ones among them.
@@ -135,7 +141,8 @@ class AddressSpace:
         FormatError: the images contradict themselves.
     """
 
-    def __init__(self, images: Images, process: ProcessImage) -> None:
+    def __init__(self, images: Images, process: ProcessImage, lowest: int) -> None:
+        self._lowest = lowest
         self._mm = process.mm
         self._files = images.files
         self._vmas: list[Any] = sorted(
@@ -169,6 +176,15 @@ class AddressSpace:
         if vma.status & ANON_SHARED:
             return "shmem", int(vma.shmid), O_RDWR
         return None
+
+    @property
+    def huge_pages(self) -> Counter[int]:
+        """Bytes of its private memory in huge pages that the kernel reserves, by the size of the page."""
+        found: Counter[int] = Counter()
+        for vma in self._regular:
+            if vma.status & ANON_PRIVATE and vma.flags & MAP_HUGETLB and not vma.flags & MAP_NORESERVE:
+                found[page_size(int(vma.flags))] += int(vma.end - vma.start)
+        return found
 
     def page_files(self) -> list[str]:
         """Return the paths of the files that its pages are in."""
@@ -237,6 +253,7 @@ class AddressSpace:
                 flags &= ~MAP_ANONYMOUS
             size, start = int(vma.end - vma.start), int(vma.start)
             script.exact("mmap", start, size, protection, flags, file, int(vma.pgoff), wanted=start)
+            self._advise(script, vma, _BEFORE_PAGES)
         script.about = About("pages", "")
         for file_of_pages, offset, spans in reads(self.runs):
             script.read(pages[file_of_pages], spans, offset)
@@ -247,9 +264,20 @@ class AddressSpace:
                 script.call("madvise", start, size, MADV_GUARD_INSTALL)
             elif vma.start in written and not vma.prot & PROT_WRITE:
                 script.call("mprotect", start, size, int(vma.prot))
-            for advice in range(64) if vma.status & REGULAR and not vma.status & (SPECIAL | GUARD) and vma.madv else ():
-                if vma.madv >> advice & 1:
-                    script.call("madvise", start, size, advice)
+        for vma in self._regular:
+            script.about = _about(vma)
+            self._advise(script, vma, ~_BEFORE_PAGES)
+            if vma.flags & MAP_LOCKED:
+                # The kernel locks an area without access, too, and then says that it has no pages.
+                demand = Demand.SUCCESS if vma.prot else Demand.ANY
+                script.call("mlock", int(vma.start), int(vma.end - vma.start), demand=demand)
+
+    def _advise(self, script: FillScript, vma: Any, which: int) -> None:
+        """Give those of an area's advices that are among `which`, as bits."""
+        advices = int(vma.madv) & which
+        for advice in range(64) if advices else ():
+            if advices >> advice & 1:
+                script.call("madvise", int(vma.start), int(vma.end - vma.start), advice)
 
     def marks(self, script: FillScript, program: ProcessProgram, exe: Argument) -> None:
         """Set the marks of mm_struct and the link to the program."""
@@ -281,12 +309,17 @@ class AddressSpace:
         return found
 
     def _check(self) -> None:
-        last = LOWEST
+        last = 0
         for vma in self._vmas:
             if vma.status & GUARD:
                 continue
-            if vma.start % PAGE or vma.end % PAGE or not last <= vma.start < vma.end <= TASK_END:
-                raise Refused(*_place(vma), "area", "its addresses overlap another area, or are none of a process")
+            if vma.end > TASK_END:
+                raise Refused(*_place(vma), "area", "it is above 47 bits of address, which needs tables of five levels")
+            if vma.start < self._lowest:
+                text = f"this host lets no process map what is below {self._lowest:#x}: lower vm.mmap_min_addr"
+                raise Refused(*_place(vma), "area", text)
+            if vma.start % PAGE or vma.end % PAGE or not last <= vma.start < vma.end:
+                raise Refused(*_place(vma), "area", "its addresses overlap another area, or are no whole pages")
             last = int(vma.end)
             for bit, reason in _NOT_YET.items():
                 if vma.status & bit:
@@ -315,6 +348,8 @@ class AddressSpace:
         return vdso, mine
 
 
+_BEFORE_PAGES: Final = 1 << MADV_HUGEPAGE | 1 << MADV_NOHUGEPAGE
+"""Advices that count when a page is read."""
 _OTHER_VDSO: Final = (
     "the kernel of this host has another vdso than the one it was dumped under, and a call within it would go astray: "
     "restart on a host with the kernel of the dump"

@@ -7,6 +7,7 @@ all have mapped it.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any, Final
 
 from agent.restart.contents.descriptors import FileKind, Holder, OpenFile, keep_high, open_high
 from agent.restart.contents.fillprogram import About, Argument, FillProgram
+from agent.restart.contents.hugepages import page_size, size_flags
 from agent.restart.contents.images import PAGE, Images, PageRun
 from agent.restart.contents.memory import (
+    MAP_ANONYMOUS,
     MAP_FIXED,
+    MAP_HUGETLB,
     MAP_SHARED,
     PROT_READ,
     PROT_WRITE,
@@ -30,14 +34,10 @@ from agent.restart.contents.memory import (
 MEMFD_DESCRIPTOR: Final = 18
 """CRIU's number of the kind of a descriptor of a memfd."""
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_HUGETLB = 1, 2, 4
-_MAP_ANONYMOUS: Final = 0x20
-_SIZE_OF_PAGES: Final = 26
-"""Bit at which flags of mmap() and memfd_create() have the logarithm of the size of huge pages."""
 F_SETFL, F_ADD_SEALS = 4, 1033
 F_SEAL_SEAL, F_SEAL_WRITE = 1, 8
 O_ACCMODE: Final = 3
 SEEK_SET: Final = 0
-_HUGE: Final = 2 << 20
 _ALIGNED: Final = 1 << 30
 """Bytes that the scratch mapping of an object is aligned to: the largest of huge pages."""
 _ANONYMOUS: Final = b"/dev/zero"
@@ -92,12 +92,6 @@ class SharedObject:
         return int(self.entry.seals) if self.entry is not None else F_SEAL_SEAL
 
 
-def page_size(flags: int) -> int:
-    """Return the size of the huge pages that flags of mmap() or memfd_create() name; without a name the usual one."""
-    exponent = flags >> _SIZE_OF_PAGES & 0x3F
-    return 1 << exponent if exponent else _HUGE
-
-
 class SharedMemory:
     """The shared memory of a tree.
 
@@ -120,7 +114,7 @@ class SharedMemory:
             one = self._object(key, actor)
             if one.entry is None:
                 one.size = max(one.size, int(vma.pgoff) + int(vma.end - vma.start))
-                one.huge = MFD_HUGETLB | (int(vma.flags) & 0x3F << _SIZE_OF_PAGES) if vma.flags & 0x40000 else 0
+                one.huge = MFD_HUGETLB | size_flags(int(vma.flags)) if vma.flags & MAP_HUGETLB else 0
         for info in fds:
             entry = self._images.files.get(int(info.id))
             if entry is not None and entry.HasField("memfd"):
@@ -132,6 +126,15 @@ class SharedMemory:
     def largest(self) -> int:
         """Bytes of the largest object."""
         return max((one.span for one in self.objects.values()), default=0)
+
+    @property
+    def huge_pages(self) -> Counter[int]:
+        """Bytes in huge pages, by the size of the page."""
+        found: Counter[int] = Counter()
+        for one in self.objects.values():
+            if one.huge:
+                found[page_size(one.huge)] += one.span
+        return found
 
     @property
     def page_bytes(self) -> int:
@@ -289,7 +292,7 @@ class SharedFiles:
         script = holder.leader
         protection = PROT_READ | PROT_WRITE
         if one.anonymous and one.size and self._by_map_files:
-            flags = MAP_SHARED | MAP_FIXED | _MAP_ANONYMOUS
+            flags = MAP_SHARED | MAP_FIXED | MAP_ANONYMOUS
             script.exact("mmap", scratch, one.span, protection, flags, -1, 0, wanted=scratch)
             path = f"/proc/self/map_files/{scratch:x}-{scratch + one.span:x}"
             return open_high(holder, path.encode(), os.O_RDWR)
