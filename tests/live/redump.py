@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
-from agent.restart.contents.memory import FILE_PRIVATE, MEMFD, UPROBES, VDSO, VSYSCALL, VVAR
+from exporters.criu.memorymessages import (
+    AREA_MEMFD,
+    AREA_UPROBES,
+    AREA_VDSO,
+    AREA_VSYSCALL,
+    AREA_VVAR,
+    FILE_PRIVATE,
+    FILE_SHARED,
+)
 
 EXPECTED: Final = {
     "thread_core_entry.cg_set": "a rebuilt tree is in the caller's control groups",
@@ -106,7 +114,7 @@ def _process(dump: _Dump, process: ProcessImage) -> dict[str, Any]:
     found["exe"] = bytes(dump.images.files[int(mm.exe_file_id)].reg.name)
     found["areas"] = {}
     for vma in mm.vmas:
-        if vma.status & (VSYSCALL | UPROBES):
+        if vma.status & (AREA_VSYSCALL | AREA_UPROBES):
             continue
         area = _document(vma)
         if vma.fd >= 0 or vma.shmid:
@@ -125,7 +133,7 @@ def _process(dump: _Dump, process: ProcessImage) -> dict[str, Any]:
 def _mapped(dump: _Dump, vma: Any, place: str) -> Any:
     """Return the file of an area: an open file of its own in each dump, so only the file itself is named."""
     entry = dump.images.files.get(int(vma.shmid))
-    if entry is None or not vma.status & (MEMFD | FILE_PRIVATE | 1 << 7):
+    if entry is None or not vma.status & (AREA_MEMFD | FILE_PRIVATE | FILE_SHARED):
         return dump.named("shared", int(vma.shmid), place)
     if entry.HasField("memfd"):
         return dump.inode(int(entry.memfd.inode_id), place)
@@ -181,7 +189,7 @@ def _pages(runs: Iterable[PageRun]) -> dict[int, bytes]:
 def _pages_compared(pid: int, first: _Dump, second: _Dump) -> Iterator[str]:
     """Yield the pages of a process that differ; a page of zeros is as good as none, but where a file lies below."""
     one, two = (_pages_of(dump, pid) for dump in (first, second))
-    special = [vma for vma in second.images.processes[pid].mm.vmas if vma.status & (VDSO | VVAR)]
+    special = [vma for vma in second.images.processes[pid].mm.vmas if vma.status & (AREA_VDSO | AREA_VVAR)]
     for address in sorted(one.keys() | two.keys()):
         if any(vma.start <= address < vma.end for vma in special) or one.get(address) == two.get(address):
             continue
@@ -206,7 +214,7 @@ def _pages_of(dump: _Dump, pid: int) -> dict[int, bytes]:
 def _below(dump: _Dump, pid: int, address: int) -> bytes:
     """Return a page that the dump has not: that of the mapped file, or zeros."""
     for vma in dump.images.processes[pid].mm.vmas:
-        if vma.start <= address < vma.end and vma.status & FILE_PRIVATE and not vma.status & MEMFD:
+        if vma.start <= address < vma.end and vma.status & FILE_PRIVATE and not vma.status & AREA_MEMFD:
             with open(dump.images.files[int(vma.shmid)].reg.name, "rb") as file:
                 file.seek(int(vma.pgoff) + address - int(vma.start))
                 return file.read(PAGE).ljust(PAGE, b"\0")

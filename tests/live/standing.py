@@ -86,6 +86,7 @@ def dumped(
     names: Sequence[str] = ("one",),
     options: Sequence[str] = (),
     before: Callable[[int], object] = int,
+    within: Sequence[str] = (),
 ) -> Standing:
     """Run a program of Python, and have it dumped when all of its processes stand still.
 
@@ -96,8 +97,9 @@ def dumped(
         names: of its processes.
         options: of criu.
         before: called with the root's pid before the dump.
+        within: words before the command, as those of unshare(1).
     """
-    with program([sys.executable, "-c", PREAMBLE + source], folder) as pid:
+    with program([*within, sys.executable, "-c", PREAMBLE + source], folder) as pid:
         for name in names:
             eventually((folder / f"{name}.ready").exists, f"{name} stands: {(folder / 'out').read_text()}")
         for name in names:

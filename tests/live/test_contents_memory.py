@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from agent.restart.contents.images import PAGE
-from agent.restart.contents.memory import GUARD
 from exporters.criu import criuschema, imagefile
 from exporters.criu.imagefolder import ImageFolder, one
+from exporters.criu.memorymessages import AREA_GUARD
 from tests.live.daemons import ckptree
 from tests.live.redump import differences
 from tests.live.standing import dumped, restored
@@ -211,7 +211,7 @@ def test_guard_regions_and_memory_that_a_fork_wipes_come_back(tmp_path: Path, da
     for vma in mm.vmas:
         if vma.start <= place < vma.end:
             vma.madv |= 1 << _WIPE_ON_FORK
-    guard.start, guard.end, guard.status, guard.madv = place + 4 * PAGE, place + 6 * PAGE, GUARD, 0
+    guard.start, guard.end, guard.status, guard.madv = place + 4 * PAGE, place + 6 * PAGE, AREA_GUARD, 0
     mm.vmas.append(guard)
     (standing.images / name).write_bytes(imagefile.image("mm", [mm]))
     with restored(standing, daemon_socket, compared=False):

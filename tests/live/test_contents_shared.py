@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.daemons import ckptree
 from tests.live.standing import dumped, restored
 
 SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is
@@ -126,3 +127,22 @@ def test_files_that_are_mapped_to_be_shared_are_written_again(tmp_path: Path, da
 
     assert answers == [repr((b"old", b"old")), repr((b"new", b"new"))]
     assert content == (tmp_path / "data").read_bytes()[:3] == b"new"
+
+
+SYSV = """
+libc.shmat.restype = ctypes.c_void_p
+number = call("shmget", 0, PAGE, 0o600)
+at = libc.shmat(number, None, 0)
+write(at, b"sysv")
+stand("one", int)
+"""
+
+
+def test_sysv_memory_is_refused_by_name(tmp_path: Path, daemon_socket: Path) -> None:
+    """CRIU dumps it only with an IPC namespace of its own, and a restart makes no such namespace."""
+    standing = dumped(SYSV, tmp_path, daemon_socket, within=("unshare", "--ipc"))
+    refused = ckptree("restart", f"criu:{standing.images}")
+
+    assert refused.code == 7
+    assert "SysV shared memory is part of an IPC namespace, and the tree gets the caller's" in refused.err
+    assert ": memory 0x" in refused.err

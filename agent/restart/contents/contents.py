@@ -9,12 +9,13 @@ from typing import Final
 
 from agent.model import Snapshot, Tag
 from agent.restart.contents import filekinds, fileowners, hugepages, registers, taskstate
+from agent.restart.contents.addresses import AddressRange, Specials, hole
 from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
 from agent.restart.contents.fillprogram import About, FillProgram, pages
 from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
-from agent.restart.contents.memory import AddressRange, AddressSpace, Refused, Specials, hole
-from agent.restart.contents.refusals import ContentRefusal
+from agent.restart.contents.memory import AddressSpace
+from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
 from agent.restart.planning.plan import Plan, Role

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 
 EPOLL_CTL_ADD: Final = 1
 SIGNALFD_NEW: Final = -1

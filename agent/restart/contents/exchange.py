@@ -5,10 +5,11 @@ import os
 from typing import Final, NamedTuple
 
 from agent.restart.contents import openfiles
+from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.descriptors import Holder, open_high
 from agent.restart.contents.fillprogram import TRACED, About, Argument, FillProgram
 from agent.restart.contents.images import Images
-from agent.restart.contents.memory import AddressRange, AddressSpace, FileKey, Specials
+from agent.restart.contents.memory import AddressSpace, FileKey
 from agent.restart.contents.sharedmemory import SharedFiles
 
 LEAST_ROOM: Final = 4 << 30

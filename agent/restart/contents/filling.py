@@ -12,10 +12,10 @@ from typing import Final
 
 from agent.errors import CkptreeError
 from agent.restart.contents import fillabi
+from agent.restart.contents.addresses import Specials, mapped, special_areas
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.fillabi import Resumed, ResumeMessage
 from agent.restart.contents.fillprogram import FillProgram
-from agent.restart.contents.memory import Specials, mapped, special_areas
 from agent.restart.contents.resumer import Resumer, ThreadState
 from agent.restart.rebuild.coordinator import Rebuild
 

@@ -10,30 +10,34 @@ import bisect
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
 from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+from agent.restart.contents.refusals import Refused as Refused
+from exporters.criu.memorymessages import (
+    ANON_PRIVATE,
+    ANON_SHARED,
+    AREA_AIORING,
+    AREA_GUARD,
+    AREA_MEMFD,
+    AREA_PLUGIN,
+    AREA_REGULAR,
+    AREA_SHADOW_STACK,
+    AREA_SOCKET,
+    AREA_SYSVIPC,
+    AREA_UPROBES,
+    AREA_VDSO,
+    AREA_VSYSCALL,
+    AREA_VVAR,
+    FILE_PRIVATE,
+    FILE_SHARED,
+)
 
-# Bits of vma_entry.status, from CRIU's image.h.
-REGULAR: Final = 1 << 0
-VSYSCALL: Final = 1 << 2
-VDSO: Final = 1 << 3
-FILE_PRIVATE: Final = 1 << 6
-FILE_SHARED: Final = 1 << 7
-ANON_SHARED: Final = 1 << 8
-ANON_PRIVATE: Final = 1 << 9
-SYSV: Final = 1 << 10
-SOCKET: Final = 1 << 11
-VVAR: Final = 1 << 12
-AIO: Final = 1 << 13
-MEMFD: Final = 1 << 14
-SHADOW_STACK: Final = 1 << 15
-GUARD: Final = 1 << 16
-UPROBES: Final = 1 << 17
-SPECIAL: Final = VDSO | VVAR | VSYSCALL | UPROBES
+SPECIAL: Final = AREA_VDSO | AREA_VVAR | AREA_VSYSCALL | AREA_UPROBES
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0x10, 0x20
@@ -47,10 +51,6 @@ MREMAP_MOVE: Final = 1 | 2
 MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
 MADV_GUARD_INSTALL: Final = 102
 O_RDWR: Final = 2
-TASK_END: Final = 0x7FFFFFFFF000
-_HOLES_FROM: Final = 0x100000000000
-_ROOM: Final = 1 << 36
-"""Bytes of a room, at most, unless more are asked for: more than any program needs."""
 _MOST_AUXV: Final = 50
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_THP_DISABLE = 35, 14, 41
 _MM_MAP: Final = struct.Struct("<12QII")
@@ -60,68 +60,6 @@ _EXE_AT: Final = 12 * 8 + 4
 
 FileKey = tuple[str, int, int]
 """A mapped file: its kind (file, memfd, shmem), its number, and the flags that it is opened with."""
-
-
-class AddressRange(NamedTuple):
-    """A range of addresses: from `start` up to `end`."""
-
-    start: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.end - self.start
-
-
-class Refused(Exception):  # noqa: N818 - it becomes a ContentRefusal, not an error of its own
-    """A part that cannot be restored: its kind, identity, rule and text."""
-
-    def __init__(self, kind: str, identity: str, rule: str, text: str) -> None:
-        super().__init__(text)
-        self.refusal = kind, identity, rule, text
-
-
-class Specials(NamedTuple):
-    """The kernel's special areas of a process, by name, in order of address, and the code of its vdso."""
-
-    areas: dict[str, AddressRange]
-    vdso: bytes
-
-
-def special_areas(maps: str, vdso: bytes) -> Specials:
-    """Return the special areas of a process, from its /proc/PID/maps."""
-    found = {}
-    for line in maps.splitlines():
-        name = line.rpartition(" ")[2]
-        if name.startswith(("[vvar", "[vdso")):
-            start, end = (int(each, 16) for each in line.split(" ", 1)[0].split("-"))
-            found[name] = AddressRange(start, end)
-    return Specials(found, vdso)
-
-
-def mapped(maps: str) -> list[AddressRange]:
-    """Return all areas of a process, from its /proc/PID/maps."""
-    found = []
-    for line in maps.splitlines():
-        start, end = (int(each, 16) for each in line.split(" ", 1)[0].split("-"))
-        if end <= TASK_END:
-            found.append(AddressRange(start, end))
-    return found
-
-
-def hole(least: int, areas: Iterable[AddressRange]) -> AddressRange:
-    """Return a range of at least so many bytes beside all areas, the highest addresses left out.
-
-    Raises:
-        Refused: there is none.
-    """
-    at = _HOLES_FROM
-    for area in [*sorted(areas), AddressRange(TASK_END, TASK_END)]:
-        if area.start - at >= least:
-            return AddressRange(at, min(area.start, at + max(least, _ROOM)))
-        at = max(at, area.end)
-    raise Refused("memory", "", "no-room", f"no {least} bytes of its addresses are free for the time of the restart")
 
 
 class AddressSpace:
@@ -146,10 +84,13 @@ class AddressSpace:
         self._mm = process.mm
         self._files = images.files
         self._vmas: list[Any] = sorted(
-            (vma for vma in process.mm.vmas if not vma.status & (VSYSCALL | UPROBES)), key=lambda vma: int(vma.start)
+            (vma for vma in process.mm.vmas if not vma.status & (AREA_VSYSCALL | AREA_UPROBES)),
+            key=lambda vma: int(vma.start),
         )
         self.areas = [AddressRange(int(vma.start), int(vma.end)) for vma in self._vmas]
-        self._regular = [vma for vma in self._vmas if vma.status & REGULAR and not vma.status & (SPECIAL | GUARD)]
+        self._regular = [
+            vma for vma in self._vmas if vma.status & AREA_REGULAR and not vma.status & (SPECIAL | AREA_GUARD)
+        ]
         self._check()
         pages = images.pages(f"pagemap-{process.pid}.img")
         self._vdso_pages, self.runs = self._sorted(pages)
@@ -166,7 +107,7 @@ class AddressSpace:
 
     def _key(self, vma: Any) -> "FileKey | None":
         """Return the file that an area maps; None for private anonymous memory."""
-        if vma.status & MEMFD:
+        if vma.status & AREA_MEMFD:
             entry = self._files.get(int(vma.shmid))
             if entry is None or not entry.HasField("memfd"):
                 raise Refused(*_place(vma), "missing", f"the images do not describe the memfd {vma.shmid} that it maps")
@@ -200,18 +141,18 @@ class AddressSpace:
         Raises:
             Refused: the image is of a kernel with another vdso, so that its addresses mean something else.
         """
-        wanted = [(bool(vma.status & VDSO), int(vma.end - vma.start)) for vma in self._special]
+        wanted = [(bool(vma.status & AREA_VDSO), int(vma.end - vma.start)) for vma in self._special]
         have = [(name.startswith("[vdso"), area.size) for name, area in specials.areas.items()]
         if _joined(wanted) != _joined(have):
             raise Refused("vdso", "", "other-kernel", _OTHER_VDSO)
         for run in self._vdso_pages:
-            at = run.address - next(int(vma.start) for vma in self._special if vma.status & VDSO)
+            at = run.address - next(int(vma.start) for vma in self._special if vma.status & AREA_VDSO)
             if read(run) != specials.vdso[at : at + run.size]:
                 raise Refused("vdso", "", "other-kernel", _OTHER_VDSO)
 
     @property
     def _special(self) -> list[Any]:
-        return [vma for vma in self._vmas if vma.status & (VDSO | VVAR)]
+        return [vma for vma in self._vmas if vma.status & (AREA_VDSO | AREA_VVAR)]
 
     def clear(self, script: FillScript, room: AddressRange, specials: Specials) -> None:
         """Unmap all outside of a room, and move the special areas to where the image has them."""
@@ -260,7 +201,7 @@ class AddressSpace:
         for vma in self._vmas:
             script.about = _about(vma)
             start, size = int(vma.start), int(vma.end - vma.start)
-            if vma.status & GUARD:
+            if vma.status & AREA_GUARD:
                 script.call("madvise", start, size, MADV_GUARD_INSTALL)
             elif vma.start in written and not vma.prot & PROT_WRITE:
                 script.call("mprotect", start, size, int(vma.prot))
@@ -311,7 +252,7 @@ class AddressSpace:
     def _check(self) -> None:
         last = 0
         for vma in self._vmas:
-            if vma.status & GUARD:
+            if vma.status & AREA_GUARD:
                 continue
             if vma.end > TASK_END:
                 raise Refused(*_place(vma), "area", "it is above 47 bits of address, which needs tables of five levels")
@@ -332,7 +273,7 @@ class AddressSpace:
         vdso: list[PageRun] = []
         mine: list[PageRun] = []
         at = 0
-        vmas = [vma for vma in self._vmas if not vma.status & GUARD]
+        vmas = [vma for vma in self._vmas if not vma.status & AREA_GUARD]
         for run in runs:
             here = run
             while here.size:
@@ -342,8 +283,10 @@ class AddressSpace:
                     raise Refused("pages", f"{here.address:#x}", "pages", "the image has pages where it has no area")
                 vma = vmas[at]
                 taken = min(here.size, int(vma.end) - here.address)
-                if not vma.status & VVAR:
-                    (vdso if vma.status & VDSO else mine).append(PageRun(here.address, taken, here.file, here.offset))
+                if not vma.status & AREA_VVAR:
+                    (vdso if vma.status & AREA_VDSO else mine).append(
+                        PageRun(here.address, taken, here.file, here.offset)
+                    )
                 here = PageRun(here.address + taken, here.size - taken, here.file, here.offset + taken)
         return vdso, mine
 
@@ -355,10 +298,11 @@ _OTHER_VDSO: Final = (
     "restart on a host with the kernel of the dump"
 )
 _NOT_YET: Final = {
-    SYSV: "SysV shared memory is not restored",
-    SOCKET: "memory of a packet socket is not restored",
-    AIO: "a ring of asynchronous I/O is not restored",
-    SHADOW_STACK: "a shadow stack is not restored",
+    AREA_SYSVIPC: "SysV shared memory is part of an IPC namespace, and the tree gets the caller's",
+    AREA_SOCKET: "memory of a packet socket is not restored",
+    AREA_AIORING: "a ring of asynchronous I/O is not restored",
+    AREA_SHADOW_STACK: "a shadow stack is not restored",
+    AREA_PLUGIN: "a plugin of CRIU has dumped it, and alone can restore it",
 }
 
 

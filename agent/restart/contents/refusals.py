@@ -39,3 +39,11 @@ class ContentRefusal(NamedTuple):
             "rule": self.rule,
             "text": self.text,
         }
+
+
+class Refused(Exception):  # noqa: N818 - it becomes a ContentRefusal, not an error of its own
+    """A part that cannot be restored: its kind, identity, rule and text."""
+
+    def __init__(self, kind: str, identity: str, rule: str, text: str) -> None:
+        super().__init__(text)
+        self.refusal = kind, identity, rule, text

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from agent.restart.contents.addresses import AddressRange
 from agent.restart.contents.descriptors import FileKind, Holder, OpenFile, keep_high, open_high
 from agent.restart.contents.fillprogram import About, Argument, FillProgram
 from agent.restart.contents.hugepages import page_size, size_flags
@@ -24,12 +25,11 @@ from agent.restart.contents.memory import (
     MAP_SHARED,
     PROT_READ,
     PROT_WRITE,
-    AddressRange,
     AddressSpace,
     FileKey,
-    Refused,
     reads,
 )
+from agent.restart.contents.refusals import Refused
 
 MEMFD_DESCRIPTOR: Final = 18
 """CRIU's number of the kind of a descriptor of a memfd."""

@@ -17,7 +17,7 @@ from agent.restart.contents import socketoptions
 from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, FileKind, OpenFile
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import Argument
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from agent.restart.contents.socketoptions import CLOSE, ESTABLISHED, LISTEN, SHUTDOWNS
 
 AF_UNSPEC, AF_UNIX = 0, 1

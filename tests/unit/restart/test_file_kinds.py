@@ -7,8 +7,8 @@ import pytest
 
 from agent.restart.contents.eventfiles import Epolls, EventCounters, TimerFiles
 from agent.restart.contents.fillprogram import Data
-from agent.restart.contents.memory import Refused
 from agent.restart.contents.openfiles import Pipes
+from agent.restart.contents.refusals import Refused
 from tests.support.filledfiles import calls, file_entry, filled
 
 TIME = {"settime_flags": 0, "vsec": 0, "vnsec": 0, "isec": 0, "insec": 0, "ticks": 0, "clockid": 1}

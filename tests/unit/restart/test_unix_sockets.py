@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.restart.contents.eventfiles import EventCounters
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from agent.restart.contents.unixsockets import Packet, UnixSockets
 from tests.support.filledfiles import calls, file_entry, filled
 
