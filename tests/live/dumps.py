@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agent.restart.rebuild import orphans
-from tests.support.suitepackages import criu
+from tests.support.suitepackages import SUITE, criu
 
 _PATIENCE_S = 20.0
 
@@ -41,12 +41,16 @@ def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterato
         orphans.adopt(wanted=False)
 
 
-def dump(pid: int, images: Path, socket: Path, *options: str) -> Path:
-    """Have CRIU dump a tree, which it ends, with the tree beside the images; return their folder."""
+NEWER: Final = "sid"
+"""Debian's suite whose criu dumps sockets of IP on Linux 6.16 and later, which have no SO_PASSCRED any more."""
+
+
+def dump(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE) -> Path:
+    """Have a suite's CRIU dump a tree, which it ends, with the tree beside the images; return their folder."""
     images.mkdir(parents=True, exist_ok=True)
     hook = Path(sys.executable).with_name("ckptree-hook-criu")
     done = subprocess.run(
-        [criu(), "dump", "-v4", "-t", str(pid), "-D", images, "-o", "dump.log", "--action-script", hook, *options],
+        [criu(suite), "dump", "-v4", "-t", str(pid), "-D", images, "-o", "dump.log", "--action-script", hook, *options],
         env={**os.environ, "CKPTREE_SOCKET": os.fspath(socket)},
         capture_output=True,
         text=True,

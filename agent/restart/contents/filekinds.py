@@ -7,6 +7,7 @@ from typing import Any
 from agent.restart.contents.descriptors import FileKind
 from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles, TimerFiles, Watches
 from agent.restart.contents.images import Images
+from agent.restart.contents.inetsockets import InetSockets
 from agent.restart.contents.openfiles import PathFiles, Pipes
 from agent.restart.contents.unixsockets import UnixSockets, packets
 
@@ -16,6 +17,7 @@ def kinds(images: Images) -> dict[int, FileKind]:
     return {
         1: PathFiles(),
         2: Pipes(images.files, _pipe_contents(images)),
+        4: InetSockets(),
         5: UnixSockets(images.files, packets(_queues(images))),
         6: EventCounters(),
         7: Epolls(),

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets of IPv4 and IPv6: listeners, datagrams, raw sockets.
+
+Several sockets may have one address, so all are bound with SO_REUSEADDR and SO_REUSEPORT, and lose the ones that they did
+not have when all processes have made theirs.
+"""
+
+import os
+import socket as sockets
+import struct
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+from agent.restart.contents import socketoptions
+from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
+from agent.restart.contents.memory import Refused
+from agent.restart.contents.socketoptions import LISTEN, SHUTDOWNS, SOL_SOCKET, set_option
+
+SOL_IP, SOL_TCP, SOL_IPV6, SOL_ICMPV6, SOL_RAW = 0, 6, 41, 58, 255
+SO_REUSEADDR, SO_REUSEPORT = 2, 15
+IPV6_V6ONLY, IP_FREEBIND = 26, 15
+ICMP_FILTER: Final = 1
+_ICMP: Final = (1, 58)
+_WORDS: Final[dict[int, int]] = {sockets.AF_INET: 1, sockets.AF_INET6: 4}
+"""32 bit words of an address."""
+_TYPES: Final = (sockets.SOCK_STREAM, sockets.SOCK_DGRAM, sockets.SOCK_RAW)
+
+# Options by the field of CRIU's message: level and option for IPv4, and for IPv6.
+_IP_OPTIONS: Final = {
+    "pktinfo": ((SOL_IP, 8), (SOL_IPV6, 49)),
+    "tos": ((SOL_IP, 1), None),
+    "ttl": ((SOL_IP, 2), None),
+}
+_RAW_OPTIONS: Final = {"hdrincl": ((SOL_IP, 3), (SOL_IPV6, 36)), "nodefrag": ((SOL_IP, 22), None)}
+_TCP_OPTIONS: Final = {"nodelay": 1, "cork": 3, "keepidle": 4, "keepintvl": 5, "keepcnt": 6}
+_OLD_TCP_OPTIONS: Final = {"tcp_keepidle": 4, "tcp_keepintvl": 5, "tcp_keepcnt": 6}
+
+
+class InetSockets(FileKind):
+    """The sockets of IPv4 and IPv6 of a tree."""
+
+    def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
+        """Refuse a connection, and a socket whose address this host does not have, or has given away."""
+        socket = entry.isk
+        rule, text = _fault(socket)
+        if rule:
+            raise Refused("inet-socket", str(entry.id), rule, text)
+        if socket.src_port and socket.proto not in _ICMP:
+            try:
+                _try_to_bind(socket)
+            except OSError as error:
+                text = f"{_shown(socket)}: {error.strerror}: end what has the address, or give the host this one"
+                raise Refused("inet-socket", str(entry.id), "address", text) from None
+
+    def create(self, file: OpenFile) -> int:
+        """Create a socket at its address; it listens, or is connected, if it was."""
+        socket = file.entry.isk
+        made = file.script.kept("socket", int(socket.family), int(socket.type) | O_CLOEXEC, int(socket.proto))
+        number = file.high(made)
+        here = file._replace(number=number)
+        if socket.v6only:
+            set_option(here, SOL_IPV6, IPV6_V6ONLY, 1)
+        set_option(here, SOL_SOCKET, SO_REUSEADDR, 1)
+        set_option(here, SOL_SOCKET, SO_REUSEPORT, 1)
+        if socket.src_port and socket.proto not in _ICMP:
+            free = socket.type != sockets.SOCK_RAW
+            if free:
+                set_option(here, SOL_IP, IP_FREEBIND, 1)
+            here.name("address")
+            address = _address(socket)
+            file.script.call("bind", number, file.data(address), len(address))
+            if free and not socket.ip_opts.freebind:
+                set_option(here, SOL_IP, IP_FREEBIND, 0)
+        if socket.state == LISTEN:
+            file.script.call("listen", number, int(socket.backlog))
+        elif socket.dst_port:
+            here.name("peer")
+            peer = _sockaddr(socket, int(socket.dst_port), socket.dst_addr, 0)
+            file.script.call("connect", number, file.data(peer), len(peer))
+        return number
+
+    def settle(self, file: OpenFile) -> None:
+        """Set options and shutdown."""
+        socket = file.entry.isk
+        socketoptions.restore_options(file, socket.opts)
+        place = int(socket.family == sockets.AF_INET6)
+        options = socket.ip_opts
+        for names, part in ((_IP_OPTIONS, options), (_RAW_OPTIONS, options.raw)):
+            for name, levels in names.items():
+                level = levels[place]
+                if level is not None and part.HasField(name) and getattr(part, name):
+                    set_option(file, *level, int(getattr(part, name)))
+        if options.raw.icmpv_filter and socket.proto in _ICMP:
+            content = struct.pack(f"<{len(options.raw.icmpv_filter)}I", *options.raw.icmpv_filter)
+            set_option(file, SOL_ICMPV6 if place else SOL_RAW, ICMP_FILTER, content)
+        if socket.proto == sockets.IPPROTO_TCP:
+            for known, part in ((_OLD_TCP_OPTIONS, socket.opts), (_TCP_OPTIONS, socket.tcp_opts)):
+                for name, option in known.items():
+                    if part.HasField(name):
+                        set_option(file, SOL_TCP, option, int(getattr(part, name)))
+        socketoptions.restore_shutdown(file, socket)
+
+    def complete(self, file: OpenFile) -> None:
+        """Set SO_REUSEADDR and SO_REUSEPORT to what they were, for all sockets are bound by now."""
+        options = file.entry.isk.opts
+        for had, option in ((options.reuseaddr, SO_REUSEADDR), (options.so_reuseport, SO_REUSEPORT)):
+            if not had:
+                set_option(file, SOL_SOCKET, option, 0)
+
+
+def _fault(socket: Any) -> tuple[str, str]:
+    """Return the rule and the text of the reason to refuse a socket, whatever this host has; empty: there is none."""
+    words = _WORDS.get(int(socket.family), 0)
+    known = words and socket.type in _TYPES and socket.shutdown in SHUTDOWNS
+    if not known or min(len(socket.src_addr), len(socket.dst_addr)) < words:
+        return "type", f"family {socket.family}, type {socket.type} are none of a socket of IP: dump it again"
+    if socket.proto == sockets.IPPROTO_TCP and socket.type == sockets.SOCK_STREAM and socket.dst_port:
+        return "connection", f"{_shown(socket)} is an established connection: end it before the dump"
+    if max(int(socket.src_port), int(socket.dst_port)) >= 1 << 16:
+        return "type", f"port {socket.src_port} or {socket.dst_port} is none: dump it again"
+    if socket.ifname:
+        try:
+            sockets.if_nametoindex(os.fsdecode(bytes(socket.ifname)))
+        except OSError:
+            return "interface", f"this host has no interface {os.fsdecode(bytes(socket.ifname))}: make it"
+    return "", ""
+
+
+def _try_to_bind(socket: Any) -> None:
+    """Bind a socket of this process to an address, and close it. OSError: it cannot be bound."""
+    with sockets.socket(int(socket.family), int(socket.type), int(socket.proto)) as probe:
+        if socket.v6only:
+            probe.setsockopt(SOL_IPV6, IPV6_V6ONLY, 1)
+        for option in (SO_REUSEADDR, SO_REUSEPORT):
+            probe.setsockopt(SOL_SOCKET, option, 1)
+        if socket.ip_opts.freebind:
+            probe.setsockopt(SOL_IP, IP_FREEBIND, 1)
+        place = (_host(socket, socket.src_addr), int(socket.src_port))
+        probe.bind(place if socket.family == sockets.AF_INET else (*place, 0, _scope(socket)))
+
+
+def _host(socket: Any, words: Any) -> str:
+    count = _WORDS[int(socket.family)]
+    return sockets.inet_ntop(int(socket.family), struct.pack(f"<{count}I", *words[:count]))
+
+
+def _shown(socket: Any) -> str:
+    return f"{_host(socket, socket.src_addr)} port {socket.src_port}"
+
+
+def _scope(socket: Any) -> int:
+    return sockets.if_nametoindex(os.fsdecode(bytes(socket.ifname))) if socket.ifname else 0
+
+
+def _address(socket: Any) -> bytes:
+    return _sockaddr(socket, int(socket.src_port), socket.src_addr, _scope(socket))
+
+
+def _sockaddr(socket: Any, port: int, words: Any, scope: int) -> bytes:
+    """Return struct sockaddr_in or sockaddr_in6."""
+    head = struct.pack("<H", int(socket.family)) + struct.pack(">H", port)
+    if socket.family == sockets.AF_INET:
+        return head + struct.pack("<I8x", words[0])
+    return head + struct.pack("<I4II", 0, *words[:4], scope)
