@@ -138,6 +138,7 @@ def _tree_faults(files: ImageFiles, images: Snapshot) -> Iterator[Finding]:
         return
     ours = {tree.number(task.pid): task for task in tree.tasks}
     theirs = {images.number(task.pid): task for task in images.tasks}
+    sides = _Numbers(tree), _Numbers(images)
     for number, task in ours.items():
         if number not in theirs:
             text = f"{_said(number, task)} is in {TREE}, and not in the images"
@@ -147,7 +148,7 @@ def _tree_faults(files: ImageFiles, images: Snapshot) -> Iterator[Finding]:
             text = f"{_said(number, task)} is in the images, and not in {TREE}"
             yield Finding("criu-tree", f"{TREE}: {_said(number, task)}: pid", text)
             continue
-        for field, in_tree, in_images in _differences(tree, ours[number], images, task):
+        for field, in_tree, in_images in _differences(sides[0], ours[number], sides[1], task):
             text = f"is {in_tree} in {TREE}, and {in_images} in the images"
             yield Finding("criu-tree", f"{TREE}: {_said(number, task)}: {field}", text, None, (ours[number].pid,))
 
@@ -156,13 +157,29 @@ def _said(number: int, task: Task) -> str:
     return f"task {number} ({_shown(task.comm or b'')})"
 
 
-def _differences(tree: Snapshot, ours: Task, images: Snapshot, theirs: Task) -> Iterator[tuple[str, object, object]]:
+class _Numbers:
+    """The numbers of one side's ids in the root's namespace."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._groups = {task.pid: task.tgid for task in snapshot.tasks}
+
+    def parent(self, task: Task) -> int:
+        """Return the number of the process that is the parent: CRIU knows no parent's thread."""
+        return self._snapshot.number(self._groups[task.ppid]) if task.ppid != OUTSIDE else 0
+
+    def number(self, tag: Tag) -> int | str:
+        """Return the number of a session, group or process."""
+        return "outside" if tag in (OUTSIDE, CKPT_PID_ROOT) else self._snapshot.number(tag)
+
+
+def _differences(tree: _Numbers, ours: Task, images: _Numbers, theirs: Task) -> Iterator[tuple[str, object, object]]:
     """Yield the fields in which a task differs, with the value of each side. A fact that a side lacks is no difference."""
     pairs = [
         ("tgid", tree.number(ours.tgid), images.number(theirs.tgid)),
-        ("ppid", _parent(tree, ours), _parent(images, theirs)),
-        ("pgid", _number(tree, ours.pgid), _number(images, theirs.pgid)),
-        ("sid", _number(tree, ours.sid), _number(images, theirs.sid)),
+        ("ppid", tree.parent(ours), images.parent(theirs)),
+        ("pgid", tree.number(ours.pgid), images.number(theirs.pgid)),
+        ("sid", tree.number(ours.sid), images.number(theirs.sid)),
         ("state", ours.state, theirs.state),
         ("exit_code", _status(ours.exit_code), _status(theirs.exit_code)),
         ("comm", ours.comm, theirs.comm),
@@ -177,18 +194,6 @@ def _differences(tree: Snapshot, ours: Task, images: Snapshot, theirs: Task) -> 
 
 def _shown(value: object) -> object:
     return plain(escape(value)) if isinstance(value, bytes) else value
-
-
-def _parent(snapshot: Snapshot, task: Task) -> int:
-    """Return the number of the process that is the parent: CRIU knows no parent's thread."""
-    if task.ppid == OUTSIDE:
-        return 0
-    above = next(each for each in snapshot.tasks if each.pid == task.ppid)
-    return snapshot.number(above.tgid)
-
-
-def _number(snapshot: Snapshot, tag: Tag) -> int | str:
-    return "outside" if tag in (OUTSIDE, CKPT_PID_ROOT) else snapshot.number(tag)
 
 
 def _status(code: int | None) -> int | None:

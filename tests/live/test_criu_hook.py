@@ -13,6 +13,8 @@ import pytest
 
 from agent.model import Snapshot
 from exporters import registry
+from exporters.checking.criucheck import check_folder
+from exporters.criu.imagefolder import ImageFolder
 from tests.live import criurpc
 from tests.live.criudumps import a_program, dump, dumped_tree, snapshot_tree, wait_until
 from tests.live.daemons import only_child
@@ -83,6 +85,7 @@ def test_the_tree_beside_the_images_is_the_tree_in_the_images(name: str, daemon_
     assert done.code == 0, done.log
     snapshot = tree_beside(done.folder)
     assert snapshot_tree(snapshot) == dumped_tree(done.folder)
+    assert check_folder(ImageFolder(done.folder)) == []
     assert snapshot.completeness.complete
     assert all(task.birth is not None and task.birth.observed for task in snapshot.tasks)
     assert [task.pid for task in snapshot.tasks if task.birth and task.birth.creator is None] == [snapshot.tasks[0].pid]
@@ -180,6 +183,7 @@ def test_a_criu_outside_dumps_a_container(daemon_socket: Path, tmp_path: Path) -
     assert done.code == 0, done.log
     tree = tree_beside(done.folder)
     assert snapshot_tree(tree) == dumped_tree(done.folder)
+    assert check_folder(ImageFolder(done.folder)) == []
     assert tree.number(tree.tasks[0].pid) == 1
 
 
@@ -195,6 +199,7 @@ def test_a_criu_inside_counts_as_its_container(daemon_socket: Path, tmp_path: Pa
     assert done.code == 0, done.log
     tree = tree_beside(done.folder)
     assert snapshot_tree(tree) == dumped_tree(done.folder)
+    assert check_folder(ImageFolder(done.folder)) == []
     assert tree.number(tree.tasks[0].pid) == number < 10
 
 
