@@ -8,8 +8,6 @@ before. A folder replaces only an empty folder: rename(2) refuses any other, and
 import contextlib
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -48,8 +46,8 @@ def write(path: Path, data: bytes | Mapping[str, bytes]) -> None:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    # mkstemp makes a new file of mode 0600 under an unpredictable name.
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name[:_NAMED]}.", dir=path.parent)
+    temporary = _temporary(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as out:
             out.write(data)
@@ -70,7 +68,8 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
         raise CkptreeError(
             f"cannot write {path}: a new folder is to be made, and this exists: name another, or remove it"
         )
-    temporary = tempfile.mkdtemp(prefix=f".{path.name[:_NAMED]}.", dir=path.parent)
+    temporary = _temporary(path)
+    os.mkdir(temporary, 0o700)
     try:
         for name, data in files.items():
             fd = os.open(f"{temporary}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -85,5 +84,12 @@ def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
                 os.close(fd)
         os.rename(temporary, path)
     except BaseException:
+        import shutil
+
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _temporary(path: Path) -> str:
+    """Return an unpredictable name in the same folder. The tempfile module needs 20 ms to start."""
+    return os.fspath(path.parent / f".{path.name[:_NAMED]}.{os.urandom(8).hex()}")
