@@ -138,7 +138,7 @@ def _tree_faults(files: ImageFiles, images: Snapshot) -> Iterator[Finding]:
         return
     ours = {tree.number(task.pid): task for task in tree.tasks}
     theirs = {images.number(task.pid): task for task in images.tasks}
-    sides = _Numbers(tree), _Numbers(images)
+    sides = _SideNumbers(tree), _SideNumbers(images)
     for number, task in ours.items():
         if number not in theirs:
             text = f"{_said(number, task)} is in {TREE}, and not in the images"
@@ -157,7 +157,7 @@ def _said(number: int, task: Task) -> str:
     return f"task {number} ({_shown(task.comm or b'')})"
 
 
-class _Numbers:
+class _SideNumbers:
     """The numbers of one side's ids in the root's namespace."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -173,7 +173,9 @@ class _Numbers:
         return "outside" if tag in (OUTSIDE, CKPT_PID_ROOT) else self._snapshot.number(tag)
 
 
-def _differences(tree: _Numbers, ours: Task, images: _Numbers, theirs: Task) -> Iterator[tuple[str, object, object]]:
+def _differences(
+    tree: _SideNumbers, ours: Task, images: _SideNumbers, theirs: Task
+) -> Iterator[tuple[str, object, object]]:
     """Yield the fields in which a task differs, with the value of each side. A fact that a side lacks is no difference."""
     pairs = [
         ("tgid", tree.number(ours.tgid), images.number(theirs.tgid)),
