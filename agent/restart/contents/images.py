@@ -156,7 +156,8 @@ class Images:
 
     def _process(self, entry: Message) -> ProcessImage:
         pid = int(entry.pid)
-        threads = (pid, *(int(tid) for tid in entry.threads if tid != pid))
+        # The first thread is the leader. Of a zombie CRIU writes a number there that it has not set.
+        threads = (pid, *(int(tid) for tid in entry.threads[1:]))
         cores = {tid: self._one(f"core-{tid}.img") for tid in threads}
         core = cores[pid]
         lives = core.tc.task_state != DEAD

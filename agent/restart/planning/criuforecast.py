@@ -23,6 +23,7 @@ of CRIU. The rules here are about single tasks: facts that CRIU does not dump, o
 `exit-by-signal`        wrong    a zombie that a signal ended which CRIU does not send: it gets SIGABRT
 `exit-signal`           wrong    a process that was born with another exit signal than SIGCHLD
 `parent-thread`         wrong    a child of a thread that does not lead: it becomes a child of the leader
+`pending-namespace`     wrong    a task that has unshared its pid namespace for its next child: it has not, once restored
 `inherited-group`       wrong    a job in a group from outside the tree: it gets the group of the criu that restores
 """
 
@@ -81,6 +82,9 @@ def _lost(snapshot: Snapshot) -> Iterator[Forecast]:
         pid = snapshot.number(task.pid)
         if task.state is TaskState.ZOMBIE and task.exit_code is not None:
             yield from _status(task, pid, task.exit_code)
+        if task.child_namespace is not None:
+            text = "its next child is to be born into another pid namespace; once CRIU has restored it, into its own"
+            yield Forecast(task.pid, pid, "namespace", pid, "pending-namespace", text, "wrong")
         if task.exit_signal not in (None, SIGCHLD):
             text = f"its end sends signal {task.exit_signal} to its parent; CRIU gives it SIGCHLD"
             yield Forecast(task.pid, pid, "process", pid, "exit-signal", text, "wrong")

@@ -134,7 +134,8 @@ def test_a_zombie_below_a_helper_is_waited_for_by_the_root() -> None:
 
 
 def test_what_criu_does_not_dump_of_a_task_is_foretold() -> None:
-    """Exit signals, and which thread is the parent."""
+    """Exit signals, the namespace of the next child, and which thread is the parent."""
+    assert told(tree(ROOT, (2, 1, 1, 1), child_namespace={2: -1})) == [("wrong", "pending-namespace", 2)]
     assert told(tree(ROOT, (2, 1, 1, 1), exit_signal={1: 17, 2: 10})) == [("wrong", "exit-signal", 2)]
     threads = tree(ROOT, (2, 1, 1, 1), (3, 2, 1, 1), tgid={2: Tag(1)}, ppid={2: OUTSIDE}, exit_signal={2: -1})
     assert told(threads) == [("wrong", "parent-thread", 3)]
