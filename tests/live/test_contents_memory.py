@@ -2,6 +2,7 @@
 """Unusual memory after a dump by CRIU and a restart: the kernel shows the same areas, and the program can use them."""
 
 import re
+from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.restart.contents.images import PAGE
-from exporters.criu import criuschema, imagefile
+from agent.restart.contents.images import IN_PARENT, PAGE, PRESENT, Images
+from exporters.criu import criuschema, imagefile, imagefolder
 from exporters.criu.imagefolder import ImageFolder, one
 from exporters.criu.memorymessages import AREA_GUARD
 from tests.live.daemons import ckptree
@@ -218,6 +219,63 @@ def test_guard_regions_and_memory_that_a_fork_wipes_come_back(tmp_path: Path, da
         answer = standing.ask("one")
 
     assert answer == repr(([True, False, False, True], 1))
+
+
+CHANGING = """
+place = area(2000 * PAGE)
+for page in range(2000):
+    write(place + page * PAGE, page.to_bytes(4, "little"))
+turn = 0
+def answer():
+    global turn
+    turn += 1
+    for page in range(turn, 2000, 7):
+        write(place + page * PAGE + 8, turn.to_bytes(4, "little"))
+    return [ctypes.string_at(place + page * PAGE, 12).hex() for page in range(2000)]
+stand("one", answer)
+"""
+
+
+def chained(images: Path, name: str, parent: Path) -> None:
+    """Make a dump one of a chain: two of three pages are in the dump before, which is punched where this one has a page.
+
+    Not every kernel can tell CRIU which pages have changed, so CRIU itself makes no chain here.
+    """
+    files = ImageFolder(images)
+    head, *entries = (each.message for each in imagefolder.entries(files, name))
+    whole = (images / f"pages-{head.pages_id}.img").read_bytes()  # type: ignore[attr-defined]
+    make = criuschema.messages()["pagemap_entry"]
+    now, kept, before, at = [head], b"", bytearray(whole), 0
+    for entry in entries:
+        for page in range(entry.nr_pages or entry.compat_nr_pages):  # type: ignore[attr-defined]
+            mine = at // PAGE % 3 == 0
+            flags = PRESENT if mine else IN_PARENT
+            address = entry.vaddr + page * PAGE  # type: ignore[attr-defined]
+            now.append(make(vaddr=address, compat_nr_pages=1, nr_pages=1, flags=flags))
+            if mine:
+                kept += whole[at : at + PAGE]
+                before[at : at + PAGE] = bytes(PAGE)
+            at += PAGE
+    parent.mkdir()
+    (parent / name).write_bytes((images / name).read_bytes())
+    (parent / f"pages-{head.pages_id}.img").write_bytes(before)  # type: ignore[attr-defined]
+    (images / "parent").symlink_to(Path("..", parent.name))
+    (images / name).write_bytes(imagefile.image("pagemap", now))
+    (images / f"pages-{head.pages_id}.img").write_bytes(kept)  # type: ignore[attr-defined]
+
+
+def test_pages_of_a_chain_of_dumps_come_from_the_last_that_has_them(tmp_path: Path, daemon_socket: Path) -> None:
+    """The dump before lacks what the last one has."""
+    standing = dumped(CHANGING, tmp_path, daemon_socket)
+    name = f"pagemap-{standing.pid('one')}.img"
+    chained(standing.images, name, tmp_path / "before")
+    assert {run.file.parent.name for run in Images(standing.images).pages(name)} == {"before", "images"}
+    with restored(standing, daemon_socket):
+        answer = standing.ask("one")
+
+    pages = [page.to_bytes(4, "little") + bytes(4) for page in range(2000)]
+    ones = [(1).to_bytes(4, "little") if page % 7 == 1 else bytes(4) for page in range(2000)]
+    assert literal_eval(answer) == [(page + one).hex() for page, one in zip(pages, ones, strict=True)]
 
 
 def test_the_comparison_of_dumps_sees_a_changed_byte_and_a_changed_area(tmp_path: Path, daemon_socket: Path) -> None:

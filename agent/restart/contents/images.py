@@ -5,6 +5,8 @@ The messages are read once and kept; pages are not: each task reads its own from
 library has no type that a checker knows, so it is Any here.
 """
 
+import bisect
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.errors import FormatError
+from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
 from exporters.criu.imagefolder import PARENT, ImageFolder
 
@@ -25,6 +28,7 @@ IN_PARENT: Final = 1
 LAZY: Final = 2
 PRESENT: Final = 4
 PAGE: Final = 4096
+_LAZY: Final = "they were left to a server of pages (criu dump --lazy-pages): dump without that option"
 _MOST_PARENTS: Final = 64
 """Folders of a chain of dumps; a link that leads back to its own folder ends there."""
 
@@ -124,6 +128,7 @@ class Images:
 
         Raises:
             FormatError: a page is said to be in an earlier dump that does not have it, or in none.
+            Refused: pages were not dumped.
         """
         return list(self._runs(name, 0))
 
@@ -149,10 +154,22 @@ class Images:
                         earlier = list(self._runs(name, depth + 1))
                     yield from _within(earlier, int(message.vaddr), size, name, entry.offset)
                 elif flags & LAZY and not flags & PRESENT:
-                    raise FormatError(name, "its pages were left to a server of pages", entry.offset)
+                    raise Refused("pages", f"{message.vaddr:#x}", "lazy", _LAZY)
                 else:
                     yield PageRun(int(message.vaddr), size, source, offset)
                     offset += size
+        if offset:
+            self._check_pages(depth, source.name, offset)
+
+    def _check_pages(self, depth: int, name: str, size: int) -> None:
+        """Refuse a file of pages that is shorter than its page map says."""
+        file = self._folders[depth].open(name)
+        if file is None:
+            raise FormatError(name, "the folder has no such file")
+        with closing(file):
+            found = os.fstat(file.fileno()).st_size
+        if found < size:
+            raise FormatError(name, f"{size // PAGE} pages are said to be in it, and it has {found} bytes")
 
     def _process(self, entry: Message) -> ProcessImage:
         pid = int(entry.pid)
@@ -189,14 +206,16 @@ def _chain(path: Path) -> Iterator[ImageFolder]:
 
 
 def _within(runs: list[PageRun], address: int, size: int, name: str, offset: int) -> Iterator[PageRun]:
-    """Yield the parts of runs that are in a range of addresses, which they must cover."""
+    """Yield the parts of runs, which are in order, that are in a range of addresses, which they must cover."""
     at, end = address, address + size
-    for run in runs:
-        if run.address + run.size <= at or run.address > at or at >= end:
-            continue
+    place = max(bisect.bisect_right(runs, at, key=lambda run: run.address) - 1, 0)
+    while at < end and place < len(runs) and runs[place].address <= at:
+        run = runs[place]
         skip = at - run.address
         taken = min(run.size - skip, end - at)
-        yield PageRun(at, taken, run.file, run.offset + skip)
-        at += taken
+        if taken > 0:
+            yield PageRun(at, taken, run.file, run.offset + skip)
+            at += taken
+        place += 1
     if at < end:
         raise FormatError(name, f"the page at {at:#x} is said to be in an earlier dump, which does not have it", offset)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of a dump: where each lies, in the dump itself or in one of the dumps before it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import FormatError
+from agent.restart.contents.images import IN_PARENT, LAZY, PAGE, PRESENT, Images, PageRun
+from agent.restart.contents.refusals import Refused
+from exporters.criu import criuschema, imagefile
+
+NAME = "pagemap-5.img"
+
+
+def folder(path: Path, entries: Sequence[tuple[int, int, int]], parent: Path | None = None) -> Path:
+    """Make a folder with a page map: the first page, the number of pages, and the flags of each entry."""
+    messages: list[Any] = [criuschema.messages()["pagemap_head"](pages_id=1)]
+    for first, count, flags in entries:
+        values = {"vaddr": first * PAGE, "compat_nr_pages": count, "nr_pages": count, "flags": flags}
+        messages.append(criuschema.messages()["pagemap_entry"](**values))
+    path.mkdir()
+    (path / NAME).write_bytes(imagefile.image("pagemap", messages))
+    present = sum(count for _, count, flags in entries if flags & PRESENT)
+    (path / "pages-1.img").write_bytes(bytes(present * PAGE))
+    if parent is not None:
+        (path / "parent").symlink_to(parent)
+    return path
+
+
+def runs(path: Path) -> list[tuple[int, int, str, int]]:
+    """Return the runs of a folder: first page, number of pages, name of the folder, first page in the file."""
+    found = Images(path).pages(NAME)
+    return [(run.address // PAGE, run.size // PAGE, run.file.parent.name, run.offset // PAGE) for run in found]
+
+
+def test_pages_of_earlier_dumps_are_found_through_the_chain(tmp_path: Path) -> None:
+    """A range of pages may lie in several runs of the dump before, and those in a dump before that."""
+    first = folder(tmp_path / "first", [(10, 4, PRESENT), (20, 4, PRESENT)])
+    second = folder(tmp_path / "second", [(10, 2, IN_PARENT), (12, 4, PRESENT), (20, 4, IN_PARENT)], first)
+    third = folder(tmp_path / "third", [(11, 3, IN_PARENT), (14, 1, PRESENT), (21, 2, IN_PARENT)], second)
+
+    assert runs(third) == [
+        (11, 1, "first", 1),
+        (12, 2, "second", 0),
+        (14, 1, "third", 0),
+        (21, 2, "first", 5),
+    ]
+
+
+def test_a_page_that_no_earlier_dump_has_is_told(tmp_path: Path) -> None:
+    """The dump before has the pages below and above, and not this one."""
+    first = folder(tmp_path / "first", [(10, 2, PRESENT), (13, 2, PRESENT)])
+    with pytest.raises(
+        FormatError, match="the page at 0xc000 is said to be in an earlier dump, which does not have it"
+    ):
+        Images(folder(tmp_path / "second", [(10, 5, IN_PARENT)], first)).pages(NAME)
+    with pytest.raises(FormatError, match="its pages are in an earlier dump, and the folder parent has no such file"):
+        Images(folder(tmp_path / "third", [(10, 1, IN_PARENT)])).pages(NAME)
+
+
+def test_pages_that_were_left_to_a_server_are_refused(tmp_path: Path) -> None:
+    """A dump with --lazy-pages has the addresses alone; a lazy page that is present is a page as any other."""
+    with pytest.raises(Refused) as refused:
+        Images(folder(tmp_path / "lazy", [(10, 2, PRESENT), (12, 3, LAZY)])).pages(NAME)
+    kept = Images(folder(tmp_path / "kept", [(12, 3, LAZY | PRESENT)])).pages(NAME)
+
+    assert refused.value.refusal[:3] == ("pages", "0xc000", "lazy")
+    assert kept == [PageRun(12 * PAGE, 3 * PAGE, kept[0].file, 0)]
+
+
+def test_a_file_of_pages_that_is_too_short_is_told(tmp_path: Path) -> None:
+    """Otherwise a task would find it out when half of the tree is filled."""
+    path = folder(tmp_path / "short", [(10, 4, PRESENT)])
+    (path / "pages-1.img").write_bytes(bytes(3 * PAGE))
+    with pytest.raises(FormatError, match=r"pages-1\.img: 4 pages are said to be in it, and it has 12288 bytes"):
+        Images(path).pages(NAME)
