@@ -52,6 +52,8 @@ def compile_helpers() -> None:
         form = FLAT if name == "ckptree-restorer" else FIXED
         try:
             subprocess.run([compiler, *flags, *form, "-o", str(unfinished), *sources], cwd=FOLDER, check=True)
+            if form is FLAT:
+                unfinished.chmod(0o644)  # it is mapped, and is no program that exec() takes
             unfinished.replace(FOLDER / name)
         finally:
             unfinished.unlink(missing_ok=True)

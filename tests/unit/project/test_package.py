@@ -113,16 +113,29 @@ def test_a_wheel_is_for_one_kind_of_machine_and_any_python(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_helper_travels_ready_to_run(wheel: Path) -> None:
-    """Installers keep the mode in the archive; the helper is small and needs no library."""
+@pytest.mark.parametrize("name", ["ckptree-rebuild", "ckptree-resume"])
+def test_the_helpers_travel_ready_to_run(name: str, wheel: Path) -> None:
+    """Installers keep the mode in the archive; a helper is small and needs no library."""
     with zipfile.ZipFile(wheel) as archive:
-        entry = archive.getinfo("agent/restart/helper/ckptree-rebuild")
+        entry = archive.getinfo(f"agent/restart/helper/{name}")
         program = archive.read(entry)
 
     assert entry.external_attr >> 16 & 0o111 == 0o111
     assert program.startswith(b"\x7fELF")
     assert len(program) < 100_000
     assert b"ld-linux" not in program
+
+
+@pytest.mark.slow
+def test_the_restorer_travels_as_a_block_of_code(wheel: Path) -> None:
+    """It is mapped and never executed as a program, so it is none: no ELF file, and not executable."""
+    with zipfile.ZipFile(wheel) as archive:
+        entry = archive.getinfo("agent/restart/helper/ckptree-restorer")
+        code = archive.read(entry)
+
+    assert entry.external_attr >> 16 & 0o111 == 0
+    assert 0 < len(code) < 4096
+    assert not code.startswith(b"\x7fELF")
 
 
 @pytest.mark.slow
