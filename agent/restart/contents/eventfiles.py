@@ -149,7 +149,7 @@ def _watched(identity: int, watch: Any) -> bytes:
     path = bytes(handle.path) if handle.HasField("path") else _path_of_handle(watch)
     try:
         same = os.stat(path).st_ino == int(watch.i_ino)
-    except OSError:
+    except (OSError, ValueError):  # a path from an image may hold a byte 0
         same = False
     if not same:
         name = os.fsdecode(path) or f"inode {watch.i_ino} of device {watch.s_dev >> _MAJOR}:{watch.s_dev & 0xFFFFF}"

@@ -104,7 +104,13 @@ class Images:
     @cached_property
     def files(self) -> dict[int, Message]:
         """The file_entry of each open file, by its id."""
-        return {int(entry.id): entry for entry in self.all("files.img")}
+        found = {}
+        for read, _ in self.payloads("files.img", wanted=False):
+            entry: Message = read.message
+            if entry.HasField("reg") and b"\0" in entry.reg.name:
+                raise FormatError(f"files.img: file {entry.id}: name", "a path has no byte 0", read.offset)
+            found[int(entry.id)] = entry
+        return found
 
     def all(self, name: str) -> list[Message]:
         """Return the messages of a file; none where there is no such file."""

@@ -2,8 +2,8 @@
 """A forecast of what CRIU does with a tree: which tasks its dump or restore refuses, hangs at, or gets wrong.
 
 The rules are those of CRIU 4.2, which are as old as 3.17 where nothing else is said; they were read from criu/pstree.c,
-criu/cr-restore.c and criu/seize.c, and tried with 4.1.1. agent.restart.planning.criumodel restores the tree on a model
-of CRIU. The rules here are about single tasks: facts that CRIU does not dump, or cannot make again.
+criu/cr-restore.c and criu/seize.c, and tried with 4.1.1 and 4.2.1. agent.restart.planning.criumodel restores the tree
+on a model of CRIU. The rules here are about single tasks: facts that CRIU does not dump, or cannot make again.
 
 `nested-namespace`      refused  dump of a pid namespace below the root's (generate_ns_id)
 `zombie-with-threads`   refused  dump of an exited leader or thread in a group of several (collect_threads)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contents of a folder of images, as a restart reads them."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.errors import FormatError
+from agent.restart.contents.images import Images
+from exporters.criu import criuschema, imagefile
+from tests.support import criuimages
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder that CRIU wrote."""
+    for name, data in criuimages.dump("container").data.items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def test_a_zombie_has_no_thread_but_itself(folder: Path) -> None:
+    """CRIU writes a number there that it has not set."""
+    found = Images(folder).processes
+
+    assert {pid: process.threads for pid, process in found.items()} == {1: (1, 2), 3: (3,), 4: (4,), 5: (5,), 6: (6,)}
+    assert [pid for pid, process in found.items() if not process.lives] == [4, 5]
+
+
+def test_a_path_that_the_kernel_would_cut_is_refused(folder: Path) -> None:
+    """The kernel takes a path up to its first byte 0, and Python takes none with such a byte."""
+    made = criuschema.messages()
+    owner = made["fown_entry"](uid=0, euid=0, signum=0, pid_type=0, pid=0)
+    regular = made["reg_file_entry"](id=7, flags=0, pos=0, fown=owner, name=b"/etc\0/passwd")
+    (folder / "files.img").write_bytes(imagefile.image("files", [made["file_entry"](type=1, id=7, reg=regular)]))
+
+    with pytest.raises(FormatError, match=r"files\.img: file 7: name at byte 8: a path has no byte 0"):
+        _ = Images(folder).files
