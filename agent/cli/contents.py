@@ -46,9 +46,11 @@ def examined(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "Contents":
     """
     from agent.restart.contents.contents import Contents
     from agent.restart.contents.filling import host_specials
+    from agent.restart.contents.hostfacts import this_host
     from agent.restart.contents.images import Images
 
     contents = Contents(Images(folder), snapshot, plan)
+    contents.check_host(this_host(pidns=plan.pidns))
     contents.check_vdso(host_specials())
     if contents.refusals:
         raise RefusedError("\n".join(str(refusal) for refusal in contents.refusals))

@@ -5,22 +5,30 @@ import os
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Final
 
 from agent.model import Snapshot, Tag
-from agent.restart.contents import filekinds, fileowners, hugepages, registers, taskstate
+from agent.restart.contents import (
+    filekinds,
+    fileowners,
+    filters,
+    hugepages,
+    registers,
+    taskchecks,
+    taskstate,
+    treechecks,
+)
 from agent.restart.contents.addresses import AddressRange, Specials, hole
 from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
 from agent.restart.contents.fillprogram import About, FillProgram, pages
+from agent.restart.contents.filters import Filters
+from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
 from agent.restart.planning.plan import Plan, Role
-
-_SIGSTOP: Final = 19
 
 
 class Contents:
@@ -51,6 +59,16 @@ class Contents:
         self._lowest = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
         self._kinds = {**filekinds.kinds(images), MEMFD_DESCRIPTOR: self._memfds}
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
+        self._filters = Filters(images.all("seccomp.img"))
+        self._host = HostFacts("", frozenset())
+        for found in (
+            treechecks.inventory(images.inventory),
+            treechecks.agreement(images.processes, snapshot),
+            treechecks.sharing(images.processes),
+            treechecks.unknown(images.processes),
+        ):
+            for pid, refused in found:
+                self.refuse(pid, refused)
         for pid, process in images.processes.items():
             if process.lives:
                 self._examine(pid, process)
@@ -77,6 +95,22 @@ class Contents:
                 memory.check_vdso(specials, _read)
             except Refused as refused:
                 self.refuse(pid, refused)
+
+    def check_host(self, host: HostFacts) -> None:
+        """Refuse what this host, or the caller, cannot give to processes."""
+        self._host = host
+        of_criu = self._images.inventory.root_ids
+        for pid, refused in treechecks.namespaces(self._images.processes, of_criu, host):
+            self.refuse(pid, refused)
+        for pid in self._memories:
+            for refused in taskchecks.of_host(self._images.processes[pid], host):
+                self.refuse(pid, refused)
+
+    @property
+    def is_filtered(self) -> bool:
+        """True if a thread has seccomp filters or strict mode."""
+        processes = (self._images.processes[pid] for pid in self._memories)
+        return any(filters.mode(each, tid) for each in processes for tid in each.threads)
 
     def program(
         self, numbers: Sequence[tuple[int, ...]], mapped: Sequence[AddressRange], specials: Specials, code_size: int
@@ -107,6 +141,7 @@ class Contents:
         shared = SharedFiles(self._memory_objects, fill, descriptors.holders)
         exchanges = [Exchange(self._images, fill, each, shared, specials) for each in holders]
         for each in exchanges:
+            taskstate.raise_limits(each.holder.leader, each.holder.program, self._host)
             each.begin()
         for each in exchanges:
             each.run()
@@ -122,8 +157,11 @@ class Contents:
     def _examine(self, pid: int, process: ProcessImage) -> None:
         """Read the memory of a process, and note what of it cannot be restored."""
         if pid not in self._leaders:
-            self.refuse(pid, Refused("task", str(pid), "tree", "the images have this process, and the tree has not"))
-            return
+            return  # the tree has no such process, and that is noted
+        for refused in taskchecks.of_images(process, self._filters):
+            self.refuse(pid, refused)
+        for identity in (int(process.mm.exe_file_id), int(process.fs.cwd_id), int(process.fs.root_id)):
+            self._check_path(pid, identity)
         try:
             memory = AddressSpace(self._images, process, self._lowest)
             self._memory_objects.add(self._leaders[pid], memory, process.fds)
@@ -177,6 +215,14 @@ class Contents:
             )
             self.refuse(pid, Refused("huge-pages", f"{size >> 10}kB", "huge-pages", text))
 
+    def _check_path(self, pid: int, identity: int) -> None:
+        """Refuse a program or folder that the images do not describe, or that is not there."""
+        entry = self._images.files.get(identity)
+        if entry is not None and not entry.HasField("reg"):
+            self.refuse(pid, Refused("file", str(identity), "missing", "the images do not describe it"))
+        else:
+            self._check_file(pid, identity)
+
     def _check_file(self, pid: int, identity: int) -> None:
         """Refuse a file that is not there, or is another one by its size."""
         entry = self._images.files.get(identity)
@@ -203,6 +249,7 @@ class Contents:
         """Restore the rest of a process once its descriptors are there, and then each of its threads."""
         script, program, image = holder.leader, holder.program, holder.image
         files = self._images.files
+        taskstate.restore_process(script, program, image, self._host)
         script.about = About("folder", str(image.fs.cwd_id))
         root = bytes(files[int(image.fs.root_id)].reg.name)
         cwd = bytes(files[int(image.fs.cwd_id)].reg.name)
@@ -211,27 +258,13 @@ class Contents:
             script.about = About("folder", str(image.fs.root_id))
             script.call("chroot", program.data(root + b"\0"))
         script.call("umask", int(image.fs.umask))
-        script.about = About("task", "personality")
-        script.call("personality", int(image.core.tc.personality))
-        taskstate.restore_actions(script, program, image.core)
-        taskstate.restore_timers(script, program, image.core)
-        taskstate.restore_limits(script, program, image.core)
-        script.post(ready)
-        credited = fill.word()
-        for thread, actor, tid in zip(program.scripts, program.actors, image.threads, strict=True):
-            thread.wait(ready, 1)
-            taskstate.restore_thread(thread, program, image, tid, (holder.numbers[-1], numbers[actor][-1]))
-            thread.post(credited)
-        script.wait(credited, len(program.scripts))
-        script.about = About("task", "dumpable")
-        dumpable = int(image.mm.dumpable) if image.mm.HasField("dumpable") else 1
-        script.call("prctl", taskstate.PR_SET_DUMPABLE, int(dumpable == 1), 0, 0, 0)
+        own = {tid: numbers[actor][-1] for tid, actor in zip(image.threads, program.actors, strict=True)}
+        taskstate.restore_threads(fill, program, image, own, ready, self._filters, self._host)
 
     def _states(self, holder: Holder, code_size: int, fill: FillProgram) -> list[ThreadState]:
         image, program = holder.image, holder.program
         size = program.region_size(code_size, fill.state_size)
         stopped = image.core.tc.task_state == STOPPED
-        signal = (int(image.core.tc.stop_signo) or _SIGSTOP) if stopped else 0
         found = []
         for actor, tid in zip(program.actors, image.threads, strict=True):
             first = tid == image.pid
@@ -239,7 +272,7 @@ class Contents:
                 actor,
                 registers.registers(image.cores[tid].thread_info),
                 taskstate.blocked(image, tid),
-                signal if first else 0,
+                first and stopped,
                 (program.base, size) if first else (0, 0),
             )
             found.append(state)

@@ -20,9 +20,9 @@ OPERATION_FIELDS = (
     *(("call", "I"), ("keep", "H"), ("demand", "B"), ("from_slots", "B"), ("from_data", "B")),
     *(("reserved", "7x"), ("arguments", "6Q"), ("wanted", "Q")),
 )
-RESUME_HEAD_FIELDS = (("size", "Q"), ("state_offset", "Q"), ("state_size", "Q"), ("threads", "I"), ("reserved", "I"))
+RESUME_HEAD_FIELDS = (("size", "Q"), ("state_offset", "Q"), ("state_size", "Q"), ("threads", "I"), ("options", "I"))
 RESUME_THREAD_FIELDS = (
-    *(("tid", "i"), ("stop_signal", "i"), ("region", "Q"), ("region_size", "Q"), ("mask", "Q")),
+    *(("tid", "i"), ("stops", "I"), ("region", "Q"), ("region_size", "Q"), ("mask", "Q")),
     *(("registers_offset", "Q"), ("floating_offset", "Q"), ("features", "Q"), ("components", "I"), ("reserved", "I")),
 )
 RESUME_COMPONENT_FIELDS = (("index", "I"), ("size", "I"))

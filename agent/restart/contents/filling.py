@@ -65,7 +65,9 @@ class Filling:
         section = self._program.section(code, len(plan.actors))
         self._state_at = self._rebuild.fill(section) + self._program.state_offset(code, len(plan.actors))
         state = self._state_at, self._program.state_size
-        self._resumer = Resumer(self._states, self._rebuild.pids, self._rebuild.file, state)
+        self._resumer = Resumer(
+            self._states, self._rebuild.pids, self._rebuild.file, state, suspends=self._contents.is_filtered
+        )
         self._expect(Resumed.READY)
 
     def run(self) -> None:

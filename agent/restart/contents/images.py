@@ -63,6 +63,7 @@ class ProcessImage:
         mm: its mm_entry; None for a zombie.
         fs: its fs_entry; None for a zombie.
         fds: its descriptors.
+        ppid, pgid, sid: numbers of its parent, group and session in the root's namespace; 0 outside of it.
     """
 
     pid: int
@@ -73,6 +74,9 @@ class ProcessImage:
     mm: Message
     fs: Message
     fds: tuple[Message, ...]
+    ppid: int = 0
+    pgid: int = 0
+    sid: int = 0
 
     @property
     def lives(self) -> bool:
@@ -179,11 +183,11 @@ class Images:
 
     def _process(self, entry: Message) -> ProcessImage:
         pid = int(entry.pid)
-        # The first thread is the leader. Of a zombie CRIU writes a number there that it has not set.
-        threads = (pid, *(int(tid) for tid in entry.threads[1:]))
-        cores = {tid: self._one(f"core-{tid}.img") for tid in threads}
-        core = cores[pid]
+        core = self._one(f"core-{pid}.img")
         lives = core.tc.task_state != DEAD
+        # For a zombie CRIU writes the number of a thread that it has never set.
+        threads = tuple(dict.fromkeys((pid, *map(int, entry.threads)))) if lives else (pid,)
+        cores = {tid: core if tid == pid else self._one(f"core-{tid}.img") for tid in threads}
         ids = core.ids if core.HasField("ids") or not lives else self._one(f"ids-{pid}.img")
         return ProcessImage(
             pid,
@@ -194,6 +198,7 @@ class Images:
             self._one(f"mm-{pid}.img") if lives else None,
             self._one(f"fs-{pid}.img") if lives else None,
             tuple(self.all(f"fdinfo-{ids.files_id}.img")) if lives else (),
+            *(int(entry.ppid), int(entry.pgid), int(entry.sid)),
         )
 
     def _one(self, name: str) -> Message:

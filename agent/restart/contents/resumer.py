@@ -20,6 +20,8 @@ PROGRAM: Final = Path(__file__).parents[1] / "helper" / "ckptree-resume"
 _OUT_OF_THE_WAY: Final = 100
 _PLACES: Final = (3, 4, 5)
 _ALIGNMENT: Final = 8
+SUSPEND_SECCOMP: Final = 1 << 21
+"""PTRACE_OSUSPEND_SECCOMP."""
 
 
 class ThreadState(NamedTuple):
@@ -29,14 +31,14 @@ class ThreadState(NamedTuple):
         actor: its index in the plan.
         registers: its registers.
         mask: its blocked signals.
-        stop_signal: of a stopped process, its first thread; else 0.
+        stops: True for the first thread of a process that is stopped.
         region: address and size of the region to unmap, for the first thread of a process; else 0, 0.
     """
 
     actor: int
     registers: Registers
     mask: int
-    stop_signal: int
+    stops: bool
     region: tuple[int, int]
 
 
@@ -48,16 +50,25 @@ class Resumer:
         pids: of the plan's actors, as this process sees them.
         shared: the file that is shared with all tasks.
         state: offset and size of the fill's state in it.
+        suspends: seccomp filters are not to act before the threads run.
     """
 
-    def __init__(self, states: Sequence[ThreadState], pids: Sequence[int], shared: int, state: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        states: Sequence[ThreadState],
+        pids: Sequence[int],
+        shared: int,
+        state: tuple[int, int],
+        *,
+        suspends: bool = False,
+    ) -> None:
         if not os.access(PROGRAM, os.X_OK):
             raise HostError(f"{PROGRAM} is missing: `make setup` compiles it")
         table = os.memfd_create("ckptree-resume")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with os.fdopen(table, "wb", closefd=False) as file:
-                file.write(_table(states, pids, state))
+                file.write(_table(states, pids, state, SUSPEND_SECCOMP if suspends else 0))
             with theirs:
                 self._pid = _spawned((table, shared, theirs.fileno()))
         finally:
@@ -92,7 +103,7 @@ class Resumer:
             self._pid = 0
 
 
-def _table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int, int]) -> bytes:
+def _table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int, int], options: int) -> bytes:
     """Return the resumer's table."""
     threads, tail = bytearray(), bytearray()
     first = fillabi.RESUME_HEAD.size + fillabi.RESUME_THREAD.size * len(states)
@@ -102,10 +113,10 @@ def _table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int,
         tail += one.registers.general + one.registers.floating
         tail += bytes(-len(tail) % _ALIGNMENT)
         threads += fillabi.RESUME_THREAD.pack(
-            *(pids[one.actor], one.stop_signal, *one.region, one.mask),
+            *(pids[one.actor], int(one.stops), *one.region, one.mask),
             *(general, floating, one.registers.features, one.registers.components, 0),
         )
-    head = fillabi.RESUME_HEAD.pack(first + len(tail), *state, len(states), 0)
+    head = fillabi.RESUME_HEAD.pack(first + len(tail), *state, len(states), options)
     return bytes(head + threads + tail)
 
 

@@ -1,128 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a process and of its threads beside memory, registers and files."""
+"""The state of a process and of its threads beside memory, registers and files.
+
+First every thread takes what needs no rights or takes none away. Then the first thread sets the limits of the process,
+and at last each takes its seccomp filters and its credentials, after which it may no more than the program might.
+"""
 
 import struct
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from agent.restart.contents import credentials, filters
 from agent.restart.contents.fillabi import Demand
-from agent.restart.contents.fillprogram import About, FillScript, ProcessProgram
+from agent.restart.contents.fillprogram import About, FillProgram, FillScript, ProcessProgram
+from agent.restart.contents.filters import Filters
+from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import ProcessImage
 
 SIGNALS: Final = 64
-_NEVER_CAUGHT: Final = (9, 19)
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_CAPBSET_DROP = 1, 4, 15, 24
-PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 28, 38, 47, 2
-NO_SETUID_FIXUP: Final = 1 << 2
-_CAPABILITY_VERSION: Final = 0x20080522
-_CAPABILITIES: Final = 41
+NEVER_CAUGHT: Final = (9, 19)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 SIG_SET: Final = 8
+SIGINFO: Final = 128
 _ITIMERS: Final = (("real", 0), ("virt", 1), ("prof", 2))
-RLIM_NOFILE: Final = 7
-TIMER_ABSTIME: Final = 0
+RELATIVE: Final = 0
 SIGEV_THREAD_ID: Final = 4
+PRIO_PROCESS: Final = 0
+SCHED_FIFO, SCHED_RR = 1, 2
+SCHED_RESET_ON_FORK: Final = 0x40000000
+_PERSONALITY_FLAGS: Final = 0x0FFE0000
+_DOMAINS: Final = (0, 8)
+"""PER_LINUX and PER_LINUX32."""
 _COMM_BYTES: Final = 16
-_ALL: Final = (1 << 64) - 1
+_O_WRONLY: Final = 1
+_AT_FDCWD: Final = -100
+NO_LOGIN: Final = 0xFFFFFFFF
+# Limits that must not hinder the fill: of data, the size of files, descriptors, locked memory, addresses, pending signals.
+RAISED: Final = (1, 2, 7, 8, 9, 11)
 
 
-def restore_actions(script: FillScript, program: ProcessProgram, core: Any) -> None:
-    """Set the actions of all signals."""
-    numbers = [number for number in range(1, SIGNALS + 1) if number not in _NEVER_CAUGHT]
-    for number, action in zip(numbers, core.tc.sigactions, strict=False):
-        if not action.sigaction and not action.flags and not action.mask:
-            continue  # the default, which all have by then
-        script.about = About("signal", str(number))
-        content = struct.pack("<4Q", action.sigaction, action.flags, action.restorer, action.mask)
-        script.call("rt_sigaction", number, program.data(content), 0, SIG_SET)
+def raise_limits(script: FillScript, program: ProcessProgram, host: HostFacts) -> None:
+    """Raise the limits that could hinder the fill, as far as they may be raised; the image's replace them later."""
+    for resource in RAISED:
+        soft, hard = host.limits[resource]
+        if soft != hard:
+            script.about = About("limit", str(resource))
+            script.call("prlimit64", 0, resource, program.data(struct.pack("<2Q", hard, hard)), 0)
 
 
-def restore_limits(script: FillScript, program: ProcessProgram, core: Any) -> None:
-    """Set the resource limits."""
-    for resource, limit in enumerate(core.tc.rlimits.rlimits):
-        script.about = About("limit", str(resource))
-        script.call("prlimit64", 0, resource, program.data(struct.pack("<2Q", limit.cur, limit.max)), 0)
+def restore_process(script: FillScript, program: ProcessProgram, image: ProcessImage, host: HostFacts) -> None:
+    """Set what the threads of a process share and what can be set before them; /proc must still be in reach."""
+    core = image.core
+    if core.tc.HasField("oom_score_adj") and core.tc.oom_score_adj != host.oom_score_adj:
+        _write(script, program, "oom_score_adj", int(core.tc.oom_score_adj))
+    if core.tc.HasField("loginuid") and core.tc.loginuid not in (NO_LOGIN, host.loginuid):
+        _write(script, program, "loginuid", int(core.tc.loginuid))
+    script.about = About("task", "personality")
+    script.call("personality", personality(int(core.tc.personality)) or 0)
+    script.about = About("task", "membarrier")
+    registered = int(core.tc.membarrier_registration_mask)
+    for bit in range(registered.bit_length()):
+        if registered >> bit & 1:
+            script.call("membarrier", 1 << bit, 0, 0)
+    _restore_actions(script, program, core)
 
 
-def restore_timers(script: FillScript, program: ProcessProgram, core: Any) -> None:
-    """Set the interval timers, and create the POSIX timers by their numbers."""
-    if not core.tc.HasField("timers"):
-        return
-    for name, number in _ITIMERS:
-        timer = getattr(core.tc.timers, name)
-        if timer.vsec or timer.vusec:
-            script.about = About("timer", name)
-            value = struct.pack("<4Q", timer.isec, timer.iusec, timer.vsec, timer.vusec)
-            script.call("setitimer", number, program.data(value), 0)
-    for timer in sorted(core.tc.timers.posix, key=lambda each: int(each.it_id)):
-        script.about = About("timer", str(timer.it_id))
-        event = struct.pack(
-            "<QiiI44x", timer.sival_ptr, timer.si_signo, timer.it_sigev_notify, timer.notify_thread_id & 0xFFFFFFFF
-        )
-        script.timer(int(timer.clock_id), program.data(event), int(timer.it_id))
-        if timer.vsec or timer.vnsec:
-            value = struct.pack("<4Q", timer.isec, timer.insec, timer.vsec, timer.vnsec)
-            script.call("timer_settime", int(timer.it_id), TIMER_ABSTIME, program.data(value), 0)
-
-
-def restore_thread(
-    script: FillScript, program: ProcessProgram, image: ProcessImage, tid: int, numbers: tuple[int, int]
+def restore_threads(
+    fill: FillProgram,
+    program: ProcessProgram,
+    image: ProcessImage,
+    numbers: Mapping[int, int],
+    ready: int,
+    installed: Filters,
+    host: HostFacts,
 ) -> None:
-    """Set what each thread has of its own.
+    """Set what each thread has of its own, and then what the process must get last.
 
     Args:
-        script: the thread's.
-        program: of its process.
-        image: of its process.
-        tid: its number in the root's namespace.
-        numbers: of its process and of itself, as it sees them.
+        fill: of all processes.
+        program: of the process.
+        image: of the process.
+        numbers: of its threads as they see them, by those in the root's namespace.
+        ready: the word that the first thread posts when the threads may begin.
+        installed: the seccomp filters of the images.
+        host: this host.
     """
-    core = image.cores[tid]
-    thread = core.thread_core
-    script.about = About("thread", str(tid))
-    script.call("set_tid_address", int(core.thread_info.clear_tid_addr), demand=Demand.ANY)
-    if thread.futex_rla_len:
-        script.call("set_robust_list", int(thread.futex_rla), int(thread.futex_rla_len))
-    if thread.HasField("rseq_entry") and thread.rseq_entry.rseq_abi_pointer:
-        rseq = thread.rseq_entry
-        script.call("rseq", int(rseq.rseq_abi_pointer), int(rseq.rseq_abi_size), 0, int(rseq.signature))
-    if thread.HasField("sas"):
-        stack = struct.pack("<QiiQ", thread.sas.ss_sp, _signed(thread.sas.ss_flags), 0, thread.sas.ss_size)
-        script.call("sigaltstack", program.data(stack), 0)
-    comm = core.tc.comm if tid == image.pid else thread.comm
-    script.call("prctl", PR_SET_NAME, program.data(bytes(comm)[: _COMM_BYTES - 1] + b"\0"), 0, 0, 0)
-    _pending(script, program, thread.signals_p, *numbers)
-    if tid == image.pid:
-        _pending(script, program, core.tc.signals_s, numbers[0], None)
-    if thread.HasField("creds"):
-        restore_credentials(script, program, thread.creds)
-    if thread.pdeath_sig:
+    leader = program.scripts[0]
+    begun, limited, done = fill.word(), fill.word(), fill.word()
+    count = len(program.scripts)
+    leader.post(ready)
+    for script, tid in zip(program.scripts, image.threads, strict=True):
+        script.wait(ready, 1)
+        _restore_thread(script, program, image, tid, numbers)
+        script.post(begun)
+    leader.wait(begun, count)
+    _restore_timers(leader, program, image.core, numbers)
+    _restore_limits(leader, program, image.core)
+    leader.post(limited)
+    for script in program.scripts:
+        script.wait(limited, 1)
+    filters.restore(program.scripts, program, image, installed)
+    for script, tid in zip(program.scripts, image.threads, strict=True):
+        thread = image.cores[tid].thread_core
+        credentials.restore(script, program, thread.creds, host.bounding)
+        # Other ids would clear it. The parent lives, and is the process whose end it is about.
+        script.about = About("thread", str(tid))
         script.call("prctl", PR_SET_PDEATHSIG, int(thread.pdeath_sig), 0, 0, 0)
+        script.post(done)
+    leader.wait(done, count)
+    leader.about = About("task", "dumpable")
+    dumpable = int(image.mm.dumpable) if image.mm.HasField("dumpable") else 1
+    # 2 cannot be asked for: the kernel's fs.suid_dumpable gives it with other ids. 0 is the nearest that is no less safe.
+    leader.call("prctl", PR_SET_DUMPABLE, int(dumpable == 1), 0, 0, 0)
 
 
-def restore_credentials(script: FillScript, program: ProcessProgram, creds: Any) -> None:
-    """Take ids, groups, capabilities and secure bits; the capabilities go last, since the rest needs them."""
-    script.about = About("credentials", "")
-    script.call("prctl", PR_SET_SECUREBITS, NO_SETUID_FIXUP, 0, 0, 0)
-    groups = struct.pack(f"<{len(creds.groups)}I", *creds.groups)
-    script.call("setgroups", len(creds.groups), program.data(groups))
-    script.call("setresgid", int(creds.gid), int(creds.egid), int(creds.sgid))
-    script.call("setfsgid", int(creds.fsgid))
-    script.call("setresuid", int(creds.uid), int(creds.euid), int(creds.suid))
-    script.call("setfsuid", int(creds.fsuid))
-    bounding = _mask(creds.cap_bnd)
-    for bit in range(_CAPABILITIES):
-        if not bounding >> bit & 1:
-            script.call("prctl", PR_CAPBSET_DROP, bit, 0, 0, 0)
-    head = program.data(struct.pack("<II", _CAPABILITY_VERSION, 0))
-    ambient = _mask(creds.cap_amb)
-    if ambient:
-        _capset(script, program, head, (_mask(creds.cap_prm),) * 2 + (_mask(creds.cap_inh),))
-        for bit in range(_CAPABILITIES):
-            if ambient >> bit & 1:
-                script.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0)
-    script.call("prctl", PR_SET_SECUREBITS, int(creds.secbits), 0, 0, 0)
-    _capset(script, program, head, (_mask(creds.cap_eff), _mask(creds.cap_prm), _mask(creds.cap_inh)))
-    if creds.no_new_privs:
-        script.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+def personality(image: int) -> int | None:
+    """Return the execution domain and its flags by a task_core_entry's personality; None: they are not known.
+
+    CRIU reads the hexadecimal number of /proc/PID/personality as a decimal one, up to the first letter.
+    """
+    try:
+        found = int(str(image), 16)
+    except ValueError:
+        return None
+    return found if found & ~_PERSONALITY_FLAGS in _DOMAINS else None
 
 
 def blocked(image: ProcessImage, tid: int) -> int:
@@ -133,26 +133,105 @@ def blocked(image: ProcessImage, tid: int) -> int:
     return int(image.core.tc.blk_sigset)
 
 
-def _capset(script: FillScript, program: ProcessProgram, head: Any, sets: tuple[int, ...]) -> None:
-    low = [each & 0xFFFFFFFF for each in sets]
-    high = [each >> 32 & 0xFFFFFFFF for each in sets]
-    script.call("capset", head, program.data(struct.pack("<6I", *low, *high)))
+def _write(script: FillScript, program: ProcessProgram, name: str, value: int) -> None:
+    """Write a number into a file of the process's own folder in /proc."""
+    script.about = About("task", name)
+    file = script.kept("openat", _AT_FDCWD, program.data(b"/proc/self/%s\0" % name.encode()), _O_WRONLY, 0)
+    text = b"%d" % value
+    script.exact("write", file, program.data(text), len(text), wanted=len(text))
+    script.call("close", file)
 
 
-def _pending(script: FillScript, program: ProcessProgram, queue: Any, pid: int, tid: int | None) -> None:
-    for each in queue.signals:
+def _restore_actions(script: FillScript, program: ProcessProgram, core: Any) -> None:
+    numbers = [number for number in range(1, SIGNALS + 1) if number not in NEVER_CAUGHT]
+    for number, action in zip(numbers, core.tc.sigactions, strict=False):
+        if not action.sigaction and not action.flags and not action.mask:
+            continue  # the default, which all have by then
+        script.about = About("signal", str(number))
+        content = struct.pack("<4Q", action.sigaction, action.flags, action.restorer, action.mask)
+        script.call("rt_sigaction", number, program.data(content), 0, SIG_SET)
+
+
+def _restore_limits(script: FillScript, program: ProcessProgram, core: Any) -> None:
+    for resource, limit in enumerate(core.tc.rlimits.rlimits):
+        script.about = About("limit", str(resource))
+        script.call("prlimit64", 0, resource, program.data(struct.pack("<2Q", limit.cur, limit.max)), 0)
+
+
+def _restore_timers(script: FillScript, program: ProcessProgram, core: Any, numbers: Mapping[int, int]) -> None:
+    """Set the interval timers, and create the POSIX timers by their numbers.
+
+    How often a timer has overrun since its last signal cannot be set: a program that asks gets 0.
+    """
+    if not core.tc.HasField("timers"):
+        return
+    for timer in sorted(core.tc.timers.posix, key=lambda each: int(each.it_id)):
+        script.about = About("timer", str(timer.it_id))
+        thread = numbers.get(int(timer.notify_thread_id), int(timer.notify_thread_id))
+        event = struct.pack("<QIIi44x", timer.sival_ptr, timer.si_signo, timer.it_sigev_notify, thread)
+        script.timer(_signed(int(timer.clock_id)), program.data(event), int(timer.it_id))
+        # A timer that repeats and has no time left was about to fire.
+        value = (timer.vsec, timer.vnsec) if timer.vsec or timer.vnsec else (timer.isec, timer.insec)
+        if any(value):
+            setting = program.data(struct.pack("<4Q", timer.isec, timer.insec, *value))
+            script.call("timer_settime", int(timer.it_id), RELATIVE, setting, 0)
+    for name, number in _ITIMERS:
+        timer = getattr(core.tc.timers, name)
+        # A timer that repeats and whose signal is pending has no time left before the signal is taken.
+        value = (timer.vsec, timer.vusec) if timer.vsec or timer.vusec else (timer.isec, timer.iusec)
+        if any(value):
+            script.about = About("timer", name)
+            setting = program.data(struct.pack("<4Q", timer.isec, timer.iusec, *value))
+            script.call("setitimer", number, setting, 0)
+
+
+def _restore_thread(
+    script: FillScript, program: ProcessProgram, image: ProcessImage, tid: int, numbers: Mapping[int, int]
+) -> None:
+    core = image.cores[tid]
+    thread = core.thread_core
+    script.about = About("thread", str(tid))
+    script.call("set_tid_address", int(core.thread_info.clear_tid_addr), demand=Demand.ANY)
+    if thread.futex_rla_len:
+        script.call("set_robust_list", int(thread.futex_rla), int(thread.futex_rla_len))
+    if thread.HasField("rseq_entry") and thread.rseq_entry.rseq_abi_pointer:
+        rseq = thread.rseq_entry
+        script.call("rseq", int(rseq.rseq_abi_pointer), int(rseq.rseq_abi_size), 0, int(rseq.signature))
+    if thread.HasField("sas"):
+        stack = struct.pack("<QIIQ", thread.sas.ss_sp, thread.sas.ss_flags, 0, thread.sas.ss_size)
+        script.call("sigaltstack", program.data(stack), 0)
+    comm = core.tc.comm if tid == image.pid else thread.comm
+    script.call("prctl", PR_SET_NAME, program.data(bytes(comm)[: _COMM_BYTES - 1] + b"\0"), 0, 0, 0)
+    _restore_scheduling(script, program, thread, tid)
+    number = numbers[tid]
+    _restore_pending(script, program, thread.signals_p.signals, ("rt_tgsigqueueinfo", numbers[image.pid], number))
+    if tid == image.pid:
+        _restore_pending(script, program, core.tc.signals_s.signals, ("rt_sigqueueinfo", number))
+
+
+def _restore_scheduling(script: FillScript, program: ProcessProgram, thread: Any, tid: int) -> None:
+    if not thread.HasField("sched_policy"):
+        return
+    script.about = About("scheduling", str(tid))
+    priority = int(thread.sched_prio) if is_realtime(int(thread.sched_policy)) else 0
+    script.call("setpriority", PRIO_PROCESS, 0, int(thread.sched_nice))
+    script.call("sched_setscheduler", 0, int(thread.sched_policy), program.data(struct.pack("<I", priority)))
+
+
+def is_realtime(policy: int) -> bool:
+    """Return True if a policy has priorities."""
+    return policy & ~SCHED_RESET_ON_FORK in (SCHED_FIFO, SCHED_RR)
+
+
+def _restore_pending(
+    script: FillScript, program: ProcessProgram, signals: Sequence[Any], call: tuple[str, *tuple[int, ...]]
+) -> None:
+    name, *numbers = call
+    for each in signals:
         info = bytes(each.siginfo)
         number = int.from_bytes(info[:4], "little")
         script.about = About("signal", str(number))
-        place = program.data(info.ljust(128, b"\0"))
-        if tid is None:
-            script.call("rt_sigqueueinfo", pid, number, place)
-        else:
-            script.call("rt_tgsigqueueinfo", pid, tid, number, place)
-
-
-def _mask(words: Any) -> int:
-    return sum(int(word) << 32 * index for index, word in enumerate(words))
+        script.call(name, *numbers, number, program.data(info))
 
 
 def _signed(value: int) -> int:

@@ -6,7 +6,8 @@
 #include "fill.h"
 #include "kernel_calls.h"
 
-#define MOST_SPANS 1024 /* UIO_MAXIOV of preadv() */
+#define MOST_SPANS 1024	    /* UIO_MAXIOV of preadv() */
+#define MOST_TIMERS 1000000 /* timers that are made and deleted on the way to one: a second's work */
 
 _Noreturn void restorer(const struct fill_start *start) __attribute__((section(".entry")));
 
@@ -75,13 +76,24 @@ static long read_all(struct fill_state *state, int file, struct span *spans, uin
 	return 0;
 }
 
-/* The kernel numbers a process's timers upwards, so all below the wanted number are made and deleted. */
+/*
+ * Since Linux 6.15 a restorer may choose the number of a timer. Kernels before number a process's timers upwards, so all below the
+ * wanted number are made and deleted.
+ */
 static long create_timer(uint64_t clock, uint64_t event, int32_t wanted)
 {
-	int32_t number = -1;
-	long answer = 0;
+	int32_t number = wanted;
+	long answer;
 
-	while (!answer && number < wanted) {
+	if (!CALL5(prctl, PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0)) {
+		answer = CALL3(timer_create, clock, event, &number);
+		CALL5(prctl, PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0);
+		return answer;
+	}
+	if (wanted > MOST_TIMERS)
+		return -ERANGE;
+	number = -1;
+	for (answer = 0; !answer && number < wanted;) {
 		answer = CALL3(timer_create, clock, event, &number);
 		if (!answer && number != wanted)
 			CALL1(timer_delete, number);

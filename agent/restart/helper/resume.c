@@ -116,7 +116,18 @@ static uint32_t find(long tid)
 	return table->threads;
 }
 
-/* Handle a stop or an end of a thread before its time. A stop by a signal from outside is passed over. */
+/* Return the first thread of a thread's process, which has the region. */
+static uint32_t leader_of(uint32_t thread)
+{
+	while (thread && !threads[thread].region)
+		thread--;
+	return thread;
+}
+
+/*
+ * Handle a stop or an end of a thread before its time. All signals are blocked but SIGKILL and SIGSTOP; a SIGSTOP from outside takes
+ * effect when all is filled.
+ */
 static void heed(uint32_t thread, uint32_t status)
 {
 	int signal = (int)STOP_SIGNAL(status);
@@ -129,6 +140,8 @@ static void heed(uint32_t thread, uint32_t status)
 	    signal == SIGSYS)
 		if (!STOP_EVENT(status))
 			end(RESUMED_DIED, thread, signal);
+	if (signal == SIGSTOP && !STOP_EVENT(status))
+		threads[leader_of(thread)].stops = 1;
 	trace(PTRACE_CONT, thread, 0, 0);
 }
 
@@ -163,8 +176,8 @@ static void await_filled(void)
 	}
 }
 
-/* Wait until a thread is in the stop that it was asked for; signals before are passed over. */
-static void await_stop(uint32_t thread, uint32_t event)
+/* Wait until a thread is in a stop with this event or, if that is 0, by this signal. */
+static void await_stop(uint32_t thread, uint32_t event, uint32_t signal)
 {
 	uint32_t status;
 
@@ -176,7 +189,7 @@ static void await_stop(uint32_t thread, uint32_t event)
 		must(RESUMED_WAIT_FAILED, thread, tid);
 		if (!STOPPED(status))
 			end(RESUMED_DIED, thread, (long)status);
-		if (STOP_EVENT(status) == event && (event || STOP_SIGNAL(status) == SIGTRAP))
+		if (STOP_EVENT(status) == event && (event || STOP_SIGNAL(status) == signal))
 			return;
 		heed(thread, status);
 	}
@@ -251,10 +264,23 @@ static void unmap_region(uint32_t thread)
 	registers[AT_RESTART] = ~(uint64_t)0;
 	set_registers(thread, registers);
 	must(RESUMED_REGISTERS, thread, trace(PTRACE_SINGLESTEP, thread, 0, 0));
-	await_stop(thread, 0);
+	await_stop(thread, 0, SIGTRAP);
 	must(RESUMED_REGISTERS, thread, trace(PTRACE_GETREGSET, thread, NT_PRSTATUS, (uint64_t)(uintptr_t)&area));
 	if (registers[AT_ANSWER])
 		end(RESUMED_REGION, thread, (long)registers[AT_ANSWER]);
+}
+
+/*
+ * Stop a process whose threads are all traced and stopped: no thread runs when it is let go. Nothing but SIGSTOP can be taken
+ * while all signals are blocked, so it is SIGSTOP, whatever signal has stopped the process before the dump.
+ */
+static void stop_group(uint32_t leader)
+{
+	must(RESUMED_WAIT_FAILED, leader, CALL2(kill, threads[leader].tid, SIGSTOP));
+	must(RESUMED_WAIT_FAILED, leader, trace(PTRACE_CONT, leader, 0, 0));
+	await_stop(leader, 0, SIGSTOP);
+	must(RESUMED_WAIT_FAILED, leader, trace(PTRACE_CONT, leader, 0, SIGSTOP));
+	await_stop(leader, PTRACE_EVENT_STOP, 0);
 }
 
 static void await_word(void)
@@ -291,26 +317,27 @@ _Noreturn void resume_main(void)
 {
 	open_table();
 	for (uint32_t n = 0; n < table->threads; n++)
-		must(RESUMED_SEIZE, n, trace(PTRACE_SEIZE, n, 0, PTRACE_O_EXITKILL));
+		must(RESUMED_SEIZE, n, trace(PTRACE_SEIZE, n, 0, PTRACE_O_EXITKILL | table->options));
 	store_traced();
 	await_filled();
 	for (uint32_t n = 0; n < table->threads; n++)
 		must(RESUMED_WAIT_FAILED, n, trace(PTRACE_INTERRUPT, n, 0, 0));
 	for (uint32_t n = 0; n < table->threads; n++)
-		await_stop(n, PTRACE_EVENT_STOP);
+		await_stop(n, PTRACE_EVENT_STOP, 0);
 	for (uint32_t n = 0; n < table->threads; n++) {
 		if (threads[n].region)
 			unmap_region(n);
 		set_floating_point(n);
 		set_registers(n, (char *)table + threads[n].registers_offset);
+	}
+	for (uint32_t n = 0; n < table->threads; n++)
+		if (threads[n].stops)
+			stop_group(n);
+	for (uint32_t n = 0; n < table->threads; n++)
 		must(RESUMED_MASK, n,
 		     trace(PTRACE_SETSIGMASK, n, sizeof(threads[n].mask), (uint64_t)(uintptr_t)&threads[n].mask));
-	}
 	tell(RESUMED_READY);
 	await_word();
-	for (uint32_t n = 0; n < table->threads; n++)
-		if (threads[n].stop_signal)
-			CALL2(kill, threads[n].tid, threads[n].stop_signal); /* acts when the thread is let go */
 	/* From here on nothing is left that can fail: a thread that is gone by now was killed from outside. */
 	for (uint32_t n = 0; n < table->threads; n++)
 		trace(PTRACE_DETACH, n, 0, 0);

@@ -15,13 +15,13 @@ struct resume_head {
 	uint64_t state_offset; /* of struct fill_state in the shared file */
 	uint64_t state_size;
 	uint32_t threads;
-	uint32_t reserved;
+	uint32_t options; /* of ptrace, beside those that are always set */
 };
 
 struct resume_thread {
-	int32_t tid;	     /* as the resumer sees it */
-	int32_t stop_signal; /* for a process that was stopped, its first thread: the signal that stopped it; else 0 */
-	uint64_t region;     /* for the first thread of a process: the region to unmap; else 0 */
+	int32_t tid;	 /* as the resumer sees it */
+	uint32_t stops;	 /* for the first thread of a process that is to be stopped: 1; else 0 */
+	uint64_t region; /* for the first thread of a process: the region to unmap; else 0 */
 	uint64_t region_size;
 	uint64_t mask;		   /* of blocked signals */
 	uint64_t registers_offset; /* from the start of the table */

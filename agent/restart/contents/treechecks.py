@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of the images as a whole: their version, the tree beside them, what tasks share, and their namespaces."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from agent.model import Snapshot, Tag, Task, TaskState
+from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
+from agent.restart.contents.images import DEAD, STOPPED, ProcessImage
+from agent.restart.contents.refusals import Refused
+
+Found = Iterator[tuple[int, Refused]]
+"""The pid of a process, 0 for all of them, and what of it cannot be restored."""
+
+_VERSIONS: Final = (1, 2)
+_NO_LSM: Final = 0
+_CORE: Final = 0x80
+_SHARED: Final = {
+    "vm_id": ("memory", "memory that two processes share (CLONE_VM) is not restored"),
+    "fs_id": ("folder", "a folder and umask that two processes share (CLONE_FS) are not restored"),
+    "files_id": ("descriptors", "a table of descriptors that two processes share (CLONE_FILES) is not restored"),
+    "sighand_id": ("signals", "signal handlers that two processes share (CLONE_SIGHAND) are not restored"),
+}
+
+
+def inventory(message: Any) -> Found:
+    """Check the inventory: the version of the images, and who else has written into them."""
+    if message.img_version not in _VERSIONS:
+        yield 0, Refused("images", str(message.img_version), "version", "no version of images that is known here")
+    if not message.fdinfo_per_id or not message.ns_per_id:
+        text = "they are of a CRIU before 1.0: dump with a newer one"
+        yield 0, Refused("images", str(message.img_version), "version", text)
+    for plugin in message.plugins_entry.plugins:
+        text = "a plugin of CRIU has dumped a part that only it can restore: dump without it"
+        yield 0, Refused("plugin", bytes(plugin).decode(errors="replace"), "plugin", text)
+
+
+def agreement(processes: Mapping[int, ProcessImage], snapshot: Snapshot) -> Found:
+    """Compare the processes of the images with the tasks of the tree: each must have the same place in both."""
+    threads: dict[Tag, list[Task]] = {}
+    for task in snapshot.tasks:
+        threads.setdefault(task.tgid, []).append(task)
+    groups = {snapshot.number(leader): members for leader, members in threads.items()}
+    parents = {task.pid: task.tgid for task in snapshot.tasks}
+    for pid in groups.keys() - processes.keys():
+        yield pid, _tree("the tree has this process, and the images have not")
+    for pid, process in processes.items():
+        leader = next((task for task in groups.get(pid, ()) if task.pid == task.tgid), None)
+        if leader is None:
+            yield pid, _tree("the images have this process, and the tree has not")
+            continue
+        of_parent = snapshot.number(parents.get(leader.ppid, Tag(0)))
+        for what, image, tree in (
+            ("parent", process.ppid, of_parent),
+            ("group", process.pgid, snapshot.number(leader.pgid)),
+            ("session", process.sid, snapshot.number(leader.sid)),
+        ):
+            if image != tree and image and tree:
+                yield pid, _tree(f"its {what} is {image} in the images, and {tree} in the tree")
+        own = {snapshot.number(task.pid) for task in groups[pid]}
+        if process.lives and own != set(process.threads):
+            yield pid, _tree(f"its threads are {_list(process.threads)} in the images, and {_list(own)} in the tree")
+        yield from _states(pid, process, leader)
+
+
+def sharing(processes: Mapping[int, ProcessImage]) -> Found:
+    """Refuse processes that share a thing without being threads of one process."""
+    for name, (kind, text) in _SHARED.items():
+        first: dict[int, int] = {}
+        for pid, process in processes.items():
+            identity = int(getattr(process.ids, name)) if process.lives else 0
+            if identity and first.setdefault(identity, pid) != pid:
+                yield (
+                    pid,
+                    Refused(kind, str(identity), "shared", f"{text}: it shares it with process {first[identity]}"),
+                )
+
+
+def namespaces(processes: Mapping[int, ProcessImage], of_criu: Any, host: HostFacts) -> Found:
+    """Refuse processes whose namespaces the caller cannot stand for.
+
+    The ids of the images tell only which processes were in one namespace, and whether CRIU itself was in it. So a tree in
+    other namespaces than CRIU's is taken by a caller that is not in the host's initial ones either.
+
+    Args:
+        processes: of the images.
+        of_criu: the ids of CRIU's own process.
+        host: this host.
+    """
+    for kind in NAMESPACES:
+        name = f"{kind}_ns_id"
+        root = 0
+        for pid, process in processes.items():
+            if not process.lives or not process.ids.HasField(name):
+                continue
+            identity = int(getattr(process.ids, name))
+            root = root or identity
+            if identity != root:
+                text = f"it was in another {kind} namespace than the root of the tree: such trees are not restored"
+                yield pid, Refused("namespace", f"{kind} {identity}", "namespace", text)
+            elif kind in host.initial and of_criu.HasField(name) and identity != getattr(of_criu, name):
+                text = (
+                    f"it was in a {kind} namespace of its own, which is not made: restart within such a namespace, as "
+                    "a container runtime makes it"
+                )
+                yield pid, Refused("namespace", f"{kind} {identity}", "namespace", text)
+
+
+def _states(pid: int, process: ProcessImage, leader: Task) -> Iterator[tuple[int, Refused]]:
+    tc = process.core.tc
+    state = {DEAD: TaskState.ZOMBIE, STOPPED: TaskState.STOPPED}.get(int(tc.task_state), TaskState.RUNNING)
+    if leader.state is not None and leader.state != state:
+        yield pid, _tree(f"its state is {state} in the images, and {leader.state} in the tree")
+    elif not process.lives and leader.exit_code is not None and (leader.exit_code ^ tc.exit_code) & ~_CORE:
+        yield pid, _tree(f"its wait status is {tc.exit_code:#x} in the images, and {leader.exit_code:#x} in the tree")
+    if process.lives and leader.subreaper is not None and bool(tc.child_subreaper) != leader.subreaper:
+        yield pid, _tree(f"it is {'a' if tc.child_subreaper else 'no'} subreaper in the images, and not so in the tree")
+
+
+def _tree(text: str) -> Refused:
+    return Refused("task", "tree", "tree", f"{text}: use the tree that was taken while CRIU held the tasks")
+
+
+def _list(numbers: Any) -> str:
+    return ", ".join(map(str, sorted(numbers)))
+
+
+def unknown(processes: Mapping[int, ProcessImage]) -> Found:
+    """Refuse processes whose messages have fields that are not known here: a newer CRIU may mean something by them."""
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    for pid, process in processes.items():
+        waiting = [*process.cores.values(), *((process.mm, process.fs) if process.lives else ())]
+        while waiting:
+            message = waiting.pop()
+            fields: Any = UnknownFieldSet(message)
+            for field in fields:
+                name = message.DESCRIPTOR.name
+                text = f"field {field.field_number} of {name} is not known here: use a newer ckptree"
+                yield pid, Refused("images", f"{name} {field.field_number}", "unknown", text)
+            # Repeated ones, as areas and actions, are many and have not changed in ten years.
+            waiting += [
+                value for field, value in message.ListFields() if field.message_type and not _is_repeated(field)
+            ]
+
+
+def _is_repeated(field: Any) -> bool:
+    return bool(field.label == field.LABEL_REPEATED)

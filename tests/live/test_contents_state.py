@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of threads and processes after a dump by CRIU and a restart: each program tells its own."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live.dumps import dump, eventually, program, restarted
+
+SOURCES = [
+    Path(__file__).with_name(name) for name in ("statekeeper.c", "keepregisters.c", "keepprocess.c", "keepsignals.c")
+]
+
+
+@pytest.fixture(scope="module")
+def keeper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the program."""
+    path = tmp_path_factory.mktemp("keeper") / "statekeeper"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", path, *SOURCES], check=True)
+    return path
+
+
+def told(keeper: Path, mode: str, folder: Path, socket: Path | None) -> tuple[str, str]:
+    """Return what a program in a mode tells before and after.
+
+    Args:
+        keeper: path of the program.
+        mode: its state.
+        folder: a new folder for its files.
+        socket: of a daemon, for a dump and a restart in between; None: it runs on undisturbed.
+    """
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)  # some modes give up root's rights
+    after = folder / "after"
+    with program([keeper, mode], folder) as pid:
+        eventually((folder / "ready").exists, f"{mode}: it is ready: {(folder / 'out').read_text()}")
+        if socket is None:
+            (folder / "go").touch()
+            eventually(after.exists, f"{mode}: it tells its state")
+            return (folder / "before").read_text() if (folder / "before").exists() else "", after.read_text()
+        images = dump(pid, folder.with_name(f"{mode}.images"), socket)
+    with restarted(images):
+        (folder / "go").touch()
+        eventually(after.exists, f"{mode}: it tells its state")
+    return (folder / "before").read_text() if (folder / "before").exists() else "", after.read_text()
+
+
+@pytest.mark.parametrize("mode", ["registers", "process", "capabilities", "filters", "filters-apart", "timers"])
+def test_a_program_tells_the_same_state_as_before(keeper: Path, mode: str, tmp_path: Path, daemon_socket: Path) -> None:
+    """Registers of every size in three threads; ids, capabilities, limits, actions, scheduling; filters; timers."""
+    before, after = told(keeper, mode, tmp_path / mode, daemon_socket)
+
+    assert after == before
+
+
+@pytest.mark.parametrize("mode", ["signals", "handler", "disarming", "calls", "strict", "robust", "family"])
+def test_a_program_tells_what_it_would_have_told_without_a_dump(
+    keeper: Path, mode: str, tmp_path: Path, daemon_socket: Path
+) -> None:
+    """Queued signals; a handler on its own stack; interrupted calls; strict seccomp; robust mutexes; a family."""
+    expected = told(keeper, mode, tmp_path / "undisturbed", None)
+    found = told(keeper, mode, tmp_path / mode, daemon_socket)
+
+    assert found == expected
+    assert found[1]
+
+
+def test_a_stopped_process_is_stopped(keeper: Path, tmp_path: Path, daemon_socket: Path) -> None:
+    """All its threads stand, SIGCONT lets them go on."""
+    with program([keeper, "robust"], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        os.kill(pid, 19)
+        eventually(lambda: _state(pid) == "T", "it is stopped")
+        images = dump(pid, tmp_path.with_name(f"{tmp_path.name}.images"), daemon_socket)
+    (tmp_path / "go").touch()
+    with restarted(images) as ready:
+        root = int(ready["root"])
+        tasks = [int(task.name) for task in Path(f"/proc/{root}/task").iterdir()]
+        eventually(lambda: {_state(root, tid) for tid in tasks} == {"T"}, "all its threads are stopped")
+        assert len(tasks) == 2
+        assert not (tmp_path / "after").exists()
+        os.kill(root, 18)
+        eventually((tmp_path / "after").exists, "it goes on")
+
+
+def _state(pid: int, tid: int = 0) -> str:
+    return Path(f"/proc/{pid}/task/{tid or pid}/stat").read_text().rpartition(")")[2].split()[0]
