@@ -16,7 +16,7 @@ a user of these formats installs it.
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent.errors import HostError
 from exporters.criu import filemessages, memorymessages, namespacemessages, processmessages, socketmessages
@@ -99,3 +99,25 @@ def messages() -> "dict[str, type[Message]]":
                 made.type = proto.Type.Value(f"TYPE_{field.type.upper()}")
     # A pool of its own: pycriu's messages have the same names and may be in the default pool.
     return dict(message_factory.GetMessages([file]))
+
+
+def unknown_fields(message: "Message") -> "Iterator[tuple[str, int]]":
+    """Yield the fields of a message that `MESSAGES` does not have, by the message's name and the field's number.
+
+    Messages within it are looked at, too, but for repeated ones, of which there may be many.
+    """
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    waiting = [message]
+    while waiting:
+        one = waiting.pop()
+        found: Any = UnknownFieldSet(one)
+        for field in found:
+            yield one.DESCRIPTOR.name, field.field_number
+        waiting += [getattr(one, field) for field in _single(one.DESCRIPTOR.name) if one.HasField(field)]
+
+
+@cache
+def _single(message: str) -> tuple[str, ...]:
+    """Return the fields of a message that are one message each."""
+    return tuple(field.name for field in fields(message) if field.type in MESSAGES and field.label != "repeated")

@@ -8,6 +8,7 @@ from agent.model import Snapshot, Tag, Task, TaskState
 from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
 from agent.restart.contents.images import DEAD, STOPPED, ProcessImage
 from agent.restart.contents.refusals import Refused
+from exporters.criu import criuschema
 
 Found = Iterator[tuple[int, Refused]]
 """The pid of a process, 0 for all of them, and what of it cannot be restored."""
@@ -106,6 +107,15 @@ def namespaces(processes: Mapping[int, ProcessImage], of_criu: Any, host: HostFa
                 yield pid, Refused("namespace", f"{kind} {identity}", "namespace", text)
 
 
+def unknown(processes: Mapping[int, ProcessImage]) -> Found:
+    """Refuse processes whose messages have fields that are not known here: a newer CRIU may mean something by them."""
+    for pid, process in processes.items():
+        for message in (*process.cores.values(), *((process.mm, process.fs) if process.lives else ())):
+            for name, number in criuschema.unknown_fields(message):
+                text = f"field {number} of {name} is not known here: use a newer ckptree"
+                yield pid, Refused("images", f"{name} {number}", "unknown", text)
+
+
 def _states(pid: int, process: ProcessImage, leader: Task) -> Iterator[tuple[int, Refused]]:
     tc = process.core.tc
     state = {DEAD: TaskState.ZOMBIE, STOPPED: TaskState.STOPPED}.get(int(tc.task_state), TaskState.RUNNING)
@@ -123,26 +133,3 @@ def _tree(text: str) -> Refused:
 
 def _list(numbers: Any) -> str:
     return ", ".join(map(str, sorted(numbers)))
-
-
-def unknown(processes: Mapping[int, ProcessImage]) -> Found:
-    """Refuse processes whose messages have fields that are not known here: a newer CRIU may mean something by them."""
-    from google.protobuf.unknown_fields import UnknownFieldSet
-
-    for pid, process in processes.items():
-        waiting = [*process.cores.values(), *((process.mm, process.fs) if process.lives else ())]
-        while waiting:
-            message = waiting.pop()
-            fields: Any = UnknownFieldSet(message)
-            for field in fields:
-                name = message.DESCRIPTOR.name
-                text = f"field {field.field_number} of {name} is not known here: use a newer ckptree"
-                yield pid, Refused("images", f"{name} {field.field_number}", "unknown", text)
-            # Repeated ones, as areas and actions, are many and have not changed in ten years.
-            waiting += [
-                value for field, value in message.ListFields() if field.message_type and not _is_repeated(field)
-            ]
-
-
-def _is_repeated(field: Any) -> bool:
-    return bool(field.label == field.LABEL_REPEATED)
