@@ -12,7 +12,7 @@ from agent import bounded
 from agent.cli import allowance, terminal
 from agent.cli.options import Format
 from agent.cli.terminal import say
-from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, UsageError
+from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -277,7 +277,10 @@ def plan(
         typer.Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
     ] = Restorer.CKPTREE,
 ) -> None:
-    """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule."""
+    """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule.
+
+    Of criu:DIR the contents are examined, too: exit code 7 where a restart would refuse any of them.
+    """
     if restorer is Restorer.CRIU:
         if fmt not in (PlanFormat.TEXT, PlanFormat.JSON) or not pidns or not pids:
             raise UsageError("--for criu takes -f text or json, and neither --no-pidns nor --no-pids")
@@ -293,7 +296,13 @@ def plan(
     if fmt is PlanFormat.SVG:
         terminal.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
         return
-    _confine()
+    images = None
+    if file.startswith(_CRIU) and pids:
+        from agent.cli import contentsplan
+
+        images = contentsplan.folder_of(file)
+    if images is None:
+        _confine()  # what contents need is asked of the host: files, addresses
     loaded = load_file(file)
     warn_of_doubt(loaded)
     from agent.restart import planview
@@ -305,8 +314,10 @@ def plan(
         if as_json or fmt is PlanFormat.JSON:
             terminal.tell_json(planview.refusal(error, pidns=pidns))
         raise
+    refused = contentsplan.refusals(images, loaded, made) if images is not None else []
     if as_json or fmt is PlanFormat.JSON:
-        terminal.tell_json(planview.to_document(made, loaded))
+        contents = {} if images is None else {"contents": [each.document for each in refused]}
+        terminal.tell_json(planview.to_document(made, loaded) | contents)
     elif fmt is PlanFormat.TEXT:
         text = planview.render(made, loaded)
         terminal.tell(text if terminal.unicode() else text.encode("ascii", "backslashreplace").decode("ascii"))
@@ -314,6 +325,8 @@ def plan(
         from agent.restart import plandrawing
 
         terminal.write(plandrawing.dumps(made, loaded))
+    if refused:
+        raise RefusedError("\n".join(map(str, refused)))
 
 
 def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``plan criu:DIR``: which objects of the contents a restart would refuse."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cli import allowance, criusource
+
+if TYPE_CHECKING:
+    from agent.model import Snapshot
+    from agent.restart.contents.refusals import ContentRefusal
+    from agent.restart.planning.plan import Plan
+
+
+def folder_of(file: str) -> Path | None:
+    """Return the folder of the contents that a FILE names; None for a FILE of another kind, or without contents."""
+    if not file.startswith(criusource.PREFIX):
+        return None
+    from exporters.criu import criutree
+
+    images = criusource.folder(file)
+    return images.path if criutree.is_dump(images) else None
+
+
+def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "list[ContentRefusal]":
+    """Return the objects that a restart would refuse here: it asks this host for files and addresses."""
+    from agent.restart.contents.contents import Contents
+    from agent.restart.contents.filling import host_specials
+    from agent.restart.contents.images import Images
+    from exporters.criu.imagefolder import ImageFolder
+
+    with allowance.bounded(str(folder), ImageFolder(folder).size()):
+        contents = Contents(Images(folder), snapshot, plan)
+        contents.check_vdso(host_specials())
+    return contents.refusals
