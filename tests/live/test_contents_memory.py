@@ -236,6 +236,25 @@ stand("one", answer)
 """
 
 
+LARGE = """
+place = area(96 << 20)
+for at in range(0, 96 << 20, PAGE):
+    write(place + at, at.to_bytes(8, "little"))
+stand("one", lambda: all(ctypes.string_at(place + at, 8) == at.to_bytes(8, "little") for at in range(0, 96 << 20, PAGE)))
+"""
+
+
+def test_large_memory_is_read_by_several_processors_and_leaves_no_helper(tmp_path: Path, daemon_socket: Path) -> None:
+    """A helper process shares the memory for the time of the reads."""
+    standing = dumped(LARGE, tmp_path, daemon_socket)
+    with restored(standing, daemon_socket):
+        pid = standing.pid("one")
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        answer = standing.ask("one")
+
+    assert (children, answer) == ("", "True")
+
+
 def chained(images: Path, name: str, parent: Path) -> None:
     """Make a dump one of a chain: two of three pages are in the dump before, which is punched where this one has a page.
 

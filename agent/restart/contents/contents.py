@@ -25,6 +25,7 @@ from agent.restart.contents.filters import Filters
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
+from agent.restart.contents.pagereads import processors
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
@@ -139,7 +140,8 @@ class Contents:
         seen = {self._snapshot.number(each.tag): numbers[at] for at, each in enumerate(self._plan.actors) if each.tag}
         descriptors = Descriptors([each.holder for each in holders], self._images.files, self._kinds, seen)
         shared = SharedFiles(self._memory_objects, fill, descriptors.holders)
-        exchanges = [Exchange(self._images, fill, each, shared, specials) for each in holders]
+        ways = processors(len(holders))
+        exchanges = [Exchange(self._images, fill, each, shared, specials, ways) for each in holders]
         for each in exchanges:
             taskstate.raise_limits(each.holder.leader, each.holder.program, self._host)
             each.begin()

@@ -40,18 +40,22 @@ class Exchange:
         room: the process.
         shared: the objects that processes share.
         specials: the kernel's areas in the helper's processes.
+        ways: processors that may read its pages at once.
 
     Attributes:
         holder: the process.
         ready: the word that tells its threads that its memory is there.
     """
 
-    def __init__(self, images: Images, fill: FillProgram, room: Room, shared: SharedFiles, specials: Specials) -> None:
+    def __init__(
+        self, images: Images, fill: FillProgram, room: Room, shared: SharedFiles, specials: Specials, ways: int
+    ) -> None:
         self.holder, self._memory, self._free = room
         self._images = images
         self._entered, self.ready = fill.word(), fill.word()
         self._shared = shared
         self._specials = specials
+        self._ways = ways
         self._pages: dict[str, Argument] = {}
         self._files: dict[FileKey, Argument] = {}
 
@@ -71,7 +75,7 @@ class Exchange:
             kind, identity, flags = key
             if kind == "file":
                 self._files[key] = self._opened(identity, openfiles.open_flags(flags))
-        self._shared.make(self.holder, self._free, self._pages)
+        self._shared.make(self.holder, self._free, self._pages, self._ways)
 
     def run(self) -> None:
         """Exchange the memory, once all that it shares is there."""
@@ -79,7 +83,7 @@ class Exchange:
         exe = self._opened(int(self.holder.image.mm.exe_file_id), os.O_RDONLY)
         memory.clear(script, self._free, self._specials)
         self._files |= self._shared.fetch(self.holder, memory.files())
-        memory.restore(script, self._files, self._pages)
+        memory.restore(script, self._files, self._pages, self._ways)
         memory.marks(script, self.holder.program, exe)
         self._shared.seal(self.holder)
 

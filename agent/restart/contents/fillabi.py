@@ -43,7 +43,8 @@ RESUME_THREAD: Final = _struct(RESUME_THREAD_FIELDS)
 RESUME_COMPONENT: Final = _struct(RESUME_COMPONENT_FIELDS)
 RESUME_MESSAGE: Final = _struct(RESUME_MESSAGE_FIELDS)
 
-STACK: Final = 16384
+STACK: Final = 20480
+ASIDE_STACK: Final = 4096
 NO_SLOT: Final = 0xFFFF
 ARGUMENTS: Final = 6
 WORD: Final = 4
@@ -60,6 +61,8 @@ class Special(IntEnum):
     LOAD = 0x10004
     ADDRESS = 0x10005
     TIMER = 0x10006
+    ASIDE = 0x10007
+    JOIN = 0x10008
 
 
 class Demand(IntEnum):

@@ -8,6 +8,7 @@ Processes wait for each other by words that all share.
 """
 
 import mmap
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -20,6 +21,8 @@ from agent.restart.contents.syscalls import CALLS
 TRACED: Final = 0
 """The word that the resumer posts once it traces all threads."""
 ALIGNMENT: Final = 16
+MOST_HELPERS: Final = fillabi.STACK // fillabi.ASIDE_STACK - 2
+"""Helper processes of a thread: its own part of the stack, and a spare one, remain."""
 
 
 class Slot(NamedTuple):
@@ -95,8 +98,23 @@ class FillScript:
 
     def read(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int) -> None:
         """Read consecutive bytes of a file, from an offset on, into spans of memory: address and size of each."""
-        data = b"".join(address.to_bytes(8, "little") + size.to_bytes(8, "little") for address, size in spans)
-        self._special(Special.READ, file, self._process.data(data), len(spans), offset)
+        self._special(Special.READ, file, self._spans(spans), len(spans), offset)
+
+    def read_aside(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int, helper: int) -> Slot:
+        """Have a helper process read; return the slot that names it to `join`.
+
+        Args:
+            file, spans, offset: as of `read`.
+            helper: from 1 to MOST_HELPERS; each can have one at a time.
+        """
+        slot = self._process.slot()
+        arguments = file, self._spans(spans), len(spans), offset, helper
+        self._add(Special.ASIDE, arguments, slot.place, Demand.SUCCESS, 0, "read")
+        return slot
+
+    def join(self, helper: Slot) -> None:
+        """Wait until a helper process has read all."""
+        self._special(Special.JOIN, helper)
 
     def store(self, at: Data, offset: int, value: Argument) -> None:
         """Write four bytes into data."""
@@ -116,6 +134,10 @@ class FillScript:
     def timer(self, clock: int, event: Data, number: int) -> None:
         """Create the POSIX timer of a number."""
         self._special(Special.TIMER, clock, event, number)
+
+    def _spans(self, spans: Sequence[tuple[int, int]]) -> Data:
+        flat = [value for span in spans for value in span]
+        return self._process.data(struct.pack(f"<{len(flat)}Q", *flat))
 
     def _special(self, what: Special, *arguments: Argument) -> None:
         self._add(what, arguments, fillabi.NO_SLOT, Demand.SUCCESS, 0, what.name.lower())

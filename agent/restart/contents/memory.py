@@ -9,7 +9,7 @@ writable becomes so only afterwards.
 import bisect
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
@@ -17,6 +17,7 @@ from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
 from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+from agent.restart.contents.pagereads import read_pages
 from agent.restart.contents.refusals import Refused as Refused
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
@@ -174,13 +175,16 @@ class AddressSpace:
             for area in specials.areas.values():
                 _move(script, area.start + aside, area.start + move, area.size)
 
-    def restore(self, script: FillScript, files: Mapping[FileKey, Argument], pages: Mapping[str, Argument]) -> None:
+    def restore(
+        self, script: FillScript, files: Mapping[FileKey, Argument], pages: Mapping[str, Argument], ways: int
+    ) -> None:
         """Map all areas and read their pages.
 
         Args:
             script: the leader's.
             files: the open descriptor of each mapped file.
             pages: the open descriptor of each file of pages, by path.
+            ways: processors that may read pages at once.
         """
         written = self._written()
         for vma in self._regular:
@@ -196,8 +200,7 @@ class AddressSpace:
             script.exact("mmap", start, size, protection, flags, file, int(vma.pgoff), wanted=start)
             self._advise(script, vma, _BEFORE_PAGES)
         script.about = About("pages", "")
-        for file_of_pages, offset, spans in reads(self.runs):
-            script.read(pages[file_of_pages], spans, offset)
+        read_pages(script, self.runs, pages, ways)
         for vma in self._vmas:
             script.about = _about(vma)
             start, size = int(vma.start), int(vma.end - vma.start)
@@ -327,21 +330,3 @@ def _joined(parts: list[tuple[bool, int]]) -> list[tuple[bool, int]]:
         else:
             joined.append((kind, size))
     return joined
-
-
-def reads(runs: Iterable[PageRun]) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
-    """Yield reads of consecutive bytes of a file: path, offset, and the spans of memory that they go to."""
-    spans: list[tuple[int, int]] = []
-    path, first, end = "", 0, 0
-    for run in runs:
-        if str(run.file) != path or run.offset != end:
-            if spans:
-                yield path, first, spans
-            spans, path, first, end = [], str(run.file), run.offset, run.offset
-        if spans and spans[-1][0] + spans[-1][1] == run.address:
-            spans[-1] = spans[-1][0], spans[-1][1] + run.size
-        else:
-            spans.append((run.address, run.size))
-        end += run.size
-    if spans:
-        yield path, first, spans

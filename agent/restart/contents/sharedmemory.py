@@ -27,8 +27,8 @@ from agent.restart.contents.memory import (
     PROT_WRITE,
     AddressSpace,
     FileKey,
-    reads,
 )
+from agent.restart.contents.pagereads import read_pages
 from agent.restart.contents.refusals import Refused
 
 MEMFD_DESCRIPTOR: Final = 18
@@ -189,13 +189,14 @@ class SharedFiles:
         """Return the paths of the files whose pages a process reads into objects."""
         return list(dict.fromkeys(str(run.file) for one in self._made_by(holder) for run in one.runs))
 
-    def make(self, holder: Holder, room: AddressRange, pages: Mapping[str, Argument]) -> None:
+    def make(self, holder: Holder, room: AddressRange, pages: Mapping[str, Argument], ways: int) -> None:
         """Make the objects of a process, and read their pages.
 
         Args:
             holder: the process.
             room: free addresses.
             pages: the open descriptor of each file of pages.
+            ways: processors that may read pages at once.
         """
         script = holder.leader
         scratch = -(-(room.start + room.size // 4) // _ALIGNED) * _ALIGNED
@@ -207,9 +208,7 @@ class SharedFiles:
             if not early:
                 script.post(self._exist[one.key])
             if one.size:
-                for path, offset, spans in reads(one.runs):
-                    moved = [(scratch + address, size) for address, size in spans]
-                    script.read(pages[path], moved, offset)
+                read_pages(script, one.runs, pages, ways, scratch)
                 script.call("munmap", scratch, one.span)
             if one.entry is not None and not one.anonymous:
                 script.call("fchown", number, int(one.entry.uid), int(one.entry.gid))

@@ -21,7 +21,8 @@
 
 #include <stdint.h>
 
-#define FILL_STACK 16384 /* bytes for each thread */
+#define FILL_STACK 20480	 /* bytes for each thread: for itself, and for its helper processes */
+#define FILL_ASIDE_STACK 4096 /* bytes of these for each */
 #define FILL_NO_SLOT 0xffffu
 #define FILL_ARGUMENTS 6
 
@@ -70,6 +71,8 @@ enum fill_special {
 	FILL_LOAD,	     /* give four bytes at address [0], signed, as the answer */
 	FILL_ADDRESS,	     /* write [1], eight bytes, to address [0] */
 	FILL_TIMER,	     /* timer_create() with clock [0] and event [1] until the timer's number is [2] */
+	FILL_ASIDE,	     /* as FILL_READ, in a helper process on stack [4]; give its pid, or 0 if it is done already */
+	FILL_JOIN,	     /* wait for the helper process [0] */
 };
 
 /* fill_operation.demand: which answers are right */

@@ -8,6 +8,9 @@
 
 #define MOST_SPANS 1024	    /* UIO_MAXIOV of preadv() */
 #define MOST_TIMERS 1000000 /* timers that are made and deleted on the way to one: a second's work */
+#define MADV_POPULATE_WRITE 23
+#define LARGE (64u << 10) /* bytes of a span whose pages are made beforehand */
+#define STEP (1u << 20)	  /* bytes that are made and then read, while the processor's cache still has them */
 
 _Noreturn void restorer(const struct fill_start *start) __attribute__((section(".entry")));
 
@@ -54,11 +57,35 @@ static long post(uint32_t *word)
 	return 0;
 }
 
+/* Return the number of spans from the first on that are not large. */
+static uint64_t small_spans(const struct span *spans, uint64_t count)
+{
+	uint64_t n = 0;
+
+	while (n < count && n < MOST_SPANS && spans[n].size < LARGE)
+		n++;
+	return n;
+}
+
+/*
+ * Read the next spans. The pages of a large one are made first, which is cheaper than a fault for each. Where the kernel cannot do
+ * that, as before Linux 5.14, the faults come.
+ */
+static long read_some(int file, const struct span *spans, uint64_t count, uint64_t offset)
+{
+	struct span step = {spans->base, spans->size < STEP ? spans->size : STEP};
+
+	if (spans->size < LARGE)
+		return CALL5(preadv, file, spans, small_spans(spans, count), offset, 0);
+	CALL3(madvise, step.base, step.size, MADV_POPULATE_WRITE);
+	return CALL5(preadv, file, &step, 1, offset, 0);
+}
+
 /* Read all spans from consecutive bytes of a file. A span that is half full is shortened, so spans are used once. */
 static long read_all(struct fill_state *state, int file, struct span *spans, uint64_t count, uint64_t offset)
 {
 	while (count) {
-		long size = CALL5(preadv, file, spans, count < MOST_SPANS ? count : MOST_SPANS, offset, 0);
+		long size = read_some(file, spans, count, offset);
 
 		if (size == -EINTR)
 			continue;
@@ -74,6 +101,56 @@ static long read_all(struct fill_state *state, int file, struct span *spans, uin
 		}
 	}
 	return 0;
+}
+
+/* The task of a helper process. */
+struct aside {
+	struct fill_state *state;
+	uint64_t with[4]; /* of the operation */
+};
+
+static void read_aside(void *argument)
+{
+	const struct aside *one = argument;
+	const uint64_t *with = one->with;
+	long answer = read_all(one->state, (int)with[0], (struct span *)with[1], with[2], with[3]);
+
+	for (;;)
+		CALL1(exit, -answer);
+}
+
+/* Have a process that shares this memory read; where none can be made, read here. */
+static long begin_aside(struct fill_state *state, const uint64_t *with)
+{
+	char *stack = (char *)__builtin_frame_address(0) - (with[4] + 1) * FILL_ASIDE_STACK;
+	struct aside *one = (struct aside *)(((uintptr_t)stack + FILL_ASIDE_STACK - sizeof(*one)) & ~(uintptr_t)15);
+	struct clone_args args = {0};
+	long pid;
+
+	one->state = state;
+	for (int n = 0; n < 4; n++)
+		one->with[n] = with[n];
+	args.flags = CLONE_VM | CLONE_FILES | CLONE_FS;
+	args.stack = (uintptr_t)stack;
+	args.stack_size = (uint64_t)((char *)one - stack);
+	pid = clone3_call(&args, read_aside, one);
+	if (pid >= 0)
+		return pid;
+	return read_all(state, (int)with[0], (struct span *)with[1], with[2], with[3]);
+}
+
+static long join(long pid)
+{
+	uint32_t status = 0;
+	long answer;
+
+	if (!pid)
+		return 0;
+	while ((answer = CALL4(wait4, pid, &status, WALL, 0)) == -EINTR)
+		;
+	if (answer < 0)
+		return answer;
+	return status & STATUS_SIGNAL ? -ECHILD : -(long)(status >> STATUS_CODE_SHIFT & STATUS_CODE);
 }
 
 /*
@@ -110,6 +187,10 @@ static long take(struct fill_state *state, const struct fill_operation *operatio
 		return post(word_at(state, with[0]));
 	case FILL_READ:
 		return read_all(state, (int)with[0], (struct span *)with[1], with[2], with[3]);
+	case FILL_ASIDE:
+		return begin_aside(state, with);
+	case FILL_JOIN:
+		return join((long)with[0]);
 	case FILL_STORE:
 		*(uint32_t *)with[0] = (uint32_t)with[1];
 		return 0;

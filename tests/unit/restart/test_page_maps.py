@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import FormatError
 from agent.restart.contents.images import IN_PARENT, LAZY, PAGE, PRESENT, Images, PageRun
+from agent.restart.contents.pagereads import parts, reads
 from agent.restart.contents.refusals import Refused
 from exporters.criu import criuschema, imagefile
 
@@ -77,3 +78,25 @@ def test_a_file_of_pages_that_is_too_short_is_told(tmp_path: Path) -> None:
     (path / "pages-1.img").write_bytes(bytes(3 * PAGE))
     with pytest.raises(FormatError, match=r"pages-1\.img: 4 pages are said to be in it, and it has 12288 bytes"):
         Images(path).pages(NAME)
+
+
+def test_reads_of_pages_are_joined_and_divided(tmp_path: Path) -> None:
+    """Consecutive bytes of a file are one read, whatever memory they go to; parts cover it exactly, in order."""
+    file, other = tmp_path / "pages-1.img", tmp_path / "pages-2.img"
+    runs = [
+        PageRun(10 * PAGE, 2 * PAGE, file, 0),
+        PageRun(12 * PAGE, 3 * PAGE, file, 2 * PAGE),
+        PageRun(20 * PAGE, 5 * PAGE, file, 5 * PAGE),
+        PageRun(30 * PAGE, 1 * PAGE, other, 0),
+    ]
+    whole, last = reads(runs, shift=PAGE)
+    divided = parts(whole, 3)
+
+    assert whole == (str(file), 0, [(11 * PAGE, 5 * PAGE), (21 * PAGE, 5 * PAGE)])
+    assert last == (str(other), 0, [(31 * PAGE, PAGE)])
+    assert divided == [
+        (str(file), 0, [(11 * PAGE, 4 * PAGE)]),
+        (str(file), 4 * PAGE, [(15 * PAGE, PAGE), (21 * PAGE, 3 * PAGE)]),
+        (str(file), 8 * PAGE, [(24 * PAGE, 2 * PAGE)]),
+    ]
+    assert parts(last, 0) == [last]

@@ -54,6 +54,7 @@ VALUES: dict[str, object] = {
     **{f"FILL_{demand.name}": int(demand) for demand in fillabi.Demand},
     **{f"RESUMED_{resumed.name}": int(resumed) for resumed in fillabi.Resumed},
     "FILL_STACK": fillabi.STACK,
+    "FILL_ASIDE_STACK": fillabi.ASIDE_STACK,
     "FILL_NO_SLOT": fillabi.NO_SLOT,
     "FILL_ARGUMENTS": fillabi.ARGUMENTS,
     "PROGRAM_MAGIC": helperprogram.MAGIC,

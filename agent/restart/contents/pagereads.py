@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reads of a process's pages: few large ones, of consecutive bytes of a file, which several processors share."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, FillScript
+from agent.restart.contents.images import PAGE, PageRun
+
+_LEAST: Final = 16 << 20
+"""Bytes of a part that is worth a helper process."""
+
+Span = tuple[int, int]
+"""An address and a number of bytes."""
+
+
+class PageRead(NamedTuple):
+    """A read of consecutive bytes of a file.
+
+    Attributes:
+        path: of the file.
+        offset: of the first byte in it.
+        spans: the memory that the bytes go to.
+    """
+
+    path: str
+    offset: int
+    spans: list[Span]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(size for _, size in self.spans)
+
+
+def reads(runs: Iterable[PageRun], shift: int = 0) -> Iterator[PageRead]:
+    """Yield the reads of pages, each of as many as are consecutive in a file; `shift` is added to their addresses."""
+    spans: list[Span] = []
+    path, first, end = "", 0, 0
+    for run in runs:
+        if str(run.file) != path or run.offset != end:
+            if spans:
+                yield PageRead(path, first, spans)
+            spans, path, first, end = [], str(run.file), run.offset, run.offset
+        address = run.address + shift
+        if spans and spans[-1][0] + spans[-1][1] == address:
+            spans[-1] = spans[-1][0], spans[-1][1] + run.size
+        else:
+            spans.append((address, run.size))
+        end += run.size
+    if spans:
+        yield PageRead(path, first, spans)
+
+
+def parts(whole: PageRead, ways: int) -> list[PageRead]:
+    """Divide a read into parts of about equal size, whole pages, in order."""
+    size = -(-whole.size // max(ways, 1) // PAGE) * PAGE
+    found: list[PageRead] = []
+    offset, free = whole.offset, 0
+    for address, bytes_ in whole.spans:
+        at, left = address, bytes_
+        while left:
+            if not free:
+                found.append(PageRead(whole.path, offset, []))
+                free = size
+            taken = min(left, free)
+            found[-1].spans.append((at, taken))
+            at, left, free, offset = at + taken, left - taken, free - taken, offset + taken
+    return found
+
+
+def processors(processes: int) -> int:
+    """Return the number of processors that each of so many processes may use for its pages."""
+    return max(1, min(MOST_HELPERS + 1, len(os.sched_getaffinity(0)) // max(processes, 1)))
+
+
+def read_pages(
+    script: FillScript, runs: Iterable[PageRun], files: Mapping[str, Argument], ways: int, shift: int = 0
+) -> None:
+    """Read all pages to their addresses.
+
+    Args:
+        script: of the thread that reads.
+        runs: the pages.
+        files: the open descriptor of each file, by its path.
+        ways: processors that may read at once.
+        shift: added to the addresses.
+    """
+    for whole in reads(runs, shift):
+        first, *others = parts(whole, min(ways, whole.size // _LEAST))
+        helpers = [
+            script.read_aside(files[one.path], one.spans, one.offset, number)
+            for number, one in enumerate(others, start=1)
+        ]
+        script.read(files[first.path], first.spans, first.offset)
+        for helper in helpers:
+            script.join(helper)
