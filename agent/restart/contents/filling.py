@@ -104,6 +104,8 @@ class Filling:
 
     def _text(self, actor: int, index: int, error: int) -> str:
         operation = self._program.operation(actor, index)
+        if operation is None:  # each task can write to the state
+            return "a process of the tree has changed the state of the restart: see who could trace it"
         reason = os.strerror(error) if error else "the kernel's answer is another one than the image needs"
         return f"{self._named(actor)}: {operation.about.kind} {operation.about.identity}: {operation.name}: {reason}"
 

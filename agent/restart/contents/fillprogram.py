@@ -20,6 +20,7 @@ from agent.restart.contents.syscalls import CALLS
 
 TRACED: Final = 0
 """The word that the resumer posts once it traces all threads."""
+_CREDITED: Final = 1
 ALIGNMENT: Final = 16
 MOST_HELPERS: Final = fillabi.STACK // fillabi.ASIDE_STACK - 2
 """Helper processes of a thread: its own part of the stack, and a spare one, remain."""
@@ -245,11 +246,17 @@ def pages(size: int) -> int:
 
 
 class FillProgram:
-    """The programs of all processes of a tree, and the words that they share."""
+    """The programs of all processes of a tree, and the words that they share.
+
+    Attributes:
+        credited: the word that each process posts once all its threads have their own credentials.
+    """
+
+    credited: Final = _CREDITED
 
     def __init__(self) -> None:
         self.processes: list[ProcessProgram] = []
-        self.words = TRACED + 1
+        self.words = _CREDITED + 1
 
     def process(self, actors: tuple[int, ...]) -> ProcessProgram:
         """Add a process, its leader first."""
@@ -293,7 +300,10 @@ class FillProgram:
         """Return the offset of the state in the section, for a restorer and a number of actors."""
         return pages(fillabi.HEAD.size + fillabi.ENTRY.size * actors) + pages(len(code))
 
-    def operation(self, actor: int, index: int) -> Operation:
-        """Return an operation by the actor that takes it and its place in that script."""
-        process = next(process for process in self.processes if actor in process.actors)
-        return process.scripts[process.actors.index(actor)].operations[index]
+    def operation(self, actor: int, index: int) -> Operation | None:
+        """Return an operation by the actor that takes it and its place in that script; None if there is none."""
+        for process in self.processes:
+            if actor in process.actors:
+                operations = process.scripts[process.actors.index(actor)].operations
+                return operations[index] if index < len(operations) else None
+        return None

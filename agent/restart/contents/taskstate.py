@@ -107,6 +107,10 @@ def restore_threads(
         script.call("prctl", PR_SET_PDEATHSIG, int(thread.pdeath_sig), 0, 0, 0)
         script.post(done)
     leader.wait(done, count)
+    # A dumpable process is open to its user, by /proc/PID/mem, with the state that all share. From that state the resumer
+    # takes that all are filled, so no other task may have the rights of the restart by then.
+    leader.post(fill.credited)
+    leader.wait(fill.credited, len(fill.processes))
     leader.about = About("task", "dumpable")
     dumpable = int(image.mm.dumpable) if image.mm.HasField("dumpable") else 1
     # 2 cannot be asked for: the kernel's fs.suid_dumpable gives it with other ids. 0 is the nearest that is no less safe.
