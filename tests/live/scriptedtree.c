@@ -8,9 +8,9 @@
  * its own, each when all steps before it are done. A count in shared memory says how many are. When all are done, node 0
  * takes the name "ready", and every task sleeps for ever. A step that fails ends the tree, but for a lenient one.
  *
- *     fork PARENT CHILD [sibling | thread | signal=N]     setsid NODE     setpgid NODE OWNER     subreaper NODE
+ *     fork PARENT CHILD [sibling | thread | newpid | signal=N]     setsid NODE     setpgid NODE OWNER     subreaper NODE
  *     wait PARENT CHILD     dead PARENT CHILD (waits, and leaves the zombie)     exit NODE STATUS
- *     kill NODE SIGNAL (itself)     stop NODE (itself)
+ *     kill NODE SIGNAL (itself)     stop NODE (itself)     leave NODE (exits, and its threads live on)
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -78,8 +78,10 @@ static void give_birth(const struct step *step)
 	}
 	if (!strcmp(step->word, "sibling"))
 		flags = CLONE_PARENT;
+	else if (!strcmp(step->word, "newpid"))
+		flags = CLONE_NEWPID;
 	sscanf(step->word, "signal=%d", &signal);
-	long pid = syscall(SYS_clone, flags | (flags ? 0 : (unsigned long)signal), 0, 0, 0, 0);
+	long pid = syscall(SYS_clone, flags | (flags == CLONE_PARENT ? 0 : (unsigned long)signal), 0, 0, 0, 0);
 	if (pid < 0)
 		fail(step);
 	if (!pid) {
@@ -112,6 +114,8 @@ static void carry_out(const struct step *step)
 		__sync_fetch_and_add(&board->done, 1);
 		if (!strcmp(step->verb, "exit"))
 			_exit(step->other);
+		else if (!strcmp(step->verb, "leave"))
+			syscall(SYS_exit, 0);
 		else if (!strcmp(step->verb, "stop"))
 			raise(SIGSTOP);
 		else if (!strcmp(step->verb, "kill")) {

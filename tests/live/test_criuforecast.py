@@ -2,9 +2,13 @@
 """Dumps of a real CRIU are read, and their forecast is what CRIU then does, tree by tree."""
 
 import random
+import re
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.model import OUTSIDE, Snapshot, Tag
@@ -13,6 +17,7 @@ from exporters.checking.criucheck import check_folder
 from exporters.criu import criutree
 from exporters.criu.imagefolder import ImageFolder
 from tests.live import criutrials
+from tests.live.criudumps import wait_until
 from tests.live.criutrials import Row, Trial
 from tests.support import suitepackages
 
@@ -119,6 +124,41 @@ def test_criu_does_what_was_foretold(name: str, mode: str, criu: Path, program: 
     before = criutrials.dump(criu, program, folder, mode, TREES[name])
 
     compare(folder, before, criu, mode)
+
+
+REFUSED = {
+    "nested-namespace": ("setsid", "fork 0 1; fork 1 2 newpid", "nested pid namespace"),
+    "zombie-with-threads": ("setsid", "fork 0 1; fork 1 2 thread; leave 1", "Zombie"),
+    "session-from-outside": ("unshare --pid --fork --kill-child", "fork 0 1", "session leader of .* is outside"),
+}
+"""Programs that start a tree, its script, and the words of CRIU, by the rule by which CRIU does not dump it."""
+
+
+@pytest.mark.parametrize("rule", REFUSED)
+def test_criu_refuses_to_dump_what_was_foretold(
+    rule: str, criu: Path, program: Path, tmp_path: Path, capture: Callable[[int, str], Snapshot]
+) -> None:
+    """The forecast is of a snapshot: there are no images."""
+    before, script, said = REFUSED[rule]
+    null = subprocess.DEVNULL
+    with subprocess.Popen([*before.split(), program, script], stdin=null, stdout=null, stderr=null) as started:
+        try:
+            root = psutil.Process(started.pid)
+            wait_until(lambda: "ready" in {each.name() for each in (root, *root.children())})
+            pid = next(each.pid for each in (root, *root.children()) if each.name() == "ready")
+            wait_until(lambda: all(each.status() != "running" for each in psutil.Process(pid).children(recursive=True)))
+            found = forecast(capture(pid, "subtree"))
+            words: list[str | Path] = [criu, "dump", "--tree", str(pid), "--images-dir", tmp_path, "--leave-running"]
+            refused = subprocess.run(words, stdin=null, capture_output=True, text=True, check=False)
+        finally:
+            for each in psutil.Process(started.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # an init takes the others of its namespace with it
+                    each.kill()
+            started.kill()
+
+    assert {(each.outcome, each.rule) for each in found} == {("refused", rule)}
+    assert refused.returncode == 1, refused
+    assert re.search(said, refused.stdout + refused.stderr)
 
 
 @pytest.mark.parametrize("seed", range(12))

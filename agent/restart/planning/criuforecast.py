@@ -24,7 +24,7 @@ on a model of CRIU. The rules here are about single tasks: facts that CRIU does 
 `exit-signal`           wrong    a process that was born with another exit signal than SIGCHLD
 `parent-thread`         wrong    a child of a thread that does not lead: it becomes a child of the leader
 `pending-namespace`     wrong    a task that has unshared its pid namespace for its next child: it has not, once restored
-`inherited-group`       wrong    a job in a group from outside the tree: it gets the group of the criu that restores
+`inherited-group`       wrong    a job whose root does not lead its group: all in it get the group of the criu that restores
 """
 
 from collections.abc import Iterator

@@ -154,8 +154,9 @@ class _Restore:
         rows = [task for task in snapshot.tasks if task.pid == task.tgid]
         leaders = {task.pid: task.tgid for task in snapshot.tasks}
         self._root = self._item(snapshot.number(rows[0].pid))
-        inherited = snapshot.number(rows[0].pgid) if rows[0].pgid > 0 and rows[0].sid == CKPT_PID_ROOT else 0
-        self._outer_group = inherited if inherited and inherited not in self._numbers else 0
+        # Of a root that leads neither session nor group, --shell-job gives both up for those of criu.
+        group = snapshot.number(rows[0].pgid) if rows[0].pgid > 0 and rows[0].sid == CKPT_PID_ROOT else 0
+        self._outer_group = group if group != self._root.pid else 0
         for task in rows:
             item = self._item(snapshot.number(task.pid))
             item.task, item.is_there = task, True
@@ -166,9 +167,7 @@ class _Restore:
                 item.parent = self._item(snapshot.number(leaders[task.ppid]))
                 item.parent.children.insert(0, item)
             if task.pgid > 0 and snapshot.number(task.pgid) == self._outer_group:
-                text = (
-                    f"its group {self._outer_group} is from outside; CRIU gives it the group of the criu that restores"
-                )
+                text = f"the root does not lead its group {self._outer_group}: CRIU makes it that of the criu that restores"
                 self._tell(item, "group", self._outer_group, "inherited-group", text, "wrong")
 
     def _item(self, number: int) -> _Item:
