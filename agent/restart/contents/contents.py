@@ -90,7 +90,7 @@ class Contents:
         self.refusals.append(ContentRefusal(tag, pid, *refused.refusal))
 
     def check_vdso(self, specials: Specials) -> None:
-        """Refuse processes whose image has the vdso of another kernel."""
+        """Refuse processes whose image has the vdso of another kernel, unless this kernel's can stand in for it."""
         for pid, memory in self._memories.items():
             try:
                 memory.check_vdso(specials, _read)

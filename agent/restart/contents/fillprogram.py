@@ -121,6 +121,10 @@ class FillScript:
         """Write four bytes into data."""
         self._special(Special.STORE, Data(at.offset + offset), value)
 
+    def poke(self, address: int, value: int) -> None:
+        """Write four bytes into memory."""
+        self._special(Special.STORE, address, value)
+
     def loaded(self, at: Data, offset: int) -> Slot:
         """Return the slot of a number of four bytes that an earlier operation has left in data."""
         slot = self._process.slot()

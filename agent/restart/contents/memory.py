@@ -9,7 +9,7 @@ writable becomes so only afterwards.
 import bisect
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
@@ -17,6 +17,7 @@ from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
 from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
+from agent.restart.contents.kernelareas import KernelAreas
 from agent.restart.contents.pagereads import read_pages
 from agent.restart.contents.refusals import Refused as Refused
 from exporters.criu.memorymessages import (
@@ -48,10 +49,10 @@ MAP_DROPPABLE: Final = 0x8
 MAP_GROWSDOWN, MAP_NORESERVE = 0x100, 0x4000
 MAP_FLAGS: Final = 0x3 | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0x3F << 26
 """The flags of an area that are given to mmap() again: sharing, anonymity, growth, reserve, size of pages."""
-MREMAP_MOVE: Final = 1 | 2
 MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
 MADV_GUARD_INSTALL: Final = 102
 O_RDWR: Final = 2
+_WORD: Final = 8
 _MOST_AUXV: Final = 50
 PR_SET_MM, PR_SET_MM_MAP, PR_SET_THP_DISABLE = 35, 14, 41
 _MM_MAP: Final = struct.Struct("<12QII")
@@ -94,7 +95,10 @@ class AddressSpace:
         ]
         self._check()
         pages = images.pages(f"pagemap-{process.pid}.img")
-        self._vdso_pages, self.runs = self._sorted(pages)
+        vdso_pages, self.runs = self._sorted(pages)
+        special = [vma for vma in self._vmas if vma.status & (AREA_VDSO | AREA_VVAR)]
+        self._kernel = KernelAreas(special, vdso_pages)
+        self._cores = process.cores
 
     def files(self) -> list[FileKey]:
         """Return each mapped file with the flags that it must be opened with."""
@@ -133,47 +137,41 @@ class AddressSpace:
         return list(dict.fromkeys(str(run.file) for run in self.runs))
 
     def check_vdso(self, specials: Specials, read: "Callable[[PageRun], bytes]") -> None:
-        """Compare the kernel's special areas with those of the image.
+        """Compare the kernel's special areas with those of the image; see `KernelAreas.check`.
 
         Args:
             specials: the kernel's.
             read: reads the bytes of a run.
 
         Raises:
-            Refused: the image is of a kernel with another vdso, so that its addresses mean something else.
+            Refused: the image is of a kernel with another vdso, and its calls cannot be redirected.
         """
-        wanted = [(bool(vma.status & AREA_VDSO), int(vma.end - vma.start)) for vma in self._special]
-        have = [(name.startswith("[vdso"), area.size) for name, area in specials.areas.items()]
-        if _joined(wanted) != _joined(have):
-            raise Refused("vdso", "", "other-kernel", _OTHER_VDSO)
-        for run in self._vdso_pages:
-            at = run.address - next(int(vma.start) for vma in self._special if vma.status & AREA_VDSO)
-            if read(run) != specials.vdso[at : at + run.size]:
-                raise Refused("vdso", "", "other-kernel", _OTHER_VDSO)
+        registers = {tid: core.thread_info.gpregs for tid, core in self._cores.items()}
+        pointers = {tid: int(each.ip) for tid, each in registers.items()}
+        self._kernel.check(
+            specials, read, pointers, lambda: self._stacks([int(each.sp) for each in registers.values()], read)
+        )
 
-    @property
-    def _special(self) -> list[Any]:
-        return [vma for vma in self._vmas if vma.status & (AREA_VDSO | AREA_VVAR)]
+    def _stacks(self, pointers: Iterable[int], read: "Callable[[PageRun], bytes]") -> Iterator[bytes]:
+        """Yield what is on stacks, from their pointers to the ends of their areas."""
+        for pointer in pointers:
+            end = next((area.end for area in self.areas if area.start <= pointer < area.end), pointer)
+            for run in self.runs:
+                if run.address < end and pointer < run.address + run.size:
+                    skip = max(pointer - run.address, 0) & -_WORD
+                    size = min(run.address + run.size, end) - run.address - skip
+                    yield read(PageRun(run.address + skip, size, run.file, run.offset + skip))
 
     def clear(self, script: FillScript, room: AddressRange, specials: Specials) -> None:
         """Unmap all outside of a room, and move the special areas to where the image has them."""
         script.about = About("memory", "")
         at = 0
-        for area in sorted([room, *specials.areas.values()]):
+        for area in sorted([room, *self._kernel.kept(specials)]):
             if area.start > at:
                 script.call("munmap", at, area.start - at)
             at = area.end
         script.call("munmap", at, TASK_END - at)
-        if not self._special:
-            return
-        script.about = About("vdso", "")
-        move = int(self._special[0].start) - min(area.start for area in specials.areas.values())
-        if move:
-            aside = room.start + room.size // 2 - min(area.start for area in specials.areas.values())
-            for area in specials.areas.values():
-                _move(script, area.start, area.start + aside, area.size)
-            for area in specials.areas.values():
-                _move(script, area.start + aside, area.start + move, area.size)
+        self._kernel.move(script, room, specials)
 
     def restore(
         self, script: FillScript, files: Mapping[FileKey, Argument], pages: Mapping[str, Argument], ways: int
@@ -296,10 +294,6 @@ class AddressSpace:
 
 _BEFORE_PAGES: Final = 1 << MADV_HUGEPAGE | 1 << MADV_NOHUGEPAGE
 """Advices that count when a page is read."""
-_OTHER_VDSO: Final = (
-    "the kernel of this host has another vdso than the one it was dumped under, and a call within it would go astray: "
-    "restart on a host with the kernel of the dump"
-)
 _NOT_YET: Final = {
     AREA_SYSVIPC: "SysV shared memory is part of an IPC namespace, and the tree gets the caller's",
     AREA_SOCKET: "memory of a packet socket is not restored",
@@ -315,18 +309,3 @@ def _place(vma: Any) -> tuple[str, str]:
 
 def _about(vma: Any) -> About:
     return About(*_place(vma))
-
-
-def _move(script: FillScript, old: int, new: int, size: int) -> None:
-    script.exact("mremap", old, size, size, MREMAP_MOVE, new, wanted=new)
-
-
-def _joined(parts: list[tuple[bool, int]]) -> list[tuple[bool, int]]:
-    """Join neighbours of one kind: kernels divide [vvar] in different ways."""
-    joined: list[tuple[bool, int]] = []
-    for kind, size in parts:
-        if joined and joined[-1][0] == kind:
-            joined[-1] = kind, joined[-1][1] + size
-        else:
-            joined.append((kind, size))
-    return joined
