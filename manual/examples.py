@@ -26,6 +26,10 @@ OF_COMMAND: Final = (
         ["ckptree plan web.ckpt", "ckptree restart web.ckpt --run 'sleep 60'"],
     ),
     (
+        "Find out what CRIU would do with the tree, before it dumps it and after:",
+        ["ckptree plan web.ckpt --for criu", "ckptree plan criu:/var/lib/dumps/web --for criu"],
+    ),
+    (
         "Ask a daemon that listens elsewhere:",
         ["CKPTREE_SOCKET=/tmp/ckptree.sock ckptree status"],
     ),
