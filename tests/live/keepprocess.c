@@ -3,8 +3,9 @@
 #include "statekeeper.h"
 
 /* process: what /proc, prctl() and friends say of the process and of a second thread. */
-static const char *const OF_STATUS[] = {"Name:", "Umask:",	"Uid:",	   "Gid:",     "Groups:",      "Shd", "Sig",
-					"Cap",	 "NoNewPrivs:", "Seccomp", "Threads:", "THP_enabled:", NULL};
+static const char *const OF_STATUS[] = {
+	"Name:",   "Umask:",  "Uid:", "Gid:",	     "Groups:", "ShdPnd:",  "SigPnd:",	    "SigBlk:",
+	"SigIgn:", "SigCgt:", "Cap",  "NoNewPrivs:", "Seccomp", "Threads:", "THP_enabled:", NULL};
 
 static void thread_facts(const char *who)
 {

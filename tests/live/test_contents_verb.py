@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a restart with contents, and callers that are not root."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.live.dumps import dump, eventually, program, restarted
+
+TOP = Path(__file__).parents[2]
+PIPE = 4096
+COUNT = "while :; do echo line >> lines; sleep 0.02; done"
+
+
+@pytest.fixture
+def images(tmp_path: Path, daemon_socket: Path) -> Path:
+    """Dump a shell that appends to a file, and its `sleep`."""
+    with program(["/bin/bash", "-c", COUNT], tmp_path) as pid:
+        eventually((tmp_path / "lines").exists, "it writes")
+        return dump(pid, tmp_path / "images", daemon_socket)
+
+
+def size(images: Path) -> int:
+    """Return the length of the file that the shell appends to."""
+    return (images.parent / "lines").stat().st_size
+
+
+def grows(images: Path) -> bool:
+    """Return True once the file has become longer."""
+    before = size(images)
+    eventually(lambda: size(images) > before, "it writes on")
+    return True
+
+
+def command(images: Path, *options: str) -> Sequence[str | Path]:
+    """Return the words that restart a dump."""
+    return [sys.executable, "-m", "agent", "restart", f"criu:{images}", *options]
+
+
+def test_nobody_runs_before_the_ready_line_is_out(images: Path) -> None:
+    """The line goes into a pipe that is full: until it is read from, every task stands still."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE)
+    os.write(write, b"\n" * PIPE)
+    before = size(images)
+    process = subprocess.Popen(command(images, "--json"), cwd=TOP, stdout=write, start_new_session=True)
+    os.close(write)
+    try:
+        eventually(lambda: _waits_in(process.pid, "pipe_write"), "it waits for the pipe")
+        time.sleep(0.3)
+        assert size(images) == before
+        assert os.read(read, PIPE) == b"\n" * PIPE
+        assert json.loads(os.read(read, PIPE))["root"]
+        assert grows(images)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read)
+
+
+def _waits_in(pid: int, function: str) -> bool:
+    return function in Path(f"/proc/{pid}/wchan").read_text()
+
+
+def test_a_detached_tree_runs_on_until_its_guard_is_asked_to_end_it(images: Path, tmp_path: Path) -> None:
+    """The command returns at once; the guard removes the file with its number."""
+    pidfile = tmp_path / "pid"
+    done = subprocess.run(
+        command(images, "--detach", "--pidfile", os.fspath(pidfile), "--json"),
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    root = json.loads(done.stdout)["root"]
+    assert grows(images)
+    os.kill(int(pidfile.read_text()), signal.SIGTERM)
+    eventually(lambda: not pidfile.exists() and not Path(f"/proc/{root}").exists(), "all is gone")
+
+
+def test_a_tree_in_the_callers_namespace_has_the_pids_that_it_had(images: Path) -> None:
+    """They are free, for the dump has ended the program."""
+    with restarted(images, "--no-pidns") as ready:
+        assert {task["pid"] for task in ready["tasks"]} == {task["numbers"][0] for task in ready["tasks"]}
+        assert grows(images)
+
+
+def test_a_user_without_rights_is_refused_by_name(images: Path) -> None:
+    """The program was root's, so each thing that such a user cannot give is told, and nothing is made."""
+    only = "-all,+dac_read_search"  # the checkout and the images may be in a folder of root's
+    done = subprocess.run(
+        [
+            *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+            *(f"--inh-caps={only}", f"--ambient-caps={only}", f"--bounding-set={only}"),
+            *command(images),
+        ],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 7, done.stderr
+    assert "there is no user 0 here" in done.stderr
+    assert "there is no group 0 here" in done.stderr
