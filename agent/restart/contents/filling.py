@@ -16,6 +16,7 @@ from agent.restart.contents.addresses import Specials, mapped, special_areas
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.fillabi import Resumed, ResumeMessage
 from agent.restart.contents.fillprogram import FillProgram
+from agent.restart.contents.refusals import Refused
 from agent.restart.contents.resumer import Resumer, ThreadState
 from agent.restart.rebuild.coordinator import Rebuild
 
@@ -59,9 +60,12 @@ class Filling:
         first = next(index for index in plan.tasks if plan.actors[index].leader == index)
         maps = Path(f"/proc/{self._rebuild.pids[first]}/maps").read_text()
         code = RESTORER.read_bytes()
-        self._program, self._states = self._contents.program(
-            self._rebuild.numbers, mapped(maps), special_areas(maps, b""), len(code)
-        )
+        try:
+            self._program, self._states = self._contents.program(
+                self._rebuild.numbers, mapped(maps), special_areas(maps, b""), len(code)
+            )
+        except Refused as refused:  # of the addresses that this kernel has given to the helper
+            raise CkptreeError(str(refused)) from refused
         section = self._program.section(code, len(plan.actors))
         self._state_at = self._rebuild.fill(section) + self._program.state_offset(code, len(plan.actors))
         state = self._state_at, self._program.state_size

@@ -64,15 +64,15 @@ class Resumer:
     ) -> None:
         if not os.access(PROGRAM, os.X_OK):
             raise HostError(f"{PROGRAM} is missing: `make setup` compiles it")
-        table = os.memfd_create("ckptree-resume")
+        written = os.memfd_create("ckptree-resume")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with os.fdopen(table, "wb", closefd=False) as file:
-                file.write(_table(states, pids, state, SUSPEND_SECCOMP if suspends else 0))
+            with os.fdopen(written, "wb", closefd=False) as file:
+                file.write(table(states, pids, state, SUSPEND_SECCOMP if suspends else 0))
             with theirs:
-                self._pid = _spawned((table, shared, theirs.fileno()))
+                self._pid = _spawned((written, shared, theirs.fileno()))
         finally:
-            os.close(table)
+            os.close(written)
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +103,7 @@ class Resumer:
             self._pid = 0
 
 
-def _table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int, int], options: int) -> bytes:
+def table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int, int], options: int) -> bytes:
     """Return the resumer's table."""
     threads, tail = bytearray(), bytearray()
     first = fillabi.RESUME_HEAD.size + fillabi.RESUME_THREAD.size * len(states)
