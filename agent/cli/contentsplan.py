@@ -26,10 +26,12 @@ def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "list[ContentR
     """Return the objects that a restart would refuse here: it asks this host for files and addresses."""
     from agent.restart.contents.contents import Contents
     from agent.restart.contents.filling import host_specials
+    from agent.restart.contents.hostfacts import this_host
     from agent.restart.contents.images import Images
     from exporters.criu.imagefolder import ImageFolder
 
     with allowance.bounded(str(folder), ImageFolder(folder).size()):
         contents = Contents(Images(folder), snapshot, plan)
+        contents.check_host(this_host(pidns=plan.pidns))
         contents.check_vdso(host_specials())
     return contents.refusals
