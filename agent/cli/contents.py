@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contents of a restart on the command line: where they are, and what of them cannot be restored."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -38,8 +39,8 @@ def source_of(file: str, contents: str) -> tuple[str, Path | None]:
     return (str(tree) if tree.exists() else file), images
 
 
-def examined(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "Contents":
-    """Return the contents in a folder.
+def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", *, shell_job: bool) -> "Contents":
+    """Return the contents in a folder; with `shell_job` the terminal of the tree is the caller's.
 
     Raises:
         RefusedError: a part of them cannot be restored; nothing has been made.
@@ -49,12 +50,24 @@ def examined(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "Contents":
     from agent.restart.contents.hostfacts import this_host
     from agent.restart.contents.images import Images
 
-    contents = Contents(Images(folder), snapshot, plan)
+    contents = Contents(Images(folder), snapshot, plan, _own_terminal() if shell_job else b"")
     contents.check_host(this_host(pidns=plan.pidns))
     contents.check_vdso(host_specials())
     if contents.refusals:
         raise RefusedError("\n".join(str(refusal) for refusal in contents.refusals))
     return contents
+
+
+def _own_terminal() -> bytes:
+    """Return the path of the terminal of this process.
+
+    Raises:
+        UsageError: no standard stream is one.
+    """
+    for stream in range(3):
+        if os.isatty(stream):
+            return os.fsencode(os.ttyname(stream))
+    raise UsageError("--shell-job gives the tree the terminal of restart, which has none: call it on a terminal")
 
 
 @contextmanager

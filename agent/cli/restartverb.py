@@ -75,6 +75,7 @@ class _Wish(NamedTuple):
     drop_held: bool
     keep_rights: bool
     images: Path | None
+    shell_job: bool
 
     @property
     def fails_apart(self) -> bool:
@@ -122,6 +123,9 @@ def restart(
             help="Give the tasks their memory, registers and files from CRIU's images in DIR, and let them run on.",
         ),
     ] = "",
+    shell_job: Annotated[
+        bool, typer.Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")
+    ] = False,
     verify: Annotated[
         Path | None,
         typer.Option(
@@ -149,8 +153,12 @@ def restart(
             "with contents the tasks run their own programs, with their own rights and pids: "
             "leave out --run, --keep-rights and --no-pids"
         )
+    if shell_job and (images is None or detach):
+        raise UsageError("--shell-job gives a tree with contents the terminal of restart, which stays: see --contents")
     command = split_command(run) if run not in ("hold", "argv") else None
-    wish = _Wish(file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images)
+    wish = _Wish(
+        file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images, shell_job
+    )
     begun: list[bool] = []
     try:
         with raising() as asked:  # from the beginning: a plan may take several seconds
@@ -182,7 +190,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
 
         words = with_path(wish.command) if wish.command else None
         snapshot, plan, programs = _planned(wish)
-        filled = examined(wish.images, snapshot, plan) if wish.images else None
+        filled = examined(wish.images, snapshot, plan, shell_job=wish.shell_job) if wish.images else None
         asked.check()
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:
@@ -232,6 +240,8 @@ def _without_terminal(
     from agent.restart.rebuild import terminals
     from agent.restart.rebuild.commands import rights_of_tasks
 
+    if wish.shell_job:
+        return False
     rights = rights_of_tasks(snapshot, plan, programs, runs=wish.run != "hold", keep_rights=wish.keep_rights)
     fewer = terminals.within_reach() and terminals.any_exceeded(rights)
     if fewer and told and terminals.streams():

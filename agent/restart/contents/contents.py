@@ -39,12 +39,13 @@ class Contents:
         images: the folder.
         snapshot: the tree.
         plan: of the same tree.
+        terminal: the path of the caller's terminal, for a tree that was begun by a shell; else empty.
 
     Attributes:
         refusals: the objects that cannot be restored.
     """
 
-    def __init__(self, images: Images, snapshot: Snapshot, plan: Plan) -> None:
+    def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, terminal: bytes = b"") -> None:
         self._images = images
         self._snapshot = snapshot
         self._plan = plan
@@ -58,7 +59,7 @@ class Contents:
         self._memory_objects = SharedMemory(images)
         self._memfds = MemfdFiles()
         self._lowest = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
-        self._kinds = {**filekinds.kinds(images), MEMFD_DESCRIPTOR: self._memfds}
+        self._kinds = {**filekinds.kinds(images, terminal), MEMFD_DESCRIPTOR: self._memfds}
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         self._filters = Filters(images.all("seccomp.img"))
         self._host = HostFacts("", frozenset())

@@ -158,6 +158,9 @@ class FileKind:
     def settle(self, file: OpenFile) -> None:
         """Add the operations that set options which would have been in the way of `load`."""
 
+    def join(self, holder: Holder, everything: "Descriptors") -> None:
+        """Add the operations of any process that need the files of this kind, wherever they were made."""
+
     def complete(self, file: OpenFile) -> None:
         """Add the operations that need all descriptors of a process at their numbers."""
 
@@ -239,6 +242,8 @@ class Descriptors:
             script.about = About("descriptors", "")
             script.post(created)
             script.wait(created, count)
+            for kind in self._kinds.values():
+                kind.join(holder, self)
             pidfds: dict[int, int] = {}
             high: dict[int, int] = {}
             for info in holder.image.fds:

@@ -9,11 +9,19 @@ from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles
 from agent.restart.contents.images import Images
 from agent.restart.contents.inetsockets import InetSockets
 from agent.restart.contents.openfiles import PathFiles, Pipes
+from agent.restart.contents.terminalfiles import TerminalFiles
 from agent.restart.contents.unixsockets import UnixSockets, packets
 
 
-def kinds(images: Images) -> dict[int, FileKind]:
-    """Return the kinds of open files that can be restored, by CRIU's number."""
+def kinds(images: Images, terminal: bytes = b"") -> dict[int, FileKind]:
+    """Return the kinds of open files that can be restored, by CRIU's number.
+
+    Args:
+        images: the folder.
+        terminal: the path of the caller's terminal, for a tree that was begun by a shell; else empty.
+    """
+    infos = {int(info.id): info for info in images.all("tty-info.img")}
+    data = {int(each.tty_id): bytes(each.data) for each in images.all("tty-data.img")}
     return {
         1: PathFiles(),
         2: Pipes(images.files, _pipe_contents(images)),
@@ -23,6 +31,7 @@ def kinds(images: Images) -> dict[int, FileKind]:
         7: Epolls(),
         8: Watches(),
         9: SignalFiles(),
+        11: TerminalFiles(images.files, infos, data, terminal),
         17: TimerFiles(),
     }
 

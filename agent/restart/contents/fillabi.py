@@ -63,6 +63,7 @@ class Special(IntEnum):
     TIMER = 0x10006
     ASIDE = 0x10007
     JOIN = 0x10008
+    TERMINAL = 0x10009
 
 
 class Demand(IntEnum):

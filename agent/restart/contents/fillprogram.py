@@ -140,6 +140,12 @@ class FillScript:
         """Create the POSIX timer of a number."""
         self._special(Special.TIMER, clock, event, number)
 
+    def terminal(self, path: Data, flags: int, number: int) -> Slot:
+        """Open the master of the pseudo-terminal of a number, and return the slot of its descriptor."""
+        slot = self._process.slot()
+        self._add(Special.TERMINAL, (path, flags, number), slot.place, Demand.SUCCESS, 0, "open")
+        return slot
+
     def _spans(self, spans: Sequence[tuple[int, int]]) -> Data:
         flat = [value for span in spans for value in span]
         return self._process.data(struct.pack(f"<{len(flat)}Q", *flat))

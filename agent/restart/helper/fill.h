@@ -73,6 +73,7 @@ enum fill_special {
 	FILL_TIMER,	     /* timer_create() with clock [0] and event [1] until the timer's number is [2] */
 	FILL_ASIDE,	     /* as FILL_READ, in a helper process on stack [4]; give its pid, or 0 if it is done already */
 	FILL_JOIN,	     /* wait for the helper process [0] */
+	FILL_TERMINAL,	     /* openat() with path [0] and flags [1] until the pseudo-terminal's number is [2] */
 };
 
 /* fill_operation.demand: which answers are right */

@@ -11,6 +11,8 @@
 #define MADV_POPULATE_WRITE 23
 #define LARGE (64u << 10) /* bytes of a span whose pages are made beforehand */
 #define STEP (1u << 20)	  /* bytes that are made and then read, while the processor's cache still has them */
+#define MOST_TERMINALS 1024
+#define TIOCGPTN 0x80045430
 
 _Noreturn void restorer(const struct fill_start *start) __attribute__((section(".entry")));
 
@@ -178,6 +180,29 @@ static long create_timer(uint64_t clock, uint64_t event, int32_t wanted)
 	return answer ? answer : number == wanted ? 0 : -EEXIST;
 }
 
+/* The kernel gives the lowest number that is free, so all below the wanted number are taken for a moment. */
+static long open_terminal(uint64_t path, uint64_t flags, uint32_t wanted)
+{
+	int others[MOST_TERMINALS];
+	uint32_t count = 0, number;
+	long file, answer;
+
+	while ((file = CALL4(openat, AT_FDCWD, path, flags, 0)) >= 0) {
+		answer = CALL3(ioctl, file, TIOCGPTN, &number);
+		if (!answer && number == wanted)
+			break;
+		if (answer || number > wanted || count == MOST_TERMINALS) {
+			CALL1(close, file);
+			file = answer ? answer : -EBUSY;
+			break;
+		}
+		others[count++] = (int)file;
+	}
+	while (count)
+		CALL1(close, others[--count]);
+	return file;
+}
+
 static long take(struct fill_state *state, const struct fill_operation *operation, const uint64_t *with)
 {
 	switch (operation->call) {
@@ -201,6 +226,8 @@ static long take(struct fill_state *state, const struct fill_operation *operatio
 		return 0;
 	case FILL_TIMER:
 		return create_timer(with[0], with[1], (int32_t)with[2]);
+	case FILL_TERMINAL:
+		return open_terminal(with[0], with[1], (uint32_t)with[2]);
 	default:
 		return call6((long)operation->call, (long)with[0], (long)with[1], (long)with[2], (long)with[3],
 			     (long)with[4], (long)with[5]);
