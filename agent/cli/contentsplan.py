@@ -16,10 +16,8 @@ def folder_of(file: str) -> Path | None:
     """Return the folder of the contents that a FILE names; None for a FILE of another kind, or without contents."""
     if not file.startswith(criusource.PREFIX):
         return None
-    from exporters.criu import criutree
-
     images = criusource.folder(file)
-    return images.path if criutree.is_dump(images) else None
+    return images.path if criusource.has_contents(images) else None
 
 
 def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "list[ContentRefusal]":

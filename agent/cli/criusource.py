@@ -38,6 +38,11 @@ def tree_file(images: ImageFolder) -> Path | None:
     return path if path.is_file() else None
 
 
+def has_contents(images: ImageFolder) -> bool:
+    """Return True for a folder that CRIU wrote, False for one of the format criu, which holds the tree alone."""
+    return criutree.is_dump(images)
+
+
 def load(images: ImageFolder) -> "Snapshot":
     """Read the tree of the images; a format error names the folder."""
     with allowance.bounded(str(images.path), images.size()):

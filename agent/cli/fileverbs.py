@@ -179,7 +179,10 @@ def check(file: File, as_json: AsJson = False) -> None:
     if file.startswith(_CRIU):
         from agent.cli import criusource
 
-        found = criusource.check(criusource.folder(file))
+        folder = criusource.folder(file)
+        found = criusource.check(folder)
+        if not criusource.has_contents(folder):
+            say(f"{file}: the tree alone: it has no inventory.img, which each dump of criu has")
     else:
         data = _read(file)
         with allowance.bounded(_name(file), len(data)):

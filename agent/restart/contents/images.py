@@ -97,8 +97,12 @@ class Images:
 
     @cached_property
     def inventory(self) -> Message:
-        """The inventory_entry."""
-        return self._one("inventory.img")
+        """The inventory_entry; FormatError of a folder that has the tree alone."""
+        found = imagefolder.optional(self._folders[0], "inventory.img")
+        if found is None:
+            text = "has no such file: its dump failed, or ckptree wrote it, and it holds the tree alone"
+            raise FormatError(f"{self.path}/inventory.img", f"the folder {text}")
+        return found
 
     @cached_property
     def processes(self) -> dict[int, ProcessImage]:

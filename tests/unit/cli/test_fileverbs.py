@@ -210,12 +210,13 @@ def test_plan_of_a_dump_names_the_contents_that_a_restart_would_refuse(here: Run
 
 
 def test_a_folder_that_ckptree_wrote_is_read_too(here: Run) -> None:
-    """It has the tree alone."""
+    """It has the tree alone, and `check` says so."""
     here("convert", "family.ckpt", "images", "-f", "criu")
-    ran = here("show", "criu:images")
+    ran, checked = here("show", "criu:images"), here("check", "criu:images")
 
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert "4712 make" in ran.stdout.decode()
+    assert b"criu:images: the tree alone: it has no inventory.img" in checked.stderr
 
 
 def test_the_tree_beside_the_images_is_the_tree(here: Run, dump: Path) -> None:

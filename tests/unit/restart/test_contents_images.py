@@ -27,6 +27,14 @@ def test_a_zombie_has_no_thread_but_itself(folder: Path) -> None:
     assert [pid for pid, process in found.items() if not process.lives] == [4, 5]
 
 
+def test_a_folder_without_an_inventory_has_no_contents(folder: Path) -> None:
+    """The format criu writes none, nor does a dump that failed."""
+    (folder / "inventory.img").unlink()
+
+    with pytest.raises(FormatError, match="it holds the tree alone"):
+        _ = Images(folder).inventory
+
+
 def test_a_path_that_the_kernel_would_cut_is_refused(folder: Path) -> None:
     """The kernel takes a path up to its first byte 0, and Python takes none with such a byte."""
     made = criuschema.messages()
