@@ -34,7 +34,7 @@ class KernelAreas:
         self._areas = areas
         self._pages = pages
         self._old = b""
-        self._redirects: dict[int, int] = {}
+        self._redirects: dict[int, vdso.Lead] = {}
 
     @property
     def vdso(self) -> AddressRange | None:
@@ -117,8 +117,8 @@ class KernelAreas:
             return
         script.exact("mmap", area.start, area.size, _WRITABLE, _PRIVATE, -1, 0, wanted=area.start)
         code = bytearray(self._old)
-        for old, target in self._redirects.items():
-            code[old : old + vdso.JUMP_BYTES] = vdso.jump(new + target)
+        for old, lead in self._redirects.items():
+            code[old : old + vdso.JUMP_BYTES] = lead.code(new)
         for (word,), at in zip(struct.iter_unpack("<I", code), range(0, len(code), 4), strict=True):
             if word:
                 script.poke(area.start + at, word)

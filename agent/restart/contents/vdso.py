@@ -2,7 +2,8 @@
 """The vdso of another kernel: its functions are redirected to those of this kernel's vdso.
 
 A program calls the vdso by addresses that it has looked up once. Where the kernel is another one, the image's vdso becomes
-ordinary memory at its old place, and each of its functions begins with a jump to this kernel's function of the same name.
+ordinary memory at its old place, and each of its functions begins with a jump to this kernel's function of the same name,
+or with the system call of that name where this kernel's vdso has none.
 This is true for calls that begin after the restart. A thread within a function of the old vdso could not go on: its data
 ([vvar]) is this kernel's, in another order.
 """
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 
 from agent.restart.contents.addresses import AddressRange
 from agent.restart.contents.refusals import Refused
+from agent.restart.contents.syscalls import CALLS
 
 JUMP_BYTES: Final = 16
 _ELF: Final = struct.Struct("<4sBBB9xHHIQQQIHHH")
@@ -25,6 +27,8 @@ _DT_HASH, _DT_STRTAB, _DT_SYMTAB = 4, 5, 6
 _STT_FUNC: Final = 2
 _X86_64: Final = 62
 _WORD: Final = 8
+_WITHOUT_DATA: Final = ("sgx_enter_enclave",)
+"""Functions that read no data of their kernel, and work under any."""
 
 
 class Function(NamedTuple):
@@ -71,8 +75,26 @@ def _functions(code: bytes) -> dict[str, Function]:
     return found
 
 
-def redirects(old: bytes, new: bytes) -> dict[int, int]:
-    """Return the offset of a function in a new vdso, by that in an old one.
+class Lead(NamedTuple):
+    """The place that a function of an old vdso leads to.
+
+    Attributes:
+        offset: of a function in the new vdso; -1: to a system call.
+        call: the number of the system call.
+    """
+
+    offset: int
+    call: int = 0
+
+    def code(self, base: int) -> bytes:
+        """Return the code that replaces the beginning of the function; `base` is the address of the new vdso."""
+        if self.offset >= 0:
+            return jump(base + self.offset)
+        return (b"\xb8" + struct.pack("<I", self.call) + b"\x0f\x05\xc3").ljust(JUMP_BYTES, b"\xcc")
+
+
+def redirects(old: bytes, new: bytes) -> dict[int, Lead]:
+    """Return the place that each function of an old vdso leads to, by its offset.
 
     Raises:
         Refused: a function cannot be redirected.
@@ -81,11 +103,15 @@ def redirects(old: bytes, new: bytes) -> dict[int, int]:
     starts = sorted({each.offset for each in theirs.values()})
     found = {}
     for name, function in theirs.items():
-        if name not in ours:
-            raise Refused("vdso", name, "other-kernel", "the kernel of this host has no such function: use the old one")
+        plain = name.removeprefix("__vdso_")
         if any(0 < start - function.offset < JUMP_BYTES for start in starts):
             raise Refused("vdso", name, "other-kernel", "the function is too short to be redirected")
-        found[function.offset] = ours[name].offset
+        if name in ours:
+            found[function.offset] = Lead(ours[name].offset)
+        elif plain in CALLS:
+            found[function.offset] = Lead(-1, CALLS[plain])
+        elif plain not in _WITHOUT_DATA:
+            raise Refused("vdso", name, "other-kernel", "the kernel of this host has no such function: use the old one")
     return found
 
 

@@ -57,8 +57,19 @@ def test_functions_are_redirected_by_their_names(code: bytes) -> None:
     old = code.replace(struct.pack("<QQ", *found["__vdso_time"]), struct.pack("<QQ", elsewhere, 24))
     led = vdso.redirects(old, code)
 
-    assert led[elsewhere] == found["__vdso_time"].offset
-    assert led[found["__vdso_getcpu"].offset] == found["__vdso_getcpu"].offset
+    assert led[elsewhere] == (found["__vdso_time"].offset, 0)
+    assert led[found["__vdso_getcpu"].offset] == (found["__vdso_getcpu"].offset, 0)
+
+
+def test_a_function_that_this_kernels_vdso_lacks_becomes_a_system_call(code: bytes) -> None:
+    """mov $309, %eax; syscall; ret. A function of a name that is none is refused."""
+    place = vdso.functions(code)["__vdso_getcpu"].offset
+    lacking = code.replace(b"getcpu\0", b"getxxx\0")
+    lead = vdso.redirects(code, lacking)[place]
+
+    assert lead.code(0x1000) == bytes.fromhex("b835010000 0f05 c3") + b"\xcc" * 8
+    with pytest.raises(Refused, match="no such function"):
+        vdso.redirects(lacking, code)
 
 
 def test_a_function_without_room_for_a_jump_is_refused(code: bytes) -> None:
