@@ -19,6 +19,7 @@ from agent.restart.contents.fillprogram import FillProgram
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.resumer import Resumer, ThreadState
 from agent.restart.rebuild.coordinator import Rebuild
+from agent.restart.rebuild.progress import Progress
 
 RESTORER: Final = Path(__file__).parents[1] / "helper" / "ckptree-restorer"
 
@@ -93,9 +94,15 @@ class Filling:
 
     def _expect(self, wanted: Resumed) -> None:
         if self._resumer is not None:
-            message = self._resumer.receive()
+            progress = Progress(self._progress)
+            message = self._resumer.receive(progress.show)
+            progress.end()
             if message.what != wanted:
                 raise self._failure(message)
+
+    def _progress(self) -> str:
+        *_, count = fillabi.STATE.unpack(os.pread(self._rebuild.file, fillabi.STATE.size, self._state_at))
+        return f"ckptree: {count >> 20} of {self._contents.page_bytes >> 20} MiB of memory restored"
 
     def _failure(self, message: ResumeMessage) -> CkptreeError:
         what = Resumed(message.what)

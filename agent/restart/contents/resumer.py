@@ -6,8 +6,9 @@ It tells when all threads are filled, and then waits for a word. Until it has le
 
 import fcntl
 import os
+import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -15,6 +16,7 @@ from agent.errors import CkptreeError, HostError
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillabi import ResumeMessage
 from agent.restart.contents.registers import Registers
+from agent.restart.rebuild.progress import LOOK_S
 
 PROGRAM: Final = Path(__file__).parents[1] / "helper" / "ckptree-resume"
 _OUT_OF_THE_WAY: Final = 100
@@ -80,12 +82,17 @@ class Resumer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def receive(self) -> ResumeMessage:
+    def receive(self, waiting: Callable[[], None] = lambda: None) -> ResumeMessage:
         """Wait for its next message.
+
+        Args:
+            waiting: called every half a second meanwhile.
 
         Raises:
             CkptreeError: it was killed.
         """
+        while not select.select([self._socket], [], [], LOOK_S)[0]:
+            waiting()
         data = self._socket.recv(fillabi.RESUME_MESSAGE.size)
         if len(data) != fillabi.RESUME_MESSAGE.size:
             raise CkptreeError("the process that resumes the tree was killed, and the tree with it")

@@ -14,8 +14,6 @@ import select
 import signal
 import socket
 import struct
-import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
@@ -28,10 +26,9 @@ from agent.restart.planning.plan import Plan
 from agent.restart.rebuild import helperabi, helperprogram, orphans, terminals
 from agent.restart.rebuild.failure import RebuildError, failure
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
+from agent.restart.rebuild.progress import LOOK_S, Progress
 
 HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
-_PATIENCE: Final = 2.0
-"""Seconds after which progress is written to a standard error that is no terminal; each further wait is doubled."""
 
 
 class Begin(Enum):
@@ -100,7 +97,6 @@ class Rebuild:
         self._detached = False
         self._file = -1
         self._first: int | None = None
-        self._patience = _PATIENCE
         self._kept: set[int] = set()
         self._failed: Message | None = None
 
@@ -296,40 +292,28 @@ class Rebuild:
         return message
 
     def _await(self, kind: Said) -> None:
-        begin = time.monotonic()
-        shown = False
+        progress = Progress(self._progress)
         while True:
-            if select.select([self._socket], [], [], 0.5)[0]:
+            if select.select([self._socket], [], [], LOOK_S)[0]:
                 message = self._receive()
-                if shown and sys.stderr is not None and sys.stderr.isatty():
-                    sys.stderr.write("\n")
-                    shown = False
+                progress.end()
                 if message.kind == kind:
                     return
                 if self._over:
                     break
             elif kind is Said.STANDING:
-                shown = self._show_progress(time.monotonic() - begin) or shown
+                progress.show()
         if self._failed:
             raise failure(self._failed, self.plan, self._helper)
         if kind is Said.RELEASED:
             return  # the tree ended before all its tasks had begun
         raise RebuildError("the root of the tree ended before its time")
 
-    def _show_progress(self, seconds: float) -> bool:
-        if sys.stderr is None:
-            return False
-        terminal = sys.stderr.isatty()
-        if not terminal and seconds < self._patience:
-            return False
-        self._patience = 2 * seconds
+    def _progress(self) -> str:
         at = helperabi.answer_offset(self._code) + helperabi.ANSWER.size
         pids = struct.unpack_from(f"={len(self.plan.actors)}i", self._memory, at)
         processes = sum(actor.leader == index for index, actor in enumerate(self.plan.actors))
-        text = f"ckptree: {sum(pid > 0 for pid in pids)} of {processes} processes made"
-        sys.stderr.write(f"\r{text}" if terminal else f"{text}\n")
-        sys.stderr.flush()
-        return True
+        return f"ckptree: {sum(pid > 0 for pid in pids)} of {processes} processes made"
 
     def _read_pids(self) -> None:
         """Set `pids` and `numbers` from the guard's answer; find the pids of threads in /proc by their numbers."""
