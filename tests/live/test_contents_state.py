@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,32 @@ def test_a_stopped_process_is_stopped(keeper: Path, tmp_path: Path, daemon_socke
         assert not (tmp_path / "after").exists()
         os.kill(root, 18)
         eventually((tmp_path / "after").exists, "it goes on")
+
+
+TRAPPED = """
+import os, signal, time
+seen = []
+signal.signal(signal.SIGTRAP, lambda *_: seen.append("handled"))
+open("ready", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGTRAP)
+time.sleep(0.01)
+with open("telling", "w") as file:
+    print(*seen, file=file)
+os.rename("telling", "after")
+"""
+
+
+def test_the_handler_of_sigtrap_survives_the_tracer(tmp_path: Path, daemon_socket: Path) -> None:
+    """A kernel that forces this signal on a thread that blocks it takes its handler away."""
+    with program([sys.executable, "-c", TRAPPED], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    (tmp_path / "go").touch()
+    with restarted(images):
+        eventually((tmp_path / "after").exists, "it goes on after its SIGTRAP")
+    assert (tmp_path / "after").read_text() == "handled\n"
 
 
 def _state(pid: int, tid: int = 0) -> str:

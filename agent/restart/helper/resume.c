@@ -17,7 +17,7 @@
 #define FD_COORDINATOR 5
 
 #define PTRACE_CONT 7
-#define PTRACE_SINGLESTEP 9
+#define PTRACE_SYSCALL 24
 #define PTRACE_DETACH 17
 #define PTRACE_GETREGSET 0x4204
 #define PTRACE_SETREGSET 0x4205
@@ -247,8 +247,9 @@ static void set_registers(uint32_t thread, void *registers)
 }
 
 /*
- * Have the first thread of a process unmap the region, with the system call instruction that it waits in. The thread stops after
- * that call and before the next instruction, which is gone.
+ * Have the first thread of a process unmap the region, with the system call instruction that it waits in. The thread stops at the
+ * begin of that call, and at its end before the next instruction, which is gone. These stops are no signals: for a single step the
+ * kernel would force SIGTRAP on a thread that blocks it, and with that take away the program's action for it (force_sig_info).
  */
 static void unmap_region(uint32_t thread)
 {
@@ -263,8 +264,10 @@ static void unmap_region(uint32_t thread)
 	registers[AT_SECOND] = one->region_size;
 	registers[AT_RESTART] = ~(uint64_t)0;
 	set_registers(thread, registers);
-	must(RESUMED_REGISTERS, thread, trace(PTRACE_SINGLESTEP, thread, 0, 0));
-	await_stop(thread, 0, SIGTRAP);
+	for (int stop = 0; stop < 2; stop++) {
+		must(RESUMED_REGISTERS, thread, trace(PTRACE_SYSCALL, thread, 0, 0));
+		await_stop(thread, 0, SIGTRAP);
+	}
 	must(RESUMED_REGISTERS, thread, trace(PTRACE_GETREGSET, thread, NT_PRSTATUS, (uint64_t)(uintptr_t)&area));
 	if (registers[AT_ANSWER])
 		end(RESUMED_REGION, thread, (long)registers[AT_ANSWER]);
