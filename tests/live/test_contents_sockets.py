@@ -299,3 +299,38 @@ def test_a_port_that_another_program_has_taken_is_refused_by_name(tmp_path: Path
             restarted(images),
         ):
             pass
+
+
+FILTERED = """
+import ctypes, os, socket, struct, time
+a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+a.send(b"queued before the filter")
+code = b"".join(struct.pack("<HBBI", *each) for each in (
+    (0x80, 0, 0, 0),  # load the length
+    (0x35, 1, 0, 3),  # skip one if it is at least 3
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 65535),  # take all
+))
+program = ctypes.create_string_buffer(code, len(code))
+b.setsockopt(socket.SOL_SOCKET, 26, struct.pack("<HxxxxxxQ", 4, ctypes.addressof(program)))
+open("ready", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.01)
+a.send(b"no")
+a.send(b"yes")
+with open("telling", "w") as file:
+    print(b.recv(100), b.recv(100), file=file)
+os.rename("telling", "told")
+time.sleep(100)
+"""
+
+
+def test_the_filter_of_a_socket_drops_what_it_dropped(tmp_path: Path, daemon_socket: Path) -> None:
+    """What was queued comes through; a message of two bytes does not."""
+    with program([sys.executable, "-c", FILTERED], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    (tmp_path / "go").touch()
+    with restarted(images):
+        eventually((tmp_path / "told").exists, "it tells")
+    assert (tmp_path / "told").read_text() == "b'queued before the filter' b'yes'\n"

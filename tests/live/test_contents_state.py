@@ -98,6 +98,7 @@ time.sleep(0.01)
 with open("telling", "w") as file:
     print(*seen, file=file)
 os.rename("telling", "after")
+time.sleep(100)
 """
 
 

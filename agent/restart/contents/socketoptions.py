@@ -63,7 +63,7 @@ def restore_options(file: OpenFile, options: Any) -> None:
     if options.so_bound_dev:
         set_option(file, SOL_SOCKET, SO_BINDTODEVICE, bytes(options.so_bound_dev) + b"\0")
     if options.so_filter:
-        program = file.data(struct.pack(f"<{len(options.so_filter)}Q", *options.so_filter))
+        program = file.data(b"".join(_instruction(int(word)) for word in options.so_filter))
         head = file.data(struct.pack("<HxxxxxxQ", len(options.so_filter), 0))
         file.script.address(head, 8, program)
         file.script.call("setsockopt", file.number, SOL_SOCKET, SO_ATTACH_FILTER, head, 16)
@@ -98,6 +98,11 @@ def restore_shutdown(file: OpenFile, part: Any) -> None:
     """Shut down the directions that were."""
     if part.shutdown:
         file.script.call("shutdown", file.number, int(part.shutdown) - 1, demand=Demand.ANY)
+
+
+def _instruction(word: int) -> bytes:
+    """Return an instruction of a filter as the kernel takes it; the image has it as a number, from its code downward."""
+    return struct.pack("<HBBI", word >> 48, word >> 40 & 0xFF, word >> 32 & 0xFF, word & 0xFFFFFFFF)
 
 
 def _point(file: OpenFile, at: Data, offset: int, content: bytes) -> None:
