@@ -169,7 +169,7 @@ class Images:
                     yield from _within(earlier, int(message.vaddr), size, name, entry.offset)
                 elif flags & LAZY and not flags & PRESENT:
                     raise Refused("pages", f"{message.vaddr:#x}", "lazy", _LAZY)
-                else:
+                elif size:  # CRIU writes no entry without pages, and a read of none has no part
                     yield PageRun(int(message.vaddr), size, source, offset)
                     offset += size
         if offset:

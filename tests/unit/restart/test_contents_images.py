@@ -35,6 +35,18 @@ def test_a_folder_without_an_inventory_has_no_contents(folder: Path) -> None:
         _ = Images(folder).inventory
 
 
+def test_an_entry_without_pages_is_no_run_of_pages(folder: Path) -> None:
+    """An image that was made by hand may have one; reading no bytes has no parts."""
+    made = criuschema.messages()
+    empty, full = (made["pagemap_entry"](vaddr=1 << 20, compat_nr_pages=count, flags=4) for count in (0, 1))
+    head = made["pagemap_head"](pages_id=3)
+    (folder / "pagemap-1.img").write_bytes(imagefile.image("pagemap", [head, empty, full, empty]))
+
+    assert [(run.address, run.size, run.offset) for run in Images(folder).pages("pagemap-1.img")] == [
+        (1 << 20, 4096, 0)
+    ]
+
+
 def test_a_path_that_the_kernel_would_cut_is_refused(folder: Path) -> None:
     """The kernel takes a path up to its first byte 0, and Python takes none with such a byte."""
     made = criuschema.messages()
