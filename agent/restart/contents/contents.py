@@ -20,8 +20,10 @@ from agent.restart.contents import (
 from agent.restart.contents.addresses import AddressRange, Specials, hole
 from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
+from agent.restart.contents.filelocks import FileLocks
 from agent.restart.contents.fillprogram import About, FillProgram, pages
 from agent.restart.contents.filters import Filters
+from agent.restart.contents.ghostfiles import GhostFiles
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
@@ -43,6 +45,7 @@ class Contents:
 
     Attributes:
         refusals: the objects that cannot be restored.
+        ghosts: the deleted files.
     """
 
     def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, terminal: bytes = b"") -> None:
@@ -59,6 +62,8 @@ class Contents:
         self._memory_objects = SharedMemory(images)
         self._memfds = MemfdFiles()
         self._lowest = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
+        self.ghosts = GhostFiles(images)
+        self._locks = FileLocks(images.all("filelocks.img"))
         self._kinds = {**filekinds.kinds(images, terminal), MEMFD_DESCRIPTOR: self._memfds}
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         self._filters = Filters(images.all("seccomp.img"))
@@ -139,7 +144,9 @@ class Contents:
             holder = Holder(leader, depth, numbers[leader], process, program)
             holders.append(Room(holder, memory, room))
         seen = {self._snapshot.number(each.tag): numbers[at] for at, each in enumerate(self._plan.actors) if each.tag}
-        descriptors = Descriptors([each.holder for each in holders], self._images.files, self._kinds, seen)
+        descriptors = Descriptors(
+            [each.holder for each in holders], self._images.files, self._kinds, seen, self._locks.restore
+        )
         shared = SharedFiles(self._memory_objects, fill, descriptors.holders)
         ways = processors(len(holders))
         exchanges = [Exchange(self._images, fill, each, shared, specials, ways) for each in holders]
@@ -178,6 +185,8 @@ class Contents:
         numbers = {int(info.fd) for info in process.fds}
         for info in process.fds:
             self._check_open_file(pid, int(info.id), int(info.type), numbers)
+        for fault in self._locks.faults(pid, numbers):
+            self.refuse(pid, fault)
 
     def _examine_beside(self, pid: int, identity: int) -> None:
         """Check the files that must be made with another one, and that no descriptor has, as those in flight."""
@@ -233,6 +242,12 @@ class Contents:
             self.refuse(pid, Refused("file", str(identity), "missing", "the images do not describe it"))
             return
         if not entry.HasField("reg"):
+            return
+        try:
+            if self.ghosts.made_later(identity):
+                return
+        except Refused as refused:
+            self.refuse(pid, refused)
             return
         path = bytes(entry.reg.name)
         try:

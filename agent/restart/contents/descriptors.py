@@ -6,7 +6,7 @@ all that the images have. When every process has created its own, each fetches t
 puts each at its descriptors' numbers. When every process has fetched, the high numbers are closed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -173,6 +173,7 @@ class Descriptors:
         files: the file_entry of each open file.
         kinds: the kinds, by CRIU's number.
         numbers: of each task, from the root's namespace inward, by its number there in the image.
+        finish: adds what a process does in the end, with no descriptors but those that it had.
 
     Attributes:
         holders: the processes.
@@ -186,9 +187,11 @@ class Descriptors:
         files: Mapping[int, Any],
         kinds: Mapping[int, FileKind],
         numbers: Mapping[int, tuple[int, ...]],
+        finish: Callable[[Holder], None] = lambda _: None,
     ) -> None:
         self._kinds = kinds
         self._numbers = numbers
+        self._finish = finish
         self.holders = list(holders)
         self.files = files
         self.owned: dict[tuple[str, int], tuple[Holder, int]] = {}
@@ -257,6 +260,7 @@ class Descriptors:
             script.post(fetched)
             script.wait(fetched, count)
             script.call("close_range", holder.service, 0xFFFFFFFF, 0)
+            self._finish(holder)
 
     def _complete(self, holder: Holder) -> None:
         """Complete the files of which a process is the first that has them."""

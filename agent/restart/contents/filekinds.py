@@ -8,7 +8,7 @@ from agent.restart.contents.descriptors import FileKind
 from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles, TimerFiles, Watches
 from agent.restart.contents.images import Images
 from agent.restart.contents.inetsockets import InetSockets
-from agent.restart.contents.openfiles import PathFiles, Pipes
+from agent.restart.contents.openfiles import Fifos, PathFiles, Pipes
 from agent.restart.contents.terminalfiles import TerminalFiles
 from agent.restart.contents.unixsockets import UnixSockets, packets
 
@@ -20,11 +20,13 @@ def kinds(images: Images, terminal: bytes = b"") -> dict[int, FileKind]:
         images: the folder.
         terminal: the path of the caller's terminal, for a tree that was begun by a shell; else empty.
     """
+    pipes = _pipe_contents(images)
     infos = {int(info.id): info for info in images.all("tty-info.img")}
     data = {int(each.tty_id): bytes(each.data) for each in images.all("tty-data.img")}
     return {
         1: PathFiles(),
-        2: Pipes(images.files, _pipe_contents(images)),
+        2: Pipes(images.files, pipes),
+        3: Fifos(images.files, pipes),
         4: InetSockets(),
         5: UnixSockets(images.files, packets(_queues(images))),
         6: EventCounters(),

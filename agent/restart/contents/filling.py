@@ -68,12 +68,14 @@ class Filling:
         except Refused as refused:  # of the addresses that this kernel has given to the helper
             raise CkptreeError(str(refused)) from refused
         section = self._program.section(code, len(plan.actors))
+        self._contents.ghosts.create()
         self._state_at = self._rebuild.fill(section) + self._program.state_offset(code, len(plan.actors))
         state = self._state_at, self._program.state_size
         self._resumer = Resumer(
             self._states, self._rebuild.pids, self._rebuild.file, state, suspends=self._contents.is_filtered
         )
         self._expect(Resumed.READY)
+        self._contents.ghosts.remove(links=False)
 
     def run(self) -> None:
         """Let all tasks run at once.
@@ -84,10 +86,12 @@ class Filling:
         if self._resumer is not None:
             self._resumer.go()
             self._expect(Resumed.ALL)
+            self._contents.ghosts.remove(links=True)
             self.close()
 
     def close(self) -> None:
-        """End the resumer; tasks that do not run yet die with it."""
+        """End the resumer; tasks that do not run yet die with it, and what was made for them alone goes."""
+        self._contents.ghosts.remove(links=False)
         if self._resumer is not None:
             self._resumer.close()
             self._resumer = None

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The open files that are opened by a path, and pipes."""
+"""The open files that are opened by a path, pipes and FIFOs."""
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agent.restart.contents.descriptors import O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile, keep_high, open_high
 from agent.restart.contents.fillabi import Demand
+from agent.restart.contents.memory import Refused
 
 O_ACCMODE: Final = 3
 O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
@@ -83,3 +86,49 @@ class Pipes(FileKind):
                 holder.leader.call("fcntl", number, F_SETFL, flags & ~O_ACCMODE)
             used[end] = True
             everything.owned["file", other] = holder, number
+
+
+class Fifos(FileKind):
+    """FIFOs, which have a path and are pipes: the bytes in them come back while somebody holds both ends.
+
+    Args:
+        files: the file_entry of each open file.
+        contents: the bytes in each pipe and its size, by the pipe's id.
+    """
+
+    def __init__(self, files: Mapping[int, Any], contents: Mapping[int, tuple[bytes, int]]) -> None:
+        self._files = files
+        self._contents = contents
+        self._same: dict[int, list[int]] = {}
+        for identity, entry in files.items():
+            if entry.HasField("fifo"):
+                self._same.setdefault(int(entry.fifo.pipe_id), []).append(identity)
+
+    def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
+        """Refuse a FIFO without a path, and a path of another file."""
+        described = self._files.get(int(entry.fifo.regf_id))
+        if described is None or not described.HasField("reg"):
+            raise Refused("fifo", str(entry.id), "missing", "the images do not say which path it has: dump it again")
+        path = bytes(described.reg.name)
+        if os.path.lexists(path) and not stat.S_ISFIFO(os.stat(path).st_mode):
+            text = f"{os.fsdecode(path)} is no FIFO any more: put the one there that it had open"
+            raise Refused("fifo", str(entry.id), "type", text)
+
+    def together(self, entry: Any) -> Iterable[int]:
+        """Return all open files of the FIFO."""
+        return self._same[int(entry.fifo.pipe_id)]
+
+    def create(self, file: OpenFile) -> int:
+        """Open a FIFO; one that is open for reading and writing lets no other wait, and keeps what is in it."""
+        pipe, everything = int(file.entry.fifo.pipe_id), file.everything
+        regular = self._files[int(file.entry.fifo.regf_id)].reg
+        path = bytes(regular.name)
+        if ("fifo", pipe) not in everything.owned:
+            both = open_high(file.holder, path, os.O_RDWR | os.O_NONBLOCK)
+            everything.owned["fifo", pipe] = file.holder, both
+            content, size = self._contents.get(pipe, (b"", 0))
+            if size:
+                file.script.call("fcntl", both, F_SETPIPE_SZ, size)
+            if content:
+                file.script.exact("write", both, file.data(content), len(content), wanted=len(content))
+        return open_high(file.holder, path, open_flags(int(regular.flags)))

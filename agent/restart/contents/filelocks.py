@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The locks that processes hold on files: flock(2), those of a process and those of an open file by fcntl(2)."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from agent.restart.contents.descriptors import Holder
+from agent.restart.contents.fillprogram import About
+from agent.restart.contents.memory import Refused
+
+POSIX, FLOCK, OFD, LEASE = 1, 2, 4, 8
+F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
+F_SETLK, F_OFD_SETLK = 6, 37
+LOCK_SH, LOCK_EX, LOCK_NB = 1, 2, 4
+_NAMES: Final = {POSIX: "fcntl", FLOCK: "flock", OFD: "open file", LEASE: "lease"}
+
+
+class FileLocks:
+    """The locks of a tree.
+
+    Args:
+        entries: the file_lock_entry of each.
+    """
+
+    def __init__(self, entries: Iterable[Any]) -> None:
+        self._by_process: dict[int, list[Any]] = {}
+        for entry in entries:
+            self._by_process.setdefault(int(entry.pid), []).append(entry)
+
+    def faults(self, pid: int, numbers: Iterable[int]) -> Iterator[Refused]:
+        """Yield the reasons to refuse locks of a process with these descriptors."""
+        have = set(numbers)
+        for entry in self._by_process.get(pid, ()):
+            if entry.flag not in (POSIX, FLOCK, OFD):
+                name = _NAMES.get(int(entry.flag), f"kind {entry.flag}")
+                yield Refused("lock", _identity(entry), "kind", f"a {name} is not restored: end it before the dump")
+            elif entry.type not in (F_RDLCK, F_WRLCK) or int(entry.fd) not in have:
+                yield Refused("lock", _identity(entry), "missing", "the images do not describe its file or type")
+
+    def restore(self, holder: Holder) -> None:
+        """Add the operations by which a process takes its locks. Closing any descriptor of the file ends one."""
+        for entry in self._by_process.get(holder.image.pid, ()):
+            script = holder.leader
+            script.about = About("lock", _identity(entry))
+            if entry.flag == FLOCK:
+                how = LOCK_SH if entry.type == F_RDLCK else LOCK_EX
+                script.call("flock", int(entry.fd), how | LOCK_NB)
+            else:
+                # struct flock: type, whence (0: from the beginning), start, length, pid
+                lock = struct.pack("<hh4xqqi4x", int(entry.type), 0, int(entry.start), int(entry.len), 0)
+                command = F_SETLK if entry.flag == POSIX else F_OFD_SETLK
+                script.call("fcntl", int(entry.fd), command, holder.program.data(lock))
+
+
+def _identity(entry: Any) -> str:
+    name = _NAMES.get(int(entry.flag), "unknown")
+    return f"{name} {entry.start}+{entry.len} of descriptor {entry.fd}"

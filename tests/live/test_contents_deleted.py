@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs with deleted files, FIFOs and locks run on after a restart."""
+
+import ast
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.live.dumps import dump, eventually, program, restarted
+
+FILES = """
+import fcntl, mmap, os, struct, time
+os.umask(0)
+gone = open("gone", "w+b", buffering=0)
+gone.write(b"content of the deleted file")
+os.fchmod(gone.fileno(), 0o641)
+os.fchown(gone.fileno(), 1234, 2345)
+again = open("gone", "rb", buffering=0)
+again.seek(11)
+area = mmap.mmap(gone.fileno(), 0)
+os.unlink("gone")
+with open("gone", "w") as file:
+    file.write("another one")
+sparse = open("sparse", "w+b", buffering=0)
+sparse.seek(1 << 22)
+sparse.write(b"far")
+os.unlink("sparse")
+linked = open("linked", "w+b", buffering=0)
+linked.write(b"linked")
+os.link("linked", "kept")
+os.unlink("linked")
+os.mkfifo("fifo")
+both = os.open("fifo", os.O_RDWR)
+reader = os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)
+writer = os.open("fifo", os.O_WRONLY)
+os.close(both)
+os.write(writer, b"in the fifo")
+whole, part, third = (open(name, "w+b", buffering=0) for name in ("whole", "part", "third"))
+fcntl.flock(whole, fcntl.LOCK_EX)
+fcntl.lockf(part, fcntl.LOCK_EX, 10, 5)
+fcntl.fcntl(third, 37, struct.pack("hh4xqqi4x", fcntl.F_RDLCK, 0, 7, 3, 0))
+os.mkdir("folder")
+os.chdir("folder")
+os.rmdir("../folder")
+os.chmod(".", 0o711)
+top = os.environ["TOP"]
+open(top + "/begun", "w").close()
+while not os.path.exists(top + "/ask"):
+    time.sleep(0.02)
+found, holes = os.fstat(gone.fileno()), os.fstat(sparse.fileno())
+seen = {
+    "again": again.read(),
+    "mapped": area[:7],
+    "stat": (found.st_mode & 0o7777, found.st_uid, found.st_gid, found.st_nlink, found.st_size),
+    "sparse": (holes.st_size, holes.st_blocks < 64, os.pread(sparse.fileno(), 3, 1 << 22)),
+    "linked": (linked.seek(0), linked.read(), os.fstat(linked.fileno()).st_nlink),
+    "fifo": (os.read(reader, 100), os.write(writer, b"more"), os.read(reader, 100)),
+    "folder": (os.stat(".").st_nlink, os.stat(".").st_mode & 0o777),
+}
+gone.seek(0)
+gone.write(b"written")
+seen["shared"] = (again.seek(0), again.read(7), area[:7])
+with open(top + "/telling", "w") as file:
+    print(seen, file=file)
+os.rename(top + "/telling", top + "/told")
+time.sleep(60)
+"""
+SEEN = {
+    "again": b"the deleted file",
+    "mapped": b"content",
+    "stat": (0o641, 1234, 2345, 0, 27),
+    "sparse": ((1 << 22) + 3, True, b"far"),
+    "linked": (0, b"linked", 1),
+    "fifo": (b"in the fifo", 4, b"more"),
+    "folder": (0, 0o711),
+    "shared": (0, b"written", b"written"),
+}
+
+
+def _is_locked(path: Path, kind: str) -> bool:
+    with path.open("r+b") as file:
+        try:
+            if kind == "flock":
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            else:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 12 if kind == "part" else 8)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_deleted_files_fifos_and_locks_are_as_they_were(tmp_path: Path, daemon_socket: Path) -> None:
+    """Deleted files are deleted again, with content, size, mode and owner; another file has the path of one."""
+    environment = {**os.environ, "TOP": os.fspath(tmp_path)}
+    with program([sys.executable, "-c", FILES], tmp_path, env=environment) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        time.sleep(0.1)
+        images = dump(pid, tmp_path / "images", daemon_socket, "--link-remap", "--file-locks")
+    with restarted(images):
+        for name, kind in (("whole", "flock"), ("part", "part"), ("third", "third")):
+            assert _is_locked(tmp_path / name, kind), name
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+    assert ast.literal_eval((tmp_path / "told").read_text()) == SEEN
+    assert (tmp_path / "gone").read_text() == "another one"
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left == {"gone", "kept", "fifo", "whole", "part", "third", "begun", "ask", "told", "images", "out"}
+
+
+def test_a_deleted_file_whose_folder_is_gone_is_refused(tmp_path: Path, daemon_socket: Path) -> None:
+    """Nothing is made."""
+    (tmp_path / "folder").mkdir()
+    script = (
+        "import os, time; f = open('folder/gone', 'w'); os.unlink('folder/gone'); open('begun', 'w'); time.sleep(60)"
+    )
+    with program([sys.executable, "-c", script], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    (tmp_path / "folder").rmdir()
+    with pytest.raises(AssertionError, match="the folder of a deleted file"), restarted(images):
+        pass
