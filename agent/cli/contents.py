@@ -4,9 +4,10 @@
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent.errors import RefusedError, UsageError
+from exporters.criu import PREFIX, TREE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from agent.restart.contents.filling import Filling
     from agent.restart.planning.plan import Plan
     from agent.restart.rebuild.coordinator import Rebuild
-
-PREFIX: Final = "criu:"
-TREE: Final = "tree.ckpt"
-"""The tree that `ckptree hook criu` leaves beside CRIU's images."""
 
 
 def source_of(file: str, contents: str) -> tuple[str, Path | None]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli import allowance, criusource
+from exporters.criu import PREFIX
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def folder_of(file: str) -> Path | None:
     """Return the folder of the contents that a FILE names; None for a FILE of another kind, or without contents."""
-    if not file.startswith(criusource.PREFIX):
+    if not file.startswith(PREFIX):
         return None
     images = criusource.folder(file)
     return images.path if criusource.has_contents(images) else None

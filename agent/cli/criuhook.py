@@ -22,9 +22,8 @@ from agent.cli.message import say
 from agent.errors import INCOMPLETE, CkptreeError, UsageError
 from agent.protocol.client import Answer, Client
 from exporters import store
+from exporters.criu import TREE
 
-NAME: Final = "tree.ckpt"
-"""The file beside CRIU's images."""
 _ACTION: Final = "CRTOOLS_SCRIPT_ACTION"
 _ROOT: Final = "CRTOOLS_INIT_PID"
 _FOLDER: Final = "CRTOOLS_IMAGE_DIR"
@@ -45,18 +44,18 @@ def run(socket: Path | None = None, *, required: bool = False) -> int:
                 f"hook criu: there is no {name} in the environment: CRIU runs this, with --action-script of `criu dump`"
             )
             return UsageError.exit_code
-    path = Path(os.environ[_FOLDER], NAME)
+    path = Path(os.environ[_FOLDER], TREE)
     try:
         answer = _written(path, socket)
     except Exception as error:  # noqa: BLE001 - no fault of this program may cost a dump that does not require it
         _say(str(error) if isinstance(error, CkptreeError) else f"internal error: {error!r}")
-        _say(f"this dump has no {NAME}")
+        _say(f"this dump has no {TREE}")
         _remove_former(path)
         return (error.exit_code if isinstance(error, CkptreeError) else 1) if required else 0
     if answer.workers:
         _say(f"left out, for no rebuild can make them: {answer.workers} threads of the kernel (io workers)")
     if not answer.complete:
-        _say(f"{NAME} is incomplete: " + ("; ".join(answer.reasons) or "not verified"))
+        _say(f"{TREE} is incomplete: " + ("; ".join(answer.reasons) or "not verified"))
     return INCOMPLETE if required and not answer.complete else 0
 
 

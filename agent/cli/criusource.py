@@ -5,19 +5,16 @@ The tree is that of tree.ckpt, where ``ckptree hook criu`` left one, for it has 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent.cli import allowance
 from agent.errors import CkptreeError, FormatError
-from exporters.criu import criutree
+from exporters.criu import PREFIX, TREE, criutree
 from exporters.criu.imagefolder import ImageFolder
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
     from exporters.content.findings import Finding
-
-PREFIX: Final = "criu:"
-TREE: Final = "tree.ckpt"
 
 
 def folder(file: str) -> ImageFolder:

@@ -4,7 +4,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from agent.cli import allowance, terminal
 from agent.cli.options import Format
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
+from exporters.criu import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +44,6 @@ class Restorer(StrEnum):
     CRIU = "criu"
 
 
-_CRIU: Final = "criu:"
 _NAMED_KINDS = 10  # types of unknown records that have a line each
 
 MOST_BYTES = 256 << 20
@@ -132,7 +132,7 @@ def load_file(file: str, *keys: Path) -> "Snapshot":
         file: its name, ``-``, or ``criu:DIR`` (agent.cli.criusource).
         keys: each must have signed the file (agent.cli.signature).
     """
-    if file.startswith(_CRIU):
+    if file.startswith(PREFIX):
         from agent.cli import criusource
 
         images = criusource.folder(file)
@@ -176,7 +176,7 @@ def check(file: File, as_json: AsJson = False) -> None:
     from exporters.content import findings
     from exporters.content.wording import count
 
-    if file.startswith(_CRIU):
+    if file.startswith(PREFIX):
         from agent.cli import criusource
 
         folder = criusource.folder(file)
@@ -300,7 +300,7 @@ def plan(
         terminal.write(_plan_picture(file, pidns=pidns, any_numbers=not pids))
         return
     images = None
-    if file.startswith(_CRIU) and pids:
+    if file.startswith(PREFIX) and pids:
         from agent.cli import contentsplan
 
         images = contentsplan.folder_of(file)

@@ -18,12 +18,9 @@ from exporters.checking.kernelrules import doubts
 from exporters.content.fields import escape
 from exporters.content.findings import Finding
 from exporters.content.wording import plain
-from exporters.criu import criutree, imagefile, imagefolder
+from exporters.criu import TREE, criutree, imagefile, imagefolder
 from exporters.criu.imagefolder import ImageFiles
 from exporters.documents.document import path_of
-
-TREE: Final = "tree.ckpt"
-"""Name of the image that ``ckptree hook criu`` leaves beside CRIU's."""
 
 _PAGE: Final = 4096
 _PRESENT: Final = 1 << 2  # of pagemap_entry.flags; without flags all pages are present but those of the parent
