@@ -281,3 +281,29 @@ void strict(void)
 	fclose(out);
 	must(rename("after.unfinished", "after"), "after");
 }
+
+/* rooted: a root directory and a folder below it. */
+static void rooted_facts(void)
+{
+	char path[256] = "";
+
+	tell("cwd %s", getcwd(path, sizeof(path)) ? path : "none");
+	tell("root %d outside %d", access("/below/mark", F_OK), access("/usr", F_OK));
+}
+
+void rooted(void)
+{
+	must(mkdir("below", 0777), "below");
+	must(chroot("."), "chroot");
+	must(chdir("below"), "chdir");
+	make("mark");
+	out = fopen("/before", "w");
+	rooted_facts();
+	fclose(out);
+	make("/ready");
+	await("/go");
+	out = fopen("/after.unfinished", "w");
+	rooted_facts();
+	fclose(out);
+	must(rename("/after.unfinished", "/after"), "after");
+}

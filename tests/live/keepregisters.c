@@ -193,3 +193,67 @@ void family(void)
 	fclose(out);
 	must(rename("after.unfinished", "after"), "after");
 }
+
+#if defined(__x86_64__)
+/* sequence: a thread stays within a restartable sequence; a signal makes it begin anew, as long as the kernel knows of it. */
+static volatile uint32_t leave;
+static volatile uint32_t begun_anew;
+
+static void *in_sequence(void *unused)
+{
+	uint64_t *sequence = (uint64_t *)((char *)__builtin_thread_pointer() + __rseq_offset + 8);
+
+	(void)unused;
+	pthread_barrier_wait(&ready);
+	__asm__ volatile(".pushsection .data.sequence, \"aw\"\n"
+			 ".balign 32\n"
+			 "7: .long 0, 0\n"
+			 ".quad 1f, 2f - 1f, 4f\n"
+			 ".popsection\n"
+			 "jmp 3f\n"
+			 ".long 0x53053053\n" /* the signature before the place where the kernel goes on */
+			 "4: incl %[anew]\n"
+			 "3: lea 7b(%%rip), %%rax\n"
+			 "mov %%rax, (%[sequence])\n"
+			 "1: pause\n"
+			 "cmpl $0, %[leave]\n"
+			 "je 1b\n"
+			 "2: movq $0, (%[sequence])\n"
+			 : [anew] "+m"(begun_anew)
+			 : [leave] "m"(leave), [sequence] "r"(sequence)
+			 : "rax", "memory", "cc");
+	pthread_barrier_wait(&told);
+	return NULL;
+}
+
+static void nothing(int number)
+{
+	(void)number;
+}
+
+void sequence(void)
+{
+	struct sigaction action = {.sa_handler = nothing};
+	pthread_t thread;
+	uint32_t before;
+
+	sigaction(SIGUSR1, &action, NULL);
+	pthread_barrier_init(&ready, NULL, 2);
+	pthread_barrier_init(&told, NULL, 2);
+	pthread_create(&thread, NULL, in_sequence, NULL);
+	pthread_barrier_wait(&ready);
+	usleep(100000);
+	make("ready");
+	await("go");
+	before = begun_anew;
+	pthread_kill(thread, SIGUSR1);
+	for (int n = 0; n < 1000 && begun_anew == before; n++)
+		usleep(1000);
+	leave = 1;
+	pthread_barrier_wait(&told);
+	out = fopen("after.unfinished", "w");
+	tell("a signal has it begin anew: %d", begun_anew != before);
+	fclose(out);
+	must(rename("after.unfinished", "after"), "after");
+}
+#endif

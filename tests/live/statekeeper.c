@@ -86,19 +86,12 @@ int main(int count, char **words)
 		void (*run)(void);
 	} modes[] = {
 #if defined(__x86_64__)
-		{"registers", registers},
+		{"registers", registers}, {"sequence", sequence},
 #endif
-		{"process", process},
-		{"capabilities", capabilities},
-		{"signals", signals},
-		{"handler", within_handler},
-		{"disarming", within_disarming_handler},
-		{"calls", calls},
-		{"filters", filters},
-		{"filters-apart", filters_apart},
-		{"strict", strict},
-		{"timers", timers},
-		{"robust", robust},
+		{"process", process},	  {"rooted", rooted},	       {"capabilities", capabilities},
+		{"signals", signals},	  {"handler", within_handler}, {"disarming", within_disarming_handler},
+		{"calls", calls},	  {"filters", filters},	       {"filters-apart", filters_apart},
+		{"strict", strict},	  {"timers", timers},	       {"robust", robust},
 		{"family", family},
 	};
 

@@ -66,5 +66,7 @@ void strict(void);
 void timers(void);
 void robust(void);
 void family(void);
+void sequence(void);
+void rooted(void);
 
 #endif

@@ -48,7 +48,9 @@ def told(keeper: Path, mode: str, folder: Path, socket: Path | None) -> tuple[st
     return (folder / "before").read_text() if (folder / "before").exists() else "", after.read_text()
 
 
-@pytest.mark.parametrize("mode", ["registers", "process", "capabilities", "filters", "filters-apart", "timers"])
+@pytest.mark.parametrize(
+    "mode", ["registers", "process", "capabilities", "filters", "filters-apart", "timers", "rooted"]
+)
 def test_a_program_tells_the_same_state_as_before(keeper: Path, mode: str, tmp_path: Path, daemon_socket: Path) -> None:
     """Registers of every size in three threads; ids, capabilities, limits, actions, scheduling; filters; timers."""
     before, after = told(keeper, mode, tmp_path / mode, daemon_socket)
@@ -56,7 +58,7 @@ def test_a_program_tells_the_same_state_as_before(keeper: Path, mode: str, tmp_p
     assert after == before
 
 
-@pytest.mark.parametrize("mode", ["signals", "handler", "disarming", "calls", "strict", "robust", "family"])
+@pytest.mark.parametrize("mode", ["signals", "handler", "disarming", "calls", "strict", "robust", "family", "sequence"])
 def test_a_program_tells_what_it_would_have_told_without_a_dump(
     keeper: Path, mode: str, tmp_path: Path, daemon_socket: Path
 ) -> None:

@@ -10,10 +10,12 @@ and in the container a message, semaphores and shared memory. The pages are zero
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
+
+from exporters.criu import imagefile, imagefolder
 
 DUMPS: Final = Path(__file__).parent / "criu-4.1.1.tar.xz"
 
@@ -52,3 +54,12 @@ def _dumps() -> dict[str, dict[str, bytes]]:
 def dump(name: str) -> Files:
     """Return a folder that CRIU wrote: ``container`` or ``subtree``."""
     return Files(_dumps()[name])
+
+
+def changed(folder: Path, name: str, change: Callable[[Any], None]) -> None:
+    """Change the first message of a file without payloads."""
+    kind = imagefile.kind_of(name)
+    assert kind is not None
+    found = [entry.message for entry in imagefolder.entries(imagefolder.ImageFolder(folder), name)]
+    change(found[0])
+    (folder / name).write_bytes(imagefile.image(kind.stem, found))

@@ -40,6 +40,7 @@ class HostFacts(NamedTuple):
         loginuid: the caller's; None where the kernel has none.
         initial: the kinds of namespaces in which the caller is in the initial one.
         profile: the caller's security label; empty: none.
+        filtered: True: the caller has seccomp filters, which all tasks inherit.
     """
 
     machine: str
@@ -56,6 +57,7 @@ class HostFacts(NamedTuple):
     loginuid: int | None = None
     initial: frozenset[str] = frozenset(NAMESPACES)
     profile: bytes = b""
+    filtered: bool = False
 
     def has(self, capability: int) -> bool:
         """Return True if the caller has a capability."""
@@ -89,6 +91,7 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> HostFacts:
         _loginuid(proc / "self/loginuid"),
         frozenset(kind for kind in NAMESPACES if _is_initial(proc, kind)),
         security_label(proc),
+        status.get("Seccomp", "0") != "0",
     )
 
 

@@ -198,7 +198,10 @@ def _thread_of_host(process: ProcessImage, tid: int, host: HostFacts) -> Iterato
     raised = taskstate.is_realtime(int(thread.sched_policy)) or thread.sched_nice < 0
     if raised and not host.has(CAP_SYS_NICE):
         yield Refused("scheduling", str(tid), "scheduling", "its priority takes CAP_SYS_NICE")
-    if filters.mode(process, tid) and not host.has(CAP_SYS_ADMIN):
+    if host.filtered:
+        text = "the caller has seccomp filters, which the task would get as well: restart where there are none"
+        yield Refused("seccomp", str(tid), "seccomp", text)
+    elif filters.mode(process, tid) and not host.has(CAP_SYS_ADMIN):
         text = "the caller lacks CAP_SYS_ADMIN, which it takes to fill a task behind its filter"
         yield Refused("seccomp", str(tid), "seccomp", text)
     place = "credentials", str(tid)

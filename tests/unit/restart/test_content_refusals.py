@@ -13,9 +13,10 @@ from agent.restart.contents.contents import Contents
 from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
 from agent.restart.contents.images import Images
 from agent.restart.planning.search import decide
-from exporters.criu import criutree, imagefile, imagefolder
+from exporters.criu import criutree
 from exporters.criu.imagefolder import ImageFolder
 from tests.support import criuimages
+from tests.support.criuimages import changed
 
 FLAGS = frozenset(("avx", "avx512f", "ospke"))
 HOST = HostFacts("x86_64", FLAGS)
@@ -30,16 +31,6 @@ class Anywhere(Contents):
     def _check_file(self, pid: int, identity: int) -> None:
         if identity not in self._images.files:
             super()._check_file(pid, identity)
-
-
-def changed(folder: Path, name: str, change: Change) -> None:
-    """Change the first message of a file."""
-    files = ImageFolder(folder)
-    kind = imagefile.kind_of(name)
-    assert kind is not None
-    found = [entry.message for entry in imagefolder.entries(files, name)]
-    change(found[0])
-    (folder / name).write_bytes(imagefile.image(kind.stem, found))
 
 
 def refusals(folder: Path, host: HostFacts = HOST, tree: Callable[[Snapshot], Snapshot] = lambda it: it) -> set[str]:
@@ -183,6 +174,7 @@ HOSTS = {
     "user": (HOST._replace(uids=(range(1000, 1001),)), "credentials user"),
     "group": (HOST._replace(gids=(range(1000, 1001),)), "credentials group"),
     "groups": (HOST._replace(groups=frozenset((7, 8))), "credentials groups"),
+    "filters": (HOST._replace(filtered=True), "seccomp seccomp"),
     "no_new_privs": (HOST._replace(no_new_privs=True), "credentials no_new_privs"),
 }
 
