@@ -9,14 +9,20 @@ from pathlib import Path
 from agent.restart.rebuild.coordinator import HELPER
 
 
-def left_over(others: set[int]) -> set[int]:
-    """Return the pids of guards and tasks of this checkout, except for `others`; zombies are left out."""
+def running(*programs: Path) -> set[int]:
+    """Return the pids of all processes that run one of these programs; zombies are left out."""
+    names = {os.fspath(path) for path in programs}
     found = set()
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
-            if entry.name.isdigit() and os.readlink(entry / "exe") == os.fspath(HELPER):
+            if entry.name.isdigit() and os.readlink(entry / "exe") in names:
                 found.add(int(entry.name))
-    return found - others
+    return found
+
+
+def left_over(others: set[int]) -> set[int]:
+    """Return the pids of guards and tasks of this checkout, except for `others`; zombies are left out."""
+    return running(HELPER) - others
 
 
 def guards(coordinator: int) -> list[int]:

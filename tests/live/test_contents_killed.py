@@ -20,7 +20,7 @@ import pytest
 from agent.restart.contents.resumer import PROGRAM as RESUMER
 from agent.restart.rebuild.coordinator import HELPER
 from tests.live.dumps import dump, eventually, program
-from tests.live.guardprocesses import kill_session
+from tests.live.guardprocesses import kill_session, running
 
 MOMENTS = int(os.environ.get("CKPTREE_MOMENTS", "3"))
 OWN_FAILURE = 125
@@ -62,17 +62,6 @@ def dumped(tmp_path_factory: pytest.TempPathFactory, daemon_socket: Path) -> Dum
         return Dumped(dump(pid, folder / "images", daemon_socket), python)
 
 
-def processes(*programs: Path) -> set[int]:
-    """Return the pids of all processes that run one of these programs."""
-    names = {os.fspath(path) for path in programs}
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and os.readlink(entry / "exe") in names:
-                found.add(int(entry.name))
-    return found
-
-
 def restart(dumped: Dumped) -> "subprocess.Popen[str]":
     """Begin a restart, in a session of its own."""
     os.truncate(dumped.program.with_name("out"), 0)  # an interrupted program writes to it, and it must be as it was
@@ -106,7 +95,7 @@ def await_child(pid: int, path: Path) -> None:
 
 def tasks(coordinator: int, dumped: Dumped, others: set[int]) -> list[int]:
     """Return the tasks of the tree, helpers and keepers among them, without the guard."""
-    return sorted(processes(HELPER, dumped.program) - others - {*children(coordinator, HELPER)})
+    return sorted(running(HELPER, dumped.program) - others - {*children(coordinator, HELPER)})
 
 
 def kill(victim: str, coordinator: int, dumped: Dumped, others: set[int], chance: random.Random) -> None:
@@ -144,9 +133,9 @@ def seconds(dumped: Dumped) -> tuple[float, float]:
 @pytest.mark.parametrize("victim", ["coordinator", "guard", "resumer", "task", "session", "interrupted"])
 def test_nothing_is_left_whichever_process_is_killed(victim: str, dumped: Dumped) -> None:
     """From the birth of the guard to the time when all run. Whoever fails says why, and with which code."""
-    others = processes(HELPER, RESUMER, dumped.program)
+    others = running(HELPER, RESUMER, dumped.program)
     _, whole = seconds(dumped)
-    eventually(lambda: processes(HELPER, RESUMER, dumped.program) == others, "nothing is left")
+    eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, "nothing is left")
     chance = random.Random(victim)
     for _ in range(MOMENTS):
         process = restart(dumped)
@@ -163,7 +152,7 @@ def test_nothing_is_left_whichever_process_is_killed(victim: str, dumped: Dumped
             assert process.returncode in ENDS, said
             assert said or process.returncode != OWN_FAILURE
             assert "Traceback" not in said
-        eventually(lambda: processes(HELPER, RESUMER, dumped.program) == others, f"{victim}: nothing is left")
+        eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, f"{victim}: nothing is left")
 
 
 def _stopped(pid: int) -> bool:
@@ -172,7 +161,7 @@ def _stopped(pid: int) -> bool:
 
 def test_a_file_that_goes_after_the_check_is_named(dumped: Dumped, tmp_path: Path) -> None:
     """The pages of a process go while the tree is made: the message names them, and nothing is left."""
-    others = processes(HELPER, RESUMER, dumped.program)
+    others = running(HELPER, RESUMER, dumped.program)
     copy = tmp_path / "images"
     subprocess.run(["cp", "-r", dumped.images, copy], check=True)
     process = restart(Dumped(copy, dumped.program))
@@ -184,12 +173,12 @@ def test_a_file_that_goes_after_the_check_is_named(dumped: Dumped, tmp_path: Pat
     assert process.returncode == OWN_FAILURE
     assert "pages" in said
     assert "No such file or directory" in said
-    eventually(lambda: processes(HELPER, RESUMER, dumped.program) == others, "nothing is left")
+    eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, "nothing is left")
 
 
 def test_signals_from_outside_during_the_fill_wait_until_it_is_done(dumped: Dumped) -> None:
     """The fill itself takes no notice of SIGSTOP: each process is stopped when all are let run."""
-    others = processes(HELPER, RESUMER, dumped.program)
+    others = running(HELPER, RESUMER, dumped.program)
     process = restart(dumped)
     try:
         await_child(process.pid, RESUMER)
@@ -203,4 +192,4 @@ def test_signals_from_outside_during_the_fill_wait_until_it_is_done(dumped: Dump
     finally:
         process.kill()
         process.communicate()
-    eventually(lambda: processes(HELPER, RESUMER, dumped.program) == others, "nothing is left")
+    eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, "nothing is left")
