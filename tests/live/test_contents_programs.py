@@ -40,6 +40,10 @@ def _short_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def _number(path: Path) -> int:
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
 WRITER = """
 import sqlite3, time
 base = sqlite3.connect("base")
@@ -49,23 +53,23 @@ while True:
     with base:
         base.execute("insert into lines values(?, ?)", (number, number * number))
     number += 1
+    with open("number", "w") as file:
+        file.write(str(number))
     time.sleep(0.01)
 """
 
 
 def test_a_writer_of_sqlite_goes_on_without_a_gap(tmp_path: Path, daemon_socket: Path) -> None:
-    """Each row is there once, whether it was written before or after."""
+    """Each row is there once, whether it was written before or after.
 
-    def count() -> int:
-        with sqlite3.connect(f"file:{tmp_path}/base?mode=ro", uri=True) as base:
-            return int(base.execute("select count(*) from lines").fetchone()[0])
-
+    Nobody looks into the base between dump and restart, since a reader would undo the change that was under way.
+    """
     with program([sys.executable, "-c", WRITER], tmp_path) as pid:
-        time.sleep(1)
+        eventually(lambda: _number(tmp_path / "number") > 20, "rows are written")
         images = dump(pid, tmp_path / "images", daemon_socket, "--file-locks")
-    before = count()
+    before = _number(tmp_path / "number")
     with restarted(images):
-        eventually(lambda: count() > before + 20, "rows are written")
+        eventually(lambda: _number(tmp_path / "number") > before + 20, "rows are written")
     with sqlite3.connect(tmp_path / "base") as base:
         rows = base.execute("select number, square from lines order by number").fetchall()
         sound = base.execute("pragma integrity_check").fetchone()
@@ -74,8 +78,29 @@ def test_a_writer_of_sqlite_goes_on_without_a_gap(tmp_path: Path, daemon_socket:
     assert sound == ("ok",)
 
 
-def _number(path: Path) -> int:
-    return int(path.read_text() or 0) if path.exists() else 0
+POOL = """
+import multiprocessing, time
+def square(number):
+    time.sleep(0.005)
+    return number * number
+with multiprocessing.Pool(2) as pool:
+    turn = 0
+    while True:
+        assert pool.map(square, range(8)) == [number * number for number in range(8)]
+        turn += 1
+        with open("turns", "w") as file:
+            file.write(str(turn))
+"""
+
+
+def test_a_multiprocessing_pool_works_on(tmp_path: Path, daemon_socket: Path) -> None:
+    """Its semaphores are shared memory of files that are deleted."""
+    with program([sys.executable, "-c", POOL], tmp_path) as pid:
+        eventually(lambda: _number(tmp_path / "turns") > 5, "the pool works")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    before = _number(tmp_path / "turns")
+    with restarted(images):
+        eventually(lambda: _number(tmp_path / "turns") > before + 10, "the pool works on")
 
 
 def test_a_parallel_build_is_finished_with_the_right_result(tmp_path: Path, daemon_socket: Path) -> None:
@@ -154,3 +179,51 @@ def test_a_node_runs_its_timers_and_threads_on(tmp_path: Path, daemon_socket: Pa
     before = _number(tmp_path / "number")
     with restarted(images):
         eventually(lambda: _number(tmp_path / "number") > before + 20, "it counts on")
+
+
+APPLICATION = """
+calls = 0
+def application(environment, begin):
+    global calls
+    calls += 1
+    begin("200 OK", [("Content-Type", "text/plain")])
+    return [str(calls).encode()]
+"""
+
+
+def test_gunicorn_counts_on_for_its_clients(daemon_socket: Path) -> None:
+    """One worker, so that the count is one."""
+    with _short_folder() as folder:
+        path = folder / "socket"
+        (folder / "counted.py").write_text(APPLICATION)
+        words = [sys.executable, "-m", "gunicorn", "-w", "1", "-b", f"unix:{path}", "counted:application"]
+        request = b"GET / HTTP/1.0\r\n\r\n"
+        with program(words, folder) as pid:
+            eventually(lambda: _answers(path, request), "gunicorn answers")
+            before = int(_said(path, request).rpartition(b"\r\n\r\n")[2])
+            images = dump(pid, folder / "images", daemon_socket)
+        with restarted(images):
+            assert [int(_said(path, request).rpartition(b"\r\n\r\n")[2]) for _ in range(3)] == [
+                before + 1,
+                before + 2,
+                before + 3,
+            ]
+
+
+def test_a_tmux_with_a_shell_takes_commands(daemon_socket: Path) -> None:
+    """The server, its pty, and the shell at the other end of it."""
+    with _short_folder() as folder:
+        tmux = [*dumped("tmux"), "-S", str(folder / "socket")]
+        env = {"PATH": os.environ["PATH"], "TERM": "xterm", "LANG": "C.UTF-8", "HOME": str(folder)}
+        with program([*tmux, "-D", "-f", "/dev/null"], folder, env=env) as pid:
+            eventually((folder / "socket").exists, "tmux listens")
+            run = [*tmux, "new-session", "-d", "-s", "one", "-x", "80", "-y", "24", "/bin/bash", "--norc"]
+            eventually(lambda: subprocess.run(run, env=env, check=False).returncode == 0, "there is a session")
+            time.sleep(0.5)
+            images = dump(pid, folder / "images", daemon_socket)
+        with restarted(images):
+            subprocess.run(
+                [*tmux, "send-keys", "-t", "one", f"echo it runs > {folder}/told", "Enter"], env=env, check=True
+            )
+            eventually((folder / "told").exists, "the shell has run the command")
+            assert (folder / "told").read_text() == "it runs\n"
