@@ -111,6 +111,14 @@ def test_what_cannot_be_meant_is_a_usage_error(arguments: tuple[str, ...]) -> No
     assert b"Traceback" not in ran.stderr
 
 
+def test_a_verb_like_an_unknown_one_is_named_once() -> None:
+    """Both click and typer would name it."""
+    ran = here("shwo")
+
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert ran.stderr.endswith(b"Error: No such command 'shwo'. Did you mean 'show'?\n")
+
+
 @pytest.mark.parametrize(
     "text",
     [
