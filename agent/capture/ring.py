@@ -117,7 +117,7 @@ class LostNumbers(NamedTuple):
 
     Attributes:
         read: count of lost records at the last look.
-        slots: ``lost_seq`` of struct page at the last look.
+        slots: ``lost_seq`` of bpf/events.h at the last look.
     """
 
     read: int

@@ -58,7 +58,9 @@ def _harmless_errors() -> Iterator[None]:
 class _Verbs(TyperGroup):
     """The verbs, whose usage errors cannot command a terminal."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb. Click from 8.4 on names verbs like an unknown one, and typer must not name them once more."""
         if hasattr(click.exceptions, "NoSuchCommand"):
             self.suggest_commands = False

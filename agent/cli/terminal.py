@@ -32,7 +32,7 @@ def unicode() -> bool:
 
 
 def abilities() -> Abilities:
-    """Return the characters, colours and columns of standard output; columns None where it is no terminal."""
+    """Return the abilities of standard output: Unicode, colours, and its columns; None where it is no terminal."""
     terminal = sys.stdout.isatty()
     return {
         "unicode": unicode(),

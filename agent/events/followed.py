@@ -27,13 +27,13 @@ def below(top: TaskStruct) -> Iterator[TaskStruct]:
 
 
 class Followed:
-    """The trees of subscribers with the same roots.
+    """The processes that subscribers with the same roots follow.
 
     Args:
-        roots: leaders of the topmost processes; none: every process is in it.
+        roots: leaders of the topmost processes; none: every process is followed.
 
     Attributes:
-        leaders: of the processes in it; empty where every process is.
+        leaders: of the processes that are followed; empty where every process is.
         subscribers: each with a function that gives the client's unsent bytes.
     """
 

@@ -131,7 +131,7 @@ _OF_TASK = ("pid", "tid", "numbers", "start_ns", "uid", "gid", "comm")
 
 
 def event_of(said: dict[str, Any]) -> Event:
-    """Make an event of a message; raise KeyError where a key is missing."""
+    """Return the event that a message of the daemon tells; raise KeyError where a key is missing."""
     task = None
     if "tid" in said:
         fields = {key: said[key] for key in _OF_TASK}
@@ -141,7 +141,7 @@ def event_of(said: dict[str, Any]) -> Event:
 
 
 def answer_of(answer: codec.Message, data: bytes) -> Answer:
-    """Make a snapshot of an answer; raise KeyError where a key is missing."""
+    """Return the answer that a message of the daemon and the bytes behind it give; raise KeyError where a key is missing."""
     return Answer(
         data=data,
         complete=answer["complete"],

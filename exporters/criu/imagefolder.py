@@ -23,7 +23,7 @@ PARENT: Final = "parent"
 
 
 class ImageFiles(Protocol):
-    """ImageFiles by name, in a folder or in memory."""
+    """Image files by name, in a folder or in memory."""
 
     def open(self, name: str) -> BinaryIO | None:
         """Open a file for reading; None where there is none. CkptreeError: it cannot be opened."""

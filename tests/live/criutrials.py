@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What came of a dump or a restore.
+    """The outcome of a dump or a restore.
 
     Attributes:
         outcome: ``ok``, ``refused`` or ``hangs``.

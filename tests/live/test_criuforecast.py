@@ -119,7 +119,7 @@ def differing(before: dict[int, Row], after: dict[int, Row], root: int) -> set[i
 @pytest.mark.parametrize("mode", ["container", "subtree"])
 @pytest.mark.parametrize("name", TREES)
 def test_criu_does_what_was_foretold(name: str, mode: str, criu: Path, program: Path, tmp_path: Path) -> None:
-    """What it restores comes back as it was but for the tasks that were named."""
+    """A tree that it restores comes back as it was, but for the tasks that were named."""
     folder = tmp_path / "images"
     before = criutrials.dump(criu, program, folder, mode, TREES[name])
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contents of a whole tree: what the images have, as the programs that its tasks run to take it."""
+"""The contents of a tree: read from the images, checked, and written as the programs by which its tasks take them."""
 
 import os
+import stat
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -256,7 +257,7 @@ class Contents:
             text = f"{os.fsdecode(path)}: {error.strerror}: put the file there that it had open"
             self.refuse(pid, Refused("file", str(identity), "missing", text))
             return
-        if entry.reg.HasField("size") and found.st_size != entry.reg.size and _is_regular(found.st_mode):
+        if entry.reg.HasField("size") and found.st_size != entry.reg.size and stat.S_ISREG(found.st_mode):
             text = (
                 f"{os.fsdecode(path)} has {found.st_size} bytes, and had {entry.reg.size} at the dump: "
                 "put the file of that time there"
@@ -308,7 +309,3 @@ def _read(run: PageRun) -> bytes:
     with open(run.file, "rb") as file:
         file.seek(run.offset)
         return file.read(run.size)
-
-
-def _is_regular(mode: int) -> bool:
-    return (mode & 0o170000) == 0o100000

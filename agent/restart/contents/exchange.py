@@ -18,7 +18,7 @@ _O_NOFOLLOW: Final = 0o400000
 
 
 class Room(NamedTuple):
-    """A process with the room that its addresses leave for the time of the exchange.
+    """A process, and the addresses that are free in it while its memory is exchanged.
 
     Attributes:
         holder: the process.
@@ -37,7 +37,7 @@ class Exchange:
     Args:
         images: the folder.
         fill: the program.
-        room: the process.
+        room: the process, and its free addresses.
         shared: the objects that processes share.
         specials: the kernel's areas in the helper's processes.
         ways: processors that may read its pages at once.

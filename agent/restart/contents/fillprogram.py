@@ -86,23 +86,23 @@ class FillScript:
         return slot
 
     def exact(self, name: str, *arguments: Argument, wanted: int) -> None:
-        """Add a system call that must give this answer."""
+        """Add a system call that must give the answer `wanted`."""
         self._add(CALLS[name], arguments, fillabi.NO_SLOT, Demand.EXACT, wanted, name)
 
     def wait(self, word: int, least: int) -> None:
-        """Wait until a shared word is at least so much."""
+        """Add a wait until a shared word is at least `least`."""
         self._special(Special.WAIT, word, least)
 
     def post(self, word: int) -> None:
-        """Add 1 to a shared word."""
+        """Add an operation that adds 1 to a shared word, and wakes the threads that wait for it."""
         self._special(Special.POST, word)
 
     def read(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int) -> None:
-        """Read consecutive bytes of a file, from an offset on, into spans of memory: address and size of each."""
+        """Add a read of consecutive bytes of a file, from an offset on, into spans of memory: address and size of each."""
         self._special(Special.READ, file, self._spans(spans), len(spans), offset)
 
     def read_aside(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int, helper: int) -> Slot:
-        """Have a helper process read; return the slot that names it to `join`.
+        """Add a read by a helper process; return the slot that names it to `join`.
 
         Args:
             file, spans, offset: as of `read`.
@@ -114,11 +114,11 @@ class FillScript:
         return slot
 
     def join(self, helper: Slot) -> None:
-        """Wait until a helper process has read all."""
+        """Add a wait until a helper process has read all."""
         self._special(Special.JOIN, helper)
 
     def store(self, at: Data, offset: int, value: Argument) -> None:
-        """Write four bytes into data."""
+        """Add the writing of a value into data, four bytes."""
         self._special(Special.STORE, Data(at.offset + offset), value)
 
     def poke(self, address: int, value: int) -> None:
@@ -126,18 +126,18 @@ class FillScript:
         self._special(Special.STORE, address, value)
 
     def loaded(self, at: Data, offset: int) -> Slot:
-        """Return the slot of a number of four bytes that an earlier operation has left in data."""
+        """Add the loading of a signed number of four bytes that an earlier operation leaves in data; return its slot."""
         slot = self._process.slot()
         arguments = (Data(at.offset + offset),)
         self._add(Special.LOAD, arguments, slot.place, Demand.ANY, 0, "load")
         return slot
 
     def address(self, at: Data, offset: int, of: Data) -> None:
-        """Write the address of other data into data, eight bytes."""
+        """Add the writing of the address of other data into data, eight bytes."""
         self._special(Special.ADDRESS, Data(at.offset + offset), of)
 
     def timer(self, clock: int, event: Data, number: int) -> None:
-        """Create the POSIX timer of a number."""
+        """Add the creation of the POSIX timer of a number."""
         self._special(Special.TIMER, clock, event, number)
 
     def terminal(self, path: Data, flags: int, number: int) -> Slot:
@@ -178,7 +178,7 @@ class ProcessProgram:
     Attributes:
         actors: its threads, the leader first, as indices of the plan.
         scripts: of each thread.
-        base: address of the region, once it is placed.
+        base: address of the region (fill.h), once it is placed.
     """
 
     actors: tuple[int, ...]
@@ -220,7 +220,7 @@ class ProcessProgram:
         return end + -end % ALIGNMENT
 
     def region_size(self, code_size: int, state_size: int) -> int:
-        """Return the bytes of the region."""
+        """Return the size of the region (fill.h), bytes."""
         return code_size + state_size + self.size + fillabi.STACK * len(self.scripts)
 
     def encode(self, code_size: int, state_size: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agent.restart.contents import socketoptions
 from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from agent.restart.contents.socketoptions import LISTEN, SHUTDOWNS, SOL_SOCKET, set_option
 
 SOL_IP, SOL_TCP, SOL_IPV6, SOL_ICMPV6, SOL_RAW = 0, 6, 41, 58, 255

@@ -57,7 +57,7 @@ _LENGTHS: Final = (("st_space", 32), ("xmm_space", 64))
 
 
 class Registers(NamedTuple):
-    """What the resumer sets of a thread.
+    """The registers of a thread, as the resumer sets them.
 
     Attributes:
         general: struct user_regs_struct.
@@ -73,7 +73,7 @@ class Registers(NamedTuple):
 
 
 def lacks(fp: Any) -> Iterator[str]:
-    """Yield the reasons why the floating point state of a user_x86_fpregs_entry is none that can be restored."""
+    """Yield each reason for which the floating point state of a user_x86_fpregs_entry cannot be restored."""
     for name, number in _LENGTHS:
         if len(getattr(fp, name)) != number:
             yield f"{name} has {len(getattr(fp, name))} words, and needs {number}"
@@ -94,7 +94,7 @@ def lacks(fp: Any) -> Iterator[str]:
 
 
 def lacks_here(fp: Any, flags: frozenset[str]) -> Iterator[str]:
-    """Yield what of a floating point state the processor does not have.
+    """Yield a text for each part of a floating point state that this processor does not have.
 
     Args:
         fp: the user_x86_fpregs_entry.

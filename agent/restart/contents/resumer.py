@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The resumer: the helper process that traces all threads of a tree, and lets them run with their registers.
 
-It tells when all threads are filled, and then waits for a word. Until it has let them run, its end kills them all.
+It sends a message when all threads are filled, and waits for an answer before it lets them run. If it ends earlier, the
+kernel kills them all (PTRACE_O_EXITKILL).
 """
 
 import fcntl
@@ -23,7 +24,7 @@ _OUT_OF_THE_WAY: Final = 100
 _PLACES: Final = (3, 4, 5)
 _ALIGNMENT: Final = 8
 SUSPEND_SECCOMP: Final = 1 << 21
-"""PTRACE_OSUSPEND_SECCOMP."""
+"""PTRACE_O_SUSPEND_SECCOMP: no filter acts while the thread is traced."""
 
 
 class ThreadState(NamedTuple):
@@ -52,7 +53,7 @@ class Resumer:
         pids: of the plan's actors, as this process sees them.
         shared: the file that is shared with all tasks.
         state: offset and size of the fill's state in it.
-        suspends: seccomp filters are not to act before the threads run.
+        suspends: True if a thread has seccomp filters, which must not act before the threads run.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Resumer:
         self.close()
 
     def receive(self, waiting: Callable[[], None] = lambda: None) -> ResumeMessage:
-        """Wait for its next message.
+        """Wait for the next message of the resumer.
 
         Args:
             waiting: called every half a second meanwhile.
@@ -99,11 +100,11 @@ class Resumer:
         return ResumeMessage(*fillabi.RESUME_MESSAGE.unpack(data))
 
     def go(self) -> None:
-        """Have it let all threads run."""
+        """Have the resumer let all threads run."""
         self._socket.send(b"!")
 
     def close(self) -> None:
-        """End it; threads that do not run yet die with it."""
+        """End the resumer; threads that do not run yet die with it."""
         if self._pid:
             self._socket.close()
             os.waitpid(self._pid, 0)

@@ -219,7 +219,7 @@ class SharedFiles:
                 script.post(self._exist[one.key])
 
     def fetch(self, holder: Holder, wanted: Iterable[FileKey]) -> dict[FileKey, Argument]:
-        """Return a descriptor for each object that a process maps, open with the flags of the area."""
+        """Return the descriptor of each object that a process maps, open with the flags of the area."""
         found: dict[FileKey, Argument] = {}
         for kind, number, flags in wanted:
             key = kind, number
@@ -233,7 +233,7 @@ class SharedFiles:
         return found
 
     def seal(self, holder: Holder) -> None:
-        """Say that a process has mapped all, and seal what it has made once all others have, too."""
+        """Post that a process has mapped its objects, and seal those that it has made once all users have mapped them."""
         for one in self._objects.values():
             late = one.seals & ~F_SEAL_SEAL and not one.seals & F_SEAL_WRITE
             if not late or holder.actor not in one.users:

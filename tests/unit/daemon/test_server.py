@@ -137,7 +137,7 @@ def test_what_a_client_may_see_is_decided_by_the_user_and_never_by_the_socket(se
 
 @pytest.mark.parametrize("first", ["public", "private"])
 def test_a_users_places_are_counted_over_both_sockets(served: Served, first: str) -> None:
-    """There are 32 for each ordinary user; root still gets in by either."""
+    """An ordinary user has 32; root still gets in by either socket."""
     paths = [served.public, served.private]
     before, beyond = paths if first == "public" else reversed(paths)
     many = served.answers([served.client(before, STRANGER) for _ in range(MAX_CLIENTS_PER_USER)])
