@@ -141,7 +141,7 @@ def event_of(said: dict[str, Any]) -> Event:
 
 
 def answer_of(answer: codec.Message, data: bytes) -> Answer:
-    """Return the answer that a message of the daemon and the bytes behind it give; raise KeyError where a key is missing."""
+    """Return the answer in a message of the daemon and the bytes behind it; raise KeyError where a key is missing."""
     return Answer(
         data=data,
         complete=answer["complete"],

@@ -20,10 +20,10 @@ from exporters.content.findings import Finding
 from exporters.content.wording import plain
 from exporters.criu import TREE, criutree, imagefile, imagefolder
 from exporters.criu.imagefolder import ImageFiles
+from exporters.criu.memorymessages import PRESENT
 from exporters.documents.document import path_of
 
 _PAGE: Final = 4096
-_PRESENT: Final = 1 << 2  # of pagemap_entry.flags; without flags all pages are present but those of the parent
 _CORE_DUMPED: Final = 0x80  # of a wait status
 _ALIVE: Final = (TaskState.RUNNING, TaskState.STOPPED)
 _NEEDED: Final = ("mm", "pagemap", "fs")
@@ -99,7 +99,8 @@ def _page_faults(files: ImageFiles, name: str) -> Iterator[Finding]:
             row: Any = entry.message
             if pages_id is None:
                 pages_id = row.pages_id
-            elif row.flags & _PRESENT if row.HasField("flags") else not row.in_parent:
+            # Without flags all pages are present but those of the parent.
+            elif row.flags & PRESENT if row.HasField("flags") else not row.in_parent:
                 pages += row.nr_pages or row.compat_nr_pages
     except FormatError:
         return  # reported with the files

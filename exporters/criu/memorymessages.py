@@ -25,9 +25,9 @@ AREA_PLUGIN: Final = 1 << 27
 AREA_UNSUPPORTED: Final = 1 << 31
 
 # Bits of pagemap_entry.flags.
-PAGES_IN_PARENT: Final = 1 << 0
-PAGES_LAZY: Final = 1 << 1
-PAGES_PRESENT: Final = 1 << 2
+IN_PARENT: Final = 1 << 0
+LAZY: Final = 1 << 1
+PRESENT: Final = 1 << 2
 
 MESSAGES: Final = {
     "aio_ring_entry": "id!1:uint64 nr_req!2 ring_len!3",

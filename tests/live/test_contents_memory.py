@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from agent.restart.contents.images import IN_PARENT, PAGE, PRESENT, Images
+from agent.restart.contents.images import PAGE, Images
 from exporters.criu import criuschema, imagefile, imagefolder
 from exporters.criu.imagefolder import ImageFolder, one
-from exporters.criu.memorymessages import AREA_GUARD
+from exporters.criu.memorymessages import AREA_GUARD, IN_PARENT, PRESENT
 from tests.live.daemons import ckptree
 from tests.live.redump import differences
 from tests.live.standing import dumped, restored

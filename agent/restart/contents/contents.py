@@ -26,13 +26,14 @@ from agent.restart.contents.fillprogram import About, FillProgram, pages
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
 from agent.restart.contents.hostfacts import HostFacts
-from agent.restart.contents.images import STOPPED, Images, PageRun, ProcessImage
+from agent.restart.contents.images import Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import processors
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
 from agent.restart.planning.plan import Plan, Role
+from exporters.criu.criuschema import STOPPED
 
 
 class Contents:

@@ -17,16 +17,12 @@ from typing import Any, Final
 from agent.errors import FormatError
 from agent.restart.contents.refusals import Refused
 from exporters.criu import imagefile, imagefolder
+from exporters.criu.criuschema import DEAD
 from exporters.criu.imagefolder import PARENT, ImageFolder
+from exporters.criu.memorymessages import IN_PARENT, LAZY, PRESENT
 
 Message = Any
 
-ALIVE: Final = 1
-DEAD: Final = 2
-STOPPED: Final = 3
-IN_PARENT: Final = 1
-LAZY: Final = 2
-PRESENT: Final = 4
 PAGE: Final = 4096
 _LAZY: Final = "they were left to a server of pages (criu dump --lazy-pages): dump without that option"
 _MOST_PARENTS: Final = 64

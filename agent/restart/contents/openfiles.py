@@ -8,14 +8,12 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agent.restart.contents.descriptors import O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile, keep_high, open_high
+from agent.restart.contents.fileowners import F_SETFL
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.memory import Refused
 
-O_ACCMODE: Final = 3
 O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
 _NOT_FOR_OPEN: Final = O_CREAT | O_EXCL | O_TRUNC
-SEEK_SET: Final = 0
-F_SETFL: Final = 4
 F_SETPIPE_SZ: Final = 1031
 
 
@@ -33,7 +31,7 @@ class PathFiles(FileKind):
         number = open_high(file.holder, bytes(reg.name), open_flags(int(reg.flags)))
         if reg.pos:
             demand = Demand.SUCCESS if reg.HasField("size") else Demand.ANY
-            file.script.call("lseek", number, int(reg.pos), SEEK_SET, demand=demand)
+            file.script.call("lseek", number, int(reg.pos), os.SEEK_SET, demand=demand)
         return number
 
 
@@ -78,12 +76,12 @@ class Pipes(FileKind):
         used = [False, False]
         for other in self._ends[pipe]:
             flags = int(everything.files[other].pipe.flags)
-            end = int(flags & O_ACCMODE == os.O_WRONLY)
+            end = int(flags & os.O_ACCMODE == os.O_WRONLY)
             number = ends[end]
             if used[end]:
                 number = open_high(holder, f"/proc/self/fd/{ends[end]}".encode(), open_flags(flags))
             else:
-                holder.leader.call("fcntl", number, F_SETFL, flags & ~O_ACCMODE)
+                holder.leader.call("fcntl", number, F_SETFL, flags & ~os.O_ACCMODE)
             used[end] = True
             everything.owned["file", other] = holder, number
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from agent.restart.contents.addresses import AddressRange
 from agent.restart.contents.descriptors import FileKind, Holder, OpenFile, keep_high, open_high
+from agent.restart.contents.fileowners import F_SETFL
 from agent.restart.contents.fillprogram import About, Argument, FillProgram
 from agent.restart.contents.hugepages import page_size, size_flags
 from agent.restart.contents.images import PAGE, Images, PageRun
@@ -34,10 +35,8 @@ from agent.restart.contents.refusals import Refused
 MEMFD_DESCRIPTOR: Final = 18
 """CRIU's number of the kind of a descriptor of a memfd."""
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_HUGETLB = 1, 2, 4
-F_SETFL, F_ADD_SEALS = 4, 1033
+F_ADD_SEALS: Final = 1033
 F_SEAL_SEAL, F_SEAL_WRITE = 1, 8
-O_ACCMODE: Final = 3
-SEEK_SET: Final = 0
 _ALIGNED: Final = 1 << 30
 """Bytes that the scratch mapping of an object is aligned to: the largest of huge pages."""
 _ANONYMOUS: Final = b"/dev/zero"
@@ -227,8 +226,8 @@ class SharedFiles:
                 continue
             holder.leader.about = self._objects[key].about
             place = self._place(holder, key)
-            if flags & O_ACCMODE != os.O_RDWR:
-                place = open_high(holder, f"/proc/self/fd/{place}".encode(), flags & O_ACCMODE)
+            if flags & os.O_ACCMODE != os.O_RDWR:
+                place = open_high(holder, f"/proc/self/fd/{place}".encode(), flags & os.O_ACCMODE)
             found[kind, number, flags] = place
         return found
 
@@ -253,14 +252,16 @@ class SharedFiles:
         key = "memfd", int(memfd.inode_id)
         number = self._place(holder, key)
         flags = int(memfd.flags)
-        mine = key not in self._taken and flags & O_ACCMODE == os.O_RDWR and self._objects[key].users[0] == holder.actor
+        mine = (
+            key not in self._taken and flags & os.O_ACCMODE == os.O_RDWR and self._objects[key].users[0] == holder.actor
+        )
         if mine:
             self._taken.add(key)
             holder.leader.call("fcntl", number, F_SETFL, flags)
         else:
             number = open_high(holder, f"/proc/self/fd/{number}".encode(), flags)
         if memfd.pos:
-            holder.leader.call("lseek", number, int(memfd.pos), SEEK_SET)
+            holder.leader.call("lseek", number, int(memfd.pos), os.SEEK_SET)
         return number
 
     def _made_by(self, holder: Holder) -> list[SharedObject]:

@@ -14,8 +14,9 @@ from agent.restart.contents.hostfacts import (
     CAP_SYS_RESOURCE,
     HostFacts,
 )
-from agent.restart.contents.images import ALIVE, STOPPED, ProcessImage
+from agent.restart.contents.images import ProcessImage
 from agent.restart.contents.refusals import Refused
+from exporters.criu.criuschema import ALIVE, STOPPED
 
 X86_64: Final = 1
 _COMPAT: Final = 2

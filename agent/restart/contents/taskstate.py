@@ -5,11 +5,13 @@ First every thread takes what needs no rights or takes none away. Then the first
 and at last each takes its seccomp filters and its credentials, after which it may no more than the program might.
 """
 
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agent.restart.contents import credentials, filters
+from agent.restart.contents.descriptors import AT_FDCWD
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, FillProgram, FillScript, ProcessProgram
 from agent.restart.contents.filters import Filters
@@ -31,8 +33,6 @@ _PERSONALITY_FLAGS: Final = 0x0FFE0000
 _DOMAINS: Final = (0, 8)
 """PER_LINUX and PER_LINUX32."""
 _COMM_BYTES: Final = 16
-_O_WRONLY: Final = 1
-_AT_FDCWD: Final = -100
 NO_LOGIN: Final = 0xFFFFFFFF
 # Limits that must not hinder the fill: of data, the size of files, descriptors, locked memory, addresses, pending signals.
 RAISED: Final = (1, 2, 7, 8, 9, 11)
@@ -140,7 +140,7 @@ def blocked(image: ProcessImage, tid: int) -> int:
 def _write(script: FillScript, program: ProcessProgram, name: str, value: int) -> None:
     """Write a number into a file of the process's own folder in /proc."""
     script.about = About("task", name)
-    file = script.kept("openat", _AT_FDCWD, program.data(b"/proc/self/%s\0" % name.encode()), _O_WRONLY, 0)
+    file = script.kept("openat", AT_FDCWD, program.data(b"/proc/self/%s\0" % name.encode()), os.O_WRONLY, 0)
     text = b"%d" % value
     script.exact("write", file, program.data(text), len(text), wanted=len(text))
     script.call("close", file)

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from agent.model import Snapshot, Tag, Task, TaskState
 from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
-from agent.restart.contents.images import DEAD, STOPPED, ProcessImage
+from agent.restart.contents.images import ProcessImage
 from agent.restart.contents.refusals import Refused
 from exporters.criu import criuschema
+from exporters.criu.criuschema import DEAD, STOPPED
 
 Found = Iterator[tuple[int, Refused]]
 """The pid of a process, 0 for all of them, and what of it cannot be restored."""
