@@ -26,7 +26,7 @@ from agent.capture.memoryreader import UnusableMemoryError
 from agent.capture.probes import Probes
 from agent.capture.watch import Watch
 from agent.config import Config
-from agent.daemon import doors, handover, privileges, settings
+from agent.daemon import handover, listeners, privileges, settings
 from agent.daemon.backoff import Pace
 from agent.daemon.journal import Journal
 from agent.daemon.server import Server
@@ -76,14 +76,14 @@ class Daemon:
         if group is None and config.group not in ("", Config().group):
             text = f"there is no group {config.group!r} here: root alone sees every tree"
             self.log.warning(text)
-        self._doors = doors.opened(config, group, manager.passed.listeners, log)
+        self._listeners = listeners.opened(config, group, manager.passed.listeners, log)
         try:
             self.watch = self._begin()
         except BaseException:
             self._unlink()
             raise
         policy = Policy(os.geteuid(), group, SubIds().owner)
-        self.server = Server(self.watch, self._doors, self._selector, policy, log)
+        self.server = Server(self.watch, self._listeners, self._selector, policy, log)
         self._heeded = False
         self._lost = self.watch.stream.lost  # the last daemon has reported its losses
         self._heed_ring(wanted=True)
@@ -211,7 +211,7 @@ class Daemon:
     @property
     def addresses(self) -> str:
         """The paths of the sockets, for the log."""
-        return " and ".join(door.path for door in self._doors)
+        return " and ".join(listener.path for listener in self._listeners)
 
     @property
     def lineage(self) -> str:
@@ -242,8 +242,8 @@ class Daemon:
 
     def _unlink(self) -> None:
         """Remove the sockets that this process has made."""
-        for door in self._doors:
-            door.remove()
+        for listener in self._listeners:
+            listener.remove()
 
 
 class Patience:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 from agent.access import Policy, Viewer
 from agent.capture.watch import Watch
 from agent.daemon.conversation import READ_BYTES, Conversation
-from agent.daemon.doors import Door, Doors
 from agent.daemon.endpoint import PeerProcess, credentials
 from agent.daemon.fairness import FairShares
 from agent.daemon.journal import Journal
+from agent.daemon.listeners import Acceptor, Listener
 from agent.daemon.service import Service
 from agent.daemon.worker import Worker
 from agent.errors import BusyError
@@ -47,7 +47,7 @@ class Server:
 
     Args:
         watch: the source of all answers.
-        doors: they are registered here, and the caller closes them.
+        listeners: they are registered here, and the caller closes them.
         selector: of the caller's loop. The data of each key is a function of the ready file.
         policy: the users who see everything.
         log: takes a line for each snapshot.
@@ -60,7 +60,7 @@ class Server:
     def __init__(
         self,
         watch: Watch,
-        doors: Sequence[Door],
+        listeners: Sequence[Listener],
         selector: selectors.BaseSelector,
         policy: Policy,
         log: Journal,
@@ -75,14 +75,14 @@ class Server:
         self._shares = FairShares()
         self._gone: list[Asker] = []
         self._next_check = 0.0
-        self._doors = Doors(doors, selector, self._receive)
+        self._acceptor = Acceptor(listeners, selector, self._receive)
 
     # ---- called by the loop ----------------------------------------------------------------------------------------
 
     def wait_s(self, longest_s: float) -> float:
         """Return the time that the loop may wait, s: until the next turn of a request, and at most `longest_s`."""
         now = time.monotonic()
-        longest_s = min(longest_s, self._doors.wait_s(longest_s, now))
+        longest_s = min(longest_s, self._acceptor.wait_s(longest_s, now))
         if self.worker.busy:
             return max(longest_s, 0.0)
         if self._ready:
@@ -105,7 +105,7 @@ class Server:
             The verb that was answered last.
         """
         verb = "clients"
-        self._doors.wake(time.monotonic())
+        self._acceptor.wake(time.monotonic())
         if not self.worker.busy:
             self._forget()
             self.service.feed.settle()
@@ -194,7 +194,7 @@ class Server:
 
     def let_in(self) -> None:
         """Accept connections of the public socket; called last in a turn, after `tend`."""
-        self._doors.accept_public()
+        self._acceptor.accept_public()
 
     def _receive(self, connection: socket.socket, now_s: float) -> None:
         try:

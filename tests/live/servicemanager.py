@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.daemon.doors import PRIVATE_NAME
+from agent.daemon.listeners import PRIVATE_NAME
 from agent.environment import private_socket
 from tests.live.daemons import PATIENCE_S, TOP
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server over real sockets and a simulated kernel: two doors, and clients of several users."""
+"""The server over real sockets and a simulated kernel: two sockets, and clients of several users."""
 
 import os
 import selectors
@@ -13,9 +13,9 @@ import pytest
 
 from agent.access import Policy
 from agent.config import Config
-from agent.daemon import doors, fairness, server
-from agent.daemon.doors import opened
+from agent.daemon import fairness, listeners, server
 from agent.daemon.journal import Journal
+from agent.daemon.listeners import opened
 from agent.daemon.server import MAX_CLIENTS_PER_USER, Server
 from agent.environment import private_socket
 from agent.protocol import codec
@@ -43,15 +43,15 @@ class Served:
         self._uid = 0
         self._users: dict[str, int] = {}
         monkeypatch.setattr(server, "credentials", self._credentials)
-        monkeypatch.setattr(doors, "_ACCEPT_S", 0.001)
+        monkeypatch.setattr(listeners, "_ACCEPT_S", 0.001)
         monkeypatch.setattr(fairness.FairShares, "spend", lambda *_: None)  # a busy machine would make debts
         self._selector = stack.enter_context(selectors.DefaultSelector())
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         stack.callback(os.close, reader)
         log = Journal(writer)
         found = opened(Config(socket=self.public), None, (), log)
-        for door in found:
-            stack.enter_context(door.listener)
+        for one in found:
+            stack.enter_context(one.file)
         with a_plain_host():
             self.server = Server(a_watch(Kernel(lambda _: None)), found, self._selector, Policy(0, None), log)
         stack.callback(self._end)

@@ -35,8 +35,8 @@ HOLD: Final[dict[str, str]] = {
     ),
     "During each known attack": "root_is_answered_and_nothing_of_others_is_lost_beside",
     "Root and the group have a socket": (
-        "the_private_door_goes_first_and_a_flood_on_the_public_one_costs_it_nothing "
-        "a_flood_on_the_private_door_takes_nothing_from_the_public_one "
+        "the_private_socket_goes_first_and_a_flood_on_the_public_one_costs_it_nothing "
+        "a_flood_on_the_private_socket_takes_nothing_from_the_public_one "
         "root_is_answered_by_the_private_socket_while_others_fill_the_queue_of_the_public_one "
         "members_of_the_group_have_the_private_socket_with_root "
         "the_private_socket_gives_no_right_to_a_user_who_got_to_it"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.config import Config, load
-from agent.daemon.doors import PRIVATE_NAME
 from agent.daemon.endpoint import BACKLOG
+from agent.daemon.listeners import PRIVATE_NAME
 from agent.environment import private_socket
 from agent.errors import HostError, UsageError
 

@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import pytest
 
 from agent.config import Config
-from agent.daemon import doors
-from agent.daemon.doors import Door, Doors, opened
+from agent.daemon import listeners
 from agent.daemon.journal import Journal
+from agent.daemon.listeners import Acceptor, Listener, opened
 from agent.environment import private_socket
 from agent.errors import CkptreeError
 
 TICK_S = 0.001  # of the clock, at each look
-MOST = round(doors._ACCEPT_S / TICK_S)  # connections of one door in one turn
+MOST = round(listeners._ACCEPT_S / TICK_S)  # connections of one socket in one turn
 
 
 class Log:
@@ -38,17 +38,17 @@ class Log:
             return []
 
 
-class House:
-    """Two doors, the clients before them, and a loop that lets them in.
+class Loop:
+    """A loop over two sockets, and the clients that connect to them.
 
     Attributes:
-        came: names of the doors by which connections came, in order, since the last turn.
-        clients: of each door.
+        came: names of the sockets by which connections came, in order, since the last turn.
+        clients: of each socket.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
         self._now = 100.0
-        monkeypatch.setattr(doors, "time", SimpleNamespace(monotonic=self._look))
+        monkeypatch.setattr(listeners, "time", SimpleNamespace(monotonic=self._look))
         self._stack = stack
         self._selector = stack.enter_context(selectors.DefaultSelector())
         self.came: list[str] = []
@@ -57,9 +57,9 @@ class House:
             listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             listener.bind(os.fspath(folder / name))
             listener.listen(512)
-            made.append(Door(listener, private=name == "private"))
+            made.append(Listener(listener, private=name == "private"))
         self._folder = folder
-        self.doors = Doors(made, self._selector, self._received)
+        self.acceptor = Acceptor(made, self._selector, self._received)
 
     def _look(self) -> float:
         self._now += TICK_S
@@ -69,97 +69,97 @@ class House:
         self.came.append(os.path.basename(connection.getsockname()))
         connection.close()
 
-    def knock(self, name: str, count: int = 1) -> None:
-        """Connect some clients to a door."""
+    def connect(self, name: str, count: int = 1) -> None:
+        """Connect some clients to a socket."""
         for _ in range(count):
             client = self._stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             client.connect(os.fspath(self._folder / name))
 
     def turn(self) -> list[str]:
-        """Do as the daemon's loop does in a turn; return the doors by which connections came."""
+        """Do as the daemon's loop does in a turn; return the sockets by which connections came."""
         self.came = []
         for key, _ in self._selector.select(0):
             key.data(key.fileobj)
-        self.doors.wake(self._look())
-        self.doors.accept_public()
+        self.acceptor.wake(self._look())
+        self.acceptor.accept_public()
         return self.came
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    """Yield a house, and close its sockets afterwards."""
+def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    """Yield a loop, and close its sockets afterwards."""
     with ExitStack() as stack:
-        yield House(tmp_path, monkeypatch, stack)
+        yield Loop(tmp_path, monkeypatch, stack)
 
 
-def test_the_private_door_goes_first_and_a_flood_on_the_public_one_costs_it_nothing(house: House) -> None:
-    """Its clients come in before the first of the public door's in every turn."""
-    house.knock("public", 400)
+def test_the_private_socket_goes_first_and_a_flood_on_the_public_one_costs_it_nothing(loop: Loop) -> None:
+    """Its clients come in before the first of the public socket's in every turn."""
+    loop.connect("public", 400)
     for _ in range(10):
-        house.knock("private", 2)
-        came = house.turn()
+        loop.connect("private", 2)
+        came = loop.turn()
         assert came[:2] == ["private"] * 2
         assert len(came) - 2 < MOST
         assert set(came[2:]) <= {"public"}
 
 
-def test_a_door_has_an_allowance_for_a_turn_and_then_a_pause(house: House) -> None:
-    """The loop has other work; its wait ends with the pause, and then the door's turn comes."""
-    house.knock("public", 3 * MOST)
-    assert 0 < len(house.turn()) < MOST
-    assert house.turn() == []
-    assert 0 < house.doors.wait_s(1.0, house._now) < doors._DEAF_S
-    begin = house._now
-    while not (came := house.turn()):
+def test_a_socket_has_an_allowance_for_a_turn_and_then_a_pause(loop: Loop) -> None:
+    """The loop has other work; its wait ends with the pause, and then the socket's turn comes."""
+    loop.connect("public", 3 * MOST)
+    assert 0 < len(loop.turn()) < MOST
+    assert loop.turn() == []
+    assert 0 < loop.acceptor.wait_s(1.0, loop._now) < listeners._PAUSE_S
+    begin = loop._now
+    while not (came := loop.turn()):
         pass
     assert 0 < len(came) < MOST
-    assert 0.5 * doors._DEAF_S < house._now - len(came) * TICK_S - begin < 2 * doors._DEAF_S
+    assert 0.5 * listeners._PAUSE_S < loop._now - len(came) * TICK_S - begin < 2 * listeners._PAUSE_S
 
 
-def test_a_flood_on_the_private_door_takes_nothing_from_the_public_one(house: House) -> None:
+def test_a_flood_on_the_private_socket_takes_nothing_from_the_public_one(loop: Loop) -> None:
     """Each has an allowance of its own; root alone and the group could flood the private one."""
-    house.knock("private", 3 * MOST)
-    house.knock("public", 2)
-    came = house.turn()
+    loop.connect("private", 3 * MOST)
+    loop.connect("public", 2)
+    came = loop.turn()
 
     assert came[-2:] == ["public"] * 2
     assert 0 < came.count("private") < MOST
 
 
-def test_a_door_that_nobody_knocks_at_does_not_shorten_the_loops_wait(house: House) -> None:
+def test_a_socket_to_which_nobody_connects_does_not_shorten_the_loops_wait(loop: Loop) -> None:
     """The daemon sleeps while nothing happens."""
-    assert house.turn() == []
-    assert house.doors.wait_s(1.0, house._now) == 1.0
+    assert loop.turn() == []
+    assert loop.acceptor.wait_s(1.0, loop._now) == 1.0
 
 
-def test_the_doors_that_a_manager_passes_are_known_by_their_names(tmp_path: Path) -> None:
+def test_the_sockets_that_a_manager_passes_are_known_by_their_names(tmp_path: Path) -> None:
     """The manager's order is any; the files are the manager's, and stay."""
     with ExitStack() as stack:
         passed = []
-        for name in (doors.PRIVATE_NAME, "ckptree.socket", ""):
+        for name in (listeners.PRIVATE_NAME, "ckptree.socket", ""):
             listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             listener.bind(os.fspath(tmp_path / f"of {name}"))
             listener.listen()
             passed.append((name, listener))
         found = opened(Config(), None, passed, Log().journal)
-        for door in found:
-            door.remove()
+        for one in found:
+            one.remove()
 
-        assert [(Path(door.path).name, door.private) for door in found] == [
+        assert [(Path(one.path).name, one.private) for one in found] == [
             ("of ckptree.socket", False),
             ("of ", False),
-            (f"of {doors.PRIVATE_NAME}", True),
+            (f"of {listeners.PRIVATE_NAME}", True),
         ]
         assert all(not listener.getblocking() for _, listener in passed)
-        assert all(Path(door.path).exists() for door in found)
+        assert all(Path(one.path).exists() for one in found)
 
 
-def closed(found: list[Door]) -> list[str]:
-    """Close the doors, and remove their files; return the names."""
-    for door in found:
-        door.listener.close()
-        door.remove()
-    return [Path(door.path).name for door in found]
+def closed(found: list[Listener]) -> list[str]:
+    """Close the sockets, and remove their files; return the names."""
+    for one in found:
+        one.file.close()
+        one.remove()
+    return [Path(one.path).name for one in found]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_without_a_manager_the_private_socket_is_beside_the_public_one(tmp_path:
     """It is open to the owner and the group, as far as the public one is; both are removed at the end."""
     config, log = Config(socket=tmp_path / "own.sock", socket_mode=mode), Log()
     found = opened(config, os.getgid(), (), log.journal)
-    modes = [stat.S_IMODE(os.stat(door.path).st_mode) for door in found]
-    groups = {os.stat(door.path).st_gid for door in found}
+    modes = [stat.S_IMODE(os.stat(one.path).st_mode) for one in found]
+    groups = {os.stat(one.path).st_gid for one in found}
 
     assert modes == [mode, private]
     assert groups == {os.getgid()}
@@ -191,7 +191,7 @@ def test_where_the_group_cannot_have_the_private_socket_the_owner_alone_has_it(
     monkeypatch.setattr("agent.daemon.endpoint.os.chown", refused)
     found = opened(Config(socket=tmp_path / "own.sock"), group, (), Log().journal)
 
-    assert [stat.S_IMODE(os.stat(door.path).st_mode) for door in found] == [0o666, 0o600]
+    assert [stat.S_IMODE(os.stat(one.path).st_mode) for one in found] == [0o666, 0o600]
     closed(found)
 
 
@@ -239,8 +239,8 @@ def test_a_program_that_lets_nobody_in_does_not_hold_up_the_start(tmp_path: Path
 def test_the_sockets_of_a_dead_daemon_are_taken_over(tmp_path: Path) -> None:
     """It has left both files, for it was killed."""
     config = Config(socket=tmp_path / "own.sock")
-    for door in opened(config, None, (), Log().journal):
-        door.listener.close()
+    for one in opened(config, None, (), Log().journal):
+        one.file.close()
 
     assert closed(opened(config, None, (), Log().journal)) == ["own.sock", "own.sock.private"]
 
@@ -252,7 +252,7 @@ def test_a_second_daemon_leaves_both_sockets_of_the_first_alone(tmp_path: Path) 
     with pytest.raises(CkptreeError, match="another daemon answers"):
         opened(config, None, (), Log().journal)
 
-    assert all(Path(door.path).exists() for door in found)
+    assert all(Path(one.path).exists() for one in found)
     closed(found)
 
 
