@@ -221,8 +221,10 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
             fill.fill()
             _announce(standing, rebuild, wish)
         asked.check()
-        all_of_them = {**_holding(snapshot, plan, programs or {}), **(programs or {})}
-        release = fill.run if fill is not None else partial(rebuild.release, all_of_them)
+        if fill is not None:
+            release = fill.run
+        else:
+            release = partial(rebuild.release, {**_holding(snapshot, plan, programs or {}), **(programs or {})})
         if wish.detach:
             release()
             _leave(rebuild, wish.pidfile)

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Restarts of dumps that were edited: states that this machine cannot dump, and hostile ones."""
 
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.live.apiclients import an_open_folder
 from tests.live.dumps import dump, eventually, program, restarted
 from tests.support.criuimages import changed
 
+TOP = Path(__file__).parents[2]
+NOBODY = 65534
 COUNT = """
 import time
 while True:
@@ -41,26 +45,68 @@ class Edited(NamedTuple):
 
 
 @pytest.fixture
-def edited(tmp_path: Path, daemon_socket: Path) -> Edited:
-    """Dump the process."""
-    tmp_path.chmod(0o777)
-    with program([sys.executable, "-c", COUNT], tmp_path) as pid:
-        eventually((tmp_path / "lines").exists, "it writes")
-        (tmp_path / "lines").chmod(0o666)
-        return Edited(tmp_path, dump(pid, tmp_path / "images", daemon_socket), pid)
+def edited(daemon_socket: Path) -> Iterator[Edited]:
+    """Dump the process, in a folder that others may enter."""
+    with an_open_folder() as folder:
+        folder.chmod(0o777)
+        with program([sys.executable, "-c", COUNT], folder) as pid:
+            eventually((folder / "lines").exists, "it writes")
+            (folder / "lines").chmod(0o666)
+            images = dump(pid, folder / "images", daemon_socket)
+        yield Edited(folder, images, pid)
 
 
 def restart(edited: Edited) -> "subprocess.CompletedProcess[str]":
     """Restart it, and wait for its end."""
     return subprocess.run(
         [sys.executable, "-m", "agent", "restart", f"criu:{edited.images}", "--json"],
-        cwd=Path(__file__).parents[2],
+        cwd=TOP,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
     )
+
+
+def as_user(core: Any) -> None:
+    """Give a process the ids of nobody, and no rights."""
+    creds = core.thread_core.creds
+    for name in ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid"):
+        setattr(creds, name, NOBODY)
+    for name in ("cap_inh", "cap_prm", "cap_eff", "cap_amb", "groups"):
+        creds.ClearField(name)
+
+
+def test_a_user_restarts_a_process_of_its_own(edited: Edited) -> None:
+    """In a user namespace. Helpers are programs that the user must reach, and images files that it may read."""
+    edited.edit(as_user)
+    (edited.folder / "out").chmod(0o666)
+    only = "-all,+dac_read_search"  # for the images, and for Python's packages
+    with an_open_folder() as folder:
+        for package in ("agent", "exporters", "bpf"):
+            shutil.copytree(TOP / package, folder / package)
+        process = subprocess.Popen(
+            [
+                *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+                *(f"--inh-caps={only}", f"--ambient-caps={only}", f"--bounding-set={only}"),
+                *(sys.executable, "-m", "agent", "restart", f"criu:{edited.images}", "--json"),
+            ],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline(), process.stderr.read()
+            edited.grows()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM, said
 
 
 def test_a_user_without_rights_gets_no_more_than_it_had(edited: Edited) -> None:

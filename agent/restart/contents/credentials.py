@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Data, FillScript, ProcessProgram
+from agent.restart.contents.hostfacts import HostFacts
 
 PR_CAPBSET_DROP: Final = 24
 PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 28, 38, 47
@@ -23,19 +24,20 @@ _WORD_BITS: Final = 32
 _WORD: Final = (1 << _WORD_BITS) - 1
 
 
-def restore(script: FillScript, program: ProcessProgram, creds: Any, bounding: int) -> None:
+def restore(script: FillScript, program: ProcessProgram, creds: Any, host: HostFacts) -> None:
     """Take the ids, groups, capabilities and secure bits of a creds_entry.
 
     Args:
         script: the thread's.
         program: of its process.
         creds: the message.
-        bounding: the capabilities that the task has in its bounding set, as a mask.
+        host: this host; where it lets no groups be given, the task has those of the image already.
     """
     script.about = About("credentials", "")
     script.call("prctl", PR_SET_SECUREBITS, NO_SETUID_FIXUP, 0, 0, 0)
-    groups = struct.pack(f"<{len(creds.groups)}I", *creds.groups)
-    script.call("setgroups", len(creds.groups), program.data(groups))
+    if host.groups is None:
+        groups = struct.pack(f"<{len(creds.groups)}I", *creds.groups)
+        script.call("setgroups", len(creds.groups), program.data(groups))
     script.call("setresgid", int(creds.gid), int(creds.egid), int(creds.sgid))
     script.call("setresuid", int(creds.uid), int(creds.euid), int(creds.suid))
     # These two answer the id before; whether they took effect is asked by a second call.
@@ -49,7 +51,7 @@ def restore(script: FillScript, program: ProcessProgram, creds: Any, bounding: i
     script.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for bit in _bits(ambient):
         script.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0)
-    for bit in _bits(bounding & ~mask(creds.cap_bnd)):
+    for bit in _bits(host.bounding & ~mask(creds.cap_bnd)):
         script.call("prctl", PR_CAPBSET_DROP, bit, 0, 0, 0)
     script.call("prctl", PR_SET_SECUREBITS, int(creds.secbits), 0, 0, 0)
     _capset(script, program, head, (mask(creds.cap_eff), permitted, inheritable))

@@ -101,7 +101,7 @@ def restore_threads(
     filters.restore(program.scripts, program, image, installed)
     for script, tid in zip(program.scripts, image.threads, strict=True):
         thread = image.cores[tid].thread_core
-        credentials.restore(script, program, thread.creds, host.bounding)
+        credentials.restore(script, program, thread.creds, host)
         # Other ids would clear it. The parent lives, and is the process whose end it is about.
         script.about = About("thread", str(tid))
         script.call("prctl", PR_SET_PDEATHSIG, int(thread.pdeath_sig), 0, 0, 0)
