@@ -22,9 +22,10 @@ SOURCES = {
         *("guard.c", "guardloop.c", "takedown.c", "guardwatcher.c", "guardfilter.c", "guardstate.c"),
         *("namespaces.c", "kin.c"),
         *("actor.c", "settle.c", "filled.c", "ending.c", "rights.c", "robust.c", "signals.c", "state.c"),
+        "kernel_calls.c",
     ),
     "ckptree-restorer": ("restorer.c",),
-    "ckptree-resume": ("resume.c",),
+    "ckptree-resume": ("resume.c", "kernel_calls.c"),
 }
 """The programs beside Python, each with its sources."""
 FLAGS = (

@@ -25,22 +25,6 @@ extern char __bss_start[], _end[]; /* the linker's: all writable data lies betwe
 _Noreturn void guard_main(void);
 PROGRAM_START(guard_main);
 
-void *memset(void *at, int value, size_t size)
-{
-	for (char *byte = at; size--; byte++)
-		*byte = (char)value;
-	return at;
-}
-
-void *memcpy(void *to, const void *from, size_t size)
-{
-	char *out = to;
-
-	for (const char *in = from; size--; in++, out++)
-		*out = *in;
-	return to;
-}
-
 static size_t aligned(size_t size, size_t unit)
 {
 	return (size + unit - 1) & ~(unit - 1);

@@ -72,22 +72,6 @@ static struct fill_state *state;
 static char xstate[MOST_XSTATE];
 #endif
 
-void *memset(void *at, int value, size_t size)
-{
-	for (char *byte = at; size--; byte++)
-		*byte = (char)value;
-	return at;
-}
-
-void *memcpy(void *to, const void *from, size_t size)
-{
-	char *out = to;
-
-	for (const char *in = from; size--; in++, out++)
-		*out = *in;
-	return to;
-}
-
 static _Noreturn void end(enum resumed what, uint32_t thread, long answer)
 {
 	struct resume_message message = {what, thread, answer < 0 ? (int32_t)-answer : (int32_t)answer, 0};
