@@ -269,7 +269,13 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
     from agent.restart.rebuild.commands import at_their_beginning, own_arguments
     from agent.restart.rebuild.preflight import preflight
 
-    snapshot = load_file(wish.file, *(key for key in (required_signers(), wish.key) if key is not None))
+    keys = [key for key in (required_signers(), wish.key) if key is not None]
+    if keys and wish.images is not None:
+        raise RefusedError(
+            f"a signature is asked for, and the images in {wish.images} have none, which are the programs that would run: "
+            f"the tree alone can be signed, as {wish.images}/tree.ckpt, and restarted without contents"
+        )
+    snapshot = load_file(wish.file, *keys)
     warn_of_doubt(snapshot)
     if wish.run == "argv":
         snapshot = at_their_beginning(snapshot)

@@ -11,6 +11,7 @@ from agent.model import Snapshot, Tag
 from agent.restart.contents import (
     filekinds,
     fileowners,
+    fileways,
     filters,
     hugepages,
     registers,
@@ -185,6 +186,8 @@ class Contents:
                 if key[0] == "file":
                     self._check_file(pid, key[1])
         numbers = {int(info.fd) for info in process.fds}
+        for identity in {int(info.id) for info in process.fds}:
+            self._check_way(pid, process, identity)
         for info in process.fds:
             self._check_open_file(pid, int(info.id), int(info.type), numbers)
         for fault in self._locks.faults(pid, numbers):
@@ -265,6 +268,16 @@ class Contents:
             )
             self.refuse(pid, Refused("file", str(identity), "size", text))
 
+    def _check_way(self, pid: int, process: ProcessImage, identity: int) -> None:
+        """Refuse a user a file in /proc of another process, whose number may be one of another user by now."""
+        entry = self._images.files.get(identity)
+        if entry is None or not entry.HasField("reg") or fileways.user_of(process) is None:
+            return
+        path = bytes(entry.reg.name)
+        if fileways.process_of(path) not in (None, pid):
+            text = f"{os.fsdecode(path)} is a file of another process, whose number may be one of another user by now"
+            self.refuse(pid, Refused("file", str(identity), "other-process", text))
+
     def _finish(self, fill: FillProgram, holder: Holder, numbers: Sequence[tuple[int, ...]], ready: int) -> None:
         """Restore the rest of a process once its descriptors are there, and then each of its threads."""
         script, program, image = holder.leader, holder.program, holder.image
@@ -273,10 +286,7 @@ class Contents:
         script.about = About("folder", str(image.fs.cwd_id))
         root = bytes(files[int(image.fs.root_id)].reg.name)
         cwd = bytes(files[int(image.fs.cwd_id)].reg.name)
-        script.call("chdir", program.data(cwd + b"\0"))
-        if root != b"/":
-            script.about = About("folder", str(image.fs.root_id))
-            script.call("chroot", program.data(root + b"\0"))
+        fileways.enter(holder, root, cwd)
         script.call("umask", int(image.fs.umask))
         own = {tid: numbers[actor][-1] for tid, actor in zip(image.threads, program.actors, strict=True)}
         taskstate.restore_threads(fill, program, image, own, ready, self._filters, self._host)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
+from agent.restart.contents.fileways import following
 from agent.restart.contents.refusals import Refused
 
 EPOLL_CTL_ADD: Final = 1
@@ -132,10 +133,11 @@ class Watches(FileKind):
         number = file.high(script.kept("inotify_init1", O_CLOEXEC))
         for watch in sorted(file.entry.ify.wd, key=lambda each: int(each.wd)):
             file.name(f"watch {watch.wd}")
-            path = file.data(self._paths[int(file.entry.id), int(watch.wd)] + b"\0")
+            path = self._paths[int(file.entry.id), int(watch.wd)]
             script.call("ioctl", number, INOTIFY_IOC_SETNEXTWD, int(watch.wd))
             mask = int(watch.mask) & IN_USER
-            script.exact("inotify_add_watch", number, path, mask, wanted=int(watch.wd))
+            with following(file.holder, path):
+                script.exact("inotify_add_watch", number, file.data(path + b"\0"), mask, wanted=int(watch.wd))
         return number
 
 

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from agent.restart.contents import openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.descriptors import Holder, open_high
+from agent.restart.contents.fileways import open_way
 from agent.restart.contents.fillprogram import TRACED, About, Argument, FillProgram
 from agent.restart.contents.images import Images
 from agent.restart.contents.memory import AddressSpace, FileKey
@@ -89,4 +90,4 @@ class Exchange:
 
     def _opened(self, identity: int, flags: int) -> int:
         self.holder.leader.about = About("file", str(identity))
-        return open_high(self.holder, bytes(self._images.files[identity].reg.name), flags)
+        return open_way(self.holder, bytes(self._images.files[identity].reg.name), flags)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from agent.restart.contents.descriptors import O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile, keep_high, open_high
 from agent.restart.contents.fileowners import F_SETFL
+from agent.restart.contents.fileways import open_way
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.memory import Refused
 
@@ -28,7 +29,7 @@ class PathFiles(FileKind):
     def create(self, file: OpenFile) -> int:
         """Open a file by its path, at its position. Not every device has positions."""
         reg = file.entry.reg
-        number = open_high(file.holder, bytes(reg.name), open_flags(int(reg.flags)))
+        number = open_way(file.holder, bytes(reg.name), open_flags(int(reg.flags)))
         if reg.pos:
             demand = Demand.SUCCESS if reg.HasField("size") else Demand.ANY
             file.script.call("lseek", number, int(reg.pos), os.SEEK_SET, demand=demand)

@@ -66,6 +66,7 @@ CALLS: Final = {
     "munmap": 11,
     "nanosleep": 35,
     "openat": 257,
+    "openat2": 437,
     "personality": 135,
     "pidfd_getfd": 438,
     "pidfd_open": 434,

@@ -11,16 +11,19 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from agent.restart.contents import socketoptions
 from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, FileKind, OpenFile
+from agent.restart.contents.fileways import following, go_to
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import Argument
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.socketoptions import CLOSE, ESTABLISHED, LISTEN, SHUTDOWNS
 
 AF_UNSPEC, AF_UNIX = 0, 1
+AT_SYMLINK_NOFOLLOW: Final = 0x100
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET = 1, 2, 5
 _MOST_NAME: Final = 108
 _MOST_RIGHTS: Final = 253  # SCM_MAX_FD
@@ -118,8 +121,8 @@ class UnixSockets(FileKind):
         mutual = self._mutual(file.entry)
         if peer is not None and (mutual is None or mutual is file.entry):
             file.name("connection")
-            self._enter_folder(file, peer.usk)
-            _with_address(file, "connect", file.number, peer.usk)
+            with self._at_name(file, peer.usk):
+                _with_address(file, "connect", file.number, peer.usk)
         queue = self._queues.get(identity, ())
         if not queue:
             return
@@ -143,8 +146,8 @@ class UnixSockets(FileKind):
             socketoptions.restore_shutdown(file, socket)
         if socket.deleted:
             file.name("deleted file")
-            self._enter_folder(file, socket)
-            file.script.call("unlinkat", AT_FDCWD, file.data(bytes(socket.name) + b"\0"), 0, demand=Demand.ANY)
+            with self._at_name(file, socket):
+                file.script.call("unlinkat", AT_FDCWD, file.data(bytes(socket.name) + b"\0"), 0, demand=Demand.ANY)
 
     def _faults(self, entry: Any) -> Iterator[tuple[str, str]]:
         """Yield the rule and the text of each reason to refuse a socket."""
@@ -173,7 +176,7 @@ class UnixSockets(FileKind):
             yield "name", f"its name has {len(name)} bytes, and {_MOST_NAME} are the most: dump it again"
         if name.startswith(b"\0"):
             return
-        path = os.path.join(bytes(socket.name_dir), name)
+        path = _path(socket)
         text = os.fsdecode(path)
         others = [self._files[each].usk for each in self._by_name[name]]
         if not os.path.isdir(os.path.dirname(path) or b"/"):
@@ -213,8 +216,8 @@ class UnixSockets(FileKind):
         listener = self._listener(file, accepted)
         asking = other if accepted is mine else mine
         client = self._socket(file, asking if asking is not None else accepted, bind=asking is not None)
-        self._enter_folder(file, accepted)
-        _with_address(file, "connect", client, accepted)
+        with self._at_name(file, accepted):
+            _with_address(file, "connect", client, accepted)
         server = file.high(file.script.kept("accept4", listener, 0, 0, O_CLOEXEC))
         return (server, client) if accepted is mine else (client, server)
 
@@ -238,21 +241,33 @@ class UnixSockets(FileKind):
     def _bind(self, file: OpenFile, number: int, socket: Any) -> None:
         """Give a socket its name; of a path the file is made anew, with its owner and mode."""
         file.name("name")
-        self._enter_folder(file, socket)
-        has_file = not bytes(socket.name).startswith(b"\0")
+        if bytes(socket.name).startswith(b"\0"):
+            _with_address(file, "bind", number, socket)
+            return
         path = file.data(bytes(socket.name) + b"\0")
-        if has_file:
+        with self._at_name(file, socket):
             file.script.call("unlinkat", AT_FDCWD, path, 0, demand=Demand.ANY)
-        _with_address(file, "bind", number, socket)
-        if has_file and socket.HasField("file_perms"):
-            rights = socket.file_perms
-            file.script.call("fchownat", AT_FDCWD, path, int(rights.uid), int(rights.gid), 0)
-            file.script.call("fchmodat", AT_FDCWD, path, int(rights.mode) & 0o7777)
+            if socket.HasField("file_perms"):  # chmod() would follow a link that a user has put there meanwhile
+                file.script.call("umask", ~int(socket.file_perms.mode) & 0o777)
+            _with_address(file, "bind", number, socket)
+            if socket.HasField("file_perms"):
+                owner = int(socket.file_perms.uid), int(socket.file_perms.gid)
+                file.script.call("fchownat", AT_FDCWD, path, *owner, AT_SYMLINK_NOFOLLOW)
+
+    @contextmanager
+    def _at_name(self, file: OpenFile, socket: Any) -> Iterator[None]:
+        """Take the operations that are added meanwhile where the socket's name leads, with rights that suffice."""
+        if bytes(socket.name).startswith(b"\0"):
+            yield
+            return
+        self._enter_folder(file, socket)
+        with following(file.holder, _path(socket)):
+            yield
 
     def _enter_folder(self, file: OpenFile, socket: Any) -> None:
         """Go to the folder that a relative name begins in; the process gets its own one later."""
         if socket.name_dir and not bytes(socket.name).startswith((b"\0", b"/")):
-            file.script.call("chdir", file.data(bytes(socket.name_dir) + b"\0"))
+            go_to(file.holder, bytes(socket.name_dir))
 
     def _sender(self, file: OpenFile, peer: Any) -> tuple[Argument, bytes]:
         """Return the descriptor that can send to a socket, and the address to send to; empty: it is connected."""
@@ -268,6 +283,11 @@ class UnixSockets(FileKind):
 
 def _name(socket: Any) -> Name:
     return bytes(socket.name_dir), bytes(socket.name), bool(socket.deleted)
+
+
+def _path(socket: Any) -> bytes:
+    """Return the path of a socket's file. The images have the address, which mostly ends with a NUL."""
+    return os.path.join(bytes(socket.name_dir), bytes(socket.name).partition(b"\0")[0])
 
 
 def _address(socket: Any) -> bytes:

@@ -199,6 +199,15 @@ def test_a_wrong_key_is_wrong_usage_and_a_wrong_signer_has_the_code_of_a_refusal
     assert damaged.returncode == (8 if run == "hold" else 125)
 
 
+@pytest.mark.parametrize("named", ["criu:{}", "{}/tree.ckpt"])
+def test_no_signature_of_a_tree_passes_for_one_of_the_programs_beside_it(tmp_path: Path, key: Path, named: str) -> None:
+    """CRIU's images are what runs, and nobody has signed them."""
+    signed(tmp_path, key)
+    done = here("restart", named.format(tmp_path), "--contents", f"criu:{tmp_path}", "--verify", public(key))
+
+    assert (done.returncode, b"a signature is asked for" in done.stderr) == (7, True), done.stderr
+
+
 @pytest.mark.parametrize("options", [("-o", "-", "-f", "json"), ("-o", "folder", "-f", "criu")])
 def test_what_is_no_file_cannot_be_signed(key: Path, options: tuple[str, ...]) -> None:
     """The signature file would have no place."""

@@ -83,6 +83,10 @@ HOLD: Final[dict[str, str]] = {
         "a_program_whose_mounts_differ_in_rights_or_order_is_not_run_outside "
         "a_program_of_a_user_namespace_is_not_run_outside_where_its_ids_are_the_same"
     ),
+    "While a tree takes contents": (
+        "no_link_leads_a_restart_to_a_file_of_root no_link_has_a_restart_remove_a_socket_of_root "
+        "no_process_is_open_to_its_user_while_another_one_has_the_rights_of_the_restart"
+    ),
     "A signature is checked": "other_bytes_than_were_signed_are_refused",
     "No text of a file or of another": (
         "a_quoted_word_is_printable_ends_where_it_ends_and_says_all names_that_are_no_text_stay_in_their_line "

@@ -81,7 +81,7 @@ def test_sockets_are_refused_by_name(tmp_path: Path) -> None:
         "type": _socket(1, type=3),
         "unreachable": _socket(1, type=2, peer=109),
         "state": _socket(1, state=4),
-        "name": _socket(1, type=2, name=bytes(taken)),
+        "name": _socket(1, type=2, name=bytes(taken) + b"\0"),  # as CRIU writes it
         "folder": _socket(1, type=2, name=bytes(tmp_path / "none" / "socket")),
     }
     for rule, entry in refused.items():

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way to a file by its path, and the rights with which a task follows it.
+
+A restart has root's rights until its tasks take their own. A user who may change a folder on the way to a file could
+lead the path to another one meanwhile: to one that root may open, make or remove, and the user may not. So where other
+users could change the way, a task of a user follows it with that user's rights, and the kernel decides. No task opens a
+file there by a symbolic link: the images have none in the path of an open file, for the kernel has told it.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from agent.restart.contents import credentials
+from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, Holder, keep_high, open_high
+from agent.restart.contents.fillabi import Demand
+from agent.restart.contents.images import ProcessImage
+from agent.restart.rebuild.programpath import changeable_at
+
+O_DIRECTORY, O_NOFOLLOW, O_PATH = 0o200000, 0o400000, 0o10000000
+_WITH_O_PATH: Final = O_DIRECTORY | O_NOFOLLOW | O_PATH | O_CLOEXEC
+_RESOLVE_NO_SYMLINKS: Final = 4
+_HOW: Final = struct.Struct("<3Q")
+_CAP_DAC_OVERRIDE: Final = 1
+_WRITTEN_BY_OTHERS: Final = 0o022
+_OF_PROCESS: Final = re.compile(rb"/proc/([0-9]+)(?=/|$)")
+
+
+class FileUser(NamedTuple):
+    """The ids by which the kernel decides whether a task may open a file."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def user_of(image: ProcessImage) -> FileUser | None:
+    """Return the user of a process; None for root, and for one that may open any file."""
+    core = image.cores.get(image.pid)
+    if core is None:
+        return None
+    creds = core.thread_core.creds
+    if not creds.fsuid or credentials.mask(creds.cap_eff) >> _CAP_DAC_OVERRIDE & 1:
+        return None
+    return FileUser(int(creds.fsuid), int(creds.fsgid), tuple(map(int, creds.groups)))
+
+
+def process_of(path: bytes) -> int | None:
+    """Return the number of the process whose file in /proc a path names; None for all other paths."""
+    found = _OF_PROCESS.match(path)
+    return int(found[1]) if found else None
+
+
+def changeable_folder(path: bytes) -> bytes:
+    """Return the first folder on a path in which a user beside root could lead it elsewhere; empty: there is none.
+
+    Where the caller is no root there is nothing to gain, so the answer is empty, too.
+    """
+    if os.geteuid():
+        return b""
+    try:
+        return os.fsencode(changeable_at(path, ()))
+    except OSError:  # the last part may be missing yet
+        pass
+    folder = os.path.dirname(path)
+    try:
+        found, status = os.fsencode(changeable_at(folder, ())), os.stat(folder)
+    except OSError:
+        return b"/"
+    return found or (folder if status.st_uid or status.st_mode & _WRITTEN_BY_OTHERS else b"")
+
+
+@contextmanager
+def following(holder: Holder, path: bytes) -> Iterator[None]:
+    """Have a process take the operations that are added meanwhile with its user's rights, if a path calls for that."""
+    user = user_of(holder.image) if changeable_folder(path) else None
+    if user is not None:
+        script = holder.leader
+        groups = struct.pack(f"<{len(user.groups)}I", *user.groups)
+        script.call("setgroups", len(user.groups), holder.program.data(groups))  # root needs none of its own
+        _become(holder, user.uid, user.gid)
+    yield
+    if user is not None:
+        _become(holder, 0, 0)
+
+
+def open_way(holder: Holder, path: bytes, flags: int) -> int:
+    """Open a file of the images at a high number, and return the number."""
+    if process_of(path) == holder.image.pid:
+        path = _OF_PROCESS.sub(b"/proc/self", path)  # this /proc may count in another pid namespace
+    elif folder := changeable_folder(path):
+        return _open_strictly(holder, path, folder, flags | O_CLOEXEC)
+    return open_high(holder, path, flags)
+
+
+def go_to(holder: Holder, folder: bytes) -> None:
+    """Have a process go to a folder."""
+    holder.leader.call("fchdir", open_way(holder, folder, O_PATH | O_DIRECTORY))
+
+
+def enter(holder: Holder, root: bytes, folder: bytes) -> None:
+    """Have a process go to its folder, and get its root."""
+    script = holder.leader
+    there = open_way(holder, folder, O_PATH | O_DIRECTORY)
+    if root != b"/":
+        go_to(holder, root)
+        script.call("chroot", holder.program.data(b".\0"))
+    script.call("fchdir", there)
+    script.call("close_range", holder.service, 0xFFFFFFFF, 0)
+
+
+def _open_strictly(holder: Holder, path: bytes, folder: bytes, flags: int) -> int:
+    """Open a file: up to a folder that a user can change with the rights of the restart, and from there on with the user's.
+
+    The user may not be able to reach the folder, and have been started there.
+    """
+    flags = flags & _WITH_O_PATH if flags & O_PATH else flags
+    program, script = holder.program, holder.leader
+    how = program.data(_HOW.pack(flags, 0, _RESOLVE_NO_SYMLINKS))
+    start, rest = AT_FDCWD, path
+    if path.startswith(folder + b"/"):
+        start, rest = open_high(holder, folder, O_PATH | O_DIRECTORY), path[len(folder) + 1 :]
+    with following(holder, path):
+        made = script.kept("openat2", start, program.data(rest + b"\0"), how, _HOW.size)
+    return keep_high(holder, made)
+
+
+def _become(holder: Holder, uid: int, gid: int) -> None:
+    # Each of these answers the id before; whether it took effect is asked by a second call.
+    for name, wanted in (("setfsgid", gid), ("setfsuid", uid)):
+        holder.leader.call(name, wanted, demand=Demand.ANY)
+        holder.leader.exact(name, wanted, wanted=wanted)
