@@ -123,11 +123,11 @@ class Fifos(FileKind):
         regular = self._files[int(file.entry.fifo.regf_id)].reg
         path = bytes(regular.name)
         if ("fifo", pipe) not in everything.owned:
-            both = open_high(file.holder, path, os.O_RDWR | os.O_NONBLOCK)
+            both = open_way(file.holder, path, os.O_RDWR | os.O_NONBLOCK)
             everything.owned["fifo", pipe] = file.holder, both
             content, size = self._contents.get(pipe, (b"", 0))
             if size:
                 file.script.call("fcntl", both, F_SETPIPE_SZ, size)
             if content:
                 file.script.exact("write", both, file.data(content), len(content), wanted=len(content))
-        return open_high(file.holder, path, open_flags(int(regular.flags)))
+        return open_way(file.holder, path, open_flags(int(regular.flags)))
