@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agent.model import Snapshot
     from agent.restart.contents.contents import Contents
     from agent.restart.contents.filling import Filling
+    from agent.restart.contents.reaches import Reaches
     from agent.restart.planning.plan import Plan
     from agent.restart.rebuild.coordinator import Rebuild
 
@@ -36,8 +37,8 @@ def source_of(file: str, contents: str) -> tuple[str, Path | None]:
     return (str(tree) if tree.exists() else file), images
 
 
-def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", *, shell_job: bool) -> "Contents":
-    """Return the contents in a folder; with `shell_job` the terminal of the tree is the caller's.
+def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "Reaches") -> "Contents":
+    """Return the contents in a folder, for a tree with some reaches beyond itself.
 
     Raises:
         RefusedError: a part of them cannot be restored; nothing has been made.
@@ -47,12 +48,28 @@ def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", *, shell_job: boo
     from agent.restart.contents.hostfacts import this_host
     from agent.restart.contents.images import Images
 
-    contents = Contents(Images(folder), snapshot, plan, _own_terminal() if shell_job else b"")
+    contents = Contents(Images(folder), snapshot, plan, allowed)
     contents.check_host(this_host(pidns=plan.pidns))
     contents.check_vdso(host_specials())
     if contents.refusals:
         raise RefusedError("\n".join(str(refusal) for refusal in contents.refusals))
     return contents
+
+
+def allowance(*, with_contents: bool, stays: bool, shell_job: bool, tcp_established: bool) -> "Reaches":
+    """Return the reaches beyond itself that the options allow a tree.
+
+    Raises:
+        UsageError: a tree without contents has none, or this process has no terminal to give.
+    """
+    for option, given in (("--shell-job", shell_job), ("--tcp-established", tcp_established)):
+        if given and not with_contents:
+            raise UsageError(f"{option} is about a tree with contents: add --contents")
+    if shell_job and not stays:
+        raise UsageError("--shell-job gives the tree the terminal of restart, which must stay: leave out --detach")
+    from agent.restart.contents.reaches import Reaches
+
+    return Reaches(_own_terminal() if shell_job else b"", tcp_established)
 
 
 def _own_terminal() -> bytes:

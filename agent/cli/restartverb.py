@@ -23,6 +23,7 @@ from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 if TYPE_CHECKING:
     from agent.cli.signals import Asked
     from agent.model import Snapshot
+    from agent.restart.contents.reaches import Reaches
     from agent.restart.planning.plan import Plan
     from agent.restart.rebuild.coordinator import Rebuild
     from agent.restart.rebuild.helperabi import Program
@@ -75,7 +76,7 @@ class _Wish(NamedTuple):
     drop_held: bool
     keep_rights: bool
     images: Path | None
-    shell_job: bool
+    reaches: "Reaches"
 
     @property
     def fails_apart(self) -> bool:
@@ -126,6 +127,9 @@ def restart(
     shell_job: Annotated[
         bool, typer.Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")
     ] = False,
+    tcp_established: Annotated[
+        bool, typer.Option("--tcp-established", help="With contents, make established connections of TCP again.")
+    ] = False,
     verify: Annotated[
         Path | None,
         typer.Option(
@@ -135,7 +139,7 @@ def restart(
     ] = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
-    from agent.cli.contents import source_of
+    from agent.cli.contents import allowance, source_of
     from agent.cli.signals import Interrupted, raising
     from agent.restart.rebuild.commands import split_command
 
@@ -153,11 +157,11 @@ def restart(
             "with contents the tasks run their own programs, with their own rights and pids: "
             "leave out --run, --keep-rights and --no-pids"
         )
-    if shell_job and (images is None or detach):
-        raise UsageError("--shell-job gives a tree with contents the terminal of restart, which stays: see --contents")
+    given = {"shell_job": shell_job, "tcp_established": tcp_established}
+    reaches = allowance(with_contents=images is not None, stays=not detach, **given)
     command = split_command(run) if run not in ("hold", "argv") else None
     wish = _Wish(
-        file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images, shell_job
+        file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images, reaches
     )
     begun: list[bool] = []
     try:
@@ -190,7 +194,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
 
         words = with_path(wish.command) if wish.command else None
         snapshot, plan, programs = _planned(wish)
-        filled = examined(wish.images, snapshot, plan, shell_job=wish.shell_job) if wish.images else None
+        filled = examined(wish.images, snapshot, plan, wish.reaches) if wish.images else None
         asked.check()
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:
@@ -242,7 +246,7 @@ def _without_terminal(
     from agent.restart.rebuild import terminals
     from agent.restart.rebuild.commands import rights_of_tasks
 
-    if wish.shell_job:
+    if wish.reaches.terminal:
         return False
     rights = rights_of_tasks(snapshot, plan, programs, runs=wish.run != "hold", keep_rights=wish.keep_rights)
     fewer = terminals.within_reach() and terminals.any_exceeded(rights)

@@ -30,9 +30,11 @@ from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import processors
+from agent.restart.contents.reaches import NOTHING, Reaches
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
+from agent.restart.contents.tcpconnections import BlockedConnections
 from agent.restart.planning.plan import Plan, Role
 from exporters.criu.criuschema import STOPPED
 
@@ -44,14 +46,15 @@ class Contents:
         images: the folder.
         snapshot: the tree.
         plan: of the same tree.
-        terminal: the path of the caller's terminal, for a tree that was begun by a shell; else empty.
+        allowed: its reaches beyond itself.
 
     Attributes:
         refusals: the objects that cannot be restored.
         ghosts: the deleted files.
+        blocked: the rules that block connections.
     """
 
-    def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, terminal: bytes = b"") -> None:
+    def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, allowed: Reaches = NOTHING) -> None:
         self._images = images
         self._snapshot = snapshot
         self._plan = plan
@@ -65,9 +68,10 @@ class Contents:
         self._memory_objects = SharedMemory(images)
         self._memfds = MemfdFiles()
         self._lowest = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
+        self.blocked = BlockedConnections(images.inventory)
         self.ghosts = GhostFiles(images)
         self._locks = FileLocks(images.all("filelocks.img"))
-        self._kinds = {**filekinds.kinds(images, terminal), MEMFD_DESCRIPTOR: self._memfds}
+        self._kinds = {**filekinds.kinds(images, allowed, self.blocked), MEMFD_DESCRIPTOR: self._memfds}
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         self._filters = Filters(images.all("seccomp.img"))
         self._host = HostFacts("", frozenset())

@@ -2,6 +2,7 @@
 """The kinds of open files that can be restored."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from agent.restart.contents.descriptors import FileKind
@@ -9,16 +10,19 @@ from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles
 from agent.restart.contents.images import Images
 from agent.restart.contents.inetsockets import InetSockets
 from agent.restart.contents.openfiles import Fifos, PathFiles, Pipes
+from agent.restart.contents.reaches import Reaches
+from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream, stream
 from agent.restart.contents.terminalfiles import TerminalFiles
 from agent.restart.contents.unixsockets import UnixSockets, packets
 
 
-def kinds(images: Images, terminal: bytes = b"") -> dict[int, FileKind]:
+def kinds(images: Images, allowed: Reaches, blocked: BlockedConnections) -> dict[int, FileKind]:
     """Return the kinds of open files that can be restored, by CRIU's number.
 
     Args:
         images: the folder.
-        terminal: the path of the caller's terminal, for a tree that was begun by a shell; else empty.
+        allowed: its reaches beyond itself.
+        blocked: the rules that block connections.
     """
     pipes = _pipe_contents(images)
     infos = {int(info.id): info for info in images.all("tty-info.img")}
@@ -27,13 +31,13 @@ def kinds(images: Images, terminal: bytes = b"") -> dict[int, FileKind]:
         1: PathFiles(),
         2: Pipes(images.files, pipes),
         3: Fifos(images.files, pipes),
-        4: InetSockets(),
+        4: InetSockets(partial(_stream, images) if allowed.established else None, blocked),
         5: UnixSockets(images.files, packets(_queues(images))),
         6: EventCounters(),
         7: Epolls(),
         8: Watches(),
         9: SignalFiles(),
-        11: TerminalFiles(images.files, infos, data, terminal),
+        11: TerminalFiles(images.files, infos, data, allowed.terminal),
         17: TimerFiles(),
     }
 
@@ -52,3 +56,7 @@ def _queues(images: Images) -> Iterator[tuple[Any, bytes]]:
     """Yield the messages in the queues of sockets, in order."""
     for entry, content in images.payloads("sk-queues.img"):
         yield entry.message, content
+
+
+def _stream(images: Images, inode: int) -> TcpStream | None:
+    return stream((entry.message, content) for entry, content in images.payloads(f"tcp-stream-{inode:x}.img"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets of IPv4 and IPv6: listeners, datagrams, raw sockets.
+"""Sockets of IPv4 and IPv6: listeners, connections, datagrams, raw sockets.
 
 Several sockets may have one address, so all are bound with SO_REUSEADDR and SO_REUSEPORT, and lose the ones that they did
 not have when all processes have made theirs.
@@ -8,13 +8,16 @@ not have when all processes have made theirs.
 import os
 import socket as sockets
 import struct
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any, Final
 
-from agent.restart.contents import socketoptions
+from agent.restart.contents import socketoptions, tcpconnections
 from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.socketoptions import LISTEN, SHUTDOWNS, SOL_SOCKET, set_option
+from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream
 
 SOL_IP, SOL_TCP, SOL_IPV6, SOL_ICMPV6, SOL_RAW = 0, 6, 41, 58, 255
 SO_REUSEADDR, SO_REUSEPORT = 2, 15
@@ -37,7 +40,19 @@ _OLD_TCP_OPTIONS: Final = {"tcp_keepidle": 4, "tcp_keepintvl": 5, "tcp_keepcnt":
 
 
 class InetSockets(FileKind):
-    """The sockets of IPv4 and IPv6 of a tree."""
+    """The sockets of IPv4 and IPv6 of a tree.
+
+    Args:
+        stream: returns the state of a connection by its inode; None: connections are refused.
+        blocked: the rules that block connections.
+    """
+
+    def __init__(
+        self, stream: Callable[[int], TcpStream | None] | None = None, blocked: BlockedConnections | None = None
+    ) -> None:
+        self._stream = stream
+        self._blocked = blocked
+        self._streams: dict[int, TcpStream] = {}
 
     def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
         """Refuse a connection, and a socket whose address this host does not have, or has given away."""
@@ -45,7 +60,9 @@ class InetSockets(FileKind):
         rule, text = _fault(socket)
         if rule:
             raise Refused("inet-socket", str(entry.id), rule, text)
-        if socket.src_port and socket.proto not in _ICMP:
+        if _is_connection(socket):
+            self._check_connection(entry)
+        elif socket.src_port and socket.proto not in _ICMP:
             try:
                 _try_to_bind(socket)
             except OSError as error:
@@ -62,13 +79,15 @@ class InetSockets(FileKind):
             set_option(here, SOL_IPV6, IPV6_V6ONLY, 1)
         set_option(here, SOL_SOCKET, SO_REUSEADDR, 1)
         set_option(here, SOL_SOCKET, SO_REUSEPORT, 1)
+        if int(file.entry.id) in self._streams:
+            peer = _sockaddr(socket, int(socket.dst_port), socket.dst_addr, 0)
+            tcpconnections.connect(here, self._streams[int(file.entry.id)], partial(_bind, here, socket), peer)
+            return number
         if socket.src_port and socket.proto not in _ICMP:
             free = socket.type != sockets.SOCK_RAW
             if free:
                 set_option(here, SOL_IP, IP_FREEBIND, 1)
-            here.name("address")
-            address = _address(socket)
-            file.script.call("bind", number, file.data(address), len(address))
+            _bind(here, socket)
             if free and not socket.ip_opts.freebind:
                 set_option(here, SOL_IP, IP_FREEBIND, 0)
         if socket.state == LISTEN:
@@ -78,6 +97,11 @@ class InetSockets(FileKind):
             peer = _sockaddr(socket, int(socket.dst_port), socket.dst_addr, 0)
             file.script.call("connect", number, file.data(peer), len(peer))
         return number
+
+    def load(self, file: OpenFile) -> None:
+        """Put into a connection what was on its way."""
+        if int(file.entry.id) in self._streams:
+            tcpconnections.fill(file, self._streams[int(file.entry.id)])
 
     def settle(self, file: OpenFile) -> None:
         """Set options and shutdown."""
@@ -103,9 +127,37 @@ class InetSockets(FileKind):
     def complete(self, file: OpenFile) -> None:
         """Set SO_REUSEADDR and SO_REUSEPORT to what they were, for all sockets are bound by now."""
         options = file.entry.isk.opts
+        if int(file.entry.id) in self._streams:
+            tcpconnections.resume(file)
         for had, option in ((options.reuseaddr, SO_REUSEADDR), (options.so_reuseport, SO_REUSEPORT)):
             if not had:
                 set_option(file, SOL_SOCKET, option, 0)
+
+    def _check_connection(self, entry: Any) -> None:
+        socket = entry.isk
+        rule, text = "connection", "it is an established connection: use --tcp-established, or end it before the dump"
+        if self._stream is not None and self._blocked is not None:
+            state = self._stream(int(socket.ino))
+            rule, text = tcpconnections.fault(socket, state)
+            if not rule:
+                rule, text = self._blocked.fault()
+            if state is not None and not rule:
+                self._streams[int(entry.id)] = state
+                here, there = _host(socket, socket.src_addr), _host(socket, socket.dst_addr)
+                ends = (here, int(socket.src_port)), (there, int(socket.dst_port))
+                self._blocked.add(six=socket.family == sockets.AF_INET6, here=ends[0], there=ends[1])
+        if rule:
+            raise Refused("inet-socket", str(entry.id), rule, f"{_shown(socket)}: {text}")
+
+
+def _is_connection(socket: Any) -> bool:
+    return bool(socket.proto == sockets.IPPROTO_TCP and socket.type == sockets.SOCK_STREAM and socket.dst_port)
+
+
+def _bind(file: OpenFile, socket: Any) -> None:
+    file.name("address")
+    address = _address(socket)
+    file.script.call("bind", file.number, file.data(address), len(address))
 
 
 def _fault(socket: Any) -> tuple[str, str]:
@@ -114,8 +166,6 @@ def _fault(socket: Any) -> tuple[str, str]:
     known = words and socket.type in _TYPES and socket.shutdown in SHUTDOWNS
     if not known or min(len(socket.src_addr), len(socket.dst_addr)) < words:
         return "type", f"family {socket.family}, type {socket.type} are none of a socket of IP: dump it again"
-    if socket.proto == sockets.IPPROTO_TCP and socket.type == sockets.SOCK_STREAM and socket.dst_port:
-        return "connection", f"{_shown(socket)} is an established connection: end it before the dump"
     if max(int(socket.src_port), int(socket.dst_port)) >= 1 << 16:
         return "type", f"port {socket.src_port} or {socket.dst_port} is none: dump it again"
     if socket.ifname:
