@@ -155,8 +155,9 @@ def test_nothing_is_left_whichever_process_is_killed(victim: str, dumped: Dumped
         eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, f"{victim}: nothing is left")
 
 
-def _stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+def _field(pid: int, number: int) -> str:
+    """Return a field of /proc/PID/stat behind the name: 0 is the state, 1 the parent, 3 the session."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[number]
 
 
 def test_a_file_that_goes_after_the_check_is_named(dumped: Dumped, tmp_path: Path) -> None:
@@ -176,19 +177,24 @@ def test_a_file_that_goes_after_the_check_is_named(dumped: Dumped, tmp_path: Pat
     eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, "nothing is left")
 
 
-def test_signals_from_outside_during_the_fill_wait_until_it_is_done(dumped: Dumped) -> None:
-    """The fill itself takes no notice of SIGSTOP: each process is stopped when all are let run."""
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM])
+def test_signals_from_outside_during_the_fill_act_when_it_is_done(dumped: Dumped, number: signal.Signals) -> None:
+    """The fill itself takes no notice: each child is stopped, or ends, when all are let run."""
     others = running(HELPER, RESUMER, dumped.program)
     process = restart(dumped)
+    state = {signal.SIGSTOP: "T", signal.SIGTERM: "Z"}[number]
     try:
         await_child(process.pid, RESUMER)
         found = tasks(process.pid, dumped, others)
-        for pid in found[1:]:
-            os.kill(pid, signal.SIGSTOP)
+        assert len(found) >= 5
+        children_of_root = [pid for pid in found if _field(pid, 1) in map(str, found) and _field(pid, 3) != str(pid)]
+        for pid in children_of_root:
+            os.kill(pid, number)
         assert process.stdout is not None
         assert process.stdout.readline(), process.stderr.read() if process.stderr else ""
-        for pid in found[1:]:
-            eventually(lambda pid=pid: _stopped(pid), "it is stopped")  # type: ignore[misc]
+        for pid in children_of_root:
+            eventually(lambda pid=pid: _field(pid, 0) == state, f"it is in state {state}")  # type: ignore[misc]
+        assert process.poll() is None
     finally:
         process.kill()
         process.communicate()

@@ -41,6 +41,7 @@ class HostFacts(NamedTuple):
         initial: the kinds of namespaces in which the caller is in the initial one.
         profile: the caller's security label; empty: none.
         filtered: True: the caller has seccomp filters, which all tasks inherit.
+        nice: the caller's nice value.
     """
 
     machine: str
@@ -58,6 +59,7 @@ class HostFacts(NamedTuple):
     initial: frozenset[str] = frozenset(NAMESPACES)
     profile: bytes = b""
     filtered: bool = False
+    nice: int = 0
 
     def has(self, capability: int) -> bool:
         """Return True if the caller has a capability."""
@@ -92,6 +94,7 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> HostFacts:
         frozenset(kind for kind in NAMESPACES if _is_initial(proc, kind)),
         security_label(proc),
         status.get("Seccomp", "0") != "0",
+        os.getpriority(os.PRIO_PROCESS, 0),
     )
 
 

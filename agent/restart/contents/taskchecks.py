@@ -81,6 +81,11 @@ def _task(process: ProcessImage) -> Iterator[Refused]:
             "signal", "", "architecture", "the actions are those of a 32-bit program, or of another processor"
         )
     yield from _signals(tc.signals_s.signals)
+    for resource, limit in enumerate(tc.rlimits.rlimits):
+        if limit.cur > limit.max:
+            yield Refused(
+                "limit", str(resource), "limit", f"its soft limit {limit.cur} is above its hard one {limit.max}"
+            )
     if len(tc.rlimits.rlimits) > _LIMITS:
         yield Refused("limit", str(_LIMITS), "limit", "the kernel has no limit of this number")
     if tc.membarrier_registration_mask & ~_MEMBARRIER:
@@ -196,7 +201,7 @@ def _thread_of_host(process: ProcessImage, tid: int, host: HostFacts) -> Iterato
     thread, creds = core.thread_core, core.thread_core.creds
     for text in registers.lacks_here(core.thread_info.fpregs, host.flags):
         yield Refused("registers", str(tid), "registers", text)
-    raised = taskstate.is_realtime(int(thread.sched_policy)) or thread.sched_nice < 0
+    raised = taskstate.is_realtime(int(thread.sched_policy)) or thread.sched_nice < host.nice
     if raised and not host.has(CAP_SYS_NICE):
         yield Refused("scheduling", str(tid), "scheduling", "its priority takes CAP_SYS_NICE")
     if host.filtered:

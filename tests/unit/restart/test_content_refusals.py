@@ -99,6 +99,12 @@ def without(path: str) -> Change:
     return change
 
 
+def soft_above_hard(core: Any) -> None:
+    """Change a limit."""
+    limit = core.tc.rlimits.rlimits[3]
+    limit.cur, limit.max = 2, 1
+
+
 def unknown(message: Any) -> None:
     """Add a field that no CRIU of today writes."""
     message.tc.MergeFromString(b"\xa0\x06\x01")
@@ -123,6 +129,7 @@ CASES = {
     "mode": (LEADER, with_field("thread_core.seccomp_mode", 7), "4 seccomp seccomp"),
     "policy": (SECOND, with_field("thread_core.sched_policy", 6), "4 scheduling scheduling"),
     "nice": (SECOND, with_field("thread_core.sched_nice", 99), "4 scheduling scheduling"),
+    "limit": (LEADER, soft_above_hard, "4 limit limit"),
     "death signal": (LEADER, with_field("thread_core.pdeath_sig", 65), "4 signal signal"),
     "stop": (LEADER, with_field("tc.stop_signo", 9), "4 signal signal"),
     "membarrier": (LEADER, with_field("tc.membarrier_registration_mask", 1 << 20), "4 task membarrier"),
@@ -174,6 +181,7 @@ HOSTS = {
     "user": (HOST._replace(uids=(range(1000, 1001),)), "credentials user"),
     "group": (HOST._replace(gids=(range(1000, 1001),)), "credentials group"),
     "groups": (HOST._replace(groups=frozenset((7, 8))), "credentials groups"),
+    "nice": (HOST._replace(nice=10, effective=0), "scheduling scheduling"),
     "filters": (HOST._replace(filtered=True), "seccomp seccomp"),
     "no_new_privs": (HOST._replace(no_new_privs=True), "credentials no_new_privs"),
 }
