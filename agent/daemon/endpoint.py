@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The socket's two ends: the daemon's listening sockets, and the kernel's credentials of each client."""
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -123,10 +122,7 @@ def listen(path: Path, mode: int, group: int | None = None) -> socket.socket:
                 raise
             _take_over(path)
             listener.bind(os.fspath(path))
-        if group is not None:
-            with contextlib.suppress(PermissionError):
-                os.chown(path, -1, group)
-        os.chmod(path, mode)
+        open_to(path, mode, group)
         listener.listen(BACKLOG)
     except CkptreeError:
         listener.close()
@@ -152,11 +148,42 @@ def listen_privately(path: Path, mode: int, group: int | None) -> socket.socket:
         CkptreeError: as `listen`.
     """
     listener = listen(path, mode & 0o600)
-    if group is not None:
-        with contextlib.suppress(PermissionError):
-            os.chown(path, -1, group)
-            os.chmod(path, mode & 0o660)
+    try:
+        if group is not None:
+            open_to(path, mode & 0o660, group, alone=True)
+    except OSError as error:
+        listener.close()
+        raise CkptreeError(f"cannot listen on {path}: {error.strerror or error}") from error
     return listener
+
+
+def open_to(path: Path, mode: int, group: int | None, *, alone: bool = False) -> None:
+    """Give a new socket's file its group and mode, but no other file that a user may have put there meanwhile.
+
+    Args:
+        path: of the file.
+        mode: its permissions.
+        group: None, or where this process may not give it away: it stays.
+        alone: leave the mode where the group stays.
+
+    Raises:
+        OSError: the path leads to another file than a socket of this process's user, or the kernel refused.
+    """
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise OSError(errno.EEXIST, "another file has taken its place")
+        there = f"/proc/self/fd/{file}"
+        try:
+            if group is not None:
+                os.chown(there, -1, group)
+        except PermissionError:
+            if alone:
+                return
+        os.chmod(there, mode)
+    finally:
+        os.close(file)
 
 
 def _take_over(path: Path) -> None:

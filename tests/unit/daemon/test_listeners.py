@@ -14,6 +14,7 @@ import pytest
 
 from agent.config import Config
 from agent.daemon import listeners
+from agent.daemon.endpoint import open_to
 from agent.daemon.journal import Journal
 from agent.daemon.listeners import Acceptor, Listener, opened
 from agent.environment import private_socket
@@ -266,3 +267,15 @@ def test_a_socket_that_has_become_anothers_stays(tmp_path: Path) -> None:
 
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "own.sock.private"}
     kept.unlink()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_file_that_takes_the_place_of_a_new_socket_keeps_its_mode(tmp_path: Path, *, alone: bool) -> None:
+    """In a folder of a user's, the user may put a link there before the socket gets its group and mode."""
+    secret, path = tmp_path / "secret", tmp_path / "own.sock"
+    secret.touch(0o600)
+    path.symlink_to(secret)
+    with pytest.raises(OSError, match="another file has taken its place"):
+        open_to(path, 0o666, os.getegid(), alone=alone)
+
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
