@@ -21,7 +21,7 @@ SOURCES = {
     "ckptree-rebuild": (
         *("guard.c", "guardloop.c", "takedown.c", "guardwatcher.c", "guardfilter.c", "guardstate.c"),
         *("namespaces.c", "kin.c"),
-        *("actor.c", "settle.c", "filled.c", "ending.c", "rights.c", "robust.c", "signals.c", "state.c"),
+        *("actor.c", "settle.c", "filled.c", "ending.c", "rights.c", "robust.c", "signals.c", "stage.c", "state.c"),
         "kernel_calls.c",
     ),
     "ckptree-restorer": ("restorer.c",),

@@ -213,6 +213,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
             begin=begin,
             keep_rights=wish.keep_rights,
             no_terminal=_without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
+            stage=filled.stage.section() if filled is not None else b"",
         ) as rebuild,
         filling(rebuild, filled) as fill,
     ):

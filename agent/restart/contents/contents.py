@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 from pathlib import Path
 
 from agent.model import Snapshot, Tag
@@ -34,6 +35,7 @@ from agent.restart.contents.reaches import NOTHING, Reaches
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
+from agent.restart.contents.staging import Stage
 from agent.restart.contents.tcpconnections import BlockedConnections
 from agent.restart.planning.plan import Plan, Role
 from exporters.criu.criuschema import STOPPED
@@ -89,6 +91,11 @@ class Contents:
         for pid, identity in list(self._checked.items()):
             self._examine_beside(pid, identity)
         self._check_huge_pages()
+
+    @cached_property
+    def stage(self) -> Stage:
+        """The pages that processes share since a fork, which are there before the tree is built."""
+        return Stage(self._memories, _read)
 
     @property
     def page_bytes(self) -> int:
@@ -156,7 +163,7 @@ class Contents:
         )
         shared = SharedFiles(self._memory_objects, fill, descriptors.holders)
         ways = processors(len(holders))
-        exchanges = [Exchange(self._images, fill, each, shared, specials, ways) for each in holders]
+        exchanges = [Exchange(self._images, fill, each, shared, specials, ways, self.stage) for each in holders]
         for each in exchanges:
             taskstate.raise_limits(each.holder.leader, each.holder.program, self._host)
             each.begin()

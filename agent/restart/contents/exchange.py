@@ -8,10 +8,11 @@ from agent.restart.contents import openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.descriptors import Holder, open_high
 from agent.restart.contents.fileways import open_way
-from agent.restart.contents.fillprogram import TRACED, About, Argument, FillProgram
+from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argument, FillProgram
 from agent.restart.contents.images import Images
 from agent.restart.contents.memory import AddressSpace, FileKey
 from agent.restart.contents.sharedmemory import SharedFiles
+from agent.restart.contents.staging import Stage
 
 LEAST_ROOM: Final = 4 << 30
 """Bytes of a room, at least: the program, the kernel's areas on their way, and a page of 1 GiB at a place that fits it."""
@@ -42,6 +43,7 @@ class Exchange:
         shared: the objects that processes share.
         specials: the kernel's areas in the helper's processes.
         ways: processors that may read its pages at once.
+        stage: the pages that it shares with others since a fork.
 
     Attributes:
         holder: the process.
@@ -49,7 +51,14 @@ class Exchange:
     """
 
     def __init__(
-        self, images: Images, fill: FillProgram, room: Room, shared: SharedFiles, specials: Specials, ways: int
+        self,
+        images: Images,
+        fill: FillProgram,
+        room: Room,
+        shared: SharedFiles,
+        specials: Specials,
+        ways: int,
+        stage: Stage,
     ) -> None:
         self.holder, self._memory, self._free = room
         self._images = images
@@ -57,6 +66,7 @@ class Exchange:
         self._shared = shared
         self._specials = specials
         self._ways = ways
+        self._stage = stage
         self._pages: dict[str, Argument] = {}
         self._files: dict[FileKey, Argument] = {}
 
@@ -82,9 +92,16 @@ class Exchange:
         """Exchange the memory, once all that it shares is there."""
         script, memory = self.holder.leader, self._memory
         exe = self._opened(int(self.holder.image.mm.exe_file_id), os.O_RDONLY)
-        memory.clear(script, self._free, self._specials)
+        inherited = self._stage.inherited(self.holder.image.pid)
+        place = self._stage.place
+        kept = [place] if place is not None and inherited else []
+        memory.clear(script, self._free, self._specials, kept)
         self._files |= self._shared.fetch(self.holder, memory.files())
-        memory.restore(script, self._files, self._pages, self._ways)
+        buffer = self.holder.program.data(bytes(MERGE_BUFFER if inherited else 0))
+        memory.restore(script, self._files, self._pages, self._ways, inherited, buffer)
+        for area in kept:
+            script.about = About("memory", "stage")
+            script.call("munmap", area.start, area.size)
         memory.marks(script, self.holder.program, exe)
         self._shared.seal(self.holder)
 

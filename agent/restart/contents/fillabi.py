@@ -45,6 +45,7 @@ RESUME_MESSAGE: Final = _struct(RESUME_MESSAGE_FIELDS)
 
 STACK: Final = 20480
 ASIDE_STACK: Final = 4096
+MERGE_BUFFER: Final = 65536
 NO_SLOT: Final = 0xFFFF
 ARGUMENTS: Final = 6
 WORD: Final = 4
@@ -64,6 +65,7 @@ class Special(IntEnum):
     ASIDE = 0x10007
     JOIN = 0x10008
     TERMINAL = 0x10009
+    MERGE = 0x1000A
 
 
 class Demand(IntEnum):

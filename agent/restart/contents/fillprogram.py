@@ -22,6 +22,7 @@ TRACED: Final = 0
 """The word that the resumer posts once it traces all threads."""
 _CREDITED: Final = 1
 ALIGNMENT: Final = 16
+MERGE_BUFFER: Final = fillabi.MERGE_BUFFER
 MOST_HELPERS: Final = fillabi.STACK // fillabi.ASIDE_STACK - 2
 """Helper processes of a thread: its own part of the stack, and a spare one, remain."""
 
@@ -112,6 +113,10 @@ class FillScript:
         arguments = file, self._spans(spans), len(spans), offset, helper
         self._add(Special.ASIDE, arguments, slot.place, Demand.SUCCESS, 0, "read")
         return slot
+
+    def merge(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int, buffer: Data) -> None:
+        """Read as `read` does, whole pages, by way of a buffer, and write only the pages that differ."""
+        self._special(Special.MERGE, file, self._spans(spans), len(spans), offset, buffer)
 
     def join(self, helper: Slot) -> None:
         """Add a wait until a helper process has read all."""

@@ -9,16 +9,16 @@ writable becomes so only afterwards.
 import bisect
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
 from agent.restart.contents.fillabi import Demand
-from agent.restart.contents.fillprogram import About, Argument, FillScript, ProcessProgram
+from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
 from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
-from agent.restart.contents.pagereads import read_pages
+from agent.restart.contents.pagereads import merge_pages, read_pages
 from agent.restart.contents.refusals import Refused as Refused
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
@@ -49,7 +49,8 @@ MAP_DROPPABLE: Final = 0x8
 MAP_GROWSDOWN, MAP_NORESERVE = 0x100, 0x4000
 MAP_FLAGS: Final = 0x3 | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0x3F << 26
 """The flags of an area that are given to mmap() again: sharing, anonymity, growth, reserve, size of pages."""
-MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
+MREMAP_MOVE: Final = 1 | 2
+MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 4, 14, 15
 MADV_GUARD_INSTALL: Final = 102
 O_RDWR: Final = 2
 _WORD: Final = 8
@@ -62,6 +63,22 @@ _EXE_AT: Final = 12 * 8 + 4
 
 FileKey = tuple[str, int, int]
 """A mapped file: its kind (file, memfd, shmem), its number, and the flags that it is opened with."""
+
+
+class Inherited(NamedTuple):
+    """An area that a process has from the stage; see staging.py.
+
+    Attributes:
+        at: its address there.
+        merged: the pages that the base has, too, and that may differ.
+        read: the pages that the base has not.
+        dropped: the ranges of pages that only the base has.
+    """
+
+    at: int
+    merged: list[PageRun]
+    read: list[PageRun]
+    dropped: list[AddressRange]
 
 
 class AddressSpace:
@@ -132,6 +149,27 @@ class AddressSpace:
                 found[page_size(int(vma.flags))] += int(vma.end - vma.start)
         return found
 
+    @property
+    def family(self) -> tuple[int, ...]:
+        """What a process and its forks have in common, until one of them executes another program."""
+        mm = self._mm
+        return mm.mm_start_code, mm.mm_end_code, mm.mm_start_brk, mm.mm_start_stack, mm.mm_arg_start
+
+    def plain_areas(self) -> list[AddressRange]:
+        """Return the areas of ordinary private memory."""
+        odd = MAP_HUGETLB | MAP_GROWSDOWN | MAP_DROPPABLE | MAP_NORESERVE
+        return [
+            AddressRange(int(vma.start), int(vma.end))
+            for vma in self._regular
+            if vma.status & ANON_PRIVATE and not vma.flags & odd
+        ]
+
+    def pages_of(self, area: AddressRange) -> list[PageRun]:
+        """Return the pages of an area."""
+        first = bisect.bisect_left(self.runs, area.start, key=lambda run: run.address)
+        last = bisect.bisect_left(self.runs, area.end, key=lambda run: run.address)
+        return self.runs[first:last]
+
     def page_files(self) -> list[str]:
         """Return the paths of the files that its pages are in."""
         return list(dict.fromkeys(str(run.file) for run in self.runs))
@@ -162,11 +200,11 @@ class AddressSpace:
                     size = min(run.address + run.size, end) - run.address - skip
                     yield read(PageRun(run.address + skip, size, run.file, run.offset + skip))
 
-    def clear(self, script: FillScript, room: AddressRange, specials: Specials) -> None:
-        """Unmap all outside of a room, and move the special areas to where the image has them."""
+    def clear(self, script: FillScript, room: AddressRange, specials: Specials, kept: Sequence[AddressRange]) -> None:
+        """Unmap all but a room and what is kept, and move the special areas to where the image has them."""
         script.about = About("memory", "")
         at = 0
-        for area in sorted([room, *self._kernel.kept(specials)]):
+        for area in sorted([room, *kept, *self._kernel.kept(specials)]):
             if area.start > at:
                 script.call("munmap", at, area.start - at)
             at = area.end
@@ -174,7 +212,13 @@ class AddressSpace:
         self._kernel.move(script, room, specials)
 
     def restore(
-        self, script: FillScript, files: Mapping[FileKey, Argument], pages: Mapping[str, Argument], ways: int
+        self,
+        script: FillScript,
+        files: Mapping[FileKey, Argument],
+        pages: Mapping[str, Argument],
+        ways: int,
+        inherited: Mapping[int, Inherited],
+        buffer: Data,
     ) -> None:
         """Map all areas and read their pages.
 
@@ -183,6 +227,8 @@ class AddressSpace:
             files: the open descriptor of each mapped file.
             pages: the open descriptor of each file of pages, by path.
             ways: processors that may read pages at once.
+            inherited: what it has from the stage, by the start of the area.
+            buffer: data of MERGE_BUFFER bytes.
         """
         written = self._written()
         for vma in self._regular:
@@ -195,16 +241,34 @@ class AddressSpace:
                 file = files[key]
                 flags &= ~MAP_ANONYMOUS
             size, start = int(vma.end - vma.start), int(vma.start)
+            if start in inherited:
+                script.exact("mremap", inherited[start].at, size, size, MREMAP_MOVE, start, wanted=start)
+                self._advise(script, vma, _BEFORE_PAGES)
+                continue
             script.exact("mmap", start, size, protection, flags, file, int(vma.pgoff), wanted=start)
             self._advise(script, vma, _BEFORE_PAGES)
         script.about = About("pages", "")
-        read_pages(script, self.runs, pages, ways)
+        if inherited:
+            for each in inherited.values():
+                for gap in each.dropped:
+                    script.call("madvise", gap.start, gap.size, MADV_DONTNEED)
+                merge_pages(script, each.merged, pages, buffer)
+                read_pages(script, each.read, pages, ways)
+            at = 0
+            for area in sorted(area for area in self.plain_areas() if area.start in inherited):
+                read_pages(script, self.pages_of(AddressRange(at, area.start)), pages, ways)
+                at = area.end
+            read_pages(script, self.pages_of(AddressRange(at, TASK_END)), pages, ways)
+        else:
+            read_pages(script, self.runs, pages, ways)
         for vma in self._vmas:
             script.about = _about(vma)
             start, size = int(vma.start), int(vma.end - vma.start)
             if vma.status & AREA_GUARD:
                 script.call("madvise", start, size, MADV_GUARD_INSTALL)
-            elif vma.start in written and not vma.prot & PROT_WRITE:
+            elif (vma.start in written and not vma.prot & PROT_WRITE) or (
+                vma.start in inherited and vma.prot != PROT_READ | PROT_WRITE
+            ):
                 script.call("mprotect", start, size, int(vma.prot))
         for vma in self._regular:
             script.about = _about(vma)

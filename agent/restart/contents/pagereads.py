@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, FillScript
+from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, Data, FillScript
 from agent.restart.contents.images import PAGE, PageRun
 
 _LEAST: Final = 16 << 20
@@ -96,3 +96,9 @@ def read_pages(
         script.read(files[first.path], first.spans, first.offset)
         for helper in helpers:
             script.join(helper)
+
+
+def merge_pages(script: FillScript, runs: Iterable[PageRun], files: Mapping[str, Argument], buffer: Data) -> None:
+    """Write those of the pages that differ from what is at their addresses."""
+    for one in reads(runs):
+        script.merge(files[one.path], one.spans, one.offset, buffer)

@@ -9,6 +9,7 @@
 #include "robust.h"
 #include "settle.h"
 #include "signals.h"
+#include "stage.h"
 
 static void set_number(uint32_t actor, uint32_t level, int32_t number)
 {
@@ -217,6 +218,7 @@ _Noreturn void actor_run(void *index)
 			mark_done(at); /* the resumer stops it */
 		actor_fill(me, contents, fill_entry_of(contents, me));
 	}
+	stage_drop();
 	section = actor_prepare(me);
 	if (at < end_at) {
 		show_held(me);

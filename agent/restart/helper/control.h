@@ -55,7 +55,8 @@ enum setup {
 	SETUP_PRIVATE,
 	SETUP_STDIO,
 	SETUP_SESSION,
-	SETUP_WATCHER
+	SETUP_WATCHER,
+	SETUP_STAGE,
 };
 
 enum run { RUN_HOLD = 1, RUN_SECTION, RUN_FILL }; /* message.value of SAID_RELEASE; RUN_FILL: see fill.h */

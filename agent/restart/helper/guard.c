@@ -13,6 +13,7 @@
 #include "guardwatcher.h"
 #include "namespaces.h"
 #include "signals.h"
+#include "stage.h"
 #include "takedown.h"
 
 #define CACHE_LINE 64
@@ -283,6 +284,7 @@ static void begin(void)
 {
 	long answer = program.head->flags & PROGRAM_NEW_SESSION ? begin_in_new_session() : clone_first(0);
 
+	stage_drop();
 	if (answer < 0)
 		give_up(SETUP_CLONE, answer);
 	guard.first = (int32_t)answer;
@@ -302,6 +304,14 @@ static void begin(void)
 	futex_wake_all(&program.state->apart);
 }
 
+static void make_stage(void)
+{
+	long answer = stage_make();
+
+	if (answer)
+		give_up(SETUP_STAGE, answer);
+}
+
 _Noreturn void guard_main(void)
 {
 	guard.control = FD_CONTROL;
@@ -312,6 +322,7 @@ _Noreturn void guard_main(void)
 	CALL5(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if ((program.head->flags & PROGRAM_PIDNS) && !may_administer())
 		enter_user_namespace();
+	make_stage();
 	begin();
 	confine();
 	guard_loop();

@@ -63,7 +63,27 @@ struct program_head {
 	uint32_t flags;
 	int32_t spare_first; /* numbers that no task of the program has, at any level */
 	int32_t spare_end;
+	uint32_t stage; /* page of the program's file at which a struct stage_head begins; 0: there is none */
+};
+
+/*
+ * Memory that all actors inherit from the guard, until they are released: agent/restart/contents/staging.py
+ *
+ *     stage = struct stage_head | struct stage_read * reads | (path, a byte 0) *
+ */
+struct stage_head {
+	uint64_t bytes; /* of the stage's description */
+	uint64_t address;
+	uint64_t size;
+	uint32_t reads;
 	uint32_t reserved;
+};
+
+struct stage_read {
+	uint64_t address;
+	uint64_t size;
+	uint64_t offset; /* in the file */
+	uint64_t path;	 /* of the file: its offset in the description */
 };
 
 struct program_actor {

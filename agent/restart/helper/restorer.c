@@ -105,6 +105,57 @@ static long read_all(struct fill_state *state, int file, struct span *spans, uin
 	return 0;
 }
 
+static int same_page(const uint64_t *one, const uint64_t *two)
+{
+	for (size_t n = 0; n < PAGE / sizeof(*one); n++)
+		if (one[n] != two[n])
+			return 0;
+	return 1;
+}
+
+static void copy_page(uint64_t *to, const uint64_t *from)
+{
+	for (size_t n = 0; n < PAGE / sizeof(*to); n++)
+		to[n] = from[n];
+}
+
+/* Read all of a span into the buffer, part by part; a page that is as before stays shared with the process that it came from. */
+static long merge(struct fill_state *state, int file, const struct span *span, uint64_t offset, char *buffer)
+{
+	for (size_t done = 0; done < span->size;) {
+		size_t left = span->size - done, part = left < FILL_MERGE_BUFFER ? left : FILL_MERGE_BUFFER;
+		long size = CALL4(pread64, file, buffer, part, offset + done);
+
+		if (size == -EINTR)
+			continue;
+		size = size < 0 ? size : size & ~(long)(PAGE - 1);
+		if (size <= 0)
+			return size ? size : -ENODATA;
+		for (long at = 0; at < size; at += PAGE) {
+			uint64_t *page = (uint64_t *)((char *)span->base + done + at);
+
+			if (!same_page(page, (uint64_t *)(buffer + at)))
+				copy_page(page, (uint64_t *)(buffer + at));
+		}
+		done += (size_t)size;
+		__atomic_add_fetch(&state->bytes, (uint64_t)size, __ATOMIC_RELAXED);
+	}
+	return 0;
+}
+
+static long merge_all(struct fill_state *state, int file, const struct span *spans, uint64_t count, uint64_t offset,
+		      char *buffer)
+{
+	for (; count; spans++, count--) {
+		long answer = merge(state, file, spans, offset, buffer);
+
+		if (answer)
+			return answer;
+		offset += spans->size;
+	}
+	return 0;
+}
+
 /* The task of a helper process. */
 struct aside {
 	struct fill_state *state;
@@ -216,6 +267,8 @@ static long take(struct fill_state *state, const struct fill_operation *operatio
 		return begin_aside(state, with);
 	case FILL_JOIN:
 		return join((long)with[0]);
+	case FILL_MERGE:
+		return merge_all(state, (int)with[0], (struct span *)with[1], with[2], with[3], (char *)with[4]);
 	case FILL_STORE:
 		*(uint32_t *)with[0] = (uint32_t)with[1];
 		return 0;

@@ -52,6 +52,7 @@ class Rebuild:
         begin: the session and group that the tree begins in.
         keep_rights: leave the rights of the caller to tasks that hold.
         no_terminal: give the tasks no terminal of the caller: a new session, and other streams in place of terminals.
+        stage: the memory that the tree is forked with, as `Stage.section` has it; empty: none.
         helper: path of the helper's program.
 
     Attributes:
@@ -71,6 +72,7 @@ class Rebuild:
         begin: Begin = Begin.HERE,
         keep_rights: bool = False,
         no_terminal: bool = False,
+        stage: bytes = b"",
         helper: Path = HELPER,
     ) -> None:
         self.plan = plan
@@ -89,6 +91,10 @@ class Rebuild:
             keep_rights=keep_rights,
             pid_max=pid_max,
         )
+        self._stage = stage
+        if stage:
+            page = helperabi.run_offset(self._code, len(plan.actors)) // mmap.PAGESIZE
+            self._code = helperprogram.with_stage(self._code, page)
         self._helper = helper
         self._relayed = no_terminal and not no_stdio
         self._relay: terminals.Relay | None = None
@@ -235,6 +241,8 @@ class Rebuild:
         self._file = os.memfd_create("ckptree-program")
         os.ftruncate(self._file, size)
         os.pwrite(self._file, self._code, 0)
+        if self._stage:
+            os.pwrite(self._file, self._stage, helperabi.run_offset(self._code, len(self.plan.actors)))
         self._memory = mmap.mmap(self._file, size)
         if not self.plan.pidns:
             orphans.adopt(wanted=True)

@@ -20,6 +20,7 @@ _SETUP: Final = {
     Setup.PRIVATE: "the mounts of the tree cannot be made private",
     Setup.STDIO: "/dev/null cannot be opened",
     Setup.SESSION: "the leader of the session that the tree begins in was killed",
+    Setup.STAGE: "the pages that processes share since a fork cannot be read from the images",
     Setup.WATCHER: "the process that ends the tree should its guard be killed is refused: clone3() or pidfd_open()",
 }
 

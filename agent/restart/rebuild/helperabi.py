@@ -94,6 +94,7 @@ class Setup(IntEnum):
     STDIO = 7
     SESSION = 8
     WATCHER = 9
+    STAGE = 10
 
 
 class Run(IntEnum):

@@ -21,8 +21,10 @@ VERSION: Final = 1
 # (field, struct code), in the order of the header.
 PROGRAM_HEAD = (
     *(("magic", "I"), ("version", "I"), ("actors", "I"), ("steps", "I"), ("dependencies", "I"), ("numbers", "I")),
-    *(("flags", "I"), ("spare_first", "i"), ("spare_end", "i"), ("reserved", "I")),
+    *(("flags", "I"), ("spare_first", "i"), ("spare_end", "i"), ("stage", "I")),
 )
+STAGE_HEAD = (("bytes", "Q"), ("address", "Q"), ("size", "Q"), ("reads", "I"), ("reserved", "I"))
+STAGE_READ = (("address", "Q"), ("size", "Q"), ("offset", "Q"), ("path", "Q"))
 PROGRAM_ACTOR = (
     *(("first_step", "I"), ("step_count", "I"), ("first_number", "I"), ("depth", "I"), ("leader", "I"), ("flags", "I")),
     *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s")),
@@ -131,6 +133,12 @@ def encode(
     )
     tail = struct.pack(f"={len(dependencies)}I{len(numbers)}i", *dependencies, *numbers)
     return b"".join([head, *actors, *steps, tail])
+
+
+def with_stage(code: bytes, page: int) -> bytes:
+    """Return a program with a stage, which begins at a page of the program's file."""
+    *fields, _ = HEAD.unpack_from(code)
+    return HEAD.pack(*fields, page) + code[HEAD.size :]
 
 
 def _by_actor(plan: Plan) -> list[int]:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage: the areas of a family of processes that are worth it, and what each process makes of them."""
+
+import random
+from pathlib import Path
+
+from agent.restart.contents import staging
+from agent.restart.contents.addresses import AddressRange
+from agent.restart.contents.images import PAGE, PageRun
+from agent.restart.contents.memory import AddressSpace
+from agent.restart.contents.staging import HEAD, READ, Stage
+
+AREA = AddressRange(0x7F0000000000, 0x7F0000000000 + (4 << 20))
+
+
+class Memory(AddressSpace):
+    """A process with one area, whose pages are given by their numbers and all have one byte."""
+
+    def __init__(self, program: int, pages: dict[int, int], file: Path, area: AddressRange = AREA) -> None:
+        self._program = program
+        self._area = area
+        self.areas = [area]
+        self.runs = []
+        for number, (page, value) in enumerate(sorted(pages.items())):
+            run = PageRun(area.start + page * PAGE, PAGE, file, number * PAGE)
+            self.runs.append(run)
+            CONTENT[run] = bytes([value]) * PAGE
+
+    @property
+    def family(self) -> tuple[int, ...]:
+        """Return the number of the program."""
+        return (self._program,)
+
+    def plain_areas(self) -> list[AddressRange]:
+        """Return its area."""
+        return [self._area]
+
+
+CONTENT: dict[PageRun, bytes] = {}
+
+
+def read(run: PageRun) -> bytes:
+    """Return the bytes of a page."""
+    return CONTENT[run]
+
+
+def pages(runs: list[PageRun]) -> list[int]:
+    """Return the numbers of the pages of runs."""
+    return [(run.address - AREA.start + at) // PAGE for run in runs for at in range(0, run.size, PAGE)]
+
+
+def test_a_family_with_much_in_common_has_a_stage(tmp_path: Path) -> None:
+    """The first process is the base; another one writes what differs, reads what the base has not, drops the rest."""
+    every = dict.fromkeys(range(1024), 1)
+    base = Memory(1, {page: 1 for page in every if page not in (7, 8)}, tmp_path / "a")
+    other = Memory(1, {**{page: 1 for page in every if page not in (0, 1, 9)}, 500: 2}, tmp_path / "b")
+    third = Memory(1, dict(every), tmp_path / "c")
+    stranger = Memory(2, dict(every), tmp_path / "d")
+    stage = Stage({10: base, 11: other, 12: third, 13: stranger}, read)
+    mine = stage.inherited(11)[AREA.start]
+
+    assert stage.place is not None
+    assert stage.place.size == AREA.size
+    assert stage.inherited(10)[AREA.start] == (stage.place.start, [], [], [])
+    assert pages(mine.read) == [7, 8]
+    assert pages(mine.merged) == [page for page in range(2, 1024) if page not in (7, 8, 9)]
+    assert [((gap.start - AREA.start) // PAGE, gap.size // PAGE) for gap in mine.dropped] == [(0, 2), (9, 1)]
+    assert stage.inherited(13) == {}
+
+
+def test_processes_with_little_in_common_have_none(tmp_path: Path) -> None:
+    """Other content at the same place, an area of another size, or too few pages to be worth it."""
+    every = dict.fromkeys(range(1024), 1)
+    base = Memory(1, every, tmp_path / "a")
+    different = Memory(1, dict.fromkeys(range(1024), 2), tmp_path / "b")
+    smaller = Memory(1, every, tmp_path / "c", AddressRange(AREA.start, AREA.end - PAGE))
+    few = Memory(2, dict.fromkeys(range(10), 1), tmp_path / "d")
+    again = Memory(2, dict.fromkeys(range(10), 1), tmp_path / "e")
+    stage = Stage({10: base, 11: different, 12: smaller, 13: few, 14: again}, read)
+
+    assert stage.place is None
+    assert stage.section() == b""
+
+
+def test_the_section_has_each_page_of_the_base_once(tmp_path: Path) -> None:
+    """The reads go to the stage; a path is there once."""
+    base = Memory(1, {page: 1 for page in range(1024) if page % 100}, tmp_path / "pages")
+    stage = Stage({10: base, 11: base, 12: base}, read)
+    section = stage.section()
+    size, start, length, count, _ = HEAD.unpack_from(section)
+    reads = list(READ.iter_unpack(section[HEAD.size : HEAD.size + READ.size * count]))
+
+    assert stage.place == (start, start + length)
+    assert size == len(section)
+    assert section.count(b"pages\0") == 1
+    assert {section[path : section.index(b"\0", path)] for *_, path in reads} == {str(tmp_path / "pages").encode()}
+    covered = [(address - start) // PAGE + at for address, each, *_ in reads for at in range(each // PAGE)]
+    assert covered == [page for page in range(1024) if page % 100]
+    assert sum(each for _, each, *_ in reads) == sum(run.size for run in base.runs)
+
+
+def test_the_difference_of_two_processes_is_exact_for_any_pages(tmp_path: Path) -> None:
+    """Merged, read and dropped pages are the intersection and both differences, however the runs are cut."""
+    chance = random.Random(5)
+    for _ in range(300):
+        mine, theirs = ({page for page in range(40) if chance.random() < share} for share in (0.6, 0.5))
+        runs = []
+        for each in (mine, theirs):
+            found: list[PageRun] = []
+            for number, page in enumerate(sorted(each)):
+                address = AREA.start + page * PAGE
+                last = found[-1] if found else None
+                if last and last.address + last.size == address and chance.random() < 0.7:
+                    found[-1] = PageRun(last.address, last.size + PAGE, last.file, last.offset)
+                else:
+                    found.append(PageRun(address, PAGE, tmp_path, number * PAGE))
+            runs.append(found)
+        result = staging._difference(0, *runs)
+
+        assert set(pages(result.merged)) == mine & theirs
+        assert set(pages(result.read)) == mine - theirs
+        dropped = {(gap.start - AREA.start) // PAGE + at for gap in result.dropped for at in range(gap.size // PAGE)}
+        assert dropped == theirs - mine
+        offsets = {(run.address - AREA.start) // PAGE: run.offset // PAGE for run in result.merged + result.read}
+        order = sorted(mine)
+        assert all(order[offset] == page for page, offset in offsets.items())
