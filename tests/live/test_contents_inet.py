@@ -149,7 +149,7 @@ time.sleep(100)
 
 
 def test_the_filter_of_a_socket_drops_what_it_dropped(tmp_path: Path, daemon_socket: Path) -> None:
-    """What was queued comes through; a message of two bytes does not."""
+    """Queued messages come through; a message of two bytes does not."""
     with program([sys.executable, "-c", FILTERED], tmp_path) as pid:
         eventually((tmp_path / "ready").exists, "it is ready")
         images = dump(pid, tmp_path / "images", daemon_socket)

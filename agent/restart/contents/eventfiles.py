@@ -23,7 +23,7 @@ IN_USER: Final = 0xFFF | 1 << 26 | 1 << 31
 """The bits of a mask that a program gives: all events, IN_EXCL_UNLINK and IN_ONESHOT."""
 O_PATH: Final = 0o10000000
 _MASK: Final = 8
-_NANO: Final = 1_000_000_000
+_NS_PER_S: Final = 1_000_000_000
 _HANDLE: Final = struct.Struct("<Ii")
 _MOST_HANDLE: Final = 128  # MAX_HANDLE_SZ
 _MAJOR: Final = 20
@@ -98,8 +98,8 @@ class TimerFiles(FileKind):
         is made to expire first.
         """
         timer, script, number = file.entry.tfd, file.script, file.number
-        value = int(timer.vsec) * _NANO + int(timer.vnsec)
-        interval = int(timer.isec) * _NANO + int(timer.insec)
+        value = int(timer.vsec) * _NS_PER_S + int(timer.vnsec)
+        interval = int(timer.isec) * _NS_PER_S + int(timer.insec)
         expired = not value and bool(interval) and bool(timer.ticks)
         flags = int(timer.settime_flags)
         if expired:
@@ -107,7 +107,7 @@ class TimerFiles(FileKind):
         if value:
             if flags & TFD_TIMER_ABSTIME:
                 value += time.clock_gettime_ns(int(timer.clockid))
-            setting = struct.pack("<4Q", *divmod(interval, _NANO), *divmod(value, _NANO))
+            setting = struct.pack("<4Q", *divmod(interval, _NS_PER_S), *divmod(value, _NS_PER_S))
             script.call("timerfd_settime", number, flags, file.data(setting), 0)
         if expired:
             script.exact("ppoll", file.data(struct.pack("<ihh", number, POLLIN, 0)), 1, 0, 0, 0, wanted=1)

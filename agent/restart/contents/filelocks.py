@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from agent.restart.contents.descriptors import Holder
 from agent.restart.contents.fillprogram import About
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 
 POSIX, FLOCK, OFD, LEASE = 1, 2, 4, 8
 F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2

@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple
 
 from agent.errors import CkptreeError
 from agent.restart.contents.images import Images
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from exporters.criu.filemessages import REMAP_GHOST, REMAP_LINKED
 
 _OLD_GHOST: Final = 1 << 31
 """The bit by which old images mark a ghost file."""
 _KINDS: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISBLK, stat.S_ISLNK)
-_MICRO: Final = 1000
-_SECOND: Final = 1_000_000_000
+_NS_PER_US: Final = 1000
+_NS_PER_S: Final = 1_000_000_000
 
 
 class Deleted(NamedTuple):
@@ -146,7 +146,7 @@ class GhostFiles:
         os.chmod(path, stat.S_IMODE(mode))
         if about.HasField("atim") and about.HasField("mtim"):
             access, change = (
-                int(each.tv_sec) * _SECOND + int(each.tv_usec) * _MICRO for each in (about.atim, about.mtim)
+                int(each.tv_sec) * _NS_PER_S + int(each.tv_usec) * _NS_PER_US for each in (about.atim, about.mtim)
             )
             os.utime(path, ns=(access, change))
 

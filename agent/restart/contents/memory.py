@@ -19,7 +19,7 @@ from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
 from agent.restart.contents.pagereads import merge_pages, read_pages
-from agent.restart.contents.refusals import Refused as Refused
+from agent.restart.contents.refusals import Refused
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
     ANON_SHARED,

@@ -11,7 +11,7 @@ from agent.restart.contents.descriptors import O_CLOEXEC, Descriptors, FileKind,
 from agent.restart.contents.fileowners import F_SETFL
 from agent.restart.contents.fileways import open_way
 from agent.restart.contents.fillabi import Demand
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 
 O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
 _NOT_FOR_OPEN: Final = O_CREAT | O_EXCL | O_TRUNC

@@ -16,8 +16,8 @@ from typing import Any, Final
 from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument
-from agent.restart.contents.memory import Refused
 from agent.restart.contents.openfiles import O_NOCTTY, open_flags
+from agent.restart.contents.refusals import Refused
 
 PTY, CTTY = 1, 4
 MASTER_DEVICE: Final = (5, 2)

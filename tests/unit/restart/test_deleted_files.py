@@ -12,7 +12,7 @@ from agent.restart.contents.eventfiles import EventCounters
 from agent.restart.contents.filelocks import FileLocks
 from agent.restart.contents.fillprogram import Data
 from agent.restart.contents.ghostfiles import GhostFiles
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from exporters.criu.criuschema import messages
 from tests.support.filledfiles import calls, file_entry, filled
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.restart.contents.inetsockets import InetSockets
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from tests.support.filledfiles import calls, file_entry, filled
 
 LOCAL = 0x0100007F

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.restart.contents.fillprogram import Data
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from agent.restart.contents.terminalfiles import TerminalFiles
 from exporters.criu.criuschema import messages
 from tests.support.filledfiles import calls, file_entry, filled
