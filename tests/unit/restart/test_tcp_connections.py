@@ -10,7 +10,7 @@ import pytest
 
 from agent.restart.contents.fillprogram import Data
 from agent.restart.contents.inetsockets import InetSockets
-from agent.restart.contents.memory import Refused
+from agent.restart.contents.refusals import Refused
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream, stream
 from exporters.criu.criuschema import messages
 from tests.support.filledfiles import calls, file_entry, filled
