@@ -30,7 +30,7 @@ from agent.restart.contents.ghostfiles import GhostFiles
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
-from agent.restart.contents.pagereads import processors
+from agent.restart.contents.pagereads import PageFiles, processors
 from agent.restart.contents.reaches import NOTHING, Reaches
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
@@ -95,7 +95,8 @@ class Contents:
     @cached_property
     def stage(self) -> Stage:
         """The pages that processes share since a fork, which are there before the tree is built."""
-        return Stage(self._memories, _read)
+        with PageFiles() as files:
+            return Stage(self._memories, files.read)
 
     @property
     def page_bytes(self) -> int:

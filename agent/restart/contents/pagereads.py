@@ -3,10 +3,13 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from agent.restart.contents.fillprogram import MOST_HELPERS, Argument, Data, FillScript
 from agent.restart.contents.images import PAGE, PageRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _LEAST: Final = 16 << 20
 """Bytes of a part that is worth a helper process."""
@@ -32,6 +35,27 @@ class PageRead(NamedTuple):
     def size(self) -> int:
         """Bytes."""
         return sum(size for _, size in self.spans)
+
+
+class PageFiles:
+    """The files of pages, each opened once; use it as a context."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._open.values():
+            os.close(number)
+
+    def read(self, run: PageRun) -> bytes:
+        """Return the bytes of a run."""
+        number = self._open.get(run.file)
+        if number is None:
+            number = self._open[run.file] = os.open(run.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return os.pread(number, run.size, run.offset)
 
 
 def reads(runs: Iterable[PageRun], shift: int = 0) -> Iterator[PageRead]:

@@ -18,6 +18,8 @@ from agent.restart.contents.pagereads import reads
 
 _WORTH: Final = 4 << 20
 """Bytes that a stage must save, at least."""
+_LEAST: Final = 64 << 10
+"""Bytes of pages of an area that is looked at."""
 _SAMPLES: Final = 16
 """Pages of an area that are compared, to know if most are shared."""
 HEAD: Final = struct.Struct("=QQQII")
@@ -100,6 +102,8 @@ class Stage:
         saved = 0
         for area in self._memories[base].plain_areas():
             theirs = self._memories[base].pages_of(area)
+            if sum(run.size for run in theirs) < _LEAST:
+                continue
             having = [
                 pid for pid in others if area in plain[pid] and _alike(self._memories[pid].pages_of(area), theirs, read)
             ]
