@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.live.dumps import dump, eventually, program, restarted
 
 UNIX = """
@@ -183,3 +185,25 @@ def test_unix_sockets_keep_peers_queues_and_names(tmp_path: Path, daemon_socket:
     assert seen == UNIX_SEEN
     assert stat.S_ISSOCK(found.st_mode)
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 1234, 2345)
+
+
+FLYING = """
+import array, os, select, socket, time
+a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+poll = select.epoll()
+poll.register(b, select.EPOLLIN)
+a.sendmsg([b"take"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [poll.fileno()]))])
+poll.close()
+open("ready", "w").close()
+time.sleep(100)
+"""
+
+
+def test_a_file_in_flight_that_cannot_be_restored_is_refused_by_name(tmp_path: Path, daemon_socket: Path) -> None:
+    """No process has a descriptor of it; its targets are known by numbers of descriptors."""
+    with program([sys.executable, "-c", FLYING], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    refused = r"restart ended with 7: .*epoll \d+: it waits for descriptor"
+    with pytest.raises(AssertionError, match=refused), restarted(images):
+        pass

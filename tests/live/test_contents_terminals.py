@@ -89,6 +89,40 @@ def test_a_pair_of_terminals_keeps_its_number_session_and_modes(tmp_path: Path, 
     assert not (tmp_path / "shell interrupted").exists()
 
 
+HUNG_UP = """
+import errno, os, pty, signal, time
+master, slave = pty.openpty()
+again = os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY)
+os.close(master)
+signal.signal(signal.SIGHUP, lambda *_: open("signalled", "w").close())
+open("ready", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.01)
+seen = []
+for fd in (slave, again):
+    try:
+        os.write(fd, b"x")
+    except OSError as error:
+        seen.append(error.errno == errno.EIO)
+with open("telling", "w") as file:
+    print(seen, os.read(slave, 9), os.read(again, 9), file=file)
+os.rename("telling", "told")
+time.sleep(100)
+"""
+
+
+def test_a_terminal_that_was_hung_up_is_hung_up_for_all_that_have_it(tmp_path: Path, daemon_socket: Path) -> None:
+    """Two opened its slave; both read the end of the file and cannot write."""
+    with program([sys.executable, "-c", HUNG_UP], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    (tmp_path / "go").touch()
+    with restarted(images):
+        eventually((tmp_path / "told").exists, "it tells")
+    assert (tmp_path / "told").read_text() == "[True, True] b'' b''\n"
+    assert not (tmp_path / "signalled").exists()
+
+
 JOB = """
 import os, time
 open("begun", "w").close()

@@ -88,7 +88,7 @@ class Contents:
         for pid, process in images.processes.items():
             if process.lives:
                 self._examine(pid, process)
-        for pid, identity in list(self._checked.items()):
+        for identity, pid in list(self._checked.items()):
             self._examine_beside(pid, identity)
         self._check_huge_pages()
 

@@ -53,6 +53,7 @@ class TerminalFiles(FileKind):
             if info is not None and _is_master(info):
                 self._masters[int(info.pty.index)] = files[identity]
         self._restored: set[int] = set()
+        self._hung_up: set[int] = set()
 
     def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
         """Refuse a terminal outside the tree, and a number that another terminal has meanwhile."""
@@ -98,10 +99,10 @@ class TerminalFiles(FileKind):
         if index in self._masters:
             file.everything.made(int(self._masters[index].id))
             return self._opened(file, self._slave(index), flags)
-        master = self._master(file, _DEFAULT_MASTER, os.O_RDWR | O_NOCTTY | O_CLOEXEC, index)
-        number = self._opened(file, self._slave(index), flags)
-        file.script.call("close", master)
-        return number
+        if index not in self._hung_up:  # its end with the other high descriptors hangs up all that opened the slave
+            self._hung_up.add(index)
+            self._master(file, _DEFAULT_MASTER, os.O_RDWR | O_NOCTTY | O_CLOEXEC, index)
+        return self._opened(file, self._slave(index), flags)
 
     def load(self, file: OpenFile) -> None:
         """Give a terminal what was typed and written and not read, then its modes, size and owner, once."""
