@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from agent.model import Snapshot
     from agent.restart.contents.contents import Contents
+    from agent.restart.contents.external import External
     from agent.restart.contents.filling import Filling
-    from agent.restart.contents.reaches import Reaches
     from agent.restart.planning.plan import Plan
     from agent.restart.rebuild.coordinator import Rebuild
 
@@ -37,27 +37,40 @@ def source_of(file: str, contents: str) -> tuple[str, Path | None]:
     return (str(tree) if tree.exists() else file), images
 
 
-def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "Reaches") -> "Contents":
-    """Return the contents in a folder, for a tree with some reaches beyond itself.
+def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External | None" = None) -> "Contents":
+    """Return the contents in a folder, with all that would be refused on this host.
 
-    Raises:
-        RefusedError: a part of them cannot be restored; nothing has been made.
+    Args:
+        folder: of CRIU's images.
+        snapshot: the tree.
+        plan: of the same tree.
+        allowed: the objects outside of the tree that it may have; None: none.
     """
     from agent.restart.contents.contents import Contents
+    from agent.restart.contents.external import NOTHING
     from agent.restart.contents.filling import host_specials
     from agent.restart.contents.hostfacts import this_host
     from agent.restart.contents.images import Images
 
-    contents = Contents(Images(folder), snapshot, plan, allowed)
+    contents = Contents(Images(folder), snapshot, plan, allowed or NOTHING)
     contents.check_host(this_host(pidns=plan.pidns))
     contents.check_vdso(host_specials())
+    return contents
+
+
+def whole(contents: "Contents") -> "Contents":
+    """Return contents of which nothing is refused.
+
+    Raises:
+        RefusedError: a part of them cannot be restored; nothing has been made.
+    """
     if contents.refusals:
         raise RefusedError("\n".join(str(refusal) for refusal in contents.refusals))
     return contents
 
 
-def allowance(*, with_contents: bool, stays: bool, shell_job: bool, tcp_established: bool) -> "Reaches":
-    """Return the reaches beyond itself that the options allow a tree.
+def external(*, with_contents: bool, stays: bool, shell_job: bool, tcp_established: bool) -> "External":
+    """Return the objects outside of the tree that the options allow it.
 
     Raises:
         UsageError: a tree without contents has none, or this process has no terminal to give.
@@ -67,9 +80,9 @@ def allowance(*, with_contents: bool, stays: bool, shell_job: bool, tcp_establis
             raise UsageError(f"{option} is about a tree with contents: add --contents")
     if shell_job and not stays:
         raise UsageError("--shell-job gives the tree the terminal of restart, which must stay: leave out --detach")
-    from agent.restart.contents.reaches import Reaches
+    from agent.restart.contents.external import External
 
-    return Reaches(_own_terminal() if shell_job else b"", tcp_established)
+    return External(_own_terminal() if shell_job else b"", tcp_established)
 
 
 def _own_terminal() -> bytes:

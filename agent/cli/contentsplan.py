@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli import allowance, criusource
+from agent.cli import allowance, contents, criusource
 from exporters.criu import PREFIX
 
 if TYPE_CHECKING:
@@ -23,14 +23,7 @@ def folder_of(file: str) -> Path | None:
 
 def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "list[ContentRefusal]":
     """Return the objects that a restart would refuse here: it asks this host for files and addresses."""
-    from agent.restart.contents.contents import Contents
-    from agent.restart.contents.filling import host_specials
-    from agent.restart.contents.hostfacts import this_host
-    from agent.restart.contents.images import Images
     from exporters.criu.imagefolder import ImageFolder
 
     with allowance.bounded(str(folder), ImageFolder(folder).size()):
-        contents = Contents(Images(folder), snapshot, plan)
-        contents.check_host(this_host(pidns=plan.pidns))
-        contents.check_vdso(host_specials())
-    return contents.refusals
+        return contents.examined(folder, snapshot, plan).refusals

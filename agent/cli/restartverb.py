@@ -23,7 +23,7 @@ from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 if TYPE_CHECKING:
     from agent.cli.signals import Asked
     from agent.model import Snapshot
-    from agent.restart.contents.reaches import Reaches
+    from agent.restart.contents.external import External
     from agent.restart.planning.plan import Plan
     from agent.restart.rebuild.coordinator import Rebuild
     from agent.restart.rebuild.helperabi import Program
@@ -76,7 +76,7 @@ class _Wish(NamedTuple):
     drop_held: bool
     keep_rights: bool
     images: Path | None
-    reaches: "Reaches"
+    allowed: "External"
 
     @property
     def fails_apart(self) -> bool:
@@ -139,7 +139,7 @@ def restart(
     ] = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
-    from agent.cli.contents import allowance, source_of
+    from agent.cli.contents import external, source_of
     from agent.cli.signals import Interrupted, raising
     from agent.restart.rebuild.commands import split_command
 
@@ -158,10 +158,10 @@ def restart(
             "leave out --run, --keep-rights and --no-pids"
         )
     given = {"shell_job": shell_job, "tcp_established": tcp_established}
-    reaches = allowance(with_contents=images is not None, stays=not detach, **given)
+    allowed = external(with_contents=images is not None, stays=not detach, **given)
     command = split_command(run) if run not in ("hold", "argv") else None
     wish = _Wish(
-        file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images, reaches
+        file, not pids, pidns, run, command, detach, pidfile, as_json, verify, drop_held, keep_rights, images, allowed
     )
     begun: list[bool] = []
     try:
@@ -184,7 +184,7 @@ def restart(
 
 def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
     """Make the tree and stay with it; `begun` gets an entry before anything of the tree is made."""
-    from agent.cli.contents import examined, filling
+    from agent.cli.contents import examined, filling, whole
     from agent.cli.signals import Interrupted
 
     try:
@@ -194,7 +194,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
 
         words = with_path(wish.command) if wish.command else None
         snapshot, plan, programs = _planned(wish)
-        filled = examined(wish.images, snapshot, plan, wish.reaches) if wish.images else None
+        filled = whole(examined(wish.images, snapshot, plan, wish.allowed)) if wish.images else None
         asked.check()
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:
@@ -247,7 +247,7 @@ def _without_terminal(
     from agent.restart.rebuild import terminals
     from agent.restart.rebuild.commands import rights_of_tasks
 
-    if wish.reaches.terminal:
+    if wish.allowed.terminal:
         return False
     rights = rights_of_tasks(snapshot, plan, programs, runs=wish.run != "hold", keep_rights=wish.keep_rights)
     fewer = terminals.within_reach() and terminals.any_exceeded(rights)

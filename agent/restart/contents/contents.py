@@ -12,9 +12,9 @@ from agent.model import Snapshot, Tag
 from agent.restart.contents import (
     filekinds,
     fileowners,
-    fileways,
     filters,
     hugepages,
+    pathaccess,
     registers,
     taskchecks,
     taskstate,
@@ -23,21 +23,22 @@ from agent.restart.contents import (
 from agent.restart.contents.addresses import AddressRange, Specials, hole
 from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
+from agent.restart.contents.external import NOTHING, External
 from agent.restart.contents.filelocks import FileLocks
-from agent.restart.contents.fillprogram import About, FillProgram, pages
+from agent.restart.contents.fillprogram import About, FillProgram
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
 from agent.restart.contents.pagereads import PageFiles, processors
-from agent.restart.contents.reaches import NOTHING, Reaches
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
 from agent.restart.contents.staging import Stage
 from agent.restart.contents.tcpconnections import BlockedConnections
 from agent.restart.planning.plan import Plan, Role
+from agent.restart.rebuild.helperabi import next_page
 from exporters.criu.criuschema import STOPPED
 
 
@@ -48,7 +49,7 @@ class Contents:
         images: the folder.
         snapshot: the tree.
         plan: of the same tree.
-        allowed: its reaches beyond itself.
+        allowed: the objects outside of it that it may have.
 
     Attributes:
         refusals: the objects that cannot be restored.
@@ -56,7 +57,7 @@ class Contents:
         blocked: the rules that block connections.
     """
 
-    def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, allowed: Reaches = NOTHING) -> None:
+    def __init__(self, images: Images, snapshot: Snapshot, plan: Plan, allowed: External = NOTHING) -> None:
         self._images = images
         self._snapshot = snapshot
         self._plan = plan
@@ -176,7 +177,7 @@ class Contents:
         states = []
         for each in exchanges:
             self._finish(fill, each.holder, numbers, each.ready)
-            states += self._states(each.holder, pages(code_size), fill)
+            states += self._states(each.holder, next_page(code_size), fill)
         return fill, states
 
     def _examine(self, pid: int, process: ProcessImage) -> None:
@@ -283,10 +284,10 @@ class Contents:
     def _check_way(self, pid: int, process: ProcessImage, identity: int) -> None:
         """Refuse a user a file in /proc of another process, whose number may be one of another user by now."""
         entry = self._images.files.get(identity)
-        if entry is None or not entry.HasField("reg") or fileways.user_of(process) is None:
+        if entry is None or not entry.HasField("reg") or pathaccess.user_of(process) is None:
             return
         path = bytes(entry.reg.name)
-        if fileways.process_of(path) not in (None, pid):
+        if pathaccess.process_of(path) not in (None, pid):
             text = f"{os.fsdecode(path)} is a file of another process, whose number may be one of another user by now"
             self.refuse(pid, Refused("file", str(identity), "other-process", text))
 
@@ -298,7 +299,7 @@ class Contents:
         script.about = About("folder", str(image.fs.cwd_id))
         root = bytes(files[int(image.fs.root_id)].reg.name)
         cwd = bytes(files[int(image.fs.cwd_id)].reg.name)
-        fileways.enter(holder, root, cwd)
+        pathaccess.enter(holder, root, cwd)
         script.call("umask", int(image.fs.umask))
         own = {tid: numbers[actor][-1] for tid, actor in zip(image.threads, program.actors, strict=True)}
         taskstate.restore_threads(fill, program, image, own, ready, self._filters, self._host)

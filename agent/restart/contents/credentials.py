@@ -40,10 +40,7 @@ def restore(script: FillScript, program: ProcessProgram, creds: Any, host: HostF
         script.call("setgroups", len(creds.groups), program.data(groups))
     script.call("setresgid", int(creds.gid), int(creds.egid), int(creds.sgid))
     script.call("setresuid", int(creds.uid), int(creds.euid), int(creds.suid))
-    # These two answer the id before; whether they took effect is asked by a second call.
-    for name, wanted in (("setfsgid", int(creds.fsgid)), ("setfsuid", int(creds.fsuid))):
-        script.call(name, wanted, demand=Demand.ANY)
-        script.exact(name, wanted, wanted=wanted)
+    set_file_ids(script, int(creds.fsuid), int(creds.fsgid))
     permitted, inheritable, ambient = mask(creds.cap_prm), mask(creds.cap_inh), mask(creds.cap_amb)
     head = program.data(struct.pack("<II", _VERSION, 0))
     working = permitted | 1 << CAP_SETPCAP
@@ -57,6 +54,14 @@ def restore(script: FillScript, program: ProcessProgram, creds: Any, host: HostF
     _capset(script, program, head, (mask(creds.cap_eff), permitted, inheritable))
     if creds.no_new_privs:
         script.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def set_file_ids(script: FillScript, uid: int, gid: int) -> None:
+    """Add the calls that set the ids by which the kernel decides on access to files."""
+    # Each call answers the id before; a second one asks if it took effect.
+    for name, wanted in (("setfsgid", gid), ("setfsuid", uid)):
+        script.call(name, wanted, demand=Demand.ANY)
+        script.exact(name, wanted, wanted=wanted)
 
 
 def mask(words: Iterable[int]) -> int:

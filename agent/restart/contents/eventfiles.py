@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
-from agent.restart.contents.fileways import following
+from agent.restart.contents.pathaccess import following
 from agent.restart.contents.refusals import Refused
 
 EPOLL_CTL_ADD: Final = 1

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 from agent.restart.contents import openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.descriptors import Holder, open_high
-from agent.restart.contents.fileways import open_way
 from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argument, FillProgram
 from agent.restart.contents.images import Images
 from agent.restart.contents.memory import AddressSpace, FileKey
+from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.sharedmemory import SharedFiles
 from agent.restart.contents.staging import Stage
 
@@ -107,4 +107,4 @@ class Exchange:
 
     def _opened(self, identity: int, flags: int) -> int:
         self.holder.leader.about = About("file", str(identity))
-        return open_way(self.holder, bytes(self._images.files[identity].reg.name), flags)
+        return open_path(self.holder, bytes(self._images.files[identity].reg.name), flags)

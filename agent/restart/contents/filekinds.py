@@ -7,21 +7,21 @@ from typing import Any
 
 from agent.restart.contents.descriptors import FileKind
 from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles, TimerFiles, Watches
+from agent.restart.contents.external import External
 from agent.restart.contents.images import Images
 from agent.restart.contents.inetsockets import InetSockets
 from agent.restart.contents.openfiles import Fifos, PathFiles, Pipes
-from agent.restart.contents.reaches import Reaches
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream, stream
 from agent.restart.contents.terminalfiles import TerminalFiles
 from agent.restart.contents.unixsockets import UnixSockets, packets
 
 
-def kinds(images: Images, allowed: Reaches, blocked: BlockedConnections) -> dict[int, FileKind]:
+def kinds(images: Images, allowed: External, blocked: BlockedConnections) -> dict[int, FileKind]:
     """Return the kinds of open files that can be restored, by CRIU's number.
 
     Args:
         images: the folder.
-        allowed: its reaches beyond itself.
+        allowed: the objects outside of it that it may have.
         blocked: the rules that block connections.
     """
     pipes = _pipe_contents(images)

@@ -7,7 +7,6 @@ A task runs the operations of its own script. An argument is a number, the value
 Processes wait for each other by words that all share.
 """
 
-import mmap
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from agent.errors import CkptreeError
 from agent.restart.contents import fillabi
 from agent.restart.contents.fillabi import Demand, Special
 from agent.restart.contents.syscalls import CALLS
+from agent.restart.rebuild.helperabi import next_page
 
 TRACED: Final = 0
 """The word that the resumer posts once it traces all threads."""
@@ -212,7 +212,7 @@ class ProcessProgram:
     @property
     def size(self) -> int:
         """Bytes of the program, whole pages."""
-        return pages(self._data_at + len(self._data))
+        return next_page(self._data_at + len(self._data))
 
     @property
     def _slots_at(self) -> int:
@@ -255,11 +255,6 @@ class ProcessProgram:
             )
 
 
-def pages(size: int) -> int:
-    """Return a size rounded up to whole pages."""
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
 class FillProgram:
     """The programs of all processes of a tree, and the words that they share.
 
@@ -287,7 +282,7 @@ class FillProgram:
     @property
     def state_size(self) -> int:
         """Bytes of state and words, whole pages."""
-        return pages(fillabi.STATE.size + fillabi.WORD * self.words)
+        return next_page(fillabi.STATE.size + fillabi.WORD * self.words)
 
     def section(self, code: bytes, actors: int) -> bytes:
         """Encode the fill section.
@@ -296,8 +291,8 @@ class FillProgram:
             code: the restorer's.
             actors: their number in the plan.
         """
-        code_size = pages(len(code))
-        code_at = pages(fillabi.HEAD.size + fillabi.ENTRY.size * actors)
+        code_size = next_page(len(code))
+        code_at = next_page(fillabi.HEAD.size + fillabi.ENTRY.size * actors)
         state_at = self.state_offset(code, actors)
         offset = state_at + self.state_size
         entries = [bytes(fillabi.ENTRY.size)] * actors
@@ -313,7 +308,7 @@ class FillProgram:
 
     def state_offset(self, code: bytes, actors: int) -> int:
         """Return the offset of the state in the section, for a restorer and a number of actors."""
-        return pages(fillabi.HEAD.size + fillabi.ENTRY.size * actors) + pages(len(code))
+        return next_page(fillabi.HEAD.size + fillabi.ENTRY.size * actors) + next_page(len(code))
 
     def operation(self, actor: int, index: int) -> Operation | None:
         """Return an operation by the actor that takes it and its place in that script; None if there is none."""

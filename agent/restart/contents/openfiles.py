@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from agent.restart.contents.descriptors import O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile, keep_high, open_high
 from agent.restart.contents.fileowners import F_SETFL
-from agent.restart.contents.fileways import open_way
 from agent.restart.contents.fillabi import Demand
+from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.refusals import Refused
 
 O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
@@ -29,7 +29,7 @@ class PathFiles(FileKind):
     def create(self, file: OpenFile) -> int:
         """Open a file by its path, at its position. Not every device has positions."""
         reg = file.entry.reg
-        number = open_way(file.holder, bytes(reg.name), open_flags(int(reg.flags)))
+        number = open_path(file.holder, bytes(reg.name), open_flags(int(reg.flags)))
         if reg.pos:
             demand = Demand.SUCCESS if reg.HasField("size") else Demand.ANY
             file.script.call("lseek", number, int(reg.pos), os.SEEK_SET, demand=demand)
@@ -123,11 +123,11 @@ class Fifos(FileKind):
         regular = self._files[int(file.entry.fifo.regf_id)].reg
         path = bytes(regular.name)
         if ("fifo", pipe) not in everything.owned:
-            both = open_way(file.holder, path, os.O_RDWR | os.O_NONBLOCK)
+            both = open_path(file.holder, path, os.O_RDWR | os.O_NONBLOCK)
             everything.owned["fifo", pipe] = file.holder, both
             content, size = self._contents.get(pipe, (b"", 0))
             if size:
                 file.script.call("fcntl", both, F_SETPIPE_SZ, size)
             if content:
                 file.script.exact("write", both, file.data(content), len(content), wanted=len(content))
-        return open_way(file.holder, path, open_flags(int(regular.flags)))
+        return open_path(file.holder, path, open_flags(int(regular.flags)))

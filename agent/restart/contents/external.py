@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reaches of a tree beyond itself, which its caller must allow."""
+"""The objects outside of a tree that it can get only if its caller says so: a terminal, the peers of connections."""
 
 from typing import Final, NamedTuple
 
 
-class Reaches(NamedTuple):
-    """Reaches of a tree beyond itself that the caller allows.
+class External(NamedTuple):
+    """The objects outside of the tree that the caller allows it.
 
     Attributes:
         terminal: the path of the caller's terminal, for a tree that was begun by a shell; else empty.
@@ -16,4 +16,4 @@ class Reaches(NamedTuple):
     established: bool = False
 
 
-NOTHING: Final = Reaches()
+NOTHING: Final = External()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way to a file by its path, and the rights with which a task follows it.
+"""Access to files by their paths, with rights that no user gains by.
 
 A restart has root's rights until its tasks take their own. A user who may change a folder on the way to a file could
 lead the path to another one meanwhile: to one that root may open, make or remove, and the user may not. So where other
-users could change the way, a task of a user follows it with that user's rights, and the kernel decides. No task opens a
-file there by a symbolic link: the images have none in the path of an open file, for the kernel has told it.
+users could change the path, a task of a user follows it with that user's rights, and the kernel decides. No task opens a
+file there by a symbolic link: the kernel has told CRIU the path of each open file, and that has none.
 """
 
 import os
@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 
 from agent.restart.contents import credentials
 from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, Holder, keep_high, open_high
-from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.images import ProcessImage
 from agent.restart.rebuild.programpath import changeable_at
 
@@ -75,19 +74,19 @@ def changeable_folder(path: bytes) -> bytes:
 
 @contextmanager
 def following(holder: Holder, path: bytes) -> Iterator[None]:
-    """Have a process take the operations that are added meanwhile with its user's rights, if a path calls for that."""
+    """Have a process take the operations of the context with its user's rights, where other users could change a path."""
     user = user_of(holder.image) if changeable_folder(path) else None
     if user is not None:
         script = holder.leader
         groups = struct.pack(f"<{len(user.groups)}I", *user.groups)
         script.call("setgroups", len(user.groups), holder.program.data(groups))  # root needs none of its own
-        _become(holder, user.uid, user.gid)
+        credentials.set_file_ids(script, user.uid, user.gid)
     yield
     if user is not None:
-        _become(holder, 0, 0)
+        credentials.set_file_ids(holder.leader, 0, 0)
 
 
-def open_way(holder: Holder, path: bytes, flags: int) -> int:
+def open_path(holder: Holder, path: bytes, flags: int) -> int:
     """Open a file of the images at a high number, and return the number."""
     if process_of(path) == holder.image.pid:
         path = _OF_PROCESS.sub(b"/proc/self", path)  # this /proc may count in another pid namespace
@@ -98,13 +97,13 @@ def open_way(holder: Holder, path: bytes, flags: int) -> int:
 
 def go_to(holder: Holder, folder: bytes) -> None:
     """Have a process go to a folder."""
-    holder.leader.call("fchdir", open_way(holder, folder, O_PATH | O_DIRECTORY))
+    holder.leader.call("fchdir", open_path(holder, folder, O_PATH | O_DIRECTORY))
 
 
 def enter(holder: Holder, root: bytes, folder: bytes) -> None:
     """Have a process go to its folder, and get its root."""
     script = holder.leader
-    there = open_way(holder, folder, O_PATH | O_DIRECTORY)
+    there = open_path(holder, folder, O_PATH | O_DIRECTORY)
     if root != b"/":
         go_to(holder, root)
         script.call("chroot", holder.program.data(b".\0"))
@@ -115,7 +114,7 @@ def enter(holder: Holder, root: bytes, folder: bytes) -> None:
 def _open_strictly(holder: Holder, path: bytes, folder: bytes, flags: int) -> int:
     """Open a file: up to a folder that a user can change with the rights of the restart, and from there on with the user's.
 
-    The user may not be able to reach the folder, and have been started there.
+    A task may have been started in a folder that its user cannot reach.
     """
     flags = flags & _WITH_O_PATH if flags & O_PATH else flags
     program, script = holder.program, holder.leader
@@ -126,10 +125,3 @@ def _open_strictly(holder: Holder, path: bytes, folder: bytes, flags: int) -> in
     with following(holder, path):
         made = script.kept("openat2", start, program.data(rest + b"\0"), how, _HOW.size)
     return keep_high(holder, made)
-
-
-def _become(holder: Holder, uid: int, gid: int) -> None:
-    # Each of these answers the id before; whether it took effect is asked by a second call.
-    for name, wanted in (("setfsgid", gid), ("setfsuid", uid)):
-        holder.leader.call(name, wanted, demand=Demand.ANY)
-        holder.leader.exact(name, wanted, wanted=wanted)
