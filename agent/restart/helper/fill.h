@@ -21,7 +21,7 @@
 
 #include <stdint.h>
 
-#define FILL_STACK 20480	 /* bytes for each thread: for itself, and for its helper processes */
+#define FILL_STACK 20480      /* bytes for each thread: for itself, and for its helper processes */
 #define FILL_ASIDE_STACK 4096 /* bytes of these for each */
 #define FILL_MERGE_BUFFER 65536
 #define FILL_NO_SLOT 0xffffu
@@ -72,10 +72,10 @@ enum fill_special {
 	FILL_LOAD,	     /* give four bytes at address [0], signed, as the answer */
 	FILL_ADDRESS,	     /* write [1], eight bytes, to address [0] */
 	FILL_TIMER,	     /* timer_create() with clock [0] and event [1] until the timer's number is [2] */
-	FILL_ASIDE,	     /* as FILL_READ, in a helper process on stack [4]; give its pid, or 0 if it is done already */
-	FILL_JOIN,	     /* wait for the helper process [0] */
-	FILL_TERMINAL,	     /* openat() with path [0] and flags [1] until the pseudo-terminal's number is [2] */
-	FILL_MERGE,	     /* as FILL_READ, by way of the buffer [4]; write only the pages that differ */
+	FILL_ASIDE,    /* as FILL_READ, in a helper process on stack [4]; give its pid, or 0 if it is done already */
+	FILL_JOIN,     /* wait for the helper process [0] */
+	FILL_TERMINAL, /* openat() with path [0] and flags [1] until the pseudo-terminal's number is [2] */
+	FILL_MERGE,    /* as FILL_READ, by way of the buffer [4]; write only the pages that differ */
 };
 
 /* fill_operation.demand: which answers are right */
