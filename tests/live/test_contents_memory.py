@@ -2,6 +2,7 @@
 """Unusual memory after a dump by CRIU and a restart: the kernel shows the same areas, and the program can use them."""
 
 import re
+import subprocess
 from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -234,6 +235,40 @@ def answer():
     return [ctypes.string_at(place + page * PAGE, 12).hex() for page in range(2000)]
 stand("one", answer)
 """
+
+
+LIBRARY = """
+with open("library.so", "rb") as file:
+    mapped = mmap.mmap(file.fileno(), PAGE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+stand("one", lambda: bytes(mapped[1:4]))
+"""
+
+
+def test_another_build_of_a_mapped_library_is_refused(tmp_path: Path, daemon_socket: Path) -> None:
+    """It has the same size; its code would run with the data of the old one."""
+    library = tmp_path / "library.so"
+    flags: list[str | Path] = [
+        "-x",
+        "c",
+        "-",
+        "-shared",
+        "-nostdlib",
+        "-Wl,--build-id=0x1122334455667788",
+        "-o",
+        library,
+    ]
+    subprocess.run(["gcc", *flags], input=b"int f(void) { return 1; }", check=True)
+    content = library.read_bytes()
+    standing = dumped(LIBRARY, tmp_path, daemon_socket)
+    library.write_bytes(content.replace(bytes.fromhex("1122334455667788"), bytes.fromhex("1122334455667789")))
+    refused = ckptree("restart", f"criu:{standing.images}")
+    library.write_bytes(content)
+    with restored(standing, daemon_socket):
+        answer = standing.ask("one")
+
+    assert refused.code == 7
+    assert f"{library} is another build than at the dump: put the file of that time there" in refused.err
+    assert answer == repr(b"ELF")
 
 
 LARGE = """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.model import Snapshot, Tag
 from agent.restart.contents import (
+    buildids,
     filekinds,
     fileowners,
     filters,
@@ -75,6 +76,7 @@ class Contents:
         self.ghosts = GhostFiles(images)
         self._locks = FileLocks(images.all("filelocks.img"))
         self._kinds = {**filekinds.kinds(images, allowed, self.blocked), MEMFD_DESCRIPTOR: self._memfds}
+        self._built: set[int] = set()  # files whose builds have been compared
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         self._filters = Filters(images.all("seccomp.img"))
         self._host = HostFacts("", frozenset())
@@ -280,6 +282,15 @@ class Contents:
                 "put the file of that time there"
             )
             self.refuse(pid, Refused("file", str(identity), "size", text))
+        wanted = b"" if identity in self._built else buildids.recorded(list(entry.reg.build_id))
+        self._built.add(identity)
+        if (
+            wanted
+            and stat.S_ISREG(found.st_mode)
+            and not buildids.same(buildids.build_id(Path(os.fsdecode(path))), wanted)
+        ):
+            text = f"{os.fsdecode(path)} is another build than at the dump: put the file of that time there"
+            self.refuse(pid, Refused("file", str(identity), "build", text))
 
     def _check_way(self, pid: int, process: ProcessImage, identity: int) -> None:
         """Refuse a user a file in /proc of another process, whose number may be one of another user by now."""

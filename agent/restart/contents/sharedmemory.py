@@ -162,7 +162,7 @@ class SharedMemory:
     def _check(self, one: SharedObject) -> None:
         if one.size > _MOST:
             raise Refused(*one.about, "size", f"{one.size} bytes are more than a process can map")
-        if one.runs and one.runs[-1].address + one.runs[-1].size > one.span:
+        if any(run.address + run.size > one.span for run in one.runs):
             raise Refused(*one.about, "pages", "the image has pages behind its end")
 
 
