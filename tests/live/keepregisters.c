@@ -156,6 +156,7 @@ void family(void)
 	volatile uint64_t *count = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), then;
 	int status, killed, exited;
 	pid_t one, other, stopped;
+	siginfo_t info;
 	pthread_t thread;
 
 	one = fork();
@@ -174,14 +175,16 @@ void family(void)
 	}
 	while (!*count)
 		usleep(1000);
-	kill(stopped, SIGSTOP);
-	must(waitpid(stopped, &status, WUNTRACED), "stopped");
+	setpgid(stopped, stopped); /* its parent is in another group of the session: the group is no orphan */
+	kill(stopped, SIGTSTP);
+	must(waitid(P_PID, (id_t)stopped, &info, WSTOPPED | WNOWAIT), "stopped");
 	then = *count;
 	make("ready");
 	await("go");
 	usleep(100000);
 	out = fopen("after.unfinished", "w");
-	tell("stood still %d", then == *count);
+	must(waitpid(stopped, &status, WUNTRACED), "stopped");
+	tell("stood still %d, stopped by %d", then == *count, WSTOPSIG(status));
 	must(waitpid(one, &exited, 0), "one");
 	must(waitpid(other, &killed, 0), "other");
 	tell("exited %d killed by %d", WEXITSTATUS(exited), WTERMSIG(killed));

@@ -2,6 +2,7 @@
 """The state of threads and processes after a dump by CRIU and a restart: each program tells its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.dumps import dump, eventually, program, restarted
+from tests.support.criuimages import changed
 
 SOURCES = [
     Path(__file__).with_name(name) for name in ("statekeeper.c", "keepregisters.c", "keepprocess.c", "keepsignals.c")
@@ -70,13 +72,17 @@ def test_a_program_tells_what_it_would_have_told_without_a_dump(
     assert found[1]
 
 
-def test_a_stopped_process_is_stopped(keeper: Path, tmp_path: Path, daemon_socket: Path) -> None:
-    """All its threads stand, SIGCONT lets them go on."""
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_a_stopped_process_is_stopped(
+    keeper: Path, tmp_path: Path, daemon_socket: Path, number: signal.Signals
+) -> None:
+    """All its threads stand, SIGCONT lets them go on. Its group is an orphaned one, which SIGTSTP would not stop."""
     with program([keeper, "robust"], tmp_path) as pid:
         eventually((tmp_path / "ready").exists, "it is ready")
-        os.kill(pid, 19)
+        os.kill(pid, signal.SIGSTOP)
         eventually(lambda: _state(pid) == "T", "it is stopped")
         images = dump(pid, tmp_path.with_name(f"{tmp_path.name}.images"), daemon_socket)
+    changed(images, f"core-{pid}.img", lambda core: setattr(core.tc, "stop_signo", number))
     (tmp_path / "go").touch()
     with restarted(images) as ready:
         root = int(ready["root"])
@@ -84,7 +90,7 @@ def test_a_stopped_process_is_stopped(keeper: Path, tmp_path: Path, daemon_socke
         eventually(lambda: {_state(root, tid) for tid in tasks} == {"T"}, "all its threads are stopped")
         assert len(tasks) == 2
         assert not (tmp_path / "after").exists()
-        os.kill(root, 18)
+        os.kill(root, signal.SIGCONT)
         eventually((tmp_path / "after").exists, "it goes on")
 
 

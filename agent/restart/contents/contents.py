@@ -318,7 +318,7 @@ class Contents:
     def _states(self, holder: Holder, code_size: int, fill: FillProgram) -> list[ThreadState]:
         image, program = holder.image, holder.program
         size = program.region_size(code_size, fill.state_size)
-        stopped = image.core.tc.task_state == STOPPED
+        signal = taskstate.stop_signal(image.core) if image.core.tc.task_state == STOPPED else 0
         found = []
         for actor, tid in zip(program.actors, image.threads, strict=True):
             first = tid == image.pid
@@ -326,7 +326,7 @@ class Contents:
                 actor,
                 registers.registers(image.cores[tid].thread_info),
                 taskstate.blocked(image, tid),
-                first and stopped,
+                signal if first else 0,
                 (program.base, size) if first else (0, 0),
             )
             found.append(state)

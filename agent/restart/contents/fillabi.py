@@ -22,7 +22,7 @@ OPERATION_FIELDS = (
 )
 RESUME_HEAD_FIELDS = (("size", "Q"), ("state_offset", "Q"), ("state_size", "Q"), ("threads", "I"), ("options", "I"))
 RESUME_THREAD_FIELDS = (
-    *(("tid", "i"), ("stops", "I"), ("region", "Q"), ("region_size", "Q"), ("mask", "Q")),
+    *(("tid", "i"), ("stop_signal", "I"), ("region", "Q"), ("region_size", "Q"), ("mask", "Q")),
     *(("registers_offset", "Q"), ("floating_offset", "Q"), ("features", "Q"), ("components", "I"), ("reserved", "I")),
 )
 RESUME_COMPONENT_FIELDS = (("index", "I"), ("size", "I"))

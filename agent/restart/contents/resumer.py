@@ -34,14 +34,14 @@ class ThreadState(NamedTuple):
         actor: its index in the plan.
         registers: its registers.
         mask: its blocked signals.
-        stops: True for the first thread of a process that is stopped.
+        stop_signal: for the first thread of a process that is stopped, the signal that stops it; else 0.
         region: address and size of the region to unmap, for the first thread of a process; else 0, 0.
     """
 
     actor: int
     registers: Registers
     mask: int
-    stops: bool
+    stop_signal: int
     region: tuple[int, int]
 
 
@@ -121,7 +121,7 @@ def table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int, 
         tail += one.registers.general + one.registers.floating
         tail += bytes(-len(tail) % _ALIGNMENT)
         threads += fillabi.RESUME_THREAD.pack(
-            *(pids[one.actor], int(one.stops), *one.region, one.mask),
+            *(pids[one.actor], one.stop_signal, *one.region, one.mask),
             *(general, floating, one.registers.features, one.registers.components, 0),
         )
     head = fillabi.RESUME_HEAD.pack(first + len(tail), *state, len(states), options)

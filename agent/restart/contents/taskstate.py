@@ -7,7 +7,7 @@ and at last each takes its seccomp filters and its credentials, after which it m
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from agent.restart.contents import credentials, filters
@@ -19,7 +19,8 @@ from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import ProcessImage
 
 SIGNALS: Final = 64
-NEVER_CAUGHT: Final = (9, 19)
+SIGKILL, SIGSTOP = 9, 19
+NEVER_CAUGHT: Final = (SIGKILL, SIGSTOP)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 SIG_SET: Final = 8
 SIGINFO: Final = 128
@@ -129,6 +130,21 @@ def personality(image: int) -> int | None:
     return found if found & ~_PERSONALITY_FLAGS in _DOMAINS else None
 
 
+def stop_signal(core: Any) -> int:
+    """Return the signal that stops a process as it was stopped: another than SIGSTOP only where it has no handler now."""
+    number = int(core.tc.stop_signo)
+    actions = dict(_actions(core))
+    if number in actions and not actions[number].sigaction:
+        return number
+    return SIGSTOP
+
+
+def _actions(core: Any) -> Iterator[tuple[int, Any]]:
+    """Yield each signal that can have an action, with its sa_entry."""
+    numbers = [number for number in range(1, SIGNALS + 1) if number not in NEVER_CAUGHT]
+    yield from zip(numbers, core.tc.sigactions, strict=False)
+
+
 def blocked(image: ProcessImage, tid: int) -> int:
     """Return the mask of blocked signals of a thread."""
     thread = image.cores[tid].thread_core
@@ -147,8 +163,7 @@ def _write(script: FillScript, program: ProcessProgram, name: str, value: int) -
 
 
 def _restore_actions(script: FillScript, program: ProcessProgram, core: Any) -> None:
-    numbers = [number for number in range(1, SIGNALS + 1) if number not in NEVER_CAUGHT]
-    for number, action in zip(numbers, core.tc.sigactions, strict=False):
+    for number, action in _actions(core):
         if not action.sigaction and not action.flags and not action.mask:
             continue  # the default, which all have by then
         script.about = About("signal", str(number))

@@ -125,7 +125,7 @@ static void heed(uint32_t thread, uint32_t status)
 		if (!STOP_EVENT(status))
 			end(RESUMED_DIED, thread, signal);
 	if (signal == SIGSTOP && !STOP_EVENT(status))
-		threads[leader_of(thread)].stops = 1;
+		threads[leader_of(thread)].stop_signal = SIGSTOP;
 	trace(PTRACE_CONT, thread, 0, 0);
 }
 
@@ -160,8 +160,8 @@ static void await_filled(void)
 	}
 }
 
-/* Wait until a thread is in a stop with this event or, if that is 0, by this signal. */
-static void await_stop(uint32_t thread, uint32_t event, uint32_t signal)
+/* Wait until a thread is in a stop with this event or, if that is 0, by this signal; return the signal of the stop. */
+static uint32_t await_stop(uint32_t thread, uint32_t event, uint32_t signal)
 {
 	uint32_t status;
 
@@ -174,7 +174,7 @@ static void await_stop(uint32_t thread, uint32_t event, uint32_t signal)
 		if (!STOPPED(status))
 			end(RESUMED_DIED, thread, (long)status);
 		if (STOP_EVENT(status) == event && (event || STOP_SIGNAL(status) == signal))
-			return;
+			return STOP_SIGNAL(status);
 		heed(thread, status);
 	}
 }
@@ -258,16 +258,27 @@ static void unmap_region(uint32_t thread)
 }
 
 /*
- * Stop a process whose threads are all traced and stopped: no thread runs when it is let go. Nothing but SIGSTOP can be taken
- * while all signals are blocked, so it is SIGSTOP, whatever signal has stopped the process before the dump.
+ * Stop a process whose threads are all traced and stopped: no thread runs when it is let go. While all signals are blocked a thread
+ * takes SIGSTOP alone, in place of which it gets the wanted signal. An orphaned group takes no other signal than SIGSTOP; the
+ * stop that was asked for before then keeps the thread from running, and shows no signal of a group.
  */
-static void stop_group(uint32_t leader)
+static int stopped_by(uint32_t leader, uint32_t signal)
 {
+	uint64_t mask = ~(1ull << (signal - 1));
+
+	must(RESUMED_MASK, leader, trace(PTRACE_SETSIGMASK, leader, sizeof(mask), (uint64_t)(uintptr_t)&mask));
 	must(RESUMED_WAIT_FAILED, leader, CALL2(kill, threads[leader].tid, SIGSTOP));
 	must(RESUMED_WAIT_FAILED, leader, trace(PTRACE_CONT, leader, 0, 0));
 	await_stop(leader, 0, SIGSTOP);
-	must(RESUMED_WAIT_FAILED, leader, trace(PTRACE_CONT, leader, 0, SIGSTOP));
-	await_stop(leader, PTRACE_EVENT_STOP, 0);
+	must(RESUMED_WAIT_FAILED, leader, trace(PTRACE_INTERRUPT, leader, 0, 0));
+	must(RESUMED_WAIT_FAILED, leader, trace(PTRACE_CONT, leader, 0, signal));
+	return await_stop(leader, PTRACE_EVENT_STOP, 0) == signal;
+}
+
+static void stop_group(uint32_t leader)
+{
+	if (!stopped_by(leader, threads[leader].stop_signal))
+		stopped_by(leader, SIGSTOP);
 }
 
 static void await_word(void)
@@ -318,7 +329,7 @@ _Noreturn void resume_main(void)
 		set_registers(n, (char *)table + threads[n].registers_offset);
 	}
 	for (uint32_t n = 0; n < table->threads; n++)
-		if (threads[n].stops)
+		if (threads[n].stop_signal)
 			stop_group(n);
 	for (uint32_t n = 0; n < table->threads; n++)
 		must(RESUMED_MASK, n,

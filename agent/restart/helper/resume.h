@@ -19,9 +19,9 @@ struct resume_head {
 };
 
 struct resume_thread {
-	int32_t tid;	 /* as the resumer sees it */
-	uint32_t stops;	 /* for the first thread of a process that is to be stopped: 1; else 0 */
-	uint64_t region; /* for the first thread of a process: the region to unmap; else 0 */
+	int32_t tid;	      /* as the resumer sees it */
+	uint32_t stop_signal; /* for the first thread of a process that is to be stopped: by which signal; else 0 */
+	uint64_t region;      /* for the first thread of a process: the region to unmap; else 0 */
 	uint64_t region_size;
 	uint64_t mask;		   /* of blocked signals */
 	uint64_t registers_offset; /* from the start of the table */

@@ -12,7 +12,7 @@ RESTORED = {
     "pstree_entry": "pid ppid pgid sid threads",  # compared with the tree
     "task_core_entry": (
         "task_state personality blk_sigset timers rlimits signals_s old_seccomp_mode old_seccomp_filter comm loginuid "
-        "oom_score_adj sigactions child_subreaper exit_code membarrier_registration_mask"
+        "oom_score_adj sigactions child_subreaper exit_code stop_signo membarrier_registration_mask"
     ),
     "thread_sas_entry": "ss_sp ss_size ss_flags",
     "thread_core_entry": (
@@ -64,7 +64,7 @@ LEFT_ALONE = {
     "inventory_entry": (
         "root_cg_set lsmtype dump_uptime pre_dump_mode tcp_close network_lock_method dump_criu_run_id allow_uprobes"
     ),  # cgroups are the caller's; the label of each thread is in its credentials; the rest is about the dump itself
-    "task_core_entry": "flags cg_set stop_signo",  # the kernel's own flags; cgroups; every stop is by SIGSTOP
+    "task_core_entry": "flags cg_set",  # the kernel's own flags; cgroups
     "thread_core_entry": "cg_set",
     "task_kobj_ids_entry": "pid_ns_id",  # of the tree
     "user_x86_fpregs_entry": "mxcsr_mask padding",  # of the processor
