@@ -219,6 +219,23 @@ void calls(void)
 	tell_to("after", call_facts);
 }
 
+/* sleeping: the first thread, alone, in a call that the dump interrupts. */
+static void sleeping_facts(void)
+{
+	struct timespec span = {WAIT_S, 0}, left = {0, 0};
+	long answer;
+
+	make("ready");
+	errno = 0;
+	answer = syscall(SYS_nanosleep, &span, &left);
+	tell("nanosleep: %ld, %s", answer, strerror(errno));
+}
+
+void sleeping(void)
+{
+	tell_to("after", sleeping_facts);
+}
+
 /* timers: interval timers, and POSIX timers with holes in their numbers, one for a thread. */
 static timer_t timers_of[6];
 static volatile int fired[65];

@@ -86,12 +86,22 @@ int main(int count, char **words)
 		void (*run)(void);
 	} modes[] = {
 #if defined(__x86_64__)
-		{"registers", registers}, {"sequence", sequence},
+		{"registers", registers},
+		{"sequence", sequence},
 #endif
-		{"process", process},	  {"rooted", rooted},	       {"capabilities", capabilities},
-		{"signals", signals},	  {"handler", within_handler}, {"disarming", within_disarming_handler},
-		{"calls", calls},	  {"filters", filters},	       {"filters-apart", filters_apart},
-		{"strict", strict},	  {"timers", timers},	       {"robust", robust},
+		{"process", process},
+		{"rooted", rooted},
+		{"sleeping", sleeping},
+		{"capabilities", capabilities},
+		{"signals", signals},
+		{"handler", within_handler},
+		{"disarming", within_disarming_handler},
+		{"calls", calls},
+		{"filters", filters},
+		{"filters-apart", filters_apart},
+		{"strict", strict},
+		{"timers", timers},
+		{"robust", robust},
 		{"family", family},
 	};
 

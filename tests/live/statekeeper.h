@@ -68,5 +68,6 @@ void robust(void);
 void family(void);
 void sequence(void);
 void rooted(void);
+void sleeping(void);
 
 #endif

@@ -60,7 +60,9 @@ def test_a_program_tells_the_same_state_as_before(keeper: Path, mode: str, tmp_p
     assert after == before
 
 
-@pytest.mark.parametrize("mode", ["signals", "handler", "disarming", "calls", "strict", "robust", "family", "sequence"])
+@pytest.mark.parametrize(
+    "mode", ["signals", "handler", "disarming", "calls", "strict", "robust", "family", "sequence", "sleeping"]
+)
 def test_a_program_tells_what_it_would_have_told_without_a_dump(
     keeper: Path, mode: str, tmp_path: Path, daemon_socket: Path
 ) -> None:
