@@ -9,12 +9,14 @@ fork. Later each process of the family moves the areas of the stage to their pla
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from agent.restart.contents.addresses import AddressRange, hole
 from agent.restart.contents.images import PAGE, PageRun
 from agent.restart.contents.memory import AddressSpace, Inherited
 from agent.restart.contents.pagereads import reads
+from agent.restart.contents.refusals import Refused
 
 _WORTH: Final = 4 << 20
 """Bytes that a stage must save, at least."""
@@ -51,20 +53,15 @@ class Stage:
         self._memories = memories
         self._inherited: dict[int, dict[int, Inherited]] = {}
         self._staged: list[_Staged] = []
-        chosen = [each for family in self._families() for each in self._chosen(family, read)]
-        size = sum(area.size for _, area, _ in chosen)
         self.place: AddressRange | None = None
-        if not chosen:
-            return
-        start = hole(size, [area for memory in memories.values() for area in memory.areas]).start
-        self.place = AddressRange(start, start + size)
-        for base, area, members in chosen:
-            self._staged.append(_Staged(base, area, start))
-            for pid in members:
-                mine, theirs = (self._memories[each].pages_of(area) for each in (pid, base))
-                found = Inherited(start, [], [], []) if pid == base else _difference(start, mine, theirs)
-                self._inherited.setdefault(pid, {})[area.start] = found
-            start += area.size
+        chosen = [each for family in self._families() for each in self._chosen(family, read)]
+        size = sum(max(area.size for area in members.values()) for _, members in chosen)
+        with suppress(Refused):  # no room: each gets its own copy
+            start = hole(size, [area for memory in memories.values() for area in memory.areas]).start
+            self.place = AddressRange(start, start + size) if size else None
+            for base, members in chosen:
+                self._take(base, members, start)
+                start += max(area.size for area in members.values())
 
     def inherited(self, pid: int) -> dict[int, Inherited]:
         """Return what a process takes from the stage, by the start of the area."""
@@ -94,22 +91,39 @@ class Stage:
             families.setdefault(memory.family, []).append(pid)
         return [pids for pids in families.values() if len(pids) > 1]
 
-    def _chosen(self, pids: list[int], read: Read) -> list[tuple[int, AddressRange, list[int]]]:
-        """Return the areas of a family that are worth a stage: the base, the area, and the processes that take it."""
+    def _take(self, base: int, members: Mapping[int, AddressRange], at: int) -> None:
+        """Put an area of a base into the stage, and note what each process that takes it must do."""
+        self._staged.append(_Staged(base, members[base], at))
+        for pid, area in members.items():
+            mine, theirs = self._memories[pid].pages_of(area), self._common(base, members[base], area)
+            found = Inherited(at, [], [], []) if pid == base else _difference(at, mine, theirs)
+            self._inherited.setdefault(pid, {})[area.start] = found
+
+    def _common(self, base: int, whole: AddressRange, area: AddressRange) -> list[PageRun]:
+        """Return the pages of a base's area that are within that of another process, which begins there, too."""
+        return _cut(self._memories[base].pages_of(whole), [area])
+
+    def _chosen(self, pids: list[int], read: Read) -> list[tuple[int, dict[int, AddressRange]]]:
+        """Return the areas of a family that are worth a stage: the base, and the area of each process that takes it.
+
+        The areas begin at one address. They may end at others: each process has a heap of its own size.
+        """
         base, *others = pids
-        plain = {pid: set(self._memories[pid].plain_areas()) for pid in others}
+        plain = {pid: {area.start: area for area in self._memories[pid].plain_areas()} for pid in others}
         found = []
         saved = 0
         for area in self._memories[base].plain_areas():
             theirs = self._memories[base].pages_of(area)
             if sum(run.size for run in theirs) < _LEAST:
                 continue
-            having = [
-                pid for pid in others if area in plain[pid] and _alike(self._memories[pid].pages_of(area), theirs, read)
-            ]
-            if having:
-                found.append((base, area, [base, *having]))
-                saved += len(having) * sum(run.size for run in theirs)
+            members = {base: area}
+            for pid in others:
+                mine = plain[pid].get(area.start)
+                if mine is not None and _alike(self._memories[pid].pages_of(mine), theirs, read):
+                    members[pid] = mine
+                    saved += sum(run.size for run in self._common(base, area, mine))
+            if len(members) > 1:
+                found.append((base, members))
         return found if saved >= _WORTH else []
 
 

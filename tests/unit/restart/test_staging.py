@@ -69,17 +69,33 @@ def test_a_family_with_much_in_common_has_a_stage(tmp_path: Path) -> None:
 
 
 def test_processes_with_little_in_common_have_none(tmp_path: Path) -> None:
-    """Other content at the same place, an area of another size, or too few pages to be worth it."""
+    """Other content at the same place, an area that begins elsewhere, or too few pages to be worth it."""
     every = dict.fromkeys(range(1024), 1)
     base = Memory(1, every, tmp_path / "a")
     different = Memory(1, dict.fromkeys(range(1024), 2), tmp_path / "b")
-    smaller = Memory(1, every, tmp_path / "c", AddressRange(AREA.start, AREA.end - PAGE))
+    moved = Memory(1, dict.fromkeys(range(1023), 1), tmp_path / "c", AddressRange(AREA.start + PAGE, AREA.end))
     few = Memory(2, dict.fromkeys(range(10), 1), tmp_path / "d")
     again = Memory(2, dict.fromkeys(range(10), 1), tmp_path / "e")
-    stage = Stage({10: base, 11: different, 12: smaller, 13: few, 14: again}, read)
+    stage = Stage({10: base, 11: different, 12: moved, 13: few, 14: again}, read)
 
     assert stage.place is None
     assert stage.section() == b""
+
+
+def test_areas_that_begin_at_one_address_are_shared_up_to_the_end_of_the_shorter(tmp_path: Path) -> None:
+    """Heaps have sizes of their own. The stage has room for the largest, and the pages of the base."""
+    base = Memory(1, dict.fromkeys(range(1024), 1), tmp_path / "a")
+    short = AddressRange(AREA.start, AREA.end - 8 * PAGE)
+    long = AddressRange(AREA.start, AREA.end + 8 * PAGE)
+    smaller = Memory(1, dict.fromkeys(range(1016), 1), tmp_path / "b", short)
+    larger = Memory(1, dict.fromkeys(range(1032), 1), tmp_path / "c", long)
+    stage = Stage({10: base, 11: smaller, 12: larger}, read)
+    less, more = (stage.inherited(pid)[AREA.start] for pid in (11, 12))
+
+    assert stage.place is not None
+    assert stage.place.size == long.size
+    assert (pages(less.merged), less.read, less.dropped) == (list(range(1016)), [], [])
+    assert (pages(more.merged), pages(more.read), more.dropped) == (list(range(1024)), list(range(1024, 1032)), [])
 
 
 def test_the_section_has_each_page_of_the_base_once(tmp_path: Path) -> None:
