@@ -126,3 +126,41 @@ def test_files_that_wait_go_on_waiting(tmp_path: Path, daemon_socket: Path) -> N
     assert late[1][1] >= 1
     assert ("again", 1) in seen
     assert "made" in names
+
+
+OTHER = """
+import os, resource, select, socket, struct, time
+links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+links.bind((0, 1))
+child = os.fork()
+if child == 0:
+    while not os.path.exists("end"):
+        time.sleep(0.02)
+    os._exit(7)
+process = os.pidfd_open(child)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+os.dup2(os.open("/dev/null", os.O_RDWR), 2500)
+open("begun", "w").close()
+while not os.path.exists("ask"):
+    time.sleep(0.02)
+links.send(struct.pack("=IHHIIB3x", 20, 18, 0x301, 1, 0, 0))
+answer = links.recv(65536)
+ended = bool(select.select([process], [], [], 0)[0])
+open("end", "w").close()
+ended = ended, bool(select.select([process], [], [], 10)[0]), os.waitid(os.P_PIDFD, process, os.WEXITED).si_status
+with open("telling", "w") as file:
+    print((struct.unpack("=H", answer[4:6])[0], links.getsockname()[1], ended, os.write(2500, b"x")), file=file)
+os.rename("telling", "told")
+time.sleep(60)
+"""
+
+
+def test_netlink_sockets_descriptors_of_processes_and_high_numbers_go_on(tmp_path: Path, daemon_socket: Path) -> None:
+    """A descriptor may be above the limit that restart has for its own."""
+    with program([sys.executable, "-c", OTHER], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    with restarted(images):
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+    assert ast.literal_eval((tmp_path / "told").read_text()) == (16, 1, (False, True, 7), 1)

@@ -22,7 +22,7 @@ from agent.restart.contents import (
     treechecks,
 )
 from agent.restart.contents.addresses import AddressRange, Specials, hole
-from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
+from agent.restart.contents.descriptors import KINDS, Descriptors, Holder, unseen
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
 from agent.restart.contents.external import NOTHING, External
 from agent.restart.contents.filelocks import FileLocks
@@ -219,6 +219,21 @@ class Contents:
                 if other not in self._checked and other in self._images.files:
                     self._check_open_file(pid, other, int(self._images.files[other].type), frozenset())
                     waiting.append(other)
+
+    def _check_owners(self) -> None:
+        """Refuse files that processes have in common, and of which none is seen by all others."""
+        spaces: dict[int, tuple[int, ...]] = {}
+        having: dict[int, list[int]] = {}
+        for pid in self._memories:
+            known = self._snapshot.pid(self._plan.actors[self._leaders[pid]].tag)
+            spaces[pid] = known.namespaces if known else ()
+            for identity in dict.fromkeys(int(info.id) for info in self._images.processes[pid].fds):
+                having.setdefault(identity, []).append(pid)
+        for pid, identity, owner in unseen(spaces, having, self._images.files, self._kinds):
+            text = (
+                f"process {owner} has it, too, in a pid namespace that this one does not see: close it in one of them"
+            )
+            self.refuse(pid, Refused(KINDS[int(self._images.files[identity].type)], str(identity), "unseen", text))
 
     def _check_open_file(self, pid: int, identity: int, kind: int, numbers: AbstractSet[int]) -> None:
         """Refuse an open file that cannot be restored; `numbers` are the descriptors of a process that has it."""

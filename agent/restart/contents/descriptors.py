@@ -6,10 +6,10 @@ all that the images have. When every process has created its own, each fetches t
 puts each at its descriptors' numbers. When every process has fetched, the high numbers are closed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from agent.restart.contents import fileowners
 from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
@@ -19,6 +19,7 @@ FD_CLOEXEC: Final = 1
 O_CLOEXEC: Final = 0o2000000
 AT_FDCWD: Final = -100
 _LOWEST_SERVICE: Final = 32
+_Holder = TypeVar("_Holder")
 
 # enum fd_types of CRIU's fdinfo.proto.
 KINDS: Final = {
@@ -204,7 +205,8 @@ class Descriptors:
                 having = self.holders_of.setdefault(int(info.id), [])
                 if not having or having[-1] is not each:
                     having.append(each)
-        self._owners = self._chosen()
+        leaders = groups(self.holders_of, files, kinds)
+        self._owners = owners(leaders, self.holders_of, lambda each: each.depth)
 
     def create(self) -> None:
         """Create every open file in its owner, and then put content into each."""
@@ -272,32 +274,6 @@ class Descriptors:
                 entry = self._about(holder, identity)
                 self._kinds[entry.type].complete(OpenFile(holder, entry, int(info.fd), self))
 
-    def _chosen(self) -> dict[int, Holder]:
-        """Return the owner of each file: of the processes that have one of its group, the deepest, as others see it."""
-        leaders = {identity: identity for identity in self.holders_of}
-
-        def leader(identity: int) -> int:
-            leaders.setdefault(identity, identity)
-            while leaders[identity] != identity:
-                leaders[identity] = identity = leaders[leaders[identity]]
-            return identity
-
-        waiting = list(leaders)
-        while waiting:
-            identity = waiting.pop()
-            entry = self.files[identity]
-            for other in self._kinds[entry.type].together(entry):
-                if other not in leaders:
-                    waiting.append(other)
-                leaders[leader(other)] = leader(identity)
-        deepest: dict[int, Holder] = {}
-        for identity, having in self.holders_of.items():
-            for each in having:
-                group = leader(identity)
-                if group not in deepest or each.depth > deepest[group].depth:
-                    deepest[group] = each
-        return {identity: deepest[leader(identity)] for identity in leaders}
-
     def _about(self, holder: Holder, identity: int) -> Any:
         entry = self.files[identity]
         holder.leader.about = About(KINDS[entry.type], str(identity))
@@ -312,3 +288,65 @@ class Descriptors:
         if owner.actor not in pidfds:
             pidfds[owner.actor] = keep_high(holder, script.kept("pidfd_open", owner.numbers[holder.depth], 0))
         return keep_high(holder, script.kept("pidfd_getfd", pidfds[owner.actor], number, 0))
+
+
+def groups(had: Iterable[int], files: Mapping[int, Any], kinds: Mapping[int, FileKind]) -> dict[int, int]:
+    """Return a file that stands for the group of each file: the files that one process must create.
+
+    Args:
+        had: the files that have descriptors.
+        files: the file_entry of each open file.
+        kinds: the kinds, by CRIU's number.
+    """
+    leaders = {identity: identity for identity in had}
+
+    def leader(identity: int) -> int:
+        leaders.setdefault(identity, identity)
+        while leaders[identity] != identity:
+            leaders[identity] = identity = leaders[leaders[identity]]
+        return identity
+
+    waiting = list(leaders)
+    while waiting:
+        identity = waiting.pop()
+        entry = files[identity]
+        for other in kinds[entry.type].together(entry):
+            if other not in leaders:
+                waiting.append(other)
+            leaders[leader(other)] = leader(identity)
+    return {identity: leader(identity) for identity in list(leaders)}
+
+
+def owners(
+    leaders: Mapping[int, int], holders_of: Mapping[int, Iterable[_Holder]], depth: Callable[[_Holder], int]
+) -> dict[int, _Holder]:
+    """Return the owner of each file: of the processes that have one of its group, the deepest, for others see that one."""
+    deepest: dict[int, _Holder] = {}
+    for identity, having in holders_of.items():
+        for each in having:
+            group = leaders[identity]
+            if group not in deepest or depth(each) > depth(deepest[group]):
+                deepest[group] = each
+    return {identity: deepest[group] for identity, group in leaders.items()}
+
+
+def unseen(
+    spaces: Mapping[int, tuple[int, ...]],
+    having: Mapping[int, Iterable[int]],
+    files: Mapping[int, Any],
+    kinds: Mapping[int, FileKind],
+) -> Iterator[tuple[int, int, int]]:
+    """Yield process, file and owner where a process does not see the owner of its file, so that it cannot fetch it.
+
+    Args:
+        spaces: the pid namespaces of each process, from the root's inward.
+        having: the processes that have each file.
+        files: the file_entry of each open file.
+        kinds: the kinds, by CRIU's number.
+    """
+    known = {identity: list(pids) for identity, pids in having.items()}
+    chosen = owners(groups(known, files, kinds), known, lambda pid: len(spaces[pid]))
+    for identity, pids in known.items():
+        for pid in pids:
+            if spaces[chosen[identity]][: len(spaces[pid])] != spaces[pid]:
+                yield pid, identity, chosen[identity]

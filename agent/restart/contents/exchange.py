@@ -2,6 +2,8 @@
 """The exchange of a process's memory: first it makes what it shares with others, then it unmaps all and maps its own."""
 
 import os
+import resource
+import struct
 from typing import Final, NamedTuple
 
 from agent.restart.contents import openfiles
@@ -79,6 +81,8 @@ class Exchange:
         script.wait(self._entered, len(program.scripts))
         script.about = About("descriptors", "")
         script.call("close_range", 0, self.holder.service - 1, 0)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the numbers above those of the image may need it
+        script.call("prlimit64", 0, resource.RLIMIT_NOFILE, program.data(struct.pack("<2q", most, most)), 0)
         script.about = About("pages", "")
         for path in dict.fromkeys((*self._memory.page_files(), *self._shared.page_files(self.holder))):
             self._pages[path] = open_high(self.holder, os.fsencode(path), os.O_RDONLY | _O_NOFOLLOW)

@@ -11,6 +11,7 @@ from agent.restart.contents.external import External
 from agent.restart.contents.images import Images
 from agent.restart.contents.inetsockets import InetSockets
 from agent.restart.contents.openfiles import Fifos, PathFiles, Pipes
+from agent.restart.contents.otherfiles import NetlinkSockets, ProcessFiles
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream, stream
 from agent.restart.contents.terminalfiles import TerminalFiles
 from agent.restart.contents.unixsockets import UnixSockets, packets
@@ -38,7 +39,9 @@ def kinds(images: Images, allowed: External, blocked: BlockedConnections) -> dic
         8: Watches(),
         9: SignalFiles(),
         11: TerminalFiles(images.files, infos, data, allowed.terminal),
+        13: NetlinkSockets(),
         17: TimerFiles(),
+        20: ProcessFiles(),
     }
 
 

@@ -5,20 +5,25 @@ CRIU writes what it cannot find by a path into its images (a ghost file), or giv
 Tasks open either by a path, so the messages get the path that it has for the time of the restart.
 """
 
+import ctypes
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from agent.errors import CkptreeError
+from agent.restart.contents.descriptors import AT_FDCWD
 from agent.restart.contents.images import Images
 from agent.restart.contents.refusals import Refused
+from agent.restart.contents.syscalls import CALLS
 from exporters.criu.filemessages import REMAP_GHOST, REMAP_LINKED
 
 _OLD_GHOST: Final = 1 << 31
 """The bit by which old images mark a ghost file."""
-_KINDS: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISBLK, stat.S_ISLNK)
+_KINDS: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISFIFO)
+_NO_SYMLINKS: Final = 4
 _NS_PER_US: Final = 1000
 _NS_PER_S: Final = 1_000_000_000
 
@@ -46,7 +51,7 @@ class GhostFiles:
         self._images = images
         self._files: dict[int, Deleted] = {}
         self._wrong: dict[int, tuple[str, str]] = {}
-        self._made: list[tuple[bytes, bool]] = []
+        self._made: list[tuple[int, bytes, bool]] = []
         shared: dict[int, Deleted] = {}
         taken: set[bytes] = set()
         for entry in images.all("remap-fpath.img"):
@@ -95,6 +100,9 @@ class GhostFiles:
     def create(self) -> None:
         """Make the files for the time in which tasks open them.
 
+        A user may change some of the folders meanwhile. So a folder is opened without following a link, and all that is
+        done to a file is done by descriptors of the two.
+
         Raises:
             CkptreeError: one cannot be made.
         """
@@ -102,7 +110,8 @@ class GhostFiles:
             if deleted.ghost is None:
                 continue
             try:
-                self._make(deleted.path, deleted.ghost)
+                folder = _opened_folder(os.path.dirname(deleted.path))
+                self._make(folder, os.path.basename(deleted.path), deleted.ghost)
             except OSError as error:
                 name = os.fsdecode(deleted.path)
                 raise CkptreeError(f"the deleted file {name} cannot be made for its programs: {error}") from error
@@ -110,45 +119,48 @@ class GhostFiles:
     def remove(self, *, links: bool) -> None:
         """Delete the files that were made, and with `links` the second names that CRIU gave to others."""
         while self._made:
-            path, is_folder = self._made.pop()
+            folder, name, is_folder = self._made.pop()
             with suppress(OSError):
-                (os.rmdir if is_folder else os.unlink)(path)
+                (os.rmdir if is_folder else os.unlink)(name, dir_fd=folder)
+            os.close(folder)
         for deleted in self._files.values() if links else ():
             if deleted.ghost is None:
-                with suppress(FileNotFoundError):
-                    os.unlink(deleted.path)
+                with suppress(OSError):
+                    folder = _opened_folder(os.path.dirname(deleted.path))
+                    with suppress(OSError):
+                        os.unlink(os.path.basename(deleted.path), dir_fd=folder)
+                    os.close(folder)
 
-    def _make(self, path: bytes, name: str) -> None:
-        content = self._content(name)
+    def _make(self, folder: int, name: bytes, image: str) -> None:
+        """Make a file in an open folder, which stays open until the file is removed."""
+        content = self._content(image)
         about, first = next(content)
         mode = int(about.mode)
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW
         if stat.S_ISREG(mode):
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            self._made.append((path, False))
-            with os.fdopen(file, "wb") as opened:
-                _write(opened.fileno(), 0, first)
-                for chunk, data in content:
-                    _write(opened.fileno(), int(chunk.off), data)
-                if about.HasField("size"):
-                    os.ftruncate(opened.fileno(), int(about.size))
-        elif stat.S_ISLNK(mode):
-            os.symlink(bytes(about.symlnk_target), path)
-            self._made.append((path, False))
-            os.lchown(path, int(about.uid), int(about.gid))
-            return
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o600, dir_fd=folder)
+            self._made.append((folder, name, False))
+        elif stat.S_ISDIR(mode):
+            os.mkdir(name, 0o700, dir_fd=folder)
+            self._made.append((folder, name, True))
+            file = os.open(name, os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=folder)
         else:
-            if stat.S_ISDIR(mode):
-                os.mkdir(path, 0o700)
-            else:
-                os.mknod(path, stat.S_IFMT(mode) | 0o600, int(about.rdev))
-            self._made.append((path, stat.S_ISDIR(mode)))
-        os.chown(path, int(about.uid), int(about.gid), follow_symlinks=False)
-        os.chmod(path, stat.S_IMODE(mode))
-        if about.HasField("atim") and about.HasField("mtim"):
-            access, change = (
-                int(each.tv_sec) * _NS_PER_S + int(each.tv_usec) * _NS_PER_US for each in (about.atim, about.mtim)
-            )
-            os.utime(path, ns=(access, change))
+            os.mkfifo(name, 0o600, dir_fd=folder)
+            self._made.append((folder, name, False))
+            file = os.open(name, os.O_RDWR | os.O_NONBLOCK | flags, dir_fd=folder)
+        try:
+            if stat.S_ISREG(mode):
+                _write(file, 0, first)
+                for chunk, data in content:
+                    _write(file, int(chunk.off), data)
+                if about.HasField("size"):
+                    os.ftruncate(file, int(about.size))
+            os.fchown(file, int(about.uid), int(about.gid))
+            os.fchmod(file, stat.S_IMODE(mode))
+            if about.HasField("atim") and about.HasField("mtim"):
+                os.utime(file, ns=(_nanoseconds(about.atim), _nanoseconds(about.mtim)))
+        finally:
+            os.close(file)
 
     def _content(self, name: str) -> Iterator[tuple[Any, bytes]]:
         for entry, content in self._images.payloads(name):
@@ -173,6 +185,20 @@ def _free(path: bytes, remap: int, taken: set[bytes]) -> bytes:
     if path in taken or os.path.lexists(path):
         return b"%b.ckptree-%d-%x" % (path, os.getpid(), remap)
     return path
+
+
+def _nanoseconds(time: Any) -> int:
+    return int(time.tv_sec) * _NS_PER_S + int(time.tv_usec) * _NS_PER_US
+
+
+def _opened_folder(path: bytes) -> int:
+    """Open a folder whose path has no link. OSError: it cannot be opened so."""
+    how = struct.pack("<3Q", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, 0, _NO_SYMLINKS)
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = int(libc.syscall(CALLS["openat2"], AT_FDCWD, path or b"/", how, len(how)))
+    if found < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fsdecode(path))
+    return found
 
 
 def _write(file: int, offset: int, content: bytes) -> None:

@@ -5,9 +5,11 @@ import struct
 
 import pytest
 
+from agent.restart.contents.descriptors import Holder, unseen
 from agent.restart.contents.eventfiles import Epolls, EventCounters, TimerFiles
 from agent.restart.contents.fillprogram import Data
 from agent.restart.contents.openfiles import Pipes
+from agent.restart.contents.otherfiles import NetlinkSockets, ProcessFiles
 from agent.restart.contents.refusals import Refused
 from tests.support.filledfiles import calls, file_entry, filled
 
@@ -100,3 +102,39 @@ def test_an_epoll_file_with_a_target_that_was_closed_is_refused() -> None:
 
     with pytest.raises(Refused):
         Epolls().check(entry, {3})
+
+
+def test_processes_that_do_not_see_the_owner_of_their_file_are_named() -> None:
+    """Siblings in two pid namespaces see neither each other; those above see both."""
+    files = {7: file_entry(7, 6, counter=0), 8: file_entry(8, 6, counter=0)}
+    spaces = {10: (0,), 11: (0, 1), 12: (0, 2)}
+
+    found = list(unseen(spaces, {7: [10, 11, 12], 8: [10, 12]}, files, {6: EventCounters()}))
+
+    assert found == [(12, 7, 11)]
+
+
+def test_a_netlink_socket_takes_another_number_where_its_own_is_given_away() -> None:
+    """The kernel refuses the second call where the first one has succeeded."""
+    entry = file_entry(7, 13, protocol=0, state=0, portid=55, groups=[1], dst_portid=0, dst_group=0, ino=9)
+
+    (holder,) = filled([entry], {13: NetlinkSockets()}, [((10,), [7])])
+
+    first, second = calls(holder, "bind")
+    assert [_address(holder, each.arguments[1]) for each in (first, second)] == [(16, 55, 1), (16, 0, 1)]
+
+
+def _address(holder: Holder, place: object) -> tuple[int, ...]:
+    assert isinstance(place, Data)
+    return struct.unpack_from("<HxxII", holder.program._data, place.offset)
+
+
+def test_a_descriptor_of_a_process_names_it_as_its_owner_sees_it() -> None:
+    """The image has numbers of the root's namespace."""
+    entry = file_entry(7, 20, nspid=11, ino=9)
+
+    (holder,) = filled([entry], {20: ProcessFiles()}, [((11, 1), [7])])
+
+    assert calls(holder, "pidfd_open")[0].arguments[0] == 1
+    with pytest.raises(Refused):
+        ProcessFiles().check(file_entry(7, 20, nspid=-1, ino=9), {3})
