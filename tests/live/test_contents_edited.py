@@ -51,7 +51,8 @@ def edited(daemon_socket: Path) -> Iterator[Edited]:
         folder.chmod(0o777)
         with program([sys.executable, "-c", COUNT], folder) as pid:
             eventually((folder / "lines").exists, "it writes")
-            (folder / "lines").chmod(0o666)
+            for name in ("lines", "out"):  # in this folder a user's process opens them with that user's rights
+                (folder / name).chmod(0o666)
             images = dump(pid, folder / "images", daemon_socket)
         yield Edited(folder, images, pid)
 
@@ -81,7 +82,6 @@ def as_user(core: Any) -> None:
 def test_a_user_restarts_a_process_of_its_own(edited: Edited) -> None:
     """In a user namespace. Helpers are programs that the user must reach, and images files that it may read."""
     edited.edit(as_user)
-    (edited.folder / "out").chmod(0o666)
     only = "-all,+dac_read_search"  # for the images, and for Python's packages
     with an_open_folder() as folder:
         for package in ("agent", "exporters", "bpf"):

@@ -123,12 +123,17 @@ class Filling:
         if operation is None:  # each task can write to the state
             return "a process of the tree has changed the state of the restart: see who could trace it"
         reason = os.strerror(error) if error else "the kernel's answer is another one than the image needs"
+        if operation.name == "openat2":
+            reason += _STRICT
         return f"{self._named(actor)}: {operation.about.kind} {operation.about.identity}: {operation.name}: {reason}"
 
     def _named(self, actor: int) -> str:
         return f"task {self._rebuild.plan.actors[actor].tag} ({self._rebuild.numbers[actor][0]})"
 
 
+_STRICT: Final = (
+    ": a user could change the way to it, so the task's own user must be able to open it there, and through no link"
+)
 _RESUMER: Final = {
     Resumed.SETUP: "the resumer cannot read its table",
     Resumed.SEIZE: "it cannot be traced",
