@@ -22,7 +22,7 @@ from agent.restart.rebuild.coordinator import HELPER
 from tests.live.dumps import dump, eventually, program
 from tests.live.guardprocesses import kill_session, running
 
-MOMENTS = int(os.environ.get("CKPTREE_MOMENTS", "3"))
+MOMENTS = int(os.environ.get("CKPTREE_MOMENTS", "2"))
 OWN_FAILURE = 125
 ENDS = (-signal.SIGKILL, OWN_FAILURE, 128 + signal.SIGKILL, 128 + signal.SIGINT)
 FAMILY = """
@@ -62,11 +62,11 @@ def dumped(tmp_path_factory: pytest.TempPathFactory, daemon_socket: Path) -> Dum
         return Dumped(dump(pid, folder / "images", daemon_socket), python)
 
 
-def restart(dumped: Dumped) -> "subprocess.Popen[str]":
-    """Begin a restart, in a session of its own."""
+def restart(dumped: Dumped, option: str = "--pidns") -> "subprocess.Popen[str]":
+    """Begin a restart with an option, in a session of its own."""
     os.truncate(dumped.program.with_name("out"), 0)  # an interrupted program writes to it, and it must be as it was
     return subprocess.Popen(
-        [sys.executable, "-m", "agent", "restart", f"criu:{dumped.images}", "--json"],
+        [sys.executable, "-m", "agent", "restart", f"criu:{dumped.images}", "--json", option],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -131,14 +131,15 @@ def seconds(dumped: Dumped) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("victim", ["coordinator", "guard", "resumer", "task", "session", "interrupted"])
-def test_nothing_is_left_whichever_process_is_killed(victim: str, dumped: Dumped) -> None:
+@pytest.mark.parametrize("option", ["--pidns", "--no-pidns"])
+def test_nothing_is_left_whichever_process_is_killed(option: str, victim: str, dumped: Dumped) -> None:
     """From the birth of the guard to the time when all run. Whoever fails says why, and with which code."""
     others = running(HELPER, RESUMER, dumped.program)
     _, whole = seconds(dumped)
     eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, "nothing is left")
     chance = random.Random(victim)
     for _ in range(MOMENTS):
-        process = restart(dumped)
+        process = restart(dumped, option)
         await_child(process.pid, HELPER)
         time.sleep(chance.uniform(0, 1.2 * whole))
         kill(victim, process.pid, dumped, others, chance)
