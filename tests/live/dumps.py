@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real programs that CRIU dumps, with the tree beside its images, and restarts of them by the command line."""
+"""Real programs that CRIU dumps, with or without the tree beside its images, and restarts of them by the command line."""
 
 import json
 import os
@@ -10,17 +10,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import psutil
 
 from agent.restart.rebuild import orphans
 from tests.support.suitepackages import SUITE, criu
 
-_PATIENCE_S = 20.0
+_PATIENCE_S: Final = 20.0
+_DUMP_S: Final = 300.0
+HOOK: Final = Path(sys.executable).with_name("ckptree-hook-criu")
+NEWER: Final = "sid"
+"""Debian's suite whose criu dumps sockets of IP on Linux 6.16 and later, which have no SO_PASSCRED any more."""
 
 
 @contextmanager
 def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterator[int]:
-    """Run a program in a session of its own, its output in FOLDER/out; yield its pid, and kill its session in the end.
+    """Run a program in a session of its own, its output in FOLDER/out; yield its pid. Kill all of it in the end.
 
     This process takes its orphans, so that no zombie keeps a pid that a restart needs.
     """
@@ -33,6 +39,9 @@ def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterato
         yield process.pid
     finally:
         if process.poll() is None:
+            for each in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         with suppress(ChildProcessError):
@@ -41,25 +50,78 @@ def program(command: Sequence[str | Path], folder: Path, **more: Any) -> Iterato
         orphans.adopt(wanted=False)
 
 
-NEWER: Final = "sid"
-"""Debian's suite whose criu dumps sockets of IP on Linux 6.16 and later, which have no SO_PASSCRED any more."""
+class Dumped(NamedTuple):
+    """A run of criu.
+
+    Attributes:
+        code: its exit code.
+        folder: of the images.
+        log: the lines that criu, and its action script, wrote.
+    """
+
+    code: int
+    folder: Path
+    log: str
+
+
+def attempt(
+    pid: int,
+    folder: Path,
+    *options: str | Path,
+    verb: str = "dump",
+    env: Mapping[str, str | Path] | None = None,
+    before: Sequence[str] = (),
+    suite: str = SUITE,
+) -> Dumped:
+    """Have CRIU dump a tree.
+
+    Args:
+        pid: of the root, as criu counts.
+        folder: for the images; it is made if it is not there.
+        options: of criu.
+        verb: ``dump`` or ``pre-dump``.
+        env: variables that criu gets beside this process's.
+        before: words in front of criu's command.
+        suite: the suite of Debian whose criu it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ran = subprocess.run(
+        [*before, criu(suite), verb, "-t", str(pid), "-D", folder, *options],
+        env={**os.environ, **{name: str(value) for name, value in (env or {}).items()}},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=_DUMP_S,
+    )
+    return Dumped(ran.returncode, folder, ran.stdout)
 
 
 def dump(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE) -> Path:
-    """Have a suite's CRIU dump a tree, which it ends, with the tree beside the images; return their folder."""
-    images.mkdir(parents=True, exist_ok=True)
-    hook = Path(sys.executable).with_name("ckptree-hook-criu")
-    done = subprocess.run(
-        [criu(suite), "dump", "-v4", "-t", str(pid), "-D", images, "-o", "dump.log", "--action-script", hook, *options],
-        env={**os.environ, "CKPTREE_SOCKET": os.fspath(socket)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    log = images / "dump.log"
-    errors = [line for line in log.read_text().splitlines() if "Error" in line] if log.exists() else [done.stderr]
-    assert done.returncode == 0, "\n".join(errors)
+    """Have CRIU dump a tree, which it ends, with the tree beside the images; return their folder."""
+    done = attempt(pid, images, "-v4", "--action-script", HOOK, *options, env={"CKPTREE_SOCKET": socket}, suite=suite)
+    assert done.code == 0, "\n".join(line for line in done.log.splitlines() if "Error" in line) or done.log
     return images
+
+
+def restarting(images: Path, *options: str | Path, before: Sequence[str] = ()) -> "subprocess.Popen[str]":
+    """Begin a restart of a dump in a session of its own; its ready line is JSON.
+
+    Args:
+        images: the folder.
+        options: of restart.
+        before: words in front of the command.
+    """
+    return subprocess.Popen(
+        [*before, sys.executable, "-m", "agent", "restart", f"criu:{images}", "--json", *options],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @contextmanager
@@ -74,16 +136,7 @@ def restarted(
         ended: the root may have ended by itself, with success.
         before: words in front of the command.
     """
-    command = [*before, sys.executable, "-m", "agent", "restart", f"criu:{images}", "--json", *options]
-    process = subprocess.Popen(
-        command,
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = restarting(images, *options, before=before)
     assert process.stdout is not None
     assert process.stderr is not None
     try:

@@ -17,7 +17,7 @@ import pytest
 from agent.restart.contents.resumer import PROGRAM as RESUMER
 from agent.restart.rebuild.coordinator import HELPER
 from tests.fuzz.fuzz_criu import Mutator
-from tests.live.dumps import dump, eventually, program
+from tests.live.dumps import dump, eventually, program, restarting
 from tests.live.guardprocesses import running
 
 SEEDS = int(os.environ.get("CKPTREE_SEEDS", "8"))
@@ -48,15 +48,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory, daemon_socket: Path) -> tup
 
 def ended(images: Path) -> tuple[int | None, str]:
     """Restart, and return the exit code and the messages; None if it runs on, for it is then killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agent", "restart", f"criu:{images}", "--json"],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = restarting(images)
     assert process.stdout is not None
     runs = bool(process.stdout.readline())
     try:

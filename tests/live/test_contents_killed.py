@@ -19,7 +19,7 @@ import pytest
 
 from agent.restart.contents.resumer import PROGRAM as RESUMER
 from agent.restart.rebuild.coordinator import HELPER
-from tests.live.dumps import dump, eventually, program
+from tests.live.dumps import dump, eventually, program, restarting
 from tests.live.guardprocesses import kill_session, running
 
 MOMENTS = int(os.environ.get("CKPTREE_MOMENTS", "2"))
@@ -65,15 +65,7 @@ def dumped(tmp_path_factory: pytest.TempPathFactory, daemon_socket: Path) -> Dum
 def restart(dumped: Dumped, option: str = "--pidns") -> "subprocess.Popen[str]":
     """Begin a restart with an option, in a session of its own."""
     os.truncate(dumped.program.with_name("out"), 0)  # an interrupted program writes to it, and it must be as it was
-    return subprocess.Popen(
-        [sys.executable, "-m", "agent", "restart", f"criu:{dumped.images}", "--json", option],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return restarting(dumped.images, option)
 
 
 def children(pid: int, path: Path) -> Iterator[int]:
@@ -133,7 +125,7 @@ def seconds(dumped: Dumped) -> tuple[float, float]:
 @pytest.mark.parametrize("victim", ["coordinator", "guard", "resumer", "task", "session", "interrupted"])
 @pytest.mark.parametrize("option", ["--pidns", "--no-pidns"])
 def test_nothing_is_left_whichever_process_is_killed(option: str, victim: str, dumped: Dumped) -> None:
-    """From the birth of the guard to the time when all run. Whoever fails says why, and with which code."""
+    """From the birth of the guard to the time when all run. The process that fails says why, and with which code."""
     others = running(HELPER, RESUMER, dumped.program)
     _, whole = seconds(dumped)
     eventually(lambda: running(HELPER, RESUMER, dumped.program) == others, "nothing is left")

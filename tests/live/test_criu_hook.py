@@ -16,14 +16,14 @@ from exporters import registry
 from exporters.checking.criucheck import check_folder
 from exporters.criu.imagefolder import ImageFolder
 from tests.live import criurpc
-from tests.live.criudumps import a_program, dump, dumped_tree, snapshot_tree, wait_until
+from tests.live.criutrees import dumped_tree, snapshot_tree
 from tests.live.daemons import only_child
+from tests.live.dumps import HOOK, attempt, eventually, program
 
 pytestmark = pytest.mark.live
 
 BIN = Path(sys.executable).parent
-ONE_WORD = BIN / "ckptree-hook-criu"
-OPTIONS = ("--action-script", ONE_WORD)
+OPTIONS = ("--action-script", HOOK)
 
 # Each side of the pipe is a subshell, and every 50 ms there is a new `sleep`, which no snapshot at another time would have.
 PIPELINE = """
@@ -71,6 +71,14 @@ PROGRAMS = {
 }
 
 
+@contextmanager
+def a_program(folder: Path, *command: str) -> Iterator[int]:
+    """Run a program, and yield its pid once it has made the file `ready`."""
+    with program(command, folder) as pid:
+        eventually((folder / "ready").exists, f"{command[0]} is ready")
+        yield pid
+
+
 def tree_beside(folder: Path) -> Snapshot:
     """Return the snapshot that the hook has written."""
     return registry.load((folder / "tree.ckpt").read_bytes())
@@ -80,7 +88,7 @@ def tree_beside(folder: Path) -> Snapshot:
 def test_the_tree_beside_the_images_is_the_tree_in_the_images(name: str, daemon_socket: Path, tmp_path: Path) -> None:
     """Numbers, parents, groups, sessions, threads and states are equal, and all births but the root's creator are known."""
     with a_program(tmp_path, *PROGRAMS[name]) as pid:
-        done = dump(pid, tmp_path / "images", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket})
+        done = attempt(pid, tmp_path / "images", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket})
 
     assert done.code == 0, done.log
     snapshot = tree_beside(done.folder)
@@ -95,9 +103,9 @@ def test_the_tree_beside_the_images_is_the_tree_in_the_images(name: str, daemon_
 def test_a_program_that_is_left_running_runs_on(daemon_socket: Path, tmp_path: Path) -> None:
     """Its threads go on counting, and the tree beside the images is theirs."""
     with a_program(tmp_path, *PROGRAMS["threads"]) as pid:
-        done = dump(pid, tmp_path / "images", "--leave-running", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket})
+        done = attempt(pid, tmp_path / "images", "--leave-running", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket})
         count = int((tmp_path / "count").read_text())
-        wait_until(lambda: int((tmp_path / "count").read_text()) > count + 3)
+        eventually(lambda: int((tmp_path / "count").read_text()) > count + 3, "it counts on")
 
         assert done.code == 0, done.log
         assert len(tree_beside(done.folder).tasks) == 5
@@ -107,14 +115,14 @@ def test_a_program_that_is_left_running_runs_on(daemon_socket: Path, tmp_path: P
 def test_a_dump_behind_a_pre_dump_has_the_tree_and_the_pre_dump_has_none(daemon_socket: Path, tmp_path: Path) -> None:
     """criu runs no action script for a pre-dump. A kernel that does not track memory allows no pre-dump."""
     script, told = tmp_path / "script", tmp_path / "told"
-    script.write_text(f'#!/bin/sh\necho $CRTOOLS_SCRIPT_ACTION >> {told}\nexec {ONE_WORD} "$@"\n')
+    script.write_text(f'#!/bin/sh\necho $CRTOOLS_SCRIPT_ACTION >> {told}\nexec {HOOK} "$@"\n')
     script.chmod(0o755)
     options, env = ("--action-script", script), {"CKPTREE_SOCKET": daemon_socket}
     with a_program(tmp_path, *PROGRAMS["threads"]) as pid:
-        first = dump(pid, tmp_path / "first", *options, verb="pre-dump", env=env)
+        first = attempt(pid, tmp_path / "first", *options, verb="pre-dump", env=env)
         assert not told.exists()
         chain = () if first.code else ("--track-mem", "--prev-images-dir", "../first")
-        last = dump(pid, tmp_path / "last", *chain, *options, env=env)
+        last = attempt(pid, tmp_path / "last", *chain, *options, env=env)
 
     assert last.code == 0, last.log
     assert told.read_text().split().count("post-dump") == 1
@@ -128,7 +136,7 @@ def test_without_a_daemon_the_dump_goes_on_and_says_so(tmp_path: Path) -> None:
     images.mkdir()
     (images / "tree.ckpt").write_bytes(b"an earlier one")
     with a_program(tmp_path, *PROGRAMS["threads"]) as pid:
-        done = dump(pid, images, *OPTIONS, env={"CKPTREE_SOCKET": tmp_path / "none"})
+        done = attempt(pid, images, *OPTIONS, env={"CKPTREE_SOCKET": tmp_path / "none"})
 
     assert done.code == 0, done.log
     assert f"ckptree: no daemon on {tmp_path}/none" in done.log
@@ -143,9 +151,9 @@ def test_a_dump_that_requires_the_tree_fails_without_a_daemon(tmp_path: Path) ->
     script.write_text(f"#!/bin/sh\nexec '{BIN}/ckptree' hook criu --required --socket '{tmp_path}/none'\n")
     script.chmod(0o755)
     with a_program(tmp_path, *PROGRAMS["threads"]) as pid:
-        done = dump(pid, tmp_path / "images", "--action-script", script)
+        done = attempt(pid, tmp_path / "images", "--action-script", script)
         count = int((tmp_path / "count").read_text())
-        wait_until(lambda: int((tmp_path / "count").read_text()) > count + 3)
+        eventually(lambda: int((tmp_path / "count").read_text()) > count + 3, "it counts on")
 
     assert done.code != 0
     assert f"ckptree: no daemon on {tmp_path}/none" in done.log
@@ -157,7 +165,7 @@ def test_the_words_of_the_command_line_are_a_name_that_criu_finds(daemon_socket:
     """criu looks on PATH for a program of the whole name that it is given."""
     env = {"CKPTREE_SOCKET": str(daemon_socket), "PATH": f"{BIN}:{os.environ['PATH']}"}
     with a_program(tmp_path, *PROGRAMS["threads"]) as pid:
-        done = dump(pid, tmp_path / "images", "--action-script", "ckptree hook criu", env=env)
+        done = attempt(pid, tmp_path / "images", "--action-script", "ckptree hook criu", env=env)
 
     assert done.code == 0, done.log
     assert snapshot_tree(tree_beside(done.folder)) == dumped_tree(done.folder)
@@ -177,7 +185,7 @@ def test_a_criu_outside_dumps_a_container(daemon_socket: Path, tmp_path: Path) -
         subprocess.Popen(["nsenter", "-t", str(init), "-p", "sleep", "1000"]) as entered,
     ):
         only_child(entered.pid, "sleep")
-        done = dump(init, tmp_path / "images", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket})
+        done = attempt(init, tmp_path / "images", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket})
         entered.kill()
 
     assert done.code == 0, done.log
@@ -194,7 +202,7 @@ def test_a_criu_inside_counts_as_its_container(daemon_socket: Path, tmp_path: Pa
     with a_container(tmp_path, "--mount-proc", "sh", "-c", starts, "sh", *PROGRAMS["a pipeline"]) as init:
         number = int((tmp_path / "number").read_text())
         enter = ("nsenter", "-t", str(init), "-p", "-m")
-        done = dump(number, tmp_path / "images", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket}, before=enter)
+        done = attempt(number, tmp_path / "images", *OPTIONS, env={"CKPTREE_SOCKET": daemon_socket}, before=enter)
 
     assert done.code == 0, done.log
     tree = tree_beside(done.folder)
@@ -207,7 +215,7 @@ def test_a_container_runtime_passes_the_hook_by_a_file_of_options(daemon_socket:
     """As runc does: it talks to criu over a socket, and names a file."""
     images, config, script = tmp_path / "images", tmp_path / "runc.conf", tmp_path / "script"
     images.mkdir()
-    script.write_text(f"#!/bin/sh\nCKPTREE_SOCKET='{daemon_socket}' exec {ONE_WORD}\n")
+    script.write_text(f"#!/bin/sh\nCKPTREE_SOCKET='{daemon_socket}' exec {HOOK}\n")
     script.chmod(0o755)
     config.write_text(f"action-script {script}\n")
     with a_program(tmp_path, *PROGRAMS["threads"]) as pid:

@@ -17,8 +17,8 @@ from exporters.checking.criucheck import check_folder
 from exporters.criu import criutree
 from exporters.criu.imagefolder import ImageFolder
 from tests.live import criutrials
-from tests.live.criudumps import wait_until
 from tests.live.criutrials import Row, Trial
+from tests.live.dumps import eventually
 from tests.support import suitepackages
 
 pytestmark = pytest.mark.live
@@ -144,9 +144,10 @@ def test_criu_refuses_to_dump_what_was_foretold(
     with subprocess.Popen([*before.split(), program, script], stdin=null, stdout=null, stderr=null) as started:
         try:
             root = psutil.Process(started.pid)
-            wait_until(lambda: "ready" in {each.name() for each in (root, *root.children())})
+            eventually(lambda: "ready" in {each.name() for each in (root, *root.children())}, "the tree is made")
             pid = next(each.pid for each in (root, *root.children()) if each.name() == "ready")
-            wait_until(lambda: all(each.status() != "running" for each in psutil.Process(pid).children(recursive=True)))
+            below = psutil.Process(pid).children(recursive=True)
+            eventually(lambda: all(each.status() != "running" for each in below), "all wait")
             found = forecast(capture(pid, "subtree"))
             words: list[str | Path] = [criu, "dump", "--tree", str(pid), "--images-dir", tmp_path, "--leave-running"]
             refused = subprocess.run(words, stdin=null, capture_output=True, text=True, check=False)
