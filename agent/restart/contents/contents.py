@@ -93,6 +93,8 @@ class Contents:
                 self._examine(pid, process)
         for identity, pid in list(self._checked.items()):
             self._examine_beside(pid, identity)
+        if not self.refusals:  # else not all files are known
+            self._check_owners()
         self._check_huge_pages()
 
     @cached_property
