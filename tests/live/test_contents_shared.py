@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from exporters.criu import imagefile, imagefolder
+from exporters.criu.imagefolder import ImageFolder
 from tests.live.daemons import ckptree
 from tests.live.standing import dumped, restored
 
@@ -146,3 +148,18 @@ def test_sysv_memory_is_refused_by_name(tmp_path: Path, daemon_socket: Path) -> 
     assert refused.code == 7
     assert "SysV shared memory is part of an IPC namespace, and the tree gets the caller's" in refused.err
     assert ": memory 0x" in refused.err
+
+
+def test_an_object_that_no_process_can_map_is_refused(tmp_path: Path, daemon_socket: Path) -> None:
+    """Images are not trusted: the size of a memfd is whatever they say."""
+    standing = dumped(FORKED, tmp_path, daemon_socket, ("one", "child", "grandchild"))
+    path = standing.images / "memfd.img"
+    (inode,) = (each.message for each in imagefolder.entries(ImageFolder(standing.images), "memfd.img"))
+    found = []
+    for size in (1 << 45, 1 << 47, (1 << 64) - 1):
+        inode.size = size  # type: ignore[attr-defined]
+        path.write_bytes(imagefile.image("memfd", [inode]))
+        refused = ckptree("restart", f"criu:{standing.images}")
+        found.append((refused.code, " bytes " in refused.err, "Traceback" in refused.err))
+
+    assert found == [(7, True, False)] * 3

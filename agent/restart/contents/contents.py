@@ -96,6 +96,7 @@ class Contents:
         if not self.refusals:  # else not all files are known
             self._check_owners()
         self._check_huge_pages()
+        self._check_rooms()
 
     @cached_property
     def stage(self) -> Stage:
@@ -158,7 +159,7 @@ class Contents:
             process = self._images.processes[pid]
             threads = [self._thread(leader, tid) for tid in process.threads]
             program = fill.process(tuple(threads))
-            room = hole(LEAST_ROOM + 4 * self._memory_objects.largest, [*mapped, *memory.areas])
+            room = hole(self._room_bytes, [*mapped, *memory.areas])
             program.base = room.start
             depth = len(numbers[leader]) - 1
             holder = Holder(leader, depth, numbers[leader], process, program)
@@ -255,6 +256,18 @@ class Contents:
             self._kinds[kind].check(entry, numbers)
         except Refused as refused:
             self.refuse(pid, refused)
+
+    def _check_rooms(self) -> None:
+        """Refuse processes whose addresses have no room for their restart; the helper's own areas are few and small."""
+        for pid, memory in self._memories.items():
+            try:
+                hole(self._room_bytes, memory.areas)
+            except Refused as refused:
+                self.refuse(pid, refused)
+
+    @property
+    def _room_bytes(self) -> int:
+        return LEAST_ROOM + 4 * self._memory_objects.largest
 
     def _check_huge_pages(self) -> None:
         needed = sum((each.huge_pages for each in self._memories.values()), self._memory_objects.huge_pages)

@@ -160,7 +160,7 @@ class SharedMemory:
         return SharedObject(key, int(entry.size), huge, entry, runs)
 
     def _check(self, one: SharedObject) -> None:
-        if one.size > _MOST:
+        if max(one.size, one.span) > _MOST:
             raise Refused(*one.about, "size", f"{one.size} bytes are more than a process can map")
         if any(run.address + run.size > one.span for run in one.runs):
             raise Refused(*one.about, "pages", "the image has pages behind its end")
