@@ -47,6 +47,8 @@ os.mkdir("folder")
 os.chdir("folder")
 os.rmdir("../folder")
 os.chmod(".", 0o711)
+own = open("/proc/self/status", "rb", buffering=0)
+assert own.read(5) == b"Name:"
 top = os.environ["TOP"]
 open(top + "/begun", "w").close()
 while not os.path.exists(top + "/ask"):
@@ -59,6 +61,7 @@ seen = {
     "sparse": (holes.st_size, holes.st_blocks < 64, os.pread(sparse.fileno(), 3, 1 << 22)),
     "linked": (linked.seek(0), linked.read(), os.fstat(linked.fileno()).st_nlink),
     "fifo": (os.read(reader, 100), os.write(writer, b"more"), os.read(reader, 100)),
+    "own": (b"Pid:\\t%d\\n" % os.getpid() in own.read(), own.seek(0), own.read(5)),
     "folder": (os.stat(".").st_nlink, os.stat(".").st_mode & 0o777),
 }
 gone.seek(0)
@@ -76,6 +79,7 @@ SEEN = {
     "sparse": ((1 << 22) + 3, True, b"far"),
     "linked": (0, b"linked", 1),
     "fifo": (b"in the fifo", 4, b"more"),
+    "own": (True, 0, b"Name:"),
     "folder": (0, 0o711),
     "shared": (0, b"written", b"written"),
 }

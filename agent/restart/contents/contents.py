@@ -300,6 +300,8 @@ class Contents:
             self.refuse(pid, refused)
             return
         path = bytes(entry.reg.name)
+        if pathaccess.process_of(path) in self._images.processes:
+            return  # the process is there when the file is opened
         try:
             found = os.stat(path)
         except OSError as error:
