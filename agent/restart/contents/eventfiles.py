@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The open files that wait for something: eventfd, epoll, signalfd, timerfd, inotify."""
+"""The open files that wait for something: eventfd, epoll, signalfd, timerfd, inotify, pidfd."""
 
 import ctypes
 import os
@@ -19,6 +19,7 @@ TFD_TIMER_ABSTIME: Final = 1
 TFD_IOC_SET_TICKS: Final = 0x40085400
 INOTIFY_IOC_SETNEXTWD: Final = 0x40044900
 POLLIN: Final = 1
+PIDFD_NONBLOCK: Final = 0o4000
 IN_USER: Final = 0xFFF | 1 << 26 | 1 << 31
 """The bits of a mask that a program gives: all events, IN_EXCL_UNLINK and IN_ONESHOT."""
 O_PATH: Final = 0o10000000
@@ -139,6 +140,22 @@ class Watches(FileKind):
             with following(file.holder, path):
                 script.exact("inotify_add_watch", number, file.data(path + b"\0"), mask, wanted=int(watch.wd))
         return number
+
+
+class ProcessFiles(FileKind):
+    """Pidfds of processes of the tree."""
+
+    def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
+        """Refuse a process that has ended."""
+        if entry.pidfd.nspid <= 0:
+            text = "its process has ended: close it before the dump"
+            raise Refused("pidfd", str(entry.id), "process", text)
+
+    def create(self, file: OpenFile) -> int:
+        """Open a process by its number."""
+        pidfd = file.entry.pidfd
+        number = file.everything.seen_by(file.holder).get(int(pidfd.nspid), int(pidfd.nspid))
+        return file.high(file.script.kept("pidfd_open", number, int(pidfd.flags) & PIDFD_NONBLOCK))
 
 
 def _watched(identity: int, watch: Any) -> bytes:

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 from agent.restart.contents.descriptors import FileKind
-from agent.restart.contents.eventfiles import Epolls, EventCounters, SignalFiles, TimerFiles, Watches
+from agent.restart.contents.eventfiles import Epolls, EventCounters, ProcessFiles, SignalFiles, TimerFiles, Watches
 from agent.restart.contents.external import External
 from agent.restart.contents.images import Images
 from agent.restart.contents.inetsockets import InetSockets
+from agent.restart.contents.netlinksockets import NetlinkSockets
 from agent.restart.contents.openfiles import Fifos, PathFiles, Pipes
-from agent.restart.contents.otherfiles import NetlinkSockets, ProcessFiles
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream, stream
 from agent.restart.contents.terminalfiles import TerminalFiles
 from agent.restart.contents.unixsockets import UnixSockets, packets

@@ -151,7 +151,7 @@ class AddressSpace:
 
     @property
     def family(self) -> tuple[int, ...]:
-        """What a process and its forks have in common, until one of them executes another program."""
+        """Marks of memory that a process and its forks have in common, until one of them executes another program."""
         mm = self._mm
         return mm.mm_start_code, mm.mm_end_code, mm.mm_start_brk, mm.mm_start_stack, mm.mm_arg_start
 

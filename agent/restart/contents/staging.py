@@ -21,7 +21,7 @@ from agent.restart.contents.refusals import Refused
 _WORTH: Final = 4 << 20
 """Bytes that a stage must save, at least."""
 _LEAST: Final = 64 << 10
-"""Bytes of pages of an area that is looked at."""
+"""Bytes of the pages of an area, at least, for it to be considered."""
 _SAMPLES: Final = 16
 """Pages of an area that are compared, to know if most are shared."""
 HEAD: Final = struct.Struct("=QQQII")

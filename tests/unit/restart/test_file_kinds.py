@@ -6,10 +6,10 @@ import struct
 import pytest
 
 from agent.restart.contents.descriptors import Holder, unseen
-from agent.restart.contents.eventfiles import Epolls, EventCounters, TimerFiles
+from agent.restart.contents.eventfiles import Epolls, EventCounters, ProcessFiles, TimerFiles
 from agent.restart.contents.fillprogram import Data
+from agent.restart.contents.netlinksockets import NetlinkSockets
 from agent.restart.contents.openfiles import Pipes
-from agent.restart.contents.otherfiles import NetlinkSockets, ProcessFiles
 from agent.restart.contents.refusals import Refused
 from tests.support.filledfiles import calls, file_entry, filled
 

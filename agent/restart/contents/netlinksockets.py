@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Netlink sockets, and descriptors of processes."""
+"""Netlink sockets: their number, their groups, the peer that they are connected to."""
 
 import struct
 from collections.abc import Set as AbstractSet
@@ -13,7 +13,6 @@ from agent.restart.contents.refusals import Refused
 AF_NETLINK, SOCK_RAW = 16, 3
 _CONNECTED: Final = 1
 _MOST_GROUP: Final = 32
-PIDFD_NONBLOCK: Final = 0o4000
 
 
 class NetlinkSockets(FileKind):
@@ -45,19 +44,3 @@ class NetlinkSockets(FileKind):
     def settle(self, file: OpenFile) -> None:
         """Set its options."""
         socketoptions.restore_options(file, file.entry.nlsk.opts)
-
-
-class ProcessFiles(FileKind):
-    """Descriptors of processes of the tree."""
-
-    def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
-        """Refuse a process that has ended."""
-        if entry.pidfd.nspid <= 0:
-            text = "its process has ended: close it before the dump"
-            raise Refused("pidfd", str(entry.id), "process", text)
-
-    def create(self, file: OpenFile) -> int:
-        """Open a process by its number."""
-        pidfd = file.entry.pidfd
-        number = file.everything.seen_by(file.holder).get(int(pidfd.nspid), int(pidfd.nspid))
-        return file.high(file.script.kept("pidfd_open", number, int(pidfd.flags) & PIDFD_NONBLOCK))
