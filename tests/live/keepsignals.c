@@ -227,7 +227,7 @@ static void sleeping_facts(void)
 
 	make("ready");
 	errno = 0;
-	answer = syscall(SYS_nanosleep, &span, &left);
+	answer = nanosleep(&span, &left);
 	tell("nanosleep: %ld, %s", answer, strerror(errno));
 }
 

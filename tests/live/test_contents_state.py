@@ -74,6 +74,22 @@ def test_a_program_tells_what_it_would_have_told_without_a_dump(
     assert found[1]
 
 
+def test_a_sleep_that_was_interrupted_before_the_dump_goes_on(
+    keeper: Path, tmp_path: Path, daemon_socket: Path
+) -> None:
+    """The kernel goes on with it by another call, as after `criu pre-dump`; its number is known by the code alone."""
+    with program([keeper, "sleeping"], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: _state(pid) == "T", "it is stopped")
+        os.kill(pid, signal.SIGCONT)
+        eventually(lambda: _state(pid) == "S", "it sleeps on")
+        images = dump(pid, tmp_path.with_name(f"{tmp_path.name}.images"), daemon_socket)
+    with restarted(images):
+        eventually((tmp_path / "after").exists, "it has slept")
+    assert (tmp_path / "after").read_text() == "nanosleep: 0, Success\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
 def test_a_stopped_process_is_stopped(
     keeper: Path, tmp_path: Path, daemon_socket: Path, number: signal.Signals

@@ -83,6 +83,7 @@ CALLS: Final = {
     "recvfrom": 45,
     "recvmmsg": 299,
     "recvmsg": 47,
+    "restart_syscall": 219,
     "rseq": 334,
     "rt_sigaction": 13,
     "rt_sigprocmask": 14,
