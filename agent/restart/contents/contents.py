@@ -15,6 +15,7 @@ from agent.restart.contents import (
     fileowners,
     filters,
     hugepages,
+    issuedcall,
     pathaccess,
     registers,
     taskchecks,
@@ -41,7 +42,6 @@ from agent.restart.contents.tcpconnections import BlockedConnections
 from agent.restart.planning.plan import Plan, Role
 from agent.restart.rebuild.helperabi import next_page
 from exporters.criu.criuschema import STOPPED
-from exporters.criu.memorymessages import FILE_PRIVATE
 
 
 class Contents:
@@ -357,7 +357,7 @@ class Contents:
             first = tid == image.pid
             state = ThreadState(
                 actor,
-                registers.registers(image.cores[tid].thread_info, self._issued(image, tid)),
+                registers.registers(image.cores[tid].thread_info, issuedcall.number(image, tid, self._images.files)),
                 taskstate.blocked(image, tid),
                 signal if first else 0,
                 (program.base, size) if first else (0, 0),
@@ -365,38 +365,12 @@ class Contents:
             found.append(state)
         return found
 
-    def _issued(self, process: ProcessImage, tid: int) -> int | None:
-        """Return the call that the kernel had restarted for a thread, by the code before it; None: it is not known."""
-        info = process.cores[tid].thread_info
-        if not registers.is_restarted(info):
-            return None
-        at = int(info.gpregs.ip) - registers.CALL_CODE
-        for vma in process.mm.vmas:
-            if vma.status & FILE_PRIVATE and vma.start <= at and at + registers.CALL_CODE <= vma.end:
-                path = bytes(self._images.files[int(vma.shmid)].reg.name)
-                return registers.issued(_code(path, int(vma.pgoff) + at - int(vma.start)))
-        return None
-
     def _thread(self, leader: int, tid: int) -> int:
         """Return the actor of a thread by its number in the root's namespace."""
         for index, actor in enumerate(self._plan.actors):
             if actor.leader == leader and actor.tag and self._snapshot.number(actor.tag) == tid:
                 return index
         raise Refused("task", str(tid), "tree", "the images have this thread, and the tree has not")
-
-
-def _code(path: bytes, offset: int) -> bytes:
-    """Read the bytes of a call from a file; none if that is no regular file, or another one by now."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        return b""
-    try:
-        return os.pread(file, registers.CALL_CODE, offset) if stat.S_ISREG(os.fstat(file).st_mode) else b""
-    except OSError:
-        return b""
-    finally:
-        os.close(file)
 
 
 def _read(run: PageRun) -> bytes:

@@ -21,9 +21,6 @@ _ORIG_AX, _AX = REGISTERS.index("orig_ax"), REGISTERS.index("ax")
 _U64: Final = (1 << 64) - 1
 _U32: Final = (1 << 32) - 1
 _EINTR, _ERESTARTNOHAND = 4, 514
-CALL_CODE: Final = 7
-"""Bytes of the code by which C libraries issue a call: its number into EAX, and the call."""
-_LOAD_NUMBER, _SYSCALL = b"\xb8", b"\x0f\x05"
 _GO_ON: Final = frozenset(
     CALLS[name]
     for name in (
@@ -111,13 +108,6 @@ def lacks_here(fp: Any, flags: frozenset[str]) -> Iterator[str]:
 def is_restarted(info: Any) -> bool:
     """Return True if a thread was in a call that the kernel had restarted, whose number it does not keep."""
     return int(info.gpregs.orig_ax) & _U32 == CALLS["restart_syscall"] and int(info.gpregs.ax) == -_EINTR & _U64
-
-
-def issued(code: bytes) -> int | None:
-    """Return the number of the call that ends `CALL_CODE` bytes of code; None where they do not load it last."""
-    if len(code) != CALL_CODE or code[:1] != _LOAD_NUMBER or code[-2:] != _SYSCALL:
-        return None
-    return int.from_bytes(code[1:5], "little")
 
 
 def registers(info: Any, call: int | None = None) -> Registers:
