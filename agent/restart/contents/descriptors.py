@@ -126,12 +126,13 @@ class OpenFile(NamedTuple):
 
 
 class FileKind:
-    """A kind of open file. Operations come in four steps, and processes wait for each other between the last two.
+    """A kind of open file. Operations come in five steps; processes wait for each other after the third one.
 
     1. `create` makes each open file in its owner.
     2. `load` puts content into it, in the owner, once this has made all that it owns.
     3. `settle` sets what would have been in the way, once all has its content.
-    4. `complete` does what needs the descriptors at their numbers, in one process that has it.
+    4. `join` does what a process needs of the files of the kind, wherever they were made.
+    5. `complete` does what needs the descriptors at their numbers, in one process that has it.
     """
 
     def check(self, entry: Any, numbers: AbstractSet[int]) -> None:
@@ -291,7 +292,7 @@ class Descriptors:
 
 
 def groups(had: Iterable[int], files: Mapping[int, Any], kinds: Mapping[int, FileKind]) -> dict[int, int]:
-    """Return a file that stands for the group of each file: the files that one process must create.
+    """Return for each file the one that stands for its group, the files that one process must create together.
 
     Args:
         had: the files that have descriptors.

@@ -115,7 +115,7 @@ class FillScript:
         return slot
 
     def merge(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int, buffer: Data) -> None:
-        """Read as `read` does, whole pages, by way of a buffer, and write only the pages that differ."""
+        """Add a read as that of `read`, of whole pages, by way of a buffer, which writes only the pages that differ."""
         self._special(Special.MERGE, file, self._spans(spans), len(spans), offset, buffer)
 
     def join(self, helper: Slot) -> None:
@@ -127,7 +127,7 @@ class FillScript:
         self._special(Special.STORE, Data(at.offset + offset), value)
 
     def poke(self, address: int, value: int) -> None:
-        """Write four bytes into memory."""
+        """Add the writing of a value to an address, four bytes."""
         self._special(Special.STORE, address, value)
 
     def loaded(self, at: Data, offset: int) -> Slot:
@@ -146,7 +146,7 @@ class FillScript:
         self._special(Special.TIMER, clock, event, number)
 
     def terminal(self, path: Data, flags: int, number: int) -> Slot:
-        """Open the master of the pseudo-terminal of a number, and return the slot of its descriptor."""
+        """Add the opening of the master of the pseudo-terminal of a number; return the slot of its descriptor."""
         slot = self._process.slot()
         self._add(Special.TERMINAL, (path, flags, number), slot.place, Demand.SUCCESS, 0, "open")
         return slot

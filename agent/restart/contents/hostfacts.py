@@ -24,7 +24,7 @@ _ALL: Final = (1 << 41) - 1
 
 
 class HostFacts(NamedTuple):
-    """The facts.
+    """The facts about this host and the caller.
 
     Attributes:
         machine: as uname(2) names it.
