@@ -326,7 +326,7 @@ class Contents:
             self.refuse(pid, Refused("file", str(identity), "build", text))
 
     def _check_way(self, pid: int, process: ProcessImage, identity: int) -> None:
-        """Refuse a user's file in the folder of another process in /proc: the number may be another user's process by now."""
+        """Refuse a user's file in the /proc folder of another process: the number may be another user's process by now."""
         entry = self._images.files.get(identity)
         if entry is None or not entry.HasField("reg") or pathaccess.user_of(process) is None:
             return
