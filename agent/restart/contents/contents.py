@@ -23,7 +23,7 @@ from agent.restart.contents import (
     treechecks,
 )
 from agent.restart.contents.addresses import AddressRange, Specials, hole
-from agent.restart.contents.descriptors import KINDS, Descriptors, Holder, unseen
+from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
 from agent.restart.contents.external import NOTHING, External
 from agent.restart.contents.filelocks import FileLocks
@@ -226,18 +226,10 @@ class Contents:
 
     def _check_owners(self) -> None:
         """Refuse files that processes have in common, and of which none is seen by all others."""
-        spaces: dict[int, tuple[int, ...]] = {}
-        having: dict[int, list[int]] = {}
-        for pid in self._memories:
-            known = self._snapshot.pid(self._plan.actors[self._leaders[pid]].tag)
-            spaces[pid] = known.namespaces if known else ()
-            for identity in dict.fromkeys(int(info.id) for info in self._images.processes[pid].fds):
-                having.setdefault(identity, []).append(pid)
-        for pid, identity, owner in unseen(spaces, having, self._images.files, self._kinds):
-            text = (
-                f"process {owner} has it, too, in a pid namespace that this one does not see: close it in one of them"
-            )
-            self.refuse(pid, Refused(KINDS[int(self._images.files[identity].type)], str(identity), "unseen", text))
+        tags = {pid: self._snapshot.pid(self._plan.actors[self._leaders[pid]].tag) for pid in self._memories}
+        spaces = {pid: known.namespaces if known else () for pid, known in tags.items()}
+        for pid, refused in treechecks.reach(self._images, spaces, self._kinds):
+            self.refuse(pid, refused)
 
     def _check_open_file(self, pid: int, identity: int, kind: int, numbers: AbstractSet[int]) -> None:
         """Refuse an open file that cannot be restored; `numbers` are the descriptors of a process that has it."""
@@ -304,7 +296,7 @@ class Contents:
         if pathaccess.process_of(path) in self._images.processes:
             return  # the process is there when the file is opened
         try:
-            found = os.stat(path)
+            found = os.stat(path, follow_symlinks=not entry.reg.flags & os.O_NOFOLLOW)
         except OSError as error:
             text = f"{os.fsdecode(path)}: {error.strerror}: put the file there that it had open"
             self.refuse(pid, Refused("file", str(identity), "missing", text))

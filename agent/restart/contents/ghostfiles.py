@@ -86,10 +86,6 @@ class GhostFiles:
         deleted = self._files.get(identity)
         if deleted is None or deleted.ghost is None:
             return False
-        folder = os.path.dirname(deleted.path)
-        if not os.path.isdir(folder) and folder not in {each.path for each in self._files.values()}:
-            text = f"{os.fsdecode(folder)}, the folder of a deleted file, is not there: make it"
-            raise Refused("file", str(identity), "folder", text)
         found = next(iter(self._content(deleted.ghost)), None)
         if found is None or not any(is_kind(int(found[0].mode)) for is_kind in _KINDS):
             raise Refused(
@@ -110,7 +106,7 @@ class GhostFiles:
             if deleted.ghost is None:
                 continue
             try:
-                folder = _opened_folder(os.path.dirname(deleted.path))
+                folder = self._folder(os.path.dirname(deleted.path))
                 self._make(folder, os.path.basename(deleted.path), deleted.ghost)
             except OSError as error:
                 name = os.fsdecode(deleted.path)
@@ -130,6 +126,15 @@ class GhostFiles:
                     with suppress(OSError):
                         os.unlink(os.path.basename(deleted.path), dir_fd=folder)
                     os.close(folder)
+
+    def _folder(self, path: bytes) -> int:
+        """Open a folder; make it, and those above it, if it is gone."""
+        with suppress(FileNotFoundError):
+            return _opened_folder(path)
+        above = self._folder(os.path.dirname(path))
+        os.mkdir(os.path.basename(path), 0o700, dir_fd=above)
+        self._made.append((above, os.path.basename(path), True))
+        return _opened_folder(path)
 
     def _make(self, folder: int, name: bytes, image: str) -> None:
         """Make a file in an open folder, which stays open until the file is removed."""

@@ -22,10 +22,15 @@ from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream
 SOL_IP, SOL_TCP, SOL_IPV6, SOL_ICMPV6, SOL_RAW = 0, 6, 41, 58, 255
 SO_REUSEADDR, SO_REUSEPORT = 2, 15
 IPV6_V6ONLY, IP_FREEBIND = 26, 15
+IPV6_FREEBIND: Final = 78
 ICMP_FILTER: Final = 1
 _ICMP: Final = (1, 58)
 _WORDS: Final[dict[int, int]] = {sockets.AF_INET: 1, sockets.AF_INET6: 4}
 """32 bit words of an address."""
+_FREEBIND: Final[dict[int, tuple[int, int]]] = {
+    sockets.AF_INET: (SOL_IP, IP_FREEBIND),
+    sockets.AF_INET6: (SOL_IPV6, IPV6_FREEBIND),
+}
 _TYPES: Final = (sockets.SOCK_STREAM, sockets.SOCK_DGRAM, sockets.SOCK_RAW)
 
 # Options by the field of CRIU's message: level and option for IPv4, and for IPv6.
@@ -84,12 +89,12 @@ class InetSockets(FileKind):
             tcpconnections.connect(here, self._streams[int(file.entry.id)], partial(_bind, here, socket), peer)
             return number
         if socket.src_port and socket.proto not in _ICMP:
-            free = socket.type != sockets.SOCK_RAW
+            free = socket.type != sockets.SOCK_RAW or socket.ip_opts.freebind
             if free:
-                set_option(here, SOL_IP, IP_FREEBIND, 1)
+                set_option(here, *_FREEBIND[int(socket.family)], 1)
             _bind(here, socket)
             if free and not socket.ip_opts.freebind:
-                set_option(here, SOL_IP, IP_FREEBIND, 0)
+                set_option(here, *_FREEBIND[int(socket.family)], 0)
         if socket.state == LISTEN:
             file.script.call("listen", number, int(socket.backlog))
         elif socket.dst_port:
@@ -184,7 +189,7 @@ def _try_to_bind(socket: Any) -> None:
         for option in (SO_REUSEADDR, SO_REUSEPORT):
             probe.setsockopt(SOL_SOCKET, option, 1)
         if socket.ip_opts.freebind:
-            probe.setsockopt(SOL_IP, IP_FREEBIND, 1)
+            probe.setsockopt(*_FREEBIND[int(socket.family)], 1)
         place = (_host(socket, socket.src_addr), int(socket.src_port))
         probe.bind(place if socket.family == sockets.AF_INET else (*place, 0, _scope(socket)))
 

@@ -14,12 +14,15 @@ from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.refusals import Refused
 
 O_CREAT, O_EXCL, O_TRUNC, O_NOCTTY = 0o100, 0o200, 0o1000, 0o400
+O_TMPFILE: Final = 0o20200000
 _NOT_FOR_OPEN: Final = O_CREAT | O_EXCL | O_TRUNC
 F_SETPIPE_SZ: Final = 1031
 
 
 def open_flags(flags: int) -> int:
     """Return the flags by which a file is opened again: it is there, and must neither be cut nor become a terminal."""
+    if flags & O_TMPFILE == O_TMPFILE:  # of a file that never had a name; it includes O_DIRECTORY
+        flags &= ~O_TMPFILE
     return flags & ~_NOT_FOR_OPEN | O_NOCTTY
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from agent.model import Snapshot, Tag, Task, TaskState
+from agent.restart.contents.descriptors import KINDS, FileKind, unseen
 from agent.restart.contents.hostfacts import NAMESPACES, HostFacts
-from agent.restart.contents.images import ProcessImage
+from agent.restart.contents.images import Images, ProcessImage
 from agent.restart.contents.refusals import Refused
 from exporters.criu import criuschema
 from exporters.criu.criuschema import DEAD, STOPPED
@@ -106,6 +107,23 @@ def namespaces(processes: Mapping[int, ProcessImage], of_criu: Any, host: HostFa
                     "a container runtime makes it"
                 )
                 yield pid, Refused("namespace", f"{kind} {identity}", "namespace", text)
+
+
+def reach(images: Images, spaces: Mapping[int, tuple[int, ...]], kinds: Mapping[int, FileKind]) -> Found:
+    """Yield files that a process cannot fetch from their owner.
+
+    Args:
+        images: the folder.
+        spaces: the pid namespaces of each process, from the root's inward.
+        kinds: the kinds of open files, by CRIU's number.
+    """
+    having: dict[int, list[int]] = {}
+    for pid in spaces:
+        for identity in dict.fromkeys(int(info.id) for info in images.processes[pid].fds):
+            having.setdefault(identity, []).append(pid)
+    for pid, identity, owner in unseen(spaces, having, images.files, kinds):
+        text = f"process {owner} has it, too, in a pid namespace that this one does not see: close it in one of them"
+        yield pid, Refused(KINDS[int(images.files[identity].type)], str(identity), "unseen", text)
 
 
 def unknown(processes: Mapping[int, ProcessImage]) -> Found:

@@ -98,13 +98,26 @@ def test_a_second_name_that_criu_gave_is_used_and_goes_with_success_alone(tmp_pa
     assert not link.exists()
 
 
-def test_a_file_of_a_process_that_ended_and_one_without_a_folder_are_refused(tmp_path: Path) -> None:
-    """Each by name."""
-    files = [_file(1, tmp_path / "none" / "gone"), _file(2, Path("/proc/77/status"))]
-    remaps = [{"orig_id": 1, "remap_id": 1, "remap_type": 1}, {"orig_id": 2, "remap_id": 77, "remap_type": 2}]
-    ghosts = _ghosts(files, remaps, {"ghost-file-1.img": [(_ghost(stat.S_IFREG), b"")]})
+def test_folders_that_are_gone_are_there_as_long_as_the_file(tmp_path: Path) -> None:
+    """Nothing had them open, so the images do not describe them."""
+    files = [_file(1, tmp_path / "none" / "such" / "gone")]
+    remaps = [{"orig_id": 1, "remap_id": 1, "remap_type": 1}]
+    ghosts = _ghosts(files, remaps, {"ghost-file-1.img": [(_ghost(stat.S_IFREG), b"x")]})
 
-    for identity, rule in ((1, "folder"), (2, "deleted")):
+    assert ghosts.made_later(1)
+    ghosts.create()
+    assert (tmp_path / "none" / "such" / "gone").read_bytes() == b"x"
+    ghosts.remove(links=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_a_process_that_ended_and_a_device_are_refused(tmp_path: Path) -> None:
+    """Each by name."""
+    files = [_file(1, tmp_path / "gone"), _file(2, Path("/proc/77/status"))]
+    remaps = [{"orig_id": 1, "remap_id": 1, "remap_type": 1}, {"orig_id": 2, "remap_id": 77, "remap_type": 2}]
+    ghosts = _ghosts(files, remaps, {"ghost-file-1.img": [(_ghost(stat.S_IFCHR), b"")]})
+
+    for identity, rule in ((1, "deleted"), (2, "deleted")):
         with pytest.raises(Refused) as caught:
             ghosts.made_later(identity)
         assert caught.value.refusal[2] == rule
