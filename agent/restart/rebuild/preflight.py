@@ -156,7 +156,7 @@ def _taken(plan: Plan, proc: Path) -> Iterator[str]:
         if holder:
             init = ", the init of this namespace" if number == 1 else ""
             yield f"the number {number} is taken by {holder}{init}"
-            advice = "take any numbers with --no-pids, or leave out --no-pidns"
+            advice = "leave out --no-pidns, or, without contents, take any numbers with --no-pids"
     if advice:
         yield advice
 

@@ -45,7 +45,7 @@ def test_all_reasons_are_told_at_once(proc: Path) -> None:
     assert str(caught.value).splitlines()[1:] == [
         "  numbers go up to 32767 here, and the tree has 40000: raise kernel.pid_max, or leave out --no-pidns",
         "  the number 900 is taken by sshd",
-        "  take any numbers with --no-pids, or leave out --no-pidns",
+        "  leave out --no-pidns, or, without contents, take any numbers with --no-pids",
     ]
 
 
@@ -158,7 +158,7 @@ def test_the_number_of_an_init_can_be_had_in_a_new_namespace_alone(proc: Path) -
 
     assert str(caught.value).splitlines()[1:] == [
         "  the number 1 is taken by systemd, the init of this namespace",
-        "  take any numbers with --no-pids, or leave out --no-pidns",
+        "  leave out --no-pidns, or, without contents, take any numbers with --no-pids",
     ]
     preflight(make_plan(snapshot, pidns=False), any_numbers=True, proc=proc)
 
