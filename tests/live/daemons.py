@@ -19,7 +19,7 @@ from tests.demo.demo import kernel_rows, snapshot_row
 
 TOP = Path(__file__).parents[2]
 HARDTREE = TOP / "tests" / "demo" / "hardtree.py"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 class Daemon(NamedTuple):

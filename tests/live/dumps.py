@@ -17,7 +17,8 @@ import psutil
 from agent.restart.rebuild import orphans
 from tests.support.suitepackages import SUITE, criu
 
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = 120.0
+"""Seconds; emulated machines are slow."""
 _DUMP_S: Final = 300.0
 HOOK: Final = Path(sys.executable).with_name("ckptree-hook-criu")
 NEWER: Final = "sid"

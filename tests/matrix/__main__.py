@@ -10,36 +10,18 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tests.matrix.cells import CELLS, HERE, STEPS, Cell, named
-from tests.matrix.inside import MARK
+from tests.matrix.inside import gather
 from tests.matrix.machine import LIMIT_S, boot
 from tests.matrix.table import page
-from tests.matrix.userland import CACHE, SOURCES, enter, sources, userland
+from tests.matrix.userland import CACHE, SOURCES, enter, sources, tools, userland
 from tests.service.roots import TOP
 
 RESULTS: Final = TOP / "docs" / "matrix.json"
 PAGE: Final = TOP / "docs" / "matrix.md"
-
-
-def gather(lines: Iterable[str]) -> dict[str, Any]:
-    """Return the results among the output of a host."""
-    results: dict[str, Any] = {"facts": {}, "steps": [], "reason": "it never began"}
-    for line in lines:
-        mark, found, text = line.partition(MARK)
-        if not found or mark.strip():
-            continue
-        facts = json.loads(text)
-        if "step" in facts:
-            results["steps"].append(facts)
-        elif "done" in facts:
-            del results["reason"]
-        else:
-            results["facts"] = facts
-            results["reason"] = "it ended in the middle"
-    return results
 
 
 def run(cell: Cell, steps: Sequence[str] = ()) -> dict[str, Any]:
@@ -52,13 +34,14 @@ def run(cell: Cell, steps: Sequence[str] = ()) -> dict[str, Any]:
         if cell.kernel == HERE:
             root = userland(cell)
             sources(root)
+            tools(cell, root)
             inside = f"-m tests.matrix.inside {HERE} {shlex.join(steps)}"
             script = f"cd /{SOURCES} && .venv/bin/python hatch_build.py && .venv/bin/python {inside}"
             with said.open("wb") as out:
                 command = enter(root, "sh", "-c", script)
                 subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True, timeout=LIMIT_S)
         else:
-            boot(cell, said, steps)
+            boot(cell, said, ["tests.matrix.inside", "emulated", *steps])
     except (subprocess.SubprocessError, OSError, AssertionError) as error:
         fault = str(error)[-400:]
     results = gather(said.read_text(errors="replace").splitlines() if said.exists() else ())

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,24 @@ def say(**facts: Any) -> None:
     """Print a line of results."""
     sys.stdout.write("\n" + MARK + json.dumps(facts) + "\n")
     sys.stdout.flush()
+
+
+def gather(lines: Iterable[str]) -> dict[str, Any]:
+    """Return the results among the output of a host."""
+    results: dict[str, Any] = {"facts": {}, "steps": [], "reason": "it never began"}
+    for line in lines:
+        mark, found, text = line.partition(MARK)
+        if not found or mark.strip():
+            continue
+        facts = json.loads(text)
+        if "step" in facts:
+            results["steps"].append(facts)
+        elif "done" in facts:
+            del results["reason"]
+        else:
+            results["facts"] = facts
+            results["reason"] = "it ended in the middle"
+    return results
 
 
 def _asked(program: str, seconds: float = 200, without: tuple[str, ...] = ()) -> tuple[str, str]:

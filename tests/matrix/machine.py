@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An emulated machine with a cell's kernel, and its user space as the initial file system; it runs the steps
-and ends.
+"""An emulated machine with a cell's kernel, and its user space as the initial file system; it runs a command, as that for
+the steps, and ends.
 """
 
+import lzma
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.matrix.cells import KERNELS, MACHINES, SETTINGS, Cell
-from tests.matrix.userland import CACHE, SOURCES, archive, keyring, sources
+from tests.matrix.userland import CACHE, SOURCES, archive, keyring, sources, tools
 from tests.service.roots import packed, run
 
 MEMORY: Final = "6G"
@@ -26,6 +28,10 @@ _MACHINE: Final = {
 # Names of the kernel for clouds in other distributions than Debian.
 _FOR_CLOUDS: Final = {"jammy": "virtual"}
 _CONSOLE: Final = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+# Modules that criu needs for a dump, and those that they need.
+_MODULES: Final = (
+    *("nf_tables", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "af_packet_diag", "netlink_diag"),
+)
 # The first process: it mounts an init's file systems, inherits orphans, and switches the machine off.
 _INIT: Final = f"""#!/bin/bash
 mount -t proc none /proc
@@ -44,19 +50,22 @@ for setting in SETTINGS; do
 done
 cd /{SOURCES}
 .venv/bin/python hatch_build.py
-.venv/bin/python -m tests.matrix.inside emulated STEPS </dev/null
+.venv/bin/python -m tests.matrix.prepared
+.venv/bin/python -m WORK </dev/null
 sync
 echo o >/proc/sysrq-trigger
 while :; do sleep 1; done
 """
 
 
-def kernel(cell: Cell) -> Path:
-    """Return the kernel of a cell: its distribution's kernel for clouds, which needs no module for the steps."""
+def kernel(cell: Cell) -> tuple[Path, Path]:
+    """Return the kernel of a cell, which is its distribution's for clouds, and a folder of modules in their order."""
     path = CACHE / f"vmlinuz-{cell.kernel}-{cell.machine}"
-    if not path.exists():
+    modules = CACHE / f"modules-{cell.kernel}-{cell.machine}"
+    if not (path.exists() and modules.exists()):
         folder = CACHE / f"kernel-{cell.kernel}-{cell.machine}"
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(modules, ignore_errors=True)
         CACHE.mkdir(parents=True, exist_ok=True)
         command = ["mmdebstrap", "--variant=extract", f"--arch={cell.machine}"]
         suite = KERNELS[cell.kernel]
@@ -67,23 +76,54 @@ def kernel(cell: Cell) -> Path:
         # From Linux 7 on Debian has the kernel beside its modules.
         (found,) = [*folder.glob("boot/vmlinuz-*"), *folder.glob("usr/lib/modules/*/vmlinuz")]
         found.replace(path)
+        _take_modules(folder, modules)
         shutil.rmtree(folder)
-    return path
+    return path, modules
 
 
-def initial(cell: Cell, steps: Sequence[str]) -> Path:
-    """Return the initial file system: the user space, followed by this checkout and the first process."""
+def _take_modules(tree: Path, folder: Path) -> None:
+    """Copy the modules that are wanted, and those that they need, out of a kernel's tree; their names begin with a number.
+
+    The package has no list of dependencies, but each module names the ones that it needs.
+    """
+    places = {path.name.partition(".")[0].replace("-", "_"): path for path in tree.rglob("*.ko*")}
+    taken: dict[str, bytes] = {}
+
+    def take(name: str) -> None:
+        if name in taken or name not in places:  # a kernel may have it built in
+            return
+        data = places[name].read_bytes()
+        data = lzma.decompress(data) if places[name].suffix == ".xz" else data
+        needs = re.search(rb"\0depends=([^\0]*)\0", data)
+        for need in needs[1].decode().split(",") if needs else ():
+            take(need.replace("-", "_"))
+        taken[name] = data
+
+    for name in _MODULES:
+        take(name)
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    for number, (name, data) in enumerate(taken.items()):
+        (unfinished / f"{number:02}-{name}.ko").write_bytes(data)
+    unfinished.rename(folder)
+
+
+def initial(cell: Cell, work: Sequence[str], more: Sequence[Path]) -> Path:
+    """Return the initial file system: the user space, followed by this checkout, the first process, and more archives."""
     path = CACHE / f"{cell}.cpio"
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
         sources(folder)
+        tools(cell, folder)
+        shutil.copytree(kernel(cell)[1], folder / "modules")
         settings = SETTINGS.get(cell.kernel, ())[:1]
-        script = _INIT.replace("STEPS", shlex.join(steps)).replace("SETTINGS", shlex.join(settings))
+        script = _INIT.replace("WORK", shlex.join(work)).replace("SETTINGS", shlex.join(settings))
         (folder / "init").write_text(script)
         (folder / "init").chmod(0o755)
         own = packed(folder, CACHE / f"{cell}.own.cpio")
     with path.open("wb") as out:
-        for part in (archive(cell), own):
+        for part in (archive(cell), own, *more):
             with part.open("rb") as data:
                 shutil.copyfileobj(data, out, 1 << 22)
             out.write(bytes(-out.tell() % 512))
@@ -91,23 +131,35 @@ def initial(cell: Cell, steps: Sequence[str]) -> Path:
     return path
 
 
-def boot(cell: Cell, console: Path, steps: Sequence[str]) -> None:
+def boot(
+    cell: Cell,
+    console: Path,
+    work: Sequence[str],
+    *,
+    more: Sequence[Path] = (),
+    out: Path = Path(os.devnull),
+    processor: str = "",
+) -> None:
     """Boot a cell's machine and wait until it is off.
 
     Args:
         cell: the host.
         console: takes all output of the machine.
-        steps: their names; none: all.
+        work: the module of Python that runs in it, with its arguments.
+        more: archives of cpio to unpack over its file system.
+        out: takes what is written to the second serial line.
+        processor: as qemu names it; empty: its simplest one.
     """
-    system = initial(cell, steps)
+    system = initial(cell, work, more)
     same = MACHINES[cell.machine] == platform.machine()
     # A machine that is emulated beside other work may see too few ticks for the kernel's test of its timer.
     command = [
         *("nice", "-n", "10", *_MACHINE[cell.machine], "-accel", "tcg,thread=multi", "-smp", "2", "-m", MEMORY),
         *("-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none"),
-        *("-kernel", os.fspath(kernel(cell)), "-initrd", os.fspath(system)),
+        *("-kernel", os.fspath(kernel(cell)[0]), "-initrd", os.fspath(system)),
         *("-append", f"console={_CONSOLE[cell.machine]} rdinit=/init panic=-1 loglevel=4 no_timer_check"),
-        *("-serial", f"file:{console}"),
+        *("-serial", f"file:{console}", "-serial", f"file:{out}"),
+        *(("-cpu", processor) if processor else ()),
     ]
     try:
         subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=LIMIT_S if same else 2 * LIMIT_S)

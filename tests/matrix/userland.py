@@ -2,13 +2,15 @@
 """Clean roots of distributions in which ``make setup`` has run; later runs use them again."""
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.matrix.cells import USERS, Cell
+from tests.matrix.cells import MACHINES, USERS, Cell
 from tests.service.roots import LEAN, TOP, packed, run
+from tests.support.suitepackages import criu
 
 CACHE: Final = TOP / "build" / "matrix"
 SOURCES: Final = "ckptree"
@@ -56,6 +58,15 @@ def sources(root: Path) -> None:
         if (TOP / name).is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(TOP / name, target)
+
+
+def tools(cell: Cell, root: Path) -> None:
+    """Copy the criu that dumps into a root where the sources are; a machine has no network. Another processor has none."""
+    if MACHINES[cell.machine] == platform.machine():
+        folder = criu().parent
+        target = root / SOURCES / folder.relative_to(TOP)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target, symlinks=True)
 
 
 def keyring(suite: str) -> list[str]:

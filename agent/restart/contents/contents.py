@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.model import Snapshot, Tag
 from agent.restart.contents import (
     buildids,
+    clocks,
     filekinds,
     fileowners,
     filters,
@@ -55,6 +56,7 @@ class Contents:
 
     Attributes:
         refusals: the objects that cannot be restored.
+        clocks: how far the clocks of the tree are ahead of this host's.
         ghosts: the deleted files.
         blocked: the rules that block connections.
     """
@@ -76,7 +78,11 @@ class Contents:
         self.blocked = BlockedConnections(images.inventory)
         self.ghosts = GhostFiles(images)
         self._locks = FileLocks(images.all("filelocks.img"))
-        self._kinds = {**filekinds.kinds(images, allowed, self.blocked), MEMFD_DESCRIPTOR: self._memfds}
+        self.clocks, fault = clocks.lag(images)
+        if fault is not None:
+            self.refuse(0, fault)
+        kinds = filekinds.kinds(images, allowed, self.blocked, self.clocks)
+        self._kinds = {**kinds, MEMFD_DESCRIPTOR: self._memfds}
         self._built: set[int] = set()  # files whose builds have been compared
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
         self._filters = Filters(images.all("seccomp.img"))
@@ -131,6 +137,9 @@ class Contents:
         of_criu = self._images.inventory.root_ids
         for pid, refused in treechecks.namespaces(self._images.processes, of_criu, host):
             self.refuse(pid, refused)
+        fault = clocks.fault(self.clocks, host)
+        if fault is not None:
+            self.refuse(next(iter(self._memories), 0), fault)
         for pid in self._memories:
             for refused in taskchecks.of_host(self._images.processes[pid], host):
                 self.refuse(pid, refused)

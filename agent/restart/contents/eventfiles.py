@@ -9,9 +9,11 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
+from agent.restart.contents.clocks import now
 from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
 from agent.restart.contents.pathaccess import following
 from agent.restart.contents.refusals import Refused
+from agent.restart.rebuild.timenamespace import NO_OFFSETS, ClockOffsets
 
 EPOLL_CTL_ADD: Final = 1
 SIGNALFD_NEW: Final = -1
@@ -78,7 +80,14 @@ class SignalFiles(FileKind):
 
 
 class TimerFiles(FileKind):
-    """Timerfds."""
+    """Timerfds.
+
+    Args:
+        clocks: how far the clocks of the tree are ahead of this host's.
+    """
+
+    def __init__(self, clocks: ClockOffsets = NO_OFFSETS) -> None:
+        self._clocks = clocks
 
     def check(self, entry: Any, _numbers: AbstractSet[int]) -> None:
         """Refuse a clock that the kernel does not know, and times that it cannot have."""
@@ -107,7 +116,7 @@ class TimerFiles(FileKind):
             value, flags = 1, 0
         if value:
             if flags & TFD_TIMER_ABSTIME:
-                value += time.clock_gettime_ns(int(timer.clockid))
+                value += now(int(timer.clockid), self._clocks)
             setting = struct.pack("<4Q", *divmod(interval, _NS_PER_S), *divmod(value, _NS_PER_S))
             script.call("timerfd_settime", number, flags, file.data(setting), 0)
         if expired:

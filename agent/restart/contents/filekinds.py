@@ -15,15 +15,19 @@ from agent.restart.contents.openfiles import Fifos, PathFiles, Pipes
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream, stream
 from agent.restart.contents.terminalfiles import TerminalFiles
 from agent.restart.contents.unixsockets import UnixSockets, packets
+from agent.restart.rebuild.timenamespace import NO_OFFSETS, ClockOffsets
 
 
-def kinds(images: Images, allowed: External, blocked: BlockedConnections) -> dict[int, FileKind]:
+def kinds(
+    images: Images, allowed: External, blocked: BlockedConnections, clocks: ClockOffsets = NO_OFFSETS
+) -> dict[int, FileKind]:
     """Return the kinds of open files that can be restored, by CRIU's number.
 
     Args:
         images: the folder.
         allowed: the objects outside of it that it may have.
         blocked: the rules that block connections.
+        clocks: how far the clocks of the tree are ahead of this host's.
     """
     pipes = _pipe_contents(images)
     infos = {int(info.id): info for info in images.all("tty-info.img")}
@@ -40,7 +44,7 @@ def kinds(images: Images, allowed: External, blocked: BlockedConnections) -> dic
         9: SignalFiles(),
         11: TerminalFiles(images.files, infos, data, allowed.terminal),
         13: NetlinkSockets(),
-        17: TimerFiles(),
+        17: TimerFiles(clocks),
         20: ProcessFiles(),
     }
 

@@ -18,7 +18,7 @@ _INITIAL: Final = {
 """Numbers of the initial namespaces: the kernel's include/uapi/linux/nsfs.h. Those of net and mnt are of Linux 6.18."""
 _KTHREADD: Final = 2
 _LIMITS: Final = 16
-CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_RESOURCE, CAP_AUDIT_CONTROL = 21, 23, 24, 30
+CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_RESOURCE, CAP_SYS_TIME, CAP_AUDIT_CONTROL = 21, 23, 24, 25, 30
 INFINITE: Final = (1 << 64) - 1
 _ALL: Final = (1 << 41) - 1
 

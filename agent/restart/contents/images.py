@@ -116,6 +116,17 @@ class Images:
             found[int(entry.id)] = entry
         return found
 
+    @cached_property
+    def clocks(self) -> Message | None:
+        """The timens_entry: the times of the tree's clocks at the dump; None where the images have none."""
+        for pid in self.processes:
+            identity = int(self.processes[pid].ids.time_ns_id) if self.processes[pid].lives else 0
+            for number in dict.fromkeys((identity, 0)):
+                found = imagefolder.optional(self._folders[0], f"timens-{number}.img")
+                if found is not None:
+                    return found
+        return None
+
     def all(self, name: str) -> list[Message]:
         """Return the messages of a file; none where there is no such file."""
         return [entry.message for entry, _ in self.payloads(name, wanted=False)]

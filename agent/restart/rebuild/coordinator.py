@@ -23,10 +23,11 @@ from typing import Final, Self
 
 from agent.errors import HostError
 from agent.restart.planning.plan import Plan
-from agent.restart.rebuild import helperabi, helperprogram, orphans, terminals
+from agent.restart.rebuild import helperabi, helperprogram, orphans, terminals, timenamespace
 from agent.restart.rebuild.failure import RebuildError, failure
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 from agent.restart.rebuild.progress import LOOK_S, Progress
+from agent.restart.rebuild.timenamespace import NO_OFFSETS, ClockOffsets
 
 HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
 
@@ -73,6 +74,7 @@ class Rebuild:
         keep_rights: bool = False,
         no_terminal: bool = False,
         stage: bytes = b"",
+        clocks: ClockOffsets = NO_OFFSETS,
         helper: Path = HELPER,
     ) -> None:
         self.plan = plan
@@ -96,6 +98,7 @@ class Rebuild:
             page = helperabi.run_offset(self._code, len(plan.actors)) // mmap.PAGESIZE
             self._code = helperprogram.with_stage(self._code, page)
         self._helper = helper
+        self._clocks = clocks
         self._relayed = no_terminal and not no_stdio
         self._relay: terminals.Relay | None = None
         self._group = os.getsid(0) if begin is Begin.LEADERS_GROUP and not new_session else None
@@ -251,7 +254,7 @@ class Rebuild:
         with theirs:
             self._relay = terminals.Relay() if self._relayed else None
             streams = self._relay.ends if self._relay else {}
-            self.guard = _spawned(self._helper, self._file, theirs.fileno(), self._group, streams)
+            self.guard = _spawned(self._helper, self._file, theirs.fileno(), self._group, streams, self._clocks)
             if self._relay:
                 self._relay.start()
 
@@ -353,7 +356,12 @@ class Rebuild:
 
 
 def _spawned(
-    helper: Path, program_file: int, control_socket: int, group: int | None, streams: Mapping[int, int]
+    helper: Path,
+    program_file: int,
+    control_socket: int,
+    group: int | None,
+    streams: Mapping[int, int],
+    clocks: ClockOffsets,
 ) -> int:
     """Start the helper with its two descriptors at 3 and 4, and return its pid.
 
@@ -362,14 +370,17 @@ def _spawned(
         program_file, control_socket: the two descriptors.
         group: the process group to start it in; None: this process's.
         streams: a descriptor for each standard stream that is not to be this process's.
+        clocks: how far those of the tree are ahead of this process's.
     """
     # First move both out of the way: either may have the number that the other is to get.
     high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
     places = zip(high, (helperabi.FD_PROGRAM, helperabi.FD_CONTROL), strict=True)
-    moves = [(os.POSIX_SPAWN_DUP2, end, stream) for stream, end in streams.items()]
-    moves += [(os.POSIX_SPAWN_DUP2, descriptor, place) for descriptor, place in places]
+    wanted = {**streams, **{place: descriptor for descriptor, place in places}}
+    moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for place, descriptor in wanted.items()]
     argv = [os.fspath(helper)]
     try:
+        if any(clocks):
+            return timenamespace.spawned(helper, argv, wanted, group, clocks)
         if group is not None:
             # A session whose leader is gone may have no such group: the verification of the tree finds the difference.
             with suppress(PermissionError):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bpf.hooks import FEATURES
-from tests.matrix.__main__ import PAGE, RESULTS, gather, merged
+from tests.matrix.__main__ import PAGE, RESULTS, merged
 from tests.matrix.cells import CELLS, KERNELS, SETTINGS, STEPS, USERS, named
-from tests.matrix.inside import MARK, read
+from tests.matrix.inside import MARK, gather, read
 from tests.matrix.table import page
 
 FACTS = {"kernel": "6.12.1-cloud", "machine": "x86_64", "bcc": "0.31.0", "python": "3.13.5"}
