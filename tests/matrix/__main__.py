@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from tests.matrix import carried
 from tests.matrix.cells import CELLS, HERE, STEPS, Cell, named
 from tests.matrix.inside import gather
 from tests.matrix.machine import LIMIT_S, boot
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
         cells = known()  # another run may have ended meanwhile
         cells[str(cell)] = merged(cells.get(str(cell), {}), results) if options.step else results
         RESULTS.write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
-    PAGE.write_text(page(known()))
+    PAGE.write_text(page(known(), carried.known()))
     return int(wrong > 0)
 
 

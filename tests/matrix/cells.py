@@ -140,4 +140,14 @@ STEPS: Final = (
         "a ring that is far too small: what is lost is told of those whom it concerns, and repaired",
         ("tests/matrix/storm.py::test_loss_in_a_slow_storm_is_told_of_exactly_those_it_concerns_and_repaired",),
     ),
+    Step(
+        "contents",
+        "programs that criu 4.1.1 dumped run on in the rebuilt tree: memory, state, clocks, calls of the vdso",
+        (
+            *("tests/live/test_contents.py", "tests/live/test_contents_memory.py", "tests/live/test_contents_state.py"),
+            *("tests/live/test_contents_vdso.py", "tests/live/test_contents_clocks.py"),
+            "tests/live/test_contents_programs.py::test_a_writer_of_sqlite_goes_on_without_a_gap",
+        ),
+        seconds=1800,
+    ),
 )

@@ -22,6 +22,14 @@ Made by `make matrix`, from docs/matrix.json; do not edit. Each row is a user sp
 kernel of the machine that ran the command. A cell has how many tests passed; what failed or could not be done is told
 below. `make matrix CELLS="debian13-6.12 ..."` runs single rows again.
 """
+CARRIED_KEYS: Final = ("from", "to", "processor", "program")
+"""What tells the results of carried programs apart."""
+_CARRIED: Final = """## Programs carried from one kernel to another
+
+Made by `python -m tests.matrix.carried`: programs of Debian 13 that criu 4.1.1 dumped in a machine with one kernel, and
+that `ckptree restart criu:DIR` let run on in a machine with another one, and the same files. They are judged by what they
+then do: no line or row is missing or twice, numbers are those of the whole history, clocks tell the time and go on.
+"""
 
 
 def _cell(result: Mapping[str, Any] | None) -> str:
@@ -89,11 +97,34 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
 
 
-def page(cells: Mapping[str, Any]) -> str:
+def _carried(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the section on carried programs; nothing where there are no results."""
+    if not results:
+        return []
+    programs = list(dict.fromkeys(each["program"] for each in results))
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for each in results:
+        rows.setdefault((each["from"], each["to"], each["processor"]), {})[each["program"]] = each["fault"]
+    marks = [
+        [*key, *("not run" if each not in found else "no" if found[each] else "✓" for each in programs)]
+        for key, found in rows.items()
+    ]
+    parts = [_CARRIED, table(("dumped under", "run on under", "processor", *programs), marks)]
+    faults = [
+        f"* {program}, {origin} to {target}, {processor}: {' '.join(fault.replace('|', '¦').replace('`', chr(39)).split())}"
+        for (origin, target, processor), found in rows.items()
+        for program, fault in found.items()
+        if fault
+    ]
+    return [*parts, *(["\n".join(faults) + "\n"] if faults else [])]
+
+
+def page(cells: Mapping[str, Any], carried: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the page.
 
     Args:
         cells: results by the name of the cell: ``facts``, ``steps``, and a ``reason`` if it ended early.
+        carried: results of programs that were carried: `CARRIED_KEYS`, and a ``fault``, empty for none.
     """
     order = {str(cell): n for n, cell in enumerate(CELLS)}
     done = sorted(cells, key=order.__getitem__)
@@ -104,6 +135,7 @@ def page(cells: Mapping[str, Any]) -> str:
     left = [str(cell) for cell in CELLS if str(cell) not in cells]
     if left:
         parts.append(f"Not run yet: {', '.join(left)}.\n")
+    parts += _carried(carried)
     for name in done:
         remarks = _remarks(name, cells[name])
         if remarks:

@@ -103,7 +103,9 @@ def namespaces(processes: Mapping[int, ProcessImage], of_criu: Any, host: HostFa
             if identity != root:
                 text = f"it was in another {kind} namespace than the root of the tree: such trees are not restored"
                 yield pid, Refused("namespace", f"{kind} {identity}", "namespace", text)
-            elif kind != _MADE and kind in host.initial and of_criu.HasField(name) and identity != getattr(of_criu, name):
+            elif (
+                kind != _MADE and kind in host.initial and of_criu.HasField(name) and identity != getattr(of_criu, name)
+            ):
                 text = (
                     f"it was in a {kind} namespace of its own, which is not made: restart within such a namespace, as "
                     "a container runtime makes it"

@@ -190,28 +190,40 @@ static uint32_t component_offset(uint32_t index, uint32_t *size)
 	return b;
 }
 
-/* Change the parts that the image has of the floating point state; the rest keeps its initial value. */
+/*
+ * Change the parts that the image has of the floating point state; the rest keeps its initial value. A processor without XSAVE has
+ * the FXSAVE area alone.
+ */
 static void set_floating_point(uint32_t thread)
 {
 	const struct resume_thread *one = &threads[thread];
 	const char *at = (const char *)table + one->floating_offset;
 	struct span area = {xstate, sizeof(xstate)};
+	long kind = NT_X86_XSTATE;
+	long answer = trace(PTRACE_GETREGSET, thread, kind, (uint64_t)(uintptr_t)&area);
 
-	must(RESUMED_FLOATING, thread, trace(PTRACE_GETREGSET, thread, NT_X86_XSTATE, (uint64_t)(uintptr_t)&area));
+	if (answer == -ENODEV) {
+		kind = NT_PRFPREG;
+		area.size = LEGACY_SIZE;
+		answer = trace(PTRACE_GETREGSET, thread, kind, (uint64_t)(uintptr_t)&area);
+	}
+	must(RESUMED_FLOATING, thread, answer);
 	memcpy(xstate, at, LEGACY_CONTROL);
 	memcpy(xstate + LEGACY_STATE_AT, at + LEGACY_STATE_AT, LEGACY_STATE);
-	*(uint64_t *)(xstate + LEGACY_SIZE) = one->features;
+	if (kind == NT_X86_XSTATE)
+		*(uint64_t *)(xstate + LEGACY_SIZE) = one->features;
 	at += LEGACY_SIZE;
 	for (uint32_t n = 0; n < one->components; n++) {
 		const struct resume_component *component = (const struct resume_component *)at;
 		uint32_t size, offset = component_offset(component->index, &size);
 
-		if (!size || size < component->size || (uint64_t)offset + component->size > area.size)
+		if (kind != NT_X86_XSTATE || !size || size < component->size ||
+		    (uint64_t)offset + component->size > area.size)
 			end(RESUMED_COMPONENT, thread, component->index);
 		memcpy(xstate + offset, component + 1, component->size);
 		at += sizeof(*component) + component->size;
 	}
-	must(RESUMED_FLOATING, thread, trace(PTRACE_SETREGSET, thread, NT_X86_XSTATE, (uint64_t)(uintptr_t)&area));
+	must(RESUMED_FLOATING, thread, trace(PTRACE_SETREGSET, thread, kind, (uint64_t)(uintptr_t)&area));
 }
 #else
 static void set_floating_point(uint32_t thread)

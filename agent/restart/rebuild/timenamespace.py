@@ -26,7 +26,7 @@ class ClockOffsets(NamedTuple):
 NO_OFFSETS: Final = ClockOffsets()
 
 
-def _sums(own: str, offsets: ClockOffsets) -> str:
+def sums(own: str, offsets: ClockOffsets) -> str:
     """Return the offsets of a new namespace, from those of this one: the kernel counts both from the initial one."""
     lines = []
     for line in own.splitlines():
@@ -62,7 +62,7 @@ def spawned(
             if libc.unshare(_CLONE_NEWTIME):
                 raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWTIME)")  # noqa: TRY301 - told to the parent below
             path = Path("/proc/self", OFFSETS)
-            path.write_text(_sums(path.read_text(), offsets))
+            path.write_text(sums(path.read_text(), offsets))
             for place, descriptor in moves.items():
                 os.dup2(descriptor, place)
             if group is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bpf.hooks import FEATURES
+from tests.matrix import carried
 from tests.matrix.__main__ import PAGE, RESULTS, merged
 from tests.matrix.cells import CELLS, KERNELS, SETTINGS, STEPS, USERS, named
 from tests.matrix.inside import MARK, gather, read
@@ -171,6 +172,28 @@ def test_cells_that_were_not_run_are_named() -> None:
     ]
 
 
+def a_result(target: str, fault: str = "", program: str = "a writer") -> dict[str, str]:
+    """Return the result of a program that was carried from Linux 6.12."""
+    return {"from": "6.12.1", "to": target, "processor": "qemu64", "program": program, "fault": fault}
+
+
+def test_a_program_that_was_carried_has_a_row_for_each_pair_of_kernels() -> None:
+    """The words of one that did not run on stand below."""
+    results = [a_result("6.1.0"), a_result("7.2.1", "refused:\n a | b"), a_result("7.2.1", program="a pipeline")]
+    text = page({}, results)
+
+    assert "| 6.12.1 | 6.1.0 | qemu64 | ✓ | not run |" in text
+    assert "| 6.12.1 | 7.2.1 | qemu64 | no | ✓ |" in text
+    assert "* a writer, 6.12.1 to 7.2.1, qemu64: refused: a ¦ b\n" in text
+
+
+def test_a_program_that_is_carried_again_takes_the_place_of_its_earlier_result() -> None:
+    """Other pairs of kernels stay."""
+    earlier = [a_result("7.2.1", "broken"), a_result("6.1.0")]
+
+    assert carried.merged(earlier, [a_result("7.2.1")]) == [a_result("6.1.0"), a_result("7.2.1")]
+
+
 def test_the_page_is_that_of_the_results() -> None:
     """After a change run python -m tests.matrix --page."""
-    assert PAGE.read_text() == page(json.loads(RESULTS.read_text()))
+    assert PAGE.read_text() == page(json.loads(RESULTS.read_text()), carried.known())
