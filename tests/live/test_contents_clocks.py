@@ -77,7 +77,7 @@ def test_a_tree_is_carried_once_more(tmp_path: Path, daemon_socket: Path) -> Non
     standing = dumped(ASKING, tmp_path, daemon_socket)
     of_a_later_host(standing.images)
     with restarted(standing.images, "--no-pidns") as ready:
-        again = dump(ready["tasks"][0]["pid"], tmp_path / "again", daemon_socket)
+        again = dump(ready["tasks"][0]["pid"], tmp_path / "again", daemon_socket, "--leave-running")
     before = time.monotonic()
     with restarted(again, "--no-pidns"):
         monotonic, _, _ = literal_eval(standing.ask("one"))
