@@ -374,8 +374,7 @@ def _spawned(
     """
     # First move both out of the way: either may have the number that the other is to get.
     high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 100) for each in (program_file, control_socket)]
-    places = zip(high, (helperabi.FD_PROGRAM, helperabi.FD_CONTROL), strict=True)
-    wanted = {**streams, **{place: descriptor for descriptor, place in places}}
+    wanted = {**streams, helperabi.FD_PROGRAM: high[0], helperabi.FD_CONTROL: high[1]}
     moves = [(os.POSIX_SPAWN_DUP2, descriptor, place) for place, descriptor in wanted.items()]
     argv = [os.fspath(helper)]
     try:

@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -47,7 +48,7 @@ def spawned(
         program: its path.
         arguments: its arguments, the first one too.
         moves: the descriptor of this process for each of the program's.
-        group: the process group to start it in; None: this process's.
+        group: the process group to start it in, if there is one; None: this process's.
         offsets: of the clocks.
 
     Raises:
@@ -66,7 +67,8 @@ def spawned(
             for place, descriptor in moves.items():
                 os.dup2(descriptor, place)
             if group is not None:
-                os.setpgid(0, group)
+                with suppress(PermissionError):  # a session whose leader is gone may have no such group
+                    os.setpgid(0, group)
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
             os.execv(program, arguments)  # noqa: S606 - no shell is wanted
         except OSError as error:
