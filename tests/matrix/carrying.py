@@ -49,6 +49,9 @@ while True:
         print(*counts, sum(back), repr(state), repr(time.time()), file=file)
     os.rename("part", "told")
 """
+WITH_WAL: Final = WRITER.replace(
+    'base.execute("create', 'base.execute("pragma journal_mode=wal"); base.execute("create', 1
+)
 LINES: Final = "i=0; while :; do echo $((i++)); sleep 0.02; done | while read x; do echo $x >> told; done"
 
 
@@ -109,7 +112,8 @@ class Carried(NamedTuple):
 PROGRAMS: Final = {
     "Python, 3 threads": Carried([sys.executable, "-c", CLOCKS], _clocks, _judge_clocks),
     "bash pipeline": Carried(["/bin/bash", "-c", LINES], lambda folder: len(_words(folder)), _judge_lines),
-    "sqlite writer": Carried([sys.executable, "-c", WRITER], _rows, _judge_rows, ("--file-locks",)),
+    "sqlite, WAL": Carried([sys.executable, "-c", WITH_WAL], _rows, _judge_rows, ("--file-locks",)),
+    "sqlite, journal": Carried([sys.executable, "-c", WRITER], _rows, _judge_rows, ("--file-locks",)),
 }
 
 
@@ -137,8 +141,11 @@ def _restart(kernel: str, name: str) -> str:
         return "it was not dumped"
     before = carried.count(folder)
     try:
-        with restarted(folder / "images"):
-            eventually(lambda: carried.count(folder) > before + _MORE, "the program goes on")
+        with restarted(folder / "images") as ready:
+            root = Path("/proc", str(ready["tasks"][0]["pid"]), "exe")
+            eventually(lambda: carried.count(folder) > before + _MORE or not root.exists(), "the program goes on")
+            said = (folder / "out").read_text(errors="replace").strip()
+            assert carried.count(folder) > before + _MORE, f"the program has ended: {said}"
         carried.judge(folder)
     except AssertionError as error:
         return str(error)
