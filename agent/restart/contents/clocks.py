@@ -15,15 +15,16 @@ from agent.restart.contents.images import Images
 from agent.restart.contents.refusals import Refused
 from agent.restart.rebuild.timenamespace import NO_OFFSETS, OFFSETS, ClockOffsets
 
-_NANO: Final = 10**9
+_NS_PER_S: Final = 10**9
 _MOST_SECONDS: Final = 1 << 32
 _BOOTTIME: Final = (time.CLOCK_BOOTTIME, 9)
-"""And CLOCK_BOOTTIME_ALARM."""
+"""CLOCK_BOOTTIME, and CLOCK_BOOTTIME_ALARM, which has the same time."""
 
 
 def lag(images: Images) -> tuple[ClockOffsets, Refused | None]:
-    """Return how many nanoseconds each clock of this host is behind that of the images, 0 where it is not; and a refusal if
-    the images tell of a time that no clock has.
+    """Return the nanoseconds by which each clock of this host is behind that of the images, 0 where it is not.
+
+    A refusal goes with them if the images tell of a time that no clock has.
     """
     entry = images.clocks
     if entry is None:
@@ -31,18 +32,20 @@ def lag(images: Images) -> tuple[ClockOffsets, Refused | None]:
     behind = []
     for clock, then in ((time.CLOCK_MONOTONIC, entry.monotonic), (time.CLOCK_BOOTTIME, entry.boottime)):
         seconds, nanoseconds = int(then.tv_sec), int(then.tv_nsec)
-        if seconds >= _MOST_SECONDS or nanoseconds >= _NANO:
+        if seconds >= _MOST_SECONDS or nanoseconds >= _NS_PER_S:
             text = f"the dump was made at {seconds} s and {nanoseconds} ns, which is no time of a clock: dump again"
             return NO_OFFSETS, Refused("clock", "CLOCK_MONOTONIC", "clock", text)
-        behind.append(max(seconds * _NANO + nanoseconds - time.clock_gettime_ns(clock), 0))
+        behind.append(max(seconds * _NS_PER_S + nanoseconds - time.clock_gettime_ns(clock), 0))
     return ClockOffsets(*behind), None
 
 
 def fault(offsets: ClockOffsets, host: HostFacts, proc: Path = Path("/proc")) -> Refused | None:
-    """Return why a tree whose clocks are so far ahead cannot have them here; None if it can."""
+    """Return the refusal of a tree whose clocks are so far ahead, if it cannot have them here; None if it can."""
     if not any(offsets):
         return None
-    text = f"this host's is {max(offsets) / _NANO:.0f} s behind that of the dump, and would go back for the programs"
+    text = (
+        f"this host's is {max(offsets) / _NS_PER_S:.0f} s behind that of the dump, and would go back for the programs"
+    )
     if not (proc / "self" / OFFSETS).exists():
         text = f"{text}: this kernel has no time namespaces against that"
     elif not (host.has(CAP_SYS_ADMIN) and host.has(CAP_SYS_TIME)):
@@ -53,6 +56,6 @@ def fault(offsets: ClockOffsets, host: HostFacts, proc: Path = Path("/proc")) ->
 
 
 def now(clock: int, offsets: ClockOffsets) -> int:
-    """Return the time in nanoseconds of a clock as the tree sees it."""
+    """Return the time of a clock as the tree sees it, ns."""
     ahead = {time.CLOCK_MONOTONIC: offsets.monotonic, **dict.fromkeys(_BOOTTIME, offsets.boottime)}.get(clock, 0)
     return time.clock_gettime_ns(clock) + ahead

@@ -13,7 +13,7 @@ from agent.errors import HostError
 
 OFFSETS: Final = "timens_offsets"
 _CLONE_NEWTIME: Final = 0x80
-_NANO: Final = 10**9
+_NS_PER_S: Final = 10**9
 _FAILED: Final = 127
 
 
@@ -32,8 +32,8 @@ def sums(own: str, offsets: ClockOffsets) -> str:
     lines = []
     for line in own.splitlines():
         name, seconds, nanoseconds = line.split()
-        value = int(seconds) * _NANO + int(nanoseconds) + offsets._asdict().get(name, 0)
-        lines.append("{} {} {}\n".format(name, *divmod(value, _NANO)))
+        value = int(seconds) * _NS_PER_S + int(nanoseconds) + offsets._asdict().get(name, 0)
+        lines.append("{} {} {}\n".format(name, *divmod(value, _NS_PER_S)))
     return "".join(lines)
 
 
