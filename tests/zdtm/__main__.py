@@ -3,7 +3,7 @@
 
 TREE is a source tree of CRIU whose tests are built, by ``make -C test/zdtm/lib`` and ``make -C test/zdtm/static``. Each
 test runs twice, once for each restorer, with a dump of its own. Progress goes to standard error, and the numbers to
-standard output.
+standard output. ``python -m tests.zdtm --page`` writes the page from the results that are there.
 """
 
 import argparse
@@ -34,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.zdtm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tree", type=Path, help="a source tree of CRIU whose tests are built")
+    parser.add_argument(
+        "tree", type=Path, nargs="?", help="a source tree of CRIU whose tests are built; none to run none"
+    )
     parser.add_argument("tests", nargs="*", help="names of tests; all, if none is given")
     parser.add_argument("--by", choices=RESTORERS, help="restore by this one only")
     parser.add_argument("--suite", default=SUITE, help="the suite of Debian whose criu is taken (default: %(default)s)")
@@ -42,12 +44,21 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the images in this folder")
     parser.add_argument("--page", action="store_true", help="write the page from the results")
     arguments = parser.parse_args()
+    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+    if arguments.tree is not None:
+        _run(parser, arguments, results)
+    print(table.numbers(results))
+    if arguments.page:
+        table.PAGE.write_text(table.page(results))
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Run the tests, and add their outcomes to the results, after each of them also to the file."""
     found = suite(arguments.tree)
     chosen = [trial for trial in found.trials if not arguments.tests or trial.name in arguments.tests]
     unknown = set(arguments.tests) - {trial.name for trial in chosen}
     if unknown:
         parser.error("; ".join(f"{name}: {found.aside.get(name, 'no such test')}" for name in sorted(unknown)))
-    results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     run = results.setdefault(_version(arguments.suite), {"tests": {}})
     run |= {"aside": found.aside, "kernel": os.uname().release}
     with tempfile.TemporaryDirectory(prefix="ckptree-zdtm-") as folder, a_daemon(Path(folder)) as daemon:
@@ -55,9 +66,6 @@ def main() -> None:
         for index, trial in enumerate(chosen, 1):
             _try(trial, surroundings, (arguments.by,) if arguments.by else RESTORERS, run, f"{index}/{len(chosen)}")
             arguments.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    print(table.numbers(results))
-    if arguments.page:
-        table.PAGE.write_text(table.page(results))
 
 
 def _try(trial: Trial, surroundings: Surroundings, restorers: tuple[str, ...], run: dict[str, Any], place: str) -> None:
