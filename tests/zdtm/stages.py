@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two stages of a trial, each below the first process of a pid namespace of its own: start and dump, restore and ask.
+"""A trial of a test, below the first process of namespaces of its own: start, dump, restore, ask for the verdict.
 
-``python -m tests.zdtm.stages STAGE TREE NAME IMAGES SUITE`` is that first process. It reaps every child at once, and its
-end ends all that is left. The last line of its standard output is the outcome, in JSON: its kind and a text. SUITE is
-the suite of Debian whose criu dumps and restores.
+``python -m tests.zdtm.stages RESTORER TREE NAME IMAGES SUITE`` is that first process. It reaps every child at once, so that
+the numbers of dumped tasks are free again, and its end ends all that is left. The last line of its standard output is the
+outcome, in JSON: its kind and a text. SUITE is the suite of Debian whose criu dumps and restores. All is done in one
+network namespace, in which CRIU locks connections, and where a test may have a partner that is not dumped.
 """
 
 import json
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A stage of a trial.
+    """The stages of a trial.
 
     Attributes:
         trial: the test.
@@ -137,13 +138,6 @@ class Stage(NamedTuple):
         return "it wrote nothing"
 
 
-STAGES: Final[dict[str, Callable[[Stage], Outcome]]] = {
-    "dump": Stage.start_and_dump,
-    "criu": Stage.restore_by_criu,
-    "ckptree": Stage.restore_by_ckptree,
-}
-
-
 def _errors(log: Path) -> str:
     """Return the errors of a log of CRIU's, without times."""
     if not log.exists():
@@ -163,15 +157,21 @@ def _first_process(run: Callable[[], int]) -> int:
             return os.waitstatus_to_exitcode(status)
 
 
-def _run(name: str, stage: Stage) -> int:
+def _try(stage: Stage, restorer: str) -> int:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     try:
-        outcome = STAGES[name](stage)
+        outcome = stage.start_and_dump()
     except (subprocess.CalledProcessError, OSError, ValueError) as error:
-        outcome = Outcome("not dumped" if name == "dump" else "wrong", f"{error}")
+        outcome = Outcome("not dumped", f"{error}")
+    if outcome.kind == "dumped":
+        try:
+            outcome = stage.restore_by_criu() if restorer == "criu" else stage.restore_by_ckptree()
+        except (subprocess.CalledProcessError, OSError, ValueError) as error:
+            outcome = Outcome("wrong", f"{error}")
     print(json.dumps(outcome), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    _, wanted, tree, which, images, suite = sys.argv
-    sys.exit(_first_process(lambda: _run(wanted, Stage(trial(Path(tree), which), Path(images), suite))))
+    _, by, tree, which, images, suite = sys.argv
+    sys.exit(_first_process(lambda: _try(Stage(trial(Path(tree), which), Path(images), suite), by)))

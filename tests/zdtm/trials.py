@@ -9,16 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.zdtm.stages import REPOSITORY, Outcome
 from tests.zdtm.suite import Trial
 
-_STAGE_S: Final = 20.0
-_NAMESPACES: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+_TRIAL_S: Final = 20.0
+_NAMESPACES: Final = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 _MOST_TEXT: Final = 600
 
 
@@ -40,12 +38,10 @@ class Surroundings(NamedTuple):
     def tried(self, trial: Trial, by: str) -> Outcome:
         """Start a test, dump it, have it restored by ``criu`` or ``ckptree``, and return the outcome."""
         before = _entries(trial.folder)
-        with tempfile.TemporaryDirectory(prefix="ckptree-zdtm-") as name, _network() as network:
+        with tempfile.TemporaryDirectory(prefix="ckptree-zdtm-") as name:
             images = Path(name, trial.name)
             try:
-                outcome = self._stage("dump", trial, images, network)
-                if outcome.kind == "dumped":
-                    outcome = self._stage(by, trial, images, network)
+                outcome = self._run(trial, by, images)
             finally:
                 _clean(trial, before)
             if self.keep is not None and images.exists():
@@ -53,20 +49,11 @@ class Surroundings(NamedTuple):
         text = outcome.text.replace(f"{self.tree.absolute()}/", "").replace(f"{images}/", "")
         return Outcome(outcome.kind, text[-_MOST_TEXT:])
 
-    def _stage(self, stage: str, trial: Trial, images: Path, network: int) -> Outcome:
-        """Run a stage in a pid namespace of its own, and end all of that when its time is over."""
-        words: list[str | Path] = [
-            sys.executable,
-            "-m",
-            "tests.zdtm.stages",
-            stage,
-            self.tree.absolute(),
-            trial.name,
-            images,
-            self.suite,
-        ]
+    def _run(self, trial: Trial, by: str, images: Path) -> Outcome:
+        """Run a trial in namespaces of its own, and end all of it when its time is over."""
+        words: list[str | Path] = [sys.executable, "-m", "tests.zdtm.stages", by]
         process = subprocess.Popen(
-            ["nsenter", f"--net=/proc/{network}/ns/net", *_NAMESPACES, *words],
+            [*_NAMESPACES, *words, self.tree.absolute(), trial.name, images, self.suite],
             cwd=REPOSITORY,
             env={**os.environ, "CKPTREE_SOCKET": os.fspath(self.socket)},
             stdin=subprocess.DEVNULL,
@@ -74,27 +61,14 @@ class Surroundings(NamedTuple):
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        kind = "not dumped" if stage == "dump" else "wrong"
         try:
-            out, _ = process.communicate(timeout=_STAGE_S)
+            out, _ = process.communicate(timeout=_TRIAL_S)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)  # its child, the first process, dies with it, and all below that
             process.communicate()
-            return Outcome(kind, f"{stage}: not over after {_STAGE_S:.0f} s")
+            return Outcome("wrong", f"it is not over after {_TRIAL_S:.0f} s")
         lines = out.splitlines()
-        return Outcome(*json.loads(lines[-1])) if lines else Outcome(kind, f"{stage} ended with {process.returncode}")
-
-
-@contextmanager
-def _network() -> Iterator[int]:
-    """Hold a network namespace for both stages, in which CRIU's locks of connections stay; yield the holder's pid."""
-    command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo && exec cat"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stdout.readline(), "no network namespace: are you root, and is `ip` there?"
-        yield holder.pid
-        holder.stdin.close()
+        return Outcome(*json.loads(lines[-1])) if lines else Outcome("wrong", f"it ended with {process.returncode}")
 
 
 def _entries(folder: Path) -> set[str]:
