@@ -36,10 +36,12 @@ class Outcome(NamedTuple):
     Attributes:
         kind: ``dumped``, ``passed``, ``refused``, ``wrong`` or ``not dumped``.
         text: the reason, empty where there is none to tell.
+        rules: those by which ckptree refuses a restart: the kind of the object, and the word for the reason.
     """
 
     kind: str
     text: str = ""
+    rules: tuple[str, ...] = ()
 
 
 class Stage(NamedTuple):
@@ -97,8 +99,19 @@ class Stage(NamedTuple):
             return Outcome("wrong", f"restart is not ready after {_PATIENCE_S:.0f} s")
         if not process.stdout.readline():
             code, text = process.wait(), log.read_text().strip()
-            return Outcome("refused", text) if code == REFUSED else Outcome("wrong", f"exit {code}: {text}")
+            if code == REFUSED:
+                return Outcome("refused", text, self._rules())
+            return Outcome("wrong", f"exit {code}: {text}")
         return self._verdict()
+
+    def _rules(self) -> tuple[str, ...]:
+        """Return the rules by which a restart of the dump is refused."""
+        command = [sys.executable, "-m", "agent", "plan", f"criu:{self.images}", "--json"]
+        ran = subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        refusals = json.loads(ran.stdout)["contents"] if ran.stdout else []
+        return tuple(dict.fromkeys(f"{each['kind']}: {each['rule']}" for each in refusals)) or (
+            "tree: cannot be rebuilt",
+        )
 
     def _verdict(self) -> Outcome:
         """Have the program, which runs again, look at its state, and return what it says."""

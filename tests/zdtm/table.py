@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of the results of CRIU's own suite. Pure: results in, text out."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,12 @@ Here each is started twice. CRIU dumps it, with the tree beside the images. Then
 | refused | the restore ends with an error before the program runs; ckptree names each object that it cannot restore |
 | wrong | the program says that its state is another one, or it dies or hangs; of ckptree also any other failure |
 | not dumped | the program does not start on this machine, or CRIU does not dump it |
+"""
+_REFUSED: Final = """The kind of an object, and the word for the reason, as `plan criu:DIR --json` has them. A test may have
+several.
+"""
+_WRONG: Final = """`cow00` and `cow01` look whether parent and child still share the pages that neither has written. After a
+restart each has [its own copy](restart.md#programs-that-run-on).
 """
 
 
@@ -46,7 +51,7 @@ def page(results: Mapping[str, Any]) -> str:
         numbers(results),
         f"\nThe kernel was {run['kernel']}. What follows is of the dumps of criu {version}.\n",
     ]
-    parts += ["## Refused by ckptree\n", _refused(tests), "\n## Wrong\n", _wrong(tests)]
+    parts += ["## Refused by ckptree\n", _REFUSED, _refused(tests), "\n## Wrong\n", _WRONG, _wrong(tests)]
     parts += ["\n## Every test\n", _row("test", "criu", "ckptree"), _row("---", "---", "---")]
     parts += [
         _row(name, *(each.get(by, ("not run",))[0] for by in ("criu", "ckptree")))
@@ -58,34 +63,23 @@ def page(results: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def reasons(text: str) -> list[str]:
-    """Return the reasons of a refusal: a line for each object, without what is of this one object only."""
-    found = []
-    for line in text.splitlines():
-        bare = re.sub(r"^(ckptree: )?\s*(task \d+ \(\d+\): )?", "", line)
-        bare = re.sub(r"0x[0-9a-f]+(-0x[0-9a-f]+)?|\S*/\S+|\d+(, \d+)*", "…", bare)
-        found.append(re.sub(r"^([\w-]+)[^:]*: (… ?:? ?)?", r"\1: ", bare))
-    return list(dict.fromkeys(found))
-
-
 def _refused(tests: Mapping[str, Any]) -> str:
-    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    by_rule: defaultdict[str, list[str]] = defaultdict(list)
     for name, each in sorted(tests.items()):
-        kind, text = each.get("ckptree", ("", ""))
-        for reason in reasons(text) if kind == "refused" else ():
-            by_reason[reason].append(name)
+        for rule in each.get("ckptree", ("", "", ()))[2]:
+            by_rule[rule].append(name)
     rows = [
-        _row(_cell(reason), len(names), ", ".join(names))
-        for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+        _row(rule, len(names), ", ".join(names))
+        for rule, names in sorted(by_rule.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
-    return "\n".join([_row("what", "tests", ""), _row("---", "---", "---"), *rows]) if rows else "None."
+    return "\n".join([_row("object: rule", "tests", ""), _row("---", "---", "---"), *rows]) if rows else "None."
 
 
 def _wrong(tests: Mapping[str, Any]) -> str:
     rows = []
     for by in ("ckptree", "criu"):
         for name, each in sorted(tests.items()):
-            kind, text = each.get(by, ("", ""))
+            kind, text, _ = each.get(by, ("", "", ()))
             if kind == "wrong":
                 rows.append(_row(name, by, _cell(text.splitlines()[-1] if text else "")))
     return "\n".join([_row("test", "restored by", "last line"), _row("---", "---", "---"), *rows]) if rows else "None."

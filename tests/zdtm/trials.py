@@ -47,7 +47,7 @@ class Surroundings(NamedTuple):
             if self.keep is not None and images.exists():
                 shutil.copytree(images, self.keep / f"{trial.name}.{by}", dirs_exist_ok=True)
         text = outcome.text.replace(f"{self.tree.absolute()}/", "").replace(f"{images}/", "")
-        return Outcome(outcome.kind, text[-_MOST_TEXT:])
+        return outcome._replace(text=text[-_MOST_TEXT:])
 
     def _run(self, trial: Trial, by: str, images: Path) -> Outcome:
         """Run a trial in namespaces of its own, and end all of it when its time is over."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.zdtm.__main__ import RESULTS
 from tests.zdtm.suite import suite
-from tests.zdtm.table import PAGE, numbers, page, reasons
+from tests.zdtm.table import PAGE, numbers, page
 
 
 def _tree(top: Path, *, built: bool = True, skip: str = "", **descriptions: object) -> Path:
@@ -26,9 +26,12 @@ def _tree(top: Path, *, built: bool = True, skip: str = "", **descriptions: obje
     return top
 
 
-def _results(**outcomes: tuple[list[str], list[str]]) -> dict[str, Any]:
-    """Return results of criu and ckptree for each test."""
-    tests = {name: {"criu": criu, "ckptree": ckptree} for name, (criu, ckptree) in outcomes.items()}
+def _results(**outcomes: tuple[str, str]) -> dict[str, Any]:
+    """Return results of criu and ckptree for each test, with one reason and one rule of all."""
+    tests = {
+        name: {by: [kind, "a\nit | died", ["tty: kind"] if kind == "refused" else []] for by, kind in both.items()}
+        for name, both in ((name, {"criu": criu, "ckptree": ckptree}) for name, (criu, ckptree) in outcomes.items())
+    }
     return {"4.2": {"tests": tests, "aside": {"tun": "is for another processor"}, "kernel": "6.18"}}
 
 
@@ -65,27 +68,9 @@ def test_a_program_that_is_not_built_is_no_test(tmp_path: Path) -> None:
     assert suite(_tree(tmp_path, built=False, plain=None)).trials == []
 
 
-def test_reasons_of_one_kind_are_one_reason() -> None:
-    """Numbers, paths and tasks are of one object; the kind and the words stay."""
-    text = (
-        "ckptree: task 1 (3031): tty 8: open files of this kind are not restored\n"
-        "  task 2 (3032): tty 10: open files of this kind are not restored\n"
-        "  task 2 (3032): file 9: /a/b.test: No such file or directory: put the file there that it had open"
-    )
-
-    assert reasons(text) == [
-        "tty: open files of this kind are not restored",
-        "file: No such file or directory: put the file there that it had open",
-    ]
-
-
 def test_the_numbers_count_each_outcome_of_both() -> None:
     """In the order passed, refused, wrong, not dumped."""
-    results = _results(
-        one=(["passed", ""], ["refused", "tty 1: no"]),
-        two=(["passed", ""], ["wrong", "it died"]),
-        three=(["not dumped", "no"], ["not dumped", "no"]),
-    )
+    results = _results(one=("passed", "refused"), two=("passed", "wrong"), three=("not dumped", "not dumped"))
 
     assert "| 4.2 | criu | 2 | 0 | 0 | 1 |" in numbers(results)
     assert "| 4.2 | ckptree | 0 | 1 | 1 | 1 |" in numbers(results)
@@ -93,11 +78,9 @@ def test_the_numbers_count_each_outcome_of_both() -> None:
 
 def test_the_page_names_what_is_wrong_and_what_is_refused() -> None:
     """With the last line that tells of it, and the tests that have it."""
-    text = page(
-        _results(one=(["passed", ""], ["refused", "tty 1: no"]), two=(["passed", ""], ["wrong", "a\nit | died"]))
-    )
+    text = page(_results(one=("passed", "refused"), two=("passed", "wrong")))
 
-    assert "| tty: no | 1 | one |" in text
+    assert "| tty: kind | 1 | one |" in text
     assert "| two | ckptree | it \\| died |" in text
     assert "| two | passed | wrong |" in text
     assert "* 1 test: each is for another processor" in text
