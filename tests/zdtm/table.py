@@ -26,9 +26,9 @@ Here each is started twice. CRIU dumps it, with the tree beside the images. Then
 _REFUSED: Final = """The kind of an object, and the word for the reason, as `plan criu:DIR --json` has them. A test may have
 several.
 """
-_WRONG: Final = """`cow00` and `cow01` look whether parent and child still share the few pages that neither has written since
-a fork. ckptree [shares](restart.md#programs-that-run-on) large areas again. Of small ones each process has its own copy, with the
-same content.
+_WRONG: Final = """`cow00` and `cow01` look whether parent and child still share the few pages that neither has written
+since a fork. ckptree [shares](restart.md#programs-that-run-on) large areas again. Of small ones each process has its own
+copy, with the same content.
 """
 
 
