@@ -170,6 +170,7 @@ listener.listen(5)
 client = socket.create_connection(listener.getsockname()[:2])
 server = listener.accept()[0]
 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 big = bytes(range(256)) * 300
 client.setblocking(False)
 sent = client.send(big)
@@ -184,6 +185,7 @@ while len(seen["inside"]) < sent:
     seen["inside"] += server.recv(100000)
 seen["inside"] = seen["inside"] == big[:sent]
 seen["nodelay"] = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+seen["reuse"] = [each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) for each in (server, client)]
 server.send(b"answer")
 seen["answer"] = client.recv(100)
 seen["outside"] = outside.recv(100)
@@ -223,6 +225,7 @@ def test_connections_go_on_where_that_is_asked_for(host: str, tmp_path: Path, da
         "unread": b"not read yet",
         "inside": True,
         "nodelay": 1,
+        "reuse": [1, 0],
         "answer": b"answer",
         "outside": b"waiting there",
         "asked": b"asked",

@@ -132,11 +132,12 @@ class InetSockets(FileKind):
     def complete(self, file: OpenFile) -> None:
         """Set SO_REUSEADDR and SO_REUSEPORT to what they were, for all sockets are bound by now."""
         options = file.entry.isk.opts
-        if int(file.entry.id) in self._streams:
+        repaired = int(file.entry.id) in self._streams
+        if repaired:
             tcpconnections.resume(file)
         for had, option in ((options.reuseaddr, SO_REUSEADDR), (options.so_reuseport, SO_REUSEPORT)):
-            if not had:
-                set_option(file, SOL_SOCKET, option, 0)
+            if not had or repaired:  # the kernel takes SO_REUSEADDR from a socket that leaves repair mode
+                set_option(file, SOL_SOCKET, option, int(had))
 
     def _check_connection(self, entry: Any) -> None:
         socket = entry.isk
