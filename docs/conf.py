@@ -28,7 +28,10 @@ html_show_copyright = False
 html_copy_source = False
 
 GUIDES: Final = ("capture", "images", "restart", "contents", "service", "events")
-REFERENCE: Final = ("commands", "format", "protocol", "hosts", "matrix", "benchmarks", "contents-zdtm", "limits", "glossary")
+REFERENCE: Final = (
+    *("commands", "format", "protocol", "hosts", "matrix", "benchmarks", "contents-zdtm", "limits"),
+    "glossary",
+)
 BACKGROUND: Final = ("how-it-works", "architecture", "decisions")
 
 
