@@ -29,7 +29,14 @@ html_copy_source = False
 
 GUIDES: Final = ("capture", "images", "restart", "contents", "service", "events")
 REFERENCE: Final = (
-    *("commands", "format", "protocol", "hosts", "matrix", "benchmarks", "contents-zdtm", "limits"),
+    "commands",
+    "format",
+    "protocol",
+    "hosts",
+    "matrix",
+    "benchmarks",
+    "contents-zdtm",
+    "limits",
     "glossary",
 )
 BACKGROUND: Final = ("how-it-works", "architecture", "decisions")

@@ -35,6 +35,8 @@ asking.setsockopt(socket.SOL_IP, socket.IP_TTL, 17)
 asking.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
 asking.connect(bound.getsockname())
 fresh = socket.socket(socket.AF_INET6, D)
+loose = socket.socket(socket.AF_INET, D)
+loose.setsockopt(socket.SOL_IP, 15, 1)
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 raw.setsockopt(255, 1, struct.pack("I", 0xfffffffe))
 unused = socket.socket(socket.AF_INET, S)
@@ -63,6 +65,7 @@ seen = {
     "udp": asking.send(b"hello") and bound.recv(10),
     "peer": asking.getpeername() == bound.getsockname(),
     "fresh": fresh.getsockname()[:2],
+    "freebind": [each.getsockopt(socket.SOL_IP, 15) for each in (loose, bound)],
     "filter": raw.getsockopt(255, 1, 4),
     "unused": (unused.getsockopt(L, socket.SO_KEEPALIVE), unused.getsockopt(L, socket.SO_LINGER, 8)[4]),
 }
@@ -85,6 +88,7 @@ INET_SEEN = {
     "udp": b"hello",
     "peer": True,
     "fresh": ("::", 0),
+    "freebind": [1, 0],
     "filter": b"\xfe\xff\xff\xff",
     "unused": (1, 5),
 }

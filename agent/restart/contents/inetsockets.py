@@ -114,6 +114,8 @@ class InetSockets(FileKind):
         socketoptions.restore_options(file, socket.opts)
         place = int(socket.family == sockets.AF_INET6)
         options = socket.ip_opts
+        if options.freebind:
+            set_option(file, *_FREEBIND[int(socket.family)], 1)
         for names, part in ((_IP_OPTIONS, options), (_RAW_OPTIONS, options.raw)):
             for name, levels in names.items():
                 level = levels[place]
