@@ -11,6 +11,7 @@ import socket as sockets
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv6Address
 from typing import Any, Final, NamedTuple
 
 from agent.restart.contents import socketoptions
@@ -151,7 +152,10 @@ class BlockedConnections:
         return "blocked", f"{text}--network-lock skip"
 
     def add(self, *, six: bool, here: tuple[str, int], there: tuple[str, int]) -> None:
-        """Note a connection by the addresses and ports of its ends."""
+        """Note a connection by the addresses and ports of its ends. CRIU blocks one of IPv4 in a socket of IPv6 as IPv4."""
+        if six and IPv6Address(there[0]).ipv4_mapped is not None:
+            six = False
+            here, there = ((str(IPv6Address(host).ipv4_mapped or host), port) for host, port in (here, there))
         self._connections.append((six, *here, *there))
 
     def unblock(self) -> None:

@@ -117,3 +117,16 @@ def test_the_rules_that_criu_left_are_removed(method: int, wanted: list[str], mo
         " ".join(each if each[0] == "nft" else [each[0], each[5], each[14], each[16], each[18], each[20]])
         for each in commands
     ] == wanted
+
+
+def test_a_connection_of_ipv4_in_a_socket_of_ipv6_was_blocked_as_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its packets are those of IPv4."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    blocked = _blocked(0)
+    blocked.add(six=True, here=("::ffff:127.0.0.1", 80), there=("::ffff:127.0.0.1", 81))
+    blocked.add(six=True, here=("::1", 80), there=("::1", 81))
+
+    blocked.unblock()
+
+    assert [(each[0], each[14]) for each in commands] == [*[("iptables", "127.0.0.1")] * 2, *[("ip6tables", "::1")] * 2]
