@@ -144,8 +144,8 @@ def _restart(kernel: str, name: str) -> str:
         with restarted(folder / "images") as ready:
             root = Path("/proc", str(ready["tasks"][0]["pid"]), "exe")
             eventually(lambda: carried.count(folder) > before + _MORE or not root.exists(), "the program goes on")
-            said = (folder / "out").read_text(errors="replace").strip()
-            assert carried.count(folder) > before + _MORE, f"the program has ended: {said}"
+            said = (folder / "out").read_text(errors="replace").splitlines()[-1:]
+            assert carried.count(folder) > before + _MORE, f"the program has ended: {' '.join(said)}"
         carried.judge(folder)
     except AssertionError as error:
         return str(error)

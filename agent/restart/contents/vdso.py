@@ -27,7 +27,7 @@ _DT_HASH, _DT_STRTAB, _DT_SYMTAB = 4, 5, 6
 _STT_FUNC: Final = 2
 _X86_64: Final = 62
 _WORD: Final = 8
-_WITHOUT_DATA: Final = ("sgx_enter_enclave",)
+_WITHOUT_DATA: Final = ("sgx_enter_enclave", "futex_robust_list64_try_unlock", "futex_robust_list32_try_unlock")
 """Functions that read no data of their kernel, and work under any."""
 
 

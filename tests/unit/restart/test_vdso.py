@@ -72,6 +72,18 @@ def test_a_function_that_this_kernels_vdso_lacks_becomes_a_system_call(code: byt
         vdso.redirects(lacking, code)
 
 
+def test_a_function_that_reads_no_data_of_its_kernel_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux 7.2 unlocks a mutex on a robust list so, in five instructions, which run under any kernel."""
+    entry = vdso.Function(64, 32)
+    codes = {
+        b"old": {"__vdso_time": entry, "__vdso_futex_robust_list64_try_unlock": vdso.Function(128, 15)},
+        b"new": {"__vdso_time": entry},
+    }
+    monkeypatch.setattr(vdso, "functions", codes.__getitem__)
+
+    assert vdso.redirects(b"old", b"new") == {64: vdso.Lead(64)}
+
+
 def test_a_function_without_room_for_a_jump_is_refused(code: bytes) -> None:
     """The jump would go over the beginning of the next function."""
     found = vdso.functions(code)
