@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """This host and the caller: the facts that decide which states of a process can be restored here."""
 
+import ctypes
 import os
 import resource
 from pathlib import Path
@@ -17,6 +18,7 @@ _INITIAL: Final = {
 }  # fmt: skip
 """Numbers of the initial namespaces: the kernel's include/uapi/linux/nsfs.h. Those of net and mnt are of Linux 6.18."""
 _KTHREADD: Final = 2
+_AT_RSEQ_FEATURE_SIZE: Final = 27
 _LIMITS: Final = 16
 CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_RESOURCE, CAP_SYS_TIME, CAP_AUDIT_CONTROL = 21, 23, 24, 25, 30
 INFINITE: Final = (1 << 64) - 1
@@ -42,6 +44,7 @@ class HostFacts(NamedTuple):
         profile: the caller's security label; empty: none.
         filtered: True: the caller has seccomp filters, which all tasks inherit.
         nice: the caller's nice value.
+        long_rseq: True: the kernel takes areas of restartable sequences of more than 32 bytes.
     """
 
     machine: str
@@ -60,6 +63,7 @@ class HostFacts(NamedTuple):
     profile: bytes = b""
     filtered: bool = False
     nice: int = 0
+    long_rseq: bool = True
 
     def has(self, capability: int) -> bool:
         """Return True if the caller has a capability."""
@@ -95,6 +99,7 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> HostFacts:
         security_label(proc),
         status.get("Seccomp", "0") != "0",
         os.getpriority(os.PRIO_PROCESS, 0),
+        bool(ctypes.CDLL(None).getauxval(_AT_RSEQ_FEATURE_SIZE)),
     )
 
 

@@ -34,6 +34,7 @@ _PERSONALITY_FLAGS: Final = 0x0FFE0000
 _DOMAINS: Final = (0, 8)
 """PER_LINUX and PER_LINUX32."""
 _COMM_BYTES: Final = 16
+_SHORT_RSEQ: Final = 32
 NO_LOGIN: Final = 0xFFFFFFFF
 # Limits that must not hinder the fill: of data, the size of files, descriptors, locked memory, addresses, pending signals.
 RAISED: Final = (1, 2, 7, 8, 9, 11)
@@ -91,7 +92,7 @@ def restore_threads(
     leader.post(ready)
     for script, tid in zip(program.scripts, image.threads, strict=True):
         script.wait(ready, 1)
-        _restore_thread(script, program, image, tid, numbers)
+        _restore_thread(script, program, image, tid, numbers, host)
         script.post(begun)
     leader.wait(begun, count)
     _restore_timers(leader, program, image.core, numbers)
@@ -204,8 +205,21 @@ def _restore_timers(script: FillScript, program: ProcessProgram, core: Any, numb
             script.call("setitimer", number, setting, 0)
 
 
+def rseq_bytes(size: int, host: HostFacts) -> int:
+    """Return the bytes of an area of restartable sequences that this kernel takes, of one of `size` bytes.
+
+    Linux before 6.3 takes 32 bytes alone. It never touches later fields, so a request there is not granted.
+    """
+    return size if host.long_rseq else min(size, _SHORT_RSEQ)
+
+
 def _restore_thread(
-    script: FillScript, program: ProcessProgram, image: ProcessImage, tid: int, numbers: Mapping[int, int]
+    script: FillScript,
+    program: ProcessProgram,
+    image: ProcessImage,
+    tid: int,
+    numbers: Mapping[int, int],
+    host: HostFacts,
 ) -> None:
     core = image.cores[tid]
     thread = core.thread_core
@@ -215,7 +229,9 @@ def _restore_thread(
         script.call("set_robust_list", int(thread.futex_rla), int(thread.futex_rla_len))
     if thread.HasField("rseq_entry") and thread.rseq_entry.rseq_abi_pointer:
         rseq = thread.rseq_entry
-        script.call("rseq", int(rseq.rseq_abi_pointer), int(rseq.rseq_abi_size), 0, int(rseq.signature))
+        script.call(
+            "rseq", int(rseq.rseq_abi_pointer), rseq_bytes(int(rseq.rseq_abi_size), host), 0, int(rseq.signature)
+        )
     if thread.HasField("sas"):
         stack = struct.pack("<QIIQ", thread.sas.ss_sp, thread.sas.ss_flags, 0, thread.sas.ss_size)
         script.call("sigaltstack", program.data(stack), 0)

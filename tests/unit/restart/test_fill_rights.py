@@ -3,9 +3,11 @@
 
 from pathlib import Path
 
+from agent.restart.contents import taskstate
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.fillprogram import FillProgram
+from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images
 from agent.restart.planning.search import decide
 from exporters.criu import criutree
@@ -39,3 +41,12 @@ def test_no_process_is_open_to_its_user_while_another_one_has_the_rights_of_the_
         assert ("wait", (program.credited, 3)) == (before[-1].name, before[-1].arguments)
         assert [each.arguments for each in before if each.name == "post"][-1] == (program.credited,)
         assert [each.name for each in before].index("setresuid") < len(before) - 2
+
+
+def test_an_area_of_restartable_sequences_is_as_long_as_the_kernel_takes_it() -> None:
+    """Linux 7.2 has programs register more than 32 bytes, and Linux 6.1 takes no more."""
+    newer = HostFacts("x86_64", frozenset())
+    older = newer._replace(long_rseq=False)
+
+    assert [taskstate.rseq_bytes(each, newer) for each in (32, 64)] == [32, 64]
+    assert [taskstate.rseq_bytes(each, older) for each in (20, 32, 64)] == [20, 32, 32]
