@@ -2,6 +2,7 @@
 """This host and the caller: the facts that decide which states of a process can be restored here."""
 
 import ctypes
+import mmap
 import os
 import resource
 from pathlib import Path
@@ -21,6 +22,7 @@ _KTHREADD: Final = 2
 _AT_RSEQ_FEATURE_SIZE: Final = 27
 _LIMITS: Final = 16
 CAP_SYS_ADMIN, CAP_SYS_NICE, CAP_SYS_RESOURCE, CAP_SYS_TIME, CAP_AUDIT_CONTROL = 21, 23, 24, 25, 30
+MADV_GUARD_INSTALL: Final = 102
 INFINITE: Final = (1 << 64) - 1
 _ALL: Final = (1 << 41) - 1
 
@@ -45,6 +47,7 @@ class HostFacts(NamedTuple):
         filtered: True: the caller has seccomp filters, which all tasks inherit.
         nice: the caller's nice value.
         long_rseq: True: the kernel takes areas of restartable sequences of more than 32 bytes.
+        guards: True: the kernel has guard regions, as Linux has since 6.13.
     """
 
     machine: str
@@ -64,6 +67,7 @@ class HostFacts(NamedTuple):
     filtered: bool = False
     nice: int = 0
     long_rseq: bool = True
+    guards: bool = True
 
     def has(self, capability: int) -> bool:
         """Return True if the caller has a capability."""
@@ -100,6 +104,7 @@ def this_host(*, pidns: bool, proc: Path = Path("/proc")) -> HostFacts:
         status.get("Seccomp", "0") != "0",
         os.getpriority(os.PRIO_PROCESS, 0),
         bool(ctypes.CDLL(None).getauxval(_AT_RSEQ_FEATURE_SIZE)),
+        _takes_guards(),
     )
 
 
@@ -122,6 +127,16 @@ def _flags(cpuinfo: str) -> frozenset[str]:
 def _limit(number: int) -> tuple[int, int]:
     soft, hard = resource.getrlimit(number)
     return (soft if soft >= 0 else INFINITE), (hard if hard >= 0 else INFINITE)
+
+
+def _takes_guards() -> bool:
+    """Return True if the kernel installs guard regions: it is asked for one in a page of this process's own."""
+    with mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+        try:
+            page.madvise(MADV_GUARD_INSTALL)
+        except OSError:
+            return False
+    return True
 
 
 def _loginuid(path: Path) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
+from agent.restart.contents.hostfacts import MADV_GUARD_INSTALL
 from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
@@ -51,7 +52,6 @@ MAP_FLAGS: Final = 0x3 | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NOR
 """The flags of an area that are given to mmap() again: sharing, anonymity, growth, reserve, size of pages."""
 MREMAP_MOVE: Final = 1 | 2
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 4, 14, 15
-MADV_GUARD_INSTALL: Final = 102
 O_RDWR: Final = 2
 _WORD: Final = 8
 _MOST_AUXV: Final = 50

@@ -17,6 +17,7 @@ from agent.restart.contents.hostfacts import (
 from agent.restart.contents.images import ProcessImage
 from agent.restart.contents.refusals import Refused
 from exporters.criu.criuschema import ALIVE, STOPPED
+from exporters.criu.memorymessages import AREA_GUARD
 
 X86_64: Final = 1
 _COMPAT: Final = 2
@@ -47,6 +48,10 @@ def of_host(process: ProcessImage, host: HostFacts) -> Iterator[Refused]:
     if host.machine != "x86_64":
         yield Refused("task", host.machine, "architecture", "contents are restored on x86-64 only")
         return
+    guard = next((vma for vma in process.mm.vmas if vma.status & AREA_GUARD), None)
+    if guard is not None and not host.guards:
+        text = "it is a guard region, which this kernel does not have: restart on Linux 6.13 or later"
+        yield Refused("memory", f"{guard.start:#x}-{guard.end:#x}", "guard", text)
     tc = process.core.tc
     for resource, limit in enumerate(tc.rlimits.rlimits):
         if resource < _LIMITS and limit.max > host.limits[resource][1] and not host.has(CAP_SYS_RESOURCE):

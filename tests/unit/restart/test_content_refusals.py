@@ -15,6 +15,7 @@ from agent.restart.contents.images import Images
 from agent.restart.planning.search import decide
 from exporters.criu import criutree
 from exporters.criu.imagefolder import ImageFolder
+from exporters.criu.memorymessages import ANON_PRIVATE, AREA_GUARD, AREA_VVAR
 from tests.support import criuimages
 from tests.support.criuimages import changed
 
@@ -193,6 +194,21 @@ def test_what_the_caller_cannot_give_is_refused_by_name(folder: Path, host: Host
     found = refusals(folder, host)
 
     assert {f"{pid} {expected}" for pid in (4, 7, 10)} <= found
+
+
+def test_a_guard_region_is_refused_where_the_kernel_has_none(folder: Path) -> None:
+    """MADV_GUARD_INSTALL is of Linux 6.13; elsewhere the call would fail when the tree is half made."""
+
+    def with_guard(mm: Any) -> None:
+        area = next(vma for vma in mm.vmas if vma.status & ANON_PRIVATE and not vma.status & AREA_VVAR)
+        mm.vmas.add().CopyFrom(area)
+        mm.vmas[-1].end = area.start + 4096
+        mm.vmas[-1].status = AREA_GUARD
+
+    changed(folder, "mm-7.img", with_guard)
+
+    assert refusals(folder) == set()
+    assert refusals(folder, HOST._replace(guards=False)) == {"7 memory guard"}
 
 
 def test_a_tree_of_other_namespaces_is_taken_within_other_namespaces(folder: Path) -> None:
