@@ -23,7 +23,7 @@ kernel of the machine that ran the command. A cell has how many tests passed; wh
 below. `make matrix CELLS="debian13-6.12 ..."` runs single rows again.
 """
 CARRIED_KEYS: Final = ("from", "to", "processor", "program")
-"""What tells the results of carried programs apart."""
+"""The keys that tell the results of carried programs apart."""
 _CARRIED: Final = """## Programs carried from one kernel to another
 
 Made by `python -m tests.matrix.carried`: programs of Debian 13 that criu 4.1.1 dumped in a machine with one kernel, and
