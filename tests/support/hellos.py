@@ -7,7 +7,7 @@ HELLO: codec.Message = {
     "ok": True,
     "protocol": 1,
     "protocols": [1, 1],
-    "version": "0.1.0",
+    "version": "0.2.0",
     "boot_id": "",
     "features": [],
     "formats": ["ckpt"],

@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -203,3 +204,13 @@ def test_what_is_installed_here_is_this_checkout() -> None:
     assert script.module == "agent.__main__"
     assert callable(script.load())
     assert metadata.version("ckptree") == PYPROJECT["project"]["version"] == VERSION
+
+
+def test_the_changes_of_this_version_are_told() -> None:
+    """The newest version of the changelog is this one, and so is that of the Debian package."""
+    changes = re.findall(r"^## (\d\S+) - \d{4}-\d\d-\d\d$", (TOP / "CHANGELOG.md").read_text(), re.MULTILINE)
+    package = re.match(r"ckptree \((\S+)\) ", (TOP / "debian" / "changelog").read_text())
+
+    assert changes[0] == VERSION
+    assert package is not None
+    assert package[1] == VERSION
