@@ -23,7 +23,7 @@ OPERATION_FIELDS = (
 RESUME_HEAD_FIELDS = (("size", "Q"), ("state_offset", "Q"), ("state_size", "Q"), ("threads", "I"), ("options", "I"))
 RESUME_THREAD_FIELDS = (
     *(("tid", "i"), ("stop_signal", "I"), ("region", "Q"), ("region_size", "Q"), ("mask", "Q")),
-    *(("registers_offset", "Q"), ("floating_offset", "Q"), ("features", "Q"), ("components", "I"), ("reserved", "I")),
+    *(("registers_offset", "Q"), ("floating_offset", "Q"), ("features", "Q"), ("components", "I"), ("status", "I")),
 )
 RESUME_COMPONENT_FIELDS = (("index", "I"), ("size", "I"))
 RESUME_MESSAGE_FIELDS = (("what", "I"), ("thread", "I"), ("error", "i"), ("reserved", "I"))

@@ -160,22 +160,32 @@ static void await_filled(void)
 	}
 }
 
-/* Wait until a thread is in a stop with this event or, if that is 0, by this signal; return the signal of the stop. */
+/*
+ * Wait until a thread is in a stop with this event or, if that is 0, by this signal; return the signal of the stop. All traced threads
+ * are waited for at once: the kernel does not tell of the end of a process's first thread before its tracer has waited for the others.
+ */
 static uint32_t await_stop(uint32_t thread, uint32_t event, uint32_t signal)
 {
-	uint32_t status;
-
 	for (;;) {
-		long tid = CALL4(wait4, threads[thread].tid, &status, WALL, 0);
+		uint32_t status = threads[thread].status, who = thread;
 
-		if (tid == -EINTR)
-			continue;
-		must(RESUMED_WAIT_FAILED, thread, tid);
-		if (!STOPPED(status))
-			end(RESUMED_DIED, thread, (long)status);
-		if (STOP_EVENT(status) == event && (event || STOP_SIGNAL(status) == signal))
+		threads[thread].status = 0;
+		if (!status) {
+			long tid = CALL4(wait4, -1, &status, WALL, 0);
+
+			if (tid == -EINTR)
+				continue;
+			must(RESUMED_WAIT_FAILED, thread, tid);
+			who = find(tid);
+		}
+		if (who != table->threads && !STOPPED(status))
+			end(RESUMED_DIED, who, (long)status);
+		if (who == thread && STOP_EVENT(status) == event && (event || STOP_SIGNAL(status) == signal))
 			return STOP_SIGNAL(status);
-		heed(thread, status);
+		if (who != thread && who != table->threads && STOP_EVENT(status) == PTRACE_EVENT_STOP)
+			threads[who].status = status; /* it is asked for later */
+		else
+			heed(who, status);
 	}
 }
 

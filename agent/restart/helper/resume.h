@@ -28,7 +28,7 @@ struct resume_thread {
 	uint64_t floating_offset;
 	uint64_t features;   /* x86-64: the components that are in use, XSTATE_BV */
 	uint32_t components; /* beyond x87 and SSE */
-	uint32_t reserved;
+	uint32_t status;     /* the resumer's: a stop that it has seen and not asked for yet; 0: none */
 };
 
 struct resume_component {
