@@ -6,6 +6,7 @@ all that the images have. When every process has created its own, each fetches t
 puts each at its descriptors' numbers. When every process has fetched, the high numbers are closed.
 """
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ class OpenFile(NamedTuple):
         self.script.about = About(KINDS[int(self.entry.type)], f"{self.entry.id}, {text}")
 
 
-class FileKind:
+class FileKind(metaclass=ABCMeta):
     """A kind of open file. Operations come in five steps; processes wait for each other after the third one.
 
     1. `create` makes each open file in its owner.
@@ -135,7 +136,7 @@ class FileKind:
     5. `complete` does what needs the descriptors at their numbers, in one process that has it.
     """
 
-    def check(self, entry: Any, numbers: AbstractSet[int]) -> None:
+    def check(self, entry: Any, numbers: AbstractSet[int]) -> None:  # noqa: B027 - most kinds have nothing to do there
         """Refuse a file that cannot be restored.
 
         Args:
@@ -150,20 +151,20 @@ class FileKind:
         """Return the files that one process must create with this one, as the two ends of a pipe."""
         return [int(entry.id)]
 
+    @abstractmethod
     def create(self, file: OpenFile) -> int:
         """Add the operations that create an open file in its owner; return the high number that it gets there."""
-        raise NotImplementedError
 
-    def load(self, file: OpenFile) -> None:
+    def load(self, file: OpenFile) -> None:  # noqa: B027 - most kinds have nothing to do there
         """Add the operations that put content into a file at its high number in its owner."""
 
-    def settle(self, file: OpenFile) -> None:
+    def settle(self, file: OpenFile) -> None:  # noqa: B027 - most kinds have nothing to do there
         """Add the operations that set options which would have been in the way of `load`."""
 
-    def join(self, holder: Holder, everything: "Descriptors") -> None:
+    def join(self, holder: Holder, everything: "Descriptors") -> None:  # noqa: B027 - most kinds have nothing to do there
         """Add the operations of any process that need the files of this kind, wherever they were made."""
 
-    def complete(self, file: OpenFile) -> None:
+    def complete(self, file: OpenFile) -> None:  # noqa: B027 - most kinds have nothing to do there
         """Add the operations that need all descriptors of a process at their numbers."""
 
 
