@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cache of the last walk of a tree, the last selection and the last comparison with a sweep.
+"""A cache of the last walks of trees, the last selection of each, and the last comparison with a sweep.
 
 Theory
 ------
@@ -11,6 +11,7 @@ all results derived from it.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from agent.capture.recent import Recent
 from agent.capture.sweepdiff import Question, SweepDiff
 from agent.model import Mode
 from agent.selection import select
@@ -18,10 +19,9 @@ from agent.table.objects import EXITED, PidNamespace, TaskStruct
 from agent.table.processtable import ProcessTable
 
 
-class _Tree(NamedTuple):
+class _Walk(NamedTuple):
     """The tasks below a root, and those of them that have exited."""
 
-    root: TaskStruct
     members: list[TaskStruct]
     exited: list[TaskStruct]
     inside: frozenset[TaskStruct]
@@ -36,7 +36,7 @@ class _Selected:
         holds: True while no task that it depends on has been touched.
     """
 
-    key: tuple[TaskStruct, Mode, bool]
+    key: tuple[Mode, bool]
     inside: frozenset[TaskStruct]
     space: PidNamespace | None
     signature: list[object]
@@ -53,8 +53,16 @@ class _Selected:
         )
 
 
+@dataclass(slots=True)
+class _Tree:
+    """What is known of the tree below one root; None: nothing that holds."""
+
+    walk: _Walk | None = None
+    selected: _Selected | None = None
+
+
 class SelectionCache:
-    """The last walk, selection and comparison of one table.
+    """The last walks and selections of one table, and its last comparison.
 
     Args:
         table: the table; this object alone empties its set of changes.
@@ -63,12 +71,11 @@ class SelectionCache:
     def __init__(self, table: ProcessTable) -> None:
         self._changes = table.changes
         self._sweeps = SweepDiff(table)
-        self._tree: _Tree | None = None
-        self._selected: _Selected | None = None
+        self._trees: Recent[TaskStruct, _Tree] = Recent(_Tree)
 
     def forget(self) -> None:
         """Forget all results."""
-        self._tree = self._selected = None
+        self._trees.clear()
         self._sweeps.forget()
 
     def note(self) -> None:
@@ -76,45 +83,50 @@ class SelectionCache:
         touched = self._changes.gather()
         if not touched:
             return
-        if self._tree is not None and not self._tree.inside.isdisjoint(touched):
-            self._tree = None
-        selected = self._selected
-        if selected is not None and selected.holds:
-            selected.holds = not selected.depends_on(touched)
+        for tree in self._trees.values():
+            if tree.walk is not None and not tree.walk.inside.isdisjoint(touched):
+                tree.walk = None
+            selected = tree.selected
+            if selected is not None and selected.holds:
+                selected.holds = not selected.depends_on(touched)
         self._sweeps.note(touched)
         touched.clear()
 
     def members(self, root: TaskStruct) -> list[TaskStruct]:
         """Return the tree below a task."""
-        return self._walked(root).members
+        return self._walked(root)[1].members
 
     def exited(self, root: TaskStruct) -> list[TaskStruct]:
         """Return the tasks of a tree that have exited."""
-        return self._walked(root).exited
+        return self._walked(root)[1].exited
 
-    def _walked(self, root: TaskStruct) -> _Tree:
+    def _walked(self, root: TaskStruct) -> tuple[_Tree, _Walk]:
         self.note()
-        if self._tree is None or self._tree.root is not root:
+        tree = self._trees.of(root)
+        walk = tree.walk
+        if walk is None:
             members = select.members(root)
-            self._tree = _Tree(root, members, [task for task in members if task.flags & EXITED], frozenset(members))
-        return self._tree
+            exited = [task for task in members if task.flags & EXITED]
+            walk = tree.walk = _Walk(members, exited, frozenset(members))
+            self._trees.of(root, len(members))
+        return tree, walk
 
     def select(self, root: TaskStruct, mode: Mode, *, without_entered: bool) -> select.Selection:
         """Select as `agent.selection.select.select` does; it raises the same errors."""
-        key = (root, mode, without_entered)
-        tree = self._walked(root)
-        last = self._selected
+        key = (mode, without_entered)
+        tree, walk = self._walked(root)
+        last = tree.selected
         if last is not None and last.key == key:
             if last.holds:
                 return last.chosen
-            signature = select.signature(root, mode, tree.members, last.chosen.outsiders)
+            signature = select.signature(root, mode, walk.members, last.chosen.outsiders)
             if signature == last.signature:
-                last.holds, last.inside = True, tree.inside
+                last.holds, last.inside = True, walk.inside
                 return last.chosen
         chosen = select.select(root, mode, without_entered=without_entered)
-        signature = select.signature(root, mode, tree.members, chosen.outsiders)
+        signature = select.signature(root, mode, walk.members, chosen.outsiders)
         space = root.pid.namespace if mode == "container" else None
-        self._selected = _Selected(key, tree.inside, space, signature, chosen)
+        tree.selected = _Selected(key, walk.inside, space, signature, chosen)
         return chosen
 
     def differing(self, rows: bytes, *, remember: bool) -> list[Question]:

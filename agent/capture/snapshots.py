@@ -17,6 +17,7 @@ program runs that the kernel skipped, before any snapshot.
 import time
 from collections.abc import Callable
 
+from agent.capture.recent import Recent
 from agent.capture.watch import Watch
 from agent.errors import BusyError, NoSuchRootError
 from agent.model import Completeness, Mode, Snapshot, Task, Verified
@@ -38,6 +39,22 @@ _BEHIND = "more happens on this host than the daemon gets the time to follow: tr
 _OUTLAST = 40  # rounds of questions about zombies; in the densest storm one in four has no event between
 
 
+class _Kept:
+    """What is kept of one tree for its next snapshot.
+
+    Args:
+        ties: reads the ties of its tasks.
+
+    Attributes:
+        ties: reads the ties of its tasks.
+        told: the selection all of whose tasks have been asked about.
+    """
+
+    def __init__(self, ties: Ties) -> None:
+        self.ties = ties
+        self.told: select.Selection | None = None
+
+
 class Snapshots:
     """The snapshots of one watch.
 
@@ -50,17 +67,18 @@ class Snapshots:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._told: select.Selection | None = None
-        probes = watch.probes
-        self._ties = Ties(probes.tied, probes.ties, watch.table.pids, filters=probes.filters)
+        self._kept: Recent[TaskStruct, _Kept] = Recent(self._keep)
         self.header = host.header()
         self.boot_id = host.boot_id()
         self._boottime_ns = host.cut_clock()
 
+    def _keep(self) -> _Kept:
+        probes = self._watch.probes
+        return _Kept(Ties(probes.tied, probes.ties, self._watch.table.pids, filters=probes.filters))
+
     def forget(self) -> None:
-        """Free what is kept for the next snapshot of the same tree."""
-        self._told = None
-        self._ties.forget()
+        """Free what is kept for further snapshots of the same trees."""
+        self._kept.clear()
 
     def caller(self, pid: int) -> TaskStruct | None:
         """Return the client's task, by its number in the initial namespace; None: no task has it.
@@ -163,7 +181,8 @@ class Snapshots:
         at_cut(chosen)
         order = self._watch.stream.next
         time_ns, boottime_ns = time.time_ns(), self._boottime_ns()
-        tasks = self._tied(chosen, mark, deadline)
+        kept = self._kept.of(root, len(chosen.tasks))
+        tasks = self._tied(kept, chosen, mark, deadline)
         self._watch.totals.snapshots += 1
         reasons = [*chosen.unknown, *lookup.unlisted(self._watch.table, root)]
         if self._watch.is_in_doubt:
@@ -192,7 +211,7 @@ class Snapshots:
                 reasons=tuple(reasons),
                 order=order,
             ),
-            as_of_read=self._ties.fields,
+            as_of_read=kept.ties.fields,
         )
 
     def _verify(self, root: TaskStruct, mode: Mode, deadline: float) -> Verified:
@@ -235,19 +254,20 @@ class Snapshots:
                 return True
         return False
 
-    def _tied(self, chosen: select.Selection, mark: int, deadline: float) -> tuple[Task, ...]:
+    def _tied(self, kept: _Kept, chosen: select.Selection, mark: int, deadline: float) -> tuple[Task, ...]:
         """Return the rows of a selection with their ties, read now.
 
         Args:
+            kept: of its tree.
             chosen: the selection.
             mark: every task that was born before this number has been asked about, or a sweep has listed it.
         """
-        if chosen is not self._told:
+        if chosen is not kept.told:
             born = [task for task in chosen.inside if task.order >= mark and task.address and task.pid.task is task]
             if born:
                 self._watch.ask([self._watch.table.question(task) for task in born], deadline)
-            self._told = chosen
-        return self._ties.add(chosen, self._watch.table.noted)
+            kept.told = chosen
+        return kept.ties.add(chosen, self._watch.table.noted)
 
     def _explain(self, deadline: float) -> None:
         """Wait a moment for the events of differences; those that stay are anomalies."""

@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 
 from agent import VERSION, rootname
 from agent.access import Viewer
+from agent.capture.recent import Recent
 from agent.capture.snapshots import Snapshots
 from agent.capture.watch import Watch
 from agent.daemon import metrics
@@ -71,7 +72,7 @@ class Service:
         self._unsent_of = unsent_of
         self._log = log
         self._audit = Audit(log)
-        self._images = checkpoint.Writer()
+        self._writers: Recent[TaskStruct, checkpoint.Writer] = Recent(checkpoint.Writer)
         self._seconds = metrics.Histogram(metrics.SNAPSHOT_SECONDS)
         self._started = time.monotonic()
         self._arguments_told = False
@@ -92,6 +93,7 @@ class Service:
     def rest(self) -> None:
         """Do the watch's periodic work, and free what is kept for further snapshots."""
         self.snapshots.forget()
+        self._writers.clear()
         self.watch.rest()
 
     def packed(self, request: codec.Message, asker: Asker) -> bytes:
@@ -150,7 +152,7 @@ class Service:
             root = self._find(request, asker)
             outer: list[tuple[int, ...]] = []
             snapshot = self._taken(root, mode, request, asker, self._noting_outer(request, asker, outer))
-            data = self._image(snapshot, fmt, dialect)
+            data = self._image(root, snapshot, fmt, dialect)
             said |= {"mode": snapshot.mode, "tasks": len(snapshot.tasks)}
         except CkptreeError as error:
             self._written("snapshot", request, asker, begin, said, codec.failure(error)["kind"])
@@ -236,7 +238,7 @@ class Service:
         said: dict[str, Any] = {"mode": "subtree", "format": "ckpt"}
         try:
             snapshot = self._taken(root, "subtree", request, asker, at_cut)
-            data = self._images.dumps(snapshot, snapshot.dialect)
+            data = self._image(root, snapshot, "ckpt", snapshot.dialect)
         except CkptreeError as error:
             self._written("subscribe", request, asker, begin, said, codec.failure(error)["kind"])
             raise
@@ -334,8 +336,10 @@ class Service:
         namespace = self._caller(asker).pid.namespace
         return lambda chosen: outer.extend(chosen.refs.above(namespace))
 
-    def _image(self, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
-        return self._images.dumps(snapshot, dialect) if fmt == "ckpt" else registry.image(snapshot, fmt, dialect)
+    def _image(self, root: TaskStruct, snapshot: Snapshot, fmt: str, dialect: Dialect) -> bytes:
+        if fmt != "ckpt":
+            return registry.image(snapshot, fmt, dialect)
+        return self._writers.of(root, len(snapshot.tasks)).dumps(snapshot, dialect)
 
     def _written(
         self, verb: str, request: codec.Message, asker: Asker, begin_ns: int, said: dict[str, Any], result: str

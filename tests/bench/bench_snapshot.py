@@ -2,9 +2,10 @@
 """Measurement of one capture of a quiet tree: all methods in turn, tree by tree, in one run.
 
 ``python -m tests.bench.bench_snapshot [--tasks 100,1000,5000,20000] [--rounds 21] [--json]`` from the repository's
-root, as root. Beside those trees: one of 10 tasks on a host that has the largest of them too, and one of 1000 beside a
-storm. The daemon's figure is from the request to the bytes of the image; the command line's is a whole process. A
-method that is repeated at once finds its data in the processor's caches, as far as other methods have not replaced it.
+root, as root. Beside those trees: one of 10 tasks on a host that has the largest of them too, one of 1000 beside a
+storm, and one of 1000 in turn with another of as many. The daemon's figure is from the request to the bytes of the
+image; the command line's is a whole process. A method that is repeated at once finds its data in the processor's
+caches, as far as other methods have not replaced it.
 """
 
 import argparse
@@ -56,14 +57,30 @@ def command(*arguments: str) -> None:
         raise RuntimeError(f"ckptree {' '.join(arguments)}: exit code {ran.returncode}: {ran.stderr}")
 
 
-def methods(root: int, watcher: Watcher, iterator: BareIterator, image: Path) -> dict[str, Callable[[], int]]:
-    """Return the methods by name; each takes one capture and returns its duration in ns."""
+def methods(
+    root: int, watcher: Watcher, iterator: BareIterator, image: Path, other: int | None = None
+) -> dict[str, Callable[[], int]]:
+    """Return the methods by name; each takes one capture and returns its duration in ns.
+
+    Args:
+        root: of the tree.
+        watcher: the daemon.
+        iterator: the bare iterator.
+        image: where the command line writes.
+        other: the root of a tree that the daemon captures before each of its captures of this one.
+    """
+
+    def in_turn() -> int:
+        if other is not None:
+            watcher.image_ns(other)
+        return watcher.image_ns(root)
+
     snapshot = ("snapshot", str(root), "--mode", "subtree", "-o", str(image))
     return {
         ITERATOR: lambda: iterator().duration_ns,
         ITERATOR_AGAIN: lambda: iterator().duration_ns,
-        DAEMON: lambda: watcher.image_ns(root),
-        DAEMON_AGAIN: lambda: watcher.image_ns(root),
+        DAEMON: in_turn,
+        DAEMON_AGAIN: in_turn,
         CALL: lambda: wall_ns(lambda: watcher.image_ns(root)),
         PROC: lambda: scan_proc().duration_ns,
         PSUTIL: lambda: scan_psutil().duration_ns,
@@ -72,13 +89,15 @@ def methods(root: int, watcher: Watcher, iterator: BareIterator, image: Path) ->
     }
 
 
-def measure(tasks: int, rounds: int, watcher: Watcher, iterator: BareIterator, directory: Path) -> Figures:
+def measure(
+    tasks: int, rounds: int, watcher: Watcher, iterator: BareIterator, directory: Path, other: int | None = None
+) -> Figures:
     """Return, for one size of tree, medians and quartiles in ms, and ckptree's share of the time of each method.
 
     Slow methods take part in every fifth round.
     """
     with IdleTree(tasks) as tree:
-        ways = methods(tree.root, watcher, iterator, directory / "image.ckpt")
+        ways = methods(tree.root, watcher, iterator, directory / "image.ckpt", other)
         times: dict[str, dict[int, float]] = {name: {} for name in ways}
         for n in range(rounds):
             for name, way in ways.items():
@@ -136,9 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for tasks in options.tasks:
             print(f"bench_snapshot: {tasks} tasks", file=sys.stderr, flush=True)
             figures[f"{tasks} tasks"] = measure(tasks, options.rounds, watcher, iterator, directory)
-        print("bench_snapshot: small beside large, quiet beside a storm", file=sys.stderr, flush=True)
+        print("bench_snapshot: small beside large, two in turn, quiet beside a storm", file=sys.stderr, flush=True)
         with IdleTree(max(options.tasks)):
             figures[f"{_SMALL} of {max(options.tasks)}"] = measure(_SMALL, options.rounds, watcher, iterator, directory)
+        with IdleTree(_BESIDE) as other:
+            figures[f"{_BESIDE} in turn"] = measure(_BESIDE, options.rounds, watcher, iterator, directory, other.root)
         with Storm(idle=0, rate=_STORM_RATE):
             figures[f"{_BESIDE} beside a storm"] = measure(_BESIDE, options.rounds, watcher, iterator, directory)
     if options.json:

@@ -51,6 +51,21 @@ def test_an_answer_that_says_nothing_new_is_no_news(scene: Scene) -> None:
     assert scene.cache.members(scene.top) is members
 
 
+def test_two_trees_asked_for_in_turn_are_both_kept(scene: Scene) -> None:
+    """Neither displaces the other, and a change of one leaves the other as it is."""
+    other = scene.pair.task(scene.other)
+    mine = scene.cache.select(scene.top, "subtree", without_entered=False)
+    theirs = scene.cache.select(other, "subtree", without_entered=False)
+
+    assert scene.cache.select(scene.top, "subtree", without_entered=False) is mine
+    assert scene.cache.select(other, "subtree", without_entered=False) is theirs
+
+    scene.pair.kernel.fork(scene.other)
+
+    assert scene.cache.select(scene.top, "subtree", without_entered=False) is mine
+    assert len(scene.cache.select(other, "subtree", without_entered=False).tasks) == len(theirs.tasks) + 1
+
+
 def test_what_happens_elsewhere_leaves_walk_and_selection_as_they_are(scene: Scene) -> None:
     """Both are used again."""
     chosen = scene.cache.select(scene.top, "subtree", without_entered=False)
