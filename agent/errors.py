@@ -42,6 +42,12 @@ class NoSuchRootError(CkptreeError):
     exit_code = 4
 
 
+class NoSuchTimeError(CkptreeError):
+    """A time that the recording does not have; the text has the times there are (exit code 4)."""
+
+    exit_code = 4
+
+
 class HostError(CkptreeError):
     """An operation that the host or the caller's rights do not allow: no root, no BTF, no bcc, a child namespace (exit
     code 5).

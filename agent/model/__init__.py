@@ -32,7 +32,7 @@ from agent.model.process import (
     Surroundings,
     Terminal,
 )
-from agent.model.snapshot import Completeness, Dialect, Header, Mode, Obstacle, Snapshot, Verified
+from agent.model.snapshot import At, Completeness, Dialect, Header, Mode, Obstacle, Snapshot, Verified
 from agent.model.task import Task, TaskState, WaitStatus
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "OUTSIDE",
     "Ancestor",
     "AncestorEvent",
+    "At",
     "Birth",
     "Capabilities",
     "Completeness",

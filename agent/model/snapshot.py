@@ -91,6 +91,20 @@ class Completeness:
         return self.verified != "no" and not self.reasons
 
 
+class At(NamedTuple):
+    """The instant of a recording from which a snapshot was rebuilt.
+
+    Attributes:
+        order: number of the first record that is not in it; all records below are.
+        time_ns: CLOCK_REALTIME of the instant.
+        uncertain_ns: bound of the difference between `time_ns` and the moment at which the tree was so.
+    """
+
+    order: int
+    time_ns: int
+    uncertain_ns: int
+
+
 _NOTHING: Mapping[tuple[str | int, ...], Mapping[str, object]] = MappingProxyType({})
 
 
@@ -107,6 +121,7 @@ class Snapshot:
         namespaces, pids, tasks, ancestors: see agent.model. ``tasks`` has parents before children.
         squashed: sessions and groups from outside that share one special tag, by name, where more than one.
         entered: tasks that entered the container from outside and were left out on request, by name.
+        at: see At; None where the tree was read while it lived.
         not_rebuildable: the obstacles to a rebuild, where they were looked for; empty: none known.
         completeness: see Completeness.
         as_of_read: names of the fields of a task that were read a moment after the cut, not at the cut. A field that is
@@ -130,6 +145,7 @@ class Snapshot:
     header: Header = field(default_factory=Header)
     completeness: Completeness = field(default_factory=lambda: Completeness("no"))
     as_of_read: tuple[str, ...] = ()
+    at: At | None = None
     not_rebuildable: tuple[Obstacle, ...] = ()
     first_tag: int = 1
     dialect: Dialect = "seed"

@@ -36,6 +36,7 @@ from agent.errors import (
     HostError,
     NoDaemonError,
     NoSuchRootError,
+    NoSuchTimeError,
     NotPermittedError,
     RefusedError,
     UsageError,
@@ -67,6 +68,7 @@ _KINDS: tuple[tuple[type[CkptreeError], str], ...] = (
     (UsageError, "usage"),
     (NoDaemonError, "no-daemon"),
     (NoSuchRootError, "no-such-root"),
+    (NoSuchTimeError, "no-such-time"),
     (HostError, "host"),
     (RefusedError, "refused"),
 )

@@ -30,7 +30,7 @@ from agent.model import CKPT_PID_ROOT, Snapshot, Task
 from exporters.comparing.comparison import Change, Changed, Difference, Numbers, Stray, difference
 from exporters.content.facts import Document
 from exporters.content.fields import escape
-from exporters.content.wording import Remarks, count, ended, moment, name, path, plain, signal_name
+from exporters.content.wording import Remarks, count, cut, ended, name, path, plain, signal_name
 
 __all__ = ["Difference", "difference", "lines", "to_document"]
 
@@ -98,7 +98,7 @@ class _Account:
         for side, snapshot in (("a", found.a), ("b", found.b)):
             tasks = count(len(snapshot.tasks), "task")
             root = path(snapshot.pids[0].numbers)
-            yield f"{side}: {snapshot.mode} of {root} · {tasks} · {moment(snapshot.time_ns)}"
+            yield f"{side}: {snapshot.mode} of {root} · {tasks} · {cut(snapshot)}"
         if found.mapped:
             yield "who is who: by the map; a has the numbers that it gives"
         else:

@@ -2,7 +2,8 @@
 """The facts of a snapshot: all that a bare image cannot hold, as plain maps, lists, strings, numbers and bytes.
 
     facts     = {boot_id, time_ns, boottime_ns, namespaces, pids: [{namespaces}], tasks: [{state, ..., birth}],
-                 ancestors, squashed, entered, completeness, as_of_read, not_rebuildable}
+                 ancestors, squashed, entered, completeness, as_of_read, not_rebuildable} | {at: {order, time_ns,
+                 uncertain_ns}}, of a recorded tree
     birth     = {creator: {tag} | {ancestor} | null, observed, sid: ref, pgid: ref, flags, order}
     ancestor  = {id, numbers, namespaces, events: [{event, order, value: ref}]} | birth
     ref       = tag | {numbers, namespaces} | null          exporters.content.belongings has the other references to pid
@@ -31,7 +32,7 @@ Document: TypeAlias = dict[str, object]
 def facts(snapshot: Snapshot) -> Document:
     """Return the facts of the whole tree, keys sorted at every depth; `task_facts` has those of the tasks."""
     done = snapshot.completeness
-    return {
+    known: Document = {
         "ancestors": [
             {
                 "creator": _creator(birth.creator),
@@ -72,6 +73,10 @@ def facts(snapshot: Snapshot) -> Document:
         "squashed": snapshot.squashed,
         "time_ns": snapshot.time_ns,
     }
+    if snapshot.at is not None:  # no key elsewhere: images of living trees stay as they were
+        known["at"] = dict(sorted(snapshot.at._asdict().items()))
+        return dict(sorted(known.items()))
+    return known
 
 
 def task_facts(tasks: Sequence[Task]) -> list[Document]:

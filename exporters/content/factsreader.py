@@ -9,6 +9,7 @@ from agent.model import (
     CKPT_PID_ROOT,
     Ancestor,
     AncestorEvent,
+    At,
     Birth,
     Completeness,
     Creator,
@@ -72,6 +73,7 @@ def assemble(base: Base, known: Fields) -> Snapshot:
         header=base.header,
         completeness=reader.completeness(),
         as_of_read=known.texts("as_of_read"),
+        at=reader.at(),
         not_rebuildable=reader.obstacles(),
         first_tag=base.first_tag,
         dialect=base.dialect,
@@ -99,6 +101,7 @@ def wrongs(base: Base, known: Fields) -> Iterator[FormatError]:
         lambda: known.text("boot_id", ""),
         reader.ancestors,
         reader.completeness,
+        reader.at,
         lambda: collect(known.whole),
     )
     for part in parts:
@@ -197,6 +200,16 @@ class _FactsReader:
             kernel_threads_left_out=fields.maybe_integer("kernel_threads_left_out", 0, U64_MAX) or 0,
             reasons=fields.texts("reasons"),
             order=fields.maybe_integer("order", 0, U64_MAX),
+        )
+
+    def at(self) -> At | None:
+        if not self._known.has("at"):
+            return None
+        fields = self._known.map("at")
+        return At(
+            order=fields.integer("order", 0, U64_MAX),
+            time_ns=fields.integer("time_ns", 0, TIME_NS_MAX),
+            uncertain_ns=fields.integer("uncertain_ns", 0, TIME_NS_MAX),
         )
 
     def wrong_rows(self, key: Literal["pids", "tasks"], count: int) -> Iterator[FormatError]:

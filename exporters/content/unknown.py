@@ -63,8 +63,12 @@ _COMPLETENESS = "verified lost sweeps anomalies kernel_threads_left_out reasons 
 
 DOCUMENT = _shape(
     "format version dialect first_tag mode root boot_id time_ns boottime_ns header completeness namespaces pids tasks "
-    "ancestors squashed entered as_of_read not_rebuildable",
-    {"header": _shape(_HEADER), "completeness": _shape(_COMPLETENESS)},
+    "ancestors squashed entered as_of_read at not_rebuildable",
+    {
+        "header": _shape(_HEADER),
+        "completeness": _shape(_COMPLETENESS),
+        "at": _shape("order time_ns uncertain_ns"),
+    },
     {
         "namespaces": _shape("id inum level parent"),
         "pids": _shape("tag numbers namespaces"),

@@ -269,6 +269,22 @@ def moment(time_ns: int) -> str:
     return f"{datetime.fromtimestamp(time_ns // NS_PER_S, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def cut(snapshot: Snapshot) -> str:
+    """Return the time of a snapshot, and that it is from a recording, where it is."""
+    at = snapshot.at
+    if at is None:
+        return moment(snapshot.time_ns)
+    return f"{moment(at.time_ns)}, from a recording, before record {at.order}, to within {short_span(at.uncertain_ns)}"
+
+
+def short_span(ns: int) -> str:
+    """Return a short time in the unit that suits it."""
+    for unit, size in (("s", NS_PER_S), ("ms", 1_000_000), ("µs", 1_000)):
+        if ns >= size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns} ns"
+
+
 def name(task: Task) -> str:
     """Return the comm of a task, safe for a terminal; empty if the image has none."""
     return "" if task.comm is None else plain(escape(task.comm))

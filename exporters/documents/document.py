@@ -66,6 +66,7 @@ def to_document(snapshot: Snapshot) -> Document:
         "header": header_fields(snapshot.header),
         "completeness": known["completeness"],
         "as_of_read": known["as_of_read"],
+        **({"at": known["at"]} if "at" in known else {}),
         "namespaces": known["namespaces"],
         "pids": pids,
         "tasks": tasks,

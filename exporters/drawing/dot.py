@@ -33,7 +33,7 @@ from collections.abc import Hashable, Iterator
 
 from agent.model import OUTSIDE, Ancestor, Birth, Creator, Namespace, OutsidePid, PidRef, Snapshot, Tag, Task
 from exporters.content.identity import UserName, nameless, user
-from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, moment, name, path, plain
+from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, cut, name, path, plain
 from exporters.drawing import folding, treelegend
 from exporters.drawing.labels import FONTS, badge, cell, hexadecimal, node, quoted, table, text_cell
 from exporters.drawing.treelegend import BIRTH, DARK, DEAD, LINE
@@ -119,7 +119,7 @@ class _Drawing:
     def _title(self) -> str:
         snapshot, done = self._snapshot, self._snapshot.completeness
         lines = [f"<b>{snapshot.mode} of {self._remarks.numbers(snapshot.tasks[0].pid)}</b>"]
-        lines.append(f"{count(len(snapshot.tasks), 'task')} · {moment(snapshot.time_ns)}")
+        lines.append(f"{count(len(snapshot.tasks), 'task')} · {cut(snapshot)}")
         if self._remarks.all_assumed:
             lines[1] += " · births assumed"
         if not done.complete:

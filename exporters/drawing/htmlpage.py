@@ -29,7 +29,7 @@ from typing import Final
 from agent.model import CKPT_PID_ROOT, AncestorEvent, Birth, OutsidePid, PidRef, Snapshot, Tag, Task
 from exporters.content.fields import escape
 from exporters.content.identity import UserName, nameless, word
-from exporters.content.wording import Remarks, count, moment, path, plain
+from exporters.content.wording import Remarks, count, cut, path, plain
 
 _PARTS: Final = Path(__file__).with_name("page")
 _SCRIPTS: Final = ("facts.js", "tree.js", "details.js", "timeline.js", "start.js")  # each uses those before it
@@ -131,7 +131,7 @@ class _Image:
         yield count(threads, "thread") if threads else ""
         yield count(len(snapshot.pids), "pid")
         yield count(len(snapshot.namespaces), "pid namespace") if len(snapshot.namespaces) > 1 else ""
-        yield moment(snapshot.time_ns)
+        yield cut(snapshot)
         host = " ".join([plain(word.partition("\0")[0]) for word in (header.release, header.machine) if word])
         yield f"Linux {host}" if host else ""
 

@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from agent.model import Snapshot, Task, TaskState
 from exporters.content.identity import UserName, age, command, nameless, user
-from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, is_bare, moment, name, plain
+from exporters.content.wording import ALARM, Remark, Remarks, Subject, count, cut, is_bare, name, plain
 from exporters.drawing.colours import BOLD, Ink, Phrase, Span, columns, fold, shortened, width
 
 _WIDTH = 100  # columns that threads may share if no width is given
@@ -176,7 +176,7 @@ class _View:
         return (
             f"{snapshot.mode} of {self._remarks.numbers(self._root.pid)}",
             ", ".join(counts),
-            moment(snapshot.time_ns),
+            cut(snapshot),
             host and f"Linux {host}",
         )
 

@@ -13,6 +13,7 @@ from agent.model import (
     CKPT_PID_ROOT,
     Ancestor,
     AncestorEvent,
+    At,
     Birth,
     Capabilities,
     Completeness,
@@ -211,6 +212,7 @@ _header = st.tuples(
 _completeness = st.tuples(st.sampled_from(get_args(Verified)), _u64, _u64, _u64, _u64, _words).map(
     lambda fields: Completeness(*fields)
 )
+_at = st.none() | st.tuples(_u64, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1)).map(lambda drawn: At(*drawn))
 _whole = st.tuples(
     st.sampled_from(get_args(Mode)),
     st.integers(0, 2**63 - 1),
@@ -245,6 +247,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         header=draw(_header),
         completeness=draw(_completeness),
         as_of_read=draw(_words),
+        at=draw(_at),
         first_tag=shape.first,
         dialect=dialect,
     )
