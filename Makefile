@@ -126,7 +126,7 @@ C_FILES := $(foreach place,agent/restart/helper bpf tests/bench tests/hostile te
 # What a Debian package is made of, beside the wheels.
 PACKAGED := debian docs systemd README.md SECURITY.md CHANGELOG.md
 
-.PHONY: help check coverage lint style setup packages packages-browser packages-criu packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api fuzz-criu clean
+.PHONY: help check coverage lint style setup packages packages-browser packages-criu packages-fleet packages-deb packages-machines demo test man docs deb test-deb test-systemd matrix torture soak bench hostile crashes fuzz fuzz-api fuzz-criu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -148,6 +148,10 @@ packages-browser:
 packages-criu: setup
 	@$(BIN)/python -m tests.support.suitepackages >/dev/null \
 		|| echo "setup: no criu could be fetched: the live tests that dump with it will fail" >&2
+
+packages-fleet: setup
+	@$(BIN)/python -m tests.support.suitepackages fleet >/dev/null \
+		|| echo "setup: no servers could be fetched: the tests of stores will fail" >&2
 
 packages-deb:
 	@$(NEED) $(NEED_FOR_DEB) $(INSTALL_MISSING)
@@ -193,7 +197,7 @@ coverage: setup
 	@mkdir -p build/coverage
 	$(UNIT_TESTS) --cov --cov-report=term
 
-test: lint packages-browser packages-criu
+test: lint packages-browser packages-criu packages-fleet
 ifneq ($(ROOT),)
 	$(BIN)/pytest
 else

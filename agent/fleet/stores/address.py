@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses of objects in stores: ``nats://BUCKET/NAME``, ``s3://BUCKET/KEY``, ``oci://REGISTRY/REPO:TAG``."""
+
+import re
+from typing import Final, NamedTuple
+
+from agent.errors import UsageError
+
+FORMS: Final = {
+    "nats": "nats://BUCKET/NAME",
+    "s3": "s3://BUCKET/KEY",
+    "oci": "oci://REGISTRY/REPO:TAG",
+}
+"""The form of an address of each kind of store."""
+
+_SCHEME: Final = re.compile(r"([A-Za-z0-9+.-]+)://")
+_PLACES: Final = {
+    "nats": (re.compile(r"[A-Za-z0-9_-]+"), "a bucket has letters, digits, - and _"),
+    "s3": (
+        re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
+        "a bucket has 3 to 63 lower-case letters, digits, dots and hyphens",
+    ),
+    "oci": (
+        re.compile(
+            r"[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
+        ),
+        "name the registry's host, and a repository in lower-case letters",
+    ),
+}
+_NAMES: Final = {
+    "nats": (re.compile(r"[-/_=.A-Za-z0-9]{1,1024}"), "a name has letters, digits and - / _ = ."),
+    "s3": (re.compile(r"[^\x00-\x1f\x7f]{1,1024}"), "a key has no control characters"),
+    "oci": (re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"), "a tag has letters, digits and . _ -, 128 at most"),
+}
+_EMPTY_PART: Final = re.compile(r"(^|/)\.{0,2}(/|$)")
+
+
+class Address(NamedTuple):
+    """An address of an object.
+
+    Attributes:
+        scheme: ``nats``, ``s3`` or ``oci``.
+        place: the bucket, or registry and repository.
+        name: of the object in it; of a registry's, its tag.
+    """
+
+    scheme: str
+    place: str
+    name: str
+
+    def __str__(self) -> str:
+        between = ":" if self.scheme == "oci" else "/"
+        return f"{self.scheme}://{self.place}{between}{self.name}"
+
+    def beside(self, suffix: str) -> "Address":
+        """Return the address of an object that belongs to this one."""
+        return self._replace(name=self.name + suffix)
+
+
+def is_address(file: str) -> bool:
+    """Return True for a FILE that lies in a store, and not in this host's file system."""
+    match = _SCHEME.match(file)
+    return match is not None and match[1].lower() in FORMS
+
+
+def parse(text: str) -> Address:
+    """Parse the address of an object.
+
+    Raises:
+        UsageError: it is none; the message names the part at fault.
+    """
+    match = _SCHEME.match(text)
+    if match is None or match[1].lower() not in FORMS:
+        raise UsageError(f"{text}: no address of a store: expected {', '.join(FORMS.values())}")
+    scheme = match[1].lower()
+    rest = text[match.end() :]
+    form = FORMS[scheme]
+    if scheme == "oci":
+        if "@" in rest:
+            raise UsageError(f"{text}: name a tag, as in {form}: a digest cannot be written, and names no image to be")
+        path, slash, last = rest.rpartition("/")
+        last, colon, name = last.partition(":")
+        place = f"{path}{slash}{last}"
+        if not colon:
+            raise UsageError(f"{text}: the tag is missing: expected {form}")
+    else:
+        place, _, name = rest.partition("/")
+    _check(text, form, place, "place", *_PLACES[scheme])
+    _check(text, form, name, "name", *_NAMES[scheme])
+    if scheme != "oci" and _EMPTY_PART.search(name):
+        raise UsageError(f"{text}: a part of the name {name!r} is empty, . or ..: expected {form}")
+    return Address(scheme, place, name)
+
+
+def _check(text: str, form: str, part: str, kind: str, pattern: re.Pattern[str], rule: str) -> None:
+    """Refuse a part of an address that its pattern does not match."""
+    words = {
+        "nats": {"place": "bucket", "name": "name"},
+        "s3": {"place": "bucket", "name": "key"},
+        "oci": {"place": "registry or repository", "name": "tag"},
+    }[form.partition(":")[0]]
+    if not part:
+        raise UsageError(f"{text}: the {words[kind]} is missing: expected {form}")
+    if not pattern.fullmatch(part):
+        raise UsageError(f"{text}: {part!r} is no {words[kind]}: {rule}; expected {form}")
