@@ -190,7 +190,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
     try:
         from agent.restart.rebuild.commands import with_path
         from agent.restart.rebuild.coordinator import Rebuild
-        from agent.restart.rebuild.timenamespace import NO_OFFSETS
+        from agent.restart.rebuild.timenamespace import NO_NAMESPACES
         from agent.restart.rebuild.verify import Standing, beginning
 
         words = with_path(wish.command) if wish.command else None
@@ -215,7 +215,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
             keep_rights=wish.keep_rights,
             no_terminal=_without_terminal(wish, snapshot, plan, programs, told=not no_stdio),
             stage=filled.stage.section() if filled is not None else b"",
-            clocks=filled.clocks if filled is not None else NO_OFFSETS,
+            namespaces=filled.namespaces if filled is not None else NO_NAMESPACES,
         ) as rebuild,
         filling(rebuild, filled) as fill,
     ):

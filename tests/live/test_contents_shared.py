@@ -131,25 +131,6 @@ def test_files_that_are_mapped_to_be_shared_are_written_again(tmp_path: Path, da
     assert content == (tmp_path / "data").read_bytes()[:3] == b"new"
 
 
-SYSV = """
-libc.shmat.restype = ctypes.c_void_p
-number = call("shmget", 0, PAGE, 0o600)
-at = libc.shmat(number, None, 0)
-write(at, b"sysv")
-stand("one", int)
-"""
-
-
-def test_sysv_memory_is_refused_by_name(tmp_path: Path, daemon_socket: Path) -> None:
-    """CRIU dumps it only with an IPC namespace of its own, and a restart makes no such namespace."""
-    standing = dumped(SYSV, tmp_path, daemon_socket, within=("unshare", "--ipc"))
-    refused = ckptree("restart", f"criu:{standing.images}")
-
-    assert refused.code == 7
-    assert "SysV shared memory is part of an IPC namespace, and the tree gets the caller's" in refused.err
-    assert ": memory 0x" in refused.err
-
-
 def test_an_object_that_no_process_can_map_is_refused(tmp_path: Path, daemon_socket: Path) -> None:
     """Images are not trusted: the size of a memfd is whatever they say."""
     standing = dumped(FORKED, tmp_path, daemon_socket, ("one", "child", "grandchild"))

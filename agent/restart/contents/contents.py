@@ -39,9 +39,11 @@ from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
 from agent.restart.contents.staging import Stage
+from agent.restart.contents.systemv import SystemV
 from agent.restart.contents.tcpconnections import BlockedConnections
 from agent.restart.planning.plan import Plan, Role
 from agent.restart.rebuild.helperabi import next_page
+from agent.restart.rebuild.timenamespace import MadeNamespaces
 from exporters.criu.criuschema import STOPPED
 
 
@@ -56,7 +58,7 @@ class Contents:
 
     Attributes:
         refusals: the objects that cannot be restored.
-        clocks: how far the clocks of the tree are ahead of this host's.
+        namespaces: that the tree gets, once `check_host` knows them.
         ghosts: the deleted files.
         blocked: the rules that block connections.
     """
@@ -78,10 +80,12 @@ class Contents:
         self.blocked = BlockedConnections(images.inventory)
         self.ghosts = GhostFiles(images)
         self._locks = FileLocks(images.all("filelocks.img"))
-        self.clocks, fault = clocks.lag(images)
+        self._systemv = SystemV(images)
+        offsets, fault = clocks.lag(images)
+        self.namespaces = MadeNamespaces(offsets)
         if fault is not None:
             self.refuse(0, fault)
-        kinds = filekinds.kinds(images, allowed, self.blocked, self.clocks)
+        kinds = filekinds.kinds(images, allowed, self.blocked, offsets)
         self._kinds = {**kinds, MEMFD_DESCRIPTOR: self._memfds}
         self._built: set[int] = set()  # files whose builds have been compared
         self._checked: dict[int, int] = {}  # the process that was first seen to have it, by each open file
@@ -115,7 +119,7 @@ class Contents:
     def page_bytes(self) -> int:
         """Bytes of pages that the tasks will read."""
         private = sum(run.size for memory in self._memories.values() for run in memory.runs)
-        return private + self._memory_objects.page_bytes
+        return private + self._memory_objects.page_bytes + self._systemv.page_bytes
 
     def refuse(self, pid: int, refused: Refused) -> None:
         """Note an object that cannot be restored."""
@@ -137,9 +141,10 @@ class Contents:
         of_criu = self._images.inventory.root_ids
         for pid, refused in treechecks.namespaces(self._images.processes, of_criu, host):
             self.refuse(pid, refused)
-        fault = clocks.fault(self.clocks, host)
-        if fault is not None:
-            self.refuse(next(iter(self._memories), 0), fault)
+        self.namespaces = self.namespaces._replace(ipc=self._systemv.needed(host))
+        fault = clocks.fault(self.namespaces.clocks, host)
+        for refused in (*([fault] if fault is not None else []), *self._systemv.faults(host)):
+            self.refuse(next(iter(self._memories), 0), refused)
         for pid in self._memories:
             for refused in taskchecks.of_host(self._images.processes[pid], host):
                 self.refuse(pid, refused)
@@ -180,10 +185,13 @@ class Contents:
         )
         shared = SharedFiles(self._memory_objects, fill, descriptors.holders)
         ways = processors(len(holders))
-        exchanges = [Exchange(self._images, fill, each, shared, specials, ways, self.stage) for each in holders]
+        exchanges = [
+            Exchange(self._images, fill, each, shared, self._systemv, specials, ways, self.stage) for each in holders
+        ]
         for each in exchanges:
             taskstate.raise_limits(each.holder.leader, each.holder.program, self._host)
             each.begin()
+        self._systemv.make(fill, holders[0].holder, holders[0].free, ways)
         for each in exchanges:
             each.run()
         self._memfds.shared = shared
@@ -206,6 +214,7 @@ class Contents:
         try:
             memory = AddressSpace(self._images, process, self._lowest)
             self._memory_objects.add(self._leaders[pid], memory, process.fds)
+            self._systemv.add(self._leaders[pid], memory)
         except Refused as refused:
             self.refuse(pid, refused)
         else:
@@ -269,10 +278,11 @@ class Contents:
 
     @property
     def _room_bytes(self) -> int:
-        return LEAST_ROOM + 4 * self._memory_objects.largest
+        return LEAST_ROOM + 4 * max(self._memory_objects.largest, self._systemv.span)
 
     def _check_huge_pages(self) -> None:
         needed = sum((each.huge_pages for each in self._memories.values()), self._memory_objects.huge_pages)
+        needed += self._systemv.huge_pages
         for size, text in hugepages.lacking(needed):
             pid = next(
                 (pid for pid, each in self._memories.items() if each.huge_pages[size]), next(iter(self._memories))

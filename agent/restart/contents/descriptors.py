@@ -6,6 +6,7 @@ all that the images have. When every process has created its own, each fetches t
 puts each at its descriptors' numbers. When every process has fetched, the high numbers are closed.
 """
 
+import os
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -91,6 +92,13 @@ def open_high(holder: Holder, path: bytes, flags: int) -> int:
     """Open a file at a high number, and return the number."""
     name = holder.program.data(path + b"\0")
     return keep_high(holder, holder.leader.kept("openat", AT_FDCWD, name, flags | O_CLOEXEC, 0))
+
+
+def write_file(script: FillScript, program: ProcessProgram, path: bytes, text: bytes) -> None:
+    """Write a text into a file of procfs."""
+    file = script.kept("openat", AT_FDCWD, program.data(path + b"\0"), os.O_WRONLY, 0)
+    script.exact("write", file, program.data(text), len(text), wanted=len(text))
+    script.call("close", file)
 
 
 class OpenFile(NamedTuple):

@@ -15,6 +15,7 @@ from agent.restart.contents.memory import AddressSpace, FileKey
 from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.sharedmemory import SharedFiles
 from agent.restart.contents.staging import Stage
+from agent.restart.contents.systemv import SystemV
 
 LEAST_ROOM: Final = 4 << 30
 """Bytes of a room, at least: the program, the kernel's areas on their way, and a page of 1 GiB at a place that fits it."""
@@ -43,6 +44,7 @@ class Exchange:
         fill: the program.
         room: the process, and its free addresses.
         shared: the objects that processes share.
+        systemv: the segments that processes attach.
         specials: the kernel's areas in the helper's processes.
         ways: processors that may read its pages at once.
         stage: the pages that it shares with others since a fork.
@@ -58,6 +60,7 @@ class Exchange:
         fill: FillProgram,
         room: Room,
         shared: SharedFiles,
+        systemv: SystemV,
         specials: Specials,
         ways: int,
         stage: Stage,
@@ -66,6 +69,7 @@ class Exchange:
         self._images = images
         self._entered, self.ready = fill.word(), fill.word()
         self._shared = shared
+        self._systemv = systemv
         self._specials = specials
         self._ways = ways
         self._stage = stage
@@ -101,6 +105,7 @@ class Exchange:
         kept = [place] if place is not None and inherited else []
         memory.clear(script, self._free, self._specials, kept)
         self._files |= self._shared.fetch(self.holder, memory.files())
+        self._systemv.attach(self.holder, memory, self._free)
         buffer = self.holder.program.data(bytes(MERGE_BUFFER if inherited else 0))
         memory.restore(script, self._files, self._pages, self._ways, inherited, buffer)
         for area in kept:
@@ -108,6 +113,7 @@ class Exchange:
             script.call("munmap", area.start, area.size)
         memory.marks(script, self.holder.program, exe)
         self._shared.seal(self.holder)
+        self._systemv.finish(self.holder)
 
     def _opened(self, identity: int, flags: int) -> int:
         self.holder.leader.about = About("file", str(identity))

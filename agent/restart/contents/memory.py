@@ -122,13 +122,19 @@ class AddressSpace:
         keys = (self._key(vma) for vma in self._regular)
         return list(dict.fromkeys(key for key in keys if key is not None))
 
+    def attached(self) -> list[Any]:
+        """Return the areas of System V shared memory."""
+        return [vma for vma in self._regular if vma.status & AREA_SYSVIPC]
+
     def shared(self) -> list[tuple[tuple[str, int], Any]]:
         """Return the areas of memory that is shared without a file in a folder: the object's key, and the area."""
         keys = [(self._key(vma), vma) for vma in self._regular]
         return [(key[:2], vma) for key, vma in keys if key is not None and key[0] != "file"]
 
     def _key(self, vma: Any) -> "FileKey | None":
-        """Return the file that an area maps; None for private anonymous memory."""
+        """Return the file that an area maps; None for private anonymous memory, and System V shared memory."""
+        if vma.status & AREA_SYSVIPC:
+            return None
         if vma.status & AREA_MEMFD:
             entry = self._files.get(int(vma.shmid))
             if entry is None or not entry.HasField("memfd"):
@@ -232,6 +238,8 @@ class AddressSpace:
         """
         written = self._written()
         for vma in self._regular:
+            if vma.status & AREA_SYSVIPC:
+                continue  # it is there; see systemv.py
             script.about = _about(vma)
             protection = int(vma.prot) | (PROT_WRITE if vma.start in written else 0)
             file: Argument = -1
@@ -359,7 +367,6 @@ class AddressSpace:
 _BEFORE_PAGES: Final = 1 << MADV_HUGEPAGE | 1 << MADV_NOHUGEPAGE
 """Advices that count when a page is read."""
 _NOT_YET: Final = {
-    AREA_SYSVIPC: "SysV shared memory is part of an IPC namespace, and the tree gets the caller's",
     AREA_SOCKET: "memory of a packet socket is not restored",
     AREA_AIORING: "a ring of asynchronous I/O is not restored",
     AREA_SHADOW_STACK: "a shadow stack is not restored",

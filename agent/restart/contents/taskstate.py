@@ -5,13 +5,12 @@ First every thread takes what needs no rights or takes none away. Then the first
 and at last each takes its seccomp filters and its credentials, after which it may no more than the program might.
 """
 
-import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from agent.restart.contents import credentials, filters
-from agent.restart.contents.descriptors import AT_FDCWD
+from agent.restart.contents.descriptors import write_file
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, FillProgram, FillScript, ProcessProgram
 from agent.restart.contents.filters import Filters
@@ -157,10 +156,7 @@ def blocked(image: ProcessImage, tid: int) -> int:
 def _write(script: FillScript, program: ProcessProgram, name: str, value: int) -> None:
     """Write a number into a file of the process's own folder in /proc."""
     script.about = About("task", name)
-    file = script.kept("openat", AT_FDCWD, program.data(b"/proc/self/%s\0" % name.encode()), os.O_WRONLY, 0)
-    text = b"%d" % value
-    script.exact("write", file, program.data(text), len(text), wanted=len(text))
-    script.call("close", file)
+    write_file(script, program, f"/proc/self/{name}".encode(), b"%d" % value)
 
 
 def _restore_actions(script: FillScript, program: ProcessProgram, core: Any) -> None:

@@ -18,8 +18,8 @@ Found = Iterator[tuple[int, Refused]]
 _VERSIONS: Final = (1, 2)
 _NO_LSM: Final = 0
 _CORE: Final = 0x80
-_MADE: Final = "time"
-"""The kind of namespace that a restart makes; see clocks.py."""
+_MADE: Final = ("time", "ipc")
+"""The kinds of namespaces that a restart makes; see clocks.py and systemv.py."""
 _SHARED: Final = {
     "vm_id": ("memory", "memory that two processes share (CLONE_VM) is not restored"),
     "fs_id": ("folder", "a folder and umask that two processes share (CLONE_FS) are not restored"),
@@ -104,7 +104,10 @@ def namespaces(processes: Mapping[int, ProcessImage], of_criu: Any, host: HostFa
                 text = f"it was in another {kind} namespace than the root of the tree: such trees are not restored"
                 yield pid, Refused("namespace", f"{kind} {identity}", "namespace", text)
             elif (
-                kind != _MADE and kind in host.initial and of_criu.HasField(name) and identity != getattr(of_criu, name)
+                kind not in _MADE
+                and kind in host.initial
+                and of_criu.HasField(name)
+                and identity != getattr(of_criu, name)
             ):
                 text = (
                     f"it was in a {kind} namespace of its own, which is not made: restart within such a namespace, as "

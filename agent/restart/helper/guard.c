@@ -216,6 +216,8 @@ static long clone_first(uint64_t more_flags)
 		args.exit_signal = (uint64_t)first->exit_signal;
 	if (pidns)
 		args.flags |= CLONE_NEWPID | CLONE_NEWNS;
+	if (program.head->flags & PROGRAM_IPCNS)
+		args.flags |= CLONE_NEWIPC;
 	if (!(program.head->flags & PROGRAM_ANY_NUMBERS) && !pidns) {
 		if (first->flags & ACTOR_SPARE)
 			number = program.numbers[first->first_number] = next_spare();

@@ -27,7 +27,7 @@ from agent.restart.rebuild import helperabi, helperprogram, orphans, terminals, 
 from agent.restart.rebuild.failure import RebuildError, failure
 from agent.restart.rebuild.helperabi import Message, Program, Run, Said
 from agent.restart.rebuild.progress import LOOK_S, Progress
-from agent.restart.rebuild.timenamespace import NO_OFFSETS, ClockOffsets
+from agent.restart.rebuild.timenamespace import NO_NAMESPACES, ClockOffsets, MadeNamespaces
 
 HELPER: Final = Path(__file__).parents[1] / "helper" / "ckptree-rebuild"
 
@@ -54,6 +54,7 @@ class Rebuild:
         keep_rights: leave the rights of the caller to tasks that hold.
         no_terminal: give the tasks no terminal of the caller: a new session, and other streams in place of terminals.
         stage: the memory that the tree is forked with, as `Stage.section` has it; empty: none.
+        namespaces: those that the tree gets beside those of pids.
         helper: path of the helper's program.
 
     Attributes:
@@ -74,7 +75,7 @@ class Rebuild:
         keep_rights: bool = False,
         no_terminal: bool = False,
         stage: bytes = b"",
-        clocks: ClockOffsets = NO_OFFSETS,
+        namespaces: MadeNamespaces = NO_NAMESPACES,
         helper: Path = HELPER,
     ) -> None:
         self.plan = plan
@@ -83,7 +84,6 @@ class Rebuild:
         self.numbers: tuple[tuple[int, ...], ...] = tuple(actor.numbers for actor in plan.actors)
         self.root_status: int | None = None
         self.guard = 0
-        pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
         new_session = no_terminal or begin is Begin.APART or (begin is not Begin.HERE and os.getsid(0) == 0)
         self._code = helperprogram.encode(
             plan,
@@ -91,14 +91,14 @@ class Rebuild:
             no_stdio=no_stdio,
             new_session=new_session,
             keep_rights=keep_rights,
-            pid_max=pid_max,
+            ipcns=namespaces.ipc,
+            pid_max=int(Path("/proc/sys/kernel/pid_max").read_text()),
         )
         self._stage = stage
         if stage:
             page = helperabi.run_offset(self._code, len(plan.actors)) // mmap.PAGESIZE
             self._code = helperprogram.with_stage(self._code, page)
-        self._helper = helper
-        self._clocks = clocks
+        self._helper, self._clocks = helper, namespaces.clocks
         self._relayed = no_terminal and not no_stdio
         self._relay: terminals.Relay | None = None
         self._group = os.getsid(0) if begin is Begin.LEADERS_GROUP and not new_session else None

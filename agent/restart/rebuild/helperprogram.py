@@ -45,6 +45,7 @@ PROGRAM_REAPER: Final = 4  # actor 0 is a reaper: it stays, reaps orphans, and e
 PROGRAM_NO_STDIO: Final = 8  # standard streams become /dev/null
 PROGRAM_NEW_SESSION: Final = 16  # actor 0 begins in a session and group whose leader has gone
 PROGRAM_KEEP_RIGHTS: Final = 32  # tasks that hold keep the caller's rights
+PROGRAM_IPCNS: Final = 64  # the tree is in a new IPC namespace
 
 # actor.flags
 ACTOR_THREAD: Final = 1
@@ -65,6 +66,7 @@ def encode(
     no_stdio: bool = False,
     new_session: bool = False,
     keep_rights: bool = False,
+    ipcns: bool = False,
     pid_max: int = 32768,
 ) -> bytes:
     """Encode the program of a plan.
@@ -75,6 +77,7 @@ def encode(
         no_stdio: give the tasks /dev/null for their standard streams.
         new_session: begin the tree in a session and group of its own, with a leader that has gone.
         keep_rights: leave the rights of the caller to tasks that hold.
+        ipcns: make an IPC namespace for the tree.
         pid_max: the bound that numbers of helpers stay below.
     """
     order = _by_actor(plan)
@@ -87,6 +90,7 @@ def encode(
         | (PROGRAM_NO_STDIO if no_stdio else 0)
         | (PROGRAM_NEW_SESSION if new_session else 0)
         | (PROGRAM_KEEP_RIGHTS if keep_rights else 0)
+        | (PROGRAM_IPCNS if ipcns else 0)
     )
     ends = {step.by for step in plan.steps if step.op is Op.EXIT}
     lingering = plan.lingering()

@@ -27,6 +27,21 @@ class ClockOffsets(NamedTuple):
 NO_OFFSETS: Final = ClockOffsets()
 
 
+class MadeNamespaces(NamedTuple):
+    """The namespaces that a tree gets beside those of its pids.
+
+    Attributes:
+        clocks: how far the clocks of a time namespace are ahead of this process's; without a difference none is made.
+        ipc: True: an IPC namespace.
+    """
+
+    clocks: ClockOffsets = NO_OFFSETS
+    ipc: bool = False
+
+
+NO_NAMESPACES: Final = MadeNamespaces()
+
+
 def sums(own: str, offsets: ClockOffsets) -> str:
     """Return the offsets of a new namespace, from those of this one: the kernel counts both from the initial one."""
     lines = []
