@@ -87,6 +87,9 @@ def verbs() -> list[Verb]:
         if name == "daemon":
             found.append(daemon())
             continue
+        if hasattr(command, "commands"):
+            found.append(family(name, command))
+            continue
         shown = [each for each in command.params if each.param_type_name == "argument"]
         arguments = tuple(
             Argument(str(each.metavar or each.name).strip("[]"), _argument_help(each), each.required, _choices(each))
@@ -95,6 +98,24 @@ def verbs() -> list[Verb]:
         options = tuple(_option(each) for each in command.params if each.param_type_name == "option")
         found.append(Verb(name, _prose(command.help), arguments, (*options, HELP), _paragraphs(command.epilog)))
     return found
+
+
+def family(name: str, group: Any) -> Verb:
+    """Return a family of verbs as one: its argument names the member, and its options are those of all members."""
+    options: dict[tuple[str, ...], Option] = {}
+    lines = []
+    for member, command in group.commands.items():
+        arguments = " ".join(
+            str(each.metavar or each.name) for each in command.params if each.param_type_name == "argument"
+        )
+        first = _prose(command.help).partition(". ")[0].rstrip(".")
+        lines.append(f"  {member} {arguments}".ljust(22) + f" {first}")
+        for each in command.params:
+            if each.param_type_name == "option":
+                option = _option(each)
+                options.setdefault(option.names, option)
+    chosen = Argument("VERB", _prose(group.help), required=True, choices=tuple(group.commands))
+    return Verb(name, _prose(group.help), (chosen,), (*options.values(), HELP), (("Verbs", *lines),))
 
 
 def daemon() -> Verb:

@@ -17,7 +17,9 @@ from typer.core import TyperGroup
 from agent import rootname
 from agent.cli import daemonverbs, fileverbs, treeverb
 from agent.cli import doctorverb as doctorverb
+from agent.cli import fleetverbs as fleetverbs
 from agent.cli import hookverb as hookverb
+from agent.cli import relayverb as relayverb
 from agent.cli import restartverb as restartverb
 from agent.cli.fileverbs import AsJson, DialectName
 from agent.cli.message import in_a_line
@@ -237,9 +239,19 @@ def _report(taken: "Taken") -> None:
 for _verb in (
     *(fileverbs.show, fileverbs.check, fileverbs.diff, fileverbs.convert, fileverbs.plan),
     *(restartverb.restart, treeverb.tree, doctorverb.doctor),
-    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics, hookverb.hook),
+    *(daemonverbs.watch, daemonverbs.status, daemonverbs.metrics, hookverb.hook, relayverb.relay),
 ):
     app.command(epilog=restartverb.EPILOG if _verb is restartverb.restart else None)(_verb)
+
+fleet = typer.Typer(
+    name="fleet",
+    cls=_Verbs,
+    help="Many hosts: ask their relays, and work with sets of their trees.",
+    no_args_is_help=True,
+)
+for _of_many in (fleetverbs.hosts, fleetverbs.snapshot):
+    fleet.command()(_of_many)
+app.add_typer(fleet)
 
 
 def main() -> int:

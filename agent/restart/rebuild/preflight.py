@@ -4,7 +4,7 @@
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -168,6 +168,12 @@ def holders(numbers: tuple[int, ...]) -> str:
     lines = [f"; {number} is now held by {_holder(number, proc, groups) or 'no visible process'}" for number in numbers]
     advice = "; --no-pids takes any numbers" if lines else ""
     return "".join(lines) + advice
+
+
+def holders_of(numbers: Iterable[int], proc: Path = Path("/proc")) -> dict[int, str]:
+    """Return the numbers of this namespace that are in use, each with its holder as text, as far as /proc shows them."""
+    groups = _groups(proc)
+    return {number: holder for number in numbers if (holder := _holder(number, proc, groups))}
 
 
 def _holder(number: int, proc: Path, groups: Mapping[int, str]) -> str:

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of many hosts that ask their relays: hosts and snapshot."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from agent.cli import terminal
+from agent.cli.fileverbs import AsJson
+from agent.cli.options import Mode, ModeName
+from agent.cli.terminal import say
+from agent.errors import INCOMPLETE, CkptreeError, UsageError
+
+if TYPE_CHECKING:
+    from agent.fleet.fleetclient import Present, Replied
+    from agent.fleet.gathering import Gathered, Wanted
+    from agent.fleet.manifest import FleetSet
+    from agent.fleet.sets import SetPlace
+
+Nats = Annotated[
+    str | None,
+    typer.Option(
+        "--nats",
+        help="Ask this NATS server, as in nats://HOST:4222. Without the option it is CKPTREE_NATS of the environment.",
+        metavar="URL",
+    ),
+]
+SET_HELP = "A set: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG or a file."
+_PRESENCE_S = 2.0
+_HELLO_S = 5.0
+_GATHERING = 0.8  # share of the deadline; the rest is for the store
+_LAST_S = 1.0
+
+Result = TypeVar("Result")
+
+
+def hosts(nats: Nats = None, as_json: AsJson = False) -> None:
+    """Show the hosts whose relays are connected, and what each allows."""
+    from agent.fleet import fleetclient, messages, natsserver
+
+    async def ask() -> "tuple[list[Present], dict[str, Replied | CkptreeError]]":
+        async with fleetclient.opened(natsserver.server_of(nats)) as asked:
+            found = await asked.present(_PRESENCE_S)
+            return found, await asked.ask_all(messages.HELLO, {each.host: {} for each in found}, _HELLO_S)
+
+    present, answers = asyncio.run(ask())
+    rows: list[dict[str, Any]] = []
+    for host, replied in answers.items():
+        row = dict.fromkeys(("host", "version", "kernel", "tasks", "allow", "clock_offset_ns"))
+        if isinstance(replied, CkptreeError):
+            say(str(replied))
+            rows.append(row | {"host": host})
+        else:
+            told = {key: replied.answer.get(key) for key in ("version", "kernel", "tasks", "allow")}
+            rows.append(row | told | {"host": host, "clock_offset_ns": replied.clock.ns})
+        if (several := sum(each.host == host for each in present)) > 1:
+            say(f"{host}: {several} relays have this name: each host needs a name of its own")
+    if as_json:
+        terminal.tell_json(rows)
+    else:
+        for row in rows:
+            terminal.tell(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Return a host as a line."""
+    tasks = "no daemon" if row["tasks"] is None else f"{row['tasks']} tasks"
+    clock = "?" if row["clock_offset_ns"] is None else f"{row['clock_offset_ns'] / 1e6:+.3f} ms"
+    allow = ", ".join(map(str, row["allow"] or ())) or "nothing"
+    return (
+        f"{row['host']:<24} ckptree {row['version'] or '?'}, Linux {row['kernel'] or '?'}, {tasks}, clock {clock}, "
+        f"allows {allow}"
+    )
+
+
+def snapshot(
+    output: Annotated[str, typer.Option("--output", "-o", metavar="SET", help=SET_HELP)],
+    names: Annotated[
+        str | None,
+        typer.Option("--hosts", metavar="A,B", help="The hosts, with commas; HOST=ROOT has a ROOT of its own."),
+    ] = None,
+    root: Annotated[str | None, typer.Option("--root", metavar="ROOT", help="The tree on each host.")] = None,
+    require_all: Annotated[bool, typer.Option("--require-all", help="Write nothing where a host is missing.")] = False,
+    deadline: Annotated[
+        float, typer.Option(metavar="S", help="Be done, or give up, within so many seconds.", min=0.1, max=3600.0)
+    ] = 10.0,
+    key: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The id of the request: the same id is the same set.")
+    ] = None,
+    mode: Mode = ModeName.AUTO,
+    with_argv: Annotated[
+        bool, typer.Option("--with-argv", help="Add arguments and environments, as far as each relay may read them.")
+    ] = False,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Exit with 0, and not with 6, where the set is incomplete.")
+    ] = False,
+    sign: Annotated[Path | None, typer.Option(metavar="KEY", help="Sign the set's manifest with this ssh key.")] = None,
+    nats: Nats = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take snapshots on many hosts at one instant, and write them as a set. A missing host is named, exit code 6."""
+    import secrets
+
+    from agent.fleet import messages, sets
+    from agent.fleet.gathering import Wanted
+
+    began_s = time.monotonic()
+    wanted = Wanted(
+        id=messages.checked_id(key or secrets.token_hex(8)),
+        roots=_roots(names, root),
+        deadline_ns=int(deadline * _GATHERING * 1e9),
+        require_all=require_all,
+        mode=mode.value,
+        with_argv=with_argv,
+    )
+    with sets.opened(output, nats) as place:
+        there = _within(lambda: _same(place, wanted), began_s + deadline, "was not reached")
+        if there is None:
+            there = _gathered_into(place, wanted, began_s + deadline, nats, sign)
+    _report(there, place.shown, as_json=as_json)
+    if not there.complete and not allow_incomplete:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _roots(names: str | None, root: str | None) -> dict[str, str]:
+    """Return the ROOT of each host that is expected."""
+    from agent import rootname
+    from agent.fleet import messages
+
+    if not names:
+        raise UsageError("name the hosts that are expected: --hosts A,B")
+    found: dict[str, str] = {}
+    for each in names.split(","):
+        host, _, own = each.partition("=")
+        if not (own or root):
+            raise UsageError(f"--hosts {each}: name the tree to take there, with --root ROOT or as {host}=ROOT")
+        if messages.checked_host(host) in found:
+            raise UsageError(f"--hosts: {host} is named twice")
+        found[host] = own or root or ""
+        rootname.parse_target(found[host])
+    return found
+
+
+def _same(place: "SetPlace", wanted: "Wanted") -> "FleetSet | None":
+    """Return the set that the same request has made before; None where there is none.
+
+    Raises:
+        SetExistsError: there is a set of another request.
+    """
+    from agent.fleet.sets import SetExistsError
+
+    there = place.present()
+    if there is not None and there.id != wanted.id:
+        raise SetExistsError(there.id, place.shown)
+    return there
+
+
+def _gathered_into(
+    place: "SetPlace", wanted: "Wanted", until_s: float, nats: str | None, sign: Path | None
+) -> "FleetSet":
+    from agent.fleet import manifest
+
+    gathered = asyncio.run(_gather(wanted, nats))
+    made = gathered.made
+    if gathered.abandoned or not made.hosts:
+        # The same request may have come by another way, and may have had more luck.
+        if (there := _within(lambda: _same(place, wanted), until_s, "was not reached")) is not None:
+            return there
+        for each in made.missing:
+            say(f"missing: {each.host}: {each.reason}")
+        say("nothing is written" + (", as --require-all has it" if gathered.abandoned else ": no host is there"))
+        raise typer.Exit(INCOMPLETE)
+    signed = None
+    if sign is not None:
+        from agent.cli import signature
+
+        signed = signature.sign(manifest.dumps(made), sign)
+
+    def write() -> "FleetSet":
+        place.write(made, gathered.images, signed)
+        return place.read()
+
+    there = _within(write, until_s, "did not take the set")
+    asyncio.run(_let_go(wanted, nats))
+    return there
+
+
+async def _gather(wanted: "Wanted", nats: str | None) -> "Gathered":
+    from agent.fleet import fleetclient, natsserver
+
+    timeout_s = min(natsserver.CONNECT_S, wanted.deadline_ns / 2e9)
+    async with fleetclient.opened(natsserver.server_of(nats), timeout_s) as asked:
+        return await asked.gather(wanted)
+
+
+async def _let_go(wanted: "Wanted", nats: str | None) -> None:
+    from agent.fleet import fleetclient, natsserver
+
+    try:
+        async with fleetclient.opened(natsserver.server_of(nats), _LAST_S) as asked:
+            await asked.let_go(wanted.id, wanted.roots)
+    except CkptreeError:
+        return  # the relays forget by themselves
+
+
+def _within(work: Callable[[], Result], until_s: float, otherwise: str) -> Result:
+    """Do what asks a store, which may hang, in a thread that this process does not await at its end.
+
+    Raises:
+        CkptreeError: it took longer than there is time.
+    """
+    done: list[Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(max(_LAST_S / 10, until_s - time.monotonic()))
+    if failed:
+        raise failed[0]
+    if not done:
+        raise CkptreeError(f"the store {otherwise} by the deadline: there is no set unless it is found there later")
+    return done[0]
+
+
+def _report(there: "FleetSet", shown: str, *, as_json: bool) -> None:
+    import json
+
+    from agent.fleet import manifest
+    from exporters.content.wording import count
+
+    if as_json:
+        terminal.tell_json(json.loads(manifest.dumps(there)))
+    for each in there.missing:
+        say(f"missing: {each.host}: {each.reason}")
+    for host in there.hosts:
+        if not host.complete:
+            say(f"{host.host} is incomplete: {'; '.join(host.reasons) or 'not verified'}")
+    say(
+        f"{shown}: {count(len(there.hosts), 'host')}, {count(sum(each.tasks for each in there.hosts), 'task')}, "
+        f"at most {there.skew_ns / 1e6:.1f} ms apart"
+    )

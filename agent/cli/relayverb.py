@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb relay: carry requests of other hosts to this host's daemon."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def relay(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read this TOML file. Without it the relay is seen, and allows nothing.",
+            metavar="CONFIG",
+            readable=False,
+        ),
+    ] = None,
+) -> None:
+    """Carry requests that come over NATS to this host's daemon, and answer them, in the foreground.
+
+    What the configuration does not allow is refused. A connection that breaks is made again, for ever.
+    """
+    import asyncio
+    import signal
+
+    from agent.daemon.journal import Journal
+    from agent.fleet import natsserver, relaysettings
+    from agent.fleet.hostwork import DaemonWork
+    from agent.fleet.relay import HostRelay
+
+    settings = relaysettings.load(config)
+    natsserver.server_of(settings.nats or None)
+
+    async def serve() -> None:
+        made = HostRelay(settings, DaemonWork(settings.socket), Journal())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, made.end)
+        await made.run()
+
+    asyncio.run(serve())

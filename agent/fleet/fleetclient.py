@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions to many relays over NATS, and their answers.
+
+This is the shell of one who asks, in which asyncio and the library of NATS run. What is asked, how often and until when
+is agent.fleet.gathering's.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from agent.errors import CkptreeError
+from agent.fleet import lasting, messages, natsserver
+from agent.fleet.clocks import Offset
+from agent.fleet.gathering import Gathered, Gathering, Wanted
+from agent.fleet.messages import Message
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+_QUIET_S: Final = 0.5
+_MOST_AT_ONCE: Final = 64
+_LONGEST_S: Final = 1.0
+_NOBODY: Final = "503"
+"""The status with which the server says that nobody listens to a subject (NATS ADR-22)."""
+
+
+class NobodyError(CkptreeError):
+    """A host without a relay that is connected (exit code 1)."""
+
+
+class Present(NamedTuple):
+    """A relay that is connected.
+
+    Attributes:
+        host: its host's name.
+        version: of its ckptree.
+        instance: of the relay; another one each time it is started.
+    """
+
+    host: str
+    version: str
+    instance: str
+
+
+class Replied(NamedTuple):
+    """An answer, and the offset of the clock of the host that gave it."""
+
+    answer: Message
+    clock: Offset
+
+
+def now_ns() -> int:
+    """Return the time: CLOCK_MONOTONIC, moved by a constant so that it was CLOCK_REALTIME when the module was loaded."""
+    return time.monotonic_ns() + _AHEAD_NS
+
+
+_AHEAD_NS: Final = time.time_ns() - time.monotonic_ns()
+
+
+class FleetClient:
+    """A connection over which relays are asked. `opened` makes one."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    async def gather(self, wanted: Wanted) -> Gathered:
+        """Gather a set; it takes no longer than its deadline."""
+        gathering = Gathering(wanted, now_ns())
+        inbox = self._client.new_inbox()
+        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await self._client.subscribe(f"{inbox}.*", cb=answers.put)
+        try:
+            while not gathering.done:
+                for ask in gathering.due(now_ns()):
+                    with contextlib.suppress(*lasting.failures()):  # it is sent again until the deadline
+                        where = messages.subject(ask.verb, ask.host)
+                        await self._client.publish(where, messages.pack(ask.message), f"{inbox}.{ask.number}")
+                left_s = (gathering.next_ns(now_ns()) - now_ns()) / 1e9
+                with contextlib.suppress(asyncio.TimeoutError):
+                    _take(gathering, await asyncio.wait_for(answers.get(), max(0.0, left_s)))
+                    while not answers.empty():
+                        _take(gathering, answers.get_nowait())
+        finally:
+            with contextlib.suppress(*lasting.failures()):
+                await subscription.unsubscribe()
+        return gathering.result()
+
+    async def let_go(self, key: str, hosts: Iterable[str]) -> None:
+        """Tell relays that an id is done; whether they hear it or not, they forget it after a while."""
+        with contextlib.suppress(*lasting.failures()):
+            for host in hosts:
+                where = messages.subject(messages.DISARM, host)
+                await self._client.publish(where, messages.pack({"id": key}), self._client.new_inbox())
+            await self._client.flush(1)
+
+    async def present(self, longest_s: float) -> list[Present]:
+        """Find the relays that are connected.
+
+        Args:
+            longest_s: how long to wait for them. Where none has answered for half a second, all have.
+        """
+        import json
+
+        inbox = self._client.new_inbox()
+        answers: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await self._client.subscribe(inbox, cb=answers.put)
+        await self._client.publish(f"$SRV.PING.{messages.SERVICE}", b"", inbox)
+        found: dict[str, Present] = {}
+        until_s = time.monotonic() + longest_s
+        while (left_s := min(_QUIET_S if found else longest_s, until_s - time.monotonic())) > 0:
+            try:
+                message = await asyncio.wait_for(answers.get(), left_s)
+            except TimeoutError:
+                break
+            if _status(message) == _NOBODY:
+                break
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                said = json.loads(message.data)
+                host = messages.checked_host(said["metadata"]["host"])
+                found[said["id"]] = Present(host, str(said["version"]), str(said["id"]))
+        await subscription.unsubscribe()
+        return sorted(found.values())
+
+    async def ask(self, host: str, verb: str, message: Message, timeout_s: float, requester: str = "") -> Replied:
+        """Ask a relay once.
+
+        Raises:
+            NobodyError: there is no such relay.
+            CkptreeError: its error, or it does not answer in time.
+        """
+        import nats.errors
+
+        sent_ns = now_ns()
+        try:
+            where = messages.subject(verb, host, requester)
+            got = await self._client.request(where, messages.pack(message), timeout_s)
+        except nats.errors.NoRespondersError:
+            raise NobodyError(f"{host}: no relay of that name is connected, or it allows nothing of the kind") from None
+        except (OSError, nats.errors.Error) as error:
+            words = "" if isinstance(error, TimeoutError) else f": {error}"
+            raise CkptreeError(f"{host}: its relay did not answer within {timeout_s:g} s{words}") from None
+        answer = messages.unpack(got.data)
+        messages.raise_failure(answer)
+        return Replied(answer, Offset.measured(sent_ns, answer["received_ns"], answer["answered_ns"], now_ns()))
+
+    async def ask_all(
+        self, verb: str, of: Mapping[str, Message], timeout_s: float
+    ) -> dict[str, Replied | CkptreeError]:
+        """Ask many relays the same, each with a message of its own; a host without an answer has its error."""
+        room = asyncio.Semaphore(_MOST_AT_ONCE)
+
+        async def one(host: str, message: Message) -> Replied | CkptreeError:
+            async with room:
+                try:
+                    return await self.ask(host, verb, message, timeout_s)
+                except CkptreeError as error:
+                    return error
+
+        answers = await asyncio.gather(*(one(host, message) for host, message in of.items()))
+        return dict(zip(of, answers, strict=True))
+
+
+def _take(gathering: Gathering, message: "Msg") -> None:
+    number = int(message.subject.rpartition(".")[2])
+    if _status(message) == _NOBODY:
+        gathering.absent(number, now_ns())
+        return
+    try:
+        answer = messages.unpack(message.data)
+        messages.raise_failure(answer)
+    except CkptreeError as error:
+        gathering.refused(number, "; ".join((str(error), *getattr(error, "leaks", ()))))
+    else:
+        gathering.answered(number, answer, now_ns())
+
+
+def _status(message: "Msg") -> str:
+    return (message.headers or {}).get("Status", "")
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, timeout_s: float = natsserver.CONNECT_S) -> AsyncIterator[FleetClient]:
+    """Connect to NATS for the time of the block.
+
+    Args:
+        url: from `natsserver.server_of`.
+        timeout_s: for the first connection.
+
+    Raises:
+        NatsError: the server cannot be reached in that time, or lets this user not in.
+        HostError: the library is not installed.
+    """
+    said: list[Exception] = []
+
+    async def note(error: Exception) -> None:
+        said.append(error)
+
+    try:
+        client = await asyncio.wait_for(lasting.connected(url, "ckptree fleet", note), timeout_s)
+    except lasting.failures() as error:
+        reason = said[-1] if said else error
+        words = str(reason).removeprefix("nats: ") or f"no answer within {timeout_s:g} s"
+        raise natsserver.NatsError(f"the NATS server {natsserver.shown(url)} cannot be reached: {words}") from error
+    try:
+        yield FleetClient(client)
+    finally:
+        with contextlib.suppress(*lasting.failures()):
+            await asyncio.wait_for(client.close(), _LONGEST_S)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a relay does on its host: it asks the daemon, with the rights of the relay's own user. Nothing here waits long."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeAlias
+
+from agent import rootname
+from agent.errors import CkptreeError, NoSuchRootError
+from agent.proc import topmost
+from agent.proc.host import boot_id
+from agent.protocol.client import Answer, Client
+
+_COUNT_S = 2.0
+
+Clock: TypeAlias = Callable[[], int]
+
+
+class HostAbout(NamedTuple):
+    """What a relay tells of its host.
+
+    Attributes:
+        version: of ckptree.
+        kernel: its release.
+        boot_id: of the running kernel.
+    """
+
+    version: str
+    kernel: str
+    boot_id: str
+
+
+class Cut(NamedTuple):
+    """A snapshot that was taken.
+
+    Attributes:
+        data: the image.
+        before_ns, after_ns: CLOCK_REALTIME of the host around it.
+        tasks: count of tasks in it.
+        complete, reasons: as of `agent.protocol.replies.Answer`.
+    """
+
+    data: bytes
+    before_ns: int
+    after_ns: int
+    tasks: int
+    complete: bool
+    reasons: tuple[str, ...]
+
+
+class Work(Protocol):
+    """What a relay can have done. All but `host` may take a while, and are called in threads."""
+
+    def host(self) -> HostAbout:
+        """Tell of the host."""
+
+    def tasks(self) -> int | None:
+        """Count the tasks that the daemon watches; None: it does not answer."""
+
+    def check(self, root: str, timeout_s: float) -> None:
+        """Find the process that a ROOT means; CkptreeError: there is none, or several, or no daemon."""
+
+    def cut(self, root: str, mode: str, at_ns: int, *, with_argv: bool, timeout_s: float) -> Cut:
+        """Take a snapshot at a time of the host's CLOCK_REALTIME; one that is over means now."""
+
+    def taken(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return which numbers are in use in this process's pid namespace, each with its holder."""
+
+
+class DaemonWork:
+    """The work as the host's daemon does it.
+
+    Args:
+        socket: of the daemon; None: the default one.
+        clock: returns CLOCK_REALTIME in nanoseconds.
+    """
+
+    def __init__(self, socket: Path | None, clock: Clock = time.time_ns) -> None:
+        self._socket = socket
+        self._clock = clock
+
+    def host(self) -> HostAbout:
+        """Tell of the host."""
+        return HostAbout(version("ckptree"), platform.release(), boot_id())
+
+    def tasks(self) -> int | None:
+        """Count the tasks that the daemon watches; None: it does not answer."""
+        try:
+            with Client(self._socket, _COUNT_S) as client:
+                return int(sum(client.metrics()["table"]["tasks"].values()))
+        except CkptreeError:
+            return None
+
+    def check(self, root: str, timeout_s: float) -> None:
+        """Find the process that a ROOT means.
+
+        Args:
+            root: as the caller has named it.
+            timeout_s: for the daemon's answer.
+
+        Raises:
+            CkptreeError: there is none, or several, or the daemon does not answer.
+        """
+        meant = rootname.parse_target(root)
+        with Client(self._socket, timeout_s) as client:
+            client.hello()
+        topmost.answered(meant, _is_there)
+
+    def cut(self, root: str, mode: str, at_ns: int, *, with_argv: bool, timeout_s: float) -> Cut:
+        """Take a snapshot.
+
+        Args:
+            root: as the caller has named it.
+            mode: as ``ckptree snapshot`` has it.
+            at_ns: when, by the host's CLOCK_REALTIME; a time that is over means now.
+            with_argv: add arguments and environments, as far as this process may read them.
+            timeout_s: for the daemon's answer.
+
+        Raises:
+            CkptreeError: it cannot be taken.
+        """
+        meant = rootname.parse_target(root)
+        with Client(self._socket, timeout_s) as client:
+            client.hello()
+            if (left_ns := at_ns - self._clock()) > 0:
+                time.sleep(left_ns / 1e9)
+
+            def ask(pid: str) -> tuple[int, Answer, int]:
+                before_ns = self._clock()
+                answer = client.snapshot(pid, mode=mode)
+                return before_ns, answer, self._clock()
+
+            before_ns, answer, after_ns = topmost.answered(meant, ask)
+            data = _with_strings(answer.data, client) if with_argv else answer.data
+        return Cut(data, before_ns, after_ns, answer.tasks, answer.complete, answer.reasons)
+
+    def taken(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Return which numbers are in use in this process's pid namespace, each with its holder."""
+        from agent.restart.rebuild.preflight import holders_of
+
+        return holders_of(numbers)
+
+
+def _is_there(root: str) -> None:
+    """Refuse a pid that no process has; the daemon will look for a namespace."""
+    if not root.isdecimal():
+        return
+    try:
+        os.kill(int(root), 0)
+    except (ProcessLookupError, OverflowError):
+        raise NoSuchRootError(f"there is no process {root}") from None
+    except PermissionError:
+        return
+
+
+def _with_strings(data: bytes, client: Client) -> bytes:
+    """Add arguments and environments to an image, as far as this process may read them."""
+    from agent.proc.enrich import Enriched
+    from exporters import registry
+
+    snapshot = registry.load(data)
+    return registry.image(Enriched(snapshot, ask=client.strings).snapshot, "ckpt")

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The messages between those who ask and the relays, as bytes, without a network.
+
+    subject  := "ckptree." verb "." host                       what a relay listens to
+              | "ckptree.restart." requester "." host
+    request  := msgpack map                                    at most 1 MiB, and 1000 lists and maps
+    answer   := {"ok": true, ...results} | {"ok": false, ...}  as agent.protocol.codec has it
+
+A host's name may have dots; each part of it is a token of the subject. The permissions of NATS are by subject, so that a
+user of NATS may be let ask for presence and snapshots of some hosts alone. The requester of a restart is a token for
+the same reason: the server lets nobody else publish there.
+"""
+
+import re
+from typing import Final
+
+from agent.errors import UsageError
+from agent.protocol import codec
+from agent.protocol.codec import Message, ProtocolError, failure, raise_failure
+
+__all__ = ["Message", "ProtocolError", "failure", "raise_failure"]
+
+PREFIX: Final = "ckptree"
+SERVICE: Final = "ckptree-relay"
+"""The name of relays among the micro services of NATS."""
+HELLO, ARM, CUT, IMAGE, DISARM, TAKEN, RESTART = "hello", "arm", "cut", "image", "disarm", "taken", "restart"
+MAX_REQUEST: Final = 1 << 20
+"""Bytes; the default of NATS for the payload of a message."""
+MAX_PARTS: Final = 1000
+PIECE: Final = 256 << 10
+"""Bytes of an image in one message."""
+MOST_INLINE: Final = 8 << 10
+"""Bytes of an image that is part of the answer to a cut. A thousand answers come at once, and the server of NATS
+disconnects a client for whom it has more than 64 MB."""
+
+_MAX_HOST: Final = 253
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
+_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+
+
+def checked_host(name: str) -> str:
+    """Return the name of a host, if it can be part of a subject.
+
+    Raises:
+        UsageError: it has other characters than letters, digits, dashes and underscores between its dots, or is too
+            long.
+    """
+    if len(name) > _MAX_HOST or not all(map(_TOKEN.fullmatch, name.split("."))):
+        raise UsageError(
+            f"host {name[:60]!r}: expected letters, digits, - and _, with dots between the parts, as of a host's name"
+        )
+    return name
+
+
+def checked_requester(name: str) -> str:
+    """Return the name of a requester of restarts.
+
+    Raises:
+        UsageError: it is no token of letters, digits, dashes and underscores.
+    """
+    if not _TOKEN.fullmatch(name):
+        raise UsageError(f"requester {name[:60]!r}: expected letters, digits, - and _")
+    return name
+
+
+def checked_id(text: object) -> str:
+    """Return the id of a set or restart.
+
+    Raises:
+        UsageError: it is no text of letters, digits, dots, dashes and underscores, or is longer than 64.
+    """
+    if not isinstance(text, str) or not _ID.fullmatch(text):
+        raise UsageError(f"id {str(text)[:60]!r}: expected at most 64 letters, digits, dots, - and _")
+    return text
+
+
+def subject(verb: str, host: str, requester: str = "") -> str:
+    """Return the subject of a request to a host's relay.
+
+    Args:
+        verb: one of this module's.
+        host: its name.
+        requester: of a restart; no other verb has one.
+    """
+    names = [PREFIX, verb, *([checked_requester(requester)] if verb == RESTART else []), checked_host(host)]
+    return ".".join(names)
+
+
+def pack(message: Message) -> bytes:
+    """Return a message as bytes."""
+    return codec.pack(message)
+
+
+def unpack(data: bytes, limit: int = MAX_REQUEST) -> Message:
+    """Read a message.
+
+    Raises:
+        ProtocolError: the bytes are no message, or are too many.
+    """
+    decoder = codec.Decoder(limit, MAX_PARTS)
+    (message,) = decoder.feed(codec.head(data) + data)
+    return message

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay of a host: it carries requests from NATS to the host's daemon, and answers back.
+
+It is a process of its own, so that the daemon needs no network. The module is the shell in which asyncio and the library
+of NATS run: what is done is agent.fleet.hostwork's, in threads, and what is remembered agent.fleet.cuts's. Whatever a
+message holds, it is answered or dropped, and the relay lives on. A connection that breaks is made again, for ever.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from agent.daemon import audit
+from agent.daemon.journal import Journal
+from agent.errors import BusyError, CkptreeError, NoSuchRootError, NotPermittedError, UsageError
+from agent.fleet import lasting, messages, natsserver
+from agent.fleet.cuts import Cuts, Entry
+from agent.fleet.hostwork import Clock, Cut, Work
+from agent.fleet.manifest import hash_of
+from agent.fleet.messages import Message
+from agent.fleet.relaysettings import RelaySettings
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.micro.request import Request
+
+_THREADS: Final = 4
+_MOST_AT_ONCE: Final = 128
+"""Requests that are being answered. More are refused, so that a flood takes bounded memory."""
+_EARLY_S: Final = 0.01
+"""A cut takes a thread so long before its instant: it connects to the daemon first."""
+_LONGEST_NS: Final = 3600_000_000_000
+_TEND_S: Final = 1.0
+_RETRY_S: Final = 0.5
+_TASKS_S: Final = 1.0
+_MOST_NUMBERS: Final = 900
+
+_MODES: Final = ("auto", "container", "subtree")
+Answerer = Callable[[Message, int], Awaitable[Message]]
+
+
+class HostRelay:
+    """A relay.
+
+    Args:
+        settings: its configuration.
+        work: does what is asked for.
+        log: for messages to the administrator.
+        clock: returns CLOCK_REALTIME in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        work: Work,
+        log: Journal,
+        clock: Clock = time.time_ns,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self._settings = settings
+        self._work = work
+        self._log = log
+        self._clock = clock
+        self._threads = threads or ThreadPoolExecutor(_THREADS, "work")
+        self._cuts: Cuts[asyncio.Task[Message]] = Cuts()
+        self._busy: set[asyncio.Task[None]] = set()
+        self._host = work.host()
+        self._tasks: tuple[float, int | None] | None = None
+        self._ended = asyncio.Event()
+
+    @property
+    def _answerers(self) -> dict[str, Answerer]:
+        return {
+            messages.HELLO: self._hello,
+            messages.ARM: self._arm,
+            messages.CUT: self._cut,
+            messages.IMAGE: self._image,
+            messages.DISARM: self._disarm,
+            messages.TAKEN: self._taken,
+        }
+
+    def end(self) -> None:
+        """Have `run` return."""
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Serve until `end` is called.
+
+        Raises:
+            HostError: the library is not installed.
+            CkptreeError: credentials cannot be read.
+        """
+        while not self._ended.is_set():
+            closed = asyncio.Event()
+            connecting = asyncio.create_task(self._connected(closed))
+            ending = asyncio.create_task(self._ended.wait())
+            await asyncio.wait({connecting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
+                return
+            client = await connecting
+            gone = asyncio.create_task(closed.wait())
+            while not self._ended.is_set() and not closed.is_set():
+                await asyncio.wait({gone, ending}, return_when=asyncio.FIRST_COMPLETED, timeout=_TEND_S)
+                self._cuts.forget(time.monotonic_ns())
+                self._log.tend()
+            gone.cancel()
+            ending.cancel()
+            if not closed.is_set():
+                await client.close()
+            else:  # the server has refused what this process is or does: an administrator may mend that meanwhile
+                await asyncio.sleep(_RETRY_S)
+
+    async def _connected(self, closed: asyncio.Event) -> "Client":
+        """Connect, however long that takes, and listen."""
+        where = natsserver.server_of(self._settings.nats or None)
+
+        async def note(error: Exception) -> None:
+            words = str(error).removeprefix("nats: ") or type(error).__name__
+            self._log.warning(f"the NATS server {natsserver.shown(where)}: {words}")
+
+        async def left() -> None:
+            closed.set()
+
+        async def again() -> None:
+            self._log.notice(f"connected again to {natsserver.shown(where)}")
+
+        name = f"{messages.SERVICE} {self._settings.host}"
+        environment = self._settings.credentials or os.environ
+        while True:
+            try:
+                client = await lasting.connected(where, name, note, environment=environment, closed=left, again=again)
+                await self._listen(client)
+            except lasting.failures() as error:
+                await note(error)
+                await asyncio.sleep(_RETRY_S)
+                closed.clear()
+                continue
+            allowed = ", ".join(sorted(self._settings.allow)) or "nothing but to be seen"
+            self._log.notice(
+                f"relay of {self._settings.host}, allowed: {allowed}; listening on {natsserver.shown(where)}"
+            )
+            return client
+
+    async def _listen(self, client: "Client") -> None:
+        import nats.micro
+        from nats.micro.service import EndpointConfig, ServiceConfig
+
+        service = await nats.micro.add_service(
+            client,
+            ServiceConfig(
+                name=messages.SERVICE,
+                version=self._host.version,
+                description="ckptree's relay of a host",
+                metadata={"host": self._settings.host},
+            ),
+        )
+        for verb, answerer in self._answerers.items():
+            await service.add_endpoint(
+                EndpointConfig(
+                    name=verb,
+                    subject=messages.subject(verb, self._settings.host),
+                    handler=self._handler(verb, answerer),
+                )
+            )
+        await client.flush()
+
+    def _handler(self, verb: str, answerer: Answerer) -> "Callable[[Request], Awaitable[None]]":
+        async def handle(request: "Request") -> None:
+            received_ns = self._clock()
+            if len(self._busy) >= _MOST_AT_ONCE:
+                busy = BusyError(f"this relay answers {_MOST_AT_ONCE} requests already: ask later")
+                await self._respond(request, messages.failure(busy))
+                return
+            task = asyncio.create_task(self._answer(verb, answerer, request, received_ns))
+            self._busy.add(task)
+            task.add_done_callback(self._busy.discard)
+
+        return handle
+
+    async def _answer(self, verb: str, answerer: Answerer, request: "Request", received_ns: int) -> None:
+        try:
+            answer = {
+                "ok": True,
+                **await answerer(messages.unpack(request.data), received_ns),
+                "received_ns": received_ns,
+            }
+        except CkptreeError as error:
+            self._log.warning(audit.line(verb, result="refused", reason=str(error)))
+            answer = messages.failure(error)
+        except Exception as error:  # noqa: BLE001 - a fault in the answer to one request must not end the relay
+            self._log.error(f"{verb}: {type(error).__name__}: {error}")
+            answer = messages.failure(CkptreeError("the relay failed: its log says more"))
+        answer["answered_ns"] = self._clock()
+        await self._respond(request, answer)
+
+    async def _respond(self, request: "Request", answer: Message) -> None:
+        unsent = (ValueError, *lasting.failures())  # ValueError: the request names nobody to answer to
+        try:
+            await request.respond(messages.pack(answer))
+        except unsent as error:
+            self._log.warning(f"an answer was not sent: {str(error) or type(error).__name__}")
+
+    def _permit(self, right: str) -> None:
+        if right not in self._settings.allow:
+            raise NotPermittedError(
+                f"the relay of {self._settings.host} does not allow {right}: `allow` in its configuration is what it allows"
+            )
+
+    async def _hello(self, _request: Message, _received_ns: int) -> Message:
+        now_s = time.monotonic()
+        if self._tasks is None or now_s - self._tasks[0] >= _TASKS_S:  # the daemon is asked once a second at most
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, self._work.tasks)
+            self._tasks = now_s, found
+        return {
+            "host": self._settings.host,
+            "version": self._host.version,
+            "kernel": self._host.kernel,
+            "boot_id": self._host.boot_id,
+            "tasks": self._tasks[1],
+            "allow": sorted(self._settings.allow),
+        }
+
+    async def _arm(self, request: Message, _received_ns: int) -> Message:
+        self._permit("snapshot")
+        key, asked, left_ns = _asked(request)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._work.check, asked[0], left_ns / 1e9)
+        self._cuts.entered(key, asked, left_ns, time.monotonic_ns())
+        self._log.info(audit.line("arm", id=key, root=asked[0], mode=asked[1], result="ok"))
+        return {"ready": True}
+
+    async def _cut(self, request: Message, received_ns: int) -> Message:
+        self._permit("snapshot")
+        key, asked, left_ns = _asked(request)
+        at_ns = request.get("at_ns")
+        if not isinstance(at_ns, int) or at_ns - received_ns > left_ns:
+            raise UsageError("at_ns: expected a time before the deadline, by this host's clock")
+        entry = self._cuts.entered(key, asked, left_ns, time.monotonic_ns())
+        if entry.work is None:
+            entry.work = asyncio.create_task(self._take(key, asked, at_ns, left_ns, entry))
+        answer = await asyncio.shield(entry.work)
+        return {**answer, "data": entry.data if len(entry.data) <= messages.MOST_INLINE else b""}
+
+    async def _take(
+        self, key: str, asked: tuple[str, str, bool], at_ns: int, left_ns: int, entry: Entry[asyncio.Task[Message]]
+    ) -> Message:
+        """Take the snapshot of an id; return the answer to its cut, without the image."""
+        root, mode, with_argv = asked
+        try:
+            await asyncio.sleep(max(0.0, (at_ns - self._clock()) / 1e9 - _EARLY_S))
+            cut = partial(self._work.cut, root, mode, at_ns, with_argv=with_argv, timeout_s=left_ns / 1e9)
+            taken: Cut = await asyncio.get_running_loop().run_in_executor(self._threads, cut)
+            self._cuts.keep(entry, taken.data)
+        except CkptreeError:
+            entry.work = None  # the same request may be tried again
+            raise
+        image = hash_of(taken.data)
+        self._log.info(audit.line("cut", id=key, root=root, mode=mode, tasks=taken.tasks, image=image, result="ok"))
+        return {
+            "image": image,
+            "bytes": len(taken.data),
+            "before_ns": taken.before_ns,
+            "after_ns": taken.after_ns,
+            "tasks": taken.tasks,
+            "complete": taken.complete,
+            "reasons": list(taken.reasons),
+            "boot_id": self._host.boot_id,
+            "kernel": self._host.kernel,
+            "version": self._host.version,
+        }
+
+    async def _image(self, request: Message, _received_ns: int) -> Message:
+        self._permit("snapshot")
+        key, offset = messages.checked_id(request.get("id")), request.get("offset")
+        entry = self._cuts.found(key)
+        if entry is None or not entry.data:
+            raise NoSuchRootError(f"this relay has no image of {key}: it was started again since, or the time is over")
+        if not isinstance(offset, int) or not 0 <= offset < len(entry.data):
+            raise UsageError(f"offset: expected a number below {len(entry.data)}")
+        return {"offset": offset, "data": entry.data[offset : offset + messages.PIECE]}
+
+    async def _disarm(self, request: Message, _received_ns: int) -> Message:
+        self._permit("snapshot")
+        self._cuts.drop(messages.checked_id(request.get("id")))
+        return {}
+
+    async def _taken(self, request: Message, _received_ns: int) -> Message:
+        if not self._settings.allow & {"snapshot", "restart"}:
+            self._permit("restart")
+        numbers = request.get("numbers")
+        if (
+            not isinstance(numbers, list)
+            or len(numbers) > _MOST_NUMBERS
+            or not all(type(each) is int for each in numbers)
+        ):
+            raise UsageError(f"numbers: expected a list of at most {_MOST_NUMBERS}")
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, self._work.taken, numbers)
+        return {"taken": [[number, holder] for number, holder in sorted(found.items())]}
+
+
+def _asked(request: Message) -> tuple[str, tuple[str, str, bool], int]:
+    """Return the id of a request for a snapshot, what it asks for, and the time that is left, ns."""
+    root, left_ns = request.get("root"), request.get("left_ns")
+    mode, with_argv = request.get("mode", "auto"), request.get("with_argv", False)
+    if not isinstance(root, str) or mode not in _MODES or not isinstance(with_argv, bool):
+        raise UsageError("expected a root, a mode and with_argv")
+    if not isinstance(left_ns, int) or not 0 < left_ns <= _LONGEST_NS:
+        raise UsageError(f"left_ns: expected a number up to {_LONGEST_NS}")
+    return messages.checked_id(request.get("id")), (root, mode, with_argv), left_ns

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a relay: a TOML file. A mistake in it is refused by name.
+
+::
+
+    [relay]
+    nats = "tls://nats.example:4222"            # or a list; CKPTREE_NATS where there is none
+    host = "node1.example"                      # default: the host's name
+    socket = "/run/ckptree/ckptree.sock"        # of the daemon
+    allow = ["snapshot", "restart"]             # default: nothing but to be seen
+    credentials = "/etc/ckptree/relay.creds"    # or nkey = "...", or user and password
+    tls_ca = "/etc/ckptree/ca.pem"              # and tls_cert, tls_key
+    restart_socket = "/run/ckptree/restart.sock"
+
+    [[restart]]                                 # who may restart what here; without such a table: nobody, nothing
+    requester = "ops"
+    run = ["hold", "argv", "/usr/bin/worker --again"]
+    signers = "/etc/ckptree/signers"            # keys, one of which must have signed the set
+"""
+
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from agent import bounded
+from agent.errors import UsageError
+from agent.fleet import messages
+
+SYSTEM_FILE: Final = Path("/etc/ckptree/relay.toml")
+RESTART_SOCKET: Final = Path("/run/ckptree/restart.sock")
+ALLOWABLE: Final = ("snapshot", "restart", "events", "follow")
+"""What a relay may be allowed to do; nothing asks for events and follow yet."""
+_MOST_BYTES: Final = 1 << 20
+_FILES: Final = {
+    "credentials": "NATS_CREDS",
+    "nkey": "NATS_NKEY",
+    "tls_ca": "NATS_CA",
+    "tls_cert": "NATS_CERT",
+    "tls_key": "NATS_KEY",
+}
+_WORDS: Final = {"user": "NATS_USER", "password": "NATS_PASSWORD", "token": "NATS_TOKEN"}
+_KEYS: Final = ("nats", "host", "socket", "allow", "restart_socket", *_FILES, *_WORDS)
+_RULE_KEYS: Final = ("requester", "run", "signers")
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRule:
+    """A permission to restart trees of sets on this host.
+
+    Attributes:
+        requester: the one who may, as the subject of the request names it.
+        run: what may run in the tasks: ``hold``, ``argv``, or a command, word for word.
+        signers: a file of ssh keys, one of which must have signed the manifest of the set.
+    """
+
+    requester: str
+    run: tuple[str, ...]
+    signers: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """The settings of a relay.
+
+    Attributes:
+        nats: addresses of servers, with commas; empty: that of the environment.
+        host: the host's name.
+        socket: of the daemon; None: the default one.
+        allow: what may be asked for, of `ALLOWABLE`.
+        credentials: variables of NATS' own command line, as agent.fleet.natsserver takes them.
+        restart_socket: where restarts are started with rights.
+        rules: permissions to restart.
+    """
+
+    host: str
+    nats: str = ""
+    socket: Path | None = None
+    allow: frozenset[str] = frozenset()
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    restart_socket: Path = RESTART_SOCKET
+    rules: tuple[RestartRule, ...] = ()
+
+
+def load(path: Path | None) -> RelaySettings:
+    """Read a configuration.
+
+    Args:
+        path: of the file; None: everything has its default.
+
+    Raises:
+        UsageError: the file cannot be read, is no TOML, or has a key or value that is not allowed.
+    """
+    if path is None:
+        return RelaySettings(host=messages.checked_host(socket.gethostname()))
+    try:
+        with path.open("rb") as file:
+            given = tomllib.loads(bounded.read(file, _MOST_BYTES).decode())
+    except bounded.TooLargeError as error:
+        raise UsageError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: is no TOML file: {error}") from error
+    try:
+        return _settings(given)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _settings(given: Mapping[str, Any]) -> RelaySettings:
+    _known("", given, ("relay", "restart"))
+    table = given.get("relay", {})
+    if not isinstance(table, dict):
+        raise UsageError("relay: it must be a table, [relay]")
+    _known("relay.", table, _KEYS)
+    rules = given.get("restart", [])
+    if not isinstance(rules, list):
+        raise UsageError("restart: each permission is a table of its own, [[restart]]")
+    allow = _texts("relay.allow", table.get("allow", []))
+    if unknown := [each for each in allow if each not in ALLOWABLE]:
+        raise UsageError(f"relay.allow: {unknown[0]!r} is not allowed; there are {', '.join(ALLOWABLE)}")
+    nats = table.get("nats", "")
+    return RelaySettings(
+        host=messages.checked_host(_text("relay.host", table.get("host", socket.gethostname()))),
+        nats=nats if isinstance(nats, str) else ",".join(_texts("relay.nats", nats)),
+        socket=_path("relay.socket", table["socket"]) if "socket" in table else None,
+        allow=frozenset(allow),
+        credentials={
+            **{variable: str(_path(f"relay.{key}", table[key])) for key, variable in _FILES.items() if key in table},
+            **{variable: _text(f"relay.{key}", table[key]) for key, variable in _WORDS.items() if key in table},
+        },
+        restart_socket=_path("relay.restart_socket", table["restart_socket"])
+        if "restart_socket" in table
+        else RESTART_SOCKET,
+        rules=tuple(_rule(each) for each in rules),
+    )
+
+
+def _rule(table: object) -> RestartRule:
+    if not isinstance(table, dict):
+        raise UsageError("restart: each permission is a table of its own, [[restart]]")
+    _known("restart.", table, _RULE_KEYS)
+    for key in _RULE_KEYS:
+        if key not in table:
+            raise UsageError(f"restart.{key}: it is missing, and has no default")
+    run = _texts("restart.run", table["run"])
+    return RestartRule(
+        messages.checked_requester(_text("restart.requester", table["requester"])),
+        tuple(run),
+        _path("restart.signers", table["signers"]),
+    )
+
+
+def _known(where: str, table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    if others := table.keys() - set(keys):
+        raise UsageError(f"{where}{min(others)}: no such key; there are {', '.join(keys)}")
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise UsageError(f"{key}: it must be a text")
+    return value
+
+
+def _texts(key: str, value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise UsageError(f"{key}: it must be a list of texts")
+    return [_text(key, each) for each in value]
+
+
+def _path(key: str, value: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise UsageError(f"{key}: it must be an absolute path")
+    return Path(value)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sets in stores: a manifest under the name of the set, and images beside it under their hashes.
+
+The manifest is written last, and only if there is none of its name: a reader finds a set whole or not at all, and a
+set that is there never changes. Of writers of one name at the same time the first wins; the others find out whose set
+it is by its id. A signature covers the bytes of the manifest, and with the hashes in it every image; it stands under
+the hash of the manifest that it is of, so that no other writer can take its name.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from agent.errors import CkptreeError, FormatError, UsageError
+from agent.fleet import manifest
+from agent.fleet.folderstore import FolderStore
+from agent.fleet.manifest import FleetSet, HostImage
+from agent.fleet.stores import address as addresses
+from agent.fleet.stores import opening
+from agent.fleet.stores.store import ExistsError
+
+if TYPE_CHECKING:
+    from agent.fleet.stores.store import ObjectStore
+
+SIGNATURE = ".sig"
+_MOST_SIGNATURE = 64 << 10
+
+
+class SetExistsError(CkptreeError):
+    """A set of another request that has the name already (exit code 1).
+
+    Args:
+        of: id of that request.
+        shown: address of the set.
+    """
+
+    def __init__(self, of: str, shown: str) -> None:
+        super().__init__(f"{shown} is a set already, of the request {of}: a set is never replaced. Name another")
+
+
+class SetPlace(NamedTuple):
+    """A place of a set.
+
+    Attributes:
+        store: where it is.
+        name: of its manifest there.
+        shown: its address, for messages.
+        creates: False where the store cannot refuse to replace an object: an OCI registry.
+    """
+
+    store: "ObjectStore"
+    name: str
+    shown: str
+    creates: bool
+
+    def _beside(self, image: str) -> str:
+        folder, slash, _ = self.name.rpartition("/")
+        return f"{folder}{slash}{image.replace(':', '-')}"
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes of the manifest.
+
+        Raises:
+            CkptreeError: there is none, or the store does not answer.
+        """
+        return self.store.get(self.name, manifest.MOST_BYTES)
+
+    def read(self) -> FleetSet:
+        """Return the set.
+
+        Raises:
+            CkptreeError: there is none, the store does not answer, or it is no manifest.
+        """
+        return self.parsed(self.read_bytes())
+
+    def parsed(self, data: bytes) -> FleetSet:
+        """Read a manifest of this place; an error names the place."""
+        try:
+            return manifest.loads(data)
+        except FormatError as error:
+            raise FormatError(f"{self.shown}: {error.path}", error.message) from error
+
+    def signature(self, of: bytes) -> bytes | None:
+        """Return the signature of a manifest's bytes; None where there is none."""
+        name = self._beside(manifest.hash_of(of)) + SIGNATURE
+        return None if self.store.head(name) is None else self.store.get(name, _MOST_SIGNATURE)
+
+    def image(self, of: HostImage) -> bytes:
+        """Return a host's image.
+
+        Raises:
+            FormatError: its bytes are others than the manifest says.
+            CkptreeError: it is not there, or the store does not answer.
+        """
+        data = self.store.get(self._beside(of.image))
+        if len(data) != of.size or manifest.hash_of(data) != of.image:
+            raise FormatError(
+                f"{self.shown}: {of.host}", f"the stored image is not the one of the manifest, {of.image}"
+            )
+        return data
+
+    def present(self) -> FleetSet | None:
+        """Return the set; None where there is none of the name."""
+        return None if self.store.head(self.name) is None else self.read()
+
+    def write(self, made: FleetSet, images: Mapping[str, bytes], signed: bytes | None = None) -> None:
+        """Write a set: images, signature, manifest.
+
+        Args:
+            made: the set.
+            images: bytes by hash.
+            signed: signature of the manifest's bytes; None: it has none.
+
+        Raises:
+            SetExistsError: there is another set of the name.
+            CkptreeError: the store does not answer, or is full. There is no set then.
+        """
+        for image, data in images.items():
+            name = self._beside(image)
+            if self.store.head(name) is None:
+                self.store.put(name, data)
+        data = manifest.dumps(made)
+        if signed is not None:
+            self.store.put(self._beside(manifest.hash_of(data)) + SIGNATURE, signed)
+        try:
+            if self.creates:
+                self.store.create(self.name, data)
+                return
+            there = self.present()
+            if there is None:
+                self.store.put(self.name, data)
+                return
+        except ExistsError:
+            there = self.read()
+        if there.id != made.id:
+            raise SetExistsError(there.id, self.shown)
+
+
+@contextmanager
+def opened(name: str, server: str | None = None) -> Iterator[SetPlace]:
+    """Open the place of a set for the time of the block.
+
+    Args:
+        name: an address of a store, or the path of a file.
+        server: of NATS; None: that of the environment.
+
+    Raises:
+        UsageError: it is no address.
+        CkptreeError: the store cannot be reached.
+    """
+    if addresses.is_address(name):
+        where = addresses.parse(name)
+        with opening.opened(where, server) as store:
+            yield SetPlace(store, where.name, str(where), where.scheme != "oci")
+        return
+    path = Path(name)
+    if name in ("", "-") or name.endswith("/") or path.name in ("", ".", ".."):
+        raise UsageError(
+            f"SET {name!r}: expected nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG or a file"
+        )
+    yield SetPlace(FolderStore(path.parent), path.name, name, creates=True)
