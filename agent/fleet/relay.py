@@ -200,7 +200,8 @@ class HostRelay:
         await self._respond(request, answer)
 
     async def _respond(self, request: "Request", answer: Message) -> None:
-        unsent = (ValueError, *lasting.failures())  # ValueError: the request names nobody to answer to
+        # ValueError: the request names nobody to answer to.
+        unsent: tuple[type[Exception], ...] = (ValueError, *lasting.failures())
         try:
             await request.respond(messages.pack(answer))
         except unsent as error:
