@@ -196,6 +196,7 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
         words = with_path(wish.command) if wish.command else None
         snapshot, plan, programs = _planned(wish)
         filled = whole(examined(wish.images, snapshot, plan, wish.allowed)) if wish.images else None
+        plan = filled.plan if filled is not None else plan
         asked.check()
     except RuntimeError as error:  # an import may wrap an exception that is raised within it
         if not asked.numbers:
@@ -203,9 +204,8 @@ def _restart(wish: _Wish, asked: "Asked", begun: list[bool]) -> int:
         raise Interrupted(asked.numbers[-1]) from error
     begun.append(True)
     begin = beginning(snapshot, pidns=wish.pidns, apart=wish.detach)
-    no_stdio = (
-        wish.detach or wish.run == "hold"
-    )  # tasks that hold must not keep the caller's streams, least of all its input
+    # Tasks that hold must not keep the caller's streams, least of all its input.
+    no_stdio = wish.detach or wish.run == "hold"
     with (
         Rebuild(
             plan,

@@ -28,8 +28,8 @@ The document
 
 `maker` calls clone() for an actor. `parent` is its parent in the end; null for the top, and for an actor that is gone
 then. `value` depends on the step. For a clone it is the sum of 1 for a thread, 2 for a sibling, 4 for a new pid
-namespace, 8 for the init of the namespace that its maker has unshared. For a setpgid it is the actor that owns the
-group, for a subreaper 1 or 0, for an exit the wait status.
+namespace, 8 for the init of the namespace that its maker has unshared, 16 for the maker's table of descriptors. For a
+setpgid it is the actor that owns the group, for a subreaper 1 or 0, for an exit the wait status.
 
 `refusal` returns the document of a tree that has no plan, with the reasons as an image has them: ::
 
@@ -251,7 +251,8 @@ def _birth(bits: int, child: str) -> str:
     into = ""
     if bits & (CloneBits.NEWPID | CloneBits.FIRST):
         into = f" into {'a' if bits & CloneBits.NEWPID else 'its'} new pid namespace"
-    return f"forks {child}{into}{' as its sibling' if bits & CloneBits.PARENT else ''}"
+    table = " with its table of descriptors" if bits & CloneBits.FILES else ""
+    return f"forks {child}{into}{' as its sibling' if bits & CloneBits.PARENT else ''}{table}"
 
 
 def _because(why: str) -> str:

@@ -110,11 +110,20 @@ def dumped(
 
 
 @contextmanager
-def restored(standing: Standing, socket: Path, *, compared: bool = True) -> Iterator[Standing]:
-    """Restart programs with their pids; dump them again and compare both dumps; yield them to be asked."""
+def restored(
+    standing: Standing, socket: Path, *, compared: bool = True, options: Sequence[str] = ()
+) -> Iterator[Standing]:
+    """Restart programs with their pids; dump them again and compare both dumps; yield them to be asked.
+
+    Args:
+        standing: the programs.
+        socket: of the daemon.
+        compared: the dumps are compared.
+        options: of criu.
+    """
     with restarted(standing.images, "--no-pidns") as ready:
         if compared:
-            again = dump(ready["tasks"][0]["pid"], standing.folder / "again", socket, "--leave-running")
+            again = dump(ready["tasks"][0]["pid"], standing.folder / "again", socket, "--leave-running", *options)
             found = differences(standing.images, again)
             assert not found, "\n".join(found)
         yield standing

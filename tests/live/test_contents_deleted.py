@@ -4,6 +4,7 @@
 import ast
 import fcntl
 import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -119,6 +120,47 @@ def test_deleted_files_fifos_and_locks_are_as_they_were(tmp_path: Path, daemon_s
     assert (tmp_path / "gone").read_text() == "another one"
     left = {each.name for each in tmp_path.iterdir()}
     assert left == {"gone", "kept", "fifo", "whole", "part", "third", "link", "begun", "ask", "told", "images", "out"}
+
+
+LINKS_AND_DEVICES = """
+import os, stat, time
+os.mknod("null", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+os.chmod("null", 0o642)
+os.chown("null", 12, 34)
+device = os.open("null", os.O_RDWR)
+os.symlink("where it led", "link")
+os.chown("link", 56, 78, follow_symlinks=False)
+link = os.open("link", os.O_PATH | os.O_NOFOLLOW)
+os.unlink("null")
+os.unlink("link")
+open("begun", "w").close()
+while not os.path.exists("ask"):
+    time.sleep(0.02)
+def said(file):
+    one = os.fstat(file)
+    return one.st_mode, one.st_uid, one.st_gid, one.st_nlink
+with open("telling", "w") as file:
+    zeros = os.read(device, 4)
+    file.write(repr((said(device), zeros, os.fstat(device).st_rdev, said(link), os.readlink("", dir_fd=link))))
+os.rename("telling", "told")
+time.sleep(60)
+"""
+
+
+def test_deleted_links_and_devices_come_back(tmp_path: Path, daemon_socket: Path) -> None:
+    """A link leads where it led; a device reads as it did; owners and modes are as they were."""
+    with program([sys.executable, "-c", LINKS_AND_DEVICES], tmp_path) as pid:
+        eventually((tmp_path / "begun").exists, "it has begun")
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    with restarted(images):
+        assert not {"null", "link"} & {each.name for each in tmp_path.iterdir()}
+        (tmp_path / "ask").touch()
+        eventually((tmp_path / "told").exists, "it tells")
+
+    assert ast.literal_eval((tmp_path / "told").read_text()) == (
+        *((stat.S_IFCHR | 0o642, 12, 34, 0), bytes(4), os.makedev(1, 5)),
+        *((stat.S_IFLNK | 0o777, 56, 78, 0), "where it led"),
+    )
 
 
 def test_a_deleted_file_whose_folder_is_gone_comes_back(tmp_path: Path, daemon_socket: Path) -> None:

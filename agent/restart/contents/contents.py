@@ -24,13 +24,14 @@ from agent.restart.contents import (
     treechecks,
 )
 from agent.restart.contents.addresses import AddressRange, Specials, hole
-from agent.restart.contents.descriptors import KINDS, Descriptors, Holder
+from agent.restart.contents.descriptors import KINDS, Descriptors
 from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
 from agent.restart.contents.external import NOTHING, External
 from agent.restart.contents.filelocks import FileLocks
 from agent.restart.contents.fillprogram import About, FillProgram
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
+from agent.restart.contents.holder import Holder
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
@@ -38,6 +39,7 @@ from agent.restart.contents.pagereads import PageFiles, processors
 from agent.restart.contents.refusals import ContentRefusal, Refused
 from agent.restart.contents.resumer import ThreadState
 from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
+from agent.restart.contents.sharedtables import SharedTables
 from agent.restart.contents.staging import Stage
 from agent.restart.contents.systemv import SystemV
 from agent.restart.contents.tcpconnections import BlockedConnections
@@ -58,6 +60,7 @@ class Contents:
 
     Attributes:
         refusals: the objects that cannot be restored.
+        plan: of the same tree, in which births share what processes share.
         namespaces: that the tree gets, once `check_host` knows them.
         ghosts: the deleted files.
         blocked: the rules that block connections.
@@ -76,6 +79,8 @@ class Contents:
         }
         self._memory_objects = SharedMemory(images)
         self._memfds = MemfdFiles()
+        self._tables = SharedTables(images.processes, self._leaders, plan)
+        self.plan = self._tables.plan()
         self._lowest = int(Path("/proc/sys/vm/mmap_min_addr").read_text())
         self.blocked = BlockedConnections(images.inventory)
         self.ghosts = GhostFiles(images)
@@ -95,6 +100,7 @@ class Contents:
             treechecks.inventory(images.inventory),
             treechecks.agreement(images.processes, snapshot),
             treechecks.sharing(images.processes),
+            self._tables.faults(),
             treechecks.unknown(images.processes),
         ):
             for pid, refused in found:
@@ -179,6 +185,7 @@ class Contents:
             depth = len(numbers[leader]) - 1
             holder = Holder(leader, depth, numbers[leader], process, program)
             holders.append(Room(holder, memory, room))
+        self._tables.share(fill, {each.holder.actor: each.holder for each in holders})
         seen = {self._snapshot.number(each.tag): numbers[at] for at, each in enumerate(self._plan.actors) if each.tag}
         descriptors = Descriptors(
             [each.holder for each in holders], self._images.files, self._kinds, seen, self._locks.restore

@@ -6,21 +6,16 @@ all that the images have. When every process has created its own, each fetches t
 puts each at its descriptors' numbers. When every process has fetched, the high numbers are closed.
 """
 
-import os
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agent.restart.contents import fileowners
-from agent.restart.contents.fillprogram import About, Argument, Data, FillScript, ProcessProgram
-from agent.restart.contents.images import ProcessImage
+from agent.restart.contents.fillprogram import About, Argument, Data, FillScript
+from agent.restart.contents.holder import LOWEST_SERVICE, O_CLOEXEC, Holder, keep_high
 
 FD_CLOEXEC: Final = 1
-O_CLOEXEC: Final = 0o2000000
-AT_FDCWD: Final = -100
-_LOWEST_SERVICE: Final = 32
 _Holder = TypeVar("_Holder")
 
 # enum fd_types of CRIU's fdinfo.proto.
@@ -46,59 +41,6 @@ KINDS: Final = {
     19: "bpf-map",
     20: "pidfd",
 }
-
-
-@dataclass(slots=True)
-class Holder:
-    """A process that is filled.
-
-    Attributes:
-        actor: its index in the plan.
-        depth: of its pid namespace, the root's being 0.
-        numbers: its numbers, from the root's namespace inward.
-        image: its messages.
-        program: its operations.
-        service: the first number above those of its descriptors and mapped files.
-    """
-
-    actor: int
-    depth: int
-    numbers: tuple[int, ...]
-    image: ProcessImage
-    program: ProcessProgram
-    service: int = _LOWEST_SERVICE
-    _next: int = field(default=0)
-
-    @property
-    def leader(self) -> FillScript:
-        """The script of its first thread."""
-        return self.program.scripts[0]
-
-    def number(self) -> int:
-        """Return a new number above all descriptors of all processes."""
-        self._next += 1
-        return self.service + self._next - 1
-
-
-def keep_high(holder: Holder, made: Argument) -> int:
-    """Move a new descriptor to a high number, close it where it was, and return the number."""
-    number = holder.number()
-    holder.leader.call("dup3", made, number, O_CLOEXEC)
-    holder.leader.call("close", made)
-    return number
-
-
-def open_high(holder: Holder, path: bytes, flags: int) -> int:
-    """Open a file at a high number, and return the number."""
-    name = holder.program.data(path + b"\0")
-    return keep_high(holder, holder.leader.kept("openat", AT_FDCWD, name, flags | O_CLOEXEC, 0))
-
-
-def write_file(script: FillScript, program: ProcessProgram, path: bytes, text: bytes) -> None:
-    """Write a text into a file of procfs."""
-    file = script.kept("openat", AT_FDCWD, program.data(path + b"\0"), os.O_WRONLY, 0)
-    script.exact("write", file, program.data(text), len(text), wanted=len(text))
-    script.call("close", file)
 
 
 class OpenFile(NamedTuple):
@@ -206,11 +148,12 @@ class Descriptors:
         self.holders = list(holders)
         self.files = files
         self.owned: dict[tuple[str, int], tuple[Holder, int]] = {}
-        highest = max((int(info.fd) for each in self.holders for info in each.image.fds), default=-1)
+        keepers = [each for each in self.holders if each.keeper is None]
+        highest = max((int(info.fd) for each in keepers for info in each.image.fds), default=-1)
         for each in self.holders:
-            each.service = max(highest + 1, _LOWEST_SERVICE)
+            each.service = max(highest + 1, LOWEST_SERVICE)
         self.holders_of: dict[int, list[Holder]] = {}
-        for each in self.holders:
+        for each in keepers:
             for info in each.image.fds:
                 having = self.holders_of.setdefault(int(info.id), [])
                 if not having or having[-1] is not each:
@@ -259,20 +202,36 @@ class Descriptors:
             script.wait(created, count)
             for kind in self._kinds.values():
                 kind.join(holder, self)
-            pidfds: dict[int, int] = {}
-            high: dict[int, int] = {}
-            for info in holder.image.fds:
-                identity = int(info.id)
-                self._about(holder, identity)
-                if identity not in high:
-                    high[identity] = self._fetched(holder, identity, pidfds)
-                script.call("dup3", high[identity], int(info.fd), O_CLOEXEC if info.flags & FD_CLOEXEC else 0)
-            self._complete(holder)
+            turns = holder.turns
+            if holder.keeper is None:
+                if turns is not None:
+                    script.wait(turns.joined, turns.others)
+                self._place(holder)
+            elif turns is not None:
+                script.post(turns.joined)
             script.about = About("descriptors", "")
             script.post(fetched)
             script.wait(fetched, count)
-            script.call("close_range", holder.service, 0xFFFFFFFF, 0)
+            if holder.keeper is None:
+                script.call("close_range", holder.service, 0xFFFFFFFF, 0)
+                if turns is not None:
+                    script.post(turns.closed)
+            elif turns is not None:
+                script.wait(turns.closed, 1)
             self._finish(holder)
+
+    def _place(self, holder: Holder) -> None:
+        """Fetch the files of others, and place all at their numbers."""
+        script = holder.leader
+        pidfds: dict[int, int] = {}
+        high: dict[int, int] = {}
+        for info in holder.image.fds:
+            identity = int(info.id)
+            self._about(holder, identity)
+            if identity not in high:
+                high[identity] = self._fetched(holder, identity, pidfds)
+            script.call("dup3", high[identity], int(info.fd), O_CLOEXEC if info.flags & FD_CLOEXEC else 0)
+        self._complete(holder)
 
     def _complete(self, holder: Holder) -> None:
         """Complete the files of which a process is the first that has them."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.restart.contents.clocks import now
-from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
+from agent.restart.contents.descriptors import FileKind, OpenFile
+from agent.restart.contents.holder import O_CLOEXEC
 from agent.restart.contents.pathaccess import following
 from agent.restart.contents.refusals import Refused
 from agent.restart.rebuild.timenamespace import NO_OFFSETS, ClockOffsets

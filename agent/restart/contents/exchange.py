@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from agent.restart.contents import openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
-from agent.restart.contents.descriptors import Holder, open_high
 from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argument, FillProgram
+from agent.restart.contents.holder import Holder, open_high
 from agent.restart.contents.images import Images
 from agent.restart.contents.memory import AddressSpace, FileKey
 from agent.restart.contents.pathaccess import open_path
@@ -82,9 +82,11 @@ class Exchange:
         for thread in program.scripts:
             thread.wait(TRACED, 1)
             thread.post(self._entered)
+            if self.holder.turns is not None:
+                thread.post(self.holder.turns.entered)
         script.wait(self._entered, len(program.scripts))
         script.about = About("descriptors", "")
-        script.call("close_range", 0, self.holder.service - 1, 0)
+        self.holder.clear()
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the numbers above those of the image may need it
         script.call("prlimit64", 0, resource.RLIMIT_NOFILE, program.data(struct.pack("<2q", most, most)), 0)
         script.about = About("pages", "")

@@ -5,8 +5,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from agent.restart.contents.descriptors import Holder
 from agent.restart.contents.fillprogram import About
+from agent.restart.contents.holder import Holder
 from agent.restart.contents.refusals import Refused
 
 POSIX, FLOCK, OFD, LEASE = 1, 2, 4, 8

@@ -6,6 +6,7 @@ Tasks open either by a path, so the messages get the path that it has for the ti
 """
 
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -14,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from agent.errors import CkptreeError
-from agent.restart.contents.descriptors import AT_FDCWD
+from agent.restart.contents.holder import AT_FDCWD
 from agent.restart.contents.images import Images
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.syscalls import CALLS
@@ -22,7 +23,7 @@ from exporters.criu.filemessages import REMAP_GHOST, REMAP_LINKED
 
 _OLD_GHOST: Final = 1 << 31
 """The bit by which old images mark a ghost file."""
-_KINDS: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISFIFO)
+_KINDS: Final = (stat.S_ISREG, stat.S_ISDIR, stat.S_ISFIFO, stat.S_ISLNK, stat.S_ISCHR, stat.S_ISBLK)
 _NO_SYMLINKS: Final = 4
 _NS_PER_US: Final = 1000
 _NS_PER_S: Final = 1_000_000_000
@@ -150,9 +151,12 @@ class GhostFiles:
             self._made.append((folder, name, True))
             file = os.open(name, os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=folder)
         else:
-            os.mkfifo(name, 0o600, dir_fd=folder)
+            if stat.S_ISLNK(mode):
+                os.symlink(bytes(about.symlnk_target), name, dir_fd=folder)
+            else:
+                os.mknod(name, stat.S_IFMT(mode) | 0o600, int(about.rdev), dir_fd=folder)
             self._made.append((folder, name, False))
-            file = os.open(name, os.O_RDWR | os.O_NONBLOCK | flags, dir_fd=folder)
+            file = _opened_as_made(folder, name, mode, int(about.rdev))
         try:
             if stat.S_ISREG(mode):
                 _write(file, 0, first)
@@ -160,10 +164,12 @@ class GhostFiles:
                     _write(file, int(chunk.off), data)
                 if about.HasField("size"):
                     os.ftruncate(file, int(about.size))
-            os.fchown(file, int(about.uid), int(about.gid))
-            os.fchmod(file, stat.S_IMODE(mode))
+            itself = f"/proc/self/fd/{file}"
+            os.chown(itself, int(about.uid), int(about.gid))
+            if not stat.S_ISLNK(mode):
+                os.chmod(itself, stat.S_IMODE(mode))
             if about.HasField("atim") and about.HasField("mtim"):
-                os.utime(file, ns=(_nanoseconds(about.atim), _nanoseconds(about.mtim)))
+                os.utime(itself, ns=(_nanoseconds(about.atim), _nanoseconds(about.mtim)))
         finally:
             os.close(file)
 
@@ -204,6 +210,24 @@ def _opened_folder(path: bytes) -> int:
     if found < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fsdecode(path))
     return found
+
+
+def _opened_as_made(folder: int, name: bytes, mode: int, device: int) -> int:
+    """Open a file that this process has just made, without any right to read or write it.
+
+    A user who may change the folder can put no other file of this kind, device and owner in its place that is not as good.
+
+    Raises:
+        OSError: another file is there by now.
+    """
+    file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    found = os.fstat(file)
+    if (stat.S_IFMT(found.st_mode), found.st_rdev, found.st_uid, found.st_nlink) != (
+        *(stat.S_IFMT(mode), device, os.geteuid(), 1),
+    ):
+        os.close(file)
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(name))
+    return file
 
 
 def _write(file: int, offset: int, content: bytes) -> None:

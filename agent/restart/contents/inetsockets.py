@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any, Final
 
 from agent.restart.contents import socketoptions, tcpconnections
-from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
+from agent.restart.contents.descriptors import FileKind, OpenFile
+from agent.restart.contents.holder import O_CLOEXEC
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.socketoptions import LISTEN, SHUTDOWNS, SOL_SOCKET, set_option
 from agent.restart.contents.tcpconnections import BlockedConnections, TcpStream

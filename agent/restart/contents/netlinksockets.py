@@ -6,8 +6,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from agent.restart.contents import socketoptions
-from agent.restart.contents.descriptors import O_CLOEXEC, FileKind, OpenFile
+from agent.restart.contents.descriptors import FileKind, OpenFile
 from agent.restart.contents.fillabi import Demand
+from agent.restart.contents.holder import O_CLOEXEC
 from agent.restart.contents.refusals import Refused
 
 AF_NETLINK, SOCK_RAW = 16, 3

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from agent.restart.contents.descriptors import O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile, keep_high, open_high
+from agent.restart.contents.descriptors import Descriptors, FileKind, OpenFile
 from agent.restart.contents.fileowners import F_SETFL
 from agent.restart.contents.fillabi import Demand
+from agent.restart.contents.holder import O_CLOEXEC, Holder, keep_high, open_high
 from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.refusals import Refused
 

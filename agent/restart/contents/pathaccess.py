@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from agent.restart.contents import credentials
-from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, Holder, keep_high, open_high
+from agent.restart.contents.holder import AT_FDCWD, O_CLOEXEC, Holder, keep_high, open_high
 from agent.restart.contents.images import ProcessImage
 from agent.restart.rebuild.programpath import changeable_at
 
@@ -102,13 +102,13 @@ def go_to(holder: Holder, folder: bytes) -> None:
 
 def enter(holder: Holder, root: bytes, folder: bytes) -> None:
     """Have a process go to its folder, and get its root."""
-    script = holder.leader
+    script, first = holder.leader, holder.next_number
     there = open_path(holder, folder, O_PATH | O_DIRECTORY)
     if root != b"/":
         go_to(holder, root)
         script.call("chroot", holder.program.data(b".\0"))
     script.call("fchdir", there)
-    script.call("close_range", holder.service, 0xFFFFFFFF, 0)
+    script.call("close_range", first, holder.next_number - 1, 0)
 
 
 def _open_strictly(holder: Holder, path: bytes, folder: bytes, flags: int) -> int:

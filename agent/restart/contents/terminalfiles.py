@@ -13,9 +13,10 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
-from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, Descriptors, FileKind, Holder, OpenFile
+from agent.restart.contents.descriptors import Descriptors, FileKind, OpenFile
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import About, Argument
+from agent.restart.contents.holder import AT_FDCWD, O_CLOEXEC, Holder
 from agent.restart.contents.openfiles import O_NOCTTY, open_flags
 from agent.restart.contents.refusals import Refused
 

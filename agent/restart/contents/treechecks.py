@@ -23,7 +23,6 @@ _MADE: Final = ("time", "ipc")
 _SHARED: Final = {
     "vm_id": ("memory", "memory that two processes share (CLONE_VM) is not restored"),
     "fs_id": ("folder", "a folder and umask that two processes share (CLONE_FS) are not restored"),
-    "files_id": ("descriptors", "a table of descriptors that two processes share (CLONE_FILES) is not restored"),
     "sighand_id": ("signals", "signal handlers that two processes share (CLONE_SIGHAND) are not restored"),
 }
 

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from agent.restart.contents import socketoptions
-from agent.restart.contents.descriptors import AT_FDCWD, O_CLOEXEC, FileKind, OpenFile
+from agent.restart.contents.descriptors import FileKind, OpenFile
 from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.fillprogram import Argument
+from agent.restart.contents.holder import AT_FDCWD, O_CLOEXEC
 from agent.restart.contents.pathaccess import following, go_to
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.socketoptions import CLOSE, ESTABLISHED, LISTEN, SHUTDOWNS

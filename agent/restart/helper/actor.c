@@ -98,6 +98,8 @@ static long give_birth(uint32_t me, const struct program_step *step)
 
 	if (step->value & CLONE_BIT_NEWPID)
 		args.flags |= CLONE_NEWPID;
+	if (step->value & CLONE_BIT_FILES)
+		args.flags |= CLONE_FILES;
 	if (step->value & CLONE_BIT_PARENT)
 		args.flags |= CLONE_PARENT; /* the exit signal is then the creator's: any other is EINVAL */
 	else if (!(step->value & CLONE_BIT_THREAD))

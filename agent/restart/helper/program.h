@@ -34,6 +34,7 @@ enum op {
 #define CLONE_BIT_PARENT 2
 #define CLONE_BIT_NEWPID 4
 #define CLONE_BIT_FIRST 8 /* the init of a namespace that its creator has unshared */
+#define CLONE_BIT_FILES 16
 
 enum phase { PHASE_BUILD, PHASE_ACTIVATE, PHASE_LEAVE, PHASE_STOP, PHASES };
 

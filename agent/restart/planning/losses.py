@@ -15,7 +15,7 @@ def losses(snapshot: Snapshot) -> Iterator[str]:
     if shared:
         yield (
             f"what {_named(snapshot, shared)} share, memory, working directory or open files, without being threads of "
-            "one group, is not rebuilt: each has its own"
+            "one group, is not rebuilt without contents: each has its own"
         )
     dumped = [task.tgid for task in snapshot.tasks if task.exit_code is not None and task.exit_code & _CORE_DUMPED]
     if dumped:

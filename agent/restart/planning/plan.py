@@ -70,6 +70,7 @@ class CloneBits(IntEnum):
     PARENT = 2
     NEWPID = 4
     FIRST = 8  # the init of the namespace that its maker has unshared
+    FILES = 16  # it shares its maker's table of descriptors; in a restart with contents alone
 
 
 class Phase(IntEnum):

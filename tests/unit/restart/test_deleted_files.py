@@ -111,11 +111,11 @@ def test_folders_that_are_gone_are_there_as_long_as_the_file(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_of_a_process_that_ended_and_a_device_are_refused(tmp_path: Path) -> None:
+def test_a_file_of_a_process_that_ended_and_a_socket_are_refused(tmp_path: Path) -> None:
     """Each by name."""
     files = [_file(1, tmp_path / "gone"), _file(2, Path("/proc/77/status"))]
     remaps = [{"orig_id": 1, "remap_id": 1, "remap_type": 1}, {"orig_id": 2, "remap_id": 77, "remap_type": 2}]
-    ghosts = _ghosts(files, remaps, {"ghost-file-1.img": [(_ghost(stat.S_IFCHR), b"")]})
+    ghosts = _ghosts(files, remaps, {"ghost-file-1.img": [(_ghost(stat.S_IFSOCK), b"")]})
 
     for identity, rule in ((1, "deleted"), (2, "deleted")):
         with pytest.raises(Refused) as caught:

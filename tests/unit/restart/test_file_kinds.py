@@ -5,9 +5,10 @@ import struct
 
 import pytest
 
-from agent.restart.contents.descriptors import Holder, unseen
+from agent.restart.contents.descriptors import unseen
 from agent.restart.contents.eventfiles import Epolls, EventCounters, ProcessFiles, TimerFiles
 from agent.restart.contents.fillprogram import Data
+from agent.restart.contents.holder import Holder
 from agent.restart.contents.netlinksockets import NetlinkSockets
 from agent.restart.contents.openfiles import Pipes
 from agent.restart.contents.refusals import Refused

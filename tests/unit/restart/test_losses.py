@@ -18,4 +18,4 @@ def test_tasks_that_share_without_being_threads_of_one_group_are_named() -> None
 
     named = ", ".join(str(number) for number in range(102, 112))
     assert line.startswith(f"what {named} and 2 more share, ")
-    assert line.endswith("is not rebuilt: each has its own")
+    assert line.endswith("is not rebuilt without contents: each has its own")
