@@ -31,6 +31,12 @@ _MOST_BYTES: Final = 1 << 20  # of the file
 _MAX_NAME: Final = 256  # as sysconf(_SC_LOGIN_NAME_MAX) has it
 _MAX_DRAIN_MS: Final = 10_000
 _MAX_SWEEP_S: Final = 24 * 60 * 60
+_LEAST_RECORD_BYTES: Final = 1 << 20
+_MAX_RECORD_BYTES: Final = 1 << 50
+_MAX_RECORD_AGE_S: Final = 100 * 366 * 24 * 60 * 60
+
+RECORD: Final = {"dir": "record", "max_bytes": "record_max_bytes", "max_age_s": "record_max_age_s"}
+"""The keys of the table ``[record]``, with the settings that they set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class Config:
         keep_arguments: keep the arguments and the environment of each program that is started, up to 4096 bytes of
             both, in the daemon's memory, for `snapshot --with-argv` of processes that write over them. They may contain
             secrets; root alone is given them.
+        record: record all records in this folder, which is made where it is missing, for its owner alone
+            (docs/recording.md). The arguments of every program that is started are among them.
+        record_max_bytes: size of the recording at most; the oldest part is dropped first.
+        record_max_age_s: age of the recording at most; 0: any.
     """
 
     ring_bytes: int = 4 * 1024 * 1024
@@ -60,6 +70,9 @@ class Config:
     socket_mode: int = 0o666
     group: str = "ckptree"
     keep_arguments: bool = False
+    record: Path | None = None
+    record_max_bytes: int = 1 << 30
+    record_max_age_s: int = 7 * 24 * 60 * 60
 
 
 def load(path: Path) -> Config:
@@ -70,14 +83,33 @@ def load(path: Path) -> Config:
     """
     given, text = _document(path)
     _signers(path, given.pop("restart", {}), text)
+    recorded = _recorded(path, given.pop("record", {}), text)
     for key, value in given.items():
         try:
             if key == "socket_mode":
                 _check_octal(value, text)
-            given[key] = _checked(key, value)
+            given[key] = _checked(key, value, in_file=True)
         except UsageError as error:
             raise UsageError(f"{path}:{_line_of(text, key)}: {error}") from error
-    return Config(**given)
+    return Config(**given, **recorded)
+
+
+def _recorded(path: Path, table: object, text: str) -> dict[str, Any]:
+    """Return the values of the table ``[record]``, by the names of the settings."""
+    where = f"{path}:{_line_of(text, 'record')}"
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: record: it must be a table, [record], with the keys {', '.join(RECORD)}")
+    found = {}
+    for key, value in table.items():
+        if key not in RECORD:
+            raise UsageError(f"{where}: record.{key}: no such key; there are {', '.join(RECORD)}")
+        try:
+            found[RECORD[key]] = _checked(RECORD[key], value)
+        except UsageError as error:
+            raise UsageError(f"{where}: record.{key}: {str(error).partition(': ')[2]}") from error
+    if found and "record" not in found:
+        raise UsageError(f"{where}: record: the key dir is missing")
+    return found
 
 
 def required_signers(path: Path = SYSTEM_FILE) -> Path | None:
@@ -149,7 +181,8 @@ def given(key: str, text: str) -> Any:
         value = text
     if key == "socket_mode":
         raise UsageError(f"{key}: {text} is not allowed; it must be {allowed(key)}")
-    return _checked(key, text if isinstance(getattr(Config(), key, None), (str, Path)) else value)
+    is_text = key == "record" or isinstance(getattr(Config(), key, None), (str, Path))
+    return _checked(key, text if is_text else value)
 
 
 def meanings() -> dict[str, str]:
@@ -175,6 +208,8 @@ def default(key: str) -> str:
     value = getattr(Config(), key)
     if isinstance(value, bool):
         return str(value).lower()
+    if value is None:
+        return ""
     return f"0o{value:o}" if key == "socket_mode" else str(value)
 
 
@@ -202,11 +237,14 @@ def _check_octal(value: object, text: str) -> None:
         raise UsageError(f"socket_mode: {value} is not written in octal, as 0o660 is")
 
 
-def _checked(key: str, value: object) -> Any:
-    """Return a value in the type of its key."""
+def _checked(key: str, value: object, *, in_file: bool = False) -> Any:
+    """Return a value in the type of its key; in a file, those of tables have other names."""
+    if in_file and key in RECORD.values():
+        raise UsageError(f"{key}: no such key; the table [record] has {', '.join(RECORD)}")
     if key not in _RULES:
-        close = get_close_matches(key, _RULES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_RULES)}"
+        own = [each for each in _RULES if each not in RECORD.values()]
+        close = get_close_matches(key, own, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(own)}"
         raise UsageError(f"{key}: no such key; {hint}")
     allowed, convert = _RULES[key]
     converted = convert(value)
@@ -237,6 +275,12 @@ def _socket(value: object) -> Path | None:
     return Path(value) if len(value.encode()) <= _SUN_PATH_BYTES else None
 
 
+def _folder(value: object) -> Path | None:
+    if not isinstance(value, str) or "\0" in value or not value.startswith("/"):
+        return None
+    return Path(value)
+
+
 def _group(value: object) -> str | None:
     return value if isinstance(value, str) and len(value) <= _MAX_NAME and "\0" not in value else None
 
@@ -249,4 +293,13 @@ _RULES: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     "socket_mode": ("an octal integer from 0o000 to 0o777", lambda value: _whole(value, 0, 0o777)),
     "group": (f"the name of a group, of at most {_MAX_NAME} characters, or empty", _group),
     "keep_arguments": ("true or false", lambda value: value if isinstance(value, bool) else None),
+    "record": ("the absolute path of a folder", _folder),
+    "record_max_bytes": (
+        f"an integer from {_LEAST_RECORD_BYTES} to {_MAX_RECORD_BYTES}",
+        lambda value: _whole(value, _LEAST_RECORD_BYTES, _MAX_RECORD_BYTES),
+    ),
+    "record_max_age_s": (
+        f"an integer from 0 to {_MAX_RECORD_AGE_S}",
+        lambda value: _whole(value, 0, _MAX_RECORD_AGE_S),
+    ),
 }

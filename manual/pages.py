@@ -172,9 +172,12 @@ def _configuration(date: str) -> Page:
     page.heading("description")
     page.text(config.__doc__ or "")
     page.heading("keys")
-    for key, meaning in config.meanings().items():
-        sentence = meaning[0].upper() + meaning[1:]
-        page.tagged(bold(key), f"{sentence} Must be {config.allowed(key)}. Default: {_shown(key)}.")
+    meanings = config.meanings()
+    for key, meaning in meanings.items():
+        if key not in config.RECORD.values():
+            page.tagged(bold(key), _meaning(key, meaning))
+    for name, key in config.RECORD.items():
+        page.tagged(bold(f"[record] {name}"), f"{_meaning(key, meanings[key])} The table comes after all other keys.")
     page.tagged(
         bold("[restart]"),
         "A table, after all other keys. Its key `require_signature` is the absolute path of a public ssh key, or of a file "
@@ -189,8 +192,12 @@ def _configuration(date: str) -> Page:
     return page
 
 
+def _meaning(key: str, meaning: str) -> str:
+    return f"{meaning[0].upper()}{meaning[1:]} Must be {config.allowed(key)}. Default: {_shown(key)}."
+
+
 def _shown(key: str) -> str:
-    return config.default(key) or "empty"
+    return config.default(key) or ("none" if key == "record" else "empty")
 
 
 def _daemon(date: str) -> Page:

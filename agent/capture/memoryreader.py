@@ -279,7 +279,7 @@ class _Reader:
         """Return the table, with its doubts and waiting tasks."""
         table = self._table
         repairs, anomalies, assumed, idle, astray, doubts, unknown, surprises, unlisted, noted, *waiting = self._read()
-        orphans, leaderless, creatorless, asked, moved = waiting
+        orphans, leaderless, creatorless, asked, moved, contracting = waiting
         _ints((repairs, *anomalies, assumed, idle, *unknown))
         table.counts = Counts(repairs, Counter(dict(zip(SURPRISES, anomalies, strict=True))), assumed)
         table.idle = idle
@@ -304,6 +304,7 @@ class _Reader:
         for index, identity in moved:
             _ints((identity,))
             table.moved[_at(self._tasks, index)] = identity
+        table.contracting = self._task(contracting)
         for task in filter(departure.lingers, table.tasks()):
             table.lingering.setdefault(task.pid.namespace, {})[task] = None
         return table

@@ -33,7 +33,8 @@ Grammar (msgpack objects, one behind the other; all arrays; ints unless said oth
     rest       := [repairs, [anomalies of a kind*], assumed, idle task (address), astray (bool), [doubted task*],
                    [unknown address*], [[task, surprise]*],
                    [unlisted task*], [[task, ties]*], [[address, [orphan*]]*], [[address, [thread address*]]*],
-                   [[address, [creatorless task*]]*], [[address, start_ns, asked task]*]]
+                   [[address, [creatorless task*]]*], [[address, start_ns, asked task]*], [[founder, identity]*],
+                   contracting (task)]
     place      := [ring (text), position, [lost count, slot*], [lost number*], total*]
     stream     := [next, [records of a kind*], lost, suspect (bool), [record (bytes) that came too early *]]
 """
@@ -42,16 +43,18 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 import msgpack
 
-from agent.table.counters import Surprise
+from agent.table.counters import Cause, Surprise
 from agent.table.objects import NOBODY, Deed, DeedName, Pid, PidNamespace, Strings, TaskStruct
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 
-VERSION = 4
+VERSION = 5
+TOTALS: Final = len(get_args(Cause)) + 2
+"""The count of a watch's own counts in its memory."""
 MAGIC = b"ckptree\0"
 FRAME = struct.Struct("<8sIIQ")
 DEEDS: tuple[DeedName, ...] = ("setsid", "setpgid", "subreaper", "exit")
@@ -229,4 +232,5 @@ class _Writer:
             [[address, [number(task) for task in tasks]] for address, tasks in table.creatorless.items()],
             [[address, start_ns, number(task)] for (address, start_ns), task in table.unanswered.items()],
             [[number(task), identity] for task, identity in table.moved.items()],
+            number(table.contracting),
         ]

@@ -70,6 +70,7 @@ class Probes:
         missing: features this kernel lacks.
         string_key: key of the exec hook's hash; for agent.table.areas alone: it must not leave this process.
         keeps_strings: True where the table is to keep the text of arguments and environments.
+        records: True where all records are recorded: arguments are told then, and not kept.
         filters: whether the ties of a single process can be asked for.
 
     Raises:
@@ -90,7 +91,7 @@ class Probes:
                 "Run ckptree on the host (in a container: share the host's pid namespace)"
             )
         self.is_taken_over = loaded is not None
-        self.keeps_strings = False
+        self.keeps_strings = self.records = False
         self.loaded = loaded or _load(ring_bytes, without, waiting)
         self._descriptors = self.loaded.descriptors
         self.hooks, self.tried, self.missing = self.loaded[1:]
@@ -160,10 +161,15 @@ class Probes:
         self.keeps_strings = wanted
         self.tell_arguments(wanted=False)
 
+    def record(self) -> None:
+        """Make the exec hook tell the text of arguments from now on."""
+        self.records = True
+        self.tell_arguments(wanted=True)
+
     def tell_arguments(self, *, wanted: bool) -> None:
         """Make the exec hook tell the text of arguments, for a time; where strings are kept it does so in any case."""
         both = wire.KEEP_ARGUMENTS | wire.KEEP_ENVIRONMENT
-        word = both if self.keeps_strings else wire.KEEP_ARGUMENTS if wanted else 0
+        word = both if self.keeps_strings else wire.KEEP_ARGUMENTS if wanted or self.records else 0
         syscall.set_word(self._descriptors["map:keep_strings"], 0, word)
 
     def allow(self, per_second: int) -> None:

@@ -39,11 +39,13 @@ class Ring:
 
     Attributes:
         most_pending: the largest amount that `drain` has found waiting, bytes.
+        tap: called with the bytes of each batch, headers and all, before they are consumed; None: nobody keeps them.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         self.size = size
         self.most_pending = 0
+        self.tap: Callable[[memoryview], None] | None = None
         self._mask = size - 1
         self._consumer_map = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer_map = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
@@ -101,6 +103,9 @@ class Ring:
             if not header & _DISCARD:
                 feed(data, at + begin)
             position += (header & _LENGTH) + padded & ~7
+        if self.tap is not None and position > start:
+            at = start & mask
+            self.tap(data[at : at + position - start])
         self._consumer[0] = position
         return position - start
 

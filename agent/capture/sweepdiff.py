@@ -105,7 +105,7 @@ class SweepDiff:
     def _beside_the_last(self, rows: bytes) -> list[Question]:
         if self._same is not None and self._same[0] == rows:
             _, doubted, unseen = self._same
-            self._table.unlisted = set(unseen)
+            self._table.miss(unseen)
             return [self._table.question(task) for task in (*doubted, *unseen)]
         agreed = self._agreed
         whole = [row for (row,) in _WHOLE(rows)]
@@ -145,7 +145,7 @@ class SweepDiff:
         table = self._table
         self._same = None if found.strangers or not self._remembers else (rows, list(found.doubted), unseen)
         unseen.sort(key=lambda task: task.leader is task)  # a leader's end is not believed before its threads'
-        table.unlisted = {task for task in unseen if task.pid.numbers[0] not in found.moved}
+        table.miss(task for task in unseen if task.pid.numbers[0] not in found.moved)
         # Children of a task that the table has as exited would go to the reaper, so such a task is asked about first,
         # and again below.
         revived = [table.question(task) for task in found.doubted if task.flags & EXITED]

@@ -10,6 +10,7 @@ import gc
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Self, get_args
 
 from agent.capture import memoryreader, memorywriter
@@ -19,6 +20,7 @@ from agent.capture.probes import Probes
 from agent.capture.selectioncache import SelectionCache
 from agent.table.counters import Cause, Totals
 from agent.table.handlers import Handlers
+from agent.table.inputs import Input
 from agent.table.processtable import ProcessTable
 from agent.table.stream import Stream
 
@@ -50,6 +52,7 @@ class Watch:
         self.totals = totals
         self.cache = SelectionCache(table)
         self.remembers = False
+        table.keeps_text = probes.keeps_strings
         self._intake = Intake(probes, stream, self.cache.note)
         self._rest_s = _REST_S
 
@@ -68,18 +71,19 @@ class Watch:
         return watch
 
     @classmethod
-    def resume(cls, probes: Probes, left: bytes) -> Self:
+    def resume(cls, probes: Probes, left: bytes, begun: Callable[[Self], None] = lambda _: None) -> Self:
         """Return a watch that goes on where an earlier watch of these probes has stopped.
 
         Args:
             probes: the kernel side.
             left: the earlier watch's memory (agent.capture.memorywriter).
+            begun: called with the watch as it was left, before it takes in anything.
 
         Raises:
             UnusableMemoryError: the memory is damaged, or does not fit the ring; the probes are as they were.
         """
         causes: tuple[Cause, ...] = get_args(Cause)
-        memory = memoryreader.load(left, len(causes) + 2)
+        memory = memoryreader.load(left, memorywriter.TOTALS)
         *counts, snapshots, skipped = memory.totals
         totals = Totals(Counter(dict(zip(causes, counts, strict=True))), snapshots, skipped)
         watch = cls(probes, memory.table, memory.stream, totals)
@@ -88,6 +92,7 @@ class Watch:
             raise memoryreader.UnusableMemoryError(refusal)
         watch._intake.resume(memory.place)
         watch.remembers = True
+        begun(watch)
         watch._sweep_first()
         return watch
 
@@ -148,7 +153,7 @@ class Watch:
         """
         if self._intake.catch_up(deadline):
             return True
-        self.stream.suspect = True
+        self.stream.doubt()
         return False
 
     def ask(self, questions: list[tuple[int, int]], deadline: float = math.inf) -> None:
@@ -161,7 +166,7 @@ class Watch:
         for _ in range(_ROUNDS):
             for start in range(0, len(questions), at_once):
                 if time.monotonic() > deadline:
-                    self.stream.suspect = True
+                    self.stream.doubt()
                     return
                 for address, start_ns in questions[start : start + at_once]:
                     ask(address, start_ns)
@@ -170,14 +175,14 @@ class Watch:
             questions = self.table.take_questions()
             if not questions:
                 return
-        self.stream.suspect = True
+        self.stream.doubt()
 
     def sweep(self, cause: Cause = "due", deadline: float = math.inf) -> None:
         """Compare the table with all tasks of the kernel, and repair the differences."""
         skipped = self.probes.skipped()  # before the walk: runs skipped later are left to the next sweep
         first = not self.totals.sweeps
         incomplete = self.is_in_doubt or skipped != self.totals.skipped or first
-        self.stream.suspect = self.table.astray = False
+        self._trust()
         if not self.catch_up(deadline):
             return
         mark = self.stream.next
@@ -196,6 +201,10 @@ class Watch:
             self.table.counts.forget_anomalies()  # the first sweep fills the table, so its differences are none
         self.totals.causes[cause] += 1
         self.totals.skipped = skipped
+
+    def _trust(self) -> None:
+        self.stream.note(Input.TRUST, 0)
+        self.stream.suspect = self.table.astray = False
 
     def rest(self) -> None:
         """Do the periodic work: sweep for changes that no event told, and free the caches."""

@@ -29,6 +29,7 @@ from agent.config import Config
 from agent.daemon import handover, listeners, privileges, settings
 from agent.daemon.backoff import Pace
 from agent.daemon.journal import Journal
+from agent.daemon.recording import Recorder
 from agent.daemon.server import Server
 from agent.daemon.servicemanager import Manager
 from agent.daemon.subids import SubIds
@@ -77,7 +78,10 @@ class Daemon:
             text = f"there is no group {config.group!r} here: root alone sees every tree"
             self.log.warning(text)
         self._listeners = listeners.opened(config, group, manager.passed.listeners, log)
+        self.recorder: Recorder | None = None
         try:
+            if config.record is not None:
+                self.recorder = Recorder(config.record, config.record_max_bytes, config.record_max_age_s, log)
             self.watch = self._begin()
         except BaseException:
             self._unlink()
@@ -99,13 +103,24 @@ class Daemon:
         self._catch_signals()  # from here on this process reads the ring, so its end must be orderly
         if left.loaded is None:
             handover.leave(self._manager, probes.loaded, order)
-        if left.memory is not None:
+        recorder, memory = self.recorder, left.memory
+        if recorder is not None:
+            probes.record()
+        if memory is not None:
             handover.forget_memory(self._manager)  # first: if reading it crashes this daemon, the next one goes without
+
+            def begin_recording(watch: Watch) -> None:
+                if recorder is not None:
+                    recorder.begin(watch, memory)
+
             try:
-                return Watch.resume(probes, left.memory)
+                return Watch.resume(probes, memory, begin_recording)
             except UnusableMemoryError as error:
                 self.log.notice(f"what the last daemon knew is of no use: {error}")
-        return Watch.begin(probes)
+        watch = Watch.begin(probes)
+        if recorder is not None:
+            recorder.begin(watch)
+        return watch
 
     def _catch_signals(self) -> None:
         reader, writer = socket.socketpair()
@@ -149,6 +164,8 @@ class Daemon:
             turn.spent("clients")
             if not worker.busy:
                 self.watch.tend()
+                if self.recorder is not None:
+                    self.recorder.tend()
             self._feed()
             turn.spent("ring")
             turn.spent(self.server.tend(hurry=behind))
@@ -169,8 +186,11 @@ class Daemon:
         self._manager.notify("STOPPING=1")
         if not worker.wait(_END_S):
             self._break_off(f"a job still runs {_END_S:g} s after the signal to end")
-        if self._manager.listens and not handover.leave_memory(self._manager, self.watch.memory()):
+        left = self._manager.listens and handover.leave_memory(self._manager, self.watch.memory())
+        if self._manager.listens and not left:
             self.log.warning("the service manager did not take what was known here")
+        if self.recorder is not None:
+            self.recorder.end(goes_on=left)
         self._unlink()
 
     def _tell_of_loss(self) -> None:

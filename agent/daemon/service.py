@@ -228,7 +228,6 @@ class Service:
         wanted = self.feed.tells_arguments
         if wanted != self._arguments_told:
             self._arguments_told = wanted
-            self.feed.keeps_strings = self.watch.probes.keeps_strings
             self.watch.probes.tell_arguments(wanted=wanted)
 
     def _first_snapshot(

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     for key in said:
         made.add_argument(
             _option(key),
-            metavar="true|false" if isinstance(getattr(Config(), key), bool) else key.rpartition("_")[2].upper(),
+            metavar=_metavar(key),
             help=f"{said[key][0].upper()}{said[key][1:]} Must be {_allowed(key)}; default {_default(key)}.".replace(
                 "%", "%%"
             ),
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> Config:
     for key, text in options.items():
         if text is not None:
             try:
-                value = Path(text).absolute() if key == "socket" and text else text
+                value = Path(text).absolute() if key in ("socket", "record") and text else text
                 config = replace(config, **{key: given(key, str(value))})
             except UsageError as error:
                 raise UsageError(f"{named[key]}: {str(error).partition(': ')[2]}") from error
@@ -86,11 +86,19 @@ def only_compiles(argv: Sequence[str]) -> bool:
     return bool(parser().parse_args(argv).compile)
 
 
+def _metavar(key: str) -> str:
+    if key == "record":
+        return "DIR"
+    return "true|false" if isinstance(getattr(Config(), key), bool) else key.rpartition("_")[2].upper()
+
+
 def _allowed(key: str) -> str:
-    return allowed(key) + (", or a relative one, which is made absolute" if key == "socket" else "")
+    return allowed(key) + (", or a relative one, which is made absolute" if key in ("socket", "record") else "")
 
 
 def _default(key: str) -> str:
+    if key == "record":
+        return "none, and nothing is recorded"
     return f"{SOCKET_VARIABLE} of the environment, else {default(key)}" if key == "socket" else default(key)
 
 

@@ -64,7 +64,6 @@ class Feed:
 
     Attributes:
         subscribers: each with a function that gives the client's unsent bytes.
-        keeps_strings: True where the table is to keep the text of strings; else it is told and not kept.
     """
 
     def __init__(self, stream: Stream, table: ProcessTable, clock: Clock, ahead: Clock) -> None:
@@ -78,7 +77,6 @@ class Feed:
         self._audience = Audience(ahead)
         self._told = self._audience.told
         self._tell = self._audience.tell
-        self.keeps_strings = True
         self.subscribers: dict[Subscriber, Callable[[], int]] = {}
 
     # ---- subscribers ---------------------------------------------------------------------------------------------
@@ -194,9 +192,6 @@ class Feed:
                 audience.now_ns = self._clock()
                 text = bytes(data[at + wire.STRINGS.size : at + wire.STRINGS.size + kept])
                 self._tell(ARGUMENTS, leader, leader, eventpack.arguments(text, size), {})
-            if not self.keeps_strings and leader.strings is not None:
-                first, second = [area and area[: wire.AREA.size] for area in leader.strings]
-                leader.strings = first, second
 
         return heard
 

@@ -51,7 +51,7 @@ class Gap(NamedTuple):
     why: str
 
 
-class Step(NamedTuple):
+class ClockStep(NamedTuple):
     """A step of a clock, or a suspend of the host.
 
     Attributes:
@@ -69,7 +69,7 @@ class Step(NamedTuple):
     asleep_ns: int
 
 
-class Run(NamedTuple):
+class NumberRun(NamedTuple):
     """A numbering of records, as far as the recording has it.
 
     Attributes:

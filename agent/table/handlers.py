@@ -77,7 +77,6 @@ class Handlers:
         self._leaderless = table.leaderless
         self._creatorless = table.creatorless
         self._unanswered = table.unanswered
-        self._contracting: TaskStruct | None = None
         self.by_kind = {
             Kind.FORK: self.fork,
             Kind.EXEC: self.exec,
@@ -186,11 +185,11 @@ class Handlers:
         """Contract the chain above a creator by some links, and a chain whose walk has not come to its end."""
         changed, rest = history.contract(creator, history.LINKS_AT_ONCE)
         self._changes.tasks.update(changed)
-        if self._contracting is not None:
-            changed, self._contracting = history.contract(self._contracting, history.LINKS_AT_ONCE)
+        if self._table.contracting is not None:
+            changed, self._table.contracting = history.contract(self._table.contracting, history.LINKS_AT_ONCE)
             self._changes.tasks.update(changed)
         else:
-            self._contracting = rest
+            self._table.contracting = rest
 
     def _doubt(self, creator: TaskStruct | None) -> None:
         """Doubt a creator whose child was born into another group or session than the creator's known one."""
@@ -285,7 +284,7 @@ class Handlers:
         if task is None or task.start_ns != start_ns:
             return
         leader = task.leader
-        told = bytes(data[at + _AREA_AT : at + wire.STRINGS.size + kept])
+        told = bytes(data[at + _AREA_AT : at + wire.STRINGS.size + (kept if self._table.keeps_text else 0)])
         arguments, environment = leader.strings or (None, None)
         leader.strings = (arguments, told) if which else (told, environment)
         self._touch(leader)

@@ -22,12 +22,14 @@ The table holds all that one watch leaves to the next (agent.capture.memorywrite
 
 import itertools
 import sys
+from collections.abc import Iterable
 from typing import Final
 
 from agent.model import WaitStatus
 from agent.table import departure, history, rules
 from agent.table.changes import Changes
 from agent.table.counters import Counts, Surprise
+from agent.table.inputs import Input, Note, ignore
 from agent.table.objects import AUTOREAP, EXITED, EXITING, Pid, PidNamespace, TaskStruct
 from agent.table.pidspace import PidSpace
 
@@ -58,6 +60,10 @@ class ProcessTable:
         idle: address of the idle task, the parent of init and kthreadd, which no snapshot shows. 0 where not known.
         counts: see Counts.
         changes: the tasks touched since the last look.
+        contracting: the task from which the contraction of a long chain of births goes on (agent.table.history); None:
+            no walk waits.
+        keeps_text: True where the text of arguments and environments is kept; False: only their hashes.
+        note: takes note of the inputs beside records.
     """
 
     def __init__(self) -> None:
@@ -77,6 +83,9 @@ class ProcessTable:
         self.unanswered: Final[dict[tuple[int, int], TaskStruct]] = {}
         self.idle = 0
         self.changes: Final = Changes()
+        self.contracting: TaskStruct | None = None
+        self.keeps_text = True
+        self.note: Note = ignore
         self._comms: dict[bytes, bytes] = {}
         self._ids: dict[tuple[int, int], tuple[int, int]] = {}
         self._numbers = self.pids.numbers
@@ -97,12 +106,19 @@ class ProcessTable:
 
     def question(self, task: TaskStruct) -> tuple[int, int]:
         """Return the question about a task, (address, start_ns), noted as put. The answer comes back as a record."""
+        self.note(Input.QUESTION, task.pid.numbers[0])
+        return self._put(task)
+
+    def _put(self, task: TaskStruct) -> tuple[int, int]:
         question = task.address, task.start_ns
         self.unanswered[question] = task
         return question
 
     def take_questions(self, most: int = sys.maxsize) -> list[tuple[int, int]]:
         """Return open questions as (address, start_ns), start_ns 0 for any task there; they count as put."""
+        if not self.unknown and not self.doubts:
+            return []
+        self.note(Input.TAKE, most)
         questions: list[tuple[int, int]] = []
         while self.unknown and len(questions) < most:
             questions.append((self.unknown.pop(), 0))
@@ -110,23 +126,33 @@ class ProcessTable:
         for task in doubts:
             del self.doubts[task]
             if task.pid.task is task and task.address:
-                questions.append(self.question(task))
+                questions.append(self._put(task))
         return questions
+
+    def miss(self, tasks: Iterable[TaskStruct]) -> None:
+        """Note the living tasks that a sweep's walk has not listed, until `strike_off`."""
+        self.note(Input.MISS_NONE, 0)
+        self.unlisted = set(tasks)
+        for task in self.unlisted:
+            self.note(Input.MISS, task.pid.numbers[0])
 
     def strike_off(self, mark: int) -> None:
         """Take off `unlisted` the tasks that have ended, or were born as number `mark` or later, after the answers.
 
         An answer that has not come by now was lost.
         """
+        self.note(Input.STRIKE_OFF, mark)
         self.unanswered.clear()
         self.unlisted = {task for task in self.unlisted if task.pid.task is task and task.order < mark}
 
     def reunite(self) -> None:
         """Make births name the pid objects that live, once all tasks are entered after loss or at the start."""
+        self.note(Input.REUNITE, 0)
         history.reunite(self.tasks(), self.pids.living_one)
 
     def settle(self) -> int:
         """Turn the surprises that no event has settled into anomalies; return their count."""
+        self.note(Input.SETTLE, 0)
         unsettled = len(self.surprises)
         self.counts.kinds.update(self.surprises.values())
         self.surprises.clear()

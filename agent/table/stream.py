@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from agent.table import wire
+from agent.table.inputs import Input, Note, ignore
 
 Handler = Callable[[memoryview | bytes, int], None]
 
@@ -34,6 +35,7 @@ class Stream:
         lost: count of numbers that were given up and have not come since.
         is_late: True while a record is handled that comes after its number was given up.
         suspect: True where numbers were lost since it was last set to False: the table needs a sweep.
+        note: takes note of the inputs beside records.
     """
 
     def __init__(self, handlers: Mapping[wire.Kind, Handler]) -> None:
@@ -46,6 +48,7 @@ class Stream:
         self.lost = 0
         self.suspect = False
         self.is_late = False
+        self.note: Note = ignore
 
     def handlers(self) -> dict[wire.Kind, Handler]:
         """Return the handler of each kind that has one."""
@@ -79,7 +82,7 @@ class Stream:
         elif seq > self.next:
             self._early[seq] = bytes(data[at : at + wire.record_bytes(data, at, kind)])
             if len(self._early) > MOST_EARLY:
-                self.give_up_below(min(self._early))
+                self._pass(min(self._early))
         else:
             # Given up too soon. The record is older than those handled since, but a birth or a death of an exact
             # identity is still true; a state in it may have changed since, which a sweep must repair.
@@ -105,6 +108,7 @@ class Stream:
     def give_up(self, numbers: Collection[int]) -> None:
         """Go on without numbers that will never come, as far as they are the next ones."""
         while self.next in numbers:
+            self.note(Input.GIVE_UP, self.next)
             self.next += 1
             self.lost += 1
             self.suspect = True
@@ -112,6 +116,16 @@ class Stream:
 
     def give_up_below(self, number: int) -> None:
         """Stop waiting for any missing number below this one; there may be millions of them."""
+        if number > self.next:
+            self.note(Input.GIVE_UP_BELOW, number)
+            self._pass(number)
+
+    def doubt(self) -> None:
+        """Note that the table needs a sweep."""
+        self.note(Input.SUSPECT, 0)
+        self.suspect = True
+
+    def _pass(self, number: int) -> None:
         for seq in (*sorted(seq for seq in self._early if seq < number), number):
             if seq > self.next:
                 self.lost += seq - self.next

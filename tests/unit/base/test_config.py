@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Config, default, load, meanings, required_signers
+from agent.config import RECORD, Config, default, load, meanings, required_signers
 from agent.daemon.settings import parse, parser
 from agent.errors import UsageError
 
@@ -30,9 +30,11 @@ def test_the_defaults_are_allowed_values(tmp_path: Path) -> None:
     text = "\n".join(
         f'{key} = "{value}"' if isinstance(value, (Path, str)) else f"{key} = {default(key)}"
         for key, value in defaults.items()
+        if key not in RECORD.values()
     )
+    text += '\n[record]\ndir = "/x"\n' + "".join(f"{n} = {default(k)}\n" for n, k in RECORD.items() if n != "dir")
 
-    assert load(written(tmp_path, text)) == Config()
+    assert load(written(tmp_path, text)) == Config(record=Path("/x"))
 
 
 def test_every_key_is_taken(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def some_memory() -> tuple[Watched, bytes]:
     pair.table.question(pair.task(inner))
     pair.table.unknown.add(1 << 63)
     pair.table.moved[pair.task(inner)] = 77
+    pair.table.contracting = pair.task(inner)
     held: list[bytes] = []
     kernel.emit = held.append
     kernel.fork(shell)
@@ -376,7 +377,8 @@ def test_everything_there_is_to_know_is_written() -> None:
     assert {field.name for field in fields(Counts)} == {"repairs", "kinds", "assumed"}
     assert set(vars(ProcessTable())) == {
         *("pids", "doubts", "unknown", "surprises", "astray", "unlisted", "noted", "counts"),
-        *("orphans", "leaderless", "creatorless", "unanswered", "idle", "moved"),
+        *("orphans", "leaderless", "creatorless", "unanswered", "idle", "moved", "contracting"),
+        *("note", "keeps_text"),  # the next daemon's own
         "lingering",  # follows from the tasks
         *("changes", "_touch"),  # for earlier readers
         *("_numbers", "_comms", "_ids"),  # made again, or shared to save memory
@@ -384,6 +386,7 @@ def test_everything_there_is_to_know_is_written() -> None:
     assert set(vars(Stream({}))) == {
         *("_handlers", "_early", "next", "kinds", "lost", "suspect"),
         "is_late",  # within one record
+        "note",  # the next daemon's own
     }
     assert get_args(DeedName) == memorywriter.DEEDS
     assert set(memorywriter.SURPRISES) == set(get_args(Surprise))

@@ -12,7 +12,7 @@ import pytest
 
 TOP = Path(__file__).parents[3]
 THIRD_PARTY = {
-    "agent": {"msgpack", "psutil", "click", "typer", "nats", "obstore", "oras", "requests"},
+    "agent": {"msgpack", "psutil", "click", "typer", "nats", "obstore", "oras", "requests", "zstandard"},
     "bpf": {"bcc", "msgpack"},
     "exporters": {"google", "msgpack"},  # google.protobuf, within functions: only the criu format needs it
 }

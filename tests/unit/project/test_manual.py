@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent import errors
-from agent.config import Config
+from agent.config import RECORD, Config
 from agent.events.subscriber import KINDS
 from manual import examples
 from manual.share import write
@@ -90,8 +90,9 @@ def test_the_page_of_the_configuration_has_every_key(share: Path) -> None:
     text = page(share, "ckptree.toml.5")
 
     for key, value in asdict(Config()).items():
-        shown = f"0o{value:o}" if key == "socket_mode" else "false" if value is False else value
-        assert re.search(rf" {key} [A-Z].* Must be .* Default: {shown}\.", text)
+        shown = f"0o{value:o}" if key == "socket_mode" else "false" if value is False else value or "none"
+        name = next((name for name, of in RECORD.items() if of == key), key)
+        assert re.search(rf" {name} [A-Z].* Must be .* Default: {shown}\.", text)
 
 
 @needs_mandoc

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The channel from the daemon's loop to the writer: entries of a tape in memory that both map.
+
+Putting an entry copies it once and waits for nobody: where there is no room it is refused. The writer compresses the
+entries where they are. Positions only grow. An entry does not wrap around: what is left behind the last one is passed
+over. An empty channel begins anew at its start, so that mostly the same few pages are used.
+
+The writer learns of entries by a counter (eventfd(2)), whose system calls also order the accesses to the memory on both
+sides.
+"""
+
+import contextlib
+import mmap
+import os
+from typing import Final, Self
+
+from agent.recorder.tape import ENTRY, Data, padded
+
+_SKIP: Final = 0  # no kind of entry: what is left up to the end
+_REWIND: Final = 1 << 20  # bytes
+_RING_AT: Final = 1 << 18  # bytes after which the writer is told at once
+
+
+class Channel:
+    """One end of a channel.
+
+    Args:
+        memory: descriptor of the memory.
+        bell: descriptor of the counter.
+    """
+
+    def __init__(self, memory: int, bell: int) -> None:
+        self.memory, self.bell = memory, bell
+        total = os.fstat(memory).st_size
+        self.size = total - mmap.PAGESIZE
+        self._map = mmap.mmap(memory, total)
+        self._positions = memoryview(self._map)[:16].cast("Q")  # written, read
+        self._data = memoryview(self._map)[mmap.PAGESIZE :]
+        self._told = 0
+        self._read = 0
+
+    @classmethod
+    def create(cls, size: int) -> Self:
+        """Make a channel of so many bytes, a multiple of the page size."""
+        memory = os.memfd_create("ckptree-tape")
+        os.ftruncate(memory, mmap.PAGESIZE + size)
+        return cls(memory, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are written and not read."""
+        return self._positions[0] - self._positions[1]
+
+    # ---- the loop's end --------------------------------------------------------------------------------------------
+
+    def put(self, kind: int, value: int, ns: int = 0, payload: Data = b"") -> bool:
+        """Append an entry; return False if there is no room."""
+        length = len(payload)
+        whole = ENTRY.size + padded(length)
+        position = self._positions[0]
+        free = self.size - position + self._positions[1]
+        at = position % self.size
+        if at and (self.size - at < whole or (free == self.size and at > _REWIND)):
+            if self.size - at >= ENTRY.size:
+                ENTRY.pack_into(self._data, at, _SKIP, 0, 0, 0)
+            free -= self.size - at
+            position += self.size - at
+            at = 0
+        if free < whole:
+            return False
+        ENTRY.pack_into(self._data, at, kind, length, value, ns)
+        at += ENTRY.size
+        self._data[at : at + length] = payload
+        position += whole
+        self._positions[0] = position
+        if position - self._told > _RING_AT:
+            self.ring()
+        return True
+
+    def ring(self) -> None:
+        """Tell the writer of new entries."""
+        if self._told != self._positions[0]:
+            self._told = self._positions[0]
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_write(self.bell, 1)
+
+    # ---- the writer's end ------------------------------------------------------------------------------------------
+
+    def hush(self) -> None:
+        """Reset the counter, before reading."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.bell)
+
+    def waiting(self) -> memoryview:
+        """Return entries that have been written and not taken, as far as they are in one piece; empty: none."""
+        read, written = self._read, self._positions[0]
+        at = read % self.size
+        if read == written:
+            return self._data[:0]
+        if self.size - at < ENTRY.size or ENTRY.unpack_from(self._data, at)[0] == _SKIP:
+            self._read = read = read + self.size - at
+            at = 0
+        return self._data[at : at + min(written - read, self.size - at)]
+
+    @property
+    def unread(self) -> int:
+        """Bytes that are written and not taken."""
+        return self._positions[0] - self._read
+
+    def took(self, count: int) -> None:
+        """Mark so many bytes as read: the loop may write over them once `free` is called."""
+        self._read += count
+
+    def free(self) -> None:
+        """Let the loop write over all that was taken."""
+        self._positions[1] = self._read
+
+    def close(self) -> None:
+        """Unmap and close."""
+        self._positions.release()
+        self._data.release()
+        self._map.close()
+        os.close(self.memory)
+        os.close(self.bell)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a recording: its segments by name, the lock of its only writer, and retention.
+
+A segment's name is ``SEQUENCE-FIRST.tape``: its number in the folder, eight digits or more, and the first number of a
+record that it may have, sixteen hexadecimal digits. So the folder alone is an index. The oldest segment goes first.
+"""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agent.errors import HostError
+
+_NAME: Final = re.compile(r"(\d{8,})-([0-9a-f]{16})\.tape")
+_LOCK: Final = "lock"
+
+
+class Stored(NamedTuple):
+    """A segment's file.
+
+    Attributes:
+        sequence, first: as its name has them.
+        path: of the file.
+    """
+
+    sequence: int
+    first: int
+    path: Path
+
+
+def name_of(sequence: int, first: int) -> str:
+    """Return the name of a segment's file."""
+    return f"{sequence:08d}-{first:016x}.tape"
+
+
+def stored(folder: Path) -> list[Stored]:
+    """Return the segments of a folder, oldest first.
+
+    Raises:
+        HostError: the folder cannot be read.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise HostError(f"{folder}: cannot be read: {error.strerror}") from error
+    found = [(match, name) for name in names if (match := _NAME.fullmatch(name))]
+    return sorted(Stored(int(match[1]), int(match[2], 16), folder / name) for match, name in found)
+
+
+def make(folder: Path) -> None:
+    """Make the folder, for its owner alone, where there is none.
+
+    Raises:
+        HostError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"{folder}: no folder for the recording can be made: {error.strerror}") from error
+
+
+def lock(folder: Path) -> int:
+    """Return the descriptor of the lock that the only writer of a folder holds, not held yet.
+
+    Raises:
+        HostError: the file cannot be made.
+    """
+    try:
+        return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise HostError(f"{folder}: its lock cannot be opened: {error.strerror}") from error
+
+
+def hold(descriptor: int) -> bool:
+    """Take a lock; return False if another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+class Kept:
+    """The segments that a writer keeps, and their sizes.
+
+    Args:
+        folder: the folder.
+        max_bytes: bound of all segments together.
+        max_age_s: age of a segment's last write after which it goes; 0: none is too old.
+
+    Attributes:
+        bytes: of all segments.
+        dropped: count of segments removed.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, max_age_s: int) -> None:
+        self._max_bytes, self._max_age_s = max_bytes, max_age_s
+        self._sizes: dict[Path, int] = {}
+        for each in stored(folder):
+            try:
+                self._sizes[each.path] = each.path.stat().st_size
+            except FileNotFoundError:
+                continue
+        self.dropped = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(self._sizes.values())
+
+    @property
+    def count(self) -> int:
+        """Count of segments."""
+        return len(self._sizes)
+
+    def grew(self, path: Path, size: int) -> None:
+        """Note the size of the newest segment."""
+        self._sizes[path] = size
+
+    def trim(self, now_s: float) -> None:
+        """Remove the oldest segments beyond the bounds, never the newest.
+
+        Args:
+            now_s: CLOCK_REALTIME, s.
+        """
+        for path in list(self._sizes)[:-1]:
+            if self.bytes <= self._max_bytes and not self._is_old(path, now_s):
+                return
+            path.unlink(missing_ok=True)
+            del self._sizes[path]
+            self.dropped += 1
+
+    def _is_old(self, path: Path, now_s: float) -> bool:
+        try:
+            return 0 < self._max_age_s < now_s - path.stat().st_mtime
+        except FileNotFoundError:
+            return True

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The replay of a tape: a keyframe, then entries through the same stream, handlers and table that the daemon has. Pure.
+
+A replay stops between two records, before the first one whose number is not smaller than the one asked for is handled. The
+watch's own calls until then have had their effect. Records with larger numbers may have come already; they are held back.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from agent.capture import memoryreader, memorywriter
+from agent.recorder import tape
+from agent.table import wire
+from agent.table.inputs import Input
+
+_BUSY: Final = 1 << 31
+_DISCARD: Final = 1 << 30
+_LENGTH: Final = _DISCARD - 1
+_RING_HEAD: Final = struct.Struct("<II")
+_SEQ: Final = wire.reader(wire.RECORD, "seq").unpack_from
+_KIND: Final = wire.reader(wire.RECORD, "seq", "kind").unpack_from
+
+
+class Replayer:
+    """A stream and a table that stand at a point of a tape.
+
+    Args:
+        keyframe: the memory at the tape's beginning.
+        tapes: the pieces of the tape, each of whole entries.
+        boottime_ns, ahead_ns: CLOCK_BOOTTIME at the beginning, and by how much CLOCK_REALTIME was ahead of it.
+
+    Attributes:
+        table, stream: as the daemon had them at this point.
+        boottime_ns: of the part of the ring that the last record was in, or is being handled from.
+        uncertain_ns: bound of how much earlier that record may have happened.
+        ended: True once an orderly end of the daemon has been passed.
+
+    Raises:
+        UnusableMemoryError: the keyframe is damaged, or of another version.
+    """
+
+    def __init__(self, keyframe: bytes, tapes: Iterable[bytes], boottime_ns: int, ahead_ns: int) -> None:
+        memory = memoryreader.load(keyframe, memorywriter.TOTALS)
+        self.table, self.stream = memory.table, memory.stream
+        self.boottime_ns = boottime_ns
+        self.uncertain_ns = 0
+        self.ended = False
+        self._ahead_ns = ahead_ns
+        self._entries = _entries_of(tapes)
+        self._entry = next(self._entries, None)
+        self._at = 0  # within the payload of the present entry
+        self._held: list[bytes] = []
+
+    @property
+    def order(self) -> int:
+        """The number of the first record that has not been handled."""
+        return self.stream.next
+
+    @property
+    def time_ns(self) -> int:
+        """CLOCK_REALTIME that belongs to `boottime_ns`, ns."""
+        return self.boottime_ns + self._ahead_ns
+
+    @property
+    def exhausted(self) -> bool:
+        """True where the tape has no more entries."""
+        return self._entry is None and not self._held
+
+    def advance(self, order: int) -> None:
+        """Go on to a number; where the tape ends before, to its end.
+
+        Raises:
+            TornError: a piece of the tape is not whole.
+        """
+        self._feed_held(order)
+        while (entry := self._entry) is not None:
+            if self.stream.next == order and self._has_come(order):
+                return
+            if entry.kind == tape.PART:
+                if not self._part(entry, order):
+                    return
+            elif not self._input(entry, order):
+                return
+            self._entry, self._at = next(self._entries, None), 0
+            self.table.changes.gather().clear()
+
+    # ---- records ---------------------------------------------------------------------------------------------------
+
+    def _part(self, entry: tape.Entry, order: int) -> bool:
+        """Feed a part, or its records up to a number; return False where it has more."""
+        if not self._at:
+            self.uncertain_ns = max(0, entry.ns - self.boottime_ns)
+            self.boottime_ns = entry.ns
+            if entry.value <= order:
+                self._feed_all(entry.payload)
+                return True
+            self._hold_early(order)
+        view, end = entry.payload, len(entry.payload)
+        while self._at < end:
+            flags, _ = _RING_HEAD.unpack_from(view, self._at)
+            begin = self._at + _RING_HEAD.size
+            if not flags & _DISCARD:
+                (seq,) = _SEQ(view, begin)
+                if seq == order == self.stream.next:
+                    return False
+                if seq >= order:
+                    self._held.append(_record(view, begin))
+                else:
+                    self.stream.feed(view, begin)
+            self._at = begin + tape.padded(flags & _LENGTH)
+            if self.stream.next == order and self._has_come(order):
+                return False
+        return True
+
+    def _feed_all(self, part: memoryview) -> None:
+        feed, at, end = self.stream.feed, 0, len(part)
+        words = part.cast("I")
+        while at < end:
+            flags = words[at >> 2]
+            if not flags & _DISCARD:
+                feed(part, at + 8)
+            at += (flags & _LENGTH) + 15 & ~7
+
+    def _hold_early(self, order: int) -> None:
+        """Take back records with larger numbers that wait in the stream."""
+        early = self.stream.early
+        later = [record for record in early if _SEQ(record)[0] >= order]
+        if later:
+            self._held += later
+            self.stream.resume(self.stream.next, [record for record in early if _SEQ(record)[0] < order])
+
+    def _feed_held(self, order: int) -> None:
+        """Feed the records that were held back from an earlier stop, as far as they are not behind this one either."""
+        held, self._held = self._held, []
+        for record in held:
+            if _SEQ(record)[0] >= order:
+                self._held.append(record)
+            else:
+                self.stream.feed(record, 0)
+
+    def _has_come(self, order: int) -> bool:
+        return any(_SEQ(record)[0] == order for record in self._held)
+
+    # ---- inputs beside records -------------------------------------------------------------------------------------
+
+    def _input(self, entry: tape.Entry, order: int) -> bool:
+        """Repeat a call of the watch; return False where it would go beyond a number."""
+        kind, value = entry.kind, entry.value
+        stream = self.stream
+        if kind == Input.GIVE_UP:
+            if value >= order:
+                return False
+            self._hold_early(order)
+            stream.give_up((value,))
+        elif kind == Input.GIVE_UP_BELOW:
+            self._hold_early(order)
+            stream.give_up_below(min(value, order))
+            return value <= order
+        elif kind == tape.CLOCK:
+            self._ahead_ns = value - entry.ns
+        elif kind == tape.END:
+            self.ended = True
+        else:
+            self._call(kind, value)
+        return True
+
+    def _call(self, kind: int, value: int) -> None:
+        """Repeat a call that moves no number."""
+        stream, table = self.stream, self.table
+        if kind == Input.SUSPECT:
+            stream.suspect = True
+        elif kind == Input.TRUST:
+            stream.suspect = table.astray = False
+        elif kind == Input.QUESTION:
+            task = table.task(value)
+            if task is not None:
+                table.question(task)
+        elif kind == Input.TAKE:
+            table.take_questions(value)
+        elif kind == Input.MISS_NONE:
+            table.miss(())
+        elif kind == Input.MISS:
+            task = table.task(value)
+            if task is not None:
+                table.unlisted.add(task)
+        elif kind == Input.STRIKE_OFF:
+            table.strike_off(value)
+        elif kind == Input.REUNITE:
+            table.reunite()
+        elif kind == Input.SETTLE:
+            table.settle()
+
+
+def _entries_of(tapes: Iterable[bytes]) -> Iterator[tape.Entry]:
+    for piece in tapes:
+        yield from tape.entries(piece)
+
+
+def _record(view: memoryview, at: int) -> bytes:
+    kind = _KIND(view, at)[1]
+    return bytes(view[at : at + wire.record_bytes(view, at, kind)])

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A segment of a recording as bytes: a head, then blocks, each compressed and with check sums of its own. Pure.
+
+Theory
+------
+A segment begins at a point between two inputs. Its *keyframe*, the watch's memory at that point, is a block of its own: it
+is made beside the daemon's loop, so it comes a moment later than the first blocks of the tape. A segment whose keyframe is
+missing still goes on from the one before it.
+
+A segment is only appended to. So a reader may read it while it is written, and what a crash leaves is whole but for its
+last block. A block that is damaged does not hide those behind it: its head has a check sum of its own, and where that is
+wrong too, the next head is searched for.
+
+Grammar (little endian)::
+
+    segment  := head, block*
+    head     := "ckptape\\0", u32 version, u32 bytes of facts, u32 CRC-32 of facts, u32 0, facts (JSON, UTF-8)
+    block    := "ckptblk\\0", u32 kind, u32 codec, u32 stored bytes, u32 bytes, u64 first, u64 next, u64 first_ns,
+                u64 last_ns, u32 CRC-32 of the stored bytes, u32 CRC-32 of the head so far, stored bytes
+    kind     := 1: a tape (agent.recorder.tape) | 2: the keyframe (agent.capture.memorywriter)
+    codec    := 0: as it is | 1: Zstandard, one frame
+
+``first`` is `Stream.next` before the block's tape, ``next`` the least that it can be behind it; the times are those of the
+block's parts, CLOCK_BOOTTIME, ns.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, NamedTuple
+
+VERSION: Final = 1
+MAGIC: Final = b"ckptape\0"
+BLOCK_MAGIC: Final = b"ckptblk\0"
+TAPE: Final = 1
+KEYFRAME: Final = 2
+PLAIN: Final = 0
+ZSTD: Final = 1
+
+_HEAD: Final = struct.Struct("<8sIIII")
+_BLOCK: Final = struct.Struct("<8sIIIIQQQQII")
+_BEFORE_CHECK: Final = _BLOCK.size - 4
+_MOST_FACTS: Final = 1 << 16
+MOST_BYTES: Final = 1 << 30
+"""The most bytes of a block, stored or not: the memory of four million tasks, a kernel's maximum, takes less."""
+
+Data = memoryview | bytes
+
+
+class DamagedError(ValueError):
+    """Bytes that are no head of a segment, or no block."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFacts:
+    """The facts in a segment's head.
+
+    Attributes:
+        sequence: its number in the folder; each segment has a larger one than all before it.
+        first: `Stream.next` at its beginning.
+        continues: True where its beginning is the end of the segment before it, with no input between.
+        why: the reason why it does not continue; empty where it does.
+        boot_id, ring: of the run (agent.recorder.facts).
+        boottime_ns, realtime_ns, monotonic_ns: the clocks at its beginning.
+        head_bytes: size of a record's head (bpf/events.h), which tells its fields.
+        memory: version of the keyframe's grammar.
+        by: version of the program that wrote it.
+        host: the fields of agent.model.Header that a snapshot needs.
+    """
+
+    sequence: int
+    first: int
+    continues: bool
+    why: str
+    boot_id: str
+    ring: str
+    boottime_ns: int
+    realtime_ns: int
+    monotonic_ns: int
+    head_bytes: int
+    memory: int
+    by: str
+    host: dict[str, Any] = field(default_factory=dict)
+
+
+class Block(NamedTuple):
+    """The head of a block.
+
+    Attributes:
+        at: offset of its stored bytes in the segment.
+        kind, codec, stored, size, first, next, first_ns, last_ns, check: see the grammar.
+    """
+
+    at: int
+    kind: int
+    codec: int
+    stored: int
+    size: int
+    first: int
+    next: int
+    first_ns: int
+    last_ns: int
+    check: int
+
+    @property
+    def end(self) -> int:
+        """Offset behind its stored bytes."""
+        return self.at + self.stored
+
+
+def head(facts: SegmentFacts) -> bytes:
+    """Return the head of a segment."""
+    said = json.dumps(asdict(facts), separators=(",", ":")).encode()
+    return _HEAD.pack(MAGIC, VERSION, len(said), zlib.crc32(said), 0) + said
+
+
+def read_head(data: Data) -> tuple[SegmentFacts, int]:
+    """Read the head of a segment; return its facts and its length.
+
+    Raises:
+        DamagedError: it is damaged, or of another version; the text says which.
+    """
+    if len(data) < _HEAD.size:
+        raise DamagedError("it ends within its head")
+    magic, version, length, check, _ = _HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise DamagedError("it does not begin as a segment")
+    if version != VERSION:
+        raise DamagedError(f"it is of version {version}, and this program reads {VERSION}")
+    said = bytes(data[_HEAD.size : _HEAD.size + length])
+    if length > _MOST_FACTS or len(said) < length:
+        raise DamagedError("it ends within its head")
+    if zlib.crc32(said) != check:
+        raise DamagedError("the check sum of its head is wrong")
+    try:
+        said_facts = json.loads(said)
+    except ValueError as error:
+        raise DamagedError(f"its head contradicts the grammar: {error}") from error
+    _check_types(said_facts)
+    return SegmentFacts(**said_facts), _HEAD.size + length
+
+
+def _check_types(said: Any) -> None:
+    types = {each.name: dict if each.name == "host" else each.type for each in fields(SegmentFacts)}
+    right = isinstance(said, dict) and said.keys() == types.keys()
+    if not right or any(
+        type(said[name]) is not kind or (kind is int and said[name] < 0) for name, kind in types.items()
+    ):
+        raise DamagedError("its head contradicts the grammar: a fact is missing, or has another type")
+
+
+def block(
+    kind: int, stored: Data, size: int, numbers: tuple[int, int], times_ns: tuple[int, int], codec: int = ZSTD
+) -> tuple[bytes, Data]:
+    """Return a block as its head and its stored bytes.
+
+    Args:
+        kind, codec: see the grammar.
+        stored: the bytes as stored.
+        size: their length before compression.
+        numbers: first and next.
+        times_ns: of the first and the last part.
+    """
+    begun = _BLOCK.pack(BLOCK_MAGIC, kind, codec, len(stored), size, *numbers, *times_ns, zlib.crc32(stored), 0)
+    return begun[:_BEFORE_CHECK] + struct.pack("<I", zlib.crc32(begun[:_BEFORE_CHECK])), stored
+
+
+def block_at(data: Data, at: int) -> Block | None:
+    """Return the head of the block that begins at an offset; None where no whole head is there."""
+    if at < 0 or len(data) - at < _BLOCK.size:
+        return None
+    magic, kind, codec, stored, size, first, following, first_ns, last_ns, check, own = _BLOCK.unpack_from(data, at)
+    if magic != BLOCK_MAGIC or zlib.crc32(data[at : at + _BEFORE_CHECK]) != own:
+        return None
+    if stored > MOST_BYTES or size > MOST_BYTES:
+        return None
+    return Block(at + _BLOCK.size, kind, codec, stored, size, first, following, first_ns, last_ns, check)
+
+
+def blocks(data: Data, at: int) -> Iterator[Block | None]:
+    """Yield the heads of the blocks from an offset on, and None for each span that is damaged.
+
+    A last block that is not all there counts as damaged; its writer may still be at work.
+    """
+    while at < len(data):
+        found = block_at(data, at)
+        if found is not None and found.end <= len(data):
+            yield found
+            at = found.end
+            continue
+        yield None
+        at = _next_head(data, at + 1)
+
+
+def _next_head(data: Data, at: int) -> int:
+    """Return the offset of the next whole head of a block; the end where there is none."""
+    rest = bytes(data[at:])
+    found = rest.find(BLOCK_MAGIC)
+    while found >= 0:
+        if block_at(data, at + found) is not None:
+            return at + found
+        found = rest.find(BLOCK_MAGIC, found + 1)
+    return len(data)
+
+
+def is_whole(stored: Data, of: Block) -> bool:
+    """Return True if the stored bytes of a block are those that were written."""
+    return len(stored) == of.stored and zlib.crc32(stored) == of.check

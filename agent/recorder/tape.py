@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tape: all inputs of a watch's stream and table, in their order, as entries of bytes. Pure.
+
+Theory
+------
+The core is a pure function of its inputs: the records, as they came, and the watch's own calls between them
+(agent.table.inputs). The tape has both. A part of the ring that was drained at once is one entry, byte for byte as the ring
+(kernel/bpf/ringbuf.c) held it, so that taking it costs one copy and no work for each record.
+
+Grammar (little endian; all entries are multiples of 8 bytes)::
+
+    tape    := entry*
+    entry   := u32 kind, u32 length, u64 value, u64 ns, payload (length bytes), NULs up to a multiple of 8
+    part    := (u32 flags and length, u32, record (bpf/events.h), NULs up to a multiple of 8)*
+
+    kind    value                                           ns              payload
+    1..63   the argument of an Input (agent.table.inputs)   0               none
+    64      PART: Stream.next after the part                CLOCK_BOOTTIME  part
+    65      CLOCK: CLOCK_REALTIME, ns                       CLOCK_BOOTTIME  u64 CLOCK_MONOTONIC, ns
+    66      END: 1 if the next daemon goes on, else 0       CLOCK_BOOTTIME  none
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+PART: Final = 64
+CLOCK: Final = 65
+END: Final = 66
+
+ENTRY: Final = struct.Struct("<IIQQ")
+MONOTONIC: Final = struct.Struct("<Q")
+
+Data = memoryview | bytes
+
+
+class TornError(ValueError):
+    """A tape that is no sequence of whole entries."""
+
+
+class Entry(NamedTuple):
+    """An entry of a tape.
+
+    Attributes:
+        kind, value, ns: see the grammar.
+        payload: a view into the tape.
+    """
+
+    kind: int
+    value: int
+    ns: int
+    payload: memoryview
+
+
+def padded(length: int) -> int:
+    """Return a length with its padding."""
+    return (length + 7) & ~7
+
+
+def pack(kind: int, value: int, ns: int = 0, payload: Data = b"") -> bytes:
+    """Return an entry as bytes."""
+    length = len(payload)
+    return ENTRY.pack(kind, length, value, ns) + bytes(payload) + bytes(padded(length) - length)
+
+
+def entries(tape: Data) -> Iterator[Entry]:
+    """Yield the entries of a tape.
+
+    Raises:
+        TornError: it ends within an entry.
+    """
+    view = memoryview(tape)
+    at, end = 0, len(view)
+    while at < end:
+        if end - at < ENTRY.size:
+            raise TornError(f"the tape ends within the head of an entry, at byte {at}")
+        kind, length, value, ns = ENTRY.unpack_from(view, at)
+        at += ENTRY.size
+        if end - at < padded(length):
+            raise TornError(f"the tape ends within an entry of kind {kind}, at byte {at}")
+        yield Entry(kind, value, ns, view[at : at + length])
+        at += padded(length)

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writer of a recording: a process beside the daemon that compresses the tape and writes it.
+
+It reads entries where the loop has put them (agent.recorder.channel), compresses some hundred thousand bytes at once, and
+appends them to the present segment. A mark among the entries begins the next one. Its keyframe comes through a pipe from a
+fork of the daemon, a moment later, and becomes a block like others.
+
+Where a write fails, a full disk for example, the writer says so and passes over all entries until a mark that continues
+nothing. It ends when the daemon's end of the socket is closed: then it first writes all that the loop has put, so a daemon
+that is killed loses nothing of it.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import zstandard
+
+from agent.errors import CkptreeError, HostError
+from agent.recorder import folder, segment, tape
+from agent.recorder.channel import Channel
+from agent.recorder.marks import MARK
+from agent.table.inputs import Input
+
+_BLOCK_BYTES: Final = 1 << 19
+_FLUSH_S: Final = 0.5
+_SYNC_S: Final = 1.0
+_REPORT_S: Final = 0.5
+_LOCK_PATIENCE_S: Final = 30.0
+_LEVEL: Final = 1
+_PIPE_BYTES: Final = 1 << 20
+
+
+class TapeWriter:
+    """The state of the writer.
+
+    Args:
+        place: the folder.
+        channel: the tape.
+        control: the socket to the daemon, of kind SOCK_SEQPACKET.
+        max_bytes, max_age_s: as in folder.Kept.
+    """
+
+    def __init__(self, place: Path, channel: Channel, control: socket.socket, max_bytes: int, max_age_s: int) -> None:
+        self._place, self._channel, self._control = place, channel, control
+        self._kept = folder.Kept(place, max_bytes, max_age_s)
+        known = folder.stored(place)
+        self._sequence = known[-1].sequence if known else 0
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+        self._file = -1
+        self._path = place
+        self._size = 0
+        self._facts: dict[str, Any] = {}
+        self._error = ""
+        self._next = 0
+        self._first = 0
+        self._times: list[int] = []
+        self._open_bytes = 0
+        self._open_since = 0.0
+        self._unsynced = False
+        self._synced = self._reported = 0.0
+        self._keyframes: dict[int, tuple[int, bytearray]] = {}
+        self._pipes: list[int] = []
+        self._raw_bytes = self._written_bytes = self._marks = 0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel.bell, selectors.EVENT_READ, self._heed_bell)
+        self._selector.register(control, selectors.EVENT_READ, self._heed_control)
+        self._running = True
+
+    def run(self) -> None:
+        """Write until the daemon closes its end."""
+        while self._running:
+            for key, _ in self._selector.select(self._wait_s()):
+                key.data()
+            self._take()
+            now = time.monotonic()
+            if self._open_bytes and now - self._open_since >= _FLUSH_S:
+                self._flush()
+            if self._unsynced and now - self._synced >= _SYNC_S:
+                self._sync(now)
+            if now - self._reported >= _REPORT_S:
+                self._report(now)
+        self._take()
+        self._flush()
+        while self._pipes:  # a keyframe may be on its way still
+            for key, _ in self._selector.select():
+                key.data()
+        self._sync(time.monotonic())
+
+    def _wait_s(self) -> float | None:
+        now = time.monotonic()
+        due = []
+        if self._open_bytes:
+            due.append(self._open_since + _FLUSH_S)
+        if self._unsynced:
+            due.append(self._synced + _SYNC_S)
+        return max(0.0, min(due) - now) if due else None
+
+    # ---- what comes ------------------------------------------------------------------------------------------------
+
+    def _heed_bell(self) -> None:
+        self._channel.hush()
+
+    def _heed_control(self) -> None:
+        message, descriptors, _, _ = socket.recv_fds(self._control, 1 << 12, 8)
+        if not message:
+            self._running = False
+            self._selector.unregister(self._control)
+            self._selector.unregister(self._channel.bell)
+            return
+        self._pipes += descriptors
+        for pipe in descriptors:
+            data = bytearray()
+            self._selector.register(
+                pipe, selectors.EVENT_READ, lambda pipe=pipe, data=data: self._heed_pipe(pipe, data)
+            )
+
+    def _heed_pipe(self, pipe: int, data: bytearray) -> None:
+        chunk = os.read(pipe, _PIPE_BYTES)
+        if chunk:
+            data += chunk
+            return
+        self._selector.unregister(pipe)
+        os.close(pipe)
+        self._pipes.remove(pipe)
+        number = int.from_bytes(data[:8], "little")
+        # The fork may be faster than this process: the mark of its segment may be in the channel still.
+        self._take()
+        if number == self._facts.get("keyframe") and self._file >= 0 and len(data) > 8:
+            first = int(self._facts["first"])
+            body = memoryview(data)[8:]
+            self._append(segment.KEYFRAME, body, (first, first), (int(self._facts["boottime_ns"]),) * 2)
+
+    # ---- the tape --------------------------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        """Take all waiting entries: whole blocks are written, the rest stays open."""
+        while True:
+            waiting = self._channel.waiting()[self._open_bytes :]
+            if not waiting:
+                if self._open_bytes and self._channel.unread > self._open_bytes:
+                    self._flush()  # the rest is at the start of the channel
+                    continue
+                return
+            at, end = 0, len(waiting)
+            wraps = False
+            while at < end:
+                if end - at < tape.ENTRY.size:
+                    wraps = True
+                    break
+                kind, length, value, ns = tape.ENTRY.unpack_from(waiting, at)
+                if not kind:
+                    wraps = True
+                    break
+                whole = tape.ENTRY.size + tape.padded(length)
+                if kind == MARK:
+                    self._flush()
+                    said = bytes(waiting[at + tape.ENTRY.size : at + tape.ENTRY.size + length])
+                    self._channel.took(whole)
+                    self._channel.free()
+                    self._begin(json.loads(said))
+                    break
+                if not self._open_bytes:
+                    self._open_since = time.monotonic()
+                    self._first, self._times = self._next, []
+                self._note(kind, value, ns)
+                self._open_bytes += whole
+                at += whole
+                if self._open_bytes >= _BLOCK_BYTES:
+                    self._flush()
+                    break
+            else:
+                return
+            if wraps:
+                self._flush()
+                self._channel.took(end - at)
+                self._channel.free()
+
+    def _note(self, kind: int, value: int, ns: int) -> None:
+        if kind == tape.PART:
+            self._next = max(self._next, value)
+            self._times.append(ns)
+        elif kind == Input.GIVE_UP:
+            self._next = max(self._next, value + 1)
+        elif kind == Input.GIVE_UP_BELOW:
+            self._next = max(self._next, value)
+
+    def _flush(self) -> None:
+        """Write the open entries as a block."""
+        if not self._open_bytes:
+            return
+        entries = self._channel.waiting()[: self._open_bytes]
+        if self._file >= 0:
+            times = (self._times[0], self._times[-1]) if self._times else (0, 0)
+            self._append(segment.TAPE, entries, (self._first, self._next), times)
+        self._channel.took(self._open_bytes)
+        self._channel.free()
+        self._open_bytes = 0
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, said: dict[str, Any]) -> None:
+        """Begin a segment, unless what it continues could not be written."""
+        if self._error and said["continues"]:
+            return
+        self._close()
+        self._sequence += 1
+        self._marks += 1
+        self._facts = said
+        self._next = self._first = int(said["first"])
+        facts = segment.SegmentFacts(sequence=self._sequence, **{key: said[key] for key in said if key != "keyframe"})
+        self._path = self._place / folder.name_of(self._sequence, self._next)
+        self._size = 0
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.open(self._path, flags, 0o600)
+            self._write(segment.head(facts))
+            self._error = ""
+        except OSError as error:
+            self._fail(error)
+        self._kept.trim(time.time())
+
+    def _append(self, kind: int, data: memoryview, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
+        packed = self._compressor.compress(data)
+        head, stored = segment.block(kind, packed, len(data), numbers, times_ns)
+        self._raw_bytes += len(data)
+        try:
+            self._write(head, stored)
+        except OSError as error:
+            self._fail(error)
+        self._kept.trim(time.time())
+
+    def _write(self, *pieces: bytes | memoryview) -> None:
+        """Append to the segment; what cannot be written whole is taken back."""
+        total = sum(map(len, pieces))
+        done = os.writev(self._file, pieces)
+        if done < total:
+            rest = memoryview(b"".join(pieces))[done:]
+            try:
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, self._size)
+                raise
+        self._size += total
+        self._written_bytes += total
+        self._kept.grew(self._path, self._size)
+        self._unsynced = True
+
+    def _fail(self, error: OSError) -> None:
+        self._error = error.strerror or str(error)
+        self._close()
+        self._report(time.monotonic())
+
+    def _sync(self, now: float) -> None:
+        self._synced = now
+        self._unsynced = False
+        if self._file >= 0:
+            try:
+                os.fdatasync(self._file)
+            except OSError as error:
+                self._fail(error)
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.fdatasync(self._file)
+            os.close(self._file)
+            self._file = -1
+
+    def _report(self, now: float) -> None:
+        """Tell the daemon of the folder."""
+        self._reported = now
+        said = {
+            "bytes": self._kept.bytes,
+            "segments": self._kept.count,
+            "dropped": self._kept.dropped,
+            "segment_bytes": self._size,
+            "written_bytes": self._written_bytes,
+            "tape_bytes": self._raw_bytes,
+            "error": self._error,
+        }
+        with contextlib.suppress(OSError):
+            self._control.send(json.dumps(said).encode(), socket.MSG_DONTWAIT)
+
+
+def main(arguments: list[str]) -> int:
+    """Write a recording; the daemon starts this (agent.recorder.recorder).
+
+    Args:
+        arguments: the folder, the descriptors of memory, counter and socket, and the bounds.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the daemon's end is the signal
+    where, memory, bell, control, max_bytes, max_age_s = arguments
+    link = socket.socket(fileno=int(control))
+    place = Path(where)
+    try:
+        folder.make(place)
+        lock = folder.lock(place)
+        end = time.monotonic() + _LOCK_PATIENCE_S
+        while not folder.hold(lock):  # the last daemon's writer may still write its end
+            if time.monotonic() > end:
+                raise HostError(f"{place}: another daemon records there")
+            time.sleep(0.05)
+        os.set_blocking(int(bell), False)
+        writer = TapeWriter(place, Channel(int(memory), int(bell)), link, int(max_bytes), int(max_age_s))
+    except CkptreeError as error:
+        with contextlib.suppress(OSError):
+            link.send(json.dumps({"fatal": str(error)}).encode())
+        return error.exit_code
+    writer.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
