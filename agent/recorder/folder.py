@@ -17,7 +17,7 @@ _NAME: Final = re.compile(r"(\d{8,})-([0-9a-f]{16})\.tape")
 _LOCK: Final = "lock"
 
 
-class Stored(NamedTuple):
+class SegmentFile(NamedTuple):
     """A segment's file.
 
     Attributes:
@@ -35,7 +35,7 @@ def name_of(sequence: int, first: int) -> str:
     return f"{sequence:08d}-{first:016x}.tape"
 
 
-def stored(folder: Path) -> list[Stored]:
+def stored(folder: Path) -> list[SegmentFile]:
     """Return the segments of a folder, oldest first.
 
     Raises:
@@ -46,7 +46,7 @@ def stored(folder: Path) -> list[Stored]:
     except OSError as error:
         raise HostError(f"{folder}: cannot be read: {error.strerror}") from error
     found = [(match, name) for name in names if (match := _NAME.fullmatch(name))]
-    return sorted(Stored(int(match[1]), int(match[2], 16), folder / name) for match, name in found)
+    return sorted(SegmentFile(int(match[1]), int(match[2], 16), folder / name) for match, name in found)
 
 
 def make(folder: Path) -> None:

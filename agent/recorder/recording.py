@@ -27,7 +27,7 @@ class NoSuchInstantError(NoSuchRootError):
     """An instant that the recording does not have; the text says which it has (exit code 4)."""
 
 
-class Segment:
+class TapeSegment:
     """A segment's file, mapped when it is first read.
 
     Args:
@@ -97,7 +97,7 @@ class Recording:
 
     def __init__(self, place: Path) -> None:
         self.folder = place
-        self.segments: list[Segment] = []
+        self.segments: list[TapeSegment] = []
         for each in folder.stored(place):
             try:
                 with each.path.open("rb") as file:
@@ -106,7 +106,7 @@ class Recording:
                 continue  # dropped meanwhile, or its head is damaged: the one behind it continues nothing then
             last = self.segments[-1] if self.segments else None
             new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
-            self.segments.append(Segment(each.path, facts, begin, (last.run + new) if last else 0))
+            self.segments.append(TapeSegment(each.path, facts, begin, (last.run + new) if last else 0))
         if not self.segments:
             raise NoRecordingError(f"{place}: there is no recording in it")
         self.runs = tuple(self._run(index) for index in range(self.segments[-1].run + 1))
@@ -116,7 +116,7 @@ class Recording:
         """The fields of agent.model.Header of the host, as of the newest segment."""
         return self.segments[-1].facts.host
 
-    def _of_run(self, run: int) -> list[Segment]:
+    def _of_run(self, run: int) -> list[TapeSegment]:
         return [each for each in self.segments if each.run == run]
 
     def _run(self, index: int) -> NumberRun:
@@ -189,7 +189,7 @@ class Recording:
         return Replayed(instant, found.table, found.stream, tuple(reasons))
 
 
-def _tapes(segments: list[Segment]) -> Iterator[bytes]:
+def _tapes(segments: list[TapeSegment]) -> Iterator[bytes]:
     """Yield the tapes of segments, up to the first gap."""
     for index, each in enumerate(segments):
         if index and not each.facts.continues:

@@ -87,7 +87,7 @@ class Replayer:
 
     # ---- records ---------------------------------------------------------------------------------------------------
 
-    def _part(self, entry: tape.Entry, order: int) -> bool:
+    def _part(self, entry: tape.TapeEntry, order: int) -> bool:
         """Feed a part, or its records up to a number; return False where it has more."""
         if not self._at:
             self.uncertain_ns = max(0, entry.ns - self.boottime_ns)
@@ -144,7 +144,7 @@ class Replayer:
 
     # ---- inputs beside records -------------------------------------------------------------------------------------
 
-    def _input(self, entry: tape.Entry, order: int) -> bool:
+    def _input(self, entry: tape.TapeEntry, order: int) -> bool:
         """Repeat a call of the watch; return False where it would go beyond a number."""
         kind, value = entry.kind, entry.value
         stream = self.stream
@@ -192,7 +192,7 @@ class Replayer:
             table.settle()
 
 
-def _entries_of(tapes: Iterable[bytes]) -> Iterator[tape.Entry]:
+def _entries_of(tapes: Iterable[bytes]) -> Iterator[tape.TapeEntry]:
     for piece in tapes:
         yield from tape.entries(piece)
 

@@ -38,7 +38,7 @@ class TornError(ValueError):
     """A tape that is no sequence of whole entries."""
 
 
-class Entry(NamedTuple):
+class TapeEntry(NamedTuple):
     """An entry of a tape.
 
     Attributes:
@@ -63,7 +63,7 @@ def pack(kind: int, value: int, ns: int = 0, payload: Data = b"") -> bytes:
     return ENTRY.pack(kind, length, value, ns) + bytes(payload) + bytes(padded(length) - length)
 
 
-def entries(tape: Data) -> Iterator[Entry]:
+def entries(tape: Data) -> Iterator[TapeEntry]:
     """Yield the entries of a tape.
 
     Raises:
@@ -78,5 +78,5 @@ def entries(tape: Data) -> Iterator[Entry]:
         at += ENTRY.size
         if end - at < padded(length):
             raise TornError(f"the tape ends within an entry of kind {kind}, at byte {at}")
-        yield Entry(kind, value, ns, view[at : at + length])
+        yield TapeEntry(kind, value, ns, view[at : at + length])
         at += padded(length)
