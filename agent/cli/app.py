@@ -21,6 +21,7 @@ from agent.cli import fleetverbs as fleetverbs
 from agent.cli import hookverb as hookverb
 from agent.cli import relayverb as relayverb
 from agent.cli import restartverb as restartverb
+from agent.cli import setverbs as setverbs
 from agent.cli.fileverbs import AsJson, DialectName
 from agent.cli.message import in_a_line
 from agent.cli.options import (
@@ -249,7 +250,10 @@ fleet = typer.Typer(
     help="Many hosts: ask their relays, and work with sets of their trees.",
     no_args_is_help=True,
 )
-for _of_many in (fleetverbs.hosts, fleetverbs.snapshot):
+for _of_many in (
+    *(fleetverbs.hosts, fleetverbs.snapshot),
+    *(setverbs.show, setverbs.check, setverbs.diff, setverbs.plan),
+):
     fleet.command()(_of_many)
 app.add_typer(fleet)
 

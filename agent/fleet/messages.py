@@ -29,6 +29,8 @@ MAX_REQUEST: Final = 1 << 20
 MAX_PARTS: Final = 1000
 PIECE: Final = 256 << 10
 """Bytes of an image in one message."""
+MOST_NUMBERS: Final = 10_000
+"""Pids in one question whether they are taken."""
 MOST_INLINE: Final = 8 << 10
 """Bytes of an image that is part of the answer to a cut. A thousand answers come at once, and the server of NATS
 disconnects a client for whom it has more than 64 MB."""

@@ -37,7 +37,6 @@ _LONGEST_NS: Final = 3600_000_000_000
 _TEND_S: Final = 1.0
 _RETRY_S: Final = 0.5
 _TASKS_S: Final = 1.0
-_MOST_NUMBERS: Final = 900
 
 _MODES: Final = ("auto", "container", "subtree")
 Answerer = Callable[[Message, int], Awaitable[Message]]
@@ -296,12 +295,12 @@ class HostRelay:
         numbers = request.get("numbers")
         if (
             not isinstance(numbers, list)
-            or len(numbers) > _MOST_NUMBERS
+            or len(numbers) > messages.MOST_NUMBERS
             or not all(type(each) is int for each in numbers)
         ):
-            raise UsageError(f"numbers: expected a list of at most {_MOST_NUMBERS}")
+            raise UsageError(f"numbers: expected a list of at most {messages.MOST_NUMBERS}")
         found = await asyncio.get_running_loop().run_in_executor(self._threads, self._work.taken, numbers)
-        return {"taken": [[number, holder] for number, holder in sorted(found.items())]}
+        return {"numbers": list(found), "holders": list(found.values())}
 
 
 def _asked(request: Message) -> tuple[str, tuple[str, str, bool], int]:

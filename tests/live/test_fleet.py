@@ -2,9 +2,13 @@
 """Sets of trees through real relays, a real server of NATS and a real daemon."""
 
 import json
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from exporters import registry
@@ -101,3 +105,95 @@ def test_with_require_all_nothing_is_written(
     assert ran.code == 6
     assert "missing: shy" in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Run two processes with the environments of ranks, and a child that inherits one of them."""
+    script = "(SLURM_PROCID=0 sh -c 'sleep 1000 & wait') & (SLURM_PROCID=1 exec sleep 1001) & wait"
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as process:
+        deadline = time.monotonic() + 30
+        while len(psutil.Process(process.pid).children(recursive=True)) < 3 or any(
+            child.name() == "sh" and not child.children() for child in psutil.Process(process.pid).children()
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        try:
+            yield process.pid
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def job_set(
+    nats: servers.Server, relays: dict[str, RelayProcess], job: int, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Take a set of the job on two hosts."""
+    path = tmp_path_factory.mktemp("job") / "set"
+    ran = fleet(nats, "snapshot", "--hosts", "a,b.example", "--root", str(job), "--with-argv", "-o", path)
+    assert ran.code == 0, ran.err
+    return path
+
+
+def test_the_ranks_of_a_job_are_shown(nats: servers.Server, job: int, job_set: Path) -> None:
+    """A child that inherits its parent's environment is no rank."""
+    ran = fleet(nats, "show", job_set, "--json")
+    rows = json.loads(ran.out)["ranks"]
+
+    assert ran.code == 0, ran.err
+    assert [(row["rank"], row["host"]) for row in rows] == [(0, "a"), (0, "b.example"), (1, "a"), (1, "b.example")]
+    assert {row["pid"] for row in rows} == {child.pid for child in psutil.Process(job).children()}
+    shown = fleet(nats, "show", job_set).out.decode()
+    assert "2 hosts, 8 tasks" in shown
+    assert "rank 1" in shown
+
+
+def test_a_set_is_sound_until_an_image_is_changed(nats: servers.Server, job_set: Path, tmp_path: Path) -> None:
+    """Its hash tells; the other host's image is still sound."""
+    assert fleet(nats, "check", job_set).code == 0
+    copy = shutil.copytree(job_set.parent, tmp_path / "copy") / "set"
+    made = json.loads(copy.read_text())
+    image = copy.with_name(made["hosts"][0]["image"].replace(":", "-"))
+    data = bytearray(image.read_bytes())
+    data[-1] ^= 1
+    image.write_bytes(data)
+    ran = fleet(nats, "check", copy)
+
+    assert ran.code == 8
+    assert "a: error no-image" in ran.out.decode()
+    assert "not the one of the manifest" in fleet(nats, "diff", job_set, copy).err
+
+
+def test_two_sets_of_a_quiet_job_are_equal(
+    nats: servers.Server, relays: dict[str, RelayProcess], job: int, job_set: Path, sleeper: int, tmp_path: Path
+) -> None:
+    """A set of another tree differs, and so does one without a host."""
+    words = "snapshot", "--root", str(job), "-o"
+    assert fleet(nats, *words, tmp_path / "same", "--hosts", "a,b.example").code == 0
+    assert fleet(nats, *words, tmp_path / "less", "--hosts", "a").code == 0
+    assert fleet(nats, *words, tmp_path / "other", "--hosts", f"a,b.example={sleeper}").code == 0
+
+    assert fleet(nats, "diff", job_set, tmp_path / "same").code == 0
+    assert fleet(nats, "diff", job_set, tmp_path / "less").code == 1
+    assert fleet(nats, "diff", job_set, tmp_path / "other").code == 1
+
+
+def test_a_plan_names_the_pids_that_are_taken_on_the_target(nats: servers.Server, job: int, job_set: Path) -> None:
+    """The original still runs there. In pid namespaces of their own the trees find every number free."""
+    ran = fleet(nats, "plan", job_set, "--no-pidns", "--map", "a=b.example", "--json")
+    row = json.loads(ran.out)["b.example"]
+
+    assert ran.code == 5, ran.err
+    assert row["from"] == "a"
+    assert row["taken"][str(job)] == "sh"
+    assert fleet(nats, "plan", job_set).code == 0
+
+
+def test_a_map_of_a_host_that_is_not_in_the_set_is_refused(nats: servers.Server, job_set: Path) -> None:
+    """The message has those that are."""
+    ran = fleet(nats, "plan", job_set, "--map", "c=a")
+
+    assert ran.code == 2
+    assert "a, b.example" in ran.err
