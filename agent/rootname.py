@@ -6,15 +6,19 @@
             | "pidns:" inum                the same, without what a shell might expand; ``pidns:[inum]`` too
             | "cgroup:" [hierarchy ":"] path
             | "unit:" name                 of systemd's system manager; a name without a suffix is a service's
+            | "slurm:" job ["." step]      of Slurm; step = number ["+" component] | batch | extern | interactive
+            | "podman:" name               of a container, or its ID, or the first 12 digits of that or more
+            | "docker:" name               likewise
+            | "pod:" namespace "/" pod ["/" container]     of Kubernetes
     hierarchy = a controller of cgroup v1, several of them with commas, or ``name=NAME``
     path    = absolute within its hierarchy, or that of a folder where the hierarchy is mounted
 
-A daemon resolves the first three forms. The client itself resolves a cgroup or a unit (agent.proc.topmost), within its
-own cgroup and pid namespaces and with its own rights.
+A daemon resolves the first three forms. The client itself resolves the others to cgroups (agent.proc.topmost), within
+its own cgroup and pid namespaces and with its own rights.
 """
 
 import re
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from agent.errors import UsageError
 
@@ -23,6 +27,20 @@ _MAX_NAME = 4096  # PATH_MAX
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}", re.ASCII)
 _WITH_PROCESSES: Final = ("service", "scope", "slice", "socket", "mount", "swap")
 _WITHOUT: Final = ("target", "timer", "path", "device", "automount")
+_JOB: Final = re.compile(r"\d{1,10}|s[0-9A-HJKMNP-TV-Z]{13}", re.ASCII)
+_STEP: Final = re.compile(r"\d{1,10}(\+\d{1,10})?|batch|extern|interactive", re.ASCII)
+_ARRAY: Final = re.compile(r"\d+(?:_\d|_\[|\+)", re.ASCII)
+_CONTAINER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}", re.ASCII)
+_POD: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)  # of DNS
+_POD_PARTS: Final = (2, 3)
+
+Engine: TypeAlias = Literal["podman", "docker"]
+"""A program that makes containers."""
+
+KINDS: Final = ("pidns:", "cgroup:/", "unit:", "slurm:", "podman:", "docker:", "pod:")
+"""Beginnings of a ROOT that is no pid."""
+
+_EXPECTED: Final = "cgroup:PATH, unit:NAME, slurm:JOB.STEP, podman:NAME, docker:NAME or pod:NAMESPACE/POD"
 
 
 class RootName(NamedTuple):
@@ -71,7 +89,56 @@ class UnitName(NamedTuple):
         return f"unit:{self.name}"
 
 
-Target: TypeAlias = RootName | CgroupName | UnitName
+class JobName(NamedTuple):
+    """The processes that a job of Slurm has on this host, or one of its steps.
+
+    Attributes:
+        job: its number, or, as the folders of Slurm 26.05 have it, its SLUID: ``s`` and 13 digits of base 32.
+        step: as Slurm prints it; empty: all steps.
+    """
+
+    job: str
+    step: str = ""
+
+    def __str__(self) -> str:
+        return f"slurm:{self.job}" + (f".{self.step}" if self.step else "")
+
+
+class ContainerName(NamedTuple):
+    """A container of an engine.
+
+    Attributes:
+        engine: the engine.
+        name: of the container; or its ID, or the first digits of it.
+    """
+
+    engine: Engine
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.engine}:{self.name}"
+
+
+class PodName(NamedTuple):
+    """The containers of a pod of Kubernetes, or one of them.
+
+    Attributes:
+        namespace, pod: names of the pod.
+        container: name of the container; empty: all of them.
+    """
+
+    namespace: str
+    pod: str
+    container: str = ""
+
+    def __str__(self) -> str:
+        return f"pod:{self.namespace}/{self.pod}" + (f"/{self.container}" if self.container else "")
+
+
+CgroupsName: TypeAlias = CgroupName | UnitName | JobName | ContainerName | PodName
+"""A name that stands for one cgroup or several."""
+
+Target: TypeAlias = RootName | CgroupsName
 
 
 def parse(text: str) -> RootName:
@@ -101,10 +168,16 @@ def parse_target(text: str) -> Target:
         return _cgroup(text, rest)
     if kind == "unit":
         return _unit(text, rest)
+    if kind == "slurm":
+        return _job(text, rest)
+    if kind in ("podman", "docker"):
+        return _container(text, "podman" if kind == "podman" else "docker", rest)
+    if kind == "pod":
+        return _pod(text, rest)
     try:
         return parse(text)
     except UsageError as error:
-        raise UsageError(f"{error}, cgroup:PATH or unit:NAME") from error
+        raise UsageError(f"{error}, {_EXPECTED}") from error
 
 
 def _cgroup(text: str, rest: str) -> CgroupName:
@@ -125,6 +198,35 @@ def _unit(text: str, name: str) -> UnitName:
     if "." in name and suffix in _WITHOUT:
         raise UsageError(f"ROOT {text!r}: a unit of the kind .{suffix} has no processes of its own")
     return UnitName(name if "." in name and suffix in _WITH_PROCESSES else f"{name}.service")
+
+
+def _job(text: str, name: str) -> JobName:
+    if _ARRAY.match(name):
+        raise UsageError(
+            f"ROOT {_shown(text)!r}: a task of a job array, or a component of a heterogeneous job, has a job number of its "
+            f"own, which `scontrol show job {_shown(name)}` prints as JobId: name it by that"
+        )
+    job, dot, step = name.partition(".")
+    if not _JOB.fullmatch(job) or (dot and not _STEP.fullmatch(step)):
+        raise UsageError(
+            f"ROOT {_shown(text)!r}: expected slurm:JOB or slurm:JOB.STEP, as 4711, 4711.0, 4711.batch or 4711.extern"
+        )
+    return JobName(job.lstrip("0") or "0", step)
+
+
+def _container(text: str, engine: Engine, name: str) -> ContainerName:
+    if not _CONTAINER.fullmatch(name):
+        raise UsageError(
+            f"ROOT {_shown(text)!r}: expected {engine}:NAME, the name of a container as `{engine} ps` prints it"
+        )
+    return ContainerName(engine, name)
+
+
+def _pod(text: str, name: str) -> PodName:
+    parts = name.split("/")
+    if len(parts) not in _POD_PARTS or not all(map(_POD.fullmatch, parts)):
+        raise UsageError(f"ROOT {_shown(text)!r}: expected pod:NAMESPACE/POD or pod:NAMESPACE/POD/CONTAINER")
+    return PodName(*parts)
 
 
 def _shown(text: str) -> str:

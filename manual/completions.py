@@ -9,9 +9,9 @@ name is typed for ROOT, bash offers the pids of the processes that have it.
 from collections.abc import Iterator
 
 from agent import VERSION
+from agent.rootname import KINDS
 from manual.verbs import FILES, HELP, Option, Verb, verbs
 
-_KINDS = ("pidns:", "cgroup:/", "unit:")
 _SNAPSHOTS = frozenset({"FILE", "IN", "A", "B"})  # arguments that may be criu:DIR, too
 _ZSH_SIGNS = {ord("["): "(", ord("]"): ")", ord(":"): "\\:"}
 _TOP = (HELP, Option(("--version",), "", "Print the version and exit."))
@@ -131,7 +131,7 @@ def _bash_case(verb: Verb) -> str:
         f"        options='{' '.join(name for one in verb.options for name in one.names)}'\n",
     ]
     if _has_root(verb):
-        lines.append(f"        root='{' '.join(_KINDS)}'\n")
+        lines.append(f"        root='{' '.join(KINDS)}'\n")
     if _takes_files(verb):
         lines.append("        files=yes\n")
     if _takes_snapshots(verb):
@@ -169,7 +169,7 @@ _ckptree_root() {{
         {{ read -r name <$process/comm }} 2>/dev/null && pids+=("${{process:t}}:${{name//:/;}}")
     done
     _describe -t pids pid pids
-    compadd -S '' -- {" ".join(_KINDS)}
+    compadd -S '' -- {" ".join(KINDS)}
 }}
 
 _ckptree_snapshot() {{
@@ -241,7 +241,7 @@ def fish(found: list[Verb]) -> str:
     for verb in found:
         here = f"-n '__fish_seen_subcommand_from {verb.name}'"
         if _has_root(verb):
-            lines.append(f"complete -c ckptree {here} -a '(__fish_complete_pids) {' '.join(_KINDS)}'\n")
+            lines.append(f"complete -c ckptree {here} -a '(__fish_complete_pids) {' '.join(KINDS)}'\n")
         if _takes_files(verb):
             lines.append(f"complete -c ckptree {here} -F\n")
         if _takes_snapshots(verb):

@@ -32,7 +32,10 @@ class SourceName(StrEnum):
     PROCFS = "procfs"
 
 
-ROOT_HELP = "A pid, as this process counts, pid:[INUM] or pidns:INUM, cgroup:PATH or unit:NAME."
+ROOT_HELP = (
+    "A pid, as this process counts, pid:[INUM] or pidns:INUM, cgroup:PATH, unit:NAME, slurm:JOB.STEP, podman:NAME, "
+    "docker:NAME or pod:NAMESPACE/POD."
+)
 Mode = Annotated[
     ModeName,
     typer.Option(help="Take a container or a subtree. auto takes a container if ROOT is the init of a pid namespace."),

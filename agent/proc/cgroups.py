@@ -10,16 +10,14 @@ outside begins above that root, and its fourth field is ``/..``, one part for ea
 the root is searched for: at that depth below the mount it is the cgroup below which this process's own path leads to
 this process.
 
-A container is a cgroup whose path its engine chooses; ROOT has no form for engines. With the driver ``systemd``: docker
-``/system.slice/docker-ID.scope``, podman ``/machine.slice/libpod-ID.scope`` (of root; the init is in ``container``
-below it), containerd under Kubernetes ``.../kubepods-POD.slice/cri-containerd-ID.scope``; with ``cgroupfs``:
-``/docker/ID``, ``/libpod_parent/libpod-ID``, ``/default/ID``.
+Jobs, containers and pods are cgroups, too, with names that programs choose: agent.proc.slurmjobs, agent.proc.containers
+and agent.proc.pods find them.
 """
 
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -93,7 +91,7 @@ def _root(options: frozenset[str] | None, shown: str, mount: Path, proc: Path) -
         return None
     candidates = [mount]
     for _ in range(shown.count("/")):
-        candidates = [below for folder in candidates for below in _folders(folder)]
+        candidates = [below for folder in candidates for below in folders(folder)]
     found = [folder for folder in candidates if _is_own(folder / own)]
     return (
         found[0] if len(found) == 1 else None
@@ -126,12 +124,24 @@ def _is_own(folder: Path) -> bool:
         return False
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, in order of their names; none where they cannot be read, or it is gone."""
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
     except OSError:
         return []
+
+
+def walk(top: Path, until: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield the folders below a folder for which `until` holds; nothing below these is looked at."""
+    waiting = [top]
+    while waiting:
+        for folder in folders(waiting.pop()):
+            if until(folder):
+                yield folder
+            else:
+                waiting.append(folder)
 
 
 def _unescaped(field: str) -> str:

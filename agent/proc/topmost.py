@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topmost process of a cgroup or unit: the root of a snapshot of it.
+"""The topmost process of a cgroup, unit, job, container or pod: the root of a snapshot of it.
 
 A process is topmost if its parent is not in the cgroup. A snapshot needs exactly one, and has the tree below it, also
 the parts that have moved to another cgroup. A view may have several: a process of ``docker exec`` is topmost beside the
@@ -19,9 +19,10 @@ from typing import Final, NamedTuple, TypeVar
 
 from agent.errors import CkptreeError, HostError, NoSuchRootError, RefusedError
 from agent.proc.statfile import UNREADABLE, stat_fields
-from agent.rootname import CgroupName, RootName, Target, UnitName
+from agent.rootname import CgroupsName, ContainerName, JobName, PodName, RootName, Target
 
 _ATTEMPTS: Final = 5
+_MANAGER: Final = "slurmstepd"
 _PF_KTHREAD: Final = 0x0020_0000
 _PPID, _FLAGS, _STARTTIME = (
     4 - 3,
@@ -58,7 +59,7 @@ def answered(target: Target, ask: Callable[[str], T], proc: Path = Path("/proc")
         proc: mount point of procfs.
 
     Raises:
-        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        NoSuchRootError: there is no such cgroup, unit, job, container or pod, or no process in it.
         RefusedError: several of its processes are topmost; all are listed.
         CkptreeError: its topmost process changed at each attempt; or `ask` raises it.
     """
@@ -74,7 +75,7 @@ def answered_of_all(target: Target, ask: Callable[[list[str]], T], proc: Path = 
         proc: mount point of procfs.
 
     Raises:
-        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        NoSuchRootError: there is no such cgroup, unit, job, container or pod, or no process in it.
         CkptreeError: its topmost processes changed at each attempt; or `ask` raises it.
     """
     return _answered(target, lambda name: _apart(tops(name, proc), proc), ask, proc)
@@ -82,7 +83,7 @@ def answered_of_all(target: Target, ask: Callable[[list[str]], T], proc: Path = 
 
 def _answered(
     target: Target,
-    look: Callable[[CgroupName | UnitName], list[Member]],
+    look: Callable[[CgroupsName], list[Member]],
     ask: Callable[[list[str]], T],
     proc: Path,
 ) -> T:
@@ -123,15 +124,20 @@ def _hold(pid: int, held: ExitStack) -> int:
     return pidfd
 
 
-def topmost(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Member:
+def topmost(name: CgroupsName, proc: Path = Path("/proc")) -> Member:
     """Return the one process of a cgroup or unit whose parent is not in it.
 
+    The tasks of a step of Slurm have one parent, its slurmstepd. Where the step has several tasks here, and this process
+    may see that parent's tree, the parent is returned in their place: else a step of several tasks would have no image.
+
     Raises:
-        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        NoSuchRootError: there is no such cgroup, unit, job, container or pod, or no process in it.
         RefusedError: there are several; all are listed.
         HostError: this process cannot see some of the processes.
     """
     found = tops(name, proc)
+    if len(found) > 1 and isinstance(name, JobName) and (above := _manager(found, proc)) is not None:
+        return above
     if len(found) > 1:
         raise RefusedError(
             f"{name} has {len(found)} topmost processes, and a snapshot has one root: name one of them by its pid",
@@ -140,16 +146,21 @@ def topmost(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> Member:
     return found[0]
 
 
-def tops(name: CgroupName | UnitName, proc: Path = Path("/proc")) -> list[Member]:
+def _manager(found: list[Member], proc: Path) -> Member | None:
+    """Return the slurmstepd that is the parent of all; None: there is none, or it belongs to another user than root's."""
+    parents = {each.ppid for each in found}
+    above = _member(parents.pop(), proc) if len(parents) == 1 and 0 not in parents else None
+    return above if above is not None and above.comm.startswith(_MANAGER) and os.geteuid() == 0 else None
+
+
+def tops(name: CgroupsName, proc: Path = Path("/proc")) -> list[Member]:
     """Return the processes of a cgroup or unit whose parents are not in it, ordered by number.
 
     Raises:
-        NoSuchRootError: there is no such cgroup or unit, or no process in it.
+        NoSuchRootError: there is no such cgroup, unit, job, container or pod, or no process in it.
         HostError: this process cannot see some of the processes.
     """
-    from agent.proc import cgroups  # a pid, which most users name, needs none
-
-    members = _members(name, cgroups.find(name, proc), proc)
+    members = _members(name, _folders(name, proc), proc)
     found = sorted(member for member in members.values() if member.ppid not in members)
     if not found:
         raise NoSuchRootError(f"{name} has no process")
@@ -171,14 +182,49 @@ def _apart(found: list[Member], proc: Path) -> list[Member]:
     return apart
 
 
-def _members(name: CgroupName | UnitName, folder: Path, proc: Path) -> dict[int, Member]:
-    """Return the processes by pid, without kernel threads."""
+def _folders(name: CgroupsName, proc: Path) -> list[Path]:
+    """Return the folders of the cgroups that a name stands for. Each module is imported for the names it knows alone."""
+    match name:
+        case JobName():
+            from agent.proc import slurmjobs
+
+            return slurmjobs.find(name, proc)
+        case ContainerName():
+            from agent.proc import containers
+
+            return containers.find(name, proc)
+        case PodName():
+            from agent.proc import pods
+
+            return pods.find(name, proc)
+        case _:
+            from agent.proc import cgroups
+
+            return [cgroups.find(name, proc)]
+
+
+def _listed(folders: list[Path]) -> set[int]:
+    """Return the processes of cgroups, of which some, but not all, may be gone."""
     from agent.proc import cgroups
 
+    found: set[int] = set()
+    gone = None
+    for folder in folders:
+        try:
+            found |= cgroups.processes(folder)
+        except NoSuchRootError as error:
+            gone = error
+    if gone is not None and not found:
+        raise gone
+    return found
+
+
+def _members(name: CgroupsName, folders: list[Path], proc: Path) -> dict[int, Member]:
+    """Return the processes by pid, without kernel threads."""
     found: dict[int, Member] = {}
     unseen: set[int] = set()
     for again in (True, False):
-        pids = cgroups.processes(folder)
+        pids = _listed(folders)
         if 0 in pids:
             raise HostError(f"{name} has processes that this pid namespace does not see: ask on the host")
         found = {pid: member for pid in pids if (member := _member(pid, proc)) is not None}

@@ -4,7 +4,7 @@
 import pytest
 
 from agent.errors import UsageError
-from agent.rootname import CgroupName, RootName, Target, UnitName, parse, parse_target
+from agent.rootname import CgroupName, ContainerName, JobName, PodName, RootName, Target, UnitName, parse, parse_target
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,15 @@ from agent.rootname import CgroupName, RootName, Target, UnitName, parse, parse_
         ("unit:user-1000.slice", UnitName("user-1000.slice")),
         ("unit:session-2.scope", UnitName("session-2.scope")),
         ("unit:-.slice", UnitName("-.slice")),
+        ("slurm:4711", JobName("4711")),
+        ("slurm:4711.0", JobName("4711", "0")),
+        ("slurm:4711.0+1", JobName("4711", "0+1")),
+        ("slurm:4711.batch", JobName("4711", "batch")),
+        ("slurm:sEKNKTV3WPV500.extern", JobName("sEKNKTV3WPV500", "extern")),
+        ("podman:web", ContainerName("podman", "web")),
+        ("docker:my_app-web.1", ContainerName("docker", "my_app-web.1")),
+        ("pod:default/web-0", PodName("default", "web-0")),
+        ("pod:kube-system/etcd.node/etcd", PodName("kube-system", "etcd.node", "etcd")),
     ],
 )
 def test_each_spelling_has_one_meaning(text: str, meant: Target) -> None:
@@ -42,7 +51,7 @@ def test_each_spelling_has_one_meaning(text: str, meant: Target) -> None:
         ("", "expected a pid"),
         ("-1", "expected a pid"),
         ("cgroup", "expected cgroup:PATH"),
-        ("pidns:", "cgroup:PATH or unit:NAME"),
+        ("pidns:", "cgroup:PATH, unit:NAME, slurm:JOB.STEP"),
         ("pid:4711", "expected a pid"),
         ("[4711]", "expected a pid"),
         ("pid:[]", "expected a pid"),
@@ -56,6 +65,20 @@ def test_each_spelling_has_one_meaning(text: str, meant: Target) -> None:
         ("unit:ä", "expected unit:NAME"),
         ("unit:multi-user.target", "the kind .target has no processes"),
         ("Unit:ssh", "expected a pid"),
+        ("slurm:", "expected slurm:JOB"),
+        ("slurm:1.", "expected slurm:JOB"),
+        ("slurm:1.2.3", "expected slurm:JOB"),
+        ("slurm:1/../2", "expected slurm:JOB"),
+        ("slurm:12_3", "has a job number of its own"),
+        ("slurm:12+1", "has a job number of its own"),
+        ("slurm:12345678901", "expected slurm:JOB"),
+        ("podman:", "expected podman:NAME"),
+        ("podman:../x", "expected podman:NAME"),
+        ("docker:a/b", "expected docker:NAME"),
+        ("pod:web", "expected pod:NAMESPACE/POD"),
+        ("pod:a/b/c/d", "expected pod:NAMESPACE/POD"),
+        ("pod:a/../c", "expected pod:NAMESPACE/POD"),
+        ("pod:a/B", "expected pod:NAMESPACE/POD"),
         ("container:1", "expected a pid"),
     ],
 )
