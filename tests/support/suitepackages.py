@@ -49,7 +49,7 @@ def criu(suite: str = SUITE, cache: Path = _CACHE) -> Path:
     Raises:
         NoPackageError: it could not be fetched.
     """
-    folder = _unpacked(("criu",), suite, cache / suite)
+    folder = unpacked(("criu",), suite, cache / suite)
     program = folder / "criu"
     if not program.exists():
         words = _command(folder, "criu", '"${0%/*}"')
@@ -69,7 +69,7 @@ def dumped(program: str, suite: str = SUITE, cache: Path = _CACHE) -> list[str]:
     Raises:
         NoPackageError: they could not be fetched, or have no such program.
     """
-    folder = _unpacked(DUMPED, suite, cache / f"{suite}-dumped")
+    folder = unpacked(DUMPED, suite, cache / f"{suite}-dumped")
     return _command(folder, program, os.fspath(folder))
 
 
@@ -79,7 +79,7 @@ def server(program: str, suite: str = SUITE, cache: Path = _SERVERS_CACHE) -> li
     Raises:
         NoPackageError: they could not be fetched, or have no such program.
     """
-    folder = _unpacked(SERVERS, suite, cache / suite)
+    folder = unpacked(SERVERS, suite, cache / suite)
     return _command(folder, program, os.fspath(folder))
 
 
@@ -130,7 +130,7 @@ def _wheel(requirement: str, cache: Path) -> Iterator[tuple[zipfile.ZipFile, str
             yield wheel, name
 
 
-def _unpacked(packages: Sequence[str], suite: str, folder: Path) -> Path:
+def unpacked(packages: Sequence[str], suite: str, folder: Path) -> Path:
     """Return a folder with these packages and all that they depend on; make it first if it is not there."""
     if folder.exists():
         return folder
