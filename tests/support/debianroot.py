@@ -8,26 +8,29 @@ end of the first process ends all.
 """
 
 import os
-import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from agent.proc import cgroups
 from tests.support import suitepackages
 
 _CACHE: Final = Path(__file__).parents[2] / "build" / "roots"
 _BASE: Final = ("coreutils", "dash", "mount", "util-linux")
 _MERGED: Final = ("bin", "lib", "lib64", "sbin")
 _WRITTEN: Final = ("etc", "run", "tmp", "var")
+_ENTERED_S: Final = 20.0
+_REMOVED_S: Final = 20.0
 _ENTER: Final = """
 set -eu
 root=$1 scratch=$2
 shift 2
 mount --make-rprivate /
 mount --bind "$root" "$root"
-for name in %s; do
+for name in etc run tmp var; do
     mount --bind "$scratch/$name" "$root/$name"
 done
 for name in dev sys; do
@@ -35,7 +38,7 @@ for name in dev sys; do
 done
 mount -t proc proc "$root/proc"
 exec env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" "$@"
-""" % " ".join(_WRITTEN)
+"""
 
 
 def unpacked(name: str, packages: Sequence[str], suite: str = suitepackages.SUITE) -> Path:
@@ -66,32 +69,57 @@ def prepared(scratch: Path) -> Path:
 
 
 @contextmanager
-def running(root: Path, scratch: Path, script: str) -> Iterator[int]:
-    """Run a shell's script in a root, for the time of the block; yield the pid of its first process.
+def running(root: Path, scratch: Path, script: str, made: Sequence[str] = ()) -> Iterator[int]:
+    """Run a shell's script in a root, for the time of the block; yield the pid of its first process's parent.
 
     All of it is gone at the end.
+
+    Args:
+        root: from `unpacked`.
+        scratch: from `prepared`; what the script prints is in its file ``log``.
+        script: of a shell.
+        made: names of the cgroups, at the top of hierarchies, that the script makes.
     """
-    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _ENTER, "sh", root, scratch]
+    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _ENTER, "sh", str(root), str(scratch)]
     with (scratch / "log").open("wb") as log:
-        # The words of unshare are those of a child of it, once that has forked.
-        outer = subprocess.Popen(
-            [*words, "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        words += ["sh", "-c", f": >/run/entered\n{script}"]
+        outer = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + _ENTERED_S
     try:
+        while not (scratch / "run/entered").exists():
+            assert time.monotonic() < deadline, (scratch / "log").read_text()
+            assert outer.poll() is None, (scratch / "log").read_text()
+            time.sleep(0.02)
         yield outer.pid
     finally:
-        outer.send_signal(signal.SIGTERM)  # --kill-child
+        outer.kill()  # unshare waits with SIGTERM blocked; --kill-child ends its child with it
         outer.wait(20)
+        for one in cgroups.hierarchies():
+            for name in made:
+                _remove(one.mount / name)
 
 
-def inside(first: int, root: Path, *words: str) -> list[str]:
+def _remove(folder: Path) -> None:
+    """Remove a cgroup and those below it, once their processes, which were killed, are gone."""
+    for below in cgroups.folders(folder):
+        _remove(below)
+    deadline = time.monotonic() + _REMOVED_S
+    while folder.exists():
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def inside(outer: int, *words: str) -> list[str]:
     """Return the words that run a program beside those that run in a root.
 
     Args:
-        first: from `running`.
-        root: of these programs.
+        outer: from `running`.
         words: the program and its arguments.
     """
-    (init,) = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-    entered = ["nsenter", f"--target={init}", "--mount", "--pid", f"--root=/proc/{init}/root", "--wd=/"]
+    (init,) = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+    entered = ["nsenter", f"--target={init}", "--mount", "--pid", "--root", "--wd"]
     return [*entered, "env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *words]

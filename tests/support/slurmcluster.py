@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster of Slurm on this machine: munged, slurmctld, and a slurmd for each of two nodes, from Debian's packages.
+
+Both nodes are this host, on loopback ports of their own. Slurm's plugin for cgroups is that of the version that the host
+has mounted, and jobs are tracked by cgroups.
+"""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agent.proc import cgroups
+from tests.support import debianroot
+
+_PACKAGES: Final = ("munge", "slurm-client", "slurm-wlm-basic-plugins", "slurmctld", "slurmd")
+_PATIENCE_S: Final = 90.0
+# slurmstepd asks after the name of the program that it is part of, which Debian's alternatives set.
+_SCRIPT: Final = """
+munged --foreground --force --num-threads 1 --key-file /etc/munge/munge.key --socket /run/munge/munge.socket.2 &
+until [ -e /run/munge/munge.socket.2 ]; do sleep 0.05; done
+slurmctld -D -c &
+for node in {nodes}; do
+    slurmd -D -N $node &
+done
+exec sleep 10000
+"""
+
+
+class Cluster(NamedTuple):
+    """A cluster that runs.
+
+    Attributes:
+        nodes: their names.
+        outer: see debianroot.running.
+        scratch: see debianroot.running.
+    """
+
+    nodes: tuple[str, ...]
+    outer: int
+    scratch: Path
+
+    def words(self, *words: str) -> list[str]:
+        """Return the words that run one of Slurm's programs."""
+        return debianroot.inside(self.outer, *words)
+
+    def ask(self, *words: str) -> str:
+        """Run one of Slurm's programs; return what it prints."""
+        ran = subprocess.run(self.words(*words), capture_output=True, text=True, check=False, timeout=_PATIENCE_S)
+        assert ran.returncode == 0, f"{ran.stderr}{(self.scratch / 'log').read_text()}"
+        return ran.stdout
+
+    def wait(self, said: str, *words: str) -> str:
+        """Run one of Slurm's programs until its output has a text; return the output."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while said not in (out := self.ask(*words)):
+            assert time.monotonic() < deadline, f"{words}: {out}{(self.scratch / 'log').read_text()}"
+            time.sleep(0.1)
+        return out
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """Start a cluster for the time of the block.
+
+    Args:
+        folder: a new one for its files.
+    """
+    root = debianroot.unpacked("slurm", _PACKAGES)
+    for program in ("slurmctld", "slurmd", "slurmstepd"):
+        link = root / "usr/sbin" / program
+        if not os.path.lexists(link):
+            link.symlink_to(f"{program}-wlm")
+    scratch = debianroot.prepared(folder / "scratch")
+    nodes = tuple(f"n{os.getpid()}x{number}" for number in (1, 2))
+    _configure(scratch, nodes)
+    script = _SCRIPT.format(nodes=" ".join(nodes))
+    with debianroot.running(root, scratch, script, [f"slurm_{node}" for node in nodes]) as outer:
+        deadline = time.monotonic() + _PATIENCE_S
+        found = Cluster(nodes, outer, scratch)
+        while True:
+            ran = subprocess.run(
+                found.words("sinfo", "--noheader", "--format=%T %D"),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            if ran.stdout.split() == ["idle", "2"]:
+                break
+            log = (scratch / "log").read_text()
+            assert time.monotonic() < deadline, f"{ran.stdout}{ran.stderr}{log}"
+            time.sleep(0.2)
+        yield found
+
+
+def _configure(scratch: Path, nodes: tuple[str, ...]) -> None:
+    etc = scratch / "etc"
+    for place in ("etc/munge", "etc/slurm", "run/munge", "var/lib/munge", "var/log/munge", "var/spool/ctld"):
+        (scratch / place).mkdir(parents=True)
+    key = etc / "munge/munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    for node in nodes:
+        (scratch / "var/spool" / node).mkdir()
+    controller, *ports = _free_ports(1 + len(nodes))
+    lines = [
+        "ClusterName=test",
+        f"SlurmctldHost={os.uname().nodename}(127.0.0.1)",
+        f"SlurmctldPort={controller}",
+        "SlurmUser=root",
+        "SlurmdUser=root",
+        "AuthType=auth/munge",
+        "CredType=cred/munge",
+        "StateSaveLocation=/var/spool/ctld",
+        "SlurmdSpoolDir=/var/spool/%n",
+        "SlurmctldPidFile=/run/slurmctld.pid",
+        "SlurmdPidFile=/run/%n.pid",
+        "ProctrackType=proctrack/cgroup",
+        "TaskPlugin=task/none",
+        "JobAcctGatherType=jobacct_gather/none",
+        "MpiDefault=none",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_CPU",
+        "SlurmdParameters=config_overrides",
+        "ReturnToService=2",
+        "MailProg=/bin/true",
+    ]
+    for node, port in zip(nodes, ports, strict=True):
+        lines.append(f"NodeName={node} NodeHostname={os.uname().nodename} NodeAddr=127.0.0.1 Port={port} CPUs=8")
+    lines.append("PartitionName=all Nodes=ALL Default=YES State=UP")
+    (etc / "slurm/slurm.conf").write_text("".join(f"{line}\n" for line in lines))
+    version = 1 if any(one.options and "freezer" in one.options for one in cgroups.hierarchies()) else 2
+    (etc / "slurm/cgroup.conf").write_text(
+        "CgroupPlugin=cgroup/v1\n" if version == 1 else "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\n"
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
