@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +34,7 @@ class Row(NamedTuple):
         parent: number of the thread that is its parent; 0 where /proc does not tell.
         state: ``running``, ``stopped`` or ``zombie``.
         code: raw wait status of a zombie.
+        name: that of its first thread.
     """
 
     pid: int
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     code: int
     exit_signal: int
     threads: int
+    name: str
 
 
 class Trial(NamedTuple):
@@ -98,7 +101,7 @@ def _dump(criu: str, folder: Path, mode: str, *command: str) -> Trial:
     _wait_until(lambda: bool(_named("ready")), "the tree is not made")
     (root,) = _named("ready")
     _wait_until(_is_asleep, "a task of the tree still runs")
-    rows = _kin(_rows(root))
+    rows = tree_rows(root)
     job = ["--shell-job"] if mode == "job" else []
     outcome = _run(folder, [criu, "dump", "--tree", str(root), *job], "dump.log")
     return Trial(outcome, _errors(folder / "dump.log"), rows)
@@ -131,7 +134,8 @@ def _restore(criu: str, folder: Path, mode: str) -> Trial:
     rows = {}
     if outcome == "ok":
         _wait_until(_is_asleep, "a task of the restored tree still runs")
-        rows = _rows(int(pidfile.read_text()))
+        # All but this process are of the tree, also those that are not below its root.
+        rows = _rows(int(pidfile.read_text()), set(_stats()) - {os.getpid()})
     return Trial(outcome, _errors(folder / "restore.log"), rows)
 
 
@@ -203,38 +207,42 @@ def _is_asleep() -> bool:
     return all(fields[0] in "STZ" for comm, fields in _stats().values() if comm in _NAMES)
 
 
-def _rows(root: int) -> dict[int, Row]:
-    """Return the processes of the tree, those that have left it included, by their numbers in the root's namespace."""
-    stats = _stats()
-    tree = {pid for pid, (comm, _) in stats.items() if pid == root or comm in _NAMES}
-    inner = {pid: _inner(pid) for pid in tree}
-    parents = {child: tid for pid in tree for tid in _threads(pid) for child in _children(pid, tid)}
-    found = {}
-    for pid in tree:
-        fields = stats[pid][1]
-        own, parent = inner[pid], int(fields[1])
-        above = 0 if pid == root else inner[parent]["NSpid"] if parent in inner else -parent
-        thread = parents.get(pid, 0)
-        found[own["NSpid"]] = Row(
-            pid=own["NSpid"],
-            ppid=above,
-            pgid=own["NSpgid"],
-            sid=own["NSsid"],
-            parent=0 if pid == root or not thread else _number(parent, thread),
-            state={"T": "stopped", "Z": "zombie"}.get(fields[0], "running"),
-            code=int(fields[49]),
-            exit_signal=int(fields[35]),
-            threads=len(_threads(pid)),
-        )
-    return found
-
-
-def _kin(rows: dict[int, Row]) -> dict[int, Row]:
-    """Return the processes below the root, without those that have left the tree."""
-    below = {pid for pid, row in rows.items() if row.ppid == 0}
-    while more := {pid for pid, row in rows.items() if row.ppid in below and pid not in below}:
+def tree_rows(root: int) -> dict[int, Row]:
+    """Return the root and the processes below it, by their numbers in the root's namespace."""
+    parents = {pid: int(fields[1]) for pid, (_, fields) in _stats().items()}
+    below = {root}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
         below |= more
-    return {pid: row for pid, row in rows.items() if pid in below}
+    return _rows(root, below)
+
+
+def _rows(root: int, tree: set[int]) -> dict[int, Row]:
+    """Return processes by their numbers in the root's namespace, but for those that end meanwhile."""
+    stats = _stats()
+    inner: dict[int, dict[str, int]] = {}
+    parents: dict[int, int] = {}
+    for pid in tree & stats.keys():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parents |= {child: tid for tid in _threads(pid) for child in _children(pid, tid)}
+            inner[pid] = _inner(pid)
+    found = {}
+    for pid, own in inner.items():
+        name, fields = stats[pid]
+        parent = int(fields[1])
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found[own["NSpid"]] = Row(
+                pid=own["NSpid"],
+                ppid=0 if pid == root else inner[parent]["NSpid"] if parent in inner else -parent,
+                pgid=own["NSpgid"],
+                sid=own["NSsid"],
+                parent=0 if pid == root or pid not in parents else _number(parent, parents[pid]),
+                state={"T": "stopped", "Z": "zombie"}.get(fields[0], "running"),
+                code=int(fields[49]),
+                exit_signal=int(fields[35]),
+                threads=len(_threads(pid)),
+                name=name,
+            )
+    return found
 
 
 def _inner(pid: int, task: str = "") -> dict[str, int]:

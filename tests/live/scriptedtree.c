@@ -3,6 +3,7 @@
  * A process tree by a script, without a driver: no descriptor or memory leads out of it, so CRIU can dump it.
  *
  *     scriptedtree 'fork 0 1; setsid 1; fork 1 2 sibling; exit 1 3; wait 0 1' [lenient]
+ *     scriptedtree 'fork 0 1; exec 1' PROGRAM [ARGUMENT]...
  *
  * A node is a task; node 0 is the program itself. Every task knows the whole script, and carries out the steps that are
  * its own, each when all steps before it are done. A count in shared memory says how many are. When all are done, node 0
@@ -11,6 +12,7 @@
  *     fork PARENT CHILD [sibling | thread | newpid | signal=N]     setsid NODE     setpgid NODE OWNER     subreaper NODE
  *     wait PARENT CHILD     dead PARENT CHILD (waits, and leaves the zombie)     exit NODE STATUS
  *     kill NODE SIGNAL (itself)     stop NODE (itself)     leave NODE (exits, and its threads live on)
+ *     exec NODE (becomes the program)
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -42,6 +44,7 @@ struct board {
 static struct step steps[MOST_STEPS];
 static int count;
 static struct board *board;
+static char **program;
 
 static void act(int node);
 
@@ -118,7 +121,10 @@ static void carry_out(const struct step *step)
 			syscall(SYS_exit, 0);
 		else if (!strcmp(step->verb, "stop"))
 			raise(SIGSTOP);
-		else if (!strcmp(step->verb, "kill")) {
+		else if (!strcmp(step->verb, "exec")) {
+			execvp(program[0], program);
+			fail(step);
+		} else if (!strcmp(step->verb, "kill")) {
 			signal(step->other, SIG_DFL);
 			kill(getpid(), step->other);
 			for (;;)
@@ -155,7 +161,8 @@ int main(int argc, char **argv)
 	char *line, *rest = argc > 1 ? argv[1] : "";
 
 	setrlimit(RLIMIT_CORE, &none);
-	lenient = argc > 2;
+	lenient = argc > 2 && !strcmp(argv[2], "lenient");
+	program = argv + 2;
 	while ((line = strsep(&rest, ";")) && count < MOST_STEPS) {
 		struct step *step = &steps[count];
 

