@@ -120,7 +120,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _number(path: Path) -> int:
-    return int(path.read_text() or 0) if path.exists() else 0
+    return int(path.read_text()) if path.exists() else 0
 
 
 # ---- programs that work by themselves --------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def _judge_pipeline(folder: Path) -> None:
 
 
 _WRITER: Final = """
-import sqlite3, time
+import os, sqlite3, time
 base = sqlite3.connect("base")
 base.execute("create table lines(number integer primary key, square integer)")
 number = 0
@@ -180,8 +180,9 @@ while True:
     with base:
         base.execute("insert into lines values(?, ?)", (number, number * number))
     number += 1
-    with open("number", "w") as file:
+    with open("part", "w") as file:
         file.write(str(number))
+    os.rename("part", "number")
     time.sleep(0.01)
 """
 _WITH_WAL: Final = _WRITER.replace(
@@ -199,7 +200,7 @@ def _judge_rows(folder: Path) -> None:
 
 
 _POOL: Final = """
-import multiprocessing, time
+import multiprocessing, os, time
 def square(number):
     time.sleep(0.005)
     return number * number
@@ -208,8 +209,9 @@ with multiprocessing.Pool(2) as pool:
     while True:
         assert pool.map(square, range(8)) == [number * number for number in range(8)]
         turn += 1
-        with open("number", "w") as file:
+        with open("part", "w") as file:
             file.write(str(turn))
+        os.rename("part", "number")
 """
 _SOURCES: Final = 12
 
@@ -240,7 +242,10 @@ def _judge_made(folder: Path) -> None:
 _NODE: Final = """
 const fs = require("fs");
 let number = 0;
-setInterval(() => fs.writeFileSync("number", String(++number)), 10);
+function step() {
+    fs.writeFile("part", String(++number), () => fs.rename("part", "number", () => setTimeout(step, 10)));
+}
+step();
 """
 
 _RANK: Final = """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.realprograms import PROGRAMS, dumped, gone_on, running, short_folder
+from tests.live.realprograms import PROGRAMS, connected, dumped, gone_on, increased, running, short_folder
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -17,3 +17,17 @@ def test_a_program_goes_on_from_where_it_was_dumped(name: str, daemon_socket: Pa
             dumped(real, pid, folder, daemon_socket)
         with gone_on(real, folder):
             pass
+
+
+def test_a_client_of_redis_stays_connected_and_others_connect(daemon_socket: Path) -> None:
+    """Its connection is out of the tree, and established, when CRIU dumps."""
+    options = ("--tcp-established", "--network-lock", "skip")
+    real = PROGRAMS["redis, TCP"]._replace(options=options, restart=("--tcp-established",))
+    with short_folder() as folder, running(real, folder) as pid:
+        client = connected(folder)
+        with client:
+            before = int(increased(client))
+            dumped(real, pid, folder, daemon_socket)
+            with gone_on(real._replace(judge=lambda _: None), folder):
+                after = int(increased(client))
+    assert after == before + 1 + real.further + 1
