@@ -84,6 +84,11 @@ if ! chromium --version >/dev/null 2>&1 </dev/null && ! google-chrome --version 
 fi;
 endef
 
+define NEED_FOR_FLEET
+need iproute2 ip -V; \
+need nftables nft --version;
+endef
+
 define NEED_FOR_DEB
 need dpkg-dev dpkg-buildpackage --version; \
 need debhelper test -x /usr/bin/dh; \
@@ -150,6 +155,7 @@ packages-criu: setup
 		|| echo "setup: no criu could be fetched: the live tests that dump with it will fail" >&2
 
 packages-fleet: setup
+	@($(NEED) $(NEED_FOR_FLEET) $(INSTALL_MISSING)) || echo "setup: no network namespaces could be made: a test of relays will fail" >&2
 	@$(BIN)/python -m tests.support.suitepackages fleet >/dev/null \
 		|| echo "setup: no servers could be fetched: the tests of stores will fail" >&2
 
