@@ -18,7 +18,7 @@ STATE_FIELDS = (
 )
 OPERATION_FIELDS = (
     *(("call", "I"), ("keep", "H"), ("demand", "B"), ("from_slots", "B"), ("from_data", "B")),
-    *(("reserved", "7x"), ("arguments", "6Q"), ("wanted", "Q")),
+    *(("count", "B"), ("reserved", "6x"), ("arguments", "6Q"), ("wanted", "Q")),
 )
 RESUME_HEAD_FIELDS = (("size", "Q"), ("state_offset", "Q"), ("state_size", "Q"), ("threads", "I"), ("options", "I"))
 RESUME_THREAD_FIELDS = (

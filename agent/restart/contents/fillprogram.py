@@ -7,8 +7,9 @@ A task runs the operations of its own script. An argument is a number, the value
 Processes wait for each other by words that all share.
 """
 
+import bisect
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -48,13 +49,19 @@ class About(NamedTuple):
 
 Argument = int | Slot | Data
 _NOTHING: Final = About("task", "")
-_NO_ARGUMENTS: Final = (0,) * fillabi.ARGUMENTS
+_PADS: Final = tuple((0,) * (fillabi.ARGUMENTS - count) for count in range(fillabi.ARGUMENTS + 1))
+_NAMES: Final[Mapping[int, str]] = {
+    **{number: name for name, number in CALLS.items()},
+    **{each: each.name.lower() for each in Special},
+    Special.ASIDE: "read",
+    Special.TERMINAL: "open",
+}
 _PACK: Final = fillabi.OPERATION.pack
 _U64: Final = (1 << 64) - 1
 
 
 class Operation(NamedTuple):
-    """One step of a script, for messages and tests; see struct fill_operation."""
+    """One step of a script, for messages and tests; see struct fill_operation. A negative argument has 64 bits."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -65,30 +72,51 @@ class FillScript:
     """The operations of one thread.
 
     Attributes:
-        operations: in the order in which the thread takes them.
-        code: the same as the restorer reads them.
+        code: its operations as the restorer reads them, in the order in which the thread takes them.
         about: the object that the next operations restore.
     """
 
     def __init__(self, process: "ProcessProgram") -> None:
         self._process = process
-        self.operations: list[Operation] = []
         self.code = bytearray()
-        self.about = _NOTHING
+        self.about = self._last = _NOTHING
+        self._abouts: list[tuple[int, About]] = []
+
+    @property
+    def operations(self) -> list[Operation]:
+        """The operations in order."""
+        return [self.operation(index) for index in range(self.count)]
+
+    @property
+    def count(self) -> int:
+        """The number of operations."""
+        return len(self.code) // fillabi.OPERATION.size
+
+    def operation(self, index: int) -> Operation:
+        """Return an operation by its place."""
+        call, _, _, from_slots, from_data, count, *arguments, _ = fillabi.OPERATION.unpack_from(
+            self.code, index * fillabi.OPERATION.size
+        )
+        place = bisect.bisect_right(self._abouts, index, key=lambda each: each[0])
+        found = [
+            Slot(value) if from_slots >> at & 1 else Data(value) if from_data >> at & 1 else value
+            for at, value in enumerate(arguments[:count])
+        ]
+        return Operation(_NAMES[call], tuple(found), self._abouts[place - 1][1] if place else _NOTHING)
 
     def call(self, name: str, *arguments: Argument, demand: Demand = Demand.SUCCESS, wanted: int = 0) -> None:
         """Add a system call whose answer is not needed."""
-        self._add(CALLS[name], arguments, fillabi.NO_SLOT, demand, wanted, name)
+        self._add(CALLS[name], arguments, fillabi.NO_SLOT, demand, wanted)
 
     def kept(self, name: str, *arguments: Argument) -> Slot:
         """Add a system call, and return the slot of its answer."""
         slot = self._process.slot()
-        self._add(CALLS[name], arguments, slot.place, Demand.SUCCESS, 0, name)
+        self._add(CALLS[name], arguments, slot.place, Demand.SUCCESS, 0)
         return slot
 
     def exact(self, name: str, *arguments: Argument, wanted: int) -> None:
         """Add a system call that must give the answer `wanted`."""
-        self._add(CALLS[name], arguments, fillabi.NO_SLOT, Demand.EXACT, wanted, name)
+        self._add(CALLS[name], arguments, fillabi.NO_SLOT, Demand.EXACT, wanted)
 
     def wait(self, word: int, least: int) -> None:
         """Add a wait until a shared word is at least `least`."""
@@ -111,7 +139,7 @@ class FillScript:
         """
         slot = self._process.slot()
         arguments = file, self._spans(spans), len(spans), offset, helper
-        self._add(Special.ASIDE, arguments, slot.place, Demand.SUCCESS, 0, "read")
+        self._add(Special.ASIDE, arguments, slot.place, Demand.SUCCESS, 0)
         return slot
 
     def merge(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int, buffer: Data) -> None:
@@ -134,7 +162,7 @@ class FillScript:
         """Add the loading of a signed number of four bytes that an earlier operation leaves in data; return its slot."""
         slot = self._process.slot()
         arguments = (Data(at.offset + offset),)
-        self._add(Special.LOAD, arguments, slot.place, Demand.ANY, 0, "load")
+        self._add(Special.LOAD, arguments, slot.place, Demand.ANY, 0)
         return slot
 
     def address(self, at: Data, offset: int, of: Data) -> None:
@@ -148,7 +176,7 @@ class FillScript:
     def terminal(self, path: Data, flags: int, number: int) -> Slot:
         """Add the opening of the master of the pseudo-terminal of a number; return the slot of its descriptor."""
         slot = self._process.slot()
-        self._add(Special.TERMINAL, (path, flags, number), slot.place, Demand.SUCCESS, 0, "open")
+        self._add(Special.TERMINAL, (path, flags, number), slot.place, Demand.SUCCESS, 0)
         return slot
 
     def _spans(self, spans: Sequence[tuple[int, int]]) -> Data:
@@ -156,24 +184,25 @@ class FillScript:
         return self._process.data(struct.pack(f"<{len(flat)}Q", *flat))
 
     def _special(self, what: Special, *arguments: Argument) -> None:
-        self._add(what, arguments, fillabi.NO_SLOT, Demand.SUCCESS, 0, what.name.lower())
+        self._add(what, arguments, fillabi.NO_SLOT, Demand.SUCCESS, 0)
 
-    def _add(
-        self, call: int, arguments: tuple[Argument, ...], keep: int, demand: Demand, wanted: int, name: str
-    ) -> None:
-        self.operations.append(Operation(name, arguments, self.about))
-        values = [*_NO_ARGUMENTS]
+    def _add(self, call: int, arguments: tuple[Argument, ...], keep: int, demand: Demand, wanted: int) -> None:
+        if self.about is not self._last:
+            self._abouts.append((self.count, self.about))
+            self._last = self.about
+        values = []
         from_slots = from_data = 0
-        for index, argument in enumerate(arguments):
+        for argument in arguments:
             if isinstance(argument, int):
-                values[index] = argument & _U64
-            elif isinstance(argument, Slot):
-                from_slots |= 1 << index
-                values[index] = argument.place
+                values.append(argument & _U64)
             else:
-                from_data |= 1 << index
-                values[index] = argument.offset
-        self.code += _PACK(call, keep, demand, from_slots, from_data, *values, wanted)
+                if isinstance(argument, Slot):
+                    from_slots |= 1 << len(values)
+                else:
+                    from_data |= 1 << len(values)
+                values.append(argument[0])
+        count = len(values)
+        self.code += _PACK(call, keep, demand, from_slots, from_data, count, *values, *_PADS[count], wanted)
 
 
 @dataclass(slots=True)
@@ -216,8 +245,8 @@ class ProcessProgram:
 
     @property
     def _slots_at(self) -> int:
-        operations = sum(len(script.operations) for script in self.scripts)
-        return fillabi.START.size * len(self.scripts) + fillabi.OPERATION.size * operations
+        operations = sum(len(script.code) for script in self.scripts)
+        return fillabi.START.size * len(self.scripts) + operations
 
     @property
     def _data_at(self) -> int:
@@ -236,7 +265,7 @@ class ProcessProgram:
         starts, operations = bytearray(), bytearray()
         first = mine + fillabi.START.size * len(self.scripts)
         for actor, script in zip(self.actors, self.scripts, strict=True):
-            starts += fillabi.START.pack(state, first + len(operations), slots, data, len(script.operations), actor)
+            starts += fillabi.START.pack(state, first + len(operations), slots, data, script.count, actor)
             operations += script.code
         whole = starts + operations + bytes(data - slots) + self._data
         return bytes(whole + bytes(self.size - len(whole)))
@@ -314,6 +343,6 @@ class FillProgram:
         """Return an operation by the actor that takes it and its place in that script; None if there is none."""
         for process in self.processes:
             if actor in process.actors:
-                operations = process.scripts[process.actors.index(actor)].operations
-                return operations[index] if index < len(operations) else None
+                script = process.scripts[process.actors.index(actor)]
+                return script.operation(index) if index < script.count else None
         return None

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agent.errors import FormatError
 from agent.restart.contents.refusals import Refused
@@ -29,8 +29,7 @@ _MOST_PARENTS: Final = 64
 """Folders of a chain of dumps; a link that leads back to its own folder ends there."""
 
 
-@dataclass(frozen=True, slots=True)
-class PageRun:
+class PageRun(NamedTuple):
     """Consecutive pages whose bytes are consecutive in a file.
 
     Attributes:

@@ -10,6 +10,7 @@ import bisect
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
@@ -349,7 +350,7 @@ class AddressSpace:
         vmas = [vma for vma in self._vmas if not vma.status & AREA_GUARD]
         for run in runs:
             here = run
-            while here.size:
+            while True:
                 while at < len(vmas) and vmas[at].end <= here.address:
                     at += 1
                 if at == len(vmas) or vmas[at].start > here.address:
@@ -358,8 +359,10 @@ class AddressSpace:
                 taken = min(here.size, int(vma.end) - here.address)
                 if not vma.status & AREA_VVAR:
                     (vdso if vma.status & AREA_VDSO else mine).append(
-                        PageRun(here.address, taken, here.file, here.offset)
+                        here if taken == here.size else PageRun(here.address, taken, here.file, here.offset)
                     )
+                if taken == here.size:
+                    break
                 here = PageRun(here.address + taken, here.size - taken, here.file, here.offset + taken)
         return vdso, mine
 
@@ -379,4 +382,9 @@ def _place(vma: Any) -> tuple[str, str]:
 
 
 def _about(vma: Any) -> About:
-    return About(*_place(vma))
+    return _about_area(int(vma.start), int(vma.end))
+
+
+@cache
+def _about_area(start: int, end: int) -> About:
+    return About("memory", f"{start:#x}-{end:#x}")

@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Final, NamedTuple
 
 from agent.restart.contents import credentials
@@ -53,10 +54,12 @@ def process_of(path: bytes) -> int | None:
     return int(found[1]) if found else None
 
 
+@cache
 def changeable_folder(path: bytes) -> bytes:
     """Return the first folder on a path in which a user beside root could lead it elsewhere; empty: there is none.
 
-    Where the caller is no root there is nothing to gain, so the answer is empty, too.
+    The first answer for a path is kept: only root could make it untrue. Where the caller is no root there is nothing to
+    gain, so the answer is empty, too.
     """
     if os.geteuid():
         return b""

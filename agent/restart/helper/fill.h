@@ -91,7 +91,8 @@ struct fill_operation {
 	uint8_t demand;
 	uint8_t from_slots; /* bit n: argument n is the number of a slot whose value to use */
 	uint8_t from_data;  /* bit n: argument n is an offset in the data, whose address to use */
-	uint8_t reserved[7];
+	uint8_t count;	    /* of arguments; the others are 0 */
+	uint8_t reserved[6];
 	uint64_t arguments[FILL_ARGUMENTS];
 	uint64_t wanted;
 };
