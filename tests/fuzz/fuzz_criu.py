@@ -168,10 +168,12 @@ def fill(contents: Contents, plan: Plan) -> str:
         return "contents: refused"
     specials = special_areas(_MAPS, b"")
     numbers = tuple(actor.numbers or (1,) for actor in plan.actors)
-    made, states = contents.program(numbers, mapped(_MAPS), specials, PAGE)
-    section = made.section(bytes(PAGE), len(plan.actors))
-    table = resumer.table(states, [1] * len(plan.actors), (0, PAGE), 0)
-    assert len(section) + len(table) < _MOST_BYTES, f"the program has {len(section)} bytes"
+    programs = contents.programs(numbers, mapped(_MAPS), specials)
+    size = sum(len(piece) for _, piece in programs.fill.section(bytes(PAGE), len(plan.actors)))
+    for steps in (programs.memories(), programs.rest()):
+        size += sum(len(process.part()[1]) for process, _ in steps)
+    table = resumer.table(programs.states(), [1] * len(plan.actors), (0, PAGE), 0)
+    assert size + len(table) < _MOST_BYTES, f"the program has {size} bytes"
     return "contents"
 
 

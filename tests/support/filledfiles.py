@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.restart.contents.descriptors import Descriptors, FileKind
-from agent.restart.contents.fillprogram import FillProgram, Operation
+from agent.restart.contents.fillprogram import Operation
+from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder
 from agent.restart.contents.images import ProcessImage
 from exporters.criu.criuschema import messages

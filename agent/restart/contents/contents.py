@@ -16,37 +16,30 @@ from agent.restart.contents import (
     fileowners,
     filters,
     hugepages,
-    issuedcall,
     pathaccess,
-    registers,
     taskchecks,
-    taskstate,
     treechecks,
 )
 from agent.restart.contents.addresses import AddressRange, Specials, hole
-from agent.restart.contents.descriptors import KINDS, Descriptors
-from agent.restart.contents.exchange import LEAST_ROOM, Exchange, Room
+from agent.restart.contents.descriptors import KINDS
+from agent.restart.contents.exchange import LEAST_ROOM
 from agent.restart.contents.external import NOTHING, External
 from agent.restart.contents.filelocks import FileLocks
-from agent.restart.contents.fillprogram import About, FillProgram
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.ghostfiles import GhostFiles
-from agent.restart.contents.holder import Holder
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images, PageRun, ProcessImage
 from agent.restart.contents.memory import AddressSpace
-from agent.restart.contents.pagereads import PageFiles, processors
+from agent.restart.contents.pagereads import PageFiles
+from agent.restart.contents.programs import Programs, Source
 from agent.restart.contents.refusals import ContentRefusal, Refused
-from agent.restart.contents.resumer import ThreadState
-from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedFiles, SharedMemory
+from agent.restart.contents.sharedmemory import MEMFD_DESCRIPTOR, MemfdFiles, SharedMemory
 from agent.restart.contents.sharedtables import SharedTables
 from agent.restart.contents.staging import Stage
 from agent.restart.contents.systemv import SystemV
 from agent.restart.contents.tcpconnections import BlockedConnections
 from agent.restart.planning.plan import Plan, Role
-from agent.restart.rebuild.helperabi import next_page
 from agent.restart.rebuild.timenamespace import MadeNamespaces
-from exporters.criu.criuschema import STOPPED
 
 
 class Contents:
@@ -161,54 +154,34 @@ class Contents:
         processes = (self._images.processes[pid] for pid in self._memories)
         return any(filters.mode(each, tid) for each in processes for tid in each.threads)
 
-    def program(
-        self, numbers: Sequence[tuple[int, ...]], mapped: Sequence[AddressRange], specials: Specials, code_size: int
-    ) -> tuple[FillProgram, list[ThreadState]]:
-        """Return the program by which the tasks take their contents, and what the resumer sets.
+    def programs(
+        self, numbers: Sequence[tuple[int, ...]], mapped: Sequence[AddressRange], specials: Specials
+    ) -> Programs:
+        """Begin the programs by which the tasks take their contents.
 
         Args:
             numbers: of each actor, from the root's namespace inward.
             mapped: the areas of the helper's processes, all alike.
             specials: the kernel's areas among them.
-            code_size: bytes of the restorer.
         """
-        fill = FillProgram()
-        created, fetched = fill.word(), fill.word()
-        holders = []
-        for pid, memory in self._memories.items():
-            leader = self._leaders[pid]
-            process = self._images.processes[pid]
-            threads = [self._thread(leader, tid) for tid in process.threads]
-            program = fill.process(tuple(threads))
-            room = hole(self._room_bytes, [*mapped, *memory.areas])
-            program.base = room.start
-            depth = len(numbers[leader]) - 1
-            holder = Holder(leader, depth, numbers[leader], process, program)
-            holders.append(Room(holder, memory, room))
-        self._tables.share(fill, {each.holder.actor: each.holder for each in holders})
-        seen = {self._snapshot.number(each.tag): numbers[at] for at, each in enumerate(self._plan.actors) if each.tag}
-        descriptors = Descriptors(
-            [each.holder for each in holders], self._images.files, self._kinds, seen, self._locks.restore
+        source = Source(
+            images=self._images,
+            snapshot=self._snapshot,
+            plan=self._plan,
+            memories=self._memories,
+            leaders=self._leaders,
+            objects=self._memory_objects,
+            memfds=self._memfds,
+            systemv=self._systemv,
+            tables=self._tables,
+            kinds=self._kinds,
+            locks=self._locks,
+            filters=self._filters,
+            host=self._host,
+            stage=self.stage,
+            room=self._room_bytes,
         )
-        shared = SharedFiles(self._memory_objects, fill, descriptors.holders)
-        ways = processors(len(holders))
-        exchanges = [
-            Exchange(self._images, fill, each, shared, self._systemv, specials, ways, self.stage) for each in holders
-        ]
-        for each in exchanges:
-            taskstate.raise_limits(each.holder.leader, each.holder.program, self._host)
-            each.begin()
-        self._systemv.make(fill, holders[0].holder, holders[0].free, ways)
-        for each in exchanges:
-            each.run()
-        self._memfds.shared = shared
-        descriptors.create()
-        descriptors.hand_over(created, fetched)
-        states = []
-        for each in exchanges:
-            self._finish(fill, each.holder, numbers, each.ready)
-            states += self._states(each.holder, next_page(code_size), fill)
-        return fill, states
+        return Programs(source, numbers, mapped, specials)
 
     def _examine(self, pid: int, process: ProcessImage) -> None:
         """Read the memory of a process, and note what of it cannot be restored."""
@@ -352,43 +325,6 @@ class Contents:
         if pathaccess.process_of(path) not in (None, pid):
             text = f"{os.fsdecode(path)} is a file of another process, whose number may be one of another user by now"
             self.refuse(pid, Refused("file", str(identity), "other-process", text))
-
-    def _finish(self, fill: FillProgram, holder: Holder, numbers: Sequence[tuple[int, ...]], ready: int) -> None:
-        """Restore the rest of a process once its descriptors are there, and then each of its threads."""
-        script, program, image = holder.leader, holder.program, holder.image
-        files = self._images.files
-        taskstate.restore_process(script, program, image, self._host)
-        script.about = About("folder", str(image.fs.cwd_id))
-        root = bytes(files[int(image.fs.root_id)].reg.name)
-        cwd = bytes(files[int(image.fs.cwd_id)].reg.name)
-        pathaccess.enter(holder, root, cwd)
-        script.call("umask", int(image.fs.umask))
-        own = {tid: numbers[actor][-1] for tid, actor in zip(image.threads, program.actors, strict=True)}
-        taskstate.restore_threads(fill, program, image, own, ready, self._filters, self._host)
-
-    def _states(self, holder: Holder, code_size: int, fill: FillProgram) -> list[ThreadState]:
-        image, program = holder.image, holder.program
-        size = program.region_size(code_size, fill.state_size)
-        signal = taskstate.stop_signal(image.core) if image.core.tc.task_state == STOPPED else 0
-        found = []
-        for actor, tid in zip(program.actors, image.threads, strict=True):
-            first = tid == image.pid
-            state = ThreadState(
-                actor,
-                registers.registers(image.cores[tid].thread_info, issuedcall.number(image, tid, self._images.files)),
-                taskstate.blocked(image, tid),
-                signal if first else 0,
-                (program.base, size) if first else (0, 0),
-            )
-            found.append(state)
-        return found
-
-    def _thread(self, leader: int, tid: int) -> int:
-        """Return the actor of a thread by its number in the root's namespace."""
-        for index, actor in enumerate(self._plan.actors):
-            if actor.leader == leader and actor.tag and self._snapshot.number(actor.tag) == tid:
-                return index
-        raise Refused("task", str(tid), "tree", "the images have this thread, and the tree has not")
 
 
 def _read(run: PageRun) -> bytes:

@@ -8,14 +8,16 @@ from typing import Final, NamedTuple
 
 from agent.restart.contents import openfiles
 from agent.restart.contents.addresses import AddressRange, Specials
-from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argument, FillProgram
-from agent.restart.contents.holder import Holder, open_high
+from agent.restart.contents.fillprogram import MERGE_BUFFER, TRACED, About, Argument
+from agent.restart.contents.fillsection import FillProgram
+from agent.restart.contents.holder import O_CLOEXEC, Holder, open_high
 from agent.restart.contents.images import Images
 from agent.restart.contents.memory import AddressSpace, FileKey
 from agent.restart.contents.pathaccess import open_path
 from agent.restart.contents.sharedmemory import SharedFiles
 from agent.restart.contents.staging import Stage
 from agent.restart.contents.systemv import SystemV
+from agent.restart.rebuild.helperabi import FD_PROGRAM
 
 LEAST_ROOM: Final = 4 << 30
 """Bytes of a room, at least: the program, the kernel's areas on their way, and a page of 1 GiB at a place that fits it."""
@@ -52,6 +54,7 @@ class Exchange:
     Attributes:
         holder: the process.
         ready: the word that tells its threads that its memory is there.
+        memory_part, rest_part: the words that tell of the second and the third part of its program.
     """
 
     def __init__(
@@ -67,28 +70,51 @@ class Exchange:
     ) -> None:
         self.holder, self._memory, self._free = room
         self._images = images
-        self._entered, self.ready = fill.word(), fill.word()
+        self._entered, self._mapped, self.ready = fill.word(), fill.word(), fill.word()
+        self.memory_part, self.rest_part = fill.part(), fill.part()
         self._shared = shared
         self._systemv = systemv
         self._specials = specials
         self._ways = ways
         self._stage = stage
+        self._program = -1
         self._pages: dict[str, Argument] = {}
         self._files: dict[FileKey, Argument] = {}
+
+    def await_memory(self) -> None:
+        """Have the process wait until it is traced. Its first thread then takes the second part, the others the third."""
+        first, *others = self.holder.program.scripts
+        turns = self.holder.turns
+        for thread in (first, *others):
+            thread.wait(TRACED, 1)
+            thread.post(self._entered)
+            if turns is not None and thread is not first:
+                thread.post(turns.entered)
+        first.wait(self._entered, len(others) + 1)
+        first.part(self.memory_part, FD_PROGRAM, 0)
+        for place, thread in enumerate(others, start=1):
+            thread.wait(self._mapped, 1)
+            thread.part(self.rest_part, -1, place)
+
+    def await_rest(self) -> None:
+        """Have the first thread go on with the third part."""
+        self.holder.leader.part(self.rest_part, self._program, 0)
+
+    def begin_rest(self) -> None:
+        """Tell the other threads that the third part is there."""
+        self.holder.leader.post(self._mapped)
 
     def begin(self) -> None:
         """Open all files that the memory needs, and make what it shares with others."""
         script, program = self.holder.leader, self.holder.program
-        for thread in program.scripts:
-            thread.wait(TRACED, 1)
-            thread.post(self._entered)
-            if self.holder.turns is not None:
-                thread.post(self.holder.turns.entered)
-        script.wait(self._entered, len(program.scripts))
         script.about = About("descriptors", "")
-        self.holder.clear()
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the numbers above those of the image may need it
         script.call("prlimit64", 0, resource.RLIMIT_NOFILE, program.data(struct.pack("<2q", most, most)), 0)
+        self._program = self.holder.number()
+        script.call("dup3", FD_PROGRAM, self._program, O_CLOEXEC)
+        if self.holder.turns is not None:
+            script.post(self.holder.turns.entered)
+        self.holder.clear()
         script.about = About("pages", "")
         for path in dict.fromkeys((*self._memory.page_files(), *self._shared.page_files(self.holder))):
             self._pages[path] = open_high(self.holder, os.fsencode(path), os.O_RDONLY | _O_NOFOLLOW)

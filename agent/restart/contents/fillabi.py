@@ -11,7 +11,11 @@ ENTRY_FIELDS = (
     *(("base", "Q"), ("program_offset", "Q"), ("program_size", "Q"), ("start", "Q"), ("stack", "Q")),
     *(("threads", "I"), ("reserved", "I")),
 )
-START_FIELDS = (("state", "Q"), ("operations", "Q"), ("slots", "Q"), ("data", "Q"), ("count", "I"), ("actor", "I"))
+START_FIELDS = (
+    *(("state", "Q"), ("operations", "Q"), ("slots", "Q"), ("data", "Q"), ("count", "I"), ("actor", "I")),
+    *(("first", "I"), ("reserved", "I")),
+)
+PART_FIELDS = (("ready", "I"), ("reserved", "I"), ("offset", "Q"), ("size", "Q"), ("address", "Q"))
 STATE_FIELDS = (
     *(("filled", "I"), ("failing", "I"), ("failed", "I"), ("actor", "I"), ("operation", "I"), ("error", "i")),
     ("bytes", "Q"),
@@ -36,6 +40,7 @@ def _struct(fields: tuple[tuple[str, str], ...]) -> struct.Struct:
 HEAD: Final = _struct(HEAD_FIELDS)
 ENTRY: Final = _struct(ENTRY_FIELDS)
 START: Final = _struct(START_FIELDS)
+PART: Final = _struct(PART_FIELDS)
 STATE: Final = _struct(STATE_FIELDS)
 OPERATION: Final = _struct(OPERATION_FIELDS)
 RESUME_HEAD: Final = _struct(RESUME_HEAD_FIELDS)
@@ -66,6 +71,7 @@ class Special(IntEnum):
     JOIN = 0x10008
     TERMINAL = 0x10009
     MERGE = 0x1000A
+    PART = 0x1000B
 
 
 class Demand(IntEnum):

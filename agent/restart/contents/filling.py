@@ -15,7 +15,8 @@ from agent.restart.contents import fillabi
 from agent.restart.contents.addresses import Specials, mapped, special_areas
 from agent.restart.contents.contents import Contents
 from agent.restart.contents.fillabi import Resumed, ResumeMessage
-from agent.restart.contents.fillprogram import FillProgram
+from agent.restart.contents.fillsection import FillProgram
+from agent.restart.contents.publishing import Publisher
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.resumer import Resumer, ThreadState
 from agent.restart.rebuild.coordinator import Rebuild
@@ -48,7 +49,7 @@ class Filling:
         self._contents = contents
         self._resumer: Resumer | None = None
         self._program = FillProgram()
-        self._states: list[ThreadState] = []
+        self._threads: list[ThreadState] = []
         self._state_at = 0
 
     def fill(self) -> None:
@@ -62,18 +63,24 @@ class Filling:
         maps = Path(f"/proc/{self._rebuild.pids[first]}/maps").read_text()
         code = RESTORER.read_bytes()
         try:
-            self._program, self._states = self._contents.program(
-                self._rebuild.numbers, mapped(maps), special_areas(maps, b""), len(code)
-            )
+            programs = self._contents.programs(self._rebuild.numbers, mapped(maps), special_areas(maps, b""))
         except Refused as refused:  # of the addresses that this kernel has given to the helper
             raise CkptreeError(str(refused)) from refused
-        section = self._program.section(code, len(plan.actors))
+        self._program, self._threads = programs.fill, programs.threads()
+        actors = len(plan.actors)
+        pieces = self._program.section(code, actors)
         self._contents.ghosts.create()
-        self._state_at = self._rebuild.fill(section) + self._program.state_offset(code, len(plan.actors))
+        start = self._rebuild.fill(pieces, self._program.entries_size(actors))
+        self._state_at = start + self._program.state_offset(code, actors)
         state = self._state_at, self._program.state_size
         self._resumer = Resumer(
-            self._states, self._rebuild.pids, self._rebuild.file, state, suspends=self._contents.is_filtered
+            self._threads, self._rebuild.pids, self._rebuild.file, state, suspends=self._contents.is_filtered
         )
+        publisher = Publisher(self._rebuild.file, state)
+        for steps in (programs.memories(), programs.rest()):
+            for process, word in steps:
+                publisher.publish(word, *process.part())
+        self._resumer.complete(programs.states())
         self._expect(Resumed.READY)
         self._contents.ghosts.remove(links=False)
 
@@ -115,17 +122,18 @@ class Filling:
             state = os.pread(self._rebuild.file, fillabi.STATE.size, self._state_at)
             _, _, _, actor, index, error, _ = fillabi.STATE.unpack(state)
             return CkptreeError(self._text(actor, index, error))
-        actor = self._states[message.thread].actor
+        actor = self._threads[message.thread].actor
         return CkptreeError(f"{self._named(actor)} cannot be resumed: {_RESUMER[what]}{_cause(what, message.error)}")
 
     def _text(self, actor: int, index: int, error: int) -> str:
-        operation = self._program.operation(actor, index)
-        if operation is None:  # each task can write to the state
+        step = self._program.step(actor, index)
+        if step is None:  # each task can write to the state
             return "a process of the tree has changed the state of the restart: see who could trace it"
         reason = os.strerror(error) if error else "the kernel's answer is another one than the image needs"
-        if operation.name == "openat2":
+        name, about = step
+        if name == "openat2":
             reason += _STRICT
-        return f"{self._named(actor)}: {operation.about.kind} {operation.about.identity}: {operation.name}: {reason}"
+        return f"{self._named(actor)}: {about.kind} {about.identity}: {name}: {reason}"
 
     def _named(self, actor: int) -> str:
         return f"task {self._rebuild.plan.actors[actor].tag} ({self._rebuild.numbers[actor][0]})"

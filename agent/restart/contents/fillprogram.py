@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program by which the tasks of a tree take their contents: operations, slots and data of each process.
 
-    program of a process = START of a thread * | OPERATION of all its threads * | slot * | data, padded to a page
+    part of a program = START of a thread * | OPERATION of all its threads * | slot * | data, padded to a page
 
 A task runs the operations of its own script. An argument is a number, the value of a slot, or the address of data.
-Processes wait for each other by words that all share.
+Processes wait for each other by words that all share. A program is written part by part, while the tasks are at work on
+earlier ones; a slot and data belong to the part that they are made in.
 """
 
 import bisect
 import struct
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -21,7 +23,6 @@ from agent.restart.rebuild.helperabi import next_page
 
 TRACED: Final = 0
 """The word that the resumer posts once it traces all threads."""
-_CREDITED: Final = 1
 ALIGNMENT: Final = 16
 MERGE_BUFFER: Final = fillabi.MERGE_BUFFER
 MOST_HELPERS: Final = fillabi.STACK // fillabi.ASIDE_STACK - 2
@@ -72,37 +73,50 @@ class FillScript:
     """The operations of one thread.
 
     Attributes:
-        code: its operations as the restorer reads them, in the order in which the thread takes them.
+        code: the operations of the part at hand as the restorer reads them, in the order in which the thread takes them.
+        first: the number of operations in earlier parts.
         about: the object that the next operations restore.
     """
 
     def __init__(self, process: "ProcessProgram") -> None:
         self._process = process
         self.code = bytearray()
+        self.first = 0
         self.about = self._last = _NOTHING
+        self._calls = array("I")  # of all parts, for messages; _abouts, too
         self._abouts: list[tuple[int, About]] = []
 
     @property
     def operations(self) -> list[Operation]:
-        """The operations in order."""
-        return [self.operation(index) for index in range(self.count)]
+        """The operations of the part at hand."""
+        found = []
+        for at, (call, _, _, from_slots, from_data, count, *values, _) in enumerate(
+            fillabi.OPERATION.iter_unpack(self.code)
+        ):
+            arguments = [
+                Slot(value) if from_slots >> index & 1 else Data(value) if from_data >> index & 1 else value
+                for index, value in enumerate(values[:count])
+            ]
+            found.append(Operation(_NAMES[call], tuple(arguments), self._about(self.first + at)))
+        return found
 
     @property
     def count(self) -> int:
-        """The number of operations."""
+        """The number of operations of the part at hand."""
         return len(self.code) // fillabi.OPERATION.size
 
-    def operation(self, index: int) -> Operation:
-        """Return an operation by its place."""
-        call, _, _, from_slots, from_data, count, *arguments, _ = fillabi.OPERATION.unpack_from(
-            self.code, index * fillabi.OPERATION.size
-        )
+    def step(self, index: int) -> tuple[str, About] | None:
+        """Return the name of an operation of any part, and what it restores; None if there is none."""
+        return (_NAMES[self._calls[index]], self._about(index)) if 0 <= index < len(self._calls) else None
+
+    def end_part(self) -> None:
+        """Begin another part."""
+        self.first += self.count
+        self.code.clear()
+
+    def _about(self, index: int) -> About:
         place = bisect.bisect_right(self._abouts, index, key=lambda each: each[0])
-        found = [
-            Slot(value) if from_slots >> at & 1 else Data(value) if from_data >> at & 1 else value
-            for at, value in enumerate(arguments[:count])
-        ]
-        return Operation(_NAMES[call], tuple(found), self._abouts[place - 1][1] if place else _NOTHING)
+        return self._abouts[place - 1][1] if place else _NOTHING
 
     def call(self, name: str, *arguments: Argument, demand: Demand = Demand.SUCCESS, wanted: int = 0) -> None:
         """Add a system call whose answer is not needed."""
@@ -146,6 +160,16 @@ class FillScript:
         """Add a read as that of `read`, of whole pages, by way of a buffer, which writes only the pages that differ."""
         self._special(Special.MERGE, file, self._spans(spans), len(spans), offset, buffer)
 
+    def part(self, word: int, file: int, thread: int) -> None:
+        """Add the entry into the next part, as the last operation of this one.
+
+        Args:
+            word: of `FillProgram.part`.
+            file: the descriptor that the part is mapped from; -1: another thread has mapped it.
+            thread: the place of this thread in its process.
+        """
+        self._special(Special.PART, word, file, thread)
+
     def join(self, helper: Slot) -> None:
         """Add a wait until a helper process has read all."""
         self._special(Special.JOIN, helper)
@@ -188,8 +212,9 @@ class FillScript:
 
     def _add(self, call: int, arguments: tuple[Argument, ...], keep: int, demand: Demand, wanted: int) -> None:
         if self.about is not self._last:
-            self._abouts.append((self.count, self.about))
+            self._abouts.append((len(self._calls), self.about))
             self._last = self.about
+        self._calls.append(call)
         values = []
         from_slots = from_data = 0
         for argument in arguments:
@@ -200,6 +225,7 @@ class FillScript:
                     from_slots |= 1 << len(values)
                 else:
                     from_data |= 1 << len(values)
+                self._process.check(argument)
                 values.append(argument[0])
         count = len(values)
         self.code += _PACK(call, keep, demand, from_slots, from_data, count, *values, *_PADS[count], wanted)
@@ -219,6 +245,10 @@ class ProcessProgram:
     scripts: list[FillScript] = field(default_factory=list)
     base: int = 0
     _slots: int = 0
+    _first_slot: int = 0
+    _first_data: int = 0
+    _state: int = 0
+    _end: int = 0
     _data: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
@@ -234,13 +264,19 @@ class ProcessProgram:
     def data(self, content: bytes) -> Data:
         """Put bytes into the data, aligned to 16; the place may be written while the process is filled."""
         self._data += bytes(-len(self._data) % ALIGNMENT)
-        at = Data(len(self._data))
+        at = Data(self._first_data + len(self._data))
         self._data += content
         return at
 
+    def check(self, place: Slot | Data) -> None:
+        """Hold that a slot or data is of the part at hand."""
+        first = self._first_slot if isinstance(place, Slot) else self._first_data
+        if place[0] < first:
+            raise ValueError(f"{place} is of an earlier part of the program")
+
     @property
     def size(self) -> int:
-        """Bytes of the program, whole pages."""
+        """Bytes of the part at hand, whole pages."""
         return next_page(self._data_at + len(self._data))
 
     @property
@@ -250,25 +286,45 @@ class ProcessProgram:
 
     @property
     def _data_at(self) -> int:
-        end = self._slots_at + fillabi.SLOT * self._slots
+        end = self._slots_at + fillabi.SLOT * (self._slots - self._first_slot)
         return end + -end % ALIGNMENT
 
-    def region_size(self, code_size: int, state_size: int) -> int:
-        """Return the size of the region (fill.h), bytes."""
-        return code_size + state_size + self.size + fillabi.STACK * len(self.scripts)
+    @property
+    def region_size(self) -> int:
+        """The size of the region (fill.h) with all parts that are encoded, bytes."""
+        return self._end - self.base
 
     def encode(self, code_size: int, state_size: int) -> bytes:
-        """Return the program, for a region that begins at `base`."""
-        state = self.base + code_size
-        mine = state + state_size
-        slots, data = mine + self._slots_at, mine + self._data_at
+        """Return the first part of the program, for a region that begins at `base`, and begin the next part."""
+        self._state = self.base + code_size
+        made = self._encoded(self._state + state_size)
+        self._end = self._state + state_size + len(made) + fillabi.STACK * len(self.scripts)
+        return made
+
+    def part(self) -> tuple[int, bytes]:
+        """Return a later part with its address, and begin the next one."""
+        at = self._end
+        made = self._encoded(at)
+        self._end += len(made)
+        return at, made
+
+    def _encoded(self, at: int) -> bytes:
+        slots, data = at + self._slots_at, at + self._data_at
         starts, operations = bytearray(), bytearray()
-        first = mine + fillabi.START.size * len(self.scripts)
+        first = at + fillabi.START.size * len(self.scripts)
         for actor, script in zip(self.actors, self.scripts, strict=True):
-            starts += fillabi.START.pack(state, first + len(operations), slots, data, script.count, actor)
+            places = slots - fillabi.SLOT * self._first_slot, data - self._first_data
+            starts += fillabi.START.pack(
+                self._state, first + len(operations), *places, script.count, actor, script.first, 0
+            )
             operations += script.code
-        whole = starts + operations + bytes(data - slots) + self._data
-        return bytes(whole + bytes(self.size - len(whole)))
+        made = b"".join((starts, operations, bytes(data - slots), self._data)).ljust(self.size, b"\0")
+        for script in self.scripts:
+            script.end_part()
+        self._first_slot = self._slots
+        self._first_data += len(self._data) + -len(self._data) % ALIGNMENT
+        self._data = bytearray()
+        return made
 
     def entries(self, code_size: int, state_size: int, offset: int) -> "Iterable[tuple[int, bytes]]":
         """Yield each actor with its entry of the section, for a program at this offset of the section."""
@@ -282,67 +338,3 @@ class ProcessProgram:
                     *(stacks + fillabi.STACK * (index + 1), len(self.scripts), 0),
                 ),
             )
-
-
-class FillProgram:
-    """The programs of all processes of a tree, and the words that they share.
-
-    Attributes:
-        credited: the word that each process posts once all its threads have their own credentials.
-    """
-
-    credited: Final = _CREDITED
-
-    def __init__(self) -> None:
-        self.processes: list[ProcessProgram] = []
-        self.words = _CREDITED + 1
-
-    def process(self, actors: tuple[int, ...]) -> ProcessProgram:
-        """Add a process, its leader first."""
-        made = ProcessProgram(actors)
-        self.processes.append(made)
-        return made
-
-    def word(self) -> int:
-        """Return a new shared word, which begins at 0."""
-        self.words += 1
-        return self.words - 1
-
-    @property
-    def state_size(self) -> int:
-        """Bytes of state and words, whole pages."""
-        return next_page(fillabi.STATE.size + fillabi.WORD * self.words)
-
-    def section(self, code: bytes, actors: int) -> bytes:
-        """Encode the fill section.
-
-        Args:
-            code: the restorer's.
-            actors: their number in the plan.
-        """
-        code_size = next_page(len(code))
-        code_at = next_page(fillabi.HEAD.size + fillabi.ENTRY.size * actors)
-        state_at = self.state_offset(code, actors)
-        offset = state_at + self.state_size
-        entries = [bytes(fillabi.ENTRY.size)] * actors
-        programs = []
-        for process in self.processes:
-            for actor, entry in process.entries(code_size, self.state_size, offset):
-                entries[actor] = entry
-            programs.append(process.encode(code_size, self.state_size))
-            offset += process.size
-        head = fillabi.HEAD.pack(code_at, code_size, state_at, self.state_size) + b"".join(entries)
-        state = bytes(self.state_size)
-        return b"".join([head.ljust(code_at, b"\0"), code.ljust(code_size, b"\0"), state, *programs])
-
-    def state_offset(self, code: bytes, actors: int) -> int:
-        """Return the offset of the state in the section, for a restorer and a number of actors."""
-        return next_page(fillabi.HEAD.size + fillabi.ENTRY.size * actors) + next_page(len(code))
-
-    def operation(self, actor: int, index: int) -> Operation | None:
-        """Return an operation by the actor that takes it and its place in that script; None if there is none."""
-        for process in self.processes:
-            if actor in process.actors:
-                script = process.scripts[process.actors.index(actor)]
-                return script.operation(index) if index < script.count else None
-        return None

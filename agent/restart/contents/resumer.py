@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -49,7 +50,7 @@ class Resumer:
     """The resumer of a tree; use it as a context.
 
     Args:
-        states: of all threads.
+        threads: all threads, without their states: of a process's first one the address of the region.
         pids: of the plan's actors, as this process sees them.
         shared: the file that is shared with all tasks.
         state: offset and size of the fill's state in it.
@@ -58,7 +59,7 @@ class Resumer:
 
     def __init__(
         self,
-        states: Sequence[ThreadState],
+        threads: Sequence[ThreadState],
         pids: Sequence[int],
         shared: int,
         state: tuple[int, int],
@@ -67,15 +68,12 @@ class Resumer:
     ) -> None:
         if not os.access(PROGRAM, os.X_OK):
             raise HostError(f"{PROGRAM} is missing: `make setup` compiles it")
-        written = os.memfd_create("ckptree-resume")
+        self._about = pids, state, SUSPEND_SECCOMP if suspends else 0
+        self._file = os.memfd_create("ckptree-resume")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with os.fdopen(written, "wb", closefd=False) as file:
-                file.write(table(states, pids, state, SUSPEND_SECCOMP if suspends else 0))
-            with theirs:
-                self._pid = _spawned((written, shared, theirs.fileno()))
-        finally:
-            os.close(written)
+        self._write(threads)
+        with theirs:
+            self._pid = _spawned((self._file, shared, theirs.fileno()))
 
     def __enter__(self) -> Self:
         return self
@@ -94,21 +92,40 @@ class Resumer:
         """
         while not select.select([self._socket], [], [], LOOK_S)[0]:
             waiting()
-        data = self._socket.recv(fillabi.RESUME_MESSAGE.size)
+        try:
+            data = self._socket.recv(fillabi.RESUME_MESSAGE.size)
+        except ConnectionResetError:
+            # It ended with an unread message of ours. The socket reports that once, before its last message.
+            data = self._socket.recv(fillabi.RESUME_MESSAGE.size)
         if len(data) != fillabi.RESUME_MESSAGE.size:
             raise CkptreeError("the process that resumes the tree was killed, and the tree with it")
         return ResumeMessage(*fillabi.RESUME_MESSAGE.unpack(data))
 
+    def complete(self, states: Sequence[ThreadState]) -> None:
+        """Give the resumer the states of all threads, in the order of `threads`, once all programs are written."""
+        self._write(states)
+        self._tell()
+
     def go(self) -> None:
         """Have the resumer let all threads run."""
-        self._socket.send(b"!")
+        self._tell()
 
     def close(self) -> None:
         """End the resumer; threads that do not run yet die with it."""
         if self._pid:
             self._socket.close()
+            os.close(self._file)
             os.waitpid(self._pid, 0)
             self._pid = 0
+
+    def _tell(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: `receive` tells why
+            self._socket.send(b"!")
+
+    def _write(self, states: Sequence[ThreadState]) -> None:
+        with os.fdopen(self._file, "wb", closefd=False) as file:
+            file.seek(0)
+            file.write(table(states, *self._about))
 
 
 def table(states: Sequence[ThreadState], pids: Sequence[int], state: tuple[int, int], options: int) -> bytes:

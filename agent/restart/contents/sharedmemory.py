@@ -16,7 +16,8 @@ from typing import Any, Final
 from agent.restart.contents.addresses import AddressRange
 from agent.restart.contents.descriptors import FileKind, OpenFile
 from agent.restart.contents.fileowners import F_SETFL
-from agent.restart.contents.fillprogram import About, Argument, FillProgram
+from agent.restart.contents.fillprogram import About, Argument
+from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder, keep_high, open_high
 from agent.restart.contents.hugepages import page_size, size_flags
 from agent.restart.contents.images import PAGE, Images, PageRun

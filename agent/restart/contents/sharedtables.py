@@ -8,7 +8,7 @@ CRIU dumps a table that a process shares with its parent.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from agent.restart.contents.fillprogram import FillProgram
+from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder, Turns
 from agent.restart.contents.images import ProcessImage
 from agent.restart.contents.refusals import Refused

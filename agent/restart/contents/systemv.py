@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent.restart.contents.addresses import AddressRange
-from agent.restart.contents.fillprogram import About, FillProgram, FillScript
+from agent.restart.contents.fillprogram import About, FillScript
+from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.holder import Holder, open_high, write_file
 from agent.restart.contents.hostfacts import CAP_SYS_ADMIN, HostFacts
 from agent.restart.contents.hugepages import page_size, size_flags

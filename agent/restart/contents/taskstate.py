@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from agent.restart.contents import credentials, filters
 from agent.restart.contents.fillabi import Demand
-from agent.restart.contents.fillprogram import About, FillProgram, FillScript, ProcessProgram
+from agent.restart.contents.fillprogram import About, FillScript, ProcessProgram
+from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.filters import Filters
 from agent.restart.contents.holder import write_file
 from agent.restart.contents.hostfacts import HostFacts

@@ -4,14 +4,14 @@
  * compiles this header and compares.
  *
  *     fill section = struct fill_head | struct fill_entry * actors | padding to a page
- *                    | code of the restorer | struct fill_state, u32 word * n | (program of a process) *
+ *                    | code of the restorer | struct fill_state, u32 word * n | (first part of a process's program) *
  *
  * Code, state and programs begin on pages; offsets count from the start of the section. At the release each process maps a region
  * of its own at an address that its image leaves free:
  *
- *     region = code | state, shared by all | program, private | (stack of a thread) *
+ *     region = code | state, shared by all | first part, private | (stack of a thread) * | (later part, private) *
  *
- * Then every thread of the process jumps into the restorer with its struct fill_start, which is in the program.
+ * Then every thread of the process jumps into the restorer with its struct fill_start, which is in the first part.
  * From there on nothing of the helper is needed, and the first thread unmaps it. A thread takes its operations in order, each one
  * system call or one of enum fill_special. When the last of them is done it counts itself in fill_state.filled and waits.
  * The resumer (resume.c), which traces all threads, then sets registers and signal masks, unmaps the region, and lets all run.
@@ -51,6 +51,17 @@ struct fill_start {
 	uint64_t data;
 	uint32_t count; /* of operations */
 	uint32_t actor;
+	uint32_t first; /* number of operations of the thread in earlier parts */
+	uint32_t reserved;
+};
+
+/* Another part of a process's program, once it is written. */
+struct fill_part {
+	uint32_t ready;
+	uint32_t reserved;
+	uint64_t offset; /* in the shared file */
+	uint64_t size;
+	uint64_t address; /* where it is to be mapped */
 };
 
 struct fill_state {
@@ -58,9 +69,9 @@ struct fill_state {
 	uint32_t failing; /* set by the first thread that fails */
 	uint32_t failed;  /* the three below are complete */
 	uint32_t actor;
-	uint32_t operation;
-	int32_t error;	/* the kernel's errno; 0: the answer was another one than the operation demands */
-	uint64_t bytes; /* of pages, read so far */
+	uint32_t operation; /* counted from the thread's first one, in all parts */
+	int32_t error;	    /* the kernel's errno; 0: the answer was another one than the operation demands */
+	uint64_t bytes;	    /* of pages, read so far */
 };
 
 /* fill_operation.call beyond the numbers of system calls */
@@ -76,6 +87,7 @@ enum fill_special {
 	FILL_JOIN,     /* wait for the helper process [0] */
 	FILL_TERMINAL, /* openat() with path [0] and flags [1] until the pseudo-terminal's number is [2] */
 	FILL_MERGE,    /* as FILL_READ, by way of the buffer [4]; write only the pages that differ */
+	FILL_PART, /* go on as thread [2] of the part that word [0] begins, mapped from descriptor [1] unless it is -1 */
 };
 
 /* fill_operation.demand: which answers are right */

@@ -287,7 +287,26 @@ static long take(struct fill_state *state, const struct fill_operation *operatio
 	}
 }
 
-_Noreturn void restorer(const struct fill_start *start)
+/*
+ * Map the next part of the program, once the coordinator has written it, in the first thread of the process; return where it begins.
+ */
+static long begin_part(struct fill_state *state, const uint64_t *with)
+{
+	const struct fill_part *part = (const struct fill_part *)word_at(state, with[0]);
+	long at;
+
+	wait_for(word_at(state, with[0]), 1);
+	if ((int32_t)with[1] < 0)
+		return (long)part->address;
+	at = CALL6(mmap, part->address, part->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED_NOREPLACE, with[1],
+		   part->offset);
+	if (at < 0 && at >= -ERRORS)
+		return at;
+	return at == (long)part->address ? at : -EEXIST;
+}
+
+/* Take the operations of a part; return the start in the next one, or NULL behind the last. */
+static const struct fill_start *run(const struct fill_start *start)
 {
 	struct fill_state *state = (struct fill_state *)start->state;
 	const struct fill_operation *operations = (const struct fill_operation *)start->operations;
@@ -302,14 +321,25 @@ _Noreturn void restorer(const struct fill_start *start)
 			with[n] = operation->from_slots >> n & 1  ? (uint64_t)slots[operation->arguments[n]]
 				  : operation->from_data >> n & 1 ? start->data + operation->arguments[n]
 								  : operation->arguments[n];
-		answer = take(state, operation, with);
+		answer = operation->call == FILL_PART ? begin_part(state, with) : take(state, operation, with);
 		if (operation->demand != FILL_ANY && answer < 0 && answer >= -ERRORS)
-			fail_at(start, state, at, (int32_t)-answer);
+			fail_at(start, state, start->first + at, (int32_t)-answer);
+		if (operation->call == FILL_PART)
+			return (const struct fill_start *)answer + with[2];
 		if (operation->demand == FILL_EXACT && (uint64_t)answer != operation->wanted)
-			fail_at(start, state, at, 0);
+			fail_at(start, state, start->first + at, 0);
 		if (operation->keep != FILL_NO_SLOT)
 			slots[operation->keep] = answer;
 	}
+	return NULL;
+}
+
+_Noreturn void restorer(const struct fill_start *start)
+{
+	struct fill_state *state = (struct fill_state *)start->state;
+
+	while ((start = run(start)))
+		;
 	__atomic_add_fetch(&state->filled, 1, __ATOMIC_ACQ_REL);
 	futex_wake_all(&state->filled);
 	rest();

@@ -147,15 +147,32 @@ static void store_traced(void)
 	futex_wake_all(traced);
 }
 
+/* Return 1 if a message has come. The end of the coordinator, or of its wish to go on, ends all. */
+static int has_word(int flags)
+{
+	char word;
+	long size = CALL6(recvfrom, FD_COORDINATOR, &word, sizeof(word), flags, 0, 0);
+
+	if (size == -EAGAIN || size == -EINTR)
+		return 0;
+	if (size != sizeof(word))
+		for (;;)
+			CALL1(exit_group, 1);
+	return 1;
+}
+
+/* Wait until the coordinator has written all, and all threads have done it. */
 static void await_filled(void)
 {
 	struct timespec64 nap = {0, NAP_NS};
 	uint32_t filled;
+	int whole = 0;
 
-	while ((filled = __atomic_load_n(&state->filled, __ATOMIC_ACQUIRE)) < table->threads) {
+	while ((filled = __atomic_load_n(&state->filled, __ATOMIC_ACQUIRE)) < table->threads || !whole) {
 		if (__atomic_load_n(&state->failed, __ATOMIC_ACQUIRE))
 			end(RESUMED_FILL_FAILED, state->actor, 0);
 		look_at_all();
+		whole = whole || has_word(MSG_DONTWAIT);
 		futex_wait(&state->filled, filled, &nap);
 	}
 }
@@ -303,16 +320,6 @@ static void stop_group(uint32_t leader)
 		stopped_by(leader, SIGSTOP);
 }
 
-static void await_word(void)
-{
-	char word;
-
-	/* The first message asks for the registers, the second one lets all run. */
-	if (CALL6(recvfrom, FD_COORDINATOR, &word, sizeof(word), 0, 0, 0) != sizeof(word))
-		for (;;)
-			CALL1(exit_group, 1);
-}
-
 static void tell(enum resumed what)
 {
 	struct resume_message message = {what, 0, 0, 0};
@@ -327,19 +334,38 @@ static void open_table(void)
 	if (CALL4(pread64, FD_TABLE, &head, sizeof(head), 0) != sizeof(head))
 		end(RESUMED_SETUP, 0, -EINVAL);
 	table = map(head.size, MAP_PRIVATE, FD_TABLE, 0);
-	state = map(head.state_size, MAP_SHARED, FD_SHARED, head.state_offset);
-	if (refusal(table) || refusal(state))
-		end(RESUMED_SETUP, 0, refusal(table) ? refusal(table) : refusal(state));
+	if (refusal(table))
+		end(RESUMED_SETUP, 0, refusal(table));
 	threads = (struct resume_thread *)(table + 1);
+}
+
+static void open_state(void)
+{
+	state = map(table->state_size, MAP_SHARED, FD_SHARED, table->state_offset);
+	if (refusal(state))
+		end(RESUMED_SETUP, 0, refusal(state));
+}
+
+/* Take the table with the states of the threads, and keep what the threads were told meanwhile. */
+static void open_whole_table(void)
+{
+	const struct resume_thread *before = threads;
+
+	open_table();
+	for (uint32_t n = 0; n < table->threads; n++)
+		if (before[n].stop_signal)
+			threads[n].stop_signal = before[n].stop_signal;
 }
 
 _Noreturn void resume_main(void)
 {
 	open_table();
+	open_state();
 	for (uint32_t n = 0; n < table->threads; n++)
 		must(RESUMED_SEIZE, n, trace(PTRACE_SEIZE, n, 0, PTRACE_O_EXITKILL | table->options));
 	store_traced();
 	await_filled();
+	open_whole_table();
 	for (uint32_t n = 0; n < table->threads; n++)
 		must(RESUMED_WAIT_FAILED, n, trace(PTRACE_INTERRUPT, n, 0, 0));
 	for (uint32_t n = 0; n < table->threads; n++)
@@ -357,7 +383,8 @@ _Noreturn void resume_main(void)
 		must(RESUMED_MASK, n,
 		     trace(PTRACE_SETSIGMASK, n, sizeof(threads[n].mask), (uint64_t)(uintptr_t)&threads[n].mask));
 	tell(RESUMED_READY);
-	await_word();
+	while (!has_word(0))
+		;
 	/* From here on nothing is left that can fail: a thread that is gone by now was killed from outside. */
 	for (uint32_t n = 0; n < table->threads; n++)
 		trace(PTRACE_DETACH, n, 0, 0);

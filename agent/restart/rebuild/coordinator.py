@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -137,28 +137,34 @@ class Rebuild:
         """Let the tasks hold for ever, or run their programs by actor; then stop those that were stopped."""
         if programs:
             actors = len(self.plan.actors)
-            self._release_with(Run.SECTION, helperabi.run_section(programs, actors))
+            section = helperabi.run_section(programs, actors)
+            self._release_with(Run.SECTION, [(0, section)], len(section))
         else:
             self._send(Message(Said.RELEASE, value=Run.HOLD))
             self._await(Said.RELEASED)
 
-    def fill(self, section: bytes) -> int:
+    def fill(self, pieces: Iterable[tuple[int, bytes]], mapped: int) -> int:
         """Let the tasks take their contents by a fill section; return its offset in the shared file.
 
         They are in the restorer when this returns, and wait for the resumer.
+
+        Args:
+            pieces: of the section, each with its offset; between them are zeros.
+            mapped: bytes of the section's begin, by which each task finds its own part.
         """
-        return self._release_with(Run.FILL, section)
+        return self._release_with(Run.FILL, pieces, mapped)
 
     @property
     def file(self) -> int:
         """The descriptor of the file that is shared with all tasks."""
         return self._file
 
-    def _release_with(self, how: Run, section: bytes) -> int:
+    def _release_with(self, how: Run, pieces: Iterable[tuple[int, bytes]], size: int) -> int:
         offset = helperabi.run_offset(self._code, len(self.plan.actors))
-        os.ftruncate(self._file, offset + len(section))
-        os.pwrite(self._file, section, offset)
-        self._send(Message(Said.RELEASE, value=how, offset=offset, size=len(section)))
+        os.ftruncate(self._file, offset)  # the stage was there
+        for at, content in pieces:
+            os.pwrite(self._file, content, offset + at)
+        self._send(Message(Said.RELEASE, value=how, offset=offset, size=size))
         self._await(Said.RELEASED)
         return offset
 
@@ -347,7 +353,7 @@ class Rebuild:
             if actor.leader != index:
                 groups.setdefault(actor.leader, []).append(index)
         for leader, members in groups.items():
-            tids = _threads(pids[leader], actors[leader].depth + 1)
+            tids = orphans.threads(pids[leader], actors[leader].depth + 1)
             for index in members:
                 pids[index] = tids.get(self.numbers[index], 0)
         self.pids = tuple(pids)
@@ -388,13 +394,3 @@ def _spawned(
     finally:
         for descriptor in high:
             os.close(descriptor)
-
-
-def _threads(pid: int, levels: int) -> dict[tuple[int, ...], int]:
-    """Return the tids of a process, by their numbers at its innermost levels."""
-    found = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text(errors="replace").splitlines():
-            if line.startswith("NSpid:"):
-                found[tuple(map(int, line.split()[1:][-levels:]))] = int(task.name)
-    return found

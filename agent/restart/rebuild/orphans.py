@@ -34,6 +34,16 @@ def children() -> set[int]:
     return set(_families().get(os.getpid(), ()))
 
 
+def threads(pid: int, levels: int) -> dict[tuple[int, ...], int]:
+    """Return the tids of a process, by their numbers at its innermost levels."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text(errors="replace").splitlines():
+            if line.startswith("NSpid:"):
+                found[tuple(map(int, line.split()[1:][-levels:]))] = int(task.name)
+    return found
+
+
 def kill_all_but(kept: set[int]) -> None:
     """Kill all descendants of this process, and wait for them, for 10 seconds at most.
 

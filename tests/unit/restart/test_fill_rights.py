@@ -6,7 +6,7 @@ from pathlib import Path
 from agent.restart.contents import taskstate
 from agent.restart.contents.addresses import AddressRange, Specials
 from agent.restart.contents.contents import Contents
-from agent.restart.contents.fillprogram import FillProgram
+from agent.restart.contents.fillsection import FillProgram
 from agent.restart.contents.hostfacts import HostFacts
 from agent.restart.contents.images import Images
 from agent.restart.planning.search import decide
@@ -22,12 +22,16 @@ SPECIALS = Specials(
 
 
 def _program(folder: Path) -> FillProgram:
-    """Return the programs of the processes of a dump that CRIU wrote."""
+    """Return the programs of the processes of a dump that CRIU wrote, with their last parts."""
     for name, content in dump("subtree").data.items():
         (folder / name).write_bytes(content)
     snapshot, plan = decide(criutree.load(ImageFolder(folder)), pidns=True, any_numbers=False)
     contents = Contents(Images(folder), snapshot, plan)
-    return contents.program([actor.numbers for actor in plan.actors], [], SPECIALS, 4096)[0]
+    programs = contents.programs([actor.numbers for actor in plan.actors], [], SPECIALS)
+    for process, _ in programs.memories():
+        process.part()
+    assert len(list(programs.rest())) == len(programs.fill.processes)
+    return programs.fill
 
 
 def test_no_process_is_open_to_its_user_while_another_one_has_the_rights_of_the_restart(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ STRUCTS: dict[str, Fields] = {
     "fill_head": fillabi.HEAD_FIELDS,
     "fill_entry": fillabi.ENTRY_FIELDS,
     "fill_start": fillabi.START_FIELDS,
+    "fill_part": fillabi.PART_FIELDS,
     "fill_state": fillabi.STATE_FIELDS,
     "fill_operation": fillabi.OPERATION_FIELDS,
     "resume_head": fillabi.RESUME_HEAD_FIELDS,
