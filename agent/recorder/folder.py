@@ -82,6 +82,21 @@ def hold(descriptor: int) -> bool:
     return True
 
 
+def is_written(folder: Path) -> bool:
+    """Return True if a writer holds the lock of a folder."""
+    try:
+        descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class Kept:
     """The segments that a writer keeps, and their sizes.
 

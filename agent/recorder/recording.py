@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording as it lies in a folder: its runs, its gaps, and the table at any instant of it.
 
-Opening reads the head of each segment, and no more. A daemon may write to the folder meanwhile.
+Opening reads the head of each segment, and little more. A daemon may write to the folder meanwhile.
 """
 
-import mmap
+import time
 from bisect import bisect_right
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import zstandard
+from typing import Any, Final
 
 from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchRootError
 from agent.recorder import folder, segment, tape
-from agent.recorder.facts import Instant, NumberRun, Replayed
+from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
 from agent.recorder.replay import Replayer
+from agent.recorder.tapesegment import TapeSegment
+
+_UNWRITTEN_NS: Final = 1_000_000_000  # what is older is on disk, where the writer keeps up
+_DAMAGED: Final = "what lies between is damaged, or missing"
 
 
 class NoRecordingError(NoSuchRootError):
@@ -25,59 +29,6 @@ class NoRecordingError(NoSuchRootError):
 
 class NoSuchInstantError(NoSuchRootError):
     """An instant that the recording does not have; the text says which it has (exit code 4)."""
-
-
-class TapeSegment:
-    """A segment's file, mapped when it is first read.
-
-    Args:
-        path: of the file.
-        facts: of its head.
-        begin: length of its head, bytes.
-        run: index of its run.
-    """
-
-    def __init__(self, path: Path, facts: segment.SegmentFacts, begin: int, run: int) -> None:
-        self.path, self.facts, self.run = path, facts, run
-        self._begin = begin
-        self._data: memoryview | None = None
-        self._blocks: list[segment.Block | None] = []
-
-    @property
-    def ahead_ns(self) -> int:
-        """By how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME at its beginning, ns."""
-        return self.facts.realtime_ns - self.facts.boottime_ns
-
-    @property
-    def blocks(self) -> list[segment.Block | None]:
-        """Its blocks, and None for each damaged span, as of the first look."""
-        if self._data is None:
-            with self.path.open("rb") as file:
-                self._data = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-            self._blocks = list(segment.blocks(self._data, self._begin))
-        return self._blocks
-
-    def content(self, block: segment.Block) -> bytes | None:
-        """Return the content of a block; None where it is damaged."""
-        if self._data is None:
-            return None
-        stored = self._data[block.at : block.end]
-        if not segment.is_whole(stored, block):
-            return None
-        if block.codec == segment.PLAIN:
-            return bytes(stored)
-        try:
-            content: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=block.size)
-        except zstandard.ZstdError:
-            return None
-        return content
-
-    def keyframe(self) -> bytes | None:
-        """Return its keyframe; None where there is none, or it is damaged."""
-        for block in self.blocks:
-            if block is not None and block.kind == segment.KEYFRAME:
-                return self.content(block)
-        return None
 
 
 class Recording:
@@ -103,7 +54,7 @@ class Recording:
                 with each.path.open("rb") as file:
                     facts, begin = segment.read_head(file.read(1 << 17))
             except (OSError, segment.DamagedError):
-                continue  # dropped meanwhile, or its head is damaged: the one behind it continues nothing then
+                continue  # dropped meanwhile, or its head is damaged: the one behind it joins nothing then
             last = self.segments[-1] if self.segments else None
             new = last is None or (last.facts.boot_id, last.facts.ring) != (facts.boot_id, facts.ring)
             self.segments.append(TapeSegment(each.path, facts, begin, (last.run + new) if last else 0))
@@ -116,21 +67,14 @@ class Recording:
         """The fields of agent.model.Header of the host, as of the newest segment."""
         return self.segments[-1].facts.host
 
-    def _of_run(self, run: int) -> list[TapeSegment]:
-        return [each for each in self.segments if each.run == run]
-
     def _run(self, index: int) -> NumberRun:
-        mine = self._of_run(index)
-        first, last = mine[0], mine[-1]
-        begin = Instant(index, first.facts.first, first.facts.realtime_ns, first.facts.boottime_ns, 0)
-        tapes = [block for block in last.blocks if block is not None and block.kind == segment.TAPE]
-        if tapes and tapes[-1].last_ns:
-            end = Instant(index, tapes[-1].next, tapes[-1].last_ns + last.ahead_ns, tapes[-1].last_ns, 0)
-        else:
-            end = Instant(index, last.facts.first, last.facts.realtime_ns, last.facts.boottime_ns, 0)
-        content = last.content(tapes[-1]) if tapes else None
+        mine = [each for each in self.segments if each.run == index]
+        first, last = mine[0].facts, mine[-1]
+        begin = Instant(index, first.first, first.realtime_ns, first.boottime_ns, 0)
+        end = Instant(index, last.next, last.last_ns + last.ahead_ns, last.last_ns, 0)
+        content = last.content(last.tapes[-1]) if last.tapes else None
         ended = content is not None and any(entry.kind == tape.END for entry in tape.entries(content))
-        return NumberRun(first.facts.boot_id, first.facts.ring, begin, end, ended)
+        return NumberRun(first.boot_id, first.ring, begin, end, ended)
 
     # ---- instants --------------------------------------------------------------------------------------------------
 
@@ -140,15 +84,64 @@ class Recording:
         Raises:
             NoSuchInstantError: no run has it.
         """
-        for index in reversed(range(len(self.runs))):
-            run = self.runs[index]
+        for run in reversed(self.runs):
             if run.first.order <= order <= run.last.order:
-                stands = self.replayer(Instant(index, order, 0, 0, 0))
-                return Instant(index, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
+                stands = self.replayer(Instant(run.first.run, order, 0, 0, 0))
+                return Instant(run.first.run, order, stands.time_ns, stands.boottime_ns, stands.uncertain_ns)
         raise NoSuchInstantError(f"#{order}: the recording has no such number; it has {self._said()}")
 
+    def at_time(self, time_ns: int) -> Instant:
+        """Return the instant of a time: the records of before it have happened, and no other.
+
+        Args:
+            time_ns: CLOCK_REALTIME, ns. Where that clock was set back it may be there twice: the later one counts.
+
+        Raises:
+            NoSuchInstantError: it is before the recording's beginning, or behind its end.
+        """
+        index = max((n for n, each in enumerate(self.segments) if each.facts.realtime_ns <= time_ns), default=-1)
+        if index < 0 or time_ns > self.until_ns:
+            raise NoSuchInstantError(f"{_date(time_ns)}: the recording does not have that time; it has {self._said()}")
+        return _instant_in(self.segments[index], time_ns)
+
+    @property
+    def until_ns(self) -> int:
+        """CLOCK_REALTIME of the last instant that is known, ns; while a daemon writes, that is a moment ago."""
+        last = self.runs[-1].last.time_ns
+        return max(last, time.time_ns() - _UNWRITTEN_NS) if folder.is_written(self.folder) else last
+
+    @cached_property
+    def gaps(self) -> tuple[Gap, ...]:
+        """The gaps, by time."""
+        found = []
+        for before, behind in zip(self.segments, self.segments[1:], strict=False):
+            if not behind.joins(before):
+                facts = behind.facts
+                why = facts.why or _DAMAGED
+                ended_ns = before.last_ns + before.ahead_ns
+                found.append(Gap(before.run, before.next, behind.run, facts.first, ended_ns, facts.realtime_ns, why))
+        return tuple(found)
+
+    def gap(self, run: int, order: int, boottime_ns: int) -> Gap | None:
+        """Return the gap in front of which a replayer stands that is exhausted; None where the recording ends there.
+
+        Args:
+            run: the replayer's.
+            order, boottime_ns: where it stands.
+        """
+        for each in self.segments:
+            facts = each.facts
+            if (each.run, facts.boottime_ns) > (run, boottime_ns) and each.keyframe() is not None:
+                ahead_ns = [one.ahead_ns for one in self.segments if one.run == run][-1]
+                why = facts.why or _DAMAGED
+                return Gap(run, order, each.run, facts.first, boottime_ns + ahead_ns, facts.realtime_ns, why)
+        return None
+
     def _said(self) -> str:
-        return ", ".join(f"#{run.first.order} to #{run.last.order}" for run in self.runs)
+        return ", ".join(
+            f"#{run.first.order} to #{run.last.order} ({_date(run.first.time_ns)} to {_date(run.last.time_ns)})"
+            for run in self.runs
+        )
 
     # ---- replays ---------------------------------------------------------------------------------------------------
 
@@ -158,19 +151,19 @@ class Recording:
         Raises:
             NoSuchInstantError: there is no whole keyframe before it.
         """
-        mine = self._of_run(instant.run)
-        begin = bisect_right([each.facts.first for each in mine], instant.order) - 1
-        for index in range(begin, -1, -1):
-            keyframe = mine[index].keyframe()
+        mine = [each for each in self.segments if each.run == instant.run]
+        for index in range(bisect_right([each.facts.first for each in mine], instant.order) - 1, -1, -1):
+            begin = mine[index]
+            keyframe = begin.keyframe()
             if keyframe is not None:
                 try:
-                    facts = mine[index].facts
-                    found = Replayer(keyframe, _tapes(mine[index:]), facts.boottime_ns, mine[index].ahead_ns)
+                    found = Replayer(keyframe, _tapes(mine[index:]), begin.facts.boottime_ns, begin.ahead_ns)
                 except UnusableMemoryError:
-                    continue
+                    keyframe = None
+            if keyframe is not None:
                 found.advance(instant.order)
                 return found
-            if not mine[index].facts.continues:
+            if not begin.joins(mine[index - 1] if index else None):
                 break
         raise NoSuchInstantError(f"#{instant.order}: no keyframe before it is whole; the recording has {self._said()}")
 
@@ -189,12 +182,33 @@ class Recording:
         return Replayed(instant, found.table, found.stream, tuple(reasons))
 
 
+def _instant_in(begin: TapeSegment, time_ns: int) -> Instant:
+    """Return the instant of a time that is not before a segment's beginning."""
+    ahead_ns, before_ns = begin.ahead_ns, begin.facts.boottime_ns
+    found = Instant(begin.run, begin.facts.first, begin.facts.realtime_ns, before_ns, 0)
+    for block in begin.tapes:
+        content = begin.content(block)
+        if content is None:
+            break
+        for entry in tape.entries(content):
+            if entry.kind == tape.CLOCK:
+                ahead_ns = entry.value - entry.ns
+            elif entry.kind == tape.PART:
+                if entry.ns + ahead_ns > time_ns:
+                    return found
+                found = Instant(begin.run, entry.value, entry.ns + ahead_ns, entry.ns, entry.ns - before_ns)
+                before_ns = entry.ns
+    return found
+
+
+def _date(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _tapes(segments: list[TapeSegment]) -> Iterator[bytes]:
     """Yield the tapes of segments, up to the first gap."""
     for index, each in enumerate(segments):
-        if index and not each.facts.continues:
-            return
-        if index and each.facts.sequence != segments[index - 1].facts.sequence + 1:
+        if index and not each.joins(segments[index - 1]):
             return
         for block in each.blocks:
             if block is None:

@@ -66,7 +66,7 @@ class Tap:
             goes_on: True where the next daemon goes on with its memory.
         """
         if self.whole:
-            self._put(tape.END, int(goes_on), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+            self._put(tape.END, self._stream.next, time.clock_gettime_ns(time.CLOCK_BOOTTIME), bytes([goes_on]))
         self.close()
 
     def look(self) -> None:

@@ -17,7 +17,7 @@ Grammar (little endian; all entries are multiples of 8 bytes)::
     1..63   the argument of an Input (agent.table.inputs)   0               none
     64      PART: Stream.next after the part                CLOCK_BOOTTIME  part
     65      CLOCK: CLOCK_REALTIME, ns                       CLOCK_BOOTTIME  u64 CLOCK_MONOTONIC, ns
-    66      END: 1 if the next daemon goes on, else 0       CLOCK_BOOTTIME  none
+    66      END: Stream.next                                CLOCK_BOOTTIME  u8: 1 if the next daemon goes on from here
 """
 
 import struct

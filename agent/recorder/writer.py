@@ -161,7 +161,7 @@ class TapeWriter:
                     break
                 whole = tape.ENTRY.size + tape.padded(length)
                 if kind == MARK:
-                    self._flush()
+                    self._flush_up_to(value)
                     said = bytes(waiting[at + tape.ENTRY.size : at + tape.ENTRY.size + length])
                     self._channel.took(whole)
                     self._channel.free()
@@ -184,13 +184,21 @@ class TapeWriter:
                 self._channel.free()
 
     def _note(self, kind: int, value: int, ns: int) -> None:
-        if kind == tape.PART:
-            self._next = max(self._next, value)
+        if ns:
             self._times.append(ns)
+        if kind in (tape.PART, tape.END):
+            self._next = max(self._next, value)
         elif kind == Input.GIVE_UP:
             self._next = max(self._next, value + 1)
         elif kind == Input.GIVE_UP_BELOW:
             self._next = max(self._next, value)
+
+    def _flush_up_to(self, order: int) -> None:
+        """Write the open entries, and note the number behind them: records that had come early may have followed."""
+        first, self._next = self._next, max(self._next, order)
+        if not self._open_bytes and self._next > first and self._file >= 0:
+            self._append(segment.TAPE, memoryview(b""), (first, self._next), (0, 0))
+        self._flush()
 
     def _flush(self) -> None:
         """Write the open entries as a block."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon that records: every instant of the recording is the table that the daemon had."""
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from agent.protocol.client import Client
 from agent.recorder import folder
-from agent.recorder.recording import Recording
+from agent.recorder.recording import NoSuchInstantError, Recording
 from tests.bench.storm import Storm
 from tests.live.daemons import a_daemon
 from tests.live.recorded import different, taken
@@ -42,3 +43,29 @@ def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
 
     assert place.stat().st_mode & 0o777 == 0o700
     assert {each.path.stat().st_mode & 0o777 for each in folder.stored(place)} == {0o600}
+
+
+def test_a_time_is_an_instant(tmp_path: Path) -> None:
+    """A process that lives at a time is in the table of that time, and in none before or behind its life."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place):
+        before_ns = time.time_ns()
+        time.sleep(0.3)
+        sleeper = subprocess.Popen(["sleep", "60"])
+        time.sleep(0.3)
+        during_ns = time.time_ns()
+        time.sleep(0.3)
+        sleeper.kill()
+        sleeper.wait()
+        time.sleep(0.3)
+        behind_ns = time.time_ns()
+        time.sleep(1.2)
+        recording = Recording(place)  # while it is being written
+        found = [recording.table_at(recording.at_time(each)).table.task(sleeper.pid) for each in (before_ns, during_ns)]
+
+    recording = Recording(place)
+    found.append(recording.table_at(recording.at_time(behind_ns)).table.task(sleeper.pid))
+    assert [task is not None for task in found] == [False, True, False]
+    for wrong_ns in (before_ns - 60_000_000_000, time.time_ns() + 60_000_000_000):
+        with pytest.raises(NoSuchInstantError, match="does not have that time"):
+            recording.at_time(wrong_ns)

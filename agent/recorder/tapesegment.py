@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A segment's file as a reader has it: mapped when it is first read, its blocks decompressed one by one."""
+
+import mmap
+from itertools import takewhile
+from pathlib import Path
+
+import zstandard
+
+from agent.recorder import segment
+
+
+class TapeSegment:
+    """A segment's file.
+
+    Args:
+        path: of the file.
+        facts: of its head.
+        begin: length of its head, bytes.
+        run: index of its run.
+    """
+
+    def __init__(self, path: Path, facts: segment.SegmentFacts, begin: int, run: int) -> None:
+        self.path, self.facts, self.run = path, facts, run
+        self._begin = begin
+        self._data: memoryview | None = None
+        self._blocks: list[segment.Block | None] = []
+
+    @property
+    def ahead_ns(self) -> int:
+        """By how much CLOCK_REALTIME was ahead of CLOCK_BOOTTIME at its beginning, ns."""
+        return self.facts.realtime_ns - self.facts.boottime_ns
+
+    @property
+    def blocks(self) -> list[segment.Block | None]:
+        """Its blocks, and None for each damaged span, as of the first look; none where the file has gone meanwhile."""
+        if self._data is None:
+            try:
+                with self.path.open("rb") as file:
+                    self._data = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+            except OSError:
+                self._data = memoryview(b"")
+            self._blocks = list(segment.blocks(self._data, self._begin))
+        return self._blocks
+
+    @property
+    def tapes(self) -> list[segment.Block]:
+        """The blocks of its tape, up to the first damaged span."""
+        whole = takewhile(lambda block: block is not None, self.blocks)
+        return [block for block in whole if block is not None and block.kind == segment.TAPE]
+
+    @property
+    def next(self) -> int:
+        """The least that `Stream.next` can be at the end of its tape."""
+        tapes = self.tapes
+        return tapes[-1].next if tapes else self.facts.first
+
+    @property
+    def last_ns(self) -> int:
+        """CLOCK_BOOTTIME of the last part of its tape, or look at the clocks, ns."""
+        return max((block.last_ns for block in self.tapes), default=self.facts.boottime_ns)
+
+    def joins(self, before: "TapeSegment | None") -> bool:
+        """Return True if it goes on from the end of another one, without an input between."""
+        return (
+            before is not None
+            and self.facts.continues
+            and self.run == before.run
+            and self.facts.sequence == before.facts.sequence + 1
+            and self.facts.first == before.next
+        )
+
+    def content(self, block: segment.Block) -> bytes | None:
+        """Return the content of a block; None where it is damaged."""
+        if self._data is None:
+            return None
+        stored = self._data[block.at : block.end]
+        if not segment.is_whole(stored, block):
+            return None
+        if block.codec == segment.PLAIN:
+            return bytes(stored)
+        try:
+            content: bytes = zstandard.ZstdDecompressor().decompress(stored, max_output_size=block.size)
+        except zstandard.ZstdError:
+            return None
+        return content if len(content) == block.size else None
+
+    def keyframe(self) -> bytes | None:
+        """Return its keyframe; None where there is none, or it is damaged."""
+        for block in self.blocks:
+            if block is not None and block.kind == segment.KEYFRAME:
+                return self.content(block)
+        return None
