@@ -50,14 +50,14 @@ def test_a_time_is_an_instant(tmp_path: Path) -> None:
     place = tmp_path / "recording"
     with a_daemon(tmp_path, "--record", place):
         before_ns = time.time_ns()
-        time.sleep(0.3)
+        time.sleep(1.1)
         sleeper = subprocess.Popen(["sleep", "60"])
-        time.sleep(0.3)
+        time.sleep(1.1)
         during_ns = time.time_ns()
-        time.sleep(0.3)
+        time.sleep(1.1)
         sleeper.kill()
         sleeper.wait()
-        time.sleep(0.3)
+        time.sleep(1.1)
         behind_ns = time.time_ns()
         time.sleep(1.2)
         recording = Recording(place)  # while it is being written
