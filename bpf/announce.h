@@ -122,6 +122,7 @@ static __always_inline void FN(announce)(const void *task, const void *by)
 
 	seq = take_number(&p->seq);
 	r->head.seq = seq;
+	r->head.time_ns = record_time();
 	r->head.kind = s->kind;
 	r->head.argument = s->argument;
 	r->task = (u64)task;
@@ -231,6 +232,7 @@ static __always_inline void FN(announce_end)(u32 kind, const void *task, u64 sta
 		return;
 	seq = take_number(&p->seq);
 	r.head.seq = seq;
+	r.head.time_ns = record_time();
 	r.head.kind = kind;
 	r.task = (u64)task;
 	r.start_ns = start_ns;

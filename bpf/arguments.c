@@ -22,7 +22,6 @@ struct strings {
 
 BPF_PERCPU_ARRAY(strings, struct strings, 1);
 BPF_F_TABLE("array", u32, struct string_key, string_key, 1, MMAPABLE);
-BPF_ARRAY(keep_strings, u32, 1); /* bits of KEEP_*: areas whose records have the text too */
 
 #ifdef HAVE_ARGUMENTS
 /*
@@ -57,7 +56,7 @@ static __always_inline void take_hash(struct strings *s, const struct string_key
 
 static __always_inline void announce_strings(enum area which, const void *task, u64 from, u64 to)
 {
-	u32 zero = 0, bytes, *keep, at;
+	u32 zero = 0, bytes, *kept, at;
 	struct strings *s = strings.lookup(&zero);
 	const struct string_key *key = string_key.lookup(&zero);
 	struct page *p = counters();
@@ -79,8 +78,8 @@ static __always_inline void announce_strings(enum area which, const void *task, 
 	r->address = from;
 	r->size = to - from;
 	take_hash(s, key, bytes);
-	keep = keep_strings.lookup(&zero);
-	r->kept = !keep || !(*keep >> which & 1) ? 0 : bytes > KEPT_BYTES ? KEPT_BYTES : bytes;
+	kept = keep.lookup(&zero);
+	r->kept = !kept || !(*kept >> which & 1) ? 0 : bytes > KEPT_BYTES ? KEPT_BYTES : bytes;
 	r->head.kind = RECORD_STRINGS;
 	r->head.argument = which;
 	r->task = (u64)task;
@@ -92,6 +91,7 @@ static __always_inline void announce_strings(enum area which, const void *task, 
 		return;
 	size += sizeof(*r);
 	r->head.seq = take_number(&p->seq);
+	r->head.time_ns = record_time();
 	if (ring.ringbuf_output(r, size, wakeup(r->head.seq)))
 		lost(p, r->head.seq);
 }

@@ -44,7 +44,7 @@ _MAPS = (
     "price",
     "strings",
     "string_key",
-    "keep_strings",
+    "keep",
 )
 _PROGRAMS = (
     *("on_announce", "on_fork", "on_exec", "on_exit", "on_free"),

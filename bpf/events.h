@@ -52,12 +52,17 @@ enum record_kind {
 #define TASK_MOVING_NOWHERE (1u << 12) /* not in sweep_row: that namespace's init is gone, so births fail there */
 #define ROW_SIGNAL_SHIFT 24	       /* only in sweep_row: the low byte of exit_signal is above the flags */
 
-/* Every record starts with this. 16 bytes. */
+/* Every record starts with this. 24 bytes. */
 struct record {
 	__u64 seq;	/* number of the record, from 0; only a loss leaves a gap */
 	__u32 kind;	/* enum record_kind */
 	__u32 argument; /* see enum record_kind */
+	__u64 time_ns;	/* CLOCK_BOOTTIME right after the number was taken, ns, where the agent asks for it; else 0 */
 };
+
+#define KEEP_ARGUMENTS 1   /* bits of the word that the agent sets: areas of strings whose text is told */
+#define KEEP_ENVIRONMENT 2 /* by the number of the area */
+#define KEEP_TIME 4	   /* the time of each record is told */
 
 #define INITIAL_INUM 0xEFFFFFFCu /* PROC_PID_INIT_INO: the namespace of level 0 on every host */
 
@@ -69,7 +74,7 @@ struct pid_number {
 };
 
 /*
- * The whole state of one task. 152 bytes, then the numbers of up to four pid objects: for each role r in pid, tgid, pgrp,
+ * The whole state of one task. 160 bytes, then the numbers of up to four pid objects: for each role r in pid, tgid, pgrp,
  * session with levels[r] != 0, struct pid_number[levels[r]], level 0 first. levels[r] == 0: an earlier role has the object
  * with the same identity.
  */
@@ -98,7 +103,7 @@ struct record_task {
 	__u8 comm[16]; /* NUL padded */
 };
 
-/* A task that has ended or is ending. 40 bytes. */
+/* A task that has ended or is ending. 48 bytes. */
 struct record_end {
 	struct record head;
 	__u64 task; /* address */
@@ -107,7 +112,7 @@ struct record_end {
 	__u32 exit_code; /* raw wait status of this one thread */
 };
 
-/* A system call whose effect the hook cannot announce itself. 32 bytes. */
+/* A system call whose effect the hook cannot announce itself. 40 bytes. */
 struct record_call {
 	struct record head;
 	__u64 task; /* address of the caller */
@@ -118,10 +123,8 @@ struct record_call {
 #define STRINGS_BYTES 8192 /* bytes of an area, from its start, that are hashed at most */
 #define KEPT_BYTES 4096	   /* bytes of it that a record has at most */
 #define STRINGS_BLOCK 64   /* bytes of a block of the hash; NULs fill up the last one */
-#define KEEP_ARGUMENTS 1   /* bits of keep_strings, by the number of the area */
-#define KEEP_ENVIRONMENT 2
 
-/* One area of NUL-ended strings that exec() put on the stack. 72 bytes, then `kept` bytes of its text. */
+/* One area of NUL-ended strings that exec() put on the stack. 80 bytes, then `kept` bytes of its text. */
 struct record_strings {
 	struct record head;
 	__u64 task; /* address */

@@ -32,7 +32,7 @@
 
 #define WAKE_EVERY 4096 /* a power of two: one of so many records wakes the agent */
 
-#define SCRATCH_BYTES 4096 /* power of two above the largest record: 152 + 4 * 33 * 16 = 2264 */
+#define SCRATCH_BYTES 4096 /* power of two above the largest record: 160 + 4 * 33 * 16 = 2272 */
 #define SCRATCH_DEPTH 3
 
 #define MMAPABLE (1 << 10) /* BPF_F_MMAPABLE */
@@ -69,6 +69,7 @@ BPF_RINGBUF_OUTPUT(ring, 16); /* pages; the loader sets the real size */
 BPF_F_TABLE("array", u32, struct page, page, 1, MMAPABLE);
 BPF_PERCPU_ARRAY(depth, u32, 1);
 BPF_PERCPU_ARRAY(scratch, struct scratch, SCRATCH_DEPTH);
+BPF_ARRAY(keep, u32, 1); /* bits of KEEP_* */
 BPF_PROG_ARRAY(raw, 1);	 /* on_announce, for raw tracepoint programs: an array holds programs of one type only */
 BPF_PROG_ARRAY(perf, 1); /* on_announce, for tracepoint programs */
 
@@ -93,6 +94,14 @@ static __always_inline u64 take_number(__u64 *counter)
 	asm volatile("%0 = atomic_fetch_add((u64 *)(%1 + 0), %0)" : "+r"(number) : "r"(counter) : "memory");
 	return number;
 #endif
+}
+
+/* The time for a record's head. */
+static __always_inline u64 record_time(void)
+{
+	u32 zero = 0, *kept = keep.lookup(&zero);
+
+	return kept && (*kept & KEEP_TIME) ? bpf_ktime_get_boot_ns() : 0;
 }
 
 static __always_inline u64 wakeup(u64 seq)
@@ -223,6 +232,7 @@ static __always_inline void announce_call(u32 kind, u32 value)
 		return;
 	seq = take_number(&p->seq);
 	r.head.seq = seq;
+	r.head.time_ns = record_time();
 	r.head.kind = kind;
 	r.task = bpf_get_current_task();
 	r.tid = (u32)bpf_get_current_pid_tgid();

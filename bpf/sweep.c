@@ -81,6 +81,7 @@ int marker(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	seq = take_number(&p->seq);
 	r.seq = seq;
+	r.time_ns = record_time();
 	r.kind = RECORD_MARKER;
 	r.argument = (u32)ctx->args[0];
 	if (ring.ringbuf_output(out, sizeof(r), wakeup(seq)))

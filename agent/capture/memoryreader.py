@@ -260,7 +260,7 @@ class _Reader:
         number, kinds, lost, suspect, early = row
         _ints((number, *kinds, lost))
         for record in early:
-            seq, kind, _ = wire.HEAD.unpack_from(record)
+            seq, kind, *_ = wire.HEAD.unpack_from(record)
             levels = record[wire.LEVELS_AT : wire.LEVELS_AT + 4] if kind <= Kind.STATE else b""
             _expect(
                 "a record",

@@ -162,7 +162,7 @@ class Probes:
         self.tell_arguments(wanted=False)
 
     def record(self) -> None:
-        """Make the exec hook tell the text of arguments from now on."""
+        """Make the hooks tell the time of each record, and the text of arguments, from now on."""
         self.records = True
         self.tell_arguments(wanted=True)
 
@@ -170,7 +170,8 @@ class Probes:
         """Make the exec hook tell the text of arguments, for a time; where strings are kept it does so in any case."""
         both = wire.KEEP_ARGUMENTS | wire.KEEP_ENVIRONMENT
         word = both if self.keeps_strings else wire.KEEP_ARGUMENTS if wanted or self.records else 0
-        syscall.set_word(self._descriptors["map:keep_strings"], 0, word)
+        word |= wire.KEEP_TIME if self.records else 0
+        syscall.set_word(self._descriptors["map:keep"], 0, word)
 
     def allow(self, per_second: int) -> None:
         """Set the allowance of each user, changes of groups and subreaper flags a second; root's is in proportion."""

@@ -16,7 +16,7 @@ from agent.capture.memoryreader import UnusableMemoryError
 from agent.errors import NoSuchRootError
 from agent.recorder import folder, segment, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
-from agent.recorder.replay import Replayer
+from agent.recorder.replay import Replayer, times
 from agent.recorder.tapesegment import TapeSegment
 
 _UNWRITTEN_NS: Final = 1_000_000_000  # what is older is on disk, where the writer keeps up
@@ -185,20 +185,27 @@ class Recording:
 def _instant_in(begin: TapeSegment, time_ns: int) -> Instant:
     """Return the instant of a time that is not before a segment's beginning."""
     ahead_ns, before_ns = begin.ahead_ns, begin.facts.boottime_ns
-    found = Instant(begin.run, begin.facts.first, begin.facts.realtime_ns, before_ns, 0)
+    order, last_ns, uncertain_ns = begin.facts.first, before_ns, 0
     for block in begin.tapes:
+        if block.last_ns and block.last_ns + max(ahead_ns, block.ahead_ns) <= time_ns:
+            order, ahead_ns, last_ns, before_ns = block.next, block.ahead_ns, block.last_ns, block.last_ns
+            continue
         content = begin.content(block)
         if content is None:
             break
         for entry in tape.entries(content):
             if entry.kind == tape.CLOCK:
                 ahead_ns = entry.value - entry.ns
-            elif entry.kind == tape.PART:
-                if entry.ns + ahead_ns > time_ns:
-                    return found
-                found = Instant(begin.run, entry.value, entry.ns + ahead_ns, entry.ns, entry.ns - before_ns)
+            elif entry.kind == tape.PART and entry.ns + ahead_ns <= time_ns:
+                order, last_ns, uncertain_ns = entry.value, entry.ns, entry.ns - before_ns
                 before_ns = entry.ns
-    return found
+            elif entry.kind == tape.PART:
+                for number, at_ns in sorted(times(entry.payload)):
+                    if not at_ns or at_ns + ahead_ns > time_ns:
+                        return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns)
+                    if number >= order:
+                        order, last_ns, uncertain_ns = number + 1, max(last_ns, at_ns), max(0, last_ns - at_ns)
+    return Instant(begin.run, order, last_ns + ahead_ns, last_ns, uncertain_ns)
 
 
 def _date(time_ns: int) -> str:

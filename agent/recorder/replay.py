@@ -20,6 +20,8 @@ _LENGTH: Final = _DISCARD - 1
 _RING_HEAD: Final = struct.Struct("<II")
 _SEQ: Final = wire.reader(wire.RECORD, "seq").unpack_from
 _KIND: Final = wire.reader(wire.RECORD, "seq", "kind").unpack_from
+_TIME: Final = wire.reader(wire.RECORD, "time_ns").unpack_from
+_NUMBER_AND_TIME: Final = wire.reader(wire.RECORD, "seq", "time_ns").unpack_from
 
 
 class Replayer:
@@ -32,8 +34,7 @@ class Replayer:
 
     Attributes:
         table, stream: as the daemon had them at this point.
-        boottime_ns: of the part of the ring that the last record was in, or is being handled from.
-        uncertain_ns: bound of how much earlier that record may have happened.
+        uncertain_ns: bound of the error of `boottime_ns`.
         ended: True once an orderly end of the daemon has been passed.
 
     Raises:
@@ -43,10 +44,12 @@ class Replayer:
     def __init__(self, keyframe: bytes, tapes: Iterable[bytes], boottime_ns: int, ahead_ns: int) -> None:
         memory = memoryreader.load(keyframe, memorywriter.TOTALS)
         self.table, self.stream = memory.table, memory.stream
-        self.boottime_ns = boottime_ns
         self.uncertain_ns = 0
         self.ended = False
         self._ahead_ns = ahead_ns
+        self._last_ns = boottime_ns
+        self._part_ns = boottime_ns
+        self._handled: memoryview | None = None  # the part whose record, at `_at`, is being handled
         self._entries = _entries_of(tapes)
         self._entry = next(self._entries, None)
         self._at = 0  # within the payload of the present entry
@@ -56,6 +59,13 @@ class Replayer:
     def order(self) -> int:
         """The number of the first record that has not been handled."""
         return self.stream.next
+
+    @property
+    def boottime_ns(self) -> int:
+        """CLOCK_BOOTTIME of the last record, or of the one that is being handled, ns: no earlier than any before it."""
+        if self._handled is not None:
+            return max(self._last_ns, int(_TIME(self._handled, self._at + _RING_HEAD.size)[0]))
+        return self._last_ns
 
     @property
     def time_ns(self) -> int:
@@ -89,14 +99,13 @@ class Replayer:
 
     def _part(self, entry: tape.TapeEntry, order: int) -> bool:
         """Feed a part, or its records up to a number; return False where it has more."""
+        view, end = entry.payload, len(entry.payload)
         if not self._at:
-            self.uncertain_ns = max(0, entry.ns - self.boottime_ns)
-            self.boottime_ns = entry.ns
             if entry.value <= order:
-                self._feed_all(entry.payload)
+                self._feed_all(view)
+                self._pass(view, entry.ns)
                 return True
             self._hold_early(order)
-        view, end = entry.payload, len(entry.payload)
         while self._at < end:
             flags, _ = _RING_HEAD.unpack_from(view, self._at)
             begin = self._at + _RING_HEAD.size
@@ -107,20 +116,40 @@ class Replayer:
                 if seq >= order:
                     self._held.append(_record(view, begin))
                 else:
+                    self._handled = view
                     self.stream.feed(view, begin)
+                    self._handled = None
+                    self._pass_one(_TIME(view, begin)[0], entry.ns)
             self._at = begin + tape.padded(flags & _LENGTH)
             if self.stream.next == order and self._has_come(order):
                 return False
+        self._part_ns = entry.ns
         return True
 
     def _feed_all(self, part: memoryview) -> None:
         feed, at, end = self.stream.feed, 0, len(part)
         words = part.cast("I")
+        self._handled = part
         while at < end:
             flags = words[at >> 2]
             if not flags & _DISCARD:
+                self._at = at
                 feed(part, at + 8)
             at += (flags & _LENGTH) + 15 & ~7
+        self._handled = None
+
+    def _pass(self, part: memoryview, part_ns: int) -> None:
+        """Note the time of a part that has been fed: that of its last record."""
+        self._pass_one(_TIME(part, self._at + _RING_HEAD.size)[0], part_ns)
+        self._part_ns = part_ns
+
+    def _pass_one(self, time_ns: int, part_ns: int) -> None:
+        if time_ns:
+            self.uncertain_ns = max(0, self._last_ns - time_ns)
+            self._last_ns = max(self._last_ns, time_ns)
+        else:  # the hooks were not asked for times then: it happened between two reads of the ring
+            self.uncertain_ns = part_ns - self._part_ns
+            self._last_ns = max(self._last_ns, part_ns)
 
     def _hold_early(self, order: int) -> None:
         """Take back records with larger numbers that wait in the stream."""
@@ -190,6 +219,17 @@ class Replayer:
             table.reunite()
         elif kind == Input.SETTLE:
             table.settle()
+
+
+def times(part: memoryview) -> list[tuple[int, int]]:
+    """Return number and time (CLOCK_BOOTTIME, ns; 0: not told) of each record of a part."""
+    found, at = [], 0
+    while at < len(part):
+        flags, _ = _RING_HEAD.unpack_from(part, at)
+        if not flags & _DISCARD:
+            found.append(_NUMBER_AND_TIME(part, at + _RING_HEAD.size))
+        at += _RING_HEAD.size + tape.padded(flags & _LENGTH)
+    return found
 
 
 def _entries_of(tapes: Iterable[bytes]) -> Iterator[tape.TapeEntry]:

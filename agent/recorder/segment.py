@@ -16,12 +16,12 @@ Grammar (little endian)::
     segment  := head, block*
     head     := "ckptape\\0", u32 version, u32 bytes of facts, u32 CRC-32 of facts, u32 0, facts (JSON, UTF-8)
     block    := "ckptblk\\0", u32 kind, u32 codec, u32 stored bytes, u32 bytes, u64 first, u64 next, u64 first_ns,
-                u64 last_ns, u32 CRC-32 of the stored bytes, u32 CRC-32 of the head so far, stored bytes
+                u64 last_ns, i64 ahead_ns, u32 CRC-32 of the stored bytes, u32 CRC-32 of the head so far, stored bytes
     kind     := 1: a tape (agent.recorder.tape) | 2: the keyframe (agent.capture.memorywriter)
     codec    := 0: as it is | 1: Zstandard, one frame
 
 ``first`` is `Stream.next` before the block's tape, ``next`` the least that it can be behind it; the times are those of the
-block's parts, CLOCK_BOOTTIME, ns.
+block's parts, CLOCK_BOOTTIME, ns, and ``ahead_ns`` is what CLOCK_REALTIME was ahead of that clock at its end.
 """
 
 import json
@@ -40,7 +40,7 @@ PLAIN: Final = 0
 ZSTD: Final = 1
 
 _HEAD: Final = struct.Struct("<8sIIII")
-_BLOCK: Final = struct.Struct("<8sIIIIQQQQII")
+_BLOCK: Final = struct.Struct("<8sIIIIQQQQqII")
 _BEFORE_CHECK: Final = _BLOCK.size - 4
 _MOST_FACTS: Final = 1 << 16
 MOST_BYTES: Final = 1 << 30
@@ -90,7 +90,7 @@ class Block(NamedTuple):
 
     Attributes:
         at: offset of its stored bytes in the segment.
-        kind, codec, stored, size, first, next, first_ns, last_ns, check: see the grammar.
+        kind, codec, stored, size, first, next, first_ns, last_ns, ahead_ns, check: see the grammar.
     """
 
     at: int
@@ -102,6 +102,7 @@ class Block(NamedTuple):
     next: int
     first_ns: int
     last_ns: int
+    ahead_ns: int
     check: int
 
     @property
@@ -152,7 +153,7 @@ def _check_types(said: Any) -> None:
 
 
 def block(
-    kind: int, stored: Data, size: int, numbers: tuple[int, int], times_ns: tuple[int, int], codec: int = ZSTD
+    kind: int, stored: Data, size: int, numbers: tuple[int, int], times_ns: tuple[int, int, int], codec: int = ZSTD
 ) -> tuple[bytes, Data]:
     """Return a block as its head and its stored bytes.
 
@@ -161,7 +162,7 @@ def block(
         stored: the bytes as stored.
         size: their length before compression.
         numbers: first and next.
-        times_ns: of the first and the last part.
+        times_ns: first_ns, last_ns and ahead_ns.
     """
     begun = _BLOCK.pack(BLOCK_MAGIC, kind, codec, len(stored), size, *numbers, *times_ns, zlib.crc32(stored), 0)
     return begun[:_BEFORE_CHECK] + struct.pack("<I", zlib.crc32(begun[:_BEFORE_CHECK])), stored
@@ -171,12 +172,11 @@ def block_at(data: Data, at: int) -> Block | None:
     """Return the head of the block that begins at an offset; None where no whole head is there."""
     if at < 0 or len(data) - at < _BLOCK.size:
         return None
-    magic, kind, codec, stored, size, first, following, first_ns, last_ns, check, own = _BLOCK.unpack_from(data, at)
+    magic, *told, own = _BLOCK.unpack_from(data, at)
     if magic != BLOCK_MAGIC or zlib.crc32(data[at : at + _BEFORE_CHECK]) != own:
         return None
-    if stored > MOST_BYTES or size > MOST_BYTES:
-        return None
-    return Block(at + _BLOCK.size, kind, codec, stored, size, first, following, first_ns, last_ns, check)
+    found = Block(at + _BLOCK.size, *told)
+    return found if max(found.stored, found.size) <= MOST_BYTES else None
 
 
 def blocks(data: Data, at: int) -> Iterator[Block | None]:

@@ -60,6 +60,7 @@ class TapeWriter:
         self._facts: dict[str, Any] = {}
         self._error = ""
         self._next = 0
+        self._ahead_ns = 0
         self._first = 0
         self._times: list[int] = []
         self._open_bytes = 0
@@ -109,7 +110,10 @@ class TapeWriter:
         self._channel.hush()
 
     def _heed_control(self) -> None:
-        message, descriptors, _, _ = socket.recv_fds(self._control, 1 << 12, 8)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._control, 1 << 12, 8)
+        except OSError:  # the daemon has closed its end before it has heard everything
+            message, descriptors = b"", []
         if not message:
             self._running = False
             self._selector.unregister(self._control)
@@ -136,7 +140,8 @@ class TapeWriter:
         if number == self._facts.get("keyframe") and self._file >= 0 and len(data) > 8:
             first = int(self._facts["first"])
             body = memoryview(data)[8:]
-            self._append(segment.KEYFRAME, body, (first, first), (int(self._facts["boottime_ns"]),) * 2)
+            begin_ns = int(self._facts["boottime_ns"])
+            self._append(segment.KEYFRAME, body, (first, first), (begin_ns, begin_ns))
 
     # ---- the tape --------------------------------------------------------------------------------------------------
 
@@ -186,6 +191,8 @@ class TapeWriter:
     def _note(self, kind: int, value: int, ns: int) -> None:
         if ns:
             self._times.append(ns)
+        if kind == tape.CLOCK:
+            self._ahead_ns = value - ns
         if kind in (tape.PART, tape.END):
             self._next = max(self._next, value)
         elif kind == Input.GIVE_UP:
@@ -223,6 +230,7 @@ class TapeWriter:
         self._marks += 1
         self._facts = said
         self._next = self._first = int(said["first"])
+        self._ahead_ns = int(said["realtime_ns"]) - int(said["boottime_ns"])
         facts = segment.SegmentFacts(sequence=self._sequence, **{key: said[key] for key in said if key != "keyframe"})
         self._path = self._place / folder.name_of(self._sequence, self._next)
         self._size = 0
@@ -237,7 +245,7 @@ class TapeWriter:
 
     def _append(self, kind: int, data: memoryview, numbers: tuple[int, int], times_ns: tuple[int, int]) -> None:
         packed = self._compressor.compress(data)
-        head, stored = segment.block(kind, packed, len(data), numbers, times_ns)
+        head, stored = segment.block(kind, packed, len(data), numbers, (*times_ns, self._ahead_ns))
         self._raw_bytes += len(data)
         try:
             self._write(head, stored)

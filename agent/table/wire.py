@@ -38,10 +38,11 @@ STRINGS_BYTES = 8192
 KEPT_BYTES = 4096
 KEEP_ARGUMENTS = 1
 KEEP_ENVIRONMENT = 2
+KEEP_TIME = 4
 STRINGS_BLOCK = 64
 
 # (field, struct code), in the order of the header.
-RECORD = (("seq", "Q"), ("kind", "I"), ("argument", "I"))
+RECORD = (("seq", "Q"), ("kind", "I"), ("argument", "I"), ("time_ns", "Q"))
 RECORD_TASK = (
     *RECORD,
     ("task", "Q"),
@@ -187,6 +188,7 @@ class TaskRecord(NamedTuple):
     seq: int
     kind: int
     argument: int
+    time_ns: int
     task: int
     start_ns: int
     parent: int

@@ -23,20 +23,22 @@ class RecordWriter:
 
     Attributes:
         seq: number of the next record.
+        time_ns: of the next records.
     """
 
     def __init__(self, seq: int = 0) -> None:
         self.seq = seq
+        self.time_ns = 0
 
-    def _head(self, kind: Kind, argument: int = 0) -> tuple[int, int, int]:
+    def _head(self, kind: Kind, argument: int = 0) -> tuple[int, int, int, int]:
         self.seq += 1
-        return self.seq - 1, int(kind), argument
+        return self.seq - 1, int(kind), argument, self.time_ns
 
     def task(self, kind: Kind, argument: int = 0, *, roles: tuple[tuple[int, PidState], ...], **fields: int) -> bytes:
         """Return struct record_task; roles are identity and numbers of pid, tgid, pgrp and session."""
         values: dict[str, int | bytes] = dict.fromkeys((name for name, _ in wire.RECORD_TASK), 0)
         values.update(fields, comm=b"task")
-        values["seq"], values["kind"], values["argument"] = self._head(kind, argument)
+        values["seq"], values["kind"], values["argument"], values["time_ns"] = self._head(kind, argument)
         values["pid"], values["tgid"], values["pgid"], values["sid"] = identities = [identity for identity, _ in roles]
         levels, tail = [], b""
         for role, (identity, state) in enumerate(roles):
@@ -73,7 +75,7 @@ def nonsense(writer: RecordWriter, kind: Kind, seed: int) -> bytes:
     chance = random.Random(seed)
     numbers = [tuple(chance.choices(range(1, 5), k=chance.randint(1, 3))) for _ in range(4)]
     roles = [(chance.randint(0, 4), a_state(each, tuple(range(1, 1 + len(each))))) for each in numbers]
-    names = [name for name, code in wire.RECORD_TASK[3:] if code in ("Q", "I")]
+    names = [name for name, code in wire.RECORD_TASK[4:] if code in ("Q", "I")]
     fields = {name: chance.randint(0, 5) for name in names} | {"flags": chance.getrandbits(12)}
     argument = chance.choice([0, 1, 2, CLONE_THREAD, CLONE_PARENT])
     if kind <= Kind.STATE:

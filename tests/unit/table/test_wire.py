@@ -78,6 +78,7 @@ def values() -> dict[str, int]:
         "KEPT_BYTES": wire.KEPT_BYTES,
         "KEEP_ARGUMENTS": wire.KEEP_ARGUMENTS,
         "KEEP_ENVIRONMENT": wire.KEEP_ENVIRONMENT,
+        "KEEP_TIME": wire.KEEP_TIME,
         "STRINGS_BLOCK": wire.STRINGS_BLOCK,
         "sizeof(struct string_key)": wire.STRING_KEY.size,
         "INITIAL_INUM": INITIAL_INUM,
@@ -163,7 +164,7 @@ def test_task_state_names_the_fields_of_record_task_in_order() -> None:
 
 def test_a_reader_yields_the_wanted_fields_in_the_order_of_the_header() -> None:
     """The order of the request does not matter; other fields are skipped."""
-    data = wire.END.pack(1, 8, 3, 4, 5, 6, 7)
+    data = wire.END.pack(1, 8, 3, 9, 4, 5, 6, 7)
 
     assert wire.reader(wire.RECORD_END, "tid", "seq", "task").unpack_from(data) == (1, 4, 6)
     assert wire.reader(wire.RECORD_END, "tid").size == wire.END.size
