@@ -112,7 +112,15 @@ class Contents:
     def stage(self) -> Stage:
         """The pages that processes share since a fork, which are there before the tree is built."""
         with PageFiles() as files:
-            return Stage(self._memories, files.read)
+            return Stage(self._memories, files.read, self._early_path)
+
+    def _early_path(self, identity: int) -> bytes | None:
+        """Return the path of a mapped file; None of one that is made later, or that a user could lead elsewhere."""
+        entry = self._images.files.get(identity)
+        if entry is None or not entry.HasField("reg") or self.ghosts.made_later(identity):
+            return None
+        path = bytes(entry.reg.name)
+        return None if pathaccess.process_of(path) is not None or pathaccess.changeable_folder(path) else path
 
     @property
     def page_bytes(self) -> int:

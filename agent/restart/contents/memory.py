@@ -10,8 +10,8 @@ import bisect
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any, Final, NamedTuple
+from functools import cache, cached_property
+from typing import Any, Final
 
 from agent.restart.contents.addresses import TASK_END, AddressRange, Specials
 from agent.restart.contents.fillabi import Demand
@@ -21,6 +21,7 @@ from agent.restart.contents.hugepages import page_size
 from agent.restart.contents.images import PAGE, Images, PageRun, ProcessImage
 from agent.restart.contents.kernelareas import KernelAreas
 from agent.restart.contents.pagereads import merge_pages, read_pages
+from agent.restart.contents.privateareas import Inherited, PrivateArea
 from agent.restart.contents.refusals import Refused
 from exporters.criu.memorymessages import (
     ANON_PRIVATE,
@@ -64,22 +65,6 @@ _EXE_AT: Final = 12 * 8 + 4
 
 FileKey = tuple[str, int, int]
 """A mapped file: its kind (file, memfd, shmem), its number, and the flags that it is opened with."""
-
-
-class Inherited(NamedTuple):
-    """An area that a process has from the stage; see staging.py.
-
-    Attributes:
-        at: its address there.
-        merged: the pages that the base has, too, and that may differ.
-        read: the pages that the base has not.
-        dropped: the ranges of pages that only the base has.
-    """
-
-    at: int
-    merged: list[PageRun]
-    read: list[PageRun]
-    dropped: list[AddressRange]
 
 
 class AddressSpace:
@@ -162,20 +147,27 @@ class AddressSpace:
         mm = self._mm
         return mm.mm_start_code, mm.mm_end_code, mm.mm_start_brk, mm.mm_start_stack, mm.mm_arg_start
 
-    def plain_areas(self) -> list[AddressRange]:
-        """Return the areas of ordinary private memory."""
+    def private_areas(self) -> list[PrivateArea]:
+        """Return the areas of ordinary private memory that have pages."""
         odd = MAP_HUGETLB | MAP_GROWSDOWN | MAP_DROPPABLE | MAP_NORESERVE
         return [
-            AddressRange(int(vma.start), int(vma.end))
+            PrivateArea(
+                AddressRange(int(vma.start), int(vma.end)),
+                (int(vma.shmid), int(vma.fdflags)) if vma.status & FILE_PRIVATE else None,
+                int(vma.pgoff),
+            )
             for vma in self._regular
-            if vma.status & ANON_PRIVATE and not vma.flags & odd
+            if vma.status & (ANON_PRIVATE | FILE_PRIVATE) and not vma.flags & odd and vma.start in self._written
         ]
 
     def pages_of(self, area: AddressRange) -> list[PageRun]:
         """Return the pages of an area."""
-        first = bisect.bisect_left(self.runs, area.start, key=lambda run: run.address)
-        last = bisect.bisect_left(self.runs, area.end, key=lambda run: run.address)
-        return self.runs[first:last]
+        first = bisect.bisect_left(self._addresses, area.start)
+        return self.runs[first : bisect.bisect_left(self._addresses, area.end, first)]
+
+    @cached_property
+    def _addresses(self) -> list[int]:
+        return [run.address for run in self.runs]
 
     def page_files(self) -> list[str]:
         """Return the paths of the files that its pages are in."""
@@ -237,37 +229,39 @@ class AddressSpace:
             inherited: what it has from the stage, by the start of the area.
             buffer: data of MERGE_BUFFER bytes.
         """
-        written = self._written()
+        written = self._written
         for vma in self._regular:
             if vma.status & AREA_SYSVIPC:
                 continue  # it is there; see systemv.py
             script.about = _about(vma)
-            protection = int(vma.prot) | (PROT_WRITE if vma.start in written else 0)
+            size, start = int(vma.end - vma.start), int(vma.start)
+            if start in inherited:
+                script.exact("mremap", inherited[start].at, size, size, MREMAP_MOVE, start, wanted=start)
+                self._advise(script, vma, _BEFORE_PAGES)
+                continue
+            protection = int(vma.prot) | (PROT_WRITE if start in written else 0)
             file: Argument = -1
             flags = int(vma.flags) & MAP_FLAGS | MAP_FIXED
             key = self._key(vma)
             if key is not None:
                 file = files[key]
                 flags &= ~MAP_ANONYMOUS
-            size, start = int(vma.end - vma.start), int(vma.start)
-            if start in inherited:
-                script.exact("mremap", inherited[start].at, size, size, MREMAP_MOVE, start, wanted=start)
-                self._advise(script, vma, _BEFORE_PAGES)
-                continue
             script.exact("mmap", start, size, protection, flags, file, int(vma.pgoff), wanted=start)
             self._advise(script, vma, _BEFORE_PAGES)
         script.about = About("pages", "")
         if inherited:
-            for each in inherited.values():
+            merged: list[PageRun] = []
+            read: list[PageRun] = []
+            at = 0
+            for start, each in sorted(inherited.items()):
                 for gap in each.dropped:
                     script.call("madvise", gap.start, gap.size, MADV_DONTNEED)
-                merge_pages(script, each.merged, pages, buffer)
-                read_pages(script, each.read, pages, ways)
-            at = 0
-            for area in sorted(area for area in self.plain_areas() if area.start in inherited):
-                read_pages(script, self.pages_of(AddressRange(at, area.start)), pages, ways)
-                at = area.end
-            read_pages(script, self.pages_of(AddressRange(at, TASK_END)), pages, ways)
+                merged += each.merged
+                read += (*self.pages_of(AddressRange(at, start)), *each.read)
+                at = each.end
+            read += self.pages_of(AddressRange(at, TASK_END))
+            merge_pages(script, merged, pages, buffer)
+            read_pages(script, read, pages, ways)
         else:
             read_pages(script, self.runs, pages, ways)
         for vma in self._vmas:
@@ -312,8 +306,9 @@ class AddressSpace:
         if mm.thp_disabled:
             script.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
+    @cached_property
     def _written(self) -> set[int]:
-        """Return the starts of the areas that pages are read into."""
+        """The starts of the areas that pages are read into."""
         starts = [int(vma.start) for vma in self._regular]
         found = set()
         for run in self.runs:

@@ -4,38 +4,59 @@
 A forked process shares its parent's private pages until one of them writes. Only a fork makes such pages, so they must be
 there before the tree is built. Processes of one family, which descend from one program by forks alone, have the same areas
 at the same addresses. Of each family the first process is the base: its pages are read into a stage before the first
-fork. Later each process of the family moves the areas of the stage to their places, and writes the pages that differ.
+fork. Later each process of the family moves the areas of the stage to their places, and writes the pages that differ. An
+area that maps a file is in the stage as a map of that file, too.
+
+No image tells which pages are shared, so equal ones are. An area of many pages is left out where a sample has none that is
+equal: to write a page that is shared costs more than to read it into an area of one's own.
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Final, NamedTuple
 
 from agent.restart.contents.addresses import AddressRange, hole
 from agent.restart.contents.images import PAGE, PageRun
-from agent.restart.contents.memory import AddressSpace, Inherited
+from agent.restart.contents.memory import AddressSpace
+from agent.restart.contents.openfiles import open_flags
 from agent.restart.contents.pagereads import reads
+from agent.restart.contents.privateareas import Inherited, PrivateArea
 from agent.restart.contents.refusals import Refused
 
-_WORTH: Final = 4 << 20
-"""Bytes that a stage must save, at least."""
-_LEAST: Final = 64 << 10
-"""Bytes of the pages of an area, at least, for it to be considered."""
-_SAMPLES: Final = 16
-"""Pages of an area that are compared, to know if most are shared."""
+_SAMPLED: Final = 1 << 20
+"""Bytes of the pages of an area, at least, for a sample to be worth the time."""
+_SAMPLES: Final = 8
+"""Pages of such an area that are compared, up to the first that is equal."""
 HEAD: Final = struct.Struct("=QQQII")
-READ: Final = struct.Struct("=QQQQ")
+READ: Final = struct.Struct("=QQQII")
+_O_NOFOLLOW: Final = 0o400000
 
 Read = Callable[[PageRun], bytes]
+Path = Callable[[int], bytes | None]
 
 
-class _Staged(NamedTuple):
-    """An area of a base in the stage: its process, and its place there."""
+class _Chosen(NamedTuple):
+    """An area of a base that is put into the stage.
 
-    pid: int
-    area: AddressRange
-    at: int
+    Attributes:
+        base: the process.
+        area: the area there.
+        path: of the file that it maps; empty: none.
+        members: the range of each process that takes it, the base's among them.
+    """
+
+    base: int
+    area: PrivateArea
+    path: bytes
+    members: dict[int, AddressRange]
+
+    @property
+    def size(self) -> int:
+        """Bytes of addresses."""
+        return max(area.size for area in self.members.values())
 
 
 class Stage:
@@ -44,24 +65,28 @@ class Stage:
     Args:
         memories: of its processes, parents first.
         read: reads the bytes of a run.
+        path_of: returns the path of a file by its number; None of one that must not be opened before the tree is built.
 
     Attributes:
         place: the addresses of the stage; None where nothing is worth it.
     """
 
-    def __init__(self, memories: Mapping[int, AddressSpace], read: Read) -> None:
+    def __init__(self, memories: Mapping[int, AddressSpace], read: Read, path_of: Path) -> None:
         self._memories = memories
+        self._read = read
+        self._path_of = cache(path_of)
+        self._samples: dict[int, bytes] = {}
         self._inherited: dict[int, dict[int, Inherited]] = {}
-        self._staged: list[_Staged] = []
+        self._staged: list[tuple[_Chosen, int]] = []
         self.place: AddressRange | None = None
-        chosen = [each for family in self._families() for each in self._chosen(family, read)]
-        size = sum(max(area.size for area in members.values()) for _, members in chosen)
+        chosen = [each for family in self._families() for each in self._chosen(family)]
+        size = sum(each.size for each in chosen)
         with suppress(Refused):  # no room: each gets its own copy
             start = hole(size, [area for memory in memories.values() for area in memory.areas]).start
             self.place = AddressRange(start, start + size) if size else None
-            for base, members in chosen:
-                self._take(base, members, start)
-                start += max(area.size for area in members.values())
+            for each in chosen:
+                self._take(each, start)
+                start += each.size
 
     def inherited(self, pid: int) -> dict[int, Inherited]:
         """Return what a process takes from the stage, by the start of the area."""
@@ -71,19 +96,29 @@ class Stage:
         """Return the stage as the helper reads it; empty where there is none."""
         if self.place is None:
             return b""
-        entries, paths = [], b""
-        places: dict[str, int] = {}
-        for pid, area, at in self._staged:
-            for path, offset, spans in reads(self._memories[pid].pages_of(area), at - area.start):
-                if path not in places:
-                    places[path] = len(paths)
-                    paths += path.encode() + b"\0"
+        maps, entries, paths = [], [], b""
+        places: dict[bytes, int] = {}
+
+        def place(path: bytes) -> int:
+            nonlocal paths
+            if path not in places:
+                places[path] = len(paths)
+                paths += path + b"\0"
+            return places[path]
+
+        for chosen, at in self._staged:
+            area = chosen.area
+            if area.file is not None:
+                maps.append((at, chosen.size, area.offset, place(chosen.path), open_flags(area.file[1])))
+            runs = self._memories[chosen.base].pages_of(area.range)
+            for path, offset, spans in reads(runs, at - area.range.start):
                 for address, size in spans:
-                    entries.append((address, size, offset, places[path]))
+                    entries.append((address, size, offset, place(os.fsencode(path)), os.O_RDONLY | _O_NOFOLLOW))
                     offset += size
-        first = HEAD.size + READ.size * len(entries)
-        packed = b"".join(READ.pack(*entry[:3], first + entry[3]) for entry in entries)
-        return HEAD.pack(first + len(paths), self.place.start, self.place.size, len(entries), 0) + packed + paths
+        first = HEAD.size + READ.size * (len(maps) + len(entries))
+        packed = b"".join(READ.pack(*each[:3], first + each[3], each[4]) for each in (*maps, *entries))
+        head = HEAD.pack(first + len(paths), self.place.start, self.place.size, len(entries), len(maps))
+        return head + packed + paths
 
     def _families(self) -> Iterable[list[int]]:
         families: dict[object, list[int]] = {}
@@ -91,61 +126,77 @@ class Stage:
             families.setdefault(memory.family, []).append(pid)
         return [pids for pids in families.values() if len(pids) > 1]
 
-    def _take(self, base: int, members: Mapping[int, AddressRange], at: int) -> None:
+    def _take(self, chosen: _Chosen, at: int) -> None:
         """Put an area of a base into the stage, and note what each process that takes it must do."""
-        self._staged.append(_Staged(base, members[base], at))
-        for pid, area in members.items():
-            mine, theirs = self._memories[pid].pages_of(area), self._common(base, members[base], area)
-            found = Inherited(at, [], [], []) if pid == base else _difference(at, mine, theirs)
+        self._staged.append((chosen, at))
+        whole = self._memories[chosen.base].pages_of(chosen.area.range)
+        for pid, area in chosen.members.items():
+            found = Inherited(at, area.end, [], [], [])
+            if pid != chosen.base:
+                theirs = whole if area.end >= chosen.area.range.end else _cut(whole, [area])
+                found = _difference(found, self._memories[pid].pages_of(area), theirs)
             self._inherited.setdefault(pid, {})[area.start] = found
 
-    def _common(self, base: int, whole: AddressRange, area: AddressRange) -> list[PageRun]:
-        """Return the pages of a base's area that are within that of another process, which begins there, too."""
-        return _cut(self._memories[base].pages_of(whole), [area])
+    def _chosen(self, pids: list[int]) -> list[_Chosen]:
+        """Return the areas of a family that several processes have.
 
-    def _chosen(self, pids: list[int], read: Read) -> list[tuple[int, dict[int, AddressRange]]]:
-        """Return the areas of a family that are worth a stage: the base, and the area of each process that takes it.
-
-        The areas begin at one address. They may end at others: each process has a heap of its own size.
+        The areas begin at one address. They may end at others, but for maps of files: each process has a heap of its own
+        size.
         """
         base, *others = pids
-        plain = {pid: {area.start: area for area in self._memories[pid].plain_areas()} for pid in others}
+        areas = {pid: {each.range.start: each for each in self._memories[pid].private_areas()} for pid in others}
         found = []
-        saved = 0
-        for area in self._memories[base].plain_areas():
-            theirs = self._memories[base].pages_of(area)
-            if sum(run.size for run in theirs) < _LEAST:
+        for area in self._memories[base].private_areas():
+            path = b"" if area.file is None else self._path_of(area.file[0])
+            if path is None:
                 continue
-            members = {base: area}
+            theirs = self._memories[base].pages_of(area.range)
+            members = {base: area.range}
+            self._samples.clear()
             for pid in others:
-                mine = plain[pid].get(area.start)
-                if mine is not None and _alike(self._memories[pid].pages_of(mine), theirs, read):
-                    members[pid] = mine
-                    saved += sum(run.size for run in self._common(base, area, mine))
+                mine = areas[pid].get(area.range.start)
+                if (
+                    mine is not None
+                    and self._maps_same(mine, area)
+                    and self._alike(self._memories[pid].pages_of(mine.range), theirs)
+                ):
+                    members[pid] = mine.range
             if len(members) > 1:
-                found.append((base, members))
-        return found if saved >= _WORTH else []
+                found.append(_Chosen(base, area, path, members))
+        return found
 
+    def _maps_same(self, one: PrivateArea, other: PrivateArea) -> bool:
+        """Return True if two areas map one file in one way, or none. An image may have a number for each map of a file."""
+        if one.file is None or other.file is None:
+            return one.file is other.file
+        alike = one.range == other.range and one.offset == other.offset and one.file[1] == other.file[1]
+        return alike and self._path_of(one.file[0]) == self._path_of(other.file[0])
 
-def _alike(mine: list[PageRun], theirs: list[PageRun], read: Read) -> bool:
-    """Return True if at least half of some pages of an area are the same in both processes."""
-    both = _difference(0, mine, theirs).merged
-    sample = []
-    for number in range(_SAMPLES if both else 0):
-        run = both[number * len(both) // _SAMPLES]
-        skip = number * (run.size // PAGE) // _SAMPLES * PAGE
-        sample.append(PageRun(run.address + skip, PAGE, run.file, run.offset + skip))
-    if not sample:
+    def _alike(self, mine: list[PageRun], theirs: list[PageRun]) -> bool:
+        """Return True if two processes have pages of an area in common, and one of a sample of many is equal."""
+        both = _difference(Inherited(0, 0, [], [], []), mine, theirs).merged
+        if sum([run.size for run in both]) < _SAMPLED:
+            return bool(both)
+        for number in range(_SAMPLES):
+            run = both[number * len(both) // _SAMPLES]
+            skip = number * (run.size // PAGE) // _SAMPLES * PAGE
+            page = PageRun(run.address + skip, PAGE, run.file, run.offset + skip)
+            if page.address not in self._samples:
+                (other,) = _cut(theirs, [AddressRange(page.address, page.address + PAGE)])
+                self._samples[page.address] = self._read(other)
+            if self._read(page) == self._samples[page.address]:
+                return True
         return False
-    other = _cut(theirs, [AddressRange(run.address, run.address + PAGE) for run in sample])
-    return 2 * sum(read(one) == read(two) for one, two in zip(sample, other, strict=True)) >= len(sample)
 
 
-def _difference(at: int, mine: list[PageRun], theirs: list[PageRun]) -> Inherited:
+def _difference(known: Inherited, mine: list[PageRun], theirs: list[PageRun]) -> Inherited:
     """Return what a process must do with an area of the base's pages to have its own."""
+    if len(mine) == len(theirs) and all(a[0] == b[0] and a[1] == b[1] for a, b in zip(mine, theirs, strict=True)):
+        return known._replace(merged=mine)
     own, others = _ranges(mine), _ranges(theirs)
     missing = _without(own, others)
-    return Inherited(at, _cut(mine, _without(own, missing)), _cut(mine, missing), _without(others, own))
+    merged = _cut(mine, _without(own, missing))
+    return known._replace(merged=merged, read=_cut(mine, missing), dropped=_without(others, own))
 
 
 def _ranges(runs: Iterable[PageRun]) -> list[AddressRange]:

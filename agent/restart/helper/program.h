@@ -71,21 +71,23 @@ struct program_head {
 /*
  * Memory that all actors inherit from the guard, until they are released: agent/restart/contents/staging.py
  *
- *     stage = struct stage_head | struct stage_read * reads | (path, a byte 0) *
+ *     stage = struct stage_head | struct stage_read * maps | struct stage_read * reads | (path, a byte 0) *
  */
 struct stage_head {
 	uint64_t bytes; /* of the stage's description */
 	uint64_t address;
 	uint64_t size;
 	uint32_t reads;
-	uint32_t reserved;
+	uint32_t maps;
 };
 
+/* Bytes of a file that are read into the stage, or that it maps. */
 struct stage_read {
 	uint64_t address;
 	uint64_t size;
 	uint64_t offset; /* in the file */
-	uint64_t path;	 /* of the file: its offset in the description */
+	uint32_t path;	 /* of the file: its offset in the description */
+	uint32_t flags;	 /* to open it with */
 };
 
 struct program_actor {

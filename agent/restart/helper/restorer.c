@@ -119,12 +119,24 @@ static void copy_page(uint64_t *to, const uint64_t *from)
 		to[n] = from[n];
 }
 
-/* Read all of a span into the buffer, part by part; a page that is as before stays shared with the process that it came from. */
-static long merge(struct fill_state *state, int file, const struct span *span, uint64_t offset, char *buffer)
+/* Return the bytes of spans from a place in the first one on, as far as the buffer has room for them. */
+static size_t buffered(const struct span *spans, uint64_t count, size_t done)
 {
-	for (size_t done = 0; done < span->size;) {
-		size_t left = span->size - done, part = left < FILL_MERGE_BUFFER ? left : FILL_MERGE_BUFFER;
-		long size = CALL4(pread64, file, buffer, part, offset + done);
+	size_t size = 0;
+
+	for (; count && size < FILL_MERGE_BUFFER; spans++, count--, done = 0)
+		size += spans->size - done;
+	return size < FILL_MERGE_BUFFER ? size : FILL_MERGE_BUFFER;
+}
+
+/* Read all spans by way of the buffer; a page that is as before stays shared with the process that it came from. */
+static long merge_all(struct fill_state *state, int file, const struct span *spans, uint64_t count, uint64_t offset,
+		      char *buffer)
+{
+	size_t done = 0; /* bytes of the first span */
+
+	while (count) {
+		long size = CALL4(pread64, file, buffer, buffered(spans, count, done), offset);
 
 		if (size == -EINTR)
 			continue;
@@ -132,26 +144,19 @@ static long merge(struct fill_state *state, int file, const struct span *span, u
 		if (size <= 0)
 			return size ? size : -ENODATA;
 		for (long at = 0; at < size; at += PAGE) {
-			uint64_t *page = (uint64_t *)((char *)span->base + done + at);
+			uint64_t *page = (uint64_t *)((char *)spans->base + done);
 
 			if (!same_page(page, (uint64_t *)(buffer + at)))
 				copy_page(page, (uint64_t *)(buffer + at));
+			done += PAGE;
+			if (done == spans->size) {
+				spans++;
+				count--;
+				done = 0;
+			}
 		}
-		done += (size_t)size;
+		offset += (uint64_t)size;
 		__atomic_add_fetch(&state->bytes, (uint64_t)size, __ATOMIC_RELAXED);
-	}
-	return 0;
-}
-
-static long merge_all(struct fill_state *state, int file, const struct span *spans, uint64_t count, uint64_t offset,
-		      char *buffer)
-{
-	for (; count; spans++, count--) {
-		long answer = merge(state, file, spans, offset, buffer);
-
-		if (answer)
-			return answer;
-		offset += spans->size;
 	}
 	return 0;
 }

@@ -5,6 +5,7 @@
 #include "state.h"
 
 #define MADV_POPULATE_WRITE 23
+#define MAP_FIXED 0x10
 #define STEP (1u << 20) /* bytes that are made and then read, while the processor's cache still has them */
 
 static uint64_t address, size;
@@ -26,20 +27,31 @@ static long read_part(int file, const struct stage_read *part)
 	return 0;
 }
 
-static long read_parts(const struct stage_head *head)
+static long map_part(int file, const struct stage_read *part)
+{
+	long at = CALL6(mmap, part->address, part->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file,
+			part->offset);
+
+	return at == (long)part->address ? 0 : at;
+}
+
+static long take_parts(const struct stage_head *head)
 {
 	const struct stage_read *parts = (const struct stage_read *)(head + 1);
-	uint64_t path = 0;
+	uint32_t path = 0;
 	long file = -1, answer = 0;
 
-	for (uint32_t n = 0; n < head->reads && !answer; n++) {
+	for (uint32_t n = 0; n < head->maps + head->reads && !answer; n++) {
 		if (parts[n].path != path) {
 			if (file >= 0)
 				CALL1(close, file);
 			path = parts[n].path;
-			file = CALL4(openat, AT_FDCWD, (const char *)head + path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+			file = CALL4(openat, AT_FDCWD, (const char *)head + path, parts[n].flags | O_CLOEXEC, 0);
 		}
-		answer = file < 0 ? file : read_part((int)file, &parts[n]);
+		if (file < 0)
+			answer = file;
+		else
+			answer = n < head->maps ? map_part((int)file, &parts[n]) : read_part((int)file, &parts[n]);
 	}
 	if (file >= 0)
 		CALL1(close, file);
@@ -66,7 +78,7 @@ long stage_make(void)
 		return answer < 0 && answer >= -ERRORS ? answer : -EEXIST;
 	address = first.address;
 	size = first.size;
-	answer = read_parts(head);
+	answer = take_parts(head);
 	CALL2(munmap, head, first.bytes);
 	return answer;
 }

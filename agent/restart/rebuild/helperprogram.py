@@ -23,8 +23,8 @@ PROGRAM_HEAD = (
     *(("magic", "I"), ("version", "I"), ("actors", "I"), ("steps", "I"), ("dependencies", "I"), ("numbers", "I")),
     *(("flags", "I"), ("spare_first", "i"), ("spare_end", "i"), ("stage", "I")),
 )
-STAGE_HEAD = (("bytes", "Q"), ("address", "Q"), ("size", "Q"), ("reads", "I"), ("reserved", "I"))
-STAGE_READ = (("address", "Q"), ("size", "Q"), ("offset", "Q"), ("path", "Q"))
+STAGE_HEAD = (("bytes", "Q"), ("address", "Q"), ("size", "Q"), ("reads", "I"), ("maps", "I"))
+STAGE_READ = (("address", "Q"), ("size", "Q"), ("offset", "Q"), ("path", "I"), ("flags", "I"))
 PROGRAM_ACTOR = (
     *(("first_step", "I"), ("step_count", "I"), ("first_number", "I"), ("depth", "I"), ("leader", "I"), ("flags", "I")),
     *(("exit_signal", "i"), ("tag", "I"), ("comm", "16s")),
