@@ -28,17 +28,18 @@ def read(file: BinaryIO, most: int) -> bytes:
     with contextlib.suppress(io.UnsupportedOperation):  # a stream in memory has no descriptor
         about = os.fstat(file.fileno())
         if stat.S_ISREG(about.st_mode) and about.st_size > most:
-            raise TooLargeError(_said(most))
+            raise TooLargeError(said(most))
     chunks = []
     left = most + 1
     while left and (chunk := file.read(min(left, _CHUNK))):
         chunks.append(chunk)
         left -= len(chunk)
     if not left:
-        raise TooLargeError(_said(most))
+        raise TooLargeError(said(most))
     return b"".join(chunks)
 
 
-def _said(most: int) -> str:
+def said(most: int) -> str:
+    """Return the words for a file with more bytes than the bound."""
     unit = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
     return f"has more than {most} bytes ({unit}), which is the most that is read of it"

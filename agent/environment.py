@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that daemon and clients have in common: a variable, and sockets. A client needs no more of the
+"""The names that daemon and clients have in common: variables, and sockets. A client needs no more of the
 configuration.
 """
 
@@ -8,6 +8,8 @@ from typing import Final
 
 SOCKET_VARIABLE: Final = "CKPTREE_SOCKET"
 """The environment variable with the path of the socket, for daemon and client; an empty value counts as unset."""
+NATS_VARIABLE: Final = "CKPTREE_NATS"
+"""The environment variable with the address of the NATS server; an empty value counts as unset."""
 
 
 def private_socket(public: Path) -> Path:

@@ -29,6 +29,7 @@ from agent.cli.options import (
     Format,
     Mode,
     ModeName,
+    Nats,
     Socket,
     Source,
     SourceName,
@@ -124,7 +125,10 @@ def daemon(context: typer.Context) -> None:
 def snapshot(
     root: Annotated[str, typer.Argument(metavar="ROOT", help=ROOT_HELP)],
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE|-", help="Write to this file, or with - to standard output.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE|-", help="Write to this file or store, or with - to standard output."
+        ),
     ] = "-",
     fmt: Format = None,
     dialect: Annotated[DialectName, typer.Option(help="Write a ckpt image in this dialect.")] = DialectName.SEED,
@@ -152,6 +156,7 @@ def snapshot(
         Path | None, typer.Option(metavar="KEY", help="Sign the file with this ssh key. The signature is FILE.sig.")
     ] = None,
     socket: Socket = None,
+    nats: Nats = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a snapshot of the tree below ROOT and write it."""
@@ -166,7 +171,7 @@ def snapshot(
         raise UsageError(f"--timeout {timeout}: expected a number of seconds")
     if no_plan and require_rebuildable:
         raise UsageError("--require-rebuildable takes a plan, and --no-plan forbids it: leave one of them out")
-    target = writing.Target(output, "json" if as_json else fmt or "ckpt", sign)
+    target = writing.Target(output, "json" if as_json else fmt or "ckpt", sign, nats)
     if fmt is None and not as_json and (other := writing.misnamed(output)):
         say(f"{output} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     meant = rootname.parse_target(root)

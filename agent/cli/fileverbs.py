@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent import bounded
-from agent.cli import allowance, terminal
-from agent.cli.options import Format
+from agent.cli import allowance, storefiles, terminal
+from agent.cli.options import Format, Nats
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
 from exporters.criu import PREFIX
@@ -50,18 +50,24 @@ MOST_BYTES = 256 << 20
 """Bound of a file. A task takes some 200 bytes in an image, and with its environment some thousands."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_FILE = "A snapshot in any format that can be read, - for standard input, or criu:DIR for a folder of CRIU images."
+_FILE = "A snapshot in any format that can be read, - for standard input, criu:DIR for a folder of CRIU images, or an "
+_FILE += "address in a store: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG."
 File = Annotated[str, typer.Argument(metavar="FILE", help=_FILE)]
 
 
-def _confine() -> None:
-    """Give up the rights that a verb which only reads does not need: the file may be untrusted."""
+def _confine(*files: str | None) -> None:
+    """Fetch files that lie in stores, and give up the rights that a verb which only reads does not need: the files may
+    be untrusted."""
+    storefiles.fetch(*files)
     from agent.cli.confinement import confine_root
 
     confine_root()
 
 
 def _read(file: str) -> bytes:
+    if isinstance(file, storefiles.StoredFile):
+        storefiles.fetch(file)
+        return file.data or b""
     try:
         if file == "-":
             if sys.stdin is None:
@@ -142,11 +148,12 @@ def load_file(file: str, *keys: Path) -> "Snapshot":
         if tree is None:
             raise UsageError(f"{file} has no tree.ckpt, which a key could have signed")
         file = str(tree)
+    storefiles.fetch(file, signed=bool(keys))
     data = _read(file)
     for key in keys:
         from agent.cli import signature
 
-        say(signature.verify(data, file, key))
+        say(signature.verify(data, file, key, getattr(file, "signature", None)))
     return _load(file, data)
 
 
@@ -154,9 +161,10 @@ def _name(file: str) -> str:
     return "standard input" if file == "-" else file
 
 
-def show(file: File, as_json: AsJson = False) -> None:
+def show(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
     """Show what is in a snapshot, as a tree."""
-    _confine()
+    file = storefiles.named(file, nats)
+    _confine(file)
     from exporters import registry
     from exporters.drawing import treeview
 
@@ -169,9 +177,10 @@ def show(file: File, as_json: AsJson = False) -> None:
     typer.echo(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))
 
 
-def check(file: File, as_json: AsJson = False) -> None:
+def check(file: File, nats: Nats = None, as_json: AsJson = False) -> None:
     """Find everything that is wrong with a file. Exit code 8 where anything is an error; warnings alone are 0."""
-    _confine()
+    file = storefiles.named(file, nats)
+    _confine(file)
     from exporters.checking.check import check as find_all
     from exporters.content import findings
     from exporters.content.wording import count
@@ -211,6 +220,7 @@ def diff(
             metavar="FILE",
         ),
     ] = None,
+    nats: Nats = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the trees of two snapshots. Exit code 0 where they are equal, 1 where not.
@@ -219,7 +229,9 @@ def diff(
     sessions and pid namespaces, with the same states, exit codes (but for whether a core was dumped), exit signals and
     subreaper flags. Births, times, names and owners are no part of it.
     """
-    _confine()
+    a, b = storefiles.named(a, nats), storefiles.named(b, nats)
+    map_ = None if map_ is None else storefiles.named(map_, nats)
+    _confine(a, b, map_)
     from exporters.comparing import difference, renumbering
 
     if (a, b, map_).count("-") > 1:
@@ -242,20 +254,26 @@ def diff(
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help=_FILE)],
-    target: Annotated[str, typer.Argument(metavar="OUT", help="Where to write, or - for standard output.")],
+    target: Annotated[
+        str, typer.Argument(metavar="OUT", help="A file or an address in a store, or - for standard output.")
+    ],
     fmt: Format = None,
     dialect: Annotated[
         DialectName | None,
         typer.Option(help="Write a ckpt image in this dialect. Without the option it is that of IN."),
     ] = None,
+    nats: Nats = None,
 ) -> None:
     """Write a snapshot in another format. Losses of the format are reported; msgpack, json and ckpt have none."""
     from agent.cli.output import Target, misnamed
 
-    out = Target(target, fmt or "ckpt")
+    out = Target(target, fmt or "ckpt", server=nats)
+    source = storefiles.named(source, nats)
     if fmt is None and (other := misnamed(target)):
         say(f"{target} gets the format ckpt, whatever it is called: -f {other} writes {other}")
     from agent.cli import apart
+
+    storefiles.fetch(source)
 
     def work() -> apart.Made:
         return out.made(load_file(source), say, dialect.value if dialect else None)
@@ -279,15 +297,17 @@ def plan(
         Restorer,
         typer.Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
     ] = Restorer.CKPTREE,
+    nats: Nats = None,
 ) -> None:
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule.
 
     Of criu:DIR the contents are examined, too: exit code 7 where a restart would refuse any of them.
     """
+    file = storefiles.named(file, nats)
     if restorer is Restorer.CRIU:
         if fmt not in (PlanFormat.TEXT, PlanFormat.JSON) or not pidns or not pids:
             raise UsageError("--for criu takes -f text or json, and neither --no-pidns nor --no-pids")
-        _confine()
+        _confine(file)
         loaded = load_file(file)
         from agent.cli import criuplan
 
@@ -305,7 +325,7 @@ def plan(
 
         images = contentsplan.folder_of(file)
     if images is None:
-        _confine()  # what contents need is asked of the host: files, addresses
+        _confine(file)  # what contents need is asked of the host: files, addresses
     loaded = load_file(file)
     warn_of_doubt(loaded)
     from agent.restart import planview
@@ -337,6 +357,8 @@ def _plan_picture(file: str, *, pidns: bool, any_numbers: bool) -> bytes:
     child's drawing laid out."""
     from agent import picture
     from agent.cli import apart
+
+    storefiles.fetch(file)
 
     def work() -> apart.Made:
         from agent.restart import plandrawing

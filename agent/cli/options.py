@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.environment import SOCKET_VARIABLE
+from agent.environment import NATS_VARIABLE, SOCKET_VARIABLE
 from agent.errors import UsageError
 from agent.protocol.client import DEFAULT_SOCKET
 
@@ -50,6 +50,13 @@ Socket = Annotated[
         f"{DEFAULT_SOCKET}.",
         metavar="PATH",
         readable=False,
+    ),
+]
+Nats = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Find nats:// addresses on this server. Without the option it is {NATS_VARIABLE} of the environment.",
+        metavar="URL",
     ),
 ]
 

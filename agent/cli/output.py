@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli import terminal
+from agent.cli import storefiles, terminal
 from agent.errors import UsageError
+from agent.fleet.stores import opening
 from exporters import destination, registry, store
 from exporters.format import Dump
 
@@ -46,9 +47,10 @@ class Target:
     """An output.
 
     Args:
-        name: a path, or ``-`` for standard output.
+        name: a path, ``-`` for standard output, or an address in a store.
         fmt: name of the format.
         key: to sign with (agent.cli.signature); None: do not sign.
+        server: of NATS, for an address there; None: that of the environment.
 
     Attributes:
         format: of the snapshot.
@@ -57,17 +59,23 @@ class Target:
         UsageError: name, format and key do not fit together, or there is no such format.
     """
 
-    def __init__(self, name: str, fmt: str, key: Path | None = None) -> None:
+    def __init__(self, name: str, fmt: str, key: Path | None = None, server: str | None = None) -> None:
         self.format = find_format(fmt)
-        self._name = name
+        self._name = storefiles.named(name, server)
         self._key = key
+        if isinstance(self._name, storefiles.StoredFile):
+            if self.format.directory:
+                raise UsageError(
+                    f"the format {fmt} is a folder of files: name one on this host, for a store takes a file"
+                )
+            opening.check(self._name.address, server)
         if not name:
             raise UsageError("an empty name: name a file, or - for standard output")
         if self.format.directory and name == "-":
             raise UsageError(f"the format {fmt} is a folder of files: name one, for it cannot go to a stream")
         if not self.format.directory and name.endswith("/"):
             raise UsageError(f"{name} names a folder, and the format {fmt} is a file: name one in it")
-        if not self.format.directory and not self.format.text and _is_terminal(name):
+        if not self.format.directory and not self.format.text and _is_terminal(self._name):
             raise UsageError(f"the format {fmt} is binary and no terminal's: name a file with -o, or choose -f json")
 
         if key is not None and (self.format.directory or name == "-"):
@@ -115,14 +123,17 @@ class Target:
             return
         if isinstance(data, bytes) and _is_terminal(self._name):
             data = terminal.shown(data, is_json=self.format.name == "json")
-        if self._key is None or not isinstance(data, bytes):
-            store.write(Path(self._name), data)
-            return
-        from agent.cli import signature
+        signed = None
+        if self._key is not None and isinstance(data, bytes):
+            from agent.cli import signature
 
-        signed = signature.sign(data, self._key)  # first, so that a failure leaves no file
+            signed = signature.sign(data, self._key)  # first, so that a failure leaves no file
+        if isinstance(self._name, storefiles.StoredFile) and isinstance(data, bytes):
+            storefiles.write(self._name, data, signed)
+            return
         store.write(Path(self._name), data)
-        store.write(signature.beside(self._name), signed)
+        if signed is not None:
+            store.write(signature.beside(self._name), signed)
 
 
 def _is_terminal(name: str) -> bool:
@@ -133,6 +144,8 @@ def _is_terminal(name: str) -> bool:
     """
     if name == "-":
         return sys.stdout.isatty()
+    if isinstance(name, storefiles.StoredFile):
+        return False
     try:
         found = destination.find(Path(name))
         if found.special is None or not stat.S_ISCHR(found.special.st_mode):

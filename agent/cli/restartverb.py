@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from agent.cli import storefiles
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
+from agent.cli.options import Nats
 from agent.cli.terminal import say
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 
@@ -35,7 +37,7 @@ ENVIRONMENT = {
     "CKPTREE_PID": "its pid, as ckptree sees it",
     "CKPTREE_NUMBERS": "its pid at every level: 30,1",
     "CKPTREE_THREADS": "TAG:NUMBERS of each thread it has to make",
-    "CKPTREE_IMAGE": "the path of FILE; empty where FILE is -",
+    "CKPTREE_IMAGE": "the path of FILE; empty where FILE has none",
     "CKPTREE_TTY": "its terminal, in JSON",
     "CKPTREE_FOWN": "the owners of its files, in JSON",
 }
@@ -137,6 +139,7 @@ def restart(
             help="Refuse a file that FILE.sig does not show to be signed by this ssh key, or by one of these signers.",
         ),
     ] = None,
+    nats: Nats = None,
 ) -> None:
     """Rebuild the tree of a snapshot, with the same pids at every level, and stay with it until it ends."""
     from agent.cli.contents import external, source_of
@@ -151,7 +154,7 @@ def restart(
         raise UsageError(
             "--keep-rights gives tasks the rights of the caller, and --run argv their own: leave one of them out"
         )
-    file, images = source_of(file, contents)
+    file, images = source_of(storefiles.named(file, nats), contents)
     if images is not None and (run != "hold" or keep_rights or not pids):
         raise UsageError(
             "with contents the tasks run their own programs, with their own rights and pids: "
@@ -307,7 +310,7 @@ def _planned(wish: _Wish) -> "tuple[Snapshot, Plan, dict[int, Program] | None]":
 def _commands(words: list[str], standing: "Standing", wish: _Wish) -> "dict[int, Program]":
     from agent.restart.rebuild.commands import one_command
 
-    image = "" if wish.file == "-" else wish.file
+    image = "" if wish.file == "-" or isinstance(wish.file, storefiles.StoredFile) else wish.file
     places = standing.snapshot, standing.plan, standing.numbers, standing.pids
     return one_command(words, *places, image, keep_rights=wish.keep_rights)
 
@@ -338,10 +341,8 @@ def _announce(standing: "Standing", rebuild: "Rebuild", wish: _Wish) -> None:
     if rebuild.proc_error:
         say(f"the tree has no /proc of its own: {os.strerror(rebuild.proc_error)}")
     if wish.as_json:
-        tasks = [
-            {"tag": plan.actors[index].tag, "pid": pids[index], "numbers": standing.numbers[index]}
-            for index in plan.tasks
-        ]
+        facts = ((plan.actors[index].tag, pids[index], standing.numbers[index]) for index in plan.tasks)
+        tasks = [{"tag": tag, "pid": pid, "numbers": numbers} for tag, pid, numbers in facts]
         print(json.dumps({"root": root, "tasks": tasks}), flush=True)
     else:
         say(f"{count(len(plan.tasks), 'task')} {'stands' if len(plan.tasks) == 1 else 'stand'}; the root is {root}")

@@ -54,13 +54,14 @@ def sign(data: bytes, key: Path) -> bytes:
     return done.stdout
 
 
-def verify(data: bytes, file: str, key: Path) -> str:
-    """Check the signature beside a file against the bytes that were read of it.
+def verify(data: bytes, file: str, key: Path, signature: bytes | None = None) -> str:
+    """Check the signature of a file against the bytes that were read of it.
 
     Args:
         data: the bytes of the file.
         file: its name.
         key: a public key, or a file of allowed signers.
+        signature: of the file; None: it is in the file beside it.
 
     Returns:
         The signer, as the file of allowed signers calls it, or the fingerprint of the key.
@@ -73,28 +74,34 @@ def verify(data: bytes, file: str, key: Path) -> str:
     """
     if file == "-":
         raise UsageError("--verify takes a FILE, whose signature stands beside it in FILE.sig: standard input has none")
-    signature = beside(file)
-    if not signature.is_file():
+    place = beside(file)
+    if signature is None and not place.is_file():
         raise RefusedError(
-            f"{file} is not signed: there is no {signature}, which `snapshot --sign` or ssh-keygen makes"
+            f"{file} is not signed: there is no {file}{SUFFIX}, which `snapshot --sign` or ssh-keygen makes"
         )
     allowed = _allowed_signers(key)
-    with _memory(allowed) as descriptor:
-        named = f"/proc/self/fd/{descriptor}"
-        found = _ssh_keygen(("find-principals", "-s", os.fspath(signature), "-f", named), b"", (descriptor,))
-        signers = found.stdout.decode(errors="replace").splitlines()
-        if found.returncode or not signers:
-            words = _last_words(found)
-            if named in words:  # ssh-keygen could not read a line of the allowed signers
-                raise UsageError(
-                    f"{key} is no public ssh key and no file of allowed signers: {words.replace(named, str(key))}"
-                )
-            raise RefusedError(f"{file}: {key} does not allow the signer of its signature: {words}")
-        for signer in signers:
-            arguments = ("verify", "-f", named, "-I", signer, "-n", NAMESPACE, "-s", os.fspath(signature))
-            done = _ssh_keygen(arguments, data, (descriptor,))
-            if not done.returncode:
-                return done.stdout.decode(errors="replace").strip()
+    with _memory(allowed) as signers, _memory(signature or b"") as held:
+        beside_it = f"/proc/self/fd/{held}" if signature is not None else os.fspath(place)
+        return _verified(data, file, key, beside_it, (signers, held))
+
+
+def _verified(data: bytes, file: str, key: Path, signature: str, descriptors: tuple[int, int]) -> str:
+    """Check the signature in a file; the descriptors are of the allowed signers, and of the file if it is in memory."""
+    named = f"/proc/self/fd/{descriptors[0]}"
+    found = _ssh_keygen(("find-principals", "-s", signature, "-f", named), b"", descriptors)
+    signers = found.stdout.decode(errors="replace").splitlines()
+    if found.returncode or not signers:
+        words = _last_words(found)
+        if named in words:  # ssh-keygen could not read a line of the allowed signers
+            raise UsageError(
+                f"{key} is no public ssh key and no file of allowed signers: {words.replace(named, str(key))}"
+            )
+        raise RefusedError(f"{file}: {key} does not allow the signer of its signature: {words}")
+    for signer in signers:
+        arguments = ("verify", "-f", named, "-I", signer, "-n", NAMESPACE, "-s", signature)
+        done = _ssh_keygen(arguments, data, descriptors)
+        if not done.returncode:
+            return done.stdout.decode(errors="replace").strip()
     raise FormatError(file, f"other bytes were signed, or not for {NAMESPACE}: {_last_words(done)}")
 
 

@@ -7,18 +7,18 @@ NATS_PASSWORD, NATS_TOKEN; for TLS NATS_CA, NATS_CERT and NATS_KEY (files). An a
 """
 
 import os
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from agent.environment import NATS_VARIABLE
 from agent.errors import CkptreeError, HostError, UsageError
 
 if TYPE_CHECKING:
+    import ssl
+
     from nats.aio.client import Client
 
-SERVER_VARIABLE: Final = "CKPTREE_NATS"
-"""The environment variable with the address of the server; an empty value counts as unset."""
 CONNECT_S: Final = 5.0
 """Longest time in which a connection is made, in seconds."""
 
@@ -39,10 +39,10 @@ def server_of(given: str | None, environment: Mapping[str, str] = os.environ) ->
     Raises:
         UsageError: there is none, or it is no address.
     """
-    found = given or environment.get(SERVER_VARIABLE, "")
+    found = given or environment.get(NATS_VARIABLE, "")
     if not found:
         raise UsageError(
-            f"no NATS server is named: --nats URL or {SERVER_VARIABLE} in the environment, as in nats://HOST:4222"
+            f"no NATS server is named: --nats URL or {NATS_VARIABLE} in the environment, as in nats://HOST:4222"
         )
     for url in found.split(","):
         try:
@@ -88,7 +88,7 @@ def credentials(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
     return options
 
 
-def tls(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SSLContext | None:
+def tls(url: str, environment: Mapping[str, str] = os.environ) -> "ssl.SSLContext | None":
     """Return what TLS needs; None where neither the address nor a variable asks for TLS.
 
     Raises:
@@ -97,6 +97,8 @@ def tls(url: str, environment: Mapping[str, str] = os.environ) -> ssl.SSLContext
     authority, certificate, key = (environment.get(name) for name in ("NATS_CA", "NATS_CERT", "NATS_KEY"))
     if not (authority or certificate or any(each.startswith(("tls:", "wss:")) for each in url.split(","))):
         return None
+    import ssl
+
     try:
         context = ssl.create_default_context(cafile=authority or None)
         if certificate:
@@ -152,10 +154,19 @@ async def connected(url: str, *, stays: bool = False, on_lost: Callable[[], None
         )
     except (OSError, ValueError, nats.errors.Error) as error:
         await client.close()
-        reason = said[-1] if said else error
-        words = str(reason).removeprefix("nats: ") or type(reason).__name__
-        raise NatsError(f"the NATS server {shown(url)} cannot be reached: {words}") from error
+        raise NatsError(f"the NATS server {shown(url)} cannot be reached: {_reason(error, said)}") from error
     return client
+
+
+def _reason(error: Exception, said: Sequence[Exception]) -> str:
+    """Return the reason for a failure to connect, of all that the library has said."""
+    words = [str(each).removeprefix("nats: ") or type(each).__name__ for each in said or (error,)]
+    for each in words:
+        if "Authorization" in each:
+            return each
+    if any("reset by peer" in each for each in words):  # which may overtake the server's own word
+        return f"{words[-1]}; it may not let this user in"
+    return words[-1]
 
 
 def missing(error: ImportError) -> str:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers on loopback ports for the tests of stores and fleets; each is ended with its context."""
 
+import http.server
 import socket
 import subprocess
+import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +16,8 @@ from pathlib import Path
 from tests.support import suitepackages
 
 READY_S = 30.0
+S3_CREDENTIAL = "AWS4-HMAC-SHA256 Credential=tester/20260101/us-east-1/s3/aws4_request"
+"""A header of authorization that the server takes: it checks no signature."""
 
 
 @dataclass
@@ -79,6 +85,78 @@ def nats(folder: Path, *extra: str) -> Iterator[Server]:
         str(folder),
         *extra,
     ]
+    with running(words, port) as server:
+        yield server
+
+
+@contextmanager
+def s3() -> Iterator[Server]:
+    """Run a server of S3's protocol, whose data lie in its memory."""
+    port = free_port()
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with running(words, port) as server:
+        yield server
+
+
+def s3_environment(server: Server) -> dict[str, str]:
+    """Return the variables by which a client finds a server of S3's protocol."""
+    return {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{server.address}",
+    }
+
+
+def make_s3_bucket(server: Server, name: str) -> None:
+    """Make a bucket."""
+    request = urllib.request.Request(
+        f"http://{server.address}/{name}", method="PUT", headers={"Authorization": S3_CREDENTIAL}
+    )
+    urllib.request.urlopen(request, timeout=READY_S).close()  # noqa: S310 - likewise
+
+
+@contextmanager
+def breaking_off(body: bytes, sent: int) -> Iterator[int]:
+    """Run a server of HTTP that announces a body, and sends so many bytes of it; yield its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Last-Modified", "Mon, 30 Nov 2026 00:00:00 GMT")
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+            self.wfile.write(body[:sent])
+
+        do_HEAD = do_GET  # noqa: N815 - the library looks for these names
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def registry(folder: Path, settings: str = "") -> Iterator[Server]:
+    """Run an OCI registry, whose data lie in a folder; settings are lines of YAML."""
+    port = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "registry.yml"
+    configuration.write_text(
+        "version: 0.1\n"
+        "log: {level: error}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}, delete: {{enabled: true}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n{settings}"
+    )
+    words = [*suitepackages.server("docker-registry"), "serve", str(configuration)]
     with running(words, port) as server:
         yield server
 

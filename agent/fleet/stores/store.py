@@ -9,6 +9,7 @@ import hashlib
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
+from agent import bounded
 from agent.errors import CkptreeError, FormatError
 
 MOST_BYTES: Final = 256 << 20
@@ -125,7 +126,7 @@ def bound(where: str, size: int, most: int) -> None:
         FormatError: it has more.
     """
     if size > most:
-        raise FormatError(where, f"has {size} bytes, and {most} ({most >> 20} MiB) are the most that is read of it")
+        raise FormatError(where, bounded.said(most))
 
 
 def verified(where: str, data: bytes, head: Stored) -> bytes:

@@ -157,7 +157,7 @@ def test_nothing_is_read_of_an_object_above_the_bound(server: servers.Server, st
     """The bound itself is allowed."""
     store.put("a", b"1" * 1001)
     assert store.get("a", 1001)
-    with pytest.raises(FormatError, match="has 1001 bytes"):
+    with pytest.raises(FormatError, match="has more than 1000 bytes"):
         store.get("a", 1000)
 
 
@@ -225,7 +225,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
 def test_wrong_and_right_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variables of NATS' command line hold the credentials."""
     with servers.nats(tmp_path, "--user", "u", "--pass", "right") as server:
-        with pytest.raises(natsserver.NatsError, match="Authorization"):
+        with pytest.raises(natsserver.NatsError, match=r"Authorization|may not let this user in"):
             NatsStore(f"nats://{server.address}", "b")
         monkeypatch.setenv("NATS_USER", "u")
         monkeypatch.setenv("NATS_PASSWORD", "right")

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FILEs of the command line that lie in stores, with real servers."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from agent.cli import apart, storefiles
+from agent.errors import CkptreeError
+from agent.fleet.stores import address, opening
+from tests.support import servers, stores
+from tests.support.commandline import Ran, ckptree, here
+
+pytestmark = pytest.mark.slow
+EXAMPLE = Path(__file__).parents[3] / "docs" / "example"
+WEB, LATER = EXAMPLE / "web.ckpt", EXAMPLE / "web-later.ckpt"
+each_store = pytest.mark.parametrize("scheme", stores.SCHEMES)
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stores.Stores]:
+    """Run one store of each kind."""
+    with stores.running(tmp_path_factory.mktemp("stores")) as found:
+        yield found
+
+
+def run(there: stores.Stores, *arguments: str | Path) -> Ran:
+    """Run a verb in an environment that names the servers."""
+    return here(*arguments, env=there.environment)
+
+
+def said(ran: Ran) -> str:
+    """Return the messages."""
+    return ran.stderr.decode()
+
+
+@each_store
+def test_each_verb_of_files_takes_an_address(there: stores.Stores, scheme: str, tmp_path: Path) -> None:
+    """It prints what it prints of the same file on this host."""
+    there_is, later = there.address(scheme, "web.ckpt"), there.address(scheme, "later.ckpt")
+    local = tmp_path / "web.ckpt"
+    for source, name, target in ((WEB, there_is, local), (LATER, later, tmp_path / "later.ckpt")):
+        assert run(there, "convert", source, name).returncode == 0
+        assert run(there, "convert", source, target).returncode == 0
+    for words in (
+        ("show", there_is),
+        ("show", "--json", there_is),
+        ("check", "--json", there_is),
+        ("plan", there_is),
+        ("plan", "-f", "dot", there_is),
+        ("plan", "--for", "criu", there_is),
+        ("diff", there_is, later),
+        ("diff", "--json", later, there_is),
+    ):
+        found = run(there, *words)
+        places = {there_is: local, later: tmp_path / "later.ckpt"}
+        expected = run(there, *(places.get(word, word) for word in words))
+        assert (found.returncode, found.stdout) == (expected.returncode, expected.stdout), words
+        assert found.stdout
+    back = tmp_path / "back.ckpt"
+    assert run(there, "convert", there_is, back).returncode == 0
+    assert back.read_bytes() == local.read_bytes()
+
+
+@each_store
+@pytest.mark.parametrize("fmt", ["json", "msgpack"])
+def test_other_formats_are_known_by_their_content(there: stores.Stores, scheme: str, fmt: str) -> None:
+    """The name says nothing, and a write replaces what was there."""
+    name = there.address(scheme, f"same-{fmt}")
+    assert run(there, "convert", WEB, name).returncode == 0
+    assert run(there, "convert", LATER, name, "-f", fmt).returncode == 0
+    assert run(there, "diff", name, LATER).returncode == 0
+
+
+@each_store
+def test_a_plan_is_drawn_of_a_file_in_a_store(there: stores.Stores, scheme: str) -> None:
+    """The process that draws is no child that was confined, and neither is that which fetches."""
+    name = there.address(scheme, "drawn")
+    assert run(there, "convert", WEB, name).returncode == 0
+    assert b"<svg" in run(there, "plan", "-f", "svg", name).stdout
+
+
+@each_store
+def test_an_address_where_nothing_is(there: stores.Stores, scheme: str) -> None:
+    """It is like a file that is not there."""
+    name = there.address(scheme, "nothing")
+    ran = run(there, "show", name)
+    assert ran.returncode == 1
+    assert name in said(ran)
+
+
+@each_store
+def test_a_folder_of_files_goes_to_no_store(there: stores.Stores, scheme: str) -> None:
+    """The format is refused before the work."""
+    ran = run(there, "convert", WEB, there.address(scheme, "x"), "-f", "criu")
+    assert ran.returncode == 2
+    assert "a store takes a file" in said(ran)
+
+
+@pytest.mark.parametrize("words", [("show", "nats://b"), ("convert", WEB, "s3://X/y"), ("restart", "oci://r/x")])
+def test_a_wrong_address_is_a_usage_error(there: stores.Stores, words: tuple[str, ...]) -> None:
+    """The message has the form of a right one."""
+    ran = run(there, *words)
+    assert ran.returncode == 2
+    assert "expected" in said(ran)
+
+
+@pytest.mark.parametrize("words", [("show", "nats://b/x"), ("convert", WEB, "nats://b/x")])
+def test_a_server_of_nats_must_be_named(words: tuple[str, ...]) -> None:
+    """The message names option and variable."""
+    environment = {key: value for key, value in os.environ.items() if key != "CKPTREE_NATS"}
+    ran = here(*words, env=environment)
+    assert ran.returncode == 2
+    assert "--nats URL or CKPTREE_NATS" in said(ran)
+
+
+def test_the_option_names_the_server(there: stores.Stores) -> None:
+    """It comes before the variable."""
+    url = there.environment["CKPTREE_NATS"]
+    environment = {**there.environment, "CKPTREE_NATS": "nats://127.0.0.1:1"}
+    assert here("convert", WEB, "nats://trees/option", "--nats", url, env=environment).returncode == 0
+    assert here("show", "nats://trees/option", "--nats", url, env=environment).returncode == 0
+    assert here("show", "nats://trees/option", env=environment).returncode == 1
+
+
+@each_store
+def test_a_library_that_is_missing_is_named(there: stores.Stores, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the command that installs it, at reading and before writing."""
+    library = {"nats": "nats", "s3": "obstore", "oci": "oras"}[scheme]
+    monkeypatch.setattr(opening, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, library, None)
+    for words in (("show", there.address(scheme, "x")), ("convert", WEB, there.address(scheme, "x"))):
+        ran = run(there, *words)
+        assert ran.returncode == 5
+        assert "pip install 'ckptree[fleet]'" in said(ran)
+        assert library in said(ran)
+
+
+def test_a_file_that_was_changed_in_its_store_is_a_bad_image(there: stores.Stores) -> None:
+    """The exit code is that of an image that cannot be read."""
+    name = there.address("s3", "changed")
+    assert run(there, "convert", WEB, name).returncode == 0
+    url = f"http://{there.s3.address}/trees/changed"
+    headers = {"x-amz-meta-ckptree-sha256": "0" * 64, "Authorization": servers.S3_CREDENTIAL}
+    assert requests.put(url, data=WEB.read_bytes(), headers=headers, timeout=30).status_code == 200
+    for words in (("show", name), ("check", name), ("restart", name), ("convert", name, "-")):
+        ran = run(there, *words)
+        assert ran.returncode == 8, words
+        assert "SHA-256" in said(ran)
+
+
+def test_a_server_that_is_away_is_named(tmp_path: Path) -> None:
+    """A file that exists before stays what it was."""
+    environment = {**os.environ, "CKPTREE_NATS": f"nats://127.0.0.1:{servers.free_port()}"}
+    for words in (("show", "nats://b/x"), ("convert", WEB, "nats://b/x"), ("convert", "nats://b/x", tmp_path / "y")):
+        ran = here(*words, env=environment)
+        assert ran.returncode == 1
+        assert "cannot be reached" in said(ran)
+    assert not (tmp_path / "y").exists()
+
+
+def test_the_process_that_parses_has_fetched_nothing_itself(
+    there: stores.Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library of the store is loaded in a child alone, which is gone when the file is parsed."""
+    assert run(there, "convert", WEB, "nats://trees/apart").returncode == 0
+    program = (
+        "import sys; from agent.cli import fileverbs, storefiles\n"
+        "loaded = fileverbs.load_file(storefiles.named('nats://trees/apart', None))\n"
+        "import os; print(len(loaded.tasks), 'nats' in sys.modules, len(os.listdir('/proc/self/task')))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=dict(there.environment), capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split()[1:] == ["False", "1"]
+
+
+def test_a_confined_process_reaches_no_store(there: stores.Stores) -> None:
+    """What is not fetched before the confinement is not fetched."""
+    if os.geteuid():
+        pytest.fail("the confinement is root's: run this as root")
+    file = storefiles.named("nats://trees/apart", there.environment["CKPTREE_NATS"])
+
+    def work() -> apart.Made:
+        storefiles.fetch(file)
+        return b""
+
+    with pytest.raises(apart.EndedError):
+        apart.made(work, lambda _: None)
+
+
+def key_in(folder: Path) -> Path:
+    """Make a pair of keys; return the private one."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(folder / "key")], check=True)
+    return folder / "key"
+
+
+@each_store
+def test_a_signature_lies_beside_its_file_in_the_store(there: stores.Stores, scheme: str, tmp_path: Path) -> None:
+    """It is fetched with the file, and the bytes that were signed are those that are parsed."""
+    key = key_in(tmp_path)
+    name = there.address(scheme, "signed")
+    taken = run(
+        there, "snapshot", str(os.getpid()), "--source", "procfs", "--allow-incomplete", "-o", name, "--sign", key
+    )
+    assert taken.returncode == 0, said(taken)
+    file = storefiles.StoredFile(name, None)
+    os_environment = dict(os.environ)
+    try:
+        os.environ.update(there.environment)
+        storefiles.fetch(file, signed=True)
+    finally:
+        os.environ.clear()
+        os.environ.update(os_environment)
+    assert (file.signature or b"").startswith(b"-----BEGIN SSH SIGNATURE-----")
+    beside = there.address(scheme, "signed.sig")
+    assert str(file.address.beside(".sig")) == beside
+    refused = run(there, "restart", there.address(scheme, "web.ckpt"), "--verify", key.with_suffix(".pub"))
+    assert refused.returncode == 7
+    assert "is not signed" in said(refused)
+
+
+def test_a_snapshot_goes_straight_into_a_store(there: stores.Stores) -> None:
+    """Its exit code is that of the snapshot."""
+    ran = run(there, "snapshot", str(os.getpid()), "--source", "procfs", "-o", "nats://trees/taken", "-f", "json")
+    assert ran.returncode == 6
+    shown = run(there, "show", "--json", "nats://trees/taken")
+    assert json.loads(shown.stdout)["format"] == "ckptree"
+
+
+def test_a_map_may_lie_in_a_store(there: stores.Stores, tmp_path: Path) -> None:
+    """It is fetched before the confinement, as the images are."""
+    document = json.loads(run(there, "show", "--json", WEB).stdout)
+    tasks = [{"tag": task["pid"], "pid": 1, "numbers": [1]} for task in document["tasks"]]
+    (tmp_path / "map").write_text(json.dumps({"root": 1, "tasks": tasks}))
+    with opening.opened(address.parse("nats://trees/map"), there.environment["CKPTREE_NATS"]) as store:
+        store.put("map", (tmp_path / "map").read_bytes())
+    found = run(there, "diff", WEB, WEB, "--map", "nats://trees/map")
+    expected = run(there, "diff", WEB, WEB, "--map", tmp_path / "map")
+    assert (found.returncode, found.stdout) == (expected.returncode, expected.stdout)
+
+
+def test_a_fetch_that_is_interrupted_ends(there: stores.Stores) -> None:
+    """A server that never answers holds no verb for ever."""
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"nats://127.0.0.1:{listener.getsockname()[1]}"
+        ran = ckptree("show", "nats://trees/x", "--nats", url, timeout=40)
+    assert ran.returncode == 1
+    assert "cannot be reached" in said(ran)
+
+
+def test_an_unknown_answer_of_the_child_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent takes nothing else for a file."""
+    monkeypatch.setattr(apart, "made", lambda *_, **__: b"bytes")
+    with pytest.raises(CkptreeError, match="has answered something else"):
+        storefiles.fetch(storefiles.named("nats://trees/x", None))
