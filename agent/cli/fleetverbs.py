@@ -12,7 +12,7 @@ import typer
 
 from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
-from agent.cli.options import Mode, ModeName
+from agent.cli.options import Mode, ModeName, Nats
 from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, CkptreeError, UsageError
 
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from agent.fleet.manifest import FleetSet
     from agent.fleet.sets import SetPlace
 
-Nats = Annotated[
-    str | None,
-    typer.Option(
-        "--nats",
-        help="Ask this NATS server, as in nats://HOST:4222. Without the option it is CKPTREE_NATS of the environment.",
-        metavar="URL",
-    ),
-]
 SET_HELP = "A set: nats://BUCKET/NAME, s3://BUCKET/KEY, oci://REGISTRY/REPO:TAG or a file."
 _PRESENCE_S = 2.0
 _HELLO_S = 5.0

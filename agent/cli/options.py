@@ -55,7 +55,7 @@ Socket = Annotated[
 Nats = Annotated[
     str | None,
     typer.Option(
-        help=f"Find nats:// addresses on this server. Without the option it is {NATS_VARIABLE} of the environment.",
+        help=f"Ask this NATS server, as in nats://HOST:4222. Without the option it is {NATS_VARIABLE} of the environment.",
         metavar="URL",
     ),
 ]

@@ -41,9 +41,8 @@ ENVIRONMENT = {
     "CKPTREE_TTY": "its terminal, in JSON",
     "CKPTREE_FOWN": "the owners of its files, in JSON",
 }
-EPILOG = "\b\nA CMD finds in its environment\n" + "".join(
-    f"  {name:<16} {meaning}\n" for name, meaning in ENVIRONMENT.items()
-)
+_VARIABLES = "".join(f"  {name:<16} {meaning}\n" for name, meaning in ENVIRONMENT.items())
+EPILOG = "\b\nA CMD finds in its environment\n" + _VARIABLES
 EPILOG += """
 \b
 --json prints one line when the tree stands, before any CMD:

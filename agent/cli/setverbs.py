@@ -9,7 +9,8 @@ import typer
 
 from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
-from agent.cli.fleetverbs import SET_HELP, Nats
+from agent.cli.fleetverbs import SET_HELP
+from agent.cli.options import Nats
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
 
