@@ -40,13 +40,12 @@ class EndedError(Exception):
         self.code = code
 
 
-def made(work: Callable[[], Made], say: Callable[[str], None], *, confined: bool = True) -> Made:
-    """Do some work in a child, which is confined.
+def made(work: Callable[[], Made], say: Callable[[str], None]) -> Made:
+    """Do some work in a confined child.
 
     Args:
         work: reads, computes and returns the result to be written.
         say: prints a message.
-        confined: False: the child keeps its rights, for it must reach a network.
 
     Returns:
         The result of the work.
@@ -66,7 +65,7 @@ def made(work: Callable[[], Made], say: Callable[[str], None], *, confined: bool
         child = os.fork()
         if not child:
             os.close(reader)
-            _be_child(work, say, writer, held, confined=confined)
+            _be_child(work, say, writer, held)
         os.close(writer)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         with open(reader, "rb") as pipe:
@@ -86,14 +85,11 @@ def made(work: Callable[[], Made], say: Callable[[str], None], *, confined: bool
     return _checked(data)
 
 
-def _be_child(
-    work: Callable[[], Made], say: Callable[[str], None], writer: int, mask: set[int], *, confined: bool
-) -> None:
+def _be_child(work: Callable[[], Made], say: Callable[[str], None], writer: int, mask: set[int]) -> None:
     code = 1
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if confined:
-            confine_root()
+        confine_root()
         data = msgpack.packb(work())
         with contextlib.suppress(BrokenPipeError), open(writer, "wb") as pipe:  # the parent closes it above MOST_BYTES
             pipe.write(data)

@@ -5,23 +5,12 @@ A child process reads or writes it, and ends. So the process that parses the byt
 connection, no thread of a library and no credentials that were read; and it fetches before it confines itself.
 """
 
-import contextlib
-import signal
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
-from agent.cli.terminal import say
-from agent.errors import CkptreeError, FormatError, HostError, UsageError
-from agent.fleet.stores import address, opening
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from agent.fleet.stores.store import ObjectStore
+from agent.fleet.stores import address
 
 MOST_SIGNATURE_BYTES: Final = 64 << 10
 """Bound of a signature that is fetched."""
-
-_ERRORS: Final = {str(each.exit_code).encode(): each for each in (CkptreeError, UsageError, HostError)}
 
 
 class StoredFile(str):  # noqa: SLOT000 - it has attributes
@@ -83,56 +72,23 @@ def write(file: StoredFile, data: bytes, signature: bytes | None) -> None:
     Raises:
         CkptreeError: it cannot be written.
     """
-    from agent.cli.signature import SUFFIX
+    from agent.fleet.stores import errand
 
-    def put(store: "ObjectStore") -> dict[str, bytes]:
-        store.put(file.address.name, data)
-        if signature is not None:
-            store.put(file.address.beside(SUFFIX).name, signature)
-        return {}
-
-    _in_child(file, put)
+    objects = {file.address.name: data}
+    if signature is not None:
+        objects[_signature_of(file)] = signature
+    errand.store(file.address, file.server, objects)
 
 
 def _fetch(file: StoredFile, *, signed: bool) -> None:
+    from agent.fleet.stores import errand
+
+    beside = _signature_of(file)
+    found = errand.fetch(file.address, file.server, {beside: MOST_SIGNATURE_BYTES} if signed else None)
+    file.data, file.signature = found[file.address.name], found.get(beside)
+
+
+def _signature_of(file: StoredFile) -> str:
     from agent.cli.signature import SUFFIX
-    from agent.fleet.stores.store import MissingError
 
-    def get(store: "ObjectStore") -> dict[str, bytes]:
-        found = {"image": store.get(file.address.name)}
-        if signed:
-            with contextlib.suppress(MissingError):
-                found["signature"] = store.get(file.address.beside(SUFFIX).name, MOST_SIGNATURE_BYTES)
-        return found
-
-    found = _in_child(file, get)
-    file.data, file.signature = found["image"], found.get("signature")
-
-
-def _in_child(file: StoredFile, use: "Callable[[ObjectStore], dict[str, bytes]]") -> dict[str, bytes]:
-    """Use the store of a FILE in a child process; return what `use` does, or raise its error."""
-    from agent.cli import apart
-
-    def work() -> dict[str, bytes]:
-        for number in (signal.SIGINT, signal.SIGTERM):  # the child has nothing to tidy up
-            signal.signal(number, signal.SIG_DFL)
-        try:
-            with opening.opened(file.address, file.server) as store:
-                return use(store)
-        except FormatError as error:
-            return {"path": error.path.encode(), "message": error.message.encode()}
-        except CkptreeError as error:
-            return {"code": str(error.exit_code).encode(), "message": str(error).encode()}
-
-    try:
-        found = apart.made(work, say, confined=False)
-    except apart.EndedError as ended:
-        raise CkptreeError(f"{file}: the process that reaches its store has ended with {ended.code}") from None
-    if not isinstance(found, dict):
-        raise CkptreeError(f"{file}: the process that reaches its store has answered something else")
-    message = found.get("message", b"").decode(errors="replace")
-    if "path" in found:
-        raise FormatError(found["path"].decode(errors="replace"), message)
-    if "code" in found:
-        raise _ERRORS.get(found["code"], CkptreeError)(message)
-    return found
+    return file.address.beside(SUFFIX).name

@@ -13,7 +13,7 @@ import requests
 
 from agent.cli import apart, storefiles
 from agent.errors import CkptreeError
-from agent.fleet.stores import address, opening
+from agent.fleet.stores import address, errand, opening
 from tests.support import servers, stores
 from tests.support.commandline import Ran, ckptree, here
 
@@ -130,13 +130,16 @@ def test_the_option_names_the_server(there: stores.Stores) -> None:
 
 
 @each_store
-def test_a_library_that_is_missing_is_named(there: stores.Stores, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_missing_is_named(
+    there: stores.Stores, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The message has the command that installs it, at reading and before writing."""
     library = {"nats": "nats", "s3": "obstore", "oci": "oras"}[scheme]
     monkeypatch.setattr(opening, "find_spec", lambda _: None)
-    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / library).mkdir()
+    (tmp_path / library / "__init__.py").write_text(f"raise ModuleNotFoundError('away', name={library!r})")
     for words in (("show", there.address(scheme, "x")), ("convert", WEB, there.address(scheme, "x"))):
-        ran = run(there, *words)
+        ran = here(*words, env={**there.environment, "PYTHONPATH": str(tmp_path)})
         assert ran.returncode == 5
         assert "pip install 'ckptree[fleet]'" in said(ran)
         assert library in said(ran)
@@ -259,8 +262,17 @@ def test_a_fetch_that_is_interrupted_ends(there: stores.Stores) -> None:
     assert "cannot be reached" in said(ran)
 
 
-def test_an_unknown_answer_of_the_child_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_on_its_errand_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parent takes nothing else for a file."""
-    monkeypatch.setattr(apart, "made", lambda *_, **__: b"bytes")
-    with pytest.raises(CkptreeError, match="has answered something else"):
+    monkeypatch.setattr(errand, "_PROGRAM", "import os, signal; print('x', flush=True); os.kill(os.getpid(), 9)")
+    with pytest.raises(CkptreeError, match="has ended with -9"):
         storefiles.fetch(storefiles.named("nats://trees/x", None))
+
+
+def test_the_errand_looks_for_no_module_in_the_working_directory(there: stores.Stores, tmp_path: Path) -> None:
+    """Another user may have laid one there."""
+    assert run(there, "convert", WEB, "nats://trees/safe").returncode == 0
+    for name in ("agent", "msgpack", "nats", "asyncio"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken over')")
+    ran = here("show", "nats://trees/safe", cwd=tmp_path, env=there.environment)
+    assert ran.returncode == 0, said(ran)

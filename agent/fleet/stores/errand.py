@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing objects in a process of its own, which is a new interpreter and ends with the errand.
+
+The caller gets no connection, no thread of a library and no credentials that were read; so it can confine itself or
+fork. A library with threads does not survive a fork, so the process is not a forked one.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from agent.errors import CkptreeError, FormatError, HostError, UsageError
+from agent.fleet.stores import address as addresses
+from agent.fleet.stores.store import MOST_BYTES, MissingError, StoreError
+
+if TYPE_CHECKING:
+    from agent.fleet.stores.address import Address
+    from agent.fleet.stores.store import ObjectStore
+
+_PROGRAM: Final = "import sys; sys.path.append(sys.argv.pop(1)); from agent.fleet.stores.errand import main; main()"
+_TOP: Final = os.fspath(Path(__file__).resolve().parents[3])
+_ERRORS: Final[dict[str, type[CkptreeError]]] = {
+    each.__name__: each for each in (CkptreeError, StoreError, MissingError, UsageError, HostError)
+}
+
+
+def fetch(place: "Address", server: str | None, optional: Mapping[str, int] | None = None) -> dict[str, bytes]:
+    """Read an object, and others that may lie in the same store.
+
+    Args:
+        place: address of the object.
+        server: of NATS; None: that of the environment.
+        optional: names of others, with the bounds of their sizes in bytes.
+
+    Returns:
+        The bytes by name; of the others, those that are there.
+
+    Raises:
+        CkptreeError: as opening.opened and ObjectStore.get do.
+    """
+    bounds = {place.name: MOST_BYTES, **(optional or {})}
+    return _sent(place, {"get": bounds, "server": server})
+
+
+def store(place: "Address", server: str | None, objects: Mapping[str, bytes]) -> None:
+    """Write objects into one store, one after the other, each in place of one that has the name.
+
+    Args:
+        place: address of an object in the store.
+        server: of NATS; None: that of the environment.
+        objects: bytes by name.
+
+    Raises:
+        CkptreeError: as opening.opened and ObjectStore.put do.
+    """
+    _sent(place, {"put": dict(objects), "server": server})
+
+
+def _sent(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
+    """Send a process on an errand; return what it has read."""
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", _PROGRAM, _TOP],
+        input=msgpack.packb({"address": str(place), **errand}),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    try:
+        answer = msgpack.unpackb(ran.stdout, max_bin_len=len(ran.stdout))
+        error, found = answer["error"], answer["found"]
+    except Exception:  # noqa: BLE001 - msgpack raises exceptions of many kinds
+        raise CkptreeError(f"{place}: the process that reaches its store has ended with {ran.returncode}") from None
+    if error is not None:
+        kind, *words = error
+        raise FormatError(*words) if kind == FormatError.__name__ else _ERRORS.get(kind, CkptreeError)(*words)
+    return dict(found)
+
+
+def main() -> None:
+    """Do the errand that standard input holds, and write the answer to standard output."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # there is nothing to tidy up
+        signal.signal(number, signal.SIG_DFL)
+    data = sys.stdin.buffer.read()
+    errand = msgpack.unpackb(data, max_bin_len=len(data))
+    answer: dict[str, Any] = {"error": None, "found": {}}
+    try:
+        answer["found"] = _done(addresses.parse(errand["address"]), errand)
+    except FormatError as error:
+        answer["error"] = [FormatError.__name__, error.path, error.message]
+    except CkptreeError as error:
+        named = next(each.__name__ for each in type(error).__mro__ if each.__name__ in _ERRORS)
+        answer["error"] = [named, str(error)]
+    sys.stdout.buffer.write(msgpack.packb(answer))
+    sys.stdout.buffer.flush()
+    os._exit(0)  # threads of a library are not waited for
+
+
+def _done(place: "Address", errand: dict[str, Any]) -> dict[str, bytes]:
+    from agent.fleet.stores.opening import opened
+
+    found: dict[str, bytes] = {}
+    with opened(place, errand["server"]) as opened_store:
+        for name, data in errand.get("put", {}).items():
+            opened_store.put(name, data)
+        for name, most in errand.get("get", {}).items():
+            data = _read(opened_store, name, most, required=name == place.name)
+            if data is not None:
+                found[name] = data
+    return found
+
+
+def _read(source: "ObjectStore", name: str, most: int, *, required: bool) -> bytes | None:
+    try:
+        return source.get(name, most)
+    except MissingError:
+        if required:
+            raise
+        return None
