@@ -110,9 +110,9 @@ class Snapshots:
         if asking is None and caller is not None:
             raise NoSuchRootError(f"{root} counts in the pid namespace of process {caller}, which is gone")
         try:
-            return lookup.process(
-                self._watch.table, root, asking, None if sees is None else lambda task: self._seen(task, sees)
-            )
+            space = asking.pid.namespace if asking is not None else self._watch.table.pids.initial
+            seen = None if sees is None else lambda task: self._seen(task, sees)
+            return lookup.process(self._watch.table, root, space, seen)
         except NoSuchRootError as error:
             if learned:
                 raise

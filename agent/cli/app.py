@@ -14,7 +14,6 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from agent import rootname
 from agent.cli import daemonverbs, fileverbs, treeverb
 from agent.cli import doctorverb as doctorverb
 from agent.cli import fleetverbs as fleetverbs
@@ -26,6 +25,8 @@ from agent.cli.fileverbs import AsJson, DialectName
 from agent.cli.message import in_a_line
 from agent.cli.options import (
     ROOT_HELP,
+    At,
+    Folder,
     Format,
     Mode,
     ModeName,
@@ -40,6 +41,7 @@ from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, INTERRUPTED, CkptreeError, RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from agent.cli import sources
     from agent.cli.sources import Source as SourceOfTrees
     from agent.cli.sources import Taken
     from agent.model import Snapshot
@@ -155,13 +157,15 @@ def snapshot(
     sign: Annotated[
         Path | None, typer.Option(metavar="KEY", help="Sign the file with this ssh key. The signature is FILE.sig.")
     ] = None,
+    at: At = None,
+    record: Folder = None,
     socket: Socket = None,
     nats: Nats = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a snapshot of the tree below ROOT and write it."""
     from agent.cli import output as writing
-    from agent.cli import sources
+    from agent.cli import recorded
     from agent.proc import topmost
 
     if as_json and fmt not in (None, "json"):
@@ -174,7 +178,11 @@ def snapshot(
     target = writing.Target(output, "json" if as_json else fmt or "ckpt", sign, nats)
     if fmt is None and not as_json and (other := writing.misnamed(output)):
         say(f"{output} gets the format ckpt, whatever it is called: -f {other} writes {other}")
-    meant = rootname.parse_target(root)
+    if at is not None and with_argv:
+        raise UsageError(
+            "--with-argv is read from /proc, which has no past: `ckptree history PID` has the arguments of execs"
+        )
+    meant = recorded.check_root(root, at)
     plain = target.lossless and not with_argv
     options: sources.Options = {
         "mode": mode.value,
@@ -182,7 +190,7 @@ def snapshot(
         "dialect": dialect.value,
         "without_entered": without_entered,
     }
-    with sources.opened(source.value, socket, timeout) as where:
+    with recorded.opened_at(at, record, source, socket, timeout) as where:
         taken = topmost.answered(meant, lambda pid: where.snapshot(pid, **options))
         loaded = None if plain and no_plan else _loaded(taken, where, with_argv=with_argv)
     if loaded is None:

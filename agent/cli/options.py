@@ -72,6 +72,21 @@ Format = Annotated[
 ]
 
 
+TIME_HELP = "2026-01-31T03:12:07.250 (local, or with an offset or Z), 03:12:07, -30s, -5m, -2h, -1d, or '#NUMBER'."
+At = Annotated[
+    str | None,
+    typer.Option("--at", help=f"Take the tree as it was then, from a recording: {TIME_HELP}", metavar="TIME"),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--record", help="Read the recording in this folder, and not that of the daemon.", metavar="DIR", readable=False
+    ),
+]
+Since = Annotated[str | None, typer.Option("--since", help=f"Begin at this time: {TIME_HELP}", metavar="TIME")]
+Until = Annotated[str | None, typer.Option("--until", help="End at this time.", metavar="TIME")]
+
+
 def name_foreign_formats(commands: "Mapping[str, Any]") -> None:
     """Name the formats of other packages in the help of the verbs that write one.
 

@@ -169,7 +169,7 @@ class _Here:
                 outer.extend(chosen.refs.above())
 
         snapshot = self._take(root, options.get("mode", "auto"), options.get("without_entered", False), note)
-        return _made(replace(snapshot, dialect=options.get("dialect", "seed")), options.get("fmt", "ckpt"), outer)
+        return made(replace(snapshot, dialect=options.get("dialect", "seed")), options.get("fmt", "ckpt"), outer)
 
 
 def received(answer: Answer) -> Taken:
@@ -193,7 +193,7 @@ def received(answer: Answer) -> Taken:
     )
 
 
-def _made(snapshot: "Snapshot", fmt: str, outer: "Outer") -> Taken:
+def made(snapshot: "Snapshot", fmt: str, outer: "Outer") -> Taken:
     """Return a snapshot of this process, which is packed when its bytes are needed, and never read back."""
 
     def image() -> bytes:

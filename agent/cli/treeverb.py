@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent import rootname
 from agent.cli import terminal
 from agent.cli.fileverbs import AsJson
-from agent.cli.options import ROOT_HELP, Mode, ModeName, Socket, Source, SourceName, check_source
+from agent.cli.options import ROOT_HELP, At, Folder, Mode, ModeName, Socket, Source, SourceName, check_source
 from agent.cli.terminal import say
 from agent.errors import INCOMPLETE, INTERRUPTED
 
@@ -28,16 +27,18 @@ def tree(
     root: Annotated[str, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: 1.")] = "1",
     mode: Mode = ModeName.SUBTREE,
     source: Source = SourceName.AUTO,
+    at: At = None,
+    record: Folder = None,
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the tree below ROOT, and on a terminal follow it. Keys: arrows, Enter to fold, / to search, ? for all, q."""
-    from agent.cli import sources
+    from agent.cli import recorded, sources
     from agent.proc import topmost
 
     check_source(source, socket)
-    meant = rootname.parse_target(root)
-    with sources.opened(source.value, socket, TIMEOUT_S) as where:
+    meant = recorded.check_root(root, at)
+    with recorded.opened_at(at, record, source, socket, TIMEOUT_S) as where:
 
         def ask(fmt: str = "ckpt") -> "list[Taken]":
             return topmost.answered_of_all(
@@ -48,9 +49,9 @@ def tree(
         if as_json:
             snapshots = ask("json")
             _write([taken.image() for taken in snapshots])
-        elif not terminal.can_be_taken_over():
+        elif at is not None or not terminal.can_be_taken_over():
             snapshots = ask()
-            _print(snapshots)
+            _print(snapshots, living=at is None)
         else:
             from agent.cli.follow import Follower
 
@@ -69,12 +70,19 @@ def _write(documents: list[bytes]) -> None:
     terminal.write(data, is_json=True)
 
 
-def _print(snapshots: "list[Taken]") -> None:
+def _print(snapshots: "list[Taken]", *, living: bool) -> None:
+    """Print trees.
+
+    Args:
+        snapshots: the trees.
+        living: their command lines are added from /proc.
+    """
     from agent.proc import users
     from agent.proc.commands import Commands
     from exporters.drawing import treeview
 
-    for place, loaded in enumerate(Commands().added((taken.load(), taken.outer) for taken in snapshots)):
+    found = ((taken.load(), taken.outer) for taken in snapshots)
+    for place, loaded in enumerate(Commands().added(found) if living else (each for each, _ in found)):
         if place:
             typer.echo()
         typer.echo(treeview.render(loaded, **terminal.abilities(), names=users.names(loaded.boot_id)))

@@ -25,7 +25,7 @@ subscriber may not get. ``end``: the roots are gone.
 Without a subscription, records go straight to the table, and no code of this module runs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from agent.events import announced, eventpack
@@ -35,6 +35,7 @@ from agent.events.eventfacts import (
     ASSUMED,
     ENTERED,
     Clock,
+    Facts,
     Marks,
     as_facts,
     facts_of,
@@ -102,6 +103,11 @@ class Feed:
             for kind, handler in self._handlers.items():
                 self._stream.handle(kind, handler)
         self._hear_strings()
+
+    @property
+    def told(self) -> Mapping[TaskStruct, Facts]:
+        """The facts last told of each task that is followed."""
+        return self._told
 
     @property
     def tells_arguments(self) -> bool:

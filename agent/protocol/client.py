@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from agent.environment import SOCKET_VARIABLE, private_socket
-from agent.errors import CkptreeError, NoDaemonError, NoSuchRootError, UsageError, VersionError
+from agent.errors import CkptreeError, HostError, NoDaemonError, NoSuchRootError, UsageError, VersionError
 from agent.protocol import codec
 from agent.protocol.connection import first_connected
 from agent.protocol.replies import Answer, Event, EventTask, Hello, answer_of, at_exec_of, event_of, hello_of
@@ -182,6 +182,7 @@ class Client:
         dialect: str = "seed",
         without_entered: bool = False,
         outer: bool = False,
+        at: Mapping[str, int] | None = None,
     ) -> Answer:
         """Request a snapshot.
 
@@ -192,11 +193,17 @@ class Client:
             dialect: of a ckpt image.
             without_entered: leave out tasks that entered the container from outside.
             outer: tell the numbers in the namespaces above the root's, too.
+            at: as it was then, from the daemon's recording: ``time_ns``, CLOCK_REALTIME, or ``order``, the number of the
+                first record that is not in it; None: now.
 
         Raises:
             NotPermittedError: this client may not see the tree.
+            NoSuchTimeError: the recording does not have the time.
+            HostError: the daemon has no recording.
             CkptreeError: see `request`.
         """
+        if at is not None:
+            self._need_past()
         answer = self.request(
             "snapshot",
             root=root,
@@ -205,9 +212,17 @@ class Client:
             dialect=dialect,
             without_entered=without_entered,
             **({"outer": True} if outer else {}),
+            **({"at": dict(at)} if at is not None else {}),
         )
         with self._of_another_version():
             return answer_of(answer, answer["data"])
+
+    def _need_past(self) -> None:
+        """Refuse a question about the past where the daemon has none."""
+        if "past" not in self.hello().features:
+            raise HostError(
+                f"the daemon on {self.path} has no recording: see [record] in its configuration, or use --record"
+            )
 
     def strings(self, pid: int, start_ns: int, arguments: bytes | None, environment: bytes | None) -> "AtExec":
         """Compare strings that were read of a process with those that its last exec has put into its memory.

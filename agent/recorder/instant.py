@@ -35,7 +35,7 @@ _EXPECTED: Final = (
 )
 
 
-class Number(NamedTuple):
+class RecordNumber(NamedTuple):
     """The instant at which all records below a number are applied, and no others.
 
     Attributes:
@@ -48,7 +48,7 @@ class Number(NamedTuple):
         return f"#{self.order}"
 
 
-class Moment(NamedTuple):
+class ClockTime(NamedTuple):
     """An instant by the clock.
 
     Attributes:
@@ -61,7 +61,7 @@ class Moment(NamedTuple):
         return written(self.realtime_ns)
 
 
-Time: TypeAlias = Number | Moment
+Time: TypeAlias = RecordNumber | ClockTime
 
 
 def parse(text: str, now_ns: int, last_ns: int | None = None, zone: tzinfo | None = None) -> Time:
@@ -80,7 +80,7 @@ def parse(text: str, now_ns: int, last_ns: int | None = None, zone: tzinfo | Non
         order = int(found["number"])
         if order > _MOST_NUMBER:
             raise _wrong(text, f"the number of a record is at most {_MOST_NUMBER}")
-        return Number(order)
+        return RecordNumber(order)
     if found := _AGO.fullmatch(text):
         whole, _, part = found["amount"].partition(".")
         amount_ns = int(whole) * NS_PER_S + int(part.ljust(9, "0"))
@@ -178,10 +178,10 @@ def _fraction(digits: str | None) -> int:
     return int((digits or "0").ljust(9, "0"))
 
 
-def _moment(text: str, realtime_ns: int) -> Moment:
+def _moment(text: str, realtime_ns: int) -> ClockTime:
     if not 0 <= realtime_ns <= MOST_NS:
         raise _wrong(text, "it is before 1970 or after 2262, where no clock of a recording is")
-    return Moment(realtime_ns)
+    return ClockTime(realtime_ns)
 
 
 def _wrong(text: str, why: str) -> UsageError:

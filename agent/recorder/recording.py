@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.capture.memoryreader import UnusableMemoryError
-from agent.errors import NoSuchRootError
+from agent.errors import NoSuchTimeError
 from agent.recorder import folder, segment, tape
 from agent.recorder.facts import Gap, Instant, NumberRun, Replayed
 from agent.recorder.replay import Replayer, times
@@ -23,11 +23,11 @@ _UNWRITTEN_NS: Final = 1_000_000_000  # what is older is on disk, where the writ
 _DAMAGED: Final = "what lies between is damaged, or missing"
 
 
-class NoRecordingError(NoSuchRootError):
+class NoRecordingError(NoSuchTimeError):
     """A folder without a recording that can be read (exit code 4)."""
 
 
-class NoSuchInstantError(NoSuchRootError):
+class NoSuchInstantError(NoSuchTimeError):
     """An instant that the recording does not have; the text says which it has (exit code 4)."""
 
 

@@ -77,8 +77,22 @@ class Replayer:
         """True where the tape has no more entries."""
         return self._entry is None and not self._held
 
+    @property
+    def ahead_ns(self) -> int:
+        """By how much CLOCK_REALTIME is ahead of CLOCK_BOOTTIME at this point, ns."""
+        return self._ahead_ns
+
     def advance(self, order: int) -> None:
         """Go on to a number; where the tape ends before, to its end.
+
+        Raises:
+            TornError: a piece of the tape is not whole.
+        """
+        for _ in self.steps(order):
+            pass
+
+    def steps(self, order: int) -> Iterator[tape.TapeEntry]:
+        """Go on to a number; yield each entry once it has had its effect, all of it or what is before the number.
 
         Raises:
             TornError: a piece of the tape is not whole.
@@ -87,13 +101,13 @@ class Replayer:
         while (entry := self._entry) is not None:
             if self.stream.next == order and self._has_come(order):
                 return
-            if entry.kind == tape.PART:
-                if not self._part(entry, order):
-                    return
-            elif not self._input(entry, order):
-                return
-            self._entry, self._at = next(self._entries, None), 0
+            whole = self._part(entry, order) if entry.kind == tape.PART else self._input(entry, order)
+            if whole:
+                self._entry, self._at = next(self._entries, None), 0
             self.table.changes.gather().clear()
+            yield entry
+            if not whole:
+                return
 
     # ---- records ---------------------------------------------------------------------------------------------------
 

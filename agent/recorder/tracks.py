@@ -18,16 +18,13 @@ the tables are of its version 52.
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from agent.protocol.replies import Event, EventTask
 from exporters.content.fields import escape
 from exporters.content.identity import word
 from exporters.content.messagenotation import classes
 from exporters.content.wording import ended, plain
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
 
 MESSAGES: Final = {
     "Trace": "packet*1:TracePacket",
@@ -65,13 +62,13 @@ _SHOWN: Final = ("creator", "parent", "pgid", "sid", "exit_signal", "on", "old_t
 
 
 @cache
-def messages() -> "dict[str, type[Message]]":
+def messages() -> dict[str, Any]:
     """Return the classes of `MESSAGES`, by name.
 
     Raises:
         HostError: no protobuf library is installed.
     """
-    return classes(MESSAGES, "ckptree.perfetto", "traces of Perfetto", "perfetto")
+    return dict(classes(MESSAGES, "ckptree.perfetto", "traces of Perfetto", "perfetto"))
 
 
 class _Track:
@@ -226,7 +223,8 @@ class Tracks:
         return self._uuids
 
     def _packet(self, **fields: Any) -> bytes:
-        return self._trace(packet=[{"trusted_packet_sequence_id": _SEQUENCE, **fields}]).SerializeToString()
+        packet = self._trace(packet=[{"trusted_packet_sequence_id": _SEQUENCE, **fields}])
+        return bytes(packet.SerializeToString())
 
 
 def _annotations(event: Event) -> list[dict[str, Any]]:

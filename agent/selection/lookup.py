@@ -8,7 +8,7 @@ from agent.model import Mode
 from agent.rootname import RootName
 from agent.selection import guests, select
 from agent.table import rules
-from agent.table.objects import TaskStruct
+from agent.table.objects import PidNamespace, TaskStruct
 from agent.table.processtable import ProcessTable
 
 Sees = Callable[[tuple[int, int]], bool]
@@ -18,14 +18,14 @@ _WHO = "root and members of the daemon's group may see every tree"
 
 
 def process(
-    table: ProcessTable, root: RootName, caller: TaskStruct | None, seen: Callable[[TaskStruct], bool] | None = None
+    table: ProcessTable, root: RootName, space: PidNamespace, seen: Callable[[TaskStruct], bool] | None = None
 ) -> TaskStruct:
     """Return the process that a name means.
 
     Args:
         table: the table, up to date.
-        root: a pid counts in the caller's pid namespace, and a pid namespace is that one or below it.
-        caller: the client's task; None: a pid counts in the initial namespace.
+        root: the name.
+        space: the client's pid namespace: a pid counts in it, and a pid namespace is this one or below it.
         seen: returns True if the client may see a task; None: it may see all.
 
     Raises:
@@ -35,14 +35,13 @@ def process(
     if root.namespace:
         for namespace in table.pids.living():
             init = namespace.numbers.get(1) if namespace.inum == root.number else None
-            if init is None or init.task is None or (caller is not None and not init.number_in(caller.pid.namespace)):
+            if init is None or init.task is None or not init.number_in(space):
                 continue
             if seen is None or seen(init.task):
                 return init.task
         whose = "" if seen is None else " of yours"
         raise NoSuchRootError(f"no process{whose} lives in a pid namespace {root}; see the links /proc/PID/ns/pid")
-    namespace = caller.pid.namespace if caller is not None else table.pids.initial
-    pid = namespace.numbers.get(root.number)
+    pid = space.numbers.get(root.number)
     task = pid.task if pid is not None else None
     if task is None:
         held = (
@@ -54,7 +53,7 @@ def process(
     if seen is not None and not seen(task):
         raise NotPermittedError(f"not permitted: {root} is not yours; {_WHO}")
     if task.leader is not task:
-        leader = task.leader.pid.number_in(namespace)
+        leader = task.leader.pid.number_in(space)
         raise NoSuchRootError(f"{root} is a thread, not a process: its process is {leader}")
     return task
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import UsageError
-from agent.recorder.instant import MOST_NS, NS_PER_S, Moment, Number, parse, written
+from agent.recorder.instant import MOST_NS, NS_PER_S, ClockTime, RecordNumber, parse, written
 from tests.support.examples import patient
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -31,30 +31,30 @@ NOW = at("2026-01-31T12:00:00+00:00")
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("#0", Number(0)),
-        ("#184467", Number(184467)),
-        (f"#{2**64 - 1}", Number(2**64 - 1)),
-        ("-0s", Moment(NOW)),
-        ("-30s", Moment(NOW - 30 * NS_PER_S)),
-        ("-0.25s", Moment(NOW - NS_PER_S // 4)),
-        ("-90m", Moment(NOW - 5400 * NS_PER_S)),
-        ("-1.5h", Moment(NOW - 5400 * NS_PER_S)),
-        ("-2d", Moment(NOW - 172800 * NS_PER_S)),
-        ("2026-01-31T03:12:07.250", Moment(at("2026-01-31T03:12:07+01:00") + NS_PER_S // 4)),
-        ("2026-01-31 03:12:07,25", Moment(at("2026-01-31T03:12:07+01:00") + NS_PER_S // 4)),
-        ("2026-01-31T03:12", Moment(at("2026-01-31T03:12:00+01:00"))),
-        ("2026-07-31T03:12:07", Moment(at("2026-07-31T03:12:07+02:00"))),
-        ("2026-01-31T03:12:07.000000001Z", Moment(at("2026-01-31T03:12:07+00:00") + 1)),
-        ("2026-01-31T03:12:07-0330", Moment(at("2026-01-31T03:12:07-03:30"))),
-        ("2026-01-31T03:12:07+05:45", Moment(at("2026-01-31T03:12:07+05:45"))),
-        ("2026-01-31T03:12:07+09", Moment(at("2026-01-31T03:12:07+09:00"))),
-        ("03:12:07", Moment(at("2026-01-31T03:12:07+01:00"))),
-        ("13:00", Moment(at("2026-01-31T13:00:00+01:00"))),
-        ("13:00:00.000000001", Moment(at("2026-01-30T13:00:00+01:00") + 1)),
-        ("23:59", Moment(at("2026-01-30T23:59:00+01:00"))),
+        ("#0", RecordNumber(0)),
+        ("#184467", RecordNumber(184467)),
+        (f"#{2**64 - 1}", RecordNumber(2**64 - 1)),
+        ("-0s", ClockTime(NOW)),
+        ("-30s", ClockTime(NOW - 30 * NS_PER_S)),
+        ("-0.25s", ClockTime(NOW - NS_PER_S // 4)),
+        ("-90m", ClockTime(NOW - 5400 * NS_PER_S)),
+        ("-1.5h", ClockTime(NOW - 5400 * NS_PER_S)),
+        ("-2d", ClockTime(NOW - 172800 * NS_PER_S)),
+        ("2026-01-31T03:12:07.250", ClockTime(at("2026-01-31T03:12:07+01:00") + NS_PER_S // 4)),
+        ("2026-01-31 03:12:07,25", ClockTime(at("2026-01-31T03:12:07+01:00") + NS_PER_S // 4)),
+        ("2026-01-31T03:12", ClockTime(at("2026-01-31T03:12:00+01:00"))),
+        ("2026-07-31T03:12:07", ClockTime(at("2026-07-31T03:12:07+02:00"))),
+        ("2026-01-31T03:12:07.000000001Z", ClockTime(at("2026-01-31T03:12:07+00:00") + 1)),
+        ("2026-01-31T03:12:07-0330", ClockTime(at("2026-01-31T03:12:07-03:30"))),
+        ("2026-01-31T03:12:07+05:45", ClockTime(at("2026-01-31T03:12:07+05:45"))),
+        ("2026-01-31T03:12:07+09", ClockTime(at("2026-01-31T03:12:07+09:00"))),
+        ("03:12:07", ClockTime(at("2026-01-31T03:12:07+01:00"))),
+        ("13:00", ClockTime(at("2026-01-31T13:00:00+01:00"))),
+        ("13:00:00.000000001", ClockTime(at("2026-01-30T13:00:00+01:00") + 1)),
+        ("23:59", ClockTime(at("2026-01-30T23:59:00+01:00"))),
     ],
 )
-def test_each_spelling_has_one_meaning(text: str, meant: Number | Moment) -> None:
+def test_each_spelling_has_one_meaning(text: str, meant: RecordNumber | ClockTime) -> None:
     """It is noon in Greenwich, and one o'clock in Berlin."""
     assert parse(text, NOW, zone=BERLIN) == meant
 
@@ -107,8 +107,8 @@ def test_a_time_that_is_written_is_read_as_itself(time_ns: int, zone: timezone) 
     """With the offset that `written` gives, no zone's clocks are ambiguous; an offset with seconds is none of ours."""
     text = written(time_ns, zone)
     if text[-3] == ":" or text.endswith("Z"):
-        assert parse(text, NOW, zone=BERLIN) == Moment(time_ns)
-    assert parse(str(Moment(time_ns)), NOW, zone=zone) == Moment(time_ns)
+        assert parse(text, NOW, zone=BERLIN) == ClockTime(time_ns)
+    assert parse(str(ClockTime(time_ns)), NOW, zone=zone) == ClockTime(time_ns)
 
 
 @given(st.integers(at("1971-01-01T00:00:00+00:00"), at("2200-01-01T00:00:00+00:00")), ZONES, st.times())
@@ -116,7 +116,7 @@ def test_a_time_that_is_written_is_read_as_itself(time_ns: int, zone: timezone) 
 def test_a_time_of_day_is_the_last_one_up_to_the_end(end_ns: int, zone: timezone, clock: time) -> None:
     """Local clocks show it then, and do not show it again before the end."""
     found = parse(f"{clock:%H:%M:%S.%f}", MOST_NS, end_ns, zone)
-    assert isinstance(found, Moment)
+    assert isinstance(found, ClockTime)
     time_ns = found.realtime_ns
     assert end_ns - 3 * 86400 * NS_PER_S < time_ns <= end_ns
     assert shown(time_ns, zone) == clock
@@ -135,7 +135,7 @@ def shown(time_ns: int, zone: timezone) -> time:
 def test_a_time_of_day_is_never_later_than_now(now_ns: int, last_ns: int) -> None:
     """The recording of a host whose clock is ahead ends after this host's now."""
     found = [parse("00:00", now_ns, last_ns, UTC)] if min(now_ns, last_ns) >= 86400 * NS_PER_S else []
-    assert all(each.realtime_ns <= min(now_ns, last_ns) for each in found if isinstance(each, Moment))
+    assert all(each.realtime_ns <= min(now_ns, last_ns) for each in found if isinstance(each, ClockTime))
 
 
 @given(st.text(st.sampled_from("0123456789-:.,T Z+#smhd"), max_size=40))
@@ -150,7 +150,7 @@ def test_any_text_has_a_meaning_or_is_refused(text: str) -> None:
     if said:
         assert said.startswith(f"TIME {text!r}: ")
     else:
-        assert isinstance(found, Number) or 0 <= found.realtime_ns <= MOST_NS
+        assert isinstance(found, RecordNumber) or 0 <= found.realtime_ns <= MOST_NS
 
 
 def test_without_a_zone_the_systems_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +158,8 @@ def test_without_a_zone_the_systems_holds(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         monkeypatch.setenv("TZ", "America/New_York")
         tzset()
-        assert parse("2026-01-31T03:12:07", NOW) == Moment(at("2026-01-31T03:12:07-05:00"))
-        assert parse("03:12:07", NOW) == Moment(at("2026-01-31T03:12:07-05:00"))
+        assert parse("2026-01-31T03:12:07", NOW) == ClockTime(at("2026-01-31T03:12:07-05:00"))
+        assert parse("03:12:07", NOW) == ClockTime(at("2026-01-31T03:12:07-05:00"))
         assert written(NOW, None) == "2026-01-31T07:00:00-05:00"
     finally:
         monkeypatch.undo()

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The differences between the tables before and behind a gap of a recording, as events. Pure.
+
+Two tables have no object in common. So a task is the same where its numbers and its time of birth are. Each difference is
+assumed, for its moment is within the gap.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from agent.events import eventpack
+from agent.events.eventfacts import ASSUMED, Facts, number, thread
+from agent.events.eventpack import Details
+from agent.events.subscriber import Subscriber
+from agent.table.objects import PidNamespace, TaskStruct
+
+Key: TypeAlias = tuple[tuple[int, ...], int]
+Told: TypeAlias = Mapping[TaskStruct, Facts]
+"""The facts of the tasks that a feed has told of."""
+
+
+class Side(NamedTuple):
+    """The tasks on one side of a gap.
+
+    Attributes:
+        told: their facts.
+        namespace: in which the subscriber's numbers count.
+    """
+
+    told: Told
+    namespace: PidNamespace
+
+
+def key(task: TaskStruct) -> Key:
+    """Return the identity of a task within its boot."""
+    return task.pid.numbers, task.start_ns
+
+
+def cross(
+    before: Side, after: Side, subscriber: Subscriber, order: int, time_ns: int, *, same_boot: bool = True
+) -> None:
+    """Tell a subscriber the differences between two tables.
+
+    Args:
+        before, after: the two sides.
+        subscriber: of the side behind the gap.
+        order, time_ns: of the events.
+        same_boot: False where the host was started anew between them: no task is the same.
+    """
+    teller = _Teller(subscriber, order, time_ns)
+    known = {key(task): (task, facts) for task, facts in before.told.items()}
+    here = {key(task) for task in after.told} if same_boot else set()
+    gone = [task for each, (task, _) in known.items() if each not in here]
+    for task in sorted(gone, key=lambda task: before.told[task].leader is task):  # threads first, their leaders last
+        facts = before.told[task]
+        if not facts.exited:
+            last = facts.leader is task
+            teller.tell("death", task, facts.leader, before.namespace, eventpack.DEATH[last])
+        teller.tell("reap", task, facts.leader, before.namespace, eventpack.nothing)
+    for task in sorted(after.told, key=lambda task: (task.start_ns, task.leader is not task)):
+        old = known.get(key(task)) if same_boot else None
+        if old is None:
+            teller.tell("birth", task, task.leader, after.namespace, eventpack.presence)
+        else:
+            _differ(teller, before, old[1], after, task)
+
+
+_CONDITION: Final = ("stopped", "exit_code", "exit_signal", "ids", "comm")
+
+
+def _differ(teller: "_Teller", before: Side, old: Facts, after: Side, task: TaskStruct) -> None:
+    """Tell the differences of one task."""
+    new, leader = after.told[task], after.told[task].leader
+
+    def tell(kind: str, say: Details) -> None:
+        teller.tell(kind, task, leader, after.namespace, say)
+
+    if thread(old.parent, before.namespace) != thread(new.parent, after.namespace):
+        tell("reparent", eventpack.parent)
+    if number(old.sid, before.namespace) != number(new.sid, after.namespace):
+        tell("setsid", eventpack.ids)
+    elif number(old.pgid, before.namespace) != number(new.pgid, after.namespace):
+        tell("setpgid", eventpack.ids)
+    if old.subreaper != new.subreaper:
+        tell("subreaper", eventpack.subreaper)
+    if new.exited and not old.exited:
+        tell("death", eventpack.DEATH[all(each.flags & new.exited for each in task.group())])
+    elif any(getattr(old, name) != getattr(new, name) for name in _CONDITION):
+        tell("change", eventpack.condition)
+
+
+class _Teller:
+    """The events of one moment for one subscriber."""
+
+    def __init__(self, subscriber: Subscriber, order: int, time_ns: int) -> None:
+        self._subscriber, self._order, self._time_ns = subscriber, order, time_ns
+
+    def tell(self, kind: str, task: TaskStruct, leader: TaskStruct, namespace: PidNamespace, say: Details) -> None:
+        subscriber = self._subscriber
+        if kind not in subscriber.kinds or not task.pid.number_in(namespace):
+            return
+        if subscriber.viewer.privileged or subscriber.viewer.sees_ids(task.ids):
+            event = eventpack.event(kind, self._order, self._time_ns, task, leader, namespace, say, ASSUMED)
+            subscriber.put(event)

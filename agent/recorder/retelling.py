@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The events of a span of a recording: those that a watch would have told.
+
+Theory
+------
+The feed of live events (agent.events.feed) stands between a stream and its table, and here it stands between those of a
+replay. So the events are the same, but for their times: here an event has the time of its record.
+
+What the recording knows and no live event tells comes as events without a task. ``gap``: records are missing, and `why`.
+The table behind a gap is another one; the differences are told as assumed events, up to a ``resync``, as after a loss.
+``clock``: CLOCK_REALTIME was set by `by_ns`. ``suspend``: the host slept for `asleep_ns`. `boottime_ns` of every event is
+the boot's clock beside `time_ns`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import msgpack
+
+from agent.errors import NoSuchRootError
+from agent.events import eventpack
+from agent.events.eventfacts import ASSUMED
+from agent.events.feed import Feed
+from agent.events.subscriber import ARGUMENTS, KINDS, Subscriber
+from agent.recorder import bridge, tape
+from agent.recorder.facts import Gap, Instant
+from agent.recorder.past import Enquirer
+from agent.recorder.recording import Recording
+from agent.rootname import RootName
+from agent.selection import lookup
+from agent.table.inputs import Input
+from agent.table.objects import PidNamespace, TaskStruct
+
+Said: TypeAlias = dict[str, Any]
+"""An event as the protocol has it."""
+
+_EVERY: Final = 2**64 - 1
+_MOVED_NS: Final = 100_000_000  # a clock that is slewed moves by 30 ms at most between two looks at it
+
+
+@dataclass(frozen=True, slots=True)
+class EventSpan:
+    """The wanted events.
+
+    Attributes:
+        since, until: the instants between which they happened.
+        root: of the tree that they are of, as it was called at `since`, or else as the first process of that number
+            behind it; None: of all tasks.
+        kinds: of agent.events.subscriber.KINDS.
+        arguments: True for the arguments of execs.
+        present: True for the tasks that there are at `since`, as assumed births.
+    """
+
+    since: Instant
+    until: Instant
+    root: RootName | None = None
+    kinds: tuple[str, ...] = KINDS
+    arguments: bool = False
+    present: bool = False
+
+
+class _Unbounded(Subscriber):
+    """A subscriber that is fetched from after each part of the ring, so that it needs no bound."""
+
+    def has_room(self, unsent_bytes: int, time_ns: int) -> bool:  # noqa: ARG002 - as the class above has it
+        """Return True."""
+        return True
+
+
+class Retelling:
+    """The events of a span, in batches.
+
+    Args:
+        recording: the recording.
+        span: the wanted events.
+        reader: the one who asks; events of tasks that it may not see are left out, by the ids that they had then.
+    """
+
+    def __init__(self, recording: Recording, span: EventSpan, reader: Enquirer) -> None:
+        self._recording = recording
+        self._span = span
+        self._reader = reader
+        self._replay = recording.replayer(span.since)
+        self._run = span.since.run
+        self._entries = self._replay.steps(self._limit())
+        self._ahead_ns = self._replay.ahead_ns
+        self._asleep_ns = 0
+        self._sweeping = False
+        self._over = False
+
+    def batches(self) -> Iterator[list[Said]]:
+        """Yield the events, as they come to light together.
+
+        Raises:
+            NoSuchRootError: no process had the root's number within the span.
+            NotPermittedError: the reader may not see the root.
+        """
+        self._listen(*self._found())
+        if self._span.present:
+            yield self._present()
+        while not self._over:
+            for entry in self._entries:
+                self._note(entry)
+                yield self._taken()
+                if self._listener.ended:
+                    return
+            self._feed.settle()
+            yield self._taken()
+            gap = None
+            if self._replay.exhausted and not self._listener.ended:
+                gap = self._recording.gap(self._run, self._replay.order, self._replay.boottime_ns)
+            if gap is None:
+                return
+            yield from self._cross(gap)
+
+    # ---- the beginning -----------------------------------------------------------------------------------------------
+
+    def _limit(self) -> int:
+        until = self._span.until
+        return until.order if until.run == self._run else _EVERY
+
+    def _found(self) -> tuple[tuple[TaskStruct, ...], PidNamespace]:
+        """Return the root, as soon as there is a process of its number, and the reader's pid namespace."""
+        reader, table = self._reader, self._replay.table
+        wanted, sees = self._span.root, reader.sees
+        if wanted is None:
+            return (), reader.space(table)
+        while True:
+            try:
+                namespace = reader.space(table)
+                seen = None if sees is None else lambda task: sees(task.ids)
+                return (lookup.process(table, wanted, namespace, seen),), namespace
+            except NoSuchRootError:
+                if next(self._entries, None) is None:
+                    raise
+
+    def _listen(self, roots: tuple[TaskStruct, ...], namespace: PidNamespace) -> None:
+        replay = self._replay
+        self._feed = Feed(replay.stream, replay.table, lambda: replay.time_ns, lambda: replay.ahead_ns)
+        kinds = (*self._span.kinds, ARGUMENTS) if self._span.arguments else self._span.kinds
+        self._listener = _Unbounded(self._reader.viewer, namespace, roots, kinds, replay.order)
+        self._feed.add(self._listener, int)
+
+    def _present(self) -> list[Said]:
+        """Return the tasks that there are as assumed births, parents first."""
+        listener, replay = self._listener, self._replay
+        for task in sorted(self._feed.told, key=lambda task: task.start_ns):
+            if listener.sees(task):
+                when = (replay.order, replay.time_ns)
+                listener.put(
+                    eventpack.event("birth", *when, task, task.leader, listener.namespace, eventpack.presence, ASSUMED)
+                )
+        return self._taken()
+
+    # ---- the span ----------------------------------------------------------------------------------------------------
+
+    def _note(self, entry: tape.TapeEntry) -> None:
+        """Tell what is due behind an entry. While a sweep repairs the table, it does not count as repaired."""
+        if entry.kind == Input.TRUST:
+            self._sweeping = True
+        elif entry.kind == Input.STRIKE_OFF:
+            self._sweeping = False
+        elif entry.kind == tape.CLOCK:
+            self._compare_clocks(entry.ns - tape.MONOTONIC.unpack_from(entry.payload)[0])
+        elif entry.kind == tape.PART and (not self._sweeping or self._replay.stream.suspect):
+            self._feed.settle()
+
+    def _compare_clocks(self, asleep_ns: int) -> None:
+        by_ns, slept_ns = self._replay.ahead_ns - self._ahead_ns, asleep_ns - self._asleep_ns
+        if slept_ns > _MOVED_NS and self._asleep_ns:
+            self._say("suspend", asleep_ns=slept_ns)
+        if abs(by_ns) > _MOVED_NS:
+            self._say("clock", by_ns=by_ns)
+        self._ahead_ns, self._asleep_ns = self._replay.ahead_ns, asleep_ns
+
+    def _say(self, kind: str, **details: int | str) -> None:
+        replay = self._replay
+        self._listener.say({"event": kind, "order": replay.order, "time_ns": replay.time_ns, **details})
+
+    def _taken(self) -> list[Said]:
+        """Return the events that wait, with the boot's clock beside their times."""
+        if not self._listener.waiting:
+            return []
+        said: list[Said] = msgpack.unpackb(self._listener.take(self._replay.order))["events"]
+        for each in said:
+            each["boottime_ns"] = each["time_ns"] - self._replay.ahead_ns
+        return said
+
+    # ---- gaps --------------------------------------------------------------------------------------------------------
+
+    def _cross(self, gap: Gap) -> Iterator[list[Said]]:
+        """Tell a gap, and the differences between the tables before and behind it."""
+        self._say("gap", why=gap.why, until_ns=gap.until_ns, next=gap.next)
+        yield self._taken()
+        until = self._span.until
+        if (gap.next_run, gap.next) > (until.run, until.order):
+            self._over = True
+            return
+        runs, listener = self._recording.runs, self._listener
+        before = bridge.Side(self._feed.told, listener.namespace)
+        same_boot = runs[gap.next_run].boot_id == runs[self._run].boot_id
+        replay = self._replay = self._recording.replayer(Instant(gap.next_run, gap.next, gap.until_ns, 0, 0))
+        self._run = gap.next_run
+        self._entries = replay.steps(self._limit())
+        self._ahead_ns, self._asleep_ns, self._sweeping = replay.ahead_ns, 0, False
+        here = {bridge.key(task): task for task in replay.table.tasks()} if same_boot else {}
+        roots = tuple(here[bridge.key(root)] for root in listener.roots if bridge.key(root) in here)
+        when = (replay.order, replay.time_ns)
+        if listener.roots and not roots:
+            bridge.cross(before, bridge.Side({}, listener.namespace), listener, *when, same_boot=same_boot)
+            self._say("end")
+            self._over = True
+        else:
+            self._listen(roots, self._reader.space(replay.table))
+            after = bridge.Side(self._feed.told, self._listener.namespace)
+            bridge.cross(before, after, self._listener, *when, same_boot=same_boot)
+            self._say("resync")
+        yield self._taken()
