@@ -69,20 +69,25 @@ def whole(contents: "Contents") -> "Contents":
     return contents
 
 
-def external(*, with_contents: bool, stays: bool, shell_job: bool, tcp_established: bool) -> "External":
+def external(
+    *, with_contents: bool, stays: bool = True, shell_job: bool = False, tcp_established: bool, tcp_close: bool
+) -> "External":
     """Return the objects outside of the tree that the options allow it.
 
     Raises:
-        UsageError: a tree without contents has none, or this process has no terminal to give.
+        UsageError: a tree without contents has none, this process has no terminal to give, or they contradict each other.
     """
-    for option, given in (("--shell-job", shell_job), ("--tcp-established", tcp_established)):
+    options = ("--shell-job", shell_job), ("--tcp-established", tcp_established), ("--tcp-close", tcp_close)
+    for option, given in options:
         if given and not with_contents:
             raise UsageError(f"{option} is about a tree with contents: add --contents")
+    if tcp_established and tcp_close:
+        raise UsageError("--tcp-established makes connections again, and --tcp-close closes them: leave out one")
     if shell_job and not stays:
         raise UsageError("--shell-job gives the tree the terminal of restart, which must stay: leave out --detach")
     from agent.restart.contents.external import External
 
-    return External(_own_terminal() if shell_job else b"", tcp_established)
+    return External(_own_terminal() if shell_job else b"", tcp_established, tcp_close)
 
 
 def _own_terminal() -> bytes:

@@ -9,6 +9,7 @@ from exporters.criu import PREFIX
 
 if TYPE_CHECKING:
     from agent.model import Snapshot
+    from agent.restart.contents.external import External
     from agent.restart.contents.refusals import ContentRefusal
     from agent.restart.planning.plan import Plan
 
@@ -21,9 +22,16 @@ def folder_of(file: str) -> Path | None:
     return images.path if criusource.has_contents(images) else None
 
 
-def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan") -> "list[ContentRefusal]":
-    """Return the objects that a restart would refuse here: it asks this host for files and addresses."""
+def refusals(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "External") -> "list[ContentRefusal]":
+    """Return the objects that a restart would refuse here: it asks this host for files and addresses.
+
+    Args:
+        folder: of the images.
+        snapshot: the tree.
+        plan: of the same tree.
+        allowed: the objects outside of the tree that it may have.
+    """
     from exporters.criu.imagefolder import ImageFolder
 
     with allowance.bounded(str(folder), ImageFolder(folder).size()):
-        return contents.examined(folder, snapshot, plan).refusals
+        return contents.examined(folder, snapshot, plan, allowed).refusals

@@ -10,7 +10,7 @@ import typer
 
 from agent import bounded
 from agent.cli import allowance, storefiles, terminal
-from agent.cli.options import Format, Nats
+from agent.cli.options import Format, Nats, TcpClose, TcpEstablished
 from agent.cli.terminal import say
 from agent.errors import DIFFERENT, CkptreeError, FormatError, NotRebuildableError, RefusedError, UsageError
 from exporters.criu import PREFIX
@@ -298,6 +298,8 @@ def plan(
         typer.Option("--for", help="Plan a restart by ckptree, or tell which tasks CRIU refuses or gets wrong."),
     ] = Restorer.CKPTREE,
     nats: Nats = None,
+    tcp_established: TcpEstablished = False,
+    tcp_close: TcpClose = False,
 ) -> None:
     """Show how a tree would be rebuilt, call by call. Exit code 7 where it cannot be, with the task and the rule.
 
@@ -324,6 +326,11 @@ def plan(
         from agent.cli import contentsplan
 
         images = contentsplan.folder_of(file)
+    from agent.cli import contents as contentsoptions
+
+    allowed = contentsoptions.external(
+        with_contents=images is not None, tcp_established=tcp_established, tcp_close=tcp_close
+    )
     if images is None:
         _confine(file)  # what contents need is asked of the host: files, addresses
     loaded = load_file(file)
@@ -337,7 +344,7 @@ def plan(
         if as_json or fmt is PlanFormat.JSON:
             terminal.tell_json(planview.refusal(error, pidns=pidns))
         raise
-    refused = contentsplan.refusals(images, loaded, made) if images is not None else []
+    refused = contentsplan.refusals(images, loaded, made, allowed) if images is not None else []
     if as_json or fmt is PlanFormat.JSON:
         contents = {} if images is None else {"contents": [each.document for each in refused]}
         terminal.tell_json(planview.to_document(made, loaded) | contents)

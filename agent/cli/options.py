@@ -36,6 +36,10 @@ ROOT_HELP = (
     "A pid, as this process counts, pid:[INUM] or pidns:INUM, cgroup:PATH, unit:NAME, slurm:JOB.STEP, podman:NAME, "
     "docker:NAME or pod:NAMESPACE/POD."
 )
+TcpEstablished = Annotated[
+    bool, typer.Option("--tcp-established", help="With contents, make established connections of TCP again.")
+]
+TcpClose = Annotated[bool, typer.Option("--tcp-close", help="With contents, bring connections of TCP back closed.")]
 Mode = Annotated[
     ModeName,
     typer.Option(help="Take a container or a subtree. auto takes a container if ROOT is the init of a pid namespace."),

@@ -18,7 +18,7 @@ import typer
 
 from agent.cli import storefiles
 from agent.cli.fileverbs import File, load_file, warn_of_doubt
-from agent.cli.options import Nats
+from agent.cli.options import Nats, TcpClose, TcpEstablished
 from agent.cli.terminal import say
 from agent.errors import SIGNALLED, CkptreeError, RefusedError, UsageError
 
@@ -128,9 +128,8 @@ def restart(
     shell_job: Annotated[
         bool, typer.Option("--shell-job", help="With contents, the terminal of the tree is that of restart.")
     ] = False,
-    tcp_established: Annotated[
-        bool, typer.Option("--tcp-established", help="With contents, make established connections of TCP again.")
-    ] = False,
+    tcp_established: TcpEstablished = False,
+    tcp_close: TcpClose = False,
     verify: Annotated[
         Path | None,
         typer.Option(
@@ -159,7 +158,7 @@ def restart(
             "with contents the tasks run their own programs, with their own rights and pids: "
             "leave out --run, --keep-rights and --no-pids"
         )
-    given = {"shell_job": shell_job, "tcp_established": tcp_established}
+    given = {"shell_job": shell_job, "tcp_established": tcp_established, "tcp_close": tcp_close}
     allowed = external(with_contents=images is not None, stays=not detach, **given)
     command = split_command(run) if run not in ("hold", "argv") else None
     wish = _Wish(

@@ -10,10 +10,12 @@ class External(NamedTuple):
     Attributes:
         terminal: the path of the caller's terminal, for a tree that was begun by a shell; else empty.
         established: True if connections of TCP are made again.
+        closed: True if they come back closed.
     """
 
     terminal: bytes = b""
     established: bool = False
+    closed: bool = False
 
 
 NOTHING: Final = External()

@@ -36,7 +36,7 @@ def kinds(
         1: PathFiles(),
         2: Pipes(images.files, pipes),
         3: Fifos(images.files, pipes),
-        4: InetSockets(partial(_stream, images) if allowed.established else None, blocked),
+        4: InetSockets(partial(_stream, images) if allowed.established else None, blocked, closed=allowed.closed),
         5: UnixSockets(images.files, packets(_queues(images))),
         6: EventCounters(),
         7: Epolls(),

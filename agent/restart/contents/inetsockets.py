@@ -13,8 +13,9 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, Final
 
-from agent.restart.contents import socketoptions, tcpconnections
+from agent.restart.contents import socketoptions, tcpconnections, tcppackets
 from agent.restart.contents.descriptors import FileKind, OpenFile
+from agent.restart.contents.fillabi import Demand
 from agent.restart.contents.holder import O_CLOEXEC
 from agent.restart.contents.refusals import Refused
 from agent.restart.contents.socketoptions import LISTEN, SHUTDOWNS, SOL_SOCKET, set_option
@@ -51,11 +52,17 @@ class InetSockets(FileKind):
     Args:
         stream: returns the state of a connection by its inode; None: connections are refused.
         blocked: the rules that block connections.
+        closed: connections are closed.
     """
 
     def __init__(
-        self, stream: Callable[[int], TcpStream | None] | None = None, blocked: BlockedConnections | None = None
+        self,
+        stream: Callable[[int], TcpStream | None] | None = None,
+        blocked: BlockedConnections | None = None,
+        *,
+        closed: bool = False,
     ) -> None:
+        self._closed = closed
         self._stream = stream
         self._blocked = blocked
         self._streams: dict[int, TcpStream] = {}
@@ -85,6 +92,9 @@ class InetSockets(FileKind):
             set_option(here, SOL_IPV6, IPV6_V6ONLY, 1)
         set_option(here, SOL_SOCKET, SO_REUSEADDR, 1)
         set_option(here, SOL_SOCKET, SO_REUSEPORT, 1)
+        if self._closed and _is_connection(socket):
+            file.script.call("shutdown", number, sockets.SHUT_RDWR, demand=Demand.ANY)  # the kernel says: not connected
+            return number
         if int(file.entry.id) in self._streams:
             peer = _sockaddr(socket, int(socket.dst_port), socket.dst_addr, 0)
             tcpconnections.connect(here, self._streams[int(file.entry.id)], partial(_bind, here, socket), peer)
@@ -144,19 +154,30 @@ class InetSockets(FileKind):
 
     def _check_connection(self, entry: Any) -> None:
         socket = entry.isk
-        rule, text = "connection", "it is an established connection: use --tcp-established, or end it before the dump"
-        if self._stream is not None and self._blocked is not None:
+        text = "it is an established connection: use --tcp-established or --tcp-close, or end it before the dump"
+        rule = "" if self._closed else "connection"
+        if self._closed:
+            if self._blocked is not None and not self._blocked.fault()[0]:
+                self._block(socket)
+        elif self._stream is not None and self._blocked is not None:
             state = self._stream(int(socket.ino))
             rule, text = tcpconnections.fault(socket, state)
             if not rule:
                 rule, text = self._blocked.fault()
             if state is not None and not rule:
                 self._streams[int(entry.id)] = state
-                here, there = _host(socket, socket.src_addr), _host(socket, socket.dst_addr)
-                ends = (here, int(socket.src_port)), (there, int(socket.dst_port))
-                self._blocked.add(six=socket.family == sockets.AF_INET6, here=ends[0], there=ends[1])
+                self._block(socket)
         if rule:
             raise Refused("inet-socket", str(entry.id), rule, f"{_shown(socket)}: {text}")
+
+    def _block(self, socket: Any) -> None:
+        """Note a connection that CRIU has blocked."""
+        ends = [
+            (str(tcppackets.address(socket, peer=peer)), int(socket.dst_port if peer else socket.src_port))
+            for peer in (False, True)
+        ]
+        if self._blocked is not None:
+            self._blocked.add(six=":" in ends[1][0], here=ends[0], there=ends[1])
 
 
 def _is_connection(socket: Any) -> bool:

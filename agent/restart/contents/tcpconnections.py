@@ -3,7 +3,9 @@
 
 A socket in repair mode is connected without a packet. It gets its sequence numbers, its options, and what is in its two
 queues. Data that the peer has not acknowledged count as sent: the kernel sends them again when the peer does not answer.
-The socket leaves repair mode when all sockets of the tree are there, for its peer may be one of them.
+A connection that is being closed gets the ends of data in the order in which they were sent. One that is being made
+is begun once more, by a packet that the kernel repeats. The socket leaves repair mode when all sockets of the tree are
+there, for its peer may be one of them.
 """
 
 import shutil
@@ -14,9 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv6Address
 from typing import Any, Final, NamedTuple
 
-from agent.restart.contents import socketoptions
+from agent.restart.contents import socketoptions, tcppackets
 from agent.restart.contents.descriptors import OpenFile
-from agent.restart.contents.socketoptions import ESTABLISHED, MSG_NOSIGNAL, set_option
+from agent.restart.contents.fileowners import F_SETFL, O_NONBLOCK
+from agent.restart.contents.fillabi import Demand
+from agent.restart.contents.socketoptions import CLOSE, ESTABLISHED, MSG_NOSIGNAL, set_option
+from agent.restart.contents.tcppackets import ACK, CRIU_MARK, FIN
 
 SOL_TCP: Final = 6
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS, TCP_TIMESTAMP, TCP_REPAIR_WINDOW = (
@@ -28,6 +33,16 @@ TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS, TCP_TIMESTAMP, 
     29,
 )
 NO_QUEUE, RECEIVED, SENT = 0, 1, 2
+SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING = 2, 4, 5, 8, 9, 11
+"""States of a connection that is being made or closed."""
+_ENDED_FIRST: Final = (FIN_WAIT1, FIN_WAIT2, CLOSING)
+"""States in which the program has ended its data before the peer has."""
+_ENDED_LAST: Final = (LAST_ACK, CLOSE)
+_ENDED: Final = (*_ENDED_FIRST, *_ENDED_LAST)
+_END_ACKNOWLEDGED: Final = (FIN_WAIT2, CLOSE)
+_PEER_ENDED: Final = (CLOSE_WAIT, LAST_ACK, CLOSE, CLOSING)
+_STATES: Final = (ESTABLISHED, SYN_SENT, CLOSE_WAIT, *_ENDED)
+_SHUT_WR: Final = 1
 _MAXSEG, _WINDOW, _SACK, _TIMESTAMP = 2, 3, 4, 8
 """Options of TCP by their codes in a packet."""
 _OPT_TIMESTAMPS, _OPT_SACK, _OPT_WSCALE = 1, 2, 4
@@ -35,7 +50,6 @@ _PIECE: Final = 16384
 _U32: Final = (1 << 32) - 1
 _IPTABLES, _NFTABLES, _SKIP = 0, 1, 2
 """`network_lock_method` of the inventory."""
-_CRIU_MARK: Final = "0xC114"
 _PATIENCE_S: Final = 10.0
 
 
@@ -64,11 +78,8 @@ def stream(entries: Iterable[tuple[Any, bytes]]) -> TcpStream | None:
 
 def fault(part: Any, state: TcpStream | None) -> tuple[str, str]:
     """Return the rule and the text of the reason to refuse a connection; empty: there is none."""
-    if part.state != ESTABLISHED:
-        return (
-            "closing",
-            "a connection that is being made or closed is not restored: dump it before, or when it is closed",
-        )
+    if part.state not in _STATES:
+        return "state", f"its state {part.state} is none in which CRIU dumps a connection: dump it again"
     if state is None:
         return "missing", "the images have no state of the connection: dump it with --tcp-established"
     with sockets.socket() as probe:
@@ -80,6 +91,11 @@ def fault(part: Any, state: TcpStream | None) -> tuple[str, str]:
                 "repair",
                 f"the kernel allows no repair of connections: {error.strerror}: restart needs CAP_NET_ADMIN",
             )
+    if part.state in (*_PEER_ENDED, *_END_ACKNOWLEDGED):
+        try:
+            sockets.socket(sockets.AF_INET, sockets.SOCK_RAW, sockets.IPPROTO_RAW).close()
+        except OSError as error:
+            return "repair", f"no packet can be sent in its peer's name: {error.strerror}: restart needs CAP_NET_RAW"
     return "", ""
 
 
@@ -93,17 +109,27 @@ def connect(file: OpenFile, state: TcpStream, bind: Callable[[], None], peer: by
         peer: address of the peer.
     """
     message = state.message
+    being_made = file.entry.isk.state == SYN_SENT
+    expected, following = _numbers(file, state)
     file.name("connection")
     set_option(file, SOL_TCP, TCP_REPAIR, 1)
     bind()
     for queue, number, size in (
-        (RECEIVED, int(message.inq_seq), len(state.received)),
-        (SENT, int(message.outq_seq), len(state.sent)),
+        (RECEIVED, expected, len(state.received)),
+        (SENT, following - being_made, len(state.sent)),
     ):
         set_option(file, SOL_TCP, TCP_REPAIR_QUEUE, queue)
         set_option(file, SOL_TCP, TCP_QUEUE_SEQ, struct.pack("<I", number - size & _U32))
-    file.script.call("connect", file.number, file.data(peer), len(peer))
-    set_option(file, SOL_TCP, TCP_REPAIR_OPTIONS, b"".join(struct.pack("<II", *each) for each in _options(message)))
+    if being_made:
+        set_option(file, SOL_TCP, TCP_REPAIR, 0)
+        file.script.call("fcntl", file.number, F_SETFL, O_NONBLOCK)
+        file.script.call("connect", file.number, file.data(peer), len(peer), demand=Demand.ANY)  # it is in progress
+        file.script.call("fcntl", file.number, F_SETFL, 0)
+        set_option(file, SOL_TCP, TCP_REPAIR, 1)
+    else:
+        file.script.call("connect", file.number, file.data(peer), len(peer))
+        options = b"".join(struct.pack("<II", *each) for each in _options(message))
+        set_option(file, SOL_TCP, TCP_REPAIR_OPTIONS, options)
     if message.opt_mask & _OPT_TIMESTAMPS:
         set_option(file, SOL_TCP, TCP_TIMESTAMP, struct.pack("<I", int(message.timestamp)))
 
@@ -121,14 +147,57 @@ def fill(file: OpenFile, state: TcpStream) -> None:
             file.script.exact("sendto", file.number, *data, MSG_NOSIGNAL, 0, 0, wanted=len(piece))
     set_option(file, SOL_TCP, TCP_REPAIR_QUEUE, NO_QUEUE)
     if message.HasField("snd_wnd"):
-        windows = (message.snd_wl1, message.snd_wnd, message.max_window, message.rcv_wnd, message.rcv_wup)
-        set_option(file, SOL_TCP, TCP_REPAIR_WINDOW, struct.pack("<5I", *windows))
+        ended = int(file.entry.isk.state in _PEER_ENDED)
+        windows = (
+            message.snd_wl1,
+            message.snd_wnd,
+            message.max_window,
+            message.rcv_wnd + ended,
+            message.rcv_wup - ended,
+        )
+        set_option(file, SOL_TCP, TCP_REPAIR_WINDOW, struct.pack("<5I", *(each & _U32 for each in windows)))
+    _end(file, state)
 
 
 def resume(file: OpenFile) -> None:
     """End the repair mode; the kernel asks the peer for its window."""
     file.name("connection")
     set_option(file, SOL_TCP, TCP_REPAIR, 0)
+
+
+def _numbers(file: OpenFile, state: TcpStream) -> tuple[int, int]:
+    """Return the numbers behind what is in both queues: an end of data takes one, and comes later."""
+    part, message = file.entry.isk, state.message
+    return int(message.inq_seq) - (part.state in _PEER_ENDED), int(message.outq_seq) - (part.state in _ENDED)
+
+
+def _end(file: OpenFile, state: TcpStream) -> None:
+    """End the data of a connection that is being closed, in both directions, and have the peer acknowledge what it had."""
+    part = file.entry.isk
+    expected, following = _numbers(file, state)
+    first = following - len(state.sent)
+    window = int(state.message.rcv_wnd)
+    if part.state in _ENDED_FIRST:
+        _end_own(file)
+    if part.state in _PEER_ENDED:
+        file.name("end of the peer's data")
+        tcppackets.send(file, tcppackets.packet(part, expected, first, ACK | FIN, window))
+    if part.state in _ENDED_LAST:
+        _end_own(file)
+    if part.state in _END_ACKNOWLEDGED:
+        file.name("acknowledgment of the end")
+        number = expected + (part.state == CLOSE)
+        tcppackets.send(file, tcppackets.packet(part, number, first + 1, ACK, window))
+
+
+def _end_own(file: OpenFile) -> None:
+    file.name("end of its data")
+    acknowledged = file.entry.isk.state in _END_ACKNOWLEDGED  # else the kernel sends it
+    if acknowledged:
+        set_option(file, SOL_TCP, TCP_REPAIR_QUEUE, SENT)
+    file.script.call("shutdown", file.number, _SHUT_WR)
+    if acknowledged:
+        set_option(file, SOL_TCP, TCP_REPAIR_QUEUE, NO_QUEUE)
 
 
 class BlockedConnections:
@@ -175,7 +244,17 @@ class BlockedConnections:
             ):
                 yield [
                     *(program, "-w", "-t", "filter", "-D", chain, "--protocol", "tcp"),
-                    *("-m", "mark", "!", "--mark", _CRIU_MARK, "--source", source[0], "--sport", str(source[1])),
+                    *(
+                        "-m",
+                        "mark",
+                        "!",
+                        "--mark",
+                        f"0x{CRIU_MARK:X}",
+                        "--source",
+                        source[0],
+                        "--sport",
+                        str(source[1]),
+                    ),
                     *("--destination", destination[0], "--dport", str(destination[1]), "-j", "DROP"),
                 ]
 

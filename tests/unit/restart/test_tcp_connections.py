@@ -71,7 +71,7 @@ def test_connections_are_refused_unless_they_are_asked_for_and_established() -> 
     asked = InetSockets(lambda _: _stream(), _blocked())
     for kind, entry, rule in (
         (InetSockets(), _connection(), "connection"),
-        (asked, _connection(state=8), "closing"),
+        (asked, _connection(state=6), "state"),
         (InetSockets(lambda _: None, _blocked()), _connection(), "missing"),
     ):
         with pytest.raises(Refused) as caught:
@@ -130,3 +130,49 @@ def test_a_connection_of_ipv4_in_a_socket_of_ipv6_was_blocked_as_ipv4(monkeypatc
     blocked.unblock()
 
     assert [(each[0], each[14]) for each in commands] == [*[("iptables", "127.0.0.1")] * 2, *[("ip6tables", "::1")] * 2]
+
+
+@pytest.mark.parametrize(
+    ("state", "steps"),
+    [
+        (1, []),
+        (4, ["shutdown"]),
+        (5, ["queue", "shutdown", "queue", "ack 1"]),
+        (8, ["fin 0"]),
+        (9, ["fin 0", "shutdown"]),
+        (11, ["shutdown", "fin 0"]),
+        (7, ["fin 0", "queue", "shutdown", "queue", "ack 1"]),
+    ],
+)
+def test_a_connection_that_is_being_closed_gets_its_ends_in_their_order(state: int, steps: list[str]) -> None:
+    """A packet in the peer's name has the number behind the data, less an end that is not there yet."""
+    kind = InetSockets(lambda _: TcpStream(_stream(outq_len=0, inq_len=0, inq_seq=1).message, b"", b""), _blocked())
+    kind.check(_connection(state=state), {3})
+
+    (holder,) = filled([_connection(state=state)], {4: kind}, [((10,), [1])])
+
+    found = []
+    operations = holder.leader.operations
+    begun = next(at for at, each in enumerate(operations) if each.name == "connect")
+    for each in operations[begun:]:
+        if each.name == "shutdown":
+            found.append("shutdown")
+        elif each.name == "setsockopt" and each.arguments[1:3] == (6, 20):
+            found.append("queue")
+        elif each.name == "sendto":
+            place, size = each.arguments[1:3]
+            assert isinstance(place, Data)
+            assert isinstance(size, int)
+            sent = bytes(holder.program._data[place.offset : place.offset + size])
+            found.append(_packet(sent))
+    assert found[3:] == steps  # behind those of the two queues
+
+
+def _packet(sent: bytes) -> str:
+    head = struct.unpack_from(">BBHHHBBH4s4s", sent)
+    ports = struct.unpack_from(">HHII", sent, 20)
+    segment = sent[20:]
+    words = struct.unpack(">16H", sent[12:20] + struct.pack(">II", len(segment), 6) + segment[:16])
+    rest = sum(words) + sum(struct.unpack(">2H", segment[16:20]))
+    assert (head[0], len(sent), head[6], ports[:2], (rest & 0xFFFF) + (rest >> 16)) == (0x45, 40, 6, (81, 80), 0xFFFF)
+    return f"{ {0x11: 'fin', 0x10: 'ack'}[segment[13]] } {ports[2]}"
