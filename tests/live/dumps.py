@@ -100,9 +100,19 @@ def attempt(
     return Dumped(ran.returncode, folder, ran.stdout)
 
 
-def dump(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE) -> Path:
-    """Have CRIU dump a tree, which it ends, with the tree beside the images; return their folder."""
-    done = attempt(pid, images, "-v4", "--action-script", HOOK, *options, env={"CKPTREE_SOCKET": socket}, suite=suite)
+def dump(pid: int, images: Path, socket: Path, *options: str, suite: str = SUITE, before: Sequence[str] = ()) -> Path:
+    """Have CRIU dump a tree, which it ends, with the tree beside the images; return their folder.
+
+    Args:
+        pid: of the root, as criu counts.
+        images: the folder.
+        socket: of the daemon.
+        options: of criu.
+        suite: the suite of Debian whose criu it is.
+        before: words in front of criu's command.
+    """
+    script = ("-v4", "--action-script", HOOK)
+    done = attempt(pid, images, *script, *options, env={"CKPTREE_SOCKET": socket}, suite=suite, before=before)
     assert done.code == 0, "\n".join(line for line in done.log.splitlines() if "Error" in line) or done.log
     return images
 

