@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of files in a store: pieces under their hashes, and a list."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.errors import CkptreeError, FormatError
+from agent.fleet.folderstore import FolderStore
+from agent.fleet.stores import address, folders
+from agent.fleet.stores.folders import get_folder, object_name, put_folder
+from agent.fleet.stores.opening import opened
+from agent.fleet.stores.store import MissingError, StoreError, sha256
+from tests.support import stores
+
+FILES = {"pstree.img": b"1" * 10, "pages-1.img": bytes(range(256)) * 9, "inventory.img": b"", "tree.ckpt": b"2" * 33}
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut into pieces of a kilobyte: three for the pages."""
+    monkeypatch.setattr(folders, "PIECE_BYTES", 1024)
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    """Return a folder of files."""
+    made = tmp_path / "dump"
+    made.mkdir()
+    for name, data in FILES.items():
+        (made / name).write_bytes(data)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    """Return a store."""
+    made = tmp_path / "store"
+    made.mkdir()
+    return FolderStore(made)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_comes_back_for_its_owner_alone(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """Empty files are files, too."""
+    digits = put_folder(store, dump)
+    get_folder(store, digits, tmp_path / "back")
+    assert content(tmp_path / "back") == FILES
+    assert stat.S_IMODE((tmp_path / "back").stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in (tmp_path / "back").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", stores.SCHEMES)
+def test_a_folder_comes_back_from_each_kind_of_store(
+    scheme: str, dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of its objects are names in all of them."""
+    with stores.running(tmp_path / "servers") as there:
+        for name, value in there.environment.items():
+            monkeypatch.setenv(name, value)
+        with opened(address.parse(there.address(scheme, "x"))) as found:
+            digits = put_folder(found, dump, "dump-")
+            get_folder(found, digits, tmp_path / "back", "dump-")
+    assert content(tmp_path / "back") == FILES
+
+
+def test_equal_pieces_are_stored_once(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """A second dump that differs in one file adds that file and a list."""
+    first = put_folder(store, dump)
+    before = set(os.listdir(tmp_path / "store"))
+    assert put_folder(store, dump) == first
+    assert set(os.listdir(tmp_path / "store")) == before
+    (dump / "pstree.img").write_bytes(b"3")
+    assert put_folder(store, dump) != first
+    assert len(set(os.listdir(tmp_path / "store")) - before) == 2
+
+
+def _spoil(store: FolderStore, name: str, data: bytes | None) -> None:
+    path = Path(store.address, name)
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [(b"x" * 1024, FormatError), (b"x", FormatError), (b"x" * 2000, FormatError), (None, MissingError)],
+)
+def test_a_piece_that_was_changed_leaves_no_folder(
+    store: FolderStore, dump: Path, tmp_path: Path, data: bytes | None, error: type[Exception]
+) -> None:
+    """Neither does one that is missing, nor a temporary folder."""
+    digits = put_folder(store, dump)
+    _spoil(store, object_name(sha256(FILES["pages-1.img"][:1024])), data)
+    with pytest.raises(error):
+        get_folder(store, digits, tmp_path / "back")
+    assert sorted(os.listdir(tmp_path)) == ["dump", "store"]
+
+
+def test_a_list_that_was_changed_is_refused(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """Its own hash is the name of the folder."""
+    digits = put_folder(store, dump)
+    _spoil(store, object_name(digits), b"{}")
+    with pytest.raises(FormatError, match="has been changed"):
+        get_folder(store, digits, tmp_path / "back")
+
+
+def _with_name(name: str) -> Callable[[dict[str, object]], object]:
+    return lambda files: files.__setitem__(name, files.pop("tree.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(_with_name, ("../evil", "", ".", "..", "a/b", "a\0b")),
+        lambda files: files["tree.ckpt"].__setitem__("size", 34),
+        lambda files: files["tree.ckpt"].__setitem__("size", -1),
+        lambda files: files["tree.ckpt"].__setitem__("size", 1 << 50),
+        lambda files: files["tree.ckpt"].__setitem__("size", "x"),
+        lambda files: files["tree.ckpt"].__setitem__("pieces", ["../../etc/passwd"]),
+        lambda files: files["tree.ckpt"].__setitem__("pieces", [7]),
+        lambda files: files["tree.ckpt"]["pieces"].append("0" * 64),
+        lambda files: files.__setitem__("tree.ckpt", None),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused(
+    store: FolderStore, dump: Path, tmp_path: Path, change: Callable[[object], object]
+) -> None:
+    """Nothing is written outside of the new folder, and none is left."""
+    document = json.loads(store.get(object_name(put_folder(store, dump))))
+    change(document["files"])
+    data = json.dumps(document).encode()
+    store.put(object_name(sha256(data)), data)
+    with pytest.raises(FormatError):
+        get_folder(store, sha256(data), tmp_path / "back")
+    assert sorted(os.listdir(tmp_path)) == ["dump", "store"]
+
+
+def test_a_folder_above_the_bound_is_not_read(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """The list says how large it is, and each piece is checked against it."""
+    digits = put_folder(store, dump)
+    with pytest.raises(FormatError, match="has more than 2000 bytes"):
+        get_folder(store, digits, tmp_path / "back", most=2000)
+
+
+def test_what_is_no_file_is_refused_by_name(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """The link of an incremental dump to its parent, folders and pipes."""
+    for make, word in (
+        (lambda path: path.symlink_to(dump), "link"),
+        (lambda path: path.mkdir(), "no file"),
+        (os.mkfifo, "no file"),
+    ):
+        make(dump / "parent")
+        with pytest.raises(CkptreeError, match=f"cannot store {dump}/parent: .*{word}"):
+            put_folder(store, dump)
+        (dump / "parent").rename(tmp_path / f"seen {len(os.listdir(tmp_path))}")
+
+
+def test_a_folder_that_has_files_is_not_replaced(store: FolderStore, dump: Path, tmp_path: Path) -> None:
+    """An empty one is."""
+    digits = put_folder(store, dump)
+    (tmp_path / "back").mkdir()
+    get_folder(store, digits, tmp_path / "back")
+    with pytest.raises(CkptreeError, match="cannot write"):
+        get_folder(store, digits, tmp_path / "back")
+    assert content(tmp_path / "back") == FILES
+
+
+def test_a_store_that_is_full_half_way_has_no_folder(
+    store: FolderStore, dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another attempt puts what is missing."""
+    put, left = store.put, [2]
+
+    def full(name: str, data: bytes) -> None:
+        if not left[0]:
+            raise StoreError("full")
+        left[0] -= 1
+        put(name, data)
+
+    monkeypatch.setattr(store, "put", full)
+    with pytest.raises(StoreError, match="full"):
+        put_folder(store, dump)
+    left[0] = 100
+    get_folder(store, put_folder(store, dump), tmp_path / "back")
+    assert content(tmp_path / "back") == FILES
+    assert left[0] == 100 - 3  # of the five objects two were there
