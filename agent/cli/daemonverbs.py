@@ -52,6 +52,20 @@ def status(socket: Socket = None, as_json: AsJson = False) -> None:
         terminal.tell(f"kernel lacks     {feature}")
 
 
+def chosen_kinds(text: str | None) -> list[str] | None:
+    """Read the kinds of events that a user wants; None: all.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    from agent.events.subscriber import KINDS
+
+    kinds = None if text is None else [word for word in text.split(",") if word]
+    if kinds == [] or not set(kinds or ()) <= set(KINDS):
+        raise UsageError(f"--kind {text}: expected some of {', '.join(KINDS)}, with commas")
+    return kinds
+
+
 def watch(
     root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_HELP} Without one: all tasks.")] = None,
     kind: Annotated[
@@ -71,14 +85,10 @@ def watch(
     """
     from agent.cli.eventlines import lines_of
     from agent.cli.execlines import Joined
-    from agent.events.subscriber import KINDS
     from agent.proc import topmost
     from agent.protocol.client import Client
 
-    kinds = None if kind is None else [word for word in kind.split(",") if word]
-    unknown = [word for word in kinds or () if word not in KINDS]
-    if unknown or kinds == []:
-        raise UsageError(f"--kind {kind}: expected some of {', '.join(KINDS)}, with commas")
+    kinds = chosen_kinds(kind)
     plain = lines_of(as_objects=as_json, shortened=sys.stdout.isatty())
     executions = kinds is None or "exec" in kinds
 
@@ -96,7 +106,7 @@ def watch(
             _write(lines.lines(None))
 
 
-def _tell(events: "Subscription", lines: "Joined") -> None:
+def _tell(events: "Subscription", lines: "Joined[str]") -> None:
     from agent.cli.execlines import LONGEST_NS
 
     while True:

@@ -7,10 +7,10 @@ the order stays. It does not wait for long: the arguments of a program that was 
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
-from agent.cli.eventlines import Lines
 from agent.events.subscriber import ARGUMENTS
 from agent.protocol.client import Event
 
@@ -23,15 +23,18 @@ LONGEST_NS: Final = 200_000_000
 _ENDING: Final = ("exec", "death", "reap")
 
 
-class Joined:
-    """Lines of events, in which an exec has its arguments.
+_Line = TypeVar("_Line")
+
+
+class Joined(Generic[_Line]):
+    """Lines of events, in which an exec has its arguments; or whatever else is made of events.
 
     Args:
-        lines: gives the lines of an event.
+        lines: gives the lines of an event; of None: those to add because nothing more has come for now.
         told: True where the daemon tells arguments; else no exec waits.
     """
 
-    def __init__(self, lines: Lines, *, told: bool) -> None:
+    def __init__(self, lines: Callable[[Event | None], list[_Line]], *, told: bool) -> None:
         self._lines = lines
         self._told = told
         self._events: deque[Event] = deque()
@@ -43,7 +46,7 @@ class Joined:
         """True where an exec waits for its arguments."""
         return bool(self._events)
 
-    def lines(self, event: Event | None) -> list[str]:
+    def lines(self, event: Event | None) -> list[_Line]:
         """Return the lines to write after an event; None: nothing more has come for now."""
         if event is None:
             return [*self._release(len(self._events)), *self._lines(None)]
@@ -68,9 +71,9 @@ class Joined:
         begin = self._events[place - self._first].time_ns
         return begin is not None and event.time_ns is not None and event.time_ns - begin > LONGEST_NS
 
-    def _release(self, count: int) -> list[str]:
+    def _release(self, count: int) -> list[_Line]:
         """Return the lines of the first waiting events."""
-        found = []
+        found: list[_Line] = []
         for _ in range(count):
             found += self._lines(self._events.popleft())
         self._first += count

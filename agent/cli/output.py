@@ -6,9 +6,10 @@ folder's.
 """
 
 import os
+import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,6 +135,30 @@ class Target:
         store.write(Path(self._name), data)
         if signed is not None:
             store.write(signature.beside(self._name), signed)
+
+
+def write_stream(name: str, parts: Iterable[bytes], *, is_binary: bool = False) -> None:
+    """Write parts as they come, to standard output, or to a file that is there once it is whole.
+
+    Args:
+        name: a path, or ``-`` for standard output.
+        parts: of the file.
+        is_binary: a terminal is refused.
+
+    Raises:
+        UsageError: the name is empty, or a terminal's where `is_binary`.
+    """
+    if not name:
+        raise UsageError("an empty name: name a file, or - for standard output")
+    if is_binary and _is_terminal(name):
+        raise UsageError("this format is binary and no terminal's: name a file with -o")
+    if name != "-":
+        store.write(Path(name), b"".join(parts))
+        return
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of standard output may leave at any moment
+    for part in parts:
+        sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
 
 
 def _is_terminal(name: str) -> bool:

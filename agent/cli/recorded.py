@@ -4,7 +4,7 @@
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from agent import rootname
 from agent.cli.options import SourceName
@@ -12,11 +12,13 @@ from agent.cli.sources import Options, Taken, made, opened, received
 from agent.errors import HostError, UsageError
 from agent.protocol.client import Client
 from agent.recorder import instant
+from agent.recorder.instant import said_point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from agent.cli.sources import Source
+    from agent.protocol.client import Event
     from agent.recorder.recording import Recording
 
 
@@ -65,11 +67,6 @@ def moment(text: str, last_ns: int | None = None) -> instant.Time:
     return instant.parse(text, time.time_ns(), last_ns)
 
 
-def wire_form(at: instant.Time) -> dict[str, int]:
-    """Return a TIME as the daemon's protocol has it."""
-    return {"order": at.order} if isinstance(at, instant.RecordNumber) else {"time_ns": at.realtime_ns}
-
-
 def check_folder(folder: Path | None, socket: Path | None) -> None:
     """Refuse a daemon's socket where a folder is read."""
     if folder is not None and socket is not None:
@@ -112,27 +109,21 @@ class _RecordingFolder:
 
     Args:
         recording: the recording in it.
-        time: the time of the trees.
+        at: the time of the trees.
     """
 
     client = None
 
     def __init__(self, recording: "Recording", at: instant.Time) -> None:
-        from agent.recorder import past
-
         self._recording = recording
-        self._instant = past.find(recording, at)
+        self._at = at
 
     def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
-        from agent.recorder import past
+        from agent.recorder import answers
+        from agent.recorder.past import Enquirer
 
-        wanted = past.WantedTree(
-            rootname.parse(root),
-            options.get("mode", "auto"),
-            options.get("without_entered", False),
-            options.get("dialect", "seed"),
-        )
-        snapshot, chosen = past.snapshot(self._recording, self._instant, wanted, past.Enquirer())
+        question = {"root": root, "at": said_point(self._at), **options}
+        snapshot, chosen = answers.snapshot(self._recording, question, Enquirer())
         return made(snapshot, options.get("fmt", "ckpt"), chosen.refs.above() if options.get("outer") else ())
 
 
@@ -151,4 +142,54 @@ class _DaemonsRecording:
         self._at = at
 
     def snapshot(self, root: str, **options: Unpack[Options]) -> Taken:
-        return received(self._client.snapshot(str(rootname.parse(root)), at=wire_form(self._at), **options))
+        return received(self._client.snapshot(root, at=said_point(self._at), **options))
+
+
+class Told:
+    """The events that answer a question, one after the other.
+
+    Args:
+        batches: the events as the protocol has them.
+        has_arguments: True where execs have their arguments.
+
+    Attributes:
+        missing: True where records were missing among those told so far.
+    """
+
+    def __init__(self, batches: "Iterable[list[dict[str, Any]]]", *, has_arguments: bool) -> None:
+        self._batches = batches
+        self.has_arguments = has_arguments
+        self.missing = False
+
+    def events(self) -> "Iterator[Event]":
+        """Yield the events."""
+        from agent.protocol.replies import event_of
+
+        for batch in self._batches:
+            for said in batch:
+                event = event_of(said)
+                self.missing |= event.kind in ("gap", "loss")
+                yield event
+
+
+def question(since: str | None, until: str | None, last_ns: int | None = None, **others: Any) -> dict[str, Any]:
+    """Return a question about a span of time, as the protocol has it.
+
+    Args:
+        since, until: TIMEs; None: the beginning and the end of the recording.
+        last_ns: the end of the recording, CLOCK_REALTIME, ns; None: it goes on.
+        others: further keys; those that are None are left out.
+    """
+    times = {"since": since, "until": until}
+    asked: dict[str, Any] = {key: said_point(moment(text, last_ns)) for key, text in times.items() if text is not None}
+    return asked | {key: value for key, value in others.items() if value is not None}
+
+
+def told(folder: Path, since: str | None, until: str | None, **others: Any) -> Told:
+    """Ask the recording in a folder for events."""
+    from agent.recorder import answers
+    from agent.recorder.past import Enquirer
+
+    recording = open_folder(folder)
+    asked = question(since, until, recording.runs[-1].last.time_ns, arguments=True, **others)
+    return Told(answers.events(recording, asked, Enquirer()), has_arguments=True)

@@ -54,6 +54,11 @@ _STATE: Final = Kind.STATE.value
 _STRINGS: Final = wire.reader(wire.RECORD_STRINGS, "argument", "start_ns", "tid", "kept", "size").unpack_from
 
 
+def _age(task: TaskStruct) -> tuple[int, int]:
+    """Return a key by which older tasks come first: a set of tasks has another order in every process."""
+    return task.start_ns, task.pid.numbers[0]
+
+
 class Feed:
     """The source of events: it compares the table after each record, while there are subscribers.
 
@@ -222,7 +227,9 @@ class Feed:
                     (followed if record.follows(task, facts) else repaired).append(task)
         if gone:
             if len(gone) > 1:
-                gone.sort(key=lambda task: told[task].leader is task)  # threads first, their leaders last
+                gone.sort(
+                    key=lambda task: (told[task].leader is task, *_age(task))
+                )  # threads first, their leaders last
             self._bury(record, gone)
         if repaired:
             self._repair(record, repaired)
@@ -230,6 +237,8 @@ class Feed:
             self._tell_own(record, subject, own)
         if followed or gone:
             marks = {} if record.kind in EXACT else ASSUMED
+            if len(followed) > 1:
+                followed.sort(key=_age)
             for task in followed:
                 if task in told:
                     self._differ(task, marks, None)
@@ -245,7 +254,9 @@ class Feed:
         told, subject = self._told, record.subject
         if len(repaired) > 1:
             subjects = (subject, subject.leader) if subject is not None else ()
-            repaired.sort(key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid))
+            repaired.sort(
+                key=lambda task: ((task in subjects) is not record.is_new, task.pgid is not task.pid, *_age(task))
+            )
         for task in repaired:
             if task not in told:
                 self._appear(record, task)

@@ -93,6 +93,11 @@ def parse(text: str, now_ns: int, last_ns: int | None = None, zone: tzinfo | Non
     raise _wrong(text, _EXPECTED)
 
 
+def said_point(time: Time) -> dict[str, int]:
+    """Return a TIME as the daemon's protocol has it."""
+    return {"order": time.order} if isinstance(time, RecordNumber) else {"time_ns": time.realtime_ns}
+
+
 def written(realtime_ns: int, zone: tzinfo | None = UTC) -> str:
     """Return a CLOCK_REALTIME, ns, as a TIME with all digits that it needs.
 

@@ -91,16 +91,6 @@ def find(recording: Recording, time: Time) -> Instant:
     return found._replace(time_ns=time.realtime_ns, boottime_ns=found.boottime_ns + since_ns)
 
 
-def begin(recording: Recording) -> Instant:
-    """Return the first instant of a recording."""
-    return recording.runs[0].first
-
-
-def end(recording: Recording) -> Instant:
-    """Return the last instant of a recording."""
-    return recording.runs[-1].last
-
-
 def snapshot(
     recording: Recording, instant: Instant, wanted: WantedTree, reader: Enquirer
 ) -> tuple[Snapshot, select.Selection]:

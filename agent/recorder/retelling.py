@@ -191,15 +191,16 @@ class Retelling:
 
     def _cross(self, gap: Gap) -> Iterator[list[Said]]:
         """Tell a gap, and the differences between the tables before and behind it."""
-        self._say("gap", why=gap.why, until_ns=gap.until_ns, next=gap.next)
+        runs = self._recording.runs
+        same_boot = runs[gap.next_run].boot_id == runs[self._run].boot_id
+        self._say("gap", why=gap.why, until_ns=gap.until_ns, next=gap.next, reboot=not same_boot)
         yield self._taken()
         until = self._span.until
         if (gap.next_run, gap.next) > (until.run, until.order):
             self._over = True
             return
-        runs, listener = self._recording.runs, self._listener
+        listener = self._listener
         before = bridge.Side(self._feed.told, listener.namespace)
-        same_boot = runs[gap.next_run].boot_id == runs[self._run].boot_id
         replay = self._replay = self._recording.replayer(Instant(gap.next_run, gap.next, gap.until_ns, 0, 0))
         self._run = gap.next_run
         self._entries = replay.steps(self._limit())

@@ -97,6 +97,7 @@ class Tracks:
 
     def __init__(self, ahead_ns: int) -> None:
         self._ahead_ns = ahead_ns
+        self._shift_ns: int | None = 0  # of the times since boot; None: the next event is of another boot
         self._trace = messages()["Trace"]
         self._uuids = _RECORDING
         self._flows = 0
@@ -158,7 +159,14 @@ class Tracks:
 
     def _at(self, event: Event) -> int:
         """Return the time of an event on the trace's clock, ns."""
-        return max(0, (event.time_ns or 0) - self._ahead_ns)
+        time_ns = event.time_ns or 0
+        boottime_ns = event.details.get("boottime_ns", time_ns - self._ahead_ns)
+        if self._shift_ns is None:
+            self._shift_ns = time_ns - boottime_ns - self._ahead_ns
+        at_ns = max(1, boottime_ns + self._shift_ns)
+        if event.details.get("reboot"):
+            self._shift_ns = None
+        return int(at_ns)
 
     def _begun(self, task: EventTask, event: Event, at_ns: int) -> Iterator[bytes]:
         """Yield the track of a task, and its first slice."""

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that ask a recording alone: events, history."""
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli import terminal
+from agent.cli.fileverbs import AsJson
+from agent.cli.options import Folder, Since, Socket, Until
+from agent.errors import INCOMPLETE, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent.cli.recorded import Told
+    from agent.protocol.client import Event
+
+
+class EventsFormat(StrEnum):
+    """The form in which events are written."""
+
+    TEXT = "text"
+    JSON = "json"
+    PERFETTO = "perfetto"
+
+
+ROOT_THEN = "A pid at the time of --since, or the first process of that number behind it; or pidns:INUM."
+Output = Annotated[
+    str, typer.Option("--output", "-o", metavar="FILE|-", help="Write to this file, or with - to standard output.")
+]
+
+
+def events(
+    root: Annotated[str | None, typer.Argument(metavar="[ROOT]", help=f"{ROOT_THEN} Without one: all tasks.")] = None,
+    since: Since = None,
+    until: Until = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these kinds, with commas: birth, exec, death, reap, reparent, setsid, setpgid, subreaper, change.",
+            metavar="KINDS",
+        ),
+    ] = None,
+    fmt: Annotated[
+        EventsFormat, typer.Option("--format", "-f", help="Write lines, JSON lines, or a trace for ui.perfetto.dev.")
+    ] = EventsFormat.TEXT,
+    output: Output = "-",
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Exit with 0, and not with 6, where records are missing.")
+    ] = False,
+    record: Folder = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the events of a span of a recording, as `watch` would have.
+
+    Without --since it begins with the recording, and without --until it ends with it.
+    """
+    from agent.cli import output as writing
+    from agent.cli import recorded
+    from agent.cli.daemonverbs import chosen_kinds
+
+    if as_json and fmt not in (EventsFormat.TEXT, EventsFormat.JSON):
+        raise UsageError(f"--json is -f json: leave out -f {fmt.value}")
+    kinds = chosen_kinds(kind)
+    if root is not None:
+        recorded.check_root(root, "")
+    recorded.check_folder(record, socket)
+    if record is None:
+        raise UsageError("name a folder with --record")
+    told = recorded.told(record, since, until, root=root, kinds=kinds, present=fmt is EventsFormat.PERFETTO or None)
+    if fmt is EventsFormat.PERFETTO:
+        writing.write_stream(output, _trace(told), is_binary=True)
+    else:
+        shortened = output == "-" and sys.stdout.isatty()
+        lines = _lines(told, as_json=as_json or fmt is EventsFormat.JSON, shortened=shortened)
+        writing.write_stream(output, (terminal.without_del(line).encode() for line in lines))
+    if told.missing and not allow_incomplete:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _lines(told: "Told", *, as_json: bool, shortened: bool) -> "Iterator[str]":
+    from agent.cli.eventlines import lines_of
+    from agent.cli.execlines import Joined
+
+    lines = Joined(lines_of(as_objects=as_json, shortened=shortened), told=told.has_arguments)
+    for event in told.events():
+        for line in lines.lines(event):
+            yield f"{line}\n"
+    for line in lines.lines(None):
+        yield f"{line}\n"
+
+
+def _joined(told: "Told") -> "Iterator[Event]":
+    """Yield the events, an exec with its arguments."""
+    from agent.cli.execlines import Joined
+
+    lines = Joined(lambda event: [] if event is None else [event], told=told.has_arguments)
+    for event in told.events():
+        yield from lines.lines(event)
+    yield from lines.lines(None)
+
+
+def _trace(told: "Told") -> "Iterator[bytes]":
+    from agent.recorder.tracks import Tracks
+
+    tracks: Tracks | None = None
+    for event in _joined(told):
+        if tracks is None:
+            time_ns = event.time_ns or 0
+            boottime_ns = int(event.details.get("boottime_ns", time_ns))
+            tracks = Tracks(time_ns - boottime_ns)
+            yield tracks.head(boottime_ns)
+        yield tracks.event(event)

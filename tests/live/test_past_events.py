@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The events of a recording are those that `watch` has told, one by one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.storm import Storm
+from tests.live.daemons import PATIENCE_S, TOP, a_daemon, ckptree
+from tests.support.traceprocessor import answers
+
+pytestmark = pytest.mark.live
+
+Said = dict[str, Any]
+_OF_THE_CLOCK = ("time", "time_ns", "boottime_ns")
+"""Keys that differ: a live event has the time at which the daemon took its record."""
+
+
+PROGRAMS = """
+select above.pid as parent, slice.name as name, slice.dur / 1000000 as ms from slice
+join thread_track on slice.track_id = thread_track.id join thread using (utid)
+join process as child using (upid) join process as above on child.parent_upid = above.upid
+where slice.category = 'exec'
+"""
+COMPLAINTS = "select name, value from stats where severity = 'error' and value > 0"
+
+
+def without_times(line: str | bytes) -> Said:
+    """Return an event without its times."""
+    return {key: value for key, value in json.loads(line).items() if key not in _OF_THE_CLOCK}
+
+
+def test_the_events_of_a_storm_are_those_that_were_watched(tmp_path: Path) -> None:
+    """Event by event: births, execs with arguments, deaths, reaps, groups, parents, in one order."""
+    place, heard = tmp_path / "recording", tmp_path / "heard"
+    with a_daemon(tmp_path, "--record", place) as daemon:
+        with heard.open("wb") as out, Storm(idle=20, rate=400) as storm:
+            command = [
+                sys.executable,
+                "-m",
+                "agent",
+                "watch",
+                str(storm.root),
+                "--json",
+                "--socket",
+                str(daemon.socket),
+            ]
+            watch = subprocess.Popen(command, cwd=TOP, stdout=out)
+            deadline = time.monotonic() + PATIENCE_S
+            while heard.read_bytes().count(b"\n") < 3000 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            os.kill(watch.pid, signal.SIGINT)
+            watch.wait(20)
+            root = storm.root
+        time.sleep(0.3)
+    watched = [without_times(line) for line in heard.read_bytes().splitlines()]
+    first, last = watched[0]["order"], watched[-1]["order"]
+    assert len(watched) > 2000
+
+    ran = ckptree("events", str(root), "--since", f"#{first}", "--until", f"#{last}", "--record", place, "--json")
+    assert ran.code == 0, ran.err
+    told = [without_times(line) for line in ran.out.splitlines()]
+    behind = [event for event in watched if event["order"] < last]
+    assert told[: len(behind)] == behind
+    assert {event["event"] for event in told} >= {"birth", "death", "reap", "reparent"}
+
+
+def test_times_are_those_of_the_records(tmp_path: Path) -> None:
+    """They never go back, and the boot's clock stands beside them."""
+    place = tmp_path / "recording"
+    with a_daemon(tmp_path, "--record", place):
+        before_ns = time.time_ns()
+        subprocess.run(["sleep", "0.2"], check=True)
+        after_ns = time.time_ns()
+        time.sleep(0.2)
+    ran = ckptree("events", "--record", place, "--json", "--kind", "exec,death")
+    assert ran.code == 0, ran.err
+    events = [json.loads(line) for line in ran.out.splitlines()]
+    times = [event["time_ns"] for event in events]
+    assert times == sorted(times)
+    (began,) = [event for event in events if event["event"] == "exec" and event["arguments"] == ["sleep", "0.2"]]
+    (ended,) = [event for event in events if event["event"] == "death" and event["tid"] == began["tid"]]
+    assert before_ns < began["time_ns"] < ended["time_ns"] < after_ns
+    assert 200_000_000 <= ended["time_ns"] - began["time_ns"] < 400_000_000
+    assert ended["boottime_ns"] - began["boottime_ns"] == ended["time_ns"] - began["time_ns"]
+    assert began["boottime_ns"] > began["start_ns"]
+
+
+def test_a_recording_opens_in_perfetto(tmp_path: Path) -> None:
+    """Its own trace processor finds the program of a process, and who gave birth to it."""
+    place, trace = tmp_path / "recording", tmp_path / "trace"
+    with a_daemon(tmp_path, "--record", place):
+        with subprocess.Popen(["bash", "-c", "sleep 0.2; true"]) as shell:
+            shell.wait()
+        time.sleep(0.2)
+    ran = ckptree("events", "--record", place, "-f", "perfetto", "-o", trace)
+    assert ran.code == 0, ran.err
+    programs, complaints = answers(trace.read_bytes(), [PROGRAMS, COMPLAINTS])
+    assert complaints == []
+    lived = [row for row in programs if row["parent"] == shell.pid]
+    assert [row["name"] for row in lived] == ["sleep"]
+    assert 200 <= int(lived[0]["ms"] or 0) < 1000
