@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import RefusedError, UsageError
+from exporters import gcpause
 from exporters.criu import PREFIX, TREE
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def examined(folder: Path, snapshot: "Snapshot", plan: "Plan", allowed: "Externa
     from agent.restart.contents.hostfacts import this_host
     from agent.restart.contents.images import Images
 
-    contents = Contents(Images(folder), snapshot, plan, allowed or NOTHING)
-    contents.check_host(this_host(pidns=plan.pidns))
-    contents.check_vdso(host_specials())
+    with gcpause.paused():
+        contents = Contents(Images(folder), snapshot, plan, allowed or NOTHING)
+        contents.check_host(this_host(pidns=plan.pidns))
+        contents.check_vdso(host_specials())
     return contents
 
 

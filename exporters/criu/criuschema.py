@@ -35,6 +35,9 @@ MESSAGES: Final = {
 }
 """The fields of each message, in the notation."""
 
+LISTED: Final = {"pagemap_entry"}
+"""Messages of which a file has many. They are decoded faster at once, as a list."""
+
 
 def fields(message: str) -> Iterator[MessageField]:
     """Return the fields of a message of `MESSAGES`."""
@@ -43,12 +46,13 @@ def fields(message: str) -> Iterator[MessageField]:
 
 @cache
 def messages() -> "dict[str, type[Message]]":
-    """Return the classes of `MESSAGES`, by name.
+    """Return the classes of `MESSAGES`, by name, and of a list of each of `LISTED`, which is called NAME_list.
 
     Raises:
         HostError: no protobuf library is installed.
     """
-    return classes(MESSAGES, "ckptree.criu", "CRIU's images", "criu")
+    lists = {f"{name}_list": f"entries*1:{name}" for name in LISTED}
+    return classes({**MESSAGES, **lists}, "ckptree.criu", "CRIU's images", "criu")
 
 
 def unknown_fields(message: "Message") -> Iterator[tuple[str, int]]:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from agent.errors import FormatError
-from exporters.criu import bounds, criuschema
+from exporters.criu import bounds, criuschema, messagelist
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -264,13 +264,13 @@ def read(file: BinaryIO, name: str, kind: ImageKind | None = None) -> Iterator[I
     if kind is None:
         raise FormatError(name, "no kind of image file has such a name")
     size = file.seek(0, os.SEEK_END)
-    small = size <= _AT_ONCE
-    entries = _entries(io.BytesIO(_bytes(file, name, 0, size)) if small else file, name, kind, size)
-    if small:
+    if size <= _AT_ONCE:
+        data = _bytes(file, name, 0, size)
         with _without_warnings():
-            found = list(entries)
+            found = list(_entries(io.BytesIO(data), name, kind, size, data))
         yield from found
         return
+    entries = _entries(file, name, kind, size)
     while True:
         with _without_warnings():
             entry = next(entries, None)
@@ -287,11 +287,15 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _entries(file: BinaryIO, name: str, kind: ImageKind, size: int) -> Iterator[ImageEntry]:
+def _entries(file: BinaryIO, name: str, kind: ImageKind, size: int, whole: bytes = b"") -> Iterator[ImageEntry]:
+    """Yield the entries of a file of so many bytes; `whole` has them all, or none."""
     at = _read_magics(file, name, kind, size)
     order = kind.order()
     expected, may_end = next(order)
     while at < size or not may_end:
+        if whole and expected in criuschema.LISTED and (listed := messagelist.decoded(whole, expected, at)):
+            yield from (ImageEntry(begin, message, end, 0) for begin, end, message in listed)
+            return
         message, payload = _read_message(file, name, expected, at, size)
         announced = kind.payload(message)
         count = size - payload if announced is None else announced

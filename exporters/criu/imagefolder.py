@@ -18,6 +18,7 @@ from exporters.criu import imagefile
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 PARENT: Final = "parent"
 """Name of the link to the folder of the dump before."""
 
@@ -49,7 +50,7 @@ class ImageFolder:
             CkptreeError: it cannot be opened, or is no regular file.
         """
         try:
-            fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+            fd = os.open(os.path.join(self.path, name), _FLAGS)
         except FileNotFoundError:
             return None
         except OSError as error:

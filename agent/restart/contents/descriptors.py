@@ -198,7 +198,7 @@ class Descriptors:
         for holder in self.holders:
             script = holder.leader
             script.about = About("descriptors", "")
-            script.post(created)
+            script.post(created, count)
             script.wait(created, count)
             for kind in self._kinds.values():
                 kind.join(holder, self)
@@ -210,7 +210,7 @@ class Descriptors:
             elif turns is not None:
                 script.post(turns.joined)
             script.about = About("descriptors", "")
-            script.post(fetched)
+            script.post(fetched, count)
             script.wait(fetched, count)
             if holder.keeper is None:
                 script.call("close_range", holder.service, 0xFFFFFFFF, 0)

@@ -87,7 +87,7 @@ class Exchange:
         turns = self.holder.turns
         for thread in (first, *others):
             thread.wait(TRACED, 1)
-            thread.post(self._entered)
+            thread.post(self._entered, len(others) + 1)
             if turns is not None and thread is not first:
                 thread.post(turns.entered)
         first.wait(self._entered, len(others) + 1)

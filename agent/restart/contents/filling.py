@@ -21,6 +21,7 @@ from agent.restart.contents.refusals import Refused
 from agent.restart.contents.resumer import Resumer, ThreadState
 from agent.restart.rebuild.coordinator import Rebuild
 from agent.restart.rebuild.progress import Progress
+from exporters import gcpause
 
 RESTORER: Final = Path(__file__).parents[1] / "helper" / "ckptree-restorer"
 
@@ -77,10 +78,11 @@ class Filling:
             self._threads, self._rebuild.pids, self._rebuild.file, state, suspends=self._contents.is_filtered
         )
         publisher = Publisher(self._rebuild.file, state)
-        for steps in (programs.memories(), programs.rest()):
-            for process, word in steps:
-                publisher.publish(word, *process.part())
-        self._resumer.complete(programs.states())
+        with gcpause.paused():
+            for steps in (programs.memories(), programs.rest()):
+                for process, word in steps:
+                    publisher.publish(word, *process.part())
+            self._resumer.complete(programs.states())
         self._expect(Resumed.READY)
         self._contents.ghosts.remove(links=False)
 

@@ -136,9 +136,14 @@ class FillScript:
         """Add a wait until a shared word is at least `least`."""
         self._special(Special.WAIT, word, least)
 
-    def post(self, word: int) -> None:
-        """Add an operation that adds 1 to a shared word, and wakes the threads that wait for it."""
-        self._special(Special.POST, word)
+    def post(self, word: int, least: int = 0) -> None:
+        """Add an operation that adds 1 to a shared word, and wakes the threads that wait for it.
+
+        Args:
+            word: the word.
+            least: the value that all of them wait for: none is woken before.
+        """
+        self._add(Special.POST, (word,), fillabi.NO_SLOT, Demand.SUCCESS, least)
 
     def read(self, file: Argument, spans: Sequence[tuple[int, int]], offset: int) -> None:
         """Add a read of consecutive bytes of a file, from an offset on, into spans of memory: address and size of each."""
@@ -215,6 +220,12 @@ class FillScript:
             self._abouts.append((len(self._calls), self.about))
             self._last = self.about
         self._calls.append(call)
+        try:
+            self.code += _PACK(call, keep, demand, 0, 0, len(arguments), *arguments, *_PADS[len(arguments)], wanted)
+        except struct.error:  # an argument is negative, or no number
+            self._add_mixed(call, arguments, keep, demand, wanted)
+
+    def _add_mixed(self, call: int, arguments: tuple[Argument, ...], keep: int, demand: Demand, wanted: int) -> None:
         values = []
         from_slots = from_data = 0
         for argument in arguments:

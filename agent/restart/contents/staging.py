@@ -45,18 +45,18 @@ class _Chosen(NamedTuple):
         base: the process.
         area: the area there.
         path: of the file that it maps; empty: none.
-        members: the range of each process that takes it, the base's among them.
+        members: what each process that takes it must do, the base among them.
     """
 
     base: int
     area: PrivateArea
     path: bytes
-    members: dict[int, AddressRange]
+    members: dict[int, Inherited]
 
     @property
     def size(self) -> int:
         """Bytes of addresses."""
-        return max(area.size for area in self.members.values())
+        return max(each.end for each in self.members.values()) - self.area.range.start
 
 
 class Stage:
@@ -129,13 +129,8 @@ class Stage:
     def _take(self, chosen: _Chosen, at: int) -> None:
         """Put an area of a base into the stage, and note what each process that takes it must do."""
         self._staged.append((chosen, at))
-        whole = self._memories[chosen.base].pages_of(chosen.area.range)
-        for pid, area in chosen.members.items():
-            found = Inherited(at, area.end, [], [], [])
-            if pid != chosen.base:
-                theirs = whole if area.end >= chosen.area.range.end else _cut(whole, [area])
-                found = _difference(found, self._memories[pid].pages_of(area), theirs)
-            self._inherited.setdefault(pid, {})[area.start] = found
+        for pid, found in chosen.members.items():
+            self._inherited.setdefault(pid, {})[chosen.area.range.start] = found._replace(at=at)
 
     def _chosen(self, pids: list[int]) -> list[_Chosen]:
         """Return the areas of a family that several processes have.
@@ -145,25 +140,26 @@ class Stage:
         """
         base, *others = pids
         areas = {pid: {each.range.start: each for each in self._memories[pid].private_areas()} for pid in others}
-        found = []
+        chosen = []
         for area in self._memories[base].private_areas():
             path = b"" if area.file is None else self._path_of(area.file[0])
             if path is None:
                 continue
             theirs = self._memories[base].pages_of(area.range)
-            members = {base: area.range}
+            members = {base: Inherited(0, area.range.end, [], [], [])}
             self._samples.clear()
             for pid in others:
                 mine = areas[pid].get(area.range.start)
-                if (
-                    mine is not None
-                    and self._maps_same(mine, area)
-                    and self._alike(self._memories[pid].pages_of(mine.range), theirs)
-                ):
-                    members[pid] = mine.range
+                if mine is None or not self._maps_same(mine, area):
+                    continue
+                common = theirs if mine.range.end >= area.range.end else _cut(theirs, [mine.range])
+                own = Inherited(0, mine.range.end, [], [], [])
+                found = _difference(own, self._memories[pid].pages_of(mine.range), common)
+                if self._alike(found.merged, common):
+                    members[pid] = found
             if len(members) > 1:
-                found.append(_Chosen(base, area, path, members))
-        return found
+                chosen.append(_Chosen(base, area, path, members))
+        return chosen
 
     def _maps_same(self, one: PrivateArea, other: PrivateArea) -> bool:
         """Return True if two areas map one file in one way, or none. An image may have a number for each map of a file."""
@@ -172,9 +168,8 @@ class Stage:
         alike = one.range == other.range and one.offset == other.offset and one.file[1] == other.file[1]
         return alike and self._path_of(one.file[0]) == self._path_of(other.file[0])
 
-    def _alike(self, mine: list[PageRun], theirs: list[PageRun]) -> bool:
-        """Return True if two processes have pages of an area in common, and one of a sample of many is equal."""
-        both = _difference(Inherited(0, 0, [], [], []), mine, theirs).merged
+    def _alike(self, both: list[PageRun], theirs: list[PageRun]) -> bool:
+        """Return True if there are pages that the base has, too, and one of a sample of many is equal."""
         if sum([run.size for run in both]) < _SAMPLED:
             return bool(both)
         for number in range(_SAMPLES):

@@ -93,7 +93,7 @@ def restore_threads(
     for script, tid in zip(program.scripts, image.threads, strict=True):
         script.wait(ready, 1)
         _restore_thread(script, program, image, tid, numbers, host)
-        script.post(begun)
+        script.post(begun, count)
     leader.wait(begun, count)
     _restore_timers(leader, program, image.core, numbers)
     _restore_limits(leader, program, image.core)
@@ -107,11 +107,11 @@ def restore_threads(
         # Other ids would clear it. The parent lives, and is the process whose end it is about.
         script.about = About("thread", str(tid))
         script.call("prctl", PR_SET_PDEATHSIG, int(thread.pdeath_sig), 0, 0, 0)
-        script.post(done)
+        script.post(done, count)
     leader.wait(done, count)
     # A dumpable process is open to its user, by /proc/PID/mem, with the state that all share. From that state the resumer
     # takes that all are filled, so no other task may have the rights of the restart by then.
-    leader.post(fill.credited)
+    leader.post(fill.credited, len(fill.processes))
     leader.wait(fill.credited, len(fill.processes))
     leader.about = About("task", "dumpable")
     dumpable = int(image.mm.dumpable) if image.mm.HasField("dumpable") else 1

@@ -77,7 +77,7 @@ struct fill_state {
 /* fill_operation.call beyond the numbers of system calls */
 enum fill_special {
 	FILL_WAIT = 0x10000, /* wait until word [0] is at least [1] */
-	FILL_POST,	     /* add 1 to word [0] */
+	FILL_POST,	     /* add 1 to word [0], and wake who waits for it once it is `wanted` */
 	FILL_READ,	     /* from descriptor [0] at offset [3] read the [2] spans at address [1], all of them */
 	FILL_STORE,	     /* write [1], four bytes, to address [0] */
 	FILL_LOAD,	     /* give four bytes at address [0], signed, as the answer */

@@ -52,10 +52,10 @@ static long wait_for(uint32_t *word, uint32_t wanted)
 	return 0;
 }
 
-static long post(uint32_t *word)
+static long post(uint32_t *word, uint64_t least)
 {
-	__atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL);
-	futex_wake_all(word);
+	if (__atomic_add_fetch(word, 1, __ATOMIC_ACQ_REL) >= least)
+		futex_wake_all(word);
 	return 0;
 }
 
@@ -265,7 +265,7 @@ static long take(struct fill_state *state, const struct fill_operation *operatio
 	case FILL_WAIT:
 		return wait_for(word_at(state, with[0]), (uint32_t)with[1]);
 	case FILL_POST:
-		return post(word_at(state, with[0]));
+		return post(word_at(state, with[0]), operation->wanted);
 	case FILL_READ:
 		return read_all(state, (int)with[0], (struct span *)with[1], with[2], with[3]);
 	case FILL_ASIDE:

@@ -59,6 +59,7 @@
 #endif
 
 #define STOPPED(status) (((status) & 0xff) == 0x7f)
+#define STOP_BY_TRAP (SIGTRAP << 8 | 0x7f) /* at the begin or end of a system call, too */
 #define STOP_SIGNAL(status) ((status) >> 8 & 0xff)
 #define STOP_EVENT(status) ((uint32_t)(status) >> 16)
 
@@ -68,6 +69,7 @@ PROGRAM_START(resume_main);
 static struct resume_head *table;
 static struct resume_thread *threads;
 static struct fill_state *state;
+static long proceed = PTRACE_CONT; /* the request by which a thread goes on behind a stop that means nothing */
 #if defined(__x86_64__)
 static char xstate[MOST_XSTATE];
 #endif
@@ -126,7 +128,7 @@ static void heed(uint32_t thread, uint32_t status)
 			end(RESUMED_DIED, thread, signal);
 	if (signal == SIGSTOP && !STOP_EVENT(status))
 		threads[leader_of(thread)].stop_signal = SIGSTOP;
-	trace(PTRACE_CONT, thread, 0, 0);
+	trace(proceed, thread, 0, 0);
 }
 
 static void look_at_all(void)
@@ -199,7 +201,8 @@ static uint32_t await_stop(uint32_t thread, uint32_t event, uint32_t signal)
 			end(RESUMED_DIED, who, (long)status);
 		if (who == thread && STOP_EVENT(status) == event && (event || STOP_SIGNAL(status) == signal))
 			return STOP_SIGNAL(status);
-		if (who != thread && who != table->threads && STOP_EVENT(status) == PTRACE_EVENT_STOP)
+		if (who != thread && who != table->threads &&
+		    (STOP_EVENT(status) == PTRACE_EVENT_STOP || status == STOP_BY_TRAP))
 			threads[who].status = status; /* it is asked for later */
 		else
 			heed(who, status);
@@ -270,11 +273,11 @@ static void set_registers(uint32_t thread, void *registers)
 }
 
 /*
- * Have the first thread of a process unmap the region, with the system call instruction that it waits in. The thread stops at the
+ * Begin to have the first thread of a process unmap the region, with the system call instruction that it waits in. The thread stops at the
  * begin of that call, and at its end before the next instruction, which is gone. These stops are no signals: for a single step the
  * kernel would force SIGTRAP on a thread that blocks it, and with that take away the program's action for it (force_sig_info).
  */
-static void unmap_region(uint32_t thread)
+static void begin_unmapping(uint32_t thread)
 {
 	struct resume_thread *one = &threads[thread];
 	uint64_t registers[REGISTERS_SIZE / sizeof(uint64_t)];
@@ -287,13 +290,36 @@ static void unmap_region(uint32_t thread)
 	registers[AT_SECOND] = one->region_size;
 	registers[AT_RESTART] = ~(uint64_t)0;
 	set_registers(thread, registers);
-	for (int stop = 0; stop < 2; stop++) {
-		must(RESUMED_REGISTERS, thread, trace(PTRACE_SYSCALL, thread, 0, 0));
-		await_stop(thread, 0, SIGTRAP);
-	}
+	must(RESUMED_REGISTERS, thread, trace(PTRACE_SYSCALL, thread, 0, 0));
+}
+
+static void end_unmapping(uint32_t thread)
+{
+	uint64_t registers[REGISTERS_SIZE / sizeof(uint64_t)];
+	struct span area = {registers, sizeof(registers)};
+
+	await_stop(thread, 0, SIGTRAP);
 	must(RESUMED_REGISTERS, thread, trace(PTRACE_GETREGSET, thread, NT_PRSTATUS, (uint64_t)(uintptr_t)&area));
 	if (registers[AT_ANSWER])
 		end(RESUMED_REGION, thread, (long)registers[AT_ANSWER]);
+}
+
+/* Have all processes unmap their regions, at once. */
+static void unmap_regions(void)
+{
+	proceed = PTRACE_SYSCALL;
+	for (uint32_t n = 0; n < table->threads; n++)
+		if (threads[n].region)
+			begin_unmapping(n);
+	for (uint32_t n = 0; n < table->threads; n++)
+		if (threads[n].region) {
+			await_stop(n, 0, SIGTRAP);
+			must(RESUMED_REGISTERS, n, trace(PTRACE_SYSCALL, n, 0, 0));
+		}
+	for (uint32_t n = 0; n < table->threads; n++)
+		if (threads[n].region)
+			end_unmapping(n);
+	proceed = PTRACE_CONT;
 }
 
 /*
@@ -370,9 +396,8 @@ _Noreturn void resume_main(void)
 		must(RESUMED_WAIT_FAILED, n, trace(PTRACE_INTERRUPT, n, 0, 0));
 	for (uint32_t n = 0; n < table->threads; n++)
 		await_stop(n, PTRACE_EVENT_STOP, 0);
+	unmap_regions();
 	for (uint32_t n = 0; n < table->threads; n++) {
-		if (threads[n].region)
-			unmap_region(n);
 		set_floating_point(n);
 		set_registers(n, (char *)table + threads[n].registers_offset);
 	}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import CkptreeError, FormatError
-from exporters.criu import bounds, criuschema, filemessages, imagefile, imagefolder
+from exporters.criu import bounds, criuschema, filemessages, imagefile, imagefolder, messagelist
 from tests.support import criuimages
 from tests.support.examples import examples, patient
 
@@ -313,3 +313,22 @@ def test_a_folder_knows_the_dump_before(tmp_path: Path) -> None:
     assert second is not None
     assert second.path.samefile(tmp_path / "first")
     assert second.parent() is None
+
+
+def test_many_short_messages_are_decoded_as_each_would_be_by_itself() -> None:
+    """All at once; one by one where an entry is wrong, so that the error names it."""
+    entry = criuschema.messages()["pagemap_entry"]
+    good = [entry(vaddr=page << 12, compat_nr_pages=1, nr_pages=page, flags=4) for page in range(50)]
+    head = criuschema.messages()["pagemap_head"](pages_id=1).SerializeToString()
+    data = framed("pagemap", head, *(each.SerializeToString() for each in good))
+    found = list(imagefile.read(io.BytesIO(data), "pagemap-1.img"))
+    listed = messagelist.decoded(data, "pagemap_entry", found[1].offset)
+
+    assert [each.message for each in found[1:]] == good == [message for *_, message in listed]
+    assert [(each.offset, each.payload) for each in found[1:]] == [place[:2] for place in listed]
+    assert found[-1].payload == len(data)
+    for wrong, text in ((b"\x08\x01", "lacks compat_nr_pages"), (b"\x08", "cannot be decoded"), (b"\x0c", "")):
+        broken = data + len(wrong).to_bytes(4, "little") + wrong
+        assert messagelist.decoded(broken, "pagemap_entry", found[1].offset) == []
+        with pytest.raises(FormatError, match=f"pagemap_entry at byte {len(data)}: .*{text}"):
+            list(imagefile.read(io.BytesIO(broken), "pagemap-1.img"))
