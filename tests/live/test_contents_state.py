@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of threads and processes after a dump by CRIU and a restart: each program tells its own."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -88,6 +89,51 @@ def test_a_sleep_that_was_interrupted_before_the_dump_goes_on(
     with restarted(images):
         eventually((tmp_path / "after").exists, "it has slept")
     assert (tmp_path / "after").read_text() == "nanosleep: 0, Success\n"
+
+
+BY_REGISTER = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.argtypes = [ctypes.c_long] * 7
+seconds = (ctypes.c_long * 2)(2, 0)
+rest = (ctypes.c_long * 2)()
+word, polled = (ctypes.c_int * 2)(5, 0), (ctypes.c_int * 2)(-1, 0)
+time_at, rest_at, word_at, polled_at = (ctypes.addressof(each) for each in (seconds, rest, word, polled))
+calls = {
+    "clock_nanosleep": (230, 1, 0, time_at, rest_at, 0, 0),
+    "poll": (7, polled_at, 1, 2000, 0, 0, 0),
+    "futex": (202, word_at, 128, 5, time_at, 0, 0),
+}
+open("ready", "w").close()
+begun = time.monotonic()
+answer = libc.syscall(*calls[sys.argv[1]]), ctypes.get_errno()
+with open("telling", "w") as file:
+    print(*answer, time.monotonic() - begun >= 1.9, file=file)
+import os
+os.rename("telling", "after")
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [("clock_nanosleep", "0 0"), ("poll", "0 0"), ("futex", f"-1 {errno.ETIMEDOUT}")]
+)
+def test_a_call_whose_number_was_in_a_register_alone_goes_on(
+    name: str, answer: str, tmp_path: Path, daemon_socket: Path
+) -> None:
+    """It was interrupted before the dump, so the kernel does not tell which one it was; its arguments do."""
+    with program([sys.executable, "-c", BY_REGISTER, name], tmp_path) as pid:
+        eventually((tmp_path / "ready").exists, "it is ready")
+        eventually(lambda: _state(pid) == "S", "it waits")
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: _state(pid) == "T", "it is stopped")
+        os.kill(pid, signal.SIGCONT)
+        eventually(lambda: _state(pid) == "S", "it waits on")
+        assert Path(f"/proc/{pid}/syscall").read_text().split()[0] == "219"  # restart_syscall()
+        images = dump(pid, tmp_path / "images", daemon_socket)
+    with restarted(images):
+        eventually((tmp_path / "after").exists, "it has waited")
+    assert (tmp_path / "after").read_text() == f"{answer} True\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
